@@ -1,0 +1,221 @@
+"""The configuration of a run: one tree of frozen dataclasses, every field documented where it is declared.
+
+A field's metadata carries its help text, its bounds, whether it may be changed while training (`live`) and whether a
+resumed run may differ in it (`safe`). Everything that shows or checks a configuration (TOML files, the command line,
+the forms of the workbench) reads this metadata; nothing repeats it.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+
+def knob(
+    default: Any,
+    help: str,
+    *,
+    low: float | None = None,
+    high: float | None = None,
+    above: float | None = None,
+    live: bool = False,
+    safe: bool = False,
+) -> Any:
+    """Declare one configuration field. `low` and `high` are inclusive bounds, `above` is an exclusive lower bound."""
+    metadata = {"help": help, "low": low, "high": high, "above": above, "live": live, "safe": safe or live}
+    return field(default=default, metadata=metadata)
+
+
+@dataclass(frozen=True)
+class TokenizerConfig:
+    """How text becomes token ids."""
+
+    kind: Literal["byte", "char", "bpe", "tiktoken", "sentencepiece", "gpt2-files"] = knob(
+        "bpe", "byte: 256 ids; char: one id per character; bpe: trained here; the others load what somebody else made."
+    )
+    vocab_size: int = knob(2048, "Ids of a trained tokenizer, special tokens included.", low=1, high=2**31)
+    encoding: str = knob("gpt2", "Name of the tiktoken encoding (kind tiktoken).")
+    path: str = knob("", "An existing tokenizer to load: a directory written here, a .model file, or vocab.json's folder.")
+    special_tokens: tuple[str, ...] = knob(
+        ("<|endoftext|>",), "Special tokens; the first one separates documents and ends a text."
+    )
+    train_mb: float = knob(8.0, "How much of the corpus a trained tokenizer reads, in megabytes.", above=0)
+
+
+@dataclass(frozen=True)
+class DataConfig:
+    """Where the text comes from and how batches are cut from it."""
+
+    corpus: str = knob("stories", "stories, pylib, or a path: a text file, a folder, a glob, a .jsonl file.")
+    size_mb: float = knob(10.0, "How much of an embedded corpus to make, in megabytes.", above=0)
+    seed: int = knob(1, "Seed of a generated corpus.", low=0)
+    text_field: str = knob("text", "Field holding the text in JSONL or Parquet.")
+    validation_fraction: float = knob(0.05, "Share of the text held out for validation.", above=0, high=0.5)
+    split: Literal["documents", "tail"] = knob(
+        "documents", "Hold out whole documents spread over the corpus, or the last characters of it (tail)."
+    )
+    order: Literal["random", "epoch", "sequential"] = knob(
+        "random", "random: windows at random starts; epoch: every window once, shuffled; sequential: in order."
+    )
+    stride: int = knob(0, "Distance between window starts in epoch order; 0 = the sequence length.", low=0)
+    boundary: Literal["after", "before", "none"] = knob(
+        "after", "Put the separator token after each document, before it, or nowhere."
+    )
+
+
+@dataclass(frozen=True)
+class ModelConfig:
+    """A decoder-only transformer, composed of small layers."""
+
+    depth: int = knob(0, "One number that sets the shape: n_layer = depth, d_model = 64·depth; 0 = off.", low=0)
+    n_layer: int = knob(4, "Blocks.", low=1)
+    d_model: int = knob(128, "Width of the residual stream.", low=1)
+    n_head: int = knob(4, "Attention heads; must divide d_model.", low=1)
+    n_kv_head: int = knob(0, "Key/value heads (grouped-query attention); 0 = n_head.", low=0)
+    d_ff: int = knob(0, "Hidden width of the feed-forward; 0 = derived (8/3·d_model for SwiGLU, else 4·d_model).", low=0)
+    context: int = knob(256, "Longest sequence the model can see, in tokens.", low=1)
+    vocab_size: int = knob(0, "Rows of the embedding; 0 = the tokenizer's size.", low=0)
+    norm: Literal["rmsnorm", "layernorm"] = knob("rmsnorm", "Normalisation before each sub-layer and at the end.")
+    norm_eps: float = knob(1e-5, "Added under the root of a normalisation.", above=0)
+    norm_gain: bool = knob(True, "Whether a normalisation has a learned gain.")
+    embedding_norm: bool = knob(False, "Normalise the embeddings before the first block.")
+    position: Literal["rope", "learned"] = knob("rope", "Rotary positions, or a learned embedding per position.")
+    rope_theta: float = knob(10000.0, "Base of the rotary frequencies.", above=0)
+    rope_pairs: Literal["even-odd", "halves"] = knob("even-odd", "Which coordinates rotate together.")
+    qk_norm: bool = knob(False, "Normalise queries and keys (after the rotation).")
+    mlp: Literal["swiglu", "gelu", "relu2"] = knob("swiglu", "The feed-forward's activation.")
+    bias: bool = knob(False, "Biases in the linear layers and in LayerNorm.")
+    qkv_bias: bool = knob(False, "Biases in the query, key and value projections.")
+    tied_head: bool = knob(True, "The output head shares the embedding's weights.")
+    dropout: float = knob(0.0, "Dropout on embeddings, attention weights and sub-layer outputs.", low=0, high=0.95)
+    softcap: float = knob(0.0, "Squash logits to ±softcap by softcap·tanh(x/softcap); 0 = off.", low=0)
+    init: Literal["normal", "residual-scaled", "xavier-truncated", "zero-output"] = knob(
+        "residual-scaled", "How weights start; residual-scaled shrinks output projections by 1/√(2·n_layer)."
+    )
+    init_std: float = knob(0.02, "Standard deviation of normal initialisations.", above=0)
+
+
+@dataclass(frozen=True)
+class OptimConfig:
+    """The optimiser: how gradients move weights. The learning rate itself is `train.lr`."""
+
+    kind: Literal["adamw", "sgd", "muon"] = knob(
+        "adamw", "adamw; sgd; muon: Muon on the blocks' matrices and AdamW on everything else."
+    )
+    beta1: float = knob(0.9, "AdamW: decay of the first moment.", low=0, high=0.9999)
+    beta2: float = knob(0.95, "AdamW: decay of the second moment.", low=0, high=0.99999)
+    eps: float = knob(1e-8, "AdamW: added to the root of the second moment.", above=0)
+    eps_inside: bool = knob(False, "AdamW: m/(√v+ε) with the bias correction in the step size, as CS336 writes it.")
+    weight_decay: float = knob(0.1, "Decoupled weight decay.", low=0)
+    decay_after: bool = knob(False, "AdamW: decay the weights after the update instead of before it.")
+    decay_all: bool = knob(False, "Decay every tensor; otherwise only those with two or more dimensions.")
+    matrix_lr: float = knob(0.02, "Muon: learning rate of the blocks' matrices.", above=0)
+    momentum: float = knob(0.95, "Muon: Nesterov momentum.", low=0, high=0.9999)
+    embedding_lr: float = knob(0.0, "Learning rate of the embedding; 0 = train.lr.", low=0)
+    head_lr: float = knob(0.0, "Learning rate of an untied head; 0 = train.lr.", low=0)
+    width_scaled_lr: bool = knob(False, "Scale AdamW's rates by (d_model/768)^-½.")
+    fused: Literal["auto", "on", "off"] = knob("auto", "Whole-list optimiser kernels, proved equal to the written-out ones.")
+
+
+@dataclass(frozen=True)
+class ScheduleConfig:
+    """The learning rate as a function of the step: linear warm-up, hold at the peak, fall to `lr_min`."""
+
+    kind: Literal["constant", "cosine", "linear", "sqrt"] = knob(
+        "cosine", "How the rate falls after warm-up and hold: not at all, by half a cosine, in a line, or as 1/√(t+1)."
+    )
+    lr_min: float = knob(0.0, "Learning rate at the end of the fall.", low=0)
+    warmup_steps: int = knob(0, "Steps of linear warm-up.", low=0)
+    warmup_ratio: float = knob(0.0, "Warm-up as a share of all steps (used when warmup_steps is 0).", low=0, high=1)
+    warmup_from: Literal["zero", "first", "next"] = knob(
+        "next",
+        "Rate at step t (from 0) of T warm-up steps: t/T (zero), or (t+1)/T (next); "
+        "first counts all steps from 1, warm-up and decay alike.",
+    )
+    hold_until: float = knob(0.0, "Share of all steps up to which the peak is held before the fall begins.", low=0, high=1)
+    decay_until: float = knob(1.0, "Share of all steps at which the rate reaches lr_min, and stays.", above=0, high=1)
+
+
+@dataclass(frozen=True)
+class TrainConfig:
+    """The loop: how long, how much per step, on what."""
+
+    steps: int = knob(1000, "Optimiser steps; 0 = derived from tokens, epochs, tokens_per_parameter or flops.", low=0, safe=True)
+    tokens: int = knob(0, "Length as tokens seen.", low=0, safe=True)
+    epochs: float = knob(0.0, "Length as passes over the training tokens; may be fractional.", low=0, safe=True)
+    tokens_per_parameter: float = knob(0.0, "Length as tokens per parameter.", low=0, safe=True)
+    flops: float = knob(0.0, "Length as a budget of floating-point operations.", low=0, safe=True)
+    batch_size: int = knob(8, "Sequences per micro-batch.", low=1)
+    seq_len: int = knob(0, "Tokens per training sequence; 0 = the model's context.", low=0)
+    accumulation: int = knob(1, "Micro-batches per step.", low=1)
+    total_batch_tokens: int = knob(0, "Tokens per step; when set, accumulation is derived from it.", low=0)
+    lr: float = knob(3e-4, "Peak learning rate.", above=0)
+    lr_multiplier: float = knob(1.0, "Multiplies every learning rate; meant to be changed while training.", low=0, live=True)
+    clip: float = knob(1.0, "Largest gradient norm; larger gradients are scaled down; 0 = off.", low=0, live=True)
+    seed: int = knob(1337, "Seed of initialisation, batches and dropout.", low=0)
+    device: str = knob("auto", "auto, cpu, cuda, cuda:N or mps.", safe=True)
+    precision: Literal["auto", "fp32", "bf16", "fp16"] = knob("auto", "Arithmetic of forward and backward; weights stay fp32.")
+    attention: Literal["sdpa", "reference"] = knob("sdpa", "Torch's fused attention, or the hand-written one.")
+    compile: Literal["auto", "on", "off"] = knob("auto", "torch.compile: auto is on for CUDA and off for CPU.")
+    threads: int = knob(0, "CPU threads for arithmetic; 0 = chosen by measuring.", low=0)
+    log_every: int = knob(0, "Steps between log lines; 0 = about ten lines a second.", low=0, live=True)
+    max_bad_steps: int = knob(5, "Non-finite steps in a row before the run rolls back, then stops.", low=1, safe=True)
+
+
+@dataclass(frozen=True)
+class EvaluateConfig:
+    """Validation while training."""
+
+    every: int = knob(250, "Steps between evaluations; 0 = only at the end.", low=0, live=True)
+    batches: int = knob(20, "Batches per evaluation, spread over the held-out text; 0 = all of it.", low=0, safe=True)
+    at_start: bool = knob(True, "Evaluate once before the first step.", safe=True)
+    train_too: bool = knob(False, "Also evaluate on as many batches of training text.", safe=True)
+
+
+@dataclass(frozen=True)
+class CheckpointConfig:
+    """When the state is saved and which saves are kept."""
+
+    every: int = knob(250, "Steps between checkpoints; 0 = only at the end.", low=0, live=True)
+    keep: int = knob(3, "Newest checkpoints kept; best and pinned ones are always kept; 0 = all.", low=0, live=True)
+    only_improved: bool = knob(False, "Save only when the validation loss improved (and at the end).", safe=True)
+
+
+@dataclass(frozen=True)
+class SampleConfig:
+    """Text written by the model while it trains."""
+
+    every: int = knob(250, "Steps between samples; 0 = never.", low=0, live=True)
+    prompt: str = knob("", "What the sample continues; empty = the start of a document.", live=True)
+    max_tokens: int = knob(120, "Tokens per sample.", low=1, high=100_000, live=True)
+
+
+@dataclass(frozen=True)
+class DecodeConfig:
+    """Decoding knobs: the defaults of a preset for `sample` and for the chat pane."""
+
+    temperature: float = knob(0.8, "0 = greedy; lower is safer, higher more varied.", low=0, high=100, live=True)
+    top_k: int = knob(0, "Keep only the k likeliest tokens; 0 = off.", low=0, live=True)
+    top_p: float = knob(1.0, "Keep the likeliest tokens that together reach p; 1 = off.", above=0, high=1, live=True)
+    repetition_penalty: float = knob(1.0, "Divide (or multiply) the logits of tokens already seen, as in CTRL; 1 = off.", above=0, live=True)
+    repetition_window: int = knob(0, "How many of the last tokens the penalty looks at; 0 = all.", low=0, live=True)
+    max_tokens: int = knob(200, "Most new tokens.", low=1, live=True)
+    seed: int = knob(1, "Seed of the draw; the same seed gives the same text.", low=0, live=True)
+
+
+@dataclass(frozen=True)
+class RunConfig:
+    """Everything that decides what a run does."""
+
+    purpose: str = knob("", "One line: what this preset is for.")
+    group: str = knob("yours", "Heading under which the preset is listed.")
+    tokenizer: TokenizerConfig = field(default_factory=TokenizerConfig)
+    data: DataConfig = field(default_factory=DataConfig)
+    model: ModelConfig = field(default_factory=ModelConfig)
+    optim: OptimConfig = field(default_factory=OptimConfig)
+    schedule: ScheduleConfig = field(default_factory=ScheduleConfig)
+    train: TrainConfig = field(default_factory=TrainConfig)
+    evaluate: EvaluateConfig = field(default_factory=EvaluateConfig)
+    checkpoint: CheckpointConfig = field(default_factory=CheckpointConfig)
+    sample: SampleConfig = field(default_factory=SampleConfig)
+    decode: DecodeConfig = field(default_factory=DecodeConfig)

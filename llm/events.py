@@ -1,0 +1,232 @@
+"""What a training run can say, and its JSON form: one object per line of `events.jsonl`.
+
+`type` is the class name, `time` Unix seconds, `elapsed` seconds of training so far. Non-finite numbers travel as the
+strings "NaN", "Infinity" and "-Infinity", so that every line is strict JSON. A reader ignores types and fields it does
+not know: newer runs stay readable.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import time as clock
+from dataclasses import MISSING, dataclass, field, fields
+from typing import Any
+
+Json = dict[str, Any]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Event:
+    """Common to all events."""
+
+    time: float = field(default_factory=clock.time)
+    elapsed: float = 0.0
+
+
+@dataclass(frozen=True, kw_only=True)
+class Started(Event):
+    """Training begins, or begins again, after `step`; later steps logged before this line are void."""
+
+    step: int
+    total_steps: int
+    parameters: int
+    tokens_per_step: int
+    device: str
+    precision: str
+    threads: int
+    compiled: bool
+    pid: int
+    host: str
+    resumed_from: str = ""
+    changed: Json = field(default_factory=dict)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Progress(Event):
+    """Preparation before the first step: `done` of `total` (0 = unknown) in `unit`."""
+
+    stage: str
+    done: float
+    total: float
+    unit: str = ""
+
+
+@dataclass(frozen=True, kw_only=True)
+class StepLogged(Event):
+    """A completed step. `loss` is nats per token, the mean over micro-batches and ranks; `step_ms` is wall time per step
+    since the line before; `mfu` is a share of the device's peak, where that is known."""
+
+    step: int
+    tokens_seen: int
+    loss: float
+    lr: float
+    lr_multiplier: float
+    grad_norm: float
+    step_ms: float
+    tokens_per_second: float
+    total_flops: float
+    memory_bytes: int = 0
+    mfu: float | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class Evaluated(Event):
+    """Held-out loss in nats per token, its perplexity, and bits per byte of text."""
+
+    step: int
+    validation_loss: float
+    perplexity: float
+    bits_per_byte: float
+    tokens: int
+    train_loss: float | None = None
+    best: bool = False
+    command_id: str = ""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Sampled(Event):
+    """Text the model wrote while training."""
+
+    step: int
+    prompt: str
+    text: str
+    command_id: str = ""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Saved(Event):
+    """A checkpoint (or, with kind "snapshot", the live weights) was published at `path`, relative to the run."""
+
+    step: int
+    path: str
+    size_bytes: int
+    kind: str = "checkpoint"
+    best: bool = False
+    command_id: str = ""
+
+
+@dataclass(frozen=True, kw_only=True)
+class KnobSet(Event):
+    """A live knob took effect, beginning with the step after `step`."""
+
+    step: int
+    key: str
+    value: Any
+    previous: Any
+    command_id: str = ""
+
+
+@dataclass(frozen=True, kw_only=True)
+class CommandRefused(Event):
+    """A command that could not be obeyed, and why."""
+
+    step: int
+    command: str
+    reason: str
+    command_id: str = ""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Skipped(Event):
+    """A step whose update was not applied."""
+
+    step: int
+    reason: str
+    loss: float
+    grad_norm: float
+    text: str = ""
+
+
+@dataclass(frozen=True, kw_only=True)
+class RolledBack(Event):
+    """The state of `step` was restored; steps after it are void."""
+
+    step: int
+    from_step: int
+    reason: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class Warned(Event):
+    """Something the person should know; training goes on."""
+
+    step: int
+    message: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class Paused(Event):
+    step: int
+    command_id: str = ""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Resumed(Event):
+    step: int
+    command_id: str = ""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Finished(Event):
+    """Training ended. `status` is finished (reached its length), stopped (asked to), or failed."""
+
+    step: int
+    status: str
+    reason: str = ""
+    command_id: str = ""
+
+
+TYPES: dict[str, type[Event]] = {
+    kind.__name__: kind
+    for kind in (
+        Started,
+        Progress,
+        StepLogged,
+        Evaluated,
+        Sampled,
+        Saved,
+        KnobSet,
+        CommandRefused,
+        Skipped,
+        RolledBack,
+        Warned,
+        Paused,
+        Resumed,
+        Finished,
+    )
+}
+
+
+def to_line(event: Event) -> bytes:
+    """One line of `events.jsonl`, newline included."""
+    record = {"type": type(event).__name__} | {item.name: getattr(event, item.name) for item in fields(event)}
+    return json.dumps(finite(record), ensure_ascii=False, allow_nan=False).encode("utf-8", "surrogatepass") + b"\n"
+
+
+def from_record(record: Json) -> Event | None:
+    """The event a parsed line stands for; None where the type is unknown or a needed field is missing."""
+    kind = TYPES.get(record.get("type", ""))
+    if kind is None:
+        return None
+    known = {item.name: restored(record[item.name], item.type) for item in fields(kind) if item.name in record}
+    required = (f.name for f in fields(kind) if f.default is MISSING and f.default_factory is MISSING)
+    if any(name not in known for name in required):
+        return None
+    return kind(**known)
+
+
+def finite(value: Any) -> Any:
+    """`value` with non-finite floats, at any depth, as strings."""
+    if isinstance(value, float) and not math.isfinite(value):
+        return "NaN" if math.isnan(value) else "Infinity" if value > 0 else "-Infinity"
+    if isinstance(value, dict):
+        return {key: finite(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [finite(item) for item in value]
+    return value
+
+
+def restored(value: Any, annotation: Any) -> Any:
+    """The number a string stands for, in a field declared as a float."""
+    return float(value) if isinstance(value, str) and "float" in str(annotation) else value
