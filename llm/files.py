@@ -1,0 +1,127 @@
+"""Files that are either wholly there or not there at all."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import secrets
+import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from llm.errors import UserError
+
+STAGING = ".tmp-"
+
+
+def staging_path(target: Path) -> Path:
+    """A fresh name beside `target`: on the same file system, so that a rename publishes it."""
+    return target.with_name(f"{STAGING}{os.getpid()}-{secrets.token_hex(4)}-{target.name}"[:200])
+
+
+def write_atomic(path: Path, data: bytes) -> None:
+    """Write `data` to `path` such that a reader, also after a crash, sees the old file or the new one whole."""
+    staging = staging_path(path)
+    try:
+        with staging.open("wb") as file:
+            file.write(data)
+            file.flush()
+            os.fsync(file.fileno())
+        staging.replace(path)
+    except BaseException:
+        staging.unlink(missing_ok=True)
+        raise
+    sync_directory(path.parent)
+
+
+def write_json(path: Path, value: Any) -> None:
+    write_atomic(path, json.dumps(value, indent=2, ensure_ascii=False, allow_nan=False).encode() + b"\n")
+
+
+def read_json(path: Path) -> Any:
+    """The JSON value in `path`; a `UserError` names the file when it is missing or damaged."""
+    try:
+        return json.loads(path.read_bytes())
+    except FileNotFoundError:
+        raise UserError(f"{path} is missing; restore it from a copy, or use another run or checkpoint.") from None
+    except (OSError, ValueError) as error:
+        raise UserError(f"{path} cannot be read ({error}); restore it from a copy.") from error
+
+
+@contextmanager
+def published_directory(target: Path) -> Iterator[Path]:
+    """A staging directory that becomes `target` when the block ends without an error.
+
+    The files are synced, then the directory, then it is renamed, then the parent is synced: a crash at any moment
+    leaves either no `target` or a whole one. `target` must not exist.
+    """
+    target.parent.mkdir(parents=True, exist_ok=True)
+    staging = staging_path(target)
+    staging.mkdir()
+    try:
+        yield staging
+        for path in staging.rglob("*"):
+            if path.is_file():
+                sync_file(path)
+        sync_directory(staging)
+        staging.rename(target)
+    except BaseException:
+        shutil.rmtree(staging, ignore_errors=True)
+        raise
+    sync_directory(target.parent)
+
+
+def sync_file(path: Path) -> None:
+    with path.open("rb") as file:
+        os.fsync(file.fileno())
+
+
+def sync_directory(path: Path) -> None:
+    """Make a rename in `path` survive a power cut."""
+    descriptor = os.open(path, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def sha256_of(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def directory_size(path: Path) -> int:
+    """Bytes in the files below `path`; files that vanish meanwhile count nothing."""
+    total = 0
+    for file in path.rglob("*"):
+        try:
+            if file.is_file():
+                total += file.stat().st_size
+        except FileNotFoundError:
+            continue
+    return total
+
+
+def remove_staging(directory: Path) -> None:
+    """Clear what interrupted writers left in `directory`: staging names whose process is gone."""
+    for path in directory.glob(f"{STAGING}*"):
+        pid = path.name.removeprefix(STAGING).split("-")[0]
+        if pid.isdigit() and int(pid) != os.getpid() and process_is_alive(int(pid)):
+            continue
+        if path.is_dir():
+            shutil.rmtree(path, ignore_errors=True)
+        else:
+            path.unlink(missing_ok=True)
+
+
+def process_is_alive(pid: int) -> bool:
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return False
+    except PermissionError:
+        return True
+    return True

@@ -1,0 +1,22 @@
+"""A run is a directory: see ARCHITECTURE.md for what lies in it."""
+
+from llm.run.checkpoints import CheckpointInfo, verify
+from llm.run.directory import Run, RunStatus, find_checkpoint, free_name, list_runs
+from llm.run.lock import Holder, RunBusy
+from llm.run.log import Command, CommandTail, EventLog, EventTail
+
+__all__ = [
+    "CheckpointInfo",
+    "Command",
+    "CommandTail",
+    "EventLog",
+    "EventTail",
+    "Holder",
+    "Run",
+    "RunBusy",
+    "RunStatus",
+    "find_checkpoint",
+    "free_name",
+    "list_runs",
+    "verify",
+]

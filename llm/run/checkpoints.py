@@ -1,0 +1,108 @@
+"""The checkpoints of a run as files: which there are, what they hold, whether they are whole. No torch."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Iterable
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from llm.errors import UserError
+from llm.files import STAGING, read_json, sha256_of, staging_path, write_json
+
+FORMAT = 1
+MANIFEST = "manifest.json"
+
+
+@dataclass(frozen=True)
+class CheckpointInfo:
+    """A committed checkpoint. `metrics` holds what was known when it was saved (`loss`, `validation_loss`, …)."""
+
+    step: int
+    path: Path
+    size_bytes: int
+    metrics: dict[str, float]
+    best: bool = False
+    last: bool = False
+    pinned: bool = False
+
+
+def write_manifest(directory: Path, step: int, metrics: dict[str, float]) -> None:
+    """Describe every file of `directory`; to be written last, for without it there is no checkpoint."""
+    files = {
+        path.name: {"size": path.stat().st_size, "sha256": sha256_of(path)} for path in sorted(directory.iterdir())
+    }
+    write_json(directory / MANIFEST, {"format": FORMAT, "step": step, "metrics": metrics, "files": files})
+
+
+def read_manifest(directory: Path) -> dict[str, Any]:
+    manifest = read_json(directory / MANIFEST)
+    if not isinstance(manifest, dict) or not isinstance(manifest.get("files"), dict):
+        raise UserError(f"{directory / MANIFEST} is damaged; use another checkpoint of this run.")
+    if manifest.get("format", 0) > FORMAT:
+        raise UserError(f"{directory} was written by a newer llm-workbench; upgrade with pip install -U llm-workbench.")
+    return manifest
+
+
+def read_checkpoint_info(directory: Path) -> CheckpointInfo | None:
+    """What `directory` says of itself; None when it is no committed checkpoint or its manifest is damaged."""
+    try:
+        manifest = read_manifest(directory)
+        sizes = sum(int(entry["size"]) for entry in manifest["files"].values())
+        return CheckpointInfo(int(manifest["step"]), directory, sizes, dict(manifest.get("metrics", {})))
+    except (UserError, KeyError, TypeError, ValueError):
+        return None
+
+
+def list_checkpoints(directory: Path, pins: Iterable[int] = ()) -> list[CheckpointInfo]:
+    """Committed checkpoints below `directory`, oldest first, with best, last and pinned marked."""
+    found = (read_checkpoint_info(path) for path in directory.glob("step-*"))
+    infos = sorted((info for info in found if info is not None), key=lambda info: info.step)
+    if not infos:
+        return []
+    scored = [info for info in infos if "validation_loss" in info.metrics]
+    best = min(scored, key=lambda info: info.metrics["validation_loss"]).step if scored else None
+    pinned = set(pins)
+    return [
+        replace(info, best=info.step == best, last=info is infos[-1], pinned=info.step in pinned) for info in infos
+    ]
+
+
+def verify(info: CheckpointInfo) -> None:
+    """Read every file of a checkpoint; a `UserError` names the first that is missing, cut or changed."""
+    for name, entry in read_manifest(info.path)["files"].items():
+        path = info.path / name
+        if not path.is_file():
+            raise UserError(f"{path} is missing; use another checkpoint of this run.")
+        if path.stat().st_size != entry["size"]:
+            raise UserError(
+                f"{path} holds {path.stat().st_size} bytes instead of {entry['size']}; use another checkpoint."
+            )
+        if sha256_of(path) != entry["sha256"]:
+            raise UserError(f"{path} is damaged (its checksum differs); use another checkpoint of this run.")
+
+
+def delete(info: CheckpointInfo) -> None:
+    """Take a checkpoint away: first out of sight with one rename, then file by file."""
+    doomed = staging_path(info.path)
+    info.path.rename(doomed)
+    shutil.rmtree(doomed, ignore_errors=True)
+
+
+def prune(directory: Path, keep: int, pins: Iterable[int]) -> list[CheckpointInfo]:
+    """Delete all but the newest `keep` (0 = all are kept), the best and the pinned; returns what was deleted.
+
+    Only to be called once the newest has been read back.
+    """
+    infos = list_checkpoints(directory, pins)
+    if keep <= 0:
+        return []
+    doomed = [info for info in infos[:-keep] if not (info.best or info.pinned)]
+    for info in doomed:
+        delete(info)
+    return doomed
+
+
+def is_staging(path: Path) -> bool:
+    return path.name.startswith(STAGING)

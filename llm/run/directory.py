@@ -1,0 +1,210 @@
+"""One run is one directory; this module creates, finds and describes them."""
+
+from __future__ import annotations
+
+import platform
+import re
+import secrets
+import socket
+import time
+import tomllib
+from collections.abc import Iterator
+from dataclasses import dataclass
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+import tomli_w
+
+from llm.config import RunConfig, check_name, from_mapping, to_mapping
+from llm.errors import UserError, WrongUse
+from llm.events import Event, Finished
+from llm.files import read_json, write_atomic, write_json
+from llm.names import did_you_mean
+from llm.run.checkpoints import CheckpointInfo, list_checkpoints
+from llm.run.lock import Holder, RunLock, holder_of
+from llm.run.log import CommandTail, EventLog, EventTail, last_events, read_events, send_command
+
+FORMAT = 1
+
+
+@dataclass(frozen=True)
+class RunStatus:
+    """How a run stands: running, finished, stopped, failed, crashed (ended without saying so), or new (never trained)."""
+
+    name: str
+    holder: Holder | None = None
+
+    @property
+    def is_running(self) -> bool:
+        return self.holder is not None
+
+
+class Run:
+    """A run directory. Making the object reads nothing; every method looks at the files as they are now."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+
+    @property
+    def name(self) -> str:
+        return self.path.name
+
+    def __repr__(self) -> str:
+        return f"Run({self.name!r})"
+
+    @classmethod
+    def create(
+        cls, home: Path, name: str, config: RunConfig, *, parent: str = "", extra: dict[str, Any] | None = None
+    ) -> Run:
+        """Make `<home>/runs/<name>` with its frozen configuration; `parent` is `RUN@STEP` for a fork."""
+        check_name(name)
+        run = cls(home / "runs" / name)
+        try:
+            run.path.mkdir(parents=True)
+        except FileExistsError:
+            raise WrongUse(f"a run named {name} exists already; choose another name, or resume it.") from None
+        except OSError as error:
+            raise UserError(f"{run.path} cannot be made ({error.strerror}); choose another place with --home.") from error
+        header = {"format": FORMAT, "id": secrets.token_hex(8), "created": time.time(), "parent": parent}
+        described = {"run": header | {"versions": versions(), "host": socket.gethostname()} | (extra or {})}
+        write_atomic(run.path / "run.toml", tomli_w.dumps(to_mapping(config) | described).encode())
+        return run
+
+    @classmethod
+    def open(cls, home: Path, name: str) -> Run:
+        """The run called `name`, or the run directory at that path."""
+        path = Path(name).expanduser() if "/" in name else home / "runs" / name
+        if (path / "run.toml").is_file():
+            return cls(path)
+        names = [run.name for run in list_runs(home)]
+        advice = did_you_mean(name, names) or ("see llm-workbench runs." if names else "train one first.")
+        raise WrongUse(f"there is no run named {name} in {home / 'runs'}; {advice}")
+
+    # --- what never changes
+
+    def config(self) -> RunConfig:
+        mapping = self._toml()
+        mapping.pop("run", None)
+        return from_mapping(mapping)
+
+    def info(self) -> dict[str, Any]:
+        """Format, id, creation time, parent, versions and host, as `run.toml` records them."""
+        return dict(self._toml().get("run", {}))
+
+    def _toml(self) -> dict[str, Any]:
+        path = self.path / "run.toml"
+        try:
+            mapping = tomllib.loads(path.read_text(encoding="utf-8"))
+        except (OSError, ValueError) as error:
+            raise UserError(f"{path} cannot be read ({error}); restore it from a copy.") from error
+        if mapping.get("run", {}).get("format", 0) > FORMAT:
+            raise UserError(f"{path} was written by a newer llm-workbench; upgrade with pip install -U llm-workbench.")
+        return mapping
+
+    # --- what may change
+
+    def meta(self) -> dict[str, Any]:
+        """Pins, notes and tags."""
+        path = self.path / "meta.json"
+        stored = read_json(path) if path.exists() else {}
+        return {"pins": [], "notes": "", "tags": []} | stored
+
+    def update_meta(self, **changes: Any) -> None:
+        write_json(self.path / "meta.json", self.meta() | changes)
+
+    # --- who trains it
+
+    def lock(self) -> RunLock:
+        """A context manager; `RunBusy` names the holder when there is one."""
+        return RunLock(self.path / "lock")
+
+    def holder(self) -> Holder | None:
+        return holder_of(self.path / "lock")
+
+    def status(self) -> RunStatus:
+        holder = self.holder()
+        if holder is not None:
+            return RunStatus("running", holder)
+        events = last_events(self.path / "events.jsonl")
+        if not events:
+            return RunStatus("new")
+        return RunStatus(events[-1].status if isinstance(events[-1], Finished) else "crashed")
+
+    # --- what happened, what is asked for
+
+    def log(self) -> EventLog:
+        """The writing end of the event log; for the one who holds the lock."""
+        return EventLog(self.path / "events.jsonl")
+
+    def events(self) -> Iterator[Event]:
+        return read_events(self.path / "events.jsonl")
+
+    def tail(self) -> EventTail:
+        return EventTail(self.path / "events.jsonl")
+
+    def send(self, command: str, **arguments: Any) -> str:
+        """Ask the trainer for something; returns the id that the answering event repeats."""
+        return send_command(self.path / "commands.jsonl", command, arguments)
+
+    def commands(self) -> CommandTail:
+        return CommandTail(self.path / "commands.jsonl")
+
+    # --- checkpoints
+
+    @property
+    def checkpoint_directory(self) -> Path:
+        return self.path / "checkpoints"
+
+    def checkpoints(self) -> list[CheckpointInfo]:
+        """Committed checkpoints, oldest first."""
+        return list_checkpoints(self.checkpoint_directory, self.meta()["pins"])
+
+    def checkpoint(self, which: str = "last") -> CheckpointInfo:
+        """The checkpoint called `last`, `best`, or by its step."""
+        infos = self.checkpoints()
+        if not infos:
+            raise UserError(f"run {self.name} has no checkpoint yet; train it until its first save.")
+        if which == "last":
+            return infos[-1]
+        if which == "best":
+            return next((info for info in infos if info.best), infos[-1])
+        for info in infos:
+            if which == str(info.step):
+                return info
+        steps = ", ".join(str(info.step) for info in infos)
+        raise WrongUse(f"run {self.name} has no checkpoint {which}; it has last, best and steps {steps}.")
+
+
+def versions() -> dict[str, str]:
+    """What made the run, for the record."""
+    packages = ("llm-workbench", "torch", "numpy")
+    known = {name: version for name in packages if (version := installed_version(name))}
+    return {"python": platform.python_version()} | known
+
+
+def installed_version(package: str) -> str:
+    try:
+        return metadata.version(package)
+    except metadata.PackageNotFoundError:
+        return ""
+
+
+def list_runs(home: Path) -> list[Run]:
+    """All runs below `home`, newest first."""
+    folders = (path.parent for path in (home / "runs").glob("*/run.toml"))
+    return [Run(path) for path in sorted(folders, key=lambda path: -path.stat().st_mtime)]
+
+
+def free_name(home: Path, stem: str) -> str:
+    """`stem-1`, or the first number after the highest taken one."""
+    pattern = re.compile(re.escape(stem) + r"-(\d+)")
+    taken = [int(match[1]) for path in (home / "runs").glob("*") if (match := pattern.fullmatch(path.name))]
+    return f"{stem}-{max(taken, default=0) + 1}"
+
+
+def find_checkpoint(home: Path, reference: str) -> tuple[Run, CheckpointInfo]:
+    """`RUN`, `RUN@last`, `RUN@best` or `RUN@STEP`."""
+    name, _, which = reference.rpartition("@") if "@" in reference else (reference, "", "last")
+    run = Run.open(home, name)
+    return run, run.checkpoint(which or "last")

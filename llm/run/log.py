@@ -1,0 +1,170 @@
+"""The two append-only files of a run: what happened (`events.jsonl`) and what was asked for (`commands.jsonl`)."""
+
+from __future__ import annotations
+
+import json
+import os
+import secrets
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from llm.events import Event, Warned, from_record, to_line
+
+CHUNK = 1 << 20
+
+
+class LineAppender:
+    """Appends whole lines, each with one `os.write`; after a torn line the next one starts on a line of its own."""
+
+    def __init__(self, path: Path) -> None:
+        self.descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_APPEND, 0o644)
+        size = os.fstat(self.descriptor).st_size
+        self.torn = size > 0 and os.pread(self.descriptor, 1, size - 1) != b"\n"
+
+    def append(self, line: bytes) -> bool:
+        """Whether the whole line was written; a full disk is an answer here, not an error."""
+        data = b"\n" + line if self.torn else line
+        try:
+            written = os.write(self.descriptor, data)
+        except OSError:
+            return False
+        self.torn = written < len(data)
+        return not self.torn
+
+    def close(self) -> None:
+        os.close(self.descriptor)
+
+
+class EventLog:
+    """The writing end of `events.jsonl`. What a full disk swallowed is counted, and reported once there is room."""
+
+    def __init__(self, path: Path) -> None:
+        self.lines = LineAppender(path)
+        self.lost = 0
+
+    def append(self, event: Event) -> None:
+        if not self.lines.append(to_line(event)):
+            self.lost += 1
+            return
+        if self.lost:
+            step = getattr(event, "step", 0)
+            note = Warned(step=step, elapsed=event.elapsed, message=f"{self.lost} log lines could not be written.")
+            if self.lines.append(to_line(note)):
+                self.lost = 0
+
+    def close(self) -> None:
+        self.lines.close()
+
+
+class LineTail:
+    """The reading end: whole lines that were appended since the last look. A torn last line means "not yet"."""
+
+    def __init__(self, path: Path, offset: int = 0) -> None:
+        self.path = path
+        self.offset = offset
+        self.rest = b""
+
+    def poll(self, limit: int = 1 << 30) -> list[bytes]:
+        """New whole lines, from at most about `limit` bytes; empty also while the file does not exist."""
+        try:
+            size = self.path.stat().st_size
+        except FileNotFoundError:
+            return []
+        if size < self.offset:  # cut short from outside: what was read stays read, go on from the new end
+            self.offset, self.rest = size, b""
+        if size == self.offset:
+            return []
+        with self.path.open("rb") as file:
+            file.seek(self.offset)
+            data = file.read(min(size - self.offset, limit))
+        self.offset += len(data)
+        *lines, self.rest = (self.rest + data).split(b"\n")
+        return lines
+
+
+class EventTail:
+    """Events as they come. Lines that are not events (blank, torn, filled with NULs, from a newer version) are passed
+    over."""
+
+    def __init__(self, path: Path, offset: int = 0) -> None:
+        self.lines = LineTail(path, offset)
+
+    def poll(self, limit: int = 1 << 30) -> list[Event]:
+        """What was logged since the last call, oldest first."""
+        return [event for line in self.lines.poll(limit) if (event := parse_event(line)) is not None]
+
+
+def read_events(path: Path) -> Iterator[Event]:
+    """All events of a log, read in pieces; a last line without its newline counts if it is whole."""
+    tail = LineTail(path)
+    while lines := tail.poll(CHUNK):
+        yield from (event for line in lines if (event := parse_event(line)) is not None)
+    if (event := parse_event(tail.rest)) is not None:
+        yield event
+
+
+def last_events(path: Path, window: int = 64 * 1024) -> list[Event]:
+    """The events in the last `window` bytes of a log: enough to tell how a run stands, whatever its length."""
+    try:
+        size = path.stat().st_size
+    except FileNotFoundError:
+        return []
+    start = max(0, size - window)
+    lines = LineTail(path, start).poll()
+    return [event for line in (lines[1:] if start else lines) if (event := parse_event(line)) is not None]
+
+
+def parse_event(line: bytes) -> Event | None:
+    record = parse_record(line)
+    return from_record(record) if record is not None else None
+
+
+def parse_record(line: bytes) -> dict[str, Any] | None:
+    if not line or line[:1] != b"{":
+        return None
+    try:
+        record = json.loads(line)
+    except ValueError:
+        return None
+    return record if isinstance(record, dict) else None
+
+
+@dataclass(frozen=True)
+class Command:
+    """One line of `commands.jsonl`: what somebody asks of the trainer."""
+
+    name: str
+    id: str
+    arguments: dict[str, Any] = field(default_factory=dict)
+
+
+def send_command(path: Path, name: str, arguments: dict[str, Any]) -> str:
+    """Append a command; returns the id that the answering event will repeat."""
+    identity = secrets.token_hex(6)
+    record = {"command": name, "id": identity, "time": time.time(), "arguments": arguments}
+    appender = LineAppender(path)
+    try:
+        if not appender.append(json.dumps(record, ensure_ascii=False).encode() + b"\n"):
+            raise OSError(f"{path} could not be written; is the disk full?")
+    finally:
+        appender.close()
+    return identity
+
+
+class CommandTail:
+    """Commands sent since this object was made."""
+
+    def __init__(self, path: Path) -> None:
+        self.lines = LineTail(path, path.stat().st_size if path.exists() else 0)
+
+    def poll(self) -> list[Command]:
+        """Cheap when nothing came: one `stat`."""
+        records = (parse_record(line) for line in self.lines.poll())
+        return [
+            Command(str(record.get("command", "")), str(record.get("id", "")), dict(record.get("arguments") or {}))
+            for record in records
+            if record is not None
+        ]
