@@ -1,0 +1,67 @@
+"""Keeping the screen for the app alone, and giving the terminal back as it was.
+
+Libraries, subprocesses and old logging handlers write to file descriptors 1 and 2, past everything Python can capture.
+So while the app runs, it draws through private copies of the terminal and descriptors 1 and 2 lead to a log file.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from io import TextIOWrapper
+from multiprocessing import resource_tracker
+from pathlib import Path
+from typing import Any
+
+
+def has_terminal() -> bool:
+    """Whether input and output are a terminal."""
+    return os.isatty(0) and os.isatty(1)
+
+
+@contextmanager
+def terminal_kept_for_app(log: Path) -> Iterator[None]:
+    """Until the block ends, only what writes to `sys.__stdout__` and `sys.__stderr__` reaches the terminal; everything
+    sent to descriptors 1 and 2 is appended to `log`.
+
+    Starts multiprocessing's resource tracker too: later, inside the app, it could not be started any more, because the
+    app's stand-in for stderr has no descriptor to hand to a child.
+    """
+    sys.stdout.flush()
+    sys.stderr.flush()
+    kept = {fd: os.dup(fd) for fd in (1, 2)}
+    streams: Any = sys  # typeshed calls these two final; replacing them is what they are for here
+    originals = streams.__stdout__, streams.__stderr__
+    terminals = [_writer(kept[1]), _writer(kept[1])]
+    sink = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600)
+    try:
+        os.dup2(sink, 1)
+        os.dup2(sink, 2)
+        streams.__stdout__, streams.__stderr__ = terminals
+        resource_tracker.ensure_running()
+        yield
+    finally:
+        sys.stdout.flush()
+        sys.stderr.flush()
+        streams.__stdout__, streams.__stderr__ = originals
+        for fd, copy in kept.items():
+            os.dup2(copy, fd)
+            os.close(copy)
+        os.close(sink)
+        for stream in terminals:
+            _close_quietly(stream)
+
+
+def _writer(fd: int) -> TextIOWrapper:
+    """A text stream on a copy of `fd` that only we know."""
+    return open(os.dup(fd), "w", encoding="utf-8", errors="replace", buffering=1)  # noqa: PTH123
+
+
+def _close_quietly(stream: TextIOWrapper) -> None:
+    """Close a stream whose terminal may be gone."""
+    try:
+        stream.close()
+    except OSError as gone:
+        print(f"The terminal was gone before the app was: {gone}", file=sys.stderr)

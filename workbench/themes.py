@@ -1,0 +1,72 @@
+"""The colour themes: the terminal's own colours first, then four of ours.
+
+`accessible` uses the eight colours of Okabe and Ito (2008), which people with any of the common colour-vision
+deficiencies can tell apart.
+"""
+
+from __future__ import annotations
+
+from textual.theme import Theme
+
+TERMINAL = "ansi-dark"  # Textual's own: uses only the sixteen colours the terminal defines
+DEFAULT = "workbench-dark"
+
+THEMES = (
+    Theme(
+        name="workbench-dark",
+        primary="#7aa2f7",
+        secondary="#7dcfff",
+        accent="#e0af68",
+        success="#9ece6a",
+        warning="#e0af68",
+        error="#f7768e",
+        foreground="#d5d9e6",
+        background="#15161e",
+        surface="#1b1d28",
+        panel="#262936",
+        dark=True,
+    ),
+    Theme(
+        name="workbench-light",
+        primary="#2559b8",
+        secondary="#0e7490",
+        accent="#9a5b00",
+        success="#2f7d32",
+        warning="#9a5b00",
+        error="#b3261e",
+        foreground="#1d2330",
+        background="#fbfbf9",
+        surface="#f1f1ee",
+        panel="#e3e4e0",
+        dark=False,
+    ),
+    Theme(
+        name="high-contrast",
+        primary="#00d7ff",
+        secondary="#ffffff",
+        accent="#ffff00",
+        success="#00ff5f",
+        warning="#ffff00",
+        error="#ff5f5f",
+        foreground="#ffffff",
+        background="#000000",
+        surface="#000000",
+        panel="#262626",
+        dark=True,
+        text_alpha=1.0,
+    ),
+    Theme(
+        name="colour-blind-safe",
+        primary="#56b4e9",
+        secondary="#0072b2",
+        accent="#f0e442",
+        success="#009e73",
+        warning="#e69f00",
+        error="#d55e00",
+        foreground="#e8e8e8",
+        background="#141414",
+        surface="#1c1c1c",
+        panel="#2a2a2a",
+        dark=True,
+    ),
+)
