@@ -35,7 +35,9 @@ class TokenizerConfig:
     )
     vocab_size: int = knob(2048, "Ids of a trained tokenizer, special tokens included.", low=1, high=2**31)
     encoding: str = knob("gpt2", "Name of the tiktoken encoding (kind tiktoken).")
-    path: str = knob("", "An existing tokenizer to load: a directory written here, a .model file, or vocab.json's folder.")
+    path: str = knob(
+        "", "An existing tokenizer to load: a directory written here, a .model file, or vocab.json's folder."
+    )
     special_tokens: tuple[str, ...] = knob(
         ("<|endoftext|>",), "Special tokens; the first one separates documents and ends a text."
     )
@@ -72,7 +74,9 @@ class ModelConfig:
     d_model: int = knob(128, "Width of the residual stream.", low=1)
     n_head: int = knob(4, "Attention heads; must divide d_model.", low=1)
     n_kv_head: int = knob(0, "Key/value heads (grouped-query attention); 0 = n_head.", low=0)
-    d_ff: int = knob(0, "Hidden width of the feed-forward; 0 = derived (8/3·d_model for SwiGLU, else 4·d_model).", low=0)
+    d_ff: int = knob(
+        0, "Hidden width of the feed-forward; 0 = derived (8/3·d_model for SwiGLU, else 4·d_model).", low=0
+    )
     context: int = knob(256, "Longest sequence the model can see, in tokens.", low=1)
     vocab_size: int = knob(0, "Rows of the embedding; 0 = the tokenizer's size.", low=0)
     norm: Literal["rmsnorm", "layernorm"] = knob("rmsnorm", "Normalisation before each sub-layer and at the end.")
@@ -114,7 +118,9 @@ class OptimConfig:
     embedding_lr: float = knob(0.0, "Learning rate of the embedding; 0 = train.lr.", low=0)
     head_lr: float = knob(0.0, "Learning rate of an untied head; 0 = train.lr.", low=0)
     width_scaled_lr: bool = knob(False, "Scale AdamW's rates by (d_model/768)^-½.")
-    fused: Literal["auto", "on", "off"] = knob("auto", "Whole-list optimiser kernels, proved equal to the written-out ones.")
+    fused: Literal["auto", "on", "off"] = knob(
+        "auto", "Whole-list optimiser kernels, proved equal to the written-out ones."
+    )
 
 
 @dataclass(frozen=True)
@@ -132,7 +138,9 @@ class ScheduleConfig:
         "Rate at step t (from 0) of T warm-up steps: t/T (zero), or (t+1)/T (next); "
         "first counts all steps from 1, warm-up and decay alike.",
     )
-    hold_until: float = knob(0.0, "Share of all steps up to which the peak is held before the fall begins.", low=0, high=1)
+    hold_until: float = knob(
+        0.0, "Share of all steps up to which the peak is held before the fall begins.", low=0, high=1
+    )
     decay_until: float = knob(1.0, "Share of all steps at which the rate reaches lr_min, and stays.", above=0, high=1)
 
 
@@ -140,7 +148,9 @@ class ScheduleConfig:
 class TrainConfig:
     """The loop: how long, how much per step, on what."""
 
-    steps: int = knob(1000, "Optimiser steps; 0 = derived from tokens, epochs, tokens_per_parameter or flops.", low=0, safe=True)
+    steps: int = knob(
+        1000, "Optimiser steps; 0 = derived from tokens, epochs, tokens_per_parameter or flops.", low=0, safe=True
+    )
     tokens: int = knob(0, "Length as tokens seen.", low=0, safe=True)
     epochs: float = knob(0.0, "Length as passes over the training tokens; may be fractional.", low=0, safe=True)
     tokens_per_parameter: float = knob(0.0, "Length as tokens per parameter.", low=0, safe=True)
@@ -150,11 +160,15 @@ class TrainConfig:
     accumulation: int = knob(1, "Micro-batches per step.", low=1)
     total_batch_tokens: int = knob(0, "Tokens per step; when set, accumulation is derived from it.", low=0)
     lr: float = knob(3e-4, "Peak learning rate.", above=0)
-    lr_multiplier: float = knob(1.0, "Multiplies every learning rate; meant to be changed while training.", low=0, live=True)
+    lr_multiplier: float = knob(
+        1.0, "Multiplies every learning rate; meant to be changed while training.", low=0, live=True
+    )
     clip: float = knob(1.0, "Largest gradient norm; larger gradients are scaled down; 0 = off.", low=0, live=True)
     seed: int = knob(1337, "Seed of initialisation, batches and dropout.", low=0)
     device: str = knob("auto", "auto, cpu, cuda, cuda:N or mps.", safe=True)
-    precision: Literal["auto", "fp32", "bf16", "fp16"] = knob("auto", "Arithmetic of forward and backward; weights stay fp32.")
+    precision: Literal["auto", "fp32", "bf16", "fp16"] = knob(
+        "auto", "Arithmetic of forward and backward; weights stay fp32."
+    )
     attention: Literal["sdpa", "reference"] = knob("sdpa", "Torch's fused attention, or the hand-written one.")
     compile: Literal["auto", "on", "off"] = knob("auto", "torch.compile: auto is on for CUDA and off for CPU.")
     threads: int = knob(0, "CPU threads for arithmetic; 0 = chosen by measuring.", low=0)
@@ -192,15 +206,124 @@ class SampleConfig:
 
 @dataclass(frozen=True)
 class DecodeConfig:
-    """Decoding knobs: the defaults of a preset for `sample` and for the chat pane."""
+    """Decoding knobs: the defaults of a preset for `sample` and for the chat pane. What each does: `llm.sampling`."""
 
-    temperature: float = knob(0.8, "0 = greedy; lower is safer, higher more varied.", low=0, high=100, live=True)
+    temperature: float = knob(
+        0.8, "0 = greedy; lower is safer, higher more varied; 1 = as the model says.", low=0, high=100, live=True
+    )
+    dynamic_range: float = knob(
+        0.0,
+        "Let the temperature move this far, either way, with the model's uncertainty; 0 = off.",
+        low=0,
+        high=100,
+        live=True,
+    )
+    dynamic_exponent: float = knob(1.0, "Bend of the dynamic temperature's curve.", above=0, high=100, live=True)
     top_k: int = knob(0, "Keep only the k likeliest tokens; 0 = off.", low=0, live=True)
     top_p: float = knob(1.0, "Keep the likeliest tokens that together reach p; 1 = off.", above=0, high=1, live=True)
-    repetition_penalty: float = knob(1.0, "Divide (or multiply) the logits of tokens already seen, as in CTRL; 1 = off.", above=0, live=True)
-    repetition_window: int = knob(0, "How many of the last tokens the penalty looks at; 0 = all.", low=0, live=True)
+    min_p: float = knob(
+        0.0, "Keep tokens at least this share as likely as the likeliest; 0 = off.", low=0, high=1, live=True
+    )
+    typical_p: float = knob(
+        1.0,
+        "Keep the tokens of most typical surprise that together reach this mass; 1 = off.",
+        above=0,
+        high=1,
+        live=True,
+    )
+    top_n_sigma: float = knob(
+        0.0,
+        "Keep tokens whose logit is within n standard deviations of the largest; 0 = off.",
+        low=0,
+        high=100,
+        live=True,
+    )
+    epsilon_cutoff: float = knob(0.0, "Drop tokens less likely than this; 0 = off.", low=0, high=0.99, live=True)
+    eta_cutoff: float = knob(
+        0.0,
+        "Drop tokens less likely than this or, where the model is uncertain, than a lower bar; 0 = off.",
+        low=0,
+        high=0.99,
+        live=True,
+    )
+    xtc_probability: float = knob(
+        0.0,
+        "How often to exclude the top choices: all tokens above the threshold but the last; 0 = never.",
+        low=0,
+        high=1,
+        live=True,
+    )
+    xtc_threshold: float = knob(
+        0.1, "Probability above which a token counts as a top choice.", above=0, high=1, live=True
+    )
+    mirostat_tau: float = knob(
+        0.0, "Mirostat v2: surprise to hold, in bits per token; 0 = off.", low=0, high=100, live=True
+    )
+    mirostat_eta: float = knob(0.1, "Mirostat v2: how quickly it corrects.", above=0, high=1, live=True)
+    repetition_penalty: float = knob(
+        1.0,
+        "Divide (or multiply) the logits of tokens already seen, as in CTRL; 1 = off.",
+        above=0,
+        high=100,
+        live=True,
+    )
+    repetition_window: int = knob(
+        0, "How many of the last tokens the repetition penalty looks at; 0 = all.", low=0, live=True
+    )
+    presence_penalty: float = knob(
+        0.0, "Taken once from the logit of every token seen; 0 = off.", low=-100, high=100, live=True
+    )
+    frequency_penalty: float = knob(
+        0.0, "Taken from a token's logit once per occurrence; 0 = off.", low=-100, high=100, live=True
+    )
+    penalty_window: int = knob(
+        0, "How many of the last tokens presence and frequency penalties look at; 0 = all.", low=0, live=True
+    )
+    no_repeat_ngram: int = knob(0, "Never write the same n tokens in a row twice; 0 = off.", low=0, live=True)
+    dry_multiplier: float = knob(
+        0.0, "DRY: penalty for a token that would go on repeating a passage; 0 = off.", low=0, live=True
+    )
+    dry_base: float = knob(1.75, "DRY: growth of the penalty per further repeated token.", low=1, high=100, live=True)
+    dry_allowed_length: int = knob(2, "DRY: the penalty begins when this many tokens already repeat.", low=1, live=True)
+    dry_window: int = knob(0, "DRY: how many of the last tokens are searched; 0 = all.", low=0, live=True)
+    dry_breakers: tuple[str, ...] = knob(
+        ("\n", ":", '"', "*"), "DRY: tokens holding any of these texts end a repeated passage.", live=True
+    )
+    logit_bias: tuple[str, ...] = knob(
+        (),
+        "Added to tokens' logits: TOKEN=BIAS, where TOKEN is an id, or the token's text (in quotes if it is a number).",
+        live=True,
+    )
+    banned_tokens: tuple[str, ...] = knob(
+        (), "Tokens never written: ids, or a token's text (in quotes if it is a number).", live=True
+    )
+    ban_end: bool = knob(False, "Never end of its own accord: the end-of-text tokens are banned.", live=True)
+    min_tokens: int = knob(0, "Do not end before this many new tokens.", low=0, live=True)
     max_tokens: int = knob(200, "Most new tokens.", low=1, live=True)
-    seed: int = knob(1, "Seed of the draw; the same seed gives the same text.", low=0, live=True)
+    max_total_tokens: int = knob(0, "Most tokens, the prompt's included; 0 = no limit.", low=0, live=True)
+    length_penalty: float = knob(
+        1.0,
+        "Grow the end-of-text logit by this factor per token past its start: above 1 ends sooner; 1 = off.",
+        above=0,
+        high=100,
+        live=True,
+    )
+    length_penalty_start: int = knob(0, "New tokens after which the length penalty begins.", low=0, live=True)
+    stop: tuple[str, ...] = knob((), "Texts that end the reply; they are not shown.", live=True)
+    order: tuple[str, ...] = knob(
+        (), "Order of the transformations; those not named keep their usual order, after the named ones.", live=True
+    )
+    beams: int = knob(
+        1, "Beam search over this many continuations, instead of drawing; 1 = off.", low=1, high=64, live=True
+    )
+    beam_length_penalty: float = knob(
+        1.0,
+        "Beam search divides a text's log-probability by its length to this power: higher favours longer texts.",
+        live=True,
+    )
+    num_samples: int = knob(1, "Texts written at once from one prompt.", low=1, high=256, live=True)
+    separator_first: bool = knob(False, "Put the separator token before the prompt, as before a document.", live=True)
+    seed: int = knob(1, "Seed of the draw; the same seed gives the same text.", low=0, high=2**63 - 1, live=True)
 
 
 @dataclass(frozen=True)

@@ -1,0 +1,95 @@
+"""The rules that tie fields of a configuration to one another."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+
+from llm.config.fields import fields_of, validate
+from llm.config.resolve import nearest_multiple, resolve_seq_len, shape_problems
+from llm.config.schema import RunConfig
+from llm.errors import Problem
+
+LENGTHS = ("steps", "tokens", "epochs", "tokens_per_parameter", "flops")
+OWN_TOKENIZERS = ("byte", "char", "bpe")  # their special tokens are the configured ones, and no others
+
+
+def check(config: RunConfig) -> list[Problem]:
+    """Every fault of `config`: values out of bounds first, then fields that contradict one another."""
+    return [*_values(config), *shape_problems(config.model), *_tokenizer(config), *_batch(config), *_schedule(config)]
+
+
+def get_value(config: RunConfig, path: str) -> object:
+    """The value at a dotted path; AttributeError where there is no such field."""
+    value: object = config
+    for name in path.split("."):
+        value = getattr(value, name)
+    return value
+
+
+def _values(config: RunConfig) -> Iterator[Problem]:
+    for field in fields_of(RunConfig):
+        try:
+            validate(field, get_value(config, field.path))
+        except ValueError as error:
+            yield Problem(field.path, str(error))
+    if not re.fullmatch(r"auto|cpu|mps|cuda(:\d+)?", config.train.device):
+        yield Problem("train.device", f'must be auto, cpu, cuda, cuda:N or mps, not "{config.train.device}"')
+    if not config.data.corpus.strip():
+        yield Problem("data.corpus", "is empty; name stories, pylib, or the path of a text file")
+
+
+def _tokenizer(config: RunConfig) -> Iterator[Problem]:
+    tokenizer, model = config.tokenizer, config.model
+    special = tokenizer.special_tokens
+    if len(set(special)) < len(special) or "" in special:
+        yield Problem("tokenizer.special_tokens", "must be different from one another, and not empty")
+    smallest = 256 + len(special)
+    if tokenizer.kind == "bpe" and not tokenizer.path:
+        if tokenizer.vocab_size < smallest:
+            message = f"must be at least {smallest} (256 bytes and the special tokens), not {tokenizer.vocab_size}"
+            yield Problem("tokenizer.vocab_size", message)
+        if 0 < model.vocab_size < tokenizer.vocab_size:
+            message = (
+                f"must be at least the tokenizer's {tokenizer.vocab_size}, not {model.vocab_size}; 0 takes exactly that"
+            )
+            yield Problem("model.vocab_size", message)
+    if tokenizer.kind == "gpt2-files" and not tokenizer.path:
+        yield Problem("tokenizer.path", "is needed for gpt2-files: the folder that holds vocab.json and merges.txt")
+    if config.data.boundary != "none" and not special and tokenizer.kind in OWN_TOKENIZERS:
+        message = (
+            f'"{config.data.boundary}" needs a separator; name one in tokenizer.special_tokens, or set this to none'
+        )
+        yield Problem("data.boundary", message)
+
+
+def _batch(config: RunConfig) -> Iterator[Problem]:
+    train, model = config.train, config.model
+    if train.seq_len > model.context:
+        message = f"{train.seq_len} is longer than model.context = {model.context}; lower it, or raise the context"
+        yield Problem("train.seq_len", message)
+    micro = train.batch_size * resolve_seq_len(train, model)
+    if train.total_batch_tokens % micro:
+        near = nearest_multiple(train.total_batch_tokens, micro)
+        message = (
+            f"{train.total_batch_tokens} is not a multiple of batch_size × seq_len = {micro}; the nearest is {near}"
+        )
+        yield Problem("train.total_batch_tokens", message)
+    given = [name for name in LENGTHS if getattr(train, name)]
+    if not given:
+        yield Problem("train.steps", f"no length is given; set one of {', '.join(LENGTHS)}")
+    for name in given[1:]:
+        yield Problem(
+            f"train.{name}", f"the length is already given by train.{given[0]}; keep one and set the other to 0"
+        )
+
+
+def _schedule(config: RunConfig) -> Iterator[Problem]:
+    schedule, lr = config.schedule, config.train.lr
+    if schedule.kind != "constant" and schedule.lr_min > lr:
+        yield Problem("schedule.lr_min", f"{schedule.lr_min:g} is above the peak train.lr = {lr:g}")
+    until = schedule.decay_until
+    if schedule.hold_until > until:
+        yield Problem("schedule.hold_until", f"{schedule.hold_until:g} is after schedule.decay_until = {until:g}")
+    if not schedule.warmup_steps and schedule.warmup_ratio > until:
+        yield Problem("schedule.warmup_ratio", f"{schedule.warmup_ratio:g} is after schedule.decay_until = {until:g}")

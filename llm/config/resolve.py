@@ -1,0 +1,102 @@
+"""From a configuration with zeros in it ("derive this") to a model shape with none."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+from llm.config.schema import ModelConfig, TrainConfig
+from llm.errors import ConfigError, Problem
+
+
+def resolve_model(model: ModelConfig, vocab_size: int) -> ModelConfig:
+    """`model` with every 0 and `depth` filled in; `vocab_size` is the tokenizer's. Raises ConfigError.
+
+    depth d: n_layer = d, d_model = 64·d, n_head = ⌈d_model/128⌉ (nanochat's rule). d_ff of SwiGLU: ⌊8·d_model/3⌋
+    rounded up to a multiple of 32, so that its three matrices hold about as much as the two of a 4·d_model feed-forward.
+    """
+    problems = shape_problems(model)
+    if model.vocab_size and model.vocab_size < vocab_size:
+        message = f"must be at least the tokenizer's {vocab_size} ids, not {model.vocab_size}; 0 takes exactly those"
+        problems.append(Problem("model.vocab_size", message))
+    if problems:
+        raise ConfigError(problems)
+    shape = _from_depth(model) if model.depth else model
+    return replace(
+        shape,
+        depth=0,
+        n_kv_head=shape.n_kv_head or shape.n_head,
+        d_ff=shape.d_ff or _feed_forward_width(shape),
+        vocab_size=shape.vocab_size or vocab_size,
+    )
+
+
+def shape_problems(model: ModelConfig) -> list[Problem]:
+    """What is wrong with the shape: heads that do not divide the width, or an odd head size under RoPE."""
+    if model.depth:
+        width, heads = _depth_shape(model.depth)
+        if width % heads:
+            depths = " and ".join(str(depth) for depth in _nearest_depths(model.depth))
+            fault = f"{model.depth} gives a width of {width}, which its {heads} heads do not divide"
+            return [Problem("model.depth", f"{fault}; the nearest depths that work are {depths}")]
+        model = _from_depth(model)
+    problems: list[Problem] = []
+    if model.d_model % model.n_head:
+        near = nearest_multiple(model.d_model, model.n_head)
+        message = (
+            f"{model.n_head} heads do not divide d_model = {model.d_model}; the nearest width they divide is {near}"
+        )
+        problems.append(Problem("model.n_head", message))
+    elif model.position == "rope" and (model.d_model // model.n_head) % 2:
+        size = model.d_model // model.n_head
+        problems.append(
+            Problem("model.n_head", f"gives heads of {size} coordinates; rotary positions need an even number")
+        )
+    if model.n_kv_head and model.n_head % model.n_kv_head:
+        message = f"{model.n_kv_head} key/value heads do not divide n_head = {model.n_head}; 0 takes n_head"
+        problems.append(Problem("model.n_kv_head", message))
+    return problems
+
+
+def resolve_seq_len(train: TrainConfig, model: ModelConfig) -> int:
+    """Tokens per training sequence: `train.seq_len`, or the model's context."""
+    return train.seq_len or model.context
+
+
+def resolve_accumulation(train: TrainConfig, model: ModelConfig, ranks: int = 1) -> int:
+    """Micro-batches per step and rank: `train.accumulation`, or what `train.total_batch_tokens` asks for."""
+    if not train.total_batch_tokens:
+        return train.accumulation
+    return train.total_batch_tokens // (train.batch_size * resolve_seq_len(train, model) * ranks)
+
+
+def nearest_multiple(value: int, unit: int) -> int:
+    """The positive multiple of `unit` nearest to `value`; the larger of two equally near."""
+    return max(1, (value + unit // 2) // unit) * unit
+
+
+def _depth_shape(depth: int) -> tuple[int, int]:
+    width = 64 * depth
+    return width, -(-width // 128)
+
+
+def _from_depth(model: ModelConfig) -> ModelConfig:
+    width, heads = _depth_shape(model.depth)
+    return replace(model, n_layer=model.depth, d_model=width, n_head=heads)
+
+
+def _nearest_depths(depth: int) -> list[int]:
+    """The nearest depth that works below and above. Every even depth works: its heads have exactly 128 coordinates."""
+
+    def works(candidate: int) -> bool:
+        width, heads = _depth_shape(candidate)
+        return width % heads == 0
+
+    below = next(candidate for candidate in range(depth - 1, 0, -1) if works(candidate))
+    above = next(candidate for candidate in range(depth + 1, depth + 3) if works(candidate))
+    return [below, above]
+
+
+def _feed_forward_width(model: ModelConfig) -> int:
+    if model.mlp != "swiglu":
+        return 4 * model.d_model
+    return -(-(8 * model.d_model // 3) // 32) * 32
