@@ -12,7 +12,7 @@ def resolve_model(model: ModelConfig, vocab_size: int) -> ModelConfig:
     """`model` with every 0 and `depth` filled in; `vocab_size` is the tokenizer's. Raises ConfigError.
 
     depth d: n_layer = d, d_model = 64·d, n_head = ⌈d_model/128⌉ (nanochat's rule). d_ff of SwiGLU: ⌊8·d_model/3⌋
-    rounded up to a multiple of 32, so that its three matrices hold about as much as the two of a 4·d_model feed-forward.
+    rounded up to a multiple of 32; its three matrices then hold about as much as the two of a 4·d_model feed-forward.
     """
     problems = shape_problems(model)
     if model.vocab_size and model.vocab_size < vocab_size:
