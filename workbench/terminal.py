@@ -54,6 +54,11 @@ def terminal_kept_for_app(log: Path) -> Iterator[None]:
             _close_quietly(stream)
 
 
+def write_log(text: str) -> None:
+    """Add to what collects in the log: straight to descriptor 2, since the app keeps Python's own stderr for itself."""
+    os.write(2, text.encode("utf-8", "backslashreplace"))
+
+
 def _writer(fd: int) -> TextIOWrapper:
     """A text stream on a copy of `fd` that only we know."""
     return open(os.dup(fd), "w", encoding="utf-8", errors="replace", buffering=1)  # noqa: PTH123
