@@ -1,0 +1,241 @@
+"""Token files: raw little-endian ids in `NAME.bin`, and `NAME.json` beside it saying what they are.
+
+A split of a data set is several such shards read as one long sequence through memory maps, so that its size costs no
+memory. The header is written after the ids are on disk: no header, no shard.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import BinaryIO, Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+from llm.errors import UserError
+
+FORMAT = "llm-workbench tokens"
+VERSION = 1
+SHARD_TOKENS = 1 << 26
+VERIFY_TOKENS = 1 << 22
+
+Tokens = NDArray[np.unsignedinteger]
+
+
+class TokenSplit(Protocol):
+    """A long sequence of token ids, wherever it is stored."""
+
+    @property
+    def name(self) -> str:
+        """What to call it in a message, such as "training"."""
+
+    @property
+    def bytes(self) -> int:
+        """UTF-8 bytes of the text the tokens stand for; separators count none."""
+
+    @property
+    def dtype(self) -> np.dtype[np.unsignedinteger]:
+        """The type `read` returns."""
+
+    def __len__(self) -> int:
+        """Number of tokens."""
+
+    def read(self, start: int, stop: int) -> Tokens:
+        """Tokens [start, stop), exactly stop - start of them. IndexError outside the sequence."""
+
+
+@dataclass(frozen=True)
+class Header:
+    """What a shard's JSON file says. `vocabulary` is the tokenizer's fingerprint, `sha256` that of the .bin file."""
+
+    count: int
+    dtype: str
+    vocab_size: int
+    vocabulary: str
+    sha256: str
+    format: str = FORMAT
+    version: int = VERSION
+
+
+def dtype_for(vocab_size: int) -> np.dtype[np.unsignedinteger]:
+    """The narrowest little-endian type that holds ids below `vocab_size`: uint16 or uint32."""
+    return np.dtype("<u2") if vocab_size <= 1 << 16 else np.dtype("<u4")
+
+
+class ShardWriter:
+    """Writes a stream of ids into `DIRECTORY/STEM-00000.bin`, `-00001.bin`, … with a header each.
+
+    Memory stays bounded by the largest single `write`. An id outside the vocabulary is refused with its shard and
+    offset. Call `close` to finish the last shard.
+    """
+
+    def __init__(
+        self, directory: Path, stem: str, *, vocab_size: int, vocabulary: str, shard_tokens: int = SHARD_TOKENS
+    ) -> None:
+        self.directory, self.stem = directory, stem
+        self.vocab_size, self.vocabulary, self.shard_tokens = vocab_size, vocabulary, shard_tokens
+        self.dtype = dtype_for(vocab_size)
+        self.names: list[str] = []
+        self.total = 0
+        self._file: BinaryIO | None = None
+        self._count = 0
+        self._digest = hashlib.sha256()
+
+    def write(self, ids: Sequence[int] | NDArray[np.integer]) -> None:
+        """Append `ids`, beginning a new shard whenever one is full."""
+        tokens = np.asarray(ids, dtype=np.int64)
+        while len(tokens):
+            if self._file is None:
+                self.names.append(f"{self.stem}-{len(self.names):05d}")
+                self._file = self._path(".bin").open("wb")
+            part, tokens = np.split(tokens, [self.shard_tokens - self._count])
+            check_ids(part, self.vocab_size, self._path(".bin"), self._count)
+            raw = part.astype(self.dtype).tobytes()
+            self._file.write(raw)
+            self._digest.update(raw)
+            self._count += len(part)
+            self.total += len(part)
+            if self._count == self.shard_tokens:
+                self._finish()
+
+    def close(self) -> None:
+        """Finish the shard being written; safe to call twice."""
+        if self._file is not None:
+            self._finish()
+
+    def _finish(self) -> None:
+        assert self._file is not None
+        self._file.flush()
+        os.fsync(self._file.fileno())
+        self._file.close()
+        header = Header(self._count, self.dtype.name, self.vocab_size, self.vocabulary, self._digest.hexdigest())
+        write_synced(self._path(".json"), json.dumps(asdict(header), indent=1).encode())
+        self._file, self._count, self._digest = None, 0, hashlib.sha256()
+
+    def _path(self, suffix: str) -> Path:
+        return self.directory / (self.names[-1] + suffix)
+
+
+class Shard:
+    """One memory-mapped token file, its size checked against its header.
+
+    Raises UserError, naming the file and the lengths, when the file is missing, empty, cut short, has odd bytes over,
+    or is of an unknown format. With `verify` every id is checked against the vocabulary and the file against its
+    sha256.
+    """
+
+    def __init__(self, path: Path, *, verify: bool = False) -> None:
+        self.path = path
+        self.header = read_header(path.with_suffix(".json"))
+        self.dtype = dtype_for(self.header.vocab_size)
+        self.expected = self.header.count * self.dtype.itemsize
+        try:
+            self._file = path.open("rb")
+        except OSError as error:
+            raise UserError(f"The token file {path} cannot be read ({error.strerror}); {remedy(path)}") from error
+        self._check_size()
+        self._tokens = np.memmap(self._file, dtype=self.dtype, mode="r", shape=(self.header.count,))
+        if verify:
+            self._verify()
+
+    def __len__(self) -> int:
+        return self.header.count
+
+    def read(self, start: int, stop: int) -> Tokens:
+        """Tokens [start, stop) of this shard, copied out of the map."""
+        self._check_size()  # touching a page beyond the end of a file that was cut would kill the process (SIGBUS)
+        return np.array(self._tokens[start:stop])
+
+    def _check_size(self) -> None:
+        size = os.fstat(self._file.fileno()).st_size
+        if size != self.expected or not size:
+            raise UserError(
+                f"The token file {self.path} has {size:,} bytes where its header promises {self.expected:,} "
+                f"({self.header.count:,} tokens of {self.dtype.itemsize} bytes); {remedy(self.path)}"
+            )
+
+    def _verify(self) -> None:
+        digest = hashlib.sha256()
+        for start in range(0, len(self), VERIFY_TOKENS):
+            tokens = self.read(start, start + VERIFY_TOKENS)
+            check_ids(tokens, self.header.vocab_size, self.path, start)
+            digest.update(tokens.tobytes())
+        if digest.hexdigest() != self.header.sha256:
+            raise UserError(f"The token file {self.path} differs from what was written; {remedy(self.path)}")
+
+
+class ShardedTokens:
+    """A TokenSplit made of consecutive shards."""
+
+    def __init__(self, name: str, paths: Sequence[Path], text_bytes: int, *, verify: bool = False) -> None:
+        self.name = name
+        self.bytes = text_bytes
+        self.shards = [Shard(path, verify=verify) for path in paths]
+        if len({(shard.header.vocabulary, shard.dtype) for shard in self.shards}) > 1:
+            raise UserError(f"The token files beside {paths[0]} come from different tokenizers; {remedy(paths[0])}")
+        self.dtype = self.shards[0].dtype if self.shards else dtype_for(1)
+        self._starts = np.cumsum([0, *(len(shard) for shard in self.shards)])
+
+    def __len__(self) -> int:
+        return int(self._starts[-1])
+
+    def read(self, start: int, stop: int) -> Tokens:
+        """Tokens [start, stop), across shard borders."""
+        if not 0 <= start <= stop <= len(self):
+            raise IndexError(f"tokens {start} to {stop} of {len(self)}")
+        index = int(np.searchsorted(self._starts, start, side="right")) - 1
+        parts = []
+        while start < stop:
+            shard, begins = self.shards[index], int(self._starts[index])
+            part = shard.read(start - begins, min(stop - begins, len(shard)))
+            parts.append(part)
+            start += len(part)
+            index += 1
+        return np.concatenate(parts) if len(parts) != 1 else parts[0]
+
+
+def check_ids(tokens: NDArray[np.integer], vocab_size: int, path: Path, offset: int) -> None:
+    """UserError naming file and offset when an id is not below `vocab_size`. `offset`: place of tokens[0]."""
+    if len(tokens) and (tokens.max() >= vocab_size or tokens.min() < 0):
+        place = int(np.argmax((tokens >= vocab_size) | (tokens < 0)))
+        raise UserError(
+            f"The token file {path} holds the id {tokens[place]} at offset {offset + place:,}, "
+            f"but the vocabulary ends at {vocab_size - 1}; {remedy(path)}"
+        )
+
+
+def read_header(path: Path) -> Header:
+    """The header in a shard's JSON file. UserError when it is missing, damaged, or newer than this program."""
+    try:
+        record = json.loads(path.read_bytes())
+        header = Header(**{name: record[name] for name in Header.__dataclass_fields__})
+    except OSError as error:
+        raise UserError(f"The token header {path} cannot be read ({error.strerror}); {remedy(path)}") from error
+    except (ValueError, TypeError, KeyError) as error:
+        raise UserError(f"The token header {path} is damaged; {remedy(path)}") from error
+    if (header.format, header.version) != (FORMAT, VERSION):
+        raise UserError(f"The token header {path} is of a format this version does not know; {remedy(path)}")
+    if header.dtype != dtype_for(header.vocab_size).name or header.count <= 0:
+        raise UserError(
+            f"The token header {path} promises {header.count} tokens of {header.dtype} for a vocabulary of "
+            f"{header.vocab_size}, which cannot be; {remedy(path)}"
+        )
+    return header
+
+
+def write_synced(path: Path, content: bytes) -> None:
+    """Write a file and wait until it is on disk. Not atomic: for use inside a directory still to be published."""
+    with path.open("wb") as file:
+        file.write(content)
+        file.flush()
+        os.fsync(file.fileno())
+
+
+def remedy(path: Path) -> str:
+    """What to do about a damaged file of a prepared data set."""
+    return f"delete the folder {path.parent} and it will be made again."
