@@ -103,7 +103,8 @@ def checked(config: RunConfig, problems: Iterable[Problem] = ()) -> RunConfig:
     Where a value could not be read, a rule about that field would judge a value nobody gave: it stays silent.
     """
     found = list(problems)
-    unread = {problem.path.rpartition(".")[2] for problem in found}
+    known = _by_path()
+    unread = {known[problem.path].name for problem in found if problem.path in known}
     found += [problem for problem in check(config) if not unread & set(re.findall(r"\w+", str(problem)))]
     if found:
         raise ConfigError(found)

@@ -56,9 +56,9 @@ def shipped_directory() -> Path:
 
 def list_presets(home: Path) -> list[Preset]:
     """All presets, the group to start with first, a person's own last; broken ones are listed with their problem."""
-    shipped = [_described(path, home, mine=False) for path in sorted(shipped_directory().glob("*.toml"))]
+    shipped = [_described(path, home, mine=False) for path in _files(shipped_directory())]
     names = {preset.name for preset in shipped}
-    mine = [_described(path, home, mine=True) for path in sorted((home / "presets").glob("*.toml"))]
+    mine = [_described(path, home, mine=True) for path in _files(home / "presets")]
     mine = [replace(preset, problem=_shadowed(preset.path)) if preset.name in names else preset for preset in mine]
     return sorted(shipped + mine, key=lambda preset: (preset.mine, preset.group != FIRST_GROUP, preset.group))
 
@@ -93,6 +93,10 @@ def save_preset(home: Path, name: str, config: RunConfig, extends: str | None = 
     return path
 
 
+def _files(folder: Path) -> list[Path]:
+    return sorted(folder.glob("*.toml"), key=lambda path: path.stem)
+
+
 def _find(name: str, home: Path) -> Path:
     if name.endswith(".toml"):
         return Path(name).expanduser()
@@ -100,7 +104,7 @@ def _find(name: str, home: Path) -> Path:
         path = folder / f"{name}.toml"
         if NAME.fullmatch(name) and path.is_file():
             return path
-    known = [preset.name for preset in list_presets(home)]
+    known = [path.stem for folder in (shipped_directory(), home / "presets") for path in _files(folder)]
     advice = did_you_mean(name, known) or f"there are {', '.join(known)}."
     raise WrongUse(f"there is no preset named {shown(name)}; {advice}")
 
