@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -191,7 +191,7 @@ class RunCurves:
         if self.last_step is not None and self.last_step.step > step:
             self.last_step = None
 
-    _HANDLERS: dict[type[Event], Callable[[RunCurves, Any], None]] = {
+    _HANDLERS: ClassVar[dict[type[Event], Callable[[RunCurves, Any], None]]] = {
         Started: _on_started,
         Progress: _on_progress,
         StepLogged: _on_step,

@@ -6,7 +6,7 @@ to know where it trains.
 
 from __future__ import annotations
 
-import os
+import secrets
 import subprocess
 import sys
 import threading
@@ -17,42 +17,52 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Protocol
 
+from llm.commands import CommandQueue
 from llm.config import RunConfig
 from llm.errors import UserError
-from llm.run import Run, free_name
+from llm.events import Event, Started
+from llm.run import Command, Run, free_name
 from workbench.terminal import write_log
+
+Overrides = tuple[tuple[str, str], ...]
 
 
 class Trainer(Protocol):
-    """`llm.train.run_training`, or a stand-in for tests: trains `run` to its end or until it is told to stop."""
+    """`llm.train.run_training`, or a stand-in for tests: trains `run` to its end or until `commands` hold a stop."""
 
-    def __call__(self, run: Run, *, live: Any) -> object: ...
+    def __call__(
+        self,
+        run: Run,
+        home: Path,
+        *,
+        commands: CommandQueue,
+        overrides: Overrides,
+        on_event: Callable[[Event], None],
+        on_live: Callable[[Any], None],
+    ) -> object: ...
 
 
-def train_in_thread(run: Run, *, live: Any) -> object:
-    """The real trainer; importing it loads torch, which is why it happens here and not above."""
+def train_for_real(run: Run, home: Path, **arguments: Any) -> object:
+    """`llm.train.run_training`; importing it loads torch, which is why that happens here and not above."""
     from llm.train import run_training
 
-    return run_training(run, live=live)
-
-
-def new_live_weights() -> Any:
-    """What the training thread shares with the chat: the weights, behind their lock."""
-    from llm.trainer import LiveWeights
-
-    return LiveWeights()
+    return run_training(run, home, **arguments)
 
 
 @dataclass
 class ThreadTraining:
-    """The one training of this program's thread."""
+    """The one training of this program's thread. `live` is an `llm.live.LiveWeights` once there are weights."""
 
     run: Run
-    thread: threading.Thread
-    live: Any
-    stop_wanted: bool = False
-    problem: str = ""
-    began: float = field(default_factory=time.monotonic)
+    overrides: Overrides
+    thread: threading.Thread | None = None
+    commands: CommandQueue = field(default_factory=CommandQueue)
+    live: Any = None
+    has_begun: bool = False  # past preparation: from here on there is something to save
+
+    @property
+    def is_alive(self) -> bool:
+        return self.thread is not None and self.thread.is_alive()
 
 
 class TrainingService:
@@ -62,23 +72,21 @@ class TrainingService:
         self,
         home: Path,
         *,
-        on_end: Callable[[str, str], None] | None = None,
-        trainer: Trainer = train_in_thread,
-        live_factory: Callable[[], Any] = new_live_weights,
+        on_end: Callable[[str, str], None] = lambda name, problem: None,
+        trainer: Trainer = train_for_real,
     ) -> None:
         """`on_end(run_name, problem)` is called from the training thread when it is over; `problem` is "" if all is
         well."""
         self.home = home
-        self._on_end = on_end or (lambda name, problem: None)
+        self._on_end = on_end
         self._trainer = trainer
-        self._live_factory = live_factory
         self._current: ThreadTraining | None = None
 
     @property
     def active(self) -> str | None:
         """The name of the run that trains in this program's thread now."""
         current = self._current
-        return current.run.name if current is not None and current.thread.is_alive() else None
+        return current.run.name if current is not None and current.is_alive else None
 
     def start(self, config: RunConfig, stem: str) -> Run:
         """A new run of `config`, named after `stem` with the next free number, in training."""
@@ -86,78 +94,95 @@ class TrainingService:
         self.begin(run)
         return run
 
-    def begin(self, run: Run) -> bool:
+    def begin(self, run: Run, overrides: Overrides = ()) -> bool:
         """Train `run` from where it stands: in this program's thread if that is free, else in a process of its own.
 
-        Returns whether it is the thread. Raises `UserError` when somebody trains it already.
+        Returns whether it is the thread. `overrides` are safe fields that a resumed run changes, such as its length.
+        Raises `UserError` when somebody trains it already.
         """
         holder = run.holder()
         if holder is not None:
-            raise UserError(f"run {run.name} is already in training, by process {holder.pid} on {holder.host}.")
+            where = "this workbench" if holder.is_here else f"process {holder.pid} on {holder.host}"
+            raise UserError(f"run {run.name} is already in training, by {where}; stop it there first.")
         if self.active is not None:
-            self.begin_process(run)
+            self.begin_process(run, overrides)
             return False
-        thread = threading.Thread(target=self._train, args=(run,), name=f"training {run.name}", daemon=True)
-        self._current = ThreadTraining(run, thread, live=None)
-        thread.start()
+        current = self._current = ThreadTraining(run, overrides)
+        current.thread = threading.Thread(target=self._train, args=(current,), name=f"train {run.name}", daemon=True)
+        current.thread.start()
         return True
 
-    def begin_process(self, run: Run) -> int:
+    def begin_process(self, run: Run, overrides: Overrides = ()) -> int:
         """Train `run` in a process of its own that outlives this program and its terminal; returns its pid."""
+        flags = [part for path, value in overrides for part in (f"--{path}", value)]
         with (run.path / "process.log").open("ab") as log:
             process = subprocess.Popen(
-                [sys.executable, "-m", "llm.train", str(run.path)],
+                [sys.executable, "-m", "llm.train", str(run.path), "--home", str(self.home), *flags],
                 stdin=subprocess.DEVNULL,
                 stdout=log,
                 stderr=log,
                 start_new_session=True,
-                env=os.environ | {"PYTHONPATH": os.pathsep.join(path for path in sys.path if path)},
             )
-        threading.Thread(target=process.wait, name=f"reaper {run.name}", daemon=True).start()
+        threading.Thread(target=process.wait, name=f"reap {run.name}", daemon=True).start()
         return process.pid
 
     def send(self, run_name: str, command: str, **arguments: Any) -> str:
         """Ask the trainer of a run for something; returns the id its answer will carry."""
-        if command == "stop" and run_name == self.active and self._current is not None:
-            self._current.stop_wanted = True
+        current = self._current
+        if current is not None and run_name == self.active:  # heard even before it listens to the file
+            order = Command(command, secrets.token_hex(6), arguments)
+            current.commands.inject(order)
+            return order.id
         return Run.open(self.home, run_name).send(command, **arguments)
 
     def live_model(self, run_name: str) -> Any | None:
-        """The weights of a run that trains in this program (`llm.trainer.LiveWeights`), else None."""
+        """The weights of a run that trains in this program (`llm.live.LiveWeights`), else None."""
         current = self._current
-        return current.live if current is not None and current.run.name == run_name == self.active else None
+        return current.live if current is not None and current.is_alive and current.run.name == run_name else None
 
-    def shutdown(self, *, on_wait: Callable[[float], None] | None = None, patience: float = 600.0) -> bool:
-        """Stop the training of this program's thread and wait until it has saved; returns whether it has.
+    def ask_to_stop(self, reason: str = "asked to stop") -> None:
+        """Tell the training of this program's thread to save and end; does not wait."""
+        if self.active is not None:
+            self.send(self.active, "stop", reason=reason)
 
-        `on_wait(seconds)` is called a few times a second meanwhile. A trainer starts listening only once it holds the
-        run's lock, so the request is repeated until it is over.
-        """
+    @property
+    def must_be_waited_for(self) -> bool:
+        """Whether a training thread still runs that has something to save. One that still prepares has not."""
         current = self._current
-        if current is None:
-            return True
-        asked = began = time.monotonic()
-        while current.thread.is_alive() and time.monotonic() - began < patience:
-            if not current.stop_wanted or time.monotonic() - asked > 1.0:
-                asked = time.monotonic()
-                self.send(current.run.name, "stop")
-            current.thread.join(0.1)
-            if on_wait is not None:
-                on_wait(time.monotonic() - began)
-        return not current.thread.is_alive()
+        return current is not None and current.is_alive and current.has_begun
 
-    def _train(self, run: Run) -> None:
+    def shutdown(self, patience: float = 600.0) -> bool:
+        """Stop the training of this program's thread and wait, at most `patience` seconds, until it has saved."""
+        self.ask_to_stop("the workbench was closed")
+        limit = time.monotonic() + patience
+        while self.must_be_waited_for and time.monotonic() < limit:
+            time.sleep(0.05)
+        return not self.must_be_waited_for
+
+    def _train(self, current: ThreadTraining) -> None:
         """The training thread. Whatever goes wrong in it is told to the app, with the details in the log."""
-        current = self._current
-        assert current is not None
+
+        def notice(event: Event) -> None:
+            current.has_begun = current.has_begun or isinstance(event, Started)
+
+        def share(live: Any) -> None:
+            current.live = live
+
+        problem = ""
         try:
-            current.live = self._live_factory()
-            self._trainer(run, live=current.live)
+            self._trainer(
+                current.run,
+                self.home,
+                commands=current.commands,
+                overrides=current.overrides,
+                on_event=notice,
+                on_live=share,
+            )
         except UserError as error:
-            current.problem = str(error)
-        except Exception as error:  # noqa: BLE001 - the end of a thread: an error must reach the person, not vanish
+            problem = str(error)
+        except Exception as error:  # noqa: BLE001 - the end of a thread: the error must reach the person, not vanish
             write_log(traceback.format_exc())
-            current.problem = f"training {run.name} failed ({type(error).__name__}: {error}); see workbench.log."
+            problem = f"training {current.run.name} failed ({type(error).__name__}: {error}); see its crash.txt."
         finally:
             current.live = None
-        self._on_end(run.name, current.problem)
+        self._on_end(current.run.name, problem)
