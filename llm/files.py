@@ -56,7 +56,7 @@ def published_directory(target: Path) -> Iterator[Path]:
     """A staging directory that becomes `target` when the block ends without an error.
 
     The files are synced, then the directory, then it is renamed, then the parent is synced: a crash at any moment
-    leaves either no `target` or a whole one. `target` must not exist.
+    leaves either no `target` or a whole one. A `target` that is there already is moved aside first.
     """
     target.parent.mkdir(parents=True, exist_ok=True)
     staging = staging_path(target)
@@ -67,11 +67,20 @@ def published_directory(target: Path) -> Iterator[Path]:
             if path.is_file():
                 sync_file(path)
         sync_directory(staging)
+        if target.exists():
+            remove_directory(target)
         staging.rename(target)
     except BaseException:
         shutil.rmtree(staging, ignore_errors=True)
         raise
     sync_directory(target.parent)
+
+
+def remove_directory(path: Path) -> None:
+    """Take a directory away: out of sight with one rename first, so that nobody ever finds half of it."""
+    doomed = staging_path(path)
+    path.rename(doomed)
+    shutil.rmtree(doomed, ignore_errors=True)
 
 
 def sync_file(path: Path) -> None:

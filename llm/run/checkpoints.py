@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import shutil
 from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from llm.errors import UserError
-from llm.files import STAGING, read_json, sha256_of, staging_path, write_json
+from llm.files import read_json, remove_directory, sha256_of, write_json
 
 FORMAT = 1
 MANIFEST = "manifest.json"
@@ -83,13 +82,6 @@ def verify(info: CheckpointInfo) -> None:
             raise UserError(f"{path} is damaged (its checksum differs); use another checkpoint of this run.")
 
 
-def delete(info: CheckpointInfo) -> None:
-    """Take a checkpoint away: first out of sight with one rename, then file by file."""
-    doomed = staging_path(info.path)
-    info.path.rename(doomed)
-    shutil.rmtree(doomed, ignore_errors=True)
-
-
 def prune(directory: Path, keep: int, pins: Iterable[int]) -> list[CheckpointInfo]:
     """Delete all but the newest `keep` (0 = all are kept), the best and the pinned; returns what was deleted.
 
@@ -100,9 +92,6 @@ def prune(directory: Path, keep: int, pins: Iterable[int]) -> list[CheckpointInf
         return []
     doomed = [info for info in infos[:-keep] if not (info.best or info.pinned)]
     for info in doomed:
-        delete(info)
+        remove_directory(info.path)
     return doomed
 
-
-def is_staging(path: Path) -> bool:
-    return path.name.startswith(STAGING)

@@ -1,0 +1,36 @@
+"""What the trainer is asked to do, from the run's `commands.jsonl` and from inside its own process (signals)."""
+
+from __future__ import annotations
+
+from collections import deque
+
+from llm.run import Command, CommandTail
+
+STOP = frozenset({"stop", "detach"})
+
+
+class CommandQueue:
+    """Commands in the order they came. `inject` may be called from a signal handler or from any thread."""
+
+    def __init__(self, tail: CommandTail | None = None) -> None:
+        self.tail = tail
+        self.injected: deque[Command] = deque()
+        self.waiting: deque[Command] = deque()
+
+    def inject(self, command: Command) -> None:
+        self.injected.append(command)
+
+    def poll(self) -> None:
+        """Look for new commands; cheap when there are none."""
+        while self.injected:
+            self.waiting.append(self.injected.popleft())
+        if self.tail is not None:
+            self.waiting.extend(self.tail.poll())
+
+    def stop_is_waiting(self) -> bool:
+        """Whether a stop came; looked at between micro-batches, where a step can still be abandoned."""
+        self.poll()
+        return any(command.name in STOP for command in self.waiting)
+
+    def next(self) -> Command | None:
+        return self.waiting.popleft() if self.waiting else None

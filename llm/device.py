@@ -1,0 +1,130 @@
+"""What to compute on: the device, the arithmetic and the number of threads, decided once and then kept by the run."""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import psutil
+import torch
+
+from llm.config import TrainConfig
+from llm.errors import WrongUse
+
+DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
+
+# Dense bf16 FLOP/s from the makers' data sheets, for MFU. An unknown device has no MFU rather than a guessed one.
+PEAK_FLOPS = {
+    "H200": 989e12,
+    "H100": 989e12,
+    "A100": 312e12,
+    "L40S": 362e12,
+    "RTX 4090": 165e12,
+    "RTX 3090": 71e12,
+    "V100": 125e12,
+}
+
+# Above this much work in a micro-batch more threads always pay, and measuring would take long.
+MEASURED_BELOW_FLOPS = 2e11
+
+
+@dataclass(frozen=True)
+class Plan:
+    """The resolved `auto` choices of a run; stored in its checkpoints and used again when it is resumed."""
+
+    device: str
+    precision: str
+    threads: int
+    compiled: bool
+
+    def autocast(self) -> AbstractContextManager[Any]:
+        """The mixed-precision context of one forward pass."""
+        if self.precision == "fp32":
+            return nullcontext()
+        return torch.autocast(torch.device(self.device).type, dtype=DTYPES[self.precision])
+
+    def as_json(self) -> dict[str, Any]:
+        return asdict(self)
+
+
+def choose_device(wanted: str) -> str:
+    """The device `wanted` names; `auto` takes CUDA, then MPS, then the CPU."""
+    if wanted == "auto":
+        if torch.cuda.is_available():
+            return "cuda"
+        return "mps" if torch.backends.mps.is_available() else "cpu"
+    try:
+        kind = torch.device(wanted).type
+    except RuntimeError:
+        raise WrongUse(f"train.device: {wanted} is no device; use auto, cpu, cuda, cuda:N or mps.") from None
+    there = {"cpu": True, "cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available()}
+    if not there.get(kind, False):
+        raise WrongUse(f"train.device: {wanted} is not available on this machine; use auto or cpu.")
+    return wanted
+
+
+def choose_precision(wanted: str, device: str) -> str:
+    """`auto` is bf16 where the hardware multiplies it (measured here: 1.3 times fp32 on a CPU with AVX512-BF16)."""
+    if wanted != "auto":
+        return wanted
+    if device.startswith("cuda"):
+        return "bf16" if torch.cuda.is_bf16_supported(including_emulation=False) else "fp32"
+    return "bf16" if device == "cpu" and cpu_multiplies_bf16() else "fp32"
+
+
+def cpu_multiplies_bf16() -> bool:
+    """Whether this CPU has bf16 matrix instructions, rather than emulating them."""
+    return bool(torch.backends.mkldnn.is_available() and torch.cpu._is_avx512_bf16_supported())
+
+
+def make_plan(config: TrainConfig, stored: dict[str, Any] | None = None) -> Plan:
+    """Resolve `auto`; what a checkpoint `stored` is kept while it is possible here. `threads` 0 is left to measure."""
+    if stored is not None and config.device in ("auto", stored["device"]):
+        return Plan(**stored)
+    device = choose_device(config.device)
+    precision = choose_precision(config.precision, device)
+    compiled = config.compile == "on" or (config.compile == "auto" and device.startswith("cuda"))
+    return Plan(device, precision, config.threads, compiled)
+
+
+def usable_cores() -> int:
+    """Cores this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def choose_threads(step: Callable[[], object], flops: float) -> int:
+    """The number of CPU threads that runs `step` (about `flops` of work) fastest, by trying."""
+    cores = usable_cores()
+    if cores == 1 or flops > MEASURED_BELOW_FLOPS:
+        return cores
+    seconds = {}
+    for threads in sorted({1, max(1, cores // 2), cores}):
+        torch.set_num_threads(threads)
+        step()
+        seconds[threads] = min(timed(step) for _ in range(3))
+    return min(seconds, key=lambda threads: seconds[threads])
+
+
+def timed(step: Callable[[], object]) -> float:
+    start = time.perf_counter()
+    step()
+    return time.perf_counter() - start
+
+
+def memory_in_use(device: str) -> int:
+    """Bytes: what the device's allocator holds at most so far, or the resident memory of this process."""
+    if device.startswith("cuda"):
+        return int(torch.cuda.max_memory_allocated(device))
+    return int(psutil.Process().memory_info().rss)
+
+
+def peak_flops(device: str) -> float | None:
+    """The device's peak in FLOP/s (dense bf16), where it is known."""
+    if not device.startswith("cuda"):
+        return None
+    name = torch.cuda.get_device_name(device)
+    return next((peak for known, peak in PEAK_FLOPS.items() if known in name), None)

@@ -1,0 +1,84 @@
+"""How well a model predicts held-out text: loss, perplexity, bits per byte."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+
+from llm.data.batches import evaluation_windows, read_windows
+from llm.data.shards import TokenSplit
+from llm.device import Plan
+from llm.errors import UserError
+from llm.model.transformer import Transformer
+from llm.tokenizer import Tokenizer
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """Result on `tokens` targets. `loss` is nats per token, weighted by tokens; special tokens count in it, but
+    neither their nats nor any bytes enter `bits_per_byte`, which therefore compares across tokenizers."""
+
+    loss: float
+    bits_per_byte: float
+    tokens: int
+
+    @property
+    def perplexity(self) -> float:
+        return math.exp(min(self.loss, 700.0))
+
+
+def byte_lengths(tokenizer: Tokenizer) -> torch.Tensor:
+    """Bytes of text each token id stands for, (vocab_size,) int64; 0 for special tokens."""
+    return torch.tensor([len(tokenizer.token_bytes(token)) for token in range(tokenizer.vocab_size)])
+
+
+def evaluation_batches(
+    split: TokenSplit, seq_len: int, batch_size: int, batches: int
+) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+    """Fixed windows spread over the whole split, the same at every call; `batches` 0 = back to back, all of it."""
+    starts = evaluation_windows(split, seq_len, batches * batch_size)
+    for first in range(0, len(starts), batch_size):
+        yield read_windows(split, starts[first : first + batch_size], seq_len)
+
+
+@torch.no_grad()
+def evaluate(
+    model: Transformer,
+    split: TokenSplit,
+    tokenizer: Tokenizer,
+    plan: Plan,
+    *,
+    seq_len: int,
+    batch_size: int,
+    batches: int,
+) -> Evaluation:
+    """Evaluate `model` on `split`. Draws nothing from any random generator, and leaves the model in its mode."""
+    lengths = byte_lengths(tokenizer).to(plan.device)
+    nats = torch.zeros((), dtype=torch.float64)
+    text_nats = torch.zeros((), dtype=torch.float64)
+    tokens = text_bytes = 0
+    was_training = model.training
+    model.eval()
+    try:
+        for inputs, targets in evaluation_batches(split, seq_len, batch_size, batches):
+            wanted = torch.from_numpy(targets).to(plan.device)
+            with plan.autocast():
+                losses = model.loss(torch.from_numpy(inputs).to(plan.device), wanted, reduction="none")
+            bytes_of = lengths[wanted]
+            nats += losses.double().sum().cpu()
+            text_nats += losses.double()[bytes_of > 0].sum().cpu()
+            text_bytes += int(bytes_of.sum())
+            tokens += wanted.numel()
+    finally:
+        model.train(was_training)
+    if tokens == 0:
+        raise UserError("the held-out text is shorter than one window; give more text or a larger validation_fraction.")
+    return Evaluation(
+        loss=float(nats) / tokens,
+        bits_per_byte=float(text_nats) / (math.log(2) * text_bytes) if text_bytes else math.nan,
+        tokens=tokens,
+    )

@@ -1,0 +1,402 @@
+"""The training loop, as a generator of events.
+
+Whoever drains it decides what becomes of the events. It obeys commands between steps (a stop also between
+micro-batches), evaluates, samples and saves when they are due, and never applies a step that is not finite.
+"""
+
+from __future__ import annotations
+
+import time
+from collections import deque
+from collections.abc import Callable, Iterator
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+import torch
+
+from llm.checkpoint import TrainerState, restore_state, save_state, save_weights
+from llm.commands import STOP, CommandQueue
+from llm.config import RunConfig, fields_of, get_value, with_overrides
+from llm.data.batches import Batches
+from llm.data.prefetch import Prefetcher
+from llm.data.prepare import Dataset
+from llm.device import Plan, memory_in_use, peak_flops
+from llm.engine import sample_text
+from llm.errors import ConfigError, Problem, UserError
+from llm.evaluate import evaluate
+from llm.events import (
+    CommandRefused,
+    Evaluated,
+    Event,
+    Finished,
+    KnobSet,
+    Paused,
+    Resumed,
+    RolledBack,
+    Sampled,
+    Saved,
+    Skipped,
+    StepLogged,
+    Warned,
+)
+from llm.files import directory_size, remove_directory
+from llm.length import Length
+from llm.optim import lr_at
+from llm.run import Command, Run
+from llm.run.checkpoints import prune
+from llm.step import StepResult, take_step
+
+LOG_SECONDS = 0.1
+PAUSE_SECONDS = 0.05
+IN_FLIGHT = 2
+
+
+class Trainer:
+    """Trains `state` on `dataset` to the length of `config`; `events()` is the whole of it."""
+
+    def __init__(
+        self,
+        run: Run,
+        config: RunConfig,
+        state: TrainerState,
+        dataset: Dataset,
+        plan: Plan,
+        length: Length,
+        commands: CommandQueue,
+        loss_of: Callable[[torch.Tensor, torch.Tensor], torch.Tensor],
+    ) -> None:
+        self.run = run
+        self.config = config
+        self.state = state
+        self.dataset = dataset
+        self.plan = plan
+        self.length = length
+        self.commands = commands
+        self.loss_of = loss_of
+        self.started = time.perf_counter() - state.elapsed
+        self.stop: Command | None = None
+        self.in_flight: deque[tuple[StepResult, bool]] = deque()
+        self.last_log = (time.perf_counter(), state.step)
+        self.bad_steps = 0
+        self.rolled_back_at = -1
+        self.done_at: dict[str, int] = {}
+        self.peak_flops = peak_flops(plan.device)
+
+    # --- the loop
+
+    def events(self) -> Iterator[Event]:
+        """Train until the length is reached or a stop comes; every event in the order it happened."""
+        batches = Batches(
+            self.dataset.train,
+            rows=self.length.rows,
+            seq_len=self.length.seq_len,
+            seed=self.config.train.seed,
+            order=self.config.data.order,
+            stride=self.config.data.stride,
+        )
+        with Prefetcher(batches.batch, start=self.state.batch_index) as prefetcher:
+            yield from self._before_first_step()
+            while self.state.step < self.length.steps:
+                yield from self._obey()
+                if self.stop is not None:
+                    break
+                result = self._step(prefetcher.get(self.state.batch_index))
+                if result is None:
+                    continue
+                yield from self._report(result)
+                if self.bad_steps >= self.config.train.max_bad_steps:
+                    yield from self._recover()
+                    continue
+                yield from self._due()
+            yield from self._finish()
+
+    def _step(self, batch: tuple[np.ndarray, np.ndarray]) -> StepResult | None:
+        lr = lr_at(self.state.step, self.length.steps, self.config) * self.config.train.lr_multiplier
+        return take_step(
+            self.state,
+            batch,
+            self.plan,
+            loss_of=self.loss_of,
+            accumulation=self.length.accumulation,
+            clip=self.config.train.clip,
+            lr=lr,
+            lr_scale=lr / self.config.train.lr,
+            seed=self.config.train.seed,
+            abandon=self.commands.stop_is_waiting,
+        )
+
+    def _before_first_step(self) -> Iterator[Event]:
+        if self.state.step > 0:
+            return
+        if self.config.evaluate.at_start:
+            yield from self._evaluate()
+        if self.config.sample.every:
+            yield from self._sample()
+
+    def _due(self) -> Iterator[Event]:
+        """What this step's number asks for. Evaluation comes first, so that a checkpoint holds its result."""
+        step, config = self.state.step, self.config
+        improved = False
+        if config.evaluate.every and step % config.evaluate.every == 0:
+            best = self.state.best_validation_loss
+            yield from self._evaluate()
+            improved = best is None or self.state.best_validation_loss != best
+        if config.sample.every and step % config.sample.every == 0:
+            yield from self._sample()
+        if config.checkpoint.only_improved:
+            if improved:
+                yield from self._save()
+        elif config.checkpoint.every and step % config.checkpoint.every == 0:
+            yield from self._save()
+
+    def _finish(self) -> Iterator[Event]:
+        yield from self._drain(0)
+        reached = self.state.step >= self.length.steps
+        if reached and self.done_at.get("evaluate") != self.state.step:
+            yield from self._evaluate()
+        if self.done_at.get("save") != self.state.step:
+            yield from self._save()
+        if reached:
+            yield self._say(Finished, status="finished")
+        elif self.stop is not None:
+            reason = str(self.stop.arguments.get("reason", "asked to stop"))
+            yield self._say(Finished, status="stopped", reason=reason, command_id=self.stop.id)
+
+    def _say(self, kind: type[Event], **values: Any) -> Event:
+        self.state.elapsed = time.perf_counter() - self.started
+        return kind(**({"step": self.state.step, "elapsed": self.state.elapsed} | values))
+
+    # --- numbers: read off the device late, so that no step waits for its own loss
+
+    def _report(self, result: StepResult) -> Iterator[Event]:
+        every = self.config.train.log_every
+        if every:
+            wanted = result.step % every == 0
+        else:
+            wanted = time.perf_counter() - self.last_log[0] >= LOG_SECONDS
+        wanted = wanted or result.step in (1, self.length.steps)
+        self.in_flight.append((result, wanted))
+        yield from self._drain(IN_FLIGHT if self.plan.device.startswith("cuda") else 0)
+
+    def _drain(self, leave: int) -> Iterator[Event]:
+        """Read results until at most `leave` remain unread."""
+        while len(self.in_flight) > leave:
+            result, wanted = self.in_flight.popleft()
+            if not bool(result.ok):
+                yield self._skipped(result)
+            else:
+                self.bad_steps = 0
+            if wanted:
+                yield self._logged(result)
+
+    def _logged(self, result: StepResult) -> Event:
+        now = time.perf_counter()
+        before, step_before = self.last_log
+        self.last_log = (now, result.step)
+        seconds = (now - before) / max(1, result.step - step_before)
+        rate = self.length.tokens_per_step / seconds
+        self.state.metrics["loss"] = float(result.loss)
+        return self._say(
+            StepLogged,
+            step=result.step,
+            tokens_seen=result.tokens_seen,
+            loss=float(result.loss),
+            lr=result.lr,
+            lr_multiplier=self.config.train.lr_multiplier,
+            grad_norm=float(result.grad_norm),
+            step_ms=seconds * 1000,
+            tokens_per_second=rate,
+            total_flops=result.tokens_seen * self.length.flops_per_token,
+            memory_bytes=memory_in_use(self.plan.device),
+            mfu=rate * self.length.flops_per_token / self.peak_flops if self.peak_flops else None,
+        )
+
+    def _skipped(self, result: StepResult) -> Event:
+        if self.plan.precision == "fp16" and self.state.loss_scale > 1.0:
+            self.state.loss_scale /= 2  # an overflow of the scaled gradients, not of the model
+            reason = f"fp16 overflow; loss scale is now {self.state.loss_scale:g}"
+        else:
+            self.bad_steps += 1
+            reason = "loss or gradient was not finite; the weights were left as they were"
+        return self._say(
+            Skipped, step=result.step, reason=reason, loss=float(result.loss), grad_norm=float(result.grad_norm)
+        )
+
+    def _recover(self) -> Iterator[Event]:
+        """After too many bad steps in a row: back to the newest good checkpoint, once; then give up with advice."""
+        yield from self._drain(0)
+        self.bad_steps = 0
+        step, batch_index = self.state.step, self.state.batch_index
+        infos = self.run.checkpoints()
+        if not infos or self.rolled_back_at >= infos[-1].step:
+            advice = "lower train.lr, lengthen schedule.warmup_steps, or set train.clip"
+            raise UserError(f"the loss stayed non-finite for {self.config.train.max_bad_steps} steps in a row; {advice}.")
+        overrides = self.state.overrides
+        restore_state(self.state, infos[-1])
+        self.state.overrides = overrides
+        self.state.batch_index = batch_index  # so that the bad batches are not met again
+        self.rolled_back_at = step
+        self.last_log = (time.perf_counter(), self.state.step)
+        yield self._say(RolledBack, from_step=step, reason="the loss was not finite several steps in a row")
+
+    # --- what the loop does besides stepping
+
+    def _evaluate(self, command_id: str = "") -> Iterator[Event]:
+        yield from self._drain(0)
+        config, dataset = self.config, self.dataset
+        shape = {"seq_len": self.length.seq_len, "batch_size": config.train.batch_size}
+        result = evaluate(
+            self.state.model,
+            dataset.validation,
+            dataset.tokenizer,
+            self.plan,
+            batches=config.evaluate.batches,
+            **shape,
+        )
+        train_loss = None
+        if config.evaluate.train_too:
+            train_loss = evaluate(
+                self.state.model,
+                dataset.train,
+                dataset.tokenizer,
+                self.plan,
+                batches=config.evaluate.batches or 20,
+                **shape,
+            ).loss
+        best = self.state.best_validation_loss is None or result.loss < self.state.best_validation_loss
+        if best:
+            self.state.best_validation_loss = result.loss
+        self.state.metrics |= {
+            "validation_loss": result.loss,
+            "perplexity": result.perplexity,
+            "bits_per_byte": result.bits_per_byte,
+        }
+        self.done_at["evaluate"] = self.state.step
+        yield self._say(
+            Evaluated,
+            validation_loss=result.loss,
+            perplexity=result.perplexity,
+            bits_per_byte=result.bits_per_byte,
+            tokens=result.tokens,
+            train_loss=train_loss,
+            best=best,
+            command_id=command_id,
+        )
+
+    def _sample(self, command_id: str = "") -> Iterator[Event]:
+        config = self.config
+        was_training = self.state.model.training
+        self.state.model.eval()
+        try:
+            text = sample_text(
+                self.state.model,
+                self.dataset.tokenizer,
+                config.sample.prompt,
+                replace(config.decode, max_tokens=config.sample.max_tokens),
+                device=self.plan.device,
+            )
+        finally:
+            self.state.model.train(was_training)
+        yield self._say(Sampled, prompt=config.sample.prompt, text=text, command_id=command_id)
+
+    def _save(self, command_id: str = "") -> Iterator[Event]:
+        """Save; what prevents it is a warning, and the next due save tries again."""
+        yield from self._drain(0)
+        self.state.elapsed = time.perf_counter() - self.started
+        fresh = self.done_at.get("evaluate") == self.state.step
+        if not fresh:  # a checkpoint must not carry the validation result of another step
+            for name in ("validation_loss", "perplexity", "bits_per_byte"):
+                self.state.metrics.pop(name, None)
+        try:
+            info = save_state(self.run, self.state)
+        except (OSError, UserError) as error:
+            yield self._say(Warned, message=f"not saved: {error}")
+            return
+        self.done_at["save"] = self.state.step
+        best = fresh and self.state.best_validation_loss == self.state.metrics["validation_loss"]
+        path = str(info.path.relative_to(self.run.path))
+        yield self._say(Saved, path=path, size_bytes=info.size_bytes, best=best, command_id=command_id)
+        prune(self.run.checkpoint_directory, self.config.checkpoint.keep, self.run.meta()["pins"])
+
+    def _snapshot(self, command_id: str) -> Iterator[Event]:
+        target = self.run.path / "live" / f"step-{self.state.step:08d}"
+        for old in (self.run.path / "live").glob("step-*"):
+            if old != target:
+                remove_directory(old)
+        try:
+            save_weights(target, self.state.model, self.state.step)
+        except OSError as error:
+            yield self._say(CommandRefused, command="snapshot", reason=str(error), command_id=command_id)
+            return
+        path = str(target.relative_to(self.run.path))
+        size = directory_size(target)
+        yield self._say(Saved, path=path, size_bytes=size, kind="snapshot", command_id=command_id)
+
+    # --- commands
+
+    def _obey(self) -> Iterator[Event]:
+        """Carry out what was asked since the last step; while paused, wait here."""
+        self.commands.poll()
+        paused_at = 0.0
+        while self.stop is None:
+            command = self.commands.next()
+            if command is None:
+                if not paused_at:
+                    return
+                time.sleep(PAUSE_SECONDS)
+                self.commands.poll()
+            elif command.name == "pause" and not paused_at:
+                yield from self._drain(0)
+                yield self._say(Paused, command_id=command.id)
+                paused_at = time.perf_counter()
+            elif command.name == "resume" and paused_at:
+                self._forget_pause(paused_at)
+                paused_at = 0.0
+                yield self._say(Resumed, command_id=command.id)
+            else:
+                yield from self._carry_out(command)
+        if paused_at:
+            self._forget_pause(paused_at)
+
+    def _forget_pause(self, since: float) -> None:
+        """Training time does not pass while paused."""
+        pause = time.perf_counter() - since
+        self.started += pause
+        self.last_log = (self.last_log[0] + pause, self.last_log[1])
+
+    def _carry_out(self, command: Command) -> Iterator[Event]:
+        if command.name in STOP:
+            self.stop = command
+        elif command.name == "set":
+            yield self._set_knob(command)
+        elif command.name == "save":
+            yield from self._save(command.id)
+        elif command.name == "evaluate":
+            yield from self._evaluate(command.id)
+        elif command.name == "sample":
+            yield from self._sample(command.id)
+        elif command.name == "snapshot":
+            yield from self._snapshot(command.id)
+        else:
+            reason = {"pause": "it is paused already", "resume": "it is not paused"}.get(command.name, "unknown command")
+            yield self._say(CommandRefused, command=command.name, reason=reason, command_id=command.id)
+
+    def _set_knob(self, command: Command) -> Event:
+        key, value = str(command.arguments.get("key", "")), str(command.arguments.get("value", ""))
+        try:
+            previous, changed, new = set_live(self.config, key, value)
+        except ConfigError as error:
+            return self._say(CommandRefused, command=f"set {key}", reason=str(error), command_id=command.id)
+        self.config = changed
+        self.state.overrides[key] = value
+        return self._say(KnobSet, key=key, value=new, previous=previous, command_id=command.id)
+
+
+def set_live(config: RunConfig, key: str, text: str) -> tuple[Any, RunConfig, Any]:
+    """The previous value, the configuration with live field `key` set from `text`, and the new value."""
+    live = {field.path for field in fields_of(RunConfig) if field.live}
+    if key not in live:
+        raise ConfigError([Problem(key, "cannot be changed while training; live knobs are " + ", ".join(sorted(live)))])
+    changed = with_overrides(config, [(key, text)])
+    return get_value(config, key), changed, get_value(changed, key)
