@@ -28,3 +28,8 @@ def clean(text: str) -> str:
     surrogate, private-use or unassigned character becomes U+FFFD.
     """
     return text if text.isprintable() else text.translate(_Safe())
+
+
+def one_line(text: str) -> str:
+    """`clean` for a title, a table cell or a name: line breaks and tabs become their pictures too."""
+    return clean(text).replace("\n", "␊").replace("\t", "␉")

@@ -1,0 +1,238 @@
+"""The chart in a real (headless) app: what it shows, and what its keys do."""
+
+from __future__ import annotations
+
+import math
+import time
+
+import numpy as np
+import pytest
+from textual.app import App
+
+from workbench.widgets.chart import Chart, Level, Mark, Series
+from workbench.widgets.picture import Curve, Scene, draw
+
+
+class Host(App[None]):
+    def __init__(self, **options):
+        super().__init__()
+        self.options = options
+        self.seen = []
+
+    def compose(self):
+        yield Chart("Loss", **self.options)
+
+    @property
+    def chart(self):
+        return self.query_one(Chart)
+
+    def on_chart_maximise_requested(self, message):
+        self.seen.append("maximise")
+
+    def on_chart_view_changed(self, message):
+        self.seen.append(message.view)
+
+    def on_chart_cursor_moved(self, message):
+        self.seen.append(message.x)
+
+
+def shown(chart):
+    return "\n".join(chart.render_line(y).text for y in range(chart.size.height))
+
+
+def line(count=1001, name="train"):
+    x = np.arange(count)
+    return Series(name, x, 5.0 - 4.0 * x / max(1, count - 1))
+
+
+async def test_empty_state_then_curve():
+    app = Host()
+    async with app.run_test(size=(60, 16)):
+        assert "waiting for the first step" in shown(app.chart)
+        app.chart.set_data([line()])
+        text = shown(app.chart)
+        assert "train 1.000" in text and "waiting" not in text
+        assert any("\u2800" < glyph <= "\u28ff" for glyph in text)
+        assert "1k" in text and "└" in text
+
+
+async def test_one_point_is_drawn():
+    app = Host()
+    async with app.run_test(size=(40, 12)):
+        app.chart.set_data([Series("train", np.array([1]), np.array([2.5]))])
+        assert sum("\u2800" < glyph <= "\u28ff" for glyph in shown(app.chart)) == 1
+
+
+@pytest.mark.parametrize("bad", [math.nan, math.inf, -math.inf])
+async def test_values_that_are_not_finite_are_gaps(bad):
+    app = Host()
+    async with app.run_test(size=(60, 16)):
+        y = np.ones(100)
+        y[40:60] = bad
+        app.chart.set_data([Series("train", np.arange(100), y)])
+        canvas = [app.chart.render_line(y).text for y in range(1, app.chart.size.height - 2)]
+        drawn = next(row for row in canvas if "\u2800" < row[10] <= "\u28ff")
+        assert drawn[28] == " " and "\u2800" < drawn[-1] <= "\u28ff"
+        app.chart.set_data([Series("train", np.arange(100), np.full(100, bad))])
+        assert "—" in shown(app.chart)
+
+
+async def test_log_axis_leaves_out_what_has_no_logarithm():
+    app = Host()
+    async with app.run_test(size=(60, 20)) as pilot:
+        app.chart.focus()
+        app.chart.set_data([Series("x", np.arange(6), np.array([0.0, -1.0, 0.01, 0.1, 1.0, 10.0]))])
+        await pilot.press("y")
+        assert app.chart.log_axis
+        text = shown(app.chart)
+        assert "0.1" in text and "10" in text and "-1" not in text
+
+
+async def test_zoom_pan_reset_follow():
+    app = Host()
+    async with app.run_test(size=(80, 24)) as pilot:
+        chart = app.chart
+        chart.focus()
+        chart.set_data([line()])
+        await pilot.press("plus")
+        assert chart.view == (250, 750)
+        await pilot.press("left")
+        assert chart.view == (125, 625)
+        chart.set_data([line(2001)])
+        assert chart.view == (125, 625), "a zoomed chart stays where it is"
+        await pilot.press("end")
+        assert chart.view == (1500, 2000)
+        chart.set_data([line(3001)])
+        assert chart.view == (2500, 3000), "at the end it follows"
+        assert "following" in chart.border_subtitle
+        await pilot.press("0")
+        assert chart.view is None and chart.extent() == (0, 3000)
+        assert app.seen[-1] is None
+        await pilot.press("minus")
+        assert chart.view is None, "there is nothing beyond all"
+
+
+async def test_cursor_reads_out_values_and_marks():
+    app = Host(x_unit="step")
+    async with app.run_test(size=(100, 24)) as pilot:
+        chart = app.chart
+        chart.focus()
+        x = np.arange(0, 1000, 100)
+        chart.set_data(
+            [line(901), Series("validation", x, x / 100.0, "accent", "points")], [Mark(0, "best 1.0", "best")]
+        )
+        await pilot.press("full_stop")
+        assert chart.cursor == 0 and app.seen[-1] == 0
+        assert "step 0  ━ train 5.000  ● validation 0" in shown(chart) and "★ best 1.0" in shown(chart)
+        await pilot.press("full_stop")
+        assert 0 < chart.cursor < 20
+        chart.cursor = 350.0
+        assert "validation 3.000" in shown(chart), "the last evaluation before the cursor"
+        assert sum(chart.render_line(y).text.count("│") for y in range(24)) > 5
+        await pilot.press("backspace")
+        assert chart.cursor is None and app.seen[-1] is None
+
+
+async def test_the_mouse_puts_the_cursor_where_it_points():
+    app = Host()
+    async with app.run_test(size=(80, 24)) as pilot:
+        app.chart.set_data([line()])
+        shown(app.chart)
+        await pilot.click(Chart, offset=(79 - 1, 12))
+        assert app.chart.cursor == pytest.approx(1000, abs=15)
+        await pilot.click(Chart, offset=(42, 12))
+        assert app.chart.cursor == pytest.approx(500, abs=30)
+
+
+async def test_cursor_without_data_does_nothing():
+    app = Host()
+    async with app.run_test(size=(80, 24)) as pilot:
+        app.chart.focus()
+        await pilot.press("full_stop", "plus", "right", "end", "0", "y")
+        assert app.chart.cursor is None
+
+
+async def test_smoothing_draws_the_raw_curve_under_it():
+    app = Host()
+    async with app.run_test(size=(80, 24)) as pilot:
+        chart = app.chart
+        chart.focus()
+        y = np.where(np.arange(200) % 2, 1.0, 3.0)
+        chart.set_data([Series("train", np.arange(200), y)])
+        await pilot.press("right_square_bracket", "right_square_bracket", "right_square_bracket")
+        assert chart.smoothing == 0.9
+        assert "train 1.947 (1.000)" in shown(chart)
+        styles = {segment.style for row in range(24) for segment in chart.render_line(row)}
+        assert any(style and style.dim for style in styles)
+        await pilot.press("left_square_bracket", "left_square_bracket", "left_square_bracket")
+        assert chart.smoothing == 0
+
+
+async def test_level_line_and_maximise():
+    app = Host()
+    async with app.run_test(size=(60, 16)) as pilot:
+        app.chart.focus()
+        app.chart.set_data([Series("norm", np.arange(50), np.linspace(0.5, 0.9, 50))], levels=[Level(1.0, "clip")])
+        text = shown(app.chart)
+        assert "clip 1.000" in text and text.count("╌") > 20
+        await pilot.press("m")
+        assert "maximise" in app.seen
+
+
+async def test_hostile_names_are_shown_as_text():
+    app = Host()
+    async with app.run_test(size=(80, 16)):
+        app.chart.set_data([line(10, name="[red]\x1b]52;c;evil\x07\n日本")])
+        text = shown(app.chart)
+        assert "[red]␛]52;c;evil␇␊日本" in text and "\x1b" not in text
+        assert all(
+            app.chart.render_line(row).cell_length == app.chart.size.width for row in range(app.chart.size.height)
+        )
+
+
+@pytest.mark.parametrize("no_color", [False, True])
+async def test_lines_differ_without_colour(no_color, monkeypatch):
+    if no_color:
+        monkeypatch.setenv("NO_COLOR", "1")
+    else:
+        monkeypatch.delenv("NO_COLOR", raising=False)
+    app = Host()
+    async with app.run_test(size=(60, 16)):
+        app.chart.set_data([line(), Series("other", np.arange(1001), np.ones(1001) * 2, "accent")])
+        assert ("+ other" in shown(app.chart)) is no_color
+
+
+@pytest.mark.parametrize("width", [0, 1, 2, 3, 7, 15, 16, 17, 80])
+@pytest.mark.parametrize("height", [0, 1, 2, 3, 4, 5, 24])
+def test_any_size_is_drawn_without_a_crash(width, height):
+    x = np.arange(300.0)
+    scene = Scene([Curve(x, np.sin(x), "primary"), Curve(x[::50], x[::50], "accent", "●", False)], 0, 299, cursor=7.0)
+    rows = draw(scene, width, height).rows
+    assert len(rows) == height and all(len(row) == width for row in rows)
+
+
+async def test_resize_storm():
+    app = Host()
+    async with app.run_test(size=(80, 24)) as pilot:
+        app.chart.set_data([line()], [Mark(3, "saved", "save")])
+        for size in [(1, 1), (200, 60), (3, 3), (17, 5), (1, 60), (200, 1), (80, 24)]:
+            await pilot.resize_terminal(*size)
+            await pilot.pause()
+        assert "train" in shown(app.chart)
+
+
+async def test_a_million_points_redraw_within_the_budget():
+    app = Host(smoothing=0.9)
+    async with app.run_test(size=(100, 30)):
+        count = 1_000_000
+        rng = np.random.default_rng(0)
+        series = [Series("train", np.arange(count), 1 + rng.exponential(size=count))]
+        app.chart.set_data(series)
+        shown(app.chart)
+        best = math.inf
+        for _ in range(5):
+            began = time.perf_counter()
+            app.chart.redraw()
+            shown(app.chart)
+            best = min(best, time.perf_counter() - began)
+        assert best < 0.050
