@@ -1,25 +1,40 @@
 """The Textual app: four screens around one training service.
 
-What the screens may use: `app.home`, `app.training`, `await app.open_train(run_name)`, `await app.open_chat(reference)`
-(a reference is `RUN`, `RUN@last`, `RUN@best`, `RUN@STEP`, or `RUN@live` for the model in training). `app.open_chat` calls
-`ChatScreen.open_reference(reference)`, `app.open_train` calls `TrainScreen.open_run(run_name)`.
+What the screens may use: `app.home`, `app.training`, `app.open_train(run_name)` and `app.open_chat(reference)`; both
+return at once. A reference is `RUN`, `RUN@last`, `RUN@best`, `RUN@STEP`, or `RUN@live` for the model in training.
+`open_chat` calls `ChatScreen.open_reference(reference)`, `open_train` calls `TrainScreen.open_run(run_name)`.
 """
 
 from __future__ import annotations
 
+import asyncio
+import signal
 import sys
-from collections.abc import Callable
+import threading
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any, ClassVar
 
-from textual.app import App
+from textual import work
+from textual.app import App, SystemCommand
 from textual.binding import Binding, BindingType
 from textual.reactive import reactive
 from textual.screen import Screen
 
+from llm.events import Event, Finished, RolledBack, Warned
+from llm.run import Run
+from workbench.messages import TorchReady, TrainingEnded
+from workbench.services.curves import RunCurves
+from workbench.services.narration import describe, status_line
 from workbench.services.training import TrainingService
-from workbench.terminal import has_terminal, terminal_kept_for_app
+from workbench.terminal import abandon_terminal, has_terminal, terminal_kept_for_app
+from workbench.text import clean
 from workbench.themes import DEFAULT, THEMES
+from workbench.widgets.dialogs import Answer, Ask, Help, Waiting
+
+SWITCH_SECONDS = 0.0005
+"""How long one Python thread may keep the others waiting. Measured: a tenth of the default gives the training thread
+back a third of what drawing costs it."""
 
 
 def presets_screen() -> Screen[Any]:
@@ -51,7 +66,6 @@ class WorkbenchApp(App[int]):
 
     TITLE = "llm-workbench"
     CSS_PATH = "app.tcss"
-    ENABLE_COMMAND_PALETTE = True
     MODES: ClassVar[dict[str, str | Callable[[], Screen[Any]]]] = {
         "presets": presets_screen,
         "train": train_screen,
@@ -59,46 +73,200 @@ class WorkbenchApp(App[int]):
         "chat": chat_screen,
     }
     DEFAULT_MODE = "presets"
+    HORIZONTAL_BREAKPOINTS: ClassVar[list[tuple[int, str]] | None] = [(0, "-narrow"), (120, "-wide")]
+    VERTICAL_BREAKPOINTS: ClassVar[list[tuple[int, str]] | None] = [(0, "-short"), (36, "-tall")]
     BINDINGS: ClassVar[list[BindingType]] = [
         Binding("1", "show('presets')", "Presets", id="app.presets", show=False),
         Binding("2", "show('train')", "Train", id="app.train", show=False),
         Binding("3", "show('runs')", "Runs", id="app.runs", show=False),
         Binding("4", "show('chat')", "Chat", id="app.chat", show=False),
         Binding("question_mark,f1", "help", "Help", id="app.help", key_display="?"),
+        Binding("ctrl+p", "command_palette", "Commands", id="app.palette", show=False, priority=True),
         Binding("ctrl+q", "quit", "Quit", id="app.quit", priority=True),
     ]
 
     training_line: reactive[str] = reactive("no training")
     """How the training of this program stands, in one line; shown on top of every screen."""
 
-    def __init__(self, home: Path, open: str | None = None) -> None:
+    def __init__(
+        self, home: Path, open: str | None = None, *, training: TrainingService | None = None, preload: bool = False
+    ) -> None:
+        """`open` names a checkpoint to talk to at once; `preload` loads torch once the first screen is painted."""
         super().__init__()
         self.home = home
-        self.training = TrainingService(home)
+        self.training = training or TrainingService(home)
+        self.training.on_end = lambda name, problem: self.post_message(TrainingEnded(name, problem))
         self._open_first = open
+        self._preload = preload
+        self._leaving = False
+        self._watched: RunCurves | None = None
+        for name in self.available_themes.keys() - {theme.name for theme in THEMES}:
+            self.unregister_theme(name)
         for theme in THEMES:
             self.register_theme(theme)
         self.theme = DEFAULT
 
+    def on_mount(self) -> None:
+        if not self.is_headless:
+            loop = asyncio.get_running_loop()
+            for number in (signal.SIGTERM, signal.SIGHUP):
+                loop.add_signal_handler(number, self._on_signal, number)
+        self.set_interval(1.0, self._watch_training)
+        if self._preload:
+            self.call_after_refresh(self._load_torch)
+        if self._open_first is not None:
+            self.open_chat(self._open_first)
+
+    # --- going places
+
     async def action_show(self, mode: str) -> None:
-        """Bring one of the four screens to the front."""
-        if self.current_mode != mode:
+        """Bring one of the screens to the front."""
+        if self.current_mode != mode and len(self.screen_stack) == 1:
             await self.switch_mode(mode)
 
-    async def open_train(self, run_name: str) -> None:
+    def open_train(self, run_name: str) -> None:
         """Show a run's curves."""
-        await self.action_show("train")
-        await self._call("open_run", run_name)
+        self.call_later(self._open, "train", "open_run", run_name)
 
-    async def open_chat(self, reference: str) -> None:
+    def open_chat(self, reference: str) -> None:
         """Talk to a checkpoint, or to the model in training."""
-        await self.action_show("chat")
-        await self._call("open_reference", reference)
+        self.call_later(self._open, "chat", "open_reference", reference)
 
-    async def _call(self, method: str, argument: str) -> None:
-        result = getattr(self.screen, method)(argument)
-        if result is not None:
-            await result
+    async def _open(self, mode: str, method: str, argument: str) -> None:
+        await self.action_show(mode)
+        if self.current_mode == mode:
+            result = getattr(self.screen_stack[0], method)(argument)
+            if result is not None:
+                await result
+
+    def get_system_commands(self, screen: Screen[Any]) -> Iterable[SystemCommand]:
+        """What the command palette offers besides searching: the screens, the theme, a picture, help, the end."""
+        for mode, purpose in (
+            ("presets", "Choose what to train"),
+            ("train", "Watch and steer a run"),
+            ("runs", "All runs and their checkpoints"),
+            ("chat", "Talk to a model"),
+        ):
+            yield SystemCommand(mode.capitalize(), purpose, lambda mode=mode: self.call_later(self.action_show, mode))
+        yield SystemCommand("Theme", "Change the colours", self.action_change_theme)
+        yield SystemCommand("Screenshot", "Save a picture of this screen (SVG)", self.deliver_screenshot)
+        yield SystemCommand("Help", "What this screen does, and its keys", self.action_help)
+        yield SystemCommand(
+            "Quit", "Close the workbench; a training is saved", lambda: self.call_later(self.action_quit)
+        )
+
+    def action_help(self) -> None:
+        """What one does on this screen, and every key that works now."""
+        if isinstance(self.screen, Help):
+            return
+        keys: dict[str, str] = {}
+        for active in self.screen.active_bindings.values():
+            if active.enabled and active.binding.description:
+                key = self.get_key_display(active.binding)
+                text = active.binding.description
+                keys[text] = f"{keys[text]} {key}" if text in keys else key
+        guide = str(getattr(self.screen, "GUIDE", ""))
+        title = (self.screen.id or "help").capitalize()
+        self.push_screen(Help(title, guide, [(key, text) for text, key in keys.items()]))
+
+    # --- the training of this program
+
+    def _watch_training(self) -> None:
+        """Once a second: bring the status line up to date, and tell what happened out of sight."""
+        name = self.training.active
+        if name is not None and (self._watched is None or self._watched.run.name != name):
+            self._watched = RunCurves(Run(self.home / "runs" / name))
+        if self._watched is None:
+            return
+        events = self._watched.poll()
+        self.training_line = clean(status_line(self._watched, here=name is not None))
+        if self.current_mode != "train":
+            for event in events:
+                self._tell(event)
+
+    def _tell(self, event: Event) -> None:
+        if isinstance(event, Warned | RolledBack | Finished):
+            calm = isinstance(event, Finished) and event.status != "failed"
+            severity = "information" if calm else "warning"
+            assert self._watched is not None
+            self.notify(clean(describe(event)), title=self._watched.run.name, severity=severity, markup=False)
+
+    def on_training_ended(self, message: TrainingEnded) -> None:
+        if message.problem and not self._leaving:
+            self.notify(clean(message.problem), title=message.run_name, severity="error", timeout=15, markup=False)
+        self._watch_training()
+
+    def _load_torch(self) -> None:
+        threading.Thread(target=self._import_training, name="load torch", daemon=True).start()
+
+    def _import_training(self) -> None:
+        """Loads what training and chatting need, while the person reads the first screen."""
+        problem = ""
+        try:
+            import llm.train  # noqa: F401
+        except ImportError as error:
+            problem = f"PyTorch could not be loaded ({error}); llm-workbench doctor says more."
+        self.post_message(TorchReady(problem))
+
+    def on_torch_ready(self, message: TorchReady) -> None:
+        if message.problem:
+            self.notify(clean(message.problem), severity="error", timeout=30, markup=False)
+
+    # --- leaving
+
+    async def action_quit(self) -> None:
+        """Leave; asks first if a training goes on here."""
+        if self._leaving or isinstance(self.screen, QuitDialog):
+            return
+        if self.training.active is None:
+            self.exit(0)
+        else:
+            await self.push_screen(QuitDialog(self.training.active), self._on_quit_answer)
+
+    def _on_quit_answer(self, answer: str | None) -> None:
+        if answer in ("save", "detach"):
+            self._leave(carry_on=answer == "detach", status=0)
+
+    def _on_signal(self, number: signal.Signals) -> None:
+        """SIGTERM saves and ends. After SIGHUP nobody is watching: the training carries on in a process of its own."""
+        if number == signal.SIGHUP:
+            abandon_terminal()
+        self._leave(carry_on=number == signal.SIGHUP, status=128 + number)
+
+    @work(group="leaving")
+    async def _leave(self, *, carry_on: bool, status: int) -> None:
+        if self._leaving:
+            return
+        self._leaving = True
+        name = self.training.active
+        if name is not None:
+            waiting = Waiting(f"Saving {name}…")
+            await self.push_screen(waiting)
+            self.training.ask_to_stop(
+                "it carries on in a process of its own" if carry_on else "the workbench was closed"
+            )
+            seconds = 0.0
+            while self.training.active if carry_on else self.training.must_be_waited_for:
+                await asyncio.sleep(0.1)
+                seconds += 0.1
+                waiting.say(f"Saving {name}… {seconds:.0f}s")
+            if carry_on:
+                self.training.begin_process(Run(self.home / "runs" / name))
+        self.exit(status)
+
+
+class QuitDialog(Ask):
+    """What is to become of the training."""
+
+    def __init__(self, run_name: str) -> None:
+        super().__init__(
+            f"{run_name} is training. What is to become of it?",
+            [
+                Answer("save", "Save it and quit; it can be resumed later"),
+                Answer("detach", "Quit, and let it carry on in a process of its own"),
+                Answer("", "Stay"),
+            ],
+        )
 
 
 def run_app(home: Path, open: str | None = None) -> int:
@@ -111,7 +279,17 @@ def run_app(home: Path, open: str | None = None) -> int:
         )
         return 2
     home.mkdir(parents=True, exist_ok=True)
-    app = WorkbenchApp(home, open)
-    with terminal_kept_for_app(home / "workbench.log"):
-        app.run()
-    return app.return_code or 0
+    sys.setswitchinterval(SWITCH_SECONDS)
+    log = home / "workbench.log"
+    app = WorkbenchApp(home, open, preload=True)
+    with terminal_kept_for_app(log):
+        try:
+            app.run()
+        finally:
+            saved = app.training.shutdown()
+    status = app.return_code or 0
+    if not saved:
+        print("the training could not be saved in time; its last checkpoint is whole.", file=sys.stderr)
+    if status == 1:
+        print(f"llm-workbench stopped because of a fault of its own; {log} has the details.", file=sys.stderr)
+    return status

@@ -54,6 +54,15 @@ def terminal_kept_for_app(log: Path) -> Iterator[None]:
             _close_quietly(stream)
 
 
+def abandon_terminal() -> None:
+    """The terminal is gone: from now on what is drawn goes nowhere, and there is no more input."""
+    nowhere = os.open(os.devnull, os.O_RDWR)
+    for stream in (sys.__stdin__, sys.__stdout__, sys.__stderr__):
+        if stream is not None:
+            os.dup2(nowhere, stream.fileno())
+    os.close(nowhere)
+
+
 def write_log(text: str) -> None:
     """Add to what collects in the log: straight to descriptor 2, since the app keeps Python's own stderr for itself."""
     os.write(2, text.encode("utf-8", "backslashreplace"))

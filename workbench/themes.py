@@ -6,12 +6,15 @@ deficiencies can tell apart.
 
 from __future__ import annotations
 
-from textual.theme import Theme
+from dataclasses import replace
 
-TERMINAL = "ansi-dark"  # Textual's own: uses only the sixteen colours the terminal defines
+from textual.theme import BUILTIN_THEMES, Theme
+
 DEFAULT = "workbench-dark"
 
 THEMES = (
+    replace(BUILTIN_THEMES["ansi-dark"], name="terminal-dark"),  # only the sixteen colours the terminal defines
+    replace(BUILTIN_THEMES["ansi-light"], name="terminal-light"),
     Theme(
         name="workbench-dark",
         primary="#7aa2f7",

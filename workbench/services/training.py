@@ -72,13 +72,12 @@ class TrainingService:
         self,
         home: Path,
         *,
-        on_end: Callable[[str, str], None] = lambda name, problem: None,
         trainer: Trainer = train_for_real,
     ) -> None:
-        """`on_end(run_name, problem)` is called from the training thread when it is over; `problem` is "" if all is
-        well."""
         self.home = home
-        self._on_end = on_end
+        self.on_end: Callable[[str, str], object] = lambda name, problem: None
+        """Called as `on_end(run_name, problem)` from the training thread when it is over; `problem` is "" if all is
+        well."""
         self._trainer = trainer
         self._current: ThreadTraining | None = None
 
@@ -185,4 +184,4 @@ class TrainingService:
             problem = f"training {current.run.name} failed ({type(error).__name__}: {error}); see its crash.txt."
         finally:
             current.live = None
-        self._on_end(current.run.name, problem)
+        self.on_end(current.run.name, problem)

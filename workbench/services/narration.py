@@ -1,0 +1,83 @@
+"""What happens to a run, told in short sentences."""
+
+from __future__ import annotations
+
+from llm.events import (
+    CommandRefused,
+    Evaluated,
+    Event,
+    Finished,
+    KnobSet,
+    Paused,
+    Progress,
+    Resumed,
+    RolledBack,
+    Sampled,
+    Saved,
+    Skipped,
+    Started,
+    StepLogged,
+    Warned,
+)
+from workbench.services.curves import RunCurves
+from workbench.widgets.axes import compact, duration, number, size
+
+
+def describe(event: Event) -> str:
+    """One line for the event log; "" for events that only move numbers."""
+    match event:
+        case StepLogged() | Progress():
+            return ""
+        case Started():
+            verb = f"resumed after step {event.step:,}" if event.step else "started"
+            shape = f"{compact(event.parameters)} parameters, {event.tokens_per_step:,} tokens a step"
+            return f"{verb} on {event.device} in {event.precision}, {event.threads} threads: {shape}"
+        case Evaluated():
+            best = ", the best so far" if event.best else ""
+            return f"validation loss {number(event.validation_loss)}, {event.bits_per_byte:.3f} bits/byte{best}"
+        case Sampled():
+            return "wrote a sample"
+        case Saved():
+            return f"saved {event.path} ({size(event.size_bytes)})"
+        case KnobSet():
+            return f"{event.key}: {event.previous} → {event.value}"
+        case CommandRefused():
+            return f"{event.command} refused: {event.reason}"
+        case Skipped():
+            return f"step skipped: {event.reason}"
+        case RolledBack():
+            return f"went back to step {event.step:,} from {event.from_step:,}: {event.reason}"
+        case Warned():
+            return event.message
+        case Paused():
+            return "paused"
+        case Resumed():
+            return "going on"
+        case Finished():
+            return f"{event.status}{f': {event.reason}' if event.reason else ''}"
+    return type(event).__name__
+
+
+def preparation(progress: Progress) -> str:
+    """What is being prepared, and how far it is."""
+    unit = f" {progress.unit}" if progress.unit else ""
+    if progress.total:
+        share = f"{100 * progress.done / progress.total:.0f}%"
+        return f"{progress.stage} {share} ({compact(progress.done)} of {compact(progress.total)}{unit})"
+    return f"{progress.stage} {compact(progress.done)}{unit}" if progress.done else progress.stage
+
+
+def status_line(curves: RunCurves, *, here: bool) -> str:
+    """How a run stands, short enough for the top line; `here`: its training goes on in this program."""
+    name = curves.run.name
+    if curves.finished is not None:
+        return f"{name} {curves.finished.status} at step {curves.finished.step:,}"
+    if curves.progress is not None:
+        return f"{name}: {preparation(curves.progress)}"
+    if curves.last_step is None:
+        return f"{name} is starting" if here else f"{name} has ended"
+    loss, left = f"loss {number(curves.last_step.loss)}", curves.seconds_left
+    place = f"{100 * curves.step / curves.total_steps:.0f}%" if curves.total_steps else f"step {curves.step:,}"
+    if curves.paused:
+        return f"{name} paused at {place} · {loss}"
+    return f"{name} {place} · {loss}" + (f" · {duration(left)} left" if left is not None else "")
