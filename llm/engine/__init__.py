@@ -1,0 +1,19 @@
+"""The engine: prompt to tokens, with a KV cache, several samples at once, streamed, cancelled within one token."""
+
+from llm.engine.engine import Engine
+from llm.engine.prompts import prompt_ids, resolve_prompt
+from llm.engine.reader import window_start
+from llm.engine.reply import Done, Piece, Reason
+from llm.engine.weights import snapshot_model, use_one_thread
+
+__all__ = [
+    "Done",
+    "Engine",
+    "Piece",
+    "Reason",
+    "prompt_ids",
+    "resolve_prompt",
+    "snapshot_model",
+    "use_one_thread",
+    "window_start",
+]

@@ -1,0 +1,128 @@
+"""From a prompt to text: one model, what it has read, and the replies it writes."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+
+import torch
+
+from llm.config.schema import DecodeConfig
+from llm.engine.prompts import prompt_ids
+from llm.engine.reader import Reader, window_start
+from llm.engine.reply import Done, Piece, Reply
+from llm.engine.weights import copy_weights, snapshot_model
+from llm.errors import UserError, WrongUse
+from llm.model.transformer import Transformer
+from llm.sampling import Moment, Stack, Stage, Uniforms, Vocabulary, build_stack, explain
+from llm.tokenizer.base import Tokenizer
+
+
+class Engine:
+    """Talks with one model. Not for two threads at once.
+
+    A model in training mode, or on another device than `device`, is copied, never changed; `refresh` brings the copy
+    up to date. `weights_version` names the weights: what was read of earlier prompts is kept as long as it stays.
+    """
+
+    def __init__(
+        self,
+        model: Transformer,
+        tokenizer: Tokenizer,
+        *,
+        device: torch.device | str | None = None,
+        weights_version: object = None,
+        use_cache: bool = True,
+    ) -> None:
+        here = model.head_weight.device
+        elsewhere = device is not None and torch.device(device) != here
+        self.model = snapshot_model(model, device=device) if model.training or elsewhere else model
+        self.tokenizer = tokenizer
+        self.device = self.model.head_weight.device
+        self.context = model.config.context
+        self.weights_version = weights_version
+        if tokenizer.vocab_size > model.config.vocab_size:
+            raise UserError(
+                f"The tokenizer has {tokenizer.vocab_size} tokens and the model knows {model.config.vocab_size}; "
+                "load the tokenizer the model was trained with."
+            )
+        self._owns_weights = self.model is not model
+        self._use_cache = use_cache
+        self._vocabulary = Vocabulary(tokenizer, self.device)
+        self._kept: Reader | None = None
+        self._weights_changed = 0
+
+    def refresh(self, model: Transformer, weights_version: object) -> None:
+        """Take over the weights of `model`, unless they are those of `weights_version` already held.
+
+        Where another thread trains `model`, hold its weight lock during the call. Not while a reply is under way.
+        """
+        if weights_version is not None and weights_version == self.weights_version:
+            return
+        if self._owns_weights:
+            copy_weights(model, self.model)
+        else:
+            self.model, self._owns_weights = snapshot_model(model, device=self.device), True
+        self.weights_version = weights_version
+        self._weights_changed += 1
+        self._kept = None
+
+    def prompt_ids(self, prompt: str | Sequence[int], knobs: DecodeConfig) -> list[int]:
+        """The tokens a reply to `prompt` begins with; at least one."""
+        return prompt_ids(self.tokenizer, prompt, separator_first=knobs.separator_first)
+
+    def stack(self, knobs: DecodeConfig) -> Stack:
+        """The transformations that `knobs` ask for, to be shown."""
+        return build_stack(knobs, self._vocabulary)
+
+    def stream(
+        self,
+        prompt: str | Sequence[int],
+        knobs: DecodeConfig,
+        *,
+        num_samples: int | None = None,
+        cancel: Callable[[], bool] = lambda: False,
+        knobs_source: Callable[[], DecodeConfig] | None = None,
+    ) -> Iterator[Piece | Done]:
+        """Write on from `prompt`: a Piece per token and sample as it is drawn, then one Done.
+
+        `cancel` is asked before every token, and between the blocks of a long prompt. `knobs_source`, where given, is
+        asked for the knobs before every token; seed, separator and the number of samples stay those of the beginning.
+        UserError where the prompt or a knob cannot be.
+        """
+        ids = self.prompt_ids(prompt, knobs)
+        if 0 < knobs.max_total_tokens <= len(ids):
+            raise WrongUse(
+                f"The prompt is {len(ids)} tokens long and max_total_tokens is {knobs.max_total_tokens}: "
+                "nothing can be written; raise the limit or shorten the prompt."
+            )
+        reader = self._take_reader()
+        reply = Reply(reader, self.tokenizer, self._vocabulary, ids, knobs, num_samples or knobs.num_samples)
+        return self._run(reply.run(cancel, knobs_source or (lambda: knobs)), reader)
+
+    def explain(self, prompt: str | Sequence[int], knobs: DecodeConfig, *, top: int = 10) -> list[Stage]:
+        """The distribution after `prompt`, before and after each transformation, as for the first token of a reply."""
+        ids = self.prompt_ids(prompt, knobs)
+        stack = self.stack(knobs)
+        history = torch.tensor([ids], device=self.device)
+        reader = self._take_reader()
+        start = window_start(len(ids), len(ids), self.context)
+        reader.begin(ids, start)
+        logits = reader.read(history, start)[:, : self._vocabulary.size]
+        self._kept = reader
+        coin = Uniforms(knobs.seed, 1, self.device).next()[:, 1]
+        mu = torch.full((1,), 2 * knobs.mirostat_tau, device=self.device)
+        return explain(stack, logits, Moment(history, 0, coin, mu), top=top)
+
+    def _run(self, pieces: Iterator[Piece | Done], reader: Reader) -> Iterator[Piece | Done]:
+        """`pieces`, after which `reader` is kept for the next prompt, unless the weights have changed meanwhile."""
+        held = self._weights_changed
+        try:
+            yield from pieces
+        finally:
+            if held == self._weights_changed:
+                self._kept = reader
+
+    def _take_reader(self) -> Reader:
+        """The reader of the last prompt, or a new one: two replies under way never share one."""
+        reader, self._kept = self._kept, None
+        return reader or Reader(self.model, use_cache=self._use_cache)

@@ -1,0 +1,59 @@
+"""What a person typed, as the tokens a model begins with."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from llm.errors import UserError, WrongUse
+from llm.tokenizer.base import Tokenizer
+
+FILE_PREFIX = "FILE:"
+
+
+def resolve_prompt(text: str) -> str:
+    """The content of the file that "FILE:path" names; any other text is itself."""
+    if not text.startswith(FILE_PREFIX):
+        return text
+    name = text.removeprefix(FILE_PREFIX).strip()
+    path = Path(name).expanduser()
+    if not name or not path.is_file():
+        raise WrongUse(f"The prompt names the file {name!r}, which does not exist; check the path after FILE:.")
+    try:
+        return path.read_text(encoding="utf-8")
+    except UnicodeDecodeError as error:
+        raise UserError(
+            f"The prompt file {name!r} is not UTF-8 text (byte {error.start}); convert it first."
+        ) from error
+    except OSError as error:
+        raise UserError(
+            f"The prompt file {name!r} cannot be read ({error.strerror}); check its permissions."
+        ) from error
+
+
+def prompt_ids(tokenizer: Tokenizer, prompt: str | Sequence[int], *, separator_first: bool = False) -> list[int]:
+    """The tokens of a prompt, at least one.
+
+    Special tokens in the text become their ids. An empty prompt is the start of a document: the separator, or a line
+    break where the tokenizer has none. `separator_first` puts the separator before any prompt that does not begin so.
+    """
+    ids = tokenizer.encode(prompt, special=True) if isinstance(prompt, str) else list(prompt)
+    unknown = next((id for id in ids if not 0 <= id < tokenizer.vocab_size), None)
+    if unknown is not None:
+        raise WrongUse(
+            f"The prompt holds the token {unknown}; the tokenizer has the ids 0 to {tokenizer.vocab_size - 1}."
+        )
+    separator = tokenizer.separator
+    if separator is not None and (not ids or (separator_first and ids[0] != separator)):
+        return [separator, *ids]
+    return ids or _line_break(tokenizer)
+
+
+def _line_break(tokenizer: Tokenizer) -> list[int]:
+    try:
+        ids = tokenizer.encode("\n")
+    except UserError as error:
+        raise WrongUse("The prompt is empty, and this tokenizer has no token to begin with; type something.") from error
+    if not ids:
+        raise WrongUse("The prompt is empty, and this tokenizer has no token to begin with; type something.")
+    return ids

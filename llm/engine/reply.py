@@ -1,0 +1,219 @@
+"""One reply, of one or several samples, token by token."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+import torch
+from torch import Tensor
+
+from llm.config.schema import DecodeConfig
+from llm.engine.reader import Cancelled, Reader, window_start
+from llm.sampling import Moment, StopStrings, Uniforms, Vocabulary, build_stack, draw
+from llm.sampling.filters import mirostat_update
+from llm.tokenizer.base import Tokenizer
+from llm.tokenizer.stream import StreamDecoder
+
+Reason = Literal["", "stop", "length", "cancelled"]
+
+LONGEST_CHARACTER = 4
+"""Bytes of the longest character in UTF-8."""
+
+
+@dataclass(frozen=True)
+class Piece:
+    """One token of one sample, and the whole characters it completed.
+
+    `logprob`: its log-probability, in nats, as the model gave it; `probability`: in the distribution it was drawn
+    from. `context_used` tokens were before the model, `dropped` older ones no longer. `reason` is not empty on a
+    sample's last piece. `token_id` is None on a piece that only brings what was held back when the reply was cancelled.
+    """
+
+    sample: int
+    token_id: int | None
+    text: str
+    logprob: float = 0.0
+    probability: float = 1.0
+    context_used: int = 0
+    dropped: int = 0
+    reason: Reason = ""
+
+
+@dataclass(frozen=True)
+class Done:
+    """The end of a reply. `tokens` counts the new tokens of all samples; `reused` those of the prompt not read again.
+
+    `tokens_per_second` leaves out the first token, which waits for the prompt (`time_to_first_token`, seconds).
+    """
+
+    reasons: tuple[Reason, ...]
+    tokens: int
+    prompt_tokens: int
+    seconds: float
+    time_to_first_token: float
+    tokens_per_second: float
+    context_used: int
+    dropped: int
+    reused: int
+
+    @property
+    def reason(self) -> Reason:
+        """Why the first sample ended."""
+        return self.reasons[0]
+
+
+class Sample:
+    """The text of one sample so far: what of it may be shown, and whether it has ended."""
+
+    def __init__(self, tokenizer: Tokenizer, prompt: Sequence[int], knobs: DecodeConfig) -> None:
+        self._stop_ids = tokenizer.stop_ids
+        self._decoder = StreamDecoder(tokenizer, continuing=True)
+        for token in prompt[-LONGEST_CHARACTER:]:
+            self._decoder.feed(token)  # a prompt of tokens may end in half a character
+        self._stops = StopStrings(knobs.stop)
+        self.tokens = 0
+        self.reason: Reason = ""
+
+    def accept(self, token: int, knobs: DecodeConfig, limit: int) -> str:
+        """Take one more token, at most `limit` in all; returns the text that can now be shown."""
+        self.tokens += 1
+        text = ""
+        if token in self._stop_ids:
+            self.reason = "stop"
+        else:
+            text = self._until_stop(self._decoder.feed(token), knobs)
+            if not self.reason and self.tokens >= limit:
+                self.reason = "length"
+        return text + (self.flush() if self.reason else "")
+
+    def flush(self) -> str:
+        """The text still held back: half a character, or what might have begun a stop string."""
+        return "" if self._stops.found else self._stops.feed(self._decoder.finish()) + self._stops.finish()
+
+    def _until_stop(self, text: str, knobs: DecodeConfig) -> str:
+        if self.tokens < knobs.min_tokens:
+            return text
+        self._stops.change(knobs.stop)
+        text = self._stops.feed(text)
+        if self._stops.found:
+            self.reason = "stop"
+        return text
+
+
+class Reply:
+    """Draws the tokens that follow a prompt. `reader` is of one text; it is used, and left to the caller.
+
+    ConfigError where the knobs name an unknown token or transformation.
+    """
+
+    def __init__(
+        self,
+        reader: Reader,
+        tokenizer: Tokenizer,
+        vocabulary: Vocabulary,
+        prompt: Sequence[int],
+        knobs: DecodeConfig,
+        num_samples: int,
+    ) -> None:
+        self._reader, self._vocabulary, self._prompt, self._knobs = reader, vocabulary, prompt, knobs
+        self._stack = build_stack(knobs, vocabulary)
+        self._samples = [Sample(tokenizer, prompt, knobs) for _ in range(num_samples)]
+        self._uniforms = Uniforms(knobs.seed, num_samples, vocabulary.device)
+        self._tokens = torch.tensor([list(prompt)], device=vocabulary.device).expand(num_samples, -1)
+        self._mu = torch.full((num_samples,), 2 * knobs.mirostat_tau, device=vocabulary.device)
+        self._generated = 0
+
+    def run(self, cancel: Callable[[], bool], knobs_source: Callable[[], DecodeConfig]) -> Iterator[Piece | Done]:
+        began = time.perf_counter()
+        first = 0.0
+        reused = self._reader.begin(self._prompt, self._start)
+        try:
+            logits = self._read_prompt(cancel)
+            while not cancel():
+                self._use(knobs_source())
+                drawn = self._next(logits)
+                first = first or time.perf_counter() - began
+                yield from self._pieces(drawn)
+                if all(sample.reason for sample in self._samples):
+                    break
+                if not cancel():
+                    logits = self._reader.read(self._tokens, self._start, cancel)
+        except Cancelled:
+            pass  # the samples that have not ended say so
+        yield from self._cancelled()
+        yield self._done(time.perf_counter() - began, first, reused)
+
+    @property
+    def _start(self) -> int:
+        """The first token that the model sees."""
+        return window_start(self._tokens.shape[1], len(self._prompt), self._reader.context)
+
+    def _read_prompt(self, cancel: Callable[[], bool]) -> Tensor:
+        """Logits (num_samples, V) of the first new token, from reading the prompt once."""
+        logits = self._reader.read(self._tokens[:1], self._start, cancel)
+        if len(self._samples) > 1:
+            self._reader = self._reader.expand(len(self._samples))
+        return logits.expand(len(self._samples), -1)
+
+    def _use(self, knobs: DecodeConfig) -> None:
+        if knobs == self._knobs:
+            return
+        if knobs.mirostat_tau != self._knobs.mirostat_tau:
+            self._mu = torch.full_like(self._mu, 2 * knobs.mirostat_tau)
+        self._stack = build_stack(knobs, self._vocabulary)
+        self._knobs = knobs
+
+    @torch.no_grad()
+    def _next(self, logits: Tensor) -> list[tuple[int, float, float]]:
+        """Draw a token per sample, and append it: (token, logprob, probability). The only wait for the device."""
+        logits = logits[:, : self._vocabulary.size]
+        uniform, coin = self._uniforms.next().unbind(-1)
+        shaped = self._stack(logits, Moment(self._tokens, self._generated, coin, self._mu))
+        probabilities = torch.softmax(shaped, dim=-1)
+        tokens = draw(probabilities, uniform)
+        column = tokens.unsqueeze(-1)
+        probability = probabilities.gather(1, column).squeeze(-1)
+        logprob = logits.gather(1, column).squeeze(-1) - torch.logsumexp(logits, dim=-1)
+        if self._knobs.mirostat_tau > 0:
+            self._mu = mirostat_update(self._mu, probability, self._knobs.mirostat_tau, self._knobs.mirostat_eta)
+        self._tokens = torch.cat((self._tokens, column), dim=1)
+        self._generated += 1
+        numbers = torch.stack((logprob, probability), dim=-1)
+        return [(token, *pair) for token, pair in zip(tokens.tolist(), numbers.tolist(), strict=True)]
+
+    def _pieces(self, drawn: list[tuple[int, float, float]]) -> Iterator[Piece]:
+        limit = self._knobs.max_tokens
+        if self._knobs.max_total_tokens:
+            limit = min(limit, self._knobs.max_total_tokens - len(self._prompt))
+        dropped = self._start
+        used = self._tokens.shape[1] - dropped
+        for index, (sample, (token, logprob, probability)) in enumerate(zip(self._samples, drawn, strict=True)):
+            if not sample.reason:
+                text = sample.accept(token, self._knobs, limit)
+                yield Piece(index, token, text, logprob, probability, used, dropped, sample.reason)
+
+    def _cancelled(self) -> Iterator[Piece]:
+        dropped = self._start
+        for index, sample in enumerate(self._samples):
+            if not sample.reason:
+                sample.reason = "cancelled"
+                used = self._tokens.shape[1] - dropped
+                yield Piece(index, None, sample.flush(), context_used=used, dropped=dropped, reason="cancelled")
+
+    def _done(self, seconds: float, first: float, reused: int) -> Done:
+        tokens = sum(sample.tokens for sample in self._samples)
+        later = max(0, tokens - len(self._samples))
+        return Done(
+            reasons=tuple(sample.reason for sample in self._samples),
+            tokens=tokens,
+            prompt_tokens=len(self._prompt),
+            seconds=seconds,
+            time_to_first_token=first,
+            tokens_per_second=later / (seconds - first) if later and seconds > first else 0.0,
+            context_used=self._tokens.shape[1] - self._start,
+            dropped=self._start,
+            reused=reused,
+        )

@@ -1,0 +1,50 @@
+"""What each transformation did to one distribution: the data of the microscope and of `sample --explain`."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from llm.sampling.filters import entropy
+from llm.sampling.stack import Moment, Stack
+
+
+@dataclass(frozen=True)
+class Stage:
+    """A distribution after the transformation `name` ("model": as the model gave it).
+
+    `top`: (token id, probability), likeliest first; `kept`: tokens with any probability; `entropy_bits`.
+    """
+
+    name: str
+    top: tuple[tuple[int, float], ...]
+    kept: int
+    entropy_bits: float
+
+
+def explain(stack: Stack, logits: Tensor, now: Moment, *, top: int = 10) -> list[Stage]:
+    """The distribution of one position, before and after each active transformation; logits (1, V).
+
+    A stage shows its own `top` likeliest tokens, and those of the first stage too, so that one can see where they went.
+    """
+    stages = stack.trace(logits, now)
+    first = torch.topk(logits[0], min(top, logits.shape[-1])).indices.tolist()
+    return [_stage(name, values, first, top) for name, values in stages]
+
+
+def _stage(name: str, logits: Tensor, always: list[int], top: int) -> Stage:
+    log_p = torch.log_softmax(logits.double(), dim=-1)
+    probabilities = log_p[0].exp()
+    likeliest = torch.topk(probabilities, min(top, len(probabilities))).indices.tolist()
+    shown = [token for token in likeliest if probabilities[token] > 0]
+    shown += [token for token in always if token not in shown]
+    pairs = [(token, float(probabilities[token])) for token in shown]
+    return Stage(
+        name,
+        tuple(sorted(pairs, key=lambda pair: -pair[1])),
+        int((log_p > -torch.inf).sum()),
+        float(entropy(log_p)) / math.log(2),
+    )

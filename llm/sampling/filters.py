@@ -1,0 +1,136 @@
+"""Transformations that take tokens away: truncation of the distribution's tail or head, and bans.
+
+Every function takes logits (B, V) of any float dtype, on any device, and returns logits of the same shape in which
+removed tokens are -inf; the others are unchanged. None removes a row's last token. None reads the host.
+"""
+
+from __future__ import annotations
+
+import math
+
+import torch
+from torch import Tensor
+
+
+def without(logits: Tensor, removed: Tensor) -> Tensor:
+    """`logits` with the tokens of `removed` (B, V) or (V,) bool at -inf; a row that would lose all is left alone."""
+    left = (~removed & (logits > -torch.inf)).any(dim=-1, keepdim=True)
+    return logits.masked_fill(removed & left, -torch.inf)
+
+
+def ban(logits: Tensor, ids: Tensor) -> Tensor:
+    """Remove the tokens `ids` (N,) int64: banned tokens, or the end of text before the shortest length."""
+    removed = torch.zeros(logits.shape[-1], dtype=torch.bool, device=logits.device).index_fill_(0, ids, True)
+    return without(logits, removed)
+
+
+def top_k(logits: Tensor, k: int) -> Tensor:
+    """Keep the `k` largest logits, at most the vocabulary, and those equal to the smallest kept (Fan et al. 2018)."""
+    kept = torch.topk(logits, min(k, logits.shape[-1]), dim=-1).values
+    return logits.masked_fill(logits < kept[:, -1:], -torch.inf)
+
+
+def top_p(logits: Tensor, p: float) -> Tensor:
+    """Nucleus sampling: keep the fewest likeliest tokens whose probabilities reach `p` (Holtzman et al. 2020)."""
+    ordered, order = torch.sort(logits, dim=-1, descending=True)
+    probabilities = torch.softmax(ordered, dim=-1)
+    before = probabilities.cumsum(dim=-1) - probabilities
+    return _keep_sorted(logits, order, before < p)
+
+
+def min_p(logits: Tensor, p: float) -> Tensor:
+    """Keep tokens at least `p` times as likely as the likeliest (Nguyen et al. 2024).
+
+    P(x) ≥ p · max P says the same as logit(x) ≥ max logit + ln p, which needs no softmax.
+    """
+    return logits.masked_fill(logits < logits.amax(dim=-1, keepdim=True) + math.log(p), -torch.inf)
+
+
+def typical(logits: Tensor, mass: float) -> Tensor:
+    """Locally typical sampling: tokens whose surprise is nearest the entropy, up to `mass` (Meister et al. 2023)."""
+    log_p = torch.log_softmax(logits, dim=-1)
+    distance = (-log_p - entropy(log_p)).abs()
+    order = torch.sort(distance, dim=-1).indices
+    probabilities = log_p.gather(-1, order).exp()
+    before = probabilities.cumsum(dim=-1) - probabilities
+    return _keep_sorted(logits, order, before < mass)
+
+
+def top_n_sigma(logits: Tensor, n: float) -> Tensor:
+    """Keep logits within `n` standard deviations of the largest (Tang et al. 2024).
+
+    The deviation is that of the tokens still in play, so that a ban does not make it infinite.
+    """
+    inside = logits > -torch.inf
+    count = inside.sum(dim=-1, keepdim=True)
+    mean = logits.masked_fill(~inside, 0).sum(dim=-1, keepdim=True) / count
+    sigma = ((logits - mean).masked_fill(~inside, 0).square().sum(dim=-1, keepdim=True) / count).sqrt()
+    return logits.masked_fill(logits < logits.amax(dim=-1, keepdim=True) - n * sigma, -torch.inf)
+
+
+def epsilon_cutoff(logits: Tensor, epsilon: float) -> Tensor:
+    """Remove tokens with probability below `epsilon`, but never the likeliest (Hewitt et al. 2022)."""
+    return _keep_top(logits, torch.softmax(logits, dim=-1) < epsilon)
+
+
+def eta_cutoff(logits: Tensor, epsilon: float) -> Tensor:
+    """Remove tokens less likely than η = min(ε, √ε · exp(-entropy)), but never the likeliest (Hewitt et al. 2022)."""
+    log_p = torch.log_softmax(logits, dim=-1)
+    eta = (epsilon**0.5 * torch.exp(-entropy(log_p))).clamp(max=epsilon)
+    return _keep_top(logits, log_p.exp() < eta)
+
+
+def xtc(logits: Tensor, threshold: float, probability: float, uniform: Tensor) -> Tensor:
+    """Exclude top choices (p-e-w 2024): of all tokens with probability ≥ `threshold`, keep only the least likely.
+
+    `uniform` (B,) holds one draw from [0, 1) per row; a row is changed where it is below `probability`.
+    """
+    probabilities = torch.softmax(logits, dim=-1)
+    top = probabilities >= threshold
+    least = probabilities.masked_fill(~top, torch.inf).amin(dim=-1, keepdim=True)
+    chosen = (uniform < probability).unsqueeze(-1)
+    return logits.masked_fill(top & (probabilities > least) & chosen, -torch.inf)
+
+
+def mirostat(logits: Tensor, mu: Tensor) -> Tensor:
+    """Mirostat 2.0 (Basu et al. 2021, Algorithm 2): keep tokens with surprise ≤ `mu` (B,) bits, and the likeliest."""
+    surprise = -torch.log_softmax(logits, dim=-1) / math.log(2)
+    return _keep_top(logits, surprise > mu.to(logits.dtype).unsqueeze(-1))
+
+
+def mirostat_update(mu: Tensor, probability: Tensor, tau: float, eta: float) -> Tensor:
+    """The next `mu` (B,): moved by `eta` times how far the surprise of the drawn token was from `tau` bits.
+
+    `probability` (B,) is that of the drawn token in the distribution it was drawn from.
+    """
+    surprise = -torch.log2(probability.to(mu.dtype))
+    return mu - eta * (surprise - tau)
+
+
+def no_repeat_ngram(logits: Tensor, history: Tensor, n: int) -> Tensor:
+    """Remove tokens that would complete a sequence of `n` already in `history` (B, T) (Paulus et al. 2017)."""
+    length = history.shape[1]
+    if length < n:
+        return logits
+    windows = history.unfold(1, n, 1)
+    prefix = history[:, length - n + 1 :].unsqueeze(1)
+    matches = (windows[..., :-1] == prefix).all(dim=-1)
+    removed = torch.zeros_like(logits).scatter_add_(1, windows[..., -1], matches.to(logits.dtype)) > 0
+    return without(logits, removed)
+
+
+def entropy(log_p: Tensor) -> Tensor:
+    """Entropy in nats, (B, 1), of log-probabilities (B, V); tokens at -inf count nothing."""
+    return -(log_p.exp() * log_p.masked_fill(log_p == -torch.inf, 0)).sum(dim=-1, keepdim=True)
+
+
+def _keep_top(logits: Tensor, removed: Tensor) -> Tensor:
+    """Remove `removed` (B, V), except tokens as likely as the likeliest."""
+    return logits.masked_fill(removed & (logits < logits.amax(dim=-1, keepdim=True)), -torch.inf)
+
+
+def _keep_sorted(logits: Tensor, order: Tensor, kept: Tensor) -> Tensor:
+    """Remove all but the tokens `order` (B, V) names where `kept` (B, V), in that order, holds; the first is kept."""
+    removed = ~kept
+    removed[:, 0] = False
+    return logits.masked_fill(torch.empty_like(removed).scatter_(1, order, removed), -torch.inf)

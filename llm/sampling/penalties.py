@@ -1,0 +1,111 @@
+"""Transformations that shift or scale logits: temperature, biases, and penalties for what was already written.
+
+Every function takes logits (B, V) of any float dtype, on any device, and returns logits of the same shape. `history`
+is (B, T) int64: all tokens of a row so far, prompt included. None reads the host.
+"""
+
+from __future__ import annotations
+
+import math
+
+import torch
+from torch import Tensor
+
+from llm.sampling.filters import entropy
+
+LONGEST_MATCH = 64
+"""DRY counts a repeated passage up to this many tokens: beyond it the penalty is past any logit."""
+
+
+def temperature(logits: Tensor, t: float) -> Tensor:
+    """Divide by `t` (Ackley et al. 1985); at 0, its limit: only the largest logit is left, the first of equals."""
+    if t > 0:
+        return logits / t
+    largest = torch.zeros_like(logits, dtype=torch.bool).scatter_(1, logits.argmax(dim=-1, keepdim=True), True)
+    return logits.masked_fill(~largest, -torch.inf)
+
+
+def dynamic_temperature(logits: Tensor, t: float, spread: float, exponent: float) -> Tensor:
+    """Entropy-based temperature (kalomaze 2023): low where the model is sure, high where it is not.
+
+    T = T_min + (T_max - T_min) · (H / ln V')^exponent, with T_min, T_max = max(0, t - spread), t + spread, H the
+    entropy and V' the number of tokens in play.
+    """
+    lowest, highest = max(0.0, t - spread), t + spread
+    highest_entropy = (logits > -torch.inf).sum(dim=-1, keepdim=True).to(logits.dtype).log().clamp(min=1e-10)
+    share = (entropy(torch.log_softmax(logits, dim=-1)) / highest_entropy).clamp(0, 1)
+    return logits / (lowest + (highest - lowest) * share**exponent).clamp(min=1e-6)
+
+
+def logit_bias(logits: Tensor, ids: Tensor, bias: Tensor) -> Tensor:
+    """Add `bias` (N,) to the logits of the tokens `ids` (N,) int64."""
+    return logits.index_add(1, ids, bias.to(logits.dtype).expand(logits.shape[0], -1))
+
+
+def repetition_penalty(logits: Tensor, history: Tensor, penalty: float) -> Tensor:
+    """CTRL (Keskar et al. 2019): divide the positive and multiply the negative logits of the tokens in `history`."""
+    seen = logits.gather(1, history)
+    return logits.scatter(1, history, torch.where(seen < 0, seen * penalty, seen / penalty))
+
+
+def presence_penalty(logits: Tensor, history: Tensor, penalty: float) -> Tensor:
+    """Subtract `penalty` from the logit of every token in `history` (the OpenAI API's formula)."""
+    return logits - penalty * (counts(history, logits) > 0).to(logits.dtype)
+
+
+def frequency_penalty(logits: Tensor, history: Tensor, penalty: float) -> Tensor:
+    """Subtract `penalty` times a token's number of occurrences in `history` (the OpenAI API's formula)."""
+    return logits - penalty * counts(history, logits)
+
+
+def counts(history: Tensor, logits: Tensor) -> Tensor:
+    """How often each token occurs in `history` (B, T): (B, V), dtype and device of `logits`."""
+    return torch.zeros_like(logits).scatter_add_(1, history, torch.ones_like(history, dtype=logits.dtype))
+
+
+def dry(
+    logits: Tensor, history: Tensor, breakers: Tensor, multiplier: float, base: float, allowed_length: int
+) -> Tensor:
+    """Don't Repeat Yourself (p-e-w 2024): penalise tokens that would go on repeating an earlier passage.
+
+    Where the text's last L tokens also stand before an earlier token x, L ≥ `allowed_length`, x loses
+    multiplier · base^(L - allowed_length), L being the longest such match, counted up to `LONGEST_MATCH`. `breakers`
+    (V,) bool: tokens that no match crosses, and that are never penalised.
+    """
+    match, follower = repeated_passages(history, breakers)
+    if match.shape[1] == 0:
+        return logits
+    longest = torch.zeros_like(logits).scatter_reduce_(1, follower, match.to(logits.dtype), "amax")
+    excess = (longest - allowed_length).clamp(max=math.log(1e30) / math.log(base) if base > 1 else math.inf)
+    penalised = (longest >= allowed_length) & ~breakers
+    return torch.where(penalised, logits - multiplier * base**excess, logits)
+
+
+def repeated_passages(history: Tensor, breakers: Tensor) -> tuple[Tensor, Tensor]:
+    """Where the end of `history` (B, T) stood before; two tensors (B, T - 1) int64.
+
+    Per earlier position: how many tokens up to it equal the text's last ones, and the token that followed it.
+    """
+    length = history.shape[1]
+    depth = min(LONGEST_MATCH, length - 1)
+    if depth < 1:
+        return history[:, :0], history[:, :0]
+    padded = torch.nn.functional.pad(history[:, :-1], (depth - 1, 0), value=-1)
+    before = padded.unfold(1, depth, 1)  # (B, T - 1, depth): the tokens up to each position
+    suffix = history[:, length - depth :]
+    same = (before == suffix.unsqueeze(1)) & ~breakers[suffix].unsqueeze(1)
+    match = same.flip(-1).to(torch.int64).cumprod(dim=-1).sum(dim=-1)
+    return match, history[:, 1:]
+
+
+def length_penalty(logits: Tensor, stop_ids: Tensor, factor: float, excess: int) -> Tensor:
+    """Exponential pull towards the end of text: logit += |logit| · (factor^excess - 1) for the tokens `stop_ids` (N,).
+
+    `excess` is the number of new tokens past the start of the penalty; 0 or less changes nothing.
+    """
+    if excess <= 0:
+        return logits
+    ends = logits[:, stop_ids]
+    growth = math.exp(min(excess * math.log(factor), 60.0))
+    grown = ends + ends.abs() * (growth - 1)
+    return logits.index_copy(1, stop_ids, torch.where(ends > -torch.inf, grown, ends))

@@ -1,0 +1,232 @@
+"""The sampling stack: the knobs as an ordered list of named transformations, which can be shown, reordered and traced.
+
+Default order: bans, penalties and biases, temperature, truncation; then the softmax and the draw. A transformation
+whose knob is at its neutral value does nothing and is not run.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from torch import Tensor
+
+from llm.config.schema import DecodeConfig
+from llm.errors import ConfigError, Problem
+from llm.sampling import filters, penalties
+from llm.sampling.vocabulary import NamedTokens, Vocabulary
+
+
+@dataclass(frozen=True)
+class Moment:
+    """What a transformation may look at besides the logits.
+
+    `history` (B, T) int64: every token so far, prompt included; `generated`: how many of them are new; `coin` (B,)
+    uniform in [0, 1); `mu` (B,) float: mirostat's state in bits, which the caller keeps.
+    """
+
+    history: Tensor
+    generated: int
+    coin: Tensor
+    mu: Tensor
+
+
+@dataclass(frozen=True)
+class Transformation:
+    """One entry of the table below: `knobs` names its parameters, `active` whether these knobs make it do anything."""
+
+    name: str
+    knobs: tuple[str, ...]
+    active: Callable[[DecodeConfig], bool]
+    apply: Callable[[Tensor, DecodeConfig, NamedTokens, Moment], Tensor]
+
+    def parameters(self, knobs: DecodeConfig) -> dict[str, Any]:
+        return {name: getattr(knobs, name) for name in self.knobs}
+
+
+TRANSFORMATIONS: tuple[Transformation, ...] = (
+    Transformation(
+        "banned_tokens",
+        ("banned_tokens",),
+        lambda k: bool(k.banned_tokens),
+        lambda logits, k, tokens, now: filters.ban(logits, tokens.banned),
+    ),
+    Transformation(
+        "min_tokens",
+        ("min_tokens", "ban_end"),
+        lambda k: k.ban_end or k.min_tokens > 0,
+        lambda logits, k, tokens, now: (
+            filters.ban(logits, tokens.ends) if k.ban_end or now.generated < k.min_tokens else logits
+        ),
+    ),
+    Transformation(
+        "no_repeat_ngram",
+        ("no_repeat_ngram",),
+        lambda k: k.no_repeat_ngram > 0,
+        lambda logits, k, tokens, now: filters.no_repeat_ngram(logits, now.history, k.no_repeat_ngram),
+    ),
+    Transformation(
+        "repetition_penalty",
+        ("repetition_penalty", "repetition_window"),
+        lambda k: k.repetition_penalty != 1,
+        lambda logits, k, tokens, now: penalties.repetition_penalty(
+            logits, last(now.history, k.repetition_window), k.repetition_penalty
+        ),
+    ),
+    Transformation(
+        "presence_penalty",
+        ("presence_penalty", "penalty_window"),
+        lambda k: k.presence_penalty != 0,
+        lambda logits, k, tokens, now: penalties.presence_penalty(
+            logits, last(now.history, k.penalty_window), k.presence_penalty
+        ),
+    ),
+    Transformation(
+        "frequency_penalty",
+        ("frequency_penalty", "penalty_window"),
+        lambda k: k.frequency_penalty != 0,
+        lambda logits, k, tokens, now: penalties.frequency_penalty(
+            logits, last(now.history, k.penalty_window), k.frequency_penalty
+        ),
+    ),
+    Transformation(
+        "dry",
+        ("dry_multiplier", "dry_base", "dry_allowed_length", "dry_window", "dry_breakers"),
+        lambda k: k.dry_multiplier > 0,
+        lambda logits, k, tokens, now: penalties.dry(
+            logits, last(now.history, k.dry_window), tokens.breakers, k.dry_multiplier, k.dry_base, k.dry_allowed_length
+        ),
+    ),
+    Transformation(
+        "logit_bias",
+        ("logit_bias",),
+        lambda k: bool(k.logit_bias),
+        lambda logits, k, tokens, now: penalties.logit_bias(logits, tokens.biased, tokens.bias),
+    ),
+    Transformation(
+        "length_penalty",
+        ("length_penalty", "length_penalty_start"),
+        lambda k: k.length_penalty != 1,
+        lambda logits, k, tokens, now: penalties.length_penalty(
+            logits, tokens.ends, k.length_penalty, now.generated - k.length_penalty_start
+        ),
+    ),
+    Transformation(
+        "dynamic_temperature",
+        ("temperature", "dynamic_range", "dynamic_exponent"),
+        lambda k: k.dynamic_range > 0,
+        lambda logits, k, tokens, now: penalties.dynamic_temperature(
+            logits, k.temperature, k.dynamic_range, k.dynamic_exponent
+        ),
+    ),
+    Transformation(
+        "temperature",
+        ("temperature",),
+        lambda k: k.temperature != 1 and k.dynamic_range == 0,
+        lambda logits, k, tokens, now: penalties.temperature(logits, k.temperature),
+    ),
+    Transformation(
+        "top_k",
+        ("top_k",),
+        lambda k: k.top_k > 0,
+        lambda logits, k, tokens, now: filters.top_k(logits, k.top_k),
+    ),
+    Transformation(
+        "top_n_sigma",
+        ("top_n_sigma",),
+        lambda k: k.top_n_sigma > 0,
+        lambda logits, k, tokens, now: filters.top_n_sigma(logits, k.top_n_sigma),
+    ),
+    Transformation(
+        "typical_p",
+        ("typical_p",),
+        lambda k: k.typical_p < 1,
+        lambda logits, k, tokens, now: filters.typical(logits, k.typical_p),
+    ),
+    Transformation(
+        "top_p",
+        ("top_p",),
+        lambda k: k.top_p < 1,
+        lambda logits, k, tokens, now: filters.top_p(logits, k.top_p),
+    ),
+    Transformation(
+        "min_p",
+        ("min_p",),
+        lambda k: k.min_p > 0,
+        lambda logits, k, tokens, now: filters.min_p(logits, k.min_p),
+    ),
+    Transformation(
+        "epsilon_cutoff",
+        ("epsilon_cutoff",),
+        lambda k: k.epsilon_cutoff > 0,
+        lambda logits, k, tokens, now: filters.epsilon_cutoff(logits, k.epsilon_cutoff),
+    ),
+    Transformation(
+        "eta_cutoff",
+        ("eta_cutoff",),
+        lambda k: k.eta_cutoff > 0,
+        lambda logits, k, tokens, now: filters.eta_cutoff(logits, k.eta_cutoff),
+    ),
+    Transformation(
+        "xtc",
+        ("xtc_probability", "xtc_threshold"),
+        lambda k: k.xtc_probability > 0,
+        lambda logits, k, tokens, now: filters.xtc(logits, k.xtc_threshold, k.xtc_probability, now.coin),
+    ),
+    Transformation(
+        "mirostat",
+        ("mirostat_tau", "mirostat_eta"),
+        lambda k: k.mirostat_tau > 0,
+        lambda logits, k, tokens, now: filters.mirostat(logits, now.mu),
+    ),
+)
+"""Every transformation, in the default order."""
+
+
+class Stack:
+    """The transformations that some knobs ask for, in their order, on logits (B, V)."""
+
+    def __init__(self, knobs: DecodeConfig, tokens: NamedTokens) -> None:
+        by_name = {item.name: item for item in TRANSFORMATIONS}
+        self.knobs = knobs
+        self.transformations = tuple(by_name[name] for name in resolved_order(knobs.order))
+        self._tokens = tokens
+        self._active = tuple(item for item in self.transformations if item.active(knobs))
+
+    def __call__(self, logits: Tensor, now: Moment) -> Tensor:
+        for item in self._active:
+            logits = item.apply(logits, self.knobs, self._tokens, now)
+        return logits
+
+    def describe(self) -> list[tuple[str, bool, Mapping[str, Any]]]:
+        """(name, active, parameters) in the order of application."""
+        return [(item.name, item in self._active, item.parameters(self.knobs)) for item in self.transformations]
+
+    def trace(self, logits: Tensor, now: Moment) -> list[tuple[str, Tensor]]:
+        """The logits as they came, under the name "model", then after each active transformation, under its name."""
+        stages = [("model", logits)]
+        for item in self._active:
+            logits = item.apply(logits, self.knobs, self._tokens, now)
+            stages.append((item.name, logits))
+        return stages
+
+
+def build_stack(knobs: DecodeConfig, vocabulary: Vocabulary) -> Stack:
+    """The stack that `knobs` ask for. ConfigError where a token, or a name in the order, is unknown."""
+    return Stack(knobs, vocabulary.resolve(knobs))
+
+
+def resolved_order(names: Sequence[str]) -> tuple[str, ...]:
+    """`names` first, then the transformations they leave out, in their usual order."""
+    known = tuple(item.name for item in TRANSFORMATIONS)
+    unknown = [name for name in names if name not in known]
+    if unknown or len(set(names)) < len(names):
+        reason = f"{unknown[0]!r} is no transformation" if unknown else "a transformation is named twice"
+        raise ConfigError([Problem("decode.order", f"{reason}; name each at most once, out of {', '.join(known)}.")])
+    return (*names, *(name for name in known if name not in names))
+
+
+def last(history: Tensor, window: int) -> Tensor:
+    """The last `window` columns of `history` (B, T); all of them where `window` is 0."""
+    return history[:, -window:] if window > 0 else history

@@ -1,0 +1,96 @@
+"""The knobs that name tokens (bans, biases, sequence breakers), resolved to ids on the logits' device."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import lru_cache
+from typing import TYPE_CHECKING
+
+import torch
+from torch import Tensor
+
+from llm.config.schema import DecodeConfig
+from llm.errors import ConfigError, Problem, UserError
+
+if TYPE_CHECKING:
+    from llm.tokenizer.base import Tokenizer
+
+
+@dataclass(frozen=True)
+class NamedTokens:
+    """Ids (N,) int64 of banned, end-of-text and biased tokens, the biases (N,), and which tokens (V,) bool break DRY's
+    passages."""
+
+    banned: Tensor
+    ends: Tensor
+    biased: Tensor
+    bias: Tensor
+    breakers: Tensor
+
+
+class Vocabulary:
+    """A tokenizer as the sampling stack sees it: what is a token's id, and which tokens hold a text."""
+
+    def __init__(self, tokenizer: Tokenizer, device: torch.device | str = "cpu") -> None:
+        self.tokenizer = tokenizer
+        self.size = tokenizer.vocab_size
+        self.device = torch.device(device)
+        self._holding = lru_cache(maxsize=8)(self._find_holding)
+
+    def resolve(self, knobs: DecodeConfig) -> NamedTokens:
+        """Every token the knobs name. ConfigError lists all that are unknown."""
+        problems: list[Problem] = []
+        banned = [self._id("decode.banned_tokens", text, problems) for text in knobs.banned_tokens]
+        biases = [self._bias(entry, problems) for entry in knobs.logit_bias]
+        if problems:
+            raise ConfigError(problems)
+        return NamedTokens(
+            banned=self._ids(banned),
+            ends=self._ids(sorted(self.tokenizer.stop_ids)),
+            biased=self._ids([token for token, _ in biases]),
+            bias=torch.tensor([value for _, value in biases], device=self.device),
+            breakers=self._holding(knobs.dry_breakers if knobs.dry_multiplier > 0 else ()),
+        )
+
+    def _ids(self, ids: list[int]) -> Tensor:
+        return torch.tensor(ids, dtype=torch.int64, device=self.device)
+
+    def _bias(self, entry: str, problems: list[Problem]) -> tuple[int, float]:
+        """The token and the bias of "TOKEN=BIAS"; the last "=" counts, so that a token may hold one."""
+        text, _, number = entry.rpartition("=")
+        try:
+            bias = float(number)
+        except ValueError:
+            bias = float("nan")
+        if not text or bias != bias:
+            problems.append(Problem("decode.logit_bias", f"{entry!r} is not TOKEN=BIAS, like 198=-5 or ' the'=2."))
+            return 0, 0.0
+        return self._id("decode.logit_bias", text, problems), bias
+
+    def _id(self, path: str, text: str, problems: list[Problem]) -> int:
+        """The id that `text` names: a number, or the text of exactly one token, in quotes or not."""
+        if text.isascii() and text.isdigit():
+            if int(text) >= self.size:
+                problems.append(Problem(path, f"there is no token {text}; the ids go from 0 to {self.size - 1}."))
+            return int(text)
+        quoted = len(text) > 2 and text[0] == text[-1] and text[0] in "'\""
+        content = text[1:-1] if quoted else text
+        try:
+            ids = self.tokenizer.encode(content, special=True)
+        except UserError as error:
+            problems.append(Problem(path, str(error)))
+            return 0
+        if len(ids) != 1:
+            parts = ", ".join(map(str, ids)) or "none"
+            problems.append(
+                Problem(path, f"{content!r} is not one token but {len(ids)} (ids: {parts}); name one of them.")
+            )
+            return 0
+        return ids[0]
+
+    def _find_holding(self, texts: tuple[str, ...]) -> Tensor:
+        """Which tokens (V,) bool hold one of `texts`."""
+        wanted = [text.encode("utf-8", "surrogatepass") for text in texts if text]
+        token_bytes = self.tokenizer.token_bytes
+        found = [bool(wanted) and any(text in token_bytes(id) for text in wanted) for id in range(self.size)]
+        return torch.tensor(found, dtype=torch.bool, device=self.device)
