@@ -1,0 +1,1 @@
+"""The transformer, written by hand: layers, rotary positions, attention and its cache, feed-forward, counts."""

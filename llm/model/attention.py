@@ -1,0 +1,116 @@
+"""Causal self-attention with grouped queries, and the cache that spares recomputing what was read."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+
+from llm.config.schema import ModelConfig
+from llm.model.kernels import Kernels
+from llm.model.layers import Linear
+from llm.model.rotary import Rotary
+
+
+class KVCache:
+    """Keys and values of the positions read so far, in memory allocated once.
+
+    `keys` and `values` are (n_layer, B, n_kv_head, capacity, head_dim); the first `length` positions are filled. The
+    length is a Python integer: reading it never waits for a device.
+    """
+
+    def __init__(
+        self,
+        config: ModelConfig,
+        batch_size: int,
+        *,
+        device: torch.device | str = "cpu",
+        dtype: torch.dtype = torch.float32,
+        length: int | None = None,
+    ) -> None:
+        """Room for `length` positions (the model's context where it is not given)."""
+        self.config = config
+        self.capacity = config.context if length is None else length
+        shape = (config.n_layer, batch_size, config.n_kv_head, self.capacity, config.d_model // config.n_head)
+        self.keys = torch.zeros(shape, device=device, dtype=dtype)
+        self.values = torch.zeros(shape, device=device, dtype=dtype)
+        self.length = 0
+
+    @property
+    def batch_size(self) -> int:
+        return self.keys.shape[1]
+
+    def room_for(self, count: int) -> None:
+        """ValueError unless `count` more positions fit."""
+        if self.length + count > self.capacity:
+            raise ValueError(
+                f"The KV cache holds {self.length} of {self.capacity} positions: {count} more do not fit; truncate it."
+            )
+
+    def store(self, layer: int, key: Tensor, value: Tensor) -> tuple[Tensor, Tensor]:
+        """Write (B, n_kv_head, T, head_dim) behind the filled positions; return that layer's keys and values so far.
+
+        `length` moves only by `advance`, once all layers have stored theirs.
+        """
+        stop = self.length + key.shape[2]
+        self.keys[layer, :, :, self.length : stop] = key
+        self.values[layer, :, :, self.length : stop] = value
+        return self.keys[layer, :, :, :stop].to(key.dtype), self.values[layer, :, :, :stop].to(value.dtype)
+
+    def advance(self, count: int) -> None:
+        """Count `count` stored positions as filled."""
+        self.length += count
+
+    def truncate(self, length: int) -> None:
+        """Forget all positions from `length` on, to go on from a shared beginning."""
+        if not 0 <= length <= self.length:
+            raise ValueError(f"A KV cache of {self.length} positions cannot be truncated to {length}.")
+        self.length = length
+
+    def expand(self, batch_size: int) -> KVCache:
+        """A copy of this cache of one sequence for `batch_size` sequences that share its beginning."""
+        if self.batch_size != 1:
+            raise ValueError(f"Only a KV cache of one sequence can be expanded; this one has {self.batch_size}.")
+        copy = KVCache(self.config, batch_size, device=self.keys.device, dtype=self.keys.dtype, length=self.capacity)
+        copy.keys[..., : self.length, :] = self.keys[..., : self.length, :]
+        copy.values[..., : self.length, :] = self.values[..., : self.length, :]
+        copy.length = self.length
+        return copy
+
+
+class Attention(nn.Module):
+    """Project to queries, keys and values, rotate, normalise, attend, project back: (B, T, d_model) → the same."""
+
+    def __init__(self, config: ModelConfig, layer: int, kernels: Kernels) -> None:
+        super().__init__()
+        self.layer = layer
+        self.n_head, self.n_kv_head = config.n_head, config.n_kv_head
+        self.head_dim = config.d_model // config.n_head
+        self.qk_norm_eps = config.norm_eps if config.qk_norm else None
+        self.dropout = config.dropout
+        self.kernels = kernels
+        width, kv_width = config.d_model, config.n_kv_head * self.head_dim
+        self.q = Linear(width, width, bias=config.qkv_bias, kernels=kernels)
+        self.k = Linear(width, kv_width, bias=config.qkv_bias, kernels=kernels)
+        self.v = Linear(width, kv_width, bias=config.qkv_bias, kernels=kernels)
+        self.out = Linear(width, width, bias=config.bias, kernels=kernels)
+
+    def forward(self, x: Tensor, rotary: Rotary | None, cache: KVCache | None) -> Tensor:
+        query = self._heads(self.q(x), self.n_head)
+        key = self._heads(self.k(x), self.n_kv_head)
+        value = self._heads(self.v(x), self.n_kv_head)
+        if rotary is not None:
+            start = 0 if cache is None else cache.length
+            query, key = rotary(query, start), rotary(key, start)
+        if self.qk_norm_eps is not None:
+            query = self.kernels.rms_norm(query, None, self.qk_norm_eps)
+            key = self.kernels.rms_norm(key, None, self.qk_norm_eps)
+        if cache is not None:
+            key, value = cache.store(self.layer, key, value)
+        mixed = self.kernels.attention(query, key, value, self.dropout if self.training else 0.0)
+        y: Tensor = self.out(mixed.transpose(1, 2).flatten(2))
+        return y
+
+    def _heads(self, x: Tensor, heads: int) -> Tensor:
+        """(B, T, heads·head_dim) → (B, heads, T, head_dim)."""
+        batch, count, _ = x.shape
+        return x.view(batch, count, heads, self.head_dim).transpose(1, 2)

@@ -1,0 +1,57 @@
+"""How weights start."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable
+
+import torch
+from torch import Tensor, nn
+
+from llm.config.schema import ModelConfig
+
+OUTPUT_PROJECTIONS = ("attn.out.weight", "mlp.down.weight")
+
+
+@torch.no_grad()
+def initialise(parameters: Iterable[tuple[str, nn.Parameter]], config: ModelConfig, generator: torch.Generator) -> None:
+    """Fill every parameter in place, in the order given. Gains start at 1 and biases at 0, under every scheme.
+
+    normal: N(0, init_std) for matrices and embeddings (GPT-2).
+    residual-scaled: the same, but the projections into the residual stream (attention's and the feed-forward's last)
+      with init_std/√(2·n_layer), so that its variance does not grow with depth (Radford et al. 2019, section 2.3).
+    xavier-truncated: matrices N(0, 2/(in+out)) cut at ±3σ, embeddings N(0, 1) cut at ±3 (CS336, assignment 1).
+    zero-output: embeddings N(0, 1), matrices uniform in ±√3·d_model^−½ (standard deviation d_model^−½), output
+      projections and an untied head 0, so that every block starts as the identity (nanochat).
+    """
+    for name, parameter in parameters:
+        if name.endswith("gain"):
+            parameter.fill_(1.0)
+        elif name.endswith("bias"):
+            parameter.zero_()
+        else:
+            parameter.copy_(drawn(name, parameter.shape, config, generator))
+
+
+def drawn(name: str, shape: torch.Size, config: ModelConfig, generator: torch.Generator) -> Tensor:
+    """float32 values, on the CPU, for the matrix or embedding `name`."""
+    values = torch.empty(shape)
+    is_embedding = name.startswith(("embedding.", "position."))
+    is_output = name.endswith(OUTPUT_PROJECTIONS)
+    if config.init == "xavier-truncated":
+        std = 1.0 if is_embedding else math.sqrt(2 / (shape[0] + shape[1]))
+        return truncated_normal_(values, std, 3.0, generator)
+    if config.init == "zero-output":
+        if is_embedding:
+            return values.normal_(0.0, 1.0, generator=generator)
+        bound = 0.0 if is_output or name == "head.weight" else math.sqrt(3 / config.d_model)
+        return values.uniform_(-bound, bound, generator=generator)
+    shrink = math.sqrt(2 * config.n_layer) if config.init == "residual-scaled" and is_output else 1.0
+    return values.normal_(0.0, config.init_std / shrink, generator=generator)
+
+
+def truncated_normal_(values: Tensor, std: float, cut: float, generator: torch.Generator) -> Tensor:
+    """Fill with N(0, std²) given that |x| ≤ cut·std, by the inverse of the distribution function."""
+    mass = math.erf(cut / math.sqrt(2))
+    values.uniform_(-mass, mass, generator=generator)
+    return values.erfinv_().mul_(std * math.sqrt(2)).clamp_(-cut * std, cut * std)

@@ -1,0 +1,132 @@
+"""The arithmetic of the model, twice under the same names: written out, and as torch's fused operations.
+
+`WRITTEN_OUT` is the definition, `FUSED` the fast path; tests/model/test_kernels.py proves them equal. A module is given
+one set and never asks which it has.
+
+Shapes: B batch, T query positions, S key positions, H query heads, G key/value heads, D width of a head.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+Attention = Callable[[Tensor, Tensor, Tensor, float], Tensor]
+
+
+@dataclass(frozen=True)
+class Kernels:
+    """One implementation of every operation that the layers are made of."""
+
+    linear: Callable[[Tensor, Tensor, Tensor | None], Tensor]
+    embedding: Callable[[Tensor, Tensor], Tensor]
+    rms_norm: Callable[[Tensor, Tensor | None, float], Tensor]
+    layer_norm: Callable[[Tensor, Tensor | None, Tensor | None, float], Tensor]
+    silu: Callable[[Tensor], Tensor]
+    gelu: Callable[[Tensor], Tensor]
+    attention: Attention
+
+
+def at_least_float32(x: Tensor) -> Tensor:
+    """`x` in float32 where it is a half-precision tensor, otherwise `x` itself."""
+    return x.float() if x.dtype in (torch.bfloat16, torch.float16) else x
+
+
+def linear(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+    """x Wᵀ + b: x (..., in), weight (out, in), bias (out) → (..., out)."""
+    y = x @ weight.mT
+    return y if bias is None else y + bias.to(y.dtype)
+
+
+def embedding(tokens: Tensor, weight: Tensor) -> Tensor:
+    """Row `tokens[...]` of weight (rows, width): int64 (...) → (..., width)."""
+    return weight[tokens]
+
+
+def rms_norm(x: Tensor, gain: Tensor | None, eps: float) -> Tensor:
+    """x / √(mean x² + ε) · gain over the last axis, in float32 or wider (Zhang & Sennrich 2019, eq. 4)."""
+    wide = at_least_float32(x)
+    y = wide * torch.rsqrt(wide.square().mean(-1, keepdim=True) + eps)
+    return (y if gain is None else y * gain).to(x.dtype)
+
+
+def layer_norm(x: Tensor, gain: Tensor | None, bias: Tensor | None, eps: float) -> Tensor:
+    """(x − mean) / √(variance + ε) · gain + bias over the last axis, in float32 or wider (Ba et al. 2016, eq. 3)."""
+    wide = at_least_float32(x)
+    centred = wide - wide.mean(-1, keepdim=True)
+    y = centred * torch.rsqrt(centred.square().mean(-1, keepdim=True) + eps)
+    y = y if gain is None else y * gain
+    return (y if bias is None else y + bias).to(x.dtype)
+
+
+def softmax(x: Tensor) -> Tensor:
+    """exp(x) / Σ exp(x) over the last axis, shifted by its maximum so that nothing overflows; float32 or wider."""
+    wide = at_least_float32(x)
+    exponential = torch.exp(wide - wide.amax(-1, keepdim=True))
+    return exponential / exponential.sum(-1, keepdim=True)
+
+
+def silu(x: Tensor) -> Tensor:
+    """x·σ(x) (Hendrycks & Gimpel 2016)."""
+    return x * torch.sigmoid(x)
+
+
+def gelu(x: Tensor) -> Tensor:
+    """GELU by the tanh approximation that GPT-2 uses (Hendrycks & Gimpel 2016, section 2)."""
+    return 0.5 * x * (1 + torch.tanh(math.sqrt(2 / math.pi) * (x + 0.044715 * x * x * x)))
+
+
+def visible(queries: int, keys: int, device: torch.device) -> Tensor:
+    """bool (T, S): query i, the (S−T+i)th position of the text, sees the positions up to its own."""
+    return torch.ones(queries, keys, dtype=torch.bool, device=device).tril(keys - queries)
+
+
+def attention(query: Tensor, key: Tensor, value: Tensor, dropout: float) -> Tensor:
+    """Causal softmax(QKᵀ/√D)·V (Vaswani et al. 2017, eq. 1), each key head shared by H/G query heads.
+
+    query (B, H, T, D), key and value (B, G, S, D) → (B, H, T, D). The queries are the last T of S positions.
+    """
+    share = query.shape[1] // key.shape[1]
+    key, value = key.repeat_interleave(share, dim=1), value.repeat_interleave(share, dim=1)
+    scores = query @ key.mT / math.sqrt(query.shape[-1])
+    hidden = ~visible(query.shape[2], key.shape[2], query.device)
+    weights = softmax(scores.masked_fill(hidden, -math.inf))
+    if dropout:
+        weights = F.dropout(weights, dropout)
+    return weights.to(value.dtype) @ value
+
+
+def fused_rms_norm(x: Tensor, gain: Tensor | None, eps: float) -> Tensor:
+    return F.rms_norm(at_least_float32(x), x.shape[-1:], gain, eps).to(x.dtype)
+
+
+def fused_layer_norm(x: Tensor, gain: Tensor | None, bias: Tensor | None, eps: float) -> Tensor:
+    return F.layer_norm(at_least_float32(x), x.shape[-1:], gain, bias, eps).to(x.dtype)
+
+
+def fused_gelu(x: Tensor) -> Tensor:
+    return F.gelu(x, approximate="tanh")
+
+
+def fused_attention(query: Tensor, key: Tensor, value: Tensor, dropout: float) -> Tensor:
+    """`attention` by torch's scaled_dot_product_attention."""
+    queries, keys = query.shape[2], key.shape[2]
+    mask = visible(queries, keys, query.device) if 1 < queries < keys else None
+    return F.scaled_dot_product_attention(
+        query,
+        key,
+        value,
+        attn_mask=mask,
+        dropout_p=dropout,
+        is_causal=queries == keys and queries > 1,
+        enable_gqa=query.shape[1] != key.shape[1],
+    )
+
+
+WRITTEN_OUT = Kernels(linear, embedding, rms_norm, layer_norm, silu, gelu, attention)
+FUSED = Kernels(F.linear, F.embedding, fused_rms_norm, fused_layer_norm, F.silu, fused_gelu, fused_attention)

@@ -1,0 +1,72 @@
+"""The smallest layers: linear map, embedding, normalisations.
+
+Parameters are made empty, so that building a model draws nothing from any random generator; `Transformer.init_weights`
+fills them.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+
+from llm.config.schema import ModelConfig
+from llm.model.kernels import Kernels
+
+
+class Linear(nn.Module):
+    """y = x Wᵀ + b: (..., inputs) → (..., outputs). `weight` is (outputs, inputs), as in torch."""
+
+    def __init__(self, inputs: int, outputs: int, *, bias: bool, kernels: Kernels) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(torch.empty(outputs, inputs))
+        self.bias = nn.Parameter(torch.empty(outputs)) if bias else None
+        self.kernels = kernels
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.kernels.linear(x, self.weight, self.bias)
+
+
+class Embedding(nn.Module):
+    """A row of `weight` (rows, width) per id: int64 (...) → (..., width)."""
+
+    def __init__(self, rows: int, width: int, *, kernels: Kernels) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(torch.empty(rows, width))
+        self.kernels = kernels
+
+    def forward(self, ids: Tensor) -> Tensor:
+        return self.kernels.embedding(ids, self.weight)
+
+
+class RMSNorm(nn.Module):
+    """Division by the root mean square over the last axis, computed in float32 or wider."""
+
+    def __init__(self, width: int, *, eps: float, gain: bool, kernels: Kernels) -> None:
+        super().__init__()
+        self.gain = nn.Parameter(torch.empty(width)) if gain else None
+        self.eps = eps
+        self.kernels = kernels
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.kernels.rms_norm(x, self.gain, self.eps)
+
+
+class LayerNorm(nn.Module):
+    """Zero mean and unit variance over the last axis, computed in float32 or wider."""
+
+    def __init__(self, width: int, *, eps: float, gain: bool, bias: bool, kernels: Kernels) -> None:
+        super().__init__()
+        self.gain = nn.Parameter(torch.empty(width)) if gain else None
+        self.bias = nn.Parameter(torch.empty(width)) if bias else None
+        self.eps = eps
+        self.kernels = kernels
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.kernels.layer_norm(x, self.gain, self.bias, self.eps)
+
+
+def make_norm(config: ModelConfig, kernels: Kernels) -> nn.Module:
+    """The normalisation that the configuration names, over the residual stream."""
+    if config.norm == "layernorm":
+        return LayerNorm(config.d_model, eps=config.norm_eps, gain=config.norm_gain, bias=config.bias, kernels=kernels)
+    return RMSNorm(config.d_model, eps=config.norm_eps, gain=config.norm_gain, kernels=kernels)

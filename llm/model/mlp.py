@@ -1,0 +1,37 @@
+"""The position-wise feed-forward."""
+
+from __future__ import annotations
+
+from torch import Tensor, nn
+
+from llm.config.schema import ModelConfig
+from llm.model.kernels import Kernels
+from llm.model.layers import Linear
+
+
+class FeedForward(nn.Module):
+    """down(activation(up(x))): (..., d_model) → (..., d_ff) → (..., d_model).
+
+    gelu: GPT-2's; relu2: max(0, x)² (So et al. 2021, Primer); swiglu: silu(gate(x))·up(x) (Shazeer 2020, eq. 6).
+    """
+
+    def __init__(self, config: ModelConfig, kernels: Kernels) -> None:
+        super().__init__()
+        self.activation = config.mlp
+        self.kernels = kernels
+        self.up = Linear(config.d_model, config.d_ff, bias=config.bias, kernels=kernels)
+        self.gate = (
+            Linear(config.d_model, config.d_ff, bias=config.bias, kernels=kernels) if config.mlp == "swiglu" else None
+        )
+        self.down = Linear(config.d_ff, config.d_model, bias=config.bias, kernels=kernels)
+
+    def forward(self, x: Tensor) -> Tensor:
+        hidden: Tensor = self.up(x)
+        if self.gate is not None:
+            hidden = self.kernels.silu(self.gate(x)) * hidden
+        elif self.activation == "gelu":
+            hidden = self.kernels.gelu(hidden)
+        else:
+            hidden = hidden.relu().square()
+        y: Tensor = self.down(hidden)
+        return y

@@ -1,0 +1,133 @@
+"""The decoder-only transformer: embedding, blocks with normalisation before each sub-layer, head.
+
+Shapes: B batch, T positions, V vocab_size.
+"""
+
+from __future__ import annotations
+
+from typing import Literal
+
+import torch
+from torch import Tensor, nn
+
+from llm.config.schema import ModelConfig
+from llm.loss import linear_cross_entropy
+from llm.model.attention import Attention, KVCache
+from llm.model.initialise import initialise
+from llm.model.kernels import FUSED, WRITTEN_OUT, Kernels, at_least_float32
+from llm.model.layers import Embedding, Linear, make_norm
+from llm.model.mlp import FeedForward
+from llm.model.rotary import Rotary
+
+
+class Block(nn.Module):
+    """x + attention(norm(x)), then x + feed-forward(norm(x)): (B, T, d_model) → the same."""
+
+    def __init__(self, config: ModelConfig, layer: int, kernels: Kernels) -> None:
+        super().__init__()
+        self.attn_norm = make_norm(config, kernels)
+        self.attn = Attention(config, layer, kernels)
+        self.mlp_norm = make_norm(config, kernels)
+        self.mlp = FeedForward(config, kernels)
+        self.dropout = nn.Dropout(config.dropout)
+
+    def forward(self, x: Tensor, rotary: Rotary | None, cache: KVCache | None) -> Tensor:
+        x = x + self.dropout(self.attn(self.attn_norm(x), rotary, cache))
+        fed: Tensor = self.dropout(self.mlp(self.mlp_norm(x)))
+        return x + fed
+
+
+class Transformer(nn.Module):
+    """A language model. `config` must be resolved (`llm.config.resolve_model`): every size stated.
+
+    `attention` "sdpa" runs torch's fused operations, "reference" the written-out ones (`llm.model.kernels`), in every
+    layer. Normalisations, softmax and the loss are computed in float32 or wider also under autocast. Nothing here reads
+    a value back from a device. The parameters hold whatever memory held until `init_weights` or `load_state_dict`.
+    """
+
+    def __init__(self, config: ModelConfig, *, attention: Literal["sdpa", "reference"] = "sdpa") -> None:
+        super().__init__()
+        check_resolved(config)
+        kernels = FUSED if attention == "sdpa" else WRITTEN_OUT
+        self.config = config
+        self.kernels = kernels
+        self.embedding = Embedding(config.vocab_size, config.d_model, kernels=kernels)
+        learned = config.position == "learned"
+        self.position = Embedding(config.context, config.d_model, kernels=kernels) if learned else None
+        self.embedding_norm = make_norm(config, kernels) if config.embedding_norm else None
+        self.dropout = nn.Dropout(config.dropout)
+        head_dim = config.d_model // config.n_head
+        self.rotary = (
+            None if learned else Rotary(head_dim, config.context, theta=config.rope_theta, pairs=config.rope_pairs)
+        )
+        self.blocks = nn.ModuleList(Block(config, layer, kernels) for layer in range(config.n_layer))
+        self.final_norm = make_norm(config, kernels)
+        self.head = None if config.tied_head else Linear(config.d_model, config.vocab_size, bias=False, kernels=kernels)
+
+    @property
+    def head_weight(self) -> Tensor:
+        """(V, d_model): the output head's matrix, which is the embedding's where the head is tied."""
+        return self.embedding.weight if self.head is None else self.head.weight
+
+    def forward(self, tokens: Tensor, cache: KVCache | None = None, *, last_only: bool = False) -> Tensor:
+        """Logits (B, T, V) in float32 or wider of the token after each position; (B, 1, V) with `last_only`.
+
+        tokens: int64 (B, T). With a cache they continue the text it holds, and are added to it.
+        """
+        hidden = self.hidden(tokens, cache)
+        return self.logits(hidden[:, -1:] if last_only else hidden)
+
+    def hidden(self, tokens: Tensor, cache: KVCache | None = None) -> Tensor:
+        """The residual stream after the last normalisation: int64 (B, T) → (B, T, d_model)."""
+        start, count = 0 if cache is None else cache.length, tokens.shape[1]
+        if start + count > self.config.context:
+            raise ValueError(
+                f"{start + count} positions exceed the model's context of {self.config.context}; crop the text."
+            )
+        if cache is not None:
+            cache.room_for(count)
+        x: Tensor = self.embedding(tokens)
+        if self.position is not None:
+            x = x + self.position.weight[start : start + count]
+        if self.embedding_norm is not None:
+            x = self.embedding_norm(x)
+        x = self.dropout(x)
+        for block in self.blocks:
+            x = block(x, self.rotary, cache)
+        if cache is not None:
+            cache.advance(count)
+        y: Tensor = self.final_norm(x)
+        return y
+
+    def logits(self, hidden: Tensor) -> Tensor:
+        """(..., d_model) → (..., V), float32 or wider, softly capped where the configuration says so."""
+        logits = at_least_float32(self.kernels.linear(hidden, self.head_weight, None))
+        cap = self.config.softcap
+        return cap * torch.tanh(logits / cap) if cap else logits
+
+    def loss(self, tokens: Tensor, targets: Tensor, reduction: Literal["mean", "sum", "none"] = "mean") -> Tensor:
+        """Cross entropy in nats of int64 targets (B, T), where −1 counts for nothing: a scalar, or (B, T) for "none".
+
+        The mean is over the targets that count. The logits of all positions never exist at once.
+        """
+        return linear_cross_entropy(
+            self.hidden(tokens), self.head_weight, targets, softcap=self.config.softcap, reduction=reduction
+        )
+
+    def init_weights(self, generator: torch.Generator) -> None:
+        """Fill every parameter as `config.init` says, drawing from `generator` (a CPU one) alone.
+
+        The same seed gives the same weights on every device.
+        """
+        initialise(self.named_parameters(), self.config, generator)
+
+
+def check_resolved(config: ModelConfig) -> None:
+    """ValueError where a size is missing or does not divide: the configuration was not resolved or not checked."""
+    for name in ("n_layer", "d_model", "n_head", "n_kv_head", "d_ff", "context", "vocab_size"):
+        if getattr(config, name) < 1:
+            raise ValueError(f"model.{name} is not resolved: call llm.config.resolve_model first.")
+    if config.d_model % config.n_head or config.n_head % config.n_kv_head:
+        raise ValueError("model.n_head must divide model.d_model, and model.n_kv_head must divide model.n_head.")
+    if config.position == "rope" and config.d_model // config.n_head % 2:
+        raise ValueError("Rotary positions need an even head width: change model.n_head or model.d_model.")
