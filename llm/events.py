@@ -54,8 +54,8 @@ class Progress(Event):
 
 @dataclass(frozen=True, kw_only=True)
 class StepLogged(Event):
-    """A completed step. `loss` is nats per token, the mean over micro-batches and ranks; `step_ms` is wall time per step
-    since the line before; `mfu` is a share of the device's peak, where that is known."""
+    """A completed step. `loss` is nats per token, the mean over micro-batches and ranks; `step_ms` is wall time per
+    step since the line before; `mfu` is a share of the device's peak, where that is known."""
 
     step: int
     tokens_seen: int

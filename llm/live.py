@@ -32,5 +32,3 @@ class LiveWeights:
         twin = Transformer(model.config)
         twin.load_state_dict(weights)
         return twin.to(self.plan.device).eval(), step
-
-

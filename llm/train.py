@@ -22,7 +22,6 @@ import torch
 from llm.checkpoint import TrainerState, build_model, restore_state
 from llm.commands import CommandQueue
 from llm.config import RunConfig, diff, fields_of, with_overrides
-from llm.data.batches import check_length
 from llm.data.prepare import Dataset, prepare
 from llm.device import Plan, choose_threads, make_plan
 from llm.errors import ConfigError, Problem, UserError
@@ -95,13 +94,12 @@ def training_events(
 ) -> Generator[Event, None, None]:
     """Everything from preparing the data to the end."""
     frozen = run.config()
-    dataset: Dataset = yield from prepare(frozen, home)
     config = resumed_config(frozen, overrides)
-    length = run_length(config, dataset.tokenizer.vocab_size, len(dataset.train))
-    check_length(dataset.train, length.seq_len)
-    check_length(dataset.validation, length.seq_len)
+    dataset = yield from prepared(config, home, commands)
+    if dataset is None:
+        yield Finished(step=0, status="stopped", reason="asked to stop before the first step")
+        return
     keep_tokenizer(run, dataset)
-
     state = new_state(config, dataset)
     restored = yield from restore_newest(run, state)
     if restored and state.data_fingerprint != dataset.fingerprint:
@@ -131,9 +129,22 @@ def training_events(
         resumed_from=f"step-{state.step:08d}" if restored else "",
         changed=state.overrides,
     )
-    if warning:
-        yield Warned(step=state.step, message=warning)
+    for message in (*dataset.warnings, *filter(None, [warning])):
+        yield Warned(step=state.step, message=message)
     yield from Trainer(run, config, state, dataset, plan, length, commands, loss_of).events()
+
+
+def prepared(config: RunConfig, home: Path, commands: CommandQueue) -> Generator[Event, None, Dataset | None]:
+    """The data set of `config`, made if need be; None when a stop came meanwhile."""
+    steps = prepare(config, home)
+    try:
+        while not commands.stop_is_waiting():
+            yield next(steps)
+    except StopIteration as end:
+        dataset: Dataset = end.value
+        return dataset
+    steps.close()
+    return None
 
 
 def resumed_config(frozen: RunConfig, overrides: tuple[tuple[str, str], ...]) -> RunConfig:
@@ -206,7 +217,7 @@ def settle_plan(config: RunConfig, state: TrainerState, dataset: Dataset, length
 
 
 def training_loss(state: TrainerState, plan: Plan, shape: tuple[int, int]) -> tuple[LossOf, str]:
-    """The function from (inputs, targets) of `shape` to the loss, compiled if the plan says so; why not, if it failed."""
+    """The function from (inputs, targets) of `shape` to the loss, compiled if the plan says so, or why it is not."""
     state.model.train()
     if not plan.compiled:
         return state.model.loss, ""
@@ -235,7 +246,7 @@ def stopping_on_signals(commands: CommandQueue) -> Iterator[dict[str, int]]:
         name = signal.Signals(number).name
         commands.inject(Command("stop", name, {"reason": f"interrupted by {name}"}))
 
-    handlers = {signal.SIGINT: handle, signal.SIGTERM: handle, signal.SIGHUP: signal.SIG_IGN}
+    handlers: dict[signal.Signals, Any] = {signal.SIGINT: handle, signal.SIGTERM: handle, signal.SIGHUP: signal.SIG_IGN}
     before = {number: signal.signal(number, handler) for number, handler in handlers.items()}
     try:
         yield seen

@@ -22,7 +22,7 @@ from llm.data.batches import Batches
 from llm.data.prefetch import Prefetcher
 from llm.data.prepare import Dataset
 from llm.device import Plan, memory_in_use, peak_flops
-from llm.engine import sample_text
+from llm.engine import Engine, Piece
 from llm.errors import ConfigError, Problem, UserError
 from llm.evaluate import evaluate
 from llm.events import (
@@ -163,7 +163,7 @@ class Trainer:
             reason = str(self.stop.arguments.get("reason", "asked to stop"))
             yield self._say(Finished, status="stopped", reason=reason, command_id=self.stop.id)
 
-    def _say(self, kind: type[Event], **values: Any) -> Event:
+    def _say(self, kind: type[Event], /, **values: Any) -> Event:
         self.state.elapsed = time.perf_counter() - self.started
         return kind(**({"step": self.state.step, "elapsed": self.state.elapsed} | values))
 
@@ -231,7 +231,9 @@ class Trainer:
         infos = self.run.checkpoints()
         if not infos or self.rolled_back_at >= infos[-1].step:
             advice = "lower train.lr, lengthen schedule.warmup_steps, or set train.clip"
-            raise UserError(f"the loss stayed non-finite for {self.config.train.max_bad_steps} steps in a row; {advice}.")
+            raise UserError(
+                f"the loss stayed non-finite for {self.config.train.max_bad_steps} steps in a row; {advice}."
+            )
         overrides = self.state.overrides
         restore_state(self.state, infos[-1])
         self.state.overrides = overrides
@@ -286,18 +288,14 @@ class Trainer:
 
     def _sample(self, command_id: str = "") -> Iterator[Event]:
         config = self.config
-        was_training = self.state.model.training
+        knobs = replace(config.decode, max_tokens=config.sample.max_tokens)
         self.state.model.eval()
         try:
-            text = sample_text(
-                self.state.model,
-                self.dataset.tokenizer,
-                config.sample.prompt,
-                replace(config.decode, max_tokens=config.sample.max_tokens),
-                device=self.plan.device,
-            )
+            engine = Engine(self.state.model, self.dataset.tokenizer)
+            pieces = engine.stream(config.sample.prompt, knobs, num_samples=1)
+            text = "".join(piece.text for piece in pieces if isinstance(piece, Piece))
         finally:
-            self.state.model.train(was_training)
+            self.state.model.train()
         yield self._say(Sampled, prompt=config.sample.prompt, text=text, command_id=command_id)
 
     def _save(self, command_id: str = "") -> Iterator[Event]:
@@ -379,7 +377,9 @@ class Trainer:
         elif command.name == "snapshot":
             yield from self._snapshot(command.id)
         else:
-            reason = {"pause": "it is paused already", "resume": "it is not paused"}.get(command.name, "unknown command")
+            reason = {"pause": "it is paused already", "resume": "it is not paused"}.get(
+                command.name, "unknown command"
+            )
             yield self._say(CommandRefused, command=command.name, reason=reason, command_id=command.id)
 
     def _set_knob(self, command: Command) -> Event:

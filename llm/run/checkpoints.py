@@ -63,9 +63,7 @@ def list_checkpoints(directory: Path, pins: Iterable[int] = ()) -> list[Checkpoi
     scored = [info for info in infos if "validation_loss" in info.metrics]
     best = min(scored, key=lambda info: info.metrics["validation_loss"]).step if scored else None
     pinned = set(pins)
-    return [
-        replace(info, best=info.step == best, last=info is infos[-1], pinned=info.step in pinned) for info in infos
-    ]
+    return [replace(info, best=info.step == best, last=info is infos[-1], pinned=info.step in pinned) for info in infos]
 
 
 def verify(info: CheckpointInfo) -> None:
@@ -94,4 +92,3 @@ def prune(directory: Path, keep: int, pins: Iterable[int]) -> list[CheckpointInf
     for info in doomed:
         remove_directory(info.path)
     return doomed
-

@@ -30,7 +30,7 @@ FORMAT = 1
 
 @dataclass(frozen=True)
 class RunStatus:
-    """How a run stands: running, finished, stopped, failed, crashed (ended without saying so), or new (never trained)."""
+    """How a run stands: running, finished, stopped, failed, crashed (ended without a word), or new (never trained)."""
 
     name: str
     holder: Holder | None = None
@@ -65,7 +65,9 @@ class Run:
         except FileExistsError:
             raise WrongUse(f"a run named {name} exists already; choose another name, or resume it.") from None
         except OSError as error:
-            raise UserError(f"{run.path} cannot be made ({error.strerror}); choose another place with --home.") from error
+            raise UserError(
+                f"{run.path} cannot be made ({error.strerror}); choose another place with --home."
+            ) from error
         header = {"format": FORMAT, "id": secrets.token_hex(8), "created": time.time(), "parent": parent}
         described = {"run": header | {"versions": versions(), "host": socket.gethostname()} | (extra or {})}
         write_atomic(run.path / "run.toml", tomli_w.dumps(to_mapping(config) | described).encode())

@@ -1,0 +1,61 @@
+"""A run so small that training it takes a second, with everything in it that could break a resume."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from llm.config import RunConfig, with_overrides
+from llm.run import Run
+
+TINY = {
+    "tokenizer.kind": "byte",
+    "data.order": "epoch",
+    "data.validation_fraction": "0.2",
+    "model.n_layer": "1",
+    "model.d_model": "12",
+    "model.n_head": "2",
+    "model.context": "16",
+    "model.dropout": "0.1",
+    "train.steps": "24",
+    "train.batch_size": "2",
+    "train.accumulation": "3",
+    "train.lr": "1e-2",
+    "train.device": "cpu",
+    "train.precision": "fp32",
+    "train.threads": "1",
+    "train.log_every": "1",
+    "evaluate.every": "9",
+    "evaluate.batches": "3",
+    "checkpoint.every": "7",
+    "checkpoint.keep": "0",
+    "sample.every": "10",
+    "sample.max_tokens": "5",
+}
+
+MakeRun = Callable[..., Run]
+
+
+@pytest.fixture
+def corpus(tmp_path: Path) -> Path:
+    """3 kB of words, the same every time: several passes over it in one run."""
+    chance, words = random.Random(7), ["the", "a", "cat", "dog", "sat", "ran", "on", "mat", "home"]
+    path = tmp_path / "corpus.txt"
+    path.write_text("\n".join(" ".join(chance.choices(words, k=6)) for _ in range(120)))
+    return path
+
+
+@pytest.fixture
+def make_run(tmp_path: Path, corpus: Path) -> MakeRun:
+    """make_run(name, path=text, …) creates a run of the tiny configuration with overrides."""
+
+    def make(name: str, **overrides: str) -> Run:
+        fields = (
+            TINY | {"data.corpus": str(corpus)} | {path.replace("__", "."): text for path, text in overrides.items()}
+        )
+        return Run.create(tmp_path, name, with_overrides(RunConfig(), list(fields.items())))
+
+    return make

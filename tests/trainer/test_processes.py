@@ -1,0 +1,80 @@
+"""Real processes, real signals: nothing that ends a trainer loses more than the steps since its last checkpoint."""
+
+from __future__ import annotations
+
+import random
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from llm.events import Finished, StepLogged
+from llm.run import Run
+
+from .conftest import MakeRun
+from .test_resume import assert_same_end
+
+
+def spawn(run: Run) -> subprocess.Popen[bytes]:
+    return subprocess.Popen(
+        [sys.executable, "-m", "llm.train", str(run.path)], stdin=subprocess.DEVNULL, stderr=subprocess.PIPE
+    )
+
+
+def wait_for_step(run: Run, step: int, process: subprocess.Popen[bytes]) -> None:
+    tail, deadline = run.tail(), time.monotonic() + 60
+    while time.monotonic() < deadline:
+        if any(isinstance(event, StepLogged) and event.step >= step for event in tail.poll()):
+            return
+        assert process.poll() is None, process.stderr and process.stderr.read().decode()
+        time.sleep(0.002)
+    raise AssertionError(f"step {step} was not reached")
+
+
+@pytest.mark.parametrize(("number", "status"), [(signal.SIGTERM, 143), (signal.SIGINT, 130)])
+def test_a_signal_saves_first(make_run: MakeRun, number: signal.Signals, status: int) -> None:
+    run = make_run("signalled", train__steps="1000000", checkpoint__every="0")
+    process = spawn(run)
+    wait_for_step(run, 20, process)
+    assert run.checkpoints() == []
+    process.send_signal(number)
+    assert process.wait(30) == status
+    finished = list(run.events())[-1]
+    assert isinstance(finished, Finished) and finished.status == "stopped" and number.name in finished.reason
+    assert run.checkpoint().step == finished.step >= 20
+    assert run.status().name == "stopped"
+
+
+def test_killed_again_and_again_it_ends_as_if_it_had_not_been(make_run: MakeRun, tmp_path: Path) -> None:
+    settings = {"train__steps": "400", "checkpoint__every": "5", "checkpoint__keep": "2", "sample__every": "0"}
+    whole, run = make_run("whole", **settings), make_run("killed", **settings)
+    assert spawn(whole).wait(120) == 0
+    chance, target = random.Random(3), 0
+    for _ in range(4):
+        process = spawn(run)
+        target += chance.randint(30, 60)
+        wait_for_step(run, target, process)
+        process.kill()
+        process.wait()
+        assert run.status().name == "crashed"
+        assert run.checkpoints(), "every kill here came after a save"
+    assert spawn(run).wait(120) == 0
+    assert_same_end(whole, run)
+    assert not list(run.checkpoint_directory.glob(".tmp-*"))
+
+
+def test_a_second_trainer_is_refused(make_run: MakeRun) -> None:
+    run = make_run("busy", train__steps="1000000")
+    first = spawn(run)
+    try:
+        wait_for_step(run, 1, first)
+        second = spawn(run)
+        _, said = second.communicate(timeout=60)
+        assert second.returncode == 1
+        assert f"process {first.pid}" in said.decode() and b"Traceback" not in said
+    finally:
+        first.kill()
+        first.wait()

@@ -1,0 +1,224 @@
+"""The loop: what it says, what it obeys, what it refuses to apply."""
+
+from __future__ import annotations
+
+import errno
+import math
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import torch
+
+import llm.trainer
+from llm.commands import CommandQueue
+from llm.errors import UserError
+from llm.events import (
+    CommandRefused,
+    Evaluated,
+    Event,
+    Finished,
+    KnobSet,
+    Paused,
+    Progress,
+    Resumed,
+    RolledBack,
+    Sampled,
+    Saved,
+    Skipped,
+    Started,
+    StepLogged,
+    Warned,
+)
+from llm.model.transformer import Transformer
+from llm.run import Command, Run
+from llm.train import run_training
+
+from .conftest import MakeRun
+
+At = dict[int, list[tuple[str, dict[str, str]]]]
+
+
+def train(run: Run, home: Path, at: At | None = None) -> list[Event]:
+    """Train to the end, sending commands `at` given steps; all events."""
+    events: list[Event] = []
+    queue = CommandQueue()
+
+    def on_event(event: Event) -> None:
+        events.append(event)
+        if isinstance(event, StepLogged):
+            for number, (name, arguments) in enumerate((at or {}).get(event.step, [])):
+                queue.inject(Command(name, f"{event.step}-{number}", dict(arguments)))
+
+    run_training(run, home, commands=queue, on_event=on_event)
+    return events
+
+
+def of(kind: type[Event], events: list[Event]) -> list[Event]:
+    return [event for event in events if isinstance(event, kind)]
+
+
+def test_a_run_tells_its_story_in_order(make_run: MakeRun, tmp_path: Path) -> None:
+    run = make_run("story")
+    events = train(run, tmp_path)
+    assert [event.step for event in of(StepLogged, events)] == list(range(1, 25))  # type: ignore[attr-defined]
+    assert [event.step for event in of(Evaluated, events)] == [0, 9, 18, 24]  # type: ignore[attr-defined]
+    assert [event.step for event in of(Sampled, events)] == [0, 10, 20]  # type: ignore[attr-defined]
+    assert [event.step for event in of(Saved, events)] == [7, 14, 21, 24]  # type: ignore[attr-defined]
+    kinds = [type(event) for event in events]
+    assert kinds.index(Progress) < kinds.index(Started) < kinds.index(StepLogged)
+    assert events[-1] == of(Finished, events)[0] and run.status().name == "finished"
+    assert [type(event) for event in run.events()] == kinds
+    first = of(StepLogged, events)[0]
+    assert isinstance(first, StepLogged)
+    assert first.tokens_seen == 2 * 3 * 16 and first.loss == pytest.approx(math.log(257), abs=0.3)
+    last = of(Evaluated, events)[-1]
+    assert isinstance(last, Evaluated)
+    assert last.validation_loss < 4 and last.perplexity == pytest.approx(math.exp(last.validation_loss))
+    assert run.checkpoint("best").metrics["validation_loss"] == last.validation_loss
+
+
+def test_micro_batches_make_the_same_step(make_run: MakeRun, tmp_path: Path) -> None:
+    curves = []
+    for batch, accumulation in ((6, 1), (3, 2), (1, 6)):
+        run = make_run(
+            f"micro-{batch}", train__batch_size=str(batch), train__accumulation=str(accumulation), model__dropout="0"
+        )
+        curves.append([event.loss for event in of(StepLogged, train(run, tmp_path))])  # type: ignore[attr-defined]
+    assert curves[1] == pytest.approx(curves[0], rel=2e-4)
+    assert curves[2] == pytest.approx(curves[0], rel=2e-4)
+
+
+def test_commands_are_answered_by_id(make_run: MakeRun, tmp_path: Path) -> None:
+    at: At = {
+        3: [
+            ("save", {}),
+            ("evaluate", {}),
+            ("sample", {}),
+            ("snapshot", {}),
+            ("set", {"key": "train.clip", "value": "0.5"}),
+            ("set", {"key": "model.d_model", "value": "64"}),
+            ("set", {"key": "train.clip", "value": "lots"}),
+            ("dance", {}),
+            ("pause", {}),
+            ("evaluate", {}),
+            ("resume", {}),
+        ]
+    }
+    run = make_run("asked", checkpoint__every="0", evaluate__every="0", sample__every="0")
+    events = train(run, tmp_path, at)
+    answers = {event.command_id: event for event in events if getattr(event, "command_id", "")}  # type: ignore[attr-defined]
+    assert isinstance(answers["3-0"], Saved) and answers["3-0"].kind == "checkpoint"
+    assert isinstance(answers["3-1"], Evaluated) and isinstance(answers["3-2"], Sampled)
+    snapshot = answers["3-3"]
+    assert isinstance(snapshot, Saved) and snapshot.kind == "snapshot"
+    assert (run.path / snapshot.path / "model.safetensors").exists()
+    knob = answers["3-4"]
+    assert isinstance(knob, KnobSet) and (knob.value, knob.previous) == (0.5, 1.0)
+    assert all(isinstance(answers[f"3-{n}"], CommandRefused) for n in (5, 6, 7))
+    assert isinstance(answers["3-8"], Paused) and isinstance(answers["3-10"], Resumed)
+    assert events.index(answers["3-8"]) < events.index(answers["3-9"]) < events.index(answers["3-10"])
+    assert isinstance(events[-1], Finished)
+
+
+def test_a_knob_set_while_training_survives_a_stop(make_run: MakeRun, tmp_path: Path) -> None:
+    run = make_run("knob", schedule__kind="constant")
+    train(run, tmp_path, {5: [("set", {"key": "train.lr_multiplier", "value": "0.5"}), ("stop", {})]})
+    rates = [event.lr for event in of(StepLogged, train(run, tmp_path))]  # type: ignore[attr-defined]
+    assert rates and set(rates) == {0.5e-2}
+
+
+Breaker = Callable[[int], bool]
+
+
+@pytest.fixture
+def broken_loss(monkeypatch: pytest.MonkeyPatch) -> Callable[[Breaker], None]:
+    """Make the training loss NaN whenever the breaker says so of the n-th call."""
+
+    def install(breaks: Breaker) -> None:
+        calls = 0
+        original = Transformer.loss
+
+        def loss(
+            self: Transformer, tokens: torch.Tensor, targets: torch.Tensor, reduction: str = "mean"
+        ) -> torch.Tensor:
+            nonlocal calls
+            value = original(self, tokens, targets, reduction)  # type: ignore[arg-type]
+            if reduction != "mean":
+                return value
+            calls += 1
+            return value * math.nan if breaks(calls) else value
+
+        monkeypatch.setattr(Transformer, "loss", loss)
+
+    return install
+
+
+def test_a_step_that_is_not_finite_is_not_applied(
+    make_run: MakeRun, tmp_path: Path, broken_loss: Callable[[Breaker], None]
+) -> None:
+    broken_loss(lambda call: call == 3 * 4 + 2)  # the second micro-batch of step 5
+    run = make_run("nan")
+    events = train(run, tmp_path)
+    (skipped,) = of(Skipped, events)
+    assert isinstance(skipped, Skipped) and skipped.step == 5 and math.isnan(skipped.loss)
+    last = of(StepLogged, events)[-1]
+    assert isinstance(last, StepLogged) and math.isfinite(last.loss) and last.step == 24
+
+
+def test_many_bad_steps_roll_back_once_and_then_stop_with_advice(
+    make_run: MakeRun, tmp_path: Path, broken_loss: Callable[[Breaker], None]
+) -> None:
+    broken_loss(lambda call: call > 3 * 15)
+    run = make_run("hopeless", train__max_bad_steps="3")
+    with pytest.raises(UserError, match=r"non-finite for 3 steps in a row; lower train\.lr"):
+        train(run, tmp_path)
+    events = list(run.events())
+    (back,) = of(RolledBack, events)
+    assert isinstance(back, RolledBack) and (back.step, back.from_step) == (14, 18)
+    assert isinstance(events[-1], Finished) and events[-1].status == "failed"
+    assert all(math.isfinite(value) for info in run.checkpoints() for value in info.metrics.values())
+
+
+def test_a_full_disk_during_a_save_is_a_warning_and_the_next_save_works(
+    make_run: MakeRun, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    real, calls = llm.trainer.save_state, 0
+
+    def save(run: Run, state: object) -> object:
+        nonlocal calls
+        calls += 1
+        if calls == 2:
+            raise OSError(errno.ENOSPC, "No space left on device")
+        return real(run, state)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(llm.trainer, "save_state", save)
+    run = make_run("full")
+    events = train(run, tmp_path)
+    (warning,) = of(Warned, events)
+    assert isinstance(warning, Warned) and warning.step == 14 and "No space left" in warning.message
+    assert [info.step for info in run.checkpoints()] == [7, 21, 24]
+
+
+def test_weights_that_are_not_finite_are_never_saved(make_run: MakeRun, tmp_path: Path) -> None:
+    run = make_run("poisoned")
+    states = []
+
+    def poison(event: Event) -> None:
+        if isinstance(event, StepLogged) and event.step == 16:
+            with torch.no_grad():
+                next(states[0]._state.model.parameters()).fill_(math.inf)
+
+    with pytest.raises(UserError):
+        run_training(run, tmp_path, on_live=states.append, on_event=poison)
+    assert [info.step for info in run.checkpoints()] == [7, 14]
+
+
+def test_text_too_short_for_one_window_is_refused_before_step_0(
+    make_run: MakeRun, tmp_path: Path, corpus: Path
+) -> None:
+    corpus.write_text("too short")
+    run = make_run("short")
+    with pytest.raises(UserError, match="too short"):
+        train(run, tmp_path)
+    assert run.status().name == "failed" and not of(Started, list(run.events()))
