@@ -1,0 +1,163 @@
+"""What every tokenizer can do (`Tokenizer`), and the part they all share (`BaseTokenizer`).
+
+Every id stands for some bytes; a special token stands for none. Decoding is joining those bytes and reading them as
+UTF-8, so an id that is half a character is nothing unusual. What differs between kinds is only how text becomes ids.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import re
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any, Protocol
+
+from llm.errors import UserError
+from llm.files import write_atomic, write_json
+from llm.tokenizer.cuts import FindCut, chunks, last_safe_cut
+from llm.tokenizer.saved import FORMAT_VERSION, RECORD
+from llm.tokenizer.stream import StreamDecoder
+
+Progress = Callable[[float, float], None]
+"""progress(done, total): how far the making of a tokenizer is."""
+
+
+class Tokenizer(Protocol):
+    """Text to token ids and back."""
+
+    kind: str
+    vocab_size: int
+    special_tokens: Mapping[str, int]
+    """Text of each special token -> its id."""
+    separator: int | None
+    """The id between documents: the first special token. None when there is none."""
+    stop_ids: frozenset[int]
+    """Ids that end a generated text."""
+    dummy_prefix: bytes
+    """Bytes that encoding puts before every text and decoding takes away again (SentencePiece: one space)."""
+
+    def encode(self, text: str, *, special: bool = False) -> list[int]: ...
+
+    def encode_batch(self, texts: Sequence[str]) -> list[list[int]]: ...
+
+    def encode_stream(self, pieces: Iterable[str]) -> Iterator[list[int]]: ...
+
+    def decode(self, ids: Iterable[int]) -> str: ...
+
+    def token_bytes(self, token_id: int) -> bytes: ...
+
+    def save(self, directory: Path) -> None: ...
+
+    def fingerprint(self) -> str: ...
+
+
+class BaseTokenizer(ABC):
+    """A table of bytes per id, and everything that follows from it.
+
+    A subclass says how ordinary text is encoded (`encode_ordinary`), what its saved form holds (`record`, `files`)
+    and, where a text may not be cut just anywhere, where it may (`find_cut`).
+    """
+
+    kind: str
+    dummy_prefix = b""
+
+    def __init__(self, table: Sequence[bytes], special_tokens: Mapping[str, int]) -> None:
+        """`table[id]` are the bytes of an id; those of special tokens and of unused ids are empty."""
+        self._table = list(table)
+        self.vocab_size = len(self._table)
+        self.special_tokens: Mapping[str, int] = dict(special_tokens)
+        self.separator = next(iter(self.special_tokens.values()), None)
+        self.stop_ids = frozenset(() if self.separator is None else (self.separator,))
+        # Longest first: of two special tokens that begin alike, the longer one is meant.
+        alternatives = sorted(self.special_tokens, key=len, reverse=True)
+        self._special = re.compile("(" + "|".join(map(re.escape, alternatives)) + ")") if alternatives else None
+
+    @abstractmethod
+    def encode_ordinary(self, text: str) -> list[int]:
+        """Ids of `text`, in which the names of special tokens are text like any other."""
+
+    @abstractmethod
+    def record(self) -> dict[str, Any]:
+        """What decides the encoding, as plain JSON values; large tables by their sha256."""
+
+    def files(self) -> dict[str, bytes]:
+        """Files that the saved form needs besides the record: name -> content."""
+        return {}
+
+    def find_cut(self) -> FindCut:
+        """Where this tokenizer allows a text to be cut without changing its ids."""
+        return last_safe_cut
+
+    def encode(self, text: str, *, special: bool = False) -> list[int]:
+        """Ids of `text`. With `special`, the text of a special token becomes that token's id.
+
+        Lone surrogates, which UTF-8 cannot express, are read as U+FFFD.
+        """
+        if not special or self._special is None:
+            return self.encode_ordinary(text)
+        ids: list[int] = []
+        for index, part in enumerate(self._special.split(text)):
+            if index % 2:  # the pattern is one group, so its matches stand at the odd places
+                ids.append(self.special_tokens[part])
+            elif part:
+                ids.extend(self.encode_ordinary(part))
+        return ids
+
+    def encode_batch(self, texts: Sequence[str]) -> list[list[int]]:
+        """`encode_ordinary` of every text, on several threads where the encoder allows it."""
+        return [self.encode_ordinary(text) for text in texts]
+
+    def encode_stream(self, pieces: Iterable[str]) -> Iterator[list[int]]:
+        """The ids of `"".join(pieces)`, list by list, without ever holding the whole text.
+
+        Memory is bounded by the longest stretch that offers no safe place to cut (see `cuts`).
+        """
+        for chunk in chunks(pieces, self.find_cut()):
+            yield self.encode_ordinary(chunk)
+
+    def decode(self, ids: Iterable[int]) -> str:
+        """The text of `ids`. Special tokens say nothing, bytes that are not UTF-8 become U+FFFD."""
+        if self.dummy_prefix:
+            stream = StreamDecoder(self)
+            return "".join(map(stream.feed, ids)) + stream.finish()
+        return b"".join(map(self.token_bytes, ids)).decode(errors="replace")
+
+    def token_bytes(self, token_id: int) -> bytes:
+        """The bytes an id stands for: none for special tokens, and none for ids outside the vocabulary."""
+        return self._table[token_id] if 0 <= token_id < self.vocab_size else b""
+
+    def save(self, directory: Path) -> None:
+        """Write all that `load_tokenizer` needs into `directory`; the record last, so that it vouches for the rest."""
+        directory.mkdir(parents=True, exist_ok=True)
+        for name, content in self.files().items():
+            write_atomic(directory / name, content)
+        write_json(directory / RECORD, {"format_version": FORMAT_VERSION, "kind": self.kind, **self.record()})
+
+    def fingerprint(self) -> str:
+        """sha256 of what decides the encoding: equal fingerprints, equal ids."""
+        canonical = json.dumps({"kind": self.kind, **self.record()}, sort_keys=True)
+        return hashlib.sha256(canonical.encode()).hexdigest()
+
+
+def well_formed(text: str) -> str:
+    """`text` as UTF-8 can hold it: surrogate pairs joined, lone surrogates replaced by U+FFFD.
+
+    The same rule that tiktoken applies, so that all kinds treat such a text alike.
+    """
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        return text.encode("utf-16", "surrogatepass").decode("utf-16", "replace")
+    return text
+
+
+def number_special_tokens(texts: Sequence[str], first_id: int) -> dict[str, int]:
+    """Ids for special tokens, in order, from `first_id` on; refuses empty and repeated ones."""
+    for position, text in enumerate(texts):
+        if not text:
+            raise UserError("A special token is empty; give it a text such as <|endoftext|>.")
+        if text in texts[:position]:
+            raise UserError(f"The special token {text!r} is listed twice; name each one once.")
+    return {text: first_id + position for position, text in enumerate(texts)}

@@ -1,0 +1,54 @@
+"""One id per character that occurs in the training text, as in the first character-level language models."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from llm.tokenizer.base import BaseTokenizer, number_special_tokens, well_formed
+from llm.tokenizer.cuts import FindCut, last_cut_between_characters
+from llm.tokenizer.saved import read_special_tokens
+
+UNKNOWN = "\ufffd"
+
+
+class CharTokenizer(BaseTokenizer):
+    """Ids of the characters in the order of their code points, then one for every other character, then the special
+    tokens. The unknown id decodes to U+FFFD: a prompt with a foreign character is answered, not refused.
+    """
+
+    kind = "char"
+
+    def __init__(self, alphabet: Iterable[str], special_tokens: Sequence[str] = ()) -> None:
+        self.alphabet = "".join(sorted(set(alphabet)))
+        self.unknown_id = len(self.alphabet)
+        self._ids = {character: index for index, character in enumerate(self.alphabet)}
+        numbered = number_special_tokens(special_tokens, first_id=self.unknown_id + 1)
+        characters = [character.encode() for character in self.alphabet + UNKNOWN]
+        super().__init__(characters + [b""] * len(numbered), numbered)
+
+    @classmethod
+    def train(cls, texts: Iterable[str], special_tokens: Sequence[str] = ()) -> CharTokenizer:
+        """A tokenizer whose alphabet is every character of `texts`."""
+        alphabet: set[str] = set()
+        for text in texts:
+            alphabet.update(well_formed(text))
+        return cls(alphabet, special_tokens)
+
+    @classmethod
+    def from_saved(cls, record: Mapping[str, Any], directory: Path) -> CharTokenizer:
+        alphabet = record["alphabet"]
+        if not isinstance(alphabet, str):
+            raise ValueError("alphabet is not a text")
+        return cls(alphabet, list(read_special_tokens(record)))
+
+    def encode_ordinary(self, text: str) -> list[int]:
+        ids, unknown = self._ids, self.unknown_id
+        return [ids.get(character, unknown) for character in well_formed(text)]
+
+    def find_cut(self) -> FindCut:
+        return last_cut_between_characters
+
+    def record(self) -> dict[str, Any]:
+        return {"alphabet": self.alphabet, "special_tokens": dict(self.special_tokens)}

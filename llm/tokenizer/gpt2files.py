@@ -1,0 +1,75 @@
+"""GPT-2's own files: vocab.json (token -> id) and merges.txt, in which bytes are written as printable characters."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from itertools import pairwise
+from pathlib import Path
+
+from llm.errors import UserError
+from llm.tokenizer.ranks import RankTokenizer, with_special_tokens
+
+GPT2_PATTERN = r"'(?:[sdmt]|ll|ve|re)| ?\p{L}++| ?\p{N}++| ?[^\s\p{L}\p{N}]++|\s++$|\s+(?!\S)|\s"
+"""How GPT-2 splits text, written with possessive repeats; the pieces are the same."""
+
+FILE_NAMES = (("vocab.json", "merges.txt"), ("encoder.json", "vocab.bpe"))
+"""What Hugging Face calls the two files, and what OpenAI called them."""
+
+
+def printable_bytes() -> dict[str, int]:
+    """GPT-2's alphabet: a visible character for each byte. Latin-1's visible ones stand for themselves, the others are
+    numbered from U+0100 on, so that a space is Ġ and a line break is Ċ.
+    """
+    visible = [value for value in range(256) if chr(value).isprintable() and chr(value) != " "]
+    hidden = [value for value in range(256) if value not in visible]
+    return {chr(value): value for value in visible} | {chr(256 + index): value for index, value in enumerate(hidden)}
+
+
+def load_gpt2_files(folder: Path, special_tokens: Sequence[str] = ()) -> RankTokenizer:
+    """The tokenizer in a folder with vocab.json and merges.txt."""
+    for vocab_name, merges_name in FILE_NAMES:
+        vocab, merges = folder / vocab_name, folder / merges_name
+        if vocab.is_file() and merges.is_file():
+            break
+    else:
+        raise UserError(f"{folder} does not hold vocab.json and merges.txt; name the folder that holds both.")
+    try:
+        ranks, defined = parse_gpt2_files(vocab.read_bytes(), merges.read_bytes())
+        next_id = max([*ranks.values(), *defined.values()]) + 1
+        specials = with_special_tokens(defined, special_tokens, next_id)
+        return RankTokenizer("gpt2-files", ranks, specials, GPT2_PATTERN)
+    except (OSError, ValueError) as error:
+        raise UserError(
+            f"{vocab} and {merges.name} cannot be used ({error}); get both again from one source."
+        ) from error
+
+
+def parse_gpt2_files(vocab: bytes, merges: bytes) -> tuple[dict[bytes, int], dict[str, int]]:
+    """(token bytes -> id, special token -> id) from the contents of the two files.
+
+    What vocab.json holds beyond the bytes and the results of merges are special tokens. ValueError when the files do
+    not belong together, or when ids do not rise in the order of the merges, which byte-pair encoding by rank needs.
+    """
+    ids = json.loads(vocab)
+    if not isinstance(ids, dict) or not all(type(value) is int for value in ids.values()):
+        raise ValueError("the vocabulary is not a table of ids")
+    alphabet = printable_bytes()
+    merged = list(dict.fromkeys(_merged_names(merges.decode())))
+    for name in [*alphabet, *merged]:
+        if name not in ids or not alphabet.keys() >= set(name):
+            raise ValueError(f"the token {name!r} of the merges is not in the vocabulary")
+    for earlier, later in pairwise(merged):
+        if ids[earlier] >= ids[later]:
+            raise ValueError(f"the id of {later!r} is out of the order of the merges")
+    ranks = {bytes(alphabet[character] for character in name): ids[name] for name in [*alphabet, *merged]}
+    known = set(ranks.values())
+    return ranks, {name: token_id for name, token_id in ids.items() if token_id not in known}
+
+
+def _merged_names(merges: str) -> list[str]:
+    """The tokens that the merges make, in order. The first line may be a comment."""
+    lines = merges.splitlines()
+    if lines and lines[0].startswith("#version"):
+        lines = lines[1:]
+    return ["".join(line.split(" ")) for line in lines if line]

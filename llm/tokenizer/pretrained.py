@@ -1,0 +1,137 @@
+"""tiktoken's encodings, read from the copies it keeps on this machine. Nothing here opens a connection."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import tempfile
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from llm.errors import UserError
+from llm.names import did_you_mean
+from llm.tokenizer.gpt2files import GPT2_PATTERN, parse_gpt2_files
+from llm.tokenizer.ranks import RankTokenizer, with_special_tokens
+from llm.tokenizer.saved import parse_ranks
+
+END_OF_TEXT = "<|endoftext|>"
+
+CL100K_PATTERN = "|".join(
+    [
+        r"'(?i:[sdmt]|ll|ve|re)",
+        r"[^\r\n\p{L}\p{N}]?+\p{L}++",
+        r"\p{N}{1,3}+",
+        r" ?[^\s\p{L}\p{N}]++[\r\n]*+",
+        r"\s++$|\s*[\r\n]|\s+(?!\S)|\s",
+    ]
+)
+
+_UPPER = r"[\p{Lu}\p{Lt}\p{Lm}\p{Lo}\p{M}]"
+_LOWER = r"[\p{Ll}\p{Lm}\p{Lo}\p{M}]"
+_ENDING = r"(?i:'s|'t|'re|'ve|'m|'ll|'d)?"
+O200K_PATTERN = "|".join(
+    [
+        rf"[^\r\n\p{{L}}\p{{N}}]?{_UPPER}*{_LOWER}+{_ENDING}",
+        rf"[^\r\n\p{{L}}\p{{N}}]?{_UPPER}+{_LOWER}*{_ENDING}",
+        r"\p{N}{1,3}",
+        r" ?[^\s\p{L}\p{N}]+[\r\n/]*",
+        r"\s*[\r\n]+|\s+(?!\S)|\s+",
+    ]
+)
+
+
+@dataclass(frozen=True)
+class CachedFile:
+    """A file as tiktoken caches it: under the sha1 of its address."""
+
+    address: str
+    sha256: str
+
+    def read(self, cache: Path) -> bytes | None:
+        """Its content, or None when the cache has no undamaged copy."""
+        try:
+            content = (cache / hashlib.sha1(self.address.encode()).hexdigest()).read_bytes()
+        except OSError:
+            return None
+        return content if hashlib.sha256(content).hexdigest() == self.sha256 else None
+
+
+@dataclass(frozen=True)
+class Encoding:
+    """What defines one of tiktoken's encodings."""
+
+    pattern: str
+    special_tokens: Mapping[str, int]
+    files: tuple[CachedFile, ...]
+    """One table of ranks, or GPT-2's two files: the vocabulary, then the merges."""
+
+
+_HOST = "https://openaipublic.blob.core.windows.net"
+_P50K = CachedFile(
+    f"{_HOST}/encodings/p50k_base.tiktoken", "94b5ca7dff4d00767bc256fdd1b27e5b17361d7b8a5f968547f9f23eb70d2069"
+)
+_R50K = CachedFile(
+    f"{_HOST}/encodings/r50k_base.tiktoken", "306cd27f03c1a714eca7108e03d66b7dc042abe8c258b44c199a7ed9838dd930"
+)
+_CL100K = CachedFile(
+    f"{_HOST}/encodings/cl100k_base.tiktoken", "223921b76ee99bde995b7ff738513eef100fb51d18c93597a113bcffe865b2a7"
+)
+_O200K = CachedFile(
+    f"{_HOST}/encodings/o200k_base.tiktoken", "446a9538cb6c348e3516120d7c08b09f57c36495e2acfffe59a5bf8b0cfb1a2d"
+)
+_GPT2 = (
+    CachedFile(
+        f"{_HOST}/gpt-2/encodings/main/encoder.json", "196139668be63f3b5d6574427317ae82f612a97c5d1cdaf36ed2256dbf636783"
+    ),
+    CachedFile(
+        f"{_HOST}/gpt-2/encodings/main/vocab.bpe", "1ce1664773c50f3e0cc8842619a93edc4624525b728b188a9e0be33b7726adc5"
+    ),
+)
+
+ENCODINGS: Mapping[str, Encoding] = {
+    "gpt2": Encoding(GPT2_PATTERN, {END_OF_TEXT: 50256}, _GPT2),
+    "r50k_base": Encoding(GPT2_PATTERN, {END_OF_TEXT: 50256}, (_R50K,)),
+    "p50k_base": Encoding(GPT2_PATTERN, {END_OF_TEXT: 50256}, (_P50K,)),
+    "cl100k_base": Encoding(
+        CL100K_PATTERN,
+        {
+            END_OF_TEXT: 100257,
+            "<|fim_prefix|>": 100258,
+            "<|fim_middle|>": 100259,
+            "<|fim_suffix|>": 100260,
+            "<|endofprompt|>": 100276,
+        },
+        (_CL100K,),
+    ),
+    "o200k_base": Encoding(O200K_PATTERN, {END_OF_TEXT: 199999, "<|endofprompt|>": 200018}, (_O200K,)),
+}
+
+
+def load_encoding(name: str, special_tokens: Sequence[str] = ()) -> RankTokenizer:
+    """The tiktoken encoding `name`, from tiktoken's cache on this machine. `special_tokens` it lacks are added."""
+    encoding = ENCODINGS.get(name)
+    if encoding is None:
+        hint = did_you_mean(name, ENCODINGS) or f"use one of {', '.join(ENCODINGS)}"
+        raise UserError(f"There is no tiktoken encoding {name!r}; {hint}")
+    cache = cache_directory()
+    contents = [file.read(cache) for file in encoding.files]
+    present = [content for content in contents if content is not None]
+    if len(present) < len(contents):
+        raise UserError(
+            f"The tiktoken encoding {name!r} is not in {cache}, and nothing is downloaded unasked; where there is a "
+            f"connection run  python -c \"import tiktoken; tiktoken.get_encoding('{name}')\"  and, if that was another "
+            f"machine, set TIKTOKEN_CACHE_DIR to a copy of its cache."
+        )
+    ranks = parse_gpt2_files(*present)[0] if len(present) == 2 else parse_ranks(present[0])
+    next_id = max([*ranks.values(), *encoding.special_tokens.values()]) + 1
+    specials = with_special_tokens(encoding.special_tokens, special_tokens, next_id)
+    return RankTokenizer("tiktoken", ranks, specials, encoding.pattern)
+
+
+def cache_directory() -> Path:
+    """Where tiktoken keeps its copies, by its own rules."""
+    for variable in ("TIKTOKEN_CACHE_DIR", "DATA_GYM_CACHE_DIR"):
+        if os.environ.get(variable):
+            return Path(os.environ[variable])
+    return Path(tempfile.gettempdir()) / "data-gym-cache"

@@ -1,0 +1,87 @@
+"""Byte-level BPE from a table of ranks, encoded by tiktoken: trained here, tiktoken's own encodings, GPT-2's files."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import re
+from collections.abc import Mapping, Sequence
+from itertools import pairwise
+from pathlib import Path
+from typing import Any
+
+import tiktoken
+
+from llm.tokenizer.base import BaseTokenizer, number_special_tokens
+from llm.tokenizer.saved import RANKS, dump_ranks, parse_ranks, read_special_tokens
+
+LONGEST_BLANK = 500_000
+"""Whitespace in one run that tiktoken's regex engine still manages with the patterns of GPT-2 and GPT-4; near a million
+it gives up. Longer runs are cut there: the only text whose ids differ from tiktoken's, which has none for it."""
+
+
+class RankTokenizer(BaseTokenizer):
+    """Byte-level BPE. `ranks` maps the bytes of a token to its id; among merges the lower id goes first."""
+
+    def __init__(self, kind: str, ranks: Mapping[bytes, int], special_tokens: Mapping[str, int], pattern: str) -> None:
+        """ValueError when the table is unfit: a byte missing, or two tokens with one id."""
+        self.kind = kind
+        self.pattern = pattern
+        self._ranks = dict(ranks)
+        table = _table(self._ranks, special_tokens)
+        super().__init__(table, special_tokens)
+        # Special tokens are found here and not by tiktoken, whose choice between overlapping ones is arbitrary.
+        self._encoding = tiktoken.Encoding(kind, pat_str=pattern, mergeable_ranks=self._ranks, special_tokens={})
+        self._long_blank = re.compile(rf"\s{{{LONGEST_BLANK}}}")
+
+    @classmethod
+    def from_saved(cls, record: Mapping[str, Any], directory: Path) -> RankTokenizer:
+        content = (directory / RANKS).read_bytes()
+        if hashlib.sha256(content).hexdigest() != record["ranks_sha256"]:
+            raise ValueError(f"{RANKS} is not the table that was saved with it")
+        return cls(record["kind"], parse_ranks(content), read_special_tokens(record), record["pattern"])
+
+    def encode_ordinary(self, text: str) -> list[int]:
+        if len(text) <= LONGEST_BLANK:
+            return self._encoding.encode_ordinary(text)
+        ends = [0, *(blank.end() for blank in self._long_blank.finditer(text)), len(text)]
+        parts = (text[start:end] for start, end in pairwise(ends))
+        return [token_id for part in parts for token_id in self._encoding.encode_ordinary(part)]
+
+    def encode_batch(self, texts: Sequence[str]) -> list[list[int]]:
+        if any(len(text) > LONGEST_BLANK for text in texts):
+            return super().encode_batch(texts)
+        return self._encoding.encode_ordinary_batch(list(texts), num_threads=os.cpu_count() or 1)
+
+    def record(self) -> dict[str, Any]:
+        return {
+            "special_tokens": dict(self.special_tokens),
+            "pattern": self.pattern,
+            "ranks_sha256": hashlib.sha256(dump_ranks(self._ranks)).hexdigest(),
+        }
+
+    def files(self) -> dict[str, bytes]:
+        return {RANKS: dump_ranks(self._ranks)}
+
+
+def _table(ranks: Mapping[bytes, int], special_tokens: Mapping[str, int]) -> list[bytes]:
+    """Bytes by id; empty for special tokens and for ids that nothing uses."""
+    missing = [value for value in range(256) if bytes([value]) not in ranks]
+    if missing:
+        raise ValueError(f"there is no token for the byte {missing[0]}")
+    ids = [*ranks.values(), *special_tokens.values()]
+    if min(ids) < 0 or len(set(ids)) != len(ids):
+        raise ValueError("two tokens share an id, or one is negative")
+    if max(ids) > 2 * len(ids) + 1000:  # a damaged id would otherwise ask for any amount of memory
+        raise ValueError(f"the id {max(ids)} is out of proportion to {len(ids)} tokens")
+    table = [b""] * (max(ids) + 1)
+    for token, rank in ranks.items():
+        table[rank] = token
+    return table
+
+
+def with_special_tokens(defined: Mapping[str, int], wanted: Sequence[str], next_id: int) -> dict[str, int]:
+    """Special tokens of a ready-made vocabulary, the `wanted` ones first; those it lacks get ids from `next_id` on."""
+    added = number_special_tokens([text for text in wanted if text not in defined], next_id)
+    ids = {**defined, **added}
+    return {text: ids[text] for text in wanted} | ids

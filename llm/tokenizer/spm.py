@@ -1,0 +1,165 @@
+"""SentencePiece: a BPE or unigram model over characters, with bytes to fall back on (Kudo & Richardson 2018).
+
+Trained as Llama 2's tokenizer was and as the TinyStories models use it: <unk> 0, <s> 1, </s> 2, then 256 byte pieces,
+then the rest; digits apart; text left as it is. The one text that does not come back is the sign ▁ (U+2581), by which
+SentencePiece writes a space.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import os
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from pathlib import Path
+from types import ModuleType
+from typing import Any, Literal
+
+from llm.errors import UserError
+from llm.tokenizer.base import BaseTokenizer, well_formed
+from llm.tokenizer.cuts import FindCut, chunks, last_cut_between_words
+
+MODEL_FILE = "sentencepiece.model"
+VOCAB_FILE = "sentencepiece.vocab"
+SPACE = "▁"
+LEAST_VOCAB = 3 + 256
+
+
+class SentencePieceTokenizer(BaseTokenizer):
+    """A SentencePiece model. The separator is its beginning-of-text id, and both begin and end stop a generation.
+
+    Most models put a space before every text (`dummy_prefix`), which decoding takes away at the start of a text and
+    after a special token; `token_bytes` keeps it.
+    """
+
+    kind = "sentencepiece"
+
+    def __init__(self, model: bytes) -> None:
+        """`model`: the content of a .model file; UserError when it is not one."""
+        self._model_bytes = model
+        try:
+            self._model = import_sentencepiece().SentencePieceProcessor(model_proto=model)
+        except RuntimeError:
+            raise UserError("This is not a SentencePiece model; name a .model file or train one.") from None
+        ids = range(self._model.vocab_size())
+        self._pieces: list[str] = [self._model.id_to_piece(token_id) for token_id in ids]
+        special_tokens = self._control_tokens()
+        super().__init__([self._bytes_of(token_id) for token_id in ids], special_tokens)
+        first = self._model.encode("a", out_type=str)[0]
+        self.dummy_prefix = b" " if first.startswith(SPACE) else b""
+        self.stop_ids = frozenset({self._model.bos_id(), self._model.eos_id()} - {-1})
+        # A piece such as "of▁the" may span any space, so that no place in a text is safe to cut.
+        self._stays_in_words = not any(SPACE in piece.lstrip(SPACE) for piece in self._pieces)
+
+    @classmethod
+    def train(
+        cls, texts: Iterable[str], vocab_size: int, algorithm: Literal["bpe", "unigram"] = "bpe"
+    ) -> SentencePieceTokenizer:
+        """Train on the lines of `texts`. A text too small for `vocab_size` gives as many pieces as it can."""
+        if vocab_size < LEAST_VOCAB:
+            raise UserError(f"A SentencePiece vocabulary of {vocab_size} is too small; ask for {LEAST_VOCAB} or more.")
+        sentencepiece = import_sentencepiece()
+        model = io.BytesIO()
+        lines = [line for text in texts for line in well_formed(text).split("\n") if line.strip()]
+        if not lines:
+            raise UserError("There is no text to train a SentencePiece model on; choose a corpus that is not empty.")
+        try:
+            sentencepiece.SentencePieceTrainer.train(
+                sentence_iterator=iter(lines),
+                model_writer=model,
+                model_type=algorithm,
+                vocab_size=vocab_size,
+                hard_vocab_limit=False,
+                byte_fallback=True,
+                character_coverage=1.0,
+                split_digits=True,
+                allow_whitespace_only_pieces=True,
+                normalization_rule_name="identity",
+                remove_extra_whitespaces=False,
+                max_sentence_length=1 << 24,
+                num_threads=os.cpu_count() or 1,
+                minloglevel=3,  # it writes to the terminal itself
+            )
+        except RuntimeError as error:
+            raise UserError(_explain(str(error), vocab_size)) from error
+        return cls(model.getvalue())
+
+    @classmethod
+    def from_file(cls, path: Path) -> SentencePieceTokenizer:
+        try:
+            return cls(path.read_bytes())
+        except OSError as error:
+            raise UserError(f"{path} cannot be read ({error.strerror}); name an existing .model file.") from error
+
+    @classmethod
+    def from_saved(cls, record: Mapping[str, Any], directory: Path) -> SentencePieceTokenizer:
+        content = (directory / MODEL_FILE).read_bytes()
+        if hashlib.sha256(content).hexdigest() != record["model_sha256"]:
+            raise ValueError(f"{MODEL_FILE} is not the model that was saved with it")
+        return cls(content)
+
+    def encode_ordinary(self, text: str) -> list[int]:
+        ids: list[int] = self._model.encode(well_formed(text))
+        return ids
+
+    def encode_batch(self, texts: Sequence[str]) -> list[list[int]]:
+        ids: list[list[int]] = self._model.encode(
+            [well_formed(text) for text in texts], num_threads=os.cpu_count() or 1
+        )
+        return ids
+
+    def encode_stream(self, pieces: Iterable[str]) -> Iterator[list[int]]:
+        for number, chunk in enumerate(chunks(pieces, self.find_cut())):
+            # Each later chunk begins with the space at which it was cut: the dummy prefix stands in for it.
+            yield self.encode_ordinary(chunk[1:] if number and self.dummy_prefix else chunk)
+
+    def find_cut(self) -> FindCut:
+        return last_cut_between_words if self._stays_in_words else _nowhere
+
+    def record(self) -> dict[str, Any]:
+        return {
+            "special_tokens": dict(self.special_tokens),
+            "model_sha256": hashlib.sha256(self._model_bytes).hexdigest(),
+        }
+
+    def files(self) -> dict[str, bytes]:
+        lines = [f"{piece}\t{self._model.get_score(token_id):g}\n" for token_id, piece in enumerate(self._pieces)]
+        return {MODEL_FILE: self._model_bytes, VOCAB_FILE: "".join(lines).encode()}
+
+    def _control_tokens(self) -> dict[str, int]:
+        """Begin and end of text first, then whatever other control pieces the model has."""
+        ids = [self._model.bos_id(), self._model.eos_id(), *range(len(self._pieces))]
+        controls = [token_id for token_id in ids if token_id >= 0 and self._model.is_control(token_id)]
+        return {self._pieces[token_id]: token_id for token_id in controls}
+
+    def _bytes_of(self, token_id: int) -> bytes:
+        piece = self._pieces[token_id]
+        if self._model.is_control(token_id) or self._model.is_unused(token_id):
+            return b""
+        if self._model.is_unknown(token_id):
+            return "\ufffd".encode()
+        if self._model.is_byte(token_id):  # written <0x0A>
+            return bytes([int(piece[3:5], 16)])
+        return piece.replace(SPACE, " ").encode()
+
+
+def _nowhere(text: str, start: int) -> int:
+    return 0
+
+
+def _explain(error: str, vocab_size: int) -> str:
+    if "smaller than required_chars" in error:
+        least = error.split(" vs ")[1].split(".")[0]
+        return f"The text has too many different characters for a vocabulary of {vocab_size}; ask for {least} or more."
+    return f"SentencePiece cannot be trained on this text ({error}); try another corpus or vocabulary size."
+
+
+def import_sentencepiece() -> ModuleType:
+    """The library, an optional part of the installation."""
+    try:
+        import sentencepiece
+    except ImportError:
+        raise UserError(
+            "SentencePiece is not installed; run  pip install sentencepiece  or choose another tokenizer."
+        ) from None
+    return sentencepiece
