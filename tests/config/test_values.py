@@ -26,6 +26,7 @@ FIELDS = {field.path: field for field in fields_of(RunConfig)}
         ("tokenizer.special_tokens", "<a>, <b>", ("<a>", "<b>")),
         ("tokenizer.special_tokens", '["a,b", "c"]', ("a,b", "c")),
         ("tokenizer.special_tokens", "", ()),
+        ("decode.stop", "\n\n", ("\n\n",)),
     ],
 )
 def test_what_may_be_typed(path: str, text: str, value: Any) -> None:

@@ -1,0 +1,147 @@
+"""`llm-workbench`: opens the workbench, or carries out one subcommand.
+
+Results go to stdout, everything else to stderr. Exit status: 0 done, 1 failed, 2 wrong use, 130 and 143 interrupted
+(after saving). Importing this module and printing help loads neither torch nor textual.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import sys
+import tempfile
+import time
+import traceback
+from collections.abc import Sequence
+from pathlib import Path
+from typing import NoReturn
+
+from llm.config import default_home
+from llm.errors import UserError, WrongUse
+from llm.names import did_you_mean
+from workbench.commands import doctor, evaluate, listing, prepare, talk, train
+from workbench.commands.options import Parser
+from workbench.commands.output import say
+from workbench.commands.overrides import split_overrides
+
+MODULES = (train, talk, evaluate, listing, prepare, doctor)
+DESCRIPTION = "Train a language model from scratch in your terminal, watch it learn, and talk to it."
+EPILOG = (
+    "Without a command the workbench opens. A checkpoint is named RUN, RUN@last, RUN@best or RUN@STEP. Any field of "
+    "the configuration can be set by its dotted name: --train.lr 3e-4, --model.n-layer 6, --model.bias."
+)
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Carry out one command line; returns the exit status."""
+    given = list(sys.argv[1:] if arguments is None else arguments)
+    try:
+        status = carry_out(given)
+        sys.stdout.flush()
+    except UserError as error:
+        say(str(error))
+        return error.exit_status
+    except KeyboardInterrupt:
+        say("interrupted.")
+        return 130
+    except BrokenPipeError:  # whoever read our output has had enough
+        os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
+        return 0
+    except Exception as error:  # noqa: BLE001 - the outermost caller: nobody is shown a traceback
+        log = keep_traceback(home_in(given))
+        say(f"this should not have happened ({type(error).__name__}: {error}); the details are in {log}.")
+        return 1
+    return status
+
+
+def carry_out(given: list[str]) -> int:
+    """Parse and dispatch. SystemExit from argparse's --help and --version passes through."""
+    if not sys.stdout.isatty():
+        sys.stdout.reconfigure(encoding="utf-8")  # type: ignore[union-attr]  # results are UTF-8 whatever the locale
+    parser, commands = build_parser()
+    command = next((word for word in without_home(given) if not word.startswith("-")), None)
+    if command is not None and command not in commands:
+        advice = did_you_mean(command, commands) or "see llm-workbench --help."
+        raise WrongUse(f'there is no command "{command}"; {advice}')
+    overrides: list[tuple[str, str]] = []
+    if command is not None and commands[command].takes_fields:
+        at = given.index(command) + 1
+        own, overrides = split_overrides(given[at:], commands[command].flags)
+        given = given[:at] + own
+    options, unknown = parser.parse_known_args(given)
+    if unknown:
+        raise WrongUse(unknown_flag(unknown[0], command, commands[command].flags if command else parser.flags))
+    options.overrides = overrides
+    options.home = Path(options.home).expanduser() if options.home else default_home()
+    if command is None:
+        return talk.open_workbench(options.home, None)
+    status: int = options.run_command(options)
+    return status
+
+
+def build_parser() -> tuple[Parser, dict[str, Parser]]:
+    """The parser of the whole command line, and those of the commands by name."""
+    parser = Parser(prog="llm-workbench", description=DESCRIPTION, epilog=EPILOG)
+    parser.add_argument("--home", default=None, metavar="DIR", help="where runs and presets live")
+    parser.add_argument("--version", action=VersionAction, nargs=0, help="show the version and exit")
+    subparsers = parser.add_subparsers(metavar="COMMAND", title="commands", parser_class=Parser)
+    for module in MODULES:
+        module.register(subparsers)
+    return parser, dict(subparsers.choices)
+
+
+def unknown_flag(word: str, command: str | None, flags: Sequence[str]) -> str:
+    """The sentence for an argument that means nothing here."""
+    program = f"llm-workbench {command}" if command else "llm-workbench"
+    advice = did_you_mean(word.partition("=")[0], flags) or f"see {program} --help."
+    return f'{program} does not take "{word}"; {advice}'
+
+
+class VersionAction(argparse.Action):
+    """Looks the version up only when asked."""
+
+    def __call__(self, parser: argparse.ArgumentParser, *_: object) -> NoReturn:
+        from importlib.metadata import PackageNotFoundError, version
+
+        try:
+            number = version("llm-workbench")
+        except PackageNotFoundError:
+            number = "(not installed: running from its source)"
+        print(f"llm-workbench {number}")
+        parser.exit()
+
+
+def without_home(given: Sequence[str]) -> list[str]:
+    """The arguments without `--home DIR`, whose DIR could be taken for a command."""
+    if "--home" in given:
+        at = given.index("--home")
+        return [*given[:at], *given[at + 2 :]]
+    return list(given)
+
+
+def home_in(given: Sequence[str]) -> Path:
+    """The home of a command line, without parsing the rest of it."""
+    for at, argument in enumerate(given):
+        if argument == "--home" and at + 1 < len(given):
+            return Path(given[at + 1]).expanduser()
+        if argument.startswith("--home="):
+            return Path(argument.removeprefix("--home=")).expanduser()
+    return default_home()
+
+
+def keep_traceback(home: Path) -> Path:
+    """Write the current traceback to a file of its own and name it; in the temporary directory if home refuses."""
+    name = f"error-{time.strftime('%Y%m%d-%H%M%S')}-{os.getpid()}.log"
+    for folder in (home / "logs", Path(tempfile.gettempdir())):
+        try:
+            folder.mkdir(parents=True, exist_ok=True)
+            (folder / name).write_text(traceback.format_exc(), encoding="utf-8", errors="backslashreplace")
+        except OSError:
+            continue
+        return folder / name
+    traceback.print_exc()
+    return Path("the lines above")
+
+
+if __name__ == "__main__":
+    sys.exit(main())

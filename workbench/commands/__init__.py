@@ -1,0 +1,1 @@
+"""The subcommands of the command line: each module adds its parsers with `register` and carries them out."""

@@ -1,0 +1,114 @@
+"""`runs` and `presets`: what there is."""
+
+from __future__ import annotations
+
+import argparse
+import time
+from typing import Any
+
+from llm.config import list_presets, load_preset, to_mapping, to_toml
+from llm.errors import UserError
+from llm.events import Evaluated, StepLogged
+from llm.files import directory_size
+from llm.run import Run, list_runs
+from llm.run.log import last_events
+from workbench.commands.options import add_command
+from workbench.commands.output import number_text, print_json, print_table, say
+
+METRICS = ("loss", "validation_loss", "perplexity", "bits_per_byte")
+
+
+def register(subparsers: Any) -> None:
+    running = add_command(subparsers, "runs", "list the runs, or the checkpoints of one", runs, json=True)
+    running.add_argument("run", nargs="?", metavar="RUN")
+    shown = add_command(subparsers, "presets", "list the presets, or show all fields of one", presets, json=True)
+    shown.add_argument("preset", nargs="?", metavar="PRESET")
+
+
+def presets(options: argparse.Namespace) -> int:
+    """The list with its purposes, or one preset in full as TOML."""
+    if options.preset:
+        config = load_preset(options.preset, options.home)
+        if options.json:
+            print_json({"name": options.preset} | to_mapping(config))
+        else:
+            print(to_toml(config), end="")
+        return 0
+    found = list_presets(options.home)
+    if options.json:
+        print_json([vars(preset) | {"path": str(preset.path)} for preset in found])
+    else:
+        rows = [(preset.name, preset.group, preset.problem or preset.purpose) for preset in found]
+        print_table(("name", "group", "purpose"), rows)
+    return 0
+
+
+def runs(options: argparse.Namespace) -> int:
+    """The runs, newest first, or the checkpoints of one."""
+    if options.run:
+        return checkpoints(Run.open(options.home, options.run), as_json=options.json)
+    found = [described(run) for run in list_runs(options.home)]
+    if options.json:
+        print_json(found)
+    elif found:
+        print_table(
+            ("name", "status", "step", "loss", "validation", "bits/byte", "age"), [run_row(run) for run in found]
+        )
+    else:
+        say(f"there are no runs in {options.home / 'runs'} yet; begin with: llm-workbench train quickstart")
+    return 0
+
+
+def described(run: Run) -> dict[str, Any]:
+    """A run as data; one whose files are damaged is listed with its problem."""
+    record: dict[str, Any] = {"name": run.name, "path": str(run.path)}
+    try:
+        info, kept = run.info(), run.checkpoints()
+        record |= {"status": run.status().name, "created": info.get("created"), "parent": info.get("parent", "")}
+        record |= {"checkpoints": [checkpoint.step for checkpoint in kept]}
+        record |= latest_metrics(run) or ({"step": kept[-1].step} | kept[-1].metrics if kept else {"step": 0})
+    except UserError as error:
+        record |= {"status": "unreadable", "problem": str(error)}
+    return record
+
+
+def latest_metrics(run: Run) -> dict[str, Any]:
+    """The newest value of each metric near the end of the event log."""
+    metrics: dict[str, Any] = {}
+    for event in last_events(run.path / "events.jsonl"):
+        if isinstance(event, StepLogged | Evaluated):
+            metrics |= {name: getattr(event, name) for name in ("step", *METRICS) if hasattr(event, name)}
+    return metrics
+
+
+def run_row(run: dict[str, Any]) -> tuple[str, ...]:
+    numbers = (number_text(run.get(name)) for name in ("loss", "validation_loss", "bits_per_byte"))
+    created = run.get("created")
+    return (run["name"], run["status"], str(run.get("step", "–")), *numbers, age(created) if created else "–")
+
+
+def age(created: float) -> str:
+    """How long ago, in the largest unit that gives at least one."""
+    seconds = max(0.0, time.time() - created)
+    for size, unit in ((86_400, "d"), (3600, "h"), (60, "min")):
+        if seconds >= size:
+            return f"{seconds // size:.0f} {unit}"
+    return f"{seconds:.0f} s"
+
+
+def checkpoints(run: Run, *, as_json: bool) -> int:
+    """The checkpoints of one run, oldest first."""
+    found = run.checkpoints()
+    if as_json:
+        kept = [vars(info) | {"path": str(info.path)} for info in found]
+        print_json(described(run) | {"size_bytes": directory_size(run.path), "checkpoints": kept})
+        return 0
+    from workbench.widgets.axes import size
+
+    rows = []
+    for info in found:
+        marks = [name for name in ("best", "last", "pinned") if getattr(info, name)]
+        numbers = (number_text(info.metrics.get(name)) for name in ("loss", "validation_loss", "bits_per_byte"))
+        rows.append((str(info.step), *numbers, size(info.size_bytes), ", ".join(marks)))
+    print_table(("step", "loss", "validation", "bits/byte", "size", ""), rows)
+    return 0

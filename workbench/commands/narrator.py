@@ -1,0 +1,169 @@
+"""Telling on stderr how a run goes: a live line with a bar in a terminal, plain lines elsewhere."""
+
+from __future__ import annotations
+
+import sys
+import time
+from collections.abc import Callable, Generator
+from types import TracebackType
+from typing import Protocol, TypeVar
+
+from rich.console import Console
+from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
+from rich.text import Text
+
+from llm.events import Event, Sampled, Started, StepLogged
+from llm.events import Progress as Preparing
+from workbench.services.narration import describe, preparation
+from workbench.text import clean, one_line
+from workbench.widgets.axes import duration
+
+Result = TypeVar("Result")
+
+SECONDS_BETWEEN_LINES = 5.0
+SECONDS_BETWEEN_REDRAWS = 0.5  # a redraw holds the interpreter, so training would pay for more of them
+SAMPLE_WIDTH = 200
+
+
+class Narrator(Protocol):
+    """Something that tells events; a context manager, so that the terminal is left in order."""
+
+    def __enter__(self) -> Narrator: ...
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None: ...
+
+    def tell(self, event: Event) -> None: ...
+
+
+def narrator() -> Narrator:
+    """The narrator that suits stderr."""
+    return LiveNarrator(Console(stderr=True)) if sys.stderr.isatty() else PlainNarrator()
+
+
+def drained(preparation: Generator[Preparing, None, Result]) -> Result:
+    """What a generator of progress returns, after telling its progress."""
+    with narrator() as telling:
+        while True:
+            try:
+                telling.tell(next(preparation))
+            except StopIteration as end:
+                result: Result = end.value
+                return result
+
+
+def news(event: Event) -> str:
+    """One line for what happens now and then; empty for what happens all the time."""
+    if isinstance(event, Sampled):
+        return f"step {event.step}: it writes “{one_line(event.prompt + event.text)[:SAMPLE_WIDTH]}”"
+    line = describe(event)
+    return f"step {getattr(event, 'step', 0)}: {line}" if line else ""
+
+
+def step_line(event: StepLogged, total_steps: int) -> str:
+    """The numbers of one step: how far, loss, gradient norm, rate, time per step, throughput, MFU, total time."""
+    share = f" ({event.step / total_steps:.2%})" if total_steps else ""
+    mfu = f" | mfu {event.mfu:.1%}" if event.mfu is not None else ""
+    return (
+        f"step {event.step}/{total_steps or '?'}{share} | loss {event.loss:.4f} | grad norm {event.grad_norm:.3f} | "
+        f"lr {event.lr:.2e} ×{event.lr_multiplier:g} | {event.step_ms:.1f} ms/step | "
+        f"{event.tokens_per_second:,.0f} tok/s{mfu} | total {duration(event.elapsed)}"
+    )
+
+
+class PlainNarrator:
+    """Lines for a file or a pipe: the news, and a step every few seconds."""
+
+    def __init__(
+        self, write: Callable[[str], object] = sys.stderr.write, clock: Callable[[], float] = time.monotonic
+    ) -> None:
+        self._write = write
+        self._clock = clock
+        self._total = 0
+        self._stage = ""
+        self._next = 0.0
+
+    def __enter__(self) -> PlainNarrator:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        return None
+
+    def tell(self, event: Event) -> None:
+        line = self._line(event)
+        if line:
+            self._write(clean(line) + "\n")
+
+    def _line(self, event: Event) -> str:
+        if isinstance(event, Started):
+            self._total = event.total_steps
+        if isinstance(event, Preparing):
+            begun, self._stage = event.stage != self._stage, event.stage
+            return f"{event.stage} …" if begun else ""
+        if not isinstance(event, StepLogged):
+            return news(event)
+        if self._clock() < self._next and event.step != self._total:
+            return ""
+        self._next = self._clock() + SECONDS_BETWEEN_LINES
+        return step_line(event, self._total)
+
+
+class LiveNarrator:
+    """One line with a bar and the time left at the bottom of the terminal, the news scrolling above it."""
+
+    def __init__(self, console: Console, clock: Callable[[], float] = time.monotonic) -> None:
+        columns = (
+            TextColumn("{task.description}", markup=False),
+            BarColumn(bar_width=24),
+            TextColumn("{task.percentage:>3.0f}%"),
+            TextColumn("{task.fields[numbers]}", markup=False),
+            TimeRemainingColumn(),
+        )
+        self._console = console
+        # No refreshing thread: it would contend with training. Every event is an occasion to redraw.
+        self._progress = Progress(*columns, console=console, auto_refresh=False, transient=True)
+        self._clock = clock
+        self._next = 0.0
+        self._task: TaskID | None = None
+        self._stage = ""
+
+    def __enter__(self) -> LiveNarrator:
+        self._progress.start()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._progress.stop()
+
+    def tell(self, event: Event) -> None:
+        line = news(event)
+        if line:
+            self._console.print(Text(clean(line)))
+        if isinstance(event, Preparing):
+            self._bar(event.stage, event.total)
+            self._advance(event.done, preparation(event).removeprefix(event.stage).strip())
+        elif isinstance(event, Started):
+            self._bar("training", event.total_steps, event.step)
+        elif isinstance(event, StepLogged):
+            numbers = f"step {event.step} · loss {event.loss:.4f} · {event.tokens_per_second:,.0f} tok/s"
+            self._advance(event.step, numbers)
+
+    def _bar(self, stage: str, total: float, done: float = 0) -> None:
+        if stage == self._stage:
+            return
+        if self._task is not None:
+            self._progress.remove_task(self._task)
+        self._stage = stage
+        self._task = self._progress.add_task(clean(stage), total=total or None, completed=int(done), numbers="")
+
+    def _advance(self, done: float, numbers: str) -> None:
+        if self._task is None:
+            return
+        self._progress.update(self._task, completed=done, numbers=clean(numbers))
+        if self._clock() >= self._next:
+            self._next = self._clock() + SECONDS_BETWEEN_REDRAWS
+            self._progress.refresh()

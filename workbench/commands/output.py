@@ -1,0 +1,37 @@
+"""What the command line writes: results to stdout, everything else to stderr."""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Sequence
+from typing import Any
+
+from llm.events import finite
+from workbench.text import clean, one_line
+
+
+def say(message: str) -> None:
+    """A line of narration, for a person."""
+    print(clean(message), file=sys.stderr, flush=True)
+
+
+def print_json(value: Any) -> None:
+    """A result for a program: strict JSON, non-finite numbers as strings."""
+    print(json.dumps(finite(value), ensure_ascii=False, allow_nan=False, indent=2))
+
+
+def print_table(headings: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
+    """A result for a person: left-aligned columns, as wide as their text needs."""
+    from rich.cells import cell_len
+
+    lines = [list(headings), *([one_line(cell) for cell in row] for row in rows)]
+    widths = [max(cell_len(line[column]) for line in lines) for column in range(len(headings))]
+    for line in lines:
+        padded = (cell + " " * (width - cell_len(cell)) for cell, width in zip(line, widths, strict=True))
+        print("  ".join(padded).rstrip())
+
+
+def number_text(value: float | None, decimals: int = 4) -> str:
+    """A measured number, or a dash where it was not measured."""
+    return "–" if value is None else f"{value:.{decimals}f}"

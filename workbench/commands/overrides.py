@@ -1,0 +1,48 @@
+"""Configuration fields among the arguments: `--train.lr 3e-4`, `--train.lr=3e-4`, `--model.bias`."""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Sequence
+
+from llm.config import RunConfig, fields_of
+from llm.config.fields import FALSE_WORDS, TRUE_WORDS
+from llm.errors import ConfigError, Problem
+
+Overrides = list[tuple[str, str]]
+
+
+def split_overrides(arguments: Sequence[str], own_flags: Sequence[str]) -> tuple[list[str], Overrides]:
+    """(the command's own arguments, the (dotted path, text) pairs among them).
+
+    Every `--flag` that is not one of `own_flags` is taken for a field, so that a mistyped one is reported with all
+    other problems of the configuration. A boolean field may stand alone, which means true.
+    """
+    own: list[str] = []
+    overrides: Overrides = []
+    missing: list[Problem] = []
+    queue = deque(arguments)
+    while queue:
+        argument = queue.popleft()
+        flag, assigned, value = argument.partition("=")
+        if not flag.startswith("--") or flag == "--" or flag in own_flags:
+            own.append(argument)
+            continue
+        path = flag.removeprefix("--").replace("-", "_")
+        stands_alone = not queue or queue[0].startswith("--")
+        if assigned:
+            overrides.append((path, value))
+        elif is_boolean(path) and (stands_alone or queue[0].lower() not in TRUE_WORDS + FALSE_WORDS):
+            overrides.append((path, "true"))
+        elif stands_alone:
+            missing.append(Problem(path, f"needs a value: --{path} VALUE"))
+        else:
+            overrides.append((path, queue.popleft()))
+    if missing:
+        raise ConfigError(missing)
+    return own, overrides
+
+
+def is_boolean(path: str) -> bool:
+    """Whether the field at `path` is on or off."""
+    return any(field.path == path and field.type is bool for field in fields_of(RunConfig))

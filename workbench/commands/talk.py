@@ -1,0 +1,146 @@
+"""`sample` and `chat`."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from llm.config import DecodeConfig, RunConfig, fields_of, to_mapping, with_overrides
+from llm.run import CheckpointInfo, Run, find_checkpoint
+from workbench.commands.options import Parser, add_command
+from workbench.commands.output import print_json
+from workbench.text import clean
+
+if TYPE_CHECKING:
+    from llm.engine import Done, Piece
+
+BETWEEN_SAMPLES = "\n---\n"
+ONE_THREAD_BELOW = 20_000_000  # parameters; smaller models decode fastest on one thread (measured, see performance.md)
+
+
+def register(subparsers: Any) -> None:
+    help = "let a model write on from a prompt"
+    parser = add_command(subparsers, "sample", help, sample, json=True)
+    parser.add_argument("run", metavar="RUN[@STEP|@last|@best]")
+    parser.add_argument("--prompt", default="", help="what to continue; FILE:path reads a file, - reads stdin")
+    parser.add_argument("--device", default="auto", help="auto, cpu, cuda, cuda:N or mps")
+    parser.add_argument("--greedy", action="store_true", help="always the likeliest token: temperature 0")
+    add_knobs(parser)
+    chatting = add_command(subparsers, "chat", "open the workbench where you talk to a model", chat)
+    chatting.add_argument("run", metavar="RUN[@STEP|@last|@best]")
+
+
+def add_knobs(parser: Parser) -> None:
+    """A flag for each decoding knob; what is not given is as the run's preset says."""
+    knobs = parser.add_argument_group("decoding, as the run's preset has it unless given")
+    for field in fields_of(DecodeConfig):
+        flag = "--" + field.name.replace("_", "-")
+        parser.flags.append(flag)
+        optional: dict[str, Any] = {"nargs": "?", "const": "true"} if field.type is bool else {}
+        help = field.help.replace("%", "%%")
+        knobs.add_argument(flag, dest=f"knob_{field.name}", metavar=field.type.__name__.upper(), help=help, **optional)
+
+
+def chosen_knobs(config: RunConfig, options: argparse.Namespace) -> DecodeConfig:
+    """The decoding knobs of `config` with those of the command line on top."""
+    names = (field.name for field in fields_of(DecodeConfig))
+    given = ((name, getattr(options, f"knob_{name}")) for name in names)
+    overrides = [(f"decode.{name}", text) for name, text in given if text is not None]
+    if options.greedy:
+        overrides.append(("decode.temperature", "0"))
+    return with_overrides(config, overrides).decode
+
+
+def sample(options: argparse.Namespace) -> int:
+    """Print what the model writes on from the prompt, and nothing else."""
+    run, info = find_checkpoint(options.home, options.run)
+    knobs = chosen_knobs(run.config(), options)
+
+    from llm.engine import resolve_prompt
+
+    prompt = sys.stdin.read() if options.prompt == "-" else resolve_prompt(options.prompt)
+    reply = stream(run, info, prompt, knobs, options.device)
+    if options.json:
+        print_json(described(run, info, prompt, knobs, reply))
+    elif knobs.num_samples == 1:
+        print_streaming(reply)
+    else:
+        texts = collected(reply, knobs.num_samples)[0]
+        show = clean if sys.stdout.isatty() else str
+        sys.stdout.write(BETWEEN_SAMPLES.join(show(text) for text in texts) + "\n")
+    return 0
+
+
+def stream(run: Run, info: CheckpointInfo, prompt: str, knobs: DecodeConfig, device: str) -> Iterator[Piece | Done]:
+    """The reply of a checkpoint, as it is written."""
+    from llm.checkpoint import load_model
+    from llm.device import choose_device
+    from llm.engine import Engine, use_one_thread
+
+    model, tokenizer = load_model(run, info, choose_device(device))
+    if sum(parameter.numel() for parameter in model.parameters()) < ONE_THREAD_BELOW:
+        use_one_thread()
+    return Engine(model, tokenizer).stream(prompt, knobs)
+
+
+def print_streaming(reply: Iterator[Piece | Done]) -> None:
+    """Write one sample as it comes: cleaned for a terminal, faithful for a pipe or a file."""
+    from llm.engine import Piece
+
+    terminal = sys.stdout.isatty()
+    for piece in reply:
+        if isinstance(piece, Piece) and piece.text:
+            sys.stdout.write(clean(piece.text) if terminal else piece.text)
+            sys.stdout.flush()
+    if terminal:
+        sys.stdout.write("\n")
+
+
+def collected(reply: Iterator[Piece | Done], count: int) -> tuple[list[str], Done]:
+    """The texts of `count` samples written at once, and how it ended."""
+    from llm.engine import Piece
+
+    texts = [""] * count
+    end: Done | None = None
+    for piece in reply:
+        if isinstance(piece, Piece):
+            texts[piece.sample] += piece.text
+        else:
+            end = piece
+    assert end is not None, "a reply ends with Done"
+    return texts, end
+
+
+def described(
+    run: Run, info: CheckpointInfo, prompt: str, knobs: DecodeConfig, reply: Iterator[Piece | Done]
+) -> dict[str, Any]:
+    """A reply as data, with all that is needed to get it again."""
+    texts, end = collected(reply, knobs.num_samples)
+    return {
+        "run": run.name,
+        "step": info.step,
+        "prompt": prompt,
+        "samples": [{"text": text, "reason": reason} for text, reason in zip(texts, end.reasons, strict=True)],
+        "tokens": end.tokens,
+        "prompt_tokens": end.prompt_tokens,
+        "seconds": end.seconds,
+        "time_to_first_token": end.time_to_first_token,
+        "tokens_per_second": end.tokens_per_second,
+        "decode": to_mapping(RunConfig(decode=knobs))["decode"],
+    }
+
+
+def chat(options: argparse.Namespace) -> int:
+    """Open the workbench at the chat with a checkpoint."""
+    find_checkpoint(options.home, options.run)
+    return open_workbench(options.home, options.run)
+
+
+def open_workbench(home: Path, reference: str | None) -> int:
+    """Open the workbench, at its first screen or at the chat with `reference`."""
+    from workbench.app import run_app
+
+    return run_app(home, open=reference)

@@ -1,0 +1,88 @@
+"""`train` and `resume`."""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+from typing import Any
+
+from llm.config import check_name, load_preset
+from llm.config.check import LENGTHS
+from llm.errors import WrongUse
+from llm.events import Evaluated, Event, Finished, Started, StepLogged
+from llm.run import Run, free_name
+from workbench.commands.options import add_command
+from workbench.commands.output import print_json, say
+
+
+def register(subparsers: Any) -> None:
+    new = add_command(subparsers, "train", "train a new run of a preset", train, json=True, takes_fields=True)
+    new.usage = f"{new.prog} PRESET [--name NAME] [--home DIR] [--json] [--FIELD VALUE ...]"
+    new.add_argument("preset", metavar="PRESET", help="a preset's name, or a .toml file")
+    new.add_argument("--name", help="the run's name (default: the preset's, with a number)")
+    help = "go on with a run, perhaps for longer (--train.steps N)"
+    again = add_command(subparsers, "resume", help, resume, json=True, takes_fields=True)
+    again.usage = f"{again.prog} RUN [--home DIR] [--json] [--FIELD VALUE ...]"
+    again.add_argument("run", metavar="RUN")
+
+
+def train(options: argparse.Namespace) -> int:
+    """Make a run and train it to its end."""
+    config = load_preset(options.preset, options.home, options.overrides)
+    name = options.name or free_name(options.home, Path(options.preset).stem)
+    check_name(name)
+    run = Run.create(options.home, name, config)
+    say(f"training {run.name} in {run.path}")
+    return train_to_the_end(run, options, ())
+
+
+def resume(options: argparse.Namespace) -> int:
+    """Go on where a run stands."""
+    run = Run.open(options.home, options.run)
+    longer = any(path in (f"train.{length}" for length in LENGTHS) for path, _ in options.overrides)
+    if run.status().name == "finished" and not longer:
+        raise WrongUse(f"run {run.name} has reached its length; extend it with --train.steps N.")
+    say(f"resuming {run.name} in {run.path}")
+    return train_to_the_end(run, options, tuple(options.overrides))
+
+
+def train_to_the_end(run: Run, options: argparse.Namespace, overrides: tuple[tuple[str, str], ...]) -> int:
+    """Train in this process, telling how it goes; interrupted, it has saved. Returns the exit status."""
+    from llm.commands import CommandQueue
+    from llm.train import resumed_config, run_training, stopping_on_signals
+    from workbench.commands.narrator import narrator
+
+    resumed_config(run.config(), overrides)  # whatever is wrong with them is said before anything begins
+    last = LastMetrics()
+    commands = CommandQueue()
+    with narrator() as telling, stopping_on_signals(commands) as seen:
+
+        def on_event(event: Event) -> None:
+            last.note(event)
+            telling.tell(event)
+
+        run_training(run, options.home, commands=commands, overrides=overrides, on_event=on_event)
+    if options.json:
+        print_json({"name": run.name, "path": str(run.path)} | last.values)
+    elif not seen:
+        say(f"talk to it: llm-workbench chat {run.name}   or   llm-workbench sample {run.name} --prompt Once")
+    return 128 + seen["signal"] if seen else 0
+
+
+class LastMetrics:
+    """The newest value of each metric, under the name it has in the events."""
+
+    WANTED = (
+        (Started, ("parameters", "total_steps", "device", "precision")),
+        (StepLogged, ("loss", "tokens_seen", "grad_norm", "lr", "step_ms", "tokens_per_second", "total_flops", "mfu")),
+        (Evaluated, ("validation_loss", "perplexity", "bits_per_byte")),
+        (Finished, ("step", "status", "elapsed", "reason")),
+    )
+
+    def __init__(self) -> None:
+        self.values: dict[str, Any] = {}
+
+    def note(self, event: Event) -> None:
+        for kind, names in self.WANTED:
+            if isinstance(event, kind):
+                self.values |= {name: getattr(event, name) for name in names}
