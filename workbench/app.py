@@ -18,6 +18,7 @@ from typing import Any, ClassVar
 from textual import work
 from textual.app import App, SystemCommand
 from textual.binding import Binding, BindingType
+from textual.notifications import SeverityLevel
 from textual.reactive import reactive
 from textual.screen import Screen
 
@@ -73,8 +74,6 @@ class WorkbenchApp(App[int]):
         "chat": chat_screen,
     }
     DEFAULT_MODE = "presets"
-    HORIZONTAL_BREAKPOINTS: ClassVar[list[tuple[int, str]] | None] = [(0, "-narrow"), (120, "-wide")]
-    VERTICAL_BREAKPOINTS: ClassVar[list[tuple[int, str]] | None] = [(0, "-short"), (36, "-tall")]
     BINDINGS: ClassVar[list[BindingType]] = [
         Binding("1", "show('presets')", "Presets", id="app.presets", show=False),
         Binding("2", "show('train')", "Train", id="app.train", show=False),
@@ -159,15 +158,16 @@ class WorkbenchApp(App[int]):
         """What one does on this screen, and every key that works now."""
         if isinstance(self.screen, Help):
             return
-        keys: dict[str, str] = {}
+        keys: dict[str, list[str]] = {}
         for active in self.screen.active_bindings.values():
             if active.enabled and active.binding.description:
+                shown = keys.setdefault(active.binding.description, [])
                 key = self.get_key_display(active.binding)
-                text = active.binding.description
-                keys[text] = f"{keys[text]} {key}" if text in keys else key
+                if key not in shown:
+                    shown.append(key)
         guide = str(getattr(self.screen, "GUIDE", ""))
         title = (self.screen.id or "help").capitalize()
-        self.push_screen(Help(title, guide, [(key, text) for text, key in keys.items()]))
+        self.push_screen(Help(title, guide, [(" ".join(shown), text) for text, shown in keys.items()]))
 
     # --- the training of this program
 
@@ -187,7 +187,7 @@ class WorkbenchApp(App[int]):
     def _tell(self, event: Event) -> None:
         if isinstance(event, Warned | RolledBack | Finished):
             calm = isinstance(event, Finished) and event.status != "failed"
-            severity = "information" if calm else "warning"
+            severity: SeverityLevel = "information" if calm else "warning"
             assert self._watched is not None
             self.notify(clean(describe(event)), title=self._watched.run.name, severity=severity, markup=False)
 

@@ -1,9 +1,213 @@
-"""Choosing what to train."""
+"""Choosing what to train: the presets, and what each would mean on this machine."""
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+from typing import ClassVar
+
+from textual import on, work
+from textual.app import ComposeResult
+from textual.binding import Binding, BindingType
+from textual.containers import Horizontal, VerticalScroll
+from textual.content import Content
+from textual.message import Message
+from textual.widgets import OptionList, Static
+from textual.widgets.option_list import Option
+
+from llm.config import Preset, RunConfig, check, list_presets, load_preset
+from llm.errors import UserError
 from workbench.screens.base import WorkbenchScreen
+from workbench.screens.edit import EditResult, EditScreen
+from workbench.services.prepared import DataState, look_for_data
+from workbench.text import clean
+from workbench.widgets.dialogs import Answer, Ask
+from workbench.widgets.meaning import meaning
+
+
+class PresetList(OptionList):
+    """The list; choosing an entry trains it."""
+
+    BINDINGS: ClassVar[list[BindingType]] = [
+        Binding("enter", "select", "Train", id="presets.start", key_display="⏎"),
+        Binding("j", "cursor_down", "Down", id="presets.down", show=False),
+        Binding("k", "cursor_up", "Up", id="presets.up", show=False),
+        Binding("g", "first", "First", id="presets.first", show=False),
+        Binding("G", "last", "Last", id="presets.last", show=False),
+    ]
 
 
 class PresetsScreen(WorkbenchScreen):
-    """The presets, and what each would mean on this machine."""
+    """A list of presets on the left; on the right, what the marked one means."""
+
+    GUIDE = (
+        "Choose what to train. Enter starts the marked preset at once; e opens every field of it for editing first. "
+        "What is shown on the right are estimates for this machine; nothing is made before you press Enter."
+    )
+    BINDINGS: ClassVar[list[BindingType]] = [
+        Binding("e", "edit", "Edit", id="presets.edit"),
+        Binding("u", "undo", "Undo edits", id="presets.undo"),
+    ]
+
+    @dataclass
+    class DataFound(Message):
+        """Somebody looked whether the data of `config` are here."""
+
+        config: RunConfig
+        state: DataState
+
+    def __init__(self, *, id: str | None = None) -> None:
+        super().__init__(id=id)
+        self.presets: dict[str, Preset] = {}
+        self.edited: dict[str, RunConfig] = {}
+        self.data: dict[RunConfig, DataState] = {}
+        self.current = ""
+
+    def body(self) -> ComposeResult:
+        with Horizontal(id="presets-body"):
+            yield PresetList(id="preset-list")
+            with VerticalScroll(id="preset-page", can_focus=True):
+                yield Static(id="preset-meaning", markup=False)
+
+    def on_mount(self) -> None:
+        self._fill()
+        self.query_one(OptionList).focus()
+
+    def on_resize(self) -> None:
+        if self.current:
+            self.call_after_refresh(self._show)
+
+    def on_screen_resume(self) -> None:
+        self.data.clear()  # a run may have prepared data meanwhile
+        if self.current:
+            self._show()
+
+    # --- the list
+
+    def _fill(self, mark: str = "") -> None:
+        """Read the presets anew and mark one: `mark`, else the first that can be used."""
+        presets = list_presets(self.workbench.home)
+        self.presets = {preset.name: preset for preset in presets}
+        options: list[Option] = []
+        group = ""
+        for preset in presets:
+            if preset.group != group:
+                group = preset.group
+                options.append(Option(Content.styled(clean(group), "bold $text-accent"), disabled=True))
+            options.append(Option(self._entry(preset), id=preset.name))
+        listing = self.query_one(OptionList)
+        listing.set_options(options)
+        wanted = mark or next((preset.name for preset in presets if not preset.problem), "")
+        if wanted:
+            listing.highlighted = listing.get_option_index(wanted)
+
+    def _entry(self, preset: Preset) -> Content:
+        name = f"{preset.name} *" if preset.name in self.edited else preset.name
+        if preset.problem:
+            return Content.assemble((clean(name), "bold"), "\n", ("cannot be read", "$text-error"))
+        return Content.assemble((clean(name), "bold"), "\n", (clean(preset.purpose), "$foreground-muted"))
+
+    @on(OptionList.OptionHighlighted)
+    def _highlighted(self, event: OptionList.OptionHighlighted) -> None:
+        if event.option.id is not None:
+            self.current = event.option.id
+            self.query_one("#preset-page").scroll_home(animate=False)
+            self._show()
+
+    @on(OptionList.OptionSelected)
+    def _selected(self, event: OptionList.OptionSelected) -> None:
+        self.action_start()
+
+    # --- what the marked preset means
+
+    def _config(self) -> RunConfig | None:
+        """The marked preset as edited; None (and the reason on the page) where it cannot be read."""
+        if self.current in self.edited:
+            return self.edited[self.current]
+        try:
+            return load_preset(self.current, self.workbench.home)
+        except UserError as error:
+            self.query_one("#preset-meaning", Static).update(
+                Content.assemble((clean(self.current), "bold"), "\n\n", (clean(str(error)), "$text-error"))
+            )
+            return None
+
+    def _show(self) -> None:
+        config = self._config()
+        if config is None:
+            return
+        base = load_preset(self.current, self.workbench.home)
+        state = self.data.get(config)
+        width = self.query_one("#preset-page").content_size.width
+        page = meaning(self.current, config, base, state, width)
+        self.query_one("#preset-meaning", Static).update(page)
+        if state is None:
+            self._look_for_data(config)
+
+    @work(thread=True, group="look for data")
+    def _look_for_data(self, config: RunConfig) -> None:
+        self.post_message(self.DataFound(config, look_for_data(config, self.workbench.home)))
+
+    def on_presets_screen_data_found(self, message: DataFound) -> None:
+        self.data[message.config] = message.state
+        if self._config() == message.config:
+            self._show()
+
+    # --- editing
+
+    def action_edit(self) -> None:
+        """Open every field of the marked preset."""
+        config = self._config()
+        if config is not None:
+            base = load_preset(self.current, self.workbench.home)
+            self.app.push_screen(EditScreen(self.workbench.home, self.current, base, config), self._after_edit)
+
+    def _after_edit(self, result: EditResult | None) -> None:
+        if result is None:
+            return
+        if result.saved_as:
+            self.edited.pop(self.current, None)
+            self._fill(result.saved_as)
+            self.notify(f"saved as preset {result.saved_as}", markup=False)
+        else:
+            self.edited[self.current] = result.config
+            if result.config == load_preset(self.current, self.workbench.home):
+                del self.edited[self.current]
+            self._fill(self.current)
+        if result.start:
+            self.action_start()
+
+    def action_undo(self) -> None:
+        """Forget what was edited in the marked preset."""
+        if self.edited.pop(self.current, None) is not None:
+            self._fill(self.current)
+
+    # --- starting
+
+    def action_start(self) -> None:
+        """Train the marked preset; asks first if something trains here already."""
+        config = self._config()
+        if config is None:
+            return
+        problems = check(config)
+        active = self.workbench.training.active
+        if problems:
+            self.notify(clean("\n".join(str(problem) for problem in problems)), severity="error", markup=False)
+        elif active is None:
+            self._start("here")
+        else:
+            answers = [
+                Answer("", "No, leave it"),
+                Answer("here", "Train this one beside it, in a process of its own (both will be slower)"),
+            ]
+            self.app.push_screen(Ask(f"{active} is training already.", answers), self._start)
+
+    def _start(self, answer: str | None) -> None:
+        config = self._config()
+        if not answer or config is None:
+            return
+        try:
+            run = self.workbench.training.start(config, self.current)
+        except (UserError, OSError) as error:
+            self.notify(clean(str(error)), severity="error", timeout=15, markup=False)
+            return
+        self.workbench.open_train(run.name)

@@ -110,7 +110,7 @@ class Help(ModalScreen[None]):
 
     def compose(self) -> ComposeResult:
         width = max((len(key) for key, _ in self.keys), default=0)
-        rows = [Content.assemble((f"{key:>{width}}", "bold $accent"), f"  {text}") for key, text in self.keys]
+        rows = [Content.assemble((f"{key:<{width}}", "bold $text-accent"), f"  {text}") for key, text in self.keys]
         with Vertical(classes="dialog-box dialog-tall"):
             yield Static(Content.styled(self.heading, "bold"), classes="dialog-question")
             with VerticalScroll():

@@ -1,0 +1,294 @@
+"""Every field of a configuration: its value, what it is for, what it may hold; checked while it is typed."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any, ClassVar
+
+from textual import on
+from textual.app import ComposeResult
+from textual.binding import Binding, BindingType
+from textual.containers import Vertical
+from textual.content import Content
+from textual.screen import ModalScreen
+from textual.widgets import Footer, Input, OptionList, Static
+from textual.widgets.option_list import Option
+
+from llm.config import (
+    Field,
+    RunConfig,
+    check,
+    check_name,
+    diff,
+    fields_of,
+    get_value,
+    parse_value,
+    save_preset,
+)
+from llm.errors import UserError
+from workbench.text import clean
+from workbench.widgets.dialogs import AskText
+from workbench.widgets.meaning import shown
+
+
+@dataclass(frozen=True)
+class EditResult:
+    """The edited configuration; `saved_as` names the preset it was saved as, `start` asks to train it now."""
+
+    config: RunConfig
+    saved_as: str = ""
+    start: bool = False
+
+
+class EditScreen(ModalScreen[EditResult]):
+    """A list of fields by section, a line to type a value into, and the field's help."""
+
+    GUIDE = (
+        "Enter on a field lets you type a value, checked as you type; space goes to the next choice of a field that "
+        "has choices. Changed fields are marked with ●. Escape goes back one layer, and keeps what you changed."
+    )
+    BINDINGS: ClassVar[list[BindingType]] = [
+        Binding("escape", "back", "Back", id="edit.back"),
+        Binding("ctrl+s", "save_as", "Save as", id="edit.save"),
+        Binding("ctrl+r", "train", "Train", id="edit.train"),
+        Binding("space", "next_choice", "Next choice", id="edit.next"),
+        Binding("d", "reset", "Preset's value", id="edit.reset"),
+        Binding("slash", "filter", "Filter", id="edit.filter", key_display="/"),
+        Binding("j", "move('cursor_down')", "Down", show=False),
+        Binding("k", "move('cursor_up')", "Up", show=False),
+        Binding("g", "move('first')", "First", show=False),
+        Binding("G", "move('last')", "Last", show=False),
+    ]
+
+    def __init__(self, home: Path, name: str, base: RunConfig, config: RunConfig) -> None:
+        super().__init__()
+        self.home = home
+        self.preset_name = name
+        self.base = base
+        self.config = config
+        self.fields = {field.path: field for field in fields_of(RunConfig)}
+
+    def compose(self) -> ComposeResult:
+        with Vertical(id="edit-box"):
+            yield Static(id="edit-title", markup=False)
+            yield Input(placeholder="filter by name or help", id="edit-filter")
+            yield OptionList(id="edit-fields")
+            yield Static(id="edit-help", markup=False)
+            yield Input(id="edit-value")
+            yield Static(id="edit-problem", markup=False)
+            yield Footer(show_command_palette=False)
+
+    def on_mount(self) -> None:
+        self.query_one("#edit-filter").display = False
+        self._fill()
+        self.listing.focus()
+
+    @property
+    def listing(self) -> OptionList:
+        return self.query_one("#edit-fields", OptionList)
+
+    @property
+    def value_line(self) -> Input:
+        return self.query_one("#edit-value", Input)
+
+    @property
+    def field(self) -> Field | None:
+        """The marked field."""
+        index = self.listing.highlighted
+        identity = self.listing.get_option_at_index(index).id if index is not None else None
+        return self.fields[identity] if identity is not None else None
+
+    # --- showing
+
+    def _fill(self) -> None:
+        """List the fields that match the filter, keeping the mark where it is."""
+        marked = self.field
+        words = self.query_one("#edit-filter", Input).value.lower().split()
+        options: list[Option] = []
+        section = ""
+        for field in self.fields.values():
+            if not all(word in f"{field.path} {field.help}".lower() for word in words):
+                continue
+            if field.section != section:
+                section = field.section
+                options.append(Option(Content.styled(section, "bold $text-accent"), disabled=True))
+            options.append(Option(self._entry(field), id=field.path))
+        self.listing.set_options(options)
+        paths = [option.id for option in options]
+        wanted = marked.path if marked is not None and marked.path in paths else next(filter(None, paths), None)
+        if wanted is not None:
+            self.listing.highlighted = paths.index(wanted)
+        self._show_title()
+
+    def _entry(self, field: Field) -> Content:
+        value, before = get_value(self.config, field.path), get_value(self.base, field.path)
+        if value == before:
+            return Content.assemble(f"\N{NO-BREAK SPACE} {field.name:<22} ", shown(value))
+        was = f"  (preset: {shown(before)})"
+        return Content.assemble(
+            (f"● {field.name:<22} ", "$text-warning"), (shown(value), "bold"), (was, "$foreground-muted")
+        )
+
+    def _show_title(self) -> None:
+        count = len(diff(self.base, self.config))
+        problems = check(self.config)
+        title = f"{self.preset_name}: {count} changed" if count else f"{self.preset_name}: nothing changed"
+        self.query_one("#edit-title", Static).update(Content.styled(clean(title), "bold"))
+        text = "\n".join(clean(str(problem)) for problem in problems)
+        self.query_one("#edit-problem", Static).update(Content.styled(text, "$text-error"))
+
+    @on(OptionList.OptionHighlighted)
+    def _highlighted(self) -> None:
+        field = self.field
+        if field is None:
+            return
+        help_text = f"{field.path}: {field.help}\n{limits(field)}".rstrip()
+        self.query_one("#edit-help", Static).update(Content(help_text))
+        with self.prevent(Input.Changed):
+            self.value_line.value = typed(get_value(self.config, field.path))
+
+    # --- changing
+
+    @on(OptionList.OptionSelected)
+    def _selected(self) -> None:
+        self.value_line.focus()
+
+    @on(Input.Changed, "#edit-value")
+    def _check_value(self, event: Input.Changed) -> None:
+        field = self.field
+        if field is not None:
+            problem = problem_with(field, event.value)
+            text = f"{field.name} {problem}" if problem else ""
+            self.query_one("#edit-problem", Static).update(Content.styled(clean(text), "$text-error"))
+
+    @on(Input.Submitted, "#edit-value")
+    def _accept_value(self, event: Input.Submitted) -> None:
+        field = self.field
+        if field is not None and not problem_with(field, event.value):
+            self._assign(field, event.value)
+            self.listing.focus()
+
+    def _assign(self, field: Field, text: str) -> None:
+        """Take the value over. Contradictions with other fields are shown, and may be mended there."""
+        self.config = assigned(self.config, field, parse_value(field, text))
+        self._fill()
+
+    def action_next_choice(self) -> None:
+        field = self.field
+        if field is None or not (field.choices or field.type is bool):
+            return
+        choices = field.choices or ("false", "true")
+        place = choices.index(typed(get_value(self.config, field.path)))
+        self._assign(field, choices[(place + 1) % len(choices)])
+
+    def action_reset(self) -> None:
+        """Back to the preset's own value."""
+        if self.field is not None:
+            self._assign(self.field, typed(get_value(self.base, self.field.path)))
+
+    # --- moving
+
+    async def action_move(self, how: str) -> None:
+        await self.listing.run_action(how)
+
+    def action_filter(self) -> None:
+        line = self.query_one("#edit-filter", Input)
+        line.display = True
+        line.focus()
+
+    @on(Input.Changed, "#edit-filter")
+    def _filter_changed(self) -> None:
+        self._fill()
+
+    @on(Input.Submitted, "#edit-filter")
+    def _filter_done(self) -> None:
+        self.listing.focus()
+
+    def action_back(self) -> None:
+        """One layer out: from a line to the list, from a filter to all fields, from the list to the presets."""
+        line = self.query_one("#edit-filter", Input)
+        if self.value_line.has_focus:
+            self._highlighted()
+            self._show_title()
+            self.listing.focus()
+        elif line.display:
+            line.value = ""
+            line.display = False
+            self.listing.focus()
+        else:
+            self.dismiss(EditResult(self.config))
+
+    # --- leaving
+
+    def action_train(self) -> None:
+        """Train what is shown."""
+        if not check(self.config):
+            self.dismiss(EditResult(self.config, start=True))
+
+    def action_save_as(self) -> None:
+        """Keep it as a preset of one's own."""
+        if not check(self.config):
+            question = "Save as a preset of yours, called:"
+            self.app.push_screen(
+                AskText(question, value=f"my-{self.preset_name}", problem_of=problem_with_name), self._save
+            )
+
+    def _save(self, name: str | None) -> None:
+        if not name:
+            return
+        try:
+            save_preset(self.home, name, self.config, extends=None if name == self.preset_name else self.preset_name)
+        except UserError as error:
+            self.notify(clean(str(error)), severity="error", markup=False)
+            return
+        self.dismiss(EditResult(self.config, saved_as=name))
+
+
+def problem_with(field: Field, text: str) -> str:
+    """Why `text` cannot be a value of `field`; "" if it can."""
+    try:
+        parse_value(field, text)
+    except ValueError as error:
+        return str(error)
+    return ""
+
+
+def problem_with_name(name: str) -> str:
+    try:
+        check_name(name)
+    except UserError as error:
+        return str(error)
+    return ""
+
+
+def limits(field: Field) -> str:
+    """What the field may hold, in words."""
+    if field.choices:
+        return "one of " + ", ".join(field.choices)
+    if field.type is bool:
+        return "true or false"
+    parts = []
+    if field.low is not None:
+        parts.append(f"at least {field.low:g}")
+    if field.above is not None:
+        parts.append(f"above {field.above:g}")
+    if field.high is not None:
+        parts.append(f"at most {field.high:g}")
+    kind = {int: "a whole number", float: "a number", tuple: "a list, separated by commas"}.get(field.type, "text")
+    return ", ".join([kind, *parts]) + ("; may be changed while training" if field.live else "")
+
+
+def typed(value: Any) -> str:
+    """A value as one would type it."""
+    if isinstance(value, bool):
+        return "true" if value else "false"
+    return ", ".join(value) if isinstance(value, tuple) else str(value)
+
+
+def assigned(config: RunConfig, field: Field, value: Any) -> RunConfig:
+    """`config` with one field changed, whether or not it then contradicts another."""
+    section, _, name = field.path.rpartition(".")
+    if not section:
+        return replace(config, **{name: value})
+    return replace(config, **{section: replace(getattr(config, section), **{name: value})})

@@ -1,0 +1,42 @@
+"""Whether the data of a configuration are here already. Reads or hashes the corpus where it is a file: not for the
+screen's own thread."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from llm.config import RunConfig
+from llm.errors import UserError
+
+
+@dataclass(frozen=True)
+class DataState:
+    """What is known of a configuration's data. `train_tokens` is 0 until they are prepared; `problem` says in words why
+    they cannot be had."""
+
+    vocab_size: int = 0
+    train_tokens: int = 0
+    problem: str = ""
+
+    @property
+    def is_prepared(self) -> bool:
+        return self.train_tokens > 0
+
+
+def look_for_data(config: RunConfig, home: Path) -> DataState:
+    """The state of the data that `config` needs, without making anything."""
+    from llm.data.corpora import open_corpus
+    from llm.data.prepare import INDEX, dataset_fingerprint, is_trained, load_dataset, separator_of
+    from llm.tokenizer import build_tokenizer
+
+    try:
+        identity = open_corpus(config.data, home, separator_of(config)).fingerprint()
+        tokenizer = None if is_trained(config) else build_tokenizer(config.tokenizer, ())
+        path = home / "data" / dataset_fingerprint(identity, config, tokenizer)
+        if not (path / INDEX).exists():
+            return DataState(vocab_size=tokenizer.vocab_size if tokenizer is not None else 0)
+        dataset = load_dataset(path)
+        return DataState(dataset.tokenizer.vocab_size, len(dataset.train))
+    except UserError as error:
+        return DataState(problem=str(error))

@@ -1,0 +1,115 @@
+"""What a configuration means, in words and numbers, as the Presets screen shows it."""
+
+from __future__ import annotations
+
+import textwrap
+from typing import Any
+
+from textual.content import Content
+
+from llm.config import RunConfig, diff
+from llm.errors import UserError
+from workbench.services.estimate import Estimate, corpus_bytes, estimate
+from workbench.services.prepared import DataState
+from workbench.text import clean
+from workbench.widgets.axes import compact, size
+
+LABEL_WIDTH = 11
+GENERATED = ("stories", "pylib")
+DESCRIBING = ("purpose", "group")  # fields that say what a preset is, not what it does
+
+
+def meaning(name: str, config: RunConfig, base: RunConfig, data: DataState | None, width: int) -> Content:
+    """The page beside the list, `width` columns wide: what would be trained, what it takes, and what differs.
+
+    `base` is the preset before it was edited; `data` is None while nobody has looked yet.
+    """
+    state = data or DataState()
+    lines = [Content.styled(clean(name), "bold"), Content(clean(config.purpose)), Content("")]
+    try:
+        sizes = estimate(config, vocab_size=state.vocab_size, train_tokens=state.train_tokens)
+    except UserError as error:
+        problems = [Content(clean(line)) for line in str(error).split("\n")]
+        lines += [Content.styled("cannot be trained", "bold $text-error"), *problems]
+    else:
+        for label, text, style in figures(config, sizes, data):
+            lines += row(label, text, style, width)
+    edited = changes(base, config)
+    if edited:
+        lines += [Content(""), Content.styled("Changed by you", "bold $text-warning"), *edited]
+    lines += [Content(""), Content.styled("Differs from the defaults", "bold"), *changes(RunConfig(), config)]
+    return Content("\n").join(lines)
+
+
+def figures(config: RunConfig, guess: Estimate, data: DataState | None) -> list[tuple[str, str, str]]:
+    """Label, text and style: model, memory, step, length, data."""
+    model, length = guess.model, guess.length
+    about = "about " if guess.vocab_is_guess else ""
+    shape = f"{model.n_layer} layers × {model.d_model}, {model.n_head} heads, context {model.context}"
+    memory = f"about {size(guess.training_bytes)} while training"
+    fit = "" if guess.fits else f"; only {size(guess.available_bytes)} are free: lower train.batch_size or the model"
+    micro = f" in {length.accumulation} micro-batches" if length.accumulation > 1 else ""
+    steps = f"{'about ' if guess.length_is_guess else ''}{length.steps:,} steps, {compact(guess.total_tokens)} tokens"
+    if data is not None and data.is_prepared:
+        steps += f", {guess.total_tokens / data.train_tokens:.2g} passes over the text"
+    return [
+        ("Model", f"{about}{compact(guess.parameters)} parameters: {shape}", ""),
+        ("Memory", memory + fit, "" if guess.fits else "$text-error"),
+        ("Each step", f"{length.tokens_per_step:,} tokens ({length.rows} × {length.seq_len}){micro}", ""),
+        ("In all", steps, ""),
+        ("Tokenizer", tokenizer_words(config, guess), ""),
+        ("Data", *data_words(config, data)),
+    ]
+
+
+def tokenizer_words(config: RunConfig, guess: Estimate) -> str:
+    kind = config.tokenizer.kind
+    if kind == "char" and guess.vocab_is_guess:
+        return "char: an id for each character of the text"
+    name = f"{kind} {config.tokenizer.encoding}" if kind == "tiktoken" else kind
+    return f"{clean(name)}, {guess.model.vocab_size:,} ids"
+
+
+def data_words(config: RunConfig, data: DataState | None) -> tuple[str, str]:
+    """What text is needed and whether it is here; and the colour for that."""
+    corpus = config.data.corpus
+    name = f"{clean(corpus)}, {size(corpus_bytes(config))}"
+    if data is None:
+        return f"{name}; looking…", ""
+    if data.problem:
+        return f"{name}: {clean(data.problem)}", "$text-error"
+    if data.is_prepared:
+        return f"{name}; prepared: {compact(data.train_tokens)} tokens", "$text-success"
+    verb = "will be made" if corpus in GENERATED else "will be read"
+    return f"{name}; {verb} and tokenised first", ""
+
+
+def row(label: str, text: str, style: str, width: int) -> list[Content]:
+    """A label and its text, wrapped beside it."""
+    first, *rest = textwrap.wrap(text, max(20, width - LABEL_WIDTH)) or [""]
+    indent = "\N{NO-BREAK SPACE}" * LABEL_WIDTH  # ordinary spaces at the start of a line are not shown
+    return [
+        Content.assemble((f"{label:<{LABEL_WIDTH}}", "$foreground-muted"), (first, style)),
+        *(Content.assemble(indent, (line, style)) for line in rest),
+    ]
+
+
+def changes(before: RunConfig, after: RunConfig) -> list[Content]:
+    """Fields that differ, as `path  before → after`."""
+    different = [entry for entry in diff(before, after) if entry[0] not in DESCRIBING]
+    width = max((len(path) for path, _, _ in different), default=0)
+    return [
+        Content.assemble((f"{path:<{width}}  ", "$foreground-muted"), f"{shown(old)} → ", (shown(new), "bold"))
+        for path, old, new in different
+    ]
+
+
+def shown(value: Any) -> str:
+    """A value as it is typed into a form."""
+    if isinstance(value, bool):
+        return "true" if value else "false"
+    if isinstance(value, tuple):
+        return clean(", ".join(str(item) for item in value)) or "(none)"
+    if isinstance(value, float):
+        return f"{value:.6g}"
+    return clean(str(value)) or "(empty)"
