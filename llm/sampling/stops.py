@@ -9,7 +9,8 @@ class StopStrings:
     """Holds back what may be the beginning of a stop string, and cuts the text before the first one found.
 
     `feed(piece)` returns the text that is safe to show; `found` says that a stop string was met, after which nothing
-    more comes out. `finish()` returns what was still held back when the text ended otherwise.
+    more comes out. Of several, the first to be complete counts, however the text was cut. `finish()` returns what was
+    still held back when the text ended otherwise.
     """
 
     def __init__(self, stops: Sequence[str]) -> None:
@@ -21,10 +22,10 @@ class StopStrings:
         if not self._stops or self.found:
             return "" if self.found else piece
         text = self._held + piece
-        places = [place for stop in self._stops if (place := text.find(stop)) >= 0]
+        places = [(place + len(stop), place) for stop in self._stops if (place := text.find(stop)) >= 0]
         if places:
             self.found, self._held = True, ""
-            return text[: min(places)]
+            return text[: min(places)[1]]
         kept = self._possible_beginning(text)
         self._held = text[len(text) - kept :]
         return text[: len(text) - kept]
