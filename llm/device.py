@@ -82,10 +82,10 @@ def cpu_multiplies_bf16() -> bool:
 
 
 def make_plan(config: TrainConfig, stored: dict[str, Any] | None = None) -> Plan:
-    """Resolve `auto`; what a checkpoint `stored` is kept while it is possible here. `threads` 0 is left to measure."""
-    if stored is not None and config.device in ("auto", stored["device"]):
-        return Plan(**stored)
+    """Resolve `auto`; what a checkpoint `stored` is kept on the same device. `threads` 0 is left to be measured."""
     device = choose_device(config.device)
+    if stored is not None and stored["device"] == device:
+        return Plan(**stored)
     precision = choose_precision(config.precision, device)
     compiled = config.compile == "on" or (config.compile == "auto" and device.startswith("cuda"))
     return Plan(device, precision, config.threads, compiled)

@@ -23,7 +23,7 @@ from llm.checkpoint import TrainerState, build_model, restore_state
 from llm.commands import CommandQueue
 from llm.config import RunConfig, diff, fields_of, with_overrides
 from llm.data.prepare import Dataset, prepare
-from llm.device import Plan, choose_threads, make_plan
+from llm.device import Plan, choose_device, choose_threads, make_plan
 from llm.errors import ConfigError, Problem, UserError
 from llm.events import Event, Finished, Started, Warned
 from llm.files import remove_staging, write_atomic
@@ -170,7 +170,7 @@ def keep_tokenizer(run: Run, dataset: Dataset) -> None:
 
 def new_state(config: RunConfig, dataset: Dataset) -> TrainerState:
     """Step 0: weights drawn from the run's seed by a generator of their own, empty optimiser state."""
-    model = build_model(config, dataset.tokenizer.vocab_size)
+    model = build_model(config, dataset.tokenizer.vocab_size).to(choose_device(config.train.device))
     model.init_weights(torch.Generator().manual_seed(config.train.seed))
     return TrainerState(model, build_optimizer(model, config))
 
@@ -192,10 +192,8 @@ def restore_newest(run: Run, state: TrainerState) -> Generator[Event, None, bool
 
 
 def settle_plan(config: RunConfig, state: TrainerState, dataset: Dataset, length: Length) -> Plan:
-    """Resolve device, precision and threads, and move the state there; choices a checkpoint brought stay."""
+    """Resolve precision and threads; choices that a checkpoint brought stay."""
     plan = make_plan(config.train, state.plan)
-    state.model.to(plan.device)
-    state.optimizer.to(plan.device)
     if plan.precision == "fp16" and state.plan is None:
         state.loss_scale = 2.0**16
     if plan.threads == 0:
