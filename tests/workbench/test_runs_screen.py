@@ -1,0 +1,218 @@
+"""The Runs screen in the real app, on runs that were written to disk."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from pathlib import Path
+
+from textual.widgets import Input, Static
+
+import workbench.app as app_module
+from tests.workbench.runs_for_tests import make_run, save_fake, step_logged
+from workbench.app import WorkbenchApp
+from workbench.screens.run_rows import age
+from workbench.screens.runs import RunsScreen
+from workbench.widgets.dialogs import Ask, AskText
+
+
+async def until(condition, what="the condition", seconds=10.0):
+    limit = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < limit, f"{what} did not come true"
+        await asyncio.sleep(0.02)
+
+
+class RunsApp(WorkbenchApp):
+    """The app, opened on the Runs screen, noting where it is sent."""
+
+    CSS_PATH = Path(app_module.__file__).with_name("app.tcss")
+    DEFAULT_MODE = "runs"
+
+    def __init__(self, home):
+        super().__init__(home)
+        self.sent = []
+
+    def open_chat(self, reference):
+        self.sent.append(("chat", reference))
+
+    def open_train(self, run_name):
+        self.sent.append(("train", run_name))
+
+
+def names(screen):
+    return [row[0] for row in screen.runs_table._rows]
+
+
+async def opened(pilot, count):
+    screen = pilot.app.screen
+    assert isinstance(screen, RunsScreen)
+    await until(lambda: len(names(screen)) == count, f"{count} runs in the table")
+    await pilot.pause()
+    return screen
+
+
+def home_with_runs(tmp_path):
+    first = make_run(tmp_path, "alpha-1", steps=4, loss=2.0, corpus="pylib")
+    save_fake(first, 2, 2.5)
+    save_fake(first, 4, 2.0)
+    make_run(tmp_path, "beta-1", steps=9, loss=1.0, end="stopped")
+    return first
+
+
+async def test_no_runs_says_what_to_do(tmp_path):
+    async with RunsApp(tmp_path).run_test(size=(80, 24)) as pilot:
+        await until(lambda: pilot.app.screen.has_class("empty"))
+        assert "No runs yet" in str(pilot.app.screen.query_one("#runs-empty", Static).render())
+
+
+async def test_runs_and_checkpoints_are_listed(tmp_path):
+    home_with_runs(tmp_path)
+    async with RunsApp(tmp_path).run_test(size=(120, 30)) as pilot:
+        screen = await opened(pilot, 2)
+        screen.runs_table.select_key("alpha-1")
+        await until(lambda: screen.listed_run == "alpha-1")
+        assert [row[0] for row in screen.checkpoint_table._rows] == ["4", "2"]
+        row = [cell.plain for cell in dict(screen.runs_table._rows)["alpha-1"]]
+        assert row[:6] == ["alpha-1", "✓ finished", "4/500", "2.000", "2.100", "1.050"]
+        kept = [cell.plain for cell in screen.checkpoint_table._rows[0][1]]
+        assert kept[4] == "best last"
+
+
+async def test_a_run_in_training_moves(tmp_path):
+    run = make_run(tmp_path, "a-1", steps=3, end="")
+    async with RunsApp(tmp_path).run_test(size=(120, 30)) as pilot:
+        screen = await opened(pilot, 1)
+        with run.lock():
+            log = run.log()
+            log.append(step_logged(4, 0.5))
+            log.close()
+            await until(lambda: screen.current.step == 4, "the fourth step")
+            assert screen.current.status == "running here"
+            await pilot.press("c", "d")
+            await pilot.pause()
+            assert pilot.app.sent == [("chat", "a-1@live")], "and a run in training is not deleted"
+            assert not isinstance(pilot.app.screen, Ask)
+
+
+async def test_filter_sort_and_keys(tmp_path):
+    home_with_runs(tmp_path)
+    async with RunsApp(tmp_path).run_test(size=(120, 30)) as pilot:
+        screen = await opened(pilot, 2)
+        await pilot.press("slash", *"pylib", "enter")
+        await until(lambda: names(screen) == ["alpha-1"])
+        assert screen.runs_table.has_focus
+        await pilot.press("escape")
+        await until(lambda: len(names(screen)) == 2)
+        assert screen.query_one("#runs-filter", Input).value == ""
+        await pilot.press("s")
+        assert screen.sort_by == "name" and names(screen) == ["alpha-1", "beta-1"]
+        await pilot.press("S")
+        assert names(screen) == ["beta-1", "alpha-1"]
+        await pilot.press("G")
+        await until(lambda: screen.runs_table.current == "alpha-1")
+        await pilot.press("k")
+        await until(lambda: screen.runs_table.current == "beta-1")
+
+
+async def test_enter_goes_to_checkpoints_and_to_the_chat(tmp_path):
+    home_with_runs(tmp_path)
+    async with RunsApp(tmp_path).run_test(size=(80, 24)) as pilot:
+        screen = await opened(pilot, 2)
+        screen.runs_table.select_key("alpha-1")
+        await until(lambda: screen.listed_run == "alpha-1")
+        await pilot.press("c", "t")
+        await pilot.press("enter")
+        await until(lambda: screen.checkpoint_table.has_focus)
+        await pilot.press("j", "enter")
+        await until(lambda: len(pilot.app.sent) == 3)
+        assert pilot.app.sent == [("chat", "alpha-1"), ("train", "alpha-1"), ("chat", "alpha-1@2")]
+        await pilot.press("escape")
+        assert screen.runs_table.has_focus
+
+
+async def test_pin_verify_copy(tmp_path):
+    run = home_with_runs(tmp_path)
+    (run.checkpoint_directory / "step-00000002" / "weights.bin").write_bytes(b"x")
+    async with RunsApp(tmp_path).run_test(size=(120, 30)) as pilot:
+        screen = await opened(pilot, 2)
+        screen.runs_table.select_key("alpha-1")
+        await until(lambda: screen.listed_run == "alpha-1")
+        await pilot.press("v")
+        checks = lambda: [row[1][6].plain for row in screen.checkpoint_table._rows]  # noqa: E731
+        await until(lambda: checks() == ["whole", "damaged"], "both checked")
+        await pilot.press("enter", "p")
+        assert run.meta()["pins"] == [4]
+        assert "pinned" in screen.checkpoint_table._rows[0][1][4].plain
+        await pilot.press("y")
+        assert pilot.app.clipboard.endswith("step-00000004")
+
+
+async def test_deleting_asks_and_says_what_is_lost(tmp_path):
+    run = home_with_runs(tmp_path)
+    async with RunsApp(tmp_path).run_test(size=(80, 24)) as pilot:
+        screen = await opened(pilot, 2)
+        screen.runs_table.select_key("alpha-1")
+        await until(lambda: screen.listed_run == "alpha-1")
+        await pilot.press("d")
+        await until(lambda: isinstance(pilot.app.screen, Ask))
+        assert "all 2 checkpoints" in pilot.app.screen.question
+        await pilot.press("enter")
+        await until(lambda: pilot.app.screen is screen)
+        assert run.path.exists(), "the answer that is preselected keeps it"
+        await pilot.press("d")
+        await until(lambda: isinstance(pilot.app.screen, Ask))
+        await pilot.press("down", "enter")
+        await until(lambda: names(screen) == ["beta-1"], "one run left")
+        assert not run.path.exists()
+
+
+async def test_notes_rename_resume(tmp_path):
+    home_with_runs(tmp_path)
+    started = []
+    app = RunsApp(tmp_path)
+    app.training.begin = lambda run, overrides=(): started.append((run.name, overrides)) or True
+    async with app.run_test(size=(120, 30)) as pilot:
+        screen = await opened(pilot, 2)
+        screen.runs_table.select_key("beta-1")
+        await until(lambda: screen.listed_run == "beta-1")
+        await pilot.press("n")
+        await until(lambda: isinstance(app.screen, AskText))
+        await pilot.press(*"[b]x", "enter")
+        await until(lambda: screen.current is not None and screen.current.notes == "[b]x")
+        await pilot.press("r")
+        await until(lambda: started == [("beta-1", ())])
+        screen.runs_table.select_key("alpha-1")
+        await until(lambda: screen.listed_run == "alpha-1")
+        await pilot.press("r")
+        await until(lambda: isinstance(app.screen, AskText))
+        await pilot.press("enter")
+        await until(lambda: len(started) == 2)
+        assert started[1] == ("alpha-1", (("train.steps", "1000"),))
+        await pilot.press("R")
+        await until(lambda: isinstance(app.screen, AskText))
+        app.screen.query_one(Input).value = "gamma"
+        await pilot.press("enter")
+        await until(lambda: "gamma" in names(screen))
+
+
+async def test_a_run_deleted_under_the_screen(tmp_path):
+    run = home_with_runs(tmp_path)
+    async with RunsApp(tmp_path).run_test(size=(80, 24)) as pilot:
+        screen = await opened(pilot, 2)
+        run.path.rename(tmp_path / "elsewhere")
+        await pilot.press("p", "v", "y")
+        await until(lambda: names(screen) == ["beta-1"])
+
+
+async def test_tiny_terminal(tmp_path):
+    home_with_runs(tmp_path)
+    async with RunsApp(tmp_path).run_test(size=(80, 24)) as pilot:
+        await opened(pilot, 2)
+        for size in ((1, 1), (20, 5), (200, 60)):
+            await pilot.resize_terminal(*size)
+            await pilot.pause()
+
+
+def test_ages():
+    assert [age(seconds) for seconds in (-1, 42, 700, 7300, 200_000)] == ["0s", "42s", "12m", "2h", "2d"]

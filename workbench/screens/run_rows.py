@@ -1,0 +1,96 @@
+"""How runs and checkpoints are written in the cells of a table."""
+
+from __future__ import annotations
+
+from rich.text import Text
+from textual.content import Content
+
+from llm.run import CheckpointInfo
+from workbench.services.runs import RunSummary
+from workbench.text import clean, one_line
+from workbench.widgets.axes import compact, duration, number, size
+
+STATUS_STYLES = {"running here": "green", "running elsewhere": "cyan", "crashed": "red", "failed": "red"}
+STATUS_SIGNS = {
+    "running here": "▶",
+    "running elsewhere": "▷",
+    "finished": "✓",
+    "stopped": "■",
+    "crashed": "✗",
+    "failed": "✗",
+    "new": "·",
+    "unreadable": "?",
+}
+HEADINGS = {
+    "name": "run",
+    "status": "status",
+    "step": "step",
+    "loss": "loss",
+    "validation": "val loss",
+    "bits": "bits/byte",
+    "age": "age",
+    "parameters": "params",
+    "size": "size",
+    "corpus": "corpus",
+}
+
+
+def run_cells(row: RunSummary, now: float) -> list[Text]:
+    """The cells of a run, in the order of HEADINGS."""
+    steps = f"{row.step:,}/{row.total_steps:,}" if row.total_steps else f"{row.step:,}"
+    sign = STATUS_SIGNS.get(row.status, " ")
+    return [
+        Text(one_line(row.name), no_wrap=True),
+        Text(f"{sign} {row.status}", style=STATUS_STYLES.get(row.status, "")),
+        Text(steps, justify="right"),
+        _measured(row.loss),
+        _measured(row.validation_loss),
+        _measured(row.bits_per_byte),
+        Text(age(now - row.touched), justify="right"),
+        Text(compact(row.parameters) if row.parameters else "", justify="right"),
+        Text(size(row.size_bytes), justify="right"),
+        Text(one_line(row.corpus), no_wrap=True),
+    ]
+
+
+def checkpoint_cells(info: CheckpointInfo, check: Text) -> list[Text]:
+    """The cells of a checkpoint."""
+    kept = [word for word, holds in (("best", info.best), ("last", info.last), ("pinned", info.pinned)) if holds]
+    metrics = info.metrics
+    return [
+        Text(f"{info.step:,}", justify="right"),
+        _measured(metrics.get("loss")),
+        _measured(metrics.get("validation_loss")),
+        _measured(metrics.get("bits_per_byte")),
+        Text(" ".join(kept), style="bold" if info.best else ""),
+        Text(size(info.size_bytes), justify="right"),
+        check,
+    ]
+
+
+def _measured(value: float | None) -> Text:
+    return Text("" if value is None else number(value), justify="right")
+
+
+def age(seconds: float) -> str:
+    """How long ago, in one unit: 5s, 12m, 3h, 9d."""
+    seconds = max(0.0, seconds)
+    for span, unit in ((86_400, "d"), (3600, "h"), (60, "m")):
+        if seconds >= span:
+            return f"{seconds / span:.0f}{unit}"
+    return f"{seconds:.0f}s"
+
+
+def details_of(row: RunSummary, now: float) -> Content:
+    """What the table has no column for."""
+    lines = [
+        ("created", f"{duration(now - row.created)} ago" if row.created else ""),
+        ("device", row.device),
+        ("forked from", row.parent),
+        ("tags", ", ".join(row.tags)),
+        ("ended", row.reason),
+        ("notes", row.notes),
+        ("path", str(row.path)),
+    ]
+    shown = [Content.assemble((f"{label:>11} ", "dim"), clean(text)) for label, text in lines if text]
+    return Content("\n").join(shown)

@@ -1,0 +1,300 @@
+"""What the Runs screen shows and does: a summary of every run below a home directory, kept cheap by caching."""
+
+from __future__ import annotations
+
+import mmap
+import threading
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Literal, TypeVar
+
+from llm.config import RunConfig, check_name
+from llm.errors import UserError, WrongUse
+from llm.events import Evaluated, Event, Finished, Started, StepLogged
+from llm.files import directory_size, remove_directory
+from llm.run import CheckpointInfo, EventTail, Holder, Run, list_runs, verify
+from llm.run.log import last_events, parse_event
+
+SORTS = ("age", "name", "status", "step", "loss", "validation", "bits", "parameters", "corpus", "size")
+"""The columns the table can be ordered by."""
+
+Stamp = tuple[int, int]
+AnyEvent = TypeVar("AnyEvent", bound=Event)
+
+
+@dataclass(frozen=True)
+class RunSummary:
+    """One row of the table. Losses are nats per token; `touched` is Unix seconds of the last sign of life."""
+
+    name: str
+    path: Path
+    status: str
+    step: int = 0
+    total_steps: int = 0
+    loss: float | None = None
+    validation_loss: float | None = None
+    bits_per_byte: float | None = None
+    parameters: int = 0
+    corpus: str = ""
+    size_bytes: int = 0
+    created: float = 0.0
+    touched: float = 0.0
+    device: str = ""
+    parent: str = ""
+    notes: str = ""
+    tags: tuple[str, ...] = ()
+    reason: str = ""
+
+    @property
+    def is_running(self) -> bool:
+        return self.status.startswith("running")
+
+
+@dataclass
+class LogDigest:
+    """The last event of each kind that matters, from a log of any length: its end is read, and searched backwards for
+    what is not there; after that only what is appended."""
+
+    tail: EventTail
+    started: Started | None = None
+    step: StepLogged | None = None
+    evaluated: Evaluated | None = None
+    last: Event | None = None
+
+    @classmethod
+    def of(cls, path: Path) -> LogDigest:
+        size = path.stat().st_size if path.exists() else 0
+        digest = cls(EventTail(path, size))
+        digest.take(last_events(path))
+        if size:
+            digest.started = digest.started or _last_of(path, Started)
+            digest.step = digest.step or _last_of(path, StepLogged)
+            digest.evaluated = digest.evaluated or _last_of(path, Evaluated)
+        return digest
+
+    def take(self, events: Iterable[Event]) -> None:
+        for event in events:
+            self.last = event
+            if isinstance(event, Started):
+                self.started = event
+                if self.step is not None and self.step.step > event.step:
+                    self.step = None
+            elif isinstance(event, StepLogged):
+                self.step = event
+            elif isinstance(event, Evaluated):
+                self.evaluated = event
+
+    @property
+    def steps_done(self) -> int:
+        """The last completed step that the log knows of."""
+        return max(getattr(self.last, "step", 0), self.step.step if self.step else 0)
+
+
+def _last_of(path: Path, kind: type[AnyEvent]) -> AnyEvent | None:
+    """The last event of `kind` in the file, found without reading what comes before it."""
+    needle = f'{{"type": "{kind.__name__}"'.encode()
+    with path.open("rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as log:
+        end = len(log)
+        while (start := log.rfind(needle, 0, end)) >= 0:
+            event = parse_event(log[start:stop] if (stop := log.find(b"\n", start)) >= 0 else log[start:])
+            if isinstance(event, kind) and (start == 0 or log[start - 1 : start] == b"\n"):
+                return event
+            end = start
+    return None
+
+
+@dataclass
+class _Known:
+    """What is remembered of one run between two looks."""
+
+    config: RunConfig
+    info: dict[str, Any]
+    digest: LogDigest
+    stamp: tuple[Stamp, ...] = ()
+    size_bytes: int = 0
+    meta: dict[str, Any] = field(default_factory=dict)
+
+
+class RunCatalogue:
+    """Summaries of all runs below `home`. `refresh` may be called from any thread, one call at a time being served."""
+
+    def __init__(self, home: Path) -> None:
+        self.home = home
+        self._known: dict[Path, _Known] = {}
+        self._lock = threading.Lock()
+
+    def refresh(self) -> list[RunSummary]:
+        """All runs as they stand now, newest first. A run that did not change costs a few `stat` calls."""
+        with self._lock:
+            runs = [run for run in list_runs(self.home) if not run.name.startswith(".")]
+            present = {run.path for run in runs}
+            for path in set(self._known) - present:
+                del self._known[path]
+            summaries = (self._summary(run) for run in runs)
+            return [summary for summary in summaries if summary is not None]
+
+    def _summary(self, run: Run) -> RunSummary | None:
+        """None for a run that was deleted while it was looked at."""
+        try:
+            return self._described(run, self._look(run))
+        except FileNotFoundError:
+            return None
+        except UserError as error:
+            self._known.pop(run.path, None)
+            return RunSummary(run.name, run.path, "unreadable", reason=str(error))
+
+    def _look(self, run: Run) -> _Known:
+        known = self._known.get(run.path)
+        if known is None:
+            digest = LogDigest.of(run.path / "events.jsonl")
+            known = self._known[run.path] = _Known(run.config(), run.info(), digest)
+        stamp = tuple(_stamp(run.path / part) for part in ("events.jsonl", "checkpoints", "meta.json"))
+        if stamp != known.stamp:
+            known.digest.take(known.digest.tail.poll())
+            known.size_bytes = directory_size(run.path)
+            known.meta = run.meta()
+            known.stamp = stamp
+        return known
+
+    def _described(self, run: Run, known: _Known) -> RunSummary:
+        digest, started = known.digest, known.digest.started
+        created = float(known.info.get("created", 0.0))
+        return RunSummary(
+            name=run.name,
+            path=run.path,
+            status=status_of(run.holder(), digest.last),
+            step=digest.steps_done,
+            total_steps=started.total_steps if started else known.config.train.steps,
+            loss=digest.step.loss if digest.step else None,
+            validation_loss=digest.evaluated.validation_loss if digest.evaluated else None,
+            bits_per_byte=digest.evaluated.bits_per_byte if digest.evaluated else None,
+            parameters=started.parameters if started else 0,
+            corpus=known.config.data.corpus,
+            size_bytes=known.size_bytes,
+            created=created,
+            touched=digest.last.time if digest.last else created,
+            device=started.device if started else "",
+            parent=str(known.info.get("parent", "")),
+            notes=str(known.meta.get("notes", "")),
+            tags=tuple(str(tag) for tag in known.meta.get("tags", ())),
+            reason=digest.last.reason if isinstance(digest.last, Finished) else "",
+        )
+
+
+def _stamp(path: Path) -> Stamp:
+    try:
+        status = path.stat()
+    except FileNotFoundError:
+        return (0, 0)
+    return (status.st_size, status.st_mtime_ns)
+
+
+def status_of(holder: Holder | None, last: Event | None) -> str:
+    """How a run stands, in words: who trains it, or how its log ends."""
+    if holder is not None:
+        return "running here" if holder.is_here else "running elsewhere"
+    if last is None:
+        return "new"
+    return last.status if isinstance(last, Finished) else "crashed"
+
+
+def chosen(
+    summaries: Sequence[RunSummary], text: str = "", sort: str = "age", reverse: bool = False
+) -> list[RunSummary]:
+    """The runs whose name, status, corpus, notes or tags hold every word of `text`, in order of one column.
+
+    Numbers come best first (the newest, the furthest, the lowest loss), unknown ones last in either direction.
+    """
+    words = text.casefold().split()
+    rows = [row for row in summaries if all(word in _searched(row) for word in words)]
+    known = [row for row in rows if _sort_key(row, sort) is not None]
+    unknown = [row for row in rows if _sort_key(row, sort) is None]
+    return sorted(known, key=lambda row: _sort_key(row, sort), reverse=reverse) + unknown
+
+
+def _searched(row: RunSummary) -> str:
+    return " ".join((row.name, row.status, row.corpus, row.notes, row.parent, *row.tags)).casefold()
+
+
+def _sort_key(row: RunSummary, sort: str) -> Any:
+    keys: dict[str, Any] = {
+        "age": -row.touched,
+        "name": row.name.casefold(),
+        "status": (not row.is_running, row.status),
+        "step": -row.step,
+        "loss": row.loss,
+        "validation": row.validation_loss,
+        "bits": row.bits_per_byte,
+        "parameters": -row.parameters,
+        "corpus": row.corpus.casefold(),
+        "size": -row.size_bytes,
+    }
+    value = keys[sort]
+    return None if isinstance(value, float) and value != value else value
+
+
+Verdict = Literal["whole", "damaged"]
+
+
+@dataclass(frozen=True)
+class Verification:
+    """What reading every byte of a checkpoint showed."""
+
+    verdict: Verdict
+    problem: str = ""
+
+
+def verified(info: CheckpointInfo) -> Verification:
+    """Read a checkpoint in full. Takes as long as reading its files; for a thread."""
+    try:
+        verify(info)
+    except UserError as error:
+        return Verification("damaged", str(error))
+    return Verification("whole")
+
+
+def pin(run: Run, step: int) -> bool:
+    """Pin the checkpoint of `step`, or unpin it; returns whether it is pinned now. Pinned ones are never pruned."""
+    pins = set(run.meta()["pins"])
+    pins ^= {step}
+    run.update_meta(pins=sorted(pins))
+    return step in pins
+
+
+def rename(run: Run, name: str) -> Run:
+    """Give a run that is not in training another name."""
+    check_name(name)
+    target = run.path.with_name(name)
+    if target.exists():
+        raise WrongUse(f"a run named {name} exists already; choose another name.")
+    with run.lock():
+        run.path.rename(target)
+    return Run(target)
+
+
+def delete_run(run: Run) -> None:
+    """Delete a run with all its checkpoints. `RunBusy` while somebody trains it."""
+    with run.lock():
+        remove_directory(run.path)
+
+
+def delete_checkpoint(run: Run, info: CheckpointInfo) -> None:
+    """Delete one checkpoint, and its pin."""
+    remove_directory(info.path)
+    pins = [step for step in run.meta()["pins"] if step != info.step]
+    run.update_meta(pins=pins)
+
+
+def loss_of_deleting(summary: RunSummary, checkpoints: Sequence[CheckpointInfo], size: str) -> str:
+    """What goes when a run is deleted, in one plain sentence."""
+    parts = []
+    if checkpoints:
+        steps = ", ".join(str(info.step) for info in checkpoints[-5:])
+        number = "its only checkpoint" if len(checkpoints) == 1 else f"all {len(checkpoints)} checkpoints"
+        parts.append(f"{number} (step {steps})" if len(checkpoints) <= 5 else f"{number} (newest {steps})")
+    parts.append(f"the record of {summary.step:,} steps")
+    if summary.notes:
+        parts.append("your notes")
+    listed = parts[0] if len(parts) == 1 else ", ".join(parts[:-1]) + " and " + parts[-1]
+    return f"Deleting {summary.name} frees {size} and loses {listed}. It cannot be brought back."

@@ -1,0 +1,67 @@
+"""A table that is refreshed in place: the cursor stays on its row, and only cells that changed are touched."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import ClassVar
+
+from rich.text import Text
+from textual.binding import Binding, BindingType
+from textual.widgets import DataTable
+
+Row = tuple[str, Sequence[Text]]
+"""The key of a row, and its cells."""
+
+
+class LiveTable(DataTable[Text]):
+    """A `DataTable` of whole rows, with the keys of a pager."""
+
+    BINDINGS: ClassVar[list[BindingType]] = [
+        Binding("j", "cursor_down", "Down", show=False),
+        Binding("k", "cursor_up", "Up", show=False),
+        Binding("g", "scroll_top", "First", show=False),
+        Binding("G", "scroll_bottom", "Last", show=False),
+    ]
+
+    def __init__(self, *, id: str) -> None:
+        super().__init__(id=id, cursor_type="row", zebra_stripes=False)
+        self._rows: list[Row] = []
+
+    @property
+    def current(self) -> str:
+        """The key of the row under the cursor, or ""."""
+        return self._rows[self.cursor_row][0] if 0 <= self.cursor_row < len(self._rows) else ""
+
+    def show_rows(self, rows: Sequence[Row]) -> None:
+        """Show exactly these rows. The cursor stays with its key, or near its place if that row is gone."""
+        new = list(rows)
+        if [key for key, _ in new] == [key for key, _ in self._rows]:
+            self._update_cells(new)
+        else:
+            self._rebuild(new)
+        self._rows = new
+
+    def select_key(self, key: str) -> bool:
+        """Put the cursor on a row; whether it is there."""
+        keys = [row[0] for row in self._rows]
+        if key not in keys:
+            return False
+        self.move_cursor(row=keys.index(key))
+        return True
+
+    def _update_cells(self, rows: list[Row]) -> None:
+        columns = list(self.columns)
+        for (key, cells), (_, before) in zip(rows, self._rows, strict=True):
+            for column, cell, old in zip(columns, cells, before, strict=True):
+                if cell != old:
+                    self.update_cell(key, column, cell, update_width=True)
+
+    def _rebuild(self, rows: list[Row]) -> None:
+        current, place, scroll = self.current, self.cursor_row, self.scroll_y
+        self.clear()
+        for key, cells in rows:
+            self.add_row(*cells, key=key)
+        keys = [key for key, _ in rows]
+        if rows:
+            self.move_cursor(row=keys.index(current) if current in keys else min(place, len(rows) - 1), scroll=False)
+            self.scroll_to(y=scroll, animate=False)
