@@ -1,1 +1,1 @@
-"""The transformer, written by hand: layers, rotary positions, attention and its cache, feed-forward, counts."""
+"""The transformer, written by hand. `llm.model.counts` does without torch, so nothing is imported here."""

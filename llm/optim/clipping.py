@@ -1,0 +1,28 @@
+"""Gradient clipping by the norm over all parameters (Pascanu et al. 2013)."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+import torch
+from torch import Tensor
+
+SOFTENING = 1e-6
+
+
+@torch.no_grad()
+def clip_grad_norm(parameters: Iterable[Tensor], max_norm: float) -> Tensor:
+    """Scale the gradients down to `max_norm` where their joint Euclidean norm exceeds it; return the norm before that.
+
+    The factor is max_norm/(norm + 1e-6). max_norm 0 only measures. A norm that is not finite leaves the gradients as
+    they are. `parameters` may be a generator; those without a gradient are passed over. The norm is a 0-D tensor on the
+    device, in float32 or wider, and nothing here waits for it.
+    """
+    gradients = [parameter.grad for parameter in parameters if parameter.grad is not None]
+    if not gradients:
+        return torch.zeros(())
+    norm: Tensor = torch.linalg.vector_norm(torch.stack(torch._foreach_norm(gradients)))
+    if max_norm:
+        exceeds = torch.isfinite(norm) & (norm > max_norm)
+        torch._foreach_mul_(gradients, torch.where(exceeds, max_norm / (norm + SOFTENING), 1.0))
+    return norm

@@ -1,0 +1,77 @@
+"""Muon: momentum whose matrices are orthogonalised (Jordan et al. 2024, https://kellerjordan.github.io/posts/muon/)."""
+
+from __future__ import annotations
+
+import math
+from collections import defaultdict
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import ClassVar
+
+import torch
+from torch import Tensor
+
+from llm.optim.gate import put, scalar
+from llm.optim.optimizer import State, Step
+
+QUINTIC = (3.4445, -4.7750, 2.0315)
+ITERATIONS = 5
+
+
+def orthogonalised(x: Tensor) -> Tensor:
+    """About UVᵀ of each matrix x = USVᵀ: (..., rows, columns) → the same, singular values within 0.5 to 1.5.
+
+    Five steps of X ← aX + (bA + cA²)X with A = XXᵀ, on the wide form of the matrix, scaled to a Frobenius norm of 1.
+    In bfloat16, which is enough for it, unless x is float64.
+    """
+    a, b, c = QUINTIC
+    wide = x if x.dtype == torch.float64 else x.bfloat16()
+    tall = x.shape[-2] > x.shape[-1]
+    wide = wide.mT if tall else wide
+    wide = wide / torch.linalg.matrix_norm(wide, keepdim=True).clamp_min(1e-7)
+    for _ in range(ITERATIONS):
+        gram = wide @ wide.mT
+        wide = a * wide + (b * gram + c * (gram @ gram)) @ wide
+    result: Tensor = (wide.mT if tall else wide).to(x.dtype)
+    return result
+
+
+@dataclass(frozen=True)
+class Muon:
+    """B ← μB + (1−μ)g; θ ← θ − lr·λ·θ − lr·√max(1, rows/columns)·orthogonalised((1−μ)g + μB).
+
+    Nesterov's momentum and the "original" scaling of `torch.optim.Muon`. With `fused`, matrices of one shape are
+    orthogonalised together.
+    """
+
+    momentum: float
+    fused: bool = False
+    name: ClassVar[str] = "muon"
+    slots: ClassVar[tuple[str, ...]] = ("momentum",)
+
+    def update(self, weights: list[Tensor], gradients: list[Tensor], state: State, step: Step) -> None:
+        """One step in place on matrices; nothing moves where `step.ok` is False."""
+        buffers, ok = state["momentum"], step.ok
+        decay = scalar(1 - step.lr * step.weight_decay, 1.0, ok, step.count.to(weights[0].dtype))
+        for together in self._batches(weights):
+            chosen = [weights[i] for i in together]
+            gradient = torch.stack([gradients[i] for i in together])
+            buffer = torch.stack([buffers[i] for i in together])
+            rows, columns = gradient.shape[1:]
+            moved = buffer.lerp(gradient, 1 - self.momentum)
+            rate = step.lr * math.sqrt(max(1, rows / columns))
+            change = orthogonalised(gradient.lerp(moved, self.momentum)) * -rate
+            put(buffer, moved, ok)
+            torch._foreach_copy_([buffers[i] for i in together], buffer.unbind())
+            if step.weight_decay:
+                torch._foreach_mul_(chosen, decay)
+            torch._foreach_add_(chosen, (change if ok is None else torch.where(ok, change, 0.0)).unbind())
+
+    def _batches(self, weights: list[Tensor]) -> Iterable[list[int]]:
+        """Indices of the matrices that are worked on together."""
+        if not self.fused:
+            return [[i] for i in range(len(weights))]
+        shapes: dict[torch.Size, list[int]] = defaultdict(list)
+        for i, weight in enumerate(weights):
+            shapes[weight.shape].append(i)
+        return shapes.values()

@@ -1,0 +1,124 @@
+"""Parameter groups, each with its own rule and rates, and their state."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Protocol
+
+import torch
+from torch import Tensor
+
+from llm.errors import UserError
+
+State = dict[str, list[Tensor]]
+
+
+@dataclass(frozen=True)
+class Step:
+    """What one update of a group is given besides its tensors.
+
+    count: 0-D float32, 1 for the first. ok: 0-D bool, or None where nothing is gated; both on the weights' device.
+    """
+
+    lr: float
+    weight_decay: float
+    count: Tensor
+    ok: Tensor | None
+
+
+class Rule(Protocol):
+    """How gradients move weights. `slots` names the tensors kept for each weight, of its shape and dtype."""
+
+    @property
+    def name(self) -> str: ...
+
+    @property
+    def slots(self) -> tuple[str, ...]: ...
+
+    def update(self, weights: list[Tensor], gradients: list[Tensor], state: State, step: Step) -> None:
+        """One step in place; where `step.ok` is False nothing moves."""
+
+
+@dataclass
+class Group:
+    """Parameters that share a rule, a learning rate at its peak and a weight decay."""
+
+    label: str
+    rule: Rule
+    lr: float
+    weight_decay: float
+    names: list[str]
+    weights: list[Tensor]
+    state: State = field(init=False)
+
+    def __post_init__(self) -> None:
+        self.state = {slot: [torch.zeros_like(weight) for weight in self.weights] for slot in self.rule.slots}
+
+
+class Optimizer:
+    """Moves the weights of its groups. Nothing in it reads a value back from the device.
+
+    `step_count` (0-D float32 on the device) counts the steps that were applied; skipped ones do not count.
+    """
+
+    def __init__(self, groups: Sequence[Group]) -> None:
+        self.groups = tuple(group for group in groups if group.weights)
+        self.step_count = torch.zeros((), dtype=torch.float32, device=self.groups[0].weights[0].device)
+
+    @torch.no_grad()
+    def step(self, lr_scale: float, finite: Tensor | None = None) -> None:
+        """Move the weights by their gradients, every learning rate multiplied by `lr_scale`.
+
+        finite: a 0-D bool tensor on the device; where it is False neither weights nor state move.
+        """
+        count = self.step_count + 1
+        for group in self.groups:
+            step = Step(group.lr * lr_scale, group.weight_decay, count, finite)
+            group.rule.update(group.weights, gradients_of(group), group.state, step)
+        self.step_count.copy_(count if finite is None else torch.where(finite, count, self.step_count))
+
+    def zero_grad(self) -> None:
+        """Drop all gradients; the next backward pass makes new ones."""
+        for group in self.groups:
+            for weight in group.weights:
+                weight.grad = None
+
+    def state_tensors(self) -> dict[str, Tensor]:
+        """The live state by name: "step", and "rule.slot.parameter", such as "adamw.m.blocks.0.attn.q.weight"."""
+        named = {"step": self.step_count}
+        for group in self.groups:
+            for slot, tensors in group.state.items():
+                prefix = f"{group.rule.name}.{slot}."
+                named |= {prefix + name: tensor for name, tensor in zip(group.names, tensors, strict=True)}
+        return named
+
+    @torch.no_grad()
+    def load_state_tensors(self, tensors: Mapping[str, Tensor]) -> None:
+        """Copy a saved state in. UserError, with nothing changed, unless names and shapes are exactly this state's."""
+        own = self.state_tensors()
+        for name in sorted(own.keys() | tensors.keys()):
+            if name not in tensors:
+                refuse(f"it lacks {name}")
+            if name not in own:
+                refuse(f"it holds {name}, which this run has no use for")
+            if own[name].shape != tensors[name].shape:
+                refuse(f"{name} has the shape {tuple(tensors[name].shape)} instead of {tuple(own[name].shape)}")
+        for name, tensor in own.items():
+            tensor.copy_(tensors[name])
+
+
+def gradients_of(group: Group) -> list[Tensor]:
+    """The gradients of a group's weights, all of which must have one."""
+    gradients = [weight.grad for weight in group.weights if weight.grad is not None]
+    if len(gradients) < len(group.weights):
+        missing = next(name for name, weight in zip(group.names, group.weights, strict=True) if weight.grad is None)
+        raise ValueError(f"{missing} has no gradient: call backward before step.")
+    return gradients
+
+
+def refuse(reason: str) -> None:
+    raise UserError(
+        f"The saved optimiser state does not fit this run: {reason}; "
+        "take a checkpoint made with the same model and optimiser, or start without its optimiser state."
+    )
