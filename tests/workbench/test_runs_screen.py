@@ -73,7 +73,7 @@ async def test_runs_and_checkpoints_are_listed(tmp_path):
         screen.runs_table.select_key("alpha-1")
         await until(lambda: screen.listed_run == "alpha-1")
         assert [row[0] for row in screen.checkpoint_table._rows] == ["4", "2"]
-        row = [cell.plain for cell in dict(screen.runs_table._rows)["alpha-1"]]
+        row = [cell.plain.strip() for cell in dict(screen.runs_table._rows)["alpha-1"]]
         assert row[:6] == ["alpha-1", "✓ finished", "4/500", "2.000", "2.100", "1.050"]
         kept = [cell.plain for cell in screen.checkpoint_table._rows[0][1]]
         assert kept[4] == "best last"

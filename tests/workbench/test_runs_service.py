@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import os
 
 import pytest
 
@@ -79,7 +78,7 @@ def test_the_beginning_of_a_long_log_is_found_from_its_end(tmp_path):
     for _ in range(400):
         log.append(Sampled(step=2, prompt='{"type": "Started", "step": 5}\n', text="x" * 400))
     log.close()
-    assert os.path.getsize(run.path / "events.jsonl") > 150_000
+    assert (run.path / "events.jsonl").stat().st_size > 150_000
     digest = LogDigest.of(run.path / "events.jsonl")
     assert digest.started is not None and digest.started.total_steps == 222
     assert digest.evaluated is not None and digest.evaluated.validation_loss == 8.0
@@ -125,7 +124,7 @@ def test_filter_and_order():
     assert [row.name for row in chosen(rows, sort="loss", reverse=True)][:2] == ["b", "c"]
     assert [row.name for row in chosen(rows, "KEEP")] == ["b", "c"]
     assert [row.name for row in chosen(rows, "keep crash")] == ["c"]
-    assert [row.name for row in chosen(rows, sort="status")][0] == "a"
+    assert chosen(rows, sort="status")[0].name == "a"
 
 
 def test_pin_rename_delete(tmp_path):

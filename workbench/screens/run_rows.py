@@ -26,8 +26,8 @@ HEADINGS = {
     "status": "status",
     "step": "step",
     "loss": "loss",
-    "validation": "val loss",
-    "bits": "bits/byte",
+    "validation": "val",
+    "bits": "bits/B",
     "age": "age",
     "parameters": "params",
     "size": "size",
@@ -42,13 +42,13 @@ def run_cells(row: RunSummary, now: float) -> list[Text]:
     return [
         Text(one_line(row.name), no_wrap=True),
         Text(f"{sign} {row.status}", style=STATUS_STYLES.get(row.status, "")),
-        Text(steps, justify="right"),
+        Text(steps),
         _measured(row.loss),
         _measured(row.validation_loss),
         _measured(row.bits_per_byte),
-        Text(age(now - row.touched), justify="right"),
-        Text(compact(row.parameters) if row.parameters else "", justify="right"),
-        Text(size(row.size_bytes), justify="right"),
+        Text(age(now - row.touched).rjust(4)),
+        Text(compact(row.parameters).rjust(6) if row.parameters else ""),
+        Text(size(row.size_bytes).rjust(7)),
         Text(one_line(row.corpus), no_wrap=True),
     ]
 
@@ -58,18 +58,20 @@ def checkpoint_cells(info: CheckpointInfo, check: Text) -> list[Text]:
     kept = [word for word, holds in (("best", info.best), ("last", info.last), ("pinned", info.pinned)) if holds]
     metrics = info.metrics
     return [
-        Text(f"{info.step:,}", justify="right"),
+        Text(f"{info.step:,}"),
         _measured(metrics.get("loss")),
         _measured(metrics.get("validation_loss")),
         _measured(metrics.get("bits_per_byte")),
         Text(" ".join(kept), style="bold" if info.best else ""),
-        Text(size(info.size_bytes), justify="right"),
+        Text(size(info.size_bytes).rjust(7)),
         check,
     ]
 
 
 def _measured(value: float | None) -> Text:
-    return Text("" if value is None else number(value), justify="right")
+    if value is None:
+        return Text("")
+    return Text(f"{value:6.3f}" if 0.01 <= abs(value) < 100 else number(value).rjust(6))
 
 
 def age(seconds: float) -> str:

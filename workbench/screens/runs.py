@@ -73,6 +73,7 @@ class RunsScreen(WorkbenchScreen):
         #run-lower { height: 2fr; min-height: 6; }
         #run-checkpoints { width: 3fr; border-top: solid $panel-lighten-2; border-title-color: $text; }
         #run-checkpoints:focus { border-top: solid $primary; }
+        &.-narrow #run-details-scroll { width: 24; }
         #run-details-scroll { width: 2fr; border-top: solid $panel-lighten-2; padding: 0 1; }
         LiveTable { background: $surface; }
     }
@@ -109,7 +110,7 @@ class RunsScreen(WorkbenchScreen):
     def on_mount(self) -> None:
         self.catalogue = RunCatalogue(self.workbench.home)
         self._head_table()
-        for heading in ("step", "loss", "val loss", "bits/byte", "kept as", "size", "checked"):
+        for heading in ("step", "loss", "val", "bits/B", "kept as", "size", "checked"):
             self.checkpoint_table.add_column(heading)
         self.runs_table.focus()
         self.set_interval(REFRESH_SECONDS, self.look_again)
