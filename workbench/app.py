@@ -212,6 +212,16 @@ class WorkbenchApp(App[int]):
         if message.problem:
             self.notify(clean(message.problem), severity="error", timeout=30, markup=False)
 
+    @work(group="hand over")
+    async def hand_over(self) -> None:
+        """Save the training of this program's thread and let it carry on in a process of its own."""
+        name = self.training.active
+        if name is not None:
+            self.training.ask_to_stop("it carries on in a process of its own")
+            while self.training.active == name:
+                await asyncio.sleep(0.1)
+            self.training.begin_process(Run(self.home / "runs" / name))
+
     # --- leaving
 
     async def action_quit(self) -> None:

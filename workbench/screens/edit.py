@@ -124,7 +124,7 @@ class EditScreen(ModalScreen[EditResult]):
     def _entry(self, field: Field) -> Content:
         value, before = get_value(self.config, field.path), get_value(self.base, field.path)
         if value == before:
-            return Content.assemble(f"\N{NO-BREAK SPACE} {field.name:<22} ", shown(value))
+            return Content.assemble(f"  {field.name:<22} ", shown(value))
         was = f"  (preset: {shown(before)})"
         return Content.assemble(
             (f"● {field.name:<22} ", "$text-warning"), (shown(value), "bold"), (was, "$foreground-muted")

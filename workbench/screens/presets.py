@@ -104,7 +104,7 @@ class PresetsScreen(WorkbenchScreen):
         name = f"{preset.name} *" if preset.name in self.edited else preset.name
         if preset.problem:
             return Content.assemble((clean(name), "bold"), "\n", ("cannot be read", "$text-error"))
-        return Content.assemble((clean(name), "bold"), "\n", (clean(preset.purpose), "$foreground-muted"))
+        return Content.assemble((clean(name), "bold"), "\n", (clean(preset.purpose), "dim"))
 
     @on(OptionList.OptionHighlighted)
     def _highlighted(self, event: OptionList.OptionHighlighted) -> None:

@@ -1,12 +1,335 @@
-"""Watching a run learn."""
+"""Watching a run learn, and steering it."""
 
 from __future__ import annotations
 
+import time
+from typing import ClassVar, Literal
+
+from textual import on
+from textual.app import ComposeResult
+from textual.binding import Binding, BindingType
+from textual.containers import Grid, Horizontal, Vertical
+from textual.widgets import RichLog
+
+from llm.config import RunConfig, get_value
+from llm.errors import UserError
+from llm.events import CommandRefused, Event, Finished, Sampled, Skipped, Warned
+from llm.run import Run, list_runs
+from workbench.messages import TrainingEnded
 from workbench.screens.base import WorkbenchScreen
+from workbench.screens.knobs import KnobsDialog
+from workbench.services.curves import RunCurves
+from workbench.services.narration import describe
+from workbench.text import clean
+from workbench.widgets.chart import Chart, Level, Mark, Series
+from workbench.widgets.dialogs import Answer, Ask
+from workbench.widgets.panels import Numbers, SampleView, event_line
+
+POLL_SECONDS = 0.1
+DRAW_SECONDS = 1.0  # while a thread of this program trains, drawing is paid for in training steps
+DRAW_SECONDS_ELSEWHERE = 0.25
+HOLDER_SECONDS = 1.0
+FIRST_EVENTS = 400  # lines of history put into the event log when a run is opened
+
+RunState = Literal["none", "running", "paused", "ended"]
 
 
 class TrainScreen(WorkbenchScreen):
     """One run: its curves, its samples, its log, and the keys that steer it."""
 
+    GUIDE = (
+        "The curves of one run as it trains. Tab moves between the charts, the samples and the log; on a chart, + and "
+        "- zoom, arrows pan, comma and full stop move a cursor that reads values, y makes the axis logarithmic, [ and "
+        "] change the smoothing, m gives it the whole screen. v shows the next chart where there is room for one only. "
+        "Stopping saves first; a stopped or finished run can be resumed with r."
+    )
+    BINDINGS: ClassVar[list[BindingType]] = [
+        Binding("p", "pause", "Pause", id="train.pause"),
+        Binding("p", "go_on", "Go on", id="train.go-on"),
+        Binding("s", "command('save')", "Save", id="train.save"),
+        Binding("e", "command('evaluate')", "Evaluate", id="train.evaluate"),
+        Binding("a", "command('sample')", "Sample", id="train.sample"),
+        Binding("t", "tune", "Tune", id="train.tune"),
+        Binding("x", "stop", "Stop", id="train.stop"),
+        Binding("r", "resume", "Resume", id="train.resume"),
+        Binding("c", "chat", "Chat", id="train.chat"),
+        Binding("d", "detach", "Detach", id="train.detach", show=False),
+        Binding("v", "next_chart", "Next chart", id="train.next-chart", show=False),
+        Binding("y", "on_charts('log')", "Log axis", id="train.log", show=False),
+        Binding("m", "on_charts('maximise')", "Maximise", id="train.maximise", show=False),
+        Binding("left_square_bracket", "on_charts('smoothing(-1)')", "Less smooth", key_display="[", show=False),
+        Binding("right_square_bracket", "on_charts('smoothing(1)')", "Smoother", key_display="]", show=False),
+        Binding("escape", "restore", "All charts", id="train.restore", show=False),
+    ]
+
+    def __init__(self, *, id: str | None = None) -> None:
+        super().__init__(id=id)
+        self.curves: RunCurves | None = None
+        self.config = RunConfig()
+        self.state: RunState = "none"
+        self.pending: dict[str, str] = {}
+        self._drawn_at = 0.0
+        self._checked_at = 0.0
+        self._stale = False
+
+    def body(self) -> ComposeResult:
+        yield Numbers(id="numbers")
+        with Grid(id="charts"):
+            yield Chart("loss (nats per token)", smoothing=0.9, id="loss-chart", classes="chosen")
+            yield Chart("learning rate", id="lr-chart")
+            yield Chart("gradient norm", id="norm-chart")
+            yield Chart("tokens per second", id="speed-chart")
+        with Horizontal(id="below"):
+            with Vertical(id="samples"):
+                yield SampleView("sample", "no sample yet", id="latest-sample")
+                yield SampleView("the sample before", "", id="earlier-sample")
+            yield RichLog(id="event-log", wrap=True, markup=False, highlight=False, max_lines=2000)
+
+    def on_mount(self) -> None:
+        self.query_one("#event-log", RichLog).border_title = "log"
+        self.query_one("#loss-chart").focus()
+        self.set_interval(POLL_SECONDS, self._tick)
+        if self.curves is None:
+            active = self.workbench.training.active
+            newest = next(iter(list_runs(self.workbench.home)), None)
+            if active is not None or newest is not None:
+                self.open_run(active or newest.name)  # type: ignore[union-attr]
+
     def open_run(self, name: str) -> None:
-        """Show the run called `name`."""
+        """Show the run called `name`, from its first event on."""
+        if self.curves is not None and self.curves.run.name == name:
+            return
+        try:
+            run = Run.open(self.workbench.home, name)
+            self.config = run.config()
+        except UserError as error:
+            self.notify(clean(str(error)), severity="error", markup=False)
+            return
+        self.curves = RunCurves(run)
+        self.pending.clear()
+        self._checked_at = 0.0
+        for chart in self.query(Chart):
+            chart.action_reset()
+            chart.set_data([])
+        self.query_one("#event-log", RichLog).clear()
+        for view in self.query(SampleView):
+            view.show(None)
+        self._tick(at_once=True)
+
+    # --- following the run
+
+    def on_screen_resume(self) -> None:
+        self._tick(at_once=True)
+
+    def on_training_ended(self, _message: TrainingEnded) -> None:
+        self._checked_at = 0.0
+
+    def _tick(self, at_once: bool = False) -> None:
+        """Take in what was logged. Draw seldom, only what is visible, and only when something changed."""
+        if self.curves is None or not (self.is_current or at_once):
+            return
+        events = self.curves.poll()
+        self._stale = self._stale or bool(events)
+        for event in events[-FIRST_EVENTS:]:
+            self._notice(event)
+        now = time.monotonic()
+        if now - self._checked_at >= HOLDER_SECONDS or any(isinstance(event, Finished) for event in events):
+            self._checked_at = now
+            self._check_state()
+        here = self.workbench.training.active == self.curves.run.name
+        if at_once or (self._stale and now - self._drawn_at >= (DRAW_SECONDS if here else DRAW_SECONDS_ELSEWHERE)):
+            self._stale, self._drawn_at = False, now
+            self._draw()
+
+    def _notice(self, event: Event) -> None:
+        """Put an event that tells something into the log, and its sample where samples are."""
+        answered = self.pending.pop(getattr(event, "command_id", ""), None)
+        if answered is not None:
+            self._drawn_at = 0.0
+        text = describe(event)
+        if text:
+            style = "bold red" if isinstance(event, Warned | CommandRefused | Skipped) else ""
+            self.query_one("#event-log", RichLog).write(event_line(event, clean(text), style))
+        if isinstance(event, Sampled):
+            self._show_samples()
+
+    def _check_state(self) -> None:
+        """Whether somebody trains the run; decides which keys work."""
+        assert self.curves is not None
+        running = self.workbench.training.active == self.curves.run.name or self.curves.run.holder() is not None
+        state: RunState = "ended" if not running else "paused" if self.curves.paused else "running"
+        if state == "ended":
+            self.pending.clear()
+        if state != self.state:
+            self.state = state
+            self._stale = True
+            self.refresh_bindings()
+
+    def _show_samples(self) -> None:
+        assert self.curves is not None
+        samples = list(self.curves.samples)
+        self.query_one("#latest-sample", SampleView).show(samples[-1] if samples else None)
+        self.query_one("#earlier-sample", SampleView).show(samples[0] if len(samples) > 1 else None)
+
+    # --- drawing
+
+    def _draw(self) -> None:
+        assert self.curves is not None
+        self.query_one(Numbers).show(self.curves, self.state, list(self.pending.values()))
+        for chart in self.query(Chart):
+            if chart.display:
+                self._fill(chart, self.curves)
+
+    def _fill(self, chart: Chart, curves: RunCurves) -> None:
+        steps, x = curves.steps, curves.steps["step"]
+        if chart.id == "loss-chart":
+            validation = curves.validation
+            series = [
+                Series("train", x, steps["loss"]),
+                Series("validation", validation["step"], validation["validation_loss"], "accent", "points"),
+            ]
+            chart.set_data(series, [Mark(mark.step, mark.text, mark.kind) for mark in curves.marks])
+        elif chart.id == "lr-chart":
+            knobs = [Mark(mark.step, mark.text, mark.kind) for mark in curves.marks if mark.kind == "knob"]
+            chart.set_data([Series("lr", x, steps["lr"], "success", smooth=False)], knobs)
+        elif chart.id == "norm-chart":
+            clip = float(str(self.knob_value("train.clip")))
+            levels = [Level(clip, "clip")] if clip else []
+            chart.set_data([Series("norm", x, steps["grad_norm"], "secondary")], [], levels)
+        else:
+            chart.set_data([Series("tokens/s", x, steps["tokens_per_second"], "accent")])
+
+    def knob_value(self, path: str) -> object:
+        """The value of a live knob as it is in effect: the last one set, else the run's own."""
+        assert self.curves is not None
+        return self.curves.knobs.get(path, get_value(self.config, path))
+
+    # --- charts
+
+    def action_next_chart(self) -> None:
+        """Show the next chart where there is room for one; otherwise go to it."""
+        charts = list(self.query(Chart))
+        place = next(index for index, chart in enumerate(charts) if chart.has_class("chosen"))
+        chosen = charts[(place + 1) % len(charts)]
+        charts[place].remove_class("chosen")
+        chosen.add_class("chosen")
+        chosen.focus()
+        self.call_after_refresh(self._draw_if_open)
+
+    def action_restore(self) -> None:
+        self.remove_class("one-chart")
+
+    async def action_on_charts(self, action: str) -> None:
+        """A chart's key, pressed while the focus is elsewhere: for the chosen chart."""
+        await self.query_one("Chart.chosen", Chart).run_action(action)
+
+    @on(Chart.MaximiseRequested)
+    def _maximise(self, event: Chart.MaximiseRequested) -> None:
+        for chart in self.query(Chart):
+            chart.set_class(chart is event.chart, "chosen")
+        self.toggle_class("one-chart")
+        self.call_after_refresh(self._draw_if_open)
+
+    @on(Chart.CursorMoved)
+    def _cursor_moved(self, event: Chart.CursorMoved) -> None:
+        for chart in self.query(Chart):
+            if chart is not event.chart:
+                chart.cursor = event.x
+
+    @on(Chart.ViewChanged)
+    def _view_changed(self, event: Chart.ViewChanged) -> None:
+        for chart in self.query(Chart):
+            if chart is not event.chart:
+                chart.view = event.view
+
+    def on_resize(self) -> None:
+        self.call_after_refresh(self._draw_if_open)
+
+    def _draw_if_open(self) -> None:
+        """Charts that come into view were not kept up to date while they were hidden."""
+        if self.curves is not None:
+            self._draw()
+
+    # --- steering
+
+    def check_action(self, action: str, parameters: tuple[object, ...]) -> bool | None:
+        """Only the keys that make sense for the run as it is."""
+        allowed: dict[str, tuple[RunState, ...]] = {
+            "pause": ("running",),
+            "go_on": ("paused",),
+            "command": ("running", "paused"),
+            "tune": ("running", "paused"),
+            "stop": ("running", "paused"),
+            "detach": ("running", "paused"),
+            "resume": ("ended",),
+            "chat": ("running", "paused", "ended"),
+        }
+        return self.state in allowed.get(action, (self.state,))
+
+    def action_command(self, command: str) -> None:
+        """Ask the trainer for something; it is shown as asked until the answer comes."""
+        self._send(command, command)
+
+    def action_pause(self) -> None:
+        self._send("pause", "pause")
+
+    def action_go_on(self) -> None:
+        self._send("resume", "go on")
+
+    def _send(self, command: str, label: str, **arguments: object) -> None:
+        assert self.curves is not None
+        try:
+            identity = self.workbench.training.send(self.curves.run.name, command, **arguments)
+        except (UserError, OSError) as error:
+            self.notify(clean(str(error)), severity="error", markup=False)
+            return
+        self.pending[identity] = label
+        self._draw()
+
+    def action_stop(self) -> None:
+        """Save and stop; asks, since a key is quickly pressed."""
+        answers = [Answer("stop", "Save and stop; it can be resumed later"), Answer("", "Let it train on")]
+        assert self.curves is not None
+        self.app.push_screen(Ask(f"Stop {self.curves.run.name}?", answers), self._stop)
+
+    def _stop(self, answer: str | None) -> None:
+        if answer:
+            self._send("stop", "stop")
+
+    def action_resume(self) -> None:
+        """Train on from the newest checkpoint."""
+        assert self.curves is not None
+        finished = self.curves.finished
+        if finished is not None and finished.status == "finished":
+            self.notify("it has reached its length; set a longer one with: llm-workbench resume RUN --train.steps N")
+            return
+        try:
+            self.workbench.training.begin(self.curves.run)
+        except (UserError, OSError) as error:
+            self.notify(clean(str(error)), severity="error", markup=False)
+        self._checked_at = 0.0
+
+    def action_detach(self) -> None:
+        """Let the training go on in a process of its own."""
+        assert self.curves is not None
+        if self.workbench.training.active != self.curves.run.name:
+            self.notify("it trains in a process of its own already", markup=False)
+            return
+        self.pending["detach"] = "detach"
+        self.workbench.hand_over()
+
+    def action_chat(self) -> None:
+        """Talk to the model in training, or to the run's last checkpoint."""
+        assert self.curves is not None
+        name = self.curves.run.name
+        live = self.workbench.training.live_model(name) is not None
+        self.workbench.open_chat(f"{name}@live" if live else f"{name}@last")
+
+    def action_tune(self) -> None:
+        """Change what may be changed while training."""
+        self.app.push_screen(KnobsDialog(self.knob_value), self._tuned)
+
+    def _tuned(self, change: tuple[str, str] | None) -> None:
+        if change is not None:
+            key, value = change
+            self._send("set", f"{key} = {value}", key=key, value=value)

@@ -100,6 +100,8 @@ class RunCurves:
         self.last_evaluation: Evaluated | None = None
         self.finished: Finished | None = None
         self.paused = False
+        self.knobs: dict[str, Any] = {}
+        """Live knobs that were set, by path, with the values now in effect."""
         self._tail = run.tail()
 
     def poll(self, limit: int = 1 << 21) -> list[Event]:
@@ -140,6 +142,7 @@ class RunCurves:
 
     def _on_started(self, event: Started) -> None:
         self._void_after(event.step)
+        self.knobs.update(event.changed)
         self.started, self.progress, self.finished, self.paused = event, None, None, False
 
     def _on_progress(self, event: Progress) -> None:
@@ -166,6 +169,7 @@ class RunCurves:
             self.marks.append(RunMark(event.step, "best" if event.best else "save", f"saved {event.path}"))
 
     def _on_knob(self, event: KnobSet) -> None:
+        self.knobs[event.key] = event.value
         self.marks.append(RunMark(event.step, "knob", f"{event.key} {event.previous} → {event.value}"))
 
     def _on_skipped(self, event: Skipped) -> None:

@@ -1,4 +1,4 @@
-"""What a configuration means on this machine before anything is loaded: sizes by formula, nothing measured, no torch."""
+"""What a configuration means on this machine before anything is loaded: sizes by formula, no torch."""
 
 from __future__ import annotations
 

@@ -87,10 +87,9 @@ def data_words(config: RunConfig, data: DataState | None) -> tuple[str, str]:
 def row(label: str, text: str, style: str, width: int) -> list[Content]:
     """A label and its text, wrapped beside it."""
     first, *rest = textwrap.wrap(text, max(20, width - LABEL_WIDTH)) or [""]
-    indent = "\N{NO-BREAK SPACE}" * LABEL_WIDTH  # ordinary spaces at the start of a line are not shown
     return [
         Content.assemble((f"{label:<{LABEL_WIDTH}}", "$foreground-muted"), (first, style)),
-        *(Content.assemble(indent, (line, style)) for line in rest),
+        *(Content.assemble(" " * LABEL_WIDTH, (line, style)) for line in rest),
     ]
 
 

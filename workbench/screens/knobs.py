@@ -1,0 +1,75 @@
+"""Changing what may be changed while a run trains."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import ClassVar
+
+from textual import on
+from textual.app import ComposeResult
+from textual.binding import Binding, BindingType
+from textual.containers import Vertical
+from textual.content import Content
+from textual.screen import ModalScreen
+from textual.widgets import OptionList, Static
+from textual.widgets.option_list import Option
+
+from llm.config import Field, RunConfig, fields_of
+from workbench.screens.edit import limits, problem_with, typed
+from workbench.widgets.dialogs import AskText
+
+
+class KnobsDialog(ModalScreen[tuple[str, str] | None]):
+    """The live fields with the values in effect; returns the path and the text of one change."""
+
+    BINDINGS: ClassVar[list[BindingType]] = [
+        Binding("escape", "dismiss(None)", "Cancel"),
+        Binding("j", "move('cursor_down')", "Down", show=False),
+        Binding("k", "move('cursor_up')", "Up", show=False),
+    ]
+
+    def __init__(self, value_of: Callable[[str], object]) -> None:
+        """`value_of(path)` is the value in effect."""
+        super().__init__(classes="dialog")
+        self.value_of = value_of
+        live = (field for field in fields_of(RunConfig) if field.live and field.section != "decode")
+        self.fields = {field.path: field for field in live}
+
+    def compose(self) -> ComposeResult:
+        width = max(len(path) for path in self.fields)
+        entries = (
+            Content.assemble((f"{path:<{width}}  ", ""), (typed(self.value_of(path)), "bold")) for path in self.fields
+        )
+        with Vertical(classes="dialog-box"):
+            yield Static("Change while it trains", classes="dialog-question", markup=False)
+            options = zip(entries, self.fields, strict=True)
+            yield OptionList(*(Option(entry, id=path) for entry, path in options))
+            yield Static(id="knob-help", markup=False)
+
+    def on_mount(self) -> None:
+        self.query_one(OptionList).focus()
+
+    async def action_move(self, how: str) -> None:
+        await self.query_one(OptionList).run_action(how)
+
+    @on(OptionList.OptionHighlighted)
+    def _explain(self, event: OptionList.OptionHighlighted) -> None:
+        field = self.fields[event.option.id or ""]
+        self.query_one("#knob-help", Static).update(Content(field.help))
+
+    @on(OptionList.OptionSelected)
+    def _ask(self, event: OptionList.OptionSelected) -> None:
+        field = self.fields[event.option.id or ""]
+
+        def accept(text: str | None) -> None:
+            if text:
+                self.dismiss((field.path, text))
+
+        question = f"{field.path}: {field.help} ({limits(field).partition(';')[0]})"
+        value = typed(self.value_of(field.path))
+        self.app.push_screen(AskText(question, value=value, problem_of=lambda text: named_problem(field, text)), accept)
+
+
+def named_problem(field: Field, text: str) -> str:
+    problem = problem_with(field, text)
+    return f"{field.name} {problem}" if problem else ""

@@ -1,0 +1,122 @@
+"""The parts of the Train screen that are not charts: the numbers on top, the samples, the lines of the log."""
+
+from __future__ import annotations
+
+import time
+
+from rich.text import Text
+from textual.app import ComposeResult
+from textual.containers import VerticalScroll
+from textual.content import Content
+from textual.widgets import Static
+
+from llm.events import Event, Sampled
+from workbench.services.curves import RunCurves
+from workbench.services.narration import preparation
+from workbench.text import clean
+from workbench.widgets.axes import compact, duration, number
+
+SIGNS = {"running": ("●", "$text-success"), "paused": ("‖", "$text-warning"), "ended": ("■", "$foreground-muted")}
+
+
+class Numbers(Static):
+    """Name and state, how far it is, and the newest figures."""
+
+    def __init__(self, *, id: str | None = None) -> None:
+        super().__init__("No run yet: choose a preset (1) and press Enter.", id=id, markup=False)
+
+    def show(self, curves: RunCurves, state: str, pending: list[str]) -> None:
+        """Write all lines anew; `pending` names what was asked of the trainer and not answered yet."""
+        width = max(20, self.content_size.width)
+        lines = [headline(curves, state, pending), progress_line(curves, width), figures_line(curves)]
+        self.update(Content("\n").join(lines))
+
+
+def headline(curves: RunCurves, state: str, pending: list[str]) -> Content:
+    sign, style = SIGNS.get(state, ("", ""))
+    words = curves.finished.status if state == "ended" and curves.finished is not None else state
+    if state == "ended" and curves.finished is None:
+        words = "not running"
+    parts: list[Content | str | tuple[str, str]] = [
+        (f"{sign} ", style),
+        (clean(curves.run.name), "bold"),
+        f"  {words}",
+    ]
+    if curves.started is not None:
+        begun = curves.started
+        place = f"{begun.device} {begun.precision}{' compiled' if begun.compiled else ''}"
+        parts.append((f"  {compact(begun.parameters)} parameters on {place}", "$foreground-muted"))
+    if pending:
+        parts.append((f"  asked: {clean(', '.join(pending))}…", "$text-warning"))
+    return Content.assemble(*parts)
+
+
+def progress_line(curves: RunCurves, width: int) -> Content:
+    """A bar with the share done, the step and the time left; or what is being prepared."""
+    if curves.progress is not None:
+        share = curves.progress.done / curves.progress.total if curves.progress.total else 0.0
+        return bar(share, f" {clean(preparation(curves.progress))}", width)
+    if not curves.total_steps:
+        return Content("")
+    share = min(1.0, curves.step / curves.total_steps)
+    left = curves.seconds_left
+    ahead = f"  {duration(left)} left" if left is not None else ""
+    return bar(share, f" {100 * share:.0f}%  step {curves.step:,} of {curves.total_steps:,}{ahead}", width)
+
+
+def bar(share: float, text: str, width: int) -> Content:
+    """A bar in the room that the text leaves, at most 60 columns."""
+    room = max(0, min(60, width - len(text)))
+    filled = round(room * min(max(share, 0.0), 1.0))
+    return Content.assemble(("━" * filled, "$text-success"), ("─" * (room - filled), "$foreground-muted"), text)
+
+
+def figures_line(curves: RunCurves) -> Content:
+    """Loss, validation, bits per byte, speed, tokens, time, rate."""
+    figures: list[tuple[str, str]] = []
+    step, evaluation, best = curves.last_step, curves.last_evaluation, curves.best_validation
+    if step is not None:
+        figures.append(("loss", number(step.loss)))
+    if evaluation is not None:
+        suffix = f" (best {number(best)})" if best is not None and best < evaluation.validation_loss else ""
+        figures.append(("validation", number(evaluation.validation_loss) + suffix))
+        figures.append(("bits/byte", f"{evaluation.bits_per_byte:.3f}"))
+    if step is not None:
+        figures.append(("tokens/s", compact(float(f"{step.tokens_per_second:.3g}"))))
+        figures.append(("tokens", compact(float(f"{step.tokens_seen:.4g}"))))
+        figures.append(("time", duration(step.elapsed)))
+        figures.append(("lr", f"{step.lr:.3g}"))
+        if step.mfu is not None:
+            figures.append(("MFU", f"{100 * step.mfu:.0f}%"))
+    parts = [Content.assemble((f"{name}\N{NO-BREAK SPACE}", "$foreground-muted"), value) for name, value in figures]
+    return Content("  ").join(parts)
+
+
+class SampleView(VerticalScroll):
+    """A sample: its prompt, and what the model made of it."""
+
+    def __init__(self, title: str, empty: str, *, id: str | None = None) -> None:
+        super().__init__(id=id)
+        self.heading = title
+        self.empty = empty
+        self.border_title = title
+
+    def compose(self) -> ComposeResult:
+        yield Static(self.empty, markup=False)
+
+    def show(self, sample: Sampled | None) -> None:
+        """Show a sample in place of the one before; None for none."""
+        text = self.query_one(Static)
+        if sample is None:
+            self.border_title = self.heading
+            text.update(Content(self.empty))
+            return
+        self.border_title = f"{self.heading}, step {sample.step:,}"
+        text.update(Content.assemble((clean(sample.prompt), "bold"), clean(sample.text)))
+
+
+def event_line(event: Event, text: str, style: str) -> Text:
+    """A line of the log: clock, step, what happened."""
+    clock = time.strftime("%H:%M:%S", time.localtime(event.time))
+    step = getattr(event, "step", None)
+    return Text.assemble((f"{clock} ", "dim"), (f"{step:>6,} " if step is not None else "", "bold"), (text, style))
