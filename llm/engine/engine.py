@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterator, Sequence
 import torch
 
 from llm.config.schema import DecodeConfig
+from llm.engine.beam import stream_beams
 from llm.engine.prompts import prompt_ids
 from llm.engine.reader import Reader, window_start
 from llm.engine.reply import Done, Piece, Reply
@@ -87,7 +88,7 @@ class Engine:
 
         `cancel` is asked before every token, and between the blocks of a long prompt. `knobs_source`, where given, is
         asked for the knobs before every token; seed, separator and the number of samples stay those of the beginning.
-        UserError where the prompt or a knob cannot be.
+        Beam search (`knobs.beams`) gives all its pieces at the end. UserError where the prompt or a knob cannot be.
         """
         ids = self.prompt_ids(prompt, knobs)
         if 0 < knobs.max_total_tokens <= len(ids):
@@ -95,8 +96,13 @@ class Engine:
                 f"The prompt is {len(ids)} tokens long and max_total_tokens is {knobs.max_total_tokens}: "
                 "nothing can be written; raise the limit or shorten the prompt."
             )
+        count = num_samples or knobs.num_samples
+        if 1 < knobs.beams < count:
+            raise WrongUse(f"Beam search over {knobs.beams} beams cannot give {count} texts; raise beams.")
         reader = self._take_reader()
-        reply = Reply(reader, self.tokenizer, self._vocabulary, ids, knobs, num_samples or knobs.num_samples)
+        if knobs.beams > 1:
+            return self._run(stream_beams(reader, self._vocabulary, ids, knobs, count, cancel), reader)
+        reply = Reply(reader, self._vocabulary, ids, knobs, count)
         return self._run(reply.run(cancel, knobs_source or (lambda: knobs)), reader)
 
     def explain(self, prompt: str | Sequence[int], knobs: DecodeConfig, *, top: int = 10) -> list[Stage]:

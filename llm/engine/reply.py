@@ -64,6 +64,40 @@ class Done:
         """Why the first sample ended."""
         return self.reasons[0]
 
+    @classmethod
+    def of(
+        cls,
+        samples: Sequence[Sample],
+        prompt_tokens: int,
+        length: int,
+        context: int,
+        seconds: float,
+        *,
+        first: float,
+        reused: int,
+    ) -> Done:
+        """The end of a reply whose longest text has `length` tokens, the first after `first` seconds."""
+        tokens = sum(sample.tokens for sample in samples)
+        later = max(0, tokens - len(samples))
+        dropped = window_start(length, prompt_tokens, context)
+        return cls(
+            reasons=tuple(sample.reason for sample in samples),
+            tokens=tokens,
+            prompt_tokens=prompt_tokens,
+            seconds=seconds,
+            time_to_first_token=first,
+            tokens_per_second=later / (seconds - first) if later and seconds > first else 0.0,
+            context_used=length - dropped,
+            dropped=dropped,
+            reused=reused,
+        )
+
+
+def token_limit(knobs: DecodeConfig, prompt_tokens: int) -> int:
+    """How many new tokens may be written."""
+    total = knobs.max_total_tokens
+    return min(knobs.max_tokens, total - prompt_tokens) if total else knobs.max_tokens
+
 
 class Sample:
     """The text of one sample so far: what of it may be shown, and whether it has ended."""
@@ -112,7 +146,6 @@ class Reply:
     def __init__(
         self,
         reader: Reader,
-        tokenizer: Tokenizer,
         vocabulary: Vocabulary,
         prompt: Sequence[int],
         knobs: DecodeConfig,
@@ -120,7 +153,7 @@ class Reply:
     ) -> None:
         self._reader, self._vocabulary, self._prompt, self._knobs = reader, vocabulary, prompt, knobs
         self._stack = build_stack(knobs, vocabulary)
-        self._samples = [Sample(tokenizer, prompt, knobs) for _ in range(num_samples)]
+        self._samples = [Sample(vocabulary.tokenizer, prompt, knobs) for _ in range(num_samples)]
         self._uniforms = Uniforms(knobs.seed, num_samples, vocabulary.device)
         self._tokens = torch.tensor([list(prompt)], device=vocabulary.device).expand(num_samples, -1)
         self._mu = torch.full((num_samples,), 2 * knobs.mirostat_tau, device=vocabulary.device)
@@ -144,7 +177,10 @@ class Reply:
         except Cancelled:
             pass  # the samples that have not ended say so
         yield from self._cancelled()
-        yield self._done(time.perf_counter() - began, first, reused)
+        seconds, length = time.perf_counter() - began, self._tokens.shape[1]
+        yield Done.of(
+            self._samples, len(self._prompt), length, self._reader.context, seconds, first=first, reused=reused
+        )
 
     @property
     def _start(self) -> int:
@@ -185,9 +221,7 @@ class Reply:
         return [(token, *pair) for token, pair in zip(tokens.tolist(), numbers.tolist(), strict=True)]
 
     def _pieces(self, drawn: list[tuple[int, float, float]]) -> Iterator[Piece]:
-        limit = self._knobs.max_tokens
-        if self._knobs.max_total_tokens:
-            limit = min(limit, self._knobs.max_total_tokens - len(self._prompt))
+        limit = token_limit(self._knobs, len(self._prompt))
         dropped = self._start
         used = self._tokens.shape[1] - dropped
         for index, (sample, (token, logprob, probability)) in enumerate(zip(self._samples, drawn, strict=True)):
@@ -202,18 +236,3 @@ class Reply:
                 sample.reason = "cancelled"
                 used = self._tokens.shape[1] - dropped
                 yield Piece(index, None, sample.flush(), context_used=used, dropped=dropped, reason="cancelled")
-
-    def _done(self, seconds: float, first: float, reused: int) -> Done:
-        tokens = sum(sample.tokens for sample in self._samples)
-        later = max(0, tokens - len(self._samples))
-        return Done(
-            reasons=tuple(sample.reason for sample in self._samples),
-            tokens=tokens,
-            prompt_tokens=len(self._prompt),
-            seconds=seconds,
-            time_to_first_token=first,
-            tokens_per_second=later / (seconds - first) if later and seconds > first else 0.0,
-            context_used=self._tokens.shape[1] - self._start,
-            dropped=self._start,
-            reused=reused,
-        )

@@ -1,0 +1,160 @@
+"""Beam search: the likeliest continuations, instead of drawn ones (Graves 2012; Sutskever et al. 2014)."""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, replace
+
+import torch
+from torch import Tensor
+
+from llm.config.schema import DecodeConfig
+from llm.engine.reader import Cancelled, Reader, window_start
+from llm.engine.reply import Done, Piece, Sample, token_limit
+from llm.sampling import Moment, Stack, Vocabulary, build_stack
+
+
+@dataclass(frozen=True)
+class Beam:
+    """A continuation: its new tokens (an ending one included), their log-probabilities, and whether it has ended."""
+
+    tokens: tuple[int, ...] = ()
+    logprobs: tuple[float, ...] = ()
+    total: float = 0.0
+    ended: bool = False
+
+    def score(self, length_penalty: float) -> float:
+        """log P / length^length_penalty."""
+        return self.total / math.pow(max(1, len(self.tokens)), length_penalty)
+
+    def with_token(self, token: int, logprob: float, ended: bool) -> Beam:
+        return Beam((*self.tokens, token), (*self.logprobs, logprob), self.total + logprob, ended)
+
+
+def beam_knobs(knobs: DecodeConfig) -> DecodeConfig:
+    """`knobs` without what only makes sense for drawing: temperature, XTC, mirostat."""
+    return replace(knobs, temperature=1.0, dynamic_range=0.0, xtc_probability=0.0, mirostat_tau=0.0)
+
+
+def stream_beams(
+    reader: Reader,
+    vocabulary: Vocabulary,
+    prompt: Sequence[int],
+    knobs: DecodeConfig,
+    num_samples: int,
+    cancel: Callable[[], bool],
+) -> Iterator[Piece | Done]:
+    """The best `num_samples` continuations, as pieces, once the search is over; then Done."""
+    began = time.perf_counter()
+    limit = token_limit(knobs, len(prompt))
+    beams = beam_search(reader, vocabulary, prompt, knobs, limit, cancel)[:num_samples]
+    seconds = time.perf_counter() - began
+    samples = [Sample(vocabulary.tokenizer, prompt, knobs) for _ in beams]
+    for index, (beam, sample) in enumerate(zip(beams, samples, strict=True)):
+        for count, (token, logprob) in enumerate(zip(beam.tokens, beam.logprobs, strict=True), 1):
+            text = sample.accept(token, knobs, limit)
+            length = len(prompt) + count
+            dropped = window_start(length, len(prompt), reader.context)
+            yield Piece(index, token, text, logprob, math.exp(logprob), length - dropped, dropped, sample.reason)
+        if not sample.reason:
+            sample.reason = "cancelled"
+            yield Piece(index, None, sample.flush(), reason="cancelled")
+    length = len(prompt) + len(beams[0].tokens)
+    yield Done.of(samples, len(prompt), length, reader.context, seconds, first=seconds, reused=0)
+
+
+def beam_search(
+    reader: Reader,
+    vocabulary: Vocabulary,
+    prompt: Sequence[int],
+    knobs: DecodeConfig,
+    limit: int,
+    cancel: Callable[[], bool],
+) -> list[Beam]:
+    """The best continuations of `prompt`, at most `knobs.beams`, of at most `limit` tokens, best first.
+
+    Log-probabilities are those after the transformations of the stack. A continuation that ends (end of text, or a stop
+    string) is finished if it is among the best `beams` of its step. The search is over when `beams` are finished and
+    the best running one, scored at its present length, is no better than the worst of them. On `cancel` it returns
+    what it has.
+    """
+    search = _Search(vocabulary, build_stack(beam_knobs(knobs), vocabulary), prompt, knobs)
+    start = window_start(len(prompt), len(prompt), reader.context)
+    reader.begin(prompt, start)
+    try:
+        logits = reader.read(torch.tensor([list(prompt)], device=vocabulary.device), start, cancel)
+        reader = reader.expand(knobs.beams)  # the one it comes from stays as it is
+        logits = logits.expand(knobs.beams, -1)
+        for step in range(limit):
+            rows = search.take(logits, last=step == limit - 1)
+            if search.over() or cancel():
+                break
+            reader.select(rows)
+            tokens = search.texts()
+            logits = reader.read(tokens, window_start(tokens.shape[1], len(prompt), reader.context), cancel)
+    except Cancelled:
+        pass  # what was found so far is the answer
+    return search.best()
+
+
+class _Search:
+    """The beams under way and those that have ended."""
+
+    def __init__(self, vocabulary: Vocabulary, stack: Stack, prompt: Sequence[int], knobs: DecodeConfig) -> None:
+        self._vocabulary, self._stack, self._prompt, self._knobs = vocabulary, stack, list(prompt), knobs
+        self._running = [Beam()]
+        self._finished: list[Beam] = []
+
+    @torch.no_grad()
+    def take(self, logits: Tensor, *, last: bool) -> Tensor:
+        """One step, from the logits (beams, V) after the texts: which row each text now continues, (beams,) int64."""
+        width, size, alive = self._knobs.beams, self._vocabulary.size, len(self._running)
+        none = torch.zeros(alive, device=logits.device)
+        now = Moment(self.texts()[:alive], len(self._running[0].tokens), none, none)
+        log_p = torch.log_softmax(self._stack(logits[:alive, :size], now), dim=-1)
+        totals = log_p + log_p.new_tensor([beam.total for beam in self._running]).unsqueeze(-1)
+        ends = self._vocabulary.tokenizer.stop_ids
+        found = torch.topk(totals.flatten(), min(max(2, 1 + len(ends)) * width, totals.numel()))
+        chosen = log_p.flatten()[found.indices].tolist()
+        running: list[tuple[int, Beam]] = []
+        for rank, (place, logprob) in enumerate(zip(found.indices.tolist(), chosen, strict=True)):
+            if logprob == -torch.inf:
+                break
+            row, token = divmod(place, size)
+            beam = self._running[row].with_token(token, logprob, token in ends)
+            if beam.ended or last or self._stopped(beam):
+                self._finished += [beam] if rank < width else []
+            elif len(running) < width:
+                running.append((row, beam))
+        self._finished = self._ranked(self._finished)[:width]
+        self._running = [beam for _, beam in running]
+        rows = [row for row, _ in running]
+        return torch.tensor(rows + rows[:1] * (width - len(rows)), dtype=torch.int64, device=logits.device)
+
+    def over(self) -> bool:
+        """Whether no running beam can still matter."""
+        if not self._running:
+            return True
+        penalty = self._knobs.beam_length_penalty
+        full = len(self._finished) == self._knobs.beams
+        return full and self._running[0].score(penalty) <= self._finished[-1].score(penalty)
+
+    def texts(self) -> Tensor:
+        """Prompt and continuation of every running beam, (beams, T) int64; the first fills the rows that have none."""
+        rows = [self._prompt + list(beam.tokens) for beam in self._running]
+        rows += rows[:1] * (self._knobs.beams - len(rows))
+        return torch.tensor(rows, device=self._vocabulary.device)
+
+    def best(self) -> list[Beam]:
+        return self._ranked(self._finished + ([] if self._finished else self._running))
+
+    def _ranked(self, beams: list[Beam]) -> list[Beam]:
+        return sorted(beams, key=lambda beam: -beam.score(self._knobs.beam_length_penalty))
+
+    def _stopped(self, beam: Beam) -> bool:
+        if not self._knobs.stop or len(beam.tokens) < self._knobs.min_tokens:
+            return False
+        text = self._vocabulary.tokenizer.decode(beam.tokens)
+        return any(stop in text for stop in self._knobs.stop if stop)

@@ -1,0 +1,98 @@
+"""Greedy decoding and beam search against transformers' generate, on the same weights in float64."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import pytest
+import torch
+from transformers import LlamaConfig, LlamaForCausalLM
+
+from llm.config.schema import DecodeConfig, ModelConfig
+from llm.engine import Engine
+from llm.engine.beam import beam_search
+from llm.model.transformer import Transformer
+from llm.tokenizer.byte import ByteTokenizer
+
+TOKENIZER = ByteTokenizer(("<|endoftext|>",))
+END = TOKENIZER.special_tokens["<|endoftext|>"]
+CONFIG = ModelConfig(
+    n_layer=2, d_model=24, n_head=6, n_kv_head=3, d_ff=44, context=64, vocab_size=TOKENIZER.vocab_size,
+    rope_pairs="halves", init_std=0.35,
+)  # fmt: skip
+PROMPT = list(b"Once upon a")
+NEUTRAL = DecodeConfig(temperature=1.0, max_tokens=12)
+
+
+def same_weights(seed: int) -> tuple[Transformer, LlamaForCausalLM]:
+    ours = Transformer(CONFIG).double()
+    ours.init_weights(torch.Generator().manual_seed(seed))
+    theirs = LlamaForCausalLM(
+        LlamaConfig(
+            vocab_size=CONFIG.vocab_size, hidden_size=24, intermediate_size=44, num_hidden_layers=2, rms_norm_eps=1e-5,
+            num_attention_heads=6, num_key_value_heads=3, max_position_embeddings=64, tie_word_embeddings=True,
+            bos_token_id=None, eos_token_id=END, pad_token_id=END,
+        )
+    ).double()  # fmt: skip
+    names = {
+        "embedding.weight": "model.embed_tokens.weight", "final_norm.gain": "model.norm.weight",
+        "blocks": "model.layers",
+        "attn_norm.gain": "input_layernorm.weight", "mlp_norm.gain": "post_attention_layernorm.weight",
+        "attn.q": "self_attn.q_proj", "attn.k": "self_attn.k_proj", "attn.v": "self_attn.v_proj",
+        "attn.out": "self_attn.o_proj", "mlp.up": "mlp.up_proj",
+        "mlp.gate": "mlp.gate_proj", "mlp.down": "mlp.down_proj",
+    }  # fmt: skip
+    weights = {}
+    for name, value in ours.state_dict().items():
+        for old, new in names.items():
+            name = name.replace(old, new)
+        weights[name] = value
+    missing, unexpected = theirs.load_state_dict(weights, strict=False)
+    assert missing == ["lm_head.weight"]
+    assert not unexpected
+    theirs.tie_weights()
+    return ours.eval(), theirs.eval()
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_greedy(seed: int) -> None:
+    ours, theirs = same_weights(seed)
+    pieces = list(Engine(ours, TOKENIZER).stream(PROMPT, replace(NEUTRAL, temperature=0.0)))[:-1]
+    expected = theirs.generate(torch.tensor([PROMPT]), do_sample=False, max_new_tokens=12)[0, len(PROMPT) :].tolist()
+    assert [piece.token_id for piece in pieces] == expected
+
+
+@pytest.mark.parametrize("seed", range(4))
+@pytest.mark.parametrize(("beams", "penalty", "bias"), [(2, 1.0, 0.0), (4, 1.0, 3.0), (5, 0.0, 5.0), (3, 2.0, 4.0)])
+def test_beam_search(seed: int, beams: int, penalty: float, bias: float) -> None:
+    """The end of text is made likelier by a bias, so that some beams end early and others do not."""
+    ours, theirs = same_weights(seed)
+    biased = (f"{END}={bias}",) if bias else ()
+    knobs = replace(NEUTRAL, beams=beams, beam_length_penalty=penalty, logit_bias=biased)
+    engine = Engine(ours, TOKENIZER)
+    found = beam_search(engine._take_reader(), engine._vocabulary, PROMPT, knobs, knobs.max_tokens, lambda: False)
+    expected = theirs.generate(
+        torch.tensor([PROMPT]), num_beams=beams, num_return_sequences=beams, do_sample=False, max_new_tokens=12,
+        length_penalty=penalty, output_scores=True, return_dict_in_generate=True, renormalize_logits=True,
+        sequence_bias=[[[END], bias]] if bias else None,
+    )  # fmt: skip
+    assert len(found) == beams
+    for beam, sequence, score in zip(found, expected.sequences, expected.sequences_scores, strict=True):
+        tokens = sequence[len(PROMPT) :].tolist()
+        assert list(beam.tokens) == tokens[: len(beam.tokens)]
+        assert set(tokens[len(beam.tokens) :]) <= {END}
+        assert beam.score(penalty) == pytest.approx(float(score), rel=1e-6)  # they add the scores up in float32
+
+
+def test_beams_are_streamed_as_samples() -> None:
+    ours, _ = same_weights(1)
+    engine = Engine(ours, TOKENIZER)
+    knobs = replace(NEUTRAL, beams=3, num_samples=2)
+    *pieces, done = engine.stream(PROMPT, knobs)
+    texts = [[piece.token_id for piece in pieces if piece.sample == sample] for sample in range(2)]
+    best = beam_search(engine._take_reader(), engine._vocabulary, PROMPT, knobs, 12, lambda: False)
+    assert [tuple(text) for text in texts] == [beam.tokens for beam in best[:2]]
+    assert done.reasons == ("length", "length")
+    assert done.tokens == 24
+    *pieces, done = engine.stream(PROMPT, knobs, cancel=lambda: True)
+    assert done.reason == "cancelled"
