@@ -7,6 +7,7 @@ Results go to stdout, everything else to stderr. Exit status: 0 done, 1 failed, 
 from __future__ import annotations
 
 import argparse
+import io
 import os
 import sys
 import tempfile
@@ -56,10 +57,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 def carry_out(given: list[str]) -> int:
     """Parse and dispatch. SystemExit from argparse's --help and --version passes through."""
-    if not sys.stdout.isatty():
-        sys.stdout.reconfigure(encoding="utf-8")  # type: ignore[union-attr]  # results are UTF-8 whatever the locale
+    if isinstance(sys.stdout, io.TextIOWrapper) and not sys.stdout.isatty():
+        sys.stdout.reconfigure(encoding="utf-8")  # a file or a pipe gets UTF-8, whatever the locale
     parser, commands = build_parser()
     command = next((word for word in without_home(given) if not word.startswith("-")), None)
+    for word in given[: given.index(command)] if command else ():
+        if word.startswith("--") and word.partition("=")[0] not in parser.flags:
+            raise WrongUse(unknown_flag(word, None, parser.flags))
     if command is not None and command not in commands:
         advice = did_you_mean(command, commands) or "see llm-workbench --help."
         raise WrongUse(f'there is no command "{command}"; {advice}')

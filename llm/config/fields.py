@@ -166,12 +166,13 @@ def _as_number(field: Field, value: Any) -> int | float:
 
 
 def _within_bounds(field: Field, value: int | float) -> int | float:
+    written = f"{value:.12g}" if isinstance(value, float) else value
     if field.low is not None and value < field.low:
-        raise ValueError(f"must be at least {field.low:.12g}, not {value}")
+        raise ValueError(f"must be at least {field.low:.12g}, not {written}")
     if field.above is not None and value <= field.above:
-        raise ValueError(f"must be above {field.above:.12g}, not {value}")
+        raise ValueError(f"must be above {field.above:.12g}, not {written}")
     if field.high is not None and value > field.high:
-        raise ValueError(f"must be at most {field.high:.12g}, not {value}")
+        raise ValueError(f"must be at most {field.high:.12g}, not {written}")
     if field.type is int and value > LARGEST_INT:
-        raise ValueError(f"must be at most {LARGEST_INT}, not {value}")
+        raise ValueError(f"must be at most {LARGEST_INT}, not {written}")
     return value

@@ -103,7 +103,7 @@ def test_every_problem_at_once_with_suggestions() -> None:
     assert "did you mean model.n_layer?" in found["modle.n_layer"]
     assert "did you mean train.lr?" in found["lr"]
     assert "did you mean model.n_head?" in found["model.n_heads"]
-    assert found["model.dropout"] == "must be at most 0.95, not 2.0"
+    assert found["model.dropout"] == "must be at most 0.95, not 2"
     assert found["model.d_model"] == "must be a whole number, not 128.5"
     assert "is a table" in found["train"]
     assert found["optim.kind"] == "must be a string, not 3"

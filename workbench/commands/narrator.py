@@ -12,8 +12,9 @@ from rich.console import Console
 from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
 from rich.text import Text
 
-from llm.events import Event, Sampled, Started, StepLogged
+from llm.events import Event, Finished, Sampled, Started, StepLogged
 from llm.events import Progress as Preparing
+from workbench.commands.output import say
 from workbench.services.narration import describe, preparation
 from workbench.text import clean, one_line
 from workbench.widgets.axes import duration
@@ -57,6 +58,8 @@ def news(event: Event) -> str:
     """One line for what happens now and then; empty for what happens all the time."""
     if isinstance(event, Sampled):
         return f"step {event.step}: it writes “{one_line(event.prompt + event.text)[:SAMPLE_WIDTH]}”"
+    if isinstance(event, Finished) and event.status == "failed":
+        return ""  # the error itself is on its way to the person
     line = describe(event)
     return f"step {getattr(event, 'step', 0)}: {line}" if line else ""
 
@@ -75,9 +78,7 @@ def step_line(event: StepLogged, total_steps: int) -> str:
 class PlainNarrator:
     """Lines for a file or a pipe: the news, and a step every few seconds."""
 
-    def __init__(
-        self, write: Callable[[str], object] = sys.stderr.write, clock: Callable[[], float] = time.monotonic
-    ) -> None:
+    def __init__(self, write: Callable[[str], object] = say, clock: Callable[[], float] = time.monotonic) -> None:
         self._write = write
         self._clock = clock
         self._total = 0
@@ -95,7 +96,7 @@ class PlainNarrator:
     def tell(self, event: Event) -> None:
         line = self._line(event)
         if line:
-            self._write(clean(line) + "\n")
+            self._write(clean(line))
 
     def _line(self, event: Event) -> str:
         if isinstance(event, Started):
@@ -157,7 +158,7 @@ class LiveNarrator:
             return
         if self._task is not None:
             self._progress.remove_task(self._task)
-        self._stage = stage
+        self._stage, self._next = stage, 0.0
         self._task = self._progress.add_task(clean(stage), total=total or None, completed=int(done), numbers="")
 
     def _advance(self, done: float, numbers: str) -> None:

@@ -17,6 +17,7 @@ from workbench.text import clean
 if TYPE_CHECKING:
     from llm.engine import Done, Piece
 
+METAVARS = {bool: "on|off", int: "N", float: "X", str: "TEXT", tuple: "LIST"}
 BETWEEN_SAMPLES = "\n---\n"
 ONE_THREAD_BELOW = 20_000_000  # parameters; smaller models decode fastest on one thread (measured, see performance.md)
 
@@ -24,8 +25,11 @@ ONE_THREAD_BELOW = 20_000_000  # parameters; smaller models decode fastest on on
 def register(subparsers: Any) -> None:
     help = "let a model write on from a prompt"
     parser = add_command(subparsers, "sample", help, sample, json=True)
+    parser.usage = f"{parser.prog} RUN[@STEP|@last|@best] [--prompt TEXT] [--home DIR] [--json] [--KNOB VALUE ...]"
     parser.add_argument("run", metavar="RUN[@STEP|@last|@best]")
-    parser.add_argument("--prompt", default="", help="what to continue; FILE:path reads a file, - reads stdin")
+    parser.add_argument(
+        "--prompt", default="", metavar="TEXT", help="what to continue; FILE:path reads a file, - reads stdin"
+    )
     parser.add_argument("--device", default="auto", help="auto, cpu, cuda, cuda:N or mps")
     parser.add_argument("--greedy", action="store_true", help="always the likeliest token: temperature 0")
     add_knobs(parser)
@@ -41,7 +45,7 @@ def add_knobs(parser: Parser) -> None:
         parser.flags.append(flag)
         optional: dict[str, Any] = {"nargs": "?", "const": "true"} if field.type is bool else {}
         help = field.help.replace("%", "%%")
-        knobs.add_argument(flag, dest=f"knob_{field.name}", metavar=field.type.__name__.upper(), help=help, **optional)
+        knobs.add_argument(flag, dest=f"knob_{field.name}", metavar=METAVARS[field.type], help=help, **optional)
 
 
 def chosen_knobs(config: RunConfig, options: argparse.Namespace) -> DecodeConfig:

@@ -8,8 +8,9 @@ from typing import Any
 
 from llm.config import check_name, load_preset
 from llm.config.check import LENGTHS
-from llm.errors import WrongUse
+from llm.errors import UserError, WrongUse
 from llm.events import Evaluated, Event, Finished, Started, StepLogged
+from llm.files import remove_directory
 from llm.run import Run, free_name
 from workbench.commands.options import add_command
 from workbench.commands.output import print_json, say
@@ -33,7 +34,12 @@ def train(options: argparse.Namespace) -> int:
     check_name(name)
     run = Run.create(options.home, name, config)
     say(f"training {run.name} in {run.path}")
-    return train_to_the_end(run, options, ())
+    try:
+        return train_to_the_end(run, options, ())
+    except UserError:
+        if not any(isinstance(event, Started) for event in run.events()):
+            remove_directory(run.path)  # it never began: a missing corpus, say
+        raise
 
 
 def resume(options: argparse.Namespace) -> int:

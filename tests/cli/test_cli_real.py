@@ -1,0 +1,245 @@
+"""The commands on a real run: train, talk, measure, list, go on."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from llm.config import DecodeConfig
+from llm.run import Run
+from workbench import cli
+
+METRICS = ("validation_loss", "perplexity", "bits_per_byte")
+
+
+class Shell:
+    """Runs command lines in this process; keeps what they printed."""
+
+    def __init__(self, home: Path, capsys: pytest.CaptureFixture[str]) -> None:
+        self.home = home
+        self.capsys = capsys
+        self.said = ""
+
+    def __call__(self, *words: str, status: int = 0) -> str:
+        self.capsys.readouterr()
+        ended = cli.main([*words, "--home", str(self.home)])
+        printed = self.capsys.readouterr()
+        self.said = printed.err
+        assert ended == status, printed.err
+        return printed.out
+
+    def data(self, *words: str) -> Any:
+        return json.loads(self(*words, "--json"))
+
+
+@pytest.fixture
+def shell(trained_run: Run, capsys: pytest.CaptureFixture[str]) -> Shell:
+    """A shell where the tiny run is at home. Nothing here may change it."""
+    return Shell(trained_run.path.parent.parent, capsys)
+
+
+@pytest.fixture
+def own_shell(trained_run: Run, home: Path, capsys: pytest.CaptureFixture[str]) -> Shell:
+    """A shell with a copy of the tiny run, to be changed at will."""
+    shutil.copytree(trained_run.path.parent.parent, home, dirs_exist_ok=True)
+    return Shell(home, capsys)
+
+
+def test_train_prints_one_object(tiny_preset: Path, home: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    shell = Shell(home, capsys)
+    result = shell.data("train", str(tiny_preset), "--train.steps", "7", "--optim.beta2=0.9")
+    assert (result["name"], result["path"]) == ("tiny-1", str(home / "runs" / "tiny-1"))
+    assert (result["step"], result["status"]) == (7, "finished")
+    assert result["tokens_seen"] == 7 * 4 * 32
+    assert all(isinstance(result[name], float) for name in ("loss", *METRICS))
+    assert Run.open(home, "tiny-1").config().optim.beta2 == 0.9
+    assert "validation loss" in shell.said
+    assert shell("train", str(tiny_preset), "--train.steps", "1") == ""
+    assert Run.open(home, "tiny-2").status().name == "finished"
+    shell("train", str(tiny_preset), "--name", "tiny-2", status=2)
+    assert "exists already" in shell.said
+
+
+def test_sample_prints_the_continuation_alone_and_again_the_same(shell: Shell) -> None:
+    words = ("sample", "tiny-1", "--prompt", "Ada saw", "--seed", "3", "--max-tokens", "40")
+    first = shell(*words)
+    assert shell.said == ""
+    assert shell(*words) == first
+    assert not first.startswith("Ada saw")
+    assert 1 <= len(first) <= 40
+    described = shell.data(*words)
+    assert described["samples"][0]["text"] == first
+    assert (described["run"], described["step"], described["tokens"]) == ("tiny-1", 20, 40)
+    assert described["decode"]["seed"] == 3
+    assert shell("sample", "tiny-1@20", *words[2:]) == first
+    assert shell(*words[:-3], "4", *words[-2:]) != first
+
+
+def test_sampling_knobs_reach_the_engine(shell: Shell) -> None:
+    words = ("sample", "tiny-1@10", "--prompt", "Chen", "--max-tokens", "12")
+    greedy = shell(*words, "--greedy")
+    assert shell(*words, "--top-k", "1", "--seed", "9") == greedy
+    assert shell(*words, "--temperature", "0", "--num-samples", "2").rstrip("\n").split("\n---\n") == [greedy] * 2
+    several = shell.data(*words, "--num-samples", "3", "--temperature", "2")
+    assert len({sample["text"] for sample in several["samples"]}) == 3
+    assert several["tokens"] == 36
+    shell(*words, "--top-p", "2", "--temperature", "hot", status=2)
+    assert shell.said.splitlines() == [
+        'decode.temperature: must be a number, not "hot"',
+        "decode.top_p: must be at most 1, not 2",
+    ]
+
+
+def test_prompts_from_a_file(shell: Shell, tmp_path: Path) -> None:
+    (tmp_path / "prompt.txt").write_text("Béla saw")
+    words = ("--max-tokens", "9", "--seed", "1")
+    typed = shell("sample", "tiny-1", "--prompt", "Béla saw", *words)
+    assert shell("sample", "tiny-1", "--prompt", f"FILE:{tmp_path / 'prompt.txt'}", *words) == typed
+    shell("sample", "tiny-1", "--prompt", "FILE:/no/such", status=2)
+    assert "/no/such" in shell.said
+
+
+def test_every_knob_has_its_flag(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit):
+        cli.main(["sample", "--help"])
+    helped = capsys.readouterr().out
+    missing = [name for name in DecodeConfig.__dataclass_fields__ if f"--{name.replace('_', '-')} " not in helped]
+    assert missing == []
+
+
+def test_eval_agrees_with_training(shell: Shell, trained_run: Run) -> None:
+    result = shell.data("eval", "tiny-1")
+    saved = trained_run.checkpoints()[-1].metrics
+    assert result["name"] == "tiny-1"
+    assert result["step"] == 20
+    for name in METRICS:
+        assert result[name] == pytest.approx(saved[name], rel=1e-6)
+    everything = shell.data("eval", "tiny-1@10", "--batches", "0")
+    assert everything["tokens"] > result["tokens"]
+    assert "bits per byte" in shell("eval", "tiny-1@best")
+
+
+def test_runs_and_checkpoints(shell: Shell, trained_run: Run) -> None:
+    (run,) = shell.data("runs")
+    assert (run["name"], run["status"], run["step"], run["checkpoints"]) == ("tiny-1", "finished", 20, [10, 20])
+    assert all(isinstance(run[name], float) for name in ("loss", *METRICS))
+    assert "tiny-1  finished  20" in shell("runs")
+    kept = shell.data("runs", "tiny-1")["checkpoints"]
+    assert [(info["step"], info["last"]) for info in kept] == [(10, False), (20, True)]
+    assert "last" in shell("runs", "tiny-1")
+    shell("runs", "tny-1", status=2)
+    assert "did you mean tiny-1?" in shell.said
+    shell("sample", "tiny-1@11", status=2)
+    assert "steps 10, 20" in shell.said
+
+
+def test_a_damaged_run_is_listed_with_its_problem(own_shell: Shell) -> None:
+    (own_shell.home / "runs" / "tiny-1" / "run.toml").write_text("[broken")
+    (run,) = own_shell.data("runs")
+    assert run["status"] == "unreadable"
+    assert "run.toml cannot be read" in run["problem"]
+    assert "unreadable" in own_shell("runs")
+
+
+def test_no_runs_yet(home: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    shell = Shell(home, capsys)
+    assert shell("runs") == ""
+    assert "llm-workbench train quickstart" in shell.said
+    assert shell.data("runs") == []
+
+
+def test_presets(shell: Shell) -> None:
+    names = [preset["name"] for preset in shell.data("presets")]
+    assert names[0] == "quickstart"
+    assert "quickstart" in shell("presets")
+    assert shell.data("presets", "quickstart")["model"]["n_layer"] == 2
+    assert "[train]" in shell("presets", "quickstart")
+
+
+def test_a_finished_run_is_extended(own_shell: Shell) -> None:
+    own_shell("resume", "tiny-1", status=2)
+    assert "extend it with --train.steps N" in own_shell.said
+    own_shell("resume", "tiny-1", "--train.steps", "25", "--model.n-layer", "2", status=2)
+    assert "model.n_layer: cannot change" in own_shell.said
+    result = own_shell.data("resume", "tiny-1", "--train.steps", "25")
+    assert (result["step"], result["status"], result["total_steps"]) == (25, "finished", 25)
+    assert own_shell.data("runs")[0]["checkpoints"][-1] == 25
+
+
+@pytest.mark.parametrize(("number", "status"), [(signal.SIGTERM, 143), (signal.SIGINT, 130)])
+def test_a_signal_saves_first(number: signal.Signals, status: int, tiny_preset: Path, home: Path) -> None:
+    words = ["train", str(tiny_preset), "--train.steps", "1000000", "--checkpoint.every", "0", "--evaluate.every", "0"]
+    process = subprocess.Popen(
+        [sys.executable, "-m", "workbench", *words, "--json", "--home", str(home)],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        env=os.environ | {"OMP_NUM_THREADS": "1"},
+    )
+    log, deadline = home / "runs" / "tiny-1" / "events.jsonl", time.monotonic() + 60
+    while not (log.exists() and '"step": 3,' in log.read_text()) and process.poll() is None:
+        assert time.monotonic() < deadline
+        time.sleep(0.05)
+    process.send_signal(number)
+    out, said = process.communicate(timeout=60)
+    assert process.returncode == status, said
+    result = json.loads(out)
+    assert result["status"] == "stopped"
+    assert [info.step for info in Run.open(home, "tiny-1").checkpoints()] == [result["step"]]
+
+
+def test_data_lists_and_prepares(own_shell: Shell, tiny_preset: Path) -> None:
+    names = [record["name"] for record in own_shell.data("data")]
+    assert names[:2] == ["stories", "pylib"]
+    prepared = own_shell.data("data", str(tiny_preset))
+    assert prepared["name"] in names, "the run has prepared it already"
+    assert prepared["bytes_per_token"] == pytest.approx(1.0)
+    assert (prepared["tokenizer"], prepared["vocab_size"]) == ("byte", 257)
+    other = own_shell.data("data", str(tiny_preset), "--tokenizer.kind", "char")
+    assert other["name"] != prepared["name"]
+    assert "per token" in own_shell("data", str(tiny_preset))
+    index = own_shell.home / "data" / other["name"] / "dataset.json"
+    index.write_text("{")
+    assert "damaged" in own_shell("data")
+
+
+def test_tokenizers(own_shell: Shell, tiny_preset: Path, tmp_path: Path) -> None:
+    encoded = own_shell.data("tokenizer", "encode", "tiny-1", "Béla")
+    assert encoded["ids"] == list("Béla".encode())
+    assert encoded["tokens"] == ["B", "\\xc3", "\\xa9", "l", "a"]
+    target = str(tmp_path / "made")
+    fields = ("--tokenizer.kind", "bpe", "--tokenizer.vocab-size", "300")
+    made = own_shell.data("tokenizer", "train", str(tiny_preset), "--output", target, *fields)
+    assert (made["kind"], made["vocab_size"]) == ("bpe", 300)
+    assert own_shell.data("tokenizer", "show", target) == made
+    assert "ids             300" in own_shell("tokenizer", "show", target)
+    assert len(own_shell.data("tokenizer", "encode", target, "Ada saw the moon")["ids"]) < 16
+    own_shell("tokenizer", "train", str(tiny_preset), "--output", target, status=2)
+    assert "exists already" in own_shell.said
+
+
+def test_a_pipe_gets_the_faithful_bytes(trained_run: Run, corpus: Path) -> None:
+    words = [
+        "sample",
+        "tiny-1",
+        "--temperature",
+        "3",
+        "--max-tokens",
+        "60",
+        "--home",
+        str(trained_run.path.parent.parent),
+    ]
+    command = [sys.executable, "-m", "workbench", *words]
+    plain = subprocess.run(command, capture_output=True, check=True, env=os.environ | {"LC_ALL": "C"})
+    described = subprocess.run([*command, "--json"], capture_output=True, check=True)
+    assert plain.stdout.decode() == json.loads(described.stdout)["samples"][0]["text"]
+    assert any(byte < 32 and byte != 10 for byte in plain.stdout), "hot enough to hold control bytes"

@@ -1,0 +1,141 @@
+"""What the command line says when it is asked for something that cannot be."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from workbench import cli
+from workbench.commands import listing
+
+COMMANDS = ("train", "resume", "sample", "chat", "eval", "runs", "presets", "data", "tokenizer", "doctor")
+
+
+@pytest.mark.parametrize(
+    ("words", "sentence"),
+    [
+        ("trian quickstart", 'there is no command "trian"; did you mean train?'),
+        ("train quickstrat", 'there is no preset named "quickstrat"; did you mean quickstart?'),
+        ("train", "the following arguments are required: PRESET; see llm-workbench train --help."),
+        ("train quickstart --name a/b", '"a/b" cannot be a name'),
+        ("presets --jsno", 'llm-workbench presets does not take "--jsno"; did you mean --json?'),
+        ("runs --json extra more", 'llm-workbench runs does not take "more"'),
+        ("sample nothing", "there is no run named nothing"),
+        ("resume nothing", "train one first"),
+        ("eval nothing", "there is no run named nothing"),
+        ("chat nothing", "there is no run named nothing"),
+        ("data --data.corpus x", "only together with a preset"),
+        ("tokenizer encode nothing", "there is no run named nothing"),
+        ("tokenizer train quickstart", "needs --output DIR"),
+        ("tokenizer shwo x", "invalid choice"),
+        ("--hoem x", "llm-workbench does not take"),
+    ],
+)
+def test_wrong_use(words: str, sentence: str, home: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert cli.main([*words.split(), "--home", str(home)]) == 2
+    said = capsys.readouterr()
+    assert sentence in said.err
+    assert said.out == ""
+    assert "Traceback" not in said.err
+    assert list(home.iterdir()) == []
+
+
+def test_all_configuration_errors_a_line_each(home: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    words = "train quickstart --lr 3 --optim.kind adam --train.steps=ten --model.n-head 5 --train.tokens"
+    assert cli.main([*words.split(), "9", "--home", str(home)]) == 2
+    assert capsys.readouterr().err.splitlines() == [
+        "lr: there is no such field; did you mean train.lr?",
+        'optim.kind: must be one of adamw, sgd, muon, not "adam"; did you mean adamw?',
+        'train.steps: must be a whole number, not "ten"',
+        "model.n_head: 5 heads do not divide d_model = 192; the nearest width they divide is 190",
+    ]
+
+
+def test_a_missing_corpus_leaves_no_run_behind(
+    tiny_preset: Path, home: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert cli.main(["train", str(tiny_preset), "--data.corpus", "/no/such/file", "--home", str(home)]) == 1
+    assert "/no/such/file" in capsys.readouterr().err
+    assert list((home / "runs").iterdir()) == []
+
+
+def test_hostile_words_are_cleaned(home: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert cli.main(["\x1b[2Jtrain", "--home", str(home)]) == 2
+    assert "\x1b" not in capsys.readouterr().err
+
+
+def test_what_should_not_happen_is_kept_in_a_file(
+    home: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def broken(home: Path) -> list[object]:
+        raise RuntimeError("out of luck")
+
+    monkeypatch.setattr(listing, "list_runs", broken)
+    assert cli.main(["runs", "--home", str(home)]) == 1
+    said = capsys.readouterr().err
+    log = next((home / "logs").iterdir())
+    assert said.count("\n") == 1
+    assert str(log) in said
+    assert "out of luck" in log.read_text()
+    assert "Traceback" in log.read_text()
+
+
+@pytest.mark.parametrize("words", [[], ["chat", "tiny-1"]])
+def test_the_workbench_needs_a_terminal(
+    words: list[str], trained_run: object, capfd: pytest.CaptureFixture[str]
+) -> None:
+    home = trained_run.path.parent.parent  # type: ignore[attr-defined]
+    done = run_program([*words, "--home", str(home)])
+    assert done.returncode == 2
+    assert "needs a terminal" in done.stderr
+    assert done.stdout == ""
+
+
+def run_program(words: list[str], **settings: object) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [sys.executable, "-m", "workbench", *words],
+        stdin=subprocess.DEVNULL,
+        capture_output=True,
+        text=True,
+        check=False,
+        **settings,  # type: ignore[call-overload]
+    )
+
+
+def test_help_and_version_load_neither_torch_nor_textual() -> None:
+    code = """
+import sys
+from workbench.cli import main
+try:
+    main(["sample", "--help"])
+except SystemExit as end:
+    print("status", end.code)
+main(["presets", "--home", "/nonexistent"])
+print("heavy", [name for name in ("torch", "textual", "numpy", "rich.progress") if name in sys.modules])
+"""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert "--repetition-penalty X" in done.stdout
+    assert "status 0" in done.stdout
+    assert "quickstart" in done.stdout
+    assert "heavy []" in done.stdout
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_every_command_explains_itself(command: str, capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as end:
+        cli.main([command, "--help"])
+    assert end.value.code == 0
+    assert f"usage: llm-workbench {command}" in capsys.readouterr().out
+
+
+def test_a_reader_that_has_had_enough_is_no_error(home: Path) -> None:
+    read_end, write_end = os.pipe()
+    os.close(read_end)
+    words = [sys.executable, "-m", "workbench", "presets", "quickstart", "--home", str(home)]
+    done = subprocess.run(words, stdout=write_end, stderr=subprocess.PIPE, text=True, check=False)
+    os.close(write_end)
+    assert (done.returncode, done.stderr) == (0, "")

@@ -1,0 +1,60 @@
+"""The diagnosis: true on this machine, and plain where something is missing."""
+
+from __future__ import annotations
+
+import json
+from collections import namedtuple
+from pathlib import Path
+
+import psutil
+import pytest
+
+from workbench import cli
+from workbench.commands import doctor
+from workbench.commands.doctor import Finding, home_is_writable, machine, optional, other_llm_package, release
+
+
+def test_every_line_of_a_real_diagnosis(home: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert cli.main(["doctor", "--json", "--home", str(home)]) == 0
+    findings = {finding["name"]: finding for finding in json.loads(capsys.readouterr().out)}
+    assert {"python", "torch", "cpu", "device", "torch.compile", "memory", "disk", "home", "terminal"} <= set(findings)
+    assert findings["torch"]["level"] == "ok"
+    assert all(finding["level"] == "ok" or finding["advice"] for finding in findings.values())
+    assert cli.main(["doctor", "--home", str(home / "not" / "yet")]) == 0
+    assert "usable cores" in capsys.readouterr().out
+    assert not (home / "not").exists(), "looking makes nothing"
+
+
+def test_a_home_that_cannot_be_written(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("")
+    finding = home_is_writable(tmp_path / "file" / "home")
+    assert finding.level == "fail"
+    assert "--home" in finding.advice
+
+
+def test_little_memory_is_a_warning(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    memory = namedtuple("memory", "available total")(10**9, 4 * 10**9)
+    monkeypatch.setattr(psutil, "virtual_memory", lambda: memory)
+    assert next(iter(machine(home))) == Finding(
+        "memory", "warn", "1.0 of 4.0 GB free", "close other programs, or choose a small preset"
+    )
+
+
+def test_another_package_of_this_name(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(doctor.metadata, "version", lambda name: "0.27")
+    assert other_llm_package().level == "warn"
+
+
+def test_what_is_optional_says_what_it_is_for() -> None:
+    finding = optional(
+        "pyarrow", "Parquet corpora", "they cannot be read", "llm-workbench[parquet]", find=lambda _: None
+    )
+    assert (finding.level, finding.advice) == (
+        "warn",
+        "if you need Parquet corpora: pip install 'llm-workbench[parquet]'",
+    )
+
+
+@pytest.mark.parametrize(("version", "number"), [("2.13.0+cpu", (2, 13)), ("2.10", (2, 10)), ("nightly", (0, 0))])
+def test_release(version: str, number: tuple[int, int]) -> None:
+    assert release(version) == number

@@ -1,0 +1,43 @@
+"""Telling configuration fields from a command's own arguments."""
+
+from __future__ import annotations
+
+import pytest
+
+from llm.errors import ConfigError
+from workbench.commands.overrides import split_overrides
+
+OWN = ("--name", "--json", "--home", "--help")
+
+
+def test_fields_in_every_spelling_and_order() -> None:
+    line = "--train.lr 3e-4 quickstart --model.n-layer=6 --json --name x --model.bias --train.clip off"
+    own, overrides = split_overrides(line.split(), OWN)
+    assert own == ["quickstart", "--json", "--name", "x"]
+    assert overrides == [("train.lr", "3e-4"), ("model.n_layer", "6"), ("model.bias", "true"), ("train.clip", "off")]
+
+
+@pytest.mark.parametrize(
+    ("words", "value"), [("--model.bias off", "off"), ("--model.bias=NO", "NO"), ("--model.bias", "true")]
+)
+def test_booleans_may_stand_alone(words: str, value: str) -> None:
+    assert split_overrides(words.split(), OWN) == ([], [("model.bias", value)])
+
+
+def test_a_boolean_does_not_swallow_the_preset() -> None:
+    assert split_overrides(["--model.bias", "quickstart"], OWN) == (["quickstart"], [("model.bias", "true")])
+
+
+def test_negative_and_empty_values() -> None:
+    words = ["--schedule.lr-min", "-1", "--sample.prompt", "", "--sample.prompt=--x"]
+    assert split_overrides(words, OWN)[1] == [
+        ("schedule.lr_min", "-1"),
+        ("sample.prompt", ""),
+        ("sample.prompt", "--x"),
+    ]
+
+
+def test_every_missing_value_is_named() -> None:
+    with pytest.raises(ConfigError) as raised:
+        split_overrides(["--train.lr", "--train.steps"], OWN)
+    assert [problem.path for problem in raised.value.problems] == ["train.lr", "train.steps"]

@@ -1,0 +1,82 @@
+"""What several rooms' tests share: a home of their own, and one tiny trained run."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from llm.config import RunConfig, from_toml, to_toml
+from llm.run import Run
+
+TINY = """
+purpose = "A model small enough to train in a second."
+[tokenizer]
+kind = "byte"
+[model]
+n_layer = 1
+d_model = 32
+n_head = 2
+context = 32
+[train]
+steps = 20
+batch_size = 4
+lr = 1e-2
+device = "cpu"
+precision = "fp32"
+threads = 1
+log_every = 1
+[evaluate]
+every = 10
+batches = 2
+[checkpoint]
+every = 10
+[sample]
+every = 0
+"""
+
+
+def write_corpus(folder: Path) -> Path:
+    """A small text file: sentences with some order in them, and some that is not ASCII."""
+    names, things = ("Ada", "Béla", "Chen", "Dora"), ("a red ball", "two cats", "the moon", "an old book")
+    lines = [f"{names[i % 4]} saw {things[i * 7 % 11 % 4]} on day {i}.\n" for i in range(900)]
+    path = folder / "corpus.txt"
+    path.write_text("".join(lines), encoding="utf-8")
+    return path
+
+
+def tiny_config(corpus: Path) -> RunConfig:
+    return from_toml(TINY + f"[data]\ncorpus = {str(corpus)!r}\nboundary = 'none'\n")
+
+
+@pytest.fixture
+def home(tmp_path: Path) -> Path:
+    """An empty home."""
+    folder = tmp_path / "home"
+    folder.mkdir()
+    return folder
+
+
+@pytest.fixture(scope="session")
+def corpus(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A small text file, the same for all tests."""
+    return write_corpus(tmp_path_factory.mktemp("corpus"))
+
+
+@pytest.fixture(scope="session")
+def tiny_preset(corpus: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A preset file of a model that trains in a second."""
+    path = tmp_path_factory.mktemp("preset") / "tiny.toml"
+    path.write_text(to_toml(tiny_config(corpus)), encoding="utf-8")
+    return path
+
+
+@pytest.fixture(scope="session")
+def trained_run(corpus: Path, tmp_path_factory: pytest.TempPathFactory) -> Run:
+    """A run of 20 steps, saved at 10 and 20; its home is `trained_run.path.parent.parent`. Only to be read."""
+    from llm.train import run_training
+
+    home = tmp_path_factory.mktemp("trained-home")
+    run = Run.create(home, "tiny-1", tiny_config(corpus))
+    run_training(run, home)
+    return run
