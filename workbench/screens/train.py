@@ -37,6 +37,7 @@ RunState = Literal["none", "running", "paused", "ended"]
 class TrainScreen(WorkbenchScreen):
     """One run: its curves, its samples, its log, and the keys that steer it."""
 
+    AUTO_FOCUS = ""
     GUIDE = (
         "The curves of one run as it trains. Tab moves between the charts, the samples and the log; on a chart, + and "
         "- zoom, arrows pan, comma and full stop move a cursor that reads values, y makes the axis logarithmic, [ and "
@@ -83,11 +84,10 @@ class TrainScreen(WorkbenchScreen):
             with Vertical(id="samples"):
                 yield SampleView("sample", "no sample yet", id="latest-sample")
                 yield SampleView("the sample before", "", id="earlier-sample")
-            yield RichLog(id="event-log", wrap=True, markup=False, highlight=False, max_lines=2000)
+            yield RichLog(id="event-log", wrap=True, markup=False, highlight=False, max_lines=2000, min_width=20)
 
     def on_mount(self) -> None:
         self.query_one("#event-log", RichLog).border_title = "log"
-        self.query_one("#loss-chart").focus()
         self.set_interval(POLL_SECONDS, self._tick)
         if self.curves is None:
             active = self.workbench.training.active
@@ -149,7 +149,8 @@ class TrainScreen(WorkbenchScreen):
         text = describe(event)
         if text:
             style = "bold red" if isinstance(event, Warned | CommandRefused | Skipped) else ""
-            self.query_one("#event-log", RichLog).write(event_line(event, clean(text), style))
+            line = event_line(event, clean(text), style, clock=self.has_class("-wide"))
+            self.query_one("#event-log", RichLog).write(line)
         if isinstance(event, Sampled):
             self._show_samples()
 

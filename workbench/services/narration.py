@@ -80,4 +80,4 @@ def status_line(curves: RunCurves, *, here: bool) -> str:
     place = f"{100 * curves.step / curves.total_steps:.0f}%" if curves.total_steps else f"step {curves.step:,}"
     if curves.paused:
         return f"{name} paused at {place} · {loss}"
-    return f"{name} {place} · {loss}" + (f" · {duration(left)} left" if left is not None else "")
+    return f"{name} {place} · {loss}" + (f" · {duration(round(left))} left" if left is not None else "")

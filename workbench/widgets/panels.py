@@ -28,7 +28,7 @@ class Numbers(Static):
     def show(self, curves: RunCurves, state: str, pending: list[str]) -> None:
         """Write all lines anew; `pending` names what was asked of the trainer and not answered yet."""
         width = max(20, self.content_size.width)
-        lines = [headline(curves, state, pending), progress_line(curves, width), figures_line(curves)]
+        lines = [headline(curves, state, pending), progress_line(curves, width), figures_line(curves, width)]
         self.update(Content("\n").join(lines))
 
 
@@ -60,7 +60,7 @@ def progress_line(curves: RunCurves, width: int) -> Content:
         return Content("")
     share = min(1.0, curves.step / curves.total_steps)
     left = curves.seconds_left
-    ahead = f"  {duration(left)} left" if left is not None else ""
+    ahead = f"  {duration(round(left))} left" if left is not None else ""
     return bar(share, f" {100 * share:.0f}%  step {curves.step:,} of {curves.total_steps:,}{ahead}", width)
 
 
@@ -71,8 +71,8 @@ def bar(share: float, text: str, width: int) -> Content:
     return Content.assemble(("━" * filled, "$text-success"), ("─" * (room - filled), "$foreground-muted"), text)
 
 
-def figures_line(curves: RunCurves) -> Content:
-    """Loss, validation, bits per byte, speed, tokens, time, rate."""
+def figures_line(curves: RunCurves, width: int) -> Content:
+    """Loss, validation, bits per byte, speed, tokens, time, rate: as many of them as fit into `width` columns."""
     figures: list[tuple[str, str]] = []
     step, evaluation, best = curves.last_step, curves.last_evaluation, curves.best_validation
     if step is not None:
@@ -84,12 +84,17 @@ def figures_line(curves: RunCurves) -> Content:
     if step is not None:
         figures.append(("tokens/s", compact(float(f"{step.tokens_per_second:.3g}"))))
         figures.append(("tokens", compact(float(f"{step.tokens_seen:.4g}"))))
-        figures.append(("time", duration(step.elapsed)))
+        figures.append(("time", duration(round(step.elapsed))))
         figures.append(("lr", f"{step.lr:.3g}"))
         if step.mfu is not None:
             figures.append(("MFU", f"{100 * step.mfu:.0f}%"))
-    parts = [Content.assemble((f"{name}\N{NO-BREAK SPACE}", "$foreground-muted"), value) for name, value in figures]
-    return Content("  ").join(parts)
+    line = Content("")
+    for name, value in figures:
+        figure = Content.assemble((f"{name} ", "$foreground-muted"), value)
+        if line.cell_length + figure.cell_length + 2 > width:
+            break
+        line = Content.assemble(line, "  ", figure) if line else figure
+    return line
 
 
 class SampleView(VerticalScroll):
@@ -115,8 +120,8 @@ class SampleView(VerticalScroll):
         text.update(Content.assemble((clean(sample.prompt), "bold"), clean(sample.text)))
 
 
-def event_line(event: Event, text: str, style: str) -> Text:
-    """A line of the log: clock, step, what happened."""
-    clock = time.strftime("%H:%M:%S", time.localtime(event.time))
+def event_line(event: Event, text: str, style: str, *, clock: bool) -> Text:
+    """A line of the log: step, what happened; before them, with `clock`, the time of day."""
+    at = time.strftime("%H:%M:%S ", time.localtime(event.time)) if clock else ""
     step = getattr(event, "step", None)
-    return Text.assemble((f"{clock} ", "dim"), (f"{step:>6,} " if step is not None else "", "bold"), (text, style))
+    return Text.assemble((at, "dim"), (f"{step:>6,} " if step is not None else "", "bold"), (text, style))
