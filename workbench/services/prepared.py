@@ -3,11 +3,13 @@ screen's own thread."""
 
 from __future__ import annotations
 
+import traceback
 from dataclasses import dataclass
 from pathlib import Path
 
 from llm.config import RunConfig
 from llm.errors import UserError
+from workbench.terminal import write_log
 
 
 @dataclass(frozen=True)
@@ -40,3 +42,6 @@ def look_for_data(config: RunConfig, home: Path) -> DataState:
         return DataState(dataset.tokenizer.vocab_size, len(dataset.train))
     except UserError as error:
         return DataState(problem=str(error))
+    except Exception as error:  # noqa: BLE001 - the end of a thread that only looks: it must not take the screen along
+        write_log(traceback.format_exc())
+        return DataState(problem=f"it could not be looked at ({type(error).__name__}: {error}); see workbench.log.")
