@@ -51,7 +51,7 @@ def load_tokenizer(directory: Path) -> Tokenizer:
         "gpt2-files": RankTokenizer.from_saved,
         "sentencepiece": SentencePieceTokenizer.from_saved,
     }
-    if record["kind"] not in loaders:
+    if not isinstance(record["kind"], str) or record["kind"] not in loaders:
         known = ", ".join(loaders)
         raise UserError(f"{directory / RECORD} has the unknown kind {record['kind']!r}; the kinds are {known}.")
     try:

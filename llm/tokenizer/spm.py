@@ -48,8 +48,7 @@ class SentencePieceTokenizer(BaseTokenizer):
         first = self._model.encode("a", out_type=str)[0]
         self.dummy_prefix = b" " if first.startswith(SPACE) else b""
         self.stop_ids = frozenset({self._model.bos_id(), self._model.eos_id()} - {-1})
-        # A piece such as "of▁the" may span any space, so that no place in a text is safe to cut.
-        self._stays_in_words = not any(SPACE in piece.lstrip(SPACE) for piece in self._pieces)
+        self._has_safe_cuts = self._keeps_to_words() and self._keeps_the_space_of_a_cut()
 
     @classmethod
     def train(
@@ -114,7 +113,7 @@ class SentencePieceTokenizer(BaseTokenizer):
             yield self.encode_ordinary(chunk[1:] if number and self.dummy_prefix else chunk)
 
     def find_cut(self) -> FindCut:
-        return last_cut_between_words if self._stays_in_words else _nowhere
+        return last_cut_between_words if self._has_safe_cuts else _nowhere
 
     def record(self) -> dict[str, Any]:
         return {
@@ -125,6 +124,14 @@ class SentencePieceTokenizer(BaseTokenizer):
     def files(self) -> dict[str, bytes]:
         lines = [f"{piece}\t{self._model.get_score(token_id):g}\n" for token_id, piece in enumerate(self._pieces)]
         return {MODEL_FILE: self._model_bytes, VOCAB_FILE: "".join(lines).encode()}
+
+    def _keeps_to_words(self) -> bool:
+        """Whether a space always begins a piece; "of▁the" may span any of them, and no place would be safe to cut."""
+        return not any(SPACE in piece.lstrip(SPACE) for piece in self._pieces)
+
+    def _keeps_the_space_of_a_cut(self) -> bool:
+        """Whether a chunk that begins with a space can be encoded: by the dummy prefix, or untrimmed."""
+        return bool(self.dummy_prefix) or bool(self._model.encode(" a") != self._model.encode("a"))
 
     def _control_tokens(self) -> dict[str, int]:
         """Begin and end of text first, then whatever other control pieces the model has."""
