@@ -1,0 +1,212 @@
+"""Reading other people's files: which ones a path means, their text in bounded pieces, and what identifies them."""
+
+from __future__ import annotations
+
+import codecs
+import glob
+import hashlib
+import json
+import os
+import time
+from collections.abc import Callable, Iterable, Iterator
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from llm.errors import UserError
+from llm.files import write_json
+
+PIECE_BYTES = 1 << 20
+SNIFF_BYTES = 1 << 13
+REMEMBERED_FROM = 8 << 20  # smaller files are hashed faster than their record is kept
+SETTLED_SECONDS = 2.0  # a file changed more recently than this may change again under the same time stamp
+
+
+class Document(NamedTuple):
+    """One text. `pieces` joined are the whole of it and can be iterated once; `size_bytes` may be an estimate."""
+
+    name: str
+    size_bytes: int
+    pieces: Iterable[str]
+
+
+def find_files(pattern: str) -> list[Path]:
+    """The files a path, folder (all the way down) or glob means, in a fixed order; hidden ones are left out."""
+    path = Path(pattern).expanduser()
+    if not os.access(path, os.F_OK):
+        matches = sorted(glob.glob(str(path), recursive=True))  # noqa: PTH207  Path.glob takes no absolute pattern
+        return [Path(match) for match in matches if Path(match).is_file()]
+    if path.is_dir():
+        found = [Path(folder, name) for folder, _, names in walk(path) for name in sorted(names)]
+        return [file for file in found if not file.name.startswith(".") and file.is_file() and not is_binary(file)]
+    return [path] if path.is_file() else []
+
+
+def walk(root: Path, skip: frozenset[str] = frozenset()) -> Iterator[tuple[str, list[str], list[str]]]:
+    """os.walk in sorted order, without hidden folders and those named in `skip`."""
+    for folder, folders, names in os.walk(root):
+        folders[:] = sorted(name for name in folders if not name.startswith(".") and name not in skip)
+        yield folder, folders, names
+
+
+def is_binary(path: Path) -> bool:
+    """Whether a file other than Parquet begins with something that is not text (a NUL byte)."""
+    with opened(path) as file:
+        return path.suffix != ".parquet" and b"\0" in file.read(SNIFF_BYTES)
+
+
+def opened(path: Path) -> Any:
+    """The file, open for reading bytes; UserError where it cannot be."""
+    try:
+        return path.open("rb")
+    except OSError as error:
+        raise UserError(f"The file {path} cannot be read: {error.strerror}; check its name and permissions.") from error
+
+
+def read_documents(
+    path: Path, text_field: str, separator: str, replaced: Callable[[Path, int], None]
+) -> Iterator[Document]:
+    """The documents of one file: rows of .jsonl and .parquet, else the text itself.
+
+    A text file that holds the separator token's text is split there; any other is one document. Bytes that are not
+    UTF-8 become U+FFFD, and `replaced` is told how many.
+    """
+    if path.suffix in {".jsonl", ".ndjson"}:
+        yield from read_jsonl(path, text_field, replaced)
+    elif path.suffix == ".parquet":
+        yield from read_parquet(path, text_field)
+    else:
+        pieces = read_text(path, replaced)
+        first = next(pieces, "")
+        if separator and separator in first:
+            yield from split_documents(path, prepended(first, pieces), separator)
+        elif first:
+            yield Document(str(path), path.stat().st_size, prepended(first, pieces))
+
+
+def read_text(path: Path, replaced: Callable[[Path, int], None]) -> Iterator[str]:
+    """A text file in pieces of about a megabyte; a byte-order mark is dropped."""
+    if is_binary(path):
+        raise UserError(f"The file {path} is not UTF-8 text (it holds NUL bytes); convert it or give another file.")
+    decoder = codecs.getincrementaldecoder("utf-8-sig")(errors="replace")
+    wrong = 0
+    with opened(path) as file:
+        while True:
+            raw = file.read(PIECE_BYTES)
+            piece = decoder.decode(raw, final=not raw)
+            wrong += piece.count("\ufffd") - raw.count(b"\xef\xbf\xbd")
+            if piece:
+                yield piece
+            if not raw:
+                break
+    replaced(path, max(0, wrong))
+
+
+def split_documents(path: Path, pieces: Iterable[str], separator: str) -> Iterator[Document]:
+    """The texts between separators, without the white space around them; empty ones are left out."""
+    rest = ""
+    for piece in pieces:
+        *whole, rest = (rest + piece).split(separator)
+        yield from filter(None, (document(path.name, text.strip()) for text in whole))
+    yield from filter(None, [document(path.name, rest.strip())])
+
+
+def read_jsonl(path: Path, text_field: str, replaced: Callable[[Path, int], None]) -> Iterator[Document]:
+    """One document per line; UserError names file and line where it is not an object with that field."""
+    wrong = 0
+    with opened(path) as file:
+        for number, raw in enumerate(file, 1):
+            line = raw.decode(errors="replace")
+            wrong += line.count("\ufffd") - raw.count(b"\xef\xbf\xbd")
+            if line.strip():
+                yield from filter(None, [document(f"{path}:{number}", json_text(line, text_field, path, number))])
+    replaced(path, max(0, wrong))
+
+
+def json_text(line: str, text_field: str, path: Path, number: int) -> str:
+    """The text in one line of JSON."""
+    try:
+        record = json.loads(line)
+    except ValueError as error:
+        raise UserError(f"{path} line {number} is not JSON ({error}); mend or remove the line.") from error
+    text = record.get(text_field) if isinstance(record, dict) else None
+    if not isinstance(text, str):
+        fields = ", ".join(map(str, record)) if isinstance(record, dict) else "none, it is not an object"
+        raise UserError(
+            f"{path} line {number} has no text in the field {text_field!r}; its fields are: {fields} "
+            "(data.text_field names the one to use)."
+        )
+    return text
+
+
+def read_parquet(path: Path, text_field: str) -> Iterator[Document]:
+    """One document per row, read in batches; needs pyarrow."""
+    try:
+        import pyarrow as arrow
+        from pyarrow import parquet
+    except ImportError as error:
+        raise UserError(f"{path} needs pyarrow to be read; run: pip install 'llm-workbench[parquet]'") from error
+    try:
+        with parquet.ParquetFile(path) as table:
+            if text_field not in table.schema_arrow.names:
+                names = ", ".join(table.schema_arrow.names)
+                raise UserError(f"{path} has no column {text_field!r}; set data.text_field to one of: {names}.")
+            for batch in table.iter_batches(batch_size=256, columns=[text_field]):
+                yield from filter(None, (document(str(path), text) for text in batch.column(0).to_pylist()))
+    except (OSError, arrow.ArrowException) as error:
+        raise UserError(f"{path} cannot be read as Parquet ({error}); check the file.") from error
+
+
+def document(name: str, text: str | None) -> Document | None:
+    """A document of one piece; None where there is no text. Lone surrogates (JSON allows them) become U+FFFD."""
+    if not text:
+        return None
+    try:
+        size = len(text.encode())
+    except UnicodeEncodeError:
+        text = text.encode("utf-16", "surrogatepass").decode("utf-16", "replace")
+        size = len(text.encode())
+    return Document(name, size, (text,))
+
+
+def prepended(first: str, rest: Iterable[str]) -> Iterator[str]:
+    yield first
+    yield from rest
+
+
+class FileHashes:
+    """sha256 of files, that of large ones remembered in a JSON file by path, size and time of change."""
+
+    def __init__(self, record: Path) -> None:
+        self.record = record
+
+    def of(self, path: Path, advance: Callable[[int], None]) -> str:
+        """sha256 of the content, hexadecimal. `advance` is told of bytes as they are read."""
+        status = path.stat()
+        key, stamp = os.fsencode(path.absolute()).hex(), [status.st_size, status.st_mtime_ns]
+        if status.st_size < REMEMBERED_FROM:
+            return hash_file(path, advance)
+        known = self._known()
+        if known.get(key, [])[:2] == stamp:
+            advance(status.st_size)
+            return str(known[key][2])
+        digest = hash_file(path, advance)
+        if time.time() - status.st_mtime > SETTLED_SECONDS:
+            self.record.parent.mkdir(parents=True, exist_ok=True)
+            write_json(self.record, self._known() | {key: [*stamp, digest]})
+        return digest
+
+    def _known(self) -> dict[str, list[Any]]:
+        try:
+            known = json.loads(self.record.read_bytes())
+        except (OSError, ValueError):
+            return {}  # a lost or damaged record only costs hashing again
+        return known if isinstance(known, dict) else {}
+
+
+def hash_file(path: Path, advance: Callable[[int], None]) -> str:
+    digest = hashlib.sha256()
+    with opened(path) as file:
+        while chunk := file.read(PIECE_BYTES):
+            digest.update(chunk)
+            advance(len(chunk))
+    return digest.hexdigest()
