@@ -1,0 +1,179 @@
+"""The whole model against Hugging Face's GPT-2 and Llama: logits, loss and every gradient, in float64."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from llm.model.transformer import Transformer
+from tests.model.models_for_tests import built, relative_error, tiny, tokens
+
+transformers = pytest.importorskip("transformers")
+
+Weights = dict[str, Tensor]
+
+
+def gpt2_names(layer: int) -> dict[str, str]:
+    ours, theirs = f"blocks.{layer}.", f"transformer.h.{layer}."
+    return {
+        ours + "attn_norm.gain": theirs + "ln_1.weight",
+        ours + "attn_norm.bias": theirs + "ln_1.bias",
+        ours + "attn.out.weight": theirs + "attn.c_proj.weight",
+        ours + "attn.out.bias": theirs + "attn.c_proj.bias",
+        ours + "mlp_norm.gain": theirs + "ln_2.weight",
+        ours + "mlp_norm.bias": theirs + "ln_2.bias",
+        ours + "mlp.up.weight": theirs + "mlp.c_fc.weight",
+        ours + "mlp.up.bias": theirs + "mlp.c_fc.bias",
+        ours + "mlp.down.weight": theirs + "mlp.c_proj.weight",
+        ours + "mlp.down.bias": theirs + "mlp.c_proj.bias",
+    }
+
+
+def as_gpt2(weights: Weights, layers: int) -> Weights:
+    """Ours under GPT-2's names: its matrices are (in, out), and queries, keys and values are one."""
+    names = {
+        "embedding.weight": "transformer.wte.weight",
+        "position.weight": "transformer.wpe.weight",
+        "final_norm.gain": "transformer.ln_f.weight",
+        "final_norm.bias": "transformer.ln_f.bias",
+    }
+    result: Weights = {}
+    for layer in range(layers):
+        names |= gpt2_names(layer)
+        for kind in ("weight", "bias"):
+            qkv = torch.cat([weights[f"blocks.{layer}.attn.{part}.{kind}"] for part in "qkv"])
+            result[f"transformer.h.{layer}.attn.c_attn.{kind}"] = qkv.T if kind == "weight" else qkv
+    for ours, theirs in names.items():
+        value = weights[ours]
+        result[theirs] = value.T if theirs.endswith(("c_proj.weight", "c_fc.weight")) else value
+    result["lm_head.weight"] = weights["embedding.weight"]
+    return result
+
+
+LLAMA_NAMES = {
+    "attn_norm.gain": "input_layernorm.weight",
+    "attn.q.weight": "self_attn.q_proj.weight",
+    "attn.k.weight": "self_attn.k_proj.weight",
+    "attn.v.weight": "self_attn.v_proj.weight",
+    "attn.out.weight": "self_attn.o_proj.weight",
+    "mlp_norm.gain": "post_attention_layernorm.weight",
+    "mlp.gate.weight": "mlp.gate_proj.weight",
+    "mlp.up.weight": "mlp.up_proj.weight",
+    "mlp.down.weight": "mlp.down_proj.weight",
+}
+
+
+def halved(rows: Tensor, head_dim: int) -> Tensor:
+    """Rows of a query or key projection, from neighbours that rotate together to halves that do, head by head."""
+    heads = rows.view(-1, head_dim // 2, 2, rows.shape[-1])
+    return heads.transpose(1, 2).reshape(rows.shape)
+
+
+def as_llama(weights: Weights, layers: int, head_dim: int, *, even_odd: bool) -> Weights:
+    result = {"model.embed_tokens.weight": weights["embedding.weight"], "model.norm.weight": weights["final_norm.gain"]}
+    result["lm_head.weight"] = weights.get("head.weight", weights["embedding.weight"])
+    for layer in range(layers):
+        for ours, theirs in LLAMA_NAMES.items():
+            value = weights[f"blocks.{layer}.{ours}"]
+            if even_odd and ours in ("attn.q.weight", "attn.k.weight"):
+                value = halved(value, head_dim)
+            result[f"model.layers.{layer}.{theirs}"] = value
+    return result
+
+
+class ExactAngles(nn.Module):
+    """Llama's rotary tables, in float64: its own are rounded to float32."""
+
+    def __init__(self, head_dim: int, theta: float) -> None:
+        super().__init__()
+        self.frequencies = 1.0 / theta ** (torch.arange(0, head_dim, 2).double() / head_dim)
+
+    def forward(self, x: Tensor, position_ids: Tensor) -> tuple[Tensor, Tensor]:
+        angles = position_ids[..., None].double() * self.frequencies
+        angles = torch.cat((angles, angles), dim=-1)
+        return angles.cos(), angles.sin()
+
+
+def llama(config: Any) -> nn.Module:
+    theirs = transformers.LlamaForCausalLM(
+        transformers.LlamaConfig(
+            vocab_size=config.vocab_size,
+            hidden_size=config.d_model,
+            intermediate_size=config.d_ff,
+            num_hidden_layers=config.n_layer,
+            num_attention_heads=config.n_head,
+            num_key_value_heads=config.n_kv_head,
+            max_position_embeddings=config.context,
+            rms_norm_eps=config.norm_eps,
+            rope_parameters={"rope_type": "default", "rope_theta": config.rope_theta},
+            tie_word_embeddings=config.tied_head,
+            attention_bias=False,
+            attn_implementation="sdpa",
+        )
+    ).double()
+    theirs.model.rotary_emb = ExactAngles(config.d_model // config.n_head, config.rope_theta)
+    for module in theirs.modules():
+        for name, child in module.named_children():
+            if type(child).__name__ == "LlamaRMSNorm":  # it computes in float32 whatever it is given
+                setattr(module, name, nn.RMSNorm(config.d_model, eps=config.norm_eps, dtype=torch.float64))
+    return theirs
+
+
+def gpt2(config: Any) -> nn.Module:
+    return transformers.GPT2LMHeadModel(
+        transformers.GPT2Config(
+            vocab_size=config.vocab_size,
+            n_positions=config.context,
+            n_embd=config.d_model,
+            n_layer=config.n_layer,
+            n_head=config.n_head,
+            n_inner=config.d_ff,
+            layer_norm_epsilon=config.norm_eps,
+            resid_pdrop=0.0,
+            embd_pdrop=0.0,
+            attn_pdrop=0.0,
+            attn_implementation="eager",
+        )
+    ).double()
+
+
+def compare(ours: Transformer, theirs: nn.Module, renamed: Any) -> None:
+    """Give both the same weights, and demand the same logits, loss and gradients."""
+    missing, unexpected = theirs.load_state_dict(renamed(dict(ours.named_parameters())), strict=False)
+    assert not unexpected
+    assert not [name for name in missing if "attn.bias" not in name and "masked_bias" not in name]
+    text = tokens(ours.config, time=11)
+    inputs, targets = text[:, :-1], text[:, 1:]
+    their_logits = theirs(inputs, use_cache=False).logits
+    assert relative_error(ours(inputs), their_logits) < 1e-9
+    their_loss = nn.functional.cross_entropy(their_logits.flatten(0, 1), targets.flatten())
+    our_loss = ours.loss(inputs, targets)
+    assert relative_error(our_loss, their_loss) < 1e-9
+    our_loss.backward()
+    their_loss.backward()
+    gradients = renamed({name: weight.grad for name, weight in ours.named_parameters()})
+    their_gradients = {name: weight.grad for name, weight in theirs.named_parameters()}
+    assert their_gradients.keys() <= gradients.keys()
+    for name, gradient in their_gradients.items():
+        assert relative_error(gradients[name], gradient) < 1e-9, name
+
+
+@pytest.mark.parametrize("attention", ["sdpa", "reference"])
+def test_gpt2(attention: str) -> None:
+    config = tiny(n_kv_head=2, norm="layernorm", position="learned", mlp="gelu", bias=True, qkv_bias=True)
+    compare(built(config, attention=attention), gpt2(config), lambda weights: as_gpt2(weights, config.n_layer))
+
+
+@pytest.mark.parametrize("attention", ["sdpa", "reference"])
+@pytest.mark.parametrize("pairs", ["even-odd", "halves"])
+@pytest.mark.parametrize("tied", [True, False])
+def test_llama(pairs: str, tied: bool, attention: str) -> None:
+    config = tiny(d_model=24, n_head=6, n_kv_head=2, rope_pairs=pairs, tied_head=tied, rope_theta=997.0)
+    compare(
+        built(config, attention=attention),
+        llama(config),
+        lambda weights: as_llama(weights, config.n_layer, 4, even_odd=pairs == "even-odd"),
+    )

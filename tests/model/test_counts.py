@@ -1,0 +1,66 @@
+"""Counts by formula against the model itself, and against published figures."""
+
+from __future__ import annotations
+
+import itertools
+
+import pytest
+import torch
+
+from llm.config.schema import ModelConfig
+from llm.model import counts
+from llm.model.attention import KVCache
+from llm.model.transformer import Transformer
+from tests.model.models_for_tests import tiny
+
+GPT2 = ModelConfig(
+    n_layer=12,
+    d_model=768,
+    n_head=12,
+    n_kv_head=12,
+    d_ff=3072,
+    context=1024,
+    vocab_size=50257,
+    norm="layernorm",
+    position="learned",
+    mlp="gelu",
+    bias=True,
+    qkv_bias=True,
+)
+
+
+def test_parameters_of_every_kind_of_model() -> None:
+    names = ("norm", "norm_gain", "position", "mlp", "bias", "qkv_bias", "tied_head", "embedding_norm", "n_kv_head")
+    values = itertools.product(
+        ["rmsnorm", "layernorm"],
+        [True, False],
+        ["rope", "learned"],
+        ["swiglu", "gelu", "relu2"],
+        [True, False],
+        [True, False],
+        [True, False],
+        [True, False],
+        [1, 2],
+    )
+    with torch.device("meta"):
+        for chosen in values:
+            config = tiny(n_layer=1, **dict(zip(names, chosen, strict=True)))
+            assert counts.parameters(config) == sum(p.numel() for p in Transformer(config).parameters())
+
+
+def test_gpt2_has_its_published_size() -> None:
+    assert counts.parameters(GPT2) == 124_439_808
+
+
+def test_flops_of_gpt2() -> None:
+    assert counts.flops_per_token(GPT2, 1024) == pytest.approx(0.855e9, rel=1e-3)
+
+
+def test_flops_do_not_depend_on_whether_the_head_is_tied() -> None:
+    assert counts.flops_per_token(tiny(tied_head=True), 7) == counts.flops_per_token(tiny(tied_head=False), 7)
+
+
+def test_cache_bytes() -> None:
+    config = tiny(n_head=2, n_kv_head=1)
+    cache = KVCache(config, 3, dtype=torch.bfloat16, length=11)
+    assert counts.kv_cache_bytes(config, 3, 11, 2) == cache.keys.nbytes + cache.values.nbytes
