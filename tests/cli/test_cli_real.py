@@ -15,8 +15,11 @@ from typing import Any
 import pytest
 
 from llm.config import DecodeConfig
+from llm.events import Event, Progress
 from llm.run import Run
 from workbench import cli
+from workbench.commands import narrator
+from workbench.commands.narrator import PlainNarrator
 
 METRICS = ("validation_loss", "perplexity", "bits_per_byte")
 
@@ -126,6 +129,16 @@ def test_eval_agrees_with_training(shell: Shell, trained_run: Run) -> None:
     everything = shell.data("eval", "tiny-1@10", "--batches", "0")
     assert everything["tokens"] > result["tokens"]
     assert "bits per byte" in shell("eval", "tiny-1@best")
+    assert "warning" not in shell.said
+
+
+def test_eval_says_when_the_text_has_changed(own_shell: Shell, corpus: Path, tmp_path: Path) -> None:
+    run_file = own_shell.home / "runs" / "tiny-1" / "run.toml"
+    other = tmp_path / "other.txt"
+    other.write_text(corpus.read_text(encoding="utf-8").replace("moon", "star"), encoding="utf-8")
+    run_file.write_text(run_file.read_text().replace(str(corpus), str(other)))
+    own_shell("eval", "tiny-1")
+    assert "has changed since it was trained" in own_shell.said
 
 
 def test_runs_and_checkpoints(shell: Shell, trained_run: Run) -> None:
@@ -195,6 +208,21 @@ def test_a_signal_saves_first(number: signal.Signals, status: int, tiny_preset: 
     result = json.loads(out)
     assert result["status"] == "stopped"
     assert [info.step for info in Run.open(home, "tiny-1").checkpoints()] == [result["step"]]
+
+
+def test_an_interrupt_while_preparing_leaves_nothing(
+    tiny_preset: Path, home: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    class Interrupting(PlainNarrator):
+        def tell(self, event: Event) -> None:
+            if isinstance(event, Progress):
+                signal.raise_signal(signal.SIGINT)
+
+    monkeypatch.setattr(narrator, "narrator", Interrupting)
+    shell = Shell(home, capsys)
+    shell("train", str(tiny_preset), status=130)
+    assert "nothing to save" in shell.said
+    assert list((home / "runs").iterdir()) == []
 
 
 def test_data_lists_and_prepares(own_shell: Shell, tiny_preset: Path) -> None:

@@ -8,9 +8,10 @@ from typing import Any
 
 from llm.config import resolve_seq_len
 from llm.errors import UserError
+from llm.files import read_json
 from llm.run import find_checkpoint
 from workbench.commands.options import add_command
-from workbench.commands.output import print_json
+from workbench.commands.output import print_json, say
 
 
 def register(subparsers: Any) -> None:
@@ -25,7 +26,7 @@ def evaluate(options: argparse.Namespace) -> int:
     run, info = find_checkpoint(options.home, options.run)
     config = run.config()
 
-    from llm.checkpoint import load_model
+    from llm.checkpoint import STATE, load_model
     from llm.data.prepare import prepare
     from llm.device import make_plan
     from llm.evaluate import evaluate as measure
@@ -39,6 +40,8 @@ def evaluate(options: argparse.Namespace) -> int:
             f"the text of {run.name} has changed since it was trained (corpus {config.data.corpus}), and its tokenizer "
             "with it; bring back the old text."
         )
+    if read_json(info.path / STATE).get("data_fingerprint") != dataset.fingerprint:
+        say(f"warning: the text of {run.name} has changed since it was trained; this measures it on the text of now.")
     result = measure(
         model,
         dataset.validation,

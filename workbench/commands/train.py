@@ -9,7 +9,7 @@ from typing import Any
 from llm.config import check_name, load_preset
 from llm.config.check import LENGTHS
 from llm.errors import UserError, WrongUse
-from llm.events import Evaluated, Event, Finished, Started, StepLogged
+from llm.events import Evaluated, Event, Finished, Progress, Started, StepLogged
 from llm.files import remove_directory
 from llm.run import Run, free_name
 from workbench.commands.options import add_command
@@ -66,6 +66,8 @@ def train_to_the_end(run: Run, options: argparse.Namespace, overrides: tuple[tup
         def on_event(event: Event) -> None:
             last.note(event)
             telling.tell(event)
+            if seen and isinstance(event, Progress):  # the trainer, who obeys signals, has not begun yet
+                raise InterruptedEarly(seen["signal"])
 
         run_training(run, options.home, commands=commands, overrides=overrides, on_event=on_event)
     if options.json:
@@ -73,6 +75,14 @@ def train_to_the_end(run: Run, options: argparse.Namespace, overrides: tuple[tup
     elif not seen:
         say(f"talk to it: llm-workbench chat {run.name}   or   llm-workbench sample {run.name} --prompt Once")
     return 128 + seen["signal"] if seen else 0
+
+
+class InterruptedEarly(UserError):
+    """A signal came while the data was being prepared: there is nothing to save."""
+
+    def __init__(self, number: int) -> None:
+        super().__init__("interrupted before the first step; there was nothing to save.")
+        self.exit_status = 128 + number
 
 
 class LastMetrics:
