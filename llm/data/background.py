@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable, Generator
-from typing import TypeVar
+from typing import TypeAlias, TypeVar
 
 from llm.events import Progress
 
 T = TypeVar("T")
+Report: TypeAlias = "Callable[[float], None]"
 POLL_SECONDS = 0.1
 
 
@@ -17,26 +18,26 @@ class Abandoned(Exception):
 
 
 def in_background(
-    work: Callable[[Callable[[int], None]], T], stage: str, total_bytes: int = 0
+    work: Callable[[Report], T], stage: str, total: float = 0.0, unit: str = "MB"
 ) -> Generator[Progress, None, T]:
-    """Returns work(advance), yielding Progress about ten times a second. `advance(n)` says that n more bytes are done.
+    """Returns work(report), yielding Progress about ten times a second. `report(done)` says how far the work is.
 
-    Closing the generator makes the next `advance` raise Abandoned, and waits for the thread.
+    Closing the generator makes the next `report` raise Abandoned, and waits for the thread.
     """
-    done = 0
+    done = 0.0
     result: list[T] = []
     failure: list[BaseException] = []
     abandoned = threading.Event()
 
-    def advance(size: int) -> None:
+    def report(now_done: float) -> None:
         nonlocal done
-        done += size
+        done = now_done
         if abandoned.is_set():
             raise Abandoned
 
     def run() -> None:
         try:
-            result.append(work(advance))
+            result.append(work(report))
         except BaseException as error:  # noqa: BLE001  raised again below, in the thread that waits
             failure.append(error)
 
@@ -44,17 +45,29 @@ def in_background(
     thread.start()
     try:
         while thread.is_alive():
-            yield megabytes(stage, done, total_bytes)
+            yield progress(stage, done, total, unit)
             thread.join(POLL_SECONDS)
     finally:
         abandoned.set()
         thread.join()
     if failure:
         raise failure[0]
-    yield megabytes(stage, total_bytes or done, total_bytes)
+    yield progress(stage, total or done, total, unit)
     return result[0]
 
 
-def megabytes(stage: str, done: int, total: int) -> Progress:
-    """Progress in megabytes; never more than the total, which is an estimate."""
-    return Progress(stage=stage, done=(min(done, total) if total else done) / 1e6, total=total / 1e6, unit="MB")
+def summed(report: Report) -> Callable[[int], None]:
+    """A function that takes sizes in bytes, one after another, and reports their sum in megabytes."""
+    done = 0
+
+    def advance(size: int) -> None:
+        nonlocal done
+        done += size
+        report(done / 1e6)
+
+    return advance
+
+
+def progress(stage: str, done: float, total: float, unit: str = "MB") -> Progress:
+    """An event in which `done` never passes `total`, which may be an estimate (0: unknown)."""
+    return Progress(stage=stage, done=min(done, total) if total else done, total=total, unit=unit)

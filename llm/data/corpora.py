@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import itertools
 import sys
 import sysconfig
 from collections.abc import Callable, Iterator
@@ -61,17 +62,20 @@ class StoriesCorpus:
     def __init__(self, seed: int, size_bytes: int) -> None:
         self.seed, self.size_bytes = seed, size_bytes
         self._kept: list[str] = []
+        self._coming = stories.stories(seed, size_bytes)
 
     def documents(self) -> Iterator[Document]:
-        if self._kept:
-            yield from (Document(f"story {n}", len(text), (text,)) for n, text in enumerate(self._kept, 1))
-            return
-        kept: list[str] = []
-        for number, text in enumerate(stories.stories(self.seed, self.size_bytes), 1):
-            if self.size_bytes <= KEPT_BYTES:
-                kept.append(text)
+        texts = self._kept_texts() if self.size_bytes <= KEPT_BYTES else stories.stories(self.seed, self.size_bytes)
+        for number, text in enumerate(texts, 1):
             yield Document(f"story {number}", len(text), (text,))  # ASCII: as many bytes as characters
-        self._kept = kept
+
+    def _kept_texts(self) -> Iterator[str]:
+        for number in itertools.count():
+            if number == len(self._kept):
+                self._kept.extend(itertools.islice(self._coming, 1))
+            if number == len(self._kept):
+                return
+            yield self._kept[number]
 
     def fingerprint(self, advance: Advance = lambda size: None) -> str:
         return digest("stories", stories.fingerprint(), str(self.seed), str(self.size_bytes))

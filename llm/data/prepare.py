@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Any
 
 from llm.config.schema import RunConfig
-from llm.data.background import in_background
+from llm.data.background import Report, in_background, summed
 from llm.data.batches import check_length
 from llm.data.corpora import Corpus, digest, open_corpus
 from llm.data.holdout import count_characters, units
@@ -61,7 +61,7 @@ def prepare(config: RunConfig, home: Path) -> Generator[Progress, None, Dataset]
     separator = next(iter(config.tokenizer.special_tokens), "")
     corpus = open_corpus(config.data, home, separator)
     identity = yield from in_background(
-        lambda report: corpus.fingerprint(report), "Reading the corpus", corpus.size_bytes
+        lambda report: corpus.fingerprint(summed(report)), "Reading the corpus", corpus.size_bytes / 1e6
     )
     tokenizer = None if is_trained(config) else build_tokenizer(config.tokenizer, ())
     fingerprint = dataset_fingerprint(identity, config, tokenizer)
@@ -85,9 +85,7 @@ def make(
         characters = yield from in_background(lambda report: count_characters(corpus), "Measuring the corpus")
     if tokenizer is None:
         tokenizer = yield from in_background(
-            lambda report: build_tokenizer(config.tokenizer, training_texts(config, corpus, characters, report)),
-            "Training the tokenizer",
-            min(corpus.size_bytes, int(config.tokenizer.train_mb * 1e6)),
+            lambda report: train_tokenizer(config, corpus, characters, report), "Training the tokenizer", 100, "%"
         )
     tokenizer.save(folder / "tokenizer")
     splits = {
@@ -139,14 +137,18 @@ def is_trained(config: RunConfig) -> bool:
     return config.tokenizer.kind in TRAINED_KINDS and not config.tokenizer.path
 
 
-def training_texts(config: RunConfig, corpus: Corpus, characters: int, report: Any) -> Iterator[str]:
-    """What a tokenizer is trained on: the training side only; for characters all, so that none is unknown."""
-    for unit in units(corpus, config.data, characters):
-        if unit.held_out and config.tokenizer.kind != "char":
-            continue
-        for piece in unit.pieces:
-            report(len(piece))
-            yield piece
+def train_tokenizer(config: RunConfig, corpus: Corpus, characters: int, report: Report) -> Tokenizer:
+    """A tokenizer learnt from the training side; a character one from all of the text, so that none is unknown."""
+    alphabet = config.tokenizer.kind == "char"
+    read = summed(lambda done: report(100e6 * done / corpus.size_bytes) if alphabet else None)
+
+    def texts() -> Iterator[str]:
+        for unit in units(corpus, config.data, characters):
+            for piece in unit.pieces if alphabet or not unit.held_out else ():
+                read(len(piece))
+                yield piece
+
+    return build_tokenizer(config.tokenizer, texts(), lambda done, total: report(100 * done / total))
 
 
 def dataset_fingerprint(identity: str, config: RunConfig, tokenizer: Tokenizer | None) -> str:

@@ -7,7 +7,7 @@ from collections.abc import Generator, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, BinaryIO, Literal, NamedTuple
 
-from llm.data.background import megabytes
+from llm.data.background import progress
 from llm.data.holdout import Unit
 from llm.data.shards import ShardWriter
 from llm.events import Progress
@@ -63,11 +63,11 @@ def tokenise(
         for _ in encode_units(units, tokenizer, borders, {False: train, True: validation}):
             if time.monotonic() - reported >= REPORT_SECONDS:
                 reported = time.monotonic()
-                yield megabytes("Tokenising", train.text_bytes + validation.text_bytes, total_bytes)
+                yield progress("Tokenising", (train.text_bytes + validation.text_bytes) / 1e6, total_bytes / 1e6)
     finally:
         train.close()
         validation.close()
-    yield megabytes("Tokenising", total_bytes, total_bytes)
+    yield progress("Tokenising", total_bytes / 1e6, total_bytes / 1e6)
 
 
 class Borders(NamedTuple):
