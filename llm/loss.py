@@ -57,7 +57,7 @@ def linear_cross_entropy(
     """
     rows, wanted = hidden.flatten(0, -2), targets.flatten()
     if reduction != "none" and torch.is_grad_enabled():
-        total: Tensor = LinearCrossEntropy.apply(rows, weight, wanted, softcap)
+        total: Tensor = LinearCrossEntropy.apply(rows, weight, wanted, softcap)  # type: ignore[no-untyped-call]
         return total / counted(targets) if reduction == "mean" else total
     size = chunk_rows(weight)
     losses = [

@@ -63,6 +63,6 @@ class Rotary(nn.Module):
 
     def _apply(self, fn: Callable[..., Any], recurse: bool = True) -> Self:
         """Moves and casts the module as torch does, then computes the tables anew, where and as they are needed."""
-        super()._apply(fn, recurse)
+        super()._apply(fn, recurse)  # type: ignore[no-untyped-call]
         self._fill()
         return self

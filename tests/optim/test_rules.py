@@ -1,0 +1,276 @@
+"""AdamW, SGD and Muon against torch's own and against formulas, over 200 steps in float64."""
+
+from __future__ import annotations
+
+import copy
+import itertools
+import math
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import replace
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from llm.config.schema import ModelConfig, OptimConfig, RunConfig, TrainConfig
+from llm.model.transformer import Transformer
+from llm.optim import Optimizer, build_optimizer
+from llm.optim.muon import orthogonalised
+
+STEPS = 200
+LR = 3e-3
+MODEL = ModelConfig(
+    n_layer=2, d_model=10, n_head=1, n_kv_head=1, d_ff=23, context=7, vocab_size=29, tied_head=False, mlp="relu2"
+)
+BOTH = pytest.mark.parametrize("fused", ["on", "off"])
+
+
+def run_config(**optim: Any) -> RunConfig:
+    return RunConfig(model=MODEL, optim=OptimConfig(**optim), train=TrainConfig(lr=LR))
+
+
+def fresh() -> Transformer:
+    model = Transformer(MODEL)
+    model.init_weights(torch.Generator().manual_seed(4))
+    return model.double()
+
+
+def gradients(model: nn.Module) -> Iterator[None]:
+    """Set random gradients, of very different sizes, before each of the steps."""
+    generator = torch.Generator().manual_seed(9)
+    for step in range(STEPS):
+        for parameter in model.parameters():
+            noise = torch.randn(parameter.shape, generator=generator, dtype=torch.float64)
+            parameter.grad = noise * 10 ** (3 * math.sin(step))
+        yield
+
+
+def scale_at(step: int) -> float:
+    return 1 / (1 + step / 50)
+
+
+def trained(optimizer_of: Callable[[Transformer], Callable[[float], object]]) -> dict[str, Tensor]:
+    model = fresh()
+    step_by = optimizer_of(model)
+    for step, _ in enumerate(gradients(model)):
+        step_by(scale_at(step))
+    return model.state_dict()
+
+
+def ours(config: RunConfig) -> dict[str, Tensor]:
+    return trained(lambda model: build_optimizer(model, config).step)
+
+
+def torchs(*kinds: tuple[Callable[..., torch.optim.Optimizer], Callable[[str, Tensor], bool], dict[str, Any]]) -> Any:
+    """Train by torch's optimisers, each on the parameters that its condition picks."""
+
+    def make(model: Transformer) -> Callable[[float], None]:
+        made = [
+            kind([p for name, p in model.named_parameters() if picks(name, p)], **options)
+            for kind, picks, options in kinds
+        ]
+        peaks = [optimizer.param_groups[0]["lr"] for optimizer in made]
+
+        def step(scale: float) -> None:
+            for optimizer, peak in zip(made, peaks, strict=True):
+                optimizer.param_groups[0]["lr"] = peak * scale
+                optimizer.step()
+
+        return step
+
+    return trained(make)
+
+
+def assert_equal(a: dict[str, Tensor], b: dict[str, Tensor], tolerance: float = 1e-9) -> None:
+    start = fresh().state_dict()
+    for name in a.keys() | b.keys():
+        assert not torch.equal(a[name], start[name]), f"{name} did not move"
+        assert float((a[name] - b[name]).abs().max() / b[name].abs().max()) < tolerance, name
+
+
+def is_matrix(name: str, weight: Tensor) -> bool:
+    return name.startswith("blocks.") and weight.ndim == 2
+
+
+@BOTH
+@pytest.mark.parametrize("beta1,beta2", [(0.9, 0.999), (0.8, 0.95), (0.0, 0.9)])
+def test_adamw_is_torchs(fused: str, beta1: float, beta2: float) -> None:
+    options = {"lr": LR, "betas": (beta1, beta2), "eps": 1e-4}
+    theirs = torchs(
+        (torch.optim.AdamW, lambda name, weight: weight.ndim >= 2, options | {"weight_decay": 0.3}),
+        (torch.optim.AdamW, lambda name, weight: weight.ndim < 2, options | {"weight_decay": 0.0}),
+    )
+    assert_equal(ours(run_config(beta1=beta1, beta2=beta2, eps=1e-4, weight_decay=0.3, fused=fused)), theirs)
+
+
+@BOTH
+def test_adamw_decaying_everything(fused: str) -> None:
+    options = {"lr": LR, "betas": (0.9, 0.95), "weight_decay": 0.3}
+    theirs = torchs((torch.optim.AdamW, lambda name, weight: True, options))
+    assert_equal(ours(run_config(weight_decay=0.3, decay_all=True, fused=fused)), theirs)
+
+
+def cs336_adamw(model: Transformer) -> Callable[[float], None]:
+    """The assignment's AdamW: α_t = α√(1−β₂ᵗ)/(1−β₁ᵗ); θ −= α_t·m/(√v+ε); θ −= α·λ·θ."""
+    beta1, beta2, eps, decay = 0.9, 0.999, 1e-2, 0.3
+    parameters = list(model.parameters())
+    m = [torch.zeros_like(p) for p in parameters]
+    v = [torch.zeros_like(p) for p in parameters]
+    count = itertools.count(1)
+
+    def step(scale: float) -> None:
+        t, lr = next(count), LR * scale
+        alpha_t = lr * math.sqrt(1 - beta2**t) / (1 - beta1**t)
+        for i, p in enumerate(parameters):
+            m[i] = beta1 * m[i] + (1 - beta1) * p.grad
+            v[i] = beta2 * v[i] + (1 - beta2) * p.grad**2
+            p.data -= alpha_t * m[i] / (torch.sqrt(v[i]) + eps)
+            p.data -= lr * decay * p.data
+
+    return step
+
+
+@BOTH
+def test_adamw_as_cs336_writes_it(fused: str) -> None:
+    config = run_config(
+        beta2=0.999, eps=1e-2, weight_decay=0.3, eps_inside=True, decay_after=True, decay_all=True, fused=fused
+    )
+    assert_equal(ours(config), trained(cs336_adamw))
+
+
+@BOTH
+@pytest.mark.parametrize("decay", [0.0, 0.3])
+def test_sgd_is_torchs(fused: str, decay: float) -> None:
+    theirs = torchs((torch.optim.SGD, lambda name, weight: True, {"lr": LR, "weight_decay": decay}))
+    assert_equal(ours(run_config(kind="sgd", weight_decay=decay, decay_all=True, fused=fused)), theirs)
+
+
+@BOTH
+def test_muon_is_torchs(fused: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.Tensor, "bfloat16", lambda self: self)  # or torch rounds
+    muon = {"lr": 0.02, "momentum": 0.9, "weight_decay": 0.3, "nesterov": True}
+    adamw = {"lr": LR, "betas": (0.9, 0.95)}
+    theirs = torchs(
+        (torch.optim.Muon, is_matrix, muon),
+        (torch.optim.AdamW, lambda n, w: not is_matrix(n, w) and w.ndim == 2, adamw | {"weight_decay": 0.3}),
+        (torch.optim.AdamW, lambda n, w: w.ndim < 2, adamw | {"weight_decay": 0.0}),
+    )
+    config = run_config(kind="muon", momentum=0.9, weight_decay=0.3, fused=fused)
+    assert_equal(ours(config), theirs)
+
+
+@pytest.mark.parametrize("shape", [(23, 23), (61, 17), (17, 61), (3, 17, 61), (5, 61, 17)])
+def test_orthogonalised_is_near_the_orthogonal_factor(shape: tuple[int, ...]) -> None:
+    x = torch.randn(shape, generator=torch.Generator().manual_seed(1))
+    u, _, vt = torch.linalg.svd(x, full_matrices=False)
+    y = orthogonalised(x)
+    singular = torch.linalg.svdvals(y)
+    assert y.dtype == torch.float32
+    assert singular.max() < 1.5
+    assert singular.median() > 0.6
+    alignment = (y * (u @ vt)).sum((-2, -1)) / (y.norm(dim=(-2, -1)) * (u @ vt).norm(dim=(-2, -1)))
+    assert alignment.min() > 0.95
+    assert not orthogonalised(torch.zeros(shape)).any()
+
+
+def test_rates_of_the_groups() -> None:
+    optim = OptimConfig(kind="muon", matrix_lr=0.02, embedding_lr=0.2, head_lr=0.004, width_scaled_lr=True)
+    model = Transformer(replace(MODEL, d_model=192, bias=True))
+    optimizer = build_optimizer(model, RunConfig(model=MODEL, optim=optim, train=TrainConfig(lr=0.003)))
+    rates = {group.label: (group.rule.name, group.lr, group.weight_decay) for group in optimizer.groups}
+    assert rates == {
+        "embedding": ("adamw", pytest.approx(0.4), 0.1),
+        "head": ("adamw", pytest.approx(0.008), 0.1),
+        "matrices": ("muon", 0.02, 0.1),
+        "vectors": ("adamw", pytest.approx(0.006), 0.0),
+    }
+    names = itertools.chain.from_iterable(group.names for group in optimizer.groups)
+    assert sorted(names) == sorted(name for name, _ in model.named_parameters())
+
+
+KINDS: list[dict[str, Any]] = [
+    {"kind": "adamw"},
+    {"kind": "adamw", "eps_inside": True, "decay_after": True},
+    {"kind": "sgd"},
+    {"kind": "muon"},
+]
+
+
+def snapshot(model: nn.Module, optimizer: Optimizer) -> dict[str, Tensor]:
+    return copy.deepcopy(dict(model.state_dict()) | optimizer.state_tensors())
+
+
+@BOTH
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("poison", [math.nan, math.inf])
+def test_a_step_that_is_not_finite_moves_nothing(kind: dict[str, Any], fused: str, poison: float) -> None:
+    """Steps that were refused leave no trace: the run goes on as if they had not been."""
+    results = []
+    for poisoned in (True, False):
+        model = fresh()
+        optimizer = build_optimizer(model, run_config(**kind, fused=fused))
+        for step, _ in enumerate(itertools.islice(gradients(model), 20)):
+            if poisoned and step in (0, 7, 8):
+                kept = [p.grad.clone() for p in model.parameters()]
+                for parameter in model.parameters():
+                    parameter.grad.flatten()[:3] = poison
+                before = snapshot(model, optimizer)
+                optimizer.step(scale_at(step), torch.tensor(False))
+                after = snapshot(model, optimizer)
+                assert all(torch.equal(before[name], after[name]) for name in before)
+                for parameter, gradient in zip(model.parameters(), kept, strict=True):
+                    parameter.grad = gradient
+            optimizer.step(scale_at(step), torch.tensor(True))
+        results.append(snapshot(model, optimizer))
+    for name, value in results[0].items():
+        assert torch.equal(value, results[1][name]), name
+    assert results[0]["step"] == 20
+
+
+@BOTH
+@pytest.mark.parametrize("kind", KINDS)
+def test_gating_does_not_change_a_step_that_is_applied(kind: dict[str, Any], fused: str) -> None:
+    results = []
+    for finite in (None, torch.tensor(True)):
+        model = fresh()
+        optimizer = build_optimizer(model, run_config(**kind, fused=fused))
+        for _ in itertools.islice(gradients(model), 20):
+            optimizer.step(0.7, finite)
+        results.append(snapshot(model, optimizer))
+    for name, value in results[0].items():
+        assert torch.allclose(value, results[1][name], rtol=1e-12, atol=0), name
+
+
+def steps(model: nn.Module, optimizer: Optimizer, count: Iterable[None]) -> None:
+    for _ in count:
+        optimizer.step(1.0)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_saved_state_goes_on_bit_for_bit(kind: dict[str, Any]) -> None:
+    model = fresh()
+    optimizer = build_optimizer(model, run_config(**kind))
+    source = gradients(model)
+    steps(model, optimizer, itertools.islice(source, 5))
+    other = fresh()
+    other.load_state_dict(model.state_dict())
+    restored = build_optimizer(other, run_config(**kind))
+    restored.load_state_tensors(copy.deepcopy(optimizer.state_tensors()))
+    for _ in itertools.islice(source, 5):
+        for mine, theirs in zip(other.parameters(), model.parameters(), strict=True):
+            mine.grad = theirs.grad.clone()
+        optimizer.step(1.0)
+        restored.step(1.0)
+    expected, found = snapshot(model, optimizer), snapshot(other, restored)
+    assert all(torch.equal(expected[name], found[name]) for name in expected)
+
+
+def test_zero_grad_drops_the_gradients_and_a_step_without_them_is_refused() -> None:
+    model = fresh()
+    optimizer = build_optimizer(model, run_config())
+    next(gradients(model))
+    optimizer.zero_grad()
+    assert all(parameter.grad is None for parameter in model.parameters())
+    with pytest.raises(ValueError, match=r"embedding\.weight has no gradient"):
+        optimizer.step(1.0)

@@ -1,0 +1,122 @@
+"""The learning rate against torch's schedulers and the formulas of the documents."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+
+from llm.config.schema import RunConfig, ScheduleConfig, TrainConfig
+from llm.optim import lr_at
+
+PEAK, FLOOR, STEPS = 3e-3, 2e-4, 211
+
+
+def rates(steps: int = STEPS, **schedule: Any) -> list[float]:
+    schedule = {"lr_min": FLOOR} | schedule
+    config = RunConfig(train=TrainConfig(lr=PEAK), schedule=ScheduleConfig(**schedule))
+    return [lr_at(step, steps, config) for step in range(steps + 20)]
+
+
+def torchs(scheduler: Any) -> list[float]:
+    optimizer = torch.optim.SGD([torch.nn.Parameter(torch.zeros(1))], lr=PEAK)
+    schedule = scheduler(optimizer)
+    found = []
+    for _ in range(STEPS):
+        found.append(optimizer.param_groups[0]["lr"])
+        optimizer.step()
+        schedule.step()
+    return found
+
+
+def test_cosine_is_torchs() -> None:
+    theirs = torchs(lambda optimizer: torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, STEPS, eta_min=FLOOR))
+    assert rates(kind="cosine")[:STEPS] == pytest.approx(theirs, rel=1e-9)
+
+
+def test_linear_is_torchs() -> None:
+    theirs = torchs(
+        lambda optimizer: torch.optim.lr_scheduler.LinearLR(optimizer, 1.0, FLOOR / PEAK, total_iters=STEPS)
+    )
+    assert rates(kind="linear")[:STEPS] == pytest.approx(theirs, rel=1e-9)
+
+
+def test_sqrt_and_constant() -> None:
+    theirs = torchs(lambda optimizer: torch.optim.lr_scheduler.LambdaLR(optimizer, lambda t: 1 / math.sqrt(t + 1)))
+    assert rates(kind="sqrt", lr_min=0.0)[:STEPS] == pytest.approx(theirs, rel=1e-12)
+    assert rates(kind="sqrt", lr_min=0.0, warmup_from="first")[:STEPS] == pytest.approx(theirs, rel=1e-12)
+    assert min(rates(kind="sqrt", lr_min=1e-3)) == 1e-3
+    assert set(rates(kind="constant", decay_until=0.5)) == {PEAK}
+
+
+def cs336(step: int, warmup: int, end: int) -> float:
+    """The assignment's schedule, called with steps from 1."""
+    if step < warmup:
+        return PEAK * step / warmup
+    if step <= end:
+        progress = (step - warmup) / (end - warmup)
+        return FLOOR + 0.5 * (1 + math.cos(math.pi * progress)) * (PEAK - FLOOR)
+    return FLOOR
+
+
+def test_as_the_assignment_and_the_lecture() -> None:
+    assignment = rates(200, kind="cosine", warmup_steps=30, warmup_from="first")
+    assert assignment == pytest.approx([cs336(t + 1, 30, 200) for t in range(220)], rel=1e-12)
+    assert assignment[199] == FLOOR
+    assert assignment[198] > FLOOR
+    lecture = rates(200, kind="cosine", warmup_ratio=0.05, decay_until=0.9, warmup_from="first")
+    assert lecture == pytest.approx([cs336(t + 1, 10, 180) for t in range(220)], rel=1e-12)
+
+
+def test_as_nanochat() -> None:
+    """Multiplier: (it+1)/warmup, then 1, then (n − it)/warmdown of the way down to the final fraction."""
+    steps, warmup, down, final = 1000, 50, 200, FLOOR / PEAK
+    expected = []
+    for it in range(steps):
+        if it < warmup:
+            multiplier = (it + 1) / warmup
+        elif it <= steps - down:
+            multiplier = 1.0
+        else:
+            progress = (steps - it) / down
+            multiplier = progress + (1 - progress) * final
+        expected.append(PEAK * multiplier)
+    found = rates(steps, kind="linear", warmup_steps=warmup, hold_until=0.8)
+    assert found[:steps] == pytest.approx(expected, rel=1e-9)
+    assert found[steps - 1] == pytest.approx(FLOOR + (PEAK - FLOOR) / down)
+    assert found[steps] == FLOOR
+
+
+def test_as_llama2c() -> None:
+    """it/warmup from 0, then a cosine from the end of warm-up to the last step."""
+    found = rates(kind="cosine", warmup_steps=10, warmup_from="zero", lr_min=0.0)
+    assert found[0] == 0.0
+    assert found[5] == pytest.approx(PEAK / 2)
+    assert found[10] == PEAK
+    assert found[60] == pytest.approx(PEAK * 0.5 * (1 + math.cos(math.pi * 50 / (STEPS - 10))))
+
+
+def test_the_number_of_warm_up_steps_has_precedence_over_the_ratio() -> None:
+    assert rates(warmup_steps=10, warmup_ratio=0.5) == rates(warmup_steps=10)
+
+
+@given(
+    kind=st.sampled_from(["constant", "cosine", "linear", "sqrt"]),
+    warmup_steps=st.integers(0, 50),
+    warmup_ratio=st.floats(0, 1),
+    warmup_from=st.sampled_from(["zero", "first", "next"]),
+    hold_until=st.floats(0, 1),
+    decay_until=st.floats(0.01, 1),
+    steps=st.integers(1, 60),
+)
+def test_every_rate_lies_between_zero_and_the_peak_and_never_rises_after_warm_up(steps: int, **schedule: Any) -> None:
+    found = rates(steps, **schedule)
+    assert all(0 <= rate <= PEAK * (1 + 1e-12) for rate in found)
+    top = found.index(max(found))
+    assert all(later <= earlier for earlier, later in zip(found[top:], found[top + 1 :], strict=False))
+    if schedule["kind"] in ("cosine", "linear"):
+        assert found[steps] == FLOOR or schedule["hold_until"] == 1 or steps < schedule["warmup_steps"]
