@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from llm.errors import UserError
+from llm.errors import ConfigError, Problem, UserError, WrongUse
 from llm.tokenizer.base import Progress, Tokenizer, number_special_tokens
 from llm.tokenizer.bpe import READING_SHARE, SPLIT_PATTERN, train_bpe
 from llm.tokenizer.byte import ByteTokenizer
@@ -31,6 +31,8 @@ def build_tokenizer(config: TokenizerConfig, texts: Iterable[str], progress: Pro
     """The tokenizer that `config` asks for: loaded from `config.path`, or trained on `texts`.
 
     BPE and SentencePiece read the first `train_mb` megabytes of `texts`, characters all of it, the others none.
+    A ready-made vocabulary keeps its own special tokens, and the configured ones are added where it lacks them;
+    SentencePiece has <s> and </s> only.
     When the text does not yield `vocab_size` tokens, the tokenizer has fewer and its `vocab_size` says so.
     `progress` is called with (done, 1.0).
     """
@@ -55,7 +57,10 @@ def load_tokenizer(directory: Path) -> Tokenizer:
         known = ", ".join(loaders)
         raise UserError(f"{directory / RECORD} has the unknown kind {record['kind']!r}; the kinds are {known}.")
     try:
-        return loaders[record["kind"]](record, directory)
+        tokenizer = loaders[record["kind"]](record, directory)
+        if tokenizer.special_tokens != record["special_tokens"]:
+            raise ValueError("its special tokens have other ids")
+        return tokenizer
     except (KeyError, TypeError, ValueError, OSError) as error:
         raise UserError(f"The tokenizer in {directory} is damaged ({error}); restore it from a copy.") from error
 
@@ -63,17 +68,17 @@ def load_tokenizer(directory: Path) -> Tokenizer:
 def _load_existing(config: TokenizerConfig) -> Tokenizer:
     path = Path(config.path).expanduser()
     if not path.exists():
-        raise UserError(f"There is no tokenizer at {path}; check tokenizer.path, or leave it empty to train one.")
+        raise WrongUse(f"There is no tokenizer at {path}; check tokenizer.path, or leave it empty to train one.")
     if path.is_dir() and is_saved_here(path):
         tokenizer = load_tokenizer(path)
         if tokenizer.kind != config.kind:
-            raise UserError(f"{path} holds a tokenizer of kind {tokenizer.kind}; set tokenizer.kind to that.")
+            raise WrongUse(f"{path} holds a tokenizer of kind {tokenizer.kind}; set tokenizer.kind to that.")
         return tokenizer
     if config.kind == "sentencepiece":
         return SentencePieceTokenizer.from_file(path)
     if config.kind == "gpt2-files":
         return load_gpt2_files(path, config.special_tokens)
-    raise UserError(f"{path} holds no saved tokenizer; name a directory that this program has written.")
+    raise WrongUse(f"{path} holds no saved tokenizer; name a directory that this program has written.")
 
 
 def _train(config: TokenizerConfig, texts: Iterable[str], progress: Progress | None) -> Tokenizer:
@@ -84,7 +89,7 @@ def _train(config: TokenizerConfig, texts: Iterable[str], progress: Progress | N
     if config.kind == "tiktoken":
         return load_encoding(config.encoding, config.special_tokens)
     if config.kind == "gpt2-files":
-        raise UserError("A tokenizer of kind gpt2-files is loaded: set tokenizer.path to the folder of vocab.json.")
+        raise WrongUse("A tokenizer of kind gpt2-files is loaded: set tokenizer.path to the folder of vocab.json.")
     beginning = _first_megabytes(texts, config.train_mb, progress)
     if config.kind == "sentencepiece":
         return SentencePieceTokenizer.train(beginning, config.vocab_size)
@@ -94,10 +99,8 @@ def _train(config: TokenizerConfig, texts: Iterable[str], progress: Progress | N
 def _train_bpe_tokenizer(config: TokenizerConfig, texts: Iterable[str], progress: Progress | None) -> RankTokenizer:
     least = 256 + len(config.special_tokens)
     if config.vocab_size < least:
-        raise UserError(
-            f"tokenizer.vocab_size is {config.vocab_size}, but 256 bytes and {len(config.special_tokens)} special "
-            f"tokens need {least}; set it to {least} or more."
-        )
+        message = f"{config.vocab_size} is too small for 256 bytes and the special tokens; set it to {least} or more."
+        raise ConfigError([Problem("tokenizer.vocab_size", message)])
     learnt = train_bpe(texts, config.vocab_size - len(config.special_tokens), progress=progress)
     ranks = {bytes([value]): value for value in range(256)}
     ranks.update((token, 256 + index) for index, token in enumerate(learnt))

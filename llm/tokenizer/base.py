@@ -14,7 +14,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Protocol
 
-from llm.errors import UserError
+from llm.errors import WrongUse
 from llm.files import write_atomic, write_json
 from llm.tokenizer.cuts import FindCut, chunks, last_safe_cut
 from llm.tokenizer.saved import FORMAT_VERSION, RECORD
@@ -38,19 +38,26 @@ class Tokenizer(Protocol):
     dummy_prefix: bytes
     """Bytes that encoding puts before every text and decoding takes away again (SentencePiece: one space)."""
 
-    def encode(self, text: str, *, special: bool = False) -> list[int]: ...
+    def encode(self, text: str, *, special: bool = False) -> list[int]:
+        """Ids of `text`; with `special`, the text of a special token becomes its id."""
 
-    def encode_batch(self, texts: Sequence[str]) -> list[list[int]]: ...
+    def encode_batch(self, texts: Sequence[str]) -> list[list[int]]:
+        """Ids of each text, special tokens being text like any other."""
 
-    def encode_stream(self, pieces: Iterable[str]) -> Iterator[list[int]]: ...
+    def encode_stream(self, pieces: Iterable[str]) -> Iterator[list[int]]:
+        """The ids of `"".join(pieces)`, list by list, with bounded memory."""
 
-    def decode(self, ids: Iterable[int]) -> str: ...
+    def decode(self, ids: Iterable[int]) -> str:
+        """The text of `ids`, without special tokens; bytes that are not UTF-8 become U+FFFD."""
 
-    def token_bytes(self, token_id: int) -> bytes: ...
+    def token_bytes(self, token_id: int) -> bytes:
+        """The bytes of one id; none for special tokens."""
 
-    def save(self, directory: Path) -> None: ...
+    def save(self, directory: Path) -> None:
+        """Write what `load_tokenizer` needs."""
 
-    def fingerprint(self) -> str: ...
+    def fingerprint(self) -> str:
+        """sha256 of what decides the encoding."""
 
 
 class BaseTokenizer(ABC):
@@ -157,7 +164,7 @@ def number_special_tokens(texts: Sequence[str], first_id: int) -> dict[str, int]
     """Ids for special tokens, in order, from `first_id` on; refuses empty and repeated ones."""
     for position, text in enumerate(texts):
         if not text:
-            raise UserError("A special token is empty; give it a text such as <|endoftext|>.")
+            raise WrongUse("A special token is empty; give it a text such as <|endoftext|>.")
         if text in texts[:position]:
-            raise UserError(f"The special token {text!r} is listed twice; name each one once.")
+            raise WrongUse(f"The special token {text!r} is listed twice; name each one once.")
     return {text: first_id + position for position, text in enumerate(texts)}

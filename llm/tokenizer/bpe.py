@@ -13,7 +13,7 @@ from heapq import heapify, heappop, heappush
 from itertools import pairwise
 from types import ModuleType
 
-from llm.errors import UserError
+from llm.errors import WrongUse
 from llm.tokenizer.base import Progress, well_formed
 
 SPLIT_PATTERN = "|".join(
@@ -52,7 +52,7 @@ def train_bpe(
     imported; both trainers return the same list.
     """
     if vocab_size < 256:
-        raise UserError(f"A byte-level vocabulary of {vocab_size} is too small; ask for 256 or more.")
+        raise WrongUse(f"A byte-level vocabulary of {vocab_size} is too small; ask for 256 or more.")
     rustbpe = _import_rustbpe() if native else None
     texts = (well_formed(text) for text in texts)
     if rustbpe is None:

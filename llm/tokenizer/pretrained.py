@@ -9,7 +9,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from llm.errors import UserError
+from llm.errors import UserError, WrongUse
 from llm.names import did_you_mean
 from llm.tokenizer.gpt2files import GPT2_PATTERN, parse_gpt2_files
 from llm.tokenizer.ranks import RankTokenizer, with_special_tokens
@@ -113,7 +113,7 @@ def load_encoding(name: str, special_tokens: Sequence[str] = ()) -> RankTokenize
     encoding = ENCODINGS.get(name)
     if encoding is None:
         hint = did_you_mean(name, ENCODINGS) or f"use one of {', '.join(ENCODINGS)}"
-        raise UserError(f"There is no tiktoken encoding {name!r}; {hint}")
+        raise WrongUse(f"There is no tiktoken encoding {name!r}; {hint}")
     cache = cache_directory()
     contents = [file.read(cache) for file in encoding.files]
     present = [content for content in contents if content is not None]

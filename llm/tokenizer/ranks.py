@@ -6,6 +6,7 @@ import hashlib
 import os
 import re
 from collections.abc import Mapping, Sequence
+from functools import cached_property
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -57,11 +58,15 @@ class RankTokenizer(BaseTokenizer):
         return {
             "special_tokens": dict(self.special_tokens),
             "pattern": self.pattern,
-            "ranks_sha256": hashlib.sha256(dump_ranks(self._ranks)).hexdigest(),
+            "ranks_sha256": hashlib.sha256(self._content).hexdigest(),
         }
 
     def files(self) -> dict[str, bytes]:
-        return {RANKS: dump_ranks(self._ranks)}
+        return {RANKS: self._content}
+
+    @cached_property
+    def _content(self) -> bytes:
+        return dump_ranks(self._ranks)
 
 
 def _table(ranks: Mapping[bytes, int], special_tokens: Mapping[str, int]) -> list[bytes]:

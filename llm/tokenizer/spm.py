@@ -15,7 +15,7 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any, Literal
 
-from llm.errors import UserError
+from llm.errors import UserError, WrongUse
 from llm.tokenizer.base import BaseTokenizer, well_formed
 from llm.tokenizer.cuts import FindCut, chunks, last_cut_between_words
 
@@ -35,12 +35,12 @@ class SentencePieceTokenizer(BaseTokenizer):
     kind = "sentencepiece"
 
     def __init__(self, model: bytes) -> None:
-        """`model`: the content of a .model file; UserError when it is not one."""
+        """`model`: the content of a .model file; ValueError when it is not one."""
         self._model_bytes = model
         try:
             self._model = import_sentencepiece().SentencePieceProcessor(model_proto=model)
         except RuntimeError:
-            raise UserError("This is not a SentencePiece model; name a .model file or train one.") from None
+            raise ValueError("it is not a SentencePiece model") from None
         ids = range(self._model.vocab_size())
         self._pieces: list[str] = [self._model.id_to_piece(token_id) for token_id in ids]
         special_tokens = self._control_tokens()
@@ -56,7 +56,7 @@ class SentencePieceTokenizer(BaseTokenizer):
     ) -> SentencePieceTokenizer:
         """Train on the lines of `texts`. A text too small for `vocab_size` gives as many pieces as it can."""
         if vocab_size < LEAST_VOCAB:
-            raise UserError(f"A SentencePiece vocabulary of {vocab_size} is too small; ask for {LEAST_VOCAB} or more.")
+            raise WrongUse(f"A SentencePiece vocabulary of {vocab_size} is too small; ask for {LEAST_VOCAB} or more.")
         sentencepiece = import_sentencepiece()
         model = io.BytesIO()
         lines = [line for text in texts for line in well_formed(text).split("\n") if line.strip()]
@@ -87,8 +87,8 @@ class SentencePieceTokenizer(BaseTokenizer):
     def from_file(cls, path: Path) -> SentencePieceTokenizer:
         try:
             return cls(path.read_bytes())
-        except OSError as error:
-            raise UserError(f"{path} cannot be read ({error.strerror}); name an existing .model file.") from error
+        except (OSError, ValueError) as error:
+            raise UserError(f"{path} cannot be loaded ({error}); name a .model file of SentencePiece.") from error
 
     @classmethod
     def from_saved(cls, record: Mapping[str, Any], directory: Path) -> SentencePieceTokenizer:

@@ -97,6 +97,16 @@ def test_a_damaged_record_is_refused(
         load_tokenizer(tmp_path)
 
 
+@pytest.mark.parametrize("kind", ["byte", "char", "sentencepiece"])
+def test_special_tokens_with_other_ids_are_refused(tokenizers: dict[str, Tokenizer], kind: str, tmp_path: Path) -> None:
+    tokenizers[kind].save(tmp_path)
+    record = json.loads((tmp_path / "tokenizer.json").read_text())
+    moved = {text: token_id + 1 for text, token_id in record["special_tokens"].items()}
+    (tmp_path / "tokenizer.json").write_text(json.dumps(record | {"special_tokens": moved}))
+    with pytest.raises(UserError, match="damaged"):
+        load_tokenizer(tmp_path)
+
+
 @pytest.mark.parametrize("content", [b"", b"[]", b"{}", b'{"version": "1.0", "model": {}}', b"\xff"])
 def test_a_file_that_is_no_record_is_refused(content: bytes, tmp_path: Path) -> None:
     (tmp_path / "tokenizer.json").write_bytes(content)
