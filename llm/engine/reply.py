@@ -212,7 +212,7 @@ class Reply:
         tokens = draw(probabilities, uniform)
         column = tokens.unsqueeze(-1)
         probability = probabilities.gather(1, column).squeeze(-1)
-        logprob = logits.gather(1, column).squeeze(-1) - torch.logsumexp(logits, dim=-1)
+        logprob = torch.log_softmax(logits, dim=-1).gather(1, column).squeeze(-1)
         if self._knobs.mirostat_tau > 0:
             self._mu = mirostat_update(self._mu, probability, self._knobs.mirostat_tau, self._knobs.mirostat_eta)
         self._tokens = torch.cat((self._tokens, column), dim=1)

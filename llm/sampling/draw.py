@@ -47,7 +47,7 @@ def draw(probabilities: Tensor, uniform: Tensor) -> Tensor:
     probability 0 is never drawn. One number decides, so that similar distributions give the same token for the same
     seed, which is what makes two checkpoints comparable side by side.
     """
-    cumulative = probabilities.to(accumulation_type(probabilities.device)).cumsum(dim=-1)
+    cumulative = probabilities.cumsum(dim=-1, dtype=accumulation_type(probabilities.device))
     target = uniform.unsqueeze(-1).to(cumulative.dtype) * cumulative[:, -1:]
     drawn = torch.searchsorted(cumulative, target, right=True).squeeze(-1)
     return drawn.clamp(max=probabilities.shape[-1] - 1)

@@ -11,6 +11,8 @@ import math
 import torch
 from torch import Tensor
 
+FEW = 256
+
 
 def without(logits: Tensor, removed: Tensor) -> Tensor:
     """`logits` with the tokens of `removed` (B, V) or (V,) bool at -inf; a row that would lose all is left alone."""
@@ -32,9 +34,8 @@ def top_k(logits: Tensor, k: int) -> Tensor:
 
 def top_p(logits: Tensor, p: float) -> Tensor:
     """Nucleus sampling: keep the fewest likeliest tokens whose probabilities reach `p` (Holtzman et al. 2020)."""
-    ordered, order = torch.sort(logits, dim=-1, descending=True)
-    probabilities = torch.softmax(ordered, dim=-1)
-    before = probabilities.cumsum(dim=-1) - probabilities
+    ranked, order = _likeliest(torch.softmax(logits, dim=-1), p)
+    before = ranked.cumsum(dim=-1) - ranked
     return _keep_sorted(logits, order, before < p)
 
 
@@ -130,7 +131,19 @@ def _keep_top(logits: Tensor, removed: Tensor) -> Tensor:
 
 
 def _keep_sorted(logits: Tensor, order: Tensor, kept: Tensor) -> Tensor:
-    """Remove all but the tokens `order` (B, V) names where `kept` (B, V), in that order, holds; the first is kept."""
+    """Remove all but the tokens that `order` (B, N) names where `kept` (B, N), in that order, holds; and the first."""
     removed = ~kept
     removed[:, 0] = False
-    return logits.masked_fill(torch.empty_like(removed).scatter_(1, order, removed), -torch.inf)
+    return logits.masked_fill(torch.ones_like(logits, dtype=torch.bool).scatter_(1, order, removed), -torch.inf)
+
+
+def _likeliest(probabilities: Tensor, mass: float) -> tuple[Tensor, Tensor]:
+    """Probabilities in falling order and their tokens: all of them, or at least as many as reach `mass`.
+
+    On a CPU, sorting 50 000 tokens takes 5 ms, and finding the first few hundred 0.2 ms: they are tried first.
+    """
+    if probabilities.device.type == "cpu" and probabilities.shape[-1] > FEW:
+        ranked, order = torch.topk(probabilities, FEW, dim=-1)
+        if bool((ranked.sum(dim=-1) >= mass).all()):
+            return ranked, order
+    return torch.sort(probabilities, dim=-1, descending=True)

@@ -263,6 +263,18 @@ def test_nothing_touches_training() -> None:
     assert collect(engine, "Once", PLAIN)[0] == collect(Engine(snapshot_model(model), TOKENIZER), "Once", PLAIN)[0]
 
 
+def test_half_precision_is_a_copy_of_its_own() -> None:
+    model = make_model()
+    engine = Engine(model, TOKENIZER, dtype=torch.bfloat16)
+    assert collect(engine, "Once", PLAIN)[2].tokens == 20
+    assert engine.model.head_weight.dtype == torch.bfloat16
+    assert model.head_weight.dtype == torch.float32
+    other = make_model(5)
+    engine.refresh(other, 2)
+    assert torch.equal(engine.model.head_weight, other.head_weight.bfloat16())
+    assert Engine(model, TOKENIZER, device="cpu", dtype=torch.float32).model is model
+
+
 def test_an_empty_prompt_begins_a_document() -> None:
     engine = Engine(make_model(), TOKENIZER)
     assert engine.prompt_ids("", PLAIN) == [END]

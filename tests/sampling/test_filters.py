@@ -59,6 +59,13 @@ def test_same_set_and_probabilities_as_transformers(case: int, spread: float) ->
         assert torch.equal(logits, untouched)
 
 
+@pytest.mark.parametrize("p", [0.02, 0.5, 0.999, 1 - 1e-9])
+def test_the_nucleus_of_a_large_vocabulary(p: float) -> None:
+    """Some of these are found among the likeliest few hundred, others need them all."""
+    logits = random_logits(6, vocab=4001)
+    same_distribution(filters.top_p(logits, p), hf.TopPLogitsWarper(p)(random_history(6), logits))
+
+
 @pytest.mark.parametrize("n", [1, 2, 3])
 def test_no_repeat_ngram_bans_what_transformers_bans(n: int) -> None:
     history = random_history(n, 97, vocab=5)
