@@ -1,14 +1,15 @@
-"""The whole stack on a GPU: the same text as on the CPU, in float64."""
+"""Where the engine computes: on a GPU the same text as on the CPU, in float64; beside a trainer, on one thread."""
 
 from __future__ import annotations
 
+import threading
 from dataclasses import replace
 
 import pytest
 import torch
 
 from llm.config.schema import DecodeConfig, ModelConfig
-from llm.engine import Engine
+from llm.engine import Engine, use_one_thread
 from llm.model.transformer import Transformer
 from llm.tokenizer.byte import ByteTokenizer
 
@@ -37,3 +38,16 @@ def test_the_same_text_on_a_gpu(position: str, beams: int) -> None:
         texts.append([(piece.sample, piece.token_id) for piece in pieces[:-1]])
     assert texts[0] == texts[1]
     assert next(model.parameters()).device.type == "cpu"
+
+
+def test_one_thread_here_leaves_the_others_alone() -> None:
+    before = torch.get_num_threads()
+    seen: list[int] = []
+    torch.set_num_threads(2)
+    try:
+        thread = threading.Thread(target=lambda: (use_one_thread(), seen.append(torch.get_num_threads())))
+        thread.start()
+        thread.join()
+        assert (seen, torch.get_num_threads()) == ([1], 2)
+    finally:
+        torch.set_num_threads(before)
