@@ -1,0 +1,233 @@
+"""The Chat screen in the real app: with a model of words for its keys, and with a trained one for the whole path."""
+
+from __future__ import annotations
+
+import asyncio
+import threading
+import time
+from pathlib import Path
+
+import pytest
+from textual.widgets import Input, Static
+
+import workbench.app as app_module
+import workbench.screens.chat as chat_module
+from tests.workbench.test_chat_service import FakeTalker
+from workbench.app import WorkbenchApp
+from workbench.screens.choose_model import ChooseModel
+from workbench.services.chat import ChatService
+from workbench.widgets.knobs import KnobRow
+
+
+class ChatApp(WorkbenchApp):
+    CSS_PATH = Path(app_module.__file__).with_name("app.tcss")
+    DEFAULT_MODE = "chat"
+
+
+async def until(condition, what="the condition", seconds=20.0):
+    limit = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < limit, f"{what} did not come true"
+        await asyncio.sleep(0.01)
+
+
+def text_of(screen, selector):
+    return str(screen.query_one(selector, Static).render())
+
+
+@pytest.fixture
+def talker(monkeypatch):
+    """The screen talks to this one, whatever it opens."""
+    talker = FakeTalker()
+    talker.context = 200
+
+    def service(home, training, post):
+        return ChatService(home, training, post, opener=lambda *arguments: talker)
+
+    monkeypatch.setattr(chat_module, "ChatService", service)
+    return talker
+
+
+async def opened(pilot):
+    screen = pilot.app.screen
+    screen.open_reference("fake")
+    await until(lambda: screen.model is not None, "a model")
+    return screen
+
+
+async def test_without_a_model_it_says_where_to_get_one(home):
+    async with ChatApp(home).run_test(size=(120, 24)) as pilot:
+        await until(lambda: "No model yet" in text_of(pilot.app.screen, "#chat-model"))
+        await pilot.press(*"hello", "enter")
+        assert pilot.app.screen.prompt.text == "hello", "what was typed is not lost"
+        assert "ctrl+o" in text_of(pilot.app.screen, "#chat-status")
+
+
+async def test_a_prompt_goes_on_as_text(home, talker):
+    async with ChatApp(home).run_test(size=(80, 24)) as pilot:
+        screen = await opened(pilot)
+        await pilot.press(*"Once ", "enter")
+        await until(lambda: screen.exchanges and not screen.writing)
+        assert screen.transcript.text == "Once one two three"
+        assert screen.prompt.text == ""
+        status = text_of(screen, "#chat-status")
+        assert "3 tokens" in status and "20 tokens/s" in status and "context 7/200" in status
+        assert "fake@1" in text_of(screen, "#chat-model")
+
+
+async def test_a_newline_key_and_the_prompts_before(home, talker):
+    async with ChatApp(home).run_test(size=(80, 24)) as pilot:
+        screen = await opened(pilot)
+        await pilot.press("a", "ctrl+j", "b", "enter")
+        await until(lambda: talker.prompts and not screen.writing)
+        assert talker.prompts[0][0] == "a\nb"
+        await pilot.press("c", "enter")
+        await until(lambda: len(talker.prompts) == 2 and not screen.writing)
+        await pilot.press(*"draft", "up")
+        assert screen.prompt.text == "c"
+        await pilot.press("up")
+        assert screen.prompt.text == "a\nb"
+        await pilot.press("down", "down")
+        assert screen.prompt.text == "draft"
+
+
+async def test_escape_stops_and_typing_meanwhile_is_kept(home, talker):
+    talker.gate, talker.words = threading.Semaphore(2), ["w "] * 50
+    async with ChatApp(home).run_test(size=(80, 24)) as pilot:
+        screen = await opened(pilot)
+        await pilot.press("x", "enter")
+        await until(lambda: "w " in screen.transcript.text)
+        await pilot.press(*"next", "enter")
+        assert screen.prompt.text == "next" and "still writing" in text_of(screen, "#chat-status")
+        await pilot.press("escape")
+        talker.gate.release(3)
+        await until(lambda: not screen.writing)
+        assert "stopped" in text_of(screen, "#chat-status")
+        assert screen.transcript.text.count("w ") <= 4
+
+
+async def test_knobs_are_checked_as_typed_and_hold_at_once(home, talker):
+    async with ChatApp(home).run_test(size=(120, 40)) as pilot:
+        screen = await opened(pilot)
+        assert screen.panel.knobs.temperature == 0.5, "the run's own value"
+        await pilot.press("f2")
+        field = screen.query_one("#knob-temperature Input", Input)
+        assert field.has_focus
+        field.value = "1.5"
+        await until(lambda: screen.service.knobs.temperature == 1.5)
+        row = screen.query_one("#knob-temperature", KnobRow)
+        assert row.has_class("changed")
+        field.value = "hot"
+        await until(lambda: row.has_class("wrong"))
+        assert screen.service.knobs.temperature == 1.5
+        assert "must be" in text_of(screen, "#knob-help")
+        await pilot.press("ctrl+l")
+        await until(lambda: screen.service.knobs.temperature == 0.5)
+        assert not row.has_class("wrong") and not row.has_class("changed")
+        await pilot.press("down")
+        assert screen.query_one("#knob-top-k Input", Input).has_focus
+        await pilot.press("f2")
+        assert screen.prompt.has_focus
+
+
+async def test_what_was_set_by_hand_stays_when_the_model_changes(home, talker):
+    async with ChatApp(home).run_test(size=(120, 40)) as pilot:
+        screen = await opened(pilot)
+        screen.query_one("#knob-top-k Input", Input).value = "7"
+        await until(lambda: screen.panel.knobs.top_k == 7)
+        talker.decode = type(talker.decode)(temperature=0.9)
+        screen.open_reference("fake-2")
+        await until(lambda: screen.model is not None)
+        assert (screen.panel.knobs.temperature, screen.panel.knobs.top_k) == (0.9, 7)
+
+
+async def test_again_takes_the_next_seed_and_go_on_goes_on(home, talker):
+    async with ChatApp(home).run_test(size=(80, 24)) as pilot:
+        screen = await opened(pilot)
+        await pilot.press("x", "enter")
+        await until(lambda: len(talker.prompts) == 1 and not screen.writing)
+        await pilot.press("ctrl+r")
+        await until(lambda: len(talker.prompts) == 2 and not screen.writing)
+        assert screen.transcript.text == "xone two three"
+        assert [knobs.seed for _, knobs in talker.prompts] == [1, 2]
+        await pilot.press("ctrl+g")
+        await until(lambda: len(talker.prompts) == 3 and not screen.writing)
+        assert talker.prompts[2][0] == "xone two three"
+        assert screen.transcript.text == "xone two threeone two three"
+        await pilot.press("ctrl+n")
+        assert screen.transcript.text == "" and not screen.exchanges
+
+
+async def test_questions_and_answers(home, talker):
+    talker.words = [" A", " cat."]
+    async with ChatApp(home).run_test(size=(80, 24)) as pilot:
+        screen = await opened(pilot)
+        await pilot.press("ctrl+t")
+        assert screen.in_turns and "questions and answers" in text_of(screen, "#chat-model")
+        for question in ("Who?", "Why?"):
+            await pilot.press(*question, "enter")
+            await until(lambda: not screen.writing)
+        assert talker.prompts[1][0] == "Question: Who?\nAnswer: A cat.\n\nQuestion: Why?\nAnswer:"
+        assert screen.transcript.text == "you    Who?\nmodel  A cat.\n\nyou    Why?\nmodel  A cat."
+
+
+async def test_hostile_text_and_a_faithful_copy(home, talker):
+    hostile = "\x1b]0;evil\x07[bold]x[/bold]\u202e"
+    talker.words = [hostile]
+    async with ChatApp(home).run_test(size=(80, 24)) as pilot:
+        screen = await opened(pilot)
+        await pilot.press("x", "enter")
+        await until(lambda: screen.exchanges and not screen.writing)
+        shown = "".join(screen.transcript.render_line(y).text for y in range(3))
+        assert "␛]0;evil␇[bold]x[/bold]\ufffd" in shown
+        await pilot.press("escape", "y")
+        assert pilot.app.clipboard == hostile
+
+
+async def test_a_long_reply_stays_where_it_was_scrolled_to(home, talker):
+    talker.words = [f"line {number}\n" for number in range(80)]
+    async with ChatApp(home).run_test(size=(80, 24)) as pilot:
+        screen = await opened(pilot)
+        await pilot.press("x", "enter")
+        await until(lambda: screen.exchanges and not screen.writing)
+        await until(lambda: screen.transcript.is_vertical_scroll_end)
+        screen.transcript.scroll_to(y=5, animate=False, immediate=True)
+        screen.transcript.write("more\n" * 5)
+        await pilot.pause()
+        assert screen.transcript.scroll_offset.y == 5
+
+
+async def test_a_trained_model_is_chosen_and_talked_to(trained_run):
+    app = ChatApp(trained_run.path.parent.parent)
+    async with app.run_test(size=(120, 40)) as pilot:
+        screen = app.screen
+        await until(lambda: screen.model is not None, "the newest run opened by itself")
+        assert "tiny-1@20" in text_of(screen, "#chat-model")
+        await pilot.press("ctrl+o")
+        await until(lambda: isinstance(app.screen, ChooseModel) and app.screen.choices)
+        await pilot.press(*"@10", "enter")
+        await until(lambda: screen.model is not None and screen.model.name == "tiny-1@10")
+        await pilot.press(*"Ada", "enter")
+        await until(lambda: screen.exchanges and not screen.writing)
+        first = screen.exchanges[0].reply
+        assert len(first) > 20 and "\x1b" not in first
+        await pilot.press(*"Ada", "enter")
+        await until(lambda: len(screen.exchanges) == 2 and not screen.writing)
+        assert screen.exchanges[1].reply == first, "same checkpoint, prompt, knobs and seed"
+        await pilot.press("ctrl+t")
+        assert not screen.in_turns and "plain text" in text_of(screen, "#chat-status")
+
+
+async def test_a_reference_that_does_not_exist(home):
+    async with ChatApp(home).run_test(size=(120, 24)) as pilot:
+        pilot.app.screen.open_reference("nothing@best")
+        await until(lambda: "there is no run named nothing" in text_of(pilot.app.screen, "#chat-model"))
+
+
+async def test_tiny_terminal(home, talker):
+    async with ChatApp(home).run_test(size=(80, 24)) as pilot:
+        screen = await opened(pilot)
+        for size in ((1, 1), (20, 6), (200, 60)):
+            await pilot.resize_terminal(*size)
+            await pilot.press("x", "enter")
+            await until(lambda: not screen.writing)

@@ -1,0 +1,272 @@
+"""Replies, written in a thread of their own and told to the screen about ten times a second."""
+
+from __future__ import annotations
+
+import itertools
+import queue
+import threading
+import time
+import traceback
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from textual.message import Message
+
+from llm.config import DecodeConfig
+from llm.errors import UserError
+from workbench.services.talker import LiveService, Talker, TurnFormat, open_talker
+from workbench.terminal import write_log
+
+if TYPE_CHECKING:
+    from llm.engine import Done, Piece
+
+NEWS_EVERY = 0.1
+"""Seconds between two messages about a growing reply."""
+
+Opener = Callable[[Path, LiveService, str, Callable[[], bool]], Talker]
+
+
+@dataclass
+class ModelOpened(Message):
+    """`reference` can be talked to; `name` is the run and the step it has now."""
+
+    reference: str
+    name: str
+    parameters: int
+    context: int
+    decode: DecodeConfig
+    turns: TurnFormat | None
+
+
+@dataclass
+class ModelRefused(Message):
+    """`reference` cannot be talked to, and why."""
+
+    reference: str
+    problem: str
+
+
+@dataclass
+class ReplyBegan(Message):
+    """The model `name` has begun to read; `dropped_turns` oldest turns had no room."""
+
+    reply: int
+    name: str
+    dropped_turns: int
+
+
+@dataclass
+class ReplyGrew(Message):
+    """What came since the message before. `seconds` since the reply was asked for; `first` until its first token."""
+
+    reply: int
+    text: str
+    tokens: int
+    tokens_per_second: float
+    first: float
+    context_used: int
+    dropped: int
+
+
+@dataclass
+class ReplyEnded(Message):
+    """No more comes. `reason` is stop, length, cancelled or failed; `others` are the further samples."""
+
+    reply: int
+    reason: str
+    tokens: int = 0
+    tokens_per_second: float = 0.0
+    first: float = 0.0
+    context_used: int = 0
+    dropped: int = 0
+    others: tuple[str, ...] = ()
+    problem: str = ""
+
+
+@dataclass
+class Request:
+    """A reply that is asked for. In a turn view, `history` holds the turns before and `prompt` is a question."""
+
+    number: int
+    prompt: str
+    knobs: DecodeConfig
+    history: Sequence[tuple[str, str]] = ()
+    turns: TurnFormat | None = None
+    cancelled: threading.Event = field(default_factory=threading.Event)
+
+
+@dataclass
+class Opening:
+    """A model that is to be opened."""
+
+    reference: str
+    cancelled: threading.Event = field(default_factory=threading.Event)
+
+
+class ChatService:
+    """One model at a time, one reply at a time. `post` is called from the thread; a screen's `post_message` will do."""
+
+    def __init__(
+        self, home: Path, training: LiveService, post: Callable[[Message], object], opener: Opener = open_talker
+    ) -> None:
+        self.home, self.training = home, training
+        self.knobs = DecodeConfig()
+        """Those of the next token; may be replaced at any time."""
+        self._post, self._opener = post, opener
+        self._jobs: queue.SimpleQueue[Request | Opening | None] = queue.SimpleQueue()
+        self._waiting: list[Request | Opening] = []
+        self._thread: threading.Thread | None = None
+        self._talker: Talker | None = None
+        self._numbers = itertools.count(1)
+
+    def open(self, reference: str) -> None:
+        """Get a model ready; answered by ModelOpened or ModelRefused. A reply that is being written ends."""
+        self.stop()
+        self._queue(Opening(reference))
+
+    def ask(self, prompt: str, *, history: Sequence[tuple[str, str]] = (), turns: TurnFormat | None = None) -> int:
+        """Ask for a reply; returns its number. Answered by ReplyBegan, ReplyGrew … and one ReplyEnded."""
+        request = Request(next(self._numbers), prompt, self.knobs, tuple(history), turns)
+        self._queue(request)
+        return request.number
+
+    def stop(self) -> None:
+        """End what is being done, within one token."""
+        for job in list(self._waiting):
+            job.cancelled.set()
+
+    def close(self) -> None:
+        """End the thread once it is done with its token."""
+        self.stop()
+        self._jobs.put(None)
+
+    def _queue(self, job: Request | Opening) -> None:
+        self._waiting.append(job)
+        self._jobs.put(job)
+        if self._thread is None:
+            self._thread = threading.Thread(target=self._work, name="chat", daemon=True)
+            self._thread.start()
+
+    # The thread
+
+    def _work(self) -> None:
+        from llm.engine import use_one_thread
+
+        use_one_thread()
+        while (job := self._jobs.get()) is not None:
+            problem = self._problem_of(job)
+            self._waiting.remove(job)
+            if problem and isinstance(job, Opening):
+                self._post(ModelRefused(job.reference, problem))
+            elif problem and isinstance(job, Request):
+                self._post(ReplyEnded(job.number, "failed", problem=problem))
+
+    def _problem_of(self, job: Request | Opening) -> str:
+        """Do the job; what went wrong, in words, or ""."""
+        try:
+            if isinstance(job, Opening):
+                self._open(job)
+            else:
+                self._reply(job)
+        except UserError as error:
+            return str(error)
+        except Exception as error:  # noqa: BLE001 - the thread must live on, and the person must be told
+            write_log(traceback.format_exc())
+            return f"the model failed ({type(error).__name__}: {error}); the details are in workbench.log."
+        return ""
+
+    def _open(self, job: Opening) -> None:
+        if job.cancelled.is_set():
+            return
+        self._talker = None  # frees the weights of the one before
+        talker = self._talker = self._opener(self.home, self.training, job.reference, job.cancelled.is_set)
+        self._post(
+            ModelOpened(job.reference, talker.name, talker.parameters, talker.context, talker.decode, talker.turns)
+        )
+
+    def _reply(self, request: Request) -> None:
+        if self._talker is None:
+            raise UserError("no model is open; choose one with ctrl+o.")
+        talker, cancelled = self._talker, request.cancelled.is_set
+        if cancelled():
+            self._post(ReplyEnded(request.number, "cancelled"))
+            return
+        talker.update(cancelled)
+        prompt, dropped_turns = fitting_prompt(talker, request)
+        self._post(ReplyBegan(request.number, talker.name, dropped_turns))
+        news = News(request.number, self._post)
+
+        def knobs() -> DecodeConfig:
+            return with_turn_stop(self.knobs, request.turns)
+
+        first = with_turn_stop(request.knobs, request.turns)
+        from llm.engine import Done
+
+        for item in talker.stream(prompt, first, cancel=cancelled, knobs_source=knobs):
+            if isinstance(item, Done):
+                news.end(item)
+            else:
+                news.take(item)
+
+
+def with_turn_stop(knobs: DecodeConfig, turns: TurnFormat | None) -> DecodeConfig:
+    """The knobs, and that an answer ends where the next question would begin."""
+    if turns is None or turns.stop in knobs.stop:
+        return knobs
+    return replace(knobs, stop=(*knobs.stop, turns.stop))
+
+
+def fitting_prompt(talker: Talker, request: Request) -> tuple[str, int]:
+    """The text to write on from, without the oldest turns that leave too little room; and how many those are."""
+    if request.turns is None:
+        from llm.engine import resolve_prompt
+
+        return resolve_prompt(request.prompt), 0
+    room = talker.context - min(request.knobs.max_tokens, talker.context // 4)
+    history = list(request.history)
+    while history and talker.count(request.turns.write(history, request.prompt), request.knobs) > room:
+        history.pop(0)
+    return request.turns.write(history, request.prompt), len(request.history) - len(history)
+
+
+class News:
+    """Gathers pieces and posts them in one message every NEWS_EVERY seconds; the first at once."""
+
+    def __init__(self, reply: int, post: Callable[[Message], object], clock: Callable[[], float] = time.monotonic):
+        self.reply, self.post, self.clock = reply, post, clock
+        self.began = clock()
+        self.first = 0.0
+        self.tokens = 0
+        self.posted = -NEWS_EVERY
+        self.text = ""
+        self.others: dict[int, list[str]] = {}
+
+    def end(self, done: Done) -> None:
+        """Post what is left, and that it is all."""
+        place = (done.context_used, done.dropped)
+        self._flush(*place)
+        others = tuple("".join(texts) for _, texts in sorted(self.others.items()))
+        speed, first = done.tokens_per_second, done.time_to_first_token
+        self.post(ReplyEnded(self.reply, done.reason, done.tokens, speed, first, *place, others))
+
+    def take(self, piece: Piece) -> None:
+        """One token more."""
+        now = self.clock() - self.began
+        if piece.token_id is not None:
+            self.tokens += 1
+            self.first = self.first or now
+        if piece.sample:
+            self.others.setdefault(piece.sample, []).append(piece.text)
+        else:
+            self.text += piece.text
+        if now - self.posted >= NEWS_EVERY:
+            self.posted = now
+            self._flush(piece.context_used, piece.dropped)
+
+    def _flush(self, context_used: int, dropped: int) -> None:
+        now = self.clock() - self.began
+        speed = (self.tokens - 1) / (now - self.first) if self.tokens > 1 and now > self.first else 0.0
+        self.post(ReplyGrew(self.reply, self.text, self.tokens, speed, self.first, context_used, dropped))
+        self.text = ""

@@ -1,0 +1,230 @@
+"""A model to talk to: a checkpoint, or one in training, here or in another process. Imports torch only when used."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Protocol
+
+from llm.config import DecodeConfig, RunConfig
+from llm.errors import UserError
+from llm.events import CommandRefused, Saved
+from llm.run import CheckpointInfo, EventTail, Run, find_checkpoint, list_runs
+from llm.run.checkpoints import read_checkpoint_info
+
+if TYPE_CHECKING:
+    from llm.engine import Done, Engine, Piece
+
+LIVE = "live"
+SNAPSHOT_PATIENCE = 60.0
+
+
+@dataclass(frozen=True)
+class TurnFormat:
+    """How questions and answers are written in the text a model learnt from."""
+
+    turn: str
+    prompt: str
+    separator: str
+    stop: str
+
+    def write(self, history: Sequence[tuple[str, str]], question: str) -> str:
+        """The turns so far and a new question, up to where the answer begins."""
+        turns = [self.turn.format(question=asked, answer=answer) for asked, answer in history]
+        return self.separator.join([*turns, self.prompt.format(question=question)])
+
+
+def turn_format(config: RunConfig) -> TurnFormat | None:
+    """The turns of a corpus that has any; None for plain text."""
+    if config.data.corpus != "stories":
+        return None
+    from llm.data.stories import TURN_FORMAT, TURN_PROMPT, TURN_SEPARATOR, TURN_STOP
+
+    return TurnFormat(TURN_FORMAT, TURN_PROMPT, TURN_SEPARATOR, TURN_STOP)
+
+
+class Talker(Protocol):
+    """What a chat needs of a model."""
+
+    context: int
+    parameters: int
+    decode: DecodeConfig
+    turns: TurnFormat | None
+
+    @property
+    def name(self) -> str:
+        """The run, and the step its weights have now."""
+
+    def update(self, cancelled: Callable[[], bool]) -> None:
+        """Take over newer weights, if the model is in training. Called before every reply."""
+
+    def count(self, prompt: str, knobs: DecodeConfig) -> int:
+        """Tokens of a prompt."""
+
+    def stream(
+        self, prompt: str, knobs: DecodeConfig, *, cancel: Callable[[], bool], knobs_source: Callable[[], DecodeConfig]
+    ) -> Iterator[Piece | Done]:
+        """Write on from `prompt`."""
+
+
+class LiveService(Protocol):
+    """What is needed of the training service: the weights of the run that trains in this program."""
+
+    def live_model(self, run_name: str) -> Any | None: ...
+
+
+class ModelTalker:
+    """An engine on the weights of one run, with what the screen says about it."""
+
+    def __init__(self, run: Run, engine: Engine, step: int) -> None:
+        from llm.model.counts import parameters
+
+        config = run.config()
+        self.run, self.engine, self.step = run, engine, step
+        self.context = engine.context
+        self.parameters = parameters(engine.model.config)
+        self.decode = config.decode
+        self.turns = turn_format(config)
+
+    @property
+    def name(self) -> str:
+        return f"{self.run.name}@{self.step}"
+
+    def update(self, cancelled: Callable[[], bool]) -> None:
+        """A kept checkpoint never changes."""
+
+    def count(self, prompt: str, knobs: DecodeConfig) -> int:
+        return len(self.engine.prompt_ids(prompt, knobs))
+
+    def stream(
+        self, prompt: str, knobs: DecodeConfig, *, cancel: Callable[[], bool], knobs_source: Callable[[], DecodeConfig]
+    ) -> Iterator[Piece | Done]:
+        return self.engine.stream(prompt, knobs, cancel=cancel, knobs_source=knobs_source)
+
+
+class LiveTalker(ModelTalker):
+    """The model that trains in this program: every reply comes from a copy made when it begins."""
+
+    def __init__(self, run: Run, live: Any) -> None:
+        from llm.engine import Engine
+
+        self.live = live
+        model, step = live.snapshot()
+        super().__init__(run, Engine(model, live.tokenizer, weights_version=step), step)
+
+    def update(self, cancelled: Callable[[], bool]) -> None:
+        if self.live.step != self.engine.weights_version:
+            model, self.step = self.live.snapshot()
+            self.engine.refresh(model, self.step)
+
+
+class SnapshotTalker(ModelTalker):
+    """A model that trains in another process: it is asked for its weights when a reply begins."""
+
+    def __init__(self, run: Run, cancelled: Callable[[], bool]) -> None:
+        info = ask_for_snapshot(run, cancelled)
+        super().__init__(run, engine_of(run, info), info.step)
+
+    def update(self, cancelled: Callable[[], bool]) -> None:
+        if self.run.holder() is None:
+            return
+        info = ask_for_snapshot(self.run, cancelled)
+        if info.step != self.step:
+            self.engine, self.step = engine_of(self.run, info), info.step
+
+
+def engine_of(run: Run, info: CheckpointInfo) -> Engine:
+    """An engine on a checkpoint or a snapshot of `run`, on the fastest device there is."""
+    from llm.checkpoint import load_model
+    from llm.device import choose_device
+    from llm.engine import Engine
+
+    model, tokenizer = load_model(run, info, choose_device("auto"))
+    return Engine(model, tokenizer, weights_version=str(info.path))
+
+
+def ask_for_snapshot(run: Run, cancelled: Callable[[], bool], patience: float = SNAPSHOT_PATIENCE) -> CheckpointInfo:
+    """Have the trainer of `run` write down its weights as they are now, and wait for them."""
+    log = run.path / "events.jsonl"
+    tail = EventTail(log, log.stat().st_size if log.exists() else 0)
+    identity = run.send("snapshot")
+    limit = time.monotonic() + patience
+    while time.monotonic() < limit and not cancelled():
+        for event in tail.poll():
+            if isinstance(event, Saved) and event.command_id == identity:
+                return snapshot_info(run, event)
+            if isinstance(event, CommandRefused) and event.command_id == identity:
+                raise UserError(
+                    f"{run.name} did not give its weights ({event.reason}); talk to {run.name}@last instead."
+                )
+        if run.holder() is None:
+            raise UserError(f"the training of {run.name} has just ended; talk to {run.name}@last.")
+        time.sleep(0.05)
+    raise UserError(f"{run.name} did not answer; it may still be preparing: try again, or talk to {run.name}@last.")
+
+
+def snapshot_info(run: Run, event: Saved) -> CheckpointInfo:
+    info = read_checkpoint_info(run.path / event.path)
+    if info is None:
+        raise UserError(f"the weights of {run.name} at step {event.step} are gone already; ask again.")
+    return info
+
+
+def open_talker(home: Path, training: LiveService, reference: str, cancelled: Callable[[], bool]) -> ModelTalker:
+    """The model that `RUN`, `RUN@best`, `RUN@STEP` or `RUN@live` names. `@live` of a run that is not in training is its
+    newest checkpoint. Raises `UserError`."""
+    name, _, which = reference.rpartition("@") if "@" in reference else (reference, "", "")
+    if which == LIVE:
+        run = Run.open(home, name)
+        live = training.live_model(name)
+        if live is not None:
+            return LiveTalker(run, live)
+        holder = run.holder()
+        if holder is not None and holder.is_here:
+            raise UserError(f"{name} is still preparing its data; talk to it once its first step is done.")
+        if holder is not None:
+            return SnapshotTalker(run, cancelled)
+        reference = name
+    run, info = find_checkpoint(home, reference)
+    return ModelTalker(run, engine_of(run, info), info.step)
+
+
+@dataclass(frozen=True)
+class Choice:
+    """A model that can be talked to: its reference, and what distinguishes it."""
+
+    reference: str
+    description: str
+
+
+def choices(home: Path, limit: int = 200) -> list[Choice]:
+    """The models of the newest runs: in training first, then each run's checkpoints, the newest first."""
+    found: list[Choice] = []
+    for run in list_runs(home)[:limit]:
+        try:
+            infos, holder = run.checkpoints(), run.holder()
+        except (UserError, OSError):
+            continue  # a run that is damaged, or was deleted meanwhile, cannot be talked to
+        if holder is not None:
+            found.append(Choice(f"{run.name}@{LIVE}", "in training now"))
+        found += [Choice(f"{run.name}@{info.step}", described(info)) for info in reversed(infos)]
+    return sorted(found, key=lambda choice: not choice.reference.endswith(f"@{LIVE}"))
+
+
+def described(info: CheckpointInfo) -> str:
+    """What one would want to know of a checkpoint before talking to it."""
+    words = [word for word, holds in (("best", info.best), ("last", info.last), ("pinned", info.pinned)) if holds]
+    loss = info.metrics.get("validation_loss")
+    return "  ".join(([f"validation {loss:.3f}"] if loss is not None else []) + words)
+
+
+def usual_choice(home: Path, active: str | None) -> str:
+    """What to talk to when nobody said: the model in training here, else the newest run with a checkpoint, else ""."""
+    if active:
+        return f"{active}@{LIVE}"
+    for run in list_runs(home):
+        if any(run.checkpoint_directory.glob("step-*")):
+            return run.name
+    return ""

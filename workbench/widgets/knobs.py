@@ -1,0 +1,171 @@
+"""The decoding knobs in a column: what is typed is checked at once, and holds from the next token on."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import Any, ClassVar
+
+from textual import on
+from textual.app import ComposeResult
+from textual.binding import Binding, BindingType
+from textual.containers import Horizontal, Vertical, VerticalScroll
+from textual.content import Content
+from textual.events import DescendantFocus
+from textual.message import Message
+from textual.widgets import Input, Label, Static
+
+from llm.config import DecodeConfig, Field, fields_of, parse_value
+
+FIRST = (
+    "temperature",
+    "top_k",
+    "top_p",
+    "min_p",
+    "repetition_penalty",
+    "repetition_window",
+    "max_tokens",
+    "seed",
+)
+"""The knobs most people want, in the order they are shown; the others follow as they are declared."""
+
+
+def knob_fields() -> list[Field]:
+    """All knobs, in the order of the panel."""
+    fields = {field.name: field for field in fields_of(DecodeConfig)}
+    return [fields[name] for name in FIRST] + [field for name, field in fields.items() if name not in FIRST]
+
+
+def written(value: Any) -> str:
+    """A value as one would type it."""
+    if isinstance(value, bool):
+        return "on" if value else "off"
+    if isinstance(value, tuple):
+        return ", ".join(value) if not any("," in item or "\n" in item for item in value) else repr(list(value))
+    return f"{value:g}" if isinstance(value, float) else str(value)
+
+
+class KnobRow(Horizontal):
+    """One knob: its name and its value."""
+
+    def __init__(self, field: Field) -> None:
+        super().__init__(id=f"knob-{field.name.replace('_', '-')}")
+        self.field = field
+
+    def compose(self) -> ComposeResult:
+        yield Label(Content(self.field.name.replace("_", " ")))
+        yield Input(compact=True, select_on_focus=True)
+
+
+class KnobPanel(Vertical):
+    """Every decoding knob as a field. `knobs` is what is valid now; a wrong entry is marked and changes nothing."""
+
+    DEFAULT_CSS = """
+    KnobPanel {
+        width: 32; border-left: solid $panel-lighten-2; padding: 0 0 0 1;
+        VerticalScroll { height: 1fr; scrollbar-size-vertical: 1; }
+        KnobRow { height: 1; }
+        KnobRow Label { width: 19; color: $text-muted; }
+        KnobRow.changed Label { color: $accent; text-style: bold; }
+        KnobRow Input { width: 1fr; background: $panel; }
+        KnobRow Input:focus { background: $primary 30%; }
+        KnobRow.wrong Input { background: $error 40%; }
+        #knob-help { height: 4; color: $text-muted; border-top: solid $panel-lighten-2; }
+        #knob-help.wrong { color: $error; }
+    }
+    """
+    BINDINGS: ClassVar[list[BindingType]] = [
+        Binding("down", "app.focus_next", "Next knob", id="knobs.next", show=False),
+        Binding("up", "app.focus_previous", "Knob before", id="knobs.before", show=False),
+        Binding("ctrl+l", "default", "Usual value", id="knobs.default", key_display="^l"),
+    ]
+
+    class Changed(Message):
+        """A knob has a new valid value."""
+
+        def __init__(self, knobs: DecodeConfig) -> None:
+            super().__init__()
+            self.knobs = knobs
+
+    def __init__(self, knobs: DecodeConfig, id: str | None = None) -> None:
+        super().__init__(id=id)
+        self.knobs = knobs
+        self.usual = knobs
+
+    def compose(self) -> ComposeResult:
+        with VerticalScroll(can_focus=False):
+            for field in knob_fields():
+                yield KnobRow(field)
+        yield Static(id="knob-help", markup=False)
+
+    def on_mount(self) -> None:
+        self._fill()
+
+    def set_usual(self, usual: DecodeConfig) -> None:
+        """The values that a model's run recommends. What the person has changed by hand stays as it is."""
+        mine = {
+            field.name: getattr(self.knobs, field.name)
+            for field in knob_fields()
+            if getattr(self.knobs, field.name) != getattr(self.usual, field.name)
+        }
+        self.usual = usual
+        self._become(replace(usual, **mine))
+        self._fill()
+
+    def set_value(self, name: str, value: Any) -> None:
+        """Change one knob from outside, as a new seed for another reply."""
+        self._become(replace(self.knobs, **{name: value}))
+        self._fill()
+
+    def action_default(self) -> None:
+        """Put the knob that has the focus back to its usual value."""
+        row = self.screen.focused.parent if self.screen.focused is not None else None
+        if isinstance(row, KnobRow):
+            self.set_value(row.field.name, getattr(self.usual, row.field.name))
+
+    def _fill(self) -> None:
+        """Write the values into the fields, except where the person is typing."""
+        for row in self.query(KnobRow):
+            field = row.query_one(Input)
+            text = written(getattr(self.knobs, row.field.name))
+            if field.value != text:
+                with self.prevent(Input.Changed):
+                    field.value = text
+            self._mark(row, "")
+
+    def _become(self, knobs: DecodeConfig) -> None:
+        if knobs != self.knobs:
+            self.knobs = knobs
+            self.post_message(self.Changed(knobs))
+
+    @on(Input.Changed)
+    def _typed(self, event: Input.Changed) -> None:
+        row = event.input.parent
+        if not isinstance(row, KnobRow):
+            return
+        event.stop()
+        try:
+            value = parse_value(row.field, event.value)
+        except ValueError as error:
+            self._mark(row, str(error))
+            return
+        self._become(replace(self.knobs, **{row.field.name: value}))
+        self._mark(row, "")
+
+    def on_descendant_focus(self, event: DescendantFocus) -> None:
+        row = event.widget.parent
+        if isinstance(row, KnobRow):
+            self._help(row.field.help, wrong=False)
+
+    def _mark(self, row: KnobRow, problem: str) -> None:
+        name = row.field.name
+        row.set_class(bool(problem), "wrong")
+        row.set_class(getattr(self.knobs, name) != getattr(self.usual, name), "changed")
+        if problem:
+            self._help(f"{name} {problem}", wrong=True)
+        elif row.query_one(Input).has_focus:
+            self._help(row.field.help, wrong=False)
+
+    def _help(self, text: str, *, wrong: bool) -> None:
+        label = self.query_one("#knob-help", Static)
+        label.update(Content(text))
+        label.set_class(wrong, "wrong")
