@@ -29,9 +29,10 @@ POLL_SECONDS = 0.1
 DRAW_SECONDS = 1.0  # while a thread of this program trains, drawing is paid for in training steps
 DRAW_SECONDS_ELSEWHERE = 0.25
 HOLDER_SECONDS = 1.0
+CLOCK_FROM = 160  # columns of the terminal from which on there is room for the time of day
 FIRST_EVENTS = 400  # lines of history put into the event log when a run is opened
 
-RunState = Literal["none", "running", "paused", "ended"]
+RunState = Literal["none", "preparing", "running", "paused", "ended"]
 
 
 class TrainScreen(WorkbenchScreen):
@@ -149,7 +150,7 @@ class TrainScreen(WorkbenchScreen):
         text = describe(event)
         if text:
             style = "bold red" if isinstance(event, Warned | CommandRefused | Skipped) else ""
-            line = event_line(event, clean(text), style, clock=self.has_class("-wide"))
+            line = event_line(event, clean(text), style, clock=self.app.size.width >= CLOCK_FROM)
             self.query_one("#event-log", RichLog).write(line)
         if isinstance(event, Sampled):
             self._show_samples()
@@ -158,7 +159,9 @@ class TrainScreen(WorkbenchScreen):
         """Whether somebody trains the run; decides which keys work."""
         assert self.curves is not None
         running = self.workbench.training.active == self.curves.run.name or self.curves.run.holder() is not None
-        state: RunState = "ended" if not running else "paused" if self.curves.paused else "running"
+        state: RunState = "ended"
+        if running:
+            state = "paused" if self.curves.paused else "preparing" if self.curves.is_preparing else "running"
         if state == "ended":
             self.pending.clear()
         if state != self.state:
@@ -260,7 +263,7 @@ class TrainScreen(WorkbenchScreen):
             "go_on": ("paused",),
             "command": ("running", "paused"),
             "tune": ("running", "paused"),
-            "stop": ("running", "paused"),
+            "stop": ("preparing", "running", "paused"),
             "detach": ("running", "paused"),
             "resume": ("ended",),
             "chat": ("running", "paused", "ended"),

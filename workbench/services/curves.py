@@ -125,6 +125,11 @@ class RunCurves:
         return self.started.total_steps if self.started is not None else 0
 
     @property
+    def is_preparing(self) -> bool:
+        """Whether what was logged last belongs to the time before the first step."""
+        return self.finished is None and (self.started is None or self.progress is not None)
+
+    @property
     def best_validation(self) -> float | None:
         """The lowest finite validation loss so far, nats per token."""
         losses = self.validation["validation_loss"]

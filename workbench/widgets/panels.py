@@ -16,7 +16,12 @@ from workbench.services.narration import preparation
 from workbench.text import clean
 from workbench.widgets.axes import compact, duration, number
 
-SIGNS = {"running": ("●", "$text-success"), "paused": ("‖", "$text-warning"), "ended": ("■", "$foreground-muted")}
+SIGNS = {
+    "preparing": ("○", "$text-accent"),
+    "running": ("●", "$text-success"),
+    "paused": ("‖", "$text-warning"),
+    "ended": ("■", "$foreground-muted"),
+}
 
 
 class Numbers(Static):

@@ -1,0 +1,162 @@
+"""The app: opening, going places, help, leaving."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from textual.color import Color
+from textual.widgets import OptionList
+
+from tests.workbench.scripted import ScriptedTrainer, scripted_run
+from tests.workbench.waiting import shown, until
+from workbench.app import QuitDialog, WorkbenchApp
+from workbench.services.training import TrainingService
+from workbench.themes import THEMES
+from workbench.widgets.dialogs import Help
+
+
+def app_with(home: Path, trainer: ScriptedTrainer | None = None) -> WorkbenchApp:
+    return WorkbenchApp(home, training=TrainingService(home, trainer=trainer or ScriptedTrainer()))
+
+
+def test_opening_needs_no_torch() -> None:
+    check = "import sys, workbench.app, workbench.screens.presets; print('torch' in sys.modules)"
+    done = subprocess.run([sys.executable, "-c", check], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "False"
+
+
+async def test_first_screen_shows_presets_before_torch(home: Path) -> None:
+    app = app_with(home)
+    async with app.run_test(size=(80, 24)) as pilot:
+        await until(pilot, lambda: "quickstart" in shown(app.screen))
+        assert app.current_mode == "presets"
+
+
+async def test_number_keys_and_palette_names_go_to_the_screens(home: Path) -> None:
+    app = app_with(home)
+    async with app.run_test(size=(80, 24)) as pilot:
+        for key, mode in (("2", "train"), ("1", "presets")):
+            await pilot.press(key)
+            await until(pilot, lambda mode=mode: app.current_mode == mode)
+        names = [command.title for command in app.get_system_commands(app.screen)]
+        assert names[:4] == ["Presets", "Train", "Runs", "Chat"]
+
+
+async def test_help_lists_the_keys_that_work_here(home: Path) -> None:
+    app = app_with(home)
+    async with app.run_test(size=(80, 40)) as pilot:
+        await until(pilot, lambda: app.focused is not None)
+        await pilot.press("question_mark")
+        await until(pilot, lambda: isinstance(app.screen, Help))
+        await until(pilot, lambda: "Undo edits" in shown(app.screen))
+        await pilot.press("escape")
+        await until(pilot, lambda: app.screen.id == "presets")
+
+
+async def test_quitting_without_a_training_asks_nothing(home: Path) -> None:
+    app = app_with(home)
+    async with app.run_test(size=(80, 24)) as pilot:
+        await pilot.press("ctrl+q")
+        await until(pilot, lambda: not app.is_running)
+    assert app.return_code == 0
+
+
+async def test_quitting_with_a_training_asks_once_and_saves(home: Path) -> None:
+    trainer = ScriptedTrainer(steps=5)
+    trainer.prepared.set()
+    app = app_with(home, trainer)
+    async with app.run_test(size=(80, 24)) as pilot:
+        await until(pilot, lambda: app.focused is not None)
+        await pilot.press("enter")
+        await until(pilot, lambda: app.training.must_be_waited_for)
+        await pilot.press("ctrl+q", "ctrl+q")
+        await until(pilot, lambda: isinstance(app.screen, QuitDialog))
+        assert sum(isinstance(screen, QuitDialog) for screen in app.screen_stack) == 1
+        await pilot.press("escape")
+        await until(pilot, lambda: app.screen.id == "train")
+        assert app.training.active == "quickstart-1"
+        await pilot.press("ctrl+q")
+        await until(pilot, lambda: isinstance(app.screen, QuitDialog))
+        await pilot.press("enter")
+        await until(pilot, lambda: not app.is_running)
+    assert trainer.obeyed == ["stop"]
+    assert app.return_code == 0
+
+
+async def test_leaving_it_in_a_process_stops_the_thread_first(home: Path) -> None:
+    begun: list[str] = []
+    trainer = ScriptedTrainer(steps=5)
+    trainer.prepared.set()
+    app = app_with(home, trainer)
+    app.training.begin_process = lambda run, overrides=(): begun.append(f"{run.name} {run.holder()}") or 1  # type: ignore[method-assign,func-returns-value]
+    async with app.run_test(size=(80, 24)) as pilot:
+        await until(pilot, lambda: app.focused is not None)
+        await pilot.press("enter")
+        await until(pilot, lambda: app.training.must_be_waited_for)
+        await pilot.press("ctrl+q")
+        await until(pilot, lambda: isinstance(app.screen, QuitDialog))
+        app.screen.query_one(OptionList).highlighted = 1
+        await pilot.press("enter")
+        await until(pilot, lambda: not app.is_running)
+    assert begun == ["quickstart-1 None"]
+
+
+async def test_a_failed_training_is_told_as_plain_text(home: Path) -> None:
+    trainer = ScriptedTrainer()
+    trainer.problem = "the corpus [bold]x[/] is \x1b[31mempty; give more text."
+    app = app_with(home, trainer)
+    async with app.run_test(size=(140, 24), notifications=True) as pilot:
+        await until(pilot, lambda: app.focused is not None)
+        await pilot.press("enter")
+        await until(pilot, lambda: "corpus [bold]x[/] is ␛[31mempty" in shown(app.screen))
+
+
+async def test_every_theme(home: Path) -> None:
+    scripted_run(home, "old-1", 120, end="stopped")
+    app = app_with(home)
+    async with app.run_test(size=(100, 30)) as pilot:
+        await pilot.press("2")
+        await until(pilot, lambda: "old-1" in shown(app.screen))
+        for theme in THEMES:
+            app.theme = theme.name
+            await until(pilot, lambda: "step 120 of 600" in shown(app.screen))
+
+
+async def test_no_colour_is_respected(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("NO_COLOR", "1")
+    app = app_with(home)
+    async with app.run_test(size=(80, 24)) as pilot:
+        await until(pilot, lambda: "quickstart" in shown(app.screen))
+        black = Color.parse("black")
+        for strip in app.screen._compositor.render_strips():
+            for line_filter in app._filters:
+                strip = strip.apply_filter(line_filter, black)
+            styles = [segment.style for segment in strip if segment.style is not None]
+            triplets = [style.color.triplet for style in styles if style.color is not None]
+            assert all(triplet is None or len(set(triplet)) == 1 for triplet in triplets), "only greys"
+
+
+async def test_tiny_and_changing_terminals(home: Path) -> None:
+    scripted_run(home, "old-1", 120, end="stopped")
+    app = app_with(home)
+    async with app.run_test(size=(1, 1)) as pilot:
+        for mode in ("presets", "train"):
+            await app.action_show(mode)
+            for size in ((1, 1), (200, 60), (3, 2), (79, 5), (20, 80), (80, 24)):
+                await pilot.resize_terminal(*size)
+                await pilot.pause()
+        await until(pilot, lambda: "old-1" in shown(app.screen))
+
+
+def test_without_a_terminal_there_is_a_sentence_and_status_2(home: Path) -> None:
+    script = f"import pathlib, sys, workbench.app; sys.exit(workbench.app.run_app(pathlib.Path({str(home)!r})))"
+    done = subprocess.run(
+        [sys.executable, "-c", script], stdin=subprocess.DEVNULL, capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 2
+    assert done.stdout == ""
+    assert "needs a terminal" in done.stderr
+    assert len(done.stderr.splitlines()) == 1

@@ -1,0 +1,197 @@
+"""Choosing, editing and starting presets."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from textual.widgets import Input, OptionList
+
+from llm.config import fields_of, load_preset
+from llm.config.schema import RunConfig
+from llm.run import Run
+from tests.workbench.scripted import ScriptedTrainer
+from tests.workbench.waiting import shown, until
+from workbench.app import WorkbenchApp
+from workbench.screens.edit import EditScreen, assigned, typed
+from workbench.screens.presets import PresetsScreen
+from workbench.services.estimate import estimate
+from workbench.services.training import TrainingService
+from workbench.widgets.dialogs import Ask, AskText
+
+
+def app_with(home: Path, trainer: ScriptedTrainer | None = None) -> WorkbenchApp:
+    return WorkbenchApp(home, training=TrainingService(home, trainer=trainer or ScriptedTrainer()))
+
+
+async def test_the_first_preset_is_marked_and_explained(home: Path) -> None:
+    app = app_with(home)
+    async with app.run_test(size=(120, 40)) as pilot:
+        await until(pilot, lambda: "parameters" in shown(app.screen))
+        page = shown(app.screen)
+        config = load_preset("quickstart", home)
+        assert "quickstart" in page
+        assert f"{config.train.steps:,} steps" in page
+        assert "2,048 tokens (8 × 256)" in page
+        assert "optim.kind" in page
+
+
+async def test_enter_trains_the_marked_preset_at_once(home: Path) -> None:
+    trainer = ScriptedTrainer(steps=3)
+    app = app_with(home, trainer)
+    async with app.run_test(size=(80, 24)) as pilot:
+        await until(pilot, lambda: app.focused is not None)
+        await pilot.press("enter")
+        await until(pilot, lambda: app.current_mode == "train")
+        await until(pilot, lambda: "Tokenising" in shown(app.screen))
+        assert app.training.active == "quickstart-1"
+        assert Run.open(home, "quickstart-1").config() == load_preset("quickstart", home)
+        trainer.prepared.set()
+        await until(pilot, lambda: app.training.must_be_waited_for)
+        app.training.shutdown()
+
+
+async def test_a_second_training_is_asked_about(home: Path) -> None:
+    begun: list[str] = []
+    trainer = ScriptedTrainer(steps=3)
+    trainer.prepared.set()
+    app = app_with(home, trainer)
+    app.training.begin_process = lambda run, overrides=(): begun.append(run.name) or 1  # type: ignore[method-assign,func-returns-value]
+    async with app.run_test(size=(80, 24)) as pilot:
+        await until(pilot, lambda: app.focused is not None)
+        await pilot.press("enter")
+        await until(pilot, lambda: app.current_mode == "train")
+        await pilot.press("1")
+        await until(pilot, lambda: app.current_mode == "presets")
+        await pilot.press("enter")
+        await until(pilot, lambda: isinstance(app.screen, Ask))
+        await pilot.press("enter")
+        await until(pilot, lambda: app.screen.id == "presets")
+        assert begun == []
+        await pilot.press("enter")
+        await until(pilot, lambda: isinstance(app.screen, Ask))
+        await pilot.press("down", "enter")
+        await until(pilot, lambda: begun == ["quickstart-2"])
+        app.training.shutdown()
+
+
+async def edit_screen(app: WorkbenchApp, pilot: object) -> EditScreen:
+    await until(pilot, lambda: app.focused is not None)  # type: ignore[arg-type]
+    await pilot.press("e")  # type: ignore[attr-defined]
+    await until(pilot, lambda: isinstance(app.screen, EditScreen))  # type: ignore[arg-type]
+    assert isinstance(app.screen, EditScreen)
+    return app.screen
+
+
+def mark(screen: EditScreen, path: str) -> None:
+    listing = screen.query_one("#edit-fields", OptionList)
+    listing.highlighted = listing.get_option_index(path)
+
+
+async def test_a_value_is_checked_while_it_is_typed(home: Path) -> None:
+    app = app_with(home)
+    async with app.run_test(size=(100, 30)) as pilot:
+        screen = await edit_screen(app, pilot)
+        mark(screen, "train.steps")
+        await pilot.press("enter")
+        line = screen.query_one("#edit-value", Input)
+        await until(pilot, lambda: line.has_focus)
+        line.value = "many"
+        await until(pilot, lambda: "must be a whole number" in shown(screen))
+        await pilot.press("enter")
+        assert line.has_focus
+        line.value = "77"
+        await pilot.press("enter")
+        await until(pilot, lambda: screen.config.train.steps == 77)
+        await until(pilot, lambda: "1 changed" in shown(screen))
+        assert "(preset: 1500)" in shown(screen)
+        await pilot.press("escape")
+        await until(pilot, lambda: isinstance(app.screen, PresetsScreen))
+        await until(pilot, lambda: "Changed by you" in shown(app.screen))
+        await pilot.press("enter")
+        await until(pilot, lambda: app.current_mode == "train")
+        assert Run.open(home, "quickstart-1").config().train.steps == 77
+
+
+async def test_choices_are_gone_through_and_put_back(home: Path) -> None:
+    app = app_with(home)
+    async with app.run_test(size=(100, 30)) as pilot:
+        screen = await edit_screen(app, pilot)
+        mark(screen, "optim.kind")
+        before = screen.config.optim.kind
+        await pilot.press("space")
+        await until(pilot, lambda: screen.config.optim.kind != before)
+        await pilot.press("d")
+        await until(pilot, lambda: screen.config.optim.kind == before)
+
+
+async def test_contradictions_are_shown_and_keep_it_from_training(home: Path) -> None:
+    app = app_with(home)
+    async with app.run_test(size=(100, 30)) as pilot:
+        screen = await edit_screen(app, pilot)
+        mark(screen, "model.n_head")
+        await pilot.press("enter")
+        screen.query_one("#edit-value", Input).value = "7"
+        await pilot.press("enter")
+        await until(pilot, lambda: "7 heads do not divide" in shown(screen))
+        await pilot.press("ctrl+r")
+        assert app.screen is screen
+        assert app.training.active is None
+
+
+async def test_the_filter_finds_fields_by_their_help(home: Path) -> None:
+    app = app_with(home)
+    async with app.run_test(size=(100, 30)) as pilot:
+        screen = await edit_screen(app, pilot)
+        await pilot.press("slash", *"peak")
+        await until(pilot, lambda: "train.lr" in [option.id for option in screen.listing.options])
+        assert "train.steps" not in [option.id for option in screen.listing.options]
+        await pilot.press("enter", "escape")
+        await until(pilot, lambda: len(screen.listing.options) > len(fields_of(RunConfig)))
+
+
+async def test_saved_as_a_preset_of_ones_own(home: Path) -> None:
+    app = app_with(home)
+    async with app.run_test(size=(100, 30)) as pilot:
+        screen = await edit_screen(app, pilot)
+        mark(screen, "train.steps")
+        await pilot.press("enter")
+        screen.query_one("#edit-value", Input).value = "77"
+        await pilot.press("enter", "ctrl+s")
+        await until(pilot, lambda: isinstance(app.screen, AskText))
+        line = app.screen.query_one(Input)
+        line.value = "../up"
+        await until(pilot, lambda: "cannot be a name" in shown(app.screen))
+        line.value = "mine"
+        await pilot.press("enter")
+        await until(pilot, lambda: isinstance(app.screen, PresetsScreen))
+        await until(pilot, lambda: app.screen.current == "mine")  # type: ignore[attr-defined]
+    assert load_preset("mine", home).train.steps == 77
+
+
+async def test_a_broken_preset_is_listed_with_its_problem(home: Path) -> None:
+    (home / "presets").mkdir()
+    (home / "presets" / "odd.toml").write_text('purpose = "[b]\\u001b[31m"\n[train]\nstepz = 3\n', encoding="utf-8")
+    app = app_with(home)
+    async with app.run_test(size=(100, 30)) as pilot:
+        await until(pilot, lambda: "cannot be read" in shown(app.screen))
+        await pilot.press("G")
+        await until(pilot, lambda: "train.stepz: there is no such field" in shown(app.screen))
+        await pilot.press("enter", "e")
+        assert app.training.active is None
+
+
+def test_estimates_follow_from_the_configuration(home: Path) -> None:
+    guess = estimate(load_preset("quickstart", home), train_tokens=1_000_000)
+    # embedding 2048·192; a block: q, k, v, o 4·192² and SwiGLU 3·192·512; a gain for each of 2·2+1 normalisations
+    assert guess.parameters == 2048 * 192 + 2 * (4 * 192 * 192 + 3 * 192 * 512) + 5 * 192
+    assert guess.total_tokens == 1500 * 8 * 256
+    assert guess.training_bytes > 16 * guess.parameters
+
+
+def test_every_field_can_be_typed_as_it_is_shown() -> None:
+    from llm.config import get_value, parse_value
+
+    for field in fields_of(RunConfig):
+        value = get_value(RunConfig(), field.path)
+        assert parse_value(field, typed(value)) == value or field.path == "decode.dry_breakers"
+        assert assigned(RunConfig(), field, value) == RunConfig()

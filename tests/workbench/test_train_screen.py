@@ -1,0 +1,199 @@
+"""Watching and steering a run."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from textual.widgets import Input, RichLog
+
+from llm.config import RunConfig
+from llm.events import Sampled, Saved
+from tests.workbench.scripted import ScriptedTrainer, scripted_run, write_events
+from tests.workbench.waiting import shown, until
+from workbench.app import WorkbenchApp
+from workbench.screens.train import TrainScreen
+from workbench.services.training import TrainingService
+from workbench.widgets.chart import Chart
+from workbench.widgets.dialogs import Ask, AskText
+
+
+def app_with(home: Path, trainer: ScriptedTrainer | None = None) -> WorkbenchApp:
+    return WorkbenchApp(home, training=TrainingService(home, trainer=trainer or ScriptedTrainer()))
+
+
+async def opened(app: WorkbenchApp, pilot: object, name: str) -> TrainScreen:
+    app.open_train(name)
+    await until(pilot, lambda: app.current_mode == "train" and name in shown(app.screen))  # type: ignore[arg-type]
+    assert isinstance(app.screen, TrainScreen)
+    return app.screen
+
+
+async def test_a_finished_run_is_shown_whole(home: Path) -> None:
+    scripted_run(home, "old-1", 330, end="stopped")
+    app = app_with(home)
+    async with app.run_test(size=(80, 24)) as pilot:
+        screen = await opened(app, pilot, "old-1")
+        await until(pilot, lambda: "step 330 of 600" in shown(screen) and "r Resume" in shown(screen))
+        page = shown(screen)
+        for text in ("stopped", "55%", "validation 1.804", "who found 300 apples", "r Resume", "1.279M parameters"):
+            assert text in page
+        assert "p Pause" not in page
+
+
+async def test_at_80_by_24_every_key_of_a_running_run_is_in_the_footer(home: Path) -> None:
+    trainer = ScriptedTrainer(steps=30)
+    trainer.prepared.set()
+    app = app_with(home, trainer)
+    async with app.run_test(size=(80, 24)) as pilot:
+        app.training.start(RunConfig(), "quick")
+        screen = await opened(app, pilot, "quick-1")
+        await until(pilot, lambda: "p Pause" in shown(screen))
+        footer = shown(screen).splitlines()[-1]
+        for key in ("s Save", "e Evaluate", "a Sample", "t Tune", "x Stop", "c Chat", "^q Quit", "? Help"):
+            assert key in footer
+        app.training.shutdown()
+
+
+async def test_wide_terminals_show_all_charts_and_both_samples(home: Path) -> None:
+    scripted_run(home, "old-1", 330, end="stopped")
+    app = app_with(home)
+    async with app.run_test(size=(200, 60)) as pilot:
+        screen = await opened(app, pilot, "old-1")
+        await until(pilot, lambda: "300 apples" in shown(screen))
+        page = shown(screen)
+        for text in ("loss", "learning rate", "gradient norm", "tokens per second", "clip 1.000", "200 apples"):
+            assert text in page
+
+
+async def test_a_run_that_grows_is_followed(home: Path) -> None:
+    run = scripted_run(home, "old-1", 50)
+    app = app_with(home)
+    async with app.run_test(size=(120, 40)) as pilot:
+        screen = await opened(app, pilot, "old-1")
+        log = run.log()
+        write_events(log, 51, 105)
+        await until(pilot, lambda: "step 105 of 600" in shown(screen) and "100 apples" in shown(screen))
+        log.close()
+
+
+async def test_pause_go_on_and_stop(home: Path) -> None:
+    trainer = ScriptedTrainer(steps=30)
+    trainer.prepared.set()
+    app = app_with(home, trainer)
+    async with app.run_test(size=(80, 24)) as pilot:
+        app.training.start(RunConfig(), "quick")
+        screen = await opened(app, pilot, "quick-1")
+        await until(pilot, lambda: screen.state == "running")
+        await pilot.press("p")
+        await until(pilot, lambda: screen.state == "paused" and "p Go on" in shown(screen))
+        await pilot.press("p")
+        await until(pilot, lambda: screen.state == "running")
+        assert trainer.obeyed == ["pause", "resume"]
+        await pilot.press("x")
+        await until(pilot, lambda: isinstance(app.screen, Ask))
+        await pilot.press("enter")
+        await until(pilot, lambda: screen.state == "ended" and "r Resume" in shown(screen))
+        assert trainer.obeyed[-1] == "stop"
+        await pilot.press("r")
+        await until(pilot, lambda: app.training.active == "quick-1")
+        app.training.shutdown()
+
+
+async def test_a_knob_is_pending_until_it_has_taken_effect(home: Path) -> None:
+    trainer = ScriptedTrainer(steps=30)
+    trainer.prepared.set()
+    app = app_with(home, trainer)
+    async with app.run_test(size=(120, 30)) as pilot:
+        app.training.start(RunConfig(), "quick")
+        screen = await opened(app, pilot, "quick-1")
+        await until(pilot, lambda: screen.state == "running")
+        await pilot.press("t", "enter")
+        await until(pilot, lambda: isinstance(app.screen, AskText))
+        line = app.screen.query_one(Input)
+        line.value = "-1"
+        await until(pilot, lambda: "must be at least 0" in shown(app.screen))
+        line.value = "0.5"
+        await pilot.press("enter")
+        await until(pilot, lambda: app.screen is screen)
+        await until(pilot, lambda: not screen.pending and "train.lr_multiplier: 1.0" in shown(screen))
+        assert screen.knob_value("train.lr_multiplier") == 0.5
+        assert screen.curves is not None
+        assert screen.curves.marks[-1].kind == "knob"
+        app.training.shutdown()
+
+
+async def test_a_command_that_is_not_answered_yet_is_shown_as_asked(home: Path) -> None:
+    run = scripted_run(home, "other-1", 50)
+    app = app_with(home)
+    async with app.run_test(size=(100, 30)) as pilot:
+        with run.lock():
+            screen = await opened(app, pilot, "other-1")
+            await until(pilot, lambda: screen.state == "running")
+            tail = run.commands()
+            await pilot.press("s")
+            await until(pilot, lambda: "asked: save" in shown(screen))
+            (command,) = tail.poll()
+            log = run.log()
+            log.append(Saved(step=50, path="checkpoints/step-00000050", size_bytes=9, command_id=command.id))
+            log.close()
+            await until(pilot, lambda: "asked" not in shown(screen))
+
+
+async def test_charts_by_key(home: Path) -> None:
+    scripted_run(home, "old-1", 120, end="stopped")
+    app = app_with(home)
+    async with app.run_test(size=(80, 24)) as pilot:
+        screen = await opened(app, pilot, "old-1")
+        loss = screen.query_one("#loss-chart", Chart)
+        await pilot.press("y", "right_square_bracket")
+        await until(pilot, lambda: loss.log_axis and loss.smoothing > 0.9)
+        await pilot.press("v")
+        await until(pilot, lambda: "learning rate" in shown(screen) and "loss (nats" not in shown(screen))
+        await pilot.press("m")
+        await until(pilot, lambda: "who found" not in shown(screen))
+        await pilot.press("escape")
+        await until(pilot, lambda: "who found" in shown(screen))
+
+
+async def test_hostile_text_is_shown_and_not_obeyed(home: Path) -> None:
+    run = scripted_run(home, "old-1", 3)
+    log = run.log()
+    log.append(Sampled(step=3, prompt="[red]", text="\x1b]52;c;eA==\x07[/bold] \x9b2J[@click=app.quit]x[/]"))
+    log.close()
+    app = app_with(home)
+    async with app.run_test(size=(100, 30)) as pilot:
+        screen = await opened(app, pilot, "old-1")
+        await until(pilot, lambda: "␛]52;c;eA==␇[/bold]" in shown(screen))
+        assert "[red]" in shown(screen)
+        assert not any(
+            ord(character) < 32 or 127 <= ord(character) < 160 for character in shown(screen) if character != "\n"
+        )
+
+
+async def test_a_run_directory_that_vanishes_does_no_harm(home: Path) -> None:
+    import shutil
+
+    run = scripted_run(home, "old-1", 60)
+    app = app_with(home)
+    async with app.run_test(size=(80, 24)) as pilot:
+        screen = await opened(app, pilot, "old-1")
+        shutil.rmtree(run.path)
+        screen._checked_at = 0.0
+        await until(pilot, lambda: screen.state == "ended")
+        await pilot.press("y", "c")
+        await pilot.pause(0.2)
+        assert app.is_running
+
+
+async def test_the_log_tells_what_happened_and_not_every_step(home: Path) -> None:
+    scripted_run(home, "old-1", 250, end="finished")
+    app = app_with(home)
+    async with app.run_test(size=(240, 50)) as pilot:
+        screen = await opened(app, pilot, "old-1")
+        log = screen.query_one("#event-log", RichLog)
+        await until(pilot, lambda: len(log.lines) >= 8)
+        text = "\n".join(line.text for line in log.lines)
+        assert "validation loss" in text
+        assert "the best so far" in text
+        assert "finished" in text
+        assert sum(line.text.strip()[:1].isdigit() for line in log.lines) == 8
