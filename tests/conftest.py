@@ -7,7 +7,10 @@ from pathlib import Path
 import pytest
 
 from llm.config import RunConfig, from_toml, to_toml
+from llm.environment import settle_threads
 from llm.run import Run
+
+settle_threads()  # before any test imports torch
 
 TINY = """
 purpose = "A model small enough to train in a second."
@@ -74,7 +77,7 @@ def tiny_preset(corpus: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="session")
 def trained_run(corpus: Path, tmp_path_factory: pytest.TempPathFactory) -> Run:
     """A run of 20 steps, saved at 10 and 20; its home is `trained_run.path.parent.parent`. Only to be read."""
-    from llm.train import run_training
+    from llm.training import run_training
 
     home = tmp_path_factory.mktemp("trained-home")
     run = Run.create(home, "tiny-1", tiny_config(corpus))

@@ -13,7 +13,7 @@ import sys
 import threading
 from collections.abc import Callable, Iterable
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar
 
 from textual import work
 from textual.app import App, SystemCommand
@@ -25,13 +25,14 @@ from textual.screen import Screen
 from llm.events import Event, Finished, RolledBack, Warned
 from llm.run import Run
 from workbench.messages import TorchReady, TrainingEnded
-from workbench.services.curves import RunCurves
-from workbench.services.narration import describe, status_line
 from workbench.services.training import TrainingService
 from workbench.terminal import abandon_terminal, has_terminal, terminal_kept_for_app
 from workbench.text import clean
 from workbench.themes import DEFAULT, THEMES
 from workbench.widgets.dialogs import Answer, Ask, Help, Waiting
+
+if TYPE_CHECKING:
+    from workbench.services.curves import RunCurves
 
 SWITCH_SECONDS = 0.0005
 """How long one Python thread may keep the others waiting. Measured: a tenth of the default gives the training thread
@@ -174,10 +175,14 @@ class WorkbenchApp(App[int]):
     def _watch_training(self) -> None:
         """Once a second: bring the status line up to date, and tell what happened out of sight."""
         name = self.training.active
+        if name is None and self._watched is None:
+            return
+        from workbench.services.curves import RunCurves  # brings numpy, for which the first screen does not wait
+        from workbench.services.narration import status_line
+
         if name is not None and (self._watched is None or self._watched.run.name != name):
             self._watched = RunCurves(Run(self.home / "runs" / name))
-        if self._watched is None:
-            return
+        assert self._watched is not None
         events = self._watched.poll()
         self.training_line = clean(status_line(self._watched, here=name is not None))
         if self.current_mode != "train":
@@ -187,6 +192,8 @@ class WorkbenchApp(App[int]):
     def _tell(self, event: Event) -> None:
         if isinstance(event, Warned | RolledBack | Finished):
             calm = isinstance(event, Finished) and event.status != "failed"
+            from workbench.services.narration import describe
+
             severity: SeverityLevel = "information" if calm else "warning"
             assert self._watched is not None
             self.notify(clean(describe(event)), title=self._watched.run.name, severity=severity, markup=False)
@@ -203,7 +210,7 @@ class WorkbenchApp(App[int]):
         """Loads what training and chatting need, while the person reads the first screen."""
         problem = ""
         try:
-            import llm.train  # noqa: F401
+            import llm.training  # noqa: F401
         except ImportError as error:
             problem = f"PyTorch could not be loaded ({error}); llm-workbench doctor says more."
         self.post_message(TorchReady(problem))
@@ -262,7 +269,7 @@ class WorkbenchApp(App[int]):
                 waiting.say(f"Saving {name}… {seconds:.0f}s")
             if carry_on:
                 self.training.begin_process(Run(self.home / "runs" / name))
-        self.exit(status)
+        self.exit(status, return_code=status)
 
 
 class QuitDialog(Ask):

@@ -12,7 +12,7 @@ from llm.commands import CommandQueue
 from llm.errors import ConfigError, UserError
 from llm.events import Event, Finished, Started, StepLogged, Warned
 from llm.run import Command, Run
-from llm.train import run_training
+from llm.training import run_training
 
 from .conftest import MakeRun
 
@@ -68,8 +68,13 @@ def test_twenty_runs_interrupted_at_random_equal_an_uninterrupted_one(make_run: 
 
 def test_a_stop_between_micro_batches_keeps_the_last_completed_step(make_run: MakeRun, tmp_path: Path) -> None:
     run = make_run("mid")
-    # looks at a stop: one before step 1, two between its three micro-batches, one before step 2, the next is inside it
-    finished = run_training(run, tmp_path, commands=StopAfter(5))
+    queue = StopAfter(-1)
+
+    def on_event(event: Event) -> None:
+        if isinstance(event, StepLogged):
+            queue.looks = 3  # one before step 2, then one after each of its first two micro-batches
+
+    finished = run_training(run, tmp_path, commands=queue, on_event=on_event)
     assert (finished.status, finished.step) == ("stopped", 1)
     assert run.checkpoint().step == 1
 

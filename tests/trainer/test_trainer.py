@@ -32,7 +32,7 @@ from llm.events import (
 )
 from llm.model.transformer import Transformer
 from llm.run import Command, Run
-from llm.train import run_training
+from llm.training import run_training
 
 from .conftest import MakeRun
 

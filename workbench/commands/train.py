@@ -55,7 +55,8 @@ def resume(options: argparse.Namespace) -> int:
 def train_to_the_end(run: Run, options: argparse.Namespace, overrides: tuple[tuple[str, str], ...]) -> int:
     """Train in this process, telling how it goes; interrupted, it has saved. Returns the exit status."""
     from llm.commands import CommandQueue
-    from llm.train import resumed_config, run_training, stopping_on_signals
+    from llm.train import stopping_on_signals
+    from llm.training import resumed_config, run_training
     from workbench.commands.narrator import narrator
 
     resumed_config(run.config(), overrides)  # whatever is wrong with them is said before anything begins

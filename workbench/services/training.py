@@ -28,7 +28,7 @@ Overrides = tuple[tuple[str, str], ...]
 
 
 class Trainer(Protocol):
-    """`llm.train.run_training`, or a stand-in for tests: trains `run` to its end or until `commands` hold a stop."""
+    """`llm.training.run_training`, or a stand-in for tests: trains `run` to its end or until `commands` hold a stop."""
 
     def __call__(
         self,
@@ -43,8 +43,8 @@ class Trainer(Protocol):
 
 
 def train_for_real(run: Run, home: Path, **arguments: Any) -> object:
-    """`llm.train.run_training`; importing it loads torch, which is why that happens here and not above."""
-    from llm.train import run_training
+    """`llm.training.run_training`; importing it loads torch, which is why that happens here and not above."""
+    from llm.training import run_training
 
     return run_training(run, home, **arguments)
 
