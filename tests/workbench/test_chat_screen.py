@@ -12,11 +12,12 @@ from textual.widgets import Input, Static
 
 import workbench.app as app_module
 import workbench.screens.chat as chat_module
+from llm.config import parse_value
 from tests.workbench.test_chat_service import FakeTalker
 from workbench.app import WorkbenchApp
 from workbench.screens.choose_model import ChooseModel
 from workbench.services.chat import ChatService
-from workbench.widgets.knobs import KnobRow
+from workbench.widgets.knobs import KnobRow, knob_fields, written
 
 
 class ChatApp(WorkbenchApp):
@@ -112,7 +113,7 @@ async def test_knobs_are_checked_as_typed_and_hold_at_once(home, talker):
         assert screen.panel.knobs.temperature == 0.5, "the run's own value"
         await pilot.press("f2")
         field = screen.query_one("#knob-temperature Input", Input)
-        assert field.has_focus
+        await until(lambda: field.has_focus)
         field.value = "1.5"
         await until(lambda: screen.service.knobs.temperature == 1.5)
         row = screen.query_one("#knob-temperature", KnobRow)
@@ -125,9 +126,9 @@ async def test_knobs_are_checked_as_typed_and_hold_at_once(home, talker):
         await until(lambda: screen.service.knobs.temperature == 0.5)
         assert not row.has_class("wrong") and not row.has_class("changed")
         await pilot.press("down")
-        assert screen.query_one("#knob-top-k Input", Input).has_focus
+        await until(lambda: screen.query_one("#knob-top-k Input", Input).has_focus)
         await pilot.press("f2")
-        assert screen.prompt.has_focus
+        await until(lambda: screen.prompt.has_focus)
 
 
 async def test_what_was_set_by_hand_stays_when_the_model_changes(home, talker):
@@ -231,3 +232,9 @@ async def test_tiny_terminal(home, talker):
             await pilot.resize_terminal(*size)
             await pilot.press("x", "enter")
             await until(lambda: not screen.writing)
+
+
+def test_lists_are_written_as_they_are_read():
+    for field in knob_fields():
+        for value in (field.default, *((("a", 'b,"c'), ("\n", "x y")) if field.type is tuple else ())):
+            assert parse_value(field, written(value)) == value

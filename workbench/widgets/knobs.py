@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from dataclasses import replace
 from typing import Any, ClassVar
 
@@ -40,12 +41,17 @@ def written(value: Any) -> str:
     if isinstance(value, bool):
         return "on" if value else "off"
     if isinstance(value, tuple):
-        return ", ".join(value) if not any("," in item or "\n" in item for item in value) else repr(list(value))
+        return ", ".join(value) if not any(set(item) & set(',\n"') for item in value) else json.dumps(value)
     return f"{value:g}" if isinstance(value, float) else str(value)
 
 
 class KnobRow(Horizontal):
     """One knob: its name and its value."""
+
+    BINDINGS: ClassVar[list[BindingType]] = [
+        Binding("down", "app.focus_next", "Next knob", id="knobs.next", show=False),
+        Binding("up", "app.focus_previous", "Knob before", id="knobs.before", show=False),
+    ]
 
     def __init__(self, field: Field) -> None:
         super().__init__(id=f"knob-{field.name.replace('_', '-')}")
@@ -61,10 +67,10 @@ class KnobPanel(Vertical):
 
     DEFAULT_CSS = """
     KnobPanel {
-        width: 32; border-left: solid $panel-lighten-2; padding: 0 0 0 1;
+        width: 34; border-left: solid $panel-lighten-2; padding: 0 0 0 1;
         VerticalScroll { height: 1fr; scrollbar-size-vertical: 1; }
         KnobRow { height: 1; }
-        KnobRow Label { width: 19; color: $text-muted; }
+        KnobRow Label { width: 21; color: $text-muted; }
         KnobRow.changed Label { color: $accent; text-style: bold; }
         KnobRow Input { width: 1fr; background: $panel; }
         KnobRow Input:focus { background: $primary 30%; }
@@ -74,8 +80,6 @@ class KnobPanel(Vertical):
     }
     """
     BINDINGS: ClassVar[list[BindingType]] = [
-        Binding("down", "app.focus_next", "Next knob", id="knobs.next", show=False),
-        Binding("up", "app.focus_previous", "Knob before", id="knobs.before", show=False),
         Binding("ctrl+l", "default", "Usual value", id="knobs.default", key_display="^l"),
     ]
 
