@@ -37,6 +37,7 @@ if TYPE_CHECKING:
 SWITCH_SECONDS = 0.0005
 """How long one Python thread may keep the others waiting. Measured: a tenth of the default gives the training thread
 back a third of what drawing costs it."""
+PRELOAD_AFTER_SECONDS = 0.3  # by then the first screen is painted, and the keys it shows are not kept waiting
 
 
 def presets_screen() -> Screen[Any]:
@@ -113,7 +114,7 @@ class WorkbenchApp(App[int]):
                 loop.add_signal_handler(number, self._on_signal, number)
         self.set_interval(1.0, self._watch_training)
         if self._preload:
-            self.call_after_refresh(self._load_torch)
+            self.set_timer(PRELOAD_AFTER_SECONDS, self._load_torch)
         if self._open_first is not None:
             self.open_chat(self._open_first)
 

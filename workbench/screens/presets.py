@@ -11,6 +11,7 @@ from textual.binding import Binding, BindingType
 from textual.containers import Horizontal, VerticalScroll
 from textual.content import Content
 from textual.message import Message
+from textual.timer import Timer
 from textual.widgets import OptionList, Static
 from textual.widgets.option_list import Option
 
@@ -22,6 +23,8 @@ from workbench.services.prepared import DataState, look_for_data
 from workbench.text import clean
 from workbench.widgets.dialogs import Answer, Ask
 from workbench.widgets.meaning import meaning
+
+LOOK_AFTER_SECONDS = 0.3
 
 
 class PresetList(OptionList):
@@ -61,6 +64,7 @@ class PresetsScreen(WorkbenchScreen):
         self.edited: dict[str, RunConfig] = {}
         self.data: dict[RunConfig, DataState] = {}
         self.current = ""
+        self._look_later: Timer | None = None
 
     def body(self) -> ComposeResult:
         with Horizontal(id="presets-body"):
@@ -140,7 +144,14 @@ class PresetsScreen(WorkbenchScreen):
         width = self.query_one("#preset-page").content_size.width
         page = meaning(self.current, config, base, state, width)
         self.query_one("#preset-meaning", Static).update(page)
-        if state is None:
+        if state is None and self._look_later is None:
+            self._look_later = self.set_timer(LOOK_AFTER_SECONDS, self._look)
+
+    def _look(self) -> None:
+        """Look for the data of what is marked now; not earlier, since that loads numpy and the tokenizers."""
+        self._look_later = None
+        config = self._config()
+        if config is not None and config not in self.data:
             self._look_for_data(config)
 
     @work(thread=True, group="look for data")
