@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import queue
+import shutil
 import threading
+import time
 from dataclasses import replace
 
 import pytest
@@ -11,6 +13,8 @@ import pytest
 from llm.config import DecodeConfig
 from llm.engine import Done, Piece
 from llm.errors import UserError
+from llm.events import CommandRefused, Saved
+from llm.run import Holder, Run
 from workbench.services.chat import (
     ChatService,
     ModelOpened,
@@ -22,7 +26,7 @@ from workbench.services.chat import (
     Request,
     fitting_prompt,
 )
-from workbench.services.talker import TurnFormat, choices, open_talker, turn_format, usual_choice
+from workbench.services.talker import TurnFormat, ask_for_snapshot, choices, open_talker, turn_format, usual_choice
 
 TURNS = TurnFormat("Question: {question}\nAnswer: {answer}", "Question: {question}\nAnswer:", "\n\n", "\n\nQuestion:")
 
@@ -271,6 +275,56 @@ def test_the_model_in_training_is_copied_anew_for_every_reply(trained_run):
     training.live.step = 4
     talker.update(lambda: False)
     assert talker.name == "tiny-1@4" and training.live.snapshots == 2
+
+
+class Trainer(threading.Thread):
+    """Stands for a trainer in another process: answers the first `snapshot` with the weights of a checkpoint."""
+
+    def __init__(self, run, reason=""):
+        super().__init__(daemon=True)
+        self.run_directory, self.reason = run, reason
+        self.commands = run.commands()
+
+    def run(self):
+        run = self.run_directory
+        while not (orders := self.commands.poll()):
+            time.sleep(0.01)
+        order = orders[0]
+        log = run.log()
+        if self.reason:
+            log.append(CommandRefused(step=10, command=order.name, reason=self.reason, command_id=order.id))
+        else:
+            log.append(
+                Saved(step=10, path="checkpoints/step-00000010", size_bytes=1, kind="snapshot", command_id=order.id)
+            )
+        log.close()
+
+
+def elsewhere(monkeypatch):
+    monkeypatch.setattr(Run, "holder", lambda run: Holder(1, "another-host"))
+
+
+def test_a_model_in_another_process_is_asked_for_its_weights(trained_run, tmp_path, monkeypatch):
+    shutil.copytree(trained_run.path, tmp_path / "runs" / "tiny-1")
+    run = Run.open(tmp_path, "tiny-1")
+    elsewhere(monkeypatch)
+    Trainer(run).start()
+    talker = open_talker(tmp_path, NoTraining(), "tiny-1@live", lambda: False)
+    assert talker.name == "tiny-1@10"
+    Trainer(run, reason="the disk is full").start()
+    with pytest.raises(UserError, match="disk is full"):
+        talker.update(lambda: False)
+
+
+def test_a_trainer_that_does_not_answer(trained_run, tmp_path, monkeypatch):
+    shutil.copytree(trained_run.path, tmp_path / "runs" / "tiny-1")
+    run = Run.open(tmp_path, "tiny-1")
+    elsewhere(monkeypatch)
+    with pytest.raises(UserError, match="did not answer"):
+        ask_for_snapshot(run, lambda: False, patience=0.1)
+    monkeypatch.setattr(Run, "holder", lambda run: None)
+    with pytest.raises(UserError, match="just ended"):
+        ask_for_snapshot(run, lambda: False)
 
 
 def test_choices(trained_run, tmp_path):

@@ -97,9 +97,9 @@ class KnobPanel(Vertical):
 
     def compose(self) -> ComposeResult:
         with VerticalScroll(can_focus=False):
-            for field in knob_fields():
+            for field in knob_fields()[: len(FIRST)]:
                 yield KnobRow(field)
-        yield Static(id="knob-help", markup=False)
+        yield Static("f2: all knobs", id="knob-help", markup=False)
 
     def on_mount(self) -> None:
         self._fill()
@@ -127,13 +127,13 @@ class KnobPanel(Vertical):
             self.set_value(row.field.name, getattr(self.usual, row.field.name))
 
     def _fill(self) -> None:
-        """Write the values into the fields, except where the person is typing."""
+        """Write the values into the fields; wrong entries are replaced."""
         for row in self.query(KnobRow):
-            field = row.query_one(Input)
             text = written(getattr(self.knobs, row.field.name))
-            if field.value != text:
-                with self.prevent(Input.Changed):
-                    field.value = text
+            for field in row.query(Input).results():  # none yet in a row that is just being made
+                if field.value != text:
+                    with self.prevent(Input.Changed):
+                        field.value = text
             self._mark(row, "")
 
     def _become(self, knobs: DecodeConfig) -> None:
@@ -155,7 +155,12 @@ class KnobPanel(Vertical):
         self._become(replace(self.knobs, **{row.field.name: value}))
         self._mark(row, "")
 
-    def on_descendant_focus(self, event: DescendantFocus) -> None:
+    async def on_descendant_focus(self, event: DescendantFocus) -> None:
+        """Say what the knob does. The first time, the rest of the knobs are made: forty fields take a while."""
+        rest = knob_fields()[len(self.query(KnobRow)) :]
+        if rest:
+            await self.query_one(VerticalScroll).mount_all(KnobRow(field) for field in rest)
+            self._fill()
         row = event.widget.parent
         if isinstance(row, KnobRow):
             self._help(row.field.help, wrong=False)
@@ -166,7 +171,7 @@ class KnobPanel(Vertical):
         row.set_class(getattr(self.knobs, name) != getattr(self.usual, name), "changed")
         if problem:
             self._help(f"{name} {problem}", wrong=True)
-        elif row.query_one(Input).has_focus:
+        elif row.has_focus_within:
             self._help(row.field.help, wrong=False)
 
     def _help(self, text: str, *, wrong: bool) -> None:
