@@ -109,9 +109,7 @@ class WorkbenchApp(App[int]):
 
     def on_mount(self) -> None:
         if not self.is_headless:
-            loop = asyncio.get_running_loop()
-            for number in (signal.SIGTERM, signal.SIGHUP):
-                loop.add_signal_handler(number, self._on_signal, number)
+            self._listen_to_signals()
         self.set_interval(1.0, self._watch_training)
         if self._preload:
             self.set_timer(PRELOAD_AFTER_SECONDS, self._load_torch)
@@ -245,11 +243,18 @@ class WorkbenchApp(App[int]):
         if answer in ("save", "detach"):
             self._leave(carry_on=answer == "detach", status=0)
 
-    def _on_signal(self, number: signal.Signals) -> None:
+    def _listen_to_signals(self) -> None:
         """SIGTERM saves and ends. After SIGHUP nobody is watching: the training carries on in a process of its own."""
-        if number == signal.SIGHUP:
+        loop = asyncio.get_running_loop()
+        loop.add_signal_handler(signal.SIGTERM, lambda: self._leave(carry_on=False, status=128 + signal.SIGTERM))
+
+        def hang_up(_number: int, _frame: object) -> None:
+            # The kernel sends SIGCONT along, at which the driver would take over the lost terminal again.
+            signal.signal(signal.SIGCONT, signal.SIG_IGN)
             abandon_terminal()
-        self._leave(carry_on=number == signal.SIGHUP, status=128 + number)
+            loop.call_soon_threadsafe(lambda: self._leave(carry_on=True, status=128 + signal.SIGHUP))
+
+        signal.signal(signal.SIGHUP, hang_up)
 
     @work(group="leaving")
     async def _leave(self, *, carry_on: bool, status: int) -> None:

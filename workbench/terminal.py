@@ -55,12 +55,16 @@ def terminal_kept_for_app(log: Path) -> Iterator[None]:
 
 
 def abandon_terminal() -> None:
-    """The terminal is gone: from now on what is drawn goes nowhere, and there is no more input."""
-    nowhere = os.open(os.devnull, os.O_RDWR)
-    for stream in (sys.__stdin__, sys.__stdout__, sys.__stderr__):
+    """The terminal is gone: from now on what is drawn goes nowhere, and nothing is ever typed.
+
+    Input comes from a pipe that nobody writes to, since at the end of a file the app would read again and again.
+    """
+    nowhere = os.open(os.devnull, os.O_WRONLY)
+    silence, _kept_open = os.pipe()
+    os.dup2(silence, 0)
+    for stream in (sys.__stdout__, sys.__stderr__):
         if stream is not None:
             os.dup2(nowhere, stream.fileno())
-    os.close(nowhere)
 
 
 def write_log(text: str) -> None:

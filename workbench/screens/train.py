@@ -77,7 +77,7 @@ class TrainScreen(WorkbenchScreen):
     def body(self) -> ComposeResult:
         yield Numbers(id="numbers")
         with Grid(id="charts"):
-            yield Chart("loss (nats per token)", smoothing=0.9, id="loss-chart", classes="chosen")
+            yield Chart("loss (nats per token)", smoothing=0.8, id="loss-chart", classes="chosen")
             yield Chart("learning rate", id="lr-chart")
             yield Chart("gradient norm", id="norm-chart")
             yield Chart("tokens per second", id="speed-chart")
