@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from llm.data.shards import TokenSplit
 from llm.errors import UserError
 
-Order = Literal["random", "epoch", "sequential"]
+Order = Literal["random", "epoch", "sequential", "stream"]
 Int64 = NDArray[np.int64]
 FEISTEL_ROUNDS = 6
 
@@ -24,18 +24,31 @@ class Batches:
     """Windows of a token sequence, `rows` to a batch.
 
     random: starts uniform in [0, L - T). epoch: every window (a multiple of `stride`) once per pass, each pass
-    shuffled by a keyed permutation of its own; a batch may end one pass and begin the next. sequential: in order, over
-    and over. `stride` 0 means the sequence length, for windows that do not overlap.
+    shuffled by a keyed permutation of its own; a batch may end one pass and begin the next, unless `drop_last` leaves
+    out what does not fill a pass's last batch. sequential, stream: in order, over and over. `stride` 0 means the
+    sequence length, for windows that do not overlap. UserError where the split is too short.
     """
 
     def __init__(
-        self, split: TokenSplit, *, rows: int, seq_len: int, seed: int, order: Order = "random", stride: int = 0
+        self,
+        split: TokenSplit,
+        *,
+        rows: int,
+        seq_len: int,
+        seed: int,
+        order: Order = "random",
+        stride: int = 0,
+        drop_last: bool = False,
     ) -> None:
         check_length(split, seq_len)
         self.split, self.seq_len, self.seed, self.order = split, seq_len, seed, order
         self.rows_per_batch = rows
         self.stride = stride or seq_len
         self.windows = (len(split) - seq_len - 1) // self.stride + 1
+        self.per_pass = self.windows
+        if drop_last and order == "epoch":
+            self.per_pass -= self.windows % rows
+            check_rows(self.windows, rows)
 
     @property
     def per_epoch(self) -> int:
@@ -55,13 +68,22 @@ class Batches:
         if self.order == "random":
             return random_starts(self.seed, i, self.rows_per_batch, len(self.split) - self.seq_len)
         position = i * self.rows_per_batch + np.arange(self.rows_per_batch, dtype=np.int64)
-        index = position % self.windows
+        index = position % self.per_pass
         if self.order == "epoch":
-            epoch = position // self.windows
+            epoch = position // self.per_pass
             for number in np.unique(epoch):
                 here = epoch == number
                 index[here] = permute(index[here], self.windows, self.seed, int(number))
         return index * self.stride
+
+
+def check_rows(windows: int, rows: int) -> None:
+    """UserError where a batch needs more windows than there are: leaving out the last batch would leave nothing."""
+    if windows < rows:
+        raise UserError(
+            f"The training text gives {windows} windows, fewer than one batch of {rows}; give more text, a smaller "
+            "train.batch_size, or set data.drop_last to false."
+        )
 
 
 def check_length(split: TokenSplit, seq_len: int) -> None:

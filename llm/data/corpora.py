@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import itertools
+import os
 import sys
 import sysconfig
 from collections.abc import Callable, Iterator
@@ -129,10 +130,10 @@ class FileCorpus:
         self.name, self.text_field, self.separator, self.hashes = pattern, text_field, separator, hashes
         self.paths = find_files(pattern)
         if not self.paths:
-            is_folder = Path(pattern).expanduser().is_dir()
+            exists = os.access(Path(pattern).expanduser(), os.R_OK)
             raise UserError(
-                f"The folder {pattern} holds no text files; give another folder in data.corpus."
-                if is_folder
+                f"{pattern} holds no text files; give another folder or file in data.corpus."
+                if exists
                 else f"There is no corpus {pattern}: it is neither stories nor pylib, and no file or folder has that "
                 "name; check data.corpus."
             )

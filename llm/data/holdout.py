@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+import hashlib
 import itertools
+import math
 from collections.abc import Iterable, Iterator
 from typing import NamedTuple
 
 from llm.config.schema import DataConfig
 from llm.data.corpora import Corpus
 
-LARGEST_BLOCK = 1 << 20
-SMALLEST_BLOCK = 64
+LARGEST_BLOCK = 1 << 16  # sixteen to a batch of the tokenizer, which may encode them on as many threads
+SMALLEST_BLOCK = 16
 
 
 class Unit(NamedTuple):
@@ -25,8 +27,8 @@ class Unit(NamedTuple):
 def units(corpus: Corpus, data: DataConfig, characters: int = 0) -> Iterator[Unit]:
     """The corpus in order, each stretch assigned to a side.
 
-    documents: whole documents, evenly spread by size; one that is larger than half of what is to be held out is cut
-    into blocks at line borders first. tail: everything after the first (1 - fraction) of `characters`, which the
+    documents: whole documents, evenly spread; one that is larger than half of what is to be held out is cut into
+    blocks at line borders first. tail: everything after the first (1 - fraction) of `characters`, which the
     caller has counted.
     """
     if data.split == "tail":
@@ -44,11 +46,11 @@ def spread_units(corpus: Corpus, fraction: float) -> Iterator[Unit]:
     spread = Spread(fraction)
     for document in corpus.documents():
         if document.size_bytes <= wanted / 2:
-            yield Unit(spread.takes(document.size_bytes), True, True, document.pieces)
+            yield Unit(spread.takes(), True, True, document.pieces)
             continue
         begins = True
         for block, more in with_more(blocks(document.pieces, block_size)):
-            yield Unit(spread.takes(len(block)), begins, not more, (block,))
+            yield Unit(spread.takes(), begins, not more, (block,))
             begins = False
 
 
@@ -66,19 +68,26 @@ def tail_units(corpus: Corpus, cut: int) -> Iterator[Unit]:
 
 
 class Spread:
-    """Takes a share of a stream of sizes, as evenly as the sizes allow (error diffusion)."""
+    """Takes a share of a stream of things, whatever their size: one, chosen by a hash, of each 1/fraction in a row.
+
+    Spread evenly, but not at equal distances, which a corpus with a period of its own would turn into a bias.
+    """
 
     def __init__(self, fraction: float) -> None:
         self.fraction = fraction
-        self.seen = self.taken = 0
+        self.seen = 0
+        self._stratum = self._end = 0
+        self._chosen = -1
 
-    def takes(self, size: int) -> bool:
-        """Whether the next thing, of this size, is taken."""
-        self.seen += size
-        if self.taken + size / 2 > self.fraction * self.seen:
-            return False
-        self.taken += size
-        return True
+    def takes(self) -> bool:
+        """Whether the next thing is taken."""
+        if self.seen == self._end:
+            self._stratum += 1
+            self._end = math.ceil(self._stratum / self.fraction)
+            mark = hashlib.blake2b(b"%d" % self._stratum, digest_size=8).digest()
+            self._chosen = self.seen + int.from_bytes(mark, "little") % (self._end - self.seen)
+        self.seen += 1
+        return self.seen - 1 == self._chosen
 
 
 class Head:

@@ -74,6 +74,8 @@ class ShardWriter:
     offset. Call `close` to finish the last shard.
     """
 
+    suffix = ".bin"
+
     def __init__(
         self, directory: Path, stem: str, *, vocab_size: int, vocabulary: str, shard_tokens: int = SHARD_TOKENS
     ) -> None:
@@ -91,10 +93,11 @@ class ShardWriter:
         tokens = np.asarray(ids, dtype=np.int64)
         while len(tokens):
             if self._file is None:
-                self.names.append(f"{self.stem}-{len(self.names):05d}")
-                self._file = self._path(".bin").open("wb")
+                self.names.append(self._name(len(self.names)))
+                self._file = self._path(self.suffix).open("wb")
             part, tokens = np.split(tokens, [self.shard_tokens - self._count])
-            check_ids(part, self.vocab_size, self._path(".bin"), self._count)
+            path = self._path(self.suffix)
+            check_ids(part, self.vocab_size, path, self._count, remedy(path))
             raw = part.astype(self.dtype).tobytes()
             self._file.write(raw)
             self._digest.update(raw)
@@ -113,9 +116,15 @@ class ShardWriter:
         self._file.flush()
         os.fsync(self._file.fileno())
         self._file.close()
+        self._describe()
+        self._file, self._count, self._digest = None, 0, hashlib.sha256()
+
+    def _name(self, index: int) -> str:
+        return f"{self.stem}-{index:05d}"
+
+    def _describe(self) -> None:
         header = Header(self._count, self.dtype.name, self.vocab_size, self.vocabulary, self._digest.hexdigest())
         write_synced(self._path(".json"), json.dumps(asdict(header), indent=1).encode())
-        self._file, self._count, self._digest = None, 0, hashlib.sha256()
 
     def _path(self, suffix: str) -> Path:
         return self.directory / (self.names[-1] + suffix)
@@ -163,49 +172,66 @@ class Shard:
         digest = hashlib.sha256()
         for start in range(0, len(self), VERIFY_TOKENS):
             tokens = self.read(start, start + VERIFY_TOKENS)
-            check_ids(tokens, self.header.vocab_size, self.path, start)
+            check_ids(tokens, self.header.vocab_size, self.path, start, remedy(self.path))
             digest.update(tokens.tobytes())
         if digest.hexdigest() != self.header.sha256:
             raise UserError(f"The token file {self.path} differs from what was written; {remedy(self.path)}")
 
 
-class ShardedTokens:
-    """A TokenSplit made of consecutive shards."""
+class TokenPiece(Protocol):
+    """A part of a sequence that is stored by itself."""
 
-    def __init__(self, name: str, paths: Sequence[Path], text_bytes: int, *, verify: bool = False) -> None:
-        self.name = name
-        self.bytes = text_bytes
-        self.shards = [Shard(path, verify=verify) for path in paths]
-        if len({(shard.header.vocabulary, shard.dtype) for shard in self.shards}) > 1:
-            raise UserError(f"The token files beside {paths[0]} come from different tokenizers; {remedy(paths[0])}")
-        self.dtype = self.shards[0].dtype if self.shards else dtype_for(1)
-        self._starts = np.cumsum([0, *(len(shard) for shard in self.shards)])
+    def __len__(self) -> int:
+        """Number of tokens."""
+
+    def read(self, start: int, stop: int) -> Tokens:
+        """Tokens [start, stop) of this piece."""
+
+
+class JoinedTokens:
+    """A TokenSplit made of consecutive pieces."""
+
+    def __init__(
+        self, name: str, pieces: Sequence[TokenPiece], text_bytes: int, dtype: np.dtype[np.unsignedinteger]
+    ) -> None:
+        self.name, self.pieces, self.bytes, self.dtype = name, pieces, text_bytes, dtype
+        self._starts = np.cumsum([0, *(len(piece) for piece in pieces)])
 
     def __len__(self) -> int:
         return int(self._starts[-1])
 
     def read(self, start: int, stop: int) -> Tokens:
-        """Tokens [start, stop), across shard borders."""
+        """Tokens [start, stop), across the borders of pieces; only pieces that hold some of them are touched."""
         if not 0 <= start <= stop <= len(self):
             raise IndexError(f"tokens {start} to {stop} of {len(self)}")
         index = int(np.searchsorted(self._starts, start, side="right")) - 1
         parts = []
         while start < stop:
-            shard, begins = self.shards[index], int(self._starts[index])
-            part = shard.read(start - begins, min(stop - begins, len(shard)))
+            piece, begins = self.pieces[index], int(self._starts[index])
+            part = piece.read(start - begins, min(stop - begins, len(piece)))
             parts.append(part)
             start += len(part)
             index += 1
-        return np.concatenate(parts) if len(parts) != 1 else parts[0]
+        return np.concatenate(parts) if len(parts) > 1 else parts[0] if parts else np.empty(0, self.dtype)
 
 
-def check_ids(tokens: NDArray[np.integer], vocab_size: int, path: Path, offset: int) -> None:
+class ShardedTokens(JoinedTokens):
+    """The shards that a ShardWriter wrote, as one sequence."""
+
+    def __init__(self, name: str, paths: Sequence[Path], text_bytes: int, *, verify: bool = False) -> None:
+        shards = [Shard(path, verify=verify) for path in paths]
+        if len({(shard.header.vocabulary, shard.dtype) for shard in shards}) > 1:
+            raise UserError(f"The token files beside {paths[0]} come from different tokenizers; {remedy(paths[0])}")
+        super().__init__(name, shards, text_bytes, shards[0].dtype if shards else dtype_for(1))
+
+
+def check_ids(tokens: NDArray[np.integer], vocab_size: int, path: Path, offset: int, advice: str) -> None:
     """UserError naming file and offset when an id is not below `vocab_size`. `offset`: place of tokens[0]."""
     if len(tokens) and (tokens.max() >= vocab_size or tokens.min() < 0):
         place = int(np.argmax((tokens >= vocab_size) | (tokens < 0)))
         raise UserError(
             f"The token file {path} holds the id {tokens[place]} at offset {offset + place:,}, "
-            f"but the vocabulary ends at {vocab_size - 1}; {remedy(path)}"
+            f"but the vocabulary ends at {vocab_size - 1}; {advice}"
         )
 
 

@@ -80,7 +80,9 @@ def read_documents(
         if separator and separator in first:
             yield from split_documents(path, prepended(first, pieces), separator)
         elif first:
-            yield Document(str(path), path.stat().st_size, prepended(first, pieces))
+            size = path.stat().st_size
+            whole = prepended(first, pieces)
+            yield Document(str(path), size, ("".join(whole),) if size <= PIECE_BYTES else whole)
 
 
 def read_text(path: Path, replaced: Callable[[Path, int], None]) -> Iterator[str]:

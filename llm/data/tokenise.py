@@ -13,7 +13,7 @@ from llm.data.shards import ShardWriter
 from llm.events import Progress
 from llm.tokenizer import Tokenizer
 
-BATCH_CHARACTERS = 1 << 18
+BATCH_CHARACTERS = 1 << 20
 REPORT_SECONDS = 0.1
 Boundary = Literal["after", "before", "none"]
 

@@ -77,7 +77,5 @@ def plural(noun: str) -> str:
 
 def pick(items: Sequence[str], draw: Draw, other_than: str = "") -> str:
     """One of the items, but not `other_than` if there is another."""
-    item = items[int(draw() * len(items))]
-    while item == other_than and len(items) > 1:
-        item = items[int(draw() * len(items))]
-    return item
+    place = int(draw() * len(items))
+    return items[place] if items[place] != other_than else items[place - 1]

@@ -1,0 +1,271 @@
+"""Token files that other programs write, read directly through memory maps, and one layout of theirs written here.
+
+| file                         | ids                                           | written by                                |
+|----------------------------|-----------------------------------------------|-------------------------------------------|
+| `*.npy`                    | one dimension of any integer type             | numpy                                     |
+| `encoded_tokens_chunk_K.dat` | int32, no header; K counts from 0           | the CS336 lecture                         |
+| `*.bin` with a header      | 256 × int32 (magic, version, count), uint16   | llm.c, modded-nanogpt                     |
+| `*.bin` with a .json file  | as that file says                             | this program (`shards`)                   |
+| `*.bin`                    | uint16, no header                             | nanoGPT, llama2.c                         |
+
+All integers are little-endian, unless a .npy file says otherwise.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import BinaryIO, NamedTuple
+
+import numpy as np
+from numpy.lib import format as npy
+from numpy.typing import NDArray
+
+from llm.config.schema import DataConfig
+from llm.data.corpora import digest
+from llm.data.shards import (
+    VERIFY_TOKENS,
+    JoinedTokens,
+    ShardWriter,
+    Tokens,
+    TokenSplit,
+    check_ids,
+    dtype_for,
+    read_header,
+)
+from llm.data.textfiles import FileHashes, find_files, opened
+from llm.errors import ConfigError, Problem, UserError
+
+CHUNK = re.compile(r"encoded_tokens_chunk_(\d+)\.dat")
+SUFFIXES = (".npy", ".bin")
+HEADER_MAGIC, HEADER_VERSION, HEADER_BYTES = 20240520, 1, 256 * 4
+
+
+class Layout(NamedTuple):
+    """Where the ids lie in a file: `tokens` of `dtype` from byte `offset` on."""
+
+    dtype: np.dtype[np.integer]
+    offset: int
+    tokens: int
+
+
+class TokenFile:
+    """One token file. Raises UserError, naming the file and the lengths, where they do not agree or there is nothing.
+
+    `read` returns the narrowest unsigned type for `vocab_size`; ids are taken on trust, `verify` looks at all of them.
+    """
+
+    def __init__(self, path: Path, vocab_size: int) -> None:
+        self.path, self.vocab_size = path, vocab_size
+        self.dtype = dtype_for(vocab_size)
+        self._file: BinaryIO = opened(path)
+        self._size = os.fstat(self._file.fileno()).st_size
+        self.layout = read_layout(path, self._file, self._size)
+        dtype, offset, count = self.layout
+        self._tokens = np.memmap(self._file, dtype=dtype, mode="r", offset=offset, shape=(count,))
+
+    def __len__(self) -> int:
+        return self.layout.tokens
+
+    def read(self, start: int, stop: int) -> Tokens:
+        """Tokens [start, stop) of this file, copied out of the map."""
+        return self.stored(start, stop).astype(self.dtype)
+
+    def stored(self, start: int, stop: int) -> NDArray[np.integer]:
+        """The same as they are stored."""
+        size = os.fstat(self._file.fileno()).st_size
+        if size < self._size:  # touching a page beyond the end of a file that was cut would kill the process (SIGBUS)
+            raise UserError(f"The token file {self.path} shrank from {self._size:,} to {size:,} bytes; bring it back.")
+        return np.array(self._tokens[start:stop])
+
+    def verify(self, advance: Callable[[int], None]) -> NDArray[np.int64]:
+        """How often each id of the vocabulary occurs; UserError names file and offset of the first id outside it."""
+        counts = np.zeros(self.vocab_size, dtype=np.int64)
+        advice = "give the tokenizer that made this file (tokenizer.path)."
+        for start in range(0, len(self), VERIFY_TOKENS):
+            tokens = self.stored(start, start + VERIFY_TOKENS)
+            check_ids(tokens, self.vocab_size, self.path, start, advice)
+            counts += np.bincount(tokens.astype(np.int64), minlength=self.vocab_size)
+            advance(tokens.nbytes)
+        return counts
+
+
+class TokenRange:
+    """Tokens [start, stop) of another sequence, as a sequence."""
+
+    def __init__(self, name: str, split: TokenSplit, start: int, stop: int, text_bytes: int = 0) -> None:
+        self.name, self.split, self.start, self.stop, self.bytes = name, split, start, stop, text_bytes
+        self.dtype = split.dtype
+
+    def __len__(self) -> int:
+        return self.stop - self.start
+
+    def read(self, start: int, stop: int) -> Tokens:
+        """Tokens [start, stop) of the range. IndexError outside it."""
+        if not 0 <= start <= stop <= len(self):
+            raise IndexError(f"tokens {start} to {stop} of {len(self)}")
+        return self.split.read(self.start + start, self.start + stop)
+
+
+class ChunkWriter(ShardWriter):
+    """Writes ids as the CS336 lecture's code does: files of `shard_tokens` int32 without headers."""
+
+    suffix = ".dat"
+
+    def __init__(self, directory: Path, *, vocab_size: int, vocabulary: str, shard_tokens: int) -> None:
+        super().__init__(directory, "", vocab_size=vocab_size, vocabulary=vocabulary, shard_tokens=shard_tokens)
+        directory.mkdir()
+        self.dtype = np.dtype("<i4")  # type: ignore[assignment]  # ids fit: they are below 2^31
+
+    def _name(self, index: int) -> str:
+        return f"encoded_tokens_chunk_{index}"
+
+    def _describe(self) -> None:
+        """No header."""
+
+
+class TokenCorpus:
+    """Token files in the place of text: `data.corpus`, and `data.validation` or the last share of the corpus."""
+
+    def __init__(self, data: DataConfig, home: Path) -> None:
+        self.name, self.fraction = data.corpus, data.validation_fraction
+        self.train_paths = token_paths(data.corpus, "data.corpus")
+        self.validation_paths = token_paths(data.validation, "data.validation") if data.validation else []
+        self.size_bytes = sum(path.stat().st_size for path in self.paths)
+        self._hashes = FileHashes(home / "data" / "files.json")
+
+    @property
+    def paths(self) -> list[Path]:
+        return [*self.train_paths, *self.validation_paths]
+
+    def fingerprint(self, advance: Callable[[int], None] = lambda size: None) -> str:
+        """Hexadecimal digest of what decides the tokens. `advance` is told of bytes read to find it."""
+        groups = [[self._hashes.of(path, advance) for path in paths] for paths in (self.train_paths, self.validation_paths)]
+        return digest("tokens", *(digest(*group) for group in groups))
+
+    def splits(self, vocab_size: int, text_bytes: Sequence[int] = (0, 0)) -> tuple[TokenSplit, TokenSplit]:
+        """The training and the validation tokens."""
+        train = joined("training", self.train_paths, vocab_size, text_bytes[0])
+        if self.validation_paths:
+            return train, joined("held-out", self.validation_paths, vocab_size, text_bytes[1])
+        cut = int((1 - self.fraction) * len(train))
+        return (
+            TokenRange("training", train, 0, cut, text_bytes[0]),
+            TokenRange("held-out", train, cut, len(train), text_bytes[1]),
+        )
+
+
+def is_token_corpus(data: DataConfig) -> bool:
+    """Whether `data.corpus` names token files: because `data.format` says so, or by their names."""
+    if data.format != "auto" or data.corpus in ("stories", "pylib"):
+        return data.format == "tokens"
+    path = Path(data.corpus).expanduser()
+    if path.is_dir():
+        names = [item.name for item in path.iterdir() if item.is_file() and not item.name.startswith(".")]
+        plain = [name for name in names if not name.endswith(".json")]
+        return bool(plain) and all(is_token_name(name) for name in plain)
+    files = find_files(data.corpus)
+    return bool(files) and all(is_token_name(file.name) for file in files)
+
+
+def is_token_name(name: str) -> bool:
+    return name.endswith(SUFFIXES) or CHUNK.fullmatch(name) is not None
+
+
+def token_paths(pattern: str, field: str) -> list[Path]:
+    """The token files that a path, folder or glob means: chunks in the order of their numbers, others of their names.
+
+    Raises UserError where there are none, a chunk is missing, or a chunk that is not the last differs in length.
+    """
+    path = Path(pattern).expanduser()
+    found = sorted(item for item in path.iterdir() if is_token_name(item.name)) if path.is_dir() else find_files(pattern)
+    if not found:
+        raise UserError(
+            f"{pattern} holds no token files (.npy, .bin, encoded_tokens_chunk_K.dat); check {field}, or set "
+            "data.format if it is text."
+        )
+    numbered = {int(match[1]): file for file in found if (match := CHUNK.fullmatch(file.name))}
+    if not numbered or len(found) == 1 and not path.is_dir():
+        return found
+    if len(numbered) < len(found):
+        raise UserError(f"{pattern} mixes chunk files with other token files; name one kind in {field}.")
+    missing = next((number for number in range(max(numbered)) if number not in numbered), None)
+    if missing is not None:
+        raise UserError(f"{pattern} lacks encoded_tokens_chunk_{missing}.dat; bring it back, or chunk the corpus again.")
+    chunks = [numbered[number] for number in sorted(numbered)]
+    sizes = [chunk.stat().st_size for chunk in chunks]
+    for chunk, size in zip(chunks[:-1], sizes[:-1], strict=True):
+        if size != sizes[0]:
+            raise UserError(
+                f"The token file {chunk} has {size:,} bytes where chunk 0 has {sizes[0]:,}: only the last chunk may "
+                "differ; bring back the whole file."
+            )
+    return chunks
+
+
+def joined(name: str, paths: Sequence[Path], vocab_size: int, text_bytes: int) -> JoinedTokens:
+    return JoinedTokens(name, [TokenFile(path, vocab_size) for path in paths], text_bytes, dtype_for(vocab_size))
+
+
+def needs_tokenizer() -> ConfigError:
+    """What to say where token files come with a tokenizer that would have to be learnt from text."""
+    message = (
+        "is needed to read token files: give the tokenizer that made them (its directory or file), or set "
+        "tokenizer.kind to tiktoken or byte"
+    )
+    return ConfigError([Problem("tokenizer.path", message)])
+
+
+def read_layout(path: Path, file: BinaryIO, size: int) -> Layout:
+    """Where the ids lie in `file`, which is `size` bytes long. UserError names the file and the lengths."""
+    if not size:
+        raise UserError(f"The token file {path} is empty; give another file, or make it again.")
+    if path.suffix == ".npy":
+        return npy_layout(path, file, size)
+    described = path.with_suffix(".json")
+    if path.suffix == ".bin" and described.is_file():
+        header = read_header(described)
+        return checked(path, Layout(dtype_for(header.vocab_size), 0, header.count), size)
+    if CHUNK.fullmatch(path.name):
+        return headerless(path, np.dtype("<i4"), size)
+    words = np.frombuffer(file.read(12), dtype="<i4", count=3 if size >= HEADER_BYTES else 0)
+    if len(words) and words[0] == HEADER_MAGIC:
+        if words[1] != HEADER_VERSION:
+            raise UserError(f"The token file {path} has version {words[1]} of its header, only 1 is known; convert it.")
+        return checked(path, Layout(np.dtype("<u2"), HEADER_BYTES, int(words[2])), size)
+    return headerless(path, np.dtype("<u2"), size)
+
+
+def npy_layout(path: Path, file: BinaryIO, size: int) -> Layout:
+    """The layout in a .npy file's own header, which numpy reads without running anything."""
+    try:
+        version = npy.read_magic(file)
+        read = npy.read_array_header_1_0 if version == (1, 0) else npy.read_array_header_2_0
+        shape, _, dtype = read(file)
+    except ValueError as error:
+        raise UserError(f"{path} is not a .npy file ({error}); give another file.") from error
+    if len(shape) != 1 or dtype.kind not in "iu":
+        raise UserError(f"{path} holds {dtype} of shape {shape}, not one row of token ids; give another file.")
+    return checked(path, Layout(dtype, file.tell(), shape[0]), size)
+
+
+def headerless(path: Path, dtype: np.dtype[np.integer], size: int) -> Layout:
+    count, over = divmod(size, dtype.itemsize)
+    if over:
+        raise UserError(
+            f"The token file {path} has {size:,} bytes, which is {over} more than {count:,} tokens of {dtype.itemsize} "
+            "bytes; bring back the whole file."
+        )
+    return Layout(dtype, 0, count)
+
+
+def checked(path: Path, layout: Layout, size: int) -> Layout:
+    expected = layout.offset + layout.tokens * layout.dtype.itemsize
+    if layout.tokens < 1 or size != expected:
+        raise UserError(
+            f"The token file {path} has {size:,} bytes where its header promises {expected:,} ({layout.tokens:,} tokens "
+            f"of {layout.dtype.itemsize} bytes); bring back the whole file."
+        )
+    return layout
