@@ -125,14 +125,14 @@ def test_a_reply_from_beginning_to_end(chat):
     assert isinstance(messages[0], ReplyBegan) and messages[0].reply == number
     assert "".join(message.text for message in messages if isinstance(message, ReplyGrew)) == "one two three"
     end = messages[-1]
-    assert (end.reason, end.tokens, end.tokens_per_second, end.first, end.context_used) == ("length", 3, 20.0, 0.1, 7)
+    assert (end.reason, end.tokens, end.tokens_per_second, end.context_used) == ("length", 3, 20.0, 7)
     assert talker.prompts[0][0] == "Once" and talker.updates == 1
 
 
 def test_pieces_are_gathered_between_two_messages():
     now = [0.0]
     posted = []
-    news = News(1, posted.append, clock=lambda: now[0])
+    news = News(1, posted.append, asked=-0.5, clock=lambda: now[0])
     for number in range(50):
         now[0] += 0.01
         news.take(Piece(0, number, "x"))
@@ -140,11 +140,12 @@ def test_pieces_are_gathered_between_two_messages():
     news.end(Done(("stop",), 50, 1, 1.0, 0.1, 2.0, 9, 0, 0))
     assert "".join(message.text for message in posted[:-1]) == "x" * 50
     assert posted[-1].reason == "stop"
+    assert posted[-1].first == pytest.approx(0.51), "counted from the asking on"
 
 
 def test_further_samples_come_with_the_end():
     posted = []
-    news = News(1, posted.append)
+    news = News(1, posted.append, asked=0.0)
     for sample, text in ((0, "a"), (1, "p"), (2, "x"), (0, "b"), (1, "q")):
         news.take(Piece(sample, 1, text))
     news.end(Done(("stop",) * 3, 5, 1, 1.0, 0.1, 2.0, 9, 0, 0))

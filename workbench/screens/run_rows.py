@@ -8,7 +8,7 @@ from textual.content import Content
 from llm.run import CheckpointInfo
 from workbench.services.runs import RunSummary
 from workbench.text import clean, one_line
-from workbench.widgets.axes import compact, duration, number, size
+from workbench.widgets.axes import compact, number, size
 
 STATUS_STYLES = {"running here": "green", "running elsewhere": "cyan", "crashed": "red", "failed": "red"}
 STATUS_SIGNS = {
@@ -86,7 +86,7 @@ def age(seconds: float) -> str:
 def details_of(row: RunSummary, now: float) -> Content:
     """What the table has no column for."""
     lines = [
-        ("created", f"{duration(now - row.created)} ago" if row.created else ""),
+        ("created", f"{age(now - row.created)} ago" if row.created else ""),
         ("device", row.device),
         ("forked from", row.parent),
         ("tags", ", ".join(row.tags)),

@@ -59,7 +59,7 @@ class ReplyBegan(Message):
 
 @dataclass
 class ReplyGrew(Message):
-    """What came since the message before. `seconds` since the reply was asked for; `first` until its first token."""
+    """What came since the message before. `first` is the seconds from asking to the first token."""
 
     reply: int
     text: str
@@ -94,6 +94,7 @@ class Request:
     knobs: DecodeConfig
     history: Sequence[tuple[str, str]] = ()
     turns: TurnFormat | None = None
+    asked: float = field(default_factory=time.monotonic)
     cancelled: threading.Event = field(default_factory=threading.Event)
 
 
@@ -196,7 +197,7 @@ class ChatService:
         talker.update(cancelled)
         prompt, dropped_turns = fitting_prompt(talker, request)
         self._post(ReplyBegan(request.number, talker.name, dropped_turns))
-        news = News(request.number, self._post)
+        news = News(request.number, self._post, asked=request.asked)
 
         def knobs() -> DecodeConfig:
             return with_turn_stop(self.knobs, request.turns)
@@ -234,9 +235,16 @@ def fitting_prompt(talker: Talker, request: Request) -> tuple[str, int]:
 class News:
     """Gathers pieces and posts them in one message every NEWS_EVERY seconds; the first at once."""
 
-    def __init__(self, reply: int, post: Callable[[Message], object], clock: Callable[[], float] = time.monotonic):
+    def __init__(
+        self,
+        reply: int,
+        post: Callable[[Message], object],
+        *,
+        asked: float,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
         self.reply, self.post, self.clock = reply, post, clock
-        self.began = clock()
+        self.asked = asked
         self.first = 0.0
         self.tokens = 0
         self.posted = -NEWS_EVERY
@@ -248,12 +256,11 @@ class News:
         place = (done.context_used, done.dropped)
         self._flush(*place)
         others = tuple("".join(texts) for _, texts in sorted(self.others.items()))
-        speed, first = done.tokens_per_second, done.time_to_first_token
-        self.post(ReplyEnded(self.reply, done.reason, done.tokens, speed, first, *place, others))
+        self.post(ReplyEnded(self.reply, done.reason, done.tokens, done.tokens_per_second, self.first, *place, others))
 
     def take(self, piece: Piece) -> None:
         """One token more."""
-        now = self.clock() - self.began
+        now = self.clock() - self.asked
         if piece.token_id is not None:
             self.tokens += 1
             self.first = self.first or now
@@ -266,7 +273,7 @@ class News:
             self._flush(piece.context_used, piece.dropped)
 
     def _flush(self, context_used: int, dropped: int) -> None:
-        now = self.clock() - self.began
+        now = self.clock() - self.asked
         speed = (self.tokens - 1) / (now - self.first) if self.tokens > 1 and now > self.first else 0.0
         self.post(ReplyGrew(self.reply, self.text, self.tokens, speed, self.first, context_used, dropped))
         self.text = ""

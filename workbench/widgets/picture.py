@@ -13,7 +13,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from workbench.widgets.axes import x_ticks, y_ticks
+from workbench.widgets.axes import Ticks, x_ticks, y_ticks
 from workbench.widgets.reduce import Floats, clip, segments, thin, visible
 
 AXIS, CURSOR = "axis", "cursor"
@@ -81,7 +81,7 @@ def draw(scene: Scene, width: int, height: int) -> Frame:
     canvas_height = height - 2 if framed else height
     curves = _prepared(scene, width)
     low, high = _limits(curves, scene)
-    labels = y_ticks(low, high, max(2, canvas_height // 3), scene.log) if framed else []
+    labels = _y_labels(low, high, canvas_height, scene.log) if framed else []
     left = max((len(label) for _, label in labels), default=0) + 1 if framed else 0
     columns = width - left
     canvas = _canvas(scene, curves, (low, high), columns, canvas_height)
@@ -92,6 +92,16 @@ def draw(scene: Scene, width: int, height: int) -> Frame:
     rows = _with_y_axis(canvas, labels, low, high, left)
     rows += _x_axis(scene, left, columns)
     return Frame(rows, left, columns)
+
+
+def _y_labels(low: float, high: float, rows: int, log: bool) -> Ticks:
+    """A label every third row or so; closer where there would be only one."""
+    found: Ticks = []
+    for most in (max(2, rows // 3), max(2, rows // 2), rows):
+        found = y_ticks(low, high, most, log)
+        if len(found) > 1:
+            break
+    return found
 
 
 def column_of(x: float, low: float, high: float, columns: int) -> int:
