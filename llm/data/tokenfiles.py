@@ -1,12 +1,11 @@
 """Token files that other programs write, read directly through memory maps, and one layout of theirs written here.
 
-| file                         | ids                                           | written by                                |
-|----------------------------|-----------------------------------------------|-------------------------------------------|
-| `*.npy`                    | one dimension of any integer type             | numpy                                     |
-| `encoded_tokens_chunk_K.dat` | int32, no header; K counts from 0           | the CS336 lecture                         |
-| `*.bin` with a header      | 256 × int32 (magic, version, count), uint16   | llm.c, modded-nanogpt                     |
-| `*.bin` with a .json file  | as that file says                             | this program (`shards`)                   |
-| `*.bin`                    | uint16, no header                             | nanoGPT, llama2.c                         |
+- `*.npy`: one dimension of any integer type (numpy).
+- `encoded_tokens_chunk_K.dat`: int32 without a header, K counting from 0 (the CS336 lecture).
+- `*.bin` that begins with 256 int32, of which the first three are magic, version and count: uint16 (llm.c,
+  modded-nanogpt).
+- `*.bin` with a `.json` of our own beside it (`shards`): as that says.
+- Any other `*.bin`: uint16 without a header (nanoGPT, llama2.c).
 
 All integers are little-endian, unless a .npy file says otherwise.
 """
@@ -142,7 +141,9 @@ class TokenCorpus:
 
     def fingerprint(self, advance: Callable[[int], None] = lambda size: None) -> str:
         """Hexadecimal digest of what decides the tokens. `advance` is told of bytes read to find it."""
-        groups = [[self._hashes.of(path, advance) for path in paths] for paths in (self.train_paths, self.validation_paths)]
+        groups = [
+            [self._hashes.of(path, advance) for path in paths] for paths in (self.train_paths, self.validation_paths)
+        ]
         return digest("tokens", *(digest(*group) for group in groups))
 
     def splits(self, vocab_size: int, text_bytes: Sequence[int] = (0, 0)) -> tuple[TokenSplit, TokenSplit]:
@@ -180,20 +181,24 @@ def token_paths(pattern: str, field: str) -> list[Path]:
     Raises UserError where there are none, a chunk is missing, or a chunk that is not the last differs in length.
     """
     path = Path(pattern).expanduser()
-    found = sorted(item for item in path.iterdir() if is_token_name(item.name)) if path.is_dir() else find_files(pattern)
+    found = (
+        sorted(item for item in path.iterdir() if is_token_name(item.name)) if path.is_dir() else find_files(pattern)
+    )
     if not found:
         raise UserError(
             f"{pattern} holds no token files (.npy, .bin, encoded_tokens_chunk_K.dat); check {field}, or set "
             "data.format if it is text."
         )
     numbered = {int(match[1]): file for file in found if (match := CHUNK.fullmatch(file.name))}
-    if not numbered or len(found) == 1 and not path.is_dir():
+    if not numbered or (len(found) == 1 and not path.is_dir()):
         return found
     if len(numbered) < len(found):
         raise UserError(f"{pattern} mixes chunk files with other token files; name one kind in {field}.")
     missing = next((number for number in range(max(numbered)) if number not in numbered), None)
     if missing is not None:
-        raise UserError(f"{pattern} lacks encoded_tokens_chunk_{missing}.dat; bring it back, or chunk the corpus again.")
+        raise UserError(
+            f"{pattern} lacks encoded_tokens_chunk_{missing}.dat; bring it back, or chunk the corpus again."
+        )
     chunks = [numbered[number] for number in sorted(numbered)]
     sizes = [chunk.stat().st_size for chunk in chunks]
     for chunk, size in zip(chunks[:-1], sizes[:-1], strict=True):
@@ -265,7 +270,7 @@ def checked(path: Path, layout: Layout, size: int) -> Layout:
     expected = layout.offset + layout.tokens * layout.dtype.itemsize
     if layout.tokens < 1 or size != expected:
         raise UserError(
-            f"The token file {path} has {size:,} bytes where its header promises {expected:,} ({layout.tokens:,} tokens "
-            f"of {layout.dtype.itemsize} bytes); bring back the whole file."
+            f"The token file {path} has {size:,} bytes where its header promises {expected:,} "
+            f"({layout.tokens:,} tokens of {layout.dtype.itemsize} bytes); bring back the whole file."
         )
     return layout
