@@ -48,7 +48,13 @@ class TokenizerConfig:
 class DataConfig:
     """Where the text comes from and how batches are cut from it."""
 
-    corpus: str = knob("stories", "stories, pylib, or a path: a text file, a folder, a glob, a .jsonl file.")
+    corpus: str = knob(
+        "stories", "stories, pylib, or a path: a file or folder of text, JSONL, Parquet or token files, or a glob."
+    )
+    validation: str = knob("", "A path with the validation text or tokens; empty = hold out a share of the corpus.")
+    format: Literal["auto", "text", "jsonl", "parquet", "tokens"] = knob(
+        "auto", "What the files are; auto goes by their names. Token files: .npy, .bin, encoded_tokens_chunk_K.dat."
+    )
     size_mb: float = knob(10.0, "How much of an embedded corpus to make, in megabytes.", above=0)
     seed: int = knob(1, "Seed of a generated corpus.", low=0)
     text_field: str = knob("text", "Field holding the text in JSONL or Parquet.")
@@ -56,13 +62,21 @@ class DataConfig:
     split: Literal["documents", "tail"] = knob(
         "documents", "Hold out whole documents spread over the corpus, or the last characters of it (tail)."
     )
-    order: Literal["random", "epoch", "sequential"] = knob(
-        "random", "random: windows at random starts; epoch: every window once, shuffled; sequential: in order."
+    order: Literal["random", "epoch", "sequential", "stream"] = knob(
+        "random",
+        "random: windows at random starts; epoch: every window once, shuffled; sequential: in order; "
+        "stream: Parquet tokenised while training, anything else in order.",
     )
     stride: int = knob(0, "Distance between window starts in epoch order; 0 = the sequence length.", low=0)
+    drop_last: bool = knob(False, "Epoch order: leave out the windows that do not fill a pass's last batch.")
+    streams: int = knob(1, "Stream order: row group g goes to stream g mod streams, each with rows of its own.", low=1)
     boundary: Literal["after", "before", "none"] = knob(
         "after", "Put the separator token after each document, before it, or nowhere."
     )
+    chunk_tokens: int = knob(
+        0, "Keep prepared tokens as int32 files encoded_tokens_chunk_K.dat of this many; 0 = our own shards.", low=0
+    )
+    processes: int = knob(0, "Processes that tokenise a large corpus; 0 = one per core, 1 = none.", low=0, safe=True)
 
 
 @dataclass(frozen=True)
@@ -184,6 +198,11 @@ class EvaluateConfig:
     batches: int = knob(20, "Batches per evaluation, spread over the held-out text; 0 = all of it.", low=0, safe=True)
     at_start: bool = knob(True, "Evaluate once before the first step.", safe=True)
     train_too: bool = knob(False, "Also evaluate on as many batches of training text.", safe=True)
+    core_every: int = knob(
+        0, "Steps between measurements of the CORE metric, and at the end; 0 = never.", low=0, safe=True
+    )
+    core_path: str = knob("", "Folder of the CORE bundle; empty = the one that was downloaded.", safe=True)
+    core_examples: int = knob(500, "Most questions of each CORE task; 0 = all of them.", low=0, safe=True)
 
 
 @dataclass(frozen=True)

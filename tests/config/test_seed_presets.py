@@ -1,0 +1,395 @@
+"""The presets that follow the five documents: shapes, counts, rates and defaults as those state them."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from llm.config import (
+    ModelConfig,
+    RunConfig,
+    get_value,
+    list_presets,
+    load_preset,
+    resolve_accumulation,
+    resolve_model,
+    resolve_seq_len,
+)
+from llm.length import run_length
+from llm.model.counts import parameters
+from llm.optim import lr_at
+
+HOME = Path("/nonexistent")
+
+
+def preset(name: str, **overrides: str) -> RunConfig:
+    return load_preset(name, HOME, [(path.replace("__", "."), text) for path, text in overrides.items()])
+
+
+def shape(config: RunConfig, vocab_size: int = 0) -> ModelConfig:
+    return resolve_model(config.model, vocab_size or config.model.vocab_size)
+
+
+# n_layer, d_model, n_head, n_kv_head, d_ff, context, vocabulary, and the parameters summed up by hand.
+SHAPES = {
+    "cs336-lecture": (
+        8,
+        512,
+        8,
+        8,
+        1344,
+        256,
+        32000,
+        2 * 32000 * 512 + 8 * (4 * 512**2 + 3 * 512 * 1344 + 2 * 512) + 512,
+    ),
+    "cs336-assignment": (
+        *(6, 384, 8, 8, 1024, 256, 32000),
+        2 * 32000 * 384 + 6 * (4 * 384**2 + 3 * 384 * 1024 + 2 * 384) + 384,
+    ),
+    "gpt2-124m": (12, 768, 12, 12, 3072, 1024, 50257, 124_439_808 - 12 * 3 * 768),  # GPT-2's, without Q, K and V biases
+    "gpt2-124m-stable": (12, 768, 12, 12, 3072, 1024, 50257, 124_412_160),
+    "tinystories-llama": (
+        *(8, 288, 8, 4, 768, 256, 4096),
+        4096 * 288 + 8 * (2 * 288**2 + 2 * 288 * 144 + 3 * 288 * 768 + 2 * 288) + 288,
+    ),
+    "nanochat-base": (12, 768, 6, 6, 3072, 2048, 32000, 2 * 32000 * 768 + 12 * (4 * 768**2 + 2 * 768 * 3072)),
+}
+
+
+@pytest.mark.parametrize("name", SHAPES)
+def test_shape_and_parameter_count(name: str) -> None:
+    model = shape(preset(name))
+    found = (model.n_layer, model.d_model, model.n_head, model.n_kv_head, model.d_ff, model.context, model.vocab_size)
+    assert (*found, parameters(model)) == SHAPES[name]
+
+
+def test_character_model_has_nanogpts_size() -> None:
+    model = shape(preset("shakespeare-char-gpu"), 65)
+    assert (model.n_layer, model.d_model, model.n_head, model.context, model.dropout) == (6, 384, 6, 256, 0.2)
+    assert parameters(model) == pytest.approx(10.65e6, rel=0.01)
+
+
+def test_untied_gpt2_has_163_million() -> None:
+    assert parameters(shape(preset("gpt2-124m", model__tied_head="false"))) == pytest.approx(163e6, rel=0.005)
+
+
+def test_depth_sets_the_shape_and_refuses_what_does_not_divide() -> None:
+    deep = shape(preset("nanochat-base", model__depth="20", train__steps="50000"))
+    assert (deep.n_layer, deep.d_model, deep.n_head, deep.n_kv_head) == (20, 1280, 10, 10)
+    with pytest.raises(Exception, match="nearest depths"):
+        preset("nanochat-base", model__depth="11")
+
+
+# Every number of the documents that is not the shape.
+VALUES: dict[str, dict[str, Any]] = {
+    "cs336-lecture": {
+        "tokenizer.kind": "bpe",
+        "tokenizer.vocab_size": 32000,
+        "tokenizer.special_tokens": ("<|endoftext|>",),
+        "data.chunk_tokens": 500_000,
+        "data.order": "random",
+        "model.norm": "rmsnorm",
+        "model.position": "rope",
+        "model.rope_theta": 100000.0,
+        "model.rope_pairs": "even-odd",
+        "model.mlp": "swiglu",
+        "model.tied_head": False,
+        "model.bias": False,
+        "optim.kind": "adamw",
+        "optim.beta1": 0.9,
+        "optim.beta2": 0.95,
+        "optim.eps": 1e-8,
+        "optim.eps_inside": True,
+        "optim.decay_after": False,
+        "optim.decay_all": True,
+        "optim.weight_decay": 0.01,
+        "train.epochs": 1.5,
+        "train.steps": 0,
+        "train.batch_size": 48,
+        "train.seq_len": 256,
+        "train.lr": 1e-4,
+        "train.clip": 1.0,
+        "train.log_every": 100,
+        "checkpoint.every": 500,
+    },
+    "cs336-assignment": {
+        "data.order": "epoch",
+        "data.stride": 1,
+        "model.rope_theta": 10000.0,
+        "model.rope_pairs": "even-odd",
+        "model.norm_eps": 1e-5,
+        "model.bias": False,
+        "model.qkv_bias": False,
+        "model.tied_head": False,
+        "model.init": "xavier-truncated",
+        "optim.beta1": 0.9,
+        "optim.beta2": 0.999,
+        "optim.eps": 1e-8,
+        "optim.eps_inside": True,
+        "optim.decay_after": True,
+        "optim.weight_decay": 0.01,
+        "train.steps": 5000,
+        "train.batch_size": 16,
+        "train.lr": 3e-4,
+        "train.clip": 1.0,
+        "train.seed": 42,
+        "train.log_every": 50,
+        "evaluate.every": 200,
+        "evaluate.batches": 20,
+        "checkpoint.every": 1000,
+    },
+    "gpt2-124m": {
+        "tokenizer.kind": "tiktoken",
+        "tokenizer.encoding": "gpt2",
+        "data.split": "tail",
+        "data.validation_fraction": 0.1,
+        "data.order": "epoch",
+        "data.drop_last": True,
+        "model.norm": "layernorm",
+        "model.position": "learned",
+        "model.mlp": "gelu",
+        "model.bias": True,
+        "model.qkv_bias": False,
+        "model.tied_head": True,
+        "model.dropout": 0.1,
+        "optim.beta1": 0.9,
+        "optim.beta2": 0.999,
+        "optim.eps_inside": False,
+        "optim.decay_all": True,
+        "optim.weight_decay": 0.1,
+        "train.steps": 2700,
+        "train.batch_size": 8,
+        "train.precision": "fp32",
+        "train.clip": 0.0,
+        "train.seed": 123,
+        "train.log_every": 1,
+        "evaluate.at_start": True,
+        "evaluate.every": 100,
+        "evaluate.batches": 50,
+        "evaluate.train_too": True,
+        "sample.every": 100,
+        "sample.prompt": "Every effort moves you",
+        "sample.max_tokens": 50,
+    },
+    "tinystories-llama": {
+        "tokenizer.kind": "sentencepiece",
+        "tokenizer.vocab_size": 4096,
+        "data.boundary": "before",
+        "model.norm_eps": 1e-5,
+        "model.rope_theta": 10000.0,
+        "model.rope_pairs": "even-odd",
+        "model.mlp": "swiglu",
+        "model.tied_head": True,
+        "model.dropout": 0.0,
+        "model.init": "residual-scaled",
+        "model.init_std": 0.02,
+        "optim.beta1": 0.9,
+        "optim.beta2": 0.95,
+        "optim.weight_decay": 0.1,
+        "optim.decay_all": False,
+        "train.steps": 100_000,
+        "train.batch_size": 8,
+        "train.accumulation": 4,
+        "train.clip": 1.0,
+        "train.precision": "bf16",
+        "train.log_every": 1,
+        "evaluate.every": 2000,
+        "evaluate.batches": 100,
+        "checkpoint.only_improved": True,
+    },
+    "nanochat-base": {
+        "data.order": "stream",
+        "data.boundary": "before",
+        "data.text_field": "text",
+        "model.norm": "rmsnorm",
+        "model.norm_gain": False,
+        "model.embedding_norm": True,
+        "model.rope_pairs": "halves",
+        "model.qk_norm": True,
+        "model.mlp": "relu2",
+        "model.tied_head": False,
+        "model.bias": False,
+        "model.softcap": 15.0,
+        "model.init": "zero-output",
+        "optim.kind": "muon",
+        "optim.matrix_lr": 0.02,
+        "optim.momentum": 0.95,
+        "optim.embedding_lr": 0.2,
+        "optim.head_lr": 0.004,
+        "optim.width_scaled_lr": True,
+        "optim.beta1": 0.8,
+        "optim.beta2": 0.95,
+        "optim.weight_decay": 0.0,
+        "train.steps": 10_000,
+        "train.batch_size": 32,
+        "train.total_batch_tokens": 524_288,
+        "train.clip": 1.0,
+        "train.precision": "bf16",
+    },
+    "shakespeare-char-gpu": {
+        "tokenizer.kind": "char",
+        "optim.beta2": 0.99,
+        "train.steps": 5000,
+        "train.batch_size": 64,
+        "train.lr": 1e-3,
+        "schedule.lr_min": 1e-4,
+        "schedule.warmup_steps": 100,
+    },
+}
+
+
+@pytest.mark.parametrize("name", VALUES)
+def test_values_are_the_documents(name: str) -> None:
+    config = preset(name)
+    assert {path: get_value(config, path) for path in VALUES[name]} == VALUES[name]
+    assert config.group == "five systems"
+
+
+DECODING: dict[str, dict[str, Any]] = {
+    "cs336-lecture": {"temperature": 0.8, "repetition_penalty": 1.1, "repetition_window": 64, "separator_first": False},
+    "cs336-assignment": {"temperature": 1.0, "top_k": 0, "separator_first": False},
+    "gpt2-124m": {"temperature": 1.0, "max_tokens": 50, "top_k": 0, "separator_first": False},
+    "tinystories-llama": {
+        "temperature": 1.0,
+        "top_k": 300,
+        "num_samples": 3,
+        "max_tokens": 256,
+        "separator_first": True,
+        "seed": 1234,
+    },
+    "nanochat-base": {"separator_first": True},
+}
+
+
+@pytest.mark.parametrize("name", DECODING)
+def test_decoding_defaults(name: str) -> None:
+    decode = preset(name).decode
+    assert {key: getattr(decode, key) for key in DECODING[name]} == DECODING[name]
+    assert decode.temperature > 0, "greedy decoding loops on young models"
+
+
+def cosine(step: int, top: float, low: float, begin: int, end: int) -> float:
+    return low + 0.5 * (1 + math.cos(math.pi * (step - begin) / (end - begin))) * (top - low)
+
+
+def lecture(it: int) -> float:
+    step = it + 1
+    if step < 50:
+        return 1e-4 * step / 50
+    return 1e-5 if step > 900 else cosine(step, 1e-4, 1e-5, 50, 900)
+
+
+def assignment(it: int) -> float:
+    step = it + 1
+    return 3e-4 * step / 100 if step < 100 else cosine(step, 3e-4, 3e-5, 100, 5000)
+
+
+def tinystories(it: int) -> float:
+    return 5e-4 * it / 1000 if it < 1000 else cosine(it, 5e-4, 0.0, 1000, 100_000)
+
+
+def nanochat(it: int) -> float:
+    return 0.02 * (1.0 if it <= 8000 else (10_000 - it) / 2000)
+
+
+SCHEDULES: dict[str, tuple[int, Callable[[int], float], tuple[int, ...]]] = {
+    "cs336-lecture": (1000, lecture, (0, 48, 49, 50, 500, 898, 899, 900, 999)),
+    "cs336-assignment": (5000, assignment, (0, 98, 99, 100, 2500, 4998, 4999)),
+    "gpt2-124m": (2700, lambda it: 4e-3, (0, 1, 1800, 2699)),
+    "tinystories-llama": (100_000, tinystories, (0, 1, 999, 1000, 50_500, 99_999)),
+    "nanochat-base": (10_000, nanochat, (0, 1, 7999, 8000, 8001, 9000, 9999)),
+}
+
+
+@pytest.mark.parametrize("name", SCHEDULES)
+def test_rate_at_first_last_and_boundary_steps(name: str) -> None:
+    total, formula, steps = SCHEDULES[name]
+    config = preset(name)
+    assert [lr_at(step, total, config) for step in steps] == pytest.approx([formula(step) for step in steps], rel=1e-12)
+
+
+def test_ends_of_decay() -> None:
+    assert lr_at(4999, 5000, preset("cs336-assignment")) == 3e-5
+    assert lr_at(9999, 10_000, preset("nanochat-base")) == pytest.approx(0.02 / 2000, rel=1e-9), "one notch above 0"
+    stable = preset("gpt2-124m-stable")
+    rates = [lr_at(step, 2700, stable) for step in range(2700)]
+    assert max(rates) == rates[99] == 6e-4
+    assert rates[-1] == pytest.approx(6e-5, rel=1e-3)
+
+
+def test_what_the_stable_variant_changes() -> None:
+    stable = preset("gpt2-124m-stable")
+    assert (stable.train.clip, stable.optim.beta2, stable.optim.decay_all) == (1.0, 0.95, False)
+    assert stable.evaluate == preset("gpt2-124m").evaluate
+
+
+def test_accumulation_and_lengths() -> None:
+    nanochat = preset("nanochat-base")
+    assert resolve_accumulation(nanochat.train, nanochat.model) == 8
+    length = run_length(nanochat, 32000, 10**9)
+    assert (length.steps, length.tokens_per_step) == (10_000, 524_288)
+    lecture = preset("cs336-lecture")
+    tokens = 5_000_000
+    assert resolve_seq_len(lecture.train, lecture.model) == 256
+    assert run_length(lecture, 32000, tokens).steps == round(1.5 * tokens / (48 * 256))
+
+
+@pytest.mark.parametrize(
+    ("field", "text", "steps"),
+    [
+        ("steps", "77", 77),
+        ("tokens", "1e6", round(1e6 / 8192)),
+        ("epochs", "2.5", round(2.5 * 300_000 / 8192)),
+        ("tokens_per_parameter", "0.5", round(0.5 * 8_483_616 / 8192)),
+    ],
+)
+def test_run_length_in_every_unit(field: str, text: str, steps: int) -> None:
+    config = preset("tinystories-llama", **{f"train__{field}": text})
+    assert run_length(config, 4096, 300_000).steps == steps
+
+
+def test_run_length_by_flops() -> None:
+    config = preset("tinystories-llama", train__flops="1e15")
+    length = run_length(config, 4096, 300_000)
+    assert length.steps == round(1e15 / (length.flops_per_token * 8192))
+    assert length.steps * length.flops_per_token * 8192 == pytest.approx(1e15, rel=0.01)
+
+
+TINY = {
+    "model.context": "16",
+    "model.vocab_size": "0",
+    "train.seq_len": "0",
+    "train.batch_size": "2",
+    "train.steps": "2",
+    "train.device": "cpu",
+    "train.threads": "1",
+    "train.total_batch_tokens": "0",
+    "evaluate.batches": "2",
+    "sample.max_tokens": "4",
+    "tokenizer.vocab_size": "300",
+    "tokenizer.train_mb": "0.1",
+    "data.validation_fraction": "0.1",
+}
+SHALLOW = {"model.n_layer": "1", "model.d_model": "16", "model.n_head": "2", "model.n_kv_head": "0", "model.d_ff": "0"}
+SPECIAL = {
+    "nanochat-base": {"model.depth": "2"},
+    "gpt2-124m": {"tokenizer.kind": "byte"},
+    "gpt2-124m-stable": {"tokenizer.kind": "byte"},
+}
+
+
+@pytest.mark.parametrize("name", [preset.name for preset in list_presets(HOME)])
+def test_every_preset_trains_when_shrunk(name: str, corpus: Path, tmp_path: Path) -> None:
+    from llm.run import Run
+    from llm.training import run_training
+
+    overrides = TINY | ({} if name == "nanochat-base" else SHALLOW) | SPECIAL.get(name, {})
+    config = load_preset(name, tmp_path, [*overrides.items(), ("data.corpus", str(corpus))])
+    run = Run.create(tmp_path, "tiny", config)
+    finished = run_training(run, tmp_path)
+    assert (finished.status, finished.step) == ("finished", 2)
+    assert math.isfinite(run.checkpoint().metrics["loss"])
