@@ -42,6 +42,7 @@ THEMES = (
         surface="#f1f1ee",
         panel="#e3e4e0",
         dark=False,
+        variables={"panel-lighten-2": "#a9adb6"},  # frames: lighter than light could not be seen
     ),
     Theme(
         name="high-contrast",
@@ -57,6 +58,7 @@ THEMES = (
         panel="#262626",
         dark=True,
         text_alpha=1.0,
+        variables={"panel-lighten-2": "#9a9a9a"},
     ),
     Theme(
         name="colour-blind-safe",

@@ -146,7 +146,7 @@ async def test_charts_by_key(home: Path) -> None:
         screen = await opened(app, pilot, "old-1")
         loss = screen.query_one("#loss-chart", Chart)
         await pilot.press("y", "right_square_bracket")
-        await until(pilot, lambda: loss.log_axis and loss.smoothing > 0.9)
+        await until(pilot, lambda: loss.log_axis and loss.smoothing > 0.8)
         await pilot.press("v")
         await until(pilot, lambda: "learning rate" in shown(screen) and "loss (nats" not in shown(screen))
         await pilot.press("m")

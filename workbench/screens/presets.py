@@ -141,7 +141,7 @@ class PresetsScreen(WorkbenchScreen):
             return
         base = load_preset(self.current, self.workbench.home)
         state = self.data.get(config)
-        width = self.query_one("#preset-page").content_size.width
+        width = self.query_one("#preset-page").scrollable_content_region.width
         page = meaning(self.current, config, base, state, width)
         self.query_one("#preset-meaning", Static).update(page)
         if state is None and self._look_later is None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from llm.events import (
     CommandRefused,
+    CoreEvaluated,
     Evaluated,
     Event,
     Finished,
@@ -35,6 +36,8 @@ def describe(event: Event) -> str:
         case Evaluated():
             best = ", the best so far" if event.best else ""
             return f"validation loss {number(event.validation_loss)}, {event.bits_per_byte:.3f} bits/byte{best}"
+        case CoreEvaluated():
+            return f"CORE {event.core_metric:.4f} over {len(event.tasks)} tasks"
         case Sampled():
             return "wrote a sample"
         case Saved():
