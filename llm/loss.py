@@ -7,10 +7,10 @@ from typing import Any, Literal
 import torch
 from torch import Tensor
 
+from llm.model.counts import LEAST_LOGIT_ROWS
+
 IGNORED = -1
-CHUNK_NUMBERS = (
-    1 << 22
-)  # logits alive at once: on a CPU smaller is slower (2**20 takes twice as long at V = 50304), larger gains nothing
+CPU_NUMBERS, GPU_NUMBERS = 1 << 18, 1 << 27  # logits of a chunk
 
 Reduction = Literal["mean", "sum", "none"]
 
@@ -68,8 +68,9 @@ def linear_cross_entropy(
 
 
 def chunk_rows(weight: Tensor) -> int:
-    """Rows whose logits are alive together."""
-    return max(1, CHUNK_NUMBERS // weight.shape[0])
+    """Rows whose logits are alive together: few enough for a CPU's cache, or to leave a GPU its memory."""
+    on_cpu = weight.device.type == "cpu"
+    return max(LEAST_LOGIT_ROWS, (CPU_NUMBERS if on_cpu else GPU_NUMBERS) // weight.shape[0])
 
 
 def capped_logits(hidden: Tensor, weight: Tensor, softcap: float) -> Tensor:
@@ -96,11 +97,11 @@ class LinearCrossEntropy(torch.autograd.Function):
         size = chunk_rows(weight)
         with torch.autocast(device, enabled=False):
             for part, of in zip(torch.split(hidden, size), torch.split(targets, size), strict=True):
-                rows = part.to(dtype)
+                rows, ignored = part.to(dtype), (of == IGNORED).unsqueeze(-1)
                 losses, gradient = losses_and_gradient(rows @ narrow_weight.mT, of, softcap)
                 total += losses.sum()
-                hidden_gradients.append(gradient @ narrow_weight)
-                weight_gradient += gradient.mT @ rows
+                hidden_gradients.append((gradient @ narrow_weight).masked_fill_(ignored, 0.0))
+                weight_gradient += gradient.mT @ rows.masked_fill(ignored, 0.0)
         ctx.save_for_backward(torch.cat(hidden_gradients), weight_gradient)
         ctx.hidden_dtype = hidden.dtype
         return total
@@ -113,16 +114,18 @@ class LinearCrossEntropy(torch.autograd.Function):
 
 
 def losses_and_gradient(logits: Tensor, targets: Tensor, softcap: float) -> tuple[Tensor, Tensor]:
-    """Losses (N,) in float32 or wider, and their gradient by the uncapped logits (N, V) in the dtype of these."""
+    """Losses (N,) in float32 or wider, and their gradient by the uncapped logits (N, V) in the dtype of these.
+
+    Rows whose target is ignored have the loss 0, but a gradient for the caller to leave out.
+    """
     wide = logits.to(torch.promote_types(logits.dtype, torch.float32))
     squashed = torch.tanh(wide / softcap) if softcap else None
-    log_p = torch.log_softmax(wide if squashed is None else softcap * squashed, dim=-1)
-    ignored = targets == IGNORED
+    capped = wide if squashed is None else softcap * squashed
+    gradient = torch.softmax(capped, dim=-1)
+    log_sum = capped.amax(-1) - gradient.amax(-1).log()  # of the likeliest token, whose probability cannot underflow
     index = targets.clamp_min(0).unsqueeze(-1)
-    losses = -log_p.gather(-1, index).squeeze(-1).masked_fill(ignored, 0.0)
-    gradient = log_p.exp_()
+    losses = (log_sum - capped.gather(-1, index).squeeze(-1)).masked_fill(targets == IGNORED, 0.0)
     gradient.scatter_add_(-1, index, torch.full_like(index, -1, dtype=gradient.dtype))
-    gradient.masked_fill_(ignored.unsqueeze(-1), 0.0)
     if squashed is not None:
         gradient *= 1 - squashed.square()
     return losses, gradient.to(logits.dtype)

@@ -8,28 +8,40 @@ from llm.config.schema import ModelConfig
 
 Precision = Literal["fp32", "bf16", "fp16"]
 WEIGHT_BYTES = 4  # training keeps float32 weights
+LEAST_LOGIT_ROWS = 256  # rows whose logits the loss holds at once, at least
 
 
 def parameters(config: ModelConfig) -> int:
     """Numbers that training moves; a tied head counts once."""
-    d, ff = config.d_model, config.d_ff
-    kv = config.n_kv_head * (d // config.n_head)
-    attention = 2 * d * d + 2 * d * kv
-    if config.qkv_bias:
-        attention += d + 2 * kv
-    matrices_in = 2 if config.mlp == "swiglu" else 1
-    feed_forward = (matrices_in + 1) * d * ff
-    if config.bias:
-        attention += d
-        feed_forward += matrices_in * ff + d
-    norm = norm_parameters(config)
-    norms = norm * (2 * config.n_layer + 1 + config.embedding_norm)
+    d, kv = config.d_model, kv_width(config)
+    biases = (d + 2 * kv if config.qkv_bias else 0) + (
+        inner_matrices(config) * config.d_ff + 2 * d if config.bias else 0
+    )
     return (
         lookup_parameters(config)
-        + config.n_layer * (attention + feed_forward)
-        + norms
+        + matrix_parameters(config)
+        + config.n_layer * biases
+        + norm_parameters(config) * (2 * config.n_layer + 1 + config.embedding_norm)
         + (0 if config.tied_head else config.vocab_size * d)
     )
+
+
+def matrix_parameters(config: ModelConfig) -> int:
+    """The matrices of all blocks: those that Muon moves."""
+    d = config.d_model
+    attention = 2 * d * d + 2 * d * kv_width(config)
+    feed_forward = (inner_matrices(config) + 1) * d * config.d_ff
+    return config.n_layer * (attention + feed_forward)
+
+
+def kv_width(config: ModelConfig) -> int:
+    """Width of all key heads together."""
+    return config.n_kv_head * (config.d_model // config.n_head)
+
+
+def inner_matrices(config: ModelConfig) -> int:
+    """Matrices that lead into the feed-forward's hidden layer."""
+    return 2 if config.mlp == "swiglu" else 1
 
 
 def norm_parameters(config: ModelConfig) -> int:
@@ -64,6 +76,44 @@ def weight_bytes(config: ModelConfig, bytes_per_parameter: int = WEIGHT_BYTES) -
 
 def kv_cache_bytes(config: ModelConfig, batch_size: int = 1, length: int = 0, bytes_per_number: int = 4) -> int:
     """Keys and values of `length` positions (0 = the context) of `batch_size` sequences."""
-    head_dim = config.d_model // config.n_head
-    numbers = 2 * config.n_layer * config.n_kv_head * head_dim * (length or config.context)
-    return batch_size * numbers * bytes_per_number
+    return batch_size * 2 * config.n_layer * kv_width(config) * (length or config.context) * bytes_per_number
+
+
+def training_bytes(
+    config: ModelConfig,
+    batch_size: int,
+    seq_len: int,
+    *,
+    precision: Precision = "fp32",
+    optimizer: Literal["adamw", "sgd", "muon"] = "adamw",
+) -> int:
+    """An estimate of what one training step holds at its fullest: within about a quarter, torch itself not counted.
+
+    Weights, gradients, optimiser state, activations kept for the backward pass, and the logits of one chunk
+    (`llm.loss`). Half precision keeps a narrow copy of the weights besides.
+    """
+    all_weights, matrices = parameters(config), matrix_parameters(config)
+    state = {"adamw": 2 * all_weights, "sgd": 0, "muon": 2 * all_weights - matrices}[optimizer]
+    narrow_copy = 0 if precision == "fp32" else 2 * all_weights
+    logits = 3 * LEAST_LOGIT_ROWS * config.vocab_size
+    return (
+        WEIGHT_BYTES * (2 * all_weights + state + logits)
+        + narrow_copy
+        + batch_size * seq_len * activation_bytes_per_token(config, seq_len, precision)
+    )
+
+
+def activation_bytes_per_token(config: ModelConfig, seq_len: int, precision: Precision) -> int:
+    """Bytes that the forward pass keeps for the backward pass, per token.
+
+    The residual stream and the normalisations are float32; matrix products and what lies between them are narrow in
+    half precision. bfloat16 is counted with the attention weights that a CPU keeps there (`kernels.blocked_attention`).
+    """
+    d, narrow = config.d_model, 4 if precision == "fp32" else 2
+    norm = (8 if config.norm == "rmsnorm" else 4) * d + narrow * d
+    attention = narrow * (2 * d + 2 * kv_width(config))
+    if precision == "bf16":
+        attention += narrow * (config.n_head * seq_len * 5 // 8 + d)
+    hidden = {"swiglu": 4, "gelu": 2, "relu2": 3}[config.mlp] * narrow * config.d_ff
+    dropout = 3 * narrow * d if config.dropout else 0
+    return config.n_layer * (2 * norm + attention + hidden + dropout) + norm + 8 * d

@@ -58,7 +58,9 @@ class Transformer(nn.Module):
         self.dropout = nn.Dropout(config.dropout)
         head_dim = config.d_model // config.n_head
         self.rotary = (
-            None if learned else Rotary(head_dim, config.context, theta=config.rope_theta, pairs=config.rope_pairs)
+            None
+            if learned
+            else Rotary(head_dim, config.context, theta=config.rope_theta, pairs=config.rope_pairs, kernels=kernels)
         )
         self.blocks = nn.ModuleList(Block(config, layer, kernels) for layer in range(config.n_layer))
         self.final_norm = make_norm(config, kernels)

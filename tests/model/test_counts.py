@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+from typing import Any
 
 import pytest
 import torch
@@ -64,3 +65,41 @@ def test_cache_bytes() -> None:
     config = tiny(n_head=2, n_kv_head=1)
     cache = KVCache(config, 3, dtype=torch.bfloat16, length=11)
     assert counts.kv_cache_bytes(config, 3, 11, 2) == cache.keys.nbytes + cache.values.nbytes
+
+
+@pytest.mark.parametrize("precision", ["fp32", "bf16"])
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"n_head": 4, "n_kv_head": 2},
+        {"norm": "layernorm", "position": "learned", "mlp": "gelu", "bias": True, "qkv_bias": True},
+        {"mlp": "relu2", "norm_gain": False, "qk_norm": True},
+    ],
+)
+def test_estimate_of_kept_activations(options: dict[str, Any], precision: Any) -> None:
+    sizes = {"n_layer": 3, "d_model": 64, "n_head": 2, "n_kv_head": 2, "d_ff": 192, "context": 128}
+    config = tiny(**(sizes | options))
+    model = Transformer(config)
+    model.init_weights(torch.Generator().manual_seed(1))
+    text = torch.randint(0, config.vocab_size, (8, 128))
+    own = {parameter.untyped_storage().data_ptr() for parameter in model.parameters()}
+    kept: dict[int, torch.Tensor] = {}
+
+    def note(tensor: torch.Tensor) -> torch.Tensor:
+        if tensor.untyped_storage().data_ptr() not in own:
+            kept[tensor.untyped_storage().data_ptr()] = tensor
+        return tensor
+
+    with torch.autograd.graph.saved_tensors_hooks(note, lambda tensor: tensor):  # noqa: SIM117
+        with torch.autocast("cpu", torch.bfloat16, enabled=precision == "bf16"):
+            model.loss(text, text)
+    found = sum(tensor.untyped_storage().nbytes() for tensor in kept.values())
+    found -= counts.weight_bytes(config, 2) if precision == "bf16" else 0
+    assert 8 * 128 * counts.activation_bytes_per_token(config, 128, precision) == pytest.approx(found, rel=0.25)
+
+
+def test_training_bytes_of_gpt2() -> None:
+    """Weights, gradients and two moments are 16 bytes a parameter; SGD needs 8."""
+    adamw, sgd = (counts.training_bytes(GPT2, 1, 1, optimizer=kind) for kind in ("adamw", "sgd"))
+    assert adamw - sgd == 8 * counts.parameters(GPT2)
+    assert adamw == pytest.approx(16 * counts.parameters(GPT2), rel=0.1)

@@ -9,7 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from llm.model.kernels import FUSED, WRITTEN_OUT, softmax
+from llm.model.kernels import FUSED, WRITTEN_OUT, Kernels, blocked_attention, softmax
 from tests.model.models_for_tests import relative_error
 
 Function = Callable[..., Tensor]
@@ -37,7 +37,7 @@ BOTH = pytest.mark.parametrize("kernels", [WRITTEN_OUT, FUSED], ids=["written-ou
 
 
 @BOTH
-def test_linear(kernels: object) -> None:
+def test_linear(kernels: Kernels) -> None:
     agree(
         kernels.linear,
         lambda x, w, b: torch.einsum("bti,oi->bto", x, w) + b,
@@ -54,20 +54,20 @@ def test_linear(kernels: object) -> None:
 
 
 @BOTH
-def test_embedding(kernels: object) -> None:
+def test_embedding(kernels: Kernels) -> None:
     ids = torch.tensor([[4, 0, 4], [6, 1, 1]])
     agree(lambda w: kernels.embedding(ids, w), lambda w: F.one_hot(ids, 7).double() @ w, random(7, 5))
 
 
 @BOTH
-def test_rms_norm(kernels: object) -> None:
+def test_rms_norm(kernels: Kernels) -> None:
     torchs = torch.nn.RMSNorm(7, eps=1e-3, elementwise_affine=False).double()
     agree(lambda x, g: kernels.rms_norm(x, g, 1e-3), lambda x, g: torchs(x) * g, random(3, 5, 7), random(7))
     agree(lambda x: kernels.rms_norm(x, None, 1e-3), torchs, random(3, 5, 7))
 
 
 @BOTH
-def test_layer_norm(kernels: object) -> None:
+def test_layer_norm(kernels: Kernels) -> None:
     torchs = torch.nn.LayerNorm(7, eps=1e-3, elementwise_affine=False).double()
     agree(
         lambda x, g, b: kernels.layer_norm(x, g, b, 1e-3),
@@ -80,7 +80,7 @@ def test_layer_norm(kernels: object) -> None:
 
 
 @BOTH
-def test_activations(kernels: object) -> None:
+def test_activations(kernels: Kernels) -> None:
     agree(kernels.silu, torch.nn.SiLU(), random(3, 5) * 4)
     agree(kernels.gelu, torch.nn.GELU(approximate="tanh"), random(3, 5) * 4)
 
@@ -108,13 +108,13 @@ def by_loops(query: Tensor, key: Tensor, value: Tensor) -> Tensor:
 @BOTH
 @pytest.mark.parametrize("queries,keys", [(11, 11), (3, 11), (1, 11), (1, 1)])
 @pytest.mark.parametrize("groups", [1, 2, 6])
-def test_attention(kernels: object, queries: int, keys: int, groups: int) -> None:
+def test_attention(kernels: Kernels, queries: int, keys: int, groups: int) -> None:
     inputs = random(2, 6, queries, 5), random(2, groups, keys, 5), random(2, groups, keys, 5, seed=8)
     agree(lambda q, k, v: kernels.attention(q, k, v, 0.0), by_loops, *inputs)
 
 
 @BOTH
-def test_attention_dropout_keeps_the_mean(kernels: object) -> None:
+def test_attention_dropout_keeps_the_mean(kernels: Kernels) -> None:
     torch.manual_seed(0)
     query, key, value = random(1, 1, 7, 5), random(1, 1, 7, 5), random(1, 1, 7, 5, seed=8)
     draws = torch.stack([kernels.attention(query, key, value, 0.3) for _ in range(4000)])
@@ -124,10 +124,30 @@ def test_attention_dropout_keeps_the_mean(kernels: object) -> None:
 
 @BOTH
 @pytest.mark.parametrize("name", ["rms_norm", "layer_norm"])
-def test_norms_of_half_precision_are_computed_in_float32(kernels: object, name: str) -> None:
+def test_norms_of_half_precision_are_computed_in_float32(kernels: Kernels, name: str) -> None:
     x = (random(5, 509) * 300).to(torch.float16)  # its squares overflow float16
     extra = (None,) if name == "rms_norm" else (None, None)
     y = getattr(kernels, name)(x, *extra, 1e-5)
     exact = getattr(kernels, name)(x.double(), *extra, 1e-5)
     assert y.dtype == torch.float16
     assert relative_error(y.double(), exact) < 1e-3
+
+
+@pytest.mark.parametrize("positions", [1, 7, 128, 131, 521])
+@pytest.mark.parametrize("groups", [1, 2])
+def test_blocked_attention(positions: int, groups: int) -> None:
+    inputs = random(2, 2, positions, 5), random(2, groups, positions, 5), random(2, groups, positions, 5, seed=8)
+    agree(lambda q, k, v: blocked_attention(q, k, v, 0.0), lambda q, k, v: WRITTEN_OUT.attention(q, k, v, 0.0), *inputs)
+
+
+def test_training_in_bfloat16_takes_the_blocked_path_and_stays_near_the_exact_one() -> None:
+    inputs = random(2, 4, 257, 16), random(2, 2, 257, 16), random(2, 2, 257, 16, seed=8)
+    narrow = [x.bfloat16().requires_grad_() for x in inputs]
+    wide = [x.detach().double().requires_grad_() for x in narrow]
+    y, exact = FUSED.attention(*narrow, 0.0), WRITTEN_OUT.attention(*wide, 0.0)
+    assert torch.equal(y, blocked_attention(*narrow, 0.0))
+    y.sum().backward()
+    exact.sum().backward()
+    assert y.dtype == torch.bfloat16
+    assert relative_error(y.double(), exact) < 2e-2
+    assert relative_error(narrow[2].grad.double(), wide[2].grad) < 2e-2

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import cmath
+
 import pytest
 import torch
 
+from llm.model.kernels import FUSED, WRITTEN_OUT, Kernels
 from llm.model.rotary import Rotary, rotary_angles
 
 THETA, WIDTH, POSITIONS = 97.0, 10, 13
@@ -17,24 +20,25 @@ def by_complex_numbers(x: torch.Tensor, start: int, pairs: str) -> torch.Tensor:
     for t in range(x.shape[-2]):
         for i in range(half):
             angle = (start + t) / THETA ** (2 * i / x.shape[-1])
-            z = torch.complex(first[..., t, i], second[..., t, i]) * torch.exp(torch.tensor(1j * angle))
+            z = torch.complex(first[..., t, i], second[..., t, i]) * cmath.exp(1j * angle)
             a, b = (2 * i, 2 * i + 1) if pairs == "even-odd" else (i, half + i)
             turned[..., t, a], turned[..., t, b] = z.real, z.imag
     return turned
 
 
+@pytest.mark.parametrize("kernels", [FUSED, WRITTEN_OUT], ids=["fused", "written-out"])
 @pytest.mark.parametrize("pairs", ["even-odd", "halves"])
 @pytest.mark.parametrize("start", [0, 6])
-def test_rotation(pairs: str, start: int) -> None:
-    rotary = Rotary(WIDTH, POSITIONS, theta=THETA, pairs=pairs).double()
+def test_rotation(pairs: str, start: int, kernels: Kernels) -> None:
+    rotary = Rotary(WIDTH, POSITIONS, theta=THETA, pairs=pairs, kernels=kernels).double()
     x = torch.randn(2, 3, 7, WIDTH, dtype=torch.float64, generator=torch.Generator().manual_seed(1))
-    assert torch.allclose(rotary(x, start), by_complex_numbers(x, start, pairs), rtol=1e-6, atol=1e-6)
+    assert torch.allclose(rotary(x, start), by_complex_numbers(x, start, pairs), rtol=1e-9, atol=1e-12)
     assert torch.allclose(rotary(x, start).norm(dim=-1), x.norm(dim=-1), rtol=1e-12)
 
 
 @pytest.mark.parametrize("pairs", ["even-odd", "halves"])
 def test_scores_depend_on_distance_alone(pairs: str) -> None:
-    rotary = Rotary(WIDTH, POSITIONS, theta=THETA, pairs=pairs).double()
+    rotary = Rotary(WIDTH, POSITIONS, theta=THETA, pairs=pairs, kernels=FUSED).double()
     query, key = torch.randn(2, 1, 1, 1, WIDTH, dtype=torch.float64, generator=torch.Generator().manual_seed(1))
     scores = [(rotary(query, start + 5) * rotary(key, start)).sum() for start in range(POSITIONS - 5)]
     assert torch.allclose(torch.stack(scores), scores[0], rtol=1e-12)
@@ -45,7 +49,7 @@ def test_scores_depend_on_distance_alone(pairs: str) -> None:
     [(torch.bfloat16, torch.float32), (torch.float32, torch.float32), (torch.float64, torch.float64)],
 )
 def test_tables_are_exact_whatever_the_module_is_cast_to(module: torch.dtype, tables: torch.dtype) -> None:
-    rotary = Rotary(WIDTH, 5003, theta=THETA, pairs="halves").to(torch.bfloat16).to(module)
+    rotary = Rotary(WIDTH, 5003, theta=THETA, pairs="halves", kernels=FUSED).to(torch.bfloat16).to(module)
     assert rotary.cos.dtype == rotary.sin.dtype == tables
     assert torch.equal(rotary.sin, rotary_angles(WIDTH, 5003, THETA).sin().to(tables))
     x = torch.ones(1, 1, 1, WIDTH, dtype=module)
@@ -54,6 +58,6 @@ def test_tables_are_exact_whatever_the_module_is_cast_to(module: torch.dtype, ta
 
 def test_tables_appear_when_a_meta_module_is_made_real() -> None:
     with torch.device("meta"):
-        rotary = Rotary(WIDTH, POSITIONS, theta=THETA, pairs="halves")
+        rotary = Rotary(WIDTH, POSITIONS, theta=THETA, pairs="halves", kernels=FUSED)
     rotary.to_empty(device="cpu")
     assert torch.equal(rotary.cos, rotary_angles(WIDTH, POSITIONS, THETA).cos().float())
