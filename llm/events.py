@@ -85,6 +85,18 @@ class Evaluated(Event):
 
 
 @dataclass(frozen=True, kw_only=True)
+class CoreEvaluated(Event):
+    """The CORE metric: the mean of `centred`. `tasks` are shares of right answers, `centred` the same with 0 for
+    guessing and 1 for always right."""
+
+    step: int
+    core_metric: float
+    tasks: dict[str, float]
+    centred: dict[str, float]
+    command_id: str = ""
+
+
+@dataclass(frozen=True, kw_only=True)
 class Sampled(Event):
     """Text the model wrote while training."""
 
@@ -184,6 +196,7 @@ TYPES: dict[str, type[Event]] = {
         Progress,
         StepLogged,
         Evaluated,
+        CoreEvaluated,
         Sampled,
         Saved,
         KnobSet,

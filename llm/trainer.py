@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import time
 from collections import deque
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -18,6 +18,8 @@ import torch
 from llm.checkpoint import TrainerState, restore_state, save_state, save_weights
 from llm.commands import STOP, CommandQueue
 from llm.config import RunConfig, fields_of, get_value, with_overrides
+from llm.core.bundle import Task
+from llm.core.score import evaluate_core
 from llm.data.batches import Batches
 from llm.data.prefetch import Prefetcher
 from llm.data.prepare import Dataset
@@ -27,6 +29,7 @@ from llm.errors import ConfigError, Problem, UserError
 from llm.evaluate import evaluate
 from llm.events import (
     CommandRefused,
+    CoreEvaluated,
     Evaluated,
     Event,
     Finished,
@@ -65,6 +68,7 @@ class Trainer:
         length: Length,
         commands: CommandQueue,
         loss_of: Callable[[torch.Tensor, torch.Tensor], torch.Tensor],
+        core_tasks: Sequence[Task] = (),
     ) -> None:
         self.run = run
         self.config = config
@@ -74,6 +78,7 @@ class Trainer:
         self.length = length
         self.commands = commands
         self.loss_of = loss_of
+        self.core_tasks = core_tasks
         self.started = time.perf_counter() - state.elapsed
         self.stop: Command | None = None
         self.in_flight: deque[tuple[StepResult, bool]] = deque()
@@ -142,6 +147,8 @@ class Trainer:
             best = self.state.best_validation_loss
             yield from self._evaluate()
             improved = best is None or self.state.best_validation_loss != best
+        if self.core_tasks and step % config.evaluate.core_every == 0:
+            yield from self._core()
         if config.sample.every and step % config.sample.every == 0:
             yield from self._sample()
         if config.checkpoint.only_improved:
@@ -155,6 +162,8 @@ class Trainer:
         reached = self.state.step >= self.length.steps
         if reached and self.done_at.get("evaluate") != self.state.step:
             yield from self._evaluate()
+        if reached and self.core_tasks and self.done_at.get("core") != self.state.step:
+            yield from self._core()
         if self.done_at.get("save") != self.state.step:
             yield from self._save()
         if reached:
@@ -285,6 +294,29 @@ class Trainer:
             best=best,
             command_id=command_id,
         )
+
+    def _core(self) -> Iterator[Event]:
+        """Measure the CORE metric, with its progress as it takes minutes; a stop that comes meanwhile ends it."""
+        yield from self._drain(0)
+        scoring = evaluate_core(
+            self.state.model,
+            self.dataset.tokenizer,
+            self.core_tasks,
+            self.plan,
+            batch_tokens=self.config.train.batch_size * self.length.seq_len,
+            max_examples=self.config.evaluate.core_examples,
+        )
+        try:
+            while not self.commands.stop_is_waiting():
+                yield next(scoring)
+        except StopIteration as end:
+            result = end.value
+            self.done_at["core"] = self.state.step
+            yield self._say(
+                CoreEvaluated, core_metric=result.core_metric, tasks=result.accuracy, centred=result.centred
+            )
+        finally:
+            scoring.close()
 
     def _sample(self, command_id: str = "") -> Iterator[Event]:
         config = self.config

@@ -17,6 +17,7 @@ import torch
 from llm.checkpoint import TrainerState, build_model, restore_state
 from llm.commands import CommandQueue
 from llm.config import RunConfig, diff, fields_of, with_overrides
+from llm.core.bundle import Task, bundle_folder, load_bundle
 from llm.data.prepare import Dataset, prepare
 from llm.device import Plan, choose_device, choose_threads, make_plan
 from llm.errors import ConfigError, Problem, UserError
@@ -90,6 +91,7 @@ def training_events(
     """Everything from preparing the data to the end."""
     frozen = run.config()
     config = resumed_config(frozen, overrides)
+    due_core_tasks(config, home)  # a bundle that is missing is told before long work begins
     dataset = yield from prepared(config, home, commands)
     if dataset is None:
         yield Finished(step=0, status="stopped", reason="asked to stop before the first step")
@@ -105,6 +107,7 @@ def training_events(
     state.data_fingerprint = dataset.fingerprint
     state.overrides |= dict(overrides)
     config = resumed_config(frozen, tuple(state.overrides.items()))
+    core_tasks = due_core_tasks(config, home)
     length = run_length(config, dataset.tokenizer.vocab_size, len(dataset.train))
 
     plan = settle_plan(config, state, dataset, length)
@@ -126,7 +129,12 @@ def training_events(
     )
     for message in (*dataset.warnings, *filter(None, [warning])):
         yield Warned(step=state.step, message=message)
-    yield from Trainer(run, config, state, dataset, plan, length, commands, loss_of).events()
+    yield from Trainer(run, config, state, dataset, plan, length, commands, loss_of, core_tasks).events()
+
+
+def due_core_tasks(config: RunConfig, home: Path) -> tuple[Task, ...]:
+    """The tasks of the CORE metric, where the run measures it."""
+    return load_bundle(bundle_folder(config.evaluate.core_path, home)) if config.evaluate.core_every else ()
 
 
 def prepared(config: RunConfig, home: Path, commands: CommandQueue) -> Generator[Event, None, Dataset | None]:

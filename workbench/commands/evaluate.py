@@ -1,4 +1,4 @@
-"""`eval`: how well a checkpoint predicts its held-out text."""
+"""`eval`: how well a checkpoint predicts its held-out text, or answers the questions of a CORE bundle."""
 
 from __future__ import annotations
 
@@ -11,18 +11,23 @@ from llm.errors import UserError
 from llm.files import read_json
 from llm.run import find_checkpoint
 from workbench.commands.options import add_command
-from workbench.commands.output import print_json, say
+from workbench.commands.output import print_json, print_table, say
 
 
 def register(subparsers: Any) -> None:
     parser = add_command(subparsers, "eval", "measure a model on its held-out text", evaluate, json=True)
     parser.add_argument("run", metavar="RUN[@STEP|@last|@best]")
     parser.add_argument("--batches", type=int, default=None, help="how many batches (default: as in training; 0 = all)")
+    help = "measure the CORE metric instead, on the bundle in PATH (default: the downloaded one)"
+    parser.add_argument("--core", nargs="?", const="", default=None, metavar="PATH", help=help)
+    parser.add_argument("--examples", type=int, default=0, help="with --core: most questions of each task (0 = all)")
     parser.add_argument("--device", default="auto", help="auto, cpu, cuda, cuda:N or mps")
 
 
 def evaluate(options: argparse.Namespace) -> int:
     """Print loss, perplexity and bits per byte under the names they have in the events."""
+    if options.core is not None:
+        return evaluate_core(options)
     run, info = find_checkpoint(options.home, options.run)
     config = run.config()
 
@@ -64,4 +69,31 @@ def evaluate(options: argparse.Namespace) -> int:
         print(f"validation loss  {result.loss:.4f} nats per token")
         print(f"perplexity       {result.perplexity:.2f}")
         print(f"bits per byte    {result.bits_per_byte:.4f}")
+    return 0
+
+
+def evaluate_core(options: argparse.Namespace) -> int:
+    """Print the CORE metric and the accuracy of each of its tasks, under the names they have in the events."""
+    run, info = find_checkpoint(options.home, options.run)
+    config = run.config()
+
+    from llm.checkpoint import load_model
+    from llm.core.bundle import bundle_folder, load_bundle
+    from llm.core.score import evaluate_core as measure
+    from llm.device import make_plan
+    from workbench.commands.narrator import drained
+
+    tasks = load_bundle(bundle_folder(options.core, options.home))
+    plan = make_plan(replace(config.train, device=options.device))
+    model, tokenizer = load_model(run, info, plan.device)
+    tokens = config.train.batch_size * resolve_seq_len(config.train, config.model)
+    examples = max(0, options.examples)
+    result = drained(measure(model, tokenizer, tasks, plan, batch_tokens=tokens, max_examples=examples))
+    if options.json:
+        metrics = {"core_metric": result.core_metric, "tasks": result.accuracy, "centred": result.centred}
+        print_json({"name": run.name, "step": info.step} | metrics | {"questions": result.examples})
+        return 0
+    print(f"{run.name} at step {info.step}, {result.examples:,} questions")
+    rows = [(task.label, f"{result.accuracy[task.label]:.4f}", f"{result.centred[task.label]:+.4f}") for task in tasks]
+    print_table(("task", "right", "centred"), [*rows, ("CORE", "", f"{result.core_metric:+.4f}")])
     return 0
