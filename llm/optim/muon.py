@@ -11,7 +11,7 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
-from llm.optim.gate import put, scalar
+from llm.optim.gate import scalar, zeroed
 from llm.optim.optimizer import State, Step
 
 QUINTIC = (3.4445, -4.7750, 2.0315)
@@ -19,7 +19,7 @@ ITERATIONS = 5
 
 
 def orthogonalised(x: Tensor) -> Tensor:
-    """About UVᵀ of each matrix x = USVᵀ: (..., rows, columns) → the same, singular values within 0.5 to 1.5.
+    """About UVᵀ of each matrix x = USVᵀ: (n, rows, columns) → the same, singular values within 0.5 to 1.5.
 
     Five steps of X ← aX + (bA + cA²)X with A = XXᵀ, on the wide form of the matrix, scaled to a Frobenius norm of 1.
     In bfloat16, which is enough for it, unless x is float64.
@@ -31,7 +31,7 @@ def orthogonalised(x: Tensor) -> Tensor:
     wide = wide / torch.linalg.matrix_norm(wide, keepdim=True).clamp_min(1e-7)
     for _ in range(ITERATIONS):
         gram = wide @ wide.mT
-        wide = a * wide + (b * gram + c * (gram @ gram)) @ wide
+        wide = torch.baddbmm(wide, torch.baddbmm(gram, gram, gram, beta=b, alpha=c), wide, beta=a)
     result: Tensor = (wide.mT if tall else wide).to(x.dtype)
     return result
 
@@ -51,21 +51,18 @@ class Muon:
 
     def update(self, weights: list[Tensor], gradients: list[Tensor], state: State, step: Step) -> None:
         """One step in place on matrices; nothing moves where `step.ok` is False."""
-        buffers, ok = state["momentum"], step.ok
-        decay = scalar(1 - step.lr * step.weight_decay, 1.0, ok, step.count.to(weights[0].dtype))
+        buffers, ok, like = state["momentum"], step.ok, step.count.to(weights[0].dtype)
+        gradients = zeroed(gradients, ok)
+        torch._foreach_mul_(buffers, scalar(self.momentum, 1.0, ok, like))
+        torch._foreach_add_(buffers, gradients, alpha=1 - self.momentum)
+        directions = torch._foreach_lerp(gradients, buffers, self.momentum)
+        if step.weight_decay:
+            torch._foreach_mul_(weights, scalar(1 - step.lr * step.weight_decay, 1.0, ok, like))
         for together in self._batches(weights):
-            chosen = [weights[i] for i in together]
-            gradient = torch.stack([gradients[i] for i in together])
-            buffer = torch.stack([buffers[i] for i in together])
-            rows, columns = gradient.shape[1:]
-            moved = buffer.lerp(gradient, 1 - self.momentum)
+            rows, columns = weights[together[0]].shape
             rate = step.lr * math.sqrt(max(1, rows / columns))
-            change = orthogonalised(gradient.lerp(moved, self.momentum)) * -rate
-            put(buffer, moved, ok)
-            torch._foreach_copy_([buffers[i] for i in together], buffer.unbind())
-            if step.weight_decay:
-                torch._foreach_mul_(chosen, decay)
-            torch._foreach_add_(chosen, (change if ok is None else torch.where(ok, change, 0.0)).unbind())
+            changes = orthogonalised(torch.stack([directions[i] for i in together])) * scalar(-rate, 0.0, ok, like)
+            torch._foreach_add_([weights[i] for i in together], changes.unbind())
 
     def _batches(self, weights: list[Tensor]) -> Iterable[list[int]]:
         """Indices of the matrices that are worked on together."""

@@ -160,7 +160,7 @@ def test_muon_is_torchs(fused: str, monkeypatch: pytest.MonkeyPatch) -> None:
     assert_equal(ours(config), theirs)
 
 
-@pytest.mark.parametrize("shape", [(23, 23), (61, 17), (17, 61), (3, 17, 61), (5, 61, 17)])
+@pytest.mark.parametrize("shape", [(1, 23, 23), (3, 17, 61), (5, 61, 17)])
 def test_orthogonalised_is_near_the_orthogonal_factor(shape: tuple[int, ...]) -> None:
     x = torch.randn(shape, generator=torch.Generator().manual_seed(1))
     u, _, vt = torch.linalg.svd(x, full_matrices=False)
