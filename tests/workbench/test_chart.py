@@ -221,13 +221,18 @@ async def test_resize_storm():
         assert "train" in shown(app.chart)
 
 
-async def test_a_million_points_redraw_within_the_budget():
+def noise(kind, count=1_000_000):
+    rng = np.random.default_rng(0)
+    spread = rng.exponential(size=count)
+    return spread if kind == "noise" else 6 * np.exp(-np.arange(count) / count * 9) + spread * 0.02 + 1
+
+
+@pytest.mark.parametrize("kind", ["curve", "noise"])
+async def test_a_million_points_redraw_within_the_budget(kind):
     app = Host(smoothing=0.9)
-    async with app.run_test(size=(100, 30)):
-        count = 1_000_000
-        rng = np.random.default_rng(0)
-        series = [Series("train", np.arange(count), 1 + rng.exponential(size=count))]
-        app.chart.set_data(series)
+    async with app.run_test(size=(200, 60)):
+        values = noise(kind)
+        app.chart.set_data([Series("train", np.arange(len(values)), values)])
         shown(app.chart)
         best = math.inf
         for _ in range(5):
@@ -236,3 +241,20 @@ async def test_a_million_points_redraw_within_the_budget():
             shown(app.chart)
             best = min(best, time.perf_counter() - began)
         assert best < 0.050
+
+
+def test_a_dense_curve_shows_the_extremes_of_every_column():
+    values = noise("noise", 20_011)
+    x = np.arange(20_011.0)
+    frame = draw(Scene([Curve(x, values, "primary")], 0, 20_010), 60, 20)
+    column = [row[frame.left + 30].glyph for row in frame.rows[:-2]]
+    dots = "".join(
+        f"{sum(bool((ord(glyph) - 0x2800) & bit) for bit in (1, 2, 4, 64))}" if glyph > "\u2800" else "0"
+        for glyph in column
+    )
+    inside = values[(x >= 20_010 * 30.5 / frame.columns - 180) & (x <= 20_010 * 30.5 / frame.columns + 180)]
+    low, high = values.min(), values.max()
+    air = (high - low) * 0.03
+    height = (inside.max() - inside.min()) / (high - low + 2 * air) * len(column) * 4
+    assert sum(map(int, dots)) == pytest.approx(height, abs=4)
+    assert "4" in dots and dots.strip("0").strip("123").strip("4") == "", "one solid stroke"

@@ -8,13 +8,10 @@ chart.set_data([Series("train", steps, losses), Series("validation", at, values,
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 from itertools import groupby
 from operator import attrgetter
-from typing import Any, ClassVar, Literal, cast
+from typing import ClassVar
 
-import numpy as np
-from numpy.typing import NDArray
 from rich.segment import Segment
 from rich.style import Style
 from textual import events
@@ -26,48 +23,13 @@ from textual.strip import Strip
 from textual.widget import Widget
 
 from workbench.text import one_line
-from workbench.widgets.axes import number, x_writer
-from workbench.widgets.picture import AXIS, BLANK, Cell, Curve, Flag, Frame, Row, Scene, draw, x_at
-from workbench.widgets.reduce import Floats, smooth, tidy
+from workbench.widgets.axes import x_writer
+from workbench.widgets.chart_data import COLOURS, ChartData, Level, Mark, Series
+from workbench.widgets.picture import AXIS, BLANK, Cell, Frame, Row, draw, x_at
 
-COLOURS = ("primary", "accent", "success", "secondary", "error", "warning")
-"""The colours a series may have, by the theme's names, in the order an overlay of several runs takes them."""
+__all__ = ["COLOURS", "Chart", "Level", "Mark", "Series"]
 
 SMOOTHINGS = (0.0, 0.6, 0.8, 0.9, 0.95, 0.98, 0.99, 0.995)
-GLYPHS = ("", "+", "x", "o", "*", "#")  # with NO_COLOR, lines are told apart by what they are drawn with
-MARK_GLYPHS = {"save": "▪", "evaluate": "●", "best": "★", "knob": "◆", "skip": "✗", "rollback": "↶", "start": "▸"}
-MARK_STYLES = {"best": "success", "knob": "accent", "skip": "error", "rollback": "error"}
-
-
-@dataclass(frozen=True)
-class Series:
-    """One curve. `x` and `y` have shape (N,); NaN and infinite values of y are gaps. `smooth`: whether smoothing
-    applies to it. `kind` "points" draws single points, as for evaluations."""
-
-    name: str
-    x: NDArray[Any]
-    y: NDArray[Any]
-    colour: str = "primary"
-    kind: Literal["line", "points"] = "line"
-    smooth: bool = True
-
-
-@dataclass(frozen=True)
-class Mark:
-    """Something that happened at x: a save, an evaluation, a knob change, a skipped step."""
-
-    x: float
-    label: str
-    kind: str = "note"
-
-
-@dataclass(frozen=True)
-class Level:
-    """A horizontal line, such as the norm at which gradients are clipped."""
-
-    y: float
-    label: str
-    colour: str = "warning"
 
 
 class Chart(Widget, can_focus=True):
@@ -173,10 +135,7 @@ class Chart(Widget, can_focus=True):
         self.border_title = Content(one_line(title))
         self.x_unit = x_unit
         self.empty = empty
-        self._series: list[Series] = []
-        self._smoothed: dict[str, Floats] = {}
-        self._marks: tuple[Mark, ...] = ()
-        self._levels: tuple[Level, ...] = ()
+        self.data = ChartData()
         self._following = False
         self._strips: list[Strip] | None = None
         self._styles: dict[str, Style] = {}
@@ -199,12 +158,7 @@ class Chart(Widget, can_focus=True):
             self.x_unit = x_unit
             self.set_reactive(Chart.view, None)
             self.set_reactive(Chart.cursor, None)
-        self._series = [
-            Series(one_line(one.name), *tidy(one.x, one.y), colour=one.colour, kind=one.kind, smooth=one.smooth)
-            for one in series
-        ]
-        self._smoothed.clear()
-        self._marks, self._levels = tuple(marks), tuple(levels)
+        self.data.replace(series, marks, levels)
         if self._following and self.view is not None:
             low, high = self.view
             newest = self.extent()[1]
@@ -213,25 +167,13 @@ class Chart(Widget, can_focus=True):
 
     def extent(self) -> tuple[float, float]:
         """The least and the greatest x there is; (0, 1) while there is none."""
-        filled = [one.x for one in self._series if len(one.x)]
-        if not filled:
-            return 0.0, 1.0
-        return min(float(x[0]) for x in filled), max(float(x[-1]) for x in filled)
+        return self.data.extent()
 
     def redraw(self) -> None:
         """Draw again at the next refresh; nothing is drawn while the chart is not visible."""
         self._strips = None
         self._write_subtitle()
         self.refresh()
-
-    def smoothed(self, one: Series) -> Floats:
-        """The values of a series as drawn: smoothed where smoothing is on and applies to it."""
-        if not (self.smoothing and one.smooth and one.kind == "line"):
-            return cast(Floats, one.y)
-        key = f"{one.name}\n{one.colour}"
-        if key not in self._smoothed:
-            self._smoothed[key] = smooth(cast(Floats, one.y), self.smoothing)
-        return self._smoothed[key]
 
     # Drawing
 
@@ -250,12 +192,15 @@ class Chart(Widget, can_focus=True):
 
     def _draw(self) -> list[Strip]:
         width, height = self.size
-        if not any(len(one.x) for one in self._series):
+        if self.data.is_empty:
             return self._painted(self._empty_rows(width, height))
         with_legend = height >= 6 and width >= 16
-        self._frame = draw(self._scene(), width, height - with_legend)
+        glyphs = self.data.glyphs(self.app.no_color)
+        look = {"log": self.log_axis, "unit": self.x_unit, "cursor": self.cursor}
+        scene = self.data.scene(self.view or self.extent(), self.smoothing, glyphs, **look)
+        self._frame = draw(scene, width, height - with_legend)
         strips = self._painted(self._frame.rows)
-        return [self._legend(width), *strips] if with_legend else strips
+        return [self._legend(width, glyphs), *strips] if with_legend else strips
 
     def _empty_rows(self, width: int, height: int) -> list[Row]:
         rows: list[Row] = [[BLANK] * width for _ in range(height)]
@@ -265,68 +210,11 @@ class Chart(Widget, can_focus=True):
             rows[height // 2][start : start + len(text)] = [Cell(glyph, "empty") for glyph in text]
         return rows
 
-    def _scene(self) -> Scene:
+    def _legend(self, width: int, glyphs: Sequence[str]) -> Strip:
         low, high = self.view or self.extent()
-        if high <= low:
-            low, high = low - 0.5, high + 0.5
-        curves: list[Curve] = []
-        lines = 0
-        for one in self._series:
-            points = one.kind == "points"
-            glyph = "●" if points else self._line_glyph(lines)
-            lines += not points
-            drawn = self.smoothed(one)
-            if drawn is not one.y:
-                curves.insert(0, Curve(cast(Floats, one.x), cast(Floats, one.y), f"{one.colour}-dim"))
-            curves.append(Curve(cast(Floats, one.x), drawn, one.colour, glyph, joined=not points))
-        flags = [Flag(m.x, MARK_GLYPHS.get(m.kind, "▴"), MARK_STYLES.get(m.kind, "cursor")) for m in self._marks]
-        levels = [(level.y, level.colour) for level in self._levels]
-        return Scene(curves, low, high, self.log_axis, self.x_unit, flags, levels, self.cursor)
-
-    def _line_glyph(self, index: int) -> str:
-        return GLYPHS[index % len(GLYPHS)] if self.app.no_color else ""
-
-    def _legend(self, width: int) -> Strip:
-        """Names and values: the newest, or those at the cursor."""
-        texts: list[tuple[str, str]] = []
-        if self.cursor is not None:
-            texts.append((f"{self.x_unit} {x_writer(self.x_unit)(self.cursor)}  ", "cursor"))
-        lines = 0
-        for one in self._series:
-            sign = "●" if one.kind == "points" else self._line_glyph(lines) or "━"
-            lines += one.kind != "points"
-            texts += [(sign, one.colour), (f" {one.name} {self._value_text(one)}  ", "cursor")]
-        for level in self._levels:
-            texts += [("╌", level.colour), (f" {level.label} {number(level.y)}  ", AXIS)]
-        if self.cursor is not None:
-            texts.append((self._mark_text(width), "accent"))
+        reach = (high - low) / max(1, self._frame.columns) * 0.75
+        texts = self.data.legend(glyphs, self.cursor, self.smoothing, self.x_unit, reach)
         return self._strip(texts).adjust_cell_length(width, self.rich_style)
-
-    def _value_text(self, one: Series) -> str:
-        index = self._index(one)
-        if index is None:
-            return ""
-        raw, drawn = float(one.y[index]), float(self.smoothed(one)[index])
-        return number(raw) if raw == drawn or raw != raw else f"{number(drawn)} ({number(raw)})"
-
-    def _index(self, one: Series) -> int | None:
-        """The point a read-out speaks of: the one nearest to the cursor, for points the last before it."""
-        if not len(one.x):
-            return None
-        if self.cursor is None:
-            return len(one.x) - 1
-        index = int(np.searchsorted(one.x, self.cursor, side="right")) - 1
-        if one.kind == "points" or index + 1 >= len(one.x):
-            return index if index >= 0 else None
-        nearer_after = index < 0 or one.x[index + 1] - self.cursor < self.cursor - one.x[index]
-        return index + nearer_after
-
-    def _mark_text(self, width: int) -> str:
-        """What is marked in the cursor's column."""
-        low, high = self.view or self.extent()
-        reach = (high - low) / max(1, self._frame.columns or width) * 0.75
-        near = [mark for mark in self._marks if self.cursor is not None and abs(mark.x - self.cursor) <= reach]
-        return "  ".join(f"{MARK_GLYPHS.get(mark.kind, '▴')} {one_line(mark.label)}" for mark in near[:4])
 
     def _painted(self, rows: Sequence[Row]) -> list[Strip]:
         return [
@@ -355,8 +243,8 @@ class Chart(Widget, can_focus=True):
             notes.append(
                 f"{write(self.view[0])}–{write(self.view[1])}{' following' if self._following else ''}, 0 = all"
             )
-        if self.size.height < 6 and self._series and len(self._series[0].x):
-            notes.insert(0, self._value_text(self._series[0]))
+        if self.size.height < 6 and self.data.series:
+            notes.insert(0, self.data.value_text(0, self.cursor, self.smoothing))
         self.border_subtitle = Content(" · ".join(notes))
 
     # What the person does
@@ -365,7 +253,6 @@ class Chart(Widget, can_focus=True):
         self.redraw()
 
     def watch_smoothing(self) -> None:
-        self._smoothed.clear()
         self.redraw()
 
     def watch_view(self) -> None:
@@ -443,18 +330,10 @@ class Chart(Widget, can_focus=True):
 
     def _read(self, x: float, beyond: float | None = None, forward: bool = True) -> None:
         """Put the cursor on the point nearest to x, and at least one point beyond where it was."""
-        points = next((one.x for one in self._series if len(one.x)), None)
-        if points is None:
-            return
-        index = int(np.clip(np.searchsorted(points, x), 0, len(points) - 1))
-        if index and x - points[index - 1] < points[index] - x:
-            index -= 1
-        if beyond is not None and forward and points[index] <= beyond:
-            index = min(int(np.searchsorted(points, beyond, side="right")), len(points) - 1)
-        elif beyond is not None and not forward and points[index] >= beyond:
-            index = max(int(np.searchsorted(points, beyond, side="left")) - 1, 0)
-        self.cursor = float(points[index])
-        self.post_message(self.CursorMoved(self, self.cursor))
+        nearest = self.data.nearest(x, beyond, forward)
+        if nearest is not None:
+            self.cursor = nearest
+            self.post_message(self.CursorMoved(self, nearest))
 
     def _x_under(self, event: events.MouseEvent) -> float | None:
         offset = event.get_content_offset(self)

@@ -17,7 +17,7 @@ Floats = NDArray[np.float64]
 def tidy(x: NDArray[Any], y: NDArray[Any]) -> tuple[Floats, Floats]:
     """The curve as float64, in order of x; infinite y becomes a gap, and points without a finite x are left out."""
     count = min(len(x), len(y))
-    xs, ys = np.asarray(x[:count], dtype=np.float64), np.asarray(y[:count], dtype=np.float64)
+    xs, ys = (np.ascontiguousarray(values[:count], dtype=np.float64) for values in (x, y))
     known = np.isfinite(xs)
     if not known.all():
         xs, ys = xs[known], ys[known]
@@ -82,10 +82,10 @@ def thin(x: Floats, y: Floats, low: float, high: float, columns: int) -> tuple[F
     """
     part = visible(x, low, high)
     x, y = x[part], y[part]
-    if len(x) <= 2 * columns or columns < 1 or high <= low:
+    if len(x) <= columns or columns < 1 or high <= low:
         return x, y
     edges = np.searchsorted(x, np.linspace(low, high, columns + 1), side="left")
-    edges[-1] = len(x)
+    edges[-1] = np.searchsorted(x, high, side="right")
     starts = edges[:-1]
     filled = np.flatnonzero(edges[1:] > starts)
     starts = starts[filled]
