@@ -8,6 +8,7 @@ import time
 from pathlib import Path
 
 import pytest
+from textual import events
 from textual.widgets import Input, Static
 
 import workbench.app as app_module
@@ -74,6 +75,16 @@ async def test_a_prompt_goes_on_as_text(home, talker):
         status = text_of(screen, "#chat-status")
         assert "3 tokens" in status and "20 tokens/s" in status and "context 7/200" in status
         assert "fake@1" in text_of(screen, "#chat-model")
+
+
+async def test_keys_that_come_all_at_once_are_taken_in_their_order(home, talker):
+    async with ChatApp(home).run_test(size=(80, 24)) as pilot:
+        screen = await opened(pilot)
+        for key in (*"Once", "enter"):  # as a terminal delivers a burst: nothing is processed in between
+            pilot.app.post_message(events.Key(key, key if len(key) == 1 else "\r"))
+        await until(lambda: screen.exchanges and not screen.writing)
+        assert screen.transcript.text == "Onceone two three"
+        assert screen.prompt.text == ""
 
 
 async def test_a_newline_key_and_the_prompts_before(home, talker):

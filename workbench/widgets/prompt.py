@@ -21,10 +21,8 @@ class PromptArea(TextArea):
     }
     """
     BINDINGS: ClassVar[list[BindingType]] = [
-        Binding("enter", "send", "Send", id="prompt.send", priority=True),
-        Binding(
-            "ctrl+j,shift+enter,alt+enter", "newline", "New line", id="prompt.newline", key_display="^j", priority=True
-        ),
+        Binding("enter", "send", "Send", id="prompt.send"),
+        Binding("ctrl+j,shift+enter,alt+enter", "newline", "New line", id="prompt.newline", key_display="^j"),
         Binding("up", "before", "Line up, or the prompt before", id="prompt.before", show=False),
         Binding("down", "after", "Line down, or the prompt after", id="prompt.after", show=False),
     ]
@@ -42,6 +40,17 @@ class PromptArea(TextArea):
         self.prompts: list[str] = []
         self._place = 0
         self._draft = ""
+
+    async def _on_key(self, event: events.Key) -> None:
+        """Keys in the order they were typed. A priority binding would be obeyed before the letters typed ahead of it
+        have reached the field, and a fast typist's Enter would send an empty prompt."""
+        active = self.screen.active_bindings.get(event.key)
+        if active is not None and active.node is self and active.binding.id in ("prompt.send", "prompt.newline"):
+            event.stop()
+            event.prevent_default()
+            await self.run_action(active.binding.action)
+            return
+        await super()._on_key(event)
 
     def action_send(self) -> None:
         """Send what is typed. It stays in the field until `accept`: nothing typed is ever lost."""
