@@ -240,7 +240,7 @@ def _draw_levels(canvas: list[Row], scene: Scene, low: float, high: float) -> No
             continue
         row = canvas[_row_of(place, low, high, len(canvas))]
         for column, cell in enumerate(row):
-            if cell is BLANK:
+            if _gives_way(cell):
                 row[column] = Cell("╌", style)
 
 
@@ -249,8 +249,13 @@ def _draw_cursor(canvas: list[Row], scene: Scene) -> None:
         return
     column = column_of(scene.cursor, scene.low, scene.high, len(canvas[0]))
     for row in canvas:
-        if row[column] is BLANK or row[column].glyph == "╌":
+        if _gives_way(row[column]) or row[column].glyph == "╌":
             row[column] = Cell("│", CURSOR)
+
+
+def _gives_way(cell: Cell) -> bool:
+    """Whether a level or the cursor may be drawn here: on nothing, and on raw values under a smoothed curve."""
+    return cell is BLANK or cell.style.endswith("-dim")
 
 
 def _with_y_axis(canvas: list[Row], labels: list[tuple[float, str]], low: float, high: float, left: int) -> list[Row]:
