@@ -7,7 +7,7 @@ window of T tokens at start s is read as T + 1 tokens: inputs [s, s + T) and tar
 from __future__ import annotations
 
 import hashlib
-from typing import Literal
+from typing import Any, Literal, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -18,6 +18,16 @@ from llm.errors import UserError
 Order = Literal["random", "epoch", "sequential", "stream"]
 Int64 = NDArray[np.int64]
 FEISTEL_ROUNDS = 6
+
+
+class BatchSource(Protocol):
+    """Training batches, one after another."""
+
+    def batch(self, i: int) -> tuple[Int64, Int64]:
+        """Batch i: inputs and targets, int64 (rows, seq_len)."""
+
+    def cursor(self, i: int) -> Any:
+        """Where batch i begins, as plain JSON, for going on from there; None where i alone says it."""
 
 
 class Batches:
@@ -62,6 +72,9 @@ class Batches:
     def batch(self, i: int) -> tuple[Int64, Int64]:
         """All of batch i: inputs and targets, int64 (rows, seq_len)."""
         return self.rows(i, 0, self.rows_per_batch)
+
+    def cursor(self, i: int) -> None:
+        """Nothing: batch i is a function of i."""
 
     def starts(self, i: int) -> Int64:
         """Where the windows of batch i begin, int64 (rows,)."""

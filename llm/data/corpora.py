@@ -52,7 +52,7 @@ def open_corpus(data: DataConfig, home: Path, separator: str = "") -> Corpus:
         return StoriesCorpus(data.seed, round(data.size_mb * 1e6))
     if data.corpus == "pylib":
         return PylibCorpus(round(data.size_mb * 1e6))
-    return FileCorpus(data.corpus, data.text_field, separator, FileHashes(home / "data" / "files.json"))
+    return FileCorpus(data.corpus, data.text_field, separator, FileHashes(home / "data" / "files.json"), data.format)
 
 
 class StoriesCorpus:
@@ -126,8 +126,9 @@ class PylibCorpus:
 class FileCorpus:
     """A text file, a folder, a glob, .jsonl or .parquet files."""
 
-    def __init__(self, pattern: str, text_field: str, separator: str, hashes: FileHashes) -> None:
+    def __init__(self, pattern: str, text_field: str, separator: str, hashes: FileHashes, format: str = "auto") -> None:
         self.name, self.text_field, self.separator, self.hashes = pattern, text_field, separator, hashes
+        self.format = format
         self.paths = find_files(pattern)
         if not self.paths:
             exists = os.access(Path(pattern).expanduser(), os.R_OK)
@@ -144,11 +145,14 @@ class FileCorpus:
 
     def documents(self) -> Iterator[Document]:
         for path in self.paths:
-            yield from read_documents(path, self.text_field, self.separator, self._replaced.__setitem__)
+            yield from read_documents(path, self.text_field, self.separator, self._replaced.__setitem__, self.format)
 
     def fingerprint(self, advance: Advance = lambda size: None) -> str:
-        parts = (part for path in self.paths for part in (path.suffix, self.hashes.of(path, advance)))
+        parts = (part for path in self.paths for part in (self._kind(path), self.hashes.of(path, advance)))
         return digest("files", self.text_field, self.separator, *parts)
+
+    def _kind(self, path: Path) -> str:
+        return path.suffix if self.format == "auto" else self.format
 
     def warnings(self) -> list[str]:
         return [

@@ -19,10 +19,14 @@ from typing import Any
 
 from llm.config.schema import RunConfig
 from llm.data.background import Report, in_background, summed
-from llm.data.batches import check_length
-from llm.data.corpora import Corpus, digest, open_corpus
-from llm.data.holdout import count_characters, units
+from llm.data.batches import Batches, BatchSource, check_length
+from llm.data.corpora import digest
+from llm.data.encoders import make_encoder
+from llm.data.holdout import count_characters
 from llm.data.shards import ShardedTokens, TokenSplit, write_synced
+from llm.data.sources import StreamSource, TextSource, open_source, separator_of
+from llm.data.streaming import RowGroups, StreamedBatches
+from llm.data.tokenfiles import TokenCorpus, joined, needs_tokenizer
 from llm.data.tokenise import SplitWriter, tokenise
 from llm.errors import UserError
 from llm.events import Progress
@@ -37,7 +41,10 @@ TRAINED_KINDS = ("char", "bpe", "sentencepiece")
 
 @dataclass(frozen=True)
 class Dataset:
-    """A prepared corpus. `warnings` are sentences for the person; `path` is the folder in the cache."""
+    """A prepared corpus. `warnings` are sentences for the person; `path` is the folder in the cache.
+
+    With a `stream` the training text is tokenised while training, and `train` is only a sample of its beginning.
+    """
 
     tokenizer: Tokenizer
     train: TokenSplit
@@ -45,6 +52,7 @@ class Dataset:
     fingerprint: str
     path: Path
     warnings: tuple[str, ...] = ()
+    stream: RowGroups | None = None
 
     @property
     def validation_text(self) -> Path:
@@ -58,95 +66,161 @@ def prepare(config: RunConfig, home: Path) -> Generator[Progress, None, Dataset]
     Raises UserError where the corpus is missing, empty or damaged, too short for one window on either side, or where
     the disk is full.
     """
-    separator = next(iter(config.tokenizer.special_tokens), "")
-    corpus = open_corpus(config.data, home, separator)
+    source = open_source(config, home)
     identity = yield from in_background(
-        lambda report: corpus.fingerprint(summed(report)), "Reading the corpus", corpus.size_bytes / 1e6
+        lambda report: source.fingerprint(summed(report)), "Reading the corpus", source.size_bytes / 1e6
     )
-    tokenizer = None if is_trained(config) else build_tokenizer(config.tokenizer, ())
+    tokenizer = given_tokenizer(config, source)
     fingerprint = dataset_fingerprint(identity, config, tokenizer)
     target = home / "data" / fingerprint
     if not (target / INDEX).exists():
         with staged(target) as folder:
-            yield from make(config, corpus, tokenizer, folder, fingerprint)
-    dataset = load_dataset(target)
+            if isinstance(source, TokenCorpus):
+                assert tokenizer is not None
+                index = yield from make_from_tokens(source, tokenizer, folder)
+            else:
+                index = yield from make(config, source, tokenizer, folder)
+            index |= {"version": VERSION, "fingerprint": fingerprint, "corpus": source.name}
+            write_synced(folder / INDEX, json.dumps(index, indent=1).encode())
+    dataset = load_dataset(target, source)
     seq_len = config.train.seq_len or config.model.context
     check_length(dataset.train, seq_len)
     check_length(dataset.validation, seq_len)
     return dataset
 
 
+def find_prepared(config: RunConfig, home: Path) -> tuple[Dataset | None, Tokenizer | None]:
+    """The data set of `config` if it is there, and the tokenizer if it need not be learnt; nothing is made."""
+    source = open_source(config, home)
+    tokenizer = given_tokenizer(config, source)
+    target = home / "data" / dataset_fingerprint(source.fingerprint(), config, tokenizer)
+    return (load_dataset(target, source) if (target / INDEX).exists() else None), tokenizer
+
+
+def batch_source(
+    dataset: Dataset, config: RunConfig, *, rows: int, seq_len: int, start: int = 0, cursor: Any = None
+) -> BatchSource:
+    """The training batches of `config` from batch `start` on, where `cursor` was taken, each of `rows` rows."""
+    if dataset.stream is not None:
+        return StreamedBatches(
+            dataset.stream,
+            dataset.tokenizer,
+            config.data.boundary,
+            rows=rows,
+            seq_len=seq_len,
+            streams=config.data.streams,
+            start=start,
+            cursor=cursor,
+        )
+    return Batches(
+        dataset.train,
+        rows=rows,
+        seq_len=seq_len,
+        seed=config.train.seed,
+        order=config.data.order,
+        stride=config.data.stride,
+        drop_last=config.data.drop_last,
+    )
+
+
 def make(
-    config: RunConfig, corpus: Corpus, tokenizer: Tokenizer | None, folder: Path, fingerprint: str
-) -> Generator[Progress, None, None]:
-    """Write a whole data set into `folder`."""
+    config: RunConfig, source: TextSource | StreamSource, tokenizer: Tokenizer | None, folder: Path
+) -> Generator[Progress, None, dict[str, Any]]:
+    """Write the token files of a text into `folder`; returns what the index says of them."""
     characters = 0
-    if config.data.split == "tail":
-        characters = yield from in_background(lambda report: count_characters(corpus), "Measuring the corpus")
+    if isinstance(source, TextSource) and source.ends_with_held_out:
+        characters = yield from in_background(lambda report: count_characters(source.corpus), "Measuring the corpus")
     if tokenizer is None:
         tokenizer = yield from in_background(
-            lambda report: train_tokenizer(config, corpus, characters, report), "Training the tokenizer", 100, "%"
+            lambda report: train_tokenizer(config, source, characters, report), "Training the tokenizer", 100, "%"
         )
     tokenizer.save(folder / "tokenizer")
+    chunk_tokens = config.data.chunk_tokens
     splits = {
-        "train": SplitWriter(folder, "train", tokenizer),
-        "validation": SplitWriter(folder, "validation", tokenizer, folder / HELD_OUT_TEXT),
+        "train": SplitWriter(folder, "train", tokenizer, chunk_tokens=chunk_tokens),
+        "validation": SplitWriter(folder, "validation", tokenizer, folder / HELD_OUT_TEXT, chunk_tokens),
     }
     yield from tokenise(
-        units(corpus, config.data, characters),
+        source.units(characters),
         tokenizer,
+        make_encoder(tokenizer, folder / "tokenizer", source.size_bytes, config.data.processes),
         config.data.boundary,
         splits["train"],
         splits["validation"],
-        corpus.size_bytes,
+        source.size_bytes,
     )
     if not splits["train"].tokens or not splits["validation"].tokens:
         raise UserError(
-            f"The corpus {corpus.name} ({corpus.size_bytes:,} bytes) is too short to hold out a share of "
+            f"The corpus {source.name} ({source.size_bytes:,} bytes) is too short to hold out a share of "
             f"{config.data.validation_fraction} for validation; give more text or a larger data.validation_fraction."
         )
-    index = {
-        "version": VERSION,
-        "fingerprint": fingerprint,
-        "corpus": corpus.name,
-        "warnings": corpus.warnings(),
-        "splits": {name: writer.record() for name, writer in splits.items()},
-    }
-    write_synced(folder / INDEX, json.dumps(index, indent=1).encode())
+    return {"warnings": source.warnings(), "splits": {name: writer.record() for name, writer in splits.items()}}
 
 
-def load_dataset(path: Path) -> Dataset:
-    """A data set made earlier, the sizes of its files checked. UserError names what is damaged."""
+def make_from_tokens(
+    source: TokenCorpus, tokenizer: Tokenizer, folder: Path
+) -> Generator[Progress, None, dict[str, Any]]:
+    """Look at every token of token files, which stay where they are; returns what the index says of them."""
+    tokenizer.save(folder / "tokenizer")
+    megabytes = source.size_bytes / 1e6
+    splits = yield from in_background(
+        lambda report: source.verify(tokenizer, folder / HELD_OUT_TEXT, summed(report)), "Checking tokens", megabytes
+    )
+    return {"warnings": [], "splits": splits, "files": source.record()}
+
+
+def load_dataset(path: Path, source: TextSource | StreamSource | TokenCorpus | None = None) -> Dataset:
+    """A data set made earlier, the sizes of its files checked. UserError names what is damaged.
+
+    Where token files or Parquet lie now, `source` knows; without it token files are looked for where they lay, and a
+    stream is left out.
+    """
     try:
         index = json.loads((path / INDEX).read_bytes())
-        train, validation = (split_of(path, index, name) for name in ("train", "validation"))
+        tokenizer = load_tokenizer(path / "tokenizer")
+        if "files" in index:
+            files = source if isinstance(source, TokenCorpus) else TokenCorpus.from_record(index["files"])
+            train, validation = files.splits(tokenizer.vocab_size, index["splits"])
+        else:
+            train, validation = (split_of(path, index, name, tokenizer) for name in ("train", "validation"))
         warnings, fingerprint = tuple(index["warnings"]), index["fingerprint"]
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise UserError(f"The prepared data in {path} is damaged; delete that folder and it is made again.") from error
-    return Dataset(load_tokenizer(path / "tokenizer"), train, validation, fingerprint, path, warnings)
+    stream = source.stream if isinstance(source, StreamSource) else None
+    return Dataset(tokenizer, train, validation, fingerprint, path, warnings, stream)
 
 
-def split_of(path: Path, index: dict[str, Any], name: str) -> ShardedTokens:
+def split_of(path: Path, index: dict[str, Any], name: str, tokenizer: Tokenizer) -> TokenSplit:
+    """The tokens of one side: our own shards, or chunk files."""
     record = index["splits"][name]
     label = "training" if name == "train" else "held-out"
-    return ShardedTokens(label, [path / f"{shard}.bin" for shard in record["shards"]], record["bytes"])
+    if "chunks" not in record:
+        return ShardedTokens(label, [path / f"{shard}.bin" for shard in record["shards"]], record["bytes"])
+    chunks = [path / name / f"{chunk}.dat" for chunk in record["chunks"]]
+    tokens = joined(label, chunks, tokenizer.vocab_size, record["bytes"])
+    if len(tokens) != record["tokens"]:
+        raise ValueError(f"{len(tokens)} tokens where there were {record['tokens']}")
+    return tokens
 
 
-def is_trained(config: RunConfig) -> bool:
-    """Whether the tokenizer is learnt from the corpus, rather than given."""
-    return config.tokenizer.kind in TRAINED_KINDS and not config.tokenizer.path
+def given_tokenizer(config: RunConfig, source: TextSource | StreamSource | TokenCorpus) -> Tokenizer | None:
+    """The tokenizer of `config`; None where it is to be learnt from the text, which token files do not hold."""
+    if not (config.tokenizer.kind in TRAINED_KINDS and not config.tokenizer.path):
+        return build_tokenizer(config.tokenizer, ())
+    if isinstance(source, TokenCorpus):
+        raise needs_tokenizer()
+    return None
 
 
-def train_tokenizer(config: RunConfig, corpus: Corpus, characters: int, report: Report) -> Tokenizer:
+def train_tokenizer(config: RunConfig, source: TextSource | StreamSource, characters: int, report: Report) -> Tokenizer:
     """A tokenizer learnt from the training side; a character one from all of the text, so that none is unknown."""
     alphabet = config.tokenizer.kind == "char"
-    read = summed(lambda done: report(100e6 * done / corpus.size_bytes) if alphabet else None)
+    read = summed(lambda done: report(100e6 * done / source.size_bytes) if alphabet else None)
 
     def texts() -> Iterator[str]:
-        for unit in units(corpus, config.data, characters):
-            for piece in unit.pieces if alphabet or not unit.held_out else ():
-                read(len(piece))
-                yield piece
+        for piece in source.texts(characters, held_out_too=alphabet):
+            read(len(piece))
+            yield piece
 
     return build_tokenizer(config.tokenizer, texts(), lambda done, total: report(100 * done / total))
 
@@ -163,11 +237,8 @@ def dataset_fingerprint(identity: str, config: RunConfig, tokenizer: Tokenizer |
         repr(data.validation_fraction),
         data.boundary,
         separator_of(config),
+        *([f"chunks of {data.chunk_tokens}"] if data.chunk_tokens else []),
     )[:32]
-
-
-def separator_of(config: RunConfig) -> str:
-    return next(iter(config.tokenizer.special_tokens), "")
 
 
 @contextmanager

@@ -9,6 +9,7 @@ import json
 import os
 import time
 from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -62,17 +63,25 @@ def opened(path: Path) -> Any:
         raise UserError(f"The file {path} cannot be read: {error.strerror}; check its name and permissions.") from error
 
 
+def format_of(path: Path, given: str) -> str:
+    """text, jsonl or parquet: what `given` says, or "auto" by the file's name."""
+    if given != "auto":
+        return given
+    return {".jsonl": "jsonl", ".ndjson": "jsonl", ".parquet": "parquet"}.get(path.suffix, "text")
+
+
 def read_documents(
-    path: Path, text_field: str, separator: str, replaced: Callable[[Path, int], None]
+    path: Path, text_field: str, separator: str, replaced: Callable[[Path, int], None], format: str = "auto"
 ) -> Iterator[Document]:
-    """The documents of one file: rows of .jsonl and .parquet, else the text itself.
+    """The documents of one file: rows of JSONL and Parquet, else the text itself.
 
     A text file that holds the separator token's text is split there; any other is one document. Bytes that are not
     UTF-8 become U+FFFD, and `replaced` is told how many.
     """
-    if path.suffix in {".jsonl", ".ndjson"}:
+    kind = format_of(path, format)
+    if kind == "jsonl":
         yield from read_jsonl(path, text_field, replaced)
-    elif path.suffix == ".parquet":
+    elif kind == "parquet":
         yield from read_parquet(path, text_field)
     else:
         pieces = read_text(path, replaced)
@@ -140,8 +149,16 @@ def json_text(line: str, text_field: str, path: Path, number: int) -> str:
     return text
 
 
-def read_parquet(path: Path, text_field: str) -> Iterator[Document]:
-    """One document per row, read in batches; needs pyarrow."""
+def read_parquet(path: Path, text_field: str, row_groups: list[int] | None = None) -> Iterator[Document]:
+    """One document per row, read in batches, of all row groups or those given; needs pyarrow."""
+    with opened_parquet(path, text_field) as table:
+        for batch in table.iter_batches(batch_size=256, row_groups=row_groups, columns=[text_field]):
+            yield from filter(None, (document(str(path), text) for text in batch.column(0).to_pylist()))
+
+
+@contextmanager
+def opened_parquet(path: Path, text_field: str) -> Iterator[Any]:
+    """A pyarrow ParquetFile that has the column; whatever is wrong with it in the block is a UserError naming it."""
     try:
         import pyarrow as arrow
         from pyarrow import parquet
@@ -152,8 +169,7 @@ def read_parquet(path: Path, text_field: str) -> Iterator[Document]:
             if text_field not in table.schema_arrow.names:
                 names = ", ".join(table.schema_arrow.names)
                 raise UserError(f"{path} has no column {text_field!r}; set data.text_field to one of: {names}.")
-            for batch in table.iter_batches(batch_size=256, columns=[text_field]):
-                yield from filter(None, (document(str(path), text) for text in batch.column(0).to_pylist()))
+            yield table
     except (OSError, arrow.ArrowException) as error:
         raise UserError(f"{path} cannot be read as Parquet ({error}); check the file.") from error
 

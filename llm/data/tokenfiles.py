@@ -14,9 +14,9 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import BinaryIO, NamedTuple
+from typing import Any, BinaryIO, NamedTuple
 
 import numpy as np
 from numpy.lib import format as npy
@@ -36,6 +36,7 @@ from llm.data.shards import (
 )
 from llm.data.textfiles import FileHashes, find_files, opened
 from llm.errors import ConfigError, Problem, UserError
+from llm.tokenizer import Tokenizer
 
 CHUNK = re.compile(r"encoded_tokens_chunk_(\d+)\.dat")
 SUFFIXES = (".npy", ".bin")
@@ -79,16 +80,13 @@ class TokenFile:
             raise UserError(f"The token file {self.path} shrank from {self._size:,} to {size:,} bytes; bring it back.")
         return np.array(self._tokens[start:stop])
 
-    def verify(self, advance: Callable[[int], None]) -> NDArray[np.int64]:
-        """How often each id of the vocabulary occurs; UserError names file and offset of the first id outside it."""
-        counts = np.zeros(self.vocab_size, dtype=np.int64)
+    def verify(self, advance: Callable[[int], None]) -> None:
+        """Look at every id; UserError names file and offset of the first outside the vocabulary."""
         advice = "give the tokenizer that made this file (tokenizer.path)."
         for start in range(0, len(self), VERIFY_TOKENS):
             tokens = self.stored(start, start + VERIFY_TOKENS)
             check_ids(tokens, self.vocab_size, self.path, start, advice)
-            counts += np.bincount(tokens.astype(np.int64), minlength=self.vocab_size)
             advance(tokens.nbytes)
-        return counts
 
 
 class TokenRange:
@@ -129,33 +127,70 @@ class TokenCorpus:
     """Token files in the place of text: `data.corpus`, and `data.validation` or the last share of the corpus."""
 
     def __init__(self, data: DataConfig, home: Path) -> None:
-        self.name, self.fraction = data.corpus, data.validation_fraction
+        self.names, self.fraction = (data.corpus, data.validation), data.validation_fraction
         self.train_paths = token_paths(data.corpus, "data.corpus")
         self.validation_paths = token_paths(data.validation, "data.validation") if data.validation else []
-        self.size_bytes = sum(path.stat().st_size for path in self.paths)
         self._hashes = FileHashes(home / "data" / "files.json")
 
+    @classmethod
+    def from_record(cls, record: Mapping[str, Any]) -> TokenCorpus:
+        """The same files again, where they were when `record` said so."""
+        return cls(DataConfig(**record, format="tokens"), Path())
+
+    def record(self) -> dict[str, Any]:
+        """What `from_record` needs, as plain JSON."""
+        corpus, validation = (str(Path(name).expanduser().absolute()) if name else "" for name in self.names)
+        return {"corpus": corpus, "validation": validation, "validation_fraction": self.fraction}
+
     @property
-    def paths(self) -> list[Path]:
-        return [*self.train_paths, *self.validation_paths]
+    def name(self) -> str:
+        return self.names[0]
+
+    @property
+    def size_bytes(self) -> int:
+        return sum(path.stat().st_size for path in [*self.train_paths, *self.validation_paths])
 
     def fingerprint(self, advance: Callable[[int], None] = lambda size: None) -> str:
         """Hexadecimal digest of what decides the tokens. `advance` is told of bytes read to find it."""
-        groups = [
-            [self._hashes.of(path, advance) for path in paths] for paths in (self.train_paths, self.validation_paths)
-        ]
-        return digest("tokens", *(digest(*group) for group in groups))
+        sides = (self.train_paths, self.validation_paths)
+        return digest("tokens", *(digest(*(self._hashes.of(path, advance) for path in paths)) for paths in sides))
 
-    def splits(self, vocab_size: int, text_bytes: Sequence[int] = (0, 0)) -> tuple[TokenSplit, TokenSplit]:
-        """The training and the validation tokens."""
-        train = joined("training", self.train_paths, vocab_size, text_bytes[0])
+    def splits(self, vocab_size: int, records: Mapping[str, Any]) -> tuple[TokenSplit, TokenSplit]:
+        """The training and the validation tokens; `records` says the bytes of text of each side."""
+        train_bytes, held_out_bytes = (records[name]["bytes"] for name in ("train", "validation"))
+        train = joined("training", self.train_paths, vocab_size, train_bytes)
         if self.validation_paths:
-            return train, joined("held-out", self.validation_paths, vocab_size, text_bytes[1])
+            return train, joined("held-out", self.validation_paths, vocab_size, held_out_bytes)
         cut = int((1 - self.fraction) * len(train))
         return (
-            TokenRange("training", train, 0, cut, text_bytes[0]),
-            TokenRange("held-out", train, cut, len(train), text_bytes[1]),
+            TokenRange("training", train, 0, cut, train_bytes),
+            TokenRange("held-out", train, cut, len(train), held_out_bytes),
         )
+
+    def verify(self, tokenizer: Tokenizer, held_out_text: Path, advance: Callable[[int], None]) -> dict[str, Any]:
+        """What `splits` needs to know, after a look at every token; the held-out ones are written as text.
+
+        UserError names file and offset of the first id outside the vocabulary.
+        """
+        for path in [*self.train_paths, *self.validation_paths]:
+            TokenFile(path, tokenizer.vocab_size).verify(advance)
+        none = {"bytes": 0}
+        train, held_out = self.splits(tokenizer.vocab_size, {"train": none, "validation": none})
+        lengths = np.array([len(tokenizer.token_bytes(token)) for token in range(tokenizer.vocab_size)])
+        with held_out_text.open("wb") as file:
+            for tokens in portions(held_out):
+                file.write(b"".join(map(tokenizer.token_bytes, tokens.tolist())))
+        sides = {"train": train, "validation": held_out}
+        return {
+            name: {"bytes": sum(int(lengths[tokens].sum()) for tokens in portions(side)), "tokens": len(side)}
+            for name, side in sides.items()
+        }
+
+
+def portions(split: TokenSplit) -> Iterator[Tokens]:
+    """All of a sequence, in stretches of bounded size."""
+    for start in range(0, len(split), VERIFY_TOKENS):
+        yield split.read(start, min(start + VERIFY_TOKENS, len(split)))
 
 
 def is_token_corpus(data: DataConfig) -> bool:

@@ -102,7 +102,7 @@ def test_a_file_that_is_not_text(tmp_path: Path) -> None:
 def test_unknown_presets_get_a_suggestion(tmp_path: Path) -> None:
     with pytest.raises(WrongUse, match=r"did you mean quickstart\?"):
         load_preset("quikstart", tmp_path)
-    with pytest.raises(WrongUse, match="there are .*quickstart"):
+    with pytest.raises(WrongUse, match=r"there are .*quickstart"):
         load_preset("zzz", tmp_path)
     with pytest.raises(WrongUse, match="no file"):
         load_preset("nowhere/x.toml", tmp_path)

@@ -28,17 +28,12 @@ class DataState:
 
 def look_for_data(config: RunConfig, home: Path) -> DataState:
     """The state of the data that `config` needs, without making anything."""
-    from llm.data.corpora import open_corpus
-    from llm.data.prepare import INDEX, dataset_fingerprint, is_trained, load_dataset, separator_of
-    from llm.tokenizer import build_tokenizer
+    from llm.data.prepare import find_prepared
 
     try:
-        identity = open_corpus(config.data, home, separator_of(config)).fingerprint()
-        tokenizer = None if is_trained(config) else build_tokenizer(config.tokenizer, ())
-        path = home / "data" / dataset_fingerprint(identity, config, tokenizer)
-        if not (path / INDEX).exists():
+        dataset, tokenizer = find_prepared(config, home)
+        if dataset is None:
             return DataState(vocab_size=tokenizer.vocab_size if tokenizer is not None else 0)
-        dataset = load_dataset(path)
         return DataState(dataset.tokenizer.vocab_size, len(dataset.train))
     except UserError as error:
         return DataState(problem=str(error))
