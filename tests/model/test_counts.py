@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import itertools
+import subprocess
+import sys
 from typing import Any
 
 import pytest
@@ -103,3 +105,8 @@ def test_training_bytes_of_gpt2() -> None:
     adamw, sgd = (counts.training_bytes(GPT2, 1, 1, optimizer=kind) for kind in ("adamw", "sgd"))
     assert adamw - sgd == 8 * counts.parameters(GPT2)
     assert adamw == pytest.approx(16 * counts.parameters(GPT2), rel=0.1)
+
+
+def test_counting_does_without_torch() -> None:
+    program = "import sys, llm.model.counts; sys.exit('torch' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", program], check=False).returncode == 0
