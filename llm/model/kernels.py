@@ -121,11 +121,13 @@ def attention(query: Tensor, key: Tensor, value: Tensor, dropout: float) -> Tens
 
 
 def fused_rms_norm(x: Tensor, gain: Tensor | None, eps: float) -> Tensor:
-    return F.rms_norm(at_least_float32(x), x.shape[-1:], gain, eps).to(x.dtype)
+    """`rms_norm`: torch computes it in float32 inside where x is narrower."""
+    return F.rms_norm(x, x.shape[-1:], gain, eps)
 
 
 def fused_layer_norm(x: Tensor, gain: Tensor | None, bias: Tensor | None, eps: float) -> Tensor:
-    return F.layer_norm(at_least_float32(x), x.shape[-1:], gain, bias, eps).to(x.dtype)
+    """`layer_norm`: torch computes it in float32 inside where x is narrower."""
+    return F.layer_norm(x, x.shape[-1:], gain, bias, eps)
 
 
 def fused_gelu(x: Tensor) -> Tensor:

@@ -131,6 +131,9 @@ def test_norms_of_half_precision_are_computed_in_float32(kernels: Kernels, name:
     exact = getattr(kernels, name)(x.double(), *extra, 1e-5)
     assert y.dtype == torch.float16
     assert relative_error(y.double(), exact) < 1e-3
+    gain = random(509).to(torch.float16)
+    y = getattr(kernels, name)(x, gain, *extra[1:], 1e-5)
+    assert relative_error(y.double(), exact * gain) < 2e-3
 
 
 @pytest.mark.parametrize("positions", [1, 7, 128, 131, 521])

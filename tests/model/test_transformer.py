@@ -192,3 +192,14 @@ def test_nothing_in_the_graph_depends_on_data() -> None:
     plain.backward()
     assert relative_error(loss, plain) < 1e-9
     assert relative_error(gradient, model.blocks[0].attn.q.weight.grad) < 1e-9
+
+
+@pytest.mark.parametrize("attention", ["sdpa", "reference"])
+@pytest.mark.parametrize("options", OPTIONS[-3:])
+@pytest.mark.filterwarnings("error")
+def test_a_model_cast_to_bfloat16_stays_near_the_exact_one(options: dict[str, object], attention: str) -> None:
+    model = built(tiny(**options), attention=attention)
+    text = tokens(model.config)
+    exact = model(text)
+    with torch.no_grad():
+        assert relative_error(model.bfloat16()(text).double(), exact) < 0.1
