@@ -28,7 +28,8 @@ MODEL, OPTIMIZER, STATE = "model.safetensors", "optimizer.safetensors", "state.j
 class TrainerState:
     """All that changes while training; exactly what a checkpoint brings back.
 
-    `step` counts optimiser steps, `batch_index` batches drawn (a roll-back restores the first, not the second).
+    `step` counts optimiser steps, `batch_index` batches drawn (a roll-back restores the first, not the second), and
+    `data_cursor` is where the next batch begins in a text that is streamed (`BatchSource.cursor`).
     `overrides` holds what differs from `run.toml`, as text by dotted path: live knobs and what a resume changed.
     `lock` guards the weights: the optimiser step and whoever copies them take it.
     """
@@ -45,6 +46,7 @@ class TrainerState:
     overrides: dict[str, str] = field(default_factory=dict)
     plan: dict[str, Any] | None = None
     data_fingerprint: str = ""
+    data_cursor: Any = None
     lock: threading.Lock = field(default_factory=threading.Lock)
 
     SCALARS = (
@@ -58,6 +60,7 @@ class TrainerState:
         "overrides",
         "plan",
         "data_fingerprint",
+        "data_cursor",
     )
 
     def scalars(self) -> dict[str, Any]:

@@ -20,9 +20,8 @@ from llm.commands import STOP, CommandQueue
 from llm.config import RunConfig, fields_of, get_value, with_overrides
 from llm.core.bundle import Task
 from llm.core.score import evaluate_core
-from llm.data.batches import Batches
 from llm.data.prefetch import Prefetcher
-from llm.data.prepare import Dataset
+from llm.data.prepare import Dataset, batch_source
 from llm.device import Plan, memory_in_use, peak_flops
 from llm.engine import Engine, Piece
 from llm.errors import ConfigError, Problem, UserError
@@ -79,6 +78,14 @@ class Trainer:
         self.commands = commands
         self.loss_of = loss_of
         self.core_tasks = core_tasks
+        self.batches = batch_source(
+            dataset,
+            config,
+            rows=length.rows,
+            seq_len=length.seq_len,
+            start=state.batch_index,
+            cursor=state.data_cursor,
+        )
         self.started = time.perf_counter() - state.elapsed
         self.stop: Command | None = None
         self.in_flight: deque[tuple[StepResult, bool]] = deque()
@@ -92,15 +99,7 @@ class Trainer:
 
     def events(self) -> Iterator[Event]:
         """Train until the length is reached or a stop comes; every event in the order it happened."""
-        batches = Batches(
-            self.dataset.train,
-            rows=self.length.rows,
-            seq_len=self.length.seq_len,
-            seed=self.config.train.seed,
-            order=self.config.data.order,
-            stride=self.config.data.stride,
-        )
-        with Prefetcher(batches.batch, start=self.state.batch_index) as prefetcher:
+        with Prefetcher(self.batches.batch, start=self.state.batch_index) as prefetcher:
             yield from self._before_first_step()
             while self.state.step < self.length.steps:
                 yield from self._obey()
@@ -334,6 +333,7 @@ class Trainer:
         """Save; what prevents it is a warning, and the next due save tries again."""
         yield from self._drain(0)
         self.state.elapsed = time.perf_counter() - self.started
+        self.state.data_cursor = self.batches.cursor(self.state.batch_index)
         fresh = self.done_at.get("evaluate") == self.state.step
         if not fresh:  # a checkpoint must not carry the validation result of another step
             for name in ("validation_loss", "perplexity", "bits_per_byte"):
