@@ -44,12 +44,14 @@ class Started(Event):
 
 @dataclass(frozen=True, kw_only=True)
 class Progress(Event):
-    """Preparation before the first step: `done` of `total` (0 = unknown) in `unit`."""
+    """Work that is not a step of training: `done` of `total` (0 = unknown) in `unit`, `rate` of them a second where it
+    is known."""
 
     stage: str
     done: float
     total: float
     unit: str = ""
+    rate: float = 0.0
 
 
 @dataclass(frozen=True, kw_only=True)

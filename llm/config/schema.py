@@ -49,7 +49,9 @@ class DataConfig:
     """Where the text comes from and how batches are cut from it."""
 
     corpus: str = knob(
-        "stories", "stories, pylib, or a path: a file or folder of text, JSONL, Parquet or token files, or a glob."
+        "stories",
+        "stories, pylib, a downloaded data set (llm-workbench data lists them), or a path: a file or folder of text, "
+        "JSONL, Parquet or token files, or a glob.",
     )
     validation: str = knob("", "A path with the validation text or tokens; empty = hold out a share of the corpus.")
     format: Literal["auto", "text", "jsonl", "parquet", "tokens"] = knob(

@@ -9,6 +9,7 @@ from pathlib import Path
 
 from llm.config.schema import RunConfig
 from llm.data.corpora import Advance, Corpus, digest, open_corpus
+from llm.data.datasets import located
 from llm.data.holdout import Unit, units
 from llm.data.streaming import RowGroups, StreamedCorpus
 from llm.data.textfiles import Document, find_files, format_of
@@ -100,8 +101,9 @@ class StreamSource:
 
 
 def open_source(config: RunConfig, home: Path) -> TextSource | StreamSource | TokenCorpus:
-    """What `config.data` names. UserError where there is no such file or nothing in it, ConfigError where the rest of
-    the configuration does not go with it."""
+    """What `config.data` names. UserError where there is no such file, nothing in it, or a named data set is not
+    downloaded; ConfigError where the rest of the configuration does not go with it."""
+    config = replace(config, data=located(config.data, home))
     if is_token_corpus(config.data):
         return TokenCorpus(config.data, home)
     if not is_streamed(config):

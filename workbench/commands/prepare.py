@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 from llm.config import load_preset
 from llm.errors import UserError, WrongUse
 from llm.run import Run
+from workbench.commands.datasets import dataset_records, download
 from workbench.commands.options import add_command
 from workbench.commands.output import print_json, print_table, say
 
@@ -24,10 +25,15 @@ EMBEDDED = (
 
 
 def register(subparsers: Any) -> None:
-    help = "list corpora and prepared data, or prepare what a preset needs"
+    help = "list corpora and data sets, prepare what a preset needs, or download a data set"
     data_parser = add_command(subparsers, "data", help, data, json=True, takes_fields=True)
-    data_parser.usage = f"{data_parser.prog} [PRESET] [--home DIR] [--json] [--FIELD VALUE ...]"
+    data_parser.usage = (
+        f"{data_parser.prog} [PRESET] [--home DIR] [--json] [--FIELD VALUE ...]\n"
+        f"       {data_parser.prog} download NAME [--shards N] [--home DIR] [--json]"
+    )
     data_parser.add_argument("preset", nargs="?", metavar="PRESET", help="prepare the text of this preset")
+    data_parser.add_argument("name", nargs="?", metavar="NAME", help="after download: the data set to download")
+    data_parser.add_argument("--shards", type=int, default=None, metavar="N", help="how many files of a large data set")
     help = "train a preset's tokenizer, look at one, or split a text with it"
     parser = add_command(subparsers, "tokenizer", help, tokenizer, json=True, takes_fields=True)
     parser.usage = (
@@ -42,13 +48,18 @@ def register(subparsers: Any) -> None:
 
 
 def data(options: argparse.Namespace) -> int:
-    """What there is, or the sizes of what was just prepared."""
+    """What there is, or the sizes of what was just prepared or downloaded."""
+    if options.preset == "download":
+        return download(options)
+    if options.name is not None or options.shards is not None:
+        raise WrongUse("to fetch a data set: llm-workbench data download NAME [--shards N].")
     if options.preset:
         show_dataset(prepared(options), as_json=options.json)
         return 0
     if options.overrides:
         raise WrongUse("data takes fields only together with a preset: llm-workbench data PRESET --data.corpus FILE.")
     records = [{"name": name, "kind": "embedded", "about": about} for name, about in EMBEDDED]
+    records += dataset_records(options.home)
     records += [prepared_record(path) for path in sorted((options.home / "data").glob("*/dataset.json"))]
     if options.json:
         print_json(records)

@@ -9,7 +9,7 @@ from typing import Any
 from llm.config import check_name, load_preset
 from llm.config.check import LENGTHS
 from llm.errors import UserError, WrongUse
-from llm.events import Evaluated, Event, Finished, Progress, Started, StepLogged
+from llm.events import CoreEvaluated, Evaluated, Event, Finished, Progress, Started, StepLogged
 from llm.files import remove_directory
 from llm.run import Run, free_name
 from workbench.commands.options import add_command
@@ -93,6 +93,7 @@ class LastMetrics:
         (Started, ("parameters", "total_steps", "device", "precision")),
         (StepLogged, ("loss", "tokens_seen", "grad_norm", "lr", "step_ms", "tokens_per_second", "total_flops", "mfu")),
         (Evaluated, ("validation_loss", "perplexity", "bits_per_byte")),
+        (CoreEvaluated, ("core_metric",)),
         (Finished, ("step", "status", "elapsed", "reason")),
     )
 

@@ -62,12 +62,23 @@ def describe(event: Event) -> str:
 
 
 def preparation(progress: Progress) -> str:
-    """What is being prepared, and how far it is."""
-    unit = f" {progress.unit}" if progress.unit else ""
-    if progress.total:
-        share = f"{100 * progress.done / progress.total:.0f}%"
-        return f"{progress.stage} {share} ({compact(progress.done)} of {compact(progress.total)}{unit})"
-    return f"{progress.stage} {compact(progress.done)}{unit}" if progress.done else progress.stage
+    """What is being prepared, how far it is, and how fast it goes where that is known."""
+    if not progress.total:
+        return f"{progress.stage} {amount(progress.done, progress.unit)}" if progress.done else progress.stage
+    share = f"{100 * progress.done / progress.total:.0f}%"
+    done = amount(progress.done, "MB" if progress.unit == "MB" else "")
+    text = f"{progress.stage} {share} ({done} of {amount(progress.total, progress.unit)})"
+    if not progress.rate:
+        return text
+    left = duration(round((progress.total - progress.done) / progress.rate))
+    return f"{text}, {amount(progress.rate, progress.unit)}/s, {left} left"
+
+
+def amount(value: float, unit: str) -> str:
+    """A number with its unit; megabytes in whichever unit of bytes suits them."""
+    if unit == "MB":
+        return size(value * 1e6)
+    return f"{compact(value)} {unit}" if unit else compact(value)
 
 
 def status_line(curves: RunCurves, *, here: bool) -> str:

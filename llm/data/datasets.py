@@ -1,0 +1,191 @@
+"""Data sets with a name: where they can be had, and whether they are here, under `<home>/datasets/<name>/`.
+
+Nothing is ever downloaded unasked: a name in `data.corpus` means the copy that is here, or an error that says how to
+get one.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from llm.config.schema import DataConfig
+from llm.errors import UserError, WrongUse
+from llm.files import read_json, write_json
+from llm.names import did_you_mean
+
+RECORD = ".download.json"  # hidden, so that a folder of text is not taken to hold it
+HUGGING_FACE = "https://huggingface.co/datasets"
+
+
+@dataclass(frozen=True)
+class RemoteFile:
+    """One file to fetch. `size_bytes` is about right, for estimates only. `sha256` "": not known beforehand; that of
+    the first download is recorded, and later ones must match it."""
+
+    name: str
+    url: str
+    size_bytes: int
+    sha256: str = ""
+
+
+@dataclass(frozen=True)
+class NamedDataset:
+    """`files` are all of it, or with `sharded` as many of them as are asked for, one by default. `train` and
+    `validation` are the paths inside its folder that `data.corpus` and `data.validation` mean; "" where there is none.
+    `unpacked_bytes` above 0: the file is a zip archive, to be unpacked."""
+
+    name: str
+    about: str
+    files: tuple[RemoteFile, ...]
+    train: str = ""
+    validation: str = ""
+    sharded: bool = False
+    unpacked_bytes: int = 0
+
+
+CATALOGUE = (
+    NamedDataset(
+        "tinyshakespeare",
+        "forty thousand lines of Shakespeare in one text file, as in char-rnn and nanoGPT",
+        (
+            RemoteFile(
+                "input.txt",
+                "https://raw.githubusercontent.com/karpathy/char-rnn/master/data/tinyshakespeare/input.txt",
+                1_115_394,
+                "86c4e6aa9db7c042ec79f339dcb96d42b0075e16b8fc2e86bf0ca57e2dc565ed",
+            ),
+        ),
+        train="input.txt",
+    ),
+    NamedDataset(
+        "tinystories",
+        "2.7 million short stories in simple English written by GPT-4, with a validation file of their own",
+        (
+            RemoteFile(
+                "TinyStoriesV2-GPT4-train.txt",
+                f"{HUGGING_FACE}/roneneldan/TinyStories/resolve/main/TinyStoriesV2-GPT4-train.txt",
+                2_227_753_162,
+                "6418d412de72888f52b5142c761ac21a582f7d1166f0bfbdb5f03ccfdec90443",
+            ),
+            RemoteFile(
+                "TinyStoriesV2-GPT4-valid.txt",
+                f"{HUGGING_FACE}/roneneldan/TinyStories/resolve/main/TinyStoriesV2-GPT4-valid.txt",
+                22_502_601,
+                "6874bae9a4c1a4e7edcf0e53b86c17817e9cf881fc75ff2368da457b80c0585d",
+            ),
+        ),
+        train="TinyStoriesV2-GPT4-train.txt",
+        validation="TinyStoriesV2-GPT4-valid.txt",
+    ),
+    NamedDataset(
+        "fineweb-edu",
+        "educational web pages in Parquet shards of about 250 million characters, shuffled; as many as you ask for",
+        tuple(
+            RemoteFile(
+                f"shard_{number:05d}.parquet",
+                f"{HUGGING_FACE}/karpathy/fineweb-edu-100b-shuffle/resolve/main/shard_{number:05d}.parquet",
+                100_000_000,
+            )
+            for number in range(1823)
+        ),
+        train=".",
+        sharded=True,
+    ),
+    NamedDataset(
+        "core",
+        "the tasks of the CORE metric (evaluate.core_every, eval --core)",
+        (
+            RemoteFile(
+                "eval_bundle.zip", "https://karpathy-public.s3.us-west-2.amazonaws.com/eval_bundle.zip", 26_000_000
+            ),
+        ),
+        unpacked_bytes=165_000_000,
+    ),
+)
+
+
+@dataclass(frozen=True)
+class Present:
+    """What is here of a data set: path inside `folder` → {"size": bytes, "sha256": hexadecimal}."""
+
+    folder: Path
+    files: dict[str, dict[str, Any]]
+
+    @property
+    def size_bytes(self) -> int:
+        return sum(int(entry["size"]) for entry in self.files.values())
+
+
+def find_dataset(name: str) -> NamedDataset:
+    """The data set of that name; WrongUse where there is none."""
+    names = [dataset.name for dataset in CATALOGUE]
+    if name not in names:
+        advice = did_you_mean(name, names) or f"there are {', '.join(names)}."
+        raise WrongUse(f'There is no data set "{name}" to download; {advice}')
+    return CATALOGUE[names.index(name)]
+
+
+def dataset_folder(dataset: NamedDataset, home: Path) -> Path:
+    return home / "datasets" / dataset.name
+
+
+def read_record(dataset: NamedDataset, home: Path) -> dict[str, Any]:
+    """What earlier downloads noted: "files" as in `Present`, and "sources", remote file name → {"url", "sha256"}."""
+    path = dataset_folder(dataset, home) / RECORD
+    if not path.exists():
+        return {"files": {}, "sources": {}}
+    record = read_json(path)
+    if not isinstance(record, dict) or not all(isinstance(record.get(key), dict) for key in ("files", "sources")):
+        raise UserError(f"{path} is damaged; delete {path.parent} and download the data set again.")
+    return record
+
+
+def write_record(dataset: NamedDataset, home: Path, record: dict[str, Any]) -> None:
+    write_json(dataset_folder(dataset, home) / RECORD, record)
+
+
+def present(dataset: NamedDataset, home: Path) -> Present | None:
+    """The data set as it is here, judged by the sizes of its files; None where it is not, or not whole."""
+    record, folder = read_record(dataset, home), dataset_folder(dataset, home)
+    fetched = [file.name in record["sources"] for file in dataset.files]
+    if not (any(fetched) if dataset.sharded else all(fetched)):
+        return None
+    whole = all(has_size(folder / name, entry["size"]) for name, entry in record["files"].items())
+    return Present(folder, record["files"]) if whole else None
+
+
+def has_size(path: Path, size_bytes: int) -> bool:
+    return path.is_file() and path.stat().st_size == size_bytes
+
+
+def located(data: DataConfig, home: Path) -> DataConfig:
+    """`data` with the names of data sets in `corpus` and `validation` replaced by the paths of the copies here.
+
+    UserError where one is not here; it says how to get it. A file of the same name is meant by ./NAME.
+    """
+    return replace(
+        data,
+        corpus=located_path(data.corpus, "train", home),
+        validation=located_path(data.validation, "validation", home),
+    )
+
+
+def located_path(text: str, part: str, home: Path) -> str:
+    """The path of one part of the data set called `text`; `text` itself where it names none with such a part."""
+    dataset = next((dataset for dataset in CATALOGUE if dataset.name == text), None)
+    if dataset is None or not dataset.train:
+        return text
+    inside: str = getattr(dataset, part)
+    if not inside:
+        raise UserError(
+            f"The data set {text} has no {part} text of its own; leave data.{part} empty to hold a share of it out."
+        )
+    here = present(dataset, home)
+    if here is None:
+        raise UserError(
+            f"The data set {text} is not downloaded; run: llm-workbench data download {text} (or, offline, take text "
+            "that is here: --data.corpus stories, pylib, or a file)."
+        )
+    return str(here.folder / inside)

@@ -1,0 +1,188 @@
+"""Fetching one file over HTTP so that what has come is never fetched twice, with the standard library alone.
+
+`<part>` grows by appending. Beside it, `<part>.json` keeps what the server said of the file (its ETag or date, its
+size): a later request asks for the rest "if it is still that file" (RFC 9110, Range and If-Range), and begins anew
+where it is not, or where the server has no ranges.
+"""
+
+from __future__ import annotations
+
+import http.client
+import json
+import re
+import shutil
+import ssl
+import time
+import urllib.error
+import urllib.request
+from collections.abc import Callable, Generator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, BinaryIO
+from urllib.parse import urlsplit
+
+from llm.errors import UserError
+from llm.files import write_json
+
+CHUNK_BYTES = 1 << 18
+SPARE_BYTES = 64 << 20
+PASSING = frozenset({408, 425, 429, 500, 502, 503, 504})
+LONGEST_WAIT = 60.0
+
+
+@dataclass(frozen=True)
+class Patience:
+    """`attempts` in a row that bring nothing new are the end; the wait before each doubles. Times in seconds."""
+
+    attempts: int = 5
+    first_wait: float = 1.0
+    timeout: float = 30.0
+    sleep: Callable[[float], None] = time.sleep
+
+
+def fetch(url: str, part: Path, patience: Patience) -> Generator[tuple[int, int], None, None]:
+    """Bring `part` to the whole of what is at `url`, going on where it stands; yields (bytes done, total or 0).
+
+    Raises UserError where the server refuses, cannot be reached, or the disk is full. What has come stays in `part`.
+    """
+    failures, furthest = 0, size_of(part)
+    while True:
+        pause = 0.0
+        try:
+            if (yield from attempt(url, part, patience.timeout)):
+                return
+            reason = "the connection was closed early"
+        except urllib.error.HTTPError as error:
+            with error:
+                reason, pause = refusal(url, error)
+        except (OSError, http.client.HTTPException) as error:  # URLError is an OSError
+            reason = network_reason(url, error)
+        came = size_of(part) > furthest
+        furthest = max(furthest, size_of(part))
+        failures = 1 if came else failures + 1
+        if failures >= patience.attempts:
+            raise UserError(
+                f"{urlsplit(url).netloc} did not deliver {url} ({reason}); try again later, what has come is kept, or "
+                "take text that is here: data.corpus stories, pylib, or a file."
+            )
+        patience.sleep(min(LONGEST_WAIT, max(pause, patience.first_wait * 2 ** (failures - 1))))
+
+
+def attempt(url: str, part: Path, timeout: float) -> Generator[tuple[int, int], None, bool]:
+    """One request; whether the file is whole after it. Lets the errors of urllib and http.client pass."""
+    have, known = size_of(part), read_note(part)
+    if have and have == known.get("total"):
+        return True
+    request = urllib.request.Request(url, headers={"User-Agent": "llm-workbench", "Accept-Encoding": "identity"})
+    if have and known.get("validator"):
+        request.add_header("Range", f"bytes={have}-")
+        request.add_header("If-Range", known["validator"])
+    try:
+        response = urllib.request.urlopen(request, timeout=timeout)
+    except urllib.error.HTTPError as error:
+        if error.code != 416:
+            raise
+        error.close()
+        part.unlink()  # longer than what is there: begin anew
+        return False
+    with response:
+        have, total = placed(response, part, have)
+        if have < 0:
+            return False
+        ensure_room(part.parent, total - have)
+        with opened(part, "ab" if have else "wb") as file:
+            while chunk := response.read1(CHUNK_BYTES):
+                write(file, chunk, part)
+                have += len(chunk)
+                yield have, total
+    return have == total if total else have > 0
+
+
+def placed(response: Any, part: Path, have: int) -> tuple[int, int]:
+    """Where the body of `response` belongs in `part`, and the size of the whole (0: unknown); −1: nowhere."""
+    if response.status == 206:
+        given = re.fullmatch(r"bytes (\d+)-\d+/(\d+|\*)", response.headers.get("Content-Range", ""))
+        if given is None or int(given[1]) != have:
+            part.unlink(missing_ok=True)
+            return -1, 0
+        return have, 0 if given[2] == "*" else int(given[2])
+    length = response.headers.get("Content-Length", "")
+    total = int(length) if length.isdigit() else 0
+    etag = response.headers.get("ETag", "")
+    # A weak ETag cannot vouch for bytes (RFC 9110, 13.1.5).
+    validator = etag if etag and not etag.startswith("W/") else response.headers.get("Last-Modified", "")
+    part.unlink(missing_ok=True)  # before the note: it must never speak of bytes of another file
+    write_json(note_path(part), {"url": response.geturl(), "validator": validator, "total": total})
+    return 0, total
+
+
+def note_path(part: Path) -> Path:
+    return part.with_name(part.name + ".json")
+
+
+def read_note(part: Path) -> dict[str, Any]:
+    """What was noted of an unfinished file; nothing where that is lost or damaged, which only costs a new beginning."""
+    try:
+        note = json.loads(note_path(part).read_bytes())
+    except (OSError, ValueError):
+        return {}
+    return note if isinstance(note, dict) else {}
+
+
+def size_of(path: Path) -> int:
+    return path.stat().st_size if path.exists() else 0
+
+
+def opened(part: Path, mode: str) -> BinaryIO:
+    try:
+        return part.open(mode)  # type: ignore[return-value]
+    except OSError as error:
+        raise local_problem(part, error) from error
+
+
+def write(file: BinaryIO, chunk: bytes, part: Path) -> None:
+    """Write to the disk; its errors are not the network's, and are not tried again."""
+    try:
+        file.write(chunk)
+        file.flush()
+    except OSError as error:
+        raise local_problem(part, error) from error
+
+
+def local_problem(part: Path, error: OSError) -> UserError:
+    reason = error.strerror or str(error)
+    return UserError(f"{part} cannot be written ({reason}); free some space there or give another --home.")
+
+
+def ensure_room(folder: Path, needed: int) -> None:
+    """UserError unless the disk under `folder` has room for `needed` more bytes, and some to spare."""
+    free = shutil.disk_usage(folder).free
+    if needed > 0 and free < needed + SPARE_BYTES:
+        raise UserError(
+            f"{folder} has room for {free / 1e6:,.0f} MB, but {(needed + SPARE_BYTES) / 1e6:,.0f} MB are needed; free "
+            "some space or give another --home."
+        )
+
+
+def refusal(url: str, error: urllib.error.HTTPError) -> tuple[str, float]:
+    """Why the server said no for now, and for how many seconds it wants to be left alone; UserError if for good."""
+    if error.code not in PASSING:
+        raise UserError(
+            f"{url} cannot be had (HTTP {error.code} {error.reason}); get the file elsewhere and name its path in "
+            "data.corpus, or take a newer llm-workbench."
+        ) from error
+    wait = error.headers.get("Retry-After", "")
+    return f"HTTP {error.code} {error.reason}", float(wait) if wait.isdigit() else 0.0
+
+
+def network_reason(url: str, error: Exception) -> str:
+    """What went wrong on the way, in a few words; UserError where trying again cannot help."""
+    cause = error.reason if isinstance(error, urllib.error.URLError) else error
+    if isinstance(cause, ssl.SSLCertVerificationError):
+        raise UserError(
+            f"{urlsplit(url).netloc} has no certificate that this machine trusts ({cause.verify_message}); check the "
+            "machine's clock and certificates, or get the file elsewhere."
+        ) from error
+    if isinstance(cause, TimeoutError):
+        return "it did not answer in time"
+    return (cause.strerror if isinstance(cause, OSError) and cause.strerror else str(cause)) or type(cause).__name__

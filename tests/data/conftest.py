@@ -1,0 +1,30 @@
+"""A web server for the tests of downloads."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import pytest
+
+from llm.data.fetch import Patience
+from tests.data.http_for_tests import Site, serving
+
+
+@pytest.fixture
+def site(monkeypatch: pytest.MonkeyPatch) -> Iterator[Site]:
+    """A running server without files."""
+    monkeypatch.setenv("no_proxy", "127.0.0.1")
+    with serving() as running:
+        yield running
+
+
+@pytest.fixture
+def waits() -> list[float]:
+    """How long a download would have waited."""
+    return []
+
+
+@pytest.fixture
+def patience(waits: list[float]) -> Patience:
+    """Notes how long it would have waited, and does not."""
+    return Patience(attempts=4, first_wait=1.0, timeout=5.0, sleep=waits.append)

@@ -1,0 +1,68 @@
+"""`data download`, and the data sets in the list of `data`."""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+from typing import Any
+
+from llm.errors import UserError, WrongUse
+from workbench.commands.output import print_json, say
+
+
+def dataset_records(home: Path) -> list[dict[str, Any]]:
+    """Every data set that has a name, as data, with what is here of it."""
+    from llm.data.datasets import CATALOGUE, present
+    from workbench.widgets.axes import size
+
+    records = []
+    for dataset in CATALOGUE:
+        record: dict[str, Any] = {"name": dataset.name, "kind": "data set", "here": False}
+        remote = dataset.files[0].size_bytes if dataset.sharded else sum(file.size_bytes for file in dataset.files)
+        try:
+            here = present(dataset, home)
+        except UserError as error:
+            records.append(record | {"about": str(error), "problem": str(error)})
+            continue
+        if here is None:
+            a_shard = " a shard" if dataset.sharded else ""
+            state = f"not here: data download {dataset.name} fetches {size(remote)}{a_shard}"
+        else:
+            record |= {"here": True, "path": str(here.folder), "bytes": here.size_bytes, "files": len(here.files)}
+            state = f"here, {size(here.size_bytes)} in {len(here.files)} file{'s' if len(here.files) > 1 else ''}"
+        records.append(record | {"about": f"{dataset.about}; {state}"})
+    return records
+
+
+def download(options: argparse.Namespace) -> int:
+    """Fetch one data set, and say where it is and how to use it."""
+    from llm.data.datasets import CATALOGUE, find_dataset
+    from llm.data.download import download as fetched
+    from workbench.commands.narrator import drained
+    from workbench.widgets.axes import size
+
+    if options.overrides:
+        raise WrongUse("data download takes no fields of the configuration.")
+    if options.name is None:
+        names = ", ".join(dataset.name for dataset in CATALOGUE)
+        raise WrongUse(f"data download needs the name of a data set: {names}.")
+    if options.shards is not None and options.shards < 1:
+        raise WrongUse(f"--shards must be 1 or more, not {options.shards}.")
+    dataset = find_dataset(options.name)
+    result = drained(fetched(dataset, options.home, shards=options.shards or 0))
+    for name, sha256 in result.first_seen.items():
+        say(
+            f"note: nobody published a checksum of {name}; its sha256 {sha256} is now on record, and later downloads "
+            "must match it."
+        )
+    here = result.here
+    if options.json:
+        files = [{"name": name} | entry for name, entry in here.files.items()]
+        print_json({"name": dataset.name, "path": str(here.folder), "bytes": here.size_bytes, "files": files})
+        return 0
+    print(f"{dataset.name} is in {here.folder}: {size(here.size_bytes)}, {len(here.files)} files, verified")
+    if dataset.train:
+        print(f"use it with  --data.corpus {dataset.name}")
+    if dataset.validation:
+        print(f"             --data.validation {dataset.name}  (its own validation text)")
+    return 0
