@@ -1,0 +1,123 @@
+"""`llm-workbench bench quickstart`: what the first preset is worth after its two minutes.
+
+Trains it in a home of its own, then compares its bits per byte with `xz -9e` on the very same held-out text, and reads
+replies of many seeds: how many of their words the corpus knows, and whether the characters keep their names.
+"""
+
+from __future__ import annotations
+
+import lzma
+import re
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from llm.config import load_preset, with_overrides
+from llm.data.stories import vocabulary, words
+from llm.data.stories.library import library
+from llm.events import Evaluated, Event, Progress, Started, StepLogged
+from llm.run import Run, free_name
+
+PROMPT = "Once"
+MOST_NAMES = 2  # no story of the corpus has more than a hero and a friend
+CAPITALISED = re.compile(r"\b[A-Z][a-z]+\b")
+
+
+@dataclass(frozen=True)
+class Reply:
+    """One reply: how many of its words the corpus knows, and the characters it names, in order of appearance."""
+
+    text: str
+    words: int
+    known_words: int
+    names: tuple[str, ...]
+
+    @property
+    def is_consistent(self) -> bool:
+        """Whether it tells of one hero, named more than once, and at most of one friend, who is of the other gender:
+        what holds for every story of the corpus."""
+        if not 1 <= len(self.names) <= MOST_NAMES or story_of(self.text).count(self.names[0]) < 2:
+            return False
+        return len({name in women() for name in self.names}) == len(self.names)
+
+
+def story_of(text: str) -> str:
+    """The part before the first question: questions may be about anything."""
+    return text.split("\n\nQuestion:")[0]
+
+
+def women() -> frozenset[str]:
+    """The names that go with "she"."""
+    return frozenset((*library().words["girls"], *library().words["she_animals"]))
+
+
+def judge(text: str) -> Reply:
+    """Read a reply, its prompt included."""
+    said = words(text)
+    people = {*women(), *library().words["boys"], *library().words["he_animals"]}
+    named = [name for name in CAPITALISED.findall(story_of(text)) if name in people]
+    known = vocabulary()
+    return Reply(text, len(said), sum(word in known for word in said), tuple(dict.fromkeys(named)))
+
+
+def xz_bits_per_byte(path: Path) -> float:
+    """What `xz -9e` needs for a file, in bits per byte."""
+    text = path.read_bytes()
+    return 8 * len(lzma.compress(text, preset=9 | lzma.PRESET_EXTREME)) / len(text)
+
+
+def measure(home: Path, overrides: Sequence[tuple[str, str]], seeds: int) -> dict[str, Any]:
+    """Train quickstart in `home` and judge it. Seconds are of wall time, from a torch already imported."""
+    from llm.data.prepare import prepare
+    from llm.training import run_training
+
+    config = with_overrides(load_preset("quickstart", home), overrides)
+    run = Run.create(home, free_name(home, "bench"), config)
+    events: list[Event] = []
+    run_training(run, home, on_event=events.append)
+    evaluated = [event for event in events if isinstance(event, Evaluated)][-1]
+    logged = [event for event in events if isinstance(event, StepLogged)]
+    started = next(event for event in events if isinstance(event, Started))
+    first_progress = next(event for event in events if isinstance(event, Progress))
+    dataset = drained(prepare(config, home))
+    replies = [judge(text) for text in sampled(run, seeds)]
+    total = sum(reply.words for reply in replies)
+    return {
+        "seconds_to_first_step": logged[0].time - first_progress.time,
+        "training_seconds": evaluated.elapsed,
+        "steps": evaluated.step,
+        "threads": started.threads,
+        "precision": started.precision,
+        "validation_loss": evaluated.validation_loss,
+        "bits_per_byte": evaluated.bits_per_byte,
+        "xz_bits_per_byte": xz_bits_per_byte(dataset.validation_text),
+        "known_words": sum(reply.known_words for reply in replies) / total,
+        "consistent_replies": sum(reply.is_consistent for reply in replies),
+        "replies": [asdict(reply) | {"is_consistent": reply.is_consistent} for reply in replies],
+    }
+
+
+def sampled(run: Run, seeds: int) -> list[str]:
+    """The prompt and its continuation, for seeds 1, 2, …, with the preset's own decoding."""
+    from dataclasses import replace
+
+    from llm.checkpoint import load_model
+    from llm.engine import Engine, Piece
+
+    model, tokenizer = load_model(run, run.checkpoint())
+    engine, knobs = Engine(model, tokenizer), run.config().decode
+    texts = []
+    for seed in range(1, seeds + 1):
+        pieces = engine.stream(PROMPT, replace(knobs, seed=seed))
+        texts.append(PROMPT + "".join(piece.text for piece in pieces if isinstance(piece, Piece)))
+    return texts
+
+
+def drained(steps: Any) -> Any:
+    """The value that a generator returns."""
+    while True:
+        try:
+            next(steps)
+        except StopIteration as end:
+            return end.value
