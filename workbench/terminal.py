@@ -57,10 +57,12 @@ def terminal_kept_for_app(log: Path) -> Iterator[None]:
 def abandon_terminal() -> None:
     """The terminal is gone: from now on what is drawn goes nowhere, and nothing is ever typed.
 
-    Input comes from a pipe that nobody writes to, since at the end of a file the app would read again and again.
+    Input comes from a pipe that stays open, since at the end of a file the app would read again and again. There is
+    one NUL in it (no key at all), for the thread that was told the lost terminal could be read and is about to.
     """
     nowhere = os.open(os.devnull, os.O_WRONLY)
-    silence, _kept_open = os.pipe()
+    silence, kept_open = os.pipe()
+    os.write(kept_open, b"\0")
     os.dup2(silence, 0)
     for stream in (sys.__stdout__, sys.__stderr__):
         if stream is not None:

@@ -114,6 +114,7 @@ class ScriptedTrainer:
         self.prepared = threading.Event()
         self.problem = ""
         self.obeyed: list[str] = []
+        self.overrides: Overrides = ()
 
     def __call__(
         self,
@@ -125,6 +126,7 @@ class ScriptedTrainer:
         on_event: Callable[[Event], None],
         on_live: Callable[[Any], None],
     ) -> object:
+        self.overrides = overrides
         if self.problem:
             raise UserError(self.problem)
         with run.lock():

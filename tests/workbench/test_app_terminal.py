@@ -8,6 +8,7 @@ import pty
 import select
 import signal
 import struct
+import subprocess
 import sys
 import termios
 import time
@@ -24,7 +25,8 @@ from tests.conftest import tiny_config
 
 NOISE = "import os; os.write(1, b'NOISE ON STDOUT\\n'); os.write(2, b'NOISE ON STDERR\\n')"
 START = (
-    "import sys, threading, pathlib; from workbench.app import run_app\n"
+    "import fcntl, pathlib, sys, termios, threading; fcntl.ioctl(0, termios.TIOCSCTTY, 0)\n"
+    "from workbench.app import run_app\n"
     f"threading.Timer(0.5, lambda: exec({NOISE!r})).start()\n"
     "sys.exit(run_app(pathlib.Path(sys.argv[1])))"
 )
@@ -37,11 +39,17 @@ class Terminal:
         self.screen = pyte.Screen(80, 24)
         self.stream = pyte.ByteStream(self.screen)
         self.output = b""
-        self.pid, self.fd = pty.fork()
-        if self.pid == 0:
-            os.environ |= {"TERM": "xterm-256color", "OMP_NUM_THREADS": "1"}
-            os.execv(sys.executable, [sys.executable, "-c", START, str(home)])
+        self.fd, inside = pty.openpty()
         fcntl.ioctl(self.fd, termios.TIOCSWINSZ, struct.pack("HHHH", 24, 80, 0, 0))
+        self.process = subprocess.Popen(
+            [sys.executable, "-X", "faulthandler", "-c", START, str(home)],
+            stdin=inside,
+            stdout=inside,
+            stderr=inside,
+            start_new_session=True,
+            env=os.environ | {"TERM": "xterm-256color", "OMP_NUM_THREADS": "1"},
+        )
+        os.close(inside)
 
     def read(self, seconds: float = 0.05) -> bool:
         """Take in what was written; False once the terminal is closed."""
@@ -56,7 +64,7 @@ class Terminal:
         self.stream.feed(data)
         return bool(data)
 
-    def until(self, condition: Callable[[], object], seconds: float = 40.0) -> None:
+    def until(self, condition: Callable[[], object], seconds: float = 120.0) -> None:
         limit = time.monotonic() + seconds
         while not condition():
             assert time.monotonic() < limit, "\n".join(self.screen.display)
@@ -68,21 +76,19 @@ class Terminal:
     def type(self, keys: bytes) -> None:
         os.write(self.fd, keys)
 
-    def exit_status(self, seconds: float = 40.0) -> int:
+    def exit_status(self, seconds: float = 120.0) -> int:
         """Read to the end, and the exit status."""
         limit = time.monotonic() + seconds
-        while time.monotonic() < limit:
+        while self.process.poll() is None:
+            assert time.monotonic() < limit, "the app did not end:\n" + "\n".join(self.screen.display)
             self.read()
-            pid, status = os.waitpid(self.pid, os.WNOHANG)
-            if pid:
-                self.pid = 0
-                return os.waitstatus_to_exitcode(status)
-        raise AssertionError("the app did not end:\n" + "\n".join(self.screen.display))
+        while self.read(0):  # what it wrote last
+            pass
+        return self.process.returncode
 
     def close(self) -> None:
-        if self.pid:
-            os.kill(self.pid, signal.SIGKILL)
-            os.waitpid(self.pid, 0)
+        self.process.kill()
+        self.process.wait()
 
 
 @pytest.fixture
@@ -109,7 +115,7 @@ def train_tiny(terminal: Terminal, home: Path) -> Run:
 
 def test_other_output_stays_off_the_screen_and_sigterm_saves(terminal: Terminal, home: Path) -> None:
     run = train_tiny(terminal, home)
-    os.kill(terminal.pid, signal.SIGTERM)
+    terminal.process.terminate()
     assert terminal.exit_status() == 128 + signal.SIGTERM
     last = list(run.events())[-1]
     assert isinstance(last, Finished)
@@ -125,10 +131,8 @@ def test_other_output_stays_off_the_screen_and_sigterm_saves(terminal: Terminal,
 def test_a_lost_terminal_loses_nothing(terminal: Terminal, home: Path) -> None:
     run = train_tiny(terminal, home)
     os.close(terminal.fd)  # the kernel sends SIGHUP, as when a window is closed
-    _, status = os.waitpid(terminal.pid, 0)
-    terminal.pid = 0
-    assert os.waitstatus_to_exitcode(status) == 128 + signal.SIGHUP
-    limit = time.monotonic() + 40
+    assert terminal.process.wait(120) == 128 + signal.SIGHUP
+    limit = time.monotonic() + 120
     while sum(isinstance(event, Started) for event in run.events()) < 2:
         assert time.monotonic() < limit, "nobody carried on"
         time.sleep(0.1)

@@ -99,6 +99,28 @@ async def test_pause_go_on_and_stop(home: Path) -> None:
         app.training.shutdown()
 
 
+async def test_a_finished_run_can_be_extended(home: Path) -> None:
+    scripted_run(home, "old-1", 40, end="finished")
+    trainer = ScriptedTrainer(steps=50)
+    app = app_with(home, trainer)
+    async with app.run_test(size=(80, 24)) as pilot:
+        screen = await opened(app, pilot, "old-1")
+        await until(pilot, lambda: screen.state == "ended")
+        await pilot.press("r")
+        await until(pilot, lambda: isinstance(app.screen, AskText))
+        line = app.screen.query_one(Input)
+        assert line.value == "80"
+        line.value = "40"
+        await until(pilot, lambda: "must be a whole number above 40" in shown(app.screen))
+        line.value = "50"
+        await pilot.press("enter")
+        await until(pilot, lambda: app.training.active == "old-1")
+        trainer.prepared.set()
+        await until(pilot, lambda: trainer.overrides == (("train.steps", "50"),))
+        await until(pilot, lambda: app.training.must_be_waited_for)
+        app.training.shutdown()
+
+
 async def test_a_knob_is_pending_until_it_has_taken_effect(home: Path) -> None:
     trainer = ScriptedTrainer(steps=30)
     trainer.prepared.set()

@@ -17,7 +17,7 @@ from tests.workbench.scripted import ScriptedTrainer, scripted_run
 from workbench.services.training import TrainingService
 
 
-def wait_for(condition: Callable[[], object], seconds: float = 10.0) -> None:
+def wait_for(condition: Callable[[], object], seconds: float = 40.0) -> None:
     limit = time.monotonic() + seconds
     while not condition():
         assert time.monotonic() < limit, "the condition did not come true"

@@ -10,7 +10,7 @@ from textual.pilot import Pilot
 from textual.screen import Screen
 
 
-async def until(pilot: Pilot[int], condition: Callable[[], object], seconds: float = 10.0) -> None:
+async def until(pilot: Pilot[int], condition: Callable[[], object], seconds: float = 40.0) -> None:
     """Let the app run until `condition()` holds; fails after `seconds`."""
     limit = time.monotonic() + seconds
     while not condition():

@@ -20,9 +20,10 @@ from workbench.screens.base import WorkbenchScreen
 from workbench.screens.knobs import KnobsDialog
 from workbench.services.curves import RunCurves
 from workbench.services.narration import describe
+from workbench.services.training import Overrides
 from workbench.text import clean
 from workbench.widgets.chart import Chart, Level, Mark, Series
-from workbench.widgets.dialogs import Answer, Ask
+from workbench.widgets.dialogs import Answer, Ask, AskText
 from workbench.widgets.panels import Numbers, SampleView, event_line
 
 POLL_SECONDS = 0.1
@@ -301,14 +302,29 @@ class TrainScreen(WorkbenchScreen):
             self._send("stop", "stop")
 
     def action_resume(self) -> None:
-        """Train on from the newest checkpoint."""
+        """Train on from the newest checkpoint; a run that has reached its length is asked for a longer one."""
         assert self.curves is not None
         finished = self.curves.finished
-        if finished is not None and finished.status == "finished":
-            self.notify("it has reached its length; set a longer one with: llm-workbench resume RUN --train.steps N")
+        if finished is None or finished.status != "finished":
+            self._begin(())
             return
+        done = finished.step
+        question = f"{self.curves.run.name} has reached step {done:,}, its end. Train on until which step?"
+
+        def problem_of(text: str) -> str:
+            return "" if text.isdecimal() and int(text) > done else f"must be a whole number above {done}"
+
+        def extend(text: str | None) -> None:
+            if text:
+                self._begin((("train.steps", text),))
+
+        self.app.push_screen(AskText(question, value=str(2 * done), problem_of=problem_of), extend)
+
+    def _begin(self, overrides: Overrides) -> None:
+        assert self.curves is not None
         try:
-            self.workbench.training.begin(self.curves.run)
+            if not self.workbench.training.begin(self.curves.run, overrides):
+                self.notify("another run trains here; this one trains in a process of its own", markup=False)
         except (UserError, OSError) as error:
             self.notify(clean(str(error)), severity="error", markup=False)
         self._checked_at = 0.0
