@@ -37,11 +37,12 @@ def weights(run: Run) -> dict[str, list[float]]:
     }
 
 
-def test_training_is_the_same_bit_for_bit(home: Path, corpus: Path, bundle: Path) -> None:
-    core = {"evaluate.core_every": "7", "evaluate.core_path": str(bundle), "evaluate.core_examples": "2"}
+@pytest.mark.parametrize(("every", "steps"), [("7", [7, 14, 20]), ("10", [10, 20])])
+def test_training_is_the_same_bit_for_bit(home: Path, corpus: Path, bundle: Path, every: str, steps: list[int]) -> None:
+    core = {"evaluate.core_every": every, "evaluate.core_path": str(bundle), "evaluate.core_examples": "2"}
     with_core, without = trained(home, "with", corpus, core), trained(home, "without", corpus, {})
     events = [event for event in with_core.events() if isinstance(event, CoreEvaluated)]
-    assert [event.step for event in events] == [7, 14, 20]  # every seven steps, and at the end
+    assert [event.step for event in events] == steps  # when due, and at the end, once
     assert set(events[0].tasks) == set(events[0].centred) == {"colours", "pronouns", "last_words"}
     assert events[0].core_metric == pytest.approx(sum(events[0].centred.values()) / 3)
     assert weights(with_core) == weights(without)

@@ -94,10 +94,10 @@ def answer(request: BaseHTTPRequestHandler, site: Site) -> None:
         request.send_header("Content-Length", "0")
         request.end_headers()
         return
-    body = whole[start:] if partial else whole
+    first = start + how.range_shift
+    body = whole[first:] if partial else whole
     request.send_response(206 if partial else 200)
     if partial:
-        first = start + how.range_shift
         request.send_header("Content-Range", f"bytes {first}-{len(whole) - 1}/{len(whole)}")
     if etag:
         request.send_header("ETag", etag)

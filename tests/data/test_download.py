@@ -161,8 +161,8 @@ def test_a_date_is_a_validator_too(site: Site, home: Path, patience: Patience) -
 
 
 def test_a_range_other_than_the_one_asked_for_is_not_joined(site: Site, home: Path, patience: Patience) -> None:
-    site.script = [Behaviour(drop_after=300_000), Behaviour(range_shift=-7)]
-    fetched(text_set(site), home, patience)
+    site.script = [Behaviour(drop_after=300_000), Behaviour(range_shift=7)]
+    fetched(text_set(site, sha256=""), home, patience)
     assert content(home) == BODY
 
 
