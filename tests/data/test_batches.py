@@ -41,6 +41,30 @@ def test_shapes_and_shift() -> None:
 
 
 @settings(max_examples=60, deadline=None)
+@given(st.integers(100, 500), st.integers(1, 9), st.integers(1, 8), st.integers(0, 2**40))
+def test_leaving_out_the_last_batch(length: int, seq_len: int, rows: int, seed: int) -> None:
+    """As a shuffled loader does that drops the last batch: no window twice, others left out each pass."""
+    split = Counting(length)
+    batches = Batches(split, rows=rows, seq_len=seq_len, seed=seed, order="epoch", drop_last=True)
+    windows = set(range(0, length - seq_len, seq_len))
+    missing = []
+    for epoch in range(8):
+        first = epoch * batches.per_epoch
+        starts = [int(start) for i in range(first, first + batches.per_epoch) for start in batches.starts(i)]
+        assert len(set(starts)) == len(starts) == len(windows) // rows * rows
+        assert set(starts) <= windows
+        missing.append(frozenset(windows - set(starts)))
+    if len(windows) % rows and len(windows) > 20:
+        assert len(set(missing)) > 1
+
+
+def test_fewer_windows_than_a_batch_are_refused_where_the_last_batch_is_left_out() -> None:
+    Batches(Counting(40), rows=3, seq_len=13, seed=1, order="epoch", drop_last=True)
+    with pytest.raises(UserError, match=r"3 windows, fewer than one batch of 4.*data\.drop_last"):
+        Batches(Counting(40), rows=4, seq_len=13, seed=1, order="epoch", drop_last=True)
+
+
+@settings(max_examples=60, deadline=None)
 @given(st.integers(20, 500), st.integers(1, 19), st.integers(1, 40), st.integers(1, 11), st.integers(0, 2**40))
 def test_epoch_has_every_window_exactly_once(length: int, seq_len: int, stride: int, rows: int, seed: int) -> None:
     batches = Batches(Counting(length), rows=rows, seq_len=seq_len, seed=seed, order="epoch", stride=stride)

@@ -105,6 +105,7 @@ def dataset_sizes(dataset: Dataset) -> dict[str, Any]:
         "vocab_size": dataset.tokenizer.vocab_size,
         "train_tokens": len(dataset.train),
         "validation_tokens": len(dataset.validation),
+        "streamed_row_groups": len(dataset.stream.groups) if dataset.stream else 0,
         "bytes": text_bytes,
         "bytes_per_token": text_bytes / tokens,
     }
@@ -116,7 +117,10 @@ def show_dataset(dataset: Dataset, *, as_json: bool) -> None:
         print_json({"name": dataset.fingerprint, "path": str(dataset.path)} | sizes)
         return
     print(f"tokenizer   {sizes['tokenizer']}, {sizes['vocab_size']:,} ids")
-    print(f"training    {sizes['train_tokens']:,} tokens")
+    if sizes["streamed_row_groups"]:
+        print(f"training    {sizes['streamed_row_groups']:,} row groups of Parquet, tokenised while training")
+    else:
+        print(f"training    {sizes['train_tokens']:,} tokens")
     print(f"validation  {sizes['validation_tokens']:,} tokens")
     print(f"text        {sizes['bytes']:,} bytes, {sizes['bytes_per_token']:.3f} per token")
     print(f"kept in     {dataset.path}")
