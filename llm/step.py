@@ -10,6 +10,7 @@ import torch
 
 from llm.checkpoint import TrainerState
 from llm.device import Plan
+from llm.distributed import LossOf, Ranks, without_reduction
 from llm.optim import clip_grad_norm
 
 Rows = tuple[np.ndarray, np.ndarray]
@@ -33,15 +34,18 @@ def take_step(
     batch: Rows,
     plan: Plan,
     *,
-    loss_of: Callable[[torch.Tensor, torch.Tensor], torch.Tensor],
+    loss_of: LossOf,
     accumulation: int,
     clip: float,
     lr: float,
     lr_scale: float,
     seed: int,
+    ranks: Ranks,
     abandon: Callable[[], bool],
 ) -> StepResult | None:
     """Train on one batch, (rows, seq_len) inputs and targets, in `accumulation` equal micro-batches.
+
+    Of several ranks each passes its own rows; gradients are averaged over ranks with the last micro-batch.
 
     `lr_scale` multiplies every group's rate; `lr` is only reported. Returns None when `abandon` said so between
     micro-batches: the partial gradients are discarded and the state is that of the last completed step.
@@ -55,12 +59,14 @@ def take_step(
             return None
         rows = slice(micro * size, (micro + 1) * size)
         # Dropout must not depend on what happened before: a resumed run draws what an uninterrupted one would.
-        torch.manual_seed(micro_batch_seed(seed, state.batch_index, micro))
-        with plan.autocast():
-            micro_loss = loss_of(to_device(inputs[rows], plan.device), to_device(targets[rows], plan.device))
-        micro_loss = micro_loss / accumulation
-        (micro_loss * state.loss_scale).backward()
+        torch.manual_seed(micro_batch_seed(seed, state.batch_index, micro, ranks.rank))
+        with without_reduction(loss_of, last=micro == accumulation - 1):
+            with plan.autocast():
+                micro_loss = loss_of(to_device(inputs[rows], plan.device), to_device(targets[rows], plan.device))
+            micro_loss = micro_loss / accumulation
+            (micro_loss * state.loss_scale).backward()
         loss += micro_loss.detach()
+    loss = ranks.mean(loss)
     if state.loss_scale != 1.0:
         for parameter in state.model.parameters():
             if parameter.grad is not None:
@@ -72,13 +78,14 @@ def take_step(
     state.optimizer.zero_grad()
     state.step += 1
     state.batch_index += 1
-    state.tokens_seen += inputs.size
+    state.tokens_seen += inputs.size * ranks.count
     return StepResult(state.step, state.tokens_seen, lr, loss, grad_norm, ok)
 
 
-def micro_batch_seed(seed: int, batch_index: int, micro: int) -> int:
-    """A 63-bit seed of its own for every micro-batch of every run (multiplicative mixing by odd constants)."""
-    mixed = seed * 0x9E3779B97F4A7C15 + batch_index * 0xC2B2AE3D27D4EB4F + micro * 0x165667B19E3779F9
+def micro_batch_seed(seed: int, batch_index: int, micro: int, rank: int) -> int:
+    """A 63-bit seed of its own for every micro-batch of every rank and run (multiplicative mixing by odd constants)."""
+    place = micro + (rank << 32)
+    mixed = seed * 0x9E3779B97F4A7C15 + batch_index * 0xC2B2AE3D27D4EB4F + place * 0x165667B19E3779F9
     return mixed & 0x7FFF_FFFF_FFFF_FFFF
 
 

@@ -1,4 +1,7 @@
-"""`python -m llm.train RUN_DIR`: train a run in a process of its own. Everything it says is in the run directory."""
+"""`python -m llm.train RUN_DIR`: train a run in a process of its own. Everything it says is in the run directory.
+
+On several GPUs, or machines: `torchrun --nproc-per-node N -m llm.train RUN_DIR`.
+"""
 
 from __future__ import annotations
 
@@ -42,7 +45,8 @@ def stopping_on_signals(commands: CommandQueue) -> Iterator[dict[str, int]]:
 def main(arguments: list[str] | None = None) -> int:
     """Train the run that `arguments` name; returns the exit status."""
     settle_threads()
-    from llm.training import run_training  # loads torch, which must find the environment settled
+    from llm.distributed import joined_ranks  # these load torch, which must find the environment settled
+    from llm.training import run_training
 
     parser = argparse.ArgumentParser(prog="python -m llm.train", description=__doc__)
     parser.add_argument("run", type=Path, help="the run directory")
@@ -51,9 +55,10 @@ def main(arguments: list[str] | None = None) -> int:
     run = Run(options.run.resolve())
     overrides = tuple(zip((flag.removeprefix("--") for flag in rest[::2]), rest[1::2], strict=False))
     commands = CommandQueue()
-    with stopping_on_signals(commands) as seen:
+    home = options.home or run.path.parent.parent
+    with stopping_on_signals(commands) as seen, joined_ranks() as ranks:
         try:
-            run_training(run, options.home or run.path.parent.parent, commands=commands, overrides=overrides)
+            run_training(run, home, commands=commands, overrides=overrides, ranks=ranks)
         except UserError as error:
             print(error, file=sys.stderr)
             return error.exit_status

@@ -1,52 +1,43 @@
 """The training loop, as a generator of events.
 
 Whoever drains it decides what becomes of the events. It obeys commands between steps (a stop also between
-micro-batches), evaluates, samples and saves when they are due, and never applies a step that is not finite.
+micro-batches), sees to the chores that are due, and never applies a step that is not finite. Of several ranks all
+run this loop in step; the first alone obeys commands and does the chores, and the others hear what it decided.
 """
 
 from __future__ import annotations
 
 import time
 from collections import deque
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import replace
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import numpy as np
-import torch
 
-from llm.checkpoint import TrainerState, restore_state, save_state, save_weights
+from llm.checkpoint import TrainerState, restore_state
+from llm.chores import Chores
 from llm.commands import STOP, CommandQueue
 from llm.config import RunConfig, fields_of, get_value, with_overrides
 from llm.core.bundle import Task
-from llm.core.score import evaluate_core
 from llm.data.prefetch import Prefetcher
 from llm.data.prepare import Dataset, batch_source
 from llm.device import Plan, memory_in_use, peak_flops
-from llm.engine import Engine, Piece
+from llm.distributed import LossOf, Ranks
 from llm.errors import ConfigError, Problem, UserError
-from llm.evaluate import evaluate
 from llm.events import (
     CommandRefused,
-    CoreEvaluated,
-    Evaluated,
     Event,
     Finished,
     KnobSet,
     Paused,
     Resumed,
     RolledBack,
-    Sampled,
-    Saved,
     Skipped,
     StepLogged,
-    Warned,
 )
-from llm.files import directory_size, remove_directory
 from llm.length import Length
 from llm.optim import lr_at
 from llm.run import Command, Run
-from llm.run.checkpoints import prune
 from llm.step import StepResult, take_step
 
 LOG_SECONDS = 0.1
@@ -66,18 +57,20 @@ class Trainer:
         plan: Plan,
         length: Length,
         commands: CommandQueue,
-        loss_of: Callable[[torch.Tensor, torch.Tensor], torch.Tensor],
+        loss_of: LossOf,
         core_tasks: Sequence[Task] = (),
+        ranks: Ranks | None = None,
     ) -> None:
         self.run = run
         self.config = config
         self.state = state
-        self.dataset = dataset
         self.plan = plan
         self.length = length
         self.commands = commands
         self.loss_of = loss_of
         self.core_tasks = core_tasks
+        self.ranks = ranks or Ranks()
+        self.chores = Chores(run, state, dataset, plan, length, core_tasks, self._say)
         self.batches = batch_source(
             dataset,
             config,
@@ -85,6 +78,8 @@ class Trainer:
             seq_len=length.seq_len,
             start=state.batch_index,
             cursor=state.data_cursor,
+            rank=self.ranks.rank,
+            ranks=self.ranks.count,
         )
         self.started = time.perf_counter() - state.elapsed
         self.stop: Command | None = None
@@ -92,7 +87,7 @@ class Trainer:
         self.last_log = (time.perf_counter(), state.step)
         self.bad_steps = 0
         self.rolled_back_at = -1
-        self.done_at: dict[str, int] = {}
+        self.newly_set: list[tuple[str, str]] = []
         self.peak_flops = peak_flops(plan.device)
 
     # --- the loop
@@ -102,7 +97,7 @@ class Trainer:
         with Prefetcher(self.batches.batch, start=self.state.batch_index) as prefetcher:
             yield from self._before_first_step()
             while self.state.step < self.length.steps:
-                yield from self._obey()
+                yield from self._agree()
                 if self.stop is not None:
                     break
                 result = self._step(prefetcher.get(self.state.batch_index))
@@ -127,11 +122,13 @@ class Trainer:
             lr=lr,
             lr_scale=lr / self.config.train.lr,
             seed=self.config.train.seed,
-            abandon=self.commands.stop_is_waiting,
+            ranks=self.ranks,
+            # Several ranks agree on a stop only between steps, for none may leave another waiting for its gradients.
+            abandon=self.commands.stop_is_waiting if self.ranks.count == 1 else lambda: False,
         )
 
     def _before_first_step(self) -> Iterator[Event]:
-        if self.state.step > 0:
+        if self.state.step > 0 or not self.ranks.is_first:
             return
         if self.config.evaluate.at_start:
             yield from self._evaluate()
@@ -140,6 +137,9 @@ class Trainer:
 
     def _due(self) -> Iterator[Event]:
         """What this step's number asks for. Evaluation comes first, so that a checkpoint holds its result."""
+        self._note_position()
+        if not self.ranks.is_first:
+            return
         step, config = self.state.step, self.config
         improved = False
         if config.evaluate.every and step % config.evaluate.every == 0:
@@ -159,17 +159,42 @@ class Trainer:
     def _finish(self) -> Iterator[Event]:
         yield from self._drain(0)
         reached = self.state.step >= self.length.steps
-        if reached and self.done_at.get("evaluate") != self.state.step:
-            yield from self._evaluate()
-        if reached and self.core_tasks and self.done_at.get("core") != self.state.step:
-            yield from self._core()
-        if self.done_at.get("save") != self.state.step:
-            yield from self._save()
+        if self.ranks.is_first:
+            if reached and not self.chores.is_done("evaluate"):
+                yield from self._evaluate()
+            if reached and self.core_tasks and not self.chores.is_done("core"):
+                yield from self._core()
+            if not self.chores.is_done("save"):
+                yield from self._save()
         if reached:
             yield self._say(Finished, status="finished")
         elif self.stop is not None:
             reason = str(self.stop.arguments.get("reason", "asked to stop"))
             yield self._say(Finished, status="stopped", reason=reason, command_id=self.stop.id)
+
+    def _note_position(self) -> None:
+        """Where the next batch begins in the corpus, for the next save: of all ranks, each with streams of its own."""
+        cursor = self.batches.cursor(self.state.batch_index)
+        self.state.data_cursor = self.ranks.gather(cursor) if cursor is not None else None
+
+    # --- chores: first every result is read, so that they know of all steps before them
+
+    def _evaluate(self, command_id: str = "") -> Iterator[Event]:
+        yield from self._drain(0)
+        yield from self.chores.evaluate(self.config, command_id)
+
+    def _core(self) -> Iterator[Event]:
+        yield from self._drain(0)
+        yield from self.chores.core(self.config, self.commands.stop_is_waiting)
+
+    def _sample(self, command_id: str = "") -> Iterator[Event]:
+        yield from self._drain(0)
+        yield from self.chores.sample(self.config, command_id)
+
+    def _save(self, command_id: str = "") -> Iterator[Event]:
+        yield from self._drain(0)
+        self.state.elapsed = time.perf_counter() - self.started
+        yield from self.chores.save(self.config, command_id)
 
     def _say(self, kind: type[Event], /, **values: Any) -> Event:
         self.state.elapsed = time.perf_counter() - self.started
@@ -250,120 +275,19 @@ class Trainer:
         self.last_log = (time.perf_counter(), self.state.step)
         yield self._say(RolledBack, from_step=step, reason="the loss was not finite several steps in a row")
 
-    # --- what the loop does besides stepping
-
-    def _evaluate(self, command_id: str = "") -> Iterator[Event]:
-        yield from self._drain(0)
-        config, dataset = self.config, self.dataset
-        shape = {"seq_len": self.length.seq_len, "batch_size": config.train.batch_size}
-        result = evaluate(
-            self.state.model,
-            dataset.validation,
-            dataset.tokenizer,
-            self.plan,
-            batches=config.evaluate.batches,
-            **shape,
-        )
-        train_loss = None
-        if config.evaluate.train_too:
-            train_loss = evaluate(
-                self.state.model,
-                dataset.train,
-                dataset.tokenizer,
-                self.plan,
-                batches=config.evaluate.batches or 20,
-                **shape,
-            ).loss
-        best = self.state.best_validation_loss is None or result.loss < self.state.best_validation_loss
-        if best:
-            self.state.best_validation_loss = result.loss
-        self.state.metrics |= {
-            "validation_loss": result.loss,
-            "perplexity": result.perplexity,
-            "bits_per_byte": result.bits_per_byte,
-        }
-        self.done_at["evaluate"] = self.state.step
-        yield self._say(
-            Evaluated,
-            validation_loss=result.loss,
-            perplexity=result.perplexity,
-            bits_per_byte=result.bits_per_byte,
-            tokens=result.tokens,
-            train_loss=train_loss,
-            best=best,
-            command_id=command_id,
-        )
-
-    def _core(self) -> Iterator[Event]:
-        """Measure the CORE metric, with its progress as it takes minutes; a stop that comes meanwhile ends it."""
-        yield from self._drain(0)
-        scoring = evaluate_core(
-            self.state.model,
-            self.dataset.tokenizer,
-            self.core_tasks,
-            self.plan,
-            batch_tokens=self.config.train.batch_size * self.length.seq_len,
-            max_examples=self.config.evaluate.core_examples,
-        )
-        try:
-            while not self.commands.stop_is_waiting():
-                yield next(scoring)
-        except StopIteration as end:
-            result = end.value
-            self.done_at["core"] = self.state.step
-            yield self._say(
-                CoreEvaluated, core_metric=result.core_metric, tasks=result.accuracy, centred=result.centred
-            )
-        finally:
-            scoring.close()
-
-    def _sample(self, command_id: str = "") -> Iterator[Event]:
-        config = self.config
-        knobs = replace(config.decode, max_tokens=config.sample.max_tokens)
-        self.state.model.eval()
-        try:
-            engine = Engine(self.state.model, self.dataset.tokenizer)
-            pieces = engine.stream(config.sample.prompt, knobs, num_samples=1)
-            text = "".join(piece.text for piece in pieces if isinstance(piece, Piece))
-        finally:
-            self.state.model.train()
-        yield self._say(Sampled, prompt=config.sample.prompt, text=text, command_id=command_id)
-
-    def _save(self, command_id: str = "") -> Iterator[Event]:
-        """Save; what prevents it is a warning, and the next due save tries again."""
-        yield from self._drain(0)
-        self.state.elapsed = time.perf_counter() - self.started
-        self.state.data_cursor = self.batches.cursor(self.state.batch_index)
-        fresh = self.done_at.get("evaluate") == self.state.step
-        if not fresh:  # a checkpoint must not carry the validation result of another step
-            for name in ("validation_loss", "perplexity", "bits_per_byte"):
-                self.state.metrics.pop(name, None)
-        try:
-            info = save_state(self.run, self.state)
-        except (OSError, UserError) as error:
-            yield self._say(Warned, message=f"not saved: {error}")
-            return
-        self.done_at["save"] = self.state.step
-        best = fresh and self.state.best_validation_loss == self.state.metrics["validation_loss"]
-        path = str(info.path.relative_to(self.run.path))
-        yield self._say(Saved, path=path, size_bytes=info.size_bytes, best=best, command_id=command_id)
-        prune(self.run.checkpoint_directory, self.config.checkpoint.keep, self.run.meta()["pins"])
-
-    def _snapshot(self, command_id: str) -> Iterator[Event]:
-        target = self.run.path / "live" / f"step-{self.state.step:08d}"
-        for old in (self.run.path / "live").glob("step-*"):
-            if old != target:
-                remove_directory(old)
-        try:
-            save_weights(target, self.state.model, self.state.step)
-        except OSError as error:
-            yield self._say(CommandRefused, command="snapshot", reason=str(error), command_id=command_id)
-            return
-        path = str(target.relative_to(self.run.path))
-        size = directory_size(target)
-        yield self._say(Saved, path=path, size_bytes=size, kind="snapshot", command_id=command_id)
-
     # --- commands
+
+    def _agree(self) -> Iterator[Event]:
+        """Obey what was asked since the last step; what it means for the other ranks is shared with them."""
+        if self.ranks.is_first:
+            yield from self._obey()
+        if self.ranks.count == 1:
+            return
+        decided = self.ranks.share({"stop": self.stop is not None, "set": self.newly_set})
+        if not self.ranks.is_first:
+            self.config = with_overrides(self.config, [(key, text) for key, text in decided["set"]])
+            self.stop = Command("stop", "") if decided["stop"] else None
+        self.newly_set = []
 
     def _obey(self) -> Iterator[Event]:
         """Carry out what was asked since the last step; while paused, wait here."""
@@ -407,7 +331,7 @@ class Trainer:
         elif command.name == "sample":
             yield from self._sample(command.id)
         elif command.name == "snapshot":
-            yield from self._snapshot(command.id)
+            yield from self.chores.snapshot(command.id)
         else:
             reason = {"pause": "it is paused already", "resume": "it is not paused"}.get(
                 command.name, "unknown command"
@@ -422,6 +346,7 @@ class Trainer:
             return self._say(CommandRefused, command=f"set {key}", reason=str(error), command_id=command.id)
         self.config = changed
         self.state.overrides[key] = value
+        self.newly_set.append((key, value))
         return self._say(KnobSet, key=key, value=new, previous=previous, command_id=command.id)
 
 

@@ -19,7 +19,8 @@ from llm.commands import CommandQueue
 from llm.config import RunConfig, diff, fields_of, with_overrides
 from llm.core.bundle import Task, bundle_folder, load_bundle
 from llm.data.prepare import Dataset, prepare
-from llm.device import Plan, choose_device, choose_threads, make_plan
+from llm.device import Plan, choose_device, choose_threads, make_plan, usable_cores
+from llm.distributed import LossOf, Ranks
 from llm.errors import ConfigError, Problem, UserError
 from llm.events import Event, Finished, Started, Warned
 from llm.files import remove_staging, write_atomic
@@ -31,7 +32,6 @@ from llm.step import to_device
 from llm.trainer import Trainer
 
 OnEvent = Callable[[Event], None]
-LossOf = Callable[[torch.Tensor, torch.Tensor], torch.Tensor]
 
 
 def run_training(
@@ -42,21 +42,26 @@ def run_training(
     overrides: tuple[tuple[str, str], ...] = (),
     on_event: OnEvent = lambda event: None,
     on_live: Callable[[LiveWeights], None] = lambda live: None,
+    ranks: Ranks | None = None,
 ) -> Finished:
     """Train `run` from where it stands to its end, or until it is stopped; the last event says which.
 
     `overrides` are fields a resumed run may differ in (`safe` in the schema). `on_event` sees every event after it
     was logged; `on_live` gets access to the weights once there are any. Raises `UserError` for what a person can mend;
-    the log ends with `Finished` whatever happens short of a kill.
+    the log ends with `Finished` whatever happens short of a kill. Of several `ranks` the first does all of this; the
+    others only train.
     """
+    ranks, queue = ranks or Ranks(), commands or CommandQueue()
+    if not ranks.is_first:
+        events = training_events(run, home, CommandQueue(), overrides, on_live, ranks)
+        return next(event for event in events if isinstance(event, Finished))
     with run.lock():
-        queue = commands or CommandQueue()
         queue.tail = run.commands()
         for place in (run.path, run.checkpoint_directory, run.path / "live"):
             remove_staging(place)
         log = run.log()
         try:
-            return drain(run, log, training_events(run, home, queue, overrides, on_live), on_event)
+            return drain(run, log, training_events(run, home, queue, overrides, on_live, ranks), on_event)
         finally:
             log.close()
 
@@ -87,19 +92,24 @@ def training_events(
     commands: CommandQueue,
     overrides: tuple[tuple[str, str], ...],
     on_live: Callable[[LiveWeights], None],
+    ranks: Ranks,
 ) -> Generator[Event, None, None]:
-    """Everything from preparing the data to the end."""
+    """Everything from preparing the data to the end. The first rank prepares; the others wait, and find it done."""
     frozen = run.config()
     config = resumed_config(frozen, overrides)
     due_core_tasks(config, home)  # a bundle that is missing is told before long work begins
-    dataset = yield from prepared(config, home, commands)
+    dataset = (yield from prepared(config, home, commands)) if ranks.is_first else None
+    goes_on = ranks.share(dataset is not None)
+    if goes_on and not ranks.is_first:
+        dataset = yield from prepared(config, home, commands)
     if dataset is None:
         yield Finished(step=0, status="stopped", reason="asked to stop before the first step")
         return
-    keep_tokenizer(run, dataset)
+    if ranks.is_first:
+        keep_tokenizer(run, dataset)
     state = new_state(config, dataset)
     restored = yield from restore_newest(run, state)
-    if restored and state.data_fingerprint != dataset.fingerprint:
+    if state.data_fingerprint not in ("", dataset.fingerprint):  # a fork that goes on with another text has none yet
         raise UserError(
             f"the text of {run.name} has changed since it was trained (corpus {config.data.corpus}); "
             "bring back the old text, or start a new run."
@@ -108,10 +118,11 @@ def training_events(
     state.overrides |= dict(overrides)
     config = resumed_config(frozen, tuple(state.overrides.items()))
     core_tasks = due_core_tasks(config, home)
-    length = run_length(config, dataset.tokenizer.vocab_size, len(dataset.train))
+    length = run_length(config, dataset.tokenizer.vocab_size, len(dataset.train), ranks.count)
 
-    plan = settle_plan(config, state, dataset, length)
+    plan = settle_plan(config, state, dataset, length, ranks)
     loss_of, warning = training_loss(state, plan, (config.train.batch_size, length.seq_len))
+    loss_of = ranks.wrap(state.model, loss_of)
     on_live(LiveWeights(run.name, state, dataset.tokenizer, plan))
     yield Started(
         step=state.step,
@@ -129,7 +140,7 @@ def training_events(
     )
     for message in (*dataset.warnings, *filter(None, [warning])):
         yield Warned(step=state.step, message=message)
-    yield from Trainer(run, config, state, dataset, plan, length, commands, loss_of, core_tasks).events()
+    yield from Trainer(run, config, state, dataset, plan, length, commands, loss_of, core_tasks, ranks).events()
 
 
 def due_core_tasks(config: RunConfig, home: Path) -> tuple[Task, ...]:
@@ -191,15 +202,19 @@ def restore_newest(run: Run, state: TrainerState) -> Generator[Event, None, bool
             return True
     if damaged:
         raise UserError(f"no checkpoint of {run.name} is whole: {damaged[0]}")
+    if parent := run.info().get("parent"):
+        raise UserError(f"{run.name} has lost the weights it took from {parent}; fork {parent} again.")
     return False
 
 
-def settle_plan(config: RunConfig, state: TrainerState, dataset: Dataset, length: Length) -> Plan:
+def settle_plan(config: RunConfig, state: TrainerState, dataset: Dataset, length: Length, ranks: Ranks) -> Plan:
     """Resolve precision and threads; choices that a checkpoint brought stay."""
     plan = make_plan(config.train, state.plan)
     if plan.precision == "fp16" and state.plan is None:
         state.loss_scale = 2.0**16
-    if plan.threads == 0:
+    if plan.threads == 0 and ranks.count > 1:
+        plan = replace(plan, threads=max(1, usable_cores() // ranks.per_machine))
+    elif plan.threads == 0:
         rows = config.train.batch_size
         flops = length.flops_per_token * rows * length.seq_len
         window = torch.from_numpy(dataset.train.read(0, length.seq_len + 1).astype("int64")).repeat(rows, 1)

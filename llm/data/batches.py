@@ -49,10 +49,13 @@ class Batches:
         order: Order = "random",
         stride: int = 0,
         drop_last: bool = False,
+        rank: int = 0,
+        ranks: int = 1,
     ) -> None:
         check_length(split, seq_len)
         self.split, self.seq_len, self.seed, self.order = split, seq_len, seed, order
         self.rows_per_batch = rows
+        self.mine = (rank * rows // ranks, (rank + 1) * rows // ranks)
         self.stride = stride or seq_len
         self.windows = (len(split) - seq_len - 1) // self.stride + 1
         self.per_pass = self.windows
@@ -70,8 +73,8 @@ class Batches:
         return read_windows(self.split, self.starts(i)[start:stop], self.seq_len)
 
     def batch(self, i: int) -> tuple[Int64, Int64]:
-        """All of batch i: inputs and targets, int64 (rows, seq_len)."""
-        return self.rows(i, 0, self.rows_per_batch)
+        """This rank's rows of batch i, which with one rank are all: inputs and targets, int64 (rows, seq_len)."""
+        return self.rows(i, *self.mine)
 
     def cursor(self, i: int) -> None:
         """Nothing: batch i is a function of i."""

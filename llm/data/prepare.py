@@ -81,6 +81,7 @@ def prepare(config: RunConfig, home: Path) -> Generator[Progress, None, Dataset]
             else:
                 index = yield from make(config, source, tokenizer, folder)
             index |= {"version": VERSION, "fingerprint": fingerprint, "corpus": source.name}
+            index["made_with"] = {"data": asdict(config.data), "tokenizer": asdict(config.tokenizer)}
             write_synced(folder / INDEX, json.dumps(index, indent=1).encode())
     dataset = load_dataset(target, source)
     seq_len = config.train.seq_len or config.model.context
@@ -98,9 +99,20 @@ def find_prepared(config: RunConfig, home: Path) -> tuple[Dataset | None, Tokeni
 
 
 def batch_source(
-    dataset: Dataset, config: RunConfig, *, rows: int, seq_len: int, start: int = 0, cursor: Any = None
+    dataset: Dataset,
+    config: RunConfig,
+    *,
+    rows: int,
+    seq_len: int,
+    start: int = 0,
+    cursor: Any = None,
+    rank: int = 0,
+    ranks: int = 1,
 ) -> BatchSource:
-    """The training batches of `config` from batch `start` on, where `cursor` was taken, each of `rows` rows."""
+    """The training batches of `config` from batch `start` on, where `cursor` was taken, each of `rows` rows.
+
+    Of several ranks each gets its share of every batch's rows.
+    """
     if dataset.stream is not None:
         return StreamedBatches(
             dataset.stream,
@@ -111,6 +123,8 @@ def batch_source(
             streams=config.data.streams,
             start=start,
             cursor=cursor,
+            rank=rank,
+            ranks=ranks,
         )
     return Batches(
         dataset.train,
@@ -120,6 +134,8 @@ def batch_source(
         order=config.data.order,
         stride=config.data.stride,
         drop_last=config.data.drop_last,
+        rank=rank,
+        ranks=ranks,
     )
 
 

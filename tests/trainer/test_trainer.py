@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 import torch
 
-import llm.trainer
+import llm.chores
 from llm.commands import CommandQueue
 from llm.errors import UserError
 from llm.events import (
@@ -183,7 +183,7 @@ def test_many_bad_steps_roll_back_once_and_then_stop_with_advice(
 def test_a_full_disk_during_a_save_is_a_warning_and_the_next_save_works(
     make_run: MakeRun, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    real, calls = llm.trainer.save_state, 0
+    real, calls = llm.chores.save_state, 0
 
     def save(run: Run, state: object) -> object:
         nonlocal calls
@@ -192,7 +192,7 @@ def test_a_full_disk_during_a_save_is_a_warning_and_the_next_save_works(
             raise OSError(errno.ENOSPC, "No space left on device")
         return real(run, state)  # type: ignore[arg-type]
 
-    monkeypatch.setattr(llm.trainer, "save_state", save)
+    monkeypatch.setattr(llm.chores, "save_state", save)
     run = make_run("full")
     events = train(run, tmp_path)
     (warning,) = of(Warned, events)

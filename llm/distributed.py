@@ -1,0 +1,114 @@
+"""Several processes that train one model, each on its share of every batch (data parallel, under torchrun).
+
+Rank 0 writes the run directory, obeys commands, evaluates and saves; it shares what it decided at every step border,
+as JSON over a gloo group of its own, so that no rank ever waits for a GPU to learn it and nothing is unpickled.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager, nullcontext
+from dataclasses import dataclass
+from datetime import timedelta
+from typing import Any
+
+import torch
+import torch.distributed as dist
+from torch import Tensor, nn
+from torch.nn.parallel import DistributedDataParallel
+
+from llm.model.transformer import Transformer
+
+LossOf = Callable[[Tensor, Tensor], Tensor]
+PATIENCE = timedelta(hours=2)  # ranks wait while rank 0 prepares data or measures CORE; a dead rank is noticed at once
+
+
+@dataclass(frozen=True)
+class Ranks:
+    """Which of how many processes this is. With one, every method is the identity."""
+
+    rank: int = 0
+    count: int = 1
+    per_machine: int = 1
+    control: Any = None
+
+    @property
+    def is_first(self) -> bool:
+        return self.rank == 0
+
+    def share(self, value: Any = None) -> Any:
+        """What rank 0 passed, on every rank; JSON values."""
+        if self.count == 1:
+            return value
+        data = json.dumps(value).encode() if self.is_first else b""
+        size = torch.tensor([len(data)])
+        dist.broadcast(size, 0, group=self.control)
+        buffer = torch.empty(int(size), dtype=torch.uint8)
+        if self.is_first:
+            buffer.copy_(torch.frombuffer(bytearray(data), dtype=torch.uint8))
+        dist.broadcast(buffer, 0, group=self.control)
+        return json.loads(bytes(buffer.tolist()))
+
+    def gather(self, rows: list[list[int]]) -> list[list[int]]:
+        """The rows of all ranks, in their order; every rank passes equally many, of equal length."""
+        if self.count == 1:
+            return rows
+        mine = torch.tensor(rows, dtype=torch.int64)
+        parts = [torch.empty_like(mine) for _ in range(self.count)]
+        dist.all_gather(parts, mine, group=self.control)
+        return [row for part in parts for row in part.tolist()]
+
+    def mean(self, value: Tensor) -> Tensor:
+        """The mean over ranks of a tensor on the device, without waiting for it."""
+        if self.count > 1:
+            dist.all_reduce(value)
+            value /= self.count
+        return value
+
+    def wrap(self, model: Transformer, loss_of: LossOf) -> LossOf:
+        """`loss_of`, such that its backward pass averages the gradients of all ranks."""
+        if self.count == 1:
+            return loss_of
+        module = LossModule(model, loss_of)
+        devices = [torch.cuda.current_device()] if model.head_weight.is_cuda else None
+        return DistributedDataParallel(module, device_ids=devices)
+
+
+class LossModule(nn.Module):
+    """DistributedDataParallel reduces what a module's forward leads to: here the loss."""
+
+    def __init__(self, model: Transformer, loss_of: LossOf) -> None:
+        super().__init__()
+        self.model = model
+        self.loss_of = loss_of
+
+    def forward(self, tokens: Tensor, targets: Tensor) -> Tensor:
+        return self.loss_of(tokens, targets)
+
+
+def without_reduction(loss_of: LossOf, last: bool) -> AbstractContextManager[Any]:
+    """A context in which gradients only pile up locally, for all micro-batches of a step but the `last`."""
+    if last or not isinstance(loss_of, DistributedDataParallel):
+        return nullcontext()
+    held: AbstractContextManager[Any] = loss_of.no_sync()
+    return held
+
+
+@contextmanager
+def joined_ranks() -> Iterator[Ranks]:
+    """The ranks that torchrun started (`WORLD_SIZE`), connected; a single one where it did not."""
+    count = int(os.environ.get("WORLD_SIZE", "1"))
+    if count == 1:
+        yield Ranks()
+        return
+    on_gpu = torch.cuda.is_available()
+    if on_gpu:
+        torch.cuda.set_device(int(os.environ["LOCAL_RANK"]))
+    dist.init_process_group("nccl" if on_gpu else "gloo", timeout=PATIENCE)
+    try:
+        control = dist.new_group(backend="gloo", timeout=PATIENCE)
+        yield Ranks(dist.get_rank(), count, int(os.environ.get("LOCAL_WORLD_SIZE", count)), control)
+    finally:
+        dist.destroy_process_group()
