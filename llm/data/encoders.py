@@ -1,4 +1,5 @@
 """Batches of texts to token ids: here, or in processes of their own, with the same ids in the same order."""
+
 from __future__ import annotations
 
 import multiprocessing
