@@ -17,11 +17,10 @@ from llm.files import published_directory, read_json, write_json
 from llm.model.transformer import Transformer
 from llm.optim import Optimizer
 from llm.run import CheckpointInfo, Run, verify
-from llm.run.checkpoints import read_checkpoint_info, write_manifest
+from llm.run.checkpoints import MODEL, OPTIMIZER, STATE, read_checkpoint_info, write_manifest
 from llm.tokenizer import Tokenizer, load_tokenizer
 
 FORMAT = 1
-MODEL, OPTIMIZER, STATE = "model.safetensors", "optimizer.safetensors", "state.json"
 
 
 @dataclass
@@ -97,14 +96,18 @@ def to_cpu(tensors: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
 
 
 def restore_state(state: TrainerState, info: CheckpointInfo) -> None:
-    """Bring `state` to what the checkpoint holds, after verifying every file of it."""
+    """Bring `state` to what the checkpoint holds, after verifying every file of it.
+
+    A checkpoint without optimiser state (the beginning of a fork that took the weights alone) leaves it empty.
+    """
     verify(info)
     scalars = read_json(info.path / STATE)
     if scalars.get("format", 0) > FORMAT:
         raise UserError(f"{info.path} was written by a newer llm-workbench; upgrade to read it.")
     with state.lock:
         load_weights(state.model, info.path)
-        state.optimizer.load_state_tensors(read_tensors(info.path / OPTIMIZER))
+        if (info.path / OPTIMIZER).exists():
+            state.optimizer.load_state_tensors(read_tensors(info.path / OPTIMIZER))
     for name in TrainerState.SCALARS:
         if name in scalars:
             setattr(state, name, scalars[name])

@@ -90,14 +90,22 @@ class WorkbenchApp(App[int]):
     """How the training of this program stands, in one line; shown on top of every screen."""
 
     def __init__(
-        self, home: Path, open: str | None = None, *, training: TrainingService | None = None, preload: bool = False
+        self,
+        home: Path,
+        open: str | None = None,
+        *,
+        watch: str | None = None,
+        training: TrainingService | None = None,
+        preload: bool = False,
     ) -> None:
-        """`open` names a checkpoint to talk to at once; `preload` loads torch once the first screen is painted."""
+        """`open` names a checkpoint to talk to at once, `watch` a run whose curves to show; `preload` loads torch once
+        the first screen is painted."""
         super().__init__()
         self.home = home
         self.training = training or TrainingService(home)
         self.training.on_end = lambda name, problem: self.post_message(TrainingEnded(name, problem))
         self._open_first = open
+        self._watch_first = watch
         self._preload = preload
         self._leaving = False
         self._watched: RunCurves | None = None
@@ -115,6 +123,8 @@ class WorkbenchApp(App[int]):
             self.set_timer(PRELOAD_AFTER_SECONDS, self._load_torch)
         if self._open_first is not None:
             self.open_chat(self._open_first)
+        elif self._watch_first is not None:
+            self.open_train(self._watch_first)
 
     # --- going places
 
@@ -292,8 +302,9 @@ class QuitDialog(Ask):
         )
 
 
-def run_app(home: Path, open: str | None = None) -> int:
-    """Open the workbench on `home`; `open` names a checkpoint to talk to at once. Returns the exit status."""
+def run_app(home: Path, open: str | None = None, watch: str | None = None) -> int:
+    """Open the workbench on `home`; `open` names a checkpoint to talk to at once, `watch` a run whose curves to show.
+    Returns the exit status."""
     if not has_terminal():
         print(
             "llm-workbench needs a terminal for its screens, and this is none; use a subcommand instead "
@@ -304,7 +315,7 @@ def run_app(home: Path, open: str | None = None) -> int:
     home.mkdir(parents=True, exist_ok=True)
     sys.setswitchinterval(SWITCH_SECONDS)
     log = home / "workbench.log"
-    app = WorkbenchApp(home, open, preload=True)
+    app = WorkbenchApp(home, open, watch=watch, preload=True)
     with terminal_kept_for_app(log):
         try:
             app.run()

@@ -11,7 +11,7 @@ from llm.errors import UserError
 from llm.files import read_json, remove_directory, sha256_of, write_json
 
 FORMAT = 1
-MANIFEST = "manifest.json"
+MODEL, OPTIMIZER, STATE, MANIFEST = "model.safetensors", "optimizer.safetensors", "state.json", "manifest.json"
 
 
 @dataclass(frozen=True)

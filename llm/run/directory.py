@@ -8,7 +8,7 @@ import secrets
 import socket
 import time
 import tomllib
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from importlib import metadata
 from pathlib import Path
@@ -19,7 +19,7 @@ import tomli_w
 from llm.config import RunConfig, check_name, from_mapping, to_mapping
 from llm.errors import UserError, WrongUse
 from llm.events import Event, Finished
-from llm.files import read_json, write_atomic, write_json
+from llm.files import read_json, remove_directory, write_atomic, write_json
 from llm.names import did_you_mean
 from llm.run.checkpoints import CheckpointInfo, list_checkpoints
 from llm.run.lock import Holder, RunLock, holder_of
@@ -55,9 +55,19 @@ class Run:
 
     @classmethod
     def create(
-        cls, home: Path, name: str, config: RunConfig, *, parent: str = "", extra: dict[str, Any] | None = None
+        cls,
+        home: Path,
+        name: str,
+        config: RunConfig,
+        *,
+        parent: str = "",
+        extra: dict[str, Any] | None = None,
+        fill: Callable[[Run], object] = lambda run: None,
     ) -> Run:
-        """Make `<home>/runs/<name>` with its frozen configuration; `parent` is `RUN@STEP` for a fork."""
+        """Make `<home>/runs/<name>` with its frozen configuration; `parent` is `RUN@STEP` for a fork.
+
+        `fill` may put files there first: the directory becomes a run when `run.toml` is written, as the last of all.
+        """
         check_name(name)
         run = cls(home / "runs" / name)
         try:
@@ -68,6 +78,11 @@ class Run:
             raise UserError(
                 f"{run.path} cannot be made ({error.strerror}); choose another place with --home."
             ) from error
+        try:
+            fill(run)
+        except BaseException:
+            remove_directory(run.path)
+            raise
         header = {"format": FORMAT, "id": secrets.token_hex(8), "created": time.time(), "parent": parent}
         described = {"run": header | {"versions": versions(), "host": socket.gethostname()} | (extra or {})}
         write_atomic(run.path / "run.toml", tomli_w.dumps(to_mapping(config) | described).encode())

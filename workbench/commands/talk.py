@@ -1,4 +1,4 @@
-"""`sample` and `chat`."""
+"""`sample`, and what opens the workbench at a place: `chat` and `attach`."""
 
 from __future__ import annotations
 
@@ -35,6 +35,8 @@ def register(subparsers: Any) -> None:
     add_knobs(parser)
     chatting = add_command(subparsers, "chat", "open the workbench where you talk to a model", chat)
     chatting.add_argument("run", metavar="RUN[@STEP|@last|@best]")
+    attaching = add_command(subparsers, "attach", "open the workbench on a run that trains elsewhere", attach)
+    attaching.add_argument("run", metavar="RUN")
 
 
 def add_knobs(parser: Parser) -> None:
@@ -143,8 +145,15 @@ def chat(options: argparse.Namespace) -> int:
     return open_workbench(options.home, options.run)
 
 
-def open_workbench(home: Path, reference: str | None) -> int:
-    """Open the workbench, at its first screen or at the chat with `reference`."""
+def attach(options: argparse.Namespace) -> int:
+    """Open the workbench at the curves of a run, wherever it trains: its keys steer it there."""
+    run = Run.open(options.home, options.run)
+    home = run.path.parent.parent if run.path.parent.name == "runs" else options.home
+    return open_workbench(home, None, watch=run.name)
+
+
+def open_workbench(home: Path, reference: str | None, watch: str | None = None) -> int:
+    """Open the workbench: at its first screen, at the chat with `reference`, or at the curves of the run `watch`."""
     from workbench.app import run_app
 
-    return run_app(home, open=reference)
+    return run_app(home, open=reference, watch=watch)

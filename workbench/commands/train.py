@@ -1,4 +1,4 @@
-"""`train` and `resume`."""
+"""`train`, `resume` and `fork`."""
 
 from __future__ import annotations
 
@@ -6,12 +6,14 @@ import argparse
 from pathlib import Path
 from typing import Any
 
-from llm.config import check_name, load_preset
+from llm.config import check_name, diff, load_preset, with_overrides
 from llm.config.check import LENGTHS
 from llm.errors import UserError, WrongUse
 from llm.events import CoreEvaluated, Evaluated, Event, Finished, Progress, Started, StepLogged
 from llm.files import remove_directory
 from llm.run import Run, free_name
+from llm.run.fork import fork as make_fork
+from llm.run.fork import open_parent
 from workbench.commands.options import add_command
 from workbench.commands.output import print_json, say
 
@@ -25,6 +27,13 @@ def register(subparsers: Any) -> None:
     again = add_command(subparsers, "resume", help, resume, json=True, takes_fields=True)
     again.usage = f"{again.prog} RUN [--home DIR] [--json] [--FIELD VALUE ...]"
     again.add_argument("run", metavar="RUN")
+    help = "train a new run that begins with the weights of another"
+    split = add_command(subparsers, "fork", help, fork, json=True, takes_fields=True)
+    split.usage = f"{split.prog} RUN[@STEP|@last|@best] [--name NAME] [--weights-only] [--json] [--FIELD VALUE ...]"
+    split.add_argument("run", metavar="RUN[@STEP|@last|@best]")
+    split.add_argument("--name", help="the new run's name (default: the parent's, with -fork and a number)")
+    help = "leave the optimiser's state behind, and count the steps from 0"
+    split.add_argument("--weights-only", action="store_true", help=help)
 
 
 def train(options: argparse.Namespace) -> int:
@@ -32,7 +41,25 @@ def train(options: argparse.Namespace) -> int:
     config = load_preset(options.preset, options.home, options.overrides)
     name = options.name or free_name(options.home, Path(options.preset).stem)
     check_name(name)
-    run = Run.create(options.home, name, config)
+    return train_new(Run.create(options.home, name, config), options)
+
+
+def fork(options: argparse.Namespace) -> int:
+    """Make a run of another's weights and train it to its end."""
+    parent = open_parent(options.home, options.run)
+    config = with_overrides(parent.config, options.overrides)
+    if options.name:
+        check_name(options.name)
+    run = make_fork(options.home, parent, config, name=options.name or "", weights_only=options.weights_only)
+    for path, before, after in diff(parent.config, run.config()):
+        say(f"{path}: {before} → {after}")
+    beginning = run.checkpoint().step
+    say(f"it goes on at step {beginning:,}" if beginning else f"it takes the weights of {parent.reference}, at step 0")
+    return train_new(run, options)
+
+
+def train_new(run: Run, options: argparse.Namespace) -> int:
+    """Train a run that was just made; it is taken away again if it cannot even begin."""
     say(f"training {run.name} in {run.path}")
     try:
         return train_to_the_end(run, options, ())

@@ -1,0 +1,155 @@
+"""A fork: a new run that begins with the weights of another run's checkpoint. No torch.
+
+It goes on at its parent's step, optimiser state included, as long as the optimiser stays as it was; otherwise, or when
+asked to, it takes the weights alone and counts its steps from 0. What the weights mean (the tokenizer and the shape of
+the model) is the parent's for good.
+"""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from llm.config import RunConfig, check, diff, with_overrides
+from llm.errors import ConfigError, Problem, UserError, WrongUse
+from llm.files import published_directory, read_json, write_json
+from llm.run.checkpoints import MODEL, OPTIMIZER, STATE, CheckpointInfo, verify, write_manifest
+from llm.run.directory import Run, find_checkpoint, free_name
+
+LEARNT_TOKENIZERS = ("char", "bpe", "sentencepiece")
+PLAN_FIELDS = frozenset(f"train.{name}" for name in ("device", "precision", "compile", "threads", "attention"))
+BATCH_FIELDS = frozenset(
+    f"train.{name}" for name in ("batch_size", "seq_len", "accumulation", "total_batch_tokens", "seed")
+)
+HARMLESS_DATA = frozenset({"data.processes"})
+
+
+@dataclass(frozen=True)
+class Parent:
+    """The checkpoint a fork begins with. `config` is what was in effect there: live knobs and extensions included."""
+
+    run: Run
+    checkpoint: CheckpointInfo
+    config: RunConfig
+    state: dict[str, Any]
+
+    @property
+    def reference(self) -> str:
+        return f"{self.run.name}@{self.checkpoint.step}"
+
+
+def open_parent(home: Path, reference: str) -> Parent:
+    """The checkpoint called `RUN`, `RUN@last`, `RUN@best` or `RUN@STEP`."""
+    run, info = find_checkpoint(home, reference)
+    state = read_json(info.path / STATE) if (info.path / STATE).exists() else {}  # weights made elsewhere have none
+    overrides = state.get("overrides", {}).items()
+    return Parent(run, info, with_overrides(run.config(), list(overrides)), state)
+
+
+def changed_paths(parent: Parent, config: RunConfig) -> set[str]:
+    return {path for path, _, _ in diff(parent.config, config)}
+
+
+def goes_on(parent: Parent, config: RunConfig) -> bool:
+    """Whether a fork with `config` can take over the optimiser's state, and with it the count of steps."""
+    has_state = (parent.checkpoint.path / OPTIMIZER).exists()
+    return has_state and not any(path.startswith("optim.") for path in changed_paths(parent, config))
+
+
+def problems_with(parent: Parent, config: RunConfig) -> list[Problem]:
+    """Everything that keeps `config` from being trained with the weights of `parent`, each by the name of its field."""
+    problems = [
+        Problem(path, f"cannot change from {before} to {after} in a fork: {why}; start a new run for that")
+        for path, before, after in diff(parent.config, config)
+        if (why := reason_against(path, parent.config))
+    ]
+    return problems or check(config)
+
+
+def reason_against(path: str, config: RunConfig) -> str:
+    """Why a fork may not change the field at `path`; "" where it may."""
+    if path.startswith("tokenizer."):
+        return "the weights know the tokens of the parent's tokenizer"
+    if path == "model.dropout" or (path == "model.context" and config.model.position == "rope"):
+        return ""
+    return "the weights have the parent's shape" if path.startswith("model.") else ""
+
+
+def fork(home: Path, parent: Parent, config: RunConfig, *, name: str = "", weights_only: bool = False) -> Run:
+    """Make the run: whole, with its first checkpoint, or not at all. `name` defaults to the parent's with a number."""
+    problems = problems_with(parent, config)
+    if problems:
+        raise ConfigError(problems)
+    continues = goes_on(parent, config) and not weights_only
+    if continues and 0 < config.train.steps <= parent.checkpoint.step:
+        raise WrongUse(
+            f"a fork of {parent.reference} goes on at step {parent.checkpoint.step}, and train.steps is "
+            f"{config.train.steps}; give it more with --train.steps, or take the weights alone (--weights-only)."
+        )
+    changed = changed_paths(parent, config)
+    verify(parent.checkpoint)
+
+    def fill(run: Run) -> None:
+        shutil.copytree(parent.run.path / "tokenizer", run.path / "tokenizer")
+        copy_checkpoint(parent, run, changed, continues)
+
+    target = name or free_name(home, f"{stem_of(parent.run.name)}-fork")
+    config = keeping_tokenizer(home, parent, config, changed)
+    extra = {"parent_id": str(parent.run.info().get("id", ""))}
+    try:
+        return Run.create(home, target, config, parent=parent.reference, extra=extra, fill=fill)
+    except OSError as error:
+        raise UserError(
+            f"{parent.reference} could not be copied ({error.strerror or error}); "
+            "see that there is room on the disk and that the checkpoint is still there."
+        ) from error
+
+
+def stem_of(name: str) -> str:
+    """A run's name without the number of a fork: forks of forks are numbered along with their siblings."""
+    head, _, number = name.rpartition("-fork-")
+    return head if head and number.isdecimal() else name
+
+
+def copy_checkpoint(parent: Parent, run: Run, changed: set[str], continues: bool) -> None:
+    """Publish the fork's first checkpoint."""
+    source, step = parent.checkpoint.path, parent.checkpoint.step if continues else 0
+    scalars = continued_state(parent.state, changed) if continues else {"format": parent.state.get("format", 1)}
+    metrics = parent.checkpoint.metrics if continues and not changes_data(changed) else {}
+    with published_directory(run.checkpoint_directory / f"step-{step:08d}") as staging:
+        for file in (MODEL, OPTIMIZER) if continues else (MODEL,):
+            shutil.copyfile(source / file, staging / file)
+        write_json(staging / STATE, scalars)
+        write_manifest(staging, step, metrics)
+
+
+def continued_state(state: dict[str, Any], changed: set[str]) -> dict[str, Any]:
+    """The parent's `state.json` without what the changes make untrue."""
+    kept = state | {"overrides": {}}
+    if changed & PLAN_FIELDS:
+        kept["plan"] = None
+    if changes_data(changed):
+        kept |= {"data_fingerprint": "", "batch_index": 0, "data_cursor": None}
+        kept |= {"best_validation_loss": None, "metrics": {}}
+    elif kept.get("data_cursor") is not None and changed & BATCH_FIELDS:
+        kept |= {"batch_index": 0, "data_cursor": None}
+    return kept
+
+
+def changes_data(changed: Sequence[str] | set[str]) -> bool:
+    return any(path.startswith("data.") and path not in HARMLESS_DATA for path in changed)
+
+
+def keeping_tokenizer(home: Path, parent: Parent, config: RunConfig, changed: set[str]) -> RunConfig:
+    """`config` for a fork on other text: a tokenizer learnt from the parent's text is kept, and not learnt anew."""
+    if not changes_data(changed) or config.tokenizer.path or config.tokenizer.kind not in LEARNT_TOKENIZERS:
+        return config
+    identity = str(parent.run.info().get("id", ""))[:8]
+    kept = home / "tokenizers" / f"{parent.run.name}-{identity}"
+    if not kept.exists():
+        with published_directory(kept) as staging:
+            shutil.copytree(parent.run.path / "tokenizer", staging, dirs_exist_ok=True)
+    return with_overrides(config, [("tokenizer.path", str(kept.resolve()))])
