@@ -1,0 +1,143 @@
+"""Several ranks: the same run as one, to rounding, with real processes under torchrun."""
+
+import os
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import psutil
+import pytest
+import torch
+import torch.distributed as dist
+from torch.nn.parallel import DistributedDataParallel
+
+from llm.checkpoint import TrainerState
+from llm.config import RunConfig, with_overrides
+from llm.config.resolve import resolve_model
+from llm.device import Plan
+from llm.distributed import LossModule, Ranks
+from llm.errors import ConfigError
+from llm.events import StepLogged
+from llm.length import run_length
+from llm.model.transformer import Transformer
+from llm.optim import build_optimizer
+from llm.run import Run
+from llm.step import take_step
+from llm.training import run_training
+
+from .conftest import MakeRun
+from .test_resume import losses
+
+SETTINGS = {
+    "train__accumulation": "1",
+    "train__total_batch_tokens": str(4 * 2 * 16),
+    "model__dropout": "0",
+    "evaluate__at_start": "false",
+}
+
+
+def torchrun(run: Run, ranks: int) -> subprocess.Popen[bytes]:
+    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", f"--nproc-per-node={ranks}"]
+    return subprocess.Popen(
+        [*command, "-m", "llm.train", str(run.path)],
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        env=os.environ | {"OMP_NUM_THREADS": "1"},
+    )
+
+
+def finish(process: subprocess.Popen[bytes], seconds: float = 180) -> str:
+    said, _ = process.communicate(timeout=seconds)
+    return said.decode()
+
+
+def test_two_ranks_train_as_one_and_a_run_may_change_their_number(make_run: MakeRun, tmp_path: Path) -> None:
+    alone, together = make_run("alone", **SETTINGS), make_run("together", **SETTINGS)
+    run_training(alone, tmp_path)
+    process = torchrun(together, 2)
+    said = finish(process)
+    assert process.returncode == 0, said
+    assert losses(together) == pytest.approx(losses(alone), rel=1e-4)
+    assert together.checkpoint().metrics["validation_loss"] == pytest.approx(
+        alone.checkpoint().metrics["validation_loss"], rel=1e-4
+    )
+    longer = (("train.steps", "30"),)
+    run_training(alone, tmp_path, overrides=longer)
+    run_training(together, tmp_path, overrides=longer)  # begun by two ranks, continued by one
+    assert losses(together) == pytest.approx(losses(alone), rel=1e-3)
+
+
+def test_a_rank_that_dies_ends_the_others_and_the_run_can_be_resumed(make_run: MakeRun, tmp_path: Path) -> None:
+    run = make_run("bereft", **SETTINGS | {"train__steps": "100000", "checkpoint__every": "5", "checkpoint__keep": "2"})
+    process = torchrun(run, 2)
+    try:
+        tail, deadline = run.tail(), time.monotonic() + 120
+        while not any(isinstance(event, StepLogged) and event.step >= 10 for event in tail.poll()):
+            assert process.poll() is None and time.monotonic() < deadline, "step 10 was not reached"
+            time.sleep(0.01)
+        holder = run.holder()
+        assert holder is not None
+        ranks = psutil.Process(process.pid).children()
+        next(rank for rank in ranks if rank.pid != holder.pid).kill()
+        finish(process, 90)
+        assert process.returncode != 0
+    finally:
+        if process.poll() is None:
+            process.terminate()  # torchrun ends its ranks, which have sessions of their own
+            process.wait(60)
+    step = run.checkpoint().step
+    assert run.holder() is None and step >= 5
+    finished = run_training(run, tmp_path, overrides=(("train.steps", str(step + 3)),))
+    assert (finished.status, finished.step) == ("finished", step + 3)
+
+
+def test_gradients_are_reduced_once_a_step(tmp_path: Path) -> None:
+    config = with_overrides(
+        RunConfig(),
+        [("model.n_layer", "1"), ("model.d_model", "12"), ("model.n_head", "2"), ("model.context", "8")],
+    )
+    model = Transformer(resolve_model(config.model, 31))
+    model.init_weights(torch.Generator().manual_seed(1))
+    state = TrainerState(model, build_optimizer(model, config))
+    reductions = []
+    dist.init_process_group("gloo", init_method=f"file://{tmp_path}/store", rank=0, world_size=1)
+    try:
+        wrapped = DistributedDataParallel(LossModule(model, model.loss))
+
+        def count(_: object, bucket: dist.GradBucket) -> torch.futures.Future[torch.Tensor]:
+            reductions.append(bucket.index())
+            done: torch.futures.Future[torch.Tensor] = torch.futures.Future()
+            done.set_result(bucket.buffer())
+            return done
+
+        wrapped.register_comm_hook(None, count)
+        tokens = torch.randint(0, 31, (8, 9)).numpy()
+        for _ in range(3):
+            take_step(
+                state,
+                (tokens[:, :-1], tokens[:, 1:]),
+                Plan("cpu", "fp32", 1, False),
+                loss_of=wrapped,
+                accumulation=4,
+                clip=1.0,
+                lr=1e-3,
+                lr_scale=1.0,
+                seed=1,
+                ranks=Ranks(),
+                abandon=lambda: False,
+            )
+    finally:
+        dist.destroy_process_group()
+    assert len(reductions) == 3 * len(set(reductions)), "as many reductions of each bucket as steps, not micro-batches"
+
+
+def test_tokens_that_ranks_cannot_share_evenly_are_refused() -> None:
+    config = with_overrides(
+        RunConfig(),
+        [("train.batch_size", "2"), ("model.context", "16"), ("train.total_batch_tokens", str(2 * 16 * 3))],
+    )
+    assert run_length(config, 300, 10_000, ranks=3).accumulation == 1
+    with pytest.raises(ConfigError, match="cannot be shared evenly by 2 processes"):
+        run_length(config, 300, 10_000, ranks=2)
