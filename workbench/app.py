@@ -1,8 +1,9 @@
-"""The Textual app: four screens around one training service.
+"""The Textual app: five screens around one training service.
 
-What the screens may use: `app.home`, `app.training`, `app.open_train(run_name)` and `app.open_chat(reference)`; both
-return at once. A reference is `RUN`, `RUN@last`, `RUN@best`, `RUN@STEP`, or `RUN@live` for the model in training.
-`open_chat` calls `ChatScreen.open_reference(reference)`, `open_train` calls `TrainScreen.open_run(run_name)`.
+What the screens may use: `app.home`, `app.training`, `app.open_train(run_name)`, `app.open_chat(reference)` and
+`app.open_presets(corpus)`; all return at once. A reference is `RUN`, `RUN@last`, `RUN@best`, `RUN@STEP`, or `RUN@live`
+for the model in training. `open_chat` calls `ChatScreen.open_reference(reference)`, `open_train` calls
+`TrainScreen.open_run(run_name)`, `open_presets` calls `PresetsScreen.use_corpus(corpus)`.
 """
 
 from __future__ import annotations
@@ -32,6 +33,7 @@ from workbench.themes import DEFAULT, THEMES
 from workbench.widgets.dialogs import Answer, Ask, Help, Waiting
 
 if TYPE_CHECKING:
+    from workbench.services.corpora import Entry
     from workbench.services.curves import RunCurves
 
 SWITCH_SECONDS = 0.0005
@@ -64,8 +66,14 @@ def chat_screen() -> Screen[Any]:
     return ChatScreen(id="chat")
 
 
+def data_screen() -> Screen[Any]:
+    from workbench.screens.data import DataScreen
+
+    return DataScreen(id="data")
+
+
 class WorkbenchApp(App[int]):
-    """Presets, Train, Runs and Chat."""
+    """Presets, Train, Runs, Chat and Data."""
 
     TITLE = "llm-workbench"
     CSS_PATH = "app.tcss"
@@ -74,6 +82,7 @@ class WorkbenchApp(App[int]):
         "train": train_screen,
         "runs": runs_screen,
         "chat": chat_screen,
+        "data": data_screen,
     }
     DEFAULT_MODE = "presets"
     BINDINGS: ClassVar[list[BindingType]] = [
@@ -81,6 +90,7 @@ class WorkbenchApp(App[int]):
         Binding("2", "show('train')", "Train", id="app.train", show=False),
         Binding("3", "show('runs')", "Runs", id="app.runs", show=False),
         Binding("4", "show('chat')", "Chat", id="app.chat", show=False),
+        Binding("5", "show('data')", "Data", id="app.data", show=False),
         Binding("question_mark,f1", "help", "Help", id="app.help", key_display="?"),
         Binding("ctrl+p", "command_palette", "Commands", id="app.palette", show=False, priority=True),
         Binding("ctrl+q", "quit", "Quit", id="app.quit", priority=True),
@@ -141,7 +151,11 @@ class WorkbenchApp(App[int]):
         """Talk to a checkpoint, or to the model in training."""
         self.call_later(self._open, "chat", "open_reference", reference)
 
-    async def _open(self, mode: str, method: str, argument: str) -> None:
+    def open_presets(self, corpus: Entry) -> None:
+        """Let the marked preset learn from a corpus."""
+        self.call_later(self._open, "presets", "use_corpus", corpus)
+
+    async def _open(self, mode: str, method: str, argument: object) -> None:
         await self.action_show(mode)
         if self.current_mode == mode:
             result = getattr(self.screen_stack[0], method)(argument)
@@ -155,6 +169,7 @@ class WorkbenchApp(App[int]):
             ("train", "Watch and steer a run"),
             ("runs", "All runs and their checkpoints"),
             ("chat", "Talk to a model"),
+            ("data", "Corpora and tokenizers"),
         ):
             yield SystemCommand(mode.capitalize(), purpose, lambda mode=mode: self.call_later(self.action_show, mode))
         yield SystemCommand("Theme", "Change the colours", self.action_change_theme)

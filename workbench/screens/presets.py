@@ -19,6 +19,7 @@ from llm.config import Preset, RunConfig, check, list_presets, load_preset
 from llm.errors import UserError
 from workbench.screens.base import WorkbenchScreen
 from workbench.screens.edit import EditResult, EditScreen
+from workbench.services.corpora import Entry, config_of
 from workbench.services.prepared import DataState, look_for_data
 from workbench.text import clean
 from workbench.widgets.dialogs import Answer, Ask
@@ -191,6 +192,19 @@ class PresetsScreen(WorkbenchScreen):
         """Forget what was edited in the marked preset."""
         if self.edited.pop(self.current, None) is not None:
             self._fill(self.current)
+
+    def use_corpus(self, entry: Entry) -> None:
+        """Let the marked preset learn from a corpus of the Data screen."""
+        config = self._config()
+        if config is None:
+            return
+        try:
+            self.edited[self.current] = config_of(entry, config)
+        except UserError as error:
+            self.notify(clean(str(error)), severity="error", timeout=15, markup=False)
+            return
+        self._fill(self.current)
+        self.notify(clean(f"{self.current} now learns from {entry.corpus}; Enter trains it"), markup=False)
 
     # --- starting
 

@@ -12,7 +12,7 @@ from textual.widgets import Static
 if TYPE_CHECKING:
     from workbench.app import WorkbenchApp
 
-NAMES = {"presets": "Presets", "train": "Train", "runs": "Runs", "chat": "Chat"}
+NAMES = {"presets": "Presets", "train": "Train", "runs": "Runs", "chat": "Chat", "data": "Data"}
 
 
 class StatusLine(Horizontal):

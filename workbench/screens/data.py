@@ -1,0 +1,384 @@
+"""Corpora and tokenizers: what there is to learn from, what it becomes, and any text as tokens."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, ClassVar
+
+from textual import on, work
+from textual.app import ComposeResult
+from textual.binding import Binding, BindingType
+from textual.containers import Horizontal, Vertical, VerticalScroll
+from textual.content import Content
+from textual.message import Message
+from textual.timer import Timer
+from textual.widgets import OptionList, Static, TextArea
+from textual.widgets.option_list import Option
+
+from llm.config import RunConfig
+from llm.errors import UserError
+from workbench.screens.base import WorkbenchScreen
+from workbench.screens.prepare import PrepareDialog
+from workbench.services.corpora import (
+    Entry,
+    Looked,
+    add_corpus,
+    config_of,
+    forget_corpus,
+    list_corpora,
+    look_into,
+    path_problem,
+    preview,
+)
+from workbench.services.jobs import DataJob, Work
+from workbench.services.narration import preparation
+from workbench.text import clean, one_line
+from workbench.widgets.axes import duration
+from workbench.widgets.corpus_page import corpus_page
+from workbench.widgets.dialogs import Answer, Ask, AskText
+from workbench.widgets.panels import bar
+from workbench.widgets.tokens import coloured
+
+if TYPE_CHECKING:
+    from llm.tokenizer import Tokenizer
+
+GROUPS = {"embedded": "comes along", "added": "yours", "named": "data sets by name", "prepared": "prepared tokens"}
+LOOK_AFTER_SECONDS = 0.2
+JOB_SECONDS = 0.25
+TRIED_CHARACTERS = 5000  # of a text typed in, shown as tokens
+
+
+class CorpusList(OptionList):
+    """The list of corpora."""
+
+    BINDINGS: ClassVar[list[BindingType]] = [
+        Binding("enter", "select", "Prepare", id="data.prepare", key_display="⏎"),
+        Binding("j", "cursor_down", "Down", id="data.down", show=False),
+        Binding("k", "cursor_up", "Up", id="data.up", show=False),
+        Binding("g", "first", "First", id="data.first", show=False),
+        Binding("G", "last", "Last", id="data.last", show=False),
+    ]
+
+
+class DataScreen(WorkbenchScreen):
+    """The list of corpora on the left; on the right, what the marked one holds, and any text as tokens."""
+
+    GUIDE = (
+        "What there is to learn from. Enter prepares the marked text (trains a tokenizer and writes token files) or "
+        "downloads a data set; u takes it to the presets. a adds a file, a folder or a glob of your own. t types a "
+        "text and shows its tokens, those of the prepared data marked last; i shows their ids."
+    )
+    BINDINGS: ClassVar[list[BindingType]] = [
+        Binding("a", "add", "Add", id="data.add"),
+        Binding("u", "use", "Use", id="data.use"),
+        Binding("t", "try", "Tokenise", id="data.try"),
+        Binding("i,f2", "ids", "Ids", id="data.ids", key_display="i"),
+        Binding("d", "forget", "Forget", id="data.forget"),
+        Binding("x", "cancel", "Cancel", id="data.cancel"),
+        Binding("escape", "back", "To the list", id="data.back", show=False),
+    ]
+
+    @dataclass
+    class Listed(Message):
+        """Somebody looked what there is; `mark` is the key of the entry to mark."""
+
+        entries: list[Entry]
+        problem: str
+        mark: str
+
+    @dataclass
+    class Found(Message):
+        """Somebody looked into an entry: its text, or its tokens, or why there are none."""
+
+        key: str
+        text: str = ""
+        looked: Looked | None = None
+        problem: str = ""
+
+    @dataclass
+    class JobEnded(Message):
+        """Preparing or downloading is over; `mark` is the entry to mark then."""
+
+        title: str
+        problem: str
+        mark: str
+
+    def __init__(self, *, id: str | None = None) -> None:
+        super().__init__(id=id)
+        self.entries: dict[str, Entry] = {}
+        self.found: dict[str, DataScreen.Found] = {}
+        self.current = ""
+        self.with_ids = False
+        self.job: DataJob | None = None
+        self.tokenizer: Tokenizer | None = None
+        self.tokenizer_name = ""
+        self._look_later: Timer | None = None
+
+    def body(self) -> ComposeResult:
+        with Horizontal(id="data-body"):
+            yield CorpusList(id="corpus-list")
+            with Vertical(id="corpus-side"):
+                with VerticalScroll(id="corpus-page", can_focus=True):
+                    yield Static(id="corpus-about", markup=False)
+                yield TextArea(id="try-text", tab_behavior="focus", placeholder="t: type a text to see its tokens")
+                with VerticalScroll(id="try-page", can_focus=False):
+                    yield Static(id="try-tokens", markup=False)
+        yield Static(id="job-line", markup=False)
+
+    def on_mount(self) -> None:
+        self.query_one("#try-text", TextArea).border_title = "text"
+        self.listing.focus()
+        self.set_interval(JOB_SECONDS, self._show_job)
+
+    def on_screen_resume(self) -> None:
+        self._list(self.current)
+
+    @property
+    def listing(self) -> CorpusList:
+        return self.query_one(CorpusList)
+
+    @property
+    def entry(self) -> Entry | None:
+        """The marked one."""
+        return self.entries.get(self.current)
+
+    # --- the list
+
+    @work(thread=True, group="list corpora")
+    def _list(self, mark: str = "") -> None:
+        try:
+            self.post_message(self.Listed(list_corpora(self.workbench.home), "", mark))
+        except (UserError, OSError) as error:
+            self.post_message(self.Listed([], str(error), mark))
+
+    def on_data_screen_listed(self, message: Listed) -> None:
+        if message.problem:
+            self.notify(clean(message.problem), severity="error", timeout=15, markup=False)
+            return
+        before = list(self.entries.values())
+        if message.entries != before:
+            self.found.clear()
+            self.entries = {entry.key: entry for entry in message.entries}
+            self._fill(message.mark or self.current)
+
+    def _fill(self, mark: str) -> None:
+        options: list[Option] = []
+        group = ""
+        for entry in self.entries.values():
+            if entry.kind != group:
+                group = entry.kind
+                options.append(Option(Content.styled(GROUPS[group], "bold $text-accent"), disabled=True))
+            options.append(Option(self._label(entry), id=entry.key))
+        self.listing.set_options(options)
+        wanted = mark if mark in self.entries else next(iter(self.entries), "")
+        if wanted:
+            self.listing.highlighted = self.listing.get_option_index(wanted)
+
+    def _label(self, entry: Entry) -> Content:
+        name = entry.name[:8] if entry.kind == "prepared" else entry.name
+        about = entry.problem or entry.about
+        style = "$text-error" if entry.problem else "dim"
+        mark = "" if entry.here else "↓ "
+        return Content.assemble((mark + one_line(name), "bold"), "\n", (one_line(about), style))
+
+    @on(OptionList.OptionHighlighted, "#corpus-list")
+    def _highlighted(self, event: OptionList.OptionHighlighted) -> None:
+        if event.option.id is None:
+            return
+        self.current = event.option.id
+        self.query_one("#corpus-page").scroll_home(animate=False)
+        self._show()
+        self.refresh_bindings()
+        if self.current not in self.found and self._look_later is None:
+            self._look_later = self.set_timer(LOOK_AFTER_SECONDS, self._look)
+
+    def _look(self) -> None:
+        self._look_later = None
+        if self.entry is not None and self.entry.key not in self.found:
+            self._look_into(self.entry)
+
+    @work(thread=True, group="look into corpora")
+    def _look_into(self, entry: Entry) -> None:
+        """Read the beginning of a text, or count the tokens of a prepared one."""
+        found = self.Found(entry.key)
+        try:
+            if entry.kind == "prepared" and entry.folder is not None and not entry.problem:
+                found.looked = look_into(entry.folder)
+            elif entry.corpus and entry.here:
+                found.text = preview(entry, self.workbench.home)
+        except (UserError, OSError) as error:
+            found.problem = str(error)
+        self.post_message(found)
+
+    def on_data_screen_found(self, message: Found) -> None:
+        self.found[message.key] = message
+        if message.key == self.current:
+            self._show()
+            if message.looked is not None:
+                self.tokenizer = message.looked.dataset.tokenizer
+                self.tokenizer_name = f"{self.tokenizer.kind} of {self.current.partition(' ')[2][:8]}"
+                self._tokenise()
+
+    def _show(self) -> None:
+        if self.entry is not None:
+            found = self.found.get(self.current)
+            width = self.query_one("#corpus-page").scrollable_content_region.width
+            page = corpus_page(self.entry, found, width, with_ids=self.with_ids, monochrome=self.app.no_color)
+            self.query_one("#corpus-about", Static).update(page)
+
+    # --- any text as tokens
+
+    def action_try(self) -> None:
+        """Type a text; its tokens are shown beneath."""
+        self.query_one("#try-text").focus()
+
+    def action_back(self) -> None:
+        self.listing.focus()
+
+    def action_ids(self) -> None:
+        """Show the ids of tokens, or not."""
+        self.with_ids = not self.with_ids
+        self._show()
+        self._tokenise()
+
+    @on(TextArea.Changed, "#try-text")
+    def _typed(self) -> None:
+        self._tokenise()
+
+    def _tokenise(self) -> None:
+        text = self.query_one("#try-text", TextArea).text
+        target = self.query_one("#try-tokens", Static)
+        if not text:
+            target.update("")
+            return
+        if self.tokenizer is None:
+            from llm.tokenizer.byte import ByteTokenizer
+
+            self.tokenizer, self.tokenizer_name = ByteTokenizer(RunConfig().tokenizer.special_tokens), "bytes"
+        ids = self.tokenizer.encode(text[:TRIED_CHARACTERS], special=True)
+        size = len(text[:TRIED_CHARACTERS].encode("utf-8", "replace"))
+        cut = f", of the first {TRIED_CHARACTERS:,} characters" if len(text) > TRIED_CHARACTERS else ""
+        head = f"{len(ids):,} tokens ({self.tokenizer_name}), {size / max(1, len(ids)):.2f} bytes each{cut}\n"
+        tokens = coloured(self.tokenizer, ids, with_ids=self.with_ids, monochrome=self.app.no_color)
+        target.update(Content.assemble((head, "$foreground-muted"), tokens))
+
+    # --- adding and forgetting
+
+    def action_add(self) -> None:
+        """Put text of one's own on the list."""
+        question = "A file, a folder, a glob such as ~/notes/**/*.md, or .jsonl or .parquet files:"
+        self.app.push_screen(AskText(question, problem_of=path_problem), self._add)
+
+    def _add(self, path: str | None) -> None:
+        if path:
+            self._look_and_add(path)
+
+    @work(thread=True, group="add a corpus")
+    def _look_and_add(self, path: str) -> None:
+        try:
+            entry = add_corpus(self.workbench.home, path)
+        except (UserError, OSError) as error:
+            self.app.notify(clean(str(error)), severity="error", timeout=15, markup=False)
+            return
+        if entry.text_field != "text":
+            self.app.notify(clean(f"the text is taken from the field {entry.text_field}"), markup=False)
+        self._list(entry.key)
+
+    def action_forget(self) -> None:
+        """Take one's own text off the list; the files stay."""
+        if self.entry is not None:
+            try:
+                forget_corpus(self.workbench.home, self.entry.corpus)
+            except (UserError, OSError) as error:
+                self.notify(clean(str(error)), severity="error", markup=False)
+            self._list()
+
+    # --- preparing and downloading
+
+    def check_action(self, action: str, parameters: tuple[object, ...]) -> bool | None:
+        """Only the keys that make sense for the marked entry."""
+        entry = self.entry
+        if action == "forget":
+            return entry is not None and entry.kind == "added"
+        if action == "use":
+            return entry is not None and bool(entry.corpus) and entry.here and not entry.problem
+        if action == "cancel":
+            return self.job is not None and self.job.is_running
+        return True
+
+    @on(OptionList.OptionSelected, "#corpus-list")
+    def _selected(self) -> None:
+        entry = self.entry
+        if entry is None or entry.kind == "prepared":
+            self.query_one("#corpus-page").focus()
+        elif self.job is not None and self.job.is_running:
+            self.notify(f"{self.job.title} goes on; x cancels it", markup=False)
+        elif entry.here and entry.corpus:
+            self.app.push_screen(PrepareDialog(config_of(entry, RunConfig())), self._prepare)
+        elif not entry.here:
+            question = f"Download {entry.name}? {entry.about[:1].upper()}{entry.about[1:]}."
+            answers = [Answer("", "No"), Answer("yes", "Download it from where it is published")]
+            self.app.push_screen(Ask(clean(question), answers), self._download)
+
+    def _prepare(self, config: RunConfig | None) -> None:
+        if config is not None:
+            from llm.data.prepare import prepare
+
+            home = self.workbench.home
+            self._begin(f"preparing {config.data.corpus}", lambda: prepare(config, home))
+
+    def _download(self, answer: str | None) -> None:
+        if answer and self.entry is not None:
+            from llm.data.datasets import find_dataset
+            from llm.data.download import download
+
+            dataset, home = find_dataset(self.entry.name), self.workbench.home
+            self._begin(f"downloading {dataset.name}", lambda: download(dataset, home))
+
+    def _begin(self, title: str, work: Work) -> None:
+        marked = self.current
+
+        def on_end(result: Any, problem: str) -> None:
+            path = getattr(result, "path", None)
+            self.post_message(self.JobEnded(title, problem, f"prepared {path.name}" if path else marked))
+
+        self.job = DataJob(title, work, on_end)
+        self.job.start()
+        self.refresh_bindings()
+        self._show_job()
+
+    def action_cancel(self) -> None:
+        """Give up what is being prepared or downloaded."""
+        if self.job is not None:
+            self.job.cancel()
+
+    def _show_job(self) -> None:
+        line = self.query_one("#job-line", Static)
+        if self.job is None or not self.is_current:
+            line.display = self.job is not None
+            return
+        line.display = True
+        progress, left = self.job.progress, self.job.seconds_left
+        text = "cancelling…" if self.job.cancelled.is_set() else preparation(progress)
+        ahead = f", {duration(round(left))} left" if left is not None and not progress.rate else ""
+        share = progress.done / progress.total if progress.total else 0.0
+        line.update(bar(share, clean(f" {text}{ahead}"), line.content_size.width))
+
+    def on_data_screen_job_ended(self, message: JobEnded) -> None:
+        self.job = None
+        self.query_one("#job-line").display = False
+        self.refresh_bindings()
+        if message.problem:
+            severe = message.problem != "cancelled"
+            text = f"{message.title}: {message.problem}" if not severe else message.problem
+            self.app.notify(clean(text), severity="error" if severe else "information", timeout=15, markup=False)
+        else:
+            self.app.notify(clean(f"{message.title}: done"), markup=False)
+        self._list(message.mark)
+
+    # --- training on it
+
+    def action_use(self) -> None:
+        """Take the marked corpus to the presets."""
+        if self.entry is not None:
+            self.workbench.open_presets(self.entry)

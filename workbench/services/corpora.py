@@ -1,0 +1,297 @@
+"""What there is to learn from: embedded corpora, a person's own files, named data sets, and prepared token files.
+
+Listing reads small JSON files only. Looking into one (`preview`, `open_prepared`, `most_used`) reads text or tokens,
+and is not for the screen's own thread.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
+
+from llm.config import RunConfig, from_mapping
+from llm.errors import UserError
+from llm.files import directory_size, read_json, write_json
+
+if TYPE_CHECKING:
+    from llm.data.prepare import Dataset
+
+ADDED = "corpora.json"
+EMBEDDED = {
+    "stories": "short stories in simple English and questions about them, made here to any size",
+    "pylib": "source and documentation of the Python that runs this program",
+}
+PREVIEW_CHARACTERS = 3000
+PREVIEW_DOCUMENTS = 8
+PREVIEW_TOKENS = 600
+COUNTED_TOKENS = 1 << 26
+COUNTED_AT_ONCE = 1 << 22
+DECIDES_THE_TOKENS = (
+    "corpus", "validation", "format", "size_mb", "seed", "text_field", "validation_fraction", "split", "boundary",
+    "chunk_tokens",
+)  # fmt: skip
+
+Kind = Literal["embedded", "added", "named", "prepared"]
+
+
+@dataclass(frozen=True)
+class Entry:
+    """One thing to learn from. `corpus` is what `data.corpus` calls it, "" where it cannot be trained on. A prepared
+    one has the `folder` of its token files, and `record`, what its index says. `here`: nothing needs downloading."""
+
+    kind: Kind
+    name: str
+    about: str
+    corpus: str = ""
+    validation: str = ""
+    text_field: str = "text"
+    here: bool = True
+    problem: str = ""
+    folder: Path | None = None
+    record: Mapping[str, Any] = field(default_factory=dict)
+
+    @property
+    def key(self) -> str:
+        return f"{self.kind} {self.name}"
+
+
+@dataclass(frozen=True)
+class Sides:
+    """Sizes of a prepared data set, both sides together, and the share of the text that is held out."""
+
+    tokens: int
+    text_bytes: int
+    held_out_share: float
+
+    @property
+    def bytes_per_token(self) -> float:
+        return self.text_bytes / self.tokens if self.tokens else 0.0
+
+
+def list_corpora(home: Path) -> list[Entry]:
+    """Everything known here, in the order it is shown."""
+    embedded = [Entry("embedded", name, about, corpus=name) for name, about in EMBEDDED.items()]
+    return [*embedded, *added_corpora(home), *named_datasets(home), *prepared_datasets(home)]
+
+
+def added_corpora(home: Path) -> Iterator[Entry]:
+    """The files that a person has added to the list."""
+    for record in read_added(home):
+        path = record["path"]
+        yield Entry("added", path, "your text", corpus=path, text_field=record["text_field"])
+
+
+def named_datasets(home: Path) -> Iterator[Entry]:
+    """The data sets that can be downloaded, and whether they are here."""
+    from llm.data.datasets import CATALOGUE, present
+    from workbench.widgets.axes import size
+
+    for dataset in CATALOGUE:
+        corpus = dataset.name if dataset.train else ""
+        entry = Entry("named", dataset.name, dataset.about, corpus=corpus, here=False)
+        entry = replace(entry, validation=dataset.name if dataset.validation else "")
+        try:
+            found = present(dataset, home)
+        except UserError as error:
+            yield replace(entry, problem=str(error))
+            continue
+        if found is not None:
+            yield replace(
+                entry, here=True, about=f"{dataset.about}; {size(found.size_bytes)} here", folder=found.folder
+            )
+        else:
+            wanted = dataset.files[:1] if dataset.sharded else dataset.files
+            about = f"{dataset.about}; not here, {size(sum(file.size_bytes for file in wanted))} to download"
+            yield replace(entry, about=about)
+
+
+def prepared_datasets(home: Path) -> Iterator[Entry]:
+    """The token files in `<home>/data`, as their indexes describe them."""
+    for index in sorted((home / "data").glob("*/dataset.json")):
+        try:
+            record = json.loads(index.read_bytes())
+            corpus = str(record["corpus"])
+            sides(record)
+        except (OSError, ValueError, KeyError, TypeError) as error:
+            problem = f"{index} is damaged ({error}); delete that folder and it is made again."
+            yield Entry("prepared", index.parent.name, "damaged", problem=problem, folder=index.parent)
+            continue
+        about = f"tokens of {corpus}"
+        yield Entry("prepared", index.parent.name, about, corpus=corpus, folder=index.parent, record=record)
+
+
+def sides(record: Mapping[str, Any]) -> Sides:
+    """The sizes in the index of a prepared data set."""
+    train, held_out = record["splits"]["train"], record["splits"]["validation"]
+    text_bytes = int(train["bytes"]) + int(held_out["bytes"])
+    tokens = int(train["tokens"]) + int(held_out["tokens"])
+    return Sides(tokens, text_bytes, int(held_out["tokens"]) / tokens if tokens else 0.0)
+
+
+# --- a person's own files
+
+
+def read_added(home: Path) -> list[dict[str, str]]:
+    """The list as it is kept; UserError where it is damaged."""
+    path = home / ADDED
+    if not path.exists():
+        return []
+    records = read_json(path)
+    fit = isinstance(records, list) and all(
+        isinstance(record, dict) and isinstance(record.get("path"), str) and isinstance(record.get("text_field"), str)
+        for record in records
+    )
+    if not fit:
+        raise UserError(f"{path} is not a list of corpora; mend it, or delete it and add them again.")
+    return list(records)
+
+
+def path_problem(text: str) -> str:
+    """What is wrong with a path while it is typed, or "". Looks at one folder at most, so that no key waits for it."""
+    path = Path(text).expanduser()
+    named = next((place for place, part in enumerate(path.parts) if set(part) & set("*?[")), None)
+    if named is None:
+        return "" if path.exists() else "there is no such file or folder"
+    folder = Path(*path.parts[:named]) if named else Path()
+    return "" if folder.is_dir() else f"there is no folder {folder}"
+
+
+def add_corpus(home: Path, text: str) -> Entry:
+    """Put a file, folder or glob on the list; UserError where there is no text in it. Looks at every file it means."""
+    path = str(Path(text).expanduser().absolute())
+    field = text_field_of(path)
+    config = RunConfig()
+    check_corpus(replace(config, data=replace(config.data, corpus=path, text_field=field)), home)
+    records = [record for record in read_added(home) if record["path"] != path]
+    write_json(home / ADDED, [*records, {"path": path, "text_field": field}])
+    return Entry("added", path, "your text", corpus=path, text_field=field)
+
+
+def forget_corpus(home: Path, path: str) -> None:
+    """Take a path off the list; the files themselves stay."""
+    write_json(home / ADDED, [record for record in read_added(home) if record["path"] != path])
+
+
+def check_corpus(config: RunConfig, home: Path) -> None:
+    """UserError unless the corpus has a first document, or is token files."""
+    from llm.data.corpora import open_corpus
+    from llm.data.tokenfiles import is_token_corpus
+
+    if is_token_corpus(config.data):
+        return
+    corpus = open_corpus(config.data, home)
+    if next(iter(corpus.documents()), None) is None:
+        raise UserError(f"{config.data.corpus} holds no text; give a file with text in it.")
+
+
+def text_field_of(pattern: str) -> str:
+    """The field that holds the text of JSONL or Parquet: "text" if there is one, else the longest of the first row."""
+    from llm.data.textfiles import find_files, format_of
+
+    paths = find_files(pattern)
+    kind = format_of(paths[0], "auto") if paths else "text"
+    row = first_json_row(paths[0]) if kind == "jsonl" else first_parquet_row(paths[0]) if kind == "parquet" else {}
+    texts = {name: value for name, value in row.items() if isinstance(value, str)}
+    if not texts or "text" in texts:
+        return "text"
+    return max(texts, key=lambda name: len(texts[name]))
+
+
+def first_json_row(path: Path) -> dict[str, Any]:
+    with path.open("rb") as file:
+        line = next((line for line in file if line.strip()), b"{}")
+    try:
+        row = json.loads(line)
+    except ValueError:
+        return {}  # reading the corpus says which line is wrong, and how
+    return row if isinstance(row, dict) else {}
+
+
+def first_parquet_row(path: Path) -> dict[str, Any]:
+    try:
+        from pyarrow import ArrowException, parquet
+
+        with parquet.ParquetFile(path) as table:
+            rows = next(table.iter_batches(batch_size=1), None)
+    except (ImportError, OSError, ArrowException):
+        return {}  # reading the corpus says what is missing
+    return dict(rows.to_pylist()[0]) if rows is not None and rows.num_rows else {}
+
+
+# --- looking into one
+
+
+def config_of(entry: Entry, base: RunConfig) -> RunConfig:
+    """`base` made to learn from `entry`. A prepared one brings all that decided its tokens, where that is recorded."""
+    made_with = entry.record.get("made_with")
+    if made_with is not None:
+        data = {name: value for name, value in made_with["data"].items() if name in DECIDES_THE_TOKENS}
+        return from_mapping({"data": data, "tokenizer": made_with["tokenizer"]}, base)
+    data = {
+        "corpus": entry.corpus,
+        "validation": entry.validation,
+        "format": "auto",
+        "text_field": entry.text_field,
+    }
+    return from_mapping({"data": data}, base)
+
+
+def preview(entry: Entry, home: Path) -> str:
+    """The beginning of the text, documents set apart by an empty line. UserError where it cannot be read."""
+    from llm.data.corpora import open_corpus
+    from llm.data.datasets import located
+    from llm.data.tokenfiles import is_token_corpus
+
+    data = located(config_of(entry, RunConfig()).data, home)
+    if is_token_corpus(data):
+        return "(token files: they hold ids, and no text)"
+    texts: list[str] = []
+    for document in open_corpus(data, home, "<|endoftext|>").documents():
+        texts.append(next(iter(document.pieces), "")[:PREVIEW_CHARACTERS])
+        if len(texts) == PREVIEW_DOCUMENTS or sum(map(len, texts)) >= PREVIEW_CHARACTERS:
+            break
+    return "\n\n".join(text.strip("\n") for text in texts)[:PREVIEW_CHARACTERS]
+
+
+@dataclass(frozen=True)
+class Looked:
+    """What was found in a prepared data set: the ids it begins with, how often its ids occur (most and least frequent
+    ones as (id, count)), how many tokens that was counted in, how many ids never occur, and its size on disk."""
+
+    dataset: Dataset
+    beginning: list[int]
+    most: list[tuple[int, int]]
+    least: list[tuple[int, int]]
+    counted: int
+    unused: int
+    size_bytes: int
+
+
+def look_into(folder: Path, how_many: int = 24) -> Looked:
+    """Open a prepared data set and count its training tokens. UserError where it is damaged."""
+    import numpy as np
+
+    from llm.data.prepare import load_dataset
+
+    dataset = load_dataset(folder)
+    counted = min(len(dataset.train), COUNTED_TOKENS)
+    counts = np.zeros(dataset.tokenizer.vocab_size, np.int64)
+    for start in range(0, counted, COUNTED_AT_ONCE):
+        ids = dataset.train.read(start, min(start + COUNTED_AT_ONCE, counted))
+        counts += np.bincount(ids, minlength=len(counts))
+    used = np.flatnonzero(counts)
+    order = used[np.argsort(-counts[used], kind="stable")]
+    pairs = [(int(token), int(counts[token])) for token in order]
+    beginning = dataset.train.read(0, min(PREVIEW_TOKENS, len(dataset.train))).tolist()
+    return Looked(
+        dataset=dataset,
+        beginning=beginning,
+        most=pairs[:how_many],
+        least=pairs[: -how_many - 1 : -1],
+        counted=counted,
+        unused=len(counts) - len(used),
+        size_bytes=directory_size(folder),
+    )

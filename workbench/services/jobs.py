@@ -1,0 +1,82 @@
+"""Work on data in a thread beside the screen: preparing a corpus, downloading a data set. One at a time."""
+
+from __future__ import annotations
+
+import threading
+import time
+import traceback
+from collections.abc import Callable, Generator
+from typing import Any
+
+from llm.errors import UserError
+from llm.events import Progress
+from workbench.terminal import write_log
+
+Work = Callable[[], Generator[Progress, None, Any]]
+
+
+class DataJob:
+    """Drains a generator of progress in a daemon thread.
+
+    `progress` is the newest, `seconds_left` an estimate for the stage it names (None while there is no telling).
+    `cancel` closes the generator, which undoes what it has begun. `on_end(result, problem)` is called in the thread:
+    problem is "" where it went well and "cancelled" where that was wanted.
+    """
+
+    def __init__(self, title: str, work: Work, on_end: Callable[[Any, str], None]) -> None:
+        self.title = title
+        self.progress = Progress(stage="starting", done=0, total=0)
+        self.cancelled = threading.Event()
+        self._work = work
+        self._on_end = on_end
+        self._stage_began = (0.0, 0.0)
+        self._thread = threading.Thread(target=self._run, name=title, daemon=True)
+
+    def start(self) -> None:
+        self._thread.start()
+
+    @property
+    def is_running(self) -> bool:
+        return self._thread.is_alive()
+
+    def cancel(self) -> None:
+        """Stop at the next report of progress."""
+        self.cancelled.set()
+
+    @property
+    def seconds_left(self) -> float | None:
+        progress, (began, done) = self.progress, self._stage_began
+        seconds = time.monotonic() - began
+        rate = progress.rate or ((progress.done - done) / seconds if seconds > 0 else 0.0)
+        if not progress.total or rate <= 0 or seconds < 0.5:
+            return None
+        return max(0.0, (progress.total - progress.done) / rate)
+
+    def _note(self, progress: Progress) -> None:
+        if progress.stage != self.progress.stage:
+            self._stage_began = (time.monotonic(), progress.done)
+        self.progress = progress
+
+    def _run(self) -> None:
+        result, problem = None, ""
+        try:
+            result = self._drain()
+            problem = "cancelled" if result is None and self.cancelled.is_set() else ""
+        except UserError as error:
+            problem = str(error)
+        except Exception as error:  # noqa: BLE001 - the end of the thread: told to the person, details in the log
+            write_log(traceback.format_exc())
+            problem = f"{self.title} failed ({type(error).__name__}: {error}); see workbench.log."
+        self._on_end(result, problem)
+
+    def _drain(self) -> Any:
+        """What the generator returns; None where it was closed on the way."""
+        steps = self._work()
+        try:
+            while not self.cancelled.is_set():
+                self._note(next(steps))
+        except StopIteration as end:
+            return end.value
+        finally:
+            steps.close()
+        return None
