@@ -12,7 +12,7 @@ from textual import events
 from textual.widgets import Input, Static
 
 import workbench.app as app_module
-import workbench.screens.chat as chat_module
+import workbench.screens.talk as talk_module
 from llm.config import parse_value
 from tests.workbench.test_chat_service import FakeTalker
 from workbench.app import WorkbenchApp
@@ -46,7 +46,7 @@ def talker(monkeypatch):
     def service(home, training, post):
         return ChatService(home, training, post, opener=lambda *arguments: talker)
 
-    monkeypatch.setattr(chat_module, "ChatService", service)
+    monkeypatch.setattr(talk_module, "ChatService", service)
     return talker
 
 
@@ -160,12 +160,12 @@ async def test_again_takes_the_next_seed_and_go_on_goes_on(home, talker):
         await until(lambda: len(talker.prompts) == 1 and not screen.writing)
         await pilot.press("ctrl+r")
         await until(lambda: len(talker.prompts) == 2 and not screen.writing)
-        assert screen.transcript.text == "xone two three"
+        assert screen.transcript.text == "2/2 xone two three"
         assert [knobs.seed for _, knobs in talker.prompts] == [1, 2]
         await pilot.press("ctrl+g")
         await until(lambda: len(talker.prompts) == 3 and not screen.writing)
         assert talker.prompts[2][0] == "xone two three"
-        assert screen.transcript.text == "xone two threeone two three"
+        assert screen.transcript.text == "2/2 xone two threeone two three"
         await pilot.press("ctrl+n")
         assert screen.transcript.text == "" and not screen.exchanges
 

@@ -37,6 +37,7 @@ class FakeTalker:
     parameters, context = 1234, 64
     decode = DecodeConfig(temperature=0.5)
     turns = TURNS
+    in_training, sha256, device = False, "", "cpu"
 
     def __init__(self, words=("one ", "two ", "three"), gate=None):
         self.words, self.gate = words, gate
@@ -51,7 +52,11 @@ class FakeTalker:
     def count(self, prompt, knobs):
         return len(prompt)
 
-    def stream(self, prompt, knobs, *, cancel, knobs_source):
+    def text_of(self, tokens):
+        return "".join(self.words[token] for token in tokens)
+
+    def stream(self, prompt, knobs, *, cancel, knobs_source, given=()):
+        self.given = tuple(given)
         self.prompts.append((prompt, knobs))
         reason = "length"
         tokens = 0

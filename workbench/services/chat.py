@@ -16,6 +16,7 @@ from textual.message import Message
 
 from llm.config import DecodeConfig
 from llm.errors import UserError
+from workbench.services.conversation import KnobChanges
 from workbench.services.talker import LiveService, Talker, TurnFormat, open_talker
 from workbench.terminal import write_log
 
@@ -26,6 +27,8 @@ NEWS_EVERY = 0.1
 """Seconds between two messages about a growing reply."""
 
 Opener = Callable[[Path, LiveService, str, Callable[[], bool]], Talker]
+Work = Callable[["ChatService", Callable[[], bool]], Message]
+"""Called in the chat's thread with the service and what says that it is to stop; returns the message to post."""
 
 
 @dataclass
@@ -50,19 +53,26 @@ class ModelRefused(Message):
 
 @dataclass
 class ReplyBegan(Message):
-    """The model `name` has begun to read; `dropped_turns` oldest turns had no room."""
+    """The model `name` has begun to read `context`; `dropped_turns` oldest turns had no room."""
 
     reply: int
     name: str
     dropped_turns: int
+    context: str
+    knobs: DecodeConfig
+    sha256: str
+    live: bool
+    device: str
 
 
 @dataclass
 class ReplyGrew(Message):
-    """What came since the message before. `first` is the seconds from asking to the first token."""
+    """What came since the message before: `text`, and its tokens as `ids`. `first` is the seconds from asking to the
+    first token."""
 
     reply: int
     text: str
+    ids: tuple[int, ...]
     tokens: int
     tokens_per_second: float
     first: float
@@ -72,7 +82,8 @@ class ReplyGrew(Message):
 
 @dataclass
 class ReplyEnded(Message):
-    """No more comes. `reason` is stop, length, cancelled or failed; `others` are the further samples."""
+    """No more comes. `reason` is stop, length, cancelled or failed; `others` are the further samples, `changes` the
+    knobs that were changed meanwhile."""
 
     reply: int
     reason: str
@@ -82,18 +93,32 @@ class ReplyEnded(Message):
     context_used: int = 0
     dropped: int = 0
     others: tuple[str, ...] = ()
+    changes: KnobChanges = ()
     problem: str = ""
 
 
 @dataclass
+class JobFailed(Message):
+    """What was asked for with `do` could not be done, and why."""
+
+    problem: str
+
+
+@dataclass
 class Request:
-    """A reply that is asked for. In a turn view, `history` holds the turns before and `prompt` is a question."""
+    """A reply that is asked for. In a turn view, `history` holds the turns before and `prompt` is a question.
+
+    `context`, where given, is the whole text to write on from, whatever prompt and history are. The reply begins with
+    the tokens `given`.
+    """
 
     number: int
     prompt: str
     knobs: DecodeConfig
     history: Sequence[tuple[str, str]] = ()
     turns: TurnFormat | None = None
+    context: str | None = None
+    given: Sequence[int] = ()
     asked: float = field(default_factory=time.monotonic)
     cancelled: threading.Event = field(default_factory=threading.Event)
 
@@ -103,6 +128,14 @@ class Opening:
     """A model that is to be opened."""
 
     reference: str
+    cancelled: threading.Event = field(default_factory=threading.Event)
+
+
+@dataclass
+class Job:
+    """Something else to be done with the open model: `work` returns what is to be told."""
+
+    work: Work
     cancelled: threading.Event = field(default_factory=threading.Event)
 
 
@@ -116,8 +149,8 @@ class ChatService:
         self.knobs = DecodeConfig()
         """Those of the next token; may be replaced at any time."""
         self._post, self._opener = post, opener
-        self._jobs: queue.SimpleQueue[Request | Opening | None] = queue.SimpleQueue()
-        self._waiting: list[Request | Opening] = []
+        self._jobs: queue.SimpleQueue[Request | Opening | Job | None] = queue.SimpleQueue()
+        self._waiting: list[Request | Opening | Job] = []
         self._thread: threading.Thread | None = None
         self._talker: Talker | None = None
         self._numbers = itertools.count(1)
@@ -127,11 +160,30 @@ class ChatService:
         self.stop()
         self._queue(Opening(reference))
 
-    def ask(self, prompt: str, *, history: Sequence[tuple[str, str]] = (), turns: TurnFormat | None = None) -> int:
-        """Ask for a reply; returns its number. Answered by ReplyBegan, ReplyGrew … and one ReplyEnded."""
-        request = Request(next(self._numbers), prompt, self.knobs, tuple(history), turns)
+    def ask(
+        self,
+        prompt: str,
+        *,
+        history: Sequence[tuple[str, str]] = (),
+        turns: TurnFormat | None = None,
+        context: str | None = None,
+        given: Sequence[int] = (),
+    ) -> int:
+        """Have a reply written with the present knobs (see Request); returns its number."""
+        request = Request(next(self._numbers), prompt, self.knobs, tuple(history), turns, context, tuple(given))
         self._queue(request)
         return request.number
+
+    def do(self, work: Work) -> None:
+        """Have `work` done once the thread is free; its message is posted, or JobFailed."""
+        self._queue(Job(work))
+
+    def talker_for(self, model: str, sha256: str, cancelled: Callable[[], bool]) -> Talker:
+        """For a Job: a model with the weights that wrote a reply; the open one where it is that. Raises UserError."""
+        talker = self._talker
+        if talker is not None and talker.name == model and talker.sha256 == sha256:
+            return talker
+        return self._opener(self.home, self.training, model, cancelled)
 
     def stop(self) -> None:
         """End what is being done, within one token."""
@@ -143,7 +195,7 @@ class ChatService:
         self.stop()
         self._jobs.put(None)
 
-    def _queue(self, job: Request | Opening) -> None:
+    def _queue(self, job: Request | Opening | Job) -> None:
         self._waiting.append(job)
         self._jobs.put(job)
         if self._thread is None:
@@ -163,14 +215,18 @@ class ChatService:
                 self._post(ModelRefused(job.reference, problem))
             elif problem and isinstance(job, Request):
                 self._post(ReplyEnded(job.number, "failed", problem=problem))
+            elif problem:
+                self._post(JobFailed(problem))
 
-    def _problem_of(self, job: Request | Opening) -> str:
+    def _problem_of(self, job: Request | Opening | Job) -> str:
         """Do the job; what went wrong, in words, or ""."""
         try:
             if isinstance(job, Opening):
                 self._open(job)
-            else:
+            elif isinstance(job, Request):
                 self._reply(job)
+            else:
+                self._post(job.work(self, job.cancelled.is_set))
         except UserError as error:
             return str(error)
         except Exception as error:  # noqa: BLE001 - the thread must live on, and the person must be told
@@ -196,20 +252,46 @@ class ChatService:
             return
         talker.update(cancelled)
         prompt, dropped_turns = fitting_prompt(talker, request)
-        self._post(ReplyBegan(request.number, talker.name, dropped_turns))
-        news = News(request.number, self._post, asked=request.asked)
-
-        def knobs() -> DecodeConfig:
-            return with_turn_stop(self.knobs, request.turns)
-
         first = with_turn_stop(request.knobs, request.turns)
+        self._post(
+            ReplyBegan(
+                request.number,
+                talker.name,
+                dropped_turns,
+                prompt,
+                first,
+                talker.sha256,
+                talker.in_training,
+                talker.device,
+            )
+        )
+        source = RecordedKnobs(first, lambda: with_turn_stop(self.knobs, request.turns))
+        news = News(request.number, self._post, asked=request.asked)
+        news.begin(request.given, talker.text_of(request.given))
         from llm.engine import Done
 
-        for item in talker.stream(prompt, first, cancel=cancelled, knobs_source=knobs):
+        for item in talker.stream(prompt, first, cancel=cancelled, knobs_source=source, given=request.given):
             if isinstance(item, Done):
-                news.end(item)
+                news.end(item, tuple(source.changes))
             else:
                 news.take(item)
+
+
+class RecordedKnobs:
+    """Gives the knobs of `source` for every token, and remembers where they changed."""
+
+    def __init__(self, first: DecodeConfig, source: Callable[[], DecodeConfig]) -> None:
+        self._now, self._source = first, source
+        self._tokens = 0
+        self.changes: list[tuple[int, DecodeConfig]] = []
+
+    def __call__(self) -> DecodeConfig:
+        knobs = self._source()
+        if knobs != self._now:
+            self._now = knobs
+            self.changes.append((self._tokens, knobs))
+        self._tokens += 1
+        return knobs
 
 
 def with_turn_stop(knobs: DecodeConfig, turns: TurnFormat | None) -> DecodeConfig:
@@ -221,15 +303,18 @@ def with_turn_stop(knobs: DecodeConfig, turns: TurnFormat | None) -> DecodeConfi
 
 def fitting_prompt(talker: Talker, request: Request) -> tuple[str, int]:
     """The text to write on from, without the oldest turns that leave too little room; and how many those are."""
-    if request.turns is None:
-        from llm.engine import resolve_prompt
+    if request.context is not None:
+        return request.context, 0
+    from llm.engine import resolve_prompt
 
-        return resolve_prompt(request.prompt), 0
+    asked = resolve_prompt(request.prompt)
+    if request.turns is None:
+        return asked, 0
     room = talker.context - min(request.knobs.max_tokens, talker.context // 4)
     history = list(request.history)
-    while history and talker.count(request.turns.write(history, request.prompt), request.knobs) > room:
+    while history and talker.count(request.turns.write(history, asked), request.knobs) > room:
         history.pop(0)
-    return request.turns.write(history, request.prompt), len(request.history) - len(history)
+    return request.turns.write(history, asked), len(request.history) - len(history)
 
 
 class News:
@@ -249,14 +334,24 @@ class News:
         self.tokens = 0
         self.posted = -NEWS_EVERY
         self.text = ""
+        self.ids: list[int] = []
         self.others: dict[int, list[str]] = {}
 
-    def end(self, done: Done) -> None:
+    def begin(self, given: Sequence[int], text: str) -> None:
+        """The tokens that the reply was given to begin with."""
+        self.ids += given
+        self.text += text
+
+    def end(self, done: Done, changes: KnobChanges = ()) -> None:
         """Post what is left, and that it is all."""
         place = (done.context_used, done.dropped)
         self._flush(*place)
         others = tuple("".join(texts) for _, texts in sorted(self.others.items()))
-        self.post(ReplyEnded(self.reply, done.reason, done.tokens, done.tokens_per_second, self.first, *place, others))
+        self.post(
+            ReplyEnded(
+                self.reply, done.reason, done.tokens, done.tokens_per_second, self.first, *place, others, changes
+            )
+        )
 
     def take(self, piece: Piece) -> None:
         """One token more."""
@@ -268,6 +363,7 @@ class News:
             self.others.setdefault(piece.sample, []).append(piece.text)
         else:
             self.text += piece.text
+            self.ids += [] if piece.token_id is None else [piece.token_id]
         if now - self.posted >= NEWS_EVERY:
             self.posted = now
             self._flush(piece.context_used, piece.dropped)
@@ -275,5 +371,6 @@ class News:
     def _flush(self, context_used: int, dropped: int) -> None:
         now = self.clock() - self.asked
         speed = (self.tokens - 1) / (now - self.first) if self.tokens > 1 and now > self.first else 0.0
-        self.post(ReplyGrew(self.reply, self.text, self.tokens, speed, self.first, context_used, dropped))
-        self.text = ""
+        ids = tuple(self.ids)
+        self.post(ReplyGrew(self.reply, self.text, ids, self.tokens, speed, self.first, context_used, dropped))
+        self.text, self.ids = "", []

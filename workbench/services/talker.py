@@ -12,7 +12,7 @@ from llm.config import DecodeConfig, RunConfig
 from llm.errors import UserError
 from llm.events import CommandRefused, Saved
 from llm.run import CheckpointInfo, EventTail, Run, find_checkpoint, list_runs
-from llm.run.checkpoints import read_checkpoint_info
+from llm.run.checkpoints import read_checkpoint_info, read_manifest
 
 if TYPE_CHECKING:
     from llm.engine import Done, Engine, Piece
@@ -52,6 +52,11 @@ class Talker(Protocol):
     parameters: int
     decode: DecodeConfig
     turns: TurnFormat | None
+    in_training: bool
+    """Whether its weights are those of a run in training, which no checkpoint may hold."""
+    sha256: str
+    """That of the file its weights came from; "" where there is none."""
+    device: str
 
     @property
     def name(self) -> str:
@@ -63,10 +68,19 @@ class Talker(Protocol):
     def count(self, prompt: str, knobs: DecodeConfig) -> int:
         """Tokens of a prompt."""
 
+    def text_of(self, tokens: Sequence[int]) -> str:
+        """The whole characters of tokens that follow a prompt."""
+
     def stream(
-        self, prompt: str, knobs: DecodeConfig, *, cancel: Callable[[], bool], knobs_source: Callable[[], DecodeConfig]
+        self,
+        prompt: str,
+        knobs: DecodeConfig,
+        *,
+        cancel: Callable[[], bool],
+        knobs_source: Callable[[], DecodeConfig],
+        given: Sequence[int] = (),
     ) -> Iterator[Piece | Done]:
-        """Write on from `prompt`."""
+        """Write on from `prompt` and the tokens `given` after it."""
 
 
 class LiveService(Protocol):
@@ -78,11 +92,14 @@ class LiveService(Protocol):
 class ModelTalker:
     """An engine on the weights of one run, with what the screen says about it."""
 
-    def __init__(self, run: Run, engine: Engine, step: int) -> None:
+    in_training = False
+
+    def __init__(self, run: Run, engine: Engine, step: int, sha256: str = "") -> None:
         from llm.model.counts import parameters
 
         config = run.config()
-        self.run, self.engine, self.step = run, engine, step
+        self.run, self.engine, self.step, self.sha256 = run, engine, step, sha256
+        self.device = engine.device.type
         self.context = engine.context
         self.parameters = parameters(engine.model.config)
         self.decode = config.decode
@@ -98,14 +115,29 @@ class ModelTalker:
     def count(self, prompt: str, knobs: DecodeConfig) -> int:
         return len(self.engine.prompt_ids(prompt, knobs))
 
+    def text_of(self, tokens: Sequence[int]) -> str:
+        from llm.tokenizer.stream import StreamDecoder
+
+        decoder = StreamDecoder(self.engine.tokenizer, continuing=True)
+        return "".join(decoder.feed(token) for token in tokens)
+
     def stream(
-        self, prompt: str, knobs: DecodeConfig, *, cancel: Callable[[], bool], knobs_source: Callable[[], DecodeConfig]
+        self,
+        prompt: str,
+        knobs: DecodeConfig,
+        *,
+        cancel: Callable[[], bool],
+        knobs_source: Callable[[], DecodeConfig],
+        given: Sequence[int] = (),
     ) -> Iterator[Piece | Done]:
-        return self.engine.stream(prompt, knobs, cancel=cancel, knobs_source=knobs_source)
+        begun = [*self.engine.prompt_ids(prompt, knobs), *given] if given else prompt
+        return self.engine.stream(begun, knobs, cancel=cancel, knobs_source=knobs_source)
 
 
 class LiveTalker(ModelTalker):
     """The model that trains in this program: every reply comes from a copy made when it begins."""
+
+    in_training = True
 
     def __init__(self, run: Run, live: Any) -> None:
         from llm.engine import Engine
@@ -123,9 +155,11 @@ class LiveTalker(ModelTalker):
 class SnapshotTalker(ModelTalker):
     """A model that trains in another process: it is asked for its weights when a reply begins."""
 
+    in_training = True
+
     def __init__(self, run: Run, cancelled: Callable[[], bool]) -> None:
         info = ask_for_snapshot(run, cancelled)
-        super().__init__(run, engine_of(run, info), info.step)
+        super().__init__(run, engine_of(run, info), info.step, sha256_of_weights(info))
 
     def update(self, cancelled: Callable[[], bool]) -> None:
         if self.run.holder() is None:
@@ -133,6 +167,7 @@ class SnapshotTalker(ModelTalker):
         info = ask_for_snapshot(self.run, cancelled)
         if info.step != self.step:
             self.engine, self.step = engine_of(self.run, info), info.step
+            self.sha256 = sha256_of_weights(info)
 
 
 def engine_of(run: Run, info: CheckpointInfo) -> Engine:
@@ -145,16 +180,28 @@ def engine_of(run: Run, info: CheckpointInfo) -> Engine:
     return Engine(model, tokenizer, weights_version=str(info.path))
 
 
+def sha256_of_weights(info: CheckpointInfo) -> str:
+    """The checksum of the weights, as the manifest has it."""
+    from llm.run.checkpoints import MODEL
+
+    return str(read_manifest(info.path)["files"].get(MODEL, {}).get("sha256", ""))
+
+
 def ask_for_snapshot(run: Run, cancelled: Callable[[], bool], patience: float = SNAPSHOT_PATIENCE) -> CheckpointInfo:
     """Have the trainer of `run` write down its weights as they are now, and wait for them."""
+    return snapshot_info(run, ask_to_save(run, "snapshot", cancelled, patience))
+
+
+def ask_to_save(run: Run, command: str, cancelled: Callable[[], bool], patience: float = SNAPSHOT_PATIENCE) -> Saved:
+    """Send `save` or `snapshot` to the trainer of `run`, and wait until it is done. Raises UserError."""
     log = run.path / "events.jsonl"
     tail = EventTail(log, log.stat().st_size if log.exists() else 0)
-    identity = run.send("snapshot")
+    identity = run.send(command)
     limit = time.monotonic() + patience
     while time.monotonic() < limit and not cancelled():
         for event in tail.poll():
             if isinstance(event, Saved) and event.command_id == identity:
-                return snapshot_info(run, event)
+                return event
             if isinstance(event, CommandRefused) and event.command_id == identity:
                 raise UserError(
                     f"{run.name} did not give its weights ({event.reason}); talk to {run.name}@last instead."
@@ -188,7 +235,7 @@ def open_talker(home: Path, training: LiveService, reference: str, cancelled: Ca
             return SnapshotTalker(run, cancelled)
         reference = name
     run, info = find_checkpoint(home, reference)
-    return ModelTalker(run, engine_of(run, info), info.step)
+    return ModelTalker(run, engine_of(run, info), info.step, sha256_of_weights(info))
 
 
 @dataclass(frozen=True)

@@ -22,7 +22,7 @@ from textual.strip import Strip
 from workbench.text import clean
 
 TAB = 4
-STYLES = ("prompt", "reply", "label", "note", "error")
+STYLES = ("prompt", "reply", "label", "note", "error", "chosen", "differs")
 
 
 def wrap(text: str, start: int, width: int) -> Iterator[tuple[int, int]]:
@@ -66,6 +66,8 @@ class Transcript(ScrollView, can_focus=True):
         .transcript--label { color: $primary; text-style: bold; }
         .transcript--note { color: $foreground 60%; }
         .transcript--error { color: $error; }
+        .transcript--chosen { color: $foreground; background: $primary 30%; }
+        .transcript--differs { color: $error; text-style: bold underline; }
     }
     """
     BINDINGS: ClassVar[list[BindingType]] = [
@@ -106,6 +108,12 @@ class Transcript(ScrollView, can_focus=True):
         keep = max(1, bisect_right(self._style_starts, length - 1))
         del self._style_starts[keep:], self._style_names[keep:]
         self._rewrap()
+
+    def show_place(self, place: int) -> None:
+        """Scroll until the character at `place` can be seen."""
+        row = bisect_right(self._rows, place, key=lambda one: one[0]) - 1
+        if not 0 <= row - self.scroll_offset.y < self.size.height:
+            self.scroll_to(y=max(0, row), animate=False, immediate=True)
 
     def _show_growth(self) -> None:
         if not self._wrapped_at:  # not laid out yet: the first resize wraps it all

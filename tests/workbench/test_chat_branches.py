@@ -1,0 +1,135 @@
+"""Branches, transcripts and replays on the Chat screen."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+
+from tests.workbench.test_chat_screen import ChatApp, opened, talker, text_of, until  # noqa: F401
+from workbench.screens.past import PastConversations
+from workbench.services.replay import Replayed, keep_step
+from workbench.services.transcripts import load
+
+
+async def say(pilot, screen, text):
+    screen.prompt.focus()
+    await pilot.press(*text, "enter")
+    await until(lambda: not screen.prompt.text and not screen.writing and screen.exchanges)
+
+
+def status(screen):
+    return text_of(screen, "#chat-status")
+
+
+async def test_editing_an_earlier_prompt_makes_a_branch(home, talker):  # noqa: F811
+    async with ChatApp(home).run_test(size=(80, 24)) as pilot:
+        screen = await opened(pilot)
+        await say(pilot, screen, "a")
+        await say(pilot, screen, "b")
+        await pilot.press("escape", "p", "p")
+        assert screen.transcript.picked.prompt == "a" and "▸ a" in screen.transcript.text
+        await pilot.press("e")
+        await until(lambda: screen.prompt.has_focus and screen.prompt.text == "a")
+        await pilot.press("x", "enter")
+        await until(lambda: len(talker.prompts) == 3 and not screen.writing)
+        assert screen.transcript.text == "2/2 axone two three"
+        await pilot.press("escape", "left")
+        await until(lambda: "1/2 a" in screen.transcript.text)
+        assert screen.transcript.text.endswith("bone two three"), "what followed the first is there again"
+        assert "branch 1 of 2" in status(screen)
+        await pilot.press("p", "b")
+        await say(pilot, screen, "c")
+        assert [one.prompt for one in screen.exchanges] == ["a", "c"]
+
+
+async def test_escape_gives_up_editing(home, talker):  # noqa: F811
+    async with ChatApp(home).run_test(size=(80, 24)) as pilot:
+        screen = await opened(pilot)
+        await say(pilot, screen, "a")
+        await pilot.press("escape", "e")
+        await until(lambda: screen.prompt.text == "a")
+        await pilot.press("escape")
+        assert screen.editing is None and screen.prompt.text == ""
+        await say(pilot, screen, "b")
+        assert [one.prompt for one in screen.exchanges] == ["a", "b"]
+
+
+async def test_a_conversation_is_kept_found_again_and_gone_on_with(home, talker):  # noqa: F811
+    async with ChatApp(home).run_test(size=(80, 24)) as pilot:
+        screen = await opened(pilot)
+        await say(pilot, screen, "moon ")
+        file = screen.conversation.file
+        lines = [json.loads(line) for line in file.read_bytes().splitlines()]
+        assert lines[1]["model"] == "fake@1" and lines[1]["tokens"] == [0, 1, 2] and lines[1]["knobs"]["seed"] == 1
+        await pilot.press("ctrl+n")
+        await say(pilot, screen, "sun ")
+        assert screen.conversation.file != file
+        await pilot.press("f3")
+        await until(lambda: isinstance(pilot.app.screen, PastConversations) and pilot.app.screen.past is not None)
+        assert len(pilot.app.screen.found) == 2
+        await pilot.press(*"moon")
+        await until(lambda: len(pilot.app.screen.found) == 1)
+        await pilot.press("enter")
+        await until(lambda: pilot.app.screen is screen and screen.conversation.file == file)
+        assert screen.transcript.text == "moon one two three"
+        await say(pilot, screen, "on ")
+        assert len(load(file).exchanges) == 2
+
+
+async def test_a_stopped_page_is_kept_too(home, talker):  # noqa: F811
+    async with ChatApp(home).run_test(size=(80, 24)) as pilot:
+        screen = await opened(pilot)
+        await say(pilot, screen, "a")
+        await pilot.press("escape", "x")
+        await until(lambda: "written: " in status(screen))
+        assert len(list((home / "exports").iterdir())) == 2
+
+
+async def test_a_reply_of_a_trained_model_is_replayed_exactly(trained_run, monkeypatch):
+    app = ChatApp(trained_run.path.parent.parent)
+    async with app.run_test(size=(120, 40)) as pilot:
+        screen = app.screen
+        await until(lambda: screen.model is not None)
+        await say(pilot, screen, "Ada ")
+        exchange = screen.exchanges[0]
+        manifest = json.loads((trained_run.path / "checkpoints/step-00000020/manifest.json").read_text())
+        assert exchange.sha256 == manifest["files"]["model.safetensors"]["sha256"] and exchange.model == "tiny-1@20"
+        screen.open_reference("tiny-1@10")
+        await until(lambda: screen.model is not None)
+        await pilot.press("escape", "R")
+        await until(lambda: "replay" in status(screen) and "…" not in status(screen))
+        assert f"the same {len(exchange.tokens)} tokens, exactly" in status(screen)
+        exchange.tokens[4] += 1
+        await pilot.press("R")
+        await until(lambda: "differs from token 5" in status(screen))
+        exchange.sha256 = "0" * 64
+        await pilot.press("R")
+        await until(lambda: "other weights" in status(screen))
+        exchange.model, exchange.sha256 = "tiny-1@13", ""
+        await pilot.press("R")
+        await until(lambda: "no checkpoint 13" in status(screen))
+
+
+async def test_only_what_can_be_kept_is_kept(trained_run, home, talker):  # noqa: F811
+    talker.in_training = True
+    async with ChatApp(home).run_test(size=(100, 24)) as pilot:
+        screen = await opened(pilot)
+        await say(pilot, screen, "a")
+        assert screen.exchanges[0].live and "K keeps this step" in status(screen)
+        await pilot.press("escape", "K")
+        await until(lambda: "no run named fake" in status(screen))
+
+
+def test_the_step_of_a_reply_is_pinned(trained_run, tmp_path):
+    import shutil
+
+    from llm.errors import UserError
+    from llm.run import Run
+
+    shutil.copytree(trained_run.path, tmp_path / "runs" / "tiny-1")
+    assert keep_step(tmp_path, "tiny-1@10", lambda: False).words == "kept and pinned tiny-1@10"
+    assert Run.open(tmp_path, "tiny-1").meta()["pins"] == [10]
+    with pytest.raises(UserError, match="no longer in training"):
+        keep_step(tmp_path, "tiny-1@11", lambda: False)
+    assert isinstance(Replayed(1, True, ""), Replayed)
