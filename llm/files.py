@@ -7,7 +7,7 @@ import json
 import os
 import secrets
 import shutil
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -15,6 +15,7 @@ from typing import Any
 from llm.errors import UserError
 
 STAGING = ".tmp-"
+CHUNK = 1 << 22  # bytes read at once while a file is checked
 
 
 def staging_path(target: Path) -> Path:
@@ -97,9 +98,14 @@ def sync_directory(path: Path) -> None:
         os.close(descriptor)
 
 
-def sha256_of(path: Path) -> str:
+def sha256_of(path: Path, progress: Callable[[int], object] = lambda count: None) -> str:
+    """The checksum of a file; `progress` is called with the number of bytes read since the last call."""
+    digest = hashlib.sha256()
     with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
+        while piece := file.read(CHUNK):
+            digest.update(piece)
+            progress(len(piece))
+    return digest.hexdigest()
 
 
 def directory_size(path: Path) -> int:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -66,8 +66,11 @@ def list_checkpoints(directory: Path, pins: Iterable[int] = ()) -> list[Checkpoi
     return [replace(info, best=info.step == best, last=info is infos[-1], pinned=info.step in pinned) for info in infos]
 
 
-def verify(info: CheckpointInfo) -> None:
-    """Read every file of a checkpoint; a `UserError` names the first that is missing, cut or changed."""
+def verify(info: CheckpointInfo, progress: Callable[[int], object] = lambda count: None) -> None:
+    """Read every file of a checkpoint; a `UserError` names the first that is missing, cut or changed.
+
+    `progress` is called with the number of bytes that were read since the last call.
+    """
     for name, entry in read_manifest(info.path)["files"].items():
         path = info.path / name
         if not path.is_file():
@@ -76,7 +79,7 @@ def verify(info: CheckpointInfo) -> None:
             raise UserError(
                 f"{path} holds {path.stat().st_size} bytes instead of {entry['size']}; use another checkpoint."
             )
-        if sha256_of(path) != entry["sha256"]:
+        if sha256_of(path, progress) != entry["sha256"]:
             raise UserError(f"{path} is damaged (its checksum differs); use another checkpoint of this run.")
 
 

@@ -17,13 +17,13 @@ from workbench.services.runs import (
     RunSummary,
     chosen,
     delete_checkpoint,
-    delete_run,
     loss_of_deleting,
     pin,
     rename,
     status_of,
     verified,
 )
+from workbench.services.trash import move_to_trash
 
 
 def test_a_summary_says_how_a_run_stands(tmp_path):
@@ -100,7 +100,7 @@ def test_a_deleted_run_disappears(tmp_path):
     run = make_run(tmp_path, "gone-1", steps=1)
     catalogue = RunCatalogue(tmp_path)
     assert len(catalogue.refresh()) == 1
-    delete_run(run)
+    move_to_trash(tmp_path, run)
     assert catalogue.refresh() == [] and not run.path.exists()
 
 
@@ -148,7 +148,7 @@ def test_a_run_in_training_is_neither_renamed_nor_deleted(tmp_path):
     run = make_run(tmp_path, "x-1", steps=3)
     with run.lock():
         with pytest.raises(RunBusy):
-            delete_run(run)
+            move_to_trash(tmp_path, run)
         with pytest.raises(RunBusy):
             rename(run, "y")
     assert (run.path / "run.toml").exists()
@@ -168,8 +168,8 @@ def test_what_is_lost_is_said_plainly(tmp_path):
     infos = [save_fake(run, step, 1.0) for step in (1, 2, 3)]
     summary = RunSummary("x-1", run.path, "finished", step=1234, notes="mine")
     assert loss_of_deleting(summary, infos, "5 MB") == (
-        "Deleting x-1 frees 5 MB and loses all 3 checkpoints (step 1, 2, 3), the record of 1,234 steps and your notes. "
-        "It cannot be brought back."
+        "Deleting x-1 (5 MB) loses all 3 checkpoints (step 1, 2, 3), the record of 1,234 steps and your notes, "
+        "once the trash is emptied; until then it can be restored."
     )
 
 

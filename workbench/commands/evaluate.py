@@ -10,6 +10,7 @@ from llm.config import resolve_seq_len
 from llm.errors import UserError
 from llm.files import read_json
 from llm.run import find_checkpoint
+from llm.run.checkpoints import STATE
 from workbench.commands.options import add_command
 from workbench.commands.output import print_json, print_table, say
 
@@ -31,7 +32,7 @@ def evaluate(options: argparse.Namespace) -> int:
     run, info = find_checkpoint(options.home, options.run)
     config = run.config()
 
-    from llm.checkpoint import STATE, load_model
+    from llm.checkpoint import load_model
     from llm.data.prepare import prepare
     from llm.device import make_plan
     from llm.evaluate import evaluate as measure

@@ -7,11 +7,13 @@ import time
 from typing import Any
 
 from llm.config import list_presets, load_preset, to_mapping, to_toml
-from llm.errors import UserError
+from llm.errors import UserError, WrongUse
 from llm.events import Evaluated, StepLogged
 from llm.files import directory_size
+from llm.names import did_you_mean
 from llm.run import Run, list_runs
 from llm.run.log import last_events
+from workbench.commands.keeping import VERBS, add_run_verbs, run_verb
 from workbench.commands.options import add_command
 from workbench.commands.output import number_text, print_json, print_table, say
 
@@ -19,8 +21,10 @@ METRICS = ("loss", "validation_loss", "perplexity", "bits_per_byte")
 
 
 def register(subparsers: Any) -> None:
-    running = add_command(subparsers, "runs", "list the runs, or the checkpoints of one", runs, json=True)
-    running.add_argument("run", nargs="?", metavar="RUN")
+    help = "list the runs or the checkpoints of one, export curves, or put a run into the trash"
+    running = add_command(subparsers, "runs", help, runs, json=True)
+    running.add_argument("words", nargs="*", metavar="RUN", help="a run, or one of " + ", ".join(VERBS))
+    add_run_verbs(running)
     shown = add_command(subparsers, "presets", "list the presets, or show all fields of one", presets, json=True)
     shown.add_argument("preset", nargs="?", metavar="PRESET")
 
@@ -44,9 +48,14 @@ def presets(options: argparse.Namespace) -> int:
 
 
 def runs(options: argparse.Namespace) -> int:
-    """The runs, newest first, or the checkpoints of one."""
-    if options.run:
-        return checkpoints(Run.open(options.home, options.run), as_json=options.json)
+    """The runs, newest first, or the checkpoints of one, or what a verb asks for."""
+    if options.words and options.words[0] in VERBS:
+        return run_verb(options.words[0], options)(options)
+    if len(options.words) > 1:
+        advice = did_you_mean(options.words[0], VERBS) or "see llm-workbench runs --help."
+        raise WrongUse(f'runs cannot "{options.words[0]}"; {advice}')
+    if options.words:
+        return checkpoints(Run.open(options.home, options.words[0]), as_json=options.json)
     found = [described(run) for run in list_runs(options.home)]
     if options.json:
         print_json(found)

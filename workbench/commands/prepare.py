@@ -11,6 +11,7 @@ from llm.config import load_preset
 from llm.errors import UserError, WrongUse
 from llm.run import Run
 from workbench.commands.datasets import dataset_records, download
+from workbench.commands.keeping import clean_data
 from workbench.commands.options import add_command
 from workbench.commands.output import print_json, print_table, say
 
@@ -29,11 +30,13 @@ def register(subparsers: Any) -> None:
     data_parser = add_command(subparsers, "data", help, data, json=True, takes_fields=True)
     data_parser.usage = (
         f"{data_parser.prog} [PRESET] [--home DIR] [--json] [--FIELD VALUE ...]\n"
-        f"       {data_parser.prog} download NAME [--shards N] [--home DIR] [--json]"
+        f"       {data_parser.prog} download NAME [--shards N] [--home DIR] [--json]\n"
+        f"       {data_parser.prog} clean [--yes] [--json]"
     )
     data_parser.add_argument("preset", nargs="?", metavar="PRESET", help="prepare the text of this preset")
     data_parser.add_argument("name", nargs="?", metavar="NAME", help="after download: the data set to download")
     data_parser.add_argument("--shards", type=int, default=None, metavar="N", help="how many files of a large data set")
+    data_parser.add_argument("--yes", action="store_true", help="clean: take away what no run uses, instead of listing")
     help = "train a preset's tokenizer, look at one, or split a text with it"
     parser = add_command(subparsers, "tokenizer", help, tokenizer, json=True, takes_fields=True)
     parser.usage = (
@@ -51,6 +54,8 @@ def data(options: argparse.Namespace) -> int:
     """What there is, or the sizes of what was just prepared or downloaded."""
     if options.preset == "download":
         return download(options)
+    if options.preset == "clean":
+        return clean_data(options)
     if options.name is not None or options.shards is not None:
         raise WrongUse("to fetch a data set: llm-workbench data download NAME [--shards N].")
     if options.preset:

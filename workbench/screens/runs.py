@@ -25,12 +25,12 @@ from workbench.services.runs import (
     Verification,
     chosen,
     delete_checkpoint,
-    delete_run,
     loss_of_deleting,
     pin,
     rename,
     verified,
 )
+from workbench.services.trash import move_to_trash
 from workbench.text import clean
 from workbench.widgets.axes import size
 from workbench.widgets.dialogs import Answer, Ask, AskText
@@ -374,7 +374,7 @@ class RunsScreen(WorkbenchScreen):
                 self._try(lambda: delete_checkpoint(Run(summary.path), info))
                 self.list_checkpoints()
         elif await self._confirmed(loss_of_deleting(summary, self.checkpoints, size(summary.size_bytes))):
-            self._try(lambda: delete_run(Run(summary.path)))
+            self._try(lambda: move_to_trash(self.workbench.home, Run(summary.path)))
             self.look_again()
 
     async def _confirmed(self, question: str) -> bool:

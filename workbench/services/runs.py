@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import mmap
 import threading
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal, TypeVar
@@ -41,7 +41,9 @@ class RunSummary:
     created: float = 0.0
     touched: float = 0.0
     device: str = ""
+    id: str = ""
     parent: str = ""
+    parent_id: str = ""
     notes: str = ""
     tags: tuple[str, ...] = ()
     reason: str = ""
@@ -175,7 +177,9 @@ class RunCatalogue:
             created=created,
             touched=digest.last.time if digest.last else created,
             device=started.device if started else "",
+            id=str(known.info.get("id", "")),
             parent=str(known.info.get("parent", "")),
+            parent_id=str(known.info.get("parent_id", "")),
             notes=str(known.meta.get("notes", "")),
             tags=tuple(str(tag) for tag in known.meta.get("tags", ())),
             reason=digest.last.reason if isinstance(digest.last, Finished) else "",
@@ -245,10 +249,10 @@ class Verification:
     problem: str = ""
 
 
-def verified(info: CheckpointInfo) -> Verification:
-    """Read a checkpoint in full. Takes as long as reading its files; for a thread."""
+def verified(info: CheckpointInfo, progress: Callable[[int], object] = lambda count: None) -> Verification:
+    """Read a checkpoint in full; for a thread. `progress` is told the number of bytes read since it was last called."""
     try:
-        verify(info)
+        verify(info, progress)
     except UserError as error:
         return Verification("damaged", str(error))
     return Verification("whole")
@@ -273,12 +277,6 @@ def rename(run: Run, name: str) -> Run:
     return Run(target)
 
 
-def delete_run(run: Run) -> None:
-    """Delete a run with all its checkpoints. `RunBusy` while somebody trains it."""
-    with run.lock():
-        remove_directory(run.path)
-
-
 def delete_checkpoint(run: Run, info: CheckpointInfo) -> None:
     """Delete one checkpoint, and its pin."""
     remove_directory(info.path)
@@ -297,4 +295,4 @@ def loss_of_deleting(summary: RunSummary, checkpoints: Sequence[CheckpointInfo],
     if summary.notes:
         parts.append("your notes")
     listed = parts[0] if len(parts) == 1 else ", ".join(parts[:-1]) + " and " + parts[-1]
-    return f"Deleting {summary.name} frees {size} and loses {listed}. It cannot be brought back."
+    return f"Deleting {summary.name} ({size}) loses {listed}, once the trash is emptied; until then it can be restored."

@@ -1,0 +1,155 @@
+"""What `runs` and `data` do besides listing: export, the trash, and taking away data that no run uses."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from llm.errors import UserError, WrongUse
+from llm.files import staging_path
+from llm.run import Run
+from workbench.commands.output import print_json, print_table, say
+
+RUNS_USAGE = (
+    "{prog} [RUN] [--json]\n"
+    "       {prog} export RUN --csv [--output FILE]\n"
+    "       {prog} delete RUN\n"
+    "       {prog} trash [--json]\n"
+    "       {prog} restore RUN\n"
+    "       {prog} empty-trash [--yes]"
+)
+
+
+def add_run_verbs(parser: Any) -> None:
+    """The flags of the verbs of `runs`."""
+    parser.usage = RUNS_USAGE.format(prog=parser.prog)
+    parser.add_argument("--csv", action="store_true", help="export: the curves as comma-separated values")
+    parser.add_argument("--output", type=Path, metavar="FILE", help="export: where to (default: stdout)")
+    parser.add_argument("--yes", action="store_true", help="empty-trash: do it; otherwise it says what would be lost")
+
+
+def run_verb(verb: str, options: argparse.Namespace) -> Callable[[argparse.Namespace], int]:
+    """The function that carries out a verb, after checking that it has the name it needs, and nothing else."""
+    takes_name, carry_out = VERBS[verb]
+    given = len(options.words) - 1
+    if given != takes_name:
+        needs = f"llm-workbench runs {verb}{' RUN' if takes_name else ''}"
+        raise WrongUse(f"runs {verb} takes {'one run' if takes_name else 'no name'}: {needs}.")
+    return carry_out
+
+
+def export(options: argparse.Namespace) -> int:
+    """The curves of a run as CSV, to stdout or into a file that is there only when it is whole."""
+    if not options.csv:
+        raise WrongUse(f"runs export needs to know the form: llm-workbench runs export {options.words[1]} --csv.")
+    run = Run.open(options.home, options.words[1])
+
+    from workbench.services.export import write_csv
+
+    if options.output is None:
+        write_csv(run, sys.stdout)
+        return 0
+    staging = staging_path(options.output)
+    try:
+        with staging.open("w", encoding="utf-8", newline="") as file:
+            steps = write_csv(run, file)
+        staging.replace(options.output)
+    except OSError as error:
+        raise UserError(f"{options.output} cannot be written ({error.strerror}); choose another --output.") from error
+    finally:
+        staging.unlink(missing_ok=True)
+    say(f"wrote {steps:,} steps of {run.name} to {options.output}")
+    return 0
+
+
+def delete(options: argparse.Namespace) -> int:
+    from workbench.services.trash import move_to_trash
+
+    run = Run.open(options.home, options.words[1])
+    move_to_trash(options.home, run)
+    say(f"{run.name} is in the trash; llm-workbench runs restore {run.name} brings it back.")
+    return 0
+
+
+def trash(options: argparse.Namespace) -> int:
+    """What lies in the trash."""
+    from workbench.commands.listing import age
+    from workbench.services.trash import list_trash
+    from workbench.widgets.axes import size
+
+    items = list_trash(options.home)
+    if options.json:
+        print_json([vars(item) | {"path": str(item.path)} for item in items])
+    elif items:
+        rows = [(item.name, size(item.size_bytes), f"{age(item.deleted)} ago") for item in items]
+        print_table(("name", "size", "deleted"), rows)
+    else:
+        say("the trash is empty.")
+    return 0
+
+
+def restore(options: argparse.Namespace) -> int:
+    from workbench.services.trash import find_trashed
+    from workbench.services.trash import restore as bring_back
+
+    item = find_trashed(options.home, options.words[1])
+    run = bring_back(options.home, item)
+    say(f"{item.name} is back" + (f" as {run.name}, since that name was taken." if run.name != item.name else "."))
+    return 0
+
+
+def empty_trash(options: argparse.Namespace) -> int:
+    from workbench.services.trash import empty, list_trash, loss_of_emptying
+    from workbench.widgets.axes import size
+
+    items = list_trash(options.home)
+    if not items:
+        say("the trash is empty.")
+        return 0
+    loss = loss_of_emptying(items, size(sum(item.size_bytes for item in items)))
+    if not options.yes:
+        raise WrongUse(f"{loss} To do it: llm-workbench runs empty-trash --yes.")
+    say(f"freed {size(empty(items))}.")
+    return 0
+
+
+VERBS: dict[str, tuple[bool, Callable[[argparse.Namespace], int]]] = {
+    "export": (True, export),
+    "delete": (True, delete),
+    "trash": (False, trash),
+    "restore": (True, restore),
+    "empty-trash": (False, empty_trash),
+}
+"""By name: whether it takes the name of a run, and what carries it out."""
+
+
+def clean_data(options: argparse.Namespace) -> int:
+    """Take away prepared data that no run uses; without `--yes`, say which that would be."""
+    from workbench.services.cached_data import clean, list_cached, unused
+    from workbench.widgets.axes import size
+
+    cached = list_cached(options.home)
+    doomed = unused(cached)
+    if options.json:
+        users = [vars(data) | {"path": str(data.path), "removed": options.yes and data in doomed} for data in cached]
+        if options.yes:
+            clean(doomed)
+        print_json(users)
+        return 0
+    rows = [
+        (data.fingerprint[:12], data.corpus, size(data.size_bytes), ", ".join(data.used_by) or "no run")
+        for data in cached
+    ]
+    if rows:
+        print_table(("data", "corpus", "size", "used by"), rows)
+    if not doomed:
+        say("every prepared data set is used by a run; there is nothing to take away.")
+    elif options.yes:
+        say(f"freed {size(clean(doomed))}; data are prepared again when a run needs them.")
+    else:
+        total = size(sum(data.size_bytes for data in doomed))
+        say(f"{len(doomed)} used by no run, {total}; to take them away: llm-workbench data clean --yes")
+    return 0
