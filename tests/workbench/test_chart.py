@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import time
 
 import numpy as np
 import pytest
@@ -225,22 +224,6 @@ def noise(kind, count=1_000_000):
     rng = np.random.default_rng(0)
     spread = rng.exponential(size=count)
     return spread if kind == "noise" else 6 * np.exp(-np.arange(count) / count * 9) + spread * 0.02 + 1
-
-
-@pytest.mark.parametrize("kind", ["curve", "noise"])
-async def test_a_million_points_redraw_within_the_budget(kind):
-    app = Host(smoothing=0.9)
-    async with app.run_test(size=(200, 60)):
-        values = noise(kind)
-        app.chart.set_data([Series("train", np.arange(len(values)), values)])
-        shown(app.chart)
-        best = math.inf
-        for _ in range(5):
-            began = time.perf_counter()
-            app.chart.redraw()
-            shown(app.chart)
-            best = min(best, time.perf_counter() - began)
-        assert best < 0.050
 
 
 def test_a_dense_curve_shows_the_extremes_of_every_column():
