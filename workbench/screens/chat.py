@@ -8,6 +8,7 @@ from textual import on, work
 from textual.binding import Binding, BindingType
 
 from llm.errors import UserError
+from workbench.screens.knob_presets import KnobPresets
 from workbench.screens.past import PastConversations
 from workbench.screens.talk import TalkScreen
 from workbench.services.chat import JobFailed
@@ -39,6 +40,7 @@ class ChatScreen(TalkScreen):
         Binding("b", "branch", "Go on from here", id="chat.branch", show=False),
         Binding("R", "replay", "Replay the reply", id="chat.replay", show=False),
         Binding("K", "keep", "Keep the live step", id="chat.keep", show=False),
+        Binding("f8", "knob_presets", "Knob presets", id="chat.knob-presets", show=False),
         Binding("f7,x", "export", "Export as Markdown and JSONL", id="chat.export", key_display="f7", show=False),
     ]
 
@@ -144,6 +146,13 @@ class ChatScreen(TalkScreen):
         if picked is not None:
             self.app.copy_to_clipboard(picked.reply)
             self._note("the reply is on the clipboard")
+
+    @work
+    async def action_knob_presets(self) -> None:
+        """Take a named set of knobs, or keep the present one under a name."""
+        chosen = await self.app.push_screen_wait(KnobPresets(self.workbench.home, self.panel.knobs))
+        if chosen is not None:
+            self.panel.set_all(chosen)
 
     # --- the same again
 

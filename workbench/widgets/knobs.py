@@ -120,6 +120,11 @@ class KnobPanel(Vertical):
         self._become(replace(self.knobs, **{name: value}))
         self._fill()
 
+    def set_all(self, knobs: DecodeConfig) -> None:
+        """Change all knobs from outside, as to a preset."""
+        self._become(knobs)
+        self._fill()
+
     def action_default(self) -> None:
         """Put the knob that has the focus back to its usual value."""
         row = self.screen.focused.parent if self.screen.focused is not None else None
