@@ -8,13 +8,14 @@ import torch
 
 from llm.config.schema import DecodeConfig
 from llm.engine.beam import stream_beams
+from llm.engine.inspect import explain_next
 from llm.engine.prompts import prompt_ids
-from llm.engine.reader import Reader, window_start
+from llm.engine.reader import Reader
 from llm.engine.reply import Done, Piece, Reply
 from llm.engine.weights import copy_weights, snapshot_model
 from llm.errors import UserError, WrongUse
 from llm.model.transformer import Transformer
-from llm.sampling import Moment, Stack, Stage, Uniforms, Vocabulary, build_stack, explain
+from llm.sampling import Stack, Stage, Vocabulary, build_stack
 from llm.tokenizer.base import Tokenizer
 
 
@@ -109,19 +110,22 @@ class Engine:
         reply = Reply(reader, self._vocabulary, ids, knobs, count)
         return self._run(reply.run(cancel, knobs_source or (lambda: knobs)), reader)
 
-    def explain(self, prompt: str | Sequence[int], knobs: DecodeConfig, *, top: int = 10) -> list[Stage]:
-        """The distribution after `prompt`, before and after each transformation, as for the first token of a reply."""
+    def explain(
+        self,
+        prompt: str | Sequence[int],
+        knobs: DecodeConfig,
+        *,
+        written: Sequence[int] = (),
+        top: int = 10,
+        also: Sequence[int] = (),
+    ) -> list[Stage]:
+        """The distribution that the token after `prompt` and the new tokens `written` is drawn from, before and after
+        each transformation. Every stage shows its `top` likeliest tokens, and the tokens `also`."""
         ids = self.prompt_ids(prompt, knobs)
-        stack = self.stack(knobs)
-        history = torch.tensor([ids], device=self.device)
         reader = self._take_reader()
-        start = window_start(len(ids), len(ids), self.context)
-        reader.begin(ids, start)
-        logits = reader.read(history, start)[:, : self._vocabulary.size]
+        stages = explain_next(reader, self._vocabulary, ids, written, knobs, top=top, also=also)
         self._kept = reader
-        coin = Uniforms(knobs.seed, 1, self.device).next()[:, 1]
-        mu = torch.full((1,), 2 * knobs.mirostat_tau, device=self.device)
-        return explain(stack, logits, Moment(history, 0, coin, mu), top=top)
+        return stages
 
     def _run(self, pieces: Iterator[Piece | Done], reader: Reader) -> Iterator[Piece | Done]:
         """`pieces`, after which `reader` is kept for the next prompt, unless the weights have changed meanwhile."""

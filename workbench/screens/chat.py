@@ -9,6 +9,7 @@ from textual.binding import Binding, BindingType
 
 from llm.errors import UserError
 from workbench.screens.knob_presets import KnobPresets
+from workbench.screens.microscope import Microscope
 from workbench.screens.past import PastConversations
 from workbench.screens.talk import TalkScreen
 from workbench.services.chat import JobFailed
@@ -27,7 +28,8 @@ class ChatScreen(TalkScreen):
         "trained on a corpus that has them. The knobs hold from the next token on, also while it writes. The same "
         "checkpoint, prompt, knobs and seed give the same text again. An empty prompt is the start of a document; "
         "FILE:path reads one from a file. esc goes to the conversation: there p and n pick out an exchange, ← and → "
-        "turn to its other branches, e edits its prompt, b goes on from it, R replays it. Nothing said is ever lost: "
+        "turn to its other branches, e edits its prompt, b goes on from it, R replays it, m opens the "
+        "microscope on its tokens. Nothing said is ever lost: "
         "/ or f3 finds past conversations."
     )
     BINDINGS: ClassVar[list[BindingType]] = [
@@ -40,6 +42,7 @@ class ChatScreen(TalkScreen):
         Binding("b", "branch", "Go on from here", id="chat.branch", show=False),
         Binding("R", "replay", "Replay the reply", id="chat.replay", show=False),
         Binding("K", "keep", "Keep the live step", id="chat.keep", show=False),
+        Binding("f4,m", "microscope", "Microscope", id="chat.microscope", key_display="f4", show=False),
         Binding("f8", "knob_presets", "Knob presets", id="chat.knob-presets", show=False),
         Binding("f7,x", "export", "Export as Markdown and JSONL", id="chat.export", key_display="f7", show=False),
     ]
@@ -166,6 +169,19 @@ class ChatScreen(TalkScreen):
         self.service.do(
             lambda service, stop: replay(picked, service.talker_for(picked.model, picked.sha256, stop), stop)
         )
+
+    @work
+    async def action_microscope(self) -> None:
+        """Look at what each token of the reply was drawn from; go on from another token."""
+        picked = self._finished()
+        if picked is None:
+            return
+        assert self.service is not None
+        chosen = await self.app.push_screen_wait(Microscope(self.service, picked))
+        if chosen is not None and self._ready():
+            place, token = chosen
+            given = [*picked.tokens[:place], token]
+            self._begin(picked.kind, picked.prompt, picked.parent, context=picked.context, given=given)
 
     def action_keep(self) -> None:
         """Have the run in training save and pin the step that wrote the reply."""

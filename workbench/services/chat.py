@@ -136,6 +136,7 @@ class Job:
     """Something else to be done with the open model: `work` returns what is to be told."""
 
     work: Work
+    post: Callable[[Message], object]
     cancelled: threading.Event = field(default_factory=threading.Event)
 
 
@@ -153,6 +154,7 @@ class ChatService:
         self._waiting: list[Request | Opening | Job] = []
         self._thread: threading.Thread | None = None
         self._talker: Talker | None = None
+        self._other: Talker | None = None  # that of a past reply which is being looked at
         self._numbers = itertools.count(1)
 
     def open(self, reference: str) -> None:
@@ -174,16 +176,23 @@ class ChatService:
         self._queue(request)
         return request.number
 
-    def do(self, work: Work) -> None:
-        """Have `work` done once the thread is free; its message is posted, or JobFailed."""
-        self._queue(Job(work))
+    def do(self, work: Work, post: Callable[[Message], object] | None = None) -> None:
+        """Have `work` done once the thread is free; its message, or JobFailed, goes to `post`, else to the screen."""
+        self._queue(Job(work, post or self._post))
 
-    def talker_for(self, model: str, sha256: str, cancelled: Callable[[], bool]) -> Talker:
-        """For a Job: a model with the weights that wrote a reply; the open one where it is that. Raises UserError."""
-        talker = self._talker
-        if talker is not None and talker.name == model and talker.sha256 == sha256:
-            return talker
-        return self._opener(self.home, self.training, model, cancelled)
+    def talker_for(self, model: str, sha256: str, cancelled: Callable[[], bool], *, keep: bool = False) -> Talker:
+        """For a Job: a model with the weights that wrote a reply; the open one where it is that. Raises UserError.
+
+        `keep`: it is likely to be asked for again.
+        """
+        for talker in (self._talker, self._other):
+            if talker is not None and talker.name == model and talker.sha256 == sha256:
+                return talker
+        talker = self._opener(self.home, self.training, model, cancelled)
+        if sha256 and talker.sha256 != sha256:
+            raise UserError(f"{model} holds other weights than those that wrote this reply.")
+        self._other = talker if keep else None
+        return talker
 
     def stop(self) -> None:
         """End what is being done, within one token."""
@@ -215,8 +224,8 @@ class ChatService:
                 self._post(ModelRefused(job.reference, problem))
             elif problem and isinstance(job, Request):
                 self._post(ReplyEnded(job.number, "failed", problem=problem))
-            elif problem:
-                self._post(JobFailed(problem))
+            elif problem and isinstance(job, Job):
+                job.post(JobFailed(problem))
 
     def _problem_of(self, job: Request | Opening | Job) -> str:
         """Do the job; what went wrong, in words, or ""."""
@@ -226,7 +235,7 @@ class ChatService:
             elif isinstance(job, Request):
                 self._reply(job)
             else:
-                self._post(job.work(self, job.cancelled.is_set))
+                job.post(job.work(self, job.cancelled.is_set))
         except UserError as error:
             return str(error)
         except Exception as error:  # noqa: BLE001 - the thread must live on, and the person must be told
@@ -237,7 +246,7 @@ class ChatService:
     def _open(self, job: Opening) -> None:
         if job.cancelled.is_set():
             return
-        self._talker = None  # frees the weights of the one before
+        self._talker = self._other = None  # frees the weights of the one before
         talker = self._talker = self._opener(self.home, self.training, job.reference, job.cancelled.is_set)
         self._post(
             ModelOpened(job.reference, talker.name, talker.parameters, talker.context, talker.decode, talker.turns)

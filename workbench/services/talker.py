@@ -13,9 +13,11 @@ from llm.errors import UserError
 from llm.events import CommandRefused, Saved
 from llm.run import CheckpointInfo, EventTail, Run, find_checkpoint, list_runs
 from llm.run.checkpoints import read_checkpoint_info, read_manifest
+from workbench.widgets.tokens import pieces, quoted
 
 if TYPE_CHECKING:
     from llm.engine import Done, Engine, Piece
+    from llm.sampling import Stage
 
 LIVE = "live"
 SNAPSHOT_PATIENCE = 60.0
@@ -82,6 +84,17 @@ class Talker(Protocol):
     ) -> Iterator[Piece | Done]:
         """Write on from `prompt` and the tokens `given` after it."""
 
+    def explain(
+        self, prompt: str, knobs: DecodeConfig, *, given: Sequence[int], written: Sequence[int], also: Sequence[int]
+    ) -> list[Stage]:
+        """What the next token of a reply, begun with `given`, is drawn from after it has `written` more."""
+
+    def shown(self, tokens: Sequence[int]) -> list[str]:
+        """The tokens of a text, each as it is shown."""
+
+    def quoted(self, token: int) -> str:
+        """One token by itself, as it is shown."""
+
 
 class LiveService(Protocol):
     """What is needed of the training service: the weights of the run that trains in this program."""
@@ -132,6 +145,18 @@ class ModelTalker:
     ) -> Iterator[Piece | Done]:
         begun = [*self.engine.prompt_ids(prompt, knobs), *given] if given else prompt
         return self.engine.stream(begun, knobs, cancel=cancel, knobs_source=knobs_source)
+
+    def explain(
+        self, prompt: str, knobs: DecodeConfig, *, given: Sequence[int], written: Sequence[int], also: Sequence[int]
+    ) -> list[Stage]:
+        begun = [*self.engine.prompt_ids(prompt, knobs), *given]
+        return self.engine.explain(begun, knobs, written=written, also=also)
+
+    def shown(self, tokens: Sequence[int]) -> list[str]:
+        return [text for _, text in pieces(self.engine.tokenizer, tokens)]
+
+    def quoted(self, token: int) -> str:
+        return quoted(self.engine.tokenizer, token)
 
 
 class LiveTalker(ModelTalker):

@@ -1,0 +1,87 @@
+"""Looking into a reply: the distribution that each of its tokens was drawn from, and what each transformation did."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+from llm.config.schema import DecodeConfig
+from llm.engine.reader import Reader, window_start
+from llm.model.transformer import Transformer
+from llm.sampling import Moment, Stack, Stage, Uniforms, Vocabulary, build_stack, explain
+from llm.sampling.filters import mirostat_update
+
+
+@torch.no_grad()
+def explain_next(
+    reader: Reader,
+    vocabulary: Vocabulary,
+    prompt: Sequence[int],
+    written: Sequence[int],
+    knobs: DecodeConfig,
+    *,
+    top: int,
+    also: Sequence[int],
+) -> list[Stage]:
+    """The distribution after `prompt` and the tokens `written` since, before and after each transformation.
+
+    It is the one that the next token of that reply is drawn from: with the same window of the context, the same coin
+    of the same seed, and mirostat as far as those tokens have moved it. `also`: tokens to be shown in any case.
+    """
+    stack = build_stack(knobs, vocabulary)
+    uniforms = Uniforms(knobs.seed, 1, vocabulary.device)
+    coins = [uniforms.next()[:, 1] for _ in range(len(written) + 1)]
+    text = torch.tensor([[*prompt, *written]], device=vocabulary.device)
+    mu = torch.full((1,), 2 * knobs.mirostat_tau, device=vocabulary.device)
+    for count in range(len(written)) if knobs.mirostat_tau > 0 else ():
+        logits, now = _moment(reader, vocabulary, prompt, text, count, coins, mu)
+        mu = mirostat_update(
+            mu, _probability(stack, logits, now, written[count]), knobs.mirostat_tau, knobs.mirostat_eta
+        )
+    logits, now = _moment(reader, vocabulary, prompt, text, len(written), coins, mu)
+    return explain(stack, logits, now, top=top, also=also)
+
+
+def _moment(
+    reader: Reader,
+    vocabulary: Vocabulary,
+    prompt: Sequence[int],
+    text: Tensor,
+    count: int,
+    coins: Sequence[Tensor],
+    mu: Tensor,
+) -> tuple[Tensor, Moment]:
+    """Logits (1, V) after `count` new tokens of `text` (1, T), and what the transformations look at besides."""
+    length = len(prompt) + count
+    start = window_start(length, len(prompt), reader.context)
+    so_far = text[:, :length]
+    reader.begin(so_far[0].tolist(), start)
+    logits = reader.read(so_far, start)[:, : vocabulary.size]
+    return logits, Moment(so_far, count, coins[count], mu)
+
+
+def _probability(stack: Stack, logits: Tensor, now: Moment, token: int) -> Tensor:
+    """(1,): how likely `token` was once the stack was through."""
+    return torch.softmax(stack(logits, now), dim=-1)[:, token]
+
+
+@torch.no_grad()
+def next_logits(model: Transformer, prompt: Sequence[int], written: Sequence[int], size: int) -> Tensor:
+    """Logits (len(written), size) that each token of `written` was drawn from, as the model gave them.
+
+    The text is read once per window of the context that its tokens were drawn in: once, where it fits.
+    """
+    text = [*prompt, *written]
+    device = model.head_weight.device
+    found: list[Tensor] = []
+    starts = [window_start(len(prompt) + at, len(prompt), model.config.context) for at in range(len(written))]
+    first = 0
+    while first < len(written):
+        start = starts[first]
+        last = max(at for at in range(first, len(written)) if starts[at] == start)
+        window = torch.tensor([text[start : len(prompt) + last]], device=device)
+        found.append(model(window)[0, len(prompt) + first - 1 - start :, :size])
+        first = last + 1
+    return torch.cat(found) if found else torch.empty(0, size, device=device)
