@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from llm.config import RunConfig, check, diff, with_overrides
-from llm.errors import ConfigError, Problem, UserError, WrongUse
+from llm.errors import ConfigError, Problem, UserError
 from llm.files import published_directory, read_json, write_json
 from llm.run.checkpoints import MODEL, OPTIMIZER, STATE, CheckpointInfo, verify, write_manifest
 from llm.run.directory import Run, find_checkpoint, free_name
@@ -59,13 +59,16 @@ def goes_on(parent: Parent, config: RunConfig) -> bool:
     return has_state and not any(path.startswith("optim.") for path in changed_paths(parent, config))
 
 
-def problems_with(parent: Parent, config: RunConfig) -> list[Problem]:
+def problems_with(parent: Parent, config: RunConfig, *, weights_only: bool = False) -> list[Problem]:
     """Everything that keeps `config` from being trained with the weights of `parent`, each by the name of its field."""
     problems = [
         Problem(path, f"cannot change from {before} to {after} in a fork: {why}; start a new run for that")
         for path, before, after in diff(parent.config, config)
         if (why := reason_against(path, parent.config))
     ]
+    step = parent.checkpoint.step
+    if goes_on(parent, config) and not weights_only and 0 < config.train.steps <= step:
+        problems.append(Problem("train.steps", f"must be above {step}, where the fork goes on (or take weights only)"))
     return problems or check(config)
 
 
@@ -80,15 +83,10 @@ def reason_against(path: str, config: RunConfig) -> str:
 
 def fork(home: Path, parent: Parent, config: RunConfig, *, name: str = "", weights_only: bool = False) -> Run:
     """Make the run: whole, with its first checkpoint, or not at all. `name` defaults to the parent's with a number."""
-    problems = problems_with(parent, config)
+    problems = problems_with(parent, config, weights_only=weights_only)
     if problems:
         raise ConfigError(problems)
     continues = goes_on(parent, config) and not weights_only
-    if continues and 0 < config.train.steps <= parent.checkpoint.step:
-        raise WrongUse(
-            f"a fork of {parent.reference} goes on at step {parent.checkpoint.step}, and train.steps is "
-            f"{config.train.steps}; give it more with --train.steps, or take the weights alone (--weights-only)."
-        )
     changed = changed_paths(parent, config)
     verify(parent.checkpoint)
 

@@ -26,7 +26,7 @@ from llm.config import (
     parse_value,
     save_preset,
 )
-from llm.errors import UserError
+from llm.errors import Problem, UserError
 from workbench.text import clean
 from workbench.widgets.dialogs import AskText
 from workbench.widgets.meaning import shown
@@ -60,6 +60,9 @@ class EditScreen(ModalScreen[EditResult]):
         Binding("g", "move('first')", "First", show=False),
         Binding("G", "move('last')", "Last", show=False),
     ]
+
+    BASE = "preset"
+    """What the unchanged values are called."""
 
     def __init__(self, home: Path, name: str, base: RunConfig, config: RunConfig) -> None:
         super().__init__()
@@ -99,6 +102,10 @@ class EditScreen(ModalScreen[EditResult]):
         identity = self.listing.get_option_at_index(index).id if index is not None else None
         return self.fields[identity] if identity is not None else None
 
+    def problems(self) -> list[Problem]:
+        """What stands against training what is shown."""
+        return check(self.config)
+
     # --- showing
 
     def _fill(self) -> None:
@@ -125,14 +132,14 @@ class EditScreen(ModalScreen[EditResult]):
         value, before = get_value(self.config, field.path), get_value(self.base, field.path)
         if value == before:
             return Content.assemble(f"  {field.name:<22} ", shown(value))
-        was = f"  (preset: {shown(before)})"
+        was = f"  ({self.BASE}: {shown(before)})"
         return Content.assemble(
             (f"● {field.name:<22} ", "$text-warning"), (shown(value), "bold"), (was, "$foreground-muted")
         )
 
     def _show_title(self) -> None:
         count = len(diff(self.base, self.config))
-        problems = check(self.config)
+        problems = self.problems()
         title = f"{self.preset_name}: {count} changed" if count else f"{self.preset_name}: nothing changed"
         self.query_one("#edit-title", Static).update(Content.styled(clean(title), "bold"))
         text = "\n".join(clean(str(problem)) for problem in problems)
@@ -223,12 +230,12 @@ class EditScreen(ModalScreen[EditResult]):
 
     def action_train(self) -> None:
         """Train what is shown."""
-        if not check(self.config):
+        if not self.problems():
             self.dismiss(EditResult(self.config, start=True))
 
     def action_save_as(self) -> None:
         """Keep it as a preset of one's own."""
-        if not check(self.config):
+        if not self.problems():
             question = "Save as a preset of yours, called:"
             self.app.push_screen(
                 AskText(question, value=f"my-{self.preset_name}", problem_of=problem_with_name), self._save

@@ -116,6 +116,8 @@ class _Known:
     stamp: tuple[Stamp, ...] = ()
     size_bytes: int = 0
     meta: dict[str, Any] = field(default_factory=dict)
+    summary: RunSummary | None = None
+    """As it was at `stamp`, unless somebody trained it: the end of a training shows in no file."""
 
 
 class RunCatalogue:
@@ -127,7 +129,8 @@ class RunCatalogue:
         self._lock = threading.Lock()
 
     def refresh(self) -> list[RunSummary]:
-        """All runs as they stand now, newest first. A run that did not change costs a few `stat` calls."""
+        """All runs as they stand now, newest first. A run that did not change costs a few `stat` calls, and
+        gives the same summary, the very object, as before."""
         with self._lock:
             runs = [run for run in list_runs(self.home) if not run.name.startswith(".")]
             present = {run.path for run in runs}
@@ -139,7 +142,12 @@ class RunCatalogue:
     def _summary(self, run: Run) -> RunSummary | None:
         """None for a run that was deleted while it was looked at."""
         try:
-            return self._described(run, self._look(run))
+            known = self._look(run)
+            if known.summary is None:
+                summary = self._described(run, known)
+                known.summary = None if summary.is_running else summary
+                return summary
+            return known.summary
         except FileNotFoundError:
             return None
         except UserError as error:
@@ -151,8 +159,9 @@ class RunCatalogue:
         if known is None:
             digest = LogDigest.of(run.path / "events.jsonl")
             known = self._known[run.path] = _Known(run.config(), run.info(), digest)
-        stamp = tuple(_stamp(run.path / part) for part in ("events.jsonl", "checkpoints", "meta.json"))
+        stamp = tuple(_stamp(run.path / part) for part in ("events.jsonl", "checkpoints", "meta.json", "lock"))
         if stamp != known.stamp:
+            known.summary = None
             known.digest.take(known.digest.tail.poll())
             known.size_bytes = directory_size(run.path)
             known.meta = run.meta()

@@ -80,12 +80,21 @@ class TrainingService:
         well."""
         self._trainer = trainer
         self._current: ThreadTraining | None = None
+        self._processes: dict[str, subprocess.Popen[bytes]] = {}
 
     @property
     def active(self) -> str | None:
         """The name of the run that trains in this program's thread now."""
         current = self._current
         return current.run.name if current is not None and current.is_alive else None
+
+    def is_busy(self, name: str) -> bool:
+        """Whether a run trains, or is about to: here, in a process that may hold no lock yet, or elsewhere."""
+        process = self._processes.get(name)
+        if self.active == name or (process is not None and process.poll() is None):
+            return True
+        run = Run(self.home / "runs" / name)
+        return run.path.exists() and run.holder() is not None
 
     def start(self, config: RunConfig, stem: str) -> Run:
         """A new run of `config`, named after `stem` with the next free number, in training."""
@@ -122,6 +131,7 @@ class TrainingService:
                 stderr=log,
                 start_new_session=True,
             )
+        self._processes[run.name] = process
         threading.Thread(target=process.wait, name=f"reap {run.name}", daemon=True).start()
         return process.pid
 
