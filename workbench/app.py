@@ -23,9 +23,11 @@ from textual.notifications import SeverityLevel
 from textual.reactive import reactive
 from textual.screen import Screen
 
+from llm.errors import UserError
 from llm.events import Event, Finished, RolledBack, Warned
 from llm.run import Run
 from workbench.messages import TorchReady, TrainingEnded
+from workbench.services.queue import QueueRunner, RunQueue
 from workbench.services.training import TrainingService
 from workbench.terminal import abandon_terminal, has_terminal, terminal_kept_for_app
 from workbench.text import clean
@@ -114,6 +116,9 @@ class WorkbenchApp(App[int]):
         self.home = home
         self.training = training or TrainingService(home)
         self.training.on_end = lambda name, problem: self.post_message(TrainingEnded(name, problem))
+        self.queue = RunQueue(home)
+        self._runner = QueueRunner(self.queue, self.training.begin, self.training.is_busy)
+        self._handing_over = False
         self._open_first = open
         self._watch_first = watch
         self._preload = preload
@@ -135,6 +140,9 @@ class WorkbenchApp(App[int]):
             self.open_chat(self._open_first)
         elif self._watch_first is not None:
             self.open_train(self._watch_first)
+        if waiting := self.queue.names():
+            runs = "1 run waits" if len(waiting) == 1 else f"{len(waiting)} runs wait"
+            self.notify(f"{runs} in the queue; w on the Runs screen shows them, and begins them.", markup=False)
 
     # --- going places
 
@@ -198,6 +206,7 @@ class WorkbenchApp(App[int]):
 
     def _watch_training(self) -> None:
         """Once a second: bring the status line up to date, and tell what happened out of sight."""
+        self._serve_queue()
         name = self.training.active
         if name is None and self._watched is None:
             return
@@ -212,6 +221,33 @@ class WorkbenchApp(App[int]):
         if self.current_mode != "train":
             for event in events:
                 self._tell(event)
+
+    # --- the queue
+
+    def _serve_queue(self) -> None:
+        """Begin the next run once the one before has ended, wherever it was taken meanwhile."""
+        if self.training.active is not None:
+            self._runner.follow(self.training.active)
+        elif not (self._leaving or self._handing_over) and self._runner.due():
+            self.begin_next()
+
+    def enqueue(self, run: Run) -> None:
+        """Put a run in line; it begins at once if nothing trains here. `UserError` where it cannot wait."""
+        place = self.queue.add(run)
+        if self.training.active is None and not self._runner.due() and not self._runner.waiting_for:
+            self.begin_next()
+        else:
+            self.notify(f"{run.name} waits in the queue, as number {place}", markup=False)
+
+    def begin_next(self) -> None:
+        """Begin the run whose turn it is."""
+        try:
+            run = self._runner.start_next()
+        except (UserError, OSError) as error:
+            self.notify(clean(str(error)), severity="error", timeout=15, markup=False)
+            return
+        if run is not None:
+            self.notify(f"{run.name} begins: it was next in the queue", markup=False)
 
     def _tell(self, event: Event) -> None:
         if isinstance(event, Warned | RolledBack | Finished):
@@ -248,10 +284,14 @@ class WorkbenchApp(App[int]):
         """Save the training of this program's thread and let it carry on in a process of its own."""
         name = self.training.active
         if name is not None:
-            self.training.ask_to_stop("it carries on in a process of its own")
-            while self.training.active == name:
-                await asyncio.sleep(0.1)
-            self.training.begin_process(Run(self.home / "runs" / name))
+            self._handing_over = True
+            try:
+                self.training.ask_to_stop("it carries on in a process of its own")
+                while self.training.active == name:
+                    await asyncio.sleep(0.1)
+                self.training.begin_process(Run(self.home / "runs" / name))
+            finally:
+                self._handing_over = False
 
     # --- leaving
 

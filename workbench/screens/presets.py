@@ -16,7 +16,8 @@ from textual.widgets import OptionList, Static
 from textual.widgets.option_list import Option
 
 from llm.config import Preset, RunConfig, check, list_presets, load_preset
-from llm.errors import UserError
+from llm.errors import ConfigError, UserError
+from llm.run import Run, free_name
 from workbench.screens.base import WorkbenchScreen
 from workbench.screens.edit import EditResult, EditScreen
 from workbench.services.corpora import Entry, config_of
@@ -44,11 +45,13 @@ class PresetsScreen(WorkbenchScreen):
     """A list of presets on the left; on the right, what the marked one means."""
 
     GUIDE = (
-        "Choose what to train. Enter starts the marked preset at once; e opens every field of it for editing first. "
+        "Choose what to train. Enter starts the marked preset at once; e opens every field of it for editing first; Q "
+        "puts it in line behind the training that goes on. "
         "What is shown on the right are estimates for this machine; nothing is made before you press Enter."
     )
     BINDINGS: ClassVar[list[BindingType]] = [
         Binding("e", "edit", "Edit", id="presets.edit"),
+        Binding("Q,shift+enter", "enqueue", "Queue", id="presets.queue", key_display="Q"),
         Binding("u", "undo", "Undo edits", id="presets.undo"),
     ]
 
@@ -225,6 +228,19 @@ class PresetsScreen(WorkbenchScreen):
                 Answer("here", "Train this one beside it, in a process of its own (both will be slower)"),
             ]
             self.app.push_screen(Ask(f"{active} is training already.", answers), self._start)
+
+    def action_enqueue(self) -> None:
+        """Make a run of the marked preset and put it in line; it begins at once if nothing trains."""
+        config = self._config()
+        if config is None:
+            return
+        home = self.workbench.home
+        try:
+            if problems := check(config):
+                raise ConfigError(problems)
+            self.workbench.enqueue(Run.create(home, free_name(home, self.current), config))
+        except (UserError, OSError) as error:
+            self.notify(clean(str(error)), severity="error", timeout=15, markup=False)
 
     def _start(self, answer: str | None) -> None:
         config = self._config()
