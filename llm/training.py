@@ -22,7 +22,7 @@ from llm.data.prepare import Dataset, prepare
 from llm.device import Plan, choose_device, choose_threads, make_plan, usable_cores
 from llm.distributed import LossOf, Ranks
 from llm.errors import ConfigError, Problem, UserError
-from llm.events import Event, Finished, Started, Warned
+from llm.events import Event, Finished, Saved, Started, Warned
 from llm.files import remove_staging, write_atomic
 from llm.length import Length, run_length
 from llm.live import LiveWeights
@@ -204,6 +204,8 @@ def restore_newest(run: Run, state: TrainerState) -> Generator[Event, None, bool
         raise UserError(f"no checkpoint of {run.name} is whole: {damaged[0]}")
     if parent := run.info().get("parent"):
         raise UserError(f"{run.name} has lost the weights it took from {parent}; fork {parent} again.")
+    if any(isinstance(event, Saved) and event.kind == "checkpoint" for event in run.events()):
+        raise UserError(f"{run.name} was saved, but its checkpoints are gone; bring them back, or start a new run.")
     return False
 
 

@@ -1,0 +1,100 @@
+"""Evaluation against its definition: token-weighted, in bits per byte of text, and leaving everything as it was."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass, field
+
+import numpy as np
+import pytest
+import torch
+import torch.nn.functional as F
+from numpy.typing import NDArray
+
+from llm.config import ModelConfig, TokenizerConfig, resolve_model
+from llm.device import Plan
+from llm.errors import UserError
+from llm.evaluate import Evaluation, evaluate
+from llm.model.transformer import Transformer
+from llm.tokenizer import Tokenizer, build_tokenizer
+
+SEQ_LEN = 7
+STORIES = [
+    f"The {animal} ran to the {place}, and the {animal} was glad." for animal in ("fox", "hen") for place in "ab"
+]
+SPECIAL = "<|endoftext|>"
+
+
+@dataclass
+class Tokens:
+    ids: NDArray[np.int64]
+    name: str = "validation"
+    bytes: int = 0
+    dtype: np.dtype[np.unsignedinteger] = field(default_factory=lambda: np.dtype("<u2"))
+
+    def __len__(self) -> int:
+        return len(self.ids)
+
+    def read(self, start: int, stop: int) -> NDArray[np.unsignedinteger]:
+        return self.ids[start:stop].astype(self.dtype)
+
+
+@pytest.fixture(scope="module")
+def tokenizer() -> Tokenizer:
+    return build_tokenizer(TokenizerConfig(kind="bpe", vocab_size=283, special_tokens=(SPECIAL,)), STORIES)
+
+
+@pytest.fixture(scope="module")
+def split(tokenizer: Tokenizer) -> Tokens:
+    return Tokens(np.array(tokenizer.encode(SPECIAL.join(STORIES * 3), special=True)))
+
+
+@pytest.fixture
+def model(tokenizer: Tokenizer) -> Transformer:
+    config = ModelConfig(n_layer=1, d_model=12, n_head=2, context=11, dropout=0.4, init_std=0.5)
+    made = Transformer(resolve_model(config, tokenizer.vocab_size))
+    made.init_weights(torch.Generator().manual_seed(3))
+    return made.train()
+
+
+def evaluated(model: Transformer, split: Tokens, tokenizer: Tokenizer, batch_size: int, batches: int = 0) -> Evaluation:
+    plan = Plan("cpu", "fp32", 1, False)
+    return evaluate(model, split, tokenizer, plan, seq_len=SEQ_LEN, batch_size=batch_size, batches=batches)
+
+
+def test_loss_is_the_mean_over_tokens_and_bits_are_those_of_text(
+    model: Transformer, split: Tokens, tokenizer: Tokenizer
+) -> None:
+    """The last batch is smaller than the others: a mean of batch means would weigh its tokens more."""
+    nats, counts, text_nats, text_bytes = 0.0, 0, 0.0, 0
+    special = set(tokenizer.special_tokens.values())
+    model.eval()
+    for start in range(0, len(split) - SEQ_LEN, SEQ_LEN):
+        window = torch.from_numpy(split.ids[start : start + SEQ_LEN + 1])
+        losses = F.cross_entropy(model(window[None, :-1])[0], window[1:], reduction="none").tolist()
+        for target, loss in zip(window[1:].tolist(), losses, strict=True):
+            nats, counts = nats + loss, counts + 1
+            if target not in special:
+                text_nats, text_bytes = text_nats + loss, text_bytes + len(tokenizer.token_bytes(target))
+    windows = counts // SEQ_LEN
+    assert windows % 4, "the last of the batches of 4 is not whole"
+    found = evaluated(model, split, tokenizer, batch_size=4)
+    assert found.tokens == counts
+    assert found.loss == pytest.approx(nats / counts, rel=1e-5)
+    assert found.perplexity == pytest.approx(math.exp(nats / counts), rel=1e-4)
+    assert found.bits_per_byte == pytest.approx(text_nats / math.log(2) / text_bytes, rel=1e-5)
+    assert text_nats < nats and text_bytes > counts, "the text has special tokens, and tokens of several bytes"
+
+
+def test_nothing_is_drawn_and_the_mode_comes_back(model: Transformer, split: Tokens, tokenizer: Tokenizer) -> None:
+    before = torch.get_rng_state()
+    first, second = (evaluated(model, split, tokenizer, batch_size=3, batches=2) for _ in range(2))
+    assert first == second, "no dropout, and the same windows every time"
+    assert first.tokens == 2 * 3 * SEQ_LEN
+    assert torch.equal(torch.get_rng_state(), before)
+    assert model.training
+
+
+def test_too_little_text_is_an_error_and_no_loss_of_zero(model: Transformer, tokenizer: Tokenizer) -> None:
+    with pytest.raises(UserError, match="too short for one window"):
+        evaluated(model, Tokens(np.arange(SEQ_LEN)), tokenizer, batch_size=3)
