@@ -12,7 +12,7 @@ from llm.engine.inspect import explain_next
 from llm.engine.prompts import prompt_ids
 from llm.engine.reader import Reader
 from llm.engine.reply import Done, Piece, Reply
-from llm.engine.weights import copy_weights, snapshot_model
+from llm.engine.weights import copy_weights, reading_model, snapshot_model
 from llm.errors import UserError, WrongUse
 from llm.model.transformer import Transformer
 from llm.sampling import Stack, Stage, Vocabulary, build_stack
@@ -22,9 +22,9 @@ from llm.tokenizer.base import Tokenizer
 class Engine:
     """Talks with one model. Not for two threads at once.
 
-    A model in training mode, or not yet on `device` and in `dtype`, is copied, never changed; `refresh` brings the copy
-    up to date. bfloat16 halves the memory read per token, which is what large models wait for. `weights_version` names
-    the weights: what was read of earlier prompts is kept as long as it stays.
+    A model in training mode, or not yet on `device` and in `dtype`, is copied, never changed, and so is a large one
+    that can be laid out for faster reading (`reading_model`); `refresh` brings the copy up to date. `weights_version`
+    names the weights: what was read of earlier prompts is kept as long as it stays.
     """
 
     def __init__(
@@ -37,10 +37,7 @@ class Engine:
         weights_version: object = None,
         use_cache: bool = True,
     ) -> None:
-        weight = model.head_weight
-        there = torch.empty(0, device=device or weight.device, dtype=dtype or weight.dtype)
-        as_wanted = (weight.device, weight.dtype) == (there.device, there.dtype)
-        self.model = model if as_wanted and not model.training else snapshot_model(model, device=device, dtype=dtype)
+        self.model = reading_model(model, device=device, dtype=dtype)
         self.tokenizer = tokenizer
         self.device = self.model.head_weight.device
         self.context = model.config.context

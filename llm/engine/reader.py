@@ -39,9 +39,9 @@ class Reader:
     """A model, and what it has read of `batch_size` texts of equal length."""
 
     def __init__(self, model: Transformer, batch_size: int = 1, *, use_cache: bool = True) -> None:
-        weight = model.head_weight
+        device, dtype = model.head_weight.device, model.cache_dtype
         self._model = model
-        self._cache = KVCache(model.config, batch_size, device=weight.device, dtype=weight.dtype) if use_cache else None
+        self._cache = KVCache(model.config, batch_size, device=device, dtype=dtype) if use_cache else None
         self.context = model.config.context
         self._start = 0
         self._blocks: tuple[int, ...] = ()

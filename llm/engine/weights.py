@@ -1,4 +1,4 @@
-"""A copy of a model's weights to talk to, while the model itself goes on training."""
+"""The weights an engine reads with: a model's own, or a copy of them that is faster, or that training leaves alone."""
 
 from __future__ import annotations
 
@@ -6,7 +6,33 @@ import copy
 
 import torch
 
+from llm.device import cpu_multiplies_bf16
+from llm.model.counts import parameters
+from llm.model.kernels import FUSED
+from llm.model.packed import PackedTransformer, can_pack
 from llm.model.transformer import Transformer
+
+PACKED_FROM = 5_000_000
+"""Parameters: smaller models are done before rearranging them pays (measured by `llm-workbench bench decode`)."""
+
+
+def reading_model(
+    model: Transformer, *, device: torch.device | str | None = None, dtype: torch.dtype | None = None
+) -> Transformer:
+    """What to read with on `device`: `model` itself where it will do, otherwise a copy in evaluation mode.
+
+    Without a `dtype`, large float32 models are read in bfloat16 on CPUs that multiply it. That is a rule, not a
+    measurement, so that a reply can be replayed to the last bit on the same machine.
+    """
+    weight = model.head_weight
+    there = torch.empty(0, device=device or weight.device, dtype=dtype or weight.dtype)
+    packable = type(model) is Transformer and model.kernels is FUSED and parameters(model.config) >= PACKED_FROM
+    narrow = dtype is None and weight.dtype == torch.float32 and cpu_multiplies_bf16()
+    wanted = torch.bfloat16 if narrow else there.dtype
+    if packable and can_pack(there.device, wanted):
+        return PackedTransformer(model, wanted)
+    as_wanted = (weight.device, weight.dtype) == (there.device, there.dtype)
+    return model if as_wanted and not model.training else snapshot_model(model, device=device, dtype=dtype)
 
 
 def snapshot_model(
@@ -26,6 +52,9 @@ def snapshot_model(
 @torch.no_grad()
 def copy_weights(source: Transformer, target: Transformer) -> None:
     """Overwrite the weights of `target` with those of `source`, converting device and dtype; the lock as above."""
+    if isinstance(target, PackedTransformer):
+        target.load_from(source)
+        return
     ours, theirs = target.state_dict(), source.state_dict()
     for name, value in theirs.items():
         ours[name].copy_(value)

@@ -29,7 +29,7 @@ class Block(nn.Module):
         self.attn = Attention(config, layer, kernels)
         self.mlp_norm = make_norm(config, kernels)
         self.mlp = FeedForward(config, kernels)
-        self.dropout = nn.Dropout(config.dropout)
+        self.dropout = nn.Dropout(config.dropout) if config.dropout else nn.Identity()
 
     def forward(self, x: Tensor, rotary: Rotary | None, cache: KVCache | None) -> Tensor:
         x = x + self.dropout(self.attn(self.attn_norm(x), rotary, cache))
@@ -55,7 +55,7 @@ class Transformer(nn.Module):
         learned = config.position == "learned"
         self.position = Embedding(config.context, config.d_model, kernels=kernels) if learned else None
         self.embedding_norm = make_norm(config, kernels) if config.embedding_norm else None
-        self.dropout = nn.Dropout(config.dropout)
+        self.dropout = nn.Dropout(config.dropout) if config.dropout else nn.Identity()
         head_dim = config.d_model // config.n_head
         self.rotary = (
             None
@@ -70,6 +70,11 @@ class Transformer(nn.Module):
     def head_weight(self) -> Tensor:
         """(V, d_model): the output head's matrix, which is the embedding's where the head is tied."""
         return self.embedding.weight if self.head is None else self.head.weight
+
+    @property
+    def cache_dtype(self) -> torch.dtype:
+        """That of keys and values, as a `KVCache` should hold them."""
+        return self.head_weight.dtype
 
     def forward(self, tokens: Tensor, cache: KVCache | None = None, *, last_only: bool = False) -> Tensor:
         """Logits (B, T, V) in float32 or wider of the token after each position; (B, 1, V) with `last_only`.

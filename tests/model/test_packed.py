@@ -1,0 +1,87 @@
+"""A packed model is the model: the same function, faster to read with."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import Any
+
+import pytest
+import torch
+import torch.nn.functional as F
+
+from llm.config.schema import DecodeConfig, ModelConfig
+from llm.engine import Engine
+from llm.engine import weights as engine_weights
+from llm.model.attention import KVCache
+from llm.model.packed import PackedTransformer, can_pack, pack, packed_linear
+from llm.model.transformer import Transformer
+from llm.tokenizer.byte import ByteTokenizer
+from tests.model.models_for_tests import relative_error, tiny, tokens
+
+CPU = torch.device("cpu")
+DTYPES = [
+    pytest.param(dtype, marks=pytest.mark.skipif(not can_pack(CPU, dtype), reason="torch cannot pack this here"))
+    for dtype in (torch.float32, torch.bfloat16)
+]
+OPTIONS: list[dict[str, Any]] = [
+    {"dropout": 0.1},
+    {"rope_pairs": "halves", "qk_norm": True, "softcap": 4.0, "tied_head": False, "mlp": "relu2", "norm_gain": False},
+    {"position": "learned", "n_kv_head": 2, "norm": "layernorm", "mlp": "gelu", "bias": True, "qkv_bias": True},
+]
+
+
+def model_of(config: ModelConfig, seed: int = 5) -> Transformer:
+    model = Transformer(replace(config, init_std=0.2))
+    model.init_weights(torch.Generator().manual_seed(seed))
+    return model.eval()
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("options", OPTIONS)
+def test_equals_the_model_it_was_made_of(options: dict[str, Any], dtype: torch.dtype) -> None:
+    model = model_of(tiny(**options))
+    packed, text = PackedTransformer(model, dtype), tokens(model.config, 3, 13)
+    tolerance = 1e-5 if dtype == torch.float32 else 0.05
+    assert relative_error(packed(text), model(text)) < tolerance
+    cache = KVCache(packed.config, 3, dtype=packed.cache_dtype)
+    read = [packed(piece, cache) for piece in text.split([5] + [1] * 8, dim=1)]
+    assert relative_error(torch.cat(read, dim=1), model(text)) < tolerance
+    assert read[0].dtype == torch.float32
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("dtype", DTYPES)
+def test_a_product_is_that_of_torch_whatever_is_beside_it(dtype: torch.dtype) -> None:
+    generator = torch.Generator().manual_seed(1)
+    weight, x = torch.randn(211, 89, generator=generator).to(dtype), torch.randn(7, 89, generator=generator).to(dtype)
+    packed = pack(weight)
+    together = packed_linear(x, packed, None)
+    torch.testing.assert_close(together, F.linear(x, weight), rtol=1e-2 if dtype == torch.bfloat16 else 1e-5, atol=1e-4)
+    for row in range(7):
+        assert torch.equal(packed_linear(x[row : row + 1], packed, None)[0], together[row])
+    before = torch.get_num_threads()
+    torch.set_num_threads(2 if before == 1 else 1)
+    assert torch.equal(packed_linear(x, packed, None), together)
+    torch.set_num_threads(before)
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+def test_an_engine_packs_a_large_model_and_takes_over_newer_weights(
+    dtype: torch.dtype, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    tokenizer = ByteTokenizer(("<|endoftext|>",))
+    config = tiny(vocab_size=tokenizer.vocab_size, context=32)
+    first, second = model_of(config, 1), model_of(config, 2)
+    assert Engine(first, tokenizer).model is first
+    monkeypatch.setattr(engine_weights, "PACKED_FROM", 1)
+    engine = Engine(first, tokenizer, dtype=dtype, weights_version=1)
+    assert isinstance(engine.model, PackedTransformer)
+    knobs = DecodeConfig(temperature=0.0, max_tokens=9, ban_end=True)
+    before = list(engine.stream("Ab", knobs))[:-1]
+    engine.refresh(second, 2)
+    assert isinstance(engine.model, PackedTransformer)
+    expected = list(Engine(second, tokenizer, dtype=dtype).stream("Ab", knobs))[:-1]
+    assert list(engine.stream("Ab", knobs))[:-1] == expected != before
+    double = model_of(config).double()
+    assert Engine(double, tokenizer).model is double
