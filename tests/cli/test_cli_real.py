@@ -225,12 +225,13 @@ def test_an_interrupt_while_preparing_leaves_nothing(
     assert list((home / "runs").iterdir()) == []
 
 
-def test_data_lists_and_prepares(own_shell: Shell, tiny_preset: Path) -> None:
+def test_data_lists_and_prepares(own_shell: Shell, tiny_preset: Path, corpus: Path) -> None:
     names = [record["name"] for record in own_shell.data("data")]
     assert names[:2] == ["stories", "pylib"]
     prepared = own_shell.data("data", str(tiny_preset))
     assert prepared["name"] in names, "the run has prepared it already"
     assert prepared["bytes_per_token"] == pytest.approx(1.0)
+    assert prepared["train_tokens"] + prepared["validation_tokens"] == corpus.stat().st_size
     assert (prepared["tokenizer"], prepared["vocab_size"]) == ("byte", 257)
     other = own_shell.data("data", str(tiny_preset), "--tokenizer.kind", "char")
     assert other["name"] != prepared["name"]

@@ -115,10 +115,15 @@ VALUES: dict[str, dict[str, Any]] = {
         "train.clip": 1.0,
         "train.log_every": 100,
         "checkpoint.every": 500,
+        "sample.every": 100,
     },
     "cs336-assignment": {
         "data.order": "epoch",
         "data.stride": 1,
+        "tokenizer.special_tokens": ("<|endoftext|>",),
+        "model.norm": "rmsnorm",
+        "model.position": "rope",
+        "model.mlp": "swiglu",
         "model.rope_theta": 10000.0,
         "model.rope_pairs": "even-odd",
         "model.norm_eps": 1e-5,
@@ -131,6 +136,8 @@ VALUES: dict[str, dict[str, Any]] = {
         "optim.eps": 1e-8,
         "optim.eps_inside": True,
         "optim.decay_after": True,
+        "optim.decay_all": True,
+        "optim.kind": "adamw",
         "optim.weight_decay": 0.01,
         "train.steps": 5000,
         "train.batch_size": 16,
@@ -160,6 +167,7 @@ VALUES: dict[str, dict[str, Any]] = {
         "optim.beta2": 0.999,
         "optim.eps_inside": False,
         "optim.decay_all": True,
+        "optim.kind": "adamw",
         "optim.weight_decay": 0.1,
         "train.steps": 2700,
         "train.batch_size": 8,
@@ -179,6 +187,9 @@ VALUES: dict[str, dict[str, Any]] = {
         "tokenizer.kind": "sentencepiece",
         "tokenizer.vocab_size": 4096,
         "data.boundary": "before",
+        "model.norm": "rmsnorm",
+        "model.position": "rope",
+        "model.bias": False,
         "model.norm_eps": 1e-5,
         "model.rope_theta": 10000.0,
         "model.rope_pairs": "even-odd",
@@ -189,6 +200,7 @@ VALUES: dict[str, dict[str, Any]] = {
         "model.init_std": 0.02,
         "optim.beta1": 0.9,
         "optim.beta2": 0.95,
+        "optim.kind": "adamw",
         "optim.weight_decay": 0.1,
         "optim.decay_all": False,
         "train.steps": 100_000,
@@ -208,6 +220,7 @@ VALUES: dict[str, dict[str, Any]] = {
         "model.norm": "rmsnorm",
         "model.norm_gain": False,
         "model.embedding_norm": True,
+        "model.position": "rope",
         "model.rope_pairs": "halves",
         "model.qk_norm": True,
         "model.mlp": "relu2",
@@ -336,6 +349,9 @@ def test_accumulation_and_lengths() -> None:
     tokens = 5_000_000
     assert resolve_seq_len(lecture.train, lecture.model) == 256
     assert run_length(lecture, 32000, tokens).steps == round(1.5 * tokens / (48 * 256))
+    shorter = preset("cs336-lecture", train__seq_len="128")
+    assert shape(shorter).context == 256, "what the model can see is separate from what it is trained on"
+    assert run_length(shorter, 32000, tokens).tokens_per_step == 48 * 128
 
 
 @pytest.mark.parametrize(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import tracemalloc
 from pathlib import Path
 from typing import Any
 
@@ -63,6 +64,19 @@ def test_every_kind_is_recognised_and_read(tmp_path: Path, kind: str) -> None:
     assert file.read(3, 7).tolist() == IDS[3:7].tolist()
     assert file.read(3, 7).dtype == np.dtype("<u2")
     assert is_token_corpus(from_mapping({"data": {"corpus": str(path)}}).data)
+
+
+@pytest.mark.parametrize("name", ["train.bin", "encoded_tokens_chunk_0.dat"])
+def test_a_large_file_is_mapped_and_never_read_whole(tmp_path: Path, name: str) -> None:
+    with (tmp_path / name).open("wb") as file:
+        file.truncate(1 << 28)  # sparse: it takes no room on the disk
+    tracemalloc.start()
+    try:
+        assert joined("training", [tmp_path / name], 1000, 0).read(10**7, 10**7 + 5).tolist() == [0] * 5
+        _, peak = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+    assert peak < 1 << 20
 
 
 @settings(max_examples=25, deadline=None)

@@ -67,6 +67,18 @@ def test_the_dummy_prefix_goes_at_the_start_and_after_a_separator_only(tokenizer
     assert "".join(map(continued.feed, story)) == " The fox"
 
 
+def test_the_vocabulary_is_written_beside_the_model(tokenizers: dict[str, Tokenizer], tmp_path: Path) -> None:
+    """A line for each piece, with its score, as SentencePiece's own trainer writes it."""
+    tokenizer = tokenizers["sentencepiece"]
+    tokenizer.save(tmp_path)
+    model = sentencepiece.SentencePieceProcessor(model_file=str(tmp_path / "sentencepiece.model"))
+    lines = (tmp_path / "sentencepiece.vocab").read_text(encoding="utf-8").removesuffix("\n").split("\n")
+    assert [line.rsplit("\t", 1)[0] for line in lines] == [model.id_to_piece(id) for id in range(model.vocab_size())]
+    assert [float(line.rsplit("\t", 1)[1]) for line in lines[259:]] == [
+        pytest.approx(model.get_score(id)) for id in range(259, model.vocab_size())
+    ]
+
+
 def test_special_tokens_in_text(tokenizers: dict[str, Tokenizer]) -> None:
     tokenizer = tokenizers["sentencepiece"]
     assert not {1, 2} & set(tokenizer.encode("<s>The fox</s>"))
