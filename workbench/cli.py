@@ -21,12 +21,12 @@ from llm.config import default_home
 from llm.environment import settle_threads
 from llm.errors import UserError, WrongUse
 from llm.names import did_you_mean
-from workbench.commands import bench, doctor, evaluate, listing, prepare, talk, train
+from workbench.commands import bench, doctor, evaluate, inspect, listing, prepare, talk, train
 from workbench.commands.options import Parser
 from workbench.commands.output import say
 from workbench.commands.overrides import split_overrides
 
-MODULES = (train, talk, evaluate, listing, prepare, bench, doctor)
+MODULES = (train, talk, inspect, evaluate, listing, prepare, bench, doctor)
 DESCRIPTION = "Train a language model from scratch in your terminal, watch it learn, and talk to it."
 EPILOG = (
     "Without a command the workbench opens. A checkpoint is named RUN, RUN@last, RUN@best or RUN@STEP. Any field of "

@@ -15,7 +15,7 @@ from workbench.commands.output import print_json
 from workbench.text import clean
 
 if TYPE_CHECKING:
-    from llm.engine import Done, Piece
+    from llm.engine import Done, Engine, Piece
 
 METAVARS = {bool: "on|off", int: "N", float: "X", str: "TEXT", tuple: "LIST"}
 BETWEEN_SAMPLES = "\n---\n"
@@ -32,6 +32,7 @@ def register(subparsers: Any) -> None:
     )
     parser.add_argument("--device", default="auto", help="auto, cpu, cuda, cuda:N or mps")
     parser.add_argument("--greedy", action="store_true", help="always the likeliest token: temperature 0")
+    parser.add_argument("--explain", action="store_true", help="show what every token was drawn from, stage by stage")
     add_knobs(parser)
     chatting = add_command(subparsers, "chat", "open the workbench where you talk to a model", chat)
     chatting.add_argument("run", metavar="RUN[@STEP|@last|@best]")
@@ -65,10 +66,14 @@ def sample(options: argparse.Namespace) -> int:
     run, info = find_checkpoint(options.home, options.run)
     knobs = chosen_knobs(run.config(), options)
 
-    from llm.engine import resolve_prompt
+    prompt = prompt_from(options.prompt)
+    engine = engine_for(run, info, options.device)
+    if options.explain:
+        from workbench.commands.inspect import explain
 
-    prompt = sys.stdin.read() if options.prompt == "-" else resolve_prompt(options.prompt)
-    reply = stream(run, info, prompt, knobs, options.device)
+        explain(run, info, engine, prompt, knobs, as_json=options.json)
+        return 0
+    reply = engine.stream(prompt, knobs)
     if options.json:
         print_json(described(run, info, prompt, knobs, reply))
     elif knobs.num_samples == 1:
@@ -80,8 +85,15 @@ def sample(options: argparse.Namespace) -> int:
     return 0
 
 
-def stream(run: Run, info: CheckpointInfo, prompt: str, knobs: DecodeConfig, device: str) -> Iterator[Piece | Done]:
-    """The reply of a checkpoint, as it is written."""
+def prompt_from(text: str) -> str:
+    """The prompt that was given: as it stands, from stdin for "-", from a file for "FILE:path"."""
+    from llm.engine import resolve_prompt
+
+    return sys.stdin.read() if text == "-" else resolve_prompt(text)
+
+
+def engine_for(run: Run, info: CheckpointInfo, device: str) -> Engine:
+    """An engine on a checkpoint."""
     from llm.checkpoint import load_model
     from llm.device import choose_device
     from llm.engine import Engine, use_one_thread
@@ -89,7 +101,7 @@ def stream(run: Run, info: CheckpointInfo, prompt: str, knobs: DecodeConfig, dev
     model, tokenizer = load_model(run, info, choose_device(device))
     if sum(parameter.numel() for parameter in model.parameters()) < ONE_THREAD_BELOW:
         use_one_thread()
-    return Engine(model, tokenizer).stream(prompt, knobs)
+    return Engine(model, tokenizer)
 
 
 def print_streaming(reply: Iterator[Piece | Done]) -> None:

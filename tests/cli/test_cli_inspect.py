@@ -1,0 +1,50 @@
+"""`sample --explain`, `compare` and `timelapse` on a real run."""
+
+from __future__ import annotations
+
+import io
+
+import pytest
+
+from tests.cli.test_cli_real import Shell, shell  # noqa: F401
+
+
+def test_every_token_explained(shell: Shell) -> None:  # noqa: F811
+    words = ("sample", "tiny-1@10", "--prompt", "Ada", "--explain", "--max-tokens", "5", "--top-k", "7")
+    found = shell.data(*words)
+    assert (found["run"], found["step"], len(found["tokens"])) == ("tiny-1", 10, 5)
+    for token in found["tokens"]:
+        assert [stage["name"] for stage in token["stages"]] == ["model", "temperature", "top_k"]
+        assert token["stages"][2]["kept"] == 7
+        last = {entry["token"]: entry["probability"] for entry in token["stages"][2]["top"]}
+        assert last[token["token"]] == pytest.approx(token["probability"], rel=1e-3)
+    reply = shell.data("sample", "tiny-1@10", "--prompt", "Ada", "--max-tokens", "5", "--top-k", "7")
+    assert "".join(token["text"] for token in found["tokens"]) == reply["samples"][0]["text"]
+    lines = shell(*words).splitlines()
+    assert len(lines) == 5 * 4 and "drawn with" in lines[0] and "7 left" in lines[3]
+    shell("sample", "tiny-1", "--explain", "--num-samples", "2", status=2)
+    assert "--explain looks at one text" in shell.said
+
+
+def test_two_checkpoints_compared(shell: Shell) -> None:  # noqa: F811
+    words = ("compare", "tiny-1@10", "tiny-1@20", "--prompt", "Ada", "--max-tokens", "30")
+    found = shell.data(*words)
+    first, second = found["sides"]
+    assert (first["checkpoint"], second["checkpoint"]) == ("tiny-1@10", "tiny-1@20")
+    assert found["same_tokenizer"] and len(first["divergence"]) == len(first["tokens"]) == 30
+    place = found["first_token"]
+    assert first["tokens"][:place] == second["tokens"][:place] and first["tokens"] != second["tokens"]
+    printed = shell(*words)
+    assert f"first difference at token {place + 1}" in printed and "mean KL to the other" in printed
+    assert "the same text" in shell("compare", "tiny-1", "tiny-1@20", "--max-tokens", "3")
+    shell("compare", "tiny-1@10", "tiny-1@13", status=2)
+    assert "no checkpoint 13" in shell.said
+
+
+def test_time_lapse(shell: Shell, monkeypatch: pytest.MonkeyPatch) -> None:  # noqa: F811
+    monkeypatch.setattr("sys.stdin", io.StringIO("Chen"))
+    words = ("timelapse", "tiny-1", "--prompt", "Ada", "--prompt", "-", "--max-tokens", "9")
+    frames = shell.data(*words)["frames"]
+    assert [(one["step"], one["prompt"]) for one in frames] == [(10, "Ada"), (10, "Chen"), (20, "Ada"), (20, "Chen")]
+    printed = shell("timelapse", "tiny-1", "--prompt", "Ada", "--max-tokens", "9")
+    assert "--- tiny-1@10 (validation loss" in printed and f"Ada{frames[0]['text']}" in printed

@@ -1,0 +1,172 @@
+"""`compare`, `timelapse`, and what `sample --explain` prints."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from dataclasses import asdict
+from typing import TYPE_CHECKING, Any
+
+from llm.config import DecodeConfig, RunConfig, to_mapping
+from llm.errors import WrongUse
+from llm.run import CheckpointInfo, Run, find_checkpoint
+from workbench.commands.options import Parser, add_command
+from workbench.commands.output import number_text, print_json
+from workbench.commands.talk import add_knobs, chosen_knobs, engine_for, prompt_from
+from workbench.text import clean, one_line
+
+if TYPE_CHECKING:
+    from llm.compare import Comparison, Side
+    from llm.engine import Engine
+    from llm.sampling import Stage
+
+SHOWN = 5  # tokens of a distribution in the printed form; --json has ten
+
+
+def register(subparsers: Any) -> None:
+    help = "let two checkpoints write on from the same prompt with the same seed, and measure how they differ"
+    comparing = add_command(subparsers, "compare", help, compare, json=True)
+    comparing.usage = f"{comparing.prog} RUN[@STEP] RUN[@STEP] [--prompt TEXT] [--home DIR] [--json] [--KNOB VALUE ...]"
+    comparing.add_argument("first", metavar="RUN[@STEP]")
+    comparing.add_argument("second", metavar="RUN[@STEP]")
+    add_prompt(comparing)
+    help = "let every checkpoint of a run write on from the same prompts with the same seed"
+    lapsing = add_command(subparsers, "timelapse", help, timelapse, json=True)
+    lapsing.usage = f"{lapsing.prog} RUN [--prompt TEXT ...] [--home DIR] [--json] [--KNOB VALUE ...]"
+    lapsing.add_argument("run", metavar="RUN")
+    add_prompt(lapsing, several=True)
+
+
+def add_prompt(parser: Parser, *, several: bool = False) -> None:
+    help = "what to continue; FILE:path reads a file, - reads stdin" + ("; may be given again" if several else "")
+    if several:
+        parser.add_argument("--prompt", action="append", metavar="TEXT", help=help)
+    else:
+        parser.add_argument("--prompt", default="", metavar="TEXT", help=help)
+    parser.add_argument("--device", default="auto", help="auto, cpu, cuda, cuda:N or mps")
+    parser.add_argument("--greedy", action="store_true", help="always the likeliest token: temperature 0")
+    add_knobs(parser)
+
+
+# --- sample --explain
+
+
+def explain(run: Run, info: CheckpointInfo, engine: Engine, prompt: str, knobs: DecodeConfig, *, as_json: bool) -> None:
+    """Print a reply token by token, with the distribution each was drawn from, before and after each transformation."""
+    from llm.engine import Piece
+    from workbench.widgets.tokens import quoted
+
+    if knobs.num_samples > 1 or knobs.beams > 1:
+        raise WrongUse("--explain looks at one text that is drawn; leave --num-samples and --beams at 1.")
+    pieces = [item for item in engine.stream(prompt, knobs) if isinstance(item, Piece) and item.token_id is not None]
+    tokens = [piece.token_id for piece in pieces if piece.token_id is not None]
+    found = []
+    for at, piece in enumerate(pieces):
+        stages = engine.explain(prompt, knobs, written=tokens[:at], also=[tokens[at]])
+        if as_json:
+            named = [stage_record(stage, engine) for stage in stages]
+            probability = piece.probability
+            found.append({"token": tokens[at], "text": piece.text, "probability": probability, "stages": named})
+        else:
+            print(f"{at + 1}  {quoted(engine.tokenizer, tokens[at])}  drawn with {100 * piece.probability:.2f} %")
+            for stage in stages:
+                print(stage_line(stage, engine))
+    if as_json:
+        print_json(identity(run, info) | {"prompt": prompt, "tokens": found, "decode": knob_record(knobs)})
+
+
+def stage_record(stage: Stage, engine: Engine) -> dict[str, Any]:
+    from workbench.widgets.tokens import quoted
+
+    top = [
+        {"token": token, "text": quoted(engine.tokenizer, token), "probability": probability}
+        for token, probability in stage.top
+    ]
+    return {"name": stage.name, "kept": stage.kept, "entropy_bits": stage.entropy_bits, "top": top}
+
+
+def stage_line(stage: Stage, engine: Engine) -> str:
+    from workbench.widgets.tokens import quoted
+
+    top = [(quoted(engine.tokenizer, token), probability) for token, probability in stage.top[:SHOWN] if probability]
+    likeliest = "  ".join(f"{one_line(text)} {100 * probability:.1f}%" for text, probability in top)
+    return f"   {stage.name:<20} {stage.kept:>7,} left {stage.entropy_bits:6.2f} bits  {likeliest}"
+
+
+# --- compare
+
+
+def compare(options: argparse.Namespace) -> int:
+    """Print both texts, where they part, and how far apart the two models are along them."""
+    found = [find_checkpoint(options.home, reference) for reference in (options.first, options.second)]
+    knobs = chosen_knobs(found[0][0].config(), options)
+    prompt = prompt_from(options.prompt)
+    first, second = (engine_for(run, info, options.device) for run, info in found)
+    from llm.compare import compare as compare_engines
+
+    result = compare_engines((first, second), prompt, knobs)
+    names = [f"{run.name}@{info.step}" for run, info in found]
+    if options.json:
+        print_json(comparison_record(result, names) | {"decode": knob_record(knobs)})
+        return 0
+    show = clean if sys.stdout.isatty() else str
+    for name, side in zip(names, result.sides, strict=True):
+        print(f"--- {name} ({side_facts(side)})\n{show(side.text)}")
+    print("--- " + parting(result))
+    return 0
+
+
+def side_facts(side: Side) -> str:
+    mean = side.mean_divergence
+    return f"{len(side.tokens)} tokens" + ("" if mean is None else f", mean KL to the other {number_text(mean)} nats")
+
+
+def parting(result: Comparison) -> str:
+    """Where the two texts part, in words."""
+    if result.first_token is not None:
+        texts = [(*side.texts, "")[min(result.first_token, len(side.texts))] for side in result.sides]
+        return f"first difference at token {result.first_token + 1}: {one_line(texts[0])!r} and {one_line(texts[1])!r}"
+    if result.first_character is not None:
+        return f"first difference at character {result.first_character + 1} (the tokenizers differ: no KL)"
+    return "the same text"
+
+
+def comparison_record(result: Comparison, names: list[str]) -> dict[str, Any]:
+    sides = [
+        {"checkpoint": name, "mean_divergence": side.mean_divergence} | asdict(side)
+        for name, side in zip(names, result.sides, strict=True)
+    ]
+    return asdict(result) | {"sides": sides}
+
+
+# --- timelapse
+
+
+def timelapse(options: argparse.Namespace) -> int:
+    """Print what each checkpoint writes, oldest first, as it is written."""
+    run = Run.open(options.home, options.run)
+    config = run.config()
+    prompts = [prompt_from(text) for text in options.prompt or [config.sample.prompt]]
+    knobs = chosen_knobs(config, options)
+    from llm.timelapse import timelapse as frames_of
+
+    frames = frames_of(run, prompts, knobs, device=options.device)
+    if options.json:
+        print_json({"run": run.name, "decode": knob_record(knobs), "frames": [asdict(frame) for frame in frames]})
+        return 0
+    show = clean if sys.stdout.isatty() else str
+    for frame in frames:
+        loss = frame.metrics.get("validation_loss")
+        facts = f" (validation loss {number_text(loss)})" if loss is not None else ""
+        text = f"({frame.problem})" if frame.problem else frame.prompt + frame.text
+        print(f"--- {run.name}@{frame.step}{facts}\n{show(text)}", flush=True)
+    return 0
+
+
+def identity(run: Run, info: CheckpointInfo) -> dict[str, Any]:
+    return {"run": run.name, "step": info.step}
+
+
+def knob_record(knobs: DecodeConfig) -> dict[str, Any]:
+    mapping: dict[str, Any] = to_mapping(RunConfig(decode=knobs))["decode"]
+    return mapping
