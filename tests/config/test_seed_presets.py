@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -373,6 +374,27 @@ def test_run_length_by_flops() -> None:
     length = run_length(config, 4096, 300_000)
     assert length.steps == round(1e15 / (length.flops_per_token * 8192))
     assert length.steps * length.flops_per_token * 8192 == pytest.approx(1e15, rel=0.01)
+
+
+def test_stories_of_one_file_each_begin_with_bos(tmp_path: Path) -> None:
+    from llm.data.prepare import prepare
+
+    stories = [f"Once there was a fox who had {n} hens.\nThe end of story {n}.\n" for n in range(60)]
+    (tmp_path / "stories.txt").write_text("<|endoftext|>\n".join(stories))
+    small = {"data__corpus": str(tmp_path / "stories.txt"), "tokenizer__vocab_size": "330", "model__context": "16"}
+    steps = prepare(preset("tinystories-llama", **small), tmp_path)
+    while True:
+        try:
+            next(steps)
+        except StopIteration as end:
+            dataset = end.value
+            break
+    for split in (dataset.train, dataset.validation):
+        ids = split.read(0, len(split)).tolist()
+        begins = [place for place, token in enumerate(ids) if token == 1]
+        found = [dataset.tokenizer.decode(ids[a + 1 : b]) for a, b in pairwise([*begins, len(ids)])]
+        assert ids[0] == 1 and len(found) > 1
+        assert {text.strip() for text in found} <= {text.strip() for text in stories}
 
 
 TINY = {
