@@ -7,19 +7,30 @@ import tempfile
 from pathlib import Path
 from typing import Any
 
+from llm.errors import WrongUse
 from workbench.commands.options import add_command
-from workbench.commands.output import print_json, say
+from workbench.commands.output import print_json, print_table, say
 
 
 def register(subparsers: Any) -> None:
     parser = add_command(subparsers, "bench", "measure what this project claims", bench, json=True, takes_fields=True)
     parser.add_argument(
-        "what", choices=("quickstart",), help="quickstart: train the first preset and judge its replies"
+        "what",
+        choices=("quickstart", "decode"),
+        help="quickstart: train the first preset and judge its replies; "
+        "decode: tokens per second beside transformers' generate on the same weights",
     )
-    parser.add_argument("--seeds", type=int, default=20, metavar="N", help="replies to judge (default 20)")
+    parser.add_argument("--seeds", type=int, default=20, metavar="N", help="quickstart: replies to judge (default 20)")
+    parser.add_argument("--sizes", default="10M,124M", metavar="LIST", help="decode: which models (default 10M,124M)")
+    parser.add_argument("--rounds", type=int, default=3, metavar="N", help="decode: turns A B B A (default 3)")
+    parser.add_argument("--device", default="cpu", help="decode: cpu, cuda, cuda:N or auto (default cpu)")
 
 
 def bench(options: argparse.Namespace) -> int:
+    return bench_decode(options) if options.what == "decode" else bench_quickstart(options)
+
+
+def bench_quickstart(options: argparse.Namespace) -> int:
     """Train in a temporary home, so that a measurement begins where a new user does."""
     from workbench.bench.quickstart import measure
 
@@ -34,3 +45,46 @@ def bench(options: argparse.Namespace) -> int:
         print(f"{name:<22} {value:.4f}" if isinstance(value, float) else f"{name:<22} {value}")
     print(f"\na typical reply, seed 1:\n{replies[0]['text']}")
     return 0
+
+
+def bench_decode(options: argparse.Namespace) -> int:
+    """Measure decoding, one size after the other."""
+    from workbench.bench.decode import machine, measure
+    from workbench.bench.twins import SIZES
+
+    sizes = [size for size in options.sizes.split(",") if size]
+    unknown = next((size for size in sizes if size not in SIZES), None)
+    if unknown is not None:
+        raise WrongUse(f"--sizes: there is no model {unknown!r}; name some of {', '.join(SIZES)}.")
+    if options.rounds < 1:
+        raise WrongUse("--rounds must be at least 1.")
+    about = machine(options.device)
+    say("decoding in turns with transformers; this takes about a minute and a half on two quiet cores")
+    results = []
+    for result in measure(options.device, sizes, options.rounds):
+        results.append(result)
+        if not options.json:
+            print_decode(result)
+    if options.json:
+        print_json({"machine": about, "results": results})
+    else:
+        print("  ".join(f"{name}: {value}" for name, value in about.items()))
+    return 0
+
+
+def print_decode(result: dict[str, Any]) -> None:
+    """The matches of one size: medians, with the lowest and the highest."""
+    print(f"{result['size']}: {result['parameters']:,} parameters, batch 1, tokens per second")
+    rows = []
+    for match in result["matches"]:
+        speeds = [match["first_speed"], match["second_speed"]]
+        cells = [f"{speed['median']:.1f} ({speed['low']:.1f}–{speed['high']:.1f})" for speed in speeds]
+        ratio = match["ratio"]
+        rows.append([match["first"], cells[0], match["second"], cells[1],
+                     f"{ratio['median']:.2f} ({ratio['low']:.2f}–{ratio['high']:.2f})"])  # fmt: skip
+    print_table(["this", "median (low–high)", "beside", "median (low–high)", "ratio"], rows)
+    threads = ", ".join(f"{rival['name']} {rival['dtype']}: {rival['threads']}" for rival in result["rivals"])
+    print(f"threads  {threads}\nfp32 tokens equal to transformers'  {result['same_tokens_in_fp32']}")
+    if result["bandwidth_share"] is not None:
+        print(f"share of the memory bandwidth  {result['bandwidth_share']:.0%}")
+    print()

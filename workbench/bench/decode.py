@@ -1,0 +1,249 @@
+"""`llm-workbench bench decode`: tokens per second at batch 1, beside transformers' `generate` on the same weights.
+
+Rivals take turns, A B B A, in one process, so that a machine that slows down slows both; a rate counts from the first
+new token to the last, so that the prompt is left out. Every rival runs on the number of threads that suits it best. The
+weights are random and decoding is greedy, which changes nothing about the speed.
+"""
+
+from __future__ import annotations
+
+import platform
+import statistics
+import time
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import torch
+
+from llm.config.schema import DecodeConfig, ModelConfig
+from llm.device import choose_device, choose_threads, usable_cores
+from llm.engine import Engine, Piece
+from llm.model.counts import parameters
+from llm.model.transformer import Transformer
+from llm.tokenizer.base import BaseTokenizer
+from workbench.bench.twins import SIZES, import_transformers, transformers_twin
+
+PROMPT_TOKENS = 32
+NEW_TOKENS = 48
+TRIAL_TOKENS = 8
+# Bytes per second of memory, from the makers' data sheets.
+BANDWIDTH = {"H200": 4.8e12, "H100": 3.35e12, "A100": 2.04e12, "RTX 4090": 1.01e12, "RTX 3090": 0.94e12}
+
+Decode = Callable[[int], tuple[float, list[int]]]
+"""decode(n): writes n new tokens; returns tokens per second after the first, and the tokens."""
+
+
+@dataclass(frozen=True)
+class Rival:
+    """Something that writes tokens: the arithmetic of its weights, and the number of threads it runs on."""
+
+    name: str
+    dtype: str
+    threads: int
+    decode: Decode
+    weight_bytes: int
+
+
+@dataclass(frozen=True)
+class Speed:
+    """The median of some tokens per second, and the lowest and the highest."""
+
+    median: float
+    low: float
+    high: float
+
+    @classmethod
+    def of(cls, values: Sequence[float]) -> Speed:
+        return cls(statistics.median(values), min(values), max(values))
+
+
+@dataclass(frozen=True)
+class Match:
+    """Two rivals in turns: the tokens per second of each, and the ratio of each pair of neighbours in time."""
+
+    first: str
+    second: str
+    first_speed: Speed
+    second_speed: Speed
+    ratio: Speed
+
+
+class NumberTokenizer(BaseTokenizer):
+    """`size` tokens, each the text of its own number; none ends a text."""
+
+    kind = "numbers"
+
+    def __init__(self, size: int) -> None:
+        super().__init__([b"%d " % number for number in range(size)], {})
+
+    def encode_ordinary(self, text: str) -> list[int]:
+        return [int(word) for word in text.split()]
+
+    def record(self) -> dict[str, Any]:
+        return {"size": self.vocab_size}
+
+
+class Clock:
+    """A streamer for `generate`: when each new token came."""
+
+    def __init__(self) -> None:
+        self.times: list[float] = []
+
+    def put(self, tokens: torch.Tensor) -> None:
+        """Called once with the prompt, then with each token, on the CPU."""
+        self.times.append(time.perf_counter())
+
+    def end(self) -> None:
+        """The text is over."""
+
+
+def measure(device: str, sizes: Sequence[str], rounds: int) -> Iterator[dict[str, Any]]:
+    """One result per size, as it is done."""
+    device = choose_device(device)
+    before = torch.get_num_threads()
+    try:
+        for size in sizes:
+            yield measure_size(size, SIZES[size], device, rounds)
+    finally:
+        torch.set_num_threads(before)
+
+
+def measure_size(size: str, config: ModelConfig, device: str, rounds: int) -> dict[str, Any]:
+    """All matches at one size."""
+    model = Transformer(config)
+    model.init_weights(torch.Generator().manual_seed(0))
+    model = model.eval().to(device)
+    prompt = torch.randint(config.vocab_size, (PROMPT_TOKENS,), generator=torch.Generator().manual_seed(1)).tolist()
+    rivals = make_rivals(model, prompt)
+    ours, ours_fp32, theirs, theirs_bf16, recomputing = rivals
+    pairs = [(ours, theirs), (ours_fp32, theirs), (ours, theirs_bf16), (ours, recomputing), (ours, ours)]
+    matches = [play(first, second, rounds) for first, second in pairs]
+    return {
+        "size": size,
+        "parameters": parameters(config),
+        "same_tokens_in_fp32": ours_fp32.decode(NEW_TOKENS)[1] == theirs.decode(NEW_TOKENS)[1],
+        "rivals": [{"name": r.name, "dtype": r.dtype, "threads": r.threads} for r in rivals],
+        "matches": [asdict(match) for match in matches],
+        "bandwidth_share": bandwidth_share(device, ours, matches[0].first_speed.median),
+    }
+
+
+def make_rivals(model: Transformer, prompt: list[int]) -> list[Rival]:
+    """Our engine as it comes and in float32, transformers as it comes and in bfloat16, our engine without a cache."""
+    tokenizer = NumberTokenizer(model.config.vocab_size)
+    engine = Engine(model, tokenizer)
+    float32 = Engine(model, tokenizer, dtype=torch.float32)
+    recomputing = Engine(model, tokenizer, dtype=torch.float32, use_cache=False)
+    theirs = transformers_twin(model)
+    theirs_bf16 = transformers_twin(model).to(torch.bfloat16)
+    found: list[tuple[str, Any, Decode]] = [
+        ("engine", engine.model, engine_decode(engine, prompt)),
+        ("engine", float32.model, engine_decode(float32, prompt)),
+        ("transformers", theirs, transformers_decode(theirs, prompt)),
+        ("transformers", theirs_bf16, transformers_decode(theirs_bf16, prompt)),
+        ("whole prefix again", recomputing.model, engine_decode(recomputing, prompt)),
+    ]
+    return [
+        Rival(name, dtype_name(module), best_threads(decode), decode, weight_bytes(module))
+        for name, module, decode in found
+    ]
+
+
+def engine_decode(engine: Engine, prompt: list[int]) -> Decode:
+    """What the chat and `sample` do, with all that belongs to it: drawing, text, log-probabilities."""
+
+    def decode(count: int) -> tuple[float, list[int]]:
+        times, tokens = [], []
+        for piece in engine.stream(prompt, DecodeConfig(temperature=0.0, max_tokens=count)):
+            if isinstance(piece, Piece):
+                times.append(time.perf_counter())
+                tokens.append(piece.token_id or 0)
+        return rate(times), tokens
+
+    return decode
+
+
+def transformers_decode(model: Any, prompt: list[int]) -> Decode:
+    """transformers' `generate` with its own KV cache."""
+    ids = torch.tensor([prompt], device=model.device)
+
+    def decode(count: int) -> tuple[float, list[int]]:
+        clock = Clock()
+        found = model.generate(
+            ids,
+            attention_mask=torch.ones_like(ids),
+            do_sample=False,
+            min_new_tokens=count,
+            max_new_tokens=count,
+            streamer=clock,
+        )
+        return rate(clock.times[1:]), found[0, len(prompt) :].tolist()
+
+    return decode
+
+
+def rate(times: Sequence[float]) -> float:
+    """Tokens per second from the first of `times` to the last."""
+    return (len(times) - 1) / (times[-1] - times[0])
+
+
+def best_threads(decode: Decode) -> int:
+    """The number of threads on which `decode` is fastest."""
+    return choose_threads(lambda: decode(TRIAL_TOKENS), 0)
+
+
+def play(first: Rival, second: Rival, rounds: int) -> Match:
+    """`rounds` times A B B A: two neighbouring pairs each."""
+    speeds: dict[str, list[float]] = {"first": [], "second": []}
+    for _ in range(rounds):
+        for side, rival in (("first", first), ("second", second), ("second", second), ("first", first)):
+            torch.set_num_threads(rival.threads)
+            speeds[side].append(rival.decode(NEW_TOKENS)[0])
+    ratios = [a / b for a, b in zip(speeds["first"], speeds["second"], strict=True)]
+    names = [f"{rival.name} {rival.dtype}" for rival in (first, second)]
+    return Match(names[0], names[1], Speed.of(speeds["first"]), Speed.of(speeds["second"]), Speed.of(ratios))
+
+
+def dtype_name(module: torch.nn.Module) -> str:
+    """That of the matrices in the blocks."""
+    matrix = next(p for name, p in module.named_parameters() if p.ndim == 2 and ("blocks." in name or ".h." in name
+                  or ".layers." in name))  # fmt: skip
+    return "bf16" if matrix.dtype == torch.bfloat16 else "fp32"
+
+
+def weight_bytes(module: torch.nn.Module) -> int:
+    """Bytes of weights read for one token: all, but for embeddings that are only looked up."""
+    ours = isinstance(module, Transformer)
+    looked_up = {"position.weight", "transformer.wpe.weight"} | (
+        {"embedding.weight"} if ours and module.head else set()
+    )
+    return sum(p.numel() * p.element_size() for name, p in module.named_parameters() if name not in looked_up)
+
+
+def bandwidth_share(device: str, rival: Rival, tokens_per_second: float) -> float | None:
+    """Bytes of weights read per second, as a share of what the device's memory can give; None where that is unknown."""
+    if not device.startswith("cuda"):
+        return None
+    name = torch.cuda.get_device_name(device)
+    limit = next((bandwidth for known, bandwidth in BANDWIDTH.items() if known in name), None)
+    return None if limit is None else rival.weight_bytes * tokens_per_second / limit
+
+
+def machine(device: str) -> dict[str, Any]:
+    """What the numbers were measured with."""
+    device = choose_device(device)
+    return {
+        "torch": torch.__version__,
+        "transformers": import_transformers().__version__,
+        "python": platform.python_version(),
+        "device": torch.cuda.get_device_name(device) if device.startswith("cuda") else cpu_name(),
+        "cores": usable_cores(),
+        "prompt_tokens": PROMPT_TOKENS,
+        "new_tokens": NEW_TOKENS,
+    }
+
+
+def cpu_name() -> str:
+    """The processor's name, and its widest instructions as torch sees them."""
+    return f"{platform.machine()} CPU, {torch.backends.cpu.get_cpu_capability()}"
