@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from textual import work
-from textual.app import App, SystemCommand
+from textual.app import SystemCommand
 from textual.binding import Binding, BindingType
 from textual.notifications import SeverityLevel
 from textual.reactive import reactive
@@ -26,12 +26,12 @@ from textual.screen import Screen
 from llm.errors import UserError
 from llm.events import Event, Finished, RolledBack, Warned
 from llm.run import Run
+from workbench.base_app import BaseApp
 from workbench.messages import TorchReady, TrainingEnded
 from workbench.services.queue import QueueRunner, RunQueue
 from workbench.services.training import TrainingService
 from workbench.terminal import abandon_terminal, has_terminal, terminal_kept_for_app
 from workbench.text import clean
-from workbench.themes import DEFAULT, THEMES
 from workbench.widgets.dialogs import Answer, Ask, Help, Waiting
 
 if TYPE_CHECKING:
@@ -74,7 +74,7 @@ def data_screen() -> Screen[Any]:
     return DataScreen(id="data")
 
 
-class WorkbenchApp(App[int]):
+class WorkbenchApp(BaseApp):
     """Presets, Train, Runs, Chat and Data."""
 
     TITLE = "llm-workbench"
@@ -96,6 +96,7 @@ class WorkbenchApp(App[int]):
         Binding("question_mark,f1", "help", "Help", id="app.help", key_display="?"),
         Binding("ctrl+p", "command_palette", "Commands", id="app.palette", show=False, priority=True),
         Binding("ctrl+q", "quit", "Quit", id="app.quit", priority=True),
+        Binding("f6", "save_picture", "Picture of the screen", id="app.screenshot", show=False),
     ]
 
     training_line: reactive[str] = reactive("no training")
@@ -112,8 +113,7 @@ class WorkbenchApp(App[int]):
     ) -> None:
         """`open` names a checkpoint to talk to at once, `watch` a run whose curves to show; `preload` loads torch once
         the first screen is painted."""
-        super().__init__()
-        self.home = home
+        super().__init__(home)
         self.training = training or TrainingService(home)
         self.training.on_end = lambda name, problem: self.post_message(TrainingEnded(name, problem))
         self.queue = RunQueue(home)
@@ -124,16 +124,12 @@ class WorkbenchApp(App[int]):
         self._preload = preload
         self._leaving = False
         self._watched: RunCurves | None = None
-        for name in self.available_themes.keys() - {theme.name for theme in THEMES}:
-            self.unregister_theme(name)
-        for theme in THEMES:
-            self.register_theme(theme)
-        self.theme = DEFAULT
 
     def on_mount(self) -> None:
         if not self.is_headless:
             self._listen_to_signals()
         self.set_interval(1.0, self._watch_training)
+        self.heed_settings()
         if self._preload:
             self.set_timer(PRELOAD_AFTER_SECONDS, self._load_torch)
         if self._open_first is not None:
@@ -181,7 +177,8 @@ class WorkbenchApp(App[int]):
         ):
             yield SystemCommand(mode.capitalize(), purpose, lambda mode=mode: self.call_later(self.action_show, mode))
         yield SystemCommand("Theme", "Change the colours", self.action_change_theme)
-        yield SystemCommand("Screenshot", "Save a picture of this screen (SVG)", self.deliver_screenshot)
+        yield SystemCommand("Settings", "Theme, redraws, smoothing, keys", self.action_settings)
+        yield SystemCommand("Screenshot", "Save a picture of this screen (SVG)", self.action_save_picture)
         yield SystemCommand("Help", "What this screen does, and its keys", self.action_help)
         yield SystemCommand(
             "Quit", "Close the workbench; a training is saved", lambda: self.call_later(self.action_quit)

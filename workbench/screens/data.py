@@ -72,7 +72,7 @@ class DataScreen(WorkbenchScreen):
         Binding("a", "add", "Add", id="data.add"),
         Binding("u", "use", "Use", id="data.use"),
         Binding("t", "try", "Tokenise", id="data.try"),
-        Binding("i,f2", "ids", "Ids", id="data.ids", key_display="i"),
+        Binding("i,f2", "ids", "Ids", id="data.ids"),
         Binding("d", "forget", "Forget", id="data.forget"),
         Binding("x", "cancel", "Cancel", id="data.cancel"),
         Binding("escape", "back", "To the list", id="data.back", show=False),

@@ -76,6 +76,8 @@ class Chart(Widget, can_focus=True):
         Binding("left_square_bracket", "smoothing(-1)", "Less smooth", id="chart.rougher", key_display="[", show=False),
         Binding("right_square_bracket", "smoothing(1)", "Smoother", id="chart.smoother", key_display="]"),
         Binding("m", "maximise", "Maximise", id="chart.maximise"),
+        Binding("w", "export('csv')", "Save as table (CSV)", id="chart.csv", show=False),
+        Binding("W", "export('svg')", "Save as picture (SVG)", id="chart.svg", show=False),
         Binding("backspace", "clear_cursor", "No cursor", id="chart.clear-cursor", show=False),
     ]
 
@@ -119,6 +121,14 @@ class Chart(Widget, can_focus=True):
         def control(self) -> Chart:
             return self.chart
 
+    class ExportRequested(Message):
+        """The person wants the curves in a file: kind is "csv" or "svg"; `subject` names what they are of."""
+
+        def __init__(self, chart: Chart, kind: str) -> None:
+            super().__init__()
+            self.chart, self.kind = chart, kind
+            self.subject = str(getattr(chart.screen, "subject", ""))
+
     def __init__(
         self,
         title: str = "",
@@ -133,6 +143,7 @@ class Chart(Widget, can_focus=True):
         """`x_unit` is "step", "tokens" or "time" (seconds); `empty` is shown while there is nothing to draw."""
         super().__init__(id=id, classes=classes)
         self.border_title = Content(one_line(title))
+        self.name_for_files = one_line(title).partition("(")[0].strip().replace(" ", "-") or "chart"
         self.x_unit = x_unit
         self.empty = empty
         self.data = ChartData()
@@ -273,6 +284,10 @@ class Chart(Widget, can_focus=True):
     def action_maximise(self) -> None:
         """Ask the screen for all of its room, or to give it back."""
         self.post_message(self.MaximiseRequested(self))
+
+    def action_export(self, kind: str) -> None:
+        """Ask for a file of what is drawn."""
+        self.post_message(self.ExportRequested(self, kind))
 
     def action_reset(self) -> None:
         """All of the range again."""

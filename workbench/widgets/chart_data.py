@@ -71,6 +71,12 @@ class ChartData:
         self.marks, self.levels = tuple(marks), tuple(levels)
         self._smoothed.clear()
 
+    def frozen(self) -> ChartData:
+        """The same curves, for another thread: what is shown may change meanwhile."""
+        copy = ChartData()
+        copy.series, copy.marks, copy.levels = list(self.series), self.marks, self.levels
+        return copy
+
     @property
     def is_empty(self) -> bool:
         return not any(len(one.x) for one in self.series)

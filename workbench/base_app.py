@@ -1,0 +1,108 @@
+"""What the app does apart from training: themes, a person's settings and keys, pictures and tables as files."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from textual import work
+from textual.app import App
+from textual.binding import Binding
+from textual.dom import DOMNode
+from textual.geometry import Region
+from textual.theme import Theme
+
+from llm.errors import UserError
+from workbench.settings import Settings, load_settings, save_settings
+from workbench.text import clean
+from workbench.themes import THEMES
+
+if TYPE_CHECKING:
+    from workbench.widgets.chart import Chart
+
+
+class BaseApp(App[int]):
+    """An app over a home folder that looks and answers to keys as the person has set it."""
+
+    def __init__(self, home: Path) -> None:
+        super().__init__()
+        self.home = home
+        for name in self.available_themes.keys() - {theme.name for theme in THEMES}:
+            self.unregister_theme(name)
+        for theme in THEMES:
+            self.register_theme(theme)
+        self.settings = Settings()
+        self.settings_problem = ""
+        self._told: set[str] = set()
+        try:
+            self.settings = load_settings(home)
+        except UserError as error:
+            self.settings_problem = str(error)
+        self.theme = self.settings.theme
+        self.set_keymap(dict(self.settings.keys))
+
+    def heed_settings(self) -> None:
+        """To be called once mounted: tells what is wrong with the file, and keeps a theme chosen in the palette."""
+        self.theme_changed_signal.subscribe(self, self._theme_changed)
+        if self.settings_problem:
+            self.notify(clean(self.settings_problem), severity="error", timeout=15, markup=False)
+
+    def action_settings(self) -> None:
+        """Open the settings."""
+        from workbench.screens.settings import SettingsScreen
+
+        self.push_screen(SettingsScreen())
+
+    def change_settings(self, settings: Settings) -> None:
+        """Hold to these settings from now on, and write them down."""
+        self.settings = settings
+        self.set_keymap(dict(settings.keys))
+        try:
+            save_settings(self.home, settings)
+        except OSError as error:
+            self.notify(clean(f"the settings cannot be kept: {error}"), severity="error", markup=False)
+        self.theme = settings.theme
+
+    def _theme_changed(self, theme: Theme) -> None:
+        if theme.name != self.settings.theme:
+            self.change_settings(replace(self.settings, theme=theme.name))
+
+    def handle_bindings_clash(self, clashed_bindings: set[Binding], node: DOMNode) -> None:
+        """Tell once of a key that the settings file gives to two things; the dialog does not allow it."""
+        for binding in clashed_bindings:
+            if binding.id not in self.settings.keys and binding.action not in self._told:
+                self._told.add(binding.action)
+                text = f"{binding.description or binding.action} has lost its key {binding.key} to the settings"
+                self.notify(clean(text), severity="warning", markup=False)
+
+    def action_save_picture(self) -> None:
+        """Save a picture of the screen as it is."""
+        from workbench.services.pictures import picture_of_strips, write_export
+
+        strips = self.screen._compositor.render_strips()
+        name = self.screen.id or type(self.screen).__name__.lower()
+        title = self.TITLE or ""
+        self._export(lambda: write_export(self.home, name, ".svg", picture_of_strips(strips, title)))
+
+    def on_chart_export_requested(self, message: Chart.ExportRequested) -> None:
+        """Write the curves of a chart as CSV, or its picture."""
+        from workbench.services.pictures import picture_of_strips, table, write_export
+
+        chart, kind = message.chart, message.kind
+        stem = f"{message.subject}-{chart.name_for_files}".strip("-")
+        if kind == "csv":
+            data, unit, smoothing = chart.data.frozen(), chart.x_unit, chart.smoothing
+            self._export(lambda: write_export(self.home, stem, ".csv", table(data, unit, smoothing)))
+        else:
+            strips = chart.render_lines(Region(0, 0, *chart.outer_size))
+            self._export(lambda: write_export(self.home, stem, ".svg", picture_of_strips(strips, stem)))
+
+    @work(thread=True, group="export")
+    def _export(self, write: Callable[[], Path]) -> None:
+        """Write a file beside the screen, and say where it is."""
+        try:
+            self.notify(clean(f"saved {write()}"), markup=False)
+        except OSError as error:
+            self.notify(clean(f"nothing could be saved: {error}"), severity="error", markup=False)
