@@ -8,8 +8,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from llm.errors import UserError, WrongUse
-from llm.files import staging_path
+from llm.errors import WrongUse
 from llm.run import Run
 from workbench.commands.output import print_json, print_table, say
 
@@ -47,21 +46,12 @@ def export(options: argparse.Namespace) -> int:
         raise WrongUse(f"runs export needs to know the form: llm-workbench runs export {options.words[1]} --csv.")
     run = Run.open(options.home, options.words[1])
 
-    from workbench.services.export import write_csv
+    from workbench.services.export import save_csv, write_csv
 
     if options.output is None:
         write_csv(run, sys.stdout)
-        return 0
-    staging = staging_path(options.output)
-    try:
-        with staging.open("w", encoding="utf-8", newline="") as file:
-            steps = write_csv(run, file)
-        staging.replace(options.output)
-    except OSError as error:
-        raise UserError(f"{options.output} cannot be written ({error.strerror}); choose another --output.") from error
-    finally:
-        staging.unlink(missing_ok=True)
-    say(f"wrote {steps:,} steps of {run.name} to {options.output}")
+    else:
+        say(f"wrote {save_csv(run, options.output):,} steps of {run.name} to {options.output}")
     return 0
 
 

@@ -35,12 +35,13 @@ HEADINGS = {
 }
 
 
-def run_cells(row: RunSummary, now: float) -> list[Text]:
-    """The cells of a run, in the order of HEADINGS."""
+def run_cells(row: RunSummary, now: float, branch: str = "", mark: int = 0) -> list[Text]:
+    """The cells of a run, in the order of HEADINGS. `branch` is drawn before its name; `mark` is the number under which
+    it is marked, 0 where it is not."""
     steps = f"{row.step:,}/{row.total_steps:,}" if row.total_steps else f"{row.step:,}"
     sign = STATUS_SIGNS.get(row.status, " ")
     return [
-        Text(one_line(row.name), no_wrap=True),
+        Text.assemble((branch, "dim"), (f"●{mark} " if mark else "", "bold"), one_line(row.name), no_wrap=True),
         Text(f"{sign} {row.status}", style=STATUS_STYLES.get(row.status, "")),
         Text(steps),
         _measured(row.loss),

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Sequence
 from typing import ClassVar
 
 from rich.text import Text
@@ -16,50 +15,34 @@ from textual.widgets import Input, Static
 
 from llm.errors import UserError
 from llm.run import CheckpointInfo, Run
-from workbench.screens.base import WorkbenchScreen
-from workbench.screens.run_rows import HEADINGS, checkpoint_cells, details_of, run_cells
-from workbench.services.runs import (
-    SORTS,
-    RunCatalogue,
-    RunSummary,
-    Verification,
-    chosen,
-    delete_checkpoint,
-    loss_of_deleting,
-    pin,
-    rename,
-    verified,
-)
-from workbench.services.trash import move_to_trash
-from workbench.text import clean
-from workbench.widgets.axes import size
-from workbench.widgets.dialogs import Answer, Ask, AskText
+from workbench.screens.run_actions import RunActions
+from workbench.screens.run_rows import HEADINGS, age, checkpoint_cells, details_of, run_cells
+from workbench.services.lineage import as_tree
+from workbench.services.runs import SORTS, RunCatalogue, RunSummary, chosen
 from workbench.widgets.tables import LiveTable
 
 REFRESH_SECONDS = 1.5
 
 
-class RunsScreen(WorkbenchScreen):
-    """Browse, resume, delete; from here to the curves and to the chat."""
+class RunsScreen(RunActions):
+    """Browse, mark, compare; from here to the curves and to the chat. What changes a run is in `RunActions`."""
 
     GUIDE = (
         "Every run below the home directory. The lower table lists the checkpoints of the run under the cursor: "
         "Enter on a run goes there, Enter on a checkpoint opens a chat with it. "
-        "Bits per byte compare across tokenizers; losses do not."
+        "Bits per byte compare across tokenizers; losses do not. Space marks runs: o lays the curves of the marked "
+        "ones over each other, = compares the configurations of two. f makes a new run that begins with a checkpoint."
     )
     BINDINGS: ClassVar[list[BindingType]] = [
         Binding("c", "chat", "Chat", id="runs.chat"),
         Binding("t", "curves", "Curves", id="runs.curves"),
-        Binding("r", "resume", "Resume", id="runs.resume"),
-        Binding("p", "pin", "Pin", id="runs.pin"),
-        Binding("v", "verify", "Verify", id="runs.verify"),
+        Binding("space", "mark", "Mark", id="runs.mark", key_display="␣"),
+        Binding("o", "overlay", "Overlay", id="runs.overlay"),
+        Binding("equals_sign", "compare", "Compare", id="runs.compare", key_display="="),
         Binding("slash", "filter", "Filter", id="runs.filter", key_display="/"),
-        Binding("s", "sort", "Sort", id="runs.sort"),
+        Binding("s", "sort", "Sort", id="runs.sort", show=False),
         Binding("S", "reverse", "Reverse the order", id="runs.reverse", show=False),
-        Binding("n", "notes", "Notes", id="runs.notes"),
-        Binding("R", "rename", "Rename", id="runs.rename", show=False),
-        Binding("y", "copy_path", "Copy path", id="runs.copy-path"),
-        Binding("d,delete", "delete", "Delete", id="runs.delete", key_display="d"),
+        Binding("l", "lineage", "Forks below their parents", id="runs.lineage", show=False),
         Binding("escape", "back", "Back", id="runs.back", show=False),
     ]
     DEFAULT_CSS = """
@@ -83,11 +66,12 @@ class RunsScreen(WorkbenchScreen):
         super().__init__(id=id)
         self.catalogue: RunCatalogue | None = None
         self.summaries: list[RunSummary] = []
-        self.checkpoints: list[CheckpointInfo] = []
-        self.listed_run = ""
+        self.marked: list[str] = []
+        """The names of the marked runs, in the order they were marked."""
+        self.as_tree = False
+        self._cells: dict[str, tuple[RunSummary, tuple[str, str, int], list[Text]]] = {}
         self.sort_by = "age"
         self.reversed = False
-        self.verifications: dict[str, Verification | None] = {}  # by checkpoint path; None while it is being read
         self._refreshing = False
 
     def body(self) -> ComposeResult:
@@ -137,6 +121,9 @@ class RunsScreen(WorkbenchScreen):
 
     def _take(self, summaries: list[RunSummary]) -> None:
         self.summaries = summaries
+        names = {row.name for row in summaries}
+        self.marked = [name for name in self.marked if name in names]
+        self._cells = {name: known for name, known in self._cells.items() if name in names}
         self.show_runs()
         self.list_checkpoints()
 
@@ -145,8 +132,19 @@ class RunsScreen(WorkbenchScreen):
         self.set_class(not self.summaries, "empty")
         text = self.query_one("#runs-filter", Input).value
         rows = chosen(self.summaries, text, self.sort_by, self.reversed)
-        self.runs_table.show_rows([(row.name, run_cells(row, time.time())) for row in rows])
+        branches = as_tree(rows) if self.as_tree else [(row, "") for row in rows]
+        now = time.time()
+        self.runs_table.show_rows([(row.name, self._cells_of(row, branch, now)) for row, branch in branches])
         self._show_details()
+
+    def _cells_of(self, row: RunSummary, branch: str, now: float) -> list[Text]:
+        """The cells of a row; those of a row that looks as before are the very objects of before."""
+        place = self.marked.index(row.name) + 1 if row.name in self.marked else 0
+        look = (branch, age(now - row.touched), place)
+        known = self._cells.get(row.name)
+        if known is None or known[0] is not row or known[1] != look:
+            known = self._cells[row.name] = (row, look, run_cells(row, now, branch, place))
+        return known[2]
 
     @property
     def current(self) -> RunSummary | None:
@@ -176,19 +174,10 @@ class RunsScreen(WorkbenchScreen):
         self.listed_run = summary.name if summary else ""
         table = self.checkpoint_table
         table.border_title = Content(f"checkpoints of {self.listed_run}" if self.listed_run else "checkpoints").markup
-        rows = [(str(info.step), checkpoint_cells(info, self._check_text(info))) for info in reversed(self.checkpoints)]
+        rows = [(str(info.step), checkpoint_cells(info, self.check_text(info))) for info in reversed(self.checkpoints)]
         table.show_rows(rows)
         if changed_run and rows:
             table.move_cursor(row=0)
-
-    def _check_text(self, info: CheckpointInfo) -> Text:
-        key = str(info.path)
-        if key not in self.verifications:
-            return Text("—", style="dim")
-        found = self.verifications[key]
-        if found is None:
-            return Text("reading…")
-        return Text("whole", style="green") if found.verdict == "whole" else Text("damaged", style="red")
 
     def _show_details(self) -> None:
         summary = self.current
@@ -248,6 +237,51 @@ class RunsScreen(WorkbenchScreen):
         self._head_table()
         self.show_runs()
 
+    def action_lineage(self) -> None:
+        """Every fork below its parent, or one list."""
+        self.as_tree = not self.as_tree
+        self.show_runs()
+
+    # --- several at once
+
+    def action_mark(self) -> None:
+        """Mark the run under the cursor for comparing, or take the mark away; then on to the next."""
+        name = self.runs_table.current
+        if name in self.marked:
+            self.marked.remove(name)
+        elif name:
+            self.marked.append(name)
+        self.show_runs()
+        self.runs_table.action_cursor_down()
+
+    def action_overlay(self) -> None:
+        """The curves of the marked runs on one set of axes; of the one under the cursor where none is marked."""
+        from workbench.screens.overlay import MOST, OverlayScreen
+
+        names = self.marked or [self.runs_table.current]
+        runs = [Run(row.path) for name in names for row in self.summaries if row.name == name]
+        if len(runs) > MOST:
+            self.notify(f"the first {MOST} of {len(runs)} marked runs are shown", markup=False)
+        if runs:
+            self.app.push_screen(OverlayScreen(runs))
+
+    def action_compare(self) -> None:
+        """The configurations of two runs: the two marked last, or the marked one and the one under the cursor."""
+        from workbench.screens.compare import CompareScreen
+
+        current = self.runs_table.current
+        names = self.marked[-2:] if len(self.marked) > 1 else [*(n for n in self.marked if n != current), current]
+        rows = [row for name in names for row in self.summaries if row.name == name]
+        if len(rows) < 2:
+            self.notify("Mark a run with space, go to another, and press = to compare the two.", markup=False)
+            return
+        try:
+            configs = (Run(rows[0].path).config(), Run(rows[1].path).config())
+        except UserError as error:
+            self.say(str(error))
+            return
+        self.app.push_screen(CompareScreen(rows[0], rows[1], configs))
+
     # --- going elsewhere
 
     @on(LiveTable.RowSelected, "#runs-list")
@@ -274,137 +308,9 @@ class RunsScreen(WorkbenchScreen):
         elif self.checkpoints:
             self.workbench.open_chat(summary.name)
         else:
-            self._say(f"{summary.name} has no checkpoint to talk to; resume it until its first save.")
+            self.say(f"{summary.name} has no checkpoint to talk to; resume it until its first save.")
 
     def action_curves(self) -> None:
         """Open the curves of the run on the Train screen."""
         if (summary := self.current) is not None:
             self.workbench.open_train(summary.name)
-
-    @work
-    async def action_resume(self) -> None:
-        """Go on training the run from its newest checkpoint; a finished run is asked how much longer."""
-        summary = self.current
-        if summary is None:
-            return
-        overrides: tuple[tuple[str, str], ...] = ()
-        if summary.status == "finished":
-            question = f"{summary.name} has done all its {summary.total_steps:,} steps. Train it to which step?"
-            answer = await self.app.push_screen_wait(
-                AskText(question, value=str(summary.total_steps * 2), problem_of=_more_than(summary.step))
-            )
-            if not answer:
-                return
-            overrides = (("train.steps", str(int(answer))),)
-        try:
-            here = self.workbench.training.begin(Run(summary.path), overrides)
-        except UserError as error:
-            self._say(str(error))
-            return
-        if not here:
-            self.notify(f"{summary.name} trains in a process of its own.", markup=False)
-        self.workbench.open_train(summary.name)
-
-    # --- changing something
-
-    def action_pin(self) -> None:
-        """Keep the checkpoint under the cursor for good, or let it be pruned again."""
-        summary, info = self.current, self.current_checkpoint
-        if summary is None or info is None:
-            return
-        self._try(lambda: pin(Run(summary.path), info.step))
-        self.list_checkpoints()
-
-    def action_verify(self) -> None:
-        """Read every byte of the checkpoints and compare with their checksums: of one, or of all of the run."""
-        one = self.current_checkpoint if self.checkpoint_table.has_focus else None
-        infos = [one] if one is not None else self.checkpoints
-        for info in infos:
-            self.verifications[str(info.path)] = None
-        self.list_checkpoints()
-        self._verify(list(infos))
-
-    @work(thread=True, group="runs-verify")
-    def _verify(self, infos: Sequence[CheckpointInfo]) -> None:
-        for info in infos:
-            self.verifications[str(info.path)] = verified(info)
-            self.app.call_from_thread(self._verified, info)
-
-    def _verified(self, info: CheckpointInfo) -> None:
-        found = self.verifications[str(info.path)]
-        if found is not None and found.problem:
-            self._say(found.problem)
-        self.list_checkpoints()
-
-    @work
-    async def action_notes(self) -> None:
-        """Write a line about the run."""
-        summary = self.current
-        if summary is None:
-            return
-        question = f"Notes on {summary.name} (a single hyphen clears them)"
-        answer = await self.app.push_screen_wait(AskText(question, value=summary.notes))
-        if answer:
-            self._try(lambda: Run(summary.path).update_meta(notes="" if answer == "-" else answer))
-            self.look_again()
-
-    @work
-    async def action_rename(self) -> None:
-        """Give the run another name."""
-        summary = self.current
-        if summary is None:
-            return
-        answer = await self.app.push_screen_wait(AskText(f"Rename {summary.name} to", value=summary.name))
-        if answer and answer != summary.name:
-            self._try(lambda: rename(Run(summary.path), answer))
-            self.look_again()
-
-    @work
-    async def action_delete(self) -> None:
-        """Delete the checkpoint under the cursor or, from the upper table, the whole run; asks first."""
-        summary, info = self.current, self.current_checkpoint
-        if summary is None:
-            return
-        if summary.is_running:
-            self._say(f"{summary.name} is in training; stop it before deleting anything of it.")
-        elif self.checkpoint_table.has_focus and info is not None:
-            rest = "it is the only one" if len(self.checkpoints) == 1 else f"{len(self.checkpoints) - 1} others remain"
-            question = f"Deleting checkpoint {info.step} of {summary.name} frees {size(info.size_bytes)}; {rest}."
-            if await self._confirmed(question):
-                self._try(lambda: delete_checkpoint(Run(summary.path), info))
-                self.list_checkpoints()
-        elif await self._confirmed(loss_of_deleting(summary, self.checkpoints, size(summary.size_bytes))):
-            self._try(lambda: move_to_trash(self.workbench.home, Run(summary.path)))
-            self.look_again()
-
-    async def _confirmed(self, question: str) -> bool:
-        answers = (Answer("keep", "Keep it"), Answer("delete", "Delete it"))
-        return await self.app.push_screen_wait(Ask(question, answers)) == "delete"
-
-    def action_copy_path(self) -> None:
-        """Put the path of the run, or of the checkpoint, on the clipboard of the terminal."""
-        summary, info = self.current, self.current_checkpoint
-        if summary is None:
-            return
-        path = info.path if self.checkpoint_table.has_focus and info is not None else summary.path
-        self.app.copy_to_clipboard(str(path))
-        self.notify(f"copied {path}", markup=False)
-
-    def _try(self, change: Callable[[], object]) -> None:
-        """Do it, and say what stood in the way."""
-        try:
-            change()
-        except UserError as error:
-            self._say(str(error))
-        except OSError as error:
-            self._say(f"{error.filename or 'the file'} could not be changed ({error.strerror}).")
-
-    def _say(self, problem: str) -> None:
-        self.notify(clean(problem), severity="error", markup=False)
-
-
-def _more_than(step: int) -> Callable[[str], str]:
-    def problem_of(text: str) -> str:
-        return "" if text.isdecimal() and int(text) > step else f"a whole number above {step}"
-
-    return problem_of

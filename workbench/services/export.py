@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import csv
 from collections.abc import Iterator
+from pathlib import Path
 from typing import TextIO
 
 import numpy as np
 
+from llm.errors import UserError
+from llm.files import staging_path
 from llm.run import Run
 from workbench.services.curves import STEP_COLUMNS, RunCurves, Table
 
@@ -31,6 +34,21 @@ def write_csv(run: Run, file: TextIO) -> int:
         writer.writerow([text_of(name, row.get(name, np.nan)) for name in HEADINGS])
         count += 1
     return count
+
+
+def save_csv(run: Run, target: Path) -> int:
+    """Write the curves into a file that is there only when it is whole; returns the number of steps."""
+    staging = staging_path(target)
+    try:
+        target.parent.mkdir(parents=True, exist_ok=True)
+        with staging.open("w", encoding="utf-8", newline="") as file:
+            steps = write_csv(run, file)
+        staging.replace(target)
+    except OSError as error:
+        raise UserError(f"{target} cannot be written ({error.strerror}); choose another place.") from error
+    finally:
+        staging.unlink(missing_ok=True)
+    return steps
 
 
 def rows_of(curves: RunCurves) -> Iterator[dict[str, float]]:

@@ -52,6 +52,8 @@ class LiveTable(DataTable[Text]):
     def _update_cells(self, rows: list[Row]) -> None:
         columns = list(self.columns)
         for (key, cells), (_, before) in zip(rows, self._rows, strict=True):
+            if cells is before:
+                continue
             for column, cell, old in zip(columns, cells, before, strict=True):
                 if cell != old:
                     self.update_cell(key, column, cell, update_width=True)

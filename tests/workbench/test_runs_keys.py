@@ -1,0 +1,277 @@
+"""Keys of the Runs screen that lead to further screens: marking, overlay, comparison, forks, queue, trash, data."""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+
+import pytest
+from textual.widgets import Input, Static
+
+from llm.files import write_json
+from llm.run import Run
+from tests.workbench.runs_for_tests import make_run, save_fake
+from tests.workbench.scripted import ScriptedTrainer, scripted_run
+from tests.workbench.test_runs_screen import RunsApp, home_with_runs, names, opened
+from tests.workbench.waiting import shown, until
+from workbench.app import WorkbenchApp
+from workbench.screens.compare import CompareScreen
+from workbench.screens.fork import ForkScreen
+from workbench.screens.overlay import OverlayScreen
+from workbench.screens.presets import PresetsScreen
+from workbench.screens.store import CachedDataScreen, QueueScreen, TrashScreen
+from workbench.services.training import TrainingService
+from workbench.widgets.chart import Chart
+from workbench.widgets.dialogs import Ask, AskText
+
+
+async def at(pilot, screen, name):
+    screen.runs_table.select_key(name)
+    await until(pilot, lambda: screen.listed_run == name)
+
+
+async def test_marked_runs_are_laid_over_each_other(tmp_path):
+    for place, name in enumerate(("a-1", "b-1", "c-1")):
+        scripted_run(tmp_path, name, 200 + 100 * place, end="stopped")
+    async with RunsApp(tmp_path).run_test(size=(80, 24)) as pilot:
+        screen = await opened(pilot, 3)
+        await pilot.press("s")
+        await at(pilot, screen, "a-1")
+        await pilot.press("space", "space")
+        assert screen.marked == ["a-1", "b-1"] and screen.runs_table.current == "c-1"
+        assert "●2 b-1" in shown(screen)
+        await pilot.press("k", "space")
+        assert screen.marked == ["a-1"]
+        await pilot.press("space", "o")
+        await until(pilot, lambda: isinstance(pilot.app.screen, OverlayScreen))
+        overlay = pilot.app.screen
+        chart = overlay.query_one(Chart)
+        await until(pilot, lambda: [len(one.x) for one in chart.data.series] == [2, 4])
+        await until(pilot, lambda: "a-1" in shown(overlay) and "c-1" in shown(overlay))
+        await pilot.press("v")
+        assert overlay.quantity == "loss" and len(chart.data.series[1].x) == 400
+        await pilot.press("u")
+        assert chart.x_unit == "tokens" and chart.extent()[1] == 400 * 2048
+        await pilot.press("V", "u")
+        assert chart.x_unit == "time" and abs(chart.data.series[1].x[-1] - 400 * 0.05) < 1e-6
+        log = Run.open(tmp_path, "a-1").log()
+        from tests.workbench.scripted import write_events
+
+        write_events(log, 201, 300)
+        log.close()
+        await until(pilot, lambda: len(chart.data.series[0].x) == 3)
+        await pilot.press("escape")
+        assert pilot.app.screen is screen
+
+
+async def test_two_configurations_are_compared(tmp_path):
+    home_with_runs(tmp_path)
+    async with RunsApp(tmp_path).run_test(size=(80, 24)) as pilot:
+        screen = await opened(pilot, 2)
+        await pilot.press("equals_sign")
+        assert pilot.app.screen is screen, "there is nothing to compare with"
+        await at(pilot, screen, "alpha-1")
+        await pilot.press("space")
+        await at(pilot, screen, "beta-1")
+        await pilot.press("equals_sign")
+        await until(pilot, lambda: isinstance(pilot.app.screen, CompareScreen))
+        await until(pilot, lambda: "1 field differs" in shown(pilot.app.screen))
+        text = shown(pilot.app.screen)
+        assert "data.corpus" in text and "pylib" in text and "train.lr" not in text
+        await pilot.press("a", "G")
+        await until(pilot, lambda: "decode.seed" in shown(pilot.app.screen))
+        await pilot.press("escape")
+        assert pilot.app.screen is screen
+
+
+async def test_forks_below_their_parents_tags_and_export(tmp_path):
+    home_with_runs(tmp_path)
+    Run.create(tmp_path, "child-1", Run.open(tmp_path, "alpha-1").config(), parent="alpha-1@4")
+    async with RunsApp(tmp_path).run_test(size=(80, 24)) as pilot:
+        screen = await opened(pilot, 3)
+        await pilot.press("s", "l")
+        assert names(screen) == ["alpha-1", "child-1", "beta-1"]
+        assert "└ child-1" in shown(screen)
+        await at(pilot, screen, "beta-1")
+        await pilot.press("T")
+        await until(pilot, lambda: isinstance(pilot.app.screen, AskText))
+        await pilot.press(*"good, best", "enter")
+        await until(pilot, lambda: screen.current and screen.current.tags == ("best", "good"))
+        await pilot.press("e")
+        target = tmp_path / "exports" / "beta-1.csv"
+        await until(pilot, target.exists)
+        assert len(target.read_text().splitlines()) == 10
+        await pilot.press("l")
+        assert names(screen) == ["alpha-1", "beta-1", "child-1"]
+
+
+async def test_the_trash(tmp_path):
+    run = home_with_runs(tmp_path)
+    async with RunsApp(tmp_path).run_test(size=(80, 24)) as pilot:
+        screen = await opened(pilot, 2)
+        await at(pilot, screen, "alpha-1")
+        await pilot.press("d")
+        await until(pilot, lambda: isinstance(pilot.app.screen, Ask))
+        await pilot.press("down", "enter")
+        await until(pilot, lambda: names(screen) == ["beta-1"])
+        await pilot.press("x")
+        await until(pilot, lambda: isinstance(pilot.app.screen, TrashScreen))
+        bin_ = pilot.app.screen
+        await until(pilot, lambda: "1 runs" in shown(bin_) or "alpha-1" in shown(bin_))
+        await pilot.press("r")
+        await until(pilot, lambda: "empty" in shown(bin_))
+        assert len(run.checkpoints()) == 2
+        await pilot.press("escape")
+        await until(pilot, lambda: len(names(screen)) == 2)
+        await at(pilot, screen, "alpha-1")
+        await pilot.press("d")
+        await until(pilot, lambda: isinstance(pilot.app.screen, Ask))
+        await pilot.press("down", "enter")
+        await until(pilot, lambda: names(screen) == ["beta-1"])
+        await pilot.press("x")
+        await until(pilot, lambda: isinstance(pilot.app.screen, TrashScreen))
+        for key, answer in (("d", ("enter",)), ("E", ("down", "enter"))):
+            await until(pilot, lambda: isinstance(pilot.app.screen, TrashScreen))
+            await pilot.press(key)
+            await until(pilot, lambda: isinstance(pilot.app.screen, Ask))
+            assert "cannot be taken back" in pilot.app.screen.question
+            await pilot.press(*answer)
+        await until(pilot, lambda: not list((tmp_path / "trash").iterdir()))
+
+
+async def test_prepared_data_that_no_run_uses(tmp_path):
+    info = save_fake(make_run(tmp_path, "a-1", steps=4), 4, 1.0)
+    write_json(info.path / "state.json", {"data_fingerprint": "aa"})
+    for name in ("aa", "bb"):
+        (tmp_path / "data" / name).mkdir(parents=True)
+        write_json(tmp_path / "data" / name / "dataset.json", {"corpus": f"corpus-{name}"})
+    async with RunsApp(tmp_path).run_test(size=(80, 24)) as pilot:
+        await opened(pilot, 1)
+        await pilot.press("D")
+        await until(pilot, lambda: isinstance(pilot.app.screen, CachedDataScreen))
+        await until(pilot, lambda: "1 used by no run" in shown(pilot.app.screen))
+        await pilot.press("C")
+        await until(pilot, lambda: isinstance(pilot.app.screen, Ask))
+        assert "corpus-bb" in pilot.app.screen.question
+        await pilot.press("down", "enter")
+        await until(pilot, lambda: not (tmp_path / "data" / "bb").exists())
+        assert (tmp_path / "data" / "aa").exists()
+
+
+@pytest.fixture
+def trained_home(trained_run: Run, home: Path) -> Path:
+    shutil.copytree(trained_run.path.parent.parent, home, dirs_exist_ok=True)
+    return home
+
+
+async def test_a_fork_is_edited_and_begun(trained_home):
+    app = RunsApp(trained_home)
+    begun = []
+    app.training.begin = lambda run, overrides=(): begun.append(run.name) or True
+    async with app.run_test(size=(80, 24)) as pilot:
+        screen = await opened(pilot, 1)
+        await until(pilot, lambda: screen.listed_run == "tiny-1")
+        await pilot.press("f")
+        await until(pilot, lambda: isinstance(app.screen, ForkScreen))
+        form = app.screen
+        title = lambda: str(form.query_one("#edit-title", Static).render())  # noqa: E731
+        assert "fork of tiny-1@20: goes on at step 20" in title() and "train.steps 20 → 40" in title()
+        form.listing.highlighted = next(
+            index
+            for index in range(form.listing.option_count)
+            if form.listing.get_option_at_index(index).id == "optim.kind"
+        )
+        await pilot.press("space")
+        await until(pilot, lambda: "since the optimiser changes" in title() and "optim.kind adamw → sgd" in title())
+        await pilot.press("d", "w")
+        await until(pilot, lambda: "weights only, from step 0" in title() and "optim" not in title())
+        form.listing.highlighted = next(
+            index
+            for index in range(form.listing.option_count)
+            if form.listing.get_option_at_index(index).id == "model.n_layer"
+        )
+        await pilot.press("enter")
+        form.query_one("#edit-value", Input).value = "3"
+        await pilot.press("enter", "ctrl+r")
+        await until(pilot, lambda: "model.n_layer: cannot change" in str(form.query_one("#edit-problem").render()))
+        assert app.screen is form, "a fork of another shape is refused"
+        await pilot.press("d", "w", "escape")
+        await until(pilot, lambda: app.screen is screen)
+        await pilot.press("f")
+        await until(pilot, lambda: isinstance(app.screen, ForkScreen))
+        await pilot.press("ctrl+r")
+        await until(pilot, lambda: begun == ["tiny-1-fork-1"] and app.sent == [("train", "tiny-1-fork-1")])
+        child = Run.open(trained_home, "tiny-1-fork-1")
+        assert child.info()["parent"] == "tiny-1@20" and child.config().train.steps == 40
+        await pilot.press("enter", "j", "f")
+        await until(pilot, lambda: isinstance(app.screen, ForkScreen))
+        assert "tiny-1" in app.screen.preset_name
+        await pilot.press("Q")
+        second = trained_home / "runs" / "tiny-1-fork-2"
+        await until(pilot, lambda: second.exists() and Run(second).status().name == "finished")
+        assert app.queue.names() == [], "nothing trained, so it began at once"
+
+
+async def test_a_fork_of_a_run_without_checkpoints_is_explained(tmp_path):
+    make_run(tmp_path, "bare-1")
+    async with RunsApp(tmp_path).run_test(size=(80, 24)) as pilot:
+        await opened(pilot, 1)
+        await pilot.press("f")
+        await until(pilot, lambda: any("no checkpoint yet" in note.message for note in pilot.app._notifications))
+
+
+async def test_the_queue_is_served_while_the_workbench_is_open(home):
+    trainer = ScriptedTrainer(steps=5)
+    trainer.prepared.set()
+    app = WorkbenchApp(home, training=TrainingService(home, trainer=trainer))
+    async with app.run_test(size=(80, 24)) as pilot:
+        await until(pilot, lambda: isinstance(app.screen, PresetsScreen) and app.screen.current)
+        preset = app.screen.current
+        await pilot.press("Q")
+        await until(pilot, lambda: app.training.active == f"{preset}-1")
+        await pilot.press("Q")
+        await until(pilot, lambda: app.queue.names() == [f"{preset}-2"])
+        make_run(home, "z-1", steps=3, end="stopped")
+        await pilot.press("3")
+        screen = await opened_in(pilot, app, 3)
+        await at(pilot, screen, "z-1")
+        await pilot.press("Q", "Q", "w")
+        await until(pilot, lambda: isinstance(app.screen, QueueScreen))
+        waiting = app.screen
+        assert app.queue.names() == [f"{preset}-2", "z-1"]
+        await pilot.press("J")
+        assert app.queue.names() == ["z-1", f"{preset}-2"] and waiting.table.current == f"{preset}-2"
+        await pilot.press("K")
+        assert app.queue.names() == [f"{preset}-2", "z-1"]
+        app.training.ask_to_stop()
+        await until(pilot, lambda: app.training.active == f"{preset}-2")
+        waiting.look_again()
+        await pilot.press("d")
+        assert app.queue.names() == [] and Run.open(home, "z-1")
+        await pilot.press("escape", "Q", "w")
+        await until(pilot, lambda: isinstance(app.screen, QueueScreen))
+        assert app.queue.names() == ["z-1"]
+        app.training.ask_to_stop()
+        await until(pilot, lambda: app.training.active == "z-1")
+        app.training.ask_to_stop()
+        await until(pilot, lambda: app.training.active is None)
+        app.queue.add(Run.open(home, "z-1"))
+        app.screen.look_again()
+        await pilot.press("b")
+        await until(pilot, lambda: app.training.active == "z-1")
+        app.training.ask_to_stop()
+        await until(pilot, lambda: app.training.active is None)
+
+
+async def opened_in(pilot, app, count):
+    await until(pilot, lambda: app.current_mode == "runs" and len(names(app.screen)) == count)
+    return app.screen
+
+
+async def test_a_queue_from_earlier_waits_to_be_asked(tmp_path):
+    app = RunsApp(tmp_path)
+    app.queue.add(make_run(tmp_path, "a-1"))
+    async with app.run_test(size=(80, 24)) as pilot:
+        await until(pilot, lambda: any("1 run waits" in note.message for note in app._notifications))
+        app._watch_training()
+        assert app.queue.names() == ["a-1"] and app.training.active is None

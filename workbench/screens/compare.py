@@ -1,0 +1,109 @@
+"""Two runs side by side: what they came to, and where their configurations differ."""
+
+from __future__ import annotations
+
+from typing import ClassVar
+
+from rich.text import Text
+from textual.app import ComposeResult
+from textual.binding import Binding, BindingType
+from textual.screen import ModalScreen
+from textual.widgets import Footer, Static
+
+from llm.config import RunConfig, fields_of, get_value
+from workbench.services.runs import RunSummary
+from workbench.text import one_line
+from workbench.widgets.axes import compact, number, size
+from workbench.widgets.meaning import shown
+from workbench.widgets.tables import LiveTable, Row
+
+
+class CompareScreen(ModalScreen[None]):
+    """A table of three columns; what is the same in both is left out until it is asked for."""
+
+    GUIDE = "Where two runs differ: what they came to first, then their configurations. a shows every field."
+    BINDINGS: ClassVar[list[BindingType]] = [
+        Binding("escape,q", "dismiss", "Back", id="compare.back", key_display="esc"),
+        Binding("a", "everything", "All fields", id="compare.all"),
+    ]
+    DEFAULT_CSS = """
+    CompareScreen { background: $background; layout: vertical;
+        #compare-title { height: 1; padding: 0 1; text-style: bold; }
+        LiveTable { height: 1fr; background: $surface; }
+    }
+    """
+
+    def __init__(self, one: RunSummary, other: RunSummary, configs: tuple[RunConfig, RunConfig]) -> None:
+        super().__init__()
+        self.one = one
+        self.other = other
+        self.configs = configs
+        self.everything = False
+
+    def compose(self) -> ComposeResult:
+        yield Static(id="compare-title", markup=False)
+        yield LiveTable(id="compare-table")
+        yield Footer(show_command_palette=False, compact=True)
+
+    def on_mount(self) -> None:
+        table = self.query_one(LiveTable)
+        for heading in ("", one_line(self.one.name), one_line(self.other.name)):
+            table.add_column(Text(heading, no_wrap=True))
+        table.focus()
+        self.show()
+
+    def show(self) -> None:
+        rows = fields_compared(*self.configs, everything=self.everything)
+        differing = sum(1 for key, _ in rows if self._differs(key))
+        count = f"{differing} fields differ" if differing != 1 else "1 field differs"
+        title = (
+            f"{one_line(self.one.name)} and {one_line(self.other.name)}: {count if differing else 'no field differs'}"
+        )
+        self.query_one("#compare-title", Static).update(title)
+        self.query_one(LiveTable).show_rows(results_compared(self.one, self.other) + rows)
+
+    def _differs(self, path: str) -> bool:
+        one, other = (get_value(config, path) for config in self.configs)
+        return bool(one != other)
+
+    def action_everything(self) -> None:
+        """Every field, or only those that differ."""
+        self.everything = not self.everything
+        self.show()
+
+
+def results_compared(one: RunSummary, other: RunSummary) -> list[Row]:
+    """What two runs came to; the lower of two losses stands out."""
+    rows: list[Row] = []
+    for label, name in (("loss", "loss"), ("validation loss", "validation_loss"), ("bits per byte", "bits_per_byte")):
+        values = [getattr(row, name) for row in (one, other)]
+        known = [value for value in values if value is not None]
+        best = min(known) if len(known) == 2 and known[0] != known[1] else None
+        cells = [
+            Text("" if value is None else number(value), style="bold" if value is not None and value == best else "")
+            for value in values
+        ]
+        rows.append((f"result {name}", [Text(label, style="dim"), *cells]))
+    for label, texts in (
+        ("status", [row.status for row in (one, other)]),
+        ("step", [f"{row.step:,}" for row in (one, other)]),
+        ("parameters", [compact(row.parameters) if row.parameters else "" for row in (one, other)]),
+        ("forked from", [row.parent for row in (one, other)]),
+        ("size", [size(row.size_bytes) for row in (one, other)]),
+    ):
+        if any(texts):
+            rows.append((f"result {label}", [Text(label, style="dim"), *(Text(one_line(text)) for text in texts)]))
+    return rows
+
+
+def fields_compared(one: RunConfig, other: RunConfig, *, everything: bool = False) -> list[Row]:
+    """The fields that differ, or all of them with the differing ones standing out."""
+    rows: list[Row] = []
+    for field in fields_of(RunConfig):
+        values = [get_value(config, field.path) for config in (one, other)]
+        differs = values[0] != values[1]
+        if differs or everything:
+            style = "bold" if differs and everything else ""
+            cells = [Text(one_line(shown(value)), style=style, no_wrap=True) for value in values]
+            rows.append((field.path, [Text(field.path, style=style), *cells]))
+    return rows

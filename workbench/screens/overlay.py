@@ -1,0 +1,127 @@
+"""The curves of several runs on one set of axes."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Sequence
+from typing import ClassVar
+
+import numpy as np
+from numpy.typing import NDArray
+from textual import work
+from textual.app import ComposeResult
+from textual.binding import Binding, BindingType
+from textual.screen import ModalScreen
+from textual.widgets import Footer, Static
+
+from llm.run import Run
+from workbench.services.curves import RunCurves
+from workbench.text import one_line
+from workbench.widgets.chart import COLOURS, Chart, Series
+
+MOST = len(COLOURS)
+REFRESH_SECONDS = 1.0
+QUANTITIES = {
+    "validation_loss": "validation loss (nats per token)",
+    "loss": "training loss (nats per token)",
+    "bits_per_byte": "bits per byte of held-out text",
+    "lr": "learning rate",
+    "grad_norm": "gradient norm",
+    "tokens_per_second": "tokens per second",
+}
+UNITS = {"step": "step", "tokens": "tokens_seen", "time": "elapsed"}
+
+
+class OverlayScreen(ModalScreen[None]):
+    """One chart; keys change what it shows and over what."""
+
+    GUIDE = (
+        "The marked runs on one set of axes. v goes to the next quantity, u to the next x axis; bits per byte compare "
+        "across tokenizers, losses do not. Runs in training go on growing."
+    )
+    BINDINGS: ClassVar[list[BindingType]] = [
+        Binding("escape,q", "dismiss", "Back", id="overlay.back", key_display="esc"),
+        Binding("v", "quantity(1)", "Next quantity", id="overlay.quantity"),
+        Binding("V", "quantity(-1)", "Quantity before", id="overlay.quantity-before", show=False),
+        Binding("u", "unit", "Steps, tokens, time", id="overlay.unit"),
+    ]
+    DEFAULT_CSS = """
+    OverlayScreen { background: $background; layout: vertical;
+        #overlay-note { height: 1; padding: 0 1; color: $foreground-muted; }
+    }
+    """
+
+    def __init__(self, runs: Sequence[Run]) -> None:
+        super().__init__()
+        self.curves = [RunCurves(run) for run in runs[:MOST]]
+        self.quantity = "validation_loss"
+        self.unit = "step"
+        self._read = threading.Lock()
+
+    def compose(self) -> ComposeResult:
+        yield Chart(QUANTITIES[self.quantity], smoothing=0.8, empty="reading the logs", id="overlay-chart")
+        yield Static(id="overlay-note", markup=False)
+        yield Footer(show_command_palette=False, compact=True)
+
+    def on_mount(self) -> None:
+        self.chart.focus()
+        self.set_interval(REFRESH_SECONDS, self.read_on)
+        self.read_on()
+
+    @property
+    def chart(self) -> Chart:
+        return self.query_one(Chart)
+
+    @work(thread=True, group="overlay", exit_on_error=False)
+    def read_on(self) -> None:
+        """Take in what was logged, outside the screen's thread: the logs may be long."""
+        if not self._read.acquire(blocking=False):
+            return
+        try:
+            for curves in self.curves:
+                while curves.poll() and self.is_attached:
+                    pass
+        finally:
+            self._read.release()
+        if self.is_attached:
+            self.app.call_from_thread(self.show)
+
+    def show(self) -> None:
+        """Draw what is known."""
+        chart = self.chart
+        chart.border_title = QUANTITIES[self.quantity]
+        chart.set_data([self.series(place) for place in range(len(self.curves))], x_unit=self.unit)
+        empty = [curves.run.name for curves, one in zip(self.curves, chart.data.series, strict=True) if not len(one.x)]
+        note = f"over {'tokens seen' if self.unit == 'tokens' else 'training time' if self.unit == 'time' else 'steps'}"
+        if empty:
+            note += f"; nothing logged yet by {', '.join(map(one_line, empty))}"
+        self.query_one("#overlay-note", Static).update(note)
+
+    def series(self, place: int) -> Series:
+        """The curve of one run."""
+        curves, colour = self.curves[place], COLOURS[place]
+        if self.quantity in curves.steps.columns:
+            table = curves.steps
+            return Series(curves.run.name, table[UNITS[self.unit]], table[self.quantity], colour)
+        table = curves.validation
+        x = table["step"] if self.unit == "step" else self._converted(curves, table["step"])
+        return Series(curves.run.name, x, table[self.quantity], colour, smooth=False)
+
+    def _converted(self, curves: RunCurves, steps: NDArray[np.float64]) -> NDArray[np.float64]:
+        """Tokens or seconds at the steps of evaluations, between those of the logged steps."""
+        if not len(curves.steps):
+            return np.zeros_like(steps)
+        known = curves.steps["step"]
+        values = curves.steps[UNITS[self.unit]]
+        found = np.interp(steps, np.concatenate([[0.0], known]), np.concatenate([[0.0], values]))
+        return np.asarray(found, dtype=np.float64)
+
+    def action_quantity(self, by: int) -> None:
+        names = list(QUANTITIES)
+        self.quantity = names[(names.index(self.quantity) + by) % len(names)]
+        self.show()
+
+    def action_unit(self) -> None:
+        names = list(UNITS)
+        self.unit = names[(names.index(self.unit) + 1) % len(names)]
+        self.show()
