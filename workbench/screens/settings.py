@@ -27,6 +27,7 @@ NUMBERS = {
     "redraws_per_second": "redraws of the charts per second (0: as often as the training can spare)",
     "smoothing": "smoothing of the loss curve when a run is opened (0 to 0.999)",
 }
+TOGETHER = ("train", "chart")  # the keys of charts work on the Train screen wherever its focus is
 
 
 def all_bindings() -> dict[str, list[Binding]]:
@@ -61,9 +62,9 @@ def keys_of(bindings: list[Binding]) -> str:
 def clash(identity: str, key: str, settings: Settings) -> str:
     """The id of another binding that works where `identity` works and has `key` already, or ""."""
     room = identity.partition(".")[0]
-    every = all_bindings()
-    for other, bindings in every.items():
-        together = other.partition(".")[0] in (room, "app") or room == "app"
+    rooms = ("app", *(TOGETHER if room in TOGETHER else (room,)))
+    for other, bindings in all_bindings().items():
+        together = other.partition(".")[0] in rooms or room == "app"
         keys = settings.keys.get(other) or keys_of(bindings)
         if other != identity and together and key in keys.split(","):
             return other
