@@ -24,6 +24,7 @@ from workbench.services.training import Overrides
 from workbench.text import clean
 from workbench.widgets.chart import Chart, Level, Mark, Series
 from workbench.widgets.dialogs import Answer, Ask, AskText
+from workbench.widgets.machine import MachineLine
 from workbench.widgets.panels import Numbers, SampleView, event_line
 
 POLL_SECONDS = 0.1
@@ -48,7 +49,7 @@ class TrainScreen(WorkbenchScreen):
     )
     BINDINGS: ClassVar[list[BindingType]] = [
         Binding("p", "pause", "Pause", id="train.pause"),
-        Binding("p", "go_on", "Go on", id="train.go-on"),
+        Binding("p", "go_on", "Go on", id="train.pause"),
         Binding("s", "command('save')", "Save", id="train.save"),
         Binding("e", "command('evaluate')", "Evaluate", id="train.evaluate"),
         Binding("a", "command('sample')", "Sample", id="train.sample"),
@@ -58,10 +59,12 @@ class TrainScreen(WorkbenchScreen):
         Binding("c", "chat", "Chat", id="train.chat"),
         Binding("d", "detach", "Detach", id="train.detach", show=False),
         Binding("v", "next_chart", "Next chart", id="train.next-chart", show=False),
-        Binding("y", "on_charts('log')", "Log axis", id="train.log", show=False),
-        Binding("m", "on_charts('maximise')", "Maximise", id="train.maximise", show=False),
-        Binding("left_square_bracket", "on_charts('smoothing(-1)')", "Less smooth", key_display="[", show=False),
-        Binding("right_square_bracket", "on_charts('smoothing(1)')", "Smoother", key_display="]", show=False),
+        Binding("y", "on_charts('log')", "Log axis", id="chart.log", show=False),
+        Binding("m", "on_charts('maximise')", "Maximise", id="chart.maximise", show=False),
+        Binding("left_square_bracket", "on_charts('smoothing(-1)')", "Less smooth", id="chart.rougher", show=False),
+        Binding("right_square_bracket", "on_charts('smoothing(1)')", "Smoother", id="chart.smoother", show=False),
+        Binding("w", "on_charts('export(\"csv\")')", "Save as table (CSV)", id="chart.csv", show=False),
+        Binding("W", "on_charts('export(\"svg\")')", "Save as picture (SVG)", id="chart.svg", show=False),
         Binding("escape", "restore", "All charts", id="train.restore", show=False),
     ]
 
@@ -77,8 +80,10 @@ class TrainScreen(WorkbenchScreen):
 
     def body(self) -> ComposeResult:
         yield Numbers(id="numbers")
+        yield MachineLine(id="machine")
         with Grid(id="charts"):
-            yield Chart("loss (nats per token)", smoothing=0.8, id="loss-chart", classes="chosen")
+            smoothing = self.workbench.settings.smoothing
+            yield Chart("loss (nats per token)", smoothing=smoothing, id="loss-chart", classes="chosen")
             yield Chart("learning rate", id="lr-chart")
             yield Chart("gradient norm", id="norm-chart")
             yield Chart("tokens per second", id="speed-chart")
@@ -138,10 +143,23 @@ class TrainScreen(WorkbenchScreen):
         if now - self._checked_at >= HOLDER_SECONDS or any(isinstance(event, Finished) for event in events):
             self._checked_at = now
             self._check_state()
-        here = self.workbench.training.active == self.curves.run.name
-        if at_once or (self._stale and now - self._drawn_at >= (DRAW_SECONDS if here else DRAW_SECONDS_ELSEWHERE)):
+        if at_once or (self._stale and now - self._drawn_at >= self._draw_seconds):
             self._stale, self._drawn_at = False, now
             self._draw()
+
+    @property
+    def _draw_seconds(self) -> float:
+        """How long one picture stays: as the person has set it, else as the training can spare."""
+        assert self.curves is not None
+        if self.workbench.settings.redraws_per_second:
+            return 1 / self.workbench.settings.redraws_per_second
+        here = self.workbench.training.active == self.curves.run.name
+        return DRAW_SECONDS if here else DRAW_SECONDS_ELSEWHERE
+
+    @property
+    def subject(self) -> str:
+        """What the charts are of, for the names of files."""
+        return self.curves.run.name if self.curves is not None else ""
 
     def _notice(self, event: Event) -> None:
         """Put an event that tells something into the log, and its sample where samples are."""
