@@ -2,14 +2,29 @@
 
 from __future__ import annotations
 
+import pickle
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
+import pytest
 
 from llm.config import RunConfig
-from llm.events import Evaluated, Finished, KnobSet, Paused, Progress, Resumed, RolledBack, Saved, to_line
+from llm.events import (
+    CoreEvaluated,
+    Evaluated,
+    Finished,
+    KnobSet,
+    Paused,
+    Progress,
+    Resumed,
+    RolledBack,
+    Saved,
+    to_line,
+)
 from llm.run import Run
 from tests.workbench.scripted import TOTAL, loss_at, scripted_run, started_event, step_event, write_events
+from workbench.services import curve_cache
 from workbench.services.curves import RunCurves
 
 
@@ -130,3 +145,118 @@ def test_state_of_a_run(home: Path) -> None:
     assert curves.finished is not None
     assert curves.seconds_left is None
     log.close()
+
+
+def long_run(home: Path, name: str, steps: int) -> Run:
+    """Logged steps without anything between them, but for an evaluation, a knob and a value that is not finite."""
+    run = Run.create(home, name, RunConfig())
+    lines = [to_line(started_event())]
+    for step in range(1, steps + 1):
+        event = step_event(step)
+        lines.append(to_line(replace(event, loss=float("nan")) if step == 7 else event))
+        if step == steps // 2:
+            lines.append(
+                to_line(Evaluated(step=step, validation_loss=1.5, perplexity=4.5, bits_per_byte=0.5, tokens=9))
+            )
+            lines.append(to_line(KnobSet(step=step, key="train.clip", value=0.5, previous=1.0)))
+    (run.path / "events.jsonl").write_bytes(b"".join(lines))
+    return run
+
+
+def one_by_one(run: Run) -> RunCurves:
+    """The same log, read so that no stretch of steps is long."""
+    curves = RunCurves(run)
+    while curves.poll(limit=2000):
+        pass
+    return curves
+
+
+def same(a: RunCurves, b: RunCurves) -> None:
+    for name in ("steps", "validation", "core"):
+        np.testing.assert_array_equal(getattr(a, name).array(), getattr(b, name).array())
+    for name in ("marks", "samples", "started", "last_step", "last_evaluation", "finished", "knobs", "told", "step"):
+        assert getattr(a, name) == getattr(b, name), name
+
+
+def test_long_stretches_of_steps_become_the_same_rows(home: Path) -> None:
+    run = long_run(home, "long-1", 1009)
+    curves = RunCurves(run)
+    assert len(curves.poll()) < 10
+    assert curves.steps["step"].tolist() == list(range(1, 1010))
+    assert np.isnan(curves.steps["loss"][6])
+    same(curves, one_by_one(run))
+
+
+def test_a_resume_within_a_long_stretch_and_a_broken_line_in_it(home: Path) -> None:
+    run = long_run(home, "long-1", 503)
+    with (run.path / "events.jsonl").open("ab") as file:
+        for step in range(401, 601):  # a killed run logs its last steps once more
+            file.write(to_line(step_event(step)))
+        file.write(b'{"type": "StepLogged", "step": 601, "lo\n')
+        for step in range(602, 801):
+            file.write(to_line(step_event(step)))
+    curves = RunCurves(run)
+    curves.poll()
+    assert curves.steps["step"].tolist() == [*range(1, 601), *range(602, 801)]
+    same(curves, one_by_one(run))
+
+
+def test_what_was_read_is_recalled_and_only_the_rest_is_read(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(curve_cache, "WORTH_BYTES", 1)
+    run = long_run(home, "long-1", 1009)
+    with (run.path / "events.jsonl").open("ab") as file:
+        file.write(to_line(step_event(1010))[:50])  # the writer is in the middle of a line
+    first = curve_cache.recall(run)
+    assert len(first.steps) == 0
+    first.catch_up()
+    assert curve_cache.keep(first)
+    with (run.path / "events.jsonl").open("ab") as file:
+        file.write(to_line(step_event(1010))[50:])
+        file.write(to_line(CoreEvaluated(step=1010, core_metric=0.25, tasks={"a": 0.5}, centred={"a": 0.25})))
+    again = curve_cache.recall(run)
+    assert len(again.steps) == 1009
+    again.catch_up()
+    assert again.steps["step"][-1] == 1010
+    assert again.core["core_metric"].tolist() == [0.25]
+    same(again, one_by_one(run))
+
+
+def test_another_log_or_a_damaged_cache_is_not_recalled(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(curve_cache, "WORTH_BYTES", 1)
+    run = long_run(home, "long-1", 211)
+    curves = RunCurves(run)
+    curves.catch_up()
+    assert curve_cache.keep(curves)
+    path = curve_cache.cache_path(curves)
+    whole = path.read_bytes()
+    for damaged in (b"", whole[:-500], b"PK" + bytes(300), pickle.dumps({"head": 1})):
+        path.write_bytes(damaged)
+        assert len(curve_cache.recall(run).steps) == 0
+    path.write_bytes(whole)
+    assert len(curve_cache.recall(run).steps) == 211
+    log = run.path / "events.jsonl"
+    log.write_bytes(log.read_bytes().replace(b'"step": 211', b'"step": 212'))
+    assert len(curve_cache.recall(run).steps) == 0
+    log.unlink()
+    assert len(curve_cache.recall(run).steps) == 0
+
+
+def test_axes_of_steps_tokens_and_time(home: Path) -> None:
+    curves = RunCurves(scripted_run(home, "a-1", 307))
+    curves.poll()
+    np.testing.assert_allclose(curves.x_of(curves.steps, "time"), 0.05 * np.arange(1, 308))
+    assert curves.x_of(curves.steps, "tokens")[-1] == 307 * 2048
+    assert curves.x_of(curves.validation, "tokens").tolist() == [100 * 2048, 200 * 2048, 300 * 2048]
+    assert curves.x_at(np.array([150.5]), "tokens").tolist() == [150.5 * 2048]
+
+
+def test_the_best_evaluation_is_the_lowest_that_is_finite(home: Path) -> None:
+    run = Run.create(home, "a-1", RunConfig())
+    log = run.log()
+    for step, loss in ((10, 3.0), (20, 2.0), (30, float("nan")), (40, 2.5)):
+        log.append(Evaluated(step=step, validation_loss=loss, perplexity=1.0, bits_per_byte=1.0, tokens=1))
+    log.close()
+    curves = RunCurves(run)
+    assert curves.best_evaluation is None
+    curves.poll()
+    assert curves.best_evaluation == (20, 2.0)

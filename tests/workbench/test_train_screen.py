@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import pytest
 from textual.widgets import Input, RichLog
 
 from llm.config import RunConfig
-from llm.events import Sampled, Saved
+from llm.events import CoreEvaluated, KnobSet, Sampled, Saved, Skipped
 from tests.workbench.scripted import ScriptedTrainer, scripted_run, write_events
 from tests.workbench.waiting import shown, until
 from workbench.app import WorkbenchApp
@@ -219,3 +220,70 @@ async def test_the_log_tells_what_happened_and_not_every_step(home: Path) -> Non
         assert "the best so far" in text
         assert "finished" in text
         assert sum(line.text.strip()[:1].isdigit() for line in log.lines) == 8
+
+
+async def test_the_axis_is_steps_tokens_or_time(home: Path) -> None:
+    scripted_run(home, "old-1", 330, end="stopped")
+    app = app_with(home)
+    async with app.run_test(size=(80, 24)) as pilot:
+        screen = await opened(app, pilot, "old-1")
+        loss = screen.query_one("#loss-chart", Chart)
+        await until(pilot, lambda: not loss.data.is_empty)
+        assert loss.extent() == (1, 330)
+        await pilot.press("u")
+        await until(pilot, lambda: loss.extent() == (2048, 330 * 2048))
+        await pilot.press("u")
+        await until(pilot, lambda: abs(loss.extent()[1] - 16.5) < 1e-6 and loss.x_unit == "time")
+        assert [round(mark.x, 6) for mark in loss.data.marks] == [5.0, 10.0, 15.0, 15.0]
+        await pilot.press("u")
+        await until(pilot, lambda: loss.extent() == (1, 330))
+
+
+async def test_saves_knobs_skipped_steps_and_the_best_evaluation_are_marked(home: Path) -> None:
+    run = scripted_run(home, "old-1", 330)
+    log = run.log()
+    log.append(KnobSet(step=330, key="train.clip", value=0.5, previous=1.0))
+    log.append(Skipped(step=250, reason="not finite", loss=float("nan"), grad_norm=1.0))
+    log.close()
+    app = app_with(home)
+    async with app.run_test(size=(200, 60)) as pilot:
+        screen = await opened(app, pilot, "old-1")
+        loss = screen.query_one("#loss-chart", Chart)
+        await until(pilot, lambda: not loss.data.is_empty)
+        assert [mark.kind for mark in loss.data.marks] == ["save"] * 3 + ["knob", "skip", "best"]
+        assert (loss.data.marks[-1].x, loss.data.marks[-1].label) == (300, "best validation 1.804")
+        assert [mark.kind for mark in screen.query_one("#norm-chart", Chart).data.marks] == ["skip"]
+        for glyph in ("▪", "★", "✗"):
+            assert glyph in shown(screen)
+
+
+async def test_the_core_metric_gets_a_chart_and_a_figure_when_there_is_one(home: Path) -> None:
+    run = scripted_run(home, "old-1", 150)
+    app = app_with(home)
+    async with app.run_test(size=(200, 60)) as pilot:
+        screen = await opened(app, pilot, "old-1")
+        await until(pilot, lambda: "1.279M" in shown(screen))
+        assert "CORE" not in shown(screen)
+        log = run.log()
+        log.append(CoreEvaluated(step=150, core_metric=0.1234, tasks={"a": 0.5}, centred={"a": 0.1234}))
+        log.close()
+        await until(pilot, lambda: "CORE 0.1234" in shown(screen) and "CORE metric" in shown(screen))
+        await pilot.press("v", "v", "v", "v")
+        await until(pilot, lambda: screen.query_one("#core-chart", Chart).has_class("chosen"))
+        await pilot.press("m")
+        await until(pilot, lambda: "CORE metric" in shown(screen) and "gradient norm" not in shown(screen))
+
+
+async def test_a_long_log_is_read_beside_the_screen(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("workbench.screens.train.LONG_LOG_BYTES", 1)
+    monkeypatch.setattr("workbench.services.curve_cache.WORTH_BYTES", 1)
+    monkeypatch.setattr("workbench.screens.train.WORTH_BYTES", 1)
+    run = scripted_run(home, "old-1", 330, end="stopped")
+    cache = run.path / ".cache" / "curves.npz"
+    for _ in range(2):
+        app = app_with(home)
+        async with app.run_test(size=(80, 24)) as pilot:
+            screen = await opened(app, pilot, "old-1")
+            await until(pilot, lambda: "step 330 of 600" in shown(screen) and "300 apples" in shown(screen))
+            assert "stopped" in "\n".join(line.text for line in screen.query_one("#event-log", RichLog).lines)
+            await until(pilot, cache.exists)

@@ -11,7 +11,6 @@ import sys
 import tempfile
 from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass
-from importlib import metadata
 from pathlib import Path
 from typing import Any, Literal
 
@@ -192,6 +191,8 @@ def terminal() -> Iterator[Finding]:
 
 def other_llm_package() -> Finding:
     """The import name `llm` also belongs to a package on PyPI; with both installed, one hides the other."""
+    from importlib import metadata  # brings the email package, for which no other command waits
+
     try:
         version = metadata.version("llm")
     except metadata.PackageNotFoundError:

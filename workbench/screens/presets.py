@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import TYPE_CHECKING, ClassVar
 
 from textual import on, work
 from textual.app import ComposeResult
@@ -19,12 +19,14 @@ from llm.config import Preset, RunConfig, check, list_presets, load_preset
 from llm.errors import ConfigError, UserError
 from llm.run import Run, free_name
 from workbench.screens.base import WorkbenchScreen
-from workbench.screens.edit import EditResult, EditScreen
-from workbench.services.corpora import Entry, config_of
 from workbench.services.prepared import DataState, look_for_data
 from workbench.text import clean
 from workbench.widgets.dialogs import Answer, Ask
 from workbench.widgets.meaning import meaning
+
+if TYPE_CHECKING:  # loaded when they are needed: the first screen is not to wait for them
+    from workbench.screens.edit import EditResult
+    from workbench.services.corpora import Entry
 
 LOOK_AFTER_SECONDS = 0.3
 
@@ -171,6 +173,8 @@ class PresetsScreen(WorkbenchScreen):
 
     def action_edit(self) -> None:
         """Open every field of the marked preset."""
+        from workbench.screens.edit import EditScreen
+
         config = self._config()
         if config is not None:
             base = load_preset(self.current, self.workbench.home)
@@ -198,6 +202,8 @@ class PresetsScreen(WorkbenchScreen):
 
     def use_corpus(self, entry: Entry) -> None:
         """Let the marked preset learn from a corpus of the Data screen."""
+        from workbench.services.corpora import config_of
+
         config = self._config()
         if config is None:
             return

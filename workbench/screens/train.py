@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import time
+from dataclasses import dataclass
 from typing import ClassVar, Literal
 
-from textual import on
+from textual import on, work
 from textual.app import ComposeResult
 from textual.binding import Binding, BindingType
 from textual.containers import Grid, Horizontal, Vertical
+from textual.message import Message
 from textual.widgets import RichLog
+from textual.worker import get_current_worker
 
 from llm.config import RunConfig, get_value
 from llm.errors import UserError
@@ -18,14 +21,16 @@ from llm.run import Run, list_runs
 from workbench.messages import TrainingEnded
 from workbench.screens.base import WorkbenchScreen
 from workbench.screens.knobs import KnobsDialog
-from workbench.services.curves import RunCurves
+from workbench.services.curve_cache import WORTH_BYTES, keep, recall
+from workbench.services.curves import AXES, RunCurves
 from workbench.services.narration import describe
 from workbench.services.training import Overrides
 from workbench.text import clean
-from workbench.widgets.chart import Chart, Level, Mark, Series
+from workbench.widgets.chart import Chart
 from workbench.widgets.dialogs import Answer, Ask, AskText
 from workbench.widgets.machine import MachineLine
 from workbench.widgets.panels import Numbers, SampleView, event_line
+from workbench.widgets.run_charts import CORE, contents
 
 POLL_SECONDS = 0.1
 DRAW_SECONDS = 1.0  # while a thread of this program trains, drawing is paid for in training steps
@@ -33,6 +38,7 @@ DRAW_SECONDS_ELSEWHERE = 0.25
 HOLDER_SECONDS = 1.0
 CLOCK_FROM = 160  # columns of the terminal from which on there is room for the time of day
 FIRST_EVENTS = 400  # lines of history put into the event log when a run is opened
+LONG_LOG_BYTES = 1 << 20  # a log with more than this unread is read in a thread, so that the keys still work
 
 RunState = Literal["none", "preparing", "running", "paused", "ended"]
 
@@ -44,7 +50,9 @@ class TrainScreen(WorkbenchScreen):
     GUIDE = (
         "The curves of one run as it trains. Tab moves between the charts, the samples and the log; on a chart, + and "
         "- zoom, arrows pan, comma and full stop move a cursor that reads values, y makes the axis logarithmic, [ and "
-        "] change the smoothing, m gives it the whole screen. v shows the next chart where there is room for one only. "
+        "] change the smoothing, m gives it the whole screen, u changes the axis to tokens or time. v shows the next "
+        "chart where there is room for one only. On the curves: ▪ saved, ● evaluated, ★ best, ◆ knob changed, "
+        "✗ step skipped, ↶ gone back. "
         "Stopping saves first; a stopped or finished run can be resumed with r."
     )
     BINDINGS: ClassVar[list[BindingType]] = [
@@ -59,6 +67,7 @@ class TrainScreen(WorkbenchScreen):
         Binding("c", "chat", "Chat", id="train.chat"),
         Binding("d", "detach", "Detach", id="train.detach", show=False),
         Binding("v", "next_chart", "Next chart", id="train.next-chart", show=False),
+        Binding("u", "next_axis", "Steps, tokens, time", id="train.axis", show=False),
         Binding("y", "on_charts('log')", "Log axis", id="chart.log", show=False),
         Binding("m", "on_charts('maximise')", "Maximise", id="chart.maximise", show=False),
         Binding("left_square_bracket", "on_charts('smoothing(-1)')", "Less smooth", id="chart.rougher", show=False),
@@ -67,6 +76,19 @@ class TrainScreen(WorkbenchScreen):
         Binding("W", "on_charts('export(\"svg\")')", "Save as picture (SVG)", id="chart.svg", show=False),
         Binding("escape", "restore", "All charts", id="train.restore", show=False),
     ]
+
+    @dataclass
+    class CaughtUp(Message):
+        """A long log was read."""
+
+        curves: RunCurves
+
+    @dataclass
+    class Reading(Message):
+        """A long log is being read; `share` of it is done."""
+
+        name: str
+        share: float
 
     def __init__(self, *, id: str | None = None) -> None:
         super().__init__(id=id)
@@ -77,6 +99,8 @@ class TrainScreen(WorkbenchScreen):
         self._drawn_at = 0.0
         self._checked_at = 0.0
         self._stale = False
+        self._reading = False
+        self.axis = "step"
 
     def body(self) -> ComposeResult:
         yield Numbers(id="numbers")
@@ -87,6 +111,7 @@ class TrainScreen(WorkbenchScreen):
             yield Chart("learning rate", id="lr-chart")
             yield Chart("gradient norm", id="norm-chart")
             yield Chart("tokens per second", id="speed-chart")
+            yield Chart("CORE metric", id=CORE)
         with Horizontal(id="below"):
             with Vertical(id="samples"):
                 yield SampleView("sample", "no sample yet", id="latest-sample")
@@ -121,6 +146,43 @@ class TrainScreen(WorkbenchScreen):
         self.query_one("#event-log", RichLog).clear()
         for view in self.query(SampleView):
             view.show(None)
+        self.set_class(False, "-core")
+        self._reading = self.curves.unread_bytes > LONG_LOG_BYTES
+        if self._reading:
+            self.on_train_screen_reading(self.Reading(name, 0.0))
+            self._catch_up(run)
+        else:
+            self._tick(at_once=True)
+
+    @work(thread=True, exclusive=True, group="read a long log")
+    def _catch_up(self, run: Run) -> None:
+        """Read a long log, from where it was left when it was read last."""
+        worker = get_current_worker()
+
+        def progress(share: float) -> bool:
+            self.post_message(self.Reading(run.name, share))
+            return not worker.is_cancelled
+
+        curves = recall(run)
+        is_new = curves.unread_bytes > WORTH_BYTES
+        curves.catch_up(progress)
+        if not worker.is_cancelled:
+            self.post_message(self.CaughtUp(curves))
+            if is_new:
+                keep(curves)
+
+    def on_train_screen_reading(self, message: Reading) -> None:
+        if self._reading and self.curves is not None and self.curves.run.name == message.name:
+            self.query_one(Numbers).say_reading(message.name, message.share)
+
+    def on_train_screen_caught_up(self, message: CaughtUp) -> None:
+        """The whole log is known: show it, and follow it from here on."""
+        if self.curves is None or self.curves.run.name != message.curves.run.name:
+            return
+        self._reading = False
+        self.curves = message.curves
+        for event in list(self.curves.told):
+            self._notice(event)
         self._tick(at_once=True)
 
     # --- following the run
@@ -133,7 +195,7 @@ class TrainScreen(WorkbenchScreen):
 
     def _tick(self, at_once: bool = False) -> None:
         """Take in what was logged. Draw seldom, only what is visible, and only when something changed."""
-        if self.curves is None or not (self.is_current or at_once):
+        if self.curves is None or self._reading or not (self.is_current or at_once):
             return
         events = self.curves.poll()
         self._stale = self._stale or bool(events)
@@ -199,28 +261,15 @@ class TrainScreen(WorkbenchScreen):
     def _draw(self) -> None:
         assert self.curves is not None
         self.query_one(Numbers).show(self.curves, self.state, list(self.pending.values()))
+        if len(self.curves.core) and not self.has_class("-core"):
+            self.add_class("-core")
         for chart in self.query(Chart):
             if chart.display:
                 self._fill(chart, self.curves)
 
     def _fill(self, chart: Chart, curves: RunCurves) -> None:
-        steps, x = curves.steps, curves.steps["step"]
-        if chart.id == "loss-chart":
-            validation = curves.validation
-            series = [
-                Series("train", x, steps["loss"]),
-                Series("validation", validation["step"], validation["validation_loss"], "accent", "points"),
-            ]
-            chart.set_data(series, [Mark(mark.step, mark.text, mark.kind) for mark in curves.marks])
-        elif chart.id == "lr-chart":
-            knobs = [Mark(mark.step, mark.text, mark.kind) for mark in curves.marks if mark.kind == "knob"]
-            chart.set_data([Series("lr", x, steps["lr"], "success", smooth=False)], knobs)
-        elif chart.id == "norm-chart":
-            clip = float(str(self.knob_value("train.clip")))
-            levels = [Level(clip, "clip")] if clip else []
-            chart.set_data([Series("norm", x, steps["grad_norm"], "secondary")], [], levels)
-        else:
-            chart.set_data([Series("tokens/s", x, steps["tokens_per_second"], "accent")])
+        shown = contents(chart.id or "", curves, self.axis, float(str(self.knob_value("train.clip"))))
+        chart.set_data(shown.series, shown.marks, shown.levels, x_unit=self.axis)
 
     def knob_value(self, path: str) -> object:
         """The value of a live knob as it is in effect: the last one set, else the run's own."""
@@ -231,13 +280,19 @@ class TrainScreen(WorkbenchScreen):
 
     def action_next_chart(self) -> None:
         """Show the next chart where there is room for one; otherwise go to it."""
-        charts = list(self.query(Chart))
+        charts = [chart for chart in self.query(Chart) if chart.id != CORE or self.has_class("-core")]
         place = next(index for index, chart in enumerate(charts) if chart.has_class("chosen"))
         chosen = charts[(place + 1) % len(charts)]
         charts[place].remove_class("chosen")
         chosen.add_class("chosen")
         chosen.focus()
         self.call_after_refresh(self._draw_if_open)
+
+    def action_next_axis(self) -> None:
+        """Draw the charts over tokens, over training time, or over steps."""
+        units = list(AXES)
+        self.axis = units[(units.index(self.axis) + 1) % len(units)]
+        self._draw_if_open()
 
     def action_restore(self) -> None:
         self.remove_class("one-chart")
@@ -270,7 +325,7 @@ class TrainScreen(WorkbenchScreen):
 
     def _draw_if_open(self) -> None:
         """Charts that come into view were not kept up to date while they were hidden."""
-        if self.curves is not None:
+        if self.curves is not None and not self._reading:
             self._draw()
 
     # --- steering

@@ -1,16 +1,26 @@
-"""A run's event log as growing arrays: what the charts draw, and what the numbers beside them say."""
+"""A run's event log as growing arrays: what the charts draw, and what the numbers beside them say.
+
+A long log is read by `RunCurves.catch_up`, outside the screen's thread: stretches of logged steps, which are nearly all
+of it, become rows without becoming events first. What was read is kept beside the run (`curve_cache`), so that the next
+opening reads only what came since.
+"""
 
 from __future__ import annotations
 
+import json
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
+from itertools import groupby
+from operator import itemgetter
+from pathlib import Path
 from typing import Any, ClassVar
 
 import numpy as np
 from numpy.typing import NDArray
 
 from llm.events import (
+    CoreEvaluated,
     Evaluated,
     Event,
     Finished,
@@ -26,6 +36,7 @@ from llm.events import (
     StepLogged,
 )
 from llm.run import Run
+from llm.run.log import parse_event
 
 Array = NDArray[np.float64]
 
@@ -43,30 +54,55 @@ STEP_COLUMNS = (
     "memory_bytes",
 )
 VALIDATION_COLUMNS = ("step", "elapsed", "validation_loss", "perplexity", "bits_per_byte", "train_loss")
+CORE_COLUMNS = ("step", "elapsed", "core_metric")
+
+STEP_LINE = b'{"type": "StepLogged",'  # how `llm.events.to_line` begins it
+LONG_STRETCH = 64  # logged steps in a row that are worth taking in at once
+READ_BYTES = 1 << 20  # taken in at once while catching up: about 10 ms of work
+TOLD = 400  # events besides steps that are remembered for the event log
+
+AXES = {"step": "step", "tokens": "tokens_seen", "time": "elapsed"}
+"""What the x axis can be, and the column of the steps that holds it."""
+
+step_values = itemgetter(*STEP_COLUMNS)
 
 
 class Table:
     """Rows of float64 that grow at the end and are cut at a step; the first column is the step and never falls."""
 
-    def __init__(self, columns: tuple[str, ...]) -> None:
+    def __init__(self, columns: tuple[str, ...], rows: Array | None = None) -> None:
+        """`rows` has shape (rows, columns); none where it is not given."""
         self.columns = columns
         self.rows = 0
-        self._values: Array = np.empty((64, len(columns)))
+        self._values: Array = np.empty((len(columns), 64))
+        if rows is not None:
+            self.extend(rows)
 
     def __len__(self) -> int:
         return self.rows
 
     def append(self, event: Event) -> None:
         """Add one row from the event's attributes; None becomes NaN."""
-        if self.rows == len(self._values):
-            self._values = np.concatenate([self._values, np.empty_like(self._values)])
         values = (getattr(event, name) for name in self.columns)
-        self._values[self.rows] = [np.nan if value is None else value for value in values]
-        self.rows += 1
+        self.extend(np.array([[np.nan if value is None else value for value in values]], dtype=np.float64))
+
+    def extend(self, rows: Array) -> None:
+        """Add rows, shape (rows, columns)."""
+        needed = self.rows + len(rows)
+        if needed > self._values.shape[1]:
+            grown = np.empty((len(self.columns), max(needed, 2 * self._values.shape[1])))
+            grown[:, : self.rows] = self._values[:, : self.rows]
+            self._values = grown
+        self._values[:, self.rows : needed] = rows.T
+        self.rows = needed
 
     def __getitem__(self, column: str) -> Array:
         """One column, as a view: shape (rows,)."""
-        return self._values[: self.rows, self.columns.index(column)]
+        return self._values[self.columns.index(column), : self.rows]
+
+    def array(self) -> Array:
+        """All of it, as a view of shape (rows, columns)."""
+        return self._values[:, : self.rows].T
 
     def keep_until(self, step: int) -> None:
         """Forget the rows after `step`."""
@@ -75,7 +111,7 @@ class Table:
 
 @dataclass(frozen=True)
 class RunMark:
-    """Something that happened at a step: `kind` is save, best, knob, skip or rollback."""
+    """Something that happened at a step: `kind` is save, knob, skip or rollback."""
 
     step: int
     kind: str
@@ -92,6 +128,7 @@ class RunCurves:
         self.run = run
         self.steps = Table(STEP_COLUMNS)
         self.validation = Table(VALIDATION_COLUMNS)
+        self.core = Table(CORE_COLUMNS)
         self.marks: list[RunMark] = []
         self.samples: deque[Sampled] = deque(maxlen=2)
         self.started: Started | None = None
@@ -102,16 +139,61 @@ class RunCurves:
         self.paused = False
         self.knobs: dict[str, Any] = {}
         """Live knobs that were set, by path, with the values now in effect."""
-        self._tail = run.tail()
+        self.told: deque[Event] = deque(maxlen=TOLD)
+        """The newest events other than steps and progress, oldest first."""
+        self.lines = run.tail().lines
 
     def poll(self, limit: int = 1 << 21) -> list[Event]:
-        """Take in what was logged since the last call, at most about `limit` bytes of it; returns those events."""
-        events = self._tail.poll(limit)
+        """Take in what was logged since the last call, at most about `limit` bytes of it; returns those events, but of
+        a long stretch of logged steps only the last."""
+        events: list[Event] = []
+        for is_step, group in groupby(self.lines.poll(limit), lambda line: line.startswith(STEP_LINE)):
+            lines = list(group)
+            if is_step and len(lines) >= LONG_STRETCH and self._take_in_steps(lines[:-1]):
+                lines = lines[-1:]
+            events += self._take_in(lines)
+        return events
+
+    @property
+    def unread_bytes(self) -> int:
+        """Bytes of the log that were not taken in yet."""
+        try:
+            return max(0, Path(self.lines.path).stat().st_size - self.lines.offset)
+        except OSError:
+            return 0
+
+    def catch_up(self, progress: Callable[[float], bool] = lambda share: True) -> None:
+        """Take in all there is. `progress` gets the share that is done now and then, and says whether to go on."""
+        total = self.unread_bytes
+        while self.unread_bytes and progress(1 - min(1.0, self.unread_bytes / total)):
+            before = self.lines.offset
+            self.poll(READ_BYTES)
+            if self.lines.offset == before:
+                return
+
+    def _take_in(self, lines: Iterable[bytes]) -> list[Event]:
+        events = [event for line in lines if (event := parse_event(line)) is not None]
         for event in events:
             handler = self._HANDLERS.get(type(event))
             if handler is not None:
                 handler(self, event)
+            if not isinstance(event, StepLogged | Progress):
+                self.told.append(event)
         return events
+
+    def _take_in_steps(self, lines: list[bytes]) -> bool:
+        """Add rows for lines that all are logged steps, and go on where the last one ended; False where something about
+        them is unusual and they must be read one by one."""
+        try:
+            rows = np.array(list(map(step_values, json.loads(b"[" + b",".join(lines) + b"]"))), dtype=np.float64)
+        except (ValueError, KeyError, TypeError):
+            return False
+        before = self.steps["step"][-1] if len(self.steps) else -np.inf
+        if rows[0, 0] <= before or (np.diff(rows[:, 0]) <= 0).any():
+            return False
+        self.steps.extend(rows)
+        self.progress = None
+        return True
 
     @property
     def step(self) -> int:
@@ -135,6 +217,27 @@ class RunCurves:
         losses = self.validation["validation_loss"]
         finite = losses[np.isfinite(losses)]
         return float(finite.min()) if finite.size else None
+
+    @property
+    def best_evaluation(self) -> tuple[int, float] | None:
+        """Step and validation loss of the best evaluation so far."""
+        best = self.best_validation
+        if best is None:
+            return None
+        place = int(np.flatnonzero(self.validation["validation_loss"] == best)[0])
+        return int(self.validation["step"][place]), best
+
+    def x_of(self, table: Table, unit: str) -> Array:
+        """The rows of `table` on an axis of steps, "tokens" or training "time" in seconds: shape (rows,)."""
+        if unit == "time":
+            return table["elapsed"]
+        return self.x_at(table["step"], "tokens") if unit == "tokens" and table is not self.steps else table[AXES[unit]]
+
+    def x_at(self, steps: Array, unit: str) -> Array:
+        """Where steps lie on such an axis, between the logged steps by straight lines."""
+        if unit == "step" or not len(self.steps):
+            return steps
+        return np.interp(steps, self.steps["step"], self.steps[AXES[unit]])
 
     @property
     def seconds_left(self) -> float | None:
@@ -166,12 +269,17 @@ class RunCurves:
         self.validation.append(event)
         self.last_evaluation = event
 
+    def _on_core(self, event: CoreEvaluated) -> None:
+        if len(self.core) and event.step <= self.core["step"][-1]:
+            self.core.keep_until(event.step - 1)
+        self.core.append(event)
+
     def _on_sampled(self, event: Sampled) -> None:
         self.samples.append(event)
 
     def _on_saved(self, event: Saved) -> None:
         if event.kind == "checkpoint":
-            self.marks.append(RunMark(event.step, "best" if event.best else "save", f"saved {event.path}"))
+            self.marks.append(RunMark(event.step, "save", f"saved {event.path}"))
 
     def _on_knob(self, event: KnobSet) -> None:
         self.knobs[event.key] = event.value
@@ -196,6 +304,7 @@ class RunCurves:
     def _void_after(self, step: int) -> None:
         self.steps.keep_until(step)
         self.validation.keep_until(step)
+        self.core.keep_until(step)
         self.marks = [mark for mark in self.marks if mark.step <= step]
         if self.last_step is not None and self.last_step.step > step:
             self.last_step = None
@@ -205,6 +314,7 @@ class RunCurves:
         Progress: _on_progress,
         StepLogged: _on_step,
         Evaluated: _on_evaluated,
+        CoreEvaluated: _on_core,
         Sampled: _on_sampled,
         Saved: _on_saved,
         KnobSet: _on_knob,

@@ -37,6 +37,12 @@ class Numbers(Static):
         self.update(Content("\n").join(lines))
 
 
+    def say_reading(self, name: str, share: float) -> None:
+        """A long log is being read; `share` of it is done."""
+        reading = bar(share, f" reading the log {100 * share:.0f}%", max(20, self.content_size.width))
+        self.update(Content("\n").join([Content.styled(clean(name), "bold"), reading, Content("")]))
+
+
 def headline(curves: RunCurves, state: str, pending: list[str]) -> Content:
     sign, style = SIGNS.get(state, ("", ""))
     words = curves.finished.status if state == "ended" and curves.finished is not None else state
@@ -86,6 +92,8 @@ def figures_line(curves: RunCurves, width: int) -> Content:
         suffix = f" (best {number(best)})" if best is not None and best < evaluation.validation_loss else ""
         figures.append(("validation", number(evaluation.validation_loss) + suffix))
         figures.append(("bits/byte", f"{evaluation.bits_per_byte:.3f}"))
+    if len(curves.core):
+        figures.append(("CORE", f"{curves.core['core_metric'][-1]:.4f}"))
     if step is not None:
         figures.append(("tokens/s", compact(float(f"{step.tokens_per_second:.3g}"))))
         figures.append(("tokens", compact(float(f"{step.tokens_seen:.4g}"))))

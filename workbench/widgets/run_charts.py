@@ -1,0 +1,61 @@
+"""What each chart of a run shows, on an axis of steps, tokens or training time."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+import numpy as np
+
+from workbench.services.curves import RunCurves
+from workbench.widgets.axes import number
+from workbench.widgets.chart import Level, Mark, Series
+
+LOSS, RATE, NORM, SPEED, CORE = "loss-chart", "lr-chart", "norm-chart", "speed-chart", "core-chart"
+INCIDENTS = ("skip", "rollback")
+
+
+@dataclass(frozen=True)
+class Contents:
+    """The curves of one chart, with its marks and levels."""
+
+    series: list[Series]
+    marks: list[Mark] = field(default_factory=list)
+    levels: list[Level] = field(default_factory=list)
+
+
+def contents(chart: str, curves: RunCurves, unit: str, clip: float) -> Contents:
+    """What the chart with the id `chart` shows; gradients are clipped at the norm `clip`, 0 for never."""
+    steps, x = curves.steps, curves.x_of(curves.steps, unit)
+    if chart == LOSS:
+        validation = curves.validation
+        series = [
+            Series("train", x, steps["loss"]),
+            Series("validation", curves.x_of(validation, unit), validation["validation_loss"], "accent", "points"),
+        ]
+        return Contents(series, marks(curves, unit) + best_mark(curves, unit))
+    if chart == RATE:
+        return Contents([Series("lr", x, steps["lr"], "success", smooth=False)], marks(curves, unit, ("knob",)))
+    if chart == NORM:
+        levels = [Level(clip, "clip")] if clip else []
+        return Contents([Series("norm", x, steps["grad_norm"], "secondary")], marks(curves, unit, INCIDENTS), levels)
+    if chart == CORE:
+        at = curves.x_of(curves.core, unit)
+        return Contents([Series("CORE", at, curves.core["core_metric"], "success", "points")])
+    return Contents([Series("tokens/s", x, steps["tokens_per_second"], "accent")])
+
+
+def marks(curves: RunCurves, unit: str, kinds: tuple[str, ...] = ()) -> list[Mark]:
+    """What happened to the run; only that of `kinds`, where any are given."""
+    chosen = [mark for mark in curves.marks if not kinds or mark.kind in kinds]
+    at = curves.x_at(np.array([mark.step for mark in chosen], dtype=np.float64), unit)
+    return [Mark(float(x), mark.text, mark.kind) for x, mark in zip(at, chosen, strict=True)]
+
+
+def best_mark(curves: RunCurves, unit: str) -> list[Mark]:
+    """The best evaluation, where there is one."""
+    best = curves.best_evaluation
+    if best is None:
+        return []
+    step, loss = best
+    (x,) = curves.x_at(np.array([float(step)]), unit)
+    return [Mark(float(x), f"best validation {number(loss)}", "best")]
