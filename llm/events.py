@@ -220,11 +220,14 @@ def to_line(event: Event) -> bytes:
 
 
 def from_record(record: Json) -> Event | None:
-    """The event a parsed line stands for; None where the type is unknown or a needed field is missing."""
-    kind = TYPES.get(record.get("type", ""))
+    """The event a parsed line stands for; None where the type is unknown, or a needed field is missing or no number."""
+    kind = TYPES.get(str(record.get("type")))
     if kind is None:
         return None
-    known = {item.name: restored(record[item.name], item.type) for item in fields(kind) if item.name in record}
+    try:
+        known = {item.name: restored(record[item.name], item.type) for item in fields(kind) if item.name in record}
+    except ValueError:  # words where a number belongs
+        return None
     required = (f.name for f in fields(kind) if f.default is MISSING and f.default_factory is MISSING)
     if any(name not in known for name in required):
         return None

@@ -46,14 +46,13 @@ class EventLog:
         self.lost = 0
 
     def append(self, event: Event) -> None:
-        if not self.lines.append(to_line(event)):
-            self.lost += 1
-            return
-        if self.lost:
+        if self.lost:  # the note goes before the event: the last line of a run must stay its `Finished`
             step = getattr(event, "step", 0)
             note = Warned(step=step, elapsed=event.elapsed, message=f"{self.lost} log lines could not be written.")
             if self.lines.append(to_line(note)):
                 self.lost = 0
+        if not self.lines.append(to_line(event)):
+            self.lost += 1
 
     def close(self) -> None:
         self.lines.close()
@@ -99,9 +98,10 @@ class EventTail:
 
 def read_events(path: Path) -> Iterator[Event]:
     """All events of a log, read in pieces; a last line without its newline counts if it is whole."""
-    tail = LineTail(path)
-    while lines := tail.poll(CHUNK):
-        yield from (event for line in lines if (event := parse_event(line)) is not None)
+    tail, before = LineTail(path), -1
+    while tail.offset != before:  # a piece may hold no whole line, and yet not be the last
+        before = tail.offset
+        yield from (event for line in tail.poll(CHUNK) if (event := parse_event(line)) is not None)
     if (event := parse_event(tail.rest)) is not None:
         yield event
 
@@ -163,8 +163,11 @@ class CommandTail:
     def poll(self) -> list[Command]:
         """Cheap when nothing came: one `stat`."""
         records = (parse_record(line) for line in self.lines.poll())
-        return [
-            Command(str(record.get("command", "")), str(record.get("id", "")), dict(record.get("arguments") or {}))
-            for record in records
-            if record is not None
-        ]
+        return [command_from(record) for record in records if record is not None]
+
+
+def command_from(record: dict[str, Any]) -> Command:
+    """The command a parsed line stands for, whoever wrote it."""
+    arguments = record.get("arguments")
+    known = arguments if isinstance(arguments, dict) else {}
+    return Command(str(record.get("command", "")), str(record.get("id", "")), known)

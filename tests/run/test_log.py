@@ -9,7 +9,8 @@ from pathlib import Path
 
 import pytest
 
-from llm.events import Evaluated, Event, StepLogged, Warned, from_record, to_line
+from llm.events import Evaluated, Event, Finished, StepLogged, Warned, from_record, to_line
+from llm.run import Run
 from llm.run.log import CommandTail, EventLog, EventTail, last_events, parse_record, read_events, send_command
 
 
@@ -114,7 +115,7 @@ def test_a_full_disk_does_not_stop_the_writer_and_the_gap_is_recorded(
     log.append(warned(3))
     events = list(read_events(path))
     assert steps(events) == [3, 3]
-    note = events[1]
+    note = events[0]
     assert isinstance(note, Warned) and note.message.startswith("3 log lines")
     assert log.lost == 0
 
@@ -156,3 +157,30 @@ def test_metrics_declared_optional_come_back_as_numbers() -> None:
     assert from_record(record | {"train_loss": "NaN"}) is not None
     back = from_record(record)
     assert isinstance(back, Evaluated) and back.validation_loss == math.inf and back.train_loss is None
+
+
+def test_the_note_of_a_gap_comes_before_the_end_of_the_run(tmp_path: Path) -> None:
+    run = Run(tmp_path)
+    log = run.log()
+    log.lost = 3
+    log.append(Finished(step=7, status="finished"))
+    assert run.status().name == "finished"
+    assert [type(event) for event in run.events()] == [Warned, Finished]
+
+
+def test_a_long_stretch_without_a_line_is_not_the_end(tmp_path: Path) -> None:
+    path = tmp_path / "events.jsonl"
+    path.write_bytes(to_line(warned(1)) + b"\0" * (3 << 20) + b"\n" + to_line(warned(2)))
+    assert steps(list(read_events(path))) == [1, 2]
+
+
+@pytest.mark.parametrize(
+    "line",
+    [b'{"type": ["Warned"]}', b'{"type": "Evaluated", "validation_loss": "low"}', b'{"command": 1, "arguments": [2]}'],
+)
+def test_lines_of_the_wrong_shape_are_passed_over(tmp_path: Path, line: bytes) -> None:
+    path = tmp_path / "lines.jsonl"
+    commands = CommandTail(path)
+    path.write_bytes(line + b"\n" + to_line(warned(1)))
+    assert steps(list(read_events(path))) == [1]
+    assert all(command.arguments == {} for command in commands.poll())
