@@ -9,7 +9,7 @@ import socket
 import time
 import tomllib
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from importlib import metadata
 from pathlib import Path
 from typing import Any
@@ -17,6 +17,7 @@ from typing import Any
 import tomli_w
 
 from llm.config import RunConfig, check_name, from_mapping, to_mapping
+from llm.data.datasets import CATALOGUE
 from llm.errors import UserError, WrongUse
 from llm.events import Event, Finished
 from llm.files import read_json, remove_directory, write_atomic, write_json
@@ -26,6 +27,7 @@ from llm.run.lock import Holder, RunLock, holder_of
 from llm.run.log import CommandTail, EventLog, EventTail, last_events, read_events, send_command
 
 FORMAT = 1
+NAMES = frozenset({"stories", "pylib"} | {dataset.name for dataset in CATALOGUE})
 
 
 @dataclass(frozen=True)
@@ -67,6 +69,7 @@ class Run:
         """Make `<home>/runs/<name>` with its frozen configuration; `parent` is `RUN@STEP` for a fork.
 
         `fill` may put files there first: the directory becomes a run when `run.toml` is written, as the last of all.
+        Paths in the configuration become absolute, so that the run can be resumed from any directory.
         """
         check_name(name)
         run = cls(home / "runs" / name)
@@ -78,14 +81,15 @@ class Run:
             raise UserError(
                 f"{run.path} cannot be made ({error.strerror}); choose another place with --home."
             ) from error
+        header = {"format": FORMAT, "id": secrets.token_hex(8), "created": time.time(), "parent": parent}
+        described = {"run": header | {"versions": versions(), "host": socket.gethostname()} | (extra or {})}
         try:
             fill(run)
+            content = tomli_w.dumps(to_mapping(with_absolute_paths(config)) | described)
+            write_atomic(run.path / "run.toml", content.encode())
         except BaseException:
             remove_directory(run.path)
             raise
-        header = {"format": FORMAT, "id": secrets.token_hex(8), "created": time.time(), "parent": parent}
-        described = {"run": header | {"versions": versions(), "host": socket.gethostname()} | (extra or {})}
-        write_atomic(run.path / "run.toml", tomli_w.dumps(to_mapping(config) | described).encode())
         return run
 
     @classmethod
@@ -191,6 +195,21 @@ class Run:
                 return info
         steps = ", ".join(str(info.step) for info in infos)
         raise WrongUse(f"run {self.name} has no checkpoint {which}; it has last, best and steps {steps}.")
+
+
+def with_absolute_paths(config: RunConfig) -> RunConfig:
+    """`config` with paths from the present directory on made absolute; what is there under no such path is a name."""
+    data = replace(config.data, corpus=absolute(config.data.corpus), validation=absolute(config.data.validation))
+    tokenizer = replace(config.tokenizer, path=absolute(config.tokenizer.path))
+    core = replace(config.evaluate, core_path=absolute(config.evaluate.core_path))
+    return replace(config, data=data, tokenizer=tokenizer, evaluate=core)
+
+
+def absolute(text: str) -> str:
+    """The absolute path `text` means; `text` itself where it is empty or one word that names a corpus or data set."""
+    path = Path(text).expanduser()
+    is_path = "/" in text or path.suffix or any(sign in text for sign in "*?[") or path.exists()
+    return str(path.absolute()) if text and is_path and text not in NAMES else text
 
 
 def versions() -> dict[str, str]:

@@ -49,13 +49,21 @@ class RunLock:
         self.descriptor = -1
 
     def __enter__(self) -> RunLock:
-        self.descriptor = os.open(self.path, os.O_RDWR | os.O_CREAT, 0o644)
-        if not self._acquired():
-            self._close()
-            raise RunBusy(self.path, holder_of(self.path))
         record = json.dumps({"pid": os.getpid(), "host": socket.gethostname()}).encode()
-        os.ftruncate(self.descriptor, 0)
-        os.pwrite(self.descriptor, record, 0)
+        try:
+            self.descriptor = os.open(self.path, os.O_RDWR | os.O_CREAT, 0o644)
+            if not self._acquired():
+                raise RunBusy(self.path, holder_of(self.path))
+            os.ftruncate(self.descriptor, 0)
+            os.pwrite(self.descriptor, record, 0)
+        except OSError as error:
+            self._close()
+            raise UserError(
+                f"{self.path} cannot be written ({error.strerror}); make room, or allow writing."
+            ) from error
+        except RunBusy:
+            self._close()
+            raise
         this = weakref.ref(self)
         os.register_at_fork(after_in_child=lambda: _close_in_child(this))
         return self
@@ -108,5 +116,5 @@ def _recorded_holder(descriptor: int) -> Holder:
     try:
         record = json.loads(os.pread(descriptor, 4096, 0))
         return Holder(int(record["pid"]), str(record["host"]))
-    except (ValueError, KeyError):
+    except (ValueError, KeyError, TypeError):
         return Holder(0, "unknown host")  # taken this instant; its holder has not written its name yet
