@@ -15,6 +15,7 @@ from typing import Any
 from llm.errors import UserError
 
 STAGING = ".tmp-"
+ASIDE = ".was-"  # a directory that is just being replaced
 CHUNK = 1 << 22  # bytes read at once while a file is checked
 
 
@@ -57,11 +58,13 @@ def published_directory(target: Path) -> Iterator[Path]:
     """A staging directory that becomes `target` when the block ends without an error.
 
     The files are synced, then the directory, then it is renamed, then the parent is synced: a crash at any moment
-    leaves either no `target` or a whole one. A `target` that is there already is moved aside first.
+    leaves either no `target` or a whole one. A `target` that is there already is moved aside first, and put back
+    when something comes between (after a kill, by `remove_staging`).
     """
     target.parent.mkdir(parents=True, exist_ok=True)
     staging = staging_path(target)
     staging.mkdir()
+    aside = target.with_name(ASIDE + target.name)
     try:
         yield staging
         for path in staging.rglob("*"):
@@ -69,12 +72,16 @@ def published_directory(target: Path) -> Iterator[Path]:
                 sync_file(path)
         sync_directory(staging)
         if target.exists():
-            remove_directory(target)
+            shutil.rmtree(aside, ignore_errors=True)
+            target.rename(aside)
         staging.rename(target)
     except BaseException:
+        if aside.exists() and not target.exists():
+            aside.rename(target)
         shutil.rmtree(staging, ignore_errors=True)
         raise
     sync_directory(target.parent)
+    shutil.rmtree(aside, ignore_errors=True)
 
 
 def remove_directory(path: Path) -> None:
@@ -121,7 +128,16 @@ def directory_size(path: Path) -> int:
 
 
 def remove_staging(directory: Path) -> None:
-    """Clear what interrupted writers left in `directory`: staging names whose process is gone."""
+    """Clear what interrupted writers left in `directory`: staging names whose process is gone.
+
+    A directory that was being replaced is put back where nothing took its place.
+    """
+    for aside in directory.glob(f"{ASIDE}*"):
+        replaced = aside.with_name(aside.name.removeprefix(ASIDE))
+        if replaced.exists():
+            shutil.rmtree(aside, ignore_errors=True)
+        else:
+            aside.rename(replaced)
     for path in directory.glob(f"{STAGING}*"):
         pid = path.name.removeprefix(STAGING).split("-")[0]
         if pid.isdigit() and int(pid) != os.getpid() and process_is_alive(int(pid)):

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from llm.errors import UserError
-from llm.files import STAGING, published_directory, remove_staging, write_atomic
+from llm.files import ASIDE, STAGING, published_directory, remove_staging, write_atomic
 from llm.run.checkpoints import list_checkpoints, prune, verify, write_manifest
 
 
@@ -110,3 +110,34 @@ def test_an_atomic_write_that_fails_leaves_the_old_file(tmp_path: Path, monkeypa
         write_atomic(path, b"new")
     assert path.read_bytes() == b"old"
     assert list(tmp_path.iterdir()) == [path]
+
+
+def test_a_checkpoint_that_was_being_replaced_comes_back(tmp_path: Path) -> None:
+    """A kill between the two renames of a replacement: the old one is aside, the new one not yet in its place."""
+    target = publish(tmp_path, 10, loss=1.0)
+    target.rename(tmp_path / (ASIDE + target.name))
+    assert list_checkpoints(tmp_path) == []
+    remove_staging(tmp_path)
+    (info,) = list_checkpoints(tmp_path)
+    verify(info)
+    publish(tmp_path, 10, loss=2.0)
+    assert [path.name for path in tmp_path.iterdir()] == [target.name]
+
+
+def test_an_interrupt_between_the_renames_puts_the_old_one_back(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    publish(tmp_path, 10, loss=1.0)
+    rename = Path.rename
+
+    def interrupted(self: Path, target: Path) -> Path:
+        if self.name.startswith(STAGING):
+            raise KeyboardInterrupt
+        return rename(self, target)
+
+    monkeypatch.setattr(Path, "rename", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        publish(tmp_path, 10, loss=2.0)
+    (info,) = list_checkpoints(tmp_path)
+    verify(info)
+    assert info.metrics == {"loss": 1.0} and len(list(tmp_path.iterdir())) == 1
