@@ -30,7 +30,8 @@ class TrainerState:
     `step` counts optimiser steps, `batch_index` batches drawn (a roll-back restores the first, not the second), and
     `data_cursor` is where the next batch begins in a text that is streamed (`BatchSource.cursor`).
     `overrides` holds what differs from `run.toml`, as text by dotted path: live knobs and what a resume changed.
-    `lock` guards the weights: the optimiser step and whoever copies them take it.
+    `accumulation` is 0, or micro-batches per step on each rank, where memory did not suffice for the configured ones.
+    `lock` guards the weights and `step`: the optimiser step and whoever copies them take it.
     """
 
     model: Transformer
@@ -40,6 +41,8 @@ class TrainerState:
     tokens_seen: int = 0
     elapsed: float = 0.0
     loss_scale: float = 1.0
+    steps_at_scale: int = 0
+    accumulation: int = 0
     metrics: dict[str, float] = field(default_factory=dict)
     best_validation_loss: float | None = None
     overrides: dict[str, str] = field(default_factory=dict)
@@ -54,6 +57,8 @@ class TrainerState:
         "tokens_seen",
         "elapsed",
         "loss_scale",
+        "steps_at_scale",
+        "accumulation",
         "metrics",
         "best_validation_loss",
         "overrides",
@@ -67,28 +72,38 @@ class TrainerState:
 
 
 def save_state(run: Run, state: TrainerState) -> CheckpointInfo:
-    """Publish `checkpoints/step-…`. Raises `OSError` when the disk refuses, `UserError` when weights are not finite."""
+    """Publish `checkpoints/step-…` and read it back. Raises `OSError` when the disk refuses, `UserError` when weights
+    are not finite or what was written is not what is read."""
     weights = to_cpu(state.model.state_dict())
     broken = next((name for name, tensor in weights.items() if not torch.isfinite(tensor).all()), None)
     if broken is not None:
         raise UserError(f"{broken} holds values that are not finite, so step {state.step} is not saved.")
     target = run.checkpoint_directory / f"step-{state.step:08d}"
     with published_directory(target) as staging:
-        save_file(weights, staging / MODEL)
-        save_file(to_cpu(state.optimizer.state_tensors()), staging / OPTIMIZER)
+        write_tensors(staging / MODEL, weights)
+        write_tensors(staging / OPTIMIZER, to_cpu(state.optimizer.state_tensors()))
         write_json(staging / STATE, {"format": FORMAT} | state.scalars())
         write_manifest(staging, state.step, state.metrics)
     info = read_checkpoint_info(target)
     if info is None:
         raise OSError(f"{target} could not be read back")
+    verify(info)
     return info
 
 
 def save_weights(directory: Path, model: Transformer, step: int) -> None:
     """Publish only the weights, for somebody in another process who wants to talk to the model as it is now."""
     with published_directory(directory) as staging:
-        save_file(to_cpu(model.state_dict()), staging / MODEL)
+        write_tensors(staging / MODEL, to_cpu(model.state_dict()))
         write_manifest(staging, step, {})
+
+
+def write_tensors(path: Path, tensors: dict[str, torch.Tensor]) -> None:
+    """Write a safetensors file; what the disk refuses is an `OSError`, as of any other file."""
+    try:
+        save_file(tensors, path)
+    except SafetensorError as error:
+        raise OSError(f"{path.name}: {error}") from error
 
 
 def to_cpu(tensors: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
@@ -108,9 +123,9 @@ def restore_state(state: TrainerState, info: CheckpointInfo) -> None:
         load_weights(state.model, info.path)
         if (info.path / OPTIMIZER).exists():
             state.optimizer.load_state_tensors(read_tensors(info.path / OPTIMIZER))
-    for name in TrainerState.SCALARS:
-        if name in scalars:
-            setattr(state, name, scalars[name])
+        for name in TrainerState.SCALARS:
+            if name in scalars:
+                setattr(state, name, scalars[name])
 
 
 def load_weights(model: Transformer, directory: Path) -> None:

@@ -49,7 +49,8 @@ class Chores:
         self.length = length
         self.core_tasks = core_tasks
         self.say = say
-        self.done_at: dict[str, int] = {}
+        # A checkpoint holds a validation result only of its own step: a restored one need not be found again.
+        self.done_at: dict[str, int] = {"evaluate": state.step} if "validation_loss" in state.metrics else {}
 
     def is_done(self, chore: str) -> bool:
         """Whether `chore` was done since the last step."""
@@ -131,15 +132,18 @@ class Chores:
         best = fresh and self.state.best_validation_loss == self.state.metrics["validation_loss"]
         path = str(info.path.relative_to(self.run.path))
         yield self.say(Saved, path=path, size_bytes=info.size_bytes, best=best, command_id=command_id)
-        prune(self.run.checkpoint_directory, config.checkpoint.keep, self.run.meta()["pins"])
+        try:
+            prune(self.run.checkpoint_directory, config.checkpoint.keep, self.run.meta()["pins"])
+        except (OSError, UserError) as error:
+            yield self.say(Warned, message=f"older checkpoints were not removed: {error}")
 
     def snapshot(self, command_id: str) -> Iterator[Event]:
         """Publish the weights as they are now, for a chat in another process."""
         target = self.run.path / "live" / f"step-{self.state.step:08d}"
-        for old in (self.run.path / "live").glob("step-*"):
-            if old != target:
-                remove_directory(old)
         try:
+            for old in (self.run.path / "live").glob("step-*"):
+                if old != target:
+                    remove_directory(old)
             save_weights(target, self.state.model, self.state.step)
         except OSError as error:
             yield self.say(CommandRefused, command="snapshot", reason=str(error), command_id=command_id)

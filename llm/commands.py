@@ -29,8 +29,12 @@ class CommandQueue:
 
     def stop_is_waiting(self) -> bool:
         """Whether a stop came; looked at between micro-batches, where a step can still be abandoned."""
+        return self.stop_waiting() is not None
+
+    def stop_waiting(self) -> Command | None:
+        """The stop that came, if one did; it stays in the queue."""
         self.poll()
-        return any(command.name in STOP for command in self.waiting)
+        return next((command for command in self.waiting if command.name in STOP), None)
 
     def next(self) -> Command | None:
         return self.waiting.popleft() if self.waiting else None

@@ -57,7 +57,7 @@ def evaluate(
     batches: int,
 ) -> Evaluation:
     """Evaluate `model` on `split`. Draws nothing from any random generator, and leaves the model in its mode."""
-    lengths = byte_lengths(tokenizer).to(plan.device)
+    lengths = byte_lengths(tokenizer)
     nats = torch.zeros((), dtype=torch.float64)
     text_nats = torch.zeros((), dtype=torch.float64)
     tokens = text_bytes = 0
@@ -65,12 +65,13 @@ def evaluate(
     model.eval()
     try:
         for inputs, targets in evaluation_batches(split, seq_len, batch_size, batches):
-            wanted = torch.from_numpy(targets).to(plan.device)
+            wanted = torch.from_numpy(targets)
             with plan.autocast():
-                losses = model.loss(torch.from_numpy(inputs).to(plan.device), wanted, reduction="none")
+                losses = model.loss(torch.from_numpy(inputs).to(plan.device), wanted.to(plan.device), reduction="none")
+            losses = losses.cpu().double()  # summed here, for not every device has float64
             bytes_of = lengths[wanted]
-            nats += losses.double().sum().cpu()
-            text_nats += losses.double()[bytes_of > 0].sum().cpu()
+            nats += losses.sum()
+            text_nats += losses[bytes_of > 0].sum()
             text_bytes += int(bytes_of.sum())
             tokens += wanted.numel()
     finally:

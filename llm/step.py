@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import math
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -18,15 +19,51 @@ Rows = tuple[np.ndarray, np.ndarray]
 
 @dataclass(frozen=True)
 class StepResult:
-    """What a step measured, still on the device: scalars `loss` (nats per token) and `grad_norm` (before clipping),
-    and whether both were finite (`ok`), without which nothing moved."""
+    """What a step measured: `loss` (nats per token) and `grad_norm` (before clipping), on their way from the device."""
 
     step: int
     tokens_seen: int
     lr: float
-    loss: torch.Tensor
-    grad_norm: torch.Tensor
-    ok: torch.Tensor
+    measured: Reading
+
+    @property
+    def loss(self) -> float:
+        return self.measured.values()[0]
+
+    @property
+    def grad_norm(self) -> float:
+        return self.measured.values()[1]
+
+    @property
+    def ok(self) -> bool:
+        """Whether both are finite, without which nothing moved."""
+        return math.isfinite(self.loss) and math.isfinite(self.grad_norm)
+
+
+@dataclass(frozen=True)
+class TooLarge:
+    """The micro-batches of a step did not fit in memory; nothing moved."""
+
+
+class Reading:
+    """Scalars copied to the host. On CUDA the copy goes to pinned memory, and reading it waits for the copy alone:
+    reading a tensor on the device would wait for every step that was queued since."""
+
+    def __init__(self, scalars: Sequence[torch.Tensor]) -> None:
+        self.host = list(scalars)
+        self.arrived: torch.cuda.Event | None = None
+        if scalars[0].is_cuda:
+            packed = torch.stack([scalar.double() for scalar in scalars])
+            pinned = torch.empty(packed.shape, dtype=packed.dtype, pin_memory=True)
+            pinned.copy_(packed, non_blocking=True)
+            self.host = list(pinned)
+            self.arrived = torch.cuda.Event()
+            self.arrived.record()
+
+    def values(self) -> list[float]:
+        if self.arrived is not None:
+            self.arrived.synchronize()
+        return [float(scalar) for scalar in self.host]
 
 
 def take_step(
@@ -42,20 +79,58 @@ def take_step(
     seed: int,
     ranks: Ranks,
     abandon: Callable[[], bool],
-) -> StepResult | None:
+) -> StepResult | TooLarge | None:
     """Train on one batch, (rows, seq_len) inputs and targets, in `accumulation` equal micro-batches.
 
     Of several ranks each passes its own rows; gradients are averaged over ranks with the last micro-batch.
 
     `lr_scale` multiplies every group's rate; `lr` is only reported. Returns None when `abandon` said so between
-    micro-batches: the partial gradients are discarded and the state is that of the last completed step.
+    micro-batches: the partial gradients are discarded and the state is that of the last completed step. The same goes
+    for a `TooLarge`.
     """
+    loss: torch.Tensor | None = None
+    fits = True
+    try:
+        loss = accumulated(state, batch, plan, loss_of, accumulation, seed, ranks, abandon)
+    except (RuntimeError, MemoryError) as error:
+        if not is_out_of_memory(error):
+            raise
+        fits = False
+    if loss is None:  # here the exception, and with it the memory that its frames held, is gone
+        state.optimizer.zero_grad()
+        return None if fits else TooLarge()
+    loss = ranks.mean(loss)
+    if state.loss_scale != 1.0:
+        for parameter in state.model.parameters():
+            if parameter.grad is not None:
+                parameter.grad /= state.loss_scale
+    grad_norm = clip_grad_norm(state.model.parameters(), clip)
+    ok = torch.isfinite(loss) & torch.isfinite(grad_norm)
+    with state.lock:
+        state.optimizer.step(lr_scale, ok)
+        state.step += 1
+    state.optimizer.zero_grad()
+    state.batch_index += 1
+    state.tokens_seen += batch[0].size * ranks.count
+    return StepResult(state.step, state.tokens_seen, lr, Reading((loss, grad_norm)))
+
+
+def accumulated(
+    state: TrainerState,
+    batch: Rows,
+    plan: Plan,
+    loss_of: LossOf,
+    accumulation: int,
+    seed: int,
+    ranks: Ranks,
+    abandon: Callable[[], bool],
+) -> torch.Tensor | None:
+    """Leave a batch's gradients, times `state.loss_scale`, in the parameters; its loss, or None if abandoned."""
     inputs, targets = batch
     size = len(inputs) // accumulation
     loss = torch.zeros((), device=plan.device)
     for micro in range(accumulation):
         if micro and abandon():
-            state.optimizer.zero_grad()
             return None
         rows = slice(micro * size, (micro + 1) * size)
         # Dropout must not depend on what happened before: a resumed run draws what an uninterrupted one would.
@@ -66,20 +141,13 @@ def take_step(
             micro_loss = micro_loss / accumulation
             (micro_loss * state.loss_scale).backward()
         loss += micro_loss.detach()
-    loss = ranks.mean(loss)
-    if state.loss_scale != 1.0:
-        for parameter in state.model.parameters():
-            if parameter.grad is not None:
-                parameter.grad /= state.loss_scale
-    grad_norm = clip_grad_norm(state.model.parameters(), clip)
-    ok = torch.isfinite(loss) & torch.isfinite(grad_norm)
-    with state.lock:
-        state.optimizer.step(lr_scale, ok)
-    state.optimizer.zero_grad()
-    state.step += 1
-    state.batch_index += 1
-    state.tokens_seen += inputs.size * ranks.count
-    return StepResult(state.step, state.tokens_seen, lr, loss, grad_norm, ok)
+    return loss
+
+
+def is_out_of_memory(error: BaseException) -> bool:
+    """Whether an allocation failed: CUDA has a type for it, the other allocators only words."""
+    words = ("out of memory", "can't allocate memory", "not enough memory")
+    return isinstance(error, torch.OutOfMemoryError | MemoryError) or any(part in str(error) for part in words)
 
 
 def micro_batch_seed(seed: int, batch_index: int, micro: int, rank: int) -> int:
@@ -90,7 +158,8 @@ def micro_batch_seed(seed: int, batch_index: int, micro: int, rank: int) -> int:
 
 
 def to_device(array: np.ndarray, device: str) -> torch.Tensor:
-    tensor = torch.from_numpy(array)
+    # Contiguous: a copy from pinned memory overlaps with computation only then, and compiled code is made for strides.
+    tensor = torch.from_numpy(np.ascontiguousarray(array))
     if device.startswith("cuda"):
         return tensor.pin_memory().to(device, non_blocking=True)
     return tensor.to(device)

@@ -10,9 +10,11 @@ from __future__ import annotations
 import time
 from collections import deque
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
+import torch
 
 from llm.checkpoint import TrainerState, restore_state
 from llm.chores import Chores
@@ -34,15 +36,18 @@ from llm.events import (
     RolledBack,
     Skipped,
     StepLogged,
+    Warned,
 )
 from llm.length import Length
 from llm.optim import lr_at
-from llm.run import Command, Run
-from llm.step import StepResult, take_step
+from llm.run import CheckpointInfo, Command, Run, verify
+from llm.step import Rows, StepResult, TooLarge, take_step
 
 LOG_SECONDS = 0.1
 PAUSE_SECONDS = 0.05
 IN_FLIGHT = 2
+SHOWN_ROWS, SHOWN_TOKENS = 8, 100  # of a batch that was skipped, in the log
+LOSS_SCALE_STEPS, LOSS_SCALE_MOST = 2000, 2.0**24
 
 
 class Trainer:
@@ -69,6 +74,7 @@ class Trainer:
         self.commands = commands
         self.loss_of = loss_of
         self.core_tasks = core_tasks
+        self.tokenizer = dataset.tokenizer
         self.ranks = ranks or Ranks()
         self.chores = Chores(run, state, dataset, plan, length, core_tasks, self._say)
         self.batches = batch_source(
@@ -83,9 +89,10 @@ class Trainer:
         )
         self.started = time.perf_counter() - state.elapsed
         self.stop: Command | None = None
-        self.in_flight: deque[tuple[StepResult, bool]] = deque()
+        self.in_flight: deque[tuple[StepResult, bool, Rows]] = deque()
         self.last_log = (time.perf_counter(), state.step)
         self.bad_steps = 0
+        self.must_recover = False
         self.rolled_back_at = -1
         self.newly_set: list[tuple[str, str]] = []
         self.peak_flops = peak_flops(plan.device)
@@ -100,17 +107,23 @@ class Trainer:
                 yield from self._agree()
                 if self.stop is not None:
                     break
-                result = self._step(prefetcher.get(self.state.batch_index))
-                if result is None:
-                    continue
-                yield from self._report(result)
-                if self.bad_steps >= self.config.train.max_bad_steps:
+                if self.must_recover:
                     yield from self._recover()
                     continue
-                yield from self._due()
+                batch = prefetcher.get(self.state.batch_index)
+                result = self._step(batch)
+                while isinstance(result, TooLarge):
+                    yield self._smaller()
+                    result = self._step(batch)
+                if result is None:
+                    continue
+                yield from self._report(result, batch)
+                self._note_position()
+                if self.bad_steps < self.config.train.max_bad_steps:
+                    yield from self._due()
             yield from self._finish()
 
-    def _step(self, batch: tuple[np.ndarray, np.ndarray]) -> StepResult | None:
+    def _step(self, batch: Rows) -> StepResult | TooLarge | None:
         lr = lr_at(self.state.step, self.length.steps, self.config) * self.config.train.lr_multiplier
         return take_step(
             self.state,
@@ -137,7 +150,6 @@ class Trainer:
 
     def _due(self) -> Iterator[Event]:
         """What this step's number asks for. Evaluation comes first, so that a checkpoint holds its result."""
-        self._note_position()
         if not self.ranks.is_first:
             return
         step, config = self.state.step, self.config
@@ -202,24 +214,25 @@ class Trainer:
 
     # --- numbers: read off the device late, so that no step waits for its own loss
 
-    def _report(self, result: StepResult) -> Iterator[Event]:
+    def _report(self, result: StepResult, batch: Rows) -> Iterator[Event]:
         every = self.config.train.log_every
         if every:
             wanted = result.step % every == 0
         else:
             wanted = time.perf_counter() - self.last_log[0] >= LOG_SECONDS
         wanted = wanted or result.step in (1, self.length.steps)
-        self.in_flight.append((result, wanted))
+        self.in_flight.append((result, wanted, batch))
         yield from self._drain(IN_FLIGHT if self.plan.device.startswith("cuda") else 0)
 
     def _drain(self, leave: int) -> Iterator[Event]:
         """Read results until at most `leave` remain unread."""
         while len(self.in_flight) > leave:
-            result, wanted = self.in_flight.popleft()
-            if not bool(result.ok):
-                yield self._skipped(result)
+            result, wanted, (inputs, _) = self.in_flight.popleft()
+            if not result.ok:
+                yield self._skipped(result, inputs)
             else:
                 self.bad_steps = 0
+                self._grow_loss_scale()
             if wanted:
                 yield self._logged(result)
 
@@ -229,15 +242,15 @@ class Trainer:
         self.last_log = (now, result.step)
         seconds = (now - before) / max(1, result.step - step_before)
         rate = self.length.tokens_per_step / seconds
-        self.state.metrics["loss"] = float(result.loss)
+        self.state.metrics["loss"] = result.loss
         return self._say(
             StepLogged,
             step=result.step,
             tokens_seen=result.tokens_seen,
-            loss=float(result.loss),
+            loss=result.loss,
             lr=result.lr,
             lr_multiplier=self.config.train.lr_multiplier,
-            grad_norm=float(result.grad_norm),
+            grad_norm=result.grad_norm,
             step_ms=seconds * 1000,
             tokens_per_second=rate,
             total_flops=result.tokens_seen * self.length.flops_per_token,
@@ -245,32 +258,60 @@ class Trainer:
             mfu=rate * self.length.flops_per_token / self.peak_flops if self.peak_flops else None,
         )
 
-    def _skipped(self, result: StepResult) -> Event:
+    def _grow_loss_scale(self) -> None:
+        """fp16: try a finer resolution of small gradients again after many good steps (Micikevicius et al. 2018)."""
+        if self.plan.precision != "fp16":
+            return
+        self.state.steps_at_scale += 1
+        if self.state.steps_at_scale >= LOSS_SCALE_STEPS:
+            self.state.loss_scale = min(self.state.loss_scale * 2, LOSS_SCALE_MOST)
+            self.state.steps_at_scale = 0
+
+    def _skipped(self, result: StepResult, inputs: np.ndarray) -> Event:
         if self.plan.precision == "fp16" and self.state.loss_scale > 1.0:
             self.state.loss_scale /= 2  # an overflow of the scaled gradients, not of the model
+            self.state.steps_at_scale = 0
             reason = f"fp16 overflow; loss scale is now {self.state.loss_scale:g}"
         else:
             self.bad_steps += 1
             reason = "loss or gradient was not finite; the weights were left as they were"
+        text = "\n".join(self.tokenizer.decode(row[:SHOWN_TOKENS].tolist()) for row in inputs[:SHOWN_ROWS])
         return self._say(
-            Skipped, step=result.step, reason=reason, loss=float(result.loss), grad_norm=float(result.grad_norm)
+            Skipped, step=result.step, reason=reason, loss=result.loss, grad_norm=result.grad_norm, text=text
         )
+
+    def _smaller(self) -> Event:
+        """Halve the micro-batch after it did not fit in memory; a step keeps its rows, and so its tokens."""
+        size = self.length.rows // self.ranks.count // self.length.accumulation
+        if size % 2 or self.ranks.count > 1:
+            advice = "lower train.batch_size, train.seq_len or the size of the model"
+            raise UserError(f"a micro-batch of {size} × {self.length.seq_len} tokens does not fit in memory; {advice}.")
+        if self.plan.device.startswith("cuda"):
+            torch.cuda.empty_cache()
+        self.state.accumulation = self.length.accumulation * 2
+        self.length = replace(self.length, accumulation=self.state.accumulation)
+        message = (
+            f"out of memory: from now on {self.state.accumulation} micro-batches of {size // 2} sequences "
+            f"instead of {size}; a step is still {self.length.tokens_per_step} tokens"
+        )
+        return self._say(Warned, message=message)
 
     def _recover(self) -> Iterator[Event]:
         """After too many bad steps in a row: back to the newest good checkpoint, once; then give up with advice."""
         yield from self._drain(0)
-        self.bad_steps = 0
-        step, batch_index = self.state.step, self.state.batch_index
-        infos = self.run.checkpoints()
+        self.bad_steps, self.must_recover = 0, False
+        step, batch_index, cursor = self.state.step, self.state.batch_index, self.state.data_cursor
+        infos = [info for info in self.run.checkpoints() if is_whole(info)]
         if not infos or self.rolled_back_at >= infos[-1].step:
             advice = "lower train.lr, lengthen schedule.warmup_steps, or set train.clip"
             raise UserError(
                 f"the loss stayed non-finite for {self.config.train.max_bad_steps} steps in a row; {advice}."
             )
-        overrides = self.state.overrides
+        overrides, accumulation = self.state.overrides, self.state.accumulation
         restore_state(self.state, infos[-1])
-        self.state.overrides = overrides
-        self.state.batch_index = batch_index  # so that the bad batches are not met again
+        self.state.overrides, self.state.accumulation = overrides, accumulation
+        self.state.batch_index, self.state.data_cursor = batch_index, cursor  # the bad batches are not met again
+        self.chores.done_at.pop("save", None)
         self.rolled_back_at = step
         self.last_log = (time.perf_counter(), self.state.step)
         yield self._say(RolledBack, from_step=step, reason="the loss was not finite several steps in a row")
@@ -281,12 +322,14 @@ class Trainer:
         """Obey what was asked since the last step; what it means for the other ranks is shared with them."""
         if self.ranks.is_first:
             yield from self._obey()
+            self.must_recover = self.bad_steps >= self.config.train.max_bad_steps
         if self.ranks.count == 1:
             return
-        decided = self.ranks.share({"stop": self.stop is not None, "set": self.newly_set})
+        decided = self.ranks.share({"stop": self.stop is not None, "set": self.newly_set, "recover": self.must_recover})
         if not self.ranks.is_first:
             self.config = with_overrides(self.config, [(key, text) for key, text in decided["set"]])
             self.stop = Command("stop", "") if decided["stop"] else None
+            self.must_recover = decided["recover"]
         self.newly_set = []
 
     def _obey(self) -> Iterator[Event]:
@@ -348,6 +391,14 @@ class Trainer:
         self.state.overrides[key] = value
         self.newly_set.append((key, value))
         return self._say(KnobSet, key=key, value=new, previous=previous, command_id=command.id)
+
+
+def is_whole(info: CheckpointInfo) -> bool:
+    try:
+        verify(info)
+    except UserError:
+        return False
+    return True
 
 
 def set_live(config: RunConfig, key: str, text: str) -> tuple[Any, RunConfig, Any]:

@@ -8,7 +8,8 @@ from __future__ import annotations
 import os
 import socket
 import traceback
-from collections.abc import Callable, Generator, Iterator
+from collections.abc import Callable, Generator
+from contextlib import closing, suppress
 from dataclasses import replace
 from pathlib import Path
 
@@ -23,11 +24,12 @@ from llm.device import Plan, choose_device, choose_threads, make_plan, usable_co
 from llm.distributed import LossOf, Ranks
 from llm.errors import ConfigError, Problem, UserError
 from llm.events import Event, Finished, Saved, Started, Warned
-from llm.files import remove_staging, write_atomic
+from llm.files import published_directory, remove_staging, write_atomic
 from llm.length import Length, run_length
 from llm.live import LiveWeights
 from llm.optim import build_optimizer
 from llm.run import EventLog, Run
+from llm.run.checkpoints import list_checkpoints
 from llm.step import to_device
 from llm.trainer import Trainer
 
@@ -66,20 +68,25 @@ def run_training(
             log.close()
 
 
-def drain(run: Run, log: EventLog, events: Iterator[Event], on_event: OnEvent) -> Finished:
+def drain(run: Run, log: EventLog, events: Generator[Event, None, None], on_event: OnEvent) -> Finished:
     """Log every event and pass it on; an error becomes a last `Finished` before it is raised."""
-    step = 0
+    step = last_step(run)
     try:
-        for event in events:
-            log.append(event)
-            on_event(event)
-            step = getattr(event, "step", step)
-            if isinstance(event, Finished):
-                return event
+        with closing(events):
+            for event in events:
+                log.append(event)
+                on_event(event)
+                step = getattr(event, "step", step)
+                if isinstance(event, Finished):
+                    return event
         raise RuntimeError("training ended without saying so")
+    except KeyboardInterrupt:
+        log.append(Finished(step=step, status="stopped", reason="interrupted again before it was saved"))
+        raise
     except BaseException as error:
         if not isinstance(error, UserError):
-            write_atomic(run.path / "crash.txt", traceback.format_exc().encode())
+            with suppress(OSError):  # a full disk must not hide what happened
+                write_atomic(run.path / "crash.txt", traceback.format_exc().encode())
         failure = Finished(step=step, status="failed", reason=str(error) or type(error).__name__)
         log.append(failure)
         on_event(failure)
@@ -103,7 +110,14 @@ def training_events(
     if goes_on and not ranks.is_first:
         dataset = yield from prepared(config, home, commands)
     if dataset is None:
-        yield Finished(step=0, status="stopped", reason="asked to stop before the first step")
+        stop = commands.stop_waiting()
+        reason = str(stop.arguments.get("reason", "asked to stop")) if stop else "asked to stop"
+        yield Finished(
+            step=last_step(run),
+            status="stopped",
+            reason=f"{reason}, before the first step",
+            command_id=stop.id if stop else "",
+        )
         return
     if ranks.is_first:
         keep_tokenizer(run, dataset)
@@ -121,7 +135,13 @@ def training_events(
     length = run_length(config, dataset.tokenizer.vocab_size, len(dataset.train), ranks.count)
 
     plan = settle_plan(config, state, dataset, length, ranks)
-    loss_of, warning = training_loss(state, plan, (config.train.batch_size, length.seq_len))
+    if state.accumulation:
+        length = replace(length, accumulation=state.accumulation)
+    micro_batch = (length.rows // ranks.count // length.accumulation, length.seq_len)
+    loss_of, warning = training_loss(state, plan, micro_batch)
+    if warning:
+        plan = replace(plan, compiled=False)
+        state.plan = plan.as_json()
     loss_of = ranks.wrap(state.model, loss_of)
     on_live(LiveWeights(run.name, state, dataset.tokenizer, plan))
     yield Started(
@@ -178,8 +198,18 @@ def resumed_config(frozen: RunConfig, overrides: tuple[tuple[str, str], ...]) ->
 def keep_tokenizer(run: Run, dataset: Dataset) -> None:
     """Put the tokenizer beside the weights, so that the run can be copied away and talked to."""
     directory = run.path / "tokenizer"
-    if not directory.exists():
-        dataset.tokenizer.save(directory)
+    if directory.exists():
+        return
+    try:
+        with published_directory(directory) as staging:
+            dataset.tokenizer.save(staging)
+    except OSError as error:
+        raise UserError(f"{directory} cannot be written ({error.strerror}); make room, then resume the run.") from error
+
+
+def last_step(run: Run) -> int:
+    """The step of the newest checkpoint; 0 where there is none."""
+    return max((info.step for info in list_checkpoints(run.checkpoint_directory)), default=0)
 
 
 def new_state(config: RunConfig, dataset: Dataset) -> TrainerState:
@@ -243,8 +273,11 @@ def training_loss(state: TrainerState, plan: Plan, shape: tuple[int, int]) -> tu
         compiled: LossOf = torch.compile(state.model.loss, dynamic=False)
         probe = torch.zeros(shape, dtype=torch.int64, device=plan.device)
         with plan.autocast():
-            compiled(probe, probe)
+            loss = compiled(probe, probe)
+        loss.backward()  # which is compiled only now
     except Exception as error:  # noqa: BLE001 - whatever a compiler may raise, eager training still works
         reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
         return state.model.loss, f"torch.compile failed, training goes on without it: {reason}"
+    finally:
+        state.optimizer.zero_grad()
     return compiled, ""

@@ -1,0 +1,283 @@
+"""Faults while training: a full file system, no memory, a failing compiler, damage behind the trainer's back."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+import torch
+
+import llm.trainer
+import llm.training
+from llm.checkpoint import load_model
+from llm.commands import CommandQueue
+from llm.errors import UserError
+from llm.events import Event, Finished, RolledBack, Saved, Skipped, Started, StepLogged, Warned
+from llm.live import LiveWeights
+from llm.model.transformer import Transformer
+from llm.run import Command, Run
+from llm.run.checkpoints import verify
+from llm.tokenizer.base import BaseTokenizer
+from llm.training import run_training
+
+from .conftest import MakeRun
+
+
+def train(run: Run, home: Path, **fields: object) -> list[Event]:
+    events: list[Event] = []
+    run_training(run, home, on_event=events.append, **fields)  # type: ignore[arg-type]
+    return events
+
+
+def messages(events: list[Event]) -> list[str]:
+    return [event.message for event in events if isinstance(event, Warned)]
+
+
+@pytest.fixture
+def small_disk(tmp_path: Path) -> Iterator[Path]:
+    """A file system of 256 kB of its own."""
+    place = tmp_path / "small"
+    place.mkdir()
+    mounted = subprocess.run(
+        ["mount", "-t", "tmpfs", "-o", "size=256k", "tmpfs", str(place)], capture_output=True, check=False
+    )
+    if mounted.returncode:
+        pytest.skip("a file system can be mounted by root only")
+    yield place
+    subprocess.run(["umount", "--lazy", str(place)], check=True)
+
+
+def test_a_full_file_system_during_a_save_costs_that_save_only(
+    make_run: MakeRun, tmp_path: Path, small_disk: Path
+) -> None:
+    run = make_run("full")
+    run.checkpoint_directory.symlink_to(small_disk)
+    ballast = small_disk / "ballast"
+    seen: list[Event] = []
+
+    def on_event(event: Event) -> None:
+        seen.append(event)
+        if isinstance(event, StepLogged) and event.step == 10:
+            room = os.statvfs(small_disk).f_bavail * os.statvfs(small_disk).f_bsize
+            ballast.write_bytes(bytes(room - 8192))
+        if isinstance(event, StepLogged) and event.step == 16:
+            assert [info.step for info in run.checkpoints()] == [7]
+            verify(run.checkpoint())
+            ballast.unlink()
+
+    assert run_training(run, tmp_path, on_event=on_event).status == "finished"
+    (warning,) = [event for event in seen if isinstance(event, Warned)]
+    assert warning.step == 14 and "No space left" in warning.message
+    assert [info.step for info in run.checkpoints()] == [7, 21, 24]
+    assert not list(small_disk.glob(".tmp-*"))
+
+
+def test_a_crash_on_a_full_disk_still_says_what_happened(
+    make_run: MakeRun, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(path: Path, data: bytes) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(llm.training, "write_atomic", full)
+    run = make_run("crash")
+
+    def fail(event: Event) -> None:
+        if isinstance(event, StepLogged):
+            raise ArithmeticError("the real reason")
+
+    with pytest.raises(ArithmeticError):
+        run_training(run, tmp_path, on_event=fail)
+    last = list(run.events())[-1]
+    assert isinstance(last, Finished) and (last.status, last.reason) == ("failed", "the real reason")
+
+
+def test_a_tokenizer_half_written_by_a_full_disk_is_not_taken_for_one(
+    make_run: MakeRun, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(self: object, directory: Path) -> None:
+        directory.mkdir(exist_ok=True)
+        raise OSError(28, "No space left on device")
+
+    train(make_run("prepares", train__steps="1"), tmp_path)  # the corpus and its tokenizer are shared
+    run = make_run("tokens", train__steps="1")
+    with monkeypatch.context() as patch:
+        patch.setattr(BaseTokenizer, "save", full)
+        with pytest.raises(UserError, match="make room"):
+            train(run, tmp_path)
+    train(run, tmp_path)
+    load_model(run, run.checkpoint())
+
+
+def out_of_memory_above(rows: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    original = Transformer.loss
+
+    def loss(self: Transformer, tokens: torch.Tensor, targets: torch.Tensor, reduction: str = "mean") -> torch.Tensor:
+        if len(tokens) > rows and reduction == "mean":
+            raise torch.OutOfMemoryError("CUDA out of memory.")
+        return original(self, tokens, targets, reduction)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(Transformer, "loss", loss)
+
+
+def test_out_of_memory_halves_the_micro_batch_and_keeps_the_tokens(
+    make_run: MakeRun, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    fields = {"train__batch_size": "4", "train__accumulation": "1", "model__dropout": "0"}
+    whole, run = make_run("whole", **fields), make_run("starved", **fields)
+    expected = [event for event in train(whole, tmp_path) if isinstance(event, StepLogged)]
+    out_of_memory_above(2, monkeypatch)
+    queue = CommandQueue()
+    queue.inject(Command("set", "k", {"key": "train.log_every", "value": "1"}))
+
+    def stop(event: Event) -> None:
+        events.append(event)
+        if isinstance(event, StepLogged) and event.step == 5:
+            queue.inject(Command("stop", "s"))
+
+    events: list[Event] = []
+    run_training(run, tmp_path, commands=queue, on_event=stop)
+    (said,) = messages(events)
+    assert "2 micro-batches of 2 sequences instead of 4" in said and "still 64 tokens" in said
+    rest = train(run, tmp_path)
+    assert messages(rest) == [], "what was found out is kept"
+    found = [event for event in (*events, *rest) if isinstance(event, StepLogged)]
+    assert [event.tokens_seen for event in found] == [event.tokens_seen for event in expected]
+    assert [event.loss for event in found] == pytest.approx([event.loss for event in expected], rel=2e-4)
+
+
+def test_out_of_memory_with_one_sequence_is_a_sentence(
+    make_run: MakeRun, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    out_of_memory_above(0, monkeypatch)
+    with pytest.raises(UserError, match=r"micro-batch of 1 × 16 tokens does not fit in memory; lower"):
+        train(make_run("huge"), tmp_path)
+
+
+def test_a_compiler_that_fails_in_the_backward_pass_is_a_warning(
+    make_run: MakeRun, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    class Broken(torch.autograd.Function):
+        @staticmethod
+        def forward(ctx: object, value: torch.Tensor) -> torch.Tensor:
+            return value.clone()
+
+        @staticmethod
+        def backward(ctx: object, gradient: torch.Tensor) -> torch.Tensor:
+            raise RuntimeError("no kernel for this")
+
+    def compiled(function: object, **_: object) -> object:
+        return lambda tokens, targets: Broken.apply(function(tokens, targets))  # type: ignore[operator]
+
+    monkeypatch.setattr(torch, "compile", compiled)
+    events = train(make_run("compiled", train__compile="on", train__steps="2"), tmp_path)
+    assert any("torch.compile failed" in text and "no kernel" in text for text in messages(events))
+    (started,) = [event for event in events if isinstance(event, Started)]
+    assert not started.compiled and isinstance(events[-1], Finished)
+
+
+def test_a_roll_back_passes_over_a_damaged_checkpoint(
+    make_run: MakeRun, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    original, calls = Transformer.loss, 0
+
+    def loss(self: Transformer, tokens: torch.Tensor, targets: torch.Tensor, reduction: str = "mean") -> torch.Tensor:
+        nonlocal calls
+        value = original(self, tokens, targets, reduction)  # type: ignore[arg-type]
+        calls += reduction == "mean"
+        return value * float("nan") if 45 < calls <= 51 and reduction == "mean" else value
+
+    monkeypatch.setattr(Transformer, "loss", loss)
+    run = make_run("twice-unlucky", train__max_bad_steps="2")
+    events: list[Event] = []
+
+    def on_event(event: Event) -> None:
+        events.append(event)
+        if isinstance(event, StepLogged) and event.step == 15:
+            (run.checkpoint("14").path / "model.safetensors").write_bytes(b"")
+
+    run_training(run, tmp_path, on_event=on_event)
+    (back,) = [event for event in events if isinstance(event, RolledBack)]
+    assert (back.step, back.from_step) == (7, 17)
+    skipped = next(event for event in events if isinstance(event, Skipped))
+    assert len(skipped.text) > 20 and set(skipped.text.split()) & {"the", "cat", "dog", "sat", "mat", "home"}
+
+
+def test_stopping_right_after_a_resume_keeps_the_best_checkpoint(make_run: MakeRun, tmp_path: Path) -> None:
+    run = make_run("best", train__steps="9", sample__every="0")
+    train(run, tmp_path)
+    before = run.checkpoint("best")
+    assert before.step == 9 and "validation_loss" in before.metrics
+    queue = CommandQueue()
+    queue.inject(Command("stop", "s"))
+    train(run, tmp_path, commands=queue, overrides=(("train.steps", "20"),))
+    assert run.checkpoint("9").metrics == before.metrics and run.checkpoint("best").step == 9
+
+
+def test_a_stop_while_preparing_is_answered_with_the_step_of_the_run(make_run: MakeRun, tmp_path: Path) -> None:
+    run = make_run("early", train__steps="9")
+    train(run, tmp_path)
+    queue = CommandQueue()
+    queue.inject(Command("stop", "mine", {"reason": "interrupted by SIGTERM"}))
+    (finished,) = [event for event in train(run, tmp_path, commands=queue) if isinstance(event, Finished)]
+    assert (finished.status, finished.step, finished.command_id) == ("stopped", 9, "mine")
+    assert "SIGTERM" in finished.reason
+
+
+def test_a_damaged_meta_file_does_not_stop_the_training(make_run: MakeRun, tmp_path: Path) -> None:
+    run = make_run("meta", checkpoint__keep="1")
+    (run.path / "meta.json").write_text("{")
+
+    events: list[Event] = []
+    with pytest.raises(UserError, match=r"meta\.json"):
+        run_training(run, tmp_path)  # nothing is pruned, or restored, without knowing the pins
+    (run.path / "meta.json").unlink()
+
+    def harm(event: Event) -> None:
+        if isinstance(event, Saved) and event.step == 14:
+            (run.path / "meta.json").write_text("{")
+        events.append(event)
+        if isinstance(event, StepLogged) and event.step == 16:
+            (run.path / "meta.json").unlink()
+
+    run_training(run, tmp_path, on_event=harm)
+    assert any("older checkpoints were not removed" in text for text in messages(events))
+    assert isinstance(events[-1], Finished) and events[-1].status == "finished"
+
+
+def test_the_version_of_live_weights_moves_with_them(make_run: MakeRun, tmp_path: Path) -> None:
+    """Whoever takes the lock sees weights and step together, never new weights under the old number."""
+    run = make_run("live", train__steps="6", sample__every="0", evaluate__every="0", checkpoint__every="0")
+    lives: list[LiveWeights] = []
+    seen: list[int] = []
+
+    class Watched:
+        """The trainer's lock, looked through at the moment it is given back."""
+
+        def __init__(self, live: LiveWeights) -> None:
+            self.state, self.applied = live._state, 0
+
+        def __enter__(self) -> None:
+            self.applied = int(self.state.optimizer.step_count)
+
+        def __exit__(self, *_: object) -> None:
+            if int(self.state.optimizer.step_count) > self.applied:
+                seen.append(int(self.state.optimizer.step_count) - self.state.step)
+
+    def on_live(live: LiveWeights) -> None:
+        lives.append(live)
+        live._state.lock = Watched(live)  # type: ignore[assignment]
+
+    run_training(run, tmp_path, on_live=on_live)
+    assert seen == [0] * 6
+
+
+def test_the_loss_scale_of_fp16_grows_back(make_run: MakeRun, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(llm.trainer, "LOSS_SCALE_STEPS", 5)
+    run = make_run("half", train__precision="fp16", train__steps="12")
+    lives: list[LiveWeights] = []
+    run_training(run, tmp_path, on_live=lives.append)
+    state = lives[0]._state
+    assert (state.loss_scale, state.steps_at_scale) == (2.0**18, 2)
