@@ -55,3 +55,16 @@ def timelapse(
             items = engine.stream(text, knobs, num_samples=1, cancel=cancel)
             written = "".join(item.text for item in items if isinstance(item, Piece))
             yield Frame(info.step, text, written, info.metrics)
+
+
+def pinned_prompts(run: Run) -> list[str]:
+    """The prompts that are pinned to a run, in the order they were."""
+    return [text for text in run.meta().get("prompts", []) if isinstance(text, str)]
+
+
+def pin_prompt(run: Run, prompt: str) -> bool:
+    """Pin a prompt to a run, or unpin it if it is; returns whether it is now."""
+    prompts = pinned_prompts(run)
+    pinned = prompt not in prompts
+    run.update_meta(prompts=[*prompts, prompt] if pinned else [one for one in prompts if one != prompt])
+    return pinned

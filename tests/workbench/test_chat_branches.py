@@ -77,11 +77,11 @@ async def test_a_conversation_is_kept_found_again_and_gone_on_with(home, talker)
         assert len(load(file).exchanges) == 2
 
 
-async def test_a_stopped_page_is_kept_too(home, talker):  # noqa: F811
+async def test_an_export(home, talker):  # noqa: F811
     async with ChatApp(home).run_test(size=(80, 24)) as pilot:
         screen = await opened(pilot)
         await say(pilot, screen, "a")
-        await pilot.press("escape", "x")
+        await pilot.press("f7")
         await until(lambda: "written: " in status(screen))
         assert len(list((home / "exports").iterdir())) == 2
 

@@ -55,8 +55,9 @@ async def test_weights_that_are_gone(trained_run):
         screen.exchanges[0].model = "tiny-1@13"
         await pilot.press("f4")
         await until(lambda: isinstance(app.screen, Microscope))
-        head = app.screen.query_one("#microscope-head", Static)
-        await until(lambda: "no checkpoint 13" in str(head.render()))
+        scope = app.screen
+        await until(lambda: scope.query("#microscope-head"))
+        await until(lambda: "no checkpoint 13" in str(scope.query_one("#microscope-head", Static).render()))
         await pilot.press("right", "enter", "escape")
         await until(lambda: app.screen is screen)
 

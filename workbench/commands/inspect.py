@@ -38,7 +38,9 @@ def register(subparsers: Any) -> None:
 
 
 def add_prompt(parser: Parser, *, several: bool = False) -> None:
-    help = "what to continue; FILE:path reads a file, - reads stdin" + ("; may be given again" if several else "")
+    help = "what to continue; FILE:path reads a file, - reads stdin" + (
+        "; may be given again; by default the pinned ones" if several else ""
+    )
     if several:
         parser.add_argument("--prompt", action="append", metavar="TEXT", help=help)
     else:
@@ -146,10 +148,11 @@ def timelapse(options: argparse.Namespace) -> int:
     """Print what each checkpoint writes, oldest first, as it is written."""
     run = Run.open(options.home, options.run)
     config = run.config()
-    prompts = [prompt_from(text) for text in options.prompt or [config.sample.prompt]]
     knobs = chosen_knobs(config, options)
+    from llm.timelapse import pinned_prompts
     from llm.timelapse import timelapse as frames_of
 
+    prompts = [prompt_from(text) for text in options.prompt or pinned_prompts(run) or [config.sample.prompt]]
     frames = frames_of(run, prompts, knobs, device=options.device)
     if options.json:
         print_json({"run": run.name, "decode": knob_record(knobs), "frames": [asdict(frame) for frame in frames]})

@@ -8,13 +8,17 @@ from textual import on, work
 from textual.binding import Binding, BindingType
 
 from llm.errors import UserError
+from workbench.screens.choose_model import ChooseModel
 from workbench.screens.knob_presets import KnobPresets
 from workbench.screens.microscope import Microscope
 from workbench.screens.past import PastConversations
+from workbench.screens.split import Split
 from workbench.screens.talk import TalkScreen
+from workbench.screens.timelapse import TimeLapse
 from workbench.services.chat import JobFailed
 from workbench.services.conversation import Conversation, Exchange
 from workbench.services.replay import Replayed, StepKept, keep_step, replay
+from workbench.services.split import lapse_prompts, run_of
 from workbench.services.transcripts import export, load
 from workbench.text import one_line
 from workbench.widgets.conversation import ConversationView
@@ -29,8 +33,8 @@ class ChatScreen(TalkScreen):
         "checkpoint, prompt, knobs and seed give the same text again. An empty prompt is the start of a document; "
         "FILE:path reads one from a file. esc goes to the conversation: there p and n pick out an exchange, ← and → "
         "turn to its other branches, e edits its prompt, b goes on from it, R replays it, m opens the "
-        "microscope on its tokens. Nothing said is ever lost: "
-        "/ or f3 finds past conversations."
+        "microscope on its tokens, s sets another checkpoint beside it, t shows its prompt at every checkpoint. "
+        "Nothing said is ever lost: / or f3 finds past conversations."
     )
     BINDINGS: ClassVar[list[BindingType]] = [
         Binding("ctrl+r", "regenerate", "Again", id="chat.regenerate", key_display="^r"),
@@ -43,8 +47,14 @@ class ChatScreen(TalkScreen):
         Binding("R", "replay", "Replay the reply", id="chat.replay", show=False),
         Binding("K", "keep", "Keep the live step", id="chat.keep", show=False),
         Binding("f4,m", "microscope", "Microscope", id="chat.microscope", key_display="f4", show=False),
+        Binding("f5,s", "split", "Split: two checkpoints", id="chat.split", key_display="f5", show=False),
+        Binding("t", "timelapse", "Time-lapse of the run", id="chat.timelapse", show=False),
+        # A text field has uses of its own for these two keys.
+        Binding("f6", "timelapse", "Time-lapse of the run", id="chat.timelapse-key", show=False, priority=True),
+        Binding("f7", "export", "Export as Markdown and JSONL", id="chat.export-key", show=False, priority=True),
+        Binding("P", "pin_prompt", "Pin the prompt", id="chat.pin-prompt", show=False),
         Binding("f8", "knob_presets", "Knob presets", id="chat.knob-presets", show=False),
-        Binding("f7,x", "export", "Export as Markdown and JSONL", id="chat.export", key_display="f7", show=False),
+        Binding("x", "export", "Export as Markdown and JSONL", id="chat.export", show=False),
     ]
 
     # --- branches
@@ -182,6 +192,47 @@ class ChatScreen(TalkScreen):
             place, token = chosen
             given = [*picked.tokens[:place], token]
             self._begin(picked.kind, picked.prompt, picked.parent, context=picked.context, given=given)
+
+    @work
+    async def action_split(self) -> None:
+        """Let another checkpoint write on from the same prompt with the same seed, side by side."""
+        picked = self._finished()
+        if picked is None:
+            return
+        assert self.service is not None
+        other = await self.app.push_screen_wait(ChooseModel(self.workbench.home, "Compare it with which model?"))
+        if other:
+            await self.app.push_screen_wait(Split(self.service, picked, other))
+
+    def action_timelapse(self) -> None:
+        """See what every checkpoint of the run makes of this prompt, and of the pinned ones."""
+        picked = self.transcript.picked
+        reference = picked.model if picked is not None and picked.model else self.reference
+        if self.writing or not reference or self.service is None:
+            self._ready()
+            return
+        try:
+            run = run_of(self.workbench.home, reference)
+            prompts = lapse_prompts(run, picked)
+        except UserError as error:
+            self._note(str(error), warn=True)
+            return
+        knobs = picked.knobs if picked is not None else self.panel.knobs
+        self.app.push_screen(TimeLapse(self.service, run, prompts, knobs))
+
+    def action_pin_prompt(self) -> None:
+        """Pin the prompt to its run, for every time-lapse of it; or unpin it."""
+        picked = self._finished()
+        if picked is None:
+            return
+        from llm.timelapse import pin_prompt
+
+        try:
+            pinned = pin_prompt(run_of(self.workbench.home, picked.model), picked.context)
+        except UserError as error:
+            self._note(str(error), warn=True)
+            return
+        self._note("the prompt is pinned: t shows it at every checkpoint" if pinned else "the prompt is unpinned")
 
     def action_keep(self) -> None:
         """Have the run in training save and pin the step that wrote the reply."""

@@ -27,14 +27,14 @@ class ChooseModel(ModalScreen[str]):
         Binding("up", "move(-1)", "Up", show=False),
     ]
 
-    def __init__(self, home: Path) -> None:
+    def __init__(self, home: Path, question: str = "Talk to which model?") -> None:
         super().__init__(classes="dialog")
-        self.home = home
+        self.home, self.question = home, question
         self.choices: list[Choice] = []
 
     def compose(self) -> ComposeResult:
         with Vertical(classes="dialog-box dialog-tall"):
-            yield Static("Talk to which model?", classes="dialog-question")
+            yield Static(self.question, classes="dialog-question")
             yield Input(placeholder="type to narrow; or RUN, RUN@best, RUN@STEP, RUN@live")
             yield OptionList()
 

@@ -194,6 +194,10 @@ class ChatService:
         self._other = talker if keep else None
         return talker
 
+    def another(self, reference: str, cancelled: Callable[[], bool]) -> Talker:
+        """For a Job: a model beside the open one. Raises UserError."""
+        return self._opener(self.home, self.training, reference, cancelled)
+
     def stop(self) -> None:
         """End what is being done, within one token."""
         for job in list(self._waiting):

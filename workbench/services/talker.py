@@ -59,6 +59,7 @@ class Talker(Protocol):
     sha256: str
     """That of the file its weights came from; "" where there is none."""
     device: str
+    engine: Engine
 
     @property
     def name(self) -> str:

@@ -22,7 +22,7 @@ from textual.strip import Strip
 from workbench.text import clean
 
 TAB = 4
-STYLES = ("prompt", "reply", "label", "note", "error", "chosen", "differs")
+STYLES = ("prompt", "reply", "label", "note", "error", "chosen", "differs", "far-1", "far-2", "far-3")
 
 
 def wrap(text: str, start: int, width: int) -> Iterator[tuple[int, int]]:
@@ -67,6 +67,9 @@ class Transcript(ScrollView, can_focus=True):
         .transcript--note { color: $foreground 60%; }
         .transcript--error { color: $error; }
         .transcript--chosen { color: $foreground; background: $primary 30%; }
+        .transcript--far-1 { background: $warning 15%; }
+        .transcript--far-2 { background: $warning 35%; }
+        .transcript--far-3 { background: $error 45%; }
         .transcript--differs { color: $error; text-style: bold underline; }
     }
     """
