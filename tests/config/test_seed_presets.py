@@ -20,6 +20,7 @@ from llm.config import (
     resolve_model,
     resolve_seq_len,
 )
+from llm.config.fit import step_bytes
 from llm.length import run_length
 from llm.model.counts import parameters
 from llm.optim import lr_at
@@ -76,6 +77,11 @@ def test_character_model_has_nanogpts_size() -> None:
 
 def test_untied_gpt2_has_163_million() -> None:
     assert parameters(shape(preset("gpt2-124m", model__tied_head="false"))) == pytest.approx(163e6, rel=0.005)
+
+
+def test_the_stories_model_trains_in_under_3_gb() -> None:
+    config = preset("tinystories-llama")
+    assert 0.1e9 < step_bytes(config, shape(config), 256) < 3e9
 
 
 def test_depth_sets_the_shape_and_refuses_what_does_not_divide() -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -15,6 +16,7 @@ import llm.trainer
 from llm.checkpoint import load_model, load_weights
 from llm.data.prepare import find_prepared
 from llm.device import Plan
+from llm.engine import Engine, Piece
 from llm.errors import UserError
 from llm.evaluate import Evaluation, evaluate
 from llm.events import Evaluated, Event, Sampled, Saved, Skipped, Started, StepLogged
@@ -34,6 +36,11 @@ def trained(run: Run, home: Path) -> list[Event]:
 
 def weights(run: Run) -> dict[str, torch.Tensor]:
     return load_file(run.checkpoint().path / "model.safetensors")
+
+
+def test_steps_are_logged_as_often_as_asked(make_run: MakeRun, tmp_path: Path) -> None:
+    events = trained(make_run("quiet", train__log_every="5", sample__every="0", evaluate__every="0"), tmp_path)
+    assert [event.step for event in events if isinstance(event, StepLogged)] == [1, 5, 10, 15, 20, 24]
 
 
 @pytest.mark.parametrize(("only_improved", "saved"), [("true", [4, 12, 24]), ("false", [4, 8, 12, 16, 20, 24])])
@@ -60,6 +67,17 @@ def test_the_training_text_is_evaluated_too_where_asked(make_run: MakeRun, tmp_p
     assert told[-1].train_loss == pytest.approx(expected.loss, rel=1e-5)
     plain = [event for event in trained(make_run("one", train__steps="1"), tmp_path) if isinstance(event, Evaluated)]
     assert plain and all(event.train_loss is None for event in plain)
+
+
+def test_a_sample_goes_on_from_the_prompt_that_was_asked_for(make_run: MakeRun, tmp_path: Path) -> None:
+    asked = {"sample__every": "8", "sample__prompt": "the cat", "sample__max_tokens": "11"}
+    run = make_run("telling", train__steps="8", decode__temperature="1.0", **asked)
+    told = [event for event in trained(run, tmp_path) if isinstance(event, Sampled)]
+    knobs = replace(run.config().decode, max_tokens=11)
+    pieces = list(Engine(*load_model(run, run.checkpoint())).stream("the cat", knobs))
+    assert [(event.step, event.prompt) for event in told] == [(0, "the cat"), (8, "the cat")]
+    assert told[-1].text == "".join(piece.text for piece in pieces if isinstance(piece, Piece))
+    assert len(pieces) <= 11 + 1
 
 
 def test_evaluating_and_sampling_change_nothing_of_training(make_run: MakeRun, tmp_path: Path) -> None:

@@ -1,0 +1,44 @@
+"""docs/five-systems.md names only modules, names and tests that there are."""
+
+from __future__ import annotations
+
+import ast
+import re
+from pathlib import Path
+
+ROOT = Path(__file__).parents[2]
+PAGE = (ROOT / "docs" / "five-systems.md").read_text(encoding="utf-8")
+
+
+def defined(path: Path) -> set[str]:
+    """The functions and classes at the top of a file."""
+    body = ast.parse(path.read_text(encoding="utf-8")).body
+    return {item.name for item in body if isinstance(item, (ast.FunctionDef, ast.AsyncFunctionDef, ast.ClassDef))}
+
+
+def test_every_place_it_names_exists() -> None:
+    places = set(re.findall(r"`([\w/]+\.py):(\w+)`", PAGE))
+    assert len(places) > 60
+    missing = {
+        f"{path}:{name}"
+        for path, name in places
+        if name not in defined(ROOT / path if path.startswith("workbench/") else ROOT / "llm" / path)
+    }
+    assert not missing
+
+
+def test_every_test_it_names_exists() -> None:
+    """`::name` means a test of the file named before it in the row."""
+    missing, count = [], 0
+    for row in PAGE.splitlines():
+        path = ""
+        for file, name in re.findall(r"`([\w/]*(?:\.py)?)::(\w+)`", row):
+            path, count = file or path, count + 1
+            if not path or name not in defined(ROOT / "tests" / path):
+                missing.append(f"{path}::{name}")
+    assert count > 150
+    assert not missing
+
+
+def test_every_preset_it_names_exists() -> None:
+    assert all((ROOT / name).is_file() for name in re.findall(r"`(presets/[a-z0-9-]+\.toml)`", PAGE))
