@@ -1,0 +1,165 @@
+"""A preflight in a process of its own, and what it found out, remembered for later estimates."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import platform
+import subprocess
+import sys
+import tempfile
+import threading
+from collections.abc import Callable
+from dataclasses import asdict, dataclass, fields
+from pathlib import Path
+from typing import Any
+
+from llm.config import RunConfig, to_mapping, to_toml
+from llm.errors import UserError
+from llm.events import Progress, from_record
+from llm.files import read_json, write_json
+
+FORMAT = 1
+REMEMBERED = 200  # measurements kept, the newest
+LENGTHS = ("steps", "tokens", "epochs", "tokens_per_parameter", "flops", "lr", "lr_multiplier", "seed", "log_every")
+
+
+@dataclass(frozen=True)
+class Measurement:
+    """What a preflight measured on one machine; the fields of `llm.preflight.Preflight` that stay true for runs of
+    another length."""
+
+    machine: str
+    key: str
+    name: str
+    device: str
+    precision: str
+    threads: int
+    step_seconds: float
+    tokens_per_second: float
+    flops_per_second: float
+    training_bytes: int
+    peak_bytes: int
+
+
+class PreflightJob:
+    """Runs `python -m llm.preflight` and follows what it says. `on_progress(progress)` and `on_end(result, problem)`
+    are called in a thread; problem is "" where it went well and "cancelled" where that was wanted."""
+
+    def __init__(
+        self,
+        config: RunConfig,
+        name: str,
+        home: Path,
+        on_progress: Callable[[Progress], object],
+        on_end: Callable[[Measurement | None, str], object],
+        program: tuple[str, ...] = (sys.executable, "-m", "llm.preflight"),
+    ) -> None:
+        self.config = config
+        self.name = name
+        self.home = home
+        self.cancelled = False
+        self._on_progress = on_progress
+        self._on_end = on_end
+        self._folder = tempfile.TemporaryDirectory(prefix="llm-workbench-preflight-")
+        path = Path(self._folder.name) / "config.toml"
+        path.write_text(to_toml(config), encoding="utf-8")
+        self._process = subprocess.Popen(
+            [*program, str(path), "--home", str(home)],
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+        )
+        self._errors = b""
+        threading.Thread(target=self._drain_errors, name="preflight errors", daemon=True).start()
+        threading.Thread(target=self._follow, name=f"preflight {name}", daemon=True).start()
+
+    def cancel(self) -> None:
+        """End it at once."""
+        self.cancelled = True
+        self._process.kill()
+
+    def _drain_errors(self) -> None:
+        assert self._process.stderr is not None
+        self._errors = self._process.stderr.read()
+
+    def _follow(self) -> None:
+        assert self._process.stdout is not None
+        found: Measurement | None = None
+        problem = ""
+        for line in self._process.stdout:
+            record = json.loads(line)
+            if record.get("type") == "Preflight":
+                found = measurement(record, self.config, self.name)
+            elif record.get("type") == "Problem":
+                problem = str(record["message"])
+            elif isinstance(event := from_record(record), Progress):
+                self._on_progress(event)
+        status = self._process.wait()
+        self._folder.cleanup()
+        if self.cancelled:
+            found, problem = None, "cancelled"
+        elif found is None and not problem:
+            last = self._errors.decode(errors="replace").strip().splitlines()[-1:]
+            reason = "it was ended, as when memory runs out" if status < 0 else "".join(last) or f"status {status}"
+            problem = f"the preflight did not get to its end: {reason}."
+        self._on_end(found, problem)
+
+
+def machine_name() -> str:
+    """This machine, as far as speed goes: a home may be shared by several."""
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
+    return f"{platform.node()} {platform.machine()} {cores} cores"
+
+
+def key_of(config: RunConfig) -> str:
+    """Two configurations with the same key do the same work in each step."""
+    mapping = to_mapping(config)
+    train = {name: value for name, value in mapping.get("train", {}).items() if name not in LENGTHS}
+    work = [train, *(mapping.get(name) for name in ("model", "tokenizer", "optim"))]
+    return hashlib.sha256(json.dumps(work, sort_keys=True).encode()).hexdigest()[:16]
+
+
+def measurement(record: dict[str, Any], config: RunConfig, name: str) -> Measurement:
+    own = {"machine": machine_name(), "key": key_of(config), "name": name}
+    return Measurement(**{item.name: (own | record)[item.name] for item in fields(Measurement)} | own)
+
+
+def remember(home: Path, measured: Measurement) -> None:
+    """Add it to `<home>/measured.json`, in place of what was measured before for the same work on this machine."""
+    others = [one for one in measurements(home) if (one.machine, one.key) != (measured.machine, measured.key)]
+    kept = [*others, measured][-REMEMBERED:]
+    write_json(home / "measured.json", {"format": FORMAT, "measured": [asdict(one) for one in kept]})
+
+
+def measurements(home: Path) -> list[Measurement]:
+    """All that was measured, oldest first; nothing where the file is missing or damaged."""
+    path = home / "measured.json"
+    if not path.exists():
+        return []
+    try:
+        content = read_json(path)
+        return [Measurement(**entry) for entry in content["measured"]] if content["format"] == FORMAT else []
+    except (UserError, KeyError, TypeError):
+        return []
+
+
+@dataclass(frozen=True)
+class Speed:
+    """FLOP/s to expect of a run here: `exact` when its own work was measured, else from the preflight of `name`."""
+
+    flops_per_second: float
+    name: str
+    exact: bool
+    measured: Measurement
+
+
+def expected_speed(home: Path, config: RunConfig) -> Speed | None:
+    """From what was measured on this machine; None while nothing was."""
+    here = [one for one in measurements(home) if one.machine == machine_name()]
+    key = key_of(config)
+    for one in here:
+        if one.key == key:
+            return Speed(one.flops_per_second, one.name, True, one)
+    return Speed(here[-1].flops_per_second, here[-1].name, False, here[-1]) if here else None
