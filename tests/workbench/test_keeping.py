@@ -18,7 +18,7 @@ from workbench.services import trash
 from workbench.services.cached_data import clean, list_cached, unused
 from workbench.services.export import write_csv
 from workbench.services.lineage import as_tree
-from workbench.services.runs import RunSummary
+from workbench.services.summaries import RunSummary
 
 
 def test_deleted_runs_can_be_brought_back_until_the_trash_is_emptied(tmp_path):

@@ -14,7 +14,6 @@ from workbench.services import runs as service
 from workbench.services.runs import (
     LogDigest,
     RunCatalogue,
-    RunSummary,
     chosen,
     delete_checkpoint,
     loss_of_deleting,
@@ -23,6 +22,7 @@ from workbench.services.runs import (
     status_of,
     verified,
 )
+from workbench.services.summaries import RunSummary
 from workbench.services.trash import move_to_trash
 
 
@@ -180,3 +180,33 @@ def test_a_finish_has_a_reason(tmp_path):
     log.close()
     row = RunCatalogue(tmp_path).refresh()[0]
     assert (row.status, row.reason) == ("failed", "the loss was not finite 5 times")
+
+
+def test_what_was_known_is_kept_for_the_next_time(tmp_path, monkeypatch):
+    make_run(tmp_path, "a-1", steps=5, loss=math.nan)
+    make_run(tmp_path, "b-1", steps=3).update_meta(tags=["x"], notes="é")
+    busy = make_run(tmp_path, "c-1", steps=3, end="")
+    with busy.lock():
+        first = {row.name: row for row in RunCatalogue(tmp_path).refresh()}
+    assert first["c-1"].status == "running here"
+    reads = []
+    config = Run.config
+    monkeypatch.setattr(Run, "config", lambda run: reads.append(run.name) or config(run))
+    catalogue = RunCatalogue(tmp_path)
+    again = {row.name: row for row in catalogue.refresh()}
+    assert reads == ["c-1"], "only the one that was in training is read again"
+    assert again["b-1"].tags == ("x",) and math.isnan(again["a-1"].loss) and again["c-1"].status == "crashed"
+    assert [row is other for row, other in zip(catalogue.refresh(), catalogue.refresh(), strict=True)] == [True] * 3
+    log = Run(tmp_path / "runs" / "b-1").log()
+    log.append(step_logged(4, 0.5))
+    log.close()
+    assert {row.name: row.step for row in catalogue.refresh()}["b-1"] == 4
+    (tmp_path / "cache" / "runs.json").write_text('{"format": 1, "runs": 7')
+    assert len(RunCatalogue(tmp_path).refresh()) == 3
+
+
+def test_reading_a_checkpoint_tells_how_far_it_is(tmp_path):
+    info = save_fake(make_run(tmp_path, "a-1", steps=5), 5, 1.0)
+    counts = []
+    assert verified(info, counts.append).verdict == "whole"
+    assert sum(counts) == info.size_bytes == 2560

@@ -11,7 +11,7 @@ from textual.screen import ModalScreen
 from textual.widgets import Footer, Static
 
 from llm.config import RunConfig, fields_of, get_value
-from workbench.services.runs import RunSummary
+from workbench.services.summaries import RunSummary
 from workbench.text import one_line
 from workbench.widgets.axes import compact, number, size
 from workbench.widgets.meaning import shown

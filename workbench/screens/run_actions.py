@@ -17,7 +17,6 @@ from llm.run import CheckpointInfo, Run
 from llm.run.fork import Parent, fork, open_parent
 from workbench.screens.base import WorkbenchScreen
 from workbench.services.runs import (
-    RunSummary,
     Verification,
     delete_checkpoint,
     loss_of_deleting,
@@ -25,6 +24,7 @@ from workbench.services.runs import (
     rename,
     verified,
 )
+from workbench.services.summaries import RunSummary
 from workbench.services.trash import move_to_trash
 from workbench.text import clean
 from workbench.widgets.axes import size

@@ -6,7 +6,7 @@ from rich.text import Text
 from textual.content import Content
 
 from llm.run import CheckpointInfo
-from workbench.services.runs import RunSummary
+from workbench.services.summaries import RunSummary
 from workbench.text import clean, one_line
 from workbench.widgets.axes import compact, number, size
 

@@ -18,7 +18,8 @@ from llm.run import CheckpointInfo, Run
 from workbench.screens.run_actions import RunActions
 from workbench.screens.run_rows import HEADINGS, age, checkpoint_cells, details_of, run_cells
 from workbench.services.lineage import as_tree
-from workbench.services.runs import SORTS, RunCatalogue, RunSummary, chosen
+from workbench.services.runs import SORTS, RunCatalogue, chosen
+from workbench.services.summaries import RunSummary
 from workbench.widgets.tables import LiveTable
 
 REFRESH_SECONDS = 1.5

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from workbench.services.runs import RunSummary
+from workbench.services.summaries import RunSummary
 
 
 def parent_of(row: RunSummary, rows_by_id: dict[str, RunSummary], rows_by_name: dict[str, RunSummary]) -> str:

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import math
 import mmap
 import threading
+import time
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -15,42 +17,16 @@ from llm.events import Evaluated, Event, Finished, Started, StepLogged
 from llm.files import directory_size, remove_directory
 from llm.run import CheckpointInfo, EventTail, Holder, Run, list_runs, verify
 from llm.run.log import last_events, parse_event
+from workbench.services.summaries import Kept, RunSummary, Stamp, load_summaries, save_summaries
 
 SORTS = ("age", "name", "status", "step", "loss", "validation", "bits", "parameters", "corpus", "size")
 """The columns the table can be ordered by."""
 
-Stamp = tuple[int, int]
+PARTS = ("run.toml", "events.jsonl", "checkpoints", "meta.json", "lock")
+"""What a summary is made from. The lock is written by whoever takes it."""
+
+KEEP_SECONDS = 10.0  # at least, between two writings of what is kept of all runs
 AnyEvent = TypeVar("AnyEvent", bound=Event)
-
-
-@dataclass(frozen=True)
-class RunSummary:
-    """One row of the table. Losses are nats per token; `touched` is Unix seconds of the last sign of life."""
-
-    name: str
-    path: Path
-    status: str
-    step: int = 0
-    total_steps: int = 0
-    loss: float | None = None
-    validation_loss: float | None = None
-    bits_per_byte: float | None = None
-    parameters: int = 0
-    corpus: str = ""
-    size_bytes: int = 0
-    created: float = 0.0
-    touched: float = 0.0
-    device: str = ""
-    id: str = ""
-    parent: str = ""
-    parent_id: str = ""
-    notes: str = ""
-    tags: tuple[str, ...] = ()
-    reason: str = ""
-
-    @property
-    def is_running(self) -> bool:
-        return self.status.startswith("running")
 
 
 @dataclass
@@ -116,8 +92,6 @@ class _Known:
     stamp: tuple[Stamp, ...] = ()
     size_bytes: int = 0
     meta: dict[str, Any] = field(default_factory=dict)
-    summary: RunSummary | None = None
-    """As it was at `stamp`, unless somebody trained it: the end of a training shows in no file."""
 
 
 class RunCatalogue:
@@ -127,6 +101,10 @@ class RunCatalogue:
         self.home = home
         self._known: dict[Path, _Known] = {}
         self._lock = threading.Lock()
+        self._kept: Kept | None = None
+        """Summaries with the stamps of the files they were made from; read from a file at the first look."""
+        self._changed = False
+        self._kept_at = -math.inf
 
     def refresh(self) -> list[RunSummary]:
         """All runs as they stand now, newest first. A run that did not change costs a few `stat` calls, and
@@ -136,32 +114,41 @@ class RunCatalogue:
             present = {run.path for run in runs}
             for path in set(self._known) - present:
                 del self._known[path]
-            summaries = (self._summary(run) for run in runs)
+            self._kept = load_summaries(self.home) if self._kept is None else self._kept
+            before = len(self._kept)
+            self._kept = {name: kept for name, kept in self._kept.items() if self.home / "runs" / name in present}
+            self._changed = self._changed or len(self._kept) < before
+            summaries = [self._summary(run) for run in runs]
+            if self._changed and time.monotonic() - self._kept_at > KEEP_SECONDS:
+                save_summaries(self.home, self._kept)
+                self._changed, self._kept_at = False, time.monotonic()
             return [summary for summary in summaries if summary is not None]
 
     def _summary(self, run: Run) -> RunSummary | None:
         """None for a run that was deleted while it was looked at."""
+        assert self._kept is not None
+        stamp = tuple(_stamp(run.path / part) for part in PARTS)
+        kept = self._kept.get(run.name)
+        if kept is not None and kept[0] == stamp:
+            return kept[1]
         try:
-            known = self._look(run)
-            if known.summary is None:
-                summary = self._described(run, known)
-                known.summary = None if summary.is_running else summary
-                return summary
-            return known.summary
+            summary = self._described(run, self._look(run, stamp))
         except FileNotFoundError:
             return None
         except UserError as error:
             self._known.pop(run.path, None)
             return RunSummary(run.name, run.path, "unreadable", reason=str(error))
+        if not summary.is_running:  # that a training ends shows in no file
+            self._kept[run.name] = (stamp, summary)
+            self._changed = True
+        return summary
 
-    def _look(self, run: Run) -> _Known:
+    def _look(self, run: Run, stamp: tuple[Stamp, ...]) -> _Known:
         known = self._known.get(run.path)
         if known is None:
             digest = LogDigest.of(run.path / "events.jsonl")
             known = self._known[run.path] = _Known(run.config(), run.info(), digest)
-        stamp = tuple(_stamp(run.path / part) for part in ("events.jsonl", "checkpoints", "meta.json", "lock"))
         if stamp != known.stamp:
-            known.summary = None
             known.digest.take(known.digest.tail.poll())
             known.size_bytes = directory_size(run.path)
             known.meta = run.meta()

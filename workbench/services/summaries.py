@@ -1,0 +1,83 @@
+"""What is known of a run in one row, and the file that keeps those rows: thousands of runs are listed at once."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import asdict, dataclass, fields
+from pathlib import Path
+from typing import Any
+
+from llm.errors import UserError
+from llm.files import read_json, write_atomic
+
+FORMAT = 1
+
+Stamp = tuple[int, int]
+"""Size and time of modification (ns) of a file; zeros where there is none."""
+
+
+@dataclass(frozen=True)
+class RunSummary:
+    """One row of the table. Losses are nats per token; `touched` is Unix seconds of the last sign of life."""
+
+    name: str
+    path: Path
+    status: str
+    step: int = 0
+    total_steps: int = 0
+    loss: float | None = None
+    validation_loss: float | None = None
+    bits_per_byte: float | None = None
+    parameters: int = 0
+    corpus: str = ""
+    size_bytes: int = 0
+    created: float = 0.0
+    touched: float = 0.0
+    device: str = ""
+    id: str = ""
+    parent: str = ""
+    parent_id: str = ""
+    notes: str = ""
+    tags: tuple[str, ...] = ()
+    reason: str = ""
+
+    @property
+    def is_running(self) -> bool:
+        return self.status.startswith("running")
+
+
+Kept = dict[str, tuple[tuple[Stamp, ...], RunSummary]]
+"""By name: a summary, and the stamps of the files it was made from."""
+
+
+def load_summaries(home: Path) -> Kept:
+    """What was kept of the runs of `home`; nothing where there is no such file, or none that can be used."""
+    path = home / "cache" / "runs.json"
+    try:
+        record = read_json(path) if path.exists() else {}
+        known = [field.name for field in fields(RunSummary)]
+        if record.get("format") != FORMAT or record.get("fields") != known:
+            return {}
+        return {row["summary"]["name"]: (stamps_of(row), summary_of(row["summary"], home)) for row in record["runs"]}
+    except (UserError, AttributeError, KeyError, TypeError, ValueError):
+        return {}  # only a cache: it is made anew
+
+
+def stamps_of(row: dict[str, Any]) -> tuple[Stamp, ...]:
+    return tuple((int(size), int(time)) for size, time in row["stamp"])
+
+
+def summary_of(record: dict[str, Any], home: Path) -> RunSummary:
+    return RunSummary(**(record | {"path": home / "runs" / record["name"], "tags": tuple(record["tags"])}))
+
+
+def save_summaries(home: Path, kept: Kept) -> None:
+    """Keep them for the next time; a disk that refuses is no reason to stop."""
+    rows = [{"stamp": stamp, "summary": asdict(summary) | {"path": ""}} for stamp, summary in kept.values()]
+    path = home / "cache" / "runs.json"
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        record = {"format": FORMAT, "fields": [field.name for field in fields(RunSummary)], "runs": rows}
+        write_atomic(path, json.dumps(record, ensure_ascii=False).encode(errors="replace"))
+    except OSError:
+        return
