@@ -3,12 +3,17 @@
 from __future__ import annotations
 
 import json
+import shutil
+import threading
 
 import pytest
 
+from llm.errors import UserError
+from llm.run import Run
 from tests.workbench.test_chat_screen import ChatApp, opened, talker, text_of, until  # noqa: F401
+from tests.workbench.test_chat_service import Trainer, elsewhere
 from workbench.screens.past import PastConversations
-from workbench.services.replay import Replayed, keep_step
+from workbench.services.replay import keep_step
 from workbench.services.transcripts import load
 
 
@@ -121,15 +126,43 @@ async def test_only_what_can_be_kept_is_kept(trained_run, home, talker):  # noqa
         await until(lambda: "no run named fake" in status(screen))
 
 
+async def test_dropped_turns_are_said_and_kept(home, talker):  # noqa: F811
+    talker.words, talker.context = [" A", " cat."], 90
+    async with ChatApp(home).run_test(size=(100, 24)) as pilot:
+        screen = await opened(pilot)
+        screen.panel.set_value("max_tokens", 10)
+        await pilot.press("ctrl+t")
+        for question in ("Who?", "Why?", "How?", "Now?"):
+            await say(pilot, screen, question)
+        assert "turns dropped" in status(screen)
+        assert load(screen.conversation.file).exchanges[4].dropped_turns == screen.exchanges[3].dropped_turns > 0
+
+
+async def test_a_replay_can_be_stopped(home, talker):  # noqa: F811
+    async with ChatApp(home).run_test(size=(100, 24)) as pilot:
+        screen = await opened(pilot)
+        await say(pilot, screen, "a")
+        talker.gate = threading.Semaphore(1)
+        await pilot.press("escape", "R")
+        await until(lambda: screen.service.is_at_a_job and len(talker.prompts) == 2)
+        await pilot.press("escape")
+        talker.gate.release(9)
+        await until(lambda: "the replay was stopped" in status(screen))
+
+
 def test_the_step_of_a_reply_is_pinned(trained_run, tmp_path):
-    import shutil
-
-    from llm.errors import UserError
-    from llm.run import Run
-
     shutil.copytree(trained_run.path, tmp_path / "runs" / "tiny-1")
     assert keep_step(tmp_path, "tiny-1@10", lambda: False).words == "kept and pinned tiny-1@10"
     assert Run.open(tmp_path, "tiny-1").meta()["pins"] == [10]
     with pytest.raises(UserError, match="no longer in training"):
         keep_step(tmp_path, "tiny-1@11", lambda: False)
-    assert isinstance(Replayed(1, True, ""), Replayed)
+
+
+def test_a_step_that_no_checkpoint_holds_is_saved_by_the_trainer(trained_run, tmp_path, monkeypatch):
+    shutil.copytree(trained_run.path, tmp_path / "runs" / "tiny-1")
+    run = Run.open(tmp_path, "tiny-1")
+    elsewhere(monkeypatch)
+    Trainer(run).start()
+    kept = keep_step(tmp_path, "tiny-1@7", lambda: False)
+    assert kept.words == "kept and pinned tiny-1@10, 3 steps after the reply"
+    assert run.meta()["pins"] == [10] and '"save"' in (run.path / "commands.jsonl").read_text()

@@ -18,7 +18,7 @@ from workbench.services.conversation import Exchange
 from workbench.services.microscope import Explained, explain_token
 from workbench.text import one_line
 
-HELP = "← → another token · ↑ ↓ another choice · Enter goes on with it, as a branch · esc closes"
+HELP = "← → token · ↑ ↓ choice · Enter goes on with it, as a branch · esc closes"
 NEAR = 60
 """Tokens shown before the one that is looked at."""
 
@@ -38,8 +38,8 @@ class Microscope(ModalScreen[tuple[int, int] | None]):
         align: center middle;
         #microscope { width: 96%; height: 92%; border: round $primary; padding: 0 1; background: $surface; }
         #microscope-text { height: auto; max-height: 5; }
-        #microscope-head, #microscope-help { height: 1; }
-        #microscope-help { color: $text-muted; }
+        #microscope-head { height: 1; }
+        #microscope-help { height: auto; color: $text-muted; }
         DataTable { height: 1fr; }
     }
     """

@@ -20,7 +20,7 @@ from workbench.widgets.transcript import Transcript
 
 FAR = ((2.0, "far-3"), (0.5, "far-2"), (0.1, "far-1"))
 """From how many nats of KL on a token is marked, and how."""
-HELP = "← → token by token · d to the first difference · marked: KL above 0.1, 0.5, 2 nats · esc closes"
+HELP = "← → by token · d first difference · marked: KL over 0.1, 0.5, 2 nats · esc"
 
 
 class Split(ModalScreen[None]):
@@ -40,7 +40,7 @@ class Split(ModalScreen[None]):
         .split-name { height: 1; text-style: bold; }
         #split-right { border-left: solid $panel-lighten-2; }
         #split-facts { height: 2; }
-        #split-help { height: 1; color: $text-muted; }
+        #split-help { height: auto; color: $text-muted; }
     }
     """
 

@@ -255,7 +255,7 @@ class TalkScreen(WorkbenchScreen):
             self.transcript.write(f"\n{event.problem}", "error")
         self.transcript.write_others(current)
         speed = self._speed(event) + " · " if event.tokens else ""
-        live = " · K keeps this step" if current.live else ""
+        live = " · esc, then K keeps this step" if current.live else ""
         self._note(f"{speed}{REASONS.get(event.reason, event.reason)}{live}")
         self._put_away(event.reason)
 
@@ -306,7 +306,7 @@ class TalkScreen(WorkbenchScreen):
 
     def action_leave(self) -> None:
         """Stop the reply, or give up editing; else back to the prompt, and from there to the transcript."""
-        if self.writing:
+        if self.writing or (self.service is not None and self.service.is_at_a_job):
             self._stop()
         elif self.editing is not None:
             self.editing = None

@@ -45,7 +45,7 @@ class TimeLapse(ModalScreen[None]):
         #lapse { width: 98%; height: 94%; border: round $primary; padding: 0 1; background: $surface; }
         #lapse-chart { height: 40%; }
         #lapse-facts { height: 1; text-style: bold; }
-        #lapse-help { height: 1; color: $text-muted; }
+        #lapse-help { height: auto; color: $text-muted; }
     }
     """
 

@@ -194,6 +194,11 @@ class ChatService:
         self._other = talker if keep else None
         return talker
 
+    @property
+    def is_at_a_job(self) -> bool:
+        """Whether something is to be done, or being done, that was asked for with `do`."""
+        return any(isinstance(job, Job) for job in list(self._waiting))
+
     def another(self, reference: str, cancelled: Callable[[], bool]) -> Talker:
         """For a Job: a model beside the open one. Raises UserError."""
         return self._opener(self.home, self.training, reference, cancelled)

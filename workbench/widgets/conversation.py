@@ -15,10 +15,10 @@ class ConversationView(Transcript):
     """Shows a conversation. `picked` is the exchange that editing, branching and the microscope are about."""
 
     BINDINGS: ClassVar[list[BindingType]] = [
-        Binding("p", "pick(-1)", "Exchange before", id="conversation.before"),
-        Binding("n", "pick(1)", "Next exchange", id="conversation.next"),
-        Binding("left,h", "turn(-1)", "Branch before", id="conversation.branch-before", key_display="←"),
-        Binding("right,l", "turn(1)", "Next branch", id="conversation.branch-next", key_display="→"),
+        Binding("p", "pick(-1)", "Exchange before", id="conversation.before", show=False),
+        Binding("n", "pick(1)", "Next exchange", id="conversation.next", key_display="p n"),
+        Binding("left,h", "turn(-1)", "Branch before", id="conversation.branch-before", key_display="←", show=False),
+        Binding("right,l", "turn(1)", "Next branch", id="conversation.branch-next", key_display="← →"),
     ]
 
     class Turned(Message):
