@@ -1,5 +1,6 @@
 """The engine: prompt to tokens, with a KV cache, several samples at once, streamed, cancelled within one token."""
 
+from llm.engine.batch import Completion
 from llm.engine.engine import Engine
 from llm.engine.prompts import prompt_ids, resolve_prompt
 from llm.engine.reader import window_start
@@ -7,6 +8,7 @@ from llm.engine.reply import Done, Piece, Reason
 from llm.engine.weights import snapshot_model, use_one_thread
 
 __all__ = [
+    "Completion",
     "Done",
     "Engine",
     "Piece",

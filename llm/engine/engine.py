@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterator, Sequence
 import torch
 
 from llm.config.schema import DecodeConfig
+from llm.engine.batch import BatchReply, Completion, groups, prompts_at_once
 from llm.engine.beam import stream_beams
 from llm.engine.inspect import explain_next
 from llm.engine.prompts import prompt_ids
@@ -92,12 +93,7 @@ class Engine:
         asked for the knobs before every token; seed, separator and the number of samples stay those of the beginning.
         Beam search (`knobs.beams`) gives all its pieces at the end. UserError where the prompt or a knob cannot be.
         """
-        ids = self.prompt_ids(prompt, knobs)
-        if 0 < knobs.max_total_tokens <= len(ids):
-            raise WrongUse(
-                f"The prompt is {len(ids)} tokens long and max_total_tokens is {knobs.max_total_tokens}: "
-                "nothing can be written; raise the limit or shorten the prompt."
-            )
+        ids = self._checked_ids(prompt, knobs)
         count = num_samples or knobs.num_samples
         if 1 < knobs.beams < count:
             raise WrongUse(f"Beam search over {knobs.beams} beams cannot give {count} texts; raise beams.")
@@ -106,6 +102,21 @@ class Engine:
             return self._run(stream_beams(reader, self._vocabulary, ids, knobs, count, cancel), reader)
         reply = Reply(reader, self._vocabulary, ids, knobs, count)
         return self._run(reply.run(cancel, knobs_source or (lambda: knobs)), reader)
+
+    def complete(self, prompts: Sequence[str | Sequence[int]], knobs: DecodeConfig) -> list[Completion]:
+        """What `stream` writes on from each of `prompts`, those of equal length side by side. Errors as there."""
+        count = knobs.num_samples
+        ids = [self._checked_ids(prompt, knobs) for prompt in prompts]
+        at_once = 1 if knobs.beams > 1 else prompts_at_once(self.model, count)
+        found: dict[int, Completion] = {}
+        for group in groups([len(row) for row in ids], at_once):
+            if len(group) == 1:
+                found[group[0]] = Completion.of(self.stream(ids[group[0]], knobs))
+                continue
+            reader = Reader(self.model, len(group) * count, use_cache=self._use_cache)
+            reply = BatchReply(reader, self._vocabulary, [ids[index] for index in group], knobs, count)
+            found |= zip(group, reply.completions(count), strict=True)
+        return [found[index] for index in range(len(ids))]
 
     def explain(
         self,
@@ -123,6 +134,16 @@ class Engine:
         stages = explain_next(reader, self._vocabulary, ids, written, knobs, top=top, also=also)
         self._kept = reader
         return stages
+
+    def _checked_ids(self, prompt: str | Sequence[int], knobs: DecodeConfig) -> list[int]:
+        """The tokens of `prompt`, after which there is room for more."""
+        ids = self.prompt_ids(prompt, knobs)
+        if 0 < knobs.max_total_tokens <= len(ids):
+            raise WrongUse(
+                f"The prompt is {len(ids)} tokens long and max_total_tokens is {knobs.max_total_tokens}: "
+                "nothing can be written; raise the limit or shorten the prompt."
+            )
+        return ids
 
     def _run(self, pieces: Iterator[Piece | Done], reader: Reader) -> Iterator[Piece | Done]:
         """`pieces`, after which `reader` is kept for the next prompt, unless the weights have changed meanwhile."""

@@ -14,13 +14,15 @@ BELOW_ONE = 1 - 1e-12
 
 
 class Uniforms:
-    """Endless uniform numbers in [0, 1) for `num_samples` rows: `next()` is (num_samples, 2), made in chunks.
+    """Endless uniform numbers in [0, 1) for `num_samples` rows: `next()` is (rows, 2), made in chunks.
 
-    The first column draws the token; the second is for transformations that toss a coin of their own.
+    The first column draws the token; the second is for transformations that toss a coin of their own. With `copies`
+    the rows come that many times over, with the same numbers: for several prompts side by side.
     """
 
-    def __init__(self, seed: int, num_samples: int, device: torch.device) -> None:
+    def __init__(self, seed: int, num_samples: int, device: torch.device, *, copies: int = 1) -> None:
         self._generators = [generator(seed, sample) for sample in range(num_samples)]
+        self._copies = copies
         self._device = device
         self._used = CHUNK
         self._chunk = torch.empty(0)
@@ -28,7 +30,7 @@ class Uniforms:
     def next(self) -> Tensor:
         if self._used == CHUNK:
             rows = [torch.rand(CHUNK, 2, generator=one, dtype=torch.float64) for one in self._generators]
-            chunk = torch.stack(rows, dim=1).clamp_(max=BELOW_ONE)
+            chunk = torch.stack(rows * self._copies, dim=1).clamp_(max=BELOW_ONE)
             self._chunk = chunk.to(self._device, accumulation_type(self._device))
             self._used = 0
         self._used += 1
