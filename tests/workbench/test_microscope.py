@@ -44,6 +44,12 @@ async def test_every_token_opens_and_another_goes_on(trained_run):
         second = screen.exchanges[-1]
         assert second.tokens[:2] == [first.tokens[0], other] and second.given == 2
         assert len(second.tokens) > 2 and screen.conversation.place(second) == (2, 2)
+        await pilot.press("ctrl+r")
+        await until(lambda: screen.conversation.place(screen.exchanges[-1])[1] == 3 and not screen.writing)
+        third = screen.exchanges[-1]
+        assert third.tokens[:2] == second.tokens[:2] and third.tokens != second.tokens, (
+            "another seed, the same beginning"
+        )
         await pilot.press("escape", "R")
         await until(lambda: "tokens, exactly" in str(screen.query_one("#chat-status", Static).render()))
 

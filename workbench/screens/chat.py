@@ -65,7 +65,8 @@ class ChatScreen(TalkScreen):
         if picked is None or not self._ready():
             return
         self.panel.set_value("seed", self.panel.knobs.seed + 1)
-        self._begin(picked.kind, picked.prompt, picked.parent)
+        given = picked.tokens[: picked.given]
+        self._begin(picked.kind, picked.prompt, picked.parent, context=picked.context if given else None, given=given)
 
     def action_go_on(self) -> None:
         """Let the model write on where it stopped."""
