@@ -16,6 +16,7 @@ from llm.errors import UserError
 
 STAGING = ".tmp-"
 ASIDE = ".was-"  # a directory that is just being replaced
+CLOCK_SECONDS = 2.0  # by which the clocks of processes and of files may differ
 CHUNK = 1 << 22  # bytes read at once while a file is checked
 
 
@@ -128,7 +129,8 @@ def directory_size(path: Path) -> int:
 
 
 def remove_staging(directory: Path) -> None:
-    """Clear what interrupted writers left in `directory`: staging names whose process is gone.
+    """Clear what interrupted writers left in `directory`: staging names whose process is gone,
+    though its number may have been given to another since.
 
     A directory that was being replaced is put back where nothing took its place.
     """
@@ -140,7 +142,7 @@ def remove_staging(directory: Path) -> None:
             aside.rename(replaced)
     for path in directory.glob(f"{STAGING}*"):
         pid = path.name.removeprefix(STAGING).split("-")[0]
-        if pid.isdigit() and int(pid) != os.getpid() and process_is_alive(int(pid)):
+        if pid.isdigit() and process_was_there(int(pid), path):
             continue
         if path.is_dir():
             shutil.rmtree(path, ignore_errors=True)
@@ -148,11 +150,14 @@ def remove_staging(directory: Path) -> None:
             path.unlink(missing_ok=True)
 
 
-def process_is_alive(pid: int) -> bool:
+def process_was_there(pid: int, path: Path) -> bool:
+    """Whether the process of that number lives, and began before `path` was last changed: it may be writing there."""
+    import psutil  # here, for reading a run needs no such thing
+
     try:
-        os.kill(pid, 0)
-    except ProcessLookupError:
+        began: float = psutil.Process(pid).create_time()
+        return began <= path.stat().st_mtime + CLOCK_SECONDS
+    except (psutil.NoSuchProcess, FileNotFoundError):
         return False
-    except PermissionError:
+    except psutil.AccessDenied:
         return True
-    return True

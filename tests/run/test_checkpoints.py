@@ -94,8 +94,13 @@ def test_leftovers_of_dead_writers_are_cleared_and_live_ones_kept(tmp_path: Path
     (tmp_path / f"{STAGING}{dead.pid}-ab12-meta.json").write_text("{}")
     live = tmp_path / f"{STAGING}{os.getppid()}-ab12-step-00000002"
     live.mkdir()
+    own = tmp_path / f"{STAGING}{os.getpid()}-ab12-meta.json"
+    own.write_text("{}")
+    recycled = tmp_path / f"{STAGING}{os.getpid()}-cd34-meta.json"
+    recycled.write_text("{}")
+    os.utime(recycled, (0, 0))  # left by a process that had this one's number, long before
     remove_staging(tmp_path)
-    assert list(tmp_path.iterdir()) == [live]
+    assert set(tmp_path.iterdir()) == {live, own}
 
 
 def test_an_atomic_write_that_fails_leaves_the_old_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
