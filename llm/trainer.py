@@ -41,6 +41,7 @@ from llm.events import (
 from llm.length import Length
 from llm.optim import lr_at
 from llm.run import CheckpointInfo, Command, Run, verify
+from llm.spikes import SpikeWatch
 from llm.step import Rows, StepResult, TooLarge, take_step
 
 LOG_SECONDS = 0.1
@@ -93,6 +94,7 @@ class Trainer:
         self.last_log = (time.perf_counter(), state.step)
         self.bad_steps = 0
         self.must_recover = False
+        self.spikes = SpikeWatch()
         self.rolled_back_at = -1
         self.newly_set: list[tuple[str, str]] = []
         self.peak_flops = peak_flops(plan.device)
@@ -233,6 +235,8 @@ class Trainer:
             else:
                 self.bad_steps = 0
                 self._grow_loss_scale()
+                if said := self.spikes.see(result.loss):
+                    yield self._say(Warned, step=result.step, message=said)
             if wanted:
                 yield self._logged(result)
 

@@ -20,6 +20,7 @@ from llm.live import LiveWeights
 from llm.model.transformer import Transformer
 from llm.run import Command, Run
 from llm.run.checkpoints import verify
+from llm.spikes import SpikeWatch
 from llm.tokenizer.base import BaseTokenizer
 from llm.training import run_training
 
@@ -281,3 +282,72 @@ def test_the_loss_scale_of_fp16_grows_back(make_run: MakeRun, tmp_path: Path, mo
     run_training(run, tmp_path, on_live=lives.append)
     state = lives[0]._state
     assert (state.loss_scale, state.steps_at_scale) == (2.0**18, 2)
+
+
+def test_a_full_file_system_under_the_event_log_leaves_a_recorded_gap(
+    make_run: MakeRun, tmp_path: Path, small_disk: Path
+) -> None:
+    run = make_run("gap", checkpoint__every="0")
+    (small_disk / "events.jsonl").touch()
+    (run.path / "events.jsonl").symlink_to(small_disk / "events.jsonl")
+    ballast = small_disk / "ballast"
+
+    def on_event(event: Event) -> None:
+        if isinstance(event, StepLogged) and event.step == 3:
+            with ballast.open("wb") as file:
+                while file.write(bytes(4096)):
+                    try:
+                        file.flush()
+                    except OSError:
+                        break
+        if isinstance(event, StepLogged) and event.step == 20:
+            ballast.unlink()
+
+    def fill(event: Event) -> None:
+        try:
+            on_event(event)
+        except OSError as error:  # closing the ballast complains once more
+            assert "No space left" in str(error)
+
+    assert run_training(run, tmp_path, on_event=fill).status == "finished"
+    events = list(run.events())
+    logged = [event.step for event in events if isinstance(event, StepLogged)]
+    assert logged[:3] == [1, 2, 3] and logged[-1] == 24 and len(logged) < 24
+    assert any("log lines could not be written" in text for text in messages(events))
+    assert run.status().name == "finished"
+
+
+def test_token_files_cut_while_training_are_a_sentence_that_names_the_file(make_run: MakeRun, tmp_path: Path) -> None:
+    run = make_run("cut", train__steps="100000", evaluate__every="0", sample__every="0")
+
+    def cut(event: Event) -> None:
+        if isinstance(event, StepLogged) and event.step == 5:
+            for path in (tmp_path / "data").glob("*/*.bin"):
+                os.truncate(path, 10)
+
+    with pytest.raises(UserError, match=r"train-00000\.bin has 10 bytes"):
+        run_training(run, tmp_path, on_event=cut)
+    last = list(run.events())[-1]
+    assert isinstance(last, Finished) and last.status == "failed" and "train-00000.bin" in last.reason
+
+
+def test_a_sudden_rise_of_the_loss_is_marked_once() -> None:
+    watch = SpikeWatch()
+    falling = [3.0 * 0.99**step + 0.02 * (step % 3) for step in range(60)]
+    assert [watch.see(loss) for loss in falling] == [""] * 60
+    assert "loss spike: 4.000 after" in watch.see(4.0)
+    assert [watch.see(loss) for loss in (3.9, 3.5, 1.7)] == [""] * 3
+
+
+def test_a_spike_reaches_the_log(make_run: MakeRun, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    original, calls = Transformer.loss, 0
+
+    def loss(self: Transformer, tokens: torch.Tensor, targets: torch.Tensor, reduction: str = "mean") -> torch.Tensor:
+        nonlocal calls
+        calls += reduction == "mean"
+        value = original(self, tokens, targets, reduction)  # type: ignore[arg-type]
+        return value * 9 if reduction == "mean" and 3 * 22 < calls <= 3 * 23 else value
+
+    monkeypatch.setattr(Transformer, "loss", loss)
+    (spike,) = [event for event in train(make_run("spiky"), tmp_path) if isinstance(event, Warned)]
+    assert spike.step == 23 and spike.message.startswith("loss spike")

@@ -13,6 +13,7 @@ import pytest
 
 from llm.events import Finished, StepLogged
 from llm.run import Run
+from llm.run.checkpoints import verify
 
 from .conftest import MakeRun
 from .test_resume import assert_same_end
@@ -78,3 +79,28 @@ def test_a_second_trainer_is_refused(make_run: MakeRun) -> None:
     finally:
         first.kill()
         first.wait()
+
+
+def test_a_second_interrupt_ends_at_once_and_harms_nothing(make_run: MakeRun, tmp_path: Path) -> None:
+    """Every step saves, so that the second signal mostly comes in the middle of a save."""
+    run = make_run("twice", train__steps="1000000", checkpoint__every="1", checkpoint__keep="2", sample__every="0")
+    for target in (3, 8):
+        process = spawn(run)
+        wait_for_step(run, target, process)
+        process.send_signal(signal.SIGINT)
+        time.sleep(0.002 * target % 0.007)  # another moment of the save each time
+        process.send_signal(signal.SIGINT)
+        assert process.wait(30) in (130, -signal.SIGINT)
+        verify(run.checkpoint())
+        assert not (run.path / "crash.txt").exists()
+        assert run.status().name == "stopped"
+
+
+def test_a_lost_terminal_does_not_end_a_training(make_run: MakeRun) -> None:
+    run = make_run("hung-up", train__steps="1000000", checkpoint__every="0")
+    process = spawn(run)
+    wait_for_step(run, 3, process)
+    process.send_signal(signal.SIGHUP)
+    wait_for_step(run, 30, process)
+    process.terminate()
+    assert process.wait(30) == 143

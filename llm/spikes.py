@@ -1,0 +1,31 @@
+"""Sudden rises of the training loss, which often come before a divergence."""
+
+from __future__ import annotations
+
+import statistics
+from collections import deque
+
+WINDOW, LEAST = 50, 20  # steps looked back on; steps needed before anything is called sudden
+DEVIATIONS, SHARE = 6.0, 1.1  # a spike is this many standard deviations, and this factor, above the mean
+
+
+class SpikeWatch:
+    """Compares each loss with those of the steps just before it."""
+
+    def __init__(self) -> None:
+        self.recent: deque[float] = deque(maxlen=WINDOW)
+
+    def see(self, loss: float) -> str:
+        """What is to be said of a finite `loss` (nats per token): "" unless it is a spike.
+
+        A spike counts among the recent losses as well, so that a plateau after it is reported once and not every step.
+        """
+        said = ""
+        if len(self.recent) >= LEAST:
+            mean, deviation = statistics.fmean(self.recent), statistics.pstdev(self.recent)
+            if loss > max(mean + DEVIATIONS * deviation, mean * SHARE):
+                said = (
+                    f"loss spike: {loss:.3f} after {mean:.3f} ± {deviation:.3f} in the {len(self.recent)} steps before"
+                )
+        self.recent.append(loss)
+        return said
