@@ -95,9 +95,9 @@ class Attention(nn.Module):
         self.out = Linear(width, width, bias=config.bias, kernels=kernels)
 
     def forward(self, x: Tensor, rotary: Rotary | None, cache: KVCache | None) -> Tensor:
-        query = self._heads(self.q(x), self.n_head)
-        key = self._heads(self.k(x), self.n_kv_head)
-        value = self._heads(self.v(x), self.n_kv_head)
+        queries, keys, values = self.project(x)
+        query, key = self._heads(queries, self.n_head), self._heads(keys, self.n_kv_head)
+        value = self._heads(values, self.n_kv_head)
         if rotary is not None:
             start = 0 if cache is None else cache.length
             query, key = rotary(query, start), rotary(key, start)
@@ -109,6 +109,10 @@ class Attention(nn.Module):
         mixed = self.kernels.attention(query, key, value, self.dropout if self.training else 0.0)
         y: Tensor = self.out(mixed.transpose(1, 2).flatten(2))
         return y
+
+    def project(self, x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Queries, keys and values of all heads: (B, T, d_model) → (B, T, heads·head_dim) each."""
+        return self.q(x), self.k(x), self.v(x)
 
     def _heads(self, x: Tensor, heads: int) -> Tensor:
         """(B, T, heads·head_dim) → (B, heads, T, head_dim)."""

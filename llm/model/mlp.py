@@ -26,12 +26,16 @@ class FeedForward(nn.Module):
         self.down = Linear(config.d_ff, config.d_model, bias=config.bias, kernels=kernels)
 
     def forward(self, x: Tensor) -> Tensor:
-        hidden: Tensor = self.up(x)
-        if self.gate is not None:
-            hidden = self.kernels.silu(self.gate(x)) * hidden
+        gate, hidden = self.widen(x)
+        if gate is not None:
+            hidden = self.kernels.silu(gate) * hidden
         elif self.activation == "gelu":
             hidden = self.kernels.gelu(hidden)
         else:
             hidden = hidden.relu().square()
         y: Tensor = self.down(hidden)
         return y
+
+    def widen(self, x: Tensor) -> tuple[Tensor | None, Tensor]:
+        """What the hidden layer begins with, gated or not: (..., d_model) → (..., d_ff) each."""
+        return None if self.gate is None else self.gate(x), self.up(x)

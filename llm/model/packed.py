@@ -10,13 +10,17 @@ from __future__ import annotations
 
 import platform
 from dataclasses import replace
+from itertools import product
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from llm.config.schema import ModelConfig
+from llm.model.attention import Attention
 from llm.model.kernels import FUSED
 from llm.model.layers import Embedding, Linear
+from llm.model.mlp import FeedForward
 from llm.model.transformer import Transformer
 
 
@@ -49,6 +53,44 @@ def widened_embedding(tokens: Tensor, weight: Tensor) -> Tensor:
 PACKED = replace(FUSED, linear=packed_linear, embedding=widened_embedding)
 
 
+class PackedAttention(Attention):
+    """`Attention` with one matrix, `q`, for queries, keys and values."""
+
+    def __init__(self, config: ModelConfig, layer: int) -> None:
+        super().__init__(config, layer, PACKED)
+        del self.k, self.v
+
+    def project(self, x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        width, kv_width = self.n_head * self.head_dim, self.n_kv_head * self.head_dim
+        queries, keys, values = self.q(x).split([width, kv_width, kv_width], dim=-1)
+        return queries, keys, values
+
+
+class PackedFeedForward(FeedForward):
+    """`FeedForward` with one matrix, `up`, into the hidden layer, the gate's rows first."""
+
+    def __init__(self, config: ModelConfig) -> None:
+        super().__init__(config, PACKED)
+        self.gated, self.gate = self.gate is not None, None
+
+    def widen(self, x: Tensor) -> tuple[Tensor | None, Tensor]:
+        gate, hidden = self.up(x).chunk(2, dim=-1) if self.gated else (None, self.up(x))
+        return gate, hidden
+
+
+JOINED = {"attn.q": ("attn.q", "attn.k", "attn.v"), "mlp.up": ("mlp.gate", "mlp.up")}
+"""Matrices that a packed model has as one, under the name it has them by."""
+
+
+def join(weights: dict[str, Tensor], n_layer: int) -> dict[str, Tensor]:
+    """`weights` with those of `JOINED` as one, row upon row; what a model lacks is left alone."""
+    for layer, (name, parts), kind in product(range(n_layer), JOINED.items(), ("weight", "bias")):
+        keys = [f"blocks.{layer}.{part}.{kind}" for part in parts]
+        if all(key in weights for key in keys):
+            weights[f"blocks.{layer}.{name}.{kind}"] = torch.cat([weights[key] for key in keys])
+    return weights
+
+
 class PackedTransformer(Transformer):
     """A `Transformer` to read texts with: matrices and embeddings in `dtype`, packed, and all else in float32.
 
@@ -58,6 +100,8 @@ class PackedTransformer(Transformer):
 
     def __init__(self, model: Transformer, dtype: torch.dtype) -> None:
         super().__init__(replace(model.config, tied_head=False, dropout=0.0))
+        for layer, block in enumerate(self.blocks):
+            block.attn, block.mlp = PackedAttention(self.config, layer), PackedFeedForward(self.config)
         self.kernels, self.dtype = PACKED, dtype
         self.load_from(model)
         self.eval()
@@ -69,7 +113,7 @@ class PackedTransformer(Transformer):
     @torch.no_grad()
     def load_from(self, model: Transformer) -> None:
         """Take over the weights of `model`."""
-        weights = model.state_dict() | {"head.weight": model.head_weight}
+        weights = join(model.state_dict() | {"head.weight": model.head_weight}, self.config.n_layer)
         for prefix, module in self.named_modules():
             is_wide = not isinstance(module, Linear | Embedding) or module is self.head
             for name, _ in list(module.named_parameters(recurse=False)):
