@@ -10,7 +10,6 @@ import time
 import tomllib
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
-from importlib import metadata
 from pathlib import Path
 from typing import Any
 
@@ -220,6 +219,8 @@ def versions() -> dict[str, str]:
 
 
 def installed_version(package: str) -> str:
+    from importlib import metadata  # brings the email package, for which the first screen does not wait
+
     try:
         return metadata.version(package)
     except metadata.PackageNotFoundError:

@@ -17,10 +17,13 @@ from textual.widgets.option_list import Option
 
 from llm.config import Preset, RunConfig, check, list_presets, load_preset
 from llm.errors import ConfigError, UserError
+from llm.events import Progress
 from llm.run import Run, free_name
 from workbench.screens.base import WorkbenchScreen
+from workbench.services.preflight import Measurement, PreflightJob, expected_speed, remember
 from workbench.services.prepared import DataState, look_for_data
 from workbench.text import clean
+from workbench.widgets.axes import compact, size
 from workbench.widgets.dialogs import Answer, Ask
 from workbench.widgets.meaning import meaning
 
@@ -49,12 +52,16 @@ class PresetsScreen(WorkbenchScreen):
     GUIDE = (
         "Choose what to train. Enter starts the marked preset at once; e opens every field of it for editing first; Q "
         "puts it in line behind the training that goes on. "
-        "What is shown on the right are estimates for this machine; nothing is made before you press Enter."
+        "f makes the marked preset small enough for this machine and your patience, and shows first what would change; "
+        "p runs a few real steps of it and measures memory and speed. Nothing else is made before you press Enter."
     )
     BINDINGS: ClassVar[list[BindingType]] = [
         Binding("e", "edit", "Edit", id="presets.edit"),
         Binding("Q,shift+enter", "enqueue", "Queue", id="presets.queue", key_display="Q"),
         Binding("u", "undo", "Undo edits", id="presets.undo"),
+        Binding("f", "fit", "Fit", id="presets.fit"),
+        Binding("p", "preflight", "Preflight", id="presets.preflight"),
+        Binding("escape", "cancel_preflight", "Cancel", id="presets.cancel-preflight"),
     ]
 
     @dataclass
@@ -64,8 +71,22 @@ class PresetsScreen(WorkbenchScreen):
         config: RunConfig
         state: DataState
 
+    @dataclass
+    class PreflightSays(Message):
+        """How far the preflight is."""
+
+        progress: Progress
+
+    @dataclass
+    class PreflightEnded(Message):
+        """The preflight is over; `problem` is "" where it went well."""
+
+        result: Measurement | None
+        problem: str
+
     def __init__(self, *, id: str | None = None) -> None:
         super().__init__(id=id)
+        self.preflight: PreflightJob | None = None
         self.presets: dict[str, Preset] = {}
         self.edited: dict[str, RunConfig] = {}
         self.data: dict[RunConfig, DataState] = {}
@@ -77,10 +98,16 @@ class PresetsScreen(WorkbenchScreen):
             yield PresetList(id="preset-list")
             with VerticalScroll(id="preset-page", can_focus=True):
                 yield Static(id="preset-meaning", markup=False)
+        yield Static(id="preflight-line", markup=False)
 
     def on_mount(self) -> None:
+        self.query_one("#preflight-line").display = False
         self._fill()
         self.query_one(OptionList).focus()
+
+    def on_unmount(self) -> None:
+        if self.preflight is not None:
+            self.preflight.cancel()
 
     def on_resize(self) -> None:
         if self.current:
@@ -121,7 +148,7 @@ class PresetsScreen(WorkbenchScreen):
         if event.option.id is not None:
             self.current = event.option.id
             self.query_one("#preset-page").scroll_home(animate=False)
-            self._show()
+            self.call_after_refresh(self._show)  # the list is painted first
 
     @on(OptionList.OptionSelected)
     def _selected(self, event: OptionList.OptionSelected) -> None:
@@ -148,7 +175,8 @@ class PresetsScreen(WorkbenchScreen):
         base = load_preset(self.current, self.workbench.home)
         state = self.data.get(config)
         width = self.query_one("#preset-page").scrollable_content_region.width
-        page = meaning(self.current, config, base, state, width)
+        speed = expected_speed(self.workbench.home, config)
+        page = meaning(self.current, config, base, state, width, speed)
         self.query_one("#preset-meaning", Static).update(page)
         if state is None and self._look_later is None:
             self._look_later = self.set_timer(LOOK_AFTER_SECONDS, self._look)
@@ -215,6 +243,81 @@ class PresetsScreen(WorkbenchScreen):
         self._fill(self.current)
         self.notify(clean(f"{self.current} now learns from {entry.corpus}; Enter trains it"), markup=False)
 
+    # --- fitting and measuring
+
+    def action_fit(self) -> None:
+        """Offer what to change so that the marked preset fits this machine."""
+        from workbench.screens.fit import FitDialog
+
+        config = self._config()
+        if config is None:
+            return
+        problems = check(config)
+        if problems:
+            self.notify(clean("\n".join(str(problem) for problem in problems)), severity="error", markup=False)
+            return
+        speed = expected_speed(self.workbench.home, config)
+        self.app.push_screen(FitDialog(self.current, config, speed), self._fitted)
+
+    def _fitted(self, config: RunConfig | None) -> None:
+        if config is not None:
+            self.edited[self.current] = config
+            self._fill(self.current)
+
+    def action_preflight(self) -> None:
+        """Run a few real steps of the marked preset, in a process of its own."""
+        config = self._config()
+        if config is None or self.preflight is not None:
+            return
+        problems = check(config)
+        active = self.workbench.training.active
+        if problems:
+            self.notify(clean("\n".join(str(problem) for problem in problems)), severity="error", markup=False)
+        elif active is not None:
+            self.notify(clean(f"{active} is training, and both would be measured; stop it first"), markup=False)
+        else:
+            self.preflight = PreflightJob(
+                config,
+                self.current,
+                self.workbench.home,
+                lambda progress: self.post_message(self.PreflightSays(progress)),
+                lambda result, problem: self.post_message(self.PreflightEnded(result, problem)),
+            )
+            self._say(f"Preflight of {self.current}: starting (esc cancels)")
+            self.refresh_bindings()
+
+    def action_cancel_preflight(self) -> None:
+        if self.preflight is not None:
+            self.preflight.cancel()
+
+    def check_action(self, action: str, parameters: tuple[object, ...]) -> bool | None:
+        """Cancelling only while there is something to cancel."""
+        return action != "cancel_preflight" or self.preflight is not None
+
+    def on_presets_screen_preflight_says(self, message: PreflightSays) -> None:
+        from workbench.services.narration import preparation
+
+        if self.preflight is not None:
+            self._say(f"Preflight of {self.preflight.name}: {preparation(message.progress)} (esc cancels)")
+
+    def on_presets_screen_preflight_ended(self, message: PreflightEnded) -> None:
+        name = self.preflight.name if self.preflight is not None else ""
+        self.preflight = None
+        self._say("")
+        self.refresh_bindings()
+        if message.result is not None:
+            remember(self.workbench.home, message.result)
+            self.notify(clean(f"preflight of {name}: {measured_words(message.result)}"), timeout=10, markup=False)
+        elif message.problem != "cancelled":
+            self.notify(clean(message.problem), severity="error", timeout=15, markup=False)
+        self.on_screen_resume()  # preparing may have made the data, too
+
+    def _say(self, text: str) -> None:
+        """Show the preflight's line, or no line."""
+        line = self.query_one("#preflight-line", Static)
+        line.display = bool(text)
+        line.update(Content(clean(text)))
+
     # --- starting
 
     def action_start(self) -> None:
@@ -258,3 +361,9 @@ class PresetsScreen(WorkbenchScreen):
             self.notify(clean(str(error)), severity="error", timeout=15, markup=False)
             return
         self.workbench.open_train(run.name)
+
+
+def measured_words(found: Measurement) -> str:
+    """What a preflight found, in one line."""
+    speed = f"{compact(float(f'{found.tokens_per_second:.3g}'))} tokens/s on {found.device} in {found.precision}"
+    return f"{speed}, {size(found.peak_bytes)} of memory at most ({size(found.training_bytes)} of it for training)"

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
+import sys
 from dataclasses import dataclass
 from pathlib import Path
 
-import psutil
-
-from llm.config import ModelConfig, RunConfig, resolve_model, resolve_seq_len
+from llm.config import ModelConfig, RunConfig, resolve_model
+from llm.config.fit import Overrides, fit, step_bytes
 from llm.length import Length, run_length
 from llm.model.counts import parameters
 
@@ -20,8 +20,8 @@ KNOWN_VOCABULARIES = {
 }
 TYPICAL_ALPHABET = 100  # characters in plain English text, punctuation and capitals included
 BYTES_PER_TOKEN = {"byte": 1.0, "char": 1.0}  # text bytes a token stands for; 4 for vocabularies of words and pieces
-ACTIVATIONS_PER_POSITION = 34  # numbers kept per layer, position and width unit for backward: Korthikanti et al. 2022
-LOGITS_ALIVE = 1 << 22  # the loss makes logits in chunks of about this many numbers
+MEMORY_SHARE = 0.9  # of the free memory; the rest is for whatever else wants some
+UNLIMITED_MINUTES = 1e9
 
 
 @dataclass(frozen=True)
@@ -42,7 +42,7 @@ class Estimate:
 
     @property
     def fits(self) -> bool:
-        return self.training_bytes <= self.available_bytes
+        return self.training_bytes <= MEMORY_SHARE * self.available_bytes
 
 
 def estimate(config: RunConfig, *, vocab_size: int = 0, train_tokens: int = 0) -> Estimate:
@@ -61,8 +61,8 @@ def estimate(config: RunConfig, *, vocab_size: int = 0, train_tokens: int = 0) -
         vocab_is_guess=not vocab_size and config.tokenizer.kind == "char",
         length=length,
         length_is_guess=by_data and not train_tokens,
-        training_bytes=training_bytes(config, model),
-        available_bytes=psutil.virtual_memory().available,
+        training_bytes=step_bytes(config, model, length.seq_len),
+        available_bytes=available_bytes(),
     )
 
 
@@ -91,14 +91,17 @@ def corpus_bytes(config: RunConfig) -> float:
     return config.data.size_mb * 1e6
 
 
-def training_bytes(config: RunConfig, model: ModelConfig) -> int:
-    """Memory while training, about: weights, gradients and two moments in float32, and what backward needs.
+def available_bytes() -> int:
+    """Memory that a run could have: of the GPU where torch has found one, else of this machine."""
+    torch = sys.modules.get("torch")
+    if torch is not None and hasattr(torch, "cuda") and torch.cuda.is_available():
+        return int(torch.cuda.mem_get_info()[0])
+    import psutil  # not at the top: the first screen does not wait for it
 
-    Activations after Korthikanti et al. 2022 ("Reducing Activation Recomputation"), without the attention matrix,
-    which fused attention never stores.
-    """
-    positions = config.train.batch_size * resolve_seq_len(config.train, config.model)
-    number = 4 if config.train.precision == "fp32" else 2
-    activations = positions * model.d_model * model.n_layer * ACTIVATIONS_PER_POSITION * number
-    logits = 2 * 4 * min(LOGITS_ALIVE, positions * model.vocab_size)
-    return 16 * parameters(model) + activations + logits
+    return int(psutil.virtual_memory().available)
+
+
+def nearest_that_fits(config: RunConfig, flops_per_second: float, minutes: float = 0.0) -> Overrides:
+    """What to change so that a run of `config` fits into this machine's memory, and into `minutes` if that is not 0;
+    nothing where it does as it is."""
+    return fit(config, available_bytes() * MEMORY_SHARE, flops_per_second, minutes or UNLIMITED_MINUTES)

@@ -7,22 +7,30 @@ from typing import Any
 
 from textual.content import Content
 
-from llm.config import RunConfig, diff
+from llm.config import RunConfig, diff, resolve_model, with_overrides
 from llm.errors import UserError
-from workbench.services.estimate import Estimate, corpus_bytes, estimate
+from llm.model.counts import parameters
+from workbench.services.estimate import Estimate, corpus_bytes, estimate, expected_vocabulary, nearest_that_fits
+from workbench.services.preflight import Speed
 from workbench.services.prepared import DataState
 from workbench.text import clean
-from workbench.widgets.axes import compact, size
+from workbench.widgets.axes import compact, duration, size
 
 LABEL_WIDTH = 11
 GENERATED = ("stories", "pylib")
 DESCRIBING = ("purpose", "group")  # fields that say what a preset is, not what it does
 
 
-def meaning(name: str, config: RunConfig, base: RunConfig, data: DataState | None, width: int) -> Content:
+ANY_SPEED = 1e9  # FLOP/s, where only the memory matters
+
+
+def meaning(
+    name: str, config: RunConfig, base: RunConfig, data: DataState | None, width: int, speed: Speed | None = None
+) -> Content:
     """The page beside the list, `width` columns wide: what would be trained, what it takes, and what differs.
 
-    `base` is the preset before it was edited; `data` is None while nobody has looked yet.
+    `base` is the preset before it was edited; `data` is None while nobody has looked yet, `speed` while nothing was
+    measured here.
     """
     state = data or DataState()
     lines = [Content.styled(clean(name), "bold"), Content(clean(config.purpose)), Content("")]
@@ -32,7 +40,7 @@ def meaning(name: str, config: RunConfig, base: RunConfig, data: DataState | Non
         problems = [Content(clean(line)) for line in str(error).split("\n")]
         lines += [Content.styled("cannot be trained", "bold $text-error"), *problems]
     else:
-        for label, text, style in figures(config, sizes, data):
+        for label, text, style in figures(config, sizes, data, speed):
             lines += row(label, text, style, width)
     edited = changes(base, config)
     if edited:
@@ -41,25 +49,57 @@ def meaning(name: str, config: RunConfig, base: RunConfig, data: DataState | Non
     return Content("\n").join(lines)
 
 
-def figures(config: RunConfig, guess: Estimate, data: DataState | None) -> list[tuple[str, str, str]]:
+def figures(
+    config: RunConfig, guess: Estimate, data: DataState | None, speed: Speed | None = None
+) -> list[tuple[str, str, str]]:
     """Label, text and style: model, memory, step, length, data."""
     model, length = guess.model, guess.length
     about = "about " if guess.vocab_is_guess else ""
     shape = f"{model.n_layer} layers × {model.d_model}, {model.n_head} heads, context {model.context}"
-    memory = f"about {size(guess.training_bytes)} while training"
-    fit = "" if guess.fits else f"; only {size(guess.available_bytes)} are free: lower train.batch_size or the model"
+    memory = memory_words(guess, speed)
     micro = f" in {length.accumulation} micro-batches" if length.accumulation > 1 else ""
     steps = f"{'about ' if guess.length_is_guess else ''}{length.steps:,} steps, {compact(guess.total_tokens)} tokens"
     if data is not None and data.is_prepared:
         steps += f", {guess.total_tokens / data.train_tokens:.2g} passes over the text"
     return [
         ("Model", f"{about}{compact(guess.parameters)} parameters: {shape}", ""),
-        ("Memory", memory + fit, "" if guess.fits else "$text-error"),
+        ("Memory", memory, "" if guess.fits else "$text-error"),
+        *([] if guess.fits else [("", verdict(config, guess), "$text-error")]),
         ("Each step", f"{length.tokens_per_step:,} tokens ({length.rows} × {length.seq_len}){micro}", ""),
         ("In all", steps, ""),
+        ("Speed", speed_words(guess, speed), ""),
         ("Tokenizer", tokenizer_words(config, guess), ""),
         ("Data", *data_words(config, data)),
     ]
+
+
+def memory_words(guess: Estimate, speed: Speed | None) -> str:
+    """What training holds: measured where that was done, else by formula."""
+    if speed is not None and speed.exact:
+        held = speed.measured
+        return f"{size(held.training_bytes)} while training, {size(held.peak_bytes)} in all (measured)"
+    return f"about {size(guess.training_bytes)} while training"
+
+
+def verdict(config: RunConfig, guess: Estimate) -> str:
+    """Why it will not fit, and the nearest that will."""
+    reason = f"will not fit: {size(guess.available_bytes)} are free"
+    try:
+        fitted = with_overrides(config, nearest_that_fits(config, ANY_SPEED))
+    except UserError:
+        return reason
+    model = resolve_model(fitted.model, expected_vocabulary(fitted))
+    shape = f"{model.n_layer} layers × {model.d_model}, {compact(parameters(model))} parameters"
+    return f"{reason}. Nearest that will: {shape}, batch {fitted.train.batch_size} (f)"
+
+
+def speed_words(guess: Estimate, speed: Speed | None) -> str:
+    """Tokens per second and the time of the whole run, from what was measured on this machine."""
+    if speed is None:
+        return "not measured on this machine yet (p measures a few real steps)"
+    rate = speed.measured.tokens_per_second if speed.exact else speed.flops_per_second / guess.length.flops_per_token
+    source = "measured" if speed.exact else f"going by the preflight of {clean(speed.name)}; p measures"
+    return f"about {compact(float(f'{rate:.3g}'))} tokens/s, {duration(round(guess.total_tokens / rate))} ({source})"
 
 
 def tokenizer_words(config: RunConfig, guess: Estimate) -> str:
