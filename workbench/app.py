@@ -179,6 +179,7 @@ class WorkbenchApp(BaseApp):
         yield SystemCommand("Theme", "Change the colours", self.action_change_theme)
         yield SystemCommand("Settings", "Theme, redraws, smoothing, keys", self.action_settings)
         yield SystemCommand("Screenshot", "Save a picture of this screen (SVG)", self.action_save_picture)
+        yield from self.chart_commands(screen)
         yield SystemCommand("Help", "What this screen does, and its keys", self.action_help)
         yield SystemCommand(
             "Quit", "Close the workbench; a training is saved", lambda: self.call_later(self.action_quit)

@@ -50,6 +50,9 @@ async def test_a_chart_is_saved_as_table_and_as_picture(home: Path) -> None:
         app.screen.query_one("#lr-chart").focus()
         await pilot.press("W")
         await until(pilot, lambda: "old-1-learning-rate.svg" in exports(home))
+        commands = {command.title: command for command in app.get_system_commands(app.screen)}
+        await commands["Chart as picture"].callback()  # type: ignore[misc]
+        await until(pilot, lambda: "old-1-learning-rate-2.svg" in exports(home))
         await pilot.press("f6")
         await until(pilot, lambda: "train.svg" in exports(home))
     rows = list(csv.DictReader((home / "exports" / "old-1-loss.csv").read_text(encoding="utf-8").splitlines()))
