@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import math
 import statistics
 from collections import deque
+from collections.abc import Iterable
+from itertools import pairwise
 
 WINDOW, LEAST = 50, 20  # steps looked back on; steps needed before anything is called sudden
-DEVIATIONS, SHARE = 6.0, 1.1  # a spike is this many standard deviations, and this factor, above the mean
+DEVIATIONS, SHARE = 6.0, 1.1  # a spike is this many times the scatter, and this factor, above the mean
 
 
 class SpikeWatch:
@@ -22,10 +25,15 @@ class SpikeWatch:
         """
         said = ""
         if len(self.recent) >= LEAST:
-            mean, deviation = statistics.fmean(self.recent), statistics.pstdev(self.recent)
+            mean, deviation = statistics.fmean(self.recent), scatter(self.recent)
             if loss > max(mean + DEVIATIONS * deviation, mean * SHARE):
                 said = (
                     f"loss spike: {loss:.3f} after {mean:.3f} ± {deviation:.3f} in the {len(self.recent)} steps before"
                 )
         self.recent.append(loss)
         return said
+
+
+def scatter(losses: Iterable[float]) -> float:
+    """Standard deviation of the noise on a falling curve: that of the differences from one to the next, over √2."""
+    return statistics.pstdev(later - earlier for earlier, later in pairwise(losses)) / math.sqrt(2)
