@@ -160,3 +160,15 @@ def test_without_a_terminal_there_is_a_sentence_and_status_2(home: Path) -> None
     assert done.stdout == ""
     assert "needs a terminal" in done.stderr
     assert len(done.stderr.splitlines()) == 1
+
+
+def test_the_first_screen_waits_for_nothing_it_does_not_show() -> None:
+    """What these bring costs more than all the rest of the start; they are loaded once the screen is painted."""
+    code = (
+        "import sys, workbench.cli, workbench.app, workbench.screens.presets\n"
+        "late = ('torch', 'numpy', 'plotext', 'tiktoken', 'psutil', 'email.message', 'pygments', 'markdown_it',\n"
+        "        'workbench.screens.edit', 'workbench.services.corpora', 'workbench.screens.train')\n"
+        "print(*(name for name in late if name in sys.modules))"
+    )
+    run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert run.stdout.split() == []

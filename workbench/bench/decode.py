@@ -1,8 +1,8 @@
 """`llm-workbench bench decode`: tokens per second at batch 1, beside transformers' `generate` on the same weights.
 
 Rivals take turns, A B B A, in one process, so that a machine that slows down slows both; a rate counts from the first
-new token to the last, so that the prompt is left out. Every rival runs on the number of threads that suits it best. The
-weights are random and decoding is greedy, which changes nothing about the speed.
+new token to the last, so that the prompt is left out. Every rival runs on the number of threads that suits it best, unless
+one is given. The weights are random and decoding is greedy, which changes nothing about the speed.
 """
 
 from __future__ import annotations
@@ -98,24 +98,24 @@ class Clock:
         """The text is over."""
 
 
-def measure(device: str, sizes: Sequence[str], rounds: int) -> Iterator[dict[str, Any]]:
-    """One result per size, as it is done."""
+def measure(device: str, sizes: Sequence[str], rounds: int, threads: int = 0) -> Iterator[dict[str, Any]]:
+    """One result per size, as it is done. `threads` 0 tries which number suits each rival."""
     device = choose_device(device)
     before = torch.get_num_threads()
     try:
         for size in sizes:
-            yield measure_size(size, SIZES[size], device, rounds)
+            yield measure_size(size, SIZES[size], device, rounds, threads)
     finally:
         torch.set_num_threads(before)
 
 
-def measure_size(size: str, config: ModelConfig, device: str, rounds: int) -> dict[str, Any]:
+def measure_size(size: str, config: ModelConfig, device: str, rounds: int, threads: int) -> dict[str, Any]:
     """All matches at one size."""
     model = Transformer(config)
     model.init_weights(torch.Generator().manual_seed(0))
     model = model.eval().to(device)
     prompt = torch.randint(config.vocab_size, (PROMPT_TOKENS,), generator=torch.Generator().manual_seed(1)).tolist()
-    rivals = make_rivals(model, prompt)
+    rivals = make_rivals(model, prompt, threads)
     ours, ours_fp32, theirs, theirs_bf16, recomputing = rivals
     pairs = [(ours, theirs), (ours_fp32, theirs), (ours, theirs_bf16), (ours, recomputing), (ours, ours)]
     matches = [play(first, second, rounds) for first, second in pairs]
@@ -129,7 +129,7 @@ def measure_size(size: str, config: ModelConfig, device: str, rounds: int) -> di
     }
 
 
-def make_rivals(model: Transformer, prompt: list[int]) -> list[Rival]:
+def make_rivals(model: Transformer, prompt: list[int], threads: int) -> list[Rival]:
     """Our engine as it comes and in float32, transformers as it comes and in bfloat16, our engine without a cache."""
     tokenizer = NumberTokenizer(model.config.vocab_size)
     engine = Engine(model, tokenizer)
@@ -145,7 +145,7 @@ def make_rivals(model: Transformer, prompt: list[int]) -> list[Rival]:
         ("whole prefix again", recomputing.model, engine_decode(recomputing, prompt)),
     ]
     return [
-        Rival(name, dtype_name(module), best_threads(decode), decode, weight_bytes(module))
+        Rival(name, dtype_name(module), threads or best_threads(decode), decode, weight_bytes(module))
         for name, module, decode in found
     ]
 

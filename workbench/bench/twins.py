@@ -107,9 +107,11 @@ def gpt2_twin(transformers: Any, model: Transformer) -> tuple[Any, dict[str, Ten
     for layer in range(c.n_layer):
         block, theirs = f"blocks.{layer}.", f"transformer.h.{layer}."
         for kind in ("weight", "bias"):
-            weights[f"{theirs}attn.c_attn.{kind}"] = torch.cat([ours[f"{block}attn.{part}.{kind}"] for part in "qkv"]).T
+            weights[f"{theirs}attn.c_attn.{kind}"] = torch.cat(
+                [ours[f"{block}attn.{part}.{kind}"] for part in "qkv"]
+            ).t()
         for name, other in GPT2_PARTS.items():
-            weights[theirs + other] = ours[block + name].T  # of a vector, itself
+            weights[theirs + other] = ours[block + name].t()  # of a vector, itself
     return transformers.GPT2LMHeadModel(config), weights
 
 

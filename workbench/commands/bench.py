@@ -16,18 +16,40 @@ def register(subparsers: Any) -> None:
     parser = add_command(subparsers, "bench", "measure what this project claims", bench, json=True, takes_fields=True)
     parser.add_argument(
         "what",
-        choices=("quickstart", "decode"),
+        choices=("quickstart", "decode", "ui"),
         help="quickstart: train the first preset and judge its replies; "
-        "decode: tokens per second beside transformers' generate on the same weights",
+        "decode: tokens per second beside transformers' generate on the same weights; "
+        "ui: how soon the screens answer, and what they cost a training",
     )
     parser.add_argument("--seeds", type=int, default=20, metavar="N", help="quickstart: replies to judge (default 20)")
     parser.add_argument("--sizes", default="10M,124M", metavar="LIST", help="decode: which models (default 10M,124M)")
-    parser.add_argument("--rounds", type=int, default=3, metavar="N", help="decode: turns A B B A (default 3)")
+    parser.add_argument("--rounds", type=int, default=3, metavar="N", help="decode, ui: turns (default 3)")
+    parser.add_argument("--part", default="", metavar="LIST", help="ui: first-screen, long-run, keys, memory, training")
+    parser.add_argument("--threads", type=int, default=0, metavar="N", help="decode: of all rivals (default: the best)")
     parser.add_argument("--device", default="cpu", help="decode: cpu, cuda, cuda:N or auto (default cpu)")
 
 
 def bench(options: argparse.Namespace) -> int:
-    return bench_decode(options) if options.what == "decode" else bench_quickstart(options)
+    return {"decode": bench_decode, "ui": bench_ui, "quickstart": bench_quickstart}[options.what](options)
+
+
+def bench_ui(options: argparse.Namespace) -> int:
+    """Measure the screens, in a home of their own."""
+    from workbench.bench.ui import PARTS, lines_of, measure
+
+    parts = [part for part in options.part.split(",") if part] or list(PARTS)
+    unknown = next((part for part in parts if part not in PARTS), None)
+    if unknown is not None:
+        raise WrongUse(f"--part: there is no part {unknown!r}; name some of {', '.join(PARTS)}.")
+    if options.rounds < 1 or options.threads < 0:
+        raise WrongUse("--rounds must be at least 1, and --threads at least 0.")
+    with tempfile.TemporaryDirectory(prefix="llm-workbench-bench-") as home:
+        result = measure(Path(home), parts, options.rounds)
+    if options.json:
+        print_json(result)
+    else:
+        print("\n".join(lines_of(result)))
+    return 0
 
 
 def bench_quickstart(options: argparse.Namespace) -> int:
@@ -56,12 +78,12 @@ def bench_decode(options: argparse.Namespace) -> int:
     unknown = next((size for size in sizes if size not in SIZES), None)
     if unknown is not None:
         raise WrongUse(f"--sizes: there is no model {unknown!r}; name some of {', '.join(SIZES)}.")
-    if options.rounds < 1:
-        raise WrongUse("--rounds must be at least 1.")
+    if options.rounds < 1 or options.threads < 0:
+        raise WrongUse("--rounds must be at least 1, and --threads at least 0.")
     about = machine(options.device)
     say("decoding in turns with transformers; this takes about a minute and a half on two quiet cores")
     results = []
-    for result in measure(options.device, sizes, options.rounds):
+    for result in measure(options.device, sizes, options.rounds, options.threads):
         results.append(result)
         if not options.json:
             print_decode(result)

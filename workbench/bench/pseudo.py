@@ -1,0 +1,72 @@
+"""The workbench as a child of this process, on a pseudo-terminal."""
+
+from __future__ import annotations
+
+import fcntl
+import os
+import pty
+import select
+import struct
+import subprocess
+import sys
+import termios
+import time
+from pathlib import Path
+from types import TracebackType
+
+import psutil
+
+
+class PseudoTerminal:
+    """`llm-workbench --home HOME` on a terminal of `columns` by `lines`; ended with the `with` block."""
+
+    def __init__(self, home: Path, columns: int = 80, lines: int = 24) -> None:
+        self.begun = time.perf_counter()
+        self.fd, inside = pty.openpty()
+        fcntl.ioctl(self.fd, termios.TIOCSWINSZ, struct.pack("HHHH", lines, columns, 0, 0))
+        self.process = subprocess.Popen(
+            [sys.executable, "-m", "workbench", "--home", str(home)],
+            stdin=inside,
+            stdout=inside,
+            stderr=inside,
+            start_new_session=True,
+            env=os.environ | {"TERM": "xterm-256color"},
+        )
+        os.close(inside)
+
+    def __enter__(self) -> PseudoTerminal:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.process.kill()
+        self.process.wait()
+        os.close(self.fd)
+
+    def read(self, seconds: float) -> bytes:
+        """What was written, waiting at most `seconds` for it."""
+        ready, _, _ = select.select([self.fd], [], [], seconds)
+        return os.read(self.fd, 1 << 16) if ready else b""
+
+    def until(self, text: bytes, seconds: float = 60.0) -> float:
+        """Read until `text` was written; returns the seconds since the start."""
+        written = b""
+        limit = time.perf_counter() + seconds
+        while text not in written:
+            if time.perf_counter() > limit:
+                raise TimeoutError(f"the workbench did not write {text!r} within {seconds:g} s")
+            written = written[-200:] + self.read(0.5)
+        return time.perf_counter() - self.begun
+
+    def drain(self, quiet: float = 0.02) -> None:
+        """Read until nothing came for `quiet` seconds."""
+        while self.read(quiet):
+            pass
+
+    def press(self, keys: bytes) -> None:
+        os.write(self.fd, keys)
+
+    def cpu_seconds(self) -> float:
+        times = psutil.Process(self.process.pid).cpu_times()
+        return float(times.user + times.system)

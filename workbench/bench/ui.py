@@ -1,0 +1,282 @@
+"""`llm-workbench bench ui`: what the screens cost, and how soon they answer. One function for each part."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import os
+import platform
+import statistics
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Sequence
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+import psutil
+
+from llm.config import from_mapping, load_preset, save_preset, with_overrides
+from llm.events import Started, StepLogged, to_line
+from llm.run import Run
+from workbench.bench.pseudo import PseudoTerminal
+
+Result = dict[str, Any]
+LOGGED_STEPS = 1_000_000
+EVENTS = 100_000
+KEY_PRESSES = 200
+TRAINING_STEPS = 400
+FIRST_PRESET = b"quickstart"
+
+
+def first_screen(home: Path, rounds: int) -> Result:
+    """Seconds from the command to a list of presets on the terminal."""
+    seconds, cpu = [], []
+    for _ in range(max(3, 2 * rounds)):
+        with PseudoTerminal(home) as terminal:
+            seconds.append(terminal.until(FIRST_PRESET))
+            cpu.append(terminal.cpu_seconds())
+    return {"seconds": spread(seconds), "cpu_seconds": spread(cpu)}
+
+
+def long_run(home: Path, rounds: int) -> Result:
+    """A run of a million logged steps: opened for the first time, opened again, and redrawn."""
+    from workbench.services.curve_cache import cache_path, keep, recall
+
+    run = write_long_run(home, LOGGED_STEPS)
+    first, again = [], []
+    for _ in range(rounds):
+        cache_path(recall(run)).unlink(missing_ok=True)
+        curves, seconds = timed(lambda: caught_up(recall(run)))
+        first.append(seconds)
+        keep(curves)
+        again.append(timed(lambda: caught_up(recall(run)))[1])
+    redraw = asyncio.run(redraws(home, run.name, max(5, rounds)))
+    return {
+        "log_bytes": (run.path / "events.jsonl").stat().st_size,
+        "first_open_seconds": spread(first),
+        "cached_open_seconds": spread(again),
+        "redraw_seconds": spread(redraw),
+    }
+
+
+def caught_up(curves: Any) -> Any:
+    curves.catch_up()
+    return curves
+
+
+async def redraws(home: Path, name: str, count: int) -> list[float]:
+    """Seconds to fill and draw every chart of the Train screen that is in view."""
+    from workbench.app import WorkbenchApp
+    from workbench.screens.train import TrainScreen
+    from workbench.widgets.chart import Chart
+
+    app, seconds = WorkbenchApp(home, watch=name), []
+    async with app.run_test(size=(160, 50)) as pilot:
+        while not (isinstance(app.screen, TrainScreen) and app.screen.curves and len(app.screen.curves.steps)):
+            await pilot.pause(0.05)
+        screen = app.screen
+
+        def redraw() -> None:
+            screen._draw()
+            for chart in screen.query(Chart):
+                if chart.display:
+                    chart.render_line(0)
+
+        redraw()
+        for _ in range(count):
+            seconds.append(timed(redraw)[1])
+            await pilot.pause(0)
+    return seconds
+
+
+def keys(home: Path, rounds: int) -> Result:
+    """Seconds from a key to the first change on the terminal, while a model trains in the workbench."""
+    save_preset(home, "zz-bench", bench_config(home, 1_000_000))
+    waits = []
+    with PseudoTerminal(home) as terminal:
+        begin_training(terminal)
+        terminal.press(b"1")
+        terminal.drain(0.2)
+        for press in range(KEY_PRESSES):
+            terminal.drain()
+            pressed = time.perf_counter()
+            terminal.press(b"j" if press % 2 else b"k")
+            if terminal.read(5.0):
+                waits.append(time.perf_counter() - pressed)
+    ordered = sorted(waits)
+    return {
+        "presses": len(ordered),
+        "p50_seconds": ordered[len(ordered) // 2],
+        "p99_seconds": ordered[int(len(ordered) * 0.99)],
+        "worst_seconds": ordered[-1],
+    }
+
+
+def memory(home: Path, rounds: int) -> Result:
+    """Bytes by which the process grows over 100 000 events that it shows, beyond the arrays that hold them."""
+    return asyncio.run(growth(home))
+
+
+async def growth(home: Path) -> Result:
+    from workbench.app import WorkbenchApp
+    from workbench.screens.train import TrainScreen
+
+    run = write_long_run(home, 1000, name="growing-1")
+    app, process = WorkbenchApp(home, watch=run.name), psutil.Process()
+    held: list[int] = []
+    async with app.run_test(size=(160, 50)) as pilot:
+        for turn in range(3):  # the first is a warm-up
+            for begin in range(0, EVENTS, 5000):
+                first = 1001 + turn * EVENTS + begin
+                with (run.path / "events.jsonl").open("ab") as log:
+                    log.write(b"".join(to_line(logged(step)) for step in range(first, first + 5000)))
+                await pilot.pause(0.15)
+            screen = app.screen
+            wanted = 1000 + (turn + 1) * EVENTS
+            while not (isinstance(screen, TrainScreen) and screen.curves and screen.curves.step >= wanted):
+                await pilot.pause(0.1)
+                screen = app.screen
+            held.append(process.memory_info().rss)
+        assert isinstance(screen, TrainScreen)
+        assert screen.curves is not None
+        row = 8 * len(screen.curves.steps.columns)
+    return {"events": EVENTS, "grown_bytes": held[2] - held[1], "bytes_in_arrays": EVENTS * row}
+
+
+def training(home: Path, rounds: int) -> Result:
+    """Steps per second in the workbench's thread as a share of the same run without screens, in alternating pairs."""
+    save_preset(home, "zz-bench", bench_config(home, TRAINING_STEPS))
+    headless_rate(home)  # prepares the data, and warms up
+    shares, alone, inside = [], [], []
+    for pair in range(rounds):
+        measures = [headless_rate, workbench_rate] if pair % 2 == 0 else [workbench_rate, headless_rate]
+        rates = {measure.__name__: measure(home) for measure in measures}
+        alone.append(rates["headless_rate"])
+        inside.append(rates["workbench_rate"])
+        shares.append(inside[-1] / alone[-1])
+    return {"share": spread(shares), "headless_steps_per_second": spread(alone), "workbench": spread(inside)}
+
+
+def headless_rate(home: Path) -> float:
+    before = set((home / "runs").glob("*"))
+    command = [sys.executable, "-m", "workbench", "train", "zz-bench", "--home", str(home)]
+    subprocess.run(command, check=True, capture_output=True, stdin=subprocess.DEVNULL)
+    return rate_of(new_run(home, before))
+
+
+def workbench_rate(home: Path) -> float:
+    before = set((home / "runs").glob("*"))
+    with PseudoTerminal(home) as terminal:
+        begin_training(terminal)
+        run = new_run(home, before)
+        while run.status().name not in ("finished", "failed"):
+            terminal.read(0.1)
+        return rate_of(run)
+
+
+def begin_training(terminal: PseudoTerminal) -> None:
+    """Start the last preset of the list, and wait for its first steps."""
+    terminal.until(FIRST_PRESET)
+    terminal.drain(0.5)
+    terminal.press(b"G")
+    terminal.drain(0.5)
+    terminal.press(b"\r")
+    terminal.until(b"tokens/s")
+
+
+def new_run(home: Path, before: set[Path]) -> Run:
+    (path,) = set((home / "runs").glob("*")) - before
+    return Run(path)
+
+
+def rate_of(run: Run) -> float:
+    """Steps per second between the tenth logged step and the last, evaluations not counted."""
+    steps = [event for event in run.events() if isinstance(event, StepLogged)]
+    first, last = steps[min(10, len(steps) - 2)], steps[-1]
+    return (last.step - first.step) / (last.elapsed - first.elapsed)
+
+
+def bench_config(home: Path, steps: int) -> Any:
+    overrides = [("train.steps", str(steps)), ("evaluate.every", "0"), ("sample.every", "0"), ("checkpoint.every", "0")]
+    return with_overrides(load_preset("quickstart", home), overrides)
+
+
+def logged(step: int) -> StepLogged:
+    loss = 1.4 + 6.0 / (1 + step / 90) + 0.01 * (step * 7919 % 101)
+    return StepLogged(
+        step=step,
+        elapsed=step * 0.05,
+        tokens_seen=step * 2048,
+        loss=loss,
+        lr=3e-3 / (1 + step / 1e5),
+        lr_multiplier=1.0,
+        grad_norm=0.5 + 0.01 * (step * 31 % 97),
+        step_ms=50.0 + step % 7,
+        tokens_per_second=40_960.0 - step % 211,
+        total_flops=step * 1e10,
+        memory_bytes=800_000_000,
+    )
+
+
+def write_long_run(home: Path, steps: int, name: str = "long-1") -> Run:
+    """A run directory with that many logged steps."""
+    if (home / "runs" / name).exists():
+        return Run.open(home, name)
+    run = Run.create(home, name, from_mapping({"train": {"steps": steps}}))
+    here = {"pid": os.getpid(), "host": platform.node()}
+    facts: dict[str, Any] = {"parameters": 1, "tokens_per_step": 2048, "device": "cpu", "precision": "fp32"}
+    began = Started(step=0, total_steps=steps, threads=1, compiled=False, **facts, **here)
+    with (run.path / "events.jsonl").open("wb") as log:
+        log.write(to_line(began))
+        log.writelines(to_line(logged(step)) for step in range(1, steps + 1))
+    return run
+
+
+PARTS: dict[str, Callable[[Path, int], Result]] = {
+    "first-screen": first_screen,
+    "long-run": long_run,
+    "keys": keys,
+    "memory": memory,
+    "training": training,
+}
+
+
+def measure(home: Path, parts: Sequence[str], rounds: int) -> Result:
+    """The parts asked for, and what they were measured with."""
+    return {"machine": machine()} | {part: PARTS[part](home, rounds) for part in parts}
+
+
+def machine() -> Result:
+    """Versions and machine, for the record."""
+    return {
+        "cpu": platform.processor() or platform.machine(),
+        "cores": os.cpu_count(),
+        "load": os.getloadavg()[0],
+        "python": platform.python_version(),
+        **{name: metadata.version(name) for name in ("textual", "torch", "numpy")},
+    }
+
+
+def spread(values: Sequence[float]) -> Result:
+    return {"median": statistics.median(values), "least": min(values), "most": max(values), "count": len(values)}
+
+
+def timed(work: Callable[[], Any]) -> tuple[Any, float]:
+    began = time.perf_counter()
+    result = work()
+    return result, time.perf_counter() - began
+
+
+def lines_of(result: Result) -> list[str]:
+    """A line for each number."""
+    found = []
+    for part, values in result.items():
+        for name, value in values.items():
+            if isinstance(value, dict):
+                value = f"{value['median']:.4g} (from {value['least']:.4g} to {value['most']:.4g}, n={value['count']})"
+            elif isinstance(value, float):
+                value = f"{value:.4g}"
+            found.append(f"{part:<13} {name:<26} {value if isinstance(value, str) else json.dumps(value)}")
+    return found
