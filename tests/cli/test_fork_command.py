@@ -29,7 +29,11 @@ def test_fork(trained_run: Run, home: Path) -> None:
     assert Run.open(home, "child").info()["parent"] == "tiny-1@10"
     refused = workbench(home, "fork", "tiny-1", "--model.n-layer", "2", "--tokenizer.kind", "char")
     assert refused.returncode == 2 and refused.stdout == ""
-    assert [line.split(":")[0] for line in refused.stderr.splitlines()] == ["tokenizer.kind", "model.n_layer"]
+    assert [line.split(":")[0] for line in refused.stderr.splitlines()] == [
+        "tokenizer.kind",
+        "model.n_layer",
+        "train.steps",
+    ]
     assert sorted(path.name for path in (home / "runs").iterdir()) == ["child", "tiny-1"]
     attached = workbench(home, "attach", "chld")
     assert attached.returncode == 2 and "did you mean child?" in attached.stderr

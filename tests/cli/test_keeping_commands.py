@@ -43,7 +43,9 @@ def test_export(shell: Shell, tmp_path: Path) -> None:
         2,
         "runs export needs to know the form: llm-workbench runs export tiny-1 --csv.\n",
     )
-    assert shell("runs", "export", "tiny-1", "--csv", "--output", "/no/such/x.csv")[0] == 1
+    for place in ("missing/x.csv", "curves.csv/x.csv"):
+        status, _, said = shell("runs", "export", "tiny-1", "--csv", "--output", str(tmp_path / place))
+        assert status == 1 and "cannot be written" in said
     assert shell("runs", "export", "--csv")[0] == 2
     assert "did you mean export?" in shell("runs", "exprt", "tiny-1")[2]
 

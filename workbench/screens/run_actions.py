@@ -264,6 +264,7 @@ class RunActions(WorkbenchScreen):
         from workbench.services.export import save_csv
 
         try:
+            target.parent.mkdir(parents=True, exist_ok=True)
             steps = save_csv(run, target)
         except (UserError, OSError) as error:
             self.app.call_from_thread(self.say, str(error))

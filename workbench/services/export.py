@@ -40,14 +40,15 @@ def save_csv(run: Run, target: Path) -> int:
     """Write the curves into a file that is there only when it is whole; returns the number of steps."""
     staging = staging_path(target)
     try:
-        target.parent.mkdir(parents=True, exist_ok=True)
         with staging.open("w", encoding="utf-8", newline="") as file:
-            steps = write_csv(run, file)
+            try:
+                steps = write_csv(run, file)
+            except BaseException:
+                staging.unlink()
+                raise
         staging.replace(target)
     except OSError as error:
         raise UserError(f"{target} cannot be written ({error.strerror}); choose another place.") from error
-    finally:
-        staging.unlink(missing_ok=True)
     return steps
 
 
