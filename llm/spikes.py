@@ -17,16 +17,19 @@ class SpikeWatch:
 
     def __init__(self) -> None:
         self.recent: deque[float] = deque(maxlen=WINDOW)
+        self.quiet = 0
 
     def see(self, loss: float) -> str:
         """What is to be said of a finite `loss` (nats per token): "" unless it is a spike.
 
-        A spike counts among the recent losses as well, so that a plateau after it is reported once and not every step.
+        A spike, and the plateau that may follow it, is reported once: nothing is said for as many steps as are looked at.
         """
         said = ""
-        if len(self.recent) >= LEAST:
+        self.quiet = max(0, self.quiet - 1)
+        if len(self.recent) >= LEAST and not self.quiet:
             mean, deviation = statistics.fmean(self.recent), scatter(self.recent)
             if loss > max(mean + DEVIATIONS * deviation, mean * SHARE):
+                self.quiet = WINDOW
                 said = (
                     f"loss spike: {loss:.3f} after {mean:.3f} ± {deviation:.3f} in the {len(self.recent)} steps before"
                 )
