@@ -117,7 +117,7 @@ async def test_the_trash(tmp_path):
         await pilot.press("x")
         await until(pilot, lambda: isinstance(pilot.app.screen, TrashScreen))
         bin_ = pilot.app.screen
-        await until(pilot, lambda: "1 runs" in shown(bin_) or "alpha-1" in shown(bin_))
+        await until(pilot, lambda: "In the trash: 1 run, " in shown(bin_))
         await pilot.press("r")
         await until(pilot, lambda: "empty" in shown(bin_))
         assert len(run.checkpoints()) == 2

@@ -155,7 +155,9 @@ class TrashScreen(ListScreen):
             (item.path.name, [Text(one_line(item.name)), Text(size(item.size_bytes)), Text(age(now - item.deleted))])
             for item in self.items
         ]
-        self.show(f"In the trash: {len(rows)} runs, {total}." if rows else "The trash is empty.", rows)
+        self.show(
+            f"In the trash: {len(rows)} run{'s' * (len(rows) != 1)}, {total}." if rows else "The trash is empty.", rows
+        )
 
     @property
     def current(self) -> list[Trashed]:
