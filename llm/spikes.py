@@ -22,7 +22,7 @@ class SpikeWatch:
     def see(self, loss: float) -> str:
         """What is to be said of a finite `loss` (nats per token): "" unless it is a spike.
 
-        A spike, and the plateau that may follow it, is reported once: nothing is said for as many steps as are looked at.
+        A spike, and the plateau that may follow it, is reported once: then nothing is said for a whole window.
         """
         said = ""
         self.quiet = max(0, self.quiet - 1)
