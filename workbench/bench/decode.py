@@ -1,7 +1,7 @@
 """`llm-workbench bench decode`: tokens per second at batch 1, beside transformers' `generate` on the same weights.
 
 Rivals take turns, A B B A, in one process, so that a machine that slows down slows both; a rate counts from the first
-new token to the last, so that the prompt is left out. Every rival runs on the number of threads that suits it best, unless
+new token to the last, so that the prompt is left out. Every rival runs on as many threads as suit it best, unless
 one is given. The weights are random and decoding is greedy, which changes nothing about the speed.
 """
 

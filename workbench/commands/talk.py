@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from llm.config import DecodeConfig, RunConfig, fields_of, to_mapping, with_overrides
+from llm.errors import WrongUse
 from llm.run import CheckpointInfo, Run, find_checkpoint
 from workbench.commands.options import Parser, add_command
 from workbench.commands.output import print_json
@@ -25,11 +26,18 @@ ONE_THREAD_BELOW = 20_000_000  # parameters; smaller models decode fastest on on
 def register(subparsers: Any) -> None:
     help = "let a model write on from a prompt"
     parser = add_command(subparsers, "sample", help, sample, json=True)
-    parser.usage = f"{parser.prog} RUN[@STEP|@last|@best] [--prompt TEXT] [--home DIR] [--json] [--KNOB VALUE ...]"
-    parser.add_argument("run", metavar="RUN[@STEP|@last|@best]")
-    parser.add_argument(
-        "--prompt", default="", metavar="TEXT", help="what to continue; FILE:path reads a file, - reads stdin"
+    parser.usage = (
+        f"{parser.prog} RUN[@STEP|@last|@best] [--prompt TEXT | --prompt-file FILE | --jsonl FILE] "
+        "[--home DIR] [--json] [--KNOB VALUE ...]"
     )
+    parser.add_argument("run", metavar="RUN[@STEP|@last|@best]")
+    prompts = parser.add_mutually_exclusive_group()
+    prompt_help = "what to continue; FILE:path reads a file, - reads stdin"
+    jsonl_help = 'many prompts: lines like {"prompt": "Once"} from FILE, or - for stdin; a line of JSON for each'
+    prompts.add_argument("--prompt", default="", metavar="TEXT", help=prompt_help)
+    prompts.add_argument("--prompt-file", default="", metavar="FILE", help="continue the text of a file; - reads stdin")
+    prompts.add_argument("--jsonl", default="", metavar="FILE", help=jsonl_help)
+    parser.flags += ["--prompt", "--prompt-file", "--jsonl"]
     parser.add_argument("--device", default="auto", help="auto, cpu, cuda, cuda:N or mps")
     parser.add_argument("--greedy", action="store_true", help="always the likeliest token: temperature 0")
     parser.add_argument("--explain", action="store_true", help="show what every token was drawn from, stage by stage")
@@ -65,9 +73,15 @@ def sample(options: argparse.Namespace) -> int:
     """Print what the model writes on from the prompt, and nothing else."""
     run, info = find_checkpoint(options.home, options.run)
     knobs = chosen_knobs(run.config(), options)
-
-    prompt = prompt_from(options.prompt)
+    if options.jsonl and options.explain:
+        raise WrongUse("--explain shows one reply; give one prompt, without --jsonl.")
+    prompt = "" if options.jsonl else prompt_from(options.prompt, options.prompt_file)
     engine = engine_for(run, info, options.device)
+    if options.jsonl:
+        from workbench.commands.batch import sample_lines
+
+        sample_lines(run, info, engine, options.jsonl, knobs)
+        return 0
     if options.explain:
         from workbench.commands.inspect import explain
 
@@ -85,11 +99,13 @@ def sample(options: argparse.Namespace) -> int:
     return 0
 
 
-def prompt_from(text: str) -> str:
-    """The prompt that was given: as it stands, from stdin for "-", from a file for "FILE:path"."""
+def prompt_from(text: str, file: str = "") -> str:
+    """The prompt that was given: as it stands, from stdin for "-", from `file` or the one that "FILE:path" names."""
     from llm.engine import resolve_prompt
 
-    return sys.stdin.read() if text == "-" else resolve_prompt(text)
+    if "-" in (text, file):
+        return sys.stdin.read()
+    return resolve_prompt(f"FILE:{file}" if file else text)
 
 
 def engine_for(run: Run, info: CheckpointInfo, device: str) -> Engine:

@@ -1,0 +1,84 @@
+"""Where the prompts of `sample` come from: an argument, a file, stdin, and many at once as lines of JSON."""
+
+from __future__ import annotations
+
+import io
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from llm.run import Run
+from tests.cli.test_cli_real import Shell
+
+KNOBS = ("--max-tokens", "9", "--seed", "3", "--temperature", "1", "--num-samples", "2")
+
+
+@pytest.fixture
+def shell(trained_run: Run, capsys: pytest.CaptureFixture[str]) -> Shell:
+    return Shell(trained_run.path.parent.parent, capsys)
+
+
+def lines_of(printed: str) -> list[Any]:
+    return [json.loads(line) for line in printed.splitlines()]
+
+
+def test_many_prompts_give_what_each_gives_alone_in_their_order(shell: Shell, tmp_path: Path) -> None:
+    prompts = ["Ada saw", "Chen", "Béla saw", "从前", "Dora saw", "", "Ada saw"]
+    path = tmp_path / "prompts.jsonl"
+    written = [json.dumps({"prompt": prompt, "id": index, "seed": -1}) for index, prompt in enumerate(prompts)]
+    path.write_text("\n\n".join(written) + "\n")
+    found = lines_of(shell("sample", "tiny-1", "--jsonl", str(path), *KNOBS))
+    assert [line["id"] for line in found] == list(range(7))
+    for line, prompt in zip(found, prompts, strict=True):
+        alone = shell.data("sample", "tiny-1", "--prompt", prompt, *KNOBS)
+        assert line["samples"] == alone["samples"]
+        assert (line["prompt"], line["run"], line["step"], line["seed"]) == (prompt, "tiny-1", 20, 3)
+        assert (line["tokens"], line["prompt_tokens"]) == (alone["tokens"], alone["prompt_tokens"])
+
+
+def test_lines_from_stdin_may_be_bare_texts(shell: Shell, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("sys.stdin", io.StringIO('"Ada"\n{"prompt": "\\ud800 Chen"}\n'))
+    found = lines_of(shell("sample", "tiny-1", "--jsonl", "-", *KNOBS))
+    assert [line["prompt"] for line in found] == ["Ada", "\ufffd Chen"]
+
+
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        ('"Ada"\n\nAda\n', "line 3 is not JSON"),
+        ('{"prompt": 3}\n', "line 1 has no prompt"),
+        ("[]\n", "line 1 has no prompt"),
+    ],
+)
+def test_a_line_that_cannot_be_is_named(shell: Shell, tmp_path: Path, text: str, words: str) -> None:
+    path = tmp_path / "prompts.jsonl"
+    path.write_text(text)
+    shell("sample", "tiny-1", "--jsonl", str(path), status=2)
+    assert words in shell.said
+    assert len(shell.said.splitlines()) == 1
+
+
+def test_a_prompt_from_a_file_or_stdin(shell: Shell, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = tmp_path / "prompt.txt"
+    path.write_text("Béla saw")
+    typed = shell("sample", "tiny-1", "--prompt", "Béla saw", *KNOBS)
+    assert shell("sample", "tiny-1", "--prompt-file", str(path), *KNOBS) == typed
+    for flag in ("--prompt", "--prompt-file"):
+        monkeypatch.setattr("sys.stdin", io.StringIO("Béla saw"))
+        assert shell("sample", "tiny-1", flag, "-", *KNOBS) == typed
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (("--prompt", "a", "--jsonl", "b"), "not allowed with"),
+        (("--jsonl", "/no/such"), "/no/such"),
+        (("--prompt-file", "/no/such"), "/no/such"),
+        (("--jsonl", "-", "--explain"), "without --jsonl"),
+    ],
+)
+def test_what_does_not_go_together(shell: Shell, words: tuple[str, ...], said: str) -> None:
+    shell("sample", "tiny-1", *words, status=2)
+    assert said in shell.said

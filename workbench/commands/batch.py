@@ -1,0 +1,88 @@
+"""`sample --jsonl`: prompts as lines of JSON in, replies as lines of JSON out, in the same order."""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Iterable, Iterator
+from contextlib import ExitStack
+from dataclasses import dataclass
+from itertools import islice
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from llm.config import DecodeConfig
+from llm.errors import UserError, WrongUse
+from llm.run import CheckpointInfo, Run
+
+if TYPE_CHECKING:
+    from llm.engine import Engine
+
+WINDOW = 256
+"""Lines that are read before replies are written: among them, prompts of equal length go together."""
+
+
+@dataclass(frozen=True)
+class Line:
+    """One prompt: its place in the file, its tokens, and the fields that came with it."""
+
+    number: int
+    fields: dict[str, Any]
+    ids: list[int]
+
+
+def sample_lines(run: Run, info: CheckpointInfo, engine: Engine, source: str, knobs: DecodeConfig) -> None:
+    """Write a line for every line of the file `source`, or of stdin for "-". UserError names a line that cannot be."""
+    from llm.tokenizer.base import well_formed
+
+    with ExitStack() as stack:
+        lines = read_lines(stack.enter_context(opened(source)) if source != "-" else sys.stdin, engine, knobs)
+        while window := list(islice(lines, WINDOW)):
+            completions = engine.complete([line.ids for line in window], knobs)
+            for line, completion in zip(window, completions, strict=True):
+                samples = zip(completion.texts, completion.reasons, strict=True)
+                result = line.fields | {
+                    "run": run.name,
+                    "step": info.step,
+                    "seed": knobs.seed,
+                    "prompt_tokens": completion.prompt_tokens,
+                    "tokens": completion.tokens,
+                    "samples": [{"text": text, "reason": reason} for text, reason in samples],
+                }
+                sys.stdout.write(well_formed(json.dumps(result, ensure_ascii=False)) + "\n")
+            sys.stdout.flush()
+
+
+def opened(source: str) -> Any:
+    path = Path(source).expanduser()
+    if not path.is_file():
+        raise WrongUse(f"--jsonl: the file {source!r} does not exist; name a file of lines of JSON, or - for stdin.")
+    return path.open(encoding="utf-8")
+
+
+def read_lines(source: Iterable[str], engine: Engine, knobs: DecodeConfig) -> Iterator[Line]:
+    """The prompts of lines like {"prompt": "Once", "id": 7} or "Once"; empty lines are passed over."""
+    try:
+        for number, text in enumerate(source, 1):
+            if text.strip():
+                fields = parsed(number, text)
+                try:
+                    yield Line(number, fields, engine.prompt_ids(fields["prompt"], knobs))
+                except UserError as error:
+                    raise WrongUse(f"line {number}: {error}") from error
+    except UnicodeDecodeError as error:
+        raise UserError(f"--jsonl: the file is not UTF-8 text ({error.reason}); convert it first.") from error
+
+
+def parsed(number: int, text: str) -> dict[str, Any]:
+    """The fields of one line, of which "prompt" is a text."""
+    try:
+        value = json.loads(text)
+    except ValueError as error:
+        raise WrongUse(
+            f'line {number} is not JSON ({error}); each line must be like {{"prompt": "Once"}} or "Once".'
+        ) from error
+    fields = {"prompt": value} if isinstance(value, str) else value
+    if not isinstance(fields, dict) or not isinstance(fields.get("prompt"), str):
+        raise WrongUse(f'line {number} has no prompt; each line must be like {{"prompt": "Once"}} or "Once".')
+    return fields
