@@ -30,7 +30,7 @@ from llm.environment import settle_threads
 from llm.errors import UserError
 from llm.events import Progress, to_line
 from llm.length import Length, run_length
-from llm.step import take_step
+from llm.step import StepResult, take_step
 from llm.training import new_state, settle_plan, training_loss
 
 STEPS, WARM_UP = 5, 1
@@ -118,7 +118,8 @@ def preflight(config: RunConfig, home: Path, steps: int = STEPS) -> Generator[Pr
                 ranks=Ranks(),
                 abandon=lambda: False,
             )
-            assert result is not None
+            if not isinstance(result, StepResult):
+                raise UserError("a step does not fit into memory; lower train.batch_size, or fit it to this machine.")
             float(result.loss)  # waits for the device
             seconds.append(time.perf_counter() - began)
     return summary(plan, length, dataset, seconds[WARM_UP:], memory)

@@ -225,9 +225,18 @@ def write_long_run(home: Path, steps: int, name: str = "long-1") -> Run:
     if (home / "runs" / name).exists():
         return Run.open(home, name)
     run = Run.create(home, name, from_mapping({"train": {"steps": steps}}))
-    here = {"pid": os.getpid(), "host": platform.node()}
-    facts: dict[str, Any] = {"parameters": 1, "tokens_per_step": 2048, "device": "cpu", "precision": "fp32"}
-    began = Started(step=0, total_steps=steps, threads=1, compiled=False, **facts, **here)
+    began = Started(
+        step=0,
+        total_steps=steps,
+        parameters=1,
+        tokens_per_step=2048,
+        device="cpu",
+        precision="fp32",
+        threads=1,
+        compiled=False,
+        pid=os.getpid(),
+        host=platform.node(),
+    )
     with (run.path / "events.jsonl").open("wb") as log:
         log.write(to_line(began))
         log.writelines(to_line(logged(step)) for step in range(1, steps + 1))

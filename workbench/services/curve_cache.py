@@ -52,7 +52,7 @@ def keep(curves: RunCurves) -> bool:
             core=curves.core.array(),
         )
         path.parent.mkdir(exist_ok=True)
-        write_atomic(path, buffer.getbuffer())
+        write_atomic(path, buffer.getvalue())
     except OSError:  # a full or read-only disk: the next opening reads the log again
         return False
     return True
