@@ -23,7 +23,7 @@ COMMANDS = ("train", "resume", "sample", "chat", "eval", "runs", "presets", "dat
         ("train", "the following arguments are required: PRESET; see llm-workbench train --help."),
         ("train quickstart --name a/b", '"a/b" cannot be a name'),
         ("presets --jsno", 'llm-workbench presets does not take "--jsno"; did you mean --json?'),
-        ("runs --json extra more", 'llm-workbench runs does not take "more"'),
+        ("runs --json extra more", 'runs cannot "extra"'),
         ("sample nothing", "there is no run named nothing"),
         ("resume nothing", "train one first"),
         ("eval nothing", "there is no run named nothing"),

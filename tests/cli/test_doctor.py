@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import json
 from collections import namedtuple
+from importlib import metadata
 from pathlib import Path
 
 import psutil
 import pytest
 
 from workbench import cli
-from workbench.commands import doctor
 from workbench.commands.doctor import Finding, home_is_writable, machine, optional, other_llm_package, release
 
 
@@ -41,7 +41,7 @@ def test_little_memory_is_a_warning(home: Path, monkeypatch: pytest.MonkeyPatch)
 
 
 def test_another_package_of_this_name(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(doctor.metadata, "version", lambda name: "0.27")
+    monkeypatch.setattr(metadata, "version", lambda name: "0.27")
     assert other_llm_package().level == "warn"
 
 
