@@ -59,17 +59,21 @@ class BaseApp(App[int]):
 
     def change_settings(self, settings: Settings) -> None:
         """Hold to these settings from now on, and write them down."""
-        self.settings = settings
+        self._keep_settings(settings)
         self.set_keymap(dict(settings.keys))
+        self.theme = settings.theme
+
+    def _theme_changed(self, _: Theme) -> None:
+        """Note the theme as it is now, which by the time this is told may be a later one than the one told of."""
+        if self.theme != self.settings.theme:
+            self._keep_settings(replace(self.settings, theme=self.theme))
+
+    def _keep_settings(self, settings: Settings) -> None:
+        self.settings = settings
         try:
             save_settings(self.home, settings)
         except OSError as error:
             self.notify(clean(f"the settings cannot be kept: {error}"), severity="error", markup=False)
-        self.theme = settings.theme
-
-    def _theme_changed(self, theme: Theme) -> None:
-        if theme.name != self.settings.theme:
-            self.change_settings(replace(self.settings, theme=theme.name))
 
     def handle_bindings_clash(self, clashed_bindings: set[Binding], node: DOMNode) -> None:
         """Tell once of a key that the settings file gives to two things; the dialog does not allow it."""
