@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 from collections import deque
+from typing import Any
 
+from llm.config import RunConfig, fields_of, get_value, with_overrides
+from llm.errors import ConfigError, Problem
 from llm.run import Command, CommandTail
 
 STOP = frozenset({"stop", "detach"})
@@ -38,3 +41,12 @@ class CommandQueue:
 
     def next(self) -> Command | None:
         return self.waiting.popleft() if self.waiting else None
+
+
+def set_live(config: RunConfig, key: str, text: str) -> tuple[Any, RunConfig, Any]:
+    """The previous value, the configuration with live field `key` set from `text`, and the new value."""
+    live = {field.path for field in fields_of(RunConfig) if field.live}
+    if key not in live:
+        raise ConfigError([Problem(key, "cannot be changed while training; live knobs are " + ", ".join(sorted(live)))])
+    changed = with_overrides(config, [(key, text)])
+    return get_value(config, key), changed, get_value(changed, key)

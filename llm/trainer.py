@@ -18,14 +18,14 @@ import torch
 
 from llm.checkpoint import TrainerState, restore_state
 from llm.chores import Chores
-from llm.commands import STOP, CommandQueue
-from llm.config import RunConfig, fields_of, get_value, with_overrides
+from llm.commands import STOP, CommandQueue, set_live
+from llm.config import RunConfig, with_overrides
 from llm.core.bundle import Task
 from llm.data.prefetch import Prefetcher
 from llm.data.prepare import Dataset, batch_source
 from llm.device import Plan, memory_in_use, peak_flops
 from llm.distributed import LossOf, Ranks
-from llm.errors import ConfigError, Problem, UserError
+from llm.errors import ConfigError, UserError
 from llm.events import (
     CommandRefused,
     Event,
@@ -40,12 +40,14 @@ from llm.events import (
 )
 from llm.length import Length
 from llm.optim import lr_at
-from llm.run import CheckpointInfo, Command, Run, verify
+from llm.run import Command, Run
+from llm.run.checkpoints import is_whole
 from llm.spikes import SpikeWatch
 from llm.step import Rows, StepResult, TooLarge, take_step
 
 LOG_SECONDS = 0.1
 PAUSE_SECONDS = 0.05
+REFUSALS = {"pause": "it is paused already", "resume": "it is not paused"}
 IN_FLIGHT = 2
 SHOWN_ROWS, SHOWN_TOKENS = 8, 100  # of a batch that was skipped, in the log
 LOSS_SCALE_STEPS, LOSS_SCALE_MOST = 2000, 2.0**24
@@ -367,22 +369,20 @@ class Trainer:
         self.last_log = (self.last_log[0] + pause, self.last_log[1])
 
     def _carry_out(self, command: Command) -> Iterator[Event]:
+        chores = {
+            "save": self._save,
+            "evaluate": self._evaluate,
+            "sample": self._sample,
+            "snapshot": self.chores.snapshot,
+        }
         if command.name in STOP:
             self.stop = command
         elif command.name == "set":
             yield self._set_knob(command)
-        elif command.name == "save":
-            yield from self._save(command.id)
-        elif command.name == "evaluate":
-            yield from self._evaluate(command.id)
-        elif command.name == "sample":
-            yield from self._sample(command.id)
-        elif command.name == "snapshot":
-            yield from self.chores.snapshot(command.id)
+        elif command.name in chores:
+            yield from chores[command.name](command.id)
         else:
-            reason = {"pause": "it is paused already", "resume": "it is not paused"}.get(
-                command.name, "unknown command"
-            )
+            reason = REFUSALS.get(command.name, "unknown command")
             yield self._say(CommandRefused, command=command.name, reason=reason, command_id=command.id)
 
     def _set_knob(self, command: Command) -> Event:
@@ -395,20 +395,3 @@ class Trainer:
         self.state.overrides[key] = value
         self.newly_set.append((key, value))
         return self._say(KnobSet, key=key, value=new, previous=previous, command_id=command.id)
-
-
-def is_whole(info: CheckpointInfo) -> bool:
-    try:
-        verify(info)
-    except UserError:
-        return False
-    return True
-
-
-def set_live(config: RunConfig, key: str, text: str) -> tuple[Any, RunConfig, Any]:
-    """The previous value, the configuration with live field `key` set from `text`, and the new value."""
-    live = {field.path for field in fields_of(RunConfig) if field.live}
-    if key not in live:
-        raise ConfigError([Problem(key, "cannot be changed while training; live knobs are " + ", ".join(sorted(live)))])
-    changed = with_overrides(config, [(key, text)])
-    return get_value(config, key), changed, get_value(changed, key)

@@ -83,6 +83,15 @@ def verify(info: CheckpointInfo, progress: Callable[[int], object] = lambda coun
             raise UserError(f"{path} is damaged (its checksum differs); use another checkpoint of this run.")
 
 
+def is_whole(info: CheckpointInfo) -> bool:
+    """Whether `verify` finds nothing wrong with a checkpoint."""
+    try:
+        verify(info)
+    except UserError:
+        return False
+    return True
+
+
 def prune(directory: Path, keep: int, pins: Iterable[int]) -> list[CheckpointInfo]:
     """Delete all but the newest `keep` (0 = all are kept), the best and the pinned; returns what was deleted.
 

@@ -284,6 +284,8 @@ async def test_a_long_log_is_read_beside_the_screen(home: Path, monkeypatch: pyt
         app = app_with(home)
         async with app.run_test(size=(80, 24)) as pilot:
             screen = await opened(app, pilot, "old-1")
-            await until(pilot, lambda: "step 330 of 600" in shown(screen) and "300 apples" in shown(screen))
+            await until(
+                pilot, lambda screen=screen: "step 330 of 600" in shown(screen) and "300 apples" in shown(screen)
+            )
             assert "stopped" in "\n".join(line.text for line in screen.query_one("#event-log", RichLog).lines)
             await until(pilot, cache.exists)

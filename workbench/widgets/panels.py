@@ -36,7 +36,6 @@ class Numbers(Static):
         lines = [headline(curves, state, pending), progress_line(curves, width), figures_line(curves, width)]
         self.update(Content("\n").join(lines))
 
-
     def say_reading(self, name: str, share: float) -> None:
         """A long log is being read; `share` of it is done."""
         reading = bar(share, f" reading the log {100 * share:.0f}%", max(20, self.content_size.width))
