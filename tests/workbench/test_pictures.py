@@ -59,6 +59,9 @@ def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return folder
 
 
+STILL_LOOKS = 5
+
+
 def stamped(event: Event) -> Event:
     """The event as if it had happened an hour ago."""
     return replace(event, time=NOW - 3600)
@@ -80,14 +83,15 @@ def going(mode: str, *texts: str) -> Step:
 
 
 async def settle(pilot: Pilot[int]) -> None:
-    """Until the screen stays as it is; cursors stop blinking."""
+    """Until the screen stays as it is, and nothing is being looked up any more; cursors stop blinking."""
     for field in pilot.app.screen.query("Input, TextArea").results(Input | TextArea):  # type: ignore[call-overload]
         field.cursor_blink = False
-    before = ""
-    for _ in range(200):
+    before, still = "", 0
+    for _ in range(400):
         await pilot.pause(0.05)
         now = shown(pilot.app.screen)
-        if now == before:
+        still = still + 1 if now == before and "looking…" not in now else 0
+        if still == STILL_LOOKS:
             return
         before = now
 
