@@ -108,7 +108,7 @@ async def test_a_value_is_checked_while_it_is_typed(home: Path) -> None:
         await pilot.press("enter")
         await until(pilot, lambda: screen.config.train.steps == 77)
         await until(pilot, lambda: "1 changed" in shown(screen))
-        assert "(preset: 1500)" in shown(screen)
+        assert "(preset: 1600)" in shown(screen)
         await pilot.press("escape")
         await until(pilot, lambda: isinstance(app.screen, PresetsScreen))
         await until(pilot, lambda: "Changed by you" in shown(app.screen))
@@ -189,7 +189,7 @@ def test_estimates_follow_from_the_configuration(home: Path) -> None:
     guess = estimate(load_preset("quickstart", home), train_tokens=1_000_000)
     # embedding 2048·192; a block: q, k, v, o 4·192² and SwiGLU 3·192·512; a gain for each of 2·2+1 normalisations
     assert guess.parameters == 2048 * 192 + 2 * (4 * 192 * 192 + 3 * 192 * 512) + 5 * 192
-    assert guess.total_tokens == 1500 * 8 * 256
+    assert guess.total_tokens == 1600 * 8 * 256
     assert guess.training_bytes > 12 * guess.parameters  # weights, gradients, Muon's momentum, and more
 
 
@@ -211,7 +211,7 @@ async def test_fit_shows_what_would_change_before_it_does(home: Path) -> None:
         assert screen.edited == {}
         await pilot.press("enter")
         await until(pilot, lambda: app.screen is screen and "quickstart" in screen.edited)
-        assert screen.edited["quickstart"].train.steps < 1500
+        assert screen.edited["quickstart"].train.steps < 1600
         await pilot.press("f")
         await until(pilot, lambda: isinstance(app.screen, FitDialog))
         await pilot.press("escape")
