@@ -214,15 +214,3 @@ def test_data_that_is_gone(home: Path, snap_compare: Compare, monkeypatch: pytes
         await settle(pilot)
 
     assert snap_compare(app, terminal_size=SMALL, run_before=look)
-
-
-def test_settings(home: Path, snap_compare: Compare) -> None:
-    app = app_with(home)
-
-    async def open_them(pilot: Pilot[int]) -> None:
-        await until(pilot, lambda: "quickstart" in shown(app.screen))
-        app.action_settings()
-        await until(pilot, lambda: "keys: app" in shown(app.screen))
-        await settle(pilot)
-
-    assert snap_compare(app, terminal_size=SMALL, run_before=open_them)
