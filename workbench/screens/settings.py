@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import importlib
+import pkgutil
 from collections.abc import Iterator
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any, ClassVar, cast
@@ -41,10 +43,12 @@ def all_bindings() -> dict[str, list[Binding]]:
 
 
 def bound_classes() -> Iterator[type[DOMNode]]:
-    """The app, and all widgets and screens of its five main screens that declare keys."""
+    """The app, and all widgets and screens that declare keys, whether they have been opened yet or not."""
     import workbench.app
-    from workbench.screens import chat, data, presets, runs, train  # noqa: F401 - their classes are found below
+    from workbench import screens
 
+    for module in pkgutil.iter_modules(screens.__path__, f"{screens.__name__}."):
+        importlib.import_module(module.name)  # a class is found below only once its module is loaded
     yield workbench.app.WorkbenchApp
     queue: list[type[DOMNode]] = [DOMNode]
     while queue:
