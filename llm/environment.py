@@ -12,7 +12,8 @@ def settle_threads() -> None:
 
     OpenMP's default is to spin on between two parallel regions, which collapses on a machine with anything else to do;
     not to spin at all loses a third on a quiet one. Measured on two cores with a step of quickstart, tokens/s: by
-    default 30,500 quiet and under 700 beside other work; sleeping at once 19,500 and 18,200; this 31,400 and 10,900.
+    default 30,500 quiet and mostly 200 to 2,800 beside other work;
+    sleeping at once 19,500 and 18,200; this 31,400 and 10,900.
     Whoever has set `OMP_WAIT_POLICY` or `GOMP_SPINCOUNT` keeps what was set.
     """
     if "OMP_WAIT_POLICY" not in os.environ:
