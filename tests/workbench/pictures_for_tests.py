@@ -1,0 +1,96 @@
+"""What the snapshot tests share: a machine and a clock that are the same everywhere, and waiting for a still screen."""
+
+from __future__ import annotations
+
+import sys
+import time
+from collections.abc import Awaitable, Callable
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+from textual.pilot import Pilot
+from textual.widgets import Input, TextArea
+
+from llm.events import Event, Finished
+from llm.run import EventLog
+from tests.workbench.scripted import ScriptedTrainer, scripted_run
+from tests.workbench.waiting import shown, until
+from workbench.app import WorkbenchApp
+from workbench.screens import runs  # noqa: F401 - loaded before the home is made the same everywhere
+from workbench.services import corpora, estimate
+from workbench.services.system import Machine, Reading
+from workbench.services.training import TrainingService
+
+NOW = 1_800_000_000.0
+SMALL, LARGE = (80, 24), (160, 50)
+
+STILL_LOOKS = 5
+
+Compare = Callable[..., bool]
+Step = Callable[[Pilot[int]], Awaitable[None]]
+
+
+@pytest.fixture
+def still_home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A home of one name everywhere, on a machine of one size where it is always the same time."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("TZ", "UTC")
+    monkeypatch.delenv("NO_COLOR", raising=False)
+    time.tzset()
+    monkeypatch.setattr(time, "time", lambda: NOW)
+    append = EventLog.append
+    monkeypatch.setattr(EventLog, "append", lambda log, event: append(log, stamped(event)))
+    monkeypatch.setattr(estimate, "available_bytes", lambda: 16 * 10**9)
+    monkeypatch.setattr(Machine, "look", lambda machine: Reading(42.0, 3 * 10**9, 16 * 10**9))
+    monkeypatch.setattr(corpora, "PREVIEW_TOKENS", 120)
+    for module in [module for name, module in sys.modules.items() if name.startswith("workbench.")]:
+        if hasattr(module, "directory_size"):
+            monkeypatch.setattr(module, "directory_size", lambda path: 12_345_678)
+    folder = Path("home")
+    folder.mkdir()
+    return folder
+
+
+def stamped(event: Event) -> Event:
+    """The event as if it had happened an hour ago."""
+    return replace(event, time=NOW - 3600)
+
+
+def app_with(home: Path, trainer: ScriptedTrainer | None = None) -> WorkbenchApp:
+    return WorkbenchApp(home, training=TrainingService(home, trainer=trainer or ScriptedTrainer()))
+
+
+def going(mode: str, *texts: str) -> Step:
+    """Go to a screen and wait until it shows all of the texts."""
+
+    async def go(pilot: Pilot[int]) -> None:
+        await pilot.app.action_show(mode)  # type: ignore[attr-defined]
+        await until(pilot, lambda: all(text in shown(pilot.app.screen) for text in texts))
+        await settle(pilot)
+
+    return go
+
+
+async def settle(pilot: Pilot[int]) -> None:
+    """Until the screen stays as it is, and nothing is being looked up any more; cursors stop blinking."""
+    for field in pilot.app.screen.query("Input, TextArea").results(Input | TextArea):  # type: ignore[call-overload]
+        field.cursor_blink = False
+    before, still = "", 0
+    for _ in range(400):
+        await pilot.pause(0.05)
+        now = shown(pilot.app.screen)
+        still = still + 1 if now == before and "looking…" not in now else 0
+        if still == STILL_LOOKS:
+            return
+        before = now
+
+
+def old_runs(home: Path) -> None:
+    """A run that was stopped, one that failed, and one that nobody ended."""
+    scripted_run(home, "first-1", 330, end="stopped")
+    scripted_run(home, "second-1", 40)
+    run = scripted_run(home, "third-1", 20)
+    log = run.log()
+    log.append(Finished(step=20, status="failed", reason="the loss was not a number five times in a row"))
+    log.close()
