@@ -50,10 +50,10 @@ class DataConfig:
 
     corpus: str = knob(
         "stories",
-        "stories, pylib, a downloaded data set (llm-workbench data lists them), or a path: a file or folder of text, "
-        "JSONL, Parquet or token files, or a glob.",
+        "stories, pylib, a downloaded data set (llm-workbench data lists them) or web address, or a path: a file or "
+        "folder of text, JSONL, Parquet or token files, or a glob.",
     )
-    validation: str = knob("", "A path with the validation text or tokens; empty = hold out a share of the corpus.")
+    validation: str = knob("", "As corpus, the validation text or tokens; empty = hold out a share of the corpus.")
     format: Literal["auto", "text", "jsonl", "parquet", "tokens"] = knob(
         "auto", "What the files are; auto goes by their names. Token files: .npy, .bin, encoded_tokens_chunk_K.dat."
     )

@@ -1,16 +1,19 @@
-"""Data sets with a name: where they can be had, and whether they are here, under `<home>/datasets/<name>/`.
+"""Data sets with a name or a web address: where they can be had, and whether they are here, in `<home>/datasets/`.
 
-Nothing is ever downloaded unasked: a name in `data.corpus` means the copy that is here, or an error that says how to
-get one.
+Nothing is ever downloaded unasked: a name or an address in `data.corpus` means the copy that is here, or an error that
+says how to get one. `download.download(find_dataset(NAME_OR_ADDRESS), home)` gets it.
 """
 
 from __future__ import annotations
 
+import shlex
+from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from llm.config.schema import DataConfig
+from llm.data.addresses import file_name, is_address, short_digest, web_address
 from llm.errors import UserError, WrongUse
 from llm.files import read_json, write_json
 from llm.names import did_you_mean
@@ -21,8 +24,8 @@ HUGGING_FACE = "https://huggingface.co/datasets"
 
 @dataclass(frozen=True)
 class RemoteFile:
-    """One file to fetch. `size_bytes` is about right, for estimates only. `sha256` "": not known beforehand; that of
-    the first download is recorded, and later ones must match it."""
+    """One file to fetch. `size_bytes` is about right, for estimates only (0: unknown). `sha256` "": not known
+    beforehand; that of the first download is recorded, and later ones must match it."""
 
     name: str
     url: str
@@ -119,12 +122,36 @@ class Present:
 
 
 def find_dataset(name: str) -> NamedDataset:
-    """The data set of that name; WrongUse where there is none."""
+    """The data set of that name, or the file at that web address; WrongUse where there can be none."""
+    if is_address(name):
+        return at_address(name)
     names = [dataset.name for dataset in CATALOGUE]
     if name not in names:
         advice = did_you_mean(name, names) or f"there are {', '.join(names)}."
         raise WrongUse(f'There is no data set "{name}" to download; {advice}')
     return CATALOGUE[names.index(name)]
+
+
+def at_address(text: str) -> NamedDataset:
+    """The file at a web address as a data set of its own, the same for the same address; WrongUse where it is none."""
+    url = web_address(text)
+    stem, suffix = file_name(url)
+    file = RemoteFile(stem + suffix, url, 0)
+    return NamedDataset(f"{stem}-{short_digest(url)}", f"the file at {url}", (file,), train=file.name)
+
+
+def from_addresses(home: Path) -> Iterator[tuple[str, Present]]:
+    """What was downloaded from web addresses and is here: each address, which `data.corpus` takes, and the copy."""
+    for path in sorted((home / "datasets").glob(f"*/{RECORD}")):
+        try:
+            sources = list(read_json(path)["sources"].values())
+            url = str(sources[0]["url"])
+            dataset = at_address(url)
+            here = present(dataset, home)
+        except (UserError, KeyError, TypeError, AttributeError, IndexError):
+            continue  # a damaged record: its address is not known any more, and its download begins anew
+        if here is not None and here.folder == path.parent:
+            yield url, here
 
 
 def dataset_folder(dataset: NamedDataset, home: Path) -> Path:
@@ -161,7 +188,7 @@ def has_size(path: Path, size_bytes: int) -> bool:
 
 
 def located(data: DataConfig, home: Path) -> DataConfig:
-    """`data` with the names of data sets in `corpus` and `validation` replaced by the paths of the copies here.
+    """`data` with the paths of the copies here for names and addresses of data sets in `corpus` and `validation`.
 
     UserError where one is not here; it says how to get it. A file of the same name is meant by ./NAME.
     """
@@ -173,11 +200,15 @@ def located(data: DataConfig, home: Path) -> DataConfig:
 
 
 def located_path(text: str, part: str, home: Path) -> str:
-    """The path of one part of the data set called `text`; `text` itself where it names none with such a part."""
-    dataset = next((dataset for dataset in CATALOGUE if dataset.name == text), None)
+    """The path of one part of the data set called `text`; `text` itself where it names none with such a part.
+
+    The one file at a web address is either part.
+    """
+    named = next((dataset for dataset in CATALOGUE if dataset.name == text), None)
+    dataset = at_address(text) if is_address(text) else named
     if dataset is None or not dataset.train:
         return text
-    inside: str = getattr(dataset, part)
+    inside: str = getattr(dataset, part) if dataset is named else dataset.train
     if not inside:
         raise UserError(
             f"The data set {text} has no {part} text of its own; leave data.{part} empty to hold a share of it out."
@@ -185,7 +216,8 @@ def located_path(text: str, part: str, home: Path) -> str:
     here = present(dataset, home)
     if here is None:
         raise UserError(
-            f"The data set {text} is not downloaded; run: llm-workbench data download {text} (or, offline, take text "
-            "that is here: --data.corpus stories, pylib, or a file)."
+            f"{text if is_address(text) else f'The data set {text}'} is not downloaded; run: llm-workbench data "
+            f"download {shlex.quote(text)} (or, offline, take text that is here: --data.corpus stories, pylib, or a "
+            "file)."
         )
     return str(here.folder / inside)

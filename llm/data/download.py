@@ -1,4 +1,4 @@
-"""Downloading a named data set: every file fetched, verified by its sha256, and published whole.
+"""Downloading a data set, by name or web address: every file fetched, verified by its sha256, and published whole.
 
 Unfinished files lie in `<home>/datasets/<name>/.partial/`, from where an interrupted download goes on. A verified file
 is renamed into the folder and then noted in its record, one at a time.
@@ -127,9 +127,10 @@ def verified(
             return found
         part.unlink()
         note_path(part).unlink(missing_ok=True)
+    renewed = "" if file.sha256 else f", or delete {part.parent.parent} to take what is there now"
     raise UserError(
         f"{file.url} has the sha256 {found}, not the {expected} that was expected: it is damaged on its way or has "
-        f"changed at its source; try again, or get the file elsewhere and name its path in data.corpus."
+        f"changed at its source; try again, or get the file elsewhere and name its path in data.corpus{renewed}."
     )
 
 
@@ -150,7 +151,8 @@ def transferred(
             recent.popleft()
         (since, before), total = recent[0], total or file.size_bytes
         rate = max(0.0, (done - before) / (now - since)) if now > since else 0.0
-        yield Progress(stage=stage, done=done / 1e6, total=max(done, total) / 1e6, unit="MB", rate=rate / 1e6)
+        size = max(done, total) if total else 0  # an estimate may be too small
+        yield Progress(stage=stage, done=done / 1e6, total=size / 1e6, unit="MB", rate=rate / 1e6)
 
 
 def publish(

@@ -168,8 +168,8 @@ def refusal(url: str, error: urllib.error.HTTPError) -> tuple[str, float]:
     """Why the server said no for now, and for how many seconds it wants to be left alone; UserError if for good."""
     if error.code not in PASSING:
         raise UserError(
-            f"{url} cannot be had (HTTP {error.code} {error.reason}); get the file elsewhere and name its path in "
-            "data.corpus, or take a newer llm-workbench."
+            f"{url} cannot be had (HTTP {error.code} {error.reason}); check the address, or get the file elsewhere and "
+            "name its path in data.corpus."
         ) from error
     wait = error.headers.get("Retry-After", "")
     return f"HTTP {error.code} {error.reason}", float(wait) if wait.isdigit() else 0.0

@@ -16,6 +16,7 @@ from typing import Any
 import tomli_w
 
 from llm.config import RunConfig, check_name, from_mapping, to_mapping
+from llm.data.addresses import is_address
 from llm.data.datasets import CATALOGUE
 from llm.errors import UserError, WrongUse
 from llm.events import Event, Finished
@@ -205,10 +206,11 @@ def with_absolute_paths(config: RunConfig) -> RunConfig:
 
 
 def absolute(text: str) -> str:
-    """The absolute path `text` means; `text` itself where it is empty or one word that names a corpus or data set."""
+    """The absolute path `text` means; `text` itself where it is empty, a web address, or one word that names a corpus
+    or data set."""
     path = Path(text).expanduser()
     is_path = "/" in text or path.suffix or any(sign in text for sign in "*?[") or path.exists()
-    return str(path.absolute()) if text and is_path and text not in NAMES else text
+    return str(path.absolute()) if text and is_path and text not in NAMES and not is_address(text) else text
 
 
 def versions() -> dict[str, str]:

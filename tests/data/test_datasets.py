@@ -100,7 +100,7 @@ def test_data_lists_what_is_here_and_what_is_not(
 @pytest.mark.parametrize(
     ("words", "fault"),
     [
-        (["download"], "needs the name of a data set"),
+        (["download"], "needs a web address or the name of a data set"),
         (["download", "tinystory"], "did you mean tinystories"),
         (["download", "fineweb-edu", "--shards", "0"], "1 or more"),
         (["download", "tinyshakespeare", "--shards", "2"], "has no shards"),

@@ -3,16 +3,21 @@
 from __future__ import annotations
 
 import argparse
+import shlex
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from llm.errors import UserError, WrongUse
 from workbench.commands.output import print_json, say
+from workbench.text import clean
+
+if TYPE_CHECKING:
+    from llm.data.datasets import Present
 
 
 def dataset_records(home: Path) -> list[dict[str, Any]]:
-    """Every data set that has a name, as data, with what is here of it."""
-    from llm.data.datasets import CATALOGUE, present
+    """Every data set that has a name, with what is here of it, and those here from web addresses; as data."""
+    from llm.data.datasets import CATALOGUE, from_addresses, present
     from workbench.widgets.axes import size
 
     records = []
@@ -28,10 +33,17 @@ def dataset_records(home: Path) -> list[dict[str, Any]]:
             a_shard = " a shard" if dataset.sharded else ""
             state = f"not here: data download {dataset.name} fetches {size(remote)}{a_shard}"
         else:
-            record |= {"here": True, "path": str(here.folder), "bytes": here.size_bytes, "files": len(here.files)}
+            record |= sizes(here)
             state = f"here, {size(here.size_bytes)} in {len(here.files)} file{'s' if len(here.files) > 1 else ''}"
         records.append(record | {"about": f"{dataset.about}; {state}"})
+    for address, here in from_addresses(home):
+        about = f"downloaded from there, {size(here.size_bytes)}"
+        records.append({"name": address, "kind": "address", "about": about} | sizes(here))
     return records
+
+
+def sizes(here: Present) -> dict[str, Any]:
+    return {"here": True, "path": str(here.folder), "bytes": here.size_bytes, "files": len(here.files)}
 
 
 def download(options: argparse.Namespace) -> int:
@@ -45,7 +57,7 @@ def download(options: argparse.Namespace) -> int:
         raise WrongUse("data download takes no fields of the configuration.")
     if options.name is None:
         names = ", ".join(dataset.name for dataset in CATALOGUE)
-        raise WrongUse(f"data download needs the name of a data set: {names}.")
+        raise WrongUse(f"data download needs a web address or the name of a data set: {names}.")
     if options.shards is not None and options.shards < 1:
         raise WrongUse(f"--shards must be 1 or more, not {options.shards}.")
     dataset = find_dataset(options.name)
@@ -60,9 +72,9 @@ def download(options: argparse.Namespace) -> int:
         files = [{"name": name} | entry for name, entry in here.files.items()]
         print_json({"name": dataset.name, "path": str(here.folder), "bytes": here.size_bytes, "files": files})
         return 0
-    print(f"{dataset.name} is in {here.folder}: {size(here.size_bytes)}, {len(here.files)} files, verified")
+    print(clean(f"{dataset.name} is in {here.folder}: {size(here.size_bytes)}, {len(here.files)} files, verified"))
     if dataset.train:
-        print(f"use it with  --data.corpus {dataset.name}")
+        print(f"use it with  --data.corpus {shlex.quote(options.name)}")
     if dataset.validation:
         print(f"             --data.validation {dataset.name}  (its own validation text)")
     return 0

@@ -26,15 +26,15 @@ EMBEDDED = (
 
 
 def register(subparsers: Any) -> None:
-    help = "list corpora and data sets, prepare what a preset needs, or download a data set"
+    help = "list corpora and data sets, prepare what a preset needs, or download a data set or a web address"
     data_parser = add_command(subparsers, "data", help, data, json=True, takes_fields=True)
     data_parser.usage = (
         f"{data_parser.prog} [PRESET] [--home DIR] [--json] [--FIELD VALUE ...]\n"
-        f"       {data_parser.prog} download NAME [--shards N] [--home DIR] [--json]\n"
+        f"       {data_parser.prog} download NAME|URL [--shards N] [--home DIR] [--json]\n"
         f"       {data_parser.prog} clean [--yes] [--json]"
     )
     data_parser.add_argument("preset", nargs="?", metavar="PRESET", help="prepare the text of this preset")
-    data_parser.add_argument("name", nargs="?", metavar="NAME", help="after download: the data set to download")
+    data_parser.add_argument("name", nargs="?", metavar="NAME", help="after download: the data set, or a web address")
     data_parser.add_argument("--shards", type=int, default=None, metavar="N", help="how many files of a large data set")
     data_parser.add_argument("--yes", action="store_true", help="clean: take away what no run uses, instead of listing")
     help = "train a preset's tokenizer, look at one, or split a text with it"
@@ -56,8 +56,8 @@ def data(options: argparse.Namespace) -> int:
         return download(options)
     if options.preset == "clean":
         return clean_data(options)
-    if options.name is not None or options.shards is not None:
-        raise WrongUse("to fetch a data set: llm-workbench data download NAME [--shards N].")
+    if options.name is not None or options.shards is not None or "://" in (options.preset or ""):
+        raise WrongUse("to fetch a data set or a web address: llm-workbench data download NAME|URL [--shards N].")
     if options.preset:
         show_dataset(prepared(options), as_json=options.json)
         return 0
