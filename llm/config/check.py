@@ -88,8 +88,12 @@ def _schedule(config: RunConfig) -> Iterator[Problem]:
     schedule, lr = config.schedule, config.train.lr
     if schedule.kind != "constant" and schedule.lr_min > lr:
         yield Problem("schedule.lr_min", f"{schedule.lr_min:g} is above the peak train.lr = {lr:g}")
-    until = schedule.decay_until
-    if schedule.hold_until > until:
-        yield Problem("schedule.hold_until", f"{schedule.hold_until:g} is after schedule.decay_until = {until:g}")
-    if not schedule.warmup_steps and schedule.warmup_ratio > until:
-        yield Problem("schedule.warmup_ratio", f"{schedule.warmup_ratio:g} is after schedule.decay_until = {until:g}")
+    by_steps, by_share = schedule.decay_steps, schedule.decay_until
+    for name in ("warmup_steps", "hold_steps"):
+        if by_steps and getattr(schedule, name) > by_steps:
+            yield Problem(f"schedule.{name}", f"{getattr(schedule, name)} is after schedule.decay_steps = {by_steps}")
+    shares = (("warmup_ratio", schedule.warmup_steps), ("hold_until", schedule.hold_steps))
+    for name, steps in shares:
+        if not steps and not by_steps and getattr(schedule, name) > by_share:
+            message = f"{getattr(schedule, name):g} is after schedule.decay_until = {by_share:g}"
+            yield Problem(f"schedule.{name}", message)

@@ -147,7 +147,12 @@ def with_intervals(config: RunConfig, steps: int, before: int) -> RunConfig:
     batches = min(config.evaluate.batches or EVALUATION_BATCHES, EVALUATION_BATCHES)
     return replace(
         config,
-        schedule=replace(config.schedule, warmup_steps=scaled(config.schedule.warmup_steps, steps, before)),
+        schedule=replace(
+            config.schedule,
+            warmup_steps=scaled(config.schedule.warmup_steps, steps, before),
+            hold_steps=scaled(config.schedule.hold_steps, steps, before),
+            decay_steps=scaled(config.schedule.decay_steps, steps, before),
+        ),
         evaluate=replace(config.evaluate, every=every, batches=batches),
         checkpoint=replace(config.checkpoint, every=scaled(config.checkpoint.every, steps, before)),
         sample=replace(config.sample, every=max(scaled(config.sample.every, steps, before), every))

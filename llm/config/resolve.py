@@ -12,7 +12,8 @@ def resolve_model(model: ModelConfig, vocab_size: int) -> ModelConfig:
     """`model` with every 0 and `depth` filled in; `vocab_size` is the tokenizer's. Raises ConfigError.
 
     depth d: n_layer = d, d_model = 64·d, n_head = ⌈d_model/128⌉ (nanochat's rule). d_ff of SwiGLU: ⌊8·d_model/3⌋
-    rounded up to a multiple of 32; its three matrices then hold about as much as the two of a 4·d_model feed-forward.
+    rounded up to a multiple of `d_ff_multiple`; its three matrices then hold about as much as the two of a 4·d_model
+    feed-forward.
     """
     problems = shape_problems(model)
     if model.vocab_size and model.vocab_size < vocab_size:
@@ -99,4 +100,4 @@ def _nearest_depths(depth: int) -> list[int]:
 def _feed_forward_width(model: ModelConfig) -> int:
     if model.mlp != "swiglu":
         return 4 * model.d_model
-    return -(-(8 * model.d_model // 3) // 32) * 32
+    return -(-(8 * model.d_model // 3) // model.d_ff_multiple) * model.d_ff_multiple

@@ -93,6 +93,7 @@ class ModelConfig:
     d_ff: int = knob(
         0, "Hidden width of the feed-forward; 0 = derived (8/3·d_model for SwiGLU, else 4·d_model).", low=0
     )
+    d_ff_multiple: int = knob(32, "SwiGLU: a derived d_ff is rounded up to a multiple of this; 1 = not.", low=1)
     context: int = knob(256, "Longest sequence the model can see, in tokens.", low=1)
     vocab_size: int = knob(0, "Rows of the embedding; 0 = the tokenizer's size.", low=0)
     norm: Literal["rmsnorm", "layernorm"] = knob("rmsnorm", "Normalisation before each sub-layer and at the end.")
@@ -154,10 +155,10 @@ class ScheduleConfig:
         "Rate at step t (from 0) of T warm-up steps: t/T (zero), or (t+1)/T (next); "
         "first counts all steps from 1, warm-up and decay alike.",
     )
-    hold_until: float = knob(
-        0.0, "Share of all steps up to which the peak is held before the fall begins.", low=0, high=1
-    )
-    decay_until: float = knob(1.0, "Share of all steps at which the rate reaches lr_min, and stays.", above=0, high=1)
+    hold_steps: int = knob(0, "Step up to which the peak is held before the fall begins; 0 = hold_until.", low=0)
+    hold_until: float = knob(0.0, "The same as a share of all steps (used when hold_steps is 0).", low=0, high=1)
+    decay_steps: int = knob(0, "Step at which the rate reaches lr_min, and stays; 0 = decay_until.", low=0)
+    decay_until: float = knob(1.0, "The same as a share of all steps (used when decay_steps is 0).", above=0, high=1)
 
 
 @dataclass(frozen=True)
@@ -190,6 +191,11 @@ class TrainConfig:
     threads: int = knob(0, "CPU threads for arithmetic; 0 = chosen by measuring.", low=0)
     log_every: int = knob(0, "Steps between log lines; 0 = about ten lines a second.", low=0, live=True)
     max_bad_steps: int = knob(5, "Non-finite steps in a row before the run rolls back, then stops.", low=1, safe=True)
+    on_spike: Literal["mark", "skip", "roll-back"] = knob(
+        "mark",
+        "A sudden rise of the loss: mark it, skip that step, or go back to the checkpoint before and on with new text.",
+        safe=True,
+    )
 
 
 @dataclass(frozen=True)

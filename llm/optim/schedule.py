@@ -10,18 +10,20 @@ from llm.config.schema import RunConfig
 def lr_at(step: int, total_steps: int, config: RunConfig) -> float:
     """Learning rate of step `step` (counted from 0) out of `total_steps`, without the live multiplier.
 
-    Linear warm-up over W steps, then `train.lr` until the fall begins, at the later of W and `hold_until`; from there
-    to `lr_min`, reached at `decay_until` and kept. `warmup_from` sets how steps are counted: "zero" and "next" fall by
-    the step from 0, so that a fall over the whole run ends one notch above `lr_min`; "first" counts from 1, and ends
-    exactly there. "sqrt" is train.lr/√(t + 1), t steps after the fall began, and never under `lr_min`.
+    Linear warm-up over W steps, then `train.lr` until the fall begins, at the later of W and `hold_steps` (or the share
+    `hold_until`); from there to `lr_min`, reached at `decay_steps` (or the share `decay_until`) and kept.
+
+    `warmup_from` sets how steps are counted: "zero" and "next" fall by the step from 0, so that a fall over the whole
+    run ends one notch above `lr_min`; "first" counts from 1, and ends exactly there. "sqrt" is train.lr/√(t + 1), t
+    steps after the fall began, and never under `lr_min`.
     """
     schedule, peak = config.schedule, config.train.lr
     warmup = schedule.warmup_steps or round(schedule.warmup_ratio * total_steps)
     position = step + (schedule.warmup_from == "first")
     if position < warmup:
         return peak * (position + (schedule.warmup_from == "next")) / warmup
-    start = max(warmup, round(schedule.hold_until * total_steps))
-    end = round(schedule.decay_until * total_steps)
+    start = max(warmup, schedule.hold_steps or round(schedule.hold_until * total_steps))
+    end = schedule.decay_steps or round(schedule.decay_until * total_steps)
     if schedule.kind == "constant" or position < start:
         return peak
     if schedule.kind == "sqrt":

@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from rich.console import Console
 
 from llm.events import Evaluated, Event, Finished, Progress, Sampled, Started, StepLogged, Warned
-from workbench.commands.narrator import LiveNarrator, Narrator, PlainNarrator
+from workbench.commands.narrator import LiveNarrator, Narrator, PlainNarrator, step_line
 
 
 class Clock:
@@ -28,8 +28,8 @@ def started() -> Started:
 
 
 def step(number: int, mfu: float | None = None) -> StepLogged:
-    speed = {"step_ms": 12.0, "tokens_per_second": 5333.0, "total_flops": 1.0, "mfu": mfu}
-    values = {"tokens_seen": 64 * number, "loss": 2.5, "lr": 1e-3, "lr_multiplier": 1.0, "grad_norm": 0.75}
+    speed = {"step_ms": 12.0, "tokens_per_second": 5333.0, "total_flops": 1.25e15 * number, "mfu": mfu}
+    values = {"tokens_seen": 64 * number, "loss": 2.5, "lr": 1e-3, "lr_multiplier": 0.5, "grad_norm": 0.75}
     return StepLogged(step=number, **values | speed)
 
 
@@ -52,7 +52,10 @@ def test_plain_lines() -> None:
             telling.tell(event)
     text = "\n".join(lines)
     assert text.count("Tokenising") == 1
-    assert "step 1/100 (1.00%) | loss 2.5000 | grad norm 0.750 | lr 1.00e-03 ×1 | 12.0 ms/step | 5,333 tok/s" in text
+    assert (
+        "step 1/100 (1.00%) | loss 2.5000 | grad norm 0.750 | lr 1.00e-03 ×0.50 | 12.0 ms/step | 5,333 tok/s | "
+        "total 0s, 1.25e+15 FLOPs" in text
+    )
     assert "step 2/100" not in text, "within five seconds of the line before"
     assert "validation loss 2.25" in text
     assert "Once ␛[2J[red]upon␊" in text
@@ -75,11 +78,13 @@ def test_plain_steps_come_every_few_seconds_and_at_the_end() -> None:
 
 def test_live_line_with_bar_and_news_above() -> None:
     screen = io.StringIO()
-    console = Console(file=screen, force_terminal=True, width=100, color_system=None, _environ={})
+    console = Console(file=screen, force_terminal=True, width=200, color_system=None, _environ={})
     with LiveNarrator(console, Clock()) as telling:
         for event in a_run():
             telling.tell(event)
     text = screen.getvalue()
+    assert step_line(step(1), 100) in text, "the same line as without a terminal"
+    assert step_line(step(2, 0.4), 100) not in text, "and as seldom"
     assert "validation loss 2.25" in text
     assert "Once ␛[2J[red]upon␊" in text, "cleaned, and markup is only text"
     assert "Tokenising" in text

@@ -153,6 +153,8 @@ def test_resolved_shape_has_no_zeros() -> None:
     gpt2 = resolve_model(ModelConfig(d_model=768, n_head=12, mlp="gelu", vocab_size=50304), 50257)
     assert (gpt2.n_kv_head, gpt2.d_ff, gpt2.vocab_size) == (12, 3072, 50304)
     assert resolve_model(llama, 4096) == llama
+    widths = [resolve_model(ModelConfig(d_model=512, d_ff_multiple=unit), 9).d_ff for unit in (1, 32, 256)]
+    assert widths == [512 * 8 // 3, 1376, 1536]
 
 
 @pytest.mark.parametrize(

@@ -100,8 +100,20 @@ def test_as_llama2c() -> None:
     assert found[60] == pytest.approx(PEAK * 0.5 * (1 + math.cos(math.pi * 50 / (STEPS - 10))))
 
 
-def test_the_number_of_warm_up_steps_has_precedence_over_the_ratio() -> None:
-    assert rates(warmup_steps=10, warmup_ratio=0.5) == rates(warmup_steps=10)
+@pytest.mark.parametrize("kind", ["cosine", "linear", "sqrt", "constant"])
+@pytest.mark.parametrize("warmup_from", ["zero", "first", "next"])
+def test_steps_and_shares_say_the_same_and_steps_have_precedence(kind: str, warmup_from: str) -> None:
+    more = {"kind": kind, "warmup_from": warmup_from}
+    by_shares = rates(200, warmup_ratio=0.05, hold_until=0.3, decay_until=0.9, **more)
+    by_steps = rates(200, warmup_steps=10, hold_steps=60, decay_steps=180, **more)
+    assert by_steps == by_shares
+    both = {"warmup_ratio": 0.5, "hold_until": 0.6, "decay_until": 0.7}
+    assert rates(200, warmup_steps=10, hold_steps=60, decay_steps=180, **both, **more) == by_steps
+
+
+def test_a_fall_that_ends_after_the_run_is_cut_off_where_it_is() -> None:
+    """As with llama2.c's lr_decay_iters above max_iters."""
+    assert rates(100, kind="cosine", decay_steps=200)[:100] == rates(200, kind="cosine")[:100]
 
 
 @given(

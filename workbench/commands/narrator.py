@@ -1,4 +1,4 @@
-"""Telling on stderr how a run goes: a live line with a bar in a terminal, plain lines elsewhere."""
+"""Telling on stderr how a run goes, in lines; in a terminal with a bar below them."""
 
 from __future__ import annotations
 
@@ -65,14 +65,33 @@ def news(event: Event) -> str:
 
 
 def step_line(event: StepLogged, total_steps: int) -> str:
-    """The numbers of one step: how far, loss, gradient norm, rate, time per step, throughput, MFU, total time."""
+    """The numbers of one step, as nanochat logs them: how far, loss, gradient norm, rate and its multiplier, time per
+    step, throughput, MFU, and of the whole training its time and floating-point operations."""
     share = f" ({event.step / total_steps:.2%})" if total_steps else ""
     mfu = f" | mfu {event.mfu:.1%}" if event.mfu is not None else ""
     return (
         f"step {event.step}/{total_steps or '?'}{share} | loss {event.loss:.4f} | grad norm {event.grad_norm:.3f} | "
-        f"lr {event.lr:.2e} ×{event.lr_multiplier:g} | {event.step_ms:.1f} ms/step | "
-        f"{event.tokens_per_second:,.0f} tok/s{mfu} | total {duration(event.elapsed)}"
+        f"lr {event.lr:.2e} ×{event.lr_multiplier:.2f} | {event.step_ms:.1f} ms/step | "
+        f"{event.tokens_per_second:,.0f} tok/s{mfu} | total {duration(event.elapsed)}, {event.total_flops:.3g} FLOPs"
     )
+
+
+class StepLines:
+    """The lines about steps: one every few seconds, and one at the end."""
+
+    def __init__(self, clock: Callable[[], float]) -> None:
+        self._clock = clock
+        self._total = 0
+        self._next = 0.0
+
+    def line(self, event: Event) -> str:
+        """What to say of `event` now; empty for what is no step, or comes too soon after the last line."""
+        if isinstance(event, Started):
+            self._total = event.total_steps
+        if not isinstance(event, StepLogged) or (self._clock() < self._next and event.step != self._total):
+            return ""
+        self._next = self._clock() + SECONDS_BETWEEN_LINES
+        return step_line(event, self._total)
 
 
 class PlainNarrator:
@@ -80,10 +99,8 @@ class PlainNarrator:
 
     def __init__(self, write: Callable[[str], object] = say, clock: Callable[[], float] = time.monotonic) -> None:
         self._write = write
-        self._clock = clock
-        self._total = 0
+        self._steps = StepLines(clock)
         self._stage = ""
-        self._next = 0.0
 
     def __enter__(self) -> PlainNarrator:
         return self
@@ -99,21 +116,14 @@ class PlainNarrator:
             self._write(clean(line))
 
     def _line(self, event: Event) -> str:
-        if isinstance(event, Started):
-            self._total = event.total_steps
         if isinstance(event, Preparing):
             begun, self._stage = event.stage != self._stage, event.stage
             return f"{event.stage} …" if begun else ""
-        if not isinstance(event, StepLogged):
-            return news(event)
-        if self._clock() < self._next and event.step != self._total:
-            return ""
-        self._next = self._clock() + SECONDS_BETWEEN_LINES
-        return step_line(event, self._total)
+        return self._steps.line(event) or news(event)
 
 
 class LiveNarrator:
-    """One line with a bar and the time left at the bottom of the terminal, the news scrolling above it."""
+    """A bar with the time left at the bottom of the terminal; above it scroll the same lines as without one."""
 
     def __init__(self, console: Console, clock: Callable[[], float] = time.monotonic) -> None:
         columns = (
@@ -127,6 +137,7 @@ class LiveNarrator:
         # No refreshing thread: it would contend with training. Every event is an occasion to redraw.
         self._progress = Progress(*columns, console=console, auto_refresh=False, transient=True)
         self._clock = clock
+        self._steps = StepLines(clock)
         self._next = 0.0
         self._task: TaskID | None = None
         self._stage = ""
@@ -141,7 +152,7 @@ class LiveNarrator:
         self._progress.stop()
 
     def tell(self, event: Event) -> None:
-        line = news(event)
+        line = self._steps.line(event) or news(event)
         if line:
             self._console.print(Text(clean(line)))
         if isinstance(event, Preparing):
