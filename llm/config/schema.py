@@ -55,7 +55,9 @@ class DataConfig:
     )
     validation: str = knob("", "As corpus, the validation text or tokens; empty = hold out a share of the corpus.")
     format: Literal["auto", "text", "jsonl", "parquet", "tokens"] = knob(
-        "auto", "What the files are; auto goes by their names. Token files: .npy, .bin, encoded_tokens_chunk_K.dat."
+        "auto",
+        "What the files are; auto goes by their names. jsonl: one object a line, or a list of them. Token files: .npy, "
+        ".bin, encoded_tokens_chunk_K.dat.",
     )
     size_mb: float = knob(10.0, "How much of an embedded corpus to make, in megabytes.", above=0)
     seed: int = knob(1, "Seed of a generated corpus.", low=0)

@@ -13,7 +13,7 @@ from typing import Protocol
 
 from llm.config.schema import DataConfig
 from llm.data import stories
-from llm.data.textfiles import Document, FileHashes, document, find_files, read_documents, walk
+from llm.data.textfiles import Document, FileHashes, document, find_files, format_of, read_documents, walk
 from llm.errors import UserError
 
 Advance = Callable[[int], None]
@@ -124,7 +124,7 @@ class PylibCorpus:
 
 
 class FileCorpus:
-    """A text file, a folder, a glob, .jsonl or .parquet files."""
+    """A text file, a folder, a glob, files of JSON or Parquet."""
 
     def __init__(self, pattern: str, text_field: str, separator: str, hashes: FileHashes, format: str = "auto") -> None:
         self.name, self.text_field, self.separator, self.hashes = pattern, text_field, separator, hashes
@@ -152,7 +152,9 @@ class FileCorpus:
         return digest("files", self.text_field, self.separator, *parts)
 
     def _kind(self, path: Path) -> str:
-        return path.suffix if self.format == "auto" else self.format
+        if self.format != "auto":
+            return self.format
+        return "list" if format_of(path, "auto") == "jsonl" and path.suffix == ".json" else path.suffix
 
     def warnings(self) -> list[str]:
         return [

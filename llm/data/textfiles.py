@@ -7,6 +7,7 @@ import glob
 import hashlib
 import json
 import os
+import re
 import time
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
@@ -18,6 +19,8 @@ from llm.files import write_json
 
 PIECE_BYTES = 1 << 20
 SNIFF_BYTES = 1 << 13
+LONGEST_ITEM = 1 << 26  # characters of one item of a JSON list
+BEFORE_ITEM = re.compile(r"\s*[\[,]\s*")
 REMEMBERED_FROM = 8 << 20  # smaller files are hashed faster than their record is kept
 SETTLED_SECONDS = 2.0  # a file changed more recently than this may change again under the same time stamp
 
@@ -64,16 +67,25 @@ def opened(path: Path) -> Any:
 
 
 def format_of(path: Path, given: str) -> str:
-    """text, jsonl or parquet: what `given` says, or "auto" by the file's name."""
+    """text, jsonl or parquet: what `given` says, or "auto" by the file's name. A .json file is text unless it is a
+    list."""
     if given != "auto":
         return given
+    if path.suffix == ".json" and is_json_list(path):
+        return "jsonl"
     return {".jsonl": "jsonl", ".ndjson": "jsonl", ".parquet": "parquet"}.get(path.suffix, "text")
+
+
+def is_json_list(path: Path) -> bool:
+    with opened(path) as file:
+        beginning: bytes = file.read(SNIFF_BYTES)
+    return beginning.removeprefix(codecs.BOM_UTF8).lstrip().startswith(b"[")
 
 
 def read_documents(
     path: Path, text_field: str, separator: str, replaced: Callable[[Path, int], None], format: str = "auto"
 ) -> Iterator[Document]:
-    """The documents of one file: rows of JSONL and Parquet, else the text itself.
+    """The documents of one file: the objects of JSONL or of a JSON list, rows of Parquet, else the text itself.
 
     A text file that holds the separator token's text is split there; any other is one document. Bytes that are not
     UTF-8 become U+FFFD, and `replaced` is told how many.
@@ -122,31 +134,59 @@ def split_documents(path: Path, pieces: Iterable[str], separator: str) -> Iterat
 
 
 def read_jsonl(path: Path, text_field: str, replaced: Callable[[Path, int], None]) -> Iterator[Document]:
-    """One document per line; UserError names file and line where it is not an object with that field."""
+    """One document per object; UserError names file and place where one lacks that field."""
+    for where, record in json_records(path, replaced):
+        text = record.get(text_field) if isinstance(record, dict) else None
+        if not isinstance(text, str):
+            fields = ", ".join(map(str, record)) if isinstance(record, dict) else "none, it is not an object"
+            raise UserError(
+                f"{where} has no text in the field {text_field!r}; its fields are: {fields} "
+                "(data.text_field names the one to use)."
+            )
+        yield from filter(None, [document(where, text)])
+
+
+def json_records(path: Path, replaced: Callable[[Path, int], None]) -> Iterator[tuple[str, Any]]:
+    """What a file of JSON holds, each with its place in words: the items of a list, or else a value a line.
+
+    UserError names the place of what is not JSON.
+    """
+    if is_json_list(path):
+        for number, item in enumerate(list_items(path, read_text(path, replaced)), 1):
+            yield f"{path} item {number}", item
+        return
     wrong = 0
     with opened(path) as file:
         for number, raw in enumerate(file, 1):
             line = raw.decode(errors="replace")
             wrong += line.count("\ufffd") - raw.count(b"\xef\xbf\xbd")
-            if line.strip():
-                yield from filter(None, [document(f"{path}:{number}", json_text(line, text_field, path, number))])
+            try:
+                if line.strip():
+                    yield f"{path} line {number}", json.loads(line)
+            except ValueError as error:
+                raise UserError(f"{path} line {number} is not JSON ({error}); mend or remove the line.") from error
     replaced(path, max(0, wrong))
 
 
-def json_text(line: str, text_field: str, path: Path, number: int) -> str:
-    """The text in one line of JSON."""
-    try:
-        record = json.loads(line)
-    except ValueError as error:
-        raise UserError(f"{path} line {number} is not JSON ({error}); mend or remove the line.") from error
-    text = record.get(text_field) if isinstance(record, dict) else None
-    if not isinstance(text, str):
-        fields = ", ".join(map(str, record)) if isinstance(record, dict) else "none, it is not an object"
-        raise UserError(
-            f"{path} line {number} has no text in the field {text_field!r}; its fields are: {fields} "
-            "(data.text_field names the one to use)."
-        )
-    return text
+def list_items(path: Path, pieces: Iterable[str]) -> Iterator[Any]:
+    """The items of one JSON list, as its text comes; only the item at hand is in memory."""
+    decode = json.JSONDecoder().raw_decode
+    waiting, found = "", 0
+    for piece in pieces:
+        waiting += piece
+        place = 0
+        while mark := BEFORE_ITEM.match(waiting, place):
+            try:
+                item, place = decode(waiting, mark.end())
+            except ValueError:
+                break  # cut off, as far as one can tell: there may be more to come
+            found += 1
+            yield item
+        waiting = waiting[place:]
+        if len(waiting) > LONGEST_ITEM:
+            break
+    if "".join(waiting.split()) not in ("]", "[]"):
+        raise UserError(f"{path} is not a whole JSON list: it goes wrong after item {found}; mend it there.")
 
 
 def read_parquet(path: Path, text_field: str, row_groups: list[int] | None = None) -> Iterator[Document]:

@@ -103,6 +103,48 @@ def test_glob(tmp_path: Path) -> None:
     assert texts(opened(tmp_path / "*.txt", tmp_path)) == ["a.txt", "b.txt"]
 
 
+def test_a_json_list_of_stories_in_shards(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As TinyStories' own archive has them; read piece by piece, whatever the pieces cut."""
+    stories = [f'Story {n}: \\ "said" [the] {{fox}}, 海🙂.\n' for n in range(60)]
+    for number, indent in enumerate((None, 1, 4)):
+        records = [{"story": text, "instruction": {"words": ["a", n]}} for n, text in enumerate(stories[number::3])]
+        text = json.dumps(records, indent=indent, ensure_ascii=bool(number))
+        (tmp_path / f"data{number:02}.json").write_text("\n " * number + text + "\n", encoding="utf-8")
+    for size in (1, 7, 64, 1 << 20):
+        monkeypatch.setattr(textfiles, "PIECE_BYTES", size)
+        found = texts(opened(tmp_path, tmp_path, text_field="story"))
+        assert found == [*stories[0::3], *stories[1::3], *stories[2::3]]
+
+
+def test_json_that_is_no_list_is_text_and_an_empty_list_is_no_text(tmp_path: Path) -> None:
+    (tmp_path / "package.json").write_text('{"text": "an object"}')
+    assert texts(opened(tmp_path / "package.json", tmp_path)) == ['{"text": "an object"}']
+    (tmp_path / "none.json").write_text(" [ ]\n")
+    assert texts(opened(tmp_path / "none.json", tmp_path)) == []
+    (tmp_path / "list.json").write_text('[{"text": "as text"}]')
+    assert texts(opened(tmp_path / "list.json", tmp_path, format="text")) == ['[{"text": "as text"}]']
+
+
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        ('[{"text": "a"}, {"text": "b"', "goes wrong after item 1"),
+        ('[{"text": "a"} {"text": "b"}]', "goes wrong after item 1"),
+        ('[{"text": "a"}, oops]', "goes wrong after item 1"),
+        ('[{"text": "a"}]]', "goes wrong after item 1"),
+        ('[{"text": "a"}, "b"]', r"list\.json item 2 has no text in the field 'text'.*not an object"),
+        (
+            '[{"text": "a"}, {"story": "b", "n": 1}]',
+            r"item 2 has no text in the field 'text'; its fields are: story, n",
+        ),
+    ],
+)
+def test_a_json_list_that_is_broken_or_lacks_the_field(tmp_path: Path, text: str, words: str) -> None:
+    (tmp_path / "list.json").write_text(text)
+    with pytest.raises(UserError, match=words):
+        texts(opened(tmp_path / "list.json", tmp_path))
+
+
 def test_jsonl(tmp_path: Path) -> None:
     path = tmp_path / "a.jsonl"
     path.write_bytes(b'{"body": "one\\n"}\n\n{"body": "", "n": 1}\r\n{"body": "h\\ud800i \xff"}')

@@ -7,14 +7,16 @@ and is not for the screen's own thread.
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Generator, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
-from llm.config import RunConfig, from_mapping
+from llm.config import DataConfig, RunConfig, from_mapping
+from llm.data.addresses import is_address, web_address
 from llm.errors import UserError
-from llm.files import directory_size, read_json, write_json
+from llm.events import Progress
+from llm.files import directory_size, read_json, remove_directory, write_json
 
 if TYPE_CHECKING:
     from llm.data.prepare import Dataset
@@ -78,10 +80,31 @@ def list_corpora(home: Path) -> list[Entry]:
 
 
 def added_corpora(home: Path) -> Iterator[Entry]:
-    """The files that a person has added to the list."""
-    for record in read_added(home):
-        path = record["path"]
-        yield Entry("added", path, "your text", corpus=path, text_field=record["text_field"])
+    """The texts that a person has added to the list, and those that were downloaded from an address elsewhere."""
+    from llm.data.datasets import from_addresses
+
+    records = read_added(home)
+    listed = {record["path"] for record in records}
+    records += [{"path": url, "text_field": "text"} for url, _ in from_addresses(home) if url not in listed]
+    for record in records:
+        yield added_entry(home, record["path"], record["text_field"])
+
+
+def added_entry(home: Path, path: str, text_field: str) -> Entry:
+    """A text of one's own, or the copy of what lies at a web address."""
+    entry = Entry("added", path, "your text", corpus=path, text_field=text_field)
+    if not is_address(path):
+        return entry
+    from llm.data.datasets import find_dataset, present
+    from workbench.widgets.axes import size
+
+    try:
+        found = present(find_dataset(path), home)
+    except UserError as error:
+        return replace(entry, here=False, problem=str(error))
+    if found is None:
+        return replace(entry, here=False, about="from the web, not here any more")
+    return replace(entry, about=f"from the web, {size(found.size_bytes)} here")
 
 
 def named_datasets(home: Path) -> Iterator[Entry]:
@@ -150,7 +173,14 @@ def read_added(home: Path) -> list[dict[str, str]]:
 
 
 def path_problem(text: str) -> str:
-    """What is wrong with a path while it is typed, or "". Looks at one folder at most, so that no key waits for it."""
+    """What is wrong with a path or an address while it is typed, or "". Looks at one folder at most, so that no key
+    waits for it."""
+    if is_address(text):
+        try:
+            web_address(text)
+        except UserError as error:
+            return str(error)
+        return ""
     path = Path(text).expanduser()
     named = next((place for place, part in enumerate(path.parts) if set(part) & set("*?[")), None)
     if named is None:
@@ -160,19 +190,38 @@ def path_problem(text: str) -> str:
 
 
 def add_corpus(home: Path, text: str) -> Entry:
-    """Put a file, folder or glob on the list; UserError where there is no text in it. Looks at every file it means."""
-    path = str(Path(text).expanduser().absolute())
-    field = text_field_of(path)
-    config = RunConfig()
-    check_corpus(replace(config, data=replace(config.data, corpus=path, text_field=field)), home)
+    """Put a file, folder, glob or web address on the list; UserError where there is no text in it, or where what lies
+    at the address was not downloaded. Looks at every file it means."""
+    from llm.data.datasets import located
+
+    path = web_address(text) if is_address(text) else str(Path(text).expanduser().absolute())
+    here = located(DataConfig(corpus=path), home)
+    field = text_field_of(here.corpus)
+    check_corpus(replace(RunConfig(), data=replace(here, text_field=field)), home)
     records = [record for record in read_added(home) if record["path"] != path]
     write_json(home / ADDED, [*records, {"path": path, "text_field": field}])
-    return Entry("added", path, "your text", corpus=path, text_field=field)
+    return added_entry(home, path, field)
+
+
+def download_corpus(home: Path, address: str) -> Generator[Progress, None, Entry]:
+    """Fetch what lies at a web address and put it on the list. UserError where it cannot be had, or holds no text."""
+    from llm.data.datasets import find_dataset
+    from llm.data.download import download
+
+    yield from download(find_dataset(address), home)
+    yield Progress(stage="Looking at the text", done=0, total=0)
+    return add_corpus(home, address)
 
 
 def forget_corpus(home: Path, path: str) -> None:
-    """Take a path off the list; the files themselves stay."""
+    """Take a text off the list. One's own files stay; the copy of what lies at a web address is deleted."""
+    from llm.data.datasets import dataset_folder, find_dataset
+
     write_json(home / ADDED, [record for record in read_added(home) if record["path"] != path])
+    if is_address(path):
+        folder = dataset_folder(find_dataset(path), home)
+        if folder.exists():
+            remove_directory(folder)
 
 
 def check_corpus(config: RunConfig, home: Path) -> None:
@@ -201,12 +250,12 @@ def text_field_of(pattern: str) -> str:
 
 
 def first_json_row(path: Path) -> dict[str, Any]:
-    with path.open("rb") as file:
-        line = next((line for line in file if line.strip()), b"{}")
+    from llm.data.textfiles import json_records
+
     try:
-        row = json.loads(line)
-    except ValueError:
-        return {}  # reading the corpus says which line is wrong, and how
+        _, row = next(json_records(path, lambda *_: None), ("", {}))
+    except UserError:
+        return {}  # reading the corpus says what is wrong, and where
     return row if isinstance(row, dict) else {}
 
 
