@@ -204,14 +204,15 @@ def test_a_resume_within_a_long_stretch_and_a_broken_line_in_it(home: Path) -> N
 def test_what_was_read_is_recalled_and_only_the_rest_is_read(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(curve_cache, "WORTH_BYTES", 1)
     run = long_run(home, "long-1", 1009)
+    line = to_line(step_event(1010))
     with (run.path / "events.jsonl").open("ab") as file:
-        file.write(to_line(step_event(1010))[:50])  # the writer is in the middle of a line
+        file.write(line[:50])  # the writer is in the middle of a line
     first = curve_cache.recall(run)
     assert len(first.steps) == 0
     first.catch_up()
     assert curve_cache.keep(first)
     with (run.path / "events.jsonl").open("ab") as file:
-        file.write(to_line(step_event(1010))[50:])
+        file.write(line[50:])
         file.write(to_line(CoreEvaluated(step=1010, core_metric=0.25, tasks={"a": 0.5}, centred={"a": 0.25})))
     again = curve_cache.recall(run)
     assert len(again.steps) == 1009

@@ -275,9 +275,9 @@ async def test_the_core_metric_gets_a_chart_and_a_figure_when_there_is_one(home:
 
 
 async def test_a_long_log_is_read_beside_the_screen(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("workbench.screens.train.LONG_LOG_BYTES", 1)
+    monkeypatch.setattr("workbench.screens.follow.LONG_LOG_BYTES", 1)
     monkeypatch.setattr("workbench.services.curve_cache.WORTH_BYTES", 1)
-    monkeypatch.setattr("workbench.screens.train.WORTH_BYTES", 1)
+    monkeypatch.setattr("workbench.screens.follow.WORTH_BYTES", 1)
     run = scripted_run(home, "old-1", 330, end="stopped")
     cache = run.path / ".cache" / "curves.npz"
     for _ in range(2):

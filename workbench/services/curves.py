@@ -11,7 +11,7 @@ import json
 from collections import deque
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
-from itertools import groupby
+from itertools import chain, groupby
 from operator import itemgetter
 from pathlib import Path
 from typing import Any, ClassVar
@@ -124,7 +124,9 @@ class RunCurves:
     `Started` and `RolledBack` void what was logged after their step, since a killed run logs those steps once more.
     """
 
-    def __init__(self, run: Run) -> None:
+    def __init__(self, run: Run, *, last_bytes: int | None = None) -> None:
+        """`last_bytes`: begin that far before the end of the log instead of at its beginning, where only what happens
+        from now on matters."""
         self.run = run
         self.steps = Table(STEP_COLUMNS)
         self.validation = Table(VALIDATION_COLUMNS)
@@ -142,6 +144,8 @@ class RunCurves:
         self.told: deque[Event] = deque(maxlen=TOLD)
         """The newest events other than steps and progress, oldest first."""
         self.lines = run.tail().lines
+        if last_bytes is not None:
+            self.lines.offset = max(0, self.unread_bytes - last_bytes)
 
     def poll(self, limit: int = 1 << 21) -> list[Event]:
         """Take in what was logged since the last call, at most about `limit` bytes of it; returns those events, but of
@@ -185,7 +189,9 @@ class RunCurves:
         """Add rows for lines that all are logged steps, and go on where the last one ended; False where something about
         them is unusual and they must be read one by one."""
         try:
-            rows = np.array(list(map(step_values, json.loads(b"[" + b",".join(lines) + b"]"))), dtype=np.float64)
+            records = json.loads(b"[" + b",".join(lines) + b"]")
+            values = chain.from_iterable(map(step_values, records))
+            rows = np.fromiter(values, np.float64, len(lines) * len(STEP_COLUMNS)).reshape(len(lines), -1)
         except (ValueError, KeyError, TypeError):
             return False
         before = self.steps["step"][-1] if len(self.steps) else -np.inf

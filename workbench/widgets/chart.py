@@ -7,7 +7,9 @@ chart.set_data([Series("train", steps, losses), Series("validation", at, values,
 
 from __future__ import annotations
 
+import time
 from collections.abc import Sequence
+from dataclasses import replace
 from itertools import groupby
 from operator import attrgetter
 from typing import ClassVar
@@ -27,7 +29,7 @@ from workbench.widgets.axes import x_writer
 from workbench.widgets.chart_data import COLOURS, ChartData, Level, Mark, Series
 from workbench.widgets.picture import AXIS, BLANK, Cell, Frame, Row, draw, x_at
 
-__all__ = ["COLOURS", "Chart", "Level", "Mark", "Series"]
+__all__ = ["CHART_KEYS", "COLOURS", "Chart", "Level", "Mark", "ScreenChart", "Series"]
 
 SMOOTHINGS = (0.0, 0.6, 0.8, 0.9, 0.95, 0.98, 0.99, 0.995)
 
@@ -111,11 +113,11 @@ class Chart(Widget, can_focus=True):
             return self.chart
 
     class ViewChanged(Message):
-        """The person zoomed or panned; view is None when all is shown again."""
+        """The person zoomed or panned; view is None when all is shown again. `following`: it moves with the newest."""
 
-        def __init__(self, chart: Chart, view: tuple[float, float] | None) -> None:
+        def __init__(self, chart: Chart, view: tuple[float, float] | None, following: bool) -> None:
             super().__init__()
-            self.chart, self.view = chart, view
+            self.chart, self.view, self.following = chart, view, following
 
         @property
         def control(self) -> Chart:
@@ -147,6 +149,8 @@ class Chart(Widget, can_focus=True):
         self.x_unit = x_unit
         self.empty = empty
         self.data = ChartData()
+        self.draw_cost = 0.0
+        """Seconds of work that the picture now shown has taken."""
         self._following = False
         self._strips: list[Strip] | None = None
         self._styles: dict[str, Style] = {}
@@ -190,7 +194,9 @@ class Chart(Widget, can_focus=True):
 
     def render_line(self, y: int) -> Strip:
         if self._strips is None:
+            began = time.thread_time()
             self._strips = self._draw()
+            self.draw_cost = time.thread_time() - began
         return self._strips[y] if y < len(self._strips) else Strip.blank(self.size.width)
 
     def notify_style_update(self) -> None:
@@ -337,11 +343,15 @@ class Chart(Widget, can_focus=True):
         self.cursor = None
         self.post_message(self.CursorMoved(self, None))
 
-    def _look_at(self, view: tuple[float, float] | None, following: bool = False) -> None:
+    def look_along(self, view: tuple[float, float] | None, following: bool = False) -> None:
+        """Show this range of x, as another chart does."""
         self._following = following and view is not None
         self.view = view
         self._write_subtitle()
-        self.post_message(self.ViewChanged(self, view))
+
+    def _look_at(self, view: tuple[float, float] | None, following: bool = False) -> None:
+        self.look_along(view, following)
+        self.post_message(self.ViewChanged(self, view, self._following))
 
     def _read(self, x: float, beyond: float | None = None, forward: bool = True) -> None:
         """Put the cursor on the point nearest to x, and at least one point beyond where it was."""
@@ -384,3 +394,15 @@ class Chart(Widget, can_focus=True):
         if self.has_focus:
             event.stop()
             self.action_zoom(factor, self._x_under(event))
+
+
+class ScreenChart(Chart, inherit_bindings=False):
+    """A chart among several, whose keys the screen around it answers wherever the focus is: see `CHART_KEYS`."""
+
+
+CHART_KEYS: list[BindingType] = [
+    replace(binding, action=f"on_charts({binding.action!r})", show=False)
+    for binding in Chart.BINDINGS
+    if isinstance(binding, Binding)
+]
+"""A chart's keys for the screen around it, which passes them on by its `action_on_charts`."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Literal, cast
 
 import numpy as np
@@ -25,7 +25,8 @@ MARK_STYLES = {"best": "success", "knob": "accent", "skip": "error", "rollback":
 @dataclass(frozen=True)
 class Series:
     """One curve. `x` and `y` have shape (N,); NaN and infinite values of y are gaps. `smooth`: whether smoothing
-    applies to it. `kind` "points" draws single points, as for evaluations."""
+    applies to it, `raw` whether its values are drawn beneath then. `kind` "points" draws single points, as for
+    evaluations."""
 
     name: str
     x: NDArray[Any]
@@ -33,6 +34,7 @@ class Series:
     colour: str = "primary"
     kind: Literal["line", "points"] = "line"
     smooth: bool = True
+    raw: bool = True
 
 
 @dataclass(frozen=True)
@@ -65,8 +67,7 @@ class ChartData:
 
     def replace(self, series: Sequence[Series], marks: Sequence[Mark], levels: Sequence[Level]) -> None:
         self.series = [
-            Series(one_line(one.name), *tidy(one.x, one.y), colour=one.colour, kind=one.kind, smooth=one.smooth)
-            for one in series
+            replace(one, name=one_line(one.name), x=x, y=y) for one in series for x, y in [tidy(one.x, one.y)]
         ]
         self.marks, self.levels = tuple(marks), tuple(levels)
         self._smoothed.clear()
@@ -117,7 +118,7 @@ class ChartData:
         curves: list[Curve] = []
         for index, (one, glyph) in enumerate(zip(self.series, glyphs, strict=True)):
             x, y, drawn = cast(Floats, one.x), cast(Floats, one.y), self.smoothed(index, decay)
-            if drawn is not y:
+            if drawn is not y and one.raw:
                 raw.append(Curve(x, y, f"{one.colour}-dim"))
             curves.append(Curve(x, drawn, one.colour, glyph, joined=one.kind == "line"))
         flags = [Flag(m.x, MARK_GLYPHS.get(m.kind, "▴"), MARK_STYLES.get(m.kind, "cursor")) for m in self.marks]

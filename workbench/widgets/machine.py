@@ -48,4 +48,4 @@ class MachineLine(Static):
 
     def on_machine_line_looked(self, message: Looked) -> None:
         self._looking = False
-        self.update(Content(told(message.reading)))
+        self.update(Content(told(message.reading)), layout=False)

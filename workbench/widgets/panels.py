@@ -14,14 +14,16 @@ from llm.events import Event, Sampled
 from workbench.services.curves import RunCurves
 from workbench.services.narration import preparation
 from workbench.text import clean
-from workbench.widgets.axes import compact, duration, number
+from workbench.widgets.axes import compact, duration, number, size
 
 SIGNS = {
     "preparing": ("○", "$text-accent"),
     "running": ("●", "$text-success"),
     "paused": ("‖", "$text-warning"),
     "ended": ("■", "$foreground-muted"),
+    "gone": ("✗", "$text-error"),
 }
+WORDS = {"none": "", "ended": "not running", "gone": "its directory is gone: it was deleted or moved"}
 
 
 class Numbers(Static):
@@ -34,30 +36,30 @@ class Numbers(Static):
         """Write all lines anew; `pending` names what was asked of the trainer and not answered yet."""
         width = max(20, self.content_size.width)
         lines = [headline(curves, state, pending), progress_line(curves, width), figures_line(curves, width)]
-        self.update(Content("\n").join(lines))
+        self.update(Content("\n").join(lines), layout=False)
 
     def say_reading(self, name: str, share: float) -> None:
         """A long log is being read; `share` of it is done."""
         reading = bar(share, f" reading the log {100 * share:.0f}%", max(20, self.content_size.width))
-        self.update(Content("\n").join([Content.styled(clean(name), "bold"), reading, Content("")]))
+        self.update(Content("\n").join([Content.styled(clean(name), "bold"), reading, Content("")]), layout=False)
 
 
 def headline(curves: RunCurves, state: str, pending: list[str]) -> Content:
     sign, style = SIGNS.get(state, ("", ""))
-    words = curves.finished.status if state == "ended" and curves.finished is not None else state
-    if state == "ended" and curves.finished is None:
-        words = "not running"
+    words = WORDS.get(state, state)
+    if state == "ended" and curves.finished is not None:
+        words = curves.finished.status
     parts: list[Content | str | tuple[str, str]] = [
         (f"{sign} ", style),
         (clean(curves.run.name), "bold"),
         f"  {words}",
     ]
+    if pending:
+        parts.append((f"  asked: {clean(', '.join(pending))}…", "$text-warning"))
     if curves.started is not None:
         begun = curves.started
         place = f"{begun.device} {begun.precision}{' compiled' if begun.compiled else ''}"
         parts.append((f"  {compact(begun.parameters)} parameters on {place}", "$foreground-muted"))
-    if pending:
-        parts.append((f"  asked: {clean(', '.join(pending))}…", "$text-warning"))
     return Content.assemble(*parts)
 
 
@@ -82,7 +84,7 @@ def bar(share: float, text: str, width: int) -> Content:
 
 
 def figures_line(curves: RunCurves, width: int) -> Content:
-    """Loss, validation, bits per byte, speed, tokens, time, rate: as many of them as fit into `width` columns."""
+    """Loss, validation, bits per byte, speed, tokens, time, rate, memory: as many as fit into `width` columns."""
     figures: list[tuple[str, str]] = []
     step, evaluation, best = curves.last_step, curves.last_evaluation, curves.best_validation
     if step is not None:
@@ -100,6 +102,8 @@ def figures_line(curves: RunCurves, width: int) -> Content:
         figures.append(("lr", f"{step.lr:.3g}"))
         if step.mfu is not None:
             figures.append(("MFU", f"{100 * step.mfu:.0f}%"))
+        if step.memory_bytes:
+            figures.append(("memory", size(step.memory_bytes)))
     line = Content("")
     for name, value in figures:
         figure = Content.assemble((f"{name} ", "$foreground-muted"), value)

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 
@@ -12,6 +13,8 @@ from workbench.widgets.chart import Level, Mark, Series
 
 LOSS, RATE, NORM, SPEED, CORE = "loss-chart", "lr-chart", "norm-chart", "speed-chart", "core-chart"
 INCIDENTS = ("skip", "rollback")
+BESIDE_COLOURS = ("success", "secondary", "error", "warning")
+"""Of the runs beside the one that is shown, in their order; it keeps its own two."""
 
 
 @dataclass(frozen=True)
@@ -23,8 +26,20 @@ class Contents:
     levels: list[Level] = field(default_factory=list)
 
 
-def contents(chart: str, curves: RunCurves, unit: str, clip: float) -> Contents:
-    """What the chart with the id `chart` shows; gradients are clipped at the norm `clip`, 0 for never."""
+def contents(chart: str, curves: RunCurves, unit: str, clip: float, others: Sequence[RunCurves] = ()) -> Contents:
+    """What the chart with the id `chart` shows of a run, and of others beside it; gradients are clipped at the norm
+    `clip`, 0 for never."""
+    shown = of_one_run(chart, curves, unit, clip)
+    if others:  # then a colour stands for a run
+        shown.series[0] = replace(shown.series[0], colour="primary")
+    for other, colour in zip(others, BESIDE_COLOURS, strict=False):
+        for one in of_one_run(chart, other, unit, 0.0).series:
+            name = f"{other.run.name} validation" if one.name == "validation" else other.run.name
+            shown.series.append(replace(one, name=name, colour=colour, raw=False))
+    return shown
+
+
+def of_one_run(chart: str, curves: RunCurves, unit: str, clip: float) -> Contents:
     steps, x = curves.steps, curves.x_of(curves.steps, unit)
     if chart == LOSS:
         validation = curves.validation

@@ -32,7 +32,7 @@ class StatusLine(Horizontal):
             tab.set_class(tab.mode == self.screen.id, "current")
 
     def _show(self, line: str) -> None:
-        self.query_one("#training-line", Static).update(Content(line))
+        self.query_one("#training-line", Static).update(Content(line), layout=False)
 
 
 class Tab(Static):

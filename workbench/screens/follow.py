@@ -1,0 +1,371 @@
+"""Watching a run learn: its curves, its samples and its log, kept up to date."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import ClassVar, Literal
+
+from textual import on, work
+from textual.app import ComposeResult
+from textual.binding import Binding, BindingType
+from textual.containers import Grid, Horizontal, Vertical
+from textual.events import DescendantFocus
+from textual.message import Message
+from textual.widgets import RichLog
+from textual.worker import get_current_worker
+
+from llm.config import RunConfig, get_value
+from llm.errors import UserError
+from llm.events import CommandRefused, Event, Finished, Sampled, Skipped, Warned
+from llm.run import Run, list_runs
+from workbench.screens.base import WorkbenchScreen
+from workbench.screens.beside import MOST_BESIDE, ChooseRuns
+from workbench.services.curve_cache import WORTH_BYTES, keep, recall
+from workbench.services.curves import AXES, RunCurves
+from workbench.services.narration import describe
+from workbench.text import clean
+from workbench.widgets.chart import CHART_KEYS, Chart, ScreenChart
+from workbench.widgets.machine import MachineLine
+from workbench.widgets.panels import Numbers, SampleView, event_line
+from workbench.widgets.run_charts import CORE, contents
+
+POLL_SECONDS = 0.1
+DRAW_SECONDS = 1.0  # while a thread of this program trains, drawing is paid for in training steps
+DRAW_SECONDS_ELSEWHERE = 0.25
+DRAW_SHARE = 0.01  # of the time, at most, that goes into drawing while a thread of this program trains
+DRAW_SECONDS_MOST = 5.0
+HOLDER_SECONDS = 1.0
+CLOCK_FROM = 160  # columns of the terminal from which on there is room for the time of day
+FIRST_EVENTS = 400  # lines of history put into the event log when a run is opened
+LONG_LOG_BYTES = 1 << 20  # a log with more than this unread is read in a thread, so that the keys still work
+
+RunState = Literal["none", "preparing", "running", "paused", "ended", "gone"]
+
+
+class FollowScreen(WorkbenchScreen):
+    """Shows one run, whoever trains it; others can be laid beside it. The keys that steer it are `TrainScreen`'s."""
+
+    AUTO_FOCUS = ""
+    BINDINGS: ClassVar[list[BindingType]] = [
+        Binding("v", "next_chart", "Next chart", id="train.next-chart", show=False),
+        Binding("u", "next_axis", "Steps, tokens, time", id="train.axis", show=False),
+        Binding("o", "lay_beside", "Other runs beside it", id="train.beside", show=False),
+        Binding("escape", "restore", "All charts", id="train.restore", show=False),
+        *CHART_KEYS,
+    ]
+
+    @dataclass
+    class CaughtUp(Message):
+        """A long log was read."""
+
+        curves: RunCurves
+
+    @dataclass
+    class Reading(Message):
+        """A long log is being read; `share` of it is done."""
+
+        name: str
+        share: float
+
+    @dataclass
+    class OthersRead(Message):
+        """The runs to be laid beside the one that is shown were read."""
+
+        others: list[RunCurves]
+
+    def __init__(self, *, id: str | None = None) -> None:
+        super().__init__(id=id)
+        self.curves: RunCurves | None = None
+        self.others: list[RunCurves] = []
+        self.config = RunConfig()
+        self.state: RunState = "none"
+        self.pending: dict[str, str] = {}
+        """What was asked of the trainer and not answered yet: the command's id, and words for it."""
+        self.axis = "step"
+        self._drawn_at = 0.0
+        self._draw_cost = 0.0
+        self._checked_at = 0.0
+        self._stale = False
+        self._reading = False
+
+    def body(self) -> ComposeResult:
+        yield Numbers(id="numbers")
+        yield MachineLine(id="machine")
+        with Grid(id="charts"):
+            smoothing = self.workbench.settings.smoothing
+            yield ScreenChart("loss (nats per token)", smoothing=smoothing, id="loss-chart", classes="chosen")
+            yield ScreenChart("learning rate", id="lr-chart")
+            yield ScreenChart("gradient norm", id="norm-chart")
+            yield ScreenChart("tokens per second", id="speed-chart")
+            yield ScreenChart("CORE metric", id=CORE)
+        with Horizontal(id="below"):
+            with Vertical(id="samples"):
+                yield SampleView("sample", "no sample yet", id="latest-sample")
+                yield SampleView("the sample before", "", id="earlier-sample")
+            yield RichLog(id="event-log", wrap=True, markup=False, highlight=False, max_lines=2000, min_width=20)
+
+    def on_mount(self) -> None:
+        self.query_one("#event-log", RichLog).border_title = "log"
+        self.set_interval(POLL_SECONDS, self._tick)
+
+    # --- opening a run
+
+    def open_run(self, name: str) -> None:
+        """Show the run called `name`, from its first event on."""
+        if self.curves is not None and self.curves.run.name == name and self.state != "gone":
+            return
+        try:
+            run = Run.open(self.workbench.home, name)
+            self.config = run.config()
+        except UserError as error:
+            self.notify(clean(str(error)), severity="error", markup=False)
+            return
+        self._begin_anew(RunCurves(run))
+
+    def _begin_anew(self, curves: RunCurves) -> None:
+        """Show nothing of the run before, and read this one."""
+        self.curves = curves
+        self.others = [other for other in self.others if other.run.name != curves.run.name]
+        self.pending.clear()
+        self._checked_at = 0.0
+        self._become("none")
+        for chart in self.query(Chart):
+            chart.action_reset()
+            chart.set_data([])
+        self.query_one("#event-log", RichLog).clear()
+        for view in self.query(SampleView):
+            view.show(None)
+        self.set_class(False, "-core")
+        self._reading = curves.unread_bytes > LONG_LOG_BYTES
+        if self._reading:
+            self.on_follow_screen_reading(self.Reading(curves.run.name, 0.0))
+            self._catch_up(curves.run)
+        else:
+            self._tick(at_once=True)
+
+    def _open_something(self) -> None:
+        """Where no run is shown: the one in training here, else the newest."""
+        if self.curves is None:
+            newest = next(iter(list_runs(self.workbench.home)), None)
+            name = self.workbench.training.active or (newest.name if newest is not None else "")
+            if name:
+                self.open_run(name)
+
+    @work(thread=True, exclusive=True, group="read a long log")
+    def _catch_up(self, run: Run) -> None:
+        """Read a long log, from where it was left when it was read last."""
+        worker = get_current_worker()
+
+        def progress(share: float) -> bool:
+            self.post_message(self.Reading(run.name, share))
+            return not worker.is_cancelled
+
+        curves = recall(run)
+        is_new = curves.unread_bytes > WORTH_BYTES
+        curves.catch_up(progress)
+        if not worker.is_cancelled:
+            self.post_message(self.CaughtUp(curves))
+            if is_new:
+                keep(curves)
+
+    def on_follow_screen_reading(self, message: Reading) -> None:
+        if self._reading and self.subject == message.name:
+            self.query_one(Numbers).say_reading(message.name, message.share)
+
+    def on_follow_screen_caught_up(self, message: CaughtUp) -> None:
+        """The whole log is known: show it, and follow it from here on."""
+        if self.subject != message.curves.run.name:
+            return
+        self._reading = False
+        self.curves = message.curves
+        for event in list(self.curves.told):
+            self._notice(event)
+        self._tick(at_once=True)
+
+    # --- following it
+
+    def on_screen_resume(self) -> None:
+        self._open_something()
+        self._tick(at_once=True)
+
+    def _tick(self, at_once: bool = False) -> None:
+        """Take in what was logged. Draw seldom, only what is visible, and only when something changed."""
+        if self.curves is None or self._reading or not (self.is_current or at_once):
+            return
+        events = self.curves.poll()
+        self._stale = self._stale or bool(events)
+        for event in events[-FIRST_EVENTS:]:
+            self._notice(event)
+        now = time.monotonic()
+        if now - self._checked_at >= HOLDER_SECONDS or any(isinstance(event, Finished) for event in events):
+            self._checked_at = now
+            self._check_state()
+        if at_once or (self._stale and now - self._drawn_at >= self._draw_seconds):
+            self._stale, self._drawn_at = False, now
+            self._draw()
+
+    @property
+    def _draw_seconds(self) -> float:
+        """How long one picture stays: as the person has set it, else as the training can spare."""
+        if self.workbench.settings.redraws_per_second:
+            return 1 / self.workbench.settings.redraws_per_second
+        if self.workbench.training.active != self.subject:
+            return DRAW_SECONDS_ELSEWHERE
+        cost = self._draw_cost + sum(chart.draw_cost for chart in self.query(Chart) if chart.display)
+        return min(max(DRAW_SECONDS, cost / DRAW_SHARE), DRAW_SECONDS_MOST)
+
+    @property
+    def subject(self) -> str:
+        """The name of the run that is shown, "" for none."""
+        return self.curves.run.name if self.curves is not None else ""
+
+    def _notice(self, event: Event) -> None:
+        """Put an event that tells something into the log, and its sample where samples are."""
+        answered = self.pending.pop(getattr(event, "command_id", ""), None)
+        if answered is not None:
+            self._drawn_at = 0.0
+        text = describe(event)
+        if text:
+            style = "bold red" if isinstance(event, Warned | CommandRefused | Skipped) else ""
+            line = event_line(event, clean(text), style, clock=self.app.size.width >= CLOCK_FROM)
+            self.query_one("#event-log", RichLog).write(line)
+        if isinstance(event, Sampled):
+            self._show_samples()
+
+    def _check_state(self) -> None:
+        """Whether somebody trains the run; decides which keys work."""
+        assert self.curves is not None
+        run = self.curves.run
+        if self.workbench.training.active == run.name or run.holder() is not None:
+            self._become("paused" if self.curves.paused else "preparing" if self.curves.is_preparing else "running")
+        else:
+            self.pending.clear()
+            self._become("ended" if run.path.is_dir() else "gone")
+
+    def _become(self, state: RunState) -> None:
+        if state != self.state:
+            self.state = state
+            self._stale = True
+            self.refresh_bindings()
+
+    def _show_samples(self) -> None:
+        assert self.curves is not None
+        samples = list(self.curves.samples)
+        self.query_one("#latest-sample", SampleView).show(samples[-1] if samples else None)
+        self.query_one("#earlier-sample", SampleView).show(samples[0] if len(samples) > 1 else None)
+
+    def knob_value(self, path: str) -> object:
+        """The value of a live knob as it is in effect: the last one set, else the run's own."""
+        assert self.curves is not None
+        return self.curves.knobs.get(path, get_value(self.config, path))
+
+    # --- drawing
+
+    def _draw(self) -> None:
+        assert self.curves is not None
+        began = time.thread_time()
+        for other in self.others:
+            other.poll()
+        self.query_one(Numbers).show(self.curves, self.state, list(self.pending.values()))
+        if len(self.curves.core) and not self.has_class("-core"):
+            self.add_class("-core")
+        for chart in self.query(Chart):
+            if chart.display:
+                self._fill(chart, self.curves)
+        self._draw_cost = time.thread_time() - began
+
+    def _fill(self, chart: Chart, curves: RunCurves) -> None:
+        clip = float(str(self.knob_value("train.clip")))
+        shown = contents(chart.id or "", curves, self.axis, clip, self.others)
+        chart.empty = "waiting for the first step" if self.state in ("preparing", "running") else "nothing was logged"
+        chart.set_data(shown.series, shown.marks, shown.levels, x_unit=self.axis)
+
+    def on_resize(self) -> None:
+        self.call_after_refresh(self._draw_if_open)
+
+    def _draw_if_open(self) -> None:
+        """Charts that come into view were not kept up to date while they were hidden."""
+        if self.curves is not None and not self._reading:
+            self._draw()
+
+    # --- charts
+
+    def action_next_chart(self) -> None:
+        """Show the next chart where there is room for one; otherwise go to it."""
+        charts = [chart for chart in self.query(Chart) if chart.id != CORE or self.has_class("-core")]
+        place = next(index for index, chart in enumerate(charts) if chart.has_class("chosen"))
+        chosen = charts[(place + 1) % len(charts)]
+        self._choose(chosen)
+        chosen.focus()
+        self.call_after_refresh(self._draw_if_open)
+
+    def action_next_axis(self) -> None:
+        """Draw the charts over tokens, over training time, or over steps."""
+        units = list(AXES)
+        self.axis = units[(units.index(self.axis) + 1) % len(units)]
+        self._draw_if_open()
+
+    def action_restore(self) -> None:
+        self.remove_class("one-chart")
+
+    async def action_on_charts(self, action: str) -> None:
+        """A chart's key: for the chosen chart, which is the one that had the focus last."""
+        await self.query_one("Chart.chosen", Chart).run_action(action)
+
+    def on_descendant_focus(self, event: DescendantFocus) -> None:
+        if isinstance(event.widget, Chart):
+            self._choose(event.widget)
+
+    def _choose(self, chosen: Chart) -> None:
+        """The chart that the chart keys act on, and the one that is shown where there is room for one only."""
+        for chart in self.query(Chart):
+            chart.set_class(chart is chosen, "chosen")
+
+    @on(Chart.MaximiseRequested)
+    def _maximise(self, event: Chart.MaximiseRequested) -> None:
+        self._choose(event.chart)
+        self.toggle_class("one-chart")
+        self.call_after_refresh(self._draw_if_open)
+
+    @on(Chart.CursorMoved)
+    def _cursor_moved(self, event: Chart.CursorMoved) -> None:
+        for chart in self.query(Chart):
+            if chart is not event.chart:
+                chart.cursor = event.x
+
+    @on(Chart.ViewChanged)
+    def _view_changed(self, event: Chart.ViewChanged) -> None:
+        for chart in self.query(Chart):
+            if chart is not event.chart:
+                chart.look_along(event.view, event.following)
+
+    # --- other runs beside it
+
+    def action_lay_beside(self) -> None:
+        """Choose runs whose curves are drawn with those of this one."""
+        names = [run.name for run in list_runs(self.workbench.home) if run.name != self.subject]
+        if not names:
+            self.notify("there is no other run to lay beside this one", markup=False)
+            return
+        self.app.push_screen(ChooseRuns(names, [other.run.name for other in self.others]), self._lay_beside)
+
+    def _lay_beside(self, names: Sequence[str] | None) -> None:
+        if names is not None:
+            home = self.workbench.home
+            self._read_others([Run(home / "runs" / name) for name in names[:MOST_BESIDE]])
+
+    @work(thread=True, exclusive=True, group="read other runs")
+    def _read_others(self, runs: Sequence[Run]) -> None:
+        worker = get_current_worker()
+        others = []
+        for run in runs:
+            others.append(recall(run))
+            others[-1].catch_up(lambda share: not worker.is_cancelled)
+        if not worker.is_cancelled:
+            self.post_message(self.OthersRead(others))
+
+    def on_follow_screen_others_read(self, message: OthersRead) -> None:
+        self.others = [other for other in message.others if other.run.name != self.subject]
+        self._draw_if_open()
