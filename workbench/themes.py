@@ -1,6 +1,6 @@
 """The colour themes: the terminal's own colours first, then four of ours.
 
-`accessible` uses the eight colours of Okabe and Ito (2008), which people with any of the common colour-vision
+`colour-blind-safe` uses the eight colours of Okabe and Ito (2008), which people with any of the common colour-vision
 deficiencies can tell apart.
 """
 
@@ -21,7 +21,7 @@ THEMES = (
         secondary="#7dcfff",
         accent="#e0af68",
         success="#9ece6a",
-        warning="#e0af68",
+        warning="#ff8f40",
         error="#f7768e",
         foreground="#d5d9e6",
         background="#15161e",
@@ -35,14 +35,17 @@ THEMES = (
         secondary="#0e7490",
         accent="#9a5b00",
         success="#2f7d32",
-        warning="#9a5b00",
-        error="#b3261e",
+        warning="#c2500a",
+        error="#a3123f",
         foreground="#1d2330",
         background="#fbfbf9",
         surface="#f1f1ee",
         panel="#e3e4e0",
         dark=False,
-        variables={"panel-lighten-2": "#a9adb6"},  # frames: lighter than light could not be seen
+        variables={
+            "panel-lighten-2": "#a9adb6",  # frames: lighter than light could not be seen
+            "foreground-muted": "#565b66",
+        },
     ),
     Theme(
         name="high-contrast",
@@ -50,7 +53,7 @@ THEMES = (
         secondary="#ffffff",
         accent="#ffff00",
         success="#00ff5f",
-        warning="#ffff00",
+        warning="#ff9f1a",
         error="#ff5f5f",
         foreground="#ffffff",
         background="#000000",
@@ -58,7 +61,7 @@ THEMES = (
         panel="#262626",
         dark=True,
         text_alpha=1.0,
-        variables={"panel-lighten-2": "#9a9a9a"},
+        variables={"panel-lighten-2": "#9a9a9a", "foreground-muted": "#c8c8c8", "text-muted": "auto 75%"},
     ),
     Theme(
         name="colour-blind-safe",
