@@ -2,22 +2,24 @@
 
 from __future__ import annotations
 
+import copy
 import threading
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
-from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
 
 from llm.config import RunConfig, resolve_model
 from llm.errors import UserError
-from llm.files import published_directory, read_json, write_json
+from llm.files import forget_cached, published_directory, read_json, write_json
 from llm.model.transformer import Transformer
 from llm.optim import Optimizer
 from llm.run import CheckpointInfo, Run, verify
 from llm.run.checkpoints import MODEL, OPTIMIZER, STATE, read_checkpoint_info, write_manifest
+from llm.spikes import SpikeWatch
+from llm.tensorfile import read_tensors, write_tensors
 from llm.tokenizer import Tokenizer, load_tokenizer
 
 FORMAT = 1
@@ -30,6 +32,7 @@ class TrainerState:
     `step` counts optimiser steps, `batch_index` batches drawn (a roll-back restores the first, not the second), and
     `data_cursor` is where the next batch begins in a text that is streamed (`BatchSource.cursor`).
     `overrides` holds what differs from `run.toml`, as text by dotted path: live knobs and what a resume changed.
+    `spikes` are the losses of the last steps, against which the next is judged.
     `accumulation` is 0, or micro-batches per step on each rank, where memory did not suffice for the configured ones.
     `lock` guards the weights and `step`: the optimiser step and whoever copies them take it.
     """
@@ -49,6 +52,7 @@ class TrainerState:
     plan: dict[str, Any] | None = None
     data_fingerprint: str = ""
     data_cursor: Any = None
+    spikes: SpikeWatch = field(default_factory=SpikeWatch)
     lock: threading.Lock = field(default_factory=threading.Lock)
 
     SCALARS = (
@@ -68,46 +72,103 @@ class TrainerState:
     )
 
     def scalars(self) -> dict[str, Any]:
-        return {name: getattr(self, name) for name in self.SCALARS}
+        """All but the tensors, as JSON values."""
+        return {name: getattr(self, name) for name in self.SCALARS} | {"spikes": self.spikes.as_json()}
 
 
-def save_state(run: Run, state: TrainerState) -> CheckpointInfo:
-    """Publish `checkpoints/step-…` and read it back. Raises `OSError` when the disk refuses, `UserError` when weights
-    are not finite or what was written is not what is read."""
-    weights = to_cpu(state.model.state_dict())
-    broken = next((name for name, tensor in weights.items() if not torch.isfinite(tensor).all()), None)
+class HostMemory:
+    """Room on the host for one copy of a state's weights and optimiser state.
+
+    It is taken once and kept, for pages that are new to a process cost ten times what copying into them does. Beside a
+    GPU it is pinned, which the bus fills several times faster.
+    """
+
+    def __init__(self, state: TrainerState) -> None:
+        self.weights = room_for(state.model.state_dict())
+        self.optimizer = room_for(state.optimizer.state_tensors())
+
+    def fill(self, state: TrainerState) -> None:
+        """Copy the state as it is now; returns when all of it has arrived."""
+        for room, tensors in (
+            (self.weights, state.model.state_dict()),
+            (self.optimizer, state.optimizer.state_tensors()),
+        ):
+            for name, tensor in tensors.items():
+                room[name].copy_(tensor, non_blocking=True)
+        if state.optimizer.step_count.is_cuda:
+            torch.cuda.current_stream().synchronize()
+
+
+def room_for(tensors: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+    """Memory like `tensors`, every page of it in hand; no torch operation touches it, which would start threads."""
+    room = {}
+    for name, tensor in tensors.items():
+        room[name] = torch.empty(tensor.shape, dtype=tensor.dtype, pin_memory=tensor.is_cuda)
+        room[name].reshape(-1).view(torch.uint8).numpy().fill(0)
+    return room
+
+
+@dataclass(frozen=True)
+class StateCopy:
+    """What a checkpoint holds: a state as it stood between two steps."""
+
+    step: int
+    metrics: dict[str, float]
+    scalars: dict[str, Any]
+    weights: dict[str, torch.Tensor]
+    optimizer: dict[str, torch.Tensor]
+
+
+def copy_state(state: TrainerState, memory: HostMemory | None) -> StateCopy:
+    """The state, copied into `memory`; without one its own tensors, which must then not move until all is written."""
+    if memory is not None:
+        memory.fill(state)
+    return StateCopy(
+        state.step,
+        dict(state.metrics),
+        copy.deepcopy(state.scalars()),
+        state.model.state_dict() if memory is None else memory.weights,
+        state.optimizer.state_tensors() if memory is None else memory.optimizer,
+    )
+
+
+def publish(run: Run, state: StateCopy, unwanted: threading.Event | None = None) -> CheckpointInfo:
+    """Write `checkpoints/step-…`, read it back, and only then give it its name.
+
+    Raises `OSError` when the disk refuses, `UserError` when weights are not finite or what was written is not what is
+    read, `BrokenOff` soon after `unwanted` was set; then nothing of it remains. Meant to be called on any thread: of
+    torch it uses nothing that starts threads.
+    """
+    broken = next((name for name, tensor in state.weights.items() if not is_finite(tensor)), None)
     if broken is not None:
         raise UserError(f"{broken} holds values that are not finite, so step {state.step} is not saved.")
     target = run.checkpoint_directory / f"step-{state.step:08d}"
     with published_directory(target) as staging:
-        write_tensors(staging / MODEL, weights)
-        write_tensors(staging / OPTIMIZER, to_cpu(state.optimizer.state_tensors()))
-        write_json(staging / STATE, {"format": FORMAT} | state.scalars())
-        write_manifest(staging, state.step, state.metrics)
+        write_json(staging / STATE, {"format": FORMAT} | state.scalars)
+        sums = {
+            MODEL: write_tensors(staging / MODEL, state.weights, unwanted),
+            OPTIMIZER: write_tensors(staging / OPTIMIZER, state.optimizer, unwanted),
+        }
+        write_manifest(staging, state.step, state.metrics, sums)
+        for name in sums:
+            forget_cached(staging / name)
+        verify(CheckpointInfo(state.step, staging, 0, {}))
     info = read_checkpoint_info(target)
     if info is None:
         raise OSError(f"{target} could not be read back")
-    verify(info)
     return info
+
+
+def is_finite(tensor: torch.Tensor) -> bool:
+    """Whether no value of a float32 or float64 tensor is infinite or NaN."""
+    return bool(np.isfinite(tensor.detach().cpu().numpy()).all())
 
 
 def save_weights(directory: Path, model: Transformer, step: int) -> None:
     """Publish only the weights, for somebody in another process who wants to talk to the model as it is now."""
     with published_directory(directory) as staging:
-        write_tensors(staging / MODEL, to_cpu(model.state_dict()))
-        write_manifest(staging, step, {})
-
-
-def write_tensors(path: Path, tensors: dict[str, torch.Tensor]) -> None:
-    """Write a safetensors file; what the disk refuses is an `OSError`, as of any other file."""
-    try:
-        save_file(tensors, path)
-    except SafetensorError as error:
-        raise OSError(f"{path.name}: {error}") from error
-
-
-def to_cpu(tensors: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
-    return {name: tensor.detach().to("cpu").contiguous() for name, tensor in tensors.items()}
+        sums = {MODEL: write_tensors(staging / MODEL, model.state_dict())}
+        write_manifest(staging, step, {}, sums)
 
 
 def restore_state(state: TrainerState, info: CheckpointInfo) -> None:
@@ -126,6 +187,7 @@ def restore_state(state: TrainerState, info: CheckpointInfo) -> None:
         for name in TrainerState.SCALARS:
             if name in scalars:
                 setattr(state, name, scalars[name])
+        state.spikes = SpikeWatch.from_json(scalars.get("spikes", {}))
 
 
 def load_weights(model: Transformer, directory: Path) -> None:
@@ -136,13 +198,6 @@ def load_weights(model: Transformer, directory: Path) -> None:
     except RuntimeError as error:
         reason = str(error).splitlines()[-1].strip()
         raise UserError(f"{directory / MODEL} does not fit this configuration: {reason}") from error
-
-
-def read_tensors(path: Path) -> dict[str, torch.Tensor]:
-    try:
-        return load_file(path)
-    except (OSError, SafetensorError) as error:
-        raise UserError(f"{path} cannot be read ({error}); use another checkpoint of this run.") from error
 
 
 def build_model(config: RunConfig, vocab_size: int) -> Transformer:

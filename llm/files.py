@@ -97,6 +97,13 @@ def sync_file(path: Path) -> None:
         os.fsync(file.fileno())
 
 
+def forget_cached(path: Path) -> None:
+    """Ask the system to drop its copy of a synced file, so that reading it back reads the disk. No more than a wish."""
+    if hasattr(os, "posix_fadvise"):
+        with path.open("rb") as file:
+            os.posix_fadvise(file.fileno(), 0, 0, os.POSIX_FADV_DONTNEED)
+
+
 def sync_directory(path: Path) -> None:
     """Make a rename in `path` survive a power cut."""
     descriptor = os.open(path, os.O_RDONLY | os.O_DIRECTORY)

@@ -30,8 +30,8 @@ from llm.environment import settle_threads
 from llm.errors import UserError
 from llm.events import Progress, to_line
 from llm.length import Length, run_length
+from llm.preparation import new_state, settle_plan, training_loss
 from llm.step import StepResult, take_step
-from llm.training import new_state, settle_plan, training_loss
 
 STEPS, WARM_UP = 5, 1
 LOOK_SECONDS = 0.005  # between two looks at the memory

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -24,6 +25,7 @@ class StepResult:
     step: int
     tokens_seen: int
     lr: float
+    loss_limit: float
     measured: Reading
 
     @property
@@ -36,8 +38,8 @@ class StepResult:
 
     @property
     def ok(self) -> bool:
-        """Whether both are finite, without which nothing moved."""
-        return math.isfinite(self.loss) and math.isfinite(self.grad_norm)
+        """Whether both are finite and the loss within its limit, without which nothing moved."""
+        return math.isfinite(self.loss) and math.isfinite(self.grad_norm) and self.loss <= self.loss_limit
 
 
 @dataclass(frozen=True)
@@ -79,6 +81,7 @@ def take_step(
     seed: int,
     ranks: Ranks,
     abandon: Callable[[], bool],
+    loss_limit: float = math.inf,
 ) -> StepResult | TooLarge | None:
     """Train on one batch, (rows, seq_len) inputs and targets, in `accumulation` equal micro-batches.
 
@@ -86,7 +89,8 @@ def take_step(
 
     `lr_scale` multiplies every group's rate; `lr` is only reported. Returns None when `abandon` said so between
     micro-batches: the partial gradients are discarded and the state is that of the last completed step. The same goes
-    for a `TooLarge`.
+    for a `TooLarge`. A loss above `loss_limit`, or one that is not finite, makes a step that moves nothing: the device
+    decides.
     """
     loss: torch.Tensor | None = None
     fits = True
@@ -105,14 +109,14 @@ def take_step(
             if parameter.grad is not None:
                 parameter.grad /= state.loss_scale
     grad_norm = clip_grad_norm(state.model.parameters(), clip)
-    ok = torch.isfinite(loss) & torch.isfinite(grad_norm)
+    ok = torch.isfinite(loss) & torch.isfinite(grad_norm) & (loss <= loss_limit)
     with state.lock:
         state.optimizer.step(lr_scale, ok)
         state.step += 1
     state.optimizer.zero_grad()
     state.batch_index += 1
     state.tokens_seen += batch[0].size * ranks.count
-    return StepResult(state.step, state.tokens_seen, lr, Reading((loss, grad_norm)))
+    return StepResult(state.step, state.tokens_seen, lr, loss_limit, Reading((loss, grad_norm)))
 
 
 def accumulated(
@@ -146,7 +150,9 @@ def accumulated(
 
 def is_out_of_memory(error: BaseException) -> bool:
     """Whether an allocation failed: CUDA has a type for it, the other allocators only words."""
-    words = ("out of memory", "can't allocate memory", "not enough memory")
+    if isinstance(error, OSError):
+        return error.errno == errno.ENOMEM
+    words = ("out of memory", "can't allocate memory", "not enough memory", "bad_alloc")
     return isinstance(error, torch.OutOfMemoryError | MemoryError) or any(part in str(error) for part in words)
 
 

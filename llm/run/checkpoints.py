@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -27,10 +27,17 @@ class CheckpointInfo:
     pinned: bool = False
 
 
-def write_manifest(directory: Path, step: int, metrics: dict[str, float]) -> None:
-    """Describe every file of `directory`; to be written last, for without it there is no checkpoint."""
+def write_manifest(
+    directory: Path, step: int, metrics: dict[str, float], sums: Mapping[str, str] | None = None
+) -> None:
+    """Describe every file of `directory`; to be written last, for without it there is no checkpoint.
+
+    `sums` are checksums by file name that the writer took of what it meant to write; other files are read for theirs.
+    """
+    known = sums or {}
     files = {
-        path.name: {"size": path.stat().st_size, "sha256": sha256_of(path)} for path in sorted(directory.iterdir())
+        path.name: {"size": path.stat().st_size, "sha256": known.get(path.name) or sha256_of(path)}
+        for path in sorted(directory.iterdir())
     }
     write_json(directory / MANIFEST, {"format": FORMAT, "step": step, "metrics": metrics, "files": files})
 

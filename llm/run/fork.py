@@ -131,7 +131,7 @@ def continued_state(state: dict[str, Any], changed: set[str]) -> dict[str, Any]:
         kept["plan"] = None
     if changes_data(changed):
         kept |= {"data_fingerprint": "", "batch_index": 0, "data_cursor": None}
-        kept |= {"best_validation_loss": None, "metrics": {}}
+        kept |= {"best_validation_loss": None, "metrics": {}, "spikes": {}}
     elif kept.get("data_cursor") is not None and changed & BATCH_FIELDS:
         kept |= {"batch_index": 0, "data_cursor": None}
     return kept

@@ -12,7 +12,7 @@ import torch
 from safetensors.torch import load_file, save_file
 
 import llm.chores
-import llm.trainer
+import llm.results
 from llm.checkpoint import load_model, load_weights
 from llm.data.prepare import find_prepared
 from llm.device import Plan
@@ -123,7 +123,7 @@ def test_an_overflow_of_half_precision_halves_the_scale(
 def test_operations_and_their_share_of_the_peak(
     make_run: MakeRun, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(llm.trainer, "peak_flops", lambda device: 1e9)
+    monkeypatch.setattr(llm.results, "peak_flops", lambda device: 1e9)
     run = make_run("measured", train__steps="4", sample__every="0")
     events = trained(run, tmp_path)
     flops = run_length(run.config(), 257, 10_000).flops_per_token

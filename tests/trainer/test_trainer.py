@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 import torch
 
-import llm.chores
+import llm.saver
 from llm.commands import CommandQueue
 from llm.errors import UserError
 from llm.events import (
@@ -124,8 +124,8 @@ def test_commands_are_answered_by_id(make_run: MakeRun, tmp_path: Path) -> None:
 def test_a_knob_set_while_training_survives_a_stop(make_run: MakeRun, tmp_path: Path) -> None:
     run = make_run("knob", schedule__kind="constant")
     train(run, tmp_path, {5: [("set", {"key": "train.lr_multiplier", "value": "0.5"}), ("stop", {})]})
-    rates = [event.lr for event in of(StepLogged, train(run, tmp_path))]  # type: ignore[attr-defined]
-    assert rates and set(rates) == {0.5e-2}
+    rates = {(event.lr, event.lr_multiplier) for event in of(StepLogged, train(run, tmp_path))}  # type: ignore[attr-defined]
+    assert rates == {(0.5e-2, 0.5)}
 
 
 Breaker = Callable[[int], bool]
@@ -183,16 +183,16 @@ def test_many_bad_steps_roll_back_once_and_then_stop_with_advice(
 def test_a_full_disk_during_a_save_is_a_warning_and_the_next_save_works(
     make_run: MakeRun, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    real, calls = llm.chores.save_state, 0
+    real, calls = llm.saver.publish, 0
 
-    def save(run: Run, state: object) -> object:
+    def save(*arguments: object) -> object:
         nonlocal calls
         calls += 1
         if calls == 2:
             raise OSError(errno.ENOSPC, "No space left on device")
-        return real(run, state)  # type: ignore[arg-type]
+        return real(*arguments)  # type: ignore[arg-type]
 
-    monkeypatch.setattr(llm.chores, "save_state", save)
+    monkeypatch.setattr(llm.saver, "publish", save)
     run = make_run("full")
     events = train(run, tmp_path)
     (warning,) = of(Warned, events)

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import argparse
+import shlex
 from pathlib import Path
 from typing import Any
 
-from llm.config import check_name, diff, load_preset, with_overrides
+from llm.config import RunConfig, check_name, diff, load_preset, with_overrides
 from llm.config.check import LENGTHS
 from llm.errors import UserError, WrongUse
 from llm.events import CoreEvaluated, Evaluated, Event, Finished, Progress, Started, StepLogged
@@ -20,9 +21,15 @@ from workbench.commands.output import print_json, say
 
 def register(subparsers: Any) -> None:
     new = add_command(subparsers, "train", "train a new run of a preset", train, json=True, takes_fields=True)
-    new.usage = f"{new.prog} PRESET [--name NAME] [--home DIR] [--json] [--FIELD VALUE ...]"
+    new.usage = (
+        f"{new.prog} PRESET [--name NAME] [--fit MINUTES] [--no-start] [--home DIR] [--json] [--FIELD VALUE ...]"
+    )
     new.add_argument("preset", metavar="PRESET", help="a preset's name, or a .toml file")
     new.add_argument("--name", help="the run's name (default: the preset's, with a number)")
+    help = "shrink it to what this machine trains in so many minutes, and say what that changes"
+    new.add_argument("--fit", type=float, metavar="MINUTES", help=help)
+    help = "only make the run, to be trained by torchrun or on another machine"
+    new.add_argument("--no-start", action="store_true", help=help)
     help = "go on with a run, perhaps for longer (--train.steps N)"
     again = add_command(subparsers, "resume", help, resume, json=True, takes_fields=True)
     again.usage = f"{again.prog} RUN [--home DIR] [--json] [--FIELD VALUE ...]"
@@ -39,9 +46,40 @@ def register(subparsers: Any) -> None:
 def train(options: argparse.Namespace) -> int:
     """Make a run and train it to its end."""
     config = load_preset(options.preset, options.home, options.overrides)
+    if options.fit is not None:
+        config = fitted(config, options)
     name = options.name or free_name(options.home, Path(options.preset).stem)
     check_name(name)
-    return train_new(Run.create(options.home, name, config), options)
+    run = Run.create(options.home, name, config)
+    return left_for_later(run, options) if options.no_start else train_new(run, options)
+
+
+def fitted(config: RunConfig, options: argparse.Namespace) -> RunConfig:
+    """`config` made to fit this machine and the minutes asked for, as `f` on the Presets screen does."""
+    from workbench.screens.fit import USUAL_FLOPS
+    from workbench.services.estimate import nearest_that_fits
+    from workbench.services.preflight import expected_speed
+
+    if not 0 < options.fit < 1e7:
+        raise WrongUse(f"--fit must be a number of minutes above 0, not {options.fit:g}.")
+    speed = expected_speed(options.home, config)
+    overrides = nearest_that_fits(config, speed.flops_per_second if speed else USUAL_FLOPS, options.fit)
+    for path, value in overrides:
+        say(f"to fit: --{path} {value}")
+    return with_overrides(config, overrides)
+
+
+def left_for_later(run: Run, options: argparse.Namespace) -> int:
+    """Say how a run that was only made is trained."""
+    if options.json:
+        print_json({"name": run.name, "path": str(run.path)})
+    else:
+        print(run.path)
+    say(
+        f"{run.name} is made, and not started: llm-workbench resume {run.name}, or, on N GPUs of this machine, "
+        f"torchrun --nproc-per-node N -m llm.train {shlex.quote(str(run.path))}"
+    )
+    return 0
 
 
 def fork(options: argparse.Namespace) -> int:
@@ -82,8 +120,9 @@ def resume(options: argparse.Namespace) -> int:
 def train_to_the_end(run: Run, options: argparse.Namespace, overrides: tuple[tuple[str, str], ...]) -> int:
     """Train in this process, telling how it goes; interrupted, it has saved. Returns the exit status."""
     from llm.commands import CommandQueue
+    from llm.preparation import resumed_config
     from llm.train import stopping_on_signals
-    from llm.training import resumed_config, run_training
+    from llm.training import run_training
     from workbench.commands.narrator import narrator
 
     resumed_config(run.config(), overrides)  # whatever is wrong with them is said before anything begins
