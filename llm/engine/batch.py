@@ -12,7 +12,7 @@ from llm.config.schema import DecodeConfig
 from llm.engine.reader import Reader
 from llm.engine.reply import Done, Piece, Reason, Reply, Sample
 from llm.model.counts import kv_cache_bytes
-from llm.model.transformer import Transformer
+from llm.model.packed import ReadingModel
 from llm.sampling import Uniforms, Vocabulary
 
 MOST_ROWS = 32
@@ -80,7 +80,7 @@ def groups(lengths: Sequence[int], most: int) -> list[list[int]]:
     return found
 
 
-def prompts_at_once(model: Transformer, num_samples: int) -> int:
+def prompts_at_once(model: ReadingModel, num_samples: int) -> int:
     """How many prompts may be continued side by side, for the memory of their keys and values."""
     each = num_samples * kv_cache_bytes(model.config, bytes_per_number=model.cache_dtype.itemsize)
     return max(1, min(MOST_ROWS // num_samples, CACHE_BYTES // each))

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from llm.config.schema import DecodeConfig
 from llm.engine.reader import Reader, window_start
-from llm.model.transformer import Transformer
+from llm.model.packed import ReadingModel
 from llm.sampling import Moment, Stack, Stage, Uniforms, Vocabulary, build_stack, explain
 from llm.sampling.filters import mirostat_update
 
@@ -68,7 +68,7 @@ def _probability(stack: Stack, logits: Tensor, now: Moment, token: int) -> Tenso
 
 
 @torch.no_grad()
-def next_logits(model: Transformer, prompt: Sequence[int], written: Sequence[int], size: int) -> Tensor:
+def next_logits(model: ReadingModel, prompt: Sequence[int], written: Sequence[int], size: int) -> Tensor:
     """Logits (len(written), size) that each token of `written` was drawn from, as the model gave them.
 
     The text is read once per window of the context that its tokens were drawn in: once, where it fits.

@@ -18,7 +18,7 @@ import torch
 from torch import Tensor
 
 from llm.model.attention import KVCache
-from llm.model.transformer import Transformer
+from llm.model.packed import ReadingModel
 
 BLOCK = 128
 
@@ -38,7 +38,7 @@ def window_start(length: int, prompt_length: int, context: int) -> int:
 class Reader:
     """A model, and what it has read of `batch_size` texts of equal length."""
 
-    def __init__(self, model: Transformer, batch_size: int = 1, *, use_cache: bool = True) -> None:
+    def __init__(self, model: ReadingModel, batch_size: int = 1, *, use_cache: bool = True) -> None:
         device, dtype = model.head_weight.device, model.cache_dtype
         self._model = model
         self._cache = KVCache(model.config, batch_size, device=device, dtype=dtype) if use_cache else None
@@ -92,5 +92,4 @@ class Reader:
         if self._cache is None:
             return
         filled = slice(0, self._cache.length)
-        for store in (self._cache.keys, self._cache.values):
-            store[:, :, :, filled] = store[:, rows, :, filled]
+        self._cache.both[:, :, :, filled] = self._cache.both[:, rows, :, filled]

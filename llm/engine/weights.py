@@ -9,7 +9,7 @@ import torch
 from llm.device import cpu_multiplies_bf16
 from llm.model.counts import parameters
 from llm.model.kernels import FUSED
-from llm.model.packed import PackedTransformer, can_pack
+from llm.model.packed import PackedTransformer, ReadingModel, can_pack
 from llm.model.transformer import Transformer
 
 PACKED_FROM = 5_000_000
@@ -18,7 +18,7 @@ PACKED_FROM = 5_000_000
 
 def reading_model(
     model: Transformer, *, device: torch.device | str | None = None, dtype: torch.dtype | None = None
-) -> Transformer:
+) -> ReadingModel:
     """What to read with on `device`: `model` itself where it will do, otherwise a copy in evaluation mode.
 
     Without a `dtype`, large float32 models are read in bfloat16 on CPUs that multiply it. That is a rule, not a
@@ -50,7 +50,7 @@ def snapshot_model(
 
 
 @torch.no_grad()
-def copy_weights(source: Transformer, target: Transformer) -> None:
+def copy_weights(source: Transformer, target: ReadingModel) -> None:
     """Overwrite the weights of `target` with those of `source`, converting device and dtype; the lock as above."""
     if isinstance(target, PackedTransformer):
         target.load_from(source)

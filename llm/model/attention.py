@@ -14,9 +14,13 @@ from llm.model.rotary import Rotary
 class KVCache:
     """Keys and values of the positions read so far, in memory allocated once.
 
-    `keys` and `values` are (n_layer, B, n_kv_head, capacity, head_dim); the first `length` positions are filled. The
-    length is a Python integer: reading it never waits for a device.
+    `keys` and `values` are (n_layer, B, n_kv_head, capacity, head_dim), halves of one tensor `both`, whose third axis
+    holds the heads of the keys and then those of the values; the first `length` positions are filled, the others hold
+    whatever memory held. The length is a Python integer: reading it never waits for a device.
     """
+
+    seen: Tensor | None = None
+    """Which of the positions that `store` returns a query sees, (1, S) bool; None: those up to its own."""
 
     def __init__(
         self,
@@ -30,14 +34,19 @@ class KVCache:
         """Room for `length` positions (the model's context where it is not given)."""
         self.config = config
         self.capacity = config.context if length is None else length
-        shape = (config.n_layer, batch_size, config.n_kv_head, self.capacity, config.d_model // config.n_head)
-        self.keys = torch.zeros(shape, device=device, dtype=dtype)
-        self.values = torch.zeros(shape, device=device, dtype=dtype)
+        shape = (config.n_layer, batch_size, 2 * config.n_kv_head, self.capacity, config.d_model // config.n_head)
+        self.both = torch.empty(shape, device=device, dtype=dtype)
+        self.keys, self.values = self.both.chunk(2, dim=2)
         self.length = 0
 
     @property
     def batch_size(self) -> int:
-        return self.keys.shape[1]
+        return self.both.shape[1]
+
+    @property
+    def start(self) -> int | Tensor:
+        """The position of the next token."""
+        return self.length
 
     def room_for(self, count: int) -> None:
         """ValueError unless `count` more positions fit."""
@@ -56,6 +65,12 @@ class KVCache:
         self.values[layer, :, :, self.length : stop] = value
         return self.keys[layer, :, :, :stop].to(key.dtype), self.values[layer, :, :, :stop].to(value.dtype)
 
+    def store_both(self, layer: int, both: Tensor) -> Tensor:
+        """`store` for keys and values that are one tensor already, (B, 2·n_kv_head, T, head_dim)."""
+        stop = self.length + both.shape[2]
+        self.both[layer, :, :, self.length : stop] = both
+        return self.both[layer, :, :, :stop]
+
     def advance(self, count: int) -> None:
         """Count `count` stored positions as filled."""
         self.length += count
@@ -71,8 +86,7 @@ class KVCache:
         if self.batch_size != 1:
             raise ValueError(f"Only a KV cache of one sequence can be expanded; this one has {self.batch_size}.")
         copy = KVCache(self.config, batch_size, device=self.keys.device, dtype=self.keys.dtype, length=self.capacity)
-        copy.keys[..., : self.length, :] = self.keys[..., : self.length, :]
-        copy.values[..., : self.length, :] = self.values[..., : self.length, :]
+        copy.both[..., : self.length, :] = self.both[..., : self.length, :]
         copy.length = self.length
         return copy
 
@@ -99,14 +113,15 @@ class Attention(nn.Module):
         query, key = self._heads(queries, self.n_head), self._heads(keys, self.n_kv_head)
         value = self._heads(values, self.n_kv_head)
         if rotary is not None:
-            start = 0 if cache is None else cache.length
+            start = 0 if cache is None else cache.start
             query, key = rotary(query, start), rotary(key, start)
         if self.qk_norm_eps is not None:
             query = self.kernels.rms_norm(query, None, self.qk_norm_eps)
             key = self.kernels.rms_norm(key, None, self.qk_norm_eps)
         if cache is not None:
             key, value = cache.store(self.layer, key, value)
-        mixed = self.kernels.attention(query, key, value, self.dropout if self.training else 0.0)
+        seen = None if cache is None else cache.seen
+        mixed = self.kernels.attention(query, key, value, self.dropout if self.training else 0.0, seen)
         y: Tensor = self.out(mixed.transpose(1, 2).flatten(2))
         return y
 

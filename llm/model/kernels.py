@@ -33,7 +33,7 @@ class Kernels:
     silu: Callable[[Tensor], Tensor]
     gelu: Callable[[Tensor], Tensor]
     rotate: Callable[[Tensor, Tensor, Tensor, Pairs], Tensor]
-    attention: Callable[[Tensor, Tensor, Tensor, float], Tensor]
+    attention: Callable[[Tensor, Tensor, Tensor, float, Tensor | None], Tensor]
 
 
 def at_least_float32(x: Tensor) -> Tensor:
@@ -105,16 +105,17 @@ def visible(queries: int, keys: int, device: torch.device) -> Tensor:
     return torch.ones(queries, keys, dtype=torch.bool, device=device).tril(keys - queries)
 
 
-def attention(query: Tensor, key: Tensor, value: Tensor, dropout: float) -> Tensor:
+def attention(query: Tensor, key: Tensor, value: Tensor, dropout: float, seen: Tensor | None = None) -> Tensor:
     """Causal softmax(QKᵀ/√D)·V (Vaswani et al. 2017, eq. 1), each key head shared by H/G query heads.
 
-    query (B, H, T, D), key and value (B, G, S, D) → (B, H, T, D). The queries are the last T of S positions.
+    query (B, H, T, D), key and value (B, G, S, D) → (B, H, T, D). The queries are the last T of S positions, or, where
+    `seen` (T, S) bool is given, see what it says.
     """
     share = query.shape[1] // key.shape[1]
     key, value = key.repeat_interleave(share, dim=1), value.repeat_interleave(share, dim=1)
     scores = query @ key.mT / math.sqrt(query.shape[-1])
-    hidden = ~visible(query.shape[2], key.shape[2], query.device)
-    weights = softmax(scores.masked_fill(hidden, -math.inf))
+    seen = visible(query.shape[2], key.shape[2], query.device) if seen is None else seen
+    weights = softmax(scores.masked_fill(~seen, -math.inf))
     if dropout:
         weights = F.dropout(weights, dropout)
     return weights.to(value.dtype) @ value
@@ -166,7 +167,7 @@ def blocked_attention(query: Tensor, key: Tensor, value: Tensor, dropout: float)
     return torch.cat(mixed, dim=2)
 
 
-def fused_attention(query: Tensor, key: Tensor, value: Tensor, dropout: float) -> Tensor:
+def fused_attention(query: Tensor, key: Tensor, value: Tensor, dropout: float, seen: Tensor | None = None) -> Tensor:
     """`attention` by torch's scaled_dot_product_attention, but for training in bfloat16 on a CPU.
 
     There torch's backward pass is slow: `blocked_attention` takes a third to a half of the time of both passes.
@@ -174,14 +175,15 @@ def fused_attention(query: Tensor, key: Tensor, value: Tensor, dropout: float) -
     queries, keys = query.shape[2], key.shape[2]
     if query.requires_grad and query.dtype == torch.bfloat16 and query.device.type == "cpu" and 1 < queries == keys:
         return blocked_attention(query, key, value, dropout)
-    mask = visible(queries, keys, query.device) if 1 < queries < keys else None
+    if seen is None and 1 < queries < keys:
+        seen = visible(queries, keys, query.device)
     return F.scaled_dot_product_attention(
         query,
         key,
         value,
-        attn_mask=mask,
+        attn_mask=seen,
         dropout_p=dropout,
-        is_causal=queries == keys and queries > 1,
+        is_causal=seen is None and queries > 1,
         enable_gqa=query.shape[1] != key.shape[1],
     )
 

@@ -1,27 +1,30 @@
-"""A model laid out for reading: matrices in the order in which the CPU's matrix-vector product takes them.
+"""A model laid out for reading: as few operations for a token as its architecture allows, on matrices in the order in
+which the CPU's matrix-vector product takes them.
 
-Writing one token reads every weight once, and waits for memory. Rearranged once, matrices are read in one sweep: on an
-AVX-512 CPU of 2024 a bfloat16 product takes a third to a half of `F.linear`'s time, a float32 one two thirds. Row i of
-a product has the same bits whatever rows and however many threads are beside it (tests/model/test_packed.py), which
-`F.linear` does not promise.
+Writing one token reads every weight once, and waits for memory; a small model spends the rest of its time on starting
+some hundred operations. So matrices are rearranged once, to be read in one sweep (on an AVX-512 CPU of 2024 a bfloat16
+product takes a third to a half of `F.linear`'s time, a float32 one two thirds), and what can be one operation is one:
+queries, keys and values are projected together, rotated and stored together. Row i of a product has the same bits
+whatever rows and however many threads are beside it (tests/model/test_packed.py), which `F.linear` does not promise.
 """
 
 from __future__ import annotations
 
 import platform
-from dataclasses import replace
-from itertools import product
+from collections.abc import Callable, Mapping
 
 import torch
 import torch.nn.functional as F
-from torch import Tensor, nn
+from torch import Tensor
 
 from llm.config.schema import ModelConfig
-from llm.model.attention import Attention
+from llm.model.attention import KVCache
 from llm.model.kernels import FUSED
-from llm.model.layers import Embedding, Linear
-from llm.model.mlp import FeedForward
-from llm.model.transformer import Transformer
+from llm.model.rotary import rotary_angles
+from llm.model.transformer import Transformer, check_room
+
+Weights = Mapping[str, Tensor]
+"""Those of a model or of a part of it, by the names they have in `Transformer`."""
 
 
 def can_pack(device: torch.device, dtype: torch.dtype) -> bool:
@@ -33,94 +36,170 @@ def can_pack(device: torch.device, dtype: torch.dtype) -> bool:
     return dtype == torch.float32 or (dtype == torch.bfloat16 and torch.cpu._is_avx512_bf16_supported())
 
 
-def pack(weight: Tensor) -> Tensor:
-    """An opaque copy of a matrix (outputs, inputs), which only `packed_linear` reads."""
-    packed: Tensor = torch.ops.mkldnn._reorder_linear_weight(weight.detach().contiguous())
-    return packed
+class PackedLinear:
+    """x Wᵀ + b, in the dtype of W and b, with W packed: (..., inputs) in any dtype → (..., outputs).
 
-
-def packed_linear(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
-    """x Wᵀ + b with a packed W, multiplied in W's dtype: (..., inputs) → (..., outputs) in that of x."""
-    y: Tensor = torch.ops.mkldnn._linear_pointwise(x.to(weight.dtype), weight, bias, "none", [], "")
-    return y.to(x.dtype)
-
-
-def widened_embedding(tokens: Tensor, weight: Tensor) -> Tensor:
-    """Row `tokens[...]` of weight (rows, width), in float32: int64 (...) → (..., width)."""
-    return F.embedding(tokens, weight).float()
-
-
-PACKED = replace(FUSED, linear=packed_linear, embedding=widened_embedding)
-
-
-class PackedAttention(Attention):
-    """`Attention` with one matrix, `q`, for queries, keys and values."""
-
-    def __init__(self, config: ModelConfig, layer: int) -> None:
-        super().__init__(config, layer, PACKED)
-        del self.k, self.v
-
-    def project(self, x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        width, kv_width = self.n_head * self.head_dim, self.n_kv_head * self.head_dim
-        queries, keys, values = self.q(x).split([width, kv_width, kv_width], dim=-1)
-        return queries, keys, values
-
-
-class PackedFeedForward(FeedForward):
-    """`FeedForward` with one matrix, `up`, into the hidden layer, the gate's rows first."""
-
-    def __init__(self, config: ModelConfig) -> None:
-        super().__init__(config, PACKED)
-        self.gated, self.gate = self.gate is not None, None
-
-    def widen(self, x: Tensor) -> tuple[Tensor | None, Tensor]:
-        gate, hidden = self.up(x).chunk(2, dim=-1) if self.gated else (None, self.up(x))
-        return gate, hidden
-
-
-JOINED = {"attn.q": ("attn.q", "attn.k", "attn.v"), "mlp.up": ("mlp.gate", "mlp.up")}
-"""Matrices that a packed model has as one, under the name it has them by."""
-
-
-def join(weights: dict[str, Tensor], n_layer: int) -> dict[str, Tensor]:
-    """`weights` with those of `JOINED` as one, row upon row; what a model lacks is left alone."""
-    for layer, (name, parts), kind in product(range(n_layer), JOINED.items(), ("weight", "bias")):
-        keys = [f"blocks.{layer}.{part}.{kind}" for part in parts]
-        if all(key in weights for key in keys):
-            weights[f"blocks.{layer}.{name}.{kind}"] = torch.cat([weights[key] for key in keys])
-    return weights
-
-
-class PackedTransformer(Transformer):
-    """A `Transformer` to read texts with: matrices and embeddings in `dtype`, packed, and all else in float32.
-
-    In bfloat16 the logits are rounded to 8 bits before they are widened, as is usual: a float32 head alone would cost a
-    124M model a third of its speed. The head is a matrix of its own also where the model's is tied, for an embedding
-    cannot be packed. There is no loss: that takes the head apart.
+    With `gelu`, GPT-2's GELU of that, computed before it is rounded.
     """
 
-    def __init__(self, model: Transformer, dtype: torch.dtype) -> None:
-        super().__init__(replace(model.config, tied_head=False, dropout=0.0))
-        for layer, block in enumerate(self.blocks):
-            block.attn, block.mlp = PackedAttention(self.config, layer), PackedFeedForward(self.config)
-        self.kernels, self.dtype = PACKED, dtype
-        self.load_from(model)
-        self.eval()
+    def __init__(self, weight: Tensor, bias: Tensor | None = None, *, gelu: bool = False) -> None:
+        self.weight: Tensor = torch.ops.mkldnn._reorder_linear_weight(weight.contiguous())
+        self.bias = bias
+        self.after: tuple[str, list[float], str] = ("gelu", [], "tanh") if gelu else ("none", [], "")
 
-    @property
-    def cache_dtype(self) -> torch.dtype:
-        return torch.float32
+    def __call__(self, x: Tensor) -> Tensor:
+        y: Tensor = torch.ops.mkldnn._linear_pointwise(x.to(self.weight.dtype), self.weight, self.bias, *self.after)
+        return y
+
+
+class PackedTransformer:
+    """What a `Transformer` computes, to read texts with: matrices and embeddings in `dtype`, packed, and all else in
+    float32.
+
+    In bfloat16 what a matrix gives is rounded to 8 bits, the logits too, as is usual: a float32 head alone would cost
+    a 124M model a third of its speed. It has no gradients, no dropout and no loss.
+    """
+
+    cache_dtype = torch.float32
+
+    def __init__(self, model: Transformer, dtype: torch.dtype) -> None:
+        self.config, self.dtype = model.config, dtype
+        self.load_from(model)
 
     @torch.no_grad()
     def load_from(self, model: Transformer) -> None:
-        """Take over the weights of `model`."""
-        weights = join(model.state_dict() | {"head.weight": model.head_weight}, self.config.n_layer)
-        for prefix, module in self.named_modules():
-            is_wide = not isinstance(module, Linear | Embedding)
-            for name, _ in list(module.named_parameters(recurse=False)):
-                dtype = torch.float32 if is_wide else self.dtype
-                value = weights[f"{prefix}.{name}"].to("cpu", dtype, copy=True)
-                is_matrix = isinstance(module, Linear) and name == "weight"
-                setattr(module, name, nn.Parameter(pack(value) if is_matrix else value, requires_grad=False))
-            if isinstance(module, Linear | Embedding):
-                module.kernels = PACKED
+        """Take over the weights of `model`, which must be of the same configuration; nothing is shared with it."""
+        weights = {name: value.detach().to("cpu", torch.float32) for name, value in model.state_dict().items()}
+        c = self.config
+        self.embedding = weights["embedding.weight"].to(self.dtype, copy=True)
+        self.position = own(weights.get("position.weight"))
+        self.angles = turns(c) if c.position == "rope" else None
+        self.embedding_norm = norm(c, weights, "embedding_norm.") if c.embedding_norm else None
+        self.blocks = [
+            PackedBlock(c, layer, part(weights, f"blocks.{layer}."), self.dtype) for layer in range(c.n_layer)
+        ]
+        self.final_norm = norm(c, weights, "final_norm.")
+        self.head = PackedLinear(model.head_weight.detach().to("cpu", self.dtype))
+
+    @property
+    def head_weight(self) -> Tensor:
+        """The head's packed matrix: only its device and its dtype say anything."""
+        return self.head.weight
+
+    @torch.no_grad()
+    def __call__(self, tokens: Tensor, cache: KVCache | None = None, *, last_only: bool = False) -> Tensor:
+        """Logits (B, T, V) in float32, as `Transformer.forward` gives them."""
+        count = tokens.shape[1]
+        check_room(self.config, cache, count)
+        start = 0 if cache is None else cache.length
+        x = F.embedding(tokens, self.embedding).float()
+        if self.position is not None:
+            x = x + self.position[start : start + count]
+        if self.embedding_norm is not None:
+            x = self.embedding_norm(x)
+        angles = None if self.angles is None else self.angles[start : start + count]
+        for block in self.blocks:
+            x = block(x, angles, cache)
+        if cache is not None:
+            cache.advance(count)
+        logits = self.head(self.final_norm(x[:, -1:] if last_only else x)).float()
+        cap = self.config.softcap
+        return cap * torch.tanh(logits / cap) if cap else logits
+
+
+class PackedBlock:
+    """`Block`, on the same arguments but for the rotations: x + attention(norm(x)), then x + feed-forward(norm(x))."""
+
+    def __init__(self, config: ModelConfig, layer: int, weights: Weights, dtype: torch.dtype) -> None:
+        self.config, self.layer = config, layer
+        self.attn_norm, self.mlp_norm = (norm(config, weights, name) for name in ("attn_norm.", "mlp_norm."))
+        qkv = {kind: projection(config, weights, kind) for kind in ("weight", "bias")}
+        gate = ("mlp.gate.", "mlp.up.") if config.mlp == "swiglu" else ("mlp.up.",)
+        up = {kind: join([weights.get(name + kind) for name in gate]) for kind in ("weight", "bias")}
+        self.qkv = packed(qkv, dtype)
+        self.out = packed(part(weights, "attn.out."), dtype)
+        self.up = packed(up, dtype, gelu=config.mlp == "gelu")
+        self.down = packed(part(weights, "mlp.down."), dtype)
+
+    def __call__(self, x: Tensor, angles: Tensor | None, cache: KVCache | None) -> Tensor:
+        """x (B, T, d_model) float32; `angles` (T, 1, head_dim/2) complex, which turn the queries and keys."""
+        x = x + self.out(self.attend(self.qkv(self.attn_norm(x)).float(), angles, cache))
+        return x + self.down(self.activate(self.up(self.mlp_norm(x))))
+
+    def attend(self, qkv: Tensor, angles: Tensor | None, cache: KVCache | None) -> Tensor:
+        """(B, T, all heads · head_dim) float32 → (B, T, n_head · head_dim)."""
+        heads, key_heads = self.config.n_head, self.config.n_kv_head
+        qkv = qkv.unflatten(-1, (heads + 2 * key_heads, -1))
+        turning = qkv[:, :, : heads + key_heads]
+        if angles is not None:
+            torch.view_as_complex(turning.unflatten(-1, (-1, 2))).mul_(angles)
+        if self.config.qk_norm:
+            turning.copy_(FUSED.rms_norm(turning, None, self.config.norm_eps))
+        query, both = qkv.transpose(1, 2).tensor_split((heads,), dim=1)
+        if cache is not None:
+            both = cache.store_both(self.layer, both)
+        key, value = both.chunk(2, dim=1)
+        return FUSED.attention(query, key, value, 0.0, None).transpose(1, 2).flatten(2)
+
+    def activate(self, hidden: Tensor) -> Tensor:
+        """What the second matrix of the feed-forward is given, in the dtype of the first one's result."""
+        if self.config.mlp == "swiglu":
+            gate, hidden = hidden.chunk(2, dim=-1)
+            return F.silu(gate).mul_(hidden)
+        return hidden.relu().square() if self.config.mlp == "relu2" else hidden
+
+
+def part(weights: Weights, prefix: str) -> dict[str, Tensor]:
+    """Those under `prefix`, by the rest of their names."""
+    return {name.removeprefix(prefix): value for name, value in weights.items() if name.startswith(prefix)}
+
+
+def own(weight: Tensor | None) -> Tensor | None:
+    return None if weight is None else weight.clone()
+
+
+def join(parts: list[Tensor | None]) -> Tensor | None:
+    """Matrices or biases as one, row upon row; None where the model has none."""
+    there = [weight for weight in parts if weight is not None]
+    return torch.cat(there) if there else None
+
+
+def packed(weights: Mapping[str, Tensor | None], dtype: torch.dtype, *, gelu: bool = False) -> PackedLinear:
+    matrix, bias = weights["weight"], weights.get("bias")
+    assert matrix is not None
+    return PackedLinear(matrix.to(dtype), None if bias is None else bias.to(dtype, copy=True), gelu=gelu)
+
+
+def norm(config: ModelConfig, weights: Weights, prefix: str) -> Callable[[Tensor], Tensor]:
+    """The normalisation whose weights are under `prefix`."""
+    gain, bias = own(weights.get(f"{prefix}gain")), own(weights.get(f"{prefix}bias"))
+    if config.norm == "layernorm":
+        return lambda x: FUSED.layer_norm(x, gain, bias, config.norm_eps)
+    return lambda x: FUSED.rms_norm(x, gain, config.norm_eps)
+
+
+def projection(config: ModelConfig, weights: Weights, kind: str) -> Tensor | None:
+    """Queries, keys and values as one matrix (or bias), with neighbours as the pairs that rotate together.
+
+    Queries and keys may have their coordinates in any order, if it is the same one: their products do not change.
+    """
+    parts = [weights.get(f"attn.{name}.{kind}") for name in "qkv"]
+    if config.position == "rope" and config.rope_pairs == "halves":
+        width = config.d_model // config.n_head
+        parts[:2] = [None if rows is None else interleaved(rows, width) for rows in parts[:2]]
+    return join(parts)
+
+
+def interleaved(rows: Tensor, width: int) -> Tensor:
+    """`rows` (heads·width, ...) with row i and i + width/2 of each head as neighbours."""
+    return rows.unflatten(0, (-1, 2, width // 2)).transpose(1, 2).reshape(rows.shape)
+
+
+def turns(config: ModelConfig) -> Tensor:
+    """exp(i·angle) of every position and pair, (context, 1, head_dim/2) complex64."""
+    angles = rotary_angles(config.d_model // config.n_head, config.context, config.rope_theta)
+    return torch.complex(angles.cos(), angles.sin()).to(torch.complex64).unsqueeze(1)
+
+
+ReadingModel = Transformer | PackedTransformer
+"""What can read a text."""

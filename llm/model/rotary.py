@@ -18,6 +18,11 @@ def rotary_angles(head_dim: int, positions: int, theta: float, device: torch.dev
     return torch.outer(torch.arange(positions, dtype=dtype, device=device), theta**-exponents)
 
 
+def rows(table: Tensor, start: int | Tensor, count: int) -> Tensor:
+    """Rows start .. start+count−1 of `table`; where `start` is a tensor (1,) on the device, that one row."""
+    return table[start : start + count] if isinstance(start, int) else table.index_select(0, start)
+
+
 class Rotary(nn.Module):
     """Rotates queries and keys by their positions.
 
@@ -37,10 +42,10 @@ class Rotary(nn.Module):
         self.register_buffer("sin", torch.empty(positions, head_dim // 2), persistent=False)
         self._fill()
 
-    def forward(self, x: Tensor, start: int) -> Tensor:
+    def forward(self, x: Tensor, start: int | Tensor) -> Tensor:
         """x (B, heads, T, head_dim) at positions start .. start+T−1, rotated."""
-        stop = start + x.shape[-2]
-        return self.kernels.rotate(x, self.cos[start:stop], self.sin[start:stop], self.pairs)
+        count = x.shape[-2]
+        return self.kernels.rotate(x, rows(self.cos, start, count), rows(self.sin, start, count), self.pairs)
 
     def _fill(self) -> None:
         dtype = torch.promote_types(self.cos.dtype, torch.float32)

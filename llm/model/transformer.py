@@ -17,7 +17,7 @@ from llm.model.initialise import initialise
 from llm.model.kernels import FUSED, WRITTEN_OUT, Kernels, at_least_float32
 from llm.model.layers import Embedding, Linear, make_norm
 from llm.model.mlp import FeedForward
-from llm.model.rotary import Rotary
+from llm.model.rotary import Rotary, rows
 
 
 class Block(nn.Module):
@@ -86,16 +86,11 @@ class Transformer(nn.Module):
 
     def hidden(self, tokens: Tensor, cache: KVCache | None = None) -> Tensor:
         """The residual stream after the last normalisation: int64 (B, T) → (B, T, d_model)."""
-        start, count = 0 if cache is None else cache.length, tokens.shape[1]
-        if start + count > self.config.context:
-            raise ValueError(
-                f"{start + count} positions exceed the model's context of {self.config.context}; crop the text."
-            )
-        if cache is not None:
-            cache.room_for(count)
+        count = tokens.shape[1]
+        check_room(self.config, cache, count)
         x: Tensor = self.embedding(tokens)
         if self.position is not None:
-            x = x + self.position.weight[start : start + count]
+            x = x + rows(self.position.weight, 0 if cache is None else cache.start, count)
         if self.embedding_norm is not None:
             x = self.embedding_norm(x)
         x = self.dropout(x)
@@ -127,6 +122,15 @@ class Transformer(nn.Module):
         The same seed gives the same weights on every device.
         """
         initialise(self.named_parameters(), self.config, generator)
+
+
+def check_room(config: ModelConfig, cache: KVCache | None, count: int) -> None:
+    """ValueError unless `count` positions after those of `cache` fit into the model's context, and into the cache."""
+    length = count if cache is None else cache.length + count
+    if length > config.context:
+        raise ValueError(f"{length} positions exceed the model's context of {config.context}; crop the text.")
+    if cache is not None:
+        cache.room_for(count)
 
 
 def check_resolved(config: ModelConfig) -> None:

@@ -13,7 +13,7 @@ from llm.config.schema import DecodeConfig, ModelConfig
 from llm.engine import Engine
 from llm.engine import weights as engine_weights
 from llm.model.attention import KVCache
-from llm.model.packed import PackedTransformer, can_pack, pack, packed_linear
+from llm.model.packed import PackedLinear, PackedTransformer, can_pack
 from llm.model.transformer import Transformer
 from llm.tokenizer.byte import ByteTokenizer
 from tests.model.models_for_tests import relative_error, tiny, tokens
@@ -55,14 +55,14 @@ def test_equals_the_model_it_was_made_of(options: dict[str, Any], dtype: torch.d
 def test_a_product_is_that_of_torch_whatever_is_beside_it(dtype: torch.dtype) -> None:
     generator = torch.Generator().manual_seed(1)
     weight, x = torch.randn(211, 89, generator=generator).to(dtype), torch.randn(7, 89, generator=generator).to(dtype)
-    packed = pack(weight)
-    together = packed_linear(x, packed, None)
+    packed = PackedLinear(weight)
+    together = packed(x)
     torch.testing.assert_close(together, F.linear(x, weight), rtol=1e-2 if dtype == torch.bfloat16 else 1e-5, atol=1e-4)
     for row in range(7):
-        assert torch.equal(packed_linear(x[row : row + 1], packed, None)[0], together[row])
+        assert torch.equal(packed(x[row : row + 1])[0], together[row])
     before = torch.get_num_threads()
     torch.set_num_threads(2 if before == 1 else 1)
-    assert torch.equal(packed_linear(x, packed, None), together)
+    assert torch.equal(packed(x), together)
     torch.set_num_threads(before)
 
 
