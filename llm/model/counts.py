@@ -9,6 +9,8 @@ from llm.config.schema import ModelConfig
 Precision = Literal["fp32", "bf16", "fp16"]
 WEIGHT_BYTES = 4  # training keeps float32 weights
 LEAST_LOGIT_ROWS = 256  # rows whose logits the loss holds at once, at least
+BLOCK_ROWS = 128  # queries that attention works on together on a CPU: measured best for texts of 64 to 1024 tokens
+MOST_KEPT_POSITIONS = 256  # in longer texts a CPU forms the attention weights anew for the backward pass
 
 
 def parameters(config: ModelConfig) -> int:
@@ -107,13 +109,13 @@ def activation_bytes_per_token(config: ModelConfig, seq_len: int, precision: Pre
     """Bytes that the forward pass keeps for the backward pass, per token.
 
     The residual stream and the normalisations are float32; matrix products and what lies between them are narrow in
-    half precision. bfloat16 is counted with the attention weights that a CPU keeps there (`kernels.blocked_attention`).
+    half precision. Attention is counted as on a CPU (`llm.model.blockwise`), which keeps a little more than a GPU.
     """
     d, narrow = config.d_model, 4 if precision == "fp32" else 2
     norm = (8 if config.norm == "rmsnorm" else 4) * d + narrow * d
-    attention = narrow * (2 * d + 2 * kv_width(config))
-    if precision == "bf16":
-        attention += narrow * (config.n_head * seq_len * 5 // 8 + d)
+    attention = narrow * (3 * d + 2 * kv_width(config))
+    if seq_len <= MOST_KEPT_POSITIONS:
+        attention += narrow * config.n_head * min(seq_len, (seq_len + BLOCK_ROWS) // 2)
     hidden = {"swiglu": 4, "gelu": 2, "relu2": 3}[config.mlp] * narrow * config.d_ff
     dropout = 3 * narrow * d if config.dropout else 0
     return config.n_layer * (2 * norm + attention + hidden + dropout) + norm + 8 * d

@@ -17,7 +17,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-BLOCK_ROWS, MOST_BLOCKS = 128, 4  # of blocked_attention: measured best for texts of 64 to 1024 tokens
+from llm.model.blockwise import blockwise_attention
 
 Pairs = Literal["even-odd", "halves"]
 
@@ -146,35 +146,12 @@ def fused_rotate(x: Tensor, cos: Tensor, sin: Tensor, pairs: Pairs) -> Tensor:
     return torch.view_as_real(points * torch.complex(cos, sin)).flatten(-2).to(x.dtype)
 
 
-def blocked_attention(query: Tensor, key: Tensor, value: Tensor, dropout: float) -> Tensor:
-    """`attention` of a whole text (T = S) by blocks of queries, each against the keys that it can see.
-
-    The scores are rounded to the dtype of the inputs; torch.softmax computes in float32 inside.
-    """
-    share, count = query.shape[1] // key.shape[1], query.shape[2]
-    if share > 1:
-        key, value = key.repeat_interleave(share, dim=1), value.repeat_interleave(share, dim=1)
-    rows = max(BLOCK_ROWS, math.ceil(count / MOST_BLOCKS))
-    later = torch.full((rows, rows), -math.inf, dtype=query.dtype, device=query.device).triu(1)
-    mixed: list[Tensor] = []
-    for block in torch.split(query / math.sqrt(query.shape[-1]), rows, dim=2):
-        size = block.shape[2]
-        start = len(mixed) * rows
-        scores = block @ key[:, :, : start + size].mT + F.pad(later[:size, :size], (start, 0))
-        weights = torch.softmax(scores, dim=-1)
-        weights = F.dropout(weights, dropout) if dropout else weights
-        mixed.append(weights @ value[:, :, : start + size])
-    return torch.cat(mixed, dim=2)
-
-
 def fused_attention(query: Tensor, key: Tensor, value: Tensor, dropout: float, seen: Tensor | None = None) -> Tensor:
-    """`attention` by torch's scaled_dot_product_attention, but for training in bfloat16 on a CPU.
-
-    There torch's backward pass is slow: `blocked_attention` takes a third to a half of the time of both passes.
-    """
+    """`attention` by torch's scaled_dot_product_attention, but for training on a CPU (`llm.model.blockwise`)."""
     queries, keys = query.shape[2], key.shape[2]
-    if query.requires_grad and query.dtype == torch.bfloat16 and query.device.type == "cpu" and 1 < queries == keys:
-        return blocked_attention(query, key, value, dropout)
+    trains = query.requires_grad and 1 < queries == keys and seen is None
+    if trains and query.device.type == "cpu" and not torch.compiler.is_compiling():
+        return blockwise_attention(query, key, value, dropout)
     if seen is None and 1 < queries < keys:
         seen = visible(queries, keys, query.device)
     return F.scaled_dot_product_attention(

@@ -76,6 +76,7 @@ def test_cache_bytes() -> None:
         {"n_head": 4, "n_kv_head": 2},
         {"norm": "layernorm", "position": "learned", "mlp": "gelu", "bias": True, "qkv_bias": True},
         {"mlp": "relu2", "norm_gain": False, "qk_norm": True},
+        {"dropout": 0.1, "context": 512},
     ],
 )
 def test_estimate_of_kept_activations(options: dict[str, Any], precision: Any) -> None:
@@ -83,7 +84,7 @@ def test_estimate_of_kept_activations(options: dict[str, Any], precision: Any) -
     config = tiny(**(sizes | options))
     model = Transformer(config)
     model.init_weights(torch.Generator().manual_seed(1))
-    text = torch.randint(0, config.vocab_size, (8, 128))
+    text = torch.randint(0, config.vocab_size, (2, config.context))
     own = {parameter.untyped_storage().data_ptr() for parameter in model.parameters()}
     kept: dict[int, torch.Tensor] = {}
 
@@ -97,7 +98,9 @@ def test_estimate_of_kept_activations(options: dict[str, Any], precision: Any) -
             model.loss(text, text)
     found = sum(tensor.untyped_storage().nbytes() for tensor in kept.values())
     found -= counts.weight_bytes(config, 2) if precision == "bf16" else 0
-    assert 8 * 128 * counts.activation_bytes_per_token(config, 128, precision) == pytest.approx(found, rel=0.25)
+    assert 2 * config.context * counts.activation_bytes_per_token(config, config.context, precision) == pytest.approx(
+        found, rel=0.25
+    )
 
 
 def test_training_bytes_of_gpt2() -> None:

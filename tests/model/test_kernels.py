@@ -9,7 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from llm.model.kernels import FUSED, WRITTEN_OUT, Kernels, blocked_attention, softmax
+from llm.model.kernels import FUSED, WRITTEN_OUT, Kernels, softmax
 from tests.model.models_for_tests import relative_error
 
 Function = Callable[..., Tensor]
@@ -134,23 +134,3 @@ def test_norms_of_half_precision_are_computed_in_float32(kernels: Kernels, name:
     gain = random(509).to(torch.float16)
     y = getattr(kernels, name)(x, gain, *extra[1:], 1e-5)
     assert relative_error(y.double(), exact * gain) < 2e-3
-
-
-@pytest.mark.parametrize("positions", [1, 7, 128, 131, 521])
-@pytest.mark.parametrize("groups", [1, 2])
-def test_blocked_attention(positions: int, groups: int) -> None:
-    inputs = random(2, 2, positions, 5), random(2, groups, positions, 5), random(2, groups, positions, 5, seed=8)
-    agree(lambda q, k, v: blocked_attention(q, k, v, 0.0), lambda q, k, v: WRITTEN_OUT.attention(q, k, v, 0.0), *inputs)
-
-
-def test_training_in_bfloat16_takes_the_blocked_path_and_stays_near_the_exact_one() -> None:
-    inputs = random(2, 4, 257, 16), random(2, 2, 257, 16), random(2, 2, 257, 16, seed=8)
-    narrow = [x.bfloat16().requires_grad_() for x in inputs]
-    wide = [x.detach().double().requires_grad_() for x in narrow]
-    y, exact = FUSED.attention(*narrow, 0.0), WRITTEN_OUT.attention(*wide, 0.0)
-    assert torch.equal(y, blocked_attention(*narrow, 0.0))
-    y.sum().backward()
-    exact.sum().backward()
-    assert y.dtype == torch.bfloat16
-    assert relative_error(y.double(), exact) < 2e-2
-    assert relative_error(narrow[2].grad.double(), wide[2].grad) < 2e-2

@@ -1,0 +1,126 @@
+"""Attention by blocks against the written-out one, and its dropout against what a dropout must be."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from torch import Tensor
+
+from llm.model import blockwise
+from llm.model.blockwise import Noise, blockwise_attention
+from llm.model.kernels import FUSED, WRITTEN_OUT
+from tests.model.models_for_tests import relative_error
+from tests.model.test_kernels import agree, random
+
+
+@pytest.mark.parametrize("part_numbers", [1, 1 << 20], ids=["a head at a time", "all heads at once"])
+@pytest.mark.parametrize("positions", [2, 7, 128, 131, 521])  # a text of 521 keeps no weights
+@pytest.mark.parametrize("groups", [1, 3])
+def test_it_is_the_written_out_attention(
+    positions: int, groups: int, part_numbers: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(blockwise, "PART_NUMBERS", part_numbers)
+    inputs = random(2, 3, positions, 5), random(2, groups, positions, 5), random(2, groups, positions, 5, seed=8)
+    agree(
+        lambda q, k, v: blockwise_attention(q, k, v, 0.0), lambda q, k, v: WRITTEN_OUT.attention(q, k, v, 0.0), *inputs
+    )
+
+
+@pytest.mark.parametrize("positions", [7, 263])
+def test_the_backward_pass_draws_the_dropout_of_the_forward_pass(positions: int) -> None:
+    """Directional derivatives of what the forward pass computes, by differences: right only if both drop the same."""
+    inputs = [random(1, 4, positions, 5), random(1, 2, positions, 5), random(1, 2, positions, 5, seed=8)]
+    towards = [random(*x.shape, seed=21) for x in inputs]
+    weights = random(1, 4, positions, 5, seed=4)
+
+    def value(distance: float) -> Tensor:
+        torch.manual_seed(5)
+        moved = [(x + distance * t).requires_grad_() for x, t in zip(inputs, towards, strict=True)]
+        y = (blockwise_attention(*moved, 0.3) * weights).sum()
+        y.backward()
+        slopes = [(x.grad * t).sum() for x, t in zip(moved, towards, strict=True)]
+        return torch.stack([y.detach(), torch.stack(slopes).sum()])
+
+    before, here, after = value(-1e-5), value(0.0), value(1e-5)
+    assert here[1] == pytest.approx(float(after[0] - before[0]) / 2e-5, rel=1e-7)
+    torch.manual_seed(6)
+    assert blockwise_attention(*inputs, 0.3).mul(weights).sum() != here[0]
+
+
+@pytest.mark.parametrize("positions", [7, 263])
+def test_dropout_against_the_written_out_one(positions: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """With the same zeros: those of parts of one head each, put together to a matrix (T, T) per head."""
+    monkeypatch.setattr(blockwise, "PART_NUMBERS", 1)
+    heads, dropout = 2, 0.25
+    query, key, value = (random(1, heads, positions, 5, seed=seed) for seed in (1, 2, 3))
+    torch.manual_seed(9)
+    noise = Noise(dropout, int(torch.empty((), dtype=torch.int64).random_()))
+    mask = torch.zeros(heads, positions, positions, dtype=torch.float64)
+    for part, start, stop in blockwise.parts(query.view(heads, 1, positions, 5)):
+        mask[part, start:stop, :stop] = noise.like(mask[part, start:stop, :stop])
+
+    def written_out(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+        scores = (q @ k.mT / 5**0.5).masked_fill(torch.ones(positions, positions).triu(1).bool(), -torch.inf)
+        return (torch.softmax(scores, -1) * mask / (1 - dropout)) @ v
+
+    def by_blocks(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+        torch.manual_seed(9)
+        return blockwise_attention(q, k, v, dropout)
+
+    agree(by_blocks, written_out, query, key, value)
+
+
+@pytest.mark.parametrize("dropout", [0.1, 0.5])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_noise_drops_the_share_it_should_without_a_pattern(dropout: float, dtype: torch.dtype) -> None:
+    like = torch.empty(1009, 1013, dtype=dtype)
+    noise = Noise(dropout, 3).like(like).float()
+    assert set(noise.unique().tolist()) == {0.0, 1.0}
+    deviation = (dropout * (1 - dropout) / noise.numel()) ** 0.5
+    assert abs(noise.mean() - (1 - dropout)) < 5 * deviation
+    for shift in range(1, 5):  # four numbers come from one draw
+        flat = noise.flatten()
+        together = ((flat[shift:] - noise.mean()) * (flat[:-shift] - noise.mean())).mean()
+        assert abs(together) < 5 * dropout * (1 - dropout) / noise.numel() ** 0.5
+
+
+def test_noise_is_the_same_whatever_number_of_threads() -> None:
+    before, found = torch.get_num_threads(), []
+    try:
+        for threads in (1, 2):
+            torch.set_num_threads(threads)
+            found.append(Noise(0.1, 3).like(torch.empty(1009, 1013)))
+    finally:
+        torch.set_num_threads(before)
+    assert torch.equal(*found)
+
+
+@pytest.mark.parametrize("dropout", [0.0, 0.1])
+def test_what_is_kept_for_the_backward_pass_grows_with_the_length_alone(dropout: float) -> None:
+    def kept(positions: int) -> int:
+        inputs = [torch.zeros(1, 2, positions, 8, requires_grad=True) for _ in range(3)]
+        held: dict[int, int] = {}
+
+        def note(tensor: Tensor) -> Tensor:
+            held[tensor.untyped_storage().data_ptr()] = tensor.untyped_storage().nbytes()
+            return tensor
+
+        with torch.autograd.graph.saved_tensors_hooks(note, lambda tensor: tensor):
+            blockwise_attention(*inputs, dropout)
+        return sum(held.values())
+
+    assert kept(1024) == 2 * kept(512) == 4 * (1024 * 2 * 8 * 4)
+
+
+def test_training_in_bfloat16_stays_near_the_exact_one() -> None:
+    inputs = random(2, 4, 257, 16), random(2, 2, 257, 16), random(2, 2, 257, 16, seed=8)
+    narrow = [x.bfloat16().requires_grad_() for x in inputs]
+    wide = [x.detach().double().requires_grad_() for x in narrow]
+    y, exact = FUSED.attention(*narrow, 0.0, None), WRITTEN_OUT.attention(*wide, 0.0, None)
+    assert torch.equal(y, blockwise_attention(*narrow, 0.0))
+    y.sum().backward()
+    exact.sum().backward()
+    assert y.dtype == torch.bfloat16
+    assert relative_error(y.double(), exact) < 2e-2
+    for a, b in zip(narrow, wide, strict=True):
+        assert relative_error(a.grad.double(), b.grad) < 3e-2
