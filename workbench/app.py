@@ -35,6 +35,8 @@ from workbench.text import clean
 from workbench.widgets.dialogs import Answer, Ask, Help, Waiting
 
 if TYPE_CHECKING:
+    from textual.command import Provider
+
     from workbench.services.corpora import Entry
     from workbench.services.curves import RunCurves
 
@@ -74,6 +76,12 @@ def data_screen() -> Screen[Any]:
     return DataScreen(id="data")
 
 
+def command_provider() -> type[Provider]:
+    from workbench.palette import Everything
+
+    return Everything
+
+
 class WorkbenchApp(BaseApp):
     """Presets, Train, Runs, Chat and Data."""
 
@@ -87,6 +95,7 @@ class WorkbenchApp(BaseApp):
         "data": data_screen,
     }
     DEFAULT_MODE = "presets"
+    COMMANDS = {command_provider}  # noqa: RUF012 - as Textual declares it
     BINDINGS: ClassVar[list[BindingType]] = [
         Binding("1", "show('presets')", "Presets", id="app.presets", show=False),
         Binding("2", "show('train')", "Train", id="app.train", show=False),
@@ -96,7 +105,7 @@ class WorkbenchApp(BaseApp):
         Binding("question_mark,f1", "help", "Help", id="app.help", key_display="?"),
         Binding("ctrl+p", "command_palette", "Commands", id="app.palette", show=False, priority=True),
         Binding("ctrl+q", "quit", "Quit", id="app.quit", priority=True),
-        Binding("f6", "save_picture", "Picture of the screen", id="app.screenshot", show=False),
+        Binding("f9", "save_picture", "Picture of the screen", id="app.screenshot", show=False),
     ]
 
     training_line: reactive[str] = reactive("no training")
@@ -167,38 +176,19 @@ class WorkbenchApp(BaseApp):
                 await result
 
     def get_system_commands(self, screen: Screen[Any]) -> Iterable[SystemCommand]:
-        """What the command palette offers besides searching: the screens, the theme, a picture, help, the end."""
-        for mode, purpose in (
-            ("presets", "Choose what to train"),
-            ("train", "Watch and steer a run"),
-            ("runs", "All runs and their checkpoints"),
-            ("chat", "Talk to a model"),
-            ("data", "Corpora and tokenizers"),
-        ):
-            yield SystemCommand(mode.capitalize(), purpose, lambda mode=mode: self.call_later(self.action_show, mode))
+        """What the command palette offers besides keys and places: what belongs to the whole workbench."""
         yield SystemCommand("Theme", "Change the colours", self.action_change_theme)
         yield SystemCommand("Settings", "Theme, redraws, smoothing, keys", self.action_settings)
         yield SystemCommand("Screenshot", "Save a picture of this screen (SVG)", self.action_save_picture)
-        yield from self.chart_commands(screen)
         yield SystemCommand("Help", "What this screen does, and its keys", self.action_help)
         yield SystemCommand(
             "Quit", "Close the workbench; a training is saved", lambda: self.call_later(self.action_quit)
         )
 
     def action_help(self) -> None:
-        """What one does on this screen, and every key that works now."""
-        if isinstance(self.screen, Help):
-            return
-        keys: dict[str, list[str]] = {}
-        for active in self.screen.active_bindings.values():
-            if active.enabled and active.binding.description:
-                shown = keys.setdefault(active.binding.description, [])
-                key = self.get_key_display(active.binding)
-                if key not in shown:
-                    shown.append(key)
-        guide = str(getattr(self.screen, "GUIDE", ""))
-        title = (self.screen.id or "help").capitalize()
-        self.push_screen(Help(title, guide, [(" ".join(shown), text) for text, shown in keys.items()]))
+        """What one does on this screen and with the focused thing, and every key that works now."""
+        if not isinstance(self.screen, Help):
+            self.push_screen(Help(self.screen))
 
     # --- the training of this program
 

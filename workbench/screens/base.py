@@ -7,8 +7,9 @@ from typing import TYPE_CHECKING, ClassVar, cast
 from textual.app import ComposeResult
 from textual.binding import Binding, BindingType
 from textual.screen import Screen
-from textual.widgets import Footer
 
+from workbench.keys import guide_of_focus
+from workbench.widgets.key_line import KeyLine
 from workbench.widgets.status import StatusLine
 
 if TYPE_CHECKING:
@@ -20,12 +21,14 @@ class WorkbenchScreen(Screen[None]):
 
     GUIDE: ClassVar[str] = ""
     """Two or three sentences for the help screen: what one does here."""
+    GUIDES: ClassVar[dict[str, str]] = {}
+    """The same for what has the focus, by the id of the widget."""
 
     HORIZONTAL_BREAKPOINTS = [(0, "-narrow"), (120, "-wide")]  # noqa: RUF012 - as Textual declares it
     VERTICAL_BREAKPOINTS = [(0, "-short"), (36, "-tall")]  # noqa: RUF012
     BINDINGS: ClassVar[list[BindingType]] = [
-        Binding("tab", "app.focus_next", "Next pane", show=False),
-        Binding("shift+tab", "app.focus_previous", "Pane before", show=False),
+        Binding("tab", "app.focus_next", "Next pane", id="screen.next", show=False),
+        Binding("shift+tab", "app.focus_previous", "Pane before", id="screen.previous", show=False),
     ]
 
     @property
@@ -33,10 +36,14 @@ class WorkbenchScreen(Screen[None]):
         """The app, with its home directory and its training service."""
         return cast("WorkbenchApp", self.app)
 
+    def focus_guide(self) -> str:
+        """What the focused thing is for, "" where there is no more to say than of the whole."""
+        return guide_of_focus(self, self.GUIDES)
+
     def compose(self) -> ComposeResult:
         yield StatusLine()
         yield from self.body()
-        yield Footer(show_command_palette=False, compact=True)
+        yield KeyLine()
 
     def body(self) -> ComposeResult:
         """The widgets between the status line and the footer."""

@@ -7,20 +7,22 @@ from typing import ClassVar
 from rich.text import Text
 from textual.app import ComposeResult
 from textual.binding import Binding, BindingType
-from textual.screen import ModalScreen
-from textual.widgets import Footer, Static
+from textual.widgets import Static
 
 from llm.config import RunConfig, fields_of, get_value
 from workbench.services.summaries import RunSummary
 from workbench.text import one_line
 from workbench.widgets.axes import compact, number, size
+from workbench.widgets.dialogs import Modal
+from workbench.widgets.key_line import KeyLine
 from workbench.widgets.meaning import shown
 from workbench.widgets.tables import LiveTable, Row
 
 
-class CompareScreen(ModalScreen[None]):
+class CompareScreen(Modal[None]):
     """A table of three columns; what is the same in both is left out until it is asked for."""
 
+    NAME = "Comparison"
     GUIDE = "Where two runs differ: what they came to first, then their configurations. a shows every field."
     BINDINGS: ClassVar[list[BindingType]] = [
         Binding("escape,q", "dismiss", "Back", id="compare.back", key_display="esc"),
@@ -43,7 +45,7 @@ class CompareScreen(ModalScreen[None]):
     def compose(self) -> ComposeResult:
         yield Static(id="compare-title", markup=False)
         yield LiveTable(id="compare-table")
-        yield Footer(show_command_palette=False, compact=True)
+        yield KeyLine()
 
     def on_mount(self) -> None:
         table = self.query_one(LiveTable)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import Any, ClassVar
 
 from textual import on, work
 from textual.app import ComposeResult
@@ -12,10 +12,11 @@ from textual.containers import Horizontal, Vertical, VerticalScroll
 from textual.content import Content
 from textual.message import Message
 from textual.timer import Timer
-from textual.widgets import OptionList, Static, TextArea
+from textual.widgets import OptionList, Static
 from textual.widgets.option_list import Option
 
 from llm.config import RunConfig
+from llm.data.addresses import is_address
 from llm.errors import UserError
 from workbench.screens.base import WorkbenchScreen
 from workbench.screens.prepare import PrepareDialog
@@ -24,6 +25,7 @@ from workbench.services.corpora import (
     Looked,
     add_corpus,
     config_of,
+    download_corpus,
     forget_corpus,
     list_corpora,
     look_into,
@@ -36,27 +38,21 @@ from workbench.text import clean, one_line
 from workbench.widgets.axes import duration
 from workbench.widgets.corpus_page import corpus_page
 from workbench.widgets.dialogs import Answer, Ask, AskText
+from workbench.widgets.lists import ChoiceList
 from workbench.widgets.panels import bar
-from workbench.widgets.tokens import coloured
-
-if TYPE_CHECKING:
-    from llm.tokenizer import Tokenizer
+from workbench.widgets.trial import TokenTrial
 
 GROUPS = {"embedded": "comes along", "added": "yours", "named": "data sets by name", "prepared": "prepared tokens"}
 LOOK_AFTER_SECONDS = 0.2
 JOB_SECONDS = 0.25
-TRIED_CHARACTERS = 5000  # of a text typed in, shown as tokens
+KEPT = {"downloading": "; what has come is kept, and the next try goes on from there"}
 
 
-class CorpusList(OptionList):
+class CorpusList(ChoiceList):
     """The list of corpora."""
 
     BINDINGS: ClassVar[list[BindingType]] = [
         Binding("enter", "select", "Prepare", id="data.prepare", key_display="⏎"),
-        Binding("j", "cursor_down", "Down", id="data.down", show=False),
-        Binding("k", "cursor_up", "Up", id="data.up", show=False),
-        Binding("g", "first", "First", id="data.first", show=False),
-        Binding("G", "last", "Last", id="data.last", show=False),
     ]
 
 
@@ -65,9 +61,14 @@ class DataScreen(WorkbenchScreen):
 
     GUIDE = (
         "What there is to learn from. Enter prepares the marked text (trains a tokenizer and writes token files) or "
-        "downloads a data set; u takes it to the presets. a adds a file, a folder or a glob of your own. t types a "
+        "downloads a data set; u takes it to the presets. a adds a file, a folder, a glob or a web address. t types a "
         "text and shows its tokens, those of the prepared data marked last; i shows their ids."
     )
+    GUIDES: ClassVar[dict[str, str]] = {
+        "corpus-list": "All that can be learnt from; ↓ marks what has to be downloaded first.",
+        "corpus-page": "What the marked text holds, or what its tokens are. The arrows scroll.",
+        "try-text": "Any text, and below it the tokens it becomes. F2 shows their ids, Esc goes back to the list.",
+    }
     BINDINGS: ClassVar[list[BindingType]] = [
         Binding("a", "add", "Add", id="data.add"),
         Binding("u", "use", "Use", id="data.use"),
@@ -110,8 +111,6 @@ class DataScreen(WorkbenchScreen):
         self.current = ""
         self.with_ids = False
         self.job: DataJob | None = None
-        self.tokenizer: Tokenizer | None = None
-        self.tokenizer_name = ""
         self._look_later: Timer | None = None
 
     def body(self) -> ComposeResult:
@@ -120,13 +119,10 @@ class DataScreen(WorkbenchScreen):
             with Vertical(id="corpus-side"):
                 with VerticalScroll(id="corpus-page", can_focus=True):
                     yield Static(id="corpus-about", markup=False)
-                yield TextArea(id="try-text", tab_behavior="focus", placeholder="t: type a text to see its tokens")
-                with VerticalScroll(id="try-page", can_focus=False):
-                    yield Static(id="try-tokens", markup=False)
+                yield TokenTrial(id="trial")
         yield Static(id="job-line", markup=False)
 
     def on_mount(self) -> None:
-        self.query_one("#try-text", TextArea).border_title = "text"
         self.listing.focus()
         self.set_interval(JOB_SECONDS, self._show_job)
 
@@ -215,9 +211,8 @@ class DataScreen(WorkbenchScreen):
         if message.key == self.current:
             self._show()
             if message.looked is not None:
-                self.tokenizer = message.looked.dataset.tokenizer
-                self.tokenizer_name = f"{self.tokenizer.kind} of {self.current.partition(' ')[2][:8]}"
-                self._tokenise()
+                tokenizer = message.looked.dataset.tokenizer
+                self.query_one(TokenTrial).use(tokenizer, f"{tokenizer.kind} of {self.current.partition(' ')[2][:8]}")
 
     def _show(self) -> None:
         if self.entry is not None:
@@ -230,7 +225,7 @@ class DataScreen(WorkbenchScreen):
 
     def action_try(self) -> None:
         """Type a text; its tokens are shown beneath."""
-        self.query_one("#try-text").focus()
+        self.query_one(TokenTrial).begin()
 
     def action_back(self) -> None:
         self.listing.focus()
@@ -239,39 +234,28 @@ class DataScreen(WorkbenchScreen):
         """Show the ids of tokens, or not."""
         self.with_ids = not self.with_ids
         self._show()
-        self._tokenise()
-
-    @on(TextArea.Changed, "#try-text")
-    def _typed(self) -> None:
-        self._tokenise()
-
-    def _tokenise(self) -> None:
-        text = self.query_one("#try-text", TextArea).text
-        target = self.query_one("#try-tokens", Static)
-        if not text:
-            target.update("")
-            return
-        if self.tokenizer is None:
-            from llm.tokenizer.byte import ByteTokenizer
-
-            self.tokenizer, self.tokenizer_name = ByteTokenizer(RunConfig().tokenizer.special_tokens), "bytes"
-        ids = self.tokenizer.encode(text[:TRIED_CHARACTERS], special=True)
-        size = len(text[:TRIED_CHARACTERS].encode("utf-8", "replace"))
-        cut = f", of the first {TRIED_CHARACTERS:,} characters" if len(text) > TRIED_CHARACTERS else ""
-        head = f"{len(ids):,} tokens ({self.tokenizer_name}), {size / max(1, len(ids)):.2f} bytes each{cut}\n"
-        tokens = coloured(self.tokenizer, ids, with_ids=self.with_ids, monochrome=self.app.no_color)
-        target.update(Content.assemble((head, "$foreground-muted"), tokens))
+        self.query_one(TokenTrial).show_ids(self.with_ids)
 
     # --- adding and forgetting
 
     def action_add(self) -> None:
         """Put text of one's own on the list."""
-        question = "A file, a folder, a glob such as ~/notes/**/*.md, or .jsonl or .parquet files:"
+        question = "A file, a folder, a glob such as ~/notes/**/*.md, .jsonl or .parquet files, or a web address:"
         self.app.push_screen(AskText(question, problem_of=path_problem), self._add)
 
-    def _add(self, path: str | None) -> None:
-        if path:
-            self._look_and_add(path)
+    def _add(self, text: str | None) -> None:
+        if text and is_address(text):
+            self._fetch(text)
+        elif text:
+            self._look_and_add(text)
+
+    def _fetch(self, address: str) -> None:
+        """Download what lies at a web address, and put it on the list."""
+        if self.job is not None and self.job.is_running:
+            self.notify(f"{self.job.title} goes on; x cancels it", markup=False)
+        else:
+            home = self.workbench.home
+            self._begin(f"downloading {address}", lambda: download_corpus(home, address))
 
     @work(thread=True, group="add a corpus")
     def _look_and_add(self, path: str) -> None:
@@ -285,13 +269,23 @@ class DataScreen(WorkbenchScreen):
         self._list(entry.key)
 
     def action_forget(self) -> None:
-        """Take one's own text off the list; the files stay."""
-        if self.entry is not None:
-            try:
-                forget_corpus(self.workbench.home, self.entry.corpus)
-            except (UserError, OSError) as error:
-                self.notify(clean(str(error)), severity="error", markup=False)
-            self._list()
+        """Take a text off the list. One's own files stay; a copy that was downloaded goes, which is asked first."""
+        entry = self.entry
+        if entry is None:
+            return
+        if is_address(entry.corpus) and entry.here:
+            question = f"The copy that was downloaded goes, too ({entry.about}). {entry.name} can be downloaded again."
+            answers = [Answer("", "Keep it"), Answer("yes", "Forget and delete it")]
+            self.app.push_screen(Ask(clean(question), answers), lambda yes: self._forget(entry) if yes else None)
+        else:
+            self._forget(entry)
+
+    def _forget(self, entry: Entry) -> None:
+        try:
+            forget_corpus(self.workbench.home, entry.corpus)
+        except (UserError, OSError) as error:
+            self.notify(clean(str(error)), severity="error", markup=False)
+        self._list()
 
     # --- preparing and downloading
 
@@ -328,7 +322,9 @@ class DataScreen(WorkbenchScreen):
             self._begin(f"preparing {config.data.corpus}", lambda: prepare(config, home))
 
     def _download(self, answer: str | None) -> None:
-        if answer and self.entry is not None:
+        if answer and self.entry is not None and self.entry.kind == "added":
+            self._fetch(self.entry.corpus)
+        elif answer and self.entry is not None:
             from llm.data.datasets import find_dataset
             from llm.data.download import download
 
@@ -339,8 +335,7 @@ class DataScreen(WorkbenchScreen):
         marked = self.current
 
         def on_end(result: Any, problem: str) -> None:
-            path = getattr(result, "path", None)
-            self.post_message(self.JobEnded(title, problem, f"prepared {path.name}" if path else marked))
+            self.post_message(self.JobEnded(title, problem, key_of(result) or marked))
 
         self.job = DataJob(title, work, on_end)
         self.job.start()
@@ -370,7 +365,7 @@ class DataScreen(WorkbenchScreen):
         self.refresh_bindings()
         if message.problem:
             severe = message.problem != "cancelled"
-            text = f"{message.title}: {message.problem}" if not severe else message.problem
+            text = message.problem if severe else f"{message.title}: cancelled{KEPT.get(message.title.split()[0], '')}"
             self.app.notify(clean(text), severity="error" if severe else "information", timeout=15, markup=False)
         else:
             self.app.notify(clean(f"{message.title}: done"), markup=False)
@@ -382,3 +377,11 @@ class DataScreen(WorkbenchScreen):
         """Take the marked corpus to the presets."""
         if self.entry is not None:
             self.workbench.open_presets(self.entry)
+
+
+def key_of(result: Any) -> str:
+    """The key of what a job has made: prepared data, or a text that was put on the list."""
+    if isinstance(result, Entry):
+        return result.key
+    path = getattr(result, "path", None)
+    return f"prepared {path.name}" if path else ""

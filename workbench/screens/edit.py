@@ -11,8 +11,7 @@ from textual.app import ComposeResult
 from textual.binding import Binding, BindingType
 from textual.containers import Vertical
 from textual.content import Content
-from textual.screen import ModalScreen
-from textual.widgets import Footer, Input, OptionList, Static
+from textual.widgets import Input, OptionList, Static
 from textual.widgets.option_list import Option
 
 from llm.config import (
@@ -28,7 +27,9 @@ from llm.config import (
 )
 from llm.errors import Problem, UserError
 from workbench.text import clean
-from workbench.widgets.dialogs import AskText
+from workbench.widgets.dialogs import AskText, Modal
+from workbench.widgets.key_line import KeyLine
+from workbench.widgets.lists import ChoiceList
 from workbench.widgets.meaning import shown
 
 
@@ -41,24 +42,23 @@ class EditResult:
     start: bool = False
 
 
-class EditScreen(ModalScreen[EditResult]):
+class EditScreen(Modal[EditResult]):
     """A list of fields by section, a line to type a value into, and the field's help."""
 
+    NAME = "Fields"
     GUIDE = (
         "Enter on a field lets you type a value, checked as you type; space goes to the next choice of a field that "
-        "has choices. Changed fields are marked with ●. Escape goes back one layer, and keeps what you changed."
+        "has choices. Changed fields are marked with ●, and c lists those alone, which is the difference from the "
+        "preset. Escape goes back one layer, and keeps what you changed."
     )
     BINDINGS: ClassVar[list[BindingType]] = [
         Binding("escape", "back", "Back", id="edit.back"),
         Binding("ctrl+s", "save_as", "Save as", id="edit.save"),
         Binding("ctrl+r", "train", "Train", id="edit.train"),
-        Binding("space", "next_choice", "Next choice", id="edit.next"),
-        Binding("d", "reset", "Preset's value", id="edit.reset"),
+        Binding("space", "next_choice", "Next", id="edit.next"),
+        Binding("d", "reset", "Reset", id="edit.reset"),
+        Binding("c", "changed_only", "Changed", id="edit.changed"),
         Binding("slash", "filter", "Filter", id="edit.filter", key_display="/"),
-        Binding("j", "move('cursor_down')", "Down", show=False),
-        Binding("k", "move('cursor_up')", "Up", show=False),
-        Binding("g", "move('first')", "First", show=False),
-        Binding("G", "move('last')", "Last", show=False),
     ]
 
     BASE = "preset"
@@ -71,16 +71,17 @@ class EditScreen(ModalScreen[EditResult]):
         self.base = base
         self.config = config
         self.fields = {field.path: field for field in fields_of(RunConfig)}
+        self.changed_only = False
 
     def compose(self) -> ComposeResult:
         with Vertical(id="edit-box"):
             yield Static(id="edit-title", markup=False)
             yield Input(placeholder="filter by name or help", id="edit-filter")
-            yield OptionList(id="edit-fields")
+            yield ChoiceList(id="edit-fields")
             yield Static(id="edit-help", markup=False)
             yield Input(id="edit-value")
             yield Static(id="edit-problem", markup=False)
-            yield Footer(show_command_palette=False)
+            yield KeyLine()
 
     def on_mount(self) -> None:
         self.query_one("#edit-filter").display = False
@@ -102,6 +103,11 @@ class EditScreen(ModalScreen[EditResult]):
         identity = self.listing.get_option_at_index(index).id if index is not None else None
         return self.fields[identity] if identity is not None else None
 
+    def focus_guide(self) -> str:
+        """The help of the marked field."""
+        field = self.field
+        return f"{field.path}: {field.help}\n{limits(field)}".rstrip() if field is not None else ""
+
     def problems(self) -> list[Problem]:
         """What stands against training what is shown."""
         return check(self.config)
@@ -115,12 +121,16 @@ class EditScreen(ModalScreen[EditResult]):
         options: list[Option] = []
         section = ""
         for field in self.fields.values():
-            if not all(word in f"{field.path} {field.help}".lower() for word in words):
+            if not self._is_wanted(field, words):
                 continue
             if field.section != section:
                 section = field.section
                 options.append(Option(Content.styled(section, "bold $text-accent"), disabled=True))
             options.append(Option(self._entry(field), id=field.path))
+        if not options:
+            options = [
+                Option(Content.styled(f"no {'changed ' * self.changed_only}field to show", "dim"), disabled=True)
+            ]
         self.listing.set_options(options)
         paths = [option.id for option in options]
         wanted = marked.path if marked is not None and marked.path in paths else next(filter(None, paths), None)
@@ -130,12 +140,20 @@ class EditScreen(ModalScreen[EditResult]):
 
     def _entry(self, field: Field) -> Content:
         value, before = get_value(self.config, field.path), get_value(self.base, field.path)
-        if value == before:
+        if not self._is_changed(field):
             return Content.assemble(f"  {field.name:<22} ", shown(value))
         was = f"  ({self.BASE}: {shown(before)})"
         return Content.assemble(
             (f"● {field.name:<22} ", "$text-warning"), (shown(value), "bold"), (was, "$foreground-muted")
         )
+
+    def _is_wanted(self, field: Field, words: list[str]) -> bool:
+        """Whether a field is to be listed: it has all the words, and is changed where only such are asked for."""
+        text = f"{field.path} {field.help}".lower()
+        return all(word in text for word in words) and (not self.changed_only or self._is_changed(field))
+
+    def _is_changed(self, field: Field) -> bool:
+        return bool(get_value(self.config, field.path) != get_value(self.base, field.path))
 
     def _show_title(self) -> None:
         count = len(diff(self.base, self.config))
@@ -150,8 +168,7 @@ class EditScreen(ModalScreen[EditResult]):
         field = self.field
         if field is None:
             return
-        help_text = f"{field.path}: {field.help}\n{limits(field)}".rstrip()
-        self.query_one("#edit-help", Static).update(Content(help_text))
+        self.query_one("#edit-help", Static).update(Content(self.focus_guide()))
         with self.prevent(Input.Changed):
             self.value_line.value = typed(get_value(self.config, field.path))
 
@@ -196,8 +213,10 @@ class EditScreen(ModalScreen[EditResult]):
 
     # --- moving
 
-    async def action_move(self, how: str) -> None:
-        await self.listing.run_action(how)
+    def action_changed_only(self) -> None:
+        """The difference from the preset alone, or all fields."""
+        self.changed_only = not self.changed_only
+        self._fill()
 
     def action_filter(self) -> None:
         line = self.query_one("#edit-filter", Input)
@@ -224,9 +243,13 @@ class EditScreen(ModalScreen[EditResult]):
             line.display = False
             self.listing.focus()
         else:
-            self.dismiss(EditResult(self.config))
+            self.action_leave()
 
     # --- leaving
+
+    def action_leave(self) -> None:
+        """Back to the presets with what was changed."""
+        self.dismiss(EditResult(self.config))
 
     def action_train(self) -> None:
         """Train what is shown."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from typing import ClassVar
 
 from textual import on
@@ -9,7 +10,6 @@ from textual.app import ComposeResult
 from textual.binding import Binding, BindingType
 from textual.containers import Vertical, VerticalScroll
 from textual.content import Content
-from textual.screen import ModalScreen
 from textual.widgets import Input, Static
 
 from llm.config import RunConfig, with_overrides
@@ -18,19 +18,25 @@ from workbench.services.estimate import nearest_that_fits
 from workbench.services.preflight import Speed
 from workbench.text import clean
 from workbench.widgets.axes import compact
+from workbench.widgets.dialogs import Modal
 from workbench.widgets.meaning import changes
 
 MINUTES = 10
 USUAL_FLOPS = 5e10  # FLOP/s that two CPU cores train with, about; until a preflight has measured it
 
 
-class FitDialog(ModalScreen[RunConfig | None]):
+class FitDialog(Modal[RunConfig | None]):
     """Asks for the minutes a run may take, shows what would change, and returns the changed configuration."""
 
+    NAME = "Fit"
+    GUIDE = (
+        "How many minutes a run may take here. What would have to change, and nothing else, is listed below the line; "
+        "Enter takes it over into the preset, where it can still be edited."
+    )
     BINDINGS: ClassVar[list[BindingType]] = [
-        Binding("escape", "dismiss(None)", "Cancel"),
-        Binding("down", "scroll_changes(1)", "Down", show=False),
-        Binding("up", "scroll_changes(-1)", "Up", show=False),
+        Binding("escape", "dismiss(None)", "Cancel", id="dialog.cancel"),
+        Binding("down", "scroll_changes(1)", "Down", id="fit.down", show=False),
+        Binding("up", "scroll_changes(-1)", "Up", id="fit.up", show=False),
     ]
 
     def __init__(self, name: str, config: RunConfig, speed: Speed | None) -> None:
@@ -43,7 +49,7 @@ class FitDialog(ModalScreen[RunConfig | None]):
     def compose(self) -> ComposeResult:
         flops = self.speed.flops_per_second if self.speed is not None else USUAL_FLOPS
         source = f"measured with {self.speed.name}" if self.speed is not None else "a guess: p on the list measures it"
-        question = f"Fit {self.preset_name} to this machine ({compact(float(f'{flops:.2g}'))}FLOP/s, {source}).\n"
+        question = f"Fit {self.preset_name} to this machine ({speed_words(flops)}, {source}).\n"
         with Vertical(classes="dialog-box dialog-tall"):
             yield Static(Content(clean(question) + "Minutes it may take; Enter takes over what is shown below:"))
             yield Input(str(MINUTES), id="fit-minutes")
@@ -83,3 +89,9 @@ class FitDialog(ModalScreen[RunConfig | None]):
 
     def action_scroll_changes(self, lines: int) -> None:
         self.query_one("#fit-scroll").scroll_relative(y=lines, animate=False)
+
+
+def speed_words(flops_per_second: float) -> str:
+    """A speed in two digits: 50 GFLOP/s."""
+    text = compact(float(f"{flops_per_second:.2g}"))
+    return re.sub(r"([A-Z]?)$", r" \1FLOP/s", text, count=1)

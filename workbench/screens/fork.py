@@ -38,10 +38,10 @@ class ForkScreen(EditScreen):
         "the optimiser's state behind and counts the steps from 0."
     )
     BINDINGS: ClassVar[list[BindingType]] = [
-        Binding("ctrl+r", "train", "Fork and train", id="fork.train"),
-        Binding("Q", "enqueue", "Fork, to the queue", id="fork.queue"),
+        Binding("ctrl+r", "train", "Train", id="fork.train"),
+        Binding("Q", "enqueue", "Queue", id="fork.queue"),
         Binding("w", "weights_only", "Weights only", id="fork.weights"),
-        Binding("d", "reset", "Parent's value", id="fork.reset"),
+        Binding("d", "reset", "Reset", id="fork.reset"),
     ]
 
     def __init__(self, home: Path, parent: Parent, config: RunConfig) -> None:

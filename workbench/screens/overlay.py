@@ -11,13 +11,14 @@ from numpy.typing import NDArray
 from textual import work
 from textual.app import ComposeResult
 from textual.binding import Binding, BindingType
-from textual.screen import ModalScreen
-from textual.widgets import Footer, Static
+from textual.widgets import Static
 
 from llm.run import Run
 from workbench.services.curves import RunCurves
 from workbench.text import one_line
 from workbench.widgets.chart import COLOURS, Chart, Series
+from workbench.widgets.dialogs import Modal
+from workbench.widgets.key_line import KeyLine
 
 MOST = len(COLOURS)
 REFRESH_SECONDS = 1.0
@@ -32,9 +33,10 @@ QUANTITIES = {
 UNITS = {"step": "step", "tokens": "tokens_seen", "time": "elapsed"}
 
 
-class OverlayScreen(ModalScreen[None]):
+class OverlayScreen(Modal[None]):
     """One chart; keys change what it shows and over what."""
 
+    NAME = "Overlay"
     GUIDE = (
         "The marked runs on one set of axes. v goes to the next quantity, u to the next x axis; bits per byte compare "
         "across tokenizers, losses do not. Runs in training go on growing."
@@ -61,7 +63,7 @@ class OverlayScreen(ModalScreen[None]):
     def compose(self) -> ComposeResult:
         yield Chart(QUANTITIES[self.quantity], smoothing=0.8, empty="reading the logs", id="overlay-chart")
         yield Static(id="overlay-note", markup=False)
-        yield Footer(show_command_palette=False, compact=True)
+        yield KeyLine()
 
     def on_mount(self) -> None:
         self.chart.focus()

@@ -9,13 +9,14 @@ from textual.app import ComposeResult
 from textual.binding import Binding, BindingType
 from textual.containers import Vertical
 from textual.content import Content
-from textual.screen import ModalScreen
 from textual.widgets import Input, OptionList, Static
 from textual.widgets.option_list import Option
 
 from llm.config import RunConfig, with_overrides
 from llm.errors import UserError
 from workbench.text import clean
+from workbench.widgets.dialogs import Modal
+from workbench.widgets.lists import ChoiceList
 
 KINDS = {
     "bpe": "byte pairs, learnt from this text",
@@ -27,13 +28,18 @@ SIZED = ("bpe", "sentencepiece")
 EMBEDDED = ("stories", "pylib")
 
 
-class PrepareDialog(ModalScreen[RunConfig]):
+class PrepareDialog(Modal[RunConfig]):
     """Asks for a tokenizer; returns the configuration to prepare, None for cancelled."""
 
+    NAME = "Prepare"
+    GUIDE = (
+        "How the text is to become tokens. Byte pairs and SentencePiece learn a vocabulary of the size you give from "
+        "the text; characters and bytes need none. Preparing goes on beside everything else, and can be cancelled."
+    )
     BINDINGS: ClassVar[list[BindingType]] = [
-        Binding("escape", "dismiss(None)", "Cancel"),
-        Binding("tab", "app.focus_next", "Next", show=False),
-        Binding("shift+tab", "app.focus_previous", "Back", show=False),
+        Binding("escape", "dismiss(None)", "Cancel", id="dialog.cancel"),
+        Binding("tab", "app.focus_next", "Next pane", id="screen.next", show=False),
+        Binding("shift+tab", "app.focus_previous", "Pane before", id="screen.previous", show=False),
     ]
 
     def __init__(self, config: RunConfig) -> None:
@@ -44,7 +50,7 @@ class PrepareDialog(ModalScreen[RunConfig]):
         data, tokenizer = self.config.data, self.config.tokenizer
         with Vertical(classes="dialog-box"):
             yield Static(Content(f"Prepare {clean(data.corpus)}"), classes="dialog-question")
-            yield OptionList(*(Option(Content(f"{kind}: {about}"), id=kind) for kind, about in KINDS.items()))
+            yield ChoiceList(*(Option(Content(f"{kind}: {about}"), id=kind) for kind, about in KINDS.items()))
             yield Input(str(tokenizer.vocab_size), id="vocabulary")
             yield Input(f"{data.size_mb:g}", id="megabytes")
             yield Static("", classes="dialog-problem", markup=False)

@@ -25,6 +25,7 @@ from workbench.services.prepared import DataState, look_for_data
 from workbench.text import clean
 from workbench.widgets.axes import compact, size
 from workbench.widgets.dialogs import Answer, Ask
+from workbench.widgets.lists import ChoiceList
 from workbench.widgets.meaning import meaning
 
 if TYPE_CHECKING:  # loaded when they are needed: the first screen is not to wait for them
@@ -34,15 +35,11 @@ if TYPE_CHECKING:  # loaded when they are needed: the first screen is not to wai
 LOOK_AFTER_SECONDS = 0.3
 
 
-class PresetList(OptionList):
+class PresetList(ChoiceList):
     """The list; choosing an entry trains it."""
 
     BINDINGS: ClassVar[list[BindingType]] = [
         Binding("enter", "select", "Train", id="presets.start", key_display="⏎"),
-        Binding("j", "cursor_down", "Down", id="presets.down", show=False),
-        Binding("k", "cursor_up", "Up", id="presets.up", show=False),
-        Binding("g", "first", "First", id="presets.first", show=False),
-        Binding("G", "last", "Last", id="presets.last", show=False),
     ]
 
 
@@ -55,6 +52,10 @@ class PresetsScreen(WorkbenchScreen):
         "f makes the marked preset small enough for this machine and your patience, and shows first what would change; "
         "p runs a few real steps of it and measures memory and speed. Nothing else is made before you press Enter."
     )
+    GUIDES: ClassVar[dict[str, str]] = {
+        "preset-list": "The presets by group, your own last; * marks what you have edited. Enter trains it.",
+        "preset-page": "What the marked preset would mean on this machine. Tab goes back to the list.",
+    }
     BINDINGS: ClassVar[list[BindingType]] = [
         Binding("e", "edit", "Edit", id="presets.edit"),
         Binding("Q,shift+enter", "enqueue", "Queue", id="presets.queue", key_display="Q"),

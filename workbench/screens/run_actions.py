@@ -43,18 +43,18 @@ class RunActions(WorkbenchScreen):
     BINDINGS: ClassVar[list[BindingType]] = [
         Binding("r", "resume", "Resume", id="runs.resume"),
         Binding("f", "fork", "Fork", id="runs.fork"),
-        Binding("Q", "enqueue", "Queue", id="runs.queue", show=False),
-        Binding("w", "waiting", "What waits in the queue", id="runs.waiting", show=False),
-        Binding("p", "pin", "Pin", id="runs.pin", show=False),
-        Binding("v", "verify", "Verify", id="runs.verify", show=False),
-        Binding("n", "notes", "Notes", id="runs.notes", show=False),
-        Binding("T", "tags", "Tags", id="runs.tags", show=False),
-        Binding("R", "rename", "Rename", id="runs.rename", show=False),
-        Binding("e", "export", "Export curves (CSV)", id="runs.export", show=False),
-        Binding("y", "copy_path", "Copy path", id="runs.copy-path", show=False),
+        Binding("Q", "enqueue", "Queue", id="runs.queue"),
+        Binding("w", "waiting", "Waiting", id="runs.waiting"),
+        Binding("p", "pin", "Pin", id="runs.pin"),
+        Binding("v", "verify", "Verify", id="runs.verify"),
+        Binding("n", "notes", "Notes", id="runs.notes"),
+        Binding("T", "tags", "Tags", id="runs.tags"),
+        Binding("R", "rename", "Rename", id="runs.rename"),
+        Binding("e", "export", "Export CSV", id="runs.export"),
+        Binding("y", "copy_path", "Copy path", id="runs.copy-path"),
         Binding("d,delete", "delete", "Delete", id="runs.delete", key_display="d"),
-        Binding("x", "trash", "Trash", id="runs.trash", show=False),
-        Binding("D", "cached_data", "Prepared data", id="runs.data", show=False),
+        Binding("x", "trash", "Trash", id="runs.trash"),
+        Binding("D", "cached_data", "Prepared data", id="runs.data"),
     ]
 
     def __init__(self, id: str | None = None) -> None:
@@ -228,10 +228,10 @@ class RunActions(WorkbenchScreen):
         summary = self.current
         if summary is None:
             return
-        question = f"Notes on {summary.name} (a single hyphen clears them)"
-        answer = await self.app.push_screen_wait(AskText(question, value=summary.notes))
-        if answer:
-            self.attempt(lambda: Run(summary.path).update_meta(notes="" if answer == "-" else answer))
+        question = f"Notes on {summary.name}:"
+        answer = await self.app.push_screen_wait(AskText(question, value=summary.notes, optional=True))
+        if answer is not None:
+            self.attempt(lambda: Run(summary.path).update_meta(notes=answer))
             self.look_again()
 
     @work
@@ -240,7 +240,7 @@ class RunActions(WorkbenchScreen):
         summary = self.current
         if summary is None:
             return
-        answer = await self.app.push_screen_wait(AskText(f"Rename {summary.name} to", value=summary.name))
+        answer = await self.app.push_screen_wait(AskText(f"Rename {summary.name} to:", value=summary.name))
         if answer and answer != summary.name:
             if self.attempt(lambda: rename(Run(summary.path), answer)):
                 self.workbench.queue.renamed(summary.name, answer)
@@ -252,10 +252,10 @@ class RunActions(WorkbenchScreen):
         summary = self.current
         if summary is None:
             return
-        question = f"Tags of {summary.name}, separated by commas (a single hyphen clears them)"
-        answer = await self.app.push_screen_wait(AskText(question, value=", ".join(summary.tags)))
-        if answer:
-            tags = [] if answer == "-" else sorted({tag.strip() for tag in answer.split(",") if tag.strip()})
+        question = f"Tags of {summary.name}, separated by commas:"
+        answer = await self.app.push_screen_wait(AskText(question, value=", ".join(summary.tags), optional=True))
+        if answer is not None:
+            tags = sorted({tag.strip() for tag in answer.split(",") if tag.strip()})
             self.attempt(lambda: Run(summary.path).update_meta(tags=tags))
             self.look_again()
 

@@ -88,12 +88,11 @@ def details_of(row: RunSummary, now: float) -> Content:
     """What the table has no column for."""
     lines = [
         ("created", f"{age(now - row.created)} ago" if row.created else ""),
-        ("device", row.device),
+        ("on", row.device),
         ("forked from", row.parent),
         ("tags", ", ".join(row.tags)),
-        ("ended", row.reason),
-        ("notes", row.notes),
-        ("path", str(row.path)),
+        ("ended:", row.reason),
+        ("notes:", row.notes),
+        ("in", str(row.path)),
     ]
-    shown = [Content.assemble((f"{label:>11} ", "dim"), clean(text)) for label, text in lines if text]
-    return Content("\n").join(shown)
+    return Content("\n").join(Content.assemble((f"{label} ", "dim"), clean(text)) for label, text in lines if text)

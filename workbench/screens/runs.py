@@ -34,6 +34,17 @@ class RunsScreen(RunActions):
         "Bits per byte compare across tokenizers; losses do not. Space marks runs: o lays the curves of the marked "
         "ones over each other, = compares the configurations of two. f makes a new run that begins with a checkpoint."
     )
+    GUIDES: ClassVar[dict[str, str]] = {
+        "runs-list": (
+            "The runs below the home directory, each with its newest figures. Enter goes to its checkpoints; r goes on "
+            "training it, t shows its curves, c talks to it."
+        ),
+        "run-checkpoints": (
+            "The checkpoints of the run above. Enter talks to the marked one, f forks it, p keeps it for good, "
+            "v reads every byte of it and compares with its checksums, d deletes it."
+        ),
+        "runs-filter": "Words that must all be in name, status, corpus, notes or tags. Enter keeps, Esc clears them.",
+    }
     BINDINGS: ClassVar[list[BindingType]] = [
         Binding("c", "chat", "Chat", id="runs.chat"),
         Binding("t", "curves", "Curves", id="runs.curves"),
@@ -41,9 +52,9 @@ class RunsScreen(RunActions):
         Binding("o", "overlay", "Overlay", id="runs.overlay"),
         Binding("equals_sign", "compare", "Compare", id="runs.compare", key_display="="),
         Binding("slash", "filter", "Filter", id="runs.filter", key_display="/"),
-        Binding("s", "sort", "Sort", id="runs.sort", show=False),
-        Binding("S", "reverse", "Reverse the order", id="runs.reverse", show=False),
-        Binding("l", "lineage", "Forks below their parents", id="runs.lineage", show=False),
+        Binding("s", "sort", "Sort", id="runs.sort"),
+        Binding("S", "reverse", "Reverse", id="runs.reverse"),
+        Binding("l", "lineage", "Tree", id="runs.lineage"),
         Binding("escape", "back", "Back", id="runs.back", show=False),
     ]
     DEFAULT_CSS = """

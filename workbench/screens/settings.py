@@ -6,7 +6,7 @@ import importlib
 import pkgutil
 from collections.abc import Iterator
 from dataclasses import replace
-from typing import TYPE_CHECKING, Any, ClassVar, cast
+from typing import Any, ClassVar
 
 from textual import events, on
 from textual.app import ComposeResult
@@ -14,22 +14,21 @@ from textual.binding import Binding, BindingType
 from textual.containers import Vertical
 from textual.content import Content
 from textual.dom import DOMNode
-from textual.screen import ModalScreen
-from textual.widgets import Footer, OptionList, Static
+from textual.widgets import OptionList, Static
 from textual.widgets.option_list import Option
 
 from workbench.settings import Settings, problem_with
 from workbench.themes import THEMES
-from workbench.widgets.dialogs import Answer, Ask, AskText
-
-if TYPE_CHECKING:
-    from workbench.app import WorkbenchApp
+from workbench.widgets.dialogs import Answer, Ask, AskText, Modal
+from workbench.widgets.key_line import KeyLine
+from workbench.widgets.lists import ChoiceList
 
 NUMBERS = {
     "redraws_per_second": "redraws of the charts per second (0: as often as the training can spare)",
     "smoothing": "smoothing of the loss curve when a run is opened (0 to 0.999)",
 }
-TOGETHER = ("train", "chart")  # the keys of charts work on the Train screen wherever its focus is
+TOGETHER = {"train", "chart"}  # the keys of charts work on the Train screen wherever its focus is
+EVERYWHERE = {"app", "screen", "list"}
 
 
 def all_bindings() -> dict[str, list[Binding]]:
@@ -66,16 +65,21 @@ def keys_of(bindings: list[Binding]) -> str:
 def clash(identity: str, key: str, settings: Settings) -> str:
     """The id of another binding that works where `identity` works and has `key` already, or ""."""
     room = identity.partition(".")[0]
-    rooms = ("app", *(TOGETHER if room in TOGETHER else (room,)))
     for other, bindings in all_bindings().items():
-        together = other.partition(".")[0] in rooms or room == "app"
         keys = settings.keys.get(other) or keys_of(bindings)
-        if other != identity and together and key in keys.split(","):
+        if other != identity and key in keys.split(",") and work_together(room, other.partition(".")[0]):
             return other
     return ""
 
 
-class SettingsScreen(ModalScreen[None]):
+def work_together(room: str, other: str) -> bool:
+    """Whether keys of two rooms work at the same time. Nothing else works while the help is open."""
+    if room == other or {room, other} == TOGETHER:
+        return True
+    return bool(EVERYWHERE & {room, other}) and "help" not in (room, other)
+
+
+class SettingsScreen(Modal[None]):
     """A list of settings and keys; what is changed holds at once and is written down."""
 
     GUIDE = (
@@ -83,27 +87,19 @@ class SettingsScreen(ModalScreen[None]):
         "is kept in settings.toml of the home folder."
     )
     BINDINGS: ClassVar[list[BindingType]] = [
-        Binding("escape", "dismiss", "Back"),
+        Binding("escape", "dismiss", "Back", id="settings.back"),
         Binding("backspace", "usual", "As usual", id="settings.usual"),
-        Binding("j", "move('cursor_down')", "Down", show=False),
-        Binding("k", "move('cursor_up')", "Up", show=False),
-        Binding("g", "move('first')", "First", show=False),
-        Binding("G", "move('last')", "Last", show=False),
     ]
 
     def __init__(self) -> None:
         super().__init__(id="settings")
         self.bindings = all_bindings()
 
-    @property
-    def workbench(self) -> WorkbenchApp:
-        return cast("WorkbenchApp", self.app)
-
     def compose(self) -> ComposeResult:
         with Vertical(id="settings-box"):
             yield Static(Content.styled("Settings", "bold"))
-            yield OptionList(id="settings-list")
-            yield Footer(show_command_palette=False, compact=True)
+            yield ChoiceList(id="settings-list")
+            yield KeyLine()
 
     def on_mount(self) -> None:
         self._fill()
@@ -178,9 +174,6 @@ class SettingsScreen(ModalScreen[None]):
         elif self.marked:
             self._apply(with_value(self.workbench.settings, self.marked, getattr(Settings(), self.marked)))
 
-    def action_move(self, move: str) -> None:
-        getattr(self.listing, f"action_{move}")()
-
 
 def with_value(settings: Settings, name: str, value: Any) -> Settings:
     """The settings with another value for one of them."""
@@ -195,7 +188,7 @@ def number_problem(name: str, text: str) -> str:
         return "must be a number"
 
 
-class PressKey(ModalScreen[str]):
+class PressKey(Modal[str]):
     """Waits for the key that something is to have. Returns its name, "" for the usual one, None for no change."""
 
     def __init__(self, identity: str, about: str, settings: Settings) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, ClassVar, cast
+from typing import ClassVar
 
 from rich.text import Text
 from textual import work
@@ -13,8 +13,7 @@ from textual.app import ComposeResult
 from textual.binding import Binding, BindingType
 from textual.containers import Vertical
 from textual.content import Content
-from textual.screen import ModalScreen
-from textual.widgets import Footer, Static
+from textual.widgets import Static
 
 from llm.errors import UserError
 from llm.run import Run
@@ -24,18 +23,16 @@ from workbench.services.cached_data import CachedData
 from workbench.services.trash import Trashed
 from workbench.text import clean, one_line
 from workbench.widgets.axes import size
-from workbench.widgets.dialogs import Answer, Ask
+from workbench.widgets.dialogs import Answer, Ask, Modal
+from workbench.widgets.key_line import KeyLine
 from workbench.widgets.tables import LiveTable, Row
 
-if TYPE_CHECKING:
-    from workbench.app import WorkbenchApp
 
-
-class ListScreen(ModalScreen[None]):
+class ListScreen(Modal[None]):
     """A table over the whole screen with a line that says what it is. Subclasses give `HEADINGS` and `rows`."""
 
     HEADINGS: ClassVar[tuple[str, ...]] = ()
-    BINDINGS: ClassVar[list[BindingType]] = [Binding("escape,q", "dismiss", "Back", key_display="esc")]
+    BINDINGS: ClassVar[list[BindingType]] = [Binding("escape,q", "dismiss", "Back", id="store.back", key_display="esc")]
     DEFAULT_CSS = """
     ListScreen { background: $background;
         Vertical { height: 1fr; }
@@ -45,10 +42,6 @@ class ListScreen(ModalScreen[None]):
     """
 
     @property
-    def workbench(self) -> WorkbenchApp:
-        return cast("WorkbenchApp", self.app)
-
-    @property
     def table(self) -> LiveTable:
         return self.query_one(LiveTable)
 
@@ -56,7 +49,7 @@ class ListScreen(ModalScreen[None]):
         with Vertical():
             yield Static(classes="list-note", markup=False)
             yield LiveTable(id="list-table")
-        yield Footer(show_command_palette=False, compact=True)
+        yield KeyLine()
 
     def on_mount(self) -> None:
         for heading in self.HEADINGS:
@@ -85,6 +78,7 @@ class ListScreen(ModalScreen[None]):
 class QueueScreen(ListScreen):
     """The runs that wait for their turn."""
 
+    NAME = "Queue"
     GUIDE = (
         "The next run begins when the one that trains here has ended, as long as the workbench is open. J and K move a "
         "run back and forward, d takes it out of the queue (the run stays), b begins the first one now."
@@ -135,6 +129,7 @@ class QueueScreen(ListScreen):
 class TrashScreen(ListScreen):
     """Deleted runs."""
 
+    NAME = "Trash"
     GUIDE = "Deleted runs lie here until the trash is emptied. r brings one back, d destroys one, E all of them."
     HEADINGS = ("run", "size", "deleted")
     BINDINGS: ClassVar[list[BindingType]] = [
@@ -197,6 +192,7 @@ class TrashScreen(ListScreen):
 class CachedDataScreen(ListScreen):
     """Prepared data and who uses them."""
 
+    NAME = "Prepared data"
     GUIDE = (
         "Text that was tokenised for a run is kept, and shared by all runs that need the same. C takes away what no "
         "run uses, neither here nor in the trash; it is made again when a run needs it."

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 from textual.content import Content
 
+from llm.data.addresses import is_address
 from workbench.services.corpora import Entry, Looked, sides
 from workbench.text import clean
 from workbench.widgets.axes import size
@@ -17,6 +18,7 @@ if TYPE_CHECKING:
 NEXT = {
     "embedded": "Enter prepares it; u takes it to the presets.",
     "added": "Enter prepares it; u takes it to the presets; d forgets it, the files stay.",
+    "address": "Enter prepares it; u takes it to the presets; d forgets it and deletes the copy.",
     "named": "Enter prepares it; u takes it to the presets.",
     "prepared": "u takes it to the presets; t types a text and splits it with this tokenizer.",
 }
@@ -43,7 +45,8 @@ def corpus_page(
     elif not entry.here:
         lines.append(Content("Not here. Enter downloads it."))
     elif entry.corpus:
-        lines += [Content.styled(NEXT[entry.kind], "$foreground-muted"), heading("How it begins")]
+        next_ = NEXT["address" if is_address(entry.corpus) else entry.kind]
+        lines += [Content.styled(next_, "$foreground-muted"), heading("How it begins")]
         lines.append(Content(clean(found.text)) if found is not None else Content.styled("reading…", "dim"))
     else:
         lines.append(Content("Questions to measure a model with; no text to learn from."))

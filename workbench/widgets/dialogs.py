@@ -4,16 +4,22 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar, Protocol, cast, runtime_checkable
 
 from textual import on
 from textual.app import ComposeResult
 from textual.binding import Binding, BindingType
 from textual.containers import Vertical, VerticalScroll
 from textual.content import Content
-from textual.screen import ModalScreen
+from textual.screen import ModalScreen, Screen, ScreenResultType
 from textual.widgets import Input, OptionList, Static
 from textual.widgets.option_list import Option
+
+from workbench.keys import EVERYWHERE, HERE, SCREEN, guide_of_focus, working_keys
+from workbench.widgets.lists import ChoiceList
+
+if TYPE_CHECKING:
+    from workbench.app import WorkbenchApp
 
 
 @dataclass(frozen=True)
@@ -24,10 +30,38 @@ class Answer:
     label: str
 
 
-class Ask(ModalScreen[str]):
+@runtime_checkable
+class Guided(Protocol):
+    """A screen that can say what its focused thing is for."""
+
+    def focus_guide(self) -> str: ...
+
+
+class Modal(ModalScreen[ScreenResultType]):
+    """A window over a screen. As on a screen, `GUIDE` says what one does here, `GUIDES` (by the id of a widget) what
+    the focused thing is for, and `?` shows both."""
+
+    NAME: ClassVar[str] = ""
+    GUIDE: ClassVar[str] = ""
+    GUIDES: ClassVar[dict[str, str]] = {}
+    BINDINGS: ClassVar[list[BindingType]] = [
+        Binding("question_mark,f1", "app.help", "Help", id="app.help"),
+    ]
+
+    @property
+    def workbench(self) -> WorkbenchApp:
+        """The app, with its home directory and its training service."""
+        return cast("WorkbenchApp", self.app)
+
+    def focus_guide(self) -> str:
+        """What the focused thing is for, "" where there is no more to say than of the whole."""
+        return guide_of_focus(self, self.GUIDES)
+
+
+class Ask(Modal[str]):
     """A question with a few answers; the first is preselected. Returns the chosen value, or "" for none of them."""
 
-    BINDINGS: ClassVar[list[BindingType]] = [Binding("escape", "dismiss('')", "Cancel")]
+    BINDINGS: ClassVar[list[BindingType]] = [Binding("escape", "dismiss('')", "Cancel", id="dialog.cancel")]
 
     def __init__(self, question: str, answers: Sequence[Answer]) -> None:
         super().__init__(classes="dialog")
@@ -37,7 +71,7 @@ class Ask(ModalScreen[str]):
     def compose(self) -> ComposeResult:
         with Vertical(classes="dialog-box"):
             yield Static(Content(self.question), classes="dialog-question")
-            yield OptionList(*(Option(Content(answer.label), id=answer.value) for answer in self.answers))
+            yield ChoiceList(*(Option(Content(answer.label), id=answer.value) for answer in self.answers))
 
     def on_mount(self) -> None:
         self.query_one(OptionList).focus()
@@ -47,22 +81,34 @@ class Ask(ModalScreen[str]):
         self.dismiss(event.option.id or "")
 
 
-class AskText(ModalScreen[str]):
-    """A question answered by typing; `problem_of(text)` says what is wrong with it, or "". Returns "" for cancelled."""
+class AskText(Modal[str]):
+    """A question answered by typing; `problem_of(text)` says what is wrong with it, or "". Returns None for cancelled.
 
-    BINDINGS: ClassVar[list[BindingType]] = [Binding("escape", "dismiss('')", "Cancel")]
+    `optional`: the line may be left empty, which is an answer, too.
+    """
 
-    def __init__(self, question: str, *, value: str = "", problem_of: Callable[[str], str] = lambda text: "") -> None:
+    BINDINGS: ClassVar[list[BindingType]] = [Binding("escape", "dismiss(None)", "Cancel", id="dialog.cancel")]
+
+    def __init__(
+        self,
+        question: str,
+        *,
+        value: str = "",
+        problem_of: Callable[[str], str] = lambda text: "",
+        optional: bool = False,
+    ) -> None:
         super().__init__(classes="dialog")
         self.question = question
         self.value = value
         self.problem_of = problem_of
+        self.optional = optional
 
     def compose(self) -> ComposeResult:
         with Vertical(classes="dialog-box"):
             yield Static(Content(self.question), classes="dialog-question")
             yield Input(self.value)
             yield Static("", classes="dialog-problem", markup=False)
+            yield Static("Enter takes it, Esc cancels.", classes="dialog-hint", markup=False)
 
     def on_mount(self) -> None:
         self.query_one(Input).focus()
@@ -74,7 +120,7 @@ class AskText(ModalScreen[str]):
 
     @on(Input.Submitted)
     def _accept(self, event: Input.Submitted) -> None:
-        if event.value and not self.problem_of(event.value):
+        if (event.value and not self.problem_of(event.value)) or (self.optional and not event.value):
             self.dismiss(event.value)
 
 
@@ -94,27 +140,35 @@ class Waiting(ModalScreen[None]):
 
 
 class Help(ModalScreen[None]):
-    """What one does on the screen below, and every key that works on it now."""
+    """What one does on the screen below and with what has the focus there, and every key that works now."""
 
     BINDINGS: ClassVar[list[BindingType]] = [
-        Binding("escape,q,question_mark,f1,enter", "dismiss", "Close"),
-        Binding("j", "scroll_help(1)", "Down", show=False),
-        Binding("k", "scroll_help(-1)", "Up", show=False),
+        Binding("escape,q,question_mark,f1,enter", "dismiss", "Close", id="help.close"),
+        Binding("j,down", "scroll_help(1)", "Down", id="help.down", show=False),
+        Binding("k,up", "scroll_help(-1)", "Up", id="help.up", show=False),
     ]
 
-    def __init__(self, title: str, guide: str, keys: Sequence[tuple[str, str]]) -> None:
+    def __init__(self, below: Screen[Any]) -> None:
         super().__init__(classes="dialog")
-        self.heading = title
-        self.guide = guide
-        self.keys = keys
+        self.heading = (below.id or getattr(below, "NAME", "") or "help").capitalize()
+        here = below.focus_guide() if isinstance(below, Guided) else ""
+        self.guides = [guide for guide in (here, str(getattr(below, "GUIDE", ""))) if guide]
+        self.keys = working_keys(below)
 
     def compose(self) -> ComposeResult:
-        width = max((len(key) for key, _ in self.keys), default=0)
-        rows = [Content.assemble((f"{key:<{width}}", "bold $text-accent"), f"  {text}") for key, text in self.keys]
+        width = max((len(working.keys) for working in self.keys), default=0)
+        lines = [Content(guide + "\n") for guide in self.guides]
+        for place in (HERE, SCREEN, EVERYWHERE):
+            here = [working for working in self.keys if working.place == place]
+            lines += [Content.styled(place, "$foreground-muted")] if here else []
+            lines += [
+                Content.assemble((f"  {working.keys:<{width}}", "bold $text-accent"), f"  {working.text}")
+                for working in here
+            ]
         with Vertical(classes="dialog-box dialog-tall"):
             yield Static(Content.styled(self.heading, "bold"), classes="dialog-question")
             with VerticalScroll():
-                yield Static(Content("\n").join([Content(self.guide + "\n" if self.guide else ""), *rows]))
+                yield Static(Content("\n").join(lines))
 
     def on_mount(self) -> None:
         self.query_one(VerticalScroll).focus()

@@ -6,8 +6,10 @@ from collections.abc import Sequence
 from typing import ClassVar
 
 from rich.text import Text
-from textual.binding import Binding, BindingType
+from textual.binding import BindingType
 from textual.widgets import DataTable
+
+from workbench.widgets.lists import moves
 
 Row = tuple[str, Sequence[Text]]
 """The key of a row, and its cells."""
@@ -16,12 +18,7 @@ Row = tuple[str, Sequence[Text]]
 class LiveTable(DataTable[Text]):
     """A `DataTable` of whole rows, with the keys of a pager."""
 
-    BINDINGS: ClassVar[list[BindingType]] = [
-        Binding("j", "cursor_down", "Down", show=False),
-        Binding("k", "cursor_up", "Up", show=False),
-        Binding("g", "scroll_top", "First", show=False),
-        Binding("G", "scroll_bottom", "Last", show=False),
-    ]
+    BINDINGS: ClassVar[list[BindingType]] = moves("cursor_down", "cursor_up", "scroll_top", "scroll_bottom")
 
     def __init__(self, *, id: str) -> None:
         super().__init__(id=id, cursor_type="row", zebra_stripes=False)

@@ -1,0 +1,66 @@
+"""Which keys work now, and for what: what the help shows and the command palette offers."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from typing import Any
+
+from textual.app import App
+from textual.binding import Binding
+from textual.dom import DOMNode
+from textual.screen import Screen
+
+HERE, SCREEN, EVERYWHERE = "Where the cursor is", "On this screen", "Everywhere"
+
+
+@dataclass(frozen=True)
+class Working:
+    """A key binding that works now: what is pressed, what it does in words, the action and what it acts on. `is_own`:
+    declared here, and not by Textual's widgets."""
+
+    keys: str
+    text: str
+    action: str
+    node: DOMNode
+    place: str
+    is_own: bool
+
+
+def working_keys(screen: Screen[Any]) -> list[Working]:
+    """Every key that works on `screen` now, from the focused thing outwards; keys that do the same are one entry. Keys
+    that every list or field has, wherever Textual is used, come last."""
+    found: dict[str, Working] = {}
+    for active in screen.active_bindings.values():
+        binding = active.binding
+        if not (active.enabled and binding.description):
+            continue
+        key = screen.app.get_key_display(binding)
+        before = found.get(binding.description)
+        if before is None:
+            place = place_of(active.node)
+            own = is_own(binding, active.node)
+            found[binding.description] = Working(key, binding.description, binding.action, active.node, place, own)
+        elif key not in before.keys.split():
+            found[binding.description] = replace(before, keys=f"{before.keys} {key}")
+    return sorted(found.values(), key=lambda working: not working.is_own)
+
+
+def is_own(binding: Binding, node: DOMNode) -> bool:
+    """Whether a binding of `node` is declared in this project."""
+    ours = (kind for kind in type(node).__mro__ if kind.__module__.startswith("workbench."))
+    declared = (one for kind in ours for one in Binding.make_bindings(kind.__dict__.get("BINDINGS", ())))
+    return any(one.action == binding.action for one in declared)
+
+
+def place_of(node: DOMNode) -> str:
+    """Where a key of `node` works."""
+    if isinstance(node, App):
+        return EVERYWHERE
+    return SCREEN if isinstance(node, Screen) else HERE
+
+
+def guide_of_focus(screen: Screen[Any], guides: Mapping[str, str]) -> str:
+    """What is said of the focused thing, or of the nearest thing around it, in texts by the ids of widgets."""
+    around = screen.focused.ancestors_with_self if screen.focused is not None else []
+    return next((guides[node.id] for node in around if node.id is not None and node.id in guides), "")

@@ -1,0 +1,24 @@
+"""Lists with the keys of a pager."""
+
+from __future__ import annotations
+
+from typing import ClassVar
+
+from textual.binding import Binding, BindingType
+from textual.widgets import OptionList
+
+
+def moves(down: str, up: str, first: str, last: str) -> list[BindingType]:
+    """The keys of a pager, for a list whose actions have these names."""
+    return [
+        Binding("j", down, "Down", id="list.down", show=False),
+        Binding("k", up, "Up", id="list.up", show=False),
+        Binding("g", first, "First", id="list.first", show=False),
+        Binding("G", last, "Last", id="list.last", show=False),
+    ]
+
+
+class ChoiceList(OptionList):
+    """A list to choose one thing from, with the keys of a pager."""
+
+    BINDINGS: ClassVar[list[BindingType]] = moves("cursor_down", "cursor_up", "first", "last")
