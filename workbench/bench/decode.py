@@ -27,6 +27,7 @@ from workbench.bench.twins import SIZES, import_transformers, transformers_twin
 PROMPT_TOKENS = 32
 NEW_TOKENS = 48
 TRIAL_TOKENS = 8
+DTYPE_NAMES = {torch.float32: "fp32", torch.bfloat16: "bf16"}
 # Bytes per second of memory, from the makers' data sheets.
 BANDWIDTH = {"H200": 4.8e12, "H100": 3.35e12, "A100": 2.04e12, "RTX 4090": 1.01e12, "RTX 3090": 0.94e12}
 
@@ -36,13 +37,13 @@ Decode = Callable[[int], tuple[float, list[int]]]
 
 @dataclass(frozen=True)
 class Rival:
-    """Something that writes tokens: the arithmetic of its weights, and the number of threads it runs on."""
+    """Something that writes tokens: the arithmetic and the bytes of its weights, and the threads it runs on."""
 
     name: str
     dtype: str
+    bytes_per_weight: int
     threads: int
     decode: Decode
-    weight_bytes: int
 
 
 @dataclass(frozen=True)
@@ -125,7 +126,7 @@ def measure_size(size: str, config: ModelConfig, device: str, rounds: int, threa
         "same_tokens_in_fp32": ours_fp32.decode(NEW_TOKENS)[1] == theirs.decode(NEW_TOKENS)[1],
         "rivals": [{"name": r.name, "dtype": r.dtype, "threads": r.threads} for r in rivals],
         "matches": [asdict(match) for match in matches],
-        "bandwidth_share": bandwidth_share(device, ours, matches[0].first_speed.median),
+        "bandwidth_share": bandwidth_share(device, config, ours, matches[0].first_speed.median),
     }
 
 
@@ -137,16 +138,16 @@ def make_rivals(model: Transformer, prompt: list[int], threads: int) -> list[Riv
     recomputing = Engine(model, tokenizer, dtype=torch.float32, use_cache=False)
     theirs = transformers_twin(model)
     theirs_bf16 = transformers_twin(model).to(torch.bfloat16)
-    found: list[tuple[str, Any, Decode]] = [
-        ("engine", engine.model, engine_decode(engine, prompt)),
-        ("engine", float32.model, engine_decode(float32, prompt)),
-        ("transformers", theirs, transformers_decode(theirs, prompt)),
-        ("transformers", theirs_bf16, transformers_decode(theirs_bf16, prompt)),
-        ("whole prefix again", recomputing.model, engine_decode(recomputing, prompt)),
+    found: list[tuple[str, torch.dtype, Decode]] = [
+        ("engine", engine.model.head_weight.dtype, engine_decode(engine, prompt)),
+        ("engine", torch.float32, engine_decode(float32, prompt)),
+        ("transformers", torch.float32, transformers_decode(theirs, prompt)),
+        ("transformers", torch.bfloat16, transformers_decode(theirs_bf16, prompt)),
+        ("whole prefix again", torch.float32, engine_decode(recomputing, prompt)),
     ]
     return [
-        Rival(name, dtype_name(module), threads or best_threads(decode), decode, weight_bytes(module))
-        for name, module, decode in found
+        Rival(name, DTYPE_NAMES[dtype], dtype.itemsize, threads or best_threads(decode), decode)
+        for name, dtype, decode in found
     ]
 
 
@@ -205,29 +206,19 @@ def play(first: Rival, second: Rival, rounds: int) -> Match:
     return Match(names[0], names[1], Speed.of(speeds["first"]), Speed.of(speeds["second"]), Speed.of(ratios))
 
 
-def dtype_name(module: torch.nn.Module) -> str:
-    """That of the matrices in the blocks."""
-    matrix = next(p for name, p in module.named_parameters() if p.ndim == 2 and ("blocks." in name or ".h." in name
-                  or ".layers." in name))  # fmt: skip
-    return "bf16" if matrix.dtype == torch.bfloat16 else "fp32"
+def bandwidth_share(device: str, config: ModelConfig, rival: Rival, tokens_per_second: float) -> float | None:
+    """Bytes of weights read per second, as a share of what the device's memory can give; None where that is unknown.
 
-
-def weight_bytes(module: torch.nn.Module) -> int:
-    """Bytes of weights read for one token: all, but for embeddings that are only looked up."""
-    ours = isinstance(module, Transformer)
-    looked_up = {"position.weight", "transformer.wpe.weight"} | (
-        {"embedding.weight"} if ours and module.head else set()
-    )
-    return sum(p.numel() * p.element_size() for name, p in module.named_parameters() if name not in looked_up)
-
-
-def bandwidth_share(device: str, rival: Rival, tokens_per_second: float) -> float | None:
-    """Bytes of weights read per second, as a share of what the device's memory can give; None where that is unknown."""
+    Of a table of positions one row is read, which does not count.
+    """
     if not device.startswith("cuda"):
         return None
     name = torch.cuda.get_device_name(device)
     limit = next((bandwidth for known, bandwidth in BANDWIDTH.items() if known in name), None)
-    return None if limit is None else rival.weight_bytes * tokens_per_second / limit
+    if limit is None:
+        return None
+    looked_up = config.context * config.d_model if config.position == "learned" else 0
+    return (parameters(config) - looked_up) * rival.bytes_per_weight * tokens_per_second / limit
 
 
 def machine(device: str) -> dict[str, Any]:
