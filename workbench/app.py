@@ -9,6 +9,7 @@ for the model in training. `open_chat` calls `ChatScreen.open_reference(referenc
 from __future__ import annotations
 
 import asyncio
+import gc
 import signal
 import sys
 import threading
@@ -20,7 +21,7 @@ from textual import work
 from textual.app import SystemCommand
 from textual.binding import Binding, BindingType
 from textual.notifications import SeverityLevel
-from textual.reactive import reactive
+from textual.reactive import var
 from textual.screen import Screen
 
 from llm.errors import UserError
@@ -43,6 +44,8 @@ if TYPE_CHECKING:
 SWITCH_SECONDS = 0.0005
 """How long one Python thread may keep the others waiting. Measured: a tenth of the default gives the training thread
 back a third of what drawing costs it."""
+WATCHED_BYTES = 1 << 16
+"""Of a log that was there before, as much is read for the line on top of the screens."""
 PRELOAD_AFTER_SECONDS = 0.3  # by then the first screen is painted, and the keys it shows are not kept waiting
 
 
@@ -102,13 +105,13 @@ class WorkbenchApp(BaseApp):
         Binding("3", "show('runs')", "Runs", id="app.runs", show=False),
         Binding("4", "show('chat')", "Chat", id="app.chat", show=False),
         Binding("5", "show('data')", "Data", id="app.data", show=False),
-        Binding("question_mark,f1", "help", "Help", id="app.help", key_display="?"),
+        Binding("question_mark,f1", "help", "Help", id="app.help"),
         Binding("ctrl+p", "command_palette", "Commands", id="app.palette", show=False, priority=True),
         Binding("ctrl+q", "quit", "Quit", id="app.quit", priority=True),
         Binding("f9", "save_picture", "Picture of the screen", id="app.screenshot", show=False),
     ]
 
-    training_line: reactive[str] = reactive("no training")
+    training_line: var[str] = var("no training")  # a `reactive` of the app would repaint the whole screen
     """How the training of this program stands, in one line; shown on top of every screen."""
 
     def __init__(
@@ -202,11 +205,12 @@ class WorkbenchApp(BaseApp):
         from workbench.services.narration import status_line
 
         if name is not None and (self._watched is None or self._watched.run.name != name):
-            self._watched = RunCurves(Run(self.home / "runs" / name))
+            self._watched = RunCurves(Run(self.home / "runs" / name), last_bytes=WATCHED_BYTES)
+            self._watched.poll()  # what happened before is no news
         assert self._watched is not None
         events = self._watched.poll()
         self.training_line = clean(status_line(self._watched, here=name is not None))
-        if self.current_mode != "train":
+        if getattr(self.screen_stack[0], "subject", "") != self._watched.run.name:
             for event in events:
                 self._tell(event)
 
@@ -255,12 +259,20 @@ class WorkbenchApp(BaseApp):
         threading.Thread(target=self._import_training, name="load torch", daemon=True).start()
 
     def _import_training(self) -> None:
-        """Loads what training and chatting need, while the person reads the first screen."""
+        """Loads what training and chatting need, while the person reads the first screen.
+
+        It brings 200,000 objects that stay. Python's garbage collector stops every thread while it looks through them,
+        for 0.2 s each time; so it waits meanwhile, and leaves them out afterwards.
+        """
         problem = ""
+        gc.disable()
         try:
             import llm.training  # noqa: F401
         except ImportError as error:
             problem = f"PyTorch could not be loaded ({error}); llm-workbench doctor says more."
+        finally:
+            gc.freeze()
+            gc.enable()
         self.post_message(TorchReady(problem))
 
     def on_torch_ready(self, message: TorchReady) -> None:

@@ -2,18 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from dataclasses import replace
-from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from textual import work
-from textual.app import App, SystemCommand
+from textual.app import App
 from textual.binding import Binding
 from textual.dom import DOMNode
 from textual.geometry import Region
-from textual.screen import Screen
 from textual.theme import Theme
 
 from llm.errors import UserError
@@ -104,17 +102,6 @@ class BaseApp(App[int]):
         else:
             strips = chart.render_lines(Region(0, 0, *chart.outer_size))
             self._export(lambda: write_export(self.home, stem, ".svg", picture_of_strips(strips, stem)))
-
-    def chart_commands(self, screen: Screen[Any]) -> Iterable[SystemCommand]:
-        """What the palette offers where there are charts: files of the one with the focus, else of the chosen one."""
-        charts = [chart for chart in screen.query("Chart") if chart.display]
-        marked = [chart for chart in charts if chart.has_focus] or [
-            chart for chart in charts if chart.has_class("chosen")
-        ]
-        for chart in marked[:1]:
-            for kind, title in (("csv", "Chart as table"), ("svg", "Chart as picture")):
-                about = f"Save the curves of this chart ({kind.upper()})"
-                yield SystemCommand(title, about, partial(chart.run_action, f"export({kind!r})"))
 
     @work(thread=True, group="export")
     def _export(self, write: Callable[[], Path]) -> None:

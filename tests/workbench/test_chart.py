@@ -167,6 +167,24 @@ async def test_smoothing_draws_the_raw_curve_under_it():
         assert chart.smoothing == 0
 
 
+async def test_single_points_are_drawn_where_they_are_and_nowhere_else():
+    app = Host()
+    async with app.run_test(size=(80, 24)) as pilot:
+        app.chart.focus()
+        x = np.arange(0, 1001, 100)
+        app.chart.set_data([line(), Series("validation", x, 5.2 - 4.0 * x / 1000, "accent", "points")])
+        await pilot.press("plus")
+        assert app.chart.view == (250, 750)
+        await until_drawn(pilot, app.chart)
+        text = "\n".join(shown(app.chart).splitlines()[1:])
+        assert text.count("●") == 5, "at 300, 400, 500, 600, 700; none at the borders"
+
+
+async def until_drawn(pilot, chart):
+    while chart._strips is None:
+        await pilot.pause(0.01)
+
+
 async def test_level_line_and_maximise():
     app = Host()
     async with app.run_test(size=(60, 16)) as pilot:

@@ -11,6 +11,7 @@ import numpy as np
 from tests.workbench.scripted import ScriptedTrainer, loss_at, scripted_run
 from tests.workbench.waiting import shown, until
 from workbench.app import WorkbenchApp
+from workbench.palette import screen_commands
 from workbench.services.pictures import free_path, table
 from workbench.services.training import TrainingService
 from workbench.widgets.chart_data import ChartData, Series
@@ -50,10 +51,10 @@ async def test_a_chart_is_saved_as_table_and_as_picture(home: Path) -> None:
         app.screen.query_one("#lr-chart").focus()
         await pilot.press("W")
         await until(pilot, lambda: "old-1-learning-rate.svg" in exports(home))
-        commands = {command.title: command for command in app.get_system_commands(app.screen)}
-        await commands["Chart as picture"].callback()  # type: ignore[misc]
+        commands = {command.title: command for command in screen_commands(app.screen)}
+        await commands["Save as picture (SVG)"].callback()  # type: ignore[misc]
         await until(pilot, lambda: "old-1-learning-rate-2.svg" in exports(home))
-        await pilot.press("f6")
+        await pilot.press("f9")
         await until(pilot, lambda: "train.svg" in exports(home))
     rows = list(csv.DictReader((home / "exports" / "old-1-loss.csv").read_text(encoding="utf-8").splitlines()))
     assert len(rows) == 120

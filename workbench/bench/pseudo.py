@@ -51,13 +51,24 @@ class PseudoTerminal:
 
     def until(self, text: bytes, seconds: float = 60.0) -> float:
         """Read until `text` was written; returns the seconds since the start."""
+        self._read_until(text, seconds)
+        return time.perf_counter() - self.begun
+
+    def answer(self, keys: bytes, text: bytes, seconds: float = 10.0) -> float:
+        """Press `keys` once nothing is being written; returns the seconds until `text` was."""
+        self.drain()
+        pressed = time.perf_counter()
+        self.press(keys)
+        self._read_until(text, seconds)
+        return time.perf_counter() - pressed
+
+    def _read_until(self, text: bytes, seconds: float) -> None:
         written = b""
         limit = time.perf_counter() + seconds
         while text not in written:
             if time.perf_counter() > limit:
                 raise TimeoutError(f"the workbench did not write {text!r} within {seconds:g} s")
             written = written[-200:] + self.read(0.5)
-        return time.perf_counter() - self.begun
 
     def drain(self, quiet: float = 0.02) -> None:
         """Read until nothing came for `quiet` seconds."""
@@ -70,3 +81,9 @@ class PseudoTerminal:
     def cpu_seconds(self) -> float:
         times = psutil.Process(self.process.pid).cpu_times()
         return float(times.user + times.system)
+
+    def screen_seconds(self) -> float:
+        """CPU seconds of the main thread, which does all the drawing."""
+        threads = psutil.Process(self.process.pid).threads()
+        main = next(thread for thread in threads if thread.id == self.process.pid)
+        return float(main.user_time + main.system_time)

@@ -26,7 +26,7 @@ Result = dict[str, Any]
 LOGGED_STEPS = 1_000_000
 EVENTS = 100_000
 KEY_PRESSES = 200
-TRAINING_STEPS = 400
+TRAINING_STEPS = 200
 FIRST_PRESET = b"quickstart"
 
 
@@ -92,25 +92,26 @@ async def redraws(home: Path, name: str, count: int) -> list[float]:
 
 
 def keys(home: Path, rounds: int) -> Result:
-    """Seconds from a key to the first change on the terminal, while a model trains in the workbench."""
+    """Seconds from a key to its effect on the terminal while a model trains in the workbench: to the next preset and
+    back, and from a linear axis to a logarithmic one and back."""
     save_preset(home, "zz-bench", bench_config(home, 1_000_000))
-    waits = []
+    found: Result = {}
     with PseudoTerminal(home) as terminal:
         begin_training(terminal)
+        found |= waits("train", [terminal.answer(b"y", b"smooth") for _ in range(KEY_PRESSES)])
         terminal.press(b"1")
-        terminal.drain(0.2)
-        for press in range(KEY_PRESSES):
-            terminal.drain()
-            pressed = time.perf_counter()
-            terminal.press(b"j" if press % 2 else b"k")
-            if terminal.read(5.0):
-                waits.append(time.perf_counter() - pressed)
-    ordered = sorted(waits)
+        terminal.until(b"zz-bench")
+        presses = (b"k" if press % 2 == 0 else b"j" for press in range(KEY_PRESSES))
+        found |= waits("presets", [terminal.answer(key, b"zz-bench") for key in presses])
+    return found
+
+
+def waits(screen: str, seconds: list[float]) -> Result:
+    ordered = sorted(seconds)
     return {
-        "presses": len(ordered),
-        "p50_seconds": ordered[len(ordered) // 2],
-        "p99_seconds": ordered[int(len(ordered) * 0.99)],
-        "worst_seconds": ordered[-1],
+        f"{screen}_p50_seconds": ordered[len(ordered) // 2],
+        f"{screen}_p99_seconds": ordered[int(len(ordered) * 0.99)],
+        f"{screen}_worst_seconds": ordered[-1],
     }
 
 
@@ -149,14 +150,22 @@ def training(home: Path, rounds: int) -> Result:
     """Steps per second in the workbench's thread as a share of the same run without screens, in alternating pairs."""
     save_preset(home, "zz-bench", bench_config(home, TRAINING_STEPS))
     headless_rate(home)  # prepares the data, and warms up
-    shares, alone, inside = [], [], []
+    shares, alone, inside, screens = [], [], [], []
     for pair in range(rounds):
-        measures = [headless_rate, workbench_rate] if pair % 2 == 0 else [workbench_rate, headless_rate]
-        rates = {measure.__name__: measure(home) for measure in measures}
-        alone.append(rates["headless_rate"])
-        inside.append(rates["workbench_rate"])
+        if pair % 2 == 0:
+            alone.append(headless_rate(home))
+        rate, screen = workbench_rate(home)
+        inside.append(rate)
+        screens.append(screen)
+        if pair % 2 == 1:
+            alone.append(headless_rate(home))
         shares.append(inside[-1] / alone[-1])
-    return {"share": spread(shares), "headless_steps_per_second": spread(alone), "workbench": spread(inside)}
+    return {
+        "share": spread(shares),
+        "headless_steps_per_second": spread(alone),
+        "workbench_steps_per_second": spread(inside),
+        "screens_share_of_one_core": spread(screens),
+    }
 
 
 def headless_rate(home: Path) -> float:
@@ -166,14 +175,17 @@ def headless_rate(home: Path) -> float:
     return rate_of(new_run(home, before))
 
 
-def workbench_rate(home: Path) -> float:
+def workbench_rate(home: Path) -> tuple[float, float]:
+    """Steps per second with the Train screen in front, and what that screen took, as a share of one core."""
     before = set((home / "runs").glob("*"))
     with PseudoTerminal(home) as terminal:
         begin_training(terminal)
         run = new_run(home, before)
+        began, screen = time.perf_counter(), terminal.screen_seconds()
         while run.status().name not in ("finished", "failed"):
             terminal.read(0.1)
-        return rate_of(run)
+        share = (terminal.screen_seconds() - screen) / (time.perf_counter() - began)
+    return rate_of(run), share
 
 
 def begin_training(terminal: PseudoTerminal) -> None:

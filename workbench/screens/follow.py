@@ -86,6 +86,7 @@ class FollowScreen(WorkbenchScreen):
         self.axis = "step"
         self._drawn_at = 0.0
         self._draw_cost = 0.0
+        self._drawn: list[Chart] = []
         self._checked_at = 0.0
         self._stale = False
         self._reading = False
@@ -213,7 +214,7 @@ class FollowScreen(WorkbenchScreen):
             return 1 / self.workbench.settings.redraws_per_second
         if self.workbench.training.active != self.subject:
             return DRAW_SECONDS_ELSEWHERE
-        cost = self._draw_cost + sum(chart.draw_cost for chart in self.query(Chart) if chart.display)
+        cost = self._draw_cost + sum(chart.draw_cost for chart in self._drawn)
         return min(max(DRAW_SECONDS, cost / DRAW_SHARE), DRAW_SECONDS_MOST)
 
     @property
@@ -271,9 +272,9 @@ class FollowScreen(WorkbenchScreen):
         self.query_one(Numbers).show(self.curves, self.state, list(self.pending.values()))
         if len(self.curves.core) and not self.has_class("-core"):
             self.add_class("-core")
-        for chart in self.query(Chart):
-            if chart.display:
-                self._fill(chart, self.curves)
+        self._drawn = [chart for chart in self.query(Chart) if chart.display]
+        for chart in self._drawn:
+            self._fill(chart, self.curves)
         self._draw_cost = time.thread_time() - began
 
     def _fill(self, chart: Chart, curves: RunCurves) -> None:

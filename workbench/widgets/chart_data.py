@@ -126,12 +126,12 @@ class ChartData:
         return Scene(raw + curves, low, high, flags=flags, levels=levels, **more)
 
     def value_text(self, index: int, cursor: float | None, decay: float) -> str:
-        """The value a read-out gives for a series: the newest, or at the cursor; the raw one in brackets."""
+        """The value a read-out gives for a series: the newest, or at the cursor; in brackets the raw one, if drawn."""
         one, place = self.series[index], self._place(self.series[index], cursor)
         if place is None:
             return ""
         raw, drawn = float(one.y[place]), float(self.smoothed(index, decay)[place])
-        return number(raw) if raw == drawn or raw != raw else f"{number(drawn)} ({number(raw)})"
+        return f"{number(drawn)} ({number(raw)})" if one.raw and raw != drawn and raw == raw else number(drawn)
 
     def _place(self, one: Series, cursor: float | None) -> int | None:
         """The point a read-out speaks of: the one nearest to the cursor, for single points the last before it."""
@@ -154,7 +154,8 @@ class ChartData:
             texts.append((f"{unit} {x_writer(unit)(cursor)}  ", "cursor"))
         for index, (one, glyph) in enumerate(zip(self.series, glyphs, strict=True)):
             value = self.value_text(index, cursor, decay)
-            texts += [(glyph or "━", one.colour), (f" {one.name} {value}  ", "cursor")]
+            belongs = index > 0 and one.name.startswith(f"{self.series[index - 1].name} ")
+            texts += [(glyph or "━", one.colour), (f" {value}  " if belongs else f" {one.name} {value}  ", "cursor")]
         for level in self.levels:
             texts += [("╌", level.colour), (f" {one_line(level.label)} {number(level.y)}  ", AXIS)]
         if cursor is not None:

@@ -132,7 +132,7 @@ def _prepared(scene: Scene, columns: int) -> list[Curve]:
         if scene.log:
             y = np.log10(y)
         for piece_x, piece_y in segments(x, y):
-            piece_x, piece_y = clip(piece_x, piece_y, scene.low, scene.high)
+            piece_x, piece_y = clip(piece_x, piece_y, scene.low, scene.high, joined=curve.joined)
             if len(piece_x):
                 thinned = part.stop - part.start > columns
                 ready.append(replace(curve, x=piece_x, y=piece_y, thinned=thinned))

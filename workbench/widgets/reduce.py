@@ -109,13 +109,14 @@ def segments(x: Floats, y: Floats) -> list[tuple[Floats, Floats]]:
     return [(x[run], y[run]) for run in runs]
 
 
-def clip(x: Floats, y: Floats, low: float, high: float) -> tuple[Floats, Floats]:
-    """A stretch cut at the borders of [low, high], its ends put on the border by straight-line interpolation."""
+def clip(x: Floats, y: Floats, low: float, high: float, *, joined: bool = True) -> tuple[Floats, Floats]:
+    """A stretch cut at the borders of [low, high]. Where its points are `joined`, a line that leaves is led to the
+    border by straight-line interpolation; single points have nothing between them."""
     if not len(x) or (x[0] >= low and x[-1] <= high):
         return x, y
     if x[0] > high or x[-1] < low:
         return x[:0], y[:0]
-    ends = [border for border in (low, high) if x[0] < border < x[-1]]
+    ends = [border for border in (low, high) if joined and x[0] < border < x[-1]]
     inside = (x >= low) & (x <= high)
     borders = np.array([border for border in ends if border not in x], dtype=np.float64)
     xs = np.concatenate([x[inside], borders])

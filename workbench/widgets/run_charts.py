@@ -30,8 +30,8 @@ def contents(chart: str, curves: RunCurves, unit: str, clip: float, others: Sequ
     """What the chart with the id `chart` shows of a run, and of others beside it; gradients are clipped at the norm
     `clip`, 0 for never."""
     shown = of_one_run(chart, curves, unit, clip)
-    if others:  # then a colour stands for a run
-        shown.series[0] = replace(shown.series[0], colour="primary")
+    if others:  # then a colour stands for a run, and there are lines enough without the raw values
+        shown.series[0] = replace(shown.series[0], colour="primary", raw=False)
     for other, colour in zip(others, BESIDE_COLOURS, strict=False):
         for one in of_one_run(chart, other, unit, 0.0).series:
             name = f"{other.run.name} validation" if one.name == "validation" else other.run.name
@@ -47,7 +47,7 @@ def of_one_run(chart: str, curves: RunCurves, unit: str, clip: float) -> Content
             Series("train", x, steps["loss"]),
             Series("validation", curves.x_of(validation, unit), validation["validation_loss"], "accent", "points"),
         ]
-        return Contents(series, marks(curves, unit) + best_mark(curves, unit))
+        return Contents(series, in_order(marks(curves, unit) + best_mark(curves, unit)))
     if chart == RATE:
         return Contents([Series("lr", x, steps["lr"], "success", smooth=False)], marks(curves, unit, ("knob",)))
     if chart == NORM:
@@ -64,6 +64,11 @@ def marks(curves: RunCurves, unit: str, kinds: tuple[str, ...] = ()) -> list[Mar
     chosen = [mark for mark in curves.marks if not kinds or mark.kind in kinds]
     at = curves.x_at(np.array([mark.step for mark in chosen], dtype=np.float64), unit)
     return [Mark(float(x), mark.text, mark.kind) for x, mark in zip(at, chosen, strict=True)]
+
+
+def in_order(marks: list[Mark]) -> list[Mark]:
+    """Of several marks in one column the last is drawn: what went wrong before what went well, saves last of all."""
+    return sorted(marks, key=lambda mark: ("save", "knob", "best", *INCIDENTS).index(mark.kind))
 
 
 def best_mark(curves: RunCurves, unit: str) -> list[Mark]:
