@@ -2,11 +2,17 @@
 
 from __future__ import annotations
 
+import re
 import unicodedata
 
 KEPT = "\n\t"
 REPLACEMENT = 0xFFFD
-UNSAFE_CATEGORIES = ("Cc", "Cf", "Cs", "Co", "Cn")  # controls, format characters, lone surrogates, private, unassigned
+UNSAFE_CATEGORIES = ("Cc", "Cf", "Cs", "Co", "Cn", "Zl", "Zp")
+"""Controls, format characters, lone surrogates, private, unassigned, separators of lines and paragraphs."""
+
+WIDENER = re.compile("[\ufe0f\U0001f3fb-\U0001f3ff]")
+"""Variation selector 16 and the skin tones: terminals do not agree how wide they make the character before them."""
+NOTHING = 0x034F  # the combining grapheme joiner, which every terminal draws as nothing, in no column
 
 
 class _Safe:
@@ -18,16 +24,18 @@ class _Safe:
             return code
         if code < 0x20:
             return 0x2400 + code  # the picture of that control: ␛ for escape
+        if WIDENER.match(character):
+            return NOTHING
         return REPLACEMENT if unicodedata.category(character) in UNSAFE_CATEGORIES else code
 
 
 def clean(text: str) -> str:
-    """`text` without anything a terminal could obey: one visible character for each character, of the same number.
+    """`text` without anything a terminal could obey, and as wide as the sum of its characters: one for each, in place.
 
     Controls below U+0020, newline and tab excepted, become their pictures (U+2400 and up); every other control, format,
-    surrogate, private-use or unassigned character becomes U+FFFD.
+    surrogate, private-use or unassigned character becomes U+FFFD. Emoji come in their plain form.
     """
-    return text if text.isprintable() else text.translate(_Safe())
+    return text if text.isprintable() and not WIDENER.search(text) else text.translate(_Safe())
 
 
 def one_line(text: str) -> str:

@@ -181,18 +181,28 @@ class Run:
         """Committed checkpoints, oldest first."""
         return list_checkpoints(self.checkpoint_directory, self.meta()["pins"])
 
+    @property
+    def kept_directory(self) -> Path:
+        """What a chat with the model in training kept: nothing is resumed from them, and nothing prunes them."""
+        return self.path / "kept"
+
+    def kept(self) -> list[CheckpointInfo]:
+        """What was kept of the model in training, oldest first: weights alone."""
+        return list_checkpoints(self.kept_directory)
+
     def checkpoint(self, which: str = "last") -> CheckpointInfo:
-        """The checkpoint called `last`, `best`, or by its step."""
+        """The checkpoint called `last`, `best`, or by its step; by its step also what a chat kept."""
         infos = self.checkpoints()
+        if which.isdecimal():
+            found = next((info for info in (*infos, *self.kept()) if which == str(info.step)), None)
+            if found is not None:
+                return found
         if not infos:
             raise UserError(f"run {self.name} has no checkpoint yet; train it until its first save.")
         if which == "last":
             return infos[-1]
         if which == "best":
             return next((info for info in infos if info.best), infos[-1])
-        for info in infos:
-            if which == str(info.step):
-                return info
         steps = ", ".join(str(info.step) for info in infos)
         raise WrongUse(f"run {self.name} has no checkpoint {which}; it has last, best and steps {steps}.")
 

@@ -8,12 +8,16 @@ import threading
 
 import pytest
 
+from llm.config import DecodeConfig
+from llm.engine import Piece
 from llm.errors import UserError
 from llm.run import Run
 from tests.workbench.test_chat_screen import ChatApp, opened, talker, text_of, until  # noqa: F401
-from tests.workbench.test_chat_service import Trainer, elsewhere
+from tests.workbench.test_chat_service import FakeTalker, NoTraining, Trainer, elsewhere
 from workbench.screens.past import PastConversations
-from workbench.services.replay import keep_step
+from workbench.services.conversation import Exchange
+from workbench.services.replay import keep_step, replay
+from workbench.services.talker import choices, open_talker
 from workbench.services.transcripts import load
 
 
@@ -150,19 +154,39 @@ async def test_a_replay_can_be_stopped(home, talker):  # noqa: F811
         await until(lambda: "the replay was stopped" in status(screen))
 
 
-def test_the_step_of_a_reply_is_pinned(trained_run, tmp_path):
+def test_a_step_that_is_a_checkpoint_is_pinned(trained_run, tmp_path):
     shutil.copytree(trained_run.path, tmp_path / "runs" / "tiny-1")
-    assert keep_step(tmp_path, "tiny-1@10", lambda: False).words == "kept and pinned tiny-1@10"
+    assert keep_step(tmp_path, "tiny-1@10", None).words == "tiny-1@10 is a checkpoint, pinned from now on"
     assert Run.open(tmp_path, "tiny-1").meta()["pins"] == [10]
-    with pytest.raises(UserError, match="no longer in training"):
-        keep_step(tmp_path, "tiny-1@11", lambda: False)
+    with pytest.raises(UserError, match="newer weights by now"):
+        keep_step(tmp_path, "tiny-1@11", None)
 
 
-def test_a_step_that_no_checkpoint_holds_is_saved_by_the_trainer(trained_run, tmp_path, monkeypatch):
+def test_the_weights_of_a_live_reply_are_kept_and_replay_it(trained_run, tmp_path, monkeypatch):
+    """A trainer in another process, whose weights no checkpoint holds: its snapshot is of step 10, said to be 13."""
     shutil.copytree(trained_run.path, tmp_path / "runs" / "tiny-1")
     run = Run.open(tmp_path, "tiny-1")
     elsewhere(monkeypatch)
     Trainer(run).start()
-    kept = keep_step(tmp_path, "tiny-1@7", lambda: False)
-    assert kept.words == "kept and pinned tiny-1@10, 3 steps after the reply"
-    assert run.meta()["pins"] == [10] and '"save"' in (run.path / "commands.jsonl").read_text()
+    live = open_talker(tmp_path, NoTraining(), "tiny-1@live", lambda: False)
+    live.step = 13
+    reply = Exchange(1, 0, "text", "Ada ", context="Ada ", knobs=DecodeConfig(max_tokens=20))
+    for piece in live.stream("Ada ", reply.knobs, cancel=lambda: False, knobs_source=lambda: reply.knobs):
+        if isinstance(piece, Piece):
+            reply.tokens.append(piece.token_id)
+            reply.reply += piece.text
+    assert keep_step(tmp_path, "tiny-1@13", live).words.startswith("tiny-1@13 is kept")
+    assert [info.step for info in run.kept()] == [13] and [info.step for info in run.checkpoints()] == [10, 20]
+    assert "tiny-1@13" in [choice.reference for choice in choices(tmp_path)]
+    kept = open_talker(tmp_path, NoTraining(), "tiny-1@13", lambda: False)
+    reply.device = kept.device
+    assert replay(reply, kept, lambda: False).words == "replayed: the same 20 tokens, exactly"
+    assert run.checkpoint("last").step == 20, "nothing goes on from what a chat kept"
+
+
+def test_a_disk_that_is_full(trained_run, tmp_path):
+    shutil.copytree(trained_run.path, tmp_path / "runs" / "tiny-1")
+    full = FakeTalker()
+    full.name = "tiny-1@13"
+    with pytest.raises(UserError, match="No space left"):
+        keep_step(tmp_path, "tiny-1@13", full)

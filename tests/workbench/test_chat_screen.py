@@ -59,7 +59,7 @@ async def opened(pilot):
 
 async def test_without_a_model_it_says_where_to_get_one(home):
     async with ChatApp(home).run_test(size=(120, 24)) as pilot:
-        await until(lambda: "No model yet" in text_of(pilot.app.screen, "#chat-model"))
+        await until(lambda: "No model yet" in text_of(pilot.app.screen, "#model-facts"))
         await pilot.press(*"hello", "enter")
         assert pilot.app.screen.prompt.text == "hello", "what was typed is not lost"
         assert "ctrl+o" in text_of(pilot.app.screen, "#chat-status")
@@ -73,8 +73,9 @@ async def test_a_prompt_goes_on_as_text(home, talker):
         assert screen.transcript.text == "Once one two three"
         assert screen.prompt.text == ""
         status = text_of(screen, "#chat-status")
-        assert "3 tokens" in status and "20 tokens/s" in status and "context 7/200" in status
-        assert "fake@1" in text_of(screen, "#chat-model")
+        assert "3 tokens" in status and "20 tokens/s" in status
+        assert text_of(screen, "#model-context") == "context ▰▱▱▱▱▱▱▱ 7/200"
+        assert "fake@1" in text_of(screen, "#model-facts")
 
 
 async def test_keys_that_come_all_at_once_are_taken_in_their_order(home, talker):
@@ -175,7 +176,7 @@ async def test_questions_and_answers(home, talker):
     async with ChatApp(home).run_test(size=(80, 24)) as pilot:
         screen = await opened(pilot)
         await pilot.press("ctrl+t")
-        assert screen.in_turns and "questions and answers" in text_of(screen, "#chat-model")
+        assert screen.in_turns and "questions and answers" in text_of(screen, "#model-facts")
         for question in ("Who?", "Why?"):
             await pilot.press(*question, "enter")
             await until(lambda: not screen.writing)
@@ -214,7 +215,7 @@ async def test_a_trained_model_is_chosen_and_talked_to(trained_run):
     async with app.run_test(size=(120, 40)) as pilot:
         screen = app.screen
         await until(lambda: screen.model is not None, "the newest run opened by itself")
-        assert "tiny-1@20" in text_of(screen, "#chat-model")
+        assert "tiny-1@20" in text_of(screen, "#model-facts")
         await pilot.press("ctrl+o")
         await until(lambda: isinstance(app.screen, ChooseModel) and app.screen.choices)
         await pilot.press(*"@10", "enter")
@@ -233,7 +234,7 @@ async def test_a_trained_model_is_chosen_and_talked_to(trained_run):
 async def test_a_reference_that_does_not_exist(home):
     async with ChatApp(home).run_test(size=(120, 24)) as pilot:
         pilot.app.screen.open_reference("nothing@best")
-        await until(lambda: "there is no run named nothing" in text_of(pilot.app.screen, "#chat-model"))
+        await until(lambda: "there is no run named nothing" in text_of(pilot.app.screen, "#model-facts"))
 
 
 async def test_tiny_terminal(home, talker):

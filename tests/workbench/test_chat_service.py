@@ -15,11 +15,10 @@ from llm.engine import Done, Piece
 from llm.errors import UserError
 from llm.events import CommandRefused, Saved
 from llm.run import Holder, Run
-from workbench.services.chat import (
-    ChatService,
-    ModelOpened,
-    ModelRefused,
+from workbench.services.chat import ChatService, ModelOpened, ModelRefused
+from workbench.services.reply import (
     News,
+    RecordedKnobs,
     ReplyBegan,
     ReplyEnded,
     ReplyGrew,
@@ -29,6 +28,9 @@ from workbench.services.chat import (
 from workbench.services.talker import TurnFormat, ask_for_snapshot, choices, open_talker, turn_format, usual_choice
 
 TURNS = TurnFormat("Question: {question}\nAnswer: {answer}", "Question: {question}\nAnswer:", "\n\n", "\n\nQuestion:")
+
+
+UNCHANGED = RecordedKnobs(DecodeConfig(), DecodeConfig)
 
 
 class FakeTalker:
@@ -48,6 +50,9 @@ class FakeTalker:
 
     def update(self, cancelled):
         self.updates += 1
+
+    def keep(self):
+        raise OSError(28, "No space left on device")
 
     def count(self, prompt, knobs):
         return len(prompt)
@@ -130,14 +135,15 @@ def test_a_reply_from_beginning_to_end(chat):
     assert isinstance(messages[0], ReplyBegan) and messages[0].reply == number
     assert "".join(message.text for message in messages if isinstance(message, ReplyGrew)) == "one two three"
     end = messages[-1]
-    assert (end.reason, end.tokens, end.tokens_per_second, end.context_used) == ("length", 3, 20.0, 7)
+    pace = end.pace
+    assert (end.reason, pace.tokens, pace.tokens_per_second, pace.context_used) == ("length", 3, 20.0, 7)
     assert talker.prompts[0][0] == "Once" and talker.updates == 1
 
 
 def test_pieces_are_gathered_between_two_messages():
     now = [0.0]
     posted = []
-    news = News(1, posted.append, asked=-0.5, clock=lambda: now[0])
+    news = News(1, posted.append, asked=-0.5, knobs=UNCHANGED, clock=lambda: now[0])
     for number in range(50):
         now[0] += 0.01
         news.take(Piece(0, number, "x"))
@@ -145,12 +151,12 @@ def test_pieces_are_gathered_between_two_messages():
     news.end(Done(("stop",), 50, 1, 1.0, 0.1, 2.0, 9, 0, 0))
     assert "".join(message.text for message in posted[:-1]) == "x" * 50
     assert posted[-1].reason == "stop"
-    assert posted[-1].first == pytest.approx(0.51), "counted from the asking on"
+    assert posted[-1].pace.first == pytest.approx(0.51), "counted from the asking on"
 
 
 def test_further_samples_come_with_the_end():
     posted = []
-    news = News(1, posted.append, asked=0.0)
+    news = News(1, posted.append, asked=0.0, knobs=UNCHANGED)
     for sample, text in ((0, "a"), (1, "p"), (2, "x"), (0, "b"), (1, "q")):
         news.take(Piece(sample, 1, text))
     news.end(Done(("stop",) * 3, 5, 1, 1.0, 0.1, 2.0, 9, 0, 0))
@@ -166,7 +172,7 @@ def test_stopping_ends_a_reply_within_one_token(chat):
     one.service.stop()
     gate.release(2)
     end = one.next(ReplyEnded)
-    assert end.reason == "cancelled" and end.tokens <= 3
+    assert end.reason == "cancelled" and end.pace.tokens <= 3
 
 
 def test_knobs_hold_from_the_next_token_on(chat):

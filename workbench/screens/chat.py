@@ -15,7 +15,7 @@ from workbench.screens.past import PastConversations
 from workbench.screens.split import Split
 from workbench.screens.talk import TalkScreen
 from workbench.screens.timelapse import TimeLapse
-from workbench.services.chat import JobFailed
+from workbench.services.chat import JobFailed, Work
 from workbench.services.conversation import Conversation, Exchange
 from workbench.services.replay import Replayed, StepKept, keep_step, replay
 from workbench.services.split import lapse_prompts, run_of
@@ -23,45 +23,79 @@ from workbench.services.transcripts import export, load
 from workbench.text import one_line
 from workbench.widgets.conversation import ConversationView
 
+OF_AN_EXCHANGE = {"regenerate", "edit", "branch", "new", "export"}
+"""What needs something that was said."""
+OF_A_REPLY = {"go_on", "replay", "microscope", "split", "pin_prompt", "copy_reply", "keep"}
+"""What needs something that a model said."""
+
 
 class ChatScreen(TalkScreen):
     """Branches, past conversations, replays and exports."""
 
     GUIDE = (
         "Type and press Enter: the model writes on from your text. ctrl+t changes to questions and answers, for models "
-        "trained on a corpus that has them. The knobs hold from the next token on, also while it writes. The same "
-        "checkpoint, prompt, knobs and seed give the same text again. An empty prompt is the start of a document; "
-        "FILE:path reads one from a file. esc goes to the conversation: there p and n pick out an exchange, ← and → "
-        "turn to its other branches, e edits its prompt, b goes on from it, R replays it, m opens the "
-        "microscope on its tokens, s sets another checkpoint beside it, t shows its prompt at every checkpoint. "
+        "trained on a corpus that has them. The same checkpoint, prompt, knobs and seed give the same text again. "
         "Nothing said is ever lost: / or f3 finds past conversations."
     )
+    GUIDES: ClassVar[dict[str, str]] = {
+        "chat-prompt": "An empty prompt is the start of a document; FILE:path reads one from a file. ↑ and ↓ bring "
+        "back what was sent before. esc goes to the conversation.",
+        "chat-transcript": "p and n pick out an exchange, ← and → turn to its other branches. What the keys do is done "
+        "with the exchange picked out, or with the last one.",
+        "chat-knobs": "What is typed holds from the next token on, also while the model writes. Below is the order in "
+        "which the knobs work on the logits; `order` changes it.",
+    }
     BINDINGS: ClassVar[list[BindingType]] = [
+        Binding("escape", "leave('stop')", "Stop", id="chat.escape", key_display="esc"),
+        Binding("escape", "leave('give up')", "Leave it as it was", id="chat.escape", key_display="esc"),
+        Binding("escape", "leave('conversation')", "Browse", id="chat.escape", key_display="esc"),
+        Binding("escape", "leave('prompt')", "Write", id="chat.escape", key_display="esc"),
+        Binding("e", "edit", "Edit", id="chat.edit"),
+        Binding("m", "microscope", "Microscope", id="chat.microscope"),
+        Binding("s", "split", "Split", id="chat.split"),
+        Binding("t", "timelapse", "Time-lapse", id="chat.timelapse"),
+        Binding("K", "keep", "Keep this step", id="chat.keep"),
         Binding("ctrl+r", "regenerate", "Again", id="chat.regenerate", key_display="^r"),
         Binding("ctrl+g", "go_on", "Go on", id="chat.go-on", key_display="^g"),
+        Binding("ctrl+o", "model", "Model", id="chat.model", key_display="^o"),
+        Binding("f2", "knobs", "Knobs", id="chat.knobs"),
         Binding("ctrl+n", "new", "New", id="chat.new", key_display="^n"),
-        Binding("f3,slash", "past", "Past", id="chat.past", key_display="f3"),
-        Binding("y", "copy_reply", "Copy reply", id="chat.copy", show=False),
-        Binding("e", "edit", "Edit the prompt", id="chat.edit", show=False),
-        Binding("b", "branch", "Go on from here", id="chat.branch", show=False),
-        Binding("R", "replay", "Replay the reply", id="chat.replay", show=False),
-        Binding("K", "keep", "Keep the live step", id="chat.keep", show=False),
-        Binding("f4,m", "microscope", "Microscope", id="chat.microscope", key_display="f4", show=False),
-        Binding("f5,s", "split", "Split: two checkpoints", id="chat.split", key_display="f5", show=False),
-        Binding("t", "timelapse", "Time-lapse of the run", id="chat.timelapse", show=False),
-        # A text field has uses of its own for these two keys.
-        Binding("f6", "timelapse", "Time-lapse of the run", id="chat.timelapse-key", show=False, priority=True),
-        Binding("f7", "export", "Export as Markdown and JSONL", id="chat.export-key", show=False, priority=True),
-        Binding("P", "pin_prompt", "Pin the prompt", id="chat.pin-prompt", show=False),
-        Binding("f8", "knob_presets", "Knob presets", id="chat.knob-presets", show=False),
+        Binding("ctrl+t", "view", "Questions/text", id="chat.view", key_display="^t"),
+        Binding("f3,slash", "past", "Past", id="chat.past"),
+        Binding("b", "branch", "From here", id="chat.branch"),
+        Binding("R", "replay", "Replay", id="chat.replay"),
+        Binding("y", "copy_reply", "Copy", id="chat.copy"),
+        Binding("P", "pin_prompt", "Pin the prompt, or unpin it", id="chat.pin-prompt", show=False),
         Binding("x", "export", "Export as Markdown and JSONL", id="chat.export", show=False),
+        Binding("f4", "microscope", "Microscope", id="chat.microscope-key", show=False),
+        Binding("f5", "split", "Split", id="chat.split-key", show=False),
+        # A text field has uses of its own for these two keys.
+        Binding("f6", "timelapse", "Time-lapse", id="chat.timelapse-key", show=False, priority=True),
+        Binding("f7", "export", "Export as Markdown and JSONL", id="chat.export-key", show=False, priority=True),
+        Binding("f8", "knob_presets", "Knob presets", id="chat.knob-presets", show=False),
     ]
+
+    @property
+    def picked(self) -> Exchange | None:
+        """The exchange picked out, or the last one."""
+        return self.transcript.picked if self.conversation.leaf else None
+
+    def check_action(self, action: str, parameters: tuple[object, ...]) -> bool | None:
+        picked = self.picked if action in OF_AN_EXCHANGE | OF_A_REPLY else None
+        if action in OF_AN_EXCHANGE:
+            return picked is not None and (not self.writing or action == "new")
+        if action in OF_A_REPLY:
+            possible = {"go_on": not (picked and picked.is_turn), "keep": bool(picked and picked.live)}
+            return picked is not None and bool(picked.tokens) and not self.writing and possible.get(action, True)
+        if action in ("past", "timelapse"):
+            return not self.writing
+        return super().check_action(action, parameters)
 
     # --- branches
 
     def action_regenerate(self) -> None:
         """Another reply to the prompt picked out, or to the last, with the next seed."""
-        picked = self.transcript.picked
+        picked = self.picked
         if picked is None or not self._ready():
             return
         self.panel.set_value("seed", self.panel.knobs.seed + 1)
@@ -70,17 +104,13 @@ class ChatScreen(TalkScreen):
 
     def action_go_on(self) -> None:
         """Let the model write on where it stopped."""
-        picked = self.transcript.picked
-        if picked is None or not self._ready():
-            return
-        if picked.is_turn:
-            self._note("an answer cannot be gone on with; ask something else", warn=True)
-            return
-        self._begin("on", "", picked.number)
+        picked = self.picked
+        if picked is not None and self._ready():
+            self._begin("on", "", picked.number)
 
     def action_edit(self) -> None:
         """Change the prompt of the exchange picked out; the reply to the new one becomes a branch beside it."""
-        picked = self.transcript.picked
+        picked = self.picked
         if picked is None or not self._ready():
             return
         if picked.kind == "on":
@@ -91,10 +121,11 @@ class ChatScreen(TalkScreen):
         self.prompt.move_cursor(self.prompt.document.end)
         self.prompt.focus()
         self._note("editing: Enter sends it as a branch of its own, esc leaves it as it was")
+        self.refresh_bindings()
 
     def action_branch(self) -> None:
         """Leave out what follows the exchange picked out, and go on from there."""
-        picked = self.transcript.picked
+        picked = self.picked
         if picked is not None and self._ready():
             self.conversation.leaf = picked.number
             self.transcript.pick(None)
@@ -103,12 +134,21 @@ class ChatScreen(TalkScreen):
 
     @on(ConversationView.Turned)
     def _turned(self) -> None:
-        picked = self.transcript.picked
-        if picked is not None:
-            place, count = self.conversation.place(picked)
-            branches = f" · branch {place} of {count}" if count > 1 else ""
-            seed = f"seed {picked.knobs.seed}"
-            self._note(f"{one_line(picked.model)} · {seed} · {len(picked.tokens)} tokens{branches}")
+        """Say of the exchange picked out what is not in its text."""
+        picked = self.picked
+        if picked is None:
+            return
+        place, count = self.conversation.place(picked)
+        facts = [
+            picked.model or "no model",
+            f"seed {picked.knobs.seed}",
+            f"{len(picked.tokens)} tokens",
+            f"branch {place} of {count}" if count > 1 else "",
+            f"the oldest {picked.dropped_turns} turns dropped" if picked.dropped_turns else "",
+            f"the oldest {picked.dropped} tokens dropped" if picked.dropped else "",
+        ]
+        self._note(one_line(" · ".join(fact for fact in facts if fact)))
+        self.refresh_bindings()
 
     # --- conversations
 
@@ -118,17 +158,19 @@ class ChatScreen(TalkScreen):
         self._put_away("cancelled")
         self._show(Conversation())
         self._note("")
+        self.prompt.focus()
 
     def _show(self, conversation: Conversation) -> None:
         self.editing = None
+        self.conversation = conversation
         self.transcript.show(conversation)
+        if self.model is not None:
+            self._model_line.meter(0, self.model.context)
+        self.refresh_bindings()
 
     @work
     async def action_past(self) -> None:
         """Find a past conversation, and go on with it."""
-        if self.writing:
-            self._ready()
-            return
         file = await self.app.push_screen_wait(PastConversations(self.workbench.home))
         if file is None or self.writing:
             return
@@ -143,9 +185,6 @@ class ChatScreen(TalkScreen):
 
     def action_export(self) -> None:
         """Write the conversation as Markdown, and with all its branches as JSONL."""
-        if not self.exchanges or self.writing:
-            self._note("there is nothing to export yet", warn=True)
-            return
         try:
             markdown, jsonl = export(self.workbench.home, self.conversation)
         except UserError as error:
@@ -156,7 +195,7 @@ class ChatScreen(TalkScreen):
 
     def action_copy_reply(self) -> None:
         """Put the reply on the clipboard of the terminal, exactly as the model wrote it."""
-        picked = self.transcript.picked
+        picked = self.picked
         if picked is not None:
             self.app.copy_to_clipboard(picked.reply)
             self._note("the reply is on the clipboard")
@@ -172,23 +211,18 @@ class ChatScreen(TalkScreen):
 
     def action_replay(self) -> None:
         """Write the reply again with the checkpoint, knobs and seed it was written with, and compare."""
-        picked = self._finished()
-        if picked is None:
-            return
-        assert self.service is not None
-        self._note(f"replaying with {one_line(picked.model)} …")
-        self.service.do(
-            lambda service, stop: replay(picked, service.talker_for(picked.model, picked.sha256, stop), stop)
-        )
+        picked = self.picked
+        if picked is not None:
+            self._note(f"replaying with {one_line(picked.model)} …")
+            self._do(lambda service, stop: replay(picked, service.talker_for(picked.model, picked.sha256, stop), stop))
 
     @work
     async def action_microscope(self) -> None:
         """Look at what each token of the reply was drawn from; go on from another token."""
-        picked = self._finished()
-        if picked is None:
+        picked, service = self.picked, self.service
+        if picked is None or service is None:
             return
-        assert self.service is not None
-        chosen = await self.app.push_screen_wait(Microscope(self.service, picked))
+        chosen = await self.app.push_screen_wait(Microscope(service, picked))
         if chosen is not None and self._ready():
             place, token = chosen
             given = [*picked.tokens[:place], token]
@@ -197,19 +231,19 @@ class ChatScreen(TalkScreen):
     @work
     async def action_split(self) -> None:
         """Let another checkpoint write on from the same prompt with the same seed, side by side."""
-        picked = self._finished()
-        if picked is None:
+        picked, service = self.picked, self.service
+        if picked is None or service is None:
             return
-        assert self.service is not None
-        other = await self.app.push_screen_wait(ChooseModel(self.workbench.home, "Compare it with which model?"))
+        question = f"Compare {one_line(picked.model)} with which model?"
+        other = await self.app.push_screen_wait(ChooseModel(self.workbench.home, question))
         if other:
-            await self.app.push_screen_wait(Split(self.service, picked, other))
+            await self.app.push_screen_wait(Split(service, picked, other))
 
     def action_timelapse(self) -> None:
         """See what every checkpoint of the run makes of this prompt, and of the pinned ones."""
-        picked = self.transcript.picked
+        picked = self.picked
         reference = picked.model if picked is not None and picked.model else self.reference
-        if self.writing or not reference or self.service is None:
+        if not reference or self.service is None:
             self._ready()
             return
         try:
@@ -223,7 +257,7 @@ class ChatScreen(TalkScreen):
 
     def action_pin_prompt(self) -> None:
         """Pin the prompt to its run, for every time-lapse of it; or unpin it."""
-        picked = self._finished()
+        picked = self.picked
         if picked is None:
             return
         from llm.timelapse import pin_prompt
@@ -236,34 +270,30 @@ class ChatScreen(TalkScreen):
         self._note("the prompt is pinned: t shows it at every checkpoint" if pinned else "the prompt is unpinned")
 
     def action_keep(self) -> None:
-        """Have the run in training save and pin the step that wrote the reply."""
-        picked = self._finished()
-        if picked is None:
-            return
-        assert self.service is not None
-        home = self.workbench.home
-        self._note(f"keeping {one_line(picked.model)} …")
-        self.service.do(lambda service, stop: keep_step(home, picked.model, stop))
+        """Keep the weights of a model in training that wrote the reply, so that it can be replayed at any time."""
+        picked = self.picked
+        if picked is not None:
+            home = self.workbench.home
+            self._note(f"keeping {one_line(picked.model)} …")
+            self._do(lambda service, stop: keep_step(home, picked.model, service.talker))
 
-    def _finished(self) -> Exchange | None:
-        """The exchange picked out, if a model wrote it and none writes now."""
-        picked = self.transcript.picked
-        if self.writing:
-            self._ready()
-        elif picked is None or not picked.tokens:
-            self._note("there is no reply yet", warn=True)
-        else:
-            return picked
-        return None
+    def _do(self, work: Work) -> None:
+        """Have something done where the model is; its message comes back, or JobFailed."""
+        if self.service is not None:
+            self.service.do(work)
+            self.refresh_bindings()
 
     @on(Replayed)
     def _replayed(self, event: Replayed) -> None:
         self._note(event.words, warn=not event.same)
+        self.refresh_bindings()
 
     @on(StepKept)
     def _kept(self, event: StepKept) -> None:
         self._note(event.words)
+        self.refresh_bindings()
 
     @on(JobFailed)
     def _job_failed(self, event: JobFailed) -> None:
         self._note(event.problem, warn=True)
+        self.refresh_bindings()

@@ -3,79 +3,61 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import ClassVar
 
-from textual import on, work
-from textual.app import ComposeResult
-from textual.binding import Binding, BindingType
-from textual.containers import Vertical
+from textual import work
 from textual.content import Content
-from textual.screen import ModalScreen
-from textual.widgets import Input, OptionList, Static
 from textual.widgets.option_list import Option
 
 from workbench.services.talker import Choice, choices
 from workbench.text import one_line
+from workbench.widgets.choosing import Chooser
 
 
-class ChooseModel(ModalScreen[str]):
-    """The models of all runs, narrowed by typing. Returns a reference, or "" for none."""
+class ChooseModel(Chooser[str]):
+    """The models of all runs, narrowed by typing. Returns a reference, or None."""
 
-    BINDINGS: ClassVar[list[BindingType]] = [
-        Binding("escape", "dismiss('')", "Cancel"),
-        Binding("down", "move(1)", "Down", show=False),
-        Binding("up", "move(-1)", "Up", show=False),
-    ]
+    NAME = "Models"
+    GUIDE = "Type words of a run's name, a step, best, last or training; Enter takes the marked one."
+    PLACEHOLDER = "type to narrow; or RUN, RUN@best, RUN@STEP, RUN@live"
+    HINT = "↑ ↓ choose · Enter takes it · esc"
 
     def __init__(self, home: Path, question: str = "Talk to which model?") -> None:
-        super().__init__(classes="dialog")
+        super().__init__()
         self.home, self.question = home, question
         self.choices: list[Choice] = []
 
-    def compose(self) -> ComposeResult:
-        with Vertical(classes="dialog-box dialog-tall"):
-            yield Static(self.question, classes="dialog-question")
-            yield Input(placeholder="type to narrow; or RUN, RUN@best, RUN@STEP, RUN@live")
-            yield OptionList()
-
     def on_mount(self) -> None:
-        self.query_one(Input).focus()
+        self.say("reading …")
         self._find()
 
     @work(thread=True)
     def _find(self) -> None:
-        found = choices(self.home)
-        self.app.call_from_thread(self._take, found)
+        self.app.call_from_thread(self._found, choices(self.home))
 
-    def _take(self, found: list[Choice]) -> None:
-        self.choices = found
-        self._narrow()
+    def _found(self, found: list[Choice]) -> None:
+        if self.is_attached:  # else it was closed while the runs were read
+            self.choices = found
+            self.say(self.HINT if found else "no run has saved a checkpoint yet · esc")
+            self.narrow()
 
-    @on(Input.Changed)
-    def _narrow(self) -> None:
-        words = self.query_one(Input).value.casefold().split()
-        options = self.query_one(OptionList)
-        options.clear_options()
-        for choice in self.choices:
-            text = f"{one_line(choice.reference)}  "
-            if all(word in (text + choice.description).casefold() for word in words):
-                options.add_option(Option(Content.assemble(text, (choice.description, "dim")), id=choice.reference))
-        options.highlighted = 0 if options.option_count else None
+    def narrow(self) -> None:
+        words = self.typed.casefold().split()
+        self.fill([option_of(choice) for choice in self.choices if all(word in text_of(choice) for word in words)])
 
-    def action_move(self, by: int) -> None:
-        """Move through the list while the typing goes on."""
-        options = self.query_one(OptionList)
-        if options.option_count:
-            options.highlighted = ((options.highlighted or 0) + by) % options.option_count
+    def take(self, identity: str) -> None:
+        self.dismiss(identity)
 
-    @on(OptionList.OptionSelected)
-    def _chosen(self, event: OptionList.OptionSelected) -> None:
-        self.dismiss(event.option.id or "")
+    def submit(self) -> None:
+        """The marked line, or what is typed, where it is in none, as RUN@best."""
+        if self.marked or self.typed:
+            self.dismiss(self.marked or self.typed)
 
-    @on(Input.Submitted)
-    def _typed(self, event: Input.Submitted) -> None:
-        options = self.query_one(OptionList)
-        if options.highlighted is not None:
-            self.dismiss(options.get_option_at_index(options.highlighted).id or "")
-        else:
-            self.dismiss(event.value.strip())
+
+def text_of(choice: Choice) -> str:
+    """What is searched for words."""
+    return f"{choice.reference} {choice.description}".casefold()
+
+
+def option_of(choice: Choice) -> Option:
+    text = Content.assemble(one_line(choice.reference), (f"  {choice.description}", "dim"))
+    return Option(text, id=choice.reference)

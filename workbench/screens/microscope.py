@@ -10,28 +10,34 @@ from textual.app import ComposeResult
 from textual.binding import Binding, BindingType
 from textual.containers import Vertical, VerticalScroll
 from textual.content import Content
-from textual.screen import ModalScreen
 from textual.widgets import DataTable, Static
 
 from workbench.services.chat import ChatService, JobFailed
 from workbench.services.conversation import Exchange
 from workbench.services.microscope import Explained, explain_token
 from workbench.text import one_line
+from workbench.widgets.dialogs import Modal
 
 HELP = "← → token · ↑ ↓ choice · Enter goes on with it, as a branch · esc closes"
 NEAR = 60
 """Tokens shown before the one that is looked at."""
 
 
-class Microscope(ModalScreen[tuple[int, int] | None]):
+class Microscope(Modal[tuple[int, int] | None]):
     """One token of a reply at a time. Returns (place, token) to go on from with another token, or None."""
 
+    NAME = "Microscope"
+    GUIDE = (
+        "What one token of the reply was drawn from: a column per transformation, in the order they were applied, from "
+        "what the model said to what the token was drawn from. A dash is a token that is out of the question there. "
+        "Enter on another token writes the reply again with it in this place, as a branch."
+    )
     BINDINGS: ClassVar[list[BindingType]] = [
-        Binding("escape,q", "dismiss(None)", "Close"),
-        Binding("left,h", "move(-1)", "Token before", priority=True),
-        Binding("right,l", "move(1)", "Next token", priority=True),
-        Binding("home", "move(-1000000)", "First token", priority=True),
-        Binding("end", "move(1000000)", "Last token", priority=True),
+        Binding("escape,q", "dismiss(None)", "Close", id="microscope.close"),
+        Binding("left,h", "move(-1)", "Token before", id="microscope.before", priority=True),
+        Binding("right,l", "move(1)", "Next token", id="microscope.next", priority=True),
+        Binding("home", "move(-1000000)", "First token", id="microscope.first", priority=True),
+        Binding("end", "move(1000000)", "Last token", id="microscope.last", priority=True),
     ]
     DEFAULT_CSS = """
     Microscope {

@@ -9,13 +9,13 @@ from textual.app import ComposeResult
 from textual.binding import Binding, BindingType
 from textual.containers import Horizontal, Vertical
 from textual.content import Content
-from textual.screen import ModalScreen
 from textual.widgets import Static
 
 from workbench.services.chat import ChatService, JobFailed
 from workbench.services.conversation import Exchange
 from workbench.services.split import SideGrew, SideNamed, SplitDone, split
 from workbench.text import one_line
+from workbench.widgets.dialogs import Modal
 from workbench.widgets.transcript import Transcript
 
 FAR = ((2.0, "far-3"), (0.5, "far-2"), (0.1, "far-1"))
@@ -23,14 +23,20 @@ FAR = ((2.0, "far-3"), (0.5, "far-2"), (0.1, "far-1"))
 HELP = "← → by token · d first difference · marked: KL over 0.1, 0.5, 2 nats · esc"
 
 
-class Split(ModalScreen[None]):
+class Split(Modal[None]):
     """Two texts; the token where they part is underlined, and tokens are marked by how far the models are apart."""
 
+    NAME = "Split"
+    GUIDE = (
+        "Two checkpoints write on from the same prompt with the same knobs and seed. The first token in which they "
+        "differ is underlined; the darker a token's background, the further the two models' predictions for it are "
+        "apart (KL divergence in nats)."
+    )
     BINDINGS: ClassVar[list[BindingType]] = [
-        Binding("escape,q", "leave", "Close"),
-        Binding("left,h", "move(-1)", "Token before", priority=True),
-        Binding("right,l", "move(1)", "Next token", priority=True),
-        Binding("d", "difference", "First difference"),
+        Binding("escape,q", "leave", "Close", id="split.close"),
+        Binding("left,h", "move(-1)", "Token before", id="split.before", priority=True),
+        Binding("right,l", "move(1)", "Next token", id="split.next", priority=True),
+        Binding("d", "difference", "First difference", id="split.difference"),
     ]
     DEFAULT_CSS = """
     Split {

@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import ClassVar
+from typing import Literal
 
 from textual import on, work
 from textual.app import ComposeResult
-from textual.binding import Binding, BindingType
 from textual.containers import Horizontal, Vertical
 from textual.content import Content
 from textual.widgets import Static
@@ -16,43 +15,42 @@ from llm.config import DecodeConfig
 from llm.errors import UserError
 from workbench.screens.base import WorkbenchScreen
 from workbench.screens.choose_model import ChooseModel
-from workbench.services.chat import ChatService, ModelOpened, ModelRefused, ReplyBegan, ReplyEnded, ReplyGrew
+from workbench.services.chat import ChatService, ModelOpened, ModelRefused
 from workbench.services.conversation import Conversation, Exchange, Kind
-from workbench.services.talker import usual_choice
-from workbench.services.transcripts import keep
-from workbench.text import clean, one_line
+from workbench.services.order import in_order
+from workbench.services.reply import Pace, ReplyBegan, ReplyEnded, ReplyGrew
+from workbench.services.talker import is_in_training, usual_choice
+from workbench.services.transcripts import keep, recent_prompts
+from workbench.text import clean
 from workbench.widgets.axes import compact
 from workbench.widgets.conversation import ConversationView
 from workbench.widgets.knobs import KnobPanel
+from workbench.widgets.model_line import ModelLine
 from workbench.widgets.prompt import PromptArea
 
 REASONS = {
     "stop": "ended by itself",
-    "length": "as long as max tokens allows: ctrl+g goes on",
+    "length": "as long as max tokens allows",
     "cancelled": "stopped",
     "failed": "failed",
 }
 EMPTY = "No model yet: press 1, choose a preset, press Enter, and come back when it has made its first steps."
+TEXT, TURNS = "text goes on", "questions and answers"
+ASK_FOR = {TEXT: "the beginning of a text, which the model goes on with", TURNS: "a question"}
+
+Escape = Literal["stop", "give up", "conversation", "prompt"]
 
 
 class TalkScreen(WorkbenchScreen):
     """One model and one conversation. Every reply that is over is kept in the conversation's file."""
 
-    BINDINGS: ClassVar[list[BindingType]] = [
-        Binding("escape", "leave", "Stop", id="chat.stop", key_display="esc"),
-        Binding("ctrl+o", "model", "Model", id="chat.model", key_display="^o"),
-        Binding("ctrl+t", "view", "Turns/text", id="chat.view", key_display="^t"),
-        Binding("f2", "knobs", "Knobs", id="chat.knobs"),
-    ]
     DEFAULT_CSS = """
     TalkScreen {
-        #chat-model { height: 1; padding: 0 1; background: $panel; }
-        #chat-status { height: 1; padding: 0 1; color: $text-muted; }
+        #chat-status { height: 1; padding: 0 1; color: $text-muted; text-wrap: nowrap; text-overflow: ellipsis; }
         #chat-body { height: 1fr; }
         #chat-left { width: 1fr; }
         &.-narrow KnobPanel { display: none; }
         &.-narrow.with-knobs KnobPanel { display: block; }
-        &.-wide.without-knobs KnobPanel { display: none; }
     }
     """
 
@@ -61,13 +59,14 @@ class TalkScreen(WorkbenchScreen):
         self.service: ChatService | None = None
         self.reference = ""
         self.model: ModelOpened | None = None
+        self.conversation = Conversation()
         self.in_turns = False
         self.editing: Exchange | None = None  # the exchange whose prompt is being changed
         self.current: Exchange | None = None  # the one that is being written
         self.writing = 0  # the number of the reply that is being written; 0 for none
 
     def body(self) -> ComposeResult:
-        yield Static(id="chat-model", markup=False)
+        yield ModelLine(id="chat-model")
         with Horizontal(id="chat-body"):
             with Vertical(id="chat-left"):
                 yield ConversationView(id="chat-transcript")
@@ -77,31 +76,37 @@ class TalkScreen(WorkbenchScreen):
 
     def on_mount(self) -> None:
         self.service = ChatService(self.workbench.home, self.workbench.training, self.post_message)
+        self.transcript.show(self.conversation)
         self.prompt.focus()
+        self._bring_back_prompts()
+        self.watch(self.app, "training_line", self._training_moved, init=False)
         if self.reference:
             self._open()
 
     def on_unmount(self) -> None:
         if self.service is not None:
             self.service.close()
+        self._keep("cancelled")
 
     def on_screen_resume(self) -> None:
         """Without a model, take the likeliest one."""
         if self.reference:
+            self._show_model()
             return
         self.reference = usual_choice(self.workbench.home, self.workbench.training.active)
         if self.reference:
             self._open()
         else:
-            self._say_model(EMPTY)
+            self._model_line.say(EMPTY)
+
+    @work(thread=True)
+    def _bring_back_prompts(self) -> None:
+        """Those that were sent before the program was started."""
+        self.app.call_from_thread(self.prompt.remember, recent_prompts(self.workbench.home))
 
     @property
     def transcript(self) -> ConversationView:
         return self.query_one(ConversationView)
-
-    @property
-    def conversation(self) -> Conversation:
-        return self.transcript.conversation
 
     @property
     def exchanges(self) -> list[Exchange]:
@@ -116,6 +121,10 @@ class TalkScreen(WorkbenchScreen):
     def panel(self) -> KnobPanel:
         return self.query_one(KnobPanel)
 
+    @property
+    def _model_line(self) -> ModelLine:
+        return self.query_one(ModelLine)
+
     # --- which model
 
     def open_reference(self, reference: str) -> None:
@@ -128,7 +137,7 @@ class TalkScreen(WorkbenchScreen):
     def _open(self) -> None:
         assert self.service is not None
         self.model = None
-        self._say_model(f"opening {self.reference} …")
+        self._model_line.say(f"opening {self.reference} …")
         self.service.open(self.reference)
 
     @on(ModelOpened)
@@ -138,27 +147,36 @@ class TalkScreen(WorkbenchScreen):
         self.model = event
         self.in_turns = self.in_turns and event.turns is not None
         self.panel.set_usual(event.decode)
-        self._show_model(event.name)
+        self.panel.show_order(in_order)
+        self._show_model()
+        self._model_line.meter(0, event.context)
+        self.refresh_bindings()
 
     @on(ModelRefused)
     def _refused(self, event: ModelRefused) -> None:
         if event.reference == self.reference:
             self.reference = ""
-            self._say_model(event.problem)
+            self._model_line.say(event.problem)
 
-    def _show_model(self, name: str) -> None:
+    def _show_model(self) -> None:
         model = self.model
         if model is None:
             return
-        live = "  in training now" if model.reference.endswith("@live") else ""
-        view = "questions and answers" if self.in_turns else "text goes on"
-        facts = f"{compact(model.parameters)} parameters, context {model.context:,}{live}"
-        self.query_one("#chat-model", Static).update(
-            Content.assemble((one_line(name), "bold"), f"  {facts}  ", (view, "dim"))
+        live = model.reference.endswith("@live") and is_in_training(self.workbench.home, model.reference)
+        view = TURNS if self.in_turns else TEXT
+        self._model_line.show(
+            model.name, "in training" if live else "", f"{compact(model.parameters)} parameters", view
         )
+        self.prompt.placeholder = ASK_FOR[view]
 
-    def _say_model(self, text: str) -> None:
-        self.query_one("#chat-model", Static).update(Content(one_line(text)))
+    def _training_moved(self) -> None:
+        """What trains here can be talked to from its first step on, and is called so until its last."""
+        if not self.is_current:
+            return
+        active = self.workbench.training.active
+        if not self.reference and active and self.workbench.training.live_model(active) is not None:
+            self.open_reference(f"{active}@live")
+        self._show_model()
 
     @work
     async def action_model(self) -> None:
@@ -183,6 +201,8 @@ class TalkScreen(WorkbenchScreen):
     def _ready(self) -> bool:
         if self.writing:
             self._note("still writing: esc stops it", warn=True)
+        elif self.model is None and self.reference:
+            self._note("the model is still being opened: once more in a moment", warn=True)
         elif self.model is None:
             self._note("no model is open: ctrl+o chooses one", warn=True)
         else:
@@ -209,6 +229,7 @@ class TalkScreen(WorkbenchScreen):
         self.transcript.locked = True
         self.transcript.begin(exchange)
         self._note("reading the prompt …")
+        self.refresh_bindings()
 
     def action_view(self) -> None:
         """Between text that goes on, and questions with answers."""
@@ -219,16 +240,17 @@ class TalkScreen(WorkbenchScreen):
             self._note("this model learnt plain text, without questions and answers", warn=True)
             return
         self.in_turns = not self.in_turns
-        self._show_model(self.model.name)
+        self._show_model()
 
     # --- the reply as it comes
 
     @on(ReplyBegan)
     def _began(self, event: ReplyBegan) -> None:
         current = self.current
-        if event.reply != self.writing or current is None:
+        if event.reply != self.writing or current is None or self.model is None:
             return
-        self._show_model(event.name)
+        self.model.name = event.name
+        self._show_model()
         current.model, current.sha256, current.live, current.device = event.name, event.sha256, event.live, event.device
         current.context, current.knobs, current.dropped_turns = event.context, event.knobs, event.dropped_turns
 
@@ -242,47 +264,56 @@ class TalkScreen(WorkbenchScreen):
             text = text.lstrip()
         current.reply += text
         current.tokens += event.ids
+        current.changes = event.changes
         self.transcript.write(text, "reply")
-        self._note(self._speed(event))
+        self._show_pace(event.pace)
 
     @on(ReplyEnded)
     def _ended(self, event: ReplyEnded) -> None:
         current = self.current
         if event.reply != self.writing or current is None:
             return
-        current.others, current.changes = event.others, event.changes
-        if event.problem:
-            self.transcript.write(f"\n{event.problem}", "error")
-        self.transcript.write_others(current)
-        speed = self._speed(event) + " · " if event.tokens else ""
-        live = " · esc, then K keeps this step" if current.live else ""
-        self._note(f"{speed}{REASONS.get(event.reason, event.reason)}{live}")
+        current.others, current.problem, current.dropped = event.others, event.problem, event.pace.dropped
+        self.transcript.write_end(current)
+        reason = REASONS.get(event.reason, event.reason) + (
+            ": ctrl+g goes on" if current.kind != "turn" and event.reason == "length" else ""
+        )
+        self._show_pace(event.pace, reason, "esc, then K keeps this step" if current.live and event.pace.tokens else "")
         self._put_away(event.reason)
 
     def _put_away(self, reason: str) -> None:
-        """The reply is over: keep it."""
-        current, self.current, self.writing = self.current, None, 0
+        """The reply is over: keep it, and let another begin."""
         self.transcript.locked = False
+        problem = self._keep(reason)
+        if problem:
+            self._note(problem, warn=True)
+        self.refresh_bindings()
+
+    def _keep(self, reason: str) -> str:
+        """Write down the reply that is over, and why it is; what prevents it, in words."""
+        current, self.current, self.writing = self.current, None, 0
         if current is None:
-            return
+            return ""
         current.reason = reason
         try:
             keep(self.workbench.home, self.conversation, current)
         except UserError as error:
-            self._note(str(error), warn=True)
+            return str(error)
+        return ""
 
-    def _speed(self, event: ReplyGrew | ReplyEnded) -> str:
-        context = self.model.context if self.model else 0
+    def _show_pace(self, pace: Pace, *first: str) -> None:
+        """How the reply is doing, after what is to be said `first`."""
         turns = self.current.dropped_turns if self.current else 0
+        if self.model is not None and pace.tokens:
+            self._model_line.meter(pace.context_used, self.model.context, pace.dropped)
         parts = [
-            f"{event.tokens} tokens",
-            f"{event.tokens_per_second:.0f} tokens/s" if event.tokens_per_second else "",
-            f"first after {event.first * 1000:.0f} ms",
-            f"context {event.context_used}/{context}",
-            f"{event.dropped} oldest dropped" if event.dropped else "",
+            *first,
             f"the oldest {turns} turns dropped" if turns else "",
+            f"{pace.tokens} tokens" if pace.tokens else "",
+            f"{pace.tokens_per_second:.0f} tokens/s" if pace.tokens_per_second else "",
+            f"first after {pace.first * 1000:.0f} ms" if pace.tokens else "",
         ]
-        return " · ".join(part for part in parts if part)
+        self._note(" · ".join(part for part in parts if part))
 
     def _note(self, text: str, warn: bool = False) -> None:
         style = "$warning" if warn else ""
@@ -304,15 +335,31 @@ class TalkScreen(WorkbenchScreen):
         self.add_class("with-knobs")
         self.panel.query("Input").first().focus()
 
-    def action_leave(self) -> None:
-        """Stop the reply, or give up editing; else back to the prompt, and from there to the transcript."""
+    @property
+    def _escape(self) -> Escape:
+        """What esc does now."""
         if self.writing or (self.service is not None and self.service.is_at_a_job):
+            return "stop"
+        if self.editing is not None:
+            return "give up"
+        return "conversation" if isinstance(self.focused, PromptArea) else "prompt"
+
+    def check_action(self, action: str, parameters: tuple[object, ...]) -> bool | None:
+        """Whether a key does something now; what does not is not in the footer."""
+        if action == "leave":
+            return parameters == (self._escape,)
+        return True
+
+    def action_leave(self, way: Escape) -> None:
+        """Stop the reply, or give up editing; else to the conversation, and back from there."""
+        if way == "stop":
             self._stop()
-        elif self.editing is not None:
+        elif way == "give up":
             self.editing = None
             self.prompt.text = ""
             self._note("")
-        elif self.prompt.has_focus:
+            self.refresh_bindings()
+        elif way == "conversation":
             self.transcript.focus()
         else:
             self.remove_class("with-knobs")

@@ -10,7 +10,6 @@ from textual.app import ComposeResult
 from textual.binding import Binding, BindingType
 from textual.containers import Vertical
 from textual.content import Content
-from textual.screen import ModalScreen
 from textual.widgets import Static
 
 from llm.config import DecodeConfig
@@ -19,6 +18,7 @@ from workbench.services.chat import ChatService, JobFailed
 from workbench.services.split import FrameCame, LapseBegan, LapseEnded, lapse
 from workbench.text import one_line
 from workbench.widgets.chart import Chart, Mark, Series
+from workbench.widgets.dialogs import Modal
 from workbench.widgets.transcript import Transcript
 
 if TYPE_CHECKING:
@@ -27,17 +27,22 @@ if TYPE_CHECKING:
 HELP = "← → checkpoint · home end first, last · ↑ ↓ prompt · esc closes"
 
 
-class TimeLapse(ModalScreen[None]):
+class TimeLapse(Modal[None]):
     """The curve on top with the checkpoint's place on it, its text below."""
 
+    NAME = "Time-lapse"
+    GUIDE = (
+        "What every checkpoint of the run writes on from the same prompt, with the same knobs and seed: the prompt "
+        "picked out in the chat, and those that are pinned to the run (P in the chat)."
+    )
     BINDINGS: ClassVar[list[BindingType]] = [
-        Binding("escape,q", "leave", "Close"),
-        Binding("left,h", "move(-1)", "Checkpoint before", priority=True),
-        Binding("right,l", "move(1)", "Next checkpoint", priority=True),
-        Binding("home", "move(-1000000)", "First checkpoint", priority=True),
-        Binding("end", "move(1000000)", "Last checkpoint", priority=True),
-        Binding("up,k", "prompt(-1)", "Prompt before", priority=True),
-        Binding("down,j", "prompt(1)", "Next prompt", priority=True),
+        Binding("escape,q", "leave", "Close", id="lapse.close"),
+        Binding("left,h", "move(-1)", "Checkpoint before", id="lapse.before", priority=True),
+        Binding("right,l", "move(1)", "Next checkpoint", id="lapse.next", priority=True),
+        Binding("home", "move(-1000000)", "First checkpoint", id="lapse.first", priority=True),
+        Binding("end", "move(1000000)", "Last checkpoint", id="lapse.last", priority=True),
+        Binding("up,k", "prompt(-1)", "Prompt before", id="lapse.prompt-before", priority=True),
+        Binding("down,j", "prompt(1)", "Next prompt", id="lapse.prompt-next", priority=True),
     ]
     DEFAULT_CSS = """
     TimeLapse {

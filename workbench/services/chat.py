@@ -1,30 +1,22 @@
-"""Replies, written in a thread of their own and told to the screen about ten times a second."""
+"""The chat's thread: it opens models, has replies written, and does what else needs a model, one after another."""
 
 from __future__ import annotations
 
 import itertools
 import queue
 import threading
-import time
 import traceback
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from textual.message import Message
 
 from llm.config import DecodeConfig
 from llm.errors import UserError
-from workbench.services.conversation import KnobChanges
+from workbench.services.reply import Post, ReplyEnded, Request, write_reply
 from workbench.services.talker import LiveService, Talker, TurnFormat, open_talker
 from workbench.terminal import write_log
-
-if TYPE_CHECKING:
-    from llm.engine import Done, Piece
-
-NEWS_EVERY = 0.1
-"""Seconds between two messages about a growing reply."""
 
 Opener = Callable[[Path, LiveService, str, Callable[[], bool]], Talker]
 Work = Callable[["ChatService", Callable[[], bool]], Message]
@@ -52,75 +44,10 @@ class ModelRefused(Message):
 
 
 @dataclass
-class ReplyBegan(Message):
-    """The model `name` has begun to read `context`; `dropped_turns` oldest turns had no room."""
-
-    reply: int
-    name: str
-    dropped_turns: int
-    context: str
-    knobs: DecodeConfig
-    sha256: str
-    live: bool
-    device: str
-
-
-@dataclass
-class ReplyGrew(Message):
-    """What came since the message before: `text`, and its tokens as `ids`. `first` is the seconds from asking to the
-    first token."""
-
-    reply: int
-    text: str
-    ids: tuple[int, ...]
-    tokens: int
-    tokens_per_second: float
-    first: float
-    context_used: int
-    dropped: int
-
-
-@dataclass
-class ReplyEnded(Message):
-    """No more comes. `reason` is stop, length, cancelled or failed; `others` are the further samples, `changes` the
-    knobs that were changed meanwhile."""
-
-    reply: int
-    reason: str
-    tokens: int = 0
-    tokens_per_second: float = 0.0
-    first: float = 0.0
-    context_used: int = 0
-    dropped: int = 0
-    others: tuple[str, ...] = ()
-    changes: KnobChanges = ()
-    problem: str = ""
-
-
-@dataclass
 class JobFailed(Message):
     """What was asked for with `do` could not be done, and why."""
 
     problem: str
-
-
-@dataclass
-class Request:
-    """A reply that is asked for. In a turn view, `history` holds the turns before and `prompt` is a question.
-
-    `context`, where given, is the whole text to write on from, whatever prompt and history are. The reply begins with
-    the tokens `given`.
-    """
-
-    number: int
-    prompt: str
-    knobs: DecodeConfig
-    history: Sequence[tuple[str, str]] = ()
-    turns: TurnFormat | None = None
-    context: str | None = None
-    given: Sequence[int] = ()
-    asked: float = field(default_factory=time.monotonic)
-    cancelled: threading.Event = field(default_factory=threading.Event)
 
 
 @dataclass
@@ -136,16 +63,14 @@ class Job:
     """Something else to be done with the open model: `work` returns what is to be told."""
 
     work: Work
-    post: Callable[[Message], object]
+    post: Post
     cancelled: threading.Event = field(default_factory=threading.Event)
 
 
 class ChatService:
     """One model at a time, one reply at a time. `post` is called from the thread; a screen's `post_message` will do."""
 
-    def __init__(
-        self, home: Path, training: LiveService, post: Callable[[Message], object], opener: Opener = open_talker
-    ) -> None:
+    def __init__(self, home: Path, training: LiveService, post: Post, opener: Opener = open_talker) -> None:
         self.home, self.training = home, training
         self.knobs = DecodeConfig()
         """Those of the next token; may be replaced at any time."""
@@ -176,7 +101,7 @@ class ChatService:
         self._queue(request)
         return request.number
 
-    def do(self, work: Work, post: Callable[[Message], object] | None = None) -> None:
+    def do(self, work: Work, post: Post | None = None) -> None:
         """Have `work` done once the thread is free; its message, or JobFailed, goes to `post`, else to the screen."""
         self._queue(Job(work, post or self._post))
 
@@ -186,13 +111,18 @@ class ChatService:
         `keep`: it is likely to be asked for again.
         """
         for talker in (self._talker, self._other):
-            if talker is not None and talker.name == model and talker.sha256 == sha256:
+            if talker is not None and talker.name == model and sha256 in ("", talker.sha256):
                 return talker
         talker = self._opener(self.home, self.training, model, cancelled)
         if sha256 and talker.sha256 != sha256:
             raise UserError(f"{model} holds other weights than those that wrote this reply.")
         self._other = talker if keep else None
         return talker
+
+    @property
+    def talker(self) -> Talker | None:
+        """For a Job: the open model."""
+        return self._talker
 
     @property
     def is_at_a_job(self) -> bool:
@@ -223,9 +153,6 @@ class ChatService:
     # The thread
 
     def _work(self) -> None:
-        from llm.engine import use_one_thread
-
-        use_one_thread()
         while (job := self._jobs.get()) is not None:
             problem = self._problem_of(job)
             self._waiting.remove(job)
@@ -239,6 +166,9 @@ class ChatService:
     def _problem_of(self, job: Request | Opening | Job) -> str:
         """Do the job; what went wrong, in words, or ""."""
         try:
+            from llm.engine import use_one_thread
+
+            use_one_thread()
             if isinstance(job, Opening):
                 self._open(job)
             elif isinstance(job, Request):
@@ -247,6 +177,8 @@ class ChatService:
                 job.post(job.work(self, job.cancelled.is_set))
         except UserError as error:
             return str(error)
+        except ImportError as error:
+            return f"PyTorch could not be loaded ({error}); llm-workbench doctor says more."
         except Exception as error:  # noqa: BLE001 - the thread must live on, and the person must be told
             write_log(traceback.format_exc())
             return f"the model failed ({type(error).__name__}: {error}); the details are in workbench.log."
@@ -264,131 +196,4 @@ class ChatService:
     def _reply(self, request: Request) -> None:
         if self._talker is None:
             raise UserError("no model is open; choose one with ctrl+o.")
-        talker, cancelled = self._talker, request.cancelled.is_set
-        if cancelled():
-            self._post(ReplyEnded(request.number, "cancelled"))
-            return
-        talker.update(cancelled)
-        prompt, dropped_turns = fitting_prompt(talker, request)
-        first = with_turn_stop(request.knobs, request.turns)
-        self._post(
-            ReplyBegan(
-                request.number,
-                talker.name,
-                dropped_turns,
-                prompt,
-                first,
-                talker.sha256,
-                talker.in_training,
-                talker.device,
-            )
-        )
-        source = RecordedKnobs(first, lambda: with_turn_stop(self.knobs, request.turns))
-        news = News(request.number, self._post, asked=request.asked)
-        news.begin(request.given, talker.text_of(request.given))
-        from llm.engine import Done
-
-        for item in talker.stream(prompt, first, cancel=cancelled, knobs_source=source, given=request.given):
-            if isinstance(item, Done):
-                news.end(item, tuple(source.changes))
-            else:
-                news.take(item)
-
-
-class RecordedKnobs:
-    """Gives the knobs of `source` for every token, and remembers where they changed."""
-
-    def __init__(self, first: DecodeConfig, source: Callable[[], DecodeConfig]) -> None:
-        self._now, self._source = first, source
-        self._tokens = 0
-        self.changes: list[tuple[int, DecodeConfig]] = []
-
-    def __call__(self) -> DecodeConfig:
-        knobs = self._source()
-        if knobs != self._now:
-            self._now = knobs
-            self.changes.append((self._tokens, knobs))
-        self._tokens += 1
-        return knobs
-
-
-def with_turn_stop(knobs: DecodeConfig, turns: TurnFormat | None) -> DecodeConfig:
-    """The knobs, and that an answer ends where the next question would begin."""
-    if turns is None or turns.stop in knobs.stop:
-        return knobs
-    return replace(knobs, stop=(*knobs.stop, turns.stop))
-
-
-def fitting_prompt(talker: Talker, request: Request) -> tuple[str, int]:
-    """The text to write on from, without the oldest turns that leave too little room; and how many those are."""
-    if request.context is not None:
-        return request.context, 0
-    from llm.engine import resolve_prompt
-
-    asked = resolve_prompt(request.prompt)
-    if request.turns is None:
-        return asked, 0
-    room = talker.context - min(request.knobs.max_tokens, talker.context // 4)
-    history = list(request.history)
-    while history and talker.count(request.turns.write(history, asked), request.knobs) > room:
-        history.pop(0)
-    return request.turns.write(history, asked), len(request.history) - len(history)
-
-
-class News:
-    """Gathers pieces and posts them in one message every NEWS_EVERY seconds; the first at once."""
-
-    def __init__(
-        self,
-        reply: int,
-        post: Callable[[Message], object],
-        *,
-        asked: float,
-        clock: Callable[[], float] = time.monotonic,
-    ) -> None:
-        self.reply, self.post, self.clock = reply, post, clock
-        self.asked = asked
-        self.first = 0.0
-        self.tokens = 0
-        self.posted = -NEWS_EVERY
-        self.text = ""
-        self.ids: list[int] = []
-        self.others: dict[int, list[str]] = {}
-
-    def begin(self, given: Sequence[int], text: str) -> None:
-        """The tokens that the reply was given to begin with."""
-        self.ids += given
-        self.text += text
-
-    def end(self, done: Done, changes: KnobChanges = ()) -> None:
-        """Post what is left, and that it is all."""
-        place = (done.context_used, done.dropped)
-        self._flush(*place)
-        others = tuple("".join(texts) for _, texts in sorted(self.others.items()))
-        self.post(
-            ReplyEnded(
-                self.reply, done.reason, done.tokens, done.tokens_per_second, self.first, *place, others, changes
-            )
-        )
-
-    def take(self, piece: Piece) -> None:
-        """One token more."""
-        now = self.clock() - self.asked
-        if piece.token_id is not None:
-            self.tokens += 1
-            self.first = self.first or now
-        if piece.sample:
-            self.others.setdefault(piece.sample, []).append(piece.text)
-        else:
-            self.text += piece.text
-            self.ids += [] if piece.token_id is None else [piece.token_id]
-        if now - self.posted >= NEWS_EVERY:
-            self.posted = now
-            self._flush(piece.context_used, piece.dropped)
-
-    def _flush(self, context_used: int, dropped: int) -> None:
-        now = self.clock() - self.asked
-        speed = (self.tokens - 1) / (now - self.first) if self.tokens > 1 and now > self.first else 0.0
-        ids = tuple(self.ids)
-        self.post(ReplyGrew(self.reply, self.text, ids, self.tokens, speed, self.first, context_used, dropped))
-        self.text, self.ids = "", []
+        write_reply(self._talker, request, lambda: self.knobs, self._post)

@@ -23,7 +23,9 @@ class Exchange:
 
     `parent` is the number of the exchange before it, 0 for none. `context` is the whole text the model was given,
     `tokens` what it wrote as ids, of which the first `given` were chosen by the person. `model` is RUN@STEP, `sha256`
-    that of its weights' file ("" for weights that are in no file), `knobs` those of the first token.
+    that of its weights' file ("" for weights that are in no file), `knobs` those of the first token. `problem` says
+    why there is no reply, where there is none. `dropped_turns` had no room in the context, and `dropped` tokens left it
+    while the reply was written.
     """
 
     number: int
@@ -36,6 +38,7 @@ class Exchange:
     given: int = 0
     others: tuple[str, ...] = ()
     reason: str = ""
+    problem: str = ""
     model: str = ""
     sha256: str = ""
     live: bool = False
@@ -43,6 +46,7 @@ class Exchange:
     knobs: DecodeConfig = field(default_factory=DecodeConfig)
     changes: KnobChanges = ()
     dropped_turns: int = 0
+    dropped: int = 0
     written: float = field(default_factory=time.time)
 
     @property
@@ -70,8 +74,9 @@ class Exchange:
         known["tokens"] = [int(token) for token in record.get("tokens", ())]
         known["others"] = tuple(str(text) for text in record.get("others", ()))
         exchange = cls(**known)
-        texts = (exchange.prompt, exchange.context, exchange.reply, exchange.model, exchange.sha256, exchange.reason)
-        numbers = (exchange.number, exchange.parent, exchange.given, exchange.dropped_turns)
+        names = ("prompt", "context", "reply", "model", "sha256", "device", "reason", "problem")
+        texts = [getattr(exchange, name) for name in names]
+        numbers = (exchange.number, exchange.parent, exchange.given, exchange.dropped_turns, exchange.dropped)
         if exchange.kind not in ("text", "turn", "on") or not 0 <= exchange.parent < exchange.number:
             raise ValueError("no exchange of a conversation")
         if not all(isinstance(text, str) for text in texts) or not all(isinstance(number, int) for number in numbers):
@@ -157,11 +162,11 @@ class Conversation:
         return found[::-1]
 
     def history(self, exchange: Exchange) -> list[tuple[str, str]]:
-        """The questions and answers right before a question, oldest first; none before a text."""
+        """The questions right before a question that have answers, oldest first; none before a text."""
         if not exchange.is_turn:
             return []
         turns = takewhile(lambda one: one.is_turn, reversed(self.before(exchange)))
-        return [(one.prompt, one.reply.strip()) for one in turns][::-1]
+        return [(one.prompt, one.reply.strip()) for one in turns if one.reply.strip()][::-1]
 
     def text_before(self, exchange: Exchange) -> str:
         """The text that an exchange of the kind "on" goes on with."""

@@ -13,7 +13,6 @@ from llm.config import DecodeConfig
 from llm.errors import UserError
 from llm.run import Run
 from workbench.services.conversation import Exchange
-from workbench.services.talker import ask_to_save
 
 if TYPE_CHECKING:
     from workbench.services.talker import Talker
@@ -64,26 +63,29 @@ def replay(exchange: Exchange, talker: Talker, cancelled: Callable[[], bool]) ->
 
 @dataclass
 class StepKept(Message):
-    """A checkpoint was saved and pinned, in words."""
+    """The weights that wrote a reply are kept, in words."""
 
     words: str
 
 
-def keep_step(home: Path, model: str, cancelled: Callable[[], bool]) -> StepKept:
-    """Have the run in training that wrote as `model` (RUN@STEP) save, and pin what it saved. Raises UserError.
-
-    The trainer saves the step it is at when it reads the order, which may be a little later than the reply's.
-    """
+def keep_step(home: Path, model: str, talker: Talker | None) -> StepKept:
+    """Keep the weights of `model` (RUN@STEP): pin the checkpoint that holds them, or write down those that `talker`,
+    the open model, has of a run in training. Raises UserError."""
     name, _, step = model.rpartition("@")
     run = Run.open(home, name)
-    kept = next((info.step for info in run.checkpoints() if str(info.step) == step), None)
-    if kept is None:
-        if run.holder() is None:
-            raise UserError(f"{name} is no longer in training, and step {step} was not saved; it cannot be kept.")
-        kept = ask_to_save(run, "save", cancelled).step
-    run.update_meta(pins=sorted({*run.meta()["pins"], kept}))
-    later = kept - int(step)
-    return StepKept(f"kept and pinned {name}@{kept}" + (f", {later} steps after the reply" if later else ""))
+    if any(str(info.step) == step for info in run.checkpoints()):
+        run.update_meta(pins=sorted({*run.meta()["pins"], int(step)}))
+        return StepKept(f"{model} is a checkpoint, pinned from now on")
+    if not any(str(info.step) == step for info in run.kept()):
+        if talker is None or talker.name != model:
+            raise UserError(
+                f"{model} was not saved, and the chat has newer weights by now: K keeps those of the last reply."
+            )
+        try:
+            talker.keep()
+        except OSError as error:
+            raise UserError(f"{model} cannot be kept ({error.strerror or error}); make room on the disk.") from error
+    return StepKept(f"{model} is kept: its replies can be replayed at any time")
 
 
 def compared(exchange: Exchange, tokens: list[int], text: str, device: str) -> Replayed:

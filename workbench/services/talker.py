@@ -17,6 +17,7 @@ from workbench.widgets.tokens import pieces, quoted
 
 if TYPE_CHECKING:
     from llm.engine import Done, Engine, Piece
+    from llm.model.transformer import Transformer
     from llm.sampling import Stage
 
 LIVE = "live"
@@ -67,6 +68,9 @@ class Talker(Protocol):
 
     def update(self, cancelled: Callable[[], bool]) -> None:
         """Take over newer weights, if the model is in training. Called before every reply."""
+
+    def keep(self) -> None:
+        """Write the weights of a model in training down, to be found as RUN@STEP. OSError where the disk refuses."""
 
     def count(self, prompt: str, knobs: DecodeConfig) -> int:
         """Tokens of a prompt."""
@@ -126,6 +130,9 @@ class ModelTalker:
     def update(self, cancelled: Callable[[], bool]) -> None:
         """A kept checkpoint never changes."""
 
+    def keep(self) -> None:
+        """It is kept."""
+
     def count(self, prompt: str, knobs: DecodeConfig) -> int:
         return len(self.engine.prompt_ids(prompt, knobs))
 
@@ -160,50 +167,60 @@ class ModelTalker:
         return quoted(self.engine.tokenizer, token)
 
 
-class LiveTalker(ModelTalker):
-    """The model that trains in this program: every reply comes from a copy made when it begins."""
+class TrainingTalker(ModelTalker):
+    """A model in training. `weights` are those of the last reply, as they can be written down."""
 
     in_training = True
+    weights: Transformer
+
+    def keep(self) -> None:
+        from llm.checkpoint import save_weights
+
+        save_weights(self.run.kept_directory / f"step-{self.step:08d}", self.weights, self.step)
+
+
+class LiveTalker(TrainingTalker):
+    """The model that trains in this program: every reply comes from a copy made when it begins."""
 
     def __init__(self, run: Run, live: Any) -> None:
         from llm.engine import Engine
 
         self.live = live
-        model, step = live.snapshot()
-        super().__init__(run, Engine(model, live.tokenizer, weights_version=step), step)
+        self.weights, step = live.snapshot()
+        super().__init__(run, Engine(self.weights, live.tokenizer, weights_version=step), step)
 
     def update(self, cancelled: Callable[[], bool]) -> None:
         if self.live.step != self.engine.weights_version:
-            model, self.step = self.live.snapshot()
-            self.engine.refresh(model, self.step)
+            self.weights, self.step = self.live.snapshot()
+            self.engine.refresh(self.weights, self.step)
 
 
-class SnapshotTalker(ModelTalker):
+class SnapshotTalker(TrainingTalker):
     """A model that trains in another process: it is asked for its weights when a reply begins."""
-
-    in_training = True
 
     def __init__(self, run: Run, cancelled: Callable[[], bool]) -> None:
         info = ask_for_snapshot(run, cancelled)
-        super().__init__(run, engine_of(run, info), info.step, sha256_of_weights(info))
+        engine, self.weights = engine_of(run, info)
+        super().__init__(run, engine, info.step, sha256_of_weights(info))
 
     def update(self, cancelled: Callable[[], bool]) -> None:
         if self.run.holder() is None:
             return
         info = ask_for_snapshot(self.run, cancelled)
         if info.step != self.step:
-            self.engine, self.step = engine_of(self.run, info), info.step
-            self.sha256 = sha256_of_weights(info)
+            self.engine, self.weights = engine_of(self.run, info)
+            self.step, self.sha256 = info.step, sha256_of_weights(info)
 
 
-def engine_of(run: Run, info: CheckpointInfo) -> Engine:
-    """An engine on a checkpoint or a snapshot of `run`, on the fastest device there is."""
+def engine_of(run: Run, info: CheckpointInfo) -> tuple[Engine, Transformer]:
+    """An engine on a checkpoint or a snapshot of `run`, on the fastest device there is; and the weights as they were
+    loaded, which the engine may have arranged otherwise."""
     from llm.checkpoint import load_model
     from llm.device import choose_device
     from llm.engine import Engine
 
     model, tokenizer = load_model(run, info, choose_device("auto"))
-    return Engine(model, tokenizer, weights_version=str(info.path))
+    return Engine(model, tokenizer, weights_version=str(info.path)), model
 
 
 def sha256_of_weights(info: CheckpointInfo) -> str:
@@ -215,19 +232,14 @@ def sha256_of_weights(info: CheckpointInfo) -> str:
 
 def ask_for_snapshot(run: Run, cancelled: Callable[[], bool], patience: float = SNAPSHOT_PATIENCE) -> CheckpointInfo:
     """Have the trainer of `run` write down its weights as they are now, and wait for them."""
-    return snapshot_info(run, ask_to_save(run, "snapshot", cancelled, patience))
-
-
-def ask_to_save(run: Run, command: str, cancelled: Callable[[], bool], patience: float = SNAPSHOT_PATIENCE) -> Saved:
-    """Send `save` or `snapshot` to the trainer of `run`, and wait until it is done. Raises UserError."""
     log = run.path / "events.jsonl"
     tail = EventTail(log, log.stat().st_size if log.exists() else 0)
-    identity = run.send(command)
+    identity = run.send("snapshot")
     limit = time.monotonic() + patience
     while time.monotonic() < limit and not cancelled():
         for event in tail.poll():
             if isinstance(event, Saved) and event.command_id == identity:
-                return event
+                return snapshot_info(run, event)
             if isinstance(event, CommandRefused) and event.command_id == identity:
                 raise UserError(
                     f"{run.name} did not give its weights ({event.reason}); talk to {run.name}@last instead."
@@ -261,7 +273,7 @@ def open_talker(home: Path, training: LiveService, reference: str, cancelled: Ca
             return SnapshotTalker(run, cancelled)
         reference = name
     run, info = find_checkpoint(home, reference)
-    return ModelTalker(run, engine_of(run, info), info.step, sha256_of_weights(info))
+    return ModelTalker(run, engine_of(run, info)[0], info.step, sha256_of_weights(info))
 
 
 @dataclass(frozen=True)
@@ -277,12 +289,13 @@ def choices(home: Path, limit: int = 200) -> list[Choice]:
     found: list[Choice] = []
     for run in list_runs(home)[:limit]:
         try:
-            infos, holder = run.checkpoints(), run.holder()
+            infos, kept, holder = run.checkpoints(), run.kept(), run.holder()
         except (UserError, OSError):
             continue  # a run that is damaged, or was deleted meanwhile, cannot be talked to
         if holder is not None:
             found.append(Choice(f"{run.name}@{LIVE}", "in training now"))
         found += [Choice(f"{run.name}@{info.step}", described(info)) for info in reversed(infos)]
+        found += [Choice(f"{run.name}@{info.step}", "kept from a chat") for info in reversed(kept)]
     return sorted(found, key=lambda choice: not choice.reference.endswith(f"@{LIVE}"))
 
 
@@ -291,6 +304,14 @@ def described(info: CheckpointInfo) -> str:
     words = [word for word, holds in (("best", info.best), ("last", info.last), ("pinned", info.pinned)) if holds]
     loss = info.metrics.get("validation_loss")
     return "  ".join(([f"validation {loss:.3f}"] if loss is not None else []) + words)
+
+
+def is_in_training(home: Path, reference: str) -> bool:
+    """Whether the run of a reference is being trained now, here or elsewhere."""
+    try:
+        return Run.open(home, reference.partition("@")[0]).holder() is not None
+    except UserError:
+        return False
 
 
 def usual_choice(home: Path, active: str | None) -> str:

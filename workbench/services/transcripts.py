@@ -10,6 +10,7 @@ import secrets
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -122,6 +123,18 @@ def described(conversation: Conversation, file: Path) -> Past:
     return Past(file, conversation.created, models, exchanges[0].prompt, len(exchanges), words.casefold())
 
 
+def recent_prompts(home: Path, files: int = 50) -> list[str]:
+    """What was asked in the newest conversations of `home`, oldest first, without repetitions in a row."""
+    prompts: list[str] = []
+    for file in sorted((home / FOLDER).glob("*.jsonl"))[-files:]:
+        try:
+            asked = [one.prompt for one in load(file).exchanges.values() if one.prompt.strip()]
+        except UserError:
+            continue
+        prompts += [prompt for before, prompt in pairwise(["", *asked]) if prompt != before]
+    return prompts
+
+
 # Exports
 
 
@@ -149,7 +162,8 @@ def as_markdown(conversation: Conversation) -> str:
         live = ", in training" if exchange.live else ""
         if exchange.kind != "on":
             parts.append(f"**Prompt**\n\n{fenced(exchange.prompt)}\n")
-        parts.append(f"**{exchange.model}**{live} ({seed})\n\n{fenced(exchange.reply)}\n")
+        reply = fenced(exchange.reply) if not exchange.problem else f"failed:\n\n{fenced(exchange.problem)}"
+        parts.append(f"**{exchange.model or 'no model'}**{live} ({seed})\n\n{reply}\n")
     return "\n".join(parts)
 
 

@@ -10,15 +10,19 @@ from textual.message import Message
 from workbench.services.conversation import Conversation, Exchange
 from workbench.widgets.transcript import Transcript
 
+PICK, TURN = Binding.Group("Pick"), Binding.Group("Branch")
+
 
 class ConversationView(Transcript):
     """Shows a conversation. `picked` is the exchange that editing, branching and the microscope are about."""
 
     BINDINGS: ClassVar[list[BindingType]] = [
-        Binding("p", "pick(-1)", "Exchange before", id="conversation.before", show=False),
-        Binding("n", "pick(1)", "Next exchange", id="conversation.next", key_display="p n"),
-        Binding("left,h", "turn(-1)", "Branch before", id="conversation.branch-before", key_display="←", show=False),
-        Binding("right,l", "turn(1)", "Next branch", id="conversation.branch-next", key_display="← →"),
+        Binding("p", "pick(-1)", "Exchange before", id="conversation.before", group=PICK),
+        Binding("n", "pick(1)", "Next exchange", id="conversation.next", group=PICK),
+        Binding("left", "turn(-1)", "Branch before", id="conversation.branch-before", group=TURN),
+        Binding("right", "turn(1)", "Next branch", id="conversation.branch-next", group=TURN),
+        Binding("h", "turn(-1)", "Branch before", id="conversation.branch-before", show=False),
+        Binding("l", "turn(1)", "Next branch", id="conversation.branch-next", show=False),
     ]
 
     class Turned(Message):
@@ -37,6 +41,14 @@ class ConversationView(Transcript):
         """The exchange picked out; the last, when none was; None in an empty conversation."""
         path = self.conversation.path()
         return next((one for one in path if one.number == self._picked), path[-1] if path else None)
+
+    def check_action(self, action: str, parameters: tuple[object, ...]) -> bool | None:
+        """Whether there is something to pick out, or another branch to turn to."""
+        if action == "pick":
+            return bool(self.conversation.leaf) and not self.locked
+        if action == "turn":
+            return self.picked is not None and not self.locked and len(self.conversation.siblings(self.picked)) > 1
+        return True
 
     def show(self, conversation: Conversation) -> None:
         """Another conversation."""
@@ -66,14 +78,13 @@ class ConversationView(Transcript):
 
     def action_pick(self, by: int) -> None:
         path = self.conversation.path()
-        if path and not self.locked:
-            at = path.index(self.picked) if self._picked and self.picked in path else len(path)
-            self.pick(path[min(len(path) - 1, max(0, at + by))])
-            self.post_message(self.Turned())
+        at = path.index(self.picked) if self._picked and self.picked in path else len(path)
+        self.pick(path[min(len(path) - 1, max(0, at + by))])
+        self.post_message(self.Turned())
 
     def action_turn(self, by: int) -> None:
         exchange = self.picked
-        if exchange is not None and not self.locked and len(self.conversation.siblings(exchange)) > 1:
+        if exchange is not None:
             self.pick(self.conversation.sibling(exchange, by))
             self.post_message(self.Turned())
 
@@ -96,10 +107,11 @@ class ConversationView(Transcript):
 
     def _write_reply(self, exchange: Exchange) -> None:
         self.write(exchange.reply, "reply")
-        self.write_others(exchange)
+        self.write_end(exchange)
 
-    def write_others(self, exchange: Exchange) -> None:
-        """The further samples of the last reply, below it."""
+    def write_end(self, exchange: Exchange) -> None:
+        """What comes below a reply that is over: further samples, and what went wrong."""
+        self.write(f"\n{exchange.problem}" if exchange.problem else "", "error")
         for number, text in enumerate(exchange.others, 2):
             self.write(f"\n\nsample {number}\n", "label")
             self.write(text, "reply")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from typing import Any, ClassVar
 
@@ -16,6 +17,8 @@ from textual.message import Message
 from textual.widgets import Input, Label, Static
 
 from llm.config import DecodeConfig, Field, fields_of, parse_value
+from llm.errors import UserError
+from workbench.services.order import Place
 
 FIRST = (
     "temperature",
@@ -75,12 +78,14 @@ class KnobPanel(Vertical):
         KnobRow Input { width: 1fr; background: $panel; }
         KnobRow Input:focus { background: $primary 30%; }
         KnobRow.wrong Input { background: $error 40%; }
-        #knob-help { height: 4; color: $text-muted; border-top: solid $panel-lighten-2; }
+        #knob-order { height: auto; max-height: 6; padding: 1 0 0 0; }
+        #knob-help { height: 5; color: $text-muted; border-top: solid $panel-lighten-2; }
         #knob-help.wrong { color: $error; }
     }
     """
     BINDINGS: ClassVar[list[BindingType]] = [
         Binding("ctrl+l", "default", "Usual value", id="knobs.default", key_display="^l"),
+        Binding("f8", "screen.knob_presets", "Presets", id="chat.knob-presets"),
     ]
 
     class Changed(Message):
@@ -94,11 +99,13 @@ class KnobPanel(Vertical):
         super().__init__(id=id)
         self.knobs = knobs
         self.usual = knobs
+        self._in_order: Callable[[DecodeConfig], Sequence[Place]] | None = None
 
     def compose(self) -> ComposeResult:
         with VerticalScroll(can_focus=False):
             for field in knob_fields()[: len(FIRST)]:
                 yield KnobRow(field)
+        yield Static(id="knob-order", markup=False)
         yield Static("f2: all knobs", id="knob-help", markup=False)
 
     def on_mount(self) -> None:
@@ -125,6 +132,33 @@ class KnobPanel(Vertical):
         self._become(knobs)
         self._fill()
 
+    def show_order(self, in_order: Callable[[DecodeConfig], Sequence[Place]]) -> None:
+        """From now on show in which order the knobs work, as `in_order` says."""
+        self._in_order = in_order
+        self._draw_order()
+
+    def _draw_order(self) -> None:
+        """What the logits go through, one after another."""
+        if self._in_order is None:
+            return
+        try:
+            names = [place.name for place in self._in_order(self.knobs) if place.active]
+            content = Content.assemble(
+                ("logits → ", "dim"), " → ".join(names), (" → " if names else "", ""), ("draw", "dim")
+            )
+        except UserError as error:
+            content = Content.styled(str(error), "$error")
+        self.query_one("#knob-order", Static).update(content)
+
+    def _place_of(self, name: str) -> str:
+        """Where in the order a knob works, in words."""
+        try:
+            places = self._in_order(self.knobs) if self._in_order is not None else []
+        except UserError:
+            return ""
+        found = [str(number) for number, place in enumerate(places, 1) if name in place.knobs]
+        return f" (place {' and '.join(found)} of {len(places)} in the order)" if found else ""
+
     def action_default(self) -> None:
         """Put the knob that has the focus back to its usual value."""
         row = self.screen.focused.parent if self.screen.focused is not None else None
@@ -144,6 +178,7 @@ class KnobPanel(Vertical):
     def _become(self, knobs: DecodeConfig) -> None:
         if knobs != self.knobs:
             self.knobs = knobs
+            self._draw_order()
             self.post_message(self.Changed(knobs))
 
     @on(Input.Changed)
@@ -168,7 +203,7 @@ class KnobPanel(Vertical):
             self._fill()
         row = event.widget.parent
         if isinstance(row, KnobRow):
-            self._help(row.field.help, wrong=False)
+            self._explain(row.field)
 
     def _mark(self, row: KnobRow, problem: str) -> None:
         name = row.field.name
@@ -177,7 +212,10 @@ class KnobPanel(Vertical):
         if problem:
             self._help(f"{name} {problem}", wrong=True)
         elif row.has_focus_within:
-            self._help(row.field.help, wrong=False)
+            self._explain(row.field)
+
+    def _explain(self, field: Field) -> None:
+        self._help(field.help + self._place_of(field.name), wrong=False)
 
     def _help(self, text: str, *, wrong: bool) -> None:
         label = self.query_one("#knob-help", Static)

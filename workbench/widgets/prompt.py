@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
-from typing import ClassVar
+from collections.abc import Sequence
+from typing import ClassVar, overload
 
 from textual import events
 from textual.binding import Binding, BindingType
 from textual.message import Message
 from textual.widgets import TextArea
+from textual.widgets.text_area import Document, DocumentNavigator, EditResult, Location, WrappedDocument
+
+from workbench.text import clean
 
 REMEMBERED = 500
 
@@ -56,6 +60,11 @@ class PromptArea(TextArea):
         """Send what is typed. It stays in the field until `accept`: nothing typed is ever lost."""
         self.post_message(self.Sent(self.text))
 
+    def remember(self, prompts: Sequence[str]) -> None:
+        """Prompts that were sent earlier than all that are remembered."""
+        self.prompts[:0] = prompts[-REMEMBERED:]
+        self._place += len(prompts[-REMEMBERED:])
+
     def accept(self, text: str) -> None:
         """Remember `text` as sent, and empty the field for the next."""
         if text.strip() and (not self.prompts or self.prompts[-1] != text):
@@ -89,17 +98,48 @@ class PromptArea(TextArea):
         self.text = self.prompts[place] if place < len(self.prompts) else self._draft
         self.move_cursor(self.document.end)
 
-    async def _on_paste(self, event: events.Paste) -> None:
-        """Control characters come in as their pictures: nothing in the field may be obeyed by the terminal."""
-        event.prevent_default()
-        event.stop()
-        text = event.text.replace("\r\n", "\n").replace("\r", "\n")
-        self.insert("".join(visible(character) for character in text))
+    # What is in the field is what was typed or pasted; what is drawn of it is cleaned.
+
+    def replace(
+        self, insert: str, start: Location, end: Location, *, maintain_selection_offset: bool = True
+    ) -> EditResult:
+        """All that is typed or pasted comes through here."""
+        return super().replace(fitting(insert), start, end, maintain_selection_offset=maintain_selection_offset)
+
+    def load_text(self, text: str) -> None:
+        super().load_text(fitting(text))
+
+    def _set_document(self, text: str, language: str | None) -> None:
+        """Textual's own, with a document that can be looked at. Textual 8 has no other place for one."""
+        super()._set_document(text, language)
+        self.document = CleanDocument(text)
+        self.wrapped_document = WrappedDocument(self.document, tab_width=self.indent_width)
+        self.navigator = DocumentNavigator(self.wrapped_document)
+        self._rewrap_and_refresh_virtual_size()
 
 
-def visible(character: str) -> str:
-    """The character, or the picture of a control; line breaks and tabs stay."""
-    code = ord(character)
-    if code >= 0xA0 or 0x20 <= code < 0x7F or character in "\n\t":
-        return character
-    return chr(0x2400 + code) if code < 0x20 else "\u2421" if code == 0x7F else "\ufffd"
+class CleanDocument(Document):
+    """A text as it is, whose lines are cleaned where they are drawn and measured: character by character in place."""
+
+    @property
+    def lines(self) -> list[str]:
+        return [clean(line) for line in self._lines]
+
+    @overload
+    def __getitem__(self, line_index: int) -> str: ...
+
+    @overload
+    def __getitem__(self, line_index: slice) -> list[str]: ...
+
+    def __getitem__(self, line_index: int | slice) -> str | list[str]:
+        lines = self._lines[line_index]
+        return clean(lines) if isinstance(lines, str) else [clean(line) for line in lines]
+
+
+LINE_ENDS = str.maketrans({end: clean(end) for end in "\x0b\x0c\x1c\x1d\x1e\x85\u2028\u2029"})
+"""What Python, and so a document, takes for an end of line, though nobody means one by it; and what stands for it."""
+
+
+def fitting(text: str) -> str:
+    """`text` with line ends of one kind."""
+    return text.replace("\r\n", "\n").replace("\r", "\n").translate(LINE_ENDS)
