@@ -17,6 +17,7 @@ from itertools import takewhile
 import torch
 from torch import Tensor
 
+from llm.engine import static
 from llm.model.attention import KVCache
 from llm.model.packed import ReadingModel
 
@@ -43,6 +44,7 @@ class Reader:
         self._model = model
         self._cache = KVCache(model.config, batch_size, device=device, dtype=dtype) if use_cache else None
         self.context = model.config.context
+        self._step: static.StaticStep | None = None
         self._start = 0
         self._blocks: tuple[int, ...] = ()
 
@@ -74,16 +76,28 @@ class Reader:
         while True:
             read = self._cache.length
             piece = tokens[:, start + read : start + read + BLOCK - read % BLOCK]
-            logits = self._model(piece, self._cache, last_only=True)[:, -1]
+            logits = self._go_on(piece, self._cache)
             if start + self._cache.length == tokens.shape[1]:
                 return logits
             if cancelled():
                 raise Cancelled
 
+    def _go_on(self, piece: Tensor, cache: KVCache) -> Tensor:
+        """Logits (B, V) after `piece` (B, T), which is added to the cache."""
+        logits: Tensor
+        if piece.shape[1] > 1 or not static.suits(piece.device):
+            logits = self._model(piece, cache, last_only=True)[:, -1]
+            return logits
+        self._step = self._step or static.StaticStep(self._model, cache)
+        logits = self._step(piece, cache.length)
+        cache.advance(1)
+        return logits
+
     def expand(self, batch_size: int) -> Reader:
         """A reader of `batch_size` texts that begin with the one read here, which itself stays as it is."""
         copy = Reader.__new__(Reader)
         copy._model, copy.context, copy._start, copy._blocks = self._model, self.context, self._start, ()
+        copy._step = None
         copy._cache = None if self._cache is None else self._cache.expand(batch_size)
         return copy
 

@@ -6,7 +6,7 @@ import copy
 
 import torch
 
-from llm.device import cpu_multiplies_bf16
+from llm.device import choose_precision
 from llm.model.counts import parameters
 from llm.model.kernels import FUSED
 from llm.model.packed import PackedTransformer, ReadingModel, can_pack
@@ -21,16 +21,16 @@ def reading_model(
 ) -> ReadingModel:
     """What to read with on `device`: `model` itself where it will do, otherwise a copy in evaluation mode.
 
-    Without a `dtype`, large float32 models are read in bfloat16 on CPUs that multiply it. That is a rule, not a
+    Without a `dtype`, large float32 models are read in bfloat16 where the device multiplies it. That is a rule, not a
     measurement, so that a reply can be replayed to the last bit on the same machine.
     """
     weight = model.head_weight
     there = torch.empty(0, device=device or weight.device, dtype=dtype or weight.dtype)
     packable = type(model) is Transformer and model.kernels is FUSED and parameters(model.config) >= PACKED_FROM
-    narrow = dtype is None and weight.dtype == torch.float32 and cpu_multiplies_bf16()
+    narrow = dtype is None and weight.dtype == torch.float32 and choose_precision("auto", str(there.device)) == "bf16"
     wanted = torch.bfloat16 if narrow else there.dtype
-    if packable and can_pack(there.device, wanted):
-        return PackedTransformer(model, wanted)
+    if packable and (there.is_cuda or can_pack(there.device, wanted)):
+        return PackedTransformer(model, wanted, there.device)
     as_wanted = (weight.device, weight.dtype) == (there.device, there.dtype)
     return model if as_wanted and not model.training else snapshot_model(model, device=device, dtype=dtype)
 

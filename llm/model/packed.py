@@ -2,10 +2,11 @@
 which the CPU's matrix-vector product takes them.
 
 Writing one token reads every weight once, and waits for memory; a small model spends the rest of its time on starting
-some hundred operations. So matrices are rearranged once, to be read in one sweep (on an AVX-512 CPU of 2024 a bfloat16
-product takes a third to a half of `F.linear`'s time, a float32 one two thirds), and what can be one operation is one:
-queries, keys and values are projected together, rotated and stored together. Row i of a product has the same bits
-whatever rows and however many threads are beside it (tests/model/test_packed.py), which `F.linear` does not promise.
+some hundred operations. So what can be one operation is one: queries, keys and values are projected, rotated and stored
+together. And matrices are rearranged once, to be read in one sweep, where torch can: on an AVX-512 CPU of 2024 a
+bfloat16 product takes a third to a half of `F.linear`'s time, a float32 one two thirds. Row i of such a product has the
+same bits whatever rows and however many threads are beside it (tests/model/test_packed.py), which `F.linear` does not
+promise.
 """
 
 from __future__ import annotations
@@ -20,7 +21,7 @@ from torch import Tensor
 from llm.config.schema import ModelConfig
 from llm.model.attention import KVCache
 from llm.model.kernels import FUSED
-from llm.model.rotary import rotary_angles
+from llm.model.rotary import rotary_angles, rows
 from llm.model.transformer import Transformer, check_room
 
 Weights = Mapping[str, Tensor]
@@ -37,72 +38,76 @@ def can_pack(device: torch.device, dtype: torch.dtype) -> bool:
 
 
 class PackedLinear:
-    """x Wᵀ + b, in the dtype of W and b, with W packed: (..., inputs) in any dtype → (..., outputs).
+    """x Wᵀ + b, in the dtype of W and b, with W packed where that can be: (..., inputs) in any dtype → (..., outputs).
 
-    With `gelu`, GPT-2's GELU of that, computed before it is rounded.
+    With `gelu`, GPT-2's GELU of that.
     """
 
     def __init__(self, weight: Tensor, bias: Tensor | None = None, *, gelu: bool = False) -> None:
-        self.weight: Tensor = torch.ops.mkldnn._reorder_linear_weight(weight.contiguous())
-        self.bias = bias
-        self.after: tuple[str, list[float], str] = ("gelu", [], "tanh") if gelu else ("none", [], "")
+        self.packed = can_pack(weight.device, weight.dtype)
+        self.weight: Tensor = torch.ops.mkldnn._reorder_linear_weight(weight.contiguous()) if self.packed else weight
+        self.bias, self.gelu = bias, gelu
 
     def __call__(self, x: Tensor) -> Tensor:
-        y: Tensor = torch.ops.mkldnn._linear_pointwise(x.to(self.weight.dtype), self.weight, self.bias, *self.after)
-        return y
+        x = x.to(self.weight.dtype)
+        if self.packed:
+            after = ("gelu", [], "tanh") if self.gelu else ("none", [], "")
+            y: Tensor = torch.ops.mkldnn._linear_pointwise(x, self.weight, self.bias, *after)
+            return y
+        y = F.linear(x, self.weight, self.bias)
+        return FUSED.gelu(y) if self.gelu else y
 
 
 class PackedTransformer:
-    """What a `Transformer` computes, to read texts with: matrices and embeddings in `dtype`, packed, and all else in
-    float32.
+    """What a `Transformer` computes, to read texts with: matrices and embeddings in `dtype`, all else in float32 or
+    wider, on `device`.
 
     In bfloat16 what a matrix gives is rounded to 8 bits, the logits too, as is usual: a float32 head alone would cost
     a 124M model a third of its speed. It has no gradients, no dropout and no loss.
     """
 
-    cache_dtype = torch.float32
-
-    def __init__(self, model: Transformer, dtype: torch.dtype) -> None:
-        self.config, self.dtype = model.config, dtype
+    def __init__(self, model: Transformer, dtype: torch.dtype, device: torch.device | str = "cpu") -> None:
+        self.config, self.dtype, self.device = model.config, dtype, device
+        self.cache_dtype = torch.promote_types(dtype, torch.float32)
         self.load_from(model)
 
     @torch.no_grad()
     def load_from(self, model: Transformer) -> None:
         """Take over the weights of `model`, which must be of the same configuration; nothing is shared with it."""
-        weights = {name: value.detach().to("cpu", torch.float32) for name, value in model.state_dict().items()}
+        weights = {name: value.to(self.device, self.cache_dtype) for name, value in model.state_dict().items()}
         c = self.config
         self.embedding = weights["embedding.weight"].to(self.dtype, copy=True)
         self.position = own(weights.get("position.weight"))
-        self.angles = turns(c) if c.position == "rope" else None
+        self.angles = turns(c, self.device, self.cache_dtype) if c.position == "rope" else None
         self.embedding_norm = norm(c, weights, "embedding_norm.") if c.embedding_norm else None
         self.blocks = [
             PackedBlock(c, layer, part(weights, f"blocks.{layer}."), self.dtype) for layer in range(c.n_layer)
         ]
         self.final_norm = norm(c, weights, "final_norm.")
-        self.head = PackedLinear(model.head_weight.detach().to("cpu", self.dtype))
+        self.head = PackedLinear(model.head_weight.to(self.device, self.dtype, copy=True))
 
     @property
     def head_weight(self) -> Tensor:
-        """The head's packed matrix: only its device and its dtype say anything."""
+        """The head's matrix, of which only the device and the dtype say anything where it is packed."""
         return self.head.weight
 
     @torch.no_grad()
     def __call__(self, tokens: Tensor, cache: KVCache | None = None, *, last_only: bool = False) -> Tensor:
-        """Logits (B, T, V) in float32, as `Transformer.forward` gives them."""
+        """Logits (B, T, V) in float32 or wider, as `Transformer.forward` gives them."""
         count = tokens.shape[1]
         check_room(self.config, cache, count)
-        start = 0 if cache is None else cache.length
-        x = F.embedding(tokens, self.embedding).float()
+        start = 0 if cache is None else cache.start
+        x = F.embedding(tokens, self.embedding).to(self.cache_dtype)
         if self.position is not None:
-            x = x + self.position[start : start + count]
+            x = x + rows(self.position, start, count)
         if self.embedding_norm is not None:
             x = self.embedding_norm(x)
-        angles = None if self.angles is None else self.angles[start : start + count]
+        angles = None if self.angles is None else rows(self.angles, start, count)
         for block in self.blocks:
             x = block(x, angles, cache)
         if cache is not None:
             cache.advance(count)
-        logits = self.head(self.final_norm(x[:, -1:] if last_only else x)).float()
+        logits = self.head(self.final_norm(x[:, -1:] if last_only else x)).to(self.cache_dtype)
         cap = self.config.softcap
         return cap * torch.tanh(logits / cap) if cap else logits
 
@@ -122,12 +127,12 @@ class PackedBlock:
         self.down = packed(part(weights, "mlp.down."), dtype)
 
     def __call__(self, x: Tensor, angles: Tensor | None, cache: KVCache | None) -> Tensor:
-        """x (B, T, d_model) float32; `angles` (T, 1, head_dim/2) complex, which turn the queries and keys."""
-        x = x + self.out(self.attend(self.qkv(self.attn_norm(x)).float(), angles, cache))
+        """x (B, T, d_model); `angles` (T, 1, head_dim/2) complex, which turn the queries and keys."""
+        x = x + self.out(self.attend(self.qkv(self.attn_norm(x)).to(x.dtype), angles, cache))
         return x + self.down(self.activate(self.up(self.mlp_norm(x))))
 
     def attend(self, qkv: Tensor, angles: Tensor | None, cache: KVCache | None) -> Tensor:
-        """(B, T, all heads · head_dim) float32 → (B, T, n_head · head_dim)."""
+        """(B, T, all heads · head_dim), which may be overwritten → (B, T, n_head · head_dim)."""
         heads, key_heads = self.config.n_head, self.config.n_kv_head
         qkv = qkv.unflatten(-1, (heads + 2 * key_heads, -1))
         turning = qkv[:, :, : heads + key_heads]
@@ -139,7 +144,8 @@ class PackedBlock:
         if cache is not None:
             both = cache.store_both(self.layer, both)
         key, value = both.chunk(2, dim=1)
-        return FUSED.attention(query, key, value, 0.0, None).transpose(1, 2).flatten(2)
+        seen = None if cache is None else cache.seen
+        return FUSED.attention(query, key, value, 0.0, seen).transpose(1, 2).flatten(2)
 
     def activate(self, hidden: Tensor) -> Tensor:
         """What the second matrix of the feed-forward is given, in the dtype of the first one's result."""
@@ -167,7 +173,7 @@ def join(parts: list[Tensor | None]) -> Tensor | None:
 def packed(weights: Mapping[str, Tensor | None], dtype: torch.dtype, *, gelu: bool = False) -> PackedLinear:
     matrix, bias = weights["weight"], weights.get("bias")
     assert matrix is not None
-    return PackedLinear(matrix.to(dtype), None if bias is None else bias.to(dtype, copy=True), gelu=gelu)
+    return PackedLinear(matrix.to(dtype, copy=True), None if bias is None else bias.to(dtype, copy=True), gelu=gelu)
 
 
 def norm(config: ModelConfig, weights: Weights, prefix: str) -> Callable[[Tensor], Tensor]:
@@ -195,10 +201,10 @@ def interleaved(rows: Tensor, width: int) -> Tensor:
     return rows.unflatten(0, (-1, 2, width // 2)).transpose(1, 2).reshape(rows.shape)
 
 
-def turns(config: ModelConfig) -> Tensor:
-    """exp(i·angle) of every position and pair, (context, 1, head_dim/2) complex64."""
+def turns(config: ModelConfig, device: torch.device | str, dtype: torch.dtype) -> Tensor:
+    """exp(i·angle) of every position and pair, (context, 1, head_dim/2) complex, its parts in `dtype`."""
     angles = rotary_angles(config.d_model // config.n_head, config.context, config.rope_theta)
-    return torch.complex(angles.cos(), angles.sin()).to(torch.complex64).unsqueeze(1)
+    return torch.complex(angles.cos().to(dtype), angles.sin().to(dtype)).unsqueeze(1).to(device)
 
 
 ReadingModel = Transformer | PackedTransformer

@@ -23,6 +23,7 @@ DTYPES = [
     pytest.param(dtype, marks=pytest.mark.skipif(not can_pack(CPU, dtype), reason="torch cannot pack this here"))
     for dtype in (torch.float32, torch.bfloat16)
 ]
+PLAIN = pytest.param(torch.float64)  # which no machine packs: the same layout, multiplied as usual
 OPTIONS: list[dict[str, Any]] = [
     {"dropout": 0.1},
     {"rope_pairs": "halves", "qk_norm": True, "softcap": 4.0, "tied_head": False, "mlp": "relu2", "norm_gain": False},
@@ -37,17 +38,31 @@ def model_of(config: ModelConfig, seed: int = 5) -> Transformer:
 
 
 @torch.no_grad()
-@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("dtype", [*DTYPES, PLAIN])
 @pytest.mark.parametrize("options", OPTIONS)
 def test_equals_the_model_it_was_made_of(options: dict[str, Any], dtype: torch.dtype) -> None:
-    model = model_of(tiny(**options))
+    model = model_of(tiny(**options)).to(torch.promote_types(dtype, torch.float32))
     packed, text = PackedTransformer(model, dtype), tokens(model.config, 3, 13)
-    tolerance = 1e-5 if dtype == torch.float32 else 0.05
+    tolerance = {torch.float64: 1e-12, torch.float32: 1e-5, torch.bfloat16: 0.05}[dtype]
     assert relative_error(packed(text), model(text)) < tolerance
     cache = KVCache(packed.config, 3, dtype=packed.cache_dtype)
     read = [packed(piece, cache) for piece in text.split([5] + [1] * 8, dim=1)]
     assert relative_error(torch.cat(read, dim=1), model(text)) < tolerance
-    assert read[0].dtype == torch.float32
+    assert read[0].dtype == packed.cache_dtype == model.head_weight.dtype
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("dtype", [*DTYPES, PLAIN])
+@pytest.mark.parametrize("options", OPTIONS)
+def test_what_happens_to_the_model_does_not_reach_it(options: dict[str, Any], dtype: torch.dtype) -> None:
+    model = model_of(tiny(**options)).to(dtype)
+    packed, text = PackedTransformer(model, dtype), tokens(model.config, 3, 13)
+    before = packed(text)
+    for parameter in model.parameters():
+        parameter.zero_()
+    assert torch.equal(packed(text), before)
+    packed.load_from(model)
+    assert not packed(text).any()
 
 
 @torch.no_grad()

@@ -1,0 +1,170 @@
+"""Reading token by token with everything in its place: what the ordinary path gives, by the same work each time."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Callable
+from dataclasses import replace
+from typing import Any
+
+import pytest
+import torch
+from torch.utils._python_dispatch import TorchDispatchMode
+
+from llm.config.schema import DecodeConfig
+from llm.engine import Engine, static, window_start
+from llm.engine import reader as reading
+from llm.engine.reader import Reader
+from llm.model.attention import KVCache
+from llm.model.packed import PackedTransformer, ReadingModel
+from llm.model.transformer import Transformer
+from tests.engine.test_engine import TOKENIZER, collect, make_model
+from tests.engine.test_presets import CONTEXT, PRESETS, small_model
+from tests.model.models_for_tests import tokens
+
+KINDS: dict[str, Callable[[Transformer], ReadingModel]] = {
+    "module": lambda model: model,
+    "packed": lambda model: PackedTransformer(model, torch.float64),
+}
+SEVERAL = ("cs336-assignment", "gpt2-124m", "nanochat-base")
+
+
+@pytest.fixture
+def everywhere(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Single tokens are read as on a GPU."""
+    monkeypatch.setattr(static, "suits", lambda device: True)
+    monkeypatch.setattr(reading, "BLOCK", 4)  # so that a short prompt is read in several blocks
+
+
+@torch.no_grad()
+@pytest.mark.usefixtures("everywhere")
+@pytest.mark.parametrize("kind", list(KINDS))
+@pytest.mark.parametrize("name", PRESETS)
+@pytest.mark.parametrize("batch", [1, 7])
+@pytest.mark.parametrize("prompt_length", [1, 5, CONTEXT, 2 * CONTEXT + 3])
+def test_the_logits_are_the_same_at_every_position(name: str, batch: int, prompt_length: int, kind: str) -> None:
+    model = small_model(name)
+    text = tokens(model.config, batch, prompt_length + 2 * CONTEXT)
+    reader = Reader(KINDS[kind](model), batch)
+    for length in range(prompt_length, text.shape[1] + 1):
+        start = window_start(length, prompt_length, CONTEXT)
+        expected = model(text[:, start:length])[:, -1]
+        torch.testing.assert_close(reader.read(text[:, :length], start), expected, rtol=1e-9, atol=1e-12)
+
+
+class Work(TorchDispatchMode):
+    """Every operation, with the shapes and strides of its tensors, and the memory of those that were there before."""
+
+    def __init__(self, known: set[int]) -> None:
+        super().__init__()
+        self.known, self.done = known, list[Any]()
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):  # type: ignore[no-untyped-def]
+        self.done.append((str(func), *map(self.described, args), *map(self.described, (kwargs or {}).values())))
+        return func(*args, **(kwargs or {}))
+
+    def described(self, value: Any) -> Any:
+        if isinstance(value, list | tuple):
+            return [self.described(one) for one in value]
+        if not isinstance(value, torch.Tensor):
+            return value
+        memory = value.untyped_storage().data_ptr()
+        return tuple(value.shape), value.stride(), value.storage_offset(), memory if memory in self.known else None
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("kind", list(KINDS))
+@pytest.mark.parametrize("name", SEVERAL)
+def test_the_work_is_the_same_at_every_position_and_nothing_is_read_back(name: str, kind: str) -> None:
+    model = KINDS[kind](small_model(name))
+    cache = KVCache(model.config, 3, dtype=torch.float64)
+    step = static.StaticStep(model, cache)
+    inside = step._cache
+    known = {one.untyped_storage().data_ptr() for one in (inside.both, inside.at, inside.seen, step._tokens)}
+    records = []
+    for position in (0, 1, 7, CONTEXT - 1):
+        step(torch.full((3, 1), position), position)
+        with Work(known) as work:
+            step._work()
+        records.append(work.done)
+    assert records[0] == records[1] == records[2] == records[3]
+    names = {entry[0] for entry in records[0]}
+    assert {"aten.le.Tensor_out", "aten.index_copy_.default"} <= names
+    assert not {name for name in names if "_local_scalar_dense" in name or "nonzero" in name}
+    assert {memory for entry in records[0] for memory in _memories(entry)} >= known
+
+
+def _memories(entry: Any) -> list[int]:
+    """Those known, of one operation's arguments."""
+    if isinstance(entry, tuple) and len(entry) == 4 and isinstance(entry[0], tuple):
+        return [entry[3]] if entry[3] is not None else []
+    return [one for part in entry for one in _memories(part)] if isinstance(entry, list | tuple) else []
+
+
+KNOBS = DecodeConfig(temperature=0.9, top_p=0.95, max_tokens=75, seed=4)  # past the context of 48
+
+
+@pytest.mark.usefixtures("everywhere")
+@pytest.mark.parametrize("changes", [{}, {"num_samples": 3}, {"beams": 3}])
+def test_replies_are_the_same(changes: dict[str, int], monkeypatch: pytest.MonkeyPatch) -> None:
+    """Through the engine, also past `RECORDED_AFTER`: here nothing can be recorded, which is no reason to complain."""
+    model, knobs = make_model().double(), replace(KNOBS, **changes)
+    engine = Engine(model, TOKENIZER)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        replies = [collect(engine, prompt, knobs) for prompt in ("Once upon a time", "Once upon a tree")]
+    monkeypatch.setattr(static, "suits", lambda device: False)
+    fresh = Engine(model, TOKENIZER)
+    for prompt, reply in zip(("Once upon a time", "Once upon a tree"), replies, strict=True):
+        assert reply[:2] == collect(fresh, prompt, knobs)[:2]
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="here it can be recorded")
+def test_what_cannot_be_recorded_is_done_plainly() -> None:
+    assert static.recorded(lambda: torch.zeros(1)) is None
+
+
+def test_a_recorded_step_takes_the_place_of_the_plain_one(monkeypatch: pytest.MonkeyPatch) -> None:
+    """After `RECORDED_AFTER` tokens, once; and its result is the caller's to keep."""
+    model = make_model()
+    step = static.StaticStep(model, KVCache(model.config, 1))
+    recordings, replays = [], []
+
+    def recorded(work: Callable[[], torch.Tensor]) -> Callable[[], torch.Tensor]:
+        recordings.append(step._done)
+        memory = work()
+
+        def replay() -> torch.Tensor:
+            replays.append(step._done)
+            return memory.copy_(work())
+
+        return replay
+
+    monkeypatch.setattr(static, "recorded", recorded)
+    text = tokens(model.config, 1, 20)
+    found = torch.stack([step(text[:, at : at + 1], at)[0] for at in range(20)])
+    assert recordings == [static.RECORDED_AFTER]
+    assert len(replays) == 20 - static.RECORDED_AFTER
+    with torch.no_grad():
+        torch.testing.assert_close(found, model(text)[0], rtol=1e-3, atol=1e-3)
+
+
+@pytest.mark.cuda
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs an NVIDIA GPU")
+@pytest.mark.parametrize("kind", list(KINDS))
+@pytest.mark.parametrize("name", SEVERAL)
+@torch.no_grad()
+def test_recorded_on_a_gpu_it_gives_the_same(name: str, kind: str) -> None:
+    model = small_model(name)
+    text = tokens(model.config, 3, 5 + 3 * CONTEXT)
+    on_gpu: ReadingModel = (
+        PackedTransformer(model, torch.float64, "cuda") if kind == "packed" else small_model(name).cuda()
+    )
+    reader = Reader(on_gpu, 3)
+    for length in range(5, text.shape[1] + 1):
+        start = window_start(length, 5, CONTEXT)
+        expected = model(text[:, start:length])[:, -1]
+        ours = reader.read(text[:, :length].cuda(), start)
+        torch.testing.assert_close(ours.cpu(), expected, rtol=1e-8, atol=1e-11)
+    step = reader._step
+    assert step is not None and step._run != step._work, "it was recorded"
