@@ -140,11 +140,19 @@ def with_shape(config: RunConfig, shape: Shape, whole: Length, budget: float, me
 
 
 def with_intervals(config: RunConfig, steps: int, before: int) -> RunConfig:
-    """Warm-up and everything that happens every so many steps, in proportion to a length that was `before`."""
+    """Warm-up and everything that happens every so many steps, in proportion to a length that was `before`.
+
+    Evaluations become fewer than that, for they take their time whatever the length; and neither samples nor
+    checkpoints come more often than they do.
+    """
     if steps == before:
         return config
     every = max(scaled(config.evaluate.every, steps, before), steps // EVALUATIONS if config.evaluate.every else 0)
     batches = min(config.evaluate.batches or EVALUATION_BATCHES, EVALUATION_BATCHES)
+
+    def seldom(interval: int) -> int:
+        return max(scaled(interval, steps, before), every) if interval else 0
+
     return replace(
         config,
         schedule=replace(
@@ -154,10 +162,8 @@ def with_intervals(config: RunConfig, steps: int, before: int) -> RunConfig:
             decay_steps=scaled(config.schedule.decay_steps, steps, before),
         ),
         evaluate=replace(config.evaluate, every=every, batches=batches),
-        checkpoint=replace(config.checkpoint, every=scaled(config.checkpoint.every, steps, before)),
-        sample=replace(config.sample, every=max(scaled(config.sample.every, steps, before), every))
-        if config.sample.every
-        else config.sample,
+        checkpoint=replace(config.checkpoint, every=seldom(config.checkpoint.every)),
+        sample=replace(config.sample, every=seldom(config.sample.every)),
     )
 
 

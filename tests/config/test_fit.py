@@ -69,6 +69,17 @@ def test_warm_up_stays_the_same_share_and_more_time_gives_a_larger_model() -> No
     assert small.model.d_model < larger.model.d_model < config.model.d_model
 
 
+@pytest.mark.parametrize("name", NAMES)
+def test_everything_still_happens_and_what_is_saved_when_improved_is_evaluated_then(name: str) -> None:
+    config, small = fitted(name, LAPTOP)
+    before = (config.evaluate.every, config.checkpoint.every, config.sample.every)
+    after = (small.evaluate.every, small.checkpoint.every, small.sample.every)
+    assert [bool(every) for every in after] == [bool(every) for every in before]
+    assert not small.checkpoint.only_improved or small.checkpoint.every == small.evaluate.every
+    if not config.train.epochs:  # a pass over a small text is short, whatever its intervals are
+        assert max(after) <= small.train.steps
+
+
 def test_short_memory_turns_the_batch_into_accumulation() -> None:
     config = load_preset("gpt2-124m", HOME)
     plenty = 1e20
