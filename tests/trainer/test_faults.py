@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import subprocess
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
@@ -20,7 +21,6 @@ from llm.live import LiveWeights
 from llm.model.transformer import Transformer
 from llm.run import Command, Run
 from llm.run.checkpoints import verify
-from llm.spikes import SpikeWatch
 from llm.tokenizer.base import BaseTokenizer
 from llm.training import run_training
 
@@ -37,18 +37,23 @@ def messages(events: list[Event]) -> list[str]:
     return [event.message for event in events if isinstance(event, Warned)]
 
 
+@contextmanager
+def file_system(place: Path, size: str) -> Iterator[Path]:
+    """A file system of its own at `place`, of `size` (256k, 64m)."""
+    place.mkdir()
+    command = ["mount", "-t", "tmpfs", "-o", f"size={size}", "tmpfs", str(place)]
+    if subprocess.run(command, capture_output=True, check=False).returncode:
+        pytest.skip("a file system can be mounted by root only")
+    try:
+        yield place
+    finally:
+        subprocess.run(["umount", "--lazy", str(place)], check=True)
+
+
 @pytest.fixture
 def small_disk(tmp_path: Path) -> Iterator[Path]:
-    """A file system of 256 kB of its own."""
-    place = tmp_path / "small"
-    place.mkdir()
-    mounted = subprocess.run(
-        ["mount", "-t", "tmpfs", "-o", "size=256k", "tmpfs", str(place)], capture_output=True, check=False
-    )
-    if mounted.returncode:
-        pytest.skip("a file system can be mounted by root only")
-    yield place
-    subprocess.run(["umount", "--lazy", str(place)], check=True)
+    with file_system(tmp_path / "small", "256k") as place:
+        yield place
 
 
 def test_a_full_file_system_during_a_save_costs_that_save_only(
@@ -329,30 +334,3 @@ def test_token_files_cut_while_training_are_a_sentence_that_names_the_file(make_
         run_training(run, tmp_path, on_event=cut)
     last = list(run.events())[-1]
     assert isinstance(last, Finished) and last.status == "failed" and "train-00000.bin" in last.reason
-
-
-def test_a_sudden_rise_of_the_loss_is_marked_once() -> None:
-    watch = SpikeWatch()
-    falling = [3.0 * 0.99**step + 0.02 * (step % 3) for step in range(60)]
-    assert [watch.see(step, loss) for step, loss in enumerate(falling)] == [""] * 60
-    assert "loss spike: 4.000 after" in watch.see(60, 4.0) and watch.is_first
-    plateau = []
-    for step in range(61, 160):
-        if watch.see(step, 3.8 + 0.02 * (step % 3)):
-            plateau.append(step)
-            assert not watch.is_first, "the plateau is no news"
-    assert plateau[:5] == [61, 62, 63, 64, 65] and max(plateau) < 100, "in the end it is what the loss is"
-
-
-def test_a_spike_reaches_the_log(make_run: MakeRun, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    original, calls = Transformer.loss, 0
-
-    def loss(self: Transformer, tokens: torch.Tensor, targets: torch.Tensor, reduction: str = "mean") -> torch.Tensor:
-        nonlocal calls
-        calls += reduction == "mean"
-        value = original(self, tokens, targets, reduction)  # type: ignore[arg-type]
-        return value * 9 if reduction == "mean" and 3 * 22 < calls <= 3 * 23 else value
-
-    monkeypatch.setattr(Transformer, "loss", loss)
-    (spike,) = [event for event in train(make_run("spiky"), tmp_path) if isinstance(event, Warned)]
-    assert spike.step == 23 and spike.message.startswith("loss spike")

@@ -80,13 +80,13 @@ def test_a_run_tells_its_story_in_order(make_run: MakeRun, tmp_path: Path) -> No
 
 def test_micro_batches_make_the_same_step(make_run: MakeRun, tmp_path: Path) -> None:
     curves = []
-    for batch, accumulation in ((6, 1), (3, 2), (1, 6)):
+    for batch, accumulation in ((8, 1), (4, 2), (2, 4), (1, 8)):
         run = make_run(
             f"micro-{batch}", train__batch_size=str(batch), train__accumulation=str(accumulation), model__dropout="0"
         )
         curves.append([event.loss for event in of(StepLogged, train(run, tmp_path))])  # type: ignore[attr-defined]
-    assert curves[1] == pytest.approx(curves[0], rel=2e-4)
-    assert curves[2] == pytest.approx(curves[0], rel=2e-4)
+    for curve in curves[1:]:
+        assert curve == pytest.approx(curves[0], rel=2e-4)
 
 
 def test_commands_are_answered_by_id(make_run: MakeRun, tmp_path: Path) -> None:

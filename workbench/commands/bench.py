@@ -16,21 +16,23 @@ def register(subparsers: Any) -> None:
     parser = add_command(subparsers, "bench", "measure what this project claims", bench, json=True, takes_fields=True)
     parser.add_argument(
         "what",
-        choices=("quickstart", "decode", "ui"),
+        choices=("quickstart", "decode", "ui", "save"),
         help="quickstart: train the first preset and judge its replies; "
         "decode: tokens per second beside transformers' generate on the same weights; "
-        "ui: how soon the screens answer, and what they cost a training",
+        "ui: how soon the screens answer, and what they cost a training; "
+        "save: what saving a 124M model costs its training, beside torch.save in place",
     )
     parser.add_argument("--seeds", type=int, default=20, metavar="N", help="quickstart: replies to judge (default 20)")
     parser.add_argument("--sizes", default="10M,124M", metavar="LIST", help="decode: which models (default 10M,124M)")
-    parser.add_argument("--rounds", type=int, default=3, metavar="N", help="decode, ui: turns (default 3)")
+    parser.add_argument("--rounds", type=int, default=3, metavar="N", help="decode, ui, save: turns (default 3)")
     parser.add_argument("--part", default="", metavar="LIST", help="ui: first-screen, long-run, keys, memory, training")
     parser.add_argument("--threads", type=int, default=0, metavar="N", help="decode: of all rivals (default: the best)")
     parser.add_argument("--device", default="cpu", help="decode: cpu, cuda, cuda:N or auto (default cpu)")
 
 
 def bench(options: argparse.Namespace) -> int:
-    return {"decode": bench_decode, "ui": bench_ui, "quickstart": bench_quickstart}[options.what](options)
+    kinds = {"decode": bench_decode, "ui": bench_ui, "quickstart": bench_quickstart, "save": bench_save}
+    return kinds[options.what](options)
 
 
 def bench_ui(options: argparse.Namespace) -> int:
@@ -45,6 +47,22 @@ def bench_ui(options: argparse.Namespace) -> int:
         raise WrongUse("--rounds must be at least 1, and --threads at least 0.")
     with tempfile.TemporaryDirectory(prefix="llm-workbench-bench-") as home:
         result = measure(Path(home), parts, options.rounds)
+    if options.json:
+        print_json(result)
+    else:
+        print("\n".join(lines_of(result)))
+    return 0
+
+
+def bench_save(options: argparse.Namespace) -> int:
+    """Measure saving, in a temporary home: on whatever disk that lies on."""
+    from workbench.bench.save import lines_of, measure
+
+    if options.rounds < 1:
+        raise WrongUse("--rounds must be at least 1.")
+    say("training 124M parameters and saving them in turns; this takes about two minutes and 6 GB of disk")
+    with tempfile.TemporaryDirectory(prefix="llm-workbench-bench-") as home:
+        result = measure(Path(home), options.rounds, options.overrides)
     if options.json:
         print_json(result)
     else:
