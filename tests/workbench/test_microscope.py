@@ -69,4 +69,4 @@ async def test_weights_that_are_gone(trained_run):
 
 
 def test_percent():
-    assert [percent(value) for value in (1.0, 0.12345, 0.0, 3e-7)] == ["100.00 %", "12.35 %", "0.00 %", "3e-07"]
+    assert [percent(value) for value in (1.0, 0.12345, 0.0, 3e-7)] == ["100.00 %", "12.35 %", "0.00 %", "<0.01 %"]

@@ -44,10 +44,10 @@ async def test_two_checkpoints_side_by_side(trained_run):
         assert f"they part at token {found.first_token + 1}" in facts(split, "#split-facts")
         assert facts(split, "#split-name-1") == "tiny-1@10"
         await pilot.press("d")
-        await until(lambda: f"token {found.first_token + 1}" in facts(split, "#split-facts"))
-        assert "KL to the other" in facts(split, "#split-facts")
+        await until(lambda: f"token {found.first_token + 1}:" in facts(split, "#split-token-1"))
+        assert "KL to the other" in facts(split, "#split-token-0")
         await pilot.press("right")
-        await until(lambda: f"token {found.first_token + 2}" in facts(split, "#split-facts"))
+        await until(lambda: f"token {found.first_token + 2}:" in facts(split, "#split-token-0"))
         await pilot.press("escape")
         await until(lambda: app.screen is screen)
 

@@ -15,7 +15,7 @@ from workbench.screens.past import PastConversations
 from workbench.screens.split import Split
 from workbench.screens.talk import TalkScreen
 from workbench.screens.timelapse import TimeLapse
-from workbench.services.chat import JobFailed, Work
+from workbench.services.chat import JobFailed, JobOver, Work
 from workbench.services.conversation import Conversation, Exchange
 from workbench.services.replay import Replayed, StepKept, keep_step, replay
 from workbench.services.split import lapse_prompts, run_of
@@ -286,14 +286,15 @@ class ChatScreen(TalkScreen):
     @on(Replayed)
     def _replayed(self, event: Replayed) -> None:
         self._note(event.words, warn=not event.same)
-        self.refresh_bindings()
 
     @on(StepKept)
     def _kept(self, event: StepKept) -> None:
         self._note(event.words)
-        self.refresh_bindings()
 
     @on(JobFailed)
     def _job_failed(self, event: JobFailed) -> None:
         self._note(event.problem, warn=True)
+
+    @on(JobOver)
+    def _job_over(self) -> None:
         self.refresh_bindings()

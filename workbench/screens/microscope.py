@@ -17,10 +17,25 @@ from workbench.services.conversation import Exchange
 from workbench.services.microscope import Explained, explain_token
 from workbench.text import one_line
 from workbench.widgets.dialogs import Modal
+from workbench.widgets.key_line import KeyLine
 
-HELP = "← → token · ↑ ↓ choice · Enter goes on with it, as a branch · esc closes"
 NEAR = 60
 """Tokens shown before the one that is looked at."""
+FEWEST = 10
+"""Rows of tokens that are asked for in the smallest window."""
+OTHER_ROWS = 12
+"""Of the window: what is around the rows of tokens."""
+TOKEN, ENDS = Binding.Group("Token"), Binding.Group("First, last")
+
+
+class Choices(DataTable[Text]):
+    """The tokens there were to choose from."""
+
+    BINDINGS: ClassVar[list[BindingType]] = [
+        Binding("enter", "select_cursor", "Go on with it", id="microscope.choose"),
+        Binding("j", "cursor_down", "Down", id="list.down", show=False),
+        Binding("k", "cursor_up", "Up", id="list.up", show=False),
+    ]
 
 
 class Microscope(Modal[tuple[int, int] | None]):
@@ -33,20 +48,18 @@ class Microscope(Modal[tuple[int, int] | None]):
         "Enter on another token writes the reply again with it in this place, as a branch."
     )
     BINDINGS: ClassVar[list[BindingType]] = [
+        Binding("left,h", "move(-1)", "Token before", id="microscope.before", priority=True, group=TOKEN),
+        Binding("right,l", "move(1)", "Next token", id="microscope.next", priority=True, group=TOKEN),
+        Binding("home", "move(-1000000)", "First token", id="microscope.first", priority=True, group=ENDS),
+        Binding("end", "move(1000000)", "Last token", id="microscope.last", priority=True, group=ENDS),
         Binding("escape,q", "dismiss(None)", "Close", id="microscope.close"),
-        Binding("left,h", "move(-1)", "Token before", id="microscope.before", priority=True),
-        Binding("right,l", "move(1)", "Next token", id="microscope.next", priority=True),
-        Binding("home", "move(-1000000)", "First token", id="microscope.first", priority=True),
-        Binding("end", "move(1000000)", "Last token", id="microscope.last", priority=True),
     ]
     DEFAULT_CSS = """
     Microscope {
-        align: center middle;
-        #microscope { width: 96%; height: 92%; border: round $primary; padding: 0 1; background: $surface; }
-        #microscope-text { height: auto; max-height: 5; }
+        #microscope { padding: 0 1; background: $background; }
+        #microscope-text { height: auto; max-height: 5; margin: 1 0; }
         #microscope-head { height: 1; }
-        #microscope-help { height: auto; color: $text-muted; }
-        DataTable { height: 1fr; }
+        DataTable { height: 1fr; background: $background; }
     }
     """
 
@@ -62,8 +75,8 @@ class Microscope(Modal[tuple[int, int] | None]):
             yield Static(f"looking with {one_line(self.exchange.model)} …", id="microscope-head", markup=False)
             with VerticalScroll(id="microscope-text", can_focus=False):
                 yield Static(id="microscope-tokens", markup=False)
-            yield DataTable[Text](cursor_type="row", id="microscope-table")
-            yield Static(HELP, id="microscope-help", markup=False)
+            yield Choices(cursor_type="row", id="microscope-table")
+        yield KeyLine()
 
     def on_mount(self) -> None:
         self.query_one(DataTable).focus()
@@ -77,11 +90,11 @@ class Microscope(Modal[tuple[int, int] | None]):
         """Have the present token explained; one at a time, however fast the keys come."""
         if self._asked is not None:
             return
-        exchange, at = self.exchange, self.at
+        exchange, at, top = self.exchange, self.at, max(FEWEST, self.size.height - OTHER_ROWS)
         self._asked = at
         self.service.do(
             lambda service, stop: explain_token(
-                exchange, at, service.talker_for(exchange.model, exchange.sha256, stop, keep=True)
+                exchange, at, service.talker_for(exchange.model, exchange.sha256, stop, keep=True), top
             ),
             self.post_message,
         )
@@ -119,7 +132,7 @@ class Microscope(Modal[tuple[int, int] | None]):
         table.clear(columns=True)
         table.add_columns(Text("token"), *(Text(stage.name.replace("_", " ")) for stage in event.stages))
         kept = [Text(f"{stage.kept:,}", "dim", justify="right") for stage in event.stages]
-        bits = [Text(f"{stage.entropy_bits:.2f}", "dim", justify="right") for stage in event.stages]
+        bits = [Text(f"{max(0.0, stage.entropy_bits):.2f}", "dim", justify="right") for stage in event.stages]
         table.add_row(Text("tokens left", "dim"), *kept, key="left")
         table.add_row(Text("entropy, bits", "dim"), *bits, key="bits")
         tops = [dict(stage.top) for stage in event.stages]
@@ -143,5 +156,5 @@ def cell_of(probability: float | None) -> Text:
 
 
 def percent(probability: float) -> str:
-    """A probability with three digits that mean something."""
-    return f"{probability:.3g}" if 0 < probability < 1e-4 else f"{100 * probability:.2f} %"
+    """A probability to a hundredth of a percent."""
+    return "<0.01 %" if 0 < probability < 5e-5 else f"{100 * probability:.2f} %"

@@ -16,11 +16,12 @@ from workbench.services.conversation import Exchange
 from workbench.services.split import SideGrew, SideNamed, SplitDone, split
 from workbench.text import one_line
 from workbench.widgets.dialogs import Modal
+from workbench.widgets.key_line import KeyLine
 from workbench.widgets.transcript import Transcript
 
 FAR = ((2.0, "far-3"), (0.5, "far-2"), (0.1, "far-1"))
 """From how many nats of KL on a token is marked, and how."""
-HELP = "← → by token · d first difference · marked: KL over 0.1, 0.5, 2 nats · esc"
+TOKEN = Binding.Group("Token")
 
 
 class Split(Modal[None]):
@@ -33,20 +34,19 @@ class Split(Modal[None]):
         "apart (KL divergence in nats)."
     )
     BINDINGS: ClassVar[list[BindingType]] = [
-        Binding("escape,q", "leave", "Close", id="split.close"),
-        Binding("left,h", "move(-1)", "Token before", id="split.before", priority=True),
-        Binding("right,l", "move(1)", "Next token", id="split.next", priority=True),
+        Binding("left,h", "move(-1)", "Token before", id="split.before", priority=True, group=TOKEN),
+        Binding("right,l", "move(1)", "Next token", id="split.next", priority=True, group=TOKEN),
         Binding("d", "difference", "First difference", id="split.difference"),
+        Binding("escape,q", "leave", "Close", id="split.close"),
     ]
     DEFAULT_CSS = """
     Split {
-        align: center middle;
-        #split { width: 98%; height: 94%; border: round $primary; padding: 0 1; background: $surface; }
+        #split { padding: 0 1; background: $background; }
         .split-side { width: 1fr; }
-        .split-name { height: 1; text-style: bold; }
+        .split-name { height: 1; padding: 0 1; text-style: bold; }
+        .split-token { height: 2; padding: 0 1; color: $text-muted; }
         #split-right { border-left: solid $panel-lighten-2; }
-        #split-facts { height: 2; }
-        #split-help { height: auto; color: $text-muted; }
+        #split-facts { height: 1; padding: 0 1; background: $panel; }
     }
     """
 
@@ -64,8 +64,9 @@ class Split(Modal[None]):
                     with Vertical(classes="split-side", id="split-right" if side else "split-left"):
                         yield Static(one_line(name), classes="split-name", id=f"split-name-{side}", markup=False)
                         yield Transcript(id=f"split-text-{side}")
+                        yield Static(classes="split-token", id=f"split-token-{side}", markup=False)
             yield Static("opening both …", id="split-facts", markup=False)
-            yield Static(HELP, id="split-help", markup=False)
+        yield KeyLine()
 
     def on_mount(self) -> None:
         self._texts[0].focus()
@@ -126,6 +127,9 @@ class Split(Modal[None]):
                 text.write(piece, self._style(number, side.divergence, comparison.first_token))
             text.write(side.text[sum(map(len, side.texts)) :])
             text.show_place(place)
+        for side in (0, 1):
+            line = self.query_one(f"#split-token-{side}", Static)
+            line.update(Content(one_line(self._token_facts(side)) if self.at is not None else ""))
         self._say(self._facts())
 
     def _style(self, number: int, divergence: tuple[float, ...] | None, first: int | None) -> str:
@@ -139,8 +143,6 @@ class Split(Modal[None]):
     def _facts(self) -> str:
         assert self.done is not None
         comparison = self.done.comparison
-        if self.at is not None:
-            return "\n".join(self._token_facts(side) for side in (0, 1))
         if comparison.first_token is not None:
             parting = f"they part at token {comparison.first_token + 1}"
         elif comparison.first_character is not None:
@@ -148,19 +150,18 @@ class Split(Modal[None]):
         else:
             parting = "the same text"
         means = [side.mean_divergence for side in comparison.sides]
-        shown = " · ".join(f"{mean:.3f}" for mean in means if mean is not None)
-        return parting + (f"\nmean KL to the other, nats per token: {shown}" if shown else "")
+        shown = " and ".join(f"{mean:.2f}" for mean in means if mean is not None)
+        return parting + (f" · mean KL {shown} nats · marked from 0.1 on" if shown else "")
 
     def _token_facts(self, number: int) -> str:
         """What there is to say of the present token of one side."""
         assert self.done is not None and self.at is not None
         side = self.done.comparison.sides[number]
         if self.at >= len(side.tokens):
-            return f"{self.names[number]}: ended"
-        far = f", KL to the other {side.divergence[self.at]:.3f} nats" if side.divergence is not None else ""
+            return "ended"
+        far = f" · KL to the other {side.divergence[self.at]:.3f} nats" if side.divergence is not None else ""
         logprob = side.logprobs[self.at]
-        return f"{self.names[number]}: token {self.at + 1} {side.texts[self.at]!r}, log-probability {logprob:.2f}{far}"
+        return f"token {self.at + 1}: {side.texts[self.at]!r} · log-probability {logprob:.2f}{far}"
 
     def _say(self, text: str) -> None:
-        lines = [one_line(line) for line in text.split("\n")]
-        self.query_one("#split-facts", Static).update(Content("\n".join(lines)))
+        self.query_one("#split-facts", Static).update(Content(one_line(text)))

@@ -19,12 +19,13 @@ from workbench.services.split import FrameCame, LapseBegan, LapseEnded, lapse
 from workbench.text import one_line
 from workbench.widgets.chart import Chart, Mark, Series
 from workbench.widgets.dialogs import Modal
+from workbench.widgets.key_line import KeyLine
 from workbench.widgets.transcript import Transcript
 
 if TYPE_CHECKING:
     from llm.timelapse import Frame
 
-HELP = "← → checkpoint · home end first, last · ↑ ↓ prompt · esc closes"
+CHECKPOINT, ENDS, PROMPT = Binding.Group("Checkpoint"), Binding.Group("First, last"), Binding.Group("Prompt")
 
 
 class TimeLapse(Modal[None]):
@@ -36,21 +37,19 @@ class TimeLapse(Modal[None]):
         "picked out in the chat, and those that are pinned to the run (P in the chat)."
     )
     BINDINGS: ClassVar[list[BindingType]] = [
+        Binding("left,h", "move(-1)", "Checkpoint before", id="lapse.before", priority=True, group=CHECKPOINT),
+        Binding("right,l", "move(1)", "Next checkpoint", id="lapse.next", priority=True, group=CHECKPOINT),
+        Binding("home", "move(-1000000)", "First checkpoint", id="lapse.first", priority=True, group=ENDS),
+        Binding("end", "move(1000000)", "Last checkpoint", id="lapse.last", priority=True, group=ENDS),
+        Binding("up,k", "prompt(-1)", "Prompt before", id="lapse.prompt-before", priority=True, group=PROMPT),
+        Binding("down,j", "prompt(1)", "Next prompt", id="lapse.prompt-next", priority=True, group=PROMPT),
         Binding("escape,q", "leave", "Close", id="lapse.close"),
-        Binding("left,h", "move(-1)", "Checkpoint before", id="lapse.before", priority=True),
-        Binding("right,l", "move(1)", "Next checkpoint", id="lapse.next", priority=True),
-        Binding("home", "move(-1000000)", "First checkpoint", id="lapse.first", priority=True),
-        Binding("end", "move(1000000)", "Last checkpoint", id="lapse.last", priority=True),
-        Binding("up,k", "prompt(-1)", "Prompt before", id="lapse.prompt-before", priority=True),
-        Binding("down,j", "prompt(1)", "Next prompt", id="lapse.prompt-next", priority=True),
     ]
     DEFAULT_CSS = """
     TimeLapse {
-        align: center middle;
-        #lapse { width: 98%; height: 94%; border: round $primary; padding: 0 1; background: $surface; }
+        #lapse { background: $background; }
         #lapse-chart { height: 40%; }
-        #lapse-facts { height: 1; text-style: bold; }
-        #lapse-help { height: auto; color: $text-muted; }
+        #lapse-facts { height: 1; padding: 0 1; text-style: bold; }
     }
     """
 
@@ -68,7 +67,11 @@ class TimeLapse(Modal[None]):
             yield Chart("loss", id="lapse-chart", empty="reading the log")
             yield Static("the first checkpoint writes …", id="lapse-facts", markup=False)
             yield Transcript(id="lapse-text")
-            yield Static(HELP, id="lapse-help", markup=False)
+        yield KeyLine()
+
+    def check_action(self, action: str, parameters: tuple[object, ...]) -> bool | None:
+        """One prompt needs no key to go to the next."""
+        return action != "prompt" or len(self.prompts) > 1
 
     def on_mount(self) -> None:
         self.query_one(Transcript).focus()

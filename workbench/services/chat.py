@@ -51,6 +51,11 @@ class JobFailed(Message):
 
 
 @dataclass
+class JobOver(Message):
+    """What was asked for with `do` is no longer being done."""
+
+
+@dataclass
 class Opening:
     """A model that is to be opened."""
 
@@ -160,8 +165,10 @@ class ChatService:
                 self._post(ModelRefused(job.reference, problem))
             elif problem and isinstance(job, Request):
                 self._post(ReplyEnded(job.number, "failed", problem=problem))
-            elif problem and isinstance(job, Job):
+            elif problem:
                 job.post(JobFailed(problem))
+            if isinstance(job, Job):
+                self._post(JobOver())
 
     def _problem_of(self, job: Request | Opening | Job) -> str:
         """Do the job; what went wrong, in words, or ""."""

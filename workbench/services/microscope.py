@@ -28,8 +28,8 @@ class Explained(Message):
     names: Mapping[int, str]
 
 
-def explain_token(exchange: Exchange, at: int, talker: Talker) -> Explained:
-    """Look at token `at` of a reply with the weights that wrote it. Raises UserError."""
+def explain_token(exchange: Exchange, at: int, talker: Talker, top: int) -> Explained:
+    """Look at token `at` of a reply, and the `top` likeliest, with the weights that wrote it. Raises UserError."""
     begun = min(at, exchange.given)
     stages = talker.explain(
         exchange.context,
@@ -37,6 +37,7 @@ def explain_token(exchange: Exchange, at: int, talker: Talker) -> Explained:
         given=exchange.tokens[:begun],
         written=exchange.tokens[begun:at],
         also=[exchange.tokens[at]],
+        top=top,
     )
     ids = {token for stage in stages for token, _ in stage.top}
     return Explained(at, talker.shown(exchange.tokens), stages, {token: talker.quoted(token) for token in ids})

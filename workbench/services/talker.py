@@ -90,9 +90,17 @@ class Talker(Protocol):
         """Write on from `prompt` and the tokens `given` after it."""
 
     def explain(
-        self, prompt: str, knobs: DecodeConfig, *, given: Sequence[int], written: Sequence[int], also: Sequence[int]
+        self,
+        prompt: str,
+        knobs: DecodeConfig,
+        *,
+        given: Sequence[int],
+        written: Sequence[int],
+        also: Sequence[int],
+        top: int,
     ) -> list[Stage]:
-        """What the next token of a reply, begun with `given`, is drawn from after it has `written` more."""
+        """What the next token of a reply, begun with `given`, is drawn from after it has `written` more: the `top`
+        likeliest tokens, and those of `also`."""
 
     def shown(self, tokens: Sequence[int]) -> list[str]:
         """The tokens of a text, each as it is shown."""
@@ -155,10 +163,17 @@ class ModelTalker:
         return self.engine.stream(begun, knobs, cancel=cancel, knobs_source=knobs_source)
 
     def explain(
-        self, prompt: str, knobs: DecodeConfig, *, given: Sequence[int], written: Sequence[int], also: Sequence[int]
+        self,
+        prompt: str,
+        knobs: DecodeConfig,
+        *,
+        given: Sequence[int],
+        written: Sequence[int],
+        also: Sequence[int],
+        top: int,
     ) -> list[Stage]:
         begun = [*self.engine.prompt_ids(prompt, knobs), *given]
-        return self.engine.explain(begun, knobs, written=written, also=also)
+        return self.engine.explain(begun, knobs, written=written, also=also, top=top)
 
     def shown(self, tokens: Sequence[int]) -> list[str]:
         return [text for _, text in pieces(self.engine.tokenizer, tokens)]

@@ -33,12 +33,15 @@ class Hint:
 
 
 def hints(screen: Screen[Any]) -> list[Hint]:
-    """The keys that work now and are to be shown: those of the focused thing first."""
+    """The keys that work now and are to be shown: those of the focused thing first. Of several keys for one thing the
+    first is shown."""
     found: dict[str, Hint] = {}
+    told: set[str] = set()
     for active in screen.active_bindings.values():
         binding = active.binding
-        if not binding.show:
+        if not binding.show or binding.action in told:
             continue
+        told.add(binding.action)
         group = binding.group.description if binding.group is not None else ""
         shown = screen.app.get_key_display(binding)
         before = found.get(group or binding.action)
