@@ -95,6 +95,9 @@ def gpt2_twin(transformers: Any, model: Transformer) -> tuple[Any, dict[str, Ten
         n_layer=c.n_layer,
         n_head=c.n_head,
         n_positions=c.context,
+        resid_pdrop=c.dropout,
+        embd_pdrop=c.dropout,
+        attn_pdrop=c.dropout,
         bos_token_id=None,
         eos_token_id=None,
     )

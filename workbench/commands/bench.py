@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import tempfile
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
@@ -16,8 +17,10 @@ def register(subparsers: Any) -> None:
     parser = add_command(subparsers, "bench", "measure what this project claims", bench, json=True, takes_fields=True)
     parser.add_argument(
         "what",
-        choices=("quickstart", "decode", "ui", "save"),
+        choices=("quickstart", "train", "data", "decode", "ui", "save"),
         help="quickstart: train the first preset and judge its replies; "
+        "train: tokens per second of the training step beside transformers (and nanoGPT) on the same weights; "
+        "data: learning a vocabulary and tokenising beside rustbpe and tiktoken, memory while preparing a large file; "
         "decode: tokens per second beside transformers' generate on the same weights; "
         "ui: how soon the screens answer, and what they cost a training; "
         "save: what saving a 124M model costs its training, beside torch.save in place",
@@ -25,13 +28,40 @@ def register(subparsers: Any) -> None:
     parser.add_argument("--seeds", type=int, default=20, metavar="N", help="quickstart: replies to judge (default 20)")
     parser.add_argument("--sizes", default="10M,124M", metavar="LIST", help="decode: which models (default 10M,124M)")
     parser.add_argument("--rounds", type=int, default=3, metavar="N", help="decode, ui, save: turns (default 3)")
-    parser.add_argument("--part", default="", metavar="LIST", help="ui: first-screen, long-run, keys, memory, training")
-    parser.add_argument("--threads", type=int, default=0, metavar="N", help="decode: of all rivals (default: the best)")
-    parser.add_argument("--device", default="cpu", help="decode: cpu, cuda, cuda:N or auto (default cpu)")
+    parser.add_argument(
+        "--part",
+        default="",
+        metavar="LIST",
+        help="ui: first-screen, long-run, keys, memory, training; data: bpe, tokenise, prepare (default: all)",
+    )
+    parser.add_argument(
+        "--shapes", default="char", metavar="LIST", help="train: of char, 6x384, gpt2-124m (default char)"
+    )
+    parser.add_argument("--pairs", type=int, default=8, metavar="N", help="train, data: turns of each side (default 8)")
+    parser.add_argument(
+        "--nanogpt", type=Path, metavar="DIR", help="train: a checkout of nanoGPT to measure against too"
+    )
+    parser.add_argument("--text", type=Path, metavar="FILE", help="data: the text (default: Python's own library)")
+    parser.add_argument("--megabytes", type=int, default=200, metavar="N", help="data: of the large file (default 200)")
+    parser.add_argument(
+        "--threads",
+        type=int,
+        default=0,
+        metavar="N",
+        help="decode, train: of all rivals (default: the best; train: all)",
+    )
+    parser.add_argument("--device", default="cpu", help="decode, train: cpu, cuda, cuda:N or auto (default cpu)")
 
 
 def bench(options: argparse.Namespace) -> int:
-    kinds = {"decode": bench_decode, "ui": bench_ui, "quickstart": bench_quickstart, "save": bench_save}
+    kinds = {
+        "train": bench_train,
+        "data": bench_data,
+        "decode": bench_decode,
+        "ui": bench_ui,
+        "quickstart": bench_quickstart,
+        "save": bench_save,
+    }
     return kinds[options.what](options)
 
 
@@ -85,6 +115,56 @@ def bench_quickstart(options: argparse.Namespace) -> int:
         print(f"{name:<22} {value:.4f}" if isinstance(value, float) else f"{name:<22} {value}")
     print(f"\na typical reply, seed 1:\n{replies[0]['text']}")
     return 0
+
+
+def bench_train(options: argparse.Namespace) -> int:
+    """Measure the training step, one shape after the other."""
+    from workbench.bench.train import SHAPES, lines_of, machine, measure
+
+    shapes = chosen("--shapes", options.shapes, SHAPES) or ["char"]
+    if options.pairs < 1 or options.threads < 0:
+        raise WrongUse("--pairs must be at least 1, and --threads at least 0.")
+    about = machine(options.device, options.threads)
+    say("training in turns with the others; this takes a minute or two a shape on two quiet cores, gpt2-124m ten")
+    results = []
+    for result in measure(options.device, shapes, options.pairs, options.threads, options.nanogpt):
+        results.append(result)
+        if not options.json:
+            print("\n".join(lines_of(result)))
+    if options.json:
+        print_json({"machine": about, "results": results})
+    else:
+        print("  ".join(f"{name}: {value}" for name, value in about.items()))
+    return 0
+
+
+def bench_data(options: argparse.Namespace) -> int:
+    """Measure what happens to text before training."""
+    from workbench.bench.data import PARTS, lines_of, machine, measure
+
+    parts = chosen("--part", options.part, PARTS) or PARTS
+    if options.pairs < 1 or options.megabytes < 1:
+        raise WrongUse("--pairs and --megabytes must be at least 1.")
+    say("tokenising in turns with the others, then a large file; this takes about two minutes on two quiet cores")
+    results = {}
+    for part, result in measure(options.text, parts, options.pairs, options.megabytes):
+        results[part] = result
+        if not options.json:
+            print("\n".join(lines_of(part, result)))
+    if options.json:
+        print_json({"machine": machine(), **results})
+    else:
+        print("  ".join(f"{name}: {value}" for name, value in machine().items()))
+    return 0
+
+
+def chosen(option: str, given: str, known: Iterable[str]) -> list[str]:
+    """The names in a list, each of which must be known."""
+    names = [name for name in given.split(",") if name]
+    unknown = next((name for name in names if name not in known), None)
+    if unknown is not None:
+        raise WrongUse(f"{option}: there is no {unknown!r}; name some of {', '.join(known)}.")
+    return names
 
 
 def bench_decode(options: argparse.Namespace) -> int:

@@ -1,0 +1,55 @@
+"""`bench data` on a small text."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from workbench.bench import data
+from workbench.bench.data import lines_of, measure, text_pieces, turns, watched
+
+
+@pytest.fixture
+def text(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.setattr(data, "VOCABULARY", 400)
+    monkeypatch.setattr(data, "TEXT_BYTES", 60_000)
+    file = tmp_path / "text.txt"
+    file.write_text("".join(f"Line {number} of a text: Ärger, naïve, {number**2}.\n" for number in range(3000)))
+    return file
+
+
+def test_every_part_on_a_small_text(text: Path) -> None:
+    results = dict(measure(text, data.PARTS, pairs=1, megabytes=1))
+    assert 60_000 <= results["text"]["bytes"] < 400_000
+    for part in ("bpe", "tokenise"):
+        assert results[part]["ratio"]["median"] > 0
+    made = results["prepare"]
+    assert made["bytes"] >= 1_000_000
+    assert made["peak_bytes"] > 10_000_000  # a Python process
+    assert "1 MB" in lines_of("prepare", made)[0]
+    assert "tiktoken alone" in lines_of("tokenise", results["tokenise"])[1]
+
+
+def test_the_text_is_cut_from_the_file(text: Path) -> None:
+    pieces = text_pieces(text)
+    assert text.read_text().startswith("".join(pieces))
+
+
+def test_turns() -> None:
+    called: list[str] = []
+    first, second = turns(lambda: called.append("a"), lambda: called.append("b"), 3)
+    assert "".join(called) == "ab" + "abbaab"
+    assert len(first) == len(second) == 3
+
+
+def test_memory_of_a_family_of_processes_is_counted_together() -> None:
+    child = "import time; x = bytearray(60_000_000); print('there', flush=True); time.sleep(60)"
+    parent = (
+        f"import subprocess, sys; c = subprocess.Popen([sys.executable, '-c', {child!r}], stdout=subprocess.PIPE);"
+        "c.stdout.readline(); x = bytearray(50_000_000); import time; time.sleep(1); c.kill(); c.wait()"
+    )
+    with subprocess.Popen([sys.executable, "-c", parent], stdout=subprocess.PIPE) as process:
+        assert 110_000_000 < watched(process) < 200_000_000

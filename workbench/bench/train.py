@@ -1,0 +1,308 @@
+"""`llm-workbench bench train`: tokens per second of the training step, beside models that others wrote.
+
+Every rival starts from the same weights and trains on the same batches of random tokens, which come round again and
+are learnt by heart. First its loss curve is laid beside ours: where they part, what is computed differs, and no speed
+is measured. Then all take turns, forwards and backwards (A B C, C B A), in one process. One of the rivals is our own
+step once more: its ratio to ours says how much of a difference is noise.
+"""
+
+from __future__ import annotations
+
+import platform
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import nullcontext
+from copy import deepcopy
+from dataclasses import asdict, dataclass, replace
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from llm.checkpoint import TrainerState
+from llm.config import RunConfig, from_mapping
+from llm.config.schema import ModelConfig
+from llm.device import Plan, choose_device, choose_precision, usable_cores
+from llm.distributed import Ranks
+from llm.errors import UserError
+from llm.model.counts import flops_per_token, parameters
+from llm.model.transformer import Transformer
+from llm.optim import build_optimizer
+from llm.step import Rows, StepResult, take_step, to_device
+from workbench.bench.decode import Speed, cpu_name
+from workbench.bench.peers import nanogpt_model, nanogpt_optimizer, transformers_model
+from workbench.bench.twins import GPT2_124M, import_transformers
+
+BATCHES = 4
+LR, BETAS, WEIGHT_DECAY, CLIP = 1e-3, (0.9, 0.99), 0.1, 1.0
+TOLERANCE = {"fp32": 2e-4, "bf16": 1e-2, "fp16": 1e-2}
+NANOGPT_TOLERANCE = 1e-2  # its GELU is the exact one, ours is GPT-2's approximation
+
+TrainStep = Callable[[Rows], Tensor]
+"""Trains on one batch; returns its loss, a scalar on the device."""
+
+
+@dataclass(frozen=True)
+class Shape:
+    """A model, the batch that it trains on, and how many steps are compared and make one turn."""
+
+    model: ModelConfig
+    batch_size: int
+    compared_steps: int
+    steps_per_turn: int
+
+    @property
+    def tokens(self) -> int:
+        """Of one step."""
+        return self.batch_size * self.model.context
+
+
+CHAR = replace(GPT2_124M, n_layer=4, d_model=128, n_head=4, n_kv_head=4, d_ff=512, context=64, vocab_size=65)
+WIDE = replace(CHAR, n_layer=6, d_model=384, n_head=6, n_kv_head=6, d_ff=1536, context=256)
+SHAPES = {
+    "char": Shape(CHAR, batch_size=12, compared_steps=40, steps_per_turn=30),
+    "6x384": Shape(WIDE, batch_size=12, compared_steps=8, steps_per_turn=1),
+    "gpt2-124m": Shape(GPT2_124M, batch_size=1, compared_steps=3, steps_per_turn=1),
+}
+
+
+@dataclass(frozen=True)
+class Rival:
+    """Something that trains, in a precision, and the loss of each compared step."""
+
+    name: str
+    precision: str
+    step: TrainStep
+    losses: tuple[float, ...]
+
+
+def measure(
+    device: str, shapes: Sequence[str], pairs: int, threads: int, nanogpt: Path | None
+) -> Iterator[dict[str, Any]]:
+    """One result per shape, as it is done. `threads` 0 is one for each core."""
+    device = choose_device(device)
+    before = torch.get_num_threads()
+    torch.set_num_threads(threads or usable_cores())
+    try:
+        for name in shapes:
+            yield {"shape": name, **measure_shape(SHAPES[name], device, pairs, nanogpt)}
+    finally:
+        torch.set_num_threads(before)
+
+
+def measure_shape(shape: Shape, device: str, pairs: int, nanogpt: Path | None) -> dict[str, Any]:
+    """Compare the loss curves, then the speeds."""
+    batches = random_batches(shape)
+    rivals = make_rivals(shape, device, nanogpt, batches)
+    ours = {rival.precision: rival for rival in rivals if rival.name == "llm-workbench"}
+    for rival in rivals:
+        check_losses(ours[rival.precision], rival)
+    speeds = take_turns(rivals, shape, batches, pairs)
+    by_name = dict(zip([(rival.name, rival.precision) for rival in rivals], speeds, strict=True))
+    default = choose_precision("auto", device)
+    return {
+        "parameters": parameters(shape.model),
+        "tokens_per_step": shape.tokens,
+        "gflop_per_token": flops_per_token(shape.model, shape.model.context) / 1e9,
+        "rivals": [
+            {
+                "name": rival.name,
+                "precision": rival.precision,
+                "losses": rival.losses,
+                "largest_loss_gap": loss_gap(ours[rival.precision], rival),
+                "tokens_per_second": asdict(Speed.of(speed)),
+            }
+            for rival, speed in zip(rivals, speeds, strict=True)
+        ],
+        "ratios": [
+            {"ours": precision, "rival": name, "rival_precision": theirs,
+             **asdict(ratio(by_name["llm-workbench", precision], speed))}
+            for (name, theirs), speed in by_name.items()
+            for precision in dict.fromkeys((theirs, default))
+            if name != "llm-workbench"
+        ],
+    }  # fmt: skip
+
+
+def random_batches(shape: Shape) -> list[Rows]:
+    """A few batches that come round again, so that their loss falls."""
+    drawn = np.random.default_rng(1)
+    size = (BATCHES, shape.batch_size, shape.model.context + 1)
+    return [(rows[:, :-1], rows[:, 1:]) for rows in drawn.integers(shape.model.vocab_size, size=size)]
+
+
+def make_rivals(shape: Shape, device: str, nanogpt: Path | None, batches: list[Rows]) -> list[Rival]:
+    """Ours, ours again and the others, in float32 and in the precision that we choose; all have run their first steps,
+    one after the other, each from the same weights."""
+    model = Transformer(shape.model)
+    model.init_weights(torch.Generator().manual_seed(0))
+    compiled = device.startswith("cuda")
+    rivals = []
+    for precision in dict.fromkeys((choose_precision("auto", device), "fp32")):
+        plan = Plan(device, precision, torch.get_num_threads(), compiled)
+        makers: dict[str, Callable[[], TrainStep]] = {
+            "llm-workbench": partial(our_step, model, plan),
+            "transformers": partial(transformers_step, model, plan),
+        }
+        if nanogpt is not None:
+            makers["nanoGPT"] = partial(nanogpt_step, model, plan, nanogpt)
+        if precision == "fp32":
+            makers["llm-workbench again"] = makers["llm-workbench"]
+        for name, make in makers.items():
+            step = make()
+            rivals.append(Rival(name, precision, step, first_losses(step, shape, batches)))
+    return rivals
+
+
+def first_losses(step: TrainStep, shape: Shape, batches: list[Rows]) -> tuple[float, ...]:
+    return tuple(float(step(batches[i % BATCHES])) for i in range(shape.compared_steps))
+
+
+def our_step(model: Transformer, plan: Plan) -> TrainStep:
+    """What a run does between two logged lines."""
+    model = deepcopy(model).to(plan.device).train()
+    state = TrainerState(model, build_optimizer(model, our_settings()))
+    loss_of = torch.compile(model.loss, dynamic=False) if plan.compiled else model.loss
+
+    def step(batch: Rows) -> Tensor:
+        result = take_step(
+            state, batch, plan, loss_of=loss_of, accumulation=1, clip=CLIP, lr=LR, lr_scale=1.0, seed=0, ranks=Ranks(),
+            abandon=lambda: False,
+        )  # fmt: skip
+        if not isinstance(result, StepResult):
+            raise UserError("a step does not fit into memory; name a smaller model with --shapes.")
+        return result.measured.host[0]
+
+    return step
+
+
+def our_settings() -> RunConfig:
+    """The optimiser that all rivals have."""
+    beta1, beta2 = BETAS
+    return from_mapping(
+        {
+            "optim": {"kind": "adamw", "beta1": beta1, "beta2": beta2, "weight_decay": WEIGHT_DECAY},
+            "train": {"lr": LR, "clip": CLIP},
+        }
+    )
+
+
+def transformers_step(model: Transformer, plan: Plan) -> TrainStep:
+    """transformers' GPT-2 with torch's fused AdamW, decaying what we decay."""
+    twin = transformers_model(model.to(plan.device))
+    groups = [
+        {"params": [p for p in twin.parameters() if p.ndim >= 2], "weight_decay": WEIGHT_DECAY},
+        {"params": [p for p in twin.parameters() if p.ndim < 2], "weight_decay": 0.0},
+    ]
+    optimizer = torch.optim.AdamW(groups, lr=LR, betas=BETAS, fused=True)
+    run: Any = torch.compile(twin) if plan.compiled else twin
+
+    def loss_of(inputs: Tensor, targets: Tensor) -> Tensor:
+        logits = run(input_ids=inputs, use_cache=False).logits
+        return F.cross_entropy(logits.flatten(0, 1).float(), targets.flatten())
+
+    return plain_step(twin, optimizer, loss_of, plan)
+
+
+def nanogpt_step(model: Transformer, plan: Plan, folder: Path) -> TrainStep:
+    """nanoGPT's model and its AdamW."""
+    twin = nanogpt_model(model.to(plan.device), folder)
+    optimizer = nanogpt_optimizer(twin, LR, BETAS, WEIGHT_DECAY, plan.device)
+    run: Any = torch.compile(twin) if plan.compiled else twin
+    return plain_step(twin, optimizer, lambda inputs, targets: run(inputs, targets)[1], plan)
+
+
+def plain_step(
+    model: nn.Module, optimizer: torch.optim.Optimizer, loss_of: Callable[[Tensor, Tensor], Tensor], plan: Plan
+) -> TrainStep:
+    """The usual loop: forward, backward, clip, step."""
+
+    def step(batch: Rows) -> Tensor:
+        inputs, targets = (to_device(part, plan.device) for part in batch)
+        with plan.autocast() if plan.precision != "fp32" else nullcontext():
+            loss = loss_of(inputs, targets)
+        loss.backward()
+        nn.utils.clip_grad_norm_(model.parameters(), CLIP)
+        optimizer.step()
+        optimizer.zero_grad(set_to_none=True)
+        return loss.detach()
+
+    return step
+
+
+def loss_gap(ours: Rival, other: Rival) -> float:
+    """The largest difference between two loss curves, relative to ours; NaN where a loss is."""
+    a, b = np.array(ours.losses), np.array(other.losses)
+    return float(np.max(np.abs(b - a) / a))
+
+
+def check_losses(ours: Rival, other: Rival) -> None:
+    """UserError where two loss curves part: then the speeds do not compare."""
+    tolerance = NANOGPT_TOLERANCE if other.name == "nanoGPT" else TOLERANCE[other.precision]
+    gap = loss_gap(ours, other)
+    if not gap <= tolerance:
+        raise UserError(
+            f"the losses of {ours.name} and {other.name} in {other.precision} part by {gap:.2%} within "
+            f"{len(ours.losses)} steps, so they do not compute the same; no speed is compared."
+        )
+
+
+def take_turns(rivals: Sequence[Rival], shape: Shape, batches: list[Rows], pairs: int) -> list[list[float]]:
+    """Tokens per second of each rival in each turn, `pairs` turns each, the order reversed every time."""
+    speeds: list[list[float]] = [[] for _ in rivals]
+    for turn in range(pairs):
+        order = range(len(rivals)) if turn % 2 == 0 else reversed(range(len(rivals)))
+        for index in order:
+            speeds[index].append(speed_of(rivals[index].step, shape, batches))
+    return speeds
+
+
+def speed_of(step: TrainStep, shape: Shape, batches: list[Rows]) -> float:
+    """Tokens per second over one turn, all of its work done."""
+    began = time.perf_counter()
+    for i in range(shape.steps_per_turn):
+        loss = step(batches[i % BATCHES])
+    float(loss)
+    if loss.is_cuda or torch.cuda.is_initialized():
+        torch.cuda.synchronize()
+    return shape.steps_per_turn * shape.tokens / (time.perf_counter() - began)
+
+
+def ratio(ours: Sequence[float], theirs: Sequence[float]) -> Speed:
+    """How many times theirs ours is, turn by turn."""
+    return Speed.of([a / b for a, b in zip(ours, theirs, strict=True)])
+
+
+def machine(device: str, threads: int) -> dict[str, Any]:
+    """What the numbers were measured with."""
+    device = choose_device(device)
+    return {
+        "torch": torch.__version__,
+        "transformers": import_transformers().__version__,
+        "python": platform.python_version(),
+        "device": torch.cuda.get_device_name(device) if device.startswith("cuda") else cpu_name(),
+        "cores": usable_cores(),
+        "threads": threads or usable_cores(),
+    }
+
+
+def lines_of(result: dict[str, Any]) -> list[str]:
+    """What a person reads of one shape."""
+    lines = [f"{result['shape']}: {result['parameters']:,} parameters, {result['tokens_per_step']:,} tokens a step"]
+    for rival in result["rivals"]:
+        speed = rival["tokens_per_second"]
+        lines.append(
+            f"  {rival['name'] + ' ' + rival['precision']:<26} {speed['median']:>9,.0f} tokens/s "
+            f"({speed['low']:,.0f}–{speed['high']:,.0f}), loss {rival['losses'][0]:.4f} to {rival['losses'][-1]:.4f}, "
+            f"at most {rival['largest_loss_gap']:.3%} from ours"
+        )
+    for each in result["ratios"]:
+        lines.append(
+            f"  ours {each['ours']} / {each['rival']} {each['rival_precision']}: {each['median']:.2f} "
+            f"({each['low']:.2f}–{each['high']:.2f})"
+        )
+    return lines
