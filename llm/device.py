@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import time
 from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
@@ -13,6 +12,7 @@ import psutil
 import torch
 
 from llm.config import TrainConfig
+from llm.environment import usable_cores
 from llm.errors import WrongUse
 
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
@@ -89,11 +89,6 @@ def make_plan(config: TrainConfig, stored: dict[str, Any] | None = None) -> Plan
     precision = choose_precision(config.precision, device)
     compiled = config.compile == "on" or (config.compile == "auto" and device.startswith("cuda"))
     return Plan(device, precision, config.threads, compiled)
-
-
-def usable_cores() -> int:
-    """Cores this process may use."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def choose_threads(step: Callable[[], object], flops: float) -> int:

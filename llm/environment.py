@@ -1,4 +1,4 @@
-"""What must be set before torch is imported. Imports nothing heavy."""
+"""What this process may use, and what must be set before torch is imported. Imports nothing heavy."""
 
 from __future__ import annotations
 
@@ -18,3 +18,8 @@ def settle_threads() -> None:
     """
     if "OMP_WAIT_POLICY" not in os.environ:
         os.environ.setdefault("GOMP_SPINCOUNT", SPINS)
+
+
+def usable_cores() -> int:
+    """Cores this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1

@@ -13,8 +13,9 @@ from llm.commands import CommandQueue
 from llm.config import RunConfig, diff, fields_of, with_overrides
 from llm.core.bundle import Task, bundle_folder, load_bundle
 from llm.data.prepare import Dataset, prepare
-from llm.device import Plan, choose_device, choose_threads, make_plan, usable_cores
+from llm.device import Plan, choose_device, choose_threads, make_plan
 from llm.distributed import LossOf, Ranks
+from llm.environment import usable_cores
 from llm.errors import ConfigError, Problem, UserError
 from llm.events import Event, Saved, Warned
 from llm.files import published_directory

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import multiprocessing
-import os
 import signal
 from collections.abc import Callable, Sequence
 from multiprocessing.connection import Connection
@@ -13,6 +12,7 @@ from typing import Protocol, TypeAlias
 import numpy as np
 from numpy.typing import NDArray
 
+from llm.environment import usable_cores
 from llm.errors import UserError
 from llm.tokenizer import Tokenizer, load_tokenizer
 
@@ -43,10 +43,6 @@ def make_encoder(tokenizer: Tokenizer, saved: Path, size_bytes: int, processes: 
     """
     count = processes or (usable_cores() if size_bytes >= LARGE_CORPUS_BYTES else 1)
     return ProcessEncoder(saved, min(count, MOST_PROCESSES)) if count > 1 else SerialEncoder(tokenizer)
-
-
-def usable_cores() -> int:
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 class SerialEncoder:

@@ -18,7 +18,7 @@ import torch
 from llm.checkpoint import HostMemory, TrainerState, copy_state
 from llm.commands import CommandQueue
 from llm.config import RunConfig, with_overrides
-from llm.device import usable_cores
+from llm.environment import usable_cores
 from llm.events import Event, Saved, StepLogged
 from llm.live import LiveWeights
 from llm.run import Command, Run

@@ -26,8 +26,9 @@ from torch import Tensor, nn
 from llm.checkpoint import TrainerState
 from llm.config import RunConfig, from_mapping
 from llm.config.schema import ModelConfig
-from llm.device import Plan, choose_device, choose_precision, usable_cores
+from llm.device import Plan, choose_device, choose_precision
 from llm.distributed import Ranks
+from llm.environment import usable_cores
 from llm.errors import UserError
 from llm.model.counts import flops_per_token, parameters
 from llm.model.transformer import Transformer

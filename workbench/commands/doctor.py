@@ -100,7 +100,8 @@ def devices() -> Iterator[Finding]:
     """What can compute, and whether it has bf16."""
     import torch
 
-    from llm.device import choose_device, choose_precision, cpu_multiplies_bf16, usable_cores
+    from llm.device import choose_device, choose_precision, cpu_multiplies_bf16
+    from llm.environment import usable_cores
 
     chosen = choose_device("auto")
     for index in range(torch.cuda.device_count() if torch.cuda.is_available() else 0):
