@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from llm.commands import CommandQueue
-from llm.config import RunConfig, from_mapping
+from llm.config import RunConfig, from_mapping, get_value, with_overrides
 from llm.errors import UserError
 from llm.events import (
     Evaluated,
@@ -114,6 +114,8 @@ class ScriptedTrainer:
         self.prepared = threading.Event()
         self.problem = ""
         self.obeyed: list[str] = []
+        self.commands: list[tuple[str, dict[str, Any]]] = []
+        """The same with what came along."""
         self.overrides: Overrides = ()
 
     def __call__(
@@ -151,13 +153,16 @@ class ScriptedTrainer:
             commands.poll()
             while (command := commands.next()) is not None:
                 self.obeyed.append(command.name)
+                self.commands.append((command.name, command.arguments))
                 where: dict[str, Any] = {"step": self.steps, "command_id": command.id}
                 if command.name == "stop":
                     log.append(Saved(path="checkpoints/step-00000250", size_bytes=1, **where))
                     log.append(Finished(status="stopped", reason=str(command.arguments.get("reason", "")), **where))
                     return
                 if command.name == "set":
-                    key, value = command.arguments["key"], command.arguments["value"]
-                    log.append(KnobSet(key=key, value=float(value), previous=1.0, **where))
+                    path, text = command.arguments["key"], command.arguments["value"]
+                    config = with_overrides(RunConfig(), [(path, text)])
+                    previous = get_value(RunConfig(), path)
+                    log.append(KnobSet(key=path, value=get_value(config, path), previous=previous, **where))
                 elif command.name in ("pause", "resume"):
                     log.append((Paused if command.name == "pause" else Resumed)(**where))

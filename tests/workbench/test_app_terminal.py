@@ -1,120 +1,87 @@
-"""The app in a pseudo-terminal: other output stays off the screen, signals save, a lost terminal loses nothing."""
+"""The app in a pseudo-terminal: other output stays off the screen, signals save, and neither a lost terminal nor a
+killed program loses a training."""
 
 from __future__ import annotations
 
-import fcntl
 import os
-import pty
-import select
 import signal
-import struct
-import subprocess
-import sys
-import termios
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
-import pyte
 import pytest
 
 from llm.config import from_mapping, to_mapping, to_toml
-from llm.events import Finished, Started
+from llm.events import Finished, Started, StepLogged
 from llm.run import Run
 from tests.conftest import tiny_config
-
-NOISE = "import os; os.write(1, b'NOISE ON STDOUT\\n'); os.write(2, b'NOISE ON STDERR\\n')"
-START = (
-    "import fcntl, pathlib, sys, termios, threading; fcntl.ioctl(0, termios.TIOCSCTTY, 0)\n"
-    "from workbench.app import run_app\n"
-    f"threading.Timer(0.5, lambda: exec({NOISE!r})).start()\n"
-    "sys.exit(run_app(pathlib.Path(sys.argv[1])))"
-)
-
-
-class Terminal:
-    """The app as a child of this process, on a terminal of 80 by 24."""
-
-    def __init__(self, home: Path) -> None:
-        self.screen = pyte.Screen(80, 24)
-        self.stream = pyte.ByteStream(self.screen)
-        self.output = b""
-        self.fd, inside = pty.openpty()
-        fcntl.ioctl(self.fd, termios.TIOCSWINSZ, struct.pack("HHHH", 24, 80, 0, 0))
-        self.process = subprocess.Popen(
-            [sys.executable, "-X", "faulthandler", "-c", START, str(home)],
-            stdin=inside,
-            stdout=inside,
-            stderr=inside,
-            start_new_session=True,
-            env=os.environ | {"TERM": "xterm-256color", "OMP_NUM_THREADS": "1"},
-        )
-        os.close(inside)
-
-    def read(self, seconds: float = 0.05) -> bool:
-        """Take in what was written; False once the terminal is closed."""
-        ready, _, _ = select.select([self.fd], [], [], seconds)
-        if not ready:
-            return True
-        try:
-            data = os.read(self.fd, 1 << 16)
-        except OSError:
-            return False
-        self.output += data
-        self.stream.feed(data)
-        return bool(data)
-
-    def until(self, condition: Callable[[], object], seconds: float = 120.0) -> None:
-        limit = time.monotonic() + seconds
-        while not condition():
-            assert time.monotonic() < limit, "\n".join(self.screen.display)
-            assert self.read(), "the app has ended:\n" + self.output[-500:].decode(errors="replace")
-
-    def shows(self, text: str) -> bool:
-        return any(text in line for line in self.screen.display)
-
-    def type(self, keys: bytes) -> None:
-        os.write(self.fd, keys)
-
-    def exit_status(self, seconds: float = 120.0) -> int:
-        """Read to the end, and the exit status."""
-        limit = time.monotonic() + seconds
-        while self.process.poll() is None:
-            assert time.monotonic() < limit, "the app did not end:\n" + "\n".join(self.screen.display)
-            self.read()
-        while self.read(0):  # what it wrote last
-            pass
-        return self.process.returncode
-
-    def close(self) -> None:
-        self.process.kill()
-        self.process.wait()
+from tests.workbench.scripted import scripted_run
+from tests.workbench.terminal_for_tests import Terminal
 
 
 @pytest.fixture
-def terminal(home: Path, corpus: Path) -> Iterator[Terminal]:
-    """A home whose last preset is a tiny model that trains for long."""
+def tiny_home(home: Path, corpus: Path) -> Path:
+    """A home whose last preset is a tiny model that trains for long, and saves every ten steps."""
     long = to_mapping(tiny_config(corpus))
     long["train"]["steps"] = 1_000_000
     (home / "presets").mkdir()
     (home / "presets" / "zz-tiny.toml").write_text(to_toml(from_mapping(long)), encoding="utf-8")
-    terminal = Terminal(home)
-    yield terminal
-    terminal.close()
+    return home
+
+
+@pytest.fixture
+def open_terminal(tiny_home: Path) -> Iterator[Callable[..., Terminal]]:
+    """Opens the app on that home; closed after the test."""
+    opened: list[Terminal] = []
+
+    def open(**environment: str) -> Terminal:
+        opened.append(Terminal(tiny_home, environment))
+        return opened[-1]
+
+    yield open
+    for terminal in opened:
+        terminal.close()
+
+
+@pytest.fixture
+def terminal(open_terminal: Callable[..., Terminal]) -> Terminal:
+    return open_terminal()
 
 
 def train_tiny(terminal: Terminal, home: Path) -> Run:
     """Start the last preset, and wait for its first steps."""
-    terminal.until(lambda: terminal.shows("quickstart"))
+    terminal.until_shown("quickstart")
     terminal.type(b"G")
-    terminal.until(lambda: terminal.shows("A model small enough"))
+    terminal.until_shown("A model small enough")
     terminal.type(b"\r")
-    terminal.until(lambda: terminal.shows("tokens/s"))
+    terminal.until_shown("tokens/s")
     return Run.open(home, "zz-tiny-1")
 
 
-def test_other_output_stays_off_the_screen_and_sigterm_saves(terminal: Terminal, home: Path) -> None:
-    run = train_tiny(terminal, home)
+def wait_for(condition: Callable[[], object], what: str, seconds: float = 120.0) -> None:
+    limit = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < limit, what
+        time.sleep(0.1)
+
+
+def begun(run: Run) -> list[Started]:
+    return [event for event in run.events() if isinstance(event, Started)]
+
+
+def last_step(run: Run) -> int:
+    return max((event.step for event in run.events() if isinstance(event, StepLogged)), default=0)
+
+
+def stop(run: Run) -> None:
+    """Ask the process that trains the run to stop, and wait until it has."""
+    run.send("stop")
+    wait_for(lambda: run.holder() is None, "the process did not obey")
+    assert isinstance(list(run.events())[-1], Finished)
+
+
+def test_other_output_stays_off_the_screen_and_sigterm_saves(terminal: Terminal, tiny_home: Path) -> None:
+    run = train_tiny(terminal, tiny_home)
     terminal.process.terminate()
     assert terminal.exit_status() == 128 + signal.SIGTERM
     last = list(run.events())[-1]
@@ -123,24 +90,115 @@ def test_other_output_stays_off_the_screen_and_sigterm_saves(terminal: Terminal,
     assert run.checkpoint("last").step == last.step
     assert b"\x1b[?1049l" in terminal.output, "the terminal was not given back"
     assert b"NOISE" not in terminal.output
-    log = (home / "workbench.log").read_text()
+    log = (tiny_home / "workbench.log").read_text()
     assert "NOISE ON STDOUT" in log
     assert "NOISE ON STDERR" in log
 
 
-def test_a_lost_terminal_loses_nothing(terminal: Terminal, home: Path) -> None:
-    run = train_tiny(terminal, home)
+def test_a_lost_terminal_loses_nothing(terminal: Terminal, tiny_home: Path) -> None:
+    run = train_tiny(terminal, tiny_home)
     os.close(terminal.fd)  # the kernel sends SIGHUP, as when a window is closed
     assert terminal.process.wait(120) == 128 + signal.SIGHUP
-    limit = time.monotonic() + 120
-    while sum(isinstance(event, Started) for event in run.events()) < 2:
-        assert time.monotonic() < limit, "nobody carried on"
-        time.sleep(0.1)
-    begun = [event for event in run.events() if isinstance(event, Started)]
-    assert begun[1].pid != begun[0].pid
-    assert begun[1].step > 0
-    run.send("stop")
-    while run.holder() is not None:
-        assert time.monotonic() < limit + 40, "the process did not obey"
-        time.sleep(0.1)
-    assert isinstance(list(run.events())[-1], Finished)
+    wait_for(lambda: len(begun(run)) == 2, "nobody carried on")
+    first, second = begun(run)
+    assert second.pid != first.pid
+    assert second.step > 0
+    stop(run)
+
+
+def test_killed_with_a_run_in_its_thread_it_goes_on_from_the_last_checkpoint(
+    open_terminal: Callable[..., Terminal], tiny_home: Path
+) -> None:
+    terminal = open_terminal()
+    run = train_tiny(terminal, tiny_home)
+    terminal.until(lambda: len(run.checkpoints()) >= 2)
+    terminal.process.kill()
+    assert terminal.process.wait(60) == -signal.SIGKILL
+    assert run.holder() is None
+    assert run.status().name == "crashed"
+    saved = run.checkpoint("last").step
+    again = open_terminal()
+    again.until_shown("quickstart")
+    again.type(b"2")
+    again.until_shown("zz-tiny-1", "not running", "Resume")
+    again.type(b"r")
+    again.until(lambda: len(begun(run)) == 2)
+    assert begun(run)[1].step == saved
+    again.until(lambda: last_step(run) > saved + 10)
+    assert again.shows("running")
+    again.process.terminate()
+    assert again.exit_status() == 128 + signal.SIGTERM
+
+
+def test_killed_with_a_run_in_a_process_that_run_does_not_notice(terminal: Terminal, tiny_home: Path) -> None:
+    run = train_tiny(terminal, tiny_home)
+    terminal.type(b"d")
+    terminal.until(lambda: len(begun(run)) == 2 and last_step(run) > begun(run)[1].step)
+    holder = run.holder()
+    assert holder is not None
+    assert holder.pid != terminal.process.pid
+    terminal.process.kill()
+    assert terminal.process.wait(60) == -signal.SIGKILL
+    reached = last_step(run)
+    wait_for(lambda: last_step(run) > reached + 20, "it did not train on")
+    assert run.holder() == holder
+    assert len(begun(run)) == 2
+    stop(run)
+
+
+WALK = (
+    (b"2", ("old-1", "loss (nats per token)", "who found 300 apples", "r Resume")),
+    (b"3", ("old-1", "stopped", "330/600", "Overlay")),
+    (b"4", ("No model yet", "esc Browse")),
+    (b"\x1b", ("esc Write",)),  # out of the prompt, where figures are text
+    (b"5", ("stories", "pylib")),
+    (b"1", ("quickstart", "parameters")),
+)
+"""A key, and what the screen it opens must show."""
+
+
+def walk(terminal: Terminal) -> None:
+    terminal.until_shown("quickstart")
+    for key, texts in WALK:
+        terminal.type(key)
+        terminal.until_shown(*texts)
+
+
+def test_a_walk_through_all_screens_in_16_colours(open_terminal: Callable[..., Terminal], tiny_home: Path) -> None:
+    scripted_run(tiny_home, "old-1", 330, end="stopped")
+    terminal = open_terminal(TERM="xterm-16color")
+    walk(terminal)
+    codes = terminal.style_codes()
+    assert any(30 <= code < 38 or 90 <= code < 98 for numbers in codes for code in numbers)
+    assert not any(code in (38, 48) for numbers in codes for code in numbers), "more than 16 colours"
+    terminal.type(b"\x11")
+    assert terminal.exit_status() == 0
+
+
+def test_a_walk_through_all_screens_without_colour(open_terminal: Callable[..., Terminal], tiny_home: Path) -> None:
+    scripted_run(tiny_home, "old-1", 330, end="stopped")
+    terminal = open_terminal(NO_COLOR="1", COLORTERM="truecolor")
+    walk(terminal)
+    mixed = terminal.mixed_colours()
+    assert mixed
+    assert all(len(set(colour)) == 1 for colour in mixed), "not only greys"
+    terminal.type(b"\x11")
+    assert terminal.exit_status() == 0
+
+
+def test_a_storm_of_resizes_down_to_one_cell_while_it_trains(terminal: Terminal, tiny_home: Path) -> None:
+    run = train_tiny(terminal, tiny_home)
+    for _ in range(3):
+        for size in ((1, 1), (200, 60), (3, 2), (79, 5), (20, 80), (2, 1), (160, 50), (80, 24)):
+            terminal.set_size(*size)
+            terminal.read(0.02)
+    terminal.until_shown("zz-tiny-1", "tokens/s", "p Pause")
+    for key, texts in ((b"1", ("zz-tiny", "Model ")), (b"3", ("zz-tiny-1",)), (b"2", ("loss (nats",))):
+        terminal.set_size(1, 1)
+        terminal.type(key)
+        terminal.read(0.3)
+        terminal.set_size(80, 24)
+        terminal.until_shown(*texts)
+    terminal.process.terminate()
+    assert terminal.exit_status() == 128 + signal.SIGTERM
+    assert run.checkpoint("last").step == list(run.events())[-1].step  # type: ignore[attr-defined]

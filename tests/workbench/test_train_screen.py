@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import math
+import shutil
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 from textual.widgets import Input, RichLog
 
 from llm.config import RunConfig
-from llm.events import CoreEvaluated, KnobSet, Sampled, Saved, Skipped
-from tests.workbench.scripted import ScriptedTrainer, scripted_run, write_events
+from llm.events import CoreEvaluated, KnobSet, Sampled, Saved, Skipped, to_line
+from tests.workbench.scripted import ScriptedTrainer, loss_at, scripted_run, step_event, write_events
 from tests.workbench.waiting import shown, until
 from workbench.app import WorkbenchApp
 from workbench.screens.train import TrainScreen
@@ -193,19 +196,52 @@ async def test_hostile_text_is_shown_and_not_obeyed(home: Path) -> None:
         )
 
 
-async def test_a_run_directory_that_vanishes_does_no_harm(home: Path) -> None:
-    import shutil
-
+async def test_a_run_directory_that_vanishes_is_said_to_be_gone(home: Path) -> None:
     run = scripted_run(home, "old-1", 60)
     app = app_with(home)
     async with app.run_test(size=(80, 24)) as pilot:
         screen = await opened(app, pilot, "old-1")
-        shutil.rmtree(run.path)
-        screen._checked_at = 0.0
         await until(pilot, lambda: screen.state == "ended")
-        await pilot.press("y", "c")
+        shutil.rmtree(run.path)
+        await until(pilot, lambda: "its directory is gone" in shown(screen) and "Resume" not in shown(screen))
+        await pilot.press("r", "c", "y", "plus", "o")
         await pilot.pause(0.2)
-        assert app.is_running
+        assert app.screen is screen
+        scripted_run(home, "old-1", 20, end="stopped")
+        app.open_train("old-1")
+        await until(pilot, lambda: "step 20 of 600" in shown(screen) and "r Resume" in shown(screen))
+
+
+async def test_a_torn_last_line_is_not_there_yet(home: Path) -> None:
+    run = scripted_run(home, "old-1", 60)
+    line = to_line(step_event(61))
+    with (run.path / "events.jsonl").open("ab", buffering=0) as log:
+        log.write(line[:70])
+        app = app_with(home)
+        async with app.run_test(size=(80, 24)) as pilot:
+            screen = await opened(app, pilot, "old-1")
+            await until(pilot, lambda: "step 60 of 600" in shown(screen))
+            await pilot.pause(0.3)
+            assert "step 60 of 600" in shown(screen)
+            log.write(line[70:])
+            await until(pilot, lambda: "step 61 of 600" in shown(screen))
+
+
+async def test_losses_that_are_no_numbers_are_shown_as_what_they_are(home: Path) -> None:
+    run = scripted_run(home, "old-1", 60)
+    app = app_with(home)
+    async with app.run_test(size=(120, 40)) as pilot:
+        screen = await opened(app, pilot, "old-1")
+        log = run.log()
+        log.append(replace(step_event(61), loss=math.nan, grad_norm=math.inf))
+        await until(pilot, lambda: "loss —" in shown(screen) and "train —" in shown(screen))
+        log.append(replace(step_event(62), loss=math.inf))
+        await until(pilot, lambda: "loss ∞" in shown(screen))
+        log.append(step_event(63))
+        await until(pilot, lambda: f"loss {loss_at(63):.3f}" in shown(screen))
+        log.close()
+        loss = screen.query_one("#loss-chart", Chart).data.series[0]
+        assert [math.isnan(value) for value in loss.y[-4:]] == [False, True, True, False]
 
 
 async def test_the_log_tells_what_happened_and_not_every_step(home: Path) -> None:
@@ -250,8 +286,8 @@ async def test_saves_knobs_skipped_steps_and_the_best_evaluation_are_marked(home
         screen = await opened(app, pilot, "old-1")
         loss = screen.query_one("#loss-chart", Chart)
         await until(pilot, lambda: not loss.data.is_empty)
-        assert [mark.kind for mark in loss.data.marks] == ["save"] * 3 + ["knob", "skip", "best"]
-        assert (loss.data.marks[-1].x, loss.data.marks[-1].label) == (300, "best validation 1.804")
+        assert [mark.kind for mark in loss.data.marks] == ["save"] * 3 + ["knob", "best", "skip"]
+        assert (loss.data.marks[-2].x, loss.data.marks[-2].label) == (300, "best validation 1.804")
         assert [mark.kind for mark in screen.query_one("#norm-chart", Chart).data.marks] == ["skip"]
         for glyph in ("▪", "★", "✗"):
             assert glyph in shown(screen)

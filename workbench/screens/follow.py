@@ -26,10 +26,11 @@ from workbench.services.curve_cache import WORTH_BYTES, keep, recall
 from workbench.services.curves import AXES, RunCurves
 from workbench.services.narration import describe
 from workbench.text import clean
-from workbench.widgets.chart import CHART_KEYS, Chart, ScreenChart
+from workbench.widgets.chart import Chart
 from workbench.widgets.machine import MachineLine
 from workbench.widgets.panels import Numbers, SampleView, event_line
 from workbench.widgets.run_charts import CORE, contents
+from workbench.widgets.screen_chart import CHART_KEYS, ScreenChart
 
 POLL_SECONDS = 0.1
 DRAW_SECONDS = 1.0  # while a thread of this program trains, drawing is paid for in training steps
@@ -181,8 +182,8 @@ class FollowScreen(WorkbenchScreen):
             return
         self._reading = False
         self.curves = message.curves
-        for event in list(self.curves.told):
-            self._notice(event)
+        self._tell_again()
+        self._show_samples()
         self._tick(at_once=True)
 
     # --- following it
@@ -227,13 +228,24 @@ class FollowScreen(WorkbenchScreen):
         answered = self.pending.pop(getattr(event, "command_id", ""), None)
         if answered is not None:
             self._drawn_at = 0.0
+        self._tell(event)
+        if isinstance(event, Sampled):
+            self._show_samples()
+
+    def _tell(self, event: Event) -> None:
+        """Put a line into the log, where there is something to tell."""
         text = describe(event)
         if text:
             style = "bold red" if isinstance(event, Warned | CommandRefused | Skipped) else ""
             line = event_line(event, clean(text), style, clock=self.app.size.width >= CLOCK_FROM)
             self.query_one("#event-log", RichLog).write(line)
-        if isinstance(event, Sampled):
-            self._show_samples()
+
+    def _tell_again(self) -> None:
+        """Wrap the lines of the log anew, for another width."""
+        if self.curves is not None and not self._reading:
+            self.query_one("#event-log", RichLog).clear()
+            for event in self.curves.told:
+                self._tell(event)
 
     def _check_state(self) -> None:
         """Whether somebody trains the run; decides which keys work."""
@@ -285,6 +297,7 @@ class FollowScreen(WorkbenchScreen):
 
     def on_resize(self) -> None:
         self.call_after_refresh(self._draw_if_open)
+        self.call_after_refresh(self._tell_again)
 
     def _draw_if_open(self) -> None:
         """Charts that come into view were not kept up to date while they were hidden."""

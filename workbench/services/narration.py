@@ -82,7 +82,7 @@ def amount(value: float, unit: str) -> str:
 
 
 def status_line(curves: RunCurves, *, here: bool) -> str:
-    """How a run stands, short enough for the top line; `here`: its training goes on in this program."""
+    """How a run stands, parts of it by " · ", what matters most first; `here`: its training goes on in this program."""
     name = curves.run.name
     if curves.finished is not None:
         return f"{name} {curves.finished.status} at step {curves.finished.step:,}"
@@ -94,4 +94,4 @@ def status_line(curves: RunCurves, *, here: bool) -> str:
     place = f"{100 * curves.step / curves.total_steps:.0f}%" if curves.total_steps else f"step {curves.step:,}"
     if curves.paused:
         return f"{name} paused at {place} · {loss}"
-    return f"{name} {place} · {loss}" + (f" · {duration(round(left))} left" if left is not None else "")
+    return f"{name} {place}" + (f" · {duration(round(left))} left" if left is not None else "") + f" · {loss}"

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import time
 from collections.abc import Sequence
-from dataclasses import replace
 from itertools import groupby
 from operator import attrgetter
 from typing import ClassVar
@@ -29,7 +28,7 @@ from workbench.widgets.axes import x_writer
 from workbench.widgets.chart_data import COLOURS, ChartData, Level, Mark, Series
 from workbench.widgets.picture import AXIS, BLANK, Cell, Frame, Row, draw, x_at
 
-__all__ = ["CHART_KEYS", "COLOURS", "Chart", "Level", "Mark", "ScreenChart", "Series"]
+__all__ = ["COLOURS", "Chart", "Level", "Mark", "Series"]
 
 SMOOTHINGS = (0.0, 0.6, 0.8, 0.9, 0.95, 0.98, 0.99, 0.995)
 
@@ -184,6 +183,13 @@ class Chart(Widget, can_focus=True):
         """The least and the greatest x there is; (0, 1) while there is none."""
         return self.data.extent()
 
+    @property
+    def visible_cursor(self) -> float | None:
+        """The cursor, unless the view has left it behind: then the newest values are read out."""
+        if self.cursor is None or self.view is None:
+            return self.cursor
+        return self.cursor if self.view[0] <= self.cursor <= self.view[1] else None
+
     def redraw(self) -> None:
         """Draw again at the next refresh; nothing is drawn while the chart is not visible."""
         self._strips = None
@@ -230,7 +236,7 @@ class Chart(Widget, can_focus=True):
     def _legend(self, width: int, glyphs: Sequence[str]) -> Strip:
         low, high = self.view or self.extent()
         reach = (high - low) / max(1, self._frame.columns) * 0.75
-        texts = self.data.legend(glyphs, self.cursor, self.smoothing, self.x_unit, reach)
+        texts = self.data.legend(glyphs, self.visible_cursor, self.smoothing, self.x_unit, reach)
         return self._strip(texts).adjust_cell_length(width, self.rich_style)
 
     def _painted(self, rows: Sequence[Row]) -> list[Strip]:
@@ -261,22 +267,15 @@ class Chart(Widget, can_focus=True):
                 f"{write(self.view[0])}–{write(self.view[1])}{' following' if self._following else ''}, 0 = all"
             )
         if self.size.height < 6 and self.data.series:
-            notes.insert(0, self.data.value_text(0, self.cursor, self.smoothing))
+            notes.insert(0, self.data.value_text(0, self.visible_cursor, self.smoothing))
         self.border_subtitle = Content(" · ".join(notes))
 
     # What the person does
 
-    def watch_log_axis(self) -> None:
+    def _look_changed(self) -> None:
         self.redraw()
 
-    def watch_smoothing(self) -> None:
-        self.redraw()
-
-    def watch_view(self) -> None:
-        self.redraw()
-
-    def watch_cursor(self) -> None:
-        self.redraw()
+    watch_log_axis = watch_smoothing = watch_view = watch_cursor = _look_changed
 
     def action_log(self) -> None:
         """Logarithmic y axis on or off."""
@@ -308,7 +307,9 @@ class Chart(Widget, can_focus=True):
         """Show `factor` times as much, around `about`, the cursor, or the middle."""
         extent = self.extent()
         low, high = self.view or extent
-        centre = about if about is not None else self.cursor if self.cursor is not None else (low + high) / 2
+        centre = about if about is not None else self.visible_cursor
+        if centre is None:
+            centre = (low + high) / 2
         centre = min(max(centre, low), high)
         least = max((extent[1] - extent[0]) * 1e-6, 1e-9)
         span = max((high - low) * factor, least)
@@ -332,11 +333,11 @@ class Chart(Widget, can_focus=True):
         """Move the cursor by columns, onto the nearest point of the first curve."""
         low, high = self.view or self.extent()
         step = (high - low) / max(1, self._frame.columns)
-        if self.cursor is None:
+        at = self.visible_cursor
+        if at is None:
             self._read(high if columns < 0 else low)
-            return
-        target = min(max(self.cursor + columns * step, low), high)
-        self._read(target, beyond=self.cursor, forward=columns > 0)
+        else:
+            self._read(min(max(at + columns * step, low), high), beyond=at, forward=columns > 0)
 
     def action_clear_cursor(self) -> None:
         """Take the cursor away."""
@@ -394,15 +395,3 @@ class Chart(Widget, can_focus=True):
         if self.has_focus:
             event.stop()
             self.action_zoom(factor, self._x_under(event))
-
-
-class ScreenChart(Chart, inherit_bindings=False):
-    """A chart among several, whose keys the screen around it answers wherever the focus is: see `CHART_KEYS`."""
-
-
-CHART_KEYS: list[BindingType] = [
-    replace(binding, action=f"on_charts({binding.action!r})", show=False)
-    for binding in Chart.BINDINGS
-    if isinstance(binding, Binding)
-]
-"""A chart's keys for the screen around it, which passes them on by its `action_on_charts`."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, cast
 
+from rich.cells import cell_len
 from textual.app import ComposeResult
 from textual.containers import Horizontal
 from textual.content import Content
@@ -31,8 +32,16 @@ class StatusLine(Horizontal):
         for tab in self.query(Tab):
             tab.set_class(tab.mode == self.screen.id, "current")
 
+    def on_resize(self) -> None:
+        self._show(cast("WorkbenchApp", self.app).training_line)
+
     def _show(self, line: str) -> None:
-        self.query_one("#training-line", Static).update(Content(line), layout=False)
+        """As many parts of the line as there is room for."""
+        place = self.query_one("#training-line", Static)
+        parts = line.split(" · ")
+        while len(parts) > 1 and cell_len(" · ".join(parts)) > place.content_size.width:
+            parts.pop()
+        place.update(Content(" · ".join(parts)), layout=False)
 
 
 class Tab(Static):
