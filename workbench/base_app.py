@@ -17,7 +17,7 @@ from textual.theme import Theme
 from llm.errors import UserError
 from workbench.settings import Settings, load_settings, save_settings
 from workbench.text import clean
-from workbench.themes import THEMES
+from workbench.themes import DEFAULT, FOR_SIXTEEN_COLOURS, THEMES
 
 if TYPE_CHECKING:
     from workbench.widgets.chart import Chart
@@ -45,6 +45,7 @@ class BaseApp(App[int]):
 
     def heed_settings(self) -> None:
         """To be called once mounted: tells what is wrong with the file, and keeps a theme chosen in the palette."""
+        self.theme = self._shown_as(self.settings.theme)
         self.theme_changed_signal.subscribe(self, self._theme_changed)
         if self.settings_problem:
             self.notify(clean(self.settings_problem), severity="error", timeout=15, markup=False)
@@ -59,11 +60,17 @@ class BaseApp(App[int]):
         """Hold to these settings from now on, and write them down."""
         self._keep_settings(settings)
         self.set_keymap(dict(settings.keys))
-        self.theme = settings.theme
+        self.theme = self._shown_as(settings.theme)
+
+    def _shown_as(self, theme: str) -> str:
+        """The theme to use where `theme` is set: on a terminal of sixteen colours its own in place of our usual one, of
+        which it would show nearly every curve in white."""
+        few = not self.is_headless and self.console.color_system == "standard"
+        return FOR_SIXTEEN_COLOURS if few and theme == DEFAULT else theme
 
     def _theme_changed(self, _: Theme) -> None:
         """Note the theme as it is now, which by the time this is told may be a later one than the one told of."""
-        if self.theme != self.settings.theme:
+        if self.theme != self._shown_as(self.settings.theme):
             self._keep_settings(replace(self.settings, theme=self.theme))
 
     def _keep_settings(self, settings: Settings) -> None:

@@ -11,6 +11,7 @@ from dataclasses import replace
 from textual.theme import BUILTIN_THEMES, Theme
 
 DEFAULT = "workbench-dark"
+FOR_SIXTEEN_COLOURS = "terminal-dark"
 
 THEMES = (
     replace(BUILTIN_THEMES["ansi-dark"], name="terminal-dark"),  # only the sixteen colours the terminal defines
