@@ -82,7 +82,7 @@ def learnt(pieces: list[str]) -> RankTokenizer:
 
 
 def bpe(pieces: list[str], pairs: int) -> Result:
-    """Seconds to learn the vocabulary: ours, and rustbpe called as its readers would."""
+    """Learning the vocabulary: ours, and rustbpe called as its readers would."""
 
     def ours() -> object:
         return train_bpe(pieces, VOCABULARY)
@@ -92,14 +92,15 @@ def bpe(pieces: list[str], pairs: int) -> Result:
         trainer.train_from_iterator(iter(pieces), VOCABULARY, pattern=SPLIT_PATTERN)
         return trainer
 
-    first, second = turns(ours, alone, pairs)
-    return compared("rustbpe alone", first, second)
+    size = sum(len(piece.encode()) for piece in pieces)
+    return compared("rustbpe alone", *turns(ours, alone, pairs), size=size)
 
 
 def tokenising(pieces: list[str], tokenizer: RankTokenizer, pairs: int) -> Result:
-    """Megabytes per second of one core: ours from text to finished token files, tiktoken from text to lists of ids."""
-    size = sum(len(piece.encode()) for piece in pieces) / 1e6
-    ranks = {tokenizer.token_bytes(i): i for i in range(tokenizer.vocab_size) if tokenizer.token_bytes(i)}
+    """From text to finished token files without processes of their own, beside tiktoken from text to lists of ids: on
+    one thread, and on as many as there are cores."""
+    size = sum(len(piece.encode()) for piece in pieces)
+    ranks = {tokenizer.token_bytes(i): i for i in range(tokenizer.vocab_size)}
     encoding = tiktoken.Encoding("alone", pat_str=tokenizer.pattern, mergeable_ranks=ranks, special_tokens={})
     units = [Unit(False, False, False, (piece,)) for piece in pieces]
 
@@ -107,16 +108,17 @@ def tokenising(pieces: list[str], tokenizer: RankTokenizer, pairs: int) -> Resul
         with TemporaryDirectory(prefix="llm-workbench-bench-") as name:
             folder = Path(name)
             sides = SplitWriter(folder, "train", tokenizer), SplitWriter(folder, "held-out", tokenizer)
-            return list(tokenise(units, tokenizer, SerialEncoder(tokenizer), "none", *sides, int(size * 1e6)))
+            return list(tokenise(units, tokenizer, SerialEncoder(tokenizer), "none", *sides, size))
 
-    def alone() -> object:
+    def one_thread() -> object:
         return [encoding.encode_ordinary(piece) for piece in pieces]
 
-    first, second = turns(ours, alone, pairs)
+    def all_threads() -> object:
+        return encoding.encode_ordinary_batch(pieces, num_threads=usable_cores())
+
     return {
-        **compared("tiktoken alone", first, second),
-        "our_megabytes_per_second": asdict(Speed.of([size / seconds for seconds in first])),
-        "their_megabytes_per_second": asdict(Speed.of([size / seconds for seconds in second])),
+        "one_thread": compared("tiktoken alone on one thread", *turns(ours, one_thread, pairs), size=size),
+        "all_threads": compared("tiktoken alone on all cores", *turns(ours, all_threads, pairs), size=size),
     }
 
 
@@ -133,12 +135,12 @@ def turns(first: Work, second: Work, pairs: int) -> tuple[list[float], list[floa
     return seconds
 
 
-def compared(rival: str, ours: list[float], theirs: list[float]) -> Result:
-    """Seconds of both, and how many times as fast as the rival ours is, pair by pair."""
+def compared(rival: str, ours: list[float], theirs: list[float], *, size: int) -> Result:
+    """Megabytes of text per second of both, and how many times as fast as the rival ours is, pair by pair."""
     return {
         "rival": rival,
-        "our_seconds": asdict(Speed.of(ours)),
-        "their_seconds": asdict(Speed.of(theirs)),
+        "our_megabytes_per_second": asdict(Speed.of([size / 1e6 / seconds for seconds in ours])),
+        "their_megabytes_per_second": asdict(Speed.of([size / 1e6 / seconds for seconds in theirs])),
         "ratio": asdict(Speed.of([b / a for a, b in zip(ours, theirs, strict=True)])),
     }
 
@@ -222,12 +224,15 @@ def lines_of(part: str, result: Result) -> list[str]:
             f"preparing {result['bytes'] / 1e6:.0f} MB: {result['seconds']:.1f} s, "
             f"{result['megabytes_per_second']:.1f} MB/s, at most {result['peak_bytes'] / 1e6:.0f} MB of memory"
         ]
-    ratio, ours, theirs = result["ratio"], result["our_seconds"], result["their_seconds"]
-    lines = [
-        f"{part}: {ours['median']:.2f} s, {result['rival']} {theirs['median']:.2f} s; "
+    matches = [result] if "ratio" in result else list(result.values())
+    return [f"{part}: {words(match)}" for match in matches]
+
+
+def words(match: Result) -> str:
+    """One comparison in a line."""
+    ratio = match["ratio"]
+    ours, theirs = (match[f"{side}_megabytes_per_second"]["median"] for side in ("our", "their"))
+    return (
+        f"{ours:.1f} MB/s, {match['rival']} {theirs:.1f} MB/s; "
         f"{ratio['median']:.2f} times as fast ({ratio['low']:.2f}–{ratio['high']:.2f})"
-    ]
-    if "our_megabytes_per_second" in result:
-        rates = [result[f"{side}_megabytes_per_second"]["median"] for side in ("our", "their")]
-        lines.append(f"{'':<{len(part) + 1}} {rates[0]:.1f} MB/s, {result['rival']} {rates[1]:.1f} MB/s, on one core")
-    return lines
+    )

@@ -65,7 +65,7 @@ class Shape:
 CHAR = replace(GPT2_124M, n_layer=4, d_model=128, n_head=4, n_kv_head=4, d_ff=512, context=64, vocab_size=65)
 WIDE = replace(CHAR, n_layer=6, d_model=384, n_head=6, n_kv_head=6, d_ff=1536, context=256)
 SHAPES = {
-    "char": Shape(CHAR, batch_size=12, compared_steps=40, steps_per_turn=30),
+    "char": Shape(CHAR, batch_size=12, compared_steps=20, steps_per_turn=15),
     "6x384": Shape(WIDE, batch_size=12, compared_steps=8, steps_per_turn=1),
     "gpt2-124m": Shape(GPT2_124M, batch_size=1, compared_steps=3, steps_per_turn=1),
 }
