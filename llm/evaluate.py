@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
 import numpy as np
@@ -55,8 +55,12 @@ def evaluate(
     seq_len: int,
     batch_size: int,
     batches: int,
+    report: Callable[[int], None] = lambda tokens: None,
 ) -> Evaluation:
-    """Evaluate `model` on `split`. Draws nothing from any random generator, and leaves the model in its mode."""
+    """Evaluate `model` on `split`. Draws nothing from any random generator, and leaves the model in its mode.
+
+    `report` is told of the tokens done so far, after each batch.
+    """
     lengths = byte_lengths(tokenizer)
     nats = torch.zeros((), dtype=torch.float64)
     text_nats = torch.zeros((), dtype=torch.float64)
@@ -74,6 +78,7 @@ def evaluate(
             text_nats += losses[bytes_of > 0].sum()
             text_bytes += int(bytes_of.sum())
             tokens += wanted.numel()
+            report(tokens)
     finally:
         model.train(was_training)
     if tokens == 0:

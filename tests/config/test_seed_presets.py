@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Callable
+from dataclasses import replace
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 
 from llm.config import (
     ModelConfig,
@@ -19,11 +22,13 @@ from llm.config import (
     resolve_accumulation,
     resolve_model,
     resolve_seq_len,
+    shipped_directory,
 )
 from llm.config.fit import step_bytes
 from llm.length import run_length
 from llm.model.counts import parameters
-from llm.optim import lr_at
+from llm.model.transformer import Transformer
+from llm.optim import build_optimizer, lr_at
 
 HOME = Path("/nonexistent")
 
@@ -339,6 +344,61 @@ def test_ends_of_decay() -> None:
     rates = [lr_at(step, 2700, stable) for step in range(2700)]
     assert max(rates) == rates[99] == 6e-4
     assert rates[-1] == pytest.approx(6e-5, rel=1e-3)
+
+
+def flags_in(text: str) -> list[tuple[str, str]]:
+    """The fields, and the values, that the comments of a preset tell people to give."""
+    comments = " ".join(line.lstrip("# ") for line in text.splitlines() if line.startswith("#"))
+    return re.findall(
+        r"--((?:data|tokenizer|model|optim|schedule|train|evaluate|checkpoint)\.\S+) ([^\s;,:.)]\S*)", comments
+    )
+
+
+@pytest.mark.parametrize("name", [item.name for item in list_presets(HOME)])
+def test_what_a_presets_notes_tell_people_to_give_can_be_given(name: str) -> None:
+    given = flags_in((shipped_directory() / f"{name}.toml").read_text(encoding="utf-8"))
+    sample = {"N": "8", "KIND": "byte"}
+    for field, value in given:
+        text = value.rstrip(".;,:)").strip("'")
+        load_preset(name, HOME, [(field, sample.get(text, text))])
+    if name in ("cs336-assignment", "nanochat-base"):
+        assert len(given) > 3
+
+
+def test_the_assignments_first_optimiser_as_its_notes_give_it() -> None:
+    """SGD, whose rate is lr/√(t+1) with lr 1e-3, and nothing else: no decay, no warm-up."""
+    notes = (shipped_directory() / "cs336-assignment.toml").read_text(encoding="utf-8")
+    given = flags_in("# --optim.kind sgd" + notes.partition("--optim.kind sgd")[2])
+    wanted = {
+        "optim.kind",
+        "schedule.kind",
+        "train.lr",
+        "schedule.warmup_steps",
+        "schedule.lr_min",
+        "optim.weight_decay",
+    }
+    flags = [(field, value.rstrip(".")) for field, value in given if field in wanted]
+    config = load_preset("cs336-assignment", HOME, flags)
+    assert {field for field, _ in flags} == wanted
+    found = [lr_at(step, 5000, config) for step in range(5000)]
+    assert found == pytest.approx([1e-3 / math.sqrt(step + 1) for step in range(5000)], rel=1e-12)
+    optimizer = build_optimizer(Transformer(shrunk(config, 31, n_layer=1)), config)
+    assert {(group.rule.name, group.lr, group.weight_decay) for group in optimizer.groups} == {("sgd", 1e-3, 0.0)}
+
+
+def shrunk(config: RunConfig, vocab_size: int, **changes: int) -> ModelConfig:
+    return resolve_model(replace(config.model, vocab_size=0, **changes), vocab_size)
+
+
+@pytest.mark.parametrize("name", ["gpt2-124m", "gpt2-124m-stable"])
+def test_gpt2_begins_near_the_logarithm_of_its_vocabulary(name: str) -> None:
+    """At its true width and vocabulary: ln 50257 = 10.825, and the document's own start is 11.016."""
+    model = Transformer(shrunk(preset(name), 50257, n_layer=2, context=64))
+    model.init_weights(torch.Generator().manual_seed(1))
+    model.eval()
+    text = torch.randint(0, 50257, (2, 65), generator=torch.Generator().manual_seed(2))
+    with torch.no_grad():
+        assert float(model.loss(text[:, :-1], text[:, 1:])) == pytest.approx(math.log(50257), abs=0.3)
 
 
 def test_what_the_stable_variant_changes() -> None:

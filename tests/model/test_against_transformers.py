@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 from torch import Tensor, nn
 
+from llm.config import ModelConfig, load_preset, resolve_model
 from llm.model.transformer import Transformer
 from tests.model.models_for_tests import built, relative_error, tiny, tokens
 
@@ -43,7 +46,7 @@ def as_gpt2(weights: Weights, layers: int) -> Weights:
     result: Weights = {}
     for layer in range(layers):
         names |= gpt2_names(layer)
-        for kind in ("weight", "bias"):
+        for kind in ("weight", "bias") if "blocks.0.attn.q.bias" in weights else ("weight",):
             qkv = torch.cat([weights[f"blocks.{layer}.attn.{part}.{kind}"] for part in "qkv"])
             result[f"transformer.h.{layer}.attn.c_attn.{kind}"] = qkv.T if kind == "weight" else qkv
     for ours, theirs in names.items():
@@ -140,11 +143,15 @@ def gpt2(config: Any) -> nn.Module:
     ).double()
 
 
-def compare(ours: Transformer, theirs: nn.Module, renamed: Any) -> None:
-    """Give both the same weights, and demand the same logits, loss and gradients."""
+def compare(ours: Transformer, theirs: nn.Module, renamed: Any, absent: str = "nothing") -> None:
+    """Give both the same weights, and demand the same logits, loss and gradients.
+
+    `absent`: how the names of those end that only theirs has; they must be 0 there.
+    """
     missing, unexpected = theirs.load_state_dict(renamed(dict(ours.named_parameters())), strict=False)
     assert not unexpected
-    assert not [name for name in missing if "attn.bias" not in name and "masked_bias" not in name]
+    assert all(name.endswith(absent) for name in missing)
+    assert not any(weight.any() for name, weight in theirs.named_parameters() if name.endswith(absent))
     text = tokens(ours.config, time=11)
     inputs, targets = text[:, :-1], text[:, 1:]
     their_logits = theirs(inputs, use_cache=False).logits
@@ -155,7 +162,7 @@ def compare(ours: Transformer, theirs: nn.Module, renamed: Any) -> None:
     our_loss.backward()
     their_loss.backward()
     gradients = renamed({name: weight.grad for name, weight in ours.named_parameters()})
-    their_gradients = {name: weight.grad for name, weight in theirs.named_parameters()}
+    their_gradients = {name: weight.grad for name, weight in theirs.named_parameters() if not name.endswith(absent)}
     assert their_gradients.keys() <= gradients.keys()
     for name, gradient in their_gradients.items():
         assert relative_error(gradients[name], gradient) < 1e-9, name
@@ -177,3 +184,23 @@ def test_llama(pairs: str, tied: bool, attention: str) -> None:
         llama(config),
         lambda weights: as_llama(weights, config.n_layer, 4, even_odd=pairs == "even-odd"),
     )
+
+
+def shrunk(preset: str, **shape: int) -> ModelConfig:
+    """The model of a preset with another shape, and without dropout, which would be drawn differently."""
+    model = replace(load_preset(preset, Path("nowhere")).model, n_layer=2, context=13, vocab_size=31, dropout=0.0)
+    return resolve_model(replace(model, d_ff=0, **shape), 31)
+
+
+@pytest.mark.parametrize("preset", ["gpt2-124m", "gpt2-124m-stable"])
+def test_the_gpt2_presets_are_gpt2_without_biases_of_q_k_and_v(preset: str) -> None:
+    config = shrunk(preset, d_model=20, n_head=2)
+    compare(built(config), gpt2(config), lambda weights: as_gpt2(weights, config.n_layer), absent="attn.c_attn.bias")
+
+
+@pytest.mark.parametrize("preset", ["tinystories-llama", "cs336-assignment", "cs336-lecture"])
+def test_the_llama_presets_are_llama(preset: str) -> None:
+    keys = {"n_kv_head": 4} if preset == "tinystories-llama" else {}
+    config = shrunk(preset, d_model=48, n_head=8, **keys)
+    assert config.n_kv_head == (4 if keys else 8)
+    compare(built(config), llama(config), lambda weights: as_llama(weights, config.n_layer, 6, even_odd=True))

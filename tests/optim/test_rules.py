@@ -15,8 +15,8 @@ from torch import Tensor, nn
 
 from llm.config.schema import ModelConfig, OptimConfig, RunConfig, TrainConfig
 from llm.model.transformer import Transformer
-from llm.optim import Optimizer, build_optimizer
-from llm.optim.muon import orthogonalised
+from llm.optim import Group, Optimizer, build_optimizer
+from llm.optim.muon import Muon, orthogonalised
 
 STEPS = 200
 LR = 3e-3
@@ -158,6 +158,29 @@ def test_muon_is_torchs(fused: str, monkeypatch: pytest.MonkeyPatch) -> None:
     )
     config = run_config(kind="muon", momentum=0.9, weight_decay=0.3, fused=fused)
     assert_equal(ours(config), theirs)
+
+
+@BOTH
+def test_muon_as_it_is_used_stays_by_torchs(fused: str) -> None:
+    """Weights in float32 and Newton-Schulz in bfloat16 on both sides, which round differently: apart by a small share
+    of the way gone."""
+    shapes = [(24, 24), (24, 24), (65, 24), (24, 65)]
+    generator = torch.Generator().manual_seed(2)
+    start = [torch.randn(shape, generator=generator) / 5 for shape in shapes]
+    mine, theirs = ([nn.Parameter(weight.clone()) for weight in start] for _ in range(2))
+    group = Group("matrices", Muon(0.95, fused == "on"), 0.02, 0.1, [str(i) for i in range(4)], list(mine))
+    own = Optimizer([group])
+    torchs_own = torch.optim.Muon(theirs, lr=0.02, momentum=0.95, weight_decay=0.1, nesterov=True)
+    pull = [torch.randn(shape, generator=generator) for shape in shapes]
+    for _ in range(STEPS):
+        for one, other, direction in zip(mine, theirs, pull, strict=True):
+            gradient = direction + torch.randn(direction.shape, generator=generator)
+            one.grad, other.grad = gradient.clone(), gradient.clone()
+        own.step(1.0)
+        torchs_own.step()
+    for one, other, begun in zip(mine, theirs, start, strict=True):
+        one, other = one.detach(), other.detach()
+        assert float((one - other).norm() / (other - begun).norm()) < 0.02
 
 
 @pytest.mark.parametrize("shape", [(1, 23, 23), (3, 17, 61), (5, 61, 17)])

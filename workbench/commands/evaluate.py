@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import argparse
+import math
 from dataclasses import replace
 from typing import Any
 
 from llm.config import resolve_seq_len
 from llm.errors import UserError
+from llm.events import Progress
 from llm.files import read_json
 from llm.run import find_checkpoint
 from llm.run.checkpoints import STATE
@@ -36,7 +38,7 @@ def evaluate(options: argparse.Namespace) -> int:
     from llm.data.prepare import prepare
     from llm.device import make_plan
     from llm.evaluate import evaluate as measure
-    from workbench.commands.narrator import drained
+    from workbench.commands.narrator import drained, narrator
 
     dataset = drained(prepare(config, options.home))
     plan = make_plan(replace(config.train, device=options.device))
@@ -48,15 +50,20 @@ def evaluate(options: argparse.Namespace) -> int:
         )
     if read_json(info.path / STATE).get("data_fingerprint") != dataset.fingerprint:
         say(f"warning: the text of {run.name} has changed since it was trained; this measures it on the text of now.")
-    result = measure(
-        model,
-        dataset.validation,
-        tokenizer,
-        plan,
-        seq_len=resolve_seq_len(config.train, config.model),
-        batch_size=config.train.batch_size,
-        batches=config.evaluate.batches if options.batches is None else max(0, options.batches),
-    )
+    seq_len, batch_size = resolve_seq_len(config.train, config.model), config.train.batch_size
+    batches = config.evaluate.batches if options.batches is None else max(0, options.batches)
+    total = min(batches * batch_size * seq_len or math.inf, (len(dataset.validation) - 1) // seq_len * seq_len)
+    with narrator() as telling:
+        result = measure(
+            model,
+            dataset.validation,
+            tokenizer,
+            plan,
+            seq_len=seq_len,
+            batch_size=batch_size,
+            batches=batches,
+            report=lambda done: telling.tell(Progress(stage="Evaluating", done=done, total=total, unit="tokens")),
+        )
     metrics = {
         "validation_loss": result.loss,
         "perplexity": result.perplexity,
