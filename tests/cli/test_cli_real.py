@@ -255,7 +255,9 @@ def test_data_lists_and_prepares(own_shell: Shell, tiny_preset: Path, corpus: Pa
     assert (prepared["tokenizer"], prepared["vocab_size"]) == ("byte", 257)
     other = own_shell.data("data", str(tiny_preset), "--tokenizer.kind", "char")
     assert other["name"] != prepared["name"]
-    assert "per token" in own_shell("data", str(tiny_preset))
+    told = own_shell("data", str(tiny_preset))
+    assert "per token" in told
+    assert f"together    {corpus.stat().st_size:,} tokens" in told
     index = own_shell.home / "data" / other["name"] / "dataset.json"
     index.write_text("{")
     assert "damaged" in own_shell("data")

@@ -127,6 +127,8 @@ def show_dataset(dataset: Dataset, *, as_json: bool) -> None:
     else:
         print(f"training    {sizes['train_tokens']:,} tokens")
     print(f"validation  {sizes['validation_tokens']:,} tokens")
+    if not sizes["streamed_row_groups"]:
+        print(f"together    {sizes['train_tokens'] + sizes['validation_tokens']:,} tokens")
     print(f"text        {sizes['bytes']:,} bytes, {sizes['bytes_per_token']:.3f} per token")
     print(f"kept in     {dataset.path}")
 
