@@ -49,6 +49,16 @@ class BaseApp(App[int]):
         self.theme_changed_signal.subscribe(self, self._theme_changed)
         if self.settings_problem:
             self.notify(clean(self.settings_problem), severity="error", timeout=15, markup=False)
+        if self.settings.keys:
+            self._check_key_ids()
+
+    @work(thread=True, group="key ids")
+    def _check_key_ids(self) -> None:
+        """Tell of an id in the settings file that no binding has."""
+        from workbench.screens.settings import unknown_id
+
+        if problem := unknown_id(self.settings.keys):
+            self.notify(clean(problem), severity="error", timeout=15, markup=False)
 
     def action_settings(self) -> None:
         """Open the settings."""

@@ -30,19 +30,19 @@ class Working:
 def working_keys(screen: Screen[Any]) -> list[Working]:
     """Every key that works on `screen` now, from the focused thing outwards; keys that do the same are one entry. Keys
     that every list or field has, wherever Textual is used, come last."""
-    found: dict[str, Working] = {}
+    found: dict[tuple[str, str], Working] = {}
     for active in screen.active_bindings.values():
-        binding = active.binding
+        binding, node = active.binding, active.node
         if not (active.enabled and binding.description):
             continue
-        key = screen.app.get_key_display(binding)
-        before = found.get(binding.description)
+        key, identity = screen.app.get_key_display(binding), (place_of(node), binding.description)
+        before = found.get(identity)
         if before is None:
-            place = place_of(active.node)
-            own = is_own(binding, active.node)
-            found[binding.description] = Working(key, binding.description, binding.action, active.node, place, own)
+            own = is_own(binding, node)
+            text = binding.tooltip or binding.description
+            found[identity] = Working(key, text, binding.action, node, place_of(node), own)
         elif key not in before.keys.split():
-            found[binding.description] = replace(before, keys=f"{before.keys} {key}")
+            found[identity] = replace(before, keys=f"{before.keys} {key}")
     return sorted(found.values(), key=lambda working: not working.is_own)
 
 
@@ -50,7 +50,7 @@ def is_own(binding: Binding, node: DOMNode) -> bool:
     """Whether a binding of `node` is declared in this project."""
     ours = (kind for kind in type(node).__mro__ if kind.__module__.startswith("workbench."))
     declared = (one for kind in ours for one in Binding.make_bindings(kind.__dict__.get("BINDINGS", ())))
-    return any(one.action == binding.action for one in declared)
+    return bool(binding.id) or any((one.key, one.action) == (binding.key, binding.action) for one in declared)
 
 
 def place_of(node: DOMNode) -> str:

@@ -53,9 +53,8 @@ def load_settings(home: Path) -> Settings:
     for name, value in record.items():
         problem = problem_with(name, value)
         if problem:
-            raise UserError(
-                f"{path} line {line_of(text, name)}: {name} {problem}; mend it, until then the defaults are used."
-            )
+            line = line_of(text, wrong_key(value) if name == "keys" else name)
+            raise UserError(f"{path} line {line}: {name} {problem}; mend it, until then the defaults are used.")
     numbers = {name: float(record[name]) for name in ("redraws_per_second", "smoothing") if name in record}
     values: dict[str, Any] = record | numbers
     return Settings(**values)
@@ -79,8 +78,16 @@ def problem_with(name: str, value: Any) -> str:
 def problem_with_keys(value: Any) -> str:
     if not isinstance(value, dict):
         return "must be a table of binding ids and keys"
-    wrong = next((key for key in value.values() if not isinstance(key, str) or not KEY.fullmatch(key)), None)
-    return "" if wrong is None else f"has {wrong!r}, which is not the name of a key (such as s, ctrl+s, f5, full_stop)"
+    wrong = wrong_key(value)
+    if wrong == "keys":
+        return ""
+    return f"has {value[wrong]!r} for {wrong}, which is not the name of a key (such as s, ctrl+s, f5, full_stop)"
+
+
+def wrong_key(value: Any) -> str:
+    """The binding id whose key is none; "keys" itself where there is no such id."""
+    entries = value.items() if isinstance(value, dict) else ()
+    return next((name for name, key in entries if not isinstance(key, str) or not KEY.fullmatch(key)), "keys")
 
 
 def line_of(text: str, name: str) -> int:

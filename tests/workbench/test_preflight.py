@@ -2,21 +2,29 @@
 
 from __future__ import annotations
 
+import platform
 import threading
 from dataclasses import replace
 from pathlib import Path
 
+import pytest
+
+from llm.config import from_mapping
 from llm.events import Progress
 from tests.conftest import tiny_config
+from tests.workbench.scripted import scripted_run
+from workbench.services.estimate import estimate
 from workbench.services.preflight import (
     Measurement,
     PreflightJob,
     expected_speed,
     key_of,
+    learn_from_runs,
     machine_name,
     measurements,
     remember,
 )
+from workbench.widgets.meaning import memory_words, speed_words
 
 
 class Heard:
@@ -89,6 +97,26 @@ def test_measurements_are_remembered_per_machine_and_replaced(home: Path, corpus
     assert speed is not None
     assert (speed.flops_per_second, speed.exact) == (4e9, True)
     assert len(measurements(home)) == 3
+
+
+def test_a_run_that_trained_here_teaches_its_speed(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    config = from_mapping({"train": {"steps": 600}})
+    scripted_run(home, "slow-1", 4, config=from_mapping({"model": {"n_layer": 1}}))
+    scripted_run(home, "there-1", 100, config=config)
+    learn_from_runs(home)
+    assert measurements(home) == [], "it trained on the host `here`, which this machine is not"
+    monkeypatch.setattr(platform, "node", lambda: "here")
+    (home / "runs" / "broken-1").mkdir()
+    (home / "runs" / "broken-1" / "run.toml").write_text("[[[", encoding="utf-8")
+    learn_from_runs(home)
+    speed = expected_speed(home, replace(config, train=replace(config.train, steps=9)))
+    assert speed is not None and (speed.name, speed.exact) == ("there-1", True)
+    assert abs(speed.measured.tokens_per_second - 40_960) < 900
+    assert abs(speed.flops_per_second / speed.measured.tokens_per_second - 1e10 / 2048) < 1
+    assert "measured" in speed_words(estimate(config), speed)
+    assert "measured" not in memory_words(estimate(config), speed), "its memory is not known"
+    learn_from_runs(home)
+    assert [one.name for one in measurements(home)] == ["there-1"], "four steps are too few, and nothing twice"
 
 
 def test_damaged_measurements_are_no_measurements(home: Path) -> None:

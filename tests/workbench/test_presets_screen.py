@@ -232,7 +232,7 @@ async def test_preflight_is_run_shown_and_remembered(home: Path, corpus: Path) -
         await until(pilot, lambda: "(measured)" in shown(app.screen))
         assert "Preflight of aa-tiny" not in shown(app.screen)
         listing.highlighted = listing.get_option_index("quickstart")
-        await until(pilot, lambda: "going by the" in shown(app.screen))
+        await until(pilot, lambda: "going by aa-tiny" in shown(app.screen))
     assert [one.name for one in measurements(home)] == ["aa-tiny"]
 
 

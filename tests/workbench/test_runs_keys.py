@@ -149,7 +149,7 @@ async def test_prepared_data_that_no_run_uses(tmp_path):
         await opened(pilot, 1)
         await pilot.press("D")
         await until(pilot, lambda: isinstance(pilot.app.screen, CachedDataScreen))
-        await until(pilot, lambda: "1 used by no run" in shown(pilot.app.screen))
+        await until(pilot, lambda: "used by no run: 1" in shown(pilot.app.screen))
         await pilot.press("C")
         await until(pilot, lambda: isinstance(pilot.app.screen, Ask))
         assert "corpus-bb" in pilot.app.screen.question

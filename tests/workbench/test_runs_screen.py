@@ -64,6 +64,9 @@ async def test_no_runs_says_what_to_do(tmp_path):
     async with RunsApp(tmp_path).run_test(size=(80, 24)) as pilot:
         await until(lambda: pilot.app.screen.has_class("empty"))
         assert "No runs yet" in str(pilot.app.screen.query_one("#runs-empty", Static).render())
+        make_run(tmp_path, "first-1", steps=2)
+        screen = await opened(pilot, 1)
+        await until(lambda: screen.runs_table.has_focus, "the keys of the table")
 
 
 async def test_runs_and_checkpoints_are_listed(tmp_path):
@@ -197,12 +200,32 @@ async def test_notes_rename_resume(tmp_path):
 
 
 async def test_a_run_deleted_under_the_screen(tmp_path):
+    """Whatever is pressed before the screen has noticed: nothing crashes, and nothing of the run is made again."""
     run = home_with_runs(tmp_path)
-    async with RunsApp(tmp_path).run_test(size=(80, 24)) as pilot:
+    app = RunsApp(tmp_path)
+    app._load_torch = lambda: None
+    async with app.run_test(size=(80, 24)) as pilot:
         screen = await opened(pilot, 2)
+        screen.look_again = lambda: None  # the screen does not notice
+        screen.runs_table.select_key("alpha-1")
+        await until(lambda: screen.listed_run == "alpha-1")
         run.path.rename(tmp_path / "elsewhere")
-        await pilot.press("p", "v", "y")
+        for key in ("p", "v", "y", "c", "t", "Q", "f", "e", "space", "o", "escape", "r", "escape"):
+            await pilot.press(key)
+            await pilot.pause()
+        for key, answer in (("n", "a note"), ("T", "tag"), ("R", "other"), ("d", "")):
+            await pilot.press(key)
+            await until(lambda: isinstance(app.screen, Ask | AskText))
+            if answer:
+                app.screen.query_one(Input).value = answer
+            await pilot.press(*([] if answer else ["down"]), "enter")
+            await until(lambda: app.screen is screen)
+        assert not run.path.exists(), "nothing of it is made again"
+        assert all("Traceback" not in note.message for note in app._notifications)
+        del screen.look_again
+        screen.look_again()
         await until(lambda: names(screen) == ["beta-1"])
+        assert screen.listed_run == "beta-1"
 
 
 async def test_tiny_terminal(tmp_path):

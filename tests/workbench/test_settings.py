@@ -5,13 +5,14 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
+from textual.binding import Binding
 from textual.widgets import Input, OptionList
 
 from llm.errors import UserError
 from tests.workbench.scripted import ScriptedTrainer, scripted_run
 from tests.workbench.waiting import shown, until
 from workbench.app import WorkbenchApp
-from workbench.screens.settings import PressKey, SettingsScreen, all_bindings, clash
+from workbench.screens.settings import PressKey, SettingsScreen, all_bindings, bound_classes, clash, keys_of
 from workbench.screens.train import TrainScreen
 from workbench.services.training import TrainingService
 from workbench.settings import FILE, SET_ASIDE, Settings, load_settings, save_settings
@@ -40,7 +41,7 @@ def test_without_a_file_there_are_the_defaults(home: Path) -> None:
         ('\n\ntheme = "pink"\n', "line 3: theme must be one of"),
         ("smooth = 0.5\n", "line 1: smooth is not a setting"),
         ("smoothing = true\n", "line 1: smoothing must be a number"),
-        ('[keys]\n"train.save" = "ctrl+ s"\n', "line 1: keys has 'ctrl+ s'"),
+        ('[keys]\n"train.save" = "ctrl+ s"\n', "line 2: keys has 'ctrl+ s' for train.save"),
         ("smoothing = \n", "line 1"),
     ],
 )
@@ -145,7 +146,33 @@ async def test_redraws_and_smoothing_are_those_of_the_settings(home: Path) -> No
         assert app.screen._draw_seconds == 2.0
 
 
-def test_no_two_bindings_of_one_place_clash_from_the_start() -> None:
+async def test_an_id_that_nothing_has_is_told(home: Path) -> None:
+    save_settings(home, Settings(keys={"train.savee": "z"}))
+    app = app_with(home)
+    async with app.run_test(size=(100, 30)) as pilot:
+        await until(pilot, lambda: any("train.savee" in note.message for note in app._notifications))
+        assert any("did you mean train.save?" in note.message for note in app._notifications)
+
+
+def test_every_key_can_be_given_away() -> None:
+    rooms = {"presets", "edit", "fork", "fit", "prepare", "runs", "store", "compare", "overlay", "data", "settings"}
+    for node in bound_classes():
+        if node.__module__.rpartition(".")[2] in rooms | {"base", "run_actions", "dialogs", "lists", "tables"}:
+            for binding in Binding.make_bindings(node.__dict__.get("BINDINGS", ())):
+                assert binding.id, f"{node.__name__}: {binding.key}"
+
+
+def test_no_key_has_two_uses_in_one_place_from_the_start() -> None:
+    clashes = [
+        (identity, key, other)
+        for identity, bindings in all_bindings().items()
+        for key in keys_of(bindings).split(",")
+        if (other := clash(identity, key, Settings()))
+    ]
+    assert clashes == []
+
+
+def test_a_clash_is_one_of_keys_that_work_together() -> None:
     assert {"train.pause", "chart.log", "app.help", "data.add", "presets.edit"} <= all_bindings().keys()
     assert clash("train.save", "x", Settings()) == "train.stop"
     assert clash("train.save", "x", Settings(keys={"train.stop": "z"})) == ""

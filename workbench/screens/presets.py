@@ -20,7 +20,7 @@ from llm.errors import ConfigError, UserError
 from llm.events import Progress
 from llm.run import Run, free_name
 from workbench.screens.base import WorkbenchScreen
-from workbench.services.preflight import Measurement, PreflightJob, expected_speed, remember
+from workbench.services.preflight import Measurement, PreflightJob, expected_speed, learn_from_runs, remember
 from workbench.services.prepared import DataState, look_for_data
 from workbench.text import clean
 from workbench.widgets.axes import compact, size
@@ -191,6 +191,7 @@ class PresetsScreen(WorkbenchScreen):
 
     @work(thread=True, group="look for data")
     def _look_for_data(self, config: RunConfig) -> None:
+        learn_from_runs(self.workbench.home)
         self.post_message(self.DataFound(config, look_for_data(config, self.workbench.home)))
 
     def on_presets_screen_data_found(self, message: DataFound) -> None:

@@ -5,11 +5,10 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, ClassVar
+from typing import TYPE_CHECKING
 
 from rich.text import Text
 from textual import work
-from textual.binding import Binding, BindingType
 
 from llm.config import RunConfig
 from llm.errors import UserError
@@ -38,24 +37,7 @@ TOLD_EVERY_SECONDS = 0.2
 
 
 class RunActions(WorkbenchScreen):
-    """The keys that change something. `RunsScreen` says which run and which checkpoint are meant, and shows them."""
-
-    BINDINGS: ClassVar[list[BindingType]] = [
-        Binding("r", "resume", "Resume", id="runs.resume"),
-        Binding("f", "fork", "Fork", id="runs.fork"),
-        Binding("Q", "enqueue", "Queue", id="runs.queue"),
-        Binding("w", "waiting", "Waiting", id="runs.waiting"),
-        Binding("p", "pin", "Pin", id="runs.pin"),
-        Binding("v", "verify", "Verify", id="runs.verify"),
-        Binding("n", "notes", "Notes", id="runs.notes"),
-        Binding("T", "tags", "Tags", id="runs.tags"),
-        Binding("R", "rename", "Rename", id="runs.rename"),
-        Binding("e", "export", "Export CSV", id="runs.export"),
-        Binding("y", "copy_path", "Copy path", id="runs.copy-path"),
-        Binding("d,delete", "delete", "Delete", id="runs.delete", key_display="d"),
-        Binding("x", "trash", "Trash", id="runs.trash"),
-        Binding("D", "cached_data", "Prepared data", id="runs.data"),
-    ]
+    """What changes a run. `RunsScreen` has the keys, says which run and which checkpoint are meant, and shows them."""
 
     def __init__(self, id: str | None = None) -> None:
         super().__init__(id=id)

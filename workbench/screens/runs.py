@@ -15,7 +15,7 @@ from textual.widgets import Input, Static
 
 from llm.errors import UserError
 from llm.run import CheckpointInfo, Run
-from workbench.screens.run_actions import RunActions
+from workbench.screens.run_actions import TOLD_EVERY_SECONDS, RunActions
 from workbench.screens.run_rows import HEADINGS, age, checkpoint_cells, details_of, run_cells
 from workbench.services.lineage import as_tree
 from workbench.services.runs import SORTS, RunCatalogue, chosen
@@ -23,16 +23,16 @@ from workbench.services.summaries import RunSummary
 from workbench.widgets.tables import LiveTable
 
 REFRESH_SECONDS = 1.5
+NONE_YET = "No runs yet: press 1, choose a preset, and press Enter to train it."
 
 
 class RunsScreen(RunActions):
     """Browse, mark, compare; from here to the curves and to the chat. What changes a run is in `RunActions`."""
 
     GUIDE = (
-        "Every run below the home directory. The lower table lists the checkpoints of the run under the cursor: "
-        "Enter on a run goes there, Enter on a checkpoint opens a chat with it. "
-        "Bits per byte compare across tokenizers; losses do not. Space marks runs: o lays the curves of the marked "
-        "ones over each other, = compares the configurations of two. f makes a new run that begins with a checkpoint."
+        "The lower table lists the checkpoints of the run under the cursor. Bits per byte compare across tokenizers; "
+        "losses do not. Space marks runs: o lays the curves of the marked ones over each other, = compares the "
+        "configurations of two. f makes a new run that begins with a checkpoint."
     )
     GUIDES: ClassVar[dict[str, str]] = {
         "runs-list": (
@@ -45,16 +45,32 @@ class RunsScreen(RunActions):
         ),
         "runs-filter": "Words that must all be in name, status, corpus, notes or tags. Enter keeps, Esc clears them.",
     }
+    AUTO_FOCUS = "LiveTable"  # never the filter, which would swallow the keys unseen
+    # The most wanted keys first: what does not fit into the line of keys is left out there.
     BINDINGS: ClassVar[list[BindingType]] = [
+        Binding("r", "resume", "Resume", id="runs.resume"),
+        Binding("f", "fork", "Fork", id="runs.fork"),
         Binding("c", "chat", "Chat", id="runs.chat"),
         Binding("t", "curves", "Curves", id="runs.curves"),
         Binding("space", "mark", "Mark", id="runs.mark", key_display="␣"),
         Binding("o", "overlay", "Overlay", id="runs.overlay"),
         Binding("equals_sign", "compare", "Compare", id="runs.compare", key_display="="),
         Binding("slash", "filter", "Filter", id="runs.filter", key_display="/"),
+        Binding("d,delete", "delete", "Delete", id="runs.delete", key_display="d"),
         Binding("s", "sort", "Sort", id="runs.sort"),
         Binding("S", "reverse", "Reverse", id="runs.reverse"),
         Binding("l", "lineage", "Tree", id="runs.lineage"),
+        Binding("Q", "enqueue", "Queue", id="runs.queue"),
+        Binding("v", "verify", "Verify", id="runs.verify"),
+        Binding("p", "pin", "Pin", id="runs.pin"),
+        Binding("n", "notes", "Notes", id="runs.notes"),
+        Binding("T", "tags", "Tags", id="runs.tags"),
+        Binding("R", "rename", "Rename", id="runs.rename"),
+        Binding("e", "export", "Export CSV", id="runs.export"),
+        Binding("y", "copy_path", "Copy path", id="runs.copy-path"),
+        Binding("w", "waiting", "Waiting runs", id="runs.waiting"),
+        Binding("x", "trash", "Trash", id="runs.trash"),
+        Binding("D", "cached_data", "Prepared data", id="runs.data"),
         Binding("escape", "back", "Back", id="runs.back", show=False),
     ]
     DEFAULT_CSS = """
@@ -68,7 +84,7 @@ class RunsScreen(RunActions):
         #run-lower { height: 2fr; min-height: 6; }
         #run-checkpoints { width: 3fr; border-top: solid $panel-lighten-2; border-title-color: $text; }
         #run-checkpoints:focus { border-top: solid $primary; }
-        &.-narrow #run-details-scroll { width: 24; }
+        &.-narrow #run-details-scroll { width: 22; }
         #run-details-scroll { width: 2fr; border-top: solid $panel-lighten-2; padding: 0 1; }
         LiveTable { background: $surface; }
     }
@@ -85,10 +101,11 @@ class RunsScreen(RunActions):
         self.sort_by = "age"
         self.reversed = False
         self._refreshing = False
+        self._rest_until = 0.0
 
     def body(self) -> ComposeResult:
         yield Input(placeholder="words in the name, status, corpus, notes or tags", id="runs-filter")
-        yield Static("No runs yet: press 1, choose a preset, and press Enter to train it.", id="runs-empty")
+        yield Static(NONE_YET, id="runs-empty")
         yield LiveTable(id="runs-list")
         with Horizontal(id="run-lower"):
             yield LiveTable(id="run-checkpoints")
@@ -109,13 +126,18 @@ class RunsScreen(RunActions):
         for heading in ("step", "loss", "val", "bits/B", "kept as", "size", "checked"):
             self.checkpoint_table.add_column(heading)
         self.runs_table.focus()
-        self.set_interval(REFRESH_SECONDS, self.look_again)
+        self.set_interval(REFRESH_SECONDS, self._look_regularly)
         self.look_again()
 
     def on_screen_resume(self) -> None:
         self.look_again()
 
     # --- what is shown
+
+    def _look_regularly(self) -> None:
+        """Look again, unless looking would take more than a tenth of the time."""
+        if time.monotonic() >= self._rest_until:
+            self.look_again()
 
     def look_again(self) -> None:
         """Read the runs again, in a thread; nothing while another screen is in front."""
@@ -125,11 +147,26 @@ class RunsScreen(RunActions):
 
     @work(thread=True, group="runs-refresh")
     def _refresh(self, catalogue: RunCatalogue) -> None:
+        began = told = time.monotonic()
+
+        def progress(done: int, total: int) -> None:
+            nonlocal told
+            if time.monotonic() - told > TOLD_EVERY_SECONDS:
+                told = time.monotonic()
+                self.app.call_from_thread(self._say_reading, done, total)
+
         try:
-            summaries = catalogue.refresh()
+            summaries = catalogue.refresh(progress)
         finally:
+            self._rest_until = time.monotonic() + 9 * (time.monotonic() - began)
             self._refreshing = False
         self.app.call_from_thread(self._take, summaries)
+
+    def _say_reading(self, done: int, total: int) -> None:
+        """Many runs are being read for the first time."""
+        if not self.summaries:
+            self.add_class("empty")
+            self.query_one("#runs-empty", Static).update(f"reading {total:,} runs: {done / total:.0%}")
 
     def _take(self, summaries: list[RunSummary]) -> None:
         self.summaries = summaries
@@ -141,7 +178,11 @@ class RunsScreen(RunActions):
 
     def show_runs(self) -> None:
         """Fill the table from what is known, filtered and ordered."""
+        was_empty = self.has_class("empty")
         self.set_class(not self.summaries, "empty")
+        self.query_one("#runs-empty", Static).update(NONE_YET)
+        if was_empty and self.summaries and self.focused is None:
+            self.call_after_refresh(self.runs_table.focus)  # a table that is not shown has no focus
         text = self.query_one("#runs-filter", Input).value
         rows = chosen(self.summaries, text, self.sort_by, self.reversed)
         branches = as_tree(rows) if self.as_tree else [(row, "") for row in rows]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import importlib
 import pkgutil
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import replace
 from typing import Any, ClassVar
 
@@ -17,6 +17,7 @@ from textual.dom import DOMNode
 from textual.widgets import OptionList, Static
 from textual.widgets.option_list import Option
 
+from llm.names import did_you_mean
 from workbench.settings import Settings, problem_with
 from workbench.themes import THEMES
 from workbench.widgets.dialogs import Answer, Ask, AskText, Modal
@@ -28,6 +29,7 @@ NUMBERS = {
     "smoothing": "smoothing of the loss curve when a run is opened (0 to 0.999)",
 }
 TOGETHER = {"train", "chart"}  # the keys of charts work on the Train screen wherever its focus is
+ALONE = {"help", "lapse"}  # windows without lists, over which no other key works
 EVERYWHERE = {"app", "screen", "list"}
 
 
@@ -62,6 +64,16 @@ def keys_of(bindings: list[Binding]) -> str:
     return ",".join(dict.fromkeys(binding.key for binding in bindings))
 
 
+def unknown_id(keys: Mapping[str, str]) -> str:
+    """What is wrong with the ids of a key map, or "". Loads every screen: for a thread."""
+    known = all_bindings()
+    wrong = next((identity for identity in keys if identity not in known), None)
+    if wrong is None:
+        return ""
+    advice = did_you_mean(wrong, known) or "the settings (in the palette, ctrl+p) list them all."
+    return f"settings.toml gives a key to {wrong}, which is nothing that has a key; {advice}"
+
+
 def clash(identity: str, key: str, settings: Settings) -> str:
     """The id of another binding that works where `identity` works and has `key` already, or ""."""
     room = identity.partition(".")[0]
@@ -73,10 +85,10 @@ def clash(identity: str, key: str, settings: Settings) -> str:
 
 
 def work_together(room: str, other: str) -> bool:
-    """Whether keys of two rooms work at the same time. Nothing else works while the help is open."""
+    """Whether keys of two rooms work at the same time."""
     if room == other or {room, other} == TOGETHER:
         return True
-    return bool(EVERYWHERE & {room, other}) and "help" not in (room, other)
+    return bool(EVERYWHERE & {room, other}) and not ALONE & {room, other}
 
 
 class SettingsScreen(Modal[None]):

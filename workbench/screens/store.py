@@ -215,8 +215,11 @@ class CachedDataScreen(ListScreen):
     def _take(self, cached: list[CachedData]) -> None:
         self.cached = cached
         idle = cached_data.unused(cached)
-        note = f"{len(cached)} prepared data sets, {size(sum(data.size_bytes for data in cached))}; "
-        note += f"{len(idle)} used by no run, {size(sum(data.size_bytes for data in idle))}."
+        note = f"{counted(cached)}, {size(sum(data.size_bytes for data in cached))}; "
+        note += (
+            f"used by no run: {len(idle)}, {size(sum(data.size_bytes for data in idle))}." if idle else "all are used."
+        )
+        note = note if cached else "No data have been prepared yet."
         self.show(note, [(data.fingerprint, self._cells(data)) for data in cached])
 
     def _cells(self, data: CachedData) -> list[Text]:
@@ -234,13 +237,17 @@ class CachedDataScreen(ListScreen):
         """Take away what no run uses; asks first."""
         idle = cached_data.unused(self.cached)
         if not idle:
-            self.notify("every prepared data set is used by a run", markup=False)
+            self.notify("There is nothing to take away: no prepared data are without a run.", markup=False)
             return
         total = size(sum(data.size_bytes for data in idle))
         corpora = ", ".join(sorted({data.corpus for data in idle}))
-        question = f"This frees {total}: {len(idle)} prepared data sets that no run uses ({clean(corpora)}). "
-        question += "They are made again when a run needs them."
+        question = f"This frees {total}: {counted(idle)} that no run uses ({clean(corpora)}). "
+        question += "What is taken away is made again when a run needs it."
         answers = (Answer("keep", "Keep them"), Answer("clean", "Take them away"))
         if await self.app.push_screen_wait(Ask(question, answers)) == "clean":
             self.attempt(lambda: cached_data.clean(idle))
             self.look_again()
+
+
+def counted(cached: Sequence[CachedData]) -> str:
+    return "1 prepared data set" if len(cached) == 1 else f"{len(cached)} prepared data sets"

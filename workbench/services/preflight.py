@@ -6,6 +6,7 @@ import hashlib
 import json
 import os
 import platform
+import statistics
 import subprocess
 import sys
 import tempfile
@@ -17,18 +18,22 @@ from typing import Any
 
 from llm.config import RunConfig, to_mapping, to_toml
 from llm.errors import UserError
-from llm.events import Progress, from_record
+from llm.events import Progress, StepLogged, from_record
 from llm.files import read_json, write_json
+from llm.run import Run, list_runs
+from llm.run.log import last_events
+from workbench.services.runs import LogDigest
 
 FORMAT = 1
 REMEMBERED = 200  # measurements kept, the newest
+LEARNT_FROM, ENOUGH_STEPS = 10, 8  # runs whose logs are looked at, and steps that one must have logged
 LENGTHS = ("steps", "tokens", "epochs", "tokens_per_parameter", "flops", "lr", "lr_multiplier", "seed", "log_every")
 
 
 @dataclass(frozen=True)
 class Measurement:
     """What a preflight measured on one machine; the fields of `llm.preflight.Preflight` that stay true for runs of
-    another length."""
+    another length. Of what was learnt from a run, the bytes are not known: 0."""
 
     machine: str
     key: str
@@ -133,6 +138,46 @@ def remember(home: Path, measured: Measurement) -> None:
     write_json(home / "measured.json", {"format": FORMAT, "measured": [asdict(one) for one in kept]})
 
 
+def learn_from_runs(home: Path) -> None:
+    """Remember how fast the newest runs trained on this machine, where nothing was measured for the same work.
+
+    Reads the ends of their logs; for a thread.
+    """
+    known = {one.key for one in measurements(home) if one.machine == machine_name()}
+    for run in list_runs(home)[:LEARNT_FROM]:
+        try:
+            found = measured_by(run)
+        except (UserError, OSError):
+            continue  # a damaged run teaches nothing
+        if found is not None and found.key not in known:
+            known.add(found.key)
+            remember(home, found)
+
+
+def measured_by(run: Run) -> Measurement | None:
+    """The speed of a run as its log has it, the median of the last steps; None where it did not train on this machine,
+    or not for long enough."""
+    log = run.path / "events.jsonl"
+    started = LogDigest.of(log).started
+    steps = [event for event in last_events(log) if isinstance(event, StepLogged) and event.tokens_per_second > 0]
+    if started is None or started.host != platform.node() or len(steps) < ENOUGH_STEPS or not steps[-1].total_flops:
+        return None
+    rate = statistics.median(step.tokens_per_second for step in steps)
+    return Measurement(
+        machine=machine_name(),
+        key=key_of(run.config()),
+        name=run.name,
+        device=started.device,
+        precision=started.precision,
+        threads=started.threads,
+        step_seconds=started.tokens_per_step / rate,
+        tokens_per_second=rate,
+        flops_per_second=rate * steps[-1].total_flops / steps[-1].tokens_seen,
+        training_bytes=0,
+        peak_bytes=0,
+    )
+
+
 def measurements(home: Path) -> list[Measurement]:
     """All that was measured, oldest first; nothing where the file is missing or damaged."""
     path = home / "measured.json"
@@ -147,7 +192,8 @@ def measurements(home: Path) -> list[Measurement]:
 
 @dataclass(frozen=True)
 class Speed:
-    """FLOP/s to expect of a run here: `exact` when its own work was measured, else from the preflight of `name`."""
+    """FLOP/s to expect of a run here: `exact` when its own work was measured, else from what was measured of `name`, a
+    preflight or a run."""
 
     flops_per_second: float
     name: str

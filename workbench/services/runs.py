@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import mmap
+import os
 import threading
 import time
 from collections.abc import Callable, Iterable, Sequence
@@ -15,7 +16,7 @@ from llm.config import RunConfig, check_name
 from llm.errors import UserError, WrongUse
 from llm.events import Evaluated, Event, Finished, Started, StepLogged
 from llm.files import directory_size, remove_directory
-from llm.run import CheckpointInfo, EventTail, Holder, Run, list_runs, verify
+from llm.run import CheckpointInfo, EventTail, Holder, Run, verify
 from llm.run.log import last_events, parse_event
 from workbench.services.summaries import Kept, RunSummary, Stamp, load_summaries, save_summaries
 
@@ -25,6 +26,7 @@ SORTS = ("age", "name", "status", "step", "loss", "validation", "bits", "paramet
 PARTS = ("run.toml", "events.jsonl", "checkpoints", "meta.json", "lock")
 """What a summary is made from. The lock is written by whoever takes it."""
 
+NOTHING: Stamp = (0, 0)
 KEEP_SECONDS = 10.0  # at least, between two writings of what is kept of all runs
 AnyEvent = TypeVar("AnyEvent", bound=Event)
 
@@ -99,44 +101,45 @@ class RunCatalogue:
 
     def __init__(self, home: Path) -> None:
         self.home = home
-        self._known: dict[Path, _Known] = {}
+        self._known: dict[str, _Known] = {}
         self._lock = threading.Lock()
         self._kept: Kept | None = None
         """Summaries with the stamps of the files they were made from; read from a file at the first look."""
         self._changed = False
         self._kept_at = -math.inf
 
-    def refresh(self) -> list[RunSummary]:
+    def refresh(self, progress: Callable[[int, int], object] = lambda done, total: None) -> list[RunSummary]:
         """All runs as they stand now, newest first. A run that did not change costs a few `stat` calls, and
-        gives the same summary, the very object, as before."""
+        gives the same summary, the very object, as before. `progress` is told of each of the others that was read, and
+        how many there are."""
         with self._lock:
-            runs = [run for run in list_runs(self.home) if not run.name.startswith(".")]
-            present = {run.path for run in runs}
-            for path in set(self._known) - present:
-                del self._known[path]
+            stamps = run_stamps(self.home)
+            self._known = {name: known for name, known in self._known.items() if name in stamps}
             self._kept = load_summaries(self.home) if self._kept is None else self._kept
             before = len(self._kept)
-            self._kept = {name: kept for name, kept in self._kept.items() if self.home / "runs" / name in present}
+            self._kept = {name: kept for name, kept in self._kept.items() if name in stamps}
             self._changed = self._changed or len(self._kept) < before
-            summaries = [self._summary(run) for run in runs]
+            changed = [name for name, stamp in stamps.items() if self._kept.get(name, (None,))[0] != stamp]
+            read: dict[str, RunSummary | None] = {}
+            for name in changed:
+                read[name] = self._summary(Run(self.home / "runs" / name), stamps[name])
+                progress(len(read), len(changed))
             if self._changed and time.monotonic() - self._kept_at > KEEP_SECONDS:
                 save_summaries(self.home, self._kept)
                 self._changed, self._kept_at = False, time.monotonic()
-            return [summary for summary in summaries if summary is not None]
+            found = (read[name] if name in read else self._kept[name][1] for name in stamps)
+            return [summary for summary in found if summary is not None]
 
-    def _summary(self, run: Run) -> RunSummary | None:
+    def _summary(self, run: Run, stamp: tuple[Stamp, ...]) -> RunSummary | None:
         """None for a run that was deleted while it was looked at."""
         assert self._kept is not None
-        stamp = tuple(_stamp(run.path / part) for part in PARTS)
-        kept = self._kept.get(run.name)
-        if kept is not None and kept[0] == stamp:
-            return kept[1]
         try:
             summary = self._described(run, self._look(run, stamp))
         except FileNotFoundError:
+            self._kept.pop(run.name, None)
             return None
         except UserError as error:
-            self._known.pop(run.path, None)
+            self._known.pop(run.name, None)
             return RunSummary(run.name, run.path, "unreadable", reason=str(error))
         if not summary.is_running:  # that a training ends shows in no file
             self._kept[run.name] = (stamp, summary)
@@ -144,10 +147,10 @@ class RunCatalogue:
         return summary
 
     def _look(self, run: Run, stamp: tuple[Stamp, ...]) -> _Known:
-        known = self._known.get(run.path)
+        known = self._known.get(run.name)
         if known is None:
             digest = LogDigest.of(run.path / "events.jsonl")
-            known = self._known[run.path] = _Known(run.config(), run.info(), digest)
+            known = self._known[run.name] = _Known(run.config(), run.info(), digest)
         if stamp != known.stamp:
             known.digest.take(known.digest.tail.poll())
             known.size_bytes = directory_size(run.path)
@@ -182,11 +185,24 @@ class RunCatalogue:
         )
 
 
-def _stamp(path: Path) -> Stamp:
+def run_stamps(home: Path) -> dict[str, tuple[Stamp, ...]]:
+    """By name, the newest run first: the stamps of its parts. Done every second or so, for thousands of runs."""
+    folder = f"{home}/runs"
     try:
-        status = path.stat()
+        with os.scandir(folder) as entries:
+            names = [entry.name for entry in entries if not entry.name.startswith(".")]
     except FileNotFoundError:
-        return (0, 0)
+        return {}
+    found = ((name, tuple(_stamp(f"{folder}/{name}/{part}") for part in PARTS)) for name in names)
+    runs = [(name, stamps) for name, stamps in found if stamps[0] != NOTHING]
+    return dict(sorted(runs, key=lambda run: -run[1][0][1]))
+
+
+def _stamp(path: str) -> Stamp:
+    try:
+        status = os.stat(path)  # noqa: PTH116 - a Path for each of many thousands costs more than the question
+    except (FileNotFoundError, NotADirectoryError):
+        return NOTHING
     return (status.st_size, status.st_mtime_ns)
 
 

@@ -75,7 +75,7 @@ def figures(
 
 def memory_words(guess: Estimate, speed: Speed | None) -> str:
     """What training holds: measured where that was done, else by formula."""
-    if speed is not None and speed.exact:
+    if speed is not None and speed.exact and speed.measured.peak_bytes:
         held = speed.measured
         return f"{size(held.training_bytes)} while training, {size(held.peak_bytes)} in all (measured)"
     return f"about {size(guess.training_bytes)} while training"
@@ -98,7 +98,7 @@ def speed_words(guess: Estimate, speed: Speed | None) -> str:
     if speed is None:
         return "not measured on this machine yet (p measures a few real steps)"
     rate = speed.measured.tokens_per_second if speed.exact else speed.flops_per_second / guess.length.flops_per_token
-    source = "measured" if speed.exact else f"going by the preflight of {clean(speed.name)}; p measures"
+    source = "measured" if speed.exact else f"going by {clean(speed.name)}; p measures"
     return f"about {compact(float(f'{rate:.3g}'))} tokens/s, {duration(round(guess.total_tokens / rate))} ({source})"
 
 

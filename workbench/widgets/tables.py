@@ -15,6 +15,13 @@ Row = tuple[str, Sequence[Text]]
 """The key of a row, and its cells."""
 
 
+AT_ONCE = 200
+
+
+def keys_of(rows: Sequence[Row]) -> list[str]:
+    return [key for key, _ in rows]
+
+
 class LiveTable(DataTable[Text]):
     """A `DataTable` of whole rows, with the keys of a pager."""
 
@@ -23,6 +30,8 @@ class LiveTable(DataTable[Text]):
     def __init__(self, *, id: str) -> None:
         super().__init__(id=id, cursor_type="row", zebra_stripes=False)
         self._rows: list[Row] = []
+        """What is in the table; of very many rows the last ones come in bit by bit, so that no key waits for them."""
+        self._coming: list[Row] = []
 
     @property
     def current(self) -> str:
@@ -33,21 +42,32 @@ class LiveTable(DataTable[Text]):
         """Show exactly these rows. The cursor stays with its key, or near its place if that row is gone."""
         new = list(rows)
         known = dict(self._rows)
-        if len(known) == len(new) and all(key in known for key, _ in new):
+        if self._coming and keys_of(new) == keys_of(self._rows + self._coming):
+            self._coming = new[len(known) :]
+            del new[len(known) :]
             self._update_cells(new, known)
-            if [key for key, _ in new] != [key for key, _ in self._rows]:
+        elif not self._coming and len(known) == len(new) and all(key in known for key, _ in new):
+            self._update_cells(new, known)
+            if keys_of(new) != keys_of(self._rows):
                 self._reorder(new)
         else:
             self._rebuild(new)
+            return
         self._rows = new
 
     def select_key(self, key: str) -> bool:
         """Put the cursor on a row; whether it is there."""
-        keys = [row[0] for row in self._rows]
+        self._add_coming(len(self._coming))
+        keys = keys_of(self._rows)
         if key not in keys:
             return False
         self.move_cursor(row=keys.index(key))
         return True
+
+    def action_scroll_bottom(self) -> None:
+        """To the last row, also of those that are not in the table yet."""
+        self._add_coming(len(self._coming))
+        super().action_scroll_bottom()
 
     def _update_cells(self, rows: list[Row], known: dict[str, Sequence[Text]]) -> None:
         columns = list(self.columns)
@@ -68,13 +88,32 @@ class LiveTable(DataTable[Text]):
 
     def _rebuild(self, rows: list[Row]) -> None:
         current, place, scroll = self.current, self.cursor_row, self.scroll_y
+        keys = keys_of(rows)
+        needed = (keys.index(current) if current in keys else place) + AT_ONCE
         self.clear()
-        for key, cells in rows:
+        self._rows, self._coming = [], rows
+        self._add_coming(needed)
+        self._put_cursor(self._rows, current, place, scroll)
+        self._add_more()
+
+    def _add_coming(self, count: int) -> None:
+        """Put `count` of the coming rows into the table."""
+        for key, cells in self._coming[:count]:
             self.add_row(*cells, key=key)
-        self._put_cursor(rows, current, place, scroll)
+        self._rows = self._rows + self._coming[:count]
+        self._coming = self._coming[count:]
+
+    def _add_more(self) -> None:
+        """Once what is in the table is painted: some more."""
+        if self._coming:
+            self.call_after_refresh(self._add_some)
+
+    def _add_some(self) -> None:
+        self._add_coming(AT_ONCE)
+        self._add_more()
 
     def _put_cursor(self, rows: list[Row], current: str, place: int, scroll: float) -> None:
-        keys = [key for key, _ in rows]
+        keys = keys_of(rows)
         if rows:
             self.move_cursor(row=keys.index(current) if current in keys else min(place, len(rows) - 1), scroll=False)
             self.scroll_to(y=scroll, animate=False)
