@@ -36,9 +36,12 @@ class Shape:
     resolved: ModelConfig
 
 
-def fit(config: RunConfig, memory_bytes: float, flops_per_second: float, minutes: float) -> Overrides:
+def fit(
+    config: RunConfig, memory_bytes: float, flops_per_second: float, minutes: float, train_tokens: int = 0
+) -> Overrides:
     """Overrides (dotted path, text) with which a run of `config` trains within `minutes` and `memory_bytes` on a
-    machine that does `flops_per_second`; none where it does so as it is.
+    machine that does `flops_per_second`; none where it does so as it is. `train_tokens` (0: as `data.size_mb` has them)
+    is the length of a pass over the text.
 
     Kept are the architecture, the head width, how queries share keys, the optimiser, the shape of the schedule and,
     where that leaves steps enough, the tokens per step; what shrinks are layers, width, context, a learnt vocabulary,
@@ -47,7 +50,8 @@ def fit(config: RunConfig, memory_bytes: float, flops_per_second: float, minutes
     ENOUGH_TOKENS_PER_PARAMETER; the smallest, where none does.
     """
     budget = flops_per_second * minutes * 60 * TRAINING_SHARE
-    whole = run_length(config, vocabulary(config.tokenizer), round(config.data.size_mb * 1e6 / BYTES_PER_TOKEN))
+    tokens = train_tokens or round(config.data.size_mb * 1e6 / BYTES_PER_TOKEN)
+    whole = run_length(config, vocabulary(config.tokenizer), tokens)
     enough = min(ENOUGH_TOKENS_PER_PARAMETER, whole.steps * whole.tokens_per_step / whole.parameters)
     fitted = config
     for shape in shapes(config):

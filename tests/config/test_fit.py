@@ -80,6 +80,14 @@ def test_everything_still_happens_and_what_is_saved_when_improved_is_evaluated_t
         assert max(after) <= small.train.steps
 
 
+def test_passes_over_a_long_text_are_counted_in_its_tokens() -> None:
+    config = load_preset("cs336-lecture", HOME)
+    assert fit(config, *SERVER, train_tokens=1_000_000) == []
+    small = with_overrides(config, fit(config, *LAPTOP, train_tokens=500_000_000))
+    assert (small.train.epochs, small.train.steps > 300) == (0.0, True)
+    assert cost(small)[0] <= LAPTOP[1] * LAPTOP[2] * 60
+
+
 def test_short_memory_turns_the_batch_into_accumulation() -> None:
     config = load_preset("gpt2-124m", HOME)
     plenty = 1e20

@@ -104,4 +104,5 @@ def available_bytes() -> int:
 def nearest_that_fits(config: RunConfig, flops_per_second: float, minutes: float = 0.0) -> Overrides:
     """What to change so that a run of `config` fits into this machine's memory, and into `minutes` if that is not 0;
     nothing where it does as it is."""
-    return fit(config, available_bytes() * MEMORY_SHARE, flops_per_second, minutes or UNLIMITED_MINUTES)
+    memory, minutes = available_bytes() * MEMORY_SHARE, minutes or UNLIMITED_MINUTES
+    return fit(config, memory, flops_per_second, minutes, expected_tokens(config))
