@@ -56,8 +56,7 @@ def train(options: argparse.Namespace) -> int:
 
 def fitted(config: RunConfig, options: argparse.Namespace) -> RunConfig:
     """`config` made to fit this machine and the minutes asked for, as `f` on the Presets screen does."""
-    from workbench.screens.fit import USUAL_FLOPS
-    from workbench.services.estimate import nearest_that_fits
+    from workbench.services.estimate import USUAL_FLOPS, nearest_that_fits
     from workbench.services.preflight import expected_speed
 
     if not 0 < options.fit < 1e7:

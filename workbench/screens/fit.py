@@ -14,7 +14,7 @@ from textual.widgets import Input, Static
 
 from llm.config import RunConfig, with_overrides
 from llm.errors import UserError
-from workbench.services.estimate import nearest_that_fits
+from workbench.services.estimate import USUAL_FLOPS, nearest_that_fits
 from workbench.services.preflight import Speed
 from workbench.text import clean
 from workbench.widgets.axes import compact
@@ -22,7 +22,6 @@ from workbench.widgets.dialogs import Modal
 from workbench.widgets.meaning import changes
 
 MINUTES = 10
-USUAL_FLOPS = 5e10  # FLOP/s that two CPU cores train with, about; until a preflight has measured it
 
 
 class FitDialog(Modal[RunConfig | None]):

@@ -22,6 +22,7 @@ TYPICAL_ALPHABET = 100  # characters in plain English text, punctuation and capi
 BYTES_PER_TOKEN = {"byte": 1.0, "char": 1.0}  # text bytes a token stands for; 4 for vocabularies of words and pieces
 MEMORY_SHARE = 0.9  # of the free memory; the rest is for whatever else wants some
 UNLIMITED_MINUTES = 1e9
+USUAL_FLOPS = 5e10  # FLOP/s that two CPU cores train with, about; until a preflight has measured it
 
 
 @dataclass(frozen=True)
