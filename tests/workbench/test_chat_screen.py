@@ -12,12 +12,14 @@ from textual import events
 from textual.widgets import Input, Static
 
 import workbench.app as app_module
+import workbench.screens.past as past_module
 import workbench.screens.talk as talk_module
-from llm.config import parse_value
+from llm.config import DecodeConfig, parse_value
 from tests.workbench.test_chat_service import FakeTalker
 from workbench.app import WorkbenchApp
 from workbench.screens.choose_model import ChooseModel
 from workbench.services.chat import ChatService
+from workbench.services.transcripts import load
 from workbench.widgets.knobs import KnobRow, knob_fields, written
 
 
@@ -250,3 +252,81 @@ def test_lists_are_written_as_they_are_read():
     for field in knob_fields():
         for value in (field.default, *((("a", 'b,"c'), ("\n", "x y")) if field.type is tuple else ())):
             assert parse_value(field, written(value)) == value
+
+
+async def test_enter_while_the_model_is_being_opened(home, talker, monkeypatch):
+    there = threading.Event()
+
+    def service(home, training, post):
+        return ChatService(home, training, post, opener=lambda *arguments: there.wait(20) and talker)
+
+    monkeypatch.setattr(talk_module, "ChatService", service)
+    async with ChatApp(home).run_test(size=(80, 24)) as pilot:
+        screen = pilot.app.screen
+        screen.open_reference("fake")
+        await pilot.press("x", "enter")
+        assert "still being opened" in text_of(screen, "#chat-status") and screen.prompt.text == "x"
+        there.set()
+        await until(lambda: screen.model is not None)
+        await pilot.press("enter")
+        await until(lambda: screen.exchanges and not screen.writing)
+
+
+async def test_a_reply_that_is_being_written_is_kept_when_the_program_ends(home, talker):
+    talker.gate, talker.words = threading.Semaphore(2), ["w "] * 50
+    async with ChatApp(home).run_test(size=(80, 24)) as pilot:
+        screen = await opened(pilot)
+        await pilot.press("x", "enter")
+        await until(lambda: "w " in screen.transcript.text)
+    talker.gate.release(50)
+    (file,) = (home / "transcripts").iterdir()
+    kept = load(file).exchanges[1]
+    assert (kept.prompt, kept.reason, kept.model) == ("x", "cancelled", "fake@1") and kept.reply.startswith("w ")
+
+
+async def test_prompts_of_earlier_days_come_back(home, talker):
+    async with ChatApp(home).run_test(size=(80, 24)) as pilot:
+        screen = await opened(pilot)
+        for prompt in ("a", "b"):
+            await pilot.press(prompt, "enter")
+            await until(lambda: screen.exchanges and not screen.prompt.text and not screen.writing)
+    async with ChatApp(home).run_test(size=(80, 24)) as pilot:
+        screen = await opened(pilot)
+        await until(lambda: screen.prompt.prompts == ["a", "b"])
+        await pilot.press("up", "up")
+        assert screen.prompt.text == "a"
+
+
+async def test_what_went_wrong_stays_with_its_prompt(home, talker):
+    async with ChatApp(home).run_test(size=(80, 24)) as pilot:
+        screen = await opened(pilot)
+        await pilot.press(*"FILE:gone.txt", "enter")
+        await until(lambda: screen.exchanges and not screen.writing)
+        await pilot.press("escape", "p")
+        assert "gone.txt" in screen.transcript.text.splitlines()[-1]
+        assert load(screen.conversation.file).exchanges[1].problem in screen.transcript.text
+        assert "m" not in screen.active_bindings, "there is no token to look at"
+
+
+async def test_the_order_of_the_knobs_is_shown_and_checked(home, talker):
+    async with ChatApp(home).run_test(size=(120, 40)) as pilot:
+        screen = await opened(pilot)
+        screen.panel.set_all(DecodeConfig(temperature=0.5, top_k=5, repetition_penalty=1.1))
+        await until(lambda: "top k" in text_of(screen, "#knob-order"))
+        assert text_of(screen, "#knob-order") == "logits → repetition penalty → temperature → top k → draw"
+        screen.panel.set_value("order", ("top_k",))
+        assert text_of(screen, "#knob-order") == "logits → top k → repetition penalty → temperature → draw"
+        screen.panel.set_value("order", ("topk",))
+        assert "'topk' is no transformation" in text_of(screen, "#knob-order")
+
+
+async def test_a_window_that_is_closed_while_it_reads(home, talker, monkeypatch):
+    read = threading.Event()
+    monkeypatch.setattr(past_module, "list_past", lambda home: read.wait(20) and [])
+    async with ChatApp(home).run_test(size=(80, 24)) as pilot:
+        screen = await opened(pilot)
+        await pilot.press("f3", "escape")
+        await until(lambda: pilot.app.screen is screen)
+        read.set()
+        await pilot.pause(0.2)
+        assert pilot.app.is_running and pilot.app.screen is screen

@@ -10,7 +10,7 @@ import pytest
 from llm.config import DecodeConfig
 from llm.errors import UserError
 from workbench.services.conversation import Conversation, Exchange
-from workbench.services.transcripts import as_markdown, export, keep, list_past, load
+from workbench.services.transcripts import as_markdown, export, keep, list_past, load, recent_prompts
 
 HOSTILE = "夜 \x1b]0;x\x07 [b] ```\n\udc80 \u202e"
 
@@ -44,6 +44,8 @@ def test_the_history_of_a_question_are_the_questions_right_before_it():
     conversation.turn_to(conversation.exchanges[2])
     assert conversation.history(conversation.exchanges[3]) == [("b", "B")]
     assert conversation.history(conversation.exchanges[2]) == [], "a text is no question"
+    conversation.exchanges[2].reply = " "
+    assert conversation.history(conversation.exchanges[3]) == [], "what was never answered is no turn"
     on = conversation.add("on", "", 1)
     conversation.exchanges[1].context = "a"
     assert conversation.text_before(on) == "aA" and conversation.history(on) == []
@@ -109,6 +111,20 @@ def test_search(home):
     assert len(found) == 2
     assert [one.prompt for one in found if one.holds(["moon", "second@3"])] == ["The Moon"]
     assert [one.exchanges for one in found if one.holds(["夜"])] == [4]
+
+
+def test_prompts_are_found_again(home):
+    first = tree()
+    for exchange in first.exchanges.values():
+        keep(home, first, exchange)
+    first.file.rename(first.file.with_name("2020.jsonl"))
+    second = Conversation()
+    for prompt in ("x", "x", " ", "y"):
+        keep(home, second, second.add("text", prompt, second.leaf))
+    second.file.rename(second.file.with_name("2021.jsonl"))
+    assert recent_prompts(home) == ["a", "b", "c", "d", "x", "y"]
+    (home / "transcripts" / "zz.jsonl").write_text('{"type": "conversation", "format": 99}\n')
+    assert recent_prompts(home, files=2) == ["x", "y"], "a file that cannot be read is passed over"
 
 
 def test_exports(home):

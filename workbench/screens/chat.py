@@ -5,9 +5,10 @@ from __future__ import annotations
 from typing import ClassVar
 
 from textual import on, work
-from textual.binding import Binding, BindingType
+from textual.binding import BindingType
 
 from llm.errors import UserError
+from workbench.screens.chat_keys import CHAT_KEYS, OF_A_REPLY, OF_AN_EXCHANGE
 from workbench.screens.choose_model import ChooseModel
 from workbench.screens.knob_presets import KnobPresets
 from workbench.screens.microscope import Microscope
@@ -20,13 +21,8 @@ from workbench.services.conversation import Conversation, Exchange
 from workbench.services.replay import Replayed, StepKept, keep_step, replay
 from workbench.services.split import lapse_prompts, run_of
 from workbench.services.transcripts import export, load
-from workbench.text import one_line
+from workbench.text import counted, one_line
 from workbench.widgets.conversation import ConversationView
-
-OF_AN_EXCHANGE = {"regenerate", "edit", "branch", "new", "export"}
-"""What needs something that was said."""
-OF_A_REPLY = {"go_on", "replay", "microscope", "split", "pin_prompt", "copy_reply", "keep"}
-"""What needs something that a model said."""
 
 
 class ChatScreen(TalkScreen):
@@ -45,35 +41,7 @@ class ChatScreen(TalkScreen):
         "chat-knobs": "What is typed holds from the next token on, also while the model writes. Below is the order in "
         "which the knobs work on the logits; `order` changes it.",
     }
-    BINDINGS: ClassVar[list[BindingType]] = [
-        Binding("escape", "leave('stop')", "Stop", id="chat.escape", key_display="esc"),
-        Binding("escape", "leave('give up')", "Leave it as it was", id="chat.escape", key_display="esc"),
-        Binding("escape", "leave('conversation')", "Browse", id="chat.escape", key_display="esc"),
-        Binding("escape", "leave('prompt')", "Write", id="chat.escape", key_display="esc"),
-        Binding("e", "edit", "Edit", id="chat.edit"),
-        Binding("m", "microscope", "Microscope", id="chat.microscope"),
-        Binding("s", "split", "Split", id="chat.split"),
-        Binding("t", "timelapse", "Time-lapse", id="chat.timelapse"),
-        Binding("K", "keep", "Keep this step", id="chat.keep"),
-        Binding("ctrl+r", "regenerate", "Again", id="chat.regenerate", key_display="^r"),
-        Binding("ctrl+g", "go_on", "Go on", id="chat.go-on", key_display="^g"),
-        Binding("ctrl+o", "model", "Model", id="chat.model", key_display="^o"),
-        Binding("f2", "knobs", "Knobs", id="chat.knobs"),
-        Binding("ctrl+n", "new", "New", id="chat.new", key_display="^n"),
-        Binding("ctrl+t", "view", "Questions/text", id="chat.view", key_display="^t"),
-        Binding("f3,slash", "past", "Past", id="chat.past"),
-        Binding("b", "branch", "From here", id="chat.branch"),
-        Binding("R", "replay", "Replay", id="chat.replay"),
-        Binding("y", "copy_reply", "Copy", id="chat.copy"),
-        Binding("P", "pin_prompt", "Pin the prompt, or unpin it", id="chat.pin-prompt", show=False),
-        Binding("x", "export", "Export as Markdown and JSONL", id="chat.export", show=False),
-        Binding("f4", "microscope", "Microscope", id="chat.microscope-key", show=False),
-        Binding("f5", "split", "Split", id="chat.split-key", show=False),
-        # A text field has uses of its own for these two keys.
-        Binding("f6", "timelapse", "Time-lapse", id="chat.timelapse-key", show=False, priority=True),
-        Binding("f7", "export", "Export as Markdown and JSONL", id="chat.export-key", show=False, priority=True),
-        Binding("f8", "knob_presets", "Knob presets", id="chat.knob-presets", show=False),
-    ]
+    BINDINGS: ClassVar[list[BindingType]] = CHAT_KEYS
 
     @property
     def picked(self) -> Exchange | None:
@@ -142,10 +110,10 @@ class ChatScreen(TalkScreen):
         facts = [
             picked.model or "no model",
             f"seed {picked.knobs.seed}",
-            f"{len(picked.tokens)} tokens",
+            counted(len(picked.tokens), "token"),
             f"branch {place} of {count}" if count > 1 else "",
-            f"the oldest {picked.dropped_turns} turns dropped" if picked.dropped_turns else "",
-            f"the oldest {picked.dropped} tokens dropped" if picked.dropped else "",
+            f"{counted(picked.dropped_turns, 'oldest turn')} dropped" if picked.dropped_turns else "",
+            f"{counted(picked.dropped, 'oldest token')} dropped" if picked.dropped else "",
         ]
         self._note(one_line(" · ".join(fact for fact in facts if fact)))
         self.refresh_bindings()

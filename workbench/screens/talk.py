@@ -21,7 +21,7 @@ from workbench.services.order import in_order
 from workbench.services.reply import Pace, ReplyBegan, ReplyEnded, ReplyGrew
 from workbench.services.talker import is_in_training, usual_choice
 from workbench.services.transcripts import keep, recent_prompts
-from workbench.text import clean
+from workbench.text import clean, counted
 from workbench.widgets.axes import compact
 from workbench.widgets.conversation import ConversationView
 from workbench.widgets.knobs import KnobPanel
@@ -102,7 +102,11 @@ class TalkScreen(WorkbenchScreen):
     @work(thread=True)
     def _bring_back_prompts(self) -> None:
         """Those that were sent before the program was started."""
-        self.app.call_from_thread(self.prompt.remember, recent_prompts(self.workbench.home))
+        self.app.call_from_thread(self._remember, recent_prompts(self.workbench.home))
+
+    def _remember(self, prompts: list[str]) -> None:
+        if self.is_attached:  # else the program ended meanwhile
+            self.prompt.remember(prompts)
 
     @property
     def transcript(self) -> ConversationView:
@@ -253,6 +257,7 @@ class TalkScreen(WorkbenchScreen):
         self._show_model()
         current.model, current.sha256, current.live, current.device = event.name, event.sha256, event.live, event.device
         current.context, current.knobs, current.dropped_turns = event.context, event.knobs, event.dropped_turns
+        self.transcript.show_context(current)
 
     @on(ReplyGrew)
     def _grew(self, event: ReplyGrew) -> None:
@@ -308,8 +313,8 @@ class TalkScreen(WorkbenchScreen):
             self._model_line.meter(pace.context_used, self.model.context, pace.dropped)
         parts = [
             *first,
-            f"the oldest {turns} turns dropped" if turns else "",
-            f"{pace.tokens} tokens" if pace.tokens else "",
+            f"{counted(turns, 'oldest turn')} dropped" if turns else "",
+            counted(pace.tokens, "token") if pace.tokens else "",
             f"{pace.tokens_per_second:.0f} tokens/s" if pace.tokens_per_second else "",
             f"first after {pace.first * 1000:.0f} ms" if pace.tokens else "",
         ]

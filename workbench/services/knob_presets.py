@@ -57,7 +57,8 @@ def summary(knobs: DecodeConfig) -> str:
     """What differs from the defaults, in one line."""
     usual = knob_mapping(DecodeConfig())
     changed = {knob: value for knob, value in knob_mapping(knobs).items() if value != usual[knob] and knob != "seed"}
-    return ", ".join(f"{knob.replace('_', ' ')} {value}" for knob, value in changed.items()) or "the defaults"
+    shown = {knob: "on" if value is True else value for knob, value in changed.items()}
+    return ", ".join(f"{knob.replace('_', ' ')} {value}" for knob, value in shown.items()) or "the defaults"
 
 
 def with_seed_of(preset: DecodeConfig, knobs: DecodeConfig) -> DecodeConfig:

@@ -10,6 +10,8 @@ from textual.message import Message
 from workbench.services.conversation import Conversation, Exchange
 from workbench.widgets.transcript import Transcript
 
+TAIL = 1500
+"""Characters shown of a text that was read from a file."""
 PICK, TURN = Binding.Group("Pick"), Binding.Group("Branch")
 
 
@@ -76,6 +78,11 @@ class ConversationView(Transcript):
             self._write_prompt(exchange)
             self.scroll_end(animate=False)
 
+    def show_context(self, exchange: Exchange) -> None:
+        """The text that a prompt stands for has been read: show it, where it is another."""
+        if exchange.kind == "text" and exchange.context != exchange.prompt:
+            self.pick(None)
+
     def action_pick(self, by: int) -> None:
         path = self.conversation.path()
         at = path.index(self.picked) if self._picked and self.picked in path else len(path)
@@ -102,6 +109,10 @@ class ConversationView(Transcript):
             self.write("you    ", "label")
             self.write(exchange.prompt + "\n", style)
             self.write("model  ", "label")
+        elif exchange.kind == "text" and exchange.context not in ("", exchange.prompt):
+            self.write(f"{exchange.prompt}\n", "label")
+            self.write("… " if len(exchange.context) > TAIL else "", "note")
+            self.write(exchange.context[-TAIL:], style)
         else:
             self.write(exchange.prompt, style)
 

@@ -13,13 +13,14 @@ from typing import ClassVar
 from rich.cells import get_character_cell_size
 from rich.segment import Segment
 from rich.style import Style
-from textual.binding import Binding, BindingType
+from textual.binding import BindingType
 from textual.geometry import Size
 from textual.scroll_view import ScrollView
 from textual.selection import Selection
 from textual.strip import Strip
 
 from workbench.text import clean
+from workbench.widgets.lists import moves
 
 TAB = 4
 STYLES = ("prompt", "reply", "label", "note", "error", "chosen", "differs", "far-1", "far-2", "far-3")
@@ -73,12 +74,7 @@ class Transcript(ScrollView, can_focus=True):
         .transcript--differs { color: $error; text-style: bold underline; }
     }
     """
-    BINDINGS: ClassVar[list[BindingType]] = [
-        Binding("j", "scroll_down", "Down", show=False),
-        Binding("k", "scroll_up", "Up", show=False),
-        Binding("g", "scroll_home", "Top", show=False),
-        Binding("G", "scroll_end", "End", show=False),
-    ]
+    BINDINGS: ClassVar[list[BindingType]] = moves("scroll_down", "scroll_up", "scroll_home", "scroll_end")
 
     def __init__(self, id: str | None = None) -> None:
         super().__init__(id=id)
@@ -88,6 +84,7 @@ class Transcript(ScrollView, can_focus=True):
         self._style_names: list[str] = ["reply"]
         self._rows: list[tuple[int, int]] = []
         self._wrapped_at = 0
+        self._following = True  # as of the last scrolling: a resize moves the end away without anybody having left it
 
     @property
     def text(self) -> str:
@@ -121,13 +118,10 @@ class Transcript(ScrollView, can_focus=True):
     def _show_growth(self) -> None:
         if not self._wrapped_at:  # not laid out yet: the first resize wraps it all
             return
-        at_end = self.is_vertical_scroll_end
         first = self._rows.pop()[0] if self._rows else 0
         before = len(self._rows)
         self._rows.extend(wrap(self._shown, first, self._width))
-        self.virtual_size = Size(self._width, len(self._rows))
-        if at_end:
-            self.scroll_end(animate=False, immediate=True, x_axis=False)
+        self._set_height()
         if before - self.scroll_offset.y <= self.size.height:
             self.refresh()
 
@@ -136,17 +130,26 @@ class Transcript(ScrollView, can_focus=True):
         return max(1, self.scrollable_content_region.width)
 
     def _rewrap(self) -> None:
-        at_end = self.is_vertical_scroll_end
         self._wrapped_at = self._width
         self._rows = list(wrap(self._shown, 0, self._width)) if self._shown else []
-        self.virtual_size = Size(self._width, len(self._rows))
-        if at_end:
-            self.scroll_end(animate=False, immediate=True, x_axis=False)
+        self._set_height()
         self.refresh()
+
+    def _set_height(self) -> None:
+        following = self._following
+        self.virtual_size = Size(self._width, len(self._rows))
+        if following:
+            self.scroll_end(animate=False, immediate=True, x_axis=False)
+
+    def watch_scroll_y(self, old_value: float, new_value: float) -> None:
+        super().watch_scroll_y(old_value, new_value)
+        self._following = self.is_vertical_scroll_end
 
     def on_resize(self) -> None:
         if self._width != self._wrapped_at:
             self._rewrap()
+        elif self._following:
+            self.scroll_end(animate=False, immediate=True, x_axis=False)
 
     # Drawing
 
