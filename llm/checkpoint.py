@@ -80,7 +80,7 @@ class HostMemory:
     """Room on the host for one copy of a state's weights and optimiser state.
 
     It is taken once and kept, for pages that are new to a process cost ten times what copying into them does. Beside a
-    GPU it is pinned, which the bus fills several times faster.
+    GPU it is pinned, which the bus fills several times faster; torch rounds each pinned tensor up to a power of two.
     """
 
     def __init__(self, state: TrainerState) -> None:

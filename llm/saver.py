@@ -66,6 +66,7 @@ class Saver:
         except (MemoryError, RuntimeError) as error:
             if not is_out_of_memory(error):
                 raise
+            self.memory = None  # with the exception goes what had been got hold of already; the next save tries again
             return None
 
     def _write(self, copied: StateCopy, keep: int) -> tuple[CheckpointInfo, str]:

@@ -16,7 +16,7 @@ from typing import Any
 from llm.config import RunConfig, check, diff, with_overrides
 from llm.errors import ConfigError, Problem, UserError
 from llm.files import published_directory, read_json, write_json
-from llm.run.checkpoints import MODEL, OPTIMIZER, STATE, CheckpointInfo, verify, write_manifest
+from llm.run.checkpoints import MODEL, OPTIMIZER, STATE, CheckpointInfo, read_manifest, verify, write_manifest
 from llm.run.directory import Run, find_checkpoint, free_name
 
 LEARNT_TOKENIZERS = ("char", "bpe", "sentencepiece")
@@ -117,11 +117,14 @@ def copy_checkpoint(parent: Parent, run: Run, changed: set[str], continues: bool
     source, step = parent.checkpoint.path, parent.checkpoint.step if continues else 0
     scalars = continued_state(parent.state, changed) if continues else {"format": parent.state.get("format", 1)}
     metrics = parent.checkpoint.metrics if continues and not changes_data(changed) else {}
+    files = (MODEL, OPTIMIZER) if continues else (MODEL,)
+    described = read_manifest(source)["files"]
     with published_directory(run.checkpoint_directory / f"step-{step:08d}") as staging:
-        for file in (MODEL, OPTIMIZER) if continues else (MODEL,):
+        for file in files:
             shutil.copyfile(source / file, staging / file)
         write_json(staging / STATE, scalars)
-        write_manifest(staging, step, metrics)
+        write_manifest(staging, step, metrics, {file: described[file]["sha256"] for file in files})
+        verify(CheckpointInfo(step, staging, 0, metrics))  # the copies are what the parent's manifest says
 
 
 def continued_state(state: dict[str, Any], changed: set[str]) -> dict[str, Any]:

@@ -69,7 +69,10 @@ def test_two_ranks_train_as_one_and_a_run_may_change_their_number(make_run: Make
     assert losses(together) == pytest.approx(losses(alone), rel=1e-3)
 
 
-def test_a_rank_that_dies_ends_the_others_and_the_run_can_be_resumed(make_run: MakeRun, tmp_path: Path) -> None:
+@pytest.mark.parametrize("which", ["the first", "another"])
+def test_a_rank_that_dies_ends_the_others_and_the_run_can_be_resumed(
+    make_run: MakeRun, tmp_path: Path, which: str
+) -> None:
     run = make_run("bereft", **SETTINGS | {"train__steps": "100000", "checkpoint__every": "5", "checkpoint__keep": "2"})
     process = torchrun(run, 2)
     try:
@@ -80,7 +83,7 @@ def test_a_rank_that_dies_ends_the_others_and_the_run_can_be_resumed(make_run: M
         holder = run.holder()
         assert holder is not None
         ranks = psutil.Process(process.pid).children()
-        next(rank for rank in ranks if rank.pid != holder.pid).kill()
+        next(rank for rank in ranks if (rank.pid == holder.pid) == (which == "the first")).kill()
         finish(process, 90)
         assert process.returncode != 0
     finally:

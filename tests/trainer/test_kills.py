@@ -6,8 +6,10 @@ import multiprocessing
 import os
 import random
 import signal
+import tempfile
 import time
 from collections.abc import Iterator
+from contextlib import contextmanager
 from multiprocessing.context import ForkServerProcess
 from pathlib import Path
 
@@ -24,6 +26,7 @@ from .test_faults import file_system
 from .test_resume import assert_same_end
 
 KILLS = 24
+SHARED_MEMORY = Path("/dev/shm")
 SAVED_BYTES = 2_800_000  # about, by a run of these settings
 LIMIT = 120.0  # seconds for one process to get anywhere, on however busy a machine
 
@@ -47,9 +50,20 @@ def home(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Path]:
     if request.param == "the temporary file system":
         yield tmp_path
         return
-    with file_system(tmp_path / "other", "256m") as place:
+    with another_file_system(tmp_path) as place:
         assert place.stat().st_dev != tmp_path.stat().st_dev
         yield place
+
+
+@contextmanager
+def another_file_system(tmp_path: Path) -> Iterator[Path]:
+    """A directory on the shared-memory file system where that is another one, else on one mounted for the purpose."""
+    if SHARED_MEMORY.is_dir() and SHARED_MEMORY.stat().st_dev != tmp_path.stat().st_dev:
+        with tempfile.TemporaryDirectory(dir=SHARED_MEMORY) as place:
+            yield Path(place)
+    else:
+        with file_system(tmp_path / "other", "256m") as place:
+            yield place
 
 
 def training(run: Run, *flags: str) -> ForkServerProcess:
