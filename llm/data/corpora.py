@@ -13,7 +13,7 @@ from typing import Protocol
 
 from llm.config.schema import DataConfig
 from llm.data import stories
-from llm.data.textfiles import Document, FileHashes, document, find_files, format_of, read_documents, walk
+from llm.data.textfiles import Document, FileHashes, document, find_files, format_of, is_web_page, read_documents, walk
 from llm.errors import UserError
 
 Advance = Callable[[int], None]
@@ -157,11 +157,14 @@ class FileCorpus:
         return "list" if format_of(path, "auto") == "jsonl" and path.suffix == ".json" else path.suffix
 
     def warnings(self) -> list[str]:
-        return [
+        found = [
             f"{path}: {count:,} bytes that are not UTF-8 were read as U+FFFD."
             for path, count in self._replaced.items()
             if count
         ]
+        if len(self.paths) == 1 and is_web_page(self.paths[0]):
+            found.append(f"{self.paths[0]} is a web page: its markup is learnt like the rest; look for a plain text.")
+        return found
 
 
 def digest(*parts: str) -> str:

@@ -58,6 +58,13 @@ def is_binary(path: Path) -> bool:
         return path.suffix != ".parquet" and b"\0" in file.read(SNIFF_BYTES)
 
 
+def is_web_page(path: Path) -> bool:
+    """Whether a file begins like HTML, as what is downloaded does where an address was not that of the text itself."""
+    with opened(path) as file:
+        beginning: bytes = file.read(SNIFF_BYTES)
+    return beginning.removeprefix(codecs.BOM_UTF8).lstrip().lower().startswith((b"<!doctype html", b"<html"))
+
+
 def opened(path: Path) -> Any:
     """The file, open for reading bytes; UserError where it cannot be."""
     try:

@@ -157,6 +157,16 @@ def test_the_command_line_fetches_and_lists_it(
     assert json.loads(capsys.readouterr().out)["bytes"] == len(TEXT)
 
 
+def test_a_web_page_in_the_place_of_a_text_is_told(site: Site, home: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    page = "<!DOCTYPE html>\n<html><body>\n" + "<p>To be, or not to be.</p>\n" * 400
+    site.files["/hamlet"] = page.encode()
+    assert main(["data", "download", site.url + "/hamlet", "--home", str(home)]) == 0
+    capsys.readouterr()
+    fields = ["--data.corpus", site.url + "/hamlet", "--tokenizer.kind", "byte"]
+    assert main(["data", "shakespeare-char", *fields, "--home", str(home)]) == 0
+    assert "hamlet is a web page: its markup is learnt" in capsys.readouterr().err
+
+
 def test_a_damaged_record_is_not_listed(site: Site, address: str, home: Path, patience: Patience) -> None:
     folder = fetched(find_dataset(address), home, patience).here.folder
     assert [url for url, _ in from_addresses(home)] == [web_address(address)]
