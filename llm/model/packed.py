@@ -51,8 +51,8 @@ class PackedLinear:
     def __call__(self, x: Tensor) -> Tensor:
         x = x.to(self.weight.dtype)
         if self.packed:
-            after = ("gelu", [], "tanh") if self.gelu else ("none", [], "")
-            y: Tensor = torch.ops.mkldnn._linear_pointwise(x, self.weight, self.bias, *after)
+            name, kind = ("gelu", "tanh") if self.gelu else ("none", "")
+            y: Tensor = torch.ops.mkldnn._linear_pointwise(x, self.weight, self.bias, name, [], kind)
             return y
         y = F.linear(x, self.weight, self.bias)
         return FUSED.gelu(y) if self.gelu else y
@@ -78,7 +78,7 @@ class PackedTransformer:
         c = self.config
         self.embedding = weights["embedding.weight"].to(self.dtype, copy=True)
         self.position = own(weights.get("position.weight"))
-        self.angles = turns(c, self.device, self.cache_dtype) if c.position == "rope" else None
+        self.angles = rotations(c, self.device, self.cache_dtype) if c.position == "rope" else None
         self.embedding_norm = norm(c, weights, "embedding_norm.") if c.embedding_norm else None
         self.blocks = [
             PackedBlock(c, layer, part(weights, f"blocks.{layer}."), self.dtype) for layer in range(c.n_layer)
@@ -201,10 +201,11 @@ def interleaved(rows: Tensor, width: int) -> Tensor:
     return rows.unflatten(0, (-1, 2, width // 2)).transpose(1, 2).reshape(rows.shape)
 
 
-def turns(config: ModelConfig, device: torch.device | str, dtype: torch.dtype) -> Tensor:
+def rotations(config: ModelConfig, device: torch.device | str, dtype: torch.dtype) -> Tensor:
     """exp(i·angle) of every position and pair, (context, 1, head_dim/2) complex, its parts in `dtype`."""
     angles = rotary_angles(config.d_model // config.n_head, config.context, config.rope_theta)
-    return torch.complex(angles.cos().to(dtype), angles.sin().to(dtype)).unsqueeze(1).to(device)
+    turns: Tensor = torch.complex(angles.cos().to(dtype), angles.sin().to(dtype)).unsqueeze(1).to(device)
+    return turns
 
 
 ReadingModel = Transformer | PackedTransformer
