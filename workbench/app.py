@@ -28,6 +28,7 @@ from llm.errors import UserError
 from llm.events import Event, Finished, RolledBack, Warned
 from llm.run import Run
 from workbench.base_app import BaseApp
+from workbench.garbage import leave_out_what_is_loaded
 from workbench.messages import TorchReady, TrainingEnded
 from workbench.services.queue import QueueRunner, RunQueue
 from workbench.services.training import TrainingService
@@ -259,20 +260,16 @@ class WorkbenchApp(BaseApp):
         threading.Thread(target=self._import_training, name="load torch", daemon=True).start()
 
     def _import_training(self) -> None:
-        """Loads what training and chatting need, while the person reads the first screen.
-
-        It brings 200,000 objects that stay. Python's garbage collector stops every thread while it looks through them,
-        for 0.2 s each time; so it waits meanwhile, and leaves them out afterwards.
-        """
+        """Loads what training and chatting need, while the person reads the first screen."""
         problem = ""
-        gc.disable()
+        gc.disable()  # what comes in stays, and looking through it again and again would stop the keys
         try:
             import llm.training  # noqa: F401
         except ImportError as error:
             problem = f"PyTorch could not be loaded ({error}); llm-workbench doctor says more."
         finally:
-            gc.freeze()
             gc.enable()
+        leave_out_what_is_loaded()
         self.post_message(TorchReady(problem))
 
     def on_torch_ready(self, message: TorchReady) -> None:

@@ -325,3 +325,16 @@ async def test_a_long_log_is_read_beside_the_screen(home: Path, monkeypatch: pyt
             )
             assert "stopped" in "\n".join(line.text for line in screen.query_one("#event-log", RichLog).lines)
             await until(pilot, cache.exists)
+
+
+async def test_the_log_is_wrapped_for_the_width_it_has(home: Path) -> None:
+    scripted_run(home, "old-1", 250, end="stopped")
+    app = app_with(home)
+    async with app.run_test(size=(80, 24)) as pilot:
+        screen = await opened(app, pilot, "old-1")
+        log = screen.query_one("#event-log", RichLog)
+        await until(pilot, lambda: len(log.lines) > 10)
+        await pilot.resize_terminal(240, 60)
+        await until(pilot, lambda: len(log.lines) < 10)
+        await pilot.resize_terminal(80, 24)
+        await until(pilot, lambda: len(log.lines) > 10)

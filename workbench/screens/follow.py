@@ -91,6 +91,7 @@ class FollowScreen(WorkbenchScreen):
         self._checked_at = 0.0
         self._stale = False
         self._reading = False
+        self._log_width = 0
 
     def body(self) -> ComposeResult:
         yield Numbers(id="numbers")
@@ -241,11 +242,11 @@ class FollowScreen(WorkbenchScreen):
             self.query_one("#event-log", RichLog).write(line)
 
     def _tell_again(self) -> None:
-        """Wrap the lines of the log anew, for another width."""
-        if self.curves is not None and not self._reading:
-            self.query_one("#event-log", RichLog).clear()
-            for event in self.curves.told:
-                self._tell(event)
+        """Write the lines of the log anew: they keep the width for which they were wrapped."""
+        assert self.curves is not None
+        self.query_one("#event-log", RichLog).clear()
+        for event in self.curves.told:
+            self._tell(event)
 
     def _check_state(self) -> None:
         """Whether somebody trains the run; decides which keys work."""
@@ -296,8 +297,14 @@ class FollowScreen(WorkbenchScreen):
         chart.set_data(shown.series, shown.marks, shown.levels, x_unit=self.axis)
 
     def on_resize(self) -> None:
-        self.call_after_refresh(self._draw_if_open)
-        self.call_after_refresh(self._tell_again)
+        self.call_after_refresh(self._fit_to_size)
+
+    def _fit_to_size(self) -> None:
+        self._draw_if_open()
+        width = self.query_one("#event-log").size.width
+        if width != self._log_width and self.curves is not None and not self._reading:
+            self._log_width = width
+            self._tell_again()
 
     def _draw_if_open(self) -> None:
         """Charts that come into view were not kept up to date while they were hidden."""

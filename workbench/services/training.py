@@ -22,6 +22,7 @@ from llm.config import RunConfig
 from llm.errors import UserError
 from llm.events import Event, Started
 from llm.run import Command, Run, free_name
+from workbench.garbage import leave_out_what_is_loaded
 from workbench.terminal import write_log
 
 Overrides = tuple[tuple[str, str], ...]
@@ -42,11 +43,19 @@ class Trainer(Protocol):
     ) -> object: ...
 
 
-def train_for_real(run: Run, home: Path, **arguments: Any) -> object:
+def train_for_real(run: Run, home: Path, *, on_event: Callable[[Event], None], **arguments: Any) -> object:
     """`llm.training.run_training`; importing it loads torch, which is why that happens here and not above."""
     from llm.training import run_training
 
-    return run_training(run, home, **arguments)
+    def notice(event: Event) -> None:
+        if isinstance(event, Started):  # by now everything is loaded
+            leave_out_what_is_loaded()
+        on_event(event)
+
+    try:
+        return run_training(run, home, on_event=notice, **arguments)
+    finally:
+        leave_out_what_is_loaded()
 
 
 @dataclass
