@@ -84,7 +84,8 @@ def bar(share: float, text: str, width: int) -> Content:
 
 
 def figures_line(curves: RunCurves, width: int) -> Content:
-    """Loss, validation, bits per byte, speed, tokens, time, rate, memory: as many as fit into `width` columns."""
+    """Loss, validation, bits per byte, speed, tokens, time, rate, memory, and the rest of the command line's log line:
+    as many as fit into `width` columns."""
     figures: list[tuple[str, str]] = []
     step, evaluation, best = curves.last_step, curves.last_evaluation, curves.best_validation
     if step is not None:
@@ -104,6 +105,10 @@ def figures_line(curves: RunCurves, width: int) -> Content:
             figures.append(("MFU", f"{100 * step.mfu:.0f}%"))
         if step.memory_bytes:
             figures.append(("memory", size(step.memory_bytes)))
+        figures.append(("grad norm", f"{step.grad_norm:.3g}"))
+        figures.append(("ms/step", f"{step.step_ms:.1f}"))
+        figures.append(("lr multiplier", f"{step.lr_multiplier:.2f}"))
+        figures.append(("FLOPs", f"{step.total_flops:.3g}"))
     line = Content("")
     for name, value in figures:
         figure = Content.assemble((f"{name} ", "$foreground-muted"), value)
