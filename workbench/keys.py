@@ -11,13 +11,14 @@ from textual.binding import Binding
 from textual.dom import DOMNode
 from textual.screen import Screen
 
+MOVING = ("list", "screen")  # the beginnings of the ids of keys that move
 HERE, SCREEN, EVERYWHERE = "Where the cursor is", "On this screen", "Everywhere"
 
 
 @dataclass(frozen=True)
 class Working:
     """A key binding that works now: what is pressed, what it does in words, the action and what it acts on. `is_own`:
-    declared here, and not by Textual's widgets."""
+    declared here, and not by Textual's widgets. `moves`: it only moves a cursor, or the focus."""
 
     keys: str
     text: str
@@ -25,6 +26,7 @@ class Working:
     node: DOMNode
     place: str
     is_own: bool
+    moves: bool
 
 
 def working_keys(screen: Screen[Any]) -> list[Working]:
@@ -38,12 +40,12 @@ def working_keys(screen: Screen[Any]) -> list[Working]:
         key, identity = screen.app.get_key_display(binding), (place_of(node), binding.description)
         before = found.get(identity)
         if before is None:
-            own = is_own(binding, node)
+            own, moves = is_own(binding, node), (binding.id or "").partition(".")[0] in MOVING
             text = binding.tooltip or binding.description
-            found[identity] = Working(key, text, binding.action, node, place_of(node), own)
+            found[identity] = Working(key, text, binding.action, node, place_of(node), own, moves)
         elif key not in before.keys.split():
             found[identity] = replace(before, keys=f"{before.keys} {key}")
-    return sorted(found.values(), key=lambda working: not working.is_own)
+    return sorted(found.values(), key=lambda working: (not working.is_own, working.moves))
 
 
 def is_own(binding: Binding, node: DOMNode) -> bool:

@@ -60,7 +60,7 @@ class Everything(Provider):
 
 def screen_commands(screen: Screen[Any]) -> Iterator[SystemCommand]:
     """The keys of the screen and of what has the focus, each with the key that does the same."""
-    for working in working_keys(screen):
+    for working in sorted(working_keys(screen), key=lambda working: working.moves):
         if working.place != EVERYWHERE and working.is_own:
             run = partial(screen.app.run_action, working.action, working.node)
             yield SystemCommand(working.text, f"{working.keys}: {working.place.lower()}", run)

@@ -142,7 +142,7 @@ async def test_pin_verify_copy(tmp_path):
         screen.runs_table.select_key("alpha-1")
         await until(lambda: screen.listed_run == "alpha-1")
         await pilot.press("v")
-        checks = lambda: [row[1][6].plain for row in screen.checkpoint_table._rows]  # noqa: E731
+        checks = lambda: [row[1][5].plain for row in screen.checkpoint_table._rows]  # noqa: E731
         await until(lambda: checks() == ["whole", "damaged"], "both checked")
         await pilot.press("enter", "p")
         assert run.meta()["pins"] == [4]

@@ -17,6 +17,7 @@ from textual.theme import Theme
 
 from workbench.themes import DEFAULT, THEMES
 from workbench.widgets.chart import COLOURS
+from workbench.widgets.lists import BESIDE
 
 OWN = [theme for theme in THEMES if not theme.ansi]
 TEXTS = ("foreground", "foreground-muted", "text-muted", "text-error", "text-warning", "text-success", "text-accent")
@@ -80,6 +81,7 @@ def test_the_marked_line_can_be_read(theme: Theme) -> None:
     colours = colours_of(theme)
     below = Color.parse(colours["block-cursor-background"])
     assert contrast(on(below, colours["block-cursor-foreground"]), below) >= 4.5
+    assert contrast(on(below, BESIDE), below) >= 4.5
 
 
 @pytest.mark.parametrize("theme", OWN, ids=lambda theme: theme.name)

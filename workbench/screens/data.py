@@ -38,7 +38,7 @@ from workbench.text import clean, one_line
 from workbench.widgets.axes import duration
 from workbench.widgets.corpus_page import corpus_page
 from workbench.widgets.dialogs import Answer, Ask, AskText
-from workbench.widgets.lists import ChoiceList
+from workbench.widgets.lists import BESIDE, ChoiceList
 from workbench.widgets.panels import bar
 from workbench.widgets.trial import TokenTrial
 
@@ -173,7 +173,7 @@ class DataScreen(WorkbenchScreen):
     def _label(self, entry: Entry) -> Content:
         name = entry.name[:8] if entry.kind == "prepared" else entry.name
         about = entry.problem or entry.about
-        style = "$text-error" if entry.problem else "dim"
+        style = "$text-error" if entry.problem else BESIDE
         mark = "" if entry.here else "↓ "
         return Content.assemble((mark + one_line(name), "bold"), "\n", (one_line(about), style))
 

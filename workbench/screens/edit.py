@@ -136,6 +136,7 @@ class EditScreen(Modal[EditResult]):
         wanted = marked.path if marked is not None and marked.path in paths else next(filter(None, paths), None)
         if wanted is not None:
             self.listing.highlighted = paths.index(wanted)
+            self.call_after_refresh(self.listing.scroll_to_highlight)  # only then is it known how long the list is
         self._show_title()
 
     def _entry(self, field: Field) -> Content:

@@ -25,7 +25,7 @@ from workbench.services.prepared import DataState, look_for_data
 from workbench.text import clean
 from workbench.widgets.axes import compact, size
 from workbench.widgets.dialogs import Answer, Ask
-from workbench.widgets.lists import ChoiceList
+from workbench.widgets.lists import BESIDE, ChoiceList
 from workbench.widgets.meaning import meaning
 
 if TYPE_CHECKING:  # loaded when they are needed: the first screen is not to wait for them
@@ -142,7 +142,7 @@ class PresetsScreen(WorkbenchScreen):
         name = f"{preset.name} *" if preset.name in self.edited else preset.name
         if preset.problem:
             return Content.assemble((clean(name), "bold"), "\n", ("cannot be read", "$text-error"))
-        return Content.assemble((clean(name), "bold"), "\n", (clean(preset.purpose), "dim"))
+        return Content.assemble((clean(name), "bold"), "\n", (clean(preset.purpose), BESIDE))
 
     @on(OptionList.OptionHighlighted)
     def _highlighted(self, event: OptionList.OptionHighlighted) -> None:

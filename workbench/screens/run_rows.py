@@ -38,7 +38,7 @@ HEADINGS = {
 def run_cells(row: RunSummary, now: float, branch: str = "", mark: int = 0) -> list[Text]:
     """The cells of a run, in the order of HEADINGS. `branch` is drawn before its name; `mark` is the number under which
     it is marked, 0 where it is not."""
-    steps = f"{row.step:,}/{row.total_steps:,}" if row.total_steps else f"{row.step:,}"
+    steps = f"{row.step:,}/{row.total_steps:,}" if row.total_steps else ""  # none is known of one that cannot be read
     sign = STATUS_SIGNS.get(row.status, " ")
     return [
         Text.assemble((branch, "dim"), (f"●{mark} " if mark else "", "bold"), one_line(row.name), no_wrap=True),
@@ -47,7 +47,7 @@ def run_cells(row: RunSummary, now: float, branch: str = "", mark: int = 0) -> l
         _measured(row.loss),
         _measured(row.validation_loss),
         _measured(row.bits_per_byte),
-        Text(age(now - row.touched).rjust(4)),
+        Text(age(now - row.touched).rjust(4) if row.touched else ""),
         Text(compact(row.parameters).rjust(6) if row.parameters else ""),
         Text(size(row.size_bytes).rjust(7)),
         Text(one_line(row.corpus), no_wrap=True),
@@ -64,8 +64,8 @@ def checkpoint_cells(info: CheckpointInfo, check: Text) -> list[Text]:
         _measured(metrics.get("validation_loss")),
         _measured(metrics.get("bits_per_byte")),
         Text(" ".join(kept), style="bold" if info.best else ""),
-        Text(size(info.size_bytes).rjust(7)),
         check,
+        Text(size(info.size_bytes).rjust(7)),
     ]
 
 

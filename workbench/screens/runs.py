@@ -123,7 +123,7 @@ class RunsScreen(RunActions):
     def on_mount(self) -> None:
         self.catalogue = RunCatalogue(self.workbench.home)
         self._head_table()
-        for heading in ("step", "loss", "val", "bits/B", "kept as", "size", "checked"):
+        for heading in ("step", "loss", "val", "bits/B", "kept as", "checked", "size"):
             self.checkpoint_table.add_column(heading)
         self.runs_table.focus()
         self.set_interval(REFRESH_SECONDS, self._look_regularly)

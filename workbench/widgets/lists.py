@@ -7,6 +7,9 @@ from typing import ClassVar
 from textual.binding import Binding, BindingType
 from textual.widgets import OptionList
 
+BESIDE = "auto 80%"
+"""The style of what an entry says besides its name: black or white, whichever can be read there, also when marked."""
+
 
 def moves(down: str, up: str, first: str, last: str) -> list[BindingType]:
     """The keys of a pager, for a list whose actions have these names."""

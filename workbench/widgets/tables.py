@@ -23,7 +23,9 @@ def keys_of(rows: Sequence[Row]) -> list[str]:
 
 
 class LiveTable(DataTable[Text]):
-    """A `DataTable` of whole rows, with the keys of a pager."""
+    """A `DataTable` of whole rows, with the keys of a pager; the arrows show what is cut off at the right."""
+
+    DEFAULT_CSS = "LiveTable { scrollbar-size-horizontal: 0; }"
 
     BINDINGS: ClassVar[list[BindingType]] = moves("cursor_down", "cursor_up", "scroll_top", "scroll_bottom")
 
