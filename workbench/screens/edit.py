@@ -29,7 +29,7 @@ from llm.errors import Problem, UserError
 from workbench.text import clean
 from workbench.widgets.dialogs import AskText, Modal
 from workbench.widgets.key_line import KeyLine
-from workbench.widgets.lists import ChoiceList
+from workbench.widgets.lists import BESIDE, ChoiceList
 from workbench.widgets.meaning import shown
 
 
@@ -144,9 +144,7 @@ class EditScreen(Modal[EditResult]):
         if not self._is_changed(field):
             return Content.assemble(f"  {field.name:<22} ", shown(value))
         was = f"  ({self.BASE}: {shown(before)})"
-        return Content.assemble(
-            (f"● {field.name:<22} ", "$text-warning"), (shown(value), "bold"), (was, "$foreground-muted")
-        )
+        return Content.assemble((f"● {field.name:<22} {shown(value)}", "bold"), (was, BESIDE))
 
     def _is_wanted(self, field: Field, words: list[str]) -> bool:
         """Whether a field is to be listed: it has all the words, and is changed where only such are asked for."""

@@ -25,3 +25,7 @@ class ChoiceList(OptionList):
     """A list to choose one thing from, with the keys of a pager."""
 
     BINDINGS: ClassVar[list[BindingType]] = moves("cursor_down", "cursor_up", "first", "last")
+
+    def on_resize(self) -> None:
+        """What is marked stays in sight in a list that has become smaller."""
+        self.call_after_refresh(self.scroll_to_highlight)
