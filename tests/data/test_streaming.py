@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import os
+import subprocess
+import sys
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -250,3 +253,32 @@ def test_an_interrupted_run_on_a_stream_ends_like_a_whole_one(tmp_path: Path) ->
     assert stops >= 2
     one, other = (load_file(run.checkpoint().path / "model.safetensors") for run in (whole, parts))
     assert all(one[name].equal(other[name]) for name in one)
+
+
+def test_two_ranks_on_a_stream_train_as_one_and_one_goes_on_where_they_stopped(tmp_path: Path) -> None:
+    """Real processes under torchrun, each reading row groups of its own; then the run is resumed by one."""
+    from llm.events import StepLogged
+    from llm.run import Run
+    from llm.training import run_training
+
+    write_shards(tmp_path / "shards", rows=20, group=5)
+    train = {"batch_size": 2, "accumulation": 1, "total_batch_tokens": 4 * 16, "steps": 6, "log_every": 1}
+    config = stream_config(
+        str(tmp_path / "shards"),
+        data={"streams": 2},
+        train=train | {"device": "cpu", "precision": "fp32", "threads": 1},
+        schedule={"kind": "constant"},
+    )
+    alone, together = (Run.create(tmp_path, name, config) for name in ("alone", "together"))
+    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2", "-m", "llm.train"]
+    ended = subprocess.run(
+        [*command, str(together.path)], capture_output=True, timeout=300, env=os.environ | {"OMP_NUM_THREADS": "1"}
+    )
+    assert ended.returncode == 0, ended.stderr.decode()
+    run_training(alone, tmp_path)
+    longer = (("train.steps", "15"),)
+    for run in (alone, together):
+        run_training(run, tmp_path, overrides=longer)
+    curves = [[event.loss for event in run.events() if isinstance(event, StepLogged)] for run in (alone, together)]
+    assert len(curves[0]) == 15
+    assert curves[1] == pytest.approx(curves[0], rel=1e-4)
