@@ -103,8 +103,17 @@ class Engine:
         reply = Reply(reader, self._vocabulary, ids, knobs, count)
         return self._run(reply.run(cancel, knobs_source or (lambda: knobs)), reader)
 
-    def complete(self, prompts: Sequence[str | Sequence[int]], knobs: DecodeConfig) -> list[Completion]:
-        """What `stream` writes on from each of `prompts`, those of equal length side by side. Errors as there."""
+    def complete(
+        self,
+        prompts: Sequence[str | Sequence[int]],
+        knobs: DecodeConfig,
+        *,
+        report: Callable[[int], object] = lambda done: None,
+    ) -> list[Completion]:
+        """What `stream` writes on from each of `prompts`, those of equal length side by side. Errors as there.
+
+        `report` is told how many of them are done.
+        """
         count = knobs.num_samples
         ids = [self._checked_ids(prompt, knobs) for prompt in prompts]
         at_once = 1 if knobs.beams > 1 else prompts_at_once(self.model, count)
@@ -112,10 +121,11 @@ class Engine:
         for group in groups([len(row) for row in ids], at_once):
             if len(group) == 1:
                 found[group[0]] = Completion.of(self.stream(ids[group[0]], knobs))
-                continue
-            reader = Reader(self.model, len(group) * count, use_cache=self._use_cache)
-            reply = BatchReply(reader, self._vocabulary, [ids[index] for index in group], knobs, count)
-            found |= zip(group, reply.completions(count), strict=True)
+            else:
+                reader = Reader(self.model, len(group) * count, use_cache=self._use_cache)
+                reply = BatchReply(reader, self._vocabulary, [ids[index] for index in group], knobs, count)
+                found |= zip(group, reply.completions(count), strict=True)
+            report(len(found))
         return [found[index] for index in range(len(ids))]
 
     def explain(

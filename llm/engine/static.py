@@ -76,7 +76,8 @@ class StaticStep:
         self._tokens.copy_(tokens)
         self._cache.at.fill_(position)
         if self._done == RECORDED_AFTER:
-            self._run = recorded(self._work) or self._work
+            with torch.cuda.device_of(self._tokens):
+                self._run = recorded(self._work) or self._work
         self._done += 1
         return self._run().clone()  # the next replay writes into the same memory
 
@@ -92,17 +93,20 @@ def recorded(work: Callable[[], Tensor]) -> Callable[[], Tensor] | None:
     None where it cannot be recorded. Recorded on a stream of its own, and with its errors kept to this thread, so that
     a training in another thread goes on beside it. `work` is done a few times.
     """
+    if not torch.cuda.is_available():
+        return None
+    graph, stream = torch.cuda.CUDAGraph(), torch.cuda.Stream()
+    stream.wait_stream(torch.cuda.current_stream())
     try:
-        graph, stream = torch.cuda.CUDAGraph(), torch.cuda.Stream()
-        stream.wait_stream(torch.cuda.current_stream())
         with torch.cuda.stream(stream):
             for _ in range(WARM_UPS):
                 work()
         with torch.cuda.graph(graph, stream=stream, capture_error_mode="thread_local"):
             result = work()
-        torch.cuda.current_stream().wait_stream(stream)
-    except RuntimeError:  # of torch: an operation that cannot be recorded, no memory for it, or no GPU
+    except RuntimeError:  # of torch: an operation that cannot be recorded, or no memory for it
         return None
+    finally:
+        torch.cuda.current_stream().wait_stream(stream)
 
     def replay() -> Tensor:
         graph.replay()

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import sys
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import ExitStack
 from dataclasses import dataclass
 from itertools import islice
@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 from llm.config import DecodeConfig
 from llm.errors import UserError, WrongUse
+from llm.events import Progress
 from llm.run import CheckpointInfo, Run
 
 if TYPE_CHECKING:
@@ -34,11 +35,15 @@ class Line:
 def sample_lines(run: Run, info: CheckpointInfo, engine: Engine, source: str, knobs: DecodeConfig) -> None:
     """Write a line for every line of the file `source`, or of stdin for "-". UserError names a line that cannot be."""
     from llm.tokenizer.base import well_formed
+    from workbench.commands.narrator import narrator
 
     with ExitStack() as stack:
         lines = read_lines(stack.enter_context(opened(source)) if source != "-" else sys.stdin, engine, knobs)
+        tell = stack.enter_context(narrator()).tell if not sys.stdout.isatty() else lambda event: None
+        written = 0
         while window := list(islice(lines, WINDOW)):
-            completions = engine.complete([line.ids for line in window], knobs)
+            completions = engine.complete([line.ids for line in window], knobs, report=told(tell, written))
+            written += len(window)
             for line, completion in zip(window, completions, strict=True):
                 samples = zip(completion.texts, completion.reasons, strict=True)
                 result = line.fields | {
@@ -51,6 +56,11 @@ def sample_lines(run: Run, info: CheckpointInfo, engine: Engine, source: str, kn
                 }
                 sys.stdout.write(well_formed(json.dumps(result, ensure_ascii=False)) + "\n")
             sys.stdout.flush()
+
+
+def told(tell: Callable[[Progress], object], before: int) -> Callable[[int], object]:
+    """Tells how many prompts are done, `before` of them in earlier windows; how many there are is not known."""
+    return lambda done: tell(Progress(stage="writing", done=before + done, total=0, unit="prompts"))
 
 
 def opened(source: str) -> Any:

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import argparse
 import sys
+from collections.abc import Iterator
 from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
 from llm.config import DecodeConfig, RunConfig, to_mapping
 from llm.errors import WrongUse
+from llm.events import Progress
 from llm.run import CheckpointInfo, Run, find_checkpoint
 from workbench.commands.options import Parser, add_command
 from workbench.commands.output import number_text, print_json
@@ -19,6 +21,7 @@ if TYPE_CHECKING:
     from llm.compare import Comparison, Side
     from llm.engine import Engine
     from llm.sampling import Stage
+    from llm.timelapse import Frame
 
 SHOWN = 5  # tokens of a distribution in the printed form; --json has ten
 
@@ -155,7 +158,8 @@ def timelapse(options: argparse.Namespace) -> int:
     prompts = [prompt_from(text) for text in options.prompt or pinned_prompts(run) or [config.sample.prompt]]
     frames = frames_of(run, prompts, knobs, device=options.device)
     if options.json:
-        print_json({"run": run.name, "decode": knob_record(knobs), "frames": [asdict(frame) for frame in frames]})
+        records = collected(frames, len(prompts) * len(run.checkpoints()))
+        print_json({"run": run.name, "decode": knob_record(knobs), "frames": records})
         return 0
     show = clean if sys.stdout.isatty() else str
     for frame in frames:
@@ -164,6 +168,18 @@ def timelapse(options: argparse.Namespace) -> int:
         text = f"({frame.problem})" if frame.problem else frame.prompt + frame.text
         print(f"--- {run.name}@{frame.step}{facts}\n{show(text)}", flush=True)
     return 0
+
+
+def collected(frames: Iterator[Frame], total: int) -> list[dict[str, Any]]:
+    """All `total` frames as data, telling how many there are already."""
+    from workbench.commands.narrator import narrator
+
+    found = []
+    with narrator() as telling:
+        for frame in frames:
+            found.append(asdict(frame))
+            telling.tell(Progress(stage="writing", done=len(found), total=total, unit="texts"))
+    return found
 
 
 def identity(run: Run, info: CheckpointInfo) -> dict[str, Any]:
