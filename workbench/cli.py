@@ -7,6 +7,7 @@ Results go to stdout, everything else to stderr. Exit status: 0 done, 1 failed, 
 from __future__ import annotations
 
 import argparse
+import errno
 import io
 import os
 import sys
@@ -50,11 +51,22 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except BrokenPipeError:  # whoever read our output has had enough
         os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
         return 0
-    except Exception as error:  # noqa: BLE001 - the outermost caller: nobody is shown a traceback
-        log = keep_traceback(home_in(given))
-        say(f"this should not have happened ({type(error).__name__}: {error}); the details are in {log}.")
+    except OSError as error:
+        if error.errno != errno.ENOSPC:
+            return unexpected(error, given)
+        os.dup2(os.open(os.devnull, os.O_WRONLY), 1)  # what could not be written would be tried again at the end
+        say(f"there is no space left for {error.filename or 'what was to be written'}; make room, then try again.")
         return 1
+    except Exception as error:  # noqa: BLE001 - the outermost caller: nobody is shown a traceback
+        return unexpected(error, given)
     return status
+
+
+def unexpected(error: Exception, given: Sequence[str]) -> int:
+    """Say that something went wrong that is no fault of the person's, and where the details are."""
+    log = keep_traceback(home_in(given))
+    say(f"this should not have happened ({type(error).__name__}: {error}); the details are in {log}.")
+    return 1
 
 
 def carry_out(given: list[str]) -> int:
@@ -62,6 +74,8 @@ def carry_out(given: list[str]) -> int:
     if isinstance(sys.stdout, io.TextIOWrapper) and not sys.stdout.isatty():
         sys.stdout.reconfigure(encoding="utf-8")  # a file or a pipe gets UTF-8, whatever the locale
     parser, commands = build_parser()
+    if without_home(given)[:1] == ["help"]:  # what people type before they know better
+        given = [*without_home(given)[1:2], "--help"]
     command = next((word for word in without_home(given) if not word.startswith("-")), None)
     for word in given[: given.index(command)] if command else ():
         if word.startswith("--") and word.partition("=")[0] not in parser.flags:
@@ -79,6 +93,8 @@ def carry_out(given: list[str]) -> int:
         raise WrongUse(unknown_flag(unknown[0], command, commands[command].flags if command else parser.flags))
     options.overrides = overrides
     options.home = Path(options.home).expanduser() if options.home else default_home()
+    if options.home.exists() and not options.home.is_dir():
+        raise WrongUse(f"the home {options.home} is a file; name a folder with --home or $LLM_WORKBENCH_HOME.")
     if command is None:
         return talk.open_workbench(options.home, None)
     status: int = options.run_command(options)

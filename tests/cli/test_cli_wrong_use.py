@@ -44,6 +44,22 @@ def test_wrong_use(words: str, sentence: str, home: Path, capsys: pytest.Capture
     assert list(home.iterdir()) == []
 
 
+def test_a_home_that_is_a_file(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    file = tmp_path / "notes.txt"
+    file.write_text("not a folder")
+    assert cli.main(["runs", "--home", str(file)]) == 2
+    assert capsys.readouterr().err == f"the home {file} is a file; name a folder with --home or $LLM_WORKBENCH_HOME.\n"
+    assert file.read_text() == "not a folder"
+
+
+@pytest.mark.parametrize(("words", "usage"), [("help", "llm-workbench [-h]"), ("help train", "llm-workbench train")])
+def test_help_as_a_word(words: str, usage: str, capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as end:
+        cli.main(words.split())
+    assert end.value.code == 0
+    assert capsys.readouterr().out.startswith(f"usage: {usage}")
+
+
 def test_all_configuration_errors_a_line_each(home: Path, capsys: pytest.CaptureFixture[str]) -> None:
     words = "train quickstart --lr 3 --optim.kind adam --train.steps=ten --model.n-head 5 --train.tokens"
     assert cli.main([*words.split(), "9", "--home", str(home)]) == 2
