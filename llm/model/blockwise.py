@@ -1,4 +1,5 @@
-"""Causal attention as it trains on a CPU: by blocks of queries, each against the keys that it can see.
+"""Causal attention as it trains on a CPU in bfloat16 or with dropout: by blocks of queries, each against the keys that
+it can see.
 
 torch's own kernels lose there on two counts: in bfloat16 both passes take two to four times as long, and with dropout
 three tensors of T² numbers a head are kept. Here the backward pass forms the weights of long texts anew and draws the

@@ -109,13 +109,15 @@ def activation_bytes_per_token(config: ModelConfig, seq_len: int, precision: Pre
     """Bytes that the forward pass keeps for the backward pass, per token.
 
     The residual stream and the normalisations are float32; matrix products and what lies between them are narrow in
-    half precision. Attention is counted as on a CPU (`llm.model.blockwise`), which keeps a little more than a GPU.
+    half precision. Attention in bfloat16 or with dropout is counted as on a CPU (`llm.model.blockwise`), which
+    keeps a little more than a GPU.
     """
     d, narrow = config.d_model, 4 if precision == "fp32" else 2
     norm = (8 if config.norm == "rmsnorm" else 4) * d + narrow * d
-    attention = narrow * (3 * d + 2 * kv_width(config))
-    if seq_len <= MOST_KEPT_POSITIONS:
-        attention += narrow * config.n_head * min(seq_len, (seq_len + BLOCK_ROWS) // 2)
+    attention = narrow * (2 * d + 2 * kv_width(config))
+    if precision == "bf16" or config.dropout:
+        weights = config.n_head * min(seq_len, (seq_len + BLOCK_ROWS) // 2)
+        attention += narrow * (d + (weights if seq_len <= MOST_KEPT_POSITIONS else 0))
     hidden = {"swiglu": 4, "gelu": 2, "relu2": 3}[config.mlp] * narrow * config.d_ff
     dropout = 3 * narrow * d if config.dropout else 0
     return config.n_layer * (2 * norm + attention + hidden + dropout) + norm + 8 * d

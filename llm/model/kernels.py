@@ -147,10 +147,12 @@ def fused_rotate(x: Tensor, cos: Tensor, sin: Tensor, pairs: Pairs) -> Tensor:
 
 
 def fused_attention(query: Tensor, key: Tensor, value: Tensor, dropout: float, seen: Tensor | None = None) -> Tensor:
-    """`attention` by torch's scaled_dot_product_attention, but for training on a CPU (`llm.model.blockwise`)."""
+    """`attention` by torch's scaled_dot_product_attention, but for training on a CPU in bfloat16 or with dropout
+    (`llm.model.blockwise`)."""
     queries, keys = query.shape[2], key.shape[2]
     trains = query.requires_grad and 1 < queries == keys and seen is None
-    if trains and query.device.type == "cpu" and not torch.compiler.is_compiling():
+    by_blocks = trains and query.device.type == "cpu" and (dropout > 0 or query.dtype == torch.bfloat16)
+    if by_blocks and not torch.compiler.is_compiling():
         return blockwise_attention(query, key, value, dropout)
     if seen is None and 1 < queries < keys:
         seen = visible(queries, keys, query.device)
