@@ -198,14 +198,13 @@ def projection(config: ModelConfig, weights: Weights, kind: str) -> Tensor | Non
 
 def interleaved(rows: Tensor, width: int) -> Tensor:
     """`rows` (heads·width, ...) with row i and i + width/2 of each head as neighbours."""
-    return rows.unflatten(0, (-1, 2, width // 2)).transpose(1, 2).reshape(rows.shape)
+    return rows.view(-1, 2, width // 2, *rows.shape[1:]).transpose(1, 2).reshape(rows.shape)
 
 
 def rotations(config: ModelConfig, device: torch.device | str, dtype: torch.dtype) -> Tensor:
     """exp(i·angle) of every position and pair, (context, 1, head_dim/2) complex, its parts in `dtype`."""
     angles = rotary_angles(config.d_model // config.n_head, config.context, config.rope_theta)
-    turns: Tensor = torch.complex(angles.cos().to(dtype), angles.sin().to(dtype)).unsqueeze(1).to(device)
-    return turns
+    return torch.complex(angles.cos().to(dtype), angles.sin().to(dtype)).unsqueeze(1).to(device)
 
 
 ReadingModel = Transformer | PackedTransformer
