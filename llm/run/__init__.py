@@ -1,7 +1,7 @@
 """A run is a directory: see ARCHITECTURE.md for what lies in it."""
 
 from llm.run.checkpoints import CheckpointInfo, verify
-from llm.run.directory import Run, RunStatus, find_checkpoint, free_name, list_runs
+from llm.run.directory import Run, RunStatus, check_run_name, find_checkpoint, free_name, list_runs
 from llm.run.lock import Holder, RunBusy
 from llm.run.log import Command, CommandTail, EventLog, EventTail
 
@@ -15,6 +15,7 @@ __all__ = [
     "Run",
     "RunBusy",
     "RunStatus",
+    "check_run_name",
     "find_checkpoint",
     "free_name",
     "list_runs",

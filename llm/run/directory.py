@@ -27,6 +27,7 @@ from llm.run.lock import Holder, RunLock, holder_of
 from llm.run.log import CommandTail, EventLog, EventTail, last_events, read_events, send_command
 
 FORMAT = 1
+RESERVED = frozenset({"export", "delete", "trash", "restore", "empty-trash"})  # the verbs of `llm-workbench runs`
 NAMES = frozenset({"stories", "pylib"} | {dataset.name for dataset in CATALOGUE})
 
 
@@ -71,7 +72,7 @@ class Run:
         `fill` may put files there first: the directory becomes a run when `run.toml` is written, as the last of all.
         Paths in the configuration become absolute, so that the run can be resumed from any directory.
         """
-        check_name(name)
+        check_run_name(name)
         run = cls(home / "runs" / name)
         try:
             run.path.mkdir(parents=True)
@@ -243,6 +244,13 @@ def list_runs(home: Path) -> list[Run]:
     """All runs below `home`, newest first."""
     folders = (path.parent for path in (home / "runs").glob("*/run.toml"))
     return [Run(path) for path in sorted(folders, key=lambda path: -path.stat().st_mtime)]
+
+
+def check_run_name(name: str) -> None:
+    """`WrongUse` for what cannot be the name of a run."""
+    check_name(name)
+    if name in RESERVED:
+        raise WrongUse(f"a run cannot be called {name}: llm-workbench runs {name} means something else.")
 
 
 def free_name(home: Path, stem: str) -> str:

@@ -9,13 +9,14 @@ import signal
 import subprocess
 import sys
 import time
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from llm.config import DecodeConfig
-from llm.events import Event, Progress
+from llm.events import Event, Finished, Progress, StepLogged
 from llm.run import Run
 from workbench import cli
 from workbench.commands import narrator
@@ -175,6 +176,20 @@ def test_runs_and_checkpoints(shell: Shell, trained_run: Run) -> None:
     assert "steps 10, 20" in shell.said
 
 
+def test_a_run_stands_where_it_was_stopped_not_where_it_was_logged_last(own_shell: Shell) -> None:
+    tiny = Run.open(own_shell.home, "tiny-1")
+    logged = [event for event in tiny.events() if isinstance(event, StepLogged)][-1]
+    log = tiny.log()
+    log.append(replace(logged, step=24, loss=2.0))
+    log.append(Finished(step=27, status="stopped"))
+    log.close()
+    (run,) = own_shell.data("runs")
+    assert (run["step"], run["loss"], run["status"]) == (27, 2.0, "stopped")
+    shutil.rmtree(own_shell.home / "runs" / "tiny-1" / "checkpoints")
+    own_shell("runs", "tiny-1")
+    assert own_shell.said == "tiny-1 has no checkpoint yet.\n"
+
+
 def test_a_damaged_run_is_listed_with_its_problem(own_shell: Shell) -> None:
     (own_shell.home / "runs" / "tiny-1" / "run.toml").write_text("[broken")
     (run,) = own_shell.data("runs")
@@ -201,6 +216,10 @@ def test_presets(shell: Shell) -> None:
 def test_a_finished_run_is_extended(own_shell: Shell) -> None:
     own_shell("resume", "tiny-1", status=2)
     assert "extend it with --train.steps N" in own_shell.said
+    own_shell("resume", "tiny-1", "--train.steps", "20", status=2)
+    assert "step 20; extend it with --train.steps N, N > 20" in own_shell.said
+    own_shell("resume", "tiny-1", "--model.n-layer", "2", status=2)
+    assert "model.n_layer: cannot change" in own_shell.said
     own_shell("resume", "tiny-1", "--train.steps", "25", "--model.n-layer", "2", status=2)
     assert "model.n_layer: cannot change" in own_shell.said
     result = own_shell.data("resume", "tiny-1", "--train.steps", "25")
@@ -267,6 +286,8 @@ def test_tokenizers(own_shell: Shell, tiny_preset: Path, tmp_path: Path) -> None
     encoded = own_shell.data("tokenizer", "encode", "tiny-1", "Béla")
     assert encoded["ids"] == list("Béla".encode())
     assert encoded["tokens"] == ["B", "\\xc3", "\\xa9", "l", "a"]
+    no_text = own_shell.data("tokenizer", "encode", "tiny-1", "a\udcff")  # what stdin makes of a byte that is no text
+    assert no_text["bytes"] == len("a\ufffd".encode())
     target = str(tmp_path / "made")
     fields = ("--tokenizer.kind", "bpe", "--tokenizer.vocab-size", "300")
     made = own_shell.data("tokenizer", "train", str(tiny_preset), "--output", target, *fields)

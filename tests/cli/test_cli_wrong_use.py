@@ -22,6 +22,9 @@ COMMANDS = ("train", "resume", "sample", "chat", "eval", "runs", "presets", "dat
         ("train quickstrat", 'there is no preset named "quickstrat"; did you mean quickstart?'),
         ("train", "the following arguments are required: PRESET; see llm-workbench train --help."),
         ("train quickstart --name a/b", '"a/b" cannot be a name'),
+        ("train quickstart --name trash", "a run cannot be called trash"),
+        ("runs export nothing --csv --json", "leave out --json"),
+        ("eval nothing --batches -1", "give a number from 0 on"),
         ("presets --jsno", 'llm-workbench presets does not take "--jsno"; did you mean --json?'),
         ("runs --json extra more", 'runs cannot "extra"'),
         ("sample nothing", "there is no run named nothing"),
@@ -155,3 +158,12 @@ def test_a_reader_that_has_had_enough_is_no_error(home: Path) -> None:
     done = subprocess.run(words, stdout=write_end, stderr=subprocess.PIPE, text=True, check=False)
     os.close(write_end)
     assert (done.returncode, done.stderr) == (0, "")
+
+
+def test_no_space_for_the_output_is_a_sentence(home: Path) -> None:
+    words = [sys.executable, "-m", "workbench", "presets", "--home", str(home)]
+    with Path("/dev/full").open("w") as full:
+        done = subprocess.run(words, stdout=full, stderr=subprocess.PIPE, text=True, check=False)
+    assert done.returncode == 1
+    assert done.stderr == "there is no space left for what was to be written; make room, then try again.\n"
+    assert not (home / "logs").exists()

@@ -8,7 +8,7 @@ from dataclasses import replace
 from typing import Any
 
 from llm.config import resolve_seq_len
-from llm.errors import UserError
+from llm.errors import UserError, WrongUse
 from llm.events import Progress
 from llm.files import read_json
 from llm.run import find_checkpoint
@@ -29,6 +29,8 @@ def register(subparsers: Any) -> None:
 
 def evaluate(options: argparse.Namespace) -> int:
     """Print loss, perplexity and bits per byte under the names they have in the events."""
+    if (options.batches or 0) < 0 or options.examples < 0:
+        raise WrongUse("--batches and --examples count what to measure on; give a number from 0 on (0 = all).")
     if options.core is not None:
         return evaluate_core(options)
     run, info = find_checkpoint(options.home, options.run)
@@ -51,7 +53,7 @@ def evaluate(options: argparse.Namespace) -> int:
     if read_json(info.path / STATE).get("data_fingerprint") != dataset.fingerprint:
         say(f"warning: the text of {run.name} has changed since it was trained; this measures it on the text of now.")
     seq_len, batch_size = resolve_seq_len(config.train, config.model), config.train.batch_size
-    batches = config.evaluate.batches if options.batches is None else max(0, options.batches)
+    batches = config.evaluate.batches if options.batches is None else options.batches
     total = min(batches * batch_size * seq_len or math.inf, (len(dataset.validation) - 1) // seq_len * seq_len)
     with narrator() as telling:
         result = measure(

@@ -10,7 +10,7 @@ from typing import Any
 
 from llm.errors import WrongUse
 from llm.run import Run
-from workbench.commands.output import print_json, print_table, say
+from workbench.commands.output import age, print_json, print_table, say
 
 RUNS_USAGE = (
     "{prog} [RUN] [--json]\n"
@@ -42,6 +42,8 @@ def run_verb(verb: str, options: argparse.Namespace) -> Callable[[argparse.Names
 
 def export(options: argparse.Namespace) -> int:
     """The curves of a run as CSV, to stdout or into a file that is there only when it is whole."""
+    if options.json:
+        raise WrongUse("runs export writes CSV, not JSON; leave out --json.")
     if not options.csv:
         raise WrongUse(f"runs export needs to know the form: llm-workbench runs export {options.words[1]} --csv.")
     run = Run.open(options.home, options.words[1])
@@ -66,7 +68,6 @@ def delete(options: argparse.Namespace) -> int:
 
 def trash(options: argparse.Namespace) -> int:
     """What lies in the trash."""
-    from workbench.commands.listing import age
     from workbench.services.trash import list_trash
     from workbench.widgets.axes import size
 

@@ -3,19 +3,18 @@
 from __future__ import annotations
 
 import argparse
-import time
 from typing import Any
 
 from llm.config import list_presets, load_preset, to_mapping, to_toml
 from llm.errors import UserError, WrongUse
-from llm.events import Evaluated, StepLogged
+from llm.events import Evaluated, Finished, RolledBack, Saved, Started, StepLogged
 from llm.files import directory_size
 from llm.names import did_you_mean
 from llm.run import Run, list_runs
 from llm.run.log import last_events
 from workbench.commands.keeping import VERBS, add_run_verbs, run_verb
 from workbench.commands.options import add_command
-from workbench.commands.output import number_text, print_json, print_table, say
+from workbench.commands.output import age, number_text, print_json, print_table, say
 
 METRICS = ("loss", "validation_loss", "perplexity", "bits_per_byte")
 
@@ -61,7 +60,7 @@ def runs(options: argparse.Namespace) -> int:
         print_json(found)
     elif found:
         print_table(
-            ("name", "status", "step", "loss", "validation", "bits/byte", "age"), [run_row(run) for run in found]
+            ("name", "status", "step", "loss", "validation", "bits/byte", "begun"), [run_row(run) for run in found]
         )
     else:
         say(f"there are no runs in {options.home / 'runs'} yet; begin with: llm-workbench train quickstart")
@@ -82,27 +81,22 @@ def described(run: Run) -> dict[str, Any]:
 
 
 def latest_metrics(run: Run) -> dict[str, Any]:
-    """The newest value of each metric near the end of the event log."""
+    """The newest value of each metric near the end of the event log, and the last step that it knows of."""
     metrics: dict[str, Any] = {}
     for event in last_events(run.path / "events.jsonl"):
         if isinstance(event, StepLogged | Evaluated):
-            metrics |= {name: getattr(event, name) for name in ("step", *METRICS) if hasattr(event, name)}
+            metrics |= {name: getattr(event, name) for name in METRICS if hasattr(event, name)}
+        if isinstance(event, Started | RolledBack):  # later steps are void
+            metrics["step"] = event.step
+        elif isinstance(event, StepLogged | Evaluated | Saved | Finished):
+            metrics["step"] = max(event.step, metrics.get("step", 0))
     return metrics
 
 
 def run_row(run: dict[str, Any]) -> tuple[str, ...]:
     numbers = (number_text(run.get(name)) for name in ("loss", "validation_loss", "bits_per_byte"))
     created = run.get("created")
-    return (run["name"], run["status"], str(run.get("step", "–")), *numbers, age(created) if created else "–")
-
-
-def age(created: float) -> str:
-    """How long ago, in the largest unit that gives at least one."""
-    seconds = max(0.0, time.time() - created)
-    for size, unit in ((86_400, "d"), (3600, "h"), (60, "min")):
-        if seconds >= size:
-            return f"{seconds // size:.0f} {unit}"
-    return f"{seconds:.0f} s"
+    return (run["name"], run["status"], str(run.get("step", "–")), *numbers, f"{age(created)} ago" if created else "–")
 
 
 def checkpoints(run: Run, *, as_json: bool) -> int:
@@ -111,6 +105,9 @@ def checkpoints(run: Run, *, as_json: bool) -> int:
     if as_json:
         kept = [vars(info) | {"path": str(info.path)} for info in found]
         print_json(described(run) | {"size_bytes": directory_size(run.path), "checkpoints": kept})
+        return 0
+    if not found:
+        say(f"{run.name} has no checkpoint yet.")
         return 0
     from workbench.widgets.axes import size
 

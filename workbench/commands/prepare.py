@@ -185,6 +185,9 @@ def show_tokenizer(found: Tokenizer, *, as_json: bool) -> None:
 
 
 def show_tokens(found: Tokenizer, text: str, *, as_json: bool) -> None:
+    from llm.tokenizer.base import well_formed
+
+    text = well_formed(text)  # stdin may hold bytes that are no text
     ids = found.encode(text, special=True)
     if as_json:
         print_json({"ids": ids, "tokens": [token_text(found, token) for token in ids], "bytes": len(text.encode())})

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import shlex
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -49,7 +50,6 @@ def train(options: argparse.Namespace) -> int:
     if options.fit is not None:
         config = fitted(config, options)
     name = options.name or free_name(options.home, Path(options.preset).stem)
-    check_name(name)
     run = Run.create(options.home, name, config)
     return left_for_later(run, options) if options.no_start else train_new(run, options)
 
@@ -107,24 +107,35 @@ def train_new(run: Run, options: argparse.Namespace) -> int:
 
 
 def resume(options: argparse.Namespace) -> int:
-    """Go on where a run stands."""
+    """Go on where a run stands. Whatever is wrong with the overrides is said before anything begins."""
+    from llm.preparation import resumed_config
+
     run = Run.open(options.home, options.run)
-    longer = any(path in (f"train.{length}" for length in LENGTHS) for path, _ in options.overrides)
-    if run.status().name == "finished" and not longer:
-        raise WrongUse(f"run {run.name} has reached its length; extend it with --train.steps N.")
+    check_length(run, resumed_config(run.config(), tuple(options.overrides)), options.overrides)
     say(f"resuming {run.name} in {run.path}")
     return train_to_the_end(run, options, tuple(options.overrides))
+
+
+def check_length(run: Run, config: RunConfig, overrides: Sequence[tuple[str, str]]) -> None:
+    """WrongUse where there is nothing left to train."""
+    if run.status().name != "finished":
+        return
+    done = max((info.step for info in run.checkpoints()), default=0)
+    lengths = {f"train.{length}" for length in LENGTHS}
+    in_steps = any(path == "train.steps" for path, _ in overrides)
+    if not any(path in lengths for path, _ in overrides) or (in_steps and 0 < config.train.steps <= done):
+        raise WrongUse(
+            f"run {run.name} has reached its length, step {done}; extend it with --train.steps N, N > {done}."
+        )
 
 
 def train_to_the_end(run: Run, options: argparse.Namespace, overrides: tuple[tuple[str, str], ...]) -> int:
     """Train in this process, telling how it goes; interrupted, it has saved. Returns the exit status."""
     from llm.commands import CommandQueue
-    from llm.preparation import resumed_config
     from llm.train import stopping_on_signals
     from llm.training import run_training
     from workbench.commands.narrator import narrator
 
-    resumed_config(run.config(), overrides)  # whatever is wrong with them is said before anything begins
     last = LastMetrics()
     commands = CommandQueue()
     with narrator() as telling, stopping_on_signals(commands) as seen:

@@ -12,11 +12,11 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal, TypeVar
 
-from llm.config import RunConfig, check_name
+from llm.config import RunConfig
 from llm.errors import UserError, WrongUse
 from llm.events import Evaluated, Event, Finished, Started, StepLogged
 from llm.files import directory_size, remove_directory
-from llm.run import CheckpointInfo, EventTail, Holder, Run, verify
+from llm.run import CheckpointInfo, EventTail, Holder, Run, check_run_name, verify
 from llm.run.log import last_events, parse_event
 from workbench.services.summaries import Kept, RunSummary, Stamp, load_summaries, save_summaries
 
@@ -280,7 +280,7 @@ def pin(run: Run, step: int) -> bool:
 
 def rename(run: Run, name: str) -> Run:
     """Give a run that is not in training another name."""
-    check_name(name)
+    check_run_name(name)
     target = run.path.with_name(name)
     if target.exists():
         raise WrongUse(f"a run named {name} exists already; choose another name.")
