@@ -41,6 +41,27 @@ def test_what_a_presets_notes_tell_people_to_give_can_be_given(name: str) -> Non
         assert len(given) > 3
 
 
+DOCUMENTS = {
+    "cs336-lecture": "Implementing a large language model from scratch, part 4: training and autoregressive decoding",
+    "cs336-assignment": "CS336's first assignment",
+    "gpt2-124m": "Building a large model from scratch: pre-training on unsupervised data",
+    "gpt2-124m-stable": "gpt2-124m with what the document's training lacks",
+    "tinystories-llama": "Build and train a large language model from scratch",
+    "nanochat-base": "nanochat: LLM base training, explained",
+}
+
+
+@pytest.mark.parametrize("name", [item.name for item in list_presets(HOME)])
+def test_every_preset_says_what_it_follows_and_where_it_differs(name: str) -> None:
+    text = (shipped_directory() / f"{name}.toml").read_text(encoding="utf-8")
+    head = text.partition("\npurpose = ")[0].partition("\nextends = ")[0]
+    assert head.startswith("# ")
+    assert DOCUMENTS.get(name, "") in head
+    if name in DOCUMENTS and name != "gpt2-124m-stable":
+        assert "Left open by" in head
+        assert "Different on purpose:" in head
+
+
 def test_the_assignments_first_optimiser_as_its_notes_give_it() -> None:
     """SGD, whose rate is lr/√(t+1) with lr 1e-3, and nothing else: no decay, no warm-up."""
     notes = (shipped_directory() / "cs336-assignment.toml").read_text(encoding="utf-8")
