@@ -27,14 +27,15 @@ HOSTILE = "a\x1b]0;evil\x07\x9b2J\x1b[31m[bold]x[/]\u202eשלום\u200b\ufeff\U0
 
 @pytest.fixture(scope="module")
 def chinese_run(tmp_path_factory: pytest.TempPathFactory) -> Run:
-    """A run that has learnt two Chinese sentences by heart, byte by byte."""
+    """A run that has learnt a Chinese sentence by heart, byte by byte."""
     from llm.training import run_training
 
     folder = tmp_path_factory.mktemp("chinese")
     corpus = Path(folder / "corpus.txt")
-    corpus.write_text("小猫看见月亮，月亮看见小猫。\n" * 400, encoding="utf-8")
-    text = TINY.replace("d_model = 32", "d_model = 64").replace("context = 32", "context = 96")
-    text = text.replace("steps = 20", "steps = 150").replace("every = 10", "every = 150")
+    corpus.write_text("小猫看见月亮。" * 2000, encoding="utf-8")
+    text = TINY.replace("n_layer = 1", "n_layer = 2").replace("d_model = 32", "d_model = 64")
+    text = text.replace("context = 32", "context = 64").replace("steps = 20", "steps = 200")
+    text = text.replace("every = 10", "every = 200")
     run = Run.create(folder, "chinese-1", from_toml(text + f"[data]\ncorpus = {str(corpus)!r}\nboundary = 'none'\n"))
     run_training(run, folder)
     return run
@@ -46,26 +47,25 @@ async def test_chinese_is_typed_streamed_wrapped_edited_and_replayed(chinese_run
         screen = app.screen
         await until(lambda: screen.model is not None)
         screen.panel.set_value("temperature", 0.0)
-        screen.panel.set_value("max_tokens", 200)
+        screen.panel.set_value("max_tokens", 15 + 8 * 21)
         await pilot.press("小", "猫")
         assert screen.prompt.text == "小猫"
         await pilot.press("enter")
         await until(lambda: screen.exchanges and not screen.writing)
         first = screen.exchanges[0]
-        assert first.reply.startswith("看见月亮，月亮看见小猫。\n小猫看见月亮")
-        assert len(first.tokens) == 200, "a token is a byte: the last character was never whole"
-        assert bytes(first.tokens).decode("utf-8", "ignore") == first.reply
+        assert first.reply == "看见月亮。" + "小猫看见月亮。" * 8
+        assert len(first.tokens) == len(first.reply.encode()), "three tokens a character"
         view = screen.transcript
         rows = [view.render_line(y).text for y in range(view.size.height)]
         assert all(cell_len(row) == view.scrollable_content_region.width for row in rows)
-        assert "月亮看见小猫" in "".join(row.rstrip() for row in rows)
+        assert "".join(row.rstrip() for row in rows) == "小猫" + first.reply
         await pilot.press("escape", "e", "看", "enter")
         await until(lambda: len(screen.conversation.exchanges) == 2 and not screen.writing)
         second = screen.exchanges[0]
-        assert second.prompt == "小猫看" and second.reply.startswith("见月亮")
+        assert second.prompt == "小猫看" and second.reply.startswith("见月亮。小猫看")
         assert load(screen.conversation.file).exchanges[2].reply == second.reply
         await pilot.press("escape", "R")
-        await until(lambda: "the same 200 tokens, exactly" in text_of(screen, "#chat-status"))
+        await until(lambda: "the same 183 tokens, exactly" in text_of(screen, "#chat-status"))
         await pilot.press("m")
         await until(lambda: isinstance(app.screen, Microscope) and app.screen.seen is not None)
         assert app.screen.seen.texts[:6] == [PART, PART, "见", PART, PART, "月"]

@@ -8,7 +8,7 @@ from textual import work
 from textual.content import Content
 from textual.widgets.option_list import Option
 
-from workbench.commands.listing import age
+from workbench.commands.output import age
 from workbench.services.transcripts import Past, list_past
 from workbench.text import one_line
 from workbench.widgets.choosing import Chooser

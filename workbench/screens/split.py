@@ -122,14 +122,14 @@ class Split(Modal[None]):
         for text, side in zip(self._texts, comparison.sides, strict=True):
             text.cut(len(self.exchange.context))
             place = len(text.text)
-            for number, piece in enumerate(side.texts):
-                place = len(text.text) if number == self.at else place
-                text.write(piece, self._style(number, side.divergence, comparison.first_token))
+            for token, piece in enumerate(side.texts):
+                place = len(text.text) if token == self.at else place
+                text.write(piece, self._style(token, side.divergence, comparison.first_token))
             text.write(side.text[sum(map(len, side.texts)) :])
             text.show_place(place)
-        for side in (0, 1):
-            line = self.query_one(f"#split-token-{side}", Static)
-            line.update(Content(one_line(self._token_facts(side)) if self.at is not None else ""))
+        for number in range(len(comparison.sides)):
+            line = self.query_one(f"#split-token-{number}", Static)
+            line.update(Content(one_line(self._token_facts(number)) if self.at is not None else ""))
         self._say(self._facts())
 
     def _style(self, number: int, divergence: tuple[float, ...] | None, first: int | None) -> str:

@@ -165,9 +165,9 @@ class ChatService:
                 self._post(ModelRefused(job.reference, problem))
             elif problem and isinstance(job, Request):
                 self._post(ReplyEnded(job.number, "failed", problem=problem))
-            elif problem:
-                job.post(JobFailed(problem))
-            if isinstance(job, Job):
+            elif isinstance(job, Job):
+                if problem:
+                    job.post(JobFailed(problem))
                 self._post(JobOver())
 
     def _problem_of(self, job: Request | Opening | Job) -> str:

@@ -1,0 +1,311 @@
+"""What the Chat screen and the windows over it look like, in their main states.
+
+After a wanted change: `pytest tests/workbench/test_pictures_chat.py --snapshot-update`, and look at what has changed.
+"""
+
+from __future__ import annotations
+
+import itertools
+import threading
+from collections.abc import Awaitable, Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from textual.pilot import Pilot
+
+import workbench.screens.microscope as microscope_module
+import workbench.screens.split as split_module
+import workbench.screens.talk as talk_module
+import workbench.screens.timelapse as lapse_module
+import workbench.services.reply as reply_module
+from llm.compare import Comparison, Side
+from llm.config import DecodeConfig
+from llm.errors import UserError
+from llm.run import Run
+from llm.sampling import Stage
+from llm.timelapse import Frame
+from tests.workbench.pictures_for_tests import LARGE, SMALL, Compare, app_with, settle
+from tests.workbench.runs_for_tests import make_run, save_fake
+from tests.workbench.test_chat_service import FakeTalker
+from tests.workbench.waiting import shown, until
+from workbench.app import WorkbenchApp
+from workbench.services.chat import ChatService
+from workbench.services.knob_presets import save_knob_preset
+from workbench.services.microscope import Explained
+from workbench.services.reply import Pace
+from workbench.services.split import FrameCame, LapseBegan, LapseEnded, SideNamed, SplitDone
+
+SIZES = pytest.mark.parametrize("size", [SMALL, LARGE], ids=["80x24", "160x50"])
+WORDS = [f"{word} " for word in ["there", "was", "a", "fox", "who", "had", "never", "seen", "the", "moon", "."]]
+HOSTILE = ["日本語 ", "❤\ufe0f ", "\x1b[31m ", "שלום ", "[bold]x[/] ", "\u202e"]
+GONE = UserError("quick-1@250 is gone: run quick-1 has last, best and steps 100, 200, 300.")
+
+Act = Callable[[Pilot[int], Any], Awaitable[None]]
+
+
+@pytest.fixture
+def talker(monkeypatch: pytest.MonkeyPatch) -> FakeTalker:
+    """What the chat talks to, whatever it opens; it writes at one speed on every machine."""
+    one = FakeTalker(words=WORDS)
+    one.name, one.parameters, one.context = "quick-1@300", 1_279_104, 64
+
+    def service(home: Path, training: Any, post: Any) -> ChatService:
+        return ChatService(home, training, post, opener=lambda *arguments: one)
+
+    monkeypatch.setattr(talk_module, "ChatService", service)
+    monkeypatch.setattr(reply_module, "NEWS_EVERY", 0.0)
+    monkeypatch.setattr(reply_module, "Pace", lambda tokens, *rest: Pace(tokens, 123.0, 0.012, *rest[2:]))
+    return one
+
+
+def chatting(app: WorkbenchApp, act: Act) -> Callable[[Pilot[int]], Awaitable[None]]:
+    """Open the chat with the model, and do something there."""
+
+    async def run(pilot: Pilot[int]) -> None:
+        app.open_chat("quick-1@300")
+        await until(pilot, lambda: app.current_mode == "chat" and app.screen.model is not None)  # type: ignore[attr-defined]
+        await act(pilot, app.screen)
+        await settle(pilot)
+
+    return run
+
+
+async def say(pilot: Pilot[int], screen: Any, text: str) -> None:
+    count = len(screen.conversation.exchanges)
+    screen.prompt.focus()
+    screen.prompt.text = text
+    await pilot.press("enter")
+    await until(pilot, lambda: len(screen.conversation.exchanges) == count + 1 and not screen.writing)
+
+
+async def nothing_yet(pilot: Pilot[int], screen: Any) -> None:
+    """A model, and nothing said."""
+
+
+async def branches(pilot: Pilot[int], screen: Any) -> None:
+    """Two replies to one prompt, an exchange picked out, text that wants to be more than text."""
+    await say(pilot, screen, "Once ")
+    screen.service.talker.words = HOSTILE
+    await pilot.press("ctrl+r")
+    await until(pilot, lambda: len(screen.exchanges) == 1 and not screen.writing and screen.exchanges[0].number == 2)
+    await pilot.press("escape", "p")
+
+
+async def questions(pilot: Pilot[int], screen: Any) -> None:
+    await pilot.press("ctrl+t")
+    screen.service.talker.words = [" A ", "fox."]
+    await say(pilot, screen, "Who saw the moon?")
+    await say(pilot, screen, "And who else?")
+
+
+async def failed(pilot: Pilot[int], screen: Any) -> None:
+    await say(pilot, screen, "FILE:not-there.txt")
+
+
+async def knobs(pilot: Pilot[int], screen: Any) -> None:
+    await pilot.press("f2", "down", *"40")
+
+
+async def wrong_knob(pilot: Pilot[int], screen: Any) -> None:
+    await pilot.press("f2", *"hot")
+
+
+async def presets(pilot: Pilot[int], screen: Any) -> None:
+    home = screen.workbench.home
+    save_knob_preset(home, "calm", DecodeConfig(temperature=0.3, top_p=0.9))
+    save_knob_preset(home, "wild", DecodeConfig(temperature=1.4, min_p=0.05))
+    await pilot.press("f8")
+    await until(pilot, lambda: "calm" in shown(pilot.app.screen))
+
+
+async def models(pilot: Pilot[int], screen: Any) -> None:
+    trained(screen.workbench.home)
+    await pilot.press("ctrl+o")
+    await until(pilot, lambda: "quick-1@100" in shown(pilot.app.screen))
+
+
+async def past(pilot: Pilot[int], screen: Any) -> None:
+    await say(pilot, screen, "Once upon a time ")
+    await pilot.press("ctrl+n")
+    await say(pilot, screen, "The \x1b[2J moon ")
+    await pilot.press("f3", *"moon")
+    await until(pilot, lambda: "2 of 2" in shown(pilot.app.screen))
+
+
+async def no_past(pilot: Pilot[int], screen: Any) -> None:
+    await pilot.press("f3")
+    await until(pilot, lambda: "none yet" in shown(pilot.app.screen))
+
+
+STATES = (nothing_yet, branches, questions, failed, knobs, wrong_knob, presets, models, past, no_past)
+
+
+@SIZES
+@pytest.mark.parametrize("act", STATES, ids=lambda act: act.__name__)
+def test_chat(
+    act: Act,
+    size: tuple[int, int],
+    still_home: Path,
+    talker: FakeTalker,
+    snap_compare: Compare,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    numbers = itertools.count()
+    monkeypatch.setattr("workbench.services.transcripts.secrets.token_hex", lambda count: f"{next(numbers):06}")
+    app = app_with(still_home)
+    assert snap_compare(app, terminal_size=size, run_before=chatting(app, act))
+
+
+@SIZES
+def test_without_a_model(size: tuple[int, int], still_home: Path, snap_compare: Compare) -> None:
+    app = app_with(still_home)
+
+    async def look(pilot: Pilot[int]) -> None:
+        await app.action_show("chat")
+        await until(pilot, lambda: "No model yet" in shown(app.screen))
+        await settle(pilot)
+
+    assert snap_compare(app, terminal_size=size, run_before=look)
+
+
+@SIZES
+def test_a_reply_that_is_being_written(
+    size: tuple[int, int],
+    still_home: Path,
+    talker: FakeTalker,
+    snap_compare: Compare,
+) -> None:
+    talker.gate = threading.Semaphore(8)
+    app = app_with(still_home)
+
+    async def write(pilot: Pilot[int], screen: Any) -> None:
+        screen.prompt.text = "Once "
+        await pilot.press("enter")
+        await until(pilot, lambda: "seen" in screen.transcript.text)
+        await pilot.press(*"next")
+
+    assert snap_compare(app, terminal_size=size, run_before=chatting(app, write))
+    talker.gate.release(99)
+
+
+# The windows over it
+
+
+def trained(home: Path) -> Run:
+    """A run of 300 steps with three checkpoints."""
+    run = make_run(home, "quick-1", steps=300)
+    for step, loss in ((100, 2.4), (200, 1.3), (300, 0.8)):
+        save_fake(run, step, loss)
+    return run
+
+
+def explained() -> Explained:
+    """The third of six tokens, drawn from five."""
+    names = {0: "·was", 1: "·lived", 2: "·stood", 3: "日", 4: "\\xe6"}
+    model = Stage("model", ((0, 0.5), (1, 0.3), (2, 0.15), (3, 0.04), (4, 0.00001)), 2048, 1.71)
+    cooler = Stage("temperature", ((0, 0.62), (1, 0.27), (2, 0.1), (3, 0.01), (4, 0.0000004)), 2048, 1.32)
+    cut = Stage("top_k", ((0, 0.7), (1, 0.3), (2, 0.0), (3, 0.0), (4, 0.0)), 2, 0.88)
+    return Explained(2, [" there", " once", " was", " a", " fox", "."], [model, cooler, cut], names)
+
+
+def comparison() -> Comparison:
+    left = ("there", " was", " a", " fox", " who", " saw", " 月", ".")
+    right = ("there", " was", " no", " moon", " that", " night")
+    return Comparison(
+        "Once ",
+        (
+            Side("".join(left), tuple(range(8)), left, (-0.1,) * 8, "stop", (0.0, 0.05, 2.5, 0.7, 0.2, 0.0, 0.3, 0.1)),
+            Side("".join(right), tuple(range(6)), right, (-0.2,) * 6, "length", (0.0, 0.1, 1.9, 0.6, 0.0, 0.4)),
+        ),
+        True,
+        2,
+        10,
+    )
+
+
+async def microscope(pilot: Pilot[int], screen: Any) -> None:
+    await say(pilot, screen, "Once ")
+    await pilot.press("f4")
+    await until(pilot, lambda: pilot.app.screen is not screen)
+    if "gone" not in shown(pilot.app.screen):
+        await pilot.press("right", "right")
+    await until(pilot, lambda: any(words in shown(pilot.app.screen) for words in ("token 3 of", "is gone")))
+
+
+async def split(pilot: Pilot[int], screen: Any) -> None:
+    trained(screen.workbench.home)
+    await say(pilot, screen, "Once ")
+    await pilot.press("f5")
+    await until(pilot, lambda: "quick-1@100" in shown(pilot.app.screen))
+    await pilot.press(*"@100", "enter")
+    await until(pilot, lambda: any(words in shown(pilot.app.screen) for words in ("they part", "is gone")))
+    if "they part" in shown(pilot.app.screen):
+        await pilot.press("d")
+        await until(pilot, lambda: "token 3" in shown(pilot.app.screen))
+
+
+async def lapse(pilot: Pilot[int], screen: Any) -> None:
+    trained(screen.workbench.home)
+    await say(pilot, screen, "Once ")
+    await pilot.press("f6")
+    await until(pilot, lambda: any(words in shown(pilot.app.screen) for words in ("of 3 ", "is gone")))
+    if "of 3 " in shown(pilot.app.screen):
+        await pilot.press("right")
+        await until(pilot, lambda: "quick-1@200" in shown(pilot.app.screen))
+
+
+@pytest.fixture
+def done(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What the windows ask of the models comes out the same everywhere."""
+
+    def explain(exchange: Any, at: int, talker: Any, top: int) -> Explained:
+        found = explained()
+        exchange.tokens = [0, 1, 0, 2, 3, 4]
+        found.at = at
+        return found
+
+    def compare(exchange: Any, other: str, service: Any, stop: Any, post: Any) -> SplitDone:
+        post(SideNamed(1, other))
+        return SplitDone(comparison())
+
+    def scrub(run: Run, prompts: Any, knobs: Any, stop: Any, post: Any) -> LapseEnded:
+        steps = np.arange(1.0, 301.0)
+        post(LapseBegan(steps, 1.0 + 6 * np.exp(-steps / 90), steps[99::100], np.array([3.2, 1.9, 1.4])))
+        for step, text in ((100, "the the"), (200, "a fox was"), (300, "there was a fox.")):
+            post(FrameCame(Frame(step, "Once ", text, {"validation_loss": step / 100})))
+        return LapseEnded()
+
+    monkeypatch.setattr(microscope_module, "explain_token", explain)
+    monkeypatch.setattr(split_module, "split", compare)
+    monkeypatch.setattr(lapse_module, "lapse", scrub)
+
+
+@pytest.fixture
+def gone(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The windows find that what they ask for is no longer there."""
+
+    def refuse(*arguments: object) -> Any:
+        raise GONE
+
+    monkeypatch.setattr(microscope_module, "explain_token", refuse)
+    monkeypatch.setattr(split_module, "split", refuse)
+    monkeypatch.setattr(lapse_module, "lapse", refuse)
+
+
+@SIZES
+@pytest.mark.parametrize("state", ["done", "gone"])
+@pytest.mark.parametrize("act", [microscope, split, lapse], ids=lambda act: act.__name__)
+def test_windows(
+    act: Act,
+    state: str,
+    size: tuple[int, int],
+    still_home: Path,
+    talker: FakeTalker,
+    snap_compare: Compare,
+    request: pytest.FixtureRequest,
+) -> None:
+    request.getfixturevalue(state)
+    app = app_with(still_home)
+    assert snap_compare(app, terminal_size=size, run_before=chatting(app, act))
