@@ -32,7 +32,7 @@ from workbench.garbage import leave_out_what_is_loaded
 from workbench.messages import TorchReady, TrainingEnded
 from workbench.services.queue import QueueRunner, RunQueue
 from workbench.services.training import TrainingService
-from workbench.terminal import abandon_terminal, has_terminal, terminal_kept_for_app
+from workbench.terminal import abandon_terminal, terminal_kept_for_app, what_is_missing
 from workbench.text import clean
 from workbench.widgets.dialogs import Answer, Ask, Help, Waiting
 
@@ -357,12 +357,8 @@ class QuitDialog(Ask):
 def run_app(home: Path, open: str | None = None, watch: str | None = None) -> int:
     """Open the workbench on `home`; `open` names a checkpoint to talk to at once, `watch` a run whose curves to show.
     Returns the exit status."""
-    if not has_terminal():
-        print(
-            "llm-workbench needs a terminal for its screens, and this is none; use a subcommand instead "
-            "(llm-workbench --help lists them).",
-            file=sys.stderr,
-        )
+    if problem := what_is_missing():
+        print(problem, file=sys.stderr)
         return 2
     home.mkdir(parents=True, exist_ok=True)
     sys.setswitchinterval(SWITCH_SECONDS)

@@ -15,10 +15,18 @@ from multiprocessing import resource_tracker
 from pathlib import Path
 from typing import Any
 
+NOT_DRAWN_ON = {"dumb", "unknown"}
 
-def has_terminal() -> bool:
-    """Whether input and output are a terminal."""
-    return os.isatty(0) and os.isatty(1)
+
+def what_is_missing() -> str:
+    """Why there can be no screens here, as a sentence; "" where there can."""
+    if not (os.isatty(0) and os.isatty(1)):
+        problem = "llm-workbench needs a terminal for its screens, and this is none"
+    elif os.environ.get("TERM", "").lower() in NOT_DRAWN_ON:
+        problem = f"llm-workbench needs a terminal that can be drawn on, and TERM={os.environ['TERM']} says it cannot"
+    else:
+        return ""
+    return f"{problem}; use a subcommand instead (llm-workbench --help lists them)."
 
 
 @contextmanager

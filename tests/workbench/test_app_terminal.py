@@ -203,3 +203,9 @@ def test_a_storm_of_resizes_down_to_one_cell_while_it_trains(terminal: Terminal,
     terminal.process.terminate()
     assert terminal.exit_status() == 128 + signal.SIGTERM
     assert run.checkpoint("last").step == list(run.events())[-1].step  # type: ignore[attr-defined]
+
+
+def test_a_terminal_that_cannot_be_drawn_on_is_told(open_terminal: Callable[..., Terminal]) -> None:
+    terminal = open_terminal(TERM="dumb")
+    assert terminal.exit_status() == 2
+    assert b"TERM=dumb says it cannot; use a subcommand instead" in terminal.output
