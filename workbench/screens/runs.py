@@ -23,6 +23,7 @@ from workbench.services.summaries import RunSummary
 from workbench.widgets.tables import LiveTable
 
 REFRESH_SECONDS = 1.5
+MOST_REST_SECONDS = 6.0
 NONE_YET = "No runs yet: press 1, choose a preset, and press Enter to train it."
 
 
@@ -135,7 +136,8 @@ class RunsScreen(RunActions):
     # --- what is shown
 
     def _look_regularly(self) -> None:
-        """Look again, unless looking would take more than a tenth of the time."""
+        """Look again, unless looking would take more than a tenth of the time; reading many runs for the first time,
+        which takes long, is no reason to wait for long."""
         if time.monotonic() >= self._rest_until:
             self.look_again()
 
@@ -158,7 +160,7 @@ class RunsScreen(RunActions):
         try:
             summaries = catalogue.refresh(progress)
         finally:
-            self._rest_until = time.monotonic() + 9 * (time.monotonic() - began)
+            self._rest_until = time.monotonic() + min(9 * (time.monotonic() - began), MOST_REST_SECONDS)
             self._refreshing = False
         self.app.call_from_thread(self._take, summaries)
 
