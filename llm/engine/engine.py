@@ -150,7 +150,7 @@ class Engine:
         ids = self.prompt_ids(prompt, knobs)
         if 0 < knobs.max_total_tokens <= len(ids):
             raise WrongUse(
-                f"The prompt is {len(ids)} tokens long and max_total_tokens is {knobs.max_total_tokens}: "
+                f"max_total_tokens is {knobs.max_total_tokens} and the prompt alone takes {len(ids)}: "
                 "nothing can be written; raise the limit or shorten the prompt."
             )
         return ids

@@ -14,6 +14,7 @@ from torch import Tensor
 
 from llm.config.schema import DecodeConfig
 from llm.errors import ConfigError, Problem
+from llm.names import did_you_mean
 from llm.sampling import filters, penalties
 from llm.sampling.vocabulary import NamedTokens, Vocabulary
 
@@ -221,9 +222,12 @@ def resolved_order(names: Sequence[str]) -> tuple[str, ...]:
     """`names` first, then the transformations they leave out, in their usual order."""
     known = tuple(item.name for item in TRANSFORMATIONS)
     unknown = [name for name in names if name not in known]
-    if unknown or len(set(names)) < len(names):
-        reason = f"{unknown[0]!r} is no transformation" if unknown else "a transformation is named twice"
-        raise ConfigError([Problem("decode.order", f"{reason}; name each at most once, out of {', '.join(known)}.")])
+    if unknown:
+        advice = did_you_mean(unknown[0], known) or f"there are {', '.join(known)}."
+        raise ConfigError([Problem("decode.order", f"{unknown[0]!r} is no transformation; {advice}")])
+    twice = next((name for name in names if names.count(name) > 1), None)
+    if twice:
+        raise ConfigError([Problem("decode.order", f"{twice} is named twice; name it once.")])
     return (*names, *(name for name in known if name not in names))
 
 
