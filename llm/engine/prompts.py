@@ -18,7 +18,8 @@ def resolve_prompt(text: str) -> str:
     name = text.removeprefix(FILE_PREFIX).strip()
     path = Path(name).expanduser()
     if not name or not path.is_file():
-        raise WrongUse(f"The prompt names the file {name!r}, which does not exist; check the path after FILE:.")
+        problem = "is no file" if name and path.exists() else "does not exist"
+        raise WrongUse(f"The prompt names the file {name!r}, which {problem}; check the path after FILE:.")
     try:
         return path.read_text(encoding="utf-8")
     except UnicodeDecodeError as error:

@@ -27,7 +27,7 @@ def lines_of(printed: str) -> list[Any]:
 def test_many_prompts_give_what_each_gives_alone_in_their_order(shell: Shell, tmp_path: Path) -> None:
     prompts = ["Ada saw", "Chen", "Béla saw", "从前", "Dora saw", "", "Ada saw"]
     path = tmp_path / "prompts.jsonl"
-    written = [json.dumps({"prompt": prompt, "id": index, "seed": -1}) for index, prompt in enumerate(prompts)]
+    written = [json.dumps({"prompt": prompt, "id": index, "kept": -1}) for index, prompt in enumerate(prompts)]
     path.write_text("\n\n".join(written) + "\n")
     found = lines_of(shell("sample", "tiny-1", "--jsonl", str(path), *KNOBS))
     assert [line["id"] for line in found] == list(range(7))
@@ -36,6 +36,27 @@ def test_many_prompts_give_what_each_gives_alone_in_their_order(shell: Shell, tm
         assert line["samples"] == alone["samples"]
         assert (line["prompt"], line["run"], line["step"], line["seed"]) == (prompt, "tiny-1", 20, 3)
         assert (line["tokens"], line["prompt_tokens"]) == (alone["tokens"], alone["prompt_tokens"])
+
+
+def test_a_line_may_have_knobs_of_its_own(shell: Shell, tmp_path: Path) -> None:
+    lines = [
+        {"prompt": "Ada saw"},
+        {"prompt": "Chen", "seed": 8, "temperature": 0, "max_tokens": 3, "num_samples": 1},
+        {"prompt": "Dora saw", "stop": ["."], "logit_bias": []},
+        {"prompt": "Ada"},
+    ]
+    path = tmp_path / "prompts.jsonl"
+    path.write_text("".join(json.dumps(line) + "\n" for line in lines))
+    found = lines_of(shell("sample", "tiny-1", "--jsonl", str(path), *KNOBS))
+    own = ("--seed", "8", "--temperature", "0", "--max-tokens", "3")
+    alone = [
+        shell.data("sample", "tiny-1", "--prompt", "Ada saw", *KNOBS),
+        shell.data("sample", "tiny-1", "--prompt", "Chen", *own),
+        shell.data("sample", "tiny-1", "--prompt", "Dora saw", *KNOBS, "--stop", "."),
+        shell.data("sample", "tiny-1", "--prompt", "Ada", *KNOBS),
+    ]
+    assert [line["samples"] for line in found] == [one["samples"] for one in alone]
+    assert [line["seed"] for line in found] == [3, 8, 3, 3]
 
 
 def test_lines_from_stdin_may_be_bare_texts(shell: Shell, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -50,6 +71,8 @@ def test_lines_from_stdin_may_be_bare_texts(shell: Shell, monkeypatch: pytest.Mo
         ('"Ada"\n\nAda\n', "line 3 is not JSON"),
         ('{"prompt": 3}\n', "line 1 has no prompt"),
         ("[]\n", "line 1 has no prompt"),
+        ('"Ada"\n{"prompt": "Ada", "temperature": "hot"}\n', "line 2: decode.temperature: must be a number"),
+        ('{"prompt": "Ada", "top_p": 3}\n', "line 1: decode.top_p"),
     ],
 )
 def test_a_line_that_cannot_be_is_named(shell: Shell, tmp_path: Path, text: str, words: str) -> None:
@@ -76,6 +99,8 @@ def test_a_prompt_from_a_file_or_stdin(shell: Shell, tmp_path: Path, monkeypatch
         (("--prompt", "a", "--jsonl", "b"), "not allowed with"),
         (("--jsonl", "/no/such"), "/no/such"),
         (("--prompt-file", "/no/such"), "/no/such"),
+        (("--jsonl", "/"), "'/' is no file"),
+        (("--prompt-file", "/"), "'/', which is no file"),
         (("--jsonl", "-", "--explain"), "without --jsonl"),
     ],
 )

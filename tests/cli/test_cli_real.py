@@ -249,6 +249,16 @@ def test_a_signal_saves_first(number: signal.Signals, status: int, tiny_preset: 
     assert [info.step for info in Run.open(home, "tiny-1").checkpoints()] == [result["step"]]
 
 
+def test_a_reader_of_the_narration_may_leave(tiny_preset: Path, home: Path) -> None:
+    command = [sys.executable, "-m", "workbench", "train", str(tiny_preset), "--home", str(home)]
+    process = subprocess.Popen(command, stderr=subprocess.PIPE, stdout=subprocess.DEVNULL)
+    assert process.stderr is not None
+    process.stderr.readline()
+    process.stderr.close()
+    assert process.wait(120) == 0
+    assert Run.open(home, "tiny-1").status().name == "finished"
+
+
 def test_an_interrupt_while_preparing_leaves_nothing(
     tiny_preset: Path, home: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:

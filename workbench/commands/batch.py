@@ -1,35 +1,40 @@
-"""`sample --jsonl`: prompts as lines of JSON in, replies as lines of JSON out, in the same order."""
+"""`sample --jsonl`: prompts as lines of JSON in, replies as lines of JSON out, in the same order.
+
+A field of a line that is called like a decoding knob is that knob's value for this line; all others come along.
+"""
 
 from __future__ import annotations
 
 import json
 import sys
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from llm.config import DecodeConfig
+from llm.config import DecodeConfig, fields_of, from_mapping
 from llm.errors import UserError, WrongUse
 from llm.events import Progress
 from llm.run import CheckpointInfo, Run
 
 if TYPE_CHECKING:
     from llm.engine import Engine
+    from llm.engine.batch import Completion
 
+KNOBS = tuple(field.name for field in fields_of(DecodeConfig))
 WINDOW = 256
 """Lines that are read before replies are written: among them, prompts of equal length go together."""
 
 
 @dataclass(frozen=True)
 class Line:
-    """One prompt: its place in the file, its tokens, and the fields that came with it."""
+    """One prompt: the fields that came with it, its tokens, and the knobs that hold for it."""
 
-    number: int
     fields: dict[str, Any]
     ids: list[int]
+    knobs: DecodeConfig
 
 
 def sample_lines(run: Run, info: CheckpointInfo, engine: Engine, source: str, knobs: DecodeConfig) -> None:
@@ -42,20 +47,34 @@ def sample_lines(run: Run, info: CheckpointInfo, engine: Engine, source: str, kn
         tell = stack.enter_context(narrator()).tell if not sys.stdout.isatty() else lambda event: None
         written = 0
         while window := list(islice(lines, WINDOW)):
-            completions = engine.complete([line.ids for line in window], knobs, report=told(tell, written))
+            completions = completed(engine, window, told(tell, written))
             written += len(window)
             for line, completion in zip(window, completions, strict=True):
                 samples = zip(completion.texts, completion.reasons, strict=True)
                 result = line.fields | {
                     "run": run.name,
                     "step": info.step,
-                    "seed": knobs.seed,
+                    "seed": line.knobs.seed,
                     "prompt_tokens": completion.prompt_tokens,
                     "tokens": completion.tokens,
                     "samples": [{"text": text, "reason": reason} for text, reason in samples],
                 }
                 sys.stdout.write(well_formed(json.dumps(result, ensure_ascii=False)) + "\n")
             sys.stdout.flush()
+
+
+def completed(engine: Engine, lines: Sequence[Line], report: Callable[[int], object]) -> list[Completion]:
+    """The replies, in the order of the lines; those with the same knobs are written together."""
+    alike: dict[DecodeConfig, list[int]] = {}
+    for index, line in enumerate(lines):
+        alike.setdefault(line.knobs, []).append(index)
+    found: dict[int, Completion] = {}
+    for knobs, group in alike.items():
+        before = len(found)
+        ids = [lines[index].ids for index in group]
+        completions = engine.complete(ids, knobs, report=lambda done, before=before: report(before + done))
+        found |= zip(group, completions, strict=True)
+    return [found[index] for index in range(len(lines))]
 
 
 def told(tell: Callable[[Progress], object], before: int) -> Callable[[int], object]:
@@ -66,7 +85,8 @@ def told(tell: Callable[[Progress], object], before: int) -> Callable[[int], obj
 def opened(source: str) -> Any:
     path = Path(source).expanduser()
     if not path.is_file():
-        raise WrongUse(f"--jsonl: the file {source!r} does not exist; name a file of lines of JSON, or - for stdin.")
+        problem = "is no file" if path.exists() else "does not exist"
+        raise WrongUse(f"--jsonl: {source!r} {problem}; name a file of lines of JSON, or - for stdin.")
     return path.open(encoding="utf-8")
 
 
@@ -77,11 +97,18 @@ def read_lines(source: Iterable[str], engine: Engine, knobs: DecodeConfig) -> It
             if text.strip():
                 fields = parsed(number, text)
                 try:
-                    yield Line(number, fields, engine.prompt_ids(fields["prompt"], knobs))
+                    own = with_fields(knobs, fields)
+                    yield Line(fields, engine.prompt_ids(fields["prompt"], own), own)
                 except UserError as error:
                     raise WrongUse(f"line {number}: {error}") from error
     except UnicodeDecodeError as error:
         raise UserError(f"--jsonl: the file is not UTF-8 text ({error.reason}); convert it first.") from error
+
+
+def with_fields(knobs: DecodeConfig, fields: Mapping[str, Any]) -> DecodeConfig:
+    """`knobs` with the values that a line gives. ConfigError where one cannot be."""
+    given = {name: fields[name] for name in KNOBS if name in fields}
+    return from_mapping({"decode": asdict(knobs) | given}).decode if given else knobs
 
 
 def parsed(number: int, text: str) -> dict[str, Any]:

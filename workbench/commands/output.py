@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import sys
 import time
 from collections.abc import Sequence
@@ -13,8 +14,11 @@ from workbench.text import clean, one_line
 
 
 def say(message: str) -> None:
-    """A line of narration, for a person."""
-    print(clean(message), file=sys.stderr, flush=True)
+    """A line of narration, for a person. That nobody reads it any more does not end what it tells of."""
+    try:
+        print(clean(message), file=sys.stderr, flush=True)
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stderr.fileno())
 
 
 def print_json(value: Any) -> None:

@@ -33,7 +33,9 @@ def register(subparsers: Any) -> None:
     parser.add_argument("run", metavar="RUN[@STEP|@last|@best]")
     prompts = parser.add_mutually_exclusive_group()
     prompt_help = "what to continue; FILE:path reads a file, - reads stdin"
-    jsonl_help = 'many prompts: lines like {"prompt": "Once"} from FILE, or - for stdin; a line of JSON for each'
+    jsonl_help = (
+        'many prompts: lines like {"prompt": "Once", "seed": 2} from FILE, or - for stdin; a line of JSON for each'
+    )
     prompts.add_argument("--prompt", default="", metavar="TEXT", help=prompt_help)
     prompts.add_argument("--prompt-file", default="", metavar="FILE", help="continue the text of a file; - reads stdin")
     prompts.add_argument("--jsonl", default="", metavar="FILE", help=jsonl_help)
