@@ -23,6 +23,7 @@ def started(run: Run) -> Started:
     return next(event for event in run.events() if isinstance(event, Started))
 
 
+@pytest.mark.slow
 def test_a_compiled_run_has_the_losses_of_an_eager_one(make_run: MakeRun, tmp_path: Path) -> None:
     settings = {"train__steps": "20", "model__dropout": "0", "data__order": "random"}
     eager, compiled = make_run("eager", **settings), make_run("compiled", **settings, train__compile="on")
