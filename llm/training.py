@@ -81,6 +81,8 @@ def drain(run: Run, log: EventLog, events: Generator[Event, None, None], on_even
             for event in events:
                 log.append(event)
                 on_event(event)
+                if log.lines.is_gone:
+                    raise UserError(f"the folder of {run.name} was removed or moved away, so its training has ended.")
                 if isinstance(event, WHERE_IT_STANDS):
                     step = event.step
                 if isinstance(event, Finished):

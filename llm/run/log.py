@@ -20,6 +20,7 @@ class LineAppender:
     """Appends whole lines, each with one `os.write`; after a torn line the next one starts on a line of its own."""
 
     def __init__(self, path: Path) -> None:
+        self.path = path
         self.descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_APPEND, 0o644)
         size = os.fstat(self.descriptor).st_size
         self.torn = size > 0 and os.pread(self.descriptor, 1, size - 1) != b"\n"
@@ -33,6 +34,14 @@ class LineAppender:
             return False
         self.torn = written < len(data)
         return not self.torn
+
+    @property
+    def is_gone(self) -> bool:
+        """Whether the file was removed or moved away: what is appended then is found by nobody."""
+        try:
+            return not os.path.samestat(os.fstat(self.descriptor), self.path.stat())
+        except OSError:
+            return True
 
     def close(self) -> None:
         os.close(self.descriptor)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 import subprocess
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -320,6 +321,20 @@ def test_a_full_file_system_under_the_event_log_leaves_a_recorded_gap(
     assert logged[:3] == [1, 2, 3] and logged[-1] == 24 and len(logged) < 24
     assert any("log lines could not be written" in text for text in messages(events))
     assert run.status().name == "finished"
+
+
+def test_a_run_that_is_removed_while_it_trains_ends_and_leaves_nothing(make_run: MakeRun, tmp_path: Path) -> None:
+    run, seen = make_run("removed"), []
+
+    def remove(event: Event) -> None:
+        seen.append(event)
+        if isinstance(event, StepLogged) and event.step == 10:
+            shutil.rmtree(run.path)
+
+    with pytest.raises(UserError, match="the folder of removed was removed or moved away"):
+        run_training(run, tmp_path, on_event=remove)
+    assert isinstance(seen[-1], Finished) and seen[-1].status == "failed"
+    assert not run.path.exists()
 
 
 def test_token_files_cut_while_training_are_a_sentence_that_names_the_file(make_run: MakeRun, tmp_path: Path) -> None:

@@ -136,6 +136,7 @@ class FollowScreen(WorkbenchScreen):
         self._become("none")
         for chart in self.query(Chart):
             chart.action_reset()
+            chart.cursor = None
             chart.set_data([])
         self.query_one("#event-log", RichLog).clear()
         for view in self.query(SampleView):
