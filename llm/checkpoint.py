@@ -206,8 +206,9 @@ def build_model(config: RunConfig, vocab_size: int) -> Transformer:
 
 
 def load_model(run: Run, info: CheckpointInfo, device: str = "cpu") -> tuple[Transformer, Tokenizer]:
-    """The model of a checkpoint, ready to evaluate or to talk to, and its tokenizer."""
-    verify(info)
+    """The model of a checkpoint, ready to evaluate or to talk to, and its tokenizer. The optimiser's state, twice as
+    large, is not looked at."""
+    verify(info, without={OPTIMIZER})
     tokenizer = load_tokenizer(run.path / "tokenizer")
     model = build_model(run.config(), tokenizer.vocab_size)
     load_weights(model, info.path)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -73,12 +73,17 @@ def list_checkpoints(directory: Path, pins: Iterable[int] = ()) -> list[Checkpoi
     return [replace(info, best=info.step == best, last=info is infos[-1], pinned=info.step in pinned) for info in infos]
 
 
-def verify(info: CheckpointInfo, progress: Callable[[int], object] = lambda count: None) -> None:
-    """Read every file of a checkpoint; a `UserError` names the first that is missing, cut or changed.
+def verify(
+    info: CheckpointInfo, progress: Callable[[int], object] = lambda count: None, *, without: Collection[str] = ()
+) -> None:
+    """Read every file of a checkpoint but those named in `without`; a `UserError` names the first that is missing, cut
+    or changed.
 
     `progress` is called with the number of bytes that were read since the last call.
     """
     for name, entry in read_manifest(info.path)["files"].items():
+        if name in without:
+            continue
         path = info.path / name
         if not path.is_file():
             raise UserError(f"{path} is missing; use another checkpoint of this run.")

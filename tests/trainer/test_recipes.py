@@ -23,6 +23,7 @@ from llm.events import Evaluated, Event, Sampled, Saved, Skipped, Started, StepL
 from llm.length import run_length
 from llm.model.transformer import Transformer
 from llm.run import Run
+from llm.run.checkpoints import MODEL, OPTIMIZER
 from llm.training import run_training
 
 from .conftest import MakeRun
@@ -156,3 +157,20 @@ def test_weights_that_do_not_fit_exactly_are_refused(make_run: MakeRun, tmp_path
     save_file(tensors, tmp_path / "model.safetensors")
     with pytest.raises(UserError, match="does not fit this configuration"):
         load_weights(model, tmp_path)
+
+
+@pytest.mark.parametrize(("name", "can_be_read"), [(OPTIMIZER, True), (MODEL, False)])
+def test_to_talk_to_a_model_its_weights_must_be_whole_and_no_more(
+    make_run: MakeRun, tmp_path: Path, name: str, can_be_read: bool
+) -> None:
+    run = make_run("harmed", train__steps="2")
+    run_training(run, tmp_path)
+    path = run.checkpoint().path / name
+    data = bytearray(path.read_bytes())
+    data[-1] ^= 1
+    path.write_bytes(data)
+    if can_be_read:
+        load_model(run, run.checkpoint())
+    else:
+        with pytest.raises(UserError, match=name):
+            load_model(run, run.checkpoint())
