@@ -49,5 +49,5 @@ def _stage(name: str, logits: Tensor, always: list[int], top: int) -> Stage:
         name,
         tuple(sorted(pairs, key=lambda pair: -pair[1])),
         int((log_p > -torch.inf).sum()),
-        float(entropy(log_p)) / math.log(2),
+        max(0.0, float(entropy(log_p))) / math.log(2),  # rounding can leave it a hair below
     )

@@ -47,7 +47,7 @@ def sample_lines(run: Run, info: CheckpointInfo, engine: Engine, source: str, kn
         tell = stack.enter_context(narrator()).tell if not sys.stdout.isatty() else lambda event: None
         written = 0
         while window := list(islice(lines, WINDOW)):
-            completions = completed(engine, window, told(tell, written))
+            completions = completed(engine, window, beyond(written, told(tell)))
             written += len(window)
             for line, completion in zip(window, completions, strict=True):
                 samples = zip(completion.texts, completion.reasons, strict=True)
@@ -70,16 +70,20 @@ def completed(engine: Engine, lines: Sequence[Line], report: Callable[[int], obj
         alike.setdefault(line.knobs, []).append(index)
     found: dict[int, Completion] = {}
     for knobs, group in alike.items():
-        before = len(found)
         ids = [lines[index].ids for index in group]
-        completions = engine.complete(ids, knobs, report=lambda done, before=before: report(before + done))
+        completions = engine.complete(ids, knobs, report=beyond(len(found), report))
         found |= zip(group, completions, strict=True)
     return [found[index] for index in range(len(lines))]
 
 
-def told(tell: Callable[[Progress], object], before: int) -> Callable[[int], object]:
-    """Tells how many prompts are done, `before` of them in earlier windows; how many there are is not known."""
-    return lambda done: tell(Progress(stage="writing", done=before + done, total=0, unit="prompts"))
+def beyond(before: int, report: Callable[[int], object]) -> Callable[[int], object]:
+    """Reports how many prompts are done, where `before` of them were done already."""
+    return lambda done: report(before + done)
+
+
+def told(tell: Callable[[Progress], object]) -> Callable[[int], object]:
+    """Tells how many prompts are done; how many there are is not known."""
+    return lambda done: tell(Progress(stage="writing", done=done, total=0, unit="prompts"))
 
 
 def opened(source: str) -> Any:

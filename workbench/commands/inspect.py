@@ -12,9 +12,9 @@ from llm.config import DecodeConfig, RunConfig, to_mapping
 from llm.errors import WrongUse
 from llm.events import Progress
 from llm.run import CheckpointInfo, Run, find_checkpoint
+from workbench.commands.asking import add_knobs, chosen_knobs, engine_for, prompt_from
 from workbench.commands.options import Parser, add_command
 from workbench.commands.output import number_text, print_json
-from workbench.commands.talk import add_knobs, chosen_knobs, engine_for, prompt_from
 from workbench.text import clean, one_line
 
 if TYPE_CHECKING:

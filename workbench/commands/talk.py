@@ -8,19 +8,18 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from llm.config import DecodeConfig, RunConfig, fields_of, to_mapping, with_overrides
+from llm.config import DecodeConfig, RunConfig, to_mapping
 from llm.errors import WrongUse
 from llm.run import CheckpointInfo, Run, find_checkpoint
-from workbench.commands.options import Parser, add_command
+from workbench.commands.asking import add_knobs, chosen_knobs, engine_for, prompt_from
+from workbench.commands.options import add_command
 from workbench.commands.output import print_json
 from workbench.text import clean
 
 if TYPE_CHECKING:
-    from llm.engine import Done, Engine, Piece
+    from llm.engine import Done, Piece
 
-METAVARS = {bool: "on|off", int: "N", float: "X", str: "TEXT", tuple: "LIST"}
 BETWEEN_SAMPLES = "\n---\n"
-ONE_THREAD_BELOW = 20_000_000  # parameters; smaller models decode fastest on one thread (measured, see performance.md)
 
 
 def register(subparsers: Any) -> None:
@@ -48,27 +47,6 @@ def register(subparsers: Any) -> None:
     chatting.add_argument("run", metavar="RUN[@STEP|@last|@best]")
     attaching = add_command(subparsers, "attach", "open the workbench on a run that trains elsewhere", attach)
     attaching.add_argument("run", metavar="RUN")
-
-
-def add_knobs(parser: Parser) -> None:
-    """A flag for each decoding knob; what is not given is as the run's preset says."""
-    knobs = parser.add_argument_group("decoding, as the run's preset has it unless given")
-    for field in fields_of(DecodeConfig):
-        flag = "--" + field.name.replace("_", "-")
-        parser.flags.append(flag)
-        optional: dict[str, Any] = {"nargs": "?", "const": "true"} if field.type is bool else {}
-        help = field.help.replace("%", "%%")
-        knobs.add_argument(flag, dest=f"knob_{field.name}", metavar=METAVARS[field.type], help=help, **optional)
-
-
-def chosen_knobs(config: RunConfig, options: argparse.Namespace) -> DecodeConfig:
-    """The decoding knobs of `config` with those of the command line on top."""
-    names = (field.name for field in fields_of(DecodeConfig))
-    given = ((name, getattr(options, f"knob_{name}")) for name in names)
-    overrides = [(f"decode.{name}", text) for name, text in given if text is not None]
-    if options.greedy:
-        overrides.append(("decode.temperature", "0"))
-    return with_overrides(config, overrides).decode
 
 
 def sample(options: argparse.Namespace) -> int:
@@ -99,27 +77,6 @@ def sample(options: argparse.Namespace) -> int:
         show = clean if sys.stdout.isatty() else str
         sys.stdout.write(BETWEEN_SAMPLES.join(show(text) for text in texts) + "\n")
     return 0
-
-
-def prompt_from(text: str, file: str = "") -> str:
-    """The prompt that was given: as it stands, from stdin for "-", from `file` or the one that "FILE:path" names."""
-    from llm.engine import resolve_prompt
-
-    if "-" in (text, file):
-        return sys.stdin.read()
-    return resolve_prompt(f"FILE:{file}" if file else text)
-
-
-def engine_for(run: Run, info: CheckpointInfo, device: str) -> Engine:
-    """An engine on a checkpoint."""
-    from llm.checkpoint import load_model
-    from llm.device import choose_device
-    from llm.engine import Engine, use_one_thread
-
-    model, tokenizer = load_model(run, info, choose_device(device))
-    if sum(parameter.numel() for parameter in model.parameters()) < ONE_THREAD_BELOW:
-        use_one_thread()
-    return Engine(model, tokenizer)
 
 
 def print_streaming(reply: Iterator[Piece | Done]) -> None:

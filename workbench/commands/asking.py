@@ -1,0 +1,59 @@
+"""What all commands that ask a model for text have in common: knobs, prompts, an engine."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from typing import TYPE_CHECKING, Any
+
+from llm.config import DecodeConfig, RunConfig, fields_of, with_overrides
+from llm.run import CheckpointInfo, Run
+from workbench.commands.options import Parser
+
+if TYPE_CHECKING:
+    from llm.engine import Engine
+
+METAVARS = {bool: "on|off", int: "N", float: "X", str: "TEXT", tuple: "LIST"}
+ONE_THREAD_BELOW = 20_000_000  # parameters; smaller models decode fastest on one thread (measured, see performance.md)
+
+
+def add_knobs(parser: Parser) -> None:
+    """A flag for each decoding knob; what is not given is as the run's preset says."""
+    knobs = parser.add_argument_group("decoding, as the run's preset has it unless given")
+    for field in fields_of(DecodeConfig):
+        flag = "--" + field.name.replace("_", "-")
+        parser.flags.append(flag)
+        optional: dict[str, Any] = {"nargs": "?", "const": "true"} if field.type is bool else {}
+        help = field.help.replace("%", "%%")
+        knobs.add_argument(flag, dest=f"knob_{field.name}", metavar=METAVARS[field.type], help=help, **optional)
+
+
+def chosen_knobs(config: RunConfig, options: argparse.Namespace) -> DecodeConfig:
+    """The decoding knobs of `config` with those of the command line on top."""
+    names = (field.name for field in fields_of(DecodeConfig))
+    given = ((name, getattr(options, f"knob_{name}")) for name in names)
+    overrides = [(f"decode.{name}", text) for name, text in given if text is not None]
+    if options.greedy:
+        overrides.append(("decode.temperature", "0"))
+    return with_overrides(config, overrides).decode
+
+
+def prompt_from(text: str, file: str = "") -> str:
+    """The prompt that was given: as it stands, from stdin for "-", from `file` or the one that "FILE:path" names."""
+    from llm.engine import resolve_prompt
+
+    if "-" in (text, file):
+        return sys.stdin.read()
+    return resolve_prompt(f"FILE:{file}" if file else text)
+
+
+def engine_for(run: Run, info: CheckpointInfo, device: str) -> Engine:
+    """An engine on a checkpoint."""
+    from llm.checkpoint import load_model
+    from llm.device import choose_device
+    from llm.engine import Engine, use_one_thread
+
+    model, tokenizer = load_model(run, info, choose_device(device))
+    if sum(parameter.numel() for parameter in model.parameters()) < ONE_THREAD_BELOW:
+        use_one_thread()
+    return Engine(model, tokenizer)
