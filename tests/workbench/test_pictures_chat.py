@@ -66,6 +66,7 @@ def chatting(app: WorkbenchApp, act: Act) -> Callable[[Pilot[int]], Awaitable[No
     async def run(pilot: Pilot[int]) -> None:
         app.open_chat("quick-1@300")
         await until(pilot, lambda: app.current_mode == "chat" and app.screen.model is not None)  # type: ignore[attr-defined]
+        await settle(pilot)  # painted, before a window is laid over it
         await act(pilot, app.screen)
         await settle(pilot)
 
