@@ -47,6 +47,13 @@ def check_name(name: str) -> None:
         raise WrongUse(f"{shown(name)} cannot be a name; {rule}.")
 
 
+def check_own_name(name: str) -> None:
+    """WrongUse unless a person may call a preset of their own so."""
+    check_name(name)
+    if (shipped_directory() / f"{name}.toml").exists():
+        raise WrongUse(f"{name} is the name of a shipped preset; choose another name.")
+
+
 def shipped_directory() -> Path:
     """The presets that come with the package: inside it in a wheel, beside it in a checkout."""
     package = Path(__file__).resolve().parent.parent
@@ -75,9 +82,7 @@ def load_preset(name: str, home: Path, overrides: Iterable[tuple[str, str]] = ()
 
 def save_preset(home: Path, name: str, config: RunConfig, extends: str | None = None) -> Path:
     """Write `config` as a person's own preset; with `extends`, only what differs from that preset. Returns its path."""
-    check_name(name)
-    if (shipped_directory() / f"{name}.toml").exists():
-        raise WrongUse(f"{name} is the name of a shipped preset; choose another name.")
+    check_own_name(name)
     config = replace(config, group=OWN_GROUP)
     tables: dict[str, Any] = to_mapping(config)
     if extends is not None:

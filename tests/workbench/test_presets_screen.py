@@ -154,6 +154,40 @@ async def test_the_filter_finds_fields_by_their_help(home: Path) -> None:
         await until(pilot, lambda: len(screen.listing.options) > len(fields_of(RunConfig)))
 
 
+async def test_a_field_of_that_name_comes_before_one_whose_help_has_the_word(home: Path) -> None:
+    app = app_with(home)
+    async with app.run_test(size=(80, 24)) as pilot:
+        screen = await edit_screen(app, pilot)
+        await pilot.press("slash", *"corpus", "enter")
+        await until(pilot, lambda: screen.listing.has_focus)
+        assert screen.field is not None and screen.field.path == "data.corpus"
+        assert "tokenizer.train_mb" in [option.id for option in screen.listing.options]
+        await pilot.press("escape")
+        await until(pilot, lambda: len(screen.listing.options) > len(fields_of(RunConfig)))
+        assert screen.field is not None and screen.field.path == "data.corpus", "the mark stays"
+
+
+async def test_what_is_typed_is_neither_dropped_nor_trained_with_when_it_cannot_be(home: Path) -> None:
+    trainer = ScriptedTrainer(steps=3)
+    trainer.prepared.set()
+    app = app_with(home, trainer)
+    async with app.run_test(size=(80, 24)) as pilot:
+        screen = await edit_screen(app, pilot)
+        mark(screen, "train.steps")
+        await pilot.press("enter")
+        await until(pilot, lambda: screen.value_line.has_focus)
+        screen.value_line.value = "many"
+        for keys in (("ctrl+r",), ("ctrl+s",), ("shift+tab", "ctrl+r")):
+            await pilot.press(*keys)
+            await until(pilot, lambda: "must be a whole number" in shown(screen))
+            assert app.screen is screen and app.training.active is None
+            assert screen.value_line.has_focus and screen.value_line.value == "many"
+        screen.value_line.value = "78"
+        await pilot.press("ctrl+r")
+        await until(pilot, lambda: app.current_mode == "train")
+        assert Run.open(home, "quickstart-1").config().train.steps == 78
+
+
 async def test_saved_as_a_preset_of_ones_own(home: Path) -> None:
     app = app_with(home)
     async with app.run_test(size=(100, 30)) as pilot:
@@ -166,6 +200,10 @@ async def test_saved_as_a_preset_of_ones_own(home: Path) -> None:
         line = app.screen.query_one(Input)
         line.value = "../up"
         await until(pilot, lambda: "cannot be a name" in shown(app.screen))
+        line.value = "quickstart"
+        await pilot.press("enter")
+        await until(pilot, lambda: "is the name of a shipped preset" in shown(app.screen))
+        assert isinstance(app.screen, AskText) and line.has_focus
         line.value = "mine"
         await pilot.press("enter")
         await until(pilot, lambda: isinstance(app.screen, PresetsScreen))

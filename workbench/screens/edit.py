@@ -18,7 +18,7 @@ from llm.config import (
     Field,
     RunConfig,
     check,
-    check_name,
+    check_own_name,
     diff,
     fields_of,
     get_value,
@@ -72,6 +72,8 @@ class EditScreen(Modal[EditResult]):
         self.config = config
         self.fields = {field.path: field for field in fields_of(RunConfig)}
         self.changed_only = False
+        self.shown_path = ""
+        """The field whose value is in the line to type into."""
 
     def compose(self) -> ComposeResult:
         with Vertical(id="edit-box"):
@@ -114,15 +116,13 @@ class EditScreen(Modal[EditResult]):
 
     # --- showing
 
-    def _fill(self) -> None:
-        """List the fields that match the filter, keeping the mark where it is."""
-        marked = self.field
+    def _fill(self, *, mark_first: bool = False) -> None:
+        """List the fields that match the filter, keeping the mark where it is, or putting it on the first."""
+        marked = self.field if not mark_first else None
         words = self.query_one("#edit-filter", Input).value.lower().split()
         options: list[Option] = []
         section = ""
-        for field in self.fields.values():
-            if not self._is_wanted(field, words):
-                continue
+        for field in self._wanted(words):
             if field.section != section:
                 section = field.section
                 options.append(Option(Content.styled(section, "bold $text-accent"), disabled=True))
@@ -146,10 +146,12 @@ class EditScreen(Modal[EditResult]):
         was = f"  ({self.BASE}: {shown(before)})"
         return Content.assemble((f"● {field.name:<22} {shown(value)}", "bold"), (was, BESIDE))
 
-    def _is_wanted(self, field: Field, words: list[str]) -> bool:
-        """Whether a field is to be listed: it has all the words, and is changed where only such are asked for."""
-        text = f"{field.path} {field.help}".lower()
-        return all(word in text for word in words) and (not self.changed_only or self._is_changed(field))
+    def _wanted(self, words: list[str]) -> list[Field]:
+        """The fields to list: those with all the words in their path come before those that have some in their help.
+        Where only changed ones are asked for, no others."""
+        fields = [field for field in self.fields.values() if not self.changed_only or self._is_changed(field)]
+        found = [field for field in fields if all(word in f"{field.path} {field.help}".lower() for word in words)]
+        return sorted(found, key=lambda field: not all(word in field.path for word in words))
 
     def _is_changed(self, field: Field) -> bool:
         return bool(get_value(self.config, field.path) != get_value(self.base, field.path))
@@ -168,6 +170,11 @@ class EditScreen(Modal[EditResult]):
         if field is None:
             return
         self.query_one("#edit-help", Static).update(Content(self.focus_guide()))
+        self._show_value(field)
+
+    def _show_value(self, field: Field) -> None:
+        """Put the field's value into the line to type into."""
+        self.shown_path = field.path
         with self.prevent(Input.Changed):
             self.value_line.value = typed(get_value(self.config, field.path))
 
@@ -195,7 +202,19 @@ class EditScreen(Modal[EditResult]):
     def _assign(self, field: Field, text: str) -> None:
         """Take the value over. Contradictions with other fields are shown, and may be mended there."""
         self.config = assigned(self.config, field, parse_value(field, text))
+        self._show_value(field)
         self._fill()
+
+    def _take_typed(self) -> bool:
+        """Take over a value that was typed and not yet accepted; False, back in its line, if it cannot be a value."""
+        field, text = self.fields.get(self.shown_path), self.value_line.value
+        if field is None or text == typed(get_value(self.config, field.path)):
+            return True
+        if problem_with(field, text):
+            self.value_line.focus()
+            return False
+        self._assign(field, text)
+        return True
 
     def action_next_choice(self) -> None:
         field = self.field
@@ -223,8 +242,8 @@ class EditScreen(Modal[EditResult]):
         line.focus()
 
     @on(Input.Changed, "#edit-filter")
-    def _filter_changed(self) -> None:
-        self._fill()
+    def _filter_changed(self, event: Input.Changed) -> None:
+        self._fill(mark_first=bool(event.value))
 
     @on(Input.Submitted, "#edit-filter")
     def _filter_done(self) -> None:
@@ -252,15 +271,15 @@ class EditScreen(Modal[EditResult]):
 
     def action_train(self) -> None:
         """Train what is shown."""
-        if not self.problems():
+        if self._take_typed() and not self.problems():
             self.dismiss(EditResult(self.config, start=True))
 
     def action_save_as(self) -> None:
         """Keep it as a preset of one's own."""
-        if not self.problems():
+        if self._take_typed() and not self.problems():
             question = "Save as a preset of yours, called:"
             self.app.push_screen(
-                AskText(question, value=f"my-{self.preset_name}", problem_of=problem_with_name), self._save
+                AskText(question, value=f"my-{self.preset_name}", problem_of=preset_name_problem), self._save
             )
 
     def _save(self, name: str | None) -> None:
@@ -283,9 +302,10 @@ def problem_with(field: Field, text: str) -> str:
     return ""
 
 
-def problem_with_name(name: str) -> str:
+def preset_name_problem(name: str) -> str:
+    """Why a preset of one's own cannot be called so; "" if it can."""
     try:
-        check_name(name)
+        check_own_name(name)
     except UserError as error:
         return str(error)
     return ""

@@ -88,6 +88,8 @@ class ForkScreen(EditScreen):
         self._leave(enqueue=True)
 
     def _leave(self, *, enqueue: bool) -> None:
+        if not self._take_typed():
+            return
         if problems := self.problems():
             self.notify(clean("\n".join(map(str, problems))), severity="error", markup=False)
             return
