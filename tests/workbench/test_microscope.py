@@ -69,4 +69,5 @@ async def test_weights_that_are_gone(trained_run):
 
 
 def test_percent():
-    assert [percent(value) for value in (1.0, 0.12345, 0.0, 3e-7)] == ["100.00 %", "12.35 %", "0.00 %", "<0.01 %"]
+    shown = {1.0: "100.00 %", 0.12345: "12.35 %", 0.0: "0.00 %", 1e-4: "0.01 %", 9.67e-5: "0.0097 %", 3e-7: "<0.0001 %"}
+    assert {value: percent(value) for value in shown} == shown

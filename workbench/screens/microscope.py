@@ -156,5 +156,7 @@ def cell_of(probability: float | None) -> Text:
 
 
 def percent(probability: float) -> str:
-    """A probability to a hundredth of a percent."""
-    return "<0.01 %" if 0 < probability < 5e-5 else f"{100 * probability:.2f} %"
+    """A probability in per cent: two decimals, four where two would say next to nothing."""
+    if 0 < probability < 5e-7:
+        return "<0.0001 %"
+    return f"{100 * probability:.4f} %" if 0 < probability < 1e-4 else f"{100 * probability:.2f} %"
