@@ -9,6 +9,7 @@ import pytest
 
 from llm.config import DecodeConfig
 from llm.errors import UserError
+from workbench.screens.past import line_of
 from workbench.services.conversation import Conversation, Exchange
 from workbench.services.transcripts import as_markdown, export, keep, list_past, load, recent_prompts
 
@@ -111,6 +112,19 @@ def test_search(home):
     assert len(found) == 2
     assert [one.prompt for one in found if one.holds(["moon", "second@3"])] == ["The Moon"]
     assert [one.exchanges for one in found if one.holds(["夜"])] == [4]
+
+
+def test_a_prompt_that_failed_adds_no_model_to_the_list(home):
+    conversation = Conversation()
+    for model in ("first@1", "", "second@3", "first@1"):
+        exchange = conversation.add("text", "x", conversation.leaf)
+        exchange.model, exchange.problem = model, "" if model else "it failed"
+        keep(home, conversation, exchange)
+    only_failed = Conversation()
+    keep(home, only_failed, only_failed.add("text", "y", 0))
+    listed = {one.prompt: (one.models, line_of(one, []).plain) for one in list_past(home)}
+    assert listed["x"][0] == ("first@1", "second@3") and listed["x"][1].endswith(" · first@1, second@3")
+    assert listed["y"][0] == () and listed["y"][1].endswith(" · no model")
 
 
 def test_prompts_are_found_again(home):

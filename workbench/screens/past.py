@@ -61,7 +61,8 @@ def line_of(past: Past, words: list[str]) -> Content:
     """A conversation in one line of the list: how it begins or, in a search, where the first word occurs."""
     begin = one_line(past.prompt[:60]) or "(start of a document)"
     replies = "1 reply" if past.exchanges == 1 else f"{past.exchanges} replies"
-    facts = f"  {age(past.created)} ago · {replies} · {one_line(', '.join(past.models))}"
+    models = one_line(", ".join(past.models)) or "no model"
+    facts = f"  {age(past.created)} ago · {replies} · {models}"
     found = past.text.find(words[0]) if words else -1
     place = f"  …{one_line(past.text[max(0, found - 20) : found + 40])}…" if found >= 0 else ""
     return Content.assemble(begin, (facts, "dim"), (place, "$text-accent"))

@@ -31,6 +31,7 @@ class Past:
     file: Path
     created: float
     models: tuple[str, ...]
+    """Those that replied; a prompt that failed has none."""
     prompt: str
     exchanges: int
     text: str
@@ -118,7 +119,7 @@ def list_past(home: Path, limit: int = 2000) -> list[Past]:
 def described(conversation: Conversation, file: Path) -> Past:
     """What the list says of a conversation."""
     exchanges = list(conversation.exchanges.values())
-    models = tuple(dict.fromkeys(one.model for one in exchanges))
+    models = tuple(dict.fromkeys(one.model for one in exchanges if one.model))
     words = " ".join(text for one in exchanges for text in (one.prompt, one.reply, one.model))
     return Past(file, conversation.created, models, exchanges[0].prompt, len(exchanges), words.casefold())
 
