@@ -19,10 +19,16 @@ NAMES = {"presets": "Presets", "train": "Train", "runs": "Runs", "chat": "Chat",
 class StatusLine(Horizontal):
     """Screen names with their keys on the left; `App.training_line` on the right."""
 
+    def __init__(self) -> None:
+        super().__init__()
+        self.line = Static(
+            id="training-line", markup=False
+        )  # kept: a terminal may close before it is mounted, or after
+
     def compose(self) -> ComposeResult:
         for number, (mode, name) in enumerate(NAMES.items(), 1):
             yield Tab(number, mode, name)
-        yield Static(id="training-line", markup=False)
+        yield self.line
 
     def on_mount(self) -> None:
         self.watch(self.app, "training_line", self._show)
@@ -37,11 +43,10 @@ class StatusLine(Horizontal):
 
     def _show(self, line: str) -> None:
         """As many parts of the line as there is room for."""
-        place = self.query_one("#training-line", Static)
         parts = line.split(" · ")
-        while len(parts) > 1 and cell_len(" · ".join(parts)) > place.content_size.width:
+        while len(parts) > 1 and cell_len(" · ".join(parts)) > self.line.content_size.width:
             parts.pop()
-        place.update(Content(" · ".join(parts)), layout=False)
+        self.line.update(Content(" · ".join(parts)), layout=False)
 
 
 class Tab(Static):
