@@ -299,7 +299,8 @@ class WorkbenchApp(BaseApp):
         if self.training.active is None:
             self.exit(0)
         else:
-            await self.push_screen(QuitDialog(self.training.active), self._on_quit_answer)
+            dialog = QuitDialog(self.training.active, len(self.queue.names()))
+            await self.push_screen(dialog, self._on_quit_answer)
 
     def _on_quit_answer(self, answer: str | None) -> None:
         if answer in ("save", "detach"):
@@ -341,11 +342,13 @@ class WorkbenchApp(BaseApp):
 
 
 class QuitDialog(Ask):
-    """What is to become of the training."""
+    """What is to become of the training; `waiting` runs are in the queue, and stay there."""
 
-    def __init__(self, run_name: str) -> None:
+    def __init__(self, run_name: str, waiting: int) -> None:
+        runs = "1 run waits in the queue and begins" if waiting == 1 else f"{waiting} runs wait in the queue and begin"
+        queue = f"\n{runs} only when you ask for it (w on the Runs screen)." if waiting else ""
         super().__init__(
-            f"{run_name} is training. What is to become of it?",
+            f"{run_name} is training. What is to become of it?{queue}",
             [
                 Answer("save", "Save it and quit; it can be resumed later"),
                 Answer("detach", "Quit, and let it carry on in a process of its own"),

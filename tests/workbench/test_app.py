@@ -10,6 +10,8 @@ import pytest
 from textual.color import Color
 from textual.widgets import OptionList
 
+from llm.config import load_preset
+from llm.run import Run
 from tests.workbench.scripted import ScriptedTrainer, scripted_run
 from tests.workbench.waiting import shown, until
 from workbench.app import QuitDialog, WorkbenchApp
@@ -73,11 +75,14 @@ async def test_quitting_with_a_training_asks_once_and_saves(home: Path) -> None:
         await pilot.press("ctrl+q", "ctrl+q")
         await until(pilot, lambda: isinstance(app.screen, QuitDialog))
         assert sum(isinstance(screen, QuitDialog) for screen in app.screen_stack) == 1
+        assert "queue" not in shown(app.screen)
         await pilot.press("escape")
         await until(pilot, lambda: app.screen.id == "train")
         assert app.training.active == "quickstart-1"
+        app.queue.add(Run.create(home, "later-1", load_preset("quickstart", home)))
         await pilot.press("ctrl+q")
         await until(pilot, lambda: isinstance(app.screen, QuitDialog))
+        await until(pilot, lambda: "1 run waits in the queue" in shown(app.screen))
         await pilot.press("enter")
         await until(pilot, lambda: not app.is_running)
     assert trainer.obeyed == ["stop"]
