@@ -9,9 +9,10 @@ from pathlib import Path
 import pytest
 from textual.binding import Binding
 from textual.pilot import Pilot
-from textual.widgets import Input, SelectionList
+from textual.widgets import Input
 
 from llm.config import RunConfig
+from tests.workbench.runs_for_tests import make_run
 from tests.workbench.scripted import ScriptedTrainer, scripted_run, write_events
 from tests.workbench.waiting import shown, until
 from workbench.app import WorkbenchApp
@@ -152,7 +153,9 @@ async def test_other_runs_are_laid_beside_it_and_taken_away(home: Path) -> None:
         await until(pilot, lambda: "other-1" in shown(screen))
         await pilot.press("o")
         await until(pilot, lambda: isinstance(pilot.app.screen, ChooseRuns))
-        assert pilot.app.screen.query_one(SelectionList).selected == ["other-1"]
+        await until(pilot, lambda: "● other-1" in shown(pilot.app.screen))
+        await pilot.press("space")
+        await until(pilot, lambda: "● other-1" not in shown(pilot.app.screen))
         await pilot.press("escape")
         await until(pilot, lambda: pilot.app.screen is screen)
         assert len(charts["loss-chart"].data.series) == 4
@@ -177,10 +180,11 @@ async def test_more_runs_than_colours_are_not_accepted(home: Path) -> None:
         await until(pilot, lambda: len(screen.others) == 4)
 
 
-async def test_there_may_be_no_other_run(home: Path) -> None:
+async def test_there_may_be_no_other_run_with_curves(home: Path) -> None:
+    make_run(home, "new-1")
     async with ended_run(home) as (pilot, screen):
         await pilot.press("o")
-        await until(pilot, lambda: "there is no other run" in shown(screen))
+        await until(pilot, lambda: "there is no other run with curves" in shown(screen))
 
 
 STEERING = [

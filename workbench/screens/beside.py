@@ -11,13 +11,15 @@ from textual.binding import Binding, BindingType
 from textual.containers import Vertical
 from textual.content import Content
 from textual.screen import ModalScreen
-from textual.widgets import SelectionList, Static
-from textual.widgets.selection_list import Selection
+from textual.widgets import OptionList, Static
+from textual.widgets.option_list import Option
 
 from workbench.text import clean
+from workbench.widgets.lists import ChoiceList
 from workbench.widgets.run_charts import BESIDE_COLOURS
 
 MOST_BESIDE = len(BESIDE_COLOURS)
+HINT = "Space marks, Enter draws, Esc leaves it as it was."
 
 
 class ChooseRuns(ModalScreen[list[str] | None]):
@@ -25,37 +27,41 @@ class ChooseRuns(ModalScreen[list[str] | None]):
 
     BINDINGS: ClassVar[list[BindingType]] = [
         Binding("escape", "dismiss(None)", "Cancel"),
-        Binding("enter", "accept", "Draw them", priority=True),
-        Binding("j", "move('cursor_down')", "Down", show=False),
-        Binding("k", "move('cursor_up')", "Up", show=False),
+        Binding("space", "mark", "Mark"),
     ]
 
     def __init__(self, names: Sequence[str], chosen: Collection[str]) -> None:
         super().__init__(classes="dialog")
         self.names = names
-        self.chosen = chosen
+        self.marked = set(chosen)
 
     def compose(self) -> ComposeResult:
         with Vertical(classes="dialog-box"):
             question = f"Which runs are to be drawn beside it, at most {MOST_BESIDE}?"
             yield Static(question, classes="dialog-question", markup=False)
-            marked = (Selection(Content(clean(name)), name, name in self.chosen) for name in self.names)
-            yield SelectionList[str](*marked)
-            yield Static("Space marks, Enter draws, Esc leaves it as it was.", id="beside-note", markup=False)
+            yield ChoiceList(*(Option(self._entry(name), id=name) for name in self.names))
+            yield Static(HINT, id="beside-note", markup=False)
 
     def on_mount(self) -> None:
-        self.query_one(SelectionList).focus()
+        self.query_one(ChoiceList).focus()
 
-    async def action_move(self, how: str) -> None:
-        await self.query_one(SelectionList).run_action(how)
+    def _entry(self, name: str) -> Content:
+        """A dot before what is marked, which is seen without colours too."""
+        return Content(f"{'●' if name in self.marked else ' '} {clean(name)}")
 
-    @on(SelectionList.SelectedChanged)
-    def _tell(self, event: SelectionList.SelectedChanged[str]) -> None:
-        count = len(event.selection_list.selected)
-        note = f"{count} are marked; only {MOST_BESIDE} can be drawn." if count > MOST_BESIDE else ""
-        self.query_one("#beside-note", Static).update(note or "Space marks, Enter draws, Esc leaves it as it was.")
+    def action_mark(self) -> None:
+        """Mark the run under the cursor, or take its mark away."""
+        listing = self.query_one(ChoiceList)
+        option = listing.highlighted_option
+        if option is None or option.id is None:
+            return
+        self.marked ^= {option.id}
+        listing.replace_option_prompt(option.id, self._entry(option.id))
+        count = len(self.marked)
+        note = f"{count} are marked; only {MOST_BESIDE} can be drawn." if count > MOST_BESIDE else HINT
+        self.query_one("#beside-note", Static).update(note)
 
-    def action_accept(self) -> None:
-        marked: list[str] = self.query_one(SelectionList).selected
-        if len(marked) <= MOST_BESIDE:
-            self.dismiss(marked)
+    @on(OptionList.OptionSelected)
+    def _accept(self) -> None:
+        if len(self.marked) <= MOST_BESIDE:
+            self.dismiss([name for name in self.names if name in self.marked])

@@ -25,6 +25,7 @@ from workbench.screens.beside import MOST_BESIDE, ChooseRuns
 from workbench.services.curve_cache import WORTH_BYTES, keep, recall
 from workbench.services.curves import AXES, RunCurves
 from workbench.services.narration import describe
+from workbench.services.runs import has_curves
 from workbench.text import clean
 from workbench.widgets.chart import Chart
 from workbench.widgets.machine import MachineLine
@@ -367,9 +368,10 @@ class FollowScreen(WorkbenchScreen):
 
     def action_lay_beside(self) -> None:
         """Choose runs whose curves are drawn with those of this one."""
-        names = [run.name for run in list_runs(self.workbench.home) if run.name != self.subject]
+        others = (run for run in list_runs(self.workbench.home) if run.name != self.subject)
+        names = [run.name for run in others if has_curves(run)]
         if not names:
-            self.notify("there is no other run to lay beside this one", markup=False)
+            self.notify("there is no other run with curves to lay beside this one", markup=False)
             return
         self.app.push_screen(ChooseRuns(names, [other.run.name for other in self.others]), self._lay_beside)
 

@@ -270,6 +270,11 @@ def verified(info: CheckpointInfo, progress: Callable[[int], object] = lambda co
     return Verification("whole")
 
 
+def has_curves(run: Run) -> bool:
+    """Whether the run has logged a step; its log is read no further than to the first."""
+    return any(isinstance(event, StepLogged) for event in run.events())
+
+
 def pin(run: Run, step: int) -> bool:
     """Pin the checkpoint of `step`, or unpin it; returns whether it is pinned now. Pinned ones are never pruned."""
     pins = set(run.meta()["pins"])
