@@ -84,6 +84,26 @@ async def test_two_configurations_are_compared(tmp_path):
         assert pilot.app.screen is screen
 
 
+@pytest.mark.parametrize(
+    ("width", "shown_of_it"), [(80, "/texts/a/long/way/down/to/th…"), (200, "/texts/a/long/way/down/to/the/corpus.txt")]
+)
+async def test_both_values_stand_side_by_side_however_long(tmp_path, width, shown_of_it):
+    make_run(tmp_path, "alpha-1", steps=2, corpus="/texts/a/long/way/down/to/the/corpus.txt" + "x" * 200)
+    make_run(tmp_path, "beta-1", steps=3, corpus="pylib")
+    async with RunsApp(tmp_path).run_test(size=(width, 24)) as pilot:
+        screen = await opened(pilot, 2)
+        await at(pilot, screen, "alpha-1")
+        await pilot.press("space")
+        await at(pilot, screen, "beta-1")
+        await pilot.press("equals_sign")
+        await until(pilot, lambda: isinstance(pilot.app.screen, CompareScreen))
+        await until(pilot, lambda: "data.corpus" in shown(pilot.app.screen))
+        line = next(line for line in shown(pilot.app.screen).splitlines() if "data.corpus" in line)
+        assert shown_of_it in line and "…" in line and line.split()[-1] == "pylib"
+        await pilot.resize_terminal(60, 24)
+        await until(pilot, lambda: line not in shown(pilot.app.screen) and "pylib" in shown(pilot.app.screen))
+
+
 async def test_forks_below_their_parents_tags_and_export(tmp_path):
     home_with_runs(tmp_path)
     Run.create(tmp_path, "child-1", Run.open(tmp_path, "alpha-1").config(), parent="alpha-1@4")

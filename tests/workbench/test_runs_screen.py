@@ -10,6 +10,7 @@ from textual.widgets import Input, Static
 
 import workbench.app as app_module
 from tests.workbench.runs_for_tests import make_run, save_fake, step_logged
+from tests.workbench.waiting import shown
 from workbench.app import WorkbenchApp
 from workbench.screens.run_rows import age
 from workbench.screens.runs import RunsScreen
@@ -80,6 +81,36 @@ async def test_runs_and_checkpoints_are_listed(tmp_path):
         assert row[:6] == ["alpha-1", "✓ finished", "4/500", "2.000", "2.100", "1.050"]
         kept = [cell.plain for cell in screen.checkpoint_table._rows[0][1]]
         assert kept[4] == "best last"
+
+
+def first_line_with(screen, text):
+    return next((line for line in shown(screen).splitlines() if text in line), "")
+
+
+async def test_columns_are_shown_whole_or_not_at_all(tmp_path):
+    corpus = "/home/somebody/texts/of/every/kind/tinyshakespeare.txt"
+    run = make_run(tmp_path, "shakespeare-char-with-rope-12", steps=400, loss=2.0, corpus=corpus)
+    save_fake(run, 2, 2.5)
+    save_fake(run, 4, 2.0)
+    async with RunsApp(tmp_path).run_test(size=(80, 24)) as pilot:
+        screen = await opened(pilot, 1)
+        await until(lambda: "checkpoints of shakespeare" in shown(screen) and "bits/B" in shown(screen), "both tables")
+        assert first_line_with(screen, "run  ").split() == ["run", "status", "step", "loss", "val", "age", "▼"]
+        cells = first_line_with(screen, "✓").split()
+        assert cells[:-1] == ["shakespeare-char-with-rope-12", "✓", "finished", "400/500", "2.000", "2.100"]
+        details = str(screen.query_one("#run-details", Static).render())
+        assert f"corpus {corpus}" in details and "parameters 123.5k" in details and "bits per byte 1.05" in details
+        for table in (screen.runs_table, screen.checkpoint_table):
+            assert table.virtual_size.width <= table.outer_size.width
+        await pilot.press("s", "s", "s", "s", "s", "s", "s")
+        assert screen.sort_by == "parameters"
+        await until(lambda: "params ▼" in shown(screen), "the column that is sorted by")
+        await pilot.resize_terminal(120, 40)
+        await until(lambda: "shakespeare.txt" in first_line_with(screen, "✓"), "the end of the corpus")
+        assert "…" in first_line_with(screen, "✓") and "/home" not in first_line_with(screen, "✓")
+        await pilot.resize_terminal(200, 60)
+        await until(lambda: corpus in first_line_with(screen, "✓"), "the whole of the corpus")
+        assert "corpus" not in str(screen.query_one("#run-details", Static).render())
 
 
 async def test_a_run_in_training_moves(tmp_path):

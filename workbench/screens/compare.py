@@ -16,7 +16,10 @@ from workbench.widgets.axes import compact, number, size
 from workbench.widgets.dialogs import Modal
 from workbench.widgets.key_line import KeyLine
 from workbench.widgets.meaning import shown
-from workbench.widgets.tables import LiveTable, Row
+from workbench.widgets.tables import BAR, PADDING, Heading, LiveTable, Row, cut
+
+LEAST = 8
+"""How narrow a value may become; below that the arrows show what is cut off."""
 
 
 class CompareScreen(Modal[None]):
@@ -48,10 +51,10 @@ class CompareScreen(Modal[None]):
         yield KeyLine()
 
     def on_mount(self) -> None:
-        table = self.query_one(LiveTable)
-        for heading in ("", one_line(self.one.name), one_line(self.other.name)):
-            table.add_column(Text(heading, no_wrap=True))
-        table.focus()
+        self.query_one(LiveTable).focus()
+        self.show()
+
+    def on_resize(self) -> None:
         self.show()
 
     def show(self) -> None:
@@ -62,7 +65,19 @@ class CompareScreen(Modal[None]):
             f"{one_line(self.one.name)} and {one_line(self.other.name)}: {count if differing else 'no field differs'}"
         )
         self.query_one("#compare-title", Static).update(title)
-        self.query_one(LiveTable).show_rows(results_compared(self.one, self.other) + rows)
+        self._show_side_by_side(results_compared(self.one, self.other) + rows)
+
+    def _show_side_by_side(self, rows: list[Row]) -> None:
+        """Both values stand beside each other whatever their lengths: each has at most half of what the names leave."""
+        titles = [Text(one_line(run.name)) for run in (self.one, self.other)]
+        names = max(cells[0].cell_len for _, cells in rows)
+        longest = max(cell.cell_len for cells in (titles, *(cells[1:] for _, cells in rows)) for cell in cells)
+        half = (self.size.width - BAR - names - 3 * PADDING) // 2
+        width = max(LEAST, min(longest, half))
+        headings = [Heading("field", "", names)]
+        headings += [Heading(key, cut(title, width).plain, width) for key, title in zip("ab", titles, strict=True)]
+        fitted = [(key, [name, *(cut(cell, width) for cell in values)]) for key, (name, *values) in rows]
+        self.query_one(LiveTable).show_rows(fitted, headings)
 
     def _differs(self, path: str) -> bool:
         one, other = (get_value(config, path) for config in self.configs)

@@ -5,7 +5,6 @@ from __future__ import annotations
 import time
 from typing import ClassVar
 
-from rich.text import Text
 from textual import on, work
 from textual.app import ComposeResult
 from textual.binding import Binding, BindingType
@@ -16,11 +15,11 @@ from textual.widgets import Input, Static
 from llm.errors import UserError
 from llm.run import CheckpointInfo, Run
 from workbench.screens.run_actions import TOLD_EVERY_SECONDS, RunActions
-from workbench.screens.run_rows import HEADINGS, age, checkpoint_cells, details_of, run_cells
+from workbench.screens.run_rows import RunRows, checkpoint_cells, checkpoint_table, details_of
 from workbench.services.lineage import as_tree
 from workbench.services.runs import SORTS, RunCatalogue, chosen
 from workbench.services.summaries import RunSummary
-from workbench.widgets.tables import LiveTable
+from workbench.widgets.tables import BAR, LiveTable
 
 REFRESH_SECONDS = 1.5
 MOST_REST_SECONDS = 6.0
@@ -98,7 +97,8 @@ class RunsScreen(RunActions):
         self.marked: list[str] = []
         """The names of the marked runs, in the order they were marked."""
         self.as_tree = False
-        self._cells: dict[str, tuple[RunSummary, tuple[str, str, int], list[Text]]] = {}
+        self._rows = RunRows()
+        self._widths: dict[str, int] = {}
         self.sort_by = "age"
         self.reversed = False
         self._refreshing = False
@@ -123,15 +123,19 @@ class RunsScreen(RunActions):
 
     def on_mount(self) -> None:
         self.catalogue = RunCatalogue(self.workbench.home)
-        self._head_table()
-        for heading in ("step", "loss", "val", "bits/B", "kept as", "checked", "size"):
-            self.checkpoint_table.add_column(heading)
         self.runs_table.focus()
         self.set_interval(REFRESH_SECONDS, self._look_regularly)
         self.look_again()
 
     def on_screen_resume(self) -> None:
         self.look_again()
+
+    def on_resize(self) -> None:
+        self.call_after_refresh(self._show_again)  # only then is it known how wide the tables are
+
+    def _show_again(self) -> None:
+        self.show_runs()
+        self.list_checkpoints()
 
     # --- what is shown
 
@@ -174,9 +178,8 @@ class RunsScreen(RunActions):
         self.summaries = summaries
         names = {row.name for row in summaries}
         self.marked = [name for name in self.marked if name in names]
-        self._cells = {name: known for name, known in self._cells.items() if name in names}
-        self.show_runs()
-        self.list_checkpoints()
+        self._rows.forget_all_but(names)
+        self._show_again()
 
     def show_runs(self) -> None:
         """Fill the table from what is known, filtered and ordered."""
@@ -188,18 +191,17 @@ class RunsScreen(RunActions):
         text = self.query_one("#runs-filter", Input).value
         rows = chosen(self.summaries, text, self.sort_by, self.reversed)
         branches = as_tree(rows) if self.as_tree else [(row, "") for row in rows]
-        now = time.time()
-        self.runs_table.show_rows([(row.name, self._cells_of(row, branch, now)) for row, branch in branches])
+        lines, headings = self._rows.table(
+            branches,
+            self.marked,
+            time.time(),
+            room=self.size.width - BAR,
+            sort_by=self.sort_by,
+            backwards=self.reversed,
+        )
+        self._widths = {heading.key: heading.width for heading in headings}
+        self.runs_table.show_rows(lines, headings)
         self._show_details()
-
-    def _cells_of(self, row: RunSummary, branch: str, now: float) -> list[Text]:
-        """The cells of a row; those of a row that looks as before are the very objects of before."""
-        place = self.marked.index(row.name) + 1 if row.name in self.marked else 0
-        look = (branch, age(now - row.touched), place)
-        known = self._cells.get(row.name)
-        if known is None or known[0] is not row or known[1] != look:
-            known = self._cells[row.name] = (row, look, run_cells(row, now, branch, place))
-        return known[2]
 
     @property
     def current(self) -> RunSummary | None:
@@ -230,23 +232,14 @@ class RunsScreen(RunActions):
         table = self.checkpoint_table
         table.border_title = Content(f"checkpoints of {self.listed_run}" if self.listed_run else "checkpoints").markup
         rows = [(str(info.step), checkpoint_cells(info, self.check_text(info))) for info in reversed(self.checkpoints)]
-        table.show_rows(rows)
+        table.show_rows(*checkpoint_table(rows, table.outer_size.width - BAR))
         if changed_run and rows:
             table.move_cursor(row=0)
 
     def _show_details(self) -> None:
         summary = self.current
-        self.query_one("#run-details", Static).update(details_of(summary, time.time()) if summary else Content(""))
-
-    def _head_table(self) -> None:
-        table = self.runs_table
-        if not table.columns:
-            for key in HEADINGS:
-                table.add_column(HEADINGS[key], key=key)
-        for column in table.columns.values():
-            name = str(column.key.value)
-            column.label = Text(HEADINGS[name] + (" " + "▼▲"[self.reversed] if name == self.sort_by else ""))
-        table.refresh()
+        text = details_of(summary, time.time(), self._widths) if summary else Content("")
+        self.query_one("#run-details", Static).update(text)
 
     # --- finding
 
@@ -289,7 +282,6 @@ class RunsScreen(RunActions):
 
     def _sort(self, column: str, reverse: bool) -> None:
         self.sort_by, self.reversed = column, reverse
-        self._head_table()
         self.show_runs()
 
     def action_lineage(self) -> None:

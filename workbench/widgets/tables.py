@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass
 from typing import ClassVar
 
+from rich.cells import cell_len, set_cell_size
 from rich.text import Text
 from textual.binding import BindingType
 from textual.widgets import DataTable
@@ -16,6 +18,52 @@ Row = tuple[str, Sequence[Text]]
 
 
 AT_ONCE = 200
+BAR = 1
+"""The width of the bar beside a table that is longer than its place."""
+PADDING = 2
+"""How much wider a column is than what is in it."""
+
+
+@dataclass(frozen=True)
+class Heading:
+    """A column: what it is called in the code, what is written above it, and how many cells of text it is wide."""
+
+    key: str
+    label: str
+    width: int
+
+
+def widths_that_fit(
+    natural: Mapping[str, int], room: int, wanted: Collection[str], least: Mapping[str, int]
+) -> dict[str, int]:
+    """The columns that fit whole into `room`, and their widths, in the order of `natural` (the widths they would have).
+    The first of `wanted` come first; those in `least` may be cut to that width, and share what is left."""
+    chosen: dict[str, int] = {}
+    for key in wanted:
+        width = min(natural[key], least.get(key, natural[key]))
+        if width + PADDING <= room or not chosen:
+            chosen[key] = width
+            room -= width + PADDING
+    for key in least:
+        if key in chosen:
+            more = min(natural[key] - chosen[key], max(0, room))
+            chosen[key] += more
+            room -= more
+    return {key: chosen[key] for key in natural if key in chosen}
+
+
+def cut(cell: Text, width: int, *, at_start: bool = False) -> Text:
+    """A cell of at most `width`, with … for what is cut off at its end, or at its start."""
+    if cell.cell_len <= width:
+        return cell
+    if not at_start:
+        cell = cell.copy()
+        cell.truncate(width, overflow="ellipsis")
+        return cell
+    text = cell.plain
+    while cell_len(text) >= width:
+        text = text[1:]
+    return Text(set_cell_size("…" + text, width), style=cell.style, no_wrap=True)
 
 
 def keys_of(rows: Sequence[Row]) -> list[str]:
@@ -31,6 +79,7 @@ class LiveTable(DataTable[Text]):
 
     def __init__(self, *, id: str) -> None:
         super().__init__(id=id, cursor_type="row", zebra_stripes=False)
+        self._headings: list[Heading] = []
         self._rows: list[Row] = []
         """What is in the table; of very many rows the last ones come in bit by bit, so that no key waits for them."""
         self._coming: list[Row] = []
@@ -40,10 +89,15 @@ class LiveTable(DataTable[Text]):
         """The key of the row under the cursor, or ""."""
         return self._rows[self.cursor_row][0] if 0 <= self.cursor_row < len(self._rows) else ""
 
-    def show_rows(self, rows: Sequence[Row]) -> None:
-        """Show exactly these rows. The cursor stays with its key, or near its place if that row is gone."""
+    def show_rows(self, rows: Sequence[Row], headings: Sequence[Heading] | None = None) -> None:
+        """Show exactly these rows. The cursor stays with its key, or near its place if that row is gone. `headings` are
+        the columns, where they depend on what is shown or on the room there is."""
         new = list(rows)
         known = dict(self._rows)
+        if headings is not None and list(headings) != self._headings:
+            self._headings = list(headings)
+            self._rebuild(new, with_columns=True)
+            return
         if self._coming and keys_of(new) == keys_of(self._rows + self._coming):
             self._coming = new[len(known) :]
             del new[len(known) :]
@@ -88,11 +142,13 @@ class LiveTable(DataTable[Text]):
         self.sort(key=lambda cells: order[id(cells[0])])
         self._put_cursor(rows, current, place, scroll)
 
-    def _rebuild(self, rows: list[Row]) -> None:
+    def _rebuild(self, rows: list[Row], *, with_columns: bool = False) -> None:
         current, place, scroll = self.current, self.cursor_row, self.scroll_y
         keys = keys_of(rows)
         needed = (keys.index(current) if current in keys else place) + AT_ONCE
-        self.clear()
+        self.clear(columns=with_columns)
+        for heading in self._headings if with_columns else ():
+            self.add_column(Text(heading.label, no_wrap=True), key=heading.key, width=heading.width)
         self._rows, self._coming = [], rows
         self._add_coming(needed)
         self._put_cursor(self._rows, current, place, scroll)
