@@ -15,6 +15,7 @@ import workbench.app as app_module
 import workbench.screens.past as past_module
 import workbench.screens.talk as talk_module
 from llm.config import DecodeConfig, parse_value
+from llm.errors import UserError
 from tests.workbench.test_chat_service import FakeTalker
 from workbench.app import WorkbenchApp
 from workbench.screens.choose_model import ChooseModel
@@ -65,6 +66,63 @@ async def test_without_a_model_it_says_where_to_get_one(home):
         await pilot.press(*"hello", "enter")
         assert pilot.app.screen.prompt.text == "hello", "what was typed is not lost"
         assert "ctrl+o" in text_of(pilot.app.screen, "#chat-status")
+
+
+@pytest.fixture
+def slow_opening(monkeypatch, talker):
+    """Set it, and models open; a reference of "bad" is refused then."""
+    gate = threading.Event()
+
+    def opener(home, training, reference, cancelled):
+        assert gate.wait(60)
+        if reference == "bad":
+            raise UserError("bad is no model")
+        return talker
+
+    monkeypatch.setattr(
+        talk_module, "ChatService", lambda home, training, post: ChatService(home, training, post, opener=opener)
+    )
+    yield gate
+    gate.set()
+
+
+async def test_what_is_sent_while_the_model_is_opened_goes_out_once_it_is_there(home, talker, slow_opening):
+    async with ChatApp(home).run_test(size=(80, 24)) as pilot:
+        screen = pilot.app.screen
+        screen.open_reference("fake")
+        await pilot.press(*"Once ", "enter")
+        assert "sent when the model is there" in text_of(screen, "#chat-status")
+        await pilot.press(*"then", "enter")
+        assert screen.prompt.text == "then" and screen.held == "Once ", "one at a time"
+        slow_opening.set()
+        await until(lambda: screen.exchanges and not screen.writing)
+        assert screen.transcript.text == "Once one two three"
+        assert screen.prompt.text == "then" and screen.held is None
+
+
+async def test_escape_takes_back_what_waits_for_the_model(home, talker, slow_opening):
+    async with ChatApp(home).run_test(size=(80, 24)) as pilot:
+        screen = pilot.app.screen
+        screen.open_reference("fake")
+        await pilot.press(*"Once", "enter", *"then", "escape")
+        assert screen.prompt.text == "Once\nthen" and screen.prompt.has_focus
+        slow_opening.set()
+        await until(lambda: screen.model is not None)
+        await pilot.pause()
+        assert not screen.exchanges and screen.prompt.text == "Once\nthen"
+        await pilot.press("enter")
+        await until(lambda: screen.exchanges and not screen.writing)
+        assert talker.prompts[0][0] == "Once\nthen"
+
+
+async def test_what_waits_comes_back_from_a_model_that_is_refused(home, slow_opening):
+    async with ChatApp(home).run_test(size=(80, 24)) as pilot:
+        screen = pilot.app.screen
+        screen.open_reference("bad")
+        await pilot.press(*"Once", "enter")
+        slow_opening.set()
+        await until(lambda: "bad is no model" in text_of(screen, "#model-facts"))
+        assert screen.prompt.text == "Once" and screen.held is None
 
 
 async def test_a_prompt_goes_on_as_text(home, talker):
@@ -252,24 +310,6 @@ def test_lists_are_written_as_they_are_read():
     for field in knob_fields():
         for value in (field.default, *((("a", 'b,"c'), ("\n", "x y")) if field.type is tuple else ())):
             assert parse_value(field, written(value)) == value
-
-
-async def test_enter_while_the_model_is_being_opened(home, talker, monkeypatch):
-    there = threading.Event()
-
-    def service(home, training, post):
-        return ChatService(home, training, post, opener=lambda *arguments: there.wait(20) and talker)
-
-    monkeypatch.setattr(talk_module, "ChatService", service)
-    async with ChatApp(home).run_test(size=(80, 24)) as pilot:
-        screen = pilot.app.screen
-        screen.open_reference("fake")
-        await pilot.press("x", "enter")
-        assert "still being opened" in text_of(screen, "#chat-status") and screen.prompt.text == "x"
-        there.set()
-        await until(lambda: screen.model is not None)
-        await pilot.press("enter")
-        await until(lambda: screen.exchanges and not screen.writing)
 
 
 async def test_a_reply_that_is_being_written_is_kept_when_the_program_ends(home, talker):

@@ -22,6 +22,7 @@ def further_key(identity: str, keys: str, action: str, label: str, about: str, *
 
 CHAT_KEYS: list[BindingType] = [
     chat_key("escape", "escape", "leave('stop')", "Stop", "Stop writing, or what else is being done"),
+    chat_key("escape", "escape", "leave('take back')", "Take it back", "Take back what waits for the model"),
     chat_key("escape", "escape", "leave('give up')", "Leave it", "Leave the prompt as it was"),
     chat_key("escape", "escape", "leave('conversation')", "Browse", "To the conversation, where single keys work"),
     chat_key("escape", "escape", "leave('prompt')", "Write", "Back to the prompt"),

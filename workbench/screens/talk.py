@@ -38,7 +38,7 @@ EMPTY = "No model yet: press 1, choose a preset, press Enter, and come back when
 TEXT, TURNS = "text goes on", "questions and answers"
 ASK_FOR = {TEXT: "the beginning of a text, which the model goes on with", TURNS: "a question"}
 
-Escape = Literal["stop", "give up", "conversation", "prompt"]
+Escape = Literal["stop", "take back", "give up", "conversation", "prompt"]
 
 
 class TalkScreen(WorkbenchScreen):
@@ -62,6 +62,7 @@ class TalkScreen(WorkbenchScreen):
         self.conversation = Conversation()
         self.in_turns = False
         self.editing: Exchange | None = None  # the exchange whose prompt is being changed
+        self.held: str | None = None  # a prompt that is sent once the model is open
         self.current: Exchange | None = None  # the one that is being written
         self.writing = 0  # the number of the reply that is being written; 0 for none
 
@@ -155,12 +156,16 @@ class TalkScreen(WorkbenchScreen):
         self._show_model()
         self._model_line.meter(0, event.context)
         self.refresh_bindings()
+        held, self.held = self.held, None
+        if held is not None:
+            self._send(held)
 
     @on(ModelRefused)
     def _refused(self, event: ModelRefused) -> None:
         if event.reference == self.reference:
             self.reference = ""
             self._model_line.say(event.problem)
+            self._take_back()
 
     def _show_model(self) -> None:
         model = self.model
@@ -193,14 +198,30 @@ class TalkScreen(WorkbenchScreen):
 
     @on(PromptArea.Sent)
     def _sent(self, event: PromptArea.Sent) -> None:
-        if not self._ready():
-            return
-        self.prompt.accept(event.text)
+        if self.model is None and self.reference and self.held is None:
+            self.prompt.accept(event.text)
+            self.held = event.text
+            self._note("sent when the model is there: esc takes it back")
+            self.refresh_bindings()
+        elif self._ready():
+            self.prompt.accept(event.text)
+            self._send(event.text)
+
+    def _send(self, text: str) -> None:
         changed, self.editing = self.editing, None
         if changed is not None:
-            self._begin(changed.kind, event.text, changed.parent)
+            self._begin(changed.kind, text, changed.parent)
         else:
-            self._begin("turn" if self.in_turns else "text", event.text, self.conversation.leaf)
+            self._begin("turn" if self.in_turns else "text", text, self.conversation.leaf)
+
+    def _take_back(self) -> None:
+        """Put the prompt that waits for the model back into the field, before what was typed since."""
+        if self.held is not None:
+            self.prompt.text = "\n".join(text for text in (self.held, self.prompt.text) if text)
+            self.prompt.move_cursor(self.prompt.document.end)
+            self.held = None
+            self._note("")
+            self.refresh_bindings()
 
     def _ready(self) -> bool:
         if self.writing:
@@ -345,6 +366,8 @@ class TalkScreen(WorkbenchScreen):
         """What esc does now."""
         if self.writing or (self.service is not None and self.service.is_at_a_job):
             return "stop"
+        if self.held is not None:
+            return "take back"
         if self.editing is not None:
             return "give up"
         return "conversation" if isinstance(self.focused, PromptArea) else "prompt"
@@ -359,6 +382,8 @@ class TalkScreen(WorkbenchScreen):
         """Stop the reply, or give up editing; else to the conversation, and back from there."""
         if way == "stop":
             self._stop()
+        elif way == "take back":
+            self._take_back()
         elif way == "give up":
             self.editing = None
             self.prompt.text = ""
