@@ -15,6 +15,7 @@ from textual.geometry import Region
 from textual.theme import Theme
 
 from llm.errors import UserError
+from workbench.pasting import TerminalDriver
 from workbench.settings import Settings, load_settings, save_settings
 from workbench.text import clean
 from workbench.themes import DEFAULT, FOR_SIXTEEN_COLOURS, THEMES
@@ -27,7 +28,7 @@ class BaseApp(App[int]):
     """An app over a home folder that looks and answers to keys as the person has set it."""
 
     def __init__(self, home: Path) -> None:
-        super().__init__()
+        super().__init__(driver_class=TerminalDriver)
         self.home = home
         for name in self.available_themes.keys() - {theme.name for theme in THEMES}:
             self.unregister_theme(name)
