@@ -203,17 +203,25 @@ class WorkbenchApp(BaseApp):
         if name is None and self._watched is None:
             return
         from workbench.services.curves import RunCurves  # brings numpy, for which the first screen does not wait
-        from workbench.services.narration import status_line
 
         if name is not None and (self._watched is None or self._watched.run.name != name):
             self._watched = RunCurves(Run(self.home / "runs" / name), last_bytes=WATCHED_BYTES)
             self._watched.poll()  # what happened before is no news
+            self.show_training(self._watched)
         assert self._watched is not None
         events = self._watched.poll()
-        self.training_line = clean(status_line(self._watched, here=name is not None))
-        if getattr(self.screen_stack[0], "subject", "") != self._watched.run.name:
+        if getattr(self.screen_stack[0], "subject", "") != self._watched.run.name:  # else that screen does both
+            self.show_training(self._watched)
             for event in events:
                 self._tell(event)
+
+    def show_training(self, curves: RunCurves) -> None:
+        """Write the status line from these curves, if they are those of the training of this program. A screen that
+        shows them calls it whenever it draws, so that both always tell the same numbers."""
+        if self._watched is not None and curves.run.name == self._watched.run.name:
+            from workbench.services.narration import status_line
+
+            self.training_line = clean(status_line(curves, here=self.training.active == curves.run.name))
 
     # --- the queue
 

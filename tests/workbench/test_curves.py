@@ -147,6 +147,28 @@ def test_state_of_a_run(home: Path) -> None:
     log.close()
 
 
+def test_the_time_left_does_not_follow_every_swing_of_the_pace(home: Path) -> None:
+    run = Run.create(home, "a-1", RunConfig())
+    curves, log = RunCurves(run), run.log()
+    log.append(replace(started_event(), total_steps=10_000))
+    told, elapsed = [], 0.0
+    for step in range(1, 601):
+        busy = step // 25 % 2  # for a few seconds on end, as where another program works now and then
+        milliseconds = 5000.0 if step == 1 else 300.0 if busy else 100.0
+        elapsed += milliseconds / 1000
+        log.append(replace(step_event(step), step_ms=milliseconds, elapsed=elapsed))
+        curves.poll()
+        told.append(curves.seconds_left)
+    log.close()
+    left = [seconds for seconds in told if seconds is not None]
+    assert len(left) == 600
+    expected = [0.2 * (10_000 - step) for step in range(1, 601)]
+    settled = range(400, 600)
+    assert all(abs(left[i] / expected[i] - 1) < 0.15 for i in settled), "about the mean of both paces"
+    assert all(abs(left[i + 1] - left[i]) < 0.02 * left[i] for i in settled[:-1])
+    assert left[20] < 0.15 * 10_000, "one step that compiled does not count for all"
+
+
 def long_run(home: Path, name: str, steps: int) -> Run:
     """Logged steps without anything between them, but for an evaluation, a knob and a value that is not finite."""
     run = Run.create(home, name, RunConfig())

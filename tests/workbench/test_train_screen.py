@@ -12,6 +12,7 @@ from textual.widgets import Input, RichLog
 
 from llm.config import RunConfig
 from llm.events import CoreEvaluated, KnobSet, Sampled, Saved, Skipped, to_line
+from llm.run import Run
 from tests.workbench.scripted import ScriptedTrainer, loss_at, scripted_run, step_event, write_events
 from tests.workbench.waiting import shown, until
 from workbench.app import WorkbenchApp
@@ -19,6 +20,7 @@ from workbench.screens.train import TrainScreen
 from workbench.services.training import TrainingService
 from workbench.widgets.chart import Chart
 from workbench.widgets.dialogs import Ask, AskText
+from workbench.widgets.panels import Numbers
 
 
 def app_with(home: Path, trainer: ScriptedTrainer | None = None) -> WorkbenchApp:
@@ -100,6 +102,28 @@ async def test_pause_go_on_and_stop(home: Path) -> None:
         assert trainer.obeyed[-1] == "stop"
         await pilot.press("r")
         await until(pilot, lambda: app.training.active == "quick-1")
+        app.training.shutdown()
+
+
+async def test_the_line_on_top_and_the_numbers_tell_the_same(home: Path) -> None:
+    trainer = ScriptedTrainer(steps=30)
+    trainer.prepared.set()
+    app = app_with(home, trainer)
+    app.settings = replace(app.settings, redraws_per_second=20)
+    async with app.run_test(size=(160, 40)) as pilot:
+        app.training.start(RunConfig(), "quick")
+        screen = await opened(app, pilot, "quick-1")
+        await until(pilot, lambda: "quick-1 5%" in app.training_line)
+        log = Run.open(home, "quick-1").log()
+        for step in range(31, 61):
+            log.append(replace(step_event(step), step_ms=50.0 + step))
+            await until(pilot, lambda step=step: f"step {step} of 600" in str(screen.query_one(Numbers).render()))  # type: ignore[misc]
+            numbers = str(screen.query_one(Numbers).render())
+            _, left, loss = app.training_line.split(" · ")
+            assert f"  {left}\n" in numbers and f"{loss} " in numbers
+        log.close()
+        await app.action_show("runs")
+        await until(pilot, lambda: "quick-1 10%" in app.training_line)
         app.training.shutdown()
 
 

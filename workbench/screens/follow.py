@@ -285,6 +285,7 @@ class FollowScreen(WorkbenchScreen):
         for other in self.others:
             other.poll()
         self.query_one(Numbers).show(self.curves, self.state, list(self.pending.values()))
+        self.workbench.show_training(self.curves)
         if len(self.curves.core) and not self.has_class("-core"):
             self.add_class("-core")
         self._drawn = [chart for chart in self.query(Chart) if chart.display]

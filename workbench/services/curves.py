@@ -61,6 +61,10 @@ LONG_STRETCH = 64  # logged steps in a row that are worth taking in at once
 READ_BYTES = 1 << 20  # taken in at once while catching up: about 10 ms of work
 TOLD = 400  # events besides steps that are remembered for the event log
 
+PACE_SECONDS, PACE_SHARE = 30.0, 0.05
+"""How far back the pace is looked at that tells the time left: half a minute, or this share of all steps if longer."""
+SLOWEST = 4.0  # times the usual one: a step that took longer, as it compiled or waited, says little of those to come
+
 AXES = {"step": "step", "tokens": "tokens_seen", "time": "elapsed"}
 """What the x axis can be, and the column of the steps that holds it."""
 
@@ -250,9 +254,17 @@ class RunCurves:
         """Expected training seconds to the end, from the pace of the last logged steps; None while it is unknown."""
         if self.total_steps == 0 or len(self.steps) == 0 or self.finished is not None:
             return None
-        pace = self.steps["step_ms"][-20:]
-        finite = pace[np.isfinite(pace) & (pace > 0)]
-        return float(np.median(finite)) / 1000 * (self.total_steps - self.step) if finite.size else None
+        step, elapsed = self.steps["step"], self.steps["elapsed"]
+        first = min(
+            np.searchsorted(elapsed, elapsed[-1] - PACE_SECONDS),
+            np.searchsorted(step, step[-1] - PACE_SHARE * self.total_steps),
+        )
+        pace = self.steps["step_ms"][first:]
+        pace = pace[np.isfinite(pace) & (pace > 0)]
+        if not pace.size:
+            return None
+        usual = np.minimum(pace, SLOWEST * np.median(pace)).mean()
+        return float(usual) / 1000 * (self.total_steps - self.step)
 
     def _on_started(self, event: Started) -> None:
         self._void_after(event.step)
