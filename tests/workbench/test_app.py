@@ -89,6 +89,16 @@ async def test_quitting_with_a_training_asks_once_and_saves(home: Path) -> None:
     assert app.return_code == 0
 
 
+async def test_a_long_message_leaves_the_screen_to_be_read(home: Path) -> None:
+    app = app_with(home)
+    async with app.run_test(size=(80, 24), notifications=True) as pilot:
+        await until(pilot, lambda: app.focused is not None)
+        app.notify("a corpus that has no text cannot be learnt from; " * 3, severity="error", markup=False)
+        await until(pilot, lambda: app.screen.query("Toast"))
+        toast = app.screen.query_one("Toast")
+        await until(pilot, lambda: toast.region.y >= 20 and toast.region.bottom <= 23)
+
+
 async def test_leaving_it_in_a_process_stops_the_thread_first(home: Path) -> None:
     begun: list[str] = []
     trainer = ScriptedTrainer(steps=5)

@@ -108,9 +108,24 @@ async def test_columns_are_shown_whole_or_not_at_all(tmp_path):
         await pilot.resize_terminal(120, 40)
         await until(lambda: "shakespeare.txt" in first_line_with(screen, "✓"), "the end of the corpus")
         assert "…" in first_line_with(screen, "✓") and "/home" not in first_line_with(screen, "✓")
-        await pilot.resize_terminal(200, 60)
+        await pilot.resize_terminal(240, 60)
         await until(lambda: corpus in first_line_with(screen, "✓"), "the whole of the corpus")
         assert "corpus" not in str(screen.query_one("#run-details", Static).render())
+
+
+async def test_where_there_is_room_the_checkpoints_are_beside_the_runs(tmp_path):
+    run = make_run(tmp_path, "alpha-1", steps=4)
+    save_fake(run, 4, 2.0)
+    async with RunsApp(tmp_path).run_test(size=(160, 50)) as pilot:
+        screen = await opened(pilot, 1)
+        runs, checkpoints = screen.runs_table, screen.checkpoint_table
+        await until(lambda: runs.region.bottom <= checkpoints.region.y, "one above the other")
+        await pilot.resize_terminal(180, 50)
+        await until(lambda: runs.region.right <= checkpoints.region.x, "one beside the other")
+        assert runs.outer_size.height > 40
+        await until(lambda: "corpus" in shown(screen) and "checked" in shown(screen), "all columns of both")
+        for table in (runs, checkpoints):
+            assert table.virtual_size.width <= table.outer_size.width
 
 
 async def test_a_run_in_training_moves(tmp_path):

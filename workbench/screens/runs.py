@@ -30,7 +30,7 @@ class RunsScreen(RunActions):
     """Browse, mark, compare; from here to the curves and to the chat. What changes a run is in `RunActions`."""
 
     GUIDE = (
-        "The lower table lists the checkpoints of the run under the cursor. Bits per byte compare across tokenizers; "
+        "The second table lists the checkpoints of the run under the cursor. Bits per byte compare across tokenizers; "
         "losses do not. Space marks runs: o lays the curves of the marked ones over each other, = compares the "
         "configurations of two. f makes a new run that begins with a checkpoint."
     )
@@ -40,11 +40,12 @@ class RunsScreen(RunActions):
             "training it, t shows its curves, c talks to it."
         ),
         "run-checkpoints": (
-            "The checkpoints of the run above. Enter talks to the marked one, f forks it, p keeps it for good, "
+            "The checkpoints of the marked run. Enter talks to the marked one, f forks it, p keeps it for good, "
             "v reads every byte of it and compares with its checksums, d deletes it."
         ),
         "runs-filter": "Words that must all be in name, status, corpus, notes or tags. Enter keeps, Esc clears them.",
     }
+    HORIZONTAL_BREAKPOINTS = [(0, "-narrow"), (120, "-wide"), (180, "-beside")]  # noqa: RUF012
     AUTO_FOCUS = "LiveTable"  # never the filter, which would swallow the keys unseen
     # The most wanted keys first: what does not fit into the line of keys is left out there.
     BINDINGS: ClassVar[list[BindingType]] = [
@@ -80,13 +81,20 @@ class RunsScreen(RunActions):
         #runs-list { height: 3fr; min-height: 5; }
         #runs-empty { display: none; height: 3fr; content-align: center middle; color: $text-muted; }
         &.empty #runs-empty { display: block; }
-        &.empty #runs-list, &.empty #run-lower { display: none; }
+        &.empty #runs-body { display: none; }
+        #runs-body { height: 1fr; }
         #run-lower { height: 2fr; min-height: 6; }
         #run-checkpoints { width: 3fr; border-top: solid $panel-lighten-2; border-title-color: $text; }
         #run-checkpoints:focus { border-top: solid $primary; }
         &.-narrow #run-details-scroll { width: 22; }
         #run-details-scroll { width: 2fr; border-top: solid $panel-lighten-2; padding: 0 1; }
         LiveTable { background: $surface; }
+        &.-beside {
+            #runs-body { layout: horizontal; }
+            #runs-list { width: 1fr; height: 1fr; }
+            #run-lower { layout: vertical; width: 66; height: 1fr; border-left: solid $panel-lighten-2; }
+            #run-checkpoints, #run-details-scroll { width: 1fr; height: 1fr; }
+        }
     }
     """
 
@@ -107,11 +115,12 @@ class RunsScreen(RunActions):
     def body(self) -> ComposeResult:
         yield Input(placeholder="words in the name, status, corpus, notes or tags", id="runs-filter")
         yield Static(NONE_YET, id="runs-empty")
-        yield LiveTable(id="runs-list")
-        with Horizontal(id="run-lower"):
-            yield LiveTable(id="run-checkpoints")
-            with VerticalScroll(id="run-details-scroll", can_focus=False), Vertical():
-                yield Static(id="run-details", markup=False)
+        with Vertical(id="runs-body"):
+            yield LiveTable(id="runs-list")
+            with Horizontal(id="run-lower"):
+                yield LiveTable(id="run-checkpoints")
+                with VerticalScroll(id="run-details-scroll", can_focus=False), Vertical():
+                    yield Static(id="run-details", markup=False)
 
     @property
     def runs_table(self) -> LiveTable:
@@ -195,7 +204,7 @@ class RunsScreen(RunActions):
             branches,
             self.marked,
             time.time(),
-            room=self.size.width - BAR,
+            room=(self.runs_table.outer_size.width or self.size.width) - BAR,
             sort_by=self.sort_by,
             backwards=self.reversed,
         )
