@@ -5,6 +5,7 @@ After a wanted change: `pytest tests/workbench/test_pictures_windows.py --snapsh
 
 from __future__ import annotations
 
+import time
 from collections.abc import Generator
 from pathlib import Path
 from typing import Any
@@ -259,8 +260,9 @@ def test_how_to_prepare(size: Size, still_home: Path, snap_compare: Compare) -> 
 
 def test_something_is_prepared(size: Size, still_home: Path, snap_compare: Compare) -> None:
     def half() -> Generator[Progress, None, None]:
-        while True:
+        while True:  # until the app ends
             yield Progress(stage="Tokenising", done=40.0, total=100.0, unit="MB", rate=2.0)
+            time.sleep(0.05)
 
     async def prepare(pilot: Pilot[int]) -> None:
         await steps("data", "How it begins")(pilot)
