@@ -9,6 +9,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
+from textual.app import App
 from textual.pilot import Pilot
 from textual.widgets import Input, TextArea
 
@@ -39,6 +40,7 @@ def still_home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     monkeypatch.delenv("NO_COLOR", raising=False)
     time.tzset()
     monkeypatch.setattr(time, "time", lambda: NOW)
+    monkeypatch.setattr(App, "NOTIFICATION_TIMEOUT", 3600.0)  # what is told stays, however slow the machine
     append = EventLog.append
     monkeypatch.setattr(EventLog, "append", lambda log, event: append(log, stamped(event)))
     monkeypatch.setattr(estimate, "available_bytes", lambda: 16 * 10**9)
