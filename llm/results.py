@@ -6,6 +6,7 @@ import math
 import time
 from collections import deque
 from collections.abc import Iterator
+from contextlib import contextmanager
 
 import numpy as np
 
@@ -37,9 +38,15 @@ class Results:
         self.bad_steps = 0
         self.last_log = (time.perf_counter(), self.job.state.step)
 
-    def forget_time(self, seconds: float) -> None:
-        """Time in which nothing was trained does not count as a step's."""
-        self.last_log = (self.last_log[0] + seconds, self.last_log[1])
+    @contextmanager
+    def uncounted(self) -> Iterator[None]:
+        """What is done meanwhile (an evaluation, a save, a pause) does not count as the time of a step."""
+        began = time.perf_counter()
+        try:
+            yield
+        finally:
+            now = time.perf_counter()
+            self.last_log = (min(now, self.last_log[0] + now - began), self.last_log[1])
 
     def add(self, result: StepResult, batch: Rows) -> Iterator[Event]:
         """Take in the result of a step; the events of those that are read now."""

@@ -41,7 +41,8 @@ class Steering:
         ranks = self.job.ranks
         if ranks.is_first:
             yield from self.chores.saver.outcome()
-            yield from self._obey()
+            with self.results.uncounted():
+                yield from self._obey()
             self.recover = self.recovery.due
             if self.recover:  # the other ranks look for checkpoints too: none may be in the making
                 yield from self.chores.saver.outcome(wait=True)
@@ -74,18 +75,13 @@ class Steering:
                 yield self.job.say(Paused, command_id=command.id)
                 paused_at = time.perf_counter()
             elif command.name == "resume" and paused_at:
-                self._forget_pause(paused_at)
+                self.job.forget_time(time.perf_counter() - paused_at)
                 paused_at = 0.0
                 yield self.job.say(Resumed, command_id=command.id)
             else:
                 yield from self._carry_out(command)
         if paused_at:
-            self._forget_pause(paused_at)
-
-    def _forget_pause(self, since: float) -> None:
-        pause = time.perf_counter() - since
-        self.job.forget_time(pause)
-        self.results.forget_time(pause)
+            self.job.forget_time(time.perf_counter() - paused_at)
 
     def _carry_out(self, command: Command) -> Iterator[Event]:
         chores: dict[str, Callable[[str], Iterator[Event]]] = {

@@ -125,12 +125,16 @@ class Trainer:
             yield from self.chores.sample()
 
     def _due(self) -> Iterator[Event]:
-        """What this step's number asks for. Evaluation comes first, so that a checkpoint holds its result; the last
-        step's save is left to `_finish` for the same reason."""
+        """What this step's number asks for."""
+        if self.job.ranks.is_first and any(self._is_due(every) for every in self._rhythms()):
+            yield from self.results.read()  # chores know of all steps before them
+            with self.results.uncounted():
+                yield from self._chores_due()
+
+    def _chores_due(self) -> Iterator[Event]:
+        """Evaluation comes first, so that a checkpoint holds its result; the last step's save is left to `_finish` for
+        the same reason."""
         state, config = self.job.state, self.job.config
-        if not self.job.ranks.is_first or not any(self._is_due(every) for every in self._rhythms()):
-            return
-        yield from self.results.read()  # chores know of all steps before them
         best = state.best_validation_loss
         if self._is_due(config.evaluate.every):
             yield from self.chores.evaluate()

@@ -198,6 +198,8 @@ class WorkbenchApp(BaseApp):
 
     def _watch_training(self) -> None:
         """Once a second: bring the status line up to date, and tell what happened out of sight."""
+        if not self.screen_stack:
+            return  # the screens are gone: the app is closing
         self._serve_queue()
         name = self.training.active
         if name is None and self._watched is None:

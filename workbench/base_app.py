@@ -13,6 +13,7 @@ from textual.binding import Binding
 from textual.dom import DOMNode
 from textual.geometry import Region
 from textual.theme import Theme
+from textual.timer import Timer
 
 from llm.errors import UserError
 from workbench.pasting import TerminalDriver
@@ -22,6 +23,8 @@ from workbench.themes import DEFAULT, FOR_SIXTEEN_COLOURS, THEMES
 
 if TYPE_CHECKING:
     from workbench.widgets.chart import Chart
+
+REPAINT_AFTER_SECONDS = 0.05
 
 
 class BaseApp(App[int]):
@@ -37,12 +40,20 @@ class BaseApp(App[int]):
         self.settings = Settings()
         self.settings_problem = ""
         self._told: set[str] = set()
+        self._repaint_later: Timer | None = None
         try:
             self.settings = load_settings(home)
         except UserError as error:
             self.settings_problem = str(error)
         self.theme = self.settings.theme
         self.set_keymap(dict(self.settings.keys))
+
+    def on_resize(self) -> None:
+        """Paint everything once the sizes have come to rest. A terminal that shrank and grew back before it was looked
+        at has lost what was on it, which by its size alone nobody would know."""
+        if self._repaint_later is not None:
+            self._repaint_later.stop()
+        self._repaint_later = self.set_timer(REPAINT_AFTER_SECONDS, self.refresh)
 
     def heed_settings(self) -> None:
         """To be called once mounted: tells what is wrong with the file, and keeps a theme chosen in the palette."""

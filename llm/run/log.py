@@ -3,17 +3,19 @@
 from __future__ import annotations
 
 import json
+import mmap
 import os
 import secrets
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from llm.events import Event, Warned, from_record, to_line
 
 CHUNK = 1 << 20
+AnyEvent = TypeVar("AnyEvent", bound=Event)
 
 
 class LineAppender:
@@ -124,6 +126,21 @@ def last_events(path: Path, window: int = 64 * 1024) -> list[Event]:
     start = max(0, size - window)
     lines = LineTail(path, start).poll()
     return [event for line in (lines[1:] if start else lines) if (event := parse_event(line)) is not None]
+
+
+def last_event_of(path: Path, kind: type[AnyEvent]) -> AnyEvent | None:
+    """The last event of `kind` in a log, found without reading what comes before it."""
+    if not path.exists() or not path.stat().st_size:
+        return None  # an empty file cannot be mapped
+    needle = f'{{"type": "{kind.__name__}"'.encode()
+    with path.open("rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as log:
+        end = len(log)
+        while (start := log.rfind(needle, 0, end)) >= 0:
+            event = parse_event(log[start:stop] if (stop := log.find(b"\n", start)) >= 0 else log[start:])
+            if isinstance(event, kind) and (start == 0 or log[start - 1 : start] == b"\n"):
+                return event
+            end = start
+    return None
 
 
 def parse_event(line: bytes) -> Event | None:

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import errno
 import math
-from collections.abc import Callable
+import time
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
 import torch
 
+import llm.chores
 import llm.saver
 from llm.commands import CommandQueue
 from llm.errors import UserError
@@ -222,3 +224,21 @@ def test_text_too_short_for_one_window_is_refused_before_step_0(
     with pytest.raises(UserError, match="too short"):
         train(run, tmp_path)
     assert run.status().name == "failed" and not of(Started, list(run.events()))
+
+
+def test_evaluations_and_saves_do_not_count_as_the_time_of_a_step(
+    make_run: MakeRun, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run = make_run("slow-1", train__steps="6", evaluate__every="1", checkpoint__every="1")
+    evaluate, rest = llm.chores.Chores.evaluate, 0.2
+
+    def slowly(chores: llm.chores.Chores, command_id: str = "") -> Iterator[Event]:
+        time.sleep(rest)
+        yield from evaluate(chores, command_id)
+
+    monkeypatch.setattr(llm.chores.Chores, "evaluate", slowly)
+    began = time.perf_counter()
+    steps = of(StepLogged, train(run, tmp_path, at={2: [("evaluate", {})]}))
+    taken = time.perf_counter() - began
+    assert len(steps) == 6 and all(event.step_ms > 0 for event in steps)  # type: ignore[attr-defined]
+    assert sum(event.step_ms for event in steps) / 1000 < taken - 7 * rest  # type: ignore[attr-defined]

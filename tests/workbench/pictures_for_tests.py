@@ -75,17 +75,22 @@ def going(mode: str, *texts: str) -> Step:
 
 
 async def settle(pilot: Pilot[int]) -> None:
-    """Until the screen stays as it is, and nothing is being looked up any more; cursors stop blinking."""
-    for field in pilot.app.screen.query("Input, TextArea").results(Input | TextArea):  # type: ignore[call-overload]
+    """Until no thread looks anything up and every screen stays as it is, in text and in style, those behind a window
+    too; cursors stop blinking. Fails if that never comes."""
+    app = pilot.app
+    for field in app.screen.query("Input, TextArea").results(Input | TextArea):  # type: ignore[call-overload]
         field.cursor_blink = False
-    before, still = "", 0
+    before: object = None
+    still = 0
     for _ in range(400):
-        await pilot.pause(0.05)
-        now = shown(pilot.app.screen)
-        still = still + 1 if now == before and "looking…" not in now else 0
+        await pilot.pause(0.03)
+        now = [screen._compositor.render_strips() for screen in (*app._background_screens, app.screen)]
+        busy = any(worker.is_running and worker._thread_worker for worker in app.workers)
+        still = 0 if busy or now != before or "looking…" in shown(app.screen) else still + 1
         if still == STILL_LOOKS:
             return
         before = now
+    raise AssertionError("the screen never came to rest:\n" + shown(app.screen))
 
 
 def old_runs(home: Path) -> None:

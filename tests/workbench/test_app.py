@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 from textual.color import Color
+from textual.events import Resize
 from textual.widgets import OptionList
 
 from llm.config import load_preset
@@ -15,6 +16,7 @@ from llm.run import Run
 from tests.workbench.scripted import ScriptedTrainer, scripted_run
 from tests.workbench.waiting import shown, until
 from workbench.app import QuitDialog, WorkbenchApp
+from workbench.messages import TrainingEnded
 from workbench.services.training import TrainingService
 from workbench.themes import THEMES
 from workbench.widgets.dialogs import Help
@@ -87,6 +89,31 @@ async def test_quitting_with_a_training_asks_once_and_saves(home: Path) -> None:
         await until(pilot, lambda: not app.is_running)
     assert trainer.obeyed == ["stop"]
     assert app.return_code == 0
+
+
+async def test_what_ends_while_the_app_closes_is_no_trouble(home: Path) -> None:
+    trainer = ScriptedTrainer(steps=5)
+    trainer.prepared.set()
+    app = app_with(home, trainer)
+    async with app.run_test(size=(80, 24)) as pilot:
+        app.training.start(load_preset("quickstart", home), "late")
+        await until(pilot, lambda: app.training_line)
+    app.training.shutdown()
+    assert not app.screen_stack
+    app.on_training_ended(TrainingEnded("late-1"))
+
+
+async def test_a_terminal_that_lost_its_content_is_painted_again(home: Path) -> None:
+    """One that became small and large again between two looks has the old size, and is empty."""
+    painted: list[str] = []
+    app = app_with(home)
+    async with app.run_test(size=(80, 24)) as pilot:
+        await until(pilot, lambda: "quickstart" in shown(app.screen))
+        await pilot.pause(0.5)
+        display = app._display
+        app._display = lambda screen, what: (painted.append(type(what).__name__), display(screen, what))[1]  # type: ignore[method-assign]
+        app.post_message(Resize(app.size, app.size))
+        await until(pilot, lambda: "LayoutUpdate" in painted)
 
 
 async def test_a_long_message_leaves_the_screen_to_be_read(home: Path) -> None:

@@ -71,7 +71,7 @@ def test_a_run_in_training(size: tuple[int, int], still_home: Path, snap_compare
         wide = size == LARGE
         await until(pilot, lambda: screen.state == "running" and "step 250" in shown(screen))
         await until(pilot, lambda: not wide or "CPU 42%" in shown(screen))
-        await until(pilot, lambda: "quick-1 step 250" in app.training_line)
+        await until(pilot, lambda: app.training_line.startswith("quick-1 42%"))
         await settle(pilot)
 
     assert snap_compare(app, terminal_size=size, run_before=train)

@@ -137,7 +137,6 @@ def test_a_run_in_training_among_others(size: Size, still_home: Path, snap_compa
         assert snap_compare(app_with(still_home), terminal_size=size, run_before=step)
 
 
-@pytest.mark.slow  # on a busy machine it now and then sees something else; the race is not found yet
 def test_what_is_damaged(size: Size, still_home: Path, snap_compare: Compare) -> None:
     family(still_home)
     (still_home / "runs" / "deeper-1" / "run.toml").write_text("[[[", encoding="utf-8")
@@ -312,7 +311,6 @@ def test_settings(size: Size, still_home: Path, snap_compare: Compare) -> None:
     assert snap_compare(app_with(still_home), terminal_size=size, run_before=settings)
 
 
-@pytest.mark.slow  # on a busy machine it now and then sees something else; the race is not found yet
 def test_a_key_is_asked_for(size: Size, still_home: Path, snap_compare: Compare) -> None:
     async def ask(pilot: Pilot[int]) -> None:
         app: Any = pilot.app

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import threading
 import time
 from pathlib import Path
 
@@ -14,6 +15,7 @@ from tests.workbench.waiting import shown
 from workbench.app import WorkbenchApp
 from workbench.screens.run_rows import age
 from workbench.screens.runs import RunsScreen
+from workbench.services.runs import RunCatalogue
 from workbench.widgets.dialogs import Ask, AskText
 
 
@@ -285,3 +287,24 @@ async def test_tiny_terminal(tmp_path):
 
 def test_ages():
     assert [age(seconds) for seconds in (-1, 42, 700, 7300, 200_000)] == ["0s", "42s", "12m", "2h", "2d"]
+
+
+async def test_reading_slowly_leaves_the_cursor_on_the_list(tmp_path, monkeypatch):
+    make_run(tmp_path, "alone-1", steps=3)
+    go_on, refresh = threading.Event(), RunCatalogue.refresh
+
+    def slowly(catalogue, progress):
+        progress(1, 900)
+        go_on.wait(30)
+        return refresh(catalogue)
+
+    monkeypatch.setattr(RunCatalogue, "refresh", slowly)
+    app = RunsApp(tmp_path)
+    async with app.run_test(size=(160, 50)) as pilot:
+        screen = app.screen
+        await pilot.pause(0.3)
+        assert screen.runs_table.has_focus and "No runs yet" not in shown(screen), "that is not known yet"
+        screen._say_reading(1, 900)
+        await until(lambda: "reading 900 runs" in shown(screen))
+        go_on.set()
+        await until(lambda: "alone-1" in shown(screen) and screen.runs_table.has_focus)

@@ -7,7 +7,7 @@ import math
 import pytest
 
 from llm.errors import UserError, WrongUse
-from llm.events import Finished, Sampled
+from llm.events import Finished, Paused, Resumed, Sampled
 from llm.run import Run, RunBusy
 from tests.workbench.runs_for_tests import evaluated, make_run, save_fake, started, step_logged
 from workbench.services import runs as service
@@ -42,6 +42,13 @@ def test_a_summary_says_how_a_run_stands(tmp_path):
 def test_who_trains_it(tmp_path):
     run = make_run(tmp_path, "busy-1", steps=2, end="")
     with run.lock():
+        assert RunCatalogue(tmp_path).refresh()[0].status == "running here"
+        log = run.log()
+        log.append(Paused(step=2))
+        paused = RunCatalogue(tmp_path).refresh()[0]
+        assert paused.status == "paused here" and paused.is_running
+        log.append(Resumed(step=2))
+        log.close()
         assert RunCatalogue(tmp_path).refresh()[0].status == "running here"
     (run.path / "events.jsonl").unlink()
     assert status_of(run.holder(), None) == "new"

@@ -14,10 +14,19 @@ from workbench.text import clean, one_line
 from workbench.widgets.axes import compact, number, size
 from workbench.widgets.tables import Heading, Row, cut, widths_that_fit
 
-STATUS_STYLES = {"running here": "green", "running elsewhere": "cyan", "crashed": "red", "failed": "red"}
+STATUS_STYLES = {
+    "running here": "green",
+    "running elsewhere": "cyan",
+    "paused here": "yellow",
+    "paused elsewhere": "yellow",
+    "crashed": "red",
+    "failed": "red",
+}
 STATUS_SIGNS = {
     "running here": "▶",
     "running elsewhere": "▷",
+    "paused here": "‖",
+    "paused elsewhere": "‖",
     "finished": "✓",
     "stopped": "■",
     "crashed": "✗",

@@ -109,6 +109,8 @@ class RunsScreen(RunActions):
         self._widths: dict[str, int] = {}
         self.sort_by = "age"
         self.reversed = False
+        self._looked = False
+        """Whether it is known by now which runs there are."""
         self._refreshing = False
         self._rest_until = 0.0
 
@@ -184,7 +186,7 @@ class RunsScreen(RunActions):
             self.query_one("#runs-empty", Static).update(f"reading {total:,} runs: {done / total:.0%}")
 
     def _take(self, summaries: list[RunSummary]) -> None:
-        self.summaries = summaries
+        self.summaries, self._looked = summaries, True
         names = {row.name for row in summaries}
         self.marked = [name for name in self.marked if name in names]
         self._rows.forget_all_but(names)
@@ -193,10 +195,11 @@ class RunsScreen(RunActions):
     def show_runs(self) -> None:
         """Fill the table from what is known, filtered and ordered."""
         was_empty = self.has_class("empty")
-        self.set_class(not self.summaries, "empty")
-        self.query_one("#runs-empty", Static).update(NONE_YET)
-        if was_empty and self.summaries and self.focused is None:
-            self.call_after_refresh(self.runs_table.focus)  # a table that is not shown has no focus
+        if self._looked:
+            self.set_class(not self.summaries, "empty")
+            self.query_one("#runs-empty", Static).update(NONE_YET)
+        if was_empty and self.summaries:
+            self.call_after_refresh(self._focus_the_list)  # a table that is not shown has no focus
         text = self.query_one("#runs-filter", Input).value
         rows = chosen(self.summaries, text, self.sort_by, self.reversed)
         branches = as_tree(rows) if self.as_tree else [(row, "") for row in rows]
@@ -211,6 +214,10 @@ class RunsScreen(RunActions):
         self._widths = {heading.key: heading.width for heading in headings}
         self.runs_table.show_rows(lines, headings)
         self._show_details()
+
+    def _focus_the_list(self) -> None:
+        if not isinstance(self.focused, Input):
+            self.runs_table.focus()
 
     @property
     def current(self) -> RunSummary | None:

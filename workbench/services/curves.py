@@ -36,7 +36,7 @@ from llm.events import (
     StepLogged,
 )
 from llm.run import Run
-from llm.run.log import parse_event
+from llm.run.log import last_event_of, parse_event
 
 Array = NDArray[np.float64]
 
@@ -150,6 +150,7 @@ class RunCurves:
         self.lines = run.tail().lines
         if last_bytes is not None:
             self.lines.offset = max(0, self.unread_bytes - last_bytes)
+            self.started = last_event_of(Path(self.lines.path), Started)  # how long the run is to be
 
     def poll(self, limit: int = 1 << 21) -> list[Event]:
         """Take in what was logged since the last call, at most about `limit` bytes of it; returns those events, but of

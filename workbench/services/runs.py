@@ -3,21 +3,20 @@
 from __future__ import annotations
 
 import math
-import mmap
 import os
 import threading
 import time
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Literal, TypeVar
+from typing import Any, Literal
 
 from llm.config import RunConfig
 from llm.errors import UserError, WrongUse
-from llm.events import Evaluated, Event, Finished, Started, StepLogged
+from llm.events import Evaluated, Event, Finished, Paused, Resumed, Started, StepLogged
 from llm.files import directory_size, remove_directory
 from llm.run import CheckpointInfo, EventTail, Holder, Run, check_run_name, verify
-from llm.run.log import last_events, parse_event
+from llm.run.log import last_event_of, last_events
 from workbench.services.summaries import Kept, RunSummary, Stamp, load_summaries, save_summaries
 
 SORTS = ("age", "name", "status", "step", "loss", "validation", "bits", "parameters", "corpus", "size")
@@ -28,7 +27,6 @@ PARTS = ("run.toml", "events.jsonl", "checkpoints", "meta.json", "lock")
 
 NOTHING: Stamp = (0, 0)
 KEEP_SECONDS = 10.0  # at least, between two writings of what is kept of all runs
-AnyEvent = TypeVar("AnyEvent", bound=Event)
 
 
 @dataclass
@@ -41,21 +39,23 @@ class LogDigest:
     step: StepLogged | None = None
     evaluated: Evaluated | None = None
     last: Event | None = None
+    paused: bool = False
 
     @classmethod
     def of(cls, path: Path) -> LogDigest:
         size = path.stat().st_size if path.exists() else 0
         digest = cls(EventTail(path, size))
         digest.take(last_events(path))
-        if size:
-            digest.started = digest.started or _last_of(path, Started)
-            digest.step = digest.step or _last_of(path, StepLogged)
-            digest.evaluated = digest.evaluated or _last_of(path, Evaluated)
+        digest.started = digest.started or last_event_of(path, Started)
+        digest.step = digest.step or last_event_of(path, StepLogged)
+        digest.evaluated = digest.evaluated or last_event_of(path, Evaluated)
         return digest
 
     def take(self, events: Iterable[Event]) -> None:
         for event in events:
             self.last = event
+            if isinstance(event, Paused | Resumed | Started):
+                self.paused = isinstance(event, Paused)
             if isinstance(event, Started):
                 self.started = event
                 if self.step is not None and self.step.step > event.step:
@@ -69,19 +69,6 @@ class LogDigest:
     def steps_done(self) -> int:
         """The last completed step that the log knows of."""
         return max(getattr(self.last, "step", 0), self.step.step if self.step else 0)
-
-
-def _last_of(path: Path, kind: type[AnyEvent]) -> AnyEvent | None:
-    """The last event of `kind` in the file, found without reading what comes before it."""
-    needle = f'{{"type": "{kind.__name__}"'.encode()
-    with path.open("rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as log:
-        end = len(log)
-        while (start := log.rfind(needle, 0, end)) >= 0:
-            event = parse_event(log[start:stop] if (stop := log.find(b"\n", start)) >= 0 else log[start:])
-            if isinstance(event, kind) and (start == 0 or log[start - 1 : start] == b"\n"):
-                return event
-            end = start
-    return None
 
 
 @dataclass
@@ -164,7 +151,7 @@ class RunCatalogue:
         return RunSummary(
             name=run.name,
             path=run.path,
-            status=status_of(run.holder(), digest.last),
+            status=status_of(run.holder(), digest.last, paused=digest.paused),
             step=digest.steps_done,
             total_steps=started.total_steps if started else known.config.train.steps,
             loss=digest.step.loss if digest.step else None,
@@ -206,10 +193,10 @@ def _stamp(path: str) -> Stamp:
     return (status.st_size, status.st_mtime_ns)
 
 
-def status_of(holder: Holder | None, last: Event | None) -> str:
+def status_of(holder: Holder | None, last: Event | None, *, paused: bool = False) -> str:
     """How a run stands, in words: who trains it, or how its log ends."""
     if holder is not None:
-        return "running here" if holder.is_here else "running elsewhere"
+        return f"{'paused' if paused else 'running'} {'here' if holder.is_here else 'elsewhere'}"
     if last is None:
         return "new"
     return last.status if isinstance(last, Finished) else "crashed"

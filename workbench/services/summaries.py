@@ -43,7 +43,7 @@ class RunSummary:
 
     @property
     def is_running(self) -> bool:
-        return self.status.startswith("running")
+        return self.status.startswith(("running", "paused"))
 
 
 Kept = dict[str, tuple[tuple[Stamp, ...], RunSummary]]
