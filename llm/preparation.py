@@ -10,13 +10,13 @@ import torch
 
 from llm.checkpoint import TrainerState, build_model, restore_state
 from llm.commands import CommandQueue
-from llm.config import RunConfig, diff, fields_of, with_overrides
+from llm.config import RunConfig
 from llm.core.bundle import Task, bundle_folder, load_bundle
 from llm.data.prepare import Dataset, prepare
 from llm.device import Plan, choose_device, choose_threads, make_plan
 from llm.distributed import LossOf, Ranks
 from llm.environment import usable_cores
-from llm.errors import ConfigError, Problem, UserError
+from llm.errors import UserError
 from llm.events import Event, Saved, Warned
 from llm.files import published_directory
 from llm.length import Length
@@ -42,20 +42,6 @@ def prepared(config: RunConfig, home: Path, commands: CommandQueue) -> Generator
         return dataset
     steps.close()
     return None
-
-
-def resumed_config(frozen: RunConfig, overrides: tuple[tuple[str, str], ...]) -> RunConfig:
-    """`frozen` with `overrides`; a `ConfigError` names every field that a run may not change on resuming."""
-    config = with_overrides(frozen, overrides)
-    safe = {field.path for field in fields_of(RunConfig) if field.safe}
-    problems = [
-        Problem(path, f"cannot change from {before} to {after} in a run that has begun; fork the run instead")
-        for path, before, after in diff(frozen, config)
-        if path not in safe
-    ]
-    if problems:
-        raise ConfigError(problems)
-    return config
 
 
 def keep_tokenizer(run: Run, dataset: Dataset) -> None:

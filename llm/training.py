@@ -14,7 +14,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from llm.commands import CommandQueue
-from llm.config import RunConfig
+from llm.config import RunConfig, resumed_config
 from llm.data.prepare import Dataset
 from llm.distributed import LossOf, Ranks
 from llm.errors import UserError
@@ -29,7 +29,6 @@ from llm.preparation import (
     last_step,
     prepared,
     restored_state,
-    resumed_config,
     settle_plan,
     training_loss,
 )

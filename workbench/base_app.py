@@ -7,6 +7,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from rich.terminal_theme import TerminalTheme
 from textual import work
 from textual.app import App
 from textual.binding import Binding
@@ -19,7 +20,7 @@ from llm.errors import UserError
 from workbench.pasting import TerminalDriver
 from workbench.settings import Settings, load_settings, save_settings
 from workbench.text import clean
-from workbench.themes import DEFAULT, FOR_SIXTEEN_COLOURS, THEMES
+from workbench.themes import DEFAULT, FOR_SIXTEEN_COLOURS, THEMES, named_colours
 
 if TYPE_CHECKING:
     from workbench.widgets.chart import Chart
@@ -47,6 +48,11 @@ class BaseApp(App[int]):
             self.settings_problem = str(error)
         self.theme = self.settings.theme
         self.set_keymap(dict(self.settings.keys))
+
+    @property
+    def ansi_theme(self) -> TerminalTheme:
+        """What "red" or "green" looks like in a text: as the theme has it, where the terminal does not decide."""
+        return super().ansi_theme if self.current_theme.ansi else named_colours(self.theme)
 
     def on_resize(self) -> None:
         """Paint everything once the sizes have come to rest. A terminal that shrank and grew back before it was looked

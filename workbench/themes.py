@@ -7,7 +7,10 @@ deficiencies can tell apart.
 from __future__ import annotations
 
 from dataclasses import replace
+from functools import cache
 
+from rich.terminal_theme import TerminalTheme
+from textual.color import Color
 from textual.theme import BUILTIN_THEMES, Theme
 
 DEFAULT = "workbench-dark"
@@ -79,3 +82,15 @@ THEMES = (
         dark=True,
     ),
 )
+
+NAMED = ("background", "text-error", "text-success", "text-warning", "text-primary", "text-secondary", "text-accent")
+"""The colours of a theme that stand for black, red, green, yellow, blue, magenta and cyan."""
+
+
+@cache
+def named_colours(theme_name: str) -> TerminalTheme:
+    """What the sixteen colour names mean in texts shown under one of `THEMES`: colours that can be read on it."""
+    theme = next(theme for theme in THEMES if theme.name == theme_name)
+    colours = theme.to_color_system().generate() | theme.variables
+    background, foreground, *named = (Color.parse(colours[name]).rgb for name in ("background", "foreground", *NAMED))
+    return TerminalTheme(background, foreground, [*named, foreground])

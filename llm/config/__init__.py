@@ -2,7 +2,7 @@
 
 from llm.config.check import check, get_value
 from llm.config.fields import Field, fields_of, parse_value
-from llm.config.parse import diff, from_mapping, from_toml, to_mapping, to_toml, with_overrides
+from llm.config.parse import diff, from_mapping, from_toml, resumed_config, to_mapping, to_toml, with_overrides
 from llm.config.presets import (
     Preset,
     check_name,
@@ -57,6 +57,7 @@ __all__ = [
     "resolve_accumulation",
     "resolve_model",
     "resolve_seq_len",
+    "resumed_config",
     "save_preset",
     "shipped_directory",
     "to_mapping",

@@ -53,6 +53,20 @@ def diff(a: RunConfig, b: RunConfig) -> list[tuple[str, Any, Any]]:
     return [(path, left, right) for path, left, right in pairs if left != right]
 
 
+def resumed_config(frozen: RunConfig, overrides: Iterable[tuple[str, str]]) -> RunConfig:
+    """`frozen` with `overrides`; a `ConfigError` names every field that a run may not change on resuming."""
+    config = with_overrides(frozen, overrides)
+    safe = {field.path for field in fields_of(RunConfig) if field.safe}
+    problems = [
+        Problem(path, f"cannot change from {before} to {after} in a run that has begun; fork the run instead")
+        for path, before, after in diff(frozen, config)
+        if path not in safe
+    ]
+    if problems:
+        raise ConfigError(problems)
+    return config
+
+
 def parse_toml(text: str, source: str = "") -> dict[str, Any]:
     """The tables of a TOML text; ConfigError naming `source` and the line where it is not TOML."""
     try:

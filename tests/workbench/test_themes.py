@@ -8,6 +8,7 @@ and Fernandes (2009) for severity 1; differences are CIE 1976 distances in L*a*b
 from __future__ import annotations
 
 import itertools
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -15,7 +16,10 @@ from numpy.typing import NDArray
 from textual.color import Color
 from textual.theme import Theme
 
-from workbench.themes import DEFAULT, THEMES
+from tests.workbench.runs_for_tests import make_run
+from tests.workbench.waiting import shown, until
+from workbench.app import WorkbenchApp
+from workbench.themes import DEFAULT, THEMES, named_colours
 from workbench.widgets.chart import COLOURS
 from workbench.widgets.lists import BESIDE
 
@@ -74,6 +78,30 @@ def test_text_can_be_read(theme: Theme, text: str, ground: str) -> None:
     below = Color.parse(colours[ground])
     least = 7.0 if theme.name == "high-contrast" else 4.5
     assert contrast(on(below, colours[text]), below) >= least
+
+
+@pytest.mark.parametrize("theme", OWN, ids=lambda theme: theme.name)
+@pytest.mark.parametrize("number", range(1, 7), ids=["red", "green", "yellow", "blue", "magenta", "cyan"])
+def test_named_colours_can_be_read(theme: Theme, number: int) -> None:
+    """How a run stands, and warnings, are in these."""
+    text = Color(*named_colours(theme.name).ansi_colors[number])
+    least = 7.0 if theme.name == "high-contrast" else 4.5
+    assert min(contrast(text, Color.parse(colours_of(theme)[ground])) for ground in GROUNDS) >= least
+
+
+async def test_a_theme_says_what_red_is(tmp_path: Path) -> None:
+    make_run(tmp_path, "bad-1", steps=1, end="failed")
+    make_run(tmp_path, "good-1", steps=1)
+    app = WorkbenchApp(tmp_path)
+    async with app.run_test(size=(100, 30)) as pilot:
+        app.theme = "workbench-light"
+        await app.action_show("runs")
+        await until(pilot, lambda: "failed" in shown(app.screen))
+        await pilot.pause()
+        strips = app.screen._compositor.render_strips()
+        (style,) = {segment.style for strip in strips for segment in strip if "failed" in segment.text}
+        assert style is not None and style.color is not None
+        assert style.color.triplet == named_colours("workbench-light").ansi_colors[1]
 
 
 @pytest.mark.parametrize("theme", OWN, ids=lambda theme: theme.name)

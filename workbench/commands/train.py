@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from llm.config import RunConfig, check_name, diff, load_preset, with_overrides
+from llm.config import RunConfig, check_name, diff, load_preset, resumed_config, with_overrides
 from llm.config.check import LENGTHS
 from llm.errors import UserError, WrongUse
 from llm.events import CoreEvaluated, Evaluated, Event, Finished, Progress, Started, StepLogged
@@ -108,8 +108,6 @@ def train_new(run: Run, options: argparse.Namespace) -> int:
 
 def resume(options: argparse.Namespace) -> int:
     """Go on where a run stands. Whatever is wrong with the overrides is said before anything begins."""
-    from llm.preparation import resumed_config
-
     run = Run.open(options.home, options.run)
     check_length(run, resumed_config(run.config(), tuple(options.overrides)), options.overrides)
     say(f"resuming {run.name} in {run.path}")
