@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator, Iterator
 from dataclasses import replace
-from typing import Any
 
 from llm.checkpoint import save_weights
 from llm.core.score import evaluate_core
+from llm.data.shards import TokenSplit
 from llm.engine import Engine, Piece
 from llm.evaluate import Evaluation, evaluate
 from llm.events import CommandRefused, CoreEvaluated, Evaluated, Event, Sampled, Saved
@@ -42,10 +42,11 @@ class Chores:
     def evaluate(self, command_id: str = "") -> Iterator[Event]:
         job, state, dataset = self.job, self.job.state, self.job.dataset
         knobs = job.config.evaluate
-        result = self._evaluation(dataset.validation, knobs.batches)
+        result = yield from self._evaluation(dataset.validation, knobs.batches, "Evaluating the held-out text")
         train_loss = None
         if knobs.train_too:
-            train_loss = self._evaluation(dataset.train, knobs.batches or TRAIN_BATCHES).loss
+            batches = knobs.batches or TRAIN_BATCHES
+            train_loss = (yield from self._evaluation(dataset.train, batches, "Evaluating training text")).loss
         best = state.best_validation_loss is None or result.loss < state.best_validation_loss
         if best:
             state.best_validation_loss = result.loss
@@ -60,8 +61,8 @@ class Chores:
             Evaluated, **measured, tokens=result.tokens, train_loss=train_loss, best=best, command_id=command_id
         )
 
-    def _evaluation(self, split: Any, batches: int) -> Evaluation:
-        return evaluate(
+    def _evaluation(self, split: TokenSplit, batches: int, stage: str) -> Generator[Event, None, Evaluation]:
+        measuring = evaluate(
             self.job.state.model,
             split,
             self.job.dataset.tokenizer,
@@ -69,7 +70,14 @@ class Chores:
             seq_len=self.job.length.seq_len,
             batch_size=self.job.config.train.batch_size,
             batches=batches,
+            stage=stage,
         )
+        while True:
+            try:
+                yield replace(next(measuring), step=self.job.state.step)
+            except StopIteration as end:
+                result: Evaluation = end.value
+                return result
 
     def core(self, stop_is_waiting: Callable[[], bool]) -> Iterator[Event]:
         """Measure the CORE metric, with its progress as it takes minutes; a stop that comes meanwhile ends it."""
@@ -84,7 +92,7 @@ class Chores:
         )
         try:
             while not stop_is_waiting():
-                yield next(scoring)
+                yield replace(next(scoring), step=job.state.step)
         except StopIteration as end:
             result = end.value
             self.done_at["core"] = job.state.step

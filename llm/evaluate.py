@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator
+import time
+from collections.abc import Generator, Iterator
 from dataclasses import dataclass
 
 import numpy as np
@@ -13,8 +14,11 @@ from llm.data.batches import evaluation_windows, read_windows
 from llm.data.shards import TokenSplit
 from llm.device import Plan
 from llm.errors import UserError
+from llm.events import Progress
 from llm.model.transformer import Transformer
 from llm.tokenizer import Tokenizer
+
+SECONDS_BETWEEN_PROGRESS = 0.5
 
 
 @dataclass(frozen=True)
@@ -55,12 +59,13 @@ def evaluate(
     seq_len: int,
     batch_size: int,
     batches: int,
-    report: Callable[[int], None] = lambda tokens: None,
-) -> Evaluation:
-    """Evaluate `model` on `split`. Draws nothing from any random generator, and leaves the model in its mode.
-
-    `report` is told of the tokens done so far, after each batch.
-    """
+    stage: str = "Evaluating",
+) -> Generator[Progress, None, Evaluation]:
+    """Evaluate `model` on `split`. Draws nothing from any random generator, and leaves the model in its mode, also when
+    it is closed early. Yields progress about twice a second, under the name of `stage`, and returns the result."""
+    every = (len(split) - 1) // seq_len
+    total = min(batches * batch_size or every, every) * seq_len
+    told = time.monotonic()
     lengths = byte_lengths(tokenizer)
     nats = torch.zeros((), dtype=torch.float64)
     text_nats = torch.zeros((), dtype=torch.float64)
@@ -78,7 +83,9 @@ def evaluate(
             text_nats += losses[bytes_of > 0].sum()
             text_bytes += int(bytes_of.sum())
             tokens += wanted.numel()
-            report(tokens)
+            if time.monotonic() - told > SECONDS_BETWEEN_PROGRESS:
+                told = time.monotonic()
+                yield Progress(stage=stage, done=tokens, total=total, unit="tokens")
     finally:
         model.train(was_training)
     if tokens == 0:

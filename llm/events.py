@@ -45,13 +45,14 @@ class Started(Event):
 @dataclass(frozen=True, kw_only=True)
 class Progress(Event):
     """Work that is not a step of training: `done` of `total` (0 = unknown) in `unit`, `rate` of them a second where it
-    is known."""
+    is known. It comes after `step`, 0 where none was taken yet."""
 
     stage: str
     done: float
     total: float
     unit: str = ""
     rate: float = 0.0
+    step: int = 0
 
 
 @dataclass(frozen=True, kw_only=True)

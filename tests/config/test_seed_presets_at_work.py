@@ -14,6 +14,7 @@ import torch
 from llm.config import ModelConfig, RunConfig, list_presets, load_preset, resolve_model, shipped_directory
 from llm.model.transformer import Transformer
 from llm.optim import build_optimizer, lr_at
+from tests.draining import result_of
 
 HOME = Path("/nonexistent")
 
@@ -104,13 +105,7 @@ def test_stories_of_one_file_each_begin_with_bos(tmp_path: Path) -> None:
     stories = [f"Once there was a fox who had {n} hens.\nThe end of story {n}.\n" for n in range(60)]
     (tmp_path / "stories.txt").write_text("<|endoftext|>\n".join(stories))
     small = {"data__corpus": str(tmp_path / "stories.txt"), "tokenizer__vocab_size": "330", "model__context": "16"}
-    steps = prepare(preset("tinystories-llama", **small), tmp_path)
-    while True:
-        try:
-            next(steps)
-        except StopIteration as end:
-            dataset = end.value
-            break
+    dataset = result_of(prepare(preset("tinystories-llama", **small), tmp_path))
     for split in (dataset.train, dataset.validation):
         ids = split.read(0, len(split)).tolist()
         begins = [place for place, token in enumerate(ids) if token == 1]

@@ -13,6 +13,7 @@ from pathlib import Path
 from llm.data.datasets import NamedDataset
 from llm.data.download import Downloaded, download
 from llm.data.fetch import Patience
+from tests.draining import result_of
 
 
 @dataclass
@@ -111,10 +112,4 @@ def answer(request: BaseHTTPRequestHandler, site: Site) -> None:
 
 def fetched(dataset: NamedDataset, home: Path, patience: Patience, shards: int = 0) -> Downloaded:
     """A data set, downloaded."""
-    generator = download(dataset, home, shards=shards, patience=patience)
-    while True:
-        try:
-            next(generator)
-        except StopIteration as end:
-            result: Downloaded = end.value
-            return result
+    return result_of(download(dataset, home, shards=shards, patience=patience))

@@ -17,6 +17,7 @@ from llm.data.prepare import Dataset, prepare
 from llm.errors import UserError
 from llm.tokenizer import Tokenizer, build_tokenizer
 from llm.tokenizer.char import CharTokenizer
+from tests.draining import result_of
 
 TEXTS = [f"Text {n}: 海 and the sea.\n" * (n % 7) for n in range(40)]
 
@@ -93,13 +94,7 @@ def config(corpus: Path, processes: int, **data: object) -> RunConfig:
 
 
 def prepared(config: RunConfig, home: Path) -> Dataset:
-    steps = prepare(config, home)
-    while True:
-        try:
-            next(steps)
-        except StopIteration as end:
-            dataset: Dataset = end.value
-            return dataset
+    return result_of(prepare(config, home))
 
 
 @pytest.mark.parametrize("split", ["documents", "tail"])

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 from dataclasses import dataclass, field
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -15,8 +17,13 @@ from llm.config import ModelConfig, TokenizerConfig, resolve_model
 from llm.device import Plan
 from llm.errors import UserError
 from llm.evaluate import Evaluation, evaluate
+from llm.events import Event, Progress
 from llm.model.transformer import Transformer
 from llm.tokenizer import Tokenizer, build_tokenizer
+from llm.training import run_training
+from tests.draining import result_of
+
+from .conftest import MakeRun
 
 SEQ_LEN = 7
 STORIES = [
@@ -59,7 +66,7 @@ def model(tokenizer: Tokenizer) -> Transformer:
 
 def evaluated(model: Transformer, split: Tokens, tokenizer: Tokenizer, batch_size: int, batches: int = 0) -> Evaluation:
     plan = Plan("cpu", "fp32", 1, False)
-    return evaluate(model, split, tokenizer, plan, seq_len=SEQ_LEN, batch_size=batch_size, batches=batches)
+    return result_of(evaluate(model, split, tokenizer, plan, seq_len=SEQ_LEN, batch_size=batch_size, batches=batches))
 
 
 def test_loss_is_the_mean_over_tokens_and_bits_are_those_of_text(
@@ -98,3 +105,31 @@ def test_nothing_is_drawn_and_the_mode_comes_back(model: Transformer, split: Tok
 def test_too_little_text_is_an_error_and_no_loss_of_zero(model: Transformer, tokenizer: Tokenizer) -> None:
     with pytest.raises(UserError, match="too short for one window"):
         evaluated(model, Tokens(np.arange(SEQ_LEN)), tokenizer, batch_size=3)
+
+
+def test_a_long_evaluation_tells_how_far_it_is(
+    model: Transformer, split: Tokens, tokenizer: Tokenizer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("llm.evaluate.SECONDS_BETWEEN_PROGRESS", 0.0)
+    plan = Plan("cpu", "fp32", 1, False)
+    told = list(evaluate(model, split, tokenizer, plan, seq_len=SEQ_LEN, batch_size=2, batches=0))
+    last = evaluated(model, split, tokenizer, 2).tokens
+    assert len(told) > 2 and [one.done for one in told] == sorted(one.done for one in told)
+    assert {one.total for one in told} == {last} and told[-1].done == last
+    stopped = evaluate(model, split, tokenizer, plan, seq_len=SEQ_LEN, batch_size=2, batches=0)
+    next(stopped)
+    assert not model.training
+    stopped.close()
+    assert model.training
+
+
+def test_in_a_training_it_says_after_which_step(
+    make_run: MakeRun, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("llm.evaluate.SECONDS_BETWEEN_PROGRESS", 0.0)
+    run = make_run("told", train__steps="4", evaluate__every="2", evaluate__train_too="true")
+    events: list[Event] = []
+    run_training(run, tmp_path, on_event=events.append)
+    told = [event for event in events if isinstance(event, Progress) and event.stage.startswith("Evaluating")]
+    assert [step for step, _ in itertools.groupby(event.step for event in told)] == [0, 2, 4]
+    assert {event.stage for event in told} == {"Evaluating the held-out text", "Evaluating training text"}

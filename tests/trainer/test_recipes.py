@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
+from collections.abc import Generator
 from dataclasses import replace
 from pathlib import Path
 
@@ -19,12 +20,13 @@ from llm.device import Plan
 from llm.engine import Engine, Piece
 from llm.errors import UserError
 from llm.evaluate import Evaluation, evaluate
-from llm.events import Evaluated, Event, Sampled, Saved, Skipped, Started, StepLogged
+from llm.events import Evaluated, Event, Progress, Sampled, Saved, Skipped, Started, StepLogged
 from llm.length import run_length
 from llm.model.transformer import Transformer
 from llm.run import Run
 from llm.run.checkpoints import MODEL, OPTIMIZER
 from llm.training import run_training
+from tests.draining import result_of
 
 from .conftest import MakeRun
 
@@ -50,7 +52,12 @@ def test_saved_only_when_the_validation_loss_improved(
 ) -> None:
     """Always at the end, whatever the loss."""
     losses = iter([5.0, 4.0, 4.5, 3.0, 3.5, 3.0, 3.2])  # at step 0 and every fourth
-    monkeypatch.setattr(llm.chores, "evaluate", lambda *_, **__: Evaluation(next(losses), 1.0, 100))
+
+    def scripted(*_: object, **__: object) -> Generator[Progress, None, Evaluation]:
+        yield Progress(stage="Evaluating", done=1, total=2)
+        return Evaluation(next(losses), 1.0, 100)
+
+    monkeypatch.setattr(llm.chores, "evaluate", scripted)
     options = {"evaluate__every": "4", "checkpoint__every": "4", "sample__every": "0"}
     events = trained(make_run("improving", checkpoint__only_improved=only_improved, **options), tmp_path)
     assert [event.step for event in events if isinstance(event, Saved)] == saved
@@ -63,7 +70,7 @@ def test_the_training_text_is_evaluated_too_where_asked(make_run: MakeRun, tmp_p
     assert dataset is not None
     model, tokenizer = load_model(run, run.checkpoint())
     plan = Plan("cpu", "fp32", 1, False)
-    expected = evaluate(model, dataset.train, tokenizer, plan, seq_len=16, batch_size=2, batches=3)
+    expected = result_of(evaluate(model, dataset.train, tokenizer, plan, seq_len=16, batch_size=2, batches=3))
     assert [event.step for event in told] == [0, 6]
     assert told[-1].train_loss == pytest.approx(expected.loss, rel=1e-5)
     plain = [event for event in trained(make_run("one", train__steps="1"), tmp_path) if isinstance(event, Evaluated)]

@@ -133,6 +133,12 @@ def test_state_of_a_run(home: Path) -> None:
     curves.poll()
     assert (curves.progress, curves.is_preparing, curves.paused) == (None, False, True)
     log.append(Resumed(step=1))
+    log.append(Progress(stage="Evaluating", done=1, total=2, step=1))
+    curves.poll()
+    assert curves.progress is not None and not curves.is_preparing
+    log.append(Evaluated(step=1, validation_loss=2.0, perplexity=7.4, bits_per_byte=1.0, tokens=9))
+    curves.poll()
+    assert curves.progress is None
     log.append(KnobSet(step=1, key="train.clip", value=0.5, previous=1.0))
     log.append(Saved(step=1, path="live/step-00000001", size_bytes=1, kind="snapshot"))
     curves.poll()

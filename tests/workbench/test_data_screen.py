@@ -15,6 +15,7 @@ from llm.config import from_mapping
 from llm.data.prepare import prepare
 from llm.events import Progress
 from llm.tokenizer.byte import ByteTokenizer
+from tests.draining import result_of
 from tests.workbench.scripted import ScriptedTrainer
 from tests.workbench.waiting import shown, until
 from workbench.app import WorkbenchApp
@@ -46,11 +47,7 @@ def mark(screen: DataScreen, key: str) -> None:
 def prepared(home: Path, corpus: Path) -> str:
     """The name of the folder of the prepared corpus, as bytes."""
     made = prepare(from_mapping({"data": {"corpus": str(corpus)}, "tokenizer": {"kind": "byte"}}), home)
-    try:
-        while True:
-            next(made)
-    except StopIteration as end:
-        return str(end.value.path.name)
+    return result_of(made).path.name
 
 
 async def test_what_is_here_and_what_can_be_downloaded(home: Path) -> None:

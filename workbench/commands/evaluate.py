@@ -3,13 +3,11 @@
 from __future__ import annotations
 
 import argparse
-import math
 from dataclasses import replace
 from typing import Any
 
 from llm.config import resolve_seq_len
 from llm.errors import UserError, WrongUse
-from llm.events import Progress
 from llm.files import read_json
 from llm.run import find_checkpoint
 from llm.run.checkpoints import STATE
@@ -40,7 +38,7 @@ def evaluate(options: argparse.Namespace) -> int:
     from llm.data.prepare import prepare
     from llm.device import make_plan
     from llm.evaluate import evaluate as measure
-    from workbench.commands.narrator import drained, narrator
+    from workbench.commands.narrator import drained
 
     dataset = drained(prepare(config, options.home))
     plan = make_plan(replace(config.train, device=options.device))
@@ -54,18 +52,9 @@ def evaluate(options: argparse.Namespace) -> int:
         say(f"warning: the text of {run.name} has changed since it was trained; this measures it on the text of now.")
     seq_len, batch_size = resolve_seq_len(config.train, config.model), config.train.batch_size
     batches = config.evaluate.batches if options.batches is None else options.batches
-    total = min(batches * batch_size * seq_len or math.inf, (len(dataset.validation) - 1) // seq_len * seq_len)
-    with narrator() as telling:
-        result = measure(
-            model,
-            dataset.validation,
-            tokenizer,
-            plan,
-            seq_len=seq_len,
-            batch_size=batch_size,
-            batches=batches,
-            report=lambda done: telling.tell(Progress(stage="Evaluating", done=done, total=total, unit="tokens")),
-        )
+    result = drained(
+        measure(model, dataset.validation, tokenizer, plan, seq_len=seq_len, batch_size=batch_size, batches=batches)
+    )
     metrics = {
         "validation_loss": result.loss,
         "perplexity": result.perplexity,

@@ -220,7 +220,8 @@ class RunCurves:
     @property
     def is_preparing(self) -> bool:
         """Whether what was logged last belongs to the time before the first step."""
-        return self.finished is None and (self.started is None or self.progress is not None)
+        waiting = self.progress is not None and self.progress.step == 0
+        return self.finished is None and (self.started is None or waiting)
 
     @property
     def best_validation(self) -> float | None:
@@ -287,11 +288,13 @@ class RunCurves:
             self.validation.keep_until(event.step - 1)
         self.validation.append(event)
         self.last_evaluation = event
+        self.progress = None
 
     def _on_core(self, event: CoreEvaluated) -> None:
         if len(self.core) and event.step <= self.core["step"][-1]:
             self.core.keep_until(event.step - 1)
         self.core.append(event)
+        self.progress = None
 
     def _on_sampled(self, event: Sampled) -> None:
         self.samples.append(event)
