@@ -193,6 +193,7 @@ def test_the_form_of_a_fork(size: Size, still_home: Path, snap_compare: Compare,
     parent = replace(parent, config=config)
 
     async def fork(pilot: Pilot[int]) -> None:
+        await steps("presets", "parameters")(pilot)
         await pilot.app.push_screen(ForkScreen(still_home, parent, proposed(parent)))
         screen: Any = pilot.app.screen
         await until(pilot, lambda: "goes on at step 20" in shown(screen))

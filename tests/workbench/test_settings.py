@@ -173,6 +173,9 @@ def test_no_key_has_two_uses_in_one_place_from_the_start() -> None:
 
 
 def test_a_clash_is_one_of_keys_that_work_together() -> None:
+    rooms = list(dict.fromkeys(identity.partition(".")[0] for identity in all_bindings()))
+    assert rooms[:3] == ["app", "screen", "list"] and len(rooms) == len(set(rooms))
+    assert rooms[rooms.index("data") + 1 :] == sorted(rooms[rooms.index("data") + 1 :]), "whatever was loaded first"
     assert {"train.pause", "chart.log", "app.help", "data.add", "presets.edit"} <= all_bindings().keys()
     assert clash("train.save", "x", Settings()) == "train.stop"
     assert clash("train.save", "x", Settings(keys={"train.stop": "z"})) == ""

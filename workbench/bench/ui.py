@@ -25,7 +25,7 @@ from workbench.bench.pseudo import PseudoTerminal
 Result = dict[str, Any]
 LOGGED_STEPS = 1_000_000
 EVENTS = 100_000
-KEY_PRESSES = 200
+KEY_PRESSES = 500
 TRAINING_STEPS = 120
 FIRST_PRESET = b"quickstart"
 

@@ -30,17 +30,23 @@ NUMBERS = {
 }
 TOGETHER = {"train", "chart"}  # the keys of charts work on the Train screen wherever its focus is
 ALONE = {"help", "lapse"}  # windows without lists, over which no other key works
-EVERYWHERE = {"app", "screen", "list"}
+EVERYWHERE = ("app", "screen", "list")
+ROOMS = (*EVERYWHERE, "presets", "train", "chart", "runs", "chat", "data")
+"""In this order keys are listed; those of windows come after them."""
 
 
 def all_bindings() -> dict[str, list[Binding]]:
-    """Every binding that has an id, by that id. Bindings of one id are remapped together."""
+    """Every binding that has an id, by that id, room by room. Bindings of one id are remapped together."""
     found: dict[str, list[Binding]] = {}
     for node in bound_classes():
         for binding in Binding.make_bindings(node.__dict__.get("BINDINGS", ())):
             if binding.id:
                 found.setdefault(binding.id, []).append(binding)
-    return found
+    return dict(sorted(found.items(), key=lambda item: place_of_room(item[0].partition(".")[0])))
+
+
+def place_of_room(room: str) -> tuple[int, str]:
+    return (ROOMS.index(room), "") if room in ROOMS else (len(ROOMS), room)
 
 
 def bound_classes() -> Iterator[type[DOMNode]]:
@@ -50,13 +56,14 @@ def bound_classes() -> Iterator[type[DOMNode]]:
 
     for module in pkgutil.iter_modules(screens.__path__, f"{screens.__name__}."):
         importlib.import_module(module.name)  # a class is found below only once its module is loaded
-    yield workbench.app.WorkbenchApp
     queue: list[type[DOMNode]] = [DOMNode]
+    found: set[type[DOMNode]] = {workbench.app.WorkbenchApp}
     while queue:
         node = queue.pop(0)
         queue += node.__subclasses__()
-        if node.__module__.startswith("workbench.") and node is not workbench.app.WorkbenchApp:
-            yield node
+        if node.__module__.startswith("workbench."):
+            found.add(node)
+    yield from sorted(found, key=lambda node: (node.__module__, node.__qualname__))  # not as they came to be loaded
 
 
 def keys_of(bindings: list[Binding]) -> str:
@@ -88,7 +95,7 @@ def work_together(room: str, other: str) -> bool:
     """Whether keys of two rooms work at the same time."""
     if room == other or {room, other} == TOGETHER:
         return True
-    return bool(EVERYWHERE & {room, other}) and not ALONE & {room, other}
+    return bool({room, other}.intersection(EVERYWHERE)) and not {room, other} & ALONE
 
 
 class SettingsScreen(Modal[None]):
