@@ -26,7 +26,7 @@ from llm.config import RunConfig, from_toml
 from llm.data.prepare import Dataset, batch_source, prepare
 from llm.device import Plan
 from llm.distributed import Ranks
-from llm.environment import settle_threads
+from llm.environment import settle_process
 from llm.errors import UserError
 from llm.events import Progress, to_line
 from llm.length import Length, run_length
@@ -177,5 +177,5 @@ def main() -> int:
 
 
 if __name__ == "__main__":
-    settle_threads()
+    settle_process()
     sys.exit(main())

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from llm.commands import CommandQueue
-from llm.environment import settle_threads
+from llm.environment import settle_process
 from llm.errors import UserError
 from llm.run import Command, Run
 
@@ -44,7 +44,7 @@ def stopping_on_signals(commands: CommandQueue) -> Iterator[dict[str, int]]:
 
 def main(arguments: list[str] | None = None) -> int:
     """Train the run that `arguments` name; returns the exit status."""
-    settle_threads()
+    settle_process()
     from llm.distributed import joined_ranks  # these load torch, which must find the environment settled
     from llm.training import run_training
 

@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import NoReturn
 
 from llm.config import default_home
-from llm.environment import settle_threads
+from llm.environment import settle_process
 from llm.errors import UserError, WrongUse
 from llm.names import did_you_mean
 from workbench.commands import bench, doctor, evaluate, inspect, listing, prepare, talk, train
@@ -38,7 +38,7 @@ EPILOG = (
 def main(arguments: Sequence[str] | None = None) -> int:
     """Carry out one command line; returns the exit status."""
     given = list(sys.argv[1:] if arguments is None else arguments)
-    settle_threads()
+    settle_process()
     try:
         status = carry_out(given)
         sys.stdout.flush()

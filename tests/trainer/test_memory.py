@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import os
+import platform
 import subprocess
 import sys
 from pathlib import Path
+
+import pytest
 
 from llm.events import Finished, Started, StepLogged, Warned
 from llm.run import Run
@@ -82,3 +85,32 @@ def test_memory_that_ends_in_the_update_is_a_sentence_and_the_checkpoint_is_inta
     assert run_training(run, tmp_path).status == "finished"
     started = [event for event in run.events() if isinstance(event, Started)][-1]
     assert started.step == 2
+
+
+HOLE = """
+import sys
+import psutil
+from llm.environment import settle_memory
+
+if sys.argv[1] == "settled":
+    settle_memory()
+process, size = psutil.Process(), 20 << 20
+bytearray(size)  # by what is freed first glibc decides what it keeps from then on
+before = process.memory_info().rss
+large = bytearray(b"x" * 1024) * (size // 1024)
+beyond = [bytearray(100_000) for _ in range(5)]
+del large
+print(process.memory_info().rss - before)
+"""
+
+
+@pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="speaks of glibc's allocator")
+def test_large_tensors_leave_no_holes() -> None:
+    environment = {name: value for name, value in os.environ.items() if not name.startswith("MALLOC_")}
+
+    def left(how: str) -> int:
+        command = [sys.executable, "-c", HOLE, how]
+        return int(subprocess.run(command, capture_output=True, text=True, check=True, env=environment).stdout)
+
+    assert left("as it is") > 15e6, "else there is nothing to mend any more"
+    assert left("settled") < 5e6
