@@ -24,7 +24,7 @@ from llm.files import read_json, remove_directory, write_atomic, write_json
 from llm.names import did_you_mean
 from llm.run.checkpoints import CheckpointInfo, list_checkpoints
 from llm.run.lock import Holder, RunLock, holder_of
-from llm.run.log import CommandTail, EventLog, EventTail, last_events, read_events, send_command
+from llm.run.log import CommandTail, EventLog, EventTail, ends_paused, last_events, read_events, send_command
 
 FORMAT = 1
 RESERVED = frozenset({"export", "delete", "trash", "restore", "empty-trash"})  # the verbs of `llm-workbench runs`
@@ -33,7 +33,8 @@ NAMES = frozenset({"stories", "pylib"} | {dataset.name for dataset in CATALOGUE}
 
 @dataclass(frozen=True)
 class RunStatus:
-    """How a run stands: running, finished, stopped, failed, crashed (ended without a word), or new (never trained)."""
+    """How a run stands: running, paused, finished, stopped, failed, crashed (ended without a word), or new (never
+    trained)."""
 
     name: str
     holder: Holder | None = None
@@ -145,10 +146,9 @@ class Run:
         return holder_of(self.path / "lock")
 
     def status(self) -> RunStatus:
-        holder = self.holder()
+        events, holder = last_events(self.path / "events.jsonl"), self.holder()
         if holder is not None:
-            return RunStatus("running", holder)
-        events = last_events(self.path / "events.jsonl")
+            return RunStatus("paused" if ends_paused(events) else "running", holder)
         if not events:
             return RunStatus("new")
         return RunStatus(events[-1].status if isinstance(events[-1], Finished) else "crashed")

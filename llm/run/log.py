@@ -7,12 +7,12 @@ import mmap
 import os
 import secrets
 import time
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, TypeVar
 
-from llm.events import Event, Warned, from_record, to_line
+from llm.events import Event, Paused, Resumed, Started, Warned, from_record, to_line
 
 CHUNK = 1 << 20
 AnyEvent = TypeVar("AnyEvent", bound=Event)
@@ -126,6 +126,12 @@ def last_events(path: Path, window: int = 64 * 1024) -> list[Event]:
     start = max(0, size - window)
     lines = LineTail(path, start).poll()
     return [event for line in (lines[1:] if start else lines) if (event := parse_event(line)) is not None]
+
+
+def ends_paused(events: Iterable[Event]) -> bool:
+    """Whether a training that logged these events last is paused."""
+    turns = [event for event in events if isinstance(event, Paused | Resumed | Started)]
+    return bool(turns) and isinstance(turns[-1], Paused)
 
 
 def last_event_of(path: Path, kind: type[AnyEvent]) -> AnyEvent | None:

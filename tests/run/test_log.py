@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from llm.events import Evaluated, Event, Finished, StepLogged, Warned, from_record, to_line
+from llm.events import Evaluated, Event, Finished, Paused, Resumed, StepLogged, Warned, from_record, to_line
 from llm.run import Run
 from llm.run.log import CommandTail, EventLog, EventTail, last_events, parse_record, read_events, send_command
 
@@ -166,6 +166,17 @@ def test_the_note_of_a_gap_comes_before_the_end_of_the_run(tmp_path: Path) -> No
     log.append(Finished(step=7, status="finished"))
     assert run.status().name == "finished"
     assert [type(event) for event in run.events()] == [Warned, Finished]
+
+
+def test_a_paused_run_is_said_to_be_paused(tmp_path: Path) -> None:
+    run = Run(tmp_path)
+    log = run.log()
+    log.append(Paused(step=7))
+    assert run.status().name == "crashed", "nobody trains it"
+    with run.lock():
+        assert run.status().name == "paused" and run.status().is_running
+        log.append(Resumed(step=7))
+        assert run.status().name == "running"
 
 
 def test_a_long_stretch_without_a_line_is_not_the_end(tmp_path: Path) -> None:

@@ -32,11 +32,9 @@ class RunQueue:
 
     def add(self, run: Run) -> int:
         """Put a run at the end; returns its place, from 1. `WrongUse` where it waits already or has nothing to do."""
-        status = run.status().name
-        if status in ("running", "finished"):
-            why = (
-                "is in training" if status == "running" else "has reached its length: fork it, or resume it for longer"
-            )
+        status = run.status()
+        if status.is_running or status.name == "finished":
+            why = "is in training" if status.is_running else "has reached its length: fork it, or resume it for longer"
             raise WrongUse(f"{run.name} {why}, so it cannot wait in the queue.")
         with self._changed() as names:
             if run.name in names:
