@@ -92,6 +92,20 @@ def test_live_line_with_bar_and_news_above() -> None:
     assert "step 1 · loss 2.5000" in text
 
 
+def test_after_an_evaluation_the_bar_is_that_of_the_training_again() -> None:
+    screen = io.StringIO()
+    console = Console(file=screen, force_terminal=True, width=200, color_system=None, _environ={})
+    with LiveNarrator(console, Clock()) as telling:
+        for event in a_run():
+            telling.tell(event)
+        telling.tell(Progress(stage="Evaluating", done=40, total=80, unit="tokens", step=2))
+        evaluating = screen.getvalue()
+        telling.tell(step(3))
+    assert "Evaluating" in evaluating and "50% (40 of 80 tokens)" in evaluating
+    after = screen.getvalue().removeprefix(evaluating)
+    assert "3% · step 3" in after and "training" in after and "Evaluating" not in after
+
+
 def test_a_failure_is_left_to_its_error() -> None:
     lines: list[str] = []
     PlainNarrator(lines.append, Clock()).tell(Finished(step=0, status="failed", reason="no such corpus"))

@@ -129,7 +129,6 @@ class LiveNarrator:
         columns = (
             TextColumn("{task.description}", markup=False),
             BarColumn(bar_width=24),
-            TextColumn("{task.percentage:>3.0f}%"),
             TextColumn("{task.fields[numbers]}", markup=False),
             TimeRemainingColumn(),
         )
@@ -141,6 +140,7 @@ class LiveNarrator:
         self._next = 0.0
         self._task: TaskID | None = None
         self._stage = ""
+        self._total_steps = 0
 
     def __enter__(self) -> LiveNarrator:
         self._progress.start()
@@ -159,10 +159,13 @@ class LiveNarrator:
             self._bar(event.stage, event.total)
             self._advance(event.done, preparation(event).removeprefix(event.stage).strip())
         elif isinstance(event, Started):
+            self._total_steps = event.total_steps
             self._bar("training", event.total_steps, event.step)
         elif isinstance(event, StepLogged):
+            self._bar("training", self._total_steps, event.step)  # there was another while it was evaluated
+            share = f"{100 * event.step / self._total_steps:.0f}% · " if self._total_steps else ""
             numbers = f"step {event.step} · loss {event.loss:.4f} · {event.tokens_per_second:,.0f} tok/s"
-            self._advance(event.step, numbers)
+            self._advance(event.step, share + numbers)
 
     def _bar(self, stage: str, total: float, done: float = 0) -> None:
         if stage == self._stage:
