@@ -49,12 +49,12 @@ def terminal(open_terminal: Callable[..., Terminal]) -> Terminal:
 
 
 def train_tiny(terminal: Terminal, home: Path) -> Run:
-    """Start the last preset, and wait for its first steps."""
+    """Start the last preset, and wait until its keys work; the Presets screen, too, may speak of tokens/s."""
     terminal.until_shown("quickstart")
     terminal.type(b"G")
     terminal.until_shown("A model small enough")
     terminal.type(b"\r")
-    terminal.until_shown("tokens/s")
+    terminal.until_shown("tokens/s", "p Pause")
     return Run.open(home, "zz-tiny-1")
 
 
