@@ -24,7 +24,7 @@ from llm.files import read_json, remove_directory, write_atomic, write_json
 from llm.names import did_you_mean
 from llm.run.checkpoints import CheckpointInfo, list_checkpoints
 from llm.run.lock import Holder, RunLock, holder_of
-from llm.run.log import CommandTail, EventLog, EventTail, ends_paused, last_events, read_events, send_command
+from llm.run.log import CommandTail, EventLog, EventTail, last_events, paused_after, read_events, send_command
 
 FORMAT = 1
 RESERVED = frozenset({"export", "delete", "trash", "restore", "empty-trash"})  # the verbs of `llm-workbench runs`
@@ -148,7 +148,7 @@ class Run:
     def status(self) -> RunStatus:
         events, holder = last_events(self.path / "events.jsonl"), self.holder()
         if holder is not None:
-            return RunStatus("paused" if ends_paused(events) else "running", holder)
+            return RunStatus("paused" if paused_after(events) else "running", holder)
         if not events:
             return RunStatus("new")
         return RunStatus(events[-1].status if isinstance(events[-1], Finished) else "crashed")

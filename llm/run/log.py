@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, TypeVar
 
-from llm.events import Event, Paused, Resumed, Started, Warned, from_record, to_line
+from llm.events import Event, Finished, Paused, Progress, Resumed, Started, Warned, from_record, to_line
 
 CHUNK = 1 << 20
 AnyEvent = TypeVar("AnyEvent", bound=Event)
@@ -128,10 +128,15 @@ def last_events(path: Path, window: int = 64 * 1024) -> list[Event]:
     return [event for line in (lines[1:] if start else lines) if (event := parse_event(line)) is not None]
 
 
-def ends_paused(events: Iterable[Event]) -> bool:
-    """Whether a training that logged these events last is paused."""
-    turns = [event for event in events if isinstance(event, Paused | Resumed | Started)]
-    return bool(turns) and isinstance(turns[-1], Paused)
+def paused_after(events: Iterable[Event], paused: bool = False) -> bool:
+    """Whether a training is paused that logged these events; `paused`: whether it was before. One that was killed while
+    it was paused, and prepares to begin again, is not."""
+    for event in events:
+        if isinstance(event, Paused | Resumed | Started | Finished):
+            paused = isinstance(event, Paused)
+        elif isinstance(event, Progress) and event.step == 0:
+            paused = False
+    return paused
 
 
 def last_event_of(path: Path, kind: type[AnyEvent]) -> AnyEvent | None:

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from llm.events import Evaluated, Event, Finished, Paused, Resumed, StepLogged, Warned, from_record, to_line
+from llm.events import Evaluated, Event, Finished, Paused, Progress, Resumed, StepLogged, Warned, from_record, to_line
 from llm.run import Run
 from llm.run.log import CommandTail, EventLog, EventTail, last_events, parse_record, read_events, send_command
 
@@ -177,6 +177,11 @@ def test_a_paused_run_is_said_to_be_paused(tmp_path: Path) -> None:
         assert run.status().name == "paused" and run.status().is_running
         log.append(Resumed(step=7))
         assert run.status().name == "running"
+        log.append(Paused(step=7))
+        log.append(Progress(stage="Evaluating", done=1, total=2, step=7))
+        assert run.status().name == "paused", "it is still, while it is evaluated"
+        log.append(Progress(stage="Tokenising", done=1, total=2))
+        assert run.status().name == "running", "another took it up after it was killed in the pause"
 
 
 def test_a_long_stretch_without_a_line_is_not_the_end(tmp_path: Path) -> None:

@@ -25,9 +25,7 @@ from llm.events import (
     Event,
     Finished,
     KnobSet,
-    Paused,
     Progress,
-    Resumed,
     RolledBack,
     Sampled,
     Saved,
@@ -36,7 +34,7 @@ from llm.events import (
     StepLogged,
 )
 from llm.run import Run
-from llm.run.log import last_event_of, parse_event
+from llm.run.log import last_event_of, parse_event, paused_after
 
 Array = NDArray[np.float64]
 
@@ -182,6 +180,7 @@ class RunCurves:
 
     def _take_in(self, lines: Iterable[bytes]) -> list[Event]:
         events = [event for line in lines if (event := parse_event(line)) is not None]
+        self.paused = paused_after(events, self.paused)
         for event in events:
             handler = self._HANDLERS.get(type(event))
             if handler is not None:
@@ -271,7 +270,7 @@ class RunCurves:
     def _on_started(self, event: Started) -> None:
         self._void_after(event.step)
         self.knobs.update(event.changed)
-        self.started, self.progress, self.finished, self.paused = event, None, None, False
+        self.started, self.progress, self.finished = event, None, None
 
     def _on_progress(self, event: Progress) -> None:
         self.progress, self.finished = event, None
@@ -314,14 +313,8 @@ class RunCurves:
         self._void_after(event.step)
         self.marks.append(RunMark(event.step, "rollback", event.reason))
 
-    def _on_paused(self, _event: Paused) -> None:
-        self.paused = True
-
-    def _on_resumed(self, _event: Resumed) -> None:
-        self.paused = False
-
     def _on_finished(self, event: Finished) -> None:
-        self.finished, self.progress, self.paused = event, None, False
+        self.finished, self.progress = event, None
 
     def _void_after(self, step: int) -> None:
         self.steps.keep_until(step)
@@ -342,7 +335,5 @@ class RunCurves:
         KnobSet: _on_knob,
         Skipped: _on_skipped,
         RolledBack: _on_rolled_back,
-        Paused: _on_paused,
-        Resumed: _on_resumed,
         Finished: _on_finished,
     }

@@ -13,10 +13,10 @@ from typing import Any, Literal
 
 from llm.config import RunConfig
 from llm.errors import UserError, WrongUse
-from llm.events import Evaluated, Event, Finished, Paused, Resumed, Started, StepLogged
+from llm.events import Evaluated, Event, Finished, Started, StepLogged
 from llm.files import directory_size, remove_directory
 from llm.run import CheckpointInfo, EventTail, Holder, Run, check_run_name, verify
-from llm.run.log import last_event_of, last_events
+from llm.run.log import last_event_of, last_events, paused_after
 from workbench.services.summaries import Kept, RunSummary, Stamp, load_summaries, save_summaries
 
 SORTS = ("age", "name", "status", "step", "loss", "validation", "bits", "parameters", "corpus", "size")
@@ -54,8 +54,7 @@ class LogDigest:
     def take(self, events: Iterable[Event]) -> None:
         for event in events:
             self.last = event
-            if isinstance(event, Paused | Resumed | Started):
-                self.paused = isinstance(event, Paused)
+            self.paused = paused_after([event], self.paused)
             if isinstance(event, Started):
                 self.started = event
                 if self.step is not None and self.step.step > event.step:
