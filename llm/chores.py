@@ -4,16 +4,19 @@ from __future__ import annotations
 
 from collections.abc import Callable, Generator, Iterator
 from dataclasses import replace
+from typing import TypeVar
 
 from llm.checkpoint import save_weights
 from llm.core.score import evaluate_core
 from llm.data.shards import TokenSplit
 from llm.engine import Engine, Piece
 from llm.evaluate import Evaluation, evaluate
-from llm.events import CommandRefused, CoreEvaluated, Evaluated, Event, Sampled, Saved
+from llm.events import CommandRefused, CoreEvaluated, Evaluated, Event, Progress, Sampled, Saved
 from llm.files import directory_size, remove_directory
 from llm.job import Job
 from llm.saver import Saver
+
+Result = TypeVar("Result")
 
 TRAIN_BATCHES = 20  # of training text to evaluate on, where all of the held-out text is
 
@@ -72,15 +75,12 @@ class Chores:
             batches=batches,
             stage=stage,
         )
-        while True:
-            try:
-                yield replace(next(measuring), step=self.job.state.step)
-            except StopIteration as end:
-                result: Evaluation = end.value
-                return result
+        result = yield from self._told(measuring)
+        assert result is not None
+        return result
 
     def core(self, stop_is_waiting: Callable[[], bool]) -> Iterator[Event]:
-        """Measure the CORE metric, with its progress as it takes minutes; a stop that comes meanwhile ends it."""
+        """Measure the CORE metric, which takes minutes; a stop that comes meanwhile ends it."""
         job = self.job
         scoring = evaluate_core(
             job.state.model,
@@ -90,15 +90,24 @@ class Chores:
             batch_tokens=job.config.train.batch_size * job.length.seq_len,
             max_examples=job.config.evaluate.core_examples,
         )
-        try:
-            while not stop_is_waiting():
-                yield replace(next(scoring), step=job.state.step)
-        except StopIteration as end:
-            result = end.value
+        result = yield from self._told(scoring, stop_is_waiting)
+        if result is not None:
             self.done_at["core"] = job.state.step
             yield job.say(CoreEvaluated, core_metric=result.core_metric, tasks=result.accuracy, centred=result.centred)
+
+    def _told(
+        self, work: Generator[Progress, None, Result], ends: Callable[[], bool] = lambda: False
+    ) -> Generator[Event, None, Result | None]:
+        """Tell the progress of work that comes after the present step; None when `ends` said so before it was done."""
+        try:
+            while not ends():
+                yield replace(next(work), step=self.job.state.step)
+        except StopIteration as end:
+            result: Result = end.value
+            return result
         finally:
-            scoring.close()
+            work.close()
+        return None
 
     def sample(self, command_id: str = "") -> Iterator[Event]:
         config, model = self.job.config, self.job.state.model

@@ -4,10 +4,9 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Generator, Iterator
+from collections.abc import Generator
 from dataclasses import dataclass
 
-import numpy as np
 import torch
 
 from llm.data.batches import evaluation_windows, read_windows
@@ -40,15 +39,6 @@ def byte_lengths(tokenizer: Tokenizer) -> torch.Tensor:
     return torch.tensor([len(tokenizer.token_bytes(token)) for token in range(tokenizer.vocab_size)])
 
 
-def evaluation_batches(
-    split: TokenSplit, seq_len: int, batch_size: int, batches: int
-) -> Iterator[tuple[np.ndarray, np.ndarray]]:
-    """Fixed windows spread over the whole split, the same at every call; `batches` 0 = back to back, all of it."""
-    starts = evaluation_windows(split, seq_len, batches * batch_size)
-    for first in range(0, len(starts), batch_size):
-        yield read_windows(split, starts[first : first + batch_size], seq_len)
-
-
 @torch.no_grad()
 def evaluate(
     model: Transformer,
@@ -61,10 +51,10 @@ def evaluate(
     batches: int,
     stage: str = "Evaluating",
 ) -> Generator[Progress, None, Evaluation]:
-    """Evaluate `model` on `split`. Draws nothing from any random generator, and leaves the model in its mode, also when
-    it is closed early. Yields progress about twice a second, under the name of `stage`, and returns the result."""
-    every = (len(split) - 1) // seq_len
-    total = min(batches * batch_size or every, every) * seq_len
+    """Evaluate `model` on `batches` of fixed windows spread over the whole split, the same at every call (0: on all of
+    it, window after window). Draws nothing from any random generator, and leaves the model in its mode, also when it is
+    closed early. Yields progress about twice a second, under the name of `stage`, and returns the result."""
+    starts = evaluation_windows(split, seq_len, batches * batch_size)
     told = time.monotonic()
     lengths = byte_lengths(tokenizer)
     nats = torch.zeros((), dtype=torch.float64)
@@ -73,7 +63,8 @@ def evaluate(
     was_training = model.training
     model.eval()
     try:
-        for inputs, targets in evaluation_batches(split, seq_len, batch_size, batches):
+        for first in range(0, len(starts), batch_size):
+            inputs, targets = read_windows(split, starts[first : first + batch_size], seq_len)
             wanted = torch.from_numpy(targets)
             with plan.autocast():
                 losses = model.loss(torch.from_numpy(inputs).to(plan.device), wanted.to(plan.device), reduction="none")
@@ -85,7 +76,7 @@ def evaluate(
             tokens += wanted.numel()
             if time.monotonic() - told > SECONDS_BETWEEN_PROGRESS:
                 told = time.monotonic()
-                yield Progress(stage=stage, done=tokens, total=total, unit="tokens")
+                yield Progress(stage=stage, done=tokens, total=len(starts) * seq_len, unit="tokens")
     finally:
         model.train(was_training)
     if tokens == 0:

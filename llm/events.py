@@ -58,8 +58,9 @@ class Progress(Event):
 @dataclass(frozen=True, kw_only=True)
 class StepLogged(Event):
     """A completed step. `loss` is nats per token, the mean over micro-batches and ranks; `lr_multiplier` is `lr` as a
-    share of its peak, by schedule and live knob together; `step_ms` is wall time per step since the line before; `mfu`
-    is a share of the device's peak, where that is known."""
+    share of its peak, by schedule and live knob together; `step_ms` is wall time per step since the line before,
+    without evaluations, samples, pauses and what saves stop it for; `mfu` is a share of the device's peak, where that
+    is known."""
 
     step: int
     tokens_seen: int

@@ -52,7 +52,8 @@ class Trainer:
         """Train until the length is reached or a stop comes; every event in the order it happened."""
         try:
             with Prefetcher(self.batches.batch, start=self.job.state.batch_index) as prefetcher:
-                yield from self._before_first_step()
+                with self.results.uncounted():
+                    yield from self._before_first_step()
                 while self.job.state.step < self.job.length.steps:
                     yield from self.steering.agree()
                     if self.steering.stop is not None:
