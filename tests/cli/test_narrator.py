@@ -45,6 +45,11 @@ def a_run() -> Iterator[Event]:
     yield Finished(step=2, status="stopped", reason="asked to stop")
 
 
+def live(screen: io.StringIO) -> LiveNarrator:
+    """The narrator of a terminal of 200 columns without colours."""
+    return LiveNarrator(Console(file=screen, force_terminal=True, width=200, color_system=None, _environ={}), Clock())
+
+
 def test_plain_lines() -> None:
     lines: list[str] = []
     with PlainNarrator(lines.append, Clock()) as telling:
@@ -78,8 +83,7 @@ def test_plain_steps_come_every_few_seconds_and_at_the_end() -> None:
 
 def test_live_line_with_bar_and_news_above() -> None:
     screen = io.StringIO()
-    console = Console(file=screen, force_terminal=True, width=200, color_system=None, _environ={})
-    with LiveNarrator(console, Clock()) as telling:
+    with live(screen) as telling:
         for event in a_run():
             telling.tell(event)
     text = screen.getvalue()
@@ -94,10 +98,9 @@ def test_live_line_with_bar_and_news_above() -> None:
 
 def test_after_an_evaluation_the_bar_is_that_of_the_training_again() -> None:
     screen = io.StringIO()
-    console = Console(file=screen, force_terminal=True, width=200, color_system=None, _environ={})
-    with LiveNarrator(console, Clock()) as telling:
-        for event in a_run():
-            telling.tell(event)
+    with live(screen) as telling:
+        telling.tell(started())
+        telling.tell(step(1))
         telling.tell(Progress(stage="Evaluating", done=40, total=80, unit="tokens", step=2))
         evaluating = screen.getvalue()
         telling.tell(step(3))
