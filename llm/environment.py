@@ -20,9 +20,9 @@ def settle_memory() -> None:
     """Let glibc map tensors of 16 MB and more from the system each by itself, and give them back when they are freed.
 
     Left alone it soon keeps whatever is below 32 MB in one heap, where the activations of a large model leave holes
-    that the next step does not fit into: two layers of GPT-2's width at 8 × 1024 tokens grew to 3.0 GB where they need
-    2.1 GB, and to 2.4 GB like this, at the same speed (`docs/performance.md`). Whoever has set `MALLOC_MMAP_THRESHOLD_` keeps what was set.
-    Does nothing where the C library is another.
+    that the next step does not fit into: two layers of GPT-2's width at 8 × 1024 tokens grew to 3.0 GB where 2.1 GB is
+    the estimate, and to 2.4 GB like this, at the same speed (`docs/performance.md`). Whoever has set
+    `MALLOC_MMAP_THRESHOLD_` keeps what was set. Does nothing where the C library is another.
     """
     if "MALLOC_MMAP_THRESHOLD_" in os.environ:
         return
