@@ -85,6 +85,21 @@ async def test_a_text_of_ones_own_is_checked_added_shown_and_forgotten(home: Pat
         assert mine.exists()
 
 
+async def test_what_was_added_is_marked_whichever_list_brought_it(home: Path, tmp_path: Path) -> None:
+    """The window in which it was typed closes, and the screen under it makes a list of its own."""
+    mine = tmp_path / "mine.txt"
+    mine.write_text("a text", encoding="utf-8")
+    app = app_with(home)
+    async with app.run_test(size=(120, 40)) as pilot:
+        screen = await opened(app, pilot)
+        before, added = screen.current, add_corpus(home, str(mine)).key
+        screen._list()
+        await until(pilot, lambda: added in screen.entries)
+        assert screen.current == before != added
+        screen._list(added)
+        await until(pilot, lambda: screen.current == added)
+
+
 def test_the_text_field_of_rows_is_found(home: Path, tmp_path: Path) -> None:
     rows = tmp_path / "rows.jsonl"
     rows.write_text(json.dumps({"id": "7", "body": "a long enough text"}) + "\n", encoding="utf-8")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
@@ -109,6 +110,7 @@ class DataScreen(WorkbenchScreen):
         self.entries: dict[str, Entry] = {}
         self.found: dict[str, DataScreen.Found] = {}
         self.current = ""
+        self._listing_alone = threading.Lock()
         self.with_ids = False
         self.job: DataJob | None = None
         self._look_later: Timer | None = None
@@ -127,7 +129,7 @@ class DataScreen(WorkbenchScreen):
         self.set_interval(JOB_SECONDS, self._show_job)
 
     def on_screen_resume(self) -> None:
-        self._list(self.current)
+        self._list()
 
     @property
     def listing(self) -> CorpusList:
@@ -142,10 +144,12 @@ class DataScreen(WorkbenchScreen):
 
     @work(thread=True, group="list corpora")
     def _list(self, mark: str = "") -> None:
-        try:
-            self.post_message(self.Listed(list_corpora(self.workbench.home), "", mark))
-        except (UserError, OSError) as error:
-            self.post_message(self.Listed([], str(error), mark))
+        """List everything anew; `mark` is the entry to mark then, else it stays the one it is."""
+        with self._listing_alone:  # else a list that was begun earlier could come later, and be taken for the newer
+            try:
+                self.post_message(self.Listed(list_corpora(self.workbench.home), "", mark))
+            except (UserError, OSError) as error:
+                self.post_message(self.Listed([], str(error), mark))
 
     def on_data_screen_listed(self, message: Listed) -> None:
         if message.problem:
@@ -156,6 +160,8 @@ class DataScreen(WorkbenchScreen):
             self.found.clear()
             self.entries = {entry.key: entry for entry in message.entries}
             self._fill(message.mark or self.current)
+        elif message.mark in self.entries:  # another list had it first
+            self.listing.highlighted = self.listing.get_option_index(message.mark)
 
     def _fill(self, mark: str) -> None:
         options: list[Option] = []
