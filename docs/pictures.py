@@ -21,7 +21,7 @@ from llm.environment import settle_threads
 from llm.files import write_atomic
 from llm.run import Run
 from workbench.app import WorkbenchApp
-from workbench.services.pictures import picture_of_strips
+from workbench.services.pictures import picture_of_strips, strips_of
 
 SIZE = (132, 40)
 MOST_BYTES = 150_000
@@ -31,7 +31,7 @@ STILL_SECONDS = 2.5  # a screen that has not changed for so long is done with wh
 
 def shown(app: WorkbenchApp) -> str:
     """The characters on the screen, line by line, but for the top one with the clock of a training."""
-    return "\n".join(strip.text for strip in app.screen._compositor.render_strips()[1:])
+    return "\n".join(strip.text for strip in strips_of(app.screen)[1:])
 
 
 async def until(pilot: Pilot[int], condition: Callable[[], bool], what: str) -> None:
@@ -55,7 +55,7 @@ async def stillness(pilot: Pilot[int], app: WorkbenchApp) -> None:
 
 def keep(app: WorkbenchApp, folder: Path, name: str) -> None:
     """Write the picture of the screen as it is."""
-    svg = picture_of_strips(app.screen._compositor.render_strips(), "llm-workbench").encode()
+    svg = picture_of_strips(strips_of(app.screen), "llm-workbench").encode()
     if len(svg) > MOST_BYTES:
         sys.exit(f"the picture of {name} has {len(svg):,} bytes, more than {MOST_BYTES:,}; make SIZE smaller.")
     write_atomic(folder / f"{name}.svg", svg)

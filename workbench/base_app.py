@@ -118,9 +118,9 @@ class BaseApp(App[int]):
 
     def action_save_picture(self) -> None:
         """Save a picture of the screen as it is."""
-        from workbench.services.pictures import picture_of_strips, write_export
+        from workbench.services.pictures import picture_of_strips, strips_of, write_export
 
-        strips = self.screen._compositor.render_strips()
+        strips = strips_of(self.screen)
         name = self.screen.id or type(self.screen).__name__.lower()
         title = self.TITLE or ""
         self._export(lambda: write_export(self.home, name, ".svg", picture_of_strips(strips, title)))

@@ -20,6 +20,7 @@ from tests.workbench.waiting import shown, until
 from workbench.app import WorkbenchApp
 from workbench.screens import runs  # noqa: F401 - loaded before the home is made the same everywhere
 from workbench.services import corpora, estimate
+from workbench.services.pictures import strips_of
 from workbench.services.system import Machine, Reading
 from workbench.services.training import TrainingService
 
@@ -84,7 +85,7 @@ async def settle(pilot: Pilot[int]) -> None:
     still = 0
     for _ in range(400):
         await pilot.pause(0.03)
-        now = [screen._compositor.render_strips() for screen in (*app._background_screens, app.screen)]
+        now = [strips_of(screen) for screen in (*app._background_screens, app.screen)]
         busy = any(worker.is_running and worker._thread_worker for worker in app.workers)
         still = 0 if busy or now != before or "looking…" in shown(app.screen) else still + 1
         if still == STILL_LOOKS:

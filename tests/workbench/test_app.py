@@ -17,6 +17,7 @@ from tests.workbench.scripted import ScriptedTrainer, scripted_run
 from tests.workbench.waiting import shown, until
 from workbench.app import QuitDialog, WorkbenchApp
 from workbench.messages import TrainingEnded
+from workbench.services.pictures import strips_of
 from workbench.services.training import TrainingService
 from workbench.themes import THEMES
 from workbench.widgets.dialogs import Help
@@ -37,6 +38,21 @@ async def test_first_screen_shows_presets_before_torch(home: Path) -> None:
     async with app.run_test(size=(80, 24)) as pilot:
         await until(pilot, lambda: "quickstart" in shown(app.screen))
         assert app.current_mode == "presets"
+
+
+async def test_a_picture_of_a_window_shows_what_lies_behind_it(home: Path) -> None:
+    app = app_with(home)
+    async with app.run_test(size=(160, 50)) as pilot:
+        await until(pilot, lambda: "quickstart" in shown(app.screen))
+        await pilot.press("question_mark")
+        await until(pilot, lambda: isinstance(app.screen, Help))
+        await pilot.pause(0.3)
+        app.screen.refresh()
+        app.action_save_picture()
+        await until(pilot, lambda: list((home / "exports").glob("*.svg")))
+        (picture,) = (home / "exports").glob("*.svg")
+        assert "quickstart" in picture.read_text(encoding="utf-8")
+        assert "quickstart" in shown(app.screen)
 
 
 async def test_number_keys_go_to_the_screens(home: Path) -> None:
@@ -171,7 +187,7 @@ async def test_no_colour_is_respected(home: Path, monkeypatch: pytest.MonkeyPatc
     async with app.run_test(size=(80, 24)) as pilot:
         await until(pilot, lambda: "quickstart" in shown(app.screen))
         black = Color.parse("black")
-        for strip in app.screen._compositor.render_strips():
+        for strip in strips_of(app.screen):
             for line_filter in app._filters:
                 strip = strip.apply_filter(line_filter, black)
             styles = [segment.style for segment in strip if segment.style is not None]

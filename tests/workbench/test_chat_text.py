@@ -16,6 +16,7 @@ from tests.conftest import TINY
 from tests.workbench.test_chat_screen import ChatApp, opened, talker, text_of, until  # noqa: F401
 from tests.workbench.waiting import shown
 from workbench.screens.microscope import Microscope
+from workbench.services.pictures import strips_of
 from workbench.services.transcripts import load
 from workbench.text import clean
 from workbench.widgets.prompt import PromptArea
@@ -125,7 +126,7 @@ async def test_what_the_field_shows_is_as_wide_as_it_counts():
         pilot.app.post_message(events.Paste(text))
         await until(lambda: field.text == text)
         await pilot.pause()
-        rows = [strip.text for strip in pilot.app.screen._compositor.render_strips()]
+        rows = [strip.text for strip in strips_of(pilot.app.screen)]
         assert sum(row.count("�") for row in rows) == 60 and sum(row.count("👍") for row in rows) == 20
         await pilot.press("z")
         assert field.text == text + "z", "the cursor is where the paste ended"

@@ -19,6 +19,7 @@ from textual.theme import Theme
 from tests.workbench.runs_for_tests import make_run
 from tests.workbench.waiting import shown, until
 from workbench.app import WorkbenchApp
+from workbench.services.pictures import strips_of
 from workbench.themes import DEFAULT, THEMES, named_colours
 from workbench.widgets.chart import COLOURS
 from workbench.widgets.lists import BESIDE
@@ -98,7 +99,7 @@ async def test_a_theme_says_what_red_is(tmp_path: Path) -> None:
         await app.action_show("runs")
         await until(pilot, lambda: "failed" in shown(app.screen))
         await pilot.pause()
-        strips = app.screen._compositor.render_strips()
+        strips = strips_of(app.screen)
         (style,) = {segment.style for strip in strips for segment in strip if "failed" in segment.text}
         assert style is not None and style.color is not None
         assert style.color.triplet == named_colours("workbench-light").ansi_colors[1]

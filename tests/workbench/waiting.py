@@ -9,6 +9,8 @@ from typing import Any
 from textual.pilot import Pilot
 from textual.screen import Screen
 
+from workbench.services.pictures import strips_of
+
 
 async def until(pilot: Pilot[int], condition: Callable[[], object], seconds: float = 40.0) -> None:
     """Let the app run until `condition()` holds; fails after `seconds`."""
@@ -20,4 +22,4 @@ async def until(pilot: Pilot[int], condition: Callable[[], object], seconds: flo
 
 def shown(screen: Screen[Any]) -> str:
     """The characters on the screen, line by line."""
-    return "\n".join(strip.text for strip in screen._compositor.render_strips())
+    return "\n".join(strip.text for strip in strips_of(screen))

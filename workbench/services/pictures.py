@@ -8,10 +8,13 @@ import itertools
 import re
 from collections.abc import Iterable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from rich.console import Console
 from rich.segment import Segment, Segments
+from textual._context import visible_screen_stack
+from textual.screen import Screen
 from textual.strip import Strip
 
 from llm.files import write_atomic
@@ -50,6 +53,14 @@ def free_path(home: Path, stem: str, suffix: str) -> Path:
     plain = re.sub(r"[^A-Za-z0-9._-]+", "-", stem).strip("-.") or "chart"
     names = (f"{plain}{f'-{number}' if number > 1 else ''}{suffix}" for number in itertools.count(1))
     return next(folder / name for name in names if not (folder / name).exists())
+
+
+def strips_of(screen: Screen[Any]) -> list[Strip]:
+    """What a screen shows, line by line. What lies behind a window is named here: where it is not, Textual paints, and
+    keeps for the terminal too, an empty ground."""
+    stack = screen.app.screen_stack
+    visible_screen_stack.set(stack[: stack.index(screen)] if screen in stack else [])
+    return screen._compositor.render_strips()
 
 
 def picture_of_strips(strips: Iterable[Strip], title: str) -> str:
