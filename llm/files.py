@@ -60,9 +60,10 @@ def published_directory(target: Path) -> Iterator[Path]:
 
     The files are synced, then the directory, then it is renamed, then the parent is synced: a crash at any moment
     leaves either no `target` or a whole one. A `target` that is there already is moved aside first, and put back
-    when something comes between (after a kill, by `remove_staging`).
+    when something comes between (after a kill, by `remove_staging`). Of its parents at most the nearest is made: a
+    save that ends after its run was removed must not bring the run back.
     """
-    target.parent.mkdir(parents=True, exist_ok=True)
+    target.parent.mkdir(exist_ok=True)
     staging = staging_path(target)
     staging.mkdir()
     aside = target.with_name(ASIDE + target.name)

@@ -18,6 +18,7 @@ from llm.checkpoint import load_model
 from llm.commands import CommandQueue
 from llm.errors import UserError
 from llm.events import Event, Finished, RolledBack, Saved, Skipped, Started, StepLogged, Warned
+from llm.files import published_directory
 from llm.live import LiveWeights
 from llm.model.transformer import Transformer
 from llm.run import Command, Run
@@ -32,6 +33,12 @@ def train(run: Run, home: Path, **fields: object) -> list[Event]:
     events: list[Event] = []
     run_training(run, home, on_event=events.append, **fields)  # type: ignore[arg-type]
     return events
+
+
+def remove_for_good(path: Path) -> None:
+    """What a person's `rm -r` does, once more where a save under way put something in or took it out meanwhile."""
+    while path.exists():
+        shutil.rmtree(path, ignore_errors=True)
 
 
 def messages(events: list[Event]) -> list[str]:
@@ -329,12 +336,18 @@ def test_a_run_that_is_removed_while_it_trains_ends_and_leaves_nothing(make_run:
     def remove(event: Event) -> None:
         seen.append(event)
         if isinstance(event, StepLogged) and event.step == 10:
-            shutil.rmtree(run.path)
+            remove_for_good(run.path)
 
     with pytest.raises(UserError, match="the folder of removed was removed or moved away"):
         run_training(run, tmp_path, on_event=remove)
     assert isinstance(seen[-1], Finished) and seen[-1].status == "failed"
     assert not run.path.exists()
+
+
+def test_a_save_that_begins_after_its_run_was_removed_does_not_bring_the_run_back(tmp_path: Path) -> None:
+    with pytest.raises(FileNotFoundError), published_directory(tmp_path / "removed" / "checkpoints" / "step-00000010"):
+        pytest.fail("there is nothing to write it in")
+    assert not (tmp_path / "removed").exists()
 
 
 def test_token_files_cut_while_training_are_a_sentence_that_names_the_file(make_run: MakeRun, tmp_path: Path) -> None:
