@@ -10,6 +10,7 @@ from llm.config.presets import (
     default_home,
     list_presets,
     load_preset,
+    preset_notes,
     save_preset,
     shipped_directory,
 )
@@ -54,6 +55,7 @@ __all__ = [
     "list_presets",
     "load_preset",
     "parse_value",
+    "preset_notes",
     "resolve_accumulation",
     "resolve_model",
     "resolve_seq_len",

@@ -6,6 +6,7 @@ import os
 import re
 from collections.abc import Iterable
 from dataclasses import dataclass, replace
+from itertools import takewhile
 from pathlib import Path
 from typing import Any
 
@@ -25,7 +26,10 @@ NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
 
 @dataclass(frozen=True)
 class Preset:
-    """One entry of the list. `problem` says in words why it cannot be used; empty where it can."""
+    """One entry of the list. `problem` says in words why it cannot be used; empty where it can.
+
+    `notes` is the comment at the head of its file: what it follows, what it needs, where it differs on purpose.
+    """
 
     name: str
     path: Path
@@ -33,6 +37,7 @@ class Preset:
     group: str
     mine: bool
     problem: str
+    notes: str
 
 
 def default_home() -> Path:
@@ -78,6 +83,11 @@ def load_preset(name: str, home: Path, overrides: Iterable[tuple[str, str]] = ()
     config, problems = _read(_find(name, home), home, ())
     config, more = read_overrides(config, overrides)
     return checked(config, [*problems, *more])
+
+
+def preset_notes(name: str, home: Path) -> str:
+    """`Preset.notes` of one preset, found as `load_preset` finds it."""
+    return _head_comment(_text(_find(name, home)))
 
 
 def save_preset(home: Path, name: str, config: RunConfig, extends: str | None = None) -> Path:
@@ -158,8 +168,21 @@ def _described(path: Path, home: Path, *, mine: bool) -> Preset:
         checked(config, problems)
     except UserError as error:
         group = OWN_GROUP if mine else FIRST_GROUP
-        return Preset(path.stem, path, "", group, mine, "; ".join(str(error).splitlines()))
-    return Preset(path.stem, path, config.purpose, OWN_GROUP if mine else config.group, mine, "")
+        return Preset(path.stem, path, "", group, mine, "; ".join(str(error).splitlines()), "")
+    group = OWN_GROUP if mine else config.group
+    return Preset(path.stem, path, config.purpose, group, mine, "", _head_comment(_text(path)))
+
+
+def _head_comment(text: str) -> str:
+    """The comment a file begins with, each paragraph and each item of a list (`- `) on one line."""
+    lines = [""]
+    for line in takewhile(lambda line: line.startswith("#"), text.splitlines()):
+        words = line.removeprefix("#").strip()
+        if not words or not lines[-1] or words.startswith("- "):
+            lines.append(words)
+        else:
+            lines[-1] += f" {words}"
+    return "\n".join(lines).strip()
 
 
 def _shadowed(path: Path) -> str:

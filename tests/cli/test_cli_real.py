@@ -213,6 +213,15 @@ def test_presets(shell: Shell) -> None:
     assert "[train]" in shell("presets", "quickstart")
 
 
+def test_a_preset_in_full_begins_with_its_notes_and_is_a_preset_itself(shell: Shell, tmp_path: Path) -> None:
+    written = shell("presets", "gpt2-124m")
+    assert written.startswith('# "Building a large model from scratch') and "\n# - it is saved every 500" in written
+    file = tmp_path / "again.toml"
+    file.write_text(written)
+    again, first = shell.data("presets", str(file)), shell.data("presets", "gpt2-124m")
+    assert again["train"] == first["train"] and again["model"] == first["model"]
+
+
 def test_a_finished_run_is_extended(own_shell: Shell) -> None:
     own_shell("resume", "tiny-1", status=2)
     assert "extend it with --train.steps N" in own_shell.said

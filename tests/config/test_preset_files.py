@@ -15,6 +15,7 @@ from llm.config import (
     from_mapping,
     list_presets,
     load_preset,
+    preset_notes,
     resolve_model,
     save_preset,
 )
@@ -26,13 +27,25 @@ def write(home: Path, name: str, text: str) -> None:
     (home / "presets" / f"{name}.toml").write_text(text)
 
 
+def test_the_comment_at_the_head_of_a_file_is_told_as_paragraphs(tmp_path: Path) -> None:
+    head = "# Follows a paper,\n# nearly.\n#\n# Different:\n# - one\n#   thing;\n# - another.\n"
+    write(tmp_path, "mine", f"{head}[train]\n# not this\nlr = 1e-3\n")
+    write(tmp_path, "bare", "[train]\nlr = 1e-3\n")
+    notes = {preset.name: preset.notes for preset in list_presets(tmp_path)}
+    assert notes["mine"] == "Follows a paper, nearly.\n\nDifferent:\n- one thing;\n- another."
+    assert notes["bare"] == ""
+    assert preset_notes("mine", tmp_path) == notes["mine"]
+    assert preset_notes("gpt2-124m", tmp_path) == notes["gpt2-124m"] and "Different on purpose:" in notes["gpt2-124m"]
+
+
 def test_every_shipped_preset_is_usable(tmp_path: Path) -> None:
     presets = list_presets(tmp_path)
     assert presets[0].name == "quickstart"
     assert {"quickstart", "shakespeare-char"} <= {preset.name for preset in presets}
     for preset in presets:
         assert (preset.problem, preset.mine) == ("", False)
-        assert preset.purpose.endswith(".")
+        assert preset.purpose.endswith(".") and len(preset.purpose) <= 75, "one line"
+        assert preset.notes
         config = load_preset(preset.name, tmp_path)
         assert check(config) == []
         resolve_model(config.model, config.tokenizer.vocab_size)

@@ -25,7 +25,7 @@ from workbench.services.system import Machine, Reading
 from workbench.services.training import TrainingService
 
 NOW = 1_800_000_000.0
-SMALL, LARGE = (80, 24), (160, 50)
+SMALL, LARGE, HUGE = (80, 24), (160, 50), (200, 60)
 
 STILL_LOOKS = 5
 

@@ -198,7 +198,7 @@ async def test_every_key_of_the_knobs(home, talker):  # noqa: F811
         assert screen.query_one("#knob-top-k Input", Input).has_focus
         await press("7")
         await until(lambda: screen.service.knobs.top_k == 7)
-        assert "top k" in text_of(screen, "#knob-order")
+        assert "top k" in text_of(screen, "#knobs-order")
         await press("ctrl+l")
         await until(lambda: screen.service.knobs.top_k == 0)
         await press("up")

@@ -193,7 +193,7 @@ async def test_knobs_are_checked_as_typed_and_hold_at_once(home, talker):
         field.value = "hot"
         await until(lambda: row.has_class("wrong"))
         assert screen.service.knobs.temperature == 1.5
-        assert "must be" in text_of(screen, "#knob-help")
+        assert "must be" in text_of(screen, "#knobs-help")
         await pilot.press("ctrl+l")
         await until(lambda: screen.service.knobs.temperature == 0.5)
         assert not row.has_class("wrong") and not row.has_class("changed")
@@ -352,12 +352,24 @@ async def test_the_order_of_the_knobs_is_shown_and_checked(home, talker):
     async with ChatApp(home).run_test(size=(120, 40)) as pilot:
         screen = await opened(pilot)
         screen.panel.set_all(DecodeConfig(temperature=0.5, top_k=5, repetition_penalty=1.1))
-        await until(lambda: "top k" in text_of(screen, "#knob-order"))
-        assert text_of(screen, "#knob-order") == "logits → repetition penalty → temperature → top k → draw"
+        await until(lambda: "top k" in text_of(screen, "#knobs-order"))
+        assert text_of(screen, "#knobs-order") == "logits → repetition penalty → temperature → top k → draw"
         screen.panel.set_value("order", ("top_k",))
-        assert text_of(screen, "#knob-order") == "logits → top k → repetition penalty → temperature → draw"
+        assert text_of(screen, "#knobs-order") == "logits → top k → repetition penalty → temperature → draw"
         screen.panel.set_value("order", ("topk",))
-        assert "'topk' is no transformation" in text_of(screen, "#knob-order")
+        assert "'topk' is no transformation" in text_of(screen, "#knobs-order")
+
+
+async def test_all_knobs_are_shown_where_there_is_room(home, talker):
+    async with ChatApp(home).run_test(size=(120, 40)) as pilot:
+        screen = await opened(pilot)
+        assert len(screen.panel.query(KnobRow)) == 8 and "all knobs" in text_of(screen, "#knobs-help")
+        await pilot.resize_terminal(200, 60)
+        await until(lambda: len(screen.panel.query(KnobRow)) == len(knob_fields()))
+        await until(lambda: screen.panel.query(KnobRow).last().region.height == 1)
+        tops = [row.region.y for row in screen.panel.query(KnobRow)]
+        assert tops == list(range(tops[0], tops[0] + len(tops))), "a line each"
+        assert screen.prompt.has_focus
 
 
 async def test_a_window_that_is_closed_while_it_reads(home, talker, monkeypatch):

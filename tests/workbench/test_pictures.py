@@ -16,6 +16,7 @@ from textual.widgets import TextArea
 from llm.config import RunConfig
 from llm.data.prepare import prepare
 from tests.workbench.pictures_for_tests import (
+    HUGE,
     LARGE,
     SMALL,
     Compare,
@@ -30,13 +31,15 @@ from workbench.screens.data import DataScreen
 from workbench.screens.train import TrainScreen
 from workbench.services.corpora import add_corpus
 
+SIZES = pytest.mark.parametrize("size", [SMALL, LARGE, HUGE], ids=["80x24", "160x50", "200x60"])
+
 
 @pytest.mark.parametrize("mode", ["train", "runs", "chat"])
 def test_nothing_there_yet(mode: str, still_home: Path, snap_compare: Compare) -> None:
     assert snap_compare(app_with(still_home), terminal_size=SMALL, run_before=going(mode, "no training"))
 
 
-@pytest.mark.parametrize("size", [SMALL, LARGE], ids=["80x24", "160x50"])
+@SIZES
 def test_presets(size: tuple[int, int], still_home: Path, snap_compare: Compare) -> None:
     assert snap_compare(
         app_with(still_home), terminal_size=size, run_before=going("presets", "quickstart", "parameters")
@@ -56,7 +59,7 @@ def test_a_preset_that_cannot_be_read(still_home: Path, snap_compare: Compare) -
     assert snap_compare(app_with(still_home), terminal_size=SMALL, run_before=last)
 
 
-@pytest.mark.parametrize("size", [SMALL, LARGE], ids=["80x24", "160x50"])
+@SIZES
 def test_a_run_in_training(size: tuple[int, int], still_home: Path, snap_compare: Compare) -> None:
     trainer = ScriptedTrainer(steps=250)
     trainer.prepared.set()
@@ -68,7 +71,7 @@ def test_a_run_in_training(size: tuple[int, int], still_home: Path, snap_compare
         screen: Any = None
         await until(pilot, lambda: isinstance(app.screen, TrainScreen))
         screen = app.screen
-        wide = size == LARGE
+        wide = size != SMALL
         await until(pilot, lambda: screen.state == "running" and "step 250" in shown(screen))
         await until(pilot, lambda: not wide or "CPU 42%" in shown(screen))
         await until(pilot, lambda: app.training_line.startswith("quick-1 42%"))
@@ -91,14 +94,14 @@ def test_a_run_that_failed(still_home: Path, snap_compare: Compare) -> None:
     assert snap_compare(app, terminal_size=SMALL, run_before=train)
 
 
-@pytest.mark.parametrize("size", [SMALL, LARGE], ids=["80x24", "160x50"])
+@SIZES
 def test_runs(size: tuple[int, int], still_home: Path, snap_compare: Compare) -> None:
     old_runs(still_home)
     step = going("runs", "first-1", "second-1", "third-1")
     assert snap_compare(app_with(still_home), terminal_size=size, run_before=step)
 
 
-@pytest.mark.parametrize("size", [SMALL, LARGE], ids=["80x24", "160x50"])
+@SIZES
 def test_data(size: tuple[int, int], still_home: Path, snap_compare: Compare) -> None:
     text = Path("mine.txt")
     text.write_text("".join(f"Ada saw the moon on day {day}, 日本 too.\n" for day in range(400)), encoding="utf-8")

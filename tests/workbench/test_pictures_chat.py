@@ -26,7 +26,7 @@ from llm.errors import UserError
 from llm.run import Run
 from llm.sampling import Stage
 from llm.timelapse import Frame
-from tests.workbench.pictures_for_tests import LARGE, SMALL, Compare, app_with, settle
+from tests.workbench.pictures_for_tests import HUGE, LARGE, SMALL, Compare, app_with, settle
 from tests.workbench.runs_for_tests import make_run, save_fake
 from tests.workbench.test_chat_service import FakeTalker
 from tests.workbench.waiting import shown, until
@@ -157,6 +157,11 @@ def test_chat(
     monkeypatch.setattr("workbench.services.transcripts.secrets.token_hex", lambda count: f"{next(numbers):06}")
     app = app_with(still_home)
     assert snap_compare(app, terminal_size=size, run_before=chatting(app, act))
+
+
+def test_all_knobs(still_home: Path, talker: FakeTalker, snap_compare: Compare) -> None:
+    app = app_with(still_home)
+    assert snap_compare(app, terminal_size=HUGE, run_before=chatting(app, nothing_yet))
 
 
 @SIZES

@@ -40,6 +40,17 @@ async def test_the_first_preset_is_marked_and_explained(home: Path) -> None:
         assert "optim.kind" in page
 
 
+async def test_what_a_presets_file_says_follows_or_stands_beside_its_figures(home: Path) -> None:
+    app = app_with(home)
+    async with app.run_test(size=(120, 40)) as pilot:
+        await until(pilot, lambda: "About it" in shown(app.screen))
+        meaning, notes = app.screen.query_one("#preset-meaning"), app.screen.query_one("#preset-notes")
+        assert notes.region.y >= meaning.region.bottom
+        await pilot.resize_terminal(180, 50)
+        await until(pilot, lambda: notes.region.x >= meaning.region.right)
+        assert "Follows no document" in shown(app.screen)
+
+
 async def test_enter_trains_the_marked_preset_at_once(home: Path) -> None:
     trainer = ScriptedTrainer(steps=3)
     app = app_with(home, trainer)

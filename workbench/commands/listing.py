@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import argparse
+import textwrap
 from typing import Any
 
-from llm.config import list_presets, load_preset, to_mapping, to_toml
+from llm.config import list_presets, load_preset, preset_notes, to_mapping, to_toml
 from llm.errors import UserError, WrongUse
 from llm.events import Evaluated, Finished, RolledBack, Saved, Started, StepLogged
 from llm.files import directory_size
@@ -15,6 +16,7 @@ from llm.run.log import last_events
 from workbench.commands.keeping import VERBS, add_run_verbs, run_verb
 from workbench.commands.options import add_command
 from workbench.commands.output import age, number_text, print_json, print_table, say
+from workbench.text import clean
 
 METRICS = ("loss", "validation_loss", "perplexity", "bits_per_byte")
 
@@ -35,7 +37,7 @@ def presets(options: argparse.Namespace) -> int:
         if options.json:
             print_json({"name": options.preset} | to_mapping(config))
         else:
-            print(to_toml(config), end="")
+            print(as_comment(preset_notes(options.preset, options.home)) + to_toml(config), end="")
         return 0
     found = list_presets(options.home)
     if options.json:
@@ -44,6 +46,12 @@ def presets(options: argparse.Namespace) -> int:
         rows = [(preset.name, preset.group, preset.problem or preset.purpose) for preset in found]
         print_table(("name", "group", "purpose"), rows)
     return 0
+
+
+def as_comment(notes: str) -> str:
+    """The notes of a preset as the comment at the head of its file; "" where there are none."""
+    lines = [f"# {part}".rstrip() for line in clean(notes).splitlines() for part in textwrap.wrap(line, 116) or [""]]
+    return "\n".join([*lines, "", ""]) if lines else ""
 
 
 def runs(options: argparse.Namespace) -> int:

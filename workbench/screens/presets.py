@@ -99,6 +99,7 @@ class PresetsScreen(WorkbenchScreen):
             yield PresetList(id="preset-list")
             with VerticalScroll(id="preset-page", can_focus=True):
                 yield Static(id="preset-meaning", markup=False)
+                yield Static(id="preset-notes", markup=False)
         yield Static(id="preflight-line", markup=False)
 
     def on_mount(self) -> None:
@@ -171,11 +172,14 @@ class PresetsScreen(WorkbenchScreen):
 
     def _show(self) -> None:
         config = self._config()
+        notes = self.presets[self.current].notes
+        about = Content.assemble(("About it", "bold"), "\n", clean(notes)) if notes else ""
+        self.query_one("#preset-notes", Static).update(about)
         if config is None:
             return
         base = load_preset(self.current, self.workbench.home)
         state = self.data.get(config)
-        width = self.query_one("#preset-page").scrollable_content_region.width
+        width = self.query_one("#preset-meaning").content_region.width
         speed = expected_speed(self.workbench.home, config)
         page = meaning(self.current, config, base, state, width, speed)
         self.query_one("#preset-meaning", Static).update(page)

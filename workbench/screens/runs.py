@@ -45,7 +45,6 @@ class RunsScreen(RunActions):
         ),
         "runs-filter": "Words that must all be in name, status, corpus, notes or tags. Enter keeps, Esc clears them.",
     }
-    HORIZONTAL_BREAKPOINTS = [(0, "-narrow"), (120, "-wide"), (180, "-beside")]  # noqa: RUF012
     AUTO_FOCUS = "LiveTable"  # never the filter, which would swallow the keys unseen
     # The most wanted keys first: what does not fit into the line of keys is left out there.
     BINDINGS: ClassVar[list[BindingType]] = [

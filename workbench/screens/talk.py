@@ -51,6 +51,7 @@ class TalkScreen(WorkbenchScreen):
         #chat-left { width: 1fr; }
         &.-narrow KnobPanel { display: none; }
         &.-narrow.with-knobs KnobPanel { display: block; }
+        &.-beside KnobPanel { width: 48; }
     }
     """
 

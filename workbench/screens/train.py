@@ -38,6 +38,7 @@ class TrainScreen(FollowScreen):
         "Stopping saves first; a stopped or finished run can be resumed with r. d lets it train on in a process of its "
         "own, which outlives the workbench."
     )
+    HORIZONTAL_BREAKPOINTS = [(0, "-narrow"), (120, "-wide")]  # noqa: RUF012 - all is in sight already; more room enlarges it
     BINDINGS: ClassVar[list[BindingType]] = [
         Binding("p", "pause", "Pause", id="train.pause"),
         Binding("p", "go_on", "Go on", id="train.pause"),

@@ -12,7 +12,7 @@ from textual.app import ComposeResult
 from textual.binding import Binding, BindingType
 from textual.containers import Horizontal, Vertical, VerticalScroll
 from textual.content import Content
-from textual.events import DescendantFocus
+from textual.events import DescendantFocus, Resize
 from textual.message import Message
 from textual.widgets import Input, Label, Static
 
@@ -31,6 +31,8 @@ FIRST = (
     "seed",
 )
 """The knobs most people want, in the order they are shown; the others follow as they are declared."""
+
+BENEATH = 11  # lines that the order and the help take at most
 
 
 def knob_fields() -> list[Field]:
@@ -78,9 +80,9 @@ class KnobPanel(Vertical):
         KnobRow Input { width: 1fr; background: $panel; }
         KnobRow Input:focus { background: $primary 30%; }
         KnobRow.wrong Input { background: $error 40%; }
-        #knob-order { height: auto; max-height: 6; padding: 1 0 0 0; }
-        #knob-help { height: 5; color: $text-muted; border-top: solid $panel-lighten-2; }
-        #knob-help.wrong { color: $error; }
+        #knobs-order { height: auto; max-height: 6; padding: 1 0 0 0; }
+        #knobs-help { height: 5; color: $text-muted; border-top: solid $panel-lighten-2; }
+        #knobs-help.wrong { color: $error; }
     }
     """
     BINDINGS: ClassVar[list[BindingType]] = [
@@ -105,8 +107,8 @@ class KnobPanel(Vertical):
         with VerticalScroll(can_focus=False):
             for field in knob_fields()[: len(FIRST)]:
                 yield KnobRow(field)
-        yield Static(id="knob-order", markup=False)
-        yield Static("f2: all knobs", id="knob-help", markup=False)
+        yield Static(id="knobs-order", markup=False)
+        yield Static("f2: all knobs", id="knobs-help", markup=False)
 
     def on_mount(self) -> None:
         self._fill()
@@ -148,7 +150,7 @@ class KnobPanel(Vertical):
             )
         except UserError as error:
             content = Content.styled(str(error), "$error")
-        self.query_one("#knob-order", Static).update(content)
+        self.query_one("#knobs-order", Static).update(content)
 
     def _place_of(self, name: str) -> str:
         """Where in the order a knob works, in words."""
@@ -195,12 +197,22 @@ class KnobPanel(Vertical):
         self._become(replace(self.knobs, **{row.field.name: value}))
         self._mark(row, "")
 
-    async def on_descendant_focus(self, event: DescendantFocus) -> None:
-        """Say what the knob does. The first time, the rest of the knobs are made: forty fields take a while."""
+    def on_resize(self, event: Resize) -> None:
+        """Show all knobs where all have room."""
+        if event.size.height >= len(knob_fields()) + BENEATH:
+            self.call_after_refresh(self.show_all)
+
+    async def show_all(self) -> None:
+        """Make the rest of the knobs: forty fields take a while, so it waits until there is room or they are wanted."""
         rest = knob_fields()[len(self.query(KnobRow)) :]
         if rest:
             await self.query_one(VerticalScroll).mount_all(KnobRow(field) for field in rest)
             self._fill()
+            self._help("f2: to the knobs", wrong=False)
+
+    async def on_descendant_focus(self, event: DescendantFocus) -> None:
+        """Say what the knob does."""
+        await self.show_all()
         row = event.widget.parent
         if isinstance(row, KnobRow):
             self._explain(row.field)
@@ -218,6 +230,6 @@ class KnobPanel(Vertical):
         self._help(field.help + self._place_of(field.name), wrong=False)
 
     def _help(self, text: str, *, wrong: bool) -> None:
-        label = self.query_one("#knob-help", Static)
+        label = self.query_one("#knobs-help", Static)
         label.update(Content(text))
         label.set_class(wrong, "wrong")
