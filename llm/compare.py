@@ -16,7 +16,6 @@ from torch import Tensor
 from llm.config.schema import DecodeConfig
 from llm.engine import Engine, Piece
 from llm.engine.inspect import next_logits
-from llm.engine.prompts import resolve_prompt
 
 
 @dataclass(frozen=True)
@@ -64,7 +63,6 @@ def compare(
 
     Raises UserError where the prompt or a knob cannot be.
     """
-    prompt = resolve_prompt(prompt)
     first, second = (
         _reply(engine, prompt, knobs, cancel, lambda piece, side=side: on_piece(side, piece))  # type: ignore[misc]
         for side, engine in enumerate(engines)

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from llm.checkpoint import load_model
 from llm.config.schema import DecodeConfig
 from llm.device import choose_device
-from llm.engine import Engine, Piece, resolve_prompt
+from llm.engine import Engine, Piece
 from llm.errors import UserError
 from llm.run import Run
 
@@ -36,7 +36,6 @@ def timelapse(
     cancel: Callable[[], bool] = lambda: False,
 ) -> Iterator[Frame]:
     """A frame per checkpoint and prompt, oldest checkpoint first. UserError where a prompt or a knob cannot be."""
-    texts = [resolve_prompt(prompt) for prompt in prompts]
     where = choose_device(device)
     infos = run.checkpoints()
     if not infos:
@@ -45,11 +44,11 @@ def timelapse(
         try:
             model, tokenizer = load_model(run, info, where)
         except (UserError, OSError) as error:
-            for text in texts:
+            for text in prompts:
                 yield Frame(info.step, text, "", info.metrics, str(error))
             continue
         engine = Engine(model, tokenizer)
-        for text in texts:
+        for text in prompts:
             if cancel():
                 return
             items = engine.stream(text, knobs, num_samples=1, cancel=cancel)

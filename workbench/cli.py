@@ -71,8 +71,7 @@ def unexpected(error: Exception, given: Sequence[str]) -> int:
 
 def carry_out(given: list[str]) -> int:
     """Parse and dispatch. SystemExit from argparse's --help and --version passes through."""
-    if isinstance(sys.stdout, io.TextIOWrapper) and not sys.stdout.isatty():
-        sys.stdout.reconfigure(encoding="utf-8")  # a file or a pipe gets UTF-8, whatever the locale
+    settle_streams()
     parser, commands = build_parser()
     if without_home(given)[:1] == ["help"]:  # what people type before they know better
         given = [*without_home(given)[1:2], "--help"]
@@ -99,6 +98,17 @@ def carry_out(given: list[str]) -> int:
         return talk.open_workbench(options.home, None)
     status: int = options.run_command(options)
     return status
+
+
+def settle_streams() -> None:
+    """Files and pipes hold UTF-8, whatever the locale; a terminal is spared what it cannot show."""
+    if isinstance(sys.stdin, io.TextIOWrapper) and not sys.stdin.isatty():
+        sys.stdin.reconfigure(encoding="utf-8", errors="strict")
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        if sys.stdout.isatty():
+            sys.stdout.reconfigure(errors="replace")
+        else:
+            sys.stdout.reconfigure(encoding="utf-8")
 
 
 def build_parser() -> tuple[Parser, dict[str, Parser]]:

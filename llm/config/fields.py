@@ -127,9 +127,10 @@ def _items(text: str) -> list[Any]:
         except tomllib.TOMLDecodeError:
             raise ValueError(f"is not a list: {shown(text)}") from None
         return items if isinstance(items, list) else [items]
-    if "," not in text:  # one item, whose spaces and line breaks may matter (decode.stop)
+    items = [item.strip() for item in text.split(",") if item.strip()]
+    if "," not in text or not items:  # one item, whose spaces and line breaks may matter (decode.stop); or a comma
         return [text] if text else []
-    return [item.strip() for item in text.split(",") if item.strip()]
+    return items
 
 
 def _choice(field: Field, value: Any) -> str:

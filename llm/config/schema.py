@@ -238,7 +238,7 @@ class DecodeConfig:
     """Decoding knobs: the defaults of a preset for `sample` and for the chat pane. What each does: `llm.sampling`."""
 
     temperature: float = knob(
-        0.8, "0 = greedy; lower is safer, higher more varied; 1 = as the model says.", low=0, high=100, live=True
+        1.0, "0 = greedy; lower is safer, higher more varied; 1 = as the model says.", low=0, high=100, live=True
     )
     dynamic_range: float = knob(
         0.0,
@@ -340,7 +340,9 @@ class DecodeConfig:
     length_penalty_start: int = knob(0, "New tokens after which the length penalty begins.", low=0, live=True)
     stop: tuple[str, ...] = knob((), "Texts that end the reply; they are not shown.", live=True)
     order: tuple[str, ...] = knob(
-        (), "Order of the transformations; those not named keep their usual order, after the named ones.", live=True
+        (),
+        "Order of the transformations: bans always first, then those named, then the others as usual.",
+        live=True,
     )
     beams: int = knob(
         1, "Beam search over this many continuations, instead of drawing; 1 = off.", low=1, high=64, live=True

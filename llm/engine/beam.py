@@ -154,7 +154,9 @@ class _Search:
         return sorted(beams, key=lambda beam: -beam.score(self._knobs.beam_length_penalty))
 
     def _stopped(self, beam: Beam) -> bool:
+        """Whether a stop string is complete; like in drawing, text before the shortest length counts for nothing."""
         if not self._knobs.stop or len(beam.tokens) < self._knobs.min_tokens:
             return False
-        text = self._vocabulary.tokenizer.decode(beam.tokens)
-        return any(stop in text for stop in self._knobs.stop if stop)
+        decode = self._vocabulary.tokenizer.decode
+        counted = decode(beam.tokens)[len(decode(beam.tokens[: max(0, self._knobs.min_tokens - 1)])) :]
+        return any(stop in counted for stop in self._knobs.stop if stop)

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import replace
 
 import torch
 
 from llm.config.schema import DecodeConfig
 from llm.engine.batch import BatchReply, Completion, groups, prompts_at_once
-from llm.engine.beam import stream_beams
+from llm.engine.beam import beam_knobs, stream_beams
 from llm.engine.inspect import explain_next
 from llm.engine.prompts import prompt_ids
 from llm.engine.reader import Reader
@@ -93,10 +94,8 @@ class Engine:
         asked for the knobs before every token; seed, separator and the number of samples stay those of the beginning.
         Beam search (`knobs.beams`) gives all its pieces at the end. UserError where the prompt or a knob cannot be.
         """
-        ids = self._checked_ids(prompt, knobs)
         count = num_samples or knobs.num_samples
-        if 1 < knobs.beams < count:
-            raise WrongUse(f"Beam search over {knobs.beams} beams cannot give {count} texts; raise beams.")
+        ids = self.checked_ids(prompt, replace(knobs, num_samples=count))
         reader = self._take_reader()
         if knobs.beams > 1:
             return self._run(stream_beams(reader, self._vocabulary, ids, knobs, count, cancel), reader)
@@ -115,7 +114,7 @@ class Engine:
         `report` is told how many of them are done.
         """
         count = knobs.num_samples
-        ids = [self._checked_ids(prompt, knobs) for prompt in prompts]
+        ids = [self.checked_ids(prompt, knobs) for prompt in prompts]
         at_once = 1 if knobs.beams > 1 else prompts_at_once(self.model, count)
         found: dict[int, Completion] = {}
         for group in groups([len(row) for row in ids], at_once):
@@ -140,14 +139,18 @@ class Engine:
         """The distribution that the token after `prompt` and the new tokens `written` is drawn from, before and after
         each transformation. Every stage shows its `top` likeliest tokens, and the tokens `also`."""
         ids = self.prompt_ids(prompt, knobs)
+        knobs = beam_knobs(knobs) if knobs.beams > 1 else knobs
         reader = self._take_reader()
         stages = explain_next(reader, self._vocabulary, ids, written, knobs, top=top, also=also)
         self._kept = reader
         return stages
 
-    def _checked_ids(self, prompt: str | Sequence[int], knobs: DecodeConfig) -> list[int]:
-        """The tokens of `prompt`, after which there is room for more."""
+    def checked_ids(self, prompt: str | Sequence[int], knobs: DecodeConfig) -> list[int]:
+        """The tokens of `prompt`. UserError unless a reply can be written to it with these knobs."""
         ids = self.prompt_ids(prompt, knobs)
+        self.stack(knobs)
+        if 1 < knobs.beams < knobs.num_samples:
+            raise WrongUse(f"Beam search over {knobs.beams} beams cannot give {knobs.num_samples} texts; raise beams.")
         if 0 < knobs.max_total_tokens <= len(ids):
             raise WrongUse(
                 f"max_total_tokens is {knobs.max_total_tokens} and the prompt alone takes {len(ids)}: "

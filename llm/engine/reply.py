@@ -129,7 +129,7 @@ class Sample:
 
     def _until_stop(self, text: str, knobs: DecodeConfig) -> str:
         if self.tokens < knobs.min_tokens:
-            return text
+            return self._stops.finish() + text
         self._stops.change(knobs.stop)
         text = self._stops.feed(text)
         if self._stops.found:

@@ -13,13 +13,15 @@ from torch import Tensor
 
 from llm.sampling.filters import entropy
 
+COLDEST = 1e-6  # a smaller temperature changes nothing any more, and dividing by it would overflow
 LONGEST_MATCH = 64
 """DRY counts a repeated passage up to this many tokens: beyond it the penalty is past any logit."""
 
 
 def temperature(logits: Tensor, t: float) -> Tensor:
-    """Divide by `t` (Ackley et al. 1985); at 0, its limit: only the largest logit is left, the first of equals."""
-    if t > 0:
+    """Divide by `t` (Ackley et al. 1985); at 0, and below COLDEST, its limit: only the largest logit is left, the first
+    of equals."""
+    if t >= COLDEST:
         return logits / t
     largest = torch.zeros_like(logits, dtype=torch.bool).scatter_(1, logits.argmax(dim=-1, keepdim=True), True)
     return logits.masked_fill(~largest, -torch.inf)
@@ -34,7 +36,7 @@ def dynamic_temperature(logits: Tensor, t: float, spread: float, exponent: float
     lowest, highest = max(0.0, t - spread), t + spread
     highest_entropy = (logits > -torch.inf).sum(dim=-1, keepdim=True).to(logits.dtype).log().clamp(min=1e-10)
     share = (entropy(torch.log_softmax(logits, dim=-1)) / highest_entropy).clamp(0, 1)
-    return logits / (lowest + (highest - lowest) * share**exponent).clamp(min=1e-6)
+    return logits / (lowest + (highest - lowest) * share**exponent).clamp(min=COLDEST)
 
 
 def logit_bias(logits: Tensor, ids: Tensor, bias: Tensor) -> Tensor:

@@ -116,7 +116,7 @@ TRANSFORMATIONS: tuple[Transformation, ...] = (
     Transformation(
         "dynamic_temperature",
         ("temperature", "dynamic_range", "dynamic_exponent"),
-        lambda k: k.dynamic_range > 0,
+        lambda k: k.dynamic_range > 0 and k.temperature > 0,
         lambda logits, k, tokens, now: penalties.dynamic_temperature(
             logits, k.temperature, k.dynamic_range, k.dynamic_exponent
         ),
@@ -124,7 +124,7 @@ TRANSFORMATIONS: tuple[Transformation, ...] = (
     Transformation(
         "temperature",
         ("temperature",),
-        lambda k: k.temperature != 1 and k.dynamic_range == 0,
+        lambda k: k.temperature != 1 and (k.dynamic_range == 0 or k.temperature == 0),
         lambda logits, k, tokens, now: penalties.temperature(logits, k.temperature),
     ),
     Transformation(
@@ -184,6 +184,8 @@ TRANSFORMATIONS: tuple[Transformation, ...] = (
 )
 """Every transformation, in the default order."""
 
+BANS = ("banned_tokens", "min_tokens")
+
 
 class Stack:
     """The transformations that some knobs ask for, in their order, on logits (B, V)."""
@@ -219,7 +221,10 @@ def build_stack(knobs: DecodeConfig, vocabulary: Vocabulary) -> Stack:
 
 
 def resolved_order(names: Sequence[str]) -> tuple[str, ...]:
-    """`names` first, then the transformations they leave out, in their usual order."""
+    """The bans, then `names`, then the transformations they leave out, in their usual order.
+
+    What must never be written is taken away before anything else may leave nothing besides it.
+    """
     known = tuple(item.name for item in TRANSFORMATIONS)
     unknown = [name for name in names if name not in known]
     if unknown:
@@ -228,7 +233,7 @@ def resolved_order(names: Sequence[str]) -> tuple[str, ...]:
     twice = next((name for name in names if names.count(name) > 1), None)
     if twice:
         raise ConfigError([Problem("decode.order", f"{twice} is named twice; name it once.")])
-    return (*names, *(name for name in known if name not in names))
+    return tuple(dict.fromkeys((*BANS, *names, *known)))
 
 
 def last(history: Tensor, window: int) -> Tensor:

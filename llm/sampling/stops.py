@@ -19,8 +19,8 @@ class StopStrings:
         self.found = False
 
     def feed(self, piece: str) -> str:
-        if not self._stops or self.found:
-            return "" if self.found else piece
+        if self.found:
+            return ""
         text = self._held + piece
         places = [(place + len(stop), place) for stop in self._stops if (place := text.find(stop)) >= 0]
         if places:

@@ -15,6 +15,8 @@ from llm.errors import ConfigError, Problem, UserError
 if TYPE_CHECKING:
     from llm.tokenizer.base import Tokenizer
 
+LARGEST_BIAS = 1e6  # larger than any logit, small enough that nothing added to it overflows
+
 
 @dataclass(frozen=True)
 class NamedTokens:
@@ -62,7 +64,7 @@ class Vocabulary:
             bias = float(number)
         except ValueError:
             bias = float("nan")
-        if not text or bias != bias:
+        if not text or not abs(bias) <= LARGEST_BIAS:
             problems.append(Problem("decode.logit_bias", f"{entry!r} is not TOKEN=BIAS, like 198=-5 or ' the'=2."))
             return 0, 0.0
         return self._id("decode.logit_bias", text, problems), bias

@@ -79,8 +79,32 @@ def test_a_line_that_cannot_be_is_named(shell: Shell, tmp_path: Path, text: str,
     path = tmp_path / "prompts.jsonl"
     path.write_text(text)
     shell("sample", "tiny-1", "--jsonl", str(path), status=2)
-    assert words in shell.said
-    assert len(shell.said.splitlines()) == 1
+    assert words in shell.said.splitlines()[-1]
+
+
+def test_what_comes_before_a_line_that_cannot_be_is_written(shell: Shell, tmp_path: Path) -> None:
+    path = tmp_path / "prompts.jsonl"
+    for wrong, words in (
+        ({"banned_tokens": ["two letters"]}, "is not one token"),
+        ({"max_total_tokens": 1}, "max_total_tokens is 1"),
+        ({"beams": 2, "num_samples": 3}, "raise beams"),
+    ):
+        path.write_text('"Ada"\n"Béla"\n' + json.dumps({"prompt": "Ada saw", **wrong}) + "\n")
+        printed = shell("sample", "tiny-1", "--jsonl", str(path), "--max-tokens", "2", status=2)
+        assert [line["prompt"] for line in lines_of(printed)] == ["Ada", "Béla"]
+        assert "line 3:" in shell.said and words in shell.said
+
+
+def test_a_line_nested_beyond_measure_is_no_json(shell: Shell, tmp_path: Path) -> None:
+    path = tmp_path / "prompts.jsonl"
+    path.write_text("[" * 200_000 + "\n")
+    shell("sample", "tiny-1", "--jsonl", str(path), status=2)
+    assert "line 1 is not JSON" in shell.said
+
+
+def test_a_prompt_that_is_no_text_is_refused(shell: Shell) -> None:
+    shell("sample", "tiny-1", "--prompt", "\udcff\udcfeabc", status=2)
+    assert "the prompt is not UTF-8 text" in shell.said
 
 
 def test_a_prompt_from_a_file_or_stdin(shell: Shell, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -196,6 +196,27 @@ def test_shortest_length_puts_off_the_end_and_stop_strings() -> None:
     assert END not in tokens[0][:6]
 
 
+def test_what_was_held_back_keeps_its_place_when_the_shortest_length_is_raised() -> None:
+    knobs = replace(PLAIN, stop=("xyz",), max_tokens=99)
+    changed = [knobs, knobs, knobs, *[replace(knobs, min_tokens=5)] * 99]
+    later = iter(changed)
+    pieces = scripted("abxqr").stream("Q", knobs, knobs_source=lambda: next(later))
+    assert "".join(piece.text for piece in pieces if isinstance(piece, Piece)) == "abxqr"
+
+
+def test_beams_stop_where_drawing_would() -> None:
+    for shortest, shown in ((0, "a"), (4, "a.b")):
+        knobs = replace(PLAIN, stop=(".",), min_tokens=shortest, max_tokens=99, beams=2)
+        _, (text, *_), done = collect(scripted("a.b.c.d"), "Q", knobs)
+        assert (text, done.reason) == (shown, "stop")
+
+
+def test_a_beam_search_may_find_fewer_texts_than_were_asked_for() -> None:
+    knobs = replace(PLAIN, beams=4, num_samples=4, top_k=1, max_tokens=5)
+    _, texts, done = collect(Engine(make_model(), TOKENIZER), "Once", knobs)
+    assert len(texts) == len(done.reasons) == 1 and texts[0]
+
+
 def test_total_length() -> None:
     _, _, done = collect(scripted("x" * 50), "Q" * 1, replace(PLAIN, max_total_tokens=9))
     assert done.tokens == 8

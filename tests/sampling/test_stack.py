@@ -105,10 +105,41 @@ def test_the_order_can_be_changed_and_matters() -> None:
     knobs = replace(NEUTRAL, temperature=2.0, top_p=0.5)
     usual = build_stack(knobs, VOCABULARY)(logits(), moment())
     turned = build_stack(replace(knobs, order=("top_p", "temperature")), VOCABULARY)
-    assert [name for name, _, _ in turned.describe()][:2] == ["top_p", "temperature"]
+    assert [name for name, _, _ in turned.describe()][2:4] == ["top_p", "temperature"]
     expected = penalties.temperature(filters.top_p(logits(), 0.5), 2.0)
     assert torch.equal(turned(logits(), moment()), expected)
     assert not torch.equal(usual, expected)
+
+
+def test_bans_hold_whatever_the_order() -> None:
+    likeliest = int(logits()[0].argmax())
+    knobs = replace(NEUTRAL, temperature=0.0, banned_tokens=(str(likeliest),), order=("temperature", "banned_tokens"))
+    stack = build_stack(knobs, VOCABULARY)
+    assert stack.describe()[0][:2] == ("banned_tokens", True)
+    assert stack(logits(), moment())[0, likeliest] == -torch.inf
+
+
+def test_greedy_is_greedy_with_a_dynamic_temperature() -> None:
+    stack = build_stack(replace(NEUTRAL, temperature=0.0, dynamic_range=1.0), VOCABULARY)
+    assert ((stack(logits(), moment()) > -torch.inf).sum(-1) == 1).all()
+
+
+def test_the_defaults_do_nothing() -> None:
+    stack = build_stack(DecodeConfig(), VOCABULARY)
+    assert not any(active for _, active, _ in stack.describe())
+    assert torch.equal(stack(logits(), moment()), logits())
+
+
+@pytest.mark.parametrize("temperature", [1e-39, 1e-7])
+def test_the_coldest_temperatures_are_greedy(temperature: float) -> None:
+    x = logits().float()
+    assert torch.equal(penalties.temperature(x, temperature), penalties.temperature(x, 0))
+
+
+@pytest.mark.parametrize("bias", ["inf", "-inf", "1e39", "nan"])
+def test_a_bias_that_would_leave_no_distribution_is_refused(bias: str) -> None:
+    with pytest.raises(ConfigError, match="is not TOKEN=BIAS"):
+        VOCABULARY.resolve(replace(NEUTRAL, logit_bias=(f"5={bias}",)))
 
 
 @pytest.mark.parametrize(("order", "named"), [(("topk",), "'topk'"), (("top_k", "top_k"), "twice")])

@@ -36,6 +36,13 @@ def test_found_across_any_borders(pieces: list[str], stops: list[str]) -> None:
     assert run(pieces, stops) == (shown, found)
 
 
+def test_what_was_held_back_keeps_its_place_when_there_are_no_stop_strings_any_more() -> None:
+    matcher = StopStrings(["xyz"])
+    shown = matcher.feed("abx")
+    matcher.change([])
+    assert shown + matcher.feed("q") + matcher.feed("r") + matcher.finish() == "abxqr"
+
+
 def test_what_cannot_become_a_stop_is_shown_at_once() -> None:
     matcher = StopStrings(["\nUser:"])
     assert matcher.feed("Hello.\nUs") == "Hello."

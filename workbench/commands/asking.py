@@ -7,6 +7,7 @@ import sys
 from typing import TYPE_CHECKING, Any
 
 from llm.config import DecodeConfig, RunConfig, fields_of, with_overrides
+from llm.errors import WrongUse
 from llm.run import CheckpointInfo, Run
 from workbench.commands.options import Parser
 
@@ -42,9 +43,20 @@ def prompt_from(text: str, file: str = "") -> str:
     """The prompt that was given: as it stands, from stdin for "-", from `file` or the one that "FILE:path" names."""
     from llm.engine import resolve_prompt
 
-    if "-" in (text, file):
-        return sys.stdin.read()
+    try:
+        if "-" in (text, file):
+            return sys.stdin.read()
+        text.encode()
+    except (UnicodeDecodeError, UnicodeEncodeError) as error:
+        where = "what came from stdin" if "-" in (text, file) else "the prompt"
+        raise WrongUse(f"{where} is not UTF-8 text ({error.reason}); convert it first.") from error
     return resolve_prompt(f"FILE:{file}" if file else text)
+
+
+def refuse_several(knobs: DecodeConfig, command: str) -> None:
+    """WrongUse where more than one text was asked of a command that writes one per prompt."""
+    if knobs.num_samples > 1:
+        raise WrongUse(f"{command} writes one text per prompt and checkpoint; leave --num-samples at 1.")
 
 
 def engine_for(run: Run, info: CheckpointInfo, device: str) -> Engine:

@@ -10,7 +10,6 @@ import sys
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import asdict, dataclass
-from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -46,7 +45,7 @@ def sample_lines(run: Run, info: CheckpointInfo, engine: Engine, source: str, kn
         lines = read_lines(stack.enter_context(opened(source)) if source != "-" else sys.stdin, engine, knobs)
         tell = stack.enter_context(narrator()).tell if not sys.stdout.isatty() else lambda event: None
         written = 0
-        while window := list(islice(lines, WINDOW)):
+        for window in windows(lines):
             completions = completed(engine, window, beyond(written, told(tell)))
             written += len(window)
             for line, completion in zip(window, completions, strict=True):
@@ -61,6 +60,23 @@ def sample_lines(run: Run, info: CheckpointInfo, engine: Engine, source: str, kn
                 }
                 sys.stdout.write(well_formed(json.dumps(result, ensure_ascii=False)) + "\n")
             sys.stdout.flush()
+
+
+def windows(lines: Iterator[Line]) -> Iterator[list[Line]]:
+    """WINDOW lines at a time. Where a line cannot be, those before it come first, and then the error."""
+    window: list[Line] = []
+    try:
+        for line in lines:
+            window.append(line)
+            if len(window) == WINDOW:
+                yield window
+                window = []
+    except UserError:
+        if window:
+            yield window
+        raise
+    if window:
+        yield window
 
 
 def completed(engine: Engine, lines: Sequence[Line], report: Callable[[int], object]) -> list[Completion]:
@@ -102,7 +118,7 @@ def read_lines(source: Iterable[str], engine: Engine, knobs: DecodeConfig) -> It
                 fields = parsed(number, text)
                 try:
                     own = with_fields(knobs, fields)
-                    yield Line(fields, engine.prompt_ids(fields["prompt"], own), own)
+                    yield Line(fields, engine.checked_ids(fields["prompt"], own), own)
                 except UserError as error:
                     raise WrongUse(f"line {number}: {error}") from error
     except UnicodeDecodeError as error:
@@ -119,7 +135,7 @@ def parsed(number: int, text: str) -> dict[str, Any]:
     """The fields of one line, of which "prompt" is a text."""
     try:
         value = json.loads(text)
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise WrongUse(
             f'line {number} is not JSON ({error}); each line must be like {{"prompt": "Once"}} or "Once".'
         ) from error

@@ -12,7 +12,7 @@ from llm.config import DecodeConfig, RunConfig, to_mapping
 from llm.errors import WrongUse
 from llm.events import Progress
 from llm.run import CheckpointInfo, Run, find_checkpoint
-from workbench.commands.asking import add_knobs, chosen_knobs, engine_for, prompt_from
+from workbench.commands.asking import add_knobs, chosen_knobs, engine_for, prompt_from, refuse_several
 from workbench.commands.options import Parser, add_command
 from workbench.commands.output import number_text, print_json
 from workbench.text import clean, one_line
@@ -105,6 +105,7 @@ def compare(options: argparse.Namespace) -> int:
     """Print both texts, where they part, and how far apart the two models are along them."""
     found = [find_checkpoint(options.home, reference) for reference in (options.first, options.second)]
     knobs = chosen_knobs(found[0][0].config(), options)
+    refuse_several(knobs, "compare")
     prompt = prompt_from(options.prompt)
     first, second = (engine_for(run, info, options.device) for run, info in found)
     from llm.compare import compare as compare_engines
@@ -152,10 +153,12 @@ def timelapse(options: argparse.Namespace) -> int:
     run = Run.open(options.home, options.run)
     config = run.config()
     knobs = chosen_knobs(config, options)
+    refuse_several(knobs, "timelapse")
     from llm.timelapse import pinned_prompts
     from llm.timelapse import timelapse as frames_of
 
-    prompts = [prompt_from(text) for text in options.prompt or pinned_prompts(run) or [config.sample.prompt]]
+    given = [prompt_from(text) for text in options.prompt or ()]
+    prompts = given or pinned_prompts(run) or [config.sample.prompt]
     frames = frames_of(run, prompts, knobs, device=options.device)
     if options.json:
         records = collected(frames, len(prompts) * len(run.checkpoints()))

@@ -73,7 +73,7 @@ def sample(options: argparse.Namespace) -> int:
     elif knobs.num_samples == 1:
         print_streaming(reply)
     else:
-        texts = collected(reply, knobs.num_samples)[0]
+        texts = collected(reply)[0]
         show = clean if sys.stdout.isatty() else str
         sys.stdout.write(BETWEEN_SAMPLES.join(show(text) for text in texts) + "\n")
     return 0
@@ -92,26 +92,26 @@ def print_streaming(reply: Iterator[Piece | Done]) -> None:
         sys.stdout.write("\n")
 
 
-def collected(reply: Iterator[Piece | Done], count: int) -> tuple[list[str], Done]:
-    """The texts of `count` samples written at once, and how it ended."""
+def collected(reply: Iterator[Piece | Done]) -> tuple[list[str], Done]:
+    """The texts of the samples written at once, and how it ended. A beam search may find fewer than were asked for."""
     from llm.engine import Piece
 
-    texts = [""] * count
+    texts: dict[int, str] = {}
     end: Done | None = None
     for piece in reply:
         if isinstance(piece, Piece):
-            texts[piece.sample] += piece.text
+            texts[piece.sample] = texts.get(piece.sample, "") + piece.text
         else:
             end = piece
     assert end is not None, "a reply ends with Done"
-    return texts, end
+    return [texts.get(sample, "") for sample in range(len(end.reasons))], end
 
 
 def described(
     run: Run, info: CheckpointInfo, prompt: str, knobs: DecodeConfig, reply: Iterator[Piece | Done]
 ) -> dict[str, Any]:
     """A reply as data, with all that is needed to get it again."""
-    texts, end = collected(reply, knobs.num_samples)
+    texts, end = collected(reply)
     return {
         "run": run.name,
         "step": info.step,
