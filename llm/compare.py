@@ -6,7 +6,7 @@ one seed similar distributions give the same token: the first difference says so
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from itertools import takewhile
 
@@ -56,21 +56,33 @@ def compare(
     prompt: str,
     knobs: DecodeConfig,
     *,
+    tokens: Sequence[int] = (),
+    knobs_source: Callable[[], Callable[[], DecodeConfig]] | None = None,
     cancel: Callable[[], bool] = lambda: False,
     on_piece: Callable[[int, Piece], object] = lambda side, piece: None,
 ) -> Comparison:
     """Let both write on from `prompt`, one text each, the second after the first; `on_piece(side, piece)` as they do.
 
-    Raises UserError where the prompt or a knob cannot be.
+    `tokens` are those of the prompt to the first engine, where not those its tokenizer makes of it. Each call of
+    `knobs_source` gives one of them its knobs, as in `Engine.stream`. UserError where the prompt or a knob cannot be.
     """
-    first, second = (
-        _reply(engine, prompt, knobs, cancel, lambda piece, side=side: on_piece(side, piece))  # type: ignore[misc]
-        for side, engine in enumerate(engines)
-    )
     same = engines[0].tokenizer.fingerprint() == engines[1].tokenizer.fingerprint()
+    ids = engines[0].prompt_ids(list(tokens) or prompt, knobs)
+    starts: tuple[list[int], list[int] | str] = (ids, ids if same else prompt)
+    first, second = (
+        _reply(
+            engine,
+            start,
+            knobs,
+            knobs_source() if knobs_source is not None else None,
+            cancel,
+            lambda piece, side=side: on_piece(side, piece),  # type: ignore[misc]
+        )
+        for side, (engine, start) in enumerate(zip(engines, starts, strict=True))
+    )
     sides = (first, second)
     if same and not cancel():
-        sides = (_measured(first, *engines, prompt, knobs), _measured(second, *engines[::-1], prompt, knobs))
+        sides = (_measured(first, *engines, ids), _measured(second, *engines[::-1], ids))
     return Comparison(
         prompt,
         sides,
@@ -81,10 +93,15 @@ def compare(
 
 
 def _reply(
-    engine: Engine, prompt: str, knobs: DecodeConfig, cancel: Callable[[], bool], on_piece: Callable[[Piece], object]
+    engine: Engine,
+    prompt: str | Sequence[int],
+    knobs: DecodeConfig,
+    knobs_source: Callable[[], DecodeConfig] | None,
+    cancel: Callable[[], bool],
+    on_piece: Callable[[Piece], object],
 ) -> Side:
     pieces = []
-    for item in engine.stream(prompt, knobs, num_samples=1, cancel=cancel):
+    for item in engine.stream(prompt, knobs, num_samples=1, cancel=cancel, knobs_source=knobs_source):
         if isinstance(item, Piece):
             pieces.append(item)
             on_piece(item)
@@ -98,9 +115,8 @@ def _reply(
     )
 
 
-def _measured(side: Side, own: Engine, other: Engine, prompt: str, knobs: DecodeConfig) -> Side:
-    """The side with its divergence from the other model."""
-    ids = own.prompt_ids(prompt, knobs)
+def _measured(side: Side, own: Engine, other: Engine, ids: Sequence[int]) -> Side:
+    """The side, written after the tokens `ids`, with its divergence from the other model."""
     size = own.tokenizer.vocab_size
     ours, theirs = (next_logits(engine.model, ids, side.tokens, size).cpu() for engine in (own, other))
     values = kl_divergence(ours, theirs).tolist()

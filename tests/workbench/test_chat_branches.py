@@ -56,12 +56,37 @@ async def test_escape_gives_up_editing(home, talker):  # noqa: F811
     async with ChatApp(home).run_test(size=(80, 24)) as pilot:
         screen = await opened(pilot)
         await say(pilot, screen, "a")
-        await pilot.press("escape", "e")
+        await pilot.press(*"draft", "escape", "e")
         await until(lambda: screen.prompt.text == "a")
         await pilot.press("escape")
-        assert screen.editing is None and screen.prompt.text == ""
+        assert screen.editing is None and screen.prompt.text == "draft", "what was being typed is there again"
+        await pilot.press("escape", "e")
+        await until(lambda: screen.prompt.text == "a")
+        await pilot.press("x", "enter")
+        await until(lambda: len(talker.prompts) == 2 and not screen.writing)
+        assert screen.prompt.text == "draft" and screen.exchanges[0].prompt == "ax"
+        screen.conversation.turn_to(screen.conversation.exchanges[1])
+        screen.prompt.text = ""
         await say(pilot, screen, "b")
         assert [one.prompt for one in screen.exchanges] == ["a", "b"]
+
+
+async def test_tokens_of_another_run_are_not_gone_on_with(home, talker, monkeypatch):  # noqa: F811
+    async with ChatApp(home).run_test(size=(100, 24)) as pilot:
+        screen = await opened(pilot)
+        await say(pilot, screen, "a")
+        screen.exchanges[0].given, screen.exchanges[0].model = 1, "other-1@20"
+        monkeypatch.setattr(pilot.app, "push_screen_wait", lambda window: chosen())
+        screen.action_microscope()
+        await until(lambda: "other-1@20 wrote this" in status(screen))
+        assert len(talker.prompts) == 1
+        await pilot.press("ctrl+r")
+        await until(lambda: len(talker.prompts) == 2 and not screen.writing)
+        assert talker.given == () and talker.prompts[1][0] == "a", "from the prompt, without the other's tokens"
+
+
+async def chosen():
+    return 0, 1
 
 
 async def test_a_conversation_is_kept_found_again_and_gone_on_with(home, talker):  # noqa: F811

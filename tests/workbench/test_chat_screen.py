@@ -225,10 +225,90 @@ async def test_again_takes_the_next_seed_and_go_on_goes_on(home, talker):
         assert [knobs.seed for _, knobs in talker.prompts] == [1, 2]
         await pilot.press("ctrl+g")
         await until(lambda: len(talker.prompts) == 3 and not screen.writing)
-        assert talker.prompts[2][0] == "xone two three"
+        assert talker.prompts[2][0] == [0, 0, 1, 2], "the tokens of the prompt and of the reply"
+        assert screen.exchanges[-1].context == "xone two three"
         assert screen.transcript.text == "2/2 xone two threeone two three"
         await pilot.press("ctrl+n")
         assert screen.transcript.text == "" and not screen.exchanges
+
+
+async def test_the_last_seed_is_followed_by_the_first(home, talker):
+    async with ChatApp(home).run_test(size=(80, 24)) as pilot:
+        screen = await opened(pilot)
+        await pilot.press("x", "enter")
+        await until(lambda: len(talker.prompts) == 1 and not screen.writing)
+        screen.panel.set_value("seed", 2**63 - 1)
+        await pilot.press("ctrl+r")
+        await until(lambda: len(talker.prompts) == 2 and not screen.writing)
+        assert [knobs.seed for _, knobs in talker.prompts] == [1, 0]
+
+
+async def test_what_is_half_typed_into_a_knob_does_not_reach_the_reply(home, talker):
+    talker.words, talker.gate = ["w "] * 99, threading.Semaphore(0)
+    async with ChatApp(home).run_test(size=(120, 40)) as pilot:
+        screen = await opened(pilot)
+        await pilot.press("x", "enter")
+        await until(lambda: screen.writing)
+        field = screen.panel.query_one("#knob-max-tokens Input", Input)
+        field.focus()
+        field.value = "90"
+        await until(lambda: screen.panel.knobs.max_tokens == 90)
+        assert screen.service.knobs.max_tokens == 200, "more may be typed"
+        await pilot.press("enter")
+        await until(lambda: screen.service.knobs.max_tokens == 90)
+        field.value = "900"
+        await until(lambda: screen.service.knobs.max_tokens == 900)
+        talker.gate.release(200)
+        await until(lambda: not screen.writing)
+        field.value = "90"
+        await pilot.pause()
+        assert screen.service.knobs.max_tokens == 90, "at once, where nothing is written"
+
+
+async def test_knobs_that_cannot_be_are_told_and_the_reply_goes_on(home, talker):
+    talker.words, talker.gate = ["w "] * 9, threading.Semaphore(1)
+    async with ChatApp(home).run_test(size=(120, 40)) as pilot:
+        screen = await opened(pilot)
+        await pilot.press("x", "enter")
+        await until(lambda: "w " in screen.transcript.text)
+        screen.service.knobs = DecodeConfig(order=("t",))
+        talker.gate.release(2)
+        await until(lambda: "no transformation" in text_of(screen, "#chat-status"))
+        talker.gate.release(20)
+        await until(lambda: not screen.writing)
+        assert screen.exchanges[0].reply == "w " * 9 and not screen.exchanges[0].changes
+
+
+async def test_a_question_from_a_file_stays_what_it_was(home, talker, tmp_path):
+    talker.words = [" A", " cow."]
+    file = tmp_path / "q.txt"
+    file.write_text("What does a cow say?")
+    async with ChatApp(home).run_test(size=(80, 24)) as pilot:
+        screen = await opened(pilot)
+        await pilot.press("ctrl+t")
+        screen.prompt.text = f"FILE:{file}"
+        await pilot.press("enter")
+        await until(lambda: len(talker.prompts) == 1 and not screen.writing)
+        file.unlink()
+        await pilot.press("ctrl+r")
+        await until(lambda: len(talker.prompts) == 2 and not screen.writing)
+        assert not screen.exchanges[0].problem and talker.prompts[1][0] == talker.prompts[0][0]
+        screen.prompt.text = "And a pig?"
+        await pilot.press("enter")
+        await until(lambda: len(talker.prompts) == 3 and not screen.writing)
+        assert talker.prompts[2][0].startswith("Question: What does a cow say?\nAnswer: A cow.")
+        kept = load(screen.conversation.file).exchanges[1]
+        assert (kept.prompt, kept.file_text) == (f"FILE:{file}", "What does a cow say?")
+
+
+async def test_at_the_end_the_figures_come_before_the_hints(home, talker):
+    talker.in_training = True
+    async with ChatApp(home).run_test(size=(80, 24)) as pilot:
+        screen = await opened(pilot)
+        await pilot.press("x", "enter")
+        await until(lambda: screen.exchanges and not screen.writing)
+        said = text_of(screen, "#chat-status")
+        assert said.index("tokens/s") < said.index("first after") < said.index("ctrl+g") < said.index("K keeps")
 
 
 async def test_questions_and_answers(home, talker):

@@ -16,6 +16,7 @@ from llm.errors import UserError
 from llm.events import CommandRefused, Saved
 from llm.run import Holder, Run
 from workbench.services.chat import ChatService, ModelOpened, ModelRefused
+from workbench.services.conversation import Exchange
 from workbench.services.reply import (
     News,
     RecordedKnobs,
@@ -23,14 +24,15 @@ from workbench.services.reply import (
     ReplyEnded,
     ReplyGrew,
     Request,
-    fitting_prompt,
+    Start,
+    start_of,
 )
 from workbench.services.talker import TurnFormat, ask_for_snapshot, choices, open_talker, turn_format, usual_choice
 
 TURNS = TurnFormat("Question: {question}\nAnswer: {answer}", "Question: {question}\nAnswer:", "\n\n", "\n\nQuestion:")
 
 
-UNCHANGED = RecordedKnobs(DecodeConfig(), DecodeConfig)
+UNCHANGED = RecordedKnobs(DecodeConfig(), DecodeConfig, lambda knobs: None)
 
 
 class FakeTalker:
@@ -54,8 +56,12 @@ class FakeTalker:
     def keep(self):
         raise OSError(28, "No space left on device")
 
-    def count(self, prompt, knobs):
-        return len(prompt)
+    def check(self, knobs):
+        if any(name not in ("top_k", "temperature") for name in knobs.order):
+            raise UserError("'t' is no transformation")
+
+    def prompt_ids(self, prompt, knobs):
+        return [0] * len(prompt) if isinstance(prompt, str) else list(prompt)
 
     def text_of(self, tokens):
         return "".join(self.words[token] for token in tokens)
@@ -205,16 +211,45 @@ def test_turns_are_written_as_the_corpus_writes_them(chat):
 def test_the_oldest_turns_are_dropped_first():
     talker = FakeTalker()
     history = [(f"q{number}", "a" * 20) for number in range(3)]
-    prompt, dropped = fitting_prompt(talker, Request(1, "now", DecodeConfig(), history, TURNS))
-    assert dropped == 3 and prompt == "Question: now\nAnswer:"
+    start = start_of(talker, Request(1, "now", DecodeConfig(), history, TURNS))
+    assert start.dropped_turns == 3 and start.context == "Question: now\nAnswer:"
     talker.context = 150
-    prompt, dropped = fitting_prompt(talker, Request(1, "now", DecodeConfig(), history, TURNS))
-    assert dropped == 1 and prompt.startswith("Question: q1\n")
+    start = start_of(talker, Request(1, "now", DecodeConfig(), history, TURNS))
+    assert start.dropped_turns == 1 and start.context.startswith("Question: q1\n")
 
 
 def test_prompts_from_a_file(tmp_path):
     (tmp_path / "p.txt").write_text("from a file")
-    assert fitting_prompt(FakeTalker(), Request(1, f"FILE:{tmp_path}/p.txt", DecodeConfig())) == ("from a file", 0)
+    asked = Request(1, f"FILE:{tmp_path}/p.txt", DecodeConfig())
+    assert start_of(FakeTalker(), asked) == Start("from a file", file_text="from a file")
+    (tmp_path / "p.txt").unlink()
+    assert start_of(FakeTalker(), replace(asked, file_text="from a file")).context == "from a file"
+
+
+def test_knobs_that_cannot_be_leave_those_before():
+    def check(knobs):
+        if knobs.order:
+            raise UserError("no such transformation")
+
+    now = [DecodeConfig(top_k=1), DecodeConfig(order=("t",)), DecodeConfig(top_k=1), DecodeConfig(top_k=2)]
+    wanted = iter(now)
+    knobs = RecordedKnobs(DecodeConfig(), lambda: next(wanted), check)
+    assert [knobs().top_k, knobs().top_k] == [1, 1] and knobs.problem == "no such transformation"
+    assert [knobs().top_k, knobs().top_k] == [1, 2] and knobs.problem == ""
+    assert knobs.changes == [(0, now[0]), (3, now[3])]
+
+
+def test_a_reply_goes_on_after_its_very_tokens():
+    reply = Exchange(
+        1, 0, "text", "ab", context="ab", reply="c\ufffd", tokens=[9, 228], reason="length", model="fake@1"
+    )
+    on = Request(2, "", DecodeConfig(), goes_on=reply)
+    start = start_of(FakeTalker(), on)
+    assert (start.context, list(start.begun)) == ("abc\ufffd", [0, 0, 9, 228])
+    again = replace(reply, begun=[7, 7], context="later")
+    assert list(start_of(FakeTalker(), replace(on, goes_on=again)).begun) == [7, 7, 9, 228]
+    for other in (replace(reply, reason="stop"), replace(reply, model="other@1")):
+        assert start_of(FakeTalker(), replace(on, goes_on=other)) == Start("abc\ufffd")
 
 
 @pytest.mark.parametrize(

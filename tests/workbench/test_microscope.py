@@ -11,6 +11,7 @@ from workbench.screens.microscope import Microscope, percent
 async def asked(pilot):
     screen = pilot.app.screen
     await until(lambda: screen.model is not None)
+    screen.panel.set_value("temperature", 0.8)
     await pilot.press(*"Ada ", "enter")
     await until(lambda: screen.exchanges and not screen.writing)
     return screen

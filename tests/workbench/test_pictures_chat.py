@@ -273,7 +273,7 @@ def done(monkeypatch: pytest.MonkeyPatch) -> None:
         return found
 
     def compare(exchange: Any, other: str, service: Any, stop: Any, post: Any) -> SplitDone:
-        post(SideNamed(1, other))
+        post(SideNamed(1, other, ""))
         return SplitDone(comparison())
 
     def scrub(run: Run, prompts: Any, knobs: Any, stop: Any, post: Any) -> LapseEnded:

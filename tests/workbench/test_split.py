@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shutil
+from dataclasses import replace
 
 from textual.widgets import Static
 
@@ -11,6 +12,7 @@ from tests.workbench.test_chat_screen import ChatApp, text_of, until
 from workbench.screens.choose_model import ChooseModel
 from workbench.screens.split import Split
 from workbench.screens.timelapse import TimeLapse
+from workbench.services.replay import scripted
 from workbench.widgets.chart import Chart
 from workbench.widgets.transcript import Transcript
 
@@ -50,6 +52,24 @@ async def test_two_checkpoints_side_by_side(trained_run):
         await until(lambda: f"token {found.first_token + 2}:" in facts(split, "#split-token-0"))
         await pilot.press("escape")
         await until(lambda: app.screen is screen)
+
+
+async def test_the_left_side_is_the_reply_with_the_tokens_chosen_and_the_knobs_as_they_changed(trained_run):
+    app = ChatApp(trained_run.path.parent.parent)
+    async with app.run_test(size=(100, 24)) as pilot:
+        screen = await asked(pilot)
+        first, talker = screen.exchanges[0], screen.service.talker
+        given, hot = [*first.tokens[:2], first.tokens[5]], replace(first.knobs, temperature=3.0)
+        second = replace(first, tokens=given, given=3, changes=((4, hot),))
+        source = scripted(second)
+        pieces = list(talker.stream("Ada ", first.knobs, cancel=lambda: False, knobs_source=source, given=given))[:-1]
+        second.tokens = given + [piece.token_id for piece in pieces]
+        second.reply = talker.text_of(given) + "".join(piece.text for piece in pieces)
+        app.push_screen(Split(screen.service, second, "tiny-1@10"))
+        await until(lambda: isinstance(app.screen, Split) and app.screen.done is not None)
+        text = app.screen.query_one("#split-text-0", Transcript).text
+        assert text == "Ada " + second.reply
+        assert list(app.screen.done.comparison.sides[0].tokens) == second.tokens[3:]
 
 
 async def test_a_split_with_a_model_that_is_not_there(trained_run):

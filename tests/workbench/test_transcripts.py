@@ -47,9 +47,22 @@ def test_the_history_of_a_question_are_the_questions_right_before_it():
     assert conversation.history(conversation.exchanges[2]) == [], "a text is no question"
     conversation.exchanges[2].reply = " "
     assert conversation.history(conversation.exchanges[3]) == [], "what was never answered is no turn"
-    on = conversation.add("on", "", 1)
-    conversation.exchanges[1].context = "a"
-    assert conversation.text_before(on) == "aA" and conversation.history(on) == []
+    conversation.exchanges[2].reply = "B"
+    conversation.exchanges[2].file_text = "what is in b.txt"
+    assert conversation.history(conversation.exchanges[3]) == [("what is in b.txt", "B")]
+    assert conversation.history(conversation.add("on", "", 1)) == []
+
+
+def test_markdown_has_all_that_was_written():
+    conversation = Conversation()
+    cut = conversation.add("text", "FILE:q.txt", 0)
+    cut.file_text, cut.reply, cut.problem = "Once", "and then", "the disk is gone"
+    several = conversation.add("text", "Twice", 1)
+    several.reply, several.others = "first", ("second", "third")
+    text = as_markdown(conversation)
+    order = ["FILE:q.txt", "Once", "and then", "the disk is gone", "Twice", "first", "sample 2", "second", "third"]
+    places = [text.index(part) for part in order]
+    assert places == sorted(places)
 
 
 def test_the_knobs_of_every_token():

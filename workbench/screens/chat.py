@@ -20,9 +20,12 @@ from workbench.services.chat import JobFailed, JobOver, Work
 from workbench.services.conversation import Conversation, Exchange
 from workbench.services.replay import Replayed, StepKept, keep_step, replay
 from workbench.services.split import lapse_prompts, run_of
+from workbench.services.talker import run_name
 from workbench.services.transcripts import export, load
 from workbench.text import counted, one_line
 from workbench.widgets.conversation import ConversationView
+
+SEEDS = 1 << 63  # how many there are
 
 
 class ChatScreen(TalkScreen):
@@ -66,9 +69,14 @@ class ChatScreen(TalkScreen):
         picked = self.picked
         if picked is None or not self._ready():
             return
-        self.panel.set_value("seed", self.panel.knobs.seed + 1)
-        given = picked.tokens[: picked.given]
-        self._begin(picked.kind, picked.prompt, picked.parent, context=picked.context if given else None, given=given)
+        self.panel.set_value("seed", (self.panel.knobs.seed + 1) % SEEDS)
+        like = picked if self._is_open(picked) else None
+        given = picked.tokens[: picked.given] if like else ()
+        self._begin(picked.kind, picked.prompt, picked.parent, file_text=picked.file_text, like=like, given=given)
+
+    def _is_open(self, picked: Exchange) -> bool:
+        """Whether the open model is of the run that wrote an exchange: only then do tokens mean the same."""
+        return self.model is not None and bool(picked.model) and run_name(picked.model) == run_name(self.model.name)
 
     def action_go_on(self) -> None:
         """Let the model write on where it stopped."""
@@ -84,6 +92,8 @@ class ChatScreen(TalkScreen):
         if picked.kind == "on":
             self._note("this has no prompt of its own; edit the one before it", warn=True)
             return
+        if self.editing is None:
+            self.draft = self.prompt.text
         self.editing = picked
         self.prompt.text = picked.prompt
         self.prompt.move_cursor(self.prompt.document.end)
@@ -191,10 +201,14 @@ class ChatScreen(TalkScreen):
         if picked is None or service is None:
             return
         chosen = await self.app.push_screen_wait(Microscope(service, picked))
-        if chosen is not None and self._ready():
-            place, token = chosen
-            given = [*picked.tokens[:place], token]
-            self._begin(picked.kind, picked.prompt, picked.parent, context=picked.context, given=given)
+        if chosen is None or not self._ready():
+            return
+        if not self._is_open(picked):
+            self._note(f"{picked.model} wrote this: open it with ctrl+o, then choose the token again", warn=True)
+            return
+        place, token = chosen
+        given = [*picked.tokens[:place], token]
+        self._begin(picked.kind, picked.prompt, picked.parent, like=picked, given=given)
 
     @work
     async def action_split(self) -> None:

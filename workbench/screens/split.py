@@ -86,6 +86,7 @@ class Split(Modal[None]):
     @on(SideNamed)
     def _named(self, event: SideNamed) -> None:
         self.names[event.side] = event.name
+        self._texts[event.side].write(event.given, "prompt")
         self.query_one(f"#split-name-{event.side}", Static).update(Content(one_line(event.name)))
 
     @on(SideGrew)
@@ -120,7 +121,7 @@ class Split(Modal[None]):
         assert self.done is not None
         comparison = self.done.comparison
         for text, side in zip(self._texts, comparison.sides, strict=True):
-            text.cut(len(self.exchange.context))
+            text.cut(len(comparison.prompt))
             place = len(text.text)
             for token, piece in enumerate(side.texts):
                 place = len(text.text) if token == self.at else place

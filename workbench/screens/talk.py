@@ -8,8 +8,6 @@ from typing import Literal
 from textual import on, work
 from textual.app import ComposeResult
 from textual.containers import Horizontal, Vertical
-from textual.content import Content
-from textual.widgets import Static
 
 from llm.config import DecodeConfig
 from llm.errors import UserError
@@ -21,19 +19,13 @@ from workbench.services.order import in_order
 from workbench.services.reply import Pace, ReplyBegan, ReplyEnded, ReplyGrew
 from workbench.services.talker import is_in_training, usual_choice
 from workbench.services.transcripts import keep, recent_prompts
-from workbench.text import clean, counted
 from workbench.widgets.axes import compact
+from workbench.widgets.chat_status import ChatStatus
 from workbench.widgets.conversation import ConversationView
 from workbench.widgets.knobs import KnobPanel
 from workbench.widgets.model_line import ModelLine
 from workbench.widgets.prompt import PromptArea
 
-REASONS = {
-    "stop": "ended by itself",
-    "length": "as long as max tokens allows",
-    "cancelled": "stopped",
-    "failed": "failed",
-}
 EMPTY = "No model yet: press 1, choose a preset, press Enter, and come back when it has made its first steps."
 TEXT, TURNS = "text goes on", "questions and answers"
 ASK_FOR = {TEXT: "the beginning of a text, which the model goes on with", TURNS: "a question"}
@@ -46,7 +38,6 @@ class TalkScreen(WorkbenchScreen):
 
     DEFAULT_CSS = """
     TalkScreen {
-        #chat-status { height: 1; padding: 0 1; color: $text-muted; text-wrap: nowrap; text-overflow: ellipsis; }
         #chat-body { height: 1fr; }
         #chat-left { width: 1fr; }
         &.-narrow KnobPanel { display: none; }
@@ -63,6 +54,7 @@ class TalkScreen(WorkbenchScreen):
         self.conversation = Conversation()
         self.in_turns = False
         self.editing: Exchange | None = None  # the exchange whose prompt is being changed
+        self.draft = ""  # what had been typed before that
         self.held: str | None = None  # a prompt that is sent once the model is open
         self.current: Exchange | None = None  # the one that is being written
         self.writing = 0  # the number of the reply that is being written; 0 for none
@@ -72,7 +64,7 @@ class TalkScreen(WorkbenchScreen):
         with Horizontal(id="chat-body"):
             with Vertical(id="chat-left"):
                 yield ConversationView(id="chat-transcript")
-                yield Static(id="chat-status", markup=False)
+                yield ChatStatus(id="chat-status")
                 yield PromptArea(id="chat-prompt")
             yield KnobPanel(DecodeConfig(), id="chat-knobs")
 
@@ -175,7 +167,7 @@ class TalkScreen(WorkbenchScreen):
         live = model.reference.endswith("@live") and is_in_training(self.workbench.home, model.reference)
         view = TURNS if self.in_turns else TEXT
         self._model_line.show(
-            model.name, "in training" if live else "", f"{compact(model.parameters)} parameters", view
+            model.name, "in training" if live else "", view, f"{compact(model.parameters)} parameters"
         )
         self.prompt.placeholder = ASK_FOR[view]
 
@@ -211,9 +203,15 @@ class TalkScreen(WorkbenchScreen):
     def _send(self, text: str) -> None:
         changed, self.editing = self.editing, None
         if changed is not None:
+            self._bring_back_draft()
             self._begin(changed.kind, text, changed.parent)
         else:
             self._begin("turn" if self.in_turns else "text", text, self.conversation.leaf)
+
+    def _bring_back_draft(self) -> None:
+        """What was being typed when a prompt was to be edited."""
+        self.prompt.text, self.draft = self.draft, ""
+        self.prompt.move_cursor(self.prompt.document.end)
 
     def _take_back(self) -> None:
         """Put the prompt that waits for the model back into the field, before what was typed since."""
@@ -236,23 +234,30 @@ class TalkScreen(WorkbenchScreen):
         return False
 
     def _begin(
-        self, kind: Kind, prompt: str, parent: int, *, context: str | None = None, given: Sequence[int] = ()
+        self,
+        kind: Kind,
+        prompt: str,
+        parent: int,
+        *,
+        file_text: str = "",
+        like: Exchange | None = None,
+        given: Sequence[int] = (),
     ) -> None:
-        """Have a new exchange written after the exchange `parent`; `context` and `given` as in a Request."""
+        """Have a new exchange written after the exchange `parent`; `file_text`, `like` and `given` as in a Request."""
         assert self.service is not None and self.model is not None
         exchange = self.current = self.conversation.add(kind, prompt, parent)
         exchange.given = len(given)
         self.service.knobs = self.panel.knobs
-        if kind == "on" and context is None:
-            context = self.conversation.text_before(exchange)
         self.writing = self.service.ask(
             prompt,
             history=self.conversation.history(exchange),
             turns=self.model.turns if exchange.is_turn else None,
-            context=context,
+            file_text=file_text,
+            like=like,
+            goes_on=self.conversation.exchanges[parent] if kind == "on" else None,
             given=given,
         )
-        self.transcript.locked = True
+        self.transcript.locked = self.panel.patient = True
         self.transcript.begin(exchange)
         self._note("reading the prompt …")
         self.refresh_bindings()
@@ -278,7 +283,9 @@ class TalkScreen(WorkbenchScreen):
         self.model.name = event.name
         self._show_model()
         current.model, current.sha256, current.live, current.device = event.name, event.sha256, event.live, event.device
-        current.context, current.knobs, current.dropped_turns = event.context, event.knobs, event.dropped_turns
+        start = event.start
+        current.file_text, current.context, current.begun = start.file_text, start.context, list(start.begun)
+        current.knobs, current.dropped_turns = event.knobs, start.dropped_turns
         self.transcript.show_context(current)
 
     @on(ReplyGrew)
@@ -293,7 +300,8 @@ class TalkScreen(WorkbenchScreen):
         current.tokens += event.ids
         current.changes = event.changes
         self.transcript.write(text, "reply")
-        self._show_pace(event.pace)
+        self._meter(event.pace)
+        self.query_one(ChatStatus).show_pace(event.pace, current.dropped_turns, event.problem)
 
     @on(ReplyEnded)
     def _ended(self, event: ReplyEnded) -> None:
@@ -302,15 +310,15 @@ class TalkScreen(WorkbenchScreen):
             return
         current.others, current.problem, current.dropped = event.others, event.problem, event.pace.dropped
         self.transcript.write_end(current)
-        reason = REASONS.get(event.reason, event.reason) + (
-            ": ctrl+g goes on" if current.kind != "turn" and event.reason == "length" else ""
-        )
-        self._show_pace(event.pace, reason, "esc, then K keeps this step" if current.live and event.pace.tokens else "")
+        self._meter(event.pace)
+        more = "ctrl+g goes on" if current.kind != "turn" and event.reason == "length" else ""
+        keep = "esc, then K keeps this step" if current.live and event.pace.tokens else ""
+        self.query_one(ChatStatus).show_end(event.pace, current.dropped_turns, event.reason, more, keep)
         self._put_away(event.reason)
 
     def _put_away(self, reason: str) -> None:
         """The reply is over: keep it, and let another begin."""
-        self.transcript.locked = False
+        self.transcript.locked = self.panel.patient = False
         problem = self._keep(reason)
         if problem:
             self._note(problem, warn=True)
@@ -328,23 +336,12 @@ class TalkScreen(WorkbenchScreen):
             return str(error)
         return ""
 
-    def _show_pace(self, pace: Pace, *first: str) -> None:
-        """How the reply is doing, after what is to be said `first`."""
-        turns = self.current.dropped_turns if self.current else 0
+    def _meter(self, pace: Pace) -> None:
         if self.model is not None and pace.tokens:
             self._model_line.meter(pace.context_used, self.model.context, pace.dropped)
-        parts = [
-            *first,
-            f"{counted(turns, 'oldest turn')} dropped" if turns else "",
-            counted(pace.tokens, "token") if pace.tokens else "",
-            f"{pace.tokens_per_second:.0f} tokens/s" if pace.tokens_per_second else "",
-            f"first after {pace.first * 1000:.0f} ms" if pace.tokens else "",
-        ]
-        self._note(" · ".join(part for part in parts if part))
 
     def _note(self, text: str, warn: bool = False) -> None:
-        style = "$warning" if warn else ""
-        self.query_one("#chat-status", Static).update(Content.styled(clean(text), style))
+        self.query_one(ChatStatus).say(text, warn)
 
     # --- knobs and leaving
 
@@ -387,7 +384,7 @@ class TalkScreen(WorkbenchScreen):
             self._take_back()
         elif way == "give up":
             self.editing = None
-            self.prompt.text = ""
+            self._bring_back_draft()
             self._note("")
             self.refresh_bindings()
         elif way == "conversation":

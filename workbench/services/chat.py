@@ -14,6 +14,7 @@ from textual.message import Message
 
 from llm.config import DecodeConfig
 from llm.errors import UserError
+from workbench.services.conversation import Exchange
 from workbench.services.reply import Post, ReplyEnded, Request, write_reply
 from workbench.services.talker import LiveService, Talker, TurnFormat, open_talker
 from workbench.terminal import write_log
@@ -98,11 +99,14 @@ class ChatService:
         *,
         history: Sequence[tuple[str, str]] = (),
         turns: TurnFormat | None = None,
-        context: str | None = None,
+        file_text: str = "",
+        like: Exchange | None = None,
+        goes_on: Exchange | None = None,
         given: Sequence[int] = (),
     ) -> int:
         """Have a reply written with the present knobs (see Request); returns its number."""
-        request = Request(next(self._numbers), prompt, self.knobs, tuple(history), turns, context, tuple(given))
+        number = next(self._numbers)
+        request = Request(number, prompt, self.knobs, tuple(history), turns, file_text, like, goes_on, tuple(given))
         self._queue(request)
         return request.number
 

@@ -21,8 +21,10 @@ KnobChanges = tuple[tuple[int, DecodeConfig], ...]
 class Exchange:
     """A prompt and what the model wrote.
 
-    `parent` is the number of the exchange before it, 0 for none. `context` is the whole text the model was given,
-    `tokens` what it wrote as ids, of which the first `given` were chosen by the person. `model` is RUN@STEP, `sha256`
+    `parent` is the number of the exchange before it, 0 for none. `file_text` is that of the file that `prompt` names,
+    where it names one. `context` is the whole text the model was given, `begun` its tokens where the tokenizer would
+    make others of it: those of a reply that goes on. `tokens` is what it wrote as ids, of which the first `given` were
+    chosen by the person. `model` is RUN@STEP, `sha256`
     that of its weights' file ("" for weights that are in no file), `knobs` those of the first token. `problem` says
     why there is no reply, where there is none. `dropped_turns` had no room in the context, and `dropped` tokens left it
     while the reply was written.
@@ -32,7 +34,9 @@ class Exchange:
     parent: int
     kind: Kind
     prompt: str
+    file_text: str = ""
     context: str = ""
+    begun: list[int] = field(default_factory=list)
     reply: str = ""
     tokens: list[int] = field(default_factory=list)
     given: int = 0
@@ -53,6 +57,16 @@ class Exchange:
     def is_turn(self) -> bool:
         return self.kind == "turn"
 
+    @property
+    def question(self) -> str:
+        """What was asked: the prompt, or the text of the file it names."""
+        return self.file_text or self.prompt
+
+    @property
+    def start(self) -> str | list[int]:
+        """What the model was given, as exactly as it is known."""
+        return self.begun or self.context
+
     def knobs_at(self, token: int) -> DecodeConfig:
         """The knobs that token number `token` of the reply was drawn with."""
         return next((knobs for count, knobs in reversed(self.changes) if count <= token - self.given), self.knobs)
@@ -71,10 +85,11 @@ class Exchange:
         known = {name: record[name] for name in cls.__dataclass_fields__ if name in record}
         known["knobs"] = knobs_from(record["knobs"])
         known["changes"] = tuple((int(count), knobs_from(mapping)) for count, mapping in record.get("changes", ()))
-        known["tokens"] = [int(token) for token in record.get("tokens", ())]
+        for name in ("begun", "tokens"):
+            known[name] = [int(token) for token in record.get(name, ())]
         known["others"] = tuple(str(text) for text in record.get("others", ()))
         exchange = cls(**known)
-        names = ("prompt", "context", "reply", "model", "sha256", "device", "reason", "problem")
+        names = ("prompt", "file_text", "context", "reply", "model", "sha256", "device", "reason", "problem")
         texts = [getattr(exchange, name) for name in names]
         numbers = (exchange.number, exchange.parent, exchange.given, exchange.dropped_turns, exchange.dropped)
         if exchange.kind not in ("text", "turn", "on") or not 0 <= exchange.parent < exchange.number:
@@ -166,9 +181,4 @@ class Conversation:
         if not exchange.is_turn:
             return []
         turns = takewhile(lambda one: one.is_turn, reversed(self.before(exchange)))
-        return [(one.prompt, one.reply.strip()) for one in turns if one.reply.strip()][::-1]
-
-    def text_before(self, exchange: Exchange) -> str:
-        """The text that an exchange of the kind "on" goes on with."""
-        parent = self.exchanges[exchange.parent]
-        return parent.context + parent.reply
+        return [(one.question, one.reply.strip()) for one in turns if one.reply.strip()][::-1]

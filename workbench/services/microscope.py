@@ -32,7 +32,7 @@ def explain_token(exchange: Exchange, at: int, talker: Talker, top: int) -> Expl
     """Look at token `at` of a reply, and the `top` likeliest, with the weights that wrote it. Raises UserError."""
     begun = min(at, exchange.given)
     stages = talker.explain(
-        exchange.context,
+        exchange.start,
         exchange.knobs_at(at),
         given=exchange.tokens[:begun],
         written=exchange.tokens[begun:at],

@@ -51,7 +51,7 @@ def replay(exchange: Exchange, talker: Talker, cancelled: Callable[[], bool]) ->
         return cancelled() or (exchange.reason == "cancelled" and len(tokens) >= length)
 
     source = scripted(exchange)
-    for item in talker.stream(exchange.context, exchange.knobs, cancel=enough, knobs_source=source, given=given):
+    for item in talker.stream(exchange.start, exchange.knobs, cancel=enough, knobs_source=source, given=given):
         if isinstance(item, Piece) and item.sample == 0:
             text += item.text
             if item.token_id is not None:

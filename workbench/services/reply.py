@@ -11,8 +11,9 @@ from typing import TYPE_CHECKING
 from textual.message import Message
 
 from llm.config import DecodeConfig
-from workbench.services.conversation import KnobChanges
-from workbench.services.talker import Talker, TurnFormat
+from llm.errors import UserError
+from workbench.services.conversation import Exchange, KnobChanges
+from workbench.services.talker import Talker, TurnFormat, run_name
 
 if TYPE_CHECKING:
     from llm.engine import Done, Piece
@@ -27,8 +28,9 @@ Post = Callable[[Message], object]
 class Request:
     """A reply that is asked for. In a turn view, `history` holds the turns before and `prompt` is a question.
 
-    `context`, where given, is the whole text to write on from, whatever prompt and history are. The reply begins with
-    the tokens `given`.
+    `file_text` is that of the file that `prompt` names, where it was read already. Whatever prompt and history are,
+    `like` has it begin as another exchange began, and `goes_on` where that one stopped. The reply begins with the
+    tokens `given`.
     """
 
     number: int
@@ -36,10 +38,22 @@ class Request:
     knobs: DecodeConfig
     history: Sequence[tuple[str, str]] = ()
     turns: TurnFormat | None = None
-    context: str | None = None
+    file_text: str = ""
+    like: Exchange | None = None
+    goes_on: Exchange | None = None
     given: Sequence[int] = ()
     asked: float = field(default_factory=time.monotonic)
     cancelled: threading.Event = field(default_factory=threading.Event)
+
+
+@dataclass(frozen=True)
+class Start:
+    """What a reply goes on from: `context`, `begun` and `file_text` as in an Exchange; `dropped_turns` had no room."""
+
+    context: str
+    begun: Sequence[int] = ()
+    file_text: str = ""
+    dropped_turns: int = 0
 
 
 @dataclass(frozen=True)
@@ -56,12 +70,11 @@ class Pace:
 
 @dataclass
 class ReplyBegan(Message):
-    """The model `name` has begun to read `context`; `dropped_turns` oldest turns had no room."""
+    """The model `name` has begun to read what the reply starts from."""
 
     reply: int
     name: str
-    dropped_turns: int
-    context: str
+    start: Start
     knobs: DecodeConfig
     sha256: str
     live: bool
@@ -70,13 +83,15 @@ class ReplyBegan(Message):
 
 @dataclass
 class ReplyGrew(Message):
-    """What came since the message before: `text`, and its tokens as `ids`. `changes` are all knobs changed so far."""
+    """What came since the message before: `text`, and its tokens as `ids`. `changes` are all knobs changed so far;
+    `problem` says why those of now do not hold, where they cannot."""
 
     reply: int
     text: str
     ids: tuple[int, ...]
     pace: Pace
     changes: KnobChanges = ()
+    problem: str = ""
 
 
 @dataclass
@@ -100,14 +115,15 @@ def write_reply(talker: Talker, request: Request, knobs_now: Callable[[], Decode
     from llm.engine import Done
 
     talker.update(cancelled)
-    prompt, dropped_turns = fitting_prompt(talker, request)
+    start = start_of(talker, request)
     knobs = RecordedKnobs(
-        with_turn_stop(request.knobs, request.turns), lambda: with_turn_stop(knobs_now(), request.turns)
+        with_turn_stop(request.knobs, request.turns), lambda: with_turn_stop(knobs_now(), request.turns), talker.check
     )
     weights = (talker.sha256, talker.in_training, talker.device)
-    post(ReplyBegan(request.number, talker.name, dropped_turns, prompt, knobs.first, *weights))
+    post(ReplyBegan(request.number, talker.name, start, knobs.first, *weights))
     news = News(request.number, post, asked=request.asked, knobs=knobs)
     news.begin(request.given, talker.text_of(request.given))
+    prompt = list(start.begun) or start.context
     for item in talker.stream(prompt, knobs.first, cancel=cancelled, knobs_source=knobs, given=request.given):
         if isinstance(item, Done):
             news.end(item)
@@ -116,21 +132,38 @@ def write_reply(talker: Talker, request: Request, knobs_now: Callable[[], Decode
 
 
 class RecordedKnobs:
-    """Gives the knobs of `source` for every token, and remembers where they changed."""
+    """Gives the knobs of `source` for every token, and remembers where they changed.
 
-    def __init__(self, first: DecodeConfig, source: Callable[[], DecodeConfig]) -> None:
-        self.first = self._now = first
-        self._source = source
+    Those that `check` refuses, as a token's name that is half typed, change nothing: `problem` says why.
+    """
+
+    def __init__(
+        self, first: DecodeConfig, source: Callable[[], DecodeConfig], check: Callable[[DecodeConfig], object]
+    ) -> None:
+        self.first = self._asked_for = self._now = first
+        self._source, self._check = source, check
         self._tokens = 0
         self.changes: list[tuple[int, DecodeConfig]] = []
+        self.problem = ""
 
     def __call__(self) -> DecodeConfig:
         knobs = self._source()
+        if knobs != self._asked_for:
+            self._asked_for = knobs
+            self._take(knobs)
+        self._tokens += 1
+        return self._now
+
+    def _take(self, knobs: DecodeConfig) -> None:
+        try:
+            self._check(knobs)
+        except UserError as error:
+            self.problem = str(error)
+            return
+        self.problem = ""
         if knobs != self._now:
             self._now = knobs
             self.changes.append((self._tokens, knobs))
-        self._tokens += 1
-        return knobs
 
 
 def with_turn_stop(knobs: DecodeConfig, turns: TurnFormat | None) -> DecodeConfig:
@@ -140,20 +173,36 @@ def with_turn_stop(knobs: DecodeConfig, turns: TurnFormat | None) -> DecodeConfi
     return replace(knobs, stop=(*knobs.stop, turns.stop))
 
 
-def fitting_prompt(talker: Talker, request: Request) -> tuple[str, int]:
-    """The text to write on from, without the oldest turns that leave too little room; and how many those are."""
-    if request.context is not None:
-        return request.context, 0
+def start_of(talker: Talker, request: Request) -> Start:
+    """What to write on from, without the oldest turns that leave too little room."""
+    if request.like is not None:
+        like = request.like
+        return Start(like.context, like.begun, like.file_text, like.dropped_turns)
+    if request.goes_on is not None:
+        return going_on(talker, request.goes_on)
     from llm.engine import resolve_prompt
 
-    asked = resolve_prompt(request.prompt)
+    asked = request.file_text or resolve_prompt(request.prompt)
+    file_text = asked if asked != request.prompt else ""
     if request.turns is None:
-        return asked, 0
+        return Start(asked, file_text=file_text)
     room = talker.context - min(request.knobs.max_tokens, talker.context // 4)
     history = list(request.history)
-    while history and talker.count(request.turns.write(history, asked), request.knobs) > room:
+    while history and len(talker.prompt_ids(request.turns.write(history, asked), request.knobs)) > room:
         history.pop(0)
-    return request.turns.write(history, asked), len(request.history) - len(history)
+    dropped_turns = len(request.history) - len(history)
+    return Start(request.turns.write(history, asked), file_text=file_text, dropped_turns=dropped_turns)
+
+
+def going_on(talker: Talker, before: Exchange) -> Start:
+    """Where a reply stopped: after its very tokens, of which the last may be half a character.
+
+    After its text, where the tokens are another tokenizer's, or end with an end of text or a stop string.
+    """
+    text = before.context + before.reply
+    if before.reason not in ("length", "cancelled") or run_name(before.model) != run_name(talker.name):
+        return Start(text)
+    return Start(text, [*talker.prompt_ids(before.start, before.knobs), *before.tokens])
 
 
 class News:
@@ -208,5 +257,6 @@ class News:
         now = self.clock() - self.asked
         speed = (self.tokens - 1) / (now - self.first) if self.tokens > 1 and now > self.first else 0.0
         pace = Pace(self.tokens, speed, self.first, context_used, dropped)
-        self.post(ReplyGrew(self.reply, self.text, tuple(self.ids), pace, tuple(self.knobs.changes)))
+        changes, problem = tuple(self.knobs.changes), self.knobs.problem
+        self.post(ReplyGrew(self.reply, self.text, tuple(self.ids), pace, changes, problem))
         self.text, self.ids = "", []

@@ -15,6 +15,8 @@ from llm.config import DecodeConfig
 from llm.run import Run
 from workbench.services.conversation import Exchange
 from workbench.services.curves import RunCurves
+from workbench.services.replay import scripted
+from workbench.services.talker import run_name
 
 if TYPE_CHECKING:
     from llm.compare import Comparison
@@ -27,10 +29,11 @@ Post = Callable[[Message], object]
 
 @dataclass
 class SideNamed(Message):
-    """Which weights a side has now."""
+    """Which weights a side has now; `given` is text that both begin with, after the prompt."""
 
     side: int
     name: str
+    given: str
 
 
 @dataclass
@@ -49,21 +52,31 @@ class SplitDone(Message):
 
 
 def split(exchange: Exchange, other: str, service: ChatService, cancelled: Callable[[], bool], post: Post) -> SplitDone:
-    """Have the weights that wrote `exchange`, and those that `other` names, write on from its prompt with its knobs and
-    seed. Raises UserError."""
+    """Have the weights that wrote `exchange`, and those that `other` names, write on from its prompt, and the tokens
+    that the person chose, with its knobs as they changed and its seed. Raises UserError."""
     from llm.compare import compare
 
     own = service.talker_for(exchange.model, exchange.sha256, cancelled, keep=True)
     against = service.another(other, cancelled)
-    post(SideNamed(0, own.name))
-    post(SideNamed(1, against.name))
+    chosen = exchange.tokens[: exchange.given]
+    given = own.text_of(chosen)
+    post(SideNamed(0, own.name, given))
+    post(SideNamed(1, against.name, given))
 
     def grew(side: int, piece: Piece) -> None:
         if piece.text:
             post(SideGrew(side, piece.text))
 
-    engines = (own.engine, against.engine)
-    return SplitDone(compare(engines, exchange.context, exchange.knobs, cancel=cancelled, on_piece=grew))
+    found = compare(
+        (own.engine, against.engine),
+        exchange.context + given,
+        exchange.knobs,
+        tokens=[*own.prompt_ids(exchange.start, exchange.knobs), *chosen],
+        knobs_source=lambda: scripted(exchange),
+        cancel=cancelled,
+        on_piece=grew,
+    )
+    return SplitDone(found)
 
 
 @dataclass
@@ -116,4 +129,4 @@ def lapse_prompts(run: Run, picked: Exchange | None) -> list[str]:
 
 def run_of(home: Path, reference: str) -> Run:
     """The run of `RUN` or `RUN@STEP`. Raises UserError."""
-    return Run.open(home, reference.rpartition("@")[0] or reference)
+    return Run.open(home, run_name(reference))

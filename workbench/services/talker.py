@@ -72,15 +72,18 @@ class Talker(Protocol):
     def keep(self) -> None:
         """Write the weights of a model in training down, to be found as RUN@STEP. OSError where the disk refuses."""
 
-    def count(self, prompt: str, knobs: DecodeConfig) -> int:
-        """Tokens of a prompt."""
+    def check(self, knobs: DecodeConfig) -> None:
+        """UserError where knobs name what this model does not have."""
+
+    def prompt_ids(self, prompt: str | Sequence[int], knobs: DecodeConfig) -> list[int]:
+        """The tokens of a prompt."""
 
     def text_of(self, tokens: Sequence[int]) -> str:
         """The whole characters of tokens that follow a prompt."""
 
     def stream(
         self,
-        prompt: str,
+        prompt: str | Sequence[int],
         knobs: DecodeConfig,
         *,
         cancel: Callable[[], bool],
@@ -91,7 +94,7 @@ class Talker(Protocol):
 
     def explain(
         self,
-        prompt: str,
+        prompt: str | Sequence[int],
         knobs: DecodeConfig,
         *,
         given: Sequence[int],
@@ -141,8 +144,11 @@ class ModelTalker:
     def keep(self) -> None:
         """It is kept."""
 
-    def count(self, prompt: str, knobs: DecodeConfig) -> int:
-        return len(self.engine.prompt_ids(prompt, knobs))
+    def check(self, knobs: DecodeConfig) -> None:
+        self.engine.stack(knobs)
+
+    def prompt_ids(self, prompt: str | Sequence[int], knobs: DecodeConfig) -> list[int]:
+        return self.engine.prompt_ids(prompt, knobs)
 
     def text_of(self, tokens: Sequence[int]) -> str:
         from llm.tokenizer.stream import StreamDecoder
@@ -152,7 +158,7 @@ class ModelTalker:
 
     def stream(
         self,
-        prompt: str,
+        prompt: str | Sequence[int],
         knobs: DecodeConfig,
         *,
         cancel: Callable[[], bool],
@@ -164,7 +170,7 @@ class ModelTalker:
 
     def explain(
         self,
-        prompt: str,
+        prompt: str | Sequence[int],
         knobs: DecodeConfig,
         *,
         given: Sequence[int],
@@ -297,6 +303,11 @@ class Choice:
 
     reference: str
     description: str
+
+
+def run_name(reference: str) -> str:
+    """The run of `RUN` or `RUN@STEP`."""
+    return reference.rpartition("@")[0] or reference
 
 
 def choices(home: Path, limit: int = 200) -> list[Choice]:

@@ -120,7 +120,7 @@ def described(conversation: Conversation, file: Path) -> Past:
     """What the list says of a conversation."""
     exchanges = list(conversation.exchanges.values())
     models = tuple(dict.fromkeys(one.model for one in exchanges if one.model))
-    words = " ".join(text for one in exchanges for text in (one.prompt, one.reply, one.model))
+    words = " ".join(text for one in exchanges for text in (one.prompt, one.file_text, one.reply, one.model))
     return Past(file, conversation.created, models, exchanges[0].prompt, len(exchanges), words.casefold())
 
 
@@ -162,9 +162,14 @@ def as_markdown(conversation: Conversation) -> str:
         seed = f"seed {exchange.knobs.seed}, temperature {exchange.knobs.temperature:g}"
         live = ", in training" if exchange.live else ""
         if exchange.kind != "on":
-            parts.append(f"**Prompt**\n\n{fenced(exchange.prompt)}\n")
-        reply = fenced(exchange.reply) if not exchange.problem else f"failed:\n\n{fenced(exchange.problem)}"
-        parts.append(f"**{exchange.model or 'no model'}**{live} ({seed})\n\n{reply}\n")
+            file = f"{fenced(exchange.prompt)}\n\n" if exchange.file_text else ""
+            parts.append(f"**Prompt**\n\n{file}{fenced(exchange.question)}\n")
+        parts.append(f"**{exchange.model or 'no model'}**{live} ({seed})\n")
+        if exchange.reply or not exchange.problem:
+            parts.append(f"{fenced(exchange.reply)}\n")
+        parts += [f"sample {number}:\n\n{fenced(text)}\n" for number, text in enumerate(exchange.others, 2)]
+        if exchange.problem:
+            parts.append(f"failed:\n\n{fenced(exchange.problem)}\n")
     return "\n".join(parts)
 
 

@@ -14,6 +14,7 @@ from textual.containers import Horizontal, Vertical, VerticalScroll
 from textual.content import Content
 from textual.events import DescendantFocus, Resize
 from textual.message import Message
+from textual.timer import Timer
 from textual.widgets import Input, Label, Static
 
 from llm.config import DecodeConfig, Field, fields_of, parse_value
@@ -32,6 +33,7 @@ FIRST = (
 )
 """The knobs most people want, in the order they are shown; the others follow as they are declared."""
 
+TYPING_SECONDS = 0.7
 BENEATH = 11  # lines that the order and the help take at most
 
 
@@ -101,6 +103,9 @@ class KnobPanel(Vertical):
         super().__init__(id=id)
         self.knobs = knobs
         self.usual = knobs
+        self.patient = False
+        """Whether `Changed` waits until nobody types on, or for Enter: a number half typed is another number."""
+        self._typing: Timer | None = None
         self._in_order: Callable[[DecodeConfig], Sequence[Place]] | None = None
 
     def compose(self) -> ComposeResult:
@@ -181,7 +186,15 @@ class KnobPanel(Vertical):
         if knobs != self.knobs:
             self.knobs = knobs
             self._draw_order()
-            self.post_message(self.Changed(knobs))
+            if self._typing is not None:
+                self._typing.stop()
+            self._typing = self.set_timer(TYPING_SECONDS, self._tell) if self.patient else None
+            if self._typing is None:
+                self._tell()
+
+    @on(Input.Submitted)
+    def _tell(self) -> None:
+        self.post_message(self.Changed(self.knobs))
 
     @on(Input.Changed)
     def _typed(self, event: Input.Changed) -> None:
