@@ -60,10 +60,10 @@ def choose_device(wanted: str) -> str:
     try:
         kind = torch.device(wanted).type
     except RuntimeError:
-        raise WrongUse(f"train.device: {wanted} is no device; use auto, cpu, cuda, cuda:N or mps.") from None
+        raise WrongUse(f"there is no device {wanted}; use auto, cpu, cuda, cuda:N or mps.") from None
     there = {"cpu": True, "cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available()}
     if not there.get(kind, False):
-        raise WrongUse(f"train.device: {wanted} is not available on this machine; use auto or cpu.")
+        raise WrongUse(f"the device {wanted} is not available on this machine; use auto or cpu.")
     return wanted
 
 

@@ -199,6 +199,22 @@ async def test_what_is_typed_is_neither_dropped_nor_trained_with_when_it_cannot_
         assert Run.open(home, "quickstart-1").config().train.steps == 78
 
 
+async def test_beside_the_form_stands_what_training_would_take(home: Path) -> None:
+    app = app_with(home)
+    async with app.run_test(size=(120, 40)) as pilot:
+        await until(pilot, lambda: "quickstart" in shown(app.screen))
+        await pilot.press("e")
+        await until(pilot, lambda: isinstance(app.screen, EditScreen))
+        side = app.screen.query_one("#edit-side")
+        assert not side.display or not side.region
+        await pilot.resize_terminal(160, 50)
+        await until(pilot, lambda: "What it takes" in shown(app.screen) and "1.279M parameters" in shown(app.screen))
+        await pilot.press("slash", *"n_layer", "enter")
+        await until(pilot, lambda: app.screen.field is not None and app.screen.field.path == "model.n_layer")
+        app.screen._assign(app.screen.field, "4")
+        await until(pilot, lambda: "4 layers × 192" in shown(app.screen) and "2 → 4" in shown(app.screen))
+
+
 async def test_saved_as_a_preset_of_ones_own(home: Path) -> None:
     app = app_with(home)
     async with app.run_test(size=(100, 30)) as pilot:

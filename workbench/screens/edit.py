@@ -9,7 +9,7 @@ from typing import Any, ClassVar
 from textual import on
 from textual.app import ComposeResult
 from textual.binding import Binding, BindingType
-from textual.containers import Vertical
+from textual.containers import Horizontal, Vertical, VerticalScroll
 from textual.content import Content
 from textual.widgets import Input, OptionList, Static
 from textual.widgets.option_list import Option
@@ -26,11 +26,12 @@ from llm.config import (
     save_preset,
 )
 from llm.errors import Problem, UserError
+from workbench.services.preflight import expected_speed
 from workbench.text import clean
 from workbench.widgets.dialogs import AskText, Modal
 from workbench.widgets.key_line import KeyLine
 from workbench.widgets.lists import BESIDE, ChoiceList
-from workbench.widgets.meaning import shown
+from workbench.widgets.meaning import changes, costs, shown
 
 
 @dataclass(frozen=True)
@@ -51,6 +52,7 @@ class EditScreen(Modal[EditResult]):
         "has choices. Changed fields are marked with ●, and c lists those alone, which is the difference from the "
         "preset. Escape goes back one layer, and keeps what you changed."
     )
+    HORIZONTAL_BREAKPOINTS = [(0, "-narrow"), (150, "-beside")]  # noqa: RUF012 - as Textual declares it
     BINDINGS: ClassVar[list[BindingType]] = [
         Binding("escape", "back", "Back", id="edit.back"),
         Binding("ctrl+s", "save_as", "Save as", id="edit.save"),
@@ -76,14 +78,17 @@ class EditScreen(Modal[EditResult]):
         """The field whose value is in the line to type into."""
 
     def compose(self) -> ComposeResult:
-        with Vertical(id="edit-box"):
-            yield Static(id="edit-title", markup=False)
-            yield Input(placeholder="filter by name or help", id="edit-filter")
-            yield ChoiceList(id="edit-fields")
-            yield Static(id="edit-help", markup=False)
-            yield Input(id="edit-value")
-            yield Static(id="edit-problem", markup=False)
-            yield KeyLine()
+        with Horizontal(id="edit-form"):
+            with Vertical(id="edit-box"):
+                yield Static(id="edit-title", markup=False)
+                yield Input(placeholder="filter by name or help", id="edit-filter")
+                yield ChoiceList(id="edit-fields")
+                yield Static(id="edit-help", markup=False)
+                yield Input(id="edit-value")
+                yield Static(id="edit-problem", markup=False)
+                yield KeyLine()
+            with VerticalScroll(id="edit-side", can_focus=False):
+                yield Static(id="edit-costs", markup=False)
 
     def on_mount(self) -> None:
         self.query_one("#edit-filter").display = False
@@ -163,6 +168,21 @@ class EditScreen(Modal[EditResult]):
         self.query_one("#edit-title", Static).update(Content.styled(clean(title), "bold"))
         text = "\n".join(clean(str(problem)) for problem in problems)
         self.query_one("#edit-problem", Static).update(Content.styled(text, "$text-error"))
+        self.call_after_refresh(self._show_costs)
+
+    def on_resize(self) -> None:
+        self.call_after_refresh(self._show_costs)
+
+    def _show_costs(self) -> None:
+        """What training this would take, and what was changed, where there is room for it."""
+        page = self.query_one("#edit-costs", Static)
+        width = page.content_region.width
+        if width:
+            speed = expected_speed(self.home, self.config)
+            lines = [Content.styled("What it takes", "bold"), Content(""), *costs(self.config, None, width, speed)]
+            if changed := changes(self.base, self.config):
+                lines += [Content(""), Content.styled(f"Differs from the {self.BASE}", "bold"), *changed]
+            page.update(Content("\n").join(lines))
 
     @on(OptionList.OptionHighlighted)
     def _highlighted(self) -> None:

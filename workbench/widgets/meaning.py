@@ -32,16 +32,9 @@ def meaning(
     `base` is the preset before it was edited; `data` is None while nobody has looked yet, `speed` while nothing was
     measured here.
     """
-    state = data or DataState()
     lines = [Content.styled(clean(name), "bold"), Content(clean(config.purpose)), Content("")]
-    try:
-        sizes = estimate(config, vocab_size=state.vocab_size, train_tokens=state.train_tokens)
-    except UserError as error:
-        problems = [Content(clean(line)) for line in str(error).split("\n")]
-        lines += [Content.styled("cannot be trained", "bold $text-error"), *problems]
-    else:
-        for label, text, style in figures(config, sizes, data, speed):
-            lines += row(label, text, style, width)
+    lines += costs(config, data, width, speed)
+    lines += row("Data", *data_words(config, data), width)
     edited = changes(base, config)
     if edited:
         lines += [Content(""), Content.styled("Changed by you", "bold $text-warning"), *edited]
@@ -49,10 +42,21 @@ def meaning(
     return Content("\n").join(lines)
 
 
+def costs(config: RunConfig, data: DataState | None, width: int, speed: Speed | None = None) -> list[Content]:
+    """What training would take, `width` columns wide; or why it cannot be."""
+    state = data or DataState()
+    try:
+        sizes = estimate(config, vocab_size=state.vocab_size, train_tokens=state.train_tokens)
+    except UserError as error:
+        problems = [Content(clean(line)) for line in str(error).split("\n")]
+        return [Content.styled("cannot be trained", "bold $text-error"), *problems]
+    return [line for entry in figures(config, sizes, data, speed) for line in row(*entry, width)]
+
+
 def figures(
     config: RunConfig, guess: Estimate, data: DataState | None, speed: Speed | None = None
 ) -> list[tuple[str, str, str]]:
-    """Label, text and style: model, memory, step, length, data."""
+    """Label, text and style: model, memory, step, length."""
     model, length = guess.model, guess.length
     about = "about " if guess.vocab_is_guess else ""
     shape = f"{model.n_layer} layers × {model.d_model}, {model.n_head} heads, context {model.context}"
@@ -69,7 +73,6 @@ def figures(
         ("In all", steps, ""),
         ("Speed", speed_words(guess, speed), ""),
         ("Tokenizer", tokenizer_words(config, guess), ""),
-        ("Data", *data_words(config, data)),
     ]
 
 
