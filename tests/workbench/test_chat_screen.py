@@ -14,6 +14,7 @@ from textual.widgets import Input, Static
 import workbench.app as app_module
 import workbench.screens.past as past_module
 import workbench.screens.talk as talk_module
+import workbench.widgets.knobs as knobs_module
 from llm.config import DecodeConfig, parse_value
 from llm.errors import UserError
 from tests.workbench.test_chat_service import FakeTalker
@@ -243,7 +244,8 @@ async def test_the_last_seed_is_followed_by_the_first(home, talker):
         assert [knobs.seed for _, knobs in talker.prompts] == [1, 0]
 
 
-async def test_what_is_half_typed_into_a_knob_does_not_reach_the_reply(home, talker):
+async def test_what_is_half_typed_into_a_knob_does_not_reach_the_reply(home, talker, monkeypatch):
+    monkeypatch.setattr(knobs_module, "TYPING_SECONDS", 3600.0)
     talker.words, talker.gate = ["w "] * 99, threading.Semaphore(0)
     async with ChatApp(home).run_test(size=(120, 40)) as pilot:
         screen = await opened(pilot)
@@ -256,6 +258,7 @@ async def test_what_is_half_typed_into_a_knob_does_not_reach_the_reply(home, tal
         assert screen.service.knobs.max_tokens == 200, "more may be typed"
         await pilot.press("enter")
         await until(lambda: screen.service.knobs.max_tokens == 90)
+        monkeypatch.setattr(knobs_module, "TYPING_SECONDS", 0.05)
         field.value = "900"
         await until(lambda: screen.service.knobs.max_tokens == 900)
         talker.gate.release(200)

@@ -21,6 +21,7 @@ GENERATED = ("stories", "pylib")
 DESCRIBING = ("purpose", "group")  # fields that say what a preset is, not what it does
 
 
+PROGRAM_BYTES = 400e6  # of torch and the workbench, beside a small model on a CPU; about, as measured
 ANY_SPEED = 1e9  # FLOP/s, where only the memory matters
 
 
@@ -81,7 +82,7 @@ def memory_words(guess: Estimate, speed: Speed | None) -> str:
     if speed is not None and speed.exact and speed.measured.peak_bytes:
         held = speed.measured
         return f"{size(held.training_bytes)} while training, {size(held.peak_bytes)} in all (measured)"
-    return f"about {size(guess.training_bytes)} while training"
+    return f"about {size(guess.training_bytes)} while training, and {size(PROGRAM_BYTES)} for the program"
 
 
 def verdict(config: RunConfig, guess: Estimate) -> str:
