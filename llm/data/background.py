@@ -1,9 +1,11 @@
-"""Run a function on a thread and yield its progress meanwhile."""
+"""Work on a thread beside the one that waits for it, which can give up waiting at any time."""
 
 from __future__ import annotations
 
+import queue
 import threading
 from collections.abc import Callable, Generator
+from contextlib import closing
 from typing import TypeAlias, TypeVar
 
 from llm.events import Progress
@@ -54,6 +56,45 @@ def in_background(
         raise failure[0]
     yield progress(stage, total or done, total, unit)
     return result[0]
+
+
+def beside(source: Generator[T, None, None]) -> Generator[T | None, None, None]:
+    """The items of `source`, each waited for on a thread; None several times a second while there is none.
+
+    Closing this leaves the thread to itself: it closes `source` once the item it waits for has come.
+    """
+    found: queue.Queue[tuple[T] | BaseException | None] = queue.Queue()
+    wanted, left = threading.Semaphore(0), threading.Event()
+
+    def run() -> None:
+        try:
+            with closing(source):
+                for item in source:
+                    found.put((item,))
+                    wanted.acquire()
+                    if left.is_set():
+                        return
+            found.put(None)
+        except BaseException as error:  # noqa: BLE001  raised again below, in the thread that waits
+            found.put(error)
+
+    threading.Thread(target=run, name="beside", daemon=True).start()
+    try:
+        while True:
+            try:
+                came = found.get(timeout=POLL_SECONDS)
+            except queue.Empty:
+                yield None
+                continue
+            if came is None:
+                return
+            if isinstance(came, BaseException):
+                raise came
+            yield came[0]
+            wanted.release()
+    finally:
+        left.set()
+        wanted.release()
 
 
 def summed(report: Report) -> Callable[[int], None]:

@@ -16,11 +16,13 @@ import time
 import urllib.error
 import urllib.request
 from collections.abc import Callable, Generator
+from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, BinaryIO
 from urllib.parse import urlsplit
 
+from llm.data.background import beside
 from llm.errors import UserError
 from llm.files import write_json
 
@@ -65,7 +67,15 @@ def fetch(url: str, part: Path, patience: Patience) -> Generator[tuple[int, int]
                 f"{urlsplit(url).netloc} did not deliver {url} ({reason}); try again later, what has come is kept, or "
                 "take text that is here: data.corpus stories, pylib, or a file."
             )
-        patience.sleep(min(LONGEST_WAIT, max(pause, patience.first_wait * 2 ** (failures - 1))))
+        wait = min(LONGEST_WAIT, max(pause, patience.first_wait * 2 ** (failures - 1)))
+        for _ in beside(slept(patience, wait)):
+            yield furthest, 0
+
+
+def slept(patience: Patience, seconds: float) -> Generator[None, None, None]:
+    """Wait; there is nothing to be had meanwhile."""
+    patience.sleep(seconds)
+    yield
 
 
 def attempt(url: str, part: Path, timeout: float) -> Generator[tuple[int, int], None, bool]:
@@ -77,25 +87,34 @@ def attempt(url: str, part: Path, timeout: float) -> Generator[tuple[int, int], 
     if have and known.get("validator"):
         request.add_header("Range", f"bytes={have}-")
         request.add_header("If-Range", known["validator"])
-    try:
-        response = urllib.request.urlopen(request, timeout=timeout)
-    except urllib.error.HTTPError as error:
-        if error.code != 416:
-            raise
-        error.close()
-        part.unlink()  # longer than what is there: begin anew
-        return False
-    with response:
+    with closing(beside(received(request, timeout))) as pieces:
+        try:
+            while (response := next(pieces)) is None:
+                yield have, 0
+        except urllib.error.HTTPError as error:
+            if error.code != 416:
+                raise
+            error.close()
+            part.unlink()  # longer than what is there: begin anew
+            return False
         have, total = placed(response, part, have)
         if have < 0:
             return False
         ensure_room(part.parent, total - have)
         with opened(part, "ab" if have else "wb") as file:
-            while chunk := response.read1(CHUNK_BYTES):
-                write(file, chunk, part)
-                have += len(chunk)
+            for chunk in pieces:
+                write(file, chunk or b"", part)
+                have += len(chunk or b"")
                 yield have, total
     return have == total if total else have > 0
+
+
+def received(request: urllib.request.Request, timeout: float) -> Generator[Any, None, None]:
+    """The response of a server, and then its body in pieces."""
+    with urllib.request.urlopen(request, timeout=timeout) as response:
+        yield response
+        while chunk := response.read1(CHUNK_BYTES):
+            yield chunk
 
 
 def placed(response: Any, part: Path, have: int) -> tuple[int, int]:

@@ -7,6 +7,7 @@ import io
 import random
 import socket
 import stat
+import time
 import zipfile
 from pathlib import Path
 from types import SimpleNamespace
@@ -242,6 +243,16 @@ def test_a_server_that_says_nothing_is_not_waited_for(site: Site, home: Path, wa
     site.script = [Behaviour(hang=True)] * 2
     with pytest.raises(UserError, match="did not answer in time"):
         fetched(text_set(site), home, Patience(attempts=2, timeout=0.1, sleep=waits.append))
+
+
+def test_a_server_that_says_nothing_keeps_nobody_who_gives_up(site: Site, home: Path) -> None:
+    site.script = [Behaviour(hang=True)]
+    steps = download(text_set(site), home, patience=Patience(timeout=600.0))
+    began = time.monotonic()
+    for _ in range(3):
+        next(steps)
+    steps.close()
+    assert time.monotonic() - began < 60
 
 
 def test_offline_it_says_what_to_do(home: Path, patience: Patience) -> None:
