@@ -10,7 +10,7 @@ import torch
 from llm.config.schema import DecodeConfig
 from llm.engine.batch import BatchReply, Completion, groups, prompts_at_once
 from llm.engine.beam import beam_knobs, stream_beams
-from llm.engine.inspect import explain_next
+from llm.engine.inspect import explain_each, explain_next
 from llm.engine.prompts import prompt_ids
 from llm.engine.reader import Reader
 from llm.engine.reply import Done, Piece, Reply
@@ -144,6 +144,14 @@ class Engine:
         stages = explain_next(reader, self._vocabulary, ids, written, knobs, top=top, also=also)
         self._kept = reader
         return stages
+
+    def explain_each(
+        self, prompt: str | Sequence[int], knobs: DecodeConfig, written: Sequence[int], *, top: int = 10
+    ) -> Iterator[list[Stage]]:
+        """What `explain` says of each of the tokens `written` after `prompt`."""
+        reader = self._take_reader()
+        yield from explain_each(reader, self._vocabulary, self.prompt_ids(prompt, knobs), written, knobs, top)
+        self._kept = reader
 
     def checked_ids(self, prompt: str | Sequence[int], knobs: DecodeConfig) -> list[int]:
         """The tokens of `prompt`. UserError unless a reply can be written to it with these knobs."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 
 import torch
 from torch import Tensor
@@ -31,17 +31,45 @@ def explain_next(
     of the same seed, and mirostat as far as those tokens have moved it. `also`: tokens to be shown in any case.
     """
     stack = build_stack(knobs, vocabulary)
-    uniforms = Uniforms(knobs.seed, 1, vocabulary.device)
-    coins = [uniforms.next()[:, 1] for _ in range(len(written) + 1)]
-    text = torch.tensor([[*prompt, *written]], device=vocabulary.device)
-    mu = torch.full((1,), 2 * knobs.mirostat_tau, device=vocabulary.device)
-    for count in range(len(written)) if knobs.mirostat_tau > 0 else ():
-        logits, now = _moment(reader, vocabulary, prompt, text, count, coins, mu)
-        mu = mirostat_update(
-            mu, _probability(stack, logits, now, written[count]), knobs.mirostat_tau, knobs.mirostat_eta
-        )
-    logits, now = _moment(reader, vocabulary, prompt, text, len(written), coins, mu)
+    first = 0 if knobs.mirostat_tau > 0 else len(written)
+    *_, (logits, now) = moments(reader, vocabulary, prompt, [*written, None], knobs, stack, first)
     return explain(stack, logits, now, top=top, also=also)
+
+
+@torch.no_grad()
+def explain_each(
+    reader: Reader, vocabulary: Vocabulary, prompt: Sequence[int], written: Sequence[int], knobs: DecodeConfig, top: int
+) -> Iterator[list[Stage]]:
+    """`explain_next` for each of the tokens `written`, in one go through the text."""
+    stack = build_stack(knobs, vocabulary)
+    for token, (logits, now) in zip(
+        written, moments(reader, vocabulary, prompt, written, knobs, stack, 0), strict=True
+    ):
+        yield explain(stack, logits, now, top=top, also=[token])
+
+
+def moments(
+    reader: Reader,
+    vocabulary: Vocabulary,
+    prompt: Sequence[int],
+    written: Sequence[int | None],
+    knobs: DecodeConfig,
+    stack: Stack,
+    first: int,
+) -> Iterator[tuple[Tensor, Moment]]:
+    """What each token of `written` from number `first` on was drawn from; the last may be None, for one to come."""
+    uniforms = Uniforms(knobs.seed, 1, vocabulary.device)
+    tokens = [*prompt, *(token for token in written if token is not None)]
+    text = torch.tensor([tokens], device=vocabulary.device)
+    mu = torch.full((1,), 2 * knobs.mirostat_tau, device=vocabulary.device)
+    for count, token in enumerate(written):
+        coin = uniforms.next()[:, 1]
+        if count < first:
+            continue
+        logits, now = _moment(reader, vocabulary, prompt, text, count, coin, mu)
+        yield logits, now
+        if knobs.mirostat_tau > 0 and token is not None:
+            mu = mirostat_update(mu, _probability(stack, logits, now, token), knobs.mirostat_tau, knobs.mirostat_eta)
 
 
 def _moment(
@@ -50,7 +78,7 @@ def _moment(
     prompt: Sequence[int],
     text: Tensor,
     count: int,
-    coins: Sequence[Tensor],
+    coin: Tensor,
     mu: Tensor,
 ) -> tuple[Tensor, Moment]:
     """Logits (1, V) after `count` new tokens of `text` (1, T), and what the transformations look at besides."""
@@ -59,7 +87,7 @@ def _moment(
     so_far = text[:, :length]
     reader.begin(so_far[0].tolist(), start)
     logits = reader.read(so_far, start)[:, : vocabulary.size]
-    return logits, Moment(so_far, count, coins[count], mu)
+    return logits, Moment(so_far, count, coin, mu)
 
 
 def _probability(stack: Stack, logits: Tensor, now: Moment, token: int) -> Tensor:

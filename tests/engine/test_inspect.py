@@ -38,6 +38,20 @@ def test_every_token_is_explained_by_the_distribution_it_was_drawn_from(changes:
         assert torch.tensor(as_model).log().item() == pytest.approx(pieces[at].logprob, abs=1e-3), at
 
 
+@pytest.mark.parametrize("changes", [{}, {"mirostat_tau": 3.0}])
+def test_all_tokens_explained_in_one_go_are_as_each_alone(changes: dict[str, float]) -> None:
+    knobs = replace(KNOBS, max_tokens=50, **changes)
+    engine = Engine(make_model(), TOKENIZER)
+    pieces = [item for item in engine.stream("Once upon", knobs) if isinstance(item, Piece)]
+    tokens = [piece.token_id for piece in pieces if piece.token_id is not None]
+    each = list(engine.explain_each("Once upon", knobs, tokens))
+    assert len(each) == 50
+    for at in (0, 20, 49):
+        alone = engine.explain("Once upon", knobs, written=tokens[:at], also=[tokens[at]])
+        assert [(stage.name, stage.kept) for stage in each[at]] == [(stage.name, stage.kept) for stage in alone]
+        assert dict(each[at][-1].top)[tokens[at]] == pytest.approx(dict(alone[-1].top)[tokens[at]], rel=1e-5)
+
+
 def test_the_logits_of_a_whole_reply_are_those_it_was_drawn_from() -> None:
     model = make_model()
     engine = Engine(model, TOKENIZER)

@@ -66,8 +66,7 @@ def explain(run: Run, info: CheckpointInfo, engine: Engine, prompt: str, knobs: 
     pieces = [item for item in engine.stream(prompt, knobs) if isinstance(item, Piece) and item.token_id is not None]
     tokens = [piece.token_id for piece in pieces if piece.token_id is not None]
     found = []
-    for at, piece in enumerate(pieces):
-        stages = engine.explain(prompt, knobs, written=tokens[:at], also=[tokens[at]])
+    for at, (piece, stages) in enumerate(zip(pieces, engine.explain_each(prompt, knobs, tokens), strict=True)):
         if as_json:
             named = [stage_record(stage, engine) for stage in stages]
             probability = piece.probability
