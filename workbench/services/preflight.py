@@ -143,7 +143,7 @@ def key_of(config: RunConfig) -> str:
 
 
 def measurement(record: dict[str, Any], config: RunConfig, name: str) -> Measurement:
-    own = {"machine": machine_name(), "key": key_of(config), "name": name, "time": time.time()}
+    own: dict[str, Any] = {"machine": machine_name(), "key": key_of(config), "name": name, "time": time.time()}
     return Measurement(**{item.name: (own | record)[item.name] for item in fields(Measurement)} | own)
 
 
