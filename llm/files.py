@@ -50,7 +50,7 @@ def read_json(path: Path) -> Any:
         return json.loads(path.read_bytes())
     except FileNotFoundError:
         raise UserError(f"{path} is missing; restore it from a copy, or use another run or checkpoint.") from None
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, RecursionError) as error:
         raise UserError(f"{path} cannot be read ({error}); restore it from a copy.") from error
 
 
@@ -125,13 +125,13 @@ def sha256_of(path: Path, progress: Callable[[int], object] = lambda count: None
 
 
 def directory_size(path: Path) -> int:
-    """Bytes in the files below `path`; files that vanish meanwhile count nothing."""
+    """Bytes in the files below `path`; files that vanish meanwhile, or may not be looked at, count nothing."""
     total = 0
     for file in path.rglob("*"):
         try:
             if file.is_file():
                 total += file.stat().st_size
-        except FileNotFoundError:
+        except (FileNotFoundError, PermissionError):
             continue
     return total
 

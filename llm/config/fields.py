@@ -167,7 +167,7 @@ def _as_number(field: Field, value: Any) -> int | float:
 
 
 def _within_bounds(field: Field, value: int | float) -> int | float:
-    written = f"{value:.12g}" if isinstance(value, float) else value
+    written = f"{value:.12g}" if isinstance(value, float) else shown(value)
     if field.low is not None and value < field.low:
         raise ValueError(f"must be at least {field.low:.12g}, not {written}")
     if field.above is not None and value <= field.above:

@@ -9,6 +9,7 @@ import socket
 import time
 import tomllib
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -27,6 +28,11 @@ from llm.run.lock import Holder, RunLock, holder_of
 from llm.run.log import CommandTail, EventLog, EventTail, last_events, paused_after, read_events, send_command
 
 FORMAT = 1
+Kinds = dict[str, type | tuple[type, ...]]
+HEADER: Kinds = {"format": int, "id": str, "created": (int, float), "parent": str, "parent_id": str}
+"""What the [run] table of `run.toml` holds, as far as somebody reads it."""
+META: Kinds = {"pins": list, "notes": str, "tags": list, "prompts": list}
+ITEMS: Kinds = {"pins": int, "tags": str, "prompts": str}
 RESERVED = frozenset({"export", "delete", "trash", "restore", "empty-trash"})  # the verbs of `llm-workbench runs`
 NAMES = frozenset({"stories", "pylib"} | {dataset.name for dataset in CATALOGUE})
 
@@ -119,9 +125,12 @@ class Run:
         path = self.path / "run.toml"
         try:
             mapping = tomllib.loads(path.read_text(encoding="utf-8"))
-        except (OSError, ValueError) as error:
+        except (OSError, ValueError, RecursionError) as error:
             raise UserError(f"{path} cannot be read ({error}); restore it from a copy.") from error
-        if mapping.get("run", {}).get("format", 0) > FORMAT:
+        header = mapping.get("run", {})
+        if wrong := misfit(header, HEADER):
+            raise UserError(f"{path} is damaged ({wrong}); restore it from a copy.")
+        if header.get("format", 0) > FORMAT:
             raise UserError(f"{path} was written by a newer llm-workbench; upgrade with pip install -U llm-workbench.")
         return mapping
 
@@ -131,6 +140,8 @@ class Run:
         """Pins, notes and tags."""
         path = self.path / "meta.json"
         stored = read_json(path) if path.exists() else {}
+        if wrong := misfit(stored, META, ITEMS):
+            raise UserError(f"{path} is damaged ({wrong}); correct it, or delete it to go on without pins and notes.")
         return {"pins": [], "notes": "", "tags": []} | stored
 
     def update_meta(self, **changes: Any) -> None:
@@ -208,6 +219,20 @@ class Run:
         raise WrongUse(f"run {self.name} has no checkpoint {which}; it has last, best and steps {steps}.")
 
 
+def misfit(stored: Any, kinds: Kinds, items: Kinds | None = None) -> str:
+    """What in `stored` is not as `kinds` and, for what its lists hold, `items` want it; "" where all is."""
+    if not isinstance(stored, dict):
+        return f"a table was expected, not {stored!r:.40}"
+    for name, kind in kinds.items():
+        value = stored.get(name)
+        if name in stored and not isinstance(value, kind):
+            return f"{name} is {value!r:.40}"
+        inner = (items or {}).get(name)
+        if value and inner is not None and not all(isinstance(item, inner) for item in value):
+            return f"{name} is {value!r:.40}"
+    return ""
+
+
 def with_absolute_paths(config: RunConfig) -> RunConfig:
     """`config` with paths from the present directory on made absolute; what is there under no such path is a name."""
     data = replace(config.data, corpus=absolute(config.data.corpus), validation=absolute(config.data.validation))
@@ -241,9 +266,12 @@ def installed_version(package: str) -> str:
 
 
 def list_runs(home: Path) -> list[Run]:
-    """All runs below `home`, newest first."""
-    folders = (path.parent for path in (home / "runs").glob("*/run.toml"))
-    return [Run(path) for path in sorted(folders, key=lambda path: -path.stat().st_mtime)]
+    """All runs below `home`, newest first; one that vanishes meanwhile is none."""
+    found: list[tuple[float, Path]] = []
+    for path in (home / "runs").glob("*/run.toml"):
+        with suppress(FileNotFoundError):
+            found.append((-path.parent.stat().st_mtime, path.parent))
+    return [Run(path) for _, path in sorted(found)]
 
 
 def check_run_name(name: str) -> None:

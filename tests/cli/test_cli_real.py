@@ -198,6 +198,19 @@ def test_a_damaged_run_is_listed_with_its_problem(own_shell: Shell) -> None:
     assert "unreadable" in own_shell("runs")
 
 
+@pytest.mark.parametrize("name", ["meta.json", "events.jsonl"])
+def test_a_run_with_a_file_of_another_kind_is_listed_with_its_problem(own_shell: Shell, name: str) -> None:
+    path = own_shell.home / "runs" / "tiny-1" / name
+    path.unlink(missing_ok=True)
+    if name == "meta.json":
+        path.write_text("[1]")
+    else:
+        path.mkdir()
+    (run,) = own_shell.data("runs")
+    assert run["status"] == "unreadable" and name in run["problem"]
+    assert "unreadable" in own_shell("runs")
+
+
 def test_no_runs_yet(home: Path, capsys: pytest.CaptureFixture[str]) -> None:
     shell = Shell(home, capsys)
     assert shell("runs") == ""

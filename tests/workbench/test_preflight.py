@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import json
+import os
 import platform
 import threading
-from dataclasses import replace
+from dataclasses import asdict, replace
 from pathlib import Path
 
 import pytest
@@ -123,3 +125,55 @@ def test_damaged_measurements_are_no_measurements(home: Path) -> None:
     for text in ("", "{", "[]", '{"format": 1, "measured": [{"name": 3}]}', '{"format": 99, "measured": []}'):
         (home / "measured.json").write_text(text, encoding="utf-8")
         assert measurements(home) == []
+
+
+@pytest.mark.parametrize(
+    ("field", "value"),
+    [
+        ("tokens_per_second", "fast"),
+        ("tokens_per_second", 0),
+        ("flops_per_second", None),
+        ("flops_per_second", -1.0),
+        ("step_seconds", float("inf")),
+        ("peak_bytes", "much"),
+        ("threads", 10**40),
+        ("name", 7),
+        ("time", "noon"),
+    ],
+)
+def test_an_entry_that_is_wrong_is_passed_over(home: Path, field: str, value: object) -> None:
+    config = from_mapping({})
+    sound = measured("sound", "0" * 16, flops=2e9)
+    wrong = asdict(measured("wrong", key_of(config))) | {field: value}
+    record = {"format": 1, "measured": [asdict(sound), wrong, 5, None]}
+    (home / "measured.json").write_text(json.dumps(record), encoding="utf-8")
+    assert measurements(home) == [sound]
+    speed = expected_speed(home, config)
+    assert speed is not None and speed.name == "sound"
+
+
+def test_a_disk_that_refuses_is_no_reason_to_stop(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    scripted_run(home, "there-1", 100)
+    monkeypatch.setattr(platform, "node", lambda: "here")
+    (home / "measured.json").mkdir()  # nothing can take its place
+    learn_from_runs(home)
+    remember(home, measured("tiny", "0" * 16))
+    assert measurements(home) == []
+
+
+def test_other_work_goes_by_the_newest_of_what_was_measured(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(platform, "node", lambda: "here")
+    for age, layers in enumerate((3, 2, 1, 3)):
+        run = scripted_run(home, f"layers-{age}", 60 + age, config=from_mapping({"model": {"n_layer": layers}}))
+        os.utime(run.path, (1000.0 - age, 1000.0 - age))  # the first one is the newest
+        log = run.path / "events.jsonl"
+        records = [json.loads(line) | {"time": 1000.0 - age} for line in log.read_text(encoding="utf-8").splitlines()]
+        log.write_text("".join(json.dumps(record) + "\n" for record in records), encoding="utf-8")
+    learn_from_runs(home)
+    assert [one.name for one in measurements(home)] == ["layers-2", "layers-1", "layers-0"]
+    speed = expected_speed(home, from_mapping({"model": {"n_layer": 9}}))
+    assert speed is not None and (speed.name, speed.exact) == ("layers-0", False)
+    remember(home, replace(measured("later", "0" * 16), time=2000.0))
+    remember(home, replace(measured("earlier", "1" * 16), time=500.0))
+    speed = expected_speed(home, from_mapping({"model": {"n_layer": 9}}))
+    assert speed is not None and speed.name == "later"

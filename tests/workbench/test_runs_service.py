@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import math
+import os
+from pathlib import Path
 
 import pytest
 
@@ -16,6 +18,7 @@ from workbench.services.runs import (
     RunCatalogue,
     chosen,
     delete_checkpoint,
+    has_curves,
     loss_of_deleting,
     pin,
     rename,
@@ -101,6 +104,69 @@ def test_a_torn_tail_and_a_damaged_configuration(tmp_path):
     rows = {row.name: row for row in RunCatalogue(tmp_path).refresh()}
     assert rows["torn-1"].step == 4
     assert rows["bad-1"].status == "unreadable" and "run.toml" in rows["bad-1"].reason
+
+
+META = ('{"tags": null}', '{"tags": [1]}', '{"pins": null}', '{"pins": [[]]}', '{"notes": 5}', "[1, 2]", "[" * 99_999)
+HEADER = ('created = "yesterday"', "id = 5", "format = true_or_false", 'format = "new"', "parent = []", "")
+
+
+@pytest.mark.parametrize("text", META, ids=range(len(META)))
+def test_a_damaged_meta_file_makes_one_unreadable_row(tmp_path, text):
+    make_run(tmp_path, "good-1", steps=4)
+    bad = make_run(tmp_path, "bad-1", steps=1)
+    (bad.path / "meta.json").write_text(text)
+    rows = {row.name: row for row in RunCatalogue(tmp_path).refresh()}
+    assert rows["good-1"].step == 4
+    assert rows["bad-1"].status == "unreadable" and "meta.json" in rows["bad-1"].reason
+    with pytest.raises(UserError, match=r"meta\.json .*; "):
+        bad.meta()
+
+
+@pytest.mark.parametrize("line", HEADER)
+def test_a_damaged_header_makes_one_unreadable_row(tmp_path, line):
+    make_run(tmp_path, "good-1", steps=4)
+    bad = make_run(tmp_path, "bad-1", steps=1)
+    table = (bad.path / "run.toml").read_text().partition("[run]")[0]
+    (bad.path / "run.toml").write_text(f"{table}[run]\n{line}\n" if line else f"run = 5\n{table}")
+    rows = {row.name: row for row in RunCatalogue(tmp_path).refresh()}
+    assert rows["good-1"].step == 4
+    assert rows["bad-1"].status == "unreadable" and "run.toml" in rows["bad-1"].reason
+    with pytest.raises(UserError, match=r"run\.toml .*; restore it"):
+        bad.info()
+
+
+def test_folders_in_the_wrong_place_and_links_that_lead_nowhere(tmp_path):
+    make_run(tmp_path, "good-1", steps=4)
+    bad = make_run(tmp_path, "bad-1")
+    (bad.path / "events.jsonl").mkdir()
+    (bad.path / "events.jsonl" / "x").touch()
+    (tmp_path / "runs" / "loop").symlink_to("loop")
+    (tmp_path / "runs" / "note.txt").touch()
+    rows = {row.name: row for row in RunCatalogue(tmp_path).refresh()}
+    assert sorted(rows) == ["bad-1", "good-1"]
+    assert rows["bad-1"].status == "unreadable" and "events.jsonl" in rows["bad-1"].reason
+    assert not has_curves(bad)
+
+
+def test_a_run_that_may_not_be_entered(tmp_path, monkeypatch):
+    make_run(tmp_path, "good-1", steps=4)
+    closed = make_run(tmp_path, "closed-1", steps=1)
+    stat, read_text = os.stat, Path.read_text
+
+    def guarded(path, *arguments, **options):
+        if str(path).startswith(f"{closed.path}/"):
+            raise PermissionError(13, "Permission denied", str(path))
+        return stat(path, *arguments, **options)
+
+    def guarded_text(path, *arguments, **options):
+        guarded(path)
+        return read_text(path, *arguments, **options)
+
+    monkeypatch.setattr(os, "stat", guarded)
+    monkeypatch.setattr(Path, "read_text", guarded_text)
+    rows = {row.name: row for row in RunCatalogue(tmp_path).refresh()}
+    assert rows["good-1"].step == 4
+    assert rows["closed-1"].status == "unreadable" and "Permission denied" in rows["closed-1"].reason
 
 
 def test_a_deleted_run_disappears(tmp_path):

@@ -140,6 +140,11 @@ async def test_a_finished_run_can_be_extended(home: Path) -> None:
         assert line.value == "80"
         line.value = "40"
         await until(pilot, lambda: "must be a whole number above 40" in shown(app.screen))
+        for text, problem in (("9" * 5000, "must be a finite number"), ("9" * 400, "must be at most"), ("x", "not")):
+            line.value = text
+            await until(pilot, lambda problem=problem: problem in shown(app.screen))  # type: ignore[misc]
+            await pilot.press("enter")
+            assert isinstance(app.screen, AskText)
         line.value = "50"
         await pilot.press("enter")
         await until(pilot, lambda: app.training.active == "old-1")
@@ -362,3 +367,18 @@ async def test_the_log_is_wrapped_for_the_width_it_has(home: Path) -> None:
         await until(pilot, lambda: len(log.lines) < 10)
         await pilot.resize_terminal(80, 24)
         await until(pilot, lambda: len(log.lines) > 10)
+
+
+async def test_a_run_whose_log_cannot_be_read_is_told_of(home: Path) -> None:
+    scripted_run(home, "good-1", 30, end="stopped")
+    bad = scripted_run(home, "bad-1", 0)
+    (bad.path / "events.jsonl").unlink()
+    (bad.path / "events.jsonl").mkdir()
+    (bad.path / "events.jsonl" / "x").touch()
+    app = app_with(home)
+    async with app.run_test(size=(120, 30)) as pilot:
+        await opened(app, pilot, "good-1")
+        app.open_train("bad-1")
+        await until(pilot, lambda: any("events.jsonl cannot be read" in note.message for note in app._notifications))
+        await pilot.press("o")
+        await until(pilot, lambda: any("no other run with curves" in note.message for note in app._notifications))

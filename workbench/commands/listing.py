@@ -83,8 +83,10 @@ def described(run: Run) -> dict[str, Any]:
         record |= {"status": run.status().name, "created": info.get("created"), "parent": info.get("parent", "")}
         record |= {"checkpoints": [checkpoint.step for checkpoint in kept]}
         record |= latest_metrics(run) or ({"step": kept[-1].step} | kept[-1].metrics if kept else {"step": 0})
-    except UserError as error:
-        record |= {"status": "unreadable", "problem": str(error)}
+    except (UserError, OSError) as error:
+        from workbench.services.runs import why_unreadable
+
+        record |= {"status": "unreadable", "problem": why_unreadable(error)}
     return record
 
 

@@ -25,7 +25,7 @@ from workbench.screens.beside import MOST_BESIDE, ChooseRuns
 from workbench.services.curve_cache import WORTH_BYTES, keep, recall
 from workbench.services.curves import AXES, RunCurves
 from workbench.services.narration import describe
-from workbench.services.runs import has_curves
+from workbench.services.runs import has_curves, why_unreadable
 from workbench.text import clean
 from workbench.widgets.chart import Chart
 from workbench.widgets.machine import MachineLine
@@ -123,8 +123,9 @@ class FollowScreen(WorkbenchScreen):
         try:
             run = Run.open(self.workbench.home, name)
             self.config = run.config()
-        except UserError as error:
-            self.notify(clean(str(error)), severity="error", markup=False)
+            run.status()  # so that it is known whether its log can be read
+        except (UserError, OSError) as error:
+            self.notify(clean(why_unreadable(error)), severity="error", markup=False)
             return
         self._begin_anew(RunCurves(run))
 

@@ -27,7 +27,7 @@ from workbench.services.summaries import RunSummary
 from workbench.services.trash import move_to_trash
 from workbench.text import clean
 from workbench.widgets.axes import size
-from workbench.widgets.dialogs import Answer, Ask, AskText
+from workbench.widgets.dialogs import Answer, Ask, AskSteps, AskText
 from workbench.widgets.tables import LiveTable
 
 if TYPE_CHECKING:
@@ -80,12 +80,10 @@ class RunActions(WorkbenchScreen):
         overrides: tuple[tuple[str, str], ...] = ()
         if summary.status == "finished":
             question = f"{summary.name} has done all its {summary.total_steps:,} steps. Train it to which step?"
-            answer = await self.app.push_screen_wait(
-                AskText(question, value=str(summary.total_steps * 2), problem_of=_more_than(summary.step))
-            )
+            answer = await self.app.push_screen_wait(AskSteps(question, summary.step, 2 * summary.total_steps))
             if not answer:
                 return
-            overrides = (("train.steps", str(int(answer))),)
+            overrides = (("train.steps", answer),)
         try:
             here = self.workbench.training.begin(Run(summary.path), overrides)
         except UserError as error:
@@ -315,10 +313,3 @@ class RunActions(WorkbenchScreen):
 
     def say(self, problem: str) -> None:
         self.notify(clean(problem), severity="error", markup=False)
-
-
-def _more_than(step: int) -> Callable[[str], str]:
-    def problem_of(text: str) -> str:
-        return "" if text.isdecimal() and int(text) > step else f"a whole number above {step}"
-
-    return problem_of

@@ -11,7 +11,7 @@ from workbench.screens.follow import FollowScreen, RunState
 from workbench.screens.knobs import KnobsDialog
 from workbench.services.training import Overrides
 from workbench.text import clean
-from workbench.widgets.dialogs import Answer, Ask, AskText
+from workbench.widgets.dialogs import Answer, Ask, AskSteps
 
 WHEN: dict[str, tuple[RunState, ...]] = {
     "pause": ("running",),
@@ -107,14 +107,11 @@ class TrainScreen(FollowScreen):
         done = finished.step
         question = f"{clean(self.subject)} has reached step {done:,}, its end. Train on until which step?"
 
-        def problem_of(text: str) -> str:
-            return "" if text.isdecimal() and int(text) > done else f"must be a whole number above {done}"
-
         def extend(text: str | None) -> None:
             if text:
                 self._begin((("train.steps", text),))
 
-        self.app.push_screen(AskText(question, value=str(2 * done), problem_of=problem_of), extend)
+        self.app.push_screen(AskSteps(question, done, 2 * done), extend)
 
     def _begin(self, overrides: Overrides) -> None:
         assert self.curves is not None

@@ -11,6 +11,7 @@ import subprocess
 import sys
 import tempfile
 import threading
+import time
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
@@ -27,13 +28,14 @@ from workbench.services.runs import LogDigest
 FORMAT = 1
 REMEMBERED = 200  # measurements kept, the newest
 LEARNT_FROM, ENOUGH_STEPS = 10, 8  # runs whose logs are looked at, and steps that one must have logged
+SENSIBLE = (1e-12, 1e30)  # what was measured lies between these, in whatever unit
 LENGTHS = ("steps", "tokens", "epochs", "tokens_per_parameter", "flops", "lr", "lr_multiplier", "seed", "log_every")
 
 
 @dataclass(frozen=True)
 class Measurement:
     """What a preflight measured on one machine; the fields of `llm.preflight.Preflight` that stay true for runs of
-    another length. Of what was learnt from a run, the bytes are not known: 0."""
+    another length, and when that was (Unix seconds). Of what was learnt from a run, the bytes are not known: 0."""
 
     machine: str
     key: str
@@ -46,6 +48,20 @@ class Measurement:
     flops_per_second: float
     training_bytes: int
     peak_bytes: int
+    time: float = 0.0
+
+    @property
+    def is_sound(self) -> bool:
+        """Whether its values are what they should be: it may come from a file that anybody can write to."""
+        words = (self.machine, self.key, self.name, self.device, self.precision)
+        counts = (self.threads, self.training_bytes, self.peak_bytes)
+        rates = (self.step_seconds, self.tokens_per_second, self.flops_per_second)
+        return (
+            all(isinstance(word, str) for word in words)
+            and all(isinstance(count, int) and 0 <= count < SENSIBLE[1] for count in counts)
+            and all(isinstance(rate, int | float) and SENSIBLE[0] < rate < SENSIBLE[1] for rate in rates)
+            and isinstance(self.time, int | float)
+        )
 
 
 class PreflightJob:
@@ -127,15 +143,20 @@ def key_of(config: RunConfig) -> str:
 
 
 def measurement(record: dict[str, Any], config: RunConfig, name: str) -> Measurement:
-    own = {"machine": machine_name(), "key": key_of(config), "name": name}
+    own: dict[str, Any] = {"machine": machine_name(), "key": key_of(config), "name": name, "time": time.time()}
     return Measurement(**{item.name: (own | record)[item.name] for item in fields(Measurement)} | own)
 
 
-def remember(home: Path, measured: Measurement) -> None:
-    """Add it to `<home>/measured.json`, in place of what was measured before for the same work on this machine."""
-    others = [one for one in measurements(home) if (one.machine, one.key) != (measured.machine, measured.key)]
-    kept = [*others, measured][-REMEMBERED:]
-    write_json(home / "measured.json", {"format": FORMAT, "measured": [asdict(one) for one in kept]})
+def remember(home: Path, *measured: Measurement) -> None:
+    """Add them to `<home>/measured.json`, each in place of what was measured before for the same work on this machine.
+    A disk that refuses is no reason to stop."""
+    replaced = {(one.machine, one.key) for one in measured}
+    others = [one for one in measurements(home) if (one.machine, one.key) not in replaced]
+    kept = sorted([*others, *measured], key=lambda one: one.time)[-REMEMBERED:]
+    try:
+        write_json(home / "measured.json", {"format": FORMAT, "measured": [asdict(one) for one in kept]})
+    except OSError:
+        return
 
 
 def learn_from_runs(home: Path) -> None:
@@ -144,14 +165,16 @@ def learn_from_runs(home: Path) -> None:
     Reads the ends of their logs; for a thread.
     """
     known = {one.key for one in measurements(home) if one.machine == machine_name()}
+    learnt: dict[str, Measurement] = {}
     for run in list_runs(home)[:LEARNT_FROM]:
         try:
             found = measured_by(run)
         except (UserError, OSError):
             continue  # a damaged run teaches nothing
-        if found is not None and found.key not in known:
-            known.add(found.key)
-            remember(home, found)
+        if found is not None and found.is_sound and found.key not in known:
+            learnt.setdefault(found.key, found)
+    if learnt:
+        remember(home, *learnt.values())
 
 
 def measured_by(run: Run) -> Measurement | None:
@@ -175,19 +198,28 @@ def measured_by(run: Run) -> Measurement | None:
         flops_per_second=rate * steps[-1].total_flops / steps[-1].tokens_seen,
         training_bytes=0,
         peak_bytes=0,
+        time=steps[-1].time,
     )
 
 
 def measurements(home: Path) -> list[Measurement]:
-    """All that was measured, oldest first; nothing where the file is missing or damaged."""
-    path = home / "measured.json"
-    if not path.exists():
-        return []
+    """All that was measured, oldest first; nothing where the file is missing or damaged. Damaged entries are passed
+    over."""
     try:
-        content = read_json(path)
-        return [Measurement(**entry) for entry in content["measured"]] if content["format"] == FORMAT else []
+        content = read_json(home / "measured.json")
+        entries = content["measured"] if content["format"] == FORMAT else []
+        found = [measured for entry in entries if (measured := _restored(entry)) is not None]
     except (UserError, KeyError, TypeError):
         return []
+    return found
+
+
+def _restored(entry: Any) -> Measurement | None:
+    try:
+        measured = Measurement(**entry)
+    except TypeError:
+        return None
+    return measured if measured.is_sound else None
 
 
 @dataclass(frozen=True)
@@ -202,7 +234,7 @@ class Speed:
 
 
 def expected_speed(home: Path, config: RunConfig) -> Speed | None:
-    """From what was measured on this machine; None while nothing was."""
+    """From what was measured on this machine, for other work the newest of it; None while nothing was."""
     here = [one for one in measurements(home) if one.machine == machine_name()]
     key = key_of(config)
     for one in here:

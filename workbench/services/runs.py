@@ -26,6 +26,7 @@ PARTS = ("run.toml", "events.jsonl", "checkpoints", "meta.json", "lock")
 """What a summary is made from. The lock is written by whoever takes it."""
 
 NOTHING: Stamp = (0, 0)
+UNSEEN: Stamp = (-1, 0)  # of a file that may be there, but may not be looked at
 KEEP_SECONDS = 10.0  # at least, between two writings of what is kept of all runs
 
 
@@ -124,9 +125,9 @@ class RunCatalogue:
         except FileNotFoundError:
             self._kept.pop(run.name, None)
             return None
-        except UserError as error:
+        except (UserError, OSError) as error:
             self._known.pop(run.name, None)
-            return RunSummary(run.name, run.path, "unreadable", reason=str(error))
+            return RunSummary(run.name, run.path, "unreadable", reason=why_unreadable(error))
         if not summary.is_running:  # that a training ends shows in no file
             self._kept[run.name] = (stamp, summary)
             self._changed = True
@@ -187,9 +188,18 @@ def run_stamps(home: Path) -> dict[str, tuple[Stamp, ...]]:
 def _stamp(path: str) -> Stamp:
     try:
         status = os.stat(path)  # noqa: PTH116 - a Path for each of many thousands costs more than the question
-    except (FileNotFoundError, NotADirectoryError):
+    except PermissionError:
+        return UNSEEN
+    except OSError:  # nothing there, or links that lead nowhere
         return NOTHING
     return (status.st_size, status.st_mtime_ns)
+
+
+def why_unreadable(error: UserError | OSError) -> str:
+    """What stands in the way of reading a run, as a sentence."""
+    if isinstance(error, UserError):
+        return str(error)
+    return f"{error.filename or 'it'} cannot be read ({error.strerror}); allow that, or restore it from a copy."
 
 
 def status_of(holder: Holder | None, last: Event | None, *, paused: bool = False) -> str:
@@ -257,8 +267,11 @@ def verified(info: CheckpointInfo, progress: Callable[[int], object] = lambda co
 
 
 def has_curves(run: Run) -> bool:
-    """Whether the run has logged a step; its log is read no further than to the first."""
-    return any(isinstance(event, StepLogged) for event in run.events())
+    """Whether the run has logged a step, in a log that can be read; no further than to the first."""
+    try:
+        return any(isinstance(event, StepLogged) for event in run.events())
+    except OSError:
+        return False
 
 
 def pin(run: Run, step: int) -> bool:

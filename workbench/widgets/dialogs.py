@@ -15,7 +15,9 @@ from textual.screen import ModalScreen, Screen, ScreenResultType
 from textual.widgets import Input, OptionList, Static
 from textual.widgets.option_list import Option
 
+from llm.config import RunConfig, fields_of, parse_value
 from workbench.keys import EVERYWHERE, HERE, SCREEN, guide_of_focus, working_keys
+from workbench.text import clean
 from workbench.widgets.lists import ChoiceList
 
 if TYPE_CHECKING:
@@ -122,6 +124,22 @@ class AskText(Modal[str]):
     def _accept(self, event: Input.Submitted) -> None:
         if (event.value and not self.problem_of(event.value)) or (self.optional and not event.value):
             self.dismiss(event.value)
+
+
+class AskSteps(AskText):
+    """Until which step to train a run that has taken `done`; `offered` stands there already."""
+
+    def __init__(self, question: str, done: int, offered: int) -> None:
+        super().__init__(question, value=str(offered), problem_of=self._problem_of)
+        self.done = done
+
+    def _problem_of(self, text: str) -> str:
+        (steps,) = (field for field in fields_of(RunConfig) if field.path == "train.steps")
+        try:
+            wanted = parse_value(steps, text)
+        except ValueError as error:
+            return clean(str(error))
+        return "" if wanted > self.done else f"must be a whole number above {self.done}"
 
 
 class Waiting(ModalScreen[None]):
