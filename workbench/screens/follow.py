@@ -7,11 +7,10 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import ClassVar, Literal
 
-from textual import on, work
+from textual import work
 from textual.app import ComposeResult
 from textual.binding import Binding, BindingType
 from textual.containers import Grid, Horizontal, Vertical
-from textual.events import DescendantFocus
 from textual.message import Message
 from textual.widgets import RichLog
 from textual.worker import get_current_worker
@@ -20,8 +19,8 @@ from llm.config import RunConfig, get_value
 from llm.errors import UserError
 from llm.events import CommandRefused, Event, Finished, Sampled, Skipped, Warned
 from llm.run import Run, list_runs
-from workbench.screens.base import WorkbenchScreen
 from workbench.screens.beside import MOST_BESIDE, ChooseRuns
+from workbench.screens.charts import ChartsScreen
 from workbench.services.curve_cache import WORTH_BYTES, keep, recall
 from workbench.services.curves import AXES, RunCurves
 from workbench.services.narration import describe
@@ -31,7 +30,7 @@ from workbench.widgets.chart import Chart
 from workbench.widgets.machine import MachineLine
 from workbench.widgets.panels import Numbers, SampleView, event_line
 from workbench.widgets.run_charts import CORE, contents
-from workbench.widgets.screen_chart import CHART_KEYS, ScreenChart
+from workbench.widgets.screen_chart import ScreenChart
 
 POLL_SECONDS = 0.1
 DRAW_SECONDS = 1.0  # while a thread of this program trains, drawing is paid for in training steps
@@ -46,16 +45,13 @@ LONG_LOG_BYTES = 1 << 20  # a log with more than this unread is read in a thread
 RunState = Literal["none", "preparing", "running", "paused", "ended", "gone"]
 
 
-class FollowScreen(WorkbenchScreen):
+class FollowScreen(ChartsScreen):
     """Shows one run, whoever trains it; others can be laid beside it. The keys that steer it are `TrainScreen`'s."""
 
     AUTO_FOCUS = ""
     BINDINGS: ClassVar[list[BindingType]] = [
-        Binding("v", "next_chart", "Next chart", id="train.next-chart", show=False),
         Binding("u", "next_axis", "Steps, tokens, time", id="train.axis", show=False),
         Binding("o", "lay_beside", "Other runs beside it", id="train.beside", show=False),
-        Binding("escape", "restore", "All charts", id="train.restore", show=False),
-        *CHART_KEYS,
     ]
 
     @dataclass
@@ -303,67 +299,22 @@ class FollowScreen(WorkbenchScreen):
         self.call_after_refresh(self._fit_to_size)
 
     def _fit_to_size(self) -> None:
-        self._draw_if_open()
+        self.draw_again()
         width = self.query_one("#event-log").size.width
         if width != self._log_width and self.curves is not None and not self._reading:
             self._log_width = width
             self._tell_again()
 
-    def _draw_if_open(self) -> None:
+    def draw_again(self) -> None:
         """Charts that come into view were not kept up to date while they were hidden."""
         if self.curves is not None and not self._reading:
             self._draw()
-
-    # --- charts
-
-    def action_next_chart(self) -> None:
-        """Show the next chart where there is room for one; otherwise go to it."""
-        charts = [chart for chart in self.query(Chart) if chart.id != CORE or self.has_class("-core")]
-        place = next(index for index, chart in enumerate(charts) if chart.has_class("chosen"))
-        chosen = charts[(place + 1) % len(charts)]
-        self._choose(chosen)
-        chosen.focus()
-        self.call_after_refresh(self._draw_if_open)
 
     def action_next_axis(self) -> None:
         """Draw the charts over tokens, over training time, or over steps."""
         units = list(AXES)
         self.axis = units[(units.index(self.axis) + 1) % len(units)]
-        self._draw_if_open()
-
-    def action_restore(self) -> None:
-        self.remove_class("one-chart")
-
-    async def action_on_charts(self, action: str) -> None:
-        """A chart's key: for the chosen chart, which is the one that had the focus last."""
-        await self.query_one("Chart.chosen", Chart).run_action(action)
-
-    def on_descendant_focus(self, event: DescendantFocus) -> None:
-        if isinstance(event.widget, Chart):
-            self._choose(event.widget)
-
-    def _choose(self, chosen: Chart) -> None:
-        """The chart that the chart keys act on, and the one that is shown where there is room for one only."""
-        for chart in self.query(Chart):
-            chart.set_class(chart is chosen, "chosen")
-
-    @on(Chart.MaximiseRequested)
-    def _maximise(self, event: Chart.MaximiseRequested) -> None:
-        self._choose(event.chart)
-        self.toggle_class("one-chart")
-        self.call_after_refresh(self._draw_if_open)
-
-    @on(Chart.CursorMoved)
-    def _cursor_moved(self, event: Chart.CursorMoved) -> None:
-        for chart in self.query(Chart):
-            if chart is not event.chart:
-                chart.cursor = event.x
-
-    @on(Chart.ViewChanged)
-    def _view_changed(self, event: Chart.ViewChanged) -> None:
-        for chart in self.query(Chart):
-            if chart is not event.chart:
-                chart.look_along(event.view, event.following)
+        self.draw_again()
 
     # --- other runs beside it
 
@@ -393,4 +344,4 @@ class FollowScreen(WorkbenchScreen):
 
     def on_follow_screen_others_read(self, message: OthersRead) -> None:
         self.others = [other for other in message.others if other.run.name != self.subject]
-        self._draw_if_open()
+        self.draw_again()
