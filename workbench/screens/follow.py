@@ -253,6 +253,7 @@ class FollowScreen(ChartsScreen):
         if self.workbench.training.active == run.name or run.holder() is not None:
             self._become("paused" if self.curves.paused else "preparing" if self.curves.is_preparing else "running")
         else:
+            self._stale = self._stale or bool(self.pending)
             self.pending.clear()
             self._become("ended" if run.path.is_dir() else "gone")
 
