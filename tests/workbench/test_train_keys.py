@@ -304,6 +304,6 @@ async def test_every_live_knob_is_checked_sent_and_written_into_the_record(
 
 def test_every_key_of_the_screen_is_pressed_above() -> None:
     """Fails where a key is added without a test."""
-    pressed = {"p", "s", "e", "a", "t", "x", "r", "c", "d", "v", "u", "o", "escape"} | set(CHART_EFFECTS)
+    pressed = {"b", "p", "s", "e", "a", "t", "x", "r", "c", "d", "v", "u", "o", "escape"} | set(CHART_EFFECTS)
     bindings = [*TrainScreen.BINDINGS, *FollowScreen.BINDINGS, *ChartsScreen.BINDINGS]
     assert keys_of([binding for binding in bindings if isinstance(binding, Binding)]) == pressed

@@ -81,6 +81,11 @@ class FollowScreen(ChartsScreen):
         self.state: RunState = "none"
         self.pending: dict[str, str] = {}
         """What was asked of the trainer and not answered yet: the command's id, and words for it."""
+        self.other_training = ""
+        """The name of the run that trains here, where another one is shown."""
+        self._trained_then: str | None = None
+        """What trained here when the run that is shown was asked for."""
+        self._was_left = False
         self.axis = "step"
         self._drawn_at = 0.0
         self._draw_cost = 0.0
@@ -114,6 +119,7 @@ class FollowScreen(ChartsScreen):
 
     def open_run(self, name: str) -> None:
         """Show the run called `name`, from its first event on."""
+        self._trained_then = self.workbench.training.active
         if self.curves is not None and self.curves.run.name == name and self.state != "gone":
             return
         try:
@@ -147,12 +153,18 @@ class FollowScreen(ChartsScreen):
             self._tick(at_once=True)
 
     def _open_something(self) -> None:
-        """Where no run is shown: the one in training here, else the newest."""
+        """Where no run is shown: the one in training here, else the newest. Whoever comes back to a run that has ended
+        is led to the training that began meanwhile; an old run that was opened during a training stays."""
+        active = self.workbench.training.active
         if self.curves is None:
             newest = next(iter(list_runs(self.workbench.home)), None)
-            name = self.workbench.training.active or (newest.name if newest is not None else "")
+            name = active or (newest.name if newest is not None else "")
             if name:
                 self.open_run(name)
+        elif active is not None and active != self.subject and self._was_left:
+            self._check_state()
+            if self.state == "gone" or (self.state == "ended" and active != self._trained_then):
+                self.open_run(active)
 
     @work(thread=True, exclusive=True, group="read a long log")
     def _catch_up(self, run: Run) -> None:
@@ -187,12 +199,16 @@ class FollowScreen(ChartsScreen):
 
     # --- following it
 
+    def on_screen_suspend(self) -> None:
+        self._was_left = not self.is_current  # a window over it leaves it where it is
+
     def on_screen_resume(self) -> None:
         self._open_something()
         self._tick(at_once=True)
 
     def _tick(self, at_once: bool = False) -> None:
         """Take in what was logged. Draw seldom, only what is visible, and only when something changed."""
+        self._look_for_another()
         if self.curves is None or self._reading or not (self.is_current or at_once):
             return
         events = self.curves.poll()
@@ -256,6 +272,14 @@ class FollowScreen(ChartsScreen):
             self._stale = self._stale or bool(self.pending)
             self.pending.clear()
             self._become("ended" if run.path.is_dir() else "gone")
+
+    def _look_for_another(self) -> None:
+        """Whether another run than this one trains here; decides whether a key leads to it."""
+        active = self.workbench.training.active or ""
+        other = active if active != self.subject else ""
+        if other != self.other_training:
+            self.other_training = other
+            self.refresh_bindings()
 
     def _become(self, state: RunState) -> None:
         if state != self.state:

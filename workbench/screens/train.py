@@ -37,10 +37,11 @@ class TrainScreen(FollowScreen):
         "screen, u changes the axis to tokens or time, o draws other runs beside it, v goes to the next chart. On the "
         "curves: ▪ saved, ● evaluated, ★ best, ◆ knob changed, ✗ step skipped, ↶ gone back. "
         "Stopping saves first; a stopped or finished run can be resumed with r. d lets it train on in a process of its "
-        "own, which outlives the workbench."
+        "own, which outlives the workbench. Where another run trains here, b shows that one."
     )
     HORIZONTAL_BREAKPOINTS = [(0, "-narrow"), (120, "-wide")]  # noqa: RUF012 - all is in sight already; more room enlarges it
     BINDINGS: ClassVar[list[BindingType]] = [
+        Binding("b", "training", "To the training", id="train.active"),
         Binding("p", "pause", "Pause", id="train.pause"),
         Binding("p", "go_on", "Go on", id="train.pause"),
         Binding("s", "command('save')", "Save", id="train.save"),
@@ -55,6 +56,8 @@ class TrainScreen(FollowScreen):
 
     def check_action(self, action: str, parameters: tuple[object, ...]) -> bool | None:
         """Only the keys that make sense for the run as it is."""
+        if action == "training":
+            return bool(self.other_training)
         return self.state in WHEN.get(action, (self.state,))
 
     # --- asking the trainer
@@ -108,6 +111,10 @@ class TrainScreen(FollowScreen):
         self.app.push_screen(KnobsDialog(self.knob_value), tune)
 
     # --- beginning, handing over, talking
+
+    def action_training(self) -> None:
+        """Show the run that trains here in place of this one."""
+        self.open_run(self.other_training)
 
     def action_resume(self) -> None:
         """Train on from the newest checkpoint; a run that has reached its length is asked for a longer one."""
