@@ -21,7 +21,7 @@ from llm.events import CommandRefused, Event, Finished, Sampled, Skipped, Warned
 from llm.run import Run, list_runs
 from workbench.screens.beside import MOST_BESIDE, ChooseRuns
 from workbench.screens.charts import ChartsScreen
-from workbench.services.curve_cache import WORTH_BYTES, keep, recall
+from workbench.services.curve_cache import WORTH_BYTES, caught_up, keep, recall
 from workbench.services.curves import AXES, RunCurves
 from workbench.services.narration import describe
 from workbench.services.runs import has_curves
@@ -360,10 +360,7 @@ class FollowScreen(ChartsScreen):
     @work(thread=True, exclusive=True, group="read other runs")
     def _read_others(self, runs: Sequence[Run]) -> None:
         worker = get_current_worker()
-        others = []
-        for run in runs:
-            others.append(recall(run))
-            others[-1].catch_up(lambda share: not worker.is_cancelled)
+        others = [caught_up(run, lambda share: not worker.is_cancelled) for run in runs]
         if not worker.is_cancelled:
             self.post_message(self.OthersRead(others))
 

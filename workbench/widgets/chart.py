@@ -138,15 +138,18 @@ class Chart(Widget, can_focus=True):
         log: bool = False,
         smoothing: float = 0.0,
         empty: str = "waiting for the first step",
+        alone: bool = False,
         id: str | None = None,
         classes: str | None = None,
     ) -> None:
-        """`x_unit` is "step", "tokens" or "time" (seconds); `empty` is shown while there is nothing to draw."""
+        """`x_unit` is "step", "tokens" or "time" (seconds); `empty` is shown while there is nothing to draw;
+        `alone`: there is no more room that the screen could give it."""
         super().__init__(id=id, classes=classes)
         self.border_title = Content(one_line(title))
         self.name_for_files = one_line(title).partition("(")[0].strip().replace(" ", "-") or "chart"
         self.x_unit = x_unit
         self.empty = empty
+        self.alone = alone
         self.data = ChartData()
         self.draw_cost = 0.0
         """Seconds of work that the picture now shown has taken."""
@@ -271,6 +274,9 @@ class Chart(Widget, can_focus=True):
         self.border_subtitle = Content(" · ".join(notes))
 
     # What the person does
+
+    def check_action(self, action: str, parameters: tuple[object, ...]) -> bool | None:
+        return action != "maximise" or not self.alone
 
     def _look_changed(self) -> None:
         self.redraw()
