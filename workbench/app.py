@@ -142,6 +142,7 @@ class WorkbenchApp(BaseApp):
         if not self.is_headless:
             self._listen_to_signals()
         self.set_interval(1.0, self._watch_training)
+        self.set_interval(1.0, self.repaint_windows_between)
         self.heed_settings()
         if self._preload:
             self.set_timer(PRELOAD_AFTER_SECONDS, self._load_torch)
@@ -212,8 +213,10 @@ class WorkbenchApp(BaseApp):
             self.show_training(self._watched)
         assert self._watched is not None
         events = self._watched.poll()
-        if getattr(self.screen_stack[0], "subject", "") != self._watched.run.name:  # else that screen does both
+        follows = getattr(self.screen_stack[0], "subject", "") == self._watched.run.name
+        if not follows:  # else that screen does it
             self.show_training(self._watched)
+        if not follows or len(self.screen_stack) > 1:  # else its log tells it, with no window over it
             for event in events:
                 self._tell(event)
 

@@ -61,6 +61,12 @@ class BaseApp(App[int]):
             self._repaint_later.stop()
         self._repaint_later = self.set_timer(REPAINT_AFTER_SECONDS, self.refresh)
 
+    def repaint_windows_between(self) -> None:
+        """To be called now and then. A window paints again what has changed behind it, as long as it is in front; under
+        another window it would keep showing the screens behind it as they were when that one opened."""
+        for window in self.screen_stack[1:-1]:
+            window.refresh()
+
     def heed_settings(self) -> None:
         """To be called once mounted: tells what is wrong with the file, and keeps a theme chosen in the palette."""
         self.theme = self._shown_as(self.settings.theme)

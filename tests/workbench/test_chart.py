@@ -6,9 +6,11 @@ import math
 
 import numpy as np
 import pytest
+from rich.cells import cell_len
 from textual.app import App
 
 from workbench.widgets.chart import Chart, Level, Mark, Series
+from workbench.widgets.legend import Entry, lines_of, shortened
 from workbench.widgets.picture import Curve, Scene, draw
 
 
@@ -259,3 +261,48 @@ def test_a_dense_curve_shows_the_extremes_of_every_column():
     height = (inside.max() - inside.min()) / (high - low + 2 * air) * len(column) * 4
     assert sum(map(int, dots)) == pytest.approx(height, abs=4)
     assert "4" in dots and dots.strip("0").strip("123").strip("4") == "", "one solid stroke"
+
+
+def runs_of(count):
+    x = np.arange(100)
+    return [Series(f"shakespeare-char-with-rope-{n}", x, x + n, smooth=False) for n in range(1, count + 1)]
+
+
+async def test_the_legend_takes_as_many_lines_as_it_needs():
+    app = Host()
+    async with app.run_test(size=(80, 24)):
+        app.chart.set_data(runs_of(5))
+        text = shown(app.chart)
+        for number in range(1, 6):
+            assert f"shakespeare-char-with-rope-{number} {99 + number}.0" in text
+        assert all(len(line) == app.chart.size.width for line in text.splitlines())
+
+
+async def test_a_legend_without_room_shortens_names_and_counts_the_rest():
+    app = Host()
+    async with app.run_test(size=(50, 11)):
+        app.chart.set_data(runs_of(5), [Mark(50, "saved here", "save")])
+        text = shown(app.chart)
+        assert "shakesp…h-rope-1 100.0" in text and "… and 2 more" in text
+        app.chart.cursor = 50.0
+        text = shown(app.chart)
+        assert "step 50" in text and "▪ saved here" in text and "more" in text
+
+
+def test_a_legend_is_never_wider_or_higher_than_its_place():
+    for count in range(8):
+        entries = [
+            Entry(("━", "primary"), "名前" * count + f"-run-{n}", "cursor", "1.234", may_go=True) for n in range(count)
+        ]
+        for width in range(16, 90, 7):
+            for most in range(1, 5):
+                lines = lines_of(entries, width, most)
+                assert len(lines) <= most
+                if count == 1:
+                    assert "run-0 1.234" in "".join(text for text, _ in lines[0])
+
+
+def test_a_name_is_shortened_in_its_middle():
+    assert shortened("shakespeare-char-with-rope-12", 16) == "shakesp…-rope-12"
+    assert shortened("short", 16) == "short"
+    assert cell_len(shortened("名前" * 20, 17)) <= 17

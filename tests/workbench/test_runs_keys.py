@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shutil
+import threading
 from pathlib import Path
 
 import pytest
@@ -20,6 +21,8 @@ from workbench.screens.fork import ForkScreen
 from workbench.screens.overlay import OverlayScreen
 from workbench.screens.presets import PresetsScreen
 from workbench.screens.store import CachedDataScreen, QueueScreen, TrashScreen
+from workbench.services import curve_cache
+from workbench.services.curves import RunCurves
 from workbench.services.training import TrainingService
 from workbench.widgets.chart import Chart
 from workbench.widgets.dialogs import Ask, AskText
@@ -295,3 +298,47 @@ async def test_a_queue_from_earlier_waits_to_be_asked(tmp_path):
         await until(pilot, lambda: any("1 run waits" in note.message for note in app._notifications))
         app._watch_training()
         assert app.queue.names() == ["a-1"] and app.training.active is None
+
+
+async def test_an_overlay_says_how_far_it_has_read_and_reads_a_log_once(tmp_path, monkeypatch):
+    for name in ("a-1", "b-1"):
+        scripted_run(tmp_path, name, 200, end="stopped")
+    monkeypatch.setattr(curve_cache, "WORTH_BYTES", 1)
+    go_on, catch_up, unread = threading.Event(), RunCurves.catch_up, []
+
+    def slowly(curves, progress):
+        unread.append(curves.unread_bytes)
+        progress(0.5)
+        go_on.wait(30)
+        catch_up(curves, progress)
+
+    monkeypatch.setattr(RunCurves, "catch_up", slowly)
+    async with RunsApp(tmp_path).run_test(size=(80, 24)) as pilot:
+        screen = await opened(pilot, 2)
+        await pilot.press("s")
+        await at(pilot, screen, "a-1")
+        await pilot.press("space", "space", "o")
+        await until(pilot, lambda: isinstance(pilot.app.screen, OverlayScreen))
+        await until(pilot, lambda: shown(pilot.app.screen).count("reading the logs, 25%") == 2)
+        go_on.set()
+        chart = pilot.app.screen.query_one(Chart)
+        await until(pilot, lambda: [len(one.x) for one in chart.data.series] == [2, 2])
+        await until(pilot, lambda: "reading" not in shown(pilot.app.screen))
+        assert len(unread) == 2 and all(unread)
+        await pilot.press("escape")
+        await until(pilot, lambda: pilot.app.screen is screen)
+        await pilot.press("o")
+        await until(pilot, lambda: isinstance(pilot.app.screen, OverlayScreen))
+        chart = pilot.app.screen.query_one(Chart)
+        await until(pilot, lambda: [len(one.x) for one in chart.data.series] == [2, 2])
+        assert unread[2:] == [0, 0]
+
+
+async def test_the_only_chart_of_a_screen_has_no_key_to_maximise_it(tmp_path):
+    scripted_run(tmp_path, "a-1", 200, end="stopped")
+    async with RunsApp(tmp_path).run_test(size=(160, 24)) as pilot:
+        await opened(pilot, 1)
+        await pilot.press("o")
+        await until(pilot, lambda: isinstance(pilot.app.screen, OverlayScreen))
+        await until(pilot, lambda: "y Log axis" in shown(pilot.app.screen))
+        assert "m Maximise" not in shown(pilot.app.screen)

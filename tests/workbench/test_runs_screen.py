@@ -140,10 +140,11 @@ async def test_a_run_in_training_moves(tmp_path):
             log.close()
             await until(lambda: screen.current.step == 4, "the fourth step")
             assert screen.current.status == "running here"
-            await pilot.press("c", "d")
-            await pilot.pause()
+            await pilot.press("c", "d", "R")
+            stop_first = "stop it before giving it another name"
+            await until(lambda: any(stop_first in note.message for note in pilot.app._notifications), stop_first)
             assert pilot.app.sent == [("chat", "a-1@live")], "and a run in training is not deleted"
-            assert not isinstance(pilot.app.screen, Ask)
+            assert not isinstance(pilot.app.screen, Ask | AskText)
 
 
 async def test_filter_sort_and_keys(tmp_path):
@@ -218,6 +219,32 @@ async def test_deleting_asks_and_says_what_is_lost(tmp_path):
         assert not run.path.exists()
 
 
+async def test_deleting_a_checkpoint_says_how_many_are_left(tmp_path):
+    home_with_runs(tmp_path)
+    async with RunsApp(tmp_path).run_test(size=(80, 24)) as pilot:
+        screen = await opened(pilot, 2)
+        screen.runs_table.select_key("alpha-1")
+        await until(lambda: screen.listed_run == "alpha-1")
+        await pilot.press("enter", "d")
+        await until(lambda: isinstance(pilot.app.screen, Ask))
+        assert pilot.app.screen.question.endswith("; it leaves 1 other.")
+
+
+async def test_exporting_again_keeps_the_table_of_before(tmp_path):
+    home_with_runs(tmp_path)
+    async with RunsApp(tmp_path).run_test(size=(80, 24)) as pilot:
+        screen = await opened(pilot, 2)
+        screen.runs_table.select_key("alpha-1")
+        await until(lambda: screen.listed_run == "alpha-1")
+        first, second = (tmp_path / "exports" / f"alpha-1{number}.csv" for number in ("", "-2"))
+        await pilot.press("e")
+        await until(first.exists, "the first table")
+        first.write_text("mine")
+        await pilot.press("e")
+        await until(second.exists, "the second table")
+        assert first.read_text() == "mine"
+
+
 async def test_notes_rename_resume(tmp_path):
     home_with_runs(tmp_path)
     started = []
@@ -242,6 +269,13 @@ async def test_notes_rename_resume(tmp_path):
         assert started[1] == ("alpha-1", (("train.steps", "1000"),))
         await pilot.press("R")
         await until(lambda: isinstance(app.screen, AskText))
+        for wrong, problem in (("beta-1", "exists already"), ("../x", "../x")):
+            app.screen.query_one(Input).value = wrong
+            await until(
+                lambda problem=problem: problem in str(app.screen.query_one(".dialog-problem").render()), problem
+            )
+            await pilot.press("enter")
+            assert isinstance(app.screen, AskText)
         app.screen.query_one(Input).value = "gamma"
         await pilot.press("enter")
         await until(lambda: "gamma" in names(screen))

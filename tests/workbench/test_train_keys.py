@@ -17,6 +17,7 @@ from tests.workbench.scripted import ScriptedTrainer, scripted_run, write_events
 from tests.workbench.waiting import shown, until
 from workbench.app import WorkbenchApp
 from workbench.screens.beside import ChooseRuns
+from workbench.screens.charts import ChartsScreen
 from workbench.screens.follow import FollowScreen
 from workbench.screens.knobs import KnobsDialog
 from workbench.screens.train import TrainScreen
@@ -303,6 +304,6 @@ async def test_every_live_knob_is_checked_sent_and_written_into_the_record(
 
 def test_every_key_of_the_screen_is_pressed_above() -> None:
     """Fails where a key is added without a test."""
-    pressed = {"p", "s", "e", "a", "t", "x", "r", "c", "d", "v", "u", "o", "escape"} | set(CHART_EFFECTS)
-    bindings = [*TrainScreen.BINDINGS, *FollowScreen.BINDINGS]
+    pressed = {"b", "p", "s", "e", "a", "t", "x", "r", "c", "d", "v", "u", "o", "escape"} | set(CHART_EFFECTS)
+    bindings = [*TrainScreen.BINDINGS, *FollowScreen.BINDINGS, *ChartsScreen.BINDINGS]
     assert keys_of([binding for binding in bindings if isinstance(binding, Binding)]) == pressed

@@ -7,11 +7,10 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import ClassVar, Literal
 
-from textual import on, work
+from textual import work
 from textual.app import ComposeResult
 from textual.binding import Binding, BindingType
 from textual.containers import Grid, Horizontal, Vertical
-from textual.events import DescendantFocus
 from textual.message import Message
 from textual.widgets import RichLog
 from textual.worker import get_current_worker
@@ -20,9 +19,9 @@ from llm.config import RunConfig, get_value
 from llm.errors import UserError
 from llm.events import CommandRefused, Event, Finished, Sampled, Skipped, Warned
 from llm.run import Run, list_runs
-from workbench.screens.base import WorkbenchScreen
 from workbench.screens.beside import MOST_BESIDE, ChooseRuns
-from workbench.services.curve_cache import WORTH_BYTES, keep, recall
+from workbench.screens.charts import ChartsScreen
+from workbench.services.curve_cache import WORTH_BYTES, caught_up, keep, recall
 from workbench.services.curves import AXES, RunCurves
 from workbench.services.narration import describe
 from workbench.services.runs import has_curves, why_unreadable
@@ -31,7 +30,7 @@ from workbench.widgets.chart import Chart
 from workbench.widgets.machine import MachineLine
 from workbench.widgets.panels import Numbers, SampleView, event_line
 from workbench.widgets.run_charts import CORE, contents
-from workbench.widgets.screen_chart import CHART_KEYS, ScreenChart
+from workbench.widgets.screen_chart import ScreenChart
 
 POLL_SECONDS = 0.1
 DRAW_SECONDS = 1.0  # while a thread of this program trains, drawing is paid for in training steps
@@ -46,16 +45,13 @@ LONG_LOG_BYTES = 1 << 20  # a log with more than this unread is read in a thread
 RunState = Literal["none", "preparing", "running", "paused", "ended", "gone"]
 
 
-class FollowScreen(WorkbenchScreen):
+class FollowScreen(ChartsScreen):
     """Shows one run, whoever trains it; others can be laid beside it. The keys that steer it are `TrainScreen`'s."""
 
     AUTO_FOCUS = ""
     BINDINGS: ClassVar[list[BindingType]] = [
-        Binding("v", "next_chart", "Next chart", id="train.next-chart", show=False),
         Binding("u", "next_axis", "Steps, tokens, time", id="train.axis", show=False),
         Binding("o", "lay_beside", "Other runs beside it", id="train.beside", show=False),
-        Binding("escape", "restore", "All charts", id="train.restore", show=False),
-        *CHART_KEYS,
     ]
 
     @dataclass
@@ -85,6 +81,11 @@ class FollowScreen(WorkbenchScreen):
         self.state: RunState = "none"
         self.pending: dict[str, str] = {}
         """What was asked of the trainer and not answered yet: the command's id, and words for it."""
+        self.other_training = ""
+        """The name of the run that trains here, where another one is shown."""
+        self._trained_then: str | None = None
+        """What trained here when the run that is shown was asked for."""
+        self._was_left = False
         self.axis = "step"
         self._drawn_at = 0.0
         self._draw_cost = 0.0
@@ -118,6 +119,7 @@ class FollowScreen(WorkbenchScreen):
 
     def open_run(self, name: str) -> None:
         """Show the run called `name`, from its first event on."""
+        self._trained_then = self.workbench.training.active
         if self.curves is not None and self.curves.run.name == name and self.state != "gone":
             return
         try:
@@ -152,12 +154,18 @@ class FollowScreen(WorkbenchScreen):
             self._tick(at_once=True)
 
     def _open_something(self) -> None:
-        """Where no run is shown: the one in training here, else the newest."""
+        """Where no run is shown: the one in training here, else the newest. Whoever comes back to a run that has ended
+        is led to the training that began meanwhile; an old run that was opened during a training stays."""
+        active = self.workbench.training.active
         if self.curves is None:
             newest = next(iter(list_runs(self.workbench.home)), None)
-            name = self.workbench.training.active or (newest.name if newest is not None else "")
+            name = active or (newest.name if newest is not None else "")
             if name:
                 self.open_run(name)
+        elif active is not None and active != self.subject and self._was_left:
+            self._check_state()
+            if self.state == "gone" or (self.state == "ended" and active != self._trained_then):
+                self.open_run(active)
 
     @work(thread=True, exclusive=True, group="read a long log")
     def _catch_up(self, run: Run) -> None:
@@ -192,12 +200,16 @@ class FollowScreen(WorkbenchScreen):
 
     # --- following it
 
+    def on_screen_suspend(self) -> None:
+        self._was_left = not self.is_current  # a window over it leaves it where it is
+
     def on_screen_resume(self) -> None:
         self._open_something()
         self._tick(at_once=True)
 
     def _tick(self, at_once: bool = False) -> None:
         """Take in what was logged. Draw seldom, only what is visible, and only when something changed."""
+        self._look_for_another()
         if self.curves is None or self._reading or not (self.is_current or at_once):
             return
         events = self.curves.poll()
@@ -258,8 +270,17 @@ class FollowScreen(WorkbenchScreen):
         if self.workbench.training.active == run.name or run.holder() is not None:
             self._become("paused" if self.curves.paused else "preparing" if self.curves.is_preparing else "running")
         else:
+            self._stale = self._stale or bool(self.pending)
             self.pending.clear()
             self._become("ended" if run.path.is_dir() else "gone")
+
+    def _look_for_another(self) -> None:
+        """Whether another run than this one trains here; decides whether a key leads to it."""
+        active = self.workbench.training.active or ""
+        other = active if active != self.subject else ""
+        if other != self.other_training:
+            self.other_training = other
+            self.refresh_bindings()
 
     def _become(self, state: RunState) -> None:
         if state != self.state:
@@ -304,67 +325,22 @@ class FollowScreen(WorkbenchScreen):
         self.call_after_refresh(self._fit_to_size)
 
     def _fit_to_size(self) -> None:
-        self._draw_if_open()
+        self.draw_again()
         width = self.query_one("#event-log").size.width
         if width != self._log_width and self.curves is not None and not self._reading:
             self._log_width = width
             self._tell_again()
 
-    def _draw_if_open(self) -> None:
+    def draw_again(self) -> None:
         """Charts that come into view were not kept up to date while they were hidden."""
         if self.curves is not None and not self._reading:
             self._draw()
-
-    # --- charts
-
-    def action_next_chart(self) -> None:
-        """Show the next chart where there is room for one; otherwise go to it."""
-        charts = [chart for chart in self.query(Chart) if chart.id != CORE or self.has_class("-core")]
-        place = next(index for index, chart in enumerate(charts) if chart.has_class("chosen"))
-        chosen = charts[(place + 1) % len(charts)]
-        self._choose(chosen)
-        chosen.focus()
-        self.call_after_refresh(self._draw_if_open)
 
     def action_next_axis(self) -> None:
         """Draw the charts over tokens, over training time, or over steps."""
         units = list(AXES)
         self.axis = units[(units.index(self.axis) + 1) % len(units)]
-        self._draw_if_open()
-
-    def action_restore(self) -> None:
-        self.remove_class("one-chart")
-
-    async def action_on_charts(self, action: str) -> None:
-        """A chart's key: for the chosen chart, which is the one that had the focus last."""
-        await self.query_one("Chart.chosen", Chart).run_action(action)
-
-    def on_descendant_focus(self, event: DescendantFocus) -> None:
-        if isinstance(event.widget, Chart):
-            self._choose(event.widget)
-
-    def _choose(self, chosen: Chart) -> None:
-        """The chart that the chart keys act on, and the one that is shown where there is room for one only."""
-        for chart in self.query(Chart):
-            chart.set_class(chart is chosen, "chosen")
-
-    @on(Chart.MaximiseRequested)
-    def _maximise(self, event: Chart.MaximiseRequested) -> None:
-        self._choose(event.chart)
-        self.toggle_class("one-chart")
-        self.call_after_refresh(self._draw_if_open)
-
-    @on(Chart.CursorMoved)
-    def _cursor_moved(self, event: Chart.CursorMoved) -> None:
-        for chart in self.query(Chart):
-            if chart is not event.chart:
-                chart.cursor = event.x
-
-    @on(Chart.ViewChanged)
-    def _view_changed(self, event: Chart.ViewChanged) -> None:
-        for chart in self.query(Chart):
-            if chart is not event.chart:
-                chart.look_along(event.view, event.following)
+        self.draw_again()
 
     # --- other runs beside it
 
@@ -385,13 +361,10 @@ class FollowScreen(WorkbenchScreen):
     @work(thread=True, exclusive=True, group="read other runs")
     def _read_others(self, runs: Sequence[Run]) -> None:
         worker = get_current_worker()
-        others = []
-        for run in runs:
-            others.append(recall(run))
-            others[-1].catch_up(lambda share: not worker.is_cancelled)
+        others = [caught_up(run, lambda share: not worker.is_cancelled) for run in runs]
         if not worker.is_cancelled:
             self.post_message(self.OthersRead(others))
 
     def on_follow_screen_others_read(self, message: OthersRead) -> None:
         self.others = [other for other in message.others if other.run.name != self.subject]
-        self._draw_if_open()
+        self.draw_again()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import ClassVar
 
 import numpy as np
@@ -11,16 +12,18 @@ from numpy.typing import NDArray
 from textual import work
 from textual.app import ComposeResult
 from textual.binding import Binding, BindingType
+from textual.message import Message
 from textual.widgets import Static
 
 from llm.run import Run
+from workbench.services.curve_cache import caught_up
 from workbench.services.curves import RunCurves
-from workbench.text import one_line
 from workbench.widgets.chart import COLOURS, Chart, Series
 from workbench.widgets.dialogs import Modal
 from workbench.widgets.key_line import KeyLine
 
 MOST = len(COLOURS)
+READING = "reading the logs"
 REFRESH_SECONDS = 1.0
 QUANTITIES = {
     "validation_loss": "validation loss (nats per token)",
@@ -53,15 +56,23 @@ class OverlayScreen(Modal[None]):
     }
     """
 
+    @dataclass
+    class Reading(Message):
+        """The logs are being read; `share` of them is done."""
+
+        share: float
+
     def __init__(self, runs: Sequence[Run]) -> None:
         super().__init__()
         self.curves = [RunCurves(run) for run in runs[:MOST]]
         self.quantity = "validation_loss"
         self.unit = "step"
+        self.all_read = False
+        """Whether all is read that had been logged when the window opened."""
         self._read = threading.Lock()
 
     def compose(self) -> ComposeResult:
-        yield Chart(QUANTITIES[self.quantity], smoothing=0.8, empty="reading the logs", id="overlay-chart")
+        yield Chart(QUANTITIES[self.quantity], smoothing=0.8, empty=READING, alone=True, id="overlay-chart")
         yield Static(id="overlay-note", markup=False)
         yield KeyLine()
 
@@ -80,6 +91,8 @@ class OverlayScreen(Modal[None]):
         if not self._read.acquire(blocking=False):
             return
         try:
+            if not self.all_read:
+                self._read_all()
             for curves in self.curves:
                 while curves.poll() and self.is_attached:
                     pass
@@ -88,15 +101,43 @@ class OverlayScreen(Modal[None]):
         if self.is_attached:
             self.app.call_from_thread(self.show)
 
+    def _read_all(self) -> None:
+        """Read what was logged so far, each log from where it was left when it was read last."""
+        for place, curves in enumerate(self.curves):
+
+            def progress(share: float, place: int = place) -> bool:
+                self.post_message(self.Reading((place + share) / len(self.curves)))
+                return self.is_attached
+
+            self.curves[place] = caught_up(curves.run, progress)
+            if self.is_attached:
+                self.app.call_from_thread(self.show)
+        self.all_read = True
+
+    def on_overlay_screen_reading(self, message: Reading) -> None:
+        if not self.all_read:
+            self.chart.empty = f"{READING}, {message.share:.0%}"
+            if self.chart.data.is_empty:
+                self.chart.redraw()
+            self._say()
+
     def show(self) -> None:
         """Draw what is known."""
         chart = self.chart
         chart.border_title = QUANTITIES[self.quantity]
+        if self.all_read:
+            chart.empty = "nothing was logged"
         chart.set_data([self.series(place) for place in range(len(self.curves))], x_unit=self.unit)
-        empty = [curves.run.name for curves, one in zip(self.curves, chart.data.series, strict=True) if not len(one.x)]
+        self._say()
+
+    def _say(self) -> None:
+        """What the curves are drawn over, and what is not there yet."""
         note = f"over {'tokens seen' if self.unit == 'tokens' else 'training time' if self.unit == 'time' else 'steps'}"
-        if empty:
-            note += f"; nothing logged yet by {', '.join(map(one_line, empty))}"
+        empty = [one.name for one in self.chart.data.series if not len(one.x)]
+        if not self.all_read:
+            note = f"{self.chart.empty}; {note}"
+        elif empty:
+            note += f"; nothing logged yet by {', '.join(empty)}"
         self.query_one("#overlay-note", Static).update(note)
 
     def series(self, place: int) -> Series:

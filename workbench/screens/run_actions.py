@@ -17,6 +17,7 @@ from llm.run.fork import Parent, fork, open_parent
 from workbench.screens.base import WorkbenchScreen
 from workbench.services.runs import (
     Verification,
+    check_new_name,
     delete_checkpoint,
     loss_of_deleting,
     pin,
@@ -25,7 +26,7 @@ from workbench.services.runs import (
 )
 from workbench.services.summaries import RunSummary
 from workbench.services.trash import move_to_trash
-from workbench.text import clean
+from workbench.text import clean, counted
 from workbench.widgets.axes import size
 from workbench.widgets.dialogs import Answer, Ask, AskSteps, AskText
 from workbench.widgets.tables import LiveTable
@@ -220,7 +221,11 @@ class RunActions(WorkbenchScreen):
         summary = self.current
         if summary is None:
             return
-        answer = await self.app.push_screen_wait(AskText(f"Rename {summary.name} to:", value=summary.name))
+        if summary.is_running:
+            self.say(f"{summary.name} is in training; stop it before giving it another name.")
+            return
+        question = AskText(f"Rename {summary.name} to:", value=summary.name, problem_of=_not_a_name_for(summary))
+        answer = await self.app.push_screen_wait(question)
         if answer and answer != summary.name:
             if self.attempt(lambda: rename(Run(summary.path), answer)):
                 self.workbench.queue.renamed(summary.name, answer)
@@ -240,21 +245,22 @@ class RunActions(WorkbenchScreen):
             self.look_again()
 
     @work(thread=True, group="export", exit_on_error=False)
-    def _export(self, run: Run, target: Path) -> None:
+    def _export(self, run: Run, home: Path) -> None:
         from workbench.services.export import save_csv
+        from workbench.services.pictures import free_path
 
         try:
-            target.parent.mkdir(parents=True, exist_ok=True)
+            target = free_path(home, run.name, ".csv")
             steps = save_csv(run, target)
         except (UserError, OSError) as error:
             self.app.call_from_thread(self.say, str(error))
             return
-        self.app.call_from_thread(self.notify, f"wrote {steps:,} steps to {target}", markup=False)
+        self.app.call_from_thread(self.notify, f"wrote {counted(steps, 'step')} to {target}", markup=False)
 
     def action_export(self) -> None:
-        """Write the curves of the run as CSV into `<home>/exports`."""
+        """Write the curves of the run as CSV into `<home>/exports`, beside what was written there before."""
         if (summary := self.current) is not None:
-            self._export(Run(summary.path), self.workbench.home / "exports" / f"{summary.name}.csv")
+            self._export(Run(summary.path), self.workbench.home)
 
     @work
     async def action_delete(self) -> None:
@@ -265,7 +271,8 @@ class RunActions(WorkbenchScreen):
         if summary.is_running:
             self.say(f"{summary.name} is in training; stop it before deleting anything of it.")
         elif self.checkpoint_table.has_focus and info is not None:
-            rest = "it is the only one" if len(self.checkpoints) == 1 else f"{len(self.checkpoints) - 1} others remain"
+            left = len(self.checkpoints) - 1
+            rest = f"it leaves {counted(left, 'other')}" if left else "it is the only one"
             question = f"Deleting checkpoint {info.step} of {summary.name} frees {size(info.size_bytes)}; {rest}."
             if await self.confirmed(question):
                 self.attempt(lambda: delete_checkpoint(Run(summary.path), info))
@@ -313,3 +320,15 @@ class RunActions(WorkbenchScreen):
 
     def say(self, problem: str) -> None:
         self.notify(clean(problem), severity="error", markup=False)
+
+
+def _not_a_name_for(summary: RunSummary) -> Callable[[str], str]:
+    def problem_of(text: str) -> str:
+        try:
+            if text != summary.name:
+                check_new_name(Run(summary.path), text)
+        except UserError as error:
+            return str(error)
+        return ""
+
+    return problem_of

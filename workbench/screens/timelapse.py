@@ -64,7 +64,7 @@ class TimeLapse(Modal[None]):
 
     def compose(self) -> ComposeResult:
         with Vertical(id="lapse"):
-            yield Chart("loss", id="lapse-chart", empty="reading the log")
+            yield Chart("loss", id="lapse-chart", empty="reading the log", alone=True)
             yield Static("the first checkpoint writes …", id="lapse-facts", markup=False)
             yield Transcript(id="lapse-text")
         yield KeyLine()

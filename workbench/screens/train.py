@@ -7,6 +7,7 @@ from typing import ClassVar
 from textual.binding import Binding, BindingType
 
 from llm.errors import UserError
+from llm.run import Run
 from workbench.screens.follow import FollowScreen, RunState
 from workbench.screens.knobs import KnobsDialog
 from workbench.services.training import Overrides
@@ -36,10 +37,11 @@ class TrainScreen(FollowScreen):
         "screen, u changes the axis to tokens or time, o draws other runs beside it, v goes to the next chart. On the "
         "curves: ▪ saved, ● evaluated, ★ best, ◆ knob changed, ✗ step skipped, ↶ gone back. "
         "Stopping saves first; a stopped or finished run can be resumed with r. d lets it train on in a process of its "
-        "own, which outlives the workbench."
+        "own, which outlives the workbench. Where another run trains here, b shows that one."
     )
     HORIZONTAL_BREAKPOINTS = [(0, "-narrow"), (120, "-wide")]  # noqa: RUF012 - all is in sight already; more room enlarges it
     BINDINGS: ClassVar[list[BindingType]] = [
+        Binding("b", "training", "To the training", id="train.active"),
         Binding("p", "pause", "Pause", id="train.pause"),
         Binding("p", "go_on", "Go on", id="train.pause"),
         Binding("s", "command('save')", "Save", id="train.save"),
@@ -54,69 +56,85 @@ class TrainScreen(FollowScreen):
 
     def check_action(self, action: str, parameters: tuple[object, ...]) -> bool | None:
         """Only the keys that make sense for the run as it is."""
+        if action == "training":
+            return bool(self.other_training)
         return self.state in WHEN.get(action, (self.state,))
 
     # --- asking the trainer
 
     def action_command(self, command: str) -> None:
         """Ask the trainer for something; it is shown as asked until the answer comes."""
-        self._send(command, command)
+        self._send(self.subject, command, command)
 
     def action_pause(self) -> None:
-        self._send("pause", "pause")
+        self._send(self.subject, "pause", "pause")
 
     def action_go_on(self) -> None:
-        self._send("resume", "go on")
+        self._send(self.subject, "resume", "go on")
 
-    def _send(self, command: str, label: str, **arguments: object) -> None:
+    def _send(self, name: str, command: str, label: str, **arguments: object) -> None:
+        """Ask the trainer of the run called `name`, which may have ended, or be shown no more, since a window asked."""
+        if not self.workbench.training.is_busy(name):
+            text = f"{clean(name)} has ended, so {clean(label)} came too late; resume it to change it."
+            self.notify(text, severity="warning", markup=False)
+            self._checked_at = 0.0
+            return
         try:
-            identity = self.workbench.training.send(self.subject, command, **arguments)
+            identity = self.workbench.training.send(name, command, **arguments)
         except (UserError, OSError) as error:
             self.notify(clean(str(error)), severity="error", markup=False)
             return
-        self.pending[identity] = label
-        self._draw()
+        if name == self.subject:
+            self.pending[identity] = label
+            self._draw()
 
     def action_stop(self) -> None:
         """Save and stop; asks, since a key is quickly pressed."""
         answers = [Answer("stop", "Save and stop; it can be resumed later"), Answer("", "Let it train on")]
-        self.app.push_screen(Ask(f"Stop {clean(self.subject)}?", answers), self._stop)
+        name = self.subject
 
-    def _stop(self, answer: str | None) -> None:
-        if answer:
-            self._send("stop", "stop")
+        def stop(answer: str | None) -> None:
+            if answer:
+                self._send(name, "stop", "stop")
+
+        self.app.push_screen(Ask(f"Stop {clean(name)}?", answers), stop)
 
     def action_tune(self) -> None:
         """Change what may be changed while training."""
-        self.app.push_screen(KnobsDialog(self.knob_value), self._tuned)
+        name = self.subject
 
-    def _tuned(self, change: tuple[str, str] | None) -> None:
-        if change is not None:
-            key, value = change
-            self._send("set", f"{key} = {value}", key=key, value=value)
+        def tune(change: tuple[str, str] | None) -> None:
+            if change is not None:
+                key, value = change
+                self._send(name, "set", f"{key} = {value}", key=key, value=value)
+
+        self.app.push_screen(KnobsDialog(self.knob_value), tune)
 
     # --- beginning, handing over, talking
+
+    def action_training(self) -> None:
+        """Show the run that trains here in place of this one."""
+        self.open_run(self.other_training)
 
     def action_resume(self) -> None:
         """Train on from the newest checkpoint; a run that has reached its length is asked for a longer one."""
         assert self.curves is not None
-        finished = self.curves.finished
+        run, finished = self.curves.run, self.curves.finished
         if finished is None or finished.status != "finished":
-            self._begin(())
+            self._begin(run, ())
             return
         done = finished.step
-        question = f"{clean(self.subject)} has reached step {done:,}, its end. Train on until which step?"
+        question = f"{clean(run.name)} has reached step {done:,}, its end. Train on until which step?"
 
         def extend(text: str | None) -> None:
             if text:
-                self._begin((("train.steps", text),))
+                self._begin(run, (("train.steps", text),))
 
         self.app.push_screen(AskSteps(question, done, 2 * done), extend)
 
-    def _begin(self, overrides: Overrides) -> None:
-        assert self.curves is not None
+    def _begin(self, run: Run, overrides: Overrides) -> None:
         try:
-            if not self.workbench.training.begin(self.curves.run, overrides):
+            if not self.workbench.training.begin(run, overrides):
                 self.notify("another run trains here; this one trains in a process of its own", markup=False)
         except (UserError, OSError) as error:
             self.notify(clean(str(error)), severity="error", markup=False)

@@ -10,6 +10,7 @@ import hashlib
 import io
 import json
 import zipfile
+from collections.abc import Callable
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -75,6 +76,16 @@ def recall(run: Run) -> RunCurves:
     except (OSError, ValueError, KeyError, TypeError, EOFError, zipfile.BadZipFile):
         return curves
     return restored
+
+
+def caught_up(run: Run, progress: Callable[[float], bool] = lambda share: True) -> RunCurves:
+    """The curves of a run with all that its log has; kept, where much of that was new. For a thread."""
+    curves = recall(run)
+    is_new = curves.unread_bytes > WORTH_BYTES
+    curves.catch_up(progress)
+    if is_new:
+        keep(curves)
+    return curves
 
 
 def head_of(curves: RunCurves, read: int) -> bytes:

@@ -282,12 +282,17 @@ def pin(run: Run, step: int) -> bool:
     return step in pins
 
 
+def check_new_name(run: Run, name: str) -> None:
+    """`WrongUse` for what cannot be the new name of a run."""
+    check_run_name(name)
+    if run.path.with_name(name).exists():
+        raise WrongUse(f"a run named {name} exists already; choose another name.")
+
+
 def rename(run: Run, name: str) -> Run:
     """Give a run that is not in training another name."""
-    check_run_name(name)
+    check_new_name(run, name)
     target = run.path.with_name(name)
-    if target.exists():
-        raise WrongUse(f"a run named {name} exists already; choose another name.")
     with run.lock():
         run.path.rename(target)
     return Run(target)

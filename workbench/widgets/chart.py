@@ -26,7 +26,8 @@ from textual.widget import Widget
 from workbench.text import one_line
 from workbench.widgets.axes import x_writer
 from workbench.widgets.chart_data import COLOURS, ChartData, Level, Mark, Series
-from workbench.widgets.picture import AXIS, BLANK, Cell, Frame, Row, draw, x_at
+from workbench.widgets.legend import lines_of
+from workbench.widgets.picture import AXIS, Frame, Row, draw, words, x_at
 
 __all__ = ["COLOURS", "Chart", "Level", "Mark", "Series"]
 
@@ -138,15 +139,18 @@ class Chart(Widget, can_focus=True):
         log: bool = False,
         smoothing: float = 0.0,
         empty: str = "waiting for the first step",
+        alone: bool = False,
         id: str | None = None,
         classes: str | None = None,
     ) -> None:
-        """`x_unit` is "step", "tokens" or "time" (seconds); `empty` is shown while there is nothing to draw."""
+        """`x_unit` is "step", "tokens" or "time" (seconds); `empty` is shown while there is nothing to draw;
+        `alone`: there is no more room that the screen could give it."""
         super().__init__(id=id, classes=classes)
         self.border_title = Content(one_line(title))
         self.name_for_files = one_line(title).partition("(")[0].strip().replace(" ", "-") or "chart"
         self.x_unit = x_unit
         self.empty = empty
+        self.alone = alone
         self.data = ChartData()
         self.draw_cost = 0.0
         """Seconds of work that the picture now shown has taken."""
@@ -216,28 +220,20 @@ class Chart(Widget, can_focus=True):
     def _draw(self) -> list[Strip]:
         width, height = self.size
         if self.data.is_empty:
-            return self._painted(self._empty_rows(width, height))
-        with_legend = height >= 6 and width >= 16
+            return self._painted(words(self.empty, width, height))
         glyphs = self.data.glyphs(self.app.no_color)
         look = {"log": self.log_axis, "unit": self.x_unit, "cursor": self.cursor}
         scene = self.data.scene(self.view or self.extent(), self.smoothing, glyphs, **look)
-        self._frame = draw(scene, width, height - with_legend)
-        strips = self._painted(self._frame.rows)
-        return [self._legend(width, glyphs), *strips] if with_legend else strips
+        legend = self._legend(width, height // 3, glyphs) if height >= 6 and width >= 16 else []
+        self._frame = draw(scene, width, height - len(legend))
+        return legend + self._painted(self._frame.rows)
 
-    def _empty_rows(self, width: int, height: int) -> list[Row]:
-        rows: list[Row] = [[BLANK] * width for _ in range(height)]
-        text = self.empty[:width]
-        if height and text:
-            start = (width - len(text)) // 2
-            rows[height // 2][start : start + len(text)] = [Cell(glyph, "empty") for glyph in text]
-        return rows
-
-    def _legend(self, width: int, glyphs: Sequence[str]) -> Strip:
+    def _legend(self, width: int, most: int, glyphs: Sequence[str]) -> list[Strip]:
         low, high = self.view or self.extent()
-        reach = (high - low) / max(1, self._frame.columns) * 0.75
-        texts = self.data.legend(glyphs, self.visible_cursor, self.smoothing, self.x_unit, reach)
-        return self._strip(texts).adjust_cell_length(width, self.rich_style)
+        reach = (high - low) / (self._frame.columns or width) * 0.75
+        entries = self.data.legend(glyphs, self.visible_cursor, self.smoothing, self.x_unit, reach)
+        lines = lines_of(entries, width, most)
+        return [self._strip(line).adjust_cell_length(width, self.rich_style) for line in lines]
 
     def _painted(self, rows: Sequence[Row]) -> list[Strip]:
         return [
@@ -271,6 +267,9 @@ class Chart(Widget, can_focus=True):
         self.border_subtitle = Content(" · ".join(notes))
 
     # What the person does
+
+    def check_action(self, action: str, parameters: tuple[object, ...]) -> bool | None:
+        return action != "maximise" or not self.alone
 
     def _look_changed(self) -> None:
         self.redraw()

@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 
 from workbench.text import one_line
 from workbench.widgets.axes import number, x_writer
+from workbench.widgets.legend import GAP, Entry
 from workbench.widgets.picture import AXIS, Curve, Flag, Scene
 from workbench.widgets.reduce import Floats, smooth, tidy
 
@@ -145,23 +146,23 @@ class ChartData:
         nearer_after = index < 0 or one.x[index + 1] - cursor < cursor - one.x[index]
         return index + nearer_after
 
-    def legend(
-        self, glyphs: Sequence[str], cursor: float | None, decay: float, unit: str, reach: float
-    ) -> list[tuple[str, str]]:
-        """Names and values as (text, style): the newest, or those at the cursor, with what is marked within `reach`."""
-        texts: list[tuple[str, str]] = []
+    def legend(self, glyphs: Sequence[str], cursor: float | None, decay: float, unit: str, reach: float) -> list[Entry]:
+        """Names and values: the newest, or those at the cursor, with what is marked within `reach`."""
+        entries: list[Entry] = []
         if cursor is not None:
-            texts.append((f"{unit} {x_writer(unit)(cursor)}  ", "cursor"))
+            entries.append(Entry(("", ""), unit, "cursor", x_writer(unit)(cursor)))
         for index, (one, glyph) in enumerate(zip(self.series, glyphs, strict=True)):
-            value = self.value_text(index, cursor, decay)
-            belongs = index > 0 and one.name.startswith(f"{self.series[index - 1].name} ")
-            texts += [(glyph or "━", one.colour), (f" {value}  " if belongs else f" {one.name} {value}  ", "cursor")]
+            value, sign = self.value_text(index, cursor, decay), (glyph or "━", one.colour)
+            if index > 0 and one.name.startswith(f"{self.series[index - 1].name} "):
+                entries[-1] = replace(entries[-1], more=(sign, (f" {value}{GAP}", "cursor")))
+            else:
+                entries.append(Entry(sign, one.name, "cursor", value, may_go=True))
         for level in self.levels:
-            texts += [("╌", level.colour), (f" {one_line(level.label)} {number(level.y)}  ", AXIS)]
+            entries.append(Entry(("╌", level.colour), one_line(level.label), AXIS, number(level.y)))
         if cursor is not None:
             near = [mark for mark in self.marks if abs(mark.x - cursor) <= reach][:4]
-            texts += [(f"{MARK_GLYPHS.get(mark.kind, '▴')} {one_line(mark.label)}  ", "accent") for mark in near]
-        return texts
+            entries += [Entry((MARK_GLYPHS.get(m.kind, "▴"), "accent"), one_line(m.label), "accent") for m in near]
+        return entries
 
     def nearest(self, x: float, beyond: float | None = None, forward: bool = True) -> float | None:
         """The x of the first curve's point that is nearest, and past `beyond` in the direction given."""

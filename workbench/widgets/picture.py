@@ -97,6 +97,16 @@ def draw(scene: Scene, width: int, height: int) -> Frame:
     return Frame(rows, left, columns)
 
 
+def words(text: str, width: int, height: int) -> list[Row]:
+    """A text in the middle, where there is nothing to draw."""
+    rows: list[Row] = [[BLANK] * width for _ in range(height)]
+    text = text[:width]
+    if height and text:
+        start = (width - len(text)) // 2
+        rows[height // 2][start : start + len(text)] = [Cell(glyph, "empty") for glyph in text]
+    return rows
+
+
 def _y_labels(low: float, high: float, rows: int, log: bool) -> Ticks:
     """A label every third row or so; closer where there would be only one."""
     found: Ticks = []

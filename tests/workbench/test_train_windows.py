@@ -1,0 +1,107 @@
+"""The Train screen under windows: it goes on, and what is asked in them reaches the run that was meant."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from pathlib import Path
+
+from textual.pilot import Pilot
+from textual.widgets import Input
+
+from llm.config import RunConfig
+from llm.events import Warned
+from llm.run import Run
+from tests.workbench.scripted import ScriptedTrainer, scripted_run, write_events
+from tests.workbench.waiting import shown, until
+from workbench.app import WorkbenchApp
+from workbench.screens.knobs import KnobsDialog
+from workbench.screens.train import TrainScreen
+from workbench.services.training import TrainingService
+from workbench.widgets.dialogs import Ask, AskText
+
+
+@asynccontextmanager
+async def running_run(
+    home: Path, size: tuple[int, int] = (120, 40)
+) -> AsyncIterator[tuple[Pilot[int], WorkbenchApp, TrainScreen]]:
+    """The screen on a run that trains in this program and has taken 30 steps."""
+    trainer = ScriptedTrainer(steps=30)
+    trainer.prepared.set()
+    app = WorkbenchApp(home, training=TrainingService(home, trainer=trainer))
+    async with app.run_test(size=size, notifications=True) as pilot:
+        app.training.start(RunConfig(), "quick")
+        app.open_train("quick-1")
+        await until(pilot, lambda: isinstance(app.screen, TrainScreen) and app.screen.state == "running")
+        assert isinstance(app.screen, TrainScreen)
+        yield pilot, app, app.screen
+        app.training.shutdown()
+
+
+async def test_it_goes_on_in_sight_under_one_window_and_under_two(home: Path) -> None:
+    async with running_run(home) as (pilot, app, _):
+        log = Run.open(home, "quick-1").log()
+        await pilot.press("t")
+        await until(pilot, lambda: isinstance(app.screen, KnobsDialog))
+        write_events(log, 31, 60)
+        await until(pilot, lambda: "step 60 of 600" in shown(app.screen) and "quick-1 10%" in shown(app.screen))
+        await pilot.press("enter")
+        await until(pilot, lambda: isinstance(app.screen, AskText))
+        write_events(log, 61, 90)
+        await until(pilot, lambda: "step 90 of 600" in shown(app.screen) and "quick-1 15%" in shown(app.screen))
+        log.close()
+
+
+async def test_what_happens_under_a_window_is_told(home: Path) -> None:
+    async with running_run(home) as (pilot, app, _):
+        await until(pilot, lambda: "quick-1 5%" in app.training_line)  # from now on what happens is news
+        await pilot.press("x")
+        await until(pilot, lambda: isinstance(app.screen, Ask))
+        log = Run.open(home, "quick-1").log()
+        log.append(Warned(step=31, message="the disk is nearly full"))
+        log.close()
+        await until(pilot, lambda: any("the disk is nearly full" in note.message for note in app._notifications))
+
+
+async def test_a_knob_set_after_the_end_is_refused_and_nothing_stays_asked(home: Path) -> None:
+    async with running_run(home) as (pilot, app, screen):
+        await pilot.press("t", "enter")
+        await until(pilot, lambda: isinstance(app.screen, AskText))
+        app.training.shutdown()
+        await until(pilot, lambda: app.training.active is None)
+        app.screen.query_one(Input).value = "0.5"
+        await pilot.press("enter")
+        await until(pilot, lambda: any("quick-1 has ended" in note.message for note in app._notifications))
+        assert not screen.pending and "train.lr_multiplier" not in (screen.curves.knobs if screen.curves else {})
+        commands = home / "runs" / "quick-1" / "commands.jsonl"
+        assert not commands.exists() or "lr_multiplier" not in commands.read_text()
+
+
+async def test_what_was_asked_and_never_answered_goes_with_the_end(home: Path) -> None:
+    run = scripted_run(home, "other-1", 50)
+    app = WorkbenchApp(home, training=TrainingService(home, trainer=ScriptedTrainer()), watch="other-1")
+    async with app.run_test(size=(120, 40), notifications=True) as pilot:
+        with run.lock():
+            await until(pilot, lambda: isinstance(app.screen, TrainScreen) and app.screen.state == "running")
+            await pilot.press("s")
+            await until(pilot, lambda: "asked: save" in shown(app.screen))
+        await until(pilot, lambda: "Resume" in shown(app.screen) and "asked" not in shown(app.screen))
+        screen = app.screen
+        assert isinstance(screen, TrainScreen)
+        screen.pending["late"] = "save"  # as one that was asked just before the end was noticed
+        screen._draw()
+        await until(pilot, lambda: "asked: save" not in shown(screen))
+
+
+async def test_what_a_window_asks_concerns_the_run_it_was_opened_on(home: Path) -> None:
+    async with running_run(home) as (pilot, app, screen):
+        await pilot.press("x")
+        await until(pilot, lambda: isinstance(app.screen, Ask))
+        app.training.shutdown()
+        await until(pilot, lambda: app.training.active is None)
+        app.training.start(RunConfig(), "next")
+        screen.open_run("next-1")
+        await until(pilot, lambda: screen.state == "running" and screen.subject == "next-1")
+        await pilot.press("enter")
+        await until(pilot, lambda: any("quick-1 has ended" in note.message for note in app._notifications))
+        assert app.training.active == "next-1" and not screen.pending
