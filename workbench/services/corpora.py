@@ -227,7 +227,7 @@ def forget_corpus(home: Path, path: str) -> None:
 def check_corpus(config: RunConfig, home: Path) -> None:
     """UserError unless the corpus has a first document, or is token files."""
     from llm.data.corpora import open_corpus
-    from llm.data.tokenfiles import is_token_corpus
+    from llm.data.tokenpaths import is_token_corpus
 
     if is_token_corpus(config.data):
         return
@@ -292,7 +292,7 @@ def preview(entry: Entry, home: Path) -> str:
     """The beginning of the text, documents set apart by an empty line. UserError where it cannot be read."""
     from llm.data.corpora import open_corpus
     from llm.data.datasets import located
-    from llm.data.tokenfiles import is_token_corpus
+    from llm.data.tokenpaths import is_token_corpus
 
     data = located(config_of(entry, RunConfig()).data, home)
     if is_token_corpus(data):
