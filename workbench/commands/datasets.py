@@ -76,5 +76,5 @@ def download(options: argparse.Namespace) -> int:
     if dataset.train:
         print(f"use it with  --data.corpus {shlex.quote(options.name)}")
     if dataset.validation:
-        print(f"             --data.validation {dataset.name}  (its own validation text)")
+        print("             (its own validation text comes with it, unless data.validation names another)")
     return 0
