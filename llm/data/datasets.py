@@ -47,6 +47,13 @@ class NamedDataset:
     sharded: bool = False
     unpacked_bytes: int = 0
 
+    @property
+    def caution(self) -> str:
+        """A sentence for whoever is about to download it, "" where every checksum is known beforehand."""
+        if all(file.sha256 for file in self.files):
+            return ""
+        return "Its checksum is not known beforehand: that of what comes is kept, and compared from then on."
+
 
 CATALOGUE = (
     NamedDataset(

@@ -131,6 +131,16 @@ def named_datasets(home: Path) -> Iterator[Entry]:
             yield replace(entry, about=about)
 
 
+def caution(entry: Entry) -> str:
+    """A sentence to read before `entry` is downloaded, or ""."""
+    from llm.data.datasets import find_dataset
+
+    try:
+        return find_dataset(entry.corpus or entry.name).caution
+    except UserError:
+        return ""  # an address that is none: downloading says so
+
+
 def prepared_datasets(home: Path) -> Iterator[Entry]:
     """The token files in `<home>/data`, as their indexes describe them."""
     for index in sorted((home / "data").glob("*/dataset.json")):
