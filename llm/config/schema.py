@@ -53,7 +53,9 @@ class DataConfig:
         "stories, pylib, a downloaded data set (llm-workbench data lists them) or web address, or a path: a file or "
         "folder of text, JSONL, Parquet or token files, or a glob.",
     )
-    validation: str = knob("", "As corpus, the validation text or tokens; empty = hold out a share of the corpus.")
+    validation: str = knob(
+        "", "As corpus, the validation text or tokens; empty = those the corpus comes with, or a share of it."
+    )
     format: Literal["auto", "text", "jsonl", "parquet", "tokens"] = knob(
         "auto",
         "What the files are; auto goes by their names. jsonl: one object a line, or a list of them. Token files: .npy, "

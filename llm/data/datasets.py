@@ -47,6 +47,13 @@ class NamedDataset:
     sharded: bool = False
     unpacked_bytes: int = 0
 
+    @property
+    def caution(self) -> str:
+        """A sentence for whoever is about to download it, "" where every checksum is known beforehand."""
+        if all(file.sha256 for file in self.files):
+            return ""
+        return "Its checksum is not known beforehand: that of what comes is kept, and compared from then on."
+
 
 CATALOGUE = (
     NamedDataset(
@@ -190,13 +197,20 @@ def has_size(path: Path, size_bytes: int) -> bool:
 def located(data: DataConfig, home: Path) -> DataConfig:
     """`data` with the paths of the copies here for names and addresses of data sets in `corpus` and `validation`.
 
-    UserError where one is not here; it says how to get it. A file of the same name is meant by ./NAME.
+    A data set with validation text of its own brings that, unless another is named. UserError where one is not here; it
+    says how to get it. A file of the same name is meant by ./NAME.
     """
+    validation = data.validation or (data.corpus if data.corpus in with_validation() else "")
     return replace(
         data,
         corpus=located_path(data.corpus, "train", home),
-        validation=located_path(data.validation, "validation", home),
+        validation=located_path(validation, "validation", home),
     )
+
+
+def with_validation() -> list[str]:
+    """The names of the data sets that have validation text of their own."""
+    return [dataset.name for dataset in CATALOGUE if dataset.validation]
 
 
 def located_path(text: str, part: str, home: Path) -> str:

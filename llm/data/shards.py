@@ -21,6 +21,7 @@ from llm.errors import UserError
 
 FORMAT = "llm-workbench tokens"
 VERSION = 1
+LARGEST_HEADER = 1 << 12
 SHARD_TOKENS = 1 << 26
 VERIFY_TOKENS = 1 << 22
 
@@ -140,7 +141,7 @@ class Shard:
 
     def __init__(self, path: Path, *, verify: bool = False) -> None:
         self.path = path
-        self.header = read_header(path.with_suffix(".json"))
+        self.header = read_header(path.with_suffix(".json"), remedy(path))
         self.dtype = dtype_for(self.header.vocab_size)
         self.expected = self.header.count * self.dtype.itemsize
         try:
@@ -235,21 +236,31 @@ def check_ids(tokens: NDArray[np.integer], vocab_size: int, path: Path, offset: 
         )
 
 
-def read_header(path: Path) -> Header:
-    """The header in a shard's JSON file. UserError when it is missing, damaged, or newer than this program."""
+def is_header(path: Path) -> bool:
+    """Whether a file is the header of a shard: another program may keep something else under that name."""
+    try:
+        record = json.loads(path.read_bytes()) if path.stat().st_size <= LARGEST_HEADER else None
+    except (OSError, ValueError, RecursionError):
+        return False
+    return isinstance(record, dict) and record.get("format") == FORMAT
+
+
+def read_header(path: Path, advice: str) -> Header:
+    """The header in a shard's JSON file. UserError, which ends in `advice`, when it is missing, damaged, or newer than
+    this program."""
     try:
         record = json.loads(path.read_bytes())
         header = Header(**{name: record[name] for name in Header.__dataclass_fields__})
     except OSError as error:
-        raise UserError(f"The token header {path} cannot be read ({error.strerror}); {remedy(path)}") from error
+        raise UserError(f"The token header {path} cannot be read ({error.strerror}); {advice}") from error
     except (ValueError, TypeError, KeyError) as error:
-        raise UserError(f"The token header {path} is damaged; {remedy(path)}") from error
+        raise UserError(f"The token header {path} is damaged; {advice}") from error
     if (header.format, header.version) != (FORMAT, VERSION):
-        raise UserError(f"The token header {path} is of a format this version does not know; {remedy(path)}")
+        raise UserError(f"The token header {path} is of a format this version does not know; {advice}")
     if header.dtype != dtype_for(header.vocab_size).name or header.count <= 0:
         raise UserError(
             f"The token header {path} promises {header.count} tokens of {header.dtype} for a vocabulary of "
-            f"{header.vocab_size}, which cannot be; {remedy(path)}"
+            f"{header.vocab_size}, which cannot be; {advice}"
         )
     return header
 

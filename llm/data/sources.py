@@ -13,7 +13,8 @@ from llm.data.datasets import located
 from llm.data.holdout import Unit, units
 from llm.data.streaming import RowGroups, StreamedCorpus
 from llm.data.textfiles import Document, find_files, format_of
-from llm.data.tokenfiles import TokenCorpus, is_token_corpus
+from llm.data.tokenfiles import TokenCorpus
+from llm.data.tokenpaths import is_token_corpus
 from llm.errors import ConfigError, Problem
 
 SAMPLE_BYTES = 1 << 20  # of a streamed corpus, tokenised before training: to probe the machine, to evaluate on

@@ -50,7 +50,7 @@ class RowGroups:
     def documents(self, number: int) -> Iterator[Document]:
         """The texts of one row group; empty ones are left out."""
         group = self.groups[number]
-        return read_parquet(group.path, self.text_field, [group.number])
+        return read_parquet(group.path, self.text_field, lambda path, count: None, [group.number])
 
 
 class Place(NamedTuple):

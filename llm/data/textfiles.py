@@ -21,6 +21,7 @@ PIECE_BYTES = 1 << 20
 SNIFF_BYTES = 1 << 13
 LONGEST_ITEM = 1 << 26  # characters of one item of a JSON list
 BEFORE_ITEM = re.compile(r"\s*[\[,]\s*")
+TEXT_TYPES = ("string", "large_string", "string_view", "binary", "large_binary", "binary_view")  # as pyarrow calls them
 REMEMBERED_FROM = 8 << 20  # smaller files are hashed faster than their record is kept
 SETTLED_SECONDS = 2.0  # a file changed more recently than this may change again under the same time stamp
 
@@ -101,7 +102,7 @@ def read_documents(
     if kind == "jsonl":
         yield from read_jsonl(path, text_field, replaced)
     elif kind == "parquet":
-        yield from read_parquet(path, text_field)
+        yield from read_parquet(path, text_field, replaced)
     else:
         pieces = read_text(path, replaced)
         first = next(pieces, "")
@@ -196,16 +197,36 @@ def list_items(path: Path, pieces: Iterable[str]) -> Iterator[Any]:
         raise UserError(f"{path} is not a whole JSON list: it goes wrong after item {found}; mend it there.")
 
 
-def read_parquet(path: Path, text_field: str, row_groups: list[int] | None = None) -> Iterator[Document]:
-    """One document per row, read in batches, of all row groups or those given; needs pyarrow."""
+def read_parquet(
+    path: Path, text_field: str, replaced: Callable[[Path, int], None], row_groups: list[int] | None = None
+) -> Iterator[Document]:
+    """One document per row, read in batches, of all row groups or those given; needs pyarrow.
+
+    Bytes that are not UTF-8, in a column of text or of bytes, become U+FFFD, and `replaced` is told how many.
+    """
+    wrong = 0
     with opened_parquet(path, text_field) as table:
         for batch in table.iter_batches(batch_size=256, row_groups=row_groups, columns=[text_field]):
-            yield from filter(None, (document(str(path), text) for text in batch.column(0).to_pylist()))
+            for raw in rows_of_bytes(batch.column(0)):
+                text = raw.decode(errors="replace")
+                wrong += text.count("\ufffd") - raw.count(b"\xef\xbf\xbd")
+                yield from filter(None, [document(str(path), text)])
+    replaced(path, max(0, wrong))
+
+
+def rows_of_bytes(column: Any) -> Iterator[bytes]:
+    """The rows of a column of text or bytes, as they are stored; nothing where there is none."""
+    import pyarrow as arrow
+
+    if arrow.types.is_dictionary(column.type):
+        column = column.dictionary_decode()
+    return (row or b"" for row in column.cast(arrow.large_binary()).to_pylist())
 
 
 @contextmanager
 def opened_parquet(path: Path, text_field: str) -> Iterator[Any]:
-    """A pyarrow ParquetFile that has the column; whatever is wrong with it in the block is a UserError naming it."""
+    """A pyarrow ParquetFile that has the column, of text or of bytes; whatever is wrong with it in the block is a
+    UserError naming it."""
     try:
         import pyarrow as arrow
         from pyarrow import parquet
@@ -213,12 +234,29 @@ def opened_parquet(path: Path, text_field: str) -> Iterator[Any]:
         raise UserError(f"{path} needs pyarrow to be read; run: pip install 'llm-workbench[parquet]'") from error
     try:
         with parquet.ParquetFile(path) as table:
-            if text_field not in table.schema_arrow.names:
-                names = ", ".join(table.schema_arrow.names)
+            schema = table.schema_arrow
+            if text_field not in schema.names:
+                names = ", ".join(schema.names)
                 raise UserError(f"{path} has no column {text_field!r}; set data.text_field to one of: {names}.")
+            check_column(path, schema, text_field)
             yield table
     except (OSError, arrow.ArrowException) as error:
         raise UserError(f"{path} cannot be read as Parquet ({error}); check the file.") from error
+
+
+def check_column(path: Path, schema: Any, text_field: str) -> None:
+    """UserError where a column holds neither text nor bytes; it names those that do."""
+    given = schema.field(text_field).type
+    if holds_text(given):
+        return
+    others = ", ".join(field.name for field in schema if holds_text(field.type))
+    advice = f"set data.text_field to one that does: {others}" if others else "give a file that has some"
+    raise UserError(f"The column {text_field!r} of {path} holds {given} and no text; {advice}.")
+
+
+def holds_text(kind: Any) -> bool:
+    """Whether a type of pyarrow's, or that of the values of a dictionary, is text or bytes that may be."""
+    return str(kind.value_type if str(kind).startswith("dictionary") else kind) in TEXT_TYPES
 
 
 def document(name: str, text: str | None) -> Document | None:

@@ -13,7 +13,7 @@ All integers are little-endian, unless a .npy file says otherwise.
 from __future__ import annotations
 
 import os
-import re
+import tokenize
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, BinaryIO, NamedTuple
@@ -32,15 +32,17 @@ from llm.data.shards import (
     TokenSplit,
     check_ids,
     dtype_for,
+    is_header,
     read_header,
 )
-from llm.data.textfiles import FileHashes, find_files, opened
+from llm.data.textfiles import FileHashes, opened
+from llm.data.tokenpaths import CHUNK, HEADER_MAGIC, token_sides
 from llm.errors import ConfigError, Problem, UserError
 from llm.tokenizer import Tokenizer
 
-CHUNK = re.compile(r"encoded_tokens_chunk_(\d+)\.dat")
-SUFFIXES = (".npy", ".bin")
-HEADER_MAGIC, HEADER_VERSION, HEADER_BYTES = 20240520, 1, 256 * 4
+HEADER_VERSION, HEADER_BYTES = 1, 256 * 4
+# What numpy's reader raises at a damaged header, which it parses as a Python literal.
+NOT_NPY = (ValueError, SyntaxError, tokenize.TokenError, TypeError, LookupError, RecursionError, MemoryError)
 
 
 class Layout(NamedTuple):
@@ -124,12 +126,11 @@ class ChunkWriter(ShardWriter):
 
 
 class TokenCorpus:
-    """Token files in the place of text: `data.corpus`, and `data.validation` or the last share of the corpus."""
+    """Token files in the place of text: `data.corpus`, and what of it or of `data.validation` is held out."""
 
     def __init__(self, data: DataConfig, home: Path) -> None:
         self.names, self.fraction = (data.corpus, data.validation), data.validation_fraction
-        self.train_paths = token_paths(data.corpus, "data.corpus")
-        self.validation_paths = token_paths(data.validation, "data.validation") if data.validation else []
+        self.train_paths, self.validation_paths = token_sides(data)
         self._hashes = FileHashes(home / "data" / "files.json")
 
     @classmethod
@@ -193,58 +194,6 @@ def portions(split: TokenSplit) -> Iterator[Tokens]:
         yield split.read(start, min(start + VERIFY_TOKENS, len(split)))
 
 
-def is_token_corpus(data: DataConfig) -> bool:
-    """Whether `data.corpus` names token files: because `data.format` says so, or by their names."""
-    if data.format != "auto" or data.corpus in ("stories", "pylib"):
-        return data.format == "tokens"
-    path = Path(data.corpus).expanduser()
-    if path.is_dir():
-        names = [item.name for item in path.iterdir() if item.is_file() and not item.name.startswith(".")]
-        plain = [name for name in names if not name.endswith(".json")]
-        return bool(plain) and all(is_token_name(name) for name in plain)
-    files = find_files(data.corpus)
-    return bool(files) and all(is_token_name(file.name) for file in files)
-
-
-def is_token_name(name: str) -> bool:
-    return name.endswith(SUFFIXES) or CHUNK.fullmatch(name) is not None
-
-
-def token_paths(pattern: str, field: str) -> list[Path]:
-    """The token files that a path, folder or glob means: chunks in the order of their numbers, others of their names.
-
-    Raises UserError where there are none, a chunk is missing, or a chunk that is not the last differs in length.
-    """
-    path = Path(pattern).expanduser()
-    found = (
-        sorted(item for item in path.iterdir() if is_token_name(item.name)) if path.is_dir() else find_files(pattern)
-    )
-    if not found:
-        raise UserError(
-            f"{pattern} holds no token files (.npy, .bin, encoded_tokens_chunk_K.dat); check {field}, or set "
-            "data.format if it is text."
-        )
-    numbered = {int(match[1]): file for file in found if (match := CHUNK.fullmatch(file.name))}
-    if not numbered or (len(found) == 1 and not path.is_dir()):
-        return found
-    if len(numbered) < len(found):
-        raise UserError(f"{pattern} mixes chunk files with other token files; name one kind in {field}.")
-    missing = next((number for number in range(max(numbered)) if number not in numbered), None)
-    if missing is not None:
-        raise UserError(
-            f"{pattern} lacks encoded_tokens_chunk_{missing}.dat; bring it back, or chunk the corpus again."
-        )
-    chunks = [numbered[number] for number in sorted(numbered)]
-    sizes = [chunk.stat().st_size for chunk in chunks]
-    for chunk, size in zip(chunks[:-1], sizes[:-1], strict=True):
-        if size != sizes[0]:
-            raise UserError(
-                f"The token file {chunk} has {size:,} bytes where chunk 0 has {sizes[0]:,}: only the last chunk may "
-                "differ; bring back the whole file."
-            )
-    return chunks
-
-
 def joined(name: str, paths: Sequence[Path], vocab_size: int, text_bytes: int) -> JoinedTokens:
     return JoinedTokens(name, [TokenFile(path, vocab_size) for path in paths], text_bytes, dtype_for(vocab_size))
 
@@ -265,8 +214,8 @@ def read_layout(path: Path, file: BinaryIO, size: int) -> Layout:
     if path.suffix == ".npy":
         return npy_layout(path, file, size)
     described = path.with_suffix(".json")
-    if path.suffix == ".bin" and described.is_file():
-        header = read_header(described)
+    if path.suffix == ".bin" and is_header(described):
+        header = read_header(described, "bring it back as it was, or prepare the text again.")
         return checked(path, Layout(dtype_for(header.vocab_size), 0, header.count), size)
     if CHUNK.fullmatch(path.name):
         return headerless(path, np.dtype("<i4"), size)
@@ -284,8 +233,8 @@ def npy_layout(path: Path, file: BinaryIO, size: int) -> Layout:
         version = npy.read_magic(file)
         read = npy.read_array_header_1_0 if version == (1, 0) else npy.read_array_header_2_0
         shape, _, dtype = read(file)
-    except ValueError as error:
-        raise UserError(f"{path} is not a .npy file ({error}); give another file.") from error
+    except NOT_NPY as error:
+        raise UserError(f"{path} is not a .npy file (its header cannot be read); give another file.") from error
     if len(shape) != 1 or dtype.kind not in "iu":
         raise UserError(f"{path} holds {dtype} of shape {shape}, not one row of token ids; give another file.")
     return checked(path, Layout(dtype, file.tell(), shape[0]), size)

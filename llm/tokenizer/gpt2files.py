@@ -26,8 +26,9 @@ def printable_bytes() -> dict[str, int]:
     return {chr(value): value for value in visible} | {chr(256 + index): value for index, value in enumerate(hidden)}
 
 
-def load_gpt2_files(folder: Path, special_tokens: Sequence[str] = ()) -> RankTokenizer:
-    """The tokenizer in a folder with vocab.json and merges.txt."""
+def load_gpt2_files(path: Path, special_tokens: Sequence[str] = ()) -> RankTokenizer:
+    """The tokenizer in a folder with vocab.json and merges.txt; `path` is the folder, or one of the two."""
+    folder = path if path.is_dir() else path.parent
     for vocab_name, merges_name in FILE_NAMES:
         vocab, merges = folder / vocab_name, folder / merges_name
         if vocab.is_file() and merges.is_file():

@@ -49,12 +49,17 @@ class CachedFile:
     sha256: str
 
     def read(self, cache: Path) -> bytes | None:
-        """Its content, or None when the cache has no undamaged copy."""
+        """Its content, or None where the cache has no copy. ValueError, which says why, where it has one of no use."""
+        path = cache / hashlib.sha1(self.address.encode()).hexdigest()
         try:
-            content = (cache / hashlib.sha1(self.address.encode()).hexdigest()).read_bytes()
-        except OSError:
+            content = path.read_bytes()
+        except (FileNotFoundError, NotADirectoryError):
             return None
-        return content if hashlib.sha256(content).hexdigest() == self.sha256 else None
+        except OSError as error:
+            raise ValueError(f"{path} cannot be read: {error.strerror}") from error
+        if hashlib.sha256(content).hexdigest() != self.sha256:
+            raise ValueError(f"{path} is damaged, its sha256 is not the one expected")
+        return content
 
 
 @dataclass(frozen=True)
@@ -115,18 +120,30 @@ def load_encoding(name: str, special_tokens: Sequence[str] = ()) -> RankTokenize
         hint = did_you_mean(name, ENCODINGS) or f"use one of {', '.join(ENCODINGS)}"
         raise WrongUse(f"There is no tiktoken encoding {name!r}; {hint}")
     cache = cache_directory()
-    contents = [file.read(cache) for file in encoding.files]
+    try:
+        contents = [file.read(cache) for file in encoding.files]
+    except ValueError as error:
+        raise UserError(
+            f"The copy of the tiktoken encoding {name!r} cannot be used ({error}), and nothing is downloaded unasked; "
+            + how_to_get(name)
+        ) from error
     present = [content for content in contents if content is not None]
     if len(present) < len(contents):
         raise UserError(
-            f"The tiktoken encoding {name!r} is not in {cache}, and nothing is downloaded unasked; where there is a "
-            f"connection run  python -c \"import tiktoken; tiktoken.get_encoding('{name}')\"  and, if that was another "
-            f"machine, set TIKTOKEN_CACHE_DIR to a copy of its cache."
+            f"The tiktoken encoding {name!r} is not in {cache}, and nothing is downloaded unasked; {how_to_get(name)}"
         )
     ranks = parse_gpt2_files(*present)[0] if len(present) == 2 else parse_ranks(present[0])
     next_id = max([*ranks.values(), *encoding.special_tokens.values()]) + 1
     specials = with_special_tokens(encoding.special_tokens, special_tokens, next_id)
     return RankTokenizer("tiktoken", ranks, specials, encoding.pattern)
+
+
+def how_to_get(name: str) -> str:
+    """What to do to have a copy of an encoding; tiktoken itself replaces one that is damaged."""
+    return (
+        f"where there is a connection run  python -c \"import tiktoken; tiktoken.get_encoding('{name}')\"  and, if "
+        "that was another machine, set TIKTOKEN_CACHE_DIR to a copy of its cache."
+    )
 
 
 def cache_directory() -> Path:

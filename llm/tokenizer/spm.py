@@ -37,6 +37,8 @@ class SentencePieceTokenizer(BaseTokenizer):
     def __init__(self, model: bytes) -> None:
         """`model`: the content of a .model file; ValueError when it is not one."""
         self._model_bytes = model
+        if not model:  # the library takes it for none given, and complains later, on the terminal
+            raise ValueError("it is empty, not a SentencePiece model")
         try:
             self._model = import_sentencepiece().SentencePieceProcessor(model_proto=model)
         except RuntimeError:

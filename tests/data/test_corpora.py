@@ -188,6 +188,48 @@ def test_parquet(tmp_path: Path) -> None:
         texts(opened(path, tmp_path))
 
 
+@pytest.mark.parametrize("kind", ["string", "large_string", "binary", "large_binary", "dictionary"])
+def test_parquet_text_kept_as_bytes_is_read_as_text(tmp_path: Path, kind: str) -> None:
+    arrow = pytest.importorskip("pyarrow")
+    from pyarrow import parquet
+
+    path = tmp_path / "a.parquet"
+    column = arrow.array(["a 海", None, "b", "b"])
+    column = column.dictionary_encode() if kind == "dictionary" else column.cast(kind)
+    parquet.write_table(arrow.table({"text": column}), path)
+    assert texts(opened(path, tmp_path)) == ["a 海", "b", "b"]
+
+
+def test_parquet_bytes_that_are_not_utf8_are_counted(tmp_path: Path) -> None:
+    arrow = pytest.importorskip("pyarrow")
+    from pyarrow import parquet
+
+    raw = arrow.array([b"good \xef\xbf\xbd", b"bad \xff\xfe"])
+    for column in (raw, raw.view("string")):  # nobody checks what is written as a string
+        parquet.write_table(arrow.table({"text": column}), tmp_path / "a.parquet")
+        corpus = opened(tmp_path / "a.parquet", tmp_path)
+        assert texts(corpus) == ["good \ufffd", "bad \ufffd\ufffd"]
+        assert "2 bytes that are not UTF-8" in corpus.warnings()[0]
+
+
+@pytest.mark.parametrize(
+    ("columns", "told"),
+    [
+        ({"text": [1, 2]}, r"column 'text' of .*a\.parquet holds int64 and no text; give a file that has some"),
+        ({"text": [["a"], ["b"]], "body": ["a", "b"]}, r"holds list<.*string> and no text; set .* to one .*: body\."),
+    ],
+)
+def test_parquet_columns_of_other_types_are_refused_by_name(
+    tmp_path: Path, columns: dict[str, list[Any]], told: str
+) -> None:
+    arrow = pytest.importorskip("pyarrow")
+    from pyarrow import parquet
+
+    parquet.write_table(arrow.table(columns), tmp_path / "a.parquet")
+    with pytest.raises(UserError, match=told):
+        texts(opened(tmp_path / "a.parquet", tmp_path))
+
+
 def test_parquet_without_pyarrow_says_how_to_get_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def without(name: str, *rest: Any) -> Any:
         if name.startswith("pyarrow"):

@@ -197,6 +197,9 @@ def test_a_checksum_nobody_published_is_noted_and_then_holds(site: Site, home: P
         fetched(unknown, home, patience)
     site.files["/text.txt"] = BODY
     assert fetched(unknown, home, patience).first_seen == {}
+    (home / "datasets" / "plays" / "text.txt").write_bytes(BODY[::-1])
+    fetched(unknown, home, patience)
+    assert content(home) == BODY, "what is here is compared with it, too"
 
 
 def test_too_short_a_body_is_not_taken_for_the_file(

@@ -152,6 +152,17 @@ def test_no_text_at_all_is_an_error_not_a_loop(tmp_path: Path) -> None:
         batches_of(corpus_of([path]).train).batch(0)
 
 
+def test_a_streamed_column_of_bytes_is_text_and_one_of_numbers_is_refused(tmp_path: Path) -> None:
+    path = tmp_path / "a.parquet"
+    wanted = [text for text in texts(0, 40) if text]
+    parquet.write_table(pa.table({"text": [text.encode() for text in wanted]}), path, row_group_size=7)
+    inputs, _ = batches_of(corpus_of([path]).train).batch(0)
+    assert inputs.ravel().tolist() == flat(wanted)[: inputs.size]
+    parquet.write_table(pa.table({"text": list(range(40))}), path, row_group_size=7)
+    with pytest.raises(UserError, match=r"The column 'text' of .*a\.parquet holds int64 and no text"):
+        corpus_of([path])
+
+
 def stream_config(pattern: str, **tables: dict[str, object]) -> RunConfig:
     tiny: dict[str, dict[str, object]] = {
         "tokenizer": {"kind": "byte", "special_tokens": ["<|bos|>"]},

@@ -15,7 +15,8 @@ from hypothesis import strategies as st
 from llm.config import RunConfig, from_mapping
 from llm.data.prepare import Dataset, load_dataset, prepare
 from llm.data.shards import ShardWriter
-from llm.data.tokenfiles import ChunkWriter, TokenFile, is_token_corpus, joined, token_paths
+from llm.data.tokenfiles import ChunkWriter, TokenFile, joined
+from llm.data.tokenpaths import is_token_corpus, token_paths
 from llm.errors import ConfigError, UserError
 
 IDS = np.array([7, 0, 255, 11, 256, 3, 99, 100, 101, 102, 103])
@@ -162,6 +163,24 @@ def test_empty_odd_and_short_files_are_refused_by_name_with_lengths(
 def test_arrays_that_are_not_one_row_of_ids(tmp_path: Path, array: np.ndarray) -> None:
     np.save(tmp_path / "x.npy", array)
     with pytest.raises(UserError, match=r"x\.npy"):
+        TokenFile(tmp_path / "x.npy", 257)
+
+
+@pytest.mark.parametrize(
+    "header",
+    [
+        "{}{}{",
+        "{'descr': '<u2', 'fortran_order': False, 'shape': (3",
+        "{'descr': ('<u2',), 'fortran_order': False, 'shape': (3,)}",
+        "{1: 2, 'shape': (3,)}",
+        "{[]: 1}",
+        "-" * 9000 + "1",
+    ],
+)
+def test_a_garbled_npy_header_is_named(tmp_path: Path, header: str) -> None:
+    raw = header.encode()
+    (tmp_path / "x.npy").write_bytes(b"\x93NUMPY\x01\x00" + len(raw).to_bytes(2, "little") + raw)
+    with pytest.raises(UserError, match=r"x\.npy is not a \.npy file"):
         TokenFile(tmp_path / "x.npy", 257)
 
 

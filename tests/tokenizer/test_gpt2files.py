@@ -123,8 +123,16 @@ def test_a_damaged_vocabulary_is_refused(vocab: bytes, tmp_path: Path) -> None:
         load_gpt2_files(tmp_path)
 
 
+def test_the_folder_may_be_named_by_a_file_in_it(folder: Path, ours: Tokenizer) -> None:
+    for name in ("vocab.json", "merges.txt"):
+        tokenizer = build_tokenizer(TokenizerConfig(kind="gpt2-files", path=str(folder / name)), [])
+        assert tokenizer.encode(CORPUS[0]) == ours.encode(CORPUS[0])
+
+
 def test_a_folder_without_the_files_is_refused(tmp_path: Path) -> None:
-    with pytest.raises(UserError, match=r"does not hold vocab\.json and merges\.txt"):
-        build_tokenizer(TokenizerConfig(kind="gpt2-files", path=str(tmp_path)), [])
+    (tmp_path / "vocab.json").touch()
+    for path in (tmp_path, tmp_path / "vocab.json"):
+        with pytest.raises(UserError, match=rf"^{tmp_path} does not hold vocab\.json and merges\.txt"):
+            build_tokenizer(TokenizerConfig(kind="gpt2-files", path=str(path)), [])
     with pytest.raises(UserError, match=r"tokenizer\.path"):
         build_tokenizer(TokenizerConfig(kind="gpt2-files"), [])

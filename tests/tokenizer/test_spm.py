@@ -129,13 +129,15 @@ def test_what_cannot_be_trained_is_refused(texts: list[str], vocab_size: int, co
         SentencePieceTokenizer.train(texts, vocab_size)
 
 
-def test_a_file_that_is_no_model_is_refused(tmp_path: Path) -> None:
+def test_a_file_that_is_no_model_is_refused(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
     path = tmp_path / "broken.model"
     with pytest.raises(UserError, match="no tokenizer at"):
         build_tokenizer(TokenizerConfig(kind="sentencepiece", path=str(path)), [])
-    path.write_bytes(b"not a model")
-    with pytest.raises(UserError, match=r"broken\.model.*not a SentencePiece model"):
-        build_tokenizer(TokenizerConfig(kind="sentencepiece", path=str(path)), [])
+    for content in (b"not a model", b""):
+        path.write_bytes(content)
+        with pytest.raises(UserError, match=r"broken\.model.*not a SentencePiece model"):
+            build_tokenizer(TokenizerConfig(kind="sentencepiece", path=str(path)), [])
+    assert capfd.readouterr() == ("", "")
 
 
 def test_without_the_library_the_message_says_how_to_get_it(monkeypatch: pytest.MonkeyPatch) -> None:

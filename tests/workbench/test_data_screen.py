@@ -62,6 +62,10 @@ async def test_what_is_here_and_what_can_be_downloaded(home: Path) -> None:
         await pilot.press("enter")  # the answer marked first is No
         await until(pilot, lambda: app.screen is screen)
         assert screen.job is None
+        mark(screen, "named core")
+        await until(pilot, lambda: "CORE metric" in shown(screen) and screen.entry is not None)
+        await pilot.press("enter")
+        await until(pilot, lambda: "is not known" in " ".join(shown(app.screen).split()))
 
 
 async def test_a_text_of_ones_own_is_checked_added_shown_and_forgotten(home: Path, tmp_path: Path) -> None:

@@ -64,8 +64,8 @@ def download(options: argparse.Namespace) -> int:
     result = drained(fetched(dataset, options.home, shards=options.shards or 0))
     for name, sha256 in result.first_seen.items():
         say(
-            f"note: nobody published a checksum of {name}; its sha256 {sha256} is now on record, and later downloads "
-            "must match it."
+            f"note: the checksum of {name} is not known beforehand; the sha256 of what came, {sha256}, is now on "
+            "record, and what is here and later downloads are compared with it."
         )
     here = result.here
     if options.json:
@@ -76,5 +76,5 @@ def download(options: argparse.Namespace) -> int:
     if dataset.train:
         print(f"use it with  --data.corpus {shlex.quote(options.name)}")
     if dataset.validation:
-        print(f"             --data.validation {dataset.name}  (its own validation text)")
+        print("             (its own validation text comes with it, unless data.validation names another)")
     return 0

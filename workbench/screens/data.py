@@ -25,6 +25,7 @@ from workbench.services.corpora import (
     Entry,
     Looked,
     add_corpus,
+    caution,
     config_of,
     download_corpus,
     forget_corpus,
@@ -316,7 +317,7 @@ class DataScreen(WorkbenchScreen):
         elif entry.here and entry.corpus:
             self.app.push_screen(PrepareDialog(config_of(entry, RunConfig())), self._prepare)
         elif not entry.here:
-            question = f"Download {entry.name}? {entry.about[:1].upper()}{entry.about[1:]}."
+            question = f"Download {entry.name}? {entry.about[:1].upper()}{entry.about[1:]}. {caution(entry)}".strip()
             answers = [Answer("", "No"), Answer("yes", "Download it from where it is published")]
             self.app.push_screen(Ask(clean(question), answers), self._download)
 

@@ -131,6 +131,16 @@ def named_datasets(home: Path) -> Iterator[Entry]:
             yield replace(entry, about=about)
 
 
+def caution(entry: Entry) -> str:
+    """A sentence to read before `entry` is downloaded, or ""."""
+    from llm.data.datasets import find_dataset
+
+    try:
+        return find_dataset(entry.corpus or entry.name).caution
+    except UserError:
+        return ""  # an address that is none: downloading says so
+
+
 def prepared_datasets(home: Path) -> Iterator[Entry]:
     """The token files in `<home>/data`, as their indexes describe them."""
     for index in sorted((home / "data").glob("*/dataset.json")):
@@ -227,7 +237,7 @@ def forget_corpus(home: Path, path: str) -> None:
 def check_corpus(config: RunConfig, home: Path) -> None:
     """UserError unless the corpus has a first document, or is token files."""
     from llm.data.corpora import open_corpus
-    from llm.data.tokenfiles import is_token_corpus
+    from llm.data.tokenpaths import is_token_corpus
 
     if is_token_corpus(config.data):
         return
@@ -292,7 +302,7 @@ def preview(entry: Entry, home: Path) -> str:
     """The beginning of the text, documents set apart by an empty line. UserError where it cannot be read."""
     from llm.data.corpora import open_corpus
     from llm.data.datasets import located
-    from llm.data.tokenfiles import is_token_corpus
+    from llm.data.tokenpaths import is_token_corpus
 
     data = located(config_of(entry, RunConfig()).data, home)
     if is_token_corpus(data):
