@@ -65,7 +65,7 @@ def test_a_run_tells_its_story_in_order(make_run: MakeRun, tmp_path: Path) -> No
     events = train(run, tmp_path)
     assert [event.step for event in of(StepLogged, events)] == list(range(1, 25))  # type: ignore[attr-defined]
     assert [event.step for event in of(Evaluated, events)] == [0, 9, 18, 24]  # type: ignore[attr-defined]
-    assert [event.step for event in of(Sampled, events)] == [0, 10, 20]  # type: ignore[attr-defined]
+    assert [event.step for event in of(Sampled, events)] == [0, 10, 20, 24]  # type: ignore[attr-defined]
     assert [event.step for event in of(Saved, events)] == [7, 14, 21, 24]  # type: ignore[attr-defined]
     kinds = [type(event) for event in events]
     assert kinds.index(Progress) < kinds.index(Started) < kinds.index(StepLogged)
@@ -89,6 +89,17 @@ def test_micro_batches_make_the_same_step(make_run: MakeRun, tmp_path: Path) -> 
         curves.append([event.loss for event in of(StepLogged, train(run, tmp_path))])  # type: ignore[attr-defined]
     for curve in curves[1:]:
         assert curve == pytest.approx(curves[0], rel=2e-4)
+
+
+def test_the_last_step_is_sampled_once(make_run: MakeRun, tmp_path: Path) -> None:
+    due = make_run("due", train__steps="20")
+    assert [event.step for event in of(Sampled, train(due, tmp_path))] == [0, 10, 20]
+    assert of(Sampled, train(due, tmp_path)) == [], "a finished run, resumed, makes no step to be sampled"
+    never = make_run("never", train__steps="3", sample__every="0")
+    assert of(Sampled, train(never, tmp_path)) == []
+    stopped = make_run("stopped")
+    events = train(stopped, tmp_path, {5: [("stop", {})]})
+    assert [event.step for event in of(Sampled, events)] == [0]
 
 
 def test_commands_are_answered_by_id(make_run: MakeRun, tmp_path: Path) -> None:
