@@ -137,10 +137,16 @@ def training_events(
     state, restored = yield from restored_state(run, config, dataset, overrides)
     config = resumed_config(frozen, tuple(state.overrides.items()))
     core_tasks = due_core_tasks(config, home)
-    length = run_length(config, dataset.tokenizer.vocab_size, len(dataset.train), ranks.count)
+    length = run_length(
+        config,
+        dataset.tokenizer.vocab_size,
+        len(dataset.train),
+        ranks.count,
+        rows=state.rows,
+        micro_batch=state.micro_batch,
+    )
+    state.rows = length.rows
     plan = settle_plan(config, state, dataset, length, ranks)
-    if state.accumulation:
-        length = replace(length, accumulation=state.accumulation)
     job = Job(run, config, state, dataset, plan, length, core_tasks, ranks)
     loss_of, warning = settled_loss(job)
     on_live(LiveWeights(run.name, state, dataset.tokenizer, job.plan))

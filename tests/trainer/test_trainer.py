@@ -7,13 +7,16 @@ import math
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from unittest.mock import Mock
 
+import numpy as np
 import pytest
 import torch
 
 import llm.chores
 import llm.saver
 from llm.commands import CommandQueue
+from llm.distributed import Ranks
 from llm.errors import UserError
 from llm.events import (
     CommandRefused,
@@ -34,6 +37,7 @@ from llm.events import (
 )
 from llm.model.transformer import Transformer
 from llm.run import Command, Run
+from llm.step import accumulated
 from llm.training import run_training
 
 from .conftest import MakeRun
@@ -89,6 +93,14 @@ def test_micro_batches_make_the_same_step(make_run: MakeRun, tmp_path: Path) -> 
         curves.append([event.loss for event in of(StepLogged, train(run, tmp_path))])  # type: ignore[attr-defined]
     for curve in curves[1:]:
         assert curve == pytest.approx(curves[0], rel=2e-4)
+
+
+@pytest.mark.parametrize(("rows", "accumulation"), [(2, 4), (6, 4), (4, 0), (0, 1)])
+def test_micro_batches_that_are_empty_or_leave_rows_out_are_an_error(rows: int, accumulation: int) -> None:
+    tokens = np.zeros((rows, 8), dtype=np.int64)
+    nothing = Mock()  # it must not come to anything
+    with pytest.raises(ValueError, match=f"{rows} rows do not make {accumulation} equal micro-batches"):
+        accumulated(nothing, (tokens, tokens), nothing, nothing, accumulation, 1, Ranks(), lambda: False)
 
 
 def test_the_last_step_is_sampled_once(make_run: MakeRun, tmp_path: Path) -> None:
