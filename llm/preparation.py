@@ -13,17 +13,29 @@ from llm.commands import CommandQueue
 from llm.config import RunConfig
 from llm.core.bundle import Task, bundle_folder, load_bundle
 from llm.data.prepare import Dataset, prepare
+from llm.data.sources import StreamSource, open_source
+from llm.data.streaming import check_streams, resolve_streams
 from llm.device import Plan, choose_device, choose_threads, make_plan
 from llm.distributed import LossOf, Ranks
 from llm.environment import usable_cores
 from llm.errors import UserError
 from llm.events import Event, Saved, Warned
 from llm.files import published_directory
-from llm.length import Length
+from llm.length import Length, shared_rows
 from llm.optim import build_optimizer
 from llm.run import Run
 from llm.run.checkpoints import list_checkpoints
 from llm.step import to_device
+
+
+def check_shares(run: Run, config: RunConfig, home: Path, ranks: Ranks) -> None:
+    """ConfigError where `ranks` cannot share a step, or a streamed text: before a new run's data are prepared."""
+    if run.checkpoints():
+        return  # these know what was shared at the first step, and the data are there
+    rows, _ = shared_rows(config, ranks.count)
+    source = open_source(config, home) if config.data.order == "stream" else None
+    if isinstance(source, StreamSource):
+        check_streams(source.stream, rows, resolve_streams(config.data.streams, None, ranks.count), ranks.count)
 
 
 def due_core_tasks(config: RunConfig, home: Path) -> tuple[Task, ...]:

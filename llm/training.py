@@ -24,6 +24,7 @@ from llm.job import Job
 from llm.length import run_length
 from llm.live import LiveWeights
 from llm.preparation import (
+    check_shares,
     due_core_tasks,
     keep_tokenizer,
     last_step,
@@ -127,6 +128,7 @@ def training_events(
     """Everything from preparing the data to the end."""
     frozen = run.config()
     config = resumed_config(frozen, overrides)
+    check_shares(run, config, home, ranks)
     due_core_tasks(config, home)  # a bundle that is missing is told before long work begins
     dataset = yield from shared_dataset(config, home, commands, ranks)
     if dataset is None:
