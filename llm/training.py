@@ -15,6 +15,7 @@ from pathlib import Path
 
 from llm.commands import CommandQueue
 from llm.config import RunConfig, resumed_config
+from llm.config.overrides import Overrides
 from llm.data.prepare import Dataset
 from llm.distributed import LossOf, Ranks
 from llm.errors import UserError
@@ -25,6 +26,7 @@ from llm.length import run_length
 from llm.live import LiveWeights
 from llm.preparation import (
     check_shares,
+    config_to_go_on,
     due_core_tasks,
     keep_tokenizer,
     last_step,
@@ -46,7 +48,7 @@ def run_training(
     home: Path,
     *,
     commands: CommandQueue | None = None,
-    overrides: tuple[tuple[str, str], ...] = (),
+    overrides: Overrides = (),
     on_event: OnEvent = lambda event: None,
     on_live: Callable[[LiveWeights], None] = lambda live: None,
     ranks: Ranks | None = None,
@@ -121,13 +123,12 @@ def training_events(
     run: Run,
     home: Path,
     commands: CommandQueue,
-    overrides: tuple[tuple[str, str], ...],
+    overrides: Overrides,
     on_live: Callable[[LiveWeights], None],
     ranks: Ranks,
 ) -> Generator[Event, None, None]:
     """Everything from preparing the data to the end."""
-    frozen = run.config()
-    config = resumed_config(frozen, overrides)
+    config = config_to_go_on(run, overrides)
     check_shares(run, config, home, ranks)
     due_core_tasks(config, home)  # a bundle that is missing is told before long work begins
     dataset = yield from shared_dataset(config, home, commands, ranks)
@@ -137,7 +138,7 @@ def training_events(
     if ranks.is_first:
         keep_tokenizer(run, dataset)
     state, restored = yield from restored_state(run, config, dataset, overrides)
-    config = resumed_config(frozen, tuple(state.overrides.items()))
+    config = resumed_config(run.config(), state.overrides.items())
     core_tasks = due_core_tasks(config, home)
     length = run_length(
         config,

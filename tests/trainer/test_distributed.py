@@ -16,8 +16,8 @@ from llm.checkpoint import TrainerState
 from llm.config import RunConfig, with_overrides
 from llm.config.resolve import resolve_model
 from llm.device import Plan
-from llm.distributed import LossModule, Ranks
-from llm.errors import ConfigError
+from llm.distributed import LossModule, Ranks, backend_for
+from llm.errors import ConfigError, WrongUse
 from llm.events import StepLogged
 from llm.length import run_length, shared_rows
 from llm.model.transformer import Transformer
@@ -99,6 +99,39 @@ def test_a_micro_batch_that_was_halved_is_shared_by_its_size() -> None:
     assert shared_rows(config, 8, rows=8, micro_batch=1) == (8, 1)
     with pytest.raises(ConfigError, match=r"by 3 processes in micro-batches of 2; take a number .* divides 4"):
         shared_rows(config, 3, rows=8, micro_batch=2)
+
+
+@pytest.mark.parametrize(
+    ("device", "gpus", "processes", "backend"),
+    [("auto", 0, 2, "gloo"), ("cpu", 4, 2, "gloo"), ("auto", 4, 4, "nccl"), ("cuda", 2, 2, "nccl")],
+)
+def test_the_backend_follows_the_device(
+    monkeypatch: pytest.MonkeyPatch, device: str, gpus: int, processes: int, backend: str
+) -> None:
+    pretend_gpus(monkeypatch, gpus)
+    assert backend_for(device, processes) == backend
+
+
+@pytest.mark.parametrize(
+    ("device", "gpus", "message"),
+    [
+        ("cuda:0", 4, "cuda:0 is one device, which several processes cannot share; set cuda or cpu"),
+        ("auto", 1, "2 processes cannot share the GPUs of this machine, of which there are 1; start 1, or set"),
+        ("cuda", 0, "cuda is not available on this machine"),
+    ],
+)
+def test_ranks_that_have_no_device_each_are_refused(
+    monkeypatch: pytest.MonkeyPatch, device: str, gpus: int, message: str
+) -> None:
+    pretend_gpus(monkeypatch, gpus)
+    with pytest.raises(WrongUse, match=message):
+        backend_for(device, 2)
+
+
+def pretend_gpus(monkeypatch: pytest.MonkeyPatch, count: int) -> None:
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: count > 0)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: count)
+    monkeypatch.setattr(torch.backends.mps, "is_available", lambda: False)
 
 
 @pytest.mark.parametrize("which", ["the first", "another"])
