@@ -24,6 +24,7 @@ from llm.files import remove_staging, write_atomic
 from llm.job import Job
 from llm.length import run_length
 from llm.live import LiveWeights
+from llm.optim import idle_rate
 from llm.preparation import (
     check_shares,
     config_to_go_on,
@@ -154,7 +155,7 @@ def training_events(
     loss_of, warning = settled_loss(job)
     on_live(LiveWeights(run.name, state, dataset.tokenizer, job.plan))
     yield started(job, restored)
-    for message in (*dataset.warnings, *filter(None, [warning])):
+    for message in (*dataset.warnings, *filter(None, [warning, idle_rate(state.optimizer, config)])):
         yield Warned(step=state.step, message=message)
     yield from Trainer(job, commands, loss_of).events()
 

@@ -114,6 +114,23 @@ def test_the_last_step_is_sampled_once(make_run: MakeRun, tmp_path: Path) -> Non
     assert [event.step for event in of(Sampled, events)] == [0]
 
 
+def test_a_rate_that_no_group_uses_is_told_of(make_run: MakeRun, tmp_path: Path) -> None:
+    own = {
+        "train__steps": "1",
+        "optim__kind": "muon",
+        "optim__embedding_lr": "0.2",
+        "model__norm_gain": "false",
+    }
+
+    def told(name: str, **fields: str) -> list[str]:
+        return [event.message for event in of(Warned, train(make_run(name, **own | fields), tmp_path))]
+
+    said = "train.lr = 0.01 sets no learning rate here, as optim.embedding_lr, optim.matrix_lr do; change those, or "
+    assert told("idle") == [said + "train.lr_multiplier for all of them."]
+    assert told("shown", train__lr="0.02") == [], "the highest of them, for the log"
+    assert told("used", model__norm_gain="true") == []
+
+
 def test_commands_are_answered_by_id(make_run: MakeRun, tmp_path: Path) -> None:
     at: At = {
         3: [
