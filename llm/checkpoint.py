@@ -33,7 +33,8 @@ class TrainerState:
     `data_cursor` is where the next batch begins in a text that is streamed (`BatchSource.cursor`).
     `overrides` holds what differs from `run.toml`, as text by dotted path: live knobs and what a resume changed.
     `spikes` are the losses of the last steps, against which the next is judged.
-    `accumulation` is 0, or micro-batches per step on each rank, where memory did not suffice for the configured ones.
+    `rows` are the sequences of a step, all ranks together, as the run began: another number of ranks shares the same.
+    `micro_batch` is 0, or sequences per micro-batch where memory did not suffice for `train.batch_size`.
     `lock` guards the weights and `step`: the optimiser step and whoever copies them take it.
     """
 
@@ -45,7 +46,8 @@ class TrainerState:
     elapsed: float = 0.0
     loss_scale: float = 1.0
     steps_at_scale: int = 0
-    accumulation: int = 0
+    rows: int = 0
+    micro_batch: int = 0
     metrics: dict[str, float] = field(default_factory=dict)
     best_validation_loss: float | None = None
     overrides: dict[str, str] = field(default_factory=dict)
@@ -62,7 +64,8 @@ class TrainerState:
         "elapsed",
         "loss_scale",
         "steps_at_scale",
-        "accumulation",
+        "rows",
+        "micro_batch",
         "metrics",
         "best_validation_loss",
         "overrides",

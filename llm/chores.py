@@ -32,6 +32,7 @@ class Chores:
         self.saver = Saver(job)
         # A checkpoint holds a validation result only of its own step: a restored one need not be found again.
         self.done_at: dict[str, int] = {"evaluate": job.state.step} if "validation_loss" in job.state.metrics else {}
+        self.done_at["sample"] = job.state.step  # whoever made that step has sampled, if that was due
 
     def is_done(self, chore: str) -> bool:
         """Whether `chore` was done since the last step."""
@@ -119,6 +120,7 @@ class Chores:
             text = "".join(piece.text for piece in pieces if isinstance(piece, Piece))
         finally:
             model.train()
+        self.done_at["sample"] = self.job.state.step
         yield self.job.say(Sampled, prompt=config.sample.prompt, text=text, command_id=command_id)
 
     def save(self, command_id: str = "") -> Iterator[Event]:

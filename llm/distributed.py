@@ -12,13 +12,15 @@ from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
 from datetime import timedelta
-from typing import Any
+from typing import Any, Literal
 
 import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
+from llm.device import choose_device
+from llm.errors import WrongUse
 from llm.model.transformer import Transformer
 
 LossOf = Callable[[Tensor, Tensor], Tensor]
@@ -96,19 +98,39 @@ def without_reduction(loss_of: LossOf, last: bool) -> AbstractContextManager[Any
     return held
 
 
+def backend_for(device: str, processes: int) -> Literal["gloo", "nccl"]:
+    """How several ranks reduce gradients, `processes` of them on this machine and `train.device` being `device`.
+
+    WrongUse where they cannot train there: each takes a GPU of its own, or all take the CPU.
+    """
+    chosen = choose_device(device)
+    if chosen == "cpu":
+        return "gloo"
+    if chosen != "cuda":
+        raise WrongUse(f"train.device: {chosen} is one device, which several processes cannot share; set cuda or cpu.")
+    gpus = torch.cuda.device_count()
+    if processes > gpus:
+        raise WrongUse(
+            f"{processes} processes cannot share the GPUs of this machine, of which there are {gpus}; start {gpus}, "
+            "or set train.device to cpu."
+        )
+    return "nccl"
+
+
 @contextmanager
-def joined_ranks() -> Iterator[Ranks]:
-    """The ranks that torchrun started (`WORLD_SIZE`), connected; a single one where it did not."""
+def joined_ranks(device: str) -> Iterator[Ranks]:
+    """The ranks that torchrun started (`WORLD_SIZE`), connected to train on `device`; a single one where it did not."""
     count = int(os.environ.get("WORLD_SIZE", "1"))
     if count == 1:
         yield Ranks()
         return
-    on_gpu = torch.cuda.is_available()
-    if on_gpu:
+    per_machine = int(os.environ.get("LOCAL_WORLD_SIZE", count))
+    backend = backend_for(device, per_machine)
+    if backend == "nccl":
         torch.cuda.set_device(int(os.environ["LOCAL_RANK"]))
-    dist.init_process_group("nccl" if on_gpu else "gloo", timeout=PATIENCE)
+    dist.init_process_group(backend, timeout=PATIENCE)
     try:
         control = dist.new_group(backend="gloo", timeout=PATIENCE)
-        yield Ranks(dist.get_rank(), count, int(os.environ.get("LOCAL_WORLD_SIZE", count)), control)
+        yield Ranks(dist.get_rank(), count, per_machine, control)
     finally:
         dist.destroy_process_group()

@@ -26,8 +26,10 @@ class Length:
         return self.rows * self.seq_len
 
 
-def run_length(config: RunConfig, vocab_size: int, train_tokens: int, ranks: int = 1) -> Length:
-    """The length that `config` asks for, on a split of `train_tokens`.
+def run_length(
+    config: RunConfig, vocab_size: int, train_tokens: int, ranks: int = 1, *, rows: int = 0, micro_batch: int = 0
+) -> Length:
+    """The length that `config` asks for, on a split of `train_tokens`; `rows` and `micro_batch` as in `shared_rows`.
 
     Given as tokens, epochs (an epoch is `train_tokens` tokens, and may be fractional), tokens per parameter or FLOPs,
     it is rounded to the nearest whole step, and is at least one.
@@ -35,15 +37,7 @@ def run_length(config: RunConfig, vocab_size: int, train_tokens: int, ranks: int
     train = config.train
     model = resolve_model(config.model, vocab_size)
     seq_len = resolve_seq_len(train, config.model)
-    accumulation = resolve_accumulation(train, config.model, ranks)
-    rows = train.batch_size * accumulation * ranks
-    if train.total_batch_tokens and train.total_batch_tokens != rows * seq_len:
-        message = (
-            f"{train.total_batch_tokens} tokens cannot be shared evenly by {ranks} processes of batch_size × seq_len"
-        )
-        raise ConfigError(
-            [Problem("train.total_batch_tokens", f"{message} = {train.batch_size * seq_len}; change one")]
-        )
+    rows, accumulation = shared_rows(config, ranks, rows=rows, micro_batch=micro_batch)
     count = parameters(model)
     flops = flops_per_token(model, seq_len)
     tokens = (
@@ -54,3 +48,32 @@ def run_length(config: RunConfig, vocab_size: int, train_tokens: int, ranks: int
     )
     steps = train.steps or max(1, round(tokens / (rows * seq_len)))
     return Length(steps, rows, seq_len, accumulation, flops, count)
+
+
+def shared_rows(config: RunConfig, ranks: int, *, rows: int = 0, micro_batch: int = 0) -> tuple[int, int]:
+    """Sequences per step, all ranks together, and the micro-batches in which each rank takes its share of them.
+
+    `rows` is how many a run began with, whatever the number of ranks then, and `micro_batch` its sequences per
+    micro-batch where `train.batch_size` did not fit in memory; 0 is as configured. ConfigError where they cannot be
+    shared evenly.
+    """
+    train, seq_len = config.train, resolve_seq_len(config.train, config.model)
+    configured = train.batch_size * resolve_accumulation(train, config.model, ranks) * ranks
+    if train.total_batch_tokens and train.total_batch_tokens != configured * seq_len:
+        message = (
+            f"{train.total_batch_tokens} tokens cannot be shared evenly by {ranks} processes of batch_size × seq_len"
+        )
+        raise ConfigError(
+            [Problem("train.total_batch_tokens", f"{message} = {train.batch_size * seq_len}; change one")]
+        )
+    if not rows or train.total_batch_tokens:
+        rows = configured
+    size = micro_batch or train.batch_size
+    accumulation, left = divmod(rows, size * ranks)
+    if left:
+        message = (
+            f"the {rows} sequences of a step, as the run began, cannot be shared evenly by {ranks} processes in "
+            f"micro-batches of {size}; take a number of processes that divides {rows // size}"
+        )
+        raise ConfigError([Problem("train.batch_size", message)])
+    return rows, accumulation

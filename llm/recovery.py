@@ -66,7 +66,7 @@ class Recovery:
     def _restored(self, info: CheckpointInfo, reason: str) -> Event:
         """Restore `info`, but for what was chosen since, and the batches: those that did harm are not met again."""
         state, left = self.job.state, self.job.state.step
-        kept = ("overrides", "accumulation", "batch_index", "data_cursor")
+        kept = ("overrides", "rows", "micro_batch", "batch_index", "data_cursor")
         values = {name: getattr(state, name) for name in kept}
         restore_state(state, info)
         for name, value in values.items():
@@ -85,10 +85,10 @@ def halve_micro_batch(job: Job) -> Event:
         raise UserError(f"a micro-batch of {size} × {length.seq_len} tokens does not fit in memory; {advice}.")
     if job.plan.device.startswith("cuda"):
         torch.cuda.empty_cache()
-    job.state.accumulation = length.accumulation * 2
-    job.length = replace(length, accumulation=job.state.accumulation)
+    job.state.micro_batch = size // 2
+    job.length = replace(length, accumulation=length.accumulation * 2)
     message = (
-        f"out of memory: from now on {job.state.accumulation} micro-batches of {size // 2} sequences "
+        f"out of memory: from now on {job.length.accumulation} micro-batches of {size // 2} sequences "
         f"instead of {size}; a step is still {length.tokens_per_step} tokens"
     )
     return job.say(Warned, message=message)

@@ -131,6 +131,8 @@ def accumulated(
 ) -> torch.Tensor | None:
     """Leave a batch's gradients, times `state.loss_scale`, in the parameters; its loss, or None if abandoned."""
     inputs, targets = batch
+    if accumulation < 1 or len(inputs) < accumulation or len(inputs) % accumulation:
+        raise ValueError(f"{len(inputs)} rows do not make {accumulation} equal micro-batches")
     size = len(inputs) // accumulation
     loss = torch.zeros((), device=plan.device)
     for micro in range(accumulation):

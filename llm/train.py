@@ -8,14 +8,15 @@ from __future__ import annotations
 import argparse
 import signal
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 from llm.commands import CommandQueue
+from llm.config.overrides import Overrides, split_overrides
 from llm.environment import settle_process
-from llm.errors import UserError
+from llm.errors import UserError, WrongUse
 from llm.run import Command, Run
 
 
@@ -42,28 +43,49 @@ def stopping_on_signals(commands: CommandQueue) -> Iterator[dict[str, int]]:
             signal.signal(number, handler)
 
 
-def main(arguments: list[str] | None = None) -> int:
+class Parser(argparse.ArgumentParser):
+    """argparse, with its complaints as one sentence."""
+
+    def error(self, message: str) -> NoReturn:
+        raise WrongUse(f"{message}; see {self.prog} --help.")
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
     """Train the run that `arguments` name; returns the exit status."""
     settle_process()
-    from llm.distributed import joined_ranks  # these load torch, which must find the environment settled
-    from llm.training import run_training
+    try:
+        run, home, overrides = parsed(sys.argv[1:] if arguments is None else arguments)
+        return trained(run, home, overrides)
+    except UserError as error:
+        print(error, file=sys.stderr)
+        return error.exit_status
+    except KeyboardInterrupt:
+        return 130
 
-    parser = argparse.ArgumentParser(prog="python -m llm.train", description=__doc__)
+
+def parsed(arguments: Sequence[str]) -> tuple[Run, Path, Overrides]:
+    """The run, the home and the overrides that `arguments` mean; WrongUse, or ConfigError, where they mean none."""
+    parser = Parser(prog="python -m llm.train", description=__doc__, allow_abbrev=False)
     parser.add_argument("run", type=Path, help="the run directory")
     parser.add_argument("--home", type=Path, help="where prepared corpora lie (default: two levels above the run)")
-    options, rest = parser.parse_known_args(arguments)
+    own, overrides = split_overrides(arguments, ("--home", "--help"))
+    options = parser.parse_args(own)
     run = Run(options.run.resolve())
-    overrides = tuple(zip((flag.removeprefix("--") for flag in rest[::2]), rest[1::2], strict=False))
+    if not (run.path / "run.toml").is_file():
+        raise WrongUse(f"there is no run in {run.path}; give the folder of one, which llm-workbench runs --json lists.")
+    return run, options.home or run.path.parent.parent, overrides
+
+
+def trained(run: Run, home: Path, overrides: Overrides) -> int:
+    """Train `run`, on as many ranks as torchrun started; returns the exit status."""
+    from llm.distributed import joined_ranks  # these load torch, which must find the environment settled
+    from llm.preparation import config_to_go_on
+    from llm.training import run_training
+
     commands = CommandQueue()
-    home = options.home or run.path.parent.parent
-    with stopping_on_signals(commands) as seen, joined_ranks() as ranks:
-        try:
-            run_training(run, home, commands=commands, overrides=overrides, ranks=ranks)
-        except UserError as error:
-            print(error, file=sys.stderr)
-            return error.exit_status
-        except KeyboardInterrupt:
-            return 130
+    device = config_to_go_on(run, overrides).train.device
+    with stopping_on_signals(commands) as seen, joined_ranks(device) as ranks:
+        run_training(run, home, commands=commands, overrides=overrides, ranks=ranks)
     return 128 + seen["signal"] if seen else 0
 
 

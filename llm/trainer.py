@@ -166,6 +166,8 @@ class Trainer:
                 yield from self.chores.evaluate()
             if reached and self.job.core_tasks and not self.chores.is_done("core"):
                 yield from self.chores.core(self.commands.stop_is_waiting)
+            if reached and self.job.config.sample.every and not self.chores.is_done("sample"):
+                yield from self.chores.sample()
             yield from self.chores.saver.outcome(wait=True)
             if not self.chores.is_saved:
                 yield from self.chores.save()

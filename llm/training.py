@@ -15,6 +15,7 @@ from pathlib import Path
 
 from llm.commands import CommandQueue
 from llm.config import RunConfig, resumed_config
+from llm.config.overrides import Overrides
 from llm.data.prepare import Dataset
 from llm.distributed import LossOf, Ranks
 from llm.errors import UserError
@@ -23,7 +24,10 @@ from llm.files import remove_staging, write_atomic
 from llm.job import Job
 from llm.length import run_length
 from llm.live import LiveWeights
+from llm.optim import idle_rate
 from llm.preparation import (
+    check_shares,
+    config_to_go_on,
     due_core_tasks,
     keep_tokenizer,
     last_step,
@@ -45,7 +49,7 @@ def run_training(
     home: Path,
     *,
     commands: CommandQueue | None = None,
-    overrides: tuple[tuple[str, str], ...] = (),
+    overrides: Overrides = (),
     on_event: OnEvent = lambda event: None,
     on_live: Callable[[LiveWeights], None] = lambda live: None,
     ranks: Ranks | None = None,
@@ -120,13 +124,13 @@ def training_events(
     run: Run,
     home: Path,
     commands: CommandQueue,
-    overrides: tuple[tuple[str, str], ...],
+    overrides: Overrides,
     on_live: Callable[[LiveWeights], None],
     ranks: Ranks,
 ) -> Generator[Event, None, None]:
     """Everything from preparing the data to the end."""
-    frozen = run.config()
-    config = resumed_config(frozen, overrides)
+    config = config_to_go_on(run, overrides)
+    check_shares(run, config, home, ranks)
     due_core_tasks(config, home)  # a bundle that is missing is told before long work begins
     dataset = yield from shared_dataset(config, home, commands, ranks)
     if dataset is None:
@@ -135,17 +139,23 @@ def training_events(
     if ranks.is_first:
         keep_tokenizer(run, dataset)
     state, restored = yield from restored_state(run, config, dataset, overrides)
-    config = resumed_config(frozen, tuple(state.overrides.items()))
+    config = resumed_config(run.config(), state.overrides.items())
     core_tasks = due_core_tasks(config, home)
-    length = run_length(config, dataset.tokenizer.vocab_size, len(dataset.train), ranks.count)
+    length = run_length(
+        config,
+        dataset.tokenizer.vocab_size,
+        len(dataset.train),
+        ranks.count,
+        rows=state.rows,
+        micro_batch=state.micro_batch,
+    )
+    state.rows = length.rows
     plan = settle_plan(config, state, dataset, length, ranks)
-    if state.accumulation:
-        length = replace(length, accumulation=state.accumulation)
     job = Job(run, config, state, dataset, plan, length, core_tasks, ranks)
     loss_of, warning = settled_loss(job)
     on_live(LiveWeights(run.name, state, dataset.tokenizer, job.plan))
     yield started(job, restored)
-    for message in (*dataset.warnings, *filter(None, [warning])):
+    for message in (*dataset.warnings, *filter(None, [warning, idle_rate(state.optimizer, config)])):
         yield Warned(step=state.step, message=message)
     yield from Trainer(job, commands, loss_of).events()
 

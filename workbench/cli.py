@@ -19,13 +19,13 @@ from pathlib import Path
 from typing import NoReturn
 
 from llm.config import default_home
+from llm.config.overrides import split_overrides
 from llm.environment import settle_process
 from llm.errors import UserError, WrongUse
 from llm.names import did_you_mean
 from workbench.commands import bench, doctor, evaluate, inspect, listing, prepare, talk, train
 from workbench.commands.options import Parser
 from workbench.commands.output import say
-from workbench.commands.overrides import split_overrides
 
 MODULES = (train, talk, inspect, evaluate, listing, prepare, bench, doctor)
 DESCRIPTION = "Train a language model from scratch in your terminal, watch it learn, and talk to it."

@@ -113,7 +113,7 @@ def with_shape(config: RunConfig, shape: Shape, whole: Length, budget: float, me
     seq_len = min(whole.seq_len, shape.model.context)
     tokens = budget / flops_per_token(shape.resolved, seq_len)
     rows = max(1, whole.tokens_per_step // seq_len)
-    streams = config.data.streams
+    streams = max(1, config.data.streams)
     while rows % (2 * streams) == 0 and tokens / (rows * seq_len) < min(ENOUGH_STEPS, whole.steps):
         rows //= 2
     steps = max(1, min(whole.steps, int(tokens / (rows * seq_len))))

@@ -58,7 +58,7 @@ def resumed_config(frozen: RunConfig, overrides: Iterable[tuple[str, str]]) -> R
     config = with_overrides(frozen, overrides)
     safe = {field.path for field in fields_of(RunConfig) if field.safe}
     problems = [
-        Problem(path, f"cannot change from {before} to {after} in a run that has begun; fork the run instead")
+        Problem(path, f"cannot change from {before} to {after} in a run that is made; fork it, or make another")
         for path, before, after in diff(frozen, config)
         if path not in safe
     ]

@@ -75,7 +75,12 @@ class DataConfig:
     )
     stride: int = knob(0, "Distance between window starts in epoch order; 0 = the sequence length.", low=0)
     drop_last: bool = knob(False, "Epoch order: leave out the windows that do not fill a pass's last batch.")
-    streams: int = knob(1, "Stream order: row group g goes to stream g mod streams, each with rows of its own.", low=1)
+    streams: int = knob(
+        0,
+        "Stream order: row group g goes to stream g mod streams, each with rows of its own; 0 = as many as there are "
+        "processes at the first step.",
+        low=0,
+    )
     boundary: Literal["after", "before", "none"] = knob(
         "after", "Put the separator token after each document, before it, or nowhere."
     )

@@ -135,9 +135,9 @@ class Stream:
 class StreamedBatches:
     """A BatchSource over streams of row groups. Batches come in order: batch i can be had only after batch i - 1.
 
-    `rows` per batch, the same number from each of `streams`. `start` is the first batch, and `cursor` what `cursor`
-    said of it; without, the streams begin at their beginning. Of several ranks each has the rows of its own streams;
-    a cursor to begin from is that of all streams, the ranks' own ones in the order of the ranks.
+    `rows` per batch, the same number from each of `streams` (0: see `resolve_streams`). `start` is the first batch, and
+    `cursor` what `cursor` said of it; without, the streams begin at their beginning. Of several ranks each has the rows
+    of its own streams; a cursor to begin from is that of all streams, the ranks' own ones in the order of the ranks.
     """
 
     def __init__(
@@ -148,12 +148,13 @@ class StreamedBatches:
         *,
         rows: int,
         seq_len: int,
-        streams: int = 1,
+        streams: int = 0,
         start: int = 0,
         cursor: Any = None,
         rank: int = 0,
         ranks: int = 1,
     ) -> None:
+        streams = resolve_streams(streams, cursor, ranks)
         check_streams(text, rows, streams, ranks)
         mine = range(rank * streams // ranks, (rank + 1) * streams // ranks)
         places = read_cursor(cursor, streams)
@@ -185,15 +186,21 @@ class StreamedBatches:
         self._cursors.append((self._next, [list(stream.place) for stream in self._streams]))
 
 
+def resolve_streams(streams: int, cursor: Any, ranks: int) -> int:
+    """`streams`; for 0 as many as `cursor` has places, which are as many as there were ranks at the first step."""
+    return streams or (len(cursor) if isinstance(cursor, list) and cursor else ranks)
+
+
 def check_streams(text: RowGroups, rows: int, streams: int, ranks: int) -> None:
     """ConfigError unless rows and ranks share the streams out evenly, and every stream has a row group."""
+    whole = "take a number of processes that divides it"
     for ok, message in (
-        (rows % streams == 0, f"does not divide the {rows} rows of a batch"),
-        (streams % ranks == 0, f"is not a multiple of the {ranks} processes that train"),
-        (streams <= len(text.groups), f"is more than the {len(text.groups)} row groups of the corpus"),
+        (streams % ranks == 0, f"is not a multiple of the {ranks} processes that train; {whole}"),
+        (rows % streams == 0, f"does not divide the {rows} rows of a batch; change one of the two"),
+        (streams <= len(text.groups), f"is more than the {len(text.groups)} row groups of the corpus; take fewer"),
     ):
         if not ok:
-            raise ConfigError([Problem("data.streams", f"{streams} {message}; change one of the two")])
+            raise ConfigError([Problem("data.streams", f"{streams} {message}")])
 
 
 def read_cursor(cursor: Any, streams: int) -> list[Place]:

@@ -21,15 +21,12 @@ def build_optimizer(model: Transformer, config: RunConfig) -> Optimizer:
     Vectors are decayed only with `decay_all`. With `width_scaled_lr` AdamW's rates are multiplied by (d_model/768)^−½.
     Build it once the model is on its device.
     """
-    optim, base = config.optim, config.train.lr
+    optim = config.optim
     named = [(name, weight) for name, weight in model.named_parameters() if weight.requires_grad]
     device = named[0][1].device.type
     fused = optim.fused == "on" or (optim.fused == "auto" and device in LIST_DEVICES)
-    rates = {"embedding": optim.embedding_lr or base, "head": optim.head_lr or base, "matrices": base, "vectors": base}
-    if optim.kind == "muon":
-        rates["matrices"] = optim.matrix_lr
     groups = []
-    for label, rate in rates.items():
+    for label, (_, rate) in rates(config).items():
         rule = rule_for(label, optim, fused)
         if optim.width_scaled_lr and isinstance(rule, AdamW):
             rate *= (model.config.d_model / REFERENCE_WIDTH) ** -0.5
@@ -46,6 +43,29 @@ def build_optimizer(model: Transformer, config: RunConfig) -> Optimizer:
             )
         )
     return Optimizer(groups)
+
+
+def rates(config: RunConfig) -> dict[str, tuple[str, float]]:
+    """Each group's learning rate, after the field that it comes from."""
+    optim, base = config.optim, ("train.lr", config.train.lr)
+    return {
+        "embedding": ("optim.embedding_lr", optim.embedding_lr) if optim.embedding_lr else base,
+        "head": ("optim.head_lr", optim.head_lr) if optim.head_lr else base,
+        "matrices": ("optim.matrix_lr", optim.matrix_lr) if optim.kind == "muon" else base,
+        "vectors": base,
+    }
+
+
+def idle_rate(optimizer: Optimizer, config: RunConfig) -> str:
+    """A sentence where `train.lr` is no group's learning rate, nor as high as one; "" elsewhere."""
+    used = {rates(config)[group.label] for group in optimizer.groups}
+    if config.train.lr in [rate for _, rate in used]:
+        return ""
+    fields = ", ".join(sorted(field for field, _ in used))
+    return (
+        f"train.lr = {config.train.lr:g} sets no learning rate here, as {fields} do; change those, or "
+        "train.lr_multiplier for all of them."
+    )
 
 
 def label_of(name: str, dimensions: int) -> str:

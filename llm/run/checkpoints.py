@@ -61,6 +61,13 @@ def read_checkpoint_info(directory: Path) -> CheckpointInfo | None:
         return None
 
 
+def read_state(info: CheckpointInfo) -> dict[str, Any]:
+    """All but the tensors of a checkpoint; nothing where the weights were made elsewhere, and have no more to tell."""
+    path = info.path / STATE
+    state: dict[str, Any] = read_json(path) if path.exists() else {}
+    return state
+
+
 def list_checkpoints(directory: Path, pins: Iterable[int] = ()) -> list[CheckpointInfo]:
     """Committed checkpoints below `directory`, oldest first, with best, last and pinned marked."""
     found = (read_checkpoint_info(path) for path in directory.glob("step-*"))

@@ -15,8 +15,17 @@ from typing import Any
 
 from llm.config import RunConfig, check, diff, with_overrides
 from llm.errors import ConfigError, Problem, UserError
-from llm.files import published_directory, read_json, write_json
-from llm.run.checkpoints import MODEL, OPTIMIZER, STATE, CheckpointInfo, read_manifest, verify, write_manifest
+from llm.files import published_directory, write_json
+from llm.run.checkpoints import (
+    MODEL,
+    OPTIMIZER,
+    STATE,
+    CheckpointInfo,
+    read_manifest,
+    read_state,
+    verify,
+    write_manifest,
+)
 from llm.run.directory import Run, find_checkpoint, free_name
 
 LEARNT_TOKENIZERS = ("char", "bpe", "sentencepiece")
@@ -44,7 +53,7 @@ class Parent:
 def open_parent(home: Path, reference: str) -> Parent:
     """The checkpoint called `RUN`, `RUN@last`, `RUN@best` or `RUN@STEP`."""
     run, info = find_checkpoint(home, reference)
-    state = read_json(info.path / STATE) if (info.path / STATE).exists() else {}  # weights made elsewhere have none
+    state = read_state(info)
     overrides = state.get("overrides", {}).items()
     return Parent(run, info, with_overrides(run.config(), list(overrides)), state)
 
@@ -137,6 +146,8 @@ def continued_state(state: dict[str, Any], changed: set[str]) -> dict[str, Any]:
         kept |= {"best_validation_loss": None, "metrics": {}, "spikes": {}}
     elif kept.get("data_cursor") is not None and changed & BATCH_FIELDS:
         kept |= {"batch_index": 0, "data_cursor": None}
+    if changed & BATCH_FIELDS - {"train.seed"}:
+        kept |= {"rows": 0, "micro_batch": 0}
     return kept
 
 

@@ -39,7 +39,9 @@ def a_run() -> Iterator[Event]:
     yield started()
     yield step(1)
     yield step(2, mfu=0.4)
-    yield Evaluated(step=2, validation_loss=2.25, perplexity=9.49, bits_per_byte=1.5, tokens=10, best=True)
+    yield Evaluated(
+        step=2, validation_loss=2.25, perplexity=9.49, bits_per_byte=1.5, tokens=10, best=True, train_loss=1.75
+    )
     yield Sampled(step=2, prompt="Once", text=" \x1b[2J[red]upon\n")
     yield Warned(step=2, message="not saved: disk full")
     yield Finished(step=2, status="stopped", reason="asked to stop")
@@ -62,7 +64,7 @@ def test_plain_lines() -> None:
         "total 0s, 1.25e+15 FLOPs" in text
     )
     assert "step 2/100" not in text, "within five seconds of the line before"
-    assert "validation loss 2.25" in text
+    assert "validation loss 2.250, 1.500 bits/byte, training loss 1.750, the best so far" in text
     assert "Once ␛[2J[red]upon␊" in text
     assert "not saved: disk full" in text
     assert "stopped: asked to stop" in text

@@ -125,12 +125,42 @@ def test_streams_must_share_rows_ranks_and_row_groups(tmp_path: Path) -> None:
     text = corpus_of(write_shards(tmp_path)).train
     with pytest.raises(ConfigError, match=r"data\.streams: 3 does not divide the 4 rows"):
         batches_of(text, streams=3)
-    with pytest.raises(ConfigError, match="not a multiple of the 2 processes"):
+    with pytest.raises(ConfigError, match="not a multiple of the 2 processes that train; take a number"):
         batches_of(text, rows=9, streams=3, ranks=2)
     with pytest.raises(ConfigError, match="more than the 12 row groups"):
         batches_of(text, rows=13, streams=13)
     with pytest.raises(UserError, match="does not hold a place"):
-        batches_of(text, cursor=[[0, 0], [1, 1]])
+        batches_of(text, streams=1, cursor=[[0, 0], [1, 1]])
+
+
+def test_streams_left_open_are_as_many_as_the_ranks_at_the_first_step(tmp_path: Path) -> None:
+    text = corpus_of(write_shards(tmp_path)).train
+    expected = batches_of(text, rows=8, streams=2)
+    ranks = [batches_of(text, rows=8, rank=rank, ranks=2) for rank in range(2)]
+    for i in range(3):
+        together = np.concatenate([rank.batch(i)[0] for rank in ranks])
+        assert np.array_equal(together, expected.batch(i)[0])
+    cursor = [*ranks[0].cursor(3), *ranks[1].cursor(3)]
+    alone = batches_of(text, rows=8, start=3, cursor=cursor)
+    assert np.array_equal(alone.batch(3)[0], expected.batch(3)[0]), "one rank goes on with both streams"
+    with pytest.raises(ConfigError, match=r"data\.streams: 2 is not a multiple of the 4 processes"):
+        batches_of(text, rows=8, start=3, cursor=cursor, ranks=4)
+
+
+def test_streams_that_ranks_cannot_share_are_told_before_anything_is_prepared(tmp_path: Path) -> None:
+    from llm.distributed import Ranks
+    from llm.preparation import check_shares
+    from llm.run import Run
+
+    write_shards(tmp_path / "shards")
+    left_open = Run.create(tmp_path, "open", stream_config(str(tmp_path / "shards")))
+    check_shares(left_open, left_open.config(), tmp_path, Ranks(0, 2))
+    with pytest.raises(ConfigError, match="9 is more than the 8 row groups"):
+        check_shares(left_open, left_open.config(), tmp_path, Ranks(0, 9))
+    fixed = Run.create(tmp_path, "fixed", stream_config(str(tmp_path / "shards"), data={"streams": 1}))
+    with pytest.raises(ConfigError, match=r"data\.streams: 1 is not a multiple of the 2 processes"):
+        check_shares(fixed, fixed.config(), tmp_path, Ranks(0, 2))
+    assert not (tmp_path / "data").exists()
 
 
 def test_last_file_is_held_out_or_the_last_row_groups_of_a_single_one(tmp_path: Path) -> None:
@@ -276,11 +306,11 @@ def test_two_ranks_on_a_stream_train_as_one_and_one_goes_on_where_they_stopped(t
     train = {"batch_size": 2, "accumulation": 1, "total_batch_tokens": 4 * 16, "steps": 6, "log_every": 1}
     config = stream_config(
         str(tmp_path / "shards"),
-        data={"streams": 2},
         train=train | {"device": "cpu", "precision": "fp32", "threads": 1},
         schedule={"kind": "constant"},
     )
-    alone, together = (Run.create(tmp_path, name, config) for name in ("alone", "together"))
+    two = replace(config, data=replace(config.data, streams=2))  # what two ranks make of it when that is left open
+    alone, together = Run.create(tmp_path, "alone", two), Run.create(tmp_path, "together", config)
     command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2", "-m", "llm.train"]
     ended = subprocess.run(
         [*command, str(together.path)], capture_output=True, timeout=300, env=os.environ | {"OMP_NUM_THREADS": "1"}

@@ -16,10 +16,10 @@ from llm.checkpoint import TrainerState
 from llm.config import RunConfig, with_overrides
 from llm.config.resolve import resolve_model
 from llm.device import Plan
-from llm.distributed import LossModule, Ranks
-from llm.errors import ConfigError
+from llm.distributed import LossModule, Ranks, backend_for
+from llm.errors import ConfigError, WrongUse
 from llm.events import StepLogged
-from llm.length import run_length
+from llm.length import run_length, shared_rows
 from llm.model.transformer import Transformer
 from llm.optim import build_optimizer
 from llm.run import Run
@@ -37,10 +37,10 @@ SETTINGS = {
 }
 
 
-def torchrun(run: Run, ranks: int) -> subprocess.Popen[bytes]:
+def torchrun(run: Run, ranks: int, *flags: str) -> subprocess.Popen[bytes]:
     command = [sys.executable, "-m", "torch.distributed.run", "--standalone", f"--nproc-per-node={ranks}"]
     return subprocess.Popen(
-        [*command, "-m", "llm.train", str(run.path)],
+        [*command, "-m", "llm.train", str(run.path), *flags],
         stdin=subprocess.DEVNULL,
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
@@ -67,6 +67,71 @@ def test_two_ranks_train_as_one_and_a_run_may_change_their_number(make_run: Make
     run_training(alone, tmp_path, overrides=longer)
     run_training(together, tmp_path, overrides=longer)  # begun by two ranks, continued by one
     assert losses(together) == pytest.approx(losses(alone), rel=1e-3)
+
+
+def test_whatever_ranks_go_on_with_a_run_a_step_keeps_its_rows(make_run: MakeRun, tmp_path: Path) -> None:
+    """Two ranks, then one, then two again, where only the first ranks decided what a step is: the windows go on, and
+    so do the losses of one rank that had as many rows from the beginning."""
+    plain = {"model__dropout": "0", "evaluate__at_start": "false", "schedule__kind": "constant"}
+    alone = make_run("alone", **plain, train__accumulation="2", train__steps="12")
+    changing = make_run("changing", **plain, train__accumulation="1", train__steps="4")
+    run_training(alone, tmp_path)
+    for ranks, steps in ((2, "4"), (1, "8"), (2, "12")):
+        if ranks == 1:
+            run_training(changing, tmp_path, overrides=(("train.steps", steps),))
+            continue
+        process = torchrun(changing, ranks, "--train.steps", steps)
+        said = finish(process)
+        assert process.returncode == 0, said
+    steps_logged = [event for event in changing.events() if isinstance(event, StepLogged)]
+    assert [event.tokens_seen for event in steps_logged] == [4 * 16 * step for step in range(1, 13)]
+    assert losses(changing) == pytest.approx(losses(alone), rel=1e-3)
+    message = "the 4 sequences of a step, as the run began, cannot be shared evenly by 4 processes"
+    with pytest.raises(ConfigError, match=message):
+        run_length(changing.config(), 257, 10_000, ranks=4, rows=4)
+
+
+def test_a_micro_batch_that_was_halved_is_shared_by_its_size() -> None:
+    config = with_overrides(RunConfig(), [("train.batch_size", "4"), ("train.accumulation", "2")])
+    assert shared_rows(config, 1) == (8, 2)
+    assert shared_rows(config, 1, rows=8, micro_batch=2) == (8, 4)
+    assert shared_rows(config, 2, rows=8, micro_batch=2) == (8, 2)
+    assert shared_rows(config, 8, rows=8, micro_batch=1) == (8, 1)
+    with pytest.raises(ConfigError, match=r"by 3 processes in micro-batches of 2; take a number .* divides 4"):
+        shared_rows(config, 3, rows=8, micro_batch=2)
+
+
+@pytest.mark.parametrize(
+    ("device", "gpus", "processes", "backend"),
+    [("auto", 0, 2, "gloo"), ("cpu", 4, 2, "gloo"), ("auto", 4, 4, "nccl"), ("cuda", 2, 2, "nccl")],
+)
+def test_the_backend_follows_the_device(
+    monkeypatch: pytest.MonkeyPatch, device: str, gpus: int, processes: int, backend: str
+) -> None:
+    pretend_gpus(monkeypatch, gpus)
+    assert backend_for(device, processes) == backend
+
+
+@pytest.mark.parametrize(
+    ("device", "gpus", "message"),
+    [
+        ("cuda:0", 4, "cuda:0 is one device, which several processes cannot share; set cuda or cpu"),
+        ("auto", 1, "2 processes cannot share the GPUs of this machine, of which there are 1; start 1, or set"),
+        ("cuda", 0, "cuda is not available on this machine"),
+    ],
+)
+def test_ranks_that_have_no_device_each_are_refused(
+    monkeypatch: pytest.MonkeyPatch, device: str, gpus: int, message: str
+) -> None:
+    pretend_gpus(monkeypatch, gpus)
+    with pytest.raises(WrongUse, match=message):
+        backend_for(device, 2)
+
+
+def pretend_gpus(monkeypatch: pytest.MonkeyPatch, count: int) -> None:
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: count > 0)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: count)
+    monkeypatch.setattr(torch.backends.mps, "is_available", lambda: False)
 
 
 @pytest.mark.parametrize("which", ["the first", "another"])

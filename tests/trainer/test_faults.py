@@ -18,7 +18,7 @@ from llm.checkpoint import load_model
 from llm.commands import CommandQueue
 from llm.errors import UserError
 from llm.events import Event, Finished, RolledBack, Saved, Skipped, Started, StepLogged, Warned
-from llm.files import published_directory
+from llm.files import published_directory, read_json
 from llm.live import LiveWeights
 from llm.model.transformer import Transformer
 from llm.run import Command, Run
@@ -160,6 +160,16 @@ def test_out_of_memory_halves_the_micro_batch_and_keeps_the_tokens(
     found = [event for event in (*events, *rest) if isinstance(event, StepLogged)]
     assert [event.tokens_seen for event in found] == [event.tokens_seen for event in expected]
     assert [event.loss for event in found] == pytest.approx([event.loss for event in expected], rel=2e-4)
+
+
+def test_a_halved_micro_batch_is_kept_by_its_size(
+    make_run: MakeRun, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run = make_run("starved", train__batch_size="4", train__accumulation="2", train__steps="2")
+    out_of_memory_above(2, monkeypatch)
+    train(run, tmp_path)
+    state = read_json(run.checkpoint().path / "state.json")
+    assert (state["rows"], state["micro_batch"]) == (8, 2)
 
 
 def test_out_of_memory_with_one_sequence_is_a_sentence(

@@ -10,7 +10,7 @@ from safetensors.torch import load_file
 from llm.config import RunConfig, with_overrides
 from llm.errors import ConfigError, UserError, WrongUse
 from llm.events import Started
-from llm.files import remove_directory
+from llm.files import read_json, remove_directory
 from llm.run import Run
 from llm.run.fork import fork, goes_on, open_parent, problems_with
 from llm.training import run_training
@@ -66,6 +66,20 @@ def test_live_knobs_of_the_parent_are_in_the_fork(make_run: MakeRun, tmp_path: P
     first, second = (load_file(one.checkpoint().path / "model.safetensors") for one in (run, child))
     assert all(first[key].equal(second[key]) for key in first)
     assert same.checkpoints() == []
+
+
+def test_the_rows_of_a_step_are_the_parents_until_the_batch_is_changed(parent_run: Run, tmp_path: Path) -> None:
+    parent = open_parent(tmp_path, "whole@14")
+    assert parent.state["rows"] == 6
+
+    def rows_of(**fields: str) -> object:
+        child = fork(tmp_path, parent, with_fields(parent.config, **fields))
+        return read_json(child.checkpoint().path / "state.json")["rows"]
+
+    assert (rows_of(), rows_of(train__seed="2"), rows_of(train__batch_size="3")) == (6, 6, 0)
+    child = fork(tmp_path, parent, with_fields(parent.config, train__batch_size="3", train__steps="15"), name="wider")
+    run_training(child, tmp_path)
+    assert begun(child).tokens_per_step == 3 * 3 * 16
 
 
 def test_another_optimiser_takes_the_weights_alone(parent_run: Run, tmp_path: Path) -> None:

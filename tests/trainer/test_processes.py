@@ -12,8 +12,10 @@ from pathlib import Path
 import pytest
 
 from llm.events import Finished, StepLogged
+from llm.files import read_json
 from llm.run import Run
 from llm.run.checkpoints import verify
+from llm.train import main
 
 from .conftest import MakeRun
 from .test_resume import assert_same_end
@@ -65,6 +67,36 @@ def test_killed_again_and_again_it_ends_as_if_it_had_not_been(make_run: MakeRun,
     assert spawn(run).wait(120) == 0
     assert_same_end(whole, run)
     assert not list(run.checkpoint_directory.glob(".tmp-*"))
+
+
+def test_fields_of_the_program_in_either_spelling(make_run: MakeRun) -> None:
+    run = make_run("flags")
+    assert main([str(run.path), "--train.steps=2", "--evaluate.train-too", "--sample.every", "0"]) == 0
+    assert run.checkpoint().step == 2
+    overrides = read_json(run.checkpoint().path / "state.json")["overrides"]
+    assert overrides == {"train.steps": "2", "evaluate.train_too": "true", "sample.every": "0"}
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (["--train.steps"], "train.steps: needs a value: --train.steps VALUE"),
+        (["stray"], "unrecognized arguments: stray; see python -m llm.train --help."),
+        (["--train.stepz", "3"], "train.stepz: there is no such field; did you mean train.steps?"),
+    ],
+)
+def test_what_the_program_does_not_understand_is_refused_in_a_sentence(
+    make_run: MakeRun, capsys: pytest.CaptureFixture[str], words: list[str], said: str
+) -> None:
+    run = make_run("refused")
+    assert main([str(run.path), *words]) == 2
+    assert capsys.readouterr().err.strip() == said
+    assert run.status().name == "new", "a slip of the hand is no failure of the run"
+
+
+def test_a_folder_without_a_run_is_said_to_be_none(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main([str(tmp_path / "nope")]) == 2
+    assert capsys.readouterr().err.startswith(f"there is no run in {tmp_path / 'nope'}; give the folder of one")
 
 
 def test_a_second_trainer_is_refused(make_run: MakeRun) -> None:

@@ -91,6 +91,12 @@ def test_a_finished_run_can_be_extended(make_run: MakeRun, tmp_path: Path) -> No
     assert started.changed == {"train.steps": "17"} and started.step == 10
 
 
+def test_a_length_of_another_kind_replaces_what_an_earlier_resume_said(make_run: MakeRun, tmp_path: Path) -> None:
+    run = make_run("twice", train__steps="2")
+    assert run_training(run, tmp_path, overrides=(("train.steps", "3"),)).step == 3
+    assert run_training(run, tmp_path, overrides=(("train.tokens", str(5 * 2 * 3 * 16)),)).step == 5
+
+
 def test_a_change_that_is_not_safe_is_refused_by_name(make_run: MakeRun, tmp_path: Path) -> None:
     run = make_run("fixed", train__steps="2")
     run_training(run, tmp_path)

@@ -7,13 +7,16 @@ import math
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from unittest.mock import Mock
 
+import numpy as np
 import pytest
 import torch
 
 import llm.chores
 import llm.saver
 from llm.commands import CommandQueue
+from llm.distributed import Ranks
 from llm.errors import UserError
 from llm.events import (
     CommandRefused,
@@ -34,6 +37,7 @@ from llm.events import (
 )
 from llm.model.transformer import Transformer
 from llm.run import Command, Run
+from llm.step import accumulated
 from llm.training import run_training
 
 from .conftest import MakeRun
@@ -65,7 +69,7 @@ def test_a_run_tells_its_story_in_order(make_run: MakeRun, tmp_path: Path) -> No
     events = train(run, tmp_path)
     assert [event.step for event in of(StepLogged, events)] == list(range(1, 25))  # type: ignore[attr-defined]
     assert [event.step for event in of(Evaluated, events)] == [0, 9, 18, 24]  # type: ignore[attr-defined]
-    assert [event.step for event in of(Sampled, events)] == [0, 10, 20]  # type: ignore[attr-defined]
+    assert [event.step for event in of(Sampled, events)] == [0, 10, 20, 24]  # type: ignore[attr-defined]
     assert [event.step for event in of(Saved, events)] == [7, 14, 21, 24]  # type: ignore[attr-defined]
     kinds = [type(event) for event in events]
     assert kinds.index(Progress) < kinds.index(Started) < kinds.index(StepLogged)
@@ -89,6 +93,42 @@ def test_micro_batches_make_the_same_step(make_run: MakeRun, tmp_path: Path) -> 
         curves.append([event.loss for event in of(StepLogged, train(run, tmp_path))])  # type: ignore[attr-defined]
     for curve in curves[1:]:
         assert curve == pytest.approx(curves[0], rel=2e-4)
+
+
+@pytest.mark.parametrize(("rows", "accumulation"), [(2, 4), (6, 4), (4, 0), (0, 1)])
+def test_micro_batches_that_are_empty_or_leave_rows_out_are_an_error(rows: int, accumulation: int) -> None:
+    tokens = np.zeros((rows, 8), dtype=np.int64)
+    nothing = Mock()  # it must not come to anything
+    with pytest.raises(ValueError, match=f"{rows} rows do not make {accumulation} equal micro-batches"):
+        accumulated(nothing, (tokens, tokens), nothing, nothing, accumulation, 1, Ranks(), lambda: False)
+
+
+def test_the_last_step_is_sampled_once(make_run: MakeRun, tmp_path: Path) -> None:
+    due = make_run("due", train__steps="20")
+    assert [event.step for event in of(Sampled, train(due, tmp_path))] == [0, 10, 20]
+    assert of(Sampled, train(due, tmp_path)) == [], "a finished run, resumed, makes no step to be sampled"
+    never = make_run("never", train__steps="3", sample__every="0")
+    assert of(Sampled, train(never, tmp_path)) == []
+    stopped = make_run("stopped")
+    events = train(stopped, tmp_path, {5: [("stop", {})]})
+    assert [event.step for event in of(Sampled, events)] == [0]
+
+
+def test_a_rate_that_no_group_uses_is_told_of(make_run: MakeRun, tmp_path: Path) -> None:
+    own = {
+        "train__steps": "1",
+        "optim__kind": "muon",
+        "optim__embedding_lr": "0.2",
+        "model__norm_gain": "false",
+    }
+
+    def told(name: str, **fields: str) -> list[str]:
+        return [event.message for event in of(Warned, train(make_run(name, **own | fields), tmp_path))]
+
+    said = "train.lr = 0.01 sets no learning rate here, as optim.embedding_lr, optim.matrix_lr do; change those, or "
+    assert told("idle") == [said + "train.lr_multiplier for all of them."]
+    assert told("shown", train__lr="0.02") == [], "the highest of them, for the log"
+    assert told("used", model__norm_gain="true") == []
 
 
 def test_commands_are_answered_by_id(make_run: MakeRun, tmp_path: Path) -> None:

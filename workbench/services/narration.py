@@ -35,7 +35,8 @@ def describe(event: Event) -> str:
             return f"{verb} on {event.device} in {event.precision}, {event.threads} threads: {shape}"
         case Evaluated():
             best = ", the best so far" if event.best else ""
-            return f"validation loss {number(event.validation_loss)}, {event.bits_per_byte:.3f} bits/byte{best}"
+            train = f", training loss {number(event.train_loss)}" if event.train_loss is not None else ""
+            return f"validation loss {number(event.validation_loss)}, {event.bits_per_byte:.3f} bits/byte{train}{best}"
         case CoreEvaluated():
             return f"CORE {event.core_metric:.4f} over {len(event.tasks)} tasks"
         case Sampled():

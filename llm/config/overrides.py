@@ -3,23 +3,24 @@
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
-from llm.config import RunConfig, fields_of
-from llm.config.fields import FALSE_WORDS, TRUE_WORDS
+from llm.config.check import LENGTHS
+from llm.config.fields import FALSE_WORDS, TRUE_WORDS, fields_of
+from llm.config.schema import RunConfig
 from llm.errors import ConfigError, Problem
 
-Overrides = list[tuple[str, str]]
+Overrides = Sequence[tuple[str, str]]
 
 
-def split_overrides(arguments: Sequence[str], own_flags: Sequence[str]) -> tuple[list[str], Overrides]:
+def split_overrides(arguments: Sequence[str], own_flags: Sequence[str]) -> tuple[list[str], list[tuple[str, str]]]:
     """(the command's own arguments, the (dotted path, text) pairs among them).
 
     Every `--flag` that is not one of `own_flags` is taken for a field, so that a mistyped one is reported with all
     other problems of the configuration. A boolean field may stand alone, which means true.
     """
     own: list[str] = []
-    overrides: Overrides = []
+    overrides: list[tuple[str, str]] = []
     missing: list[Problem] = []
     queue = deque(arguments)
     while queue:
@@ -41,6 +42,14 @@ def split_overrides(arguments: Sequence[str], own_flags: Sequence[str]) -> tuple
     if missing:
         raise ConfigError(missing)
     return own, overrides
+
+
+def added(kept: Mapping[str, str], overrides: Overrides) -> dict[str, str]:
+    """`kept` and then `overrides`, by path; a length given now replaces one of another kind."""
+    lengths = {f"train.{name}" for name in LENGTHS}
+    if any(path in lengths for path, _ in overrides):
+        kept = {path: text for path, text in kept.items() if path not in lengths}
+    return {**kept, **dict(overrides)}
 
 
 def is_boolean(path: str) -> bool:

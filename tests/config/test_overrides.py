@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import pytest
 
+from llm.config.overrides import split_overrides
 from llm.errors import ConfigError
-from workbench.commands.overrides import split_overrides
 
 OWN = ("--name", "--json", "--home", "--help")
 
