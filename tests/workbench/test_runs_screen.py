@@ -97,11 +97,12 @@ async def test_columns_are_shown_whole_or_not_at_all(tmp_path):
     async with RunsApp(tmp_path).run_test(size=(80, 24)) as pilot:
         screen = await opened(pilot, 1)
         await until(lambda: "checkpoints of shakespeare" in shown(screen) and "bits/B" in shown(screen), "both tables")
-        assert first_line_with(screen, "run  ").split() == ["run", "status", "step", "loss", "val", "age", "▼"]
+        headings = ["run", "status", "step", "loss", "val", "bits/B", "age", "▼"]
+        await until(lambda: first_line_with(screen, "run  ").split() == headings, "the columns that are needed")
         cells = first_line_with(screen, "✓").split()
-        assert cells[:-1] == ["shakespeare-char-with-rope-12", "✓", "finished", "400/500", "2.000", "2.100"]
+        assert cells[:-1] == ["shakespeare-…with-rope-12", "✓", "finished", "400/500", "2.000", "2.100", "1.050"]
         details = str(screen.query_one("#run-details", Static).render())
-        assert f"corpus {corpus}" in details and "parameters 123.5k" in details and "bits per byte 1.05" in details
+        assert f"corpus {corpus}" in details and "parameters 123.5k" in details
         for table in (screen.runs_table, screen.checkpoint_table):
             assert table.virtual_size.width <= table.outer_size.width
         await pilot.press("s", "s", "s", "s", "s", "s", "s")
@@ -113,6 +114,18 @@ async def test_columns_are_shown_whole_or_not_at_all(tmp_path):
         await pilot.resize_terminal(240, 60)
         await until(lambda: corpus in first_line_with(screen, "✓"), "the whole of the corpus")
         assert "corpus" not in str(screen.query_one("#run-details", Static).render())
+
+
+async def test_long_names_and_a_long_status_leave_room_for_what_was_measured(tmp_path):
+    for number in range(1, 4):
+        run = make_run(tmp_path, f"shakespeare-char-with-rope-and-muon-{number}", steps=400, end="")
+    async with RunsApp(tmp_path).run_test(size=(80, 24)) as pilot:
+        screen = await opened(pilot, 3)
+        with run.lock():
+            await until(lambda: "▶ running" in shown(screen), "the run in training")
+            line = first_line_with(screen, "▶ running")
+            assert line.split()[-5:-1] == ["400/500", "2.000", "2.100", "1.050"] and "uon-3" in line
+            assert screen.runs_table.virtual_size.width <= screen.runs_table.outer_size.width
 
 
 async def test_where_there_is_room_the_checkpoints_are_beside_the_runs(tmp_path):

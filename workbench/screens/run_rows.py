@@ -12,7 +12,7 @@ from llm.run import CheckpointInfo
 from workbench.services.summaries import RunSummary
 from workbench.text import clean, one_line
 from workbench.widgets.axes import compact, number, size
-from workbench.widgets.tables import Heading, Row, cut, widths_that_fit
+from workbench.widgets.tables import Heading, Row, cut, cut_in_middle, widths_that_fit
 
 STATUS_STYLES = {
     "running here": "green",
@@ -46,10 +46,15 @@ HEADINGS = {
     "size": "size",
     "corpus": "corpus",
 }
-WANTED = ("name", "status", "step", "validation", "loss", "age", "bits", "size", "parameters", "corpus")
+NEEDED = ("name", "status", "step", "validation", "bits", "loss", "age")
+WANTED = (*NEEDED, "size", "parameters", "corpus")
 """The columns of the runs, those first that are left out last."""
-LEAST = {"name": 32, "corpus": 12}
-"""How far a column may be cut where its text is longer."""
+SHORT_STATUS = len("▶ running…")
+LEAST = [
+    {"name": 32, "corpus": 12},
+    *({"name": name, "status": SHORT_STATUS, "corpus": 12} for name in (32, 24, 16)),
+]
+"""How far columns may be cut where their texts are longer: the first of these by which all that are needed fit."""
 CHECKPOINT_HEADINGS = {
     "step": "step",
     "loss": "loss",
@@ -91,7 +96,11 @@ class RunRows:
         whole = [self._cells(row, branch, places.get(row.name, 0), now) for row, branch in rows]
         labels = HEADINGS | {sort_by: f"{HEADINGS[sort_by]} {'▲' if backwards else '▼'}"}
         natural = _natural(labels, (lengths for _, lengths in whole))
-        widths = widths_that_fit(natural, room, dict.fromkeys(("name", sort_by, *WANTED)), LEAST)
+        widths: dict[str, int] = {}
+        for least in LEAST:
+            widths = widths_that_fit(natural, room, dict.fromkeys(("name", sort_by, *WANTED)), least)
+            if widths.keys() >= {*NEEDED}:
+                break
         headings = [Heading(key, labels[key], width) for key, width in widths.items()]
         return [
             (row.name, self._fitted(row.name, cells, widths)) for (row, _), (cells, _) in zip(rows, whole, strict=True)
@@ -109,7 +118,7 @@ class RunRows:
         known = self._cut.get(name)
         if known is None or known[0] is not cells or known[1] != widths:
             fitted = [
-                cut(cell, widths[key], at_start=key == "corpus")
+                cut_in_middle(cell, widths[key]) if key == "name" else cut(cell, widths[key], at_start=key == "corpus")
                 for key, cell in zip(HEADINGS, cells, strict=True)
                 if key in widths
             ]
@@ -184,6 +193,7 @@ def age(seconds: float) -> str:
 def details_of(row: RunSummary, now: float, widths: Mapping[str, int]) -> Content:
     """What the table, whose columns have these widths, does not show, or not whole."""
     left_out = [
+        ("status", "status", f"{STATUS_SIGNS.get(row.status, ' ')} {row.status}"),
         ("bits per byte", "bits", "" if row.bits_per_byte is None else number(row.bits_per_byte)),
         ("size", "size", size(row.size_bytes)),
         ("parameters", "parameters", compact(row.parameters) if row.parameters else ""),

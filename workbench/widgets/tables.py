@@ -66,6 +66,18 @@ def cut(cell: Text, width: int, *, at_start: bool = False) -> Text:
     return Text(set_cell_size("…" + text, width), style=cell.style, no_wrap=True)
 
 
+def cut_in_middle(cell: Text, width: int) -> Text:
+    """A cell of at most `width`, with … in its middle: names often differ in how they end."""
+    if cell.cell_len <= width:
+        return cell
+    count = len(cell)
+    while cell_len(cell.plain[len(cell) - count :]) > width // 2:
+        count -= 1
+    start, end = cell.copy(), cell[len(cell) - count :]
+    start.truncate(width - end.cell_len, overflow="ellipsis")
+    return start.append_text(end)
+
+
 def keys_of(rows: Sequence[Row]) -> list[str]:
     return [key for key, _ in rows]
 
