@@ -16,6 +16,7 @@ from llm.errors import UserError
 from llm.events import Progress
 from llm.model.transformer import Transformer
 from llm.tokenizer import Tokenizer
+from llm.tokenizer.textbytes import TextBytes
 
 SECONDS_BETWEEN_PROGRESS = 0.5
 
@@ -23,7 +24,8 @@ SECONDS_BETWEEN_PROGRESS = 0.5
 @dataclass(frozen=True)
 class Evaluation:
     """Result on `tokens` targets. `loss` is nats per token, weighted by tokens; special tokens count in it, but
-    neither their nats nor any bytes enter `bits_per_byte`, which therefore compares across tokenizers."""
+    neither their nats nor any bytes enter `bits_per_byte`, nor the space that SentencePiece puts before a text: it
+    therefore compares across tokenizers."""
 
     loss: float
     bits_per_byte: float
@@ -32,11 +34,6 @@ class Evaluation:
     @property
     def perplexity(self) -> float:
         return math.exp(min(self.loss, 700.0))
-
-
-def byte_lengths(tokenizer: Tokenizer) -> torch.Tensor:
-    """Bytes of text each token id stands for, (vocab_size,) int64; 0 for special tokens."""
-    return torch.tensor([len(tokenizer.token_bytes(token)) for token in range(tokenizer.vocab_size)])
 
 
 @torch.no_grad()
@@ -56,7 +53,7 @@ def evaluate(
     closed early. Yields progress about twice a second, under the name of `stage`, and returns the result."""
     starts = evaluation_windows(split, seq_len, batches * batch_size)
     told = time.monotonic()
-    lengths = byte_lengths(tokenizer)
+    text = TextBytes(tokenizer)
     nats = torch.zeros((), dtype=torch.float64)
     text_nats = torch.zeros((), dtype=torch.float64)
     tokens = text_bytes = 0
@@ -69,10 +66,9 @@ def evaluate(
             with plan.autocast():
                 losses = model.loss(torch.from_numpy(inputs).to(plan.device), wanted.to(plan.device), reduction="none")
             losses = losses.cpu().double()  # summed here, for not every device has float64
-            bytes_of = lengths[wanted]
             nats += losses.sum()
-            text_nats += losses[bytes_of > 0].sum()
-            text_bytes += int(bytes_of.sum())
+            text_nats += losses[torch.from_numpy(text.lengths[targets] > 0)].sum()
+            text_bytes += int(text.counts(targets, inputs).sum())
             tokens += wanted.numel()
             if time.monotonic() - told > SECONDS_BETWEEN_PROGRESS:
                 told = time.monotonic()

@@ -39,6 +39,7 @@ from llm.data.textfiles import FileHashes, opened
 from llm.data.tokenpaths import CHUNK, HEADER_MAGIC, token_sides
 from llm.errors import ConfigError, Problem, UserError
 from llm.tokenizer import Tokenizer
+from llm.tokenizer.textbytes import TextBytes
 
 HEADER_VERSION, HEADER_BYTES = 1, 256 * 4
 # What numpy's reader raises at a damaged header, which it parses as a Python literal.
@@ -177,21 +178,26 @@ class TokenCorpus:
             TokenFile(path, tokenizer.vocab_size).verify(advance)
         none = {"bytes": 0}
         train, held_out = self.splits(tokenizer.vocab_size, {"train": none, "validation": none})
-        lengths = np.array([len(tokenizer.token_bytes(token)) for token in range(tokenizer.vocab_size)])
+        text = TextBytes(tokenizer)
         with held_out_text.open("wb") as file:
-            for tokens in portions(held_out):
-                file.write(b"".join(map(tokenizer.token_bytes, tokens.tolist())))
+            for tokens, before in portions(held_out, text.beginning):
+                file.write(text.text(tokens, before))
         sides = {"train": train, "validation": held_out}
         return {
-            name: {"bytes": sum(int(lengths[tokens].sum()) for tokens in portions(side)), "tokens": len(side)}
+            name: {"bytes": sum(int(text.counts(*part).sum()) for part in portions(side, text.beginning))}
+            | {"tokens": len(side)}
             for name, side in sides.items()
         }
 
 
-def portions(split: TokenSplit) -> Iterator[Tokens]:
-    """All of a sequence, in stretches of bounded size."""
+def portions(split: TokenSplit, beginning: int) -> Iterator[tuple[Tokens, Tokens]]:
+    """All of a sequence, in stretches of bounded size, each with the tokens one place before; `beginning`: what stands
+    before the first."""
+    last = beginning
     for start in range(0, len(split), VERIFY_TOKENS):
-        yield split.read(start, min(start + VERIFY_TOKENS, len(split)))
+        tokens = split.read(start, min(start + VERIFY_TOKENS, len(split)))
+        yield tokens, np.concatenate([np.array([last], dtype=np.uint32), tokens[:-1]])
+        last = int(tokens[-1])
 
 
 def joined(name: str, paths: Sequence[Path], vocab_size: int, text_bytes: int) -> JoinedTokens:

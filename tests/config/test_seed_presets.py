@@ -89,7 +89,7 @@ def test_depth_sets_the_shape_and_refuses_what_does_not_divide() -> None:
         preset("nanochat-base", model__depth="11")
 
 
-# Every number of the documents that is not the shape.
+# Every number of the documents that is not the shape, and what a preset fills in where its document leaves one open.
 VALUES: dict[str, dict[str, Any]] = {
     "cs336-lecture": {
         "tokenizer.kind": "bpe",
@@ -97,13 +97,16 @@ VALUES: dict[str, dict[str, Any]] = {
         "tokenizer.special_tokens": ("<|endoftext|>",),
         "data.chunk_tokens": 500_000,
         "data.order": "random",
+        "data.boundary": "after",
         "model.norm": "rmsnorm",
+        "model.norm_eps": 1e-5,
         "model.position": "rope",
         "model.rope_theta": 100000.0,
         "model.rope_pairs": "even-odd",
         "model.mlp": "swiglu",
         "model.tied_head": False,
         "model.bias": False,
+        "model.init": "xavier-truncated",
         "optim.kind": "adamw",
         "optim.beta1": 0.9,
         "optim.beta2": 0.95,
@@ -125,6 +128,7 @@ VALUES: dict[str, dict[str, Any]] = {
     "cs336-assignment": {
         "data.order": "epoch",
         "data.stride": 1,
+        "data.boundary": "after",
         "tokenizer.special_tokens": ("<|endoftext|>",),
         "model.norm": "rmsnorm",
         "model.position": "rope",
@@ -160,22 +164,28 @@ VALUES: dict[str, dict[str, Any]] = {
         "data.split": "tail",
         "data.validation_fraction": 0.1,
         "data.order": "epoch",
+        "data.stride": 0,  # the context, as the document has it
         "data.drop_last": True,
+        "data.boundary": "none",
         "model.norm": "layernorm",
+        "model.norm_eps": 1e-5,
         "model.position": "learned",
         "model.mlp": "gelu",
         "model.bias": True,
         "model.qkv_bias": False,
         "model.tied_head": True,
         "model.dropout": 0.1,
+        "model.init": "residual-scaled",
         "optim.beta1": 0.9,
         "optim.beta2": 0.999,
+        "optim.eps": 1e-8,
         "optim.eps_inside": False,
         "optim.decay_all": True,
         "optim.kind": "adamw",
         "optim.weight_decay": 0.1,
         "train.steps": 2700,
         "train.batch_size": 8,
+        "train.seq_len": 0,  # the context
         "train.precision": "fp32",
         "train.clip": 0.0,
         "train.seed": 123,
@@ -205,6 +215,8 @@ VALUES: dict[str, dict[str, Any]] = {
         "model.init_std": 0.02,
         "optim.beta1": 0.9,
         "optim.beta2": 0.95,
+        "optim.eps": 1e-8,
+        "optim.eps_inside": False,
         "optim.kind": "adamw",
         "optim.weight_decay": 0.1,
         "optim.decay_all": False,
@@ -223,9 +235,11 @@ VALUES: dict[str, dict[str, Any]] = {
         "data.boundary": "before",
         "data.text_field": "text",
         "model.norm": "rmsnorm",
+        "model.norm_eps": 1e-6,
         "model.norm_gain": False,
         "model.embedding_norm": True,
         "model.position": "rope",
+        "model.rope_theta": 10000.0,
         "model.rope_pairs": "halves",
         "model.qk_norm": True,
         "model.mlp": "relu2",
@@ -241,6 +255,8 @@ VALUES: dict[str, dict[str, Any]] = {
         "optim.width_scaled_lr": True,
         "optim.beta1": 0.8,
         "optim.beta2": 0.95,
+        "optim.eps": 1e-10,
+        "optim.eps_inside": False,
         "optim.weight_decay": 0.0,
         "train.steps": 10_000,
         "train.batch_size": 32,
@@ -352,6 +368,8 @@ def test_accumulation_and_lengths() -> None:
     assert (length.steps, length.tokens_per_step) == (10_000, 524_288)
     lecture = preset("cs336-lecture")
     tokens = 5_000_000
+    gpt2 = preset("gpt2-124m")
+    assert resolve_seq_len(gpt2.train, gpt2.model) == shape(gpt2).context == 1024
     assert resolve_seq_len(lecture.train, lecture.model) == 256
     assert run_length(lecture, 32000, tokens).steps == round(1.5 * tokens / (48 * 256))
     shorter = preset("cs336-lecture", train__seq_len="128")

@@ -6,6 +6,7 @@ import itertools
 import math
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Literal
 
 import numpy as np
 import pytest
@@ -91,6 +92,22 @@ def test_loss_is_the_mean_over_tokens_and_bits_are_those_of_text(
     assert found.perplexity == pytest.approx(math.exp(nats / counts), rel=1e-4)
     assert found.bits_per_byte == pytest.approx(text_nats / math.log(2) / text_bytes, rel=1e-5)
     assert text_nats < nats and text_bytes > counts, "the text has special tokens, and tokens of several bytes"
+
+
+@pytest.mark.parametrize("kind", ["char", "bpe", "sentencepiece"])
+def test_bits_are_those_of_the_true_bytes_by_every_tokenizer(kind: Literal["char", "bpe", "sentencepiece"]) -> None:
+    """A model that knows nothing: every target costs log2 of the vocabulary, of one text of known size."""
+    tokenizer = build_tokenizer(TokenizerConfig(kind=kind, vocab_size=283, special_tokens=(SPECIAL,)), STORIES)
+    documents = [tokenizer.encode(story) for story in STORIES]
+    ids = np.array([token for document in documents for token in (tokenizer.separator, *document)])
+    config = ModelConfig(n_layer=1, d_model=12, n_head=2, context=len(ids), tied_head=False)
+    blank = Transformer(resolve_model(config, tokenizer.vocab_size))
+    for weight in blank.parameters():
+        torch.nn.init.zeros_(weight)
+    plan = Plan("cpu", "fp32", 1, False)
+    found = result_of(evaluate(blank, Tokens(ids), tokenizer, plan, seq_len=len(ids) - 1, batch_size=1, batches=0))
+    bits = sum(map(len, documents)) * math.log2(tokenizer.vocab_size)
+    assert found.bits_per_byte == pytest.approx(bits / len("".join(STORIES).encode()), rel=1e-6)
 
 
 def test_nothing_is_drawn_and_the_mode_comes_back(model: Transformer, split: Tokens, tokenizer: Tokenizer) -> None:

@@ -1,0 +1,40 @@
+"""How much text a row of tokens stands for, to the byte."""
+
+from __future__ import annotations
+
+import numpy as np
+from numpy.typing import NDArray
+
+from llm.tokenizer.base import Tokenizer
+
+Ids = NDArray[np.integer]
+
+
+class TextBytes:
+    """The bytes of text of each token where it stands.
+
+    What encoding puts before every text (`Tokenizer.dummy_prefix`) is none of the text, as decoding knows: it is left
+    out of a token that follows a special token, or stands at the `beginning`, the id that means there is none before.
+    """
+
+    def __init__(self, tokenizer: Tokenizer) -> None:
+        """`lengths[id]`: the bytes an id stands for anywhere else; 0 for special tokens."""
+        self._tokenizer, self.beginning = tokenizer, tokenizer.vocab_size
+        table = [tokenizer.token_bytes(token) for token in range(tokenizer.vocab_size)]
+        prefix = tokenizer.dummy_prefix
+        self.lengths = np.array([len(raw) for raw in table], dtype=np.int64)
+        self._put_before = np.array([len(prefix) if raw.startswith(prefix) else 0 for raw in table], dtype=np.int64)
+        self._begins_text = np.zeros(tokenizer.vocab_size + 1, dtype=np.bool_)
+        self._begins_text[[*tokenizer.special_tokens.values(), self.beginning]] = True
+
+    def counts(self, tokens: Ids, before: Ids) -> NDArray[np.int64]:
+        """Bytes of text of each of `tokens`, given the id before each; of any shape."""
+        counted: NDArray[np.int64] = self.lengths[tokens] - self._put_before[tokens] * self._begins_text[before]
+        return counted
+
+    def text(self, tokens: Ids, before: Ids) -> bytes:
+        """The text itself; `tokens` and `before` are one row each."""
+        parts = [self._tokenizer.token_bytes(token) for token in tokens.tolist()]
+        for place in np.flatnonzero(self.counts(tokens, before) < self.lengths[tokens]):
+            parts[place] = parts[place].removeprefix(self._tokenizer.dummy_prefix)
+        return b"".join(parts)
