@@ -34,7 +34,7 @@ from workbench.services.queue import QueueRunner, RunQueue
 from workbench.services.training import TrainingService
 from workbench.terminal import abandon_terminal, terminal_kept_for_app, what_is_missing
 from workbench.text import clean
-from workbench.widgets.dialogs import Answer, Ask, Help, Waiting
+from workbench.widgets.dialogs import Help, QuitDialog, Waiting
 
 if TYPE_CHECKING:
     from textual.command import Provider
@@ -235,15 +235,32 @@ class WorkbenchApp(BaseApp):
         if self.training.active is not None:
             self._runner.follow(self.training.active)
         elif not (self._leaving or self._handing_over) and self._runner.due():
-            self.begin_next()
+            self._begin_when_free()
 
     def enqueue(self, run: Run) -> None:
-        """Put a run in line; it begins at once if nothing trains here. `UserError` where it cannot wait."""
-        place = self.queue.add(run)
-        if self.training.active is None and not self._runner.due() and not self._runner.waiting_for:
-            self.begin_next()
+        """Put a run in line; it begins at once if no run of this home trains. `UserError` where it cannot wait."""
+        self.queue.add(run)
+        if self.training.active is None and not self._runner.waiting_for:
+            self._begin_when_free()
+        names = self.queue.names()
+        if run.name in names:
+            other = self.waits_for_other
+            until = f", until {other} has ended, which trains in another process" if other else ""
+            words = f"{run.name} waits in the queue, as number {names.index(run.name) + 1}{until}"
+            self.notify(clean(words), markup=False)
+
+    def _begin_when_free(self) -> None:
+        """Begin the run whose turn it is, or wait for the end of one that trains in another process."""
+        if other := self.training.elsewhere():
+            self._runner.follow(other)
         else:
-            self.notify(f"{run.name} waits in the queue, as number {place}", markup=False)
+            self.begin_next()
+
+    @property
+    def waits_for_other(self) -> str:
+        """The run in another process whose end the queue waits for; "" where it waits for none."""
+        name = self._runner.waiting_for
+        return name if name != self.training.active and self._runner.is_waiting else ""
 
     def begin_next(self) -> None:
         """Begin the run whose turn it is."""
@@ -352,22 +369,6 @@ class WorkbenchApp(BaseApp):
             if carry_on:
                 self.training.begin_process(Run(self.home / "runs" / name))
         self.exit(status, return_code=status)
-
-
-class QuitDialog(Ask):
-    """What is to become of the training; `waiting` runs are in the queue, and stay there."""
-
-    def __init__(self, run_name: str, waiting: int) -> None:
-        runs = "1 run waits in the queue and begins" if waiting == 1 else f"{waiting} runs wait in the queue and begin"
-        queue = f"\n{runs} only when you ask for it (w on the Runs screen)." if waiting else ""
-        super().__init__(
-            f"{run_name} is training. What is to become of it?{queue}",
-            [
-                Answer("save", "Save it and quit; it can be resumed later"),
-                Answer("detach", "Quit, and let it carry on in a process of its own"),
-                Answer("", "Stay"),
-            ],
-        )
 
 
 def run_app(home: Path, open: str | None = None, watch: str | None = None) -> int:

@@ -15,12 +15,12 @@ from llm.config import load_preset
 from llm.run import Run
 from tests.workbench.scripted import ScriptedTrainer, scripted_run
 from tests.workbench.waiting import shown, until
-from workbench.app import QuitDialog, WorkbenchApp
+from workbench.app import WorkbenchApp
 from workbench.messages import TrainingEnded
 from workbench.services.pictures import strips_of
 from workbench.services.training import TrainingService
 from workbench.themes import THEMES
-from workbench.widgets.dialogs import Help
+from workbench.widgets.dialogs import Help, QuitDialog
 
 
 def app_with(home: Path, trainer: ScriptedTrainer | None = None) -> WorkbenchApp:
@@ -49,8 +49,8 @@ async def test_a_picture_of_a_window_shows_what_lies_behind_it(home: Path) -> No
         await pilot.pause(0.3)
         app.screen.refresh()
         app.action_save_picture()
-        await until(pilot, lambda: list((home / "exports").glob("*.svg")))
-        (picture,) = (home / "exports").glob("*.svg")
+        await until(pilot, lambda: list((home / "exports").glob("[!.]*.svg")))
+        (picture,) = (home / "exports").glob("[!.]*.svg")
         assert "quickstart" in picture.read_text(encoding="utf-8")
         assert "quickstart" in shown(app.screen)
 
@@ -105,6 +105,49 @@ async def test_quitting_with_a_training_asks_once_and_saves(home: Path) -> None:
         await until(pilot, lambda: not app.is_running)
     assert trainer.obeyed == ["stop"]
     assert app.return_code == 0
+
+
+async def test_the_queue_waits_for_a_training_in_another_process(home: Path) -> None:
+    trainer = ScriptedTrainer(steps=5)
+    trainer.prepared.set()
+    other = scripted_run(home, "other-1", 5)
+    app = app_with(home, trainer)
+    async with app.run_test(size=(120, 30)) as pilot:
+        await until(pilot, lambda: app.focused is not None)
+        with other.lock():
+            await pilot.press("Q")
+            await until(pilot, lambda: any("until other-1 has ended" in note.message for note in app._notifications))
+            assert app.queue.names() == ["quickstart-1"] and app.training.active is None
+            await app.action_show("runs")
+            await pilot.press("w")
+            await until(pilot, lambda: "The next begins when other-1 has ended" in shown(app.screen))
+            await pilot.press("escape")
+            app._serve_queue()
+            assert app.queue.names() == ["quickstart-1"] and app.training.active is None
+        await until(pilot, lambda: app.training.active == "quickstart-1")
+        assert app.queue.names() == []
+        await until(pilot, lambda: app.training.must_be_waited_for)
+        app.training.shutdown()
+
+
+async def test_the_queue_waits_for_whatever_trains_when_its_turn_has_come(home: Path) -> None:
+    trainer = ScriptedTrainer(steps=5)
+    trainer.prepared.set()
+    other = scripted_run(home, "other-1", 5)
+    app = app_with(home, trainer)
+    async with app.run_test(size=(120, 30)) as pilot:
+        await until(pilot, lambda: app.focused is not None)
+        await pilot.press("Q")
+        await until(pilot, lambda: app.training.must_be_waited_for)
+        app.queue.add(Run.create(home, "later-1", load_preset("quickstart", home)))
+        with other.lock():
+            app._serve_queue()
+            app.training.shutdown()
+            await until(pilot, lambda: app.waits_for_other == "other-1")
+            assert app.queue.names() == ["later-1"] and app.training.active is None
+        await until(pilot, lambda: app.training.active == "later-1")
+        await until(pilot, lambda: app.training.must_be_waited_for)
+        app.training.shutdown()
 
 
 async def test_what_ends_while_the_app_closes_is_no_trouble(home: Path) -> None:

@@ -15,7 +15,7 @@ import pytest
 from textual.pilot import Pilot
 from textual.widgets import Input
 
-import workbench.screens.presets as presets_module
+import workbench.screens.preflight as preflight_module
 from llm.events import Progress
 from llm.files import write_json
 from llm.run import Run
@@ -40,7 +40,7 @@ from workbench.services.jobs import DataJob
 from workbench.services.queue import RunQueue
 from workbench.services.training import TrainingService
 from workbench.services.trash import move_to_trash
-from workbench.widgets.dialogs import Ask, AskText, Help
+from workbench.widgets.dialogs import Ask, AskSteps, AskText, Help
 
 Holds = Callable[[Any], object]
 Row = tuple[str, str, Holds, tuple[str, ...]]
@@ -137,7 +137,7 @@ RUNS = [
     row("runs.lineage", "l", lambda app: app.screen.as_tree),
     row("runs.chat", "c", lambda app: app.sent[-1:] == [("chat", "tiny-1")]),
     row("runs.curves", "t", lambda app: app.sent[-1:] == [("train", "tiny-1")]),
-    row("runs.resume", "r", at(AskText), "escape"),
+    row("runs.resume", "r", at(AskSteps), "escape"),
     row("runs.fork", "f", at(ForkScreen), "escape"),
     row("runs.overlay", "o", at(OverlayScreen), "escape"),
     row("runs.filter", "slash", focus("runs-filter")),
@@ -268,8 +268,10 @@ class NoPreflight:
 
     def __init__(self, config: Any, name: str, home: Path, on_progress: Any, on_end: Any) -> None:
         self.name, self.on_end = name, on_end
+        self.cancelled = False
 
     def cancel(self) -> None:
+        self.cancelled = True
         self.on_end(None, "cancelled")
 
 
@@ -286,13 +288,13 @@ PRESETS = [
 
 
 async def test_presets(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(presets_module, "PreflightJob", NoPreflight)
+    monkeypatch.setattr(preflight_module, "PreflightJob", NoPreflight)
     app = app_with(home)
     async with app.run_test(size=(120, 40)) as pilot:
         screen: Any = app.screen
         await until(pilot, lambda: isinstance(app.screen, PresetsScreen) and screen.current == "quickstart")
         await press_all(pilot, PRESETS[:2])
-        screen.edited["quickstart"] = screen._config()
+        screen.edited["quickstart"] = screen.config()
         await press_all(pilot, PRESETS[2:])
         app.queue.remove("quickstart-2")
         app.training.shutdown()

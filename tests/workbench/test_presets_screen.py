@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import pytest
 from textual.widgets import Input, OptionList
@@ -11,14 +12,14 @@ from llm.config import fields_of, load_preset, save_preset, with_overrides
 from llm.config.schema import RunConfig
 from llm.run import Run
 from tests.conftest import tiny_config
-from tests.workbench.scripted import ScriptedTrainer
+from tests.workbench.scripted import ScriptedTrainer, scripted_run
 from tests.workbench.waiting import shown, until
 from workbench.app import WorkbenchApp
 from workbench.screens.edit import EditScreen, assigned, typed
 from workbench.screens.fit import FitDialog
 from workbench.screens.presets import PresetsScreen
 from workbench.services.estimate import estimate, nearest_that_fits
-from workbench.services.preflight import measurements
+from workbench.services.preflight import Measurement, key_of, machine_name, measurements
 from workbench.services.training import TrainingService
 from workbench.widgets.dialogs import Ask, AskText
 from workbench.widgets.meaning import meaning
@@ -319,6 +320,65 @@ async def test_preflight_can_be_cancelled_and_the_keys_work_meanwhile(home: Path
         await until(pilot, lambda: screen.preflight is None)
         assert "Preflight" not in shown(screen).replace("p Preflight", "")
     assert measurements(home) == []
+
+
+class LatePreflight:
+    """Stands in for the process that measures: it has its result at the very moment it is cancelled."""
+
+    def __init__(self, config: RunConfig, name: str, home: Path, on_progress: Any, on_end: Any) -> None:
+        self.config, self.name, self.on_end = config, name, on_end
+        self.cancelled = False
+
+    def cancel(self) -> None:
+        self.cancelled = True
+        key = key_of(self.config)
+        self.on_end(Measurement(machine_name(), key, self.name, "cpu", "fp32", 1, 0.1, 9.0, 1e9, 10, 20), "")
+
+
+@pytest.mark.parametrize("key", ["enter", "Q"])
+async def test_a_preflight_gives_way_to_a_training(home: Path, key: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("workbench.screens.preflight.PreflightJob", LatePreflight)
+    trainer = ScriptedTrainer(steps=3)
+    trainer.prepared.set()
+    app = app_with(home, trainer)
+    async with app.run_test(size=(120, 30)) as pilot:
+        screen = app.screen
+        assert isinstance(screen, PresetsScreen)
+        await until(pilot, lambda: screen.current == "quickstart")
+        await pilot.press("p")
+        await until(pilot, lambda: screen.preflight is not None)
+        await pilot.press(key)
+        await until(pilot, lambda: app.training.active == "quickstart-1")
+        await until(pilot, lambda: screen.preflight is None)
+        ended = "the preflight of quickstart was ended, since quickstart-1 trains now"
+        assert [note.message for note in app._notifications].count(ended) == 1
+        assert measurements(home) == []
+        await until(pilot, lambda: app.training.must_be_waited_for)
+        app.training.shutdown()
+
+
+async def test_beside_a_training_in_another_process(home: Path) -> None:
+    other = scripted_run(home, "other-1", 3)
+    trainer = ScriptedTrainer(steps=3)
+    trainer.prepared.set()
+    app = app_with(home, trainer)
+    async with app.run_test(size=(120, 30)) as pilot:
+        screen = app.screen
+        assert isinstance(screen, PresetsScreen)
+        await until(pilot, lambda: screen.current == "quickstart")
+
+        def told(words: str) -> bool:
+            return any(words in note.message for note in app._notifications)
+
+        with other.lock():
+            await pilot.press("p")
+            await until(pilot, lambda: told("other-1 is training in another process"))
+            assert screen.preflight is None
+            await pilot.press("enter")
+            await until(pilot, lambda: told("other-1 trains in another process: both will be slower"))
+            assert app.training.active == "quickstart-1"
+        await until(pilot, lambda: app.training.must_be_waited_for)
+        app.training.shutdown()
 
 
 def test_what_does_not_fit_is_told_with_the_nearest_that_will(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -219,12 +219,17 @@ def test_pin_rename_delete(tmp_path):
 
 def test_a_run_in_training_is_neither_renamed_nor_deleted(tmp_path):
     run = make_run(tmp_path, "x-1", steps=3)
+    info = save_fake(run, 3, 1.0)
+    pin(run, 3)
     with run.lock():
+        with pytest.raises(RunBusy):
+            delete_checkpoint(run, info)
         with pytest.raises(RunBusy):
             move_to_trash(tmp_path, run)
         with pytest.raises(RunBusy):
             rename(run, "y")
     assert (run.path / "run.toml").exists()
+    assert [kept.pinned for kept in run.checkpoints()] == [True]
 
 
 def test_verification_names_what_is_damaged(tmp_path):

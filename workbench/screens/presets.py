@@ -17,13 +17,11 @@ from textual.widgets.option_list import Option
 
 from llm.config import Preset, RunConfig, check, list_presets, load_preset
 from llm.errors import ConfigError, UserError
-from llm.events import Progress
 from llm.run import Run, free_name
-from workbench.screens.base import WorkbenchScreen
-from workbench.services.preflight import Measurement, PreflightJob, expected_speed, learn_from_runs, remember
+from workbench.screens.preflight import PreflightScreen
+from workbench.services.preflight import expected_speed, learn_from_runs
 from workbench.services.prepared import DataState, look_for_data
 from workbench.text import clean
-from workbench.widgets.axes import compact, size
 from workbench.widgets.dialogs import Answer, Ask
 from workbench.widgets.lists import BESIDE, ChoiceList
 from workbench.widgets.meaning import meaning
@@ -43,7 +41,7 @@ class PresetList(ChoiceList):
     ]
 
 
-class PresetsScreen(WorkbenchScreen):
+class PresetsScreen(PreflightScreen):
     """A list of presets on the left; on the right, what the marked one means."""
 
     GUIDE = (
@@ -72,22 +70,8 @@ class PresetsScreen(WorkbenchScreen):
         config: RunConfig
         state: DataState
 
-    @dataclass
-    class PreflightSays(Message):
-        """How far the preflight is."""
-
-        progress: Progress
-
-    @dataclass
-    class PreflightEnded(Message):
-        """The preflight is over; `problem` is "" where it went well."""
-
-        result: Measurement | None
-        problem: str
-
     def __init__(self, *, id: str | None = None) -> None:
         super().__init__(id=id)
-        self.preflight: PreflightJob | None = None
         self.presets: dict[str, Preset] = {}
         self.edited: dict[str, RunConfig] = {}
         self.data: dict[RunConfig, DataState] = {}
@@ -103,20 +87,18 @@ class PresetsScreen(WorkbenchScreen):
         yield Static(id="preflight-line", markup=False)
 
     def on_mount(self) -> None:
-        self.query_one("#preflight-line").display = False
         self._fill()
         self.query_one(OptionList).focus()
-
-    def on_unmount(self) -> None:
-        if self.preflight is not None:
-            self.preflight.cancel()
 
     def on_resize(self) -> None:
         if self.current:
             self.call_after_refresh(self._show)
 
     def on_screen_resume(self) -> None:
-        self.data.clear()  # a run may have prepared data meanwhile
+        self.look_again()
+
+    def look_again(self) -> None:
+        self.data.clear()  # a run, or a preflight, may have prepared data meanwhile
         if self.current:
             self._show()
 
@@ -158,7 +140,7 @@ class PresetsScreen(WorkbenchScreen):
 
     # --- what the marked preset means
 
-    def _config(self) -> RunConfig | None:
+    def config(self) -> RunConfig | None:
         """The marked preset as edited; None (and the reason on the page) where it cannot be read."""
         if self.current in self.edited:
             return self.edited[self.current]
@@ -171,7 +153,7 @@ class PresetsScreen(WorkbenchScreen):
             return None
 
     def _show(self) -> None:
-        config = self._config()
+        config = self.config()
         notes = self.presets[self.current].notes
         about = Content.assemble(("About it", "bold"), "\n", clean(notes)) if notes else ""
         self.query_one("#preset-notes", Static).update(about)
@@ -189,7 +171,7 @@ class PresetsScreen(WorkbenchScreen):
     def _look(self) -> None:
         """Look for the data of what is marked now; not earlier, since that loads numpy and the tokenizers."""
         self._look_later = None
-        config = self._config()
+        config = self.config()
         if config is not None and config not in self.data:
             self._look_for_data(config)
 
@@ -200,7 +182,7 @@ class PresetsScreen(WorkbenchScreen):
 
     def on_presets_screen_data_found(self, message: DataFound) -> None:
         self.data[message.config] = message.state
-        if self._config() == message.config:
+        if self.config() == message.config:
             self._show()
 
     # --- editing
@@ -209,7 +191,7 @@ class PresetsScreen(WorkbenchScreen):
         """Open every field of the marked preset."""
         from workbench.screens.edit import EditScreen
 
-        config = self._config()
+        config = self.config()
         if config is not None:
             base = load_preset(self.current, self.workbench.home)
             self.app.push_screen(EditScreen(self.workbench.home, self.current, base, config), self._after_edit)
@@ -238,7 +220,7 @@ class PresetsScreen(WorkbenchScreen):
         """Let the marked preset learn from a corpus of the Data screen."""
         from workbench.services.corpora import config_of
 
-        config = self._config()
+        config = self.config()
         if config is None:
             return
         try:
@@ -249,13 +231,13 @@ class PresetsScreen(WorkbenchScreen):
         self._fill(self.current)
         self.notify(clean(f"{self.current} now learns from {entry.corpus}; Enter trains it"), markup=False)
 
-    # --- fitting and measuring
+    # --- fitting
 
     def action_fit(self) -> None:
         """Offer what to change so that the marked preset fits this machine."""
         from workbench.screens.fit import FitDialog
 
-        config = self._config()
+        config = self.config()
         if config is None:
             return
         problems = check(config)
@@ -270,65 +252,11 @@ class PresetsScreen(WorkbenchScreen):
             self.edited[self.current] = config
             self._fill(self.current)
 
-    def action_preflight(self) -> None:
-        """Run a few real steps of the marked preset, in a process of its own."""
-        config = self._config()
-        if config is None or self.preflight is not None:
-            return
-        problems = check(config)
-        active = self.workbench.training.active
-        if problems:
-            self.notify(clean("\n".join(str(problem) for problem in problems)), severity="error", markup=False)
-        elif active is not None:
-            self.notify(clean(f"{active} is training, and both would be measured; stop it first"), markup=False)
-        else:
-            self.preflight = PreflightJob(
-                config,
-                self.current,
-                self.workbench.home,
-                lambda progress: self.post_message(self.PreflightSays(progress)),
-                lambda result, problem: self.post_message(self.PreflightEnded(result, problem)),
-            )
-            self._say(f"Preflight of {self.current}: starting (esc cancels)")
-            self.refresh_bindings()
-
-    def action_cancel_preflight(self) -> None:
-        if self.preflight is not None:
-            self.preflight.cancel()
-
-    def check_action(self, action: str, parameters: tuple[object, ...]) -> bool | None:
-        """Cancelling only while there is something to cancel."""
-        return action != "cancel_preflight" or self.preflight is not None
-
-    def on_presets_screen_preflight_says(self, message: PreflightSays) -> None:
-        from workbench.services.narration import preparation
-
-        if self.preflight is not None:
-            self._say(f"Preflight of {self.preflight.name}: {preparation(message.progress)} (esc cancels)")
-
-    def on_presets_screen_preflight_ended(self, message: PreflightEnded) -> None:
-        name = self.preflight.name if self.preflight is not None else ""
-        self.preflight = None
-        self._say("")
-        self.refresh_bindings()
-        if message.result is not None:
-            remember(self.workbench.home, message.result)
-            self.notify(clean(f"preflight of {name}: {measured_words(message.result)}"), timeout=10, markup=False)
-        elif message.problem != "cancelled":
-            self.notify(clean(message.problem), severity="error", timeout=15, markup=False)
-        self.on_screen_resume()  # preparing may have made the data, too
-
-    def _say(self, text: str) -> None:
-        """Show the preflight's line, or no line."""
-        line = self.query_one("#preflight-line", Static)
-        line.display = bool(text)
-        line.update(Content(clean(text)))
-
     # --- starting
 
     def action_start(self) -> None:
         """Train the marked preset; asks first if something trains here already."""
-        config = self._config()
+        config = self.config()
         if config is None:
             return
         problems = check(config)
@@ -336,17 +264,17 @@ class PresetsScreen(WorkbenchScreen):
         if problems:
             self.notify(clean("\n".join(str(problem) for problem in problems)), severity="error", markup=False)
         elif active is None:
-            self._start("here")
+            self._start("alone")
         else:
             answers = [
                 Answer("", "No, leave it"),
-                Answer("here", "Train this one beside it, in a process of its own (both will be slower)"),
+                Answer("beside", "Train this one beside it, in a process of its own (both will be slower)"),
             ]
             self.app.push_screen(Ask(f"{active} is training already.", answers), self._start)
 
     def action_enqueue(self) -> None:
         """Make a run of the marked preset and put it in line; it begins at once if nothing trains."""
-        config = self._config()
+        config = self.config()
         if config is None:
             return
         home = self.workbench.home
@@ -358,18 +286,15 @@ class PresetsScreen(WorkbenchScreen):
             self.notify(clean(str(error)), severity="error", timeout=15, markup=False)
 
     def _start(self, answer: str | None) -> None:
-        config = self._config()
+        config = self.config()
         if not answer or config is None:
             return
+        other = self.workbench.training.elsewhere()
         try:
             run = self.workbench.training.start(config, self.current)
         except (UserError, OSError) as error:
             self.notify(clean(str(error)), severity="error", timeout=15, markup=False)
             return
+        if other and answer == "alone":
+            self.notify(clean(f"{other} trains in another process: both will be slower"), markup=False)
         self.workbench.open_train(run.name)
-
-
-def measured_words(found: Measurement) -> str:
-    """What a preflight found, in one line."""
-    speed = f"{compact(float(f'{found.tokens_per_second:.3g}'))} tokens/s on {found.device} in {found.precision}"
-    return f"{speed}, {size(found.peak_bytes)} of memory at most ({size(found.training_bytes)} of it for training)"

@@ -80,7 +80,7 @@ class QueueScreen(ListScreen):
 
     NAME = "Queue"
     GUIDE = (
-        "The next run begins when the one that trains here has ended, as long as the workbench is open. J and K move a "
+        "The next run begins when none of this home trains any more, as long as the workbench is open. J and K move a "
         "run back and forward, d takes it out of the queue (the run stays), b begins the first one now."
     )
     HEADINGS = ("", "run", "what it is", "steps")
@@ -93,11 +93,12 @@ class QueueScreen(ListScreen):
 
     def look_again(self) -> None:
         names = self.workbench.queue.names()
-        note = (
-            "The next begins when the training that goes on here has ended."
-            if names
-            else ("Nobody waits. Q on the Presets screen or on a run here puts it in line.")
-        )
+        if not names:
+            note = "Nobody waits. Q on the Presets screen or on a run here puts it in line."
+        elif other := self.workbench.waits_for_other:
+            note = f"The next begins when {other} has ended, which trains in another process."
+        else:
+            note = "The next begins when the training that goes on here has ended."
         self.show(note, [(name, self._cells(place, name)) for place, name in enumerate(names, 1)])
 
     def _cells(self, place: int, name: str) -> list[Text]:

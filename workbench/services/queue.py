@@ -108,12 +108,17 @@ class QueueRunner:
         """The run whose end is waited for."""
 
     def follow(self, name: str) -> None:
-        """A training was begun here: the line waits for its end."""
+        """The line waits for the end of a training that goes on."""
         self.waiting_for = name
 
     def due(self) -> bool:
         """Whether the run that was waited for has ended."""
-        return bool(self.waiting_for) and not self.is_busy(self.waiting_for)
+        return bool(self.waiting_for) and not self.is_waiting
+
+    @property
+    def is_waiting(self) -> bool:
+        """Whether the run that is waited for goes on."""
+        return bool(self.waiting_for) and self.is_busy(self.waiting_for)
 
     def start_next(self) -> Run | None:
         """Begin the run whose turn it is; None where none waits. `UserError` where it cannot be trained."""

@@ -299,10 +299,11 @@ def rename(run: Run, name: str) -> Run:
 
 
 def delete_checkpoint(run: Run, info: CheckpointInfo) -> None:
-    """Delete one checkpoint, and its pin."""
-    remove_directory(info.path)
-    pins = [step for step in run.meta()["pins"] if step != info.step]
-    run.update_meta(pins=pins)
+    """Delete one checkpoint, and its pin. `RunBusy` while somebody trains the run, and may be about to load it."""
+    with run.lock():
+        remove_directory(info.path)
+        pins = [step for step in run.meta()["pins"] if step != info.step]
+        run.update_meta(pins=pins)
 
 
 def loss_of_deleting(summary: RunSummary, checkpoints: Sequence[CheckpointInfo], size: str) -> str:

@@ -21,7 +21,7 @@ from llm.commands import CommandQueue
 from llm.config import RunConfig
 from llm.errors import UserError
 from llm.events import Event, Started
-from llm.run import Command, Run, free_name
+from llm.run import Command, Run, free_name, list_runs
 from workbench.garbage import leave_out_what_is_loaded
 from workbench.terminal import write_log
 
@@ -87,6 +87,8 @@ class TrainingService:
         self.on_end: Callable[[str, str], object] = lambda name, problem: None
         """Called as `on_end(run_name, problem)` from the training thread when it is over; `problem` is "" if all is
         well."""
+        self.on_begin: Callable[[str], object] = lambda name: None
+        """Called as `on_begin(run_name)` by whoever begins a training, here or in a process of its own."""
         self._trainer = trainer
         self._current: ThreadTraining | None = None
         self._processes: dict[str, subprocess.Popen[bytes]] = {}
@@ -104,6 +106,13 @@ class TrainingService:
             return True
         run = Run(self.home / "runs" / name)
         return run.path.exists() and run.holder() is not None
+
+    def elsewhere(self) -> str:
+        """The name of a run of this home that trains, or is about to, apart from this program's thread; "" where none
+        does. Looks at every run."""
+        own = (name for name, process in self._processes.items() if process.poll() is None)
+        held = (run.name for run in list_runs(self.home) if run.name != self.active and run.holder() is not None)
+        return next(own, "") or next(held, "")
 
     def start(self, config: RunConfig, stem: str) -> Run:
         """A new run of `config`, named after `stem` with the next free number, in training."""
@@ -127,6 +136,7 @@ class TrainingService:
         current = self._current = ThreadTraining(run, overrides)
         current.thread = threading.Thread(target=self._train, args=(current,), name=f"train {run.name}", daemon=True)
         current.thread.start()
+        self.on_begin(run.name)
         return True
 
     def begin_process(self, run: Run, overrides: Overrides = ()) -> int:
@@ -141,6 +151,7 @@ class TrainingService:
                 start_new_session=True,
             )
         self._processes[run.name] = process
+        self.on_begin(run.name)
         threading.Thread(target=process.wait, name=f"reap {run.name}", daemon=True).start()
         return process.pid
 

@@ -83,6 +83,22 @@ class Ask(Modal[str]):
         self.dismiss(event.option.id or "")
 
 
+class QuitDialog(Ask):
+    """What is to become of the training; `waiting` runs are in the queue, and stay there."""
+
+    def __init__(self, run_name: str, waiting: int) -> None:
+        runs = "1 run waits in the queue and begins" if waiting == 1 else f"{waiting} runs wait in the queue and begin"
+        queue = f"\n{runs} only when you ask for it (w on the Runs screen)." if waiting else ""
+        super().__init__(
+            f"{run_name} is training. What is to become of it?{queue}",
+            [
+                Answer("save", "Save it and quit; it can be resumed later"),
+                Answer("detach", "Quit, and let it carry on in a process of its own"),
+                Answer("", "Stay"),
+            ],
+        )
+
+
 class AskText(Modal[str]):
     """A question answered by typing; `problem_of(text)` says what is wrong with it, or "". Returns None for cancelled.
 
