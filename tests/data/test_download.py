@@ -393,7 +393,9 @@ def test_an_archive_cannot_write_outside_its_folder(
     assert present(dataset, home) is None
 
 
-@pytest.mark.parametrize("body", [b"not a zip", zipped({"a.txt": b"a" * 5000})[:-30], b""])
+@pytest.mark.parametrize(
+    "body", [b"not a zip", zipped({"a.txt": b"a" * 5000})[:-30], b""], ids=["text", "cut", "empty"]
+)
 def test_a_broken_archive_is_told_and_fetched_anew(site: Site, home: Path, patience: Patience, body: bytes) -> None:
     dataset = archive_set(site, body)
     with pytest.raises(UserError, match=r"run the download again|did not deliver"):
