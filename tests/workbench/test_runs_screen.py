@@ -284,7 +284,7 @@ async def test_notes_rename_resume(tmp_path):
         await until(lambda: isinstance(app.screen, AskText))
         for wrong, problem in (("beta-1", "exists already"), ("../x", "../x")):
             app.screen.query_one(Input).value = wrong
-            await until(lambda problem=problem: problem in str(app.screen.query_one(".dialog-problem").render()), problem)
+            await until(lambda problem=problem: problem in str(app.screen.query_one(".dialog-problem").render()))
             await pilot.press("enter")
             assert isinstance(app.screen, AskText)
         app.screen.query_one(Input).value = "gamma"
