@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
 
+import pytest
 from textual.pilot import Pilot
-from textual.widgets import Input
+from textual.widgets import Input, OptionList
 
 from llm.config import RunConfig
 from llm.events import Warned
@@ -15,10 +17,13 @@ from llm.run import Run
 from tests.workbench.scripted import ScriptedTrainer, scripted_run, write_events
 from tests.workbench.waiting import shown, until
 from workbench.app import WorkbenchApp
+from workbench.screens import follow
+from workbench.screens.beside import ChooseRuns
 from workbench.screens.knobs import KnobsDialog
 from workbench.screens.train import TrainScreen
 from workbench.services.training import TrainingService
-from workbench.widgets.dialogs import Ask, AskText
+from workbench.widgets.chart import Chart
+from workbench.widgets.dialogs import Ask, AskText, Help
 
 
 @asynccontextmanager
@@ -105,3 +110,46 @@ async def test_what_a_window_asks_concerns_the_run_it_was_opened_on(home: Path) 
         await pilot.press("enter")
         await until(pilot, lambda: any("quick-1 has ended" in note.message for note in app._notifications))
         assert app.training.active == "next-1" and not screen.pending
+
+
+@pytest.mark.parametrize("size", [(80, 24), (120, 40)])
+async def test_the_knobs_are_all_in_sight_with_help_and_keys_of_their_own(home: Path, size: tuple[int, int]) -> None:
+    async with running_run(home, size) as (pilot, app, _):
+        await pilot.press("t")
+        await until(pilot, lambda: isinstance(app.screen, KnobsDialog))
+        dialog = app.screen
+        assert isinstance(dialog, KnobsDialog)
+        await until(pilot, lambda: all(path in shown(dialog) for path in dialog.fields))
+        assert not dialog.query_one(OptionList).show_vertical_scrollbar
+        await until(pilot, lambda: "Cancel" in shown(dialog).splitlines()[-1])
+        assert "Pause" not in shown(dialog).splitlines()[-1]
+        await pilot.press("question_mark")
+        await until(pilot, lambda: isinstance(app.screen, Help) and "while the run trains" in shown(app.screen))
+
+
+async def test_choosing_runs_has_help_and_keys_of_its_own(home: Path) -> None:
+    for name in ("other-1", "old-1"):
+        scripted_run(home, name, 50, end="stopped")
+    app = WorkbenchApp(home, training=TrainingService(home, trainer=ScriptedTrainer()), watch="old-1")
+    async with app.run_test(size=(80, 24)) as pilot:
+        await until(pilot, lambda: isinstance(app.screen, TrainScreen) and app.screen.state == "ended")
+        await pilot.press("o")
+        await until(pilot, lambda: isinstance(app.screen, ChooseRuns))
+        await until(pilot, lambda: "␣ Mark" in shown(app.screen).splitlines()[-1])
+        assert "Resume" not in shown(app.screen).splitlines()[-1]
+        await pilot.press("question_mark")
+        await until(pilot, lambda: isinstance(app.screen, Help) and "Space marks a run" in shown(app.screen))
+
+
+async def test_the_screen_goes_on_while_other_runs_are_looked_for(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("other-1", "old-1"):
+        scripted_run(home, name, 50, end="stopped")
+    go_on, has_curves = threading.Event(), follow.has_curves
+    monkeypatch.setattr(follow, "has_curves", lambda run: go_on.wait(30) and has_curves(run))
+    app = WorkbenchApp(home, training=TrainingService(home, trainer=ScriptedTrainer()), watch="old-1")
+    async with app.run_test(size=(80, 24), notifications=True) as pilot:
+        await until(pilot, lambda: isinstance(app.screen, TrainScreen) and app.screen.state == "ended")
+        await pilot.press("o", "y")
+        await until(pilot, lambda: app.screen.query_one("#loss-chart", Chart).log_axis)
+        go_on.set()
+        await until(pilot, lambda: isinstance(app.screen, ChooseRuns) and "other-1" in shown(app.screen))

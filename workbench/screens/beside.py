@@ -10,11 +10,12 @@ from textual.app import ComposeResult
 from textual.binding import Binding, BindingType
 from textual.containers import Vertical
 from textual.content import Content
-from textual.screen import ModalScreen
 from textual.widgets import OptionList, Static
 from textual.widgets.option_list import Option
 
 from workbench.text import clean
+from workbench.widgets.dialogs import Modal
+from workbench.widgets.key_line import KeyLine
 from workbench.widgets.lists import ChoiceList
 from workbench.widgets.run_charts import BESIDE_COLOURS
 
@@ -22,12 +23,17 @@ MOST_BESIDE = len(BESIDE_COLOURS)
 HINT = "Space marks, Enter draws, Esc leaves it as it was."
 
 
-class ChooseRuns(ModalScreen[list[str] | None]):
+class ChooseRuns(Modal[list[str] | None]):
     """The other runs, newest first; returns the names of those that were marked, None where nothing is to change."""
 
+    NAME = "Other runs"
+    GUIDE = (
+        f"Space marks a run whose curves are to be drawn beside the one that is shown, or takes its mark away; at most "
+        f"{MOST_BESIDE} can be marked. Enter draws the marked ones, and none where none is marked."
+    )
     BINDINGS: ClassVar[list[BindingType]] = [
-        Binding("escape", "dismiss(None)", "Cancel"),
-        Binding("space", "mark", "Mark"),
+        Binding("space", "mark", "Mark", id="beside.mark", key_display="␣"),
+        Binding("escape", "dismiss(None)", "Cancel", id="dialog.cancel"),
     ]
 
     def __init__(self, names: Sequence[str], chosen: Collection[str]) -> None:
@@ -41,6 +47,7 @@ class ChooseRuns(ModalScreen[list[str] | None]):
             yield Static(question, classes="dialog-question", markup=False)
             yield ChoiceList(*(Option(self._entry(name), id=name) for name in self.names))
             yield Static(HINT, id="beside-note", markup=False)
+        yield KeyLine()
 
     def on_mount(self) -> None:
         self.query_one(ChoiceList).focus()

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import ClassVar, Literal
 
 from textual import work
@@ -40,6 +42,7 @@ DRAW_SECONDS_MOST = 5.0
 HOLDER_SECONDS = 1.0
 CLOCK_FROM = 160  # columns of the terminal from which on there is room for the time of day
 FIRST_EVENTS = 400  # lines of history put into the event log when a run is opened
+SILENT_SECONDS = 0.5  # what takes longer is announced
 LONG_LOG_BYTES = 1 << 20  # a log with more than this unread is read in a thread, so that the keys still work
 
 RunState = Literal["none", "preparing", "running", "paused", "ended", "gone"]
@@ -66,6 +69,12 @@ class FollowScreen(ChartsScreen):
 
         name: str
         share: float
+
+    @dataclass
+    class OthersFound(Message):
+        """The names of the other runs that have curves."""
+
+        names: list[str]
 
     @dataclass
     class OthersRead(Message):
@@ -346,12 +355,29 @@ class FollowScreen(ChartsScreen):
 
     def action_lay_beside(self) -> None:
         """Choose runs whose curves are drawn with those of this one."""
-        others = (run for run in list_runs(self.workbench.home) if run.name != self.subject)
-        names = [run.name for run in others if has_curves(run)]
-        if not names:
+        self._find_others(self.workbench.home, self.subject)
+
+    @work(thread=True, exclusive=True, group="find other runs")
+    def _find_others(self, home: Path, subject: str) -> None:
+        """Look for runs with curves: many are many files to look into."""
+        worker, names, tell_at = get_current_worker(), [], time.monotonic() + SILENT_SECONDS
+        for run in list_runs(home):
+            if worker.is_cancelled:
+                return
+            if run.name != subject and has_curves(run):
+                names.append(run.name)
+            if time.monotonic() > tell_at:
+                self.notify("looking for runs with curves …", markup=False)
+                tell_at = math.inf
+        self.post_message(self.OthersFound(names))
+
+    def on_follow_screen_others_found(self, message: OthersFound) -> None:
+        if self.app.screen is not self:  # the person went on to something else
+            return
+        if not message.names:
             self.notify("there is no other run with curves to lay beside this one", markup=False)
             return
-        self.app.push_screen(ChooseRuns(names, [other.run.name for other in self.others]), self._lay_beside)
+        self.app.push_screen(ChooseRuns(message.names, [other.run.name for other in self.others]), self._lay_beside)
 
     def _lay_beside(self, names: Sequence[str] | None) -> None:
         if names is not None:

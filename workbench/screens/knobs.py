@@ -10,22 +10,26 @@ from textual.app import ComposeResult
 from textual.binding import Binding, BindingType
 from textual.containers import Vertical
 from textual.content import Content
-from textual.screen import ModalScreen
 from textual.widgets import OptionList, Static
 from textual.widgets.option_list import Option
 
 from llm.config import Field, RunConfig, fields_of
 from workbench.screens.edit import limits, problem_with, typed
-from workbench.widgets.dialogs import AskText
+from workbench.widgets.dialogs import AskText, Modal
+from workbench.widgets.key_line import KeyLine
+from workbench.widgets.lists import ChoiceList
 
 
-class KnobsDialog(ModalScreen[tuple[str, str] | None]):
+class KnobsDialog(Modal[tuple[str, str] | None]):
     """The live fields with the values in effect; returns the path and the text of one change."""
 
+    NAME = "Knobs"
+    GUIDE = (
+        "What may be changed while the run trains, with the values in effect. Enter asks for another value of the "
+        "marked one, which the trainer takes over before its next step, and writes into the run's record."
+    )
     BINDINGS: ClassVar[list[BindingType]] = [
-        Binding("escape", "dismiss(None)", "Cancel"),
-        Binding("j", "move('cursor_down')", "Down", show=False),
-        Binding("k", "move('cursor_up')", "Up", show=False),
+        Binding("escape", "dismiss(None)", "Cancel", id="dialog.cancel"),
     ]
 
     def __init__(self, value_of: Callable[[str], object]) -> None:
@@ -43,14 +47,12 @@ class KnobsDialog(ModalScreen[tuple[str, str] | None]):
         with Vertical(classes="dialog-box"):
             yield Static("Change while it trains", classes="dialog-question", markup=False)
             options = zip(entries, self.fields, strict=True)
-            yield OptionList(*(Option(entry, id=path) for entry, path in options))
+            yield ChoiceList(*(Option(entry, id=path) for entry, path in options))
             yield Static(id="knob-help", markup=False)
+        yield KeyLine()
 
     def on_mount(self) -> None:
         self.query_one(OptionList).focus()
-
-    async def action_move(self, how: str) -> None:
-        await self.query_one(OptionList).run_action(how)
 
     @on(OptionList.OptionHighlighted)
     def _explain(self, event: OptionList.OptionHighlighted) -> None:
