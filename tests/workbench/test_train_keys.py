@@ -307,3 +307,21 @@ def test_every_key_of_the_screen_is_pressed_above() -> None:
     pressed = {"b", "p", "s", "e", "a", "t", "x", "r", "c", "d", "v", "u", "o", "escape"} | set(CHART_EFFECTS)
     bindings = [*TrainScreen.BINDINGS, *FollowScreen.BINDINGS, *ChartsScreen.BINDINGS]
     assert keys_of([binding for binding in bindings if isinstance(binding, Binding)]) == pressed
+
+
+async def test_where_there_is_room_for_one_sample_enter_shows_the_other(home: Path) -> None:
+    async with ended_run(home, size=(80, 24)) as (pilot, screen):
+        await until(pilot, lambda: "300 apples" in shown(screen) and "200 apples" not in shown(screen))
+        screen.query_one("#latest-sample").focus()
+        await until(pilot, lambda: "The sample before" in shown(screen).splitlines()[-1])
+        await pilot.press("enter")
+        await until(pilot, lambda: "200 apples" in shown(screen) and "300 apples" not in shown(screen))
+        await until(pilot, lambda: screen.focused is screen.query_one("#earlier-sample"))
+        await until(pilot, lambda: "The newest sample" in shown(screen).splitlines()[-1])
+        await pilot.press("enter")
+        await until(pilot, lambda: "300 apples" in shown(screen) and "200 apples" not in shown(screen))
+        await until(pilot, lambda: screen.focused is screen.query_one("#latest-sample"))
+        await pilot.press("enter")
+        await pilot.resize_terminal(160, 50)
+        await until(pilot, lambda: "300 apples" in shown(screen) and "200 apples" in shown(screen))
+        await until(pilot, lambda: "sample" not in shown(screen).splitlines()[-1])

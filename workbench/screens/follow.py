@@ -12,7 +12,7 @@ from typing import ClassVar, Literal
 from textual import work
 from textual.app import ComposeResult
 from textual.binding import Binding, BindingType
-from textual.containers import Grid, Horizontal, Vertical
+from textual.containers import Grid, Horizontal
 from textual.message import Message
 from textual.widgets import RichLog
 from textual.worker import get_current_worker
@@ -30,7 +30,7 @@ from workbench.services.runs import has_curves, why_unreadable
 from workbench.text import clean
 from workbench.widgets.chart import Chart
 from workbench.widgets.machine import MachineLine
-from workbench.widgets.panels import Numbers, SampleView, event_line
+from workbench.widgets.panels import Numbers, Samples, event_line
 from workbench.widgets.run_charts import CORE, contents
 from workbench.widgets.screen_chart import ScreenChart
 
@@ -115,9 +115,7 @@ class FollowScreen(ChartsScreen):
             yield ScreenChart("tokens per second", id="speed-chart")
             yield ScreenChart("CORE metric", id=CORE)
         with Horizontal(id="below"):
-            with Vertical(id="samples"):
-                yield SampleView("sample", "no sample yet", id="latest-sample")
-                yield SampleView("the sample before", "", id="earlier-sample")
+            yield Samples(id="samples")
             yield RichLog(id="event-log", wrap=True, markup=False, highlight=False, max_lines=2000, min_width=20)
 
     def on_mount(self) -> None:
@@ -152,8 +150,7 @@ class FollowScreen(ChartsScreen):
             chart.cursor = None
             chart.set_data([])
         self.query_one("#event-log", RichLog).clear()
-        for view in self.query(SampleView):
-            view.show(None)
+        self.query_one(Samples).show([])
         self.set_class(False, "-core")
         self._reading = curves.unread_bytes > LONG_LOG_BYTES
         if self._reading:
@@ -299,9 +296,7 @@ class FollowScreen(ChartsScreen):
 
     def _show_samples(self) -> None:
         assert self.curves is not None
-        samples = list(self.curves.samples)
-        self.query_one("#latest-sample", SampleView).show(samples[-1] if samples else None)
-        self.query_one("#earlier-sample", SampleView).show(samples[0] if len(samples) > 1 else None)
+        self.query_one(Samples).show(list(self.curves.samples))
 
     def knob_value(self, path: str) -> object:
         """The value of a live knob as it is in effect: the last one set, else the run's own."""

@@ -39,6 +39,12 @@ class TrainScreen(FollowScreen):
         "Stopping saves first; a stopped or finished run can be resumed with r. d lets it train on in a process of its "
         "own, which outlives the workbench. Where another run trains here, b shows that one."
     )
+    GUIDES: ClassVar[dict[str, str]] = {
+        "samples": (
+            "What the model wrote to its prompt last, and the time before. Where there is room for one of the two, "
+            "Enter shows the other."
+        )
+    }
     HORIZONTAL_BREAKPOINTS = [(0, "-narrow"), (120, "-wide")]  # noqa: RUF012 - all is in sight already; more room enlarges it
     BINDINGS: ClassVar[list[BindingType]] = [
         Binding("b", "training", "To the training", id="train.active"),

@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Sequence
+from typing import ClassVar
 
 from rich.text import Text
 from textual.app import ComposeResult
-from textual.containers import VerticalScroll
+from textual.binding import Binding, BindingType
+from textual.containers import Vertical, VerticalScroll
 from textual.content import Content
 from textual.widgets import Static
 
@@ -139,6 +142,41 @@ class SampleView(VerticalScroll):
             return
         self.border_title = f"{self.heading}, step {sample.step:,}"
         text.update(Content.assemble((clean(sample.prompt), "bold"), clean(sample.text)))
+
+
+class Samples(Vertical):
+    """The two newest samples. Where there is room for one of them only, a key changes between them."""
+
+    BINDINGS: ClassVar[list[BindingType]] = [
+        Binding("enter", "look_at('earlier')", "The sample before", id="train.other-sample"),
+        Binding("enter", "look_at('latest')", "The newest sample", id="train.other-sample"),
+    ]
+
+    def compose(self) -> ComposeResult:
+        yield SampleView("sample", "no sample yet", id="latest-sample")
+        yield SampleView("the sample before", "", id="earlier-sample")
+
+    def show(self, samples: Sequence[Sampled]) -> None:
+        """Show the last of these, and the one before it."""
+        self.query_one("#latest-sample", SampleView).show(samples[-1] if samples else None)
+        self.query_one("#earlier-sample", SampleView).show(samples[-2] if len(samples) > 1 else None)
+        self.set_class(len(samples) > 1, "several")
+        if len(samples) < 2:
+            self.remove_class("-earlier")
+        self.refresh_bindings()
+
+    def check_action(self, action: str, parameters: tuple[object, ...]) -> bool | None:
+        if action != "look_at":
+            return True
+        has_room_for_one = self.screen.has_class("-narrow") and self.screen.has_class("-short")
+        other = "latest" if self.has_class("-earlier") else "earlier"
+        return has_room_for_one and self.has_class("several") and parameters == (other,)
+
+    def action_look_at(self, which: str) -> None:
+        """Show the earlier sample in place of the latest, or the latest again."""
+        self.set_class(which == "earlier", "-earlier")
+        self.refresh_bindings()
+        self.call_after_refresh(self.query_one(f"#{which}-sample").focus)
 
 
 def event_line(event: Event, text: str, style: str, *, clock: bool) -> Text:
