@@ -112,13 +112,13 @@ class QueueScreen(ListScreen):
 
     def action_shift(self, by: int) -> None:
         name = self.table.current
-        self.workbench.queue.move(name, by)
+        self.attempt(lambda: self.workbench.queue.move(name, by))
         self.look_again()
         self.table.select_key(name)
 
     def action_remove(self) -> None:
         """Out of the line; the run itself stays."""
-        self.workbench.queue.remove(self.table.current)
+        self.attempt(lambda: self.workbench.queue.remove(self.table.current))
         self.look_again()
 
     def action_begin(self) -> None:
