@@ -32,7 +32,7 @@ from workbench.garbage import leave_out_what_is_loaded
 from workbench.messages import TorchReady, TrainingEnded
 from workbench.services.queue import QueueRunner, RunQueue
 from workbench.services.training import TrainingService
-from workbench.terminal import abandon_terminal, terminal_kept_for_app, what_is_missing
+from workbench.terminal import abandon_terminal, log_for, terminal_kept_for_app, what_is_missing
 from workbench.text import clean
 from workbench.widgets.dialogs import Help, QuitDialog, Waiting
 
@@ -377,9 +377,8 @@ def run_app(home: Path, open: str | None = None, watch: str | None = None) -> in
     if problem := what_is_missing():
         print(problem, file=sys.stderr)
         return 2
-    home.mkdir(parents=True, exist_ok=True)
+    log = log_for(home)
     sys.setswitchinterval(SWITCH_SECONDS)
-    log = home / "workbench.log"
     app = WorkbenchApp(home, open, watch=watch, preload=True)
     with terminal_kept_for_app(log):
         try:

@@ -8,12 +8,15 @@ from __future__ import annotations
 
 import os
 import sys
+import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from io import TextIOWrapper
 from multiprocessing import resource_tracker
 from pathlib import Path
 from typing import Any
+
+from llm.errors import UserError
 
 NOT_DRAWN_ON = {"dumb", "unknown"}
 
@@ -27,6 +30,29 @@ def what_is_missing() -> str:
     else:
         return ""
     return f"{problem}; use a subcommand instead (llm-workbench --help lists them)."
+
+
+def log_for(home: Path) -> Path:
+    """The file for what libraries print and for faults of our own: `<home>/workbench.log` or, so that one can look
+    around in a home that refuses it, one in the temporary directory."""
+    log = home / "workbench.log"
+    try:
+        home.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise UserError(f"{home} cannot be made ({error.strerror}); choose another place with --home.") from error
+    try:
+        descriptor = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600)
+    except OSError:
+        try:
+            descriptor, name = tempfile.mkstemp(prefix="llm-workbench-", suffix=".log")
+        except OSError as error:
+            raise UserError(
+                f"neither {log} nor a file in the temporary directory can be written ({error.strerror}); "
+                "make room, or allow writing to one of them."
+            ) from error
+        log = Path(name)
+    os.close(descriptor)
+    return log
 
 
 @contextmanager

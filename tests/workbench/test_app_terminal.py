@@ -5,6 +5,8 @@ from __future__ import annotations
 
 import os
 import signal
+import subprocess
+import tempfile
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -12,11 +14,14 @@ from pathlib import Path
 import pytest
 
 from llm.config import from_mapping, to_mapping, to_toml
+from llm.errors import UserError
 from llm.events import Finished, Started, StepLogged
 from llm.run import Run
 from tests.conftest import tiny_config
 from tests.workbench.scripted import scripted_run
 from tests.workbench.terminal_for_tests import Terminal
+from workbench.services.queue import RunQueue
+from workbench.terminal import log_for
 
 
 @pytest.fixture
@@ -209,3 +214,61 @@ def test_a_terminal_that_cannot_be_drawn_on_is_told(open_terminal: Callable[...,
     terminal = open_terminal(TERM="dumb")
     assert terminal.exit_status() == 2
     assert b"TERM=dumb says it cannot; use a subcommand instead" in terminal.output
+
+
+@pytest.fixture
+def read_only_home(tiny_home: Path) -> Iterator[Path]:
+    """The home with one finished run, on a file system that refuses to be written to."""
+    RunQueue(tiny_home).add(scripted_run(tiny_home, "old-1", 60, end="stopped"))
+    place = str(tiny_home)
+    if subprocess.run(["mount", "--bind", place, place], capture_output=True, check=False).returncode:
+        pytest.skip("a file system can be mounted by root only")
+    try:
+        subprocess.run(["mount", "-o", "remount,ro,bind", place], check=True)
+        yield tiny_home
+    finally:
+        subprocess.run(["umount", "--lazy", place], check=True)
+
+
+def test_one_can_look_around_in_a_home_that_cannot_be_written(
+    read_only_home: Path, open_terminal: Callable[..., Terminal], tmp_path: Path
+) -> None:
+    terminal = open_terminal(TMPDIR=str(tmp_path))
+    terminal.until_shown("quickstart", "parameters")
+    terminal.type(b"\r")
+    terminal.until_shown("cannot be made")
+    terminal.type(b"3")
+    terminal.until_shown("old-1", "■ stopped")
+    terminal.type(b"w")
+    terminal.until_shown("The next begins when")
+    for key in (b"J", b"d"):
+        terminal.type(key)
+        terminal.until_shown("the queue in")
+    terminal.type(b"q")
+    terminal.until_shown("■ stopped")
+    for key, text in ((b"x", "The trash is empty"), (b"D", "No data have been prepared")):
+        terminal.type(key)
+        terminal.until_shown(text)
+        terminal.type(b"q")
+        terminal.until_shown("■ stopped")
+    terminal.type(b"t")
+    terminal.until_shown("step 60 of 600")
+    terminal.type(b"\x11")
+    assert terminal.exit_status() == 0
+    (log,) = tmp_path.glob("llm-workbench-*.log")
+    assert "NOISE ON STDOUT" in log.read_text()
+
+
+def test_where_no_log_can_be_written_there_is_a_sentence(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    assert log_for(home) == home / "workbench.log"
+    (home / "workbench.log").unlink()
+    (home / "workbench.log").mkdir()
+    elsewhere = log_for(home)
+    assert elsewhere.parent == Path(tempfile.gettempdir())
+    elsewhere.unlink()
+    monkeypatch.setattr(tempfile, "tempdir", str(home / "nowhere"))
+    with pytest.raises(UserError, match=r"neither .*workbench\.log nor a file .* can be written \(.*\); make room"):
+        log_for(home)
+    (home / "file").touch()
+    with pytest.raises(UserError, match=r"cannot be made .*; choose another place with --home"):
+        log_for(home / "file" / "home")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import pkgutil
 import shutil
 import threading
 from pathlib import Path
@@ -24,6 +25,7 @@ from workbench.screens.store import CachedDataScreen, QueueScreen, TrashScreen
 from workbench.services import curve_cache
 from workbench.services.curves import RunCurves
 from workbench.services.training import TrainingService
+from workbench.services.trash import move_to_trash
 from workbench.widgets.chart import Chart
 from workbench.widgets.dialogs import Ask, AskText
 
@@ -154,7 +156,7 @@ async def test_the_trash(tmp_path):
         await pilot.press("x")
         await until(pilot, lambda: isinstance(pilot.app.screen, TrashScreen))
         for key, answer in (("d", ("enter",)), ("E", ("down", "enter"))):
-            await until(pilot, lambda: isinstance(pilot.app.screen, TrashScreen))
+            await until(pilot, lambda: "In the trash: 1 run, " in shown(pilot.app.screen))
             await pilot.press(key)
             await until(pilot, lambda: isinstance(pilot.app.screen, Ask))
             assert "cannot be taken back" in pilot.app.screen.question
@@ -179,6 +181,57 @@ async def test_prepared_data_that_no_run_uses(tmp_path):
         await pilot.press("down", "enter")
         await until(pilot, lambda: not (tmp_path / "data" / "bb").exists())
         assert (tmp_path / "data" / "aa").exists()
+
+
+def held_up(monkeypatch, name):
+    """Lets a function of a service wait until the event that is returned is set; in the screen's thread it fails."""
+    go_on, real = threading.Event(), pkgutil.resolve_name(name)
+
+    def slow(path):
+        assert threading.current_thread() is not threading.main_thread()
+        assert go_on.wait(60)
+        return real(path)
+
+    monkeypatch.setattr(name, slow)
+    return go_on
+
+
+async def test_what_takes_long_in_the_trash_keeps_no_key_waiting(tmp_path, monkeypatch):
+    move_to_trash(tmp_path, make_run(tmp_path, "a-1", steps=4))
+    make_run(tmp_path, "b-1", steps=4)
+    measured = held_up(monkeypatch, "workbench.services.trash.directory_size")
+    removed = held_up(monkeypatch, "workbench.services.trash.remove_directory")
+    async with RunsApp(tmp_path).run_test(size=(80, 24)) as pilot:
+        await opened(pilot, 1)
+        await pilot.press("x")
+        await until(pilot, lambda: "looking how much lies there" in shown(pilot.app.screen))
+        measured.set()
+        await until(pilot, lambda: "In the trash: 1 run, " in shown(pilot.app.screen))
+        await pilot.press("E")
+        await until(pilot, lambda: isinstance(pilot.app.screen, Ask))
+        await pilot.press("down", "enter")
+        await until(pilot, lambda: "destroying" in shown(pilot.app.screen))
+        assert pilot.app.screen.items == [] and list((tmp_path / "trash").iterdir())
+        removed.set()
+        await until(pilot, lambda: "The trash is empty." in shown(pilot.app.screen))
+        assert not list((tmp_path / "trash").iterdir())
+
+
+async def test_taking_prepared_data_away_keeps_no_key_waiting(tmp_path, monkeypatch):
+    make_run(tmp_path, "a-1")
+    (tmp_path / "data" / "bb").mkdir(parents=True)
+    write_json(tmp_path / "data" / "bb" / "dataset.json", {"corpus": "corpus-bb"})
+    removed = held_up(monkeypatch, "workbench.services.cached_data.remove_directory")
+    async with RunsApp(tmp_path).run_test(size=(80, 24)) as pilot:
+        await opened(pilot, 1)
+        await pilot.press("D")
+        await until(pilot, lambda: "used by no run: 1" in shown(pilot.app.screen))
+        await pilot.press("C")
+        await until(pilot, lambda: isinstance(pilot.app.screen, Ask))
+        await pilot.press("down", "enter")
+        await until(pilot, lambda: "taking them away" in shown(pilot.app.screen))
+        removed.set()
+        await until(pilot, lambda: "No data have been prepared yet." in shown(pilot.app.screen))
 
 
 @pytest.fixture

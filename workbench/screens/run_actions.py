@@ -87,7 +87,7 @@ class RunActions(WorkbenchScreen):
             overrides = (("train.steps", answer),)
         try:
             here = self.workbench.training.begin(Run(summary.path), overrides)
-        except UserError as error:
+        except (UserError, OSError) as error:
             self.say(str(error))
             return
         if not here:
@@ -228,7 +228,7 @@ class RunActions(WorkbenchScreen):
         answer = await self.app.push_screen_wait(question)
         if answer and answer != summary.name:
             if self.attempt(lambda: rename(Run(summary.path), answer)):
-                self.workbench.queue.renamed(summary.name, answer)
+                self.attempt(lambda: self.workbench.queue.renamed(summary.name, answer))
             self.look_again()
 
     @work

@@ -14,6 +14,7 @@ from textual.binding import Binding, BindingType
 from textual.containers import Vertical
 from textual.content import Content
 from textual.widgets import Static
+from textual.worker import get_current_worker
 
 from llm.errors import UserError
 from llm.run import Run
@@ -61,12 +62,20 @@ class ListScreen(Modal[None]):
         """Read what is to be listed, and show it."""
         raise NotImplementedError
 
-    def show(self, note: str, rows: Sequence[Row]) -> None:
+    def say(self, note: str) -> None:
         self.query_one(".list-note", Static).update(Content(clean(note)))
+
+    def show(self, note: str, rows: Sequence[Row]) -> None:
+        self.say(note)
         self.table.show_rows(rows)
 
+    def back_in_screen(self, method: Callable[..., object], *arguments: object) -> None:
+        """From a thread: call it in the screen's own, unless the screen was left or looks anew meanwhile."""
+        if self.is_attached and not get_current_worker().is_cancelled:
+            self.app.call_from_thread(method, *arguments)
+
     def attempt(self, change: Callable[[], object]) -> bool:
-        """Do it, or say what stood in the way."""
+        """Do it, or say what stood in the way; in any thread."""
         try:
             change()
         except (UserError, OSError) as error:
@@ -112,13 +121,13 @@ class QueueScreen(ListScreen):
 
     def action_shift(self, by: int) -> None:
         name = self.table.current
-        self.workbench.queue.move(name, by)
+        self.attempt(lambda: self.workbench.queue.move(name, by))
         self.look_again()
         self.table.select_key(name)
 
     def action_remove(self) -> None:
         """Out of the line; the run itself stays."""
-        self.workbench.queue.remove(self.table.current)
+        self.attempt(lambda: self.workbench.queue.remove(self.table.current))
         self.look_again()
 
     def action_begin(self) -> None:
@@ -144,7 +153,15 @@ class TrashScreen(ListScreen):
         self.items: list[Trashed] = []
 
     def look_again(self) -> None:
-        self.items = trash.list_trash(self.workbench.home)
+        self.say("looking how much lies there…")
+        self._look(self.workbench.home)
+
+    @work(thread=True, exclusive=True, group="look into the trash")
+    def _look(self, home: Path) -> None:
+        self.back_in_screen(self._take, trash.list_trash(home))
+
+    def _take(self, items: list[Trashed]) -> None:
+        self.items = items
         total = size(sum(item.size_bytes for item in self.items))
         now = time.time()
         rows = [
@@ -166,7 +183,12 @@ class TrashScreen(ListScreen):
         """Bring the marked run back."""
         for item in self.current:
             if self.attempt(lambda item=item: self._restore(item)):  # type: ignore[misc]
+                self._without([item])
                 self.look_again()
+
+    def _without(self, gone: list[Trashed]) -> None:
+        """Show at once that some are gone, or going: looking again takes its time."""
+        self._take([item for item in self.items if item not in gone])
 
     def _restore(self, item: Trashed) -> None:
         run = trash.restore(self.workbench.home, item)
@@ -186,8 +208,14 @@ class TrashScreen(ListScreen):
         question = trash.loss_of_emptying(items, size(sum(item.size_bytes for item in items)))
         answers = (Answer("keep", "Keep them"), Answer("destroy", "Destroy them"))
         if await self.app.push_screen_wait(Ask(question, answers)) == "destroy":
-            self.attempt(lambda: trash.empty(items))
-            self.look_again()
+            self._without(items)
+            self.say("destroying…")
+            self._empty(items)
+
+    @work(thread=True, group="empty the trash")
+    def _empty(self, items: list[Trashed]) -> None:
+        self.attempt(lambda: trash.empty(items))
+        self.back_in_screen(self.look_again)
 
 
 class CachedDataScreen(ListScreen):
@@ -206,12 +234,12 @@ class CachedDataScreen(ListScreen):
         self.cached: list[CachedData] = []
 
     def look_again(self) -> None:
-        self.query_one(".list-note", Static).update("looking which run uses what…")
+        self.say("looking which run uses what…")
         self._look(self.workbench.home)
 
-    @work(thread=True, group="cached data")
+    @work(thread=True, exclusive=True, group="cached data")
     def _look(self, home: Path) -> None:
-        self.app.call_from_thread(self._take, cached_data.list_cached(home))
+        self.back_in_screen(self._take, cached_data.list_cached(home))
 
     def _take(self, cached: list[CachedData]) -> None:
         self.cached = cached
@@ -246,8 +274,13 @@ class CachedDataScreen(ListScreen):
         question += "What is taken away is made again when a run needs it."
         answers = (Answer("keep", "Keep them"), Answer("clean", "Take them away"))
         if await self.app.push_screen_wait(Ask(question, answers)) == "clean":
-            self.attempt(lambda: cached_data.clean(idle))
-            self.look_again()
+            self.say("taking them away…")
+            self._clean(idle)
+
+    @work(thread=True, group="clean data")
+    def _clean(self, idle: list[CachedData]) -> None:
+        self.attempt(lambda: cached_data.clean(idle))
+        self.back_in_screen(self.look_again)
 
 
 def counted(cached: Sequence[CachedData]) -> str:

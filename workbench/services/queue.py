@@ -79,8 +79,13 @@ class RunQueue:
     @contextmanager
     def _changed(self) -> Iterator[list[str]]:
         """The names, to be changed; written if they were."""
-        self.home.mkdir(parents=True, exist_ok=True)
-        lock = os.open(self.home / "queue.lock", os.O_RDWR | os.O_CREAT, 0o644)
+        try:
+            self.home.mkdir(parents=True, exist_ok=True)
+            lock = os.open(self.home / "queue.lock", os.O_RDWR | os.O_CREAT, 0o644)
+        except OSError as error:
+            raise UserError(
+                f"the queue in {self.home} cannot be changed ({error.strerror}); make room, or allow writing."
+            ) from error
         try:
             fcntl.flock(lock, fcntl.LOCK_EX)
             before = self._read()
