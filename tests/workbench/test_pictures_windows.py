@@ -14,7 +14,7 @@ import pytest
 from textual.command import CommandPalette
 from textual.pilot import Pilot
 
-import workbench.screens.presets as presets_module
+import workbench.screens.preflight as preflight_module
 from llm.config import from_mapping
 from llm.events import Progress
 from llm.files import write_json
@@ -115,7 +115,7 @@ def test_fitting(size: Size, still_home: Path, snap_compare: Compare) -> None:
 
 
 def test_a_preflight(size: Size, still_home: Path, snap_compare: Compare, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(presets_module, "PreflightJob", NoPreflight)
+    monkeypatch.setattr(preflight_module, "PreflightJob", NoPreflight)
     step = steps("presets", "parameters", "p", until_shown="Preflight of quickstart")
     assert snap_compare(app_with(still_home), terminal_size=size, run_before=step)
 
