@@ -216,6 +216,18 @@ TYPES: dict[str, type[Event]] = {
 }
 
 
+FLOATS = ("float", "float | None")
+KINDS: dict[str, tuple[type, ...]] = {
+    "float": (float, int),
+    "float | None": (float, int, type(None)),
+    "int": (int,),
+    "bool": (bool,),
+    "str": (str,),
+    "dict[str, float]": (dict,),
+}
+"""What a field may hold as plain JSON, by its annotation; the others hold anything."""
+
+
 def to_line(event: Event) -> bytes:
     """One line of `events.jsonl`, newline included."""
     record = {"type": type(event).__name__} | {item.name: getattr(event, item.name) for item in fields(event)}
@@ -223,13 +235,13 @@ def to_line(event: Event) -> bytes:
 
 
 def from_record(record: Json) -> Event | None:
-    """The event a parsed line stands for; None where the type is unknown, or a needed field is missing or no number."""
+    """The event a parsed line stands for; None where the type is unknown, or a field is missing or of another kind."""
     kind = TYPES.get(str(record.get("type")))
     if kind is None:
         return None
     try:
         known = {item.name: restored(record[item.name], item.type) for item in fields(kind) if item.name in record}
-    except ValueError:  # words where a number belongs
+    except ValueError:
         return None
     required = (f.name for f in fields(kind) if f.default is MISSING and f.default_factory is MISSING)
     if any(name not in known for name in required):
@@ -249,5 +261,13 @@ def finite(value: Any) -> Any:
 
 
 def restored(value: Any, annotation: Any) -> Any:
-    """The number a string stands for, in a field declared as a float."""
-    return float(value) if isinstance(value, str) and "float" in str(annotation) else value
+    """A field's value from plain data, where floats that are not finite are strings. ValueError where it is of another
+    kind than the field."""
+    if type(value) is str and annotation in FLOATS:
+        return float(value)
+    kinds = KINDS.get(annotation)
+    if kinds is not None and type(value) not in kinds:
+        raise ValueError(f"{value!r} is no {annotation}")
+    if annotation == "dict[str, float]":
+        return {name: restored(number, "float") for name, number in value.items()}
+    return value

@@ -49,6 +49,15 @@ def test_unknown_types_and_fields_and_missing_fields_are_passed_over() -> None:
     assert from_record({"type": "Warned", "step": 1, "message": "m", "colour": "red"}) is not None
 
 
+@pytest.mark.parametrize(
+    "wrong", [{"step": None}, {"step": 1.5}, {"step": True}, {"elapsed": []}, {"time": "soon"}, {"message": 3}]
+)
+def test_a_field_of_another_kind_makes_no_event(wrong: dict[str, object]) -> None:
+    whole = {"type": "Warned", "step": 1, "message": "m", "time": 5, "elapsed": "NaN"}
+    assert from_record(whole) is not None
+    assert from_record(whole | wrong) is None
+
+
 def test_a_tail_sees_each_event_once_and_waits_for_a_torn_line(tmp_path: Path) -> None:
     path = tmp_path / "events.jsonl"
     tail = EventTail(path)
