@@ -19,6 +19,7 @@ from llm.data.prepare import Dataset, prepare
 from llm.data.streaming import RowGroups, StreamedBatches, StreamedCorpus
 from llm.errors import ConfigError, UserError
 from llm.tokenizer.byte import ByteTokenizer
+from tests.draining import result_of
 
 SEPARATOR = 256
 
@@ -207,13 +208,7 @@ def stream_config(pattern: str, **tables: dict[str, object]) -> RunConfig:
 
 
 def prepared(config: RunConfig, home: Path) -> Dataset:
-    steps = prepare(config, home)
-    while True:
-        try:
-            next(steps)
-        except StopIteration as end:
-            dataset: Dataset = end.value
-            return dataset
+    return result_of(prepare(config, home))
 
 
 def test_prepared_stream_holds_validation_and_a_sample(tmp_path: Path) -> None:

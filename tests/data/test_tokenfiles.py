@@ -18,6 +18,7 @@ from llm.data.shards import ShardWriter
 from llm.data.tokenfiles import ChunkWriter, TokenFile, joined
 from llm.data.tokenpaths import is_token_corpus, token_paths
 from llm.errors import ConfigError, UserError
+from tests.draining import result_of
 
 IDS = np.array([7, 0, 255, 11, 256, 3, 99, 100, 101, 102, 103])
 
@@ -211,13 +212,7 @@ def config(corpus: Path, validation: Path | str = "", **data: Any) -> RunConfig:
 
 
 def prepared(config: RunConfig, home: Path) -> Dataset:
-    steps = prepare(config, home)
-    while True:
-        try:
-            next(steps)
-        except StopIteration as end:
-            dataset: Dataset = end.value
-            return dataset
+    return result_of(prepare(config, home))
 
 
 def test_separate_training_and_validation_files(tmp_path: Path) -> None:

@@ -4,38 +4,17 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
 
-from llm.config import RunConfig, from_mapping
-from llm.data.prepare import Dataset, load_dataset, prepare
+from llm.data.prepare import Dataset, load_dataset
 from llm.data.tokenpaths import is_token_corpus, token_paths
 from llm.errors import UserError
+from tests.data.test_tokenfiles import config, prepared
 
 IDS = np.arange(200) % 256
 HELD_OUT = IDS[:150] + 3
-
-
-def config(corpus: Path | str, validation: Path | str = "", **data: Any) -> RunConfig:
-    return from_mapping(
-        {
-            "tokenizer": {"kind": "byte"},
-            "data": {"corpus": str(corpus), "validation": str(validation), **data},
-            "model": {"context": 4},
-        }
-    )
-
-
-def prepared(config: RunConfig, home: Path) -> Dataset:
-    steps = prepare(config, home)
-    while True:
-        try:
-            next(steps)
-        except StopIteration as end:
-            dataset: Dataset = end.value
-            return dataset
 
 
 def folder_of(path: Path, *names: str) -> Path:
