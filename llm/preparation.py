@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Generator
-from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 
@@ -11,51 +10,21 @@ import torch
 
 from llm.checkpoint import TrainerState, build_model, restore_state
 from llm.commands import CommandQueue
-from llm.config import RunConfig, resumed_config
+from llm.config import RunConfig
 from llm.config.overrides import Overrides, added
-from llm.core.bundle import Task, bundle_folder, load_bundle
 from llm.data.prepare import Dataset, prepare
-from llm.data.sources import StreamSource, open_source
-from llm.data.streaming import check_streams, resolve_streams
 from llm.device import Plan, choose_device, choose_threads, make_plan
 from llm.distributed import LossOf, Ranks
 from llm.environment import usable_cores
 from llm.errors import UserError
 from llm.events import Event, Saved, Warned
 from llm.files import published_directory
-from llm.length import Length, shared_rows
+from llm.length import Length
 from llm.optim import build_optimizer
+from llm.resume_checks import text_changed
 from llm.run import Run
-from llm.run.checkpoints import list_checkpoints, read_state
+from llm.run.checkpoints import newest_step
 from llm.step import to_device
-
-
-def config_to_go_on(run: Run, overrides: Overrides) -> RunConfig:
-    """The configuration a run goes on with: that of its newest checkpoint, with `overrides`, which must be safe."""
-    return resumed_config(run.config(), added(kept_overrides(run), overrides).items())
-
-
-def kept_overrides(run: Run) -> dict[str, str]:
-    """What the newest checkpoint that can be read says differs from `run.toml`."""
-    for info in reversed(run.checkpoints()):
-        with suppress(UserError):  # a damaged one is named, and passed over, when it comes to restoring it
-            return dict(read_state(info).get("overrides", {}))
-    return {}
-
-
-def check_shares(run: Run, config: RunConfig, home: Path, ranks: Ranks) -> None:
-    """ConfigError where `ranks` cannot share a step, or a streamed text: before a new run's data are prepared."""
-    if run.checkpoints():
-        return  # these know what was shared at the first step, and the data are there
-    rows, _ = shared_rows(config, ranks.count)
-    source = open_source(config, home) if config.data.order == "stream" else None
-    if isinstance(source, StreamSource):
-        check_streams(source.stream, rows, resolve_streams(config.data.streams, None, ranks.count), ranks.count)
-
-
-def due_core_tasks(config: RunConfig, home: Path) -> tuple[Task, ...]:
-    """The tasks of the CORE metric, where the run measures it."""
-    return load_bundle(bundle_folder(config.evaluate.core_path, home)) if config.evaluate.core_every else ()
 
 
 def prepared(config: RunConfig, home: Path, commands: CommandQueue) -> Generator[Event, None, Dataset | None]:
@@ -85,7 +54,7 @@ def keep_tokenizer(run: Run, dataset: Dataset) -> None:
 
 def last_step(run: Run) -> int:
     """The step of the newest checkpoint; 0 where there is none."""
-    return max((info.step for info in list_checkpoints(run.checkpoint_directory)), default=0)
+    return max(0, newest_step(run.checkpoint_directory))
 
 
 def new_state(config: RunConfig, dataset: Dataset) -> TrainerState:
@@ -102,10 +71,7 @@ def restored_state(
     state = new_state(config, dataset)
     restored = yield from restore_newest(run, state)
     if state.data_fingerprint not in ("", dataset.fingerprint):  # a fork that goes on with another text has none yet
-        raise UserError(
-            f"the text of {run.name} has changed since it was trained (corpus {config.data.corpus}); "
-            "bring back the old text, or start a new run."
-        )
+        raise text_changed(run.name, config)
     state.data_fingerprint = dataset.fingerprint
     state.overrides = added(state.overrides, overrides)
     return state, restored

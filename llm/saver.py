@@ -32,7 +32,8 @@ class Save:
 
 
 class Saver:
-    """Saves the state of `job`. `saved_step` is the step of the last save that is on the disk, or −1."""
+    """Saves the state of `job`. `saved_step` is the step of the last save that is on the disk, or −1; `failure` is why
+    the last save failed, or ""."""
 
     def __init__(self, job: Job) -> None:
         self.job = job
@@ -41,6 +42,7 @@ class Saver:
         self.unwanted = threading.Event()
         self.under_way: Save | None = None
         self.saved_step = -1
+        self.failure = ""
 
     def prepare(self) -> Future[HostMemory]:
         """Take memory for the copy already now, on the thread, so that the first save need not wait for it."""
@@ -87,9 +89,10 @@ class Saver:
         try:
             info, trouble = save.result.result()
         except (OSError, UserError, MemoryError) as error:
-            yield self.job.say(Warned, step=save.step, message=f"not saved: {str(error) or 'out of memory'}")
+            self.failure = str(error) or "out of memory"
+            yield self.job.say(Warned, step=save.step, message=f"not saved: {self.failure}")
             return
-        self.saved_step = save.step
+        self.saved_step, self.failure = save.step, ""
         path = str(info.path.relative_to(self.job.run.path))
         yield self.job.say(
             Saved, step=save.step, path=path, size_bytes=info.size_bytes, best=save.best, command_id=save.command_id

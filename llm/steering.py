@@ -33,6 +33,7 @@ class Steering:
         self.results = results
         self.recovery = recovery
         self.stop: Command | None = None
+        self.stopped_in_pause = False
         self.recover: Reason = ""
         self.newly_set: list[tuple[str, str]] = []
 
@@ -80,8 +81,17 @@ class Steering:
                 yield self.job.say(Resumed, command_id=command.id)
             else:
                 yield from self._carry_out(command)
+        self.stopped_in_pause = bool(paused_at)
         if paused_at:
             self.job.forget_time(time.perf_counter() - paused_at)
+
+    def refuse_stop(self, reason: str) -> Event:
+        """Give up the requested stop, so that training continues; paused, if the stop came during a pause."""
+        assert self.stop is not None
+        refused, self.stop = self.stop, None
+        if self.stopped_in_pause:
+            self.commands.inject(Command("pause", refused.id))
+        return self.job.say(CommandRefused, command=refused.name, reason=reason, command_id=refused.id)
 
     def _carry_out(self, command: Command) -> Iterator[Event]:
         chores: dict[str, Callable[[str], Iterator[Event]]] = {

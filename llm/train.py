@@ -79,7 +79,7 @@ def parsed(arguments: Sequence[str]) -> tuple[Run, Path, Overrides]:
 def trained(run: Run, home: Path, overrides: Overrides) -> int:
     """Train `run`, on as many ranks as torchrun started; returns the exit status."""
     from llm.distributed import joined_ranks  # these load torch, which must find the environment settled
-    from llm.preparation import config_to_go_on
+    from llm.resume_checks import config_to_go_on
     from llm.training import run_training
 
     commands = CommandQueue()

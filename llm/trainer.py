@@ -9,7 +9,7 @@ and does the chores, and the others hear what it decided.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+from collections.abc import Generator, Iterator
 
 from llm.chores import Chores
 from llm.commands import CommandQueue
@@ -17,11 +17,13 @@ from llm.data.batches import BatchSource
 from llm.data.prefetch import Prefetcher
 from llm.data.prepare import batch_source
 from llm.distributed import LossOf
+from llm.errors import UserError
 from llm.events import Event, Finished
 from llm.job import Job
 from llm.optim import lr_at
 from llm.recovery import Recovery, halve_micro_batch
 from llm.results import Results
+from llm.run.checkpoints import newest_step
 from llm.steering import Steering
 from llm.step import Rows, StepResult, TooLarge, take_step
 
@@ -54,20 +56,27 @@ class Trainer:
             with Prefetcher(self.batches.batch, start=self.job.state.batch_index) as prefetcher:
                 with self.results.uncounted():
                     yield from self._before_first_step()
-                while self.job.state.step < self.job.length.steps:
-                    yield from self.steering.agree()
-                    if self.steering.stop is not None:
-                        break
-                    if self.steering.recover:
-                        yield from self._roll_back()
-                    else:
-                        yield from self._step(prefetcher.get(self.job.state.batch_index))
-                yield from self._finish()
+                is_over = False
+                while not is_over:
+                    yield from self._train_until_stop(prefetcher)
+                    with self.results.uncounted():
+                        is_over = yield from self._finish()
         except Exception:
             yield from self.chores.saver.outcome(wait=True)  # what was being saved is from before the trouble
             raise
         finally:
             self.chores.saver.close()
+
+    def _train_until_stop(self, prefetcher: Prefetcher) -> Iterator[Event]:
+        """Take steps until the length is reached or a stop is requested."""
+        while self.job.state.step < self.job.length.steps:
+            yield from self.steering.agree()
+            if self.steering.stop is not None:
+                break
+            if self.steering.recover:
+                yield from self._roll_back()
+            else:
+                yield from self._step(prefetcher.get(self.job.state.batch_index))
 
     def _step(self, batch: Rows) -> Iterator[Event]:
         """One step and what its number asks for; nothing of that when a stop came between its micro-batches."""
@@ -157,24 +166,60 @@ class Trainer:
     def _is_due(self, every: int) -> bool:
         return every > 0 and self.job.state.step % every == 0
 
-    def _finish(self) -> Iterator[Event]:
-        """The last chores; only when all is on the disk is the training over."""
+    def _finish(self) -> Generator[Event, None, bool]:
+        """Run the last tasks and save; returns whether the training is over.
+
+        A run has finished, or stopped, only once its state is on the disk. Where it cannot be saved, a stop that must
+        save is refused and training continues; anything else raises `UserError`. All ranks do the same.
+        """
         yield from self.results.read()
-        reached = self.job.state.step >= self.job.length.steps
-        if self.job.ranks.is_first:
-            if reached and not self.chores.is_done("evaluate"):
-                yield from self.chores.evaluate()
-            if reached and self.job.core_tasks and not self.chores.is_done("core"):
-                yield from self.chores.core(self.commands.stop_is_waiting)
-            if reached and self.job.config.sample.every and not self.chores.is_done("sample"):
-                yield from self.chores.sample()
-            yield from self.chores.saver.outcome(wait=True)
-            if not self.chores.is_saved:
-                yield from self.chores.save()
-                yield from self.chores.saver.outcome(wait=True)
-        stop = self.steering.stop
+        job, stop = self.job, self.steering.stop
+        reached = job.state.step >= job.length.steps
+        failure = ""
+        if job.ranks.is_first:
+            if reached:
+                yield from self._last_tasks()
+            if reached or stop is None or stop.arguments.get("save", True):
+                failure = yield from self._save_last()
+        must_save = not reached and stop is not None and bool(stop.arguments.get("must_save"))
+        failure, must_save = job.ranks.share([failure, must_save])
+        if failure and must_save:
+            yield self.steering.refuse_stop(f"step {job.state.step} could not be saved ({failure}); training continues")
+            return False
+        if failure:
+            raise UserError(unsaved_message(job, failure))
         if reached:
-            yield self.job.say(Finished, status="finished")
+            yield job.say(Finished, status="finished")
         elif stop is not None:
             reason = str(stop.arguments.get("reason", "asked to stop"))
-            yield self.job.say(Finished, status="stopped", reason=reason, command_id=stop.id)
+            yield job.say(Finished, status="stopped", reason=reason, command_id=stop.id)
+        return True
+
+    def _last_tasks(self) -> Iterator[Event]:
+        """Evaluate, measure CORE and sample at the last step, unless that step has just done so."""
+        chores = self.chores
+        if not chores.is_done("evaluate"):
+            yield from chores.evaluate()
+        if self.job.core_tasks and not chores.is_done("core"):
+            yield from chores.core(self.commands.stop_is_waiting)
+        if self.job.config.sample.every and not chores.is_done("sample"):
+            yield from chores.sample()
+
+    def _save_last(self) -> Generator[Event, None, str]:
+        """Save the present step unless it is saved; returns why it could not be saved, "" if it is on the disk."""
+        saver = self.chores.saver
+        yield from saver.outcome(wait=True)
+        if not self.chores.is_saved:
+            yield from self.chores.save()
+            yield from saver.outcome(wait=True)
+        return "" if self.chores.is_saved else saver.failure
+
+
+def unsaved_message(job: Job, failure: str) -> str:
+    """The sentence for a training that ended without its last save."""
+    name, newest = job.run.name, newest_step(job.run.checkpoint_directory)
+    kept = f"its newest checkpoint is step {newest}" if newest >= 0 else "it has no checkpoint"
+    return (
+        f"step {job.state.step} of {name} could not be saved ({failure}), and {kept}; correct that, then "
+        f"llm-workbench resume {name} trains the missing steps."
+    )

@@ -8,7 +8,7 @@ from __future__ import annotations
 import os
 import socket
 import traceback
-from collections.abc import Callable, Generator
+from collections.abc import Callable, Generator, Sequence
 from contextlib import closing, suppress
 from dataclasses import replace
 from pathlib import Path
@@ -26,9 +26,6 @@ from llm.length import run_length
 from llm.live import LiveWeights
 from llm.optim import idle_rate
 from llm.preparation import (
-    check_shares,
-    config_to_go_on,
-    due_core_tasks,
     keep_tokenizer,
     last_step,
     prepared,
@@ -36,7 +33,10 @@ from llm.preparation import (
     settle_plan,
     training_loss,
 )
+from llm.resume_checks import check_resume, check_shares, config_to_go_on, due_core_tasks, newest_state
 from llm.run import EventLog, Run
+from llm.run.lock import RunLock
+from llm.run.log import last_events
 from llm.step import is_out_of_memory
 from llm.trainer import Trainer
 
@@ -65,34 +65,65 @@ def run_training(
     if not ranks.is_first:
         events = training_events(run, home, CommandQueue(), overrides, on_live, ranks)
         return next(event for event in events if isinstance(event, Finished))
-    with run.lock():
+    with run.lock() as lock:
         queue.tail = run.commands()
+        if run.checkpoints() and (stopped := checked(run, home, queue, overrides, on_event, ranks)):
+            ranks.share(False)  # the others wait to hear whether there is a data set
+            return stopped
         for place in (run.path, run.checkpoint_directory, run.path / "live"):
             remove_staging(place)
         log = run.log()
         try:
-            return drain(run, log, training_events(run, home, queue, overrides, on_live, ranks), on_event)
+            events = training_events(run, home, queue, overrides, on_live, ranks, lock.warnings)
+            return drain(run, log, lock, events, on_event)
         finally:
             log.close()
 
 
-def drain(run: Run, log: EventLog, events: Generator[Event, None, None], on_event: OnEvent) -> Finished:
-    """Log every event and pass it on; an error becomes a last `Finished` before it is raised."""
-    step = last_step(run)
+def checked(
+    run: Run, home: Path, commands: CommandQueue, overrides: Overrides, on_event: OnEvent, ranks: Ranks
+) -> Finished | None:
+    """Check that a run with a checkpoint can be resumed; the answer to a stop that came meanwhile, else None.
+
+    Nothing is logged: a refused resume leaves the run as it was. Raises `UserError` where it is refused.
+    """
+    checks = check_resume(run, home, overrides, ranks.count)
+    with closing(checks):
+        for event in checks:
+            on_event(event)
+            if commands.stop_is_waiting():
+                stopped = stopped_early(run, commands)
+                on_event(stopped)
+                return stopped
+    return None
+
+
+def drain(run: Run, log: EventLog, lock: RunLock, events: Generator[Event, None, None], on_event: OnEvent) -> Finished:
+    """Log every event and pass it on; an error becomes a last `Finished` before it is raised.
+
+    Where nothing was trained, a run that had ended before keeps that end as the last line of its log.
+    """
+    step, began, before = last_step(run), False, former_end(run)
+
+    def log_end(end: Event) -> None:
+        log.append(end)
+        if before is not None and not began:
+            log.append(before)
+
     try:
         with closing(events):
             for event in events:
-                log.append(event)
+                (log_end if isinstance(event, Finished) else log.append)(event)
                 on_event(event)
-                if log.lines.is_gone:
-                    raise UserError(f"the folder of {run.name} was removed or moved away, so its training has ended.")
+                began = began or isinstance(event, Started)
                 if isinstance(event, WHERE_IT_STANDS):
                     step = event.step
                 if isinstance(event, Finished):
                     return event
+                check_place(run, log, lock, step)
         raise RuntimeError("training ended without saying so")
     except KeyboardInterrupt:
-        log.append(Finished(step=step, status="stopped", reason="interrupted again before it was saved"))
+        log_end(Finished(step=step, status="stopped", reason="interrupted again before it was saved"))
         raise
     except BaseException as error:
         problem = mendable(error)
@@ -101,11 +132,31 @@ def drain(run: Run, log: EventLog, events: Generator[Event, None, None], on_even
                 write_atomic(run.path / "crash.txt", traceback.format_exc().encode())
         reason = str(problem or error) or type(error).__name__
         failure = Finished(step=step, status="failed", reason=reason)
-        log.append(failure)
+        log_end(failure if before is None or began else Warned(step=step, message=f"not resumed: {reason}"))
         on_event(failure)
         if problem is None or problem is error:
             raise
         raise problem from error
+
+
+def check_place(run: Run, log: EventLog, lock: RunLock, step: int) -> None:
+    """Replace the event log and the lock file where somebody removed them. UserError where the whole run was removed or
+    moved away, or where another process trains it since its lock was removed."""
+    if log.lines.is_gone:
+        if log.folder_is_gone:
+            raise UserError(
+                f"the folder of {run.name} was removed or moved away, so its training has ended; if it was moved, move "
+                f"it back to {run.path} and resume it."
+            )
+        log.begin_anew(step)
+    with suppress(OSError):  # no room for a new lock file: the lock on the folder remains
+        lock.renew()
+
+
+def former_end(run: Run) -> Finished | None:
+    """How the run ended before; None for one that was never trained, or that ended without saying so."""
+    events = last_events(run.path / "events.jsonl")
+    return events[-1] if events and isinstance(events[-1], Finished) else None
 
 
 def mendable(error: BaseException) -> UserError | None:
@@ -127,10 +178,11 @@ def training_events(
     overrides: Overrides,
     on_live: Callable[[LiveWeights], None],
     ranks: Ranks,
+    warnings: Sequence[str] = (),
 ) -> Generator[Event, None, None]:
-    """Everything from preparing the data to the end."""
+    """Everything from preparing the data to the end; `warnings` are logged once the training has started."""
     config = config_to_go_on(run, overrides)
-    check_shares(run, config, home, ranks)
+    check_shares(config, home, ranks.count, newest_state(run))
     due_core_tasks(config, home)  # a bundle that is missing is told before long work begins
     dataset = yield from shared_dataset(config, home, commands, ranks)
     if dataset is None:
@@ -155,7 +207,7 @@ def training_events(
     loss_of, warning = settled_loss(job)
     on_live(LiveWeights(run.name, state, dataset.tokenizer, job.plan))
     yield started(job, restored)
-    for message in (*dataset.warnings, *filter(None, [warning, idle_rate(state.optimizer, config)])):
+    for message in (*warnings, *dataset.warnings, *filter(None, [warning, idle_rate(state.optimizer, config)])):
         yield Warned(step=state.step, message=message)
     yield from Trainer(job, commands, loss_of).events()
 

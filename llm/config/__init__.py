@@ -4,6 +4,7 @@ from llm.config.check import check, get_value
 from llm.config.fields import Field, fields_of, parse_value
 from llm.config.parse import diff, from_mapping, from_toml, resumed_config, to_mapping, to_toml, with_overrides
 from llm.config.presets import (
+    NAME_LENGTH,
     Preset,
     check_name,
     check_own_name,
@@ -30,6 +31,7 @@ from llm.config.schema import (
 )
 
 __all__ = [
+    "NAME_LENGTH",
     "CheckpointConfig",
     "DataConfig",
     "DecodeConfig",

@@ -21,7 +21,8 @@ from llm.names import did_you_mean
 
 FIRST_GROUP = "start here"
 OWN_GROUP = "yours"
-NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
+NAME_LENGTH = 64
+NAME = re.compile(rf"[A-Za-z0-9][A-Za-z0-9._-]{{0,{NAME_LENGTH - 1}}}")
 
 
 @dataclass(frozen=True)

@@ -6,7 +6,6 @@ is renamed into the folder and then noted in its record, one at a time.
 
 from __future__ import annotations
 
-import fcntl
 import os
 import shutil
 import stat
@@ -34,6 +33,7 @@ from llm.data.datasets import (
 from llm.data.fetch import Patience, ensure_room, fetch, note_path, size_of
 from llm.data.textfiles import hash_file
 from llm.errors import UserError, WrongUse
+from llm.file_locks import try_lock
 from llm.events import Progress
 from llm.files import remove_directory, sync_directory, sync_file
 
@@ -239,6 +239,6 @@ def reserved(partial: Path) -> Iterator[Path]:
 
 def hold(lock: int, partial: Path) -> None:
     try:
-        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        try_lock(lock)
     except BlockingIOError:
         raise UserError(f"{partial.parent.name} is being downloaded by another process; wait for it.") from None

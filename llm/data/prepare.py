@@ -7,10 +7,10 @@ be told from what is being written, and is removed.
 
 from __future__ import annotations
 
-import fcntl
 import json
 import os
 import shutil
+import time
 from collections.abc import Generator, Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
@@ -30,12 +30,14 @@ from llm.data.tokenfiles import TokenCorpus, joined, needs_tokenizer
 from llm.data.tokenise import SplitWriter, tokenise
 from llm.errors import UserError
 from llm.events import Progress
+from llm.file_locks import try_lock
 from llm.files import STAGING, staging_path, sync_directory, sync_file
 from llm.tokenizer import Tokenizer, build_tokenizer, load_tokenizer
 
 INDEX = "dataset.json"
 VERSION = 1
 HELD_OUT_TEXT = "validation.txt"
+UNTOUCHED_SECONDS = 7 * 86_400.0
 TRAINED_KINDS = ("char", "bpe", "sentencepiece")
 
 
@@ -66,12 +68,7 @@ def prepare(config: RunConfig, home: Path) -> Generator[Progress, None, Dataset]
     Raises UserError where the corpus is missing, empty or damaged, too short for one window on either side, or where
     the disk is full.
     """
-    source = open_source(config, home)
-    identity = yield from in_background(
-        lambda report: source.fingerprint(summed(report)), "Reading the corpus", source.size_bytes / 1e6
-    )
-    tokenizer = given_tokenizer(config, source)
-    fingerprint = dataset_fingerprint(identity, config, tokenizer)
+    source, tokenizer, fingerprint = yield from identify(config, home)
     target = home / "data" / fingerprint
     if not (target / INDEX).exists():
         with staged(target) as folder:
@@ -88,6 +85,19 @@ def prepare(config: RunConfig, home: Path) -> Generator[Progress, None, Dataset]
     check_length(dataset.train, seq_len)
     check_length(dataset.validation, seq_len)
     return dataset
+
+
+def identify(
+    config: RunConfig, home: Path
+) -> Generator[Progress, None, tuple[TextSource | StreamSource | TokenCorpus, Tokenizer | None, str]]:
+    """The source of `config`, its tokenizer (None where it is learned from the text) and the fingerprint of the data
+    set they make. Yields progress; raises UserError where the corpus is missing, empty or damaged."""
+    source = open_source(config, home)
+    identity = yield from in_background(
+        lambda report: source.fingerprint(summed(report)), "Reading the corpus", source.size_bytes / 1e6
+    )
+    tokenizer = given_tokenizer(config, source)
+    return source, tokenizer, dataset_fingerprint(identity, config, tokenizer)
 
 
 def find_prepared(config: RunConfig, home: Path) -> tuple[Dataset | None, Tokenizer | None]:
@@ -296,14 +306,14 @@ def locked_folder(target: Path) -> tuple[Path, int]:
         folder = staging_path(target)
         folder.mkdir()
         lock = os.open(folder, os.O_RDONLY)
-        fcntl.flock(lock, fcntl.LOCK_EX)
+        try_lock(lock, wait=True)
         if folder.exists():
             return folder, lock
         os.close(lock)  # somebody who was cleaning took it for a leftover before it was locked
 
 
 def remove_leftovers(directory: Path) -> None:
-    """Remove temporary folders that no living process holds."""
+    """Remove temporary folders that no living process holds; where there are no locks, those of long ago."""
     for folder in directory.glob(f"{STAGING}*"):
         if not folder.is_dir():
             continue
@@ -312,9 +322,9 @@ def remove_leftovers(directory: Path) -> None:
         except FileNotFoundError:
             continue
         try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            shutil.rmtree(folder, ignore_errors=True)
-        except BlockingIOError:
+            if try_lock(lock) or time.time() - folder.stat().st_mtime > UNTOUCHED_SECONDS:
+                shutil.rmtree(folder, ignore_errors=True)
+        except (BlockingIOError, FileNotFoundError):
             continue
         finally:
             os.close(lock)

@@ -80,6 +80,11 @@ def list_checkpoints(directory: Path, pins: Iterable[int] = ()) -> list[Checkpoi
     return [replace(info, best=info.step == best, last=info is infos[-1], pinned=info.step in pinned) for info in infos]
 
 
+def newest_step(directory: Path) -> int:
+    """The step of the newest committed checkpoint below `directory`; −1 where there is none."""
+    return max((info.step for info in list_checkpoints(directory)), default=-1)
+
+
 def verify(
     info: CheckpointInfo, progress: Callable[[int], object] = lambda count: None, *, without: Collection[str] = ()
 ) -> None:

@@ -16,7 +16,7 @@ from typing import Any
 
 import tomli_w
 
-from llm.config import RunConfig, check_name, from_mapping, to_mapping
+from llm.config import NAME_LENGTH, RunConfig, check_name, from_mapping, to_mapping
 from llm.data.addresses import is_address
 from llm.data.datasets import CATALOGUE
 from llm.errors import UserError, WrongUse
@@ -34,6 +34,8 @@ HEADER: Kinds = {"format": int, "id": str, "created": (int, float), "parent": st
 META: Kinds = {"pins": list, "notes": str, "tags": list, "prompts": list}
 ITEMS: Kinds = {"pins": int, "tags": str, "prompts": str}
 RESERVED = frozenset({"export", "delete", "trash", "restore", "empty-trash"})  # the verbs of `llm-workbench runs`
+LONGEST_NUMBER = len("-999999")
+ATTEMPTS = 100
 NAMES = frozenset({"stories", "pylib"} | {dataset.name for dataset in CATALOGUE})
 
 
@@ -48,6 +50,10 @@ class RunStatus:
     @property
     def is_running(self) -> bool:
         return self.holder is not None
+
+
+class NameTaken(WrongUse):
+    """There is a run of that name already."""
 
 
 class Run:
@@ -84,7 +90,7 @@ class Run:
         try:
             run.path.mkdir(parents=True)
         except FileExistsError:
-            raise WrongUse(f"a run named {name} exists already; choose another name, or resume it.") from None
+            raise NameTaken(f"a run named {name} exists already; choose another name, or resume it.") from None
         except OSError as error:
             raise UserError(
                 f"{run.path} cannot be made ({error.strerror}); choose another place with --home."
@@ -99,6 +105,14 @@ class Run:
             remove_directory(run.path)
             raise
         return run
+
+    @classmethod
+    def create_numbered(cls, home: Path, stem: str, config: RunConfig, *, suffix: str = "", **more: Any) -> Run:
+        """`create` under the first free name of `stem` and `suffix`; the next one where another start just took it."""
+        for _ in range(ATTEMPTS):
+            with suppress(NameTaken):
+                return cls.create(home, free_name(home, stem, suffix), config, **more)
+        raise UserError(f"no free name was found for a run of {stem} in {home / 'runs'}; give it a name.")
 
     @classmethod
     def open(cls, home: Path, name: str) -> Run:
@@ -281,8 +295,9 @@ def check_run_name(name: str) -> None:
         raise WrongUse(f"a run cannot be called {name}: llm-workbench runs {name} means something else.")
 
 
-def free_name(home: Path, stem: str) -> str:
-    """`stem-1`, or the first number after the highest taken one."""
+def free_name(home: Path, stem: str, suffix: str = "") -> str:
+    """`stem` + `suffix` + `-1`, or the first number after the highest taken one; a long stem is cut to fit."""
+    stem = stem[: NAME_LENGTH - len(suffix) - LONGEST_NUMBER] + suffix
     pattern = re.compile(re.escape(stem) + r"-(\d+)")
     taken = [int(match[1]) for path in (home / "runs").glob("*") if (match := pattern.fullmatch(path.name))]
     return f"{stem}-{max(taken, default=0) + 1}"

@@ -26,7 +26,7 @@ from llm.run.checkpoints import (
     verify,
     write_manifest,
 )
-from llm.run.directory import Run, find_checkpoint, free_name
+from llm.run.directory import Run, find_checkpoint
 
 LEARNT_TOKENIZERS = ("char", "bpe", "sentencepiece")
 PLAN_FIELDS = frozenset(f"train.{name}" for name in ("device", "precision", "compile", "threads", "attention"))
@@ -103,11 +103,13 @@ def fork(home: Path, parent: Parent, config: RunConfig, *, name: str = "", weigh
         shutil.copytree(parent.run.path / "tokenizer", run.path / "tokenizer")
         copy_checkpoint(parent, run, changed, continues)
 
-    target = name or free_name(home, f"{stem_of(parent.run.name)}-fork")
     config = keeping_tokenizer(home, parent, config, changed)
     extra = {"parent_id": str(parent.run.info().get("id", ""))}
     try:
-        return Run.create(home, target, config, parent=parent.reference, extra=extra, fill=fill)
+        if name:
+            return Run.create(home, name, config, parent=parent.reference, extra=extra, fill=fill)
+        stem = stem_of(parent.run.name)
+        return Run.create_numbered(home, stem, config, suffix="-fork", parent=parent.reference, extra=extra, fill=fill)
     except OSError as error:
         raise UserError(
             f"{parent.reference} could not be copied ({error.strerror or error}); "

@@ -54,6 +54,8 @@ class EventLog:
 
     def __init__(self, path: Path) -> None:
         self.lines = LineAppender(path)
+        self.folder = path.parent.stat()
+        self.started: Started | None = None
         self.lost = 0
 
     def append(self, event: Event) -> None:
@@ -64,6 +66,28 @@ class EventLog:
                 self.lost = 0
         if not self.lines.append(to_line(event)):
             self.lost += 1
+        if isinstance(event, Started):
+            self.started = event
+
+    @property
+    def folder_is_gone(self) -> bool:
+        """Whether the run's folder was removed or moved away."""
+        try:
+            return not os.path.samestat(self.folder, self.lines.path.parent.stat())
+        except OSError:
+            return True
+
+    def begin_anew(self, step: int) -> None:
+        """Continue in a new file where the old one was removed, with what a reader has to know about the training."""
+        try:
+            lines = LineAppender(self.lines.path)
+        except OSError:
+            return  # no room for a new file yet; the next event tries again
+        self.lines.close()
+        self.lines = lines
+        if self.started is not None:
+            self.append(self.started)
+        self.append(Warned(step=step, message="the event log was removed while training; a new one begins here."))
 
     def close(self) -> None:
         self.lines.close()

@@ -17,7 +17,7 @@ from llm.config import load_preset, with_overrides
 from llm.data.stories import vocabulary, words
 from llm.data.stories.library import library
 from llm.events import Evaluated, Event, Progress, Started, StepLogged
-from llm.run import Run, free_name
+from llm.run import Run
 
 PROMPT = "Once"
 MOST_NAMES = 2  # no story of the corpus has more than a hero and a friend
@@ -73,7 +73,7 @@ def measure(home: Path, overrides: Sequence[tuple[str, str]], seeds: int) -> dic
     from llm.training import run_training
 
     config = with_overrides(load_preset("quickstart", home), overrides)
-    run = Run.create(home, free_name(home, "bench"), config)
+    run = Run.create_numbered(home, "bench", config)
     events: list[Event] = []
     run_training(run, home, on_event=events.append)
     evaluated = [event for event in events if isinstance(event, Evaluated)][-1]

@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import shlex
 from collections.abc import Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -13,11 +14,13 @@ from llm.config.check import LENGTHS
 from llm.errors import UserError, WrongUse
 from llm.events import CoreEvaluated, Evaluated, Event, Finished, Progress, Started, StepLogged
 from llm.files import remove_directory
-from llm.run import Run, free_name
+from llm.run import Run
 from llm.run.fork import fork as make_fork
 from llm.run.fork import open_parent
+from llm.run.lock import RunBusy
 from workbench.commands.options import add_command
 from workbench.commands.output import print_json, say
+from workbench.services.trash import move_to_trash
 
 
 def register(subparsers: Any) -> None:
@@ -49,8 +52,10 @@ def train(options: argparse.Namespace) -> int:
     config = load_preset(options.preset, options.home, options.overrides)
     if options.fit is not None:
         config = fitted(config, options)
-    name = options.name or free_name(options.home, Path(options.preset).stem)
-    run = Run.create(options.home, name, config)
+    if options.name:
+        run = Run.create(options.home, options.name, config)
+    else:
+        run = Run.create_numbered(options.home, Path(options.preset).stem, config)
     return left_for_later(run, options) if options.no_start else train_new(run, options)
 
 
@@ -98,12 +103,25 @@ def fork(options: argparse.Namespace) -> int:
 def train_new(run: Run, options: argparse.Namespace) -> int:
     """Train a run that was just made; it is taken away again if it cannot even begin."""
     say(f"training {run.name} in {run.path}")
+    last = LastMetrics()
     try:
-        return train_to_the_end(run, options, ())
+        return train_to_the_end(run, options, (), last)
+    except RunBusy:
+        raise  # somebody else trains it
     except UserError:
-        if not any(isinstance(event, Started) for event in run.events()):
-            remove_directory(run.path)  # it never began: a missing corpus, say
+        if not last.has_started:
+            discard(run, options.home)
         raise
+
+
+def discard(run: Run, home: Path) -> None:
+    """Take away a new run that never began to train. A fork, which has a checkpoint, goes to the trash: only there is
+    a run with a checkpoint ever deleted."""
+    with suppress(OSError):  # removed or moved meanwhile, or on a disk that refuses
+        if any(run.checkpoint_directory.glob("step-*")):
+            say(f"{run.name} never began, and was moved to {move_to_trash(home, run)}")
+        elif not any(isinstance(event, Started) for event in run.events()):
+            remove_directory(run.path)
 
 
 def resume(options: argparse.Namespace) -> int:
@@ -111,7 +129,7 @@ def resume(options: argparse.Namespace) -> int:
     run = Run.open(options.home, options.run)
     check_length(run, resumed_config(run.config(), tuple(options.overrides)), options.overrides)
     say(f"resuming {run.name} in {run.path}")
-    return train_to_the_end(run, options, tuple(options.overrides))
+    return train_to_the_end(run, options, tuple(options.overrides), LastMetrics())
 
 
 def check_length(run: Run, config: RunConfig, overrides: Sequence[tuple[str, str]]) -> None:
@@ -127,14 +145,16 @@ def check_length(run: Run, config: RunConfig, overrides: Sequence[tuple[str, str
         )
 
 
-def train_to_the_end(run: Run, options: argparse.Namespace, overrides: tuple[tuple[str, str], ...]) -> int:
-    """Train in this process, telling how it goes; interrupted, it has saved. Returns the exit status."""
+def train_to_the_end(
+    run: Run, options: argparse.Namespace, overrides: tuple[tuple[str, str], ...], last: LastMetrics
+) -> int:
+    """Train in this process, telling how it goes; interrupted, it has saved. `last` takes in what is measured. Returns
+    the exit status."""
     from llm.commands import CommandQueue
     from llm.train import stopping_on_signals
     from llm.training import run_training
     from workbench.commands.narrator import narrator
 
-    last = LastMetrics()
     commands = CommandQueue()
     with narrator() as telling, stopping_on_signals(commands) as seen:
 
@@ -173,6 +193,11 @@ class LastMetrics:
 
     def __init__(self) -> None:
         self.values: dict[str, Any] = {}
+
+    @property
+    def has_started(self) -> bool:
+        """Whether there was anything to train: the data were ready, and the model was built or restored."""
+        return "total_steps" in self.values
 
     def note(self, event: Event) -> None:
         for kind, names in self.WANTED:

@@ -17,7 +17,7 @@ from textual.widgets.option_list import Option
 
 from llm.config import Preset, RunConfig, check, list_presets, load_preset
 from llm.errors import ConfigError, UserError
-from llm.run import Run, free_name
+from llm.run import Run
 from workbench.screens.preflight import PreflightScreen
 from workbench.services.preflight import expected_speed, learn_from_runs
 from workbench.services.prepared import DataState, look_for_data
@@ -281,7 +281,7 @@ class PresetsScreen(PreflightScreen):
         try:
             if problems := check(config):
                 raise ConfigError(problems)
-            self.workbench.enqueue(Run.create(home, free_name(home, self.current), config))
+            self.workbench.enqueue(Run.create_numbered(home, self.current, config))
         except (UserError, OSError) as error:
             self.notify(clean(str(error)), severity="error", timeout=15, markup=False)
 

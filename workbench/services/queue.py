@@ -6,13 +6,13 @@ its directory when it is put in line.
 
 from __future__ import annotations
 
-import fcntl
 import os
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
 from llm.errors import UserError, WrongUse
+from llm.file_locks import try_lock
 from llm.files import read_json, write_json
 from llm.run import Run
 
@@ -87,7 +87,7 @@ class RunQueue:
                 f"the queue in {self.home} cannot be changed ({error.strerror}); make room, or allow writing."
             ) from error
         try:
-            fcntl.flock(lock, fcntl.LOCK_EX)
+            try_lock(lock, wait=True)
             before = self._read()
             names = list(before)
             yield names

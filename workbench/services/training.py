@@ -21,7 +21,7 @@ from llm.commands import CommandQueue
 from llm.config import RunConfig
 from llm.errors import UserError
 from llm.events import Event, Started
-from llm.run import Command, Run, free_name, list_runs
+from llm.run import Command, Run, list_runs
 from workbench.garbage import leave_out_what_is_loaded
 from workbench.terminal import write_log
 
@@ -116,7 +116,7 @@ class TrainingService:
 
     def start(self, config: RunConfig, stem: str) -> Run:
         """A new run of `config`, named after `stem` with the next free number, in training."""
-        run = Run.create(self.home, free_name(self.home, stem), config)
+        run = Run.create_numbered(self.home, stem, config)
         self.begin(run)
         return run
 

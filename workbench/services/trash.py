@@ -54,7 +54,7 @@ def restore(home: Path, item: Trashed) -> Run:
     """Bring a run back, under its own name or, if that is taken by now, as NAME-restored-1."""
     runs = home / "runs"
     runs.mkdir(parents=True, exist_ok=True)
-    name = free_name(home, f"{item.name}-restored") if (runs / item.name).exists() else item.name
+    name = free_name(home, item.name, "-restored") if (runs / item.name).exists() else item.name
     item.path.rename(runs / name)
     return Run(runs / name)
 
