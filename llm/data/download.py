@@ -33,8 +33,8 @@ from llm.data.datasets import (
 from llm.data.fetch import Patience, ensure_room, fetch, note_path, size_of
 from llm.data.textfiles import hash_file
 from llm.errors import UserError, WrongUse
-from llm.file_locks import try_lock
 from llm.events import Progress
+from llm.file_locks import try_lock
 from llm.files import remove_directory, sync_directory, sync_file
 
 PARTIAL = ".partial"

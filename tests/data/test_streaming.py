@@ -149,7 +149,6 @@ def test_streams_left_open_are_as_many_as_the_ranks_at_the_first_step(tmp_path: 
 
 
 def test_streams_that_ranks_cannot_share_are_told_before_anything_is_prepared(tmp_path: Path) -> None:
-    from llm.distributed import Ranks
     from llm.resume_checks import check_shares
     from llm.run import Run
 
