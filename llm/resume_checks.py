@@ -18,6 +18,7 @@ from llm.events import Progress
 from llm.length import shared_rows
 from llm.run import Run
 from llm.run.checkpoints import read_state
+from llm.run.fork import Parent, changed_paths, changes_data
 
 
 def config_to_go_on(run: Run, overrides: Overrides) -> RunConfig:
@@ -70,6 +71,12 @@ def check_text(name: str, config: RunConfig, home: Path, state: Mapping[str, Any
         return
     if fingerprint != trained_on:
         raise text_changed(name, config)
+
+
+def check_fork(parent: Parent, config: RunConfig, home: Path) -> Generator[Progress, None, None]:
+    """Raise `UserError` where a fork of `parent` would train on the same text, which has changed since."""
+    if not changes_data(changed_paths(parent, config)):
+        yield from check_text(parent.run.name, config, home, parent.state)
 
 
 def text_changed(name: str, config: RunConfig) -> UserError:

@@ -89,7 +89,7 @@ class Saver:
         try:
             info, trouble = save.result.result()
         except (OSError, UserError, MemoryError) as error:
-            self.failure = str(error) or "out of memory"
+            self.failure = getattr(error, "strerror", None) or str(error) or "out of memory"
             yield self.job.say(Warned, step=save.step, message=f"not saved: {self.failure}")
             return
         self.saved_step, self.failure = save.step, ""

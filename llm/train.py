@@ -17,7 +17,9 @@ from llm.commands import CommandQueue
 from llm.config.overrides import Overrides, split_overrides
 from llm.environment import settle_process
 from llm.errors import UserError, WrongUse
+from llm.memory import check_room_for_torch, memory_shortage_as_sentence
 from llm.run import Command, Run
+from llm.streams import settle_streams
 
 
 @contextmanager
@@ -52,10 +54,12 @@ class Parser(argparse.ArgumentParser):
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Train the run that `arguments` name; returns the exit status."""
+    settle_streams()
     settle_process()
     try:
         run, home, overrides = parsed(sys.argv[1:] if arguments is None else arguments)
-        return trained(run, home, overrides)
+        with memory_shortage_as_sentence():
+            return trained(run, home, overrides)
     except UserError as error:
         print(error, file=sys.stderr)
         return error.exit_status
@@ -78,6 +82,7 @@ def parsed(arguments: Sequence[str]) -> tuple[Run, Path, Overrides]:
 
 def trained(run: Run, home: Path, overrides: Overrides) -> int:
     """Train `run`, on as many ranks as torchrun started; returns the exit status."""
+    check_room_for_torch()
     from llm.distributed import joined_ranks  # these load torch, which must find the environment settled
     from llm.resume_checks import config_to_go_on
     from llm.training import run_training

@@ -67,7 +67,7 @@ class Trainer:
         finally:
             self.chores.saver.close()
 
-    def _train_until_stop(self, prefetcher: Prefetcher) -> Iterator[Event]:
+    def _train_until_stop(self, prefetcher: Prefetcher[Rows]) -> Iterator[Event]:
         """Take steps until the length is reached or a stop is requested."""
         while self.job.state.step < self.job.length.steps:
             yield from self.steering.agree()

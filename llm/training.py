@@ -72,12 +72,21 @@ def run_training(
             return stopped
         for place in (run.path, run.checkpoint_directory, run.path / "live"):
             remove_staging(place)
-        log = run.log()
+        log = open_log(run)
         try:
             events = training_events(run, home, queue, overrides, on_live, ranks, lock.warnings)
             return drain(run, log, lock, events, on_event)
         finally:
             log.close()
+
+
+def open_log(run: Run) -> EventLog:
+    """The writing end of the run's log; `UserError` where it cannot be opened."""
+    try:
+        return run.log()
+    except OSError as error:
+        path = run.path / "events.jsonl"
+        raise UserError(f"{path} cannot be written ({error.strerror}); make room, or allow writing.") from error
 
 
 def checked(

@@ -45,6 +45,8 @@ if TYPE_CHECKING:
 SWITCH_SECONDS = 0.0005
 """How long one Python thread may keep the others waiting. Measured: a tenth of the default gives the training thread
 back a third of what drawing costs it."""
+SECONDS_BETWEEN_SAVES = 30.0  # between the attempts of a workbench that has lost its terminal
+MOVED, CLOSED = "it carries on in a process of its own", "the workbench was closed"
 WATCHED_BYTES = 1 << 16
 """Of a log that was there before, as much is read for the line on top of the screens."""
 PRELOAD_AFTER_SECONDS = 0.3  # by then the first screen is painted, and the keys it shows are not kept waiting
@@ -136,6 +138,7 @@ class WorkbenchApp(BaseApp):
         self._watch_first = watch
         self._preload = preload
         self._leaving = False
+        self._terminated = False
         self._watched: RunCurves | None = None
 
     def on_mount(self) -> None:
@@ -313,12 +316,35 @@ class WorkbenchApp(BaseApp):
         if name is not None:
             self._handing_over = True
             try:
-                self.training.ask_to_stop("it carries on in a process of its own")
-                while self.training.active == name:
-                    await asyncio.sleep(0.1)
-                self.training.begin_process(Run(self.home / "runs" / name))
+                if refusal := await self._stop_saved(name, MOVED):
+                    self.notify(clean(refusal), title=name, severity="error", timeout=15, markup=False)
+                else:
+                    self._continue_in_process(name)
             finally:
                 self._handing_over = False
+
+    async def _stop_saved(self, name: str, reason: str, tell: Callable[[float], object] = lambda seconds: None) -> str:
+        """Stop the training of this program's thread and wait until it has ended; returns why it continues instead,
+        where it could not be saved. `tell` is called with the seconds of waiting so far."""
+        request = self.training.ask_to_stop(reason, must_save=True)
+        seconds = 0.0
+        while self.training.active == name:
+            if refusal := self.training.refusal(request):
+                return refusal
+            await asyncio.sleep(0.1)
+            seconds += 0.1
+            tell(seconds)
+        return ""
+
+    def _continue_in_process(self, name: str) -> None:
+        """Let a run that was stopped here, and saved, continue in a process of its own."""
+        if not self.training.can_move:
+            return  # it reached its length meanwhile, or failed, which is told already
+        try:
+            self.training.begin_process(Run(self.home / "runs" / name))
+        except OSError as error:
+            problem = f"{name} is saved, but no process could be started ({error.strerror}); resume it later."
+            self.notify(clean(problem), severity="error", timeout=15, markup=False)
 
     # --- leaving
 
@@ -329,45 +355,64 @@ class WorkbenchApp(BaseApp):
         if self.training.active is None:
             self.exit(0)
         else:
-            dialog = QuitDialog(self.training.active, len(self.queue.names()))
+            dialog = QuitDialog(self.training.active, len(self.queue.names()), clean(self.training.unsaved))
             await self.push_screen(dialog, self._on_quit_answer)
 
     def _on_quit_answer(self, answer: str | None) -> None:
-        if answer in ("save", "detach"):
+        if answer == "discard":
+            self.training.ask_to_stop("the workbench was closed without saving it", save=False)
+        if answer in ("save", "detach", "discard"):
             self._leave(carry_on=answer == "detach", status=0)
 
     def _listen_to_signals(self) -> None:
         """SIGTERM saves and ends. After SIGHUP nobody is watching: the training carries on in a process of its own."""
         loop = asyncio.get_running_loop()
-        loop.add_signal_handler(signal.SIGTERM, lambda: self._leave(carry_on=False, status=128 + signal.SIGTERM))
+        loop.add_signal_handler(signal.SIGTERM, self._terminate)
 
         def hang_up(_number: int, _frame: object) -> None:
             # The kernel sends SIGCONT along, at which the driver would take over the lost terminal again.
             signal.signal(signal.SIGCONT, signal.SIG_IGN)
             abandon_terminal()
-            loop.call_soon_threadsafe(lambda: self._leave(carry_on=True, status=128 + signal.SIGHUP))
+            loop.call_soon_threadsafe(lambda: self._leave(carry_on=True, status=128 + signal.SIGHUP, insist=True))
 
         signal.signal(signal.SIGHUP, hang_up)
 
+    async def _until_next_attempt(self, name: str) -> None:
+        """Wait some time, or until the training has ended."""
+        waited = 0.0
+        while waited < SECONDS_BETWEEN_SAVES and self.training.active == name:
+            await asyncio.sleep(0.1)
+            waited += 0.1
+
+    def _terminate(self) -> None:
+        """Save and end, also if it cannot be saved."""
+        self._terminated = True
+        self.training.ask_to_stop(CLOSED)
+        self._leave(carry_on=False, status=128 + signal.SIGTERM)
+
     @work(group="leaving")
-    async def _leave(self, *, carry_on: bool, status: int) -> None:
+    async def _leave(self, *, carry_on: bool, status: int, insist: bool = False) -> None:
+        """Stop the training and leave, or stay where it cannot be saved; with `insist` try again until it can."""
         if self._leaving:
             return
         self._leaving = True
         name = self.training.active
-        if name is not None:
+        if name is not None and (carry_on or self.training.must_be_waited_for):
             waiting = Waiting(f"Saving {name}…")
             await self.push_screen(waiting)
-            self.training.ask_to_stop(
-                "it carries on in a process of its own" if carry_on else "the workbench was closed"
-            )
-            seconds = 0.0
-            while self.training.active if carry_on else self.training.must_be_waited_for:
-                await asyncio.sleep(0.1)
-                seconds += 0.1
+
+            def tell(seconds: float) -> None:
                 waiting.say(f"Saving {name}… {seconds:.0f}s")
-            if carry_on:
-                self.training.begin_process(Run(self.home / "runs" / name))
+
+            while refusal := await self._stop_saved(name, MOVED if carry_on else CLOSED, tell):
+                if not insist:
+                    self._leaving = False
+                    waiting.dismiss()
+                    self.notify(clean(refusal), title=name, severity="error", timeout=15, markup=False)
+                    return
+                await self._until_next_attempt(name)
+            if carry_on and not self._terminated:
+                self._continue_in_process(name)
         self.exit(status, return_code=status)
 
 
@@ -387,7 +432,8 @@ def run_app(home: Path, open: str | None = None, watch: str | None = None) -> in
             saved = app.training.shutdown()
     status = app.return_code or 0
     if not saved:
-        print("the training could not be saved in time; its last checkpoint is whole.", file=sys.stderr)
-    if status == 1:
+        print(clean(app.training.unsaved or "the training could not be saved in time."), file=sys.stderr)
+        status = max(status if status < 128 else 0, 1)
+    if app.return_code == 1:
         print(f"llm-workbench stopped because of a fault of its own; {log} has the details.", file=sys.stderr)
     return status

@@ -22,12 +22,17 @@ from llm.config import default_home
 from llm.config.overrides import split_overrides
 from llm.environment import settle_process
 from llm.errors import UserError, WrongUse
+from llm.memory import check_room_for_torch, memory_shortage
 from llm.names import did_you_mean
+from llm.streams import settle_streams
 from workbench.commands import bench, doctor, evaluate, inspect, listing, prepare, talk, train
 from workbench.commands.options import Parser
 from workbench.commands.output import say
 
 MODULES = (train, talk, inspect, evaluate, listing, prepare, bench, doctor)
+TORCH_COMMANDS = frozenset({"train", "resume", "fork", "sample", "compare", "timelapse", "eval", "bench", "doctor"})
+FULL = frozenset({errno.ENOSPC, errno.EDQUOT})
+DISK_ERRORS = FULL | {errno.EROFS, errno.EIO}
 DESCRIPTION = "Train a language model from scratch in your terminal, watch it learn, and talk to it."
 EPILOG = (
     "Without a command the workbench opens. A checkpoint is named RUN, RUN@last, RUN@best or RUN@STEP. Any field of "
@@ -38,6 +43,7 @@ EPILOG = (
 def main(arguments: Sequence[str] | None = None) -> int:
     """Carry out one command line; returns the exit status."""
     given = list(sys.argv[1:] if arguments is None else arguments)
+    settle_streams()
     settle_process()
     try:
         status = carry_out(given)
@@ -51,27 +57,36 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except BrokenPipeError:  # whoever read our output has had enough
         os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
         return 0
-    except OSError as error:
-        if error.errno != errno.ENOSPC:
-            return unexpected(error, given)
-        os.dup2(os.open(os.devnull, os.O_WRONLY), 1)  # what could not be written would be tried again at the end
-        say(f"there is no space left for {error.filename or 'what was to be written'}; make room, then try again.")
-        return 1
     except Exception as error:  # noqa: BLE001 - the outermost caller: nobody is shown a traceback
-        return unexpected(error, given)
+        return failed(error, given)
     return status
 
 
-def unexpected(error: Exception, given: Sequence[str]) -> int:
+def failed(error: Exception, given: Sequence[str]) -> int:
+    """Say what went wrong: the disk, the memory, or something that is no fault of the person's; returns 1."""
+    if isinstance(error, OSError) and error.errno in DISK_ERRORS:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), 1)  # what could not be written would be tried again at the end
+        what = error.filename or "what was to be written"
+        if error.errno in FULL:
+            say(f"there is no space left for {what}; make room, then try again.")
+        else:
+            say(f"{what} could not be written ({error.strerror}); see to that, then try again.")
+    elif (shortage := memory_shortage(error)) is not None:
+        say(str(shortage))
+    else:
+        unexpected(error, given)
+    return 1
+
+
+def unexpected(error: Exception, given: Sequence[str]) -> None:
     """Say that something went wrong that is no fault of the person's, and where the details are."""
     log = keep_traceback(home_in(given))
     say(f"this should not have happened ({type(error).__name__}: {error}); the details are in {log}.")
-    return 1
 
 
 def carry_out(given: list[str]) -> int:
     """Parse and dispatch. SystemExit from argparse's --help and --version passes through."""
-    settle_streams()
+    settle_encodings()
     parser, commands = build_parser()
     if without_home(given)[:1] == ["help"]:  # what people type before they know better
         given = [*without_home(given)[1:2], "--help"]
@@ -96,11 +111,13 @@ def carry_out(given: list[str]) -> int:
         raise WrongUse(f"the home {options.home} is a file; name a folder with --home or $LLM_WORKBENCH_HOME.")
     if command is None:
         return talk.open_workbench(options.home, None)
+    if command in TORCH_COMMANDS:
+        check_room_for_torch()
     status: int = options.run_command(options)
     return status
 
 
-def settle_streams() -> None:
+def settle_encodings() -> None:
     """Files and pipes hold UTF-8, whatever the locale; a terminal is spared what it cannot show."""
     if isinstance(sys.stdin, io.TextIOWrapper) and not sys.stdin.isatty():
         sys.stdin.reconfigure(encoding="utf-8", errors="strict")

@@ -154,20 +154,31 @@ class ScheduleConfig:
     """The learning rate as a function of the step: linear warm-up, hold at the peak, fall to `lr_min`."""
 
     kind: Literal["constant", "cosine", "linear", "sqrt"] = knob(
-        "cosine", "How the rate falls after warm-up and hold: not at all, by half a cosine, in a line, or as 1/√(t+1)."
+        "cosine",
+        "How the rate falls after warm-up and hold: not at all, by half a cosine, in a line, or as 1/√(t+1).",
+        safe=True,
     )
-    lr_min: float = knob(0.0, "Learning rate at the end of the fall.", low=0)
-    warmup_steps: int = knob(0, "Steps of linear warm-up.", low=0)
-    warmup_ratio: float = knob(0.0, "Warm-up as a share of all steps (used when warmup_steps is 0).", low=0, high=1)
+    lr_min: float = knob(0.0, "Learning rate at the end of the fall.", low=0, safe=True)
+    warmup_steps: int = knob(0, "Steps of linear warm-up.", low=0, safe=True)
+    warmup_ratio: float = knob(
+        0.0, "Warm-up as a share of all steps (used when warmup_steps is 0).", low=0, high=1, safe=True
+    )
     warmup_from: Literal["zero", "first", "next"] = knob(
         "next",
         "Rate at step t (from 0) of T warm-up steps: t/T (zero), or (t+1)/T (next); "
         "first counts all steps from 1, warm-up and decay alike.",
+        safe=True,
     )
-    hold_steps: int = knob(0, "Step up to which the peak is held before the fall begins; 0 = hold_until.", low=0)
-    hold_until: float = knob(0.0, "The same as a share of all steps (used when hold_steps is 0).", low=0, high=1)
-    decay_steps: int = knob(0, "Step at which the rate reaches lr_min, and stays; 0 = decay_until.", low=0)
-    decay_until: float = knob(1.0, "The same as a share of all steps (used when decay_steps is 0).", above=0, high=1)
+    hold_steps: int = knob(
+        0, "Step up to which the peak is held before the fall begins; 0 = hold_until.", low=0, safe=True
+    )
+    hold_until: float = knob(
+        0.0, "The same as a share of all steps (used when hold_steps is 0).", low=0, high=1, safe=True
+    )
+    decay_steps: int = knob(0, "Step at which the rate reaches lr_min, and stays; 0 = decay_until.", low=0, safe=True)
+    decay_until: float = knob(
+        1.0, "The same as a share of all steps (used when decay_steps is 0).", above=0, high=1, safe=True
+    )
 
 
 @dataclass(frozen=True)

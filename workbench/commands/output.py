@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import json
-import os
 import sys
 import time
 from collections.abc import Sequence
+from contextlib import suppress
 from typing import Any
 
 from llm.events import finite
@@ -14,11 +14,9 @@ from workbench.text import clean, one_line
 
 
 def say(message: str) -> None:
-    """A line of narration, for a person. That nobody reads it any more does not end what it tells of."""
-    try:
+    """A line of narration, for a person. That it cannot be written does not end what it tells of."""
+    with suppress(OSError, ValueError):  # a full disk, a closed pipe, a stream that is closed
         print(clean(message), file=sys.stderr, flush=True)
-    except BrokenPipeError:
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stderr.fileno())
 
 
 def print_json(value: Any) -> None:

@@ -14,10 +14,13 @@ from llm.config.check import LENGTHS
 from llm.errors import UserError, WrongUse
 from llm.events import CoreEvaluated, Evaluated, Event, Finished, Progress, Started, StepLogged
 from llm.files import remove_directory
+from llm.memory import memory_shortage_as_sentence
 from llm.run import Run
+from llm.run.checkpoints import newest_step
 from llm.run.fork import fork as make_fork
 from llm.run.fork import open_parent
 from llm.run.lock import RunBusy
+from llm.run.log import last_event_of
 from workbench.commands.options import add_command
 from workbench.commands.output import print_json, say
 from workbench.services.trash import move_to_trash
@@ -36,8 +39,10 @@ def register(subparsers: Any) -> None:
     new.add_argument("--no-start", action="store_true", help=help)
     help = "go on with a run, perhaps for longer (--train.steps N)"
     again = add_command(subparsers, "resume", help, resume, json=True, takes_fields=True)
-    again.usage = f"{again.prog} RUN [--home DIR] [--json] [--FIELD VALUE ...]"
+    again.usage = f"{again.prog} RUN [--keep-rate] [--home DIR] [--json] [--FIELD VALUE ...]"
     again.add_argument("run", metavar="RUN")
+    help = "with a new length: keep the learning rate as it was last, instead of stretching the schedule"
+    again.add_argument("--keep-rate", action="store_true", help=help)
     help = "train a new run that begins with the weights of another"
     split = add_command(subparsers, "fork", help, fork, json=True, takes_fields=True)
     split.usage = f"{split.prog} RUN[@STEP|@last|@best] [--name NAME] [--weights-only] [--json] [--FIELD VALUE ...]"
@@ -88,10 +93,14 @@ def left_for_later(run: Run, options: argparse.Namespace) -> int:
 
 def fork(options: argparse.Namespace) -> int:
     """Make a run of another's weights and train it to its end."""
+    from llm.resume_checks import check_fork
+    from workbench.commands.narrator import drained
+
     parent = open_parent(options.home, options.run)
     config = with_overrides(parent.config, options.overrides)
     if options.name:
         check_name(options.name)
+    drained(check_fork(parent, config, options.home))
     run = make_fork(options.home, parent, config, name=options.name or "", weights_only=options.weights_only)
     for path, before, after in diff(parent.config, run.config()):
         say(f"{path}: {before} → {after}")
@@ -127,16 +136,33 @@ def discard(run: Run, home: Path) -> None:
 def resume(options: argparse.Namespace) -> int:
     """Go on where a run stands. Whatever is wrong with the overrides is said before anything begins."""
     run = Run.open(options.home, options.run)
-    check_length(run, resumed_config(run.config(), tuple(options.overrides)), options.overrides)
+    overrides = tuple(options.overrides)
+    check_length(run, resumed_config(run.config(), overrides), overrides)
     say(f"resuming {run.name} in {run.path}")
-    return train_to_the_end(run, options, tuple(options.overrides), LastMetrics())
+    return train_to_the_end(run, options, overrides + rate_overrides(run, options), LastMetrics())
+
+
+def rate_overrides(run: Run, options: argparse.Namespace) -> tuple[tuple[str, str], ...]:
+    """Say what a new length does to the learning rate; the overrides that keep it, where that is wanted."""
+    with memory_shortage_as_sentence():
+        from llm.extension import rate_change
+
+        change = rate_change(run, options.overrides)
+    if options.keep_rate:
+        if change is None:
+            raise WrongUse("--keep-rate needs a new length that is known beforehand, as --train.steps N sets it.")
+        say(f"the learning rate stays at {change.last:.2e} to the end, step {change.total}")
+        return change.keeping()
+    if change is not None and change.is_jump:
+        say(f"{change.describe()}; to keep it as it was instead, interrupt this and add --keep-rate")
+    return ()
 
 
 def check_length(run: Run, config: RunConfig, overrides: Sequence[tuple[str, str]]) -> None:
-    """WrongUse where there is nothing left to train."""
-    if run.status().name != "finished":
+    """WrongUse where there is nothing left to train: the run has reached its length, and that step is saved."""
+    end, done = last_event_of(run.path / "events.jsonl", Finished), newest_step(run.checkpoint_directory)
+    if run.status().name != "finished" or end is None or done < end.step:
         return
-    done = max((info.step for info in run.checkpoints()), default=0)
     lengths = {f"train.{length}" for length in LENGTHS}
     in_steps = any(path == "train.steps" for path, _ in overrides)
     if not any(path in lengths for path, _ in overrides) or (in_steps and 0 < config.train.steps <= done):
@@ -150,9 +176,10 @@ def train_to_the_end(
 ) -> int:
     """Train in this process, telling how it goes; interrupted, it has saved. `last` takes in what is measured. Returns
     the exit status."""
-    from llm.commands import CommandQueue
-    from llm.train import stopping_on_signals
-    from llm.training import run_training
+    with memory_shortage_as_sentence():
+        from llm.commands import CommandQueue
+        from llm.train import stopping_on_signals
+        from llm.training import run_training
     from workbench.commands.narrator import narrator
 
     commands = CommandQueue()
@@ -161,7 +188,9 @@ def train_to_the_end(
         def on_event(event: Event) -> None:
             last.note(event)
             telling.tell(event)
-            if seen and isinstance(event, Progress):  # the trainer, who obeys signals, has not begun yet
+            if (
+                seen and isinstance(event, Progress) and not last.has_started
+            ):  # the trainer, who obeys signals, has not begun yet
                 raise InterruptedEarly(seen["signal"])
 
         run_training(run, options.home, commands=commands, overrides=overrides, on_event=on_event)

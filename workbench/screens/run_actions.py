@@ -15,6 +15,7 @@ from llm.errors import UserError
 from llm.run import CheckpointInfo, Run
 from llm.run.fork import Parent, fork, open_parent
 from workbench.screens.base import WorkbenchScreen
+from workbench.screens.extend import ask_for_longer
 from workbench.services.runs import (
     Verification,
     check_new_name,
@@ -25,10 +26,11 @@ from workbench.services.runs import (
     verified,
 )
 from workbench.services.summaries import RunSummary
+from workbench.services.training import Overrides
 from workbench.services.trash import move_to_trash
 from workbench.text import clean, counted
 from workbench.widgets.axes import size
-from workbench.widgets.dialogs import Answer, Ask, AskSteps, AskText
+from workbench.widgets.dialogs import Answer, Ask, AskText
 from workbench.widgets.tables import LiveTable
 
 if TYPE_CHECKING:
@@ -78,13 +80,13 @@ class RunActions(WorkbenchScreen):
         summary = self.current
         if summary is None:
             return
-        overrides: tuple[tuple[str, str], ...] = ()
+        overrides: Overrides = ()
         if summary.status == "finished":
-            question = f"{summary.name} has done all its {summary.total_steps:,} steps. Train it to which step?"
-            answer = await self.app.push_screen_wait(AskSteps(question, summary.step, 2 * summary.total_steps))
-            if not answer:
+            run, offered = Run(summary.path), 2 * summary.total_steps
+            longer = await ask_for_longer(self.app, run, summary.step, offered)
+            if longer is None:
                 return
-            overrides = (("train.steps", answer),)
+            overrides = longer
         try:
             here = self.workbench.training.begin(Run(summary.path), overrides)
         except (UserError, OSError) as error:
@@ -123,7 +125,11 @@ class RunActions(WorkbenchScreen):
     @work(thread=True, group="fork", exit_on_error=False)
     def _make_fork(self, parent: Parent, config: RunConfig, weights_only: bool, enqueue: bool) -> None:
         """Outside the screen's thread, since a checkpoint may be large."""
+        from llm.resume_checks import check_fork
+
         try:
+            for _ in check_fork(parent, config, self.workbench.home):
+                pass
             run = fork(self.workbench.home, parent, config, weights_only=weights_only)
         except UserError as error:
             self.app.call_from_thread(self.say, str(error))

@@ -4,15 +4,17 @@ from __future__ import annotations
 
 from typing import ClassVar
 
+from textual import work
 from textual.binding import Binding, BindingType
 
 from llm.errors import UserError
 from llm.run import Run
+from workbench.screens.extend import ask_for_longer
 from workbench.screens.follow import FollowScreen, RunState
 from workbench.screens.knobs import KnobsDialog
 from workbench.services.training import Overrides
 from workbench.text import clean
-from workbench.widgets.dialogs import Answer, Ask, AskSteps
+from workbench.widgets.dialogs import Answer, Ask
 
 WHEN: dict[str, tuple[RunState, ...]] = {
     "pause": ("running",),
@@ -96,12 +98,17 @@ class TrainScreen(FollowScreen):
 
     def action_stop(self) -> None:
         """Save and stop; asks, since a key is quickly pressed."""
-        answers = [Answer("stop", "Save and stop; it can be resumed later"), Answer("", "Let it train on")]
+        assert self.curves is not None
         name = self.subject
+        answers = [Answer("stop", "Save and stop; it can be resumed later"), Answer("", "Let it train on")]
+        if self.curves.refused_stop:
+            answers.append(Answer("discard", "Stop without saving; the steps since its last checkpoint are lost"))
 
         def stop(answer: str | None) -> None:
-            if answer:
-                self._send(name, "stop", "stop")
+            if answer == "stop":
+                self._send(name, "stop", "stop", must_save=True)
+            elif answer == "discard":
+                self._send(name, "stop", "stop", save=False)
 
         self.app.push_screen(Ask(f"Stop {clean(name)}?", answers), stop)
 
@@ -122,21 +129,17 @@ class TrainScreen(FollowScreen):
         """Show the run that trains here in place of this one."""
         self.open_run(self.other_training)
 
-    def action_resume(self) -> None:
+    @work
+    async def action_resume(self) -> None:
         """Train on from the newest checkpoint; a run that has reached its length is asked for a longer one."""
         assert self.curves is not None
         run, finished = self.curves.run, self.curves.finished
         if finished is None or finished.status != "finished":
             self._begin(run, ())
             return
-        done = finished.step
-        question = f"{clean(run.name)} has reached step {done:,}, its end. Train on until which step?"
-
-        def extend(text: str | None) -> None:
-            if text:
-                self._begin(run, (("train.steps", text),))
-
-        self.app.push_screen(AskSteps(question, done, 2 * done), extend)
+        overrides = await ask_for_longer(self.app, run, finished.step, 2 * finished.step)
+        if overrides is not None:
+            self._begin(run, overrides)
 
     def _begin(self, run: Run, overrides: Overrides) -> None:
         try:

@@ -20,6 +20,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from llm.events import (
+    CommandRefused,
     CoreEvaluated,
     Evaluated,
     Event,
@@ -221,6 +222,16 @@ class RunCurves:
         """Whether what was logged last belongs to the time before the first step."""
         waiting = self.progress is not None and self.progress.step == 0
         return self.finished is None and (self.started is None or waiting)
+
+    @property
+    def refused_stop(self) -> bool:
+        """Whether the last request to stop was refused because the run could not be saved, and no save came since."""
+        for event in reversed(self.told):
+            if isinstance(event, Saved) and event.kind == "checkpoint":
+                return False
+            if isinstance(event, CommandRefused) and event.command == "stop":
+                return True
+        return False
 
     @property
     def best_validation(self) -> float | None:

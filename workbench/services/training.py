@@ -13,6 +13,7 @@ import threading
 import time
 import traceback
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Protocol
@@ -20,8 +21,10 @@ from typing import Any, Protocol
 from llm.commands import CommandQueue
 from llm.config import RunConfig
 from llm.errors import UserError
-from llm.events import Event, Started
+from llm.events import CommandRefused, Event, Finished, Saved, Started
+from llm.memory import check_room_for_torch, memory_shortage_as_sentence
 from llm.run import Command, Run, list_runs
+from llm.run.log import last_events
 from workbench.garbage import leave_out_what_is_loaded
 from workbench.terminal import write_log
 
@@ -45,7 +48,9 @@ class Trainer(Protocol):
 
 def train_for_real(run: Run, home: Path, *, on_event: Callable[[Event], None], **arguments: Any) -> object:
     """`llm.training.run_training`; importing it loads torch, which is why that happens here and not above."""
-    from llm.training import run_training
+    check_room_for_torch()
+    with memory_shortage_as_sentence():
+        from llm.training import run_training
 
     def notice(event: Event) -> None:
         if isinstance(event, Started):  # by now everything is loaded
@@ -60,7 +65,9 @@ def train_for_real(run: Run, home: Path, *, on_event: Callable[[Event], None], *
 
 @dataclass
 class ThreadTraining:
-    """The one training of this program's thread. `live` is an `llm.live.LiveWeights` once there are weights."""
+    """The one training of this program's thread. `live` is an `llm.live.LiveWeights` once there are weights, `end` how
+    it ended and `problem` why it failed. `refusals` are the reasons of refused commands by their ids; `unsaved` is why
+    the last request to stop was refused, "" once a save has succeeded."""
 
     run: Run
     overrides: Overrides
@@ -68,10 +75,27 @@ class ThreadTraining:
     commands: CommandQueue = field(default_factory=CommandQueue)
     live: Any = None
     has_begun: bool = False  # past preparation: from here on there is something to save
+    asked_to_stop: bool = False
+    end: Finished | None = None
+    problem: str = ""
+    refusals: dict[str, str] = field(default_factory=dict)
+    unsaved: str = ""
 
     @property
     def is_alive(self) -> bool:
         return self.thread is not None and self.thread.is_alive()
+
+    def note(self, event: Event) -> None:
+        """Take in what the trainer reports, in its thread."""
+        if isinstance(event, Started):
+            self.has_begun = True
+        elif isinstance(event, Finished):
+            self.end = event
+        elif isinstance(event, Saved):
+            self.unsaved = ""
+        elif isinstance(event, CommandRefused):
+            self.refusals[event.command_id] = event.reason
+            self.unsaved = event.reason if event.command == "stop" else self.unsaved
 
 
 class TrainingService:
@@ -141,8 +165,9 @@ class TrainingService:
 
     def begin_process(self, run: Run, overrides: Overrides = ()) -> int:
         """Train `run` in a process of its own that outlives this program and its terminal; returns its pid."""
+        log_path, began = run.path / "process.log", time.time()
         flags = [part for path, value in overrides for part in (f"--{path}", value)]
-        with (run.path / "process.log").open("ab") as log:
+        with log_path.open("ab") as log:
             process = subprocess.Popen(
                 [sys.executable, "-m", "llm.train", str(run.path), "--home", str(self.home), *flags],
                 stdin=subprocess.DEVNULL,
@@ -152,8 +177,19 @@ class TrainingService:
             )
         self._processes[run.name] = process
         self.on_begin(run.name)
-        threading.Thread(target=process.wait, name=f"reap {run.name}", daemon=True).start()
+        threading.Thread(target=self._reap, args=(run, process, began), name=f"reap {run.name}", daemon=True).start()
         return process.pid
+
+    def _reap(self, run: Run, process: subprocess.Popen[bytes], began: float) -> None:
+        """Wait for the end of a process of this program, and tell a failure that the run's own log does not tell: a
+        refused resume changes nothing there."""
+        if process.wait() not in (1, 2):
+            return
+        with suppress(OSError):
+            ends = [event for event in last_events(run.path / "events.jsonl") if isinstance(event, Finished)]
+            if not any(event.status == "failed" and event.time >= began for event in ends):
+                said = (run.path / "process.log").read_text(errors="replace").strip().splitlines()
+                self.on_end(run.name, said[-1] if said else f"{run.name} could not be trained")
 
     def send(self, run_name: str, command: str, **arguments: Any) -> str:
         """Ask the trainer of a run for something; returns the id its answer will carry."""
@@ -169,10 +205,38 @@ class TrainingService:
         current = self._current
         return current.live if current is not None and current.is_alive and current.run.name == run_name else None
 
-    def ask_to_stop(self, reason: str = "asked to stop") -> None:
-        """Tell the training of this program's thread to save and end; does not wait."""
-        if self.active is not None:
-            self.send(self.active, "stop", reason=reason)
+    def ask_to_stop(self, reason: str = "asked to stop", **how: bool) -> str:
+        """Tell the training of this program's thread to save and end; does not wait. Returns the request's id.
+
+        `must_save=True`: training continues if it cannot be saved, which `refusal` then tells. `save=False`: end
+        without saving. Otherwise the training ends in any case, as failed where it could not be saved.
+        """
+        current = self._current
+        if current is None or not current.is_alive:
+            return ""
+        current.asked_to_stop = True
+        return self.send(current.run.name, "stop", reason=reason, **how)
+
+    def refusal(self, request: str) -> str:
+        """Why the trainer of this program's thread refused the request of that id; "" if it has not."""
+        current = self._current
+        return current.refusals.get(request, "") if current is not None else ""
+
+    @property
+    def unsaved(self) -> str:
+        """Why the training of this program's thread could not be saved when it was last asked to stop; "" if it was."""
+        current = self._current
+        if current is None or not current.asked_to_stop:
+            return ""
+        return current.unsaved if current.is_alive else current.problem
+
+    @property
+    def can_move(self) -> bool:
+        """Whether the last training of this program's thread was stopped before its end, and all of it is saved."""
+        current = self._current
+        if current is None or current.is_alive or current.problem:
+            return False
+        return current.end is None or current.end.status == "stopped"
 
     @property
     def must_be_waited_for(self) -> bool:
@@ -181,37 +245,36 @@ class TrainingService:
         return current is not None and current.is_alive and current.has_begun
 
     def shutdown(self, patience: float = 600.0) -> bool:
-        """Stop the training of this program's thread and wait, at most `patience` seconds, until it has saved."""
+        """Stop the training of this program's thread and wait, at most `patience` seconds, until it has ended; returns
+        whether all of it is saved."""
         self.ask_to_stop("the workbench was closed")
         limit = time.monotonic() + patience
         while self.must_be_waited_for and time.monotonic() < limit:
             time.sleep(0.05)
-        return not self.must_be_waited_for
+        return not self.must_be_waited_for and not self.unsaved
 
     def _train(self, current: ThreadTraining) -> None:
         """The training thread. Whatever goes wrong in it is told to the app, with the details in the log."""
 
-        def notice(event: Event) -> None:
-            current.has_begun = current.has_begun or isinstance(event, Started)
-
         def share(live: Any) -> None:
             current.live = live
 
-        problem = ""
         try:
             self._trainer(
                 current.run,
                 self.home,
                 commands=current.commands,
                 overrides=current.overrides,
-                on_event=notice,
+                on_event=current.note,
                 on_live=share,
             )
         except UserError as error:
-            problem = str(error)
+            current.problem = str(error)
         except Exception as error:  # noqa: BLE001 - the end of a thread: the error must reach the person, not vanish
             write_log(traceback.format_exc())
-            problem = f"training {current.run.name} failed ({type(error).__name__}: {error}); see its crash.txt."
+            current.problem = (
+                f"training {current.run.name} failed ({type(error).__name__}: {error}); see its crash.txt."
+            )
         finally:
             current.live = None
-        self.on_end(current.run.name, problem)
+        self.on_end(current.run.name, current.problem)

@@ -84,17 +84,21 @@ class Ask(Modal[str]):
 
 
 class QuitDialog(Ask):
-    """What is to become of the training; `waiting` runs are in the queue, and stay there."""
+    """What is to become of the training; `waiting` runs are in the queue, and stay there. `unsaved` is why it could not
+    be saved before, if it could not: then one may quit without saving."""
 
-    def __init__(self, run_name: str, waiting: int) -> None:
+    def __init__(self, run_name: str, waiting: int, unsaved: str = "") -> None:
         runs = "1 run waits in the queue and begins" if waiting == 1 else f"{waiting} runs wait in the queue and begin"
         queue = f"\n{runs} only when you ask for it (w on the Runs screen)." if waiting else ""
+        refused = f"\n{unsaved}" if unsaved else ""
+        lose = [Answer("discard", "Quit without saving; the steps since its last checkpoint are lost")]
         super().__init__(
-            f"{run_name} is training. What is to become of it?{queue}",
+            f"{run_name} is training. What is to become of it?{queue}{refused}",
             [
                 Answer("save", "Save it and quit; it can be resumed later"),
                 Answer("detach", "Quit, and let it carry on in a process of its own"),
                 Answer("", "Stay"),
+                *(lose if unsaved else []),
             ],
         )
 

@@ -1,0 +1,77 @@
+"""Too little memory, as a sentence. Imports nothing heavy, since memory may end while torch is loaded."""
+
+from __future__ import annotations
+
+import errno
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+from llm.errors import UserError
+
+TORCH_BYTES = 700 << 20
+"""Address space that loading torch takes at least; with less it fails in ways that not even an exception reports."""
+SIGNS = (
+    "allocate memory",  # torch's allocator, and the dynamic loader
+    "failed to map segment",  # the dynamic loader
+    "bad_alloc",
+    "error return without exception set",  # a SystemError, where an extension did not look whether it got memory
+    "without setting an exception",
+    "start new thread",  # which needs memory for its stack
+)
+
+
+def memory_shortage(error: BaseException) -> UserError | None:
+    """What to say of an error that comes from too little memory; None for any other."""
+    texts = " ".join(
+        str(link) for link in chain_of(error) if isinstance(link, ImportError | SystemError | RuntimeError)
+    )
+    no_memory = any(
+        isinstance(link, MemoryError) or (isinstance(link, OSError) and link.errno == errno.ENOMEM)
+        for link in chain_of(error)
+    )
+    if not no_memory and not any(sign in texts for sign in SIGNS):
+        return None
+    return UserError(
+        "there is too little memory for this; end other programs, raise the limit of this process (ulimit -v, or the "
+        "container's), or take a smaller model or batch."
+    )
+
+
+def chain_of(error: BaseException) -> Iterator[BaseException]:
+    """An error and those that led to it."""
+    link: BaseException | None = error
+    for _ in range(20):
+        if link is None:
+            return
+        yield link
+        link = link.__cause__ or link.__context__
+
+
+@contextmanager
+def memory_shortage_as_sentence() -> Iterator[None]:
+    """Turn errors from too little memory into a `UserError`."""
+    try:
+        yield
+    except UserError:
+        raise
+    except Exception as error:
+        if (shortage := memory_shortage(error)) is not None:
+            raise shortage from error
+        raise
+
+
+def check_room_for_torch() -> None:
+    """`UserError` where the limit on this process's address space leaves no room to load torch."""
+    import resource
+
+    import psutil
+
+    limit, _ = resource.getrlimit(resource.RLIMIT_AS)
+    if limit == resource.RLIM_INFINITY:
+        return
+    left = limit - psutil.Process().memory_info().vms
+    if left < TORCH_BYTES:
+        raise UserError(
+            f"this process may use {limit / 1e6:.0f} MB of address space (ulimit -v), of which {max(0, left) / 1e6:.0f}"
+            f" MB are left, and torch needs {TORCH_BYTES / 1e6:.0f} MB at least; raise the limit."
+        )

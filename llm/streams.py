@@ -1,0 +1,68 @@
+"""The standard streams of a program that trains: narration may fail, training may not."""
+
+from __future__ import annotations
+
+import io
+import os
+import sys
+from typing import Any
+
+STREAMS = (("stdin", "r"), ("stdout", "w"), ("stderr", "w"))
+
+
+def settle_streams() -> None:
+    """Make sure that descriptors 0, 1 and 2 are open, and that what stderr does not take is dropped.
+
+    A closed descriptor (`2>&-`) would be given to the next file that is opened, a checkpoint perhaps, into which
+    libraries would then write their warnings. A full disk, a closed pipe or a lost terminal under stderr must end
+    nothing that is told of there. Streams that somebody has replaced stay as they are.
+    """
+    streams: Any = sys
+    for descriptor, (name, mode) in enumerate(STREAMS):
+        open_on_null(descriptor)
+        if getattr(streams, name) is None:
+            setattr(streams, name, os.fdopen(descriptor, mode, encoding="utf-8", closefd=False))
+    if isinstance(sys.stderr, io.TextIOWrapper) and sys.stderr is sys.__stderr__:
+        streams.stderr = forgiving(sys.stderr)
+
+
+def open_on_null(descriptor: int) -> None:
+    """Open `descriptor` on the null device unless it is open."""
+    try:
+        os.fstat(descriptor)
+    except OSError:
+        null = os.open(os.devnull, os.O_RDWR)
+        if null != descriptor:
+            os.dup2(null, descriptor)
+            os.close(null)
+        os.set_inheritable(descriptor, True)
+
+
+def forgiving(stream: io.TextIOWrapper) -> io.TextIOWrapper:
+    """A text stream to the descriptor of `stream` that never raises."""
+    raw = Forgiving(stream.fileno())
+    buffer = io.BufferedWriter(raw)
+    return io.TextIOWrapper(buffer, stream.encoding, "backslashreplace", line_buffering=True)
+
+
+class Forgiving(io.RawIOBase):
+    """Writes to a descriptor, and drops what it does not take. Closing it leaves the descriptor open."""
+
+    def __init__(self, descriptor: int) -> None:
+        self.descriptor = descriptor
+
+    def writable(self) -> bool:
+        return True
+
+    def fileno(self) -> int:
+        return self.descriptor
+
+    def isatty(self) -> bool:
+        return os.isatty(self.descriptor)
+
+    def write(self, data: Any, /) -> int:
+        """The number of bytes that are taken care of."""
+        try:
+            return os.write(self.descriptor, data)
+        except OSError:
+            return memoryview(data).nbytes
