@@ -74,8 +74,8 @@ class RunLock:
 
     def __enter__(self) -> RunLock:
         try:
+            self._take_folder()  # first: the file may be a new one, in which we would overwrite no record but ours
             self._take_file()
-            self._take_folder()
         except OSError as error:
             self._close()
             raise UserError(
