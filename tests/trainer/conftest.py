@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import random
-from collections.abc import Callable
+import subprocess
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
@@ -59,3 +61,22 @@ def make_run(tmp_path: Path, corpus: Path) -> MakeRun:
         return Run.create(tmp_path, name, with_overrides(RunConfig(), list(fields.items())))
 
     return make
+
+
+@contextmanager
+def file_system(place: Path, size: str) -> Iterator[Path]:
+    """A file system of its own at `place`, of `size` (256k, 64m)."""
+    place.mkdir()
+    command = ["mount", "-t", "tmpfs", "-o", f"size={size}", "tmpfs", str(place)]
+    if subprocess.run(command, capture_output=True, check=False).returncode:
+        pytest.skip("a file system can be mounted by root only")
+    try:
+        yield place
+    finally:
+        subprocess.run(["umount", "--lazy", str(place)], check=True)
+
+
+@pytest.fixture
+def small_disk(tmp_path: Path) -> Iterator[Path]:
+    with file_system(tmp_path / "small", "256k") as place:
+        yield place

@@ -28,6 +28,7 @@ from llm.training import run_training
 
 from .conftest import MakeRun
 from .test_resume import losses
+from .test_unsaved import without_room
 
 SETTINGS = {
     "train__accumulation": "1",
@@ -209,3 +210,12 @@ def test_tokens_that_ranks_cannot_share_evenly_are_refused() -> None:
     assert run_length(config, 300, 10_000, ranks=3).accumulation == 1
     with pytest.raises(ConfigError, match="cannot be shared evenly by 2 processes"):
         run_length(config, 300, 10_000, ranks=2)
+
+
+def test_of_several_ranks_none_finishes_what_the_first_could_not_save(make_run: MakeRun, small_disk: Path) -> None:
+    run = make_run("full", **SETTINGS, train__steps="4", checkpoint__every="0")
+    without_room(run, small_disk)
+    process = torchrun(run, 2)
+    said = finish(process)
+    assert process.returncode == 1 and said.count("step 4 of full could not be saved") >= 2, said
+    assert run.status().name == "failed"

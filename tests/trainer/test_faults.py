@@ -4,9 +4,6 @@ from __future__ import annotations
 
 import os
 import shutil
-import subprocess
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
@@ -43,25 +40,6 @@ def remove_for_good(path: Path) -> None:
 
 def messages(events: list[Event]) -> list[str]:
     return [event.message for event in events if isinstance(event, Warned)]
-
-
-@contextmanager
-def file_system(place: Path, size: str) -> Iterator[Path]:
-    """A file system of its own at `place`, of `size` (256k, 64m)."""
-    place.mkdir()
-    command = ["mount", "-t", "tmpfs", "-o", f"size={size}", "tmpfs", str(place)]
-    if subprocess.run(command, capture_output=True, check=False).returncode:
-        pytest.skip("a file system can be mounted by root only")
-    try:
-        yield place
-    finally:
-        subprocess.run(["umount", "--lazy", str(place)], check=True)
-
-
-@pytest.fixture
-def small_disk(tmp_path: Path) -> Iterator[Path]:
-    with file_system(tmp_path / "small", "256k") as place:
-        yield place
 
 
 def test_a_full_file_system_during_a_save_costs_that_save_only(

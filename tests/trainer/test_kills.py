@@ -21,8 +21,7 @@ from llm.run import Run
 from llm.run.checkpoints import list_checkpoints, verify
 from llm.train import main
 
-from .conftest import TINY
-from .test_faults import file_system
+from .conftest import TINY, file_system
 from .test_resume import assert_same_end
 
 KILLS = 24

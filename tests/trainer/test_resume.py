@@ -8,7 +8,9 @@ from pathlib import Path
 import pytest
 from safetensors.torch import load_file
 
+import llm.training
 from llm.commands import CommandQueue
+from llm.distributed import Ranks
 from llm.errors import ConfigError, UserError
 from llm.events import Event, Finished, Started, StepLogged, Warned
 from llm.run import Command, Run
@@ -135,3 +137,55 @@ def test_a_damaged_newest_checkpoint_is_named_and_the_one_before_is_used(
     assert any(isinstance(event, Warned) and "optimizer.safetensors" in event.message for event in events)
     assert isinstance(events[-1], Finished)
     assert_same_end(whole, run)
+
+
+def contents(run: Run) -> dict[str, bytes]:
+    """Every file of a run but the lock, which names who looked last."""
+    files = (path for path in run.path.rglob("*") if path.is_file() and path.name != "lock")
+    return {str(path.relative_to(run.path)): path.read_bytes() for path in files}
+
+
+@pytest.mark.parametrize("reason", ["ranks", "text", "field", "bundle"])
+def test_a_refused_resume_leaves_a_finished_run_as_it_was(
+    make_run: MakeRun, tmp_path: Path, corpus: Path, reason: str
+) -> None:
+    run = make_run("done", train__steps="4")
+    run_training(run, tmp_path)
+    before, overrides, ranks = contents(run), [("train.steps", "8")], Ranks()
+    if reason == "ranks":
+        ranks = Ranks(0, 4)  # a step of 6 sequences
+    elif reason == "text":
+        corpus.write_text(corpus.read_text() + "≠")
+    elif reason == "field":
+        overrides.append(("model.n_layer", "2"))
+    else:
+        overrides += [("evaluate.core_every", "4"), ("evaluate.core_path", str(tmp_path / "nowhere"))]
+    with pytest.raises(UserError):
+        run_training(run, tmp_path, overrides=tuple(overrides), ranks=ranks)
+    assert contents(run) == before
+    assert run.status().name == "finished" and run.holder() is None
+
+
+def test_what_fails_while_a_finished_run_is_prepared_anew_is_logged_and_it_stays_finished(
+    make_run: MakeRun, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run = make_run("done", train__steps="4")
+    run_training(run, tmp_path)
+
+    def refused(*_: object) -> None:
+        raise UserError("the tokenizer cannot be written; make room.")
+
+    monkeypatch.setattr(llm.training, "keep_tokenizer", refused)
+    with pytest.raises(UserError, match="make room"):
+        run_training(run, tmp_path, overrides=(("train.steps", "8"),))
+    warning, last = list(run.events())[-2:]
+    assert isinstance(warning, Warned) and warning.message == "not resumed: the tokenizer cannot be written; make room."
+    assert isinstance(last, Finished) and (last.status, last.step) == ("finished", 4)
+
+
+def test_a_stop_while_a_finished_run_is_prepared_leaves_it_finished(make_run: MakeRun, tmp_path: Path) -> None:
+    run, queue = make_run("done", train__steps="4"), CommandQueue()
+    run_training(run, tmp_path)
+    queue.inject(Command("stop", "s"))
+    assert run_training(run, tmp_path, commands=queue, overrides=(("train.steps", "8"),)).status == "stopped"
+    assert run.status().name == "finished"

@@ -6,7 +6,6 @@ import re
 import signal
 import subprocess
 import sys
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -19,15 +18,8 @@ from llm.train import main
 from llm.training import run_training
 
 from .conftest import MakeRun
-from .test_faults import file_system
 
 PLAIN = {"sample__every": "0", "evaluate__every": "0", "train__steps": "10", "checkpoint__every": "5"}
-
-
-@pytest.fixture
-def small_disk(tmp_path: Path) -> Iterator[Path]:
-    with file_system(tmp_path / "small", "256k") as place:
-        yield place
 
 
 def without_room(run: Run, disk: Path) -> Path:
