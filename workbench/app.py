@@ -45,7 +45,7 @@ if TYPE_CHECKING:
 SWITCH_SECONDS = 0.0005
 """How long one Python thread may keep the others waiting. Measured: a tenth of the default gives the training thread
 back a third of what drawing costs it."""
-SECONDS_BETWEEN_SAVES = 30.0  # between the attempts of a workbench that has lost its terminal
+SECONDS_BETWEEN_SAVES = 10.0  # between the attempts of a workbench that has lost its terminal
 MOVED, CLOSED = "it carries on in a process of its own", "the workbench was closed"
 WATCHED_BYTES = 1 << 16
 """Of a log that was there before, as much is read for the line on top of the screens."""
