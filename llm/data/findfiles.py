@@ -50,27 +50,21 @@ def look_for_files(pattern: str) -> FoundFiles:
 
 
 def match_files(pattern: str) -> FoundFiles:
-    """The files that a glob means. A folder that links to one above it is entered no second time."""
-    matches = (Path(match) for match in sorted(glob.glob(pattern, recursive=True)))  # noqa: PTH207  absolute patterns
-    loops: dict[Path, bool] = {}
-    found = FoundFiles([], [])
-    for path in matches:
-        if not path.is_file():
-            continue
-        if path.parent not in loops:
-            loops[path.parent] = is_loop(path.parent)
-        if not loops[path.parent]:
-            found.paths.append(path)
-    return found
+    """The files that a glob means; ** stands for all folders further down, as they are walked."""
+    return FoundFiles([path for path in sorted(set(expand(pattern)), key=str) if path.is_file()], [])
 
 
-def is_loop(folder: Path) -> bool:
-    """Whether a path goes through a link back to a folder that it went through before."""
-    folder = folder.absolute()
-    if folder.resolve() == folder:
-        return False
-    real = [part.resolve() for part in (folder, *folder.parents)]
-    return len(set(real)) < len(real)
+def expand(pattern: str) -> Iterator[Path]:
+    """What a glob matches. Python's own ** never ends where links go in a circle."""
+    parts = Path(pattern).parts
+    if "**" not in parts:
+        yield from map(Path, glob.glob(pattern))  # noqa: PTH207  Path.glob takes no absolute pattern
+        return
+    place = parts.index("**")
+    below = parts[place + 1 :] or ("*",)
+    for root in expand(str(Path(*parts[:place]))):
+        for folder, _, _ in walk_linked(root, []):
+            yield from expand(str(Path(glob.escape(folder), *below)))
 
 
 def why_passed_over(path: Path) -> str:

@@ -28,6 +28,11 @@ ENCODINGS = (
 REPLACEMENT = "\ufffd"
 STORED_REPLACEMENTS = {"utf-8-sig": b"\xef\xbf\xbd", "utf-16": b"\xfd\xff", "utf-32": b"\xfd\xff\0\0"}
 ARCHIVES = ((b"PK\x03\x04", "a zip archive: unpack it"), (b"%PDF-", "a PDF: convert it to text"))
+NOT_TEXT = (
+    b"PK\x03\x04", b"\x80\x02\x8a\nl\xfc\x9cF", b"\x80\x04\x95", b"\x7fELF", b"GGUF\3\0", b"GGUF\2\0", b"\x89PNG\r\n",
+    b"\xff\xd8\xff", b"MZ\x90\0", b"SQLite format 3\0",
+)  # fmt: skip
+"""How files begin that zip, torch, pickle, compilers, llama.cpp, cameras and others write; some under the name .bin."""
 GUESS_BYTES = 1 << 16
 PARQUET_MAGIC = b"PAR1"
 REMEMBERED_FROM = 8 << 20  # smaller files are hashed faster than their record is kept
@@ -96,12 +101,18 @@ def why_no_text(beginning: bytes) -> str:
     for magic, reason in ARCHIVES:
         if beginning.startswith(magic):
             return reason
+    if beginning.startswith(NOT_TEXT):
+        return "a binary file"
     if beginning[257:262] == b"ustar":
         return "a tar archive: unpack it"
-    if encoding_of(beginning) == "utf-8-sig":
+    encoding = encoding_of(beginning)
+    if encoding == "utf-8-sig":
         return "it holds NUL bytes" if b"\0" in beginning else ""
-    text = decode_beginning(beginning)
-    return "it holds NUL bytes" if "\0" in text or REPLACEMENT in text else ""
+    try:
+        text = codecs.getincrementaldecoder(encoding)().decode(beginning)
+    except UnicodeDecodeError:
+        return f"it has the mark of {encoding.upper()} and is not that"
+    return "it holds NUL bytes" if "\0" in text else ""
 
 
 def guess_encoding(path: Path) -> str:
@@ -262,7 +273,7 @@ class FileHashes:
     def _known(self) -> dict[str, list[Any]]:
         try:
             known = json.loads(self.record.read_bytes())
-        except (OSError, ValueError):
+        except (OSError, ValueError, RecursionError):
             return {}  # a lost or damaged record only costs hashing again
         return known if isinstance(known, dict) else {}
 

@@ -11,7 +11,7 @@ from pathlib import Path
 from llm.config.schema import DataConfig
 from llm.data.compressed import MAGIC_BYTES, compression_of
 from llm.data.findfiles import find_files
-from llm.data.textfiles import opened
+from llm.data.textfiles import NOT_TEXT, opened
 from llm.errors import UserError
 
 CHUNK = re.compile(r"encoded_tokens_chunk_(\d+)\.dat")
@@ -19,11 +19,6 @@ SUFFIXES = (".npy", ".bin")
 KINDS = ".npy, .bin, encoded_tokens_chunk_K.dat"
 HEADER_MAGIC = 20240520
 NUMPY_MAGIC = b"\x93NUMPY"
-FOREIGN = (
-    b"PK\x03\x04", b"\x80\x02\x8a\nl\xfc\x9cF", b"\x80\x04\x95", b"\x7fELF", b"GGUF", b"ggml", b"lmgg", b"\x89PNG\r\n",
-    b"\xff\xd8\xff", b"MZ\x90\0", b"SQLite format",
-)  # fmt: skip
-"""How files begin that torch, pickle, compilers, llama.cpp and others write under the name .bin."""
 ABOUT = re.compile(r"(readme|licen[cs]e|notice|copying|changelog|contributing|authors|requirements)", re.IGNORECASE)
 TEXTS = (".txt", ".py", ".md")
 BESIDE = (*TEXTS, "", ".json", ".pkl", ".model", ".vocab")  # nanoGPT and llama2.c keep such files with their tokens
@@ -73,7 +68,7 @@ def is_foreign(path: Path) -> bool:
         beginning = file.read(MAGIC_BYTES)
     if path.suffix == ".npy":
         return not beginning.startswith(NUMPY_MAGIC)
-    return path.stat().st_size % 2 == 1 or beginning.startswith(FOREIGN) or bool(compression_of(beginning))
+    return path.stat().st_size % 2 == 1 or beginning.startswith(NOT_TEXT) or bool(compression_of(beginning))
 
 
 def candidates(pattern: str) -> list[Path]:
