@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import re
 import shlex
 from pathlib import Path
-from urllib.parse import unquote, urlsplit
+from urllib.parse import unquote
+
+FILE_ADDRESS = re.compile(r"file:(//(localhost)?)?(?=/)", re.IGNORECASE)
 
 
 def pasted_path(text: str) -> str:
@@ -19,9 +22,8 @@ def pasted_path(text: str) -> str:
     if exists(stripped):
         return stripped
     unquoted = one_word(stripped)
-    if unquoted.lower().startswith("file:"):
-        return unquote(urlsplit(unquoted).path)
-    return unquoted
+    address = FILE_ADDRESS.match(unquoted)
+    return unquote(unquoted[address.end() :]) if address else unquoted
 
 
 def one_word(text: str) -> str:
