@@ -191,7 +191,7 @@ def make(
 ) -> Generator[Progress, None, dict[str, Any]]:
     """Write the token files of a text into `folder`; returns what the index says of them."""
     if isinstance(source, TextSource):
-        yield from in_background(lambda report: check_text(source.corpus), "Looking at the corpus")
+        yield from in_background(lambda report: check_text(source.corpus), "Reading the corpus")
     characters = 0
     if isinstance(source, TextSource) and source.ends_with_held_out:
         characters = yield from in_background(lambda report: count_characters(source.corpus), "Measuring the corpus")
