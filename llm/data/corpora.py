@@ -14,7 +14,7 @@ from typing import Protocol
 
 from llm.config.schema import DataConfig
 from llm.data import stories
-from llm.data.filekinds import FileKind, kind_of
+from llm.data.filekinds import FileKind, kind_of, name_some
 from llm.data.findfiles import PassedOver, describe_passed_over, look_for_files, walk
 from llm.data.parquetrows import read_parquet
 from llm.data.rows import read_csv_documents, read_json_documents
@@ -161,7 +161,7 @@ class FileCorpus:
         if all(kind.lacks_field for kind in kinds.values()):
             path, kind = next(iter(kinds.items()))
             raise UserError(
-                f"{path} has no text in the field {self.text_field!r}; its fields are: {', '.join(kind.fields)} "
+                f"{path} has no text in the field {self.text_field!r}; its fields are: {name_some(kind.fields)} "
                 "(data.text_field names the one to use; with data.format text the file is learnt as it is)."
             )
         return kinds
@@ -200,7 +200,7 @@ class FileCorpus:
             if count
         )
         found += first_few(
-            f"{path} was read as plain text: it has no field {self.text_field!r} but {', '.join(kind.fields)} "
+            f"{path} was read as plain text: it has no field {self.text_field!r} but {name_some(kind.fields)} "
             "(data.text_field names the one to use)."
             for path, kind in self.kinds.items()
             if kind.fields and kind.reading == "text"

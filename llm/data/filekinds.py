@@ -3,20 +3,28 @@
 from __future__ import annotations
 
 import csv
+from collections.abc import Iterable
 from contextlib import suppress
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
 from llm.data.compressed import plain_name
 from llm.data.jsontext import JsonText
-from llm.data.textfiles import PARQUET_MAGIC, decode_beginning, open_content, why_no_text
+from llm.data.textfiles import PARQUET_MAGIC, SNIFF_BYTES, decode_beginning, open_content, read_text, why_no_text
 
 Reading = Literal["text", "jsonl", "csv", "parquet"]
 SNIFFED_BYTES = 1 << 16
 LINES_OF_JSON = (".jsonl", ".ndjson")
 TABLES = (".csv", ".tsv", ".tab")
 DELIMITERS = ",;\t|"
+NAMES_AT_MOST, NAME_CHARACTERS = 20, 60
 CONTAINER = "data"  # the member of an object that holds rows, as Hugging Face's loaders write it
+
+
+def name_some(fields: Iterable[str]) -> str:
+    """Names of fields for a sentence: the first of them, where there are many."""
+    names = [name if len(name) <= NAME_CHARACTERS else name[:NAME_CHARACTERS] + "…" for name in fields]
+    return ", ".join(names if len(names) <= NAMES_AT_MOST else [*names[:NAMES_AT_MOST], "…"])
 
 
 class FileKind(NamedTuple):
@@ -47,12 +55,12 @@ def kind_of(path: Path, given: str, text_field: str) -> FileKind:
         raw = file.read(SNIFFED_BYTES)
     if given == "auto" and (suffix == ".parquet" or raw.startswith(PARQUET_MAGIC)):
         return FileKind("parquet")
-    if why_no_text(raw):
+    if why_no_text(raw[:SNIFF_BYTES]):
         return FileKind("text")  # reading it says what is wrong
     text = decode_beginning(raw)
     if given == "csv" or (suffix in TABLES and given == "auto" and not text.lstrip().startswith(("{", "["))):
         return table_kind(text, suffix, text_field, named=given == "csv")
-    found = json_kind(text, text_field, named=given == "jsonl" or suffix in LINES_OF_JSON)
+    found = json_kind(path, text.lstrip(), text_field, named=given == "jsonl" or suffix in LINES_OF_JSON)
     if given == "jsonl" or suffix in LINES_OF_JSON or (suffix == ".json" and found.shape == "list"):
         return found._replace(reading="jsonl", lacks_field=False)
     return found
@@ -72,20 +80,24 @@ def table_kind(text: str, suffix: str, text_field: str, *, named: bool) -> FileK
     return FileKind("csv" if named else "text", delimiter=delimiter)
 
 
-def json_kind(text: str, text_field: str, *, named: bool) -> FileKind:
-    """Rows of JSON, or text where there are none; `named`: the file's name says that it holds rows."""
-    beginning = text.lstrip()
-    if beginning.startswith("["):
-        row = first_item(beginning)
+def json_kind(path: Path, beginning: str, text_field: str, *, named: bool) -> FileKind:
+    """Rows of JSON, or text where there are none. Reads as far as it takes to tell; `named`: the name of the file says
+    that it holds rows."""
+    first = beginning[:1] or json_text(path).peek()
+    if first == "[":
+        row = first_item(json_text(path))
         return rows_kind("list", row, text_field, certain=bool(row))
-    if not beginning.startswith("{"):
+    if first != "{":
         return FileKind("jsonl", "lines") if named else FileKind("text")
-    row, member = first_row(beginning, text_field)
+    row, member = first_row(json_text(path), text_field)
     if member:
-        kind = rows_kind(f"member {member}", row, text_field, certain=True)
-        return kind if row else kind._replace(reading="jsonl")
-    shape, several = shape_of_values(beginning, named=named)
+        return rows_kind(f"member {member}", row, text_field, certain=True)
+    shape, several = shape_of_values(json_text(path), beginning.partition("\n")[0], named=named)
     return rows_kind(shape, row, text_field, certain=several)
+
+
+def json_text(path: Path) -> JsonText:
+    return JsonText(read_text(path, lambda *_: None))
 
 
 def rows_kind(shape: str, row: dict[str, Any], text_field: str, *, certain: bool) -> FileKind:
@@ -96,51 +108,41 @@ def rows_kind(shape: str, row: dict[str, Any], text_field: str, *, certain: bool
     return FileKind("text", shape, fields=fields, lacks_field=certain and bool(fields))
 
 
-def first_item(beginning: str) -> dict[str, Any]:
-    """The first item of a list, where it is an object and can be read."""
+def first_item(text: JsonText) -> dict[str, Any]:
+    """The first item of a list, where it is an object."""
     with suppress(ValueError):
-        item = next(JsonText([beginning]).items(), None)
+        item = next(text.items(), None)
         return item if isinstance(item, dict) else {}
     return {}
 
 
-def first_row(beginning: str, text_field: str) -> tuple[dict[str, Any], str]:
+def first_row(text: JsonText, text_field: str) -> tuple[dict[str, Any], str]:
     """The first row of a text that begins with an object, and the name of the list in that object that holds the rows.
 
-    The object itself is the row, "" the name, unless it lacks `text_field` and has a list that is called `CONTAINER` or
-    whose first item has the field. What cannot be read to its end has as many fields as were found; their values may
-    be None.
+    The object itself is the row, "" the name, unless a list comes in it before any `text_field` that is called
+    `CONTAINER`, or whose first item has the field. Of the object, only the value of the field is kept, in brief.
     """
     row: dict[str, Any] = {}
-    member, inside = "", {}
-    text = JsonText([beginning])
     with suppress(ValueError):
         for name in text.members():
-            row[name] = None
+            row[name] = ...
             if text.peek() != "[":
-                row[name] = text.value()
+                value = text.value()
+                row[name] = "" if isinstance(value, str) else value if value is None else ...
                 continue
-            items: list[Any] = []
-            row[name] = items
-            if name == CONTAINER and "{" in text.rest[1:].lstrip()[:1]:
-                member = name
-            for item in text.items():
-                if not items and isinstance(item, dict) and (name == member or (not member and text_field in item)):
-                    member, inside = name, item
-                items.append(item)
-    return (inside, member) if member and text_field not in row else (row, "")
+            for number, item in enumerate(text.items()):
+                is_row = number == 0 and isinstance(item, dict) and (name == CONTAINER or text_field in item)
+                if is_row and text_field not in row:
+                    return item, name
+    return row, ""
 
 
-def shape_of_values(beginning: str, *, named: bool) -> tuple[str, bool]:
-    """Whether objects come in "lines" or as "values" broken into lines at will, and whether a second is seen."""
-    text = JsonText([beginning])
+def shape_of_values(text: JsonText, first_line: str, *, named: bool) -> tuple[str, bool]:
+    """Whether objects come in "lines" or as "values" broken into lines at will, and whether a second is there."""
     try:
         text.value()
+        in_lines = not text.is_broken and text.ends_line()
+        return ("lines" if in_lines else "values"), text.peek() == "{"
     except ValueError:
-        line, newline, _ = beginning.partition("\n")
-        broken = newline and not (named and not line.rstrip().endswith(("{", "[", ",", ":")))
+        broken = not named or first_line.rstrip().endswith(("{", "[", ",", ":"))
         return ("values" if broken else "lines"), False
-    rest = text.rest
-    first = beginning[: len(beginning) - len(rest)]
-    in_lines = "\n" not in first and (not rest.strip() or rest.lstrip(" \t\r").startswith("\n"))
-    return ("lines" if in_lines else "values"), rest.lstrip().startswith("{")

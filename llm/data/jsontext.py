@@ -20,6 +20,7 @@ class JsonText:
         self._pieces = iter(pieces)
         self._text = ""
         self._place = 0
+        self.is_broken = False  # whether the value read last has a line break in it
 
     def peek(self) -> str:
         """The next character that is not white space; "" at the end."""
@@ -53,6 +54,7 @@ class JsonText:
                     raise
                 continue
             if end < len(self._text) or isinstance(value, str | list | dict) or not self._read_more(1):
+                self.is_broken = self._text.find("\n", self._place, end) >= 0
                 self._place = end
                 return value
 
@@ -77,10 +79,14 @@ class JsonText:
             if self.take(",}") == "}":
                 return
 
-    @property
-    def rest(self) -> str:
-        """What was read of the text and not used yet."""
-        return self._text[self._place :]
+    def ends_line(self) -> bool:
+        """Whether only blanks follow in this line."""
+        while True:
+            rest, newline, _ = self._text[self._place :].partition("\n")
+            if rest.strip():
+                return False
+            if newline or not self._read_more(1):
+                return True
 
     def _read_more(self, wanted: int) -> bool:
         """Read `wanted` characters or more, as far as there are any; whether any came."""

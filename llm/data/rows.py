@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
-from llm.data.filekinds import FileKind
+from llm.data.filekinds import FileKind, name_some
 from llm.data.jsontext import JsonText, lines_of, parse_json
 from llm.data.textfiles import Document, Replaced, document, read_text
 from llm.errors import UserError
@@ -31,7 +31,7 @@ def read_json_documents(
             nulls += 1
             continue
         if not isinstance(text, str):
-            fields = ", ".join(map(str, record)) if isinstance(record, dict) else "none, it is not an object"
+            fields = name_some(record) if isinstance(record, dict) else "none, it is not an object"
             raise UserError(
                 f"{where} has no text in the field {text_field!r}; its fields are: {fields} "
                 "(data.text_field names the one to use)."
@@ -95,7 +95,7 @@ def read_csv_documents(
     """One document per row of CSV, whose first row names the columns; `empty` is called with the number of rows that
     end before the column. UserError names file and line of what is wrong."""
     if text_field not in kind.fields:
-        names = ", ".join(kind.fields)
+        names = name_some(kind.fields)
         raise UserError(f"{path} has no column {text_field!r}; set data.text_field to one of: {names}.")
     place, nulls = kind.fields.index(text_field), 0
     for where, row in csv_records(path, kind, replaced):

@@ -199,6 +199,32 @@ def test_rows_too_long_for_the_first_look(tmp_path: Path) -> None:
         assert texts(opened(tmp_path / f"{number}.json")) == wanted
 
 
+def test_what_a_file_is_does_not_depend_on_where_its_rows_begin(tmp_path: Path) -> None:
+    filler = {"meta": ["x" * 50_000] * 6}
+    late_lists = (json.dumps(filler | {"data": ROWS}), json.dumps(filler | {"examples": ROWS}, indent=1))
+    for number, text in enumerate(late_lists):
+        (tmp_path / f"{number}.json").write_text(" \n" * 100_000 * number + text)
+        assert texts(opened(tmp_path / f"{number}.json")) == TEXTS
+    late = [filler | row for row in ROWS]
+    (tmp_path / "a.json").write_text(lines(late))
+    assert texts(opened(tmp_path / "a.json")) == TEXTS
+    (tmp_path / "b.json").write_text(lines([filler, filler]))
+    with pytest.raises(UserError, match="its fields are: meta"):
+        texts(opened(tmp_path / "b.json"))
+
+
+def test_sentences_stay_short_whatever_the_fields_are(tmp_path: Path) -> None:
+    (tmp_path / "vocab.json").write_text(json.dumps({f"word {n}": n for n in range(50_000)}))
+    (tmp_path / "a.txt").write_text("Text.")
+    (tmp_path / "b.jsonl").write_text(json.dumps({"k" * 9999: 1, **{f"f{n}": n for n in range(999)}}))
+    corpus = opened(tmp_path / "[av]*")
+    assert len(texts(corpus)) == 2
+    assert 0 < len(corpus.warnings()[0]) < 1000
+    with pytest.raises(UserError) as caught:
+        texts(opened(tmp_path / "b.jsonl"))
+    assert len(str(caught.value)) < 1000
+
+
 @pytest.mark.parametrize("delimiter", [",", ";", "\t", "|"])
 @pytest.mark.parametrize("ending", ["\n", "\r\n"])
 def test_csv(tmp_path: Path, delimiter: str, ending: str) -> None:

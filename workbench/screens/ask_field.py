@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from llm.data.filekinds import name_some
 from workbench.services.fields import FieldNeeded
 from workbench.text import clean, one_line
 from workbench.widgets.dialogs import Answer, Ask
@@ -13,7 +14,7 @@ class AskField(Ask):
     """Offers the fields that hold text, each with an example."""
 
     def __init__(self, needed: FieldNeeded) -> None:
-        others = f" Lists and objects cannot be used: {', '.join(needed.others)}." if needed.others else ""
+        others = f" Lists and objects cannot be used: {name_some(needed.others)}." if needed.others else ""
         question = f'The rows of {needed.path} have no field "text". Which field holds the text?{others}'
         answers = [
             Answer(CHOSEN + name, clean(f"{one_line(name)}: {one_line(example)}"))

@@ -20,7 +20,9 @@ class FieldNeeded(UserError):
 
     def __init__(self, path: str, fields: dict[str, str], others: list[str]) -> None:
         self.path, self.fields, self.others = path, fields, others
-        named = ", ".join([*fields, *others])
+        from llm.data.filekinds import name_some
+
+        named = name_some([*fields, *others])
         super().__init__(
             f"The rows of {path} have no field 'text', and which of their fields holds the text cannot be told: "
             f"{named}; add it again and name one, or set data.text_field."
