@@ -92,6 +92,8 @@ def json_kind(path: Path, beginning: str, text_field: str, *, named: bool) -> Fi
     row, member = first_row(json_text(path), text_field)
     if member:
         return rows_kind(f"member {member}", row, text_field, certain=True)
+    if not row and not named:
+        return FileKind("text")
     shape, several = shape_of_values(json_text(path), beginning.partition("\n")[0], named=named)
     return rows_kind(shape, row, text_field, certain=several)
 
@@ -111,8 +113,10 @@ def rows_kind(shape: str, row: dict[str, Any], text_field: str, *, certain: bool
 def first_item(text: JsonText) -> dict[str, Any]:
     """The first item of a list, where it is an object."""
     with suppress(ValueError):
-        item = next(text.items(), None)
-        return item if isinstance(item, dict) else {}
+        text.take("[")
+        if text.peek() == "{":
+            item: dict[str, Any] = text.value()
+            return item
     return {}
 
 

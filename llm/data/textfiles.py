@@ -27,7 +27,14 @@ ENCODINGS = (
 )
 REPLACEMENT = "\ufffd"
 STORED_REPLACEMENTS = {"utf-8-sig": b"\xef\xbf\xbd", "utf-16": b"\xfd\xff", "utf-32": b"\xfd\xff\0\0"}
-ARCHIVES = ((b"PK\x03\x04", "a zip archive: unpack it"), (b"%PDF-", "a PDF: convert it to text"))
+ARCHIVES = (
+    (b"PK\x03\x04", "a zip archive: unpack it"),
+    (b"7z\xbc\xaf\x27\x1c", "a 7z archive: unpack it"),
+    (b"Rar!\x1a\x07", "a RAR archive: unpack it"),
+    (b"\x04\x22\x4d\x18", "compressed by lz4: decompress it"),
+    (b"\x1f\x9d", "compressed by compress: decompress it"),
+    (b"%PDF-", "a PDF: convert it to text"),
+)
 NOT_TEXT = (
     b"PK\x03\x04", b"\x80\x02\x8a\nl\xfc\x9cF", b"\x80\x04\x95", b"\x7fELF", b"GGUF\3\0", b"GGUF\2\0", b"\x89PNG\r\n",
     b"\xff\xd8\xff", b"MZ\x90\0", b"SQLite format 3\0",
