@@ -56,14 +56,14 @@ class DataConfig:
     validation: str = knob(
         "", "As corpus, the validation text or tokens; empty = those the corpus comes with, or a share of it."
     )
-    format: Literal["auto", "text", "jsonl", "parquet", "tokens"] = knob(
+    format: Literal["auto", "text", "jsonl", "csv", "parquet", "tokens"] = knob(
         "auto",
-        "What the files are; auto goes by their names. jsonl: one object a line, or a list of them. Token files: .npy, "
-        ".bin, encoded_tokens_chunk_K.dat.",
+        "What the files are; auto looks at their content. jsonl: objects, one a line or otherwise, or a list of them. "
+        "Token files: .npy, .bin, encoded_tokens_chunk_K.dat.",
     )
     size_mb: float = knob(10.0, "How much of an embedded corpus to make, in megabytes.", above=0)
     seed: int = knob(1, "Seed of a generated corpus.", low=0)
-    text_field: str = knob("text", "Field holding the text in JSONL or Parquet.")
+    text_field: str = knob("text", "Field holding the text in JSON, CSV or Parquet.")
     validation_fraction: float = knob(0.05, "Share of the text held out for validation.", above=0, high=0.5)
     split: Literal["documents", "tail"] = knob(
         "documents", "Hold out whole documents spread over the corpus, or the last characters of it (tail)."

@@ -147,7 +147,7 @@ def read_examples(path: Path, kind: Kind) -> Iterator[Example]:
         try:
             record = json.loads(line)
             yield EXAMPLES[kind](record)
-        except (ValueError, KeyError, TypeError, AttributeError) as error:
+        except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
             fields = {
                 "multiple_choice": "query, choices (a list of texts) and gold (the number of one of them)",
                 "schema": "context_options (a list of texts), continuation and gold (the number of one of them)",

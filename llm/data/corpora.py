@@ -7,18 +7,34 @@ import itertools
 import os
 import sys
 import sysconfig
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
+from functools import cached_property
 from pathlib import Path
 from typing import Protocol
 
 from llm.config.schema import DataConfig
 from llm.data import stories
-from llm.data.textfiles import Document, FileHashes, document, find_files, format_of, is_web_page, read_documents, walk
+from llm.data.filekinds import FileKind, kind_of, name_some
+from llm.data.findfiles import PassedOver, describe_passed_over, look_for_files, walk
+from llm.data.parquetrows import read_parquet
+from llm.data.rows import read_csv_documents, read_json_documents
+from llm.data.textfiles import (
+    Document,
+    FileHashes,
+    MissingText,
+    content_size,
+    document,
+    guess_encoding,
+    is_web_page,
+    read_text_documents,
+)
 from llm.errors import UserError
 
 Advance = Callable[[int], None]
 KEPT_BYTES = 32 << 20
 PYLIB_SUFFIXES = (".py", ".txt", ".rst")
+SENTENCES_AT_MOST = 5
+NAMED_READINGS = {".jsonl": "jsonl", ".ndjson": "jsonl", ".parquet": "parquet"}
 NOT_PYLIB = frozenset({"test", "tests", "idle_test", "site-packages", "dist-packages", "__pycache__"})
 
 
@@ -124,47 +140,116 @@ class PylibCorpus:
 
 
 class FileCorpus:
-    """A text file, a folder, a glob, files of JSON or Parquet."""
+    """A text file, a folder, a glob, files of JSON, CSV or Parquet."""
 
     def __init__(self, pattern: str, text_field: str, separator: str, hashes: FileHashes, format: str = "auto") -> None:
         self.name, self.text_field, self.separator, self.hashes = pattern, text_field, separator, hashes
         self.format = format
-        self.paths = find_files(pattern)
+        self.paths, self.passed_over = look_for_files(pattern)
         if not self.paths:
-            exists = os.access(Path(pattern).expanduser(), os.R_OK)
-            raise UserError(
-                f"{pattern} holds no text files; give another folder or file in data.corpus."
-                if exists
-                else f"There is no corpus {pattern}: it is neither stories nor pylib, and no file or folder has that "
-                "name; check data.corpus."
-            )
-        self.size_bytes = sum(path.stat().st_size for path in self.paths)
-        if not self.size_bytes:
+            raise no_files(pattern, self.passed_over)
+        if not any(path.stat().st_size for path in self.paths):
             raise UserError(f"The corpus {pattern} is empty; give a file with text in it.")
+        self.size_bytes = sum(map(content_size, self.paths))
         self._replaced: dict[Path, int] = {}
+        self._empty_rows: dict[Path, int] = {}
+
+    @cached_property
+    def kinds(self) -> dict[Path, FileKind]:
+        """How each file is read. UserError where all look like rows that lack the field."""
+        kinds = {path: kind_of(path, self.format, self.text_field) for path in self.paths}
+        if all(kind.lacks_field for kind in kinds.values()):
+            path, kind = next(iter(kinds.items()))
+            raise UserError(
+                f"{path} has no text in the field {self.text_field!r}; its fields are: {name_some(kind.fields)} "
+                "(data.text_field names the one to use; with data.format text the file is learnt as it is)."
+            )
+        return kinds
 
     def documents(self) -> Iterator[Document]:
-        for path in self.paths:
-            yield from read_documents(path, self.text_field, self.separator, self._replaced.__setitem__, self.format)
+        replaced, empty = self._replaced.__setitem__, self._empty_rows.__setitem__
+        for path, kind in self.kinds.items():
+            if kind.reading == "jsonl":
+                yield from read_json_documents(path, kind, self.text_field, replaced, empty)
+            elif kind.reading == "csv":
+                yield from read_csv_documents(path, kind, self.text_field, replaced, empty)
+            elif kind.reading == "parquet":
+                yield from read_parquet(path, self.text_field, replaced, empty=empty)
+            else:
+                yield from read_text_documents(path, self.separator, replaced)
 
     def fingerprint(self, advance: Advance = lambda size: None) -> str:
-        parts = (part for path in self.paths for part in (self._kind(path), self.hashes.of(path, advance)))
+        parts = (part for path in self.paths for part in (self._mark(path), self.hashes.of(path, advance)))
         return digest("files", self.text_field, self.separator, *parts)
 
-    def _kind(self, path: Path) -> str:
+    def _mark(self, path: Path) -> str:
+        """How a file is read, for the fingerprint: its suffix, where that alone says so."""
         if self.format != "auto":
             return self.format
-        return "list" if format_of(path, "auto") == "jsonl" and path.suffix == ".json" else path.suffix
+        reading = self.kinds[path].reading
+        if path.suffix == ".json" and reading == "jsonl" and self.kinds[path].shape == "list":
+            return "list"
+        return path.suffix if NAMED_READINGS.get(path.suffix, "text") == reading else f"{path.suffix} as {reading}"
 
     def warnings(self) -> list[str]:
-        found = [
-            f"{path}: {count:,} bytes that are not UTF-8 were read as U+FFFD."
-            for path, count in self._replaced.items()
+        found = describe_passed_over(self.passed_over)
+        found += first_few(describe_replaced(path, count) for path, count in self._replaced.items() if count)
+        found += first_few(
+            f"{path}: {count:,} rows without text in the field {self.text_field!r} (null) were left out."
+            for path, count in self._empty_rows.items()
             if count
-        ]
+        )
+        found += first_few(
+            f"{path} was read as plain text: it has no field {self.text_field!r} but {name_some(kind.fields)} "
+            "(data.text_field names the one to use)."
+            for path, kind in self.kinds.items()
+            if kind.fields and kind.reading == "text"
+        )
         if len(self.paths) == 1 and is_web_page(self.paths[0]):
             found.append(f"{self.paths[0]} is a web page: its markup is learnt like the rest; look for a plain text.")
         return found
+
+
+def check_text(corpus: Corpus) -> None:
+    """UserError where there is no document in a corpus; it says what was left out."""
+    if next(iter(corpus.documents()), None) is None:
+        reasons = " ".join(corpus.warnings())
+        raise UserError(
+            f"{corpus.name} holds no text{f' ({reasons})' if reasons else ''}; give a file with text in it."
+        )
+
+
+def first_few(sentences: Iterable[str]) -> list[str]:
+    """The first sentences of a kind, and the number of the others."""
+    every = list(sentences)
+    left = len(every) - SENTENCES_AT_MOST
+    return every if left <= 0 else [*every[:SENTENCES_AT_MOST], f"The same of {left:,} more files."]
+
+
+def no_files(pattern: str, passed_over: list[PassedOver]) -> UserError:
+    """The error of a pattern that means no file with text."""
+    if not os.access(Path(pattern).expanduser(), os.R_OK):
+        return MissingText(
+            f"There is no corpus {pattern}: it is neither stories nor pylib, and no file or folder has that "
+            "name; check data.corpus."
+        )
+    reasons = " ".join(describe_passed_over(passed_over))
+    return MissingText(
+        f"{pattern} holds no text files; give another folder or file in data.corpus.{f' {reasons}' if reasons else ''}"
+    )
+
+
+def describe_replaced(path: Path, count: int) -> str:
+    """A sentence about bytes that are no UTF-8: that the file's encoding is another, which, and what to do."""
+    encoding = guess_encoding(path)
+    return (
+        f"{path}: {count:,} bytes that are not UTF-8 were read as U+FFFD: the file has another encoding or is damaged; "
+        + (
+            f"if it is {encoding}, convert it (iconv -f {encoding} -t UTF-8 FILE > NEW) and give the new file."
+            if encoding
+            else "convert it to UTF-8 and give the new file."
+        )
+    )
 
 
 def digest(*parts: str) -> str:

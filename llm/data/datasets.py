@@ -14,6 +14,7 @@ from typing import Any
 
 from llm.config.schema import DataConfig
 from llm.data.addresses import file_name, is_address, short_digest, web_address
+from llm.data.textfiles import MissingText
 from llm.errors import UserError, WrongUse
 from llm.files import read_json, write_json
 from llm.names import did_you_mean
@@ -229,7 +230,7 @@ def located_path(text: str, part: str, home: Path) -> str:
         )
     here = present(dataset, home)
     if here is None:
-        raise UserError(
+        raise MissingText(
             f"{text if is_address(text) else f'The data set {text}'} is not downloaded; run: llm-workbench data "
             f"download {shlex.quote(text)} (or, offline, take text that is here: --data.corpus stories, pylib, or a "
             "file)."

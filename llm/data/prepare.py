@@ -13,32 +13,33 @@ import shutil
 import time
 from collections.abc import Generator, Iterator
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from llm.config.schema import RunConfig
+from llm.config.schema import DataConfig, RunConfig, TokenizerConfig
 from llm.data.background import Report, in_background, summed
 from llm.data.batches import Batches, BatchSource, check_length
-from llm.data.corpora import digest
+from llm.data.corpora import check_text, digest
 from llm.data.encoders import make_encoder
 from llm.data.holdout import count_characters
+from llm.data.settings import DECIDES_THE_TOKENS
 from llm.data.shards import ShardedTokens, TokenSplit, write_synced
-from llm.data.sources import StreamSource, TextSource, open_source, separator_of
+from llm.data.sources import StreamSource, TextSource, learns_tokenizer, open_source, separator_of
 from llm.data.streaming import RowGroups, StreamedBatches
+from llm.data.textfiles import MissingText
 from llm.data.tokenfiles import TokenCorpus, joined, needs_tokenizer
 from llm.data.tokenise import SplitWriter, tokenise
 from llm.errors import UserError
 from llm.events import Progress
 from llm.file_locks import try_lock
-from llm.files import STAGING, staging_path, sync_directory, sync_file
+from llm.files import STAGING, read_json, staging_path, sync_directory, sync_file
 from llm.tokenizer import Tokenizer, build_tokenizer, load_tokenizer
 
 INDEX = "dataset.json"
 VERSION = 1
 HELD_OUT_TEXT = "validation.txt"
 UNTOUCHED_SECONDS = 7 * 86_400.0
-TRAINED_KINDS = ("char", "bpe", "sentencepiece")
 
 
 @dataclass(frozen=True)
@@ -68,7 +69,10 @@ def prepare(config: RunConfig, home: Path) -> Generator[Progress, None, Dataset]
     Raises UserError where the corpus is missing, empty or damaged, too short for one window on either side, or where
     the disk is full.
     """
-    source, tokenizer, fingerprint = yield from identify(config, home)
+    try:
+        source, tokenizer, fingerprint = yield from identify(config, home)
+    except MissingText as missing:
+        return prepared_earlier(config, home, missing)
     target = home / "data" / fingerprint
     if not (target / INDEX).exists():
         with staged(target) as folder:
@@ -78,9 +82,13 @@ def prepare(config: RunConfig, home: Path) -> Generator[Progress, None, Dataset]
             else:
                 index = yield from make(config, source, tokenizer, folder)
             index |= {"version": VERSION, "fingerprint": fingerprint, "corpus": source.name}
-            index["made_with"] = {"data": asdict(config.data), "tokenizer": asdict(config.tokenizer)}
+            index["made_with"] = made_with(config)
             write_synced(folder / INDEX, json.dumps(index, indent=1).encode())
-    dataset = load_dataset(target, source)
+    return checked_lengths(load_dataset(target, source), config)
+
+
+def checked_lengths(dataset: Dataset, config: RunConfig) -> Dataset:
+    """`dataset`; UserError where a side is too short for one window of `config`."""
     seq_len = config.train.seq_len or config.model.context
     check_length(dataset.train, seq_len)
     check_length(dataset.validation, seq_len)
@@ -102,10 +110,49 @@ def identify(
 
 def find_prepared(config: RunConfig, home: Path) -> tuple[Dataset | None, Tokenizer | None]:
     """The data set of `config` if it is there, and the tokenizer if it need not be learnt; nothing is made."""
-    source = open_source(config, home)
+    try:
+        source = open_source(config, home)
+    except MissingText as missing:
+        dataset = prepared_earlier(config, home, missing)
+        return dataset, dataset.tokenizer
     tokenizer = given_tokenizer(config, source)
     target = home / "data" / dataset_fingerprint(source.fingerprint(), config, tokenizer)
     return (load_dataset(target, source) if (target / INDEX).exists() else None), tokenizer
+
+
+def prepared_earlier(config: RunConfig, home: Path, missing: MissingText) -> Dataset:
+    """The newest data set that was made with the same settings, for a text that is not there any more.
+
+    Raises `missing` where there is none, or where the text itself is read while training.
+    """
+    wanted = made_with(config)
+    found = [] if config.data.order == "stream" else list((home / "data").glob(f"*/{INDEX}"))
+    for index in sorted(found, key=lambda path: path.stat().st_mtime_ns, reverse=True):
+        try:
+            record = read_json(index)
+            fits = "files" not in record and deciding(record["made_with"]) == deciding(wanted)
+        except (UserError, KeyError, TypeError, AttributeError):
+            continue  # damaged, or from before settings were recorded
+        if fits:
+            dataset = load_dataset(index.parent)
+            warning = (
+                f"The text {config.data.corpus} is not there any more; the tokens that were prepared from it are used."
+            )
+            return checked_lengths(replace(dataset, warnings=(*dataset.warnings, warning)), config)
+    raise missing
+
+
+def made_with(config: RunConfig) -> dict[str, Any]:
+    """The settings of a data set, for its index."""
+    return {"data": asdict(config.data), "tokenizer": asdict(config.tokenizer)}
+
+
+def deciding(settings: dict[str, Any]) -> str:
+    """Of the settings in an index, those that decide the tokens, as one text; one that is not recorded had its
+    default."""
+    data = asdict(DataConfig()) | settings["data"]
+    tokenizer = asdict(TokenizerConfig()) | settings["tokenizer"]
+    return json.dumps([[data[name] for name in DECIDES_THE_TOKENS], tokenizer], sort_keys=True)
 
 
 def batch_source(
@@ -153,6 +200,8 @@ def make(
     config: RunConfig, source: TextSource | StreamSource, tokenizer: Tokenizer | None, folder: Path
 ) -> Generator[Progress, None, dict[str, Any]]:
     """Write the token files of a text into `folder`; returns what the index says of them."""
+    if isinstance(source, TextSource):
+        yield from in_background(lambda report: check_text(source.corpus), "Reading the corpus")
     characters = 0
     if isinstance(source, TextSource) and source.ends_with_held_out:
         characters = yield from in_background(lambda report: count_characters(source.corpus), "Measuring the corpus")
@@ -231,7 +280,7 @@ def split_of(path: Path, index: dict[str, Any], name: str, tokenizer: Tokenizer)
 
 def given_tokenizer(config: RunConfig, source: TextSource | StreamSource | TokenCorpus) -> Tokenizer | None:
     """The tokenizer of `config`; None where it is to be learnt from the text, which token files do not hold."""
-    if not (config.tokenizer.kind in TRAINED_KINDS and not config.tokenizer.path):
+    if not learns_tokenizer(config):
         return build_tokenizer(config.tokenizer, ())
     if isinstance(source, TokenCorpus):
         raise needs_tokenizer()

@@ -10,13 +10,16 @@ from pathlib import Path
 from llm.config.schema import RunConfig
 from llm.data.corpora import Advance, Corpus, digest, open_corpus
 from llm.data.datasets import located
+from llm.data.filekinds import kind_of
+from llm.data.findfiles import describe_passed_over, find_files, look_for_files
 from llm.data.holdout import Unit, units
 from llm.data.streaming import RowGroups, StreamedCorpus
-from llm.data.textfiles import Document, find_files, format_of
+from llm.data.textfiles import Document
 from llm.data.tokenfiles import TokenCorpus
 from llm.data.tokenpaths import is_token_corpus
 from llm.errors import ConfigError, Problem
 
+LEARNT_KINDS = ("char", "bpe", "sentencepiece")
 SAMPLE_BYTES = 1 << 20  # of a streamed corpus, tokenised before training: to probe the machine, to evaluate on
 
 
@@ -64,9 +67,10 @@ class StreamSource:
         data = config.data
         self.name = data.corpus
         self.validation = validation_corpus(config, home)
+        paths, self._passed_over = look_for_files(data.corpus)
         corpus = StreamedCorpus(
             data.corpus,
-            find_files(data.corpus),
+            paths,
             data.text_field,
             data.validation_fraction,
             hold_out=self.validation is None,
@@ -98,14 +102,14 @@ class StreamSource:
             yield from document.pieces
 
     def warnings(self) -> list[str]:
-        return self.validation.warnings() if self.validation else []
+        return [*describe_passed_over(self._passed_over), *(self.validation.warnings() if self.validation else ())]
 
 
 def open_source(config: RunConfig, home: Path) -> TextSource | StreamSource | TokenCorpus:
     """What `config.data` names. UserError where there is no such file, nothing in it, or a named data set is not
     downloaded; ConfigError where the rest of the configuration does not go with it."""
     config = replace(config, data=located(config.data, home))
-    if is_token_corpus(config.data):
+    if is_token_corpus(config.data, learns_tokenizer=learns_tokenizer(config)):
         return TokenCorpus(config.data, home)
     if not is_streamed(config):
         return TextSource(config, home)
@@ -115,12 +119,18 @@ def open_source(config: RunConfig, home: Path) -> TextSource | StreamSource | To
     return StreamSource(config, home)
 
 
+def learns_tokenizer(config: RunConfig) -> bool:
+    """Whether the tokenizer is learnt from the corpus."""
+    return config.tokenizer.kind in LEARNT_KINDS and not config.tokenizer.path
+
+
 def is_streamed(config: RunConfig) -> bool:
     """Whether the corpus is read while training: stream order, and Parquet."""
     if config.data.order != "stream" or config.data.corpus in ("stories", "pylib"):
         return False
     paths = find_files(config.data.corpus)
-    return bool(paths) and all(format_of(path, config.data.format) == "parquet" for path in paths)
+    kinds = (kind_of(path, config.data.format, config.data.text_field) for path in paths)
+    return bool(paths) and all(kind.reading == "parquet" for kind in kinds)
 
 
 def validation_corpus(config: RunConfig, home: Path) -> Corpus | None:

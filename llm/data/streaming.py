@@ -19,7 +19,8 @@ from typing import Any, Literal, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from llm.data.textfiles import Document, opened, opened_parquet, read_parquet
+from llm.data.parquetrows import opened_parquet, read_parquet
+from llm.data.textfiles import Document, opened
 from llm.errors import ConfigError, Problem, UserError
 from llm.tokenizer import Tokenizer
 

@@ -1,69 +1,64 @@
-"""Reading other people's files: which ones a path means, their text in bounded pieces, and what identifies them."""
+"""Reading other people's files: their bytes, their text in bounded pieces, and what identifies them."""
 
 from __future__ import annotations
 
 import codecs
-import glob
 import hashlib
+import itertools
 import json
 import os
-import re
 import time
 from collections.abc import Callable, Iterable, Iterator
-from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, BinaryIO, NamedTuple
 
+from llm.data.compressed import EXPANSION, MAGIC_BYTES, compression_of, read_content
 from llm.errors import UserError
 from llm.files import write_json
 
 PIECE_BYTES = 1 << 20
 SNIFF_BYTES = 1 << 13
-LONGEST_ITEM = 1 << 26  # characters of one item of a JSON list
-BEFORE_ITEM = re.compile(r"\s*[\[,]\s*")
-TEXT_TYPES = ("string", "large_string", "string_view", "binary", "large_binary", "binary_view")  # as pyarrow calls them
+LONGEST_IN_MEMORY = 1 << 24  # characters of a document that are held at once; a longer one is read as a stream
+ENCODINGS = (
+    (codecs.BOM_UTF32_LE, "utf-32"),  # before UTF-16, whose mark it begins with
+    (codecs.BOM_UTF32_BE, "utf-32"),
+    (codecs.BOM_UTF16_LE, "utf-16"),
+    (codecs.BOM_UTF16_BE, "utf-16"),
+)
+REPLACEMENT = "\ufffd"
+STORED_REPLACEMENTS = {"utf-8-sig": b"\xef\xbf\xbd", "utf-16": b"\xfd\xff", "utf-32": b"\xfd\xff\0\0"}
+ARCHIVES = (
+    (b"PK\x03\x04", "a zip archive: unpack it"),
+    (b"7z\xbc\xaf\x27\x1c", "a 7z archive: unpack it"),
+    (b"Rar!\x1a\x07", "a RAR archive: unpack it"),
+    (b"\x04\x22\x4d\x18", "compressed by lz4: decompress it"),
+    (b"\x1f\x9d", "compressed by compress: decompress it"),
+    (b"%PDF-", "a PDF: convert it to text"),
+)
+NOT_TEXT = (
+    b"PK\x03\x04", b"\x80\x02\x8a\nl\xfc\x9cF", b"\x80\x04\x95", b"\x7fELF", b"GGUF\3\0", b"GGUF\2\0", b"\x89PNG\r\n",
+    b"\xff\xd8\xff", b"MZ\x90\0", b"SQLite format 3\0",
+)  # fmt: skip
+"""How files begin that zip, torch, pickle, compilers, llama.cpp, cameras and others write; some under the name .bin."""
+GUESS_BYTES = 1 << 16
+PARQUET_MAGIC = b"PAR1"
 REMEMBERED_FROM = 8 << 20  # smaller files are hashed faster than their record is kept
 SETTLED_SECONDS = 2.0  # a file changed more recently than this may change again under the same time stamp
 
+Replaced = Callable[[Path, int], None]
+
+
+class MissingText(UserError):
+    """There is no such file or data set; tokens that were prepared from it may still be there."""
+
 
 class Document(NamedTuple):
-    """One text. `pieces` joined are the whole of it and can be iterated once; `size_bytes` may be an estimate."""
+    """One text. `pieces` joined are the whole of it and can be iterated once, before the next document is asked for;
+    `size_bytes` may be an estimate."""
 
     name: str
     size_bytes: int
     pieces: Iterable[str]
-
-
-def find_files(pattern: str) -> list[Path]:
-    """The files a path, folder (all the way down) or glob means, in a fixed order; hidden ones are left out."""
-    path = Path(pattern).expanduser()
-    if not os.access(path, os.F_OK):
-        matches = sorted(glob.glob(str(path), recursive=True))  # noqa: PTH207  Path.glob takes no absolute pattern
-        return [Path(match) for match in matches if Path(match).is_file()]
-    if path.is_dir():
-        found = [Path(folder, name) for folder, _, names in walk(path) for name in sorted(names)]
-        return [file for file in found if not file.name.startswith(".") and file.is_file() and not is_binary(file)]
-    return [path] if path.is_file() else []
-
-
-def walk(root: Path, skip: frozenset[str] = frozenset()) -> Iterator[tuple[str, list[str], list[str]]]:
-    """os.walk in sorted order, without hidden folders and those named in `skip`."""
-    for folder, folders, names in os.walk(root):
-        folders[:] = sorted(name for name in folders if not name.startswith(".") and name not in skip)
-        yield folder, folders, names
-
-
-def is_binary(path: Path) -> bool:
-    """Whether a file other than Parquet begins with something that is not text (a NUL byte)."""
-    with opened(path) as file:
-        return path.suffix != ".parquet" and b"\0" in file.read(SNIFF_BYTES)
-
-
-def is_web_page(path: Path) -> bool:
-    """Whether a file begins like HTML, as what is downloaded does where an address was not that of the text itself."""
-    with opened(path) as file:
-        beginning: bytes = file.read(SNIFF_BYTES)
-    return beginning.removeprefix(codecs.BOM_UTF8).lstrip().lower().startswith((b"<!doctype html", b"<html"))
 
 
 def opened(path: Path) -> Any:
@@ -74,189 +69,178 @@ def opened(path: Path) -> Any:
         raise UserError(f"The file {path} cannot be read: {error.strerror}; check its name and permissions.") from error
 
 
-def format_of(path: Path, given: str) -> str:
-    """text, jsonl or parquet: what `given` says, or "auto" by the file's name. A .json file is text unless it is a
-    list."""
-    if given != "auto":
-        return given
-    if path.suffix == ".json" and is_json_list(path):
-        return "jsonl"
-    return {".jsonl": "jsonl", ".ndjson": "jsonl", ".parquet": "parquet"}.get(path.suffix, "text")
+def open_content(path: Path) -> BinaryIO:
+    """The bytes of a file, decompressed where it is compressed; UserError where it cannot be read."""
+    return read_content(path, opened(path))
 
 
-def is_json_list(path: Path) -> bool:
+def read_beginning(path: Path, size: int = SNIFF_BYTES) -> bytes:
+    """The first `size` bytes of a file's content."""
+    with open_content(path) as file:
+        return file.read(size)
+
+
+def content_size(path: Path) -> int:
+    """Bytes of a file's content: exact where it is not compressed, else an estimate."""
     with opened(path) as file:
-        beginning: bytes = file.read(SNIFF_BYTES)
-    return beginning.removeprefix(codecs.BOM_UTF8).lstrip().startswith(b"[")
+        compressed = compression_of(file.read(MAGIC_BYTES))
+    size = path.stat().st_size
+    return size * EXPANSION if compressed else size
 
 
-def read_documents(
-    path: Path, text_field: str, separator: str, replaced: Callable[[Path, int], None], format: str = "auto"
-) -> Iterator[Document]:
-    """The documents of one file: the objects of JSONL or of a JSON list, rows of Parquet, else the text itself.
+def encoding_of(beginning: bytes) -> str:
+    """The codec a byte order mark asks for; UTF-8 without one."""
+    return next((name for mark, name in ENCODINGS if beginning.startswith(mark)), "utf-8-sig")
 
-    A text file that holds the separator token's text is split there; any other is one document. Bytes that are not
-    UTF-8 become U+FFFD, and `replaced` is told how many.
+
+def decode_beginning(beginning: bytes) -> str:
+    """Text from the beginning of a file; a character cut off at its end is left out."""
+    return codecs.getincrementaldecoder(encoding_of(beginning))(errors="replace").decode(beginning)
+
+
+def why_not_text(path: Path) -> str:
+    """Why a file cannot be read as text, by its beginning; "" where it can."""
+    return why_no_text(read_beginning(path))
+
+
+def why_no_text(beginning: bytes) -> str:
+    """The same of a beginning that was read already."""
+    for magic, reason in ARCHIVES:
+        if beginning.startswith(magic):
+            return reason
+    if beginning.startswith(NOT_TEXT):
+        return "a binary file"
+    if beginning[257:262] == b"ustar":
+        return "a tar archive: unpack it"
+    encoding = encoding_of(beginning)
+    if encoding == "utf-8-sig":
+        return "it holds NUL bytes" if b"\0" in beginning else ""
+    try:
+        text = codecs.getincrementaldecoder(encoding)().decode(beginning)
+    except UnicodeDecodeError:
+        return f"it has the mark of {encoding.upper()} and is not that"
+    return "it holds NUL bytes" if "\0" in text else ""
+
+
+def guess_encoding(path: Path) -> str:
+    """The encoding, as iconv calls it, that a file which is not UTF-8 may have; "" where its beginning says nothing."""
+    beginning = read_beginning(path, GUESS_BYTES)
+    other = bytes(byte for byte in beginning if byte >= 0x80)
+    if not other or why_no_text(beginning) or beginning.startswith(PARQUET_MAGIC):
+        return ""
+    decoder = codecs.getincrementaldecoder("gb18030")()
+    try:
+        text = decoder.decode(beginning)
+    except UnicodeDecodeError:
+        return "WINDOWS-1252"
+    common = sum("\u4e00" <= character <= "\u9fff" for character in text)
+    return "GB18030" if 2 * common >= len(other) / 2 else "WINDOWS-1252"
+
+
+def is_web_page(path: Path) -> bool:
+    """Whether a file begins like HTML, as what is downloaded does where an address was not that of the text itself."""
+    return decode_beginning(read_beginning(path)).lstrip().lower().startswith(("<!doctype html", "<html"))
+
+
+def read_text(path: Path, replaced: Replaced) -> Iterator[str]:
+    """A text file in pieces of about a megabyte; a byte order mark is dropped, and decides between UTF-8, UTF-16 and
+    UTF-32. Bytes that are no such text become U+FFFD, and `replaced` is called with their number.
     """
-    kind = format_of(path, format)
-    if kind == "jsonl":
-        yield from read_jsonl(path, text_field, replaced)
-    elif kind == "parquet":
-        yield from read_parquet(path, text_field, replaced)
-    else:
-        pieces = read_text(path, replaced)
-        first = next(pieces, "")
-        if separator and separator in first:
-            yield from split_documents(path, prepended(first, pieces), separator)
-        elif first:
-            size = path.stat().st_size
-            whole = prepended(first, pieces)
-            yield Document(str(path), size, ("".join(whole),) if size <= PIECE_BYTES else whole)
-
-
-def read_text(path: Path, replaced: Callable[[Path, int], None]) -> Iterator[str]:
-    """A text file in pieces of about a megabyte; a byte-order mark is dropped."""
-    if is_binary(path):
-        raise UserError(f"The file {path} is not UTF-8 text (it holds NUL bytes); convert it or give another file.")
-    decoder = codecs.getincrementaldecoder("utf-8-sig")(errors="replace")
     wrong = 0
-    with opened(path) as file:
-        while True:
-            raw = file.read(PIECE_BYTES)
+    with open_content(path) as file:
+        beginning = file.read(PIECE_BYTES)
+        if reason := why_no_text(beginning[:SNIFF_BYTES]):
+            raise UserError(f"The file {path} is not UTF-8 text ({reason}); convert it or give another file.")
+        encoding = encoding_of(beginning)
+        decoder = codecs.getincrementaldecoder(encoding)(errors="replace")
+        stored = STORED_REPLACEMENTS[encoding]
+        for raw in itertools.chain([beginning], iter(lambda: file.read(PIECE_BYTES), b""), [b""]):
             piece = decoder.decode(raw, final=not raw)
-            wrong += piece.count("\ufffd") - raw.count(b"\xef\xbf\xbd")
+            if REPLACEMENT in piece:
+                wrong += piece.count(REPLACEMENT) - raw.count(stored)
             if piece:
                 yield piece
-            if not raw:
-                break
     replaced(path, max(0, wrong))
+
+
+def read_text_documents(path: Path, separator: str, replaced: Replaced) -> Iterator[Document]:
+    """The texts of a file, split wherever the separator's text stands in it; the whole file where it stands nowhere."""
+    pieces = read_text(path, replaced)
+    first = next(pieces, "")
+    if not first:
+        return
+    second = next(pieces, "")
+    whole: Iterable[str] = itertools.chain([first, second], pieces)
+    if separator and (separator in first or (second and holds(path, separator))):
+        yield from split_documents(path, whole, separator)
+    else:
+        yield Document(str(path), content_size(path), whole if second else (first,))
+
+
+def holds(path: Path, separator: str) -> bool:
+    """Whether a text file holds `separator`; reads as far as the first one."""
+    end = ""
+    for piece in read_text(path, lambda *_: None):
+        if separator in end + piece:
+            return True
+        end = (end + piece)[-len(separator) :]
+    return False
 
 
 def split_documents(path: Path, pieces: Iterable[str], separator: str) -> Iterator[Document]:
-    """The texts between separators, without the white space around them; empty ones are left out."""
-    rest = ""
-    for piece in pieces:
-        *whole, rest = (rest + piece).split(separator)
-        yield from filter(None, (document(path.name, text.strip()) for text in whole))
-    yield from filter(None, [document(path.name, rest.strip())])
+    """The texts between separators, without the white space around them; empty ones are left out.
 
-
-def read_jsonl(path: Path, text_field: str, replaced: Callable[[Path, int], None]) -> Iterator[Document]:
-    """One document per object; UserError names file and place where one lacks that field."""
-    for where, record in json_records(path, replaced):
-        text = record.get(text_field) if isinstance(record, dict) else None
-        if not isinstance(text, str):
-            fields = ", ".join(map(str, record)) if isinstance(record, dict) else "none, it is not an object"
-            raise UserError(
-                f"{where} has no text in the field {text_field!r}; its fields are: {fields} "
-                "(data.text_field names the one to use)."
-            )
-        yield from filter(None, [document(where, text)])
-
-
-def json_records(path: Path, replaced: Callable[[Path, int], None]) -> Iterator[tuple[str, Any]]:
-    """What a file of JSON holds, each with its place in words: the items of a list, or else a value a line.
-
-    UserError names the place of what is not JSON.
+    A text too long to be held is a document whose pieces are read as they are asked for; its size is given as that of
+    the file.
     """
-    if is_json_list(path):
-        for number, item in enumerate(list_items(path, read_text(path, replaced)), 1):
-            yield f"{path} item {number}", item
-        return
-    wrong = 0
-    with opened(path) as file:
-        for number, raw in enumerate(file, 1):
-            line = raw.decode(errors="replace")
-            wrong += line.count("\ufffd") - raw.count(b"\xef\xbf\xbd")
-            try:
-                if line.strip():
-                    yield f"{path} line {number}", json.loads(line)
-            except ValueError as error:
-                raise UserError(f"{path} line {number} is not JSON ({error}); mend or remove the line.") from error
-    replaced(path, max(0, wrong))
+    stretches = stretches_of(pieces, separator)
+    for text, ends in stretches:
+        held, length = [text], len(text)
+        while not ends and length <= LONGEST_IN_MEMORY:
+            text, ends = next(stretches)
+            held.append(text)
+            length += len(text)
+        if ends:
+            yield from filter(None, [document(path.name, "".join(held).strip())])
+            continue
+        rest = itertools.chain(held, up_to_end(stretches))
+        yield Document(path.name, content_size(path), stripped(rest))
+        for _ in rest:
+            pass  # what the reader of the document left
 
 
-def list_items(path: Path, pieces: Iterable[str]) -> Iterator[Any]:
-    """The items of one JSON list, as its text comes; only the item at hand is in memory."""
-    decode = json.JSONDecoder().raw_decode
-    waiting, found = "", 0
+def stretches_of(pieces: Iterable[str], separator: str) -> Iterator[tuple[str, bool]]:
+    """All text but the separators, in order, each stretch with whether a separator, or the end, follows it."""
+    waiting = ""
     for piece in pieces:
-        waiting += piece
-        place = 0
-        while mark := BEFORE_ITEM.match(waiting, place):
-            try:
-                item, place = decode(waiting, mark.end())
-            except ValueError:
-                break  # cut off, as far as one can tell: there may be more to come
-            found += 1
-            yield item
-        waiting = waiting[place:]
-        if len(waiting) > LONGEST_ITEM:
-            break
-    if "".join(waiting.split()) not in ("]", "[]"):
-        raise UserError(f"{path} is not a whole JSON list: it goes wrong after item {found}; mend it there.")
+        *whole, waiting = (waiting + piece).split(separator)
+        for text in whole:
+            yield text, True
+        safe = len(waiting) - len(separator) + 1  # a separator may begin after this, and end in the next piece
+        if safe > 0:
+            yield waiting[:safe], False
+            waiting = waiting[safe:]
+    yield waiting, True
 
 
-def read_parquet(
-    path: Path, text_field: str, replaced: Callable[[Path, int], None], row_groups: list[int] | None = None
-) -> Iterator[Document]:
-    """One document per row, read in batches, of all row groups or those given; needs pyarrow.
-
-    Bytes that are not UTF-8, in a column of text or of bytes, become U+FFFD, and `replaced` is told how many.
-    """
-    wrong = 0
-    with opened_parquet(path, text_field) as table:
-        for batch in table.iter_batches(batch_size=256, row_groups=row_groups, columns=[text_field]):
-            for raw in rows_of_bytes(batch.column(0)):
-                text = raw.decode(errors="replace")
-                wrong += text.count("\ufffd") - raw.count(b"\xef\xbf\xbd")
-                yield from filter(None, [document(str(path), text)])
-    replaced(path, max(0, wrong))
+def up_to_end(stretches: Iterator[tuple[str, bool]]) -> Iterator[str]:
+    """The stretches of one text, its last one included."""
+    for text, ends in stretches:
+        yield text
+        if ends:
+            return
 
 
-def rows_of_bytes(column: Any) -> Iterator[bytes]:
-    """The rows of a column of text or bytes, as they are stored; nothing where there is none."""
-    import pyarrow as arrow
-
-    if arrow.types.is_dictionary(column.type):
-        column = column.dictionary_decode()
-    return (row or b"" for row in column.cast(arrow.large_binary()).to_pylist())
-
-
-@contextmanager
-def opened_parquet(path: Path, text_field: str) -> Iterator[Any]:
-    """A pyarrow ParquetFile that has the column, of text or of bytes; whatever is wrong with it in the block is a
-    UserError naming it."""
-    try:
-        import pyarrow as arrow
-        from pyarrow import parquet
-    except ImportError as error:
-        raise UserError(f"{path} needs pyarrow to be read; run: pip install 'llm-workbench[parquet]'") from error
-    try:
-        with parquet.ParquetFile(path) as table:
-            schema = table.schema_arrow
-            if text_field not in schema.names:
-                names = ", ".join(schema.names)
-                raise UserError(f"{path} has no column {text_field!r}; set data.text_field to one of: {names}.")
-            check_column(path, schema, text_field)
-            yield table
-    except (OSError, arrow.ArrowException) as error:
-        raise UserError(f"{path} cannot be read as Parquet ({error}); check the file.") from error
-
-
-def check_column(path: Path, schema: Any, text_field: str) -> None:
-    """UserError where a column holds neither text nor bytes; it names those that do."""
-    given = schema.field(text_field).type
-    if holds_text(given):
-        return
-    others = ", ".join(field.name for field in schema if holds_text(field.type))
-    advice = f"set data.text_field to one that does: {others}" if others else "give a file that has some"
-    raise UserError(f"The column {text_field!r} of {path} holds {given} and no text; {advice}.")
-
-
-def holds_text(kind: Any) -> bool:
-    """Whether a type of pyarrow's, or that of the values of a dictionary, is text or bytes that may be."""
-    return str(kind.value_type if str(kind).startswith("dictionary") else kind) in TEXT_TYPES
+def stripped(pieces: Iterable[str]) -> Iterator[str]:
+    """The pieces of a text without the white space at its beginning and end."""
+    begun, space = False, ""
+    for piece in pieces:
+        text = space + (piece if begun else piece.lstrip())
+        begun = begun or bool(text)
+        kept = text.rstrip()
+        space = text[len(kept) :]
+        if kept:
+            yield kept
 
 
 def document(name: str, text: str | None) -> Document | None:
@@ -269,11 +253,6 @@ def document(name: str, text: str | None) -> Document | None:
         text = text.encode("utf-16", "surrogatepass").decode("utf-16", "replace")
         size = len(text.encode())
     return Document(name, size, (text,))
-
-
-def prepended(first: str, rest: Iterable[str]) -> Iterator[str]:
-    yield first
-    yield from rest
 
 
 class FileHashes:
@@ -301,7 +280,7 @@ class FileHashes:
     def _known(self) -> dict[str, list[Any]]:
         try:
             known = json.loads(self.record.read_bytes())
-        except (OSError, ValueError):
+        except (OSError, ValueError, RecursionError):
             return {}  # a lost or damaged record only costs hashing again
         return known if isinstance(known, dict) else {}
 

@@ -9,13 +9,17 @@ import re
 from pathlib import Path
 
 from llm.config.schema import DataConfig
-from llm.data.textfiles import find_files, opened
+from llm.data.compressed import MAGIC_BYTES, compression_of
+from llm.data.findfiles import find_files
+from llm.data.textfiles import NOT_TEXT, opened
 from llm.errors import UserError
 
 CHUNK = re.compile(r"encoded_tokens_chunk_(\d+)\.dat")
 SUFFIXES = (".npy", ".bin")
 KINDS = ".npy, .bin, encoded_tokens_chunk_K.dat"
 HEADER_MAGIC = 20240520
+NUMPY_MAGIC = b"\x93NUMPY"
+ABOUT = re.compile(r"(readme|licen[cs]e|notice|copying|changelog|contributing|authors|requirements)", re.IGNORECASE)
 TEXTS = (".txt", ".py", ".md")
 BESIDE = (*TEXTS, "", ".json", ".pkl", ".model", ".vocab")  # nanoGPT and llama2.c keep such files with their tokens
 SIDES = {"train": "train", "training": "train", "test": "test"} | dict.fromkeys(
@@ -27,21 +31,28 @@ def is_token_name(name: str) -> bool:
     return name.endswith(SUFFIXES) or CHUNK.fullmatch(name) is not None
 
 
-def is_token_corpus(data: DataConfig) -> bool:
+def is_token_corpus(data: DataConfig, *, learns_tokenizer: bool = False) -> bool:
     """Whether `data.corpus` names token files: because `data.format` says so, or by their names.
 
-    UserError where other files lie beside them that may be what is meant.
+    `learns_tokenizer`: the tokenizer is to be learnt from the corpus, which needs text; where text lies beside a file
+    that has only the suffix of tokens, the text is meant. UserError where other files lie beside token files that may
+    be what is meant.
     """
     if data.format != "auto" or data.corpus in ("stories", "pylib"):
         return data.format == "tokens"
     found = candidates(data.corpus)
     tokens = [file for file in found if is_token_name(file.name)]
     others = [file for file in found if not is_token_name(file.name)]
+    if others:
+        tokens = [file for file in tokens if not is_foreign(file)]
     if not tokens:
         return False
     strange = [file for file in others if file.suffix not in BESIDE]
     texts = [file for file in others if file.suffix in TEXTS]
-    if not strange and len(texts) > len(tokens) and not any(CHUNK.match(file.name) or side_of(file) for file in tokens):
+    certain = any(CHUNK.match(file.name) or side_of(file) or file.suffix == ".npy" for file in tokens)
+    if not certain and learns_tokenizer and any(file.suffix != ".py" and not ABOUT.match(file.stem) for file in texts):
+        return False
+    if not strange and len(texts) > len(tokens) and not certain:
         strange = texts
     if strange:
         raise UserError(
@@ -49,6 +60,15 @@ def is_token_corpus(data: DataConfig) -> bool:
             "meant cannot be told; name the files themselves in data.corpus, or set data.format to what they are."
         )
     return True
+
+
+def is_foreign(path: Path) -> bool:
+    """Whether a file named like token files begins like one of another kind, or is no whole number of 16-bit ids."""
+    with opened(path) as file:
+        beginning = file.read(MAGIC_BYTES)
+    if path.suffix == ".npy":
+        return not beginning.startswith(NUMPY_MAGIC)
+    return path.stat().st_size % 2 == 1 or beginning.startswith(NOT_TEXT) or bool(compression_of(beginning))
 
 
 def candidates(pattern: str) -> list[Path]:

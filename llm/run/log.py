@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, TypeVar
 
-from llm.events import Event, Finished, Paused, Progress, Resumed, Started, Warned, from_record, to_line
+from llm.events import Event, Finished, Paused, Progress, Resumed, Started, Warned, finite, from_record, to_line
 
 CHUNK = 1 << 20
 AnyEvent = TypeVar("AnyEvent", bound=Event)
@@ -208,7 +208,8 @@ def send_command(path: Path, name: str, arguments: dict[str, Any]) -> str:
     record = {"command": name, "id": identity, "time": time.time(), "arguments": arguments}
     appender = LineAppender(path)
     try:
-        if not appender.append(json.dumps(record, ensure_ascii=False).encode() + b"\n"):
+        line = json.dumps(finite(record), ensure_ascii=False, allow_nan=False).encode("utf-8", "surrogatepass")
+        if not appender.append(line + b"\n"):
             raise OSError(f"{path} could not be written; is the disk full?")
     finally:
         appender.close()

@@ -117,8 +117,8 @@ def test_a_json_list_of_stories_in_shards(tmp_path: Path, monkeypatch: pytest.Mo
 
 
 def test_json_that_is_no_list_is_text_and_an_empty_list_is_no_text(tmp_path: Path) -> None:
-    (tmp_path / "package.json").write_text('{"text": "an object"}')
-    assert texts(opened(tmp_path / "package.json", tmp_path)) == ['{"text": "an object"}']
+    (tmp_path / "package.json").write_text('{"name": "an object"}')
+    assert texts(opened(tmp_path / "package.json", tmp_path)) == ['{"name": "an object"}']
     (tmp_path / "none.json").write_text(" [ ]\n")
     assert texts(opened(tmp_path / "none.json", tmp_path)) == []
     (tmp_path / "list.json").write_text('[{"text": "as text"}]')

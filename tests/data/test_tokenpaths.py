@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from llm.data.findfiles import find_files
 from llm.data.prepare import Dataset, load_dataset
 from llm.data.tokenpaths import is_token_corpus, token_paths
 from llm.errors import UserError
@@ -141,3 +142,24 @@ def test_a_chunk_that_the_glob_leaves_out_is_told_from_one_that_is_lost(tmp_path
     (folder / "encoded_tokens_chunk_0.dat").unlink()
     with pytest.raises(UserError, match=r"lacks encoded_tokens_chunk_0\.dat; bring it back"):
         token_paths(str(folder / "*_[13].dat"), "data.corpus")
+
+
+FOREIGN = (b"PK\x03\x04\0\0", b"\x80\x02\x8a\nl\xfc\x9cF\xf9 ", b"\x7fELF\2\1", b"GGUF\3\0", b"\0\1\2")
+
+
+@pytest.mark.parametrize("beginning", FOREIGN)
+def test_text_beside_a_foreign_bin_is_a_corpus_of_text(tmp_path: Path, beginning: bytes) -> None:
+    """torch, compilers and llama.cpp write .bin, too; three bytes are no whole ids."""
+    folder = folder_of(tmp_path / "texts", "a.txt")
+    (folder / "model.bin").write_bytes(beginning)
+    assert not is_token_corpus(config(folder).data)
+    assert [path.name for path in find_files(str(folder))] == ["a.txt"]
+
+
+def test_text_beside_what_may_be_tokens_is_meant_where_a_tokenizer_is_to_be_learnt(tmp_path: Path) -> None:
+    for number, names in enumerate((("a.txt", "ids.bin"), ("a.txt", "b.md", "ids.bin"))):
+        folder = folder_of(tmp_path / str(number), *names)
+        assert not is_token_corpus(config(folder).data, learns_tokenizer=True)
+    assert is_token_corpus(config(tmp_path / "0").data), "tokens, where the tokenizer is known"
+    for name, names in {"nanogpt": NANOGPT, "llama2": ("data00.bin", "readme.md", "LICENSE")}.items():
+        assert is_token_corpus(config(folder_of(tmp_path / name, *names)).data, learns_tokenizer=True)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import json
 import math
 import os
 from pathlib import Path
@@ -209,3 +210,17 @@ def test_lines_of_the_wrong_shape_are_passed_over(tmp_path: Path, line: bytes) -
     path.write_bytes(line + b"\n" + to_line(warned(1)))
     assert steps(list(read_events(path))) == [1]
     assert all(command.arguments == {} for command in commands.poll())
+
+
+def test_commands_are_strict_json(tmp_path: Path) -> None:
+    """Numbers that are not finite are strings, as in the events."""
+    path = tmp_path / "commands.jsonl"
+    tail = CommandTail(path)
+    send_command(path, "set", {"key": "train.lr", "value": float("nan"), "more": [float("-inf")]})
+
+    def refuse(constant: str) -> None:
+        raise ValueError(constant)
+
+    arguments = json.loads(path.read_text(), parse_constant=refuse)["arguments"]
+    assert (arguments["value"], arguments["more"]) == ("NaN", ["-Infinity"])
+    assert tail.poll()[0].arguments["value"] == "NaN"

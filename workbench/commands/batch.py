@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 from llm.config import DecodeConfig, fields_of, from_mapping
 from llm.errors import UserError, WrongUse
-from llm.events import Progress
+from llm.events import Progress, finite
 from llm.run import CheckpointInfo, Run
 
 if TYPE_CHECKING:
@@ -58,7 +58,7 @@ def sample_lines(run: Run, info: CheckpointInfo, engine: Engine, source: str, kn
                     "tokens": completion.tokens,
                     "samples": [{"text": text, "reason": reason} for text, reason in samples],
                 }
-                sys.stdout.write(well_formed(json.dumps(result, ensure_ascii=False)) + "\n")
+                sys.stdout.write(well_formed(json.dumps(finite(result), ensure_ascii=False, allow_nan=False)) + "\n")
             sys.stdout.flush()
 
 

@@ -19,6 +19,7 @@ from textual.widgets.option_list import Option
 from llm.config import RunConfig
 from llm.data.addresses import is_address
 from llm.errors import UserError
+from workbench.screens.ask_field import CHOSEN, AskField
 from workbench.screens.base import WorkbenchScreen
 from workbench.screens.prepare import PrepareDialog
 from workbench.services.corpora import (
@@ -34,8 +35,10 @@ from workbench.services.corpora import (
     path_problem,
     preview,
 )
+from workbench.services.fields import FieldNeeded
 from workbench.services.jobs import DataJob, Work
 from workbench.services.narration import preparation
+from workbench.services.pasted import pasted_path
 from workbench.text import clean, one_line
 from workbench.widgets.axes import duration
 from workbench.widgets.corpus_page import corpus_page
@@ -97,6 +100,14 @@ class DataScreen(WorkbenchScreen):
         text: str = ""
         looked: Looked | None = None
         problem: str = ""
+        notes: tuple[str, ...] = ()
+
+    @dataclass
+    class FieldAsked(Message):
+        """Which field of the rows in `path` holds the text has to be chosen."""
+
+        path: str
+        needed: FieldNeeded
 
     @dataclass
     class JobEnded(Message):
@@ -208,7 +219,8 @@ class DataScreen(WorkbenchScreen):
             if entry.kind == "prepared" and entry.folder is not None and not entry.problem:
                 found.looked = look_into(entry.folder)
             elif entry.corpus and entry.here:
-                found.text = preview(entry, self.workbench.home)
+                found.text, notes = preview(entry, self.workbench.home)
+                found.notes = tuple(notes)
         except (UserError, OSError) as error:
             found.problem = str(error)
         self.post_message(found)
@@ -247,14 +259,15 @@ class DataScreen(WorkbenchScreen):
 
     def action_add(self) -> None:
         """Put text of one's own on the list."""
-        question = "A file, a folder, a glob such as ~/notes/**/*.md, .jsonl or .parquet files, or a web address:"
+        question = "A file, a folder, a glob such as ~/notes/**/*.md, JSON, CSV or Parquet files, or a web address:"
         self.app.push_screen(AskText(question, problem_of=path_problem), self._add)
 
     def _add(self, text: str | None) -> None:
-        if text and is_address(text):
-            self._fetch(text)
-        elif text:
-            self._look_and_add(text)
+        path = pasted_path(text or "")
+        if is_address(path):
+            self._fetch(path)
+        elif path:
+            self._look_and_add(path)
 
     def _fetch(self, address: str) -> None:
         """Download what lies at a web address, and put it on the list."""
@@ -265,15 +278,30 @@ class DataScreen(WorkbenchScreen):
             self._begin(f"downloading {address}", lambda: download_corpus(home, address))
 
     @work(thread=True, group="add a corpus")
-    def _look_and_add(self, path: str) -> None:
+    def _look_and_add(self, path: str, text_field: str = "") -> None:
         try:
-            entry = add_corpus(self.workbench.home, path)
+            entry = add_corpus(self.workbench.home, path, text_field)
+        except FieldNeeded as needed:
+            self.post_message(self.FieldAsked(path, needed))
+            return
         except (UserError, OSError) as error:
             self.app.notify(clean(str(error)), severity="error", timeout=15, markup=False)
             return
         if entry.text_field != "text":
             self.app.notify(clean(f"the text is taken from the field {entry.text_field}"), markup=False)
         self._list(entry.key)
+
+    def on_data_screen_field_asked(self, message: FieldAsked) -> None:
+        """Offer the fields that hold text, each with an example."""
+        if not message.needed.fields:
+            self.app.notify(clean(str(message.needed)), severity="error", timeout=15, markup=False)
+            return
+
+        def add(answer: str | None) -> None:
+            if answer:
+                self._look_and_add(message.path, answer.removeprefix(CHOSEN))
+
+        self.app.push_screen(AskField(message.needed), add)
 
     def action_forget(self) -> None:
         """Take a text off the list. One's own files stay; a copy that was downloaded goes, which is asked first."""
@@ -343,6 +371,8 @@ class DataScreen(WorkbenchScreen):
 
         def on_end(result: Any, problem: str) -> None:
             self.post_message(self.JobEnded(title, problem, key_of(result) or marked))
+            if isinstance(result, FieldNeeded):
+                self.post_message(self.FieldAsked(result.path, result))
 
         self.job = DataJob(title, work, on_end)
         self.job.start()

@@ -17,6 +17,8 @@ from llm.data.addresses import is_address, web_address
 from llm.errors import UserError
 from llm.events import Progress
 from llm.files import directory_size, read_json, remove_directory, write_json
+from workbench.services.fields import FieldNeeded, text_field_of
+from workbench.services.pasted import pasted_path
 
 if TYPE_CHECKING:
     from llm.data.prepare import Dataset
@@ -31,10 +33,6 @@ PREVIEW_DOCUMENTS = 8
 PREVIEW_TOKENS = 600
 COUNTED_TOKENS = 1 << 26
 COUNTED_AT_ONCE = 1 << 22
-DECIDES_THE_TOKENS = (
-    "corpus", "validation", "format", "size_mb", "seed", "text_field", "validation_fraction", "split", "boundary",
-    "chunk_tokens",
-)  # fmt: skip
 
 Kind = Literal["embedded", "added", "named", "prepared"]
 
@@ -185,6 +183,7 @@ def read_added(home: Path) -> list[dict[str, str]]:
 def path_problem(text: str) -> str:
     """What is wrong with a path or an address while it is typed, or "". Looks at one folder at most, so that no key
     waits for it."""
+    text = pasted_path(text)
     if is_address(text):
         try:
             web_address(text)
@@ -192,35 +191,45 @@ def path_problem(text: str) -> str:
             return str(error)
         return ""
     path = Path(text).expanduser()
+    if path.exists():
+        return ""
     named = next((place for place, part in enumerate(path.parts) if set(part) & set("*?[")), None)
     if named is None:
-        return "" if path.exists() else "there is no such file or folder"
+        return "there is no such file or folder"
     folder = Path(*path.parts[:named]) if named else Path()
     return "" if folder.is_dir() else f"there is no folder {folder}"
 
 
-def add_corpus(home: Path, text: str) -> Entry:
-    """Put a file, folder, glob or web address on the list; UserError where there is no text in it, or where what lies
-    at the address was not downloaded. Looks at every file it means."""
+def add_corpus(home: Path, text: str, text_field: str = "") -> Entry:
+    """Put a file, folder, glob or web address on the list, its text in the field `text_field` where it is rows.
+
+    Raises FieldNeeded where no field is named and which holds the text cannot be told; UserError where there is no text
+    in it, or where what lies at the address was not downloaded. Looks at every file it means.
+    """
     from llm.data.datasets import located
 
+    text = pasted_path(text)
     path = web_address(text) if is_address(text) else str(Path(text).expanduser().absolute())
     here = located(DataConfig(corpus=path), home)
-    field = text_field_of(here.corpus)
+    field = text_field or text_field_of(path, here.corpus)
     check_corpus(replace(RunConfig(), data=replace(here, text_field=field)), home)
     records = [record for record in read_added(home) if record["path"] != path]
     write_json(home / ADDED, [*records, {"path": path, "text_field": field}])
     return added_entry(home, path, field)
 
 
-def download_corpus(home: Path, address: str) -> Generator[Progress, None, Entry]:
-    """Fetch what lies at a web address and put it on the list. UserError where it cannot be had, or holds no text."""
+def download_corpus(home: Path, address: str) -> Generator[Progress, None, Entry | FieldNeeded]:
+    """Fetch what lies at a web address and put it on the list; returns FieldNeeded where it has to be added again with
+    a field named. UserError where it cannot be had, or holds no text."""
     from llm.data.datasets import find_dataset
     from llm.data.download import download
 
     yield from download(find_dataset(address), home)
     yield Progress(stage="Looking at the text", done=0, total=0)
-    return add_corpus(home, address)
+    try:
+        return add_corpus(home, address)
+    except FieldNeeded as needed:
+        return needed
 
 
 def forget_corpus(home: Path, path: str) -> None:
@@ -236,48 +245,11 @@ def forget_corpus(home: Path, path: str) -> None:
 
 def check_corpus(config: RunConfig, home: Path) -> None:
     """UserError unless the corpus has a first document, or is token files."""
-    from llm.data.corpora import open_corpus
+    from llm.data.corpora import check_text, open_corpus
     from llm.data.tokenpaths import is_token_corpus
 
-    if is_token_corpus(config.data):
-        return
-    corpus = open_corpus(config.data, home)
-    if next(iter(corpus.documents()), None) is None:
-        raise UserError(f"{config.data.corpus} holds no text; give a file with text in it.")
-
-
-def text_field_of(pattern: str) -> str:
-    """The field that holds the text of JSONL or Parquet: "text" if there is one, else the longest of the first row."""
-    from llm.data.textfiles import find_files, format_of
-
-    paths = find_files(pattern)
-    kind = format_of(paths[0], "auto") if paths else "text"
-    row = first_json_row(paths[0]) if kind == "jsonl" else first_parquet_row(paths[0]) if kind == "parquet" else {}
-    texts = {name: value for name, value in row.items() if isinstance(value, str)}
-    if not texts or "text" in texts:
-        return "text"
-    return max(texts, key=lambda name: len(texts[name]))
-
-
-def first_json_row(path: Path) -> dict[str, Any]:
-    from llm.data.textfiles import json_records
-
-    try:
-        _, row = next(json_records(path, lambda *_: None), ("", {}))
-    except UserError:
-        return {}  # reading the corpus says what is wrong, and where
-    return row if isinstance(row, dict) else {}
-
-
-def first_parquet_row(path: Path) -> dict[str, Any]:
-    try:
-        from pyarrow import ArrowException, parquet
-
-        with parquet.ParquetFile(path) as table:
-            rows = next(table.iter_batches(batch_size=1), None)
-    except (ImportError, OSError, ArrowException):
-        return {}  # reading the corpus says what is missing
-    return dict(rows.to_pylist()[0]) if rows is not None and rows.num_rows else {}
+    if not is_token_corpus(config.data, learns_tokenizer=True):
+        check_text(open_corpus(config.data, home))
 
 
 # --- looking into one
@@ -285,6 +257,8 @@ def first_parquet_row(path: Path) -> dict[str, Any]:
 
 def config_of(entry: Entry, base: RunConfig) -> RunConfig:
     """`base` made to learn from `entry`. A prepared one brings all that decided its tokens, where that is recorded."""
+    from llm.data.settings import DECIDES_THE_TOKENS
+
     made_with = entry.record.get("made_with")
     if made_with is not None:
         data = {name: value for name, value in made_with["data"].items() if name in DECIDES_THE_TOKENS}
@@ -298,21 +272,23 @@ def config_of(entry: Entry, base: RunConfig) -> RunConfig:
     return from_mapping({"data": data}, base)
 
 
-def preview(entry: Entry, home: Path) -> str:
-    """The beginning of the text, documents set apart by an empty line. UserError where it cannot be read."""
+def preview(entry: Entry, home: Path) -> tuple[str, list[str]]:
+    """The beginning of the text, documents set apart by an empty line, and sentences about what was found amiss: what
+    was passed over, and why. UserError where it cannot be read."""
     from llm.data.corpora import open_corpus
     from llm.data.datasets import located
     from llm.data.tokenpaths import is_token_corpus
 
     data = located(config_of(entry, RunConfig()).data, home)
-    if is_token_corpus(data):
-        return "(token files: they hold ids, and no text)"
+    if is_token_corpus(data, learns_tokenizer=True):
+        return "(token files: they hold ids, and no text)", []
+    corpus = open_corpus(data, home, "<|endoftext|>")
     texts: list[str] = []
-    for document in open_corpus(data, home, "<|endoftext|>").documents():
+    for document in corpus.documents():
         texts.append(next(iter(document.pieces), "")[:PREVIEW_CHARACTERS])
         if len(texts) == PREVIEW_DOCUMENTS or sum(map(len, texts)) >= PREVIEW_CHARACTERS:
             break
-    return "\n\n".join(text.strip("\n") for text in texts)[:PREVIEW_CHARACTERS]
+    return "\n\n".join(text.strip("\n") for text in texts)[:PREVIEW_CHARACTERS], corpus.warnings()
 
 
 @dataclass(frozen=True)

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from llm.errors import UserError
+from llm.events import finite, restored
 from llm.files import read_json, write_atomic
 
 FORMAT = 1
@@ -68,6 +69,7 @@ def stamps_of(row: dict[str, Any]) -> tuple[Stamp, ...]:
 
 
 def summary_of(record: dict[str, Any], home: Path) -> RunSummary:
+    record = {field.name: restored(record[field.name], field.type) for field in fields(RunSummary)}
     return RunSummary(**(record | {"path": home / "runs" / record["name"], "tags": tuple(record["tags"])}))
 
 
@@ -78,6 +80,6 @@ def save_summaries(home: Path, kept: Kept) -> None:
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         record = {"format": FORMAT, "fields": [field.name for field in fields(RunSummary)], "runs": rows}
-        write_atomic(path, json.dumps(record, ensure_ascii=False).encode(errors="replace"))
+        write_atomic(path, json.dumps(finite(record), ensure_ascii=False, allow_nan=False).encode(errors="replace"))
     except OSError:
         return

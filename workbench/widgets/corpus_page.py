@@ -46,7 +46,9 @@ def corpus_page(
         lines.append(Content("Not here. Enter downloads it."))
     elif entry.corpus:
         next_ = NEXT["address" if is_address(entry.corpus) else entry.kind]
-        lines += [Content.styled(next_, "$foreground-muted"), heading("How it begins")]
+        lines.append(Content.styled(next_, "$foreground-muted"))
+        lines += [Content.styled(clean(note), "$text-warning") for note in (found.notes if found is not None else ())]
+        lines.append(heading("How it begins"))
         lines.append(Content(clean(found.text)) if found is not None else Content.styled("reading…", "dim"))
     else:
         lines.append(Content("Questions to measure a model with; no text to learn from."))

@@ -1,0 +1,128 @@
+"""JSON read from text that comes in pieces, one value in memory at a time."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Iterable, Iterator
+from typing import Any
+
+WORD = re.compile(r"[^ \t\n\r]")
+LONGEST_VALUE = 1 << 26  # characters
+LONGEST_LINE = 1 << 30
+TOO_DEEP = "it is nested too deeply"
+
+
+class JsonText:
+    """A text of JSON, read from left to right. Errors are ValueErrors that say what is wrong."""
+
+    def __init__(self, pieces: Iterable[str]) -> None:
+        self._pieces = iter(pieces)
+        self._text = ""
+        self._place = 0
+        self.is_broken = False  # whether the value read last has a line break in it
+
+    def peek(self) -> str:
+        """The next character that is not white space; "" at the end."""
+        while True:
+            if found := WORD.search(self._text, self._place):
+                self._place = found.start()
+                return found[0]
+            self._place = len(self._text)
+            if not self._read_more(1):
+                return ""
+
+    def take(self, characters: str) -> str:
+        """Pass over the next character, which must be one of `characters`, and return it."""
+        found = self.peek()
+        if not found or found not in characters:
+            raise ValueError(f"{' or '.join(characters)} is missing")
+        self._place += 1
+        return found
+
+    def value(self) -> Any:
+        """The next value, whole."""
+        if not self.peek():
+            raise ValueError("a value is missing")
+        while True:
+            try:
+                value, end = json.JSONDecoder().raw_decode(self._text, self._place)
+            except RecursionError as error:
+                raise ValueError(TOO_DEEP) from error
+            except ValueError:
+                if not self._read_more(len(self._text) - self._place):  # it may only be cut off
+                    raise
+                continue
+            if end < len(self._text) or isinstance(value, str | list | dict) or not self._read_more(1):
+                self.is_broken = self._text.find("\n", self._place, end) >= 0
+                self._place = end
+                return value
+
+    def items(self) -> Iterator[Any]:
+        """The items of the list that comes next."""
+        self.take("[")
+        if self.peek() == "]":
+            self.take("]")
+            return
+        while True:
+            yield self.value()
+            if self.take(",]") == "]":
+                return
+
+    def members(self) -> Iterator[str]:
+        """The names in the object that comes next. After each, whoever asked must read its value."""
+        self.take("{")
+        while self.peek() == '"':
+            name: str = self.value()
+            self.take(":")
+            yield name
+            if self.take(",}") == "}":
+                return
+
+    def ends_line(self) -> bool:
+        """Whether only blanks follow in this line."""
+        while True:
+            rest, newline, _ = self._text[self._place :].partition("\n")
+            if rest.strip():
+                return False
+            if newline or not self._read_more(1):
+                return True
+
+    def _read_more(self, wanted: int) -> bool:
+        """Read `wanted` characters or more, as far as there are any; whether any came."""
+        waiting = [self._text[self._place :]]
+        self._place = 0
+        if len(waiting[0]) > LONGEST_VALUE:
+            raise ValueError(f"a value is longer than {LONGEST_VALUE:,} characters")
+        came = 0
+        while came < wanted and (piece := next(self._pieces, "")):
+            waiting.append(piece)
+            came += len(piece)
+        self._text = "".join(waiting)
+        return came > 0
+
+
+def parse_json(text: str) -> Any:
+    """The value that `text` is. ValueError where it is none, or too deeply nested."""
+    try:
+        return json.loads(text)
+    except RecursionError as error:
+        raise ValueError(TOO_DEEP) from error
+
+
+def lines_of(pieces: Iterable[str]) -> Iterator[str]:
+    """The lines of a text, with their ends. ValueError where one is longer than `LONGEST_LINE`."""
+    waiting: list[str] = []
+    length = 0
+    for piece in pieces:
+        first, *rest = piece.split("\n")
+        waiting.append(first)
+        length += len(first)
+        if length > LONGEST_LINE:
+            raise ValueError(f"it is longer than {LONGEST_LINE:,} characters")
+        if rest:
+            yield "".join(waiting) + "\n"
+            yield from (line + "\n" for line in rest[:-1])
+            waiting, length = [rest[-1]], len(rest[-1])
+    if last := "".join(waiting):
+        yield last
