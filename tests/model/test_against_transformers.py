@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from llm.config import ModelConfig, load_preset, resolve_model
 from llm.model.transformer import Transformer
-from tests.model.models_for_tests import built, relative_error, tiny, tokens
+from tests.model.models_for_tests import GRADIENT_SHARE, built, largest_value, relative_error, tiny, tokens
 
 transformers = pytest.importorskip("transformers")
 
@@ -164,8 +164,9 @@ def compare(ours: Transformer, theirs: nn.Module, renamed: Any, absent: str = "n
     gradients = renamed({name: weight.grad for name, weight in ours.named_parameters()})
     their_gradients = {name: weight.grad for name, weight in theirs.named_parameters() if not name.endswith(absent)}
     assert their_gradients.keys() <= gradients.keys()
+    scale = GRADIENT_SHARE * largest_value(their_gradients.values())
     for name, gradient in their_gradients.items():
-        assert relative_error(gradients[name], gradient) < 1e-9, name
+        assert relative_error(gradients[name], gradient, scale) < 1e-9, name
 
 
 @pytest.mark.parametrize("attention", ["sdpa", "reference"])

@@ -262,7 +262,8 @@ def test_gating_does_not_change_a_step_that_is_applied(kind: dict[str, Any], fus
             optimizer.step(0.7, finite)
         results.append(snapshot(model, optimizer))
     for name, value in results[0].items():
-        assert torch.allclose(value, results[1][name], rtol=1e-12, atol=0), name
+        gated = results[1][name]
+        assert (value - gated).abs().max() <= 1e-12 * gated.abs().max(), name  # single elements may cancel to about 0
 
 
 def steps(model: nn.Module, optimizer: Optimizer, count: Iterable[None]) -> None:
