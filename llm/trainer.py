@@ -19,7 +19,7 @@ from llm.data.prepare import batch_source
 from llm.distributed import LossOf
 from llm.events import Event, Finished
 from llm.job import Job
-from llm.optim import lr_at
+from llm.optim import lr_at, momentum_at
 from llm.recovery import Recovery, halve_micro_batch
 from llm.results import Results
 from llm.steering import Steering
@@ -95,6 +95,7 @@ class Trainer:
             clip=train.clip,
             lr=lr,
             lr_scale=lr / train.lr,
+            momentum=momentum_at(state.step, job.config),
             seed=train.seed,
             ranks=job.ranks,
             # Several ranks agree on a stop only between steps, for none may leave another waiting for its gradients.

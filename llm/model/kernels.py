@@ -32,6 +32,7 @@ class Kernels:
     layer_norm: Callable[[Tensor, Tensor | None, Tensor | None, float], Tensor]
     silu: Callable[[Tensor], Tensor]
     gelu: Callable[[Tensor], Tensor]
+    gelu_exact: Callable[[Tensor], Tensor]
     rotate: Callable[[Tensor, Tensor, Tensor, Pairs], Tensor]
     attention: Callable[[Tensor, Tensor, Tensor, float, Tensor | None], Tensor]
 
@@ -83,6 +84,11 @@ def silu(x: Tensor) -> Tensor:
 def gelu(x: Tensor) -> Tensor:
     """GELU by the tanh approximation that GPT-2 uses (Hendrycks & Gimpel 2016, section 2)."""
     return 0.5 * x * (1 + torch.tanh(math.sqrt(2 / math.pi) * (x + 0.044715 * x * x * x)))
+
+
+def gelu_exact(x: Tensor) -> Tensor:
+    """x·Φ(x), with Φ the normal distribution function (Hendrycks & Gimpel 2016, eq. 2); torch's default, nanoGPT's."""
+    return 0.5 * x * (1 + torch.erf(x / math.sqrt(2)))
 
 
 def rotate(x: Tensor, cos: Tensor, sin: Tensor, pairs: Pairs) -> Tensor:
@@ -174,6 +180,7 @@ WRITTEN_OUT = Kernels(
     layer_norm=layer_norm,
     silu=silu,
     gelu=gelu,
+    gelu_exact=gelu_exact,
     rotate=rotate,
     attention=attention,
 )
@@ -184,6 +191,7 @@ FUSED = Kernels(
     layer_norm=fused_layer_norm,
     silu=F.silu,
     gelu=fused_gelu,
+    gelu_exact=F.gelu,
     rotate=fused_rotate,
     attention=fused_attention,
 )

@@ -12,7 +12,8 @@ from llm.model.layers import Linear
 class FeedForward(nn.Module):
     """down(activation(up(x))): (..., d_model) → (..., d_ff) → (..., d_model).
 
-    gelu: GPT-2's; relu2: max(0, x)² (So et al. 2021, Primer); swiglu: silu(gate(x))·up(x) (Shazeer 2020, eq. 6).
+    gelu: the tanh approximation, GPT-2's; gelu-exact: with the error function, nanoGPT's; relu2: max(0, x)² (So et al.
+    2021, Primer); swiglu: silu(gate(x))·up(x) (Shazeer 2020, eq. 6).
     """
 
     def __init__(self, config: ModelConfig, kernels: Kernels) -> None:
@@ -31,6 +32,8 @@ class FeedForward(nn.Module):
             hidden = self.kernels.silu(gate) * hidden
         elif self.activation == "gelu":
             hidden = self.kernels.gelu(hidden)
+        elif self.activation == "gelu-exact":
+            hidden = self.kernels.gelu_exact(hidden)
         else:
             hidden = hidden.relu().square()
         y: Tensor = self.down(hidden)

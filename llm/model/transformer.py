@@ -56,12 +56,7 @@ class Transformer(nn.Module):
         self.position = Embedding(config.context, config.d_model, kernels=kernels) if learned else None
         self.embedding_norm = make_norm(config, kernels) if config.embedding_norm else None
         self.dropout = nn.Dropout(config.dropout) if config.dropout else nn.Identity()
-        head_dim = config.d_model // config.n_head
-        self.rotary = (
-            None
-            if learned
-            else Rotary(head_dim, config.context, theta=config.rope_theta, pairs=config.rope_pairs, kernels=kernels)
-        )
+        self.rotary = None if learned else make_rotary(config, kernels)
         self.blocks = nn.ModuleList(Block(config, layer, kernels) for layer in range(config.n_layer))
         self.final_norm = make_norm(config, kernels)
         self.head = None if config.tied_head else Linear(config.d_model, config.vocab_size, bias=False, kernels=kernels)
@@ -122,6 +117,18 @@ class Transformer(nn.Module):
         The same seed gives the same weights on every device.
         """
         initialise(self.named_parameters(), self.config, generator)
+
+
+def make_rotary(config: ModelConfig, kernels: Kernels) -> Rotary:
+    """The rotary positions that the configuration names, for every position of the context."""
+    return Rotary(
+        config.d_model // config.n_head,
+        config.context,
+        theta=config.rope_theta,
+        pairs=config.rope_pairs,
+        inverse=config.rope_inverse,
+        kernels=kernels,
+    )
 
 
 def check_room(config: ModelConfig, cache: KVCache | None, count: int) -> None:

@@ -88,6 +88,7 @@ def test_layer_norm(kernels: Kernels) -> None:
 def test_activations(kernels: Kernels) -> None:
     agree(kernels.silu, torch.nn.SiLU(), random(3, 5) * 4)
     agree(kernels.gelu, torch.nn.GELU(approximate="tanh"), random(3, 5) * 4)
+    agree(kernels.gelu_exact, lambda x: x * torch.special.ndtr(x), random(3, 5) * 4)
 
 
 def test_softmax() -> None:
