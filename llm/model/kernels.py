@@ -18,6 +18,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from llm.model.blockwise import blockwise_attention
+from llm.model.embedding import repeatable_embedding
 
 Pairs = Literal["even-odd", "halves"]
 
@@ -127,6 +128,13 @@ def attention(query: Tensor, key: Tensor, value: Tensor, dropout: float, seen: T
     return weights.to(value.dtype) @ value
 
 
+def fused_embedding(tokens: Tensor, weight: Tensor) -> Tensor:
+    """`embedding`; compiled for a CPU, with a gradient that repeats (`llm.model.embedding`)."""
+    if torch.compiler.is_compiling() and weight.device.type == "cpu":
+        return repeatable_embedding(tokens, weight)
+    return F.embedding(tokens, weight)
+
+
 def fused_rms_norm(x: Tensor, gain: Tensor | None, eps: float) -> Tensor:
     """`rms_norm`: torch computes it in float32 inside where x is narrower."""
     return F.rms_norm(x, x.shape[-1:], gain, eps)
@@ -186,7 +194,7 @@ WRITTEN_OUT = Kernels(
 )
 FUSED = Kernels(
     linear=F.linear,
-    embedding=F.embedding,
+    embedding=fused_embedding,
     rms_norm=fused_rms_norm,
     layer_norm=fused_layer_norm,
     silu=F.silu,

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from torch import Tensor, nn
 
+from llm.config.resolve import check_resolved
 from llm.config.schema import ModelConfig
 from llm.model.kernels import Kernels
 from llm.model.layers import Linear
@@ -18,6 +19,7 @@ class FeedForward(nn.Module):
 
     def __init__(self, config: ModelConfig, kernels: Kernels) -> None:
         super().__init__()
+        check_resolved(config, ("d_model", "d_ff"))
         self.activation = config.mlp
         self.kernels = kernels
         self.up = Linear(config.d_model, config.d_ff, bias=config.bias, kernels=kernels)

@@ -10,6 +10,7 @@ from typing import Literal
 import torch
 from torch import Tensor, nn
 
+from llm.config.resolve import check_resolved
 from llm.config.schema import ModelConfig
 from llm.loss import linear_cross_entropy
 from llm.model.attention import Attention, KVCache
@@ -138,14 +139,3 @@ def check_room(config: ModelConfig, cache: KVCache | None, count: int) -> None:
         raise ValueError(f"{length} positions exceed the model's context of {config.context}; crop the text.")
     if cache is not None:
         cache.room_for(count)
-
-
-def check_resolved(config: ModelConfig) -> None:
-    """ValueError where a size is missing or does not divide: the configuration was not resolved or not checked."""
-    for name in ("n_layer", "d_model", "n_head", "n_kv_head", "d_ff", "context", "vocab_size"):
-        if getattr(config, name) < 1:
-            raise ValueError(f"model.{name} is not resolved: call llm.config.resolve_model first.")
-    if config.d_model % config.n_head or config.n_head % config.n_kv_head:
-        raise ValueError("model.n_head must divide model.d_model, and model.n_kv_head must divide model.n_head.")
-    if config.position == "rope" and config.d_model // config.n_head % 2:
-        raise ValueError("Rotary positions need an even head width: change model.n_head or model.d_model.")
