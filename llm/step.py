@@ -82,15 +82,16 @@ def take_step(
     ranks: Ranks,
     abandon: Callable[[], bool],
     loss_limit: float = math.inf,
+    momentum: float | None = None,
 ) -> StepResult | TooLarge | None:
     """Train on one batch, (rows, seq_len) inputs and targets, in `accumulation` equal micro-batches.
 
     Of several ranks each passes its own rows; gradients are averaged over ranks with the last micro-batch.
 
-    `lr_scale` multiplies every group's rate; `lr` is only reported. Returns None when `abandon` said so between
-    micro-batches: the partial gradients are discarded and the state is that of the last completed step. The same goes
-    for a `TooLarge`. A loss above `loss_limit`, or one that is not finite, makes a step that moves nothing: the device
-    decides.
+    `lr_scale` multiplies every group's rate; `lr` is only reported. `momentum` is Muon's, where it is scheduled.
+    Returns None when `abandon` said so between micro-batches: the partial gradients are discarded and the state is that
+    of the last completed step. The same goes for a `TooLarge`. A loss above `loss_limit`, or one that is not finite,
+    makes a step that moves nothing: the device decides.
     """
     loss: torch.Tensor | None = None
     fits = True
@@ -111,7 +112,7 @@ def take_step(
     grad_norm = clip_grad_norm(state.model.parameters(), clip)
     ok = torch.isfinite(loss) & torch.isfinite(grad_norm) & (loss <= loss_limit)
     with state.lock:
-        state.optimizer.step(lr_scale, ok)
+        state.optimizer.step(lr_scale, ok, momentum=momentum)
         state.step += 1
     state.optimizer.zero_grad()
     state.batch_index += 1

@@ -20,7 +20,7 @@ from llm.distributed import LossOf
 from llm.errors import UserError
 from llm.events import Event, Finished
 from llm.job import Job
-from llm.optim import lr_at
+from llm.optim import lr_at, momentum_at
 from llm.recovery import Recovery, halve_micro_batch
 from llm.results import Results
 from llm.run.checkpoints import newest_step
@@ -104,6 +104,7 @@ class Trainer:
             clip=train.clip,
             lr=lr,
             lr_scale=lr / train.lr,
+            momentum=momentum_at(state.step, job.config),
             seed=train.seed,
             ranks=job.ranks,
             # Several ranks agree on a stop only between steps, for none may leave another waiting for its gradients.

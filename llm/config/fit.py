@@ -157,8 +157,10 @@ def with_intervals(config: RunConfig, steps: int, before: int) -> RunConfig:
     def seldom(interval: int) -> int:
         return max(scaled(interval, steps, before), every) if interval else 0
 
+    momentum_warmup = scaled(config.optim.momentum_warmup_steps, steps, before)
     return replace(
         config,
+        optim=replace(config.optim, momentum_warmup_steps=momentum_warmup),
         schedule=replace(
             config.schedule,
             warmup_steps=scaled(config.schedule.warmup_steps, steps, before),

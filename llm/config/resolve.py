@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import replace
 
 from llm.config.schema import ModelConfig, TrainConfig
@@ -56,6 +57,21 @@ def shape_problems(model: ModelConfig) -> list[Problem]:
         message = f"{model.n_kv_head} key/value heads do not divide n_head = {model.n_head}; 0 takes n_head"
         problems.append(Problem("model.n_kv_head", message))
     return problems
+
+
+SIZES = ("n_layer", "d_model", "n_head", "n_kv_head", "d_ff", "context", "vocab_size")
+
+
+def check_resolved(model: ModelConfig, sizes: Iterable[str] = SIZES) -> None:
+    """ValueError where one of `sizes`, those that a part of the model is built from, is missing or does not divide."""
+    needed = set(sizes)
+    for name in SIZES:
+        if name in needed and getattr(model, name) < 1:
+            raise ValueError(f"model.{name} is {getattr(model, name)}: call llm.config.resolve_model first.")
+    if "n_head" in needed and (model.d_model % model.n_head or model.n_head % model.n_kv_head):
+        raise ValueError("model.n_head must divide model.d_model, and model.n_kv_head must divide model.n_head.")
+    if "n_head" in needed and model.position == "rope" and model.d_model // model.n_head % 2:
+        raise ValueError("Rotary positions need an even head width: change model.n_head or model.d_model.")
 
 
 def resolve_seq_len(train: TrainConfig, model: ModelConfig) -> int:

@@ -112,15 +112,21 @@ class ModelConfig:
     position: Literal["rope", "learned"] = knob("rope", "Rotary positions, or a learned embedding per position.")
     rope_theta: float = knob(10000.0, "Base of the rotary frequencies.", above=0)
     rope_pairs: Literal["even-odd", "halves"] = knob("even-odd", "Which coordinates rotate together.")
+    rope_inverse: bool = knob(False, "Rotate by minus the angle, as nanochat does; most models rotate by plus.")
     qk_norm: bool = knob(False, "Normalise queries and keys (after the rotation).")
-    mlp: Literal["swiglu", "gelu", "relu2"] = knob("swiglu", "The feed-forward's activation.")
+    mlp: Literal["swiglu", "gelu", "gelu-exact", "relu2"] = knob(
+        "swiglu",
+        "The feed-forward's activation; gelu: the tanh approximation (GPT-2); gelu-exact: the erf form (nanoGPT).",
+    )
     bias: bool = knob(False, "Biases in the linear layers and in LayerNorm.")
     qkv_bias: bool = knob(False, "Biases in the query, key and value projections.")
     tied_head: bool = knob(True, "The output head shares the embedding's weights.")
     dropout: float = knob(0.0, "Dropout on embeddings, attention weights and sub-layer outputs.", low=0, high=0.95)
     softcap: float = knob(0.0, "Squash logits to ±softcap by softcap·tanh(x/softcap); 0 = off.", low=0)
-    init: Literal["normal", "residual-scaled", "xavier-truncated", "zero-output"] = knob(
-        "residual-scaled", "How weights start; residual-scaled shrinks output projections by 1/√(2·n_layer)."
+    init: Literal["normal", "residual-scaled", "xavier-truncated", "zero-output", "zero-output-normal"] = knob(
+        "residual-scaled",
+        "How weights start; residual-scaled shrinks output projections by 1/√(2·n_layer); zero-output sets them and "
+        "the head to 0, the other matrices uniform or normal.",
     )
     init_std: float = knob(0.02, "Standard deviation of normal initialisations.", above=0)
 
@@ -141,6 +147,10 @@ class OptimConfig:
     decay_all: bool = knob(False, "Decay every tensor; otherwise only those with two or more dimensions.")
     matrix_lr: float = knob(0.02, "Muon: learning rate of the blocks' matrices.", above=0)
     momentum: float = knob(0.95, "Muon: Nesterov momentum.", low=0, high=0.9999)
+    momentum_start: float = knob(0.85, "Muon: momentum at the first step, where it warms up.", low=0, high=0.9999)
+    momentum_warmup_steps: int = knob(
+        0, "Muon: steps over which the momentum goes in a line from momentum_start to momentum; 0 = none.", low=0
+    )
     embedding_lr: float = knob(0.0, "Learning rate of the embedding; 0 = train.lr.", low=0)
     head_lr: float = knob(0.0, "Learning rate of an untied head; 0 = train.lr.", low=0)
     width_scaled_lr: bool = knob(False, "Scale AdamW's rates by (d_model/768)^-½.")

@@ -31,12 +31,16 @@ class Question(NamedTuple):
 def questions(task: Task, tokenizer: Tokenizer, longest: int, max_examples: int = 0) -> Iterator[Question]:
     """The questions of `task`, at most `max_examples` (0: all of them), none longer than `longest` tokens.
 
-    The examples come in an order shuffled by one fixed seed, and the shots shown before the i-th are drawn from all
-    others by another; the same seeds as nanochat's, so that results on few examples compare. A prompt that is too long
+    The examples are shuffled by one fixed seed and cut to `max_examples`; the shots shown before the i-th are drawn by
+    another seed from those that remain, without the i-th. Seeds and order are those of nanochat (`evaluate_model` and
+    `evaluate_example`, commit d575940), so that results on few examples compare. A task that shows more shots than
+    `max_examples` leaves keeps as many examples as it needs, which nanochat cannot evaluate. A prompt that is too long
     loses its beginning.
     """
     examples = list(task.examples)
     random.Random(ORDER_SEED).shuffle(examples)
+    if max_examples:
+        examples = examples[: max(max_examples, task.shots + 1)]
     for index in range(min(len(examples), max_examples or len(examples))):
         drawn = random.Random(SHOTS_SEED + index).sample(range(len(examples) - 1), task.shots)
         others = (examples[other + (other >= index)] for other in drawn)  # all but the one that is asked

@@ -5,10 +5,13 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
+from llm.config.resolve import check_resolved
 from llm.config.schema import ModelConfig
 from llm.model.kernels import Kernels
 from llm.model.layers import Linear
 from llm.model.rotary import Rotary
+
+HEADS = ("d_model", "n_head", "n_kv_head")
 
 
 class KVCache:
@@ -31,7 +34,11 @@ class KVCache:
         dtype: torch.dtype = torch.float32,
         length: int | None = None,
     ) -> None:
-        """Room for `length` positions (the model's context where it is not given)."""
+        """Room for `length` positions (the model's context where it is not given).
+
+        ValueError where the configuration's shape is not resolved.
+        """
+        check_resolved(config, (*HEADS, "n_layer", "context"))
         self.config = config
         self.capacity = config.context if length is None else length
         shape = (config.n_layer, batch_size, 2 * config.n_kv_head, self.capacity, config.d_model // config.n_head)
@@ -92,10 +99,14 @@ class KVCache:
 
 
 class Attention(nn.Module):
-    """Project to queries, keys and values, rotate, normalise, attend, project back: (B, T, d_model) → the same."""
+    """Project to queries, keys and values, rotate, normalise, attend, project back: (B, T, d_model) → the same.
+
+    ValueError where the configuration's heads and width are not resolved (`llm.config.resolve_model`).
+    """
 
     def __init__(self, config: ModelConfig, layer: int, kernels: Kernels) -> None:
         super().__init__()
+        check_resolved(config, HEADS)
         self.layer = layer
         self.n_head, self.n_kv_head = config.n_head, config.n_kv_head
         self.head_dim = config.d_model // config.n_head

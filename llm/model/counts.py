@@ -118,6 +118,6 @@ def activation_bytes_per_token(config: ModelConfig, seq_len: int, precision: Pre
     if precision == "bf16" or config.dropout:
         weights = config.n_head * min(seq_len, (seq_len + BLOCK_ROWS) // 2)
         attention += narrow * (d + (weights if seq_len <= MOST_KEPT_POSITIONS else 0))
-    hidden = {"swiglu": 4, "gelu": 2, "relu2": 3}[config.mlp] * narrow * config.d_ff
+    hidden = {"swiglu": 4, "gelu": 2, "gelu-exact": 2, "relu2": 3}[config.mlp] * narrow * config.d_ff
     dropout = 3 * narrow * d if config.dropout else 0
     return config.n_layer * (2 * norm + attention + hidden + dropout) + norm + 8 * d

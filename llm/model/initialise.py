@@ -22,7 +22,9 @@ def initialise(parameters: Iterable[tuple[str, nn.Parameter]], config: ModelConf
       with init_std/√(2·n_layer), so that its variance does not grow with depth (Radford et al. 2019, section 2.3).
     xavier-truncated: matrices N(0, 2/(in+out)) cut at ±3σ, embeddings N(0, 1) cut at ±3 (CS336, assignment 1).
     zero-output: embeddings N(0, 1), matrices uniform in ±√3·d_model^−½ (standard deviation d_model^−½), output
-      projections and an untied head 0, so that every block starts as the identity (nanochat).
+      projections and an untied head 0, so that every block starts as the identity (nanochat since January 2026).
+    zero-output-normal: the same, but matrices N(0, σ²) with σ = in^−½·min(1, √(out/in)) (nanochat before that; the rule
+      is that of Yang et al. 2023, arXiv:2310.17813).
     """
     for name, parameter in parameters:
         if name.endswith("gain"):
@@ -41,10 +43,15 @@ def drawn(name: str, shape: torch.Size, config: ModelConfig, generator: torch.Ge
     if config.init == "xavier-truncated":
         std = 1.0 if is_embedding else math.sqrt(2 / (shape[0] + shape[1]))
         return truncated_normal_(values, std, 3.0, generator)
-    if config.init == "zero-output":
+    if config.init in ("zero-output", "zero-output-normal"):
         if is_embedding:
             return values.normal_(0.0, 1.0, generator=generator)
-        bound = 0.0 if is_output or name == "head.weight" else math.sqrt(3 / config.d_model)
+        if is_output or name == "head.weight":
+            return values.zero_()
+        if config.init == "zero-output-normal":
+            outputs, inputs = shape
+            return values.normal_(0.0, min(1.0, math.sqrt(outputs / inputs)) / math.sqrt(inputs), generator=generator)
+        bound = math.sqrt(3 / config.d_model)
         return values.uniform_(-bound, bound, generator=generator)
     shrink = math.sqrt(2 * config.n_layer) if config.init == "residual-scaled" and is_output else 1.0
     return values.normal_(0.0, config.init_std / shrink, generator=generator)

@@ -18,6 +18,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from llm.model.blockwise import blockwise_attention
+from llm.model.embedding import repeatable_embedding
 
 Pairs = Literal["even-odd", "halves"]
 
@@ -32,6 +33,7 @@ class Kernels:
     layer_norm: Callable[[Tensor, Tensor | None, Tensor | None, float], Tensor]
     silu: Callable[[Tensor], Tensor]
     gelu: Callable[[Tensor], Tensor]
+    gelu_exact: Callable[[Tensor], Tensor]
     rotate: Callable[[Tensor, Tensor, Tensor, Pairs], Tensor]
     attention: Callable[[Tensor, Tensor, Tensor, float, Tensor | None], Tensor]
 
@@ -85,6 +87,11 @@ def gelu(x: Tensor) -> Tensor:
     return 0.5 * x * (1 + torch.tanh(math.sqrt(2 / math.pi) * (x + 0.044715 * x * x * x)))
 
 
+def gelu_exact(x: Tensor) -> Tensor:
+    """x·Φ(x), with Φ the normal distribution function (Hendrycks & Gimpel 2016, eq. 2); torch's default, nanoGPT's."""
+    return 0.5 * x * (1 + torch.erf(x / math.sqrt(2)))
+
+
 def rotate(x: Tensor, cos: Tensor, sin: Tensor, pairs: Pairs) -> Tensor:
     """Turn each pair of coordinates of x (..., T, D) by its position's angle (Su et al. 2021, eq. 34).
 
@@ -119,6 +126,13 @@ def attention(query: Tensor, key: Tensor, value: Tensor, dropout: float, seen: T
     if dropout:
         weights = F.dropout(weights, dropout)
     return weights.to(value.dtype) @ value
+
+
+def fused_embedding(tokens: Tensor, weight: Tensor) -> Tensor:
+    """`embedding`; compiled for a CPU, with a gradient that repeats (`llm.model.embedding`)."""
+    if torch.compiler.is_compiling() and weight.device.type == "cpu":
+        return repeatable_embedding(tokens, weight)
+    return F.embedding(tokens, weight)
 
 
 def fused_rms_norm(x: Tensor, gain: Tensor | None, eps: float) -> Tensor:
@@ -174,16 +188,18 @@ WRITTEN_OUT = Kernels(
     layer_norm=layer_norm,
     silu=silu,
     gelu=gelu,
+    gelu_exact=gelu_exact,
     rotate=rotate,
     attention=attention,
 )
 FUSED = Kernels(
     linear=F.linear,
-    embedding=F.embedding,
+    embedding=fused_embedding,
     rms_norm=fused_rms_norm,
     layer_norm=fused_layer_norm,
     silu=F.silu,
     gelu=fused_gelu,
+    gelu_exact=F.gelu,
     rotate=fused_rotate,
     attention=fused_attention,
 )

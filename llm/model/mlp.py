@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from torch import Tensor, nn
 
+from llm.config.resolve import check_resolved
 from llm.config.schema import ModelConfig
 from llm.model.kernels import Kernels
 from llm.model.layers import Linear
@@ -12,11 +13,13 @@ from llm.model.layers import Linear
 class FeedForward(nn.Module):
     """down(activation(up(x))): (..., d_model) → (..., d_ff) → (..., d_model).
 
-    gelu: GPT-2's; relu2: max(0, x)² (So et al. 2021, Primer); swiglu: silu(gate(x))·up(x) (Shazeer 2020, eq. 6).
+    gelu: the tanh approximation, GPT-2's; gelu-exact: with the error function, nanoGPT's; relu2: max(0, x)² (So et al.
+    2021, Primer); swiglu: silu(gate(x))·up(x) (Shazeer 2020, eq. 6).
     """
 
     def __init__(self, config: ModelConfig, kernels: Kernels) -> None:
         super().__init__()
+        check_resolved(config, ("d_model", "d_ff"))
         self.activation = config.mlp
         self.kernels = kernels
         self.up = Linear(config.d_model, config.d_ff, bias=config.bias, kernels=kernels)
@@ -31,6 +34,8 @@ class FeedForward(nn.Module):
             hidden = self.kernels.silu(gate) * hidden
         elif self.activation == "gelu":
             hidden = self.kernels.gelu(hidden)
+        elif self.activation == "gelu-exact":
+            hidden = self.kernels.gelu_exact(hidden)
         else:
             hidden = hidden.relu().square()
         y: Tensor = self.down(hidden)

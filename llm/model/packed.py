@@ -24,6 +24,9 @@ from llm.model.kernels import FUSED
 from llm.model.rotary import rotary_angles, rows
 from llm.model.transformer import Transformer, check_room
 
+GELU_APPROXIMATIONS = {"gelu": "tanh", "gelu-exact": "none"}
+"""torch's name for the GELU of each feed-forward that has one."""
+
 Weights = Mapping[str, Tensor]
 """Those of a model or of a part of it, by the names they have in `Transformer`."""
 
@@ -40,10 +43,10 @@ def can_pack(device: torch.device, dtype: torch.dtype) -> bool:
 class PackedLinear:
     """x Wᵀ + b, in the dtype of W and b, with W packed where that can be: (..., inputs) in any dtype → (..., outputs).
 
-    With `gelu`, GPT-2's GELU of that.
+    With `gelu`, the GELU of that: torch's "tanh" approximation, or "none" (exact).
     """
 
-    def __init__(self, weight: Tensor, bias: Tensor | None = None, *, gelu: bool = False) -> None:
+    def __init__(self, weight: Tensor, bias: Tensor | None = None, *, gelu: str | None = None) -> None:
         self.packed = can_pack(weight.device, weight.dtype)
         self.weight: Tensor = torch.ops.mkldnn._reorder_linear_weight(weight.contiguous()) if self.packed else weight
         self.bias, self.gelu = bias, gelu
@@ -51,11 +54,11 @@ class PackedLinear:
     def __call__(self, x: Tensor) -> Tensor:
         x = x.to(self.weight.dtype)
         if self.packed:
-            name, kind = ("gelu", "tanh") if self.gelu else ("none", "")
+            name, kind = ("none", "") if self.gelu is None else ("gelu", self.gelu)
             y: Tensor = torch.ops.mkldnn._linear_pointwise(x, self.weight, self.bias, name, [], kind)
             return y
         y = F.linear(x, self.weight, self.bias)
-        return FUSED.gelu(y) if self.gelu else y
+        return y if self.gelu is None else F.gelu(y, approximate=self.gelu)
 
 
 class PackedTransformer:
@@ -123,7 +126,7 @@ class PackedBlock:
         up = {kind: join([weights.get(name + kind) for name in gate]) for kind in ("weight", "bias")}
         self.qkv = packed(qkv, dtype)
         self.out = packed(part(weights, "attn.out."), dtype)
-        self.up = packed(up, dtype, gelu=config.mlp == "gelu")
+        self.up = packed(up, dtype, gelu=GELU_APPROXIMATIONS.get(config.mlp))
         self.down = packed(part(weights, "mlp.down."), dtype)
 
     def __call__(self, x: Tensor, angles: Tensor | None, cache: KVCache | None) -> Tensor:
@@ -170,7 +173,7 @@ def join(parts: list[Tensor | None]) -> Tensor | None:
     return torch.cat(there) if there else None
 
 
-def packed(weights: Mapping[str, Tensor | None], dtype: torch.dtype, *, gelu: bool = False) -> PackedLinear:
+def packed(weights: Mapping[str, Tensor | None], dtype: torch.dtype, *, gelu: str | None = None) -> PackedLinear:
     matrix, bias = weights["weight"], weights.get("bias")
     assert matrix is not None
     return PackedLinear(matrix.to(dtype, copy=True), None if bias is None else bias.to(dtype, copy=True), gelu=gelu)
@@ -203,7 +206,8 @@ def interleaved(rows: Tensor, width: int) -> Tensor:
 
 def rotations(config: ModelConfig, device: torch.device | str, dtype: torch.dtype) -> Tensor:
     """exp(i·angle) of every position and pair, (context, 1, head_dim/2) complex, its parts in `dtype`."""
-    angles = rotary_angles(config.d_model // config.n_head, config.context, config.rope_theta)
+    head_dim = config.d_model // config.n_head
+    angles = rotary_angles(head_dim, config.context, config.rope_theta, inverse=config.rope_inverse)
     return torch.complex(angles.cos().to(dtype), angles.sin().to(dtype)).unsqueeze(1).to(device)
 
 

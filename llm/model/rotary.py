@@ -11,11 +11,18 @@ from torch import Tensor, nn
 from llm.model.kernels import Kernels, Pairs
 
 
-def rotary_angles(head_dim: int, positions: int, theta: float, device: torch.device | None = None) -> Tensor:
-    """Angle p·θ^(−2i/head_dim) of position p and pair i: float64 (positions, head_dim/2), float32 on MPS."""
+def rotary_angles(
+    head_dim: int, positions: int, theta: float, device: torch.device | None = None, *, inverse: bool = False
+) -> Tensor:
+    """Angle p·θ^(−2i/head_dim) of position p and pair i: float64 (positions, head_dim/2), float32 on MPS.
+
+    `inverse` gives the negative angles. nanochat rotates by them (commit d575940, `apply_rotary_emb`), and so does
+    `NanoChatForCausalLM` of transformers (5.24.0, `rotate_half`); RoFormer and all others rotate by the positive ones.
+    """
     dtype = torch.float32 if device is not None and device.type == "mps" else torch.float64
     exponents = torch.arange(0, head_dim, 2, dtype=dtype, device=device) / head_dim
-    return torch.outer(torch.arange(positions, dtype=dtype, device=device), theta**-exponents)
+    numbers = torch.arange(positions, dtype=dtype, device=device)
+    return torch.outer(-numbers if inverse else numbers, theta**-exponents)
 
 
 def rows(table: Tensor, start: int | Tensor, count: int) -> Tensor:
@@ -27,15 +34,18 @@ class Rotary(nn.Module):
     """Rotates queries and keys by their positions.
 
     The tables are buffers, so that they follow the module from device to device, but not part of the saved weights.
+    `inverse` turns the other way (`rotary_angles`).
     They stay float32 in a half-precision module, where far positions would run together, and are exact in float64.
     """
 
     cos: Tensor
     sin: Tensor
 
-    def __init__(self, head_dim: int, positions: int, *, theta: float, pairs: Pairs, kernels: Kernels) -> None:
+    def __init__(
+        self, head_dim: int, positions: int, *, theta: float, pairs: Pairs, kernels: Kernels, inverse: bool = False
+    ) -> None:
         super().__init__()
-        self.head_dim, self.positions, self.theta = head_dim, positions, theta
+        self.head_dim, self.positions, self.theta, self.inverse = head_dim, positions, theta, inverse
         self.pairs: Pairs = pairs
         self.kernels = kernels
         self.register_buffer("cos", torch.empty(positions, head_dim // 2), persistent=False)
@@ -49,7 +59,7 @@ class Rotary(nn.Module):
 
     def _fill(self) -> None:
         dtype = torch.promote_types(self.cos.dtype, torch.float32)
-        angles = rotary_angles(self.head_dim, self.positions, self.theta, self.cos.device)
+        angles = rotary_angles(self.head_dim, self.positions, self.theta, self.cos.device, inverse=self.inverse)
         self.cos, self.sin = angles.cos().to(dtype), angles.sin().to(dtype)
 
     def _apply(self, fn: Callable[..., Any], recurse: bool = True) -> Self:

@@ -10,6 +10,7 @@ from typing import Literal
 import torch
 from torch import Tensor, nn
 
+from llm.config.resolve import check_resolved
 from llm.config.schema import ModelConfig
 from llm.loss import linear_cross_entropy
 from llm.model.attention import Attention, KVCache
@@ -56,12 +57,7 @@ class Transformer(nn.Module):
         self.position = Embedding(config.context, config.d_model, kernels=kernels) if learned else None
         self.embedding_norm = make_norm(config, kernels) if config.embedding_norm else None
         self.dropout = nn.Dropout(config.dropout) if config.dropout else nn.Identity()
-        head_dim = config.d_model // config.n_head
-        self.rotary = (
-            None
-            if learned
-            else Rotary(head_dim, config.context, theta=config.rope_theta, pairs=config.rope_pairs, kernels=kernels)
-        )
+        self.rotary = None if learned else make_rotary(config, kernels)
         self.blocks = nn.ModuleList(Block(config, layer, kernels) for layer in range(config.n_layer))
         self.final_norm = make_norm(config, kernels)
         self.head = None if config.tied_head else Linear(config.d_model, config.vocab_size, bias=False, kernels=kernels)
@@ -124,6 +120,18 @@ class Transformer(nn.Module):
         initialise(self.named_parameters(), self.config, generator)
 
 
+def make_rotary(config: ModelConfig, kernels: Kernels) -> Rotary:
+    """The rotary positions that the configuration names, for every position of the context."""
+    return Rotary(
+        config.d_model // config.n_head,
+        config.context,
+        theta=config.rope_theta,
+        pairs=config.rope_pairs,
+        inverse=config.rope_inverse,
+        kernels=kernels,
+    )
+
+
 def check_room(config: ModelConfig, cache: KVCache | None, count: int) -> None:
     """ValueError unless `count` positions after those of `cache` fit into the model's context, and into the cache."""
     length = count if cache is None else cache.length + count
@@ -131,14 +139,3 @@ def check_room(config: ModelConfig, cache: KVCache | None, count: int) -> None:
         raise ValueError(f"{length} positions exceed the model's context of {config.context}; crop the text.")
     if cache is not None:
         cache.room_for(count)
-
-
-def check_resolved(config: ModelConfig) -> None:
-    """ValueError where a size is missing or does not divide: the configuration was not resolved or not checked."""
-    for name in ("n_layer", "d_model", "n_head", "n_kv_head", "d_ff", "context", "vocab_size"):
-        if getattr(config, name) < 1:
-            raise ValueError(f"model.{name} is not resolved: call llm.config.resolve_model first.")
-    if config.d_model % config.n_head or config.n_head % config.n_kv_head:
-        raise ValueError("model.n_head must divide model.d_model, and model.n_kv_head must divide model.n_head.")
-    if config.position == "rope" and config.d_model // config.n_head % 2:
-        raise ValueError("Rotary positions need an even head width: change model.n_head or model.d_model.")

@@ -3,6 +3,6 @@
 from llm.optim.build import build_optimizer, idle_rate
 from llm.optim.clipping import clip_grad_norm
 from llm.optim.optimizer import Group, Optimizer, Rule
-from llm.optim.schedule import lr_at
+from llm.optim.schedule import lr_at, momentum_at
 
-__all__ = ["Group", "Optimizer", "Rule", "build_optimizer", "clip_grad_norm", "idle_rate", "lr_at"]
+__all__ = ["Group", "Optimizer", "Rule", "build_optimizer", "clip_grad_norm", "idle_rate", "lr_at", "momentum_at"]

@@ -53,9 +53,10 @@ class Muon:
         """One step in place on matrices; nothing moves where `step.ok` is False."""
         buffers, ok, like = state["momentum"], step.ok, step.count.to(weights[0].dtype)
         gradients = zeroed(gradients, ok)
-        torch._foreach_mul_(buffers, scalar(self.momentum, 1.0, ok, like))
-        torch._foreach_add_(buffers, gradients, alpha=1 - self.momentum)
-        directions = torch._foreach_lerp(gradients, buffers, self.momentum)
+        momentum = self.momentum if step.momentum is None else step.momentum
+        torch._foreach_mul_(buffers, scalar(momentum, 1.0, ok, like))
+        torch._foreach_add_(buffers, gradients, alpha=1 - momentum)
+        directions = torch._foreach_lerp(gradients, buffers, momentum)
         if step.weight_decay:
             torch._foreach_mul_(weights, scalar(1 - step.lr * step.weight_decay, 1.0, ok, like))
         for together in self._batches(weights):

@@ -25,6 +25,8 @@ class Step:
     weight_decay: float
     count: Tensor
     ok: Tensor | None
+    momentum: float | None = None
+    """Where a schedule sets it: takes the place of the rule's own."""
 
 
 class Rule(Protocol):
@@ -67,14 +69,15 @@ class Optimizer:
         self.step_count = torch.zeros((), dtype=torch.float32, device=self.groups[0].weights[0].device)
 
     @torch.no_grad()
-    def step(self, lr_scale: float, finite: Tensor | None = None) -> None:
+    def step(self, lr_scale: float, finite: Tensor | None = None, *, momentum: float | None = None) -> None:
         """Move the weights by their gradients, every learning rate multiplied by `lr_scale`.
 
+        momentum: that of this step, where it differs from the rules' own (`llm.optim.schedule.momentum_at`).
         finite: a 0-D bool tensor on the device; where it is False neither weights nor state move.
         """
         count = self.step_count + 1
         for group in self.groups:
-            step = Step(group.lr * lr_scale, group.weight_decay, count, finite)
+            step = Step(group.lr * lr_scale, group.weight_decay, count, finite, momentum)
             group.rule.update(group.weights, gradients_of(group), group.state, step)
         self.step_count.copy_(count if finite is None else torch.where(finite, count, self.step_count))
 

@@ -1,4 +1,4 @@
-"""The learning rate as a pure function of the step."""
+"""The learning rate, and Muon's momentum, as pure functions of the step."""
 
 from __future__ import annotations
 
@@ -31,6 +31,16 @@ def lr_at(step: int, total_steps: int, config: RunConfig) -> float:
     if position >= end:
         return schedule.lr_min
     return schedule.lr_min + (peak - schedule.lr_min) * remaining(schedule.kind, (position - start) / (end - start))
+
+
+def momentum_at(step: int, config: RunConfig) -> float:
+    """Muon's momentum at step `step` (counted from 0): a line from `momentum_start` that reaches `momentum` at
+    `momentum_warmup_steps` (nanochat's `get_muon_momentum`)."""
+    optim = config.optim
+    if step >= optim.momentum_warmup_steps:
+        return optim.momentum
+    share = step / optim.momentum_warmup_steps
+    return (1 - share) * optim.momentum_start + share * optim.momentum
 
 
 def remaining(kind: str, progress: float) -> float:

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from llm.config import RunConfig, list_presets, load_preset, resolve_model, with_overrides
-from llm.config.fit import fit, step_bytes, vocabulary
+from llm.config.fit import fit, scaled, step_bytes, vocabulary
 from llm.length import run_length
 
 HOME = Path("/nonexistent")
@@ -53,7 +53,9 @@ def test_the_character_stays(name: str) -> None:
     for field in config.model.__dataclass_fields__:
         if field not in shape:
             assert getattr(small.model, field) == getattr(config.model, field), field
-    assert small.optim == config.optim
+    warmup = small.optim.momentum_warmup_steps  # a share of the steps, as the schedule's
+    assert replace(small.optim, momentum_warmup_steps=config.optim.momentum_warmup_steps) == config.optim
+    assert warmup == scaled(config.optim.momentum_warmup_steps, small.train.steps, config.train.steps)
     assert small.decode == config.decode
     assert (small.schedule.kind, small.schedule.lr_min) == (config.schedule.kind, config.schedule.lr_min)
     before, after = (resolve_model(replace(c.model, vocab_size=0), vocabulary(c.tokenizer)) for c in (config, small))

@@ -69,5 +69,5 @@ def test_every_field_is_described_and_has_a_good_default() -> None:
 def test_metadata_reaches_the_field() -> None:
     clip = FIELDS["train.clip"]
     assert (clip.type, clip.low, clip.live, clip.safe) == (float, 0, True, True)
-    assert FIELDS["model.mlp"].choices == ("swiglu", "gelu", "relu2")
+    assert FIELDS["model.mlp"].choices == ("swiglu", "gelu", "gelu-exact", "relu2")
     assert not FIELDS["model.n_layer"].safe

@@ -91,6 +91,30 @@ def test_a_few_shot_prompt_to_the_letter(tasks: tuple[Task, ...]) -> None:
         assert asked.gold == order[index].gold
 
 
+@pytest.mark.parametrize("shots", [0, 3, 10])
+def test_shots_come_from_the_questions_that_are_asked(shots: int) -> None:
+    """As nanochat has it: shuffle, cut to the limit, then draw the shots of question i from what is left."""
+    examples = tuple(Example(((f"question {number}", "yes"), (f"question {number}", "no")), 0) for number in range(97))
+    task = Task("many", "multiple_choice", shots, " ", 0.5, examples)
+    kept = list(examples)
+    random.Random(1337).shuffle(kept)
+    kept = kept[:13]
+    found = list(questions(task, TOKENIZER, 4096, max_examples=13))
+    assert len(found) == 13
+    for index, asked in enumerate(found):
+        available = [i for i in range(13) if i != index]
+        drawn = [kept[i] for i in random.Random(1234 + index).sample(available, shots)]
+        text = "".join(f"{shot.options[0][0]} yes\n\n" for shot in drawn) + kept[index].options[0][0] + " yes"
+        assert TOKENIZER.decode(asked.prompts[0].tokens) == text
+
+
+def test_fewer_questions_than_shots_can_be_asked() -> None:
+    examples = tuple(Example(((f"question {number}", "yes"), (f"question {number}", "no")), 0) for number in range(40))
+    (asked,) = questions(Task("many", "multiple_choice", 5, " ", 0.5, examples), TOKENIZER, 4096, max_examples=1)
+    text = TOKENIZER.decode(asked.prompts[0].tokens)
+    assert text.count("question") == 6 and len(set(text.split("\n\n"))) == 6
+
+
 def spans(task: Task, tokenizer: Tokenizer = TOKENIZER, longest: int = 4096) -> list[list[str]]:
     """The text of what is scored, per question and option."""
     return [

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import replace
 from typing import Any
 
@@ -11,6 +12,9 @@ from llm.config.schema import ModelConfig
 from llm.model.transformer import Transformer
 
 BATCH, TIME = 3, 7
+GRADIENT_SHARE = 1e-3
+"""A tensor whose gradients are smaller than this share of the model's largest is compared on that share's scale: the
+bias of a key without rotation has no gradient but rounding."""
 TINY = ModelConfig(n_layer=2, d_model=20, n_head=2, n_kv_head=1, d_ff=29, context=13, vocab_size=31)
 
 
@@ -36,7 +40,17 @@ def tokens(config: ModelConfig, batch: int = BATCH, time: int = TIME, seed: int 
     return torch.randint(0, config.vocab_size, (batch, time), generator=torch.Generator().manual_seed(seed))
 
 
-def relative_error(a: torch.Tensor, b: torch.Tensor) -> float:
-    """Largest difference, relative to the largest value (or to 1e-6: a key bias without rotation has no gradient)."""
+def relative_error(a: torch.Tensor, b: torch.Tensor, scale: float = 0.0) -> float:
+    """Largest difference, relative to the largest value of `b` or to `scale`, whichever is larger; 0 for equal tensors.
+
+    `scale` is the size of the numbers that were added up to a result that may cancel to 0: relative to nearly nothing,
+    the rounding of any CPU would be a large error.
+    """
     a, b = a.detach(), b.detach()
-    return float((a - b).abs().max() / b.abs().max().clamp_min(1e-6))
+    difference = float((a - b).abs().max())
+    return difference / max(float(b.abs().max()), scale) if difference else 0.0
+
+
+def largest_value(tensors: Iterable[torch.Tensor]) -> float:
+    """The largest absolute value in any of `tensors`."""
+    return max(float(tensor.detach().abs().max()) for tensor in tensors)

@@ -37,6 +37,17 @@ def test_rotation(pairs: str, start: int, kernels: Kernels) -> None:
 
 
 @pytest.mark.parametrize("pairs", ["even-odd", "halves"])
+def test_inverse_turns_the_other_way(pairs: str) -> None:
+    forward, back = (
+        Rotary(WIDTH, POSITIONS, theta=THETA, pairs=pairs, kernels=FUSED, inverse=inverse).double()
+        for inverse in (False, True)
+    )
+    x = torch.randn(2, 3, 7, WIDTH, dtype=torch.float64, generator=torch.Generator().manual_seed(1))
+    assert torch.allclose(back(forward(x, 3), 3), x, rtol=1e-12)
+    assert not torch.allclose(back(x, 3), forward(x, 3))
+
+
+@pytest.mark.parametrize("pairs", ["even-odd", "halves"])
 def test_scores_depend_on_distance_alone(pairs: str) -> None:
     rotary = Rotary(WIDTH, POSITIONS, theta=THETA, pairs=pairs, kernels=FUSED).double()
     query, key = torch.randn(2, 1, 1, 1, WIDTH, dtype=torch.float64, generator=torch.Generator().manual_seed(1))

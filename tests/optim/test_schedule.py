@@ -10,8 +10,8 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from llm.config.schema import RunConfig, ScheduleConfig, TrainConfig
-from llm.optim import lr_at
+from llm.config.schema import OptimConfig, RunConfig, ScheduleConfig, TrainConfig
+from llm.optim import lr_at, momentum_at
 
 PEAK, FLOOR, STEPS = 3e-3, 2e-4, 211
 
@@ -132,3 +132,12 @@ def test_every_rate_lies_between_zero_and_the_peak_and_never_rises_after_warm_up
     assert all(later <= earlier for earlier, later in zip(found[top:], found[top + 1 :], strict=False))
     if schedule["kind"] in ("cosine", "linear"):
         assert found[steps] == FLOOR or schedule["hold_until"] == 1 or steps < schedule["warmup_steps"]
+
+
+def test_momentum_warms_up_as_nanochats() -> None:
+    ramp = RunConfig(optim=OptimConfig(kind="muon", momentum=0.95, momentum_start=0.85, momentum_warmup_steps=300))
+    for step in range(400):
+        share = min(step / 300, 1)
+        assert momentum_at(step, ramp) == pytest.approx((1 - share) * 0.85 + share * 0.95, rel=1e-15)
+    assert momentum_at(0, ramp) == 0.85 and momentum_at(300, ramp) == 0.95
+    assert {momentum_at(step, RunConfig()) for step in range(400)} == {0.95}

@@ -286,3 +286,19 @@ def test_evaluations_and_saves_do_not_count_as_the_time_of_a_step(
     assert len(steps) == 6 and all(event.step_ms > 0 for event in steps)  # type: ignore[attr-defined]
     assert rests == 8
     assert sum(event.step_ms for event in steps) / 1000 < taken - rests * rest  # type: ignore[attr-defined]
+
+
+def test_a_run_warms_muons_momentum_up(make_run: MakeRun, tmp_path: Path) -> None:
+    """A ramp between equal ends changes nothing, another one does, and a resumed run has the momentum of its step."""
+    muon = {"optim__kind": "muon", "optim__momentum": "0.95", "schedule__kind": "constant"}
+    ramp = muon | {"optim__momentum_start": "0.2", "optim__momentum_warmup_steps": "20"}
+    flat = muon | {"optim__momentum_start": "0.95", "optim__momentum_warmup_steps": "20"}
+    runs = {"plain": muon, "flat": flat, "ramp": ramp, "resumed": ramp | {"train__steps": "12"}}
+    for name, settings in runs.items():
+        train(make_run(name, **settings), tmp_path)
+    run_training(Run.open(tmp_path, "resumed"), tmp_path, overrides=(("train.steps", "24"),))
+    plain, flat_run, ramped, resumed = (
+        (Run.open(tmp_path, name).checkpoint("24").path / "model.safetensors").read_bytes() for name in runs
+    )
+    assert plain == flat_run != ramped
+    assert resumed == ramped
