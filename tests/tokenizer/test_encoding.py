@@ -136,7 +136,7 @@ def test_empty_and_repeated_special_tokens_are_refused(texts: tuple[str, ...]) -
 
 
 def test_training_reads_only_as_much_text_as_it_is_told() -> None:
-    config = TokenizerConfig(vocab_size=400, train_mb=1e-5, special_tokens=())
+    config = TokenizerConfig(vocab_size=400, train_mb=1e-5, train_sample="beginning", special_tokens=())
     assert (
         build_tokenizer(config, ["ab" * 5, "zz" * 1000]).fingerprint()
         == build_tokenizer(config, ["ab" * 5]).fingerprint()
