@@ -88,6 +88,6 @@ def too_few(tokenizer: Tokenizer, sample: Sample, config: RunConfig) -> list[str
     if tokenizer.vocab_size >= asked:
         return []
     return [
-        f"The tokenizer learned {tokenizer.vocab_size:,} ids of the {asked:,} asked for: nothing is left to merge in the "
-        f"{sample.taken_bytes / 1e6:,.2f} MB of text it read; give more text or a smaller tokenizer.vocab_size."
+        f"The tokenizer learned {tokenizer.vocab_size:,} ids of the {asked:,} asked for: nothing is left to merge in "
+        f"the {sample.taken_bytes / 1e6:,.2f} MB of text it read; give more text or a smaller tokenizer.vocab_size."
     ]

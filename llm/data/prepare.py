@@ -33,6 +33,7 @@ from llm.errors import UserError
 from llm.events import Progress
 from llm.files import STAGING, staging_path, sync_directory, sync_file
 from llm.tokenizer import Tokenizer, build_tokenizer, load_tokenizer
+from llm.tokenizer.patterns import resolve_pattern
 from llm.tokenizer.textbytes import TextBytes
 
 INDEX = "dataset.json"
@@ -250,6 +251,7 @@ def given_tokenizer(config: RunConfig, source: TextSource | StreamSource | Token
         return build_tokenizer(config.tokenizer, ())
     if isinstance(source, TokenCorpus):
         raise needs_tokenizer()
+    resolve_pattern(config.tokenizer.pattern)  # refused now, and not after the corpus was read
     return None
 
 

@@ -11,7 +11,6 @@ import json
 import re
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from itertools import groupby
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -136,9 +135,14 @@ class BaseTokenizer(ABC):
         U+FFFD."""
         names = {token_id: text for text, token_id in self.special_tokens.items()} if special else {}
         parts: list[str] = []
-        for is_name, stretch in groupby(ids, names.__contains__):
-            parts += map(names.__getitem__, stretch) if is_name else [self._decode_ordinary(stretch)]
-        return "".join(parts)
+        ordinary: list[int] = []
+        for token_id in ids:
+            if token_id in names:
+                parts += [self._decode_ordinary(ordinary), names[token_id]]
+                ordinary = []
+            else:
+                ordinary.append(token_id)
+        return "".join([*parts, self._decode_ordinary(ordinary)])
 
     def _decode_ordinary(self, ids: Iterable[int]) -> str:
         if self.dummy_prefix:

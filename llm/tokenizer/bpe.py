@@ -97,7 +97,7 @@ def _has_long_pre_tokens(texts: Sequence[str], pattern: str) -> bool:
     import regex
 
     probe = texts[len(texts) // 2][:PROBED_CHARACTERS] if texts else ""
-    lengths = [len(word.encode()) for word in regex.findall(pattern, probe)]
+    lengths = [len(match.group().encode()) for match in regex.finditer(pattern, probe)]
     return bool(lengths) and sum(size * size for size in lengths) / sum(lengths) > LONG_PRE_TOKEN
 
 

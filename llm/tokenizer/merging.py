@@ -105,23 +105,25 @@ class _Symbols:
         """The left positions at which `pair` stands and is to be merged, found by the rarer of its two symbols."""
         first, second = pair
         if len(self._places[first]) <= len(self._places[second]):
-            left = self._current_places(first)
+            left: Positions = self._current_places(first)
             left = left[self._ids[self._next[left]] == second]
         else:
             left = self._previous[self._current_places(second)]
             left = left[self._ids[left] == first]
         if first != second:
             return left
-        numbers = np.arange(len(left))  # in a run of one symbol: every other place, from the left
+        numbers = np.arange(len(left), dtype=np.int32)  # in a run of one symbol: every other place, from the left
         begins = np.ones(len(left), dtype=np.bool_)
         begins[1:] = self._next[left[:-1]] != left[1:]
         run_start = np.maximum.accumulate(np.where(begins, numbers, 0))
-        return left[(numbers - run_start) % 2 == 0]
+        every_other: Positions = left[(numbers - run_start) % 2 == 0]
+        return every_other
 
     def _current_places(self, symbol: int) -> Positions:
         places = self._places[symbol]
-        self._places[symbol] = places = places[self._ids[places] == symbol]
-        return places
+        current: Positions = places[self._ids[places] == symbol]
+        self._places[symbol] = current
+        return current
 
     def _replace_few(self, pair: Pair, new_id: int, left: Positions) -> dict[Pair, int]:
         """Replace the pair at each of `left`; the changes of the counts of the pairs around, place by place."""

@@ -55,6 +55,7 @@ KNOWN_PATTERNS = frozenset({OWN_PATTERN, GPT2_PATTERN, CL100K_PATTERN, O200K_PAT
 """The patterns for which the rules of `cuts` are proved."""
 
 ANYTHING = r"|[\s\S]"
+PROBE = "Don't  stop 12.5%,\n\n\té 海!\n"
 
 
 def resolve_pattern(name: str) -> str:
@@ -79,7 +80,8 @@ def _compile(pattern: str) -> None:
     import regex
     import tiktoken
 
-    if regex.compile(pattern).match(""):
+    compiled = regex.compile(pattern)
+    if compiled.match("") or any(not match.group() for match in compiled.finditer(PROBE)):
         raise ValueError("it matches the empty text")
     tiktoken.Encoding(
         "check", pat_str=pattern, mergeable_ranks={bytes([value]): value for value in range(256)}, special_tokens={}

@@ -58,7 +58,7 @@ class RankTokenizer(BaseTokenizer):
         the ids after its last. ValueError where the two do not belong together, or where ids do not rise in the order
         of the merges, which byte-pair encoding by rank needs.
         """
-        ids = {token: token_id for token_id, token in reversed(vocabulary.items())}
+        ids = {token: token_id for token_id, token in sorted(vocabulary.items(), reverse=True)}
         made = [left + right for left, right in merges]
         reachable = dict.fromkeys([*(bytes([value]) for value in range(256)), *made])
         missing = next((token for token in reachable if token not in ids), None)
