@@ -24,8 +24,8 @@ SECONDS_BETWEEN_PROGRESS = 0.5
 @dataclass(frozen=True)
 class Evaluation:
     """Result on `tokens` targets. `loss` is nats per token, weighted by tokens; special tokens count in it, but
-    neither their nats nor any bytes enter `bits_per_byte`, nor the space that SentencePiece puts before a text: it
-    therefore compares across tokenizers."""
+    neither their nats nor any bytes enter `bits_per_byte`, nor the space that SentencePiece puts before a text. Where
+    a tokenizer rewrites text, the bytes are those of the text itself. It therefore compares across tokenizers."""
 
     loss: float
     bits_per_byte: float
@@ -79,6 +79,6 @@ def evaluate(
         raise UserError("the held-out text is shorter than one window; give more text or a larger validation_fraction.")
     return Evaluation(
         loss=float(nats) / tokens,
-        bits_per_byte=float(text_nats) / (math.log(2) * text_bytes) if text_bytes else math.nan,
+        bits_per_byte=float(text_nats) / (math.log(2) * text_bytes * split.bytes_scale) if text_bytes else math.nan,
         tokens=tokens,
     )

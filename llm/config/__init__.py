@@ -2,7 +2,16 @@
 
 from llm.config.check import check, get_value
 from llm.config.fields import Field, fields_of, parse_value
-from llm.config.parse import diff, from_mapping, from_toml, resumed_config, to_mapping, to_toml, with_overrides
+from llm.config.parse import (
+    before_added_fields,
+    diff,
+    from_mapping,
+    from_toml,
+    resumed_config,
+    to_mapping,
+    to_toml,
+    with_overrides,
+)
 from llm.config.presets import (
     NAME_LENGTH,
     Preset,
@@ -45,6 +54,7 @@ __all__ = [
     "ScheduleConfig",
     "TokenizerConfig",
     "TrainConfig",
+    "before_added_fields",
     "check",
     "check_name",
     "check_own_name",

@@ -10,6 +10,7 @@ from llm.config.resolve import nearest_multiple, resolve_seq_len, shape_problems
 from llm.config.schema import RunConfig
 from llm.errors import Problem
 
+PATTERNS = ("ours", "gpt2", "gpt4")
 LENGTHS = ("steps", "tokens", "epochs", "tokens_per_parameter", "flops")
 OWN_TOKENIZERS = ("byte", "char", "bpe")  # their special tokens are the configured ones, and no others
 
@@ -54,6 +55,8 @@ def _tokenizer(config: RunConfig) -> Iterator[Problem]:
                 f"must be at least the tokenizer's {tokenizer.vocab_size}, not {model.vocab_size}; 0 takes exactly that"
             )
             yield Problem("model.vocab_size", message)
+    if not tokenizer.pattern:
+        yield Problem("tokenizer.pattern", f"is empty; give {', '.join(PATTERNS)}, or a regular expression")
     if tokenizer.kind == "gpt2-files" and not tokenizer.path:
         yield Problem("tokenizer.path", "is needed for gpt2-files: the folder that holds vocab.json and merges.txt")
     if config.data.boundary != "none" and not special and tokenizer.kind in OWN_TOKENIZERS:

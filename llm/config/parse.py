@@ -25,6 +25,12 @@ def from_mapping(mapping: Mapping[str, Any], base: RunConfig | None = None) -> R
     return checked(config, problems)
 
 
+def before_added_fields() -> RunConfig:
+    """The defaults that a configuration written whole by version 0.1.0 leaves unsaid: what that version did."""
+    defaults = RunConfig()
+    return replace(defaults, tokenizer=replace(defaults.tokenizer, train_sample="beginning"))
+
+
 def from_toml(text: str) -> RunConfig:
     """The configuration a TOML text describes. Raises ConfigError."""
     return from_mapping(parse_toml(text))

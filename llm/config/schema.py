@@ -42,6 +42,18 @@ class TokenizerConfig:
         ("<|endoftext|>",), "Special tokens; the first one separates documents and ends a text."
     )
     train_mb: float = knob(8.0, "How much of the corpus a trained tokenizer reads, in megabytes.", above=0)
+    train_sample: Literal["spread", "beginning"] = knob(
+        "spread", "Which part of the corpus that is: pieces evenly spread over all of it, or its beginning."
+    )
+    pattern: str = knob(
+        "ours",
+        "How text is split before bytes are merged (kind bpe): ours, gpt2, gpt4, or a regular expression of your own.",
+    )
+    ties: Literal["ids", "bytes"] = knob(
+        "ids",
+        "Which of two equally frequent pairs is merged (kind bpe): the one of smaller ids, or of greater bytes, as "
+        "CS336 has it.",
+    )
 
 
 @dataclass(frozen=True)

@@ -18,28 +18,32 @@ from pathlib import Path
 from typing import Any
 
 from llm.config.schema import DataConfig, RunConfig, TokenizerConfig
-from llm.data.background import Report, in_background, summed
+from llm.data.background import in_background, summed
 from llm.data.batches import Batches, BatchSource, check_length
 from llm.data.corpora import check_text, digest
 from llm.data.encoders import make_encoder
 from llm.data.holdout import count_characters
+from llm.data.learning import WELL_MIXED, learn
 from llm.data.settings import DECIDES_THE_TOKENS
-from llm.data.shards import ShardedTokens, TokenSplit, write_synced
+from llm.data.shards import JoinedTokens, ShardedTokens, TokenSplit, write_synced
 from llm.data.sources import StreamSource, TextSource, learns_tokenizer, open_source, separator_of
 from llm.data.streaming import RowGroups, StreamedBatches
 from llm.data.textfiles import MissingText
-from llm.data.tokenfiles import TokenCorpus, joined, needs_tokenizer
+from llm.data.tokenfiles import TokenCorpus, joined, needs_tokenizer, portions
 from llm.data.tokenise import SplitWriter, tokenise
 from llm.errors import UserError
 from llm.events import Progress
 from llm.file_locks import try_lock
 from llm.files import STAGING, read_json, staging_path, sync_directory, sync_file
 from llm.tokenizer import Tokenizer, build_tokenizer, load_tokenizer
+from llm.tokenizer.patterns import resolve_pattern
+from llm.tokenizer.textbytes import TextBytes
 
 INDEX = "dataset.json"
 VERSION = 1
 HELD_OUT_TEXT = "validation.txt"
 UNTOUCHED_SECONDS = 7 * 86_400.0
+ADDED_FIELDS = {"train_sample": "beginning", "pattern": "ours", "ties": "ids"}
 
 
 @dataclass(frozen=True)
@@ -56,6 +60,8 @@ class Dataset:
     path: Path
     warnings: tuple[str, ...] = ()
     stream: RowGroups | None = None
+    notes: tuple[str, ...] = ()
+    """Sentences about how it was made, nothing of which is wrong."""
 
     @property
     def validation_text(self) -> Path:
@@ -205,10 +211,11 @@ def make(
     characters = 0
     if isinstance(source, TextSource) and source.ends_with_held_out:
         characters = yield from in_background(lambda report: count_characters(source.corpus), "Measuring the corpus")
+    notes: list[str] = []
+    warnings: list[str] = []
     if tokenizer is None:
-        tokenizer = yield from in_background(
-            lambda report: train_tokenizer(config, source, characters, report), "Training the tokenizer", 100, "%"
-        )
+        learned = yield from learn(config, source, characters, folder)
+        tokenizer, notes, warnings = learned.tokenizer, learned.notes, learned.warnings
     tokenizer.save(folder / "tokenizer")
     chunk_tokens = config.data.chunk_tokens
     splits = {
@@ -229,7 +236,13 @@ def make(
             f"The corpus {source.name} ({source.size_bytes:,} bytes) is too short to hold out a share of "
             f"{config.data.validation_fraction} for validation; give more text or a larger data.validation_fraction."
         )
-    return {"warnings": source.warnings(), "splits": {name: writer.record() for name, writer in splits.items()}}
+    warnings += source.warnings()
+    index: dict[str, Any] = {"warnings": warnings, "notes": notes}
+    index["splits"] = {name: writer.record() for name, writer in splits.items()}
+    if tokenizer.text_changes():
+        for name, record in index["splits"].items():
+            record["spelled"] = spelled_bytes(split_of(folder, index, name, tokenizer), tokenizer)
+    return index
 
 
 def make_from_tokens(
@@ -258,24 +271,37 @@ def load_dataset(path: Path, source: TextSource | StreamSource | TokenCorpus | N
             train, validation = files.splits(tokenizer.vocab_size, index["splits"])
         else:
             train, validation = (split_of(path, index, name, tokenizer) for name in ("train", "validation"))
-        warnings, fingerprint = tuple(index["warnings"]), index["fingerprint"]
+        rewritten = tokenizer.text_changes(bytes_known="files" not in index)
+        warnings, notes, fingerprint = tuple(index["warnings"]), tuple(index.get("notes", ())), index["fingerprint"]
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise UserError(f"The prepared data in {path} is damaged; delete that folder and it is made again.") from error
     stream = source.stream if isinstance(source, StreamSource) else None
-    return Dataset(tokenizer, train, validation, fingerprint, path, warnings, stream)
+    warnings = tuple(filter(None, (*warnings, rewritten)))
+    return Dataset(tokenizer, train, validation, fingerprint, path, warnings, stream, notes)
 
 
 def split_of(path: Path, index: dict[str, Any], name: str, tokenizer: Tokenizer) -> TokenSplit:
     """The tokens of one side: our own shards, or chunk files."""
     record = index["splits"][name]
     label = "training" if name == "train" else "held-out"
+    tokens: JoinedTokens
     if "chunks" not in record:
-        return ShardedTokens(label, [path / f"{shard}.bin" for shard in record["shards"]], record["bytes"])
-    chunks = [path / name / f"{chunk}.dat" for chunk in record["chunks"]]
-    tokens = joined(label, chunks, tokenizer.vocab_size, record["bytes"])
-    if len(tokens) != record["tokens"]:
-        raise ValueError(f"{len(tokens)} tokens where there were {record['tokens']}")
+        tokens = ShardedTokens(label, [path / f"{shard}.bin" for shard in record["shards"]], record["bytes"])
+    else:
+        chunks = [path / name / f"{chunk}.dat" for chunk in record["chunks"]]
+        tokens = joined(label, chunks, tokenizer.vocab_size, record["bytes"])
+        if len(tokens) != record["tokens"]:
+            raise ValueError(f"{len(tokens)} tokens where there were {record['tokens']}")
+    if tokenizer.text_changes():
+        spelled = record["spelled"] if "spelled" in record else spelled_bytes(tokens, tokenizer)
+        tokens.bytes_scale = record["bytes"] / max(1, spelled)
     return tokens
+
+
+def spelled_bytes(tokens: TokenSplit, tokenizer: Tokenizer) -> int:
+    """Bytes of the text that the tokens spell, which is not the text itself where the tokenizer rewrites it."""
+    text = TextBytes(tokenizer)
+    return sum(int(text.counts(*part).sum()) for part in portions(tokens, text.beginning))
 
 
 def given_tokenizer(config: RunConfig, source: TextSource | StreamSource | TokenCorpus) -> Tokenizer | None:
@@ -284,26 +310,23 @@ def given_tokenizer(config: RunConfig, source: TextSource | StreamSource | Token
         return build_tokenizer(config.tokenizer, ())
     if isinstance(source, TokenCorpus):
         raise needs_tokenizer()
+    resolve_pattern(config.tokenizer.pattern)  # refused now, and not after the corpus was read
     return None
 
 
-def train_tokenizer(config: RunConfig, source: TextSource | StreamSource, characters: int, report: Report) -> Tokenizer:
-    """A tokenizer learnt from the training side; a character one from all of the text, so that none is unknown."""
-    alphabet = config.tokenizer.kind == "char"
-    read = summed(lambda done: report(100e6 * done / source.size_bytes) if alphabet else None)
-
-    def texts() -> Iterator[str]:
-        for piece in source.texts(characters, held_out_too=alphabet):
-            read(len(piece))
-            yield piece
-
-    return build_tokenizer(config.tokenizer, texts(), lambda done, total: report(100 * done / total))
+def learning_of(config: RunConfig) -> dict[str, Any]:
+    """What decides a learned tokenizer besides the text. Fields that were added later are left out where they say what
+    was done before they were there, so that data which were prepared then are found again."""
+    chosen = asdict(config.tokenizer)
+    if config.data.corpus in WELL_MIXED or config.tokenizer.kind == "char":
+        chosen["train_sample"] = "beginning"
+    return {name: value for name, value in chosen.items() if ADDED_FIELDS.get(name) != value}
 
 
 def dataset_fingerprint(identity: str, config: RunConfig, tokenizer: Tokenizer | None) -> str:
     """Names a data set by all that decides its tokens; 32 hexadecimal digits."""
     data = config.data
-    encoding = json.dumps(asdict(config.tokenizer)) if tokenizer is None else tokenizer.fingerprint()
+    encoding = json.dumps(learning_of(config)) if tokenizer is None else tokenizer.fingerprint()
     return digest(
         str(VERSION),
         identity,

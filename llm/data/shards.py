@@ -40,6 +40,10 @@ class TokenSplit(Protocol):
         """UTF-8 bytes of the text the tokens stand for; separators count none."""
 
     @property
+    def bytes_scale(self) -> float:
+        """Bytes of the text itself for each byte that the tokens spell: not 1 where a tokenizer rewrites text."""
+
+    @property
     def dtype(self) -> np.dtype[np.unsignedinteger]:
         """The type `read` returns."""
 
@@ -191,6 +195,8 @@ class TokenPiece(Protocol):
 
 class JoinedTokens:
     """A TokenSplit made of consecutive pieces."""
+
+    bytes_scale = 1.0
 
     def __init__(
         self, name: str, pieces: Sequence[TokenPiece], text_bytes: int, dtype: np.dtype[np.unsignedinteger]

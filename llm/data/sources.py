@@ -20,6 +20,7 @@ from llm.data.tokenpaths import is_token_corpus
 from llm.errors import ConfigError, Problem
 
 LEARNT_KINDS = ("char", "bpe", "sentencepiece")
+SAMPLED_GROUPS = 64  # row groups of a streamed corpus that a tokenizer learns from, at least
 SAMPLE_BYTES = 1 << 20  # of a streamed corpus, tokenised before training: to probe the machine, to evaluate on
 
 
@@ -55,6 +56,10 @@ class TextSource:
         """The text to learn a tokenizer from."""
         for unit in self.units(characters):
             yield from unit.pieces if held_out_too or not unit.held_out else ()
+
+    def texts_to_sample(self, characters: int, spread_bytes: float | None) -> Iterator[str]:
+        """The text to take a sample of, for a tokenizer: all there is for training."""
+        return self.texts(characters, held_out_too=False)
 
     def warnings(self) -> list[str]:
         return [*self.corpus.warnings(), *(self.validation.warnings() if self.validation else ())]
@@ -100,6 +105,14 @@ class StreamSource:
         """The text to learn a tokenizer from: the whole stream, for as far as somebody reads it."""
         for document in itertools.chain(documents(self.stream), documents(self.held_out) if held_out_too else ()):
             yield from document.pieces
+
+    def texts_to_sample(self, characters: int, spread_bytes: float | None) -> Iterator[str]:
+        """The text to take a sample of: from the beginning on; or from row groups evenly spread over all of it, as many
+        as hold `spread_bytes`, because reading all of a stream could take hours."""
+        wanted = range(len(self.stream.groups)) if spread_bytes is None else spread_groups(self.stream, spread_bytes)
+        for number in wanted:
+            for document in self.stream.documents(number):
+                yield from document.pieces
 
     def warnings(self) -> list[str]:
         return [*describe_passed_over(self._passed_over), *(self.validation.warnings() if self.validation else ())]
@@ -147,6 +160,15 @@ def separator_of(config: RunConfig) -> str:
 def whole(corpus: Corpus, *, held_out: bool) -> Iterator[Unit]:
     """Every document of a corpus, all on one side."""
     return (Unit(held_out, True, True, document.pieces) for document in corpus.documents())
+
+
+def spread_groups(text: RowGroups, size_bytes: float) -> list[int]:
+    """Numbers of row groups, evenly spread, that together hold twice `size_bytes`, and SAMPLED_GROUPS at least; all
+    where there are no more."""
+    total = len(text.groups)
+    enough = int(-(-2 * size_bytes * total // max(1, text.size_bytes)))
+    count = min(total, max(SAMPLED_GROUPS, enough))
+    return [number * total // count for number in range(count)]
 
 
 def documents(text: RowGroups) -> Iterator[Document]:

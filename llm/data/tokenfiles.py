@@ -95,6 +95,8 @@ class TokenFile:
 class TokenRange:
     """Tokens [start, stop) of another sequence, as a sequence."""
 
+    bytes_scale = 1.0
+
     def __init__(self, name: str, split: TokenSplit, start: int, stop: int, text_bytes: int = 0) -> None:
         self.name, self.split, self.start, self.stop, self.bytes = name, split, start, stop, text_bytes
         self.dtype = split.dtype

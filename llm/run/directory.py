@@ -16,7 +16,7 @@ from typing import Any
 
 import tomli_w
 
-from llm.config import NAME_LENGTH, RunConfig, check_name, from_mapping, to_mapping
+from llm.config import NAME_LENGTH, RunConfig, before_added_fields, check_name, from_mapping, to_mapping
 from llm.data.addresses import is_address
 from llm.data.datasets import CATALOGUE
 from llm.errors import UserError, WrongUse
@@ -129,7 +129,7 @@ class Run:
     def config(self) -> RunConfig:
         mapping = self._toml()
         mapping.pop("run", None)
-        return from_mapping(mapping)
+        return from_mapping(mapping, before_added_fields())
 
     def info(self) -> dict[str, Any]:
         """Format, id, creation time, parent, versions and host, as `run.toml` records them."""

@@ -5,18 +5,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from llm.errors import ConfigError, Problem, UserError, WrongUse
 from llm.tokenizer.base import Progress, Tokenizer, number_special_tokens
-from llm.tokenizer.bpe import READING_SHARE, SPLIT_PATTERN, train_bpe
+from llm.tokenizer.bpe import READING_SHARE, train_bpe, train_merges
 from llm.tokenizer.byte import ByteTokenizer
 from llm.tokenizer.char import CharTokenizer
 from llm.tokenizer.gpt2files import load_gpt2_files
+from llm.tokenizer.patterns import resolve_pattern
 from llm.tokenizer.pretrained import load_encoding
 from llm.tokenizer.ranks import RankTokenizer
+from llm.tokenizer.sampling import Sample, take_sample
 from llm.tokenizer.saved import RECORD, is_saved_here, read_record
 from llm.tokenizer.spm import SentencePieceTokenizer
 from llm.tokenizer.stream import StreamDecoder
@@ -24,22 +26,57 @@ from llm.tokenizer.stream import StreamDecoder
 if TYPE_CHECKING:
     from llm.config.schema import TokenizerConfig
 
-__all__ = ["Progress", "StreamDecoder", "Tokenizer", "build_tokenizer", "load_tokenizer", "train_bpe"]
+__all__ = [
+    "Progress",
+    "RankTokenizer",
+    "Sample",
+    "StreamDecoder",
+    "Tokenizer",
+    "build_tokenizer",
+    "is_learned_from_sample",
+    "learn_tokenizer",
+    "load_tokenizer",
+    "take_sample",
+    "train_bpe",
+    "train_merges",
+]
 
 
 def build_tokenizer(config: TokenizerConfig, texts: Iterable[str], progress: Progress | None = None) -> Tokenizer:
-    """The tokenizer that `config` asks for: loaded from `config.path`, or trained on `texts`.
+    """The tokenizer that `config` asks for: loaded from `config.path`, or trained on `texts`, in this process.
 
-    BPE and SentencePiece read the first `train_mb` megabytes of `texts`, characters all of it, the others none.
+    BPE and SentencePiece learn from a sample of `train_mb` megabytes, characters from all of it, the others from none.
     A ready-made vocabulary keeps its own special tokens, and the configured ones are added where it lacks them;
     SentencePiece has <s> and </s> only.
     When the text does not yield `vocab_size` tokens, the tokenizer has fewer and its `vocab_size` says so.
     `progress` is called with (done, 1.0).
     """
-    tokenizer = _load_existing(config) if config.path else _train(config, texts, progress)
+    if is_learned_from_sample(config):
+        budget = config.train_mb * 1e6
+
+        def read(size: int) -> None:
+            if progress:
+                progress(READING_SHARE * min(1.0, size / budget), 1.0)
+
+        sample = take_sample(texts, config.train_mb, config.train_sample, read)
+        tokenizer = learn_tokenizer(config, sample.texts, progress)
+    else:
+        tokenizer = _build_without_sample(config, texts)
     if progress:
         progress(1.0, 1.0)
     return tokenizer
+
+
+def is_learned_from_sample(config: TokenizerConfig) -> bool:
+    """Whether the tokenizer of `config` is trained, on a sample of the text."""
+    return not config.path and config.kind in ("bpe", "sentencepiece")
+
+
+def learn_tokenizer(config: TokenizerConfig, texts: Sequence[str], progress: Progress | None = None) -> Tokenizer:
+    """A BPE or SentencePiece tokenizer trained on all of `texts`; `progress` runs from READING_SHARE to 1."""
+    if config.kind == "sentencepiece":
+        return SentencePieceTokenizer.train(texts, config.vocab_size)
+    return _train_bpe_tokenizer(config, texts, progress)
 
 
 def load_tokenizer(directory: Path) -> Tokenizer:
@@ -81,19 +118,16 @@ def _load_existing(config: TokenizerConfig) -> Tokenizer:
     raise WrongUse(f"{path} holds no saved tokenizer; name a directory that this program has written.")
 
 
-def _train(config: TokenizerConfig, texts: Iterable[str], progress: Progress | None) -> Tokenizer:
+def _build_without_sample(config: TokenizerConfig, texts: Iterable[str]) -> Tokenizer:
+    if config.path:
+        return _load_existing(config)
     if config.kind == "byte":
         return ByteTokenizer(config.special_tokens)
     if config.kind == "char":
         return CharTokenizer.train(texts, config.special_tokens)
     if config.kind == "tiktoken":
         return load_encoding(config.encoding, config.special_tokens)
-    if config.kind == "gpt2-files":
-        raise WrongUse("A tokenizer of kind gpt2-files is loaded: set tokenizer.path to the folder of vocab.json.")
-    beginning = _first_megabytes(texts, config.train_mb, progress)
-    if config.kind == "sentencepiece":
-        return SentencePieceTokenizer.train(beginning, config.vocab_size)
-    return _train_bpe_tokenizer(config, beginning, progress)
+    raise WrongUse("A tokenizer of kind gpt2-files is loaded: set tokenizer.path to the folder of vocab.json.")
 
 
 def _train_bpe_tokenizer(config: TokenizerConfig, texts: Iterable[str], progress: Progress | None) -> RankTokenizer:
@@ -101,22 +135,9 @@ def _train_bpe_tokenizer(config: TokenizerConfig, texts: Iterable[str], progress
     if config.vocab_size < least:
         message = f"{config.vocab_size} is too small for 256 bytes and the special tokens; set it to {least} or more."
         raise ConfigError([Problem("tokenizer.vocab_size", message)])
-    learnt = train_bpe(texts, config.vocab_size - len(config.special_tokens), progress=progress)
-    ranks = {bytes([value]): value for value in range(256)}
-    ranks.update((token, 256 + index) for index, token in enumerate(learnt))
-    return RankTokenizer("bpe", ranks, number_special_tokens(config.special_tokens, len(ranks)), SPLIT_PATTERN)
-
-
-def _first_megabytes(texts: Iterable[str], megabytes: float, progress: Progress | None) -> Iterator[str]:
-    """`texts` up to about `megabytes` (10^6 bytes of UTF-8); the last one is cut off there."""
-    budget = megabytes * 1e6
-    read = 0
-    for text in texts:
-        size = len(text.encode(errors="replace"))
-        if read + size > budget:
-            yield text[: int(len(text) * (budget - read) / size)]
-            return
-        yield text
-        read += size
-        if progress:
-            progress(READING_SHARE * read / budget, 1.0)
+    pattern = resolve_pattern(config.pattern)
+    size = config.vocab_size - len(config.special_tokens)
+    learned = train_bpe(texts, size, pattern=pattern, ties=config.ties, progress=progress)
+    tokens = dict.fromkeys([*(bytes([value]) for value in range(256)), *learned])  # two merges may make the same token
+    ranks = {token: rank for rank, token in enumerate(tokens)}
+    return RankTokenizer("bpe", ranks, number_special_tokens(config.special_tokens, len(ranks)), pattern)

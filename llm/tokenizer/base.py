@@ -47,11 +47,17 @@ class Tokenizer(Protocol):
     def encode_stream(self, pieces: Iterable[str]) -> Iterator[list[int]]:
         """The ids of `"".join(pieces)`, list by list, with bounded memory."""
 
-    def decode(self, ids: Iterable[int]) -> str:
-        """The text of `ids`, without special tokens; bytes that are not UTF-8 become U+FFFD."""
+    def decode(self, ids: Iterable[int], *, special: bool = False) -> str:
+        """The text of `ids`, with `special` that of special tokens too; bytes that are not UTF-8 become U+FFFD."""
 
     def token_bytes(self, token_id: int) -> bytes:
         """The bytes of one id; none for special tokens."""
+
+    def text_changes(self, *, bytes_known: bool = True) -> str:
+        """What encoding does to any text so that it does not come back, in a sentence; "" where it does."""
+
+    def prompt_changes(self, prompt: str) -> str:
+        """What of `prompt` the model does not get to see as it stands, in a sentence; "" where it sees it all."""
 
     def save(self, directory: Path) -> None:
         """Write what `load_tokenizer` needs."""
@@ -124,12 +130,36 @@ class BaseTokenizer(ABC):
         for chunk in chunks(pieces, self.find_cut()):
             yield self.encode_ordinary(chunk)
 
-    def decode(self, ids: Iterable[int]) -> str:
-        """The text of `ids`. Special tokens say nothing, bytes that are not UTF-8 become U+FFFD."""
+    def decode(self, ids: Iterable[int], *, special: bool = False) -> str:
+        """The text of `ids`. Special tokens are skipped, or written out with `special`; bytes that are not UTF-8 become
+        U+FFFD."""
+        names = {token_id: text for text, token_id in self.special_tokens.items()} if special else {}
+        parts: list[str] = []
+        ordinary: list[int] = []
+        for token_id in ids:
+            if token_id in names:
+                parts += [self._decode_ordinary(ordinary), names[token_id]]
+                ordinary = []
+            else:
+                ordinary.append(token_id)
+        return "".join([*parts, self._decode_ordinary(ordinary)])
+
+    def _decode_ordinary(self, ids: Iterable[int]) -> str:
         if self.dummy_prefix:
             stream = StreamDecoder(self)
             return "".join(map(stream.feed, ids)) + stream.finish()
         return b"".join(map(self.token_bytes, ids)).decode(errors="replace")
+
+    def text_changes(self, *, bytes_known: bool = True) -> str:
+        """What encoding does to any text so that it does not come back, in a sentence; "" where it does.
+
+        `bytes_known`: whether the size of the text itself is known, and not only that of what the tokens spell.
+        """
+        return ""
+
+    def prompt_changes(self, prompt: str) -> str:
+        """What of `prompt` the model does not get to see as it stands, in a sentence; "" where it sees it all."""
+        return ""
 
     def token_bytes(self, token_id: int) -> bytes:
         """The bytes an id stands for: none for special tokens, and none for ids outside the vocabulary."""

@@ -11,6 +11,7 @@ from llm.tokenizer.cuts import FindCut, last_cut_between_characters
 from llm.tokenizer.saved import read_special_tokens
 
 UNKNOWN = "\ufffd"
+NAMED_AT_MOST = 8
 
 
 class CharTokenizer(BaseTokenizer):
@@ -46,6 +47,18 @@ class CharTokenizer(BaseTokenizer):
     def encode_ordinary(self, text: str) -> list[int]:
         ids, unknown = self._ids, self.unknown_id
         return [ids.get(character, unknown) for character in well_formed(text)]
+
+    def prompt_changes(self, prompt: str) -> str:
+        specials = self._special.sub("", prompt) if self._special else prompt
+        unknown = list(dict.fromkeys(character for character in well_formed(specials) if character not in self._ids))
+        if not unknown:
+            return ""
+        named = ", ".join(map(repr, unknown[:NAMED_AT_MOST])) + (", …" if len(unknown) > NAMED_AT_MOST else "")
+        what = "1 character" if len(unknown) == 1 else f"{len(unknown)} different characters"
+        return (
+            f"The prompt has {what} that the text of this model does not have ({named}): the model reads each as the "
+            "same unknown token; use other characters."
+        )
 
     def find_cut(self) -> FindCut:
         return last_cut_between_characters

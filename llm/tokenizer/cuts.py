@@ -40,6 +40,11 @@ def chunks(pieces: Iterable[str], find_cut: FindCut, size: int = CHUNK_CHARACTER
         yield pending
 
 
+def no_cut(text: str, start: int) -> int:
+    """For encoders that allow no cut: the whole text is one chunk."""
+    return 0
+
+
 def last_safe_cut(text: str, start: int) -> int:
     """For encoders that split text with one of the patterns named above."""
     for position in range(len(text) - 1, max(start, 1) - 1, -1):

@@ -8,10 +8,8 @@ from itertools import pairwise
 from pathlib import Path
 
 from llm.errors import UserError
+from llm.tokenizer.patterns import GPT2_PATTERN
 from llm.tokenizer.ranks import RankTokenizer, with_special_tokens
-
-GPT2_PATTERN = r"'(?:[sdmt]|ll|ve|re)| ?\p{L}++| ?\p{N}++| ?[^\s\p{L}\p{N}]++|\s++$|\s+(?!\S)|\s"
-"""How GPT-2 splits text, written with possessive repeats; the pieces are the same."""
 
 FILE_NAMES = (("vocab.json", "merges.txt"), ("encoder.json", "vocab.bpe"))
 """What Hugging Face calls the two files, and what OpenAI called them."""

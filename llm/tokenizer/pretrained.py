@@ -11,34 +11,12 @@ from pathlib import Path
 
 from llm.errors import UserError, WrongUse
 from llm.names import did_you_mean
-from llm.tokenizer.gpt2files import GPT2_PATTERN, parse_gpt2_files
+from llm.tokenizer.gpt2files import parse_gpt2_files
+from llm.tokenizer.patterns import CL100K_PATTERN, GPT2_PATTERN, O200K_PATTERN
 from llm.tokenizer.ranks import RankTokenizer, with_special_tokens
 from llm.tokenizer.saved import parse_ranks
 
 END_OF_TEXT = "<|endoftext|>"
-
-CL100K_PATTERN = "|".join(
-    [
-        r"'(?i:[sdmt]|ll|ve|re)",
-        r"[^\r\n\p{L}\p{N}]?+\p{L}++",
-        r"\p{N}{1,3}+",
-        r" ?[^\s\p{L}\p{N}]++[\r\n]*+",
-        r"\s++$|\s*[\r\n]|\s+(?!\S)|\s",
-    ]
-)
-
-_UPPER = r"[\p{Lu}\p{Lt}\p{Lm}\p{Lo}\p{M}]"
-_LOWER = r"[\p{Ll}\p{Lm}\p{Lo}\p{M}]"
-_ENDING = r"(?i:'s|'t|'re|'ve|'m|'ll|'d)?"
-O200K_PATTERN = "|".join(
-    [
-        rf"[^\r\n\p{{L}}\p{{N}}]?{_UPPER}*{_LOWER}+{_ENDING}",
-        rf"[^\r\n\p{{L}}\p{{N}}]?{_UPPER}+{_LOWER}*{_ENDING}",
-        r"\p{N}{1,3}",
-        r" ?[^\s\p{L}\p{N}]+[\r\n/]*",
-        r"\s*[\r\n]+|\s+(?!\S)|\s+",
-    ]
-)
 
 
 @dataclass(frozen=True)

@@ -14,6 +14,8 @@ import tiktoken
 
 from llm.environment import usable_cores
 from llm.tokenizer.base import BaseTokenizer, number_special_tokens
+from llm.tokenizer.cuts import FindCut, last_safe_cut, no_cut
+from llm.tokenizer.patterns import GPT2_PATTERN, KNOWN_PATTERNS
 from llm.tokenizer.saved import RANKS, dump_ranks, parse_ranks, read_special_tokens
 
 LONGEST_BLANK = 500_000
@@ -41,6 +43,36 @@ class RankTokenizer(BaseTokenizer):
         if hashlib.sha256(content).hexdigest() != record["ranks_sha256"]:
             raise ValueError(f"{RANKS} is not the table that was saved with it")
         return cls(record["kind"], parse_ranks(content), read_special_tokens(record), record["pattern"])
+
+    @classmethod
+    def from_merges(
+        cls,
+        vocabulary: Mapping[int, bytes],
+        merges: Sequence[tuple[bytes, bytes]],
+        special_tokens: Sequence[str] = (),
+        pattern: str = GPT2_PATTERN,
+    ) -> RankTokenizer:
+        """A tokenizer from a vocabulary (id -> bytes) and its merges in order, as `train_merges` or GPT-2 has them.
+
+        What of the vocabulary is neither a byte nor made by a merge is a special token; `special_tokens` it lacks get
+        the ids after its last. ValueError where the two do not belong together, or where ids do not rise in the order
+        of the merges, which byte-pair encoding by rank needs.
+        """
+        ids = {token: token_id for token_id, token in sorted(vocabulary.items(), reverse=True)}
+        made = [left + right for left, right in merges]
+        reachable = dict.fromkeys([*(bytes([value]) for value in range(256)), *made])
+        missing = next((token for token in reachable if token not in ids), None)
+        if missing is not None:
+            raise ValueError(f"the token {missing!r} of the merges is not in the vocabulary")
+        for earlier, later in pairwise(dict.fromkeys(made)):
+            if ids[earlier] >= ids[later]:
+                raise ValueError(f"the id of {later!r} is out of the order of the merges")
+        defined = {token.decode(): token_id for token, token_id in ids.items() if token not in reachable}
+        specials = with_special_tokens(defined, special_tokens, max(vocabulary) + 1)
+        return cls("bpe", {token: ids[token] for token in reachable}, specials, pattern)
+
+    def find_cut(self) -> FindCut:
+        return last_safe_cut if self.pattern in KNOWN_PATTERNS else no_cut
 
     def encode_ordinary(self, text: str) -> list[int]:
         if len(text) <= LONGEST_BLANK:

@@ -11,18 +11,29 @@ import hashlib
 import io
 import os
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from functools import cached_property
 from pathlib import Path
 from types import ModuleType
 from typing import Any, Literal
 
 from llm.errors import UserError, WrongUse
 from llm.tokenizer.base import BaseTokenizer, well_formed
-from llm.tokenizer.cuts import FindCut, chunks, last_cut_between_words
+from llm.tokenizer.cuts import FindCut, chunks, last_cut_between_words, no_cut
 
 MODEL_FILE = "sentencepiece.model"
 VOCAB_FILE = "sentencepiece.vocab"
 SPACE = "▁"
 LEAST_VOCAB = 3 + 256
+
+PROBES = {
+    "line breaks become spaces or vanish": "a\nb",
+    "tabs become spaces or vanish": "a\tb",
+    "several spaces in a row become one": "a  b",
+    "spaces at the beginning and the end vanish": " a ",
+    "capital letters become small": "aAb",
+    "characters are replaced by compatible ones, as Ａ by A, ﬁ by fi, ① by 1": "aＡﬁ①",
+}
+"""What normalization may do to a text -> a text on which it shows."""
 
 
 class SentencePieceTokenizer(BaseTokenizer):
@@ -115,7 +126,36 @@ class SentencePieceTokenizer(BaseTokenizer):
             yield self.encode_ordinary(chunk[1:] if number and self.dummy_prefix else chunk)
 
     def find_cut(self) -> FindCut:
-        return last_cut_between_words if self._has_safe_cuts else _nowhere
+        return last_cut_between_words if self._has_safe_cuts else no_cut
+
+    def text_changes(self, *, bytes_known: bool = True) -> str:
+        if not self.rewrites:
+            return ""
+        counted = (
+            "Bits per byte count the bytes of the text itself."
+            if bytes_known
+            else "Bits per byte count the bytes of the text as rewritten, as token files do not hold the text itself."
+        )
+        return (
+            f"The SentencePiece model rewrites text before it splits it: {', '.join(self.rewrites)}. The model never "
+            f"sees what is lost, and cannot write it. {counted}"
+        )
+
+    def prompt_changes(self, prompt: str) -> str:
+        text = self._special.sub("", prompt) if self._special else prompt
+        if not self.rewrites or self._normalized(text) == well_formed(text):
+            return ""
+        return f"The SentencePiece model rewrites the prompt before it reads it: {', '.join(self.rewrites)}."
+
+    @cached_property
+    def rewrites(self) -> tuple[str, ...]:
+        """What the model's normalization does to text, in words; empty where it leaves text as it is."""
+        return tuple(name for name, probe in PROBES.items() if self._normalized(probe) != probe)
+
+    def _normalized(self, text: str) -> str:
+        """`text` as the model sees it: after normalization, without the space that is put before it."""
+        normalized = str(self._model.normalize(well_formed(text))).replace(SPACE, " ")
+        return normalized.removeprefix(self.dummy_prefix.decode())
 
     def record(self) -> dict[str, Any]:
         return {
@@ -150,10 +190,6 @@ class SentencePieceTokenizer(BaseTokenizer):
         if self._model.is_byte(token_id):  # written <0x0A>
             return bytes([int(piece[3:5], 16)])
         return piece.replace(SPACE, " ").encode()
-
-
-def _nowhere(text: str, start: int) -> int:
-    return 0
 
 
 def _explain(error: str, vocab_size: int) -> str:

@@ -136,7 +136,7 @@ def test_empty_and_repeated_special_tokens_are_refused(texts: tuple[str, ...]) -
 
 
 def test_training_reads_only_as_much_text_as_it_is_told() -> None:
-    config = TokenizerConfig(vocab_size=400, train_mb=1e-5, special_tokens=())
+    config = TokenizerConfig(vocab_size=400, train_mb=1e-5, train_sample="beginning", special_tokens=())
     assert (
         build_tokenizer(config, ["ab" * 5, "zz" * 1000]).fingerprint()
         == build_tokenizer(config, ["ab" * 5]).fingerprint()
@@ -194,3 +194,21 @@ def test_a_character_appears_with_its_last_byte() -> None:
     stream = StreamDecoder(ByteTokenizer())
     assert [stream.feed(value) for value in "你😀".encode()] == ["", "", "你", "", "", "", "😀"]
     assert stream.feed(0xE4) + stream.finish() == "\ufffd"
+
+
+def test_characters_that_a_character_vocabulary_lacks_are_said() -> None:
+    tokenizer = build_tokenizer(TokenizerConfig(kind="char"), ["hello world"])
+    assert tokenizer.prompt_changes("hello<|endoftext|>") == ""
+    assert "1 character that the text of this model does not have ('é')" in tokenizer.prompt_changes("héllé")
+    many = tokenizer.prompt_changes("ABCDEFGHIJ")
+    assert "10 different characters" in many
+    assert "'H', …)" in many
+
+
+def test_decoding_keeps_special_tokens_when_asked(tokenizers: dict[str, Tokenizer]) -> None:
+    for tokenizer in tokenizers.values():
+        name, token = next(iter(tokenizer.special_tokens.items()))
+        ids = [token, *tokenizer.encode("The fox"), token, token, *tokenizer.encode("a")]
+        assert tokenizer.decode(ids, special=True) == f"{name}The fox{name}{name}a"
+        assert tokenizer.decode(ids) == "The foxa"
+        assert tokenizer.decode([], special=True) == ""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import json
 import sys
 from pathlib import Path
 from typing import Any
@@ -144,3 +145,57 @@ def test_without_the_library_the_message_says_how_to_get_it(monkeypatch: pytest.
     monkeypatch.setitem(sys.modules, "sentencepiece", None)
     with pytest.raises(UserError, match="pip install sentencepiece"):
         build_tokenizer(TokenizerConfig(kind="sentencepiece"), ["text"])
+
+
+def test_a_model_that_leaves_text_as_it_is_says_nothing(tokenizers: dict[str, Tokenizer]) -> None:
+    tokenizer = tokenizers["sentencepiece"]
+    assert tokenizer.text_changes() == ""
+    assert tokenizer.prompt_changes("a\n\t  b ＡＡ ") == ""
+
+
+def test_a_model_with_the_default_normalization_says_what_it_does_to_text() -> None:
+    tokenizer = SentencePieceTokenizer(library_model(model_type="unigram"))
+    said = tokenizer.text_changes()
+    for change in ("line breaks", "tabs", "several spaces in a row", "the beginning and the end", "Ａ by A"):
+        assert change in said
+    assert "capital" not in said
+    assert "count the bytes of the text itself" in said
+    assert "as rewritten" in tokenizer.text_changes(bytes_known=False)
+    assert tokenizer.prompt_changes("one line") == ""
+    assert tokenizer.prompt_changes("<s>one line") == ""
+    assert "rewrites the prompt" in tokenizer.prompt_changes("two\nlines")
+    small = SentencePieceTokenizer(library_model(model_type="bpe", normalization_rule_name="nfkc_cf"))
+    assert "capital letters become small" in small.text_changes()
+
+
+def test_bits_per_byte_count_the_bytes_of_the_text_itself(tmp_path: Path) -> None:
+    """Newlines and runs of spaces that the model drops are bytes of the text all the same."""
+    from llm.config import from_mapping
+    from llm.data.prepare import load_dataset, prepare
+
+    model = tmp_path / "other.model"
+    model.write_bytes(library_model(model_type="unigram"))
+    text = tmp_path / "text.txt"
+    text.write_text("The fox  and\n\n\tthe ﬁsh.\n" * 400, encoding="utf-8")
+    tokenizer = {"kind": "sentencepiece", "path": str(model)}
+    steps = prepare(
+        from_mapping({"data": {"corpus": str(text)}, "tokenizer": tokenizer, "model": {"context": 8}}), tmp_path
+    )
+    while True:
+        try:
+            next(steps)
+        except StopIteration as end:
+            dataset = end.value
+            break
+    (warning,) = dataset.warnings
+    assert "rewrites text" in warning
+    for split in (dataset.train, dataset.validation):
+        ids = split.read(0, len(split)).tolist()
+        spelled = len(dataset.tokenizer.decode(ids).encode())
+        assert split.bytes_scale == pytest.approx(split.bytes / spelled)
+        assert split.bytes_scale > 1.1
+    index = json.loads((dataset.path / "dataset.json").read_bytes())
+    for record in index["splits"].values():
+        del record["spelled"]  # as data that were prepared before have it
+    (dataset.path / "dataset.json").write_text(json.dumps(index))
+    assert load_dataset(dataset.path).validation.bytes_scale == pytest.approx(dataset.validation.bytes_scale)

@@ -38,6 +38,7 @@ class Tokens:
     ids: NDArray[np.int64]
     name: str = "validation"
     bytes: int = 0
+    bytes_scale: float = 1.0
     dtype: np.dtype[np.unsignedinteger] = field(default_factory=lambda: np.dtype("<u2"))
 
     def __len__(self) -> int:
@@ -68,6 +69,16 @@ def model(tokenizer: Tokenizer) -> Transformer:
 def evaluated(model: Transformer, split: Tokens, tokenizer: Tokenizer, batch_size: int, batches: int = 0) -> Evaluation:
     plan = Plan("cpu", "fp32", 1, False)
     return result_of(evaluate(model, split, tokenizer, plan, seq_len=SEQ_LEN, batch_size=batch_size, batches=batches))
+
+
+def test_bits_per_byte_are_those_of_the_text_where_a_tokenizer_rewrites_it(
+    model: Transformer, split: Tokens, tokenizer: Tokenizer
+) -> None:
+    """A text of twice the bytes that its tokens spell has half the bits per byte; the loss stays."""
+    twice = Tokens(split.ids, bytes_scale=2.0)
+    one, two = (evaluated(model, tokens, tokenizer, 3) for tokens in (split, twice))
+    assert two.bits_per_byte == pytest.approx(one.bits_per_byte / 2)
+    assert two.loss == one.loss
 
 
 def test_loss_is_the_mean_over_tokens_and_bits_are_those_of_text(

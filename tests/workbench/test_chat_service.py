@@ -63,6 +63,9 @@ class FakeTalker:
     def prompt_ids(self, prompt, knobs):
         return [0] * len(prompt) if isinstance(prompt, str) else list(prompt)
 
+    def prompt_changes(self, prompt):
+        return ""
+
     def text_of(self, tokens):
         return "".join(self.words[token] for token in tokens)
 

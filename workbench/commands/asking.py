@@ -10,9 +10,11 @@ from llm.config import DecodeConfig, RunConfig, fields_of, with_overrides
 from llm.errors import WrongUse
 from llm.run import CheckpointInfo, Run
 from workbench.commands.options import Parser
+from workbench.commands.output import say
 
 if TYPE_CHECKING:
     from llm.engine import Engine
+    from llm.tokenizer import Tokenizer
 
 METAVARS = {bool: "on|off", int: "N", float: "X", str: "TEXT", tuple: "LIST"}
 ONE_THREAD_BELOW = 20_000_000  # parameters; smaller models decode fastest on one thread (measured, see performance.md)
@@ -51,6 +53,13 @@ def prompt_from(text: str, file: str = "") -> str:
         where = "what came from stdin" if "-" in (text, file) else "the prompt"
         raise WrongUse(f"{where} is not UTF-8 text ({error.reason}); convert it first.") from error
     return resolve_prompt(f"FILE:{file}" if file else text)
+
+
+def warn_of_changes(tokenizer: Tokenizer, *prompts: str) -> None:
+    """Say on stderr what of the prompts a model does not get to see as it stands."""
+    for changes in dict.fromkeys(map(tokenizer.prompt_changes, prompts)):
+        if changes:
+            say(f"warning: {changes}")
 
 
 def refuse_several(knobs: DecodeConfig, command: str) -> None:

@@ -17,6 +17,7 @@ from llm.config import DecodeConfig, fields_of, from_mapping
 from llm.errors import UserError, WrongUse
 from llm.events import Progress, finite
 from llm.run import CheckpointInfo, Run
+from workbench.commands.output import say
 
 if TYPE_CHECKING:
     from llm.engine import Engine
@@ -118,6 +119,8 @@ def read_lines(source: Iterable[str], engine: Engine, knobs: DecodeConfig) -> It
                 fields = parsed(number, text)
                 try:
                     own = with_fields(knobs, fields)
+                    if changes := engine.tokenizer.prompt_changes(fields["prompt"]):
+                        say(f"warning: line {number}: {changes}")
                     yield Line(fields, engine.checked_ids(fields["prompt"], own), own)
                 except UserError as error:
                     raise WrongUse(f"line {number}: {error}") from error

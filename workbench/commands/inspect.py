@@ -12,7 +12,7 @@ from llm.config import DecodeConfig, RunConfig, to_mapping
 from llm.errors import WrongUse
 from llm.events import Progress
 from llm.run import CheckpointInfo, Run, find_checkpoint
-from workbench.commands.asking import add_knobs, chosen_knobs, engine_for, prompt_from, refuse_several
+from workbench.commands.asking import add_knobs, chosen_knobs, engine_for, prompt_from, refuse_several, warn_of_changes
 from workbench.commands.options import Parser, add_command
 from workbench.commands.output import number_text, print_json
 from workbench.text import clean, one_line
@@ -107,6 +107,8 @@ def compare(options: argparse.Namespace) -> int:
     refuse_several(knobs, "compare")
     prompt = prompt_from(options.prompt)
     first, second = (engine_for(run, info, options.device) for run, info in found)
+    warn_of_changes(first.tokenizer, prompt)
+    warn_of_changes(second.tokenizer, prompt)
     from llm.compare import compare as compare_engines
 
     result = compare_engines((first, second), prompt, knobs)
@@ -155,9 +157,11 @@ def timelapse(options: argparse.Namespace) -> int:
     refuse_several(knobs, "timelapse")
     from llm.timelapse import pinned_prompts
     from llm.timelapse import timelapse as frames_of
+    from llm.tokenizer import load_tokenizer
 
     given = [prompt_from(text) for text in options.prompt or ()]
     prompts = given or pinned_prompts(run) or [config.sample.prompt]
+    warn_of_changes(load_tokenizer(run.path / "tokenizer"), *prompts)
     frames = frames_of(run, prompts, knobs, device=options.device)
     if options.json:
         records = collected(frames, len(prompts) * len(run.checkpoints()))

@@ -5,6 +5,7 @@ from __future__ import annotations
 import sys
 import time
 from collections.abc import Callable, Generator
+from contextlib import closing
 from types import TracebackType
 from typing import Protocol, TypeVar
 
@@ -44,8 +45,8 @@ def narrator() -> Narrator:
 
 
 def drained(preparation: Generator[Preparing, None, Result]) -> Result:
-    """What a generator of progress returns, after telling its progress."""
-    with narrator() as telling:
+    """What a generator of progress returns, after telling its progress. An interruption closes it before it goes on."""
+    with closing(preparation), narrator() as telling:
         while True:
             try:
                 telling.tell(next(preparation))

@@ -84,6 +84,8 @@ def prepared(options: argparse.Namespace) -> Dataset:
     from workbench.commands.narrator import drained
 
     dataset = drained(prepare(config, options.home))
+    for note in dataset.notes:
+        say(note)
     for warning in dataset.warnings:
         say(f"warning: {warning}")
     return dataset
@@ -178,6 +180,8 @@ def show_tokenizer(found: Tokenizer, *, as_json: bool) -> None:
         print_json(record | {"fingerprint": found.fingerprint()})
         return
     longest = sorted(range(found.vocab_size), key=lambda token: -len(found.token_bytes(token)))[:12]
+    if changes := found.text_changes():
+        say(f"warning: {changes}")
     print(f"kind            {found.kind}")
     print(f"ids             {found.vocab_size:,}")
     print_table(("special tokens  ", ""), [(text, str(token)) for text, token in found.special_tokens.items()])
@@ -188,6 +192,8 @@ def show_tokens(found: Tokenizer, text: str, *, as_json: bool) -> None:
     from llm.tokenizer.base import well_formed
 
     text = well_formed(text)  # stdin may hold bytes that are no text
+    if changes := found.prompt_changes(text):
+        say(f"warning: {changes}")
     ids = found.encode(text, special=True)
     if as_json:
         print_json({"ids": ids, "tokens": [token_text(found, token) for token in ids], "bytes": len(text.encode())})

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 from llm.config import DecodeConfig, RunConfig, to_mapping
 from llm.errors import WrongUse
 from llm.run import CheckpointInfo, Run, find_checkpoint
-from workbench.commands.asking import add_knobs, chosen_knobs, engine_for, prompt_from
+from workbench.commands.asking import add_knobs, chosen_knobs, engine_for, prompt_from, warn_of_changes
 from workbench.commands.options import add_command
 from workbench.commands.output import print_json
 from workbench.text import clean
@@ -57,6 +57,7 @@ def sample(options: argparse.Namespace) -> int:
         raise WrongUse("--explain shows one reply; give one prompt, without --jsonl.")
     prompt = "" if options.jsonl else prompt_from(options.prompt, options.prompt_file)
     engine = engine_for(run, info, options.device)
+    warn_of_changes(engine.tokenizer, prompt)
     if options.jsonl:
         from workbench.commands.batch import sample_lines
 

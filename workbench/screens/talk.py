@@ -19,6 +19,7 @@ from workbench.services.order import in_order
 from workbench.services.reply import Pace, ReplyBegan, ReplyEnded, ReplyGrew
 from workbench.services.talker import is_in_training, usual_choice
 from workbench.services.transcripts import keep, recent_prompts
+from workbench.text import clean
 from workbench.widgets.axes import compact
 from workbench.widgets.chat_status import ChatStatus
 from workbench.widgets.conversation import ConversationView
@@ -287,6 +288,8 @@ class TalkScreen(WorkbenchScreen):
         current.file_text, current.context, current.begun = start.file_text, start.context, list(start.begun)
         current.knobs, current.dropped_turns = event.knobs, start.dropped_turns
         self.transcript.show_context(current)
+        if event.warning:
+            self.notify(clean(event.warning), severity="warning", markup=False)
 
     @on(ReplyGrew)
     def _grew(self, event: ReplyGrew) -> None:

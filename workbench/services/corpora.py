@@ -12,7 +12,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
-from llm.config import DataConfig, RunConfig, from_mapping
+from llm.config import DataConfig, RunConfig, before_added_fields, from_mapping
 from llm.data.addresses import is_address, web_address
 from llm.errors import UserError
 from llm.events import Progress
@@ -262,6 +262,7 @@ def config_of(entry: Entry, base: RunConfig) -> RunConfig:
     made_with = entry.record.get("made_with")
     if made_with is not None:
         data = {name: value for name, value in made_with["data"].items() if name in DECIDES_THE_TOKENS}
+        base = replace(base, tokenizer=before_added_fields().tokenizer)
         return from_mapping({"data": data, "tokenizer": made_with["tokenizer"]}, base)
     data = {
         "corpus": entry.corpus,

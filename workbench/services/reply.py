@@ -79,6 +79,8 @@ class ReplyBegan(Message):
     sha256: str
     live: bool
     device: str
+    warning: str = ""
+    """What of the prompt the model does not get to see as it stands."""
 
 
 @dataclass
@@ -120,7 +122,8 @@ def write_reply(talker: Talker, request: Request, knobs_now: Callable[[], Decode
         with_turn_stop(request.knobs, request.turns), lambda: with_turn_stop(knobs_now(), request.turns), talker.check
     )
     weights = (talker.sha256, talker.in_training, talker.device)
-    post(ReplyBegan(request.number, talker.name, start, knobs.first, *weights))
+    warning = "" if start.begun else talker.prompt_changes(start.file_text or request.prompt)
+    post(ReplyBegan(request.number, talker.name, start, knobs.first, *weights, warning))
     news = News(request.number, post, asked=request.asked, knobs=knobs)
     news.begin(request.given, talker.text_of(request.given))
     prompt = list(start.begun) or start.context

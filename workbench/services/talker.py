@@ -78,6 +78,9 @@ class Talker(Protocol):
     def prompt_ids(self, prompt: str | Sequence[int], knobs: DecodeConfig) -> list[int]:
         """The tokens of a prompt."""
 
+    def prompt_changes(self, prompt: str) -> str:
+        """What of a prompt the model does not get to see as it stands, in a sentence, or ""."""
+
     def text_of(self, tokens: Sequence[int]) -> str:
         """The whole characters of tokens that follow a prompt."""
 
@@ -149,6 +152,9 @@ class ModelTalker:
 
     def prompt_ids(self, prompt: str | Sequence[int], knobs: DecodeConfig) -> list[int]:
         return self.engine.prompt_ids(prompt, knobs)
+
+    def prompt_changes(self, prompt: str) -> str:
+        return self.engine.tokenizer.prompt_changes(prompt)
 
     def text_of(self, tokens: Sequence[int]) -> str:
         from llm.tokenizer.stream import StreamDecoder

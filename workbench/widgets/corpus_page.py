@@ -74,7 +74,9 @@ def prepared_facts(entry: Entry, looked: Looked | None) -> list[Content]:
     ]
     if looked is not None:
         facts.append(("on disk", size(looked.size_bytes)))
-    facts += [("note", clean(warning)) for warning in entry.record.get("warnings", ())]
+    changes = looked.dataset.tokenizer.text_changes() if looked is not None else ""
+    sentences = [*entry.record.get("notes", ()), *entry.record.get("warnings", ()), *filter(None, [changes])]
+    facts += [("note", clean(sentence)) for sentence in sentences]
     lines = [Content.assemble((f"{name:<10}", "$foreground-muted"), value) for name, value in facts]
     return [*lines, Content.styled(NEXT["prepared"], "$foreground-muted")]
 

@@ -1,0 +1,88 @@
+"""How text is split before bytes are merged: the patterns of this project, of GPT-2 and of GPT-4, or one's own.
+
+No merge crosses a border between the pieces. Every pattern covers all text: tiktoken leaves out, in silence, what its
+pattern does not match.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+from llm.errors import ConfigError, Problem
+
+OWN_PATTERN = "|".join(
+    [
+        r"'(?:[sdmtSDMT]|[lL][lL]|[vV][eE]|[rR][eE])",  # English endings: it's, we'll
+        r"[^\r\n\p{L}\p{M}\p{N}]?+[\p{L}\p{M}]++",  # a word with the space or sign before it
+        r"\p{N}{1,2}+",  # digits in pairs: a small vocabulary has no room for a thousand triples
+        r" ?[^\s\p{L}\p{M}\p{N}]++[\r\n]*+",  # punctuation with the line break that follows it
+        r"\s{0,63}[\r\n]",  # line breaks and the blanks before them
+        r"\s{1,64}(?!\S)",  # blanks, without the last one when a word follows
+        r"\s",
+    ]
+)
+"""A split in the manner of GPT-4's (cl100k). Letters keep their combining marks, and whatever may repeat is possessive
+or limited: unlimited, the regex engine of tiktoken keeps a state per character and gives up on a million spaces."""
+
+GPT2_PATTERN = r"'(?:[sdmt]|ll|ve|re)| ?\p{L}++| ?\p{N}++| ?[^\s\p{L}\p{N}]++|\s++$|\s+(?!\S)|\s"
+"""How GPT-2 splits text, written with possessive repeats; the pieces are the same."""
+
+CL100K_PATTERN = "|".join(
+    [
+        r"'(?i:[sdmt]|ll|ve|re)",
+        r"[^\r\n\p{L}\p{N}]?+\p{L}++",
+        r"\p{N}{1,3}+",
+        r" ?[^\s\p{L}\p{N}]++[\r\n]*+",
+        r"\s++$|\s*[\r\n]|\s+(?!\S)|\s",
+    ]
+)
+
+_UPPER = r"[\p{Lu}\p{Lt}\p{Lm}\p{Lo}\p{M}]"
+_LOWER = r"[\p{Ll}\p{Lm}\p{Lo}\p{M}]"
+_ENDING = r"(?i:'s|'t|'re|'ve|'m|'ll|'d)?"
+O200K_PATTERN = "|".join(
+    [
+        rf"[^\r\n\p{{L}}\p{{N}}]?{_UPPER}*{_LOWER}+{_ENDING}",
+        rf"[^\r\n\p{{L}}\p{{N}}]?{_UPPER}+{_LOWER}*{_ENDING}",
+        r"\p{N}{1,3}",
+        r" ?[^\s\p{L}\p{N}]+[\r\n/]*",
+        r"\s*[\r\n]+|\s+(?!\S)|\s+",
+    ]
+)
+
+NAMED_PATTERNS: Mapping[str, str] = {"ours": OWN_PATTERN, "gpt2": GPT2_PATTERN, "gpt4": CL100K_PATTERN}
+KNOWN_PATTERNS = frozenset({OWN_PATTERN, GPT2_PATTERN, CL100K_PATTERN, O200K_PATTERN})
+"""The patterns for which the rules of `cuts` are proved."""
+
+ANYTHING = r"|[\s\S]"
+PROBE = "Don't  stop 12.5%,\n\n\té 海!\n"
+
+
+def resolve_pattern(name: str) -> str:
+    """The pattern that `tokenizer.pattern` names, or the regular expression it is, completed to cover all text.
+
+    ConfigError where an expression cannot be compiled by the engines that train and encode with it.
+    """
+    if name in NAMED_PATTERNS:
+        return NAMED_PATTERNS[name]
+    pattern = name if name in KNOWN_PATTERNS or name.endswith(ANYTHING) else name + ANYTHING
+    try:
+        _compile(pattern)
+    except Exception as error:
+        names = ", ".join(NAMED_PATTERNS)
+        message = f"is neither {names} nor a regular expression that can be used ({str(error).splitlines()[0]})"
+        raise ConfigError([Problem("tokenizer.pattern", message)]) from error
+    return pattern
+
+
+def _compile(pattern: str) -> None:
+    """Compile with both engines, and refuse a pattern that matches the empty text."""
+    import regex
+    import tiktoken
+
+    compiled = regex.compile(pattern)
+    if compiled.match("") or any(not match.group() for match in compiled.finditer(PROBE)):
+        raise ValueError("it matches the empty text")
+    tiktoken.Encoding(
+        "check", pat_str=pattern, mergeable_ranks={bytes([value]): value for value in range(256)}, special_tokens={}
+    )
