@@ -12,7 +12,7 @@ from typing import Any
 
 import tiktoken
 
-from llm.environment import usable_cores
+from llm.limits import usable_cores
 from llm.tokenizer.base import BaseTokenizer, number_special_tokens
 from llm.tokenizer.saved import RANKS, dump_ranks, parse_ranks, read_special_tokens
 

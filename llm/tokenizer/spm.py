@@ -9,13 +9,13 @@ from __future__ import annotations
 
 import hashlib
 import io
-import os
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from types import ModuleType
 from typing import Any, Literal
 
 from llm.errors import UserError, WrongUse
+from llm.limits import usable_cores
 from llm.tokenizer.base import BaseTokenizer, well_formed
 from llm.tokenizer.cuts import FindCut, chunks, last_cut_between_words
 
@@ -78,7 +78,7 @@ class SentencePieceTokenizer(BaseTokenizer):
                 normalization_rule_name="identity",
                 remove_extra_whitespaces=False,
                 max_sentence_length=1 << 24,
-                num_threads=os.cpu_count() or 1,
+                num_threads=usable_cores(),
                 minloglevel=3,  # it writes to the terminal itself
             )
         except RuntimeError as error:
@@ -104,9 +104,7 @@ class SentencePieceTokenizer(BaseTokenizer):
         return ids
 
     def encode_batch(self, texts: Sequence[str]) -> list[list[int]]:
-        ids: list[list[int]] = self._model.encode(
-            [well_formed(text) for text in texts], num_threads=os.cpu_count() or 1
-        )
+        ids: list[list[int]] = self._model.encode([well_formed(text) for text in texts], num_threads=usable_cores())
         return ids
 
     def encode_stream(self, pieces: Iterable[str]) -> Iterator[list[int]]:
