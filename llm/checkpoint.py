@@ -14,6 +14,7 @@ import torch
 from llm.config import RunConfig, resolve_model
 from llm.errors import UserError
 from llm.files import forget_cached, published_directory, read_json, write_json
+from llm.limits import memory
 from llm.model.transformer import Transformer
 from llm.optim import Optimizer
 from llm.run import CheckpointInfo, Run, verify
@@ -84,9 +85,16 @@ class HostMemory:
 
     It is taken once and kept, for pages that are new to a process cost ten times what copying into them does. Beside a
     GPU it is pinned, which the bus fills several times faster; torch rounds each pinned tensor up to a power of two.
+
+    MemoryError where there is no room for it, which is found out before taking any: a process that exceeds the limit of
+    its control group is ended without an error.
     """
 
     def __init__(self, state: TrainerState) -> None:
+        tensors = (*state.model.state_dict().values(), *state.optimizer.state_tensors().values())
+        needed = sum(tensor.numel() * tensor.element_size() for tensor in tensors)
+        if needed > memory().available:
+            raise MemoryError(f"a copy of the state needs {needed} bytes")
         self.weights = room_for(state.model.state_dict())
         self.optimizer = room_for(state.optimizer.state_tensors())
 

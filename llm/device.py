@@ -12,8 +12,8 @@ import psutil
 import torch
 
 from llm.config import TrainConfig
-from llm.environment import usable_cores
 from llm.errors import WrongUse
+from llm.limits import usable_cores
 
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 

@@ -1,9 +1,11 @@
-"""What this process may use, and what must be set before torch is imported. Imports nothing heavy."""
+"""What must be set before torch is imported. Imports nothing heavy."""
 
 from __future__ import annotations
 
 import ctypes
 import os
+
+from llm.limits import allowed_processors, usable_cores
 
 SPINS = "2000"
 TRIM_THRESHOLD, MMAP_THRESHOLD = -1, -3  # the names glibc's mallopt has for them, in <malloc.h>
@@ -40,11 +42,11 @@ def settle_threads() -> None:
     default 30,500 quiet and mostly 200 to 2,800 beside other work;
     sleeping at once 19,500 and 18,200; this 31,400 and 10,900.
     Whoever has set `OMP_WAIT_POLICY` or `GOMP_SPINCOUNT` keeps what was set.
+
+    OpenMP starts a thread for each processor. Where a control group allows less processor time than that, it is told
+    to start fewer, unless `OMP_NUM_THREADS` says otherwise: threads beyond the quota make all of them stand still.
     """
     if "OMP_WAIT_POLICY" not in os.environ:
         os.environ.setdefault("GOMP_SPINCOUNT", SPINS)
-
-
-def usable_cores() -> int:
-    """Cores this process may use."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    if usable_cores() < allowed_processors():
+        os.environ.setdefault("OMP_NUM_THREADS", str(usable_cores()))

@@ -228,6 +228,22 @@ KINDS: dict[str, tuple[type, ...]] = {
 """What a field may hold as plain JSON, by its annotation; the others hold anything."""
 
 
+def layout(kind: type[Event]) -> tuple[tuple[str, Any, tuple[type, ...], bool], ...]:
+    """Of each field: its name, its annotation, the kinds of plain JSON it takes as they are, whether it is required."""
+    return tuple(
+        (
+            item.name,
+            item.type,
+            () if item.type == "dict[str, float]" else KINDS.get(str(item.type), ()),
+            item.default is MISSING and item.default_factory is MISSING,
+        )
+        for item in fields(kind)
+    )
+
+
+LAYOUTS = {kind: layout(kind) for kind in TYPES.values()}
+
+
 def to_line(event: Event) -> bytes:
     """One line of `events.jsonl`, newline included."""
     record = {"type": type(event).__name__} | {item.name: getattr(event, item.name) for item in fields(event)}
@@ -239,13 +255,19 @@ def from_record(record: Json) -> Event | None:
     kind = TYPES.get(str(record.get("type")))
     if kind is None:
         return None
-    try:
-        known = {item.name: restored(record[item.name], item.type) for item in fields(kind) if item.name in record}
-    except ValueError:
-        return None
-    required = (f.name for f in fields(kind) if f.default is MISSING and f.default_factory is MISSING)
-    if any(name not in known for name in required):
-        return None
+    known: Json = {}
+    for name, annotation, plain, is_required in LAYOUTS[kind]:
+        if name not in record:
+            if is_required:
+                return None
+            continue
+        value = record[name]
+        if type(value) not in plain:
+            try:
+                value = restored(value, annotation)
+            except ValueError:
+                return None
+        known[name] = value
     return kind(**known)
 
 

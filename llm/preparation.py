@@ -10,16 +10,17 @@ import torch
 
 from llm.checkpoint import TrainerState, build_model, restore_state
 from llm.commands import CommandQueue
-from llm.config import RunConfig
+from llm.config import RunConfig, resolve_model, resolve_seq_len
+from llm.config.fit import step_bytes
 from llm.config.overrides import Overrides, added
 from llm.data.prepare import Dataset, prepare
 from llm.device import Plan, choose_device, choose_threads, make_plan
 from llm.distributed import LossOf, Ranks
-from llm.environment import usable_cores
 from llm.errors import UserError
 from llm.events import Event, Saved, Warned
 from llm.files import published_directory
 from llm.length import Length
+from llm.limits import memory, usable_cores
 from llm.optim import build_optimizer
 from llm.resume_checks import text_changed
 from llm.run import Run
@@ -120,6 +121,33 @@ def settle_plan(config: RunConfig, state: TrainerState, dataset: Dataset, length
     torch.set_num_threads(plan.threads)
     state.plan = plan.as_json()
     return plan
+
+
+def memory_warning(config: RunConfig, vocab_size: int) -> str:
+    """What to say where a step on the CPU needs more memory than this process may have; "" where there is enough. No
+    error: the estimate is rough, and a system that ends a process for its memory gives it no time to say why."""
+    if choose_device(config.train.device) != "cpu":
+        return ""
+    model = resolve_model(config.model, vocab_size)
+    needed, here = step_bytes(config, model, resolve_seq_len(config.train, model)), memory()
+    if needed <= here.available:
+        return ""
+    limit = f" within {here.limit}" if here.limit else ""
+    return (
+        f"training needs about {needed / 1e6:,.0f} MB and {here.available / 1e6:,.0f} MB are free{limit}, so that the "
+        "system may end it; lower train.batch_size or train.seq_len, or use train --fit."
+    )
+
+
+def threads_warning(plan: Plan, ranks: Ranks) -> str:
+    """What to say where a run computes with more threads than there are processors for it; "" where it does not."""
+    cores = usable_cores()
+    if plan.device != "cpu" or plan.threads * ranks.per_machine <= max(cores, ranks.per_machine):
+        return ""
+    return (
+        f"it computes with {plan.threads} threads, on whose number its results depend, and may use "
+        f"{cores} processor{'s' * (cores > 1)}; steps are slow until it gets more."
+    )
 
 
 def training_loss(state: TrainerState, plan: Plan, shape: tuple[int, int]) -> tuple[LossOf, str]:

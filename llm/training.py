@@ -28,9 +28,11 @@ from llm.optim import idle_rate
 from llm.preparation import (
     keep_tokenizer,
     last_step,
+    memory_warning,
     prepared,
     restored_state,
     settle_plan,
+    threads_warning,
     training_loss,
 )
 from llm.resume_checks import check_resume, check_shares, config_to_go_on, due_core_tasks, newest_state
@@ -199,6 +201,8 @@ def training_events(
         return
     if ranks.is_first:
         keep_tokenizer(run, dataset)
+    if message := memory_warning(config, dataset.tokenizer.vocab_size):
+        yield Warned(step=last_step(run), message=message)
     state, restored = yield from restored_state(run, config, dataset, overrides)
     config = resumed_config(run.config(), state.overrides.items())
     core_tasks = due_core_tasks(config, home)
@@ -216,7 +220,8 @@ def training_events(
     loss_of, warning = settled_loss(job)
     on_live(LiveWeights(run.name, state, dataset.tokenizer, job.plan))
     yield started(job, restored)
-    for message in (*warnings, *dataset.warnings, *filter(None, [warning, idle_rate(state.optimizer, config)])):
+    own = (warning, threads_warning(plan, ranks), idle_rate(state.optimizer, config))
+    for message in (*warnings, *dataset.warnings, *filter(None, own)):
         yield Warned(step=state.step, message=message)
     yield from Trainer(job, commands, loss_of).events()
 

@@ -12,8 +12,8 @@ from typing import Protocol, TypeAlias
 import numpy as np
 from numpy.typing import NDArray
 
-from llm.environment import usable_cores
 from llm.errors import UserError
+from llm.limits import usable_cores
 from llm.tokenizer import Tokenizer, load_tokenizer
 
 Ids = NDArray[np.uint32]

@@ -25,9 +25,20 @@ from llm.files import read_json, remove_directory, write_atomic, write_json
 from llm.names import did_you_mean
 from llm.run.checkpoints import CheckpointInfo, list_checkpoints
 from llm.run.lock import Holder, RunLock, holder_of
-from llm.run.log import CommandTail, EventLog, EventTail, last_events, paused_after, read_events, send_command
+from llm.run.log import (
+    CommandTail,
+    EventLog,
+    EventTail,
+    last_events,
+    newest_lines,
+    parse_event,
+    paused_after,
+    read_events,
+    send_command,
+)
 
 FORMAT = 1
+HEADING = re.compile(r"^\[.*", re.MULTILINE)
 Kinds = dict[str, type | tuple[type, ...]]
 HEADER: Kinds = {"format": int, "id": str, "created": (int, float), "parent": str, "parent_id": str}
 """What the [run] table of `run.toml` holds, as far as somebody reads it."""
@@ -133,12 +144,13 @@ class Run:
 
     def info(self) -> dict[str, Any]:
         """Format, id, creation time, parent, versions and host, as `run.toml` records them."""
-        return dict(self._toml().get("run", {}))
+        return dict(self._toml(run_table).get("run", {}))
 
-    def _toml(self) -> dict[str, Any]:
+    def _toml(self, select: Callable[[str], str] = lambda text: text) -> dict[str, Any]:
+        """`run.toml`, or the part of it that `select` makes of its text."""
         path = self.path / "run.toml"
         try:
-            mapping = tomllib.loads(path.read_text(encoding="utf-8"))
+            mapping = tomllib.loads(select(path.read_text(encoding="utf-8")))
         except (OSError, ValueError, RecursionError) as error:
             raise UserError(f"{path} cannot be read ({error}); restore it from a copy.") from error
         header = mapping.get("run", {})
@@ -171,12 +183,13 @@ class Run:
         return holder_of(self.path / "lock")
 
     def status(self) -> RunStatus:
-        events, holder = last_events(self.path / "events.jsonl"), self.holder()
+        log, holder = self.path / "events.jsonl", self.holder()
         if holder is not None:
-            return RunStatus("paused" if paused_after(events) else "running", holder)
-        if not events:
+            return RunStatus("paused" if paused_after(last_events(log)) else "running", holder)
+        last = next((event for line in newest_lines(log) if (event := parse_event(line)) is not None), None)
+        if last is None:
             return RunStatus("new")
-        return RunStatus(events[-1].status if isinstance(events[-1], Finished) else "crashed")
+        return RunStatus(last.status if isinstance(last, Finished) else "crashed")
 
     # --- what happened, what is asked for
 
@@ -231,6 +244,14 @@ class Run:
             return next((info for info in infos if info.best), infos[-1])
         steps = ", ".join(str(info.step) for info in infos)
         raise WrongUse(f"run {self.name} has no checkpoint {which}; it has last, best and steps {steps}.")
+
+
+def run_table(text: str) -> str:
+    """The [run] table of a `run.toml`, which `Run.create` writes last: reading it alone takes a tenth of the time. The
+    whole text where other tables come after it."""
+    place = text.rfind("\n[run]\n")
+    table = text[place + 1 :] if place >= 0 else ""
+    return table if table and all(line.startswith(("[run]", "[run.")) for line in HEADING.findall(table)) else text
 
 
 def misfit(stored: Any, kinds: Kinds, items: Kinds | None = None) -> str:

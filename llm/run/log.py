@@ -103,20 +103,26 @@ class LineTail:
 
     def poll(self, limit: int = 1 << 30) -> list[bytes]:
         """New whole lines, from at most about `limit` bytes; empty also while the file does not exist."""
+        return self.read(limit).split(b"\n")[:-1]
+
+    def read(self, limit: int = 1 << 30) -> bytes:
+        """The same as one text, in which every line ends in its newline."""
         try:
             size = self.path.stat().st_size
         except FileNotFoundError:
-            return []
+            return b""
         if size < self.offset:  # cut short from outside: what was read stays read, go on from the new end
             self.offset, self.rest = size, b""
         if size == self.offset:
-            return []
+            return b""
         with self.path.open("rb") as file:
             file.seek(self.offset)
             data = file.read(min(size - self.offset, limit))
         self.offset += len(data)
-        *lines, self.rest = (self.rest + data).split(b"\n")
-        return lines
+        text = self.rest + data if self.rest else data
+        end = text.rfind(b"\n") + 1
+        self.rest = text[end:]
+        return text[:end]
 
 
 class EventTail:
@@ -150,6 +156,17 @@ def last_events(path: Path, window: int = 64 * 1024) -> list[Event]:
     start = max(0, size - window)
     lines = LineTail(path, start).poll()
     return [event for line in (lines[1:] if start else lines) if (event := parse_event(line)) is not None]
+
+
+def newest_lines(path: Path, window: int = 64 * 1024) -> Iterator[bytes]:
+    """The whole lines in the last `window` bytes of a log, the last one first."""
+    try:
+        size = path.stat().st_size
+    except FileNotFoundError:
+        return
+    start = max(0, size - window)
+    lines = LineTail(path, start).poll()
+    yield from reversed(lines[1:] if start else lines)
 
 
 def paused_after(events: Iterable[Event], paused: bool = False) -> bool:

@@ -12,7 +12,7 @@ from typing import Any
 
 import tiktoken
 
-from llm.environment import usable_cores
+from llm.limits import usable_cores
 from llm.tokenizer.base import BaseTokenizer, number_special_tokens
 from llm.tokenizer.cuts import FindCut, last_safe_cut, no_cut
 from llm.tokenizer.patterns import GPT2_PATTERN, KNOWN_PATTERNS

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import hashlib
 import io
-import os
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from functools import cached_property
 from pathlib import Path
@@ -17,6 +16,7 @@ from types import ModuleType
 from typing import Any, Literal
 
 from llm.errors import UserError, WrongUse
+from llm.limits import usable_cores
 from llm.tokenizer.base import BaseTokenizer, well_formed
 from llm.tokenizer.cuts import FindCut, chunks, last_cut_between_words, no_cut
 
@@ -89,7 +89,7 @@ class SentencePieceTokenizer(BaseTokenizer):
                 normalization_rule_name="identity",
                 remove_extra_whitespaces=False,
                 max_sentence_length=1 << 24,
-                num_threads=os.cpu_count() or 1,
+                num_threads=usable_cores(),
                 minloglevel=3,  # it writes to the terminal itself
             )
         except RuntimeError as error:
@@ -115,9 +115,7 @@ class SentencePieceTokenizer(BaseTokenizer):
         return ids
 
     def encode_batch(self, texts: Sequence[str]) -> list[list[int]]:
-        ids: list[list[int]] = self._model.encode(
-            [well_formed(text) for text in texts], num_threads=os.cpu_count() or 1
-        )
+        ids: list[list[int]] = self._model.encode([well_formed(text) for text in texts], num_threads=usable_cores())
         return ids
 
     def encode_stream(self, pieces: Iterable[str]) -> Iterator[list[int]]:

@@ -31,8 +31,8 @@ from llm.data.encoders import SerialEncoder
 from llm.data.holdout import LARGEST_BLOCK, Unit, blocks
 from llm.data.textfiles import read_text
 from llm.data.tokenise import SplitWriter, tokenise
-from llm.environment import usable_cores
 from llm.errors import UserError
+from llm.limits import usable_cores
 from llm.tokenizer import build_tokenizer
 from llm.tokenizer.bpe import SPLIT_PATTERN, train_bpe
 from llm.tokenizer.ranks import RankTokenizer

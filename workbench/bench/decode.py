@@ -19,7 +19,7 @@ import torch
 from llm.config.schema import DecodeConfig, ModelConfig
 from llm.device import choose_device, choose_threads
 from llm.engine import Engine, Piece
-from llm.environment import usable_cores
+from llm.limits import usable_cores
 from llm.model.counts import parameters
 from llm.model.transformer import Transformer
 from llm.tokenizer.base import BaseTokenizer

@@ -18,8 +18,8 @@ import torch
 from llm.checkpoint import HostMemory, TrainerState, copy_state
 from llm.commands import CommandQueue
 from llm.config import RunConfig, with_overrides
-from llm.environment import usable_cores
 from llm.events import Event, Saved, StepLogged
+from llm.limits import usable_cores
 from llm.live import LiveWeights
 from llm.run import Command, Run
 from llm.training import run_training

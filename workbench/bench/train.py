@@ -28,8 +28,8 @@ from llm.config import RunConfig, from_mapping
 from llm.config.schema import ModelConfig
 from llm.device import Plan, choose_device, choose_precision
 from llm.distributed import Ranks
-from llm.environment import usable_cores
 from llm.errors import UserError
+from llm.limits import usable_cores
 from llm.model.counts import flops_per_token, parameters
 from llm.model.transformer import Transformer
 from llm.optim import build_optimizer

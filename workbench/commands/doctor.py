@@ -14,6 +14,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Literal
 
+from llm.limits import allowed_processors, cpu_quota, memory, usable_cores
 from workbench.commands.options import add_command
 from workbench.commands.output import print_json, print_table
 
@@ -101,7 +102,6 @@ def devices() -> Iterator[Finding]:
     import torch
 
     from llm.device import choose_device, choose_precision, cpu_multiplies_bf16
-    from llm.environment import usable_cores
 
     chosen = choose_device("auto")
     for index in range(torch.cuda.device_count() if torch.cuda.is_available() else 0):
@@ -109,7 +109,7 @@ def devices() -> Iterator[Finding]:
         yield Finding(f"cuda:{index}", "ok", f"{torch.cuda.get_device_name(index)}, {memory / 1e9:.0f} GB")
     if torch.backends.mps.is_available():
         yield Finding("mps", "ok", "Apple GPU")
-    threads = f"{usable_cores()} usable cores"
+    threads = processors()
     bf16 = "bf16 instructions" if cpu_multiplies_bf16() else "no bf16 instructions, so fp32 is used"
     yield Finding("cpu", "ok", f"{platform.machine()}, {threads}, {bf16}")
     about = f"auto means {chosen} with {choose_precision('auto', chosen)}"
@@ -119,6 +119,15 @@ def devices() -> Iterator[Finding]:
         )
     else:
         yield Finding("device", "ok", about)
+
+
+def processors() -> str:
+    """How many threads can compute at once, and what limits them to fewer than there are processors."""
+    cores, allowed, there, quota = usable_cores(), allowed_processors(), os.cpu_count() or 1, cpu_quota()
+    text = f"{cores} usable core{'s' * (cores != 1)}"
+    if cores < allowed and quota is not None:
+        return f"{text} (the control group's quota is {quota:g} of {allowed} processors)"
+    return f"{text} (by its affinity, of {there} processors)" if allowed < there else text
 
 
 def compiler() -> Finding:
@@ -138,12 +147,13 @@ def compiler() -> Finding:
 
 def machine(home: Path) -> Iterator[Finding]:
     """Memory, and room on the disk where runs go."""
-    import psutil
-
-    memory = psutil.virtual_memory()
-    about = f"{memory.available / 1e9:.1f} of {memory.total / 1e9:.1f} GB free"
-    if memory.available < NEEDED_MEMORY_BYTES:
-        yield Finding("memory", "warn", about, "close other programs, or choose a small preset")
+    held = memory()
+    about = f"{held.available / 1e9:.1f} of {held.total / 1e9:.1f} GB free"
+    if held.limit:
+        about += f" within {held.limit}"
+    if held.available < NEEDED_MEMORY_BYTES:
+        advice = "raise the limit" if held.limit else "close other programs"
+        yield Finding("memory", "warn", about, f"{advice}, or choose a small preset")
     else:
         yield Finding("memory", "ok", about)
     free = shutil.disk_usage(nearest_existing(home)).free

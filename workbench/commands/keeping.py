@@ -9,9 +9,11 @@ from pathlib import Path
 from typing import Any
 
 from llm.errors import WrongUse
+from llm.events import Progress
 from llm.run import Run
 from workbench.commands.output import age, print_json, print_table, say
 
+TOLD_FROM = 20.0  # MB of log from which exporting tells how far it is
 RUNS_USAGE = (
     "{prog} [RUN] [--json]\n"
     "       {prog} export RUN --csv [--output FILE]\n"
@@ -48,12 +50,22 @@ def export(options: argparse.Namespace) -> int:
         raise WrongUse(f"runs export needs to know the form: llm-workbench runs export {options.words[1]} --csv.")
     run = Run.open(options.home, options.words[1])
 
+    from workbench.commands.narrator import narrator
     from workbench.services.export import save_csv, write_csv
 
-    if options.output is None:
-        write_csv(run, sys.stdout)
-    else:
-        say(f"wrote {save_csv(run, options.output):,} steps of {run.name} to {options.output}")
+    log = run.path / "events.jsonl"
+    megabytes = log.stat().st_size / 1e6 if log.exists() else 0.0
+    with narrator() as telling:
+
+        def progress(share: float) -> None:
+            if megabytes > TOLD_FROM:
+                telling.tell(Progress(stage="Exporting", done=share * megabytes, total=megabytes, unit="MB"))
+
+        if options.output is None:
+            write_csv(run, sys.stdout, progress)
+            return 0
+        steps = save_csv(run, options.output, progress)
+    say(f"wrote {steps:,} steps of {run.name} to {options.output}")
     return 0
 
 

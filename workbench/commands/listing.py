@@ -4,20 +4,24 @@ from __future__ import annotations
 
 import argparse
 import textwrap
+from pathlib import Path
 from typing import Any
 
 from llm.config import list_presets, load_preset, preset_notes, to_mapping, to_toml
 from llm.errors import UserError, WrongUse
-from llm.events import Evaluated, Finished, RolledBack, Saved, Started, StepLogged
+from llm.events import Evaluated, Finished, Progress, RolledBack, Saved, Started, StepLogged
 from llm.files import directory_size
 from llm.names import did_you_mean
 from llm.run import Run, list_runs
-from llm.run.log import last_events
+from llm.run.log import newest_lines, parse_event
 from workbench.commands.keeping import VERBS, add_run_verbs, run_verb
 from workbench.commands.options import add_command
 from workbench.commands.output import age, number_text, print_json, print_table, say
 from workbench.text import clean
 
+MANY_RUNS = 1000
+STEP_LINE = b'{"type": "StepLogged"'  # how `llm.events.to_line` begins it
+STANDING = (StepLogged, Evaluated, Saved, Finished, Started, RolledBack)  # events that say at which step a run stands
 METRICS = ("loss", "validation_loss", "perplexity", "bits_per_byte")
 
 
@@ -63,7 +67,7 @@ def runs(options: argparse.Namespace) -> int:
         raise WrongUse(f'runs cannot "{options.words[0]}"; {advice}')
     if options.words:
         return checkpoints(Run.open(options.home, options.words[0]), as_json=options.json)
-    found = [described(run) for run in list_runs(options.home)]
+    found = all_described(options.home)
     if options.json:
         print_json(found)
     elif found:
@@ -73,6 +77,23 @@ def runs(options: argparse.Namespace) -> int:
     else:
         say(f"there are no runs in {options.home / 'runs'} yet; begin with: llm-workbench train quickstart")
     return 0
+
+
+def all_described(home: Path) -> list[dict[str, Any]]:
+    """The runs below `home` as data, newest first; of many it is told how far the reading is."""
+    found = list_runs(home)
+    if len(found) < MANY_RUNS:
+        return [described(run) for run in found]
+    from workbench.commands.narrator import narrator
+
+    records = []
+    with narrator() as telling:
+        for run in found:
+            if len(records) % (MANY_RUNS // 10) == 0:
+                done, total = len(records), len(found)
+                telling.tell(Progress(stage="Reading the runs", done=done, total=total, unit="runs"))
+            records.append(described(run))
+    return records
 
 
 def described(run: Run) -> dict[str, Any]:
@@ -93,13 +114,16 @@ def described(run: Run) -> dict[str, Any]:
 def latest_metrics(run: Run) -> dict[str, Any]:
     """The newest value of each metric near the end of the event log, and the last step that it knows of."""
     metrics: dict[str, Any] = {}
-    for event in last_events(run.path / "events.jsonl"):
+    is_settled = False
+    for line in newest_lines(run.path / "events.jsonl"):
+        if "loss" in metrics and line.startswith(STEP_LINE):
+            continue  # an older step: nearly all lines are, and reading them would take most of the time
+        event = parse_event(line)
         if isinstance(event, StepLogged | Evaluated):
-            metrics |= {name: getattr(event, name) for name in METRICS if hasattr(event, name)}
-        if isinstance(event, Started | RolledBack):  # later steps are void
-            metrics["step"] = event.step
-        elif isinstance(event, StepLogged | Evaluated | Saved | Finished):
+            metrics = {name: getattr(event, name) for name in METRICS if hasattr(event, name)} | metrics
+        if isinstance(event, STANDING) and not is_settled:
             metrics["step"] = max(event.step, metrics.get("step", 0))
+            is_settled = isinstance(event, Started | RolledBack)  # steps that were logged before it may be void
     return metrics
 
 

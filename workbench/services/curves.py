@@ -7,12 +7,9 @@ opening reads only what came since.
 
 from __future__ import annotations
 
-import json
 from collections import deque
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
-from itertools import chain, groupby
-from operator import itemgetter
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -36,6 +33,7 @@ from llm.events import (
 )
 from llm.run import Run
 from llm.run.log import last_event_of, parse_event, paused_after
+from workbench.services.step_lines import read_rows, stretches
 
 Array = NDArray[np.float64]
 
@@ -55,8 +53,7 @@ STEP_COLUMNS = (
 VALIDATION_COLUMNS = ("step", "elapsed", "validation_loss", "perplexity", "bits_per_byte", "train_loss")
 CORE_COLUMNS = ("step", "elapsed", "core_metric")
 
-STEP_LINE = b'{"type": "StepLogged",'  # how `llm.events.to_line` begins it
-LONG_STRETCH = 64  # logged steps in a row that are worth taking in at once
+LONG_STRETCH = 8  # logged steps in a row that are worth taking in at once
 READ_BYTES = 1 << 20  # taken in at once while catching up: about 10 ms of work
 TOLD = 400  # events besides steps that are remembered for the event log
 
@@ -66,8 +63,6 @@ SLOWEST = 4.0  # times the usual one: a step that took longer, as it compiled or
 
 AXES = {"step": "step", "tokens": "tokens_seen", "time": "elapsed"}
 """What the x axis can be, and the column of the steps that holds it."""
-
-step_values = itemgetter(*STEP_COLUMNS)
 
 
 class Table:
@@ -155,11 +150,15 @@ class RunCurves:
         """Take in what was logged since the last call, at most about `limit` bytes of it; returns those events, but of
         a long stretch of logged steps only the last."""
         events: list[Event] = []
-        for is_step, group in groupby(self.lines.poll(limit), lambda line: line.startswith(STEP_LINE)):
-            lines = list(group)
-            if is_step and len(lines) >= LONG_STRETCH and self._take_in_steps(lines[:-1]):
-                lines = lines[-1:]
-            events += self._take_in(lines)
+        parts = list(stretches(self.lines.read(limit)))
+        rows = read_rows(b"".join(part.text for part in parts if part.steps >= LONG_STRETCH), STEP_COLUMNS)
+        for part in parts:
+            lines = part.text
+            if part.steps >= LONG_STRETCH:
+                taken, rows = rows[: part.steps], rows[part.steps :]
+                if self._take_in_steps(taken[:-1]):
+                    lines = lines[lines.rfind(b"\n", 0, -1) + 1 :]
+            events += self._take_in(lines.split(b"\n"))
         return events
 
     @property
@@ -190,15 +189,8 @@ class RunCurves:
                 self.told.append(event)
         return events
 
-    def _take_in_steps(self, lines: list[bytes]) -> bool:
-        """Add rows for lines that all are logged steps, and go on where the last one ended; False where something about
-        them is unusual and they must be read one by one."""
-        try:
-            records = json.loads(b"[" + b",".join(lines) + b"]")
-            values = chain.from_iterable(map(step_values, records))
-            rows = np.fromiter(values, np.float64, len(lines) * len(STEP_COLUMNS)).reshape(len(lines), -1)
-        except (ValueError, KeyError, TypeError):
-            return False
+    def _take_in_steps(self, rows: Array) -> bool:
+        """Add rows of logged steps; False where the steps do not rise and must be read one by one."""
         before = self.steps["step"][-1] if len(self.steps) else -np.inf
         if rows[0, 0] <= before or (np.diff(rows[:, 0]) <= 0).any():
             return False

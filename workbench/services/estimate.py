@@ -9,6 +9,7 @@ from pathlib import Path
 from llm.config import ModelConfig, RunConfig, resolve_model
 from llm.config.fit import Overrides, fit, step_bytes
 from llm.length import Length, run_length
+from llm.limits import memory
 from llm.model.counts import parameters
 
 KNOWN_VOCABULARIES = {
@@ -20,6 +21,7 @@ KNOWN_VOCABULARIES = {
 }
 TYPICAL_ALPHABET = 100  # characters in plain English text, punctuation and capitals included
 BYTES_PER_TOKEN = {"byte": 1.0, "char": 1.0}  # text bytes a token stands for; 4 for vocabularies of words and pieces
+PROGRAM_BYTES = 400_000_000  # of torch and the workbench, next to a small model on a CPU; about, as measured
 MEMORY_SHARE = 0.9  # of the free memory; the rest is for whatever else wants some
 UNLIMITED_MINUTES = 1e9
 USUAL_FLOPS = 5e10  # FLOP/s that two CPU cores train with, about; until a preflight has measured it
@@ -93,13 +95,12 @@ def corpus_bytes(config: RunConfig) -> float:
 
 
 def available_bytes() -> int:
-    """Memory that a run could have: of the GPU where torch has found one, else of this machine."""
+    """Memory that a run could have: of the GPU where torch has found one, else what this process may still get
+    besides the program itself."""
     torch = sys.modules.get("torch")
     if torch is not None and hasattr(torch, "cuda") and torch.cuda.is_available():
         return int(torch.cuda.mem_get_info()[0])
-    import psutil  # not at the top: the first screen does not wait for it
-
-    return int(psutil.virtual_memory().available)
+    return max(0, memory().available - (0 if torch is not None else PROGRAM_BYTES))
 
 
 def nearest_that_fits(config: RunConfig, flops_per_second: float, minutes: float = 0.0) -> Overrides:

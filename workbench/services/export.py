@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import csv
-from collections.abc import Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import TextIO
 
@@ -12,37 +11,46 @@ import numpy as np
 from llm.errors import UserError
 from llm.files import staging_path
 from llm.run import Run
-from workbench.services.curves import STEP_COLUMNS, RunCurves, Table
+from workbench.services.curve_cache import caught_up
+from workbench.services.curves import STEP_COLUMNS, Array, RunCurves
 
 MEASURED = ("validation_loss", "perplexity", "bits_per_byte")
 HEADINGS = (*STEP_COLUMNS, *MEASURED)
 WHOLE = ("step", "tokens_seen", "memory_bytes")
+ROWS_AT_ONCE = 1 << 14
+
+OnProgress = Callable[[float], object]
 
 
-def write_csv(run: Run, file: TextIO) -> int:
+def write_csv(run: Run, file: TextIO, progress: OnProgress = lambda share: None) -> int:
     """Write a heading and one line per logged or evaluated step, oldest first; returns the number of steps.
 
     Steps that a restart or a roll-back made void are left out. What was not measured, or not a number, is empty.
+    `progress` gets the share that is done, in [0, 1], now and then.
     """
-    curves = RunCurves(run)
-    while curves.poll():
-        pass
-    writer = csv.writer(file, lineterminator="\n")
-    writer.writerow(HEADINGS)
-    count = 0
-    for row in rows_of(curves):
-        writer.writerow([text_of(name, row.get(name, np.nan)) for name in HEADINGS])
-        count += 1
-    return count
+
+    def read(share: float) -> bool:
+        progress(share / 2)
+        return True
+
+    curves = caught_up(run, read)
+    file.write(",".join(HEADINGS) + "\n")
+    steps = np.union1d(curves.steps["step"], curves.validation["step"])
+    for start in range(0, len(steps), ROWS_AT_ONCE):
+        columns = columns_of(curves, steps[start : start + ROWS_AT_ONCE])
+        texts = (column_texts(name, values) for name, values in columns.items())
+        file.writelines(",".join(row) + "\n" for row in zip(*texts, strict=True))
+        progress(0.5 + (start + ROWS_AT_ONCE) / len(steps) / 2)
+    return len(steps)
 
 
-def save_csv(run: Run, target: Path) -> int:
+def save_csv(run: Run, target: Path, progress: OnProgress = lambda share: None) -> int:
     """Write the curves into a file that is there only when it is whole; returns the number of steps."""
     staging = staging_path(target)
     try:
         with staging.open("w", encoding="utf-8", newline="") as file:
             try:
-                steps = write_csv(run, file)
+                steps = write_csv(run, file, progress)
             except BaseException:
                 staging.unlink()
                 raise
@@ -52,24 +60,27 @@ def save_csv(run: Run, target: Path) -> int:
     return steps
 
 
-def rows_of(curves: RunCurves) -> Iterator[dict[str, float]]:
-    """The steps, each with what was evaluated at it."""
-    logged, evaluated = row_by_step(curves.steps), row_by_step(curves.validation)
-    for step in sorted(logged.keys() | evaluated.keys()):
-        row: dict[str, float] = {"step": step}
-        if step in evaluated:
-            place = evaluated[step]
-            row |= {name: curves.validation[name][place] for name in ("elapsed", *MEASURED)}
-        if step in logged:
-            row |= {name: curves.steps[name][logged[step]] for name in STEP_COLUMNS}
-        yield row
+def columns_of(curves: RunCurves, steps: Array) -> dict[str, Array]:
+    """What was measured at each of `steps`, shape (steps,) a column; NaN where nothing was."""
+    columns = {name: np.full(len(steps), np.nan) for name in HEADINGS}
+    for table, names in ((curves.validation, ("elapsed", *MEASURED)), (curves.steps, STEP_COLUMNS)):
+        first, last = np.searchsorted(table["step"], (steps[0], steps[-1] + 1))
+        places = np.searchsorted(steps, table["step"][first:last])
+        for name in names:
+            columns[name][places] = table[name][first:last]
+    columns["step"] = steps
+    return columns
 
 
-def row_by_step(table: Table) -> dict[float, int]:
-    return {step: place for place, step in enumerate(table["step"].tolist())}
-
-
-def text_of(name: str, value: float) -> str:
-    if np.isnan(value):
-        return ""
-    return str(int(value)) if name in WHOLE and np.isfinite(value) else repr(float(value))
+def column_texts(name: str, values: Array) -> list[str]:
+    """The numbers of one column as text: the shortest digits that give them back; "" for NaN."""
+    missing, odd = np.isnan(values), ~np.isfinite(values)
+    if missing.all():
+        return [""] * len(values)
+    if name in WHOLE:
+        texts = list(map(str, map(int, np.where(odd, 0.0, values).tolist())))
+    else:
+        texts = list(map(repr, values.tolist()))
+    for place in np.flatnonzero(odd).tolist():
+        texts[place] = "" if missing[place] else repr(float(values[place]))
+    return texts

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
 import platform
 import statistics
 import subprocess
@@ -21,6 +20,7 @@ from llm.config import RunConfig, to_mapping, to_toml
 from llm.errors import UserError
 from llm.events import Progress, StepLogged, from_record
 from llm.files import read_json, write_json
+from llm.limits import usable_cores
 from llm.run import Run, list_runs
 from llm.run.log import last_events
 from workbench.services.runs import LogDigest
@@ -130,8 +130,7 @@ class PreflightJob:
 
 def machine_name() -> str:
     """This machine, as far as speed goes: a home may be shared by several."""
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
-    return f"{platform.node()} {platform.machine()} {cores} cores"
+    return f"{platform.node()} {platform.machine()} {usable_cores()} cores"
 
 
 def key_of(config: RunConfig) -> str:

@@ -8,6 +8,7 @@ from types import ModuleType
 
 import psutil
 
+from llm.limits import memory
 from workbench.widgets.axes import size
 
 
@@ -44,8 +45,8 @@ class Machine:
         self._devices: list[object] | None = None
 
     def look(self) -> Reading:
-        memory = psutil.virtual_memory()
-        return Reading(psutil.cpu_percent(None), memory.total - memory.available, memory.total, self._gpus())
+        held = memory()
+        return Reading(psutil.cpu_percent(None), held.total - held.available, held.total, self._gpus())
 
     def _gpus(self) -> tuple[Gpu, ...]:
         if not self._sought:

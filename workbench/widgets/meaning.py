@@ -10,7 +10,14 @@ from textual.content import Content
 from llm.config import RunConfig, diff, resolve_model, with_overrides
 from llm.errors import UserError
 from llm.model.counts import parameters
-from workbench.services.estimate import Estimate, corpus_bytes, estimate, expected_vocabulary, nearest_that_fits
+from workbench.services.estimate import (
+    PROGRAM_BYTES,
+    Estimate,
+    corpus_bytes,
+    estimate,
+    expected_vocabulary,
+    nearest_that_fits,
+)
 from workbench.services.preflight import Speed
 from workbench.services.prepared import DataState
 from workbench.text import clean
@@ -21,7 +28,6 @@ GENERATED = ("stories", "pylib")
 DESCRIBING = ("purpose", "group")  # fields that say what a preset is, not what it does
 
 
-PROGRAM_BYTES = 400e6  # of torch and the workbench, beside a small model on a CPU; about, as measured
 ANY_SPEED = 1e9  # FLOP/s, where only the memory matters
 
 

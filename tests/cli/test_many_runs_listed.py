@@ -1,0 +1,78 @@
+"""`runs` reads little of each run, and says what it always said."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+
+from llm.config import RunConfig
+from llm.events import Evaluated, Finished, RolledBack, StepLogged, to_line
+from llm.run import Run
+from llm.run.directory import run_table
+from workbench import cli
+from workbench.commands import listing
+from workbench.commands.listing import latest_metrics
+
+
+def step(number: int, loss: float) -> bytes:
+    return to_line(
+        StepLogged(
+            step=number,
+            tokens_seen=number,
+            loss=loss,
+            lr=1.0,
+            lr_multiplier=1.0,
+            grad_norm=1.0,
+            step_ms=1.0,
+            tokens_per_second=1.0,
+            total_flops=1.0,
+        )
+    )
+
+
+def evaluated(number: int, loss: float) -> bytes:
+    return to_line(Evaluated(step=number, validation_loss=loss, perplexity=4.0, bits_per_byte=0.5, tokens=3))
+
+
+def test_the_newest_of_each_metric(tmp_path: Path) -> None:
+    run = Run.create(tmp_path, "a", RunConfig())
+    lines = [evaluated(10, 3.0), step(10, 2.5), evaluated(20, 2.0), *(step(n, 1 + 1 / n) for n in range(21, 200))]
+    log = run.path / "events.jsonl"
+    log.write_bytes(b"".join(lines) + b"damaged\n" + to_line(Finished(step=199, status="stopped")))
+    expected = {"loss": 1 + 1 / 199, "validation_loss": 2.0, "perplexity": 4.0, "bits_per_byte": 0.5, "step": 199}
+    assert latest_metrics(run) == expected
+    assert run.status().name == "stopped"
+    with log.open("ab") as file:
+        file.write(to_line(RolledBack(step=100, from_step=199, reason="a spike")))
+        file.write(step(101, 9.0))
+    assert latest_metrics(run) == expected | {"step": 101, "loss": 9.0}
+    assert run.status().name == "crashed"
+
+
+def test_the_run_table_is_read_alone_only_where_it_is_the_last(tmp_path: Path) -> None:
+    run = Run.create(tmp_path, "a", RunConfig(purpose="a text with\n[run]\nin it"), parent="b@3")
+    text = (run.path / "run.toml").read_text()
+    assert run_table(text).startswith("[run]\n") and len(run_table(text)) < len(text) / 2
+    assert run.info() == dict(run._toml()["run"])
+    assert (run.info()["parent"], run.info()["format"]) == ("b@3", 1)
+    moved = run_table(text) + "\n" + text.removesuffix(run_table(text))
+    assert run_table(moved) == moved
+    assert run_table("nothing of the kind") == "nothing of the kind"
+
+
+def test_of_many_runs_it_is_told_how_far_the_reading_is(
+    home: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for name in ("a", "b", "c"):
+        Run.create(home, name, RunConfig())
+    assert cli.main(["runs", "--json", "--home", str(home)]) == 0
+    before = capsys.readouterr()
+    assert before.err == ""
+    monkeypatch.setattr(listing, "MANY_RUNS", 10)
+    monkeypatch.setattr(listing, "list_runs", lambda home: [Run(home / "runs" / name) for name in "abc"] * 4)
+    assert cli.main(["runs", "--json", "--home", str(home)]) == 0
+    after = capsys.readouterr()
+    assert len(json.loads(after.out)) == 12
+    assert "Reading the runs …" in after.err
