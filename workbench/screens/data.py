@@ -130,7 +130,7 @@ class DataScreen(WorkbenchScreen):
         self.set_interval(JOB_SECONDS, self._show_job)
 
     def on_screen_resume(self) -> None:
-        self._list()
+        self.look_again()
 
     @property
     def listing(self) -> CorpusList:
@@ -144,7 +144,7 @@ class DataScreen(WorkbenchScreen):
     # --- the list
 
     @work(thread=True, group="list corpora")
-    def _list(self, mark: str = "") -> None:
+    def look_again(self, mark: str = "") -> None:
         """List everything anew; `mark` is the entry to mark then, else it stays the one it is."""
         with self._listing_alone:  # else a list that was begun earlier could come later, and be taken for the newer
             try:
@@ -262,7 +262,7 @@ class DataScreen(WorkbenchScreen):
             self.notify(f"{self.job.title} goes on; x cancels it", markup=False)
         else:
             home = self.workbench.home
-            self._begin(f"downloading {address}", lambda: download_corpus(home, address))
+            self.begin(f"downloading {address}", lambda: download_corpus(home, address))
 
     @work(thread=True, group="add a corpus")
     def _look_and_add(self, path: str) -> None:
@@ -273,7 +273,7 @@ class DataScreen(WorkbenchScreen):
             return
         if entry.text_field != "text":
             self.app.notify(clean(f"the text is taken from the field {entry.text_field}"), markup=False)
-        self._list(entry.key)
+        self.look_again(entry.key)
 
     def action_forget(self) -> None:
         """Take a text off the list. One's own files stay; a copy that was downloaded goes, which is asked first."""
@@ -292,7 +292,7 @@ class DataScreen(WorkbenchScreen):
             forget_corpus(self.workbench.home, entry.corpus)
         except (UserError, OSError) as error:
             self.notify(clean(str(error)), severity="error", markup=False)
-        self._list()
+        self.look_again()
 
     # --- preparing and downloading
 
@@ -326,7 +326,7 @@ class DataScreen(WorkbenchScreen):
             from llm.data.prepare import prepare
 
             home = self.workbench.home
-            self._begin(f"preparing {config.data.corpus}", lambda: prepare(config, home))
+            self.begin(f"preparing {config.data.corpus}", lambda: prepare(config, home))
 
     def _download(self, answer: str | None) -> None:
         if answer and self.entry is not None and self.entry.kind == "added":
@@ -336,9 +336,10 @@ class DataScreen(WorkbenchScreen):
             from llm.data.download import download
 
             dataset, home = find_dataset(self.entry.name), self.workbench.home
-            self._begin(f"downloading {dataset.name}", lambda: download(dataset, home))
+            self.begin(f"downloading {dataset.name}", lambda: download(dataset, home))
 
-    def _begin(self, title: str, work: Work) -> None:
+    def begin(self, title: str, work: Work) -> None:
+        """Start work on data in the background, and show how far it is. Only one runs at a time."""
         marked = self.current
 
         def on_end(result: Any, problem: str) -> None:
@@ -376,7 +377,7 @@ class DataScreen(WorkbenchScreen):
             self.app.notify(clean(text), severity="error" if severe else "information", timeout=15, markup=False)
         else:
             self.app.notify(clean(f"{message.title}: done"), markup=False)
-        self._list(message.mark)
+        self.look_again(message.mark)
 
     # --- training on it
 
