@@ -17,7 +17,8 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from llm.config.schema import DataConfig, RunConfig, TokenizerConfig
+from llm.config import before_added_fields
+from llm.config.schema import DataConfig, RunConfig
 from llm.data.background import in_background, summed
 from llm.data.batches import Batches, BatchSource, check_length
 from llm.data.corpora import check_text, digest
@@ -157,7 +158,7 @@ def deciding(settings: dict[str, Any]) -> str:
     """Of the settings in an index, those that decide the tokens, as one text; one that is not recorded had its
     default."""
     data = asdict(DataConfig()) | settings["data"]
-    tokenizer = asdict(TokenizerConfig()) | settings["tokenizer"]
+    tokenizer = asdict(before_added_fields().tokenizer) | settings["tokenizer"]
     return json.dumps([[data[name] for name in DECIDES_THE_TOKENS], tokenizer], sort_keys=True)
 
 

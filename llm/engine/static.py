@@ -65,25 +65,26 @@ class StaticStep:
     """Reads one more token of every text in `cache`; recorded once it has been done `RECORDED_AFTER` times."""
 
     def __init__(self, model: ReadingModel, cache: KVCache) -> None:
-        self._model, self._cache = model, StaticCache(cache)
-        self._tokens = torch.zeros(cache.batch_size, 1, dtype=torch.int64, device=cache.both.device)
-        self._run: Callable[[], Tensor] = self._work
+        self._model, self.cache = model, StaticCache(cache)
+        self.tokens = torch.zeros(cache.batch_size, 1, dtype=torch.int64, device=cache.both.device)
+        self._run: Callable[[], Tensor] = self.work
         self._done = 0
 
     @torch.no_grad()
     def __call__(self, tokens: Tensor, position: int) -> Tensor:
         """Logits (B, V) after `tokens` (B, 1) int64, which stand at `position`; their keys and values are stored."""
-        self._tokens.copy_(tokens)
-        self._cache.at.fill_(position)
+        self.tokens.copy_(tokens)
+        self.cache.at.fill_(position)
         if self._done == RECORDED_AFTER:
-            with torch.cuda.device_of(self._tokens):
-                self._run = recorded(self._work) or self._work
+            with torch.cuda.device_of(self.tokens):
+                self._run = recorded(self.work) or self.work
         self._done += 1
         return self._run().clone()  # the next replay writes into the same memory
 
-    def _work(self) -> Tensor:
-        self._cache.move()
-        logits: Tensor = self._model(self._tokens, self._cache, last_only=True)[:, -1]
+    def work(self) -> Tensor:
+        """What is recorded: the logits after `tokens`, at the position that `cache.at` holds, on the device alone."""
+        self.cache.move()
+        logits: Tensor = self._model(self.tokens, self.cache, last_only=True)[:, -1]
         return logits
 
 

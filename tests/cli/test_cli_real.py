@@ -331,19 +331,9 @@ def test_tokenizers(own_shell: Shell, tiny_preset: Path, tmp_path: Path) -> None
     assert "exists already" in own_shell.said
 
 
-def test_a_pipe_gets_the_faithful_bytes(trained_run: Run, corpus: Path) -> None:
-    words = [
-        "sample",
-        "tiny-1",
-        "--temperature",
-        "3",
-        "--max-tokens",
-        "60",
-        "--home",
-        str(trained_run.path.parent.parent),
-    ]
-    command = [sys.executable, "-m", "workbench", *words]
+def test_a_pipe_gets_the_faithful_bytes(shell: Shell) -> None:
+    words = ("sample", "tiny-1", "--temperature", "3", "--max-tokens", "60")
+    command = [sys.executable, "-m", "workbench", *words, "--home", str(shell.home)]
     plain = subprocess.run(command, capture_output=True, check=True, env=os.environ | {"LC_ALL": "C"})
-    described = subprocess.run([*command, "--json"], capture_output=True, check=True)
-    assert plain.stdout.decode() == json.loads(described.stdout)["samples"][0]["text"]
+    assert plain.stdout.decode() == shell.data(*words)["samples"][0]["text"]
     assert any(byte < 32 and byte != 10 for byte in plain.stdout), "hot enough to hold control bytes"

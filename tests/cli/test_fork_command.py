@@ -9,7 +9,10 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
+
 from llm.run import Run
+from tests.cli.test_cli_real import Shell
 
 
 def workbench(home: Path, *words: str) -> subprocess.CompletedProcess[str]:
@@ -17,7 +20,7 @@ def workbench(home: Path, *words: str) -> subprocess.CompletedProcess[str]:
     return subprocess.run(command, capture_output=True, text=True, env=os.environ | {"OMP_NUM_THREADS": "1"})
 
 
-def test_fork(trained_run: Run, home: Path) -> None:
+def test_fork(trained_run: Run, home: Path, capsys: pytest.CaptureFixture[str]) -> None:
     shutil.copytree(trained_run.path.parent.parent, home, dirs_exist_ok=True)
     done = workbench(
         home, "fork", "tiny-1@10", "--name", "child", "--train.steps", "12", "--train.lr", "5e-3", "--json"
@@ -27,14 +30,15 @@ def test_fork(trained_run: Run, home: Path) -> None:
     assert (result["name"], result["step"], result["status"]) == ("child", 12, "finished")
     assert "train.lr: 0.01 → 0.005" in done.stderr and "it goes on at step 10" in done.stderr
     assert Run.open(home, "child").info()["parent"] == "tiny-1@10"
-    refused = workbench(home, "fork", "tiny-1", "--model.n-layer", "2", "--tokenizer.kind", "char")
-    assert refused.returncode == 2 and refused.stdout == ""
-    assert [line.split(":")[0] for line in refused.stderr.splitlines()] == [
+    shell = Shell(home, capsys)
+    assert shell("fork", "tiny-1", "--model.n-layer", "2", "--tokenizer.kind", "char", status=2) == ""
+    assert [line.split(":")[0] for line in shell.said.splitlines()] == [
         "tokenizer.kind",
         "model.n_layer",
         "train.steps",
     ]
     assert sorted(path.name for path in (home / "runs").iterdir()) == ["child", "tiny-1"]
-    attached = workbench(home, "attach", "chld")
-    assert attached.returncode == 2 and "did you mean child?" in attached.stderr
-    assert workbench(home, "attach", "child").returncode == 2, "there is no terminal here"
+    shell("attach", "chld", status=2)
+    assert "did you mean child?" in shell.said
+    shell("attach", "child", status=2)
+    assert "needs a terminal" in shell.said

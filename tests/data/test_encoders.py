@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import multiprocessing
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -52,20 +53,24 @@ def test_batches_come_back_in_order(saved: tuple[Tokenizer, Path]) -> None:
 
 def test_an_error_comes_back_and_a_lost_process_is_told(tmp_path: Path) -> None:
     CharTokenizer.train(["abc"], ()).save(tmp_path)
+    before = set(multiprocessing.active_children())
     encoder = ProcessEncoder(tmp_path, 2)
     with pytest.raises((TypeError, AttributeError)):
         encoder.submit([5])()  # type: ignore[list-item]
     assert encoder.submit(["cab"])()[0].tolist() == [2, 0, 1]
-    encoder._processes[0].kill()
-    encoder._processes[0].join()
+    for process in set(multiprocessing.active_children()) - before:
+        process.kill()
+        process.join()
     with pytest.raises(UserError, match=r"ended before its work was done.*data\.processes"):
         encoder.submit(["abc"])()
     encoder.close()
 
 
 def test_closing_ends_processes_that_are_at_work(saved: tuple[Tokenizer, Path]) -> None:
+    before = set(multiprocessing.active_children())
     encoder = ProcessEncoder(saved[1], 2)
-    processes = [process.pid for process in encoder._processes]
+    processes = [process.pid for process in set(multiprocessing.active_children()) - before]
+    assert len(processes) == 2
     encoder.submit(TEXTS)
     began = time.monotonic()
     encoder.close()

@@ -10,8 +10,10 @@ from transformers import LlamaConfig, LlamaForCausalLM
 
 from llm.config.schema import DecodeConfig, ModelConfig
 from llm.engine import Engine
-from llm.engine.beam import beam_search
+from llm.engine.beam import Beam, beam_search
+from llm.engine.reader import Reader
 from llm.model.transformer import Transformer
+from llm.sampling.vocabulary import Vocabulary
 from llm.tokenizer.byte import ByteTokenizer
 
 TOKENIZER = ByteTokenizer(("<|endoftext|>",))
@@ -54,6 +56,12 @@ def same_weights(seed: int) -> tuple[Transformer, LlamaForCausalLM]:
     return ours.eval(), theirs.eval()
 
 
+def beams_of(model: Transformer, knobs: DecodeConfig) -> list[Beam]:
+    """All beams, the best first."""
+    vocabulary = Vocabulary(TOKENIZER, torch.device("cpu"))
+    return beam_search(Reader(model), vocabulary, PROMPT, knobs, knobs.max_tokens, lambda: False)
+
+
 @pytest.mark.parametrize("seed", range(3))
 def test_greedy(seed: int) -> None:
     ours, theirs = same_weights(seed)
@@ -69,8 +77,7 @@ def test_beam_search(seed: int, beams: int, penalty: float, bias: float) -> None
     ours, theirs = same_weights(seed)
     biased = (f"{END}={bias}",) if bias else ()
     knobs = replace(NEUTRAL, beams=beams, beam_length_penalty=penalty, logit_bias=biased)
-    engine = Engine(ours, TOKENIZER)
-    found = beam_search(engine._take_reader(), engine._vocabulary, PROMPT, knobs, knobs.max_tokens, lambda: False)
+    found = beams_of(ours, knobs)
     expected = theirs.generate(
         torch.tensor([PROMPT]), num_beams=beams, num_return_sequences=beams, do_sample=False, max_new_tokens=12,
         length_penalty=penalty, output_scores=True, return_dict_in_generate=True, renormalize_logits=True,
@@ -90,7 +97,7 @@ def test_beams_are_streamed_as_samples() -> None:
     knobs = replace(NEUTRAL, beams=3, num_samples=2)
     *pieces, done = engine.stream(PROMPT, knobs)
     texts = [[piece.token_id for piece in pieces if piece.sample == sample] for sample in range(2)]
-    best = beam_search(engine._take_reader(), engine._vocabulary, PROMPT, knobs, 12, lambda: False)
+    best = beams_of(ours, knobs)
     assert [tuple(text) for text in texts] == [beam.tokens for beam in best[:2]]
     assert done.reasons == ("length", "length")
     assert done.tokens == 24

@@ -10,8 +10,12 @@ from pathlib import Path
 
 import pytest
 
+from llm.checkpoint import TrainerState
 from llm.config import RunConfig, with_overrides
+from llm.device import Plan
+from llm.live import LiveWeights
 from llm.run import Run
+from llm.tokenizer import Tokenizer
 
 TINY = {
     "tokenizer.kind": "byte",
@@ -80,3 +84,17 @@ def file_system(place: Path, size: str) -> Iterator[Path]:
 def small_disk(tmp_path: Path) -> Iterator[Path]:
     with file_system(tmp_path / "small", "256k") as place:
         yield place
+
+
+@pytest.fixture
+def live_states(monkeypatch: pytest.MonkeyPatch) -> list[TrainerState]:
+    """The state of every run that trains in this process, as soon as a chat could talk to it."""
+    states: list[TrainerState] = []
+    begin = LiveWeights.__init__
+
+    def note(live: LiveWeights, run_name: str, state: TrainerState, tokenizer: Tokenizer, plan: Plan) -> None:
+        states.append(state)
+        begin(live, run_name, state, tokenizer, plan)
+
+    monkeypatch.setattr(LiveWeights, "__init__", note)
+    return states

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shutil
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -17,7 +18,7 @@ from tests.model.models_for_tests import relative_error
 from .conftest import MakeRun
 from .test_resume import losses
 
-pytestmark = pytest.mark.skipif(
+needs_compiler = pytest.mark.skipif(
     not any(map(shutil.which, ("g++", "clang++", "c++"))), reason="torch.compile on a CPU needs a C++ compiler"
 )
 
@@ -26,6 +27,7 @@ def started(run: Run) -> Started:
     return next(event for event in run.events() if isinstance(event, Started))
 
 
+@needs_compiler
 @pytest.mark.slow
 def test_a_compiled_run_has_the_losses_of_an_eager_one(make_run: MakeRun, tmp_path: Path) -> None:
     settings = {"train__steps": "20", "model__dropout": "0", "data__order": "random"}
@@ -42,7 +44,14 @@ def test_a_compiled_run_has_the_losses_of_an_eager_one(make_run: MakeRun, tmp_pa
     assert compiled.checkpoint("7").path.joinpath("model.safetensors").stat().st_size > 0
 
 
-def test_a_compiled_run_can_be_stopped_and_goes_on_compiled(make_run: MakeRun, tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    "backend", ["eager", pytest.param("inductor", marks=[pytest.mark.slow, needs_compiler])], ids=str
+)
+def test_a_compiled_run_can_be_stopped_and_goes_on_compiled(
+    make_run: MakeRun, tmp_path: Path, backend: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Traced and run by torch, which takes seconds; and as it is used, compiled to C++, which takes a minute."""
+    monkeypatch.setattr(torch, "compile", partial(torch.compile, backend=backend))
     run = make_run("resumed", train__compile="on", train__steps="6", schedule__kind="constant")
     whole = make_run("whole", train__compile="on", train__steps="12", schedule__kind="constant")
     run_training(run, tmp_path)

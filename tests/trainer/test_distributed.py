@@ -55,24 +55,8 @@ def finish(process: subprocess.Popen[bytes], seconds: float = 180) -> str:
 
 
 def test_two_ranks_train_as_one_and_a_run_may_change_their_number(make_run: MakeRun, tmp_path: Path) -> None:
-    alone, together = make_run("alone", **SETTINGS), make_run("together", **SETTINGS)
-    run_training(alone, tmp_path)
-    process = torchrun(together, 2)
-    said = finish(process)
-    assert process.returncode == 0, said
-    assert losses(together) == pytest.approx(losses(alone), rel=1e-4)
-    assert together.checkpoint().metrics["validation_loss"] == pytest.approx(
-        alone.checkpoint().metrics["validation_loss"], rel=1e-4
-    )
-    longer = (("train.steps", "30"),)
-    run_training(alone, tmp_path, overrides=longer)
-    run_training(together, tmp_path, overrides=longer)  # begun by two ranks, continued by one
-    assert losses(together) == pytest.approx(losses(alone), rel=1e-3)
-
-
-def test_whatever_ranks_go_on_with_a_run_a_step_keeps_its_rows(make_run: MakeRun, tmp_path: Path) -> None:
     """Two ranks, then one, then two again, where only the first ranks decided what a step is: the windows go on, and
-    so do the losses of one rank that had as many rows from the beginning."""
+    so do the losses of one rank that had as many rows from the beginning, training and validation."""
     plain = {"model__dropout": "0", "evaluate__at_start": "false", "schedule__kind": "constant"}
     alone = make_run("alone", **plain, train__accumulation="2", train__steps="12")
     changing = make_run("changing", **plain, train__accumulation="1", train__steps="4")
@@ -87,6 +71,11 @@ def test_whatever_ranks_go_on_with_a_run_a_step_keeps_its_rows(make_run: MakeRun
     steps_logged = [event for event in changing.events() if isinstance(event, StepLogged)]
     assert [event.tokens_seen for event in steps_logged] == [4 * 16 * step for step in range(1, 13)]
     assert losses(changing) == pytest.approx(losses(alone), rel=1e-3)
+    together = {step: loss for step, loss in losses(changing).items() if step <= 4}
+    assert together == pytest.approx({step: losses(alone)[step] for step in together}, rel=1e-4)
+    assert changing.checkpoint().metrics["validation_loss"] == pytest.approx(
+        alone.checkpoint().metrics["validation_loss"], rel=1e-3
+    )
     message = "the 4 sequences of a step, as the run began, cannot be shared evenly by 4 processes"
     with pytest.raises(ConfigError, match=message):
         run_length(changing.config(), 257, 10_000, ranks=4, rows=4)

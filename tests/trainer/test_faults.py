@@ -11,7 +11,7 @@ import torch
 
 import llm.results
 import llm.training
-from llm.checkpoint import load_model
+from llm.checkpoint import TrainerState, load_model
 from llm.commands import CommandQueue
 from llm.errors import UserError
 from llm.events import Event, Finished, RolledBack, Saved, Skipped, Started, StepLogged, Warned
@@ -249,17 +249,18 @@ def test_a_damaged_meta_file_does_not_stop_the_training(make_run: MakeRun, tmp_p
     assert isinstance(events[-1], Finished) and events[-1].status == "finished"
 
 
-def test_the_version_of_live_weights_moves_with_them(make_run: MakeRun, tmp_path: Path) -> None:
+def test_the_version_of_live_weights_moves_with_them(
+    make_run: MakeRun, tmp_path: Path, live_states: list[TrainerState]
+) -> None:
     """Whoever takes the lock sees weights and step together, never new weights under the old number."""
     run = make_run("live", train__steps="6", sample__every="0", evaluate__every="0", checkpoint__every="0")
-    lives: list[LiveWeights] = []
     seen: list[int] = []
 
     class Watched:
         """The trainer's lock, looked through at the moment it is given back."""
 
-        def __init__(self, live: LiveWeights) -> None:
-            self.state, self.applied = live._state, 0
+        def __init__(self, state: TrainerState) -> None:
+            self.state, self.applied = state, 0
 
         def __enter__(self) -> None:
             self.applied = int(self.state.optimizer.step_count)
@@ -268,20 +269,20 @@ def test_the_version_of_live_weights_moves_with_them(make_run: MakeRun, tmp_path
             if int(self.state.optimizer.step_count) > self.applied:
                 seen.append(int(self.state.optimizer.step_count) - self.state.step)
 
-    def on_live(live: LiveWeights) -> None:
-        lives.append(live)
-        live._state.lock = Watched(live)  # type: ignore[assignment]
+    def on_live(_: LiveWeights) -> None:
+        live_states[0].lock = Watched(live_states[0])  # type: ignore[assignment]
 
     run_training(run, tmp_path, on_live=on_live)
     assert seen == [0] * 6
 
 
-def test_the_loss_scale_of_fp16_grows_back(make_run: MakeRun, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_loss_scale_of_fp16_grows_back(
+    make_run: MakeRun, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, live_states: list[TrainerState]
+) -> None:
     monkeypatch.setattr(llm.results, "LOSS_SCALE_STEPS", 5)
     run = make_run("half", train__precision="fp16", train__steps="12")
-    lives: list[LiveWeights] = []
-    run_training(run, tmp_path, on_live=lives.append)
-    state = lives[0]._state
+    run_training(run, tmp_path)
+    (state,) = live_states
     assert (state.loss_scale, state.steps_at_scale) == (2.0**18, 2)
 
 

@@ -72,7 +72,7 @@ def test_memory_that_ends_in_the_update_is_a_sentence_and_the_checkpoint_is_inta
         model__mlp="gelu",
         optim__fused="off",
         train__accumulation="1",
-        train__steps="6",
+        train__steps="4",
         checkpoint__every="2",
     )
     done = starved(run, 3, 120)

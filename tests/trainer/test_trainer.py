@@ -15,6 +15,7 @@ import torch
 
 import llm.chores
 import llm.saver
+from llm.checkpoint import TrainerState
 from llm.commands import CommandQueue
 from llm.distributed import Ranks
 from llm.errors import UserError
@@ -242,17 +243,18 @@ def test_a_full_disk_during_a_save_is_a_warning_and_the_next_save_works(
     assert [info.step for info in run.checkpoints()] == [7, 21, 24]
 
 
-def test_weights_that_are_not_finite_are_never_saved(make_run: MakeRun, tmp_path: Path) -> None:
+def test_weights_that_are_not_finite_are_never_saved(
+    make_run: MakeRun, tmp_path: Path, live_states: list[TrainerState]
+) -> None:
     run = make_run("poisoned")
-    states = []
 
     def poison(event: Event) -> None:
         if isinstance(event, StepLogged) and event.step == 16:
             with torch.no_grad():
-                next(states[0]._state.model.parameters()).fill_(math.inf)
+                next(live_states[0].model.parameters()).fill_(math.inf)
 
     with pytest.raises(UserError):
-        run_training(run, tmp_path, on_live=states.append, on_event=poison)
+        run_training(run, tmp_path, on_event=poison)
     assert [info.step for info in run.checkpoints()] == [7, 14]
 
 

@@ -1,5 +1,14 @@
 """Fixtures that several of the workbench's tests use by name."""
 
-from tests.workbench.pictures_for_tests import still_home
+import pytest
 
-__all__ = ["still_home"]
+from tests.workbench.pictures_for_tests import look, still_home
+from tests.workbench.waiting import record_notifications
+
+__all__ = ["look", "still_home"]
+
+
+@pytest.fixture(autouse=True)
+def _recorded_notifications(monkeypatch: pytest.MonkeyPatch) -> None:
+    """`notifications(app)` and `was_notified(app, words)` work in every test."""
+    record_notifications(monkeypatch)

@@ -1,10 +1,15 @@
-"""What the snapshot tests share: a machine and a clock that are the same everywhere, and waiting for a still screen."""
+"""What the snapshot tests share: a machine and a clock that are the same everywhere, and waiting for a still screen.
+
+A picture is kept where a layout differs in kind; `look` reads the text of the screen everywhere else.
+"""
 
 from __future__ import annotations
 
+import asyncio
 import sys
 import time
 from collections.abc import Awaitable, Callable
+from contextvars import ContextVar
 from dataclasses import replace
 from pathlib import Path
 
@@ -28,9 +33,40 @@ NOW = 1_800_000_000.0
 SMALL, LARGE, HUGE = (80, 24), (160, 50), (200, 60)
 
 STILL_LOOKS = 5
+WAITING_FOR_A_PERSON = ("default", "hand over", "leaving")
+"""Groups of workers that run as long as the dialog they have opened."""
 
-Compare = Callable[..., bool]
 Step = Callable[[Pilot[int]], Awaitable[None]]
+Look = Callable[..., None]
+"""look(app, size, step, *texts, picture): play `step` on the app at a size and wait until all of `texts` are shown.
+With a picture, which is the default at 80×24 and 200×60, what is shown is also compared with the one that is kept."""
+
+MUST_BE_STILL: ContextVar[bool] = ContextVar("MUST_BE_STILL", default=True)
+"""Whether `settle` waits until nothing moves, as a picture needs it, or only until what was asked for is done."""
+
+
+@pytest.fixture
+def look(request: pytest.FixtureRequest) -> Look:
+    def see(app: WorkbenchApp, size: tuple[int, int], step: Step, *texts: str, picture: bool | None = None) -> None:
+        pictured = size in (SMALL, HUGE) if picture is None else picture
+
+        async def play(pilot: Pilot[int]) -> None:
+            MUST_BE_STILL.set(pictured)
+            await step(pilot)
+            for text in texts:
+                await until(pilot, lambda text=text: text in shown(pilot.app.screen))  # type: ignore[misc]
+
+        if pictured:
+            assert request.getfixturevalue("snap_compare")(app, terminal_size=size, run_before=play)
+        else:
+            asyncio.run(read(app, size, play))
+
+    return see
+
+
+async def read(app: WorkbenchApp, size: tuple[int, int], play: Step) -> None:
+    async with app.run_test(size=size) as pilot:
+        await play(pilot)
 
 
 @pytest.fixture
@@ -79,14 +115,17 @@ async def settle(pilot: Pilot[int]) -> None:
     """Until no thread looks anything up and every screen stays as it is, in text and in style, those behind a window
     too; cursors stop blinking. Fails if that never comes."""
     app = pilot.app
+    if not MUST_BE_STILL.get():
+        await pilot.pause()
+        return
     for field in app.screen.query("Input, TextArea").results(Input | TextArea):  # type: ignore[call-overload]
         field.cursor_blink = False
     before: object = None
     still = 0
     for _ in range(400):
         await pilot.pause(0.03)
-        now = [strips_of(screen) for screen in (*app._background_screens, app.screen)]
-        busy = any(worker.is_running and worker._thread_worker for worker in app.workers)
+        now = [strips_of(screen) for screen in app.screen_stack]
+        busy = any(worker.is_running and worker.group not in WAITING_FOR_A_PERSON for worker in app.workers)
         still = 0 if busy or now != before or "looking…" in shown(app.screen) else still + 1
         if still == STILL_LOOKS:
             return

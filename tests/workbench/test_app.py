@@ -9,12 +9,13 @@ from pathlib import Path
 import pytest
 from textual.color import Color
 from textual.events import Resize
+from textual.geometry import Region
 from textual.widgets import OptionList
 
 from llm.config import load_preset
 from llm.run import Run
 from tests.workbench.scripted import ScriptedTrainer, scripted_run
-from tests.workbench.waiting import shown, until
+from tests.workbench.waiting import shown, until, was_notified
 from workbench.app import WorkbenchApp
 from workbench.messages import TrainingEnded
 from workbench.services.pictures import strips_of
@@ -116,13 +117,14 @@ async def test_the_queue_waits_for_a_training_in_another_process(home: Path) -> 
         await until(pilot, lambda: app.focused is not None)
         with other.lock():
             await pilot.press("Q")
-            await until(pilot, lambda: any("until other-1 has ended" in note.message for note in app._notifications))
+            await until(pilot, lambda: was_notified(app, "until other-1 has ended"))
             assert app.queue.names() == ["quickstart-1"] and app.training.active is None
             await app.action_show("runs")
             await pilot.press("w")
             await until(pilot, lambda: "The next begins when other-1 has ended" in shown(app.screen))
             await pilot.press("escape")
-            app._serve_queue()
+            app.post_message(TrainingEnded("another-1"))  # looks after the queue at once
+            await pilot.pause()
             assert app.queue.names() == ["quickstart-1"] and app.training.active is None
         await until(pilot, lambda: app.training.active == "quickstart-1")
         assert app.queue.names() == []
@@ -141,7 +143,8 @@ async def test_the_queue_waits_for_whatever_trains_when_its_turn_has_come(home: 
         await until(pilot, lambda: app.training.must_be_waited_for)
         app.queue.add(Run.create(home, "later-1", load_preset("quickstart", home)))
         with other.lock():
-            app._serve_queue()
+            app.post_message(TrainingEnded("another-1"))  # looks after the queue at once
+            await pilot.pause()
             app.training.shutdown()
             await until(pilot, lambda: app.waits_for_other == "other-1")
             assert app.queue.names() == ["later-1"] and app.training.active is None
@@ -162,17 +165,23 @@ async def test_what_ends_while_the_app_closes_is_no_trouble(home: Path) -> None:
     app.on_training_ended(TrainingEnded("late-1"))
 
 
-async def test_a_terminal_that_lost_its_content_is_painted_again(home: Path) -> None:
+async def test_a_terminal_that_lost_its_content_is_painted_again(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """One that became small and large again between two looks has the old size, and is empty."""
-    painted: list[str] = []
+    painted: list[int] = []
     app = app_with(home)
     async with app.run_test(size=(80, 24)) as pilot:
         await until(pilot, lambda: "quickstart" in shown(app.screen))
         await pilot.pause(0.5)
-        display = app._display
-        app._display = lambda screen, what: (painted.append(type(what).__name__), display(screen, what))[1]  # type: ignore[method-assign]
+        refresh = app.refresh
+
+        def paint(*regions: Region, **options: bool) -> WorkbenchApp:
+            painted.append(len(regions))
+            refresh(*regions, **options)
+            return app
+
+        monkeypatch.setattr(app, "refresh", paint)
         app.post_message(Resize(app.size, app.size))
-        await until(pilot, lambda: "LayoutUpdate" in painted)
+        await until(pilot, lambda: 0 in painted)  # no regions: all of it
 
 
 async def test_a_long_message_leaves_the_screen_to_be_read(home: Path) -> None:
@@ -231,7 +240,7 @@ async def test_no_colour_is_respected(home: Path, monkeypatch: pytest.MonkeyPatc
         await until(pilot, lambda: "quickstart" in shown(app.screen))
         black = Color.parse("black")
         for strip in strips_of(app.screen):
-            for line_filter in app._filters:
+            for line_filter in app.get_line_filters():
                 strip = strip.apply_filter(line_filter, black)
             styles = [segment.style for segment in strip if segment.style is not None]
             triplets = [style.color.triplet for style in styles if style.color is not None]

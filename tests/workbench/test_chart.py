@@ -183,8 +183,7 @@ async def test_single_points_are_drawn_where_they_are_and_nowhere_else():
 
 
 async def until_drawn(pilot, chart):
-    while chart._strips is None:
-        await pilot.pause(0.01)
+    await pilot.pause()
 
 
 async def test_level_line_and_maximise():

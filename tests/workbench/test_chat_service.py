@@ -119,7 +119,7 @@ class Chat:
 
 @pytest.fixture
 def chat():
-    made = []
+    made, before = [], set(threading.enumerate())
 
     def make(talker):
         one = Chat(talker)
@@ -129,8 +129,9 @@ def chat():
     yield make
     for one in made:
         one.service.close()
-        one.service._thread.join(20)
-        assert not one.service._thread.is_alive()
+    for thread in set(threading.enumerate()) - before:
+        thread.join(20)
+        assert not thread.is_alive()
 
 
 def test_a_reply_from_beginning_to_end(chat):

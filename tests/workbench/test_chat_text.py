@@ -84,7 +84,7 @@ async def test_hostile_text_in_a_prompt_a_reply_and_a_file(home, talker):  # noq
         await pilot.press("enter")
         await until(lambda: screen.exchanges and not screen.writing)
         assert talker.prompts[0][0] == HOSTILE, "what was pasted is what the model reads"
-        assert clean(HOSTILE) * 2 in screen.transcript._shown.replace("\n", "")
+        assert clean(HOSTILE) * 2 in screen.transcript.shown_text.replace("\n", "")
         await pilot.press("escape", "e")
         assert screen.prompt.text == HOSTILE, "edited as it was sent"
         await pilot.press("escape", "escape", "y")

@@ -13,7 +13,7 @@ from textual.widgets import Input
 from llm.data.datasets import dataset_folder, find_dataset
 from tests.data.http_for_tests import Behaviour, Site, serving
 from tests.workbench.scripted import ScriptedTrainer
-from tests.workbench.waiting import shown, until
+from tests.workbench.waiting import shown, until, was_notified
 from workbench.app import WorkbenchApp
 from workbench.screens.data import DataScreen
 from workbench.screens.presets import PresetsScreen
@@ -86,11 +86,11 @@ async def test_the_way_is_shown_cancelled_and_gone_on_from_there(app: WorkbenchA
         await until(pilot, lambda: "Downloading moon" in shown(screen) and "x Cancel" in shown(screen))
         await until(pilot, lambda: len(site.requests) == 2)
         await ask_for(app, pilot, address)
-        await until(pilot, lambda: any("x cancels it" in note.message for note in app._notifications))
+        await until(pilot, lambda: was_notified(app, "x cancels it"))
         await pilot.press("x")
         site.released.set()
         await until(pilot, lambda: screen.job is None)
-        await until(pilot, lambda: any("goes on from there" in note.message for note in app._notifications))
+        await until(pilot, lambda: was_notified(app, "goes on from there"))
         assert f"added {address}" not in screen.entries
         await ask_for(app, pilot, address)
         await until(pilot, lambda: screen.current == f"added {address}")
@@ -104,7 +104,7 @@ async def test_what_went_wrong_is_told(app: WorkbenchApp, site: Site) -> None:
     async with app.run_test(size=(120, 40)) as pilot:
         screen = await opened(app, pilot)
         await ask_for(app, pilot, f"{site.url}/absent.txt")
-        await until(pilot, lambda: any("404" in note.message for note in app._notifications))
+        await until(pilot, lambda: was_notified(app, "404"))
         assert screen.job is None and not any(key.startswith("added") for key in screen.entries)
 
 

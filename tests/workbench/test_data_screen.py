@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 import json
 import threading
+import time
 from collections.abc import Generator
 from pathlib import Path
 
@@ -97,10 +98,10 @@ async def test_what_was_added_is_marked_whichever_list_brought_it(home: Path, tm
     async with app.run_test(size=(120, 40)) as pilot:
         screen = await opened(app, pilot)
         before, added = screen.current, add_corpus(home, str(mine)).key
-        screen._list()
+        await pilot.press("1", "5")  # listed again
         await until(pilot, lambda: added in screen.entries)
         assert screen.current == before != added
-        screen._list(added)
+        screen.look_again(added)
         await until(pilot, lambda: screen.current == added)
 
 
@@ -198,7 +199,9 @@ def test_a_job_is_cancelled_at_its_next_report() -> None:
     job.start()
     job.cancel()
     assert closed.wait(20)
-    job._thread.join(20)
+    limit = time.monotonic() + 20
+    while job.is_running and time.monotonic() < limit:
+        time.sleep(0.01)
     assert ended == [(None, "cancelled")]
 
 

@@ -22,7 +22,7 @@ from llm.run import Run
 from tests.workbench.runs_for_tests import make_run
 from tests.workbench.scripted import ScriptedTrainer
 from tests.workbench.test_runs_screen import RunsApp
-from tests.workbench.waiting import shown, until
+from tests.workbench.waiting import shown, until, was_notified
 from workbench.app import WorkbenchApp
 from workbench.screens.compare import CompareScreen
 from workbench.screens.data import DataScreen
@@ -38,7 +38,7 @@ from workbench.screens.store import CachedDataScreen, QueueScreen, TrashScreen
 from workbench.services.corpora import add_corpus
 from workbench.services.jobs import DataJob
 from workbench.services.queue import RunQueue
-from workbench.services.training import TrainingService
+from workbench.services.training import Overrides, TrainingService
 from workbench.services.trash import move_to_trash
 from workbench.widgets.dialogs import Ask, AskSteps, AskText, Help
 
@@ -59,8 +59,8 @@ def at(kind: type) -> Holds:
     return lambda app: type(app.screen) is kind
 
 
-def told(words: str) -> Holds:
-    return lambda app: any(words in note.message for note in app._notifications)
+def notified(words: str) -> Holds:
+    return lambda app: was_notified(app, words)
 
 
 def focus(identity: str) -> Holds:
@@ -104,17 +104,25 @@ def trained_home(trained_run: Run, home: Path) -> Path:
     return home
 
 
-def runs_app(home: Path) -> tuple[RunsApp, list[str]]:
-    """The app on its Runs screen, and the names of the runs it is told to begin."""
-    app, begun = RunsApp(home), []
+class BeginsOnly(TrainingService):
+    """Notes the runs it is told to begin, and trains none. The first of the queue stays in training for ever."""
 
-    def begin(run: Run, overrides: object = ()) -> bool:
-        begun.append(run.name)
+    def __init__(self, home: Path) -> None:
+        super().__init__(home)
+        self.begun: list[str] = []
+
+    def begin(self, run: Run, overrides: Overrides = ()) -> bool:
+        self.begun.append(run.name)
         return True
 
-    app.training.begin = app._runner.begin = begin  # type: ignore[method-assign,assignment]
-    app._serve_queue = lambda: None  # type: ignore[method-assign]
-    return app, begun
+    def is_busy(self, name: str) -> bool:
+        return True
+
+
+def runs_app(home: Path) -> tuple[RunsApp, list[str]]:
+    """The app on its Runs screen, and the names of the runs it is told to begin."""
+    training = BeginsOnly(home)
+    return RunsApp(home, training), training.begun
 
 
 async def runs_opened(app: RunsApp, pilot: Pilot[int], name: str) -> RunsScreen:
@@ -154,7 +162,7 @@ RUNS = [
     row("runs.waiting", "w", at(QueueScreen), "escape"),
     row("runs.trash", "x", at(TrashScreen), "escape"),
     row("runs.data", "D", at(CachedDataScreen), "escape"),
-    row("runs.queue", "Q", told("has reached its length")),
+    row("runs.queue", "Q", notified("has reached its length")),
     row(
         "runs.mark", "space", lambda app: app.screen.marked == ["tiny-1"] and app.screen.runs_table.current == "beta-1"
     ),
@@ -402,7 +410,7 @@ async def test_data(home: Path, corpus: Path) -> None:
         screen.listing.highlighted = screen.listing.get_option_index(f"added {corpus}")
         await until(pilot, lambda: screen.current == f"added {corpus}" and "Ada saw" in shown(screen))
         await press_all(pilot, DATA[:-1])
-        screen._begin("preparing for ever", without_end)
+        screen.begin("preparing for ever", without_end)
         assert isinstance(screen.job, DataJob)
         await press_all(pilot, DATA[-1:])
 

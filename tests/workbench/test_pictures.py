@@ -19,7 +19,7 @@ from tests.workbench.pictures_for_tests import (
     HUGE,
     LARGE,
     SMALL,
-    Compare,
+    Look,
     app_with,
     going,
     old_runs,
@@ -35,18 +35,17 @@ SIZES = pytest.mark.parametrize("size", [SMALL, LARGE, HUGE], ids=["80x24", "160
 
 
 @pytest.mark.parametrize("mode", ["train", "runs", "chat"])
-def test_nothing_there_yet(mode: str, still_home: Path, snap_compare: Compare) -> None:
-    assert snap_compare(app_with(still_home), terminal_size=SMALL, run_before=going(mode, "no training"))
+def test_nothing_there_yet(mode: str, still_home: Path, look: Look) -> None:
+    words = {"train": "No run yet", "runs": "No runs yet", "chat": "No model yet"}[mode]
+    look(app_with(still_home), SMALL, going(mode, "no training"), words, picture=mode == "runs")
 
 
 @SIZES
-def test_presets(size: tuple[int, int], still_home: Path, snap_compare: Compare) -> None:
-    assert snap_compare(
-        app_with(still_home), terminal_size=size, run_before=going("presets", "quickstart", "parameters")
-    )
+def test_presets(size: tuple[int, int], still_home: Path, look: Look) -> None:
+    look(app_with(still_home), size, going("presets", "quickstart", "parameters"))
 
 
-def test_a_preset_that_cannot_be_read(still_home: Path, snap_compare: Compare) -> None:
+def test_a_preset_that_cannot_be_read(still_home: Path, look: Look) -> None:
     (still_home / "presets").mkdir()
     (still_home / "presets" / "odd.toml").write_text("[train]\nstepz = 3\n", encoding="utf-8")
 
@@ -56,11 +55,11 @@ def test_a_preset_that_cannot_be_read(still_home: Path, snap_compare: Compare) -
         await until(pilot, lambda: "there is no such field" in shown(pilot.app.screen))
         await settle(pilot)
 
-    assert snap_compare(app_with(still_home), terminal_size=SMALL, run_before=last)
+    look(app_with(still_home), SMALL, last, "odd", "stepz", picture=False)
 
 
 @SIZES
-def test_a_run_in_training(size: tuple[int, int], still_home: Path, snap_compare: Compare) -> None:
+def test_a_run_in_training(size: tuple[int, int], still_home: Path, look: Look) -> None:
     trainer = ScriptedTrainer(steps=250)
     trainer.prepared.set()
     app = app_with(still_home, trainer)
@@ -77,11 +76,11 @@ def test_a_run_in_training(size: tuple[int, int], still_home: Path, snap_compare
         await until(pilot, lambda: app.training_line.startswith("quick-1 42%"))
         await settle(pilot)
 
-    assert snap_compare(app, terminal_size=size, run_before=train)
+    look(app, size, train)
     app.training.shutdown()
 
 
-def test_a_run_that_failed(still_home: Path, snap_compare: Compare) -> None:
+def test_a_run_that_failed(still_home: Path, look: Look) -> None:
     old_runs(still_home)
     app = app_with(still_home)
 
@@ -91,18 +90,18 @@ def test_a_run_that_failed(still_home: Path, snap_compare: Compare) -> None:
         await until(pilot, lambda: "r Resume" in shown(app.screen))
         await settle(pilot)
 
-    assert snap_compare(app, terminal_size=SMALL, run_before=train)
+    look(app, SMALL, train, "the loss was not a number", "step 20 of 600", picture=False)
 
 
 @SIZES
-def test_runs(size: tuple[int, int], still_home: Path, snap_compare: Compare) -> None:
+def test_runs(size: tuple[int, int], still_home: Path, look: Look) -> None:
     old_runs(still_home)
     step = going("runs", "first-1", "second-1", "third-1")
-    assert snap_compare(app_with(still_home), terminal_size=size, run_before=step)
+    look(app_with(still_home), size, step)
 
 
 @SIZES
-def test_data(size: tuple[int, int], still_home: Path, snap_compare: Compare) -> None:
+def test_data(size: tuple[int, int], still_home: Path, look: Look) -> None:
     text = Path("mine.txt")
     text.write_text("".join(f"Ada saw the moon on day {day}, 日本 too.\n" for day in range(400)), encoding="utf-8")
     config = RunConfig()
@@ -113,7 +112,7 @@ def test_data(size: tuple[int, int], still_home: Path, snap_compare: Compare) ->
         pass
     app = app_with(still_home)
 
-    async def look(pilot: Pilot[int]) -> None:
+    async def visit(pilot: Pilot[int]) -> None:
         await app.action_show("data")
         screen: Any = app.screen
         assert isinstance(screen, DataScreen)
@@ -125,17 +124,17 @@ def test_data(size: tuple[int, int], still_home: Path, snap_compare: Compare) ->
         await until(pilot, lambda: "Ada·says" in shown(screen))
         await settle(pilot)
 
-    assert snap_compare(app, terminal_size=size, run_before=look)
+    look(app, size, visit)
 
 
-def test_data_that_is_gone(still_home: Path, snap_compare: Compare, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_data_that_is_gone(still_home: Path, look: Look, monkeypatch: pytest.MonkeyPatch) -> None:
     Path("mine.txt").write_text("some text\n", encoding="utf-8")
     monkeypatch.setattr(Path, "absolute", lambda path: path)  # the list keeps whole paths, which differ here each time
     add_corpus(still_home, "mine.txt")
     Path("mine.txt").unlink()
     app = app_with(still_home)
 
-    async def look(pilot: Pilot[int]) -> None:
+    async def visit(pilot: Pilot[int]) -> None:
         await app.action_show("data")
         screen: Any = app.screen
         await until(pilot, lambda: "added mine.txt" in screen.entries)
@@ -143,4 +142,4 @@ def test_data_that_is_gone(still_home: Path, snap_compare: Compare, monkeypatch:
         await until(pilot, lambda: "There is no corpus" in shown(screen))
         await settle(pilot)
 
-    assert snap_compare(app, terminal_size=SMALL, run_before=look)
+    look(app, SMALL, visit, "added mine.txt", picture=False)

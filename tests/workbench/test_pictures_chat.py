@@ -26,7 +26,7 @@ from llm.errors import UserError
 from llm.run import Run
 from llm.sampling import Stage
 from llm.timelapse import Frame
-from tests.workbench.pictures_for_tests import HUGE, LARGE, SMALL, Compare, app_with, settle
+from tests.workbench.pictures_for_tests import HUGE, LARGE, SMALL, Look, app_with, settle
 from tests.workbench.runs_for_tests import make_run, save_fake
 from tests.workbench.test_chat_service import FakeTalker
 from tests.workbench.waiting import shown, until
@@ -140,7 +140,20 @@ async def no_past(pilot: Pilot[int], screen: Any) -> None:
     await until(pilot, lambda: "none yet" in shown(pilot.app.screen))
 
 
-STATES = (nothing_yet, branches, questions, failed, knobs, wrong_knob, presets, models, past, no_past)
+STATES: dict[Act, tuple[str, ...]] = {
+    nothing_yet: ("quick-1@300", "1.279M parameters"),
+    branches: ("Once", "日本語", "שלום", "[bold]x[/]", "2/2"),
+    questions: ("Who saw the moon?", "A fox.", "And who else?"),
+    failed: ("FILE:not-there.txt",),
+    knobs: ("40", "top k"),
+    wrong_knob: ("hot",),
+    presets: ("calm", "wild", "temperature 0.3"),
+    models: ("quick-1@100", "quick-1@200", "quick-1@300"),
+    past: ("The", "moon", "2 of 2"),
+    no_past: ("none yet",),
+}
+"""What the chat can be like, and texts that are shown then."""
+PICTURED = (branches, knobs, models)
 
 
 @SIZES
@@ -150,30 +163,30 @@ def test_chat(
     size: tuple[int, int],
     still_home: Path,
     talker: FakeTalker,
-    snap_compare: Compare,
+    look: Look,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     numbers = itertools.count()
     monkeypatch.setattr("workbench.services.transcripts.secrets.token_hex", lambda count: f"{next(numbers):06}")
     app = app_with(still_home)
-    assert snap_compare(app, terminal_size=size, run_before=chatting(app, act))
+    look(app, size, chatting(app, act), *STATES[act], picture=size == SMALL and act in PICTURED)
 
 
-def test_all_knobs(still_home: Path, talker: FakeTalker, snap_compare: Compare) -> None:
+def test_all_knobs(still_home: Path, talker: FakeTalker, look: Look) -> None:
     app = app_with(still_home)
-    assert snap_compare(app, terminal_size=HUGE, run_before=chatting(app, nothing_yet))
+    look(app, HUGE, chatting(app, nothing_yet))
 
 
 @SIZES
-def test_without_a_model(size: tuple[int, int], still_home: Path, snap_compare: Compare) -> None:
+def test_without_a_model(size: tuple[int, int], still_home: Path, look: Look) -> None:
     app = app_with(still_home)
 
-    async def look(pilot: Pilot[int]) -> None:
+    async def visit(pilot: Pilot[int]) -> None:
         await app.action_show("chat")
         await until(pilot, lambda: "No model yet" in shown(app.screen))
         await settle(pilot)
 
-    assert snap_compare(app, terminal_size=size, run_before=look)
+    look(app, size, visit, "No model yet")
 
 
 @SIZES
@@ -181,7 +194,7 @@ def test_a_reply_that_is_being_written(
     size: tuple[int, int],
     still_home: Path,
     talker: FakeTalker,
-    snap_compare: Compare,
+    look: Look,
 ) -> None:
     talker.gate = threading.Semaphore(8)
     app = app_with(still_home)
@@ -192,7 +205,7 @@ def test_a_reply_that_is_being_written(
         await until(pilot, lambda: "seen" in screen.transcript.text)
         await pilot.press(*"next")
 
-    assert snap_compare(app, terminal_size=size, run_before=chatting(app, write))
+    look(app, size, chatting(app, write), "there was a fox who had never seen", "next", picture=False)
     talker.gate.release(99)
 
 
@@ -262,6 +275,14 @@ async def lapse(pilot: Pilot[int], screen: Any) -> None:
         await until(pilot, lambda: "quick-1@200" in shown(pilot.app.screen))
 
 
+SHOWN: dict[Act, tuple[str, ...]] = {
+    microscope: ("token 3 of", "·lived", "temperature"),
+    split: ("quick-1@300", "quick-1@100", "token 3"),
+    lapse: ("quick-1@200", "a fox was", "of 3 "),
+}
+"""Texts of the windows."""
+
+
 @pytest.fixture
 def done(monkeypatch: pytest.MonkeyPatch) -> None:
     """What the windows ask of the models comes out the same everywhere."""
@@ -309,9 +330,10 @@ def test_windows(
     size: tuple[int, int],
     still_home: Path,
     talker: FakeTalker,
-    snap_compare: Compare,
+    look: Look,
     request: pytest.FixtureRequest,
 ) -> None:
     request.getfixturevalue(state)
     app = app_with(still_home)
-    assert snap_compare(app, terminal_size=size, run_before=chatting(app, act))
+    texts = SHOWN[act] if state == "done" else ("is gone", "100, 200, 300")
+    look(app, size, chatting(app, act), *texts, picture=size == SMALL and state == "done")

@@ -18,7 +18,7 @@ from textual.pilot import Pilot
 from llm.config import RunConfig
 from llm.events import Finished, RolledBack, Skipped, Warned
 from llm.run import Run
-from tests.workbench.pictures_for_tests import LARGE, SMALL, Compare, app_with, settle
+from tests.workbench.pictures_for_tests import LARGE, SMALL, Look, app_with, settle
 from tests.workbench.scripted import ScriptedTrainer, scripted_run, started_event, step_event
 from tests.workbench.waiting import shown, until
 from workbench.app import WorkbenchApp
@@ -42,7 +42,7 @@ def showing(app: WorkbenchApp, run: str, *texts: str, keys: str = "") -> Callabl
 
 
 @both_sizes
-def test_preparing(size: tuple[int, int], still_home: Path, snap_compare: Compare) -> None:
+def test_preparing(size: tuple[int, int], still_home: Path, look: Look) -> None:
     trainer = ScriptedTrainer()
     app = app_with(still_home, trainer)
 
@@ -52,13 +52,13 @@ def test_preparing(size: tuple[int, int], still_home: Path, snap_compare: Compar
         await until(pilot, lambda: "quick-1: Tokenising" in app.training_line)
         await settle(pilot)
 
-    assert snap_compare(app, terminal_size=size, run_before=prepare)
+    look(app, size, prepare)
     trainer.prepared.set()
     app.training.shutdown()
 
 
 @both_sizes
-def test_paused_with_something_asked(size: tuple[int, int], still_home: Path, snap_compare: Compare) -> None:
+def test_paused_with_something_asked(size: tuple[int, int], still_home: Path, look: Look) -> None:
     trainer = ScriptedTrainer()
     trainer.prepared.set()
     app = app_with(still_home, trainer)
@@ -72,12 +72,12 @@ def test_paused_with_something_asked(size: tuple[int, int], still_home: Path, sn
         await until(pilot, lambda: "asked: sample" in shown(app.screen))
         await settle(pilot)
 
-    assert snap_compare(app, terminal_size=size, run_before=pause)
+    look(app, size, pause, "paused", "x Stop", picture=False)
     app.training.shutdown()
 
 
 @both_sizes
-def test_losses_that_are_no_numbers(size: tuple[int, int], still_home: Path, snap_compare: Compare) -> None:
+def test_losses_that_are_no_numbers(size: tuple[int, int], still_home: Path, look: Look) -> None:
     run = scripted_run(still_home, "wild-1", 120)
     log = run.log()
     for step in range(121, 161):
@@ -94,30 +94,28 @@ def test_losses_that_are_no_numbers(size: tuple[int, int], still_home: Path, sna
     log.close()
     app = app_with(still_home)
     step = showing(app, "wild-1", "failed", "loss —", "r Resume")
-    assert snap_compare(app, terminal_size=size, run_before=step)
+    look(app, size, step, "step 130 of 600", "loss (nats", picture=False)
 
 
 @both_sizes
-def test_one_chart_maximised_with_the_cursor_on_it(
-    size: tuple[int, int], still_home: Path, snap_compare: Compare
-) -> None:
+def test_one_chart_maximised_with_the_cursor_on_it(size: tuple[int, int], still_home: Path, look: Look) -> None:
     scripted_run(still_home, "old-1", 330, end="stopped")
     app = app_with(still_home)
     step = showing(app, "old-1", "step 3", "r Resume", keys="m y plus comma")
-    assert snap_compare(app, terminal_size=size, run_before=step)
+    look(app, size, step)
 
 
 @both_sizes
-def test_other_runs_beside_it(size: tuple[int, int], still_home: Path, snap_compare: Compare) -> None:
+def test_other_runs_beside_it(size: tuple[int, int], still_home: Path, look: Look) -> None:
     for name, steps in (("old-1", 330), ("older-1", 200), ("oldest-1", 90)):
         scripted_run(still_home, name, steps, end="stopped")
     app = app_with(still_home)
     step = showing(app, "old-1", "older-1", "oldest-1", keys="o space j space enter")
-    assert snap_compare(app, terminal_size=size, run_before=step)
+    look(app, size, step)
 
 
 @both_sizes
-def test_a_run_that_ended_before_its_first_step(size: tuple[int, int], still_home: Path, snap_compare: Compare) -> None:
+def test_a_run_that_ended_before_its_first_step(size: tuple[int, int], still_home: Path, look: Look) -> None:
     run = Run.create(still_home, "short-1", RunConfig())
     log = run.log()
     log.append(started_event())
@@ -125,10 +123,10 @@ def test_a_run_that_ended_before_its_first_step(size: tuple[int, int], still_hom
     log.close()
     app = app_with(still_home)
     step = showing(app, "short-1", "failed", "nothing was logged")
-    assert snap_compare(app, terminal_size=size, run_before=step)
+    look(app, size, step, "short-1  failed", picture=False)
 
 
-def test_a_run_that_was_deleted_meanwhile(still_home: Path, snap_compare: Compare) -> None:
+def test_a_run_that_was_deleted_meanwhile(still_home: Path, look: Look) -> None:
     run = scripted_run(still_home, "old-1", 120)
     app = app_with(still_home)
 
@@ -138,4 +136,4 @@ def test_a_run_that_was_deleted_meanwhile(still_home: Path, snap_compare: Compar
         await until(pilot, lambda: "its directory is gone" in shown(app.screen))
         await settle(pilot)
 
-    assert snap_compare(app, terminal_size=SMALL, run_before=delete)
+    look(app, SMALL, delete, "old-1", picture=False)

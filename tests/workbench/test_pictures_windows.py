@@ -19,7 +19,7 @@ from llm.config import from_mapping
 from llm.events import Progress
 from llm.files import write_json
 from llm.run import Run
-from tests.workbench.pictures_for_tests import LARGE, SMALL, Compare, Step, app_with, old_runs, settle
+from tests.workbench.pictures_for_tests import LARGE, SMALL, Look, Step, app_with, old_runs, settle
 from tests.workbench.runs_for_tests import make_run, save_fake
 from tests.workbench.scripted import scripted_run
 from tests.workbench.test_every_key import NoPreflight, at
@@ -81,63 +81,76 @@ def family(home: Path) -> None:
             save_fake(run, 40, 1.9)
 
 
+async def enter_value(pilot: Pilot[int], path: str, text: str) -> None:
+    """Give a field of the form another value, as a person does: mark it, Enter, the text, Enter."""
+    form: Any = pilot.app.screen
+    form.listing.focus()
+    form.listing.highlighted = form.listing.get_option_index(path)
+    await until(pilot, lambda: form.shown_path == path)
+    await pilot.press("enter")
+    await until(pilot, lambda: form.value_line.has_focus)
+    form.value_line.value = text
+    await pilot.press("enter")
+    await until(pilot, lambda: form.listing.has_focus)
+
+
 # --- Presets
 
 
-def test_the_form_with_what_was_changed(size: Size, still_home: Path, snap_compare: Compare) -> None:
+def test_the_form_with_what_was_changed(size: Size, still_home: Path, look: Look) -> None:
     async def change(pilot: Pilot[int]) -> None:
         await steps("presets", "parameters", "e", then=EditScreen)(pilot)
         screen: Any = pilot.app.screen
         for path, text in (("train.steps", "77"), ("model.n_head", "7")):
-            screen._assign(screen.fields[path], text)
+            await enter_value(pilot, path, text)
         screen.listing.highlighted = screen.listing.get_option_index("train.steps")
         await until(pilot, lambda: "2 changed" in shown(screen))
         await settle(pilot)
 
-    assert snap_compare(app_with(still_home), terminal_size=size, run_before=change)
+    look(app_with(still_home), size, change, "77", "2 changed", "train.steps", picture=True)
 
 
-def test_the_difference_alone(size: Size, still_home: Path, snap_compare: Compare) -> None:
+def test_the_difference_alone(size: Size, still_home: Path, look: Look) -> None:
     async def change(pilot: Pilot[int]) -> None:
         await steps("presets", "parameters", "e", then=EditScreen)(pilot)
         screen: Any = pilot.app.screen
         for path, text in (("train.steps", "77"), ("optim.kind", "sgd")):
-            screen._assign(screen.fields[path], text)
+            await enter_value(pilot, path, text)
         screen.action_changed_only()
         await settle(pilot)
 
-    assert snap_compare(app_with(still_home), terminal_size=size, run_before=change)
+    look(app_with(still_home), size, change, "2 changed", "optim.kind", "sgd", picture=False)
 
 
-def test_fitting(size: Size, still_home: Path, snap_compare: Compare) -> None:
+def test_fitting(size: Size, still_home: Path, look: Look) -> None:
     step = steps("presets", "parameters", "G", "f", then=FitDialog, until_shown="→")
-    assert snap_compare(app_with(still_home), terminal_size=size, run_before=step)
+    look(app_with(still_home), size, step, "→")
 
 
-def test_a_preflight(size: Size, still_home: Path, snap_compare: Compare, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_preflight(size: Size, still_home: Path, look: Look, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(preflight_module, "PreflightJob", NoPreflight)
     step = steps("presets", "parameters", "p", until_shown="Preflight of quickstart")
-    assert snap_compare(app_with(still_home), terminal_size=size, run_before=step)
+    look(app_with(still_home), size, step, "Preflight of quickstart")
 
 
 # --- Runs
 
 
-def test_the_tree_of_forks(size: Size, still_home: Path, snap_compare: Compare) -> None:
+def test_the_tree_of_forks(size: Size, still_home: Path, look: Look) -> None:
     family(still_home)
     step = steps("runs", "deeper-1", "l", "g", until_shown="└ deeper-1")
-    assert snap_compare(app_with(still_home), terminal_size=size, run_before=step)
+    look(app_with(still_home), size, step, "├", "└ deeper-1", "first-1-fork-2")
 
 
-def test_a_run_in_training_among_others(size: Size, still_home: Path, snap_compare: Compare) -> None:
+def test_a_run_in_training_among_others(size: Size, still_home: Path, look: Look) -> None:
     old_runs(still_home)
     run = scripted_run(still_home, "busy-1", 90)
     with run.lock():
         step = steps("runs", "running here", "slash", *"busy", "enter", until_shown="busy-1")
-        assert snap_compare(app_with(still_home), terminal_size=size, run_before=step)
+        look(app_with(still_home), size, step, "busy-1", "running here", picture=False)
 
 
-def test_what_is_damaged(size: Size, still_home: Path, snap_compare: Compare) -> None:
+def test_what_is_damaged(size: Size, still_home: Path, look: Look) -> None:
     family(still_home)
     (still_home / "runs" / "deeper-1" / "run.toml").write_text("[[[", encoding="utf-8")
     (still_home / "runs" / "first-1" / "checkpoints" / "step-00000020" / "weights.bin").write_bytes(b"x")
@@ -151,10 +164,10 @@ def test_what_is_damaged(size: Size, still_home: Path, snap_compare: Compare) ->
         pilot.app.clear_notifications()
         await settle(pilot)
 
-    assert snap_compare(app_with(still_home), terminal_size=size, run_before=verify)
+    look(app_with(still_home), size, verify, "unreadable", "damaged", "whole", picture=False)
 
 
-def test_an_overlay(size: Size, still_home: Path, snap_compare: Compare) -> None:
+def test_an_overlay(size: Size, still_home: Path, look: Look) -> None:
     for place, name in enumerate(("first-1", "second-1", "third-1")):
         scripted_run(still_home, name, 300 + 100 * place, end="stopped")
 
@@ -164,10 +177,10 @@ def test_an_overlay(size: Size, still_home: Path, snap_compare: Compare) -> None
         await until(pilot, lambda: [len(one.x) for one in chart.data.series] == [300, 400, 500])
         await settle(pilot)
 
-    assert snap_compare(app_with(still_home), terminal_size=size, run_before=overlay)
+    look(app_with(still_home), size, overlay, "first-1", "second-1", "third-1")
 
 
-def test_a_comparison(size: Size, still_home: Path, snap_compare: Compare) -> None:
+def test_a_comparison(size: Size, still_home: Path, look: Look) -> None:
     family(still_home)
 
     async def compare(pilot: Pilot[int]) -> None:
@@ -178,10 +191,10 @@ def test_a_comparison(size: Size, still_home: Path, snap_compare: Compare) -> No
         await until(pilot, lambda: at(CompareScreen)(pilot.app))
         await settle(pilot)
 
-    assert snap_compare(app_with(still_home), terminal_size=size, run_before=compare)
+    look(app_with(still_home), size, compare, "first-1", "deeper-1", "train.lr", "pylib")
 
 
-def test_the_form_of_a_fork(size: Size, still_home: Path, snap_compare: Compare, trained_run: Run) -> None:
+def test_the_form_of_a_fork(size: Size, still_home: Path, look: Look, trained_run: Run) -> None:
     from dataclasses import replace
 
     from llm.run.fork import open_parent
@@ -197,14 +210,14 @@ def test_the_form_of_a_fork(size: Size, still_home: Path, snap_compare: Compare,
         await pilot.app.push_screen(ForkScreen(still_home, parent, proposed(parent)))
         screen: Any = pilot.app.screen
         await until(pilot, lambda: "goes on at step 20" in shown(screen))
-        screen._assign(screen.fields["train.lr"], "0.002")
+        await enter_value(pilot, "train.lr", "0.002")
         screen.listing.highlighted = screen.listing.get_option_index("train.lr")
         await settle(pilot)
 
-    assert snap_compare(app_with(still_home), terminal_size=size, run_before=fork)
+    look(app_with(still_home), size, fork, "goes on at step 20", "0.002")
 
 
-def test_what_deleting_loses(size: Size, still_home: Path, snap_compare: Compare) -> None:
+def test_what_deleting_loses(size: Size, still_home: Path, look: Look) -> None:
     family(still_home)
 
     async def delete(pilot: Pilot[int]) -> None:
@@ -215,51 +228,50 @@ def test_what_deleting_loses(size: Size, still_home: Path, snap_compare: Compare
         await until(pilot, lambda: at(Ask)(pilot.app))
         await settle(pilot)
 
-    assert snap_compare(app_with(still_home), terminal_size=size, run_before=delete)
+    look(app_with(still_home), size, delete, "all 2 checkpoints")
 
 
-def test_notes_are_asked_for(size: Size, still_home: Path, snap_compare: Compare) -> None:
+def test_notes_are_asked_for(size: Size, still_home: Path, look: Look) -> None:
     old_runs(still_home)
     step = steps("runs", "third-1", "n", then=AskText)
-    assert snap_compare(app_with(still_home), terminal_size=size, run_before=step)
+    look(app_with(still_home), size, step, "third-1", picture=False)
 
 
-def test_the_queue(size: Size, still_home: Path, snap_compare: Compare) -> None:
+def test_the_queue(size: Size, still_home: Path, look: Look) -> None:
     for name in ("wait-1", "wait-2"):
         RunQueue(still_home).add(make_run(still_home, name))
     step = steps("runs", "wait-1", "w", then=QueueScreen, until_shown="wait-2")
     app = app_with(still_home)
-    app._serve_queue = lambda: None  # type: ignore[method-assign]
-    assert snap_compare(app, terminal_size=size, run_before=step)
+    look(app, size, step, "wait-1", "wait-2")
 
 
-def test_the_trash(size: Size, still_home: Path, snap_compare: Compare) -> None:
+def test_the_trash(size: Size, still_home: Path, look: Look) -> None:
     old_runs(still_home)
     for name in ("first-1", "second-1"):
         move_to_trash(still_home, Run.open(still_home, name))
     step = steps("runs", "third-1", "x", then=TrashScreen, until_shown="In the trash")
-    assert snap_compare(app_with(still_home), terminal_size=size, run_before=step)
+    look(app_with(still_home), size, step, "first-1", "second-1", "In the trash", picture=False)
 
 
-def test_prepared_data(size: Size, still_home: Path, snap_compare: Compare) -> None:
+def test_prepared_data(size: Size, still_home: Path, look: Look) -> None:
     run = make_run(still_home, "a-1", steps=4)
     write_json(save_fake(run, 4, 1.0).path / "state.json", {"data_fingerprint": "aa11"})
     for name in ("aa11", "bb22"):
         (still_home / "data" / name).mkdir(parents=True)
         write_json(still_home / "data" / name / "dataset.json", {"corpus": f"{name}.txt"})
     step = steps("runs", "a-1", "D", then=CachedDataScreen, until_shown="used by no run: 1")
-    assert snap_compare(app_with(still_home), terminal_size=size, run_before=step)
+    look(app_with(still_home), size, step, "aa11.txt", "bb22.txt", "used by no run: 1", picture=False)
 
 
 # --- Data
 
 
-def test_how_to_prepare(size: Size, still_home: Path, snap_compare: Compare) -> None:
+def test_how_to_prepare(size: Size, still_home: Path, look: Look) -> None:
     step = steps("data", "How it begins", "enter", then=PrepareDialog)
-    assert snap_compare(app_with(still_home), terminal_size=size, run_before=step)
+    look(app_with(still_home), size, step, "stories")
 
 
-def test_something_is_prepared(size: Size, still_home: Path, snap_compare: Compare) -> None:
+def test_something_is_prepared(size: Size, still_home: Path, look: Look) -> None:
     def half() -> Generator[Progress, None, None]:
         while True:  # until the app ends
             yield Progress(stage="Tokenising", done=40.0, total=100.0, unit="MB", rate=2.0)
@@ -269,50 +281,50 @@ def test_something_is_prepared(size: Size, still_home: Path, snap_compare: Compa
         await steps("data", "How it begins")(pilot)
         screen: Any = pilot.app.screen
         assert isinstance(screen, DataScreen)
-        screen._begin("preparing stories", half)
+        screen.begin("preparing stories", half)
         await until(pilot, lambda: "Tokenising" in shown(screen))
         await settle(pilot)
 
     app = app_with(still_home)
-    assert snap_compare(app, terminal_size=size, run_before=prepare)
+    look(app, size, prepare, "Tokenising", "x Cancel", picture=False)
 
 
-def test_a_text_is_asked_for(size: Size, still_home: Path, snap_compare: Compare) -> None:
+def test_a_text_is_asked_for(size: Size, still_home: Path, look: Look) -> None:
     async def ask(pilot: Pilot[int]) -> None:
         await steps("data", "How it begins", "a", then=AskText)(pilot)
         await pilot.press(*"ftp://x")
         await until(pilot, lambda: "cannot be downloaded" in shown(pilot.app.screen))
         await settle(pilot)
 
-    assert snap_compare(app_with(still_home), terminal_size=size, run_before=ask)
+    look(app_with(still_home), size, ask, "cannot be downloaded", "ftp://x")
 
 
 # --- everywhere
 
 
-def test_the_palette(size: Size, still_home: Path, snap_compare: Compare) -> None:
+def test_the_palette(size: Size, still_home: Path, look: Look) -> None:
     old_runs(still_home)
     step = steps("runs", "third-1", "ctrl+p", then=CommandPalette, until_shown="Fork")
-    assert snap_compare(app_with(still_home), terminal_size=size, run_before=step)
+    look(app_with(still_home), size, step, "Fork")
 
 
-def test_help(size: Size, still_home: Path, snap_compare: Compare) -> None:
+def test_help(size: Size, still_home: Path, look: Look) -> None:
     old_runs(still_home)
     step = steps("runs", "third-1", "question_mark", then=Help)
-    assert snap_compare(app_with(still_home), terminal_size=size, run_before=step)
+    look(app_with(still_home), size, step, "Fork")
 
 
-def test_settings(size: Size, still_home: Path, snap_compare: Compare) -> None:
+def test_settings(size: Size, still_home: Path, look: Look) -> None:
     async def settings(pilot: Pilot[int]) -> None:
         app: Any = pilot.app
         app.action_settings()
         await until(pilot, lambda: at(SettingsScreen)(app) and "theme: workbench-dark" in shown(app.screen))
         await settle(pilot)
 
-    assert snap_compare(app_with(still_home), terminal_size=size, run_before=settings)
+    look(app_with(still_home), size, settings, "theme: workbench-dark", "smoothing of the loss")
 
 
-def test_a_key_is_asked_for(size: Size, still_home: Path, snap_compare: Compare) -> None:
+def test_a_key_is_asked_for(size: Size, still_home: Path, look: Look) -> None:
     async def ask(pilot: Pilot[int]) -> None:
         app: Any = pilot.app
         app.action_settings()
@@ -325,11 +337,11 @@ def test_a_key_is_asked_for(size: Size, still_home: Path, snap_compare: Compare)
         await until(pilot, lambda: "r is taken by runs.resume" in shown(app.screen))
         await settle(pilot)
 
-    assert snap_compare(app_with(still_home), terminal_size=size, run_before=ask)
+    look(app_with(still_home), size, ask, "r is taken by runs.resume")
 
 
 @pytest.mark.parametrize("theme", ["terminal-dark", "workbench-light", "high-contrast", "colour-blind-safe"])
-def test_themes(size: Size, theme: str, still_home: Path, snap_compare: Compare) -> None:
+def test_themes(size: Size, theme: str, still_home: Path, look: Look) -> None:
     old_runs(still_home)
     app = app_with(still_home)
 
@@ -338,4 +350,4 @@ def test_themes(size: Size, theme: str, still_home: Path, snap_compare: Compare)
         await steps("runs", "third-1")(pilot)
         assert isinstance(app.screen, RunsScreen)
 
-    assert snap_compare(app, terminal_size=size, run_before=change)
+    look(app, size, change, "first-1", "third-1", picture=theme == "high-contrast" and size == SMALL)

@@ -13,7 +13,7 @@ from llm.config.schema import RunConfig
 from llm.run import Run
 from tests.conftest import tiny_config
 from tests.workbench.scripted import ScriptedTrainer, scripted_run
-from tests.workbench.waiting import shown, until
+from tests.workbench.waiting import notifications, shown, until, was_notified
 from workbench.app import WorkbenchApp
 from workbench.screens.edit import EditScreen, assigned, typed
 from workbench.screens.fit import FitDialog
@@ -212,7 +212,10 @@ async def test_beside_the_form_stands_what_training_would_take(home: Path) -> No
         await until(pilot, lambda: "What it takes" in shown(app.screen) and "1.279M parameters" in shown(app.screen))
         await pilot.press("slash", *"n_layer", "enter")
         await until(pilot, lambda: app.screen.field is not None and app.screen.field.path == "model.n_layer")
-        app.screen._assign(app.screen.field, "4")
+        await pilot.press("enter")
+        await until(pilot, lambda: app.screen.value_line.has_focus)
+        app.screen.value_line.value = "4"
+        await pilot.press("enter")
         await until(pilot, lambda: "4 layers × 192" in shown(app.screen) and "2 → 4" in shown(app.screen))
 
 
@@ -351,7 +354,7 @@ async def test_a_preflight_gives_way_to_a_training(home: Path, key: str, monkeyp
         await until(pilot, lambda: app.training.active == "quickstart-1")
         await until(pilot, lambda: screen.preflight is None)
         ended = "the preflight of quickstart was ended, since quickstart-1 trains now"
-        assert [note.message for note in app._notifications].count(ended) == 1
+        assert notifications(app).count(ended) == 1
         assert measurements(home) == []
         await until(pilot, lambda: app.training.must_be_waited_for)
         app.training.shutdown()
@@ -367,15 +370,12 @@ async def test_beside_a_training_in_another_process(home: Path) -> None:
         assert isinstance(screen, PresetsScreen)
         await until(pilot, lambda: screen.current == "quickstart")
 
-        def told(words: str) -> bool:
-            return any(words in note.message for note in app._notifications)
-
         with other.lock():
             await pilot.press("p")
-            await until(pilot, lambda: told("other-1 is training in another process"))
+            await until(pilot, lambda: was_notified(app, "other-1 is training in another process"))
             assert screen.preflight is None
             await pilot.press("enter")
-            await until(pilot, lambda: told("other-1 trains in another process: both will be slower"))
+            await until(pilot, lambda: was_notified(app, "other-1 trains in another process: both will be slower"))
             assert app.training.active == "quickstart-1"
         await until(pilot, lambda: app.training.must_be_waited_for)
         app.training.shutdown()

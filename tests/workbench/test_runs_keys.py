@@ -15,8 +15,9 @@ from llm.run import Run
 from tests.workbench.runs_for_tests import make_run, save_fake
 from tests.workbench.scripted import ScriptedTrainer, scripted_run
 from tests.workbench.test_runs_screen import RunsApp, home_with_runs, names, opened
-from tests.workbench.waiting import shown, until
+from tests.workbench.waiting import shown, until, was_notified
 from workbench.app import WorkbenchApp
+from workbench.messages import TrainingEnded
 from workbench.screens.compare import CompareScreen
 from workbench.screens.fork import ForkScreen
 from workbench.screens.overlay import OverlayScreen
@@ -293,7 +294,7 @@ async def test_a_fork_of_a_run_without_checkpoints_is_explained(tmp_path):
     async with RunsApp(tmp_path).run_test(size=(80, 24)) as pilot:
         await opened(pilot, 1)
         await pilot.press("f")
-        await until(pilot, lambda: any("no checkpoint yet" in note.message for note in pilot.app._notifications))
+        await until(pilot, lambda: was_notified(pilot.app, "no checkpoint yet"))
 
 
 async def test_the_queue_is_served_while_the_workbench_is_open(home):
@@ -348,8 +349,9 @@ async def test_a_queue_from_earlier_waits_to_be_asked(tmp_path):
     app = RunsApp(tmp_path)
     app.queue.add(make_run(tmp_path, "a-1"))
     async with app.run_test(size=(80, 24)) as pilot:
-        await until(pilot, lambda: any("1 run waits" in note.message for note in app._notifications))
-        app._watch_training()
+        await until(pilot, lambda: was_notified(app, "1 run waits"))
+        app.post_message(TrainingEnded("another-1"))  # looks after the queue at once
+        await pilot.pause()
         assert app.queue.names() == ["a-1"] and app.training.active is None
 
 

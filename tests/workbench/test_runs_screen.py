@@ -11,7 +11,7 @@ from textual.widgets import Input, Static
 
 import workbench.app as app_module
 from tests.workbench.runs_for_tests import make_run, save_fake, step_logged
-from tests.workbench.waiting import shown
+from tests.workbench.waiting import shown, was_notified
 from workbench.app import WorkbenchApp
 from workbench.screens.run_rows import age
 from workbench.screens.runs import RunsScreen
@@ -32,8 +32,8 @@ class RunsApp(WorkbenchApp):
     CSS_PATH = Path(app_module.__file__).with_name("app.tcss")
     DEFAULT_MODE = "runs"
 
-    def __init__(self, home):
-        super().__init__(home)
+    def __init__(self, home, training=None):
+        super().__init__(home, training=training)
         self.sent = []
 
     def open_chat(self, reference):
@@ -44,7 +44,7 @@ class RunsApp(WorkbenchApp):
 
 
 def names(screen):
-    return [row[0] for row in screen.runs_table._rows]
+    return screen.runs_table.keys
 
 
 async def opened(pilot, count):
@@ -78,11 +78,16 @@ async def test_runs_and_checkpoints_are_listed(tmp_path):
         screen = await opened(pilot, 2)
         screen.runs_table.select_key("alpha-1")
         await until(lambda: screen.listed_run == "alpha-1")
-        assert [row[0] for row in screen.checkpoint_table._rows] == ["4", "2"]
-        row = [cell.plain.strip() for cell in dict(screen.runs_table._rows)["alpha-1"]]
-        assert row[:6] == ["alpha-1", "✓ finished", "4/500", "2.000", "2.100", "1.050"]
-        kept = [cell.plain for cell in screen.checkpoint_table._rows[0][1]]
-        assert kept[4] == "best last"
+        assert screen.checkpoint_table.keys == ["4", "2"]
+        row = first_line_with(screen, "✓ finished").split()
+        assert row[:7] == ["alpha-1", "✓", "finished", "4/500", "2.000", "2.100", "1.050"]
+        kept = {key: lines_of(screen.checkpoint_table)[key] for key in ("4", "2")}
+        assert "best last" in kept["4"] and "best" not in kept["2"] and "last" not in kept["2"]
+
+
+def lines_of(table):
+    """Key of a row → what it says, cells parted by spaces."""
+    return {key: " ".join(cell.plain for cell in table.get_row(key)) for key in table.keys}
 
 
 def first_line_with(screen, text):
@@ -155,7 +160,7 @@ async def test_a_run_in_training_moves(tmp_path):
             assert screen.current.status == "running here"
             await pilot.press("c", "d", "R")
             stop_first = "stop it before giving it another name"
-            await until(lambda: any(stop_first in note.message for note in pilot.app._notifications), stop_first)
+            await until(lambda: was_notified(pilot.app, stop_first), stop_first)
             assert pilot.app.sent == [("chat", "a-1@live")], "and a run in training is not deleted"
             assert not isinstance(pilot.app.screen, Ask | AskText)
 
@@ -204,11 +209,11 @@ async def test_pin_verify_copy(tmp_path):
         screen.runs_table.select_key("alpha-1")
         await until(lambda: screen.listed_run == "alpha-1")
         await pilot.press("v")
-        checks = lambda: [row[1][5].plain for row in screen.checkpoint_table._rows]  # noqa: E731
-        await until(lambda: checks() == ["whole", "damaged"], "both checked")
+        checkpoints = lambda: lines_of(screen.checkpoint_table)  # noqa: E731
+        await until(lambda: "whole" in checkpoints()["4"] and "damaged" in checkpoints()["2"], "both checked")
         await pilot.press("enter", "p")
         assert run.meta()["pins"] == [4]
-        assert "pinned" in screen.checkpoint_table._rows[0][1][4].plain
+        await until(lambda: "pinned" in checkpoints()["4"], "the pin")
         await pilot.press("y")
         assert pilot.app.clipboard.endswith("step-00000004")
 
@@ -298,7 +303,6 @@ async def test_a_run_deleted_under_the_screen(tmp_path):
     """Whatever is pressed before the screen has noticed: nothing crashes, and nothing of the run is made again."""
     run = home_with_runs(tmp_path)
     app = RunsApp(tmp_path)
-    app._load_torch = lambda: None
     async with app.run_test(size=(80, 24)) as pilot:
         screen = await opened(pilot, 2)
         screen.look_again = lambda: None  # the screen does not notice
@@ -316,7 +320,7 @@ async def test_a_run_deleted_under_the_screen(tmp_path):
             await pilot.press(*([] if answer else ["down"]), "enter")
             await until(lambda: app.screen is screen)
         assert not run.path.exists(), "nothing of it is made again"
-        assert all("Traceback" not in note.message for note in app._notifications)
+        assert not was_notified(app, "Traceback")
         del screen.look_again
         screen.look_again()
         await until(lambda: names(screen) == ["beta-1"])
@@ -338,11 +342,12 @@ def test_ages():
 
 async def test_reading_slowly_leaves_the_cursor_on_the_list(tmp_path, monkeypatch):
     make_run(tmp_path, "alone-1", steps=3)
-    go_on, refresh = threading.Event(), RunCatalogue.refresh
+    report, go_on, refresh = threading.Event(), threading.Event(), RunCatalogue.refresh
 
     def slowly(catalogue, progress):
-        progress(1, 900)
-        go_on.wait(30)
+        while not go_on.wait(0.05):
+            if report.is_set():
+                progress(1, 900)
         return refresh(catalogue)
 
     monkeypatch.setattr(RunCatalogue, "refresh", slowly)
@@ -351,7 +356,7 @@ async def test_reading_slowly_leaves_the_cursor_on_the_list(tmp_path, monkeypatc
         screen = app.screen
         await pilot.pause(0.3)
         assert screen.runs_table.has_focus and "No runs yet" not in shown(screen), "that is not known yet"
-        screen._say_reading(1, 900)
+        report.set()
         await until(lambda: "reading 900 runs" in shown(screen))
         go_on.set()
         await until(lambda: "alone-1" in shown(screen) and screen.runs_table.has_focus)

@@ -11,7 +11,7 @@ from textual.widgets import Input, OptionList
 
 from llm.errors import UserError
 from tests.workbench.scripted import ScriptedTrainer, scripted_run
-from tests.workbench.waiting import shown, until
+from tests.workbench.waiting import shown, until, was_notified
 from workbench.app import WorkbenchApp
 from workbench.screens.settings import PressKey, SettingsScreen, all_bindings, bound_classes, clash, keys_of
 from workbench.screens.train import TrainScreen
@@ -144,15 +144,15 @@ async def test_redraws_and_smoothing_are_those_of_the_settings(home: Path) -> No
         await pilot.press("2")
         await until(pilot, lambda: "smooth 0.98" in shown(app.screen))
         assert isinstance(app.screen, TrainScreen)
-        assert app.screen._draw_seconds == 2.0
+        assert app.screen.redraw_seconds == 2.0
 
 
 async def test_an_id_that_nothing_has_is_told(home: Path) -> None:
     save_settings(home, Settings(keys={"train.savee": "z"}))
     app = app_with(home)
     async with app.run_test(size=(100, 30)) as pilot:
-        await until(pilot, lambda: any("train.savee" in note.message for note in app._notifications))
-        assert any("did you mean train.save?" in note.message for note in app._notifications)
+        await until(pilot, lambda: was_notified(app, "train.savee"))
+        assert was_notified(app, "did you mean train.save?")
 
 
 def test_every_key_can_be_given_away() -> None:

@@ -14,7 +14,7 @@ from llm.config import RunConfig
 from llm.events import CoreEvaluated, KnobSet, Sampled, Saved, Skipped, to_line
 from llm.run import Run
 from tests.workbench.scripted import ScriptedTrainer, loss_at, scripted_run, step_event, write_events
-from tests.workbench.waiting import shown, until
+from tests.workbench.waiting import shown, until, was_notified
 from workbench.app import WorkbenchApp
 from workbench.screens.train import TrainScreen
 from workbench.services.training import TrainingService
@@ -379,6 +379,6 @@ async def test_a_run_whose_log_cannot_be_read_is_told_of(home: Path) -> None:
     async with app.run_test(size=(120, 30)) as pilot:
         await opened(app, pilot, "good-1")
         app.open_train("bad-1")
-        await until(pilot, lambda: any("events.jsonl cannot be read" in note.message for note in app._notifications))
+        await until(pilot, lambda: was_notified(app, "events.jsonl cannot be read"))
         await pilot.press("o")
-        await until(pilot, lambda: any("no other run with curves" in note.message for note in app._notifications))
+        await until(pilot, lambda: was_notified(app, "no other run with curves"))

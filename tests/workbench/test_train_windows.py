@@ -15,7 +15,7 @@ from llm.config import RunConfig
 from llm.events import Warned
 from llm.run import Run
 from tests.workbench.scripted import ScriptedTrainer, scripted_run, write_events
-from tests.workbench.waiting import shown, until
+from tests.workbench.waiting import shown, until, was_notified
 from workbench.app import WorkbenchApp
 from workbench.screens import follow
 from workbench.screens.beside import ChooseRuns
@@ -65,7 +65,7 @@ async def test_what_happens_under_a_window_is_told(home: Path) -> None:
         log = Run.open(home, "quick-1").log()
         log.append(Warned(step=31, message="the disk is nearly full"))
         log.close()
-        await until(pilot, lambda: any("the disk is nearly full" in note.message for note in app._notifications))
+        await until(pilot, lambda: was_notified(app, "the disk is nearly full"))
 
 
 async def test_a_knob_set_after_the_end_is_refused_and_nothing_stays_asked(home: Path) -> None:
@@ -76,7 +76,7 @@ async def test_a_knob_set_after_the_end_is_refused_and_nothing_stays_asked(home:
         await until(pilot, lambda: app.training.active is None)
         app.screen.query_one(Input).value = "0.5"
         await pilot.press("enter")
-        await until(pilot, lambda: any("quick-1 has ended" in note.message for note in app._notifications))
+        await until(pilot, lambda: was_notified(app, "quick-1 has ended"))
         assert not screen.pending and "train.lr_multiplier" not in (screen.curves.knobs if screen.curves else {})
         commands = home / "runs" / "quick-1" / "commands.jsonl"
         assert not commands.exists() or "lr_multiplier" not in commands.read_text()
@@ -94,7 +94,7 @@ async def test_what_was_asked_and_never_answered_goes_with_the_end(home: Path) -
         screen = app.screen
         assert isinstance(screen, TrainScreen)
         screen.pending["late"] = "save"  # as one that was asked just before the end was noticed
-        screen._draw()
+        screen.draw_again()
         await until(pilot, lambda: "asked: save" not in shown(screen))
 
 
@@ -108,7 +108,7 @@ async def test_what_a_window_asks_concerns_the_run_it_was_opened_on(home: Path) 
         screen.open_run("next-1")
         await until(pilot, lambda: screen.state == "running" and screen.subject == "next-1")
         await pilot.press("enter")
-        await until(pilot, lambda: any("quick-1 has ended" in note.message for note in app._notifications))
+        await until(pilot, lambda: was_notified(app, "quick-1 has ended"))
         assert app.training.active == "next-1" and not screen.pending
 
 

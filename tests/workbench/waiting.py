@@ -5,7 +5,10 @@ from __future__ import annotations
 import time
 from collections.abc import Callable
 from typing import Any
+from weakref import WeakKeyDictionary
 
+import pytest
+from textual.app import App
 from textual.pilot import Pilot
 from textual.screen import Screen
 
@@ -23,3 +26,28 @@ async def until(pilot: Pilot[int], condition: Callable[[], object], seconds: flo
 def shown(screen: Screen[Any]) -> str:
     """The characters on the screen, line by line."""
     return "\n".join(strip.text for strip in strips_of(screen))
+
+
+NOTIFICATIONS: WeakKeyDictionary[App[Any], list[str]] = WeakKeyDictionary()
+"""What every app has notified its user of since `record_notifications` was called."""
+
+
+def record_notifications(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Keep the text of every notification: a test may look for one after it has left the screen."""
+    notify = App.notify
+
+    def record(app: App[Any], message: str, **options: Any) -> None:
+        NOTIFICATIONS.setdefault(app, []).append(message)
+        notify(app, message, **options)
+
+    monkeypatch.setattr(App, "notify", record)
+
+
+def notifications(app: App[Any]) -> list[str]:
+    """The texts of all notifications so far, the oldest first."""
+    return list(NOTIFICATIONS.get(app, ()))
+
+
+def was_notified(app: App[Any], words: str) -> bool:
+    """Whether one of the notifications so far contains `words`."""
+    return any(words in text for text in notifications(app))

@@ -30,7 +30,7 @@ class ChooseModel(Chooser[str]):
         self.say("reading …")
         self._find()
 
-    @work(thread=True)
+    @work(thread=True, group="choices")
     def _find(self) -> None:
         self.app.call_from_thread(self._found, choices(self.home))
 

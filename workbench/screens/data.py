@@ -141,7 +141,7 @@ class DataScreen(WorkbenchScreen):
         self.set_interval(JOB_SECONDS, self._show_job)
 
     def on_screen_resume(self) -> None:
-        self._list()
+        self.look_again()
 
     @property
     def listing(self) -> CorpusList:
@@ -155,7 +155,7 @@ class DataScreen(WorkbenchScreen):
     # --- the list
 
     @work(thread=True, group="list corpora")
-    def _list(self, mark: str = "") -> None:
+    def look_again(self, mark: str = "") -> None:
         """List everything anew; `mark` is the entry to mark then, else it stays the one it is."""
         with self._listing_alone:  # else a list that was begun earlier could come later, and be taken for the newer
             try:
@@ -275,7 +275,7 @@ class DataScreen(WorkbenchScreen):
             self.notify(f"{self.job.title} goes on; x cancels it", markup=False)
         else:
             home = self.workbench.home
-            self._begin(f"downloading {address}", lambda: download_corpus(home, address))
+            self.begin(f"downloading {address}", lambda: download_corpus(home, address))
 
     @work(thread=True, group="add a corpus")
     def _look_and_add(self, path: str, text_field: str = "") -> None:
@@ -289,7 +289,7 @@ class DataScreen(WorkbenchScreen):
             return
         if entry.text_field != "text":
             self.app.notify(clean(f"the text is taken from the field {entry.text_field}"), markup=False)
-        self._list(entry.key)
+        self.look_again(entry.key)
 
     def on_data_screen_field_asked(self, message: FieldAsked) -> None:
         """Offer the fields that hold text, each with an example."""
@@ -320,7 +320,7 @@ class DataScreen(WorkbenchScreen):
             forget_corpus(self.workbench.home, entry.corpus)
         except (UserError, OSError) as error:
             self.notify(clean(str(error)), severity="error", markup=False)
-        self._list()
+        self.look_again()
 
     # --- preparing and downloading
 
@@ -354,7 +354,7 @@ class DataScreen(WorkbenchScreen):
             from llm.data.prepare import prepare
 
             home = self.workbench.home
-            self._begin(f"preparing {config.data.corpus}", lambda: prepare(config, home))
+            self.begin(f"preparing {config.data.corpus}", lambda: prepare(config, home))
 
     def _download(self, answer: str | None) -> None:
         if answer and self.entry is not None and self.entry.kind == "added":
@@ -364,9 +364,10 @@ class DataScreen(WorkbenchScreen):
             from llm.data.download import download
 
             dataset, home = find_dataset(self.entry.name), self.workbench.home
-            self._begin(f"downloading {dataset.name}", lambda: download(dataset, home))
+            self.begin(f"downloading {dataset.name}", lambda: download(dataset, home))
 
-    def _begin(self, title: str, work: Work) -> None:
+    def begin(self, title: str, work: Work) -> None:
+        """Start work on data in the background, and show how far it is. Only one runs at a time."""
         marked = self.current
 
         def on_end(result: Any, problem: str) -> None:
@@ -406,7 +407,7 @@ class DataScreen(WorkbenchScreen):
             self.app.notify(clean(text), severity="error" if severe else "information", timeout=15, markup=False)
         else:
             self.app.notify(clean(f"{message.title}: done"), markup=False)
-        self._list(message.mark)
+        self.look_again(message.mark)
 
     # --- training on it
 

@@ -226,12 +226,12 @@ class FollowScreen(ChartsScreen):
         if now - self._checked_at >= HOLDER_SECONDS or any(isinstance(event, Finished) for event in events):
             self._checked_at = now
             self._check_state()
-        if at_once or (self._stale and now - self._drawn_at >= self._draw_seconds):
+        if at_once or (self._stale and now - self._drawn_at >= self.redraw_seconds):
             self._stale, self._drawn_at = False, now
             self._draw()
 
     @property
-    def _draw_seconds(self) -> float:
+    def redraw_seconds(self) -> float:
         """How long one picture stays: as the person has set it, else as the training can spare."""
         if self.workbench.settings.redraws_per_second:
             return 1 / self.workbench.settings.redraws_per_second

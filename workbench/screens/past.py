@@ -35,7 +35,7 @@ class PastConversations(Chooser[Path]):
         self.say("reading …")
         self._find()
 
-    @work(thread=True)
+    @work(thread=True, group="past")
     def _find(self) -> None:
         self.app.call_from_thread(self._take_all, list_past(self.home))
 

@@ -94,7 +94,7 @@ class TalkScreen(WorkbenchScreen):
         else:
             self._model_line.say(EMPTY)
 
-    @work(thread=True)
+    @work(thread=True, group="prompts")
     def _bring_back_prompts(self) -> None:
         """Those that were sent before the program was started."""
         self.app.call_from_thread(self._remember, recent_prompts(self.workbench.home))

@@ -101,6 +101,11 @@ class LiveTable(DataTable[Text]):
         """The key of the row under the cursor, or ""."""
         return self._rows[self.cursor_row][0] if 0 <= self.cursor_row < len(self._rows) else ""
 
+    @property
+    def keys(self) -> list[str]:
+        """The keys of the rows in the table, from the top."""
+        return keys_of(self._rows)
+
     def show_rows(self, rows: Sequence[Row], headings: Sequence[Heading] | None = None) -> None:
         """Show exactly these rows. The cursor stays with its key, or near its place if that row is gone. `headings` are
         the columns, where they depend on what is shown or on the room there is."""

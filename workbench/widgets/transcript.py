@@ -91,6 +91,11 @@ class Transcript(ScrollView, can_focus=True):
         """All of it, as it was written."""
         return self._text
 
+    @property
+    def shown_text(self) -> str:
+        """All of it as the terminal is given it: control characters made visible, lines not yet wrapped."""
+        return self._shown
+
     def write(self, text: str, style: str = "reply") -> None:
         """Append `text` in one of STYLES."""
         if not text:
