@@ -13,11 +13,11 @@ import torch
 
 from llm.config import RunConfig, resolve_model
 from llm.errors import UserError
-from llm.files import forget_cached, published_directory, read_json, write_json
+from llm.files import forget_cached, published_directory, write_json
 from llm.model.transformer import Transformer
 from llm.optim import Optimizer
 from llm.run import CheckpointInfo, Run, verify
-from llm.run.checkpoints import MODEL, OPTIMIZER, STATE, read_checkpoint_info, write_manifest
+from llm.run.checkpoints import MODEL, OPTIMIZER, STATE, read_checkpoint_info, read_state, write_manifest
 from llm.spikes import SpikeWatch
 from llm.tensorfile import read_tensors, write_tensors
 from llm.tokenizer import Tokenizer, load_tokenizer
@@ -180,9 +180,7 @@ def restore_state(state: TrainerState, info: CheckpointInfo) -> None:
     A checkpoint without optimiser state (the beginning of a fork that took the weights alone) leaves it empty.
     """
     verify(info)
-    scalars = read_json(info.path / STATE)
-    if scalars.get("format", 0) > FORMAT:
-        raise UserError(f"{info.path} was written by a newer llm-workbench; upgrade to read it.")
+    scalars = read_state(info)
     with state.lock:
         load_weights(state.model, info.path)
         if (info.path / OPTIMIZER).exists():

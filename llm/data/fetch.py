@@ -8,7 +8,6 @@ where it is not, or where the server has no ranges.
 from __future__ import annotations
 
 import http.client
-import json
 import re
 import shutil
 import ssl
@@ -25,6 +24,7 @@ from urllib.parse import urlsplit
 from llm.data.background import beside
 from llm.errors import UserError
 from llm.files import write_json
+from llm.reader import Malformed, load_json
 
 CHUNK_BYTES = 1 << 18
 SPARE_BYTES = 64 << 20
@@ -142,8 +142,8 @@ def note_path(part: Path) -> Path:
 def read_note(part: Path) -> dict[str, Any]:
     """What was noted of an unfinished file; nothing where that is lost or damaged, which only costs a new beginning."""
     try:
-        note = json.loads(note_path(part).read_bytes())
-    except (OSError, ValueError):
+        note = load_json(note_path(part))
+    except (OSError, Malformed):
         return {}
     return note if isinstance(note, dict) else {}
 

@@ -31,6 +31,7 @@ from llm.data.tokenise import SplitWriter, tokenise
 from llm.errors import UserError
 from llm.events import Progress
 from llm.files import STAGING, staging_path, sync_directory, sync_file
+from llm.reader import load_json
 from llm.tokenizer import Tokenizer, build_tokenizer, load_tokenizer
 
 INDEX = "dataset.json"
@@ -192,7 +193,7 @@ def load_dataset(path: Path, source: TextSource | StreamSource | TokenCorpus | N
     stream is left out.
     """
     try:
-        index = json.loads((path / INDEX).read_bytes())
+        index = load_json(path / INDEX)
         tokenizer = load_tokenizer(path / "tokenizer")
         if "files" in index:
             files = source if isinstance(source, TokenCorpus) else TokenCorpus.from_record(index["files"])

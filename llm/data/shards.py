@@ -18,6 +18,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from llm.errors import UserError
+from llm.reader import WRONG_SHAPE, Malformed, load_json
 
 FORMAT = "llm-workbench tokens"
 VERSION = 1
@@ -239,8 +240,8 @@ def check_ids(tokens: NDArray[np.integer], vocab_size: int, path: Path, offset: 
 def is_header(path: Path) -> bool:
     """Whether a file is the header of a shard: another program may keep something else under that name."""
     try:
-        record = json.loads(path.read_bytes()) if path.stat().st_size <= LARGEST_HEADER else None
-    except (OSError, ValueError, RecursionError):
+        record = load_json(path, LARGEST_HEADER)
+    except (OSError, Malformed):
         return False
     return isinstance(record, dict) and record.get("format") == FORMAT
 
@@ -249,11 +250,12 @@ def read_header(path: Path, advice: str) -> Header:
     """The header in a shard's JSON file. UserError, which ends in `advice`, when it is missing, damaged, or newer than
     this program."""
     try:
-        record = json.loads(path.read_bytes())
+        record = load_json(path, LARGEST_HEADER)
         header = Header(**{name: record[name] for name in Header.__dataclass_fields__})
+        check_kinds(header)
     except OSError as error:
         raise UserError(f"The token header {path} cannot be read ({error.strerror}); {advice}") from error
-    except (ValueError, TypeError, KeyError) as error:
+    except WRONG_SHAPE as error:
         raise UserError(f"The token header {path} is damaged; {advice}") from error
     if (header.format, header.version) != (FORMAT, VERSION):
         raise UserError(f"The token header {path} is of a format this version does not know; {advice}")
@@ -263,6 +265,14 @@ def read_header(path: Path, advice: str) -> Header:
             f"{header.vocab_size}, which cannot be; {advice}"
         )
     return header
+
+
+def check_kinds(header: Header) -> None:
+    """TypeError unless every field of a header is of its kind."""
+    numbers = (header.count, header.vocab_size, header.version)
+    texts = (header.dtype, header.vocabulary, header.sha256, header.format)
+    if not all(type(number) is int for number in numbers) or not all(isinstance(text, str) for text in texts):
+        raise TypeError("a field of the wrong kind")
 
 
 def write_synced(path: Path, content: bytes) -> None:

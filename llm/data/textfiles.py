@@ -16,6 +16,7 @@ from typing import Any, NamedTuple
 
 from llm.errors import UserError
 from llm.files import write_json
+from llm.reader import Malformed, load_json, open_file
 
 PIECE_BYTES = 1 << 20
 SNIFF_BYTES = 1 << 13
@@ -69,7 +70,7 @@ def is_web_page(path: Path) -> bool:
 def opened(path: Path) -> Any:
     """The file, open for reading bytes; UserError where it cannot be."""
     try:
-        return path.open("rb")
+        return open_file(path)
     except OSError as error:
         raise UserError(f"The file {path} cannot be read: {error.strerror}; check its name and permissions.") from error
 
@@ -300,8 +301,8 @@ class FileHashes:
 
     def _known(self) -> dict[str, list[Any]]:
         try:
-            known = json.loads(self.record.read_bytes())
-        except (OSError, ValueError):
+            known = load_json(self.record)
+        except (OSError, Malformed):
             return {}  # a lost or damaged record only costs hashing again
         return known if isinstance(known, dict) else {}
 

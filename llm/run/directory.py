@@ -7,7 +7,6 @@ import re
 import secrets
 import socket
 import time
-import tomllib
 from collections.abc import Callable, Iterator
 from contextlib import suppress
 from dataclasses import dataclass, replace
@@ -23,6 +22,7 @@ from llm.errors import UserError, WrongUse
 from llm.events import Event, Finished
 from llm.files import read_json, remove_directory, write_atomic, write_json
 from llm.names import did_you_mean
+from llm.reader import Malformed, load_toml
 from llm.run.checkpoints import CheckpointInfo, list_checkpoints
 from llm.run.lock import Holder, RunLock, holder_of
 from llm.run.log import CommandTail, EventLog, EventTail, last_events, paused_after, read_events, send_command
@@ -124,8 +124,8 @@ class Run:
     def _toml(self) -> dict[str, Any]:
         path = self.path / "run.toml"
         try:
-            mapping = tomllib.loads(path.read_text(encoding="utf-8"))
-        except (OSError, ValueError, RecursionError) as error:
+            mapping = load_toml(path)
+        except (OSError, Malformed) as error:
             raise UserError(f"{path} cannot be read ({error}); restore it from a copy.") from error
         header = mapping.get("run", {})
         if wrong := misfit(header, HEADER):

@@ -13,9 +13,11 @@ from typing import Any
 import tiktoken
 
 from llm.environment import usable_cores
+from llm.reader import read_bytes
 from llm.tokenizer.base import BaseTokenizer, number_special_tokens
 from llm.tokenizer.saved import RANKS, dump_ranks, parse_ranks, read_special_tokens
 
+MAX_TABLE_BYTES = 64 << 20
 LONGEST_BLANK = 500_000
 """Whitespace in one run that tiktoken's regex engine still manages with the patterns of GPT-2 and GPT-4; near a million
 it gives up. Longer runs are cut there: the only text whose ids differ from tiktoken's, which has none for it."""
@@ -37,7 +39,7 @@ class RankTokenizer(BaseTokenizer):
 
     @classmethod
     def from_saved(cls, record: Mapping[str, Any], directory: Path) -> RankTokenizer:
-        content = (directory / RANKS).read_bytes()
+        content = read_bytes(directory / RANKS, MAX_TABLE_BYTES)
         if hashlib.sha256(content).hexdigest() != record["ranks_sha256"]:
             raise ValueError(f"{RANKS} is not the table that was saved with it")
         return cls(record["kind"], parse_ranks(content), read_special_tokens(record), record["pattern"])

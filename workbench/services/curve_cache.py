@@ -10,6 +10,7 @@ import hashlib
 import io
 import json
 import zipfile
+import zlib
 from collections.abc import Callable
 from dataclasses import asdict
 from pathlib import Path
@@ -20,11 +21,13 @@ from numpy.typing import NDArray
 
 from llm.events import Event, finite, to_line
 from llm.files import write_atomic
+from llm.reader import WRONG_SHAPE, parse_json
 from llm.run import Run
 from llm.run.log import parse_event
 from workbench.services.curves import CORE_COLUMNS, STEP_COLUMNS, VALIDATION_COLUMNS, RunCurves, RunMark, Table
 
 FORMAT = 1
+MAX_HEAD_BYTES = 256 << 20  # samples and warnings of a whole run
 WORTH_BYTES = 8 << 20  # a log shorter than this is read as quickly as its cache
 NEIGHBOURHOOD = 4096  # bytes of the log by which it is recognised
 SINGLE = ("started", "progress", "last_step", "last_evaluation", "finished")  # events that `RunCurves` keeps one of
@@ -65,7 +68,7 @@ def recall(run: Run) -> RunCurves:
     path = cache_path(curves)
     try:
         with np.load(path, allow_pickle=False) as kept:
-            head = json.loads(bytes(kept["head"]))
+            head = parse_json(bytes(kept["head"]), MAX_HEAD_BYTES)
             if not belongs(head, curves):
                 return curves
             steps, validation, core = (rows_of(kept[name]) for name in ("steps", "validation", "core"))
@@ -73,7 +76,7 @@ def recall(run: Run) -> RunCurves:
         restored.steps = Table(STEP_COLUMNS, steps)
         restored.validation = Table(VALIDATION_COLUMNS, validation)
         restored.core = Table(CORE_COLUMNS, core)
-    except (OSError, ValueError, KeyError, TypeError, EOFError, zipfile.BadZipFile):
+    except (OSError, EOFError, MemoryError, zipfile.BadZipFile, zlib.error, *WRONG_SHAPE):
         return curves
     return restored
 

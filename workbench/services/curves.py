@@ -7,7 +7,6 @@ opening reads only what came since.
 
 from __future__ import annotations
 
-import json
 from collections import deque
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
@@ -33,6 +32,7 @@ from llm.events import (
     Started,
     StepLogged,
 )
+from llm.reader import WRONG_SHAPE, parse_json_lines
 from llm.run import Run
 from llm.run.log import last_event_of, parse_event, paused_after
 
@@ -193,10 +193,9 @@ class RunCurves:
         """Add rows for lines that all are logged steps, and go on where the last one ended; False where something about
         them is unusual and they must be read one by one."""
         try:
-            records = json.loads(b"[" + b",".join(lines) + b"]")
-            values = chain.from_iterable(map(step_values, records))
+            values = chain.from_iterable(map(step_values, parse_json_lines(lines)))
             rows = np.fromiter(values, np.float64, len(lines) * len(STEP_COLUMNS)).reshape(len(lines), -1)
-        except (ValueError, KeyError, TypeError):
+        except WRONG_SHAPE:
             return False
         before = self.steps["step"][-1] if len(self.steps) else -np.inf
         if rows[0, 0] <= before or (np.diff(rows[:, 0]) <= 0).any():

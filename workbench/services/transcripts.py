@@ -16,12 +16,14 @@ from typing import Any
 
 from llm.errors import UserError
 from llm.files import write_atomic
+from llm.reader import WRONG_SHAPE, Malformed, parse_json, read_bytes
 from llm.run.log import LineAppender
 from workbench.services.conversation import Conversation, Exchange
 
 FORMAT = 1
 FOLDER = "transcripts"
 EXPORTS = "exports"
+MAX_BYTES = 256 << 20
 
 
 @dataclass(frozen=True)
@@ -74,13 +76,14 @@ def line_of(record: dict[str, Any]) -> bytes:
 def records(file: Path) -> Iterator[dict[str, Any]]:
     """The lines of a file that are JSON objects. UserError where it cannot be read or is of a later format."""
     try:
-        data = file.read_bytes()
-    except OSError as error:
-        raise UserError(f"{file} cannot be read ({error.strerror}); choose another conversation.") from error
+        data = read_bytes(file, MAX_BYTES)
+    except (OSError, Malformed) as error:
+        reason = (error.strerror if isinstance(error, OSError) else "") or error
+        raise UserError(f"{file} cannot be read ({reason}); choose another conversation.") from error
     for line in data.splitlines():
         try:
-            record = json.loads(line)
-        except ValueError:
+            record = parse_json(line)
+        except Malformed:
             continue  # a line that a crash has torn
         if isinstance(record, dict):
             if record.get("type") == "conversation" and record.get("format", 0) > FORMAT:
@@ -98,7 +101,7 @@ def load(file: Path) -> Conversation:
         elif record.get("type") == "exchange":
             try:
                 conversation.insert(Exchange.from_record(record))
-            except (UserError, KeyError, TypeError, ValueError):
+            except (UserError, *WRONG_SHAPE):
                 continue
     return conversation
 
