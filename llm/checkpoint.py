@@ -18,6 +18,7 @@ from llm.model.transformer import Transformer
 from llm.optim import Optimizer
 from llm.run import CheckpointInfo, Run, verify
 from llm.run.checkpoints import MODEL, OPTIMIZER, STATE, read_checkpoint_info, read_state, write_manifest
+from llm.run.shapes import check_weights
 from llm.spikes import SpikeWatch
 from llm.tensorfile import read_tensors, write_tensors
 from llm.tokenizer import Tokenizer, load_tokenizer
@@ -209,8 +210,9 @@ def build_model(config: RunConfig, vocab_size: int) -> Transformer:
 def load_model(run: Run, info: CheckpointInfo, device: str = "cpu") -> tuple[Transformer, Tokenizer]:
     """The model of a checkpoint, ready to evaluate or to talk to, and its tokenizer. The optimiser's state, twice as
     large, is not looked at."""
-    verify(info, without={OPTIMIZER})
     tokenizer = load_tokenizer(run.path / "tokenizer")
+    check_weights(info.path / MODEL, run.config(), tokenizer.vocab_size)
+    verify(info, without={OPTIMIZER})
     model = build_model(run.config(), tokenizer.vocab_size)
     load_weights(model, info.path)
     return model.eval().to(device), tokenizer

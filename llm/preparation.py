@@ -26,8 +26,10 @@ from llm.files import published_directory
 from llm.length import Length, shared_rows
 from llm.optim import build_optimizer
 from llm.run import Run
-from llm.run.checkpoints import list_checkpoints, read_state
+from llm.run.checkpoints import MODEL, list_checkpoints, read_state
+from llm.run.shapes import check_weights
 from llm.step import to_device
+from llm.tokenizer import load_tokenizer
 
 
 def config_to_go_on(run: Run, overrides: Overrides) -> RunConfig:
@@ -39,8 +41,36 @@ def kept_overrides(run: Run) -> dict[str, str]:
     """What the newest checkpoint that can be read says differs from `run.toml`."""
     for info in reversed(run.checkpoints()):
         with suppress(UserError):  # a damaged one is named, and passed over, when it comes to restoring it
-            return dict(read_state(info).get("overrides", {}))
+            overrides = dict(read_state(info).get("overrides", {}))
+            resumed_config(run.config(), overrides.items())
+            return overrides
     return {}
+
+
+def check_checkpoints(run: Run, config: RunConfig) -> None:
+    """UserError where no checkpoint of a run can be that of its configuration and tokenizer. Before the text is read
+    and a model is built: either may cost anything in a run that somebody else made."""
+    infos = run.checkpoints()
+    if not infos or not (run.path / "tokenizer").is_dir():
+        return
+    vocab_size = load_tokenizer(run.path / "tokenizer").vocab_size
+    problems = []
+    for info in reversed(infos):
+        try:
+            check_weights(info.path / MODEL, config, vocab_size)
+        except UserError as error:
+            problems.append(str(error))
+        else:
+            return
+    raise UserError(f"no checkpoint of {run.name} can be used: {problems[0]}")
+
+
+def known_fingerprint(run: Run) -> str:
+    """Which text the newest readable checkpoint was trained on; "" where that is open."""
+    for info in reversed(run.checkpoints()):
+        with suppress(UserError):
+            return str(read_state(info).get("data_fingerprint", ""))
+    return ""
 
 
 def check_shares(run: Run, config: RunConfig, home: Path, ranks: Ranks) -> None:
@@ -58,9 +88,11 @@ def due_core_tasks(config: RunConfig, home: Path) -> tuple[Task, ...]:
     return load_bundle(bundle_folder(config.evaluate.core_path, home)) if config.evaluate.core_every else ()
 
 
-def prepared(config: RunConfig, home: Path, commands: CommandQueue) -> Generator[Event, None, Dataset | None]:
+def prepared(
+    config: RunConfig, home: Path, commands: CommandQueue, known: str = ""
+) -> Generator[Event, None, Dataset | None]:
     """The data set of `config`, made if need be; None when a stop came meanwhile."""
-    steps = prepare(config, home)
+    steps = prepare(config, home, known)
     try:
         while not commands.stop_is_waiting():
             yield next(steps)
@@ -114,14 +146,20 @@ def restored_state(
 def restore_newest(run: Run, state: TrainerState) -> Generator[Event, None, bool]:
     """Bring back the newest checkpoint that is whole; a damaged one is named, and the one before is tried."""
     damaged = []
+    unlisted = run.damaged_checkpoints()
     for info in reversed(run.checkpoints()):
+        for step in sorted((step for step in unlisted if step > info.step), reverse=True):
+            damaged.append(unlisted[step])
+            yield Warned(step=step, message=f"checkpoint {step} is passed over: {unlisted.pop(step)}")
         try:
+            resumed_config(run.config(), read_state(info).get("overrides", {}).items())
             restore_state(state, info)
         except UserError as error:
             damaged.append(str(error))
             yield Warned(step=info.step, message=f"checkpoint {info.step} is passed over: {error}")
         else:
             return True
+    damaged += unlisted.values()
     if damaged:
         raise UserError(f"no checkpoint of {run.name} is whole: {damaged[0]}")
     if parent := run.info().get("parent"):

@@ -11,11 +11,14 @@ import errno
 import json
 import os
 import re
+import resource
 import stat
 import tomllib
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, BinaryIO
+
+from llm.errors import UserError
 
 MAX_DEPTH = 64  # tables and lists inside one another; what this program writes has no more than 8
 MAX_JSON_BYTES = 16 << 20
@@ -36,6 +39,17 @@ WRONG_SHAPE = (AttributeError, IndexError, KeyError, OverflowError, TypeError, V
 
 class Malformed(ValueError):
     """A text that is not what it should be, or exceeds a limit. The message is the reason, without the file's name."""
+
+
+class TooManyOpenFiles(UserError):
+    """The process, or the system, may not open another file. Nothing is wrong with the file."""
+
+    def __init__(self, path: Path) -> None:
+        most, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
+        super().__init__(
+            f"{path} could not be opened: this process has too many open files (its limit is {most:,}); raise it with "
+            "ulimit -n, or close other programs, and try again."
+        )
 
 
 def parse_json(data: bytes | str, max_bytes: int = MAX_JSON_BYTES) -> Any:
@@ -116,10 +130,19 @@ def check_values(value: Any) -> None:
 
 
 def open_file(path: Path, *, follow: bool = True) -> BinaryIO:
-    """A regular file, open for reading bytes. `OSError` for anything else, without waiting for it: opening a FIFO would
-    hang until somebody writes to it. `follow` false: for a link, too."""
+    """A regular file, open for reading bytes.
+
+    `OSError` for anything else, without waiting for it: opening a FIFO would hang until somebody writes to it. With
+    `follow` false a link is refused, too. `TooManyOpenFiles` is no `OSError`, so that it is never taken for a fault of
+    the file.
+    """
     flags = os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC | (0 if follow else os.O_NOFOLLOW)
-    descriptor = os.open(path, flags)
+    try:
+        descriptor = os.open(path, flags)
+    except OSError as error:
+        if error.errno in (errno.EMFILE, errno.ENFILE):
+            raise TooManyOpenFiles(path) from error
+        raise
     try:
         check_regular(descriptor, path)
     except BaseException:

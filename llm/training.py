@@ -26,10 +26,12 @@ from llm.length import run_length
 from llm.live import LiveWeights
 from llm.optim import idle_rate
 from llm.preparation import (
+    check_checkpoints,
     check_shares,
     config_to_go_on,
     due_core_tasks,
     keep_tokenizer,
+    known_fingerprint,
     last_step,
     prepared,
     restored_state,
@@ -130,9 +132,10 @@ def training_events(
 ) -> Generator[Event, None, None]:
     """Everything from preparing the data to the end."""
     config = config_to_go_on(run, overrides)
+    check_checkpoints(run, config)
     check_shares(run, config, home, ranks)
     due_core_tasks(config, home)  # a bundle that is missing is told before long work begins
-    dataset = yield from shared_dataset(config, home, commands, ranks)
+    dataset = yield from shared_dataset(run, config, home, commands, ranks)
     if dataset is None:
         yield stopped_early(run, commands)
         return
@@ -161,10 +164,11 @@ def training_events(
 
 
 def shared_dataset(
-    config: RunConfig, home: Path, commands: CommandQueue, ranks: Ranks
+    run: Run, config: RunConfig, home: Path, commands: CommandQueue, ranks: Ranks
 ) -> Generator[Event, None, Dataset | None]:
     """The data set, or None when a stop came meanwhile. The first rank prepares it; the others find it done."""
-    dataset = (yield from prepared(config, home, commands)) if ranks.is_first else None
+    known = known_fingerprint(run)
+    dataset = (yield from prepared(config, home, commands, known)) if ranks.is_first else None
     goes_on = ranks.share(dataset is not None)
     if goes_on and not ranks.is_first:
         dataset = yield from prepared(config, home, commands)

@@ -10,8 +10,9 @@ from __future__ import annotations
 import fcntl
 import json
 import os
+import re
 import shutil
-from collections.abc import Generator, Iterator
+from collections.abc import Generator, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -28,14 +29,16 @@ from llm.data.sources import StreamSource, TextSource, open_source, separator_of
 from llm.data.streaming import RowGroups, StreamedBatches
 from llm.data.tokenfiles import TokenCorpus, joined, needs_tokenizer
 from llm.data.tokenise import SplitWriter, tokenise
+from llm.data.verified import remember_all, unverified, verify_files
 from llm.errors import UserError
 from llm.events import Progress
 from llm.files import STAGING, staging_path, sync_directory, sync_file
-from llm.reader import load_json
+from llm.reader import WRONG_SHAPE, load_json
 from llm.tokenizer import Tokenizer, build_tokenizer, load_tokenizer
 
 INDEX = "dataset.json"
 VERSION = 1
+STEM = re.compile(r"[a-z]+[a-z_]*[-_][0-9]{1,9}")
 HELD_OUT_TEXT = "validation.txt"
 TRAINED_KINDS = ("char", "bpe", "sentencepiece")
 
@@ -61,9 +64,10 @@ class Dataset:
         return self.path / HELD_OUT_TEXT
 
 
-def prepare(config: RunConfig, home: Path) -> Generator[Progress, None, Dataset]:
+def prepare(config: RunConfig, home: Path, known: str = "") -> Generator[Progress, None, Dataset]:
     """Make, or find, the token files of `config`; yields progress and returns the Dataset.
 
+    With `known`, the fingerprint of the text a run was trained on, no other text is tokenised.
     Raises UserError where the corpus is missing, empty or damaged, too short for one window on either side, or where
     the disk is full.
     """
@@ -73,6 +77,11 @@ def prepare(config: RunConfig, home: Path) -> Generator[Progress, None, Dataset]
     )
     tokenizer = given_tokenizer(config, source)
     fingerprint = dataset_fingerprint(identity, config, tokenizer)
+    if known and fingerprint != known:
+        raise UserError(
+            f"the text of this run has changed since it was trained (corpus {config.data.corpus}); bring back the old "
+            "text, or start a new run."
+        )
     target = home / "data" / fingerprint
     if not (target / INDEX).exists():
         with staged(target) as folder:
@@ -84,7 +93,9 @@ def prepare(config: RunConfig, home: Path) -> Generator[Progress, None, Dataset]
             index |= {"version": VERSION, "fingerprint": fingerprint, "corpus": source.name}
             index["made_with"] = {"data": asdict(config.data), "tokenizer": asdict(config.tokenizer)}
             write_synced(folder / INDEX, json.dumps(index, indent=1).encode())
+            remember_all(folder, token_paths_of(folder, index))
     dataset = load_dataset(target, source)
+    yield from verify_prepared(dataset)
     seq_len = config.train.seq_len or config.model.context
     check_length(dataset.train, seq_len)
     check_length(dataset.validation, seq_len)
@@ -200,21 +211,53 @@ def load_dataset(path: Path, source: TextSource | StreamSource | TokenCorpus | N
             train, validation = files.splits(tokenizer.vocab_size, index["splits"])
         else:
             train, validation = (split_of(path, index, name, tokenizer) for name in ("train", "validation"))
-        warnings, fingerprint = tuple(index["warnings"]), index["fingerprint"]
-    except (OSError, ValueError, KeyError, TypeError) as error:
+        warnings, fingerprint = tuple(map(str, index["warnings"])), str(index["fingerprint"])
+    except OSError as error:
+        raise UserError(f"{error.filename or path} cannot be read ({error.strerror}); allow that.") from error
+    except WRONG_SHAPE as error:
         raise UserError(f"The prepared data in {path} is damaged; delete that folder and it is made again.") from error
     stream = source.stream if isinstance(source, StreamSource) else None
     return Dataset(tokenizer, train, validation, fingerprint, path, warnings, stream)
 
 
+def verify_prepared(dataset: Dataset) -> Generator[Progress, None, None]:
+    """Read the token files of a data set in full, those that were not verified as they are now; UserError names one
+    that is damaged. Files of other programs are verified when they are prepared."""
+    paths = token_paths_of(dataset.path, load_json(dataset.path / INDEX))
+    waiting = unverified(dataset.path, paths)
+    if waiting:
+        size = sum(path.stat().st_size for path in waiting) / 1e6
+        yield from in_background(
+            lambda report: verify_files(dataset.path, waiting, dataset.tokenizer.vocab_size, summed(report)),
+            "Verifying the prepared data",
+            size,
+        )
+
+
+def token_paths_of(folder: Path, index: Mapping[str, Any]) -> list[Path]:
+    """The token files in the folder of a data set; none where they are another program's and lie elsewhere."""
+    if "files" in index:
+        return []
+    return [path for name in ("train", "validation") for path in paths_of_split(folder, index["splits"][name], name)]
+
+
+def paths_of_split(folder: Path, record: Mapping[str, Any], name: str) -> list[Path]:
+    """The files of one side. ValueError where the index names files outside the folder."""
+    names = record["chunks"] if "chunks" in record else record["shards"]
+    if not names or not all(isinstance(stem, str) and STEM.fullmatch(stem) for stem in names):
+        raise ValueError(f"{names!r:.40} are no names of token files")
+    chunked = "chunks" in record
+    return [folder / name / f"{stem}.dat" if chunked else folder / f"{stem}.bin" for stem in names]
+
+
 def split_of(path: Path, index: dict[str, Any], name: str, tokenizer: Tokenizer) -> TokenSplit:
     """The tokens of one side: our own shards, or chunk files."""
     record = index["splits"][name]
+    paths = paths_of_split(path, record, name)
     label = "training" if name == "train" else "held-out"
     if "chunks" not in record:
-        return ShardedTokens(label, [path / f"{shard}.bin" for shard in record["shards"]], record["bytes"])
-    chunks = [path / name / f"{chunk}.dat" for chunk in record["chunks"]]
-    tokens = joined(label, chunks, tokenizer.vocab_size, record["bytes"])
+        return ShardedTokens(label, paths, int(record["bytes"]))
+    tokens = joined(label, paths, tokenizer.vocab_size, int(record["bytes"]))
     if len(tokens) != record["tokens"]:
         raise ValueError(f"{len(tokens)} tokens where there were {record['tokens']}")
     return tokens

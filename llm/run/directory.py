@@ -23,9 +23,10 @@ from llm.events import Event, Finished
 from llm.files import read_json, remove_directory, write_atomic, write_json
 from llm.names import did_you_mean
 from llm.reader import Malformed, load_toml
-from llm.run.checkpoints import CheckpointInfo, list_checkpoints
+from llm.run.checkpoints import CheckpointInfo, damaged_checkpoints, list_checkpoints
 from llm.run.lock import Holder, RunLock, holder_of
 from llm.run.log import CommandTail, EventLog, EventTail, last_events, paused_after, read_events, send_command
+from llm.run.parts import check_parts
 
 FORMAT = 1
 Kinds = dict[str, type | tuple[type, ...]]
@@ -105,6 +106,7 @@ class Run:
         """The run called `name`, or the run directory at that path."""
         path = Path(name).expanduser() if "/" in name else home / "runs" / name
         if (path / "run.toml").is_file():
+            check_parts(path)
             return cls(path)
         names = [run.name for run in list_runs(home)]
         advice = did_you_mean(name, names) or ("see llm-workbench runs." if names else "train one first.")
@@ -150,7 +152,9 @@ class Run:
     # --- who trains it
 
     def lock(self) -> RunLock:
-        """A context manager; `RunBusy` names the holder when there is one."""
+        """A context manager; `RunBusy` names the holder when there is one. UserError where a part of the run is a link
+        or no plain file: whoever trains writes only into the run's own folder."""
+        check_parts(self.path)
         return RunLock(self.path / "lock")
 
     def holder(self) -> Holder | None:
@@ -188,6 +192,10 @@ class Run:
     @property
     def checkpoint_directory(self) -> Path:
         return self.path / "checkpoints"
+
+    def damaged_checkpoints(self) -> dict[int, str]:
+        """Step → what is wrong, of the checkpoints whose manifest cannot be used; `checkpoints` leaves them out."""
+        return damaged_checkpoints(self.checkpoint_directory)
 
     def checkpoints(self) -> list[CheckpointInfo]:
         """Committed checkpoints, oldest first."""

@@ -13,6 +13,10 @@ from pathlib import Path
 from types import TracebackType
 
 from llm.errors import UserError
+from llm.reader import WRONG_SHAPE, parse_json
+
+OWN_FILE = os.O_NOFOLLOW | os.O_NONBLOCK
+"""Open a lock only where it lies, and never wait: a link would have another file overwritten, a FIFO would hang."""
 
 
 @dataclass(frozen=True)
@@ -51,7 +55,7 @@ class RunLock:
     def __enter__(self) -> RunLock:
         record = json.dumps({"pid": os.getpid(), "host": socket.gethostname()}).encode()
         try:
-            self.descriptor = os.open(self.path, os.O_RDWR | os.O_CREAT, 0o644)
+            self.descriptor = os.open(self.path, os.O_RDWR | os.O_CREAT | OWN_FILE, 0o644)
             if not self._acquired():
                 raise RunBusy(self.path, holder_of(self.path))
             os.ftruncate(self.descriptor, 0)
@@ -99,7 +103,7 @@ def _close_in_child(reference: weakref.ref[RunLock]) -> None:
 def holder_of(path: Path) -> Holder | None:
     """Who holds the lock file `path`, or None when nobody does."""
     try:
-        descriptor = os.open(path, os.O_RDWR)
+        descriptor = os.open(path, os.O_RDWR | OWN_FILE)
     except OSError:
         return None
     try:
@@ -114,7 +118,7 @@ def holder_of(path: Path) -> Holder | None:
 
 def _recorded_holder(descriptor: int) -> Holder:
     try:
-        record = json.loads(os.pread(descriptor, 4096, 0))
+        record = parse_json(os.pread(descriptor, 4096, 0))
         return Holder(int(record["pid"]), str(record["host"]))
-    except (ValueError, KeyError, TypeError):
+    except (OSError, *WRONG_SHAPE):
         return Holder(0, "unknown host")  # taken this instant; its holder has not written its name yet
