@@ -17,7 +17,7 @@ from llm.files import forget_cached, published_directory, write_json
 from llm.model.transformer import Transformer
 from llm.optim import Optimizer
 from llm.run import CheckpointInfo, Run, verify
-from llm.run.checkpoints import MODEL, OPTIMIZER, STATE, read_checkpoint_info, read_state, write_manifest
+from llm.run.checkpoints import MODEL, OPTIMIZER, STATE, has_file, read_checkpoint_info, read_state, write_manifest
 from llm.run.shapes import check_weights
 from llm.spikes import SpikeWatch
 from llm.tensorfile import read_tensors, write_tensors
@@ -181,10 +181,12 @@ def restore_state(state: TrainerState, info: CheckpointInfo) -> None:
     A checkpoint without optimiser state (the beginning of a fork that took the weights alone) leaves it empty.
     """
     verify(info)
-    scalars = read_state(info)
+    scalars = read_state(info) if has_file(info, STATE) else {}
+    if not has_file(info, MODEL):
+        raise UserError(f"{info.path} holds no weights; use another checkpoint of this run.")
     with state.lock:
         load_weights(state.model, info.path)
-        if (info.path / OPTIMIZER).exists():
+        if has_file(info, OPTIMIZER):
             state.optimizer.load_state_tensors(read_tensors(info.path / OPTIMIZER))
         for name in TrainerState.SCALARS:
             if name in scalars:

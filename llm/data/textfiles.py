@@ -16,7 +16,7 @@ from typing import Any, NamedTuple
 
 from llm.errors import UserError
 from llm.files import write_json
-from llm.reader import Malformed, load_json, open_file
+from llm.reader import Malformed, load_json, open_file, parse_json
 
 PIECE_BYTES = 1 << 20
 SNIFF_BYTES = 1 << 13
@@ -171,7 +171,7 @@ def json_records(path: Path, replaced: Callable[[Path, int], None]) -> Iterator[
             wrong += line.count("\ufffd") - raw.count(b"\xef\xbf\xbd")
             try:
                 if line.strip():
-                    yield f"{path} line {number}", json.loads(line)
+                    yield f"{path} line {number}", parse_json(line, LONGEST_ITEM)
             except ValueError as error:
                 raise UserError(f"{path} line {number} is not JSON ({error}); mend or remove the line.") from error
     replaced(path, max(0, wrong))
@@ -187,6 +187,8 @@ def list_items(path: Path, pieces: Iterable[str]) -> Iterator[Any]:
         while mark := BEFORE_ITEM.match(waiting, place):
             try:
                 item, place = decode(waiting, mark.end())
+            except RecursionError:
+                raise UserError(f"{path}: item {found + 1} is nested too deeply; correct it or leave it out.") from None
             except ValueError:
                 break  # cut off, as far as one can tell: there may be more to come
             found += 1

@@ -68,8 +68,8 @@ def fault_in_manifest(manifest: Any) -> str:
         return "its step or format is not a whole number"
     if not isinstance(metrics, dict) or not all(map(is_number, metrics.values())):
         return "its metrics are not numbers"
-    if not isinstance(files, dict) or MODEL not in files:
-        return f"it does not describe {MODEL}"
+    if not isinstance(files, dict):
+        return "it does not describe its files"
     for name, entry in files.items():
         if not PLAIN_NAME.fullmatch(name):
             return f"it names {name!r:.40}, which is not a file of this folder"
@@ -223,6 +223,11 @@ def verify(
             )
         if sha256_of(path, progress) != entry["sha256"]:
             raise UserError(f"{path} is damaged (its checksum differs); use another checkpoint of this run.")
+
+
+def has_file(info: CheckpointInfo, name: str) -> bool:
+    """Whether a checkpoint holds a file that `verify` reads: one that its manifest does not name is not used."""
+    return name in read_manifest(info.path)["files"]
 
 
 def is_whole(info: CheckpointInfo) -> bool:

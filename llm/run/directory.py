@@ -23,7 +23,7 @@ from llm.events import Event, Finished
 from llm.files import read_json, remove_directory, write_atomic, write_json
 from llm.names import did_you_mean
 from llm.reader import Malformed, load_toml
-from llm.run.checkpoints import CheckpointInfo, damaged_checkpoints, list_checkpoints
+from llm.run.checkpoints import MOST_DIGITS, CheckpointInfo, damaged_checkpoints, list_checkpoints
 from llm.run.lock import Holder, RunLock, holder_of
 from llm.run.log import CommandTail, EventLog, EventTail, last_events, paused_after, read_events, send_command
 from llm.run.parts import check_parts
@@ -217,6 +217,11 @@ class Run:
             found = next((info for info in (*infos, *self.kept()) if which == str(info.step)), None)
             if found is not None:
                 return found
+        damaged = self.damaged_checkpoints()
+        if which.isdecimal() and len(which) < MOST_DIGITS and int(which) in damaged:
+            raise UserError(damaged[int(which)])
+        if not infos and damaged:
+            raise UserError(f"no checkpoint of run {self.name} is whole: {damaged[max(damaged)]}")
         if not infos:
             raise UserError(f"run {self.name} has no checkpoint yet; train it until its first save.")
         if which == "last":
@@ -296,8 +301,15 @@ def free_name(home: Path, stem: str) -> str:
     return f"{stem}-{max(taken, default=0) + 1}"
 
 
-def find_checkpoint(home: Path, reference: str) -> tuple[Run, CheckpointInfo]:
-    """`RUN`, `RUN@last`, `RUN@best` or `RUN@STEP`."""
+def find_checkpoint(
+    home: Path, reference: str, on_damage: Callable[[str], object] = lambda message: None
+) -> tuple[Run, CheckpointInfo]:
+    """`RUN`, `RUN@last`, `RUN@best` or `RUN@STEP`. `on_damage` gets a sentence for every newer checkpoint that is
+    passed over, as its manifest is damaged."""
     name, _, which = reference.rpartition("@") if "@" in reference else (reference, "", "last")
     run = Run.open(home, name)
-    return run, run.checkpoint(which or "last")
+    info = run.checkpoint(which or "last")
+    for step, reason in sorted(run.damaged_checkpoints().items()):
+        if step > info.step and not which.isdecimal():
+            on_damage(f"checkpoint {step} is passed over: {reason}")
+    return run, info
