@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable
 from contextlib import suppress
 from pathlib import Path
+from typing import Any
 
 from llm.data.shards import Shard
 from llm.data.tokenfiles import TokenFile
@@ -55,7 +56,12 @@ def known_identities(folder: Path) -> dict[str, Identity]:
         record = load_json(folder / RECORD)
     except (OSError, Malformed):
         return {}
-    return record if isinstance(record, dict) else {}
+    entries = record.items() if isinstance(record, dict) else ()
+    return {name: entry for name, entry in entries if is_identity(entry)}
+
+
+def is_identity(entry: Any) -> bool:
+    return isinstance(entry, list) and all(type(number) is int for number in entry)
 
 
 def identity_of(path: Path) -> Identity:

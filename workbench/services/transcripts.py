@@ -86,7 +86,8 @@ def records(file: Path) -> Iterator[dict[str, Any]]:
         except Malformed:
             continue  # a line that a crash has torn
         if isinstance(record, dict):
-            if record.get("type") == "conversation" and record.get("format", 0) > FORMAT:
+            version = record.get("format", 0)
+            if record.get("type") == "conversation" and isinstance(version, int) and version > FORMAT:
                 raise UserError(f"{file} was written by a newer llm-workbench; upgrade to read it.")
             yield record
 
