@@ -224,6 +224,7 @@ KINDS: dict[str, tuple[type, ...]] = {
     "bool": (bool,),
     "str": (str,),
     "dict[str, float]": (dict,),
+    "Json": (dict,),
 }
 """What a field may hold as plain JSON, by its annotation; the others hold anything."""
 

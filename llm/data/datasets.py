@@ -173,7 +173,7 @@ def read_record(dataset: NamedDataset, home: Path) -> dict[str, Any]:
     record = read_json(path)
     if not is_record(record):
         raise UserError(f"{path} is damaged; delete {path.parent} and download the data set again.")
-    return record
+    return dict(record)
 
 
 def is_record(record: Any) -> bool:

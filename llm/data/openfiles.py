@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import BinaryIO
 
 from llm.errors import UserError
-from llm.reader import open_file
+from llm.reader import TooManyOpenFiles, open_file
 
 MOST_OPEN = 32
 
@@ -40,7 +40,8 @@ class OpenFiles:
                     f"The token file {path} cannot be read ({error.strerror}); check that it is there and may be read."
                 ) from error
 
-    def __len__(self) -> int:
+    @property
+    def count(self) -> int:
         """How many are open now."""
         return len(self._files)
 
@@ -50,13 +51,24 @@ class OpenFiles:
             return self._files[path]
         while len(self._files) >= self._most:
             self._files.popitem(last=False)[1].close()
-        file = open_file(path)
+        file = self._open_new(path)
         status = os.fstat(file.fileno())
         if self._seen.setdefault(path, (status.st_dev, status.st_ino)) != (status.st_dev, status.st_ino):
             file.close()
             raise UserError(f"The token file {path} was replaced by another while it was in use; start again.")
         self._files[path] = file
         return file
+
+    def _open_new(self, path: Path) -> BinaryIO:
+        """The file; where the process may open no more, in the place of one of ours, and from then on with as few."""
+        while True:
+            try:
+                return open_file(path)
+            except TooManyOpenFiles:
+                if not self._files:
+                    raise
+                self._files.popitem(last=False)[1].close()
+                self._most = max(1, len(self._files))
 
 
 def read_fully(descriptor: int, offset: int, size: int) -> bytes:

@@ -9,7 +9,6 @@ from pathlib import Path
 
 import numpy as np
 
-from llm.config import RunConfig
 from llm.config.schema import DataConfig
 from llm.core.bundle import BASELINES, DATA, INDEX, load_bundle
 from llm.data.corpora import open_corpus
@@ -186,6 +185,3 @@ def download_kinds(home: Path, folder: Path) -> Iterator[Kind]:
         bundle.writestr("a/one.txt", "text " * 50)
         bundle.writestr("two.txt", "text")
     yield Kind("a.zip", archive, lambda: unpack(archive, folder / "unpacked"))
-
-
-CONFIG = RunConfig()

@@ -1,4 +1,4 @@
-"""Damaged copies of a file: bits turned, pieces cut, doubled or replaced, and values of other kinds in JSON and TOML."""
+"""Damaged copies of a file: bits turned, pieces cut, doubled or replaced; values of other kinds in JSON and TOML."""
 
 from __future__ import annotations
 

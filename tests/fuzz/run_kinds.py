@@ -176,7 +176,8 @@ def run_kinds(home: Path) -> list[Kind]:
 
     def queue() -> None:
         RunQueue(home).names()
-        RunQueue(home).add(Run(home / "runs" / "tiny"))
+        RunQueue(home).remove("other")
+        RunQueue(home).take()
 
     def configuration() -> None:
         row()
