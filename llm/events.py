@@ -216,6 +216,7 @@ TYPES: dict[str, type[Event]] = {
 }
 
 
+LATEST = 95_600_000_000.0
 FLOATS = ("float", "float | None")
 KINDS: dict[str, tuple[type, ...]] = {
     "float": (float, int),
@@ -247,7 +248,13 @@ def from_record(record: Json) -> Event | None:
     required = (f.name for f in fields(kind) if f.default is MISSING and f.default_factory is MISSING)
     if any(name not in known for name in required):
         return None
-    return kind(**known)
+    event = kind(**known)
+    return event if is_moment(event.time) else None
+
+
+def is_moment(value: Any) -> bool:
+    """Whether a value is a time in Unix seconds that a calendar has: neither negative nor past the year 5000."""
+    return type(value) in (int, float) and 0 <= value < LATEST
 
 
 def finite(value: Any) -> Any:

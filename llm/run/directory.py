@@ -19,7 +19,7 @@ from llm.config import RunConfig, check_name, from_mapping, to_mapping
 from llm.data.addresses import is_address
 from llm.data.datasets import CATALOGUE
 from llm.errors import UserError, WrongUse
-from llm.events import Event, Finished
+from llm.events import Event, Finished, is_moment
 from llm.files import read_json, remove_directory, write_atomic, write_json
 from llm.names import did_you_mean
 from llm.reader import Malformed, load_toml
@@ -130,7 +130,10 @@ class Run:
         except (OSError, Malformed) as error:
             raise UserError(f"{path} cannot be read ({error}); restore it from a copy.") from error
         header = mapping.get("run", {})
-        if wrong := misfit(header, HEADER):
+        wrong = misfit(header, HEADER)
+        if not wrong and not is_moment(header.get("created", 0)):
+            wrong = f"created is {header['created']!r:.40}"
+        if wrong:
             raise UserError(f"{path} is damaged ({wrong}); restore it from a copy.")
         if header.get("format", 0) > FORMAT:
             raise UserError(f"{path} was written by a newer llm-workbench; upgrade with pip install -U llm-workbench.")

@@ -30,13 +30,14 @@ from llm.run.fork import open_parent
 from llm.run.log import last_event_of, last_events, read_events
 from llm.training import run_training
 from workbench.commands.listing import described
+from workbench.services import curve_cache
 from workbench.services.cached_data import list_cached
-from workbench.services.curve_cache import keep, recall
+from workbench.services.curve_cache import recall
 from workbench.services.curves import RunCurves
 from workbench.services.knob_presets import load_knob_presets
 from workbench.services.preflight import expected_speed, measurements
 from workbench.services.queue import RunQueue
-from workbench.services.runs import RunCatalogue
+from workbench.services.runs import SORTS, RunCatalogue, chosen
 from workbench.services.transcripts import as_markdown, list_past, load, recent_prompts
 from workbench.settings import load_settings
 
@@ -109,6 +110,18 @@ def measured() -> dict[str, Any]:
     return dict(zip((*names, *more), values, strict=True))
 
 
+def kept_curves(run: Run) -> Path:
+    """The file of a run's curves, which only a long log is worth."""
+    curves, usual = RunCurves(run), curve_cache.WORTH_BYTES
+    curves.catch_up()
+    curve_cache.WORTH_BYTES = 0
+    try:
+        assert curve_cache.keep(curves)
+    finally:
+        curve_cache.WORTH_BYTES = usual
+    return curve_cache.cache_path(curves)
+
+
 def run_kinds(home: Path) -> list[Kind]:
     """Everything that is read of the home that `trained_home` made."""
     run = Run(home / "runs" / "tiny")
@@ -118,17 +131,16 @@ def run_kinds(home: Path) -> list[Kind]:
     known: Dataset = dataset
 
     def row() -> None:
-        RunCatalogue(home).refresh()
+        rows = RunCatalogue(home).refresh()
+        for sort in SORTS:
+            chosen(rows, "tiny", sort)
         described(run)
 
     def log() -> None:
         list(read_events(run.path / "events.jsonl"))
         last_events(run.path / "events.jsonl")
         last_event_of(run.path / "events.jsonl", Started)
-        curves = RunCurves(run)
-        curves.catch_up()
-        keep(curves)
-        recall(run)
+        RunCurves(run).catch_up()
         row()
 
     def orders() -> None:
@@ -184,6 +196,7 @@ def run_kinds(home: Path) -> list[Kind]:
         Run.open(home, "tiny").config()
 
     return [
+        Kind("curves.npz", kept_curves(run), lambda: recall(run).catch_up()),
         Kind("events.jsonl", run.path / "events.jsonl", log),
         Kind("commands.jsonl", run.path / "commands.jsonl", orders),
         Kind("run.toml", run.path / "run.toml", configuration),

@@ -14,14 +14,15 @@ import zlib
 from collections.abc import Callable
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 import numpy as np
 from numpy.typing import NDArray
 
+from llm.data.tokenfiles import NOT_NPY
 from llm.events import Event, finite, to_line
 from llm.files import write_atomic
-from llm.reader import WRONG_SHAPE, parse_json
+from llm.reader import WRONG_SHAPE, open_file, parse_json
 from llm.run import Run
 from llm.run.log import parse_event
 from workbench.services.curves import CORE_COLUMNS, STEP_COLUMNS, VALIDATION_COLUMNS, RunCurves, RunMark, Table
@@ -67,7 +68,7 @@ def recall(run: Run) -> RunCurves:
     curves = RunCurves(run)
     path = cache_path(curves)
     try:
-        with np.load(path, allow_pickle=False) as kept:
+        with open_file(path) as file, np.load(uncompressed(file), allow_pickle=False) as kept:
             head = parse_json(bytes(kept["head"]), MAX_HEAD_BYTES)
             if not belongs(head, curves):
                 return curves
@@ -76,9 +77,19 @@ def recall(run: Run) -> RunCurves:
         restored.steps = Table(STEP_COLUMNS, steps)
         restored.validation = Table(VALIDATION_COLUMNS, validation)
         restored.core = Table(CORE_COLUMNS, core)
-    except (OSError, EOFError, MemoryError, zipfile.BadZipFile, zlib.error, *WRONG_SHAPE):
+    except (OSError, EOFError, zipfile.BadZipFile, zlib.error, NotImplementedError, *NOT_NPY, *WRONG_SHAPE):
         return curves
     return restored
+
+
+def uncompressed(file: BinaryIO) -> BinaryIO:
+    """The archive, at its beginning. ValueError where it is compressed, as ours is not: a small file of another could
+    take any amount of memory."""
+    with zipfile.ZipFile(file) as archive:
+        if any(info.compress_type != zipfile.ZIP_STORED for info in archive.infolist()):
+            raise ValueError("a compressed cache")
+    file.seek(0)
+    return file
 
 
 def caught_up(run: Run, progress: Callable[[float], bool] = lambda share: True) -> RunCurves:
