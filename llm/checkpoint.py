@@ -18,7 +18,7 @@ from llm.model.transformer import Transformer
 from llm.optim import Optimizer
 from llm.run import CheckpointInfo, Run, verify
 from llm.run.checkpoints import MODEL, OPTIMIZER, STATE, has_file, read_checkpoint_info, read_state, write_manifest
-from llm.run.shapes import check_weights
+from llm.run.shapes import MAX_HEADER_BYTES, check_weights
 from llm.spikes import SpikeWatch
 from llm.tensorfile import read_tensors, write_tensors
 from llm.tokenizer import Tokenizer, load_tokenizer
@@ -180,6 +180,7 @@ def restore_state(state: TrainerState, info: CheckpointInfo) -> None:
 
     A checkpoint without optimiser state (the beginning of a fork that took the weights alone) leaves it empty.
     """
+    check_size(info.path / MODEL, state.model)
     verify(info)
     scalars = read_state(info) if has_file(info, STATE) else {}
     if not has_file(info, MODEL):
@@ -192,6 +193,13 @@ def restore_state(state: TrainerState, info: CheckpointInfo) -> None:
             if name in scalars:
                 setattr(state, name, scalars[name])
         state.spikes = SpikeWatch.from_json(scalars.get("spikes", {}))
+
+
+def check_size(path: Path, model: Transformer) -> None:
+    """UserError where a file of weights is larger than those of `model` can be; it would be read in full in vain."""
+    most = sum(tensor.nbytes for tensor in model.state_dict().values()) + MAX_HEADER_BYTES
+    if path.exists() and path.stat().st_size > most:
+        raise UserError(f"{path} does not fit this configuration: it is larger than the weights of such a model.")
 
 
 def load_weights(model: Transformer, directory: Path) -> None:

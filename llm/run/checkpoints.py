@@ -11,12 +11,14 @@ from typing import Any
 
 from llm.errors import UserError
 from llm.files import read_json, remove_directory, sha256_of, write_json
+from llm.reader import MAX_JSON_BYTES
 
 FORMAT = 1
 MODEL, OPTIMIZER, STATE, MANIFEST = "model.safetensors", "optimizer.safetensors", "state.json", "manifest.json"
 PRECISIONS = ("fp32", "bf16", "fp16")
 MOST_THREADS = 1 << 12
 MOST_DIGITS = 19
+MOST_STATE_PER_WEIGHT = 4  # numbers of optimiser state for each weight; AdamW has two
 PLAIN_NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9._-]{0,99}")
 
 
@@ -209,10 +211,13 @@ def verify(
 
     `progress` is called with the number of bytes that were read since the last call.
     """
-    for name, entry in read_manifest(info.path)["files"].items():
+    files = read_manifest(info.path)["files"]
+    for name, entry in files.items():
         if name in without:
             continue
         path = info.path / name
+        if entry["size"] > largest_size(name, files):
+            raise UserError(f"{path} holds {entry['size']:,} bytes, more than it may; use another checkpoint.")
         if path.is_symlink():
             raise UserError(f"{path} is a link; a checkpoint's files lie in its own folder: copy the file there.")
         if not path.is_file():
@@ -223,6 +228,17 @@ def verify(
             )
         if sha256_of(path, progress) != entry["sha256"]:
             raise UserError(f"{path} is damaged (its checksum differs); use another checkpoint of this run.")
+
+
+def largest_size(name: str, files: Mapping[str, Any]) -> float:
+    """Bytes that a file of a checkpoint may have: it is read in full before it is used. The weights may have any number
+    here; whoever loads them compares them with a configuration."""
+    if name == MODEL:
+        return math.inf
+    if name == OPTIMIZER:
+        weights: int = files[MODEL]["size"] if MODEL in files else 0
+        return MOST_STATE_PER_WEIGHT * weights + MAX_JSON_BYTES
+    return MAX_JSON_BYTES
 
 
 def has_file(info: CheckpointInfo, name: str) -> bool:

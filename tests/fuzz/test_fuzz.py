@@ -16,7 +16,7 @@ from tests.fuzz.data_kinds import data_kinds
 from tests.fuzz.mutations import damaged
 from tests.fuzz.run_kinds import Kind, run_kinds, trained_home
 
-SMOKE, FULL = 60, 10_000
+SMOKE, FULL = 20, 10_000
 
 
 @pytest.fixture(scope="module")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -149,6 +150,19 @@ def test_a_header_that_promises_more_than_the_file_has(run: Run) -> None:
     settle(weights.parent)
     with pytest.raises(UserError, match=r"promises 4,398,046,511,104 bytes of tensors, there are 0"):
         load_model(run, run.checkpoint())
+
+
+def test_files_of_any_size_are_not_read_for_nothing(run: Run, tmp_path: Path) -> None:
+    newest = run.checkpoint().path
+    for name in ("model.safetensors", "optimizer.safetensors", "state.json"):
+        kept = (newest / name).read_bytes()
+        described = (newest / "manifest.json").read_bytes()
+        os.truncate(newest / name, 1 << 42)  # all but the beginning a hole: reading it would take an hour
+        change_json(newest / "manifest.json", lambda manifest, name=name: manifest["files"][name].update(size=1 << 42))
+        assert [event.step for event in resumed(run, tmp_path) if isinstance(event, Warned)] == [24]
+        shutil.rmtree(run.checkpoint().path)
+        (newest / name).write_bytes(kept)
+        (newest / "manifest.json").write_bytes(described)
 
 
 def test_another_text_is_not_tokenised_for_a_run_that_knew_its_own(run: Run, tmp_path: Path, corpus: Path) -> None:

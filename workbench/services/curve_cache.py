@@ -9,6 +9,7 @@ from __future__ import annotations
 import hashlib
 import io
 import json
+import tokenize
 import zipfile
 import zlib
 from collections.abc import Callable
@@ -19,7 +20,6 @@ from typing import Any, BinaryIO
 import numpy as np
 from numpy.typing import NDArray
 
-from llm.data.tokenfiles import NOT_NPY
 from llm.events import Event, finite, to_line
 from llm.files import write_atomic
 from llm.reader import WRONG_SHAPE, open_file, parse_json
@@ -28,6 +28,7 @@ from llm.run.log import parse_event
 from workbench.services.curves import CORE_COLUMNS, STEP_COLUMNS, VALIDATION_COLUMNS, RunCurves, RunMark, Table
 
 FORMAT = 1
+NOT_NPY = (SyntaxError, tokenize.TokenError, MemoryError, RecursionError)  # numpy at a damaged header
 MAX_HEAD_BYTES = 256 << 20  # samples and warnings of a whole run
 WORTH_BYTES = 8 << 20  # a log shorter than this is read as quickly as its cache
 NEIGHBOURHOOD = 4096  # bytes of the log by which it is recognised
