@@ -13,12 +13,13 @@ import torch
 
 from llm.config import RunConfig, resolve_model
 from llm.errors import UserError
-from llm.files import forget_cached, published_directory, read_json, write_json
+from llm.files import forget_cached, published_directory, write_json
 from llm.limits import memory
 from llm.model.transformer import Transformer
 from llm.optim import Optimizer
 from llm.run import CheckpointInfo, Run, verify
-from llm.run.checkpoints import MODEL, OPTIMIZER, STATE, read_checkpoint_info, write_manifest
+from llm.run.checkpoints import MODEL, OPTIMIZER, STATE, has_file, read_checkpoint_info, read_state, write_manifest
+from llm.run.shapes import MAX_HEADER_BYTES, check_weights
 from llm.spikes import SpikeWatch
 from llm.tensorfile import read_tensors, write_tensors
 from llm.tokenizer import Tokenizer, load_tokenizer
@@ -187,18 +188,26 @@ def restore_state(state: TrainerState, info: CheckpointInfo) -> None:
 
     A checkpoint without optimiser state (the beginning of a fork that took the weights alone) leaves it empty.
     """
+    check_size(info.path / MODEL, state.model)
     verify(info)
-    scalars = read_json(info.path / STATE)
-    if scalars.get("format", 0) > FORMAT:
-        raise UserError(f"{info.path} was written by a newer llm-workbench; upgrade to read it.")
+    scalars = read_state(info) if has_file(info, STATE) else {}
+    if not has_file(info, MODEL):
+        raise UserError(f"{info.path} holds no weights; use another checkpoint of this run.")
     with state.lock:
         load_weights(state.model, info.path)
-        if (info.path / OPTIMIZER).exists():
+        if has_file(info, OPTIMIZER):
             state.optimizer.load_state_tensors(read_tensors(info.path / OPTIMIZER))
         for name in TrainerState.SCALARS:
             if name in scalars:
                 setattr(state, name, scalars[name])
         state.spikes = SpikeWatch.from_json(scalars.get("spikes", {}))
+
+
+def check_size(path: Path, model: Transformer) -> None:
+    """UserError where a file of weights is larger than those of `model` can be; it would be read in full in vain."""
+    most = sum(tensor.nbytes for tensor in model.state_dict().values()) + MAX_HEADER_BYTES
+    if path.exists() and path.stat().st_size > most:
+        raise UserError(f"{path} does not fit this configuration: it is larger than the weights of such a model.")
 
 
 def load_weights(model: Transformer, directory: Path) -> None:
@@ -219,8 +228,9 @@ def build_model(config: RunConfig, vocab_size: int) -> Transformer:
 def load_model(run: Run, info: CheckpointInfo, device: str = "cpu") -> tuple[Transformer, Tokenizer]:
     """The model of a checkpoint, ready to evaluate or to talk to, and its tokenizer. The optimiser's state, twice as
     large, is not looked at."""
-    verify(info, without={OPTIMIZER})
     tokenizer = load_tokenizer(run.path / "tokenizer")
+    check_weights(info.path / MODEL, run.config(), tokenizer.vocab_size)
+    verify(info, without={OPTIMIZER})
     model = build_model(run.config(), tokenizer.vocab_size)
     load_weights(model, info.path)
     return model.eval().to(device), tokenizer

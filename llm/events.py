@@ -216,6 +216,7 @@ TYPES: dict[str, type[Event]] = {
 }
 
 
+LATEST = 95_600_000_000.0
 FLOATS = ("float", "float | None")
 KINDS: dict[str, tuple[type, ...]] = {
     "float": (float, int),
@@ -224,6 +225,7 @@ KINDS: dict[str, tuple[type, ...]] = {
     "bool": (bool,),
     "str": (str,),
     "dict[str, float]": (dict,),
+    "Json": (dict,),
 }
 """What a field may hold as plain JSON, by its annotation; the others hold anything."""
 
@@ -268,7 +270,13 @@ def from_record(record: Json) -> Event | None:
             except ValueError:
                 return None
         known[name] = value
-    return kind(**known)
+    event = kind(**known)
+    return event if is_moment(event.time) else None
+
+
+def is_moment(value: Any) -> bool:
+    """Whether a value is a time in Unix seconds that a calendar has: neither negative nor past the year 5000."""
+    return type(value) in (int, float) and 0 <= value < LATEST
 
 
 def finite(value: Any) -> Any:

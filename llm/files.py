@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from llm.errors import UserError
+from llm.reader import MAX_JSON_BYTES, Malformed, load_json, open_file
 
 STAGING = ".tmp-"
 ASIDE = ".was-"  # a directory that is just being replaced
@@ -41,17 +42,23 @@ def write_atomic(path: Path, data: bytes) -> None:
 
 
 def write_json(path: Path, value: Any) -> None:
-    write_atomic(path, json.dumps(value, indent=2, ensure_ascii=False, allow_nan=False).encode() + b"\n")
-
-
-def read_json(path: Path) -> Any:
-    """The JSON value in `path`; a `UserError` names the file when it is missing or damaged."""
+    """Write `value` as JSON, atomically. Lone surrogates, which UTF-8 cannot hold, are escaped."""
     try:
-        return json.loads(path.read_bytes())
+        data = json.dumps(value, indent=2, ensure_ascii=False, allow_nan=False).encode()
+    except UnicodeEncodeError:
+        data = json.dumps(value, indent=2, allow_nan=False).encode()
+    write_atomic(path, data + b"\n")
+
+
+def read_json(path: Path, max_bytes: int = MAX_JSON_BYTES) -> Any:
+    """The JSON value in `path`; a `UserError` names the file when it is missing, damaged or beyond a limit."""
+    try:
+        return load_json(path, max_bytes)
     except FileNotFoundError:
         raise UserError(f"{path} is missing; restore it from a copy, or use another run or checkpoint.") from None
-    except (OSError, ValueError, RecursionError) as error:
-        raise UserError(f"{path} cannot be read ({error}); restore it from a copy.") from error
+    except (OSError, Malformed) as error:
+        reason = (error.strerror if isinstance(error, OSError) else "") or error
+        raise UserError(f"{path} cannot be read ({reason}); restore it from a copy.") from error
 
 
 @contextmanager
@@ -117,7 +124,7 @@ def sync_directory(path: Path) -> None:
 def sha256_of(path: Path, progress: Callable[[int], object] = lambda count: None) -> str:
     """The checksum of a file; `progress` is called with the number of bytes read since the last call."""
     digest = hashlib.sha256()
-    with path.open("rb") as file:
+    with open_file(path) as file:
         while piece := file.read(CHUNK):
             digest.update(piece)
             progress(len(piece))

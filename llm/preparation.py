@@ -10,7 +10,7 @@ import torch
 
 from llm.checkpoint import TrainerState, build_model, restore_state
 from llm.commands import CommandQueue
-from llm.config import RunConfig, resolve_model, resolve_seq_len
+from llm.config import RunConfig, resolve_model, resolve_seq_len, resumed_config
 from llm.config.fit import step_bytes
 from llm.config.overrides import Overrides, added
 from llm.data.prepare import Dataset, prepare
@@ -24,8 +24,28 @@ from llm.limits import memory, usable_cores
 from llm.optim import build_optimizer
 from llm.resume_checks import text_changed
 from llm.run import Run
-from llm.run.checkpoints import newest_step
+from llm.run.checkpoints import MODEL, newest_step, read_state
+from llm.run.shapes import check_weights
 from llm.step import to_device
+from llm.tokenizer import load_tokenizer
+
+
+def check_checkpoints(run: Run, config: RunConfig) -> None:
+    """UserError where no checkpoint of a run can be that of its configuration and tokenizer. Before the text is read
+    and a model is built: either may cost anything in a run that somebody else made."""
+    infos = run.checkpoints()
+    if not infos or not (run.path / "tokenizer").is_dir():
+        return
+    vocab_size = load_tokenizer(run.path / "tokenizer").vocab_size
+    problems = []
+    for info in reversed(infos):
+        try:
+            check_weights(info.path / MODEL, config, vocab_size)
+        except UserError as error:
+            problems.append(str(error))
+        else:
+            return
+    raise UserError(f"no checkpoint of {run.name} can be used: {problems[0]}")
 
 
 def prepared(config: RunConfig, home: Path, commands: CommandQueue) -> Generator[Event, None, Dataset | None]:
@@ -81,14 +101,20 @@ def restored_state(
 def restore_newest(run: Run, state: TrainerState) -> Generator[Event, None, bool]:
     """Bring back the newest checkpoint that is whole; a damaged one is named, and the one before is tried."""
     damaged = []
+    unlisted = run.damaged_checkpoints()
     for info in reversed(run.checkpoints()):
+        for step in sorted((step for step in unlisted if step > info.step), reverse=True):
+            damaged.append(unlisted[step])
+            yield Warned(step=step, message=f"checkpoint {step} is passed over: {unlisted.pop(step)}")
         try:
+            resumed_config(run.config(), read_state(info).get("overrides", {}).items())
             restore_state(state, info)
         except UserError as error:
             damaged.append(str(error))
             yield Warned(step=info.step, message=f"checkpoint {info.step} is passed over: {error}")
         else:
             return True
+    damaged += unlisted.values()
     if damaged:
         raise UserError(f"no checkpoint of {run.name} is whole: {damaged[0]}")
     if parent := run.info().get("parent"):

@@ -26,6 +26,7 @@ from llm.length import run_length
 from llm.live import LiveWeights
 from llm.optim import idle_rate
 from llm.preparation import (
+    check_checkpoints,
     keep_tokenizer,
     last_step,
     memory_warning,
@@ -193,6 +194,7 @@ def training_events(
 ) -> Generator[Event, None, None]:
     """Everything from preparing the data to the end; `warnings` are logged once the training has started."""
     config = config_to_go_on(run, overrides)
+    check_checkpoints(run, config)
     check_shares(config, home, ranks.count, newest_state(run))
     due_core_tasks(config, home)  # a bundle that is missing is told before long work begins
     dataset = yield from shared_dataset(config, home, commands, ranks)

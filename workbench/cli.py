@@ -57,6 +57,15 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except BrokenPipeError:  # whoever read our output has had enough
         os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
         return 0
+    except OSError as error:
+        if error.errno is None:
+            return unexpected(error, given)
+        if error.errno != errno.ENOSPC:
+            say(f"{error.filename or 'a file'} cannot be used ({error.strerror}); correct that, then try again.")
+            return 1
+        os.dup2(os.open(os.devnull, os.O_WRONLY), 1)  # what could not be written would be tried again at the end
+        say(f"there is no space left for {error.filename or 'what was to be written'}; make room, then try again.")
+        return 1
     except Exception as error:  # noqa: BLE001 - the outermost caller: nobody is shown a traceback
         return failed(error, given)
     return status

@@ -11,7 +11,6 @@ smoothing = 0.9              # of the loss curve when a run is opened
 from __future__ import annotations
 
 import re
-import tomllib
 from collections.abc import Mapping
 from dataclasses import dataclass, field, fields
 from pathlib import Path
@@ -22,6 +21,7 @@ import tomli_w
 from llm.errors import UserError
 from llm.files import write_atomic
 from llm.names import did_you_mean
+from llm.reader import Malformed, parse_toml, read_text
 from workbench.themes import DEFAULT, THEMES
 
 FILE = "settings.toml"
@@ -44,11 +44,11 @@ def load_settings(home: Path) -> Settings:
     """The settings of `home`, the defaults where there are none. UserError names the line that is wrong."""
     path = home / FILE
     try:
-        text = path.read_text(encoding="utf-8")
-        record = tomllib.loads(text)
+        text = read_text(path)
+        record = parse_toml(text)
     except FileNotFoundError:
         return Settings()
-    except (OSError, ValueError) as error:
+    except (OSError, Malformed) as error:
         raise UserError(f"{path} cannot be read ({error}); mend it, until then the defaults are used.") from error
     for name, value in record.items():
         problem = problem_with(name, value)

@@ -7,12 +7,12 @@ goes through `parse_value` and `validate`, so that one rule and one sentence hol
 from __future__ import annotations
 
 import math
-import tomllib
 from dataclasses import dataclass, fields, is_dataclass
 from functools import cache
 from typing import Any, Literal, get_args, get_origin, get_type_hints
 
 from llm.names import did_you_mean
+from llm.reader import Malformed, parse_toml
 
 TRUE_WORDS = ("true", "on", "yes", "1")
 FALSE_WORDS = ("false", "off", "no", "0")
@@ -123,8 +123,8 @@ def _number(text: str, *, whole: bool) -> int | float:
 def _items(text: str) -> list[Any]:
     if text.lstrip().startswith("["):
         try:
-            items = tomllib.loads("items = " + text)["items"]
-        except tomllib.TOMLDecodeError:
+            items = parse_toml("items = " + text)["items"]
+        except Malformed:
             raise ValueError(f"is not a list: {shown(text)}") from None
         return items if isinstance(items, list) else [items]
     items = [item.strip() for item in text.split(",") if item.strip()]

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import re
-import tomllib
 from collections.abc import Iterable, Mapping
 from dataclasses import fields, is_dataclass, replace
 from typing import Any
@@ -15,6 +14,8 @@ from llm.config.fields import Field, fields_of, parse_value, shown, validate
 from llm.config.schema import RunConfig
 from llm.errors import ConfigError, Problem
 from llm.names import did_you_mean
+from llm.reader import Malformed
+from llm.reader import parse_toml as parse_tables
 
 RUN_TABLE = "run"  # a run's run.toml is a valid preset: this table of it is about the run, not its configuration
 
@@ -76,8 +77,8 @@ def resumed_config(frozen: RunConfig, overrides: Iterable[tuple[str, str]]) -> R
 def parse_toml(text: str, source: str = "") -> dict[str, Any]:
     """The tables of a TOML text; ConfigError naming `source` and the line where it is not TOML."""
     try:
-        return tomllib.loads(text)
-    except tomllib.TOMLDecodeError as error:
+        return parse_tables(text)
+    except Malformed as error:
         raise ConfigError([Problem(source, f"this is not TOML: {error}")]) from None
 
 

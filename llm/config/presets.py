@@ -18,6 +18,7 @@ from llm.config.schema import RunConfig
 from llm.errors import ConfigError, Problem, UserError, WrongUse
 from llm.files import write_atomic
 from llm.names import did_you_mean
+from llm.reader import Malformed, read_text
 
 FIRST_GROUP = "start here"
 OWN_GROUP = "yours"
@@ -149,11 +150,11 @@ def _with_file_name(read: tuple[RunConfig, list[Problem]], path: Path) -> tuple[
 
 def _text(path: Path) -> str:
     try:
-        return path.read_text(encoding="utf-8")
+        return read_text(path)
     except FileNotFoundError:
         raise WrongUse(f"there is no file {path}; name a preset, or a .toml file that exists.") from None
-    except UnicodeDecodeError:
-        raise ConfigError([Problem(path.name, "this is not TOML: the file is not UTF-8 text")]) from None
+    except Malformed as error:
+        raise ConfigError([Problem(path.name, f"this is not TOML: {error}")]) from None
     except OSError as error:
         raise UserError(f"{path} cannot be read ({error.strerror}); mend its permissions.") from error
 

@@ -8,17 +8,18 @@ from __future__ import annotations
 
 import csv
 import io
-import json
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, cast, get_args
 
 from llm.errors import UserError
+from llm.reader import WRONG_SHAPE, Malformed, parse_json, read_bytes
 
 INDEX, DATA, BASELINES = "core.yaml", "eval_data", "eval_meta_data.csv"
 FOLDER_IN_ARCHIVE = "eval_bundle"
 DATASET = "core"
+MAX_BYTES = 256 << 20  # of one file
 
 Kind = Literal["multiple_choice", "schema", "language_modeling"]
 
@@ -85,7 +86,7 @@ def read_index(path: Path) -> Iterator[tuple[dict[str, Any], int]]:
         listed = [value for key, value in getattr(root, "value", ()) if getattr(key, "value", "") == "icl_tasks"]
         nodes = listed[0].value if listed and isinstance(listed[0], yaml.SequenceNode) else []
         entries = [(loader.construct_document(node), node.start_mark.line + 1) for node in nodes]
-    except (yaml.YAMLError, TypeError, ValueError) as error:
+    except (yaml.YAMLError, RecursionError, *WRONG_SHAPE) as error:
         mark = getattr(error, "problem_mark", None)
         where = f"{path} line {mark.line + 1}" if mark else str(path)
         reason = getattr(error, "problem", None) or str(error)
@@ -145,9 +146,9 @@ def read_examples(path: Path, kind: Kind) -> Iterator[Example]:
         if not line.strip():
             continue
         try:
-            record = json.loads(line)
+            record = parse_json(line)
             yield EXAMPLES[kind](record)
-        except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
+        except WRONG_SHAPE as error:
             fields = {
                 "multiple_choice": "query, choices (a list of texts) and gold (the number of one of them)",
                 "schema": "context_options (a list of texts), continuation and gold (the number of one of them)",
@@ -200,8 +201,8 @@ def text_of(entry: dict[str, Any], key: str, where: str) -> str:
 def read_text(path: Path) -> str:
     """The whole of a small file of UTF-8; UserError where it is missing or not text."""
     try:
-        return path.read_text(encoding="utf-8-sig")
+        return read_bytes(path, MAX_BYTES).decode("utf-8-sig")
     except FileNotFoundError:
         raise UserError(f"{path} is missing from the CORE bundle; restore it or download the bundle again.") from None
-    except (OSError, UnicodeDecodeError) as error:
+    except (OSError, Malformed, UnicodeDecodeError) as error:
         raise UserError(f"{path} cannot be read ({error}); restore it or download the bundle again.") from error

@@ -172,9 +172,23 @@ def read_record(dataset: NamedDataset, home: Path) -> dict[str, Any]:
     if not path.exists():
         return {"files": {}, "sources": {}}
     record = read_json(path)
-    if not isinstance(record, dict) or not all(isinstance(record.get(key), dict) for key in ("files", "sources")):
+    if not is_record(record):
         raise UserError(f"{path} is damaged; delete {path.parent} and download the data set again.")
-    return record
+    return dict(record)
+
+
+def is_record(record: Any) -> bool:
+    """Whether a value is what `write_record` writes."""
+    if not isinstance(record, dict) or not all(isinstance(record.get(key), dict) for key in ("files", "sources")):
+        return False
+    files, sources = record["files"], record["sources"]
+    return all(
+        isinstance(entry, dict) and isinstance(entry.get("sha256"), str)
+        for entry in (*files.values(), *sources.values())
+    ) and all(
+        type(entry.get("size")) is int and not Path(name).is_absolute() and ".." not in Path(name).parts
+        for name, entry in files.items()
+    )
 
 
 def write_record(dataset: NamedDataset, home: Path, record: dict[str, Any]) -> None:

@@ -30,7 +30,7 @@ from llm.data.datasets import (
     read_record,
     write_record,
 )
-from llm.data.fetch import Patience, ensure_room, fetch, note_path, size_of
+from llm.data.fetch import Patience, ensure_room, fetch, note_path, size_of, source_of
 from llm.data.textfiles import hash_file
 from llm.errors import UserError, WrongUse
 from llm.events import Progress
@@ -152,7 +152,9 @@ def transferred(
         (since, before), total = recent[0], total or file.size_bytes
         rate = max(0.0, (done - before) / (now - since)) if now > since else 0.0
         size = max(done, total) if total else 0  # an estimate may be too small
-        yield Progress(stage=stage, done=done / 1e6, total=size / 1e6, unit="MB", rate=rate / 1e6)
+        sender = source_of(file.url, part)
+        told_stage = f"{stage} (redirected to {sender})" if sender else stage
+        yield Progress(stage=told_stage, done=done / 1e6, total=size / 1e6, unit="MB", rate=rate / 1e6)
 
 
 def publish(

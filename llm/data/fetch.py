@@ -8,7 +8,6 @@ where it is not, or where the server has no ranges.
 from __future__ import annotations
 
 import http.client
-import json
 import re
 import shutil
 import ssl
@@ -25,33 +24,39 @@ from urllib.parse import urlsplit
 from llm.data.background import beside
 from llm.errors import UserError
 from llm.files import write_json
+from llm.reader import Malformed, load_json
 
 CHUNK_BYTES = 1 << 18
 SPARE_BYTES = 64 << 20
 PASSING = frozenset({408, 425, 429, 500, 502, 503, 504})
 LONGEST_WAIT = 60.0
+MOST_DIGITS = 18
 
 
 @dataclass(frozen=True)
 class Patience:
-    """`attempts` in a row that bring nothing new are the end; the wait before each doubles. Times in seconds."""
+    """`attempts` in a row that bring nothing new are the end; the wait before each doubles. `timeout` is for one answer
+    of the server, `overall` for a whole file, however slowly it trickles in. Times in seconds."""
 
     attempts: int = 5
     first_wait: float = 1.0
     timeout: float = 30.0
+    overall: float = 24 * 3600.0
     sleep: Callable[[float], None] = time.sleep
 
 
 def fetch(url: str, part: Path, patience: Patience) -> Generator[tuple[int, int], None, None]:
     """Bring `part` to the whole of what is at `url`, going on where it stands; yields (bytes done, total or 0).
 
-    Raises UserError where the server refuses, cannot be reached, or the disk is full. What has come stays in `part`.
+    Raises UserError where the server refuses, cannot be reached or takes too long, or the disk is full. What has come
+    stays in `part`.
     """
     failures, furthest = 0, size_of(part)
+    end = time.monotonic() + patience.overall
     while True:
         pause = 0.0
         try:
-            if (yield from attempt(url, part, patience.timeout)):
+            if (yield from within(end, attempt(url, part, patience.timeout), url, patience)):
                 return
             reason = "the connection was closed early"
         except urllib.error.HTTPError as error:
@@ -59,6 +64,8 @@ def fetch(url: str, part: Path, patience: Patience) -> Generator[tuple[int, int]
                 reason, pause = refusal(url, error)
         except (OSError, http.client.HTTPException) as error:  # URLError is an OSError
             reason = network_reason(url, error)
+        except ValueError as error:  # what urllib raises at an address that a server redirects to
+            raise UserError(f"{url} cannot be had ({error}); check the address, or get the file elsewhere.") from error
         came = size_of(part) > furthest
         furthest = max(furthest, size_of(part))
         failures = 1 if came else failures + 1
@@ -70,6 +77,24 @@ def fetch(url: str, part: Path, patience: Patience) -> Generator[tuple[int, int]
         wait = min(LONGEST_WAIT, max(pause, patience.first_wait * 2 ** (failures - 1)))
         for _ in beside(slept(patience, wait)):
             yield furthest, 0
+
+
+def within(
+    end: float, pieces: Generator[tuple[int, int], None, bool], url: str, patience: Patience
+) -> Generator[tuple[int, int], None, bool]:
+    """What `pieces` yields and returns; UserError once the clock has passed `end`."""
+    with closing(pieces):
+        try:
+            while True:
+                done = next(pieces)
+                if time.monotonic() > end:
+                    raise UserError(
+                        f"{url} did not arrive within {patience.overall / 3600:g} hours; run the download again, what "
+                        "has come is kept, or get the file elsewhere and name its path in data.corpus."
+                    )
+                yield done
+        except StopIteration as stop:
+            return bool(stop.value)
 
 
 def slept(patience: Patience, seconds: float) -> Generator[None, None, None]:
@@ -109,9 +134,24 @@ def attempt(url: str, part: Path, timeout: float) -> Generator[tuple[int, int], 
     return have == total if total else have > 0
 
 
+class Redirects(urllib.request.HTTPRedirectHandler):
+    """Follows redirects within http or https, and from http to https; refuses every other change of scheme."""
+
+    def redirect_request(
+        self, req: urllib.request.Request, fp: Any, code: int, msg: str, headers: Any, newurl: str
+    ) -> urllib.request.Request | None:
+        before, after = urlsplit(req.full_url).scheme, urlsplit(newurl).scheme
+        if after != before and (before, after) != ("http", "https"):
+            raise UserError(
+                f"{req.full_url} redirects from {before} to {after} ({newurl}), which is refused; get the file "
+                "elsewhere, or download that address if you trust it."
+            )
+        return super().redirect_request(req, fp, code, msg, headers, newurl)
+
+
 def received(request: urllib.request.Request, timeout: float) -> Generator[Any, None, None]:
     """The response of a server, and then its body in pieces."""
-    with urllib.request.urlopen(request, timeout=timeout) as response:
+    with urllib.request.build_opener(Redirects).open(request, timeout=timeout) as response:
         yield response
         while chunk := response.read1(CHUNK_BYTES):
             yield chunk
@@ -120,19 +160,38 @@ def received(request: urllib.request.Request, timeout: float) -> Generator[Any, 
 def placed(response: Any, part: Path, have: int) -> tuple[int, int]:
     """Where the body of `response` belongs in `part`, and the size of the whole (0: unknown); −1: nowhere."""
     if response.status == 206:
-        given = re.fullmatch(r"bytes (\d+)-\d+/(\d+|\*)", response.headers.get("Content-Range", ""))
+        given = re.fullmatch(
+            r"bytes ([0-9]{1,18})-[0-9]{1,18}/([0-9]{1,18}|\*)", response.headers.get("Content-Range", "")
+        )
         if given is None or int(given[1]) != have:
             part.unlink(missing_ok=True)
             return -1, 0
         return have, 0 if given[2] == "*" else int(given[2])
-    length = response.headers.get("Content-Length", "")
-    total = int(length) if length.isdigit() else 0
+    total = promised_size(response)
     etag = response.headers.get("ETag", "")
     # A weak ETag cannot vouch for bytes (RFC 9110, 13.1.5).
     validator = etag if etag and not etag.startswith("W/") else response.headers.get("Last-Modified", "")
     part.unlink(missing_ok=True)  # before the note: it must never speak of bytes of another file
     write_json(note_path(part), {"url": response.geturl(), "validator": validator, "total": total})
     return 0, total
+
+
+def promised_size(response: Any) -> int:
+    """Bytes of the whole file as the server says; 0 where it does not say. UserError where that cannot be true."""
+    length = response.headers.get("Content-Length", "")
+    if not re.fullmatch("[0-9]+", length):
+        return 0
+    if len(length) > MOST_DIGITS:
+        raise UserError(
+            f"{response.geturl()} promises a size of {len(length):,} digits, which cannot be; get the file elsewhere."
+        )
+    return int(length)
+
+
+def source_of(url: str, part: Path) -> str:
+    """The host that sends the file, where `url` redirects to another one; "" where it does not, or is not known yet."""
+    sender = urlsplit(str(read_note(part).get("url", ""))).netloc
+    return sender if sender and sender != urlsplit(url).netloc else ""
 
 
 def note_path(part: Path) -> Path:
@@ -142,8 +201,8 @@ def note_path(part: Path) -> Path:
 def read_note(part: Path) -> dict[str, Any]:
     """What was noted of an unfinished file; nothing where that is lost or damaged, which only costs a new beginning."""
     try:
-        note = json.loads(note_path(part).read_bytes())
-    except (OSError, ValueError):
+        note = load_json(note_path(part))
+    except (OSError, Malformed):
         return {}
     return note if isinstance(note, dict) else {}
 
@@ -191,7 +250,8 @@ def refusal(url: str, error: urllib.error.HTTPError) -> tuple[str, float]:
             "name its path in data.corpus."
         ) from error
     wait = error.headers.get("Retry-After", "")
-    return f"HTTP {error.code} {error.reason}", float(wait) if wait.isdigit() else 0.0
+    seconds = float(wait) if re.fullmatch("[0-9]{1,9}", wait) else 0.0
+    return f"HTTP {error.code} {error.reason}", seconds
 
 
 def network_reason(url: str, error: Exception) -> str:

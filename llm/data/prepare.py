@@ -9,9 +9,10 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import shutil
 import time
-from collections.abc import Generator, Iterator
+from collections.abc import Generator, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
@@ -32,16 +33,19 @@ from llm.data.streaming import RowGroups, StreamedBatches
 from llm.data.textfiles import MissingText
 from llm.data.tokenfiles import TokenCorpus, joined, needs_tokenizer, portions
 from llm.data.tokenise import SplitWriter, tokenise
+from llm.data.verified import remember_all, unverified, verify_files
 from llm.errors import UserError
 from llm.events import Progress
 from llm.file_locks import try_lock
-from llm.files import STAGING, read_json, staging_path, sync_directory, sync_file
+from llm.files import STAGING, staging_path, sync_directory, sync_file
+from llm.reader import WRONG_SHAPE, load_json
 from llm.tokenizer import Tokenizer, build_tokenizer, load_tokenizer
 from llm.tokenizer.patterns import resolve_pattern
 from llm.tokenizer.textbytes import TextBytes
 
 INDEX = "dataset.json"
 VERSION = 1
+STEM = re.compile(r"[a-z]+[a-z_]*[-_][0-9]{1,9}")
 HELD_OUT_TEXT = "validation.txt"
 UNTOUCHED_SECONDS = 7 * 86_400.0
 ADDED_FIELDS = {"train_sample": "beginning", "pattern": "ours", "ties": "ids"}
@@ -91,7 +95,10 @@ def prepare(config: RunConfig, home: Path) -> Generator[Progress, None, Dataset]
             index |= {"version": VERSION, "fingerprint": fingerprint, "corpus": source.name}
             index["made_with"] = made_with(config)
             write_synced(folder / INDEX, json.dumps(index, indent=1).encode())
-    return checked_lengths(load_dataset(target, source), config)
+            remember_all(folder, token_paths_of(folder, index))
+    dataset = load_dataset(target, source)
+    yield from verify_prepared(dataset)
+    return checked_lengths(dataset, config)
 
 
 def checked_lengths(dataset: Dataset, config: RunConfig) -> Dataset:
@@ -136,9 +143,9 @@ def prepared_earlier(config: RunConfig, home: Path, missing: MissingText) -> Dat
     found = [] if config.data.order == "stream" else list((home / "data").glob(f"*/{INDEX}"))
     for index in sorted(found, key=lambda path: path.stat().st_mtime_ns, reverse=True):
         try:
-            record = read_json(index)
+            record = load_json(index)
             fits = "files" not in record and deciding(record["made_with"]) == deciding(wanted)
-        except (UserError, KeyError, TypeError, AttributeError):
+        except (UserError, OSError, *WRONG_SHAPE):
             continue  # damaged, or from before settings were recorded
         if fits:
             dataset = load_dataset(index.parent)
@@ -265,7 +272,7 @@ def load_dataset(path: Path, source: TextSource | StreamSource | TokenCorpus | N
     stream is left out.
     """
     try:
-        index = json.loads((path / INDEX).read_bytes())
+        index = load_json(path / INDEX)
         tokenizer = load_tokenizer(path / "tokenizer")
         if "files" in index:
             files = source if isinstance(source, TokenCorpus) else TokenCorpus.from_record(index["files"])
@@ -273,29 +280,62 @@ def load_dataset(path: Path, source: TextSource | StreamSource | TokenCorpus | N
         else:
             train, validation = (split_of(path, index, name, tokenizer) for name in ("train", "validation"))
         rewritten = tokenizer.text_changes(bytes_known="files" not in index)
-        warnings, notes, fingerprint = tuple(index["warnings"]), tuple(index.get("notes", ())), index["fingerprint"]
-    except (OSError, ValueError, KeyError, TypeError) as error:
+        warnings, fingerprint = tuple(map(str, index["warnings"])), str(index["fingerprint"])
+        notes = tuple(map(str, index.get("notes", ())))
+    except OSError as error:
+        raise UserError(f"{error.filename or path} cannot be read ({error.strerror}); allow that.") from error
+    except WRONG_SHAPE as error:
         raise UserError(f"The prepared data in {path} is damaged; delete that folder and it is made again.") from error
     stream = source.stream if isinstance(source, StreamSource) else None
     warnings = tuple(filter(None, (*warnings, rewritten)))
     return Dataset(tokenizer, train, validation, fingerprint, path, warnings, stream, notes)
 
 
+def verify_prepared(dataset: Dataset) -> Generator[Progress, None, None]:
+    """Read the token files of a data set in full, those that were not verified as they are now; UserError names one
+    that is damaged. Files of other programs are verified when they are prepared."""
+    paths = token_paths_of(dataset.path, load_json(dataset.path / INDEX))
+    waiting = unverified(dataset.path, paths)
+    if waiting:
+        size = sum(path.stat().st_size for path in waiting) / 1e6
+        yield from in_background(
+            lambda report: verify_files(dataset.path, waiting, dataset.tokenizer.vocab_size, summed(report)),
+            "Verifying the prepared data",
+            size,
+        )
+
+
+def token_paths_of(folder: Path, index: Mapping[str, Any]) -> list[Path]:
+    """The token files in the folder of a data set; none where they are another program's and lie elsewhere."""
+    if "files" in index:
+        return []
+    return [path for name in ("train", "validation") for path in paths_of_split(folder, index["splits"][name], name)]
+
+
+def paths_of_split(folder: Path, record: Mapping[str, Any], name: str) -> list[Path]:
+    """The files of one side. ValueError where the index names files outside the folder."""
+    names = record["chunks"] if "chunks" in record else record["shards"]
+    if not names or not all(isinstance(stem, str) and STEM.fullmatch(stem) for stem in names):
+        raise ValueError(f"{names!r:.40} are no names of token files")
+    chunked = "chunks" in record
+    return [folder / name / f"{stem}.dat" if chunked else folder / f"{stem}.bin" for stem in names]
+
+
 def split_of(path: Path, index: dict[str, Any], name: str, tokenizer: Tokenizer) -> TokenSplit:
     """The tokens of one side: our own shards, or chunk files."""
     record = index["splits"][name]
+    paths = paths_of_split(path, record, name)
     label = "training" if name == "train" else "held-out"
     tokens: JoinedTokens
     if "chunks" not in record:
-        tokens = ShardedTokens(label, [path / f"{shard}.bin" for shard in record["shards"]], record["bytes"])
+        tokens = ShardedTokens(label, paths, int(record["bytes"]))
     else:
-        chunks = [path / name / f"{chunk}.dat" for chunk in record["chunks"]]
-        tokens = joined(label, chunks, tokenizer.vocab_size, record["bytes"])
+        tokens = joined(label, paths, tokenizer.vocab_size, int(record["bytes"]))
         if len(tokens) != record["tokens"]:
             raise ValueError(f"{len(tokens)} tokens where there were {record['tokens']}")
     if tokenizer.text_changes():
-        spelled = record["spelled"] if "spelled" in record else spelled_bytes(tokens, tokenizer)
-        tokens.bytes_scale = record["bytes"] / max(1, spelled)
+        spelled = int(record["spelled"]) if "spelled" in record else spelled_bytes(tokens, tokenizer)
+        tokens.bytes_scale = int(record["bytes"]) / max(1, spelled)
     return tokens
 
 

@@ -1,7 +1,7 @@
 """Token files: raw little-endian ids in `NAME.bin`, and `NAME.json` beside it saying what they are.
 
-A split of a data set is several such shards read as one long sequence through memory maps, so that its size costs no
-memory. The header is written after the ids are on disk: no header, no shard.
+A split of a data set is several such shards read as one long sequence, piece by piece, so that its size costs neither
+memory nor descriptors. The header is written after the ids are on disk: no header, no shard.
 """
 
 from __future__ import annotations
@@ -9,7 +9,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import BinaryIO, Protocol
@@ -17,7 +17,9 @@ from typing import BinaryIO, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
+from llm.data.openfiles import OpenFiles
 from llm.errors import UserError
+from llm.reader import WRONG_SHAPE, Malformed, load_json
 
 FORMAT = "llm-workbench tokens"
 VERSION = 1
@@ -136,49 +138,52 @@ class ShardWriter:
 
 
 class Shard:
-    """One memory-mapped token file, its size checked against its header.
+    """One token file, its size checked against its header.
 
     Raises UserError, naming the file and the lengths, when the file is missing, empty, cut short, has odd bytes over,
     or is of an unknown format. With `verify` every id is checked against the vocabulary and the file against its
     sha256.
     """
 
-    def __init__(self, path: Path, *, verify: bool = False) -> None:
+    def __init__(self, path: Path, *, verify: bool = False, files: OpenFiles | None = None) -> None:
         self.path = path
+        self._files = files or OpenFiles()
         self.header = read_header(path.with_suffix(".json"), remedy(path))
         self.dtype = dtype_for(self.header.vocab_size)
         self.expected = self.header.count * self.dtype.itemsize
         try:
-            self._file = path.open("rb")
+            size = path.stat().st_size
         except OSError as error:
             raise UserError(f"The token file {path} cannot be read ({error.strerror}); {remedy(path)}") from error
-        self._check_size()
-        self._tokens = np.memmap(self._file, dtype=self.dtype, mode="r", shape=(self.header.count,))
+        self._check_size(size)
         if verify:
-            self._verify()
+            self.verify()
 
     def __len__(self) -> int:
         return self.header.count
 
     def read(self, start: int, stop: int) -> Tokens:
-        """Tokens [start, stop) of this shard, copied out of the map."""
-        self._check_size()  # touching a page beyond the end of a file that was cut would kill the process (SIGBUS)
-        return np.array(self._tokens[start:stop])
+        """Tokens [start, stop) of this shard."""
+        stop, unit = min(stop, len(self)), self.dtype.itemsize
+        raw, size = self._files.read(self.path, start * unit, max(0, stop - start) * unit)
+        self._check_size(size)
+        return np.frombuffer(bytearray(raw), dtype=self.dtype)
 
-    def _check_size(self) -> None:
-        size = os.fstat(self._file.fileno()).st_size
+    def _check_size(self, size: int) -> None:
         if size != self.expected or not size:
             raise UserError(
                 f"The token file {self.path} has {size:,} bytes where its header promises {self.expected:,} "
                 f"({self.header.count:,} tokens of {self.dtype.itemsize} bytes); {remedy(self.path)}"
             )
 
-    def _verify(self) -> None:
+    def verify(self, advance: Callable[[int], object] = lambda size: None) -> None:
+        """Look at every id and compare the file with its sha256; `advance` is called with the bytes read."""
         digest = hashlib.sha256()
         for start in range(0, len(self), VERIFY_TOKENS):
             tokens = self.read(start, start + VERIFY_TOKENS)
             check_ids(tokens, self.header.vocab_size, self.path, start, remedy(self.path))
-            digest.update(tokens.tobytes())
+            digest.update(tokens.data)
+            advance(tokens.nbytes)
         if digest.hexdigest() != self.header.sha256:
             raise UserError(f"The token file {self.path} differs from what was written; {remedy(self.path)}")
 
@@ -226,7 +231,8 @@ class ShardedTokens(JoinedTokens):
     """The shards that a ShardWriter wrote, as one sequence."""
 
     def __init__(self, name: str, paths: Sequence[Path], text_bytes: int, *, verify: bool = False) -> None:
-        shards = [Shard(path, verify=verify) for path in paths]
+        files = OpenFiles()
+        shards = [Shard(path, verify=verify, files=files) for path in paths]
         if len({(shard.header.vocabulary, shard.dtype) for shard in shards}) > 1:
             raise UserError(f"The token files beside {paths[0]} come from different tokenizers; {remedy(paths[0])}")
         super().__init__(name, shards, text_bytes, shards[0].dtype if shards else dtype_for(1))
@@ -245,8 +251,8 @@ def check_ids(tokens: NDArray[np.integer], vocab_size: int, path: Path, offset: 
 def is_header(path: Path) -> bool:
     """Whether a file is the header of a shard: another program may keep something else under that name."""
     try:
-        record = json.loads(path.read_bytes()) if path.stat().st_size <= LARGEST_HEADER else None
-    except (OSError, ValueError, RecursionError):
+        record = load_json(path, LARGEST_HEADER)
+    except (OSError, Malformed):
         return False
     return isinstance(record, dict) and record.get("format") == FORMAT
 
@@ -255,11 +261,12 @@ def read_header(path: Path, advice: str) -> Header:
     """The header in a shard's JSON file. UserError, which ends in `advice`, when it is missing, damaged, or newer than
     this program."""
     try:
-        record = json.loads(path.read_bytes())
+        record = load_json(path, LARGEST_HEADER)
         header = Header(**{name: record[name] for name in Header.__dataclass_fields__})
+        check_kinds(header)
     except OSError as error:
         raise UserError(f"The token header {path} cannot be read ({error.strerror}); {advice}") from error
-    except (ValueError, TypeError, KeyError) as error:
+    except WRONG_SHAPE as error:
         raise UserError(f"The token header {path} is damaged; {advice}") from error
     if (header.format, header.version) != (FORMAT, VERSION):
         raise UserError(f"The token header {path} is of a format this version does not know; {advice}")
@@ -269,6 +276,14 @@ def read_header(path: Path, advice: str) -> Header:
             f"{header.vocab_size}, which cannot be; {advice}"
         )
     return header
+
+
+def check_kinds(header: Header) -> None:
+    """TypeError unless every field of a header is of its kind."""
+    numbers = (header.count, header.vocab_size, header.version)
+    texts = (header.dtype, header.vocabulary, header.sha256, header.format)
+    if not all(type(number) is int for number in numbers) or not all(isinstance(text, str) for text in texts):
+        raise TypeError("a field of the wrong kind")
 
 
 def write_synced(path: Path, content: bytes) -> None:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import codecs
 import hashlib
 import itertools
-import json
 import os
 import time
 from collections.abc import Callable, Iterable, Iterator
@@ -15,6 +14,7 @@ from typing import Any, BinaryIO, NamedTuple
 from llm.data.compressed import EXPANSION, MAGIC_BYTES, compression_of, read_content
 from llm.errors import UserError
 from llm.files import write_json
+from llm.reader import Malformed, load_json, open_file
 
 PIECE_BYTES = 1 << 20
 SNIFF_BYTES = 1 << 13
@@ -64,7 +64,7 @@ class Document(NamedTuple):
 def opened(path: Path) -> Any:
     """The file, open for reading bytes; UserError where it cannot be."""
     try:
-        return path.open("rb")
+        return open_file(path)
     except OSError as error:
         raise UserError(f"The file {path} cannot be read: {error.strerror}; check its name and permissions.") from error
 
@@ -279,8 +279,8 @@ class FileHashes:
 
     def _known(self) -> dict[str, list[Any]]:
         try:
-            known = json.loads(self.record.read_bytes())
-        except (OSError, ValueError, RecursionError):
+            known = load_json(self.record)
+        except (OSError, Malformed):
             return {}  # a lost or damaged record only costs hashing again
         return known if isinstance(known, dict) else {}
 

@@ -1,4 +1,4 @@
-"""Token files that other programs write, read directly through memory maps, and one layout of theirs written here.
+"""Token files that other programs write, read directly where they lie, and one layout of theirs written here.
 
 - `*.npy`: one dimension of any integer type (numpy).
 - `encoded_tokens_chunk_K.dat`: int32 without a header, K counting from 0 (the CS336 lecture).
@@ -24,6 +24,7 @@ from numpy.typing import NDArray
 
 from llm.config.schema import DataConfig
 from llm.data.corpora import digest
+from llm.data.openfiles import OpenFiles
 from llm.data.shards import (
     VERIFY_TOKENS,
     JoinedTokens,
@@ -60,28 +61,29 @@ class TokenFile:
     `read` returns the narrowest unsigned type for `vocab_size`; ids are taken on trust, `verify` looks at all of them.
     """
 
-    def __init__(self, path: Path, vocab_size: int) -> None:
+    def __init__(self, path: Path, vocab_size: int, files: OpenFiles | None = None) -> None:
         self.path, self.vocab_size = path, vocab_size
         self.dtype = dtype_for(vocab_size)
-        self._file: BinaryIO = opened(path)
-        self._size = os.fstat(self._file.fileno()).st_size
-        self.layout = read_layout(path, self._file, self._size)
-        dtype, offset, count = self.layout
-        self._tokens = np.memmap(self._file, dtype=dtype, mode="r", offset=offset, shape=(count,))
+        self._files = files or OpenFiles()
+        with opened(path) as file:
+            self._size = os.fstat(file.fileno()).st_size
+            self.layout = read_layout(path, file, self._size)
 
     def __len__(self) -> int:
         return self.layout.tokens
 
     def read(self, start: int, stop: int) -> Tokens:
-        """Tokens [start, stop) of this file, copied out of the map."""
+        """Tokens [start, stop) of this file."""
         return self.stored(start, stop).astype(self.dtype)
 
     def stored(self, start: int, stop: int) -> NDArray[np.integer]:
         """The same as they are stored."""
-        size = os.fstat(self._file.fileno()).st_size
-        if size < self._size:  # touching a page beyond the end of a file that was cut would kill the process (SIGBUS)
-            raise UserError(f"The token file {self.path} shrank from {self._size:,} to {size:,} bytes; bring it back.")
-        return np.array(self._tokens[start:stop])
+        dtype, offset, count = self.layout
+        wanted = max(0, min(stop, count) - start) * dtype.itemsize
+        raw, now = self._files.read(self.path, offset + start * dtype.itemsize, wanted)
+        if now < self._size:
+            raise UserError(f"The token file {self.path} shrank from {self._size:,} to {now:,} bytes; bring it back.")
+        return np.frombuffer(bytearray(raw), dtype=dtype)
 
     def verify(self, advance: Callable[[int], None]) -> None:
         """Look at every id; UserError names file and offset of the first outside the vocabulary."""
@@ -203,7 +205,9 @@ def portions(split: TokenSplit, beginning: int) -> Iterator[tuple[Tokens, Tokens
 
 
 def joined(name: str, paths: Sequence[Path], vocab_size: int, text_bytes: int) -> JoinedTokens:
-    return JoinedTokens(name, [TokenFile(path, vocab_size) for path in paths], text_bytes, dtype_for(vocab_size))
+    files = OpenFiles()
+    pieces = [TokenFile(path, vocab_size, files) for path in paths]
+    return JoinedTokens(name, pieces, text_bytes, dtype_for(vocab_size))
 
 
 def needs_tokenizer() -> ConfigError:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+import re
 from collections.abc import Callable, Collection, Iterable, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -9,9 +11,15 @@ from typing import Any
 
 from llm.errors import UserError
 from llm.files import read_json, remove_directory, sha256_of, write_json
+from llm.reader import MAX_JSON_BYTES
 
 FORMAT = 1
 MODEL, OPTIMIZER, STATE, MANIFEST = "model.safetensors", "optimizer.safetensors", "state.json", "manifest.json"
+PRECISIONS = ("fp32", "bf16", "fp16")
+MOST_THREADS = 1 << 12
+MOST_DIGITS = 19
+MOST_STATE_PER_WEIGHT = 4  # numbers of optimiser state for each weight; AdamW has two
+PLAIN_NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9._-]{0,99}")
 
 
 @dataclass(frozen=True)
@@ -43,29 +51,144 @@ def write_manifest(
 
 
 def read_manifest(directory: Path) -> dict[str, Any]:
+    """The manifest of a checkpoint. UserError where it is missing, damaged, of another shape, or names files outside
+    its own folder."""
     manifest = read_json(directory / MANIFEST)
-    if not isinstance(manifest, dict) or not isinstance(manifest.get("files"), dict):
-        raise UserError(f"{directory / MANIFEST} is damaged; use another checkpoint of this run.")
-    if manifest.get("format", 0) > FORMAT:
+    if isinstance(manifest, dict) and is_whole_number(format := manifest.get("format", 0)) and format > FORMAT:
         raise UserError(f"{directory} was written by a newer llm-workbench; upgrade with pip install -U llm-workbench.")
-    return manifest
+    if wrong := fault_in_manifest(manifest):
+        raise UserError(f"{directory / MANIFEST} is damaged ({wrong}); use another checkpoint of this run.")
+    return dict(manifest)
+
+
+def fault_in_manifest(manifest: Any) -> str:
+    """What in a manifest is not as `write_manifest` writes it; "" where all is."""
+    if not isinstance(manifest, dict):
+        return "it is not an object"
+    files, metrics = manifest.get("files"), manifest.get("metrics", {})
+    if not is_whole_number(manifest.get("step")) or not is_whole_number(manifest.get("format", 0)):
+        return "its step or format is not a whole number"
+    if not isinstance(metrics, dict) or not all(map(is_number, metrics.values())):
+        return "its metrics are not numbers"
+    if not isinstance(files, dict):
+        return "it does not describe its files"
+    for name, entry in files.items():
+        if not PLAIN_NAME.fullmatch(name):
+            return f"it names {name!r:.40}, which is not a file of this folder"
+        described = isinstance(entry, dict) and is_whole_number(entry.get("size"))
+        if not described or not isinstance(entry.get("sha256"), str):
+            return f"it does not give size and checksum of {name}"
+    return ""
+
+
+def fault_in_state(state: Any) -> str:
+    """What in `state.json` is of another kind than the trainer writes; "" where nothing is. Missing fields are none."""
+    if not isinstance(state, dict):
+        return "it is not an object"
+    for name, is_right in STATE_KINDS.items():
+        if name in state and not is_right(state[name]):
+            return f"{name} is {state[name]!r:.40}"
+    return ""
+
+
+def is_whole_number(value: Any) -> bool:
+    return type(value) is int and 0 <= value < 1 << 63
+
+
+def is_number(value: Any) -> bool:
+    return type(value) in (int, float) and math.isfinite(value)
+
+
+def is_table_of(is_right: Callable[[Any], bool]) -> Callable[[Any], bool]:
+    """Whether a value is an object, and each of its values `is_right`."""
+    return lambda value: isinstance(value, dict) and all(map(is_right, value.values()))
+
+
+def is_text(value: Any) -> bool:
+    return isinstance(value, str)
+
+
+def is_plan(value: Any) -> bool:
+    """Whether a value is a `llm.device.Plan` as JSON, or null."""
+    if value is None:
+        return True
+    if not isinstance(value, dict) or value.keys() != {"device", "precision", "threads", "compiled"}:
+        return False
+    threads = value["threads"]
+    known = value["precision"] in PRECISIONS and isinstance(value["device"], str)
+    return known and is_whole_number(threads) and threads <= MOST_THREADS and isinstance(value["compiled"], bool)
+
+
+def is_spike_record(value: Any) -> bool:
+    """Whether a value is a `llm.spikes.SpikeDetector` or `SpikeWatch` as JSON."""
+    if not isinstance(value, dict) or not is_whole_number(value.get("due", 0)):
+        return False
+    seen = value.get("seen", [])
+    return isinstance(seen, list) and all(
+        isinstance(entry, list) and len(entry) == 3 and is_whole_number(entry[0]) and is_number(entry[1])
+        for entry in seen
+    )
+
+
+STATE_KINDS: Mapping[str, Callable[[Any], bool]] = {
+    "format": is_whole_number,
+    "step": is_whole_number,
+    "batch_index": is_whole_number,
+    "tokens_seen": is_whole_number,
+    "elapsed": is_number,
+    "loss_scale": is_number,
+    "steps_at_scale": is_whole_number,
+    "rows": is_whole_number,
+    "micro_batch": is_whole_number,
+    "metrics": is_table_of(is_number),
+    "best_validation_loss": lambda value: value is None or is_number(value),
+    "overrides": is_table_of(is_text),
+    "plan": is_plan,
+    "data_fingerprint": is_text,
+    "spikes": is_spike_record,
+}
+"""What each field of `state.json` holds; `data_cursor` is checked by the stream that it belongs to."""
 
 
 def read_checkpoint_info(directory: Path) -> CheckpointInfo | None:
     """What `directory` says of itself; None when it is no committed checkpoint or its manifest is damaged."""
     try:
         manifest = read_manifest(directory)
-        sizes = sum(int(entry["size"]) for entry in manifest["files"].values())
-        return CheckpointInfo(int(manifest["step"]), directory, sizes, dict(manifest.get("metrics", {})))
-    except (UserError, KeyError, TypeError, ValueError):
+    except UserError:
         return None
+    size = sum(int(entry["size"]) for entry in manifest["files"].values())
+    return CheckpointInfo(manifest["step"], directory, size, dict(manifest.get("metrics", {})))
+
+
+def damaged_checkpoints(directory: Path) -> dict[int, str]:
+    """Step → what is wrong, of the folders below `directory` that are named like checkpoints and are none.
+
+    Folders appear under such a name only when all in them is written: each of these was damaged later.
+    """
+    found = {}
+    for path in directory.glob("step-*"):
+        try:
+            read_manifest(path)
+        except UserError as error:
+            digits = path.name.removeprefix("step-")
+            found[int(digits) if digits.isdecimal() and len(digits) < MOST_DIGITS else 0] = str(error)
+    return found
 
 
 def read_state(info: CheckpointInfo) -> dict[str, Any]:
-    """All but the tensors of a checkpoint; nothing where the weights were made elsewhere, and have no more to tell."""
+    """All but the tensors of a checkpoint; nothing where the weights were made elsewhere, and have no more to tell.
+
+    UserError where it is damaged, or a field is of another kind.
+    """
     path = info.path / STATE
-    state: dict[str, Any] = read_json(path) if path.exists() else {}
-    return state
+    if not path.exists():
+        return {}
+    state = read_json(path)
+    if isinstance(state, dict) and is_whole_number(format := state.get("format", 0)) and format > FORMAT:
+        raise UserError(f"{info.path} was written by a newer llm-workbench; upgrade to read it.")
+    if wrong := fault_in_state(state):
+        raise UserError(f"{path} is damaged ({wrong}); use another checkpoint of this run.")
+    return dict(state)
 
 
 def list_checkpoints(directory: Path, pins: Iterable[int] = ()) -> list[CheckpointInfo]:
@@ -93,10 +216,15 @@ def verify(
 
     `progress` is called with the number of bytes that were read since the last call.
     """
-    for name, entry in read_manifest(info.path)["files"].items():
+    files = read_manifest(info.path)["files"]
+    for name, entry in files.items():
         if name in without:
             continue
         path = info.path / name
+        if entry["size"] > largest_size(name, files):
+            raise UserError(f"{path} holds {entry['size']:,} bytes, more than it may; use another checkpoint.")
+        if path.is_symlink():
+            raise UserError(f"{path} is a link; a checkpoint's files lie in its own folder: copy the file there.")
         if not path.is_file():
             raise UserError(f"{path} is missing; use another checkpoint of this run.")
         if path.stat().st_size != entry["size"]:
@@ -105,6 +233,22 @@ def verify(
             )
         if sha256_of(path, progress) != entry["sha256"]:
             raise UserError(f"{path} is damaged (its checksum differs); use another checkpoint of this run.")
+
+
+def largest_size(name: str, files: Mapping[str, Any]) -> float:
+    """Bytes that a file of a checkpoint may have: it is read in full before it is used. The weights may have any number
+    here; whoever loads them compares them with a configuration."""
+    if name == MODEL:
+        return math.inf
+    if name == OPTIMIZER:
+        weights: int = files[MODEL]["size"] if MODEL in files else 0
+        return MOST_STATE_PER_WEIGHT * weights + MAX_JSON_BYTES
+    return MAX_JSON_BYTES
+
+
+def has_file(info: CheckpointInfo, name: str) -> bool:
+    """Whether a checkpoint holds a file that `verify` reads: one that its manifest does not name is not used."""
+    return name in read_manifest(info.path)["files"]
 
 
 def is_whole(info: CheckpointInfo) -> bool:

@@ -7,7 +7,6 @@ import re
 import secrets
 import socket
 import time
-import tomllib
 from collections.abc import Callable, Iterator
 from contextlib import suppress
 from dataclasses import dataclass, replace
@@ -20,10 +19,11 @@ from llm.config import NAME_LENGTH, RunConfig, before_added_fields, check_name, 
 from llm.data.addresses import is_address
 from llm.data.datasets import CATALOGUE
 from llm.errors import UserError, WrongUse
-from llm.events import Event, Finished
+from llm.events import Event, Finished, is_moment
 from llm.files import read_json, remove_directory, write_atomic, write_json
 from llm.names import did_you_mean
-from llm.run.checkpoints import CheckpointInfo, list_checkpoints
+from llm.reader import Malformed, load_toml
+from llm.run.checkpoints import MOST_DIGITS, CheckpointInfo, damaged_checkpoints, list_checkpoints
 from llm.run.lock import Holder, RunLock, holder_of
 from llm.run.log import (
     CommandTail,
@@ -36,6 +36,7 @@ from llm.run.log import (
     read_events,
     send_command,
 )
+from llm.run.parts import check_parts
 
 FORMAT = 1
 HEADING = re.compile(r"^\[.*", re.MULTILINE)
@@ -130,6 +131,7 @@ class Run:
         """The run called `name`, or the run directory at that path."""
         path = Path(name).expanduser() if "/" in name else home / "runs" / name
         if (path / "run.toml").is_file():
+            check_parts(path)
             return cls(path)
         names = [run.name for run in list_runs(home)]
         advice = did_you_mean(name, names) or ("see llm-workbench runs." if names else "train one first.")
@@ -150,11 +152,14 @@ class Run:
         """`run.toml`, or the part of it that `select` makes of its text."""
         path = self.path / "run.toml"
         try:
-            mapping = tomllib.loads(select(path.read_text(encoding="utf-8")))
-        except (OSError, ValueError, RecursionError) as error:
+            mapping = load_toml(path)
+        except (OSError, Malformed) as error:
             raise UserError(f"{path} cannot be read ({error}); restore it from a copy.") from error
         header = mapping.get("run", {})
-        if wrong := misfit(header, HEADER):
+        wrong = misfit(header, HEADER)
+        if not wrong and not is_moment(header.get("created", 0)):
+            wrong = f"created is {header['created']!r:.40}"
+        if wrong:
             raise UserError(f"{path} is damaged ({wrong}); restore it from a copy.")
         if header.get("format", 0) > FORMAT:
             raise UserError(f"{path} was written by a newer llm-workbench; upgrade with pip install -U llm-workbench.")
@@ -176,7 +181,9 @@ class Run:
     # --- who trains it
 
     def lock(self) -> RunLock:
-        """A context manager; `RunBusy` names the holder when there is one."""
+        """A context manager; `RunBusy` names the holder when there is one. UserError where a part of the run is a link
+        or no plain file: whoever trains writes only into the run's own folder."""
+        check_parts(self.path)
         return RunLock(self.path / "lock")
 
     def holder(self) -> Holder | None:
@@ -216,6 +223,10 @@ class Run:
     def checkpoint_directory(self) -> Path:
         return self.path / "checkpoints"
 
+    def damaged_checkpoints(self) -> dict[int, str]:
+        """Step → what is wrong, of the checkpoints whose manifest cannot be used; `checkpoints` leaves them out."""
+        return damaged_checkpoints(self.checkpoint_directory)
+
     def checkpoints(self) -> list[CheckpointInfo]:
         """Committed checkpoints, oldest first."""
         return list_checkpoints(self.checkpoint_directory, self.meta()["pins"])
@@ -236,6 +247,11 @@ class Run:
             found = next((info for info in (*infos, *self.kept()) if which == str(info.step)), None)
             if found is not None:
                 return found
+        damaged = self.damaged_checkpoints()
+        if which.isdecimal() and len(which) < MOST_DIGITS and int(which) in damaged:
+            raise UserError(damaged[int(which)])
+        if not infos and damaged:
+            raise UserError(f"no checkpoint of run {self.name} is whole: {damaged[max(damaged)]}")
         if not infos:
             raise UserError(f"run {self.name} has no checkpoint yet; train it until its first save.")
         if which == "last":
@@ -324,8 +340,15 @@ def free_name(home: Path, stem: str, suffix: str = "") -> str:
     return f"{stem}-{max(taken, default=0) + 1}"
 
 
-def find_checkpoint(home: Path, reference: str) -> tuple[Run, CheckpointInfo]:
-    """`RUN`, `RUN@last`, `RUN@best` or `RUN@STEP`."""
+def find_checkpoint(
+    home: Path, reference: str, on_damage: Callable[[str], object] = lambda message: None
+) -> tuple[Run, CheckpointInfo]:
+    """`RUN`, `RUN@last`, `RUN@best` or `RUN@STEP`. `on_damage` gets a sentence for every newer checkpoint that is
+    passed over, as its manifest is damaged."""
     name, _, which = reference.rpartition("@") if "@" in reference else (reference, "", "last")
     run = Run.open(home, name)
-    return run, run.checkpoint(which or "last")
+    info = run.checkpoint(which or "last")
+    for step, reason in sorted(run.damaged_checkpoints().items()):
+        if step > info.step and not which.isdecimal():
+            on_damage(f"checkpoint {step} is passed over: {reason}")
+    return run, info

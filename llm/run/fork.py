@@ -21,6 +21,7 @@ from llm.run.checkpoints import (
     OPTIMIZER,
     STATE,
     CheckpointInfo,
+    has_file,
     read_manifest,
     read_state,
     verify,
@@ -64,8 +65,9 @@ def changed_paths(parent: Parent, config: RunConfig) -> set[str]:
 
 def goes_on(parent: Parent, config: RunConfig) -> bool:
     """Whether a fork with `config` can take over the optimiser's state, and with it the count of steps."""
-    has_state = (parent.checkpoint.path / OPTIMIZER).exists()
-    return has_state and not any(path.startswith("optim.") for path in changed_paths(parent, config))
+    return has_file(parent.checkpoint, OPTIMIZER) and not any(
+        path.startswith("optim.") for path in changed_paths(parent, config)
+    )
 
 
 def problems_with(parent: Parent, config: RunConfig, *, weights_only: bool = False) -> list[Problem]:

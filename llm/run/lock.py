@@ -21,7 +21,10 @@ from types import TracebackType
 
 from llm.errors import UserError
 from llm.file_locks import try_lock
+from llm.reader import WRONG_SHAPE, parse_json
 
+OWN_FILE = os.O_NOFOLLOW | os.O_NONBLOCK
+"""Open a lock only where it lies, and never wait: a link would have another file overwritten, a FIFO would hang."""
 TRIES, TRY_SECONDS = 20, 0.05
 """`holder_of` takes the lock for a moment to look, so a refusal is believed only after a second."""
 CLOCK_SECONDS = 2.0  # by which two looks at the start of one process may differ
@@ -192,10 +195,10 @@ def write_record(descriptor: int, locked: bool) -> None:
 def read_record(descriptor: int) -> Holder | None:
     """The process that a lock file names; None where it names none."""
     try:
-        record = json.loads(os.pread(descriptor, 4096, 0))
+        record = parse_json(os.pread(descriptor, 4096, 0))
         began, locked = float(record.get("began", 0)), bool(record.get("locked", True))
         return Holder(int(record["pid"]), str(record["host"]), began, locked)
-    except (ValueError, KeyError, TypeError, AttributeError, RecursionError):
+    except (OSError, *WRONG_SHAPE):
         return None
 
 

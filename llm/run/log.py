@@ -13,17 +13,29 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from llm.events import Event, Finished, Paused, Progress, Resumed, Started, Warned, finite, from_record, to_line
+from llm.reader import Malformed, check_regular, open_file, parse_json
 
 CHUNK = 1 << 20
+MAX_LINE = 16 << 20  # bytes; a longer line is passed over
+UNREADABLE = b"\0"  # stands for the beginning of a line that is too long
 AnyEvent = TypeVar("AnyEvent", bound=Event)
 
 
 class LineAppender:
-    """Appends whole lines, each with one `os.write`; after a torn line the next one starts on a line of its own."""
+    """Appends whole lines, each with one `os.write`; after a torn line the next one starts on a line of its own.
+
+    `OSError` for a link or anything else that is no regular file: what is appended stays in the run's own folder.
+    """
 
     def __init__(self, path: Path) -> None:
         self.path = path
-        self.descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_APPEND, 0o644)
+        flags = os.O_RDWR | os.O_CREAT | os.O_APPEND | os.O_NOFOLLOW | os.O_NONBLOCK
+        self.descriptor = os.open(path, flags, 0o644)
+        try:
+            check_regular(self.descriptor, path)
+        except OSError:
+            os.close(self.descriptor)
+            raise
         size = os.fstat(self.descriptor).st_size
         self.torn = size > 0 and os.pread(self.descriptor, 1, size - 1) != b"\n"
 
@@ -115,13 +127,15 @@ class LineTail:
             self.offset, self.rest = size, b""
         if size == self.offset:
             return b""
-        with self.path.open("rb") as file:
+        with open_file(self.path) as file:
             file.seek(self.offset)
             data = file.read(min(size - self.offset, limit))
         self.offset += len(data)
         text = self.rest + data if self.rest else data
         end = text.rfind(b"\n") + 1
         self.rest = text[end:]
+        if len(self.rest) > MAX_LINE:
+            self.rest = UNREADABLE
         return text[:end]
 
 
@@ -185,7 +199,7 @@ def last_event_of(path: Path, kind: type[AnyEvent]) -> AnyEvent | None:
     if not path.exists() or not path.stat().st_size:
         return None  # an empty file cannot be mapped
     needle = f'{{"type": "{kind.__name__}"'.encode()
-    with path.open("rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as log:
+    with open_file(path) as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as log:
         end = len(log)
         while (start := log.rfind(needle, 0, end)) >= 0:
             event = parse_event(log[start:stop] if (stop := log.find(b"\n", start)) >= 0 else log[start:])
@@ -204,8 +218,8 @@ def parse_record(line: bytes) -> dict[str, Any] | None:
     if not line or line[:1] != b"{":
         return None
     try:
-        record = json.loads(line)
-    except ValueError:
+        record = parse_json(line)
+    except Malformed:
         return None
     return record if isinstance(record, dict) else None
 

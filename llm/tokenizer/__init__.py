@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from llm.errors import ConfigError, Problem, UserError, WrongUse
+from llm.reader import WRONG_SHAPE
 from llm.tokenizer.base import Progress, Tokenizer, number_special_tokens
 from llm.tokenizer.bpe import READING_SHARE, train_bpe, train_merges
 from llm.tokenizer.byte import ByteTokenizer
@@ -98,7 +99,7 @@ def load_tokenizer(directory: Path) -> Tokenizer:
         if tokenizer.special_tokens != record["special_tokens"]:
             raise ValueError("its special tokens have other ids")
         return tokenizer
-    except (KeyError, TypeError, ValueError, OSError) as error:
+    except (OSError, *WRONG_SHAPE) as error:
         raise UserError(f"The tokenizer in {directory} is damaged ({error}); restore it from a copy.") from error
 
 

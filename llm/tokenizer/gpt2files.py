@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
 from itertools import pairwise
 from pathlib import Path
 
 from llm.errors import UserError
+from llm.reader import parse_json, read_bytes
 from llm.tokenizer.patterns import GPT2_PATTERN
 from llm.tokenizer.ranks import RankTokenizer, with_special_tokens
 
 FILE_NAMES = (("vocab.json", "merges.txt"), ("encoder.json", "vocab.bpe"))
 """What Hugging Face calls the two files, and what OpenAI called them."""
+
+MAX_VOCABULARY_BYTES = 64 << 20
 
 
 def printable_bytes() -> dict[str, int]:
@@ -34,7 +36,7 @@ def load_gpt2_files(path: Path, special_tokens: Sequence[str] = ()) -> RankToken
     else:
         raise UserError(f"{folder} does not hold vocab.json and merges.txt; name the folder that holds both.")
     try:
-        ranks, defined = parse_gpt2_files(vocab.read_bytes(), merges.read_bytes())
+        ranks, defined = parse_gpt2_files(*(read_bytes(file, MAX_VOCABULARY_BYTES) for file in (vocab, merges)))
         next_id = max([*ranks.values(), *defined.values()]) + 1
         specials = with_special_tokens(defined, special_tokens, next_id)
         return RankTokenizer("gpt2-files", ranks, specials, GPT2_PATTERN)
@@ -50,7 +52,7 @@ def parse_gpt2_files(vocab: bytes, merges: bytes) -> tuple[dict[bytes, int], dic
     What vocab.json holds beyond the bytes and the results of merges are special tokens. ValueError when the files do
     not belong together, or when ids do not rise in the order of the merges, which byte-pair encoding by rank needs.
     """
-    ids = json.loads(vocab)
+    ids = parse_json(vocab, MAX_VOCABULARY_BYTES)
     if not isinstance(ids, dict) or not all(type(value) is int for value in ids.values()):
         raise ValueError("the vocabulary is not a table of ids")
     alphabet = printable_bytes()

@@ -11,9 +11,10 @@ from pathlib import Path
 
 from llm.errors import UserError, WrongUse
 from llm.names import did_you_mean
+from llm.reader import read_bytes
 from llm.tokenizer.gpt2files import parse_gpt2_files
 from llm.tokenizer.patterns import CL100K_PATTERN, GPT2_PATTERN, O200K_PATTERN
-from llm.tokenizer.ranks import RankTokenizer, with_special_tokens
+from llm.tokenizer.ranks import MAX_TABLE_BYTES, RankTokenizer, with_special_tokens
 from llm.tokenizer.saved import parse_ranks
 
 END_OF_TEXT = "<|endoftext|>"
@@ -30,7 +31,7 @@ class CachedFile:
         """Its content, or None where the cache has no copy. ValueError, which says why, where it has one of no use."""
         path = cache / hashlib.sha1(self.address.encode()).hexdigest()
         try:
-            content = path.read_bytes()
+            content = read_bytes(path, MAX_TABLE_BYTES)
         except (FileNotFoundError, NotADirectoryError):
             return None
         except OSError as error:

@@ -13,11 +13,15 @@ from typing import Any
 import tiktoken
 
 from llm.limits import usable_cores
+from llm.reader import read_bytes
 from llm.tokenizer.base import BaseTokenizer, number_special_tokens
 from llm.tokenizer.cuts import FindCut, last_safe_cut, no_cut
 from llm.tokenizer.patterns import GPT2_PATTERN, KNOWN_PATTERNS
 from llm.tokenizer.saved import RANKS, dump_ranks, parse_ranks, read_special_tokens
 
+PROBE = "".join(map(chr, range(128))) + "aé中א \n\n  12'll A."
+"""Characters of all kinds that a pattern may look for."""
+MAX_TABLE_BYTES = 64 << 20
 LONGEST_BLANK = 500_000
 """Whitespace in one run that tiktoken's regex engine still manages with the patterns of GPT-2 and GPT-4; near a million
 it gives up. Longer runs are cut there: the only text whose ids differ from tiktoken's, which has none for it."""
@@ -28,6 +32,7 @@ class RankTokenizer(BaseTokenizer):
 
     def __init__(self, kind: str, ranks: Mapping[bytes, int], special_tokens: Mapping[str, int], pattern: str) -> None:
         """ValueError when the table is unfit: a byte missing, or two tokens with one id."""
+        check_pattern(pattern)
         self.kind = kind
         self.pattern = pattern
         self._ranks = dict(ranks)
@@ -39,7 +44,7 @@ class RankTokenizer(BaseTokenizer):
 
     @classmethod
     def from_saved(cls, record: Mapping[str, Any], directory: Path) -> RankTokenizer:
-        content = (directory / RANKS).read_bytes()
+        content = read_bytes(directory / RANKS, MAX_TABLE_BYTES)
         if hashlib.sha256(content).hexdigest() != record["ranks_sha256"]:
             raise ValueError(f"{RANKS} is not the table that was saved with it")
         return cls(record["kind"], parse_ranks(content), read_special_tokens(record), record["pattern"])
@@ -99,6 +104,18 @@ class RankTokenizer(BaseTokenizer):
     @cached_property
     def _content(self) -> bytes:
         return dump_ranks(self._ranks)
+
+
+def check_pattern(pattern: str) -> None:
+    """ValueError where a pattern does not cut text into pieces: tiktoken does not survive one that matches nothing."""
+    import regex
+
+    try:
+        pieces = regex.findall(pattern, PROBE)
+    except (regex.error, TypeError) as error:
+        raise ValueError(f"its pattern is no regular expression ({error})") from None
+    if not all(pieces):
+        raise ValueError("its pattern matches the empty text, and would cut no text into pieces")
 
 
 def _table(ranks: Mapping[bytes, int], special_tokens: Mapping[str, int]) -> list[bytes]:

@@ -14,6 +14,7 @@ from llm.files import read_json
 FORMAT_VERSION = 1
 RECORD = "tokenizer.json"
 RANKS = "ranks.tiktoken"
+MAX_RECORD_BYTES = 64 << 20  # Hugging Face's file of the same name is large
 
 
 def is_saved_here(directory: Path) -> bool:
@@ -21,14 +22,14 @@ def is_saved_here(directory: Path) -> bool:
     path = directory / RECORD
     if not path.is_file():
         return False
-    record = read_json(path)
+    record = read_json(path, MAX_RECORD_BYTES)
     return isinstance(record, dict) and "format_version" in record and "kind" in record
 
 
 def read_record(directory: Path) -> dict[str, Any]:
     """The record in `directory`, its version checked."""
     path = directory / RECORD
-    record = read_json(path)
+    record = read_json(path, MAX_RECORD_BYTES)
     if not isinstance(record, dict) or not isinstance(record.get("format_version"), int) or "kind" not in record:
         raise UserError(f"{path} is not a tokenizer of this program; name a directory that it has written.")
     if record["format_version"] > FORMAT_VERSION:

@@ -17,6 +17,7 @@ from typing import Any, Literal
 
 from llm.errors import UserError, WrongUse
 from llm.limits import usable_cores
+from llm.reader import read_bytes
 from llm.tokenizer.base import BaseTokenizer, well_formed
 from llm.tokenizer.cuts import FindCut, chunks, last_cut_between_words, no_cut
 
@@ -24,6 +25,7 @@ MODEL_FILE = "sentencepiece.model"
 VOCAB_FILE = "sentencepiece.vocab"
 SPACE = "▁"
 LEAST_VOCAB = 3 + 256
+MAX_MODEL_BYTES = 64 << 20
 
 PROBES = {
     "line breaks become spaces or vanish": "a\nb",
@@ -99,13 +101,13 @@ class SentencePieceTokenizer(BaseTokenizer):
     @classmethod
     def from_file(cls, path: Path) -> SentencePieceTokenizer:
         try:
-            return cls(path.read_bytes())
+            return cls(read_bytes(path, MAX_MODEL_BYTES))
         except (OSError, ValueError) as error:
             raise UserError(f"{path} cannot be loaded ({error}); name a .model file of SentencePiece.") from error
 
     @classmethod
     def from_saved(cls, record: Mapping[str, Any], directory: Path) -> SentencePieceTokenizer:
-        content = (directory / MODEL_FILE).read_bytes()
+        content = read_bytes(directory / MODEL_FILE, MAX_MODEL_BYTES)
         if hashlib.sha256(content).hexdigest() != record["model_sha256"]:
             raise ValueError(f"{MODEL_FILE} is not the model that was saved with it")
         return cls(content)

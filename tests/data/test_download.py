@@ -8,7 +8,9 @@ import random
 import socket
 import stat
 import time
+import urllib.request
 import zipfile
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -23,7 +25,7 @@ from llm.data.fetch import Patience
 from llm.errors import UserError, WrongUse
 from llm.events import Progress
 from tests.core.bundles_for_tests import write_bundle
-from tests.data.http_for_tests import Behaviour, Site, fetched
+from tests.data.http_for_tests import Behaviour, Site, fetched, serving
 from workbench.services.narration import preparation
 
 BODY = random.Random(3).randbytes(700_001)
@@ -87,6 +89,64 @@ def test_progress_tells_bytes_rate_and_time_left(site: Site, home: Path, patienc
     assert events[-1].rate > 0
     told = preparation(Progress(stage="Downloading plays", done=500.0, total=2227.75, unit="MB", rate=12.5))
     assert told == "Downloading plays 22% (500 MB of 2.23 GB), 12.5 MB/s, 2m 18s left"
+
+
+# --- whom it is fetched from
+
+
+def test_a_redirect_to_another_scheme_is_refused(site: Site, home: Path, patience: Patience) -> None:
+    for target in ("ftp://127.0.0.1/text.txt", "file:///etc/passwd", "data:text/plain,x"):
+        site.script = [Behaviour(status=302, headers={"Location": target})]
+        with pytest.raises(UserError, match=r"(redirects from http to ftp|is not allowed)"):
+            fetched(text_set(site), home, patience)
+    assert not (home / "datasets" / "plays" / "text.txt").exists()
+
+
+def test_a_redirect_from_https_to_http_is_refused() -> None:
+    request = urllib.request.Request("https://example.org/text.txt")
+    with pytest.raises(UserError, match="redirects from https to http "):
+        fetch.Redirects().redirect_request(request, None, 302, "Found", {}, "http://example.org/text.txt")
+    upgraded = fetch.Redirects().redirect_request(
+        urllib.request.Request("http://example.org/a"), None, 302, "Found", {}, "https://example.org/a"
+    )
+    assert upgraded is not None and upgraded.full_url == "https://example.org/a"
+
+
+def test_a_redirect_to_another_host_is_said(site: Site, home: Path, patience: Patience) -> None:
+    with serving() as other:
+        other.files["/moved.txt"] = BODY
+        site.script = [Behaviour(status=302, headers={"Location": f"{other.url}/moved.txt"})]
+        events = list(download(text_set(site), home, patience=patience))
+    assert content(home) == BODY
+    host = other.url.removeprefix("http://")
+    assert any(event.stage == f"Downloading plays: text.txt (redirected to {host})" for event in events)
+
+
+@pytest.mark.parametrize("target", ["http://[::1", "http://127.0.0.1:port/", "http://" + "x" * 300 + "/", "http://"])
+def test_a_redirect_to_no_address_is_a_sentence(site: Site, home: Path, patience: Patience, target: str) -> None:
+    site.script = [Behaviour(status=302, headers={"Location": target}) for _ in range(9)]
+    with pytest.raises(UserError):
+        fetched(text_set(site), home, patience)
+
+
+def test_a_length_of_thousands_of_digits_is_a_sentence(site: Site, home: Path, patience: Patience) -> None:
+    site.script = [Behaviour(no_length=True, headers={"Content-Length": "9" * 6_000})]
+    with pytest.raises(UserError, match="promises a size of 6,000 digits, which cannot be"):
+        fetched(text_set(site), home, patience)
+
+
+@pytest.mark.parametrize("length", ["²", "-5", "1e3", ""])
+def test_a_length_that_is_no_number_is_none(site: Site, home: Path, patience: Patience, length: str) -> None:
+    site.script = [Behaviour(no_length=True, headers={"Content-Length": length})]
+    fetched(text_set(site), home, patience)
+    assert content(home) == BODY
+
+
+def test_a_file_that_trickles_in_ends_after_the_time_there_is(site: Site, home: Path, patience: Patience) -> None:
+    with pytest.raises(UserError, match="did not arrive within 0 hours; run the download again, what has come is kept"):
+        fetched(text_set(site), home, replace(patience, overall=0.0))
+    fetched(text_set(site), home, patience)
+    assert content(home) == BODY
 
 
 # --- what goes wrong on the way

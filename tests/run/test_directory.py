@@ -41,7 +41,7 @@ def test_a_run_that_cannot_be_described_is_not_there(tmp_path: Path, monkeypatch
 def test_a_lock_that_cannot_be_written_is_refused_and_not_kept(tmp_path: Path) -> None:
     run = Run.create(tmp_path, "locked", RunConfig())
     (run.path / "lock").mkdir()
-    with pytest.raises(UserError, match="cannot be written"), run.lock():
+    with pytest.raises(UserError, match="lock is a folder"), run.lock():
         pass
     (run.path / "lock").rmdir()
     with run.lock():

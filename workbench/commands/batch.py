@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 from llm.config import DecodeConfig, fields_of, from_mapping
 from llm.errors import UserError, WrongUse
 from llm.events import Progress, finite
+from llm.reader import Malformed, parse_json
 from llm.run import CheckpointInfo, Run
 from workbench.commands.output import say
 
@@ -137,8 +138,8 @@ def with_fields(knobs: DecodeConfig, fields: Mapping[str, Any]) -> DecodeConfig:
 def parsed(number: int, text: str) -> dict[str, Any]:
     """The fields of one line, of which "prompt" is a text."""
     try:
-        value = json.loads(text)
-    except (ValueError, RecursionError) as error:
+        value = parse_json(text)
+    except Malformed as error:
         raise WrongUse(
             f'line {number} is not JSON ({error}); each line must be like {{"prompt": "Once"}} or "Once".'
         ) from error

@@ -31,7 +31,7 @@ def evaluate(options: argparse.Namespace) -> int:
         raise WrongUse("--batches and --examples count what to measure on; give a number from 0 on (0 = all).")
     if options.core is not None:
         return evaluate_core(options)
-    run, info = find_checkpoint(options.home, options.run)
+    run, info = find_checkpoint(options.home, options.run, say)
     config = run.config()
 
     from llm.checkpoint import load_model
@@ -73,7 +73,7 @@ def evaluate(options: argparse.Namespace) -> int:
 
 def evaluate_core(options: argparse.Namespace) -> int:
     """Print the CORE metric and the accuracy of each of its tasks, under the names they have in the events."""
-    run, info = find_checkpoint(options.home, options.run)
+    run, info = find_checkpoint(options.home, options.run, say)
     config = run.config()
 
     from llm.checkpoint import load_model

@@ -14,7 +14,7 @@ from llm.events import Progress
 from llm.run import CheckpointInfo, Run, find_checkpoint
 from workbench.commands.asking import add_knobs, chosen_knobs, engine_for, prompt_from, refuse_several, warn_of_changes
 from workbench.commands.options import Parser, add_command
-from workbench.commands.output import number_text, print_json
+from workbench.commands.output import number_text, print_json, say
 from workbench.text import clean, one_line
 
 if TYPE_CHECKING:
@@ -102,7 +102,7 @@ def stage_line(stage: Stage, engine: Engine) -> str:
 
 def compare(options: argparse.Namespace) -> int:
     """Print both texts, where they part, and how far apart the two models are along them."""
-    found = [find_checkpoint(options.home, reference) for reference in (options.first, options.second)]
+    found = [find_checkpoint(options.home, reference, say) for reference in (options.first, options.second)]
     knobs = chosen_knobs(found[0][0].config(), options)
     refuse_several(knobs, "compare")
     prompt = prompt_from(options.prompt)

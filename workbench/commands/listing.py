@@ -14,6 +14,7 @@ from llm.files import directory_size
 from llm.names import did_you_mean
 from llm.run import Run, list_runs
 from llm.run.log import newest_lines, parse_event
+from llm.run.parts import check_parts
 from workbench.commands.keeping import VERBS, add_run_verbs, run_verb
 from workbench.commands.options import add_command
 from workbench.commands.output import age, number_text, print_json, print_table, say
@@ -100,6 +101,7 @@ def described(run: Run) -> dict[str, Any]:
     """A run as data; one whose files are damaged is listed with its problem."""
     record: dict[str, Any] = {"name": run.name, "path": str(run.path)}
     try:
+        check_parts(run.path)
         info, kept = run.info(), run.checkpoints()
         record |= {"status": run.status().name, "created": info.get("created"), "parent": info.get("parent", "")}
         record |= {"checkpoints": [checkpoint.step for checkpoint in kept]}
@@ -136,6 +138,8 @@ def run_row(run: dict[str, Any]) -> tuple[str, ...]:
 def checkpoints(run: Run, *, as_json: bool) -> int:
     """The checkpoints of one run, oldest first."""
     found = run.checkpoints()
+    for reason in run.damaged_checkpoints().values():
+        say(reason)
     if as_json:
         kept = [vars(info) | {"path": str(info.path)} for info in found]
         print_json(described(run) | {"size_bytes": directory_size(run.path), "checkpoints": kept})

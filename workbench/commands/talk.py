@@ -13,7 +13,7 @@ from llm.errors import WrongUse
 from llm.run import CheckpointInfo, Run, find_checkpoint
 from workbench.commands.asking import add_knobs, chosen_knobs, engine_for, prompt_from, warn_of_changes
 from workbench.commands.options import add_command
-from workbench.commands.output import print_json
+from workbench.commands.output import print_json, say
 from workbench.text import clean
 
 if TYPE_CHECKING:
@@ -51,7 +51,7 @@ def register(subparsers: Any) -> None:
 
 def sample(options: argparse.Namespace) -> int:
     """Print what the model writes on from the prompt, and nothing else."""
-    run, info = find_checkpoint(options.home, options.run)
+    run, info = find_checkpoint(options.home, options.run, say)
     knobs = chosen_knobs(run.config(), options)
     if options.jsonl and options.explain:
         raise WrongUse("--explain shows one reply; give one prompt, without --jsonl.")
@@ -129,7 +129,7 @@ def described(
 
 def chat(options: argparse.Namespace) -> int:
     """Open the workbench at the chat with a checkpoint."""
-    find_checkpoint(options.home, options.run)
+    find_checkpoint(options.home, options.run, say)
     return open_workbench(options.home, options.run)
 
 

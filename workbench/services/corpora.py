@@ -6,7 +6,6 @@ and is not for the screen's own thread.
 
 from __future__ import annotations
 
-import json
 from collections.abc import Generator, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -17,6 +16,7 @@ from llm.data.addresses import is_address, web_address
 from llm.errors import UserError
 from llm.events import Progress
 from llm.files import directory_size, read_json, remove_directory, write_json
+from llm.reader import WRONG_SHAPE, load_json
 from workbench.services.fields import FieldNeeded, text_field_of
 from workbench.services.pasted import pasted_path
 
@@ -143,10 +143,10 @@ def prepared_datasets(home: Path) -> Iterator[Entry]:
     """The token files in `<home>/data`, as their indexes describe them."""
     for index in sorted((home / "data").glob("*/dataset.json")):
         try:
-            record = json.loads(index.read_bytes())
+            record = load_json(index)
             corpus = str(record["corpus"])
             sides(record)
-        except (OSError, ValueError, KeyError, TypeError) as error:
+        except (OSError, *WRONG_SHAPE) as error:
             problem = f"{index} is damaged ({error}); delete that folder and it is made again."
             yield Entry("prepared", index.parent.name, "damaged", problem=problem, folder=index.parent)
             continue

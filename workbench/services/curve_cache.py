@@ -9,22 +9,27 @@ from __future__ import annotations
 import hashlib
 import io
 import json
+import tokenize
 import zipfile
+import zlib
 from collections.abc import Callable
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 import numpy as np
 from numpy.typing import NDArray
 
 from llm.events import Event, finite, to_line
 from llm.files import write_atomic
+from llm.reader import WRONG_SHAPE, open_file, parse_json
 from llm.run import Run
 from llm.run.log import parse_event
 from workbench.services.curves import CORE_COLUMNS, STEP_COLUMNS, VALIDATION_COLUMNS, RunCurves, RunMark, Table
 
 FORMAT = 1
+NOT_NPY = (SyntaxError, tokenize.TokenError, MemoryError, RecursionError)  # numpy at a damaged header
+MAX_HEAD_BYTES = 256 << 20  # samples and warnings of a whole run
 WORTH_BYTES = 8 << 20  # a log shorter than this is read as quickly as its cache
 NEIGHBOURHOOD = 4096  # bytes of the log by which it is recognised
 SINGLE = ("started", "progress", "last_step", "last_evaluation", "finished")  # events that `RunCurves` keeps one of
@@ -64,8 +69,8 @@ def recall(run: Run) -> RunCurves:
     curves = RunCurves(run)
     path = cache_path(curves)
     try:
-        with np.load(path, allow_pickle=False) as kept:
-            head = json.loads(bytes(kept["head"]))
+        with open_file(path) as file, np.load(uncompressed(file), allow_pickle=False) as kept:
+            head = parse_json(bytes(kept["head"]), MAX_HEAD_BYTES)
             if not belongs(head, curves):
                 return curves
             steps, validation, core = (rows_of(kept[name]) for name in ("steps", "validation", "core"))
@@ -73,9 +78,19 @@ def recall(run: Run) -> RunCurves:
         restored.steps = Table(STEP_COLUMNS, steps)
         restored.validation = Table(VALIDATION_COLUMNS, validation)
         restored.core = Table(CORE_COLUMNS, core)
-    except (OSError, ValueError, KeyError, TypeError, EOFError, zipfile.BadZipFile):
+    except (OSError, EOFError, zipfile.BadZipFile, zlib.error, NotImplementedError, *NOT_NPY, *WRONG_SHAPE):
         return curves
     return restored
+
+
+def uncompressed(file: BinaryIO) -> BinaryIO:
+    """The archive, at its beginning. ValueError where it is compressed, as ours is not: a small file of another could
+    take any amount of memory."""
+    with zipfile.ZipFile(file) as archive:
+        if any(info.compress_type != zipfile.ZIP_STORED for info in archive.infolist()):
+            raise ValueError("a compressed cache")
+    file.seek(0)
+    return file
 
 
 def caught_up(run: Run, progress: Callable[[float], bool] = lambda share: True) -> RunCurves:

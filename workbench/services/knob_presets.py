@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import tomllib
 from dataclasses import replace
 from pathlib import Path
 
@@ -11,6 +10,7 @@ import tomli_w
 from llm.config import DecodeConfig, check_name
 from llm.errors import UserError
 from llm.files import write_atomic
+from llm.reader import Malformed, load_toml
 from workbench.services.conversation import knob_mapping, knobs_from
 
 FILE = "knobs.toml"
@@ -20,10 +20,10 @@ def load_knob_presets(home: Path) -> dict[str, DecodeConfig]:
     """All of them by name; none where there is no file. UserError names what is wrong in it."""
     path = home / FILE
     try:
-        tables = tomllib.loads(path.read_text(encoding="utf-8"))
+        tables = load_toml(path)
     except FileNotFoundError:
         return {}
-    except (OSError, ValueError) as error:
+    except (OSError, Malformed) as error:
         raise UserError(f"{path} cannot be read ({error}); correct it, or delete it.") from error
     found = {}
     for name, table in tables.items():

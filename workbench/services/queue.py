@@ -11,6 +11,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+from llm.config.presets import NAME
 from llm.errors import UserError, WrongUse
 from llm.file_locks import try_lock
 from llm.files import read_json, write_json
@@ -72,7 +73,7 @@ class RunQueue:
         try:
             record = read_json(self.path) if self.path.exists() else {}
             names = record.get("runs", []) if record.get("format", FORMAT) <= FORMAT else []
-            return [name for name in names if isinstance(name, str)]
+            return [name for name in names if isinstance(name, str) and NAME.fullmatch(name)]
         except (UserError, AttributeError, TypeError):
             return []  # a damaged list holds nothing that is not in the run directories
 

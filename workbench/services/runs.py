@@ -17,6 +17,7 @@ from llm.events import Evaluated, Event, Finished, Started, StepLogged
 from llm.files import directory_size, remove_directory
 from llm.run import CheckpointInfo, EventTail, Holder, Run, check_run_name, verify
 from llm.run.log import last_event_of, last_events, paused_after
+from llm.run.parts import check_parts
 from workbench.services.summaries import Kept, RunSummary, Stamp, load_summaries, save_summaries
 
 SORTS = ("age", "name", "status", "step", "loss", "validation", "bits", "parameters", "corpus", "size")
@@ -135,6 +136,8 @@ class RunCatalogue:
 
     def _look(self, run: Run, stamp: tuple[Stamp, ...]) -> _Known:
         known = self._known.get(run.name)
+        if known is None or stamp != known.stamp:
+            check_parts(run.path)
         if known is None:
             digest = LogDigest.of(run.path / "events.jsonl")
             known = self._known[run.name] = _Known(run.config(), run.info(), digest)

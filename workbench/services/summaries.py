@@ -5,11 +5,14 @@ from __future__ import annotations
 import json
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
+from types import NoneType
 from typing import Any
 
+from llm.config.presets import NAME
 from llm.errors import UserError
 from llm.events import finite, restored
 from llm.files import read_json, write_atomic
+from llm.reader import WRONG_SHAPE
 
 FORMAT = 1
 
@@ -47,6 +50,14 @@ class RunSummary:
         return self.status.startswith(("running", "paused"))
 
 
+KINDS: dict[str, tuple[type, ...]] = {
+    "str": (str,),
+    "int": (int,),
+    "float": (int, float),
+    "float | None": (int, float, NoneType),
+}
+"""What a field may hold as JSON, by its annotation."""
+
 Kept = dict[str, tuple[tuple[Stamp, ...], RunSummary]]
 """By name: a summary, and the stamps of the files it was made from."""
 
@@ -60,7 +71,7 @@ def load_summaries(home: Path) -> Kept:
         if record.get("format") != FORMAT or record.get("fields") != known:
             return {}
         return {row["summary"]["name"]: (stamps_of(row), summary_of(row["summary"], home)) for row in record["runs"]}
-    except (UserError, AttributeError, KeyError, TypeError, ValueError):
+    except (UserError, *WRONG_SHAPE):
         return {}  # only a cache: it is made anew
 
 
@@ -69,7 +80,13 @@ def stamps_of(row: dict[str, Any]) -> tuple[Stamp, ...]:
 
 
 def summary_of(record: dict[str, Any], home: Path) -> RunSummary:
+    """The summary a record holds. ValueError where a field is of another kind: lists sort and format them all."""
     record = {field.name: restored(record[field.name], field.type) for field in fields(RunSummary)}
+    for item in fields(RunSummary):
+        if item.type in KINDS and type(record[item.name]) not in KINDS[str(item.type)]:
+            raise ValueError(f"{item.name} is of another kind")
+    if not NAME.fullmatch(record["name"]) or not all(isinstance(tag, str) for tag in record["tags"]):
+        raise ValueError("no run can be called so")
     return RunSummary(**(record | {"path": home / "runs" / record["name"], "tags": tuple(record["tags"])}))
 
 

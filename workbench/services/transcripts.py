@@ -15,13 +15,16 @@ from pathlib import Path
 from typing import Any
 
 from llm.errors import UserError
+from llm.events import is_moment
 from llm.files import write_atomic
+from llm.reader import WRONG_SHAPE, Malformed, parse_json, read_bytes
 from llm.run.log import LineAppender
 from workbench.services.conversation import Conversation, Exchange
 
 FORMAT = 1
 FOLDER = "transcripts"
 EXPORTS = "exports"
+MAX_BYTES = 256 << 20
 
 
 @dataclass(frozen=True)
@@ -74,16 +77,18 @@ def line_of(record: dict[str, Any]) -> bytes:
 def records(file: Path) -> Iterator[dict[str, Any]]:
     """The lines of a file that are JSON objects. UserError where it cannot be read or is of a later format."""
     try:
-        data = file.read_bytes()
-    except OSError as error:
-        raise UserError(f"{file} cannot be read ({error.strerror}); choose another conversation.") from error
+        data = read_bytes(file, MAX_BYTES)
+    except (OSError, Malformed) as error:
+        reason = (error.strerror if isinstance(error, OSError) else "") or error
+        raise UserError(f"{file} cannot be read ({reason}); choose another conversation.") from error
     for line in data.splitlines():
         try:
-            record = json.loads(line)
-        except ValueError:
+            record = parse_json(line)
+        except Malformed:
             continue  # a line that a crash has torn
         if isinstance(record, dict):
-            if record.get("type") == "conversation" and record.get("format", 0) > FORMAT:
+            version = record.get("format", 0)
+            if record.get("type") == "conversation" and isinstance(version, int) and version > FORMAT:
                 raise UserError(f"{file} was written by a newer llm-workbench; upgrade to read it.")
             yield record
 
@@ -93,12 +98,12 @@ def load(file: Path) -> Conversation:
     conversation = Conversation()
     conversation.file = file
     for record in records(file):
-        if record.get("type") == "conversation" and isinstance(record.get("created"), int | float):
+        if record.get("type") == "conversation" and is_moment(record.get("created")):
             conversation.created = float(record["created"])
         elif record.get("type") == "exchange":
             try:
                 conversation.insert(Exchange.from_record(record))
-            except (UserError, KeyError, TypeError, ValueError):
+            except (UserError, *WRONG_SHAPE):
                 continue
     return conversation
 

@@ -1,0 +1,70 @@
+"""Whether a run directory may be read and written: its parts are plain files and folders of its own.
+
+A run copied from somebody else may hold links (what is appended, locked or pruned would lie outside of it), FIFOs
+(which let a reader wait for ever) or devices. Each is refused by name before anything is opened.
+"""
+
+from __future__ import annotations
+
+import os
+import stat
+from pathlib import Path
+
+from llm.errors import UserError
+
+FILES = ("run.toml", "meta.json", "events.jsonl", "commands.jsonl", "lock", "crash.txt")
+FOLDERS = ("tokenizer", "checkpoints", "live", "kept", ".cache")
+DEPTH = 2  # folders below `checkpoints/`, `live/`, `kept/`: a checkpoint, and its files
+
+
+def check_parts(run: Path) -> None:
+    """UserError naming the first part of a run directory that is a link, or no file or folder where one belongs.
+
+    The run directory itself may be a link. OSError where a folder may not be looked into.
+    """
+    for name in FILES:
+        mode = mode_of(run / name)
+        if mode and not stat.S_ISREG(mode):
+            raise refusal(run / name, mode, "a file")
+    for name in FOLDERS:
+        mode = mode_of(run / name)
+        if mode and not stat.S_ISDIR(mode):
+            raise refusal(run / name, mode, "a folder")
+        if mode:
+            check_folder(run / name, DEPTH)
+
+
+def check_folder(folder: Path, depth: int) -> None:
+    """UserError where `folder`, or a folder in it, `depth` levels down, holds a link, a FIFO or a device."""
+    try:
+        with os.scandir(folder) as entries:
+            found = [(Path(entry.path), entry.stat(follow_symlinks=False).st_mode) for entry in entries]
+    except FileNotFoundError:  # pruned, or published under its own name, this instant
+        return
+    for path, mode in found:
+        if not (stat.S_ISREG(mode) or stat.S_ISDIR(mode)):
+            raise refusal(path, mode, "a file or folder")
+        if stat.S_ISDIR(mode) and depth > 1:
+            check_folder(path, depth - 1)
+
+
+def mode_of(path: Path) -> int:
+    """The mode of what lies at `path`, links not followed; 0 where nothing does."""
+    try:
+        return path.lstat().st_mode
+    except FileNotFoundError:
+        return 0
+
+
+def refusal(path: Path, mode: int, expected: str) -> UserError:
+    kinds = (
+        (stat.S_ISLNK, "a link"),
+        (stat.S_ISFIFO, "a FIFO"),
+        (stat.S_ISSOCK, "a socket"),
+        (stat.S_ISDIR, "a folder"),
+        (stat.S_ISREG, "a file"),
+    )
+    kind = next((name for is_kind, name in kinds if is_kind(mode)), "a device")
+    return UserError(
+        f"{path} is {kind} where a run has {expected} of its own; put {expected} in its place, or remove it."
+    )

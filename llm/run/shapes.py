@@ -1,0 +1,82 @@
+"""What a safetensors file says of itself in its header, compared with a configuration before any of it is built.
+
+Format: 8 bytes, the length of the header (little-endian); the header, JSON; then the tensors. No torch.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from llm.config import RunConfig, resolve_model
+from llm.errors import UserError
+from llm.model.counts import parameters
+from llm.reader import WRONG_SHAPE, Malformed, open_file, parse_json
+
+LENGTH_BYTES = 8
+MAX_HEADER_BYTES = 64 << 20
+BITS = {"F64": 64, "F32": 32, "F16": 16, "BF16": 16, "I64": 64, "I32": 32, "U8": 8, "BOOL": 8}
+"""Size of one number, for the types that a checkpoint may hold."""
+
+
+@dataclass(frozen=True)
+class TensorEntry:
+    """One tensor of a safetensors file."""
+
+    dtype: str
+    shape: tuple[int, ...]
+
+    @property
+    def count(self) -> int:
+        """Numbers in it."""
+        return math.prod(self.shape)
+
+
+def read_header(path: Path) -> dict[str, TensorEntry]:
+    """The tensors of a safetensors file by name, their sizes checked against that of the file. UserError."""
+    try:
+        with open_file(path) as file:
+            size = file.seek(0, 2)
+            file.seek(0)
+            length = int.from_bytes(file.read(LENGTH_BYTES), "little")
+            if not 0 < length <= min(MAX_HEADER_BYTES, size - LENGTH_BYTES):
+                raise Malformed("its header is cut off or too long")
+            record = parse_json(file.read(length), MAX_HEADER_BYTES)
+        entries = {name: entry_of(value) for name, value in record.items() if name != "__metadata__"}
+        bits = sum(BITS[entry.dtype] * entry.count for entry in entries.values())
+        if size != LENGTH_BYTES + length + bits // 8:
+            raise Malformed(f"its header promises {bits // 8:,} bytes of tensors, there are {size - length - 8:,}")
+    except OSError as error:
+        raise UserError(f"{path} cannot be read ({error.strerror}); use another checkpoint of this run.") from error
+    except WRONG_SHAPE as error:
+        reason = str(error) if isinstance(error, Malformed) else "its header is not that of a safetensors file"
+        raise UserError(f"{path} is damaged ({reason}); use another checkpoint of this run.") from error
+    return entries
+
+
+def entry_of(value: Any) -> TensorEntry:
+    """The tensor one entry of the header describes; one of `WRONG_SHAPE` where it describes none."""
+    shape = value["shape"]
+    if not isinstance(shape, list) or not all(type(size) is int and 0 <= size < 1 << 48 for size in shape):
+        raise TypeError("no shape")
+    if len(shape) > 8 or value["dtype"] not in BITS:
+        raise TypeError("no tensor of a model")
+    return TensorEntry(value["dtype"], tuple(shape))
+
+
+def check_weights(path: Path, config: RunConfig, vocab_size: int) -> None:
+    """UserError unless the weights in `path` can be those of `config`: as many layers, and as many numbers in all.
+
+    What a configuration promises costs memory and time as soon as it is built; this costs one small read.
+    """
+    model = resolve_model(config.model, vocab_size)
+    entries = read_header(path)
+    layers = len({name.split(".")[1] for name in entries if name.startswith("blocks.") and name.count(".") > 1})
+    found, expected = sum(entry.count for entry in entries.values()), parameters(model)
+    if layers != model.n_layer or found != expected:
+        raise UserError(
+            f"{path} does not fit this configuration: it holds {found:,} numbers in {layers:,} layers, not "
+            f"{expected:,} in {model.n_layer:,}; bring back run.toml and the tokenizer as they were."
+        )

@@ -1,0 +1,80 @@
+"""A run directory from somebody else: what is no file or folder of its own is refused; nothing outside is touched."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from llm.config import RunConfig
+from llm.errors import UserError
+from llm.run import Run
+from llm.run.log import LineAppender
+from llm.run.parts import FILES, FOLDERS
+from workbench.services.runs import RunCatalogue
+
+
+@pytest.fixture
+def run(tmp_path: Path) -> Run:
+    """A run with all its parts."""
+    run = Run.create(tmp_path, "theirs", RunConfig())
+    for name in FILES:
+        (run.path / name).touch()
+    for name in FOLDERS:
+        (run.path / name).mkdir()
+    (run.checkpoint_directory / "step-00000001").mkdir()
+    (run.checkpoint_directory / "step-00000001" / "state.json").write_text("{}")
+    return run
+
+
+PLACES = (*FILES, *FOLDERS, "checkpoints/step-00000001", "checkpoints/step-00000001/state.json")
+
+
+@pytest.mark.parametrize("place", PLACES)
+def test_a_part_that_is_a_link_is_refused_by_name(run: Run, tmp_path: Path, place: str) -> None:
+    path, outside = run.path / place, tmp_path / "outside"
+    path.rename(outside)
+    path.symlink_to(outside)
+    with pytest.raises(UserError, match="is a link where a run has"), run.lock():
+        pass
+    with pytest.raises(UserError, match=f"{place} is a link"):
+        Run.open(tmp_path, "theirs")
+    (row,) = RunCatalogue(tmp_path).refresh()
+    assert row.status == "unreadable" and "is a link" in row.reason
+    assert outside.is_dir() or outside.read_bytes() in (b"", b"{}") or place == "run.toml"
+
+
+def test_a_link_that_appears_later_is_neither_locked_nor_appended_to(run: Run, tmp_path: Path) -> None:
+    outside = tmp_path / "outside"
+    outside.write_text("precious")
+    for name in ("lock", "events.jsonl", "commands.jsonl"):
+        (run.path / name).unlink()
+        (run.path / name).symlink_to(outside)
+    for name in ("events.jsonl", "commands.jsonl"):
+        with pytest.raises(OSError):
+            LineAppender(run.path / name)
+    assert run.holder() is None
+    with pytest.raises(UserError), run.lock():
+        pass
+    assert outside.read_text() == "precious"
+
+
+@pytest.mark.parametrize("place", PLACES)
+def test_a_fifo_in_any_place_keeps_no_listing_waiting(run: Run, tmp_path: Path, place: str) -> None:
+    path = run.path / place
+    shutil.rmtree(path) if path.is_dir() else path.unlink()
+    os.mkfifo(path)
+    command = [sys.executable, "-m", "workbench.cli", "runs", "--json", "--home", str(tmp_path)]
+    listed = subprocess.run(command, capture_output=True, text=True, timeout=60, check=True)
+    assert '"unreadable"' in listed.stdout and ("is a FIFO" in listed.stdout or place == "run.toml")
+    assert [row.status for row in RunCatalogue(tmp_path).refresh()] == ["unreadable"]
+
+
+def test_a_run_that_is_a_link_itself_is_a_run(run: Run, tmp_path: Path) -> None:
+    run.path.rename(tmp_path / "large-disk")
+    run.path.symlink_to(tmp_path / "large-disk")
+    assert Run.open(tmp_path, "theirs").holder() is None
