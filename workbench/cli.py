@@ -57,15 +57,6 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except BrokenPipeError:  # whoever read our output has had enough
         os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
         return 0
-    except OSError as error:
-        if error.errno is None:
-            return unexpected(error, given)
-        if error.errno != errno.ENOSPC:
-            say(f"{error.filename or 'a file'} cannot be used ({error.strerror}); correct that, then try again.")
-            return 1
-        os.dup2(os.open(os.devnull, os.O_WRONLY), 1)  # what could not be written would be tried again at the end
-        say(f"there is no space left for {error.filename or 'what was to be written'}; make room, then try again.")
-        return 1
     except Exception as error:  # noqa: BLE001 - the outermost caller: nobody is shown a traceback
         return failed(error, given)
     return status
@@ -73,15 +64,15 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 def failed(error: Exception, given: Sequence[str]) -> int:
     """Say what went wrong: the disk, the memory, or something that is no fault of the person's; returns 1."""
-    if isinstance(error, OSError) and error.errno in DISK_ERRORS:
-        os.dup2(os.open(os.devnull, os.O_WRONLY), 1)  # what could not be written would be tried again at the end
-        what = error.filename or "what was to be written"
-        if error.errno in FULL:
-            say(f"there is no space left for {what}; make room, then try again.")
-        else:
-            say(f"{what} could not be written ({error.strerror}); see to that, then try again.")
-    elif (shortage := memory_shortage(error)) is not None:
+    if (shortage := memory_shortage(error)) is not None:
         say(str(shortage))
+    elif isinstance(error, OSError) and error.errno is not None:
+        if error.errno in DISK_ERRORS:
+            os.dup2(os.open(os.devnull, os.O_WRONLY), 1)  # what could not be written would be tried again at the end
+        if error.errno in FULL:
+            say(f"there is no space left for {error.filename or 'what was to be written'}; make room, then try again.")
+        else:
+            say(f"{error.filename or 'a file'} cannot be used ({error.strerror}); correct that, then try again.")
     else:
         unexpected(error, given)
     return 1
