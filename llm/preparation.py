@@ -58,9 +58,19 @@ def due_core_tasks(config: RunConfig, home: Path) -> tuple[Task, ...]:
     return load_bundle(bundle_folder(config.evaluate.core_path, home)) if config.evaluate.core_every else ()
 
 
-def prepared(config: RunConfig, home: Path, commands: CommandQueue) -> Generator[Event, None, Dataset | None]:
-    """The data set of `config`, made if need be; None when a stop came meanwhile."""
-    steps = prepare(config, home)
+def known_fingerprint(run: Run) -> str:
+    """The data set that the newest checkpoint which can be read was trained on; "" where there is none."""
+    for info in reversed(run.checkpoints()):
+        with suppress(UserError, AttributeError):
+            return str(read_state(info).get("data_fingerprint", ""))
+    return ""
+
+
+def prepared(
+    config: RunConfig, home: Path, commands: CommandQueue, known: str = ""
+) -> Generator[Event, None, Dataset | None]:
+    """The data set of `config`, made if need be; None when a stop came meanwhile. `known` as in `prepare`."""
+    steps = prepare(config, home, known)
     try:
         while not commands.stop_is_waiting():
             yield next(steps)

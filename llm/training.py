@@ -30,6 +30,7 @@ from llm.preparation import (
     config_to_go_on,
     due_core_tasks,
     keep_tokenizer,
+    known_fingerprint,
     last_step,
     prepared,
     restored_state,
@@ -132,7 +133,7 @@ def training_events(
     config = config_to_go_on(run, overrides)
     check_shares(run, config, home, ranks)
     due_core_tasks(config, home)  # a bundle that is missing is told before long work begins
-    dataset = yield from shared_dataset(config, home, commands, ranks)
+    dataset = yield from shared_dataset(config, home, commands, ranks, known_fingerprint(run))
     if dataset is None:
         yield stopped_early(run, commands)
         return
@@ -161,13 +162,13 @@ def training_events(
 
 
 def shared_dataset(
-    config: RunConfig, home: Path, commands: CommandQueue, ranks: Ranks
+    config: RunConfig, home: Path, commands: CommandQueue, ranks: Ranks, known: str
 ) -> Generator[Event, None, Dataset | None]:
     """The data set, or None when a stop came meanwhile. The first rank prepares it; the others find it done."""
-    dataset = (yield from prepared(config, home, commands)) if ranks.is_first else None
+    dataset = (yield from prepared(config, home, commands, known)) if ranks.is_first else None
     goes_on = ranks.share(dataset is not None)
     if goes_on and not ranks.is_first:
-        dataset = yield from prepared(config, home, commands)
+        dataset = yield from prepared(config, home, commands, known)
     return dataset
 
 

@@ -61,8 +61,11 @@ class Dataset:
         return self.path / HELD_OUT_TEXT
 
 
-def prepare(config: RunConfig, home: Path) -> Generator[Progress, None, Dataset]:
+def prepare(config: RunConfig, home: Path, known: str = "") -> Generator[Progress, None, Dataset]:
     """Make, or find, the token files of `config`; yields progress and returns the Dataset.
+
+    Where the text is not there any more, tokens that were prepared from it are used: of several data sets the one whose
+    fingerprint is `known`, else the newest.
 
     Raises UserError where the corpus is missing, empty or damaged, too short for one window on either side, or where
     the disk is full.
@@ -70,7 +73,7 @@ def prepare(config: RunConfig, home: Path) -> Generator[Progress, None, Dataset]
     try:
         source = open_source(config, home)
     except MissingText as missing:
-        return prepared_earlier(config, home, missing)
+        return prepared_earlier(config, home, missing, known)
     identity = yield from in_background(
         lambda report: source.fingerprint(summed(report)), "Reading the corpus", source.size_bytes / 1e6
     )
@@ -110,14 +113,14 @@ def find_prepared(config: RunConfig, home: Path) -> tuple[Dataset | None, Tokeni
     return (load_dataset(target, source) if (target / INDEX).exists() else None), tokenizer
 
 
-def prepared_earlier(config: RunConfig, home: Path, missing: MissingText) -> Dataset:
-    """The newest data set that was made with the same settings, for a text that is not there any more.
+def prepared_earlier(config: RunConfig, home: Path, missing: MissingText, known: str = "") -> Dataset:
+    """The data set that was made with the same settings, for a text that is not there any more: `known`, or the newest.
 
     Raises `missing` where there is none, or where the text itself is read while training.
     """
     wanted = made_with(config)
     found = [] if config.data.order == "stream" else list((home / "data").glob(f"*/{INDEX}"))
-    for index in sorted(found, key=lambda path: path.stat().st_mtime_ns, reverse=True):
+    for index in sorted(found, key=lambda path: (path.parent.name == known, path.stat().st_mtime_ns), reverse=True):
         try:
             record = read_json(index)
             fits = "files" not in record and deciding(record["made_with"]) == deciding(wanted)
