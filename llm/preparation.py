@@ -48,9 +48,11 @@ def check_checkpoints(run: Run, config: RunConfig) -> None:
     raise UserError(f"no checkpoint of {run.name} can be used: {problems[0]}")
 
 
-def prepared(config: RunConfig, home: Path, commands: CommandQueue) -> Generator[Event, None, Dataset | None]:
-    """The data set of `config`, made if need be; None when a stop came meanwhile."""
-    steps = prepare(config, home)
+def prepared(
+    config: RunConfig, home: Path, commands: CommandQueue, known: str = ""
+) -> Generator[Event, None, Dataset | None]:
+    """The data set of `config`, made if need be; None when a stop came meanwhile. `known` as in `prepare`."""
+    steps = prepare(config, home, known)
     try:
         while not commands.stop_is_waiting():
             yield next(steps)

@@ -195,9 +195,10 @@ def training_events(
     """Everything from preparing the data to the end; `warnings` are logged once the training has started."""
     config = config_to_go_on(run, overrides)
     check_checkpoints(run, config)
-    check_shares(config, home, ranks.count, newest_state(run))
+    newest = newest_state(run)
+    check_shares(config, home, ranks.count, newest)
     due_core_tasks(config, home)  # a bundle that is missing is told before long work begins
-    dataset = yield from shared_dataset(config, home, commands, ranks)
+    dataset = yield from shared_dataset(config, home, commands, ranks, str(newest.get("data_fingerprint", "")))
     if dataset is None:
         yield stopped_early(run, commands)
         return
@@ -229,13 +230,13 @@ def training_events(
 
 
 def shared_dataset(
-    config: RunConfig, home: Path, commands: CommandQueue, ranks: Ranks
+    config: RunConfig, home: Path, commands: CommandQueue, ranks: Ranks, known: str
 ) -> Generator[Event, None, Dataset | None]:
     """The data set, or None when a stop came meanwhile. The first rank prepares it; the others find it done."""
-    dataset = (yield from prepared(config, home, commands)) if ranks.is_first else None
+    dataset = (yield from prepared(config, home, commands, known)) if ranks.is_first else None
     goes_on = ranks.share(dataset is not None)
     if goes_on and not ranks.is_first:
-        dataset = yield from prepared(config, home, commands)
+        dataset = yield from prepared(config, home, commands, known)
     return dataset
 
 

@@ -167,7 +167,7 @@ class FileCorpus:
         return kinds
 
     def documents(self) -> Iterator[Document]:
-        replaced, empty = self._replaced.__setitem__, self._empty_rows.__setitem__
+        replaced, empty = keep_largest(self._replaced), keep_largest(self._empty_rows)
         for path, kind in self.kinds.items():
             if kind.reading == "jsonl":
                 yield from read_json_documents(path, kind, self.text_field, replaced, empty)
@@ -208,6 +208,15 @@ class FileCorpus:
         if len(self.paths) == 1 and is_web_page(self.paths[0]):
             found.append(f"{self.paths[0]} is a web page: its markup is learnt like the rest; look for a plain text.")
         return found
+
+
+def keep_largest(counts: dict[Path, int]) -> Callable[[Path, int], None]:
+    """A function that notes a file's count there; files are read several times, and not always to their end."""
+
+    def note(path: Path, count: int) -> None:
+        counts[path] = max(count, counts.get(path, 0))
+
+    return note
 
 
 def check_text(corpus: Corpus) -> None:

@@ -123,10 +123,11 @@ def first_item(text: JsonText) -> dict[str, Any]:
 def first_row(text: JsonText, text_field: str) -> tuple[dict[str, Any], str]:
     """The first row of a text that begins with an object, and the name of the list in that object that holds the rows.
 
-    The object itself is the row, "" the name, unless a list comes in it before any `text_field` that is called
-    `CONTAINER`, or whose first item has the field. Of the object, only the value of the field is kept, in brief.
+    The object itself is the row, "" the name, unless it is the only one, lacks `text_field`, and has a list that is
+    called `CONTAINER` or whose first item has the field. Of the object, only the value of the field is kept, in brief.
     """
     row: dict[str, Any] = {}
+    inside, member, alone = {}, "", True
     with suppress(ValueError):
         for name in text.members():
             row[name] = ...
@@ -135,10 +136,10 @@ def first_row(text: JsonText, text_field: str) -> tuple[dict[str, Any], str]:
                 row[name] = "" if isinstance(value, str) else value if value is None else ...
                 continue
             for number, item in enumerate(text.items()):
-                is_row = number == 0 and isinstance(item, dict) and (name == CONTAINER or text_field in item)
-                if is_row and text_field not in row:
-                    return item, name
-    return row, ""
+                if number == 0 and not member and isinstance(item, dict) and (name == CONTAINER or text_field in item):
+                    inside, member = item, name
+        alone = not text.peek()
+    return (inside, member) if member and alone and text_field not in row else (row, "")
 
 
 def shape_of_values(text: JsonText, first_line: str, *, named: bool) -> tuple[str, bool]:

@@ -74,8 +74,11 @@ class Dataset:
         return self.path / HELD_OUT_TEXT
 
 
-def prepare(config: RunConfig, home: Path) -> Generator[Progress, None, Dataset]:
+def prepare(config: RunConfig, home: Path, known: str = "") -> Generator[Progress, None, Dataset]:
     """Make, or find, the token files of `config`; yields progress and returns the Dataset.
+
+    Where the text is not there any more, tokens that were prepared from it are used: of several data sets the one whose
+    fingerprint is `known`, else the newest.
 
     Raises UserError where the corpus is missing, empty or damaged, too short for one window on either side, or where
     the disk is full.
@@ -83,7 +86,7 @@ def prepare(config: RunConfig, home: Path) -> Generator[Progress, None, Dataset]
     try:
         source, tokenizer, fingerprint = yield from identify(config, home)
     except MissingText as missing:
-        return prepared_earlier(config, home, missing)
+        return prepared_earlier(config, home, missing, known)
     target = home / "data" / fingerprint
     if not (target / INDEX).exists():
         with staged(target) as folder:
@@ -134,14 +137,14 @@ def find_prepared(config: RunConfig, home: Path) -> tuple[Dataset | None, Tokeni
     return (load_dataset(target, source) if (target / INDEX).exists() else None), tokenizer
 
 
-def prepared_earlier(config: RunConfig, home: Path, missing: MissingText) -> Dataset:
-    """The newest data set that was made with the same settings, for a text that is not there any more.
+def prepared_earlier(config: RunConfig, home: Path, missing: MissingText, known: str = "") -> Dataset:
+    """The data set that was made with the same settings, for a text that is not there any more: `known`, or the newest.
 
     Raises `missing` where there is none, or where the text itself is read while training.
     """
     wanted = made_with(config)
     found = [] if config.data.order == "stream" else list((home / "data").glob(f"*/{INDEX}"))
-    for index in sorted(found, key=lambda path: path.stat().st_mtime_ns, reverse=True):
+    for index in sorted(found, key=lambda path: (path.parent.name == known, path.stat().st_mtime_ns), reverse=True):
         try:
             record = load_json(index)
             fits = "files" not in record and deciding(record["made_with"]) == deciding(wanted)

@@ -25,19 +25,26 @@ def read_json_documents(
     UserError names file and place of a row without text in that field, and of what is not JSON.
     """
     nulls = 0
-    for where, record in json_records(path, kind.shape, replaced):
-        text = record.get(text_field, 0) if isinstance(record, dict) else 0
-        if text is None:
-            nulls += 1
-            continue
-        if not isinstance(text, str):
-            fields = name_some(record) if isinstance(record, dict) else "none, it is not an object"
-            raise UserError(
-                f"{where} has no text in the field {text_field!r}; its fields are: {fields} "
-                "(data.text_field names the one to use)."
-            )
-        yield from filter(None, [document(where, text)])
-    empty(path, nulls)
+    try:
+        for where, record in json_records(path, kind.shape, replaced):
+            text = record.get(text_field, 0) if isinstance(record, dict) else 0
+            if text is None:
+                nulls += 1
+            elif isinstance(text, str):
+                yield from filter(None, [document(where, text)])
+            else:
+                raise no_text(where, record, text_field)
+    finally:
+        empty(path, nulls)
+
+
+def no_text(where: str, record: Any, text_field: str) -> UserError:
+    """The error of a row that has no text in the field asked for."""
+    fields = name_some(record) if isinstance(record, dict) else "none, it is not an object"
+    return UserError(
+        f"{where} has no text in the field {text_field!r}; its fields are: {fields} "
+        "(data.text_field names the one to use)."
+    )
 
 
 def json_records(path: Path, shape: str, replaced: Replaced) -> Iterator[tuple[str, Any]]:

@@ -144,7 +144,7 @@ def is_web_page(path: Path) -> bool:
 
 def read_text(path: Path, replaced: Replaced) -> Iterator[str]:
     """A text file in pieces of about a megabyte; a byte order mark is dropped, and decides between UTF-8, UTF-16 and
-    UTF-32. Bytes that are no such text become U+FFFD, and `replaced` is called with their number.
+    UTF-32. Bytes that are no such text become U+FFFD; when reading ends, `replaced` is called with their number so far.
     """
     wrong = 0
     with open_content(path) as file:
@@ -154,13 +154,15 @@ def read_text(path: Path, replaced: Replaced) -> Iterator[str]:
         encoding = encoding_of(beginning)
         decoder = codecs.getincrementaldecoder(encoding)(errors="replace")
         stored = STORED_REPLACEMENTS[encoding]
-        for raw in itertools.chain([beginning], iter(lambda: file.read(PIECE_BYTES), b""), [b""]):
-            piece = decoder.decode(raw, final=not raw)
-            if REPLACEMENT in piece:
-                wrong += piece.count(REPLACEMENT) - raw.count(stored)
-            if piece:
-                yield piece
-    replaced(path, max(0, wrong))
+        try:
+            for raw in itertools.chain([beginning], iter(lambda: file.read(PIECE_BYTES), b""), [b""]):
+                piece = decoder.decode(raw, final=not raw)
+                if REPLACEMENT in piece:
+                    wrong += piece.count(REPLACEMENT) - raw.count(stored)
+                if piece:
+                    yield piece
+        finally:
+            replaced(path, max(0, wrong))
 
 
 def read_text_documents(path: Path, separator: str, replaced: Replaced) -> Iterator[Document]:

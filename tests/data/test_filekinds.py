@@ -213,6 +213,18 @@ def test_what_a_file_is_does_not_depend_on_where_its_rows_begin(tmp_path: Path) 
         texts(opened(tmp_path / "b.json"))
 
 
+@pytest.mark.parametrize("name", ["a.jsonl", "a.json"])
+def test_lists_of_objects_inside_rows_are_no_rows(tmp_path: Path, name: str) -> None:
+    rows = [{"data": [{"text": "no"}], "text": f"text {n}", "more": [{"text": "no"}]} for n in range(3)]
+    path = tmp_path / name
+    for content in (lines(rows), lines(rows[:1]), json.dumps(rows)):
+        path.write_text(content)
+        assert texts(opened(path)) == [row["text"] for row in rows][: content.count("more")]
+    path.write_text(lines([{"data": [{"text": "no"}], "n": n} for n in range(3)]))
+    with pytest.raises(UserError, match="its fields are: data, n"):
+        texts(opened(path))
+
+
 def test_sentences_stay_short_whatever_the_fields_are(tmp_path: Path) -> None:
     (tmp_path / "vocab.json").write_text(json.dumps({f"word {n}": n for n in range(50_000)}))
     (tmp_path / "a.txt").write_text("Text.")

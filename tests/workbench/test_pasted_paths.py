@@ -12,7 +12,7 @@ from textual.widgets import Input
 
 from tests.workbench.test_data_screen import app_with, opened
 from tests.workbench.waiting import shown, until
-from workbench.services.corpora import add_corpus, list_corpora, path_problem, read_added
+from workbench.services.corpora import add_corpus, list_corpora, path_problem, preview, read_added
 from workbench.services.fields import FieldNeeded
 from workbench.services.pasted import pasted_path
 from workbench.widgets.dialogs import Ask, AskText
@@ -152,3 +152,12 @@ async def test_the_preview_lists_what_is_passed_over(home: Path, tmp_path: Path)
         screen.listing.highlighted = screen.listing.get_option_index(f"added {folder}")
         await until(pilot, lambda: "the text" in shown(screen))
         assert "1 file or folder passed over (it holds NUL bytes)" in " ".join(shown(screen).split())
+
+
+def test_the_preview_says_what_is_amiss_in_what_it_read(home: Path, tmp_path: Path) -> None:
+    """Of a file it does not read to the end."""
+    (tmp_path / "a.txt").write_bytes("Où est la forêt ? ".encode("latin-1") * 100_000)
+    (tmp_path / "b.jsonl").write_text('{"text": null}\n' + '{"text": "fine"}\n' * 100)
+    for name, told in (("a.txt", "the file has another encoding"), ("b.jsonl", "1 rows without text")):
+        _, notes = preview(add_corpus(home, str(tmp_path / name)), home)
+        assert told in notes[0]

@@ -8,9 +8,8 @@ from typing import Any
 
 from llm.config import resolve_seq_len
 from llm.errors import UserError, WrongUse
-from llm.files import read_json
 from llm.run import find_checkpoint
-from llm.run.checkpoints import STATE
+from llm.run.checkpoints import read_state
 from workbench.commands.options import add_command
 from workbench.commands.output import print_json, print_table, say
 
@@ -40,7 +39,8 @@ def evaluate(options: argparse.Namespace) -> int:
     from llm.evaluate import evaluate as measure
     from workbench.commands.narrator import drained
 
-    dataset = drained(prepare(config, options.home))
+    trained_on = str(read_state(info).get("data_fingerprint", ""))
+    dataset = drained(prepare(config, options.home, trained_on))
     plan = make_plan(replace(config.train, device=options.device))
     model, tokenizer = load_model(run, info, plan.device)
     if dataset.tokenizer.fingerprint() != tokenizer.fingerprint():
@@ -48,7 +48,7 @@ def evaluate(options: argparse.Namespace) -> int:
             f"the text of {run.name} has changed since it was trained (corpus {config.data.corpus}), and its tokenizer "
             "with it; bring back the old text."
         )
-    if read_json(info.path / STATE).get("data_fingerprint") != dataset.fingerprint:
+    if trained_on != dataset.fingerprint:
         say(f"warning: the text of {run.name} has changed since it was trained; this measures it on the text of now.")
     seq_len, batch_size = resolve_seq_len(config.train, config.model), config.train.batch_size
     batches = config.evaluate.batches if options.batches is None else options.batches

@@ -21,6 +21,7 @@ from workbench.services.fields import FieldNeeded, text_field_of
 from workbench.services.pasted import pasted_path
 
 if TYPE_CHECKING:
+    from llm.data.corpora import Corpus
     from llm.data.prepare import Dataset
 
 ADDED = "corpora.json"
@@ -284,12 +285,18 @@ def preview(entry: Entry, home: Path) -> tuple[str, list[str]]:
     if is_token_corpus(data, learns_tokenizer=True):
         return "(token files: they hold ids, and no text)", []
     corpus = open_corpus(data, home, "<|endoftext|>")
+    beginning = "\n\n".join(text.strip("\n") for text in first_texts(corpus))
+    return beginning[:PREVIEW_CHARACTERS], corpus.warnings()
+
+
+def first_texts(corpus: Corpus) -> list[str]:
+    """How the first documents begin. No file is open any more, and what was found amiss in them is known."""
     texts: list[str] = []
     for document in corpus.documents():
         texts.append(next(iter(document.pieces), "")[:PREVIEW_CHARACTERS])
         if len(texts) == PREVIEW_DOCUMENTS or sum(map(len, texts)) >= PREVIEW_CHARACTERS:
             break
-    return "\n\n".join(text.strip("\n") for text in texts)[:PREVIEW_CHARACTERS], corpus.warnings()
+    return texts
 
 
 @dataclass(frozen=True)
