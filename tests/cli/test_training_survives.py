@@ -116,6 +116,18 @@ def test_a_lost_terminal_under_the_narration_ends_no_training(home: Path, tiny_p
     assert process.returncode == 0 and run.status().name == "finished"
 
 
+def test_a_signal_during_an_evaluation_saves(home: Path, tiny_preset: Path) -> None:
+    """Its progress is no longer that of preparing the data, when there is nothing to save."""
+    long = (*ENDLESS, "--evaluate.every", "1", "--evaluate.batches", "0", "--evaluate.at-start", "false")
+    process, run = start(home, tiny_preset, *long, "--checkpoint.every", "0"), Run(home / "runs" / "own")
+    wait_for(lambda: run.path.exists() and any(isinstance(event, StepLogged) for event in run.events()), process)
+    process.terminate()
+    _, said = process.communicate(timeout=120)
+    last = list(run.events())[-1]
+    assert process.returncode == 128 + signal.SIGTERM, said
+    assert isinstance(last, Finished) and last.status == "stopped" and run.checkpoint().step == last.step
+
+
 def contents(folder: Path) -> dict[str, bytes]:
     """Every file below `folder` but the lock, which names who looked last."""
     files = (path for path in folder.rglob("*") if path.is_file() and path.name != "lock")

@@ -100,6 +100,25 @@ def test_an_unforeseen_error_is_told_and_logged(home: Path, capfd: pytest.Captur
     assert "Traceback" in capfd.readouterr().err
 
 
+def test_what_a_process_is_refused_is_told(home: Path, tmp_path: Path) -> None:
+    """A refused resume writes nothing into the log, where the screens would read it."""
+    from llm.training import run_training
+    from tests.conftest import tiny_config, write_corpus
+
+    corpus = write_corpus(tmp_path)
+    run = Run.create(home, "tiny-1", tiny_config(corpus))
+    run_training(run, home)
+    corpus.write_text(corpus.read_text() + "≠")
+    ends: list[tuple[str, str]] = []
+    service = TrainingService(home)
+    service.on_end = lambda name, problem: ends.append((name, problem))
+    service.begin_process(run, (("train.steps", "40"),))
+    wait_for(lambda: ends, 120)
+    ((name, problem),) = ends
+    assert name == "tiny-1" and problem.startswith("the text of tiny-1 has changed since it was trained")
+    assert run.status().name == "finished"
+
+
 def test_the_real_trainer_in_the_thread(home: Path, corpus: Path) -> None:
     from tests.conftest import tiny_config
 

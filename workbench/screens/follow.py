@@ -248,6 +248,8 @@ class FollowScreen(ChartsScreen):
     def _notice(self, event: Event) -> None:
         """Put an event that tells something into the log, and its sample where samples are."""
         answered = self.pending.pop(getattr(event, "command_id", ""), None)
+        if isinstance(event, CommandRefused) and event.command == "stop":  # a hand-over begins with a stop, too
+            self.pending.pop("detach", None)
         if answered is not None:
             self._drawn_at = 0.0
         self._tell(event)
