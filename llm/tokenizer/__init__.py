@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 from llm.errors import ConfigError, Problem, UserError, WrongUse
 from llm.reader import WRONG_SHAPE
 from llm.tokenizer.base import Progress, Tokenizer, number_special_tokens
-from llm.tokenizer.bpe import READING_SHARE, train_bpe, train_merges
+from llm.tokenizer.bpe import train_bpe, train_merges
 from llm.tokenizer.byte import ByteTokenizer
 from llm.tokenizer.char import CharTokenizer
 from llm.tokenizer.gpt2files import load_gpt2_files
@@ -42,6 +42,9 @@ __all__ = [
     "train_merges",
 ]
 
+READING_SHARE = 0.5
+"""How much of the progress bar of `build_tokenizer` reading the text gets."""
+
 
 def build_tokenizer(config: TokenizerConfig, texts: Iterable[str], progress: Progress | None = None) -> Tokenizer:
     """The tokenizer that `config` asks for: loaded from `config.path`, or trained on `texts`, in this process.
@@ -59,8 +62,12 @@ def build_tokenizer(config: TokenizerConfig, texts: Iterable[str], progress: Pro
             if progress:
                 progress(READING_SHARE * min(1.0, size / budget), 1.0)
 
+        def learned(done: float, total: float) -> None:
+            if progress:
+                progress(READING_SHARE + (1 - READING_SHARE) * done / total, 1.0)
+
         sample = take_sample(texts, config.train_mb, config.train_sample, read)
-        tokenizer = learn_tokenizer(config, sample.texts, progress)
+        tokenizer = learn_tokenizer(config, sample.texts, learned)
     else:
         tokenizer = _build_without_sample(config, texts)
     if progress:
@@ -74,7 +81,7 @@ def is_learned_from_sample(config: TokenizerConfig) -> bool:
 
 
 def learn_tokenizer(config: TokenizerConfig, texts: Sequence[str], progress: Progress | None = None) -> Tokenizer:
-    """A BPE or SentencePiece tokenizer trained on all of `texts`; `progress` runs from READING_SHARE to 1."""
+    """A BPE or SentencePiece tokenizer trained on all of `texts`."""
     if config.kind == "sentencepiece":
         return SentencePieceTokenizer.train(texts, config.vocab_size)
     return _train_bpe_tokenizer(config, texts, progress)

@@ -8,7 +8,7 @@ and again. A token's id is its rank: 0 to 255 are the bytes, then the merges in 
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from itertools import pairwise
 from types import ModuleType
 
@@ -21,8 +21,8 @@ SPLIT_PATTERN = OWN_PATTERN
 Pair = tuple[int, int]
 Merge = tuple[bytes, bytes]
 
-READING_SHARE = 0.5
-"""How much of the progress bar reading the text gets; merging has the rest."""
+COUNTING_SHARE = 0.3
+"""How much of the progress bar counting pre-tokens gets; merging has the rest."""
 
 LONG_PRE_TOKEN = 200
 """Bytes. rustbpe rewrites a whole pre-token at each of its merges; where those of a typical byte are longer than this
@@ -51,12 +51,9 @@ def train_bpe(
     """
     if vocab_size < 256:
         raise WrongUse(f"A byte-level vocabulary of {vocab_size} is too small; ask for 256 or more.")
-    texts = _without(special_tokens, (well_formed(text) for text in texts))
+    held = list(_without(special_tokens, (well_formed(text) for text in texts)))
     rustbpe = _import_rustbpe() if native and ties == "ids" else None
-    if rustbpe is None:
-        return [left + right for left, right in _train_here(texts, vocab_size, pattern, ties, progress)]
-    held = list(texts)
-    if _has_long_pre_tokens(held, pattern):
+    if rustbpe is None or _has_long_pre_tokens(held, pattern):
         return [left + right for left, right in _train_here(held, vocab_size, pattern, ties, progress)]
     trainer = rustbpe.Tokenizer()
     trainer.train_from_iterator(iter(held), vocab_size, pattern=pattern)
@@ -75,8 +72,8 @@ def train_merges(
     """`train_bpe`, the merges returned as pairs: (left token, right token) in the order of learning."""
     if vocab_size < 256:
         raise WrongUse(f"A byte-level vocabulary of {vocab_size} is too small; ask for 256 or more.")
-    texts = _without(special_tokens, (well_formed(text) for text in texts))
-    return _train_here(texts, vocab_size, pattern, ties, progress)
+    held = list(_without(special_tokens, (well_formed(text) for text in texts)))
+    return _train_here(held, vocab_size, pattern, ties, progress)
 
 
 def _without(special_tokens: Sequence[str], texts: Iterable[str]) -> Iterator[str]:
@@ -110,14 +107,19 @@ def _import_rustbpe() -> ModuleType | None:
 
 
 def _train_here(
-    texts: Iterable[str], vocab_size: int, pattern: str, ties: Ties, progress: Progress | None
+    texts: Sequence[str], vocab_size: int, pattern: str, ties: Ties, progress: Progress | None
 ) -> list[Merge]:
-    words = {word.encode(): count for word, count in _count_pre_tokens(texts, pattern).items()}
     wanted = vocab_size - 256
+
+    def counted(done: int) -> None:
+        if progress:
+            progress(COUNTING_SHARE * done / len(texts), 1.0)
 
     def report(done: int) -> None:
         if progress:
-            progress(READING_SHARE + (1 - READING_SHARE) * done / wanted, 1.0)
+            progress(COUNTING_SHARE + (1 - COUNTING_SHARE) * done / wanted, 1.0)
+
+    words = {word.encode(): count for word, count in _count_pre_tokens(texts, pattern, counted).items()}
 
     tokens = [bytes([value]) for value in range(256)]
     merges: list[Merge] = []
@@ -127,14 +129,15 @@ def _train_here(
     return merges
 
 
-def _count_pre_tokens(texts: Iterable[str], pattern: str) -> Counter[str]:
+def _count_pre_tokens(texts: Sequence[str], pattern: str, report: Callable[[int], None]) -> Counter[str]:
     """How often each pre-token occurs: a corpus has far fewer different words than words."""
     import regex
 
     find = regex.compile(pattern).finditer
     words: Counter[str] = Counter()
-    for text in texts:
+    for number, text in enumerate(texts, 1):
         words.update(match.group() for match in find(text))
+        report(number)
     return words
 
 
