@@ -45,7 +45,7 @@ class RuleOptimizer(torch.optim.Optimizer):
             require(group[name] >= 0, name, group[name], "at least 0")
 
     @torch.no_grad()
-    def step(self, closure: Callable[[], Any] | None = None) -> Any:  # type: ignore[override]
+    def step(self, closure: Callable[[], Any] | None = None) -> Any:
         """Move every parameter that has a gradient; the loss, where `closure` computes it anew."""
         loss = None
         if closure is not None:
@@ -91,7 +91,8 @@ class AdamW(RuleOptimizer):
     def rule(self, group: dict[str, Any]) -> Rule:
         # A state of torch's own brings a group without the last two, which are then torch's form.
         inside, after = group.get("eps_inside", False), group.get("decay_after", False)
-        return adamw.AdamW(*group["betas"], group["eps"], inside, after)
+        beta1, beta2 = group["betas"]
+        return adamw.AdamW(beta1, beta2, group["eps"], inside, after)
 
     def check(self, group: dict[str, Any]) -> None:
         super().check(group)
