@@ -19,7 +19,10 @@ ITERATIONS = 5
 
 
 def orthogonalised(x: Tensor) -> Tensor:
-    """About UVᵀ of each matrix x = USVᵀ: (n, rows, columns) → the same, singular values within 0.5 to 1.5.
+    """About UVᵀ of each matrix x = USVᵀ: (n, rows, columns) → the same.
+
+    The largest singular values end near 1, and small ones are raised but not to 1: those of a random matrix 256 × 1024
+    end in 0.68 to 1.14, of a square one of 256 in 0.08 to 1.20 (torch 2.13.0, CPU).
 
     Five steps of X ← aX + (bA + cA²)X with A = XXᵀ, on the wide form of the matrix, scaled to a Frobenius norm of 1.
     In bfloat16, which is enough for it, unless x is float64.

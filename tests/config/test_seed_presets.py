@@ -12,16 +12,18 @@ import pytest
 from llm.config import (
     ModelConfig,
     RunConfig,
+    from_mapping,
     get_value,
     load_preset,
     resolve_accumulation,
     resolve_model,
     resolve_seq_len,
+    to_mapping,
 )
 from llm.config.fit import step_bytes
 from llm.length import run_length
 from llm.model.counts import parameters
-from llm.optim import lr_at
+from llm.optim import lr_at, momentum_at
 
 HOME = Path("/nonexistent")
 
@@ -399,3 +401,14 @@ def test_run_length_by_flops() -> None:
     length = run_length(config, 4096, 300_000)
     assert length.steps == round(1e15 / (length.flops_per_token * 8192))
     assert length.steps * length.flops_per_token * 8192 == pytest.approx(1e15, rel=0.01)
+
+
+def test_a_run_made_before_nanochat_base_changed_keeps_its_meaning() -> None:
+    """Its run.toml states every field that there was; those that came later take values that change nothing."""
+    old = to_mapping(preset("nanochat-base"))
+    del old["model"]["rope_inverse"], old["optim"]["momentum_start"], old["optim"]["momentum_warmup_steps"]
+    old["model"] |= {"norm_eps": 1e-6, "init": "zero-output"}
+    config = from_mapping(old)
+    assert not config.model.rope_inverse
+    assert (config.model.norm_eps, config.model.init) == (1e-6, "zero-output")
+    assert {momentum_at(step, config) for step in range(400)} == {0.95}
