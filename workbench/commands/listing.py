@@ -86,7 +86,7 @@ def all_described(home: Path) -> list[dict[str, Any]]:
         return [described(run) for run in found]
     from workbench.commands.narrator import narrator
 
-    records = []
+    records: list[dict[str, Any]] = []
     with narrator() as telling:
         for run in found:
             if len(records) % (MANY_RUNS // 10) == 0:
