@@ -37,6 +37,7 @@ if TYPE_CHECKING:
     from workbench.screens.edit import EditResult
 
 TOLD_EVERY_SECONDS = 0.2
+TOLD_FROM_BYTES = 20 << 20  # a log from which exporting tells how far it is
 
 
 class RunActions(WorkbenchScreen):
@@ -255,9 +256,19 @@ class RunActions(WorkbenchScreen):
         from workbench.services.export import save_csv
         from workbench.services.pictures import free_path
 
+        quarters = 1
+
+        def progress(share: float) -> None:
+            nonlocal quarters
+            if is_long and share >= quarters / 4:
+                quarters = int(share * 4) + 1
+                self.app.call_from_thread(self.notify, f"exporting {run.name}: {share:.0%}", markup=False)
+
+        log = run.path / "events.jsonl"
+        is_long = log.exists() and log.stat().st_size > TOLD_FROM_BYTES
         try:
             target = free_path(home, run.name, ".csv")
-            steps = save_csv(run, target)
+            steps = save_csv(run, target, progress)
         except (UserError, OSError) as error:
             self.app.call_from_thread(self.say, str(error))
             return
