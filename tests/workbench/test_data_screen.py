@@ -211,6 +211,7 @@ async def test_cancelling_leaves_nothing_behind(home: Path) -> None:
         screen = await opened(app, pilot)
         await pilot.press("enter")
         await until(pilot, lambda: isinstance(app.screen, PrepareDialog))
+        await until(pilot, lambda: [one.highlighted for one in app.screen.query(OptionList)] == [0])  # it has its list
         app.screen.query_one(OptionList).highlighted = 3  # bytes: nothing to learn first
         app.screen.query_one("#megabytes", Input).value = "30"
         await pilot.press("enter")

@@ -90,7 +90,7 @@ def test_a_run_that_failed(still_home: Path, look: Look) -> None:
         await until(pilot, lambda: "r Resume" in shown(app.screen))
         await settle(pilot)
 
-    look(app, SMALL, train, "the loss was not a number", "step 20 of 600", picture=False)
+    look(app, SMALL, train, "failed: the loss was", "step 20 of 600", "loss (nats", picture=False)
 
 
 @SIZES
@@ -142,4 +142,4 @@ def test_data_that_is_gone(still_home: Path, look: Look, monkeypatch: pytest.Mon
         await until(pilot, lambda: "There is no corpus" in shown(screen))
         await settle(pilot)
 
-    look(app, SMALL, visit, "added mine.txt", picture=False)
+    look(app, SMALL, visit, "mine.txt", "There is no corpus", picture=False)
