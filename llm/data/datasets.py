@@ -206,7 +206,10 @@ def present(dataset: NamedDataset, home: Path) -> Present | None:
 
 
 def has_size(path: Path, size_bytes: int) -> bool:
-    return path.is_file() and path.stat().st_size == size_bytes
+    try:
+        return path.is_file() and path.stat().st_size == size_bytes
+    except OSError:  # such as a name that is too long, in a record that somebody else wrote
+        return False
 
 
 def located(data: DataConfig, home: Path) -> DataConfig:
