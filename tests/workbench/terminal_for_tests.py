@@ -28,18 +28,15 @@ STYLES = re.compile(rb"\x1b\[([0-9;]*)m")
 MIXED = re.compile(rb"[34]8;2;(\d+);(\d+);(\d+)")
 
 
-class Terminal:
-    """The app with its home, on a terminal of 80 by 24 until it is resized."""
+class PseudoTerminal:
+    """A program on a terminal of 80 by 24 until it is resized. `start` is the Python code it runs, `home` its argument."""
 
-    def __init__(self, home: Path, environment: Mapping[str, str] | None = None) -> None:
-        self.screen = pyte.Screen(80, 24)
-        self.stream = pyte.ByteStream(self.screen)
-        self.output = b""
+    def __init__(self, home: Path, environment: Mapping[str, str] | None = None, start: str = START) -> None:
         self.fd, inside = pty.openpty()
         self.set_size(80, 24)
         usual = {name: value for name, value in os.environ.items() if name not in ("NO_COLOR", "COLORTERM")}
         self.process = subprocess.Popen(
-            [sys.executable, "-X", "faulthandler", "-c", START, str(home)],
+            [sys.executable, "-X", "faulthandler", "-c", start, str(home)],
             stdin=inside,
             stdout=inside,
             stderr=inside,
@@ -51,20 +48,46 @@ class Terminal:
     def set_size(self, columns: int, lines: int) -> None:
         """Resize, as a person does with the mouse: the kernel tells the app by SIGWINCH."""
         fcntl.ioctl(self.fd, termios.TIOCSWINSZ, struct.pack("HHHH", lines, columns, 0, 0))
+
+    def read_bytes(self, seconds: float) -> bytes | None:
+        """What the program writes within `seconds`; None once the terminal is closed."""
+        ready, _, _ = select.select([self.fd], [], [], seconds)
+        if not ready:
+            return b""
+        try:
+            return os.read(self.fd, 1 << 16) or None
+        except OSError:
+            return None
+
+    def type(self, keys: bytes) -> None:
+        os.write(self.fd, keys)
+
+    def close(self) -> None:
+        self.process.kill()
+        self.process.wait()
+
+
+class Terminal(PseudoTerminal):
+    """The app with its home, and what its terminal shows."""
+
+    def __init__(self, home: Path, environment: Mapping[str, str] | None = None) -> None:
+        self.screen = pyte.Screen(80, 24)
+        self.stream = pyte.ByteStream(self.screen)
+        self.output = b""
+        super().__init__(home, environment)
+
+    def set_size(self, columns: int, lines: int) -> None:
+        super().set_size(columns, lines)
         self.screen.resize(lines, columns)
 
     def read(self, seconds: float = 0.05) -> bool:
         """Take in what was written; False once the terminal is closed."""
-        ready, _, _ = select.select([self.fd], [], [], seconds)
-        if not ready:
-            return True
-        try:
-            data = os.read(self.fd, 1 << 16)
-        except OSError:
+        data = self.read_bytes(seconds)
+        if data is None:
             return False
         self.output += data
         self.stream.feed(data)
-        return bool(data)
+        return True
 
     def until(self, condition: Callable[[], object], seconds: float = 120.0) -> None:
         limit = time.monotonic() + seconds
@@ -77,9 +100,6 @@ class Terminal:
 
     def shows(self, text: str) -> bool:
         return any(text in line for line in self.screen.display)
-
-    def type(self, keys: bytes) -> None:
-        os.write(self.fd, keys)
 
     def style_codes(self) -> set[tuple[int, ...]]:
         """The numbers of each escape sequence that was written to choose colours and styles."""
@@ -99,7 +119,3 @@ class Terminal:
         while self.read(0):  # what it wrote last
             pass
         return self.process.returncode
-
-    def close(self) -> None:
-        self.process.kill()
-        self.process.wait()
