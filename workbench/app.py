@@ -28,6 +28,7 @@ from llm.errors import UserError
 from llm.events import Event, Finished, RolledBack, Warned
 from llm.run import Run
 from workbench.base_app import BaseApp
+from workbench.faults import errors_contained
 from workbench.garbage import leave_out_what_is_loaded
 from workbench.messages import TorchReady, TrainingEnded
 from workbench.services.queue import QueueRunner, RunQueue
@@ -380,7 +381,8 @@ def run_app(home: Path, open: str | None = None, watch: str | None = None) -> in
     log = log_for(home)
     sys.setswitchinterval(SWITCH_SECONDS)
     app = WorkbenchApp(home, open, watch=watch, preload=True)
-    with terminal_kept_for_app(log):
+    app.survives_errors = True
+    with terminal_kept_for_app(log), errors_contained():
         try:
             app.run()
         finally:

@@ -17,6 +17,7 @@ from textual.theme import Theme
 from textual.timer import Timer
 
 from llm.errors import UserError
+from workbench.faults import FaultLog, is_up
 from workbench.pasting import TerminalDriver
 from workbench.settings import Settings, load_settings, save_settings
 from workbench.text import clean
@@ -41,6 +42,10 @@ class BaseApp(App[int]):
         self.settings = Settings()
         self.settings_problem = ""
         self._told: set[str] = set()
+        self.survives_errors = False
+        """Whether an error in a handler is logged and shown instead of ending the app; to be used in the block of
+        `workbench.faults.errors_contained`."""
+        self._faults = FaultLog()
         self._repaint_later: Timer | None = None
         try:
             self.settings = load_settings(home)
@@ -48,6 +53,21 @@ class BaseApp(App[int]):
             self.settings_problem = str(error)
         self.theme = self.settings.theme
         self.set_keymap(dict(self.settings.keys))
+
+    def _handle_exception(self, error: Exception) -> None:
+        """Textual calls this for an error in a handler, a timer, a worker or while drawing, and would end the app."""
+        if not self.survives_errors:
+            super()._handle_exception(error)
+        elif self._exit:
+            self._faults.write(error)  # what fails while everything is taken down is no reason to fail
+        elif is_up(self):
+            if self._faults.write(error):
+                text = f"Something went wrong here ({type(error).__name__}). The workbench continues; details are in its log."
+                self.notify(clean(text), severity="error", markup=False)
+        else:  # without Textual's own report, which takes up to a minute to draw where the terminal is narrow
+            self._faults.write(error)
+            self._return_code = 1
+            self._close_messages_no_wait()
 
     @property
     def ansi_theme(self) -> TerminalTheme:
