@@ -23,6 +23,7 @@ from textual.binding import Binding, BindingType
 from textual.notifications import SeverityLevel
 from textual.reactive import var
 from textual.screen import Screen
+from textual.theme import ThemeProvider
 
 from llm.errors import UserError
 from llm.events import Event, Finished, RolledBack, Warned
@@ -190,6 +191,19 @@ class WorkbenchApp(BaseApp):
         yield SystemCommand(
             "Quit", "Close the workbench; a training is saved", lambda: self.call_later(self.action_quit)
         )
+
+    def action_command_palette(self) -> None:
+        """Everything that can be done from here, by its name."""
+        from workbench.palette import Palette
+
+        if not Palette.is_open(self):
+            self.push_screen(Palette())
+
+    def search_themes(self) -> None:
+        """The themes, in the same window."""
+        from workbench.palette import Palette
+
+        self.push_screen(Palette(providers=[ThemeProvider], placeholder="Search for themes…"))
 
     def action_help(self) -> None:
         """What one does on this screen and with the focused thing, and every key that works now."""

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 
 from rich.terminal_theme import TerminalTheme
 from textual import work
+from textual._context import active_message_pump
 from textual.app import App
 from textual.binding import Binding
 from textual.dom import DOMNode
@@ -17,11 +18,13 @@ from textual.theme import Theme
 from textual.timer import Timer
 
 from llm.errors import UserError
-from workbench.faults import FaultLog, is_up
+from workbench.faults import FaultLog, cause_of, is_up
 from workbench.pasting import TerminalDriver
 from workbench.settings import Settings, load_settings, save_settings
 from workbench.text import clean
+from workbench.textual_fixes import apply_fixes
 from workbench.themes import DEFAULT, FOR_SIXTEEN_COLOURS, THEMES, named_colours
+from workbench.widgets.closing import is_aftermath
 
 if TYPE_CHECKING:
     from workbench.widgets.chart import Chart
@@ -33,6 +36,7 @@ class BaseApp(App[int]):
     """An app over a home folder that looks and answers to keys as the person has set it."""
 
     def __init__(self, home: Path) -> None:
+        apply_fixes()
         super().__init__(driver_class=TerminalDriver)
         self.home = home
         for name in self.available_themes.keys() - {theme.name for theme in THEMES}:
@@ -56,13 +60,16 @@ class BaseApp(App[int]):
 
     def _handle_exception(self, error: Exception) -> None:
         """Textual calls this for an error in a handler, a timer, a worker or while drawing, and would end the app."""
+        if is_aftermath(cause_of(error), active_message_pump.get(None)):
+            return
         if not self.survives_errors:
             super()._handle_exception(error)
         elif self._exit:
             self._faults.write(error)  # what fails while everything is taken down is no reason to fail
         elif is_up(self):
             if self._faults.write(error):
-                text = f"Something went wrong here ({type(error).__name__}). The workbench continues; details are in its log."
+                name = type(cause_of(error)).__name__
+                text = f"Something went wrong here ({name}). The workbench continues; its log has the details."
                 self.notify(clean(text), severity="error", markup=False)
         else:  # without Textual's own report, which takes up to a minute to draw where the terminal is narrow
             self._faults.write(error)

@@ -34,7 +34,7 @@ class FaultLog:
 
     def write(self, error: BaseException) -> bool:
         """Write `error` with its traceback; whether it is time to show a toast of it."""
-        cause = error.error if isinstance(error, WorkerFailed) else error
+        cause = cause_of(error)
         kind, now = kind_of(cause), time.monotonic()
         if now - self._written.get(kind, float("-inf")) < QUIET_SECONDS:
             self._left_out[kind] = self._left_out.get(kind, 0) + 1
@@ -47,6 +47,11 @@ class FaultLog:
             return False
         self._shown = now
         return True
+
+
+def cause_of(error: BaseException) -> BaseException:
+    """The error itself, where Textual says no more than that a worker failed."""
+    return error.error if isinstance(error, WorkerFailed) else error
 
 
 def kind_of(error: BaseException) -> tuple[str, str, int]:

@@ -21,7 +21,31 @@ def moves(down: str, up: str, first: str, last: str) -> list[BindingType]:
     ]
 
 
-class ChoiceList(OptionList):
+class SafeList(OptionList):
+    """A list that may be paged before it is laid out and where no line of it fits, at which Textual 8.2 raises."""
+
+    def action_page_up(self) -> None:
+        """Move the mark up by a page, or by one where no page is known."""
+        if self._has_pages:
+            super().action_page_up()
+        else:
+            self.action_cursor_up()
+
+    def action_page_down(self) -> None:
+        """Move the mark down by a page, or by one where no page is known."""
+        if self._has_pages:
+            super().action_page_down()
+        else:
+            self.action_cursor_down()
+
+    @property
+    def _has_pages(self) -> bool:
+        """Whether every option has its place, and a page has lines."""
+        known = self.highlighted is None or self.highlighted in self._index_to_line
+        return known and self.scrollable_content_region.height > 0
+
+
+class ChoiceList(SafeList):
     """A list to choose one thing from, with the keys of a pager."""
 
     BINDINGS: ClassVar[list[BindingType]] = moves("cursor_down", "cursor_up", "first", "last")

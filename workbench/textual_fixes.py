@@ -1,0 +1,50 @@
+"""What Textual 8.2 gets wrong in terminals a few cells wide and with widgets that are just being removed.
+
+Each function here replaces a method of Textual by one that calls it only with what it can handle. To be removed one by
+one as newer versions do without: `tests/workbench/test_textual_fixes.py` shows each fault without its fix.
+"""
+
+from __future__ import annotations
+
+from functools import wraps
+from typing import Any
+
+from textual.content import Content
+from textual.screen import Screen
+from textual.widget import Widget
+
+
+def apply_fixes() -> None:
+    """Replace the methods, once."""
+    for owner, name, fix in (
+        (Content, "_wrap_and_format", wrap_in_one_cell),
+        (Screen, "get_widget_and_offset_at", skip_removed_widgets),
+    ):
+        method = getattr(owner, name)
+        if not hasattr(method, "__wrapped__"):
+            setattr(owner, name, fix(method))
+
+
+def wrap_in_one_cell(wrap_and_format: Any) -> Any:
+    """Text is never wrapped to fewer than one cell: to none, `range` is called with a step of 0, and raises."""
+
+    @wraps(wrap_and_format)
+    def fixed(content: Content, width: int, *arguments: Any, **options: Any) -> Any:
+        least = 1 + 2 * int(options.get("line_pad", 0))
+        return wrap_and_format(content, max(width, least), *arguments, **options)
+
+    return fixed
+
+
+def skip_removed_widgets(get_widget_and_offset_at: Any) -> Any:
+    """A widget that is drawn but has no parent any more cannot be clicked: its parent's place would be asked for."""
+
+    @wraps(get_widget_and_offset_at)
+    def fixed(screen: Screen[Any], x: int, y: int) -> Any:
+        widget: Widget | None
+        widget, offset = get_widget_and_offset_at(screen, x, y)
+        if widget is None or widget is screen or widget.parent is not None:
+            return widget, offset
+        return None, None
+
+    return fixed
