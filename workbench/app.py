@@ -12,8 +12,11 @@ import asyncio
 import gc
 import signal
 import sys
+import termios
 import threading
 from collections.abc import Callable, Iterable
+from contextvars import copy_context
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
@@ -31,10 +34,12 @@ from llm.run import Run
 from workbench.base_app import BaseApp
 from workbench.faults import errors_contained
 from workbench.garbage import leave_out_what_is_loaded
+from workbench.leaving import Leaving
 from workbench.messages import TorchReady, TrainingEnded
+from workbench.pasting import TerminalDriver
 from workbench.services.queue import QueueRunner, RunQueue
 from workbench.services.training import TrainingService
-from workbench.terminal import abandon_terminal, log_for, terminal_kept_for_app, what_is_missing
+from workbench.terminal import give_terminal_back, log_for, terminal_kept_for_app, what_is_missing
 from workbench.text import clean
 from workbench.widgets.dialogs import Help, QuitDialog, Waiting
 
@@ -138,11 +143,13 @@ class WorkbenchApp(BaseApp):
         self._watch_first = watch
         self._preload = preload
         self._leaving = False
+        self.leaving: Leaving | None = None
+        """Who hears the signals; set by whoever runs the app on a terminal."""
         self._watched: RunCurves | None = None
 
     def on_mount(self) -> None:
-        if not self.is_headless:
-            self._listen_to_signals()
+        if self.leaving is not None:
+            self._listen_to_signals(self.leaving)
         self.set_interval(1.0, self._watch_training)
         self.set_interval(1.0, self.repaint_windows_between)
         self.heed_settings()
@@ -196,7 +203,7 @@ class WorkbenchApp(BaseApp):
         """Everything that can be done from here, by its name."""
         from workbench.palette import Palette
 
-        if not Palette.is_open(self):
+        if not isinstance(self.screen, Palette):
             self.push_screen(Palette())
 
     def search_themes(self) -> None:
@@ -351,18 +358,15 @@ class WorkbenchApp(BaseApp):
         if answer in ("save", "detach"):
             self._leave(carry_on=answer == "detach", status=0)
 
-    def _listen_to_signals(self) -> None:
+    def _listen_to_signals(self, leaving: Leaving) -> None:
         """SIGTERM saves and ends. After SIGHUP nobody is watching: the training carries on in a process of its own."""
-        loop = asyncio.get_running_loop()
-        loop.add_signal_handler(signal.SIGTERM, lambda: self._leave(carry_on=False, status=128 + signal.SIGTERM))
-
-        def hang_up(_number: int, _frame: object) -> None:
-            # The kernel sends SIGCONT along, at which the driver would take over the lost terminal again.
-            signal.signal(signal.SIGCONT, signal.SIG_IGN)
-            abandon_terminal()
-            loop.call_soon_threadsafe(lambda: self._leave(carry_on=True, status=128 + signal.SIGHUP))
-
-        signal.signal(signal.SIGHUP, hang_up)
+        context = copy_context()
+        leaving.tell(
+            asyncio.get_running_loop(),
+            lambda number: context.run(self._leave, carry_on=number == signal.SIGHUP, status=128 + number),
+        )
+        if isinstance(self._driver, TerminalDriver):
+            self._driver.on_lost, self._driver.is_lost = leaving.lose_terminal, lambda: not leaving.has_terminal
 
     @work(group="leaving")
     async def _leave(self, *, carry_on: bool, status: int) -> None:
@@ -377,18 +381,19 @@ class WorkbenchApp(BaseApp):
                 "it carries on in a process of its own" if carry_on else "the workbench was closed"
             )
             seconds = 0.0
-            while self.training.active if carry_on else self.training.must_be_waited_for:
+            hung_up = status == 128 + signal.SIGHUP  # then what is still being prepared is left to `Leaving`
+            while self.training.active if carry_on and not hung_up else self.training.must_be_waited_for:
                 await asyncio.sleep(0.1)
                 seconds += 0.1
                 waiting.say(f"Saving {name}… {seconds:.0f}s")
-            if carry_on:
+            if carry_on and self.training.active is None:
                 self.training.begin_process(Run(self.home / "runs" / name))
         self.exit(status, return_code=status)
 
 
 def run_app(home: Path, open: str | None = None, watch: str | None = None) -> int:
     """Open the workbench on `home`; `open` names a checkpoint to talk to at once, `watch` a run whose curves to show.
-    Returns the exit status."""
+    Ends the program, or returns the exit status where no workbench can be opened."""
     if problem := what_is_missing():
         print(problem, file=sys.stderr)
         return 2
@@ -396,14 +401,18 @@ def run_app(home: Path, open: str | None = None, watch: str | None = None) -> in
     sys.setswitchinterval(SWITCH_SECONDS)
     app = WorkbenchApp(home, open, watch=watch, preload=True)
     app.survives_errors = True
-    with terminal_kept_for_app(log), errors_contained():
-        try:
-            app.run()
-        finally:
-            saved = app.training.shutdown()
-    status = app.return_code or 0
-    if not saved:
-        print("the training could not be saved in time; its last checkpoint is whole.", file=sys.stderr)
-    if status == 1:
-        print(f"llm-workbench stopped because of a fault of its own; {log} has the details.", file=sys.stderr)
-    return status
+    leaving = app.leaving = Leaving(app.training, partial(give_terminal_back, termios.tcgetattr(0)))
+    with leaving.listening():
+        with terminal_kept_for_app(log), errors_contained():
+            try:
+                app.run()
+            finally:
+                leaving.has_terminal = False  # it is as it was before
+                saved = app.training.shutdown()
+        status = app.return_code or 0
+        if not saved:
+            print("the training could not be saved in time; its last checkpoint is whole.", file=sys.stderr)
+        if status == 1:
+            print(f"llm-workbench stopped because of a fault of its own; {log} has the details.", file=sys.stderr)
+        sys.stdout.flush()
+        return leaving.end(status)

@@ -1,7 +1,7 @@
 """Keeping the app alive after an error in one handler.
 
-Textual ends the app at the first exception in any handler, timer, worker or drawing, and the widget whose handler failed
-handles nothing any more. Here such an error is written to the log and shown in a toast, and everything continues.
+Textual ends the app at the first exception in any handler, timer, worker or drawing, and the widget whose handler
+failed handles nothing any more. Here such an error is written to the log and shown in a toast, and all goes on.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from textual.worker import WorkerFailed
 from workbench.terminal import write_log
 
 QUIET_SECONDS = 10.0
-"""A drawing that fails, fails at every attempt: within this time only the first error of a kind is written and shown."""
+"""A drawing that fails does so at every attempt: in this time only the first error of a kind is written and shown."""
 
 
 @dataclass
@@ -74,11 +74,12 @@ def errors_contained() -> Iterator[None]:
                 raise
             pump.app._handle_exception(error)
 
-    MessagePump._dispatch_message = dispatch_message  # type: ignore[method-assign]
+    pumps: Any = MessagePump
+    pumps._dispatch_message = dispatch_message
     try:
         yield
     finally:
-        MessagePump._dispatch_message = dispatch  # type: ignore[method-assign]
+        pumps._dispatch_message = dispatch
 
 
 def is_up(app: App[Any]) -> bool:

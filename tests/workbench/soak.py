@@ -41,6 +41,7 @@ START = (
 
 NO_NETWORK = {"http_proxy": "http://127.0.0.1:9", "https_proxy": "http://127.0.0.1:9"}  # port 9 answers nobody
 TRACEBACK = re.compile(r"^Traceback \(most recent call last\):\n(?:[ \t][^\n]*\n)*[^\n]*", re.MULTILINE)
+TINY = "zz-tiny"
 SAMPLE_SECONDS = 10.0
 ANSWER_SECONDS = 60.0
 """How long the workbench may take to repaint after a resize before it counts as stuck."""
@@ -66,8 +67,8 @@ class Sample:
 
     def __str__(self) -> str:
         return (
-            f"{self.seconds:7.0f} s  {self.rss_mb:7.1f} MB  {self.descriptors:4d} descriptors  {self.threads:3d} threads"
-            f"  {self.actions:6d} actions  repainted in {self.silence:5.2f} s"
+            f"{self.seconds:7.0f} s  {self.rss_mb:7.1f} MB  {self.descriptors:4d} descriptors  "
+            f"{self.threads:3d} threads  {self.actions:6d} actions  repainted in {self.silence:5.2f} s"
         )
 
 
@@ -289,7 +290,7 @@ class Soak:
         except psutil.Error:
             return
         self.report.samples.append(Sample(seconds, rss / 1e6, descriptors, threads, self._actions, silence))
-        end_trainers(self.home, but=self._terminal.process.pid)
+        end_trainers(self.home, self._terminal.process.pid)
         self._tick(self.report)
 
     def _silence(self) -> float:
@@ -320,11 +321,15 @@ def tracebacks_in(home: Path) -> list[str]:
     return [found for text in texts for found in TRACEBACK.findall(text)]
 
 
-def end_trainers(home: Path, but: int = 0) -> None:
-    """End the processes in which runs of `home` are trained, except the workbench itself."""
+def end_trainers(home: Path, workbench: int = 0) -> None:
+    """End the processes in which runs of `home` are trained. In the workbench only runs of the tiny preset are trained
+    on: the keys may have begun one that takes all the memory there is."""
     for run in list_runs(home):
         holder = run.holder()
-        if holder is not None and holder.pid != but:
+        if holder is not None and holder.pid == workbench:
+            if not run.name.startswith(TINY):
+                run.send("stop")
+        elif holder is not None:
             try:
                 psutil.Process(holder.pid).kill()
             except psutil.Error:  # it has ended meanwhile
@@ -332,12 +337,12 @@ def end_trainers(home: Path, but: int = 0) -> None:
 
 
 def make_home(home: Path) -> None:
-    """A home with runs of several lengths, one trained model, and last in the list a tiny preset that trains for long."""
+    """A home with runs of several lengths, one trained model, and a tiny preset that trains for long, the last one."""
     home.mkdir(parents=True, exist_ok=True)
     config = to_mapping(tiny_config(write_corpus(home)))
     config["train"]["steps"] = 1_000_000
     (home / "presets").mkdir()
-    preset = home / "presets" / "zz-tiny.toml"
+    preset = home / "presets" / f"{TINY}.toml"
     preset.write_text(to_toml(from_mapping(config)), encoding="utf-8")
     for name, steps, end in (("old-1", 330, "stopped"), ("old-2", 60, "failed"), ("old-3", 0, ""), ("old-4", 600, "")):
         scripted_run(home, name, steps, end=end)

@@ -29,7 +29,7 @@ MIXED = re.compile(rb"[34]8;2;(\d+);(\d+);(\d+)")
 
 
 class PseudoTerminal:
-    """A program on a terminal of 80 by 24 until it is resized. `start` is the Python code it runs, `home` its argument."""
+    """A program on a terminal of 80 by 24 until it is resized: the Python code `start` with the argument `home`."""
 
     def __init__(self, home: Path, environment: Mapping[str, str] | None = None, start: str = START) -> None:
         self.fd, inside = pty.openpty()
@@ -70,11 +70,11 @@ class PseudoTerminal:
 class Terminal(PseudoTerminal):
     """The app with its home, and what its terminal shows."""
 
-    def __init__(self, home: Path, environment: Mapping[str, str] | None = None) -> None:
+    def __init__(self, home: Path, environment: Mapping[str, str] | None = None, start: str = START) -> None:
         self.screen = pyte.Screen(80, 24)
         self.stream = pyte.ByteStream(self.screen)
         self.output = b""
-        super().__init__(home, environment)
+        super().__init__(home, environment, start)
 
     def set_size(self, columns: int, lines: int) -> None:
         super().set_size(columns, lines)

@@ -49,7 +49,7 @@ def is_for_open_windows(message: Message) -> bool:
 
 
 def is_aftermath(error: BaseException, pump: MessagePump | None) -> bool:
-    """Whether `error` only says that a widget is missing because the window of `pump`, or `pump` itself, is gone."""
+    """Whether `error` only says that a widget is missing because the window of `pump`, or the whole app, is closed."""
     if not isinstance(error, NoMatches | MountError):
         return False
     node = pump
@@ -57,4 +57,4 @@ def is_aftermath(error: BaseException, pump: MessagePump | None) -> bool:
         if isinstance(node, ClosesOnce) and node.is_closed:
             return True
         node = node._parent
-    return pump is not None and node is None
+    return pump is not None and (node is None or node._exit)
