@@ -10,6 +10,7 @@ from functools import wraps
 from typing import Any
 
 from textual.content import Content
+from textual.events import Resize
 from textual.screen import Screen
 from textual.widget import Widget
 
@@ -19,6 +20,7 @@ def apply_fixes() -> None:
     for owner, name, fix in (
         (Content, "_wrap_and_format", wrap_in_one_cell),
         (Screen, "get_widget_and_offset_at", skip_removed_widgets),
+        (Screen, "_on_resize", skip_old_sizes),
     ):
         method = getattr(owner, name)
         if not hasattr(method, "__wrapped__"):
@@ -32,6 +34,21 @@ def wrap_in_one_cell(wrap_and_format: Any) -> Any:
     def fixed(content: Content, width: int, *arguments: Any, **options: Any) -> Any:
         least = 1 + 2 * int(options.get("line_pad", 0))
         return wrap_and_format(content, max(width, least), *arguments, **options)
+
+    return fixed
+
+
+def skip_old_sizes(on_resize: Any) -> Any:
+    """A screen takes the newest size of the terminal only. Laying out at one size makes Textual tell the screen of it, so
+    that with two sizes in its queue, and anything between them, it is laid out at one and the other for ever."""
+
+    @wraps(on_resize)
+    async def fixed(screen: Screen[Any], event: Resize) -> None:
+        if event.size == screen.app.size:
+            await on_resize(screen, event)
+        else:
+            event.stop()
+            event.prevent_default()
 
     return fixed
 

@@ -27,14 +27,14 @@ class SafeList(OptionList):
     def action_page_up(self) -> None:
         """Move the mark up by a page, or by one where no page is known."""
         if self._has_pages:
-            super().action_page_up()
+            OptionList.action_page_up(self)
         else:
             self.action_cursor_up()
 
     def action_page_down(self) -> None:
         """Move the mark down by a page, or by one where no page is known."""
         if self._has_pages:
-            super().action_page_down()
+            OptionList.action_page_down(self)
         else:
             self.action_cursor_down()
 
