@@ -14,9 +14,12 @@ from textual.events import Resize
 from textual.screen import Screen
 from textual.widget import Widget
 
+from workbench.widths import count_spacing_marks
+
 
 def apply_fixes() -> None:
     """Replace the methods, once."""
+    count_spacing_marks()
     for owner, name, fix in (
         (Content, "_wrap_and_format", wrap_in_one_cell),
         (Screen, "get_widget_and_offset_at", skip_removed_widgets),
@@ -39,8 +42,8 @@ def wrap_in_one_cell(wrap_and_format: Any) -> Any:
 
 
 def skip_old_sizes(on_resize: Any) -> Any:
-    """A screen takes the newest size of the terminal only. Laying out at one size makes Textual tell the screen of it, so
-    that with two sizes in its queue, and anything between them, it is laid out at one and the other for ever."""
+    """A screen takes only the newest size of the terminal. Laying out at a size makes Textual send the screen that size
+    again, so that with two in its queue, and anything between them, it is laid out at one and the other for ever."""
 
     @wraps(on_resize)
     async def fixed(screen: Screen[Any], event: Resize) -> None:

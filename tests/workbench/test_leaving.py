@@ -137,7 +137,9 @@ def test_what_was_being_prepared_is_prepared_on(open_home: Callable[[str], Pseud
 def test_a_training_is_saved_and_goes_on_though_the_loop_answers_nothing(
     open_home: Callable[[str], PseudoTerminal], home: Path
 ) -> None:
-    on_request = BUSY.replace("def work_for_ever(app):", "def work_for_ever(app):\n    if not app.training.live: return")
+    on_request = BUSY.replace(
+        "def work_for_ever(app):", "def work_for_ever(app):\n    if not app.training.live: return"
+    )
     on_request = on_request.replace("app.training.live", "app.training.live_model('zz-tiny-1')")
     terminal = open_home(WITH_TERMINAL + on_request + RUN)
     read_until(terminal, b"quickstart")
