@@ -6,6 +6,8 @@ in front instead, and goes on handing keys, clicks and results to a window whose
 
 from __future__ import annotations
 
+import asyncio
+
 from textual.app import App
 from textual.await_complete import AwaitComplete
 from textual.css.query import NoMatches
@@ -27,7 +29,7 @@ class ClosesOnce(Screen[ScreenResultType]):
     def dismiss(self, result: ScreenResultType | None = None) -> AwaitComplete:
         """Close the window with a result. Does nothing if another is in front of it, or if it has been closed."""
         if self.is_closed or not self.is_active:
-            return AwaitComplete.nothing()
+            return AwaitComplete(asyncio.sleep(0))
         self.is_closed = True
         return super().dismiss(result)
 
