@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 from textual import events
+from textual.pilot import Pilot
 from textual.widgets import Input, OptionList
 
 from tests.workbench.scripted import ScriptedTrainer, scripted_run
@@ -81,65 +82,57 @@ async def test_a_window_behind_another_does_not_close_that(home: Path) -> None:
         assert app.screen is front
 
 
-@pytest.mark.parametrize("keys", [("escape",), ("escape", "escape"), ("down", "enter", "enter"), ("q", "escape", "j")])
-async def test_a_chooser_closed_while_it_mounts(home: Path, keys: tuple[str, ...]) -> None:
+async def test_a_chooser_closed_while_it_mounts(home: Path) -> None:
     scripted_run(home, "old-1", 5, end="stopped")
     app = app_with(home)
     async with app.run_test(size=(80, 24)) as pilot:
-        for _ in range(3):
+        for keys in (("escape",), ("escape", "escape"), ("down", "enter", "enter"), ("q", "escape", "j")):
             app.push_screen(ChooseModel(home))
             press_at_once(app, *keys)
-            await pilot.pause(0.1)
-            await until(pilot, lambda: len(app.screen_stack) == 1 or isinstance(app.screen, ChooseModel))
-            while len(app.screen_stack) > 1:
-                await pilot.press("escape")
-        await pilot.pause(0.2)
-
-
-@pytest.mark.parametrize(
-    "keys",
-    [
-        ("escape",),
-        ("escape", "escape"),
-        ("enter", "enter"),
-        ("t", "h", "enter"),
-        ("down", "escape"),
-        ("pagedown", "enter"),
-    ],
-)
-async def test_the_palette_bears_fast_keys(home: Path, keys: tuple[str, ...]) -> None:
-    app = app_with(home)
-    async with app.run_test(size=(80, 24)) as pilot:
-        for _ in range(3):
-            press_at_once(app, "ctrl+p", *keys, "ctrl+p", *keys)
-            await pilot.pause(0.3)
-            while len(app.screen_stack) > 1:
-                await pilot.press("escape")
-                await pilot.pause(0.05)
+            await close_all(pilot)
         assert app.current_mode == "presets"
 
 
-@pytest.mark.parametrize("width", range(1, 7))
-@pytest.mark.parametrize("what", ["delete", "palette", "help", "chooser"])
-async def test_windows_in_terminals_a_few_columns_wide(home: Path, width: int, what: str) -> None:
+FAST = (("escape",), ("escape", "escape"), ("enter", "enter"), ("t", "h", "enter"), ("down", "escape"), ("pagedown",))
+
+
+async def test_the_palette_bears_fast_keys(home: Path) -> None:
+    app = app_with(home)
+    async with app.run_test(size=(80, 24)) as pilot:
+        for keys in FAST:
+            press_at_once(app, "ctrl+p", *keys, "ctrl+p", *keys)
+            await close_all(pilot)
+        assert app.is_running
+
+
+async def close_all(pilot: Pilot[int]) -> None:
+    """Let it come to rest, and close what is open."""
+    await pilot.pause(0.2)
+    for _ in range(10):
+        if len(pilot.app.screen_stack) > 1:
+            await pilot.press("escape")
+            await pilot.pause(0.05)
+    assert len(pilot.app.screen_stack) == 1
+
+
+@pytest.mark.parametrize("width", [1, 2, 3, 5])
+async def test_windows_in_terminals_a_few_columns_wide(home: Path, width: int) -> None:
+    delete = [Answer("", "Keep it"), Answer("delete", "Delete")]
     app = app_with(home)
     async with app.run_test(size=(width, 24)) as pilot:
-        if what == "delete":
-            app.push_screen(
-                Ask("Delete old-1 with its checkpoints?", [Answer("", "Keep it"), Answer("delete", "Delete")])
-            )
-        elif what == "palette":
-            app.action_command_palette()
-        elif what == "help":
-            app.push_screen(Help(app.screen))
-        else:
-            app.push_screen(ChooseModel(home))
-        await pilot.pause(0.2)
-        for key in ("pagedown", "pageup", "down", "x", "backspace"):
-            await pilot.press(key)
-        await pilot.resize_terminal(max(1, width - 1), 2)
-        await pilot.press("pagedown", "escape")
-        await until(pilot, lambda: len(app.screen_stack) == 1)
+        for open_window in (
+            lambda: app.push_screen(Ask("Delete old-1 with its checkpoints?", delete)),
+            app.action_command_palette,
+            lambda: app.push_screen(Help(app.screen)),
+            lambda: app.push_screen(ChooseModel(home)),
+        ):
+            open_window()
+            await pilot.pause(0.2)
+            await pilot.press("pagedown", "pageup", "down", "backspace")
+            await pilot.resize_terminal(width + 1, 2)
+            await pilot.press("pagedown")
+            await pilot.resize_terminal(width, 24)
+            await close_all(pilot)
 
 
 async def test_paging_in_a_list_without_height(home: Path) -> None:

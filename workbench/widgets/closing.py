@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import asyncio
 
-from textual.app import App
+from textual.app import App, ScreenStackError
 from textual.await_complete import AwaitComplete
 from textual.css.query import NoMatches
 from textual.events import Compose, Mount
@@ -51,12 +51,13 @@ def is_for_open_windows(message: Message) -> bool:
 
 
 def is_aftermath(error: BaseException, pump: MessagePump | None) -> bool:
-    """Whether `error` only says that a widget is missing because the window of `pump`, or the whole app, is closed."""
-    if not isinstance(error, NoMatches | MountError):
+    """Whether `error` only says that a widget or a screen is missing because the window of `pump`, or the whole app, is
+    closed."""
+    if not isinstance(error, NoMatches | MountError | ScreenStackError):
         return False
     node = pump
     while node is not None and not isinstance(node, App):
         if isinstance(node, ClosesOnce) and node.is_closed:
             return True
         node = node._parent
-    return pump is not None and (node is None or node._exit)
+    return pump is not None and (node is None or node._exit or not node._running)

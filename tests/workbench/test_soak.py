@@ -1,0 +1,40 @@
+"""The workbench under random keys; `python -m tests.workbench.soak` does it for longer."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from tests.workbench.soak import Person, Report, Sample, Soak, make_home, tracebacks_in
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("seed", [1, 2])
+def test_a_minute_of_random_keys(tmp_path: Path, seed: int) -> None:
+    home = tmp_path / "home"
+    make_home(home)
+    report = Soak(home, seed).run(60)
+    assert report.samples
+    assert report.is_clean, "\n".join([*report.ends, *report.tracebacks, *report.stuck])
+
+
+def test_a_seed_gives_the_same_keys_and_sizes() -> None:
+    def walk(seed: int) -> list[object]:
+        person = Person(seed)
+        return [(person.sizes(), person.keys()) for _ in range(300)]
+
+    assert walk(1) == walk(1)
+    assert walk(1) != walk(2)
+
+
+def test_the_report_tells_how_memory_grows() -> None:
+    samples = [Sample(10.0 * n, 100.0 + 2.0 * n, 9, 5, n, 0.0) for n in range(30)]
+    assert Report(1, samples).slope() == pytest.approx(12.0)
+    assert Report(1, samples[:1]).slope() == 0.0
+
+
+def test_tracebacks_are_found_in_the_logs(tmp_path: Path) -> None:
+    trace = 'Traceback (most recent call last):\n  File "a.py", line 1, in f\n    g()\nKeyError: 1'
+    (tmp_path / "workbench.log").write_text(f"words\n{trace}\nmore\n{trace}\n", encoding="utf-8")
+    assert tracebacks_in(tmp_path) == [trace, trace]
