@@ -12,8 +12,11 @@ import asyncio
 import gc
 import signal
 import sys
+import termios
 import threading
 from collections.abc import Callable, Iterable
+from contextvars import copy_context
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
@@ -23,16 +26,20 @@ from textual.binding import Binding, BindingType
 from textual.notifications import SeverityLevel
 from textual.reactive import var
 from textual.screen import Screen
+from textual.theme import ThemeProvider
 
 from llm.errors import UserError
 from llm.events import Event, Finished, RolledBack, Warned
 from llm.run import Run
 from workbench.base_app import BaseApp
+from workbench.faults import errors_contained
 from workbench.garbage import leave_out_what_is_loaded
+from workbench.leaving import Leaving
 from workbench.messages import TorchReady, TrainingEnded
+from workbench.pasting import TerminalDriver
 from workbench.services.queue import QueueRunner, RunQueue
 from workbench.services.training import TrainingService
-from workbench.terminal import abandon_terminal, log_for, terminal_kept_for_app, what_is_missing
+from workbench.terminal import give_terminal_back, log_for, terminal_kept_for_app, what_is_missing
 from workbench.text import clean
 from workbench.widgets.dialogs import Help, QuitDialog, Waiting
 
@@ -139,11 +146,13 @@ class WorkbenchApp(BaseApp):
         self._preload = preload
         self._leaving = False
         self._terminated = False
+        self.leaving: Leaving | None = None
+        """Who hears the signals; set by whoever runs the app on a terminal."""
         self._watched: RunCurves | None = None
 
     def on_mount(self) -> None:
-        if not self.is_headless:
-            self._listen_to_signals()
+        if self.leaving is not None:
+            self._listen_to_signals(self.leaving)
         self.set_interval(1.0, self._watch_training)
         self.set_interval(1.0, self.repaint_windows_between)
         self.heed_settings()
@@ -192,6 +201,19 @@ class WorkbenchApp(BaseApp):
         yield SystemCommand(
             "Quit", "Close the workbench; a training is saved", lambda: self.call_later(self.action_quit)
         )
+
+    def action_command_palette(self) -> None:
+        """Everything that can be done from here, by its name."""
+        from workbench.palette import Palette
+
+        if not isinstance(self.screen, Palette):
+            self.push_screen(Palette())
+
+    def search_themes(self) -> None:
+        """The themes, in the same window."""
+        from workbench.palette import Palette
+
+        self.push_screen(Palette(providers=[ThemeProvider], placeholder="Search for themes…"))
 
     def action_help(self) -> None:
         """What one does on this screen and with the focused thing, and every key that works now."""
@@ -364,18 +386,19 @@ class WorkbenchApp(BaseApp):
         if answer in ("save", "detach", "discard"):
             self._leave(carry_on=answer == "detach", status=0)
 
-    def _listen_to_signals(self) -> None:
+    def _listen_to_signals(self, leaving: Leaving) -> None:
         """SIGTERM saves and ends. After SIGHUP nobody is watching: the training carries on in a process of its own."""
-        loop = asyncio.get_running_loop()
-        loop.add_signal_handler(signal.SIGTERM, self._terminate)
+        context = copy_context()
 
-        def hang_up(_number: int, _frame: object) -> None:
-            # The kernel sends SIGCONT along, at which the driver would take over the lost terminal again.
-            signal.signal(signal.SIGCONT, signal.SIG_IGN)
-            abandon_terminal()
-            loop.call_soon_threadsafe(lambda: self._leave(carry_on=True, status=128 + signal.SIGHUP, insist=True))
+        def ask(number: signal.Signals) -> None:
+            if number == signal.SIGTERM:
+                context.run(self._terminate)
+            else:
+                context.run(self._leave, carry_on=True, status=128 + number, insist=True)
 
-        signal.signal(signal.SIGHUP, hang_up)
+        leaving.tell(asyncio.get_running_loop(), ask)
+        if isinstance(self._driver, TerminalDriver):
+            self._driver.on_lost, self._driver.is_lost = leaving.lose_terminal, lambda: not leaving.has_terminal
 
     async def _until_next_attempt(self, name: str) -> None:
         """Wait some time, or until the training has ended."""
@@ -397,7 +420,8 @@ class WorkbenchApp(BaseApp):
             return
         self._leaving = True
         name = self.training.active
-        if name is not None and (carry_on or self.training.must_be_waited_for):
+        hung_up = status == 128 + signal.SIGHUP  # then what is still being prepared is left to `Leaving`
+        if name is not None and (self.training.must_be_waited_for or (carry_on and not hung_up)):
             waiting = Waiting(f"Saving {name}…")
             await self.push_screen(waiting)
 
@@ -418,22 +442,27 @@ class WorkbenchApp(BaseApp):
 
 def run_app(home: Path, open: str | None = None, watch: str | None = None) -> int:
     """Open the workbench on `home`; `open` names a checkpoint to talk to at once, `watch` a run whose curves to show.
-    Returns the exit status."""
+    Ends the program, or returns the exit status where no workbench can be opened."""
     if problem := what_is_missing():
         print(problem, file=sys.stderr)
         return 2
     log = log_for(home)
     sys.setswitchinterval(SWITCH_SECONDS)
     app = WorkbenchApp(home, open, watch=watch, preload=True)
-    with terminal_kept_for_app(log):
-        try:
-            app.run()
-        finally:
-            saved = app.training.shutdown()
-    status = app.return_code or 0
-    if not saved:
-        print(clean(app.training.unsaved or "the training could not be saved in time."), file=sys.stderr)
-        status = max(status if status < 128 else 0, 1)
-    if app.return_code == 1:
-        print(f"llm-workbench stopped because of a fault of its own; {log} has the details.", file=sys.stderr)
-    return status
+    app.survives_errors = True
+    leaving = app.leaving = Leaving(app.training, partial(give_terminal_back, termios.tcgetattr(0)))
+    with leaving.listening():
+        with terminal_kept_for_app(log), errors_contained():
+            try:
+                app.run()
+            finally:
+                leaving.has_terminal = False  # it is as it was before
+                saved = app.training.shutdown()
+        status = app.return_code or 0
+        if not saved:
+            print(clean(app.training.unsaved or "the training could not be saved in time."), file=sys.stderr)
+            status = max(status if status < 128 else 0, 1)
+        if app.return_code == 1:
+            print(f"llm-workbench stopped because of a fault of its own; {log} has the details.", file=sys.stderr)
+        sys.stdout.flush()
+        return leaving.end(status)

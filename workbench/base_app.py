@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 
 from rich.terminal_theme import TerminalTheme
 from textual import work
+from textual._context import active_message_pump
 from textual.app import App
 from textual.binding import Binding
 from textual.dom import DOMNode
@@ -17,10 +18,13 @@ from textual.theme import Theme
 from textual.timer import Timer
 
 from llm.errors import UserError
+from workbench.faults import FaultLog, cause_of, is_up
 from workbench.pasting import TerminalDriver
 from workbench.settings import Settings, load_settings, save_settings
 from workbench.text import clean
+from workbench.textual_fixes import apply_fixes
 from workbench.themes import DEFAULT, FOR_SIXTEEN_COLOURS, THEMES, named_colours
+from workbench.widgets.closing import is_aftermath
 
 if TYPE_CHECKING:
     from workbench.widgets.chart import Chart
@@ -32,6 +36,7 @@ class BaseApp(App[int]):
     """An app over a home folder that looks and answers to keys as the person has set it."""
 
     def __init__(self, home: Path) -> None:
+        apply_fixes()
         super().__init__(driver_class=TerminalDriver)
         self.home = home
         for name in self.available_themes.keys() - {theme.name for theme in THEMES}:
@@ -41,6 +46,10 @@ class BaseApp(App[int]):
         self.settings = Settings()
         self.settings_problem = ""
         self._told: set[str] = set()
+        self.survives_errors = False
+        """Whether an error in a handler is logged and shown instead of ending the app; to be used in the block of
+        `workbench.faults.errors_contained`."""
+        self._faults = FaultLog()
         self._repaint_later: Timer | None = None
         try:
             self.settings = load_settings(home)
@@ -48,6 +57,24 @@ class BaseApp(App[int]):
             self.settings_problem = str(error)
         self.theme = self.settings.theme
         self.set_keymap(dict(self.settings.keys))
+
+    def _handle_exception(self, error: Exception) -> None:
+        """Textual calls this for an error in a handler, a timer, a worker or while drawing, and would end the app."""
+        if is_aftermath(cause_of(error), active_message_pump.get(None)):
+            return
+        if not self.survives_errors:
+            super()._handle_exception(error)
+        elif self._exit:
+            self._faults.write(error)  # what fails while everything is taken down is no reason to fail
+        elif is_up(self):
+            if self._faults.write(error):
+                name = type(cause_of(error)).__name__
+                text = f"Something went wrong here ({name}). The workbench continues; its log has the details."
+                self.notify(clean(text), severity="error", markup=False)
+        else:  # without Textual's own report, which takes up to a minute to draw where the terminal is narrow
+            self._faults.write(error)
+            self._return_code = 1
+            self._close_messages_no_wait()
 
     @property
     def ansi_theme(self) -> TerminalTheme:

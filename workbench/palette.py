@@ -6,14 +6,28 @@ from collections.abc import Iterator
 from functools import partial
 from typing import TYPE_CHECKING, Any, cast
 
-from textual.app import SystemCommand
-from textual.command import DiscoveryHit, Hit, Hits, Provider
+from textual.app import ComposeResult, SystemCommand
+from textual.command import (
+    CommandInput,
+    CommandList,
+    CommandPalette,
+    DiscoveryHit,
+    Hit,
+    Hits,
+    Provider,
+    SearchIcon,
+)
+from textual.containers import Horizontal, Vertical
+from textual.events import Mount
 from textual.screen import Screen
+from textual.widgets import LoadingIndicator
 
 from llm.run import list_runs
 from workbench.keys import EVERYWHERE, working_keys
 from workbench.text import clean
+from workbench.widgets.closing import ClosesOnce
 from workbench.widgets.dialogs import Waiting
+from workbench.widgets.lists import SafeList
 
 if TYPE_CHECKING:
     from workbench.app import WorkbenchApp
@@ -25,6 +39,29 @@ PLACES = {
     "chat": "Talk to a model",
     "data": "Corpora and tokenizers",
 }
+
+
+class PaletteList(CommandList, SafeList, can_focus=False):
+    """The list of commands, in a terminal of any size."""
+
+
+class Palette(CommandPalette, ClosesOnce[None]):
+    """Textual's palette, which closes once however fast the keys come."""
+
+    def compose(self) -> ComposeResult:
+        """As Textual has it, with that list."""
+        with Vertical(id="--container"):
+            with Horizontal(id="--input"):
+                yield SearchIcon()
+                yield CommandInput(placeholder=self._placeholder, select_on_focus=False)
+            with Vertical(id="--results"):
+                yield PaletteList()
+                yield LoadingIndicator()
+
+    def on_mount(self, event: Mount) -> None:
+        """Textual looks for the commands of the second screen from the top, which must be the one below."""
+        if not self.is_active:
+            event.prevent_default()
 
 
 class Everything(Provider):

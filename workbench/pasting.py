@@ -1,13 +1,16 @@
-"""What is pasted is text, whatever it holds: none of it is ever taken for keys."""
+"""The app's terminal: what is pasted is text, whatever it holds, and a terminal may be gone at any time."""
 
 from __future__ import annotations
 
 import os
 import selectors
 from codecs import getincrementaldecoder
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
+from contextlib import suppress
+from typing import IO, Any, cast
 
 from textual._xterm_parser import XTermParser
+from textual.app import App
 from textual.drivers.linux_driver import LinuxDriver
 from textual.message import Message
 
@@ -63,8 +66,42 @@ class PasteSafeParser(XTermParser):
         return super().feed(filtered) if filtered or not data else ()
 
 
+class ForgivingFile:
+    """A terminal to write to, and nothing where it is gone. Textual's thread that writes would end at the first error,
+    and the app would wait for it for ever."""
+
+    def __init__(self, file: IO[str] | None) -> None:
+        self._file = file
+
+    def write(self, text: str) -> None:
+        if self._file is not None:
+            with suppress(OSError):
+                self._file.write(text)
+
+    def flush(self) -> None:
+        if self._file is not None:
+            with suppress(OSError):
+                self._file.flush()
+
+    def fileno(self) -> int:
+        return -1 if self._file is None else self._file.fileno()
+
+
 class TerminalDriver(LinuxDriver):
-    """Textual's driver with that parser."""
+    """Textual's driver with that parser, and without its trust in a terminal that may be gone: `on_lost` is called from
+    the thread that reads keys, once there are no more."""
+
+    def __init__(self, app: App[Any], **options: Any) -> None:
+        super().__init__(app, **options)
+        self.on_lost: Callable[[], object] = lambda: None
+        self.is_lost: Callable[[], bool] = lambda: False
+        """Whether the terminal is known to be gone."""
+        self._file = cast(Any, ForgivingFile(self._file))
+
+    def _sigcont_application(self, *_: object) -> None:
+        """Take the terminal over again, unless it is gone: the kernel sends SIGCONT with SIGHUP."""
+        if not self.is_lost():
+            super()._sigcont_application()
 
     def run_input_thread(self) -> None:
         """Wait for input and pass on its events. As Textual's own, which leaves no place for another parser."""
@@ -72,8 +109,19 @@ class TerminalDriver(LinuxDriver):
         with selectors.SelectSelector() as selector:
             selector.register(self.fileno, selectors.EVENT_READ)
             while not self.exit_event.is_set():
-                if selector.select(WAIT_SECONDS) and (data := decode(os.read(self.fileno, READ_BYTES))):
-                    for event in parser.feed(data):
+                if selector.select(WAIT_SECONDS):
+                    data = self._read()
+                    if not data:
+                        self.on_lost()
+                        return
+                    for event in parser.feed(text) if (text := decode(data)) else ():
                         self.process_message(event)
                 for event in parser.tick():
                     self.process_message(event)
+
+    def _read(self) -> bytes:
+        """What was typed; nothing where the terminal is gone."""
+        try:
+            return os.read(self.fileno, READ_BYTES)
+        except OSError:
+            return b""

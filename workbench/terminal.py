@@ -9,6 +9,7 @@ from __future__ import annotations
 import os
 import sys
 import tempfile
+import termios
 from collections.abc import Iterator
 from contextlib import contextmanager
 from io import TextIOWrapper
@@ -19,6 +20,10 @@ from typing import Any
 from llm.errors import UserError
 
 NOT_DRAWN_ON = {"dumb", "unknown"}
+GIVE_BACK = (
+    b"\x1b[?2004l\x1b[?7h\x1b[?2048l\x1b[?1000l\x1b[?1003l\x1b[?1015l\x1b[?1006l\x1b[?1016l"  # pastes, wrapping, mouse
+    b"\x1b[<u\x1b[?1049l\x1b[?25h\x1b[?1004l"  # keys, the other screen, the cursor, focus
+)
 
 
 def what_is_missing() -> str:
@@ -101,6 +106,18 @@ def abandon_terminal() -> None:
     for stream in (sys.__stdout__, sys.__stderr__):
         if stream is not None:
             os.dup2(nowhere, stream.fileno())
+
+
+def give_terminal_back(attributes: list[Any]) -> None:
+    """Restore the terminal in place of an app that does not come to it. `attributes` are those of `termios` from before
+    it started. What the app draws afterwards goes nowhere."""
+    if sys.__stdout__ is None:
+        return
+    drawn_on = sys.__stdout__.fileno()
+    terminal = os.dup(drawn_on)
+    os.dup2(os.open(os.devnull, os.O_WRONLY), drawn_on)
+    termios.tcsetattr(terminal, termios.TCSANOW, attributes)
+    os.write(terminal, GIVE_BACK)
 
 
 def write_log(text: str) -> None:

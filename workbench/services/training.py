@@ -125,11 +125,15 @@ class TrainingService:
 
     def is_busy(self, name: str) -> bool:
         """Whether a run trains, or is about to: here, in a process that may hold no lock yet, or elsewhere."""
-        process = self._processes.get(name)
-        if self.active == name or (process is not None and process.poll() is None):
+        if self.active == name or self.has_process(name):
             return True
         run = Run(self.home / "runs" / name)
         return run.path.exists() and run.holder() is not None
+
+    def has_process(self, name: str) -> bool:
+        """Whether a process that this program started trains the run."""
+        process = self._processes.get(name)
+        return process is not None and process.poll() is None
 
     def elsewhere(self) -> str:
         """The name of a run of this home that trains, or is about to, apart from this program's thread; "" where none

@@ -18,6 +18,7 @@ from textual.widgets.option_list import Option
 from llm.config import RunConfig, fields_of, parse_value
 from workbench.keys import EVERYWHERE, HERE, SCREEN, guide_of_focus, working_keys
 from workbench.text import clean
+from workbench.widgets.closing import ClosesOnce
 from workbench.widgets.lists import ChoiceList
 
 if TYPE_CHECKING:
@@ -39,7 +40,7 @@ class Guided(Protocol):
     def focus_guide(self) -> str: ...
 
 
-class Modal(ModalScreen[ScreenResultType]):
+class Modal(ModalScreen[ScreenResultType], ClosesOnce[ScreenResultType]):
     """A window over a screen. As on a screen, `GUIDE` says what one does here, `GUIDES` (by the id of a widget) what
     the focused thing is for, and `?` shows both."""
 
@@ -162,7 +163,7 @@ class AskSteps(AskText):
         return "" if wanted > self.done else f"must be a whole number above {self.done}"
 
 
-class Waiting(ModalScreen[None]):
+class Waiting(ModalScreen[None], ClosesOnce[None]):
     """Says what is being waited for; has no key, since there is nothing to decide."""
 
     def __init__(self, text: str) -> None:
@@ -177,7 +178,7 @@ class Waiting(ModalScreen[None]):
         self.query_one("#waiting", Static).update(Content(text))
 
 
-class Help(ModalScreen[None]):
+class Help(ModalScreen[None], ClosesOnce[None]):
     """What one does on the screen below and with what has the focus there, and every key that works now."""
 
     BINDINGS: ClassVar[list[BindingType]] = [

@@ -1,0 +1,63 @@
+"""Windows that close once.
+
+A second Enter or Escape often is in the queue before the first has closed its window. Textual then closes whatever is
+in front instead, and goes on handing keys, clicks and results to a window whose widgets are already gone.
+"""
+
+from __future__ import annotations
+
+import asyncio
+
+from textual.app import App, ScreenStackError
+from textual.await_complete import AwaitComplete
+from textual.css.query import NoMatches
+from textual.events import Compose, Mount
+from textual.message import Message
+from textual.message_pump import MessagePump
+from textual.messages import CloseMessages
+from textual.screen import Screen, ScreenResultType
+from textual.widget import MountError
+
+
+class ClosesOnce(Screen[ScreenResultType]):
+    """A screen that closes only while it is in front, and hears nothing afterwards. Not the first among the bases of a
+    class, since Textual looks for styles only in the first."""
+
+    is_closed = False
+    """Whether it has been dismissed."""
+
+    def dismiss(self, result: ScreenResultType | None = None) -> AwaitComplete:
+        """Close the window with a result. Does nothing if another is in front of it, or if it has been closed."""
+        if self.is_closed or not self.is_active:
+            return AwaitComplete(asyncio.sleep(0))
+        self.is_closed = True
+        return super().dismiss(result)
+
+    @property
+    def is_attached(self) -> bool:
+        """Whether it is open; what threads and timers ask before they show something."""
+        return not self.is_closed and super().is_attached
+
+    async def _dispatch_message(self, message: Message) -> None:
+        """Handle a message. Once closed: only what Textual needs to take the window down."""
+        if not (self.is_closed and is_for_open_windows(message)):
+            await super()._dispatch_message(message)
+
+
+def is_for_open_windows(message: Message) -> bool:
+    """Whether a closed window has no use for `message`: its own building up, and all that bubbles, which keys, clicks
+    and what widgets report do."""
+    return isinstance(message, Compose | Mount) or (message.bubble and not isinstance(message, CloseMessages))
+
+
+def is_aftermath(error: BaseException, pump: MessagePump | None) -> bool:
+    """Whether `error` only says that a widget or a screen is missing because the window of `pump`, or the whole app, is
+    closed."""
+    if not isinstance(error, NoMatches | MountError | ScreenStackError):
+        return False
+    node = pump
+    while node is not None and not isinstance(node, App):
+        if isinstance(node, ClosesOnce) and node.is_closed:
+            return True
+        node = node._parent
+    return pump is not None and (node is None or node._exit or not node._running)
