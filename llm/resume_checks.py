@@ -32,7 +32,8 @@ def newest_state(run: Run) -> dict[str, Any]:
     for info in reversed(run.checkpoints()):
         with suppress(UserError):  # a damaged one is named, and passed over, when it comes to restoring it
             state = read_state(info)
-            return state if isinstance(state, dict) else {}
+            resumed_config(run.config(), state.get("overrides", {}).items())
+            return state
     return {}
 
 

@@ -84,6 +84,8 @@ def file_system(place: Path, size: str) -> Iterator[Path]:
 def small_disk(tmp_path: Path) -> Iterator[Path]:
     with file_system(tmp_path / "small", "256k") as place:
         yield place
+        for checkpoints in tmp_path.glob("runs/*/checkpoints"):
+            subprocess.run(["umount", "--lazy", str(checkpoints)], check=False, capture_output=True)
 
 
 @pytest.fixture
