@@ -21,7 +21,7 @@ from llm.environment import settle_threads
 from llm.files import write_atomic
 from llm.run import Run
 from workbench.app import WorkbenchApp
-from workbench.services.pictures import picture_of_strips, strips_of
+from workbench.charts.export import picture_of_strips, strips_of
 
 SIZE = (132, 40)
 MOST_BYTES = 150_000

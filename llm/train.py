@@ -13,13 +13,13 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, NoReturn
 
-from llm.commands import CommandQueue
 from llm.config.overrides import Overrides, split_overrides
 from llm.environment import settle_process
 from llm.errors import UserError, WrongUse
 from llm.memory import check_room_for_torch, memory_shortage_as_sentence
 from llm.run import Command, Run
 from llm.streams import settle_streams
+from llm.training.commands import CommandQueue
 
 
 @contextmanager
@@ -83,9 +83,9 @@ def parsed(arguments: Sequence[str]) -> tuple[Run, Path, Overrides]:
 def trained(run: Run, home: Path, overrides: Overrides) -> int:
     """Train `run`, on as many ranks as torchrun started; returns the exit status."""
     check_room_for_torch()
-    from llm.distributed import joined_ranks  # these load torch, which must find the environment settled
-    from llm.resume_checks import config_to_go_on
-    from llm.training import run_training
+    from llm.training.distributed import joined_ranks  # these load torch, which must find the environment settled
+    from llm.training.resume_checks import config_to_go_on
+    from llm.training.run import run_training
 
     commands = CommandQueue()
     device = config_to_go_on(run, overrides).train.device

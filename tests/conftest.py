@@ -77,7 +77,7 @@ def tiny_preset(corpus: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="session")
 def trained_run(corpus: Path, tmp_path_factory: pytest.TempPathFactory) -> Run:
     """A run of 20 steps, saved at 10 and 20; its home is `trained_run.path.parent.parent`. Only to be read."""
-    from llm.training import run_training
+    from llm.training.run import run_training
 
     home = tmp_path_factory.mktemp("trained-home")
     run = Run.create(home, "tiny-1", tiny_config(corpus))

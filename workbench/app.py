@@ -31,23 +31,23 @@ from textual.theme import ThemeProvider
 from llm.errors import UserError
 from llm.events import Event, Finished, RolledBack, Warned
 from llm.run import Run
-from workbench.base_app import BaseApp
-from workbench.faults import errors_contained
-from workbench.garbage import leave_out_what_is_loaded
-from workbench.leaving import Leaving
-from workbench.messages import TorchReady, TrainingEnded
-from workbench.pasting import TerminalDriver
-from workbench.services.queue import QueueRunner, RunQueue
-from workbench.services.training import TrainingService
 from workbench.terminal import give_terminal_back, log_for, terminal_kept_for_app, what_is_missing
 from workbench.text import clean
-from workbench.widgets.dialogs import Help, QuitDialog, Waiting
+from workbench.train.queue import QueueRunner, RunQueue
+from workbench.train.service import TrainingService
+from workbench.ui.base_app import BaseApp
+from workbench.ui.dialogs import Help, QuitDialog, Waiting
+from workbench.ui.faults import errors_contained
+from workbench.ui.garbage import leave_out_what_is_loaded
+from workbench.ui.leaving import Leaving
+from workbench.ui.messages import TorchReady, TrainingEnded
+from workbench.ui.pasting import TerminalDriver
 
 if TYPE_CHECKING:
     from textual.command import Provider
 
-    from workbench.services.corpora import Entry
-    from workbench.services.curves import RunCurves
+    from workbench.charts.curves import RunCurves
+    from workbench.data.corpora import Entry
 
 SWITCH_SECONDS = 0.0005
 """How long one Python thread may keep the others waiting. Measured: a tenth of the default gives the training thread
@@ -60,37 +60,37 @@ PRELOAD_AFTER_SECONDS = 0.3  # by then the first screen is painted, and the keys
 
 
 def presets_screen() -> Screen[Any]:
-    from workbench.screens.presets import PresetsScreen
+    from workbench.presets.screen import PresetsScreen
 
     return PresetsScreen(id="presets")
 
 
 def train_screen() -> Screen[Any]:
-    from workbench.screens.train import TrainScreen
+    from workbench.train.screen import TrainScreen
 
     return TrainScreen(id="train")
 
 
 def runs_screen() -> Screen[Any]:
-    from workbench.screens.runs import RunsScreen
+    from workbench.runs.screen import RunsScreen
 
     return RunsScreen(id="runs")
 
 
 def chat_screen() -> Screen[Any]:
-    from workbench.screens.chat import ChatScreen
+    from workbench.chat.screen import ChatScreen
 
     return ChatScreen(id="chat")
 
 
 def data_screen() -> Screen[Any]:
-    from workbench.screens.data import DataScreen
+    from workbench.data.screen import DataScreen
 
     return DataScreen(id="data")
 
 
 def command_provider() -> type[Provider]:
-    from workbench.palette import Everything
+    from workbench.ui.palette import Everything
 
     return Everything
 
@@ -204,14 +204,14 @@ class WorkbenchApp(BaseApp):
 
     def action_command_palette(self) -> None:
         """Everything that can be done from here, by its name."""
-        from workbench.palette import Palette
+        from workbench.ui.palette import Palette
 
         if not isinstance(self.screen, Palette):
             self.push_screen(Palette())
 
     def search_themes(self) -> None:
         """The themes, in the same window."""
-        from workbench.palette import Palette
+        from workbench.ui.palette import Palette
 
         self.push_screen(Palette(providers=[ThemeProvider], placeholder="Search for themes…"))
 
@@ -230,7 +230,7 @@ class WorkbenchApp(BaseApp):
         name = self.training.active
         if name is None and self._watched is None:
             return
-        from workbench.services.curves import RunCurves  # brings numpy, for which the first screen does not wait
+        from workbench.charts.curves import RunCurves  # brings numpy, for which the first screen does not wait
 
         if name is not None and (self._watched is None or self._watched.run.name != name):
             self._watched = RunCurves(Run(self.home / "runs" / name), last_bytes=WATCHED_BYTES)
@@ -249,7 +249,7 @@ class WorkbenchApp(BaseApp):
         """Write the status line from these curves, if they are those of the training of this program. A screen that
         shows them calls it whenever it draws, so that both always tell the same numbers."""
         if self._watched is not None and curves.run.name == self._watched.run.name:
-            from workbench.services.narration import status_line
+            from workbench.train.narration import status_line
 
             self.training_line = clean(status_line(curves, here=self.training.active == curves.run.name))
 
@@ -300,7 +300,7 @@ class WorkbenchApp(BaseApp):
     def _tell(self, event: Event) -> None:
         if isinstance(event, Warned | RolledBack | Finished):
             calm = isinstance(event, Finished) and event.status != "failed"
-            from workbench.services.narration import describe
+            from workbench.train.narration import describe
 
             severity: SeverityLevel = "information" if calm else "warning"
             assert self._watched is not None
@@ -319,7 +319,7 @@ class WorkbenchApp(BaseApp):
         problem = ""
         gc.disable()  # what comes in stays, and looking through it again and again would stop the keys
         try:
-            import llm.training  # noqa: F401
+            import llm.training.run  # noqa: F401
         except ImportError as error:
             problem = f"PyTorch could not be loaded ({error}); llm-workbench doctor says more."
         finally:

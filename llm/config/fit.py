@@ -12,8 +12,8 @@ from llm.config.check import get_value
 from llm.config.parse import diff, with_overrides
 from llm.config.resolve import nearest_multiple, resolve_model
 from llm.config.schema import ModelConfig, RunConfig, TokenizerConfig
-from llm.length import Length, run_length
 from llm.model.counts import Precision, flops_per_token, parameters, training_bytes
+from llm.training.batch_plan import Length, run_length
 
 SHARES = (1.0, 0.75, 0.5, 0.375, 0.25, 0.1875, 0.125)  # of the width and of the layers
 LEAST_CONTEXT, LEAST_VOCABULARY, LEAST_LAYERS, LEAST_KEYS = 256, 2048, 2, 2

@@ -13,10 +13,10 @@ from torch import Tensor
 from llm.core.bundle import Task
 from llm.core.questions import Prompt, Question, questions
 from llm.device import Plan
-from llm.evaluate import SECONDS_BETWEEN_PROGRESS
 from llm.events import Progress
 from llm.model.transformer import Transformer
 from llm.tokenizer import Tokenizer
+from llm.training.evaluate import SECONDS_BETWEEN_PROGRESS
 
 BATCHES_IN_GROUP = 8
 LOGITS_AT_ONCE = 256

@@ -92,7 +92,7 @@ def training_bytes(
     """An estimate of what one training step holds at its fullest: within about a quarter, torch itself not counted.
 
     Weights, gradients, optimiser state, activations kept for the backward pass, and the logits of one chunk
-    (`llm.loss`). Half precision keeps a narrow copy of the weights besides.
+    (`llm.model.loss`). Half precision keeps a narrow copy of the weights besides.
     """
     all_weights, matrices = parameters(config), matrix_parameters(config)
     state = {"adamw": 2 * all_weights, "sgd": 0, "muon": 2 * all_weights - matrices}[optimizer]

@@ -12,11 +12,11 @@ from torch import Tensor, nn
 
 from llm.config.resolve import check_resolved
 from llm.config.schema import ModelConfig
-from llm.loss import linear_cross_entropy
 from llm.model.attention import Attention, KVCache
-from llm.model.initialise import initialise
+from llm.model.initialize import initialise
 from llm.model.kernels import FUSED, WRITTEN_OUT, Kernels, at_least_float32
 from llm.model.layers import Embedding, Linear, make_norm
+from llm.model.loss import linear_cross_entropy
 from llm.model.mlp import FeedForward
 from llm.model.rotary import Rotary, rows
 

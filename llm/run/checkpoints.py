@@ -120,7 +120,7 @@ def is_plan(value: Any) -> bool:
 
 
 def is_spike_record(value: Any) -> bool:
-    """Whether a value is a `llm.spikes.SpikeDetector` or `SpikeWatch` as JSON."""
+    """Whether a value is a `llm.training.spikes.SpikeDetector` or `SpikeWatch` as JSON."""
     if not isinstance(value, dict) or not is_whole_number(value.get("due", 0)):
         return False
     seen = value.get("seen", [])

@@ -18,7 +18,7 @@ import pytest
 from llm.config import load_preset
 from llm.events import Finished, Started, StepLogged, Warned
 from llm.run import Run
-from workbench.services.trash import list_trash
+from workbench.runs.trash import list_trash
 
 PROGRAM = [sys.executable, "-m", "workbench"]
 ENDLESS = ("--train.steps", "1000000")

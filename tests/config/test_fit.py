@@ -11,7 +11,7 @@ import pytest
 
 from llm.config import RunConfig, list_presets, load_preset, resolve_model, with_overrides
 from llm.config.fit import fit, scaled, step_bytes, vocabulary
-from llm.length import run_length
+from llm.training.batch_plan import run_length
 
 HOME = Path("/nonexistent")
 LAPTOP = (2e9, 1e11, 10.0)  # bytes, operations a second, minutes

@@ -21,9 +21,9 @@ from llm.config import (
     to_mapping,
 )
 from llm.config.fit import step_bytes
-from llm.length import run_length
 from llm.model.counts import parameters
 from llm.optim import lr_at, momentum_at
+from llm.training.batch_plan import run_length
 
 HOME = Path("/nonexistent")
 

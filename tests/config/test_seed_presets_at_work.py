@@ -100,7 +100,7 @@ def test_gpt2_begins_near_the_logarithm_of_its_vocabulary(name: str) -> None:
 
 
 def test_stories_of_one_file_each_begin_with_bos(tmp_path: Path) -> None:
-    from llm.data.prepare import prepare
+    from llm.data.tokens.prepare import prepare
 
     stories = [f"Once there was a fox who had {n} hens.\nThe end of story {n}.\n" for n in range(60)]
     (tmp_path / "stories.txt").write_text("<|endoftext|>\n".join(stories))
@@ -140,7 +140,7 @@ SPECIAL = {
 @pytest.mark.parametrize("name", [preset.name for preset in list_presets(HOME)])
 def test_every_preset_trains_when_shrunk(name: str, corpus: Path, tmp_path: Path) -> None:
     from llm.run import Run
-    from llm.training import run_training
+    from llm.training.run import run_training
 
     overrides = TINY | ({} if name == "nanochat-base" else SHALLOW) | SPECIAL.get(name, {})
     config = load_preset(name, tmp_path, [*overrides.items(), ("data.corpus", str(corpus))])

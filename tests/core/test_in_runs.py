@@ -8,12 +8,12 @@ from pathlib import Path
 import pytest
 from safetensors.torch import load_file
 
-from llm.commands import CommandQueue
 from llm.config import with_overrides
 from llm.errors import UserError
 from llm.events import CoreEvaluated, Event, Finished, Progress, from_record, to_line
 from llm.run import Command, Run
-from llm.training import run_training
+from llm.training.commands import CommandQueue
+from llm.training.run import run_training
 from tests.conftest import tiny_config
 from tests.core.bundles_for_tests import write_bundle
 from workbench.cli import main

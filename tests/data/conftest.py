@@ -6,8 +6,8 @@ from collections.abc import Iterator
 
 import pytest
 
-from llm.data.fetch import Patience
-from tests.data.http_for_tests import Site, serving
+from llm.data.text.fetch import Patience
+from tests.data.text.http_for_tests import Site, serving
 
 
 @pytest.fixture

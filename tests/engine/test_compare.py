@@ -9,14 +9,14 @@ from pathlib import Path
 import pytest
 import torch
 
-from llm.checkpoint import load_model
-from llm.compare import compare, kl_divergence
 from llm.config.schema import DecodeConfig
 from llm.engine import Engine, Piece
+from llm.engine.compare import compare, kl_divergence
+from llm.engine.timelapse import timelapse
 from llm.errors import UserError
 from llm.run import Run
-from llm.timelapse import timelapse
 from llm.tokenizer.byte import ByteTokenizer
+from llm.training.checkpoint import load_model
 from tests.engine.test_engine import TOKENIZER, collect, make_model
 
 KNOBS = DecodeConfig(temperature=0.7, max_tokens=61, seed=3, ban_end=True)

@@ -11,15 +11,15 @@ import numpy as np
 
 from llm.config.schema import DataConfig
 from llm.core.bundle import BASELINES, DATA, INDEX, load_bundle
-from llm.data.corpora import open_corpus
-from llm.data.datasets import at_address, from_addresses, present, write_record
-from llm.data.download import unpack
-from llm.data.fetch import note_path, read_note
-from llm.data.prepare import find_prepared, load_dataset, verify_prepared
-from llm.data.shards import Shard, ShardWriter
-from llm.data.textfiles import FileHashes
-from llm.data.tokenfiles import TokenFile
-from llm.data.verified import unverified
+from llm.data.text.corpora import open_corpus
+from llm.data.text.datasets import at_address, from_addresses, present, write_record
+from llm.data.text.download import unpack
+from llm.data.text.fetch import note_path, read_note
+from llm.data.text.textfiles import FileHashes
+from llm.data.tokens.prepare import find_prepared, load_dataset, verify_prepared
+from llm.data.tokens.shards import Shard, ShardWriter
+from llm.data.tokens.tokenfiles import TokenFile
+from llm.data.tokens.verified import unverified
 from llm.run import Run
 from llm.tokenizer import load_tokenizer
 from llm.tokenizer.char import CharTokenizer
@@ -30,7 +30,7 @@ from tests.core.bundles_for_tests import write_bundle
 from tests.draining import result_of
 from tests.fuzz.run_kinds import Kind
 from workbench.commands.batch import parsed
-from workbench.services.corpora import prepared_datasets, read_added
+from workbench.data.corpora import prepared_datasets, read_added
 
 ADDRESS = "http://127.0.0.1:9/text.txt"
 ROWS = [{"text": "Once upon a time", "id": 1}, {"text": "there was", "id": 2}]

@@ -8,16 +8,20 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from llm.checkpoint import load_model
-from llm.commands import CommandQueue, set_live
 from llm.config import RunConfig, list_presets, load_preset, to_toml, with_overrides
-from llm.data.prepare import Dataset, find_prepared
-from llm.distributed import Ranks
+from llm.data.tokens.prepare import Dataset, find_prepared
 from llm.errors import ConfigError
 from llm.events import Started
 from llm.files import sha256_of
-from llm.length import run_length
-from llm.preparation import (
+from llm.run import Command, CommandTail, Run
+from llm.run.fork import open_parent
+from llm.run.log import last_event_of, last_events, read_events
+from llm.training.batch_plan import run_length
+from llm.training.checkpoint import load_model
+from llm.training.commands import CommandQueue, set_live
+from llm.training.distributed import Ranks
+from llm.training.run import run_training
+from llm.training.setup import (
     check_checkpoints,
     config_to_go_on,
     known_fingerprint,
@@ -25,21 +29,17 @@ from llm.preparation import (
     restore_newest,
     settle_plan,
 )
-from llm.run import Command, CommandTail, Run
-from llm.run.fork import open_parent
-from llm.run.log import last_event_of, last_events, read_events
-from llm.training import run_training
+from workbench.charts import curve_cache
+from workbench.charts.curve_cache import recall
+from workbench.charts.curves import RunCurves
+from workbench.chat.sampling_presets import load_knob_presets
+from workbench.chat.transcripts import as_markdown, list_past, load, recent_prompts
 from workbench.commands.listing import described
-from workbench.services import curve_cache
-from workbench.services.cached_data import list_cached
-from workbench.services.curve_cache import recall
-from workbench.services.curves import RunCurves
-from workbench.services.knob_presets import load_knob_presets
-from workbench.services.preflight import expected_speed, measurements
-from workbench.services.queue import RunQueue
-from workbench.services.runs import SORTS, RunCatalogue, chosen
-from workbench.services.transcripts import as_markdown, list_past, load, recent_prompts
-from workbench.settings import load_settings
+from workbench.data.prepared_data import list_cached
+from workbench.presets.preflight import expected_speed, measurements
+from workbench.runs.catalog import SORTS, RunCatalogue, chosen
+from workbench.train.queue import RunQueue
+from workbench.ui.settings import load_settings
 
 TINY = {
     "data.corpus": "stories",

@@ -9,8 +9,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from llm import loss
-from llm.loss import cross_entropy, linear_cross_entropy
+from llm.model import loss
+from llm.model.loss import cross_entropy, linear_cross_entropy
 from tests.model.models_for_tests import relative_error
 
 ROWS, WIDTH, VOCAB = 23, 7, 37

@@ -20,19 +20,19 @@ from torch import Tensor, nn
 
 from llm.config import resolve_model
 from llm.config.schema import ModelConfig, RunConfig, ScheduleConfig, TrainConfig
-from llm.data.batches import Batches
-from llm.data.memory import ArraySplit
+from llm.data.batches.memory import ArraySplit
+from llm.data.batches.windows import Batches
 from llm.errors import UserError
-from llm.loss import cross_entropy
 from llm.model.attention import Attention, KVCache
 from llm.model.kernels import FUSED, WRITTEN_OUT, Kernels, softmax
 from llm.model.layers import Embedding, Linear, RMSNorm
+from llm.model.loss import cross_entropy
 from llm.model.mlp import FeedForward
 from llm.model.rotary import Rotary
 from llm.model.transformer import Block, Transformer
 from llm.optim import clip_grad_norm, lr_at
 from llm.optim.standalone import SGD, AdamW, Muon, RuleOptimizer
-from llm.statefile import load_state, save_state
+from llm.training.statefile import load_state, save_state
 
 D, HEADS, D_FF, CONTEXT, VOCAB, LAYERS = 24, 4, 40, 12, 53, 2
 KERNELS = pytest.mark.parametrize("kernels", [WRITTEN_OUT, FUSED], ids=["written-out", "fused"])

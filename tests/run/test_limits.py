@@ -167,7 +167,7 @@ def test_the_address_space(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> N
 REPORT = """
 import json, llm.limits, llm.environment, os
 llm.environment.settle_threads()
-from workbench.services.estimate import available_bytes
+from workbench.presets.estimate import available_bytes
 import torch
 held = llm.limits.memory()
 print(json.dumps([held.total, held.available, available_bytes(), llm.limits.usable_cores(), torch.get_num_threads()]))

@@ -15,14 +15,14 @@ from pathlib import Path
 import pytest
 
 from llm.config import RunConfig
-from llm.data.download import reserved
-from llm.data.prepare import locked_folder, remove_leftovers
+from llm.data.text.download import reserved
+from llm.data.tokens.prepare import locked_folder, remove_leftovers
 from llm.events import Warned
 from llm.run import Run, list_runs
 from llm.run.lock import RunBusy, RunLock, holder_of
-from llm.training import run_training
+from llm.training.run import run_training
 from tests.conftest import tiny_config
-from workbench.services.queue import RunQueue
+from workbench.train.queue import RunQueue
 
 HOLD = """
 import errno, fcntl, sys, time

@@ -15,7 +15,7 @@ from llm.errors import UserError
 from llm.run import Run
 from llm.run.log import LineAppender
 from llm.run.parts import FILES, FOLDERS
-from workbench.services.runs import RunCatalogue
+from workbench.runs.catalog import RunCatalogue
 
 
 @pytest.fixture

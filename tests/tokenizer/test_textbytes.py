@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from llm.config import TokenizerConfig, from_mapping
-from llm.data.prepare import Dataset, prepare
+from llm.data.tokens.prepare import Dataset, prepare
 from llm.tokenizer import Tokenizer, build_tokenizer
 from llm.tokenizer.textbytes import TextBytes
 from tests.draining import result_of

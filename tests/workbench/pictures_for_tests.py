@@ -17,17 +17,18 @@ import pytest
 from textual.app import App
 from textual.pilot import Pilot
 from textual.widgets import Input, TextArea
+from workbench.screens import runs  # noqa: F401 - loaded before the home is made the same everywhere
 
 from llm.events import Event, Finished
 from llm.run import EventLog
 from tests.workbench.scripted import ScriptedTrainer, scripted_run
 from tests.workbench.waiting import shown, until
 from workbench.app import WorkbenchApp
-from workbench.screens import runs  # noqa: F401 - loaded before the home is made the same everywhere
-from workbench.services import corpora, estimate
-from workbench.services.pictures import strips_of
-from workbench.services.system import Machine, Reading
-from workbench.services.training import TrainingService
+from workbench.charts.export import strips_of
+from workbench.data import corpora
+from workbench.presets import estimate
+from workbench.train.machine import Machine, Reading
+from workbench.train.service import TrainingService
 
 NOW = 1_800_000_000.0
 SMALL, LARGE, HUGE = (80, 24), (160, 50), (200, 60)

@@ -8,7 +8,6 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from llm.commands import CommandQueue
 from llm.config import RunConfig, from_mapping, get_value, with_overrides
 from llm.errors import UserError
 from llm.events import (
@@ -25,7 +24,8 @@ from llm.events import (
     StepLogged,
 )
 from llm.run import EventLog, Run
-from workbench.services.training import Overrides
+from llm.training.commands import CommandQueue
+from workbench.train.service import Overrides
 
 TOTAL = 600
 
@@ -106,7 +106,7 @@ def scripted_run(home: Path, name: str, steps: int, *, end: str = "", config: Ru
 
 
 class ScriptedTrainer:
-    """Stands in for `llm.training.run_training`: prepares until `prepared` is set, then takes `steps` steps and goes on
+    """Stands in for `llm.training.run.run_training`: prepares until `prepared` is set, then takes `steps` steps and goes on
     obeying until it is told to stop."""
 
     def __init__(self, steps: int = 250) -> None:

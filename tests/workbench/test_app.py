@@ -17,11 +17,11 @@ from llm.run import Run
 from tests.workbench.scripted import ScriptedTrainer, scripted_run
 from tests.workbench.waiting import shown, until, was_notified
 from workbench.app import WorkbenchApp
-from workbench.messages import TrainingEnded
-from workbench.services.pictures import strips_of
-from workbench.services.training import TrainingService
-from workbench.themes import THEMES
-from workbench.widgets.dialogs import Help, QuitDialog
+from workbench.charts.export import strips_of
+from workbench.train.service import TrainingService
+from workbench.ui.dialogs import Help, QuitDialog
+from workbench.ui.messages import TrainingEnded
+from workbench.ui.themes import THEMES
 
 
 def app_with(home: Path, trainer: ScriptedTrainer | None = None) -> WorkbenchApp:
@@ -29,7 +29,7 @@ def app_with(home: Path, trainer: ScriptedTrainer | None = None) -> WorkbenchApp
 
 
 def test_opening_needs_no_torch() -> None:
-    check = "import sys, workbench.app, workbench.screens.presets; print('torch' in sys.modules)"
+    check = "import sys, workbench.app, workbench.presets.screen; print('torch' in sys.modules)"
     done = subprocess.run([sys.executable, "-c", check], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "False"
 
@@ -273,9 +273,9 @@ def test_without_a_terminal_there_is_a_sentence_and_status_2(home: Path) -> None
 def test_the_first_screen_waits_for_nothing_it_does_not_show() -> None:
     """What these bring costs more than all the rest of the start; they are loaded once the screen is painted."""
     code = (
-        "import sys, workbench.cli, workbench.app, workbench.screens.presets\n"
+        "import sys, workbench.cli, workbench.app, workbench.presets.screen\n"
         "late = ('torch', 'numpy', 'plotext', 'tiktoken', 'psutil', 'email.message', 'pygments', 'markdown_it',\n"
-        "        'workbench.screens.edit', 'workbench.services.corpora', 'workbench.screens.train')\n"
+        "        'workbench.presets.edit_screen', 'workbench.data.corpora', 'workbench.train.screen')\n"
         "print(*(name for name in late if name in sys.modules))"
     )
     run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)

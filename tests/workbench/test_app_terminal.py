@@ -20,8 +20,8 @@ from llm.run import Run
 from tests.conftest import tiny_config
 from tests.workbench.scripted import scripted_run
 from tests.workbench.terminal_for_tests import Terminal
-from workbench.services.queue import RunQueue
 from workbench.terminal import log_for
+from workbench.train.queue import RunQueue
 
 
 @pytest.fixture

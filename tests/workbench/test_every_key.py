@@ -15,32 +15,32 @@ import pytest
 from textual.pilot import Pilot
 from textual.widgets import Input
 
-import workbench.screens.preflight as preflight_module
+import workbench.presets.preflight_screen as preflight_module
 from llm.events import Progress
 from llm.files import write_json
 from llm.run import Run
+from tests.workbench.runs.test_runs_screen import RunsApp
 from tests.workbench.runs_for_tests import make_run
 from tests.workbench.scripted import ScriptedTrainer
-from tests.workbench.test_runs_screen import RunsApp
 from tests.workbench.waiting import shown, until, was_notified
 from workbench.app import WorkbenchApp
-from workbench.screens.compare import CompareScreen
-from workbench.screens.data import DataScreen
-from workbench.screens.edit import EditScreen
-from workbench.screens.fit import FitDialog
-from workbench.screens.fork import ForkScreen
-from workbench.screens.overlay import OverlayScreen
-from workbench.screens.prepare import PrepareDialog
-from workbench.screens.presets import PresetsScreen
-from workbench.screens.runs import RunsScreen
-from workbench.screens.settings import SettingsScreen, all_bindings
-from workbench.screens.store import CachedDataScreen, QueueScreen, TrashScreen
-from workbench.services.corpora import add_corpus
-from workbench.services.jobs import DataJob
-from workbench.services.queue import RunQueue
-from workbench.services.training import Overrides, TrainingService
-from workbench.services.trash import move_to_trash
-from workbench.widgets.dialogs import Ask, AskSteps, AskText, Help
+from workbench.data.corpora import add_corpus
+from workbench.data.jobs import DataJob
+from workbench.data.prepare_dialog import PrepareDialog
+from workbench.data.screen import DataScreen
+from workbench.presets.edit_screen import EditScreen
+from workbench.presets.fit_dialog import FitDialog
+from workbench.presets.screen import PresetsScreen
+from workbench.runs.compare_dialog import CompareScreen
+from workbench.runs.fork_screen import ForkScreen
+from workbench.runs.overlay_screen import OverlayScreen
+from workbench.runs.screen import RunsScreen
+from workbench.runs.storage_screen import CachedDataScreen, QueueScreen, TrashScreen
+from workbench.runs.trash import move_to_trash
+from workbench.train.queue import RunQueue
+from workbench.train.service import Overrides, TrainingService
+from workbench.ui.dialogs import Ask, AskSteps, AskText, Help
+from workbench.ui.settings_screen import SettingsScreen, all_bindings
 
 Holds = Callable[[Any], object]
 Row = tuple[str, str, Holds, tuple[str, ...]]

@@ -21,7 +21,7 @@ WITH_TERMINAL = "import fcntl, sys, termios; fcntl.ioctl(0, termios.TIOCSCTTY, 0
 WITHOUT_SIGNALS = "import sys\n"  # the kernel sends SIGHUP only to whom the terminal controls
 BUSY = """
 import time
-from workbench.base_app import BaseApp
+from workbench.ui.base_app import BaseApp
 def work_for_ever(app):
     print("BUSY", file=sys.__stdout__, flush=True)
     while True:
@@ -31,7 +31,7 @@ BaseApp.repaint_windows_between = work_for_ever
 """The event loop comes to an end after a second."""
 WAITING = """
 import time
-from workbench.base_app import BaseApp
+from workbench.ui.base_app import BaseApp
 from workbench.app import WorkbenchApp
 def wait_for_ever(app):
     app.run_worker(lambda: (print("BUSY", file=sys.__stdout__, flush=True), time.sleep(1000)), thread=True)
@@ -40,12 +40,12 @@ BaseApp.repaint_windows_between = wait_for_ever
 """A thread waits for something that does not come, as a file system that has gone away."""
 SLOWLY = """
 import time
-import llm.training
+import llm.training.run
 def prepare_for_ever(run, home, **arguments):
     with run.lock():
         print("BUSY", file=sys.__stdout__, flush=True)
         time.sleep(1000)
-llm.training.run_training = prepare_for_ever
+llm.training.run.run_training = prepare_for_ever
 """
 """A run is being prepared, and does not hear that it is to stop."""
 RUN = "from workbench.cli import main\nsys.exit(main(['--home', sys.argv[1]]))"
@@ -169,10 +169,10 @@ def pid_of_trainer(run: Run) -> int:
 def test_a_widget_that_fails_keeps_the_app(home: Path) -> None:
     """An error in a handler, in real use: it is shown, its traceback is in the log, and the keys work."""
     fails = """
-import workbench.screens.runs
+import workbench.runs.screen
 def fail(screen):
     raise LookupError("of the test")
-workbench.screens.runs.RunsScreen.on_mount = fail
+workbench.runs.screen.RunsScreen.on_mount = fail
 """
     terminal = Terminal(home, start=WITH_TERMINAL + fails + RUN)
     try:

@@ -14,7 +14,7 @@ from textual.pilot import Pilot
 from textual.widgets import TextArea
 
 from llm.config import RunConfig
-from llm.data.prepare import prepare
+from llm.data.tokens.prepare import prepare
 from tests.workbench.pictures_for_tests import (
     HUGE,
     LARGE,
@@ -27,9 +27,9 @@ from tests.workbench.pictures_for_tests import (
 )
 from tests.workbench.scripted import ScriptedTrainer
 from tests.workbench.waiting import shown, until
-from workbench.screens.data import DataScreen
-from workbench.screens.train import TrainScreen
-from workbench.services.corpora import add_corpus
+from workbench.data.corpora import add_corpus
+from workbench.data.screen import DataScreen
+from workbench.train.screen import TrainScreen
 
 SIZES = pytest.mark.parametrize("size", [SMALL, LARGE, HUGE], ids=["80x24", "160x50", "200x60"])
 

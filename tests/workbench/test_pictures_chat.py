@@ -15,27 +15,27 @@ import numpy as np
 import pytest
 from textual.pilot import Pilot
 
-import workbench.screens.microscope as microscope_module
-import workbench.screens.split as split_module
-import workbench.screens.talk as talk_module
-import workbench.screens.timelapse as lapse_module
-import workbench.services.reply as reply_module
-from llm.compare import Comparison, Side
+import workbench.chat.microscope_screen as microscope_module
+import workbench.chat.reply as reply_module
+import workbench.chat.split_screen as split_module
+import workbench.chat.talk_screen as talk_module
+import workbench.chat.timelapse_screen as lapse_module
 from llm.config import DecodeConfig
+from llm.engine.compare import Comparison, Side
+from llm.engine.timelapse import Frame
 from llm.errors import UserError
 from llm.run import Run
 from llm.sampling import Stage
-from llm.timelapse import Frame
+from tests.workbench.chat.test_chat_service import FakeTalker
 from tests.workbench.pictures_for_tests import HUGE, LARGE, SMALL, Look, app_with, settle
 from tests.workbench.runs_for_tests import make_run, save_fake
-from tests.workbench.test_chat_service import FakeTalker
 from tests.workbench.waiting import shown, until
 from workbench.app import WorkbenchApp
-from workbench.services.chat import ChatService
-from workbench.services.knob_presets import save_knob_preset
-from workbench.services.microscope import Explained
-from workbench.services.reply import Pace
-from workbench.services.split import FrameCame, LapseBegan, LapseEnded, SideNamed, SplitDone
+from workbench.chat.microscope import Explained
+from workbench.chat.reply import Pace
+from workbench.chat.sampling_presets import save_knob_preset
+from workbench.chat.service import ChatService
+from workbench.chat.split import FrameCame, LapseBegan, LapseEnded, SideNamed, SplitDone
 
 SIZES = pytest.mark.parametrize("size", [SMALL, LARGE], ids=["80x24", "160x50"])
 WORDS = [f"{word} " for word in ["there", "was", "a", "fox", "who", "had", "never", "seen", "the", "moon", "."]]
@@ -167,7 +167,7 @@ def test_chat(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     numbers = itertools.count()
-    monkeypatch.setattr("workbench.services.transcripts.secrets.token_hex", lambda count: f"{next(numbers):06}")
+    monkeypatch.setattr("workbench.chat.transcripts.secrets.token_hex", lambda count: f"{next(numbers):06}")
     app = app_with(still_home)
     look(app, size, chatting(app, act), *STATES[act], picture=size == SMALL and act in PICTURED)
 

@@ -22,7 +22,7 @@ from tests.workbench.pictures_for_tests import LARGE, SMALL, Look, app_with, set
 from tests.workbench.scripted import ScriptedTrainer, scripted_run, started_event, step_event
 from tests.workbench.waiting import shown, until
 from workbench.app import WorkbenchApp
-from workbench.screens.train import TrainScreen
+from workbench.train.screen import TrainScreen
 
 both_sizes = pytest.mark.parametrize("size", [SMALL, LARGE], ids=["80x24", "160x50"])
 

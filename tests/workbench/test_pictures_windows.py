@@ -14,7 +14,7 @@ import pytest
 from textual.command import CommandPalette
 from textual.pilot import Pilot
 
-import workbench.screens.preflight as preflight_module
+import workbench.presets.preflight_screen as preflight_module
 from llm.config import from_mapping
 from llm.events import Progress
 from llm.files import write_json
@@ -24,20 +24,20 @@ from tests.workbench.runs_for_tests import make_run, save_fake
 from tests.workbench.scripted import scripted_run
 from tests.workbench.test_every_key import NoPreflight, at
 from tests.workbench.waiting import shown, until
-from workbench.screens.compare import CompareScreen
-from workbench.screens.data import DataScreen
-from workbench.screens.edit import EditScreen
-from workbench.screens.fit import FitDialog
-from workbench.screens.fork import ForkScreen, proposed
-from workbench.screens.overlay import OverlayScreen
-from workbench.screens.prepare import PrepareDialog
-from workbench.screens.runs import RunsScreen
-from workbench.screens.settings import PressKey, SettingsScreen
-from workbench.screens.store import CachedDataScreen, QueueScreen, TrashScreen
-from workbench.services.queue import RunQueue
-from workbench.services.trash import move_to_trash
-from workbench.widgets.chart import Chart
-from workbench.widgets.dialogs import Ask, AskText, Help
+from workbench.charts.chart import Chart
+from workbench.data.prepare_dialog import PrepareDialog
+from workbench.data.screen import DataScreen
+from workbench.presets.edit_screen import EditScreen
+from workbench.presets.fit_dialog import FitDialog
+from workbench.runs.compare_dialog import CompareScreen
+from workbench.runs.fork_screen import ForkScreen, proposed
+from workbench.runs.overlay_screen import OverlayScreen
+from workbench.runs.screen import RunsScreen
+from workbench.runs.storage_screen import CachedDataScreen, QueueScreen, TrashScreen
+from workbench.runs.trash import move_to_trash
+from workbench.train.queue import RunQueue
+from workbench.ui.dialogs import Ask, AskText, Help
+from workbench.ui.settings_screen import PressKey, SettingsScreen
 
 pytestmark = pytest.mark.parametrize("size", [SMALL, LARGE], ids=["80x24", "160x50"])
 Size = tuple[int, int]

@@ -12,7 +12,7 @@ from textual.app import App
 from textual.pilot import Pilot
 from textual.screen import Screen
 
-from workbench.services.pictures import strips_of
+from workbench.charts.export import strips_of
 
 
 async def until(pilot: Pilot[int], condition: Callable[[], object], seconds: float = 40.0) -> None:

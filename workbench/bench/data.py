@@ -26,11 +26,11 @@ import rustbpe
 import tiktoken
 
 from llm.config.schema import TokenizerConfig
-from llm.data.corpora import PylibCorpus
-from llm.data.encoders import SerialEncoder
-from llm.data.holdout import LARGEST_BLOCK, Unit, blocks
-from llm.data.textfiles import read_text
-from llm.data.tokenise import SplitWriter, tokenise
+from llm.data.text.corpora import PylibCorpus
+from llm.data.text.holdout import LARGEST_BLOCK, Unit, blocks
+from llm.data.text.textfiles import read_text
+from llm.data.tokens.encoders import SerialEncoder
+from llm.data.tokens.tokenize import SplitWriter, tokenise
 from llm.errors import UserError
 from llm.limits import usable_cores
 from llm.tokenizer import build_tokenizer

@@ -14,8 +14,8 @@ from pathlib import Path
 from typing import Any
 
 from llm.config import load_preset, with_overrides
-from llm.data.stories import vocabulary, words
-from llm.data.stories.library import library
+from llm.data.text.stories import vocabulary, words
+from llm.data.text.stories.library import library
 from llm.events import Evaluated, Event, Progress, Started, StepLogged
 from llm.run import Run
 
@@ -69,8 +69,8 @@ def xz_bits_per_byte(path: Path) -> float:
 
 def measure(home: Path, overrides: Sequence[tuple[str, str]], seeds: int) -> dict[str, Any]:
     """Train quickstart in `home` and judge it. Seconds are of wall time, from a torch already imported."""
-    from llm.data.prepare import prepare
-    from llm.training import run_training
+    from llm.data.tokens.prepare import prepare
+    from llm.training.run import run_training
 
     config = with_overrides(load_preset("quickstart", home), overrides)
     run = Run.create_numbered(home, "bench", config)
@@ -102,8 +102,8 @@ def sampled(run: Run, seeds: int) -> list[str]:
     """The prompt and its continuation, for seeds 1, 2, …, with the preset's own decoding."""
     from dataclasses import replace
 
-    from llm.checkpoint import load_model
     from llm.engine import Engine, Piece
+    from llm.training.checkpoint import load_model
 
     model, tokenizer = load_model(run, run.checkpoint())
     engine, knobs = Engine(model, tokenizer), run.config().decode

@@ -15,14 +15,14 @@ from typing import Any
 
 import torch
 
-from llm.checkpoint import HostMemory, TrainerState, copy_state
-from llm.commands import CommandQueue
 from llm.config import RunConfig, with_overrides
 from llm.events import Event, Saved, StepLogged
 from llm.limits import usable_cores
-from llm.live import LiveWeights
 from llm.run import Command, Run
-from llm.training import run_training
+from llm.training.checkpoint import HostMemory, TrainerState, copy_state
+from llm.training.commands import CommandQueue
+from llm.training.live import LiveWeights
+from llm.training.run import run_training
 from workbench.bench.decode import cpu_name
 from workbench.bench.ui import spread
 

@@ -23,17 +23,17 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from llm.checkpoint import TrainerState
 from llm.config import RunConfig, from_mapping
 from llm.config.schema import ModelConfig
 from llm.device import Plan, choose_device, choose_precision
-from llm.distributed import Ranks
 from llm.errors import UserError
 from llm.limits import usable_cores
 from llm.model.counts import flops_per_token, parameters
 from llm.model.transformer import Transformer
 from llm.optim import build_optimizer
-from llm.step import Rows, StepResult, take_step, to_device
+from llm.training.checkpoint import TrainerState
+from llm.training.distributed import Ranks
+from llm.training.step import Rows, StepResult, take_step, to_device
 from workbench.bench.decode import Speed, cpu_name
 from workbench.bench.peers import nanogpt_model, nanogpt_optimizer, transformers_model
 from workbench.bench.twins import GPT2_124M, import_transformers

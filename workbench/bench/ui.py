@@ -42,7 +42,7 @@ def first_screen(home: Path, rounds: int) -> Result:
 
 def long_run(home: Path, rounds: int) -> Result:
     """A run of a million logged steps: opened for the first time, opened again, and redrawn."""
-    from workbench.services.curve_cache import cache_path, keep, recall
+    from workbench.charts.curve_cache import cache_path, keep, recall
 
     run = write_long_run(home, LOGGED_STEPS)
     first, again = [], []
@@ -69,8 +69,8 @@ def caught_up(curves: Any) -> Any:
 async def redraws(home: Path, name: str, count: int) -> list[float]:
     """Seconds to fill and draw every chart of the Train screen that is in view."""
     from workbench.app import WorkbenchApp
-    from workbench.screens.train import TrainScreen
-    from workbench.widgets.chart import Chart
+    from workbench.charts.chart import Chart
+    from workbench.train.screen import TrainScreen
 
     app, seconds = WorkbenchApp(home, watch=name), []
     async with app.run_test(size=(160, 50)) as pilot:
@@ -122,7 +122,7 @@ def memory(home: Path, rounds: int) -> Result:
 
 async def growth(home: Path) -> Result:
     from workbench.app import WorkbenchApp
-    from workbench.screens.train import TrainScreen
+    from workbench.train.screen import TrainScreen
 
     run = write_long_run(home, 1000, name="growing-1")
     app, process = WorkbenchApp(home, watch=run.name), psutil.Process()

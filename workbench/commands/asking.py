@@ -70,9 +70,9 @@ def refuse_several(knobs: DecodeConfig, command: str) -> None:
 
 def engine_for(run: Run, info: CheckpointInfo, device: str) -> Engine:
     """An engine on a checkpoint."""
-    from llm.checkpoint import load_model
     from llm.device import choose_device
     from llm.engine import Engine, use_one_thread
+    from llm.training.checkpoint import load_model
 
     model, tokenizer = load_model(run, info, choose_device(device))
     if sum(parameter.numel() for parameter in model.parameters()) < ONE_THREAD_BELOW:

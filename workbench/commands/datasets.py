@@ -12,13 +12,13 @@ from workbench.commands.output import print_json, say
 from workbench.text import clean
 
 if TYPE_CHECKING:
-    from llm.data.datasets import Present
+    from llm.data.text.datasets import Present
 
 
 def dataset_records(home: Path) -> list[dict[str, Any]]:
     """Every data set that has a name, with what is here of it, and those here from web addresses; as data."""
-    from llm.data.datasets import CATALOGUE, from_addresses, present
-    from workbench.widgets.axes import size
+    from llm.data.text.datasets import CATALOGUE, from_addresses, present
+    from workbench.charts.axes import size
 
     records = []
     for dataset in CATALOGUE:
@@ -48,10 +48,10 @@ def sizes(here: Present) -> dict[str, Any]:
 
 def download(options: argparse.Namespace) -> int:
     """Fetch one data set, and say where it is and how to use it."""
-    from llm.data.datasets import CATALOGUE, find_dataset
-    from llm.data.download import download as fetched
+    from llm.data.text.datasets import CATALOGUE, find_dataset
+    from llm.data.text.download import download as fetched
+    from workbench.charts.axes import size
     from workbench.commands.narrator import drained
-    from workbench.widgets.axes import size
 
     if options.overrides:
         raise WrongUse("data download takes no fields of the configuration.")

@@ -33,10 +33,10 @@ def evaluate(options: argparse.Namespace) -> int:
     run, info = find_checkpoint(options.home, options.run, say)
     config = run.config()
 
-    from llm.checkpoint import load_model
-    from llm.data.prepare import prepare
+    from llm.data.tokens.prepare import prepare
     from llm.device import make_plan
-    from llm.evaluate import evaluate as measure
+    from llm.training.checkpoint import load_model
+    from llm.training.evaluate import evaluate as measure
     from workbench.commands.narrator import drained
 
     trained_on = str(read_state(info).get("data_fingerprint", ""))
@@ -76,10 +76,10 @@ def evaluate_core(options: argparse.Namespace) -> int:
     run, info = find_checkpoint(options.home, options.run, say)
     config = run.config()
 
-    from llm.checkpoint import load_model
     from llm.core.bundle import bundle_folder, load_bundle
     from llm.core.score import evaluate_core as measure
     from llm.device import make_plan
+    from llm.training.checkpoint import load_model
     from workbench.commands.narrator import drained
 
     tasks = load_bundle(bundle_folder(options.core, options.home))

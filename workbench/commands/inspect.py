@@ -18,10 +18,10 @@ from workbench.commands.output import number_text, print_json, say
 from workbench.text import clean, one_line
 
 if TYPE_CHECKING:
-    from llm.compare import Comparison, Side
     from llm.engine import Engine
+    from llm.engine.compare import Comparison, Side
+    from llm.engine.timelapse import Frame
     from llm.sampling import Stage
-    from llm.timelapse import Frame
 
 SHOWN = 5  # tokens of a distribution in the printed form; --json has ten
 
@@ -59,7 +59,7 @@ def add_prompt(parser: Parser, *, several: bool = False) -> None:
 def explain(run: Run, info: CheckpointInfo, engine: Engine, prompt: str, knobs: DecodeConfig, *, as_json: bool) -> None:
     """Print a reply token by token, with the distribution each was drawn from, before and after each transformation."""
     from llm.engine import Piece
-    from workbench.widgets.tokens import quoted
+    from workbench.chat.tokens import quoted
 
     if knobs.num_samples > 1 or knobs.beams > 1:
         raise WrongUse("--explain looks at one text that is drawn; leave --num-samples and --beams at 1.")
@@ -80,7 +80,7 @@ def explain(run: Run, info: CheckpointInfo, engine: Engine, prompt: str, knobs: 
 
 
 def stage_record(stage: Stage, engine: Engine) -> dict[str, Any]:
-    from workbench.widgets.tokens import quoted
+    from workbench.chat.tokens import quoted
 
     top = [
         {"token": token, "text": quoted(engine.tokenizer, token), "probability": probability}
@@ -90,7 +90,7 @@ def stage_record(stage: Stage, engine: Engine) -> dict[str, Any]:
 
 
 def stage_line(stage: Stage, engine: Engine) -> str:
-    from workbench.widgets.tokens import quoted
+    from workbench.chat.tokens import quoted
 
     top = [(quoted(engine.tokenizer, token), probability) for token, probability in stage.top[:SHOWN] if probability]
     likeliest = "  ".join(f"{one_line(text)} {100 * probability:.1f}%" for text, probability in top)
@@ -109,7 +109,7 @@ def compare(options: argparse.Namespace) -> int:
     first, second = (engine_for(run, info, options.device) for run, info in found)
     warn_of_changes(first.tokenizer, prompt)
     warn_of_changes(second.tokenizer, prompt)
-    from llm.compare import compare as compare_engines
+    from llm.engine.compare import compare as compare_engines
 
     result = compare_engines((first, second), prompt, knobs)
     names = [f"{run.name}@{info.step}" for run, info in found]
@@ -155,8 +155,8 @@ def timelapse(options: argparse.Namespace) -> int:
     config = run.config()
     knobs = chosen_knobs(config, options)
     refuse_several(knobs, "timelapse")
-    from llm.timelapse import pinned_prompts
-    from llm.timelapse import timelapse as frames_of
+    from llm.engine.timelapse import pinned_prompts
+    from llm.engine.timelapse import timelapse as frames_of
     from llm.tokenizer import load_tokenizer
 
     given = [prompt_from(text) for text in options.prompt or ()]

@@ -51,7 +51,7 @@ def export(options: argparse.Namespace) -> int:
     run = Run.open(options.home, options.words[1])
 
     from workbench.commands.narrator import narrator
-    from workbench.services.export import save_csv, write_csv
+    from workbench.runs.export import save_csv, write_csv
 
     log = run.path / "events.jsonl"
     megabytes = log.stat().st_size / 1e6 if log.exists() else 0.0
@@ -70,7 +70,7 @@ def export(options: argparse.Namespace) -> int:
 
 
 def delete(options: argparse.Namespace) -> int:
-    from workbench.services.trash import move_to_trash
+    from workbench.runs.trash import move_to_trash
 
     run = Run.open(options.home, options.words[1])
     move_to_trash(options.home, run)
@@ -80,8 +80,8 @@ def delete(options: argparse.Namespace) -> int:
 
 def trash(options: argparse.Namespace) -> int:
     """What lies in the trash."""
-    from workbench.services.trash import list_trash
-    from workbench.widgets.axes import size
+    from workbench.charts.axes import size
+    from workbench.runs.trash import list_trash
 
     items = list_trash(options.home)
     if options.json:
@@ -95,8 +95,8 @@ def trash(options: argparse.Namespace) -> int:
 
 
 def restore(options: argparse.Namespace) -> int:
-    from workbench.services.trash import find_trashed
-    from workbench.services.trash import restore as bring_back
+    from workbench.runs.trash import find_trashed
+    from workbench.runs.trash import restore as bring_back
 
     item = find_trashed(options.home, options.words[1])
     run = bring_back(options.home, item)
@@ -105,8 +105,8 @@ def restore(options: argparse.Namespace) -> int:
 
 
 def empty_trash(options: argparse.Namespace) -> int:
-    from workbench.services.trash import empty, list_trash, loss_of_emptying
-    from workbench.widgets.axes import size
+    from workbench.charts.axes import size
+    from workbench.runs.trash import empty, list_trash, loss_of_emptying
 
     items = list_trash(options.home)
     if not items:
@@ -131,8 +131,8 @@ VERBS: dict[str, tuple[bool, Callable[[argparse.Namespace], int]]] = {
 
 def clean_data(options: argparse.Namespace) -> int:
     """Take away prepared data that no run uses; without `--yes`, say which that would be."""
-    from workbench.services.cached_data import clean, list_cached, unused
-    from workbench.widgets.axes import size
+    from workbench.charts.axes import size
+    from workbench.data.prepared_data import clean, list_cached, unused
 
     cached = list_cached(options.home)
     doomed = unused(cached)

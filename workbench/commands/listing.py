@@ -107,7 +107,7 @@ def described(run: Run) -> dict[str, Any]:
         record |= {"checkpoints": [checkpoint.step for checkpoint in kept]}
         record |= latest_metrics(run) or ({"step": kept[-1].step} | kept[-1].metrics if kept else {"step": 0})
     except (UserError, OSError) as error:
-        from workbench.services.runs import why_unreadable
+        from workbench.runs.catalog import why_unreadable
 
         record |= {"status": "unreadable", "problem": why_unreadable(error)}
     return record
@@ -147,7 +147,7 @@ def checkpoints(run: Run, *, as_json: bool) -> int:
     if not found:
         say(f"{run.name} has no checkpoint yet.")
         return 0
-    from workbench.widgets.axes import size
+    from workbench.charts.axes import size
 
     rows = []
     for info in found:

@@ -15,10 +15,10 @@ from rich.text import Text
 
 from llm.events import Event, Finished, Sampled, Started, StepLogged
 from llm.events import Progress as Preparing
+from workbench.charts.axes import duration
 from workbench.commands.output import say
-from workbench.services.narration import describe, preparation
 from workbench.text import clean, one_line
-from workbench.widgets.axes import duration
+from workbench.train.narration import describe, preparation
 
 Result = TypeVar("Result")
 

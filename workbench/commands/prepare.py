@@ -16,7 +16,7 @@ from workbench.commands.options import add_command
 from workbench.commands.output import print_json, print_table, say
 
 if TYPE_CHECKING:
-    from llm.data.prepare import Dataset
+    from llm.data.tokens.prepare import Dataset
     from llm.tokenizer import Tokenizer
 
 EMBEDDED = (
@@ -80,7 +80,7 @@ def prepared(options: argparse.Namespace) -> Dataset:
     """The prepared text of the preset on the command line."""
     config = load_preset(options.preset if "preset" in options else options.source, options.home, options.overrides)
 
-    from llm.data.prepare import prepare
+    from llm.data.tokens.prepare import prepare
     from workbench.commands.narrator import drained
 
     dataset = drained(prepare(config, options.home))
@@ -93,7 +93,7 @@ def prepared(options: argparse.Namespace) -> Dataset:
 
 def prepared_record(index: Path) -> dict[str, Any]:
     """One prepared data set as data; a damaged one is listed as such."""
-    from llm.data.prepare import load_dataset
+    from llm.data.tokens.prepare import load_dataset
 
     record: dict[str, Any] = {"name": index.parent.name, "kind": "prepared", "path": str(index.parent)}
     try:

@@ -23,7 +23,7 @@ from llm.run.lock import RunBusy
 from llm.run.log import last_event_of
 from workbench.commands.options import add_command
 from workbench.commands.output import print_json, say
-from workbench.services.trash import move_to_trash
+from workbench.runs.trash import move_to_trash
 
 
 def register(subparsers: Any) -> None:
@@ -66,8 +66,8 @@ def train(options: argparse.Namespace) -> int:
 
 def fitted(config: RunConfig, options: argparse.Namespace) -> RunConfig:
     """`config` made to fit this machine and the minutes asked for, as `f` on the Presets screen does."""
-    from workbench.services.estimate import USUAL_FLOPS, nearest_that_fits
-    from workbench.services.preflight import expected_speed
+    from workbench.presets.estimate import USUAL_FLOPS, nearest_that_fits
+    from workbench.presets.preflight import expected_speed
 
     if not 0 < options.fit < 1e7:
         raise WrongUse(f"--fit must be a number of minutes above 0, not {options.fit:g}.")
@@ -93,7 +93,7 @@ def left_for_later(run: Run, options: argparse.Namespace) -> int:
 
 def fork(options: argparse.Namespace) -> int:
     """Make a run of another's weights and train it to its end."""
-    from llm.resume_checks import check_fork
+    from llm.training.resume_checks import check_fork
     from workbench.commands.narrator import drained
 
     parent = open_parent(options.home, options.run)
@@ -145,7 +145,7 @@ def resume(options: argparse.Namespace) -> int:
 def rate_overrides(run: Run, options: argparse.Namespace) -> tuple[tuple[str, str], ...]:
     """Say what a new length does to the learning rate; the overrides that keep it, where that is wanted."""
     with memory_shortage_as_sentence():
-        from llm.extension import rate_change
+        from llm.training.extension import rate_change
 
         change = rate_change(run, options.overrides)
     if options.keep_rate:
@@ -177,9 +177,9 @@ def train_to_the_end(
     """Train in this process, telling how it goes; interrupted, it has saved. `last` takes in what is measured. Returns
     the exit status."""
     with memory_shortage_as_sentence():
-        from llm.commands import CommandQueue
         from llm.train import stopping_on_signals
-        from llm.training import run_training
+        from llm.training.commands import CommandQueue
+        from llm.training.run import run_training
     from workbench.commands.narrator import narrator
 
     commands = CommandQueue()

@@ -1,0 +1,1 @@
+"""Batches: windows over token shards, streams and prefetching."""

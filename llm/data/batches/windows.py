@@ -1,0 +1,170 @@
+"""Batches as a pure function of (seed, i): nothing is stored, so any batch can be asked for at any time.
+
+Batch i of the whole job is `rows` windows of the token sequence; micro-batches and ranks are slices of its rows. A
+window of T tokens at start s is read as T + 1 tokens: inputs [s, s + T) and targets [s + 1, s + T + 1).
+"""
+
+from __future__ import annotations
+
+import hashlib
+from typing import Any, Literal, Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+from llm.data.tokens.shards import TokenSplit
+from llm.errors import UserError
+
+Order = Literal["random", "epoch", "sequential", "stream"]
+Int64 = NDArray[np.int64]
+FEISTEL_ROUNDS = 6
+
+
+class BatchSource(Protocol):
+    """Training batches, one after another."""
+
+    def batch(self, i: int) -> tuple[Int64, Int64]:
+        """Batch i: inputs and targets, int64 (rows, seq_len)."""
+
+    def cursor(self, i: int) -> Any:
+        """Where batch i begins, as plain JSON, for going on from there; None where i alone says it."""
+
+
+class Batches:
+    """Windows of a token sequence, `rows` to a batch.
+
+    random: starts uniform in [0, L - T). epoch: every window (a multiple of `stride`) once per pass, each pass
+    shuffled by a keyed permutation of its own; a batch may end one pass and begin the next, unless `drop_last` leaves
+    out what does not fill a pass's last batch. sequential, stream: in order, over and over. `stride` 0 means the
+    sequence length, for windows that do not overlap. UserError where the split is too short.
+    """
+
+    def __init__(
+        self,
+        split: TokenSplit,
+        *,
+        rows: int,
+        seq_len: int,
+        seed: int,
+        order: Order = "random",
+        stride: int = 0,
+        drop_last: bool = False,
+        rank: int = 0,
+        ranks: int = 1,
+    ) -> None:
+        check_length(split, seq_len)
+        self.split, self.seq_len, self.seed, self.order = split, seq_len, seed, order
+        self.rows_per_batch = rows
+        self.mine = (rank * rows // ranks, (rank + 1) * rows // ranks)
+        self.stride = stride or seq_len
+        self.windows = (len(split) - seq_len - 1) // self.stride + 1
+        self.per_pass = self.windows
+        if drop_last and order == "epoch":
+            self.per_pass -= self.windows % rows
+            check_rows(self.windows, rows)
+
+    @property
+    def per_epoch(self) -> int:
+        """Whole batches in one pass over the windows; at least 1."""
+        return max(1, self.windows // self.rows_per_batch)
+
+    def rows(self, i: int, start: int, stop: int) -> tuple[Int64, Int64]:
+        """Rows [start, stop) of batch i: inputs and targets, int64 (stop - start, seq_len)."""
+        return read_windows(self.split, self.starts(i)[start:stop], self.seq_len)
+
+    def batch(self, i: int) -> tuple[Int64, Int64]:
+        """This rank's rows of batch i, which with one rank are all: inputs and targets, int64 (rows, seq_len)."""
+        return self.rows(i, *self.mine)
+
+    def cursor(self, i: int) -> None:
+        """Nothing: batch i is a function of i."""
+
+    def starts(self, i: int) -> Int64:
+        """Where the windows of batch i begin, int64 (rows,)."""
+        if self.order == "random":
+            return random_starts(self.seed, i, self.rows_per_batch, len(self.split) - self.seq_len)
+        position = i * self.rows_per_batch + np.arange(self.rows_per_batch, dtype=np.int64)
+        index = position % self.per_pass
+        if self.order == "epoch":
+            epoch = position // self.per_pass
+            for number in np.unique(epoch):
+                here = epoch == number
+                index[here] = permute(index[here], self.windows, self.seed, int(number))
+        return index * self.stride
+
+
+def check_rows(windows: int, rows: int) -> None:
+    """UserError where a batch needs more windows than there are: leaving out the last batch would leave nothing."""
+    if windows < rows:
+        raise UserError(
+            f"The training text gives {windows} windows, fewer than one batch of {rows}; give more text, a smaller "
+            "train.batch_size, or set data.drop_last to false."
+        )
+
+
+def check_length(split: TokenSplit, seq_len: int) -> None:
+    """UserError unless the split holds at least one window with its targets (seq_len + 1 tokens)."""
+    if len(split) < seq_len + 1:
+        raise UserError(
+            f"The {split.name} text is {len(split):,} tokens long, too short for one window of {seq_len:,} tokens "
+            f"and its target; give more text or a shorter train.seq_len (model.context)."
+        )
+
+
+def read_windows(split: TokenSplit, starts: Int64, seq_len: int) -> tuple[Int64, Int64]:
+    """The windows at `starts`: inputs and targets, int64 (len(starts), seq_len)."""
+    tokens = np.empty((len(starts), seq_len + 1), dtype=np.int64)
+    for row, start in enumerate(starts):
+        tokens[row] = split.read(int(start), int(start) + seq_len + 1)
+    return tokens[:, :-1], tokens[:, 1:]
+
+
+def evaluation_windows(split: TokenSplit, seq_len: int, count: int) -> Int64:
+    """Starts of `count` windows that do not overlap, spread evenly over the split; 0, or too many, gives all."""
+    check_length(split, seq_len)
+    windows = (len(split) - 1) // seq_len
+    count = min(count, windows) or windows
+    return np.arange(count, dtype=np.int64) * windows // count * seq_len
+
+
+def random_starts(seed: int, i: int, count: int, below: int) -> Int64:
+    """`count` integers uniform in [0, below), from Philox keyed by the seed with i in the counter's high word.
+
+    The raw 64-bit draws are scaled here, because numpy promises the same raw stream in every version but not the same
+    `integers`. (Salmon et al. 2011, "Parallel random numbers: as easy as 1, 2, 3".)
+    """
+    raw = np.random.Philox(key=seed, counter=[0, 0, 0, i]).random_raw(count)
+    return np.array([int(draw) * below >> 64 for draw in raw], dtype=np.int64)
+
+
+def permute(index: Int64, size: int, seed: int, epoch: int) -> Int64:
+    """A bijection of [0, size), keyed by (seed, epoch), applied to each index; nothing is stored.
+
+    A balanced Feistel network over the next even power of two, walked until the value falls below `size` (Black and
+    Rogaway 2002, "Ciphers with arbitrary finite domains").
+    """
+    half = np.uint64(max(4, (int(size - 1).bit_length() + 1) // 2))
+    digest = hashlib.blake2b(f"{seed} {epoch}".encode(), digest_size=8 * FEISTEL_ROUNDS).digest()
+    keys = np.frombuffer(digest, dtype="<u8")
+    value = index.astype(np.uint64)
+    outside = np.ones(len(value), dtype=bool)
+    while outside.any():
+        value[outside] = feistel(value[outside], half, keys)
+        outside = value >= size
+    return value.astype(np.int64)
+
+
+def feistel(value: NDArray[np.uint64], half: np.uint64, keys: NDArray[np.uint64]) -> NDArray[np.uint64]:
+    """A permutation of the integers below 2^(2·half)."""
+    mask = (np.uint64(1) << half) - np.uint64(1)
+    left, right = value >> half, value & mask
+    for key in keys:
+        left, right = right, left ^ (mix(right ^ key) & mask)
+    return left << half | right
+
+
+def mix(value: NDArray[np.uint64]) -> NDArray[np.uint64]:
+    """The finaliser of SplitMix64 (Steele, Lea and Flood 2014): every output bit depends on every input bit."""
+    value = (value ^ value >> np.uint64(30)) * np.uint64(0xBF58476D1CE4E5B9)
+    value = (value ^ value >> np.uint64(27)) * np.uint64(0x94D049BB133111EB)
+    return value ^ value >> np.uint64(31)

@@ -1,0 +1,1 @@
+"""Text: corpora, files, named data sets, downloads and the embedded stories."""

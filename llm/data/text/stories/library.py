@@ -1,0 +1,112 @@
+"""The stories as they lie in `text/*.txt`, read and parsed."""
+
+from __future__ import annotations
+
+import functools
+import hashlib
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from importlib import resources
+
+from llm.data.text.stories.grammar import Choice, Shared, Template, parse
+
+FRAME_FILES = ("frames-home", "frames-friends", "frames-animals", "frames-outside", "frames-wonder")
+OTHER_FILES = ("words", "shared", "talk")
+
+
+@dataclass(frozen=True)
+class Question:
+    """What may be asked, and its answers."""
+
+    question: Template
+    answer: Template
+
+
+@dataclass(frozen=True)
+class Frame:
+    """One story: paragraphs of lines. A line marked optional is told half of the time."""
+
+    name: str
+    narrowed: Mapping[str, tuple[str, ...]]
+    paragraphs: tuple[tuple[tuple[Template, bool], ...], ...]
+    questions: tuple[Question, ...]
+
+
+@dataclass(frozen=True)
+class Library:
+    """All that stories are made of."""
+
+    words: Mapping[str, tuple[str, ...]]
+    shared: Mapping[str, Choice]
+    frames: tuple[Frame, ...]
+    talk: tuple[Question, ...]
+
+
+@functools.cache
+def library() -> Library:
+    """The library, parsed at the first call. ValueError names what cannot be parsed."""
+    shared = parse_shared(read("shared"))
+    frames = tuple(frame for name in FRAME_FILES for frame in parse_frames(read(name), shared))
+    talk = tuple(parse_question(line, shared) for line in content_lines(read("talk")))
+    return Library(parse_words(read("words")), shared, frames, talk)
+
+
+def read(name: str) -> str:
+    return resources.files(__package__).joinpath("text", f"{name}.txt").read_text(encoding="utf-8")
+
+
+def text_fingerprint() -> str:
+    """sha256 of all the texts."""
+    joined = "\0".join(read(name) for name in (*FRAME_FILES, *OTHER_FILES))
+    return hashlib.sha256(joined.encode()).hexdigest()
+
+
+def content_lines(text: str) -> list[str]:
+    return [line for line in text.splitlines() if line and not line.startswith("#")]
+
+
+def parse_words(text: str) -> dict[str, tuple[str, ...]]:
+    """Lines of "name: a, b, c"."""
+    pairs = (line.split(": ", 1) for line in content_lines(text))
+    return {name: tuple(values.split(", ")) for name, values in pairs}
+
+
+def parse_shared(text: str) -> dict[str, Choice]:
+    """Passages headed by "= name"; a passage may use those above it."""
+    shared: dict[str, Choice] = {}
+    name = ""
+    for line in content_lines(text):
+        if line.startswith("= "):
+            name = line[2:]
+            shared[name] = Choice(())
+        else:
+            shared[name] = Choice((*shared[name].options, parse(line, shared)))
+    return shared
+
+
+def parse_frames(text: str, shared: Shared) -> Iterator[Frame]:
+    """Stories headed by "# name"; what comes before the first empty line explains the file."""
+    _, *bodies = ("\n" + text.split("\n\n", 1)[1]).split("\n# ")
+    for body in bodies:
+        head, *blocks = body.strip().split("\n\n")
+        name, *roles = head.split("\n")
+        told = [block for block in blocks if not block.startswith("? ")]
+        asked = [line for block in blocks if block.startswith("? ") for line in block.splitlines()]
+        yield Frame(
+            name,
+            parse_words("\n".join(roles)),
+            tuple(tuple(parse_line(line, shared) for line in block.splitlines()) for block in told),
+            tuple(parse_question(line.removeprefix("? "), shared) for line in asked),
+        )
+
+
+def parse_line(line: str, shared: Shared) -> tuple[Template, bool]:
+    """A line and whether it is optional. Every other "He" at the beginning of a sentence is the name instead: a small
+    model learns to keep to a name by meeting it often."""
+    text = line.removeprefix("~ ").strip().replace("{He} ", "[{He}|{Name}] ")
+    return parse(text, shared), line.startswith("~ ")
+
+
+def parse_question(line: str, shared: Shared) -> Question:
+    question, answer = line.split(" = ", 1)
+    return Question(parse(question, shared), parse(answer.replace(" | ", "|"), shared))

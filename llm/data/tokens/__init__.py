@@ -1,0 +1,1 @@
+"""Token shards: tokenizing corpora into them and reading those of other programs."""

@@ -1,0 +1,84 @@
+"""How well a model predicts held-out text: loss, perplexity, bits per byte."""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Generator
+from dataclasses import dataclass
+
+import torch
+
+from llm.data.batches.windows import evaluation_windows, read_windows
+from llm.data.tokens.shards import TokenSplit
+from llm.device import Plan
+from llm.errors import UserError
+from llm.events import Progress
+from llm.model.transformer import Transformer
+from llm.tokenizer import Tokenizer
+from llm.tokenizer.textbytes import TextBytes
+
+SECONDS_BETWEEN_PROGRESS = 0.5
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """Result on `tokens` targets. `loss` is nats per token, weighted by tokens; special tokens count in it, but
+    neither their nats nor any bytes enter `bits_per_byte`, nor the space that SentencePiece puts before a text. Where
+    a tokenizer rewrites text, the bytes are those of the text itself. It therefore compares across tokenizers."""
+
+    loss: float
+    bits_per_byte: float
+    tokens: int
+
+    @property
+    def perplexity(self) -> float:
+        return math.exp(min(self.loss, 700.0))
+
+
+@torch.no_grad()
+def evaluate(
+    model: Transformer,
+    split: TokenSplit,
+    tokenizer: Tokenizer,
+    plan: Plan,
+    *,
+    seq_len: int,
+    batch_size: int,
+    batches: int,
+    stage: str = "Evaluating",
+) -> Generator[Progress, None, Evaluation]:
+    """Evaluate `model` on `batches` of fixed windows spread over the whole split, the same at every call (0: on all of
+    it, window after window). Draws nothing from any random generator, and leaves the model in its mode, also when it is
+    closed early. Yields progress about twice a second, under the name of `stage`, and returns the result."""
+    starts = evaluation_windows(split, seq_len, batches * batch_size)
+    told = time.monotonic()
+    text = TextBytes(tokenizer)
+    nats = torch.zeros((), dtype=torch.float64)
+    text_nats = torch.zeros((), dtype=torch.float64)
+    tokens = text_bytes = 0
+    was_training = model.training
+    model.eval()
+    try:
+        for first in range(0, len(starts), batch_size):
+            inputs, targets = read_windows(split, starts[first : first + batch_size], seq_len)
+            wanted = torch.from_numpy(targets)
+            with plan.autocast():
+                losses = model.loss(torch.from_numpy(inputs).to(plan.device), wanted.to(plan.device), reduction="none")
+            losses = losses.cpu().double()  # summed here, for not every device has float64
+            nats += losses.sum()
+            text_nats += losses[torch.from_numpy(text.lengths[targets] > 0)].sum()
+            text_bytes += int(text.counts(targets, inputs).sum())
+            tokens += wanted.numel()
+            if time.monotonic() - told > SECONDS_BETWEEN_PROGRESS:
+                told = time.monotonic()
+                yield Progress(stage=stage, done=tokens, total=len(starts) * seq_len, unit="tokens")
+    finally:
+        model.train(was_training)
+    if tokens == 0:
+        raise UserError("the held-out text is shorter than one window; give more text or a larger validation_fraction.")
+    return Evaluation(
+        loss=float(nats) / tokens,
+        bits_per_byte=float(text_nats) / (math.log(2) * text_bytes * split.bytes_scale) if text_bytes else math.nan,
+        tokens=tokens,
+    )

@@ -1,0 +1,94 @@
+"""What training a run for longer does to its learning rate: the schedule is stretched over the new length."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from llm.config import RunConfig
+from llm.config.check import LENGTHS
+from llm.config.overrides import Overrides
+from llm.events import Started, StepLogged
+from llm.run import Run
+from llm.run.checkpoints import newest_step
+from llm.run.log import last_event_of
+from llm.training.resume_checks import config_to_go_on
+
+LEAST_CHANGE = 1.01  # a smaller one is that of a schedule from one step to the next
+SAMPLES = 1000  # steps at which the rates to come are looked at
+
+
+@dataclass(frozen=True)
+class RateChange:
+    """The learning rate as it was at step `step` (`last`) and as it will be at the next step (`first`), at its highest
+    and at the end, step `total`; live multiplier included."""
+
+    step: int
+    total: int
+    last: float
+    first: float
+    highest: float
+    final: float
+    peak: float
+
+    @property
+    def is_jump(self) -> bool:
+        """Whether the rate does not simply continue."""
+        return not (self.last / LEAST_CHANGE <= self.first <= self.last * LEAST_CHANGE)
+
+    def describe(self) -> str:
+        """One sentence for the person who asked for a longer run."""
+        higher = f", rises to {self.highest:.2e}" if self.highest > self.first * LEAST_CHANGE else ""
+        return (
+            f"the schedule is stretched over the new length: the learning rate goes from {self.last:.2e}, where the "
+            f"run stands, to {self.first:.2e} at step {self.step + 1}{higher}, and ends at {self.final:.2e} at step "
+            f"{self.total}"
+        )
+
+    def keeping(self) -> tuple[tuple[str, str], ...]:
+        """Overrides that keep the rate as it was last, to the end."""
+        return (
+            ("schedule.kind", "constant"),
+            ("schedule.warmup_steps", "0"),
+            ("schedule.warmup_ratio", "0"),
+            ("train.lr_multiplier", repr(self.last / self.peak)),
+        )
+
+
+def rate_change(run: Run, overrides: Overrides) -> RateChange | None:
+    """How the rate changes when `run` is resumed with `overrides`; None where they set no new length, where that length
+    cannot be told beforehand, or where the run was never trained. Raises `UserError` for overrides that are refused."""
+    from llm.optim.schedule import lr_at  # its package loads torch
+
+    if not any(path in {f"train.{name}" for name in LENGTHS} for path, _ in overrides):
+        return None
+    log = run.path / "events.jsonl"
+    started, logged, step = (
+        last_event_of(log, Started),
+        last_event_of(log, StepLogged),
+        newest_step(run.checkpoint_directory),
+    )
+    if started is None or logged is None or step <= 0:
+        return None
+    before, config = config_to_go_on(run, ()), config_to_go_on(run, overrides)
+    total = new_total(started, before, config)
+    if total is None or total <= step:
+        return None
+    steps = [*range(step, total, max(1, (total - step) // SAMPLES)), total - 1]
+    rates = [lr_at(index, total, config) * config.train.lr_multiplier for index in steps]
+    last = lr_at(step - 1, started.total_steps, before) * before.train.lr_multiplier
+    return RateChange(step, total, last, rates[0], max(rates), rates[-1], config.train.lr)
+
+
+def new_total(started: Started, before: RunConfig, config: RunConfig) -> int | None:
+    """The steps of the new length, by what the last start said of the old one; None where that does not tell."""
+    train, per_step = config.train, started.tokens_per_step
+    if train.steps:
+        return train.steps
+    if train.tokens:
+        return max(1, round(train.tokens / per_step))
+    if train.tokens_per_parameter:
+        return max(1, round(train.tokens_per_parameter * started.parameters / per_step))
+    for new, old in ((train.epochs, before.train.epochs), (train.flops, before.train.flops)):
+        if new and old:
+            return max(1, round(started.total_steps * new / old))
+    return None

@@ -1,0 +1,181 @@
+"""A few real training steps of a configuration, to know before committing what it needs and how fast it goes.
+
+`python -m llm.training.preflight CONFIG.toml --home DIR` writes one JSON object per line: `Progress` events while the data are
+prepared, then a `Preflight`, or {"type": "Problem", "message": …}. In a process of its own, so that the memory measured
+is the run's alone, nobody's screen waits, and it can be ended at any moment.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import statistics
+import sys
+import threading
+import time
+from collections.abc import Generator, Iterator
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import psutil
+import torch
+
+from llm.config import RunConfig, from_toml
+from llm.data.tokens.prepare import Dataset, batch_source, prepare
+from llm.device import Plan
+from llm.environment import settle_process
+from llm.errors import UserError
+from llm.events import Progress, to_line
+from llm.training.batch_plan import Length, run_length
+from llm.training.distributed import Ranks
+from llm.training.setup import new_state, settle_plan, training_loss
+from llm.training.step import StepResult, take_step
+
+STEPS, WARM_UP = 5, 1
+LOOK_SECONDS = 0.005  # between two looks at the memory
+
+
+@dataclass(frozen=True)
+class Preflight:
+    """What was measured. `step_seconds` is the median step; `training_bytes` what the process grew by at its fullest
+    while it trained (on a GPU: what was allocated there), `peak_bytes` all that it held."""
+
+    device: str
+    precision: str
+    threads: int
+    steps: int
+    step_seconds: float
+    tokens_per_second: float
+    flops_per_second: float
+    training_bytes: int
+    peak_bytes: int
+    total_steps: int
+    total_tokens: int
+
+    @property
+    def seconds_in_all(self) -> float:
+        """Seconds for all steps of the run; evaluating, sampling and saving come on top."""
+        return self.step_seconds * self.total_steps
+
+
+class Memory:
+    """The most that was held while watching: bytes of the process, and of the GPU if there is one."""
+
+    def __init__(self) -> None:
+        self.process = psutil.Process()
+        self.before = self.peak = self.resident()
+
+    def resident(self) -> int:
+        return int(self.process.memory_info().rss)
+
+    @contextmanager
+    def watched(self) -> Iterator[None]:
+        """Look again and again until the block ends."""
+        ended = threading.Event()
+
+        def watch() -> None:
+            while not ended.wait(LOOK_SECONDS):
+                self.peak = max(self.peak, self.resident())
+
+        watcher = threading.Thread(target=watch, name="watch memory", daemon=True)
+        watcher.start()
+        try:
+            yield
+        finally:
+            ended.set()
+            watcher.join()
+            self.peak = max(self.peak, self.resident())
+
+
+def preflight(config: RunConfig, home: Path, steps: int = STEPS) -> Generator[Progress, None, Preflight]:
+    """Prepare the data if need be, build the model, and time `steps` steps after a warm-up. Nothing is saved but the
+    data. Raises `UserError` for what a person can mend."""
+    dataset = yield from prepare(config, home)
+    length = run_length(config, dataset.tokenizer.vocab_size, len(dataset.train))
+    yield Progress(stage="Building the model", done=0, total=0)
+    memory = Memory()
+    with memory.watched():
+        state = new_state(config, dataset)
+        plan = settle_plan(config, state, dataset, length, Ranks())
+        loss_of, _ = training_loss(state, plan, (config.train.batch_size, length.seq_len))
+        batches = batch_source(dataset, config, rows=length.rows, seq_len=length.seq_len, start=0, cursor=None)
+        seconds = []
+        for index in range(WARM_UP + steps):
+            yield Progress(stage="Measuring steps", done=index, total=WARM_UP + steps, unit="steps")
+            began = time.perf_counter()
+            result = take_step(
+                state,
+                batches.batch(index),
+                plan,
+                loss_of=loss_of,
+                accumulation=length.accumulation,
+                clip=config.train.clip,
+                lr=config.train.lr,
+                lr_scale=1.0,
+                seed=config.train.seed,
+                ranks=Ranks(),
+                abandon=lambda: False,
+            )
+            if not isinstance(result, StepResult):
+                raise UserError("a step does not fit into memory; lower train.batch_size, or fit it to this machine.")
+            float(result.loss)  # waits for the device
+            seconds.append(time.perf_counter() - began)
+    return summary(plan, length, dataset, seconds[WARM_UP:], memory)
+
+
+def summary(plan: Plan, length: Length, dataset: Dataset, seconds: list[float], memory: Memory) -> Preflight:
+    step_seconds = statistics.median(seconds)
+    rate = length.tokens_per_step / step_seconds
+    grown = memory.peak - memory.before
+    if plan.device.startswith("cuda"):
+        grown = int(torch.cuda.max_memory_allocated(plan.device))
+    return Preflight(
+        device=plan.device,
+        precision=plan.precision,
+        threads=plan.threads,
+        steps=len(seconds),
+        step_seconds=step_seconds,
+        tokens_per_second=rate,
+        flops_per_second=rate * length.flops_per_token,
+        training_bytes=grown,
+        peak_bytes=memory.peak,
+        total_steps=length.steps,
+        total_tokens=length.steps * length.tokens_per_step,
+    )
+
+
+def report(record: bytes | dict[str, Any]) -> None:
+    line = record if isinstance(record, bytes) else json.dumps(record).encode() + b"\n"
+    sys.stdout.buffer.write(line)
+    sys.stdout.buffer.flush()
+
+
+def main() -> int:
+    """The process: what it finds out goes to stdout, one JSON object a line."""
+    parser = argparse.ArgumentParser(prog="python -m llm.training.preflight", description="a few real steps, measured")
+    parser.add_argument("config", type=Path, help="a configuration (TOML)")
+    parser.add_argument("--home", type=Path, required=True)
+    parser.add_argument("--steps", type=int, default=STEPS)
+    options = parser.parse_args()
+    try:
+        steps = preflight(from_toml(options.config.read_text(encoding="utf-8")), options.home, options.steps)
+        while True:
+            try:
+                report(to_line(next(steps)))
+            except StopIteration as end:
+                report({"type": "Preflight", **asdict(end.value)})
+                return 0
+    except UserError as error:
+        report({"type": "Problem", "message": str(error)})
+    except MemoryError:
+        report({"type": "Problem", "message": "it ran out of memory; lower train.batch_size, or press f to fit it."})
+    except RuntimeError as error:  # how torch says that memory ran out, among other things
+        report({"type": "Problem", "message": (str(error).strip().splitlines() or ["RuntimeError"])[0]})
+    return 1
+
+
+if __name__ == "__main__":
+    settle_process()
+    sys.exit(main())

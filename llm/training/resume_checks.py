@@ -1,0 +1,87 @@
+"""What must hold before a run with a checkpoint is resumed or forked. Looking changes nothing on disk."""
+
+from __future__ import annotations
+
+from collections.abc import Generator, Mapping
+from contextlib import suppress
+from pathlib import Path
+from typing import Any
+
+from llm.config import RunConfig, resumed_config
+from llm.config.overrides import Overrides, added
+from llm.core.bundle import Task, bundle_folder, load_bundle
+from llm.data.batches.streaming import check_streams, resolve_streams
+from llm.data.tokens.prepare import identify
+from llm.data.tokens.sources import StreamSource, open_source
+from llm.errors import UserError
+from llm.events import Progress
+from llm.run import Run
+from llm.run.checkpoints import read_state
+from llm.run.fork import Parent, changed_paths, changes_data
+from llm.training.batch_plan import shared_rows
+
+
+def config_to_go_on(run: Run, overrides: Overrides) -> RunConfig:
+    """The configuration a run goes on with: that of its newest checkpoint, with `overrides`, which must be safe."""
+    kept = newest_state(run).get("overrides", {})
+    return resumed_config(run.config(), added(kept, overrides).items())
+
+
+def newest_state(run: Run) -> dict[str, Any]:
+    """The scalars of the newest checkpoint that can be read; empty where there is none."""
+    for info in reversed(run.checkpoints()):
+        with suppress(UserError):  # a damaged one is named, and passed over, when it comes to restoring it
+            state = read_state(info)
+            resumed_config(run.config(), state.get("overrides", {}).items())
+            return state
+    return {}
+
+
+def check_resume(run: Run, home: Path, overrides: Overrides, ranks: int) -> Generator[Progress, None, None]:
+    """Raise `UserError` for what keeps a run with a checkpoint from being resumed by `ranks` processes."""
+    config, state = config_to_go_on(run, overrides), newest_state(run)
+    check_shares(config, home, ranks, state)
+    due_core_tasks(config, home)
+    yield from check_text(run.name, config, home, state)
+
+
+def check_shares(config: RunConfig, home: Path, ranks: int, state: Mapping[str, Any]) -> None:
+    """ConfigError where `ranks` processes cannot share a step, or a streamed text; `state` as the newest checkpoint has
+    it, empty for a new run."""
+    rows, _ = shared_rows(config, ranks, rows=state.get("rows", 0), micro_batch=state.get("micro_batch", 0))
+    source = open_source(config, home) if config.data.order == "stream" else None
+    if isinstance(source, StreamSource):
+        streams = resolve_streams(config.data.streams, state.get("data_cursor"), ranks)
+        check_streams(source.stream, rows, streams, ranks)
+
+
+def due_core_tasks(config: RunConfig, home: Path) -> tuple[Task, ...]:
+    """The tasks of the CORE metric, where the run measures it."""
+    return load_bundle(bundle_folder(config.evaluate.core_path, home)) if config.evaluate.core_every else ()
+
+
+def check_text(name: str, config: RunConfig, home: Path, state: Mapping[str, Any]) -> Generator[Progress, None, None]:
+    """Raise `UserError` where the text of `config` is not the one that `state` was trained on. A text that cannot be
+    read is no difference; preparing it says what is wrong."""
+    trained_on = state.get("data_fingerprint", "")
+    if not trained_on:  # a fork that continues on other text has none yet
+        return
+    try:
+        _, _, fingerprint = yield from identify(config, home)
+    except UserError:
+        return
+    if fingerprint != trained_on:
+        raise text_changed(name, config)
+
+
+def check_fork(parent: Parent, config: RunConfig, home: Path) -> Generator[Progress, None, None]:
+    """Raise `UserError` where a fork of `parent` would train on the same text, which has changed since."""
+    if not changes_data(changed_paths(parent, config)):
+        yield from check_text(parent.run.name, config, home, parent.state)
+
+
+def text_changed(name: str, config: RunConfig) -> UserError:
+    return UserError(
+        f"the text of {name} has changed since it was trained (corpus {config.data.corpus}); "
+        "bring back the old text, or start a new run."
+    )

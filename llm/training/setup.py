@@ -1,0 +1,197 @@
+"""What a training needs before its first step: data, tokenizer, a state drawn or restored, and the resolved choices."""
+
+from __future__ import annotations
+
+from collections.abc import Generator
+from dataclasses import replace
+from pathlib import Path
+
+import torch
+
+from llm.config import RunConfig, resolve_model, resolve_seq_len, resumed_config
+from llm.config.fit import step_bytes
+from llm.config.overrides import Overrides, added
+from llm.data.tokens.prepare import Dataset, prepare
+from llm.device import Plan, choose_device, choose_threads, make_plan
+from llm.errors import UserError
+from llm.events import Event, Saved, Warned
+from llm.files import published_directory
+from llm.limits import memory, usable_cores
+from llm.optim import build_optimizer
+from llm.run import Run
+from llm.run.checkpoints import MODEL, newest_step, read_state
+from llm.run.shapes import check_weights
+from llm.tokenizer import load_tokenizer
+from llm.training.batch_plan import Length
+from llm.training.checkpoint import TrainerState, build_model, restore_state
+from llm.training.commands import CommandQueue
+from llm.training.distributed import LossOf, Ranks
+from llm.training.resume_checks import text_changed
+from llm.training.step import to_device
+
+
+def check_checkpoints(run: Run, config: RunConfig) -> None:
+    """UserError where no checkpoint of a run can be that of its configuration and tokenizer. Before the text is read
+    and a model is built: either may cost anything in a run that somebody else made."""
+    infos = run.checkpoints()
+    if not infos or not (run.path / "tokenizer").is_dir():
+        return
+    vocab_size = load_tokenizer(run.path / "tokenizer").vocab_size
+    problems = []
+    for info in reversed(infos):
+        try:
+            check_weights(info.path / MODEL, config, vocab_size)
+        except UserError as error:
+            problems.append(str(error))
+        else:
+            return
+    raise UserError(f"no checkpoint of {run.name} can be used: {problems[0]}")
+
+
+def prepared(
+    config: RunConfig, home: Path, commands: CommandQueue, known: str = ""
+) -> Generator[Event, None, Dataset | None]:
+    """The data set of `config`, made if need be; None when a stop came meanwhile. `known` as in `prepare`."""
+    steps = prepare(config, home, known)
+    try:
+        while not commands.stop_is_waiting():
+            yield next(steps)
+    except StopIteration as end:
+        dataset: Dataset = end.value
+        return dataset
+    steps.close()
+    return None
+
+
+def keep_tokenizer(run: Run, dataset: Dataset) -> None:
+    """Put the tokenizer beside the weights, so that the run can be copied away and talked to."""
+    directory = run.path / "tokenizer"
+    if directory.exists():
+        return
+    try:
+        with published_directory(directory) as staging:
+            dataset.tokenizer.save(staging)
+    except OSError as error:
+        raise UserError(f"{directory} cannot be written ({error.strerror}); make room, then resume the run.") from error
+
+
+def last_step(run: Run) -> int:
+    """The step of the newest checkpoint; 0 where there is none."""
+    return max(0, newest_step(run.checkpoint_directory))
+
+
+def new_state(config: RunConfig, dataset: Dataset) -> TrainerState:
+    """Step 0: weights drawn from the run's seed by a generator of their own, empty optimiser state."""
+    model = build_model(config, dataset.tokenizer.vocab_size).to(choose_device(config.train.device))
+    model.init_weights(torch.Generator().manual_seed(config.train.seed))
+    return TrainerState(model, build_optimizer(model, config))
+
+
+def restored_state(
+    run: Run, config: RunConfig, dataset: Dataset, overrides: Overrides
+) -> Generator[Event, None, tuple[TrainerState, bool]]:
+    """The state to go on from, and whether a checkpoint gave it; `overrides` are added to those it knew."""
+    state = new_state(config, dataset)
+    restored = yield from restore_newest(run, state)
+    if state.data_fingerprint not in ("", dataset.fingerprint):  # a fork that goes on with another text has none yet
+        raise text_changed(run.name, config)
+    state.data_fingerprint = dataset.fingerprint
+    state.overrides = added(state.overrides, overrides)
+    return state, restored
+
+
+def restore_newest(run: Run, state: TrainerState) -> Generator[Event, None, bool]:
+    """Bring back the newest checkpoint that is whole; a damaged one is named, and the one before is tried."""
+    damaged = []
+    unlisted = run.damaged_checkpoints()
+    for info in reversed(run.checkpoints()):
+        for step in sorted((step for step in unlisted if step > info.step), reverse=True):
+            damaged.append(unlisted[step])
+            yield Warned(step=step, message=f"checkpoint {step} is passed over: {unlisted.pop(step)}")
+        try:
+            resumed_config(run.config(), read_state(info).get("overrides", {}).items())
+            restore_state(state, info)
+        except UserError as error:
+            damaged.append(str(error))
+            yield Warned(step=info.step, message=f"checkpoint {info.step} is passed over: {error}")
+        else:
+            return True
+    damaged += unlisted.values()
+    if damaged:
+        raise UserError(f"no checkpoint of {run.name} is whole: {damaged[0]}")
+    if parent := run.info().get("parent"):
+        raise UserError(f"{run.name} has lost the weights it took from {parent}; fork {parent} again.")
+    if any(isinstance(event, Saved) and event.kind == "checkpoint" for event in run.events()):
+        raise UserError(f"{run.name} was saved, but its checkpoints are gone; bring them back, or start a new run.")
+    return False
+
+
+def settle_plan(config: RunConfig, state: TrainerState, dataset: Dataset, length: Length, ranks: Ranks) -> Plan:
+    """Resolve precision and threads; choices that a checkpoint brought stay."""
+    plan = make_plan(config.train, state.plan)
+    if plan.precision == "fp16" and state.plan is None:
+        state.loss_scale = 2.0**16
+    if plan.threads == 0 and ranks.count > 1:
+        plan = replace(plan, threads=max(1, usable_cores() // ranks.per_machine))
+    elif plan.threads == 0:
+        rows = config.train.batch_size
+        flops = length.flops_per_token * rows * length.seq_len
+        window = torch.from_numpy(dataset.train.read(0, length.seq_len + 1).astype("int64")).repeat(rows, 1)
+        inputs, targets = (to_device(part.numpy(), plan.device) for part in (window[:, :-1], window[:, 1:]))
+
+        def probe() -> None:
+            with plan.autocast():
+                loss = state.model.loss(inputs, targets)
+            loss.backward()
+            state.optimizer.zero_grad()
+
+        plan = replace(plan, threads=choose_threads(probe, flops) if plan.device == "cpu" else 1)
+    torch.set_num_threads(plan.threads)
+    state.plan = plan.as_json()
+    return plan
+
+
+def memory_warning(config: RunConfig, vocab_size: int) -> str:
+    """What to say where a step on the CPU needs more memory than this process may have; "" where there is enough. No
+    error: the estimate is rough, and a system that ends a process for its memory gives it no time to say why."""
+    if choose_device(config.train.device) != "cpu":
+        return ""
+    model = resolve_model(config.model, vocab_size)
+    needed, here = step_bytes(config, model, resolve_seq_len(config.train, model)), memory()
+    if needed <= here.available:
+        return ""
+    limit = f" within {here.limit}" if here.limit else ""
+    return (
+        f"training needs about {needed / 1e6:,.0f} MB and {here.available / 1e6:,.0f} MB are free{limit}, so that the "
+        "system may end it; lower train.batch_size or train.seq_len, or use train --fit."
+    )
+
+
+def threads_warning(plan: Plan, ranks: Ranks) -> str:
+    """What to say where a run computes with more threads than there are processors for it; "" where it does not."""
+    cores = usable_cores()
+    if plan.device != "cpu" or plan.threads * ranks.per_machine <= max(cores, ranks.per_machine):
+        return ""
+    return (
+        f"it computes with {plan.threads} threads, on whose number its results depend, and may use "
+        f"{cores} processor{'s' * (cores > 1)}; steps are slow until it gets more."
+    )
+
+
+def training_loss(state: TrainerState, plan: Plan, shape: tuple[int, int]) -> tuple[LossOf, str]:
+    """The function from (inputs, targets) of `shape` to the loss, compiled if the plan says so, or why it is not."""
+    state.model.train()
+    if not plan.compiled:
+        return state.model.loss, ""
+    try:
+        compiled: LossOf = torch.compile(state.model.loss, dynamic=False)
+        probe = torch.zeros(shape, dtype=torch.int64, device=plan.device)
+        with plan.autocast():
+            loss = compiled(probe, probe)
+        loss.backward()  # which is compiled only now
+    except Exception as error:  # noqa: BLE001 - whatever a compiler may raise, eager training still works
+        reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
+        return state.model.loss, f"torch.compile failed, training goes on without it: {reason}"
+    finally:
+        state.optimizer.zero_grad()
+    return compiled, ""

@@ -1,0 +1,35 @@
+"""`python -m tests.training.starved RUN_DIR STEP MEGABYTES`: train a run, and from STEP on let the process have no more
+than MEGABYTES beyond what it holds then. What the kernel refuses is what the trainer meets."""
+
+from __future__ import annotations
+
+import resource
+import sys
+from pathlib import Path
+
+import psutil
+
+from llm.errors import UserError
+from llm.events import Event, Started, StepLogged
+from llm.run import Run
+from llm.training.run import run_training
+
+
+def main() -> int:
+    run, step, headroom = Run(Path(sys.argv[1])), int(sys.argv[2]), int(sys.argv[3]) << 20
+
+    def on_event(event: Event) -> None:
+        if isinstance(event, Started | StepLogged) and event.step == step:
+            limit = psutil.Process().memory_info().vms + headroom
+            resource.setrlimit(resource.RLIMIT_AS, (limit, limit))
+
+    try:
+        run_training(run, run.path.parent.parent, on_event=on_event)
+    except UserError as error:
+        print(error, file=sys.stderr)
+        return error.exit_status
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

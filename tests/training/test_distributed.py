@@ -1,0 +1,210 @@
+"""Several ranks: the same run as one, to rounding, with real processes under torchrun."""
+
+import os
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import psutil
+import pytest
+import torch
+import torch.distributed as dist
+from torch.nn.parallel import DistributedDataParallel
+
+from llm.config import RunConfig, with_overrides
+from llm.config.resolve import resolve_model
+from llm.device import Plan
+from llm.errors import ConfigError, WrongUse
+from llm.events import StepLogged
+from llm.model.transformer import Transformer
+from llm.optim import build_optimizer
+from llm.run import Run
+from llm.training.batch_plan import run_length, shared_rows
+from llm.training.checkpoint import TrainerState
+from llm.training.distributed import LossModule, Ranks, backend_for
+from llm.training.run import run_training
+from llm.training.step import take_step
+
+from .conftest import MakeRun
+from .test_resume import losses
+from .test_unsaved import without_room
+
+SETTINGS = {
+    "train__accumulation": "1",
+    "train__total_batch_tokens": str(4 * 2 * 16),
+    "model__dropout": "0",
+    "evaluate__at_start": "false",
+}
+
+
+def torchrun(run: Run, ranks: int, *flags: str) -> subprocess.Popen[bytes]:
+    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", f"--nproc-per-node={ranks}"]
+    return subprocess.Popen(
+        [*command, "-m", "llm.train", str(run.path), *flags],
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        env=os.environ | {"OMP_NUM_THREADS": "1"},
+    )
+
+
+def finish(process: subprocess.Popen[bytes], seconds: float = 180) -> str:
+    said, _ = process.communicate(timeout=seconds)
+    return said.decode()
+
+
+def test_two_ranks_train_as_one_and_a_run_may_change_their_number(make_run: MakeRun, tmp_path: Path) -> None:
+    """Two ranks, then one, then two again, where only the first ranks decided what a step is: the windows go on, and
+    so do the losses of one rank that had as many rows from the beginning, training and validation."""
+    plain = {"model__dropout": "0", "evaluate__at_start": "false", "schedule__kind": "constant"}
+    alone = make_run("alone", **plain, train__accumulation="2", train__steps="12")
+    changing = make_run("changing", **plain, train__accumulation="1", train__steps="4")
+    run_training(alone, tmp_path)
+    for ranks, steps in ((2, "4"), (1, "8"), (2, "12")):
+        if ranks == 1:
+            run_training(changing, tmp_path, overrides=(("train.steps", steps),))
+            continue
+        process = torchrun(changing, ranks, "--train.steps", steps)
+        said = finish(process)
+        assert process.returncode == 0, said
+    steps_logged = [event for event in changing.events() if isinstance(event, StepLogged)]
+    assert [event.tokens_seen for event in steps_logged] == [4 * 16 * step for step in range(1, 13)]
+    assert losses(changing) == pytest.approx(losses(alone), rel=1e-3)
+    together = {step: loss for step, loss in losses(changing).items() if step <= 4}
+    assert together == pytest.approx({step: losses(alone)[step] for step in together}, rel=1e-4)
+    assert changing.checkpoint().metrics["validation_loss"] == pytest.approx(
+        alone.checkpoint().metrics["validation_loss"], rel=1e-3
+    )
+    message = "the 4 sequences of a step, as the run began, cannot be shared evenly by 4 processes"
+    with pytest.raises(ConfigError, match=message):
+        run_length(changing.config(), 257, 10_000, ranks=4, rows=4)
+
+
+def test_a_micro_batch_that_was_halved_is_shared_by_its_size() -> None:
+    config = with_overrides(RunConfig(), [("train.batch_size", "4"), ("train.accumulation", "2")])
+    assert shared_rows(config, 1) == (8, 2)
+    assert shared_rows(config, 1, rows=8, micro_batch=2) == (8, 4)
+    assert shared_rows(config, 2, rows=8, micro_batch=2) == (8, 2)
+    assert shared_rows(config, 8, rows=8, micro_batch=1) == (8, 1)
+    with pytest.raises(ConfigError, match=r"by 3 processes in micro-batches of 2; take a number .* divides 4"):
+        shared_rows(config, 3, rows=8, micro_batch=2)
+
+
+@pytest.mark.parametrize(
+    ("device", "gpus", "processes", "backend"),
+    [("auto", 0, 2, "gloo"), ("cpu", 4, 2, "gloo"), ("auto", 4, 4, "nccl"), ("cuda", 2, 2, "nccl")],
+)
+def test_the_backend_follows_the_device(
+    monkeypatch: pytest.MonkeyPatch, device: str, gpus: int, processes: int, backend: str
+) -> None:
+    pretend_gpus(monkeypatch, gpus)
+    assert backend_for(device, processes) == backend
+
+
+@pytest.mark.parametrize(
+    ("device", "gpus", "message"),
+    [
+        ("cuda:0", 4, "cuda:0 is one device, which several processes cannot share; set cuda or cpu"),
+        ("auto", 1, "2 processes cannot share the GPUs of this machine, of which there are 1; start 1, or set"),
+        ("cuda", 0, "cuda is not available on this machine"),
+    ],
+)
+def test_ranks_that_have_no_device_each_are_refused(
+    monkeypatch: pytest.MonkeyPatch, device: str, gpus: int, message: str
+) -> None:
+    pretend_gpus(monkeypatch, gpus)
+    with pytest.raises(WrongUse, match=message):
+        backend_for(device, 2)
+
+
+def pretend_gpus(monkeypatch: pytest.MonkeyPatch, count: int) -> None:
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: count > 0)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: count)
+    monkeypatch.setattr(torch.backends.mps, "is_available", lambda: False)
+
+
+@pytest.mark.parametrize("which", ["the first", "another"])
+def test_a_rank_that_dies_ends_the_others_and_the_run_can_be_resumed(
+    make_run: MakeRun, tmp_path: Path, which: str
+) -> None:
+    run = make_run("bereft", **SETTINGS | {"train__steps": "100000", "checkpoint__every": "5", "checkpoint__keep": "2"})
+    process = torchrun(run, 2)
+    try:
+        tail, deadline = run.tail(), time.monotonic() + 120
+        while not any(isinstance(event, StepLogged) and event.step >= 10 for event in tail.poll()):
+            assert process.poll() is None and time.monotonic() < deadline, "step 10 was not reached"
+            time.sleep(0.01)
+        holder = run.holder()
+        assert holder is not None
+        ranks = psutil.Process(process.pid).children()
+        next(rank for rank in ranks if (rank.pid == holder.pid) == (which == "the first")).kill()
+        finish(process, 90)
+        assert process.returncode != 0
+    finally:
+        if process.poll() is None:
+            process.terminate()  # torchrun ends its ranks, which have sessions of their own
+            process.wait(60)
+    step = run.checkpoint().step
+    assert run.holder() is None and step >= 5
+    finished = run_training(run, tmp_path, overrides=(("train.steps", str(step + 3)),))
+    assert (finished.status, finished.step) == ("finished", step + 3)
+
+
+def test_gradients_are_reduced_once_a_step(tmp_path: Path) -> None:
+    config = with_overrides(
+        RunConfig(),
+        [("model.n_layer", "1"), ("model.d_model", "12"), ("model.n_head", "2"), ("model.context", "8")],
+    )
+    model = Transformer(resolve_model(config.model, 31))
+    model.init_weights(torch.Generator().manual_seed(1))
+    state = TrainerState(model, build_optimizer(model, config))
+    reductions = []
+    dist.init_process_group("gloo", init_method=f"file://{tmp_path}/store", rank=0, world_size=1)
+    try:
+        wrapped = DistributedDataParallel(LossModule(model, model.loss))
+
+        def count(_: object, bucket: dist.GradBucket) -> torch.futures.Future[torch.Tensor]:
+            reductions.append(bucket.index())
+            done: torch.futures.Future[torch.Tensor] = torch.futures.Future()
+            done.set_result(bucket.buffer())
+            return done
+
+        wrapped.register_comm_hook(None, count)
+        tokens = torch.randint(0, 31, (8, 9)).numpy()
+        for _ in range(3):
+            take_step(
+                state,
+                (tokens[:, :-1], tokens[:, 1:]),
+                Plan("cpu", "fp32", 1, False),
+                loss_of=wrapped,
+                accumulation=4,
+                clip=1.0,
+                lr=1e-3,
+                lr_scale=1.0,
+                seed=1,
+                ranks=Ranks(),
+                abandon=lambda: False,
+            )
+    finally:
+        dist.destroy_process_group()
+    assert len(reductions) == 3 * len(set(reductions)), "as many reductions of each bucket as steps, not micro-batches"
+
+
+def test_tokens_that_ranks_cannot_share_evenly_are_refused() -> None:
+    config = with_overrides(
+        RunConfig(),
+        [("train.batch_size", "2"), ("model.context", "16"), ("train.total_batch_tokens", str(2 * 16 * 3))],
+    )
+    assert run_length(config, 300, 10_000, ranks=3).accumulation == 1
+    with pytest.raises(ConfigError, match="cannot be shared evenly by 2 processes"):
+        run_length(config, 300, 10_000, ranks=2)
+
+
+def test_of_several_ranks_none_finishes_what_the_first_could_not_save(make_run: MakeRun, small_disk: Path) -> None:
+    run = make_run("full", **SETTINGS, train__steps="4", checkpoint__every="0")
+    without_room(run, small_disk)
+    process = torchrun(run, 2)
+    said = finish(process)
+    assert process.returncode == 1 and said.count("step 4 of full could not be saved") >= 2, said
+    assert run.status().name == "failed"

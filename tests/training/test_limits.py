@@ -1,0 +1,62 @@
+"""What a training says and does where less memory or fewer processors are allowed than it needs."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+import llm.training.checkpoint
+import llm.training.setup
+from llm.events import Event, Started, Warned
+from llm.limits import Memory
+from llm.run import Run
+from llm.training.run import run_training
+from tests.training.conftest import MakeRun
+
+
+def train(run: Run, home: Path) -> list[Event]:
+    """All events of a training to its end."""
+    events: list[Event] = []
+    run_training(run, home, on_event=events.append)
+    return events
+
+
+def test_too_little_memory_is_said_before_the_first_step(
+    make_run: MakeRun, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    held = Memory(2_000_000, 1_000_000, "the control group's memory.max")
+    monkeypatch.setattr(llm.training.setup, "memory", lambda: held)
+    events = train(make_run("large", **{"train.batch_size": "64"}), tmp_path)
+    warning = next(event for event in events if isinstance(event, Warned))
+    assert "1 MB are free within the control group's memory.max" in warning.message
+    assert events.index(warning) < next(place for place, event in enumerate(events) if isinstance(event, Started))
+
+
+def test_no_room_for_a_copy_is_known_without_taking_any(
+    make_run: MakeRun, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A process that exceeds the limit of a control group is killed: there is no error to catch."""
+
+    def touched(tensors: object) -> None:
+        raise AssertionError("memory was taken that is not there")
+
+    monkeypatch.setattr(llm.training.checkpoint, "memory", lambda: Memory(1000, 1000, "the control group's memory.max"))
+    monkeypatch.setattr(llm.training.checkpoint, "room_for", touched)
+    run = make_run("tight")
+    events = train(run, tmp_path)
+    assert any("no memory for a copy" in event.message for event in events if isinstance(event, Warned))
+    assert run.status().name == "finished"
+
+
+def test_more_threads_than_processors_are_said(
+    make_run: MakeRun, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(llm.training.setup, "usable_cores", lambda: 1)
+    run = make_run("threads", **{"train.threads": "2"})
+    said = [event.message for event in train(run, tmp_path) if isinstance(event, Warned)]
+    assert [message for message in said if "threads" in message] == [
+        "it computes with 2 threads, on whose number its results depend, and may use 1 processor; steps are slow until "
+        "it gets more."
+    ]
+    assert not [event for event in train(make_run("one"), tmp_path) if isinstance(event, Warned)]

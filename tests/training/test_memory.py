@@ -1,0 +1,116 @@
+"""Memory that the kernel really refuses: a trainer in a process of its own that may have no more."""
+
+from __future__ import annotations
+
+import os
+import platform
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from llm.events import Finished, Started, StepLogged, Warned
+from llm.run import Run
+from llm.run.checkpoints import verify
+from llm.training.run import run_training
+
+from .conftest import MakeRun
+
+PLAIN = {"sample__every": "0", "evaluate__every": "0", "evaluate__at_start": "false", "model__dropout": "0"}
+
+
+def starved(run: Run, step: int, megabytes: int) -> subprocess.CompletedProcess[str]:
+    # One arena, and every large block given back when it is freed: what is held is then what is used.
+    settings = {"MALLOC_ARENA_MAX": "1", "MALLOC_MMAP_THRESHOLD_": "65536", "OMP_NUM_THREADS": "1"}
+    command = [sys.executable, "-m", "tests.training.starved", str(run.path), str(step), str(megabytes)]
+    return subprocess.run(
+        command,
+        env=os.environ | settings,
+        cwd=Path(__file__).parents[2],
+        capture_output=True,
+        text=True,
+        timeout=300,
+        check=False,
+    )
+
+
+def test_a_micro_batch_that_the_kernel_refuses_is_halved_until_it_fits(make_run: MakeRun, tmp_path: Path) -> None:
+    run = make_run(
+        "wide",
+        **PLAIN,
+        model__n_layer="4",
+        model__d_model="64",
+        model__context="128",
+        train__batch_size="64",
+        train__accumulation="1",
+        train__steps="4",
+        checkpoint__every="2",
+        data__order="random",
+        data__validation_fraction="0.5",
+    )
+    done = starved(run, 0, 160)
+    assert done.returncode == 0, done.stderr
+    events = list(run.events())
+    halved = [event.message for event in events if isinstance(event, Warned)]
+    assert halved and halved[0].startswith("out of memory: from now on 2 micro-batches of 32 sequences instead of 64")
+    assert {event.tokens_seen / event.step for event in events if isinstance(event, StepLogged)} == {64 * 128}
+    assert isinstance(events[-1], Finished) and events[-1].step == 4
+    for info in run.checkpoints():
+        verify(info)
+
+
+def test_memory_that_ends_in_the_update_is_a_sentence_and_the_checkpoint_is_intact(
+    make_run: MakeRun, tmp_path: Path
+) -> None:
+    """The written-out AdamW takes several times a matrix for a moment, more than forward and backward together here."""
+    run = make_run(
+        "greedy-update",
+        **PLAIN,
+        model__d_model="256",
+        model__d_ff="32768",
+        model__mlp="gelu",
+        optim__fused="off",
+        train__accumulation="1",
+        train__steps="4",
+        checkpoint__every="2",
+    )
+    done = starved(run, 3, 120)
+    assert done.returncode == 1
+    assert "the memory ran out" in done.stderr and "lower train.batch_size" in done.stderr
+    assert "Traceback" not in done.stderr
+    last = list(run.events())[-1]
+    assert isinstance(last, Finished) and (last.status, last.step) == ("failed", 3)
+    assert run.checkpoint().step == 2 and not (run.path / "crash.txt").exists()
+    assert run_training(run, tmp_path).status == "finished"
+    started = [event for event in run.events() if isinstance(event, Started)][-1]
+    assert started.step == 2
+
+
+HOLE = """
+import sys
+import psutil
+from llm.environment import settle_memory
+
+if sys.argv[1] == "settled":
+    settle_memory()
+process, size = psutil.Process(), 20 << 20
+bytearray(size)  # by what is freed first glibc decides what it keeps from then on
+before = process.memory_info().rss
+large = bytearray(b"x" * 1024) * (size // 1024)
+beyond = [bytearray(100_000) for _ in range(5)]
+del large
+print(process.memory_info().rss - before)
+"""
+
+
+@pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="speaks of glibc's allocator")
+def test_large_tensors_leave_no_holes() -> None:
+    environment = {name: value for name, value in os.environ.items() if not name.startswith("MALLOC_")}
+
+    def left(how: str) -> int:
+        command = [sys.executable, "-c", HOLE, how]
+        return int(subprocess.run(command, capture_output=True, text=True, check=True, env=environment).stdout)
+
+    assert left("as it is") > 15e6, "else there is nothing to mend any more"
+    assert left("settled") < 5e6

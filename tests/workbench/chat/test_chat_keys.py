@@ -1,0 +1,293 @@
+"""Every key of the Chat screen and of the windows over it: pressed, and seen to do what it says.
+
+Each test ends by asking whether there is a key of its screen that it has not pressed.
+"""
+
+from __future__ import annotations
+
+import shutil
+
+import pytest
+from textual.binding import Binding
+from textual.widgets import DataTable, Input
+
+from llm.config import DecodeConfig
+from llm.run import Run
+from tests.workbench.chat.test_chat_screen import ChatApp, opened, talker, text_of, until  # noqa: F401
+from workbench.chat.conversation_view import ConversationView
+from workbench.chat.microscope_screen import Choices, Microscope
+from workbench.chat.model_dialog import ChooseModel
+from workbench.chat.prompt import PromptArea
+from workbench.chat.sampling_panel import KnobPanel, KnobRow
+from workbench.chat.sampling_presets import load_knob_presets, save_knob_preset
+from workbench.chat.sampling_presets_dialog import KnobPresets
+from workbench.chat.screen import ChatScreen
+from workbench.chat.split_screen import Split
+from workbench.chat.timelapse_screen import TimeLapse
+from workbench.chat.transcript_view import Transcript
+from workbench.chat.transcripts_dialog import PastConversations
+from workbench.ui.chooser import Chooser
+
+
+class Keyboard:
+    """Presses keys, and remembers which."""
+
+    def __init__(self, pilot):
+        self.pilot, self.pressed = pilot, set()
+
+    async def __call__(self, *keys):
+        self.pressed.update(keys)
+        await self.pilot.press(*keys)
+
+    def misses(self, *classes):
+        """Keys that the classes themselves bind and that were not pressed."""
+        bindings = [one for node in classes for one in Binding.make_bindings(node.__dict__["BINDINGS"])]
+        return {binding.key for binding in bindings} - self.pressed
+
+
+@pytest.fixture
+def own_home(trained_run, tmp_path):
+    """A home with the trained run in it, to be changed."""
+    shutil.copytree(trained_run.path, tmp_path / "runs" / "tiny-1")
+    return tmp_path
+
+
+async def with_model(app):
+    screen = app.screen
+    await until(lambda: screen.model is not None)
+    screen.panel.set_value("max_tokens", 12)
+    return screen
+
+
+async def say(press, screen, text):
+    count = len(screen.conversation.exchanges)
+    screen.prompt.focus()
+    await press(*text, "enter")
+    await until(lambda: len(screen.conversation.exchanges) == count + 1 and not screen.writing)
+
+
+def status(screen):
+    return text_of(screen, "#chat-status")
+
+
+async def test_every_key_of_the_chat(own_home):
+    app = ChatApp(own_home)
+    async with app.run_test(size=(120, 40)) as pilot:
+        press, screen = Keyboard(pilot), await with_model(app)
+
+        async def opens(key, window, ready=lambda window: True):
+            await press(key)
+            await until(lambda: isinstance(app.screen, window) and ready(app.screen))
+            await press("escape")
+            await until(lambda: app.screen is screen and not screen.service.is_at_a_job)
+
+        await press("ctrl+t")
+        assert "plain text" in status(screen)
+        await say(press, screen, "Ada ")
+        await say(press, screen, "Chen ")
+        await press("escape")
+        assert screen.transcript.has_focus
+        await press("e")
+        assert screen.prompt.has_focus and screen.prompt.text == "Chen "
+        await press("escape")
+        assert screen.editing is None and screen.prompt.text == ""
+        await press("escape")
+        for key in ("m", "f4"):
+            await opens(key, Microscope, lambda window: window.seen is not None)
+        for key in ("s", "f5", "ctrl+o"):
+            await opens(key, ChooseModel, lambda window: window.choices)
+        for key in ("t", "f6"):
+            await opens(key, TimeLapse, lambda window: window.ended)
+        for key in ("f3", "slash"):
+            await opens(key, PastConversations, lambda window: window.past is not None)
+        await opens("f8", KnobPresets)
+        screen.exchanges[1].live = True
+        await press("K")
+        await until(lambda: "pinned from now on" in status(screen))
+        assert Run.open(own_home, "tiny-1").meta()["pins"] == [20]
+        for pinned in (["Chen "], []):
+            await press("P")
+            await until(lambda pinned=pinned: Run.open(own_home, "tiny-1").meta()["prompts"] == pinned)
+        await press("R")
+        await until(lambda: "the same 12 tokens, exactly" in status(screen))
+        await press("y")
+        assert app.clipboard == screen.exchanges[1].reply
+        for key in ("x", "f7"):
+            shutil.rmtree(own_home / "exports", ignore_errors=True)
+            await press(key)
+            await until(lambda: list((own_home / "exports").glob("*.md")) and "written: " in status(screen))
+        await press("ctrl+r")
+        await until(lambda: len(screen.conversation.exchanges) == 3 and not screen.writing)
+        assert screen.conversation.place(screen.exchanges[1]) == (2, 2)
+        await press("ctrl+g")
+        await until(lambda: len(screen.exchanges) == 3 and not screen.writing)
+        assert screen.exchanges[2].kind == "on"
+        await press("p", "p", "p", "b")
+        assert [one.prompt for one in screen.exchanges] == ["Ada "] and screen.prompt.has_focus
+        await press("f2")
+        assert screen.panel.has_focus_within
+        await press("f2")
+        assert screen.prompt.has_focus
+        await press("ctrl+n")
+        assert screen.transcript.text == "" and not screen.conversation.exchanges
+        assert not press.misses(ChatScreen)
+
+
+async def test_escape_stops_a_reply_and_a_job(own_home):
+    app = ChatApp(own_home)
+    async with app.run_test(size=(120, 40)) as pilot:
+        press, screen = Keyboard(pilot), await with_model(app)
+        screen.panel.set_value("max_tokens", 100_000)
+        screen.panel.set_value("ban_end", True)
+        await press("A", "enter")
+        await until(lambda: len(screen.transcript.text) > 50)
+        assert "leave" in {active.binding.action.split("(")[0] for active in screen.active_bindings.values()}
+        await press("escape")
+        await until(lambda: not screen.writing)
+        assert "stopped" in status(screen) and screen.exchanges[0].reason == "cancelled"
+
+
+async def test_every_key_of_the_conversation(home, talker):  # noqa: F811
+    talker.words = [f"line {number}\n" for number in range(60)]
+    async with ChatApp(home).run_test(size=(80, 24)) as pilot:
+        press, screen = Keyboard(pilot), await opened(pilot)
+        await say(press, screen, "a")
+        await press("ctrl+r")
+        await until(lambda: len(talker.prompts) == 2 and not screen.writing)
+        await say(press, screen, "b")
+        await press("escape")
+        view = screen.transcript
+        await press("g")
+        assert view.scroll_offset.y == 0
+        await press("j")
+        await until(lambda: view.scroll_offset.y == 1)
+        await press("k")
+        await until(lambda: view.scroll_offset.y == 0)
+        await press("G")
+        await until(lambda: view.is_vertical_scroll_end)
+        await press("p", "p")
+        assert view.picked.prompt == "a" and "branch 2 of 2" in status(screen)
+        for key, place in (("left", 1), ("right", 2), ("h", 1), ("l", 2)):
+            await press(key)
+            assert screen.conversation.place(view.picked)[0] == place, key
+        await press("n")
+        assert view.picked.prompt == "b"
+        assert not press.misses(Transcript, ConversationView)
+
+
+@pytest.mark.parametrize("newline", ["ctrl+j", "shift+enter", "alt+enter"])
+async def test_every_key_of_the_prompt(newline, home, talker):  # noqa: F811
+    async with ChatApp(home).run_test(size=(80, 24)) as pilot:
+        press, screen = Keyboard(pilot), await opened(pilot)
+        await press("a", newline, "b")
+        assert screen.prompt.text == "a\nb"
+        await press("enter")
+        await until(lambda: talker.prompts and not screen.writing)
+        await press("c", "up")
+        assert screen.prompt.text == "a\nb"
+        await press("down")
+        assert screen.prompt.text == "c"
+        assert press.misses(PromptArea) <= {"ctrl+j", "shift+enter", "alt+enter"} - {newline}
+
+
+async def test_every_key_of_the_knobs(home, talker):  # noqa: F811
+    async with ChatApp(home).run_test(size=(120, 40)) as pilot:
+        press, screen = Keyboard(pilot), await opened(pilot)
+        await pilot.press("f2")
+        await press("down")
+        assert screen.query_one("#knob-top-k Input", Input).has_focus
+        await press("7")
+        await until(lambda: screen.service.knobs.top_k == 7)
+        assert "top k" in text_of(screen, "#knobs-order")
+        await press("ctrl+l")
+        await until(lambda: screen.service.knobs.top_k == 0)
+        await press("up")
+        assert screen.query_one("#knob-temperature Input", Input).has_focus
+        await press("f8")
+        await until(lambda: isinstance(pilot.app.screen, KnobPresets))
+        assert not press.misses(KnobRow, KnobPanel)
+
+
+async def test_every_key_of_the_microscope(own_home):
+    app = ChatApp(own_home)
+    async with app.run_test(size=(80, 24)) as pilot:
+        press, screen = Keyboard(pilot), await with_model(app)
+        await say(press, screen, "Ada ")
+        for close in ("q", "escape"):
+            await press("f4")
+            await until(lambda: isinstance(app.screen, Microscope) and app.screen.seen is not None)
+            await press(close)
+            await until(lambda: app.screen is screen)
+        await press("f4")
+        await until(lambda: isinstance(app.screen, Microscope) and app.screen.seen is not None)
+        scope = app.screen
+        for key, place in (("right", 1), ("l", 2), ("left", 1), ("h", 0), ("end", 11), ("home", 0)):
+            await press(key)
+            await until(lambda place=place: scope.seen.at == place, key)
+        table = scope.query_one(DataTable)
+        row = table.cursor_row
+        await press("j")
+        assert table.cursor_row == row + 1
+        await press("k")
+        assert table.cursor_row == row
+        await press("down", "enter")
+        await until(lambda: len(screen.conversation.exchanges) == 2 and not screen.writing)
+        assert screen.exchanges[0].given == 1
+        assert not press.misses(Microscope, Choices)
+
+
+async def test_every_key_of_the_split(own_home):
+    app = ChatApp(own_home)
+    async with app.run_test(size=(80, 24)) as pilot:
+        press, screen = Keyboard(pilot), await with_model(app)
+        await say(press, screen, "Ada ")
+        for close in ("q", "escape"):
+            app.push_screen(Split(screen.service, screen.exchanges[0], "tiny-1@10"))
+            await until(lambda: isinstance(app.screen, Split) and app.screen.done is not None)
+            split = app.screen
+            for key, at in (("right", 0), ("l", 1), ("left", 0), ("right", 1), ("h", 0)):
+                await press(key)
+                assert split.at == at, key
+            await press("d")
+            assert split.at == split.done.comparison.first_token
+            await press(close)
+            await until(lambda: app.screen is screen)
+        assert not press.misses(Split)
+
+
+async def test_every_key_of_the_time_lapse(own_home):
+    app = ChatApp(own_home)
+    async with app.run_test(size=(80, 24)) as pilot:
+        press, screen = Keyboard(pilot), await with_model(app)
+        run = Run.open(own_home, "tiny-1")
+        for close in ("q", "escape"):
+            app.push_screen(TimeLapse(screen.service, run, ["Ada ", "Chen "], DecodeConfig(max_tokens=5)))
+            await until(lambda: isinstance(app.screen, TimeLapse) and app.screen.ended)
+            lapse = app.screen
+            for key, at in (("right", 1), ("left", 0), ("l", 1), ("h", 0), ("end", 1), ("home", 0)):
+                await press(key)
+                assert lapse.at == at, key
+            for key, which in (("down", 1), ("up", 0), ("j", 1), ("k", 0)):
+                await press(key)
+                assert lapse.which == which and lapse.query_one(Transcript).text.startswith(lapse.prompts[which]), key
+            await press(close)
+            await until(lambda: app.screen is screen)
+        assert not press.misses(TimeLapse)
+
+
+async def test_every_key_of_a_window_to_choose_in(home, talker):  # noqa: F811
+    for number in range(25):
+        save_knob_preset(home, f"set-{number:02}", DecodeConfig(top_k=number + 1))
+    async with ChatApp(home).run_test(size=(80, 24)) as pilot:
+        press, screen = Keyboard(pilot), await opened(pilot)
+        await pilot.press("f8")
+        await until(lambda: isinstance(pilot.app.screen, KnobPresets) and pilot.app.screen.marked)
+        window = pilot.app.screen
+        for key, at in (("down", 1), ("up", 0), ("up", 24), ("pageup", 14), ("pagedown", 24), ("pagedown", 24)):
+            await press(key)
+            assert window.listing.highlighted == at, key
+        await press("ctrl+d")
+        assert "set-24" not in load_knob_presets(home) and window.listing.option_count == 24
+        await press("escape")
+        await until(lambda: pilot.app.screen is screen)
+        assert not press.misses(Chooser, KnobPresets)

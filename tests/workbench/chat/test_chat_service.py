@@ -1,0 +1,393 @@
+"""The chat's thread: opening, streaming, stopping, knobs from the next token on, and what goes wrong."""
+
+from __future__ import annotations
+
+import queue
+import shutil
+import threading
+import time
+from dataclasses import replace
+
+import pytest
+
+from llm.config import DecodeConfig
+from llm.engine import Done, Piece
+from llm.errors import UserError
+from llm.events import CommandRefused, Saved
+from llm.run import Holder, Run
+from workbench.chat.conversation import Exchange
+from workbench.chat.models import TurnFormat, ask_for_snapshot, choices, open_talker, turn_format, usual_choice
+from workbench.chat.reply import (
+    News,
+    RecordedKnobs,
+    ReplyBegan,
+    ReplyEnded,
+    ReplyGrew,
+    Request,
+    Start,
+    start_of,
+)
+from workbench.chat.service import ChatService, ModelOpened, ModelRefused
+
+TURNS = TurnFormat("Question: {question}\nAnswer: {answer}", "Question: {question}\nAnswer:", "\n\n", "\n\nQuestion:")
+
+
+UNCHANGED = RecordedKnobs(DecodeConfig(), DecodeConfig, lambda knobs: None)
+
+
+class FakeTalker:
+    """Says the words it was given; waits at `gate` before each, if there is one."""
+
+    parameters, context = 1234, 64
+    decode = DecodeConfig(temperature=0.5)
+    turns = TURNS
+    in_training, sha256, device = False, "", "cpu"
+
+    def __init__(self, words=("one ", "two ", "three"), gate=None):
+        self.words, self.gate = words, gate
+        self.name = "fake@1"
+        self.updates = 0
+        self.prompts = []
+        self.knobs_seen = []
+
+    def update(self, cancelled):
+        self.updates += 1
+
+    def keep(self):
+        raise OSError(28, "No space left on device")
+
+    def check(self, knobs):
+        if any(name not in ("top_k", "temperature") for name in knobs.order):
+            raise UserError("'t' is no transformation")
+
+    def prompt_ids(self, prompt, knobs):
+        return [0] * len(prompt) if isinstance(prompt, str) else list(prompt)
+
+    def prompt_changes(self, prompt):
+        return ""
+
+    def text_of(self, tokens):
+        return "".join(self.words[token] for token in tokens)
+
+    def stream(self, prompt, knobs, *, cancel, knobs_source, given=()):
+        self.given = tuple(given)
+        self.prompts.append((prompt, knobs))
+        reason = "length"
+        tokens = 0
+        for number, word in enumerate(self.words):
+            if self.gate is not None:
+                self.gate.acquire()
+            if cancel():
+                reason = "cancelled"
+                break
+            self.knobs_seen.append(knobs_source())
+            tokens += 1
+            yield Piece(0, number, word, context_used=5 + number)
+        yield Done((reason,), tokens, 4, 1.0, 0.1, 20.0, 4 + tokens, 0, 0)
+
+
+class NoTraining:
+    def live_model(self, run_name):
+        return None
+
+
+class Chat:
+    """A service whose messages can be waited for."""
+
+    def __init__(self, talker, home=None):
+        self.messages = queue.Queue()
+        self.talker = talker
+        self.service = ChatService(home, NoTraining(), self.messages.put, opener=self.opened)
+
+    def opened(self, home, training, reference, cancelled):
+        if isinstance(self.talker, Exception):
+            raise self.talker
+        return self.talker
+
+    def next(self, kind):
+        while True:
+            message = self.messages.get(timeout=20)
+            if isinstance(message, kind):
+                return message
+
+    def until_end(self):
+        found = []
+        while not found or not isinstance(found[-1], ReplyEnded):
+            found.append(self.messages.get(timeout=20))
+        return found
+
+
+@pytest.fixture
+def chat():
+    made, before = [], set(threading.enumerate())
+
+    def make(talker):
+        one = Chat(talker)
+        made.append(one)
+        return one
+
+    yield make
+    for one in made:
+        one.service.close()
+    for thread in set(threading.enumerate()) - before:
+        thread.join(20)
+        assert not thread.is_alive()
+
+
+def test_a_reply_from_beginning_to_end(chat):
+    talker = FakeTalker()
+    one = chat(talker)
+    one.service.open("fake")
+    opened = one.next(ModelOpened)
+    assert (opened.name, opened.parameters, opened.context, opened.decode.temperature) == ("fake@1", 1234, 64, 0.5)
+    number = one.service.ask("Once")
+    messages = one.until_end()
+    assert isinstance(messages[0], ReplyBegan) and messages[0].reply == number
+    assert "".join(message.text for message in messages if isinstance(message, ReplyGrew)) == "one two three"
+    end = messages[-1]
+    pace = end.pace
+    assert (end.reason, pace.tokens, pace.tokens_per_second, pace.context_used) == ("length", 3, 20.0, 7)
+    assert talker.prompts[0][0] == "Once" and talker.updates == 1
+
+
+def test_pieces_are_gathered_between_two_messages():
+    now = [0.0]
+    posted = []
+    news = News(1, posted.append, asked=-0.5, knobs=UNCHANGED, clock=lambda: now[0])
+    for number in range(50):
+        now[0] += 0.01
+        news.take(Piece(0, number, "x"))
+    assert len(posted) == 5 and posted[0].text == "x"
+    news.end(Done(("stop",), 50, 1, 1.0, 0.1, 2.0, 9, 0, 0))
+    assert "".join(message.text for message in posted[:-1]) == "x" * 50
+    assert posted[-1].reason == "stop"
+    assert posted[-1].pace.first == pytest.approx(0.51), "counted from the asking on"
+
+
+def test_further_samples_come_with_the_end():
+    posted = []
+    news = News(1, posted.append, asked=0.0, knobs=UNCHANGED)
+    for sample, text in ((0, "a"), (1, "p"), (2, "x"), (0, "b"), (1, "q")):
+        news.take(Piece(sample, 1, text))
+    news.end(Done(("stop",) * 3, 5, 1, 1.0, 0.1, 2.0, 9, 0, 0))
+    assert "".join(message.text for message in posted[:-1]) == "ab" and posted[-1].others == ("pq", "x")
+
+
+def test_stopping_ends_a_reply_within_one_token(chat):
+    gate = threading.Semaphore(2)
+    one = chat(FakeTalker(words=["w"] * 100, gate=gate))
+    one.service.open("fake")
+    one.service.ask("Once")
+    one.next(ReplyGrew)
+    one.service.stop()
+    gate.release(2)
+    end = one.next(ReplyEnded)
+    assert end.reason == "cancelled" and end.pace.tokens <= 3
+
+
+def test_knobs_hold_from_the_next_token_on(chat):
+    gate = threading.Semaphore(0)
+    talker = FakeTalker(words=["a", "b"], gate=gate)
+    one = chat(talker)
+    one.service.knobs = DecodeConfig(temperature=1.0)
+    one.service.open("fake")
+    one.service.ask("Once")
+    gate.release()
+    one.next(ReplyGrew)
+    one.service.knobs = replace(one.service.knobs, temperature=0.25)
+    gate.release()
+    one.next(ReplyEnded)
+    assert [knobs.temperature for knobs in talker.knobs_seen] == [1.0, 0.25]
+
+
+def test_turns_are_written_as_the_corpus_writes_them(chat):
+    talker = FakeTalker()
+    talker.context = 200
+    one = chat(talker)
+    one.service.open("fake")
+    one.service.ask("Who?", history=[("What?", "A cat.")], turns=TURNS)
+    one.next(ReplyEnded)
+    prompt, knobs = talker.prompts[0]
+    assert prompt == "Question: What?\nAnswer: A cat.\n\nQuestion: Who?\nAnswer:"
+    assert knobs.stop == ("\n\nQuestion:",) and talker.knobs_seen[0].stop == knobs.stop
+
+
+def test_the_oldest_turns_are_dropped_first():
+    talker = FakeTalker()
+    history = [(f"q{number}", "a" * 20) for number in range(3)]
+    start = start_of(talker, Request(1, "now", DecodeConfig(), history, TURNS))
+    assert start.dropped_turns == 3 and start.context == "Question: now\nAnswer:"
+    talker.context = 150
+    start = start_of(talker, Request(1, "now", DecodeConfig(), history, TURNS))
+    assert start.dropped_turns == 1 and start.context.startswith("Question: q1\n")
+
+
+def test_prompts_from_a_file(tmp_path):
+    (tmp_path / "p.txt").write_text("from a file")
+    asked = Request(1, f"FILE:{tmp_path}/p.txt", DecodeConfig())
+    assert start_of(FakeTalker(), asked) == Start("from a file", file_text="from a file")
+    (tmp_path / "p.txt").unlink()
+    assert start_of(FakeTalker(), replace(asked, file_text="from a file")).context == "from a file"
+
+
+def test_knobs_that_cannot_be_leave_those_before():
+    def check(knobs):
+        if knobs.order:
+            raise UserError("no such transformation")
+
+    now = [DecodeConfig(top_k=1), DecodeConfig(order=("t",)), DecodeConfig(top_k=1), DecodeConfig(top_k=2)]
+    wanted = iter(now)
+    knobs = RecordedKnobs(DecodeConfig(), lambda: next(wanted), check)
+    assert [knobs().top_k, knobs().top_k] == [1, 1] and knobs.problem == "no such transformation"
+    assert [knobs().top_k, knobs().top_k] == [1, 2] and knobs.problem == ""
+    assert knobs.changes == [(0, now[0]), (3, now[3])]
+
+
+def test_a_reply_goes_on_after_its_very_tokens():
+    reply = Exchange(
+        1, 0, "text", "ab", context="ab", reply="c\ufffd", tokens=[9, 228], reason="length", model="fake@1"
+    )
+    on = Request(2, "", DecodeConfig(), goes_on=reply)
+    start = start_of(FakeTalker(), on)
+    assert (start.context, list(start.begun)) == ("abc\ufffd", [0, 0, 9, 228])
+    again = replace(reply, begun=[7, 7], context="later")
+    assert list(start_of(FakeTalker(), replace(on, goes_on=again)).begun) == [7, 7, 9, 228]
+    for other in (replace(reply, reason="stop"), replace(reply, model="other@1")):
+        assert start_of(FakeTalker(), replace(on, goes_on=other)) == Start("abc\ufffd")
+
+
+@pytest.mark.parametrize(
+    ("error", "words"), [(UserError("no such run."), "no such run."), (ValueError("boom"), "ValueError: boom")]
+)
+def test_a_model_that_cannot_be_opened(chat, error, words, monkeypatch):
+    monkeypatch.setattr("workbench.chat.service.write_log", lambda text: None)
+    one = chat(error)
+    one.service.open("gone")
+    assert words in one.next(ModelRefused).problem
+    one.service.ask("Once")
+    end = one.next(ReplyEnded)
+    assert end.reason == "failed" and "no model is open" in end.problem
+
+
+def test_a_failing_reply_leaves_the_thread_alive(chat, monkeypatch):
+    monkeypatch.setattr("workbench.chat.service.write_log", lambda text: None)
+    talker = FakeTalker()
+    one = chat(talker)
+    one.service.open("fake")
+    talker.update = lambda cancelled: 1 / 0
+    one.service.ask("Once")
+    assert "ZeroDivisionError" in one.next(ReplyEnded).problem
+    talker.update = lambda cancelled: None
+    one.service.ask("Once")
+    assert one.next(ReplyEnded).reason == "length"
+
+
+def test_a_real_checkpoint_says_the_same_twice(trained_run):
+    home = trained_run.path.parent.parent
+    talker = open_talker(home, NoTraining(), "tiny-1@10", lambda: False)
+    assert talker.name == "tiny-1@10" and talker.context == 32 and talker.turns is None
+    knobs = replace(talker.decode, max_tokens=40, seed=7)
+
+    def text():
+        items = talker.stream("Ada saw", knobs, cancel=lambda: False, knobs_source=lambda: knobs)
+        return "".join(item.text for item in items if isinstance(item, Piece))
+
+    assert text() == text() != ""
+
+
+def test_live_of_a_run_that_is_over_is_its_last_checkpoint(trained_run):
+    home = trained_run.path.parent.parent
+    assert open_talker(home, NoTraining(), "tiny-1@live", lambda: False).name == "tiny-1@20"
+
+
+def test_the_model_in_training_is_copied_anew_for_every_reply(trained_run):
+    home = trained_run.path.parent.parent
+    kept = open_talker(home, NoTraining(), "tiny-1@10", lambda: False)
+
+    class Live:
+        step, tokenizer = 3, kept.engine.tokenizer
+        snapshots = 0
+
+        def snapshot(self):
+            self.snapshots += 1
+            return kept.engine.model, self.step
+
+    class Training:
+        live = Live()
+
+        def live_model(self, run_name):
+            return self.live
+
+    training = Training()
+    talker = open_talker(home, training, "tiny-1@live", lambda: False)
+    assert talker.name == "tiny-1@3"
+    talker.update(lambda: False)
+    assert training.live.snapshots == 1, "nothing is copied while no step was made"
+    training.live.step = 4
+    talker.update(lambda: False)
+    assert talker.name == "tiny-1@4" and training.live.snapshots == 2
+
+
+class Trainer(threading.Thread):
+    """Stands for a trainer in another process: answers the first `snapshot` with the weights of a checkpoint."""
+
+    def __init__(self, run, reason=""):
+        super().__init__(daemon=True)
+        self.run_directory, self.reason = run, reason
+        self.commands = run.commands()
+
+    def run(self):
+        run = self.run_directory
+        while not (orders := self.commands.poll()):
+            time.sleep(0.01)
+        order = orders[0]
+        log = run.log()
+        if self.reason:
+            log.append(CommandRefused(step=10, command=order.name, reason=self.reason, command_id=order.id))
+        else:
+            log.append(
+                Saved(step=10, path="checkpoints/step-00000010", size_bytes=1, kind="snapshot", command_id=order.id)
+            )
+        log.close()
+
+
+def elsewhere(monkeypatch):
+    monkeypatch.setattr(Run, "holder", lambda run: Holder(1, "another-host"))
+
+
+def test_a_model_in_another_process_is_asked_for_its_weights(trained_run, tmp_path, monkeypatch):
+    shutil.copytree(trained_run.path, tmp_path / "runs" / "tiny-1")
+    run = Run.open(tmp_path, "tiny-1")
+    elsewhere(monkeypatch)
+    Trainer(run).start()
+    talker = open_talker(tmp_path, NoTraining(), "tiny-1@live", lambda: False)
+    assert talker.name == "tiny-1@10"
+    Trainer(run, reason="the disk is full").start()
+    with pytest.raises(UserError, match="disk is full"):
+        talker.update(lambda: False)
+
+
+def test_a_trainer_that_does_not_answer(trained_run, tmp_path, monkeypatch):
+    shutil.copytree(trained_run.path, tmp_path / "runs" / "tiny-1")
+    run = Run.open(tmp_path, "tiny-1")
+    elsewhere(monkeypatch)
+    with pytest.raises(UserError, match="did not answer"):
+        ask_for_snapshot(run, lambda: False, patience=0.1)
+    monkeypatch.setattr(Run, "holder", lambda run: None)
+    with pytest.raises(UserError, match="just ended"):
+        ask_for_snapshot(run, lambda: False)
+
+
+def test_choices(trained_run, tmp_path):
+    home = trained_run.path.parent.parent
+    assert [choice.reference for choice in choices(home)] == ["tiny-1@20", "tiny-1@10"]
+    assert "last" in choices(home)[0].description
+    assert usual_choice(home, None) == "tiny-1" and usual_choice(home, "x") == "x@live"
+    assert usual_choice(tmp_path, None) == "" and choices(tmp_path) == []
+
+
+def test_the_turns_of_the_stories(trained_run):
+    config = trained_run.config()
+    assert turn_format(config) is None
+    turns = turn_format(replace(config, data=replace(config.data, corpus="stories")))
+    assert turns.write([("a", "b")], "c").count("Question:") == 2

@@ -1,0 +1,179 @@
+"""A few real steps before committing, and what is remembered of them."""
+
+from __future__ import annotations
+
+import json
+import os
+import platform
+import threading
+from dataclasses import asdict, replace
+from pathlib import Path
+
+import pytest
+
+from llm.config import from_mapping
+from llm.events import Progress
+from tests.conftest import tiny_config
+from tests.workbench.scripted import scripted_run
+from workbench.presets.estimate import estimate
+from workbench.presets.preflight import (
+    Measurement,
+    PreflightJob,
+    expected_speed,
+    key_of,
+    learn_from_runs,
+    machine_name,
+    measurements,
+    remember,
+)
+from workbench.presets.summary import memory_words, speed_words
+
+
+class Heard:
+    """What a job reported."""
+
+    def __init__(self) -> None:
+        self.progress: list[Progress] = []
+        self.result: Measurement | None = None
+        self.problem = ""
+        self.begun, self.ended = threading.Event(), threading.Event()
+
+    def note(self, progress: Progress) -> None:
+        self.progress.append(progress)
+        self.begun.set()
+
+    def end(self, result: Measurement | None, problem: str) -> None:
+        self.result, self.problem = result, problem
+        self.ended.set()
+
+
+def measured(name: str, key: str, machine: str = "", flops: float = 1e9) -> Measurement:
+    return Measurement(machine or machine_name(), key, name, "cpu", "fp32", 1, 0.1, 100.0, flops, 10, 20)
+
+
+def test_real_steps_are_measured_in_a_process_of_their_own(home: Path, corpus: Path) -> None:
+    heard, config = Heard(), tiny_config(corpus)
+    PreflightJob(config, "tiny", home, heard.note, heard.end)
+    assert heard.ended.wait(120), "it did not end"
+    assert heard.problem == ""
+    found = heard.result
+    assert found is not None
+    assert (found.name, found.device, found.precision, found.threads) == ("tiny", "cpu", "fp32", 1)
+    tokens = 4 * 32
+    assert abs(found.tokens_per_second * found.step_seconds - tokens) < 1e-6
+    assert found.peak_bytes > found.training_bytes > 0
+    assert heard.progress[-1].stage == "Measuring steps"
+    assert not (home / "runs").exists() or not any((home / "runs").iterdir())
+
+
+def test_it_can_be_cancelled_at_once(home: Path, corpus: Path) -> None:
+    heard = Heard()
+    job = PreflightJob(tiny_config(corpus), "tiny", home, heard.note, heard.end)
+    job.cancel()
+    assert heard.ended.wait(20), "it did not end"
+    assert (heard.result, heard.problem) == (None, "cancelled")
+
+
+def test_what_a_person_can_mend_is_said(home: Path, corpus: Path) -> None:
+    config = tiny_config(corpus)
+    config = replace(config, data=replace(config.data, corpus=str(home / "nothing.txt")))
+    heard = Heard()
+    PreflightJob(config, "tiny", home, heard.note, heard.end)
+    assert heard.ended.wait(120), "it did not end"
+    assert "nothing.txt" in heard.problem
+    assert heard.result is None
+
+
+def test_measurements_are_remembered_per_machine_and_replaced(home: Path, corpus: Path) -> None:
+    config = tiny_config(corpus)
+    assert expected_speed(home, config) is None
+    remember(home, measured("elsewhere", key_of(config), machine="another machine", flops=9e9))
+    assert expected_speed(home, config) is None
+    remember(home, measured("other", "0" * 16, flops=2e9))
+    speed = expected_speed(home, config)
+    assert speed is not None
+    assert (speed.flops_per_second, speed.name, speed.exact) == (2e9, "other", False)
+    for flops in (3e9, 4e9):
+        remember(home, measured("tiny", key_of(config), flops=flops))
+    speed = expected_speed(home, replace(config, train=replace(config.train, steps=9999)))
+    assert speed is not None
+    assert (speed.flops_per_second, speed.exact) == (4e9, True)
+    assert len(measurements(home)) == 3
+
+
+def test_a_run_that_trained_here_teaches_its_speed(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    config = from_mapping({"train": {"steps": 600}})
+    scripted_run(home, "slow-1", 4, config=from_mapping({"model": {"n_layer": 1}}))
+    scripted_run(home, "there-1", 100, config=config)
+    learn_from_runs(home)
+    assert measurements(home) == [], "it trained on the host `here`, which this machine is not"
+    monkeypatch.setattr(platform, "node", lambda: "here")
+    (home / "runs" / "broken-1").mkdir()
+    (home / "runs" / "broken-1" / "run.toml").write_text("[[[", encoding="utf-8")
+    learn_from_runs(home)
+    speed = expected_speed(home, replace(config, train=replace(config.train, steps=9)))
+    assert speed is not None and (speed.name, speed.exact) == ("there-1", True)
+    assert abs(speed.measured.tokens_per_second - 40_960) < 900
+    assert abs(speed.flops_per_second / speed.measured.tokens_per_second - 1e10 / 2048) < 1
+    assert "measured" in speed_words(estimate(config), speed)
+    assert "measured" not in memory_words(estimate(config), speed), "its memory is not known"
+    learn_from_runs(home)
+    assert [one.name for one in measurements(home)] == ["there-1"], "four steps are too few, and nothing twice"
+
+
+def test_damaged_measurements_are_no_measurements(home: Path) -> None:
+    for text in ("", "{", "[]", '{"format": 1, "measured": [{"name": 3}]}', '{"format": 99, "measured": []}'):
+        (home / "measured.json").write_text(text, encoding="utf-8")
+        assert measurements(home) == []
+
+
+@pytest.mark.parametrize(
+    ("field", "value"),
+    [
+        ("tokens_per_second", "fast"),
+        ("tokens_per_second", 0),
+        ("flops_per_second", None),
+        ("flops_per_second", -1.0),
+        ("step_seconds", float("inf")),
+        ("peak_bytes", "much"),
+        ("threads", 10**40),
+        ("name", 7),
+        ("time", "noon"),
+    ],
+)
+def test_an_entry_that_is_wrong_is_passed_over(home: Path, field: str, value: object) -> None:
+    config = from_mapping({})
+    sound = measured("sound", "0" * 16, flops=2e9)
+    wrong = asdict(measured("wrong", key_of(config))) | {field: value}
+    record = {"format": 1, "measured": [asdict(sound), wrong, 5, None]}
+    (home / "measured.json").write_text(json.dumps(record), encoding="utf-8")
+    assert measurements(home) == [sound]
+    speed = expected_speed(home, config)
+    assert speed is not None and speed.name == "sound"
+
+
+def test_a_disk_that_refuses_is_no_reason_to_stop(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    scripted_run(home, "there-1", 100)
+    monkeypatch.setattr(platform, "node", lambda: "here")
+    (home / "measured.json").mkdir()  # nothing can take its place
+    learn_from_runs(home)
+    remember(home, measured("tiny", "0" * 16))
+    assert measurements(home) == []
+
+
+def test_other_work_goes_by_the_newest_of_what_was_measured(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(platform, "node", lambda: "here")
+    for age, layers in enumerate((3, 2, 1, 3)):
+        run = scripted_run(home, f"layers-{age}", 60 + age, config=from_mapping({"model": {"n_layer": layers}}))
+        os.utime(run.path, (1000.0 - age, 1000.0 - age))  # the first one is the newest
+        log = run.path / "events.jsonl"
+        records = [json.loads(line) | {"time": 1000.0 - age} for line in log.read_text(encoding="utf-8").splitlines()]
+        log.write_text("".join(json.dumps(record) + "\n" for record in records), encoding="utf-8")
+    learn_from_runs(home)
+    assert [one.name for one in measurements(home)] == ["layers-2", "layers-1", "layers-0"]
+    speed = expected_speed(home, from_mapping({"model": {"n_layer": 9}}))
+    assert speed is not None and (speed.name, speed.exact) == ("layers-0", False)
+    remember(home, replace(measured("later", "0" * 16), time=2000.0))
+    remember(home, replace(measured("earlier", "1" * 16), time=500.0))
+    speed = expected_speed(home, from_mapping({"model": {"n_layer": 9}}))
+    assert speed is not None and speed.name == "later"

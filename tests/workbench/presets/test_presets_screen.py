@@ -1,0 +1,402 @@
+"""Choosing, editing and starting presets."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+from textual.widgets import Input, OptionList
+
+from llm.config import fields_of, load_preset, save_preset, with_overrides
+from llm.config.schema import RunConfig
+from llm.run import Run
+from tests.conftest import tiny_config
+from tests.workbench.scripted import ScriptedTrainer, scripted_run
+from tests.workbench.waiting import notifications, shown, until, was_notified
+from workbench.app import WorkbenchApp
+from workbench.presets.edit_screen import EditScreen, assigned, typed
+from workbench.presets.estimate import estimate, nearest_that_fits
+from workbench.presets.fit_dialog import FitDialog
+from workbench.presets.preflight import Measurement, key_of, machine_name, measurements
+from workbench.presets.screen import PresetsScreen
+from workbench.presets.summary import meaning
+from workbench.train.service import TrainingService
+from workbench.ui.dialogs import Ask, AskText
+
+
+def app_with(home: Path, trainer: ScriptedTrainer | None = None) -> WorkbenchApp:
+    return WorkbenchApp(home, training=TrainingService(home, trainer=trainer or ScriptedTrainer()))
+
+
+async def test_the_first_preset_is_marked_and_explained(home: Path) -> None:
+    app = app_with(home)
+    async with app.run_test(size=(120, 40)) as pilot:
+        await until(pilot, lambda: "optim.kind" in shown(app.screen))
+        page = shown(app.screen)
+        config = load_preset("quickstart", home)
+        assert "quickstart" in page
+        assert f"{config.train.steps:,} steps" in page
+        assert "2,048 tokens (8 × 256)" in page
+        assert "optim.kind" in page
+
+
+async def test_what_a_presets_file_says_follows_or_stands_beside_its_figures(home: Path) -> None:
+    app = app_with(home)
+    async with app.run_test(size=(120, 40)) as pilot:
+        await until(pilot, lambda: "About it" in shown(app.screen))
+        meaning, notes = app.screen.query_one("#preset-meaning"), app.screen.query_one("#preset-notes")
+        assert notes.region.y >= meaning.region.bottom
+        await pilot.resize_terminal(180, 50)
+        await until(pilot, lambda: notes.region.x >= meaning.region.right)
+        assert "Follows no document" in shown(app.screen)
+
+
+async def test_enter_trains_the_marked_preset_at_once(home: Path) -> None:
+    trainer = ScriptedTrainer(steps=3)
+    app = app_with(home, trainer)
+    async with app.run_test(size=(80, 24)) as pilot:
+        await until(pilot, lambda: app.focused is not None)
+        await pilot.press("enter")
+        await until(pilot, lambda: app.current_mode == "train")
+        await until(pilot, lambda: "Tokenising" in shown(app.screen))
+        assert app.training.active == "quickstart-1"
+        assert Run.open(home, "quickstart-1").config() == load_preset("quickstart", home)
+        trainer.prepared.set()
+        await until(pilot, lambda: app.training.must_be_waited_for)
+        app.training.shutdown()
+
+
+async def test_a_second_training_is_asked_about(home: Path) -> None:
+    begun: list[str] = []
+    trainer = ScriptedTrainer(steps=3)
+    trainer.prepared.set()
+    app = app_with(home, trainer)
+    app.training.begin_process = lambda run, overrides=(): begun.append(run.name) or 1  # type: ignore[method-assign,func-returns-value]
+    async with app.run_test(size=(80, 24)) as pilot:
+        await until(pilot, lambda: app.focused is not None)
+        await pilot.press("enter")
+        await until(pilot, lambda: app.current_mode == "train")
+        await pilot.press("1")
+        await until(pilot, lambda: app.current_mode == "presets")
+        await pilot.press("enter")
+        await until(pilot, lambda: isinstance(app.screen, Ask))
+        await pilot.press("enter")
+        await until(pilot, lambda: app.screen.id == "presets")
+        assert begun == []
+        await pilot.press("enter")
+        await until(pilot, lambda: isinstance(app.screen, Ask))
+        await pilot.press("down", "enter")
+        await until(pilot, lambda: begun == ["quickstart-2"])
+        app.training.shutdown()
+
+
+async def edit_screen(app: WorkbenchApp, pilot: object) -> EditScreen:
+    await until(pilot, lambda: app.focused is not None)  # type: ignore[arg-type]
+    await pilot.press("e")  # type: ignore[attr-defined]
+    await until(pilot, lambda: isinstance(app.screen, EditScreen))  # type: ignore[arg-type]
+    assert isinstance(app.screen, EditScreen)
+    return app.screen
+
+
+def mark(screen: EditScreen, path: str) -> None:
+    listing = screen.query_one("#edit-fields", OptionList)
+    listing.highlighted = listing.get_option_index(path)
+
+
+async def test_a_value_is_checked_while_it_is_typed(home: Path) -> None:
+    app = app_with(home)
+    async with app.run_test(size=(100, 30)) as pilot:
+        screen = await edit_screen(app, pilot)
+        mark(screen, "train.steps")
+        await pilot.press("enter")
+        line = screen.query_one("#edit-value", Input)
+        await until(pilot, lambda: line.has_focus)
+        line.value = "many"
+        await until(pilot, lambda: "must be a whole number" in shown(screen))
+        await pilot.press("enter")
+        assert line.has_focus
+        line.value = "77"
+        await pilot.press("enter")
+        await until(pilot, lambda: screen.config.train.steps == 77)
+        await until(pilot, lambda: "1 changed" in shown(screen))
+        assert "(preset: 1600)" in shown(screen)
+        await pilot.press("escape")
+        await until(pilot, lambda: isinstance(app.screen, PresetsScreen))
+        await until(pilot, lambda: "Changed by you" in shown(app.screen))
+        await pilot.press("enter")
+        await until(pilot, lambda: app.current_mode == "train")
+        assert Run.open(home, "quickstart-1").config().train.steps == 77
+
+
+async def test_choices_are_gone_through_and_put_back(home: Path) -> None:
+    app = app_with(home)
+    async with app.run_test(size=(100, 30)) as pilot:
+        screen = await edit_screen(app, pilot)
+        mark(screen, "optim.kind")
+        before = screen.config.optim.kind
+        await pilot.press("space")
+        await until(pilot, lambda: screen.config.optim.kind != before)
+        await pilot.press("d")
+        await until(pilot, lambda: screen.config.optim.kind == before)
+
+
+async def test_contradictions_are_shown_and_keep_it_from_training(home: Path) -> None:
+    app = app_with(home)
+    async with app.run_test(size=(100, 30)) as pilot:
+        screen = await edit_screen(app, pilot)
+        mark(screen, "model.n_head")
+        await pilot.press("enter")
+        screen.query_one("#edit-value", Input).value = "7"
+        await pilot.press("enter")
+        await until(pilot, lambda: "7 heads do not divide" in shown(screen))
+        await pilot.press("ctrl+r")
+        assert app.screen is screen
+        assert app.training.active is None
+
+
+async def test_the_filter_finds_fields_by_their_help(home: Path) -> None:
+    app = app_with(home)
+    async with app.run_test(size=(100, 30)) as pilot:
+        screen = await edit_screen(app, pilot)
+        await pilot.press("slash", *"peak")
+        await until(pilot, lambda: "train.lr" in [option.id for option in screen.listing.options])
+        assert "train.steps" not in [option.id for option in screen.listing.options]
+        await pilot.press("enter", "escape")
+        await until(pilot, lambda: len(screen.listing.options) > len(fields_of(RunConfig)))
+
+
+async def test_a_field_of_that_name_comes_before_one_whose_help_has_the_word(home: Path) -> None:
+    app = app_with(home)
+    async with app.run_test(size=(80, 24)) as pilot:
+        screen = await edit_screen(app, pilot)
+        await pilot.press("slash", *"corpus", "enter")
+        await until(pilot, lambda: screen.listing.has_focus)
+        assert screen.field is not None and screen.field.path == "data.corpus"
+        assert "tokenizer.train_mb" in [option.id for option in screen.listing.options]
+        await pilot.press("escape")
+        await until(pilot, lambda: len(screen.listing.options) > len(fields_of(RunConfig)))
+        assert screen.field is not None and screen.field.path == "data.corpus", "the mark stays"
+
+
+async def test_what_is_typed_is_neither_dropped_nor_trained_with_when_it_cannot_be(home: Path) -> None:
+    trainer = ScriptedTrainer(steps=3)
+    trainer.prepared.set()
+    app = app_with(home, trainer)
+    async with app.run_test(size=(80, 24)) as pilot:
+        screen = await edit_screen(app, pilot)
+        mark(screen, "train.steps")
+        await pilot.press("enter")
+        await until(pilot, lambda: screen.value_line.has_focus)
+        screen.value_line.value = "many"
+        for keys in (("ctrl+r",), ("ctrl+s",), ("shift+tab", "ctrl+r")):
+            await pilot.press(*keys)
+            await until(pilot, lambda: "must be a whole number" in shown(screen))
+            assert app.screen is screen and app.training.active is None
+            assert screen.value_line.has_focus and screen.value_line.value == "many"
+        screen.value_line.value = "78"
+        await pilot.press("ctrl+r")
+        await until(pilot, lambda: app.current_mode == "train")
+        assert Run.open(home, "quickstart-1").config().train.steps == 78
+
+
+async def test_beside_the_form_stands_what_training_would_take(home: Path) -> None:
+    app = app_with(home)
+    async with app.run_test(size=(120, 40)) as pilot:
+        await until(pilot, lambda: "quickstart" in shown(app.screen))
+        await pilot.press("e")
+        await until(pilot, lambda: isinstance(app.screen, EditScreen))
+        side = app.screen.query_one("#edit-side")
+        assert not side.display or not side.region
+        await pilot.resize_terminal(160, 50)
+        await until(pilot, lambda: "What it takes" in shown(app.screen) and "1.279M parameters" in shown(app.screen))
+        await pilot.press("slash", *"n_layer", "enter")
+        await until(pilot, lambda: app.screen.field is not None and app.screen.field.path == "model.n_layer")
+        await pilot.press("enter")
+        await until(pilot, lambda: app.screen.value_line.has_focus)
+        app.screen.value_line.value = "4"
+        await pilot.press("enter")
+        await until(pilot, lambda: "4 layers × 192" in shown(app.screen) and "2 → 4" in shown(app.screen))
+
+
+async def test_saved_as_a_preset_of_ones_own(home: Path) -> None:
+    app = app_with(home)
+    async with app.run_test(size=(100, 30)) as pilot:
+        screen = await edit_screen(app, pilot)
+        mark(screen, "train.steps")
+        await pilot.press("enter")
+        screen.query_one("#edit-value", Input).value = "77"
+        await pilot.press("enter", "ctrl+s")
+        await until(pilot, lambda: isinstance(app.screen, AskText))
+        line = app.screen.query_one(Input)
+        line.value = "../up"
+        await until(pilot, lambda: "cannot be a name" in shown(app.screen))
+        line.value = "quickstart"
+        await pilot.press("enter")
+        await until(pilot, lambda: "is the name of a shipped preset" in shown(app.screen))
+        assert isinstance(app.screen, AskText) and line.has_focus
+        line.value = "mine"
+        await pilot.press("enter")
+        await until(pilot, lambda: isinstance(app.screen, PresetsScreen))
+        await until(pilot, lambda: app.screen.current == "mine")  # type: ignore[attr-defined]
+    assert load_preset("mine", home).train.steps == 77
+
+
+async def test_a_broken_preset_is_listed_with_its_problem(home: Path) -> None:
+    (home / "presets").mkdir()
+    (home / "presets" / "odd.toml").write_text('purpose = "[b]\\u001b[31m"\n[train]\nstepz = 3\n', encoding="utf-8")
+    app = app_with(home)
+    async with app.run_test(size=(100, 30)) as pilot:
+        await until(pilot, lambda: "cannot be read" in shown(app.screen))
+        await pilot.press("G")
+        await until(pilot, lambda: "train.stepz: there is no such field" in shown(app.screen))
+        await pilot.press("enter", "e")
+        assert app.training.active is None
+
+
+def test_estimates_follow_from_the_configuration(home: Path) -> None:
+    guess = estimate(load_preset("quickstart", home), train_tokens=1_000_000)
+    # embedding 2048·192; a block: q, k, v, o 4·192² and SwiGLU 3·192·512; a gain for each of 2·2+1 normalisations
+    assert guess.parameters == 2048 * 192 + 2 * (4 * 192 * 192 + 3 * 192 * 512) + 5 * 192
+    assert guess.total_tokens == 1600 * 8 * 256
+    assert guess.training_bytes > 12 * guess.parameters  # weights, gradients, Muon's momentum, and more
+
+
+async def test_fit_shows_what_would_change_before_it_does(home: Path) -> None:
+    app = app_with(home)
+    async with app.run_test(size=(80, 24)) as pilot:
+        await until(pilot, lambda: "parameters" in shown(app.screen))
+        screen = app.screen
+        assert isinstance(screen, PresetsScreen)
+        await pilot.press("f")
+        await until(pilot, lambda: isinstance(app.screen, FitDialog))
+        line = app.screen.query_one("#fit-minutes", Input)
+        line.value = "soon"
+        await until(pilot, lambda: "must be a number of minutes" in shown(app.screen))
+        await pilot.press("enter")
+        assert isinstance(app.screen, FitDialog)
+        line.value = "0.05"
+        await until(pilot, lambda: "train.steps" in shown(app.screen))
+        assert screen.edited == {}
+        await pilot.press("enter")
+        await until(pilot, lambda: app.screen is screen and "quickstart" in screen.edited)
+        assert screen.edited["quickstart"].train.steps < 1600
+        await pilot.press("f")
+        await until(pilot, lambda: isinstance(app.screen, FitDialog))
+        await pilot.press("escape")
+        await until(pilot, lambda: app.screen is screen)
+
+
+async def test_preflight_is_run_shown_and_remembered(home: Path, corpus: Path) -> None:
+    save_preset(home, "aa-tiny", tiny_config(corpus))
+    app = app_with(home)
+    async with app.run_test(size=(120, 40)) as pilot:
+        await until(pilot, lambda: "parameters" in shown(app.screen))
+        listing = app.screen.query_one("#preset-list", OptionList)
+        listing.highlighted = listing.get_option_index("aa-tiny")
+        await until(pilot, lambda: "not measured on this machine yet" in shown(app.screen))
+        await pilot.press("p")
+        await until(pilot, lambda: "Preflight of aa-tiny" in shown(app.screen))
+        assert "esc Cancel" in shown(app.screen)
+        await until(pilot, lambda: "(measured)" in shown(app.screen))
+        assert "Preflight of aa-tiny" not in shown(app.screen)
+        listing.highlighted = listing.get_option_index("quickstart")
+        await until(pilot, lambda: "going by aa-tiny" in shown(app.screen))
+    assert [one.name for one in measurements(home)] == ["aa-tiny"]
+
+
+async def test_preflight_can_be_cancelled_and_the_keys_work_meanwhile(home: Path, corpus: Path) -> None:
+    save_preset(home, "aa-tiny", tiny_config(corpus))
+    app = app_with(home)
+    async with app.run_test(size=(80, 24)) as pilot:
+        await until(pilot, lambda: app.focused is not None)
+        screen = app.screen
+        assert isinstance(screen, PresetsScreen)
+        listing = screen.query_one("#preset-list", OptionList)
+        listing.highlighted = listing.get_option_index("aa-tiny")
+        await until(pilot, lambda: screen.current == "aa-tiny")
+        await pilot.press("p")
+        await until(pilot, lambda: "Preflight of aa-tiny" in shown(screen))
+        await pilot.press("g")
+        await until(pilot, lambda: screen.current != "aa-tiny")
+        await pilot.press("escape")
+        await until(pilot, lambda: screen.preflight is None)
+        assert "Preflight" not in shown(screen).replace("p Preflight", "")
+    assert measurements(home) == []
+
+
+class LatePreflight:
+    """Stands in for the process that measures: it has its result at the very moment it is cancelled."""
+
+    def __init__(self, config: RunConfig, name: str, home: Path, on_progress: Any, on_end: Any) -> None:
+        self.config, self.name, self.on_end = config, name, on_end
+        self.cancelled = False
+
+    def cancel(self) -> None:
+        self.cancelled = True
+        key = key_of(self.config)
+        self.on_end(Measurement(machine_name(), key, self.name, "cpu", "fp32", 1, 0.1, 9.0, 1e9, 10, 20), "")
+
+
+@pytest.mark.parametrize("key", ["enter", "Q"])
+async def test_a_preflight_gives_way_to_a_training(home: Path, key: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("workbench.presets.preflight_screen.PreflightJob", LatePreflight)
+    trainer = ScriptedTrainer(steps=3)
+    trainer.prepared.set()
+    app = app_with(home, trainer)
+    async with app.run_test(size=(120, 30)) as pilot:
+        screen = app.screen
+        assert isinstance(screen, PresetsScreen)
+        await until(pilot, lambda: screen.current == "quickstart")
+        await pilot.press("p")
+        await until(pilot, lambda: screen.preflight is not None)
+        await pilot.press(key)
+        await until(pilot, lambda: app.training.active == "quickstart-1")
+        await until(pilot, lambda: screen.preflight is None)
+        ended = "the preflight of quickstart was ended, since quickstart-1 trains now"
+        assert notifications(app).count(ended) == 1
+        assert measurements(home) == []
+        await until(pilot, lambda: app.training.must_be_waited_for)
+        app.training.shutdown()
+
+
+async def test_beside_a_training_in_another_process(home: Path) -> None:
+    other = scripted_run(home, "other-1", 3)
+    trainer = ScriptedTrainer(steps=3)
+    trainer.prepared.set()
+    app = app_with(home, trainer)
+    async with app.run_test(size=(120, 30)) as pilot:
+        screen = app.screen
+        assert isinstance(screen, PresetsScreen)
+        await until(pilot, lambda: screen.current == "quickstart")
+
+        with other.lock():
+            await pilot.press("p")
+            await until(pilot, lambda: was_notified(app, "other-1 is training in another process"))
+            assert screen.preflight is None
+            await pilot.press("enter")
+            await until(pilot, lambda: was_notified(app, "other-1 trains in another process: both will be slower"))
+            assert app.training.active == "quickstart-1"
+        await until(pilot, lambda: app.training.must_be_waited_for)
+        app.training.shutdown()
+
+
+def test_what_does_not_fit_is_told_with_the_nearest_that_will(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    config = load_preset("quickstart", home)
+    monkeypatch.setattr("workbench.presets.estimate.available_bytes", lambda: 40_000_000)
+    page = meaning("quickstart", config, config, None, 80).plain
+    assert "will not fit: 40 MB are free. Nearest that will: " in page.replace("\n" + " " * 11, " ")
+    fitted = with_overrides(config, nearest_that_fits(config, 1e9))
+    assert estimate(fitted).fits
+    assert not estimate(config).fits
+    monkeypatch.setattr("workbench.presets.estimate.available_bytes", lambda: 40_000_000_000)
+    assert "will not fit" not in meaning("quickstart", config, config, None, 80).plain
+
+
+def test_every_field_can_be_typed_as_it_is_shown() -> None:
+    from llm.config import get_value, parse_value
+
+    for field in fields_of(RunConfig):
+        value = get_value(RunConfig(), field.path)
+        assert parse_value(field, typed(value)) == value or field.path == "decode.dry_breakers"
+        assert assigned(RunConfig(), field, value) == RunConfig()

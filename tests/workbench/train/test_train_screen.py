@@ -1,0 +1,384 @@
+"""Watching and steering a run."""
+
+from __future__ import annotations
+
+import math
+import shutil
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+from textual.widgets import Input, RichLog
+
+from llm.config import RunConfig
+from llm.events import CoreEvaluated, KnobSet, Sampled, Saved, Skipped, to_line
+from llm.run import Run
+from tests.workbench.scripted import ScriptedTrainer, loss_at, scripted_run, step_event, write_events
+from tests.workbench.waiting import shown, until, was_notified
+from workbench.app import WorkbenchApp
+from workbench.charts.chart import Chart
+from workbench.train.panels import Numbers
+from workbench.train.screen import TrainScreen
+from workbench.train.service import TrainingService
+from workbench.ui.dialogs import Ask, AskText
+
+
+def app_with(home: Path, trainer: ScriptedTrainer | None = None) -> WorkbenchApp:
+    return WorkbenchApp(home, training=TrainingService(home, trainer=trainer or ScriptedTrainer()))
+
+
+async def opened(app: WorkbenchApp, pilot: object, name: str) -> TrainScreen:
+    app.open_train(name)
+    await until(pilot, lambda: app.current_mode == "train" and name in shown(app.screen))  # type: ignore[arg-type]
+    assert isinstance(app.screen, TrainScreen)
+    return app.screen
+
+
+async def test_a_finished_run_is_shown_whole(home: Path) -> None:
+    scripted_run(home, "old-1", 330, end="stopped")
+    app = app_with(home)
+    async with app.run_test(size=(80, 24)) as pilot:
+        screen = await opened(app, pilot, "old-1")
+        await until(pilot, lambda: "step 330 of 600" in shown(screen) and "r Resume" in shown(screen))
+        page = shown(screen)
+        for text in ("stopped", "55%", "validation 1.804", "who found 300 apples", "r Resume", "1.279M parameters"):
+            assert text in page
+        assert "p Pause" not in page
+
+
+async def test_at_80_by_24_every_key_of_a_running_run_is_in_the_footer(home: Path) -> None:
+    trainer = ScriptedTrainer(steps=30)
+    trainer.prepared.set()
+    app = app_with(home, trainer)
+    async with app.run_test(size=(80, 24)) as pilot:
+        app.training.start(RunConfig(), "quick")
+        screen = await opened(app, pilot, "quick-1")
+        await until(pilot, lambda: "p Pause" in shown(screen))
+        footer = shown(screen).splitlines()[-1]
+        for key in ("s Save", "e Evaluate", "a Sample", "t Tune", "x Stop", "c Chat", "^q Quit", "? Help"):
+            assert key in footer
+        app.training.shutdown()
+
+
+async def test_wide_terminals_show_all_charts_and_both_samples(home: Path) -> None:
+    scripted_run(home, "old-1", 330, end="stopped")
+    app = app_with(home)
+    async with app.run_test(size=(200, 60)) as pilot:
+        screen = await opened(app, pilot, "old-1")
+        await until(pilot, lambda: "300 apples" in shown(screen))
+        page = shown(screen)
+        for text in ("loss", "learning rate", "gradient norm", "tokens per second", "clip 1.000", "200 apples"):
+            assert text in page
+
+
+async def test_a_run_that_grows_is_followed(home: Path) -> None:
+    run = scripted_run(home, "old-1", 50)
+    app = app_with(home)
+    async with app.run_test(size=(120, 40)) as pilot:
+        screen = await opened(app, pilot, "old-1")
+        log = run.log()
+        write_events(log, 51, 105)
+        await until(pilot, lambda: "step 105 of 600" in shown(screen) and "100 apples" in shown(screen))
+        log.close()
+
+
+async def test_pause_go_on_and_stop(home: Path) -> None:
+    trainer = ScriptedTrainer(steps=30)
+    trainer.prepared.set()
+    app = app_with(home, trainer)
+    async with app.run_test(size=(80, 24)) as pilot:
+        app.training.start(RunConfig(), "quick")
+        screen = await opened(app, pilot, "quick-1")
+        await until(pilot, lambda: screen.state == "running")
+        await pilot.press("p")
+        await until(pilot, lambda: screen.state == "paused" and "p Go on" in shown(screen))
+        await pilot.press("p")
+        await until(pilot, lambda: screen.state == "running")
+        assert trainer.obeyed == ["pause", "resume"]
+        await pilot.press("x")
+        await until(pilot, lambda: isinstance(app.screen, Ask))
+        await pilot.press("enter")
+        await until(pilot, lambda: screen.state == "ended" and "r Resume" in shown(screen))
+        assert trainer.obeyed[-1] == "stop"
+        await pilot.press("r")
+        await until(pilot, lambda: app.training.active == "quick-1")
+        app.training.shutdown()
+
+
+async def test_the_line_on_top_and_the_numbers_tell_the_same(home: Path) -> None:
+    trainer = ScriptedTrainer(steps=30)
+    trainer.prepared.set()
+    app = app_with(home, trainer)
+    app.settings = replace(app.settings, redraws_per_second=20)
+    async with app.run_test(size=(160, 40)) as pilot:
+        app.training.start(RunConfig(), "quick")
+        screen = await opened(app, pilot, "quick-1")
+        await until(pilot, lambda: "quick-1 5%" in app.training_line)
+        log = Run.open(home, "quick-1").log()
+        for step in range(31, 61):
+            log.append(replace(step_event(step), step_ms=50.0 + step))
+            await until(pilot, lambda step=step: f"step {step} of 600" in str(screen.query_one(Numbers).render()))  # type: ignore[misc]
+            numbers = str(screen.query_one(Numbers).render())
+            _, left, loss = app.training_line.split(" · ")
+            assert f"  {left}\n" in numbers and f"{loss} " in numbers
+        log.close()
+        await app.action_show("runs")
+        await until(pilot, lambda: "quick-1 10%" in app.training_line)
+        app.training.shutdown()
+
+
+async def test_a_finished_run_can_be_extended(home: Path) -> None:
+    scripted_run(home, "old-1", 40, end="finished")
+    trainer = ScriptedTrainer(steps=50)
+    app = app_with(home, trainer)
+    async with app.run_test(size=(80, 24)) as pilot:
+        screen = await opened(app, pilot, "old-1")
+        await until(pilot, lambda: screen.state == "ended")
+        await pilot.press("r")
+        await until(pilot, lambda: isinstance(app.screen, AskText))
+        line = app.screen.query_one(Input)
+        assert line.value == "80"
+        line.value = "40"
+        await until(pilot, lambda: "must be a whole number above 40" in shown(app.screen))
+        for text, problem in (("9" * 5000, "must be a finite number"), ("9" * 400, "must be at most"), ("x", "not")):
+            line.value = text
+            await until(pilot, lambda problem=problem: problem in shown(app.screen))  # type: ignore[misc]
+            await pilot.press("enter")
+            assert isinstance(app.screen, AskText)
+        line.value = "50"
+        await pilot.press("enter")
+        await until(pilot, lambda: app.training.active == "old-1")
+        trainer.prepared.set()
+        await until(pilot, lambda: trainer.overrides == (("train.steps", "50"),))
+        await until(pilot, lambda: app.training.must_be_waited_for)
+        app.training.shutdown()
+
+
+async def test_a_knob_is_pending_until_it_has_taken_effect(home: Path) -> None:
+    trainer = ScriptedTrainer(steps=30)
+    trainer.prepared.set()
+    app = app_with(home, trainer)
+    async with app.run_test(size=(120, 30)) as pilot:
+        app.training.start(RunConfig(), "quick")
+        screen = await opened(app, pilot, "quick-1")
+        await until(pilot, lambda: screen.state == "running")
+        await pilot.press("t", "enter")
+        await until(pilot, lambda: isinstance(app.screen, AskText))
+        line = app.screen.query_one(Input)
+        line.value = "-1"
+        await until(pilot, lambda: "must be at least 0" in shown(app.screen))
+        line.value = "0.5"
+        await pilot.press("enter")
+        await until(pilot, lambda: app.screen is screen)
+        await until(pilot, lambda: not screen.pending and "train.lr_multiplier: 1.0" in shown(screen))
+        assert screen.knob_value("train.lr_multiplier") == 0.5
+        assert screen.curves is not None
+        assert screen.curves.marks[-1].kind == "knob"
+        app.training.shutdown()
+
+
+async def test_a_command_that_is_not_answered_yet_is_shown_as_asked(home: Path) -> None:
+    run = scripted_run(home, "other-1", 50)
+    app = app_with(home)
+    async with app.run_test(size=(100, 30)) as pilot:
+        with run.lock():
+            screen = await opened(app, pilot, "other-1")
+            await until(pilot, lambda: screen.state == "running")
+            tail = run.commands()
+            await pilot.press("s")
+            await until(pilot, lambda: "asked: save" in shown(screen))
+            (command,) = tail.poll()
+            log = run.log()
+            log.append(Saved(step=50, path="checkpoints/step-00000050", size_bytes=9, command_id=command.id))
+            log.close()
+            await until(pilot, lambda: "asked" not in shown(screen))
+
+
+async def test_charts_by_key(home: Path) -> None:
+    scripted_run(home, "old-1", 120, end="stopped")
+    app = app_with(home)
+    async with app.run_test(size=(80, 24)) as pilot:
+        screen = await opened(app, pilot, "old-1")
+        loss = screen.query_one("#loss-chart", Chart)
+        await pilot.press("y", "right_square_bracket")
+        await until(pilot, lambda: loss.log_axis and loss.smoothing > 0.8)
+        await pilot.press("v")
+        await until(pilot, lambda: "learning rate" in shown(screen) and "loss (nats" not in shown(screen))
+        await pilot.press("m")
+        await until(pilot, lambda: "who found" not in shown(screen))
+        await pilot.press("escape")
+        await until(pilot, lambda: "who found" in shown(screen))
+
+
+async def test_hostile_text_is_shown_and_not_obeyed(home: Path) -> None:
+    run = scripted_run(home, "old-1", 3)
+    log = run.log()
+    log.append(Sampled(step=3, prompt="[red]", text="\x1b]52;c;eA==\x07[/bold] \x9b2J[@click=app.quit]x[/]"))
+    log.close()
+    app = app_with(home)
+    async with app.run_test(size=(100, 30)) as pilot:
+        screen = await opened(app, pilot, "old-1")
+        await until(pilot, lambda: "␛]52;c;eA==␇[/bold]" in shown(screen))
+        assert "[red]" in shown(screen)
+        assert not any(
+            ord(character) < 32 or 127 <= ord(character) < 160 for character in shown(screen) if character != "\n"
+        )
+
+
+async def test_a_run_directory_that_vanishes_is_said_to_be_gone(home: Path) -> None:
+    run = scripted_run(home, "old-1", 60)
+    app = app_with(home)
+    async with app.run_test(size=(80, 24)) as pilot:
+        screen = await opened(app, pilot, "old-1")
+        await until(pilot, lambda: screen.state == "ended")
+        shutil.rmtree(run.path)
+        await until(pilot, lambda: "its directory is gone" in shown(screen) and "Resume" not in shown(screen))
+        await pilot.press("r", "c", "y", "plus", "o")
+        await pilot.pause(0.2)
+        assert app.screen is screen
+        scripted_run(home, "old-1", 20, end="stopped")
+        app.open_train("old-1")
+        await until(pilot, lambda: "step 20 of 600" in shown(screen) and "r Resume" in shown(screen))
+
+
+async def test_a_torn_last_line_is_not_there_yet(home: Path) -> None:
+    run = scripted_run(home, "old-1", 60)
+    line = to_line(step_event(61))
+    with (run.path / "events.jsonl").open("ab", buffering=0) as log:
+        log.write(line[:70])
+        app = app_with(home)
+        async with app.run_test(size=(80, 24)) as pilot:
+            screen = await opened(app, pilot, "old-1")
+            await until(pilot, lambda: "step 60 of 600" in shown(screen))
+            await pilot.pause(0.3)
+            assert "step 60 of 600" in shown(screen)
+            log.write(line[70:])
+            await until(pilot, lambda: "step 61 of 600" in shown(screen))
+
+
+async def test_losses_that_are_no_numbers_are_shown_as_what_they_are(home: Path) -> None:
+    run = scripted_run(home, "old-1", 60)
+    app = app_with(home)
+    async with app.run_test(size=(120, 40)) as pilot:
+        screen = await opened(app, pilot, "old-1")
+        log = run.log()
+        log.append(replace(step_event(61), loss=math.nan, grad_norm=math.inf))
+        await until(pilot, lambda: "loss —" in shown(screen) and "train —" in shown(screen))
+        log.append(replace(step_event(62), loss=math.inf))
+        await until(pilot, lambda: "loss ∞" in shown(screen))
+        log.append(step_event(63))
+        await until(pilot, lambda: f"loss {loss_at(63):.3f}" in shown(screen))
+        log.close()
+        loss = screen.query_one("#loss-chart", Chart).data.series[0]
+        assert [math.isnan(value) for value in loss.y[-4:]] == [False, True, True, False]
+
+
+async def test_the_log_tells_what_happened_and_not_every_step(home: Path) -> None:
+    scripted_run(home, "old-1", 250, end="finished")
+    app = app_with(home)
+    async with app.run_test(size=(240, 50)) as pilot:
+        screen = await opened(app, pilot, "old-1")
+        log = screen.query_one("#event-log", RichLog)
+        await until(pilot, lambda: len(log.lines) >= 8)
+        text = "\n".join(line.text for line in log.lines)
+        assert "validation loss" in text
+        assert "the best so far" in text
+        assert "finished" in text
+        assert sum(line.text.strip()[:1].isdigit() for line in log.lines) == 8
+
+
+async def test_the_axis_is_steps_tokens_or_time(home: Path) -> None:
+    scripted_run(home, "old-1", 330, end="stopped")
+    app = app_with(home)
+    async with app.run_test(size=(80, 24)) as pilot:
+        screen = await opened(app, pilot, "old-1")
+        loss = screen.query_one("#loss-chart", Chart)
+        await until(pilot, lambda: not loss.data.is_empty)
+        assert loss.extent() == (1, 330)
+        await pilot.press("u")
+        await until(pilot, lambda: loss.extent() == (2048, 330 * 2048))
+        await pilot.press("u")
+        await until(pilot, lambda: abs(loss.extent()[1] - 16.5) < 1e-6 and loss.x_unit == "time")
+        assert [round(mark.x, 6) for mark in loss.data.marks] == [5.0, 10.0, 15.0, 15.0]
+        await pilot.press("u")
+        await until(pilot, lambda: loss.extent() == (1, 330))
+
+
+async def test_saves_knobs_skipped_steps_and_the_best_evaluation_are_marked(home: Path) -> None:
+    run = scripted_run(home, "old-1", 330)
+    log = run.log()
+    log.append(KnobSet(step=330, key="train.clip", value=0.5, previous=1.0))
+    log.append(Skipped(step=250, reason="not finite", loss=float("nan"), grad_norm=1.0))
+    log.close()
+    app = app_with(home)
+    async with app.run_test(size=(200, 60)) as pilot:
+        screen = await opened(app, pilot, "old-1")
+        loss = screen.query_one("#loss-chart", Chart)
+        await until(pilot, lambda: not loss.data.is_empty)
+        assert [mark.kind for mark in loss.data.marks] == ["save"] * 3 + ["knob", "best", "skip"]
+        assert (loss.data.marks[-2].x, loss.data.marks[-2].label) == (300, "best validation 1.804")
+        assert [mark.kind for mark in screen.query_one("#norm-chart", Chart).data.marks] == ["skip"]
+        for glyph in ("▪", "★", "✗"):
+            assert glyph in shown(screen)
+
+
+async def test_the_core_metric_gets_a_chart_and_a_figure_when_there_is_one(home: Path) -> None:
+    run = scripted_run(home, "old-1", 150)
+    app = app_with(home)
+    async with app.run_test(size=(200, 60)) as pilot:
+        screen = await opened(app, pilot, "old-1")
+        await until(pilot, lambda: "1.279M" in shown(screen))
+        assert "CORE" not in shown(screen)
+        log = run.log()
+        log.append(CoreEvaluated(step=150, core_metric=0.1234, tasks={"a": 0.5}, centred={"a": 0.1234}))
+        log.close()
+        await until(pilot, lambda: "CORE 0.1234" in shown(screen) and "CORE metric" in shown(screen))
+        await pilot.press("v", "v", "v", "v")
+        await until(pilot, lambda: screen.query_one("#core-chart", Chart).has_class("chosen"))
+        await pilot.press("m")
+        await until(pilot, lambda: "CORE metric" in shown(screen) and "gradient norm" not in shown(screen))
+
+
+async def test_a_long_log_is_read_beside_the_screen(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("workbench.train.follow.LONG_LOG_BYTES", 1)
+    monkeypatch.setattr("workbench.charts.curve_cache.WORTH_BYTES", 1)
+    monkeypatch.setattr("workbench.train.follow.WORTH_BYTES", 1)
+    run = scripted_run(home, "old-1", 330, end="stopped")
+    cache = run.path / ".cache" / "curves.npz"
+    for _ in range(2):
+        app = app_with(home)
+        async with app.run_test(size=(80, 24)) as pilot:
+            screen = await opened(app, pilot, "old-1")
+            await until(
+                pilot, lambda screen=screen: "step 330 of 600" in shown(screen) and "300 apples" in shown(screen)
+            )
+            assert "stopped" in "\n".join(line.text for line in screen.query_one("#event-log", RichLog).lines)
+            await until(pilot, cache.exists)
+
+
+async def test_the_log_is_wrapped_for_the_width_it_has(home: Path) -> None:
+    scripted_run(home, "old-1", 250, end="stopped")
+    app = app_with(home)
+    async with app.run_test(size=(80, 24)) as pilot:
+        screen = await opened(app, pilot, "old-1")
+        log = screen.query_one("#event-log", RichLog)
+        await until(pilot, lambda: len(log.lines) > 10)
+        await pilot.resize_terminal(240, 60)
+        await until(pilot, lambda: len(log.lines) < 10)
+        await pilot.resize_terminal(80, 24)
+        await until(pilot, lambda: len(log.lines) > 10)
+
+
+async def test_a_run_whose_log_cannot_be_read_is_told_of(home: Path) -> None:
+    scripted_run(home, "good-1", 30, end="stopped")
+    bad = scripted_run(home, "bad-1", 0)
+    (bad.path / "events.jsonl").unlink()
+    (bad.path / "events.jsonl").mkdir()
+    (bad.path / "events.jsonl" / "x").touch()
+    app = app_with(home)
+    async with app.run_test(size=(120, 30)) as pilot:
+        await opened(app, pilot, "good-1")
+        app.open_train("bad-1")
+        await until(pilot, lambda: was_notified(app, "events.jsonl cannot be read"))
+        await pilot.press("o")
+        await until(pilot, lambda: was_notified(app, "no other run with curves"))

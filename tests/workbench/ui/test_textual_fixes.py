@@ -1,0 +1,111 @@
+"""What Textual gets wrong, and that it does not with the fixes."""
+
+from __future__ import annotations
+
+import asyncio
+from pathlib import Path
+from typing import Any
+
+import pytest
+from textual import events
+from textual.content import Content
+from textual.geometry import Size
+
+from tests.workbench.scripted import ScriptedTrainer
+from workbench.app import WorkbenchApp
+from workbench.train.service import TrainingService
+from workbench.ui.faults import errors_contained
+from workbench.ui.textual_fixes import apply_fixes
+
+apply_fixes()
+
+
+@pytest.fixture
+def app(home: Path) -> WorkbenchApp:
+    return WorkbenchApp(home, training=TrainingService(home, trainer=ScriptedTrainer()))
+
+
+@pytest.mark.parametrize("width", [0, 1, 2])
+def test_text_is_wrapped_in_no_columns(width: int) -> None:
+    unfixed: Any = Content._wrap_and_format.__wrapped__  # type: ignore[attr-defined]
+    if width == 0:
+        with pytest.raises(ValueError, match="must not be zero"):
+            unfixed(Content("words"), width)
+    assert "".join(line.plain for line in Content("words").wrap(width)) == "words"
+
+
+async def test_old_sizes_do_not_keep_a_screen_laying_out(app: WorkbenchApp) -> None:
+    """Two sizes in the queue of a screen, with something between them, as a storm of resizes leaves them."""
+    async with app.run_test(size=(80, 24)) as pilot:
+        screen, laid_out, left = app.screen, [], 200
+        refresh = screen._refresh_layout
+
+        def note(size: Size | None = None, scroll: bool = False) -> None:
+            laid_out.append(size)
+            refresh(size, scroll)
+
+        screen._refresh_layout = note  # type: ignore[method-assign]
+
+        def between() -> None:
+            """What the screen does at every size, as ours do."""
+            nonlocal left
+            left -= 1
+            if left > 0:
+                screen.call_later(between)
+
+        for size in (Size(60, 20), Size(80, 24), Size(60, 20), Size(80, 24)):
+            screen.post_message(events.Resize(size, size))
+            screen.call_later(between)
+        await pilot.pause(0.5)
+        assert Size(60, 20) not in laid_out
+        assert len(laid_out) < 20
+        assert screen.size == Size(80, 24)
+
+
+async def test_the_newest_size_is_taken(app: WorkbenchApp) -> None:
+    async with app.run_test(size=(80, 24)) as pilot:
+        for width in range(1, 120):
+            app.post_message(events.Resize(Size(width, 30), Size(width, 30)))
+            if width % 10 == 0:
+                await asyncio.sleep(0)
+        await pilot.pause(0.3)
+        assert app.size == Size(119, 30)
+        assert app.screen.size == Size(119, 30)
+
+
+async def test_an_error_in_a_handler_is_told_and_the_widget_goes_on(
+    app: WorkbenchApp, capfd: pytest.CaptureFixture[str]
+) -> None:
+    app.survives_errors = True
+    with errors_contained():
+        async with app.run_test(size=(80, 24), notifications=True) as pilot:
+            heard: list[str] = []
+
+            def fail(what: str) -> None:
+                heard.append(what)
+                raise LookupError(what)
+
+            for what in ("one", "two", "three"):
+                app.screen.call_later(fail, what)
+                app.screen.call_next(fail, f"{what} next")
+            app.set_timer(0.01, lambda: fail("timer"))
+            app.run_worker(lambda: fail("worker"), thread=True)
+            await pilot.pause(0.3)
+            assert {"one", "two", "three", "one next", "timer", "worker"} <= set(heard)
+            assert app.is_running
+            (toast,) = app._notifications
+            assert "Something went wrong here (LookupError)" in toast.message
+            await pilot.press("2")
+            assert app.current_mode == "train"
+    written = capfd.readouterr().err
+    assert written.count("Traceback (most recent call last)") == 1, "the same error is written once"
+
+
+async def test_without_that_an_error_ends_a_test(app: WorkbenchApp) -> None:
+    def fail() -> None:
+        raise LookupError("seen")
+
+    with pytest.raises(LookupError, match="seen"):
+        async with app.run_test() as pilot:
+            app.screen.call_later(fail)
+            await pilot.pause(0.2)

@@ -1,0 +1,1 @@
+"""Curves read from event logs and the charts that draw them."""

@@ -1,0 +1,396 @@
+"""A chart of curves in the terminal: zoom, pan, a cursor that reads values out, marks, smoothing, a log axis.
+
+chart = Chart("Loss", x_unit="step", log=True)
+chart.set_data([Series("train", steps, losses), Series("validation", at, values, "accent", "points")],
+               marks=[Mark(500, "checkpoint", "save")], levels=[Level(1.0, "clip")])
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+from itertools import groupby
+from operator import attrgetter
+from typing import ClassVar
+
+from rich.segment import Segment
+from rich.style import Style
+from textual import events
+from textual.binding import Binding, BindingType
+from textual.content import Content
+from textual.message import Message
+from textual.reactive import reactive
+from textual.strip import Strip
+from textual.widget import Widget
+
+from workbench.charts.axes import x_writer
+from workbench.charts.chart_data import COLOURS, ChartData, Level, Mark, Series
+from workbench.charts.drawing import AXIS, Frame, Row, draw, words, x_at
+from workbench.charts.legend import lines_of
+from workbench.text import one_line
+
+__all__ = ["COLOURS", "Chart", "Level", "Mark", "Series"]
+
+SMOOTHINGS = (0.0, 0.6, 0.8, 0.9, 0.95, 0.98, 0.99, 0.995)
+
+
+class Chart(Widget, can_focus=True):
+    """Curves over one x axis. The whole range is shown, and follows the data, until one zooms in."""
+
+    COMPONENT_CLASSES: ClassVar[set[str]] = {
+        f"chart--{name}" for name in (AXIS, "cursor", "empty", *COLOURS, *(f"{colour}-dim" for colour in COLOURS))
+    }
+    DEFAULT_CSS = """
+    Chart {
+        width: 1fr; height: 1fr; border: round $panel-lighten-2; border-title-color: $text;
+        border-subtitle-color: $text-muted;
+        &:focus { border: round $primary; }
+        .chart--axis { color: $foreground 60%; }
+        .chart--cursor { color: $foreground; }
+        .chart--empty { color: $foreground 60%; text-style: italic; }
+        .chart--primary { color: $primary; }
+        .chart--accent { color: $accent; }
+        .chart--success { color: $success; }
+        .chart--secondary { color: $secondary; }
+        .chart--error { color: $error; }
+        .chart--warning { color: $warning; }
+        .chart--primary-dim { color: $primary; text-style: dim; }
+        .chart--accent-dim { color: $accent; text-style: dim; }
+        .chart--success-dim { color: $success; text-style: dim; }
+        .chart--secondary-dim { color: $secondary; text-style: dim; }
+        .chart--error-dim { color: $error; text-style: dim; }
+        .chart--warning-dim { color: $warning; text-style: dim; }
+    }
+    """
+    ALLOW_SELECT = False
+    BINDINGS: ClassVar[list[BindingType]] = [
+        Binding("plus,equals_sign", "zoom(0.5)", "Zoom in", id="chart.zoom-in", key_display="+", show=False),
+        Binding("minus", "zoom(2)", "Zoom out", id="chart.zoom-out", key_display="-", show=False),
+        Binding("0", "reset", "Whole range", id="chart.reset", show=False),
+        Binding("left,h", "pan(-0.25)", "Pan left", id="chart.pan-left", show=False),
+        Binding("right,l", "pan(0.25)", "Pan right", id="chart.pan-right", show=False),
+        Binding("end", "follow", "To the newest", id="chart.follow", show=False),
+        Binding("comma", "cursor(-1)", "Cursor left", id="chart.cursor-left", key_display=",", show=False),
+        Binding("full_stop", "cursor(1)", "Cursor right", id="chart.cursor-right", key_display=".", show=False),
+        Binding("less_than_sign", "cursor(-10)", "Cursor far left", id="chart.cursor-far-left", show=False),
+        Binding("greater_than_sign", "cursor(10)", "Cursor far right", id="chart.cursor-far-right", show=False),
+        Binding("y", "log", "Log axis", id="chart.log"),
+        Binding("left_square_bracket", "smoothing(-1)", "Less smooth", id="chart.rougher", key_display="[", show=False),
+        Binding("right_square_bracket", "smoothing(1)", "Smoother", id="chart.smoother", key_display="]"),
+        Binding("m", "maximise", "Maximise", id="chart.maximise"),
+        Binding("w", "export('csv')", "Save as table (CSV)", id="chart.csv", show=False),
+        Binding("W", "export('svg')", "Save as picture (SVG)", id="chart.svg", show=False),
+        Binding("backspace", "clear_cursor", "No cursor", id="chart.clear-cursor", show=False),
+    ]
+
+    log_axis: reactive[bool] = reactive(False)
+    smoothing: reactive[float] = reactive(0.0)
+    view: reactive[tuple[float, float] | None] = reactive[tuple[float, float] | None](None)
+    """The visible range of x; None: all of it, growing with the data."""
+    cursor: reactive[float | None] = reactive[float | None](None)
+    """Where the read-out reads, as x."""
+
+    class MaximiseRequested(Message):
+        """The person wants this chart to fill the screen, or to be one of several again."""
+
+        def __init__(self, chart: Chart) -> None:
+            super().__init__()
+            self.chart = chart
+
+        @property
+        def control(self) -> Chart:
+            return self.chart
+
+    class CursorMoved(Message):
+        """The cursor was moved by the person; x is None when it was taken away. For charts that move together."""
+
+        def __init__(self, chart: Chart, x: float | None) -> None:
+            super().__init__()
+            self.chart, self.x = chart, x
+
+        @property
+        def control(self) -> Chart:
+            return self.chart
+
+    class ViewChanged(Message):
+        """The person zoomed or panned; view is None when all is shown again. `following`: it moves with the newest."""
+
+        def __init__(self, chart: Chart, view: tuple[float, float] | None, following: bool) -> None:
+            super().__init__()
+            self.chart, self.view, self.following = chart, view, following
+
+        @property
+        def control(self) -> Chart:
+            return self.chart
+
+    class ExportRequested(Message):
+        """The person wants the curves in a file: kind is "csv" or "svg"; `subject` names what they are of."""
+
+        def __init__(self, chart: Chart, kind: str) -> None:
+            super().__init__()
+            self.chart, self.kind = chart, kind
+            self.subject = str(getattr(chart.screen, "subject", ""))
+
+    def __init__(
+        self,
+        title: str = "",
+        *,
+        x_unit: str = "step",
+        log: bool = False,
+        smoothing: float = 0.0,
+        empty: str = "waiting for the first step",
+        alone: bool = False,
+        id: str | None = None,
+        classes: str | None = None,
+    ) -> None:
+        """`x_unit` is "step", "tokens" or "time" (seconds); `empty` is shown while there is nothing to draw;
+        `alone`: there is no more room that the screen could give it."""
+        super().__init__(id=id, classes=classes)
+        self.border_title = Content(one_line(title))
+        self.name_for_files = one_line(title).partition("(")[0].strip().replace(" ", "-") or "chart"
+        self.x_unit = x_unit
+        self.empty = empty
+        self.alone = alone
+        self.data = ChartData()
+        self.draw_cost = 0.0
+        """Seconds of work that the picture now shown has taken."""
+        self._following = False
+        self._strips: list[Strip] | None = None
+        self._styles: dict[str, Style] = {}
+        self._frame = Frame([], 0, 0)
+        self.set_reactive(Chart.log_axis, log)
+        self.set_reactive(Chart.smoothing, smoothing)
+
+    # What is shown
+
+    def set_data(
+        self,
+        series: Sequence[Series],
+        marks: Sequence[Mark] = (),
+        levels: Sequence[Level] = (),
+        *,
+        x_unit: str | None = None,
+    ) -> None:
+        """Show these curves in place of the ones before. Cheap enough for a million points, once a second."""
+        if x_unit is not None and x_unit != self.x_unit:
+            self.x_unit = x_unit
+            self.set_reactive(Chart.view, None)
+            self.set_reactive(Chart.cursor, None)
+        self.data.replace(series, marks, levels)
+        if self._following and self.view is not None:
+            low, high = self.view
+            newest = self.extent()[1]
+            self.set_reactive(Chart.view, (newest - (high - low), newest))
+        self.redraw()
+
+    def extent(self) -> tuple[float, float]:
+        """The least and the greatest x there is; (0, 1) while there is none."""
+        return self.data.extent()
+
+    @property
+    def visible_cursor(self) -> float | None:
+        """The cursor, unless the view has left it behind: then the newest values are read out."""
+        if self.cursor is None or self.view is None:
+            return self.cursor
+        return self.cursor if self.view[0] <= self.cursor <= self.view[1] else None
+
+    def redraw(self) -> None:
+        """Draw again at the next refresh; nothing is drawn while the chart is not visible."""
+        self._strips = None
+        self._write_subtitle()
+        self.refresh()
+
+    # Drawing
+
+    def render_line(self, y: int) -> Strip:
+        if self._strips is None:
+            began = time.thread_time()
+            self._strips = self._draw()
+            self.draw_cost = time.thread_time() - began
+        return self._strips[y] if y < len(self._strips) else Strip.blank(self.size.width)
+
+    def notify_style_update(self) -> None:
+        super().notify_style_update()
+        self._strips = None
+        self._styles.clear()
+
+    def on_resize(self) -> None:
+        self.redraw()
+
+    def _draw(self) -> list[Strip]:
+        width, height = self.size
+        if self.data.is_empty:
+            return self._painted(words(self.empty, width, height))
+        glyphs = self.data.glyphs(self.app.no_color)
+        look = {"log": self.log_axis, "unit": self.x_unit, "cursor": self.cursor}
+        scene = self.data.scene(self.view or self.extent(), self.smoothing, glyphs, **look)
+        legend = self._legend(width, height // 3, glyphs) if height >= 6 and width >= 16 else []
+        self._frame = draw(scene, width, height - len(legend))
+        return legend + self._painted(self._frame.rows)
+
+    def _legend(self, width: int, most: int, glyphs: Sequence[str]) -> list[Strip]:
+        low, high = self.view or self.extent()
+        reach = (high - low) / (self._frame.columns or width) * 0.75
+        entries = self.data.legend(glyphs, self.visible_cursor, self.smoothing, self.x_unit, reach)
+        lines = lines_of(entries, width, most)
+        return [self._strip(line).adjust_cell_length(width, self.rich_style) for line in lines]
+
+    def _painted(self, rows: Sequence[Row]) -> list[Strip]:
+        return [
+            self._strip(
+                [("".join(cell.glyph for cell in run), style) for style, run in groupby(row, attrgetter("style"))]
+            )
+            for row in rows
+        ]
+
+    def _strip(self, texts: Sequence[tuple[str, str]]) -> Strip:
+        return Strip([Segment(text, self._style(name)) for text, name in texts if text])
+
+    def _style(self, name: str) -> Style:
+        if name not in self._styles:
+            self._styles[name] = self.get_component_rich_style(f"chart--{name}") if name else self.rich_style
+        return self._styles[name]
+
+    def _write_subtitle(self) -> None:
+        notes = []
+        if self.log_axis:
+            notes.append("log")
+        if self.smoothing:
+            notes.append(f"smooth {self.smoothing:g}")
+        if self.view is not None:
+            write = x_writer(self.x_unit)
+            notes.append(
+                f"{write(self.view[0])}–{write(self.view[1])}{' following' if self._following else ''}, 0 = all"
+            )
+        if self.size.height < 6 and self.data.series:
+            notes.insert(0, self.data.value_text(0, self.visible_cursor, self.smoothing))
+        self.border_subtitle = Content(" · ".join(notes))
+
+    # What the person does
+
+    def check_action(self, action: str, parameters: tuple[object, ...]) -> bool | None:
+        return action != "maximise" or not self.alone
+
+    def _look_changed(self) -> None:
+        self.redraw()
+
+    watch_log_axis = watch_smoothing = watch_view = watch_cursor = _look_changed
+
+    def action_log(self) -> None:
+        """Logarithmic y axis on or off."""
+        self.log_axis = not self.log_axis
+
+    def action_smoothing(self, by: int) -> None:
+        """More or less smoothing."""
+        place = min(range(len(SMOOTHINGS)), key=lambda index: abs(SMOOTHINGS[index] - self.smoothing))
+        self.smoothing = SMOOTHINGS[min(max(place + by, 0), len(SMOOTHINGS) - 1)]
+
+    def action_maximise(self) -> None:
+        """Ask the screen for all of its room, or to give it back."""
+        self.post_message(self.MaximiseRequested(self))
+
+    def action_export(self, kind: str) -> None:
+        """Ask for a file of what is drawn."""
+        self.post_message(self.ExportRequested(self, kind))
+
+    def action_reset(self) -> None:
+        """All of the range again."""
+        self._look_at(None)
+
+    def action_follow(self) -> None:
+        """Keep the zoom, and move with the newest data."""
+        if self.view is not None:
+            self.action_pan(1e9)
+
+    def action_zoom(self, factor: float, about: float | None = None) -> None:
+        """Show `factor` times as much, around `about`, the cursor, or the middle."""
+        extent = self.extent()
+        low, high = self.view or extent
+        centre = about if about is not None else self.visible_cursor
+        if centre is None:
+            centre = (low + high) / 2
+        centre = min(max(centre, low), high)
+        least = max((extent[1] - extent[0]) * 1e-6, 1e-9)
+        span = max((high - low) * factor, least)
+        if span >= extent[1] - extent[0]:
+            self._look_at(None)
+            return
+        start = centre - (centre - low) / max(high - low, least) * span
+        start = min(max(start, extent[0]), extent[1] - span)
+        self._look_at((start, start + span))
+
+    def action_pan(self, share: float) -> None:
+        """Move by a share of the width; at the right end the view follows the newest data."""
+        if self.view is None:
+            return
+        first, newest = self.extent()
+        span = self.view[1] - self.view[0]
+        start = min(max(self.view[0] + share * span, first), newest - span)
+        self._look_at((start, start + span), following=start + span >= newest)
+
+    def action_cursor(self, columns: int) -> None:
+        """Move the cursor by columns, onto the nearest point of the first curve."""
+        low, high = self.view or self.extent()
+        step = (high - low) / max(1, self._frame.columns)
+        at = self.visible_cursor
+        if at is None:
+            self._read(high if columns < 0 else low)
+        else:
+            self._read(min(max(at + columns * step, low), high), beyond=at, forward=columns > 0)
+
+    def action_clear_cursor(self) -> None:
+        """Take the cursor away."""
+        self.cursor = None
+        self.post_message(self.CursorMoved(self, None))
+
+    def look_along(self, view: tuple[float, float] | None, following: bool = False) -> None:
+        """Show this range of x, as another chart does."""
+        self._following = following and view is not None
+        self.view = view
+        self._write_subtitle()
+
+    def _look_at(self, view: tuple[float, float] | None, following: bool = False) -> None:
+        self.look_along(view, following)
+        self.post_message(self.ViewChanged(self, view, self._following))
+
+    def _read(self, x: float, beyond: float | None = None, forward: bool = True) -> None:
+        """Put the cursor on the point nearest to x, and at least one point beyond where it was."""
+        nearest = self.data.nearest(x, beyond, forward)
+        if nearest is not None:
+            self.cursor = nearest
+            self.post_message(self.CursorMoved(self, nearest))
+
+    def _x_under(self, event: events.MouseEvent) -> float | None:
+        offset = event.get_content_offset(self)
+        if offset is None or not self._frame.columns:
+            return None
+        low, high = self.view or self.extent()
+        return x_at(offset.x - self._frame.left, low, high, self._frame.columns)
+
+    def on_mouse_down(self, event: events.MouseDown) -> None:
+        self.capture_mouse()
+        self._follow_mouse(event)
+
+    def on_mouse_up(self) -> None:
+        self.release_mouse()
+
+    def on_mouse_move(self, event: events.MouseMove) -> None:
+        if event.button:
+            self._follow_mouse(event)
+
+    def _follow_mouse(self, event: events.MouseEvent) -> None:
+        x = self._x_under(event)
+        if x is not None:
+            self._read(x)
+
+    def on_mouse_scroll_up(self, event: events.MouseScrollUp) -> None:
+        self._wheel(event, 0.8)
+
+    def on_mouse_scroll_down(self, event: events.MouseScrollDown) -> None:
+        self._wheel(event, 1.25)
+
+    def _wheel(self, event: events.MouseEvent, factor: float) -> None:
+        """Zoom about the pointer, once the chart has the focus: until then the wheel scrolls what it lies in."""
+        if self.has_focus:
+            event.stop()
+            self.action_zoom(factor, self._x_under(event))

@@ -1,0 +1,342 @@
+"""A run's event log as growing arrays: what the charts draw, and what the numbers beside them say.
+
+A long log is read by `RunCurves.catch_up`, outside the screen's thread: stretches of logged steps, which are nearly all
+of it, become rows without becoming events first. What was read is kept beside the run (`curve_cache`), so that the next
+opening reads only what came since.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, ClassVar
+
+import numpy as np
+from numpy.typing import NDArray
+
+from llm.events import (
+    CommandRefused,
+    CoreEvaluated,
+    Evaluated,
+    Event,
+    Finished,
+    KnobSet,
+    Progress,
+    RolledBack,
+    Sampled,
+    Saved,
+    Skipped,
+    Started,
+    StepLogged,
+)
+from llm.run import Run
+from llm.run.log import last_event_of, parse_event, paused_after
+from workbench.charts.step_lines import read_rows, stretches
+
+Array = NDArray[np.float64]
+
+STEP_COLUMNS = (
+    "step",
+    "elapsed",
+    "tokens_seen",
+    "loss",
+    "lr",
+    "lr_multiplier",
+    "grad_norm",
+    "step_ms",
+    "tokens_per_second",
+    "mfu",
+    "memory_bytes",
+)
+VALIDATION_COLUMNS = ("step", "elapsed", "validation_loss", "perplexity", "bits_per_byte", "train_loss")
+CORE_COLUMNS = ("step", "elapsed", "core_metric")
+
+LONG_STRETCH = 8  # logged steps in a row that are worth taking in at once
+READ_BYTES = 1 << 20  # taken in at once while catching up: about 10 ms of work
+TOLD = 400  # events besides steps that are remembered for the event log
+
+PACE_SECONDS, PACE_SHARE = 30.0, 0.05
+"""How far back the pace is looked at that tells the time left: half a minute, or this share of all steps if longer."""
+SLOWEST = 4.0  # times the usual one: a step that took longer, as it compiled or waited, says little of those to come
+
+AXES = {"step": "step", "tokens": "tokens_seen", "time": "elapsed"}
+"""What the x axis can be, and the column of the steps that holds it."""
+
+
+class Table:
+    """Rows of float64 that grow at the end and are cut at a step; the first column is the step and never falls."""
+
+    def __init__(self, columns: tuple[str, ...], rows: Array | None = None) -> None:
+        """`rows` has shape (rows, columns); none where it is not given."""
+        self.columns = columns
+        self.rows = 0
+        self._values: Array = np.empty((len(columns), 64))
+        if rows is not None:
+            self.extend(rows)
+
+    def __len__(self) -> int:
+        return self.rows
+
+    def append(self, event: Event) -> None:
+        """Add one row from the event's attributes; None becomes NaN."""
+        values = (getattr(event, name) for name in self.columns)
+        self.extend(np.array([[np.nan if value is None else value for value in values]], dtype=np.float64))
+
+    def extend(self, rows: Array) -> None:
+        """Add rows, shape (rows, columns)."""
+        needed = self.rows + len(rows)
+        if needed > self._values.shape[1]:
+            grown = np.empty((len(self.columns), max(needed, 2 * self._values.shape[1])))
+            grown[:, : self.rows] = self._values[:, : self.rows]
+            self._values = grown
+        self._values[:, self.rows : needed] = rows.T
+        self.rows = needed
+
+    def __getitem__(self, column: str) -> Array:
+        """One column, as a view: shape (rows,)."""
+        return self._values[self.columns.index(column), : self.rows]
+
+    def array(self) -> Array:
+        """All of it, as a view of shape (rows, columns)."""
+        return self._values[:, : self.rows].T
+
+    def keep_until(self, step: int) -> None:
+        """Forget the rows after `step`."""
+        self.rows = int(np.searchsorted(self["step"], step, side="right"))
+
+
+@dataclass(frozen=True)
+class RunMark:
+    """Something that happened at a step: `kind` is save, knob, skip or rollback."""
+
+    step: int
+    kind: str
+    text: str
+
+
+class RunCurves:
+    """Follows one run's `events.jsonl`.
+
+    `Started` and `RolledBack` void what was logged after their step, since a killed run logs those steps once more.
+    """
+
+    def __init__(self, run: Run, *, last_bytes: int | None = None) -> None:
+        """`last_bytes`: begin that far before the end of the log instead of at its beginning, where only what happens
+        from now on matters."""
+        self.run = run
+        self.steps = Table(STEP_COLUMNS)
+        self.validation = Table(VALIDATION_COLUMNS)
+        self.core = Table(CORE_COLUMNS)
+        self.marks: list[RunMark] = []
+        self.samples: deque[Sampled] = deque(maxlen=2)
+        self.started: Started | None = None
+        self.progress: Progress | None = None
+        self.last_step: StepLogged | None = None
+        self.last_evaluation: Evaluated | None = None
+        self.finished: Finished | None = None
+        self.paused = False
+        self.knobs: dict[str, Any] = {}
+        """Live knobs that were set, by path, with the values now in effect."""
+        self.told: deque[Event] = deque(maxlen=TOLD)
+        """The newest events other than steps and progress, oldest first."""
+        self.lines = run.tail().lines
+        if last_bytes is not None:
+            self.lines.offset = max(0, self.unread_bytes - last_bytes)
+            self.started = last_event_of(Path(self.lines.path), Started)  # how long the run is to be
+
+    def poll(self, limit: int = 1 << 21) -> list[Event]:
+        """Take in what was logged since the last call, at most about `limit` bytes of it; returns those events, but of
+        a long stretch of logged steps only the last."""
+        events: list[Event] = []
+        parts = list(stretches(self.lines.read(limit)))
+        rows = read_rows(b"".join(part.text for part in parts if part.steps >= LONG_STRETCH), STEP_COLUMNS)
+        for part in parts:
+            lines = part.text
+            if part.steps >= LONG_STRETCH:
+                taken, rows = rows[: part.steps], rows[part.steps :]
+                if self._take_in_steps(taken[:-1]):
+                    lines = lines[lines.rfind(b"\n", 0, -1) + 1 :]
+            events += self._take_in(lines.split(b"\n"))
+        return events
+
+    @property
+    def unread_bytes(self) -> int:
+        """Bytes of the log that were not taken in yet."""
+        try:
+            return max(0, Path(self.lines.path).stat().st_size - self.lines.offset)
+        except OSError:
+            return 0
+
+    def catch_up(self, progress: Callable[[float], bool] = lambda share: True) -> None:
+        """Take in all there is. `progress` gets the share that is done now and then, and says whether to go on."""
+        total = self.unread_bytes
+        while self.unread_bytes and progress(1 - min(1.0, self.unread_bytes / total)):
+            before = self.lines.offset
+            self.poll(READ_BYTES)
+            if self.lines.offset == before:
+                return
+
+    def _take_in(self, lines: Iterable[bytes]) -> list[Event]:
+        events = [event for line in lines if (event := parse_event(line)) is not None]
+        self.paused = paused_after(events, self.paused)
+        for event in events:
+            handler = self._HANDLERS.get(type(event))
+            if handler is not None:
+                handler(self, event)
+            if not isinstance(event, StepLogged | Progress):
+                self.told.append(event)
+        return events
+
+    def _take_in_steps(self, rows: Array) -> bool:
+        """Add rows of logged steps; False where the steps do not rise and must be read one by one."""
+        before = self.steps["step"][-1] if len(self.steps) else -np.inf
+        if rows[0, 0] <= before or (np.diff(rows[:, 0]) <= 0).any():
+            return False
+        self.steps.extend(rows)
+        self.progress = None
+        return True
+
+    @property
+    def step(self) -> int:
+        """The last completed step that is known."""
+        if self.last_step is not None:
+            return self.last_step.step
+        return self.started.step if self.started is not None else 0
+
+    @property
+    def total_steps(self) -> int:
+        return self.started.total_steps if self.started is not None else 0
+
+    @property
+    def is_preparing(self) -> bool:
+        """Whether what was logged last belongs to the time before the first step."""
+        waiting = self.progress is not None and self.progress.step == 0
+        return self.finished is None and (self.started is None or waiting)
+
+    @property
+    def refused_stop(self) -> bool:
+        """Whether the last request to stop was refused because the run could not be saved, and no save came since."""
+        for event in reversed(self.told):
+            if isinstance(event, Saved) and event.kind == "checkpoint":
+                return False
+            if isinstance(event, CommandRefused) and event.command == "stop":
+                return True
+        return False
+
+    @property
+    def best_validation(self) -> float | None:
+        """The lowest finite validation loss so far, nats per token."""
+        losses = self.validation["validation_loss"]
+        finite = losses[np.isfinite(losses)]
+        return float(finite.min()) if finite.size else None
+
+    @property
+    def best_evaluation(self) -> tuple[int, float] | None:
+        """Step and validation loss of the best evaluation so far."""
+        best = self.best_validation
+        if best is None:
+            return None
+        place = int(np.flatnonzero(self.validation["validation_loss"] == best)[0])
+        return int(self.validation["step"][place]), best
+
+    def x_of(self, table: Table, unit: str) -> Array:
+        """The rows of `table` on an axis of steps, "tokens" or training "time" in seconds: shape (rows,)."""
+        if unit == "time":
+            return table["elapsed"]
+        return self.x_at(table["step"], "tokens") if unit == "tokens" and table is not self.steps else table[AXES[unit]]
+
+    def x_at(self, steps: Array, unit: str) -> Array:
+        """Where steps lie on such an axis, between the logged steps by straight lines."""
+        if unit == "step" or not len(self.steps):
+            return steps
+        return np.interp(steps, self.steps["step"], self.steps[AXES[unit]])
+
+    @property
+    def seconds_left(self) -> float | None:
+        """Expected training seconds to the end, from the pace of the last logged steps; None while it is unknown."""
+        if self.total_steps == 0 or len(self.steps) == 0 or self.finished is not None:
+            return None
+        step, elapsed = self.steps["step"], self.steps["elapsed"]
+        first = min(
+            np.searchsorted(elapsed, elapsed[-1] - PACE_SECONDS),
+            np.searchsorted(step, step[-1] - PACE_SHARE * self.total_steps),
+        )
+        pace = self.steps["step_ms"][first:]
+        pace = pace[np.isfinite(pace) & (pace > 0)]
+        if not pace.size:
+            return None
+        usual = np.minimum(pace, SLOWEST * np.median(pace)).mean()
+        return float(usual) / 1000 * (self.total_steps - self.step)
+
+    def _on_started(self, event: Started) -> None:
+        self._void_after(event.step)
+        self.knobs.update(event.changed)
+        self.started, self.progress, self.finished = event, None, None
+
+    def _on_progress(self, event: Progress) -> None:
+        self.progress, self.finished = event, None
+
+    def _on_step(self, event: StepLogged) -> None:
+        if len(self.steps) and event.step <= self.steps["step"][-1]:
+            self.steps.keep_until(event.step - 1)
+        self.steps.append(event)
+        self.last_step = event
+        self.progress = None
+
+    def _on_evaluated(self, event: Evaluated) -> None:
+        if len(self.validation) and event.step <= self.validation["step"][-1]:
+            self.validation.keep_until(event.step - 1)
+        self.validation.append(event)
+        self.last_evaluation = event
+        self.progress = None
+
+    def _on_core(self, event: CoreEvaluated) -> None:
+        if len(self.core) and event.step <= self.core["step"][-1]:
+            self.core.keep_until(event.step - 1)
+        self.core.append(event)
+        self.progress = None
+
+    def _on_sampled(self, event: Sampled) -> None:
+        self.samples.append(event)
+
+    def _on_saved(self, event: Saved) -> None:
+        if event.kind == "checkpoint":
+            self.marks.append(RunMark(event.step, "save", f"saved {event.path}"))
+
+    def _on_knob(self, event: KnobSet) -> None:
+        self.knobs[event.key] = event.value
+        self.marks.append(RunMark(event.step, "knob", f"{event.key} {event.previous} → {event.value}"))
+
+    def _on_skipped(self, event: Skipped) -> None:
+        self.marks.append(RunMark(event.step, "skip", event.reason))
+
+    def _on_rolled_back(self, event: RolledBack) -> None:
+        self._void_after(event.step)
+        self.marks.append(RunMark(event.step, "rollback", event.reason))
+
+    def _on_finished(self, event: Finished) -> None:
+        self.finished, self.progress = event, None
+
+    def _void_after(self, step: int) -> None:
+        self.steps.keep_until(step)
+        self.validation.keep_until(step)
+        self.core.keep_until(step)
+        self.marks = [mark for mark in self.marks if mark.step <= step]
+        if self.last_step is not None and self.last_step.step > step:
+            self.last_step = None
+
+    _HANDLERS: ClassVar[dict[type[Event], Callable[[RunCurves, Any], None]]] = {
+        Started: _on_started,
+        Progress: _on_progress,
+        StepLogged: _on_step,
+        Evaluated: _on_evaluated,
+        CoreEvaluated: _on_core,
+        Sampled: _on_sampled,
+        Saved: _on_saved,
+        KnobSet: _on_knob,
+        Skipped: _on_skipped,
+        RolledBack: _on_rolled_back,
+        Finished: _on_finished,
+    }

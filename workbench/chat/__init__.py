@@ -1,0 +1,1 @@
+"""The Chat screen and the chat service."""

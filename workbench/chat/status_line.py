@@ -1,0 +1,48 @@
+"""The line under a conversation: how a reply is doing, why it ended, and what else there is to say."""
+
+from __future__ import annotations
+
+from textual.content import Content
+from textual.widgets import Static
+
+from workbench.chat.reply import Pace
+from workbench.text import clean, counted
+
+REASONS = {
+    "stop": "ended by itself",
+    "length": "as long as max tokens allows",
+    "cancelled": "stopped",
+    "failed": "failed",
+}
+
+
+class ChatStatus(Static):
+    """One line, cut where it is too long: what matters most comes first."""
+
+    DEFAULT_CSS = """
+    ChatStatus { height: 1; padding: 0 1; color: $text-muted; text-wrap: nowrap; text-overflow: ellipsis; }
+    """
+
+    def __init__(self, id: str | None = None) -> None:
+        super().__init__(id=id, markup=False)
+
+    def say(self, text: str, warn: bool = False) -> None:
+        self.update(Content.styled(clean(text), "$warning" if warn else ""))
+
+    def show_pace(self, pace: Pace, dropped_turns: int, problem: str = "") -> None:
+        """A reply that is being written; `problem` is that of knobs that cannot hold."""
+        self.say(" · ".join(filter(None, (problem, *figures(pace, dropped_turns)))), warn=bool(problem))
+
+    def show_end(self, pace: Pace, dropped_turns: int, reason: str, *hints: str) -> None:
+        """A reply that is over, why, and what can be done with it."""
+        self.say(" · ".join(filter(None, (REASONS.get(reason, reason), *figures(pace, dropped_turns), *hints))))
+
+
+def figures(pace: Pace, dropped_turns: int) -> list[str]:
+    """What a reply took, in words."""
+    return [
+        counted(pace.tokens, "token") if pace.tokens else "",
+        f"{pace.tokens_per_second:.0f} tokens/s" if pace.tokens_per_second else "",
+        f"first after {pace.first * 1000:.0f} ms" if pace.tokens else "",
+        f"{counted(dropped_turns, 'oldest turn')} dropped" if dropped_turns else "",
+    ]

@@ -1,0 +1,186 @@
+"""Conversations on disk: `<home>/transcripts/*.jsonl`, a header line and then a line per exchange, only ever appended.
+
+Each line is written with one `write`, so that a reader finds it whole or not at all; a torn last line is skipped.
+"""
+
+from __future__ import annotations
+
+import json
+import secrets
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+from itertools import pairwise
+from pathlib import Path
+from typing import Any
+
+from llm.errors import UserError
+from llm.events import is_moment
+from llm.files import write_atomic
+from llm.reader import WRONG_SHAPE, Malformed, parse_json, read_bytes
+from llm.run.log import LineAppender
+from workbench.chat.conversation import Conversation, Exchange
+
+FORMAT = 1
+FOLDER = "transcripts"
+EXPORTS = "exports"
+MAX_BYTES = 256 << 20
+
+
+@dataclass(frozen=True)
+class Past:
+    """A conversation that was kept: what distinguishes it in a list, and all its text for a search."""
+
+    file: Path
+    created: float
+    models: tuple[str, ...]
+    """Those that replied; a prompt that failed has none."""
+    prompt: str
+    exchanges: int
+    text: str
+
+    def holds(self, words: list[str]) -> bool:
+        """Whether every one of `words`, in lower case, occurs in it."""
+        return all(word in self.text for word in words)
+
+
+def keep(home: Path, conversation: Conversation, exchange: Exchange) -> None:
+    """Append an exchange that is over to the file of its conversation. UserError where the disk refuses."""
+    lines = b""
+    if conversation.file is None:
+        moment = time.strftime("%Y%m%d-%H%M%S", time.localtime(conversation.created))
+        conversation.file = home / FOLDER / f"{moment}-{secrets.token_hex(3)}.jsonl"
+        lines = line_of({"format": FORMAT, "type": "conversation", "created": conversation.created})
+    lines += line_of({"type": "exchange"} | exchange.to_record())
+    try:
+        conversation.file.parent.mkdir(parents=True, exist_ok=True)
+        appender = LineAppender(conversation.file)
+        try:
+            whole = appender.append(lines)
+        finally:
+            appender.close()
+    except OSError as error:
+        raise UserError(f"{conversation.file} cannot be written ({error.strerror}); the reply is not kept.") from error
+    if not whole:
+        raise UserError(f"{conversation.file} could not be written, the disk may be full; the reply is not kept.")
+
+
+def line_of(record: dict[str, Any]) -> bytes:
+    """One line of JSON. Lone surrogates, which UTF-8 cannot hold, are escaped."""
+    text = json.dumps(record, ensure_ascii=False, allow_nan=False)
+    try:
+        return text.encode() + b"\n"
+    except UnicodeEncodeError:
+        return json.dumps(record, allow_nan=False).encode() + b"\n"
+
+
+def records(file: Path) -> Iterator[dict[str, Any]]:
+    """The lines of a file that are JSON objects. UserError where it cannot be read or is of a later format."""
+    try:
+        data = read_bytes(file, MAX_BYTES)
+    except (OSError, Malformed) as error:
+        reason = (error.strerror if isinstance(error, OSError) else "") or error
+        raise UserError(f"{file} cannot be read ({reason}); choose another conversation.") from error
+    for line in data.splitlines():
+        try:
+            record = parse_json(line)
+        except Malformed:
+            continue  # a line that a crash has torn
+        if isinstance(record, dict):
+            version = record.get("format", 0)
+            if record.get("type") == "conversation" and isinstance(version, int) and version > FORMAT:
+                raise UserError(f"{file} was written by a newer llm-workbench; upgrade to read it.")
+            yield record
+
+
+def load(file: Path) -> Conversation:
+    """A conversation that was kept. Lines that are damaged, and what followed them, are left out."""
+    conversation = Conversation()
+    conversation.file = file
+    for record in records(file):
+        if record.get("type") == "conversation" and is_moment(record.get("created")):
+            conversation.created = float(record["created"])
+        elif record.get("type") == "exchange":
+            try:
+                conversation.insert(Exchange.from_record(record))
+            except (UserError, *WRONG_SHAPE):
+                continue
+    return conversation
+
+
+def list_past(home: Path, limit: int = 2000) -> list[Past]:
+    """The conversations of `home`, the newest first. Files that cannot be read are left out."""
+    found = []
+    for file in sorted((home / FOLDER).glob("*.jsonl"), reverse=True)[:limit]:
+        try:
+            conversation = load(file)
+        except UserError:
+            continue
+        if conversation.exchanges:
+            found.append(described(conversation, file))
+    return found
+
+
+def described(conversation: Conversation, file: Path) -> Past:
+    """What the list says of a conversation."""
+    exchanges = list(conversation.exchanges.values())
+    models = tuple(dict.fromkeys(one.model for one in exchanges if one.model))
+    words = " ".join(text for one in exchanges for text in (one.prompt, one.file_text, one.reply, one.model))
+    return Past(file, conversation.created, models, exchanges[0].prompt, len(exchanges), words.casefold())
+
+
+def recent_prompts(home: Path, files: int = 50) -> list[str]:
+    """What was asked in the newest conversations of `home`, oldest first, without repetitions in a row."""
+    prompts: list[str] = []
+    for file in sorted((home / FOLDER).glob("*.jsonl"))[-files:]:
+        try:
+            asked = [one.prompt for one in load(file).exchanges.values() if one.prompt.strip()]
+        except UserError:
+            continue
+        prompts += [prompt for before, prompt in pairwise(["", *asked]) if prompt != before]
+    return prompts
+
+
+# Exports
+
+
+def export(home: Path, conversation: Conversation) -> tuple[Path, Path]:
+    """Write what is shown as Markdown, and all branches as JSONL; returns where."""
+    stem = conversation.file.stem if conversation.file is not None else time.strftime("%Y%m%d-%H%M%S")
+    folder = home / EXPORTS
+    markdown, jsonl = folder / f"{stem}.md", folder / f"{stem}.jsonl"
+    lines = b"".join(line_of(one.to_record()) for one in conversation.exchanges.values())
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        write_atomic(markdown, as_markdown(conversation).encode("utf-8", "replace"))
+        write_atomic(jsonl, lines)
+    except OSError as error:
+        raise UserError(f"{folder} cannot be written ({error.strerror}); free some space, or change it.") from error
+    return markdown, jsonl
+
+
+def as_markdown(conversation: Conversation) -> str:
+    """What is shown of a conversation. Prompts and replies are fenced, so that nothing in them becomes markup."""
+    moment = time.strftime("%Y-%m-%d %H:%M", time.localtime(conversation.created))
+    parts = [f"# Conversation of {moment}\n"]
+    for exchange in conversation.path():
+        seed = f"seed {exchange.knobs.seed}, temperature {exchange.knobs.temperature:g}"
+        live = ", in training" if exchange.live else ""
+        if exchange.kind != "on":
+            file = f"{fenced(exchange.prompt)}\n\n" if exchange.file_text else ""
+            parts.append(f"**Prompt**\n\n{file}{fenced(exchange.question)}\n")
+        parts.append(f"**{exchange.model or 'no model'}**{live} ({seed})\n")
+        if exchange.reply or not exchange.problem:
+            parts.append(f"{fenced(exchange.reply)}\n")
+        parts += [f"sample {number}:\n\n{fenced(text)}\n" for number, text in enumerate(exchange.others, 2)]
+        if exchange.problem:
+            parts.append(f"failed:\n\n{fenced(exchange.problem)}\n")
+    return "\n".join(parts)
+
+
+def fenced(text: str) -> str:
+    """A block of Markdown code whose fence is longer than any in the text."""
+    fence = "```"
+    while fence in text:
+        fence += "`"
+    return f"{fence}text\n{text}\n{fence}"

@@ -1,0 +1,71 @@
+"""Any text as tokens: a field to type into, and what a tokenizer makes of it."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from textual import on
+from textual.app import ComposeResult
+from textual.containers import Vertical, VerticalScroll
+from textual.content import Content
+from textual.widgets import Static, TextArea
+
+from llm.config import RunConfig
+from workbench.chat.tokens import coloured
+
+if TYPE_CHECKING:
+    from llm.tokenizer import Tokenizer
+
+MOST_CHARACTERS = 5000  # of a text typed in, shown as tokens
+
+
+class TokenTrial(Vertical):
+    """The tokens of whatever is typed, by the tokenizer given last; by bytes until one is given."""
+
+    def __init__(self, *, id: str) -> None:
+        super().__init__(id=id)
+        self.tokenizer: Tokenizer | None = None
+        self.source = "bytes"
+        self.with_ids = False
+
+    def compose(self) -> ComposeResult:
+        yield TextArea(id="try-text", tab_behavior="focus", placeholder="t: type a text to see its tokens")
+        with VerticalScroll(id="try-page", can_focus=False):
+            yield Static(id="try-tokens", markup=False)
+
+    def on_mount(self) -> None:
+        self.query_one(TextArea).border_title = "text"
+
+    def begin(self) -> None:
+        """Let the person type."""
+        self.query_one(TextArea).focus()
+
+    def use(self, tokenizer: Tokenizer, name: str) -> None:
+        """Split with this tokenizer from now on."""
+        self.tokenizer, self.source = tokenizer, name
+        self.show()
+
+    def show_ids(self, with_ids: bool) -> None:
+        """Show the ids of the tokens, or not."""
+        self.with_ids = with_ids
+        self.show()
+
+    @on(TextArea.Changed)
+    def show(self) -> None:
+        """Split what was typed."""
+        typed = self.query_one(TextArea).text
+        target = self.query_one("#try-tokens", Static)
+        if not typed:
+            target.update("")
+            return
+        if self.tokenizer is None:
+            from llm.tokenizer.byte import ByteTokenizer
+
+            self.tokenizer = ByteTokenizer(RunConfig().tokenizer.special_tokens)
+        text = typed[:MOST_CHARACTERS]
+        ids = self.tokenizer.encode(text, special=True)
+        size = len(text.encode("utf-8", "replace"))
+        cut = f", of the first {MOST_CHARACTERS:,} characters" if len(typed) > MOST_CHARACTERS else ""
+        head = f"{len(ids):,} tokens ({self.source}), {size / max(1, len(ids)):.2f} bytes each{cut}\n"
+        tokens = coloured(self.tokenizer, ids, with_ids=self.with_ids, monochrome=self.app.no_color)
+        target.update(Content.assemble((head, "$foreground-muted"), tokens))

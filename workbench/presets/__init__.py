@@ -1,0 +1,1 @@
+"""The Presets screen and what it shows."""

@@ -1,0 +1,96 @@
+"""Making a preset small enough for this machine and a person's patience: what would change, before it does."""
+
+from __future__ import annotations
+
+import re
+from typing import ClassVar
+
+from textual import on
+from textual.app import ComposeResult
+from textual.binding import Binding, BindingType
+from textual.containers import Vertical, VerticalScroll
+from textual.content import Content
+from textual.widgets import Input, Static
+
+from llm.config import RunConfig, with_overrides
+from llm.errors import UserError
+from workbench.charts.axes import compact
+from workbench.presets.estimate import USUAL_FLOPS, nearest_that_fits
+from workbench.presets.preflight import Speed
+from workbench.presets.summary import changes
+from workbench.text import clean
+from workbench.ui.dialogs import Modal
+
+MINUTES = 10
+
+
+class FitDialog(Modal[RunConfig | None]):
+    """Asks for the minutes a run may take, shows what would change, and returns the changed configuration."""
+
+    NAME = "Fit"
+    GUIDE = (
+        "How many minutes a run may take here. What would have to change, and nothing else, is listed below the line; "
+        "Enter takes it over into the preset, where it can still be edited."
+    )
+    BINDINGS: ClassVar[list[BindingType]] = [
+        Binding("escape", "dismiss(None)", "Cancel", id="dialog.cancel"),
+        Binding("down", "scroll_changes(1)", "Down", id="fit.down", show=False),
+        Binding("up", "scroll_changes(-1)", "Up", id="fit.up", show=False),
+    ]
+
+    def __init__(self, name: str, config: RunConfig, speed: Speed | None) -> None:
+        super().__init__(classes="dialog")
+        self.preset_name = name
+        self.config = config
+        self.speed = speed
+        self.fitted: RunConfig | None = None
+
+    def compose(self) -> ComposeResult:
+        flops = self.speed.flops_per_second if self.speed is not None else USUAL_FLOPS
+        source = f"measured with {self.speed.name}" if self.speed is not None else "a guess: p on the list measures it"
+        question = f"Fit {self.preset_name} to this machine ({speed_words(flops)}, {source}).\n"
+        with Vertical(classes="dialog-box dialog-tall"):
+            yield Static(Content(clean(question) + "Minutes it may take; Enter takes over what is shown below:"))
+            yield Input(str(MINUTES), id="fit-minutes")
+            yield Static("", classes="dialog-problem", markup=False)
+            with VerticalScroll(id="fit-scroll"):
+                yield Static(id="fit-changes", markup=False)
+
+    def on_mount(self) -> None:
+        self.query_one(Input).focus()
+
+    @on(Input.Changed)
+    def _minutes_changed(self, event: Input.Changed) -> None:
+        self.fitted, problem = self._fit(event.value)
+        self.query_one(".dialog-problem", Static).update(Content(clean(problem)))
+        shown = changes(self.config, self.fitted) if self.fitted is not None else []
+        nothing = [] if problem else [Content("Nothing need change: it fits as it is.")]
+        self.query_one("#fit-changes", Static).update(Content("\n").join(shown or nothing))
+
+    def _fit(self, text: str) -> tuple[RunConfig | None, str]:
+        """The fitted configuration, or why there is none."""
+        try:
+            minutes = float(text)
+        except ValueError:
+            minutes = 0.0
+        if not 0 < minutes < 1e7:
+            return None, "must be a number of minutes above 0"
+        flops = self.speed.flops_per_second if self.speed is not None else USUAL_FLOPS
+        try:
+            return with_overrides(self.config, nearest_that_fits(self.config, flops, minutes)), ""
+        except UserError as error:
+            return None, str(error)
+
+    @on(Input.Submitted)
+    def _accept(self) -> None:
+        if self.fitted is not None:
+            self.dismiss(self.fitted if self.fitted != self.config else None)
+
+    def action_scroll_changes(self, lines: int) -> None:
+        self.query_one("#fit-scroll").scroll_relative(y=lines, animate=False)
+
+
+def speed_words(flops_per_second: float) -> str:
+    """A speed in two digits: 50 GFLOP/s."""
+    text = compact(float(f"{flops_per_second:.2g}"))
+    return re.sub(r"([A-Z]?)$", r" \1FLOP/s", text, count=1)

@@ -1,0 +1,126 @@
+"""Two runs side by side: what they came to, and where their configurations differ."""
+
+from __future__ import annotations
+
+from typing import ClassVar
+
+from rich.text import Text
+from textual.app import ComposeResult
+from textual.binding import Binding, BindingType
+from textual.widgets import Static
+
+from llm.config import RunConfig, fields_of, get_value
+from workbench.charts.axes import compact, number, size
+from workbench.presets.summary import shown
+from workbench.runs.summaries import RunSummary
+from workbench.text import one_line
+from workbench.ui.dialogs import Modal
+from workbench.ui.key_line import KeyLine
+from workbench.ui.tables import BAR, PADDING, Heading, LiveTable, Row, cut
+
+LEAST = 8
+"""How narrow a value may become; below that the arrows show what is cut off."""
+
+
+class CompareScreen(Modal[None]):
+    """A table of three columns; what is the same in both is left out until it is asked for."""
+
+    NAME = "Comparison"
+    GUIDE = "Where two runs differ: what they came to first, then their configurations. a shows every field."
+    BINDINGS: ClassVar[list[BindingType]] = [
+        Binding("escape,q", "dismiss", "Back", id="compare.back", key_display="esc"),
+        Binding("a", "everything", "All fields", id="compare.all"),
+    ]
+    DEFAULT_CSS = """
+    CompareScreen { background: $background; layout: vertical;
+        #compare-title { height: 1; padding: 0 1; text-style: bold; }
+        LiveTable { height: 1fr; background: $surface; }
+    }
+    """
+
+    def __init__(self, one: RunSummary, other: RunSummary, configs: tuple[RunConfig, RunConfig]) -> None:
+        super().__init__()
+        self.one = one
+        self.other = other
+        self.configs = configs
+        self.everything = False
+
+    def compose(self) -> ComposeResult:
+        yield Static(id="compare-title", markup=False)
+        yield LiveTable(id="compare-table")
+        yield KeyLine()
+
+    def on_mount(self) -> None:
+        self.query_one(LiveTable).focus()
+        self.show()
+
+    def on_resize(self) -> None:
+        self.show()
+
+    def show(self) -> None:
+        rows = fields_compared(*self.configs, everything=self.everything)
+        differing = sum(1 for key, _ in rows if self._differs(key))
+        count = f"{differing} fields differ" if differing != 1 else "1 field differs"
+        title = (
+            f"{one_line(self.one.name)} and {one_line(self.other.name)}: {count if differing else 'no field differs'}"
+        )
+        self.query_one("#compare-title", Static).update(title)
+        self._show_side_by_side(results_compared(self.one, self.other) + rows)
+
+    def _show_side_by_side(self, rows: list[Row]) -> None:
+        """Both values stand beside each other whatever their lengths: each has at most half of what the names leave."""
+        titles = [Text(one_line(run.name)) for run in (self.one, self.other)]
+        names = max(cells[0].cell_len for _, cells in rows)
+        longest = max(cell.cell_len for cells in (titles, *(cells[1:] for _, cells in rows)) for cell in cells)
+        half = (self.size.width - BAR - names - 3 * PADDING) // 2
+        width = max(LEAST, min(longest, half))
+        headings = [Heading("field", "", names)]
+        headings += [Heading(key, cut(title, width).plain, width) for key, title in zip("ab", titles, strict=True)]
+        fitted = [(key, [name, *(cut(cell, width) for cell in values)]) for key, (name, *values) in rows]
+        self.query_one(LiveTable).show_rows(fitted, headings)
+
+    def _differs(self, path: str) -> bool:
+        one, other = (get_value(config, path) for config in self.configs)
+        return bool(one != other)
+
+    def action_everything(self) -> None:
+        """Every field, or only those that differ."""
+        self.everything = not self.everything
+        self.show()
+
+
+def results_compared(one: RunSummary, other: RunSummary) -> list[Row]:
+    """What two runs came to; the lower of two losses stands out."""
+    rows: list[Row] = []
+    for label, name in (("loss", "loss"), ("validation loss", "validation_loss"), ("bits per byte", "bits_per_byte")):
+        values = [getattr(row, name) for row in (one, other)]
+        known = [value for value in values if value is not None]
+        best = min(known) if len(known) == 2 and known[0] != known[1] else None
+        cells = [
+            Text("" if value is None else number(value), style="bold" if value is not None and value == best else "")
+            for value in values
+        ]
+        rows.append((f"result {name}", [Text(label, style="dim"), *cells]))
+    for label, texts in (
+        ("status", [row.status for row in (one, other)]),
+        ("step", [f"{row.step:,}" for row in (one, other)]),
+        ("parameters", [compact(row.parameters) if row.parameters else "" for row in (one, other)]),
+        ("forked from", [row.parent for row in (one, other)]),
+        ("size", [size(row.size_bytes) for row in (one, other)]),
+    ):
+        if any(texts):
+            rows.append((f"result {label}", [Text(label, style="dim"), *(Text(one_line(text)) for text in texts)]))
+    return rows
+
+
+def fields_compared(one: RunConfig, other: RunConfig, *, everything: bool = False) -> list[Row]:
+    """The fields that differ, or all of them with the differing ones standing out."""
+    rows: list[Row] = []
+    for field in fields_of(RunConfig):
+        values = [get_value(config, field.path) for config in (one, other)]
+        differs = values[0] != values[1]
+        if differs or everything:
+            style = "bold" if differs and everything else ""
+            cells = [Text(one_line(shown(value)), style=style, no_wrap=True) for value in values]
+            rows.append((field.path, [Text(field.path, style=style), *cells]))
+    return rows

@@ -1,0 +1,86 @@
+"""A run's curves as a table of comma-separated values."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import TextIO
+
+import numpy as np
+
+from llm.errors import UserError
+from llm.files import staging_path
+from llm.run import Run
+from workbench.charts.curve_cache import caught_up
+from workbench.charts.curves import STEP_COLUMNS, Array, RunCurves
+
+MEASURED = ("validation_loss", "perplexity", "bits_per_byte")
+HEADINGS = (*STEP_COLUMNS, *MEASURED)
+WHOLE = ("step", "tokens_seen", "memory_bytes")
+ROWS_AT_ONCE = 1 << 14
+
+OnProgress = Callable[[float], object]
+
+
+def write_csv(run: Run, file: TextIO, progress: OnProgress = lambda share: None) -> int:
+    """Write a heading and one line per logged or evaluated step, oldest first; returns the number of steps.
+
+    Steps that a restart or a roll-back made void are left out. What was not measured, or not a number, is empty.
+    `progress` gets the share that is done, in [0, 1], now and then.
+    """
+
+    def read(share: float) -> bool:
+        progress(share / 2)
+        return True
+
+    curves = caught_up(run, read)
+    file.write(",".join(HEADINGS) + "\n")
+    steps = np.union1d(curves.steps["step"], curves.validation["step"])
+    for start in range(0, len(steps), ROWS_AT_ONCE):
+        columns = columns_of(curves, steps[start : start + ROWS_AT_ONCE])
+        texts = (column_texts(name, values) for name, values in columns.items())
+        file.writelines(",".join(row) + "\n" for row in zip(*texts, strict=True))
+        progress(0.5 + (start + ROWS_AT_ONCE) / len(steps) / 2)
+    return len(steps)
+
+
+def save_csv(run: Run, target: Path, progress: OnProgress = lambda share: None) -> int:
+    """Write the curves into a file that is there only when it is whole; returns the number of steps."""
+    staging = staging_path(target)
+    try:
+        with staging.open("w", encoding="utf-8", newline="") as file:
+            try:
+                steps = write_csv(run, file, progress)
+            except BaseException:
+                staging.unlink()
+                raise
+        staging.replace(target)
+    except OSError as error:
+        raise UserError(f"{target} cannot be written ({error.strerror}); choose another place.") from error
+    return steps
+
+
+def columns_of(curves: RunCurves, steps: Array) -> dict[str, Array]:
+    """What was measured at each of `steps`, shape (steps,) a column; NaN where nothing was."""
+    columns = {name: np.full(len(steps), np.nan) for name in HEADINGS}
+    for table, names in ((curves.validation, ("elapsed", *MEASURED)), (curves.steps, STEP_COLUMNS)):
+        first, last = np.searchsorted(table["step"], (steps[0], steps[-1] + 1))
+        places = np.searchsorted(steps, table["step"][first:last])
+        for name in names:
+            columns[name][places] = table[name][first:last]
+    columns["step"] = steps
+    return columns
+
+
+def column_texts(name: str, values: Array) -> list[str]:
+    """The numbers of one column as text: the shortest digits that give them back; "" for NaN."""
+    missing, odd = np.isnan(values), ~np.isfinite(values)
+    if missing.all():
+        return [""] * len(values)
+    if name in WHOLE:
+        texts = list(map(str, map(int, np.where(odd, 0.0, values).tolist())))
+    else:
+        texts = list(map(repr, values.tolist()))
+    for place in np.flatnonzero(odd).tolist():
+        texts[place] = "" if missing[place] else repr(float(values[place]))
+    return texts

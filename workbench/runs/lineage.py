@@ -1,0 +1,39 @@
+"""Which run was forked from which, as a tree."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from workbench.runs.summaries import RunSummary
+
+
+def parent_of(row: RunSummary, rows_by_id: dict[str, RunSummary], rows_by_name: dict[str, RunSummary]) -> str:
+    """The name of the run that `row` was forked from, as it is called now; "" where there is none any more."""
+    if not row.parent:
+        return ""
+    found = rows_by_id.get(row.parent_id) or rows_by_name.get(row.parent.rpartition("@")[0])
+    return found.name if found is not None and found.name != row.name else ""
+
+
+def as_tree(rows: Sequence[RunSummary]) -> list[tuple[RunSummary, str]]:
+    """The rows with every fork below its parent, and the branch to draw before each name.
+
+    Siblings keep the order they have in `rows`; a fork whose parent is not among them stands at the root.
+    """
+    by_id = {row.id: row for row in rows if row.id}
+    by_name = {row.name: row for row in rows}
+    children: dict[str, list[RunSummary]] = {}
+    for row in rows:
+        children.setdefault(parent_of(row, by_id, by_name), []).append(row)
+    found: list[tuple[RunSummary, str]] = []
+    seen: set[str] = set()
+    waiting = [(row, "", "") for row in reversed(children.get("", []))]
+    while waiting:  # no recursion: a chain of forks may be long
+        row, branch, below = waiting.pop()
+        seen.add(row.name)
+        found.append((row, branch))
+        under = [child for child in children.get(row.name, []) if child.name not in seen]
+        for place, child in reversed(list(enumerate(under))):
+            is_last = place == len(under) - 1
+            waiting.append((child, below + ("└ " if is_last else "├ "), below + ("  " if is_last else "│ ")))
+    return found + [(row, "") for row in rows if row.name not in seen]

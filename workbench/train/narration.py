@@ -1,0 +1,98 @@
+"""What happens to a run, told in short sentences."""
+
+from __future__ import annotations
+
+from llm.events import (
+    CommandRefused,
+    CoreEvaluated,
+    Evaluated,
+    Event,
+    Finished,
+    KnobSet,
+    Paused,
+    Progress,
+    Resumed,
+    RolledBack,
+    Sampled,
+    Saved,
+    Skipped,
+    Started,
+    StepLogged,
+    Warned,
+)
+from workbench.charts.axes import compact, duration, number, size
+from workbench.charts.curves import RunCurves
+
+
+def describe(event: Event) -> str:
+    """One line for the event log; "" for events that only move numbers."""
+    match event:
+        case StepLogged() | Progress():
+            return ""
+        case Started():
+            verb = f"resumed after step {event.step:,}" if event.step else "started"
+            shape = f"{compact(event.parameters)} parameters, {event.tokens_per_step:,} tokens a step"
+            return f"{verb} on {event.device} in {event.precision}, {event.threads} threads: {shape}"
+        case Evaluated():
+            best = ", the best so far" if event.best else ""
+            train = f", training loss {number(event.train_loss)}" if event.train_loss is not None else ""
+            return f"validation loss {number(event.validation_loss)}, {event.bits_per_byte:.3f} bits/byte{train}{best}"
+        case CoreEvaluated():
+            return f"CORE {event.core_metric:.4f} over {len(event.tasks)} tasks"
+        case Sampled():
+            return "wrote a sample"
+        case Saved():
+            return f"saved {event.path} ({size(event.size_bytes)})"
+        case KnobSet():
+            return f"{event.key}: {event.previous} → {event.value}"
+        case CommandRefused():
+            return f"{event.command} refused: {event.reason}"
+        case Skipped():
+            return f"step skipped: {event.reason}"
+        case RolledBack():
+            return f"went back to step {event.step:,} from {event.from_step:,}: {event.reason}"
+        case Warned():
+            return event.message
+        case Paused():
+            return "paused"
+        case Resumed():
+            return "going on"
+        case Finished():
+            return f"{event.status}{f': {event.reason}' if event.reason else ''}"
+    return type(event).__name__
+
+
+def preparation(progress: Progress) -> str:
+    """What is being prepared, how far it is, and how fast it goes where that is known."""
+    if not progress.total:
+        return f"{progress.stage} {amount(progress.done, progress.unit)}" if progress.done else progress.stage
+    share = f"{100 * progress.done / progress.total:.0f}%"
+    done = amount(progress.done, "MB" if progress.unit == "MB" else "")
+    text = f"{progress.stage} {share} ({done} of {amount(progress.total, progress.unit)})"
+    if not progress.rate:
+        return text
+    left = duration(round((progress.total - progress.done) / progress.rate))
+    return f"{text}, {amount(progress.rate, progress.unit)}/s, {left} left"
+
+
+def amount(value: float, unit: str) -> str:
+    """A number with its unit; megabytes in whichever unit of bytes suits them."""
+    if unit == "MB":
+        return size(value * 1e6)
+    return f"{compact(value)} {unit}" if unit else compact(value)
+
+
+def status_line(curves: RunCurves, *, here: bool) -> str:
+    """How a run stands, parts of it by " · ", what matters most first; `here`: its training goes on in this program."""
+    name = curves.run.name
+    if curves.finished is not None:
+        return f"{name} {curves.finished.status} at step {curves.finished.step:,}"
+    if curves.progress is not None:
+        return f"{name}: {preparation(curves.progress)}"
+    if curves.last_step is None:
+        return f"{name} is starting" if here else f"{name} has ended"
+    loss, left = f"loss {number(curves.last_step.loss)}", curves.seconds_left
+    place = f"{100 * curves.step / curves.total_steps:.0f}%" if curves.total_steps else f"step {curves.step:,}"
+    if curves.paused:
+        return f"{name} paused at {place} · {loss}"
+    return f"{name} {place}" + (f" · {duration(round(left))} left" if left is not None else "") + f" · {loss}"

@@ -1,0 +1,186 @@
+"""The parts of the Train screen that are not charts: the numbers on top, the samples, the lines of the log."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+from typing import ClassVar
+
+from rich.text import Text
+from textual.app import ComposeResult
+from textual.binding import Binding, BindingType
+from textual.containers import Vertical, VerticalScroll
+from textual.content import Content
+from textual.widgets import Static
+
+from llm.events import Event, Sampled
+from workbench.charts.axes import compact, duration, number, size
+from workbench.charts.curves import RunCurves
+from workbench.text import clean
+from workbench.train.narration import preparation
+
+SIGNS = {
+    "preparing": ("○", "$text-accent"),
+    "running": ("●", "$text-success"),
+    "paused": ("‖", "$text-warning"),
+    "ended": ("■", "$foreground-muted"),
+    "gone": ("✗", "$text-error"),
+}
+WORDS = {"none": "", "ended": "not running", "gone": "its directory is gone: it was deleted or moved"}
+
+
+class Numbers(Static):
+    """Name and state, how far it is, and the newest figures."""
+
+    def __init__(self, *, id: str | None = None) -> None:
+        super().__init__("No run yet: choose a preset (1) and press Enter.", id=id, markup=False)
+
+    def show(self, curves: RunCurves, state: str, pending: list[str]) -> None:
+        """Write all lines anew; `pending` names what was asked of the trainer and not answered yet."""
+        width = max(20, self.content_size.width)
+        lines = [headline(curves, state, pending), progress_line(curves, width), figures_line(curves, width)]
+        self.update(Content("\n").join(lines), layout=False)
+
+    def say_reading(self, name: str, share: float) -> None:
+        """A long log is being read; `share` of it is done."""
+        reading = bar(share, f" reading the log {100 * share:.0f}%", max(20, self.content_size.width))
+        self.update(Content("\n").join([Content.styled(clean(name), "bold"), reading, Content("")]), layout=False)
+
+
+def headline(curves: RunCurves, state: str, pending: list[str]) -> Content:
+    sign, style = SIGNS.get(state, ("", ""))
+    words = WORDS.get(state, state)
+    if state == "ended" and curves.finished is not None:
+        words = curves.finished.status
+    parts: list[Content | str | tuple[str, str]] = [
+        (f"{sign} ", style),
+        (clean(curves.run.name), "bold"),
+        f"  {words}",
+    ]
+    if pending:
+        parts.append((f"  asked: {clean(', '.join(pending))}…", "$text-warning"))
+    if curves.started is not None:
+        begun = curves.started
+        place = f"{begun.device} {begun.precision}{' compiled' if begun.compiled else ''}"
+        parts.append((f"  {compact(begun.parameters)} parameters on {place}", "$foreground-muted"))
+    return Content.assemble(*parts)
+
+
+def progress_line(curves: RunCurves, width: int) -> Content:
+    """A bar with the share done, the step and the time left; or what is being prepared."""
+    if curves.progress is not None:
+        share = curves.progress.done / curves.progress.total if curves.progress.total else 0.0
+        return bar(share, f" {clean(preparation(curves.progress))}", width)
+    if not curves.total_steps:
+        return Content("")
+    share = min(1.0, curves.step / curves.total_steps)
+    left = curves.seconds_left
+    ahead = f"  {duration(round(left))} left" if left is not None else ""
+    return bar(share, f" {100 * share:.0f}%  step {curves.step:,} of {curves.total_steps:,}{ahead}", width)
+
+
+def bar(share: float, text: str, width: int) -> Content:
+    """A bar in the room that the text leaves, at most 60 columns."""
+    room = max(0, min(60, width - len(text)))
+    filled = round(room * min(max(share, 0.0), 1.0))
+    return Content.assemble(("━" * filled, "$text-success"), ("─" * (room - filled), "$foreground-muted"), text)
+
+
+def figures_line(curves: RunCurves, width: int) -> Content:
+    """Loss, validation, bits per byte, speed, tokens, time, rate, memory, and the rest of the command line's log line:
+    as many as fit into `width` columns."""
+    figures: list[tuple[str, str]] = []
+    step, evaluation, best = curves.last_step, curves.last_evaluation, curves.best_validation
+    if step is not None:
+        figures.append(("loss", number(step.loss)))
+    if evaluation is not None:
+        suffix = f" (best {number(best)})" if best is not None and best < evaluation.validation_loss else ""
+        figures.append(("validation", number(evaluation.validation_loss) + suffix))
+        figures.append(("bits/byte", f"{evaluation.bits_per_byte:.3f}"))
+    if len(curves.core):
+        figures.append(("CORE", f"{curves.core['core_metric'][-1]:.4f}"))
+    if step is not None:
+        figures.append(("tokens/s", compact(float(f"{step.tokens_per_second:.3g}"))))
+        figures.append(("tokens", compact(float(f"{step.tokens_seen:.4g}"))))
+        figures.append(("time", duration(round(step.elapsed))))
+        figures.append(("lr", f"{step.lr:.3g}"))
+        if step.mfu is not None:
+            figures.append(("MFU", f"{100 * step.mfu:.0f}%"))
+        if step.memory_bytes:
+            figures.append(("memory", size(step.memory_bytes)))
+        figures.append(("grad norm", f"{step.grad_norm:.3g}"))
+        figures.append(("ms/step", f"{step.step_ms:.1f}"))
+        figures.append(("lr multiplier", f"{step.lr_multiplier:.2f}"))
+        figures.append(("FLOPs", f"{step.total_flops:.3g}"))
+    line = Content("")
+    for name, value in figures:
+        figure = Content.assemble((f"{name} ", "$foreground-muted"), value)
+        if line.cell_length + figure.cell_length + 2 > width:
+            break
+        line = Content.assemble(line, "  ", figure) if line else figure
+    return line
+
+
+class SampleView(VerticalScroll):
+    """A sample: its prompt, and what the model made of it."""
+
+    def __init__(self, title: str, empty: str, *, id: str | None = None) -> None:
+        super().__init__(id=id)
+        self.heading = title
+        self.empty = empty
+        self.border_title = title
+
+    def compose(self) -> ComposeResult:
+        yield Static(self.empty, markup=False)
+
+    def show(self, sample: Sampled | None) -> None:
+        """Show a sample in place of the one before; None for none."""
+        text = self.query_one(Static)
+        if sample is None:
+            self.border_title = self.heading
+            text.update(Content(self.empty))
+            return
+        self.border_title = f"{self.heading}, step {sample.step:,}"
+        text.update(Content.assemble((clean(sample.prompt), "bold"), clean(sample.text)))
+
+
+class Samples(Vertical):
+    """The two newest samples. Where there is room for one of them only, a key changes between them."""
+
+    BINDINGS: ClassVar[list[BindingType]] = [
+        Binding("enter", "look_at('earlier')", "The sample before", id="train.other-sample"),
+        Binding("enter", "look_at('latest')", "The newest sample", id="train.other-sample"),
+    ]
+
+    def compose(self) -> ComposeResult:
+        yield SampleView("sample", "no sample yet", id="latest-sample")
+        yield SampleView("the sample before", "", id="earlier-sample")
+
+    def show(self, samples: Sequence[Sampled]) -> None:
+        """Show the last of these, and the one before it."""
+        self.query_one("#latest-sample", SampleView).show(samples[-1] if samples else None)
+        self.query_one("#earlier-sample", SampleView).show(samples[-2] if len(samples) > 1 else None)
+        self.set_class(len(samples) > 1, "several")
+        if len(samples) < 2:
+            self.remove_class("-earlier")
+        self.refresh_bindings()
+
+    def check_action(self, action: str, parameters: tuple[object, ...]) -> bool | None:
+        if action != "look_at":
+            return True
+        has_room_for_one = self.screen.has_class("-narrow") and self.screen.has_class("-short")
+        other = "latest" if self.has_class("-earlier") else "earlier"
+        return has_room_for_one and self.has_class("several") and parameters == (other,)
+
+    def action_look_at(self, which: str) -> None:
+        """Show the earlier sample in place of the latest, or the latest again."""
+        self.set_class(which == "earlier", "-earlier")
+        self.refresh_bindings()
+        self.call_after_refresh(self.query_one(f"#{which}-sample").focus)
+
+
+def event_line(event: Event, text: str, style: str, *, clock: bool) -> Text:
+    """A line of the log: step, what happened; before them, with `clock`, the time of day."""
+    at = time.strftime("%H:%M:%S ", time.localtime(event.time)) if clock else ""
+    step = getattr(event, "step", None)
+    return Text.assemble((at, "dim"), (f"{step:>6,} " if step is not None else "", "bold"), (text, style))

@@ -1,0 +1,77 @@
+"""Changing what may be changed while a run trains."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import ClassVar
+
+from textual import on
+from textual.app import ComposeResult
+from textual.binding import Binding, BindingType
+from textual.containers import Vertical
+from textual.content import Content
+from textual.widgets import OptionList, Static
+from textual.widgets.option_list import Option
+
+from llm.config import Field, RunConfig, fields_of
+from workbench.presets.edit_screen import limits, problem_with, typed
+from workbench.ui.dialogs import AskText, Modal
+from workbench.ui.key_line import KeyLine
+from workbench.ui.lists import ChoiceList
+
+
+class KnobsDialog(Modal[tuple[str, str] | None]):
+    """The live fields with the values in effect; returns the path and the text of one change."""
+
+    NAME = "Knobs"
+    GUIDE = (
+        "What may be changed while the run trains, with the values in effect. Enter asks for another value of the "
+        "marked one, which the trainer takes over before its next step, and writes into the run's record."
+    )
+    BINDINGS: ClassVar[list[BindingType]] = [
+        Binding("escape", "dismiss(None)", "Cancel", id="dialog.cancel"),
+    ]
+
+    def __init__(self, value_of: Callable[[str], object]) -> None:
+        """`value_of(path)` is the value in effect."""
+        super().__init__(classes="dialog")
+        self.value_of = value_of
+        live = (field for field in fields_of(RunConfig) if field.live and field.section != "decode")
+        self.fields = {field.path: field for field in live}
+
+    def compose(self) -> ComposeResult:
+        width = max(len(path) for path in self.fields)
+        entries = (
+            Content.assemble((f"{path:<{width}}  ", ""), (typed(self.value_of(path)), "bold")) for path in self.fields
+        )
+        with Vertical(classes="dialog-box"):
+            yield Static("Change while it trains", classes="dialog-question", markup=False)
+            options = zip(entries, self.fields, strict=True)
+            yield ChoiceList(*(Option(entry, id=path) for entry, path in options))
+            yield Static(id="knob-help", markup=False)
+        yield KeyLine()
+
+    def on_mount(self) -> None:
+        self.query_one(OptionList).focus()
+
+    @on(OptionList.OptionHighlighted)
+    def _explain(self, event: OptionList.OptionHighlighted) -> None:
+        field = self.fields[event.option.id or ""]
+        self.query_one("#knob-help", Static).update(Content(field.help))
+
+    @on(OptionList.OptionSelected)
+    def _ask(self, event: OptionList.OptionSelected) -> None:
+        field = self.fields[event.option.id or ""]
+
+        def accept(text: str | None) -> None:
+            if text:
+                self.dismiss((field.path, text))
+
+        question = f"{field.path}: {field.help} ({limits(field).partition(';')[0]})"
+        value = typed(self.value_of(field.path))
+        self.app.push_screen(AskText(question, value=value, problem_of=lambda text: named_problem(field, text)), accept)
+
+
+def named_problem(field: Field, text: str) -> str:
+    problem = problem_with(field, text)
+    return f"{field.name} {problem}" if problem else ""

@@ -1,0 +1,1 @@
+"""What all screens share: dialogs, lists, tables, keys, palette, themes, settings."""

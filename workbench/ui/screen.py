@@ -1,0 +1,50 @@
+"""What every screen has: the status line on top, the keys that work now at the bottom, help on `?`."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, ClassVar, cast
+
+from textual.app import ComposeResult
+from textual.binding import Binding, BindingType
+from textual.screen import Screen
+
+from workbench.ui.key_line import KeyLine
+from workbench.ui.keys import guide_of_focus
+from workbench.ui.status import StatusLine
+
+if TYPE_CHECKING:
+    from workbench.app import WorkbenchApp
+
+
+class WorkbenchScreen(Screen[None]):
+    """A main screen. Subclasses yield their content from `body` and describe themselves in `GUIDE`."""
+
+    GUIDE: ClassVar[str] = ""
+    """Two or three sentences for the help screen: what one does here."""
+    GUIDES: ClassVar[dict[str, str]] = {}
+    """The same for what has the focus, by the id of the widget."""
+
+    HORIZONTAL_BREAKPOINTS = [(0, "-narrow"), (120, "-wide"), (180, "-beside")]  # noqa: RUF012 - as Textual declares it
+    VERTICAL_BREAKPOINTS = [(0, "-short"), (36, "-tall")]  # noqa: RUF012
+    BINDINGS: ClassVar[list[BindingType]] = [
+        Binding("tab", "app.focus_next", "Next pane", id="screen.next", show=False),
+        Binding("shift+tab", "app.focus_previous", "Pane before", id="screen.previous", show=False),
+    ]
+
+    @property
+    def workbench(self) -> WorkbenchApp:
+        """The app, with its home directory and its training service."""
+        return cast("WorkbenchApp", self.app)
+
+    def focus_guide(self) -> str:
+        """What the focused thing is for, "" where there is no more to say than of the whole."""
+        return guide_of_focus(self, self.GUIDES)
+
+    def compose(self) -> ComposeResult:
+        yield StatusLine()
+        yield from self.body()
+        yield KeyLine()
+
+    def body(self) -> ComposeResult:
+        """The widgets between the status line and the footer."""
+        yield from ()

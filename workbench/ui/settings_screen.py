@@ -1,0 +1,234 @@
+"""The workbench as a person likes it: theme, redraws, smoothing, and every key."""
+
+from __future__ import annotations
+
+import importlib
+import pkgutil
+from collections.abc import Iterator, Mapping
+from dataclasses import replace
+from typing import Any, ClassVar
+
+from textual import events, on
+from textual.app import ComposeResult
+from textual.binding import Binding, BindingType
+from textual.containers import Vertical
+from textual.content import Content
+from textual.dom import DOMNode
+from textual.widgets import OptionList, Static
+from textual.widgets.option_list import Option
+
+from llm.names import did_you_mean
+from workbench.ui.dialogs import Answer, Ask, AskText, Modal
+from workbench.ui.key_line import KeyLine
+from workbench.ui.lists import ChoiceList
+from workbench.ui.settings import Settings, problem_with
+from workbench.ui.themes import THEMES
+
+NUMBERS = {
+    "redraws_per_second": "redraws of the charts per second (0: as often as the training can spare)",
+    "smoothing": "smoothing of the loss curve when a run is opened (0 to 0.999)",
+}
+TOGETHER = {"train", "chart"}  # the keys of charts work on the Train screen wherever its focus is
+ALONE = {"help", "lapse"}  # windows without lists, over which no other key works
+EVERYWHERE = ("app", "screen", "list")
+ROOMS = (*EVERYWHERE, "presets", "train", "chart", "runs", "chat", "data")
+"""In this order keys are listed; those of windows come after them."""
+
+
+def all_bindings() -> dict[str, list[Binding]]:
+    """Every binding that has an id, by that id, room by room. Bindings of one id are remapped together."""
+    found: dict[str, list[Binding]] = {}
+    for node in bound_classes():
+        for binding in Binding.make_bindings(node.__dict__.get("BINDINGS", ())):
+            if binding.id:
+                found.setdefault(binding.id, []).append(binding)
+    return dict(sorted(found.items(), key=lambda item: place_of_room(item[0].partition(".")[0])))
+
+
+def place_of_room(room: str) -> tuple[int, str]:
+    return (ROOMS.index(room), "") if room in ROOMS else (len(ROOMS), room)
+
+
+def bound_classes() -> Iterator[type[DOMNode]]:
+    """The app, and all widgets and screens that declare keys, whether they have been opened yet or not."""
+    import workbench.app
+    from workbench import screens
+
+    for module in pkgutil.iter_modules(screens.__path__, f"{screens.__name__}."):
+        importlib.import_module(module.name)  # a class is found below only once its module is loaded
+    queue: list[type[DOMNode]] = [DOMNode]
+    found: set[type[DOMNode]] = {workbench.app.WorkbenchApp}
+    while queue:
+        node = queue.pop(0)
+        queue += node.__subclasses__()
+        if node.__module__.startswith("workbench."):
+            found.add(node)
+    yield from sorted(found, key=lambda node: (node.__module__, node.__qualname__))  # not as they came to be loaded
+
+
+def keys_of(bindings: list[Binding]) -> str:
+    """The keys of bindings of one id, as a key map writes them."""
+    return ",".join(dict.fromkeys(binding.key for binding in bindings))
+
+
+def unknown_id(keys: Mapping[str, str]) -> str:
+    """What is wrong with the ids of a key map, or "". Loads every screen: for a thread."""
+    known = all_bindings()
+    wrong = next((identity for identity in keys if identity not in known), None)
+    if wrong is None:
+        return ""
+    advice = did_you_mean(wrong, known) or "the settings (in the palette, ctrl+p) list them all."
+    return f"settings.toml gives a key to {wrong}, which is nothing that has a key; {advice}"
+
+
+def clash(identity: str, key: str, settings: Settings) -> str:
+    """The id of another binding that works where `identity` works and has `key` already, or ""."""
+    room = identity.partition(".")[0]
+    for other, bindings in all_bindings().items():
+        keys = settings.keys.get(other) or keys_of(bindings)
+        if other != identity and key in keys.split(",") and work_together(room, other.partition(".")[0]):
+            return other
+    return ""
+
+
+def work_together(room: str, other: str) -> bool:
+    """Whether keys of two rooms work at the same time."""
+    if room == other or {room, other} == TOGETHER:
+        return True
+    return bool({room, other}.intersection(EVERYWHERE)) and not {room, other} & ALONE
+
+
+class SettingsScreen(Modal[None]):
+    """A list of settings and keys; what is changed holds at once and is written down."""
+
+    GUIDE = (
+        "Enter changes the marked line. For a key, press the new one; backspace brings the usual one back. Everything "
+        "is kept in settings.toml of the home folder."
+    )
+    BINDINGS: ClassVar[list[BindingType]] = [
+        Binding("escape", "dismiss", "Back", id="settings.back"),
+        Binding("backspace", "usual", "As usual", id="settings.usual"),
+    ]
+
+    def __init__(self) -> None:
+        super().__init__(id="settings")
+        self.bindings = all_bindings()
+
+    def compose(self) -> ComposeResult:
+        with Vertical(id="settings-box"):
+            yield Static(Content.styled("Settings", "bold"))
+            yield ChoiceList(id="settings-list")
+            yield KeyLine()
+
+    def on_mount(self) -> None:
+        self._fill()
+        self.listing.focus()
+
+    @property
+    def listing(self) -> OptionList:
+        return self.query_one(OptionList)
+
+    @property
+    def marked(self) -> str:
+        index = self.listing.highlighted
+        return (self.listing.get_option_at_index(index).id or "") if index is not None else ""
+
+    def _fill(self) -> None:
+        marked, settings = self.marked or "theme", self.workbench.settings
+        lines = [("theme", f"theme: {settings.theme}")]
+        lines += [(name, f"{about}: {getattr(settings, name):g}") for name, about in NUMBERS.items()]
+        options: list[Option] = [Option(Content(text), id=name) for name, text in lines]
+        group = ""
+        for identity, bindings in self.bindings.items():
+            if identity.partition(".")[0] != group:
+                group = identity.partition(".")[0]
+                options.append(Option(Content.styled(f"keys: {group}", "bold $text-accent"), disabled=True))
+            options.append(Option(self._key_line(identity, bindings), id=identity))
+        self.listing.set_options(options)
+        self.listing.highlighted = self.listing.get_option_index(marked)
+
+    def _key_line(self, identity: str, bindings: list[Binding]) -> Content:
+        own = self.workbench.settings.keys.get(identity)
+        names = " / ".join(dict.fromkeys(binding.description or binding.action for binding in bindings))
+        keys = own or keys_of(bindings)
+        return Content.assemble((f"{keys:<26}", "bold"), f" {names}", ("  ● changed", "$text-accent") if own else "")
+
+    @on(OptionList.OptionSelected, "#settings-list")
+    def _change(self, event: OptionList.OptionSelected) -> None:
+        name = event.option.id or ""
+        settings = self.workbench.settings
+        if name == "theme":
+            answers = [Answer(theme.name, theme.name) for theme in THEMES]
+            self.app.push_screen(Ask("Which colours?", answers), self._set_theme)
+        elif name in NUMBERS:
+            value = f"{getattr(settings, name):g}"
+            self.app.push_screen(
+                AskText(f"{NUMBERS[name]}:", value=value, problem_of=lambda text: number_problem(name, text)),
+                lambda text: self._apply(with_value(settings, name, float(text))) if text else None,
+            )
+        elif name:
+            about = " / ".join(dict.fromkeys(binding.description for binding in self.bindings[name]))
+            self.app.push_screen(PressKey(name, about, settings), lambda key: self._set_key(name, key))
+
+    def _set_theme(self, theme: str | None) -> None:
+        if theme:
+            self._apply(replace(self.workbench.settings, theme=theme))
+
+    def _set_key(self, identity: str, key: str | None) -> None:
+        if key is not None:
+            settings = self.workbench.settings
+            keys = {name: value for name, value in settings.keys.items() if name != identity}
+            if key and key != keys_of(self.bindings[identity]):
+                keys[identity] = key
+            self._apply(replace(settings, keys=keys))
+
+    def _apply(self, settings: Settings) -> None:
+        self.workbench.change_settings(settings)
+        self._fill()
+
+    def action_usual(self) -> None:
+        """The marked key, or setting, as it is without a settings file."""
+        if self.marked in self.bindings:
+            self._set_key(self.marked, "")
+        elif self.marked:
+            self._apply(with_value(self.workbench.settings, self.marked, getattr(Settings(), self.marked)))
+
+
+def with_value(settings: Settings, name: str, value: Any) -> Settings:
+    """The settings with another value for one of them."""
+    return replace(settings, **{name: value})
+
+
+def number_problem(name: str, text: str) -> str:
+    """What is wrong with a number as it is typed."""
+    try:
+        return problem_with(name, float(text))
+    except ValueError:
+        return "must be a number"
+
+
+class PressKey(Modal[str]):
+    """Waits for the key that something is to have. Returns its name, "" for the usual one, None for no change."""
+
+    def __init__(self, identity: str, about: str, settings: Settings) -> None:
+        super().__init__(classes="dialog")
+        self.identity, self.about, self.settings = identity, about, settings
+
+    def compose(self) -> ComposeResult:
+        with Vertical(classes="dialog-box"):
+            yield Static(Content(f"Press the key for {self.about}."), classes="dialog-question")
+            yield Static(Content("Backspace brings the usual one back, Escape changes nothing."), classes="dialog-hint")
+            yield Static("", classes="dialog-problem", markup=False)
+
+    def on_key(self, event: events.Key) -> None:
+        event.stop()
+        event.prevent_default()
+        if event.key == "escape":
+            self.dismiss(None)
+        elif event.key == "backspace":
+            self.dismiss("")
+        else:
+            other = clash(self.identity, event.key, self.settings)
+            if not other:
+                self.dismiss(event.key)
+            self.query_one(".dialog-problem", Static).update(Content(f"{event.key} is taken by {other}"))

@@ -1,0 +1,70 @@
+"""What Textual 8.2 gets wrong in terminals a few cells wide and with widgets that are just being removed.
+
+Each function here replaces a method of Textual by one that calls it only with what it can handle. To be removed one by
+one as newer versions do without: `tests/workbench/ui/test_textual_fixes.py` shows each fault without its fix.
+"""
+
+from __future__ import annotations
+
+from functools import wraps
+from typing import Any
+
+from textual.content import Content
+from textual.events import Resize
+from textual.screen import Screen
+from textual.widget import Widget
+
+from workbench.widths import count_spacing_marks
+
+
+def apply_fixes() -> None:
+    """Replace the methods, once."""
+    count_spacing_marks()
+    for owner, name, fix in (
+        (Content, "_wrap_and_format", wrap_in_one_cell),
+        (Screen, "get_widget_and_offset_at", skip_removed_widgets),
+        (Screen, "_on_resize", skip_old_sizes),
+    ):
+        method = getattr(owner, name)
+        if not hasattr(method, "__wrapped__"):
+            setattr(owner, name, fix(method))
+
+
+def wrap_in_one_cell(wrap_and_format: Any) -> Any:
+    """Text is never wrapped to fewer than one cell: to none, `range` is called with a step of 0, and raises."""
+
+    @wraps(wrap_and_format)
+    def fixed(content: Content, width: int, *arguments: Any, **options: Any) -> Any:
+        least = 1 + 2 * int(options.get("line_pad", 0))
+        return wrap_and_format(content, max(width, least), *arguments, **options)
+
+    return fixed
+
+
+def skip_old_sizes(on_resize: Any) -> Any:
+    """A screen takes only the newest size of the terminal. Laying out at a size makes Textual send the screen that size
+    again, so that with two in its queue, and anything between them, it is laid out at one and the other for ever."""
+
+    @wraps(on_resize)
+    async def fixed(screen: Screen[Any], event: Resize) -> None:
+        if event.size == screen.app.size:
+            await on_resize(screen, event)
+        else:
+            event.stop()
+            event.prevent_default()
+
+    return fixed
+
+
+def skip_removed_widgets(get_widget_and_offset_at: Any) -> Any:
+    """A widget that is drawn but has no parent any more cannot be clicked: its parent's place would be asked for."""
+
+    @wraps(get_widget_and_offset_at)
+    def fixed(screen: Screen[Any], x: int, y: int) -> Any:
+        widget: Widget | None
+        widget, offset = get_widget_and_offset_at(screen, x, y)
+        if widget is None or widget is screen or widget.parent is not None:
+            return widget, offset
+        return None, None
+
+    return fixed
