@@ -1,4 +1,4 @@
-"""The pictures of the README: the real screens over a real run, as SVG.
+"""The pictures of the README: the real screens over a real run, as SVG and as PNG.
 
     python -m docs.pictures HOME RUN [--folder docs/pictures] [--prompt TEXT]
 
@@ -17,6 +17,7 @@ from pathlib import Path
 
 from textual.pilot import Pilot
 
+from docs.terminal_images import cells_of_strips, draw_cells
 from llm.environment import settle_threads
 from llm.files import write_atomic
 from llm.run import Run
@@ -59,7 +60,8 @@ def keep(app: WorkbenchApp, folder: Path, name: str) -> None:
     if len(svg) > MOST_BYTES:
         sys.exit(f"the picture of {name} has {len(svg):,} bytes, more than {MOST_BYTES:,}; make SIZE smaller.")
     write_atomic(folder / f"{name}.svg", svg)
-    print(f"{folder / name}.svg  {len(svg):,} bytes")
+    draw_cells(cells_of_strips(strips_of(app.screen))).quantize(64).save(folder / f"{name}.png", optimize=True)
+    print(f"{folder / name}.svg and .png")
 
 
 async def take(home: Path, run: str, folder: Path, prompt: str) -> None:

@@ -48,18 +48,18 @@ class BatchReply(Reply):
         reader: Reader,
         vocabulary: Vocabulary,
         prompts: Sequence[Sequence[int]],
-        knobs: DecodeConfig,
+        params: DecodeConfig,
         num_samples: int,
     ) -> None:
         rows = [prompt for prompt in prompts for _ in range(num_samples)]
-        super().__init__(reader, vocabulary, prompts[0], knobs, len(rows))
-        self._samples = [Sample(vocabulary.tokenizer, row, knobs) for row in rows]
+        super().__init__(reader, vocabulary, prompts[0], params, len(rows))
+        self._samples = [Sample(vocabulary.tokenizer, row, params) for row in rows]
         self._tokens = torch.tensor([list(row) for row in rows], device=vocabulary.device)
-        self._uniforms = Uniforms(knobs.seed, num_samples, vocabulary.device, copies=len(prompts))
+        self._uniforms = Uniforms(params.seed, num_samples, vocabulary.device, copies=len(prompts))
 
     def completions(self, num_samples: int) -> list[Completion]:
         """Write all rows to their ends; one result per prompt."""
-        whole = Completion.of(self.run(lambda: False, lambda: self._knobs))
+        whole = Completion.of(self.run(lambda: False, lambda: self._params))
         found = []
         for first in range(0, len(whole.texts), num_samples):
             mine = slice(first, first + num_samples)

@@ -13,7 +13,7 @@ from torch import Tensor
 from llm.config.schema import DecodeConfig
 from llm.engine.reader import Cancelled, Reader, window_start
 from llm.engine.reply import Done, Piece, Sample, token_limit
-from llm.sampling import Moment, Stack, Vocabulary, build_stack
+from llm.sampling import LogitsPipeline, SamplingContext, Vocabulary, build_pipeline
 
 
 @dataclass(frozen=True)
@@ -33,28 +33,28 @@ class Beam:
         return Beam((*self.tokens, token), (*self.logprobs, logprob), self.total + logprob, ended)
 
 
-def beam_knobs(knobs: DecodeConfig) -> DecodeConfig:
-    """`knobs` without what only makes sense for drawing: temperature, XTC, mirostat."""
-    return replace(knobs, temperature=1.0, dynamic_range=0.0, xtc_probability=0.0, mirostat_tau=0.0)
+def beam_params(params: DecodeConfig) -> DecodeConfig:
+    """`params` without what only makes sense for drawing: temperature, XTC, mirostat."""
+    return replace(params, temperature=1.0, dynamic_range=0.0, xtc_probability=0.0, mirostat_tau=0.0)
 
 
 def stream_beams(
     reader: Reader,
     vocabulary: Vocabulary,
     prompt: Sequence[int],
-    knobs: DecodeConfig,
+    params: DecodeConfig,
     num_samples: int,
     cancel: Callable[[], bool],
 ) -> Iterator[Piece | Done]:
     """The best `num_samples` continuations, as pieces, once the search is over; then Done."""
     began = time.perf_counter()
-    limit = token_limit(knobs, len(prompt))
-    beams = beam_search(reader, vocabulary, prompt, knobs, limit, cancel)[:num_samples]
+    limit = token_limit(params, len(prompt))
+    beams = beam_search(reader, vocabulary, prompt, params, limit, cancel)[:num_samples]
     seconds = time.perf_counter() - began
-    samples = [Sample(vocabulary.tokenizer, prompt, knobs) for _ in beams]
+    samples = [Sample(vocabulary.tokenizer, prompt, params) for _ in beams]
     for index, (beam, sample) in enumerate(zip(beams, samples, strict=True)):
         for count, (token, logprob) in enumerate(zip(beam.tokens, beam.logprobs, strict=True), 1):
-            text = sample.accept(token, knobs, limit)
+            text = sample.accept(token, params, limit)
             length = len(prompt) + count
             dropped = window_start(length, len(prompt), reader.context)
             yield Piece(index, token, text, logprob, math.exp(logprob), length - dropped, dropped, sample.reason)
@@ -69,24 +69,24 @@ def beam_search(
     reader: Reader,
     vocabulary: Vocabulary,
     prompt: Sequence[int],
-    knobs: DecodeConfig,
+    params: DecodeConfig,
     limit: int,
     cancel: Callable[[], bool],
 ) -> list[Beam]:
-    """The best continuations of `prompt`, at most `knobs.beams`, of at most `limit` tokens, best first.
+    """The best continuations of `prompt`, at most `params.beams`, of at most `limit` tokens, best first.
 
     Log-probabilities are those after the transformations of the stack. A continuation that ends (end of text, or a stop
     string) is finished if it is among the best `beams` of its step. The search is over when `beams` are finished and
     the best running one, scored at its present length, is no better than the worst of them. On `cancel` it returns
     what it has.
     """
-    search = _Search(vocabulary, build_stack(beam_knobs(knobs), vocabulary), prompt, knobs)
+    search = _Search(vocabulary, build_pipeline(beam_params(params), vocabulary), prompt, params)
     start = window_start(len(prompt), len(prompt), reader.context)
     reader.begin(prompt, start)
     try:
         logits = reader.read(torch.tensor([list(prompt)], device=vocabulary.device), start, cancel)
-        reader = reader.expand(knobs.beams)  # the one it comes from stays as it is
-        logits = logits.expand(knobs.beams, -1)
+        reader = reader.expand(params.beams)  # the one it comes from stays as it is
+        logits = logits.expand(params.beams, -1)
         for step in range(limit):
             rows = search.take(logits, last=step == limit - 1)
             if search.over() or cancel():
@@ -102,18 +102,20 @@ def beam_search(
 class _Search:
     """The beams under way and those that have ended."""
 
-    def __init__(self, vocabulary: Vocabulary, stack: Stack, prompt: Sequence[int], knobs: DecodeConfig) -> None:
-        self._vocabulary, self._stack, self._prompt, self._knobs = vocabulary, stack, list(prompt), knobs
+    def __init__(
+        self, vocabulary: Vocabulary, pipeline: LogitsPipeline, prompt: Sequence[int], params: DecodeConfig
+    ) -> None:
+        self._vocabulary, self._pipeline, self._prompt, self._params = vocabulary, pipeline, list(prompt), params
         self._running = [Beam()]
         self._finished: list[Beam] = []
 
     @torch.no_grad()
     def take(self, logits: Tensor, *, last: bool) -> Tensor:
         """One step, from the logits (beams, V) after the texts: which row each text now continues, (beams,) int64."""
-        width, size, alive = self._knobs.beams, self._vocabulary.size, len(self._running)
+        width, size, alive = self._params.beams, self._vocabulary.size, len(self._running)
         none = torch.zeros(alive, device=logits.device)
-        now = Moment(self.texts()[:alive], len(self._running[0].tokens), none, none)
-        log_p = torch.log_softmax(self._stack(logits[:alive, :size], now), dim=-1)
+        ctx = SamplingContext(self.texts()[:alive], len(self._running[0].tokens), none, none)
+        log_p = torch.log_softmax(self._pipeline(logits[:alive, :size], ctx), dim=-1)
         totals = log_p + log_p.new_tensor([beam.total for beam in self._running]).unsqueeze(-1)
         ends = self._vocabulary.tokenizer.stop_ids
         found = torch.topk(totals.flatten(), min(max(2, 1 + len(ends)) * width, totals.numel()))
@@ -137,26 +139,26 @@ class _Search:
         """Whether no running beam can still matter."""
         if not self._running:
             return True
-        penalty = self._knobs.beam_length_penalty
-        full = len(self._finished) == self._knobs.beams
+        penalty = self._params.beam_length_penalty
+        full = len(self._finished) == self._params.beams
         return full and self._running[0].score(penalty) <= self._finished[-1].score(penalty)
 
     def texts(self) -> Tensor:
         """Prompt and continuation of every running beam, (beams, T) int64; the first fills the rows that have none."""
         rows = [self._prompt + list(beam.tokens) for beam in self._running]
-        rows += rows[:1] * (self._knobs.beams - len(rows))
+        rows += rows[:1] * (self._params.beams - len(rows))
         return torch.tensor(rows, device=self._vocabulary.device)
 
     def best(self) -> list[Beam]:
         return self._ranked(self._finished + ([] if self._finished else self._running))
 
     def _ranked(self, beams: list[Beam]) -> list[Beam]:
-        return sorted(beams, key=lambda beam: -beam.score(self._knobs.beam_length_penalty))
+        return sorted(beams, key=lambda beam: -beam.score(self._params.beam_length_penalty))
 
     def _stopped(self, beam: Beam) -> bool:
         """Whether a stop string is complete; like in drawing, text before the shortest length counts for nothing."""
-        if not self._knobs.stop or len(beam.tokens) < self._knobs.min_tokens:
+        if not self._params.stop or len(beam.tokens) < self._params.min_tokens:
             return False
         decode = self._vocabulary.tokenizer.decode
-        counted = decode(beam.tokens)[len(decode(beam.tokens[: max(0, self._knobs.min_tokens - 1)])) :]
-        return any(stop in counted for stop in self._knobs.stop if stop)
+        counted = decode(beam.tokens)[len(decode(beam.tokens[: max(0, self._params.min_tokens - 1)])) :]
+        return any(stop in counted for stop in self._params.stop if stop)

@@ -54,27 +54,27 @@ class Comparison:
 def compare(
     engines: tuple[Engine, Engine],
     prompt: str,
-    knobs: DecodeConfig,
+    params: DecodeConfig,
     *,
     tokens: Sequence[int] = (),
-    knobs_source: Callable[[], Callable[[], DecodeConfig]] | None = None,
+    params_source: Callable[[], Callable[[], DecodeConfig]] | None = None,
     cancel: Callable[[], bool] = lambda: False,
     on_piece: Callable[[int, Piece], object] = lambda side, piece: None,
 ) -> Comparison:
     """Let both write on from `prompt`, one text each, the second after the first; `on_piece(side, piece)` as they do.
 
     `tokens` are those of the prompt to the first engine, where not those its tokenizer makes of it. Each call of
-    `knobs_source` gives one of them its knobs, as in `Engine.stream`. UserError where the prompt or a knob cannot be.
+    `params_source` gives one of them its knobs, as in `Engine.stream`. UserError where the prompt or a knob cannot be.
     """
     same = engines[0].tokenizer.fingerprint() == engines[1].tokenizer.fingerprint()
-    ids = engines[0].prompt_ids(list(tokens) or prompt, knobs)
+    ids = engines[0].prompt_ids(list(tokens) or prompt, params)
     starts: tuple[list[int], list[int] | str] = (ids, ids if same else prompt)
     first, second = (
         _reply(
             engine,
             start,
-            knobs,
-            knobs_source() if knobs_source is not None else None,
+            params,
+            params_source() if params_source is not None else None,
             cancel,
             lambda piece, side=side: on_piece(side, piece),  # type: ignore[misc]
         )
@@ -95,13 +95,13 @@ def compare(
 def _reply(
     engine: Engine,
     prompt: str | Sequence[int],
-    knobs: DecodeConfig,
-    knobs_source: Callable[[], DecodeConfig] | None,
+    params: DecodeConfig,
+    params_source: Callable[[], DecodeConfig] | None,
     cancel: Callable[[], bool],
     on_piece: Callable[[Piece], object],
 ) -> Side:
     pieces = []
-    for item in engine.stream(prompt, knobs, num_samples=1, cancel=cancel, knobs_source=knobs_source):
+    for item in engine.stream(prompt, params, num_samples=1, cancel=cancel, params_source=params_source):
         if isinstance(item, Piece):
             pieces.append(item)
             on_piece(item)

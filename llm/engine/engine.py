@@ -9,7 +9,7 @@ import torch
 
 from llm.config.schema import DecodeConfig
 from llm.engine.batch import BatchReply, Completion, groups, prompts_at_once
-from llm.engine.beam import beam_knobs, stream_beams
+from llm.engine.beam import beam_params, stream_beams
 from llm.engine.inspect import explain_each, explain_next
 from llm.engine.prompts import prompt_ids
 from llm.engine.reader import Reader
@@ -17,7 +17,7 @@ from llm.engine.reply import Done, Piece, Reply
 from llm.engine.weights import copy_weights, reading_model, snapshot_model
 from llm.errors import UserError, WrongUse
 from llm.model.transformer import Transformer
-from llm.sampling import Stack, Stage, Vocabulary, build_stack
+from llm.sampling import LogitsPipeline, Stage, Vocabulary, build_pipeline
 from llm.tokenizer.base import Tokenizer
 
 
@@ -71,41 +71,41 @@ class Engine:
         self._weights_changed += 1
         self._kept = None
 
-    def prompt_ids(self, prompt: str | Sequence[int], knobs: DecodeConfig) -> list[int]:
+    def prompt_ids(self, prompt: str | Sequence[int], params: DecodeConfig) -> list[int]:
         """The tokens a reply to `prompt` begins with; at least one."""
-        return prompt_ids(self.tokenizer, prompt, separator_first=knobs.separator_first)
+        return prompt_ids(self.tokenizer, prompt, separator_first=params.separator_first)
 
-    def stack(self, knobs: DecodeConfig) -> Stack:
-        """The transformations that `knobs` ask for, to be shown."""
-        return build_stack(knobs, self._vocabulary)
+    def pipeline(self, params: DecodeConfig) -> LogitsPipeline:
+        """The transformations that `params` ask for, to be shown."""
+        return build_pipeline(params, self._vocabulary)
 
     def stream(
         self,
         prompt: str | Sequence[int],
-        knobs: DecodeConfig,
+        params: DecodeConfig,
         *,
         num_samples: int | None = None,
         cancel: Callable[[], bool] = lambda: False,
-        knobs_source: Callable[[], DecodeConfig] | None = None,
+        params_source: Callable[[], DecodeConfig] | None = None,
     ) -> Iterator[Piece | Done]:
         """Write on from `prompt`: a Piece per token and sample as it is drawn, then one Done.
 
-        `cancel` is asked before every token, and between the blocks of a long prompt. `knobs_source`, where given, is
+        `cancel` is asked before every token, and between the blocks of a long prompt. `params_source`, where given, is
         asked for the knobs before every token; seed, separator and the number of samples stay those of the beginning.
-        Beam search (`knobs.beams`) gives all its pieces at the end. UserError where the prompt or a knob cannot be.
+        Beam search (`params.beams`) gives all its pieces at the end. UserError where the prompt or a knob cannot be.
         """
-        count = num_samples or knobs.num_samples
-        ids = self.checked_ids(prompt, replace(knobs, num_samples=count))
+        count = num_samples or params.num_samples
+        ids = self.checked_ids(prompt, replace(params, num_samples=count))
         reader = self._take_reader()
-        if knobs.beams > 1:
-            return self._run(stream_beams(reader, self._vocabulary, ids, knobs, count, cancel), reader)
-        reply = Reply(reader, self._vocabulary, ids, knobs, count)
-        return self._run(reply.run(cancel, knobs_source or (lambda: knobs)), reader)
+        if params.beams > 1:
+            return self._run(stream_beams(reader, self._vocabulary, ids, params, count, cancel), reader)
+        reply = Reply(reader, self._vocabulary, ids, params, count)
+        return self._run(reply.run(cancel, params_source or (lambda: params)), reader)
 
     def complete(
         self,
         prompts: Sequence[str | Sequence[int]],
-        knobs: DecodeConfig,
+        params: DecodeConfig,
         *,
         report: Callable[[int], object] = lambda done: None,
     ) -> list[Completion]:
@@ -113,16 +113,16 @@ class Engine:
 
         `report` is told how many of them are done.
         """
-        count = knobs.num_samples
-        ids = [self.checked_ids(prompt, knobs) for prompt in prompts]
-        at_once = 1 if knobs.beams > 1 else prompts_at_once(self.model, count)
+        count = params.num_samples
+        ids = [self.checked_ids(prompt, params) for prompt in prompts]
+        at_once = 1 if params.beams > 1 else prompts_at_once(self.model, count)
         found: dict[int, Completion] = {}
         for group in groups([len(row) for row in ids], at_once):
             if len(group) == 1:
-                found[group[0]] = Completion.of(self.stream(ids[group[0]], knobs))
+                found[group[0]] = Completion.of(self.stream(ids[group[0]], params))
             else:
                 reader = Reader(self.model, len(group) * count, use_cache=self._use_cache)
-                reply = BatchReply(reader, self._vocabulary, [ids[index] for index in group], knobs, count)
+                reply = BatchReply(reader, self._vocabulary, [ids[index] for index in group], params, count)
                 found |= zip(group, reply.completions(count), strict=True)
             report(len(found))
         return [found[index] for index in range(len(ids))]
@@ -130,7 +130,7 @@ class Engine:
     def explain(
         self,
         prompt: str | Sequence[int],
-        knobs: DecodeConfig,
+        params: DecodeConfig,
         *,
         written: Sequence[int] = (),
         top: int = 10,
@@ -138,30 +138,32 @@ class Engine:
     ) -> list[Stage]:
         """The distribution that the token after `prompt` and the new tokens `written` is drawn from, before and after
         each transformation. Every stage shows its `top` likeliest tokens, and the tokens `also`."""
-        ids = self.prompt_ids(prompt, knobs)
-        knobs = beam_knobs(knobs) if knobs.beams > 1 else knobs
+        ids = self.prompt_ids(prompt, params)
+        params = beam_params(params) if params.beams > 1 else params
         reader = self._take_reader()
-        stages = explain_next(reader, self._vocabulary, ids, written, knobs, top=top, also=also)
+        stages = explain_next(reader, self._vocabulary, ids, written, params, top=top, also=also)
         self._kept = reader
         return stages
 
     def explain_each(
-        self, prompt: str | Sequence[int], knobs: DecodeConfig, written: Sequence[int], *, top: int = 10
+        self, prompt: str | Sequence[int], params: DecodeConfig, written: Sequence[int], *, top: int = 10
     ) -> Iterator[list[Stage]]:
         """What `explain` says of each of the tokens `written` after `prompt`."""
         reader = self._take_reader()
-        yield from explain_each(reader, self._vocabulary, self.prompt_ids(prompt, knobs), written, knobs, top)
+        yield from explain_each(reader, self._vocabulary, self.prompt_ids(prompt, params), written, params, top)
         self._kept = reader
 
-    def checked_ids(self, prompt: str | Sequence[int], knobs: DecodeConfig) -> list[int]:
+    def checked_ids(self, prompt: str | Sequence[int], params: DecodeConfig) -> list[int]:
         """The tokens of `prompt`. UserError unless a reply can be written to it with these knobs."""
-        ids = self.prompt_ids(prompt, knobs)
-        self.stack(knobs)
-        if 1 < knobs.beams < knobs.num_samples:
-            raise WrongUse(f"Beam search over {knobs.beams} beams cannot give {knobs.num_samples} texts; raise beams.")
-        if 0 < knobs.max_total_tokens <= len(ids):
+        ids = self.prompt_ids(prompt, params)
+        self.pipeline(params)
+        if 1 < params.beams < params.num_samples:
             raise WrongUse(
-                f"max_total_tokens is {knobs.max_total_tokens} and the prompt alone takes {len(ids)}: "
+                f"Beam search over {params.beams} beams cannot give {params.num_samples} texts; raise beams."
+            )
+        if 0 < params.max_total_tokens <= len(ids):
+            raise WrongUse(
+                f"max_total_tokens is {params.max_total_tokens} and the prompt alone takes {len(ids)}: "
                 "nothing can be written; raise the limit or shorten the prompt."
             )
         return ids

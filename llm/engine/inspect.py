@@ -10,7 +10,7 @@ from torch import Tensor
 from llm.config.schema import DecodeConfig
 from llm.engine.reader import Reader, window_start
 from llm.model.packed import ReadingModel
-from llm.sampling import Moment, Stack, Stage, Uniforms, Vocabulary, build_stack, explain
+from llm.sampling import LogitsPipeline, SamplingContext, Stage, Uniforms, Vocabulary, build_pipeline, explain
 from llm.sampling.filters import mirostat_update
 
 
@@ -20,7 +20,7 @@ def explain_next(
     vocabulary: Vocabulary,
     prompt: Sequence[int],
     written: Sequence[int],
-    knobs: DecodeConfig,
+    params: DecodeConfig,
     *,
     top: int,
     also: Sequence[int],
@@ -30,69 +30,76 @@ def explain_next(
     It is the one that the next token of that reply is drawn from: with the same window of the context, the same coin
     of the same seed, and mirostat as far as those tokens have moved it. `also`: tokens to be shown in any case.
     """
-    stack = build_stack(knobs, vocabulary)
-    first = 0 if knobs.mirostat_tau > 0 else len(written)
-    *_, (logits, now) = moments(reader, vocabulary, prompt, [*written, None], knobs, stack, first)
-    return explain(stack, logits, now, top=top, also=also)
+    pipeline = build_pipeline(params, vocabulary)
+    first = 0 if params.mirostat_tau > 0 else len(written)
+    *_, (logits, ctx) = sampling_contexts(reader, vocabulary, prompt, [*written, None], params, pipeline, first)
+    return explain(pipeline, logits, ctx, top=top, also=also)
 
 
 @torch.no_grad()
 def explain_each(
-    reader: Reader, vocabulary: Vocabulary, prompt: Sequence[int], written: Sequence[int], knobs: DecodeConfig, top: int
+    reader: Reader,
+    vocabulary: Vocabulary,
+    prompt: Sequence[int],
+    written: Sequence[int],
+    params: DecodeConfig,
+    top: int,
 ) -> Iterator[list[Stage]]:
     """`explain_next` for each of the tokens `written`, in one go through the text."""
-    stack = build_stack(knobs, vocabulary)
-    for token, (logits, now) in zip(
-        written, moments(reader, vocabulary, prompt, written, knobs, stack, 0), strict=True
+    pipeline = build_pipeline(params, vocabulary)
+    for token, (logits, ctx) in zip(
+        written, sampling_contexts(reader, vocabulary, prompt, written, params, pipeline, 0), strict=True
     ):
-        yield explain(stack, logits, now, top=top, also=[token])
+        yield explain(pipeline, logits, ctx, top=top, also=[token])
 
 
-def moments(
+def sampling_contexts(
     reader: Reader,
     vocabulary: Vocabulary,
     prompt: Sequence[int],
     written: Sequence[int | None],
-    knobs: DecodeConfig,
-    stack: Stack,
+    params: DecodeConfig,
+    pipeline: LogitsPipeline,
     first: int,
-) -> Iterator[tuple[Tensor, Moment]]:
+) -> Iterator[tuple[Tensor, SamplingContext]]:
     """What each token of `written` from number `first` on was drawn from; the last may be None, for one to come."""
-    uniforms = Uniforms(knobs.seed, 1, vocabulary.device)
+    uniforms = Uniforms(params.seed, 1, vocabulary.device)
     tokens = [*prompt, *(token for token in written if token is not None)]
     text = torch.tensor([tokens], device=vocabulary.device)
-    mu = torch.full((1,), 2 * knobs.mirostat_tau, device=vocabulary.device)
+    mu = torch.full((1,), 2 * params.mirostat_tau, device=vocabulary.device)
     for count, token in enumerate(written):
-        coin = uniforms.next()[:, 1]
+        uniform = uniforms.next()[:, 1]
         if count < first:
             continue
-        logits, now = _moment(reader, vocabulary, prompt, text, count, coin, mu)
-        yield logits, now
-        if knobs.mirostat_tau > 0 and token is not None:
-            mu = mirostat_update(mu, _probability(stack, logits, now, token), knobs.mirostat_tau, knobs.mirostat_eta)
+        logits, ctx = _sampling_context(reader, vocabulary, prompt, text, count, uniform, mu)
+        yield logits, ctx
+        if params.mirostat_tau > 0 and token is not None:
+            mu = mirostat_update(
+                mu, _probability(pipeline, logits, ctx, token), params.mirostat_tau, params.mirostat_eta
+            )
 
 
-def _moment(
+def _sampling_context(
     reader: Reader,
     vocabulary: Vocabulary,
     prompt: Sequence[int],
     text: Tensor,
     count: int,
-    coin: Tensor,
+    uniform: Tensor,
     mu: Tensor,
-) -> tuple[Tensor, Moment]:
+) -> tuple[Tensor, SamplingContext]:
     """Logits (1, V) after `count` new tokens of `text` (1, T), and what the transformations look at besides."""
     length = len(prompt) + count
     start = window_start(length, len(prompt), reader.context)
     so_far = text[:, :length]
     reader.begin(so_far[0].tolist(), start)
     logits = reader.read(so_far, start)[:, : vocabulary.size]
-    return logits, Moment(so_far, count, coin, mu)
+    return logits, SamplingContext(so_far, count, uniform, mu)
 
 
-def _probability(stack: Stack, logits: Tensor, now: Moment, token: int) -> Tensor:
+def _probability(pipeline: LogitsPipeline, logits: Tensor, ctx: SamplingContext, token: int) -> Tensor:
     """(1,): how likely `token` was once the stack was through."""
-    return torch.softmax(stack(logits, now), dim=-1)[:, token]
+    return torch.softmax(pipeline(logits, ctx), dim=-1)[:, token]
 
 
 @torch.no_grad()

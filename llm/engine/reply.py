@@ -12,7 +12,7 @@ from torch import Tensor
 
 from llm.config.schema import DecodeConfig
 from llm.engine.reader import Cancelled, Reader, window_start
-from llm.sampling import Moment, StopStrings, Uniforms, Vocabulary, build_stack, draw
+from llm.sampling import SamplingContext, StopStrings, Uniforms, Vocabulary, build_pipeline, draw
 from llm.sampling.filters import mirostat_update
 from llm.tokenizer.base import Tokenizer
 from llm.tokenizer.stream import StreamDecoder
@@ -93,32 +93,32 @@ class Done:
         )
 
 
-def token_limit(knobs: DecodeConfig, prompt_tokens: int) -> int:
+def token_limit(params: DecodeConfig, prompt_tokens: int) -> int:
     """How many new tokens may be written."""
-    total = knobs.max_total_tokens
-    return min(knobs.max_tokens, total - prompt_tokens) if total else knobs.max_tokens
+    total = params.max_total_tokens
+    return min(params.max_tokens, total - prompt_tokens) if total else params.max_tokens
 
 
 class Sample:
     """The text of one sample so far: what of it may be shown, and whether it has ended."""
 
-    def __init__(self, tokenizer: Tokenizer, prompt: Sequence[int], knobs: DecodeConfig) -> None:
+    def __init__(self, tokenizer: Tokenizer, prompt: Sequence[int], params: DecodeConfig) -> None:
         self._stop_ids = tokenizer.stop_ids
         self._decoder = StreamDecoder(tokenizer, continuing=True)
         for token in prompt[-LONGEST_CHARACTER:]:
             self._decoder.feed(token)  # a prompt of tokens may end in half a character
-        self._stops = StopStrings(knobs.stop)
+        self._stops = StopStrings(params.stop)
         self.tokens = 0
         self.reason: Reason = ""
 
-    def accept(self, token: int, knobs: DecodeConfig, limit: int) -> str:
+    def accept(self, token: int, params: DecodeConfig, limit: int) -> str:
         """Take one more token, at most `limit` in all; returns the text that can now be shown."""
         self.tokens += 1
         text = ""
         if token in self._stop_ids:
             self.reason = "stop"
         else:
-            text = self._until_stop(self._decoder.feed(token), knobs)
+            text = self._until_stop(self._decoder.feed(token), params)
             if not self.reason and self.tokens >= limit:
                 self.reason = "length"
         return text + (self.flush() if self.reason else "")
@@ -127,10 +127,10 @@ class Sample:
         """The text still held back: half a character, or what might have begun a stop string."""
         return "" if self._stops.found else self._stops.feed(self._decoder.finish()) + self._stops.finish()
 
-    def _until_stop(self, text: str, knobs: DecodeConfig) -> str:
-        if self.tokens < knobs.min_tokens:
+    def _until_stop(self, text: str, params: DecodeConfig) -> str:
+        if self.tokens < params.min_tokens:
             return self._stops.finish() + text
-        self._stops.change(knobs.stop)
+        self._stops.change(params.stop)
         text = self._stops.feed(text)
         if self._stops.found:
             self.reason = "stop"
@@ -148,25 +148,25 @@ class Reply:
         reader: Reader,
         vocabulary: Vocabulary,
         prompt: Sequence[int],
-        knobs: DecodeConfig,
+        params: DecodeConfig,
         num_samples: int,
     ) -> None:
-        self._reader, self._vocabulary, self._prompt, self._knobs = reader, vocabulary, prompt, knobs
-        self._stack = build_stack(knobs, vocabulary)
-        self._samples = [Sample(vocabulary.tokenizer, prompt, knobs) for _ in range(num_samples)]
-        self._uniforms = Uniforms(knobs.seed, num_samples, vocabulary.device)
+        self._reader, self._vocabulary, self._prompt, self._params = reader, vocabulary, prompt, params
+        self._pipeline = build_pipeline(params, vocabulary)
+        self._samples = [Sample(vocabulary.tokenizer, prompt, params) for _ in range(num_samples)]
+        self._uniforms = Uniforms(params.seed, num_samples, vocabulary.device)
         self._tokens = torch.tensor([list(prompt)], device=vocabulary.device).expand(num_samples, -1)
-        self._mu = torch.full((num_samples,), 2 * knobs.mirostat_tau, device=vocabulary.device)
+        self._mu = torch.full((num_samples,), 2 * params.mirostat_tau, device=vocabulary.device)
         self._generated = 0
 
-    def run(self, cancel: Callable[[], bool], knobs_source: Callable[[], DecodeConfig]) -> Iterator[Piece | Done]:
+    def run(self, cancel: Callable[[], bool], params_source: Callable[[], DecodeConfig]) -> Iterator[Piece | Done]:
         began = time.perf_counter()
         first = 0.0
         reused = self._reader.begin(self._prompt, self._start)
         try:
             logits = self._read_prompt(cancel)
             while not cancel():
-                self._use(knobs_source())
+                self._use(params_source())
                 drawn = self._next(logits)
                 first = first or time.perf_counter() - began
                 yield from self._pieces(drawn)
@@ -194,39 +194,39 @@ class Reply:
             self._reader = self._reader.expand(len(self._samples))
         return logits.expand(len(self._samples), -1)
 
-    def _use(self, knobs: DecodeConfig) -> None:
-        if knobs == self._knobs:
+    def _use(self, params: DecodeConfig) -> None:
+        if params == self._params:
             return
-        if knobs.mirostat_tau != self._knobs.mirostat_tau:
-            self._mu = torch.full_like(self._mu, 2 * knobs.mirostat_tau)
-        self._stack = build_stack(knobs, self._vocabulary)
-        self._knobs = knobs
+        if params.mirostat_tau != self._params.mirostat_tau:
+            self._mu = torch.full_like(self._mu, 2 * params.mirostat_tau)
+        self._pipeline = build_pipeline(params, self._vocabulary)
+        self._params = params
 
     @torch.no_grad()
     def _next(self, logits: Tensor) -> list[tuple[int, float, float]]:
         """Draw a token per sample, and append it: (token, logprob, probability). The only wait for the device."""
         logits = logits[:, : self._vocabulary.size]
-        uniform, coin = self._uniforms.next().unbind(-1)
-        shaped = self._stack(logits, Moment(self._tokens, self._generated, coin, self._mu))
+        draw_uniform, uniform = self._uniforms.next().unbind(-1)
+        shaped = self._pipeline(logits, SamplingContext(self._tokens, self._generated, uniform, self._mu))
         probabilities = torch.softmax(shaped, dim=-1)
-        tokens = draw(probabilities, uniform)
+        tokens = draw(probabilities, draw_uniform)
         column = tokens.unsqueeze(-1)
         probability = probabilities.gather(1, column).squeeze(-1)
         logprob = torch.log_softmax(logits, dim=-1).gather(1, column).squeeze(-1)
-        if self._knobs.mirostat_tau > 0:
-            self._mu = mirostat_update(self._mu, probability, self._knobs.mirostat_tau, self._knobs.mirostat_eta)
+        if self._params.mirostat_tau > 0:
+            self._mu = mirostat_update(self._mu, probability, self._params.mirostat_tau, self._params.mirostat_eta)
         self._tokens = torch.cat((self._tokens, column), dim=1)
         self._generated += 1
         numbers = torch.stack((logprob, probability), dim=-1)
         return [(token, *pair) for token, pair in zip(tokens.tolist(), numbers.tolist(), strict=True)]
 
     def _pieces(self, drawn: list[tuple[int, float, float]]) -> Iterator[Piece]:
-        limit = token_limit(self._knobs, len(self._prompt))
+        limit = token_limit(self._params, len(self._prompt))
         dropped = self._start
         used = self._tokens.shape[1] - dropped
         for index, (sample, (token, logprob, probability)) in enumerate(zip(self._samples, drawn, strict=True)):
             if not sample.reason:
-                text = sample.accept(token, self._knobs, limit)
+                text = sample.accept(token, self._params, limit)
                 yield Piece(index, token, text, logprob, probability, used, dropped, sample.reason)
 
     def _cancelled(self) -> Iterator[Piece]:

@@ -30,7 +30,7 @@ class Frame:
 def timelapse(
     run: Run,
     prompts: Sequence[str],
-    knobs: DecodeConfig,
+    params: DecodeConfig,
     *,
     device: str = "auto",
     cancel: Callable[[], bool] = lambda: False,
@@ -51,7 +51,7 @@ def timelapse(
         for text in prompts:
             if cancel():
                 return
-            items = engine.stream(text, knobs, num_samples=1, cancel=cancel)
+            items = engine.stream(text, params, num_samples=1, cancel=cancel)
             written = "".join(item.text for item in items if isinstance(item, Piece))
             yield Frame(info.step, text, written, info.metrics)
 

@@ -1,26 +1,26 @@
 """From logits to the next token.
 
-`filters` and `penalties` hold the transformations, each a pure function with its source; `stack` puts them in order;
+`filters` and `penalties` hold the transformations, each a pure function with its source; `pipeline` puts them in order;
 `draw` picks the token; `stops` finds stop strings; `explain` shows what each transformation did.
 """
 
-from llm.config.schema import DecodeConfig as Knobs
+from llm.config.schema import DecodeConfig as DecodeConfig
 from llm.sampling.draw import Uniforms, draw
 from llm.sampling.explain import Stage, explain
-from llm.sampling.stack import Moment, Stack, build_stack, resolved_order
+from llm.sampling.pipeline import LogitsPipeline, SamplingContext, build_pipeline, resolve_order
 from llm.sampling.stops import StopStrings
 from llm.sampling.vocabulary import Vocabulary
 
 __all__ = [
-    "Knobs",
-    "Moment",
-    "Stack",
+    "DecodeConfig",
+    "LogitsPipeline",
+    "SamplingContext",
     "Stage",
     "StopStrings",
     "Uniforms",
     "Vocabulary",
-    "build_stack",
+    "build_pipeline",
     "draw",
     "explain",
-    "resolved_order",
+    "resolve_order",
 ]

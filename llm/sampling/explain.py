@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from llm.sampling.filters import entropy
-from llm.sampling.stack import Moment, Stack
+from llm.sampling.pipeline import LogitsPipeline, SamplingContext
 
 
 @dataclass(frozen=True)
@@ -26,13 +26,15 @@ class Stage:
     entropy_bits: float
 
 
-def explain(stack: Stack, logits: Tensor, now: Moment, *, top: int = 10, also: Sequence[int] = ()) -> list[Stage]:
+def explain(
+    pipeline: LogitsPipeline, logits: Tensor, ctx: SamplingContext, *, top: int = 10, also: Sequence[int] = ()
+) -> list[Stage]:
     """The distribution of one position, before and after each active transformation; logits (1, V).
 
     A stage shows its own `top` likeliest tokens, and those of the first stage too, so that one can see where they went;
     and the tokens `also`.
     """
-    stages = stack.trace(logits, now)
+    stages = pipeline.trace(logits, ctx)
     first = torch.topk(logits[0], min(top, logits.shape[-1])).indices.tolist()
     first += [token for token in also if token not in first]
     return [_stage(name, values, first, top) for name, values in stages]

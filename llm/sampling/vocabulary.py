@@ -39,11 +39,11 @@ class Vocabulary:
         self.device = torch.device(device)
         self._holding = lru_cache(maxsize=8)(self._find_holding)
 
-    def resolve(self, knobs: DecodeConfig) -> NamedTokens:
+    def resolve(self, params: DecodeConfig) -> NamedTokens:
         """Every token the knobs name. ConfigError lists all that are unknown."""
         problems: list[Problem] = []
-        banned = [self._id("decode.banned_tokens", text, problems) for text in knobs.banned_tokens]
-        biases = [self._bias(entry, problems) for entry in knobs.logit_bias]
+        banned = [self._id("decode.banned_tokens", text, problems) for text in params.banned_tokens]
+        biases = [self._bias(entry, problems) for entry in params.logit_bias]
         if problems:
             raise ConfigError(problems)
         return NamedTokens(
@@ -51,7 +51,7 @@ class Vocabulary:
             ends=self._ids(sorted(self.tokenizer.stop_ids)),
             biased=self._ids([token for token, _ in biases]),
             bias=torch.tensor([value for _, value in biases], device=self.device),
-            breakers=self._holding(knobs.dry_breakers if knobs.dry_multiplier > 0 else ()),
+            breakers=self._holding(params.dry_breakers if params.dry_multiplier > 0 else ()),
         )
 
     def _ids(self, ids: list[int]) -> Tensor:

@@ -103,7 +103,7 @@ class Steering:
         if command.name in STOP:
             self.stop = command
         elif command.name == "set":
-            yield self._set_knob(command)
+            yield self._set_live_setting(command)
         elif command.name in chores:
             yield from self.results.read()  # a chore knows of all steps before it
             yield from chores[command.name](command.id)
@@ -111,7 +111,7 @@ class Steering:
             reason = REFUSALS.get(command.name, "unknown command")
             yield self.job.say(CommandRefused, command=command.name, reason=reason, command_id=command.id)
 
-    def _set_knob(self, command: Command) -> Event:
+    def _set_live_setting(self, command: Command) -> Event:
         key, value = str(command.arguments.get("key", "")), str(command.arguments.get("value", ""))
         try:
             previous, changed, new = set_live(self.job.config, key, value)

@@ -11,8 +11,8 @@ from tests.cli.test_cli_real import Shell, shell  # noqa: F401
 
 
 def test_every_token_explained(shell: Shell) -> None:  # noqa: F811
-    knobs = ("--max-tokens", "5", "--top-k", "7", "--temperature", "0.8")
-    words = ("sample", "tiny-1@10", "--prompt", "Ada", "--explain", *knobs)
+    params = ("--max-tokens", "5", "--top-k", "7", "--temperature", "0.8")
+    words = ("sample", "tiny-1@10", "--prompt", "Ada", "--explain", *params)
     found = shell.data(*words)
     assert (found["run"], found["step"], len(found["tokens"])) == ("tiny-1", 10, 5)
     for token in found["tokens"]:
@@ -20,7 +20,7 @@ def test_every_token_explained(shell: Shell) -> None:  # noqa: F811
         assert token["stages"][2]["kept"] == 7
         last = {entry["token"]: entry["probability"] for entry in token["stages"][2]["top"]}
         assert last[token["token"]] == pytest.approx(token["probability"], rel=1e-3)
-    reply = shell.data("sample", "tiny-1@10", "--prompt", "Ada", *knobs)
+    reply = shell.data("sample", "tiny-1@10", "--prompt", "Ada", *params)
     assert "".join(token["text"] for token in found["tokens"]) == reply["samples"][0]["text"]
     lines = shell(*words).splitlines()
     assert len(lines) == 5 * 4 and "drawn with" in lines[0] and "7 left" in lines[3]

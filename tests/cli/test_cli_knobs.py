@@ -39,8 +39,8 @@ def shell(trained_run: Run, capsys: pytest.CaptureFixture[str]) -> Shell:
     return Shell(trained_run.path.parent.parent, capsys)
 
 
-def flags(knobs: dict[str, str]) -> list[str]:
-    return [word for name, value in knobs.items() for word in (f"--{name.replace('_', '-')}", value)]
+def flags(params: dict[str, str]) -> list[str]:
+    return [word for name, value in params.items() for word in (f"--{name.replace('_', '-')}", value)]
 
 
 def test_the_list_has_every_knob_at_another_value_than_usual(shell: Shell) -> None:
@@ -56,11 +56,11 @@ def test_the_reply_is_that_of_the_engine_with_these_knobs(shell: Shell, trained_
     given = {name: value for name, value in EVERY_KNOB.items() if name not in without}
     found = shell.data("sample", "tiny-1", "--prompt", "Ada", *flags(given))
     lists = {name: tuple(value) if isinstance(value, list) else value for name, value in found["decode"].items()}
-    knobs = replace(DecodeConfig(), **lists)
-    expected = Completion.of(Engine(*load_model(trained_run, trained_run.checkpoint())).stream("Ada", knobs))
+    params = replace(DecodeConfig(), **lists)
+    expected = Completion.of(Engine(*load_model(trained_run, trained_run.checkpoint())).stream("Ada", params))
     assert [sample["text"] for sample in found["samples"]] == list(expected.texts)
     assert all(expected.texts)
-    if knobs.num_samples == 1:
+    if params.num_samples == 1:
         assert shell("sample", "tiny-1", "--prompt", "Ada", *flags(given)) == expected.texts[0]
 
 

@@ -56,10 +56,10 @@ def same_weights(seed: int) -> tuple[Transformer, LlamaForCausalLM]:
     return ours.eval(), theirs.eval()
 
 
-def beams_of(model: Transformer, knobs: DecodeConfig) -> list[Beam]:
+def beams_of(model: Transformer, params: DecodeConfig) -> list[Beam]:
     """All beams, the best first."""
     vocabulary = Vocabulary(TOKENIZER, torch.device("cpu"))
-    return beam_search(Reader(model), vocabulary, PROMPT, knobs, knobs.max_tokens, lambda: False)
+    return beam_search(Reader(model), vocabulary, PROMPT, params, params.max_tokens, lambda: False)
 
 
 @pytest.mark.parametrize("seed", range(3))
@@ -76,8 +76,8 @@ def test_beam_search(seed: int, beams: int, penalty: float, bias: float) -> None
     """The end of text is made likelier by a bias, so that some beams end early and others do not."""
     ours, theirs = same_weights(seed)
     biased = (f"{END}={bias}",) if bias else ()
-    knobs = replace(NEUTRAL, beams=beams, beam_length_penalty=penalty, logit_bias=biased)
-    found = beams_of(ours, knobs)
+    params = replace(NEUTRAL, beams=beams, beam_length_penalty=penalty, logit_bias=biased)
+    found = beams_of(ours, params)
     expected = theirs.generate(
         torch.tensor([PROMPT]), num_beams=beams, num_return_sequences=beams, do_sample=False, max_new_tokens=12,
         length_penalty=penalty, output_scores=True, return_dict_in_generate=True, renormalize_logits=True,
@@ -94,12 +94,12 @@ def test_beam_search(seed: int, beams: int, penalty: float, bias: float) -> None
 def test_beams_are_streamed_as_samples() -> None:
     ours, _ = same_weights(1)
     engine = Engine(ours, TOKENIZER)
-    knobs = replace(NEUTRAL, beams=3, num_samples=2)
-    *pieces, done = engine.stream(PROMPT, knobs)
+    params = replace(NEUTRAL, beams=3, num_samples=2)
+    *pieces, done = engine.stream(PROMPT, params)
     texts = [[piece.token_id for piece in pieces if piece.sample == sample] for sample in range(2)]
-    best = beams_of(ours, knobs)
+    best = beams_of(ours, params)
     assert [tuple(text) for text in texts] == [beam.tokens for beam in best[:2]]
     assert done.reasons == ("length", "length")
     assert done.tokens == 24
-    *pieces, done = engine.stream(PROMPT, knobs, cancel=lambda: True)
+    *pieces, done = engine.stream(PROMPT, params, cancel=lambda: True)
     assert done.reason == "cancelled"

@@ -44,9 +44,9 @@ def test_each_is_as_it_would_be_alone(
     engine: Engine, changes: dict[str, object], rows: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(batching, "MOST_ROWS", rows)
-    knobs = replace(KNOBS, **changes)  # type: ignore[arg-type]
-    together = engine.complete(PROMPTS, knobs)
-    assert together == [Completion.of(engine.stream(prompt, knobs)) for prompt in PROMPTS]
+    params = replace(KNOBS, **changes)  # type: ignore[arg-type]
+    together = engine.complete(PROMPTS, params)
+    assert together == [Completion.of(engine.stream(prompt, params)) for prompt in PROMPTS]
     assert together[0] == together[-1]
     if "logit_bias" in changes:
         assert {"stop", "length"} == {reason for one in together for reason in one.reasons}

@@ -56,8 +56,8 @@ def random_engine(tokenizer: Tokenizer) -> Engine:
     return Engine(model.eval(), tokenizer)
 
 
-def pieces_of(engine: Engine, prompt: str | list[int], knobs: DecodeConfig) -> list[Piece]:
-    *pieces, done = engine.stream(prompt, knobs)
+def pieces_of(engine: Engine, prompt: str | list[int], params: DecodeConfig) -> list[Piece]:
+    *pieces, done = engine.stream(prompt, params)
     assert isinstance(done, Done)
     return [piece for piece in pieces if isinstance(piece, Piece)]
 
@@ -110,18 +110,18 @@ def test_an_edited_reply_goes_on_as_if_it_had_been_written_so(tokenizer: Tokeniz
 
 def test_an_edited_prompt_is_read_from_the_change_on(tokenizer: Tokenizer) -> None:
     """What the cache holds of another prompt, different in the middle of a character's bytes, is not taken for this."""
-    engine, knobs = random_engine(tokenizer), replace(KNOBS, max_tokens=12)
-    pieces_of(engine, PROMPT, knobs)
+    engine, params = random_engine(tokenizer), replace(KNOBS, max_tokens=12)
+    pieces_of(engine, PROMPT, params)
     edited = PROMPT.replace("狐狸", "狐狼")
-    again = pieces_of(engine, edited, knobs)
-    assert again == pieces_of(random_engine(tokenizer), edited, knobs)
+    again = pieces_of(engine, edited, params)
+    assert again == pieces_of(random_engine(tokenizer), edited, params)
 
 
 def test_a_reply_is_replayed_from_prompt_knobs_and_seed(tokenizer: Tokenizer) -> None:
     for seed in range(5):
-        knobs = replace(KNOBS, seed=seed, max_tokens=60, top_k=50)
-        first = pieces_of(random_engine(tokenizer), PROMPT, knobs)
-        again = pieces_of(random_engine(tokenizer), PROMPT, knobs)
+        params = replace(KNOBS, seed=seed, max_tokens=60, top_k=50)
+        first = pieces_of(random_engine(tokenizer), PROMPT, params)
+        again = pieces_of(random_engine(tokenizer), PROMPT, params)
         assert first == again
         tokens = [piece.token_id for piece in first if piece.token_id is not None]
         text = "".join(piece.text for piece in first)

@@ -74,16 +74,16 @@ def test_a_comparison_can_be_stopped() -> None:
 
 
 def test_time_lapse(trained_run: Run, tmp_path: Path) -> None:
-    knobs = replace(KNOBS, max_tokens=13, ban_end=False)
-    frames = list(timelapse(trained_run, ["Ada", "Chen"], knobs, device="cpu"))
+    params = replace(KNOBS, max_tokens=13, ban_end=False)
+    frames = list(timelapse(trained_run, ["Ada", "Chen"], params, device="cpu"))
     assert [(frame.step, frame.prompt) for frame in frames] == [(10, "Ada"), (10, "Chen"), (20, "Ada"), (20, "Chen")]
     model, tokenizer = load_model(trained_run, trained_run.checkpoint("10"))
-    assert frames[1].text == collect(Engine(model, tokenizer), "Chen", knobs)[1][0]
+    assert frames[1].text == collect(Engine(model, tokenizer), "Chen", params)[1][0]
     assert frames[0].metrics["validation_loss"] > frames[2].metrics["validation_loss"]
     shutil.copytree(trained_run.path, tmp_path / "runs" / "hurt")
     run = Run.open(tmp_path, "hurt")
     (run.checkpoint("10").path / "model.safetensors").write_bytes(b"cut")
-    damaged, whole = timelapse(run, ["Ada"], knobs, device="cpu")
+    damaged, whole = timelapse(run, ["Ada"], params, device="cpu")
     assert "model.safetensors" in damaged.problem and whole.text == frames[2].text
     with pytest.raises(UserError, match="no checkpoint yet"):
-        list(timelapse(Run.create(tmp_path, "new", run.config()), ["Ada"], knobs))
+        list(timelapse(Run.create(tmp_path, "new", run.config()), ["Ada"], params))

@@ -31,10 +31,10 @@ def test_the_same_text_on_a_gpu(position: str, beams: int) -> None:
     model = Transformer(replace(size, position=position)).double()
     model.init_weights(torch.Generator().manual_seed(0))
     model.eval()
-    knobs = replace(EVERYTHING, beams=beams)
+    params = replace(EVERYTHING, beams=beams)
     texts = []
     for device in ("cpu", "cuda"):
-        pieces = list(Engine(model, TOKENIZER, device=device).stream("Once", knobs, num_samples=3))
+        pieces = list(Engine(model, TOKENIZER, device=device).stream("Once", params, num_samples=3))
         texts.append([(piece.sample, piece.token_id) for piece in pieces[:-1]])
     assert texts[0] == texts[1]
     assert next(model.parameters()).device.type == "cpu"

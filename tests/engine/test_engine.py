@@ -28,10 +28,10 @@ def make_model(seed: int = 0, **changes: object) -> Transformer:
 
 
 def collect(
-    engine: Engine, prompt: str | list[int], knobs: DecodeConfig, **more: object
+    engine: Engine, prompt: str | list[int], params: DecodeConfig, **more: object
 ) -> tuple[list[list[int]], list[str], Done]:
     """Tokens and text of every sample, and the end."""
-    *pieces, done = engine.stream(prompt, knobs, **more)
+    *pieces, done = engine.stream(prompt, params, **more)
     assert isinstance(done, Done)
     count = len(done.reasons)
     tokens: list[list[int]] = [[] for _ in range(count)]
@@ -67,10 +67,10 @@ def scripted(script: str, prompt: str = "Q") -> Engine:
 
 
 def test_the_same_seed_gives_the_same_text_and_another_seed_another() -> None:
-    knobs = replace(PLAIN, seed=7)
-    tokens, _, done = collect(Engine(make_model(), TOKENIZER), "Once", knobs)
-    again, _, _ = collect(Engine(make_model(), TOKENIZER), "Once", knobs)
-    other, _, _ = collect(Engine(make_model(), TOKENIZER), "Once", replace(knobs, seed=8))
+    params = replace(PLAIN, seed=7)
+    tokens, _, done = collect(Engine(make_model(), TOKENIZER), "Once", params)
+    again, _, _ = collect(Engine(make_model(), TOKENIZER), "Once", params)
+    other, _, _ = collect(Engine(make_model(), TOKENIZER), "Once", replace(params, seed=8))
     assert tokens == again != other
     assert done.reason == "length"
     assert done.tokens == 20
@@ -197,23 +197,23 @@ def test_shortest_length_puts_off_the_end_and_stop_strings() -> None:
 
 
 def test_what_was_held_back_keeps_its_place_when_the_shortest_length_is_raised() -> None:
-    knobs = replace(PLAIN, stop=("xyz",), max_tokens=99)
-    changed = [knobs, knobs, knobs, *[replace(knobs, min_tokens=5)] * 99]
+    params = replace(PLAIN, stop=("xyz",), max_tokens=99)
+    changed = [params, params, params, *[replace(params, min_tokens=5)] * 99]
     later = iter(changed)
-    pieces = scripted("abxqr").stream("Q", knobs, knobs_source=lambda: next(later))
+    pieces = scripted("abxqr").stream("Q", params, params_source=lambda: next(later))
     assert "".join(piece.text for piece in pieces if isinstance(piece, Piece)) == "abxqr"
 
 
 def test_beams_stop_where_drawing_would() -> None:
     for shortest, shown in ((0, "a"), (4, "a.b")):
-        knobs = replace(PLAIN, stop=(".",), min_tokens=shortest, max_tokens=99, beams=2)
-        _, (text, *_), done = collect(scripted("a.b.c.d"), "Q", knobs)
+        params = replace(PLAIN, stop=(".",), min_tokens=shortest, max_tokens=99, beams=2)
+        _, (text, *_), done = collect(scripted("a.b.c.d"), "Q", params)
         assert (text, done.reason) == (shown, "stop")
 
 
 def test_a_beam_search_may_find_fewer_texts_than_were_asked_for() -> None:
-    knobs = replace(PLAIN, beams=4, num_samples=4, top_k=1, max_tokens=5)
-    _, texts, done = collect(Engine(make_model(), TOKENIZER), "Once", knobs)
+    params = replace(PLAIN, beams=4, num_samples=4, top_k=1, max_tokens=5)
+    _, texts, done = collect(Engine(make_model(), TOKENIZER), "Once", params)
     assert len(texts) == len(done.reasons) == 1 and texts[0]
 
 
@@ -258,7 +258,7 @@ def test_a_reply_left_half_read_does_no_harm() -> None:
 def test_knobs_change_from_the_next_token_on() -> None:
     now = PLAIN
     engine = Engine(make_model(), TOKENIZER)
-    stream = engine.stream("Once", PLAIN, knobs_source=lambda: now)
+    stream = engine.stream("Once", PLAIN, params_source=lambda: now)
     tokens = [next(stream).token_id for _ in range(5)]
     now = replace(PLAIN, logit_bias=("65=1000",), max_tokens=9)
     rest = list(stream)
@@ -321,10 +321,10 @@ def test_a_prompt_outside_the_vocabulary_is_refused() -> None:
 
 def test_explain_shows_the_first_token_of_a_reply() -> None:
     engine = Engine(make_model(), TOKENIZER)
-    knobs = replace(PLAIN, temperature=0.0)
-    stages = engine.explain("Once", knobs, top=3)
+    params = replace(PLAIN, temperature=0.0)
+    stages = engine.explain("Once", params, top=3)
     assert [stage.name for stage in stages] == ["model", "temperature"]
-    assert stages[-1].top[0] == (collect(engine, "Once", knobs)[0][0][0], 1.0)
+    assert stages[-1].top[0] == (collect(engine, "Once", params)[0][0][0], 1.0)
 
 
 def test_file_prompts(tmp_path: Path) -> None:

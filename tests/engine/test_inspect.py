@@ -25,13 +25,13 @@ KNOBS = DecodeConfig(temperature=0.9, top_k=40, max_tokens=71, seed=5, ban_end=T
     ],
 )
 def test_every_token_is_explained_by_the_distribution_it_was_drawn_from(changes: dict[str, float]) -> None:
-    knobs = replace(KNOBS, **changes)
+    params = replace(KNOBS, **changes)
     engine = Engine(make_model(), TOKENIZER)
-    pieces = [item for item in engine.stream("Once upon", knobs) if isinstance(item, Piece)]
+    pieces = [item for item in engine.stream("Once upon", params) if isinstance(item, Piece)]
     tokens = [piece.token_id for piece in pieces if piece.token_id is not None]
     assert len(tokens) == 71
     for at in (0, 1, 37, 40, 70):
-        stages = engine.explain("Once upon", knobs, written=tokens[:at], also=tokens[at : at + 1])
+        stages = engine.explain("Once upon", params, written=tokens[:at], also=tokens[at : at + 1])
         probability = dict(stages[-1].top)[tokens[at]]
         assert probability == pytest.approx(pieces[at].probability, rel=1e-3), at
         as_model = dict(stages[0].top)[tokens[at]]
@@ -40,14 +40,14 @@ def test_every_token_is_explained_by_the_distribution_it_was_drawn_from(changes:
 
 @pytest.mark.parametrize("changes", [{}, {"mirostat_tau": 3.0}])
 def test_all_tokens_explained_in_one_go_are_as_each_alone(changes: dict[str, float]) -> None:
-    knobs = replace(KNOBS, max_tokens=50, **changes)
+    params = replace(KNOBS, max_tokens=50, **changes)
     engine = Engine(make_model(), TOKENIZER)
-    pieces = [item for item in engine.stream("Once upon", knobs) if isinstance(item, Piece)]
+    pieces = [item for item in engine.stream("Once upon", params) if isinstance(item, Piece)]
     tokens = [piece.token_id for piece in pieces if piece.token_id is not None]
-    each = list(engine.explain_each("Once upon", knobs, tokens))
+    each = list(engine.explain_each("Once upon", params, tokens))
     assert len(each) == 50
     for at in (0, 20, 49):
-        alone = engine.explain("Once upon", knobs, written=tokens[:at], also=[tokens[at]])
+        alone = engine.explain("Once upon", params, written=tokens[:at], also=[tokens[at]])
         assert [(stage.name, stage.kept) for stage in each[at]] == [(stage.name, stage.kept) for stage in alone]
         assert dict(each[at][-1].top)[tokens[at]] == pytest.approx(dict(alone[-1].top)[tokens[at]], rel=1e-5)
 

@@ -108,15 +108,15 @@ KNOBS = DecodeConfig(temperature=0.9, top_p=0.95, max_tokens=75, seed=4)  # past
 @pytest.mark.parametrize("changes", [{}, {"num_samples": 3}, {"beams": 3}])
 def test_replies_are_the_same(changes: dict[str, int], monkeypatch: pytest.MonkeyPatch) -> None:
     """Through the engine, also past `RECORDED_AFTER`: here nothing can be recorded, which is no reason to complain."""
-    model, knobs = make_model().double(), replace(KNOBS, **changes)
+    model, params = make_model().double(), replace(KNOBS, **changes)
     engine = Engine(model, TOKENIZER)
     with warnings.catch_warnings():
         warnings.simplefilter("error")
-        replies = [collect(engine, prompt, knobs) for prompt in ("Once upon a time", "Once upon a tree")]
+        replies = [collect(engine, prompt, params) for prompt in ("Once upon a time", "Once upon a tree")]
     monkeypatch.setattr(static, "suits", lambda device: False)
     fresh = Engine(model, TOKENIZER)
     for prompt, reply in zip(("Once upon a time", "Once upon a tree"), replies, strict=True):
-        assert reply[:2] == collect(fresh, prompt, knobs)[:2]
+        assert reply[:2] == collect(fresh, prompt, params)[:2]
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="here it can be recorded")

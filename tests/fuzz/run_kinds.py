@@ -32,7 +32,7 @@ from llm.training.setup import (
 from workbench.charts import curve_cache
 from workbench.charts.curve_cache import recall
 from workbench.charts.curves import RunCurves
-from workbench.chat.sampling_presets import load_knob_presets
+from workbench.chat.sampling_presets import load_sampling_presets
 from workbench.chat.transcripts import as_markdown, list_past, load, recent_prompts
 from workbench.commands.listing import described
 from workbench.data.prepared_data import list_cached
@@ -208,7 +208,7 @@ def run_kinds(home: Path) -> list[Kind]:
         Kind("transcript", home / "transcripts" / "one.jsonl", conversation),
         Kind("preset", home / "presets" / "mine.toml", preset),
         Kind("settings.toml", home / "settings.toml", lambda: load_settings(home)),
-        Kind("knobs.toml", home / "knobs.toml", lambda: load_knob_presets(home)),
+        Kind("knobs.toml", home / "knobs.toml", lambda: load_sampling_presets(home)),
         Kind("queue.json", home / "queue.json", queue),
         Kind("measured.json", home / "measured.json", lambda: (measurements(home), expected_speed(home, RunConfig()))),
         Kind("runs.json", home / "cache" / "runs.json", row),

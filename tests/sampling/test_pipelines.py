@@ -13,9 +13,9 @@ from torch import Tensor
 from transformers.generation import logits_process as hf
 
 from llm.config.schema import DecodeConfig
-from llm.sampling import Moment, Uniforms, Vocabulary, build_stack, draw
+from llm.sampling import SamplingContext, Uniforms, Vocabulary, build_pipeline, draw
 from llm.sampling.filters import mirostat_update
-from llm.sampling.stack import TRANSFORMATIONS
+from llm.sampling.pipeline import PROCESSORS
 from llm.tokenizer.byte import ByteTokenizer
 
 TOKENIZER = ByteTokenizer(("<|endoftext|>",))
@@ -29,7 +29,7 @@ DRAWS, SAMPLES = 100_000, 100
 class Case:
     """Knobs, and the processors that do the same, in the same order."""
 
-    knobs: dict[str, Any]
+    params: dict[str, Any]
     theirs: tuple[hf.LogitsProcessor, ...]
 
 
@@ -108,20 +108,20 @@ def logits() -> Tensor:
     return torch.randn(ROWS, VOCAB, generator=torch.Generator().manual_seed(2), dtype=torch.float64) * 2.5
 
 
-def moment() -> Moment:
+def moment() -> SamplingContext:
     """A text of few different tokens, so that much of it repeats."""
     history = torch.randint(94, 101, (ROWS, PROMPT + GENERATED), generator=torch.Generator().manual_seed(5))
-    return Moment(history, GENERATED, torch.full((ROWS,), 0.3), torch.full((ROWS,), 6.0))
+    return SamplingContext(history, GENERATED, torch.full((ROWS,), 0.3), torch.full((ROWS,), 6.0))
 
 
-def probabilities(knobs: DecodeConfig) -> Tensor:
-    return torch.softmax(build_stack(knobs, Vocabulary(TOKENIZER))(logits(), moment()), dim=-1)
+def probabilities(params: DecodeConfig) -> Tensor:
+    return torch.softmax(build_pipeline(params, Vocabulary(TOKENIZER))(logits(), moment()), dim=-1)
 
 
 @pytest.mark.parametrize("name", [*SINGLE, *TOGETHER])
 def test_the_knobs_give_what_transformers_gives(name: str) -> None:
     case = (SINGLE | TOGETHER)[name]
-    ours, theirs = probabilities(replace(NEUTRAL, **case.knobs)), logits()
+    ours, theirs = probabilities(replace(NEUTRAL, **case.params)), logits()
     for processor in case.theirs:
         theirs = processor(moment().history, theirs)
     expected = torch.softmax(theirs, dim=-1)
@@ -138,7 +138,7 @@ def likely_chi_square(cells: int) -> float:
 
 
 def cases_to_draw() -> dict[str, dict[str, Any]]:
-    return {name: case.knobs for name, case in (SINGLE | TOGETHER).items()} | OURS_ALONE
+    return {name: case.params for name, case in (SINGLE | TOGETHER).items()} | OURS_ALONE
 
 
 @pytest.mark.parametrize("name", list(cases_to_draw()))
@@ -162,14 +162,14 @@ def test_a_hundred_thousand_draws_pass_a_chi_square_test(name: str) -> None:
 def test_nothing_waits_for_the_device() -> None:
     """On torch's "meta" device there are no numbers, and asking for one is an error."""
     meta = torch.device("meta")
-    for knobs in (EVERYTHING, replace(EVERYTHING, dynamic_range=0.3), replace(EVERYTHING, temperature=0.0)):
-        stack = build_stack(knobs, Vocabulary(TOKENIZER, meta))
-        assert sum(active for _, active, _ in stack.describe()) == len(TRANSFORMATIONS) - 1
+    for params in (EVERYTHING, replace(EVERYTHING, dynamic_range=0.3), replace(EVERYTHING, temperature=0.0)):
+        pipeline = build_pipeline(params, Vocabulary(TOKENIZER, meta))
+        assert sum(active for _, active, _ in pipeline.describe()) == len(PROCESSORS) - 1
         there = moment()
-        now = Moment(there.history.to(meta), GENERATED, there.coin.to(meta), there.mu.to(meta))
-        found = torch.softmax(stack(logits().to(meta), now), dim=-1)
-        tokens = draw(found, now.coin)
+        ctx = SamplingContext(there.history.to(meta), GENERATED, there.uniform.to(meta), there.mu.to(meta))
+        found = torch.softmax(pipeline(logits().to(meta), ctx), dim=-1)
+        tokens = draw(found, ctx.uniform)
         probability = found.gather(1, tokens.unsqueeze(-1)).squeeze(-1)
-        assert (tokens.shape, mirostat_update(now.mu, probability, 5.0, 0.1).shape) == ((ROWS,), (ROWS,))
+        assert (tokens.shape, mirostat_update(ctx.mu, probability, 5.0, 0.1).shape) == ((ROWS,), (ROWS,))
     with pytest.raises((RuntimeError, NotImplementedError)):
-        now.coin.tolist()
+        ctx.uniform.tolist()

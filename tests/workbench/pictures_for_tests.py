@@ -17,8 +17,8 @@ import pytest
 from textual.app import App
 from textual.pilot import Pilot
 from textual.widgets import Input, TextArea
-from workbench.screens import runs  # noqa: F401 - loaded before the home is made the same everywhere
 
+import workbench.runs.screen  # noqa: F401 - loaded before the home is made the same everywhere
 from llm.events import Event, Finished
 from llm.run import EventLog
 from tests.workbench.scripted import ScriptedTrainer, scripted_run

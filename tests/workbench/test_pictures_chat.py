@@ -33,7 +33,7 @@ from tests.workbench.waiting import shown, until
 from workbench.app import WorkbenchApp
 from workbench.chat.microscope import Explained
 from workbench.chat.reply import Pace
-from workbench.chat.sampling_presets import save_knob_preset
+from workbench.chat.sampling_presets import save_sampling_preset
 from workbench.chat.service import ChatService
 from workbench.chat.split import FrameCame, LapseBegan, LapseEnded, SideNamed, SplitDone
 
@@ -105,7 +105,7 @@ async def failed(pilot: Pilot[int], screen: Any) -> None:
     await say(pilot, screen, "FILE:not-there.txt")
 
 
-async def knobs(pilot: Pilot[int], screen: Any) -> None:
+async def params(pilot: Pilot[int], screen: Any) -> None:
     await pilot.press("f2", "down", *"40")
 
 
@@ -115,8 +115,8 @@ async def wrong_knob(pilot: Pilot[int], screen: Any) -> None:
 
 async def presets(pilot: Pilot[int], screen: Any) -> None:
     home = screen.workbench.home
-    save_knob_preset(home, "calm", DecodeConfig(temperature=0.3, top_p=0.9))
-    save_knob_preset(home, "wild", DecodeConfig(temperature=1.4, min_p=0.05))
+    save_sampling_preset(home, "calm", DecodeConfig(temperature=0.3, top_p=0.9))
+    save_sampling_preset(home, "wild", DecodeConfig(temperature=1.4, min_p=0.05))
     await pilot.press("f8")
     await until(pilot, lambda: "calm" in shown(pilot.app.screen))
 
@@ -145,7 +145,7 @@ STATES: dict[Act, tuple[str, ...]] = {
     branches: ("Once", "日本語", "שלום", "[bold]x[/]", "2/2"),
     questions: ("Who saw the moon?", "A fox.", "And who else?"),
     failed: ("FILE:not-there.txt",),
-    knobs: ("40", "top k"),
+    params: ("40", "top k"),
     wrong_knob: ("hot",),
     presets: ("calm", "wild", "temperature 0.3"),
     models: ("quick-1@100", "quick-1@200", "quick-1@300"),
@@ -153,7 +153,7 @@ STATES: dict[Act, tuple[str, ...]] = {
     no_past: ("none yet",),
 }
 """What the chat can be like, and texts that are shown then."""
-PICTURED = (branches, knobs, models)
+PICTURED = (branches, params, models)
 
 
 @SIZES
@@ -297,7 +297,7 @@ def done(monkeypatch: pytest.MonkeyPatch) -> None:
         post(SideNamed(1, other, ""))
         return SplitDone(comparison())
 
-    def scrub(run: Run, prompts: Any, knobs: Any, stop: Any, post: Any) -> LapseEnded:
+    def scrub(run: Run, prompts: Any, params: Any, stop: Any, post: Any) -> LapseEnded:
         steps = np.arange(1.0, 301.0)
         post(LapseBegan(steps, 1.0 + 6 * np.exp(-steps / 90), steps[99::100], np.array([3.2, 1.9, 1.4])))
         for step, text in ((100, "the the"), (200, "a fox was"), (300, "there was a fox.")):

@@ -106,10 +106,10 @@ def sampled(run: Run, seeds: int) -> list[str]:
     from llm.training.checkpoint import load_model
 
     model, tokenizer = load_model(run, run.checkpoint())
-    engine, knobs = Engine(model, tokenizer), run.config().decode
+    engine, params = Engine(model, tokenizer), run.config().decode
     texts = []
     for seed in range(1, seeds + 1):
-        pieces = engine.stream(PROMPT, replace(knobs, seed=seed))
+        pieces = engine.stream(PROMPT, replace(params, seed=seed))
         texts.append(PROMPT + "".join(piece.text for piece in pieces if isinstance(piece, Piece)))
     return texts
 

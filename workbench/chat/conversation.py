@@ -25,7 +25,7 @@ class Exchange:
     where it names one. `context` is the whole text the model was given, `begun` its tokens where the tokenizer would
     make others of it: those of a reply that goes on. `tokens` is what it wrote as ids, of which the first `given` were
     chosen by the person. `model` is RUN@STEP, `sha256`
-    that of its weights' file ("" for weights that are in no file), `knobs` those of the first token. `problem` says
+    that of its weights' file ("" for weights that are in no file), `params` those of the first token. `problem` says
     why there is no reply, where there is none. `dropped_turns` had no room in the context, and `dropped` tokens left it
     while the reply was written.
     """
@@ -47,7 +47,7 @@ class Exchange:
     sha256: str = ""
     live: bool = False
     device: str = ""
-    knobs: DecodeConfig = field(default_factory=DecodeConfig)
+    params: DecodeConfig = field(default_factory=DecodeConfig)
     changes: KnobChanges = ()
     dropped_turns: int = 0
     dropped: int = 0
@@ -67,24 +67,25 @@ class Exchange:
         """What the model was given, as exactly as it is known."""
         return self.begun or self.context
 
-    def knobs_at(self, token: int) -> DecodeConfig:
+    def params_at(self, token: int) -> DecodeConfig:
         """The knobs that token number `token` of the reply was drawn with."""
-        return next((knobs for count, knobs in reversed(self.changes) if count <= token - self.given), self.knobs)
+        return next((params for count, params in reversed(self.changes) if count <= token - self.given), self.params)
 
     def to_record(self) -> dict[str, Any]:
         """As plain data, for a line of JSON."""
         record = asdict(self)
-        record["knobs"] = knob_mapping(self.knobs)
-        record["seed"] = self.knobs.seed
-        record["changes"] = [[count, knob_mapping(knobs)] for count, knobs in self.changes]
+        del record["params"]
+        record["knobs"] = params_to_mapping(self.params)  # the name in the file format
+        record["seed"] = self.params.seed
+        record["changes"] = [[count, params_to_mapping(params)] for count, params in self.changes]
         return record
 
     @classmethod
     def from_record(cls, record: dict[str, Any]) -> Exchange:
         """The exchange of a line. ValueError, KeyError or TypeError where it is none; ConfigError for unknown knobs."""
         known = {name: record[name] for name in cls.__dataclass_fields__ if name in record}
-        known["knobs"] = knobs_from(record["knobs"])
-        known["changes"] = tuple((int(count), knobs_from(mapping)) for count, mapping in record.get("changes", ()))
+        known["params"] = params_from(record["knobs"])
+        known["changes"] = tuple((int(count), params_from(mapping)) for count, mapping in record.get("changes", ()))
         for name in ("begun", "tokens"):
             known[name] = [int(token) for token in record.get(name, ())]
         known["others"] = tuple(str(text) for text in record.get("others", ()))
@@ -99,14 +100,14 @@ class Exchange:
         return exchange
 
 
-def knob_mapping(knobs: DecodeConfig) -> dict[str, Any]:
+def params_to_mapping(params: DecodeConfig) -> dict[str, Any]:
     """All knobs by name, as plain data."""
-    mapping: dict[str, Any] = to_mapping(RunConfig(decode=knobs))["decode"]
+    mapping: dict[str, Any] = to_mapping(RunConfig(decode=params))["decode"]
     return mapping
 
 
-def knobs_from(mapping: dict[str, Any]) -> DecodeConfig:
-    """The knobs that `knob_mapping` wrote. ConfigError names what is wrong."""
+def params_from(mapping: dict[str, Any]) -> DecodeConfig:
+    """The knobs that `params_to_mapping` wrote. ConfigError names what is wrong."""
     return from_mapping({"decode": mapping}).decode
 
 

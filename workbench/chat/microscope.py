@@ -33,7 +33,7 @@ def explain_token(exchange: Exchange, at: int, talker: Talker, top: int) -> Expl
     begun = min(at, exchange.given)
     stages = talker.explain(
         exchange.start,
-        exchange.knobs_at(at),
+        exchange.params_at(at),
         given=exchange.tokens[:begun],
         written=exchange.tokens[begun:at],
         also=[exchange.tokens[at]],

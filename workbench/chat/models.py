@@ -72,10 +72,10 @@ class Talker(Protocol):
     def keep(self) -> None:
         """Write the weights of a model in training down, to be found as RUN@STEP. OSError where the disk refuses."""
 
-    def check(self, knobs: DecodeConfig) -> None:
+    def check(self, params: DecodeConfig) -> None:
         """UserError where knobs name what this model does not have."""
 
-    def prompt_ids(self, prompt: str | Sequence[int], knobs: DecodeConfig) -> list[int]:
+    def prompt_ids(self, prompt: str | Sequence[int], params: DecodeConfig) -> list[int]:
         """The tokens of a prompt."""
 
     def prompt_changes(self, prompt: str) -> str:
@@ -87,10 +87,10 @@ class Talker(Protocol):
     def stream(
         self,
         prompt: str | Sequence[int],
-        knobs: DecodeConfig,
+        params: DecodeConfig,
         *,
         cancel: Callable[[], bool],
-        knobs_source: Callable[[], DecodeConfig],
+        params_source: Callable[[], DecodeConfig],
         given: Sequence[int] = (),
     ) -> Iterator[Piece | Done]:
         """Write on from `prompt` and the tokens `given` after it."""
@@ -98,7 +98,7 @@ class Talker(Protocol):
     def explain(
         self,
         prompt: str | Sequence[int],
-        knobs: DecodeConfig,
+        params: DecodeConfig,
         *,
         given: Sequence[int],
         written: Sequence[int],
@@ -147,11 +147,11 @@ class ModelTalker:
     def keep(self) -> None:
         """It is kept."""
 
-    def check(self, knobs: DecodeConfig) -> None:
-        self.engine.stack(knobs)
+    def check(self, params: DecodeConfig) -> None:
+        self.engine.pipeline(params)
 
-    def prompt_ids(self, prompt: str | Sequence[int], knobs: DecodeConfig) -> list[int]:
-        return self.engine.prompt_ids(prompt, knobs)
+    def prompt_ids(self, prompt: str | Sequence[int], params: DecodeConfig) -> list[int]:
+        return self.engine.prompt_ids(prompt, params)
 
     def prompt_changes(self, prompt: str) -> str:
         return self.engine.tokenizer.prompt_changes(prompt)
@@ -165,27 +165,27 @@ class ModelTalker:
     def stream(
         self,
         prompt: str | Sequence[int],
-        knobs: DecodeConfig,
+        params: DecodeConfig,
         *,
         cancel: Callable[[], bool],
-        knobs_source: Callable[[], DecodeConfig],
+        params_source: Callable[[], DecodeConfig],
         given: Sequence[int] = (),
     ) -> Iterator[Piece | Done]:
-        begun = [*self.engine.prompt_ids(prompt, knobs), *given] if given else prompt
-        return self.engine.stream(begun, knobs, cancel=cancel, knobs_source=knobs_source)
+        begun = [*self.engine.prompt_ids(prompt, params), *given] if given else prompt
+        return self.engine.stream(begun, params, cancel=cancel, params_source=params_source)
 
     def explain(
         self,
         prompt: str | Sequence[int],
-        knobs: DecodeConfig,
+        params: DecodeConfig,
         *,
         given: Sequence[int],
         written: Sequence[int],
         also: Sequence[int],
         top: int,
     ) -> list[Stage]:
-        begun = [*self.engine.prompt_ids(prompt, knobs), *given]
-        return self.engine.explain(begun, knobs, written=written, also=also, top=top)
+        begun = [*self.engine.prompt_ids(prompt, params), *given]
+        return self.engine.explain(begun, params, written=written, also=also, top=top)
 
     def shown(self, tokens: Sequence[int]) -> list[str]:
         return [text for _, text in pieces(self.engine.tokenizer, tokens)]

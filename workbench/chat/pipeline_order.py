@@ -12,14 +12,14 @@ class Place:
     """One transformation in the order: its knobs, and whether they are set such that it does anything."""
 
     name: str
-    knobs: tuple[str, ...]
+    params: tuple[str, ...]
     active: bool
 
 
-def in_order(knobs: DecodeConfig) -> list[Place]:
-    """Every transformation, first to last. ConfigError where `knobs.order` names one that there is not."""
-    from llm.sampling.stack import TRANSFORMATIONS, resolved_order
+def in_order(params: DecodeConfig) -> list[Place]:
+    """Every transformation, first to last. ConfigError where `params.order` names one that there is not."""
+    from llm.sampling.pipeline import PROCESSORS, resolve_order
 
-    by_name = {item.name: item for item in TRANSFORMATIONS}
-    ordered = [by_name[name] for name in resolved_order(knobs.order)]
-    return [Place(item.name.replace("_", " "), item.knobs, item.active(knobs)) for item in ordered]
+    by_name = {item.name: item for item in PROCESSORS}
+    ordered = [by_name[name] for name in resolve_order(params.order)]
+    return [Place(item.name.replace("_", " "), item.params, item.active(params)) for item in ordered]

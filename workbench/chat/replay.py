@@ -31,12 +31,12 @@ def scripted(exchange: Exchange) -> Callable[[], DecodeConfig]:
     """The knobs token by token, as they were when the reply was written."""
     token = exchange.given - 1
 
-    def knobs() -> DecodeConfig:
+    def params() -> DecodeConfig:
         nonlocal token
         token += 1
-        return exchange.knobs_at(token)
+        return exchange.params_at(token)
 
-    return knobs
+    return params
 
 
 def replay(exchange: Exchange, talker: Talker, cancelled: Callable[[], bool]) -> Replayed:
@@ -51,7 +51,7 @@ def replay(exchange: Exchange, talker: Talker, cancelled: Callable[[], bool]) ->
         return cancelled() or (exchange.reason == "cancelled" and len(tokens) >= length)
 
     source = scripted(exchange)
-    for item in talker.stream(exchange.start, exchange.knobs, cancel=enough, knobs_source=source, given=given):
+    for item in talker.stream(exchange.start, exchange.params, cancel=enough, params_source=source, given=given):
         if isinstance(item, Piece) and item.sample == 0:
             text += item.text
             if item.token_id is not None:

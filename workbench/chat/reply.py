@@ -35,7 +35,7 @@ class Request:
 
     number: int
     prompt: str
-    knobs: DecodeConfig
+    params: DecodeConfig
     history: Sequence[tuple[str, str]] = ()
     turns: TurnFormat | None = None
     file_text: str = ""
@@ -75,7 +75,7 @@ class ReplyBegan(Message):
     reply: int
     name: str
     start: Start
-    knobs: DecodeConfig
+    params: DecodeConfig
     sha256: str
     live: bool
     device: str
@@ -118,23 +118,23 @@ def write_reply(talker: Talker, request: Request, knobs_now: Callable[[], Decode
 
     talker.update(cancelled)
     start = start_of(talker, request)
-    knobs = RecordedKnobs(
-        with_turn_stop(request.knobs, request.turns), lambda: with_turn_stop(knobs_now(), request.turns), talker.check
+    params = RecordedParams(
+        with_turn_stop(request.params, request.turns), lambda: with_turn_stop(knobs_now(), request.turns), talker.check
     )
     weights = (talker.sha256, talker.in_training, talker.device)
     warning = "" if start.begun else talker.prompt_changes(start.file_text or request.prompt)
-    post(ReplyBegan(request.number, talker.name, start, knobs.first, *weights, warning))
-    news = News(request.number, post, asked=request.asked, knobs=knobs)
+    post(ReplyBegan(request.number, talker.name, start, params.first, *weights, warning))
+    news = News(request.number, post, asked=request.asked, params=params)
     news.begin(request.given, talker.text_of(request.given))
     prompt = list(start.begun) or start.context
-    for item in talker.stream(prompt, knobs.first, cancel=cancelled, knobs_source=knobs, given=request.given):
+    for item in talker.stream(prompt, params.first, cancel=cancelled, params_source=params, given=request.given):
         if isinstance(item, Done):
             news.end(item)
         else:
             news.take(item)
 
 
-class RecordedKnobs:
+class RecordedParams:
     """Gives the knobs of `source` for every token, and remembers where they changed.
 
     Those that `check` refuses, as a token's name that is half typed, change nothing: `problem` says why.
@@ -150,30 +150,30 @@ class RecordedKnobs:
         self.problem = ""
 
     def __call__(self) -> DecodeConfig:
-        knobs = self._source()
-        if knobs != self._asked_for:
-            self._asked_for = knobs
-            self._take(knobs)
+        params = self._source()
+        if params != self._asked_for:
+            self._asked_for = params
+            self._take(params)
         self._tokens += 1
         return self._now
 
-    def _take(self, knobs: DecodeConfig) -> None:
+    def _take(self, params: DecodeConfig) -> None:
         try:
-            self._check(knobs)
+            self._check(params)
         except UserError as error:
             self.problem = str(error)
             return
         self.problem = ""
-        if knobs != self._now:
-            self._now = knobs
-            self.changes.append((self._tokens, knobs))
+        if params != self._now:
+            self._now = params
+            self.changes.append((self._tokens, params))
 
 
-def with_turn_stop(knobs: DecodeConfig, turns: TurnFormat | None) -> DecodeConfig:
+def with_turn_stop(params: DecodeConfig, turns: TurnFormat | None) -> DecodeConfig:
     """The knobs, and that an answer ends where the next question would begin."""
-    if turns is None or turns.stop in knobs.stop:
-        return knobs
-    return replace(knobs, stop=(*knobs.stop, turns.stop))
+    if turns is None or turns.stop in params.stop:
+        return params
+    return replace(params, stop=(*params.stop, turns.stop))
 
 
 def start_of(talker: Talker, request: Request) -> Start:
@@ -189,9 +189,9 @@ def start_of(talker: Talker, request: Request) -> Start:
     file_text = asked if asked != request.prompt else ""
     if request.turns is None:
         return Start(asked, file_text=file_text)
-    room = talker.context - min(request.knobs.max_tokens, talker.context // 4)
+    room = talker.context - min(request.params.max_tokens, talker.context // 4)
     history = list(request.history)
-    while history and len(talker.prompt_ids(request.turns.write(history, asked), request.knobs)) > room:
+    while history and len(talker.prompt_ids(request.turns.write(history, asked), request.params)) > room:
         history.pop(0)
     dropped_turns = len(request.history) - len(history)
     return Start(request.turns.write(history, asked), file_text=file_text, dropped_turns=dropped_turns)
@@ -205,7 +205,7 @@ def going_on(talker: Talker, before: Exchange) -> Start:
     text = before.context + before.reply
     if before.reason not in ("length", "cancelled") or run_name(before.model) != run_name(talker.name):
         return Start(text)
-    return Start(text, [*talker.prompt_ids(before.start, before.knobs), *before.tokens])
+    return Start(text, [*talker.prompt_ids(before.start, before.params), *before.tokens])
 
 
 class News:
@@ -217,10 +217,10 @@ class News:
         post: Post,
         *,
         asked: float,
-        knobs: RecordedKnobs,
+        params: RecordedParams,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
-        self.reply, self.post, self.knobs, self.clock = reply, post, knobs, clock
+        self.reply, self.post, self.params, self.clock = reply, post, params, clock
         self.asked = asked
         self.first = 0.0
         self.tokens = 0
@@ -260,6 +260,6 @@ class News:
         now = self.clock() - self.asked
         speed = (self.tokens - 1) / (now - self.first) if self.tokens > 1 and now > self.first else 0.0
         pace = Pace(self.tokens, speed, self.first, context_used, dropped)
-        changes, problem = tuple(self.knobs.changes), self.knobs.problem
+        changes, problem = tuple(self.params.changes), self.params.problem
         self.post(ReplyGrew(self.reply, self.text, tuple(self.ids), pace, changes, problem))
         self.text, self.ids = "", []

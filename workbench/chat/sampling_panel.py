@@ -37,7 +37,7 @@ TYPING_SECONDS = 0.7
 BENEATH = 11  # lines that the order and the help take at most
 
 
-def knob_fields() -> list[Field]:
+def parameter_fields() -> list[Field]:
     """All knobs, in the order of the panel."""
     fields = {field.name: field for field in fields_of(DecodeConfig)}
     return [fields[name] for name in FIRST] + [field for name, field in fields.items() if name not in FIRST]
@@ -52,7 +52,7 @@ def written(value: Any) -> str:
     return f"{value:g}" if isinstance(value, float) else str(value)
 
 
-class KnobRow(Horizontal):
+class ParameterRow(Horizontal):
     """One knob: its name and its value."""
 
     BINDINGS: ClassVar[list[BindingType]] = [
@@ -69,8 +69,8 @@ class KnobRow(Horizontal):
         yield Input(compact=True, select_on_focus=True)
 
 
-class KnobPanel(Vertical):
-    """Every decoding knob as a field. `knobs` is what is valid now; a wrong entry is marked and changes nothing."""
+class SamplingPanel(Vertical):
+    """Every decoding knob as a field. `params` is what is valid now; a wrong entry is marked and changes nothing."""
 
     DEFAULT_CSS = """
     KnobPanel {
@@ -95,14 +95,14 @@ class KnobPanel(Vertical):
     class Changed(Message):
         """A knob has a new valid value."""
 
-        def __init__(self, knobs: DecodeConfig) -> None:
+        def __init__(self, params: DecodeConfig) -> None:
             super().__init__()
-            self.knobs = knobs
+            self.params = params
 
-    def __init__(self, knobs: DecodeConfig, id: str | None = None) -> None:
+    def __init__(self, params: DecodeConfig, id: str | None = None) -> None:
         super().__init__(id=id)
-        self.knobs = knobs
-        self.usual = knobs
+        self.params = params
+        self.usual = params
         self.patient = False
         """Whether `Changed` waits until nobody types on, or for Enter: a number half typed is another number."""
         self._typing: Timer | None = None
@@ -110,8 +110,8 @@ class KnobPanel(Vertical):
 
     def compose(self) -> ComposeResult:
         with VerticalScroll(can_focus=False):
-            for field in knob_fields()[: len(FIRST)]:
-                yield KnobRow(field)
+            for field in parameter_fields()[: len(FIRST)]:
+                yield ParameterRow(field)
         yield Static(id="knobs-order", markup=False)
         yield Static("f2: all knobs", id="knobs-help", markup=False)
 
@@ -121,9 +121,9 @@ class KnobPanel(Vertical):
     def set_usual(self, usual: DecodeConfig) -> None:
         """The values that a model's run recommends. What the person has changed by hand stays as it is."""
         mine = {
-            field.name: getattr(self.knobs, field.name)
-            for field in knob_fields()
-            if getattr(self.knobs, field.name) != getattr(self.usual, field.name)
+            field.name: getattr(self.params, field.name)
+            for field in parameter_fields()
+            if getattr(self.params, field.name) != getattr(self.usual, field.name)
         }
         self.usual = usual
         self._become(replace(usual, **mine))
@@ -131,12 +131,12 @@ class KnobPanel(Vertical):
 
     def set_value(self, name: str, value: Any) -> None:
         """Change one knob from outside, as a new seed for another reply."""
-        self._become(replace(self.knobs, **{name: value}))
+        self._become(replace(self.params, **{name: value}))
         self._fill()
 
-    def set_all(self, knobs: DecodeConfig) -> None:
+    def set_all(self, params: DecodeConfig) -> None:
         """Change all knobs from outside, as to a preset."""
-        self._become(knobs)
+        self._become(params)
         self._fill()
 
     def show_order(self, in_order: Callable[[DecodeConfig], Sequence[Place]]) -> None:
@@ -149,7 +149,7 @@ class KnobPanel(Vertical):
         if self._in_order is None:
             return
         try:
-            names = [place.name for place in self._in_order(self.knobs) if place.active]
+            names = [place.name for place in self._in_order(self.params) if place.active]
             content = Content.assemble(
                 ("logits → ", "dim"), " → ".join(names), (" → " if names else "", ""), ("draw", "dim")
             )
@@ -160,31 +160,31 @@ class KnobPanel(Vertical):
     def _place_of(self, name: str) -> str:
         """Where in the order a knob works, in words."""
         try:
-            places = self._in_order(self.knobs) if self._in_order is not None else []
+            places = self._in_order(self.params) if self._in_order is not None else []
         except UserError:
             return ""
-        found = [str(number) for number, place in enumerate(places, 1) if name in place.knobs]
+        found = [str(number) for number, place in enumerate(places, 1) if name in place.params]
         return f" (place {' and '.join(found)} of {len(places)} in the order)" if found else ""
 
     def action_default(self) -> None:
         """Put the knob that has the focus back to its usual value."""
         row = self.screen.focused.parent if self.screen.focused is not None else None
-        if isinstance(row, KnobRow):
+        if isinstance(row, ParameterRow):
             self.set_value(row.field.name, getattr(self.usual, row.field.name))
 
     def _fill(self) -> None:
         """Write the values into the fields; wrong entries are replaced."""
-        for row in self.query(KnobRow):
-            text = written(getattr(self.knobs, row.field.name))
+        for row in self.query(ParameterRow):
+            text = written(getattr(self.params, row.field.name))
             for field in row.query(Input).results():  # none yet in a row that is just being made
                 if field.value != text:
                     with self.prevent(Input.Changed):
                         field.value = text
             self._mark(row, "")
 
-    def _become(self, knobs: DecodeConfig) -> None:
-        if knobs != self.knobs:
-            self.knobs = knobs
+    def _become(self, params: DecodeConfig) -> None:
+        if params != self.params:
+            self.params = params
             self._draw_order()
             if self._typing is not None:
                 self._typing.stop()
@@ -194,12 +194,12 @@ class KnobPanel(Vertical):
 
     @on(Input.Submitted)
     def _tell(self) -> None:
-        self.post_message(self.Changed(self.knobs))
+        self.post_message(self.Changed(self.params))
 
     @on(Input.Changed)
     def _typed(self, event: Input.Changed) -> None:
         row = event.input.parent
-        if not isinstance(row, KnobRow):
+        if not isinstance(row, ParameterRow):
             return
         event.stop()
         try:
@@ -207,19 +207,19 @@ class KnobPanel(Vertical):
         except ValueError as error:
             self._mark(row, str(error))
             return
-        self._become(replace(self.knobs, **{row.field.name: value}))
+        self._become(replace(self.params, **{row.field.name: value}))
         self._mark(row, "")
 
     def on_resize(self, event: Resize) -> None:
         """Show all knobs where all have room."""
-        if event.size.height >= len(knob_fields()) + BENEATH:
+        if event.size.height >= len(parameter_fields()) + BENEATH:
             self.call_after_refresh(self.show_all)
 
     async def show_all(self) -> None:
         """Make the rest of the knobs: forty fields take a while, so it waits until there is room or they are wanted."""
-        rest = knob_fields()[len(self.query(KnobRow)) :]
+        rest = parameter_fields()[len(self.query(ParameterRow)) :]
         if rest:
-            await self.query_one(VerticalScroll).mount_all(KnobRow(field) for field in rest)
+            await self.query_one(VerticalScroll).mount_all(ParameterRow(field) for field in rest)
             self._fill()
             self._help("f2: to the knobs", wrong=False)
 
@@ -227,13 +227,13 @@ class KnobPanel(Vertical):
         """Say what the knob does."""
         await self.show_all()
         row = event.widget.parent
-        if isinstance(row, KnobRow):
+        if isinstance(row, ParameterRow):
             self._explain(row.field)
 
-    def _mark(self, row: KnobRow, problem: str) -> None:
+    def _mark(self, row: ParameterRow, problem: str) -> None:
         name = row.field.name
         row.set_class(bool(problem), "wrong")
-        row.set_class(getattr(self.knobs, name) != getattr(self.usual, name), "changed")
+        row.set_class(getattr(self.params, name) != getattr(self.usual, name), "changed")
         if problem:
             self._help(f"{name} {problem}", wrong=True)
         elif row.has_focus_within:

@@ -11,12 +11,12 @@ from llm.config import DecodeConfig, check_name
 from llm.errors import UserError
 from llm.files import write_atomic
 from llm.reader import Malformed, load_toml
-from workbench.chat.conversation import knob_mapping, knobs_from
+from workbench.chat.conversation import params_from, params_to_mapping
 
 FILE = "knobs.toml"
 
 
-def load_knob_presets(home: Path) -> dict[str, DecodeConfig]:
+def load_sampling_presets(home: Path) -> dict[str, DecodeConfig]:
     """All of them by name; none where there is no file. UserError names what is wrong in it."""
     path = home / FILE
     try:
@@ -30,21 +30,21 @@ def load_knob_presets(home: Path) -> dict[str, DecodeConfig]:
         if not isinstance(table, dict):
             raise UserError(f"{path} has {name!r} outside a table; put it below a line like [calm].")
         try:
-            found[name] = knobs_from(table)
+            found[name] = params_from(table)
         except UserError as error:
             raise UserError(f"{path}, [{name}]: {error}") from error
     return found
 
 
-def save_knob_preset(home: Path, name: str, knobs: DecodeConfig | None) -> None:
-    """Keep `knobs`, without their seed, under `name`; None forgets it. Raises UserError."""
+def save_sampling_preset(home: Path, name: str, params: DecodeConfig | None) -> None:
+    """Keep `params`, without their seed, under `name`; None forgets it. Raises UserError."""
     check_name(name)
-    presets = load_knob_presets(home) | ({name: knobs} if knobs is not None else {})
-    if knobs is None:
+    presets = load_sampling_presets(home) | ({name: params} if params is not None else {})
+    if params is None:
         presets.pop(name, None)
-    usual = knob_mapping(DecodeConfig())
+    usual = params_to_mapping(DecodeConfig())
     tables = {
-        one: {knob: value for knob, value in knob_mapping(kept).items() if value != usual[knob] and knob != "seed"}
+        one: {name: value for name, value in params_to_mapping(kept).items() if value != usual[name] and name != "seed"}
         for one, kept in presets.items()
     }
     try:
@@ -53,14 +53,16 @@ def save_knob_preset(home: Path, name: str, knobs: DecodeConfig | None) -> None:
         raise UserError(f"{home / FILE} cannot be written ({error.strerror}); nothing was changed.") from error
 
 
-def summary(knobs: DecodeConfig) -> str:
+def summary(params: DecodeConfig) -> str:
     """What differs from the defaults, in one line."""
-    usual = knob_mapping(DecodeConfig())
-    changed = {knob: value for knob, value in knob_mapping(knobs).items() if value != usual[knob] and knob != "seed"}
-    shown = {knob: "on" if value is True else value for knob, value in changed.items()}
-    return ", ".join(f"{knob.replace('_', ' ')} {value}" for knob, value in shown.items()) or "the defaults"
+    usual = params_to_mapping(DecodeConfig())
+    changed = {
+        name: value for name, value in params_to_mapping(params).items() if value != usual[name] and name != "seed"
+    }
+    shown = {name: "on" if value is True else value for name, value in changed.items()}
+    return ", ".join(f"{name.replace('_', ' ')} {value}" for name, value in shown.items()) or "the defaults"
 
 
-def with_seed_of(preset: DecodeConfig, knobs: DecodeConfig) -> DecodeConfig:
+def with_seed_of(preset: DecodeConfig, params: DecodeConfig) -> DecodeConfig:
     """The preset as it is applied: the seed stays."""
-    return replace(preset, seed=knobs.seed)
+    return replace(preset, seed=params.seed)

@@ -11,12 +11,12 @@ from textual.widgets.option_list import Option
 
 from llm.config import DecodeConfig
 from llm.errors import UserError
-from workbench.chat.sampling_presets import load_knob_presets, save_knob_preset, summary, with_seed_of
+from workbench.chat.sampling_presets import load_sampling_presets, save_sampling_preset, summary, with_seed_of
 from workbench.text import one_line
 from workbench.ui.chooser import Chooser
 
 
-class KnobPresets(Chooser[DecodeConfig]):
+class SamplingPresetsDialog(Chooser[DecodeConfig]):
     """The presets, and a field for a name. Returns the knobs to use, or None."""
 
     NAME = "Knob presets"
@@ -31,9 +31,9 @@ class KnobPresets(Chooser[DecodeConfig]):
         Binding("ctrl+d", "forget", "Forget", id="knob-presets.forget", priority=True),
     ]
 
-    def __init__(self, home: Path, knobs: DecodeConfig) -> None:
+    def __init__(self, home: Path, params: DecodeConfig) -> None:
         super().__init__()
-        self.home, self.knobs = home, knobs
+        self.home, self.params = home, params
         self.presets: dict[str, DecodeConfig] = {}
         self._moved = False  # the arrows say that one of the list is meant, not a new name
 
@@ -42,7 +42,7 @@ class KnobPresets(Chooser[DecodeConfig]):
 
     def _read(self) -> None:
         try:
-            self.presets = load_knob_presets(self.home)
+            self.presets = load_sampling_presets(self.home)
         except UserError as error:
             self.say(str(error))
         self.narrow()
@@ -52,8 +52,8 @@ class KnobPresets(Chooser[DecodeConfig]):
         typed = self.typed.casefold()
         self.fill(
             [
-                Option(Content.assemble(one_line(name), (f"  {one_line(summary(knobs))}", "dim")), id=name)
-                for name, knobs in self.presets.items()
+                Option(Content.assemble(one_line(name), (f"  {one_line(summary(params))}", "dim")), id=name)
+                for name, params in self.presets.items()
                 if typed in name.casefold()
             ]
         )
@@ -66,14 +66,14 @@ class KnobPresets(Chooser[DecodeConfig]):
         """Take the marked set out of the file."""
         if self.marked:
             try:
-                save_knob_preset(self.home, self.marked, None)
+                save_sampling_preset(self.home, self.marked, None)
             except UserError as error:
                 self.say(str(error))
                 return
             self._read()
 
     def take(self, identity: str) -> None:
-        self.dismiss(with_seed_of(self.presets[identity], self.knobs))
+        self.dismiss(with_seed_of(self.presets[identity], self.params))
 
     def submit(self) -> None:
         """A name in the list takes it; a new one keeps the present knobs, unless a line was moved to."""
@@ -87,7 +87,7 @@ class KnobPresets(Chooser[DecodeConfig]):
 
     def _keep(self, name: str) -> None:
         try:
-            save_knob_preset(self.home, name, self.knobs)
+            save_sampling_preset(self.home, name, self.params)
         except UserError as error:
             self.say(str(error))
             return

@@ -15,7 +15,7 @@ from workbench.chat.microscope_screen import Microscope
 from workbench.chat.model_dialog import ChooseModel
 from workbench.chat.models import run_name
 from workbench.chat.replay import Replayed, StepKept, keep_step, replay
-from workbench.chat.sampling_presets_dialog import KnobPresets
+from workbench.chat.sampling_presets_dialog import SamplingPresetsDialog
 from workbench.chat.service import JobFailed, JobOver, Work
 from workbench.chat.split import lapse_prompts, run_of
 from workbench.chat.split_screen import Split
@@ -69,7 +69,7 @@ class ChatScreen(TalkScreen):
         picked = self.picked
         if picked is None or not self._ready():
             return
-        self.panel.set_value("seed", (self.panel.knobs.seed + 1) % SEEDS)
+        self.panel.set_value("seed", (self.panel.params.seed + 1) % SEEDS)
         like = picked if self._is_open(picked) else None
         given = picked.tokens[: picked.given] if like else ()
         self._begin(picked.kind, picked.prompt, picked.parent, file_text=picked.file_text, like=like, given=given)
@@ -119,7 +119,7 @@ class ChatScreen(TalkScreen):
         place, count = self.conversation.place(picked)
         facts = [
             picked.model or "no model",
-            f"seed {picked.knobs.seed}",
+            f"seed {picked.params.seed}",
             counted(len(picked.tokens), "token"),
             f"branch {place} of {count}" if count > 1 else "",
             f"{counted(picked.dropped_turns, 'oldest turn')} dropped" if picked.dropped_turns else "",
@@ -181,7 +181,7 @@ class ChatScreen(TalkScreen):
     @work
     async def action_knob_presets(self) -> None:
         """Take a named set of knobs, or keep the present one under a name."""
-        chosen = await self.app.push_screen_wait(KnobPresets(self.workbench.home, self.panel.knobs))
+        chosen = await self.app.push_screen_wait(SamplingPresetsDialog(self.workbench.home, self.panel.params))
         if chosen is not None:
             self.panel.set_all(chosen)
 
@@ -234,8 +234,8 @@ class ChatScreen(TalkScreen):
         except UserError as error:
             self._note(str(error), warn=True)
             return
-        knobs = picked.knobs if picked is not None else self.panel.knobs
-        self.app.push_screen(TimeLapse(self.service, run, prompts, knobs))
+        params = picked.params if picked is not None else self.panel.params
+        self.app.push_screen(TimeLapse(self.service, run, prompts, params))
 
     def action_pin_prompt(self) -> None:
         """Pin the prompt to its run, for every time-lapse of it; or unpin it."""

@@ -78,7 +78,7 @@ class ChatService:
 
     def __init__(self, home: Path, training: LiveService, post: Post, opener: Opener = open_talker) -> None:
         self.home, self.training = home, training
-        self.knobs = DecodeConfig()
+        self.params = DecodeConfig()
         """Those of the next token; may be replaced at any time."""
         self._post, self._opener = post, opener
         self._jobs: queue.SimpleQueue[Request | Opening | Job | None] = queue.SimpleQueue()
@@ -106,7 +106,7 @@ class ChatService:
     ) -> int:
         """Have a reply written with the present knobs (see Request); returns its number."""
         number = next(self._numbers)
-        request = Request(number, prompt, self.knobs, tuple(history), turns, file_text, like, goes_on, tuple(given))
+        request = Request(number, prompt, self.params, tuple(history), turns, file_text, like, goes_on, tuple(given))
         self._queue(request)
         return request.number
 
@@ -207,4 +207,4 @@ class ChatService:
     def _reply(self, request: Request) -> None:
         if self._talker is None:
             raise UserError("no model is open; choose one with ctrl+o.")
-        write_reply(self._talker, request, lambda: self.knobs, self._post)
+        write_reply(self._talker, request, lambda: self.params, self._post)

@@ -70,9 +70,9 @@ def split(exchange: Exchange, other: str, service: ChatService, cancelled: Calla
     found = compare(
         (own.engine, against.engine),
         exchange.context + given,
-        exchange.knobs,
-        tokens=[*own.prompt_ids(exchange.start, exchange.knobs), *chosen],
-        knobs_source=lambda: scripted(exchange),
+        exchange.params,
+        tokens=[*own.prompt_ids(exchange.start, exchange.params), *chosen],
+        params_source=lambda: scripted(exchange),
         cancel=cancelled,
         on_piece=grew,
     )
@@ -102,7 +102,7 @@ class LapseEnded(Message):
 
 
 def lapse(
-    run: Run, prompts: Sequence[str], knobs: DecodeConfig, cancelled: Callable[[], bool], post: Post
+    run: Run, prompts: Sequence[str], params: DecodeConfig, cancelled: Callable[[], bool], post: Post
 ) -> LapseEnded:
     """Post the curves of `run`, then what each of its checkpoints writes on from `prompts`. Raises UserError."""
     from llm.engine.timelapse import timelapse
@@ -113,7 +113,7 @@ def lapse(
     training, checks = curves.steps, curves.validation
     columns = (training["step"], training["loss"], checks["step"], checks["validation_loss"])
     post(LapseBegan(*(column.copy() for column in columns)))
-    for frame in timelapse(run, prompts, knobs, cancel=cancelled):
+    for frame in timelapse(run, prompts, params, cancel=cancelled):
         post(FrameCame(frame))
     return LapseEnded()
 

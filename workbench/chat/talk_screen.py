@@ -20,7 +20,7 @@ from workbench.chat.models import is_in_training, usual_choice
 from workbench.chat.pipeline_order import in_order
 from workbench.chat.prompt import PromptArea
 from workbench.chat.reply import Pace, ReplyBegan, ReplyEnded, ReplyGrew
-from workbench.chat.sampling_panel import KnobPanel
+from workbench.chat.sampling_panel import SamplingPanel
 from workbench.chat.service import ChatService, ModelOpened, ModelRefused
 from workbench.chat.status_line import ChatStatus
 from workbench.chat.transcripts import keep, recent_prompts
@@ -67,7 +67,7 @@ class TalkScreen(WorkbenchScreen):
                 yield ConversationView(id="chat-transcript")
                 yield ChatStatus(id="chat-status")
                 yield PromptArea(id="chat-prompt")
-            yield KnobPanel(DecodeConfig(), id="chat-knobs")
+            yield SamplingPanel(DecodeConfig(), id="chat-knobs")
 
     def on_mount(self) -> None:
         self.service = ChatService(self.workbench.home, self.workbench.training, self.post_message)
@@ -117,8 +117,8 @@ class TalkScreen(WorkbenchScreen):
         return self.query_one(PromptArea)
 
     @property
-    def panel(self) -> KnobPanel:
-        return self.query_one(KnobPanel)
+    def panel(self) -> SamplingPanel:
+        return self.query_one(SamplingPanel)
 
     @property
     def _model_line(self) -> ModelLine:
@@ -248,7 +248,7 @@ class TalkScreen(WorkbenchScreen):
         assert self.service is not None and self.model is not None
         exchange = self.current = self.conversation.add(kind, prompt, parent)
         exchange.given = len(given)
-        self.service.knobs = self.panel.knobs
+        self.service.params = self.panel.params
         self.writing = self.service.ask(
             prompt,
             history=self.conversation.history(exchange),
@@ -286,7 +286,7 @@ class TalkScreen(WorkbenchScreen):
         current.model, current.sha256, current.live, current.device = event.name, event.sha256, event.live, event.device
         start = event.start
         current.file_text, current.context, current.begun = start.file_text, start.context, list(start.begun)
-        current.knobs, current.dropped_turns = event.knobs, start.dropped_turns
+        current.params, current.dropped_turns = event.params, start.dropped_turns
         self.transcript.show_context(current)
         if event.warning:
             self.notify(clean(event.warning), severity="warning", markup=False)
@@ -348,10 +348,10 @@ class TalkScreen(WorkbenchScreen):
 
     # --- knobs and leaving
 
-    @on(KnobPanel.Changed)
-    def _knobs_changed(self, event: KnobPanel.Changed) -> None:
+    @on(SamplingPanel.Changed)
+    def _params_changed(self, event: SamplingPanel.Changed) -> None:
         if self.service is not None:
-            self.service.knobs = event.knobs
+            self.service.params = event.params
 
     def action_knobs(self) -> None:
         """To the knobs, or back from them."""

@@ -53,9 +53,9 @@ class TimeLapse(Modal[None]):
     }
     """
 
-    def __init__(self, service: ChatService, run: Run, prompts: Sequence[str], knobs: DecodeConfig) -> None:
+    def __init__(self, service: ChatService, run: Run, prompts: Sequence[str], params: DecodeConfig) -> None:
         super().__init__()
-        self.service, self.run_directory, self.prompts, self.knobs = service, run, list(prompts), knobs
+        self.service, self.run_directory, self.prompts, self.params = service, run, list(prompts), params
         self.frames: list[list[Frame]] = [[] for _ in prompts]
         """Those of every prompt, oldest checkpoint first."""
         self.at, self.which = 0, 0
@@ -75,8 +75,8 @@ class TimeLapse(Modal[None]):
 
     def on_mount(self) -> None:
         self.query_one(Transcript).focus()
-        run, prompts, knobs, post = self.run_directory, self.prompts, self.knobs, self.post_message
-        self.service.do(lambda service, stop: lapse(run, prompts, knobs, stop, post), post)
+        run, prompts, params, post = self.run_directory, self.prompts, self.params, self.post_message
+        self.service.do(lambda service, stop: lapse(run, prompts, params, stop, post), post)
 
     def action_leave(self) -> None:
         self.service.stop()

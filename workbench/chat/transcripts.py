@@ -164,7 +164,7 @@ def as_markdown(conversation: Conversation) -> str:
     moment = time.strftime("%Y-%m-%d %H:%M", time.localtime(conversation.created))
     parts = [f"# Conversation of {moment}\n"]
     for exchange in conversation.path():
-        seed = f"seed {exchange.knobs.seed}, temperature {exchange.knobs.temperature:g}"
+        seed = f"seed {exchange.params.seed}, temperature {exchange.params.temperature:g}"
         live = ", in training" if exchange.live else ""
         if exchange.kind != "on":
             file = f"{fenced(exchange.prompt)}\n\n" if exchange.file_text else ""

@@ -20,18 +20,18 @@ METAVARS = {bool: "on|off", int: "N", float: "X", str: "TEXT", tuple: "LIST"}
 ONE_THREAD_BELOW = 20_000_000  # parameters; smaller models decode fastest on one thread (measured, see performance.md)
 
 
-def add_knobs(parser: Parser) -> None:
+def add_sampling_options(parser: Parser) -> None:
     """A flag for each decoding knob; what is not given is as the run's preset says."""
-    knobs = parser.add_argument_group("decoding, as the run's preset has it unless given")
+    params = parser.add_argument_group("decoding, as the run's preset has it unless given")
     for field in fields_of(DecodeConfig):
         flag = "--" + field.name.replace("_", "-")
         parser.flags.append(flag)
         optional: dict[str, Any] = {"nargs": "?", "const": "true"} if field.type is bool else {}
         help = field.help.replace("%", "%%")
-        knobs.add_argument(flag, dest=f"knob_{field.name}", metavar=METAVARS[field.type], help=help, **optional)
+        params.add_argument(flag, dest=f"knob_{field.name}", metavar=METAVARS[field.type], help=help, **optional)
 
 
-def chosen_knobs(config: RunConfig, options: argparse.Namespace) -> DecodeConfig:
+def params_of_options(config: RunConfig, options: argparse.Namespace) -> DecodeConfig:
     """The decoding knobs of `config` with those of the command line on top."""
     names = (field.name for field in fields_of(DecodeConfig))
     given = ((name, getattr(options, f"knob_{name}")) for name in names)
@@ -62,9 +62,9 @@ def warn_of_changes(tokenizer: Tokenizer, *prompts: str) -> None:
             say(f"warning: {changes}")
 
 
-def refuse_several(knobs: DecodeConfig, command: str) -> None:
+def refuse_several(params: DecodeConfig, command: str) -> None:
     """WrongUse where more than one text was asked of a command that writes one per prompt."""
-    if knobs.num_samples > 1:
+    if params.num_samples > 1:
         raise WrongUse(f"{command} writes one text per prompt and checkpoint; leave --num-samples at 1.")
 
 

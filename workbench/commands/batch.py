@@ -35,16 +35,16 @@ class Line:
 
     fields: dict[str, Any]
     ids: list[int]
-    knobs: DecodeConfig
+    params: DecodeConfig
 
 
-def sample_lines(run: Run, info: CheckpointInfo, engine: Engine, source: str, knobs: DecodeConfig) -> None:
+def sample_lines(run: Run, info: CheckpointInfo, engine: Engine, source: str, params: DecodeConfig) -> None:
     """Write a line for every line of the file `source`, or of stdin for "-". UserError names a line that cannot be."""
     from llm.tokenizer.base import well_formed
     from workbench.commands.narrator import narrator
 
     with ExitStack() as stack:
-        lines = read_lines(stack.enter_context(opened(source)) if source != "-" else sys.stdin, engine, knobs)
+        lines = read_lines(stack.enter_context(opened(source)) if source != "-" else sys.stdin, engine, params)
         tell = stack.enter_context(narrator()).tell if not sys.stdout.isatty() else lambda event: None
         written = 0
         for window in windows(lines):
@@ -55,7 +55,7 @@ def sample_lines(run: Run, info: CheckpointInfo, engine: Engine, source: str, kn
                 result = line.fields | {
                     "run": run.name,
                     "step": info.step,
-                    "seed": line.knobs.seed,
+                    "seed": line.params.seed,
                     "prompt_tokens": completion.prompt_tokens,
                     "tokens": completion.tokens,
                     "samples": [{"text": text, "reason": reason} for text, reason in samples],
@@ -85,11 +85,11 @@ def completed(engine: Engine, lines: Sequence[Line], report: Callable[[int], obj
     """The replies, in the order of the lines; those with the same knobs are written together."""
     alike: dict[DecodeConfig, list[int]] = {}
     for index, line in enumerate(lines):
-        alike.setdefault(line.knobs, []).append(index)
+        alike.setdefault(line.params, []).append(index)
     found: dict[int, Completion] = {}
-    for knobs, group in alike.items():
+    for params, group in alike.items():
         ids = [lines[index].ids for index in group]
-        completions = engine.complete(ids, knobs, report=beyond(len(found), report))
+        completions = engine.complete(ids, params, report=beyond(len(found), report))
         found |= zip(group, completions, strict=True)
     return [found[index] for index in range(len(lines))]
 
@@ -112,14 +112,14 @@ def opened(source: str) -> Any:
     return path.open(encoding="utf-8")
 
 
-def read_lines(source: Iterable[str], engine: Engine, knobs: DecodeConfig) -> Iterator[Line]:
+def read_lines(source: Iterable[str], engine: Engine, params: DecodeConfig) -> Iterator[Line]:
     """The prompts of lines like {"prompt": "Once", "id": 7} or "Once"; empty lines are passed over."""
     try:
         for number, text in enumerate(source, 1):
             if text.strip():
                 fields = parsed(number, text)
                 try:
-                    own = with_fields(knobs, fields)
+                    own = with_fields(params, fields)
                     if changes := engine.tokenizer.prompt_changes(fields["prompt"]):
                         say(f"warning: line {number}: {changes}")
                     yield Line(fields, engine.checked_ids(fields["prompt"], own), own)
@@ -129,10 +129,10 @@ def read_lines(source: Iterable[str], engine: Engine, knobs: DecodeConfig) -> It
         raise UserError(f"--jsonl: the file is not UTF-8 text ({error.reason}); convert it first.") from error
 
 
-def with_fields(knobs: DecodeConfig, fields: Mapping[str, Any]) -> DecodeConfig:
-    """`knobs` with the values that a line gives. ConfigError where one cannot be."""
+def with_fields(params: DecodeConfig, fields: Mapping[str, Any]) -> DecodeConfig:
+    """`params` with the values that a line gives. ConfigError where one cannot be."""
     given = {name: fields[name] for name in KNOBS if name in fields}
-    return from_mapping({"decode": asdict(knobs) | given}).decode if given else knobs
+    return from_mapping({"decode": asdict(params) | given}).decode if given else params
 
 
 def parsed(number: int, text: str) -> dict[str, Any]:

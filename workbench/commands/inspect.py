@@ -12,7 +12,14 @@ from llm.config import DecodeConfig, RunConfig, to_mapping
 from llm.errors import WrongUse
 from llm.events import Progress
 from llm.run import CheckpointInfo, Run, find_checkpoint
-from workbench.commands.asking import add_knobs, chosen_knobs, engine_for, prompt_from, refuse_several, warn_of_changes
+from workbench.commands.asking import (
+    add_sampling_options,
+    engine_for,
+    params_of_options,
+    prompt_from,
+    refuse_several,
+    warn_of_changes,
+)
 from workbench.commands.options import Parser, add_command
 from workbench.commands.output import number_text, print_json, say
 from workbench.text import clean, one_line
@@ -50,23 +57,25 @@ def add_prompt(parser: Parser, *, several: bool = False) -> None:
         parser.add_argument("--prompt", default="", metavar="TEXT", help=help)
     parser.add_argument("--device", default="auto", help="auto, cpu, cuda, cuda:N or mps")
     parser.add_argument("--greedy", action="store_true", help="always the likeliest token: temperature 0")
-    add_knobs(parser)
+    add_sampling_options(parser)
 
 
 # --- sample --explain
 
 
-def explain(run: Run, info: CheckpointInfo, engine: Engine, prompt: str, knobs: DecodeConfig, *, as_json: bool) -> None:
+def explain(
+    run: Run, info: CheckpointInfo, engine: Engine, prompt: str, params: DecodeConfig, *, as_json: bool
+) -> None:
     """Print a reply token by token, with the distribution each was drawn from, before and after each transformation."""
     from llm.engine import Piece
     from workbench.chat.tokens import quoted
 
-    if knobs.num_samples > 1 or knobs.beams > 1:
+    if params.num_samples > 1 or params.beams > 1:
         raise WrongUse("--explain looks at one text that is drawn; leave --num-samples and --beams at 1.")
-    pieces = [item for item in engine.stream(prompt, knobs) if isinstance(item, Piece) and item.token_id is not None]
+    pieces = [item for item in engine.stream(prompt, params) if isinstance(item, Piece) and item.token_id is not None]
     tokens = [piece.token_id for piece in pieces if piece.token_id is not None]
     found = []
-    for at, (piece, stages) in enumerate(zip(pieces, engine.explain_each(prompt, knobs, tokens), strict=True)):
+    for at, (piece, stages) in enumerate(zip(pieces, engine.explain_each(prompt, params, tokens), strict=True)):
         if as_json:
             named = [stage_record(stage, engine) for stage in stages]
             probability = piece.probability
@@ -76,7 +85,7 @@ def explain(run: Run, info: CheckpointInfo, engine: Engine, prompt: str, knobs: 
             for stage in stages:
                 print(stage_line(stage, engine))
     if as_json:
-        print_json(identity(run, info) | {"prompt": prompt, "tokens": found, "decode": knob_record(knobs)})
+        print_json(identity(run, info) | {"prompt": prompt, "tokens": found, "decode": params_record(params)})
 
 
 def stage_record(stage: Stage, engine: Engine) -> dict[str, Any]:
@@ -103,18 +112,18 @@ def stage_line(stage: Stage, engine: Engine) -> str:
 def compare(options: argparse.Namespace) -> int:
     """Print both texts, where they part, and how far apart the two models are along them."""
     found = [find_checkpoint(options.home, reference, say) for reference in (options.first, options.second)]
-    knobs = chosen_knobs(found[0][0].config(), options)
-    refuse_several(knobs, "compare")
+    params = params_of_options(found[0][0].config(), options)
+    refuse_several(params, "compare")
     prompt = prompt_from(options.prompt)
     first, second = (engine_for(run, info, options.device) for run, info in found)
     warn_of_changes(first.tokenizer, prompt)
     warn_of_changes(second.tokenizer, prompt)
     from llm.engine.compare import compare as compare_engines
 
-    result = compare_engines((first, second), prompt, knobs)
+    result = compare_engines((first, second), prompt, params)
     names = [f"{run.name}@{info.step}" for run, info in found]
     if options.json:
-        print_json(comparison_record(result, names) | {"decode": knob_record(knobs)})
+        print_json(comparison_record(result, names) | {"decode": params_record(params)})
         return 0
     show = clean if sys.stdout.isatty() else str
     for name, side in zip(names, result.sides, strict=True):
@@ -153,8 +162,8 @@ def timelapse(options: argparse.Namespace) -> int:
     """Print what each checkpoint writes, oldest first, as it is written."""
     run = Run.open(options.home, options.run)
     config = run.config()
-    knobs = chosen_knobs(config, options)
-    refuse_several(knobs, "timelapse")
+    params = params_of_options(config, options)
+    refuse_several(params, "timelapse")
     from llm.engine.timelapse import pinned_prompts
     from llm.engine.timelapse import timelapse as frames_of
     from llm.tokenizer import load_tokenizer
@@ -162,10 +171,10 @@ def timelapse(options: argparse.Namespace) -> int:
     given = [prompt_from(text) for text in options.prompt or ()]
     prompts = given or pinned_prompts(run) or [config.sample.prompt]
     warn_of_changes(load_tokenizer(run.path / "tokenizer"), *prompts)
-    frames = frames_of(run, prompts, knobs, device=options.device)
+    frames = frames_of(run, prompts, params, device=options.device)
     if options.json:
         records = collected(frames, len(prompts) * len(run.checkpoints()))
-        print_json({"run": run.name, "decode": knob_record(knobs), "frames": records})
+        print_json({"run": run.name, "decode": params_record(params), "frames": records})
         return 0
     show = clean if sys.stdout.isatty() else str
     for frame in frames:
@@ -192,6 +201,6 @@ def identity(run: Run, info: CheckpointInfo) -> dict[str, Any]:
     return {"run": run.name, "step": info.step}
 
 
-def knob_record(knobs: DecodeConfig) -> dict[str, Any]:
-    mapping: dict[str, Any] = to_mapping(RunConfig(decode=knobs))["decode"]
+def params_record(params: DecodeConfig) -> dict[str, Any]:
+    mapping: dict[str, Any] = to_mapping(RunConfig(decode=params))["decode"]
     return mapping

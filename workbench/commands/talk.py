@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 from llm.config import DecodeConfig, RunConfig, to_mapping
 from llm.errors import WrongUse
 from llm.run import CheckpointInfo, Run, find_checkpoint
-from workbench.commands.asking import add_knobs, chosen_knobs, engine_for, prompt_from, warn_of_changes
+from workbench.commands.asking import add_sampling_options, engine_for, params_of_options, prompt_from, warn_of_changes
 from workbench.commands.options import add_command
 from workbench.commands.output import print_json, say
 from workbench.text import clean
@@ -42,7 +42,7 @@ def register(subparsers: Any) -> None:
     parser.add_argument("--device", default="auto", help="auto, cpu, cuda, cuda:N or mps")
     parser.add_argument("--greedy", action="store_true", help="always the likeliest token: temperature 0")
     parser.add_argument("--explain", action="store_true", help="show what every token was drawn from, stage by stage")
-    add_knobs(parser)
+    add_sampling_options(parser)
     chatting = add_command(subparsers, "chat", "open the workbench where you talk to a model", chat)
     chatting.add_argument("run", metavar="RUN[@STEP|@last|@best]")
     attaching = add_command(subparsers, "attach", "open the workbench on a run that trains elsewhere", attach)
@@ -52,7 +52,7 @@ def register(subparsers: Any) -> None:
 def sample(options: argparse.Namespace) -> int:
     """Print what the model writes on from the prompt, and nothing else."""
     run, info = find_checkpoint(options.home, options.run, say)
-    knobs = chosen_knobs(run.config(), options)
+    params = params_of_options(run.config(), options)
     if options.jsonl and options.explain:
         raise WrongUse("--explain shows one reply; give one prompt, without --jsonl.")
     prompt = "" if options.jsonl else prompt_from(options.prompt, options.prompt_file)
@@ -61,17 +61,17 @@ def sample(options: argparse.Namespace) -> int:
     if options.jsonl:
         from workbench.commands.batch import sample_lines
 
-        sample_lines(run, info, engine, options.jsonl, knobs)
+        sample_lines(run, info, engine, options.jsonl, params)
         return 0
     if options.explain:
         from workbench.commands.inspect import explain
 
-        explain(run, info, engine, prompt, knobs, as_json=options.json)
+        explain(run, info, engine, prompt, params, as_json=options.json)
         return 0
-    reply = engine.stream(prompt, knobs)
+    reply = engine.stream(prompt, params)
     if options.json:
-        print_json(described(run, info, prompt, knobs, reply))
-    elif knobs.num_samples == 1:
+        print_json(described(run, info, prompt, params, reply))
+    elif params.num_samples == 1:
         print_streaming(reply)
     else:
         texts = collected(reply)[0]
@@ -109,7 +109,7 @@ def collected(reply: Iterator[Piece | Done]) -> tuple[list[str], Done]:
 
 
 def described(
-    run: Run, info: CheckpointInfo, prompt: str, knobs: DecodeConfig, reply: Iterator[Piece | Done]
+    run: Run, info: CheckpointInfo, prompt: str, params: DecodeConfig, reply: Iterator[Piece | Done]
 ) -> dict[str, Any]:
     """A reply as data, with all that is needed to get it again."""
     texts, end = collected(reply)
@@ -123,7 +123,7 @@ def described(
         "seconds": end.seconds,
         "time_to_first_token": end.time_to_first_token,
         "tokens_per_second": end.tokens_per_second,
-        "decode": to_mapping(RunConfig(decode=knobs))["decode"],
+        "decode": to_mapping(RunConfig(decode=params))["decode"],
     }
 
 

@@ -13,7 +13,7 @@ from workbench.text import clean
 from workbench.train.extend_dialog import ask_for_longer
 from workbench.train.follow import FollowScreen, RunState
 from workbench.train.service import Overrides
-from workbench.train.settings_dialog import KnobsDialog
+from workbench.train.settings_dialog import LiveSettingsDialog
 from workbench.ui.dialogs import Answer, Ask
 
 WHEN: dict[str, tuple[RunState, ...]] = {
@@ -121,7 +121,7 @@ class TrainScreen(FollowScreen):
                 key, value = change
                 self._send(name, "set", f"{key} = {value}", key=key, value=value)
 
-        self.app.push_screen(KnobsDialog(self.knob_value), tune)
+        self.app.push_screen(LiveSettingsDialog(self.knob_value), tune)
 
     # --- beginning, handing over, talking
 

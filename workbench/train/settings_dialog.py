@@ -20,7 +20,7 @@ from workbench.ui.key_line import KeyLine
 from workbench.ui.lists import ChoiceList
 
 
-class KnobsDialog(Modal[tuple[str, str] | None]):
+class LiveSettingsDialog(Modal[tuple[str, str] | None]):
     """The live fields with the values in effect; returns the path and the text of one change."""
 
     NAME = "Knobs"

@@ -31,6 +31,7 @@ NUMBERS = {
 TOGETHER = {"train", "chart"}  # the keys of charts work on the Train screen wherever its focus is
 ALONE = {"help", "lapse"}  # windows without lists, over which no other key works
 EVERYWHERE = ("app", "screen", "list")
+FEATURES = ("presets", "train", "runs", "chat", "data", "charts", "ui")
 ROOMS = (*EVERYWHERE, "presets", "train", "chart", "runs", "chat", "data")
 """In this order keys are listed; those of windows come after them."""
 
@@ -52,10 +53,11 @@ def place_of_room(room: str) -> tuple[int, str]:
 def bound_classes() -> Iterator[type[DOMNode]]:
     """The app, and all widgets and screens that declare keys, whether they have been opened yet or not."""
     import workbench.app
-    from workbench import screens
 
-    for module in pkgutil.iter_modules(screens.__path__, f"{screens.__name__}."):
-        importlib.import_module(module.name)  # a class is found below only once its module is loaded
+    for feature in FEATURES:
+        package = importlib.import_module(f"workbench.{feature}")
+        for module in pkgutil.iter_modules(package.__path__, f"{package.__name__}."):
+            importlib.import_module(module.name)  # a class is found below only once its module is loaded
     queue: list[type[DOMNode]] = [DOMNode]
     found: set[type[DOMNode]] = {workbench.app.WorkbenchApp}
     while queue:

@@ -143,7 +143,7 @@ def test_state_of_a_run(home: Path) -> None:
     log.append(Saved(step=1, path="live/step-00000001", size_bytes=1, kind="snapshot"))
     curves.poll()
     assert not curves.paused
-    assert curves.knobs == {"train.clip": 0.5}
+    assert curves.params == {"train.clip": 0.5}
     assert [mark.kind for mark in curves.marks] == ["knob"]
     assert curves.seconds_left == (TOTAL - 1) * 0.05
     log.append(Finished(step=1, status="stopped"))

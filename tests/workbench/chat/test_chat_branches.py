@@ -195,8 +195,8 @@ def test_the_weights_of_a_live_reply_are_kept_and_replay_it(trained_run, tmp_pat
     Trainer(run).start()
     live = open_talker(tmp_path, NoTraining(), "tiny-1@live", lambda: False)
     live.step = 13
-    reply = Exchange(1, 0, "text", "Ada ", context="Ada ", knobs=DecodeConfig(max_tokens=20))
-    for piece in live.stream("Ada ", reply.knobs, cancel=lambda: False, knobs_source=lambda: reply.knobs):
+    reply = Exchange(1, 0, "text", "Ada ", context="Ada ", params=DecodeConfig(max_tokens=20))
+    for piece in live.stream("Ada ", reply.params, cancel=lambda: False, params_source=lambda: reply.params):
         if isinstance(piece, Piece):
             reply.tokens.append(piece.token_id)
             reply.reply += piece.text

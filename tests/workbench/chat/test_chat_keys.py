@@ -18,9 +18,9 @@ from workbench.chat.conversation_view import ConversationView
 from workbench.chat.microscope_screen import Choices, Microscope
 from workbench.chat.model_dialog import ChooseModel
 from workbench.chat.prompt import PromptArea
-from workbench.chat.sampling_panel import KnobPanel, KnobRow
-from workbench.chat.sampling_presets import load_knob_presets, save_knob_preset
-from workbench.chat.sampling_presets_dialog import KnobPresets
+from workbench.chat.sampling_panel import ParameterRow, SamplingPanel
+from workbench.chat.sampling_presets import load_sampling_presets, save_sampling_preset
+from workbench.chat.sampling_presets_dialog import SamplingPresetsDialog
 from workbench.chat.screen import ChatScreen
 from workbench.chat.split_screen import Split
 from workbench.chat.timelapse_screen import TimeLapse
@@ -100,7 +100,7 @@ async def test_every_key_of_the_chat(own_home):
             await opens(key, TimeLapse, lambda window: window.ended)
         for key in ("f3", "slash"):
             await opens(key, PastConversations, lambda window: window.past is not None)
-        await opens("f8", KnobPresets)
+        await opens("f8", SamplingPresetsDialog)
         screen.exchanges[1].live = True
         await press("K")
         await until(lambda: "pinned from now on" in status(screen))
@@ -197,15 +197,15 @@ async def test_every_key_of_the_knobs(home, talker):  # noqa: F811
         await press("down")
         assert screen.query_one("#knob-top-k Input", Input).has_focus
         await press("7")
-        await until(lambda: screen.service.knobs.top_k == 7)
+        await until(lambda: screen.service.params.top_k == 7)
         assert "top k" in text_of(screen, "#knobs-order")
         await press("ctrl+l")
-        await until(lambda: screen.service.knobs.top_k == 0)
+        await until(lambda: screen.service.params.top_k == 0)
         await press("up")
         assert screen.query_one("#knob-temperature Input", Input).has_focus
         await press("f8")
-        await until(lambda: isinstance(pilot.app.screen, KnobPresets))
-        assert not press.misses(KnobRow, KnobPanel)
+        await until(lambda: isinstance(pilot.app.screen, SamplingPresetsDialog))
+        assert not press.misses(ParameterRow, SamplingPanel)
 
 
 async def test_every_key_of_the_microscope(own_home):
@@ -277,17 +277,17 @@ async def test_every_key_of_the_time_lapse(own_home):
 
 async def test_every_key_of_a_window_to_choose_in(home, talker):  # noqa: F811
     for number in range(25):
-        save_knob_preset(home, f"set-{number:02}", DecodeConfig(top_k=number + 1))
+        save_sampling_preset(home, f"set-{number:02}", DecodeConfig(top_k=number + 1))
     async with ChatApp(home).run_test(size=(80, 24)) as pilot:
         press, screen = Keyboard(pilot), await opened(pilot)
         await pilot.press("f8")
-        await until(lambda: isinstance(pilot.app.screen, KnobPresets) and pilot.app.screen.marked)
+        await until(lambda: isinstance(pilot.app.screen, SamplingPresetsDialog) and pilot.app.screen.marked)
         window = pilot.app.screen
         for key, at in (("down", 1), ("up", 0), ("up", 24), ("pageup", 14), ("pagedown", 24), ("pagedown", 24)):
             await press(key)
             assert window.listing.highlighted == at, key
         await press("ctrl+d")
-        assert "set-24" not in load_knob_presets(home) and window.listing.option_count == 24
+        assert "set-24" not in load_sampling_presets(home) and window.listing.option_count == 24
         await press("escape")
         await until(lambda: pilot.app.screen is screen)
-        assert not press.misses(Chooser, KnobPresets)
+        assert not press.misses(Chooser, SamplingPresetsDialog)

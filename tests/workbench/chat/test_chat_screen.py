@@ -20,7 +20,7 @@ from llm.errors import UserError
 from tests.workbench.chat.test_chat_service import FakeTalker
 from workbench.app import WorkbenchApp
 from workbench.chat.model_dialog import ChooseModel
-from workbench.chat.sampling_panel import KnobRow, knob_fields, written
+from workbench.chat.sampling_panel import ParameterRow, parameter_fields, written
 from workbench.chat.service import ChatService
 from workbench.chat.transcripts import load
 
@@ -183,20 +183,20 @@ async def test_escape_stops_and_typing_meanwhile_is_kept(home, talker):
 async def test_knobs_are_checked_as_typed_and_hold_at_once(home, talker):
     async with ChatApp(home).run_test(size=(120, 40)) as pilot:
         screen = await opened(pilot)
-        assert screen.panel.knobs.temperature == 0.5, "the run's own value"
+        assert screen.panel.params.temperature == 0.5, "the run's own value"
         await pilot.press("f2")
         field = screen.query_one("#knob-temperature Input", Input)
         await until(lambda: field.has_focus)
         field.value = "1.5"
-        await until(lambda: screen.service.knobs.temperature == 1.5)
-        row = screen.query_one("#knob-temperature", KnobRow)
+        await until(lambda: screen.service.params.temperature == 1.5)
+        row = screen.query_one("#knob-temperature", ParameterRow)
         assert row.has_class("changed")
         field.value = "hot"
         await until(lambda: row.has_class("wrong"))
-        assert screen.service.knobs.temperature == 1.5
+        assert screen.service.params.temperature == 1.5
         assert "must be" in text_of(screen, "#knobs-help")
         await pilot.press("ctrl+l")
-        await until(lambda: screen.service.knobs.temperature == 0.5)
+        await until(lambda: screen.service.params.temperature == 0.5)
         assert not row.has_class("wrong") and not row.has_class("changed")
         await pilot.press("down")
         await until(lambda: screen.query_one("#knob-top-k Input", Input).has_focus)
@@ -208,11 +208,11 @@ async def test_what_was_set_by_hand_stays_when_the_model_changes(home, talker):
     async with ChatApp(home).run_test(size=(120, 40)) as pilot:
         screen = await opened(pilot)
         screen.query_one("#knob-top-k Input", Input).value = "7"
-        await until(lambda: screen.panel.knobs.top_k == 7)
+        await until(lambda: screen.panel.params.top_k == 7)
         talker.decode = type(talker.decode)(temperature=0.9)
         screen.open_reference("fake-2")
         await until(lambda: screen.model is not None)
-        assert (screen.panel.knobs.temperature, screen.panel.knobs.top_k) == (0.9, 7)
+        assert (screen.panel.params.temperature, screen.panel.params.top_k) == (0.9, 7)
 
 
 async def test_again_takes_the_next_seed_and_go_on_goes_on(home, talker):
@@ -223,7 +223,7 @@ async def test_again_takes_the_next_seed_and_go_on_goes_on(home, talker):
         await pilot.press("ctrl+r")
         await until(lambda: len(talker.prompts) == 2 and not screen.writing)
         assert screen.transcript.text == "2/2 xone two three"
-        assert [knobs.seed for _, knobs in talker.prompts] == [1, 2]
+        assert [params.seed for _, params in talker.prompts] == [1, 2]
         await pilot.press("ctrl+g")
         await until(lambda: len(talker.prompts) == 3 and not screen.writing)
         assert talker.prompts[2][0] == [0, 0, 1, 2], "the tokens of the prompt and of the reply"
@@ -241,7 +241,7 @@ async def test_the_last_seed_is_followed_by_the_first(home, talker):
         screen.panel.set_value("seed", 2**63 - 1)
         await pilot.press("ctrl+r")
         await until(lambda: len(talker.prompts) == 2 and not screen.writing)
-        assert [knobs.seed for _, knobs in talker.prompts] == [1, 0]
+        assert [params.seed for _, params in talker.prompts] == [1, 0]
 
 
 async def test_what_is_half_typed_into_a_knob_does_not_reach_the_reply(home, talker, monkeypatch):
@@ -254,18 +254,18 @@ async def test_what_is_half_typed_into_a_knob_does_not_reach_the_reply(home, tal
         field = screen.panel.query_one("#knob-max-tokens Input", Input)
         field.focus()
         field.value = "90"
-        await until(lambda: screen.panel.knobs.max_tokens == 90)
-        assert screen.service.knobs.max_tokens == 200, "more may be typed"
+        await until(lambda: screen.panel.params.max_tokens == 90)
+        assert screen.service.params.max_tokens == 200, "more may be typed"
         await pilot.press("enter")
-        await until(lambda: screen.service.knobs.max_tokens == 90)
+        await until(lambda: screen.service.params.max_tokens == 90)
         monkeypatch.setattr(knobs_module, "TYPING_SECONDS", 0.05)
         field.value = "900"
-        await until(lambda: screen.service.knobs.max_tokens == 900)
+        await until(lambda: screen.service.params.max_tokens == 900)
         talker.gate.release(200)
         await until(lambda: not screen.writing)
         field.value = "90"
         await pilot.pause()
-        assert screen.service.knobs.max_tokens == 90, "at once, where nothing is written"
+        assert screen.service.params.max_tokens == 90, "at once, where nothing is written"
 
 
 async def test_knobs_that_cannot_be_are_told_and_the_reply_goes_on(home, talker):
@@ -274,7 +274,7 @@ async def test_knobs_that_cannot_be_are_told_and_the_reply_goes_on(home, talker)
         screen = await opened(pilot)
         await pilot.press("x", "enter")
         await until(lambda: "w " in screen.transcript.text)
-        screen.service.knobs = DecodeConfig(order=("t",))
+        screen.service.params = DecodeConfig(order=("t",))
         talker.gate.release(2)
         await until(lambda: "no transformation" in text_of(screen, "#chat-status"))
         talker.gate.release(20)
@@ -390,7 +390,7 @@ async def test_tiny_terminal(home, talker):
 
 
 def test_lists_are_written_as_they_are_read():
-    for field in knob_fields():
+    for field in parameter_fields():
         for value in (field.default, *((("a", 'b,"c'), ("\n", "x y")) if field.type is tuple else ())):
             assert parse_value(field, written(value)) == value
 
@@ -446,11 +446,11 @@ async def test_the_order_of_the_knobs_is_shown_and_checked(home, talker):
 async def test_all_knobs_are_shown_where_there_is_room(home, talker):
     async with ChatApp(home).run_test(size=(120, 40)) as pilot:
         screen = await opened(pilot)
-        assert len(screen.panel.query(KnobRow)) == 8 and "all knobs" in text_of(screen, "#knobs-help")
+        assert len(screen.panel.query(ParameterRow)) == 8 and "all knobs" in text_of(screen, "#knobs-help")
         await pilot.resize_terminal(200, 60)
-        await until(lambda: len(screen.panel.query(KnobRow)) == len(knob_fields()))
-        await until(lambda: screen.panel.query(KnobRow).last().region.height == 1)
-        tops = [row.region.y for row in screen.panel.query(KnobRow)]
+        await until(lambda: len(screen.panel.query(ParameterRow)) == len(parameter_fields()))
+        await until(lambda: screen.panel.query(ParameterRow).last().region.height == 1)
+        tops = [row.region.y for row in screen.panel.query(ParameterRow)]
         assert tops == list(range(tops[0], tops[0] + len(tops))), "a line each"
         assert screen.prompt.has_focus
 

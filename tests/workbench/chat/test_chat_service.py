@@ -19,7 +19,7 @@ from workbench.chat.conversation import Exchange
 from workbench.chat.models import TurnFormat, ask_for_snapshot, choices, open_talker, turn_format, usual_choice
 from workbench.chat.reply import (
     News,
-    RecordedKnobs,
+    RecordedParams,
     ReplyBegan,
     ReplyEnded,
     ReplyGrew,
@@ -32,7 +32,7 @@ from workbench.chat.service import ChatService, ModelOpened, ModelRefused
 TURNS = TurnFormat("Question: {question}\nAnswer: {answer}", "Question: {question}\nAnswer:", "\n\n", "\n\nQuestion:")
 
 
-UNCHANGED = RecordedKnobs(DecodeConfig(), DecodeConfig, lambda knobs: None)
+UNCHANGED = RecordedParams(DecodeConfig(), DecodeConfig, lambda params: None)
 
 
 class FakeTalker:
@@ -56,11 +56,11 @@ class FakeTalker:
     def keep(self):
         raise OSError(28, "No space left on device")
 
-    def check(self, knobs):
-        if any(name not in ("top_k", "temperature") for name in knobs.order):
+    def check(self, params):
+        if any(name not in ("top_k", "temperature") for name in params.order):
             raise UserError("'t' is no transformation")
 
-    def prompt_ids(self, prompt, knobs):
+    def prompt_ids(self, prompt, params):
         return [0] * len(prompt) if isinstance(prompt, str) else list(prompt)
 
     def prompt_changes(self, prompt):
@@ -69,9 +69,9 @@ class FakeTalker:
     def text_of(self, tokens):
         return "".join(self.words[token] for token in tokens)
 
-    def stream(self, prompt, knobs, *, cancel, knobs_source, given=()):
+    def stream(self, prompt, params, *, cancel, params_source, given=()):
         self.given = tuple(given)
-        self.prompts.append((prompt, knobs))
+        self.prompts.append((prompt, params))
         reason = "length"
         tokens = 0
         for number, word in enumerate(self.words):
@@ -80,7 +80,7 @@ class FakeTalker:
             if cancel():
                 reason = "cancelled"
                 break
-            self.knobs_seen.append(knobs_source())
+            self.knobs_seen.append(params_source())
             tokens += 1
             yield Piece(0, number, word, context_used=5 + number)
         yield Done((reason,), tokens, 4, 1.0, 0.1, 20.0, 4 + tokens, 0, 0)
@@ -153,7 +153,7 @@ def test_a_reply_from_beginning_to_end(chat):
 def test_pieces_are_gathered_between_two_messages():
     now = [0.0]
     posted = []
-    news = News(1, posted.append, asked=-0.5, knobs=UNCHANGED, clock=lambda: now[0])
+    news = News(1, posted.append, asked=-0.5, params=UNCHANGED, clock=lambda: now[0])
     for number in range(50):
         now[0] += 0.01
         news.take(Piece(0, number, "x"))
@@ -166,7 +166,7 @@ def test_pieces_are_gathered_between_two_messages():
 
 def test_further_samples_come_with_the_end():
     posted = []
-    news = News(1, posted.append, asked=0.0, knobs=UNCHANGED)
+    news = News(1, posted.append, asked=0.0, params=UNCHANGED)
     for sample, text in ((0, "a"), (1, "p"), (2, "x"), (0, "b"), (1, "q")):
         news.take(Piece(sample, 1, text))
     news.end(Done(("stop",) * 3, 5, 1, 1.0, 0.1, 2.0, 9, 0, 0))
@@ -189,15 +189,15 @@ def test_knobs_hold_from_the_next_token_on(chat):
     gate = threading.Semaphore(0)
     talker = FakeTalker(words=["a", "b"], gate=gate)
     one = chat(talker)
-    one.service.knobs = DecodeConfig(temperature=1.0)
+    one.service.params = DecodeConfig(temperature=1.0)
     one.service.open("fake")
     one.service.ask("Once")
     gate.release()
     one.next(ReplyGrew)
-    one.service.knobs = replace(one.service.knobs, temperature=0.25)
+    one.service.params = replace(one.service.params, temperature=0.25)
     gate.release()
     one.next(ReplyEnded)
-    assert [knobs.temperature for knobs in talker.knobs_seen] == [1.0, 0.25]
+    assert [params.temperature for params in talker.knobs_seen] == [1.0, 0.25]
 
 
 def test_turns_are_written_as_the_corpus_writes_them(chat):
@@ -207,9 +207,9 @@ def test_turns_are_written_as_the_corpus_writes_them(chat):
     one.service.open("fake")
     one.service.ask("Who?", history=[("What?", "A cat.")], turns=TURNS)
     one.next(ReplyEnded)
-    prompt, knobs = talker.prompts[0]
+    prompt, params = talker.prompts[0]
     assert prompt == "Question: What?\nAnswer: A cat.\n\nQuestion: Who?\nAnswer:"
-    assert knobs.stop == ("\n\nQuestion:",) and talker.knobs_seen[0].stop == knobs.stop
+    assert params.stop == ("\n\nQuestion:",) and talker.knobs_seen[0].stop == params.stop
 
 
 def test_the_oldest_turns_are_dropped_first():
@@ -231,16 +231,16 @@ def test_prompts_from_a_file(tmp_path):
 
 
 def test_knobs_that_cannot_be_leave_those_before():
-    def check(knobs):
-        if knobs.order:
+    def check(params):
+        if params.order:
             raise UserError("no such transformation")
 
     now = [DecodeConfig(top_k=1), DecodeConfig(order=("t",)), DecodeConfig(top_k=1), DecodeConfig(top_k=2)]
     wanted = iter(now)
-    knobs = RecordedKnobs(DecodeConfig(), lambda: next(wanted), check)
-    assert [knobs().top_k, knobs().top_k] == [1, 1] and knobs.problem == "no such transformation"
-    assert [knobs().top_k, knobs().top_k] == [1, 2] and knobs.problem == ""
-    assert knobs.changes == [(0, now[0]), (3, now[3])]
+    params = RecordedParams(DecodeConfig(), lambda: next(wanted), check)
+    assert [params().top_k, params().top_k] == [1, 1] and params.problem == "no such transformation"
+    assert [params().top_k, params().top_k] == [1, 2] and params.problem == ""
+    assert params.changes == [(0, now[0]), (3, now[3])]
 
 
 def test_a_reply_goes_on_after_its_very_tokens():
@@ -286,10 +286,10 @@ def test_a_real_checkpoint_says_the_same_twice(trained_run):
     home = trained_run.path.parent.parent
     talker = open_talker(home, NoTraining(), "tiny-1@10", lambda: False)
     assert talker.name == "tiny-1@10" and talker.context == 32 and talker.turns is None
-    knobs = replace(talker.decode, max_tokens=40, seed=7)
+    params = replace(talker.decode, max_tokens=40, seed=7)
 
     def text():
-        items = talker.stream("Ada saw", knobs, cancel=lambda: False, knobs_source=lambda: knobs)
+        items = talker.stream("Ada saw", params, cancel=lambda: False, params_source=lambda: params)
         return "".join(item.text for item in items if isinstance(item, Piece))
 
     assert text() == text() != ""

@@ -10,20 +10,20 @@ import pytest
 from llm.config import DecodeConfig
 from llm.errors import UserError, WrongUse
 from tests.workbench.chat.test_chat_screen import ChatApp, opened, talker, until  # noqa: F401
-from workbench.chat.sampling_presets import load_knob_presets, save_knob_preset, summary
-from workbench.chat.sampling_presets_dialog import KnobPresets
+from workbench.chat.sampling_presets import load_sampling_presets, save_sampling_preset, summary
+from workbench.chat.sampling_presets_dialog import SamplingPresetsDialog
 
 CALM = DecodeConfig(temperature=0.25, top_k=7, stop=("\n",), seed=99)
 
 
 def test_kept_without_the_seed_and_read_back(home):
-    assert load_knob_presets(home) == {}
-    save_knob_preset(home, "calm", CALM)
-    save_knob_preset(home, "usual", DecodeConfig())
-    assert load_knob_presets(home) == {"calm": replace(CALM, seed=DecodeConfig().seed), "usual": DecodeConfig()}
+    assert load_sampling_presets(home) == {}
+    save_sampling_preset(home, "calm", CALM)
+    save_sampling_preset(home, "usual", DecodeConfig())
+    assert load_sampling_presets(home) == {"calm": replace(CALM, seed=DecodeConfig().seed), "usual": DecodeConfig()}
     assert tomllib.loads((home / "knobs.toml").read_text())["calm"] == {"temperature": 0.25, "top_k": 7, "stop": ["\n"]}
-    save_knob_preset(home, "calm", None)
-    assert list(load_knob_presets(home)) == ["usual"]
+    save_sampling_preset(home, "calm", None)
+    assert list(load_sampling_presets(home)) == ["usual"]
     assert "temperature 0.25" in summary(CALM) and summary(DecodeConfig()) == "the defaults"
 
 
@@ -31,15 +31,15 @@ def test_kept_without_the_seed_and_read_back(home):
 def test_a_wrong_file_is_named(home, text):
     (home / "knobs.toml").write_text(text)
     with pytest.raises(UserError, match=r"knobs\.toml"):
-        load_knob_presets(home)
+        load_sampling_presets(home)
     with pytest.raises(UserError):
-        save_knob_preset(home, "other", CALM)
+        save_sampling_preset(home, "other", CALM)
     assert (home / "knobs.toml").read_text() == text, "what a person wrote is not overwritten"
 
 
 def test_a_wrong_name(home):
     with pytest.raises(WrongUse):
-        save_knob_preset(home, "../x", CALM)
+        save_sampling_preset(home, "../x", CALM)
 
 
 async def test_keeping_and_taking(home, talker):  # noqa: F811
@@ -47,11 +47,11 @@ async def test_keeping_and_taking(home, talker):  # noqa: F811
         screen = await opened(pilot)
         screen.panel.set_all(CALM)
         await pilot.press("f8")
-        await until(lambda: isinstance(pilot.app.screen, KnobPresets))
+        await until(lambda: isinstance(pilot.app.screen, SamplingPresetsDialog))
         await pilot.press(*"calm", "enter")
-        await until(lambda: pilot.app.screen is screen and load_knob_presets(home))
+        await until(lambda: pilot.app.screen is screen and load_sampling_presets(home))
         screen.panel.set_all(DecodeConfig(seed=3))
         await pilot.press("f8")
-        await until(lambda: isinstance(pilot.app.screen, KnobPresets) and pilot.app.screen.presets)
+        await until(lambda: isinstance(pilot.app.screen, SamplingPresetsDialog) and pilot.app.screen.presets)
         await pilot.press("enter")
-        await until(lambda: screen.panel.knobs == replace(CALM, seed=3))
+        await until(lambda: screen.panel.params == replace(CALM, seed=3))

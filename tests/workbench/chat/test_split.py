@@ -59,10 +59,10 @@ async def test_the_left_side_is_the_reply_with_the_tokens_chosen_and_the_knobs_a
     async with app.run_test(size=(100, 24)) as pilot:
         screen = await asked(pilot)
         first, talker = screen.exchanges[0], screen.service.talker
-        given, hot = [*first.tokens[:2], first.tokens[5]], replace(first.knobs, temperature=3.0)
+        given, hot = [*first.tokens[:2], first.tokens[5]], replace(first.params, temperature=3.0)
         second = replace(first, tokens=given, given=3, changes=((4, hot),))
         source = scripted(second)
-        pieces = list(talker.stream("Ada ", first.knobs, cancel=lambda: False, knobs_source=source, given=given))[:-1]
+        pieces = list(talker.stream("Ada ", first.params, cancel=lambda: False, params_source=source, given=given))[:-1]
         second.tokens = given + [piece.token_id for piece in pieces]
         second.reply = talker.text_of(given) + "".join(piece.text for piece in pieces)
         app.push_screen(Split(screen.service, second, "tiny-1@10"))

@@ -67,8 +67,8 @@ def test_markdown_has_all_that_was_written():
 
 def test_the_knobs_of_every_token():
     cold, hot = DecodeConfig(temperature=0.1), DecodeConfig(temperature=2.0)
-    exchange = Exchange(1, 0, "text", "x", given=2, knobs=cold, changes=((3, hot),))
-    assert [exchange.knobs_at(token).temperature for token in (0, 2, 4, 5, 6)] == [0.1, 0.1, 0.1, 2.0, 2.0]
+    exchange = Exchange(1, 0, "text", "x", given=2, params=cold, changes=((3, hot),))
+    assert [exchange.params_at(token).temperature for token in (0, 2, 4, 5, 6)] == [0.1, 0.1, 0.1, 2.0, 2.0]
 
 
 def written_tree(home):
@@ -76,8 +76,8 @@ def written_tree(home):
     first = conversation.exchanges[1]
     first.prompt, first.context, first.reply, first.tokens = HOSTILE, HOSTILE, HOSTILE, [3, 1, 2]
     first.model, first.sha256, first.others = "run@7", "ab", ("other",)
-    first.knobs = DecodeConfig(temperature=0.25, seed=9, stop=("\n\n",))
-    first.changes = ((2, replace(first.knobs, top_k=5)),)
+    first.params = DecodeConfig(temperature=0.25, seed=9, stop=("\n\n",))
+    first.changes = ((2, replace(first.params, top_k=5)),)
     for exchange in conversation.exchanges.values():
         keep(home, conversation, exchange)
     return conversation

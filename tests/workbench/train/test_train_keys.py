@@ -23,7 +23,7 @@ from workbench.train.compare_dialog import ChooseRuns
 from workbench.train.follow import FollowScreen
 from workbench.train.screen import TrainScreen
 from workbench.train.service import TrainingService
-from workbench.train.settings_dialog import KnobsDialog
+from workbench.train.settings_dialog import LiveSettingsDialog
 from workbench.ui.dialogs import Ask, AskText
 
 Effect = Callable[[TrainScreen, Chart], object]
@@ -213,7 +213,7 @@ async def test_the_other_steering_keys(home: Path) -> None:
         await pilot.press("p")
         await until(pilot, lambda: trainer.obeyed == ["pause", "resume"])
         await pilot.press("t")
-        await until(pilot, lambda: isinstance(pilot.app.screen, KnobsDialog))
+        await until(pilot, lambda: isinstance(pilot.app.screen, LiveSettingsDialog))
         await pilot.press("escape", "x")
         await until(pilot, lambda: isinstance(pilot.app.screen, Ask))
         await pilot.press("escape")
@@ -282,9 +282,9 @@ async def test_every_live_knob_is_checked_sent_and_written_into_the_record(
 ) -> None:
     async with running_run(home) as (pilot, screen, trainer):
         await pilot.press("t")
-        await until(pilot, lambda: isinstance(pilot.app.screen, KnobsDialog))
+        await until(pilot, lambda: isinstance(pilot.app.screen, LiveSettingsDialog))
         dialog = pilot.app.screen
-        assert isinstance(dialog, KnobsDialog)
+        assert isinstance(dialog, LiveSettingsDialog)
         await pilot.press(*["j"] * list(dialog.fields).index(path), "enter")
         await until(pilot, lambda: isinstance(pilot.app.screen, AskText))
         line = pilot.app.screen.query_one(Input)
@@ -295,7 +295,7 @@ async def test_every_live_knob_is_checked_sent_and_written_into_the_record(
         line.value = value
         await pilot.press("enter")
         await until(pilot, lambda: trainer.commands[-1:] == [("set", {"key": path, "value": value})])
-        await until(pilot, lambda: screen.curves and path in screen.curves.knobs)
+        await until(pilot, lambda: screen.curves and path in screen.curves.params)
         assert screen.curves is not None
         assert screen.curves.marks[-1].kind == "knob"
         await until(pilot, lambda: not screen.pending)

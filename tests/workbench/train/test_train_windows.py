@@ -22,7 +22,7 @@ from workbench.train import follow
 from workbench.train.compare_dialog import ChooseRuns
 from workbench.train.screen import TrainScreen
 from workbench.train.service import TrainingService
-from workbench.train.settings_dialog import KnobsDialog
+from workbench.train.settings_dialog import LiveSettingsDialog
 from workbench.ui.dialogs import Ask, AskText, Help
 
 
@@ -47,7 +47,7 @@ async def test_it_goes_on_in_sight_under_one_window_and_under_two(home: Path) ->
     async with running_run(home) as (pilot, app, _):
         log = Run.open(home, "quick-1").log()
         await pilot.press("t")
-        await until(pilot, lambda: isinstance(app.screen, KnobsDialog))
+        await until(pilot, lambda: isinstance(app.screen, LiveSettingsDialog))
         write_events(log, 31, 60)
         await until(pilot, lambda: "step 60 of 600" in shown(app.screen) and "quick-1 10%" in shown(app.screen))
         await pilot.press("enter")
@@ -77,7 +77,7 @@ async def test_a_knob_set_after_the_end_is_refused_and_nothing_stays_asked(home:
         app.screen.query_one(Input).value = "0.5"
         await pilot.press("enter")
         await until(pilot, lambda: was_notified(app, "quick-1 has ended"))
-        assert not screen.pending and "train.lr_multiplier" not in (screen.curves.knobs if screen.curves else {})
+        assert not screen.pending and "train.lr_multiplier" not in (screen.curves.params if screen.curves else {})
         commands = home / "runs" / "quick-1" / "commands.jsonl"
         assert not commands.exists() or "lr_multiplier" not in commands.read_text()
 
@@ -116,9 +116,9 @@ async def test_what_a_window_asks_concerns_the_run_it_was_opened_on(home: Path) 
 async def test_the_knobs_are_all_in_sight_with_help_and_keys_of_their_own(home: Path, size: tuple[int, int]) -> None:
     async with running_run(home, size) as (pilot, app, _):
         await pilot.press("t")
-        await until(pilot, lambda: isinstance(app.screen, KnobsDialog))
+        await until(pilot, lambda: isinstance(app.screen, LiveSettingsDialog))
         dialog = app.screen
-        assert isinstance(dialog, KnobsDialog)
+        assert isinstance(dialog, LiveSettingsDialog)
         await until(pilot, lambda: all(path in shown(dialog) for path in dialog.fields))
         assert not dialog.query_one(OptionList).show_vertical_scrollbar
         await until(pilot, lambda: "Cancel" in shown(dialog).splitlines()[-1])

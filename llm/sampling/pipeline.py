@@ -20,166 +20,166 @@ from llm.sampling.vocabulary import NamedTokens, Vocabulary
 
 
 @dataclass(frozen=True)
-class Moment:
+class SamplingContext:
     """What a transformation may look at besides the logits.
 
-    `history` (B, T) int64: every token so far, prompt included; `generated`: how many of them are new; `coin` (B,)
+    `history` (B, T) int64: every token so far, prompt included; `generated`: how many of them are new; `uniform` (B,)
     uniform in [0, 1); `mu` (B,) float: mirostat's state in bits, which the caller keeps.
     """
 
     history: Tensor
     generated: int
-    coin: Tensor
+    uniform: Tensor
     mu: Tensor
 
 
 @dataclass(frozen=True)
-class Transformation:
-    """One entry of the table below: `knobs` names its parameters, `active` whether these knobs make it do anything."""
+class LogitsProcessor:
+    """One entry of the table below: `params` names its parameters, `active` whether these knobs make it do anything."""
 
     name: str
-    knobs: tuple[str, ...]
+    params: tuple[str, ...]
     active: Callable[[DecodeConfig], bool]
-    apply: Callable[[Tensor, DecodeConfig, NamedTokens, Moment], Tensor]
+    apply: Callable[[Tensor, DecodeConfig, NamedTokens, SamplingContext], Tensor]
 
-    def parameters(self, knobs: DecodeConfig) -> dict[str, Any]:
-        return {name: getattr(knobs, name) for name in self.knobs}
+    def parameters(self, params: DecodeConfig) -> dict[str, Any]:
+        return {name: getattr(params, name) for name in self.params}
 
 
-TRANSFORMATIONS: tuple[Transformation, ...] = (
-    Transformation(
+PROCESSORS: tuple[LogitsProcessor, ...] = (
+    LogitsProcessor(
         "banned_tokens",
         ("banned_tokens",),
         lambda k: bool(k.banned_tokens),
-        lambda logits, k, tokens, now: filters.ban(logits, tokens.banned),
+        lambda logits, k, tokens, ctx: filters.ban(logits, tokens.banned),
     ),
-    Transformation(
+    LogitsProcessor(
         "min_tokens",
         ("min_tokens", "ban_end"),
         lambda k: k.ban_end or k.min_tokens > 0,
-        lambda logits, k, tokens, now: (
-            filters.ban(logits, tokens.ends) if k.ban_end or now.generated < k.min_tokens else logits
+        lambda logits, k, tokens, ctx: (
+            filters.ban(logits, tokens.ends) if k.ban_end or ctx.generated < k.min_tokens else logits
         ),
     ),
-    Transformation(
+    LogitsProcessor(
         "no_repeat_ngram",
         ("no_repeat_ngram",),
         lambda k: k.no_repeat_ngram > 0,
-        lambda logits, k, tokens, now: filters.no_repeat_ngram(logits, now.history, k.no_repeat_ngram),
+        lambda logits, k, tokens, ctx: filters.no_repeat_ngram(logits, ctx.history, k.no_repeat_ngram),
     ),
-    Transformation(
+    LogitsProcessor(
         "repetition_penalty",
         ("repetition_penalty", "repetition_window"),
         lambda k: k.repetition_penalty != 1,
-        lambda logits, k, tokens, now: penalties.repetition_penalty(
-            logits, last(now.history, k.repetition_window), k.repetition_penalty
+        lambda logits, k, tokens, ctx: penalties.repetition_penalty(
+            logits, last(ctx.history, k.repetition_window), k.repetition_penalty
         ),
     ),
-    Transformation(
+    LogitsProcessor(
         "presence_penalty",
         ("presence_penalty", "penalty_window"),
         lambda k: k.presence_penalty != 0,
-        lambda logits, k, tokens, now: penalties.presence_penalty(
-            logits, last(now.history, k.penalty_window), k.presence_penalty
+        lambda logits, k, tokens, ctx: penalties.presence_penalty(
+            logits, last(ctx.history, k.penalty_window), k.presence_penalty
         ),
     ),
-    Transformation(
+    LogitsProcessor(
         "frequency_penalty",
         ("frequency_penalty", "penalty_window"),
         lambda k: k.frequency_penalty != 0,
-        lambda logits, k, tokens, now: penalties.frequency_penalty(
-            logits, last(now.history, k.penalty_window), k.frequency_penalty
+        lambda logits, k, tokens, ctx: penalties.frequency_penalty(
+            logits, last(ctx.history, k.penalty_window), k.frequency_penalty
         ),
     ),
-    Transformation(
+    LogitsProcessor(
         "dry",
         ("dry_multiplier", "dry_base", "dry_allowed_length", "dry_window", "dry_breakers"),
         lambda k: k.dry_multiplier > 0,
-        lambda logits, k, tokens, now: penalties.dry(
-            logits, last(now.history, k.dry_window), tokens.breakers, k.dry_multiplier, k.dry_base, k.dry_allowed_length
+        lambda logits, k, tokens, ctx: penalties.dry(
+            logits, last(ctx.history, k.dry_window), tokens.breakers, k.dry_multiplier, k.dry_base, k.dry_allowed_length
         ),
     ),
-    Transformation(
+    LogitsProcessor(
         "logit_bias",
         ("logit_bias",),
         lambda k: bool(k.logit_bias),
-        lambda logits, k, tokens, now: penalties.logit_bias(logits, tokens.biased, tokens.bias),
+        lambda logits, k, tokens, ctx: penalties.logit_bias(logits, tokens.biased, tokens.bias),
     ),
-    Transformation(
+    LogitsProcessor(
         "length_penalty",
         ("length_penalty", "length_penalty_start"),
         lambda k: k.length_penalty != 1,
-        lambda logits, k, tokens, now: penalties.length_penalty(
-            logits, tokens.ends, k.length_penalty, now.generated - k.length_penalty_start
+        lambda logits, k, tokens, ctx: penalties.length_penalty(
+            logits, tokens.ends, k.length_penalty, ctx.generated - k.length_penalty_start
         ),
     ),
-    Transformation(
+    LogitsProcessor(
         "dynamic_temperature",
         ("temperature", "dynamic_range", "dynamic_exponent"),
         lambda k: k.dynamic_range > 0 and k.temperature > 0,
-        lambda logits, k, tokens, now: penalties.dynamic_temperature(
+        lambda logits, k, tokens, ctx: penalties.dynamic_temperature(
             logits, k.temperature, k.dynamic_range, k.dynamic_exponent
         ),
     ),
-    Transformation(
+    LogitsProcessor(
         "temperature",
         ("temperature",),
         lambda k: k.temperature != 1 and (k.dynamic_range == 0 or k.temperature == 0),
-        lambda logits, k, tokens, now: penalties.temperature(logits, k.temperature),
+        lambda logits, k, tokens, ctx: penalties.temperature(logits, k.temperature),
     ),
-    Transformation(
+    LogitsProcessor(
         "top_k",
         ("top_k",),
         lambda k: k.top_k > 0,
-        lambda logits, k, tokens, now: filters.top_k(logits, k.top_k),
+        lambda logits, k, tokens, ctx: filters.top_k(logits, k.top_k),
     ),
-    Transformation(
+    LogitsProcessor(
         "top_n_sigma",
         ("top_n_sigma",),
         lambda k: k.top_n_sigma > 0,
-        lambda logits, k, tokens, now: filters.top_n_sigma(logits, k.top_n_sigma),
+        lambda logits, k, tokens, ctx: filters.top_n_sigma(logits, k.top_n_sigma),
     ),
-    Transformation(
+    LogitsProcessor(
         "typical_p",
         ("typical_p",),
         lambda k: k.typical_p < 1,
-        lambda logits, k, tokens, now: filters.typical(logits, k.typical_p),
+        lambda logits, k, tokens, ctx: filters.typical(logits, k.typical_p),
     ),
-    Transformation(
+    LogitsProcessor(
         "top_p",
         ("top_p",),
         lambda k: k.top_p < 1,
-        lambda logits, k, tokens, now: filters.top_p(logits, k.top_p),
+        lambda logits, k, tokens, ctx: filters.top_p(logits, k.top_p),
     ),
-    Transformation(
+    LogitsProcessor(
         "min_p",
         ("min_p",),
         lambda k: k.min_p > 0,
-        lambda logits, k, tokens, now: filters.min_p(logits, k.min_p),
+        lambda logits, k, tokens, ctx: filters.min_p(logits, k.min_p),
     ),
-    Transformation(
+    LogitsProcessor(
         "epsilon_cutoff",
         ("epsilon_cutoff",),
         lambda k: k.epsilon_cutoff > 0,
-        lambda logits, k, tokens, now: filters.epsilon_cutoff(logits, k.epsilon_cutoff),
+        lambda logits, k, tokens, ctx: filters.epsilon_cutoff(logits, k.epsilon_cutoff),
     ),
-    Transformation(
+    LogitsProcessor(
         "eta_cutoff",
         ("eta_cutoff",),
         lambda k: k.eta_cutoff > 0,
-        lambda logits, k, tokens, now: filters.eta_cutoff(logits, k.eta_cutoff),
+        lambda logits, k, tokens, ctx: filters.eta_cutoff(logits, k.eta_cutoff),
     ),
-    Transformation(
+    LogitsProcessor(
         "xtc",
         ("xtc_probability", "xtc_threshold"),
         lambda k: k.xtc_probability > 0,
-        lambda logits, k, tokens, now: filters.xtc(logits, k.xtc_threshold, k.xtc_probability, now.coin),
+        lambda logits, k, tokens, ctx: filters.xtc(logits, k.xtc_threshold, k.xtc_probability, ctx.uniform),
     ),
-    Transformation(
+    LogitsProcessor(
         "mirostat",
         ("mirostat_tau", "mirostat_eta"),
         lambda k: k.mirostat_tau > 0,
-        lambda logits, k, tokens, now: filters.mirostat(logits, now.mu),
+        lambda logits, k, tokens, ctx: filters.mirostat(logits, ctx.mu),
     ),
 )
 """Every transformation, in the default order."""
@@ -187,45 +187,45 @@ TRANSFORMATIONS: tuple[Transformation, ...] = (
 BANS = ("banned_tokens", "min_tokens")
 
 
-class Stack:
+class LogitsPipeline:
     """The transformations that some knobs ask for, in their order, on logits (B, V)."""
 
-    def __init__(self, knobs: DecodeConfig, tokens: NamedTokens) -> None:
-        by_name = {item.name: item for item in TRANSFORMATIONS}
-        self.knobs = knobs
-        self.transformations = tuple(by_name[name] for name in resolved_order(knobs.order))
+    def __init__(self, params: DecodeConfig, tokens: NamedTokens) -> None:
+        by_name = {item.name: item for item in PROCESSORS}
+        self.params = params
+        self.processors = tuple(by_name[name] for name in resolve_order(params.order))
         self._tokens = tokens
-        self._active = tuple(item for item in self.transformations if item.active(knobs))
+        self._active = tuple(item for item in self.processors if item.active(params))
 
-    def __call__(self, logits: Tensor, now: Moment) -> Tensor:
+    def __call__(self, logits: Tensor, ctx: SamplingContext) -> Tensor:
         for item in self._active:
-            logits = item.apply(logits, self.knobs, self._tokens, now)
+            logits = item.apply(logits, self.params, self._tokens, ctx)
         return logits
 
     def describe(self) -> list[tuple[str, bool, Mapping[str, Any]]]:
         """(name, active, parameters) in the order of application."""
-        return [(item.name, item in self._active, item.parameters(self.knobs)) for item in self.transformations]
+        return [(item.name, item in self._active, item.parameters(self.params)) for item in self.processors]
 
-    def trace(self, logits: Tensor, now: Moment) -> list[tuple[str, Tensor]]:
+    def trace(self, logits: Tensor, ctx: SamplingContext) -> list[tuple[str, Tensor]]:
         """The logits as they came, under the name "model", then after each active transformation, under its name."""
         stages = [("model", logits)]
         for item in self._active:
-            logits = item.apply(logits, self.knobs, self._tokens, now)
+            logits = item.apply(logits, self.params, self._tokens, ctx)
             stages.append((item.name, logits))
         return stages
 
 
-def build_stack(knobs: DecodeConfig, vocabulary: Vocabulary) -> Stack:
-    """The stack that `knobs` ask for. ConfigError where a token, or a name in the order, is unknown."""
-    return Stack(knobs, vocabulary.resolve(knobs))
+def build_pipeline(params: DecodeConfig, vocabulary: Vocabulary) -> LogitsPipeline:
+    """The stack that `params` ask for. ConfigError where a token, or a name in the order, is unknown."""
+    return LogitsPipeline(params, vocabulary.resolve(params))
 
 
-def resolved_order(names: Sequence[str]) -> tuple[str, ...]:
+def resolve_order(names: Sequence[str]) -> tuple[str, ...]:
     """The bans, then `names`, then the transformations they leave out, in their usual order.
 
     What must never be written is taken away before anything else may leave nothing besides it.
     """
-    known = tuple(item.name for item in TRANSFORMATIONS)
+    known = tuple(item.name for item in PROCESSORS)
     unknown = [name for name in names if name not in known]
     if unknown:
         advice = did_you_mean(unknown[0], known) or f"there are {', '.join(known)}."

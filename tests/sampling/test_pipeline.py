@@ -9,8 +9,8 @@ import torch
 
 from llm.config.schema import DecodeConfig
 from llm.errors import ConfigError
-from llm.sampling import Moment, Vocabulary, build_stack, explain, filters, penalties, resolved_order
-from llm.sampling.stack import TRANSFORMATIONS
+from llm.sampling import SamplingContext, Vocabulary, build_pipeline, explain, filters, penalties, resolve_order
+from llm.sampling.pipeline import PROCESSORS
 from llm.tokenizer.byte import ByteTokenizer
 
 TOKENIZER = ByteTokenizer(("<|endoftext|>", "<|user|>"))
@@ -26,10 +26,10 @@ EVERYTHING = DecodeConfig(
 )  # fmt: skip
 
 
-def moment(generated: int = 0, rows: int = 3, length: int = 23) -> Moment:
+def moment(generated: int = 0, rows: int = 3, length: int = 23) -> SamplingContext:
     generator = torch.Generator().manual_seed(8)
     history = torch.randint(0, 256, (rows, length), generator=generator)
-    return Moment(history, generated, torch.full((rows,), 0.25), torch.full((rows,), 10.0))
+    return SamplingContext(history, generated, torch.full((rows,), 0.25), torch.full((rows,), 10.0))
 
 
 def logits(rows: int = 3) -> torch.Tensor:
@@ -37,29 +37,29 @@ def logits(rows: int = 3) -> torch.Tensor:
 
 
 def test_neutral_knobs_do_nothing() -> None:
-    stack = build_stack(NEUTRAL, VOCABULARY)
-    assert not any(active for _, active, _ in stack.describe())
+    pipeline = build_pipeline(NEUTRAL, VOCABULARY)
+    assert not any(active for _, active, _ in pipeline.describe())
     x = logits()
-    assert stack(x, moment()) is x
+    assert pipeline(x, moment()) is x
 
 
 def test_each_transformation_at_its_neutral_parameter_changes_no_probability() -> None:
-    x, now = logits(), moment()
+    x, ctx = logits(), moment()
     breakers = torch.zeros(VOCAB, dtype=torch.bool)
     same = [
         penalties.temperature(x, 1.0),
         penalties.dynamic_temperature(x, 1.0, 0.0, 1.0),
-        penalties.repetition_penalty(x, now.history, 1.0),
-        penalties.presence_penalty(x, now.history, 0.0),
-        penalties.frequency_penalty(x, now.history, 0.0),
-        penalties.dry(x, now.history, breakers, 0.0, 1.75, 2),
+        penalties.repetition_penalty(x, ctx.history, 1.0),
+        penalties.presence_penalty(x, ctx.history, 0.0),
+        penalties.frequency_penalty(x, ctx.history, 0.0),
+        penalties.dry(x, ctx.history, breakers, 0.0, 1.75, 2),
         penalties.length_penalty(x, torch.tensor([256]), 1.0, 50),
         filters.top_k(x, VOCAB),
         filters.top_p(x, 1.0),
         filters.typical(x, 1.0),
         filters.epsilon_cutoff(x, 0.0),
         filters.eta_cutoff(x, 0.0),
-        filters.xtc(x, 0.1, 0.0, now.coin),
+        filters.xtc(x, 0.1, 0.0, ctx.uniform),
         filters.mirostat(x, torch.full((3,), 1e9)),
         filters.top_n_sigma(x, 1e9),
     ]
@@ -68,7 +68,7 @@ def test_each_transformation_at_its_neutral_parameter_changes_no_probability() -
 
 
 def test_default_order_is_penalties_then_temperature_then_truncation() -> None:
-    names = [name for name, _, _ in build_stack(NEUTRAL, VOCABULARY).describe()]
+    names = [name for name, _, _ in build_pipeline(NEUTRAL, VOCABULARY).describe()]
     place = {name: index for index, name in enumerate(names)}
     penalising = ("repetition_penalty", "presence_penalty", "frequency_penalty", "dry", "logit_bias", "length_penalty")
     cutting = ("top_k", "top_p", "min_p", "typical_p", "top_n_sigma", "epsilon_cutoff", "eta_cutoff", "xtc", "mirostat")
@@ -88,23 +88,23 @@ def test_every_knob_of_the_schema_that_shapes_logits_is_shown() -> None:
         "beams",
         "beam_length_penalty",
     }
-    shown = {knob for item in TRANSFORMATIONS for knob in item.knobs}
+    shown = {name for item in PROCESSORS for name in item.params}
     assert shown | elsewhere == set(DecodeConfig.__dataclass_fields__)
 
 
 def test_everything_at_once_leaves_a_distribution() -> None:
-    stack = build_stack(EVERYTHING, VOCABULARY)
-    active = [name for name, active, _ in stack.describe() if active]
-    assert len(active) == len(TRANSFORMATIONS) - 1  # the dynamic temperature takes the place of the fixed one
-    p = torch.softmax(stack(logits(), moment()), -1)
+    pipeline = build_pipeline(EVERYTHING, VOCABULARY)
+    active = [name for name, active, _ in pipeline.describe() if active]
+    assert len(active) == len(PROCESSORS) - 1  # the dynamic temperature takes the place of the fixed one
+    p = torch.softmax(pipeline(logits(), moment()), -1)
     torch.testing.assert_close(p.sum(-1), torch.ones(3, dtype=torch.float64))
     assert not p[:, [ord("x"), TOKENIZER.special_tokens["<|user|>"], TOKENIZER.special_tokens["<|endoftext|>"]]].any()
 
 
 def test_the_order_can_be_changed_and_matters() -> None:
-    knobs = replace(NEUTRAL, temperature=2.0, top_p=0.5)
-    usual = build_stack(knobs, VOCABULARY)(logits(), moment())
-    turned = build_stack(replace(knobs, order=("top_p", "temperature")), VOCABULARY)
+    params = replace(NEUTRAL, temperature=2.0, top_p=0.5)
+    usual = build_pipeline(params, VOCABULARY)(logits(), moment())
+    turned = build_pipeline(replace(params, order=("top_p", "temperature")), VOCABULARY)
     assert [name for name, _, _ in turned.describe()][2:4] == ["top_p", "temperature"]
     expected = penalties.temperature(filters.top_p(logits(), 0.5), 2.0)
     assert torch.equal(turned(logits(), moment()), expected)
@@ -113,21 +113,21 @@ def test_the_order_can_be_changed_and_matters() -> None:
 
 def test_bans_hold_whatever_the_order() -> None:
     likeliest = int(logits()[0].argmax())
-    knobs = replace(NEUTRAL, temperature=0.0, banned_tokens=(str(likeliest),), order=("temperature", "banned_tokens"))
-    stack = build_stack(knobs, VOCABULARY)
-    assert stack.describe()[0][:2] == ("banned_tokens", True)
-    assert stack(logits(), moment())[0, likeliest] == -torch.inf
+    params = replace(NEUTRAL, temperature=0.0, banned_tokens=(str(likeliest),), order=("temperature", "banned_tokens"))
+    pipeline = build_pipeline(params, VOCABULARY)
+    assert pipeline.describe()[0][:2] == ("banned_tokens", True)
+    assert pipeline(logits(), moment())[0, likeliest] == -torch.inf
 
 
 def test_greedy_is_greedy_with_a_dynamic_temperature() -> None:
-    stack = build_stack(replace(NEUTRAL, temperature=0.0, dynamic_range=1.0), VOCABULARY)
-    assert ((stack(logits(), moment()) > -torch.inf).sum(-1) == 1).all()
+    pipeline = build_pipeline(replace(NEUTRAL, temperature=0.0, dynamic_range=1.0), VOCABULARY)
+    assert ((pipeline(logits(), moment()) > -torch.inf).sum(-1) == 1).all()
 
 
 def test_the_defaults_do_nothing() -> None:
-    stack = build_stack(DecodeConfig(), VOCABULARY)
-    assert not any(active for _, active, _ in stack.describe())
-    assert torch.equal(stack(logits(), moment()), logits())
+    pipeline = build_pipeline(DecodeConfig(), VOCABULARY)
+    assert not any(active for _, active, _ in pipeline.describe())
+    assert torch.equal(pipeline(logits(), moment()), logits())
 
 
 @pytest.mark.parametrize("temperature", [1e-39, 1e-7])
@@ -145,23 +145,23 @@ def test_a_bias_that_would_leave_no_distribution_is_refused(bias: str) -> None:
 @pytest.mark.parametrize(("order", "named"), [(("topk",), "'topk'"), (("top_k", "top_k"), "twice")])
 def test_a_wrong_order_is_refused(order: tuple[str, ...], named: str) -> None:
     with pytest.raises(ConfigError, match=named):
-        resolved_order(order)
+        resolve_order(order)
 
 
 def test_windows_limit_what_penalties_see() -> None:
-    now = Moment(torch.tensor([[5, 6, 7, 8]]), 0, torch.zeros(1), torch.zeros(1))
+    ctx = SamplingContext(torch.tensor([[5, 6, 7, 8]]), 0, torch.zeros(1), torch.zeros(1))
     x = torch.ones(1, VOCAB)
-    knobs = replace(NEUTRAL, repetition_penalty=2.0, repetition_window=2, presence_penalty=0.25, penalty_window=1)
-    result = build_stack(knobs, VOCABULARY)(x, now)[0]
+    params = replace(NEUTRAL, repetition_penalty=2.0, repetition_window=2, presence_penalty=0.25, penalty_window=1)
+    result = build_pipeline(params, VOCABULARY)(x, ctx)[0]
     assert result[5:10].tolist() == [1.0, 1.0, 0.5, 0.25, 1.0]
 
 
 def test_shortest_length_bans_the_end_only_until_it_is_reached() -> None:
-    stack = build_stack(replace(NEUTRAL, min_tokens=4), VOCABULARY)
+    pipeline = build_pipeline(replace(NEUTRAL, min_tokens=4), VOCABULARY)
     end = TOKENIZER.special_tokens["<|endoftext|>"]
-    assert stack(logits(), moment(3))[0, end] == -torch.inf
-    assert torch.equal(stack(logits(), moment(4)), logits())
-    never = build_stack(replace(NEUTRAL, ban_end=True), VOCABULARY)
+    assert pipeline(logits(), moment(3))[0, end] == -torch.inf
+    assert torch.equal(pipeline(logits(), moment(4)), logits())
+    never = build_pipeline(replace(NEUTRAL, ban_end=True), VOCABULARY)
     assert never(logits(), moment(10_000))[0, end] == -torch.inf
 
 
@@ -175,9 +175,9 @@ def test_tokens_are_named_by_id_or_text(text: str, id: int) -> None:
 
 
 def test_every_unknown_token_is_reported_at_once() -> None:
-    knobs = replace(NEUTRAL, banned_tokens=("400", "two"), logit_bias=("a", "b=many", "999=1"))
+    params = replace(NEUTRAL, banned_tokens=("400", "two"), logit_bias=("a", "b=many", "999=1"))
     with pytest.raises(ConfigError) as caught:
-        build_stack(knobs, VOCABULARY)
+        build_pipeline(params, VOCABULARY)
     assert len(caught.value.problems) == 5
     assert "'two' is not one token but 3" in str(caught.value)
 
@@ -188,9 +188,9 @@ def test_breakers_are_the_tokens_that_hold_one() -> None:
 
 
 def test_the_trace_shows_every_active_stage() -> None:
-    knobs = replace(NEUTRAL, temperature=0.5, top_k=3)
-    stack = build_stack(knobs, VOCABULARY)
-    stages = explain(stack, logits(1), moment(rows=1), top=5)
+    params = replace(NEUTRAL, temperature=0.5, top_k=3)
+    pipeline = build_pipeline(params, VOCABULARY)
+    stages = explain(pipeline, logits(1), moment(rows=1), top=5)
     assert [stage.name for stage in stages] == ["model", "temperature", "top_k"]
     assert [stage.kept for stage in stages] == [VOCAB, VOCAB, 3]
     assert stages[0].entropy_bits > stages[1].entropy_bits > stages[2].entropy_bits
