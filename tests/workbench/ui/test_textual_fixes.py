@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 from pathlib import Path
-from typing import Any
 
 import pytest
 from textual import events
@@ -12,6 +11,7 @@ from textual.content import Content
 from textual.geometry import Size
 
 from tests.workbench.scripted import ScriptedTrainer
+from tests.workbench.waiting import notifications
 from workbench.app import WorkbenchApp
 from workbench.train.service import TrainingService
 from workbench.ui.faults import errors_contained
@@ -27,10 +27,6 @@ def app(home: Path) -> WorkbenchApp:
 
 @pytest.mark.parametrize("width", [0, 1, 2])
 def test_text_is_wrapped_in_no_columns(width: int) -> None:
-    unfixed: Any = Content._wrap_and_format.__wrapped__  # type: ignore[attr-defined]
-    if width == 0:
-        with pytest.raises(ValueError, match="must not be zero"):
-            unfixed(Content("words"), width)
     assert "".join(line.plain for line in Content("words").wrap(width)) == "words"
 
 
@@ -38,13 +34,7 @@ async def test_old_sizes_do_not_keep_a_screen_laying_out(app: WorkbenchApp) -> N
     """Two sizes in the queue of a screen, with something between them, as a storm of resizes leaves them."""
     async with app.run_test(size=(80, 24)) as pilot:
         screen, laid_out, left = app.screen, [], 200
-        refresh = screen._refresh_layout
-
-        def note(size: Size | None = None, scroll: bool = False) -> None:
-            laid_out.append(size)
-            refresh(size, scroll)
-
-        screen._refresh_layout = note  # type: ignore[method-assign]
+        screen.screen_layout_refresh_signal.subscribe(screen, lambda shown: laid_out.append(shown.size), immediate=True)
 
         def between() -> None:
             """What the screen does at every size, as ours do."""
@@ -93,8 +83,8 @@ async def test_an_error_in_a_handler_is_told_and_the_widget_goes_on(
             await pilot.pause(0.3)
             assert {"one", "two", "three", "one next", "timer", "worker"} <= set(heard)
             assert app.is_running
-            (toast,) = app._notifications
-            assert "Something went wrong here (LookupError)" in toast.message
+            (message,) = notifications(app)
+            assert "Something went wrong here (LookupError)" in message
             await pilot.press("2")
             assert app.current_mode == "train"
     written = capfd.readouterr().err
