@@ -3,10 +3,17 @@
 from __future__ import annotations
 
 import codecs
-from typing import TYPE_CHECKING
+from collections.abc import Mapping
+from typing import Protocol
 
-if TYPE_CHECKING:
-    from llm.tokenizer.base import Tokenizer
+
+class TokenTable(Protocol):
+    """What a decoder needs of a tokenizer (see `llm.tokenizer.base.Tokenizer`)."""
+
+    special_tokens: Mapping[str, int]
+    dummy_prefix: bytes
+
+    def token_bytes(self, token_id: int) -> bytes: ...
 
 
 class StreamDecoder:
@@ -16,7 +23,7 @@ class StreamDecoder:
     and are shown as U+FFFD only once it is certain that it will not.
     """
 
-    def __init__(self, tokenizer: Tokenizer, *, continuing: bool = False) -> None:
+    def __init__(self, tokenizer: TokenTable, *, continuing: bool = False) -> None:
         """`continuing`: the ids continue a text that is already shown, so a dummy prefix is a real space."""
         self._tokenizer = tokenizer
         self._special_ids = frozenset(tokenizer.special_tokens.values())

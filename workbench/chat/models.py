@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
-from llm.config import DecodeConfig, RunConfig
+from llm.config import DecodeConfig
 from llm.errors import UserError
 from llm.events import CommandRefused, Saved
 from llm.run import CheckpointInfo, EventTail, Run, find_checkpoint, list_runs
@@ -19,33 +19,10 @@ if TYPE_CHECKING:
     from llm.engine import Done, Engine, Piece
     from llm.model.transformer import Transformer
     from llm.sampling import Stage
+    from llm.tokenizer.chat_template import ChatTemplate
 
 LIVE = "live"
 SNAPSHOT_PATIENCE = 60.0
-
-
-@dataclass(frozen=True)
-class TurnFormat:
-    """How questions and answers are written in the text a model learnt from."""
-
-    turn: str
-    prompt: str
-    separator: str
-    stop: str
-
-    def write(self, history: Sequence[tuple[str, str]], question: str) -> str:
-        """The turns so far and a new question, up to where the answer begins."""
-        turns = [self.turn.format(question=asked, answer=answer) for asked, answer in history]
-        return self.separator.join([*turns, self.prompt.format(question=question)])
-
-
-def turn_format(config: RunConfig) -> TurnFormat | None:
-    """The turns of a corpus that has any; None for plain text."""
-    if config.data.corpus != "stories":
-        return None
-    from llm.data.text.stories import TURN_FORMAT, TURN_PROMPT, TURN_SEPARATOR, TURN_STOP
-
-    return TurnFormat(TURN_FORMAT, TURN_PROMPT, TURN_SEPARATOR, TURN_STOP)
 
 
 class Talker(Protocol):
@@ -54,7 +31,7 @@ class Talker(Protocol):
     context: int
     parameters: int
     decode: DecodeConfig
-    turns: TurnFormat | None
+    turns: ChatTemplate | None
     in_training: bool
     """Whether its weights are those of a run in training, which no checkpoint may hold."""
     sha256: str
@@ -128,6 +105,7 @@ class ModelTalker:
 
     def __init__(self, run: Run, engine: Engine, step: int, sha256: str = "") -> None:
         from llm.model.counts import parameters
+        from llm.tokenizer.chat_template import chat_template
 
         config = run.config()
         self.run, self.engine, self.step, self.sha256 = run, engine, step, sha256
@@ -135,7 +113,7 @@ class ModelTalker:
         self.context = engine.context
         self.parameters = parameters(engine.model.config)
         self.decode = config.decode
-        self.turns = turn_format(config)
+        self.turns = chat_template(config.data.corpus)
 
     @property
     def name(self) -> str:

@@ -13,10 +13,11 @@ from textual.message import Message
 from llm.config import DecodeConfig
 from llm.errors import UserError
 from workbench.chat.conversation import Exchange, KnobChanges
-from workbench.chat.models import Talker, TurnFormat, run_name
+from workbench.chat.models import Talker, run_name
 
 if TYPE_CHECKING:
     from llm.engine import Done, Piece
+    from llm.tokenizer.chat_template import ChatTemplate
 
 NEWS_EVERY = 0.1
 """Seconds between two messages about a growing reply."""
@@ -37,7 +38,7 @@ class Request:
     prompt: str
     params: DecodeConfig
     history: Sequence[tuple[str, str]] = ()
-    turns: TurnFormat | None = None
+    turns: ChatTemplate | None = None
     file_text: str = ""
     like: Exchange | None = None
     goes_on: Exchange | None = None
@@ -169,7 +170,7 @@ class RecordedParams:
             self.changes.append((self._tokens, params))
 
 
-def with_turn_stop(params: DecodeConfig, turns: TurnFormat | None) -> DecodeConfig:
+def with_turn_stop(params: DecodeConfig, turns: ChatTemplate | None) -> DecodeConfig:
     """The knobs, and that an answer ends where the next question would begin."""
     if turns is None or turns.stop in params.stop:
         return params
@@ -191,10 +192,10 @@ def start_of(talker: Talker, request: Request) -> Start:
         return Start(asked, file_text=file_text)
     room = talker.context - min(request.params.max_tokens, talker.context // 4)
     history = list(request.history)
-    while history and len(talker.prompt_ids(request.turns.write(history, asked), request.params)) > room:
+    while history and len(talker.prompt_ids(request.turns.render_prompt(history, asked), request.params)) > room:
         history.pop(0)
     dropped_turns = len(request.history) - len(history)
-    return Start(request.turns.write(history, asked), file_text=file_text, dropped_turns=dropped_turns)
+    return Start(request.turns.render_prompt(history, asked), file_text=file_text, dropped_turns=dropped_turns)
 
 
 def going_on(talker: Talker, before: Exchange) -> Start:

@@ -9,15 +9,19 @@ import traceback
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from textual.message import Message
 
 from llm.config import DecodeConfig
 from llm.errors import UserError
 from workbench.chat.conversation import Exchange
-from workbench.chat.models import LiveService, Talker, TurnFormat, open_talker
+from workbench.chat.models import LiveService, Talker, open_talker
 from workbench.chat.reply import Post, ReplyEnded, Request, write_reply
 from workbench.terminal import write_log
+
+if TYPE_CHECKING:
+    from llm.tokenizer.chat_template import ChatTemplate
 
 Opener = Callable[[Path, LiveService, str, Callable[[], bool]], Talker]
 Work = Callable[["ChatService", Callable[[], bool]], Message]
@@ -33,7 +37,7 @@ class ModelOpened(Message):
     parameters: int
     context: int
     decode: DecodeConfig
-    turns: TurnFormat | None
+    turns: ChatTemplate | None
 
 
 @dataclass
@@ -98,7 +102,7 @@ class ChatService:
         prompt: str,
         *,
         history: Sequence[tuple[str, str]] = (),
-        turns: TurnFormat | None = None,
+        turns: ChatTemplate | None = None,
         file_text: str = "",
         like: Exchange | None = None,
         goes_on: Exchange | None = None,

@@ -11,6 +11,7 @@ from llm.data.text import stories
 from llm.data.text.stories.cast import HE, SHE, WOMEN, draw_roles
 from llm.data.text.stories.grammar import Choice, Slot, parse, parts_of
 from llm.data.text.stories.library import library
+from llm.tokenizer.chat_template import STORIES_TEMPLATE
 
 TEN_MB = 10_000_000
 
@@ -59,12 +60,12 @@ def test_many_begin_with_once(ten_mb: list[str]) -> None:
 
 def test_turns_have_the_format_a_chat_uses(ten_mb: list[str]) -> None:
     for document in ten_mb[:2000]:
-        for block in document.strip().split(stories.TURN_SEPARATOR):
+        for block in document.strip().split(STORIES_TEMPLATE.separator):
             if "Question:" in block or "Answer:" in block:
                 question, answer = re.fullmatch(r"Question: (.+)\nAnswer: (.+)", block).groups()  # type: ignore[union-attr]
-                assert stories.TURN_FORMAT.format(question=question, answer=answer) == block
-                assert block.startswith(stories.TURN_PROMPT.format(question=question))
-    assert (stories.TURN_SEPARATOR + stories.TURN_FORMAT).startswith(stories.TURN_STOP)
+                assert STORIES_TEMPLATE.render_turn(question=question, answer=answer) == block
+                assert block.startswith(STORIES_TEMPLATE.prompt.format(question=question))
+    assert (STORIES_TEMPLATE.separator + STORIES_TEMPLATE.turn).startswith(STORIES_TEMPLATE.stop)
 
 
 def test_who_is_the_story_about_names_its_hero(ten_mb: list[str]) -> None:

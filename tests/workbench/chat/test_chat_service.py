@@ -15,8 +15,9 @@ from llm.engine import Done, Piece
 from llm.errors import UserError
 from llm.events import CommandRefused, Saved
 from llm.run import Holder, Run
+from llm.tokenizer.chat_template import STORIES_TEMPLATE
 from workbench.chat.conversation import Exchange
-from workbench.chat.models import TurnFormat, ask_for_snapshot, choices, open_talker, turn_format, usual_choice
+from workbench.chat.models import ask_for_snapshot, choices, open_talker, usual_choice
 from workbench.chat.reply import (
     News,
     RecordedParams,
@@ -29,9 +30,6 @@ from workbench.chat.reply import (
 )
 from workbench.chat.service import ChatService, ModelOpened, ModelRefused
 
-TURNS = TurnFormat("Question: {question}\nAnswer: {answer}", "Question: {question}\nAnswer:", "\n\n", "\n\nQuestion:")
-
-
 UNCHANGED = RecordedParams(DecodeConfig(), DecodeConfig, lambda params: None)
 
 
@@ -40,7 +38,7 @@ class FakeTalker:
 
     parameters, context = 1234, 64
     decode = DecodeConfig(temperature=0.5)
-    turns = TURNS
+    turns = STORIES_TEMPLATE
     in_training, sha256, device = False, "", "cpu"
 
     def __init__(self, words=("one ", "two ", "three"), gate=None):
@@ -205,7 +203,7 @@ def test_turns_are_written_as_the_corpus_writes_them(chat):
     talker.context = 200
     one = chat(talker)
     one.service.open("fake")
-    one.service.ask("Who?", history=[("What?", "A cat.")], turns=TURNS)
+    one.service.ask("Who?", history=[("What?", "A cat.")], turns=STORIES_TEMPLATE)
     one.next(ReplyEnded)
     prompt, params = talker.prompts[0]
     assert prompt == "Question: What?\nAnswer: A cat.\n\nQuestion: Who?\nAnswer:"
@@ -215,10 +213,10 @@ def test_turns_are_written_as_the_corpus_writes_them(chat):
 def test_the_oldest_turns_are_dropped_first():
     talker = FakeTalker()
     history = [(f"q{number}", "a" * 20) for number in range(3)]
-    start = start_of(talker, Request(1, "now", DecodeConfig(), history, TURNS))
+    start = start_of(talker, Request(1, "now", DecodeConfig(), history, STORIES_TEMPLATE))
     assert start.dropped_turns == 3 and start.context == "Question: now\nAnswer:"
     talker.context = 150
-    start = start_of(talker, Request(1, "now", DecodeConfig(), history, TURNS))
+    start = start_of(talker, Request(1, "now", DecodeConfig(), history, STORIES_TEMPLATE))
     assert start.dropped_turns == 1 and start.context.startswith("Question: q1\n")
 
 
@@ -384,10 +382,3 @@ def test_choices(trained_run, tmp_path):
     assert "last" in choices(home)[0].description
     assert usual_choice(home, None) == "tiny-1" and usual_choice(home, "x") == "x@live"
     assert usual_choice(tmp_path, None) == "" and choices(tmp_path) == []
-
-
-def test_the_turns_of_the_stories(trained_run):
-    config = trained_run.config()
-    assert turn_format(config) is None
-    turns = turn_format(replace(config, data=replace(config.data, corpus="stories")))
-    assert turns.write([("a", "b")], "c").count("Question:") == 2

@@ -16,15 +16,9 @@ from collections.abc import Iterator
 from llm.data.text.stories.cast import HE, SHE, Draw, draw_roles, plural
 from llm.data.text.stories.grammar import Template, parts_of, write
 from llm.data.text.stories.library import Frame, Question, library, text_fingerprint
+from llm.tokenizer.chat_template import STORIES_TEMPLATE
 
 VERSION = 1
-TURN_FORMAT = "Question: {question}\nAnswer: {answer}"
-TURN_PROMPT = "Question: {question}\nAnswer:"
-"""What the model continues to answer a question."""
-TURN_SEPARATOR = "\n\n"
-"""Between one turn and the next, and between a story and the turns after it."""
-TURN_STOP = "\n\nQuestion:"
-"""Where an answer is over, if the text does not end before."""
 
 ARTICLE = re.compile(r"\b([Aa]) (?=[aeiou])")
 WORD = re.compile(r"[a-z]+(?:'[a-z]+)?")
@@ -91,7 +85,7 @@ def draw_story(draw: Draw, turns: int, asked_for: bool = False) -> list[str]:
     if draw() < 0.12:
         blocks.append(tell(shared("end"), roles, draw))
     if asked_for:
-        blocks[0] = TURN_FORMAT.format(question=tell(shared("request"), roles, draw), answer=blocks[0])
+        blocks[0] = STORIES_TEMPLATE.render_turn(question=tell(shared("request"), roles, draw), answer=blocks[0])
     return blocks + [turn(question, roles, draw) for question in draw_questions(frame, turns, draw)]
 
 
@@ -121,7 +115,9 @@ def draw_talk(draw: Draw, turns: int) -> list[str]:
 
 
 def turn(question: Question, roles: dict[str, str], draw: Draw) -> str:
-    return TURN_FORMAT.format(question=tell(question.question, roles, draw), answer=tell(question.answer, roles, draw))
+    return STORIES_TEMPLATE.render_turn(
+        question=tell(question.question, roles, draw), answer=tell(question.answer, roles, draw)
+    )
 
 
 def tell(template: Template, roles: dict[str, str], draw: Draw) -> str:
