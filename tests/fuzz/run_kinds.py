@@ -20,15 +20,9 @@ from llm.training.batch_plan import run_length
 from llm.training.checkpoint import load_model
 from llm.training.commands import CommandQueue, set_live
 from llm.training.distributed import Ranks
+from llm.training.resume_checks import config_to_go_on, newest_state
 from llm.training.run import run_training
-from llm.training.setup import (
-    check_checkpoints,
-    config_to_go_on,
-    known_fingerprint,
-    new_state,
-    restore_newest,
-    settle_plan,
-)
+from llm.training.setup import check_checkpoints, new_state, restore_newest, settle_plan
 from workbench.charts import curve_cache
 from workbench.charts.curve_cache import recall
 from workbench.charts.curves import RunCurves
@@ -159,7 +153,7 @@ def run_kinds(home: Path) -> list[Kind]:
     def resumed() -> None:
         config = config_to_go_on(run, ())
         check_checkpoints(run, config)
-        known_fingerprint(run)
+        newest_state(run)
         state = new_state(config, known)
         for _ in restore_newest(run, state):
             pass
