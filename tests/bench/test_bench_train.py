@@ -56,13 +56,15 @@ class GPT(nn.Module):
         self.transformer = nn.ModuleDict(dict(wte=nn.Embedding(c.vocab_size, c.n_embd),
             wpe=nn.Embedding(c.block_size, c.n_embd), h=nn.ModuleList(Block(c) for _ in range(c.n_layer)),
             ln_f=nn.LayerNorm(c.n_embd)))
+        self.lm_head = nn.Linear(c.n_embd, c.vocab_size, bias=False)
+        self.transformer.wte.weight = self.lm_head.weight
         print("number of parameters")
     def forward(self, tokens, targets):
         t = self.transformer
         x = t.wte(tokens) + t.wpe.weight[: tokens.shape[1]]
         for block in t.h:
             x = block(x)
-        logits = t.ln_f(x) @ t.wte.weight.T
+        logits = self.lm_head(t.ln_f(x))
         return logits, F.cross_entropy(logits.flatten(0, 1), targets.flatten())
     def configure_optimizers(self, weight_decay, learning_rate, betas, device_type):
         print("using fused AdamW")

@@ -12,6 +12,7 @@ from llm.config.schema import DecodeConfig, ModelConfig
 from llm.engine import Engine
 from llm.engine.beam import Beam, beam_search
 from llm.engine.reader import Reader
+from llm.interop.weights import llama_settings, to_llama
 from llm.model.transformer import Transformer
 from llm.sampling.vocabulary import Vocabulary
 from llm.tokenizer.byte import ByteTokenizer
@@ -29,30 +30,9 @@ NEUTRAL = DecodeConfig(temperature=1.0, max_tokens=12)
 def same_weights(seed: int) -> tuple[Transformer, LlamaForCausalLM]:
     ours = Transformer(CONFIG).double()
     ours.init_weights(torch.Generator().manual_seed(seed))
-    theirs = LlamaForCausalLM(
-        LlamaConfig(
-            vocab_size=CONFIG.vocab_size, hidden_size=24, intermediate_size=44, num_hidden_layers=2, rms_norm_eps=1e-5,
-            num_attention_heads=6, num_key_value_heads=3, max_position_embeddings=64, tie_word_embeddings=True,
-            bos_token_id=None, eos_token_id=END, pad_token_id=END,
-        )
-    ).double()  # fmt: skip
-    names = {
-        "embedding.weight": "model.embed_tokens.weight", "final_norm.gain": "model.norm.weight",
-        "blocks": "model.layers",
-        "attn_norm.gain": "input_layernorm.weight", "mlp_norm.gain": "post_attention_layernorm.weight",
-        "attn.q": "self_attn.q_proj", "attn.k": "self_attn.k_proj", "attn.v": "self_attn.v_proj",
-        "attn.out": "self_attn.o_proj", "mlp.up": "mlp.up_proj",
-        "mlp.gate": "mlp.gate_proj", "mlp.down": "mlp.down_proj",
-    }  # fmt: skip
-    weights = {}
-    for name, value in ours.state_dict().items():
-        for old, new in names.items():
-            name = name.replace(old, new)
-        weights[name] = value
-    missing, unexpected = theirs.load_state_dict(weights, strict=False)
-    assert missing == ["lm_head.weight"]
-    assert not unexpected
-    theirs.tie_weights()
+    ends = {"eos_token_id": END, "pad_token_id": END}
+    theirs = LlamaForCausalLM(LlamaConfig(**llama_settings(CONFIG) | ends)).double()
+    theirs.load_state_dict(to_llama(ours.state_dict(), CONFIG))
     return ours.eval(), theirs.eval()
 
 

@@ -11,80 +11,11 @@ import torch
 from torch import Tensor, nn
 
 from llm.config import ModelConfig, load_preset, resolve_model
+from llm.interop.weights import gpt2_settings, llama_settings, nanochat_settings, to_gpt2, to_llama, to_nanochat
 from llm.model.transformer import Transformer
 from tests.model.models_for_tests import GRADIENT_SHARE, built, largest_value, relative_error, tiny, tokens
 
 transformers = pytest.importorskip("transformers")
-
-Weights = dict[str, Tensor]
-
-
-def gpt2_names(layer: int) -> dict[str, str]:
-    ours, theirs = f"blocks.{layer}.", f"transformer.h.{layer}."
-    return {
-        ours + "attn_norm.gain": theirs + "ln_1.weight",
-        ours + "attn_norm.bias": theirs + "ln_1.bias",
-        ours + "attn.out.weight": theirs + "attn.c_proj.weight",
-        ours + "attn.out.bias": theirs + "attn.c_proj.bias",
-        ours + "mlp_norm.gain": theirs + "ln_2.weight",
-        ours + "mlp_norm.bias": theirs + "ln_2.bias",
-        ours + "mlp.up.weight": theirs + "mlp.c_fc.weight",
-        ours + "mlp.up.bias": theirs + "mlp.c_fc.bias",
-        ours + "mlp.down.weight": theirs + "mlp.c_proj.weight",
-        ours + "mlp.down.bias": theirs + "mlp.c_proj.bias",
-    }
-
-
-def as_gpt2(weights: Weights, layers: int) -> Weights:
-    """Ours under GPT-2's names: its matrices are (in, out), and queries, keys and values are one."""
-    names = {
-        "embedding.weight": "transformer.wte.weight",
-        "position.weight": "transformer.wpe.weight",
-        "final_norm.gain": "transformer.ln_f.weight",
-        "final_norm.bias": "transformer.ln_f.bias",
-    }
-    result: Weights = {}
-    for layer in range(layers):
-        names |= gpt2_names(layer)
-        for kind in ("weight", "bias") if "blocks.0.attn.q.bias" in weights else ("weight",):
-            qkv = torch.cat([weights[f"blocks.{layer}.attn.{part}.{kind}"] for part in "qkv"])
-            result[f"transformer.h.{layer}.attn.c_attn.{kind}"] = qkv.T if kind == "weight" else qkv
-    for ours, theirs in names.items():
-        value = weights[ours]
-        result[theirs] = value.T if theirs.endswith(("c_proj.weight", "c_fc.weight")) else value
-    result["lm_head.weight"] = weights["embedding.weight"]
-    return result
-
-
-LLAMA_NAMES = {
-    "attn_norm.gain": "input_layernorm.weight",
-    "attn.q.weight": "self_attn.q_proj.weight",
-    "attn.k.weight": "self_attn.k_proj.weight",
-    "attn.v.weight": "self_attn.v_proj.weight",
-    "attn.out.weight": "self_attn.o_proj.weight",
-    "mlp_norm.gain": "post_attention_layernorm.weight",
-    "mlp.gate.weight": "mlp.gate_proj.weight",
-    "mlp.up.weight": "mlp.up_proj.weight",
-    "mlp.down.weight": "mlp.down_proj.weight",
-}
-
-
-def halved(rows: Tensor, head_dim: int) -> Tensor:
-    """Rows of a query or key projection, from neighbours that rotate together to halves that do, head by head."""
-    heads = rows.view(-1, head_dim // 2, 2, rows.shape[-1])
-    return heads.transpose(1, 2).reshape(rows.shape)
-
-
-def as_llama(weights: Weights, layers: int, head_dim: int, *, even_odd: bool) -> Weights:
-    result = {"model.embed_tokens.weight": weights["embedding.weight"], "model.norm.weight": weights["final_norm.gain"]}
-    result["lm_head.weight"] = weights.get("head.weight", weights["embedding.weight"])
-    for layer in range(layers):
-        for ours, theirs in LLAMA_NAMES.items():
-            value = weights[f"blocks.{layer}.{ours}"]
-            if even_odd and ours in ("attn.q.weight", "attn.k.weight"):
-                value = halved(value, head_dim)
-            result[f"model.layers.{layer}.{theirs}"] = value
-    return result
 
 
 class ExactAngles(nn.Module):
@@ -100,23 +31,9 @@ class ExactAngles(nn.Module):
         return angles.cos(), angles.sin()
 
 
-def llama(config: Any) -> nn.Module:
-    theirs = transformers.LlamaForCausalLM(
-        transformers.LlamaConfig(
-            vocab_size=config.vocab_size,
-            hidden_size=config.d_model,
-            intermediate_size=config.d_ff,
-            num_hidden_layers=config.n_layer,
-            num_attention_heads=config.n_head,
-            num_key_value_heads=config.n_kv_head,
-            max_position_embeddings=config.context,
-            rms_norm_eps=config.norm_eps,
-            rope_parameters={"rope_type": "default", "rope_theta": config.rope_theta},
-            tie_word_embeddings=config.tied_head,
-            attention_bias=False,
-            attn_implementation="sdpa",
-        )
-    ).double()
+def llama(config: ModelConfig) -> nn.Module:
+    settings = transformers.LlamaConfig(**llama_settings(config), attn_implementation="sdpa")
+    theirs = transformers.LlamaForCausalLM(settings).double()
     theirs.model.rotary_emb = ExactAngles(config.d_model // config.n_head, config.rope_theta)
     for module in theirs.modules():
         for name, child in module.named_children():
@@ -125,40 +42,9 @@ def llama(config: Any) -> nn.Module:
     return theirs
 
 
-NANOCHAT_NAMES = {
-    "attn.q.weight": "self_attn.q_proj.weight",
-    "attn.k.weight": "self_attn.k_proj.weight",
-    "attn.v.weight": "self_attn.v_proj.weight",
-    "attn.out.weight": "self_attn.o_proj.weight",
-    "mlp.up.weight": "mlp.fc1.weight",
-    "mlp.down.weight": "mlp.fc2.weight",
-}
-
-
-def as_nanochat(weights: Weights, layers: int) -> Weights:
-    result = {"model.embed_tokens.weight": weights["embedding.weight"], "lm_head.weight": weights["head.weight"]}
-    for layer in range(layers):
-        for ours, theirs in NANOCHAT_NAMES.items():
-            result[f"model.layers.{layer}.{theirs}"] = weights[f"blocks.{layer}.{ours}"]
-    return result
-
-
-def nanochat(config: Any) -> nn.Module:
-    return transformers.NanoChatForCausalLM(
-        transformers.NanoChatConfig(
-            vocab_size=config.vocab_size,
-            hidden_size=config.d_model,
-            intermediate_size=config.d_ff,
-            num_hidden_layers=config.n_layer,
-            num_attention_heads=config.n_head,
-            num_key_value_heads=config.n_kv_head,
-            max_position_embeddings=config.context,
-            rms_norm_eps=config.norm_eps,
-            rope_parameters={"rope_type": "default", "rope_theta": config.rope_theta},
-            final_logit_softcapping=config.softcap,
-            attn_implementation="sdpa",
-        )
-    )
+def nanochat(config: ModelConfig) -> nn.Module:
+    settings = transformers.NanoChatConfig(**nanochat_settings(config), attn_implementation="sdpa")
+    return transformers.NanoChatForCausalLM(settings)
 
 
 def exact_nanochat(config: Any) -> nn.Module:
@@ -174,22 +60,9 @@ def exact_nanochat(config: Any) -> nn.Module:
     return theirs
 
 
-def gpt2(config: Any) -> nn.Module:
-    return transformers.GPT2LMHeadModel(
-        transformers.GPT2Config(
-            vocab_size=config.vocab_size,
-            n_positions=config.context,
-            n_embd=config.d_model,
-            n_layer=config.n_layer,
-            n_head=config.n_head,
-            n_inner=config.d_ff,
-            layer_norm_epsilon=config.norm_eps,
-            resid_pdrop=0.0,
-            embd_pdrop=0.0,
-            attn_pdrop=0.0,
-            attn_implementation="eager",
-        )
-    ).double()
+def gpt2(config: ModelConfig) -> nn.Module:
+    settings = transformers.GPT2Config(**gpt2_settings(config), attn_implementation="eager")
+    return transformers.GPT2LMHeadModel(settings).double()
 
 
 def compare(ours: Transformer, theirs: nn.Module, renamed: Any, absent: str = "nothing") -> None:
@@ -221,7 +94,7 @@ def compare(ours: Transformer, theirs: nn.Module, renamed: Any, absent: str = "n
 @pytest.mark.parametrize("attention", ["sdpa", "reference"])
 def test_gpt2(attention: str) -> None:
     config = tiny(n_kv_head=2, norm="layernorm", position="learned", mlp="gelu", bias=True, qkv_bias=True)
-    compare(built(config, attention=attention), gpt2(config), lambda weights: as_gpt2(weights, config.n_layer))
+    compare(built(config, attention=attention), gpt2(config), to_gpt2)
 
 
 @pytest.mark.parametrize("attention", ["sdpa", "reference"])
@@ -232,7 +105,7 @@ def test_llama(pairs: str, tied: bool, attention: str) -> None:
     compare(
         built(config, attention=attention),
         llama(config),
-        lambda weights: as_llama(weights, config.n_layer, 4, even_odd=pairs == "even-odd"),
+        lambda weights: to_llama(weights, config),
     )
 
 
@@ -245,7 +118,7 @@ def shrunk(preset: str, **shape: int) -> ModelConfig:
 @pytest.mark.parametrize("preset", ["gpt2-124m", "gpt2-124m-stable"])
 def test_the_gpt2_presets_are_gpt2_without_biases_of_q_k_and_v(preset: str) -> None:
     config = shrunk(preset, d_model=20, n_head=2)
-    compare(built(config), gpt2(config), lambda weights: as_gpt2(weights, config.n_layer), absent="attn.c_attn.bias")
+    compare(built(config), gpt2(config), to_gpt2, absent="attn.c_attn.bias")
 
 
 @pytest.mark.parametrize("preset", ["tinystories-llama", "cs336-assignment", "cs336-lecture"])
@@ -253,7 +126,7 @@ def test_the_llama_presets_are_llama(preset: str) -> None:
     keys = {"n_kv_head": 4} if preset == "tinystories-llama" else {}
     config = shrunk(preset, d_model=48, n_head=8, **keys)
     assert config.n_kv_head == (4 if keys else 8)
-    compare(built(config), llama(config), lambda weights: as_llama(weights, config.n_layer, 6, even_odd=True))
+    compare(built(config), llama(config), lambda weights: to_llama(weights, config))
 
 
 @pytest.mark.parametrize("n_kv_head", [0, 1])
@@ -261,7 +134,7 @@ def test_the_llama_presets_are_llama(preset: str) -> None:
 def test_the_nanochat_preset_is_nanochat(attention: str, n_kv_head: int) -> None:
     config = shrunk("nanochat-base", depth=0, d_model=24, n_head=3, n_kv_head=n_kv_head)
     model = built(config, attention=attention)
-    compare(model, exact_nanochat(config), lambda weights: as_nanochat(weights, config.n_layer))
+    compare(model, exact_nanochat(config), to_nanochat)
 
 
 @torch.no_grad()
@@ -271,9 +144,9 @@ def test_nanochats_weights_can_be_used_as_they_are_in_float32() -> None:
     torch.manual_seed(8)
     theirs = nanochat(config).eval()
     weights = theirs.state_dict()
-    names = as_nanochat({name: torch.empty(0) for name in Transformer(config).state_dict()}, config.n_layer)
+    names = to_nanochat({name: torch.empty(0) for name in Transformer(config).state_dict()})
     ours = Transformer(config)
-    mine = as_nanochat(ours.state_dict(), config.n_layer)
+    mine = to_nanochat(ours.state_dict())
     assert weights.keys() == names.keys()
     for name, weight in mine.items():
         weight.copy_(weights[name] * (10 if name.endswith(("fc1.weight", "lm_head.weight")) else 1))

@@ -23,7 +23,7 @@ from llm.limits import usable_cores
 from llm.model.counts import parameters
 from llm.model.transformer import Transformer
 from llm.tokenizer.base import BaseTokenizer
-from workbench.bench.twins import SIZES, import_transformers, transformers_twin
+from workbench.bench.peers import SIZES, import_transformers, transformers_model
 
 PROMPT_TOKENS = 32
 NEW_TOKENS = 48
@@ -137,8 +137,8 @@ def make_rivals(model: Transformer, prompt: list[int], threads: int) -> list[Riv
     engine = Engine(model, tokenizer)
     float32 = Engine(model, tokenizer, dtype=torch.float32)
     recomputing = Engine(model, tokenizer, dtype=torch.float32, use_cache=False)
-    theirs = transformers_twin(model)
-    theirs_bf16 = transformers_twin(model).to(torch.bfloat16)
+    theirs = transformers_model(model)
+    theirs_bf16 = transformers_model(model).to(torch.bfloat16)
     found: list[tuple[str, torch.dtype, Decode]] = [
         ("engine", engine.model.head_weight.dtype, engine_decode(engine, prompt)),
         ("engine", torch.float32, engine_decode(float32, prompt)),

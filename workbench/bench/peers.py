@@ -1,4 +1,4 @@
-"""Models that others wrote, holding the weights of ours, ready to train: what `bench train` measures itself against."""
+"""Models that others wrote, with the weights of ours: what `bench train` and `bench decode` compare with."""
 
 from __future__ import annotations
 
@@ -11,43 +11,54 @@ from typing import Any
 
 from torch import nn
 
+from llm.config.schema import ModelConfig
 from llm.errors import UserError
+from llm.interop.weights import gpt2_settings, llama_settings, nanogpt_settings, to_gpt2, to_llama, to_nanogpt
 from llm.model.transformer import Transformer
-from workbench.bench.twins import gpt2_twin, import_transformers, transformers_twin
+
+LLAMA_10M = ModelConfig(
+    n_layer=6, d_model=320, n_head=5, n_kv_head=5, d_ff=864, context=1024, vocab_size=8192,
+    norm="rmsnorm", norm_eps=1e-5, position="rope", rope_pairs="halves", mlp="swiglu", tied_head=True,
+)  # fmt: skip
+GPT2_124M = ModelConfig(
+    n_layer=12, d_model=768, n_head=12, n_kv_head=12, d_ff=3072, context=1024, vocab_size=50257,
+    norm="layernorm", norm_eps=1e-5, position="learned", mlp="gelu", bias=True, qkv_bias=True, tied_head=True,
+)  # fmt: skip
+SIZES = {"10M": LLAMA_10M, "124M": GPT2_124M}
 
 
-def transformers_model(model: Transformer) -> nn.Module:
-    """transformers' GPT-2 of `model`'s shape and weights, in training mode."""
-    twin: nn.Module = transformers_twin(model)
-    return twin.train()
+def import_transformers() -> Any:
+    """The package. UserError where it is not installed: only measuring needs it."""
+    try:
+        import transformers
+    except ImportError as error:
+        raise UserError(
+            "This benchmark compares with transformers, which is not installed; pip install 'llm-workbench[dev]'."
+        ) from error
+    transformers.logging.set_verbosity_error()  # type: ignore[no-untyped-call]
+    return transformers
+
+
+def transformers_model(model: Transformer) -> Any:
+    """transformers' GPT-2 or Llama with the shape and the weights of `model`, on its device, in evaluation mode."""
+    transformers = import_transformers()
+    c, weights = model.config, model.state_dict()
+    if model.rotary is not None:
+        peer = transformers.LlamaForCausalLM(transformers.LlamaConfig(**llama_settings(c)))
+        peer.load_state_dict(to_llama(weights, c))
+    else:
+        peer = transformers.GPT2LMHeadModel(transformers.GPT2Config(**gpt2_settings(c)))
+        peer.load_state_dict(to_gpt2(weights))
+    return peer.to(model.head_weight.device).eval()
 
 
 def nanogpt_model(model: Transformer, folder: Path) -> nn.Module:
-    """nanoGPT's GPT of `model`'s shape and weights, by the `model.py` of its checkout in `folder`, in training mode."""
+    """nanoGPT's GPT with the shape and the weights of `model`, from `model.py` of its checkout in `folder`."""
     source = nanogpt_source(folder)
-    c = model.config
-    with contextlib.redirect_stdout(io.StringIO()):  # it tells its size
-        twin: nn.Module = source.GPT(
-            source.GPTConfig(
-                block_size=c.context,
-                vocab_size=c.vocab_size,
-                n_layer=c.n_layer,
-                n_head=c.n_head,
-                n_embd=c.d_model,
-                dropout=c.dropout,
-                bias=c.bias,
-            )
-        )
-    _, weights = gpt2_twin(import_transformers(), model)
-    own = twin.state_dict()
-    for name, weight in weights.items():  # transformers keeps its matrices the other way round
-        own[name].copy_(weight.t() if weight.shape != own[name].shape or is_projection(name) else weight)
-    return twin.to(model.head_weight.device).train()
-
-
-def is_projection(name: str) -> bool:
-    """Whether transformers keeps this tensor as (inputs, outputs)."""
-    return name.endswith(("c_attn.weight", "c_proj.weight", "c_fc.weight"))
+    with contextlib.redirect_stdout(io.StringIO()):  # it prints its size
+        peer: nn.Module = source.GPT(source.GPTConfig(**nanogpt_settings(model.config)))
+    peer.load_state_dict(to_nanogpt(model.state_dict()))
+    return peer.to(model.head_weight.device).train()
 
 
 def nanogpt_source(folder: Path) -> ModuleType:

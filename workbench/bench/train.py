@@ -35,8 +35,13 @@ from llm.training.checkpoint import TrainerState
 from llm.training.distributed import Ranks
 from llm.training.step import Rows, StepResult, take_step, to_device
 from workbench.bench.decode import Speed, cpu_name
-from workbench.bench.peers import nanogpt_model, nanogpt_optimizer, transformers_model
-from workbench.bench.twins import GPT2_124M, import_transformers
+from workbench.bench.peers import (
+    GPT2_124M,
+    import_transformers,
+    nanogpt_model,
+    nanogpt_optimizer,
+    transformers_model,
+)
 
 BATCHES = 4
 LR, BETAS, WEIGHT_DECAY, CLIP = 1e-3, (0.9, 0.99), 0.1, 1.0
@@ -194,7 +199,7 @@ def our_settings() -> RunConfig:
 
 def transformers_step(model: Transformer, plan: Plan) -> TrainStep:
     """transformers' GPT-2 with torch's fused AdamW, decaying what we decay."""
-    twin = transformers_model(model.to(plan.device))
+    twin = transformers_model(model.to(plan.device)).train()
     groups = [
         {"params": [p for p in twin.parameters() if p.ndim >= 2], "weight_decay": WEIGHT_DECAY},
         {"params": [p for p in twin.parameters() if p.ndim < 2], "weight_decay": 0.0},

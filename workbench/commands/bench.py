@@ -170,7 +170,7 @@ def chosen(option: str, given: str, known: Iterable[str]) -> list[str]:
 def bench_decode(options: argparse.Namespace) -> int:
     """Measure decoding, one size after the other."""
     from workbench.bench.decode import machine, measure
-    from workbench.bench.twins import SIZES
+    from workbench.bench.peers import SIZES
 
     sizes = [size for size in options.sizes.split(",") if size]
     unknown = next((size for size in sizes if size not in SIZES), None)

@@ -1,0 +1,1 @@
+"""Models of other programs: their names for weights and settings. Needs none of these programs."""
