@@ -45,8 +45,3 @@ def clean(text: str) -> str:
 def one_line(text: str) -> str:
     """`clean` for a title, a table cell or a name: line breaks and tabs become their pictures too."""
     return clean(text).replace("\n", "␊").replace("\t", "␉")
-
-
-def counted(count: int, thing: str) -> str:
-    """1 token, 2 tokens."""
-    return f"{count:,} {thing}" + ("" if count == 1 else "s")

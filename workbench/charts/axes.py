@@ -5,63 +5,16 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 
+from workbench.formatting import format_count, format_duration, format_number
+
 Ticks = list[tuple[float, str]]
-
-
-def number(value: float) -> str:
-    """A measured value in at most about seven characters."""
-    if math.isnan(value):
-        return "—"
-    if math.isinf(value):
-        return "∞" if value > 0 else "-∞"
-    size = abs(value)
-    if size == 0:
-        return "0"
-    if size >= 1e15 or size < 1e-3:
-        mantissa, exponent = f"{value:.2e}".split("e")
-        return f"{mantissa.rstrip('0').rstrip('.')}e{int(exponent)}"
-    if size >= 10_000:
-        return compact(value)
-    if size >= 1000:
-        return f"{value:.0f}"
-    return f"{value:.4g}" if size < 1 else f"{value:.3f}" if size < 100 else f"{value:.1f}"
-
-
-def compact(value: float) -> str:
-    """A count with k, M, G or T."""
-    for factor, letter in ((1e12, "T"), (1e9, "G"), (1e6, "M"), (1e3, "k")):
-        if abs(value) >= factor:
-            return f"{value / factor:.4g}{letter}"
-    return f"{value:.6g}"
-
-
-def size(count: float) -> str:
-    """Bytes in decimal units, as file managers write them."""
-    for factor, unit in ((1e12, "TB"), (1e9, "GB"), (1e6, "MB"), (1e3, "kB")):
-        if count >= factor:
-            return f"{count / factor:.3g} {unit}"
-    return f"{count:.0f} B"
-
-
-def duration(seconds: float) -> str:
-    """Seconds as 42s, 3m 05s, 2h 07m or 3d 04h."""
-    if not math.isfinite(seconds):
-        return "—"
-    if abs(seconds) < 60:
-        return f"{seconds:.3g}s"
-    minutes, rest = divmod(round(seconds), 60)
-    hours, minutes = divmod(minutes, 60)
-    days, hours = divmod(hours, 24)
-    if days:
-        return f"{days}d {hours:02d}h"
-    return f"{hours}h {minutes:02d}m" if hours else f"{minutes}m {rest:02d}s"
 
 
 def x_writer(unit: str) -> Callable[[float], str]:
     """How a position on the x axis is written in full: steps, tokens, or time in seconds."""
     if unit == "time":
-        return duration
-    return compact if unit == "tokens" else lambda value: f"{value:,.0f}"
+        return format_duration
+    return format_count if unit == "tokens" else lambda value: f"{value:,.0f}"
 
 
 def nice_step(span: float, most: int) -> float:
@@ -85,7 +38,7 @@ def y_ticks(low: float, high: float, most: int, log: bool) -> Ticks:
         places = max(0, -math.floor(math.log10(step)))
         plain = 1e-4 <= max(abs(low), abs(high)) < 10_000 and places <= 5
         values = _multiples(low, high, step)
-        return [(value, f"{value:.{places}f}" if plain else number(value)) for value in values]
+        return [(value, f"{value:.{places}f}" if plain else format_number(value)) for value in values]
     if high - low > most * 0.5:
         powers = _multiples(low, high, max(1.0, math.ceil((high - low) / most)))
         return [(power, f"{10**power:g}" if -4 < power < 6 else f"1e{power:.0f}") for power in powers]
@@ -108,7 +61,7 @@ def _ticks_within_decades(low: float, high: float, most: int) -> Ticks:
 
 def number_short(value: float) -> str:
     """A round value without trailing zeros."""
-    return f"{value:.6g}" if 1e-4 <= abs(value) < 10_000 else number(value)
+    return f"{value:.6g}" if 1e-4 <= abs(value) < 10_000 else format_number(value)
 
 
 def x_ticks(low: float, high: float, most: int, unit: str) -> Ticks:
@@ -117,7 +70,7 @@ def x_ticks(low: float, high: float, most: int, unit: str) -> Ticks:
         return []
     if unit != "time":
         step = nice_step(high - low, most)
-        return [(value, compact(value)) for value in _multiples(low, high, max(step, 1.0))]
+        return [(value, format_count(value)) for value in _multiples(low, high, max(step, 1.0))]
     raw = (high - low) / most
     spans = (1, 2, 5, 10, 15, 30, 60, 120, 300, 600, 900, 1800, 3600, 7200, 14_400, 21_600, 43_200, 86_400)
     step = next((float(span) for span in spans if span >= raw), nice_step((high - low) / 86_400, most) * 86_400)

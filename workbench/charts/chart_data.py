@@ -9,10 +9,11 @@ from typing import Any, Literal, cast
 import numpy as np
 from numpy.typing import NDArray
 
-from workbench.charts.axes import number, x_writer
+from workbench.charts.axes import x_writer
 from workbench.charts.downsample import Floats, smooth, tidy
 from workbench.charts.drawing import AXIS, Curve, Flag, Scene
 from workbench.charts.legend import GAP, Entry
+from workbench.formatting import format_number
 from workbench.text import one_line
 
 COLOURS = ("primary", "accent", "success", "secondary", "error", "warning")
@@ -132,7 +133,11 @@ class ChartData:
         if place is None:
             return ""
         raw, drawn = float(one.y[place]), float(self.smoothed(index, decay)[place])
-        return f"{number(drawn)} ({number(raw)})" if one.raw and raw != drawn and raw == raw else number(drawn)
+        return (
+            f"{format_number(drawn)} ({format_number(raw)})"
+            if one.raw and raw != drawn and raw == raw
+            else format_number(drawn)
+        )
 
     def _place(self, one: Series, cursor: float | None) -> int | None:
         """The point a read-out speaks of: the one nearest to the cursor, for single points the last before it."""
@@ -158,7 +163,7 @@ class ChartData:
             else:
                 entries.append(Entry(sign, one.name, "cursor", value, may_go=True))
         for level in self.levels:
-            entries.append(Entry(("╌", level.colour), one_line(level.label), AXIS, number(level.y)))
+            entries.append(Entry(("╌", level.colour), one_line(level.label), AXIS, format_number(level.y)))
         if cursor is not None:
             near = [mark for mark in self.marks if abs(mark.x - cursor) <= reach][:4]
             entries += [Entry((MARK_GLYPHS.get(m.kind, "▴"), "accent"), one_line(m.label), "accent") for m in near]

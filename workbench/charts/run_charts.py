@@ -7,9 +7,9 @@ from dataclasses import dataclass, field, replace
 
 import numpy as np
 
-from workbench.charts.axes import number
 from workbench.charts.chart import Level, Mark, Series
 from workbench.charts.curves import RunCurves
+from workbench.formatting import format_number
 
 LOSS, RATE, NORM, SPEED, CORE = "loss-chart", "lr-chart", "norm-chart", "speed-chart", "core-chart"
 INCIDENTS = ("skip", "rollback")
@@ -78,4 +78,4 @@ def best_mark(curves: RunCurves, unit: str) -> list[Mark]:
         return []
     step, loss = best
     (x,) = curves.x_at(np.array([float(step)]), unit)
-    return [Mark(float(x), f"best validation {number(loss)}", "best")]
+    return [Mark(float(x), f"best validation {format_number(loss)}", "best")]

@@ -23,7 +23,8 @@ from workbench.chat.talk_screen import TalkScreen
 from workbench.chat.timelapse_screen import TimeLapse
 from workbench.chat.transcripts import export, load
 from workbench.chat.transcripts_dialog import PastConversations
-from workbench.text import counted, one_line
+from workbench.formatting import plural
+from workbench.text import one_line
 
 SEEDS = 1 << 63  # how many there are
 
@@ -120,10 +121,10 @@ class ChatScreen(TalkScreen):
         facts = [
             picked.model or "no model",
             f"seed {picked.params.seed}",
-            counted(len(picked.tokens), "token"),
+            plural(len(picked.tokens), "token"),
             f"branch {place} of {count}" if count > 1 else "",
-            f"{counted(picked.dropped_turns, 'oldest turn')} dropped" if picked.dropped_turns else "",
-            f"{counted(picked.dropped, 'oldest token')} dropped" if picked.dropped else "",
+            f"{plural(picked.dropped_turns, 'oldest turn')} dropped" if picked.dropped_turns else "",
+            f"{plural(picked.dropped, 'oldest token')} dropped" if picked.dropped else "",
         ]
         self._note(one_line(" · ".join(fact for fact in facts if fact)))
         self.refresh_bindings()

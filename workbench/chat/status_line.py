@@ -6,7 +6,8 @@ from textual.content import Content
 from textual.widgets import Static
 
 from workbench.chat.reply import Pace
-from workbench.text import clean, counted
+from workbench.formatting import plural
+from workbench.text import clean
 
 REASONS = {
     "stop": "ended by itself",
@@ -41,8 +42,8 @@ class ChatStatus(Static):
 def figures(pace: Pace, dropped_turns: int) -> list[str]:
     """What a reply took, in words."""
     return [
-        counted(pace.tokens, "token") if pace.tokens else "",
+        plural(pace.tokens, "token") if pace.tokens else "",
         f"{pace.tokens_per_second:.0f} tokens/s" if pace.tokens_per_second else "",
         f"first after {pace.first * 1000:.0f} ms" if pace.tokens else "",
-        f"{counted(dropped_turns, 'oldest turn')} dropped" if dropped_turns else "",
+        f"{plural(dropped_turns, 'oldest turn')} dropped" if dropped_turns else "",
     ]

@@ -11,7 +11,6 @@ from textual.containers import Horizontal, Vertical
 
 from llm.config import DecodeConfig
 from llm.errors import UserError
-from workbench.charts.axes import compact
 from workbench.chat.conversation import Conversation, Exchange, Kind
 from workbench.chat.conversation_view import ConversationView
 from workbench.chat.model_dialog import ChooseModel
@@ -24,6 +23,7 @@ from workbench.chat.sampling_panel import SamplingPanel
 from workbench.chat.service import ChatService, ModelOpened, ModelRefused
 from workbench.chat.status_line import ChatStatus
 from workbench.chat.transcripts import keep, recent_prompts
+from workbench.formatting import format_count
 from workbench.text import clean
 from workbench.ui.screen import WorkbenchScreen
 
@@ -168,7 +168,7 @@ class TalkScreen(WorkbenchScreen):
         live = model.reference.endswith("@live") and is_in_training(self.workbench.home, model.reference)
         view = TURNS if self.in_turns else TEXT
         self._model_line.show(
-            model.name, "in training" if live else "", view, f"{compact(model.parameters)} parameters"
+            model.name, "in training" if live else "", view, f"{format_count(model.parameters)} parameters"
         )
         self.prompt.placeholder = ASK_FOR[view]
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from pathlib import Path
 
 from textual import work
@@ -9,7 +10,7 @@ from textual.content import Content
 from textual.widgets.option_list import Option
 
 from workbench.chat.transcripts import Past, list_past
-from workbench.commands.output import age
+from workbench.formatting import format_age
 from workbench.text import one_line
 from workbench.ui.chooser import Chooser
 
@@ -62,7 +63,7 @@ def line_of(past: Past, words: list[str]) -> Content:
     begin = one_line(past.prompt[:60]) or "(start of a document)"
     replies = "1 reply" if past.exchanges == 1 else f"{past.exchanges} replies"
     models = one_line(", ".join(past.models)) or "no model"
-    facts = f"  {age(past.created)} ago · {replies} · {models}"
+    facts = f"  {format_age(time.time() - past.created)} ago · {replies} · {models}"
     found = past.text.find(words[0]) if words else -1
     place = f"  …{one_line(past.text[max(0, found - 20) : found + 40])}…" if found >= 0 else ""
     return Content.assemble(begin, (facts, "dim"), (place, "$text-accent"))

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 def dataset_records(home: Path) -> list[dict[str, Any]]:
     """Every data set that has a name, with what is here of it, and those here from web addresses; as data."""
     from llm.data.text.datasets import CATALOGUE, from_addresses, present
-    from workbench.charts.axes import size
+    from workbench.formatting import format_size
 
     records = []
     for dataset in CATALOGUE:
@@ -31,13 +31,15 @@ def dataset_records(home: Path) -> list[dict[str, Any]]:
             continue
         if here is None:
             a_shard = " a shard" if dataset.sharded else ""
-            state = f"not here: data download {dataset.name} fetches {size(remote)}{a_shard}"
+            state = f"not here: data download {dataset.name} fetches {format_size(remote)}{a_shard}"
         else:
             record |= sizes(here)
-            state = f"here, {size(here.size_bytes)} in {len(here.files)} file{'s' if len(here.files) > 1 else ''}"
+            state = (
+                f"here, {format_size(here.size_bytes)} in {len(here.files)} file{'s' if len(here.files) > 1 else ''}"
+            )
         records.append(record | {"about": f"{dataset.about}; {state}"})
     for address, here in from_addresses(home):
-        about = f"downloaded from there, {size(here.size_bytes)}"
+        about = f"downloaded from there, {format_size(here.size_bytes)}"
         records.append({"name": address, "kind": "address", "about": about} | sizes(here))
     return records
 
@@ -50,8 +52,8 @@ def download(options: argparse.Namespace) -> int:
     """Fetch one data set, and say where it is and how to use it."""
     from llm.data.text.datasets import CATALOGUE, find_dataset
     from llm.data.text.download import download as fetched
-    from workbench.charts.axes import size
     from workbench.commands.narrator import drained
+    from workbench.formatting import format_size
 
     if options.overrides:
         raise WrongUse("data download takes no fields of the configuration.")
@@ -72,7 +74,9 @@ def download(options: argparse.Namespace) -> int:
         files = [{"name": name} | entry for name, entry in here.files.items()]
         print_json({"name": dataset.name, "path": str(here.folder), "bytes": here.size_bytes, "files": files})
         return 0
-    print(clean(f"{dataset.name} is in {here.folder}: {size(here.size_bytes)}, {len(here.files)} files, verified"))
+    print(
+        clean(f"{dataset.name} is in {here.folder}: {format_size(here.size_bytes)}, {len(here.files)} files, verified")
+    )
     if dataset.train:
         print(f"use it with  --data.corpus {shlex.quote(options.name)}")
     if dataset.validation:

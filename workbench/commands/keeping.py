@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import sys
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -11,7 +12,8 @@ from typing import Any
 from llm.errors import WrongUse
 from llm.events import Progress
 from llm.run import Run
-from workbench.commands.output import age, print_json, print_table, say
+from workbench.commands.output import print_json, print_table, say
+from workbench.formatting import format_age
 
 TOLD_FROM = 20.0  # MB of log from which exporting tells how far it is
 RUNS_USAGE = (
@@ -80,14 +82,16 @@ def delete(options: argparse.Namespace) -> int:
 
 def trash(options: argparse.Namespace) -> int:
     """What lies in the trash."""
-    from workbench.charts.axes import size
+    from workbench.formatting import format_size
     from workbench.runs.trash import list_trash
 
     items = list_trash(options.home)
     if options.json:
         print_json([vars(item) | {"path": str(item.path)} for item in items])
     elif items:
-        rows = [(item.name, size(item.size_bytes), f"{age(item.deleted)} ago") for item in items]
+        rows = [
+            (item.name, format_size(item.size_bytes), f"{format_age(time.time() - item.deleted)} ago") for item in items
+        ]
         print_table(("name", "size", "deleted"), rows)
     else:
         say("the trash is empty.")
@@ -105,17 +109,17 @@ def restore(options: argparse.Namespace) -> int:
 
 
 def empty_trash(options: argparse.Namespace) -> int:
-    from workbench.charts.axes import size
+    from workbench.formatting import format_size
     from workbench.runs.trash import empty, list_trash, loss_of_emptying
 
     items = list_trash(options.home)
     if not items:
         say("the trash is empty.")
         return 0
-    loss = loss_of_emptying(items, size(sum(item.size_bytes for item in items)))
+    loss = loss_of_emptying(items, format_size(sum(item.size_bytes for item in items)))
     if not options.yes:
         raise WrongUse(f"{loss} To do it: llm-workbench runs empty-trash --yes.")
-    say(f"freed {size(empty(items))}.")
+    say(f"freed {format_size(empty(items))}.")
     return 0
 
 
@@ -131,8 +135,8 @@ VERBS: dict[str, tuple[bool, Callable[[argparse.Namespace], int]]] = {
 
 def clean_data(options: argparse.Namespace) -> int:
     """Take away prepared data that no run uses; without `--yes`, say which that would be."""
-    from workbench.charts.axes import size
     from workbench.data.prepared_data import clean, list_cached, unused
+    from workbench.formatting import format_size
 
     cached = list_cached(options.home)
     doomed = unused(cached)
@@ -143,7 +147,7 @@ def clean_data(options: argparse.Namespace) -> int:
         print_json(users)
         return 0
     rows = [
-        (data.fingerprint[:12], data.corpus, size(data.size_bytes), ", ".join(data.used_by) or "no run")
+        (data.fingerprint[:12], data.corpus, format_size(data.size_bytes), ", ".join(data.used_by) or "no run")
         for data in cached
     ]
     if rows:
@@ -151,8 +155,8 @@ def clean_data(options: argparse.Namespace) -> int:
     if not doomed:
         say("every prepared data set is used by a run; there is nothing to take away.")
     elif options.yes:
-        say(f"freed {size(clean(doomed))}; data are prepared again when a run needs them.")
+        say(f"freed {format_size(clean(doomed))}; data are prepared again when a run needs them.")
     else:
-        total = size(sum(data.size_bytes for data in doomed))
+        total = format_size(sum(data.size_bytes for data in doomed))
         say(f"{len(doomed)} used by no run, {total}; to take them away: llm-workbench data clean --yes")
     return 0

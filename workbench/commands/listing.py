@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import textwrap
+import time
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +18,8 @@ from llm.run.log import newest_lines, parse_event
 from llm.run.parts import check_parts
 from workbench.commands.keeping import VERBS, add_run_verbs, run_verb
 from workbench.commands.options import add_command
-from workbench.commands.output import age, number_text, print_json, print_table, say
+from workbench.commands.output import number_text, print_json, print_table, say
+from workbench.formatting import format_age
 from workbench.text import clean
 
 MANY_RUNS = 1000
@@ -132,7 +134,13 @@ def latest_metrics(run: Run) -> dict[str, Any]:
 def run_row(run: dict[str, Any]) -> tuple[str, ...]:
     numbers = (number_text(run.get(name)) for name in ("loss", "validation_loss", "bits_per_byte"))
     created = run.get("created")
-    return (run["name"], run["status"], str(run.get("step", "–")), *numbers, f"{age(created)} ago" if created else "–")
+    return (
+        run["name"],
+        run["status"],
+        str(run.get("step", "–")),
+        *numbers,
+        f"{format_age(time.time() - created)} ago" if created else "–",
+    )
 
 
 def checkpoints(run: Run, *, as_json: bool) -> int:
@@ -147,12 +155,12 @@ def checkpoints(run: Run, *, as_json: bool) -> int:
     if not found:
         say(f"{run.name} has no checkpoint yet.")
         return 0
-    from workbench.charts.axes import size
+    from workbench.formatting import format_size
 
     rows = []
     for info in found:
         marks = [name for name in ("best", "last", "pinned") if getattr(info, name)]
         numbers = (number_text(info.metrics.get(name)) for name in ("loss", "validation_loss", "bits_per_byte"))
-        rows.append((str(info.step), *numbers, size(info.size_bytes), ", ".join(marks)))
+        rows.append((str(info.step), *numbers, format_size(info.size_bytes), ", ".join(marks)))
     print_table(("step", "loss", "validation", "bits/byte", "size", ""), rows)
     return 0

@@ -15,8 +15,8 @@ from rich.text import Text
 
 from llm.events import Event, Finished, Sampled, Started, StepLogged
 from llm.events import Progress as Preparing
-from workbench.charts.axes import duration
 from workbench.commands.output import say
+from workbench.formatting import format_duration
 from workbench.text import clean, one_line
 from workbench.train.narration import describe, preparation
 
@@ -73,7 +73,8 @@ def step_line(event: StepLogged, total_steps: int) -> str:
     return (
         f"step {event.step}/{total_steps or '?'}{share} | loss {event.loss:.4f} | grad norm {event.grad_norm:.3f} | "
         f"lr {event.lr:.2e} ×{event.lr_multiplier:.2f} | {event.step_ms:.1f} ms/step | "
-        f"{event.tokens_per_second:,.0f} tok/s{mfu} | total {duration(event.elapsed)}, {event.total_flops:.3g} FLOPs"
+        f"{event.tokens_per_second:,.0f} tok/s{mfu} | "
+        f"total {format_duration(event.elapsed)}, {event.total_flops:.3g} FLOPs"
     )
 
 

@@ -95,7 +95,7 @@ def added_entry(home: Path, path: str, text_field: str) -> Entry:
     if not is_address(path):
         return entry
     from llm.data.text.datasets import find_dataset, present
-    from workbench.charts.axes import size
+    from workbench.formatting import format_size
 
     try:
         found = present(find_dataset(path), home)
@@ -103,13 +103,13 @@ def added_entry(home: Path, path: str, text_field: str) -> Entry:
         return replace(entry, here=False, problem=str(error))
     if found is None:
         return replace(entry, here=False, about="from the web, not here any more")
-    return replace(entry, about=f"from the web, {size(found.size_bytes)} here")
+    return replace(entry, about=f"from the web, {format_size(found.size_bytes)} here")
 
 
 def named_datasets(home: Path) -> Iterator[Entry]:
     """The data sets that can be downloaded, and whether they are here."""
     from llm.data.text.datasets import CATALOGUE, present
-    from workbench.charts.axes import size
+    from workbench.formatting import format_size
 
     for dataset in CATALOGUE:
         corpus = dataset.name if dataset.train else ""
@@ -122,11 +122,11 @@ def named_datasets(home: Path) -> Iterator[Entry]:
             continue
         if found is not None:
             yield replace(
-                entry, here=True, about=f"{dataset.about}; {size(found.size_bytes)} here", folder=found.folder
+                entry, here=True, about=f"{dataset.about}; {format_size(found.size_bytes)} here", folder=found.folder
             )
         else:
             wanted = dataset.files[:1] if dataset.sharded else dataset.files
-            about = f"{dataset.about}; not here, {size(sum(file.size_bytes for file in wanted))} to download"
+            about = f"{dataset.about}; not here, {format_size(sum(file.size_bytes for file in wanted))} to download"
             yield replace(entry, about=about)
 
 

@@ -7,9 +7,9 @@ from typing import TYPE_CHECKING, Any
 from textual.content import Content
 
 from llm.data.text.addresses import is_address
-from workbench.charts.axes import size
 from workbench.chat.tokens import coloured, quoted
 from workbench.data.corpora import Entry, Looked, sides
+from workbench.formatting import format_size
 from workbench.text import clean
 
 if TYPE_CHECKING:
@@ -70,10 +70,10 @@ def prepared_facts(entry: Entry, looked: Looked | None) -> list[Content]:
     facts += [
         ("training", f"{splits['train']['tokens']:,} tokens"),
         ("held out", f"{splits['validation']['tokens']:,} tokens, {100 * both.held_out_share:.1f}%{how(entry.record)}"),
-        ("text", f"{size(both.text_bytes)}, {both.bytes_per_token:.2f} bytes per token"),
+        ("text", f"{format_size(both.text_bytes)}, {both.bytes_per_token:.2f} bytes per token"),
     ]
     if looked is not None:
-        facts.append(("on disk", size(looked.size_bytes)))
+        facts.append(("on disk", format_size(looked.size_bytes)))
     changes = looked.dataset.tokenizer.text_changes() if looked is not None else ""
     sentences = [*entry.record.get("notes", ()), *entry.record.get("warnings", ()), *filter(None, [changes])]
     facts += [("note", clean(sentence)) for sentence in sentences]

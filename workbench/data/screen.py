@@ -19,7 +19,6 @@ from textual.widgets.option_list import Option
 from llm.config import RunConfig
 from llm.data.text.addresses import is_address
 from llm.errors import UserError
-from workbench.charts.axes import duration
 from workbench.data.corpora import (
     Entry,
     Looked,
@@ -40,6 +39,7 @@ from workbench.data.jobs import DataJob, Work
 from workbench.data.pasted import pasted_path
 from workbench.data.prepare_dialog import PrepareDialog
 from workbench.data.token_preview import TokenTrial
+from workbench.formatting import format_duration
 from workbench.text import clean, one_line
 from workbench.train.narration import preparation
 from workbench.train.panels import bar
@@ -393,7 +393,7 @@ class DataScreen(WorkbenchScreen):
         line.display = True
         progress, left = self.job.progress, self.job.seconds_left
         text = "cancelling…" if self.job.cancelled.is_set() else preparation(progress)
-        ahead = f", {duration(round(left))} left" if left is not None and not progress.rate else ""
+        ahead = f", {format_duration(round(left))} left" if left is not None and not progress.rate else ""
         share = progress.done / progress.total if progress.total else 0.0
         line.update(bar(share, clean(f" {text}{ahead}"), line.content_size.width))
 

@@ -14,7 +14,7 @@ from textual.widgets import Input, Static
 
 from llm.config import RunConfig, with_overrides
 from llm.errors import UserError
-from workbench.charts.axes import compact
+from workbench.formatting import format_count
 from workbench.presets.estimate import USUAL_FLOPS, nearest_that_fits
 from workbench.presets.preflight import Speed
 from workbench.presets.summary import changes
@@ -92,5 +92,5 @@ class FitDialog(Modal[RunConfig | None]):
 
 def speed_words(flops_per_second: float) -> str:
     """A speed in two digits: 50 GFLOP/s."""
-    text = compact(float(f"{flops_per_second:.2g}"))
+    text = format_count(flops_per_second, digits=2)
     return re.sub(r"([A-Z]?)$", r" \1FLOP/s", text, count=1)

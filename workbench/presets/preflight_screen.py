@@ -10,7 +10,7 @@ from textual.widgets import Static
 
 from llm.config import RunConfig, check
 from llm.events import Progress
-from workbench.charts.axes import compact, size
+from workbench.formatting import format_count, format_size
 from workbench.presets.preflight import Measurement, PreflightJob, remember
 from workbench.text import clean
 from workbench.ui.screen import WorkbenchScreen
@@ -125,5 +125,6 @@ class PreflightScreen(WorkbenchScreen):
 
 def measured_words(found: Measurement) -> str:
     """What a preflight found, in one line."""
-    speed = f"{compact(float(f'{found.tokens_per_second:.3g}'))} tokens/s on {found.device} in {found.precision}"
-    return f"{speed}, {size(found.peak_bytes)} of memory at most ({size(found.training_bytes)} of it for training)"
+    speed = f"{format_count(found.tokens_per_second, digits=3)} tokens/s on {found.device} in {found.precision}"
+    training = format_size(found.training_bytes)
+    return f"{speed}, {format_size(found.peak_bytes)} of memory at most ({training} of it for training)"

@@ -10,7 +10,7 @@ from textual.content import Content
 from llm.config import RunConfig, diff, resolve_model, with_overrides
 from llm.errors import UserError
 from llm.model.counts import parameters
-from workbench.charts.axes import compact, duration, size
+from workbench.formatting import format_count, format_duration, format_size
 from workbench.presets.estimate import (
     PROGRAM_BYTES,
     Estimate,
@@ -69,11 +69,13 @@ def figures(
     shape = f"{model.n_layer} layers × {model.d_model}, {model.n_head} heads, context {model.context}"
     memory = memory_words(guess, speed)
     micro = f" in {length.accumulation} micro-batches" if length.accumulation > 1 else ""
-    steps = f"{'about ' if guess.length_is_guess else ''}{length.steps:,} steps, {compact(guess.total_tokens)} tokens"
+    steps = (
+        f"{'about ' if guess.length_is_guess else ''}{length.steps:,} steps, {format_count(guess.total_tokens)} tokens"
+    )
     if data is not None and data.is_prepared:
         steps += f", {guess.total_tokens / data.train_tokens:.2g} passes over the text"
     return [
-        ("Model", f"{about}{compact(guess.parameters)} parameters: {shape}", ""),
+        ("Model", f"{about}{format_count(guess.parameters)} parameters: {shape}", ""),
         ("Memory", memory, "" if guess.fits else "$text-error"),
         *([] if guess.fits else [("", verdict(config, guess), "$text-error")]),
         ("Each step", f"{length.tokens_per_step:,} tokens ({length.rows} × {length.seq_len}){micro}", ""),
@@ -87,19 +89,19 @@ def memory_words(guess: Estimate, speed: Speed | None) -> str:
     """What training holds: measured where that was done, else by formula."""
     if speed is not None and speed.exact and speed.measured.peak_bytes:
         held = speed.measured
-        return f"{size(held.training_bytes)} while training, {size(held.peak_bytes)} in all (measured)"
-    return f"about {size(guess.training_bytes)} while training, and {size(PROGRAM_BYTES)} for the program"
+        return f"{format_size(held.training_bytes)} while training, {format_size(held.peak_bytes)} in all (measured)"
+    return f"about {format_size(guess.training_bytes)} while training, and {format_size(PROGRAM_BYTES)} for the program"
 
 
 def verdict(config: RunConfig, guess: Estimate) -> str:
     """Why it will not fit, and the nearest that will."""
-    reason = f"will not fit: {size(guess.available_bytes)} are free"
+    reason = f"will not fit: {format_size(guess.available_bytes)} are free"
     try:
         fitted = with_overrides(config, nearest_that_fits(config, ANY_SPEED))
     except UserError:
         return reason
     model = resolve_model(fitted.model, expected_vocabulary(fitted))
-    shape = f"{model.n_layer} layers × {model.d_model}, {compact(parameters(model))} parameters"
+    shape = f"{model.n_layer} layers × {model.d_model}, {format_count(parameters(model))} parameters"
     return f"{reason}. Nearest that will: {shape}, batch {fitted.train.batch_size} (f)"
 
 
@@ -109,7 +111,8 @@ def speed_words(guess: Estimate, speed: Speed | None) -> str:
         return "not measured on this machine yet (p measures a few real steps)"
     rate = speed.measured.tokens_per_second if speed.exact else speed.flops_per_second / guess.length.flops_per_token
     source = "measured" if speed.exact else f"going by {clean(speed.name)}; p measures"
-    return f"about {compact(float(f'{rate:.3g}'))} tokens/s, {duration(round(guess.total_tokens / rate))} ({source})"
+    time = format_duration(round(guess.total_tokens / rate))
+    return f"about {format_count(rate, digits=3)} tokens/s, {time} ({source})"
 
 
 def tokenizer_words(config: RunConfig, guess: Estimate) -> str:
@@ -123,13 +126,13 @@ def tokenizer_words(config: RunConfig, guess: Estimate) -> str:
 def data_words(config: RunConfig, data: DataState | None) -> tuple[str, str]:
     """What text is needed and whether it is here; and the colour for that."""
     corpus = config.data.corpus
-    name = f"{clean(corpus)}, {size(corpus_bytes(config))}"
+    name = f"{clean(corpus)}, {format_size(corpus_bytes(config))}"
     if data is None:
         return f"{name}; looking…", ""
     if data.problem:
         return f"{name}: {clean(data.problem)}", "$text-error"
     if data.is_prepared:
-        return f"{name}; prepared: {compact(data.train_tokens)} tokens", "$text-success"
+        return f"{name}; prepared: {format_count(data.train_tokens)} tokens", "$text-success"
     verb = "will be made" if corpus in GENERATED else "will be read"
     return f"{name}; {verb} and tokenised first", ""
 

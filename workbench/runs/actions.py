@@ -14,7 +14,7 @@ from llm.config import RunConfig
 from llm.errors import UserError
 from llm.run import CheckpointInfo, Run
 from llm.run.fork import Parent, fork, open_parent
-from workbench.charts.axes import size
+from workbench.formatting import format_size, plural
 from workbench.runs.catalog import (
     Verification,
     check_new_name,
@@ -26,7 +26,7 @@ from workbench.runs.catalog import (
 )
 from workbench.runs.summaries import RunSummary
 from workbench.runs.trash import move_to_trash
-from workbench.text import clean, counted
+from workbench.text import clean
 from workbench.train.extend_dialog import ask_for_longer
 from workbench.train.service import Overrides
 from workbench.ui.dialogs import Answer, Ask, AskText
@@ -272,7 +272,7 @@ class RunActions(WorkbenchScreen):
         except (UserError, OSError) as error:
             self.app.call_from_thread(self.say, str(error))
             return
-        self.app.call_from_thread(self.notify, f"wrote {counted(steps, 'step')} to {target}", markup=False)
+        self.app.call_from_thread(self.notify, f"wrote {plural(steps, 'step')} to {target}", markup=False)
 
     def action_export(self) -> None:
         """Write the curves of the run as CSV into `<home>/exports`, beside what was written there before."""
@@ -289,12 +289,14 @@ class RunActions(WorkbenchScreen):
             self.say(f"{summary.name} is in training; stop it before deleting anything of it.")
         elif self.checkpoint_table.has_focus and info is not None:
             left = len(self.checkpoints) - 1
-            rest = f"it leaves {counted(left, 'other')}" if left else "it is the only one"
-            question = f"Deleting checkpoint {info.step} of {summary.name} frees {size(info.size_bytes)}; {rest}."
+            rest = f"it leaves {plural(left, 'other')}" if left else "it is the only one"
+            question = (
+                f"Deleting checkpoint {info.step} of {summary.name} frees {format_size(info.size_bytes)}; {rest}."
+            )
             if await self.confirmed(question):
                 self.attempt(lambda: delete_checkpoint(Run(summary.path), info))
                 self.list_checkpoints()
-        elif await self.confirmed(loss_of_deleting(summary, self.checkpoints, size(summary.size_bytes))):
+        elif await self.confirmed(loss_of_deleting(summary, self.checkpoints, format_size(summary.size_bytes))):
             self.attempt(lambda: move_to_trash(self.workbench.home, Run(summary.path)))
             self.look_again()
 

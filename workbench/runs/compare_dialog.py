@@ -10,7 +10,7 @@ from textual.binding import Binding, BindingType
 from textual.widgets import Static
 
 from llm.config import RunConfig, fields_of, get_value
-from workbench.charts.axes import compact, number, size
+from workbench.formatting import format_count, format_number, format_size
 from workbench.presets.summary import shown
 from workbench.runs.summaries import RunSummary
 from workbench.text import one_line
@@ -97,16 +97,19 @@ def results_compared(one: RunSummary, other: RunSummary) -> list[Row]:
         known = [value for value in values if value is not None]
         best = min(known) if len(known) == 2 and known[0] != known[1] else None
         cells = [
-            Text("" if value is None else number(value), style="bold" if value is not None and value == best else "")
+            Text(
+                "" if value is None else format_number(value),
+                style="bold" if value is not None and value == best else "",
+            )
             for value in values
         ]
         rows.append((f"result {name}", [Text(label, style="dim"), *cells]))
     for label, texts in (
         ("status", [row.status for row in (one, other)]),
         ("step", [f"{row.step:,}" for row in (one, other)]),
-        ("parameters", [compact(row.parameters) if row.parameters else "" for row in (one, other)]),
+        ("parameters", [format_count(row.parameters) if row.parameters else "" for row in (one, other)]),
         ("forked from", [row.parent for row in (one, other)]),
-        ("size", [size(row.size_bytes) for row in (one, other)]),
+        ("size", [format_size(row.size_bytes) for row in (one, other)]),
     ):
         if any(texts):
             rows.append((f"result {label}", [Text(label, style="dim"), *(Text(one_line(text)) for text in texts)]))

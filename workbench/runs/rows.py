@@ -9,7 +9,7 @@ from rich.text import Text
 from textual.content import Content
 
 from llm.run import CheckpointInfo
-from workbench.charts.axes import compact, number, size
+from workbench.formatting import format_age, format_count, format_number, format_size
 from workbench.runs.summaries import RunSummary
 from workbench.text import clean, one_line
 from workbench.ui.tables import Heading, Row, cut, cut_in_middle, widths_that_fit
@@ -107,7 +107,7 @@ class RunRows:
         ], headings
 
     def _cells(self, row: RunSummary, branch: str, place: int, now: float) -> tuple[list[Text], list[int]]:
-        look = (branch, age(now - row.touched), place)
+        look = (branch, format_age(now - row.touched), place)
         known = self._whole.get(row.name)
         if known is None or known[0] is not row or known[1] != look:
             cells = run_cells(row, now, branch, place)
@@ -153,9 +153,9 @@ def run_cells(row: RunSummary, now: float, branch: str = "", mark: int = 0) -> l
         _measured(row.loss),
         _measured(row.validation_loss),
         _measured(row.bits_per_byte),
-        Text(age(now - row.touched).rjust(4) if row.touched else ""),
-        Text(compact(row.parameters).rjust(6) if row.parameters else ""),
-        Text(size(row.size_bytes).rjust(7)),
+        Text(format_age(now - row.touched).rjust(4) if row.touched else ""),
+        Text(format_count(row.parameters).rjust(6) if row.parameters else ""),
+        Text(format_size(row.size_bytes).rjust(7)),
         Text(one_line(row.corpus), no_wrap=True),
     ]
 
@@ -171,36 +171,27 @@ def checkpoint_cells(info: CheckpointInfo, check: Text) -> list[Text]:
         _measured(metrics.get("bits_per_byte")),
         Text(" ".join(kept), style="bold" if info.best else ""),
         check,
-        Text(size(info.size_bytes).rjust(7)),
+        Text(format_size(info.size_bytes).rjust(7)),
     ]
 
 
 def _measured(value: float | None) -> Text:
     if value is None:
         return Text("")
-    return Text(f"{value:6.3f}" if 0.01 <= abs(value) < 100 else number(value).rjust(6))
-
-
-def age(seconds: float) -> str:
-    """How long ago, in one unit: 5s, 12m, 3h, 9d."""
-    seconds = max(0.0, seconds)
-    for span, unit in ((86_400, "d"), (3600, "h"), (60, "m")):
-        if seconds >= span:
-            return f"{seconds / span:.0f}{unit}"
-    return f"{seconds:.0f}s"
+    return Text(f"{value:6.3f}" if 0.01 <= abs(value) < 100 else format_number(value).rjust(6))
 
 
 def details_of(row: RunSummary, now: float, widths: Mapping[str, int]) -> Content:
     """What the table, whose columns have these widths, does not show, or not whole."""
     left_out = [
         ("status", "status", f"{STATUS_SIGNS.get(row.status, ' ')} {row.status}"),
-        ("bits per byte", "bits", "" if row.bits_per_byte is None else number(row.bits_per_byte)),
-        ("size", "size", size(row.size_bytes)),
-        ("parameters", "parameters", compact(row.parameters) if row.parameters else ""),
+        ("bits per byte", "bits", "" if row.bits_per_byte is None else format_number(row.bits_per_byte)),
+        ("size", "size", format_size(row.size_bytes)),
+        ("parameters", "parameters", format_count(row.parameters) if row.parameters else ""),
         ("corpus", "corpus", row.corpus),
     ]
     lines = [(label, text) for label, key, text in left_out if cell_len(text) > widths.get(key, 0)] + [
-        ("created", f"{age(now - row.created)} ago" if row.created else ""),
+        ("created", f"{format_age(now - row.created)} ago" if row.created else ""),
         ("on", row.device),
         ("forked from", row.parent),
         ("tags", ", ".join(row.tags)),

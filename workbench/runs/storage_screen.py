@@ -18,11 +18,10 @@ from textual.worker import get_current_worker
 
 from llm.errors import UserError
 from llm.run import Run
-from workbench.charts.axes import size
 from workbench.data import prepared_data as cached_data
 from workbench.data.prepared_data import CachedData
+from workbench.formatting import format_age, format_size
 from workbench.runs import trash
-from workbench.runs.rows import age
 from workbench.runs.trash import Trashed
 from workbench.text import clean, one_line
 from workbench.ui.dialogs import Answer, Ask, Modal
@@ -163,10 +162,13 @@ class TrashScreen(ListScreen):
 
     def _take(self, items: list[Trashed]) -> None:
         self.items = items
-        total = size(sum(item.size_bytes for item in self.items))
+        total = format_size(sum(item.size_bytes for item in self.items))
         now = time.time()
         rows = [
-            (item.path.name, [Text(one_line(item.name)), Text(size(item.size_bytes)), Text(age(now - item.deleted))])
+            (
+                item.path.name,
+                [Text(one_line(item.name)), Text(format_size(item.size_bytes)), Text(format_age(now - item.deleted))],
+            )
             for item in self.items
         ]
         self.show(
@@ -206,7 +208,7 @@ class TrashScreen(ListScreen):
         """Delete for good, once that was agreed to."""
         if not items:
             return
-        question = trash.loss_of_emptying(items, size(sum(item.size_bytes for item in items)))
+        question = trash.loss_of_emptying(items, format_size(sum(item.size_bytes for item in items)))
         answers = (Answer("keep", "Keep them"), Answer("destroy", "Destroy them"))
         if await self.app.push_screen_wait(Ask(question, answers)) == "destroy":
             self._without(items)
@@ -245,9 +247,11 @@ class CachedDataScreen(ListScreen):
     def _take(self, cached: list[CachedData]) -> None:
         self.cached = cached
         idle = cached_data.unused(cached)
-        note = f"{counted(cached)}, {size(sum(data.size_bytes for data in cached))}; "
+        note = f"{counted(cached)}, {format_size(sum(data.size_bytes for data in cached))}; "
         note += (
-            f"used by no run: {len(idle)}, {size(sum(data.size_bytes for data in idle))}." if idle else "all are used."
+            f"used by no run: {len(idle)}, {format_size(sum(data.size_bytes for data in idle))}."
+            if idle
+            else "all are used."
         )
         note = note if cached else "No data have been prepared yet."
         self.show(note, [(data.fingerprint, self._cells(data)) for data in cached])
@@ -257,7 +261,7 @@ class CachedDataScreen(ListScreen):
         style = "" if data.used_by else "yellow"
         return [
             Text(one_line(data.corpus)),
-            Text(size(data.size_bytes)),
+            Text(format_size(data.size_bytes)),
             Text(users, style=style),
             Text(data.fingerprint),
         ]
@@ -269,7 +273,7 @@ class CachedDataScreen(ListScreen):
         if not idle:
             self.notify("There is nothing to take away: no prepared data are without a run.", markup=False)
             return
-        total = size(sum(data.size_bytes for data in idle))
+        total = format_size(sum(data.size_bytes for data in idle))
         corpora = ", ".join(sorted({data.corpus for data in idle}))
         question = f"This frees {total}: {counted(idle)} that no run uses ({clean(corpora)}). "
         question += "What is taken away is made again when a run needs it."

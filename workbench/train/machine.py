@@ -9,7 +9,7 @@ from types import ModuleType
 import psutil
 
 from llm.limits import memory
-from workbench.charts.axes import size
+from workbench.formatting import format_size
 
 
 @dataclass(frozen=True)
@@ -97,13 +97,16 @@ def gpu(nvml: ModuleType, index: int, device: object) -> Gpu:
 
 def told(reading: Reading) -> str:
     """A reading in one line."""
-    parts = [f"CPU {reading.cpu_percent:.0f}%  memory {size(reading.memory_used)} of {size(reading.memory_total)}"]
+    parts = [
+        f"CPU {reading.cpu_percent:.0f}%  "
+        f"memory {format_size(reading.memory_used)} of {format_size(reading.memory_total)}"
+    ]
     for one in reading.gpus:
         figures = [f"GPU {one.index}"]
         if one.used_percent is not None:
             figures.append(f"{one.used_percent:.0f}%")
         if one.memory_used is not None and one.memory_total is not None:
-            figures.append(f"{size(one.memory_used)} of {size(one.memory_total)}")
+            figures.append(f"{format_size(one.memory_used)} of {format_size(one.memory_total)}")
         if one.watts is not None:
             figures.append(f"{one.watts:.0f} W")
         if one.celsius is not None:

@@ -20,8 +20,8 @@ from llm.events import (
     StepLogged,
     Warned,
 )
-from workbench.charts.axes import compact, duration, number, size
 from workbench.charts.curves import RunCurves
+from workbench.formatting import format_count, format_duration, format_number, format_size
 
 
 def describe(event: Event) -> str:
@@ -31,18 +31,19 @@ def describe(event: Event) -> str:
             return ""
         case Started():
             verb = f"resumed after step {event.step:,}" if event.step else "started"
-            shape = f"{compact(event.parameters)} parameters, {event.tokens_per_step:,} tokens a step"
+            shape = f"{format_count(event.parameters)} parameters, {event.tokens_per_step:,} tokens a step"
             return f"{verb} on {event.device} in {event.precision}, {event.threads} threads: {shape}"
         case Evaluated():
             best = ", the best so far" if event.best else ""
-            train = f", training loss {number(event.train_loss)}" if event.train_loss is not None else ""
-            return f"validation loss {number(event.validation_loss)}, {event.bits_per_byte:.3f} bits/byte{train}{best}"
+            train = f", training loss {format_number(event.train_loss)}" if event.train_loss is not None else ""
+            loss = format_number(event.validation_loss)
+            return f"validation loss {loss}, {event.bits_per_byte:.3f} bits/byte{train}{best}"
         case CoreEvaluated():
             return f"CORE {event.core_metric:.4f} over {len(event.tasks)} tasks"
         case Sampled():
             return "wrote a sample"
         case Saved():
-            return f"saved {event.path} ({size(event.size_bytes)})"
+            return f"saved {event.path} ({format_size(event.size_bytes)})"
         case KnobSet():
             return f"{event.key}: {event.previous} → {event.value}"
         case CommandRefused():
@@ -71,15 +72,15 @@ def preparation(progress: Progress) -> str:
     text = f"{progress.stage} {share} ({done} of {amount(progress.total, progress.unit)})"
     if not progress.rate:
         return text
-    left = duration(round((progress.total - progress.done) / progress.rate))
+    left = format_duration(round((progress.total - progress.done) / progress.rate))
     return f"{text}, {amount(progress.rate, progress.unit)}/s, {left} left"
 
 
 def amount(value: float, unit: str) -> str:
     """A number with its unit; megabytes in whichever unit of bytes suits them."""
     if unit == "MB":
-        return size(value * 1e6)
-    return f"{compact(value)} {unit}" if unit else compact(value)
+        return format_size(value * 1e6)
+    return f"{format_count(value)} {unit}" if unit else format_count(value)
 
 
 def status_line(curves: RunCurves, *, here: bool) -> str:
@@ -91,8 +92,8 @@ def status_line(curves: RunCurves, *, here: bool) -> str:
         return f"{name}: {preparation(curves.progress)}"
     if curves.last_step is None:
         return f"{name} is starting" if here else f"{name} has ended"
-    loss, left = f"loss {number(curves.last_step.loss)}", curves.seconds_left
+    loss, left = f"loss {format_number(curves.last_step.loss)}", curves.seconds_left
     place = f"{100 * curves.step / curves.total_steps:.0f}%" if curves.total_steps else f"step {curves.step:,}"
     if curves.paused:
         return f"{name} paused at {place} · {loss}"
-    return f"{name} {place}" + (f" · {duration(round(left))} left" if left is not None else "") + f" · {loss}"
+    return f"{name} {place}" + (f" · {format_duration(round(left))} left" if left is not None else "") + f" · {loss}"

@@ -14,8 +14,8 @@ from textual.content import Content
 from textual.widgets import Static
 
 from llm.events import Event, Sampled
-from workbench.charts.axes import compact, duration, number, size
 from workbench.charts.curves import RunCurves
+from workbench.formatting import format_count, format_duration, format_number, format_size
 from workbench.text import clean
 from workbench.train.narration import preparation
 
@@ -62,7 +62,7 @@ def headline(curves: RunCurves, state: str, pending: list[str]) -> Content:
     if curves.started is not None:
         begun = curves.started
         place = f"{begun.device} {begun.precision}{' compiled' if begun.compiled else ''}"
-        parts.append((f"  {compact(begun.parameters)} parameters on {place}", "$foreground-muted"))
+        parts.append((f"  {format_count(begun.parameters)} parameters on {place}", "$foreground-muted"))
     return Content.assemble(*parts)
 
 
@@ -75,7 +75,7 @@ def progress_line(curves: RunCurves, width: int) -> Content:
         return Content("")
     share = min(1.0, curves.step / curves.total_steps)
     left = curves.seconds_left
-    ahead = f"  {duration(round(left))} left" if left is not None else ""
+    ahead = f"  {format_duration(round(left))} left" if left is not None else ""
     return bar(share, f" {100 * share:.0f}%  step {curves.step:,} of {curves.total_steps:,}{ahead}", width)
 
 
@@ -92,22 +92,22 @@ def figures_line(curves: RunCurves, width: int) -> Content:
     figures: list[tuple[str, str]] = []
     step, evaluation, best = curves.last_step, curves.last_evaluation, curves.best_validation
     if step is not None:
-        figures.append(("loss", number(step.loss)))
+        figures.append(("loss", format_number(step.loss)))
     if evaluation is not None:
-        suffix = f" (best {number(best)})" if best is not None and best < evaluation.validation_loss else ""
-        figures.append(("validation", number(evaluation.validation_loss) + suffix))
+        suffix = f" (best {format_number(best)})" if best is not None and best < evaluation.validation_loss else ""
+        figures.append(("validation", format_number(evaluation.validation_loss) + suffix))
         figures.append(("bits/byte", f"{evaluation.bits_per_byte:.3f}"))
     if len(curves.core):
         figures.append(("CORE", f"{curves.core['core_metric'][-1]:.4f}"))
     if step is not None:
-        figures.append(("tokens/s", compact(float(f"{step.tokens_per_second:.3g}"))))
-        figures.append(("tokens", compact(float(f"{step.tokens_seen:.4g}"))))
-        figures.append(("time", duration(round(step.elapsed))))
+        figures.append(("tokens/s", format_count(step.tokens_per_second, digits=3)))
+        figures.append(("tokens", format_count(step.tokens_seen)))
+        figures.append(("time", format_duration(round(step.elapsed))))
         figures.append(("lr", f"{step.lr:.3g}"))
         if step.mfu is not None:
             figures.append(("MFU", f"{100 * step.mfu:.0f}%"))
         if step.memory_bytes:
-            figures.append(("memory", size(step.memory_bytes)))
+            figures.append(("memory", format_size(step.memory_bytes)))
         figures.append(("grad norm", f"{step.grad_norm:.3g}"))
         figures.append(("ms/step", f"{step.step_ms:.1f}"))
         figures.append(("lr multiplier", f"{step.lr_multiplier:.2f}"))

@@ -14,7 +14,6 @@ from tests.workbench.runs_for_tests import make_run, save_fake, step_logged
 from tests.workbench.waiting import shown, was_notified
 from workbench.app import WorkbenchApp
 from workbench.runs.catalog import RunCatalogue
-from workbench.runs.rows import age
 from workbench.runs.screen import RunsScreen
 from workbench.ui.dialogs import Ask, AskText
 
@@ -337,10 +336,6 @@ async def test_tiny_terminal(tmp_path):
         for size in ((1, 1), (20, 5), (200, 60)):
             await pilot.resize_terminal(*size)
             await pilot.pause()
-
-
-def test_ages():
-    assert [age(seconds) for seconds in (-1, 42, 700, 7300, 200_000)] == ["0s", "42s", "12m", "2h", "2d"]
 
 
 async def test_reading_slowly_leaves_the_cursor_on_the_list(tmp_path, monkeypatch):
