@@ -24,6 +24,7 @@ from llm.config.presets import (
     save_preset,
     shipped_directory,
 )
+from llm.config.renamed import RENAMED, current_path
 from llm.config.resolve import resolve_accumulation, resolve_model, resolve_seq_len
 from llm.config.schema import (
     CheckpointConfig,
@@ -41,6 +42,7 @@ from llm.config.schema import (
 
 __all__ = [
     "NAME_LENGTH",
+    "RENAMED",
     "CheckpointConfig",
     "DataConfig",
     "DecodeConfig",
@@ -58,6 +60,7 @@ __all__ = [
     "check",
     "check_name",
     "check_own_name",
+    "current_path",
     "default_home",
     "diff",
     "fields_of",

@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 
 from llm.config.check import LENGTHS
 from llm.config.fields import FALSE_WORDS, TRUE_WORDS, fields_of
+from llm.config.renamed import current_path
 from llm.config.schema import RunConfig
 from llm.errors import ConfigError, Problem
 
@@ -29,7 +30,7 @@ def split_overrides(arguments: Sequence[str], own_flags: Sequence[str]) -> tuple
         if not flag.startswith("--") or flag == "--" or flag in own_flags:
             own.append(argument)
             continue
-        path = flag.removeprefix("--").replace("-", "_")
+        path = current_path(flag.removeprefix("--").replace("-", "_"))
         stands_alone = not queue or queue[0].startswith("--")
         if assigned:
             overrides.append((path, value))

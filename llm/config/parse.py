@@ -11,6 +11,7 @@ import tomli_w
 
 from llm.config.check import LENGTHS, check, get_value
 from llm.config.fields import Field, fields_of, parse_value, shown, validate
+from llm.config.renamed import current_path, current_value
 from llm.config.schema import RunConfig
 from llm.errors import ConfigError, Problem
 from llm.names import did_you_mean
@@ -96,9 +97,10 @@ def read_mapping(mapping: Mapping[str, Any], base: RunConfig) -> tuple[RunConfig
             values[key] = value
     known = _by_path()
     good: dict[str, Any] = {}
-    for path, value in values.items():
+    for given, value in values.items():
+        path = current_path(given)
         try:
-            good[path] = validate(_field(path, known), value)
+            good[path] = validate(_field(path, known), current_value(path, value))
         except ValueError as error:
             problems.append(Problem(path, str(error)))
     return _assign(base, _one_length(good)), problems
@@ -110,9 +112,9 @@ def read_overrides(config: RunConfig, overrides: Iterable[tuple[str, str]]) -> t
     problems: list[Problem] = []
     good: dict[str, Any] = {}
     for given, text in overrides:
-        path = given.replace("-", "_")
+        path = current_path(given.replace("-", "_"))
         try:
-            good[path] = parse_value(_field(path, known), text)
+            good[path] = parse_value(_field(path, known), current_value(path, text))
         except ValueError as error:
             problems.append(Problem(path, str(error)))
     return _assign(config, _one_length(good)), problems
@@ -137,11 +139,13 @@ def _by_path() -> dict[str, Field]:
 
 
 def _field(path: str, known: Mapping[str, Field]) -> Field:
-    """The field at `path`; ValueError with a suggestion. The right name in the wrong section is the likeliest slip."""
+    """The field at `path`; ValueError with a suggestion: its name or initials (learning_rate: lr) in any section, or
+    the most similar path."""
     if path in known:
         return known[path]
     name = path.rpartition(".")[2]
-    same_name = [candidate for candidate in known if candidate.rpartition(".")[2] == name]
+    names = (name, "".join(word[:1] for word in name.split("_")))
+    same_name = [candidate for candidate in known if candidate.rpartition(".")[2] in names]
     hint = f"did you mean {same_name[0]}?" if same_name else did_you_mean(path, known)
     raise ValueError("; ".join(filter(None, ("there is no such field", hint))))
 

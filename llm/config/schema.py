@@ -230,7 +230,9 @@ class TrainConfig:
     precision: Literal["auto", "fp32", "bf16", "fp16"] = setting(
         "auto", "Arithmetic of forward and backward; weights stay fp32."
     )
-    attention: Literal["sdpa", "reference"] = setting("sdpa", "Torch's fused attention, or the hand-written one.")
+    kernels: Literal["fused", "reference"] = setting(
+        "fused", "Arithmetic of every layer: fused PyTorch operations, or reference code written out in this package."
+    )
     compile: Literal["auto", "on", "off"] = setting("auto", "torch.compile: auto is on for CUDA and off for CPU.")
     threads: int = setting(0, "CPU threads for arithmetic; 0 = chosen by measuring.", low=0)
     log_every: int = setting(0, "Steps between log lines; 0 = about ten lines a second.", low=0, live=True)

@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from llm.config.resolve import check_resolved
 from llm.config.schema import ModelConfig
-from llm.model.kernels import Kernels
-from llm.model.layers import Linear
+from llm.model.layers import Layer, Linear
 from llm.model.rotary import Rotary
 
 HEADS = ("d_model", "n_head", "n_kv_head")
@@ -98,13 +97,13 @@ class KVCache:
         return copy
 
 
-class Attention(nn.Module):
+class Attention(Layer):
     """Project to queries, keys and values, rotate, normalise, attend, project back: (B, T, d_model) → the same.
 
     ValueError where the configuration's heads and width are not resolved (`llm.config.resolve_model`).
     """
 
-    def __init__(self, config: ModelConfig, layer: int, kernels: Kernels) -> None:
+    def __init__(self, config: ModelConfig, layer: int) -> None:
         super().__init__()
         check_resolved(config, HEADS)
         self.layer = layer
@@ -112,12 +111,11 @@ class Attention(nn.Module):
         self.head_dim = config.d_model // config.n_head
         self.qk_norm_eps = config.norm_eps if config.qk_norm else None
         self.dropout = config.dropout
-        self.kernels = kernels
         width, kv_width = config.d_model, config.n_kv_head * self.head_dim
-        self.q = Linear(width, width, bias=config.qkv_bias, kernels=kernels)
-        self.k = Linear(width, kv_width, bias=config.qkv_bias, kernels=kernels)
-        self.v = Linear(width, kv_width, bias=config.qkv_bias, kernels=kernels)
-        self.out = Linear(width, width, bias=config.bias, kernels=kernels)
+        self.q = Linear(width, width, bias=config.qkv_bias)
+        self.k = Linear(width, kv_width, bias=config.qkv_bias)
+        self.v = Linear(width, kv_width, bias=config.qkv_bias)
+        self.out = Linear(width, width, bias=config.bias)
 
     def forward(self, x: Tensor, rotary: Rotary | None, cache: KVCache | None) -> Tensor:
         queries, keys, values = self.project(x)

@@ -1,6 +1,6 @@
 """The arithmetic of the model, twice under the same names: written out, and as torch's fused operations.
 
-`WRITTEN_OUT` is the definition, `FUSED` the fast path; tests/model/test_kernels.py proves them equal. A module is given
+`REFERENCE` is the definition, `FUSED` the fast path; tests/model/test_kernels.py proves them equal. A module is given
 one set and never asks which it has.
 
 Shapes: B batch, T query positions, S key positions, H query heads, G key/value heads, D width of a head.
@@ -181,7 +181,7 @@ def fused_attention(query: Tensor, key: Tensor, value: Tensor, dropout: float, s
     )
 
 
-WRITTEN_OUT = Kernels(
+REFERENCE = Kernels(
     linear=linear,
     embedding=embedding,
     rms_norm=rms_norm,
@@ -203,3 +203,5 @@ FUSED = Kernels(
     rotate=fused_rotate,
     attention=fused_attention,
 )
+KERNELS = {"fused": FUSED, "reference": REFERENCE}
+"""By their names in `train.kernels`."""

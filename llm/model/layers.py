@@ -6,67 +6,81 @@ fills them.
 
 from __future__ import annotations
 
+from typing import TypeVar
+
 import torch
 from torch import Tensor, nn
 
 from llm.config.schema import ModelConfig
-from llm.model.kernels import Kernels
+from llm.model.kernels import FUSED, Kernels
+
+AnyModule = TypeVar("AnyModule", bound=nn.Module)
 
 
-class Linear(nn.Module):
+class Layer(nn.Module):
+    """A module that computes with `kernels`; `use_kernels` sets them."""
+
+    kernels: Kernels = FUSED
+
+
+def use_kernels(module: AnyModule, kernels: Kernels) -> AnyModule:
+    """Compute with `kernels` in `module` and in every layer inside it. Returns `module`."""
+    for part in module.modules():
+        if isinstance(part, Layer):
+            part.kernels = kernels
+    return module
+
+
+class Linear(Layer):
     """y = x Wᵀ + b: (..., inputs) → (..., outputs). `weight` is (outputs, inputs), as in torch."""
 
-    def __init__(self, inputs: int, outputs: int, *, bias: bool, kernels: Kernels) -> None:
+    def __init__(self, inputs: int, outputs: int, *, bias: bool) -> None:
         super().__init__()
         self.weight = nn.Parameter(torch.empty(outputs, inputs))
         self.bias = nn.Parameter(torch.empty(outputs)) if bias else None
-        self.kernels = kernels
 
     def forward(self, x: Tensor) -> Tensor:
         return self.kernels.linear(x, self.weight, self.bias)
 
 
-class Embedding(nn.Module):
+class Embedding(Layer):
     """A row of `weight` (rows, width) per id: int64 (...) → (..., width)."""
 
-    def __init__(self, rows: int, width: int, *, kernels: Kernels) -> None:
+    def __init__(self, rows: int, width: int) -> None:
         super().__init__()
         self.weight = nn.Parameter(torch.empty(rows, width))
-        self.kernels = kernels
 
     def forward(self, ids: Tensor) -> Tensor:
         return self.kernels.embedding(ids, self.weight)
 
 
-class RMSNorm(nn.Module):
+class RMSNorm(Layer):
     """Division by the root mean square over the last axis, computed in float32 or wider."""
 
-    def __init__(self, width: int, *, eps: float, gain: bool, kernels: Kernels) -> None:
+    def __init__(self, width: int, *, eps: float, gain: bool) -> None:
         super().__init__()
         self.gain = nn.Parameter(torch.empty(width)) if gain else None
         self.eps = eps
-        self.kernels = kernels
 
     def forward(self, x: Tensor) -> Tensor:
         return self.kernels.rms_norm(x, self.gain, self.eps)
 
 
-class LayerNorm(nn.Module):
+class LayerNorm(Layer):
     """Zero mean and unit variance over the last axis, computed in float32 or wider."""
 
-    def __init__(self, width: int, *, eps: float, gain: bool, bias: bool, kernels: Kernels) -> None:
+    def __init__(self, width: int, *, eps: float, gain: bool, bias: bool) -> None:
         super().__init__()
         self.gain = nn.Parameter(torch.empty(width)) if gain else None
         self.bias = nn.Parameter(torch.empty(width)) if bias else None
         self.eps = eps
-        self.kernels = kernels
 
     def forward(self, x: Tensor) -> Tensor:
         return self.kernels.layer_norm(x, self.gain, self.bias, self.eps)
 
 
-def make_norm(config: ModelConfig, kernels: Kernels) -> nn.Module:
+def make_norm(config: ModelConfig) -> nn.Module:
     """The normalisation that the configuration names, over the residual stream."""
     if config.norm == "layernorm":
-        return LayerNorm(config.d_model, eps=config.norm_eps, gain=config.norm_gain, bias=config.bias, kernels=kernels)
-    return RMSNorm(config.d_model, eps=config.norm_eps, gain=config.norm_gain, kernels=kernels)
+        return LayerNorm(config.d_model, eps=config.norm_eps, gain=config.norm_gain, bias=config.bias)
+    return RMSNorm(config.d_model, eps=config.norm_eps, gain=config.norm_gain)

@@ -2,31 +2,27 @@
 
 from __future__ import annotations
 
-from torch import Tensor, nn
+from torch import Tensor
 
 from llm.config.resolve import check_resolved
 from llm.config.schema import ModelConfig
-from llm.model.kernels import Kernels
-from llm.model.layers import Linear
+from llm.model.layers import Layer, Linear
 
 
-class FeedForward(nn.Module):
+class FeedForward(Layer):
     """down(activation(up(x))): (..., d_model) → (..., d_ff) → (..., d_model).
 
     gelu: the tanh approximation, GPT-2's; gelu-exact: with the error function, nanoGPT's; relu2: max(0, x)² (So et al.
     2021, Primer); swiglu: silu(gate(x))·up(x) (Shazeer 2020, eq. 6).
     """
 
-    def __init__(self, config: ModelConfig, kernels: Kernels) -> None:
+    def __init__(self, config: ModelConfig) -> None:
         super().__init__()
         check_resolved(config, ("d_model", "d_ff"))
         self.activation = config.mlp
-        self.kernels = kernels
-        self.up = Linear(config.d_model, config.d_ff, bias=config.bias, kernels=kernels)
-        self.gate = (
-            Linear(config.d_model, config.d_ff, bias=config.bias, kernels=kernels) if config.mlp == "swiglu" else None
-        )
-        self.down = Linear(config.d_ff, config.d_model, bias=config.bias, kernels=kernels)
+        self.up = Linear(config.d_model, config.d_ff, bias=config.bias)
+        self.gate = Linear(config.d_model, config.d_ff, bias=config.bias) if config.mlp == "swiglu" else None
+        self.down = Linear(config.d_ff, config.d_model, bias=config.bias)
 
     def forward(self, x: Tensor) -> Tensor:
         gate, hidden = self.widen(x)

@@ -6,9 +6,10 @@ from collections.abc import Callable
 from typing import Any, Self
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
-from llm.model.kernels import Kernels, Pairs
+from llm.model.kernels import Pairs
+from llm.model.layers import Layer
 
 
 def rotary_angles(
@@ -30,7 +31,7 @@ def rows(table: Tensor, start: int | Tensor, count: int) -> Tensor:
     return table[start : start + count] if isinstance(start, int) else table.index_select(0, start)
 
 
-class Rotary(nn.Module):
+class Rotary(Layer):
     """Rotates queries and keys by their positions.
 
     The tables are buffers, so that they follow the module from device to device, but not part of the saved weights.
@@ -41,13 +42,10 @@ class Rotary(nn.Module):
     cos: Tensor
     sin: Tensor
 
-    def __init__(
-        self, head_dim: int, positions: int, *, theta: float, pairs: Pairs, kernels: Kernels, inverse: bool = False
-    ) -> None:
+    def __init__(self, head_dim: int, positions: int, *, theta: float, pairs: Pairs, inverse: bool = False) -> None:
         super().__init__()
         self.head_dim, self.positions, self.theta, self.inverse = head_dim, positions, theta, inverse
         self.pairs: Pairs = pairs
-        self.kernels = kernels
         self.register_buffer("cos", torch.empty(positions, head_dim // 2), persistent=False)
         self.register_buffer("sin", torch.empty(positions, head_dim // 2), persistent=False)
         self._fill()

@@ -14,8 +14,8 @@ from llm.config.resolve import check_resolved
 from llm.config.schema import ModelConfig
 from llm.model.attention import Attention, KVCache
 from llm.model.initialize import initialise
-from llm.model.kernels import FUSED, WRITTEN_OUT, Kernels, at_least_float32
-from llm.model.layers import Embedding, Linear, make_norm
+from llm.model.kernels import KERNELS, at_least_float32
+from llm.model.layers import Embedding, Layer, Linear, make_norm, use_kernels
 from llm.model.loss import linear_cross_entropy
 from llm.model.mlp import FeedForward
 from llm.model.rotary import Rotary, rows
@@ -24,12 +24,12 @@ from llm.model.rotary import Rotary, rows
 class Block(nn.Module):
     """x + attention(norm(x)), then x + feed-forward(norm(x)): (B, T, d_model) → the same."""
 
-    def __init__(self, config: ModelConfig, layer: int, kernels: Kernels) -> None:
+    def __init__(self, config: ModelConfig, layer: int) -> None:
         super().__init__()
-        self.attn_norm = make_norm(config, kernels)
-        self.attn = Attention(config, layer, kernels)
-        self.mlp_norm = make_norm(config, kernels)
-        self.mlp = FeedForward(config, kernels)
+        self.attn_norm = make_norm(config)
+        self.attn = Attention(config, layer)
+        self.mlp_norm = make_norm(config)
+        self.mlp = FeedForward(config)
         self.dropout = nn.Dropout(config.dropout) if config.dropout else nn.Identity()
 
     def forward(self, x: Tensor, rotary: Rotary | None, cache: KVCache | None) -> Tensor:
@@ -38,29 +38,28 @@ class Block(nn.Module):
         return x + fed
 
 
-class Transformer(nn.Module):
+class Transformer(Layer):
     """A language model. `config` must be resolved (`llm.config.resolve_model`): every size stated.
 
-    `attention` "sdpa" runs torch's fused operations, "reference" the written-out ones (`llm.model.kernels`), in every
-    layer. Normalisations, softmax and the loss are computed in float32 or wider also under autocast. Nothing here reads
-    a value back from a device. The parameters hold whatever memory held until `init_weights` or `load_state_dict`.
+    `kernels`: the arithmetic of every layer, a key of `llm.model.kernels.KERNELS`. Normalizations, softmax and the loss
+    are computed in float32 or wider also under autocast. Nothing here reads a value back from a device. The parameters
+    are uninitialized memory until `init_weights` or `load_state_dict`.
     """
 
-    def __init__(self, config: ModelConfig, *, attention: Literal["sdpa", "reference"] = "sdpa") -> None:
+    def __init__(self, config: ModelConfig, *, kernels: Literal["fused", "reference"] = "fused") -> None:
         super().__init__()
         check_resolved(config)
-        kernels = FUSED if attention == "sdpa" else WRITTEN_OUT
         self.config = config
-        self.kernels = kernels
-        self.embedding = Embedding(config.vocab_size, config.d_model, kernels=kernels)
+        self.embedding = Embedding(config.vocab_size, config.d_model)
         learned = config.position == "learned"
-        self.position = Embedding(config.context, config.d_model, kernels=kernels) if learned else None
-        self.embedding_norm = make_norm(config, kernels) if config.embedding_norm else None
+        self.position = Embedding(config.context, config.d_model) if learned else None
+        self.embedding_norm = make_norm(config) if config.embedding_norm else None
         self.dropout = nn.Dropout(config.dropout) if config.dropout else nn.Identity()
-        self.rotary = None if learned else make_rotary(config, kernels)
-        self.blocks = nn.ModuleList(Block(config, layer, kernels) for layer in range(config.n_layer))
-        self.final_norm = make_norm(config, kernels)
-        self.head = None if config.tied_head else Linear(config.d_model, config.vocab_size, bias=False, kernels=kernels)
+        self.rotary = None if learned else make_rotary(config)
+        self.blocks = nn.ModuleList(Block(config, layer) for layer in range(config.n_layer))
+        self.final_norm = make_norm(config)
+        self.head = None if config.tied_head else Linear(config.d_model, config.vocab_size, bias=False)
+        use_kernels(self, KERNELS[kernels])
 
     @property
     def head_weight(self) -> Tensor:
@@ -120,7 +119,7 @@ class Transformer(nn.Module):
         initialise(self.named_parameters(), self.config, generator)
 
 
-def make_rotary(config: ModelConfig, kernels: Kernels) -> Rotary:
+def make_rotary(config: ModelConfig) -> Rotary:
     """The rotary positions that the configuration names, for every position of the context."""
     return Rotary(
         config.d_model // config.n_head,
@@ -128,7 +127,6 @@ def make_rotary(config: ModelConfig, kernels: Kernels) -> Rotary:
         theta=config.rope_theta,
         pairs=config.rope_pairs,
         inverse=config.rope_inverse,
-        kernels=kernels,
     )
 
 

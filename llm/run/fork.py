@@ -30,7 +30,7 @@ from llm.run.checkpoints import (
 from llm.run.directory import Run, find_checkpoint
 
 LEARNT_TOKENIZERS = ("char", "bpe", "sentencepiece")
-PLAN_FIELDS = frozenset(f"train.{name}" for name in ("device", "precision", "compile", "threads", "attention"))
+PLAN_FIELDS = frozenset(f"train.{name}" for name in ("device", "precision", "compile", "threads", "kernels"))
 BATCH_FIELDS = frozenset(
     f"train.{name}" for name in ("batch_size", "seq_len", "accumulation", "total_batch_tokens", "seed")
 )

@@ -222,7 +222,7 @@ def load_weights(model: Transformer, directory: Path) -> None:
 
 def build_model(config: RunConfig, vocab_size: int) -> Transformer:
     """The model of a configuration, with uninitialised weights."""
-    return Transformer(resolve_model(config.model, vocab_size), attention=config.train.attention)
+    return Transformer(resolve_model(config.model, vocab_size), kernels=config.train.kernels)
 
 
 def load_model(run: Run, info: CheckpointInfo, device: str = "cpu") -> tuple[Transformer, Tokenizer]:

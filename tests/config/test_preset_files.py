@@ -8,10 +8,13 @@ from pathlib import Path
 import pytest
 
 from llm.config import (
+    RENAMED,
+    RunConfig,
     check,
     check_name,
     default_home,
     diff,
+    fields_of,
     from_mapping,
     list_presets,
     load_preset,
@@ -19,6 +22,7 @@ from llm.config import (
     resolve_model,
     save_preset,
 )
+from llm.config.renamed import RENAMED_VALUES, log_rename
 from llm.errors import ConfigError, WrongUse
 
 
@@ -160,3 +164,19 @@ def test_home(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     assert default_home() == tmp_path
     monkeypatch.setenv("LLM_WORKBENCH_HOME", "")
     assert default_home() == Path.home() / "llm-workbench"
+
+
+def test_a_renamed_field_is_read_under_its_old_name(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    log_rename.cache_clear()
+    write(tmp_path, "old", 'extends = "quickstart"\n[train]\nattention = "reference"\n')
+    assert load_preset("old", tmp_path).train.kernels == "reference"
+    assert load_preset("old", tmp_path, [("train.attention", "sdpa")]).train.kernels == "fused"
+    assert [record.getMessage() for record in caplog.records] == [
+        "train.attention is now called train.kernels; the old name still works."
+    ]
+
+
+def test_renamed_fields_exist() -> None:
+    paths = {field.path for field in fields_of(RunConfig)}
+    assert paths.issuperset(RENAMED.values()) and paths.isdisjoint(RENAMED)
+    assert paths.issuperset(RENAMED_VALUES)

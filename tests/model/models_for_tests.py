@@ -22,9 +22,9 @@ def tiny(**changes: Any) -> ModelConfig:
     return replace(TINY, **changes)
 
 
-def built(config: ModelConfig, *, seed: int = 5, attention: Any = "sdpa", spread: bool = True) -> Transformer:
+def built(config: ModelConfig, *, seed: int = 5, kernels: Any = "fused", spread: bool = True) -> Transformer:
     """A float64 model; with `spread` its gains, biases and zero weights are random too."""
-    model = Transformer(config, attention=attention)
+    model = Transformer(config, kernels=kernels)
     generator = torch.Generator().manual_seed(seed)
     model.init_weights(generator)
     model = model.double()

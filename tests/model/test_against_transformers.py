@@ -91,19 +91,19 @@ def compare(ours: Transformer, theirs: nn.Module, renamed: Any, absent: str = "n
         assert relative_error(gradients[name], gradient, scale) < 1e-9, name
 
 
-@pytest.mark.parametrize("attention", ["sdpa", "reference"])
-def test_gpt2(attention: str) -> None:
+@pytest.mark.parametrize("kernels", ["fused", "reference"])
+def test_gpt2(kernels: str) -> None:
     config = tiny(n_kv_head=2, norm="layernorm", position="learned", mlp="gelu", bias=True, qkv_bias=True)
-    compare(built(config, attention=attention), gpt2(config), to_gpt2)
+    compare(built(config, kernels=kernels), gpt2(config), to_gpt2)
 
 
-@pytest.mark.parametrize("attention", ["sdpa", "reference"])
+@pytest.mark.parametrize("kernels", ["fused", "reference"])
 @pytest.mark.parametrize("pairs", ["even-odd", "halves"])
 @pytest.mark.parametrize("tied", [True, False])
-def test_llama(pairs: str, tied: bool, attention: str) -> None:
+def test_llama(pairs: str, tied: bool, kernels: str) -> None:
     config = tiny(d_model=24, n_head=6, n_kv_head=2, rope_pairs=pairs, tied_head=tied, rope_theta=997.0)
     compare(
-        built(config, attention=attention),
+        built(config, kernels=kernels),
         llama(config),
         lambda weights: to_llama(weights, config),
     )
@@ -130,10 +130,10 @@ def test_the_llama_presets_are_llama(preset: str) -> None:
 
 
 @pytest.mark.parametrize("n_kv_head", [0, 1])
-@pytest.mark.parametrize("attention", ["sdpa", "reference"])
-def test_the_nanochat_preset_is_nanochat(attention: str, n_kv_head: int) -> None:
+@pytest.mark.parametrize("kernels", ["fused", "reference"])
+def test_the_nanochat_preset_is_nanochat(kernels: str, n_kv_head: int) -> None:
     config = shrunk("nanochat-base", depth=0, d_model=24, n_head=3, n_kv_head=n_kv_head)
-    model = built(config, attention=attention)
+    model = built(config, kernels=kernels)
     compare(model, exact_nanochat(config), to_nanochat)
 
 

@@ -8,7 +8,7 @@ from torch import Tensor
 
 from llm.model import blockwise
 from llm.model.blockwise import Noise, blockwise_attention
-from llm.model.kernels import FUSED, WRITTEN_OUT
+from llm.model.kernels import FUSED, REFERENCE
 from tests.model.models_for_tests import relative_error
 from tests.model.test_kernels import agree, random
 
@@ -21,9 +21,7 @@ def test_it_is_the_written_out_attention(
 ) -> None:
     monkeypatch.setattr(blockwise, "PART_NUMBERS", part_numbers)
     inputs = random(2, 3, positions, 5), random(2, groups, positions, 5), random(2, groups, positions, 5, seed=8)
-    agree(
-        lambda q, k, v: blockwise_attention(q, k, v, 0.0), lambda q, k, v: WRITTEN_OUT.attention(q, k, v, 0.0), *inputs
-    )
+    agree(lambda q, k, v: blockwise_attention(q, k, v, 0.0), lambda q, k, v: REFERENCE.attention(q, k, v, 0.0), *inputs)
 
 
 @pytest.mark.parametrize("positions", [7, 263])
@@ -116,7 +114,7 @@ def test_training_in_bfloat16_stays_near_the_exact_one() -> None:
     inputs = random(2, 4, 257, 16), random(2, 2, 257, 16), random(2, 2, 257, 16, seed=8)
     narrow = [x.bfloat16().requires_grad_() for x in inputs]
     wide = [x.detach().double().requires_grad_() for x in narrow]
-    y, exact = FUSED.attention(*narrow, 0.0, None), WRITTEN_OUT.attention(*wide, 0.0, None)
+    y, exact = FUSED.attention(*narrow, 0.0, None), REFERENCE.attention(*wide, 0.0, None)
     assert torch.equal(y, blockwise_attention(*narrow, 0.0))
     y.sum().backward()
     exact.sum().backward()

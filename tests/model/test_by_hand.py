@@ -48,9 +48,9 @@ def by_hand(model: Transformer, text: Tensor) -> Tensor:
     return 15 * torch.tanh(normed(x) @ weights["head.weight"].T / 15)
 
 
-@pytest.mark.parametrize("attention", ["sdpa", "reference"])
-def test_nanochat(attention: str) -> None:
-    model = built(tiny(**NANOCHAT), attention=attention)
+@pytest.mark.parametrize("kernels", ["fused", "reference"])
+def test_nanochat(kernels: str) -> None:
+    model = built(tiny(**NANOCHAT), kernels=kernels)
     text = tokens(model.config)
     expected = by_hand(model, text)
     assert expected.std() > 0.5, "large enough for the cap and the norms to matter"

@@ -9,7 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from llm.model.kernels import FUSED, WRITTEN_OUT, Kernels, softmax
+from llm.model.kernels import FUSED, REFERENCE, Kernels, softmax
 from tests.model.models_for_tests import largest_value, relative_error
 
 Function = Callable[..., Tensor]
@@ -38,7 +38,7 @@ def agree(first: Function, second: Function, *inputs: Tensor) -> None:
         assert relative_error(a, b, scale) < 1e-12
 
 
-BOTH = pytest.mark.parametrize("kernels", [WRITTEN_OUT, FUSED], ids=["written-out", "fused"])
+BOTH = pytest.mark.parametrize("kernels", [REFERENCE, FUSED], ids=["reference", "fused"])
 
 
 @BOTH

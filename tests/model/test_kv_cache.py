@@ -26,12 +26,12 @@ def read(model: Transformer, text: torch.Tensor, cache: KVCache, pieces: list[in
 
 
 @torch.no_grad()
-@pytest.mark.parametrize("attention", ["sdpa", "reference"])
+@pytest.mark.parametrize("kernels", ["fused", "reference"])
 @pytest.mark.parametrize("batch", [1, 7])
 @pytest.mark.parametrize("pieces", [[13], [1] * 13, [5] + [1] * 8, [5, 3, 1, 4]])
 @pytest.mark.parametrize("options", OPTIONS)
-def test_equals_the_whole_text(options: dict[str, Any], pieces: list[int], batch: int, attention: str) -> None:
-    model = built(tiny(**options), attention=attention)
+def test_equals_the_whole_text(options: dict[str, Any], pieces: list[int], batch: int, kernels: str) -> None:
+    model = built(tiny(**options), kernels=kernels)
     text = tokens(model.config, batch, 13)
     cache = KVCache(model.config, batch, dtype=torch.float64)
     logits, whole = read(model, text, cache, pieces), model(text)

@@ -7,7 +7,8 @@ import cmath
 import pytest
 import torch
 
-from llm.model.kernels import FUSED, WRITTEN_OUT, Kernels
+from llm.model.kernels import FUSED, REFERENCE, Kernels
+from llm.model.layers import use_kernels
 from llm.model.rotary import Rotary, rotary_angles
 
 THETA, WIDTH, POSITIONS = 97.0, 10, 13
@@ -26,11 +27,11 @@ def by_complex_numbers(x: torch.Tensor, start: int, pairs: str) -> torch.Tensor:
     return turned
 
 
-@pytest.mark.parametrize("kernels", [FUSED, WRITTEN_OUT], ids=["fused", "written-out"])
+@pytest.mark.parametrize("kernels", [FUSED, REFERENCE], ids=["fused", "reference"])
 @pytest.mark.parametrize("pairs", ["even-odd", "halves"])
 @pytest.mark.parametrize("start", [0, 6])
 def test_rotation(pairs: str, start: int, kernels: Kernels) -> None:
-    rotary = Rotary(WIDTH, POSITIONS, theta=THETA, pairs=pairs, kernels=kernels).double()
+    rotary = use_kernels(Rotary(WIDTH, POSITIONS, theta=THETA, pairs=pairs), kernels).double()
     x = torch.randn(2, 3, 7, WIDTH, dtype=torch.float64, generator=torch.Generator().manual_seed(1))
     assert torch.allclose(rotary(x, start), by_complex_numbers(x, start, pairs), rtol=1e-9, atol=1e-12)
     assert torch.allclose(rotary(x, start).norm(dim=-1), x.norm(dim=-1), rtol=1e-12)
@@ -39,8 +40,7 @@ def test_rotation(pairs: str, start: int, kernels: Kernels) -> None:
 @pytest.mark.parametrize("pairs", ["even-odd", "halves"])
 def test_inverse_turns_the_other_way(pairs: str) -> None:
     forward, back = (
-        Rotary(WIDTH, POSITIONS, theta=THETA, pairs=pairs, kernels=FUSED, inverse=inverse).double()
-        for inverse in (False, True)
+        Rotary(WIDTH, POSITIONS, theta=THETA, pairs=pairs, inverse=inverse).double() for inverse in (False, True)
     )
     x = torch.randn(2, 3, 7, WIDTH, dtype=torch.float64, generator=torch.Generator().manual_seed(1))
     assert torch.allclose(back(forward(x, 3), 3), x, rtol=1e-12)
@@ -49,7 +49,7 @@ def test_inverse_turns_the_other_way(pairs: str) -> None:
 
 @pytest.mark.parametrize("pairs", ["even-odd", "halves"])
 def test_scores_depend_on_distance_alone(pairs: str) -> None:
-    rotary = Rotary(WIDTH, POSITIONS, theta=THETA, pairs=pairs, kernels=FUSED).double()
+    rotary = Rotary(WIDTH, POSITIONS, theta=THETA, pairs=pairs).double()
     query, key = torch.randn(2, 1, 1, 1, WIDTH, dtype=torch.float64, generator=torch.Generator().manual_seed(1))
     scores = [(rotary(query, start + 5) * rotary(key, start)).sum() for start in range(POSITIONS - 5)]
     assert torch.allclose(torch.stack(scores), scores[0], rtol=1e-12)
@@ -60,7 +60,7 @@ def test_scores_depend_on_distance_alone(pairs: str) -> None:
     [(torch.bfloat16, torch.float32), (torch.float32, torch.float32), (torch.float64, torch.float64)],
 )
 def test_tables_are_exact_whatever_the_module_is_cast_to(module: torch.dtype, tables: torch.dtype) -> None:
-    rotary = Rotary(WIDTH, 5003, theta=THETA, pairs="halves", kernels=FUSED).to(torch.bfloat16).to(module)
+    rotary = Rotary(WIDTH, 5003, theta=THETA, pairs="halves").to(torch.bfloat16).to(module)
     assert rotary.cos.dtype == rotary.sin.dtype == tables
     assert torch.equal(rotary.sin, rotary_angles(WIDTH, 5003, THETA).sin().to(tables))
     x = torch.ones(1, 1, 1, WIDTH, dtype=module)
@@ -69,6 +69,6 @@ def test_tables_are_exact_whatever_the_module_is_cast_to(module: torch.dtype, ta
 
 def test_tables_appear_when_a_meta_module_is_made_real() -> None:
     with torch.device("meta"):
-        rotary = Rotary(WIDTH, POSITIONS, theta=THETA, pairs="halves", kernels=FUSED)
+        rotary = Rotary(WIDTH, POSITIONS, theta=THETA, pairs="halves")
     rotary.to_empty(device="cpu")
     assert torch.equal(rotary.cos, rotary_angles(WIDTH, POSITIONS, THETA).cos().float())

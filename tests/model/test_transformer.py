@@ -38,8 +38,8 @@ def test_written_out_and_fused_models_are_equal(options: dict[str, object]) -> N
     config = tiny(**options)
     inputs, targets = tokens(config), tokens(config, seed=12)
     results = []
-    for attention in ("reference", "sdpa"):
-        model = built(config, attention=attention)
+    for kernels in ("reference", "fused"):
+        model = built(config, kernels=kernels)
         loss = model.loss(inputs, targets)
         loss.backward()
         results.append([model(inputs), loss, *(parameter.grad for parameter in model.parameters())])
@@ -220,11 +220,11 @@ def test_nothing_in_the_graph_depends_on_data() -> None:
     assert relative_error(gradient, model.blocks[0].attn.q.weight.grad) < 1e-9
 
 
-@pytest.mark.parametrize("attention", ["sdpa", "reference"])
+@pytest.mark.parametrize("kernels", ["fused", "reference"])
 @pytest.mark.parametrize("options", OPTIONS[-3:])
 @pytest.mark.filterwarnings("error")
-def test_a_model_cast_to_bfloat16_stays_near_the_exact_one(options: dict[str, object], attention: str) -> None:
-    model = built(tiny(**options), attention=attention)
+def test_a_model_cast_to_bfloat16_stays_near_the_exact_one(options: dict[str, object], kernels: str) -> None:
+    model = built(tiny(**options), kernels=kernels)
     text = tokens(model.config)
     exact = model(text)
     with torch.no_grad():

@@ -24,8 +24,8 @@ from llm.data.batches.memory import ArraySplit
 from llm.data.batches.windows import Batches
 from llm.errors import UserError
 from llm.model.attention import Attention, KVCache
-from llm.model.kernels import FUSED, WRITTEN_OUT, Kernels, softmax
-from llm.model.layers import Embedding, Linear, RMSNorm
+from llm.model.kernels import FUSED, REFERENCE, Kernels, softmax
+from llm.model.layers import Embedding, Linear, RMSNorm, use_kernels
 from llm.model.loss import cross_entropy
 from llm.model.mlp import FeedForward
 from llm.model.rotary import Rotary
@@ -35,7 +35,7 @@ from llm.optim.standalone import SGD, AdamW, Muon, RuleOptimizer
 from llm.training.statefile import load_state, save_state
 
 D, HEADS, D_FF, CONTEXT, VOCAB, LAYERS = 24, 4, 40, 12, 53, 2
-KERNELS = pytest.mark.parametrize("kernels", [WRITTEN_OUT, FUSED], ids=["written-out", "fused"])
+KERNELS = pytest.mark.parametrize("kernels", [REFERENCE, FUSED], ids=["reference", "fused"])
 
 
 def random(*shape: int, seed: int = 1) -> Tensor:
@@ -47,21 +47,21 @@ def random(*shape: int, seed: int = 1) -> Tensor:
 
 @KERNELS
 def test_layers_take_weights_by_load_state_dict(kernels: Kernels) -> None:
-    linear = Linear(D, 7, bias=False, kernels=kernels)
+    linear = use_kernels(Linear(D, 7, bias=False), kernels)
     linear.load_state_dict({"weight": random(7, D)})
     torch.testing.assert_close(linear(random(2, 3, D)), random(2, 3, D) @ random(7, D).T)
-    embedding = Embedding(VOCAB, D, kernels=kernels)
+    embedding = use_kernels(Embedding(VOCAB, D), kernels)
     embedding.load_state_dict({"weight": random(VOCAB, D)})
     ids = torch.tensor([[3, 0], [52, 3]])
     assert torch.equal(embedding(ids), random(VOCAB, D)[ids])
-    norm = RMSNorm(D, eps=1e-5, gain=True, kernels=kernels)
+    norm = use_kernels(RMSNorm(D, eps=1e-5, gain=True), kernels)
     norm.load_state_dict({"gain": random(D)})
     torch.testing.assert_close(norm(random(2, D)), F.rms_norm(random(2, D), (D,), random(D), 1e-5))
 
 
 @KERNELS
 def test_swiglu(kernels: Kernels) -> None:
-    part = FeedForward(ModelConfig(d_model=D, d_ff=D_FF), kernels)
+    part = use_kernels(FeedForward(ModelConfig(d_model=D, d_ff=D_FF)), kernels)
     w1, w2, w3 = random(D_FF, D), random(D, D_FF), random(D_FF, D, seed=2)
     part.load_state_dict({"gate.weight": w1, "down.weight": w2, "up.weight": w3})
     x = random(2, 5, D)
@@ -79,7 +79,7 @@ def test_attention_by_a_mask_of_ones_own(kernels: Kernels) -> None:
 
 @KERNELS
 def test_rope_at_given_positions(kernels: Kernels) -> None:
-    rotary = Rotary(8, CONTEXT, theta=10000.0, pairs="even-odd", kernels=kernels)
+    rotary = use_kernels(Rotary(8, CONTEXT, theta=10000.0, pairs="even-odd"), kernels)
     x, positions = random(2, 3, 4, 8), torch.tensor([7, 0, 3, 11])
     turned = kernels.rotate(x, rotary.cos[positions], rotary.sin[positions], "even-odd")
     for index, position in enumerate(positions.tolist()):
@@ -95,9 +95,9 @@ def weights_of_attention() -> dict[str, Tensor]:
 def test_multihead_self_attention_stands_alone(kernels: Kernels, rope: bool) -> None:
     """No vocabulary, depth or feed-forward is needed to build it."""
     config = ModelConfig(d_model=D, n_head=HEADS, n_kv_head=HEADS, context=CONTEXT)
-    part, weights, x = Attention(config, 0, kernels), weights_of_attention(), random(2, 9, D)
+    part, weights, x = use_kernels(Attention(config, 0), kernels), weights_of_attention(), random(2, 9, D)
     part.load_state_dict(weights)
-    rotary = Rotary(D // HEADS, CONTEXT, theta=10000.0, pairs="even-odd", kernels=kernels) if rope else None
+    rotary = use_kernels(Rotary(D // HEADS, CONTEXT, theta=10000.0, pairs="even-odd"), kernels) if rope else None
     heads = [(x @ weights[f"{n}.weight"].T).unflatten(-1, (HEADS, -1)).transpose(1, 2) for n in "qkv"]
     if rotary is not None:
         heads[:2] = [rotary(head, 0) for head in heads[:2]]
@@ -117,14 +117,14 @@ def test_multihead_self_attention_stands_alone(kernels: Kernels, rope: bool) -> 
 )
 def test_an_unresolved_shape_is_refused_by_the_part_itself(shape: dict[str, int], field: str) -> None:
     config = ModelConfig(**({"d_model": D, "n_head": HEADS, "context": CONTEXT} | shape))
-    for build in (lambda: Attention(config, 0, FUSED), lambda: KVCache(config, 1), lambda: Block(config, 0, FUSED)):
+    for build in (lambda: Attention(config, 0), lambda: KVCache(config, 1), lambda: Block(config, 0)):
         with pytest.raises(ValueError, match=field):
             build()
 
 
 def test_a_feed_forward_without_a_width_is_refused() -> None:
     with pytest.raises(ValueError, match=r"d_ff is 0: call llm\.config\.resolve_model first"):
-        FeedForward(ModelConfig(d_model=D), FUSED)
+        FeedForward(ModelConfig(d_model=D))
 
 
 def test_a_whole_model_from_the_courses_arguments() -> None:
