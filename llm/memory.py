@@ -20,14 +20,14 @@ SIGNS = (
 )
 
 
-def memory_shortage(error: BaseException) -> UserError | None:
+def to_memory_shortage(error: BaseException) -> UserError | None:
     """What to say of an error that comes from too little memory; None for any other."""
     texts = " ".join(
-        str(link) for link in chain_of(error) if isinstance(link, ImportError | SystemError | RuntimeError)
+        str(link) for link in error_chain(error) if isinstance(link, ImportError | SystemError | RuntimeError)
     )
     no_memory = any(
         isinstance(link, MemoryError) or (isinstance(link, OSError) and link.errno == errno.ENOMEM)
-        for link in chain_of(error)
+        for link in error_chain(error)
     )
     if not no_memory and not any(sign in texts for sign in SIGNS):
         return None
@@ -37,7 +37,7 @@ def memory_shortage(error: BaseException) -> UserError | None:
     )
 
 
-def chain_of(error: BaseException) -> Iterator[BaseException]:
+def error_chain(error: BaseException) -> Iterator[BaseException]:
     """An error and those that led to it."""
     link: BaseException | None = error
     for _ in range(20):
@@ -48,19 +48,19 @@ def chain_of(error: BaseException) -> Iterator[BaseException]:
 
 
 @contextmanager
-def memory_shortage_as_sentence() -> Iterator[None]:
+def memory_errors_as_user_errors() -> Iterator[None]:
     """Turn errors from too little memory into a `UserError`."""
     try:
         yield
     except UserError:
         raise
     except Exception as error:
-        if (shortage := memory_shortage(error)) is not None:
+        if (shortage := to_memory_shortage(error)) is not None:
             raise shortage from error
         raise
 
 
-def check_room_for_torch() -> None:
+def check_memory_for_torch() -> None:
     """`UserError` where the limit on this process's address space leaves no room to load torch."""
     import resource
 

@@ -10,7 +10,7 @@ from typing import Any
 STREAMS = (("stdin", "r"), ("stdout", "w"), ("stderr", "w"))
 
 
-def settle_streams() -> None:
+def repair_streams() -> None:
     """Make sure that descriptors 0, 1 and 2 are open, and that what stderr does not take is dropped.
 
     A closed descriptor (`2>&-`) would be given to the next file that is opened, a checkpoint perhaps, into which
@@ -23,7 +23,7 @@ def settle_streams() -> None:
         if getattr(streams, name) is None:
             setattr(streams, name, os.fdopen(descriptor, mode, encoding="utf-8", closefd=False))
     if isinstance(sys.stderr, io.TextIOWrapper) and sys.stderr is sys.__stderr__:
-        streams.stderr = forgiving(sys.stderr)
+        streams.stderr = to_tolerant_stream(sys.stderr)
 
 
 def open_on_null(descriptor: int) -> None:
@@ -38,14 +38,14 @@ def open_on_null(descriptor: int) -> None:
         os.set_inheritable(descriptor, True)
 
 
-def forgiving(stream: io.TextIOWrapper) -> io.TextIOWrapper:
+def to_tolerant_stream(stream: io.TextIOWrapper) -> io.TextIOWrapper:
     """A text stream to the descriptor of `stream` that never raises."""
-    raw = Forgiving(stream.fileno())
+    raw = TolerantWriter(stream.fileno())
     buffer = io.BufferedWriter(raw)
     return io.TextIOWrapper(buffer, stream.encoding, "backslashreplace", line_buffering=True)
 
 
-class Forgiving(io.RawIOBase):
+class TolerantWriter(io.RawIOBase):
     """Writes to a descriptor, and drops what it does not take. Closing it leaves the descriptor open."""
 
     def __init__(self, descriptor: int) -> None:

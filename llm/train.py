@@ -16,9 +16,9 @@ from typing import Any, NoReturn
 from llm.config.overrides import Overrides, split_overrides
 from llm.environment import settle_process
 from llm.errors import UserError, WrongUse
-from llm.memory import check_room_for_torch, memory_shortage_as_sentence
+from llm.memory import check_memory_for_torch, memory_errors_as_user_errors
 from llm.run import Command, Run
-from llm.streams import settle_streams
+from llm.streams import repair_streams
 from llm.training.commands import CommandQueue
 
 
@@ -54,11 +54,11 @@ class Parser(argparse.ArgumentParser):
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Train the run that `arguments` name; returns the exit status."""
-    settle_streams()
+    repair_streams()
     settle_process()
     try:
         run, home, overrides = parsed(sys.argv[1:] if arguments is None else arguments)
-        with memory_shortage_as_sentence():
+        with memory_errors_as_user_errors():
             return trained(run, home, overrides)
     except UserError as error:
         print(error, file=sys.stderr)
@@ -82,14 +82,14 @@ def parsed(arguments: Sequence[str]) -> tuple[Run, Path, Overrides]:
 
 def trained(run: Run, home: Path, overrides: Overrides) -> int:
     """Train `run`, on as many ranks as torchrun started; returns the exit status."""
-    check_room_for_torch()
-    from llm.training.distributed import joined_ranks  # these load torch, which must find the environment settled
-    from llm.training.resume_checks import config_to_go_on
+    check_memory_for_torch()
+    from llm.training.distributed import join_ranks  # these load torch, which must find the environment settled
+    from llm.training.resume_checks import config_for_resume
     from llm.training.run import run_training
 
     commands = CommandQueue()
-    device = config_to_go_on(run, overrides).train.device
-    with stopping_on_signals(commands) as seen, joined_ranks(device) as ranks:
+    device = config_for_resume(run, overrides).train.device
+    with stopping_on_signals(commands) as seen, join_ranks(device) as ranks:
         run_training(run, home, commands=commands, overrides=overrides, ranks=ranks)
     return 128 + seen["signal"] if seen else 0
 

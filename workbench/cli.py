@@ -22,9 +22,9 @@ from llm.config import default_home
 from llm.config.overrides import split_overrides
 from llm.environment import settle_process
 from llm.errors import UserError, WrongUse
-from llm.memory import check_room_for_torch, memory_shortage
+from llm.memory import check_memory_for_torch, to_memory_shortage
 from llm.names import did_you_mean
-from llm.streams import settle_streams
+from llm.streams import repair_streams
 from workbench.commands import bench, doctor, evaluate, inspect, listing, prepare, talk, train
 from workbench.commands.options import Parser
 from workbench.commands.output import say
@@ -43,7 +43,7 @@ EPILOG = (
 def main(arguments: Sequence[str] | None = None) -> int:
     """Carry out one command line; returns the exit status."""
     given = list(sys.argv[1:] if arguments is None else arguments)
-    settle_streams()
+    repair_streams()
     settle_process()
     try:
         status = carry_out(given)
@@ -64,7 +64,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 def failed(error: Exception, given: Sequence[str]) -> int:
     """Say what went wrong: the disk, the memory, or something that is no fault of the person's; returns 1."""
-    if (shortage := memory_shortage(error)) is not None:
+    if (shortage := to_memory_shortage(error)) is not None:
         say(str(shortage))
     elif isinstance(error, OSError) and error.errno is not None:
         if error.errno in DISK_ERRORS:
@@ -112,7 +112,7 @@ def carry_out(given: list[str]) -> int:
     if command is None:
         return talk.open_workbench(options.home, None)
     if command in TORCH_COMMANDS:
-        check_room_for_torch()
+        check_memory_for_torch()
     status: int = options.run_command(options)
     return status
 

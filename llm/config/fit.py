@@ -13,7 +13,7 @@ from llm.config.parse import diff, with_overrides
 from llm.config.resolve import nearest_multiple, resolve_model
 from llm.config.schema import ModelConfig, RunConfig, TokenizerConfig
 from llm.model.counts import Precision, flops_per_token, parameters, training_bytes
-from llm.training.batch_plan import Length, run_length
+from llm.training.batch_plan import BatchPlan, resolve_batch_plan
 
 SHARES = (1.0, 0.75, 0.5, 0.375, 0.25, 0.1875, 0.125)  # of the width and of the layers
 LEAST_CONTEXT, LEAST_VOCABULARY, LEAST_LAYERS, LEAST_KEYS = 256, 2048, 2, 2
@@ -51,7 +51,7 @@ def fit(
     """
     budget = flops_per_second * minutes * 60 * TRAINING_SHARE
     tokens = train_tokens or round(config.data.size_mb * 1e6 / BYTES_PER_TOKEN)
-    whole = run_length(config, vocabulary(config.tokenizer), tokens)
+    whole = resolve_batch_plan(config, vocabulary(config.tokenizer), tokens)
     enough = min(ENOUGH_TOKENS_PER_PARAMETER, whole.steps * whole.tokens_per_step / whole.parameters)
     fitted = config
     for shape in shapes(config):
@@ -108,7 +108,7 @@ def shrunk(model: ModelConfig, share: float) -> ModelConfig:
     )
 
 
-def with_shape(config: RunConfig, shape: Shape, whole: Length, budget: float, memory_bytes: float) -> RunConfig:
+def with_shape(config: RunConfig, shape: Shape, whole: BatchPlan, budget: float, memory_bytes: float) -> RunConfig:
     """`config` with that model, and as many steps as the budget of operations pays for, but no more than before."""
     seq_len = min(whole.seq_len, shape.model.context)
     tokens = budget / flops_per_token(shape.resolved, seq_len)

@@ -1,4 +1,4 @@
-"""How long a run is and how much goes into a step, worked out once from the configuration."""
+"""How many steps a run takes and how many tokens each step holds, resolved from the configuration."""
 
 from __future__ import annotations
 
@@ -10,34 +10,46 @@ from llm.model.counts import flops_per_token, parameters
 
 
 @dataclass(frozen=True)
-class Length:
-    """`steps` optimiser steps of `rows` sequences of `seq_len` tokens, all ranks together; on each rank in
-    `accumulation` micro-batches."""
+class BatchPlan:
+    """How many optimizer steps a run takes, and how a step's sequences are divided into micro-batches.
+
+    `global_batch_size` is sequences of `seq_len` tokens per step over all ranks; each rank takes its share in
+    `grad_accum_steps` micro-batches.
+    """
 
     steps: int
-    rows: int
+    global_batch_size: int
     seq_len: int
-    accumulation: int
+    grad_accum_steps: int
     flops_per_token: float
     parameters: int
 
     @property
     def tokens_per_step(self) -> int:
-        return self.rows * self.seq_len
+        return self.global_batch_size * self.seq_len
 
 
-def run_length(
-    config: RunConfig, vocab_size: int, train_tokens: int, ranks: int = 1, *, rows: int = 0, micro_batch: int = 0
-) -> Length:
-    """The length that `config` asks for, on a split of `train_tokens`; `rows` and `micro_batch` as in `shared_rows`.
+def resolve_batch_plan(
+    config: RunConfig,
+    vocab_size: int,
+    train_tokens: int,
+    world_size: int = 1,
+    *,
+    global_batch_size: int = 0,
+    micro_batch: int = 0,
+) -> BatchPlan:
+    """The batch plan of `config` for a training split of `train_tokens` tokens.
 
-    Given as tokens, epochs (an epoch is `train_tokens` tokens, and may be fractional), tokens per parameter or FLOPs,
-    it is rounded to the nearest whole step, and is at least one.
+    A length given as tokens, epochs (of `train_tokens` tokens; may be fractional), tokens per parameter or FLOPs is
+    rounded to the nearest number of steps, and is at least one step. `global_batch_size` and `micro_batch` are those of
+    `resolve_batch_size`, which raises ConfigError.
     """
     train = config.train
     model = resolve_model(config.model, vocab_size)
     seq_len = resolve_seq_len(train, config.model)
-    rows, accumulation = shared_rows(config, ranks, rows=rows, micro_batch=micro_batch)
+    global_batch_size, grad_accum_steps = resolve_batch_size(
+        config, world_size, global_batch_size=global_batch_size, micro_batch=micro_batch
+    )
     count = parameters(model)
     flops = flops_per_token(model, seq_len)
     tokens = (
@@ -46,34 +58,40 @@ def run_length(
         or train.tokens_per_parameter * count
         or (train.flops / flops if train.flops else 0)
     )
-    steps = train.steps or max(1, round(tokens / (rows * seq_len)))
-    return Length(steps, rows, seq_len, accumulation, flops, count)
+    steps = train.steps or max(1, round(tokens / (global_batch_size * seq_len)))
+    return BatchPlan(steps, global_batch_size, seq_len, grad_accum_steps, flops, count)
 
 
-def shared_rows(config: RunConfig, ranks: int, *, rows: int = 0, micro_batch: int = 0) -> tuple[int, int]:
-    """Sequences per step, all ranks together, and the micro-batches in which each rank takes its share of them.
+def resolve_batch_size(
+    config: RunConfig, world_size: int, *, global_batch_size: int = 0, micro_batch: int = 0
+) -> tuple[int, int]:
+    """Sequences per step over all ranks, and the micro-batches per rank in which they are computed.
 
-    `rows` is how many a run began with, whatever the number of ranks then, and `micro_batch` its sequences per
-    micro-batch where `train.batch_size` did not fit in memory; 0 is as configured. ConfigError where they cannot be
-    shared evenly.
+    A resumed run passes the `global_batch_size` it started with, which another number of ranks must divide, and
+    `micro_batch`, the sequences per micro-batch after `train.batch_size` ran out of memory; 0 means "as configured".
+    Raises ConfigError where the ranks cannot divide the sequences evenly.
     """
     train, seq_len = config.train, resolve_seq_len(config.train, config.model)
-    configured = train.batch_size * resolve_accumulation(train, config.model, ranks) * ranks
+    configured = train.batch_size * resolve_accumulation(train, config.model, world_size) * world_size
     if train.total_batch_tokens and train.total_batch_tokens != configured * seq_len:
-        message = (
-            f"{train.total_batch_tokens} tokens cannot be shared evenly by {ranks} processes of batch_size × seq_len"
-        )
         raise ConfigError(
-            [Problem("train.total_batch_tokens", f"{message} = {train.batch_size * seq_len}; change one")]
+            [
+                Problem(
+                    "train.total_batch_tokens",
+                    f"{train.total_batch_tokens} tokens cannot be divided evenly among {world_size} processes of "
+                    f"batch_size × seq_len = {train.batch_size * seq_len}; change one",
+                )
+            ]
         )
-    if not rows or train.total_batch_tokens:
-        rows = configured
+    if not global_batch_size or train.total_batch_tokens:
+        global_batch_size = configured
     size = micro_batch or train.batch_size
-    accumulation, left = divmod(rows, size * ranks)
-    if left:
+    grad_accum_steps, rest = divmod(global_batch_size, size * world_size)
+    if rest:
         message = (
-            f"the {rows} sequences of a step, as the run began, cannot be shared evenly by {ranks} processes in "
-            f"micro-batches of {size}; take a number of processes that divides {rows // size}"
+            f"the {global_batch_size} sequences per step this run started with cannot be divided evenly among "
+            f"{world_size} processes in micro-batches of {size}; use a number of processes that divides "
+            f"{global_batch_size // size}"
         )
         raise ConfigError([Problem("train.batch_size", message)])
-    return rows, accumulation
+    return global_batch_size, grad_accum_steps

@@ -22,7 +22,7 @@ from llm.run.checkpoints import MODEL, OPTIMIZER, STATE, has_file, read_checkpoi
 from llm.run.shapes import MAX_HEADER_BYTES, check_weights
 from llm.run.tensorfile import read_tensors, write_tensors
 from llm.tokenizer import Tokenizer, load_tokenizer
-from llm.training.spikes import SpikeWatch
+from llm.training.spikes import SpikeDetector
 
 FORMAT = 1
 
@@ -56,7 +56,7 @@ class TrainerState:
     plan: dict[str, Any] | None = None
     data_fingerprint: str = ""
     data_cursor: Any = None
-    spikes: SpikeWatch = field(default_factory=SpikeWatch)
+    spikes: SpikeDetector = field(default_factory=SpikeDetector)
     lock: threading.Lock = field(default_factory=threading.Lock)
 
     SCALARS = (
@@ -176,7 +176,7 @@ def is_finite(tensor: torch.Tensor) -> bool:
     return bool(np.isfinite(tensor.detach().cpu().numpy()).all())
 
 
-def save_weights(directory: Path, model: Transformer, step: int) -> None:
+def publish_weights(directory: Path, model: Transformer, step: int) -> None:
     """Publish only the weights, for somebody in another process who wants to talk to the model as it is now."""
     with published_directory(directory) as staging:
         sums = {MODEL: write_tensors(staging / MODEL, model.state_dict())}
@@ -200,7 +200,7 @@ def restore_state(state: TrainerState, info: CheckpointInfo) -> None:
         for name in TrainerState.SCALARS:
             if name in scalars:
                 setattr(state, name, scalars[name])
-        state.spikes = SpikeWatch.from_json(scalars.get("spikes", {}))
+        state.spikes = SpikeDetector.from_json(scalars.get("spikes", {}))
 
 
 def check_size(path: Path, model: Transformer) -> None:

@@ -30,11 +30,11 @@ class CommandQueue:
         if self.tail is not None:
             self.waiting.extend(self.tail.poll())
 
-    def stop_is_waiting(self) -> bool:
+    def is_stop_requested(self) -> bool:
         """Whether a stop came; looked at between micro-batches, where a step can still be abandoned."""
-        return self.stop_waiting() is not None
+        return self.requested_stop() is not None
 
-    def stop_waiting(self) -> Command | None:
+    def requested_stop(self) -> Command | None:
         """The stop that came, if one did; it stays in the queue."""
         self.poll()
         return next((command for command in self.waiting if command.name in STOP), None)
@@ -43,7 +43,7 @@ class CommandQueue:
         return self.waiting.popleft() if self.waiting else None
 
 
-def set_live(config: RunConfig, key: str, text: str) -> tuple[Any, RunConfig, Any]:
+def set_live_field(config: RunConfig, key: str, text: str) -> tuple[Any, RunConfig, Any]:
     """The previous value, the configuration with live field `key` set from `text`, and the new value."""
     live = {field.path for field in fields_of(RunConfig) if field.live}
     if key not in live:

@@ -12,13 +12,13 @@ from llm.data.tokens.prepare import Dataset
 from llm.device import Plan
 from llm.events import Event
 from llm.run import Run
-from llm.training.batch_plan import Length
+from llm.training.batch_plan import BatchPlan
 from llm.training.checkpoint import TrainerState
 from llm.training.distributed import Ranks
 
 
-class Job:
-    """One training: `state` moves with every step, `config` with live knobs, `length` when memory runs out, and all
+class TrainingContext:
+    """One training: `state` moves with every step, `config` with live knobs, `batch_plan` when memory runs out, and all
     else stays."""
 
     def __init__(
@@ -28,7 +28,7 @@ class Job:
         state: TrainerState,
         dataset: Dataset,
         plan: Plan,
-        length: Length,
+        batch_plan: BatchPlan,
         core_tasks: Sequence[Task] = (),
         ranks: Ranks | None = None,
     ) -> None:
@@ -37,12 +37,12 @@ class Job:
         self.state = state
         self.dataset = dataset
         self.plan = plan
-        self.length = length
+        self.batch_plan = batch_plan
         self.core_tasks = core_tasks
         self.ranks = ranks or Ranks()
         self.began = time.perf_counter() - state.elapsed
 
-    def say(self, kind: type[Event], /, **values: Any) -> Event:
+    def event(self, kind: type[Event], /, **values: Any) -> Event:
         """An event of the present step and second, unless `values` say otherwise."""
         return kind(**({"step": self.state.step, "elapsed": self.note_time()} | values))
 

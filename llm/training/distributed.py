@@ -23,8 +23,8 @@ from llm.device import choose_device
 from llm.errors import WrongUse
 from llm.model.transformer import Transformer
 
-LossOf = Callable[[Tensor, Tensor], Tensor]
-PATIENCE = timedelta(hours=2)  # ranks wait while rank 0 prepares data or measures CORE; a dead rank is noticed at once
+LossFn = Callable[[Tensor, Tensor], Tensor]
+TIMEOUT = timedelta(hours=2)  # ranks wait while rank 0 prepares data or measures CORE; a dead rank is noticed at once
 
 
 @dataclass(frozen=True)
@@ -32,7 +32,7 @@ class Ranks:
     """Which of how many processes this is. With one, every method is the identity."""
 
     rank: int = 0
-    count: int = 1
+    world_size: int = 1
     per_machine: int = 1
     control: Any = None
 
@@ -40,9 +40,9 @@ class Ranks:
     def is_first(self) -> bool:
         return self.rank == 0
 
-    def share(self, value: Any = None) -> Any:
+    def broadcast(self, value: Any = None) -> Any:
         """What rank 0 passed, on every rank; JSON values."""
-        if self.count == 1:
+        if self.world_size == 1:
             return value
         data = json.dumps(value).encode() if self.is_first else b""
         size = torch.tensor([len(data)])
@@ -53,27 +53,27 @@ class Ranks:
         dist.broadcast(buffer, 0, group=self.control)
         return json.loads(bytes(buffer.tolist()))
 
-    def gather(self, rows: list[list[int]]) -> list[list[int]]:
+    def all_gather(self, rows: list[list[int]]) -> list[list[int]]:
         """The rows of all ranks, in their order; every rank passes equally many, of equal length."""
-        if self.count == 1:
+        if self.world_size == 1:
             return rows
         mine = torch.tensor(rows, dtype=torch.int64)
-        parts = [torch.empty_like(mine) for _ in range(self.count)]
+        parts = [torch.empty_like(mine) for _ in range(self.world_size)]
         dist.all_gather(parts, mine, group=self.control)
         return [row for part in parts for row in part.tolist()]
 
     def mean(self, value: Tensor) -> Tensor:
         """The mean over ranks of a tensor on the device, without waiting for it."""
-        if self.count > 1:
+        if self.world_size > 1:
             dist.all_reduce(value)
-            value /= self.count
+            value /= self.world_size
         return value
 
-    def wrap(self, model: Transformer, loss_of: LossOf) -> LossOf:
-        """`loss_of`, such that its backward pass averages the gradients of all ranks."""
-        if self.count == 1:
-            return loss_of
-        module = LossModule(model, loss_of)
+    def wrap(self, model: Transformer, loss_fn: LossFn) -> LossFn:
+        """`loss_fn`, such that its backward pass averages the gradients of all ranks."""
+        if self.world_size == 1:
+            return loss_fn
+        module = LossModule(model, loss_fn)
         devices = [torch.cuda.current_device()] if model.head_weight.is_cuda else None
         return DistributedDataParallel(module, device_ids=devices)
 
@@ -81,24 +81,24 @@ class Ranks:
 class LossModule(nn.Module):
     """DistributedDataParallel reduces what a module's forward leads to: here the loss."""
 
-    def __init__(self, model: Transformer, loss_of: LossOf) -> None:
+    def __init__(self, model: Transformer, loss_fn: LossFn) -> None:
         super().__init__()
         self.model = model
-        self.loss_of = loss_of
+        self.loss_fn = loss_fn
 
     def forward(self, tokens: Tensor, targets: Tensor) -> Tensor:
-        return self.loss_of(tokens, targets)
+        return self.loss_fn(tokens, targets)
 
 
-def without_reduction(loss_of: LossOf, last: bool) -> AbstractContextManager[Any]:
+def no_reduction_unless_last(loss_fn: LossFn, last: bool) -> AbstractContextManager[Any]:
     """A context in which gradients only pile up locally, for all micro-batches of a step but the `last`."""
-    if last or not isinstance(loss_of, DistributedDataParallel):
+    if last or not isinstance(loss_fn, DistributedDataParallel):
         return nullcontext()
-    held: AbstractContextManager[Any] = loss_of.no_sync()
+    held: AbstractContextManager[Any] = loss_fn.no_sync()
     return held
 
 
-def backend_for(device: str, processes: int) -> Literal["gloo", "nccl"]:
+def choose_backend(device: str, processes: int) -> Literal["gloo", "nccl"]:
     """How several ranks reduce gradients, `processes` of them on this machine and `train.device` being `device`.
 
     WrongUse where they cannot train there: each takes a GPU of its own, or all take the CPU.
@@ -118,19 +118,19 @@ def backend_for(device: str, processes: int) -> Literal["gloo", "nccl"]:
 
 
 @contextmanager
-def joined_ranks(device: str) -> Iterator[Ranks]:
+def join_ranks(device: str) -> Iterator[Ranks]:
     """The ranks that torchrun started (`WORLD_SIZE`), connected to train on `device`; a single one where it did not."""
-    count = int(os.environ.get("WORLD_SIZE", "1"))
-    if count == 1:
+    world_size = int(os.environ.get("WORLD_SIZE", "1"))
+    if world_size == 1:
         yield Ranks()
         return
-    per_machine = int(os.environ.get("LOCAL_WORLD_SIZE", count))
-    backend = backend_for(device, per_machine)
+    per_machine = int(os.environ.get("LOCAL_WORLD_SIZE", world_size))
+    backend = choose_backend(device, per_machine)
     if backend == "nccl":
         torch.cuda.set_device(int(os.environ["LOCAL_RANK"]))
-    dist.init_process_group(backend, timeout=PATIENCE)
+    dist.init_process_group(backend, timeout=TIMEOUT)
     try:
-        control = dist.new_group(backend="gloo", timeout=PATIENCE)
-        yield Ranks(dist.get_rank(), count, per_machine, control)
+        control = dist.new_group(backend="gloo", timeout=TIMEOUT)
+        yield Ranks(dist.get_rank(), world_size, per_machine, control)
     finally:
         dist.destroy_process_group()

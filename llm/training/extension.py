@@ -11,7 +11,7 @@ from llm.events import Started, StepLogged
 from llm.run import Run
 from llm.run.checkpoints import newest_step
 from llm.run.log import last_event_of
-from llm.training.resume_checks import config_to_go_on
+from llm.training.resume_checks import config_for_resume
 
 LEAST_CHANGE = 1.01  # a smaller one is that of a schedule from one step to the next
 SAMPLES = 1000  # steps at which the rates to come are looked at
@@ -69,7 +69,7 @@ def rate_change(run: Run, overrides: Overrides) -> RateChange | None:
     )
     if started is None or logged is None or step <= 0:
         return None
-    before, config = config_to_go_on(run, ()), config_to_go_on(run, overrides)
+    before, config = config_for_resume(run, ()), config_for_resume(run, overrides)
     total = new_total(started, before, config)
     if total is None or total <= step:
         return None

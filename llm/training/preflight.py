@@ -1,8 +1,8 @@
-"""A few real training steps of a configuration, to know before committing what it needs and how fast it goes.
+"""Measure the memory and speed of a configuration in a few real training steps.
 
-`python -m llm.training.preflight CONFIG.toml --home DIR` writes one JSON object per line: `Progress` events while the data are
-prepared, then a `Preflight`, or {"type": "Problem", "message": …}. In a process of its own, so that the memory measured
-is the run's alone, nobody's screen waits, and it can be ended at any moment.
+`python -m llm.training.preflight CONFIG.toml --home DIR` writes one JSON object per line: `Progress` events while it
+prepares the data, then a `Preflight`, or {"type": "Problem", "message": …}. It runs in its own process, so that the
+measured memory is that of training alone and the caller can end it at any moment.
 """
 
 from __future__ import annotations
@@ -28,9 +28,9 @@ from llm.device import Plan
 from llm.environment import settle_process
 from llm.errors import UserError
 from llm.events import Progress, to_line
-from llm.training.batch_plan import Length, run_length
+from llm.training.batch_plan import BatchPlan, resolve_batch_plan
 from llm.training.distributed import Ranks
-from llm.training.setup import new_state, settle_plan, training_loss
+from llm.training.setup import build_loss_fn, new_state, resolve_plan
 from llm.training.step import StepResult, take_step
 
 STEPS, WARM_UP = 5, 1
@@ -93,14 +93,16 @@ def preflight(config: RunConfig, home: Path, steps: int = STEPS) -> Generator[Pr
     """Prepare the data if need be, build the model, and time `steps` steps after a warm-up. Nothing is saved but the
     data. Raises `UserError` for what a person can mend."""
     dataset = yield from prepare(config, home)
-    length = run_length(config, dataset.tokenizer.vocab_size, len(dataset.train))
+    batch_plan = resolve_batch_plan(config, dataset.tokenizer.vocab_size, len(dataset.train))
     yield Progress(stage="Building the model", done=0, total=0)
     memory = Memory()
     with memory.watched():
         state = new_state(config, dataset)
-        plan = settle_plan(config, state, dataset, length, Ranks())
-        loss_of, _ = training_loss(state, plan, (config.train.batch_size, length.seq_len))
-        batches = batch_source(dataset, config, rows=length.rows, seq_len=length.seq_len, start=0, cursor=None)
+        plan = resolve_plan(config, state, dataset, batch_plan, Ranks())
+        loss_fn, _ = build_loss_fn(state, plan, (config.train.batch_size, batch_plan.seq_len))
+        batches = batch_source(
+            dataset, config, rows=batch_plan.global_batch_size, seq_len=batch_plan.seq_len, start=0, cursor=None
+        )
         seconds = []
         for index in range(WARM_UP + steps):
             yield Progress(stage="Measuring steps", done=index, total=WARM_UP + steps, unit="steps")
@@ -109,8 +111,8 @@ def preflight(config: RunConfig, home: Path, steps: int = STEPS) -> Generator[Pr
                 state,
                 batches.batch(index),
                 plan,
-                loss_of=loss_of,
-                accumulation=length.accumulation,
+                loss_fn=loss_fn,
+                accumulation=batch_plan.grad_accum_steps,
                 clip=config.train.clip,
                 lr=config.train.lr,
                 lr_scale=1.0,
@@ -122,12 +124,12 @@ def preflight(config: RunConfig, home: Path, steps: int = STEPS) -> Generator[Pr
                 raise UserError("a step does not fit into memory; lower train.batch_size, or fit it to this machine.")
             float(result.loss)  # waits for the device
             seconds.append(time.perf_counter() - began)
-    return summary(plan, length, dataset, seconds[WARM_UP:], memory)
+    return summary(plan, batch_plan, dataset, seconds[WARM_UP:], memory)
 
 
-def summary(plan: Plan, length: Length, dataset: Dataset, seconds: list[float], memory: Memory) -> Preflight:
+def summary(plan: Plan, batch_plan: BatchPlan, dataset: Dataset, seconds: list[float], memory: Memory) -> Preflight:
     step_seconds = statistics.median(seconds)
-    rate = length.tokens_per_step / step_seconds
+    rate = batch_plan.tokens_per_step / step_seconds
     grown = memory.peak - memory.before
     if plan.device.startswith("cuda"):
         grown = int(torch.cuda.max_memory_allocated(plan.device))
@@ -138,11 +140,11 @@ def summary(plan: Plan, length: Length, dataset: Dataset, seconds: list[float], 
         steps=len(seconds),
         step_seconds=step_seconds,
         tokens_per_second=rate,
-        flops_per_second=rate * length.flops_per_token,
+        flops_per_second=rate * batch_plan.flops_per_token,
         training_bytes=grown,
         peak_bytes=memory.peak,
-        total_steps=length.steps,
-        total_tokens=length.steps * length.tokens_per_step,
+        total_steps=batch_plan.steps,
+        total_tokens=batch_plan.steps * batch_plan.tokens_per_step,
     )
 
 

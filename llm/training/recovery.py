@@ -12,60 +12,60 @@ from llm.events import Event, RolledBack, Warned
 from llm.run import CheckpointInfo
 from llm.run.checkpoints import is_whole
 from llm.training.checkpoint import restore_state
-from llm.training.context import Job
-from llm.training.metrics import Results
+from llm.training.context import TrainingContext
+from llm.training.metrics import StepMetrics
 from llm.training.spikes import LAG
 
 Reason = Literal["", "not finite", "spike"]
 
 
 class Recovery:
-    """Rolls `job` back: after too many steps in a row that were not finite, and after a loss spike if that is asked."""
+    """Rolls a training back: after `train.max_bad_steps` non-finite steps in a row, or after a loss spike."""
 
-    def __init__(self, job: Job, results: Results) -> None:
-        self.job = job
+    def __init__(self, context: TrainingContext, results: StepMetrics) -> None:
+        self.context = context
         self.results = results
         self.rolled_back_at = -1
 
     @property
     def due(self) -> Reason:
         """Why to roll back before the next step. A spike waits until its loss would be read on every device."""
-        train, spike = self.job.config.train, self.job.state.spikes.due
+        train, spike = self.context.config.train, self.context.state.spikes.due
         if self.results.bad_steps >= train.max_bad_steps:
             return "not finite"
-        must_undo = train.on_spike == "roll-back" and spike and self.job.state.step >= spike + LAG
+        must_undo = train.on_spike == "roll-back" and spike and self.context.state.step >= spike + LAG
         return "spike" if must_undo else ""
 
     def roll_back(self, reason: Reason) -> Event:
         """Back to the newest checkpoint that is whole and good; every save has ended, and every result been read."""
-        whole = [info for info in self.job.run.checkpoints() if is_whole(info)]
+        whole = [info for info in self.context.run.checkpoints() if is_whole(info)]
         return self._after_spike(whole) if reason == "spike" else self._after_bad_steps(whole)
 
     def _after_bad_steps(self, whole: list[CheckpointInfo]) -> Event:
         """Once; a second time only if a checkpoint was saved in between, else the run ends with advice."""
         if not whole or self.rolled_back_at >= whole[-1].step:
             raise UserError(
-                f"the loss stayed non-finite for {self.job.config.train.max_bad_steps} steps in a row; "
+                f"the loss stayed non-finite for {self.context.config.train.max_bad_steps} steps in a row; "
                 "lower train.lr, lengthen schedule.warmup_steps, or set train.clip."
             )
         return self._restored(whole[-1], "the loss was not finite several steps in a row")
 
     def _after_spike(self, whole: list[CheckpointInfo]) -> Event:
         """To before the spike. What follows is no spike for a while, so that a run cannot go in circles."""
-        watch = self.job.state.spikes
+        watch = self.context.state.spikes
         spike = next(entry for entry in watch.seen if entry[0] == watch.due)
         watch.due = 0
         before = [info for info in whole if info.step < spike[0]]
         if not before:
             message = f"no checkpoint is from before the loss spike at step {spike[0]}; training goes on"
-            return self.job.say(Warned, message=message)
+            return self.context.event(Warned, message=message)
         event = self._restored(before[-1], f"loss spike at step {spike[0]}")
-        self.job.state.spikes.seen.append((before[-1].step, spike[1], True))
+        self.context.state.spikes.seen.append((before[-1].step, spike[1], True))
         return event
 
     def _restored(self, info: CheckpointInfo, reason: str) -> Event:
         """Restore `info`, but for what was chosen since, and the batches: those that did harm are not met again."""
-        state, left = self.job.state, self.job.state.step
+        state, left = self.context.state, self.context.state.step
         kept = ("overrides", "rows", "micro_batch", "batch_index", "data_cursor")
         values = {name: getattr(state, name) for name in kept}
         restore_state(state, info)
@@ -73,22 +73,22 @@ class Recovery:
             setattr(state, name, value)
         self.rolled_back_at = left
         self.results.restart()
-        return self.job.say(RolledBack, from_step=left, reason=reason)
+        return self.context.event(RolledBack, from_step=left, reason=reason)
 
 
-def halve_micro_batch(job: Job) -> Event:
+def halve_micro_batch(context: TrainingContext) -> Event:
     """After a micro-batch did not fit in memory; a step keeps its rows, and so its tokens."""
-    length, ranks = job.length, job.ranks.count
-    size = length.rows // ranks // length.accumulation
+    batch_plan, ranks = context.batch_plan, context.ranks.world_size
+    size = batch_plan.global_batch_size // ranks // batch_plan.grad_accum_steps
     if size % 2 or ranks > 1:
         advice = "lower train.batch_size, train.seq_len or the size of the model"
-        raise UserError(f"a micro-batch of {size} × {length.seq_len} tokens does not fit in memory; {advice}.")
-    if job.plan.device.startswith("cuda"):
+        raise UserError(f"a micro-batch of {size} × {batch_plan.seq_len} tokens does not fit in memory; {advice}.")
+    if context.plan.device.startswith("cuda"):
         torch.cuda.empty_cache()
-    job.state.micro_batch = size // 2
-    job.length = replace(length, accumulation=length.accumulation * 2)
+    context.state.micro_batch = size // 2
+    context.batch_plan = replace(batch_plan, grad_accum_steps=batch_plan.grad_accum_steps * 2)
     message = (
-        f"out of memory: from now on {job.length.accumulation} micro-batches of {size // 2} sequences "
-        f"instead of {size}; a step is still {length.tokens_per_step} tokens"
+        f"out of memory: from now on {context.batch_plan.grad_accum_steps} micro-batches of {size // 2} sequences "
+        f"instead of {size}; a step is still {batch_plan.tokens_per_step} tokens"
     )
-    return job.say(Warned, message=message)
+    return context.event(Warned, message=message)

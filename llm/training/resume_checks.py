@@ -18,10 +18,10 @@ from llm.events import Progress
 from llm.run import Run
 from llm.run.checkpoints import read_state
 from llm.run.fork import Parent, changed_paths, changes_data
-from llm.training.batch_plan import shared_rows
+from llm.training.batch_plan import resolve_batch_size
 
 
-def config_to_go_on(run: Run, overrides: Overrides) -> RunConfig:
+def config_for_resume(run: Run, overrides: Overrides) -> RunConfig:
     """The configuration a run goes on with: that of its newest checkpoint, with `overrides`, which must be safe."""
     kept = newest_state(run).get("overrides", {})
     return resumed_config(run.config(), added(kept, overrides).items())
@@ -39,23 +39,25 @@ def newest_state(run: Run) -> dict[str, Any]:
 
 def check_resume(run: Run, home: Path, overrides: Overrides, ranks: int) -> Generator[Progress, None, None]:
     """Raise `UserError` for what keeps a run with a checkpoint from being resumed by `ranks` processes."""
-    config, state = config_to_go_on(run, overrides), newest_state(run)
-    check_shares(config, home, ranks, state)
-    due_core_tasks(config, home)
+    config, state = config_for_resume(run, overrides), newest_state(run)
+    check_world_size(config, home, ranks, state)
+    load_core_tasks(config, home)
     yield from check_text(run.name, config, home, state)
 
 
-def check_shares(config: RunConfig, home: Path, ranks: int, state: Mapping[str, Any]) -> None:
+def check_world_size(config: RunConfig, home: Path, ranks: int, state: Mapping[str, Any]) -> None:
     """ConfigError where `ranks` processes cannot share a step, or a streamed text; `state` as the newest checkpoint has
     it, empty for a new run."""
-    rows, _ = shared_rows(config, ranks, rows=state.get("rows", 0), micro_batch=state.get("micro_batch", 0))
+    rows, _ = resolve_batch_size(
+        config, ranks, global_batch_size=state.get("rows", 0), micro_batch=state.get("micro_batch", 0)
+    )
     source = open_source(config, home) if config.data.order == "stream" else None
     if isinstance(source, StreamSource):
         streams = resolve_streams(config.data.streams, state.get("data_cursor"), ranks)
         check_streams(source.stream, rows, streams, ranks)
 
 
-def due_core_tasks(config: RunConfig, home: Path) -> tuple[Task, ...]:
+def load_core_tasks(config: RunConfig, home: Path) -> tuple[Task, ...]:
     """The tasks of the CORE metric, where the run measures it."""
     return load_bundle(bundle_folder(config.evaluate.core_path, home)) if config.evaluate.core_every else ()
 
@@ -71,7 +73,7 @@ def check_text(name: str, config: RunConfig, home: Path, state: Mapping[str, Any
     except UserError:
         return
     if fingerprint != trained_on:
-        raise text_changed(name, config)
+        raise text_changed_error(name, config)
 
 
 def check_fork(parent: Parent, config: RunConfig, home: Path) -> Generator[Progress, None, None]:
@@ -80,7 +82,7 @@ def check_fork(parent: Parent, config: RunConfig, home: Path) -> Generator[Progr
         yield from check_text(parent.run.name, config, home, parent.state)
 
 
-def text_changed(name: str, config: RunConfig) -> UserError:
+def text_changed_error(name: str, config: RunConfig) -> UserError:
     return UserError(
         f"the text of {name} has changed since it was trained (corpus {config.data.corpus}); "
         "bring back the old text, or start a new run."

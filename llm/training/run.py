@@ -23,23 +23,23 @@ from llm.optim import idle_rate
 from llm.run import EventLog, Run
 from llm.run.lock import RunLock
 from llm.run.log import last_events
-from llm.training.batch_plan import run_length
+from llm.training.batch_plan import resolve_batch_plan
 from llm.training.commands import CommandQueue
-from llm.training.context import Job
-from llm.training.distributed import LossOf, Ranks
+from llm.training.context import TrainingContext
+from llm.training.distributed import LossFn, Ranks
 from llm.training.live import LiveWeights
 from llm.training.loop import Trainer
-from llm.training.resume_checks import check_resume, check_shares, config_to_go_on, due_core_tasks, newest_state
+from llm.training.resume_checks import check_resume, check_world_size, config_for_resume, load_core_tasks, newest_state
 from llm.training.setup import (
+    build_loss_fn,
     check_checkpoints,
-    keep_tokenizer,
     last_step,
     memory_warning,
     prepared,
+    resolve_plan,
     restored_state,
-    settle_plan,
-    threads_warning,
-    training_loss,
+    save_tokenizer,
+    thread_warning,
 )
 from llm.training.step import is_out_of_memory
 
@@ -71,7 +71,7 @@ def run_training(
     with run.lock() as lock:
         queue.tail = run.commands()
         if run.checkpoints() and (stopped := checked(run, home, queue, overrides, on_event, ranks)):
-            ranks.share(False)  # the others wait to hear whether there is a data set
+            ranks.broadcast(False)  # the others wait to hear whether there is a data set
             return stopped
         for place in (run.path, run.checkpoint_directory, run.path / "live"):
             remove_staging(place)
@@ -99,11 +99,11 @@ def checked(
 
     Nothing is logged: a refused resume leaves the run as it was. Raises `UserError` where it is refused.
     """
-    checks = check_resume(run, home, overrides, ranks.count)
+    checks = check_resume(run, home, overrides, ranks.world_size)
     with closing(checks):
         for event in checks:
             on_event(event)
-            if commands.stop_is_waiting():
+            if commands.is_stop_requested():
                 stopped = stopped_early(run, commands)
                 on_event(stopped)
                 return stopped
@@ -138,7 +138,7 @@ def drain(run: Run, log: EventLog, lock: RunLock, events: Generator[Event, None,
         log_end(Finished(step=step, status="stopped", reason="interrupted again before it was saved"))
         raise
     except BaseException as error:
-        problem = mendable(error)
+        problem = to_user_error(error)
         if problem is None:
             with suppress(OSError):  # a full disk must not hide what happened
                 write_atomic(run.path / "crash.txt", traceback.format_exc().encode())
@@ -171,7 +171,7 @@ def former_end(run: Run) -> Finished | None:
     return events[-1] if events and isinstance(events[-1], Finished) else None
 
 
-def mendable(error: BaseException) -> UserError | None:
+def to_user_error(error: BaseException) -> UserError | None:
     """What to tell the person who can mend this; None where it is a fault of ours."""
     if isinstance(error, UserError):
         return error
@@ -193,40 +193,40 @@ def training_events(
     warnings: Sequence[str] = (),
 ) -> Generator[Event, None, None]:
     """Everything from preparing the data to the end; `warnings` are logged once the training has started."""
-    config = config_to_go_on(run, overrides)
+    config = config_for_resume(run, overrides)
     check_checkpoints(run, config)
     newest = newest_state(run)
-    check_shares(config, home, ranks.count, newest)
-    due_core_tasks(config, home)  # a bundle that is missing is told before long work begins
+    check_world_size(config, home, ranks.world_size, newest)
+    load_core_tasks(config, home)  # a bundle that is missing is told before long work begins
     dataset = yield from shared_dataset(config, home, commands, ranks, str(newest.get("data_fingerprint", "")))
     if dataset is None:
         yield stopped_early(run, commands)
         return
     if ranks.is_first:
-        keep_tokenizer(run, dataset)
+        save_tokenizer(run, dataset)
     if message := memory_warning(config, dataset.tokenizer.vocab_size):
         yield Warned(step=last_step(run), message=message)
     state, restored = yield from restored_state(run, config, dataset, overrides)
     config = resumed_config(run.config(), state.overrides.items())
-    core_tasks = due_core_tasks(config, home)
-    length = run_length(
+    core_tasks = load_core_tasks(config, home)
+    batch_plan = resolve_batch_plan(
         config,
         dataset.tokenizer.vocab_size,
         len(dataset.train),
-        ranks.count,
-        rows=state.rows,
+        ranks.world_size,
+        global_batch_size=state.rows,
         micro_batch=state.micro_batch,
     )
-    state.rows = length.rows
-    plan = settle_plan(config, state, dataset, length, ranks)
-    job = Job(run, config, state, dataset, plan, length, core_tasks, ranks)
-    loss_of, warning = settled_loss(job)
-    on_live(LiveWeights(run.name, state, dataset.tokenizer, job.plan))
-    yield started(job, restored)
-    own = (warning, threads_warning(plan, ranks), idle_rate(state.optimizer, config))
+    state.rows = batch_plan.global_batch_size
+    plan = resolve_plan(config, state, dataset, batch_plan, ranks)
+    context = TrainingContext(run, config, state, dataset, plan, batch_plan, core_tasks, ranks)
+    loss_fn, warning = settled_loss(context)
+    on_live(LiveWeights(run.name, state, dataset.tokenizer, context.plan))
+    yield started(context, restored)
+    own = (warning, thread_warning(plan, ranks), idle_rate(state.optimizer, config))
     for message in (*warnings, *dataset.warnings, *filter(None, own)):
         yield Warned(step=state.step, message=message)
-    yield from Trainer(job, commands, loss_of).events()
+    yield from Trainer(context, commands, loss_fn).events()
 
 
 def shared_dataset(
@@ -234,14 +234,14 @@ def shared_dataset(
 ) -> Generator[Event, None, Dataset | None]:
     """The data set, or None when a stop came meanwhile. The first rank prepares it; the others find it done."""
     dataset = (yield from prepared(config, home, commands, known)) if ranks.is_first else None
-    goes_on = ranks.share(dataset is not None)
+    goes_on = ranks.broadcast(dataset is not None)
     if goes_on and not ranks.is_first:
         dataset = yield from prepared(config, home, commands, known)
     return dataset
 
 
 def stopped_early(run: Run, commands: CommandQueue) -> Finished:
-    stop = commands.stop_waiting()
+    stop = commands.requested_stop()
     reason = str(stop.arguments.get("reason", "asked to stop")) if stop else "asked to stop"
     command_id = stop.id if stop else ""
     return Finished(
@@ -249,29 +249,29 @@ def stopped_early(run: Run, commands: CommandQueue) -> Finished:
     )
 
 
-def settled_loss(job: Job) -> tuple[LossOf, str]:
+def settled_loss(context: TrainingContext) -> tuple[LossFn, str]:
     """The loss to train by, averaging over all ranks, and why it is not compiled ("" if it is as the plan says)."""
-    length, ranks = job.length, job.ranks
-    micro_batch = (length.rows // ranks.count // length.accumulation, length.seq_len)
-    loss_of, warning = training_loss(job.state, job.plan, micro_batch)
+    batch_plan, ranks = context.batch_plan, context.ranks
+    micro_batch = (batch_plan.global_batch_size // ranks.world_size // batch_plan.grad_accum_steps, batch_plan.seq_len)
+    loss_fn, warning = build_loss_fn(context.state, context.plan, micro_batch)
     if warning:
-        job.plan = replace(job.plan, compiled=False)
-        job.state.plan = job.plan.as_json()
-    return ranks.wrap(job.state.model, loss_of), warning
+        context.plan = replace(context.plan, compiled=False)
+        context.state.plan = context.plan.as_json()
+    return ranks.wrap(context.state.model, loss_fn), warning
 
 
-def started(job: Job, restored: bool) -> Started:
+def started(context: TrainingContext, restored: bool) -> Started:
     return Started(
-        step=job.state.step,
-        total_steps=job.length.steps,
-        parameters=job.length.parameters,
-        tokens_per_step=job.length.tokens_per_step,
-        device=job.plan.device,
-        precision=job.plan.precision,
-        threads=job.plan.threads,
-        compiled=job.plan.compiled,
+        step=context.state.step,
+        total_steps=context.batch_plan.steps,
+        parameters=context.batch_plan.parameters,
+        tokens_per_step=context.batch_plan.tokens_per_step,
+        device=context.plan.device,
+        precision=context.plan.precision,
+        threads=context.plan.threads,
+        compiled=context.plan.compiled,
         pid=os.getpid(),
         host=socket.gethostname(),
-        resumed_from=f"step-{job.state.step:08d}" if restored else "",
-        changed=job.state.overrides,
+        resumed_from=f"step-{context.state.step:08d}" if restored else "",
+        changed=context.state.overrides,
     )

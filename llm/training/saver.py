@@ -17,7 +17,7 @@ from llm.events import Event, Saved, Warned
 from llm.run import CheckpointInfo
 from llm.run.checkpoints import prune
 from llm.training.checkpoint import HostMemory, StateCopy, copy_state, publish
-from llm.training.context import Job
+from llm.training.context import TrainingContext
 from llm.training.step import is_out_of_memory
 
 
@@ -32,11 +32,11 @@ class Save:
 
 
 class Saver:
-    """Saves the state of `job`. `saved_step` is the step of the last save that is on the disk, or −1; `failure` is why
-    the last save failed, or ""."""
+    """Saves the training state. `saved_step` is the step of the newest completed save, or −1; `failure` is why the last
+    save failed, or ""."""
 
-    def __init__(self, job: Job) -> None:
-        self.job = job
+    def __init__(self, context: TrainingContext) -> None:
+        self.context = context
         self.thread = ThreadPoolExecutor(max_workers=1, thread_name_prefix="save")
         self.memory: Future[HostMemory] | None = None
         self.unwanted = threading.Event()
@@ -46,19 +46,19 @@ class Saver:
 
     def prepare(self) -> Future[HostMemory]:
         """Take memory for the copy already now, on the thread, so that the first save need not wait for it."""
-        self.memory = self.thread.submit(HostMemory, self.job.state)
+        self.memory = self.thread.submit(HostMemory, self.context.state)
         return self.memory
 
     def begin(self, best: bool, command_id: str) -> Iterator[Event]:
         """Copy the state as it is now, and begin to write. First the save before has to end."""
         yield from self.outcome(wait=True)
         memory = self._memory()
-        copied = copy_state(self.job.state, memory)
-        result = self.thread.submit(self._write, copied, self.job.config.checkpoint.keep)
+        copied = copy_state(self.context.state, memory)
+        result = self.thread.submit(self._write, copied, self.context.config.checkpoint.keep)
         self.under_way = Save(copied.step, best, command_id, result)
         if memory is None:
             message = "there is no memory for a copy of the state, so training waits until it is saved"
-            yield self.job.say(Warned, message=message)
+            yield self.context.event(Warned, message=message)
             yield from self.outcome(wait=True)
 
     def _memory(self) -> HostMemory | None:
@@ -73,9 +73,9 @@ class Saver:
 
     def _write(self, copied: StateCopy, keep: int) -> tuple[CheckpointInfo, str]:
         """On the thread: the new checkpoint, and what kept older ones from being removed ("" if nothing did)."""
-        info = publish(self.job.run, copied, self.unwanted)
+        info = publish(self.context.run, copied, self.unwanted)
         try:
-            prune(self.job.run.checkpoint_directory, keep, self.job.run.meta()["pins"])
+            prune(self.context.run.checkpoint_directory, keep, self.context.run.meta()["pins"])
         except (OSError, UserError) as error:
             return info, str(error)
         return info, ""
@@ -90,15 +90,15 @@ class Saver:
             info, trouble = save.result.result()
         except (OSError, UserError, MemoryError) as error:
             self.failure = getattr(error, "strerror", None) or str(error) or "out of memory"
-            yield self.job.say(Warned, step=save.step, message=f"not saved: {self.failure}")
+            yield self.context.event(Warned, step=save.step, message=f"not saved: {self.failure}")
             return
         self.saved_step, self.failure = save.step, ""
-        path = str(info.path.relative_to(self.job.run.path))
-        yield self.job.say(
+        path = str(info.path.relative_to(self.context.run.path))
+        yield self.context.event(
             Saved, step=save.step, path=path, size_bytes=info.size_bytes, best=save.best, command_id=save.command_id
         )
         if trouble:
-            yield self.job.say(Warned, step=save.step, message=f"older checkpoints were not removed: {trouble}")
+            yield self.context.event(Warned, step=save.step, message=f"older checkpoints were not removed: {trouble}")
 
     def close(self) -> None:
         """End the thread; a save that is still under way is given up, and nothing of it remains."""

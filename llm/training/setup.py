@@ -22,11 +22,11 @@ from llm.run import Run
 from llm.run.checkpoints import MODEL, newest_step, read_state
 from llm.run.shapes import check_weights
 from llm.tokenizer import load_tokenizer
-from llm.training.batch_plan import Length
+from llm.training.batch_plan import BatchPlan
 from llm.training.checkpoint import TrainerState, build_model, restore_state
 from llm.training.commands import CommandQueue
-from llm.training.distributed import LossOf, Ranks
-from llm.training.resume_checks import text_changed
+from llm.training.distributed import LossFn, Ranks
+from llm.training.resume_checks import text_changed_error
 from llm.training.step import to_device
 
 
@@ -54,7 +54,7 @@ def prepared(
     """The data set of `config`, made if need be; None when a stop came meanwhile. `known` as in `prepare`."""
     steps = prepare(config, home, known)
     try:
-        while not commands.stop_is_waiting():
+        while not commands.is_stop_requested():
             yield next(steps)
     except StopIteration as end:
         dataset: Dataset = end.value
@@ -63,7 +63,7 @@ def prepared(
     return None
 
 
-def keep_tokenizer(run: Run, dataset: Dataset) -> None:
+def save_tokenizer(run: Run, dataset: Dataset) -> None:
     """Put the tokenizer beside the weights, so that the run can be copied away and talked to."""
     directory = run.path / "tokenizer"
     if directory.exists():
@@ -94,7 +94,7 @@ def restored_state(
     state = new_state(config, dataset)
     restored = yield from restore_newest(run, state)
     if state.data_fingerprint not in ("", dataset.fingerprint):  # a fork that goes on with another text has none yet
-        raise text_changed(run.name, config)
+        raise text_changed_error(run.name, config)
     state.data_fingerprint = dataset.fingerprint
     state.overrides = added(state.overrides, overrides)
     return state, restored
@@ -126,17 +126,17 @@ def restore_newest(run: Run, state: TrainerState) -> Generator[Event, None, bool
     return False
 
 
-def settle_plan(config: RunConfig, state: TrainerState, dataset: Dataset, length: Length, ranks: Ranks) -> Plan:
+def resolve_plan(config: RunConfig, state: TrainerState, dataset: Dataset, batch_plan: BatchPlan, ranks: Ranks) -> Plan:
     """Resolve precision and threads; choices that a checkpoint brought stay."""
     plan = make_plan(config.train, state.plan)
     if plan.precision == "fp16" and state.plan is None:
         state.loss_scale = 2.0**16
-    if plan.threads == 0 and ranks.count > 1:
+    if plan.threads == 0 and ranks.world_size > 1:
         plan = replace(plan, threads=max(1, usable_cores() // ranks.per_machine))
     elif plan.threads == 0:
         rows = config.train.batch_size
-        flops = length.flops_per_token * rows * length.seq_len
-        window = torch.from_numpy(dataset.train.read(0, length.seq_len + 1).astype("int64")).repeat(rows, 1)
+        flops = batch_plan.flops_per_token * rows * batch_plan.seq_len
+        window = torch.from_numpy(dataset.train.read(0, batch_plan.seq_len + 1).astype("int64")).repeat(rows, 1)
         inputs, targets = (to_device(part.numpy(), plan.device) for part in (window[:, :-1], window[:, 1:]))
 
         def probe() -> None:
@@ -167,7 +167,7 @@ def memory_warning(config: RunConfig, vocab_size: int) -> str:
     )
 
 
-def threads_warning(plan: Plan, ranks: Ranks) -> str:
+def thread_warning(plan: Plan, ranks: Ranks) -> str:
     """What to say where a run computes with more threads than there are processors for it; "" where it does not."""
     cores = usable_cores()
     if plan.device != "cpu" or plan.threads * ranks.per_machine <= max(cores, ranks.per_machine):
@@ -178,13 +178,13 @@ def threads_warning(plan: Plan, ranks: Ranks) -> str:
     )
 
 
-def training_loss(state: TrainerState, plan: Plan, shape: tuple[int, int]) -> tuple[LossOf, str]:
+def build_loss_fn(state: TrainerState, plan: Plan, shape: tuple[int, int]) -> tuple[LossFn, str]:
     """The function from (inputs, targets) of `shape` to the loss, compiled if the plan says so, or why it is not."""
     state.model.train()
     if not plan.compiled:
         return state.model.loss, ""
     try:
-        compiled: LossOf = torch.compile(state.model.loss, dynamic=False)
+        compiled: LossFn = torch.compile(state.model.loss, dynamic=False)
         probe = torch.zeros(shape, dtype=torch.int64, device=plan.device)
         with plan.autocast():
             loss = compiled(probe, probe)

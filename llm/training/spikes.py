@@ -18,11 +18,11 @@ LAG = 2  # steps whose loss may still be on the device when the next step is dec
 
 
 @dataclass(frozen=True)
-class Usual:
+class Baseline:
     """What losses were lately, in nats per token. Above `limit` (a float32) one is a spike."""
 
     mean: float = math.nan
-    scatter: float = math.nan
+    noise_std: float = math.nan
     steps: int = 0
 
     @property
@@ -30,11 +30,11 @@ class Usual:
         """Infinite where too little is known. Rounded as a device would, so that both judge alike."""
         if not self.steps:
             return math.inf
-        return float(np.float32(max(self.mean + DEVIATIONS * self.scatter, self.mean * SHARE)))
+        return float(np.float32(max(self.mean + DEVIATIONS * self.noise_std, self.mean * SHARE)))
 
 
 @dataclass
-class SpikeWatch:
+class SpikeDetector:
     """The losses of the last steps, as (step, loss, whether it was a spike); part of a checkpoint.
 
     What is usual at a step is taken from the steps up to `LAG` + 1 before it, and so depends neither on the device nor
@@ -44,23 +44,24 @@ class SpikeWatch:
     seen: deque[tuple[int, float, bool]] = field(default_factory=lambda: deque(maxlen=WINDOW + LAG))
     due: int = 0
 
-    def usual(self, step: int) -> Usual:
+    def baseline(self, step: int) -> Baseline:
         """What the loss of `step` is judged by."""
         known = [(loss, spike) for at, loss, spike in self.seen if at < step - LAG][-WINDOW:]
         losses = [loss for loss, spike in known if not spike]
         accepted = all(spike for _, spike in known[-ACCEPTED_AFTER:])
         if len(losses) < LEAST or accepted:
-            return Usual()
-        return Usual(sum(losses) / len(losses), scatter(losses), len(losses))
+            return Baseline()
+        return Baseline(sum(losses) / len(losses), noise_std(losses), len(losses))
 
-    def see(self, step: int, loss: float) -> str:
+    def update(self, step: int, loss: float) -> str:
         """Take in the loss of a step, in order; what is to be said of it: "" unless it is a spike."""
-        usual = self.usual(step)
-        is_spike = loss > usual.limit
+        baseline = self.baseline(step)
+        is_spike = loss > baseline.limit
         self.seen.append((step, loss, is_spike))
         if not is_spike:
             return ""
-        return f"loss spike: {loss:.3f} after {usual.mean:.3f} ± {usual.scatter:.3f} in the {usual.steps} steps before"
+        before = f"{baseline.mean:.3f} ± {baseline.noise_std:.3f} in the {baseline.steps} steps before"
+        return f"loss spike: {loss:.3f} after {before}"
 
     @property
     def is_first(self) -> bool:
@@ -71,13 +72,13 @@ class SpikeWatch:
         return {"seen": [list(entry) for entry in self.seen], "due": self.due}
 
     @classmethod
-    def from_json(cls, value: dict[str, Any]) -> SpikeWatch:
+    def from_json(cls, value: dict[str, Any]) -> SpikeDetector:
         watch = cls(due=int(value.get("due", 0)))
         watch.seen.extend((int(step), float(loss), bool(spike)) for step, loss, spike in value.get("seen", []))
         return watch
 
 
-def scatter(losses: Sequence[float]) -> float:
+def noise_std(losses: Sequence[float]) -> float:
     """Standard deviation of the noise on a falling curve: that of the differences from one to the next, over √2."""
     changes = [later - earlier for earlier, later in pairwise(losses)]
     mean = sum(changes) / len(changes)

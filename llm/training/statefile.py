@@ -1,7 +1,7 @@
-"""A model, its optimizer and a number of steps in one file, for use without a run directory.
+"""A model, its optimizer and a step count in one file, for use without a run directory.
 
-The trainer's checkpoints (`llm.training.checkpoint`) are directories with checksums; this is the one file that courses and small
-scripts use: what `torch.save` writes of two state dictionaries, read back without running code from the file.
+The trainer's checkpoints (`llm.training.checkpoint`) are directories with checksums. Courses and small scripts use one
+file: what `torch.save` writes for two state dictionaries, loaded without executing code from the file.
 """
 
 from __future__ import annotations

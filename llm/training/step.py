@@ -13,7 +13,7 @@ import torch
 from llm.device import Plan
 from llm.optim import clip_grad_norm
 from llm.training.checkpoint import TrainerState
-from llm.training.distributed import LossOf, Ranks, without_reduction
+from llm.training.distributed import LossFn, Ranks, no_reduction_unless_last
 
 Rows = tuple[np.ndarray, np.ndarray]
 
@@ -26,7 +26,7 @@ class StepResult:
     tokens_seen: int
     lr: float
     loss_limit: float
-    measured: Reading
+    measured: AsyncScalars
 
     @property
     def loss(self) -> float:
@@ -43,11 +43,11 @@ class StepResult:
 
 
 @dataclass(frozen=True)
-class TooLarge:
+class OutOfMemory:
     """The micro-batches of a step did not fit in memory; nothing moved."""
 
 
-class Reading:
+class AsyncScalars:
     """Scalars copied to the host. On CUDA the copy goes to pinned memory, and reading it waits for the copy alone:
     reading a tensor on the device would wait for every step that was queued since."""
 
@@ -73,7 +73,7 @@ def take_step(
     batch: Rows,
     plan: Plan,
     *,
-    loss_of: LossOf,
+    loss_fn: LossFn,
     accumulation: int,
     clip: float,
     lr: float,
@@ -83,27 +83,27 @@ def take_step(
     abandon: Callable[[], bool],
     loss_limit: float = math.inf,
     momentum: float | None = None,
-) -> StepResult | TooLarge | None:
+) -> StepResult | OutOfMemory | None:
     """Train on one batch, (rows, seq_len) inputs and targets, in `accumulation` equal micro-batches.
 
     Of several ranks each passes its own rows; gradients are averaged over ranks with the last micro-batch.
 
     `lr_scale` multiplies every group's rate; `lr` is only reported. `momentum` is Muon's, where it is scheduled.
     Returns None when `abandon` said so between micro-batches: the partial gradients are discarded and the state is that
-    of the last completed step. The same goes for a `TooLarge`. A loss above `loss_limit`, or one that is not finite,
+    of the last completed step. The same goes for a `OutOfMemory`. A loss above `loss_limit`, or one that is not finite,
     makes a step that moves nothing: the device decides.
     """
     loss: torch.Tensor | None = None
     fits = True
     try:
-        loss = accumulated(state, batch, plan, loss_of, accumulation, seed, ranks, abandon)
+        loss = accumulate_gradients(state, batch, plan, loss_fn, accumulation, seed, ranks, abandon)
     except (RuntimeError, MemoryError) as error:
         if not is_out_of_memory(error):
             raise
         fits = False
     if loss is None:  # here the exception, and with it the memory that its frames held, is gone
         state.optimizer.zero_grad()
-        return None if fits else TooLarge()
+        return None if fits else OutOfMemory()
     loss = ranks.mean(loss)
     if state.loss_scale != 1.0:
         for parameter in state.model.parameters():
@@ -116,15 +116,15 @@ def take_step(
         state.step += 1
     state.optimizer.zero_grad()
     state.batch_index += 1
-    state.tokens_seen += batch[0].size * ranks.count
-    return StepResult(state.step, state.tokens_seen, lr, loss_limit, Reading((loss, grad_norm)))
+    state.tokens_seen += batch[0].size * ranks.world_size
+    return StepResult(state.step, state.tokens_seen, lr, loss_limit, AsyncScalars((loss, grad_norm)))
 
 
-def accumulated(
+def accumulate_gradients(
     state: TrainerState,
     batch: Rows,
     plan: Plan,
-    loss_of: LossOf,
+    loss_fn: LossFn,
     accumulation: int,
     seed: int,
     ranks: Ranks,
@@ -141,10 +141,10 @@ def accumulated(
             return None
         rows = slice(micro * size, (micro + 1) * size)
         # Dropout must not depend on what happened before: a resumed run draws what an uninterrupted one would.
-        torch.manual_seed(micro_batch_seed(seed, state.batch_index, micro, ranks.rank))
-        with without_reduction(loss_of, last=micro == accumulation - 1):
+        torch.manual_seed(seed_of_micro_batch(seed, state.batch_index, micro, ranks.rank))
+        with no_reduction_unless_last(loss_fn, last=micro == accumulation - 1):
             with plan.autocast():
-                micro_loss = loss_of(to_device(inputs[rows], plan.device), to_device(targets[rows], plan.device))
+                micro_loss = loss_fn(to_device(inputs[rows], plan.device), to_device(targets[rows], plan.device))
             micro_loss = micro_loss / accumulation
             (micro_loss * state.loss_scale).backward()
         loss += micro_loss.detach()
@@ -159,7 +159,7 @@ def is_out_of_memory(error: BaseException) -> bool:
     return isinstance(error, torch.OutOfMemoryError | MemoryError) or any(part in str(error) for part in words)
 
 
-def micro_batch_seed(seed: int, batch_index: int, micro: int, rank: int) -> int:
+def seed_of_micro_batch(seed: int, batch_index: int, micro: int, rank: int) -> int:
     """A 63-bit seed of its own for every micro-batch of every rank and run (multiplicative mixing by odd constants)."""
     place = micro + (rank << 32)
     mixed = seed * 0x9E3779B97F4A7C15 + batch_index * 0xC2B2AE3D27D4EB4F + place * 0x165667B19E3779F9

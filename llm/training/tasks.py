@@ -11,8 +11,8 @@ from llm.data.tokens.shards import TokenSplit
 from llm.engine import Engine, Piece
 from llm.events import CommandRefused, CoreEvaluated, Evaluated, Event, Progress, Sampled, Saved
 from llm.files import directory_size, remove_directory
-from llm.training.checkpoint import save_weights
-from llm.training.context import Job
+from llm.training.checkpoint import publish_weights
+from llm.training.context import TrainingContext
 from llm.training.evaluate import Evaluation, evaluate
 from llm.training.saver import Saver
 
@@ -21,31 +21,33 @@ Result = TypeVar("Result")
 TRAIN_BATCHES = 20  # of training text to evaluate on, where all of the held-out text is
 
 
-class Chores:
+class Tasks:
     """Works on the state between two steps and leaves it as it was, but for its metrics.
 
     `done_at` remembers the step at which each chore was last done.
     """
 
-    def __init__(self, job: Job) -> None:
-        self.job = job
-        self.saver = Saver(job)
+    def __init__(self, context: TrainingContext) -> None:
+        self.context = context
+        self.saver = Saver(context)
         # A checkpoint holds a validation result only of its own step: a restored one need not be found again.
-        self.done_at: dict[str, int] = {"evaluate": job.state.step} if "validation_loss" in job.state.metrics else {}
-        self.done_at["sample"] = job.state.step  # whoever made that step has sampled, if that was due
+        self.done_at: dict[str, int] = (
+            {"evaluate": context.state.step} if "validation_loss" in context.state.metrics else {}
+        )
+        self.done_at["sample"] = context.state.step  # whoever made that step has sampled, if that was due
 
     def is_done(self, chore: str) -> bool:
         """Whether `chore` was done since the last step."""
-        return self.done_at.get(chore) == self.job.state.step
+        return self.done_at.get(chore) == self.context.state.step
 
     @property
     def is_saved(self) -> bool:
         """Whether the present step is on the disk."""
-        return self.saver.saved_step == self.job.state.step
+        return self.saver.saved_step == self.context.state.step
 
     def evaluate(self, command_id: str = "") -> Iterator[Event]:
-        job, state, dataset = self.job, self.job.state, self.job.dataset
-        knobs = job.config.evaluate
+        context, state, dataset = self.context, self.context.state, self.context.dataset
+        knobs = context.config.evaluate
         result = yield from self._evaluation(dataset.validation, knobs.batches, "Evaluating the held-out text")
         train_loss = None
         if knobs.train_too:
@@ -61,18 +63,18 @@ class Chores:
         }
         state.metrics |= measured
         self.done_at["evaluate"] = state.step
-        yield job.say(
+        yield context.event(
             Evaluated, **measured, tokens=result.tokens, train_loss=train_loss, best=best, command_id=command_id
         )
 
     def _evaluation(self, split: TokenSplit, batches: int, stage: str) -> Generator[Event, None, Evaluation]:
         measuring = evaluate(
-            self.job.state.model,
+            self.context.state.model,
             split,
-            self.job.dataset.tokenizer,
-            self.job.plan,
-            seq_len=self.job.length.seq_len,
-            batch_size=self.job.config.train.batch_size,
+            self.context.dataset.tokenizer,
+            self.context.plan,
+            seq_len=self.context.batch_plan.seq_len,
+            batch_size=self.context.config.train.batch_size,
             batches=batches,
             stage=stage,
         )
@@ -80,21 +82,23 @@ class Chores:
         assert result is not None
         return result
 
-    def core(self, stop_is_waiting: Callable[[], bool]) -> Iterator[Event]:
+    def core(self, is_stop_requested: Callable[[], bool]) -> Iterator[Event]:
         """Measure the CORE metric, which takes minutes; a stop that comes meanwhile ends it."""
-        job = self.job
+        context = self.context
         scoring = evaluate_core(
-            job.state.model,
-            job.dataset.tokenizer,
-            job.core_tasks,
-            job.plan,
-            batch_tokens=job.config.train.batch_size * job.length.seq_len,
-            max_examples=job.config.evaluate.core_examples,
+            context.state.model,
+            context.dataset.tokenizer,
+            context.core_tasks,
+            context.plan,
+            batch_tokens=context.config.train.batch_size * context.batch_plan.seq_len,
+            max_examples=context.config.evaluate.core_examples,
         )
-        result = yield from self._told(scoring, stop_is_waiting)
+        result = yield from self._told(scoring, is_stop_requested)
         if result is not None:
-            self.done_at["core"] = job.state.step
-            yield job.say(CoreEvaluated, core_metric=result.core_metric, tasks=result.accuracy, centred=result.centred)
+            self.done_at["core"] = context.state.step
+            yield context.event(
+                CoreEvaluated, core_metric=result.core_metric, tasks=result.accuracy, centred=result.centred
+            )
 
     def _told(
         self, work: Generator[Progress, None, Result], ends: Callable[[], bool] = lambda: False
@@ -102,7 +106,7 @@ class Chores:
         """Tell the progress of work that comes after the present step; None when `ends` said so before it was done."""
         try:
             while not ends():
-                yield replace(next(work), step=self.job.state.step)
+                yield replace(next(work), step=self.context.state.step)
         except StopIteration as end:
             result: Result = end.value
             return result
@@ -111,40 +115,40 @@ class Chores:
         return None
 
     def sample(self, command_id: str = "") -> Iterator[Event]:
-        config, model = self.job.config, self.job.state.model
+        config, model = self.context.config, self.context.state.model
         knobs = replace(config.decode, max_tokens=config.sample.max_tokens)
         model.eval()
         try:
-            engine = Engine(model, self.job.dataset.tokenizer)
+            engine = Engine(model, self.context.dataset.tokenizer)
             pieces = engine.stream(config.sample.prompt, knobs, num_samples=1)
             text = "".join(piece.text for piece in pieces if isinstance(piece, Piece))
         finally:
             model.train()
-        self.done_at["sample"] = self.job.state.step
-        yield self.job.say(Sampled, prompt=config.sample.prompt, text=text, command_id=command_id)
+        self.done_at["sample"] = self.context.state.step
+        yield self.context.event(Sampled, prompt=config.sample.prompt, text=text, command_id=command_id)
 
     def save(self, command_id: str = "") -> Iterator[Event]:
         """Begin to save; what becomes of it is told by `saver.outcome`. The next due save tries again what failed."""
-        state = self.job.state
+        state = self.context.state
         fresh = self.is_done("evaluate")
         if not fresh:  # a checkpoint must not carry the validation result of another step
             for name in ("validation_loss", "perplexity", "bits_per_byte"):
                 state.metrics.pop(name, None)
         best = fresh and state.best_validation_loss == state.metrics["validation_loss"]
-        self.job.note_time()
+        self.context.note_time()
         yield from self.saver.begin(best, command_id)
 
     def snapshot(self, command_id: str) -> Iterator[Event]:
         """Publish the weights as they are now, for a chat in another process."""
-        job, live = self.job, self.job.run.path / "live"
-        target = live / f"step-{job.state.step:08d}"
+        context, live = self.context, self.context.run.path / "live"
+        target = live / f"step-{context.state.step:08d}"
         try:
             for old in live.glob("step-*"):
                 if old != target:
                     remove_directory(old)
-            save_weights(target, job.state.model, job.state.step)
+            publish_weights(target, context.state.model, context.state.step)
         except OSError as error:
-            yield job.say(CommandRefused, command="snapshot", reason=str(error), command_id=command_id)
+            yield context.event(CommandRefused, command="snapshot", reason=str(error), command_id=command_id)
             return
-        path = str(target.relative_to(job.run.path))
-        yield job.say(Saved, path=path, size_bytes=directory_size(target), kind="snapshot", command_id=command_id)
+        path = str(target.relative_to(context.run.path))
+        yield context.event(Saved, path=path, size_bytes=directory_size(target), kind="snapshot", command_id=command_id)

@@ -11,7 +11,7 @@ import pytest
 
 from llm.config import RunConfig, list_presets, load_preset, resolve_model, with_overrides
 from llm.config.fit import fit, scaled, step_bytes, vocabulary
-from llm.training.batch_plan import run_length
+from llm.training.batch_plan import resolve_batch_plan
 
 HOME = Path("/nonexistent")
 LAPTOP = (2e9, 1e11, 10.0)  # bytes, operations a second, minutes
@@ -27,9 +27,11 @@ def fitted(name: str, machine: tuple[float, float, float]) -> tuple[RunConfig, R
 def cost(config: RunConfig) -> tuple[float, int]:
     """Operations of the whole training, and bytes of a step."""
     size = vocabulary(config.tokenizer)
-    length = run_length(config, size, round(config.data.size_mb * 1e6 / 4))
+    batch_plan = resolve_batch_plan(config, size, round(config.data.size_mb * 1e6 / 4))
     model = resolve_model(config.model, size)
-    return length.steps * length.tokens_per_step * length.flops_per_token, step_bytes(config, model, length.seq_len)
+    return batch_plan.steps * batch_plan.tokens_per_step * batch_plan.flops_per_token, step_bytes(
+        config, model, batch_plan.seq_len
+    )
 
 
 @pytest.mark.parametrize("name", NAMES)

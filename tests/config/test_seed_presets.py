@@ -23,7 +23,7 @@ from llm.config import (
 from llm.config.fit import step_bytes
 from llm.model.counts import parameters
 from llm.optim import lr_at, momentum_at
-from llm.training.batch_plan import run_length
+from llm.training.batch_plan import resolve_batch_plan
 
 HOME = Path("/nonexistent")
 
@@ -369,17 +369,17 @@ def test_what_the_stable_variant_changes() -> None:
 def test_accumulation_and_lengths() -> None:
     nanochat = preset("nanochat-base")
     assert resolve_accumulation(nanochat.train, nanochat.model) == 8
-    length = run_length(nanochat, 32000, 10**9)
-    assert (length.steps, length.tokens_per_step) == (10_000, 524_288)
+    batch_plan = resolve_batch_plan(nanochat, 32000, 10**9)
+    assert (batch_plan.steps, batch_plan.tokens_per_step) == (10_000, 524_288)
     lecture = preset("cs336-lecture")
     tokens = 5_000_000
     gpt2 = preset("gpt2-124m")
     assert resolve_seq_len(gpt2.train, gpt2.model) == shape(gpt2).context == 1024
     assert resolve_seq_len(lecture.train, lecture.model) == 256
-    assert run_length(lecture, 32000, tokens).steps == round(1.5 * tokens / (48 * 256))
+    assert resolve_batch_plan(lecture, 32000, tokens).steps == round(1.5 * tokens / (48 * 256))
     shorter = preset("cs336-lecture", train__seq_len="128")
     assert shape(shorter).context == 256, "what the model can see is separate from what it is trained on"
-    assert run_length(shorter, 32000, tokens).tokens_per_step == 48 * 128
+    assert resolve_batch_plan(shorter, 32000, tokens).tokens_per_step == 48 * 128
 
 
 @pytest.mark.parametrize(
@@ -393,14 +393,14 @@ def test_accumulation_and_lengths() -> None:
 )
 def test_run_length_in_every_unit(field: str, text: str, steps: int) -> None:
     config = preset("tinystories-llama", **{f"train__{field}": text})
-    assert run_length(config, 4096, 300_000).steps == steps
+    assert resolve_batch_plan(config, 4096, 300_000).steps == steps
 
 
 def test_run_length_by_flops() -> None:
     config = preset("tinystories-llama", train__flops="1e15")
-    length = run_length(config, 4096, 300_000)
-    assert length.steps == round(1e15 / (length.flops_per_token * 8192))
-    assert length.steps * length.flops_per_token * 8192 == pytest.approx(1e15, rel=0.01)
+    batch_plan = resolve_batch_plan(config, 4096, 300_000)
+    assert batch_plan.steps == round(1e15 / (batch_plan.flops_per_token * 8192))
+    assert batch_plan.steps * batch_plan.flops_per_token * 8192 == pytest.approx(1e15, rel=0.01)
 
 
 def test_a_run_made_before_nanochat_base_changed_keeps_its_meaning() -> None:

@@ -16,13 +16,13 @@ from llm.files import sha256_of
 from llm.run import Command, CommandTail, Run
 from llm.run.fork import open_parent
 from llm.run.log import last_event_of, last_events, read_events
-from llm.training.batch_plan import run_length
+from llm.training.batch_plan import resolve_batch_plan
 from llm.training.checkpoint import load_model
-from llm.training.commands import CommandQueue, set_live
+from llm.training.commands import CommandQueue, set_live_field
 from llm.training.distributed import Ranks
-from llm.training.resume_checks import config_to_go_on, newest_state
+from llm.training.resume_checks import config_for_resume, newest_state
 from llm.training.run import run_training
-from llm.training.setup import check_checkpoints, new_state, restore_newest, settle_plan
+from llm.training.setup import check_checkpoints, new_state, resolve_plan, restore_newest
 from workbench.charts import curve_cache
 from workbench.charts.curve_cache import recall
 from workbench.charts.curves import RunCurves
@@ -144,21 +144,23 @@ def run_kinds(home: Path) -> list[Kind]:
         for command in tail.poll():
             queue = CommandQueue()
             queue.inject(Command(command.name, command.id, command.arguments))
-            queue.stop_waiting()
+            queue.requested_stop()
             try:
-                set_live(config, str(command.arguments.get("key", "")), str(command.arguments.get("value", "")))
+                set_live_field(config, str(command.arguments.get("key", "")), str(command.arguments.get("value", "")))
             except ConfigError:
                 continue
 
     def resumed() -> None:
-        config = config_to_go_on(run, ())
+        config = config_for_resume(run, ())
         check_checkpoints(run, config)
         newest_state(run)
         state = new_state(config, known)
         for _ in restore_newest(run, state):
             pass
-        length = run_length(config, 256, len(known.train), rows=state.rows, micro_batch=state.micro_batch)
-        settle_plan(config, state, known, length, Ranks())
+        batch_plan = resolve_batch_plan(
+            config, 256, len(known.train), global_batch_size=state.rows, micro_batch=state.micro_batch
+        )
+        resolve_plan(config, state, known, batch_plan, Ranks())
 
     def checkpoint() -> None:
         open_parent(home, "tiny@last")

@@ -20,9 +20,9 @@ from llm.events import StepLogged
 from llm.model.transformer import Transformer
 from llm.optim import build_optimizer
 from llm.run import Run
-from llm.training.batch_plan import run_length, shared_rows
+from llm.training.batch_plan import resolve_batch_plan, resolve_batch_size
 from llm.training.checkpoint import TrainerState
-from llm.training.distributed import LossModule, Ranks, backend_for
+from llm.training.distributed import LossModule, Ranks, choose_backend
 from llm.training.run import run_training
 from llm.training.step import take_step
 
@@ -76,19 +76,19 @@ def test_two_ranks_train_as_one_and_a_run_may_change_their_number(make_run: Make
     assert changing.checkpoint().metrics["validation_loss"] == pytest.approx(
         alone.checkpoint().metrics["validation_loss"], rel=1e-3
     )
-    message = "the 4 sequences of a step, as the run began, cannot be shared evenly by 4 processes"
+    message = "the 4 sequences per step this run started with cannot be divided evenly among 4 processes"
     with pytest.raises(ConfigError, match=message):
-        run_length(changing.config(), 257, 10_000, ranks=4, rows=4)
+        resolve_batch_plan(changing.config(), 257, 10_000, world_size=4, global_batch_size=4)
 
 
 def test_a_micro_batch_that_was_halved_is_shared_by_its_size() -> None:
     config = with_overrides(RunConfig(), [("train.batch_size", "4"), ("train.accumulation", "2")])
-    assert shared_rows(config, 1) == (8, 2)
-    assert shared_rows(config, 1, rows=8, micro_batch=2) == (8, 4)
-    assert shared_rows(config, 2, rows=8, micro_batch=2) == (8, 2)
-    assert shared_rows(config, 8, rows=8, micro_batch=1) == (8, 1)
-    with pytest.raises(ConfigError, match=r"by 3 processes in micro-batches of 2; take a number .* divides 4"):
-        shared_rows(config, 3, rows=8, micro_batch=2)
+    assert resolve_batch_size(config, 1) == (8, 2)
+    assert resolve_batch_size(config, 1, global_batch_size=8, micro_batch=2) == (8, 4)
+    assert resolve_batch_size(config, 2, global_batch_size=8, micro_batch=2) == (8, 2)
+    assert resolve_batch_size(config, 8, global_batch_size=8, micro_batch=1) == (8, 1)
+    with pytest.raises(ConfigError, match=r"by 3 processes in micro-batches of 2; use a number .* divides 4"):
+        resolve_batch_size(config, 3, global_batch_size=8, micro_batch=2)
 
 
 @pytest.mark.parametrize(
@@ -99,7 +99,7 @@ def test_the_backend_follows_the_device(
     monkeypatch: pytest.MonkeyPatch, device: str, gpus: int, processes: int, backend: str
 ) -> None:
     pretend_gpus(monkeypatch, gpus)
-    assert backend_for(device, processes) == backend
+    assert choose_backend(device, processes) == backend
 
 
 @pytest.mark.parametrize(
@@ -115,7 +115,7 @@ def test_ranks_that_have_no_device_each_are_refused(
 ) -> None:
     pretend_gpus(monkeypatch, gpus)
     with pytest.raises(WrongUse, match=message):
-        backend_for(device, 2)
+        choose_backend(device, 2)
 
 
 def pretend_gpus(monkeypatch: pytest.MonkeyPatch, count: int) -> None:
@@ -177,7 +177,7 @@ def test_gradients_are_reduced_once_a_step(tmp_path: Path) -> None:
                 state,
                 (tokens[:, :-1], tokens[:, 1:]),
                 Plan("cpu", "fp32", 1, False),
-                loss_of=wrapped,
+                loss_fn=wrapped,
                 accumulation=4,
                 clip=1.0,
                 lr=1e-3,
@@ -196,9 +196,9 @@ def test_tokens_that_ranks_cannot_share_evenly_are_refused() -> None:
         RunConfig(),
         [("train.batch_size", "2"), ("model.context", "16"), ("train.total_batch_tokens", str(2 * 16 * 3))],
     )
-    assert run_length(config, 300, 10_000, ranks=3).accumulation == 1
-    with pytest.raises(ConfigError, match="cannot be shared evenly by 2 processes"):
-        run_length(config, 300, 10_000, ranks=2)
+    assert resolve_batch_plan(config, 300, 10_000, world_size=3).grad_accum_steps == 1
+    with pytest.raises(ConfigError, match="cannot be divided evenly among 2 processes"):
+        resolve_batch_plan(config, 300, 10_000, world_size=2)
 
 
 def test_of_several_ranks_none_finishes_what_the_first_could_not_save(make_run: MakeRun, small_disk: Path) -> None:

@@ -22,7 +22,7 @@ from llm.events import Evaluated, Event, Progress, Sampled, Saved, Skipped, Star
 from llm.model.transformer import Transformer
 from llm.run import Run
 from llm.run.checkpoints import MODEL, OPTIMIZER
-from llm.training.batch_plan import run_length
+from llm.training.batch_plan import resolve_batch_plan
 from llm.training.checkpoint import load_model, load_weights
 from llm.training.evaluate import Evaluation, evaluate
 from llm.training.run import run_training
@@ -134,7 +134,7 @@ def test_operations_and_their_share_of_the_peak(
     monkeypatch.setattr(llm.training.metrics, "peak_flops", lambda device: 1e9)
     run = make_run("measured", train__steps="4", sample__every="0")
     events = trained(run, tmp_path)
-    flops = run_length(run.config(), 257, 10_000).flops_per_token
+    flops = resolve_batch_plan(run.config(), 257, 10_000).flops_per_token
     steps = [event for event in events if isinstance(event, StepLogged)]
     assert [event.total_flops for event in steps] == [96 * step * flops for step in (1, 2, 3, 4)]
     assert [event.mfu for event in steps] == [

@@ -175,7 +175,7 @@ def test_what_fails_while_a_finished_run_is_prepared_anew_is_logged_and_it_stays
     def refused(*_: object) -> None:
         raise UserError("the tokenizer cannot be written; make room.")
 
-    monkeypatch.setattr(llm.training.run, "keep_tokenizer", refused)
+    monkeypatch.setattr(llm.training.run, "save_tokenizer", refused)
     with pytest.raises(UserError, match="make room"):
         run_training(run, tmp_path, overrides=(("train.steps", "8"),))
     warning, last = list(run.events())[-2:]

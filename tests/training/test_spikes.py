@@ -15,8 +15,8 @@ from llm.run import Command, Run
 from llm.training.commands import CommandQueue
 from llm.training.live import LiveWeights
 from llm.training.run import run_training
-from llm.training.spikes import SpikeWatch
-from llm.training.step import micro_batch_seed
+from llm.training.spikes import SpikeDetector
+from llm.training.step import seed_of_micro_batch
 
 from .conftest import MakeRun
 from .test_resume import StopAfter, assert_same_end
@@ -30,7 +30,7 @@ def bad_batch(monkeypatch: pytest.MonkeyPatch) -> Callable[..., None]:
     """Multiply the loss of certain batches by nine, whenever they come: a step seeds torch with what it works on."""
 
     def install(*indices: int) -> None:
-        seeds = {micro_batch_seed(SEED, index, micro, 0) for index in indices for micro in range(3)}
+        seeds = {seed_of_micro_batch(SEED, index, micro, 0) for index in indices for micro in range(3)}
         original = Transformer.loss
 
         def loss(
@@ -55,13 +55,13 @@ def of(kind: type[Event], events: list[Event]) -> list[Event]:
 
 
 def test_a_sudden_rise_of_the_loss_is_marked_once() -> None:
-    watch = SpikeWatch()
+    watch = SpikeDetector()
     falling = [3.0 * 0.99**step + 0.02 * (step % 3) for step in range(60)]
-    assert [watch.see(step, loss) for step, loss in enumerate(falling)] == [""] * 60
-    assert "loss spike: 4.000 after" in watch.see(60, 4.0) and watch.is_first
+    assert [watch.update(step, loss) for step, loss in enumerate(falling)] == [""] * 60
+    assert "loss spike: 4.000 after" in watch.update(60, 4.0) and watch.is_first
     plateau = []
     for step in range(61, 160):
-        if watch.see(step, 3.8 + 0.02 * (step % 3)):
+        if watch.update(step, 3.8 + 0.02 * (step % 3)):
             plateau.append(step)
             assert not watch.is_first, "the plateau is no news"
     assert plateau[:5] == [61, 62, 63, 64, 65] and max(plateau) < 100, "in the end it is what the loss is"

@@ -39,7 +39,7 @@ from llm.training.checkpoint import TrainerState
 from llm.training.commands import CommandQueue
 from llm.training.distributed import Ranks
 from llm.training.run import run_training
-from llm.training.step import accumulated
+from llm.training.step import accumulate_gradients
 
 from .conftest import MakeRun
 
@@ -101,7 +101,7 @@ def test_micro_batches_that_are_empty_or_leave_rows_out_are_an_error(rows: int, 
     tokens = np.zeros((rows, 8), dtype=np.int64)
     nothing = Mock()  # it must not come to anything
     with pytest.raises(ValueError, match=f"{rows} rows do not make {accumulation} equal micro-batches"):
-        accumulated(nothing, (tokens, tokens), nothing, nothing, accumulation, 1, Ranks(), lambda: False)
+        accumulate_gradients(nothing, (tokens, tokens), nothing, nothing, accumulation, 1, Ranks(), lambda: False)
 
 
 def test_the_last_step_is_sampled_once(make_run: MakeRun, tmp_path: Path) -> None:
@@ -273,15 +273,15 @@ def test_evaluations_and_saves_do_not_count_as_the_time_of_a_step(
 ) -> None:
     """Before the first step, after each, and once more where it was asked for."""
     run = make_run("slow-1", train__steps="6", evaluate__every="1", checkpoint__every="1")
-    evaluate, rest, rests = llm.training.tasks.Chores.evaluate, 0.2, 0
+    evaluate, rest, rests = llm.training.tasks.Tasks.evaluate, 0.2, 0
 
-    def slowly(chores: llm.training.tasks.Chores, command_id: str = "") -> Iterator[Event]:
+    def slowly(tasks: llm.training.tasks.Tasks, command_id: str = "") -> Iterator[Event]:
         nonlocal rests
         rests += 1
         time.sleep(rest)
-        yield from evaluate(chores, command_id)
+        yield from evaluate(tasks, command_id)
 
-    monkeypatch.setattr(llm.training.tasks.Chores, "evaluate", slowly)
+    monkeypatch.setattr(llm.training.tasks.Tasks, "evaluate", slowly)
     began = time.perf_counter()
     steps = of(StepLogged, train(run, tmp_path, at={2: [("evaluate", {})]}))
     taken = time.perf_counter() - began

@@ -172,11 +172,11 @@ def our_step(model: Transformer, plan: Plan) -> TrainStep:
     """What a run does between two logged lines."""
     model = deepcopy(model).to(plan.device).train()
     state = TrainerState(model, build_optimizer(model, our_settings()))
-    loss_of = torch.compile(model.loss, dynamic=False) if plan.compiled else model.loss
+    loss_fn = torch.compile(model.loss, dynamic=False) if plan.compiled else model.loss
 
     def step(batch: Rows) -> Tensor:
         result = take_step(
-            state, batch, plan, loss_of=loss_of, accumulation=1, clip=CLIP, lr=LR, lr_scale=1.0, seed=0, ranks=Ranks(),
+            state, batch, plan, loss_fn=loss_fn, accumulation=1, clip=CLIP, lr=LR, lr_scale=1.0, seed=0, ranks=Ranks(),
             abandon=lambda: False,
         )  # fmt: skip
         if not isinstance(result, StepResult):
@@ -207,11 +207,11 @@ def transformers_step(model: Transformer, plan: Plan) -> TrainStep:
     optimizer = torch.optim.AdamW(groups, lr=LR, betas=BETAS, fused=True)
     run: Any = torch.compile(twin) if plan.compiled else twin
 
-    def loss_of(inputs: Tensor, targets: Tensor) -> Tensor:
+    def loss_fn(inputs: Tensor, targets: Tensor) -> Tensor:
         logits = run(input_ids=inputs, use_cache=False).logits
         return F.cross_entropy(logits.flatten(0, 1).float(), targets.flatten())
 
-    return plain_step(twin, optimizer, loss_of, plan)
+    return plain_step(twin, optimizer, loss_fn, plan)
 
 
 def nanogpt_step(model: Transformer, plan: Plan, folder: Path) -> TrainStep:
@@ -223,14 +223,14 @@ def nanogpt_step(model: Transformer, plan: Plan, folder: Path) -> TrainStep:
 
 
 def plain_step(
-    model: nn.Module, optimizer: torch.optim.Optimizer, loss_of: Callable[[Tensor, Tensor], Tensor], plan: Plan
+    model: nn.Module, optimizer: torch.optim.Optimizer, loss_fn: Callable[[Tensor, Tensor], Tensor], plan: Plan
 ) -> TrainStep:
     """The usual loop: forward, backward, clip, step."""
 
     def step(batch: Rows) -> Tensor:
         inputs, targets = (to_device(part, plan.device) for part in batch)
         with plan.autocast() if plan.precision != "fp32" else nullcontext():
-            loss = loss_of(inputs, targets)
+            loss = loss_fn(inputs, targets)
         loss.backward()
         nn.utils.clip_grad_norm_(model.parameters(), CLIP)
         optimizer.step()

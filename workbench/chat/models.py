@@ -179,9 +179,9 @@ class TrainingTalker(ModelTalker):
     weights: Transformer
 
     def keep(self) -> None:
-        from llm.training.checkpoint import save_weights
+        from llm.training.checkpoint import publish_weights
 
-        save_weights(self.run.kept_directory / f"step-{self.step:08d}", self.weights, self.step)
+        publish_weights(self.run.kept_directory / f"step-{self.step:08d}", self.weights, self.step)
 
 
 class LiveTalker(TrainingTalker):

@@ -14,7 +14,7 @@ from llm.config.check import LENGTHS
 from llm.errors import UserError, WrongUse
 from llm.events import CoreEvaluated, Evaluated, Event, Finished, Progress, Started, StepLogged
 from llm.files import remove_directory
-from llm.memory import memory_shortage_as_sentence
+from llm.memory import memory_errors_as_user_errors
 from llm.run import Run
 from llm.run.checkpoints import newest_step
 from llm.run.fork import fork as make_fork
@@ -144,7 +144,7 @@ def resume(options: argparse.Namespace) -> int:
 
 def rate_overrides(run: Run, options: argparse.Namespace) -> tuple[tuple[str, str], ...]:
     """Say what a new length does to the learning rate; the overrides that keep it, where that is wanted."""
-    with memory_shortage_as_sentence():
+    with memory_errors_as_user_errors():
         from llm.training.extension import rate_change
 
         change = rate_change(run, options.overrides)
@@ -176,7 +176,7 @@ def train_to_the_end(
 ) -> int:
     """Train in this process, telling how it goes; interrupted, it has saved. `last` takes in what is measured. Returns
     the exit status."""
-    with memory_shortage_as_sentence():
+    with memory_errors_as_user_errors():
         from llm.train import stopping_on_signals
         from llm.training.commands import CommandQueue
         from llm.training.run import run_training

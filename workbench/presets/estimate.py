@@ -10,7 +10,7 @@ from llm.config import ModelConfig, RunConfig, resolve_model
 from llm.config.fit import Overrides, fit, step_bytes
 from llm.limits import memory
 from llm.model.counts import parameters
-from llm.training.batch_plan import Length, run_length
+from llm.training.batch_plan import BatchPlan, resolve_batch_plan
 
 KNOWN_VOCABULARIES = {
     "gpt2": 50257,
@@ -34,14 +34,14 @@ class Estimate:
     model: ModelConfig
     parameters: int
     vocab_is_guess: bool
-    length: Length
+    batch_plan: BatchPlan
     length_is_guess: bool
     training_bytes: int
     available_bytes: int
 
     @property
     def total_tokens(self) -> int:
-        return self.length.steps * self.length.tokens_per_step
+        return self.batch_plan.steps * self.batch_plan.tokens_per_step
 
     @property
     def fits(self) -> bool:
@@ -56,15 +56,15 @@ def estimate(config: RunConfig, *, vocab_size: int = 0, train_tokens: int = 0) -
     vocabulary = vocab_size or expected_vocabulary(config)
     model = resolve_model(config.model, vocabulary)
     tokens = train_tokens or expected_tokens(config)
-    length = run_length(config, vocabulary, tokens)
+    batch_plan = resolve_batch_plan(config, vocabulary, tokens)
     by_data = bool(config.train.epochs) and not config.train.steps
     return Estimate(
         model=model,
         parameters=parameters(model),
         vocab_is_guess=not vocab_size and config.tokenizer.kind == "char",
-        length=length,
+        batch_plan=batch_plan,
         length_is_guess=by_data and not train_tokens,
-        training_bytes=step_bytes(config, model, length.seq_len),
+        training_bytes=step_bytes(config, model, batch_plan.seq_len),
         available_bytes=available_bytes(),
     )
 

@@ -64,21 +64,23 @@ def figures(
     config: RunConfig, guess: Estimate, data: DataState | None, speed: Speed | None = None
 ) -> list[tuple[str, str, str]]:
     """Label, text and style: model, memory, step, length."""
-    model, length = guess.model, guess.length
+    model, batch_plan = guess.model, guess.batch_plan
     about = "about " if guess.vocab_is_guess else ""
     shape = f"{model.n_layer} layers × {model.d_model}, {model.n_head} heads, context {model.context}"
     memory = memory_words(guess, speed)
-    micro = f" in {length.accumulation} micro-batches" if length.accumulation > 1 else ""
-    steps = (
-        f"{'about ' if guess.length_is_guess else ''}{length.steps:,} steps, {format_count(guess.total_tokens)} tokens"
-    )
+    micro = f" in {batch_plan.grad_accum_steps} micro-batches" if batch_plan.grad_accum_steps > 1 else ""
+    steps = f"{'about ' if guess.length_is_guess else ''}{batch_plan.steps:,} steps, {format_count(guess.total_tokens)} tokens"
     if data is not None and data.is_prepared:
         steps += f", {guess.total_tokens / data.train_tokens:.2g} passes over the text"
     return [
         ("Model", f"{about}{format_count(guess.parameters)} parameters: {shape}", ""),
         ("Memory", memory, "" if guess.fits else "$text-error"),
         *([] if guess.fits else [("", verdict(config, guess), "$text-error")]),
-        ("Each step", f"{length.tokens_per_step:,} tokens ({length.rows} × {length.seq_len}){micro}", ""),
+        (
+            "Each step",
+            f"{batch_plan.tokens_per_step:,} tokens ({batch_plan.global_batch_size} × {batch_plan.seq_len}){micro}",
+            "",
+        ),
         ("In all", steps, ""),
         ("Speed", speed_words(guess, speed), ""),
         ("Tokenizer", tokenizer_words(config, guess), ""),
@@ -109,7 +111,9 @@ def speed_words(guess: Estimate, speed: Speed | None) -> str:
     """Tokens per second and the time of the whole run, from what was measured on this machine."""
     if speed is None:
         return "not measured on this machine yet (p measures a few real steps)"
-    rate = speed.measured.tokens_per_second if speed.exact else speed.flops_per_second / guess.length.flops_per_token
+    rate = (
+        speed.measured.tokens_per_second if speed.exact else speed.flops_per_second / guess.batch_plan.flops_per_token
+    )
     source = "measured" if speed.exact else f"going by {clean(speed.name)}; p measures"
     time = format_duration(round(guess.total_tokens / rate))
     return f"about {format_count(rate, digits=3)} tokens/s, {time} ({source})"

@@ -21,7 +21,7 @@ from typing import Any, Protocol
 from llm.config import RunConfig
 from llm.errors import UserError
 from llm.events import CommandRefused, Event, Finished, Saved, Started
-from llm.memory import check_room_for_torch, memory_shortage_as_sentence
+from llm.memory import check_memory_for_torch, memory_errors_as_user_errors
 from llm.run import Command, Run, list_runs
 from llm.run.log import last_events
 from llm.training.commands import CommandQueue
@@ -48,8 +48,8 @@ class Trainer(Protocol):
 
 def train_for_real(run: Run, home: Path, *, on_event: Callable[[Event], None], **arguments: Any) -> object:
     """`llm.training.run.run_training`; importing it loads torch, which is why that happens here and not above."""
-    check_room_for_torch()
-    with memory_shortage_as_sentence():
+    check_memory_for_torch()
+    with memory_errors_as_user_errors():
         from llm.training.run import run_training
 
     def notice(event: Event) -> None:

@@ -150,16 +150,16 @@ def test_streams_left_open_are_as_many_as_the_ranks_at_the_first_step(tmp_path: 
 
 def test_streams_that_ranks_cannot_share_are_told_before_anything_is_prepared(tmp_path: Path) -> None:
     from llm.run import Run
-    from llm.training.resume_checks import check_shares
+    from llm.training.resume_checks import check_world_size
 
     write_shards(tmp_path / "shards")
     left_open = Run.create(tmp_path, "open", stream_config(str(tmp_path / "shards")))
-    check_shares(left_open.config(), tmp_path, 2, {})
+    check_world_size(left_open.config(), tmp_path, 2, {})
     with pytest.raises(ConfigError, match="9 is more than the 8 row groups"):
-        check_shares(left_open.config(), tmp_path, 9, {})
+        check_world_size(left_open.config(), tmp_path, 9, {})
     fixed = Run.create(tmp_path, "fixed", stream_config(str(tmp_path / "shards"), data={"streams": 1}))
     with pytest.raises(ConfigError, match=r"data\.streams: 1 is not a multiple of the 2 processes"):
-        check_shares(fixed.config(), tmp_path, 2, {})
+        check_world_size(fixed.config(), tmp_path, 2, {})
     assert not (tmp_path / "data").exists()
 
 
