@@ -1,10 +1,4 @@
-"""The Textual app: five screens around one training service.
-
-What the screens may use: `app.home`, `app.training`, `app.open_train(run_name)`, `app.open_chat(reference)` and
-`app.open_presets(corpus)`; all return at once. A reference is `RUN`, `RUN@last`, `RUN@best`, `RUN@STEP`, or `RUN@live`
-for the model in training. `open_chat` calls `ChatScreen.open_reference(reference)`, `open_train` calls
-`TrainScreen.open_run(run_name)`, `open_presets` calls `PresetsScreen.use_corpus(corpus)`.
-"""
+"""The Textual app: five screens around one training service. `workbench.ui.host.Host` is what the screens see of it."""
 
 from __future__ import annotations
 
@@ -18,7 +12,7 @@ from collections.abc import Callable, Iterable
 from contextvars import copy_context
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar, cast
 
 from textual import work
 from textual.app import SystemCommand
@@ -31,6 +25,7 @@ from textual.theme import ThemeProvider
 from llm.errors import UserError
 from llm.events import Event, Finished, RolledBack, Warned
 from llm.run import Run
+from workbench.screens import SCREENS, WINDOWS
 from workbench.terminal import give_terminal_back, log_for, terminal_kept_for_app, what_is_missing
 from workbench.text import clean
 from workbench.train.queue import QueueRunner, RunQueue
@@ -47,7 +42,16 @@ if TYPE_CHECKING:
     from textual.command import Provider
 
     from workbench.charts.curves import RunCurves
+    from workbench.chat.screen import ChatScreen
     from workbench.data.corpora import Entry
+    from workbench.presets.screen import PresetsScreen
+    from workbench.train.screen import TrainScreen
+    from workbench.ui.host import Host
+
+    def as_host(app: WorkbenchApp) -> Host:
+        """The type checker compares the app with the protocol here."""
+        return app
+
 
 SWITCH_SECONDS = 0.0005
 """How long one Python thread may keep the others waiting. Measured: a tenth of the default gives the training thread
@@ -57,36 +61,6 @@ MOVED, CLOSED = "it carries on in a process of its own", "the workbench was clos
 WATCHED_BYTES = 1 << 16
 """Of a log that was there before, as much is read for the line on top of the screens."""
 PRELOAD_AFTER_SECONDS = 0.3  # by then the first screen is painted, and the keys it shows are not kept waiting
-
-
-def presets_screen() -> Screen[Any]:
-    from workbench.presets.screen import PresetsScreen
-
-    return PresetsScreen(id="presets")
-
-
-def train_screen() -> Screen[Any]:
-    from workbench.train.screen import TrainScreen
-
-    return TrainScreen(id="train")
-
-
-def runs_screen() -> Screen[Any]:
-    from workbench.runs.screen import RunsScreen
-
-    return RunsScreen(id="runs")
-
-
-def chat_screen() -> Screen[Any]:
-    from workbench.chat.screen import ChatScreen
-
-    return ChatScreen(id="chat")
-
-
-def data_screen() -> Screen[Any]:
-    from workbench.data.screen import DataScreen
-
-    return DataScreen(id="data")
 
 
 def command_provider() -> type[Provider]:
@@ -100,27 +74,21 @@ class WorkbenchApp(BaseApp):
 
     TITLE = "llm-workbench"
     CSS_PATH = "app.tcss"
-    MODES: ClassVar[dict[str, str | Callable[[], Screen[Any]]]] = {
-        "presets": presets_screen,
-        "train": train_screen,
-        "runs": runs_screen,
-        "chat": chat_screen,
-        "data": data_screen,
-    }
+    MODES: ClassVar[dict[str, str | Callable[[], Screen[Any]]]] = {screen.id: screen.create for screen in SCREENS}
     DEFAULT_MODE = "presets"
     COMMANDS = {command_provider}  # noqa: RUF012 - as Textual declares it
     BINDINGS: ClassVar[list[BindingType]] = [
-        Binding("1", "show('presets')", "Presets", id="app.presets", show=False),
-        Binding("2", "show('train')", "Train", id="app.train", show=False),
-        Binding("3", "show('runs')", "Runs", id="app.runs", show=False),
-        Binding("4", "show('chat')", "Chat", id="app.chat", show=False),
-        Binding("5", "show('data')", "Data", id="app.data", show=False),
+        *(
+            Binding(screen.key, f"show({screen.id!r})", screen.name, id=f"app.{screen.id}", show=False)
+            for screen in SCREENS
+        ),
         Binding("question_mark,f1", "help", "Help", id="app.help"),
         Binding("ctrl+p", "command_palette", "Commands", id="app.palette", show=False, priority=True),
         Binding("ctrl+q", "quit", "Quit", id="app.quit", priority=True),
         Binding("f9", "save_picture", "Picture of the screen", id="app.screenshot", show=False),
     ]
 
+    screens, windows = SCREENS, WINDOWS
     training_line: var[str] = var("no training")  # a `reactive` of the app would repaint the whole screen
     """How the training of this program stands, in one line; shown on top of every screen."""
 
@@ -175,22 +143,21 @@ class WorkbenchApp(BaseApp):
 
     def open_train(self, run_name: str) -> None:
         """Show a run's curves."""
-        self.call_later(self._open, "train", "open_run", run_name)
+        self.call_later(self._open, "train", lambda screen: cast("TrainScreen", screen).open_run(run_name))
 
     def open_chat(self, reference: str) -> None:
-        """Talk to a checkpoint, or to the model in training."""
-        self.call_later(self._open, "chat", "open_reference", reference)
+        """Chat with a checkpoint, or with the model in training."""
+        self.call_later(self._open, "chat", lambda screen: cast("ChatScreen", screen).open_reference(reference))
 
     def open_presets(self, corpus: Entry) -> None:
-        """Let the marked preset learn from a corpus."""
-        self.call_later(self._open, "presets", "use_corpus", corpus)
+        """Use a corpus for the selected preset."""
+        self.call_later(self._open, "presets", lambda screen: cast("PresetsScreen", screen).use_corpus(corpus))
 
-    async def _open(self, mode: str, method: str, argument: object) -> None:
+    async def _open(self, mode: str, then: Callable[[Screen[Any]], object]) -> None:
+        """Switch to a main screen, then call `then` with it; nothing happens where a window is open."""
         await self.action_show(mode)
         if self.current_mode == mode:
-            result = getattr(self.screen_stack[0], method)(argument)
-            if result is not None:
-                await result
+            then(self.screen_stack[0])
 
     def get_system_commands(self, screen: Screen[Any]) -> Iterable[SystemCommand]:
         """What the command palette offers besides keys and places: what belongs to the whole workbench."""

@@ -40,7 +40,8 @@ from workbench.runs.trash import move_to_trash
 from workbench.train.queue import RunQueue
 from workbench.train.service import Overrides, TrainingService
 from workbench.ui.dialogs import Ask, AskSteps, AskText, Help
-from workbench.ui.settings_screen import SettingsScreen, all_bindings
+from workbench.ui.key_map import all_bindings
+from workbench.ui.settings_screen import SettingsScreen
 
 Holds = Callable[[Any], object]
 Row = tuple[str, str, Holds, tuple[str, ...]]

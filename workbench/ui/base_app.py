@@ -106,7 +106,7 @@ class BaseApp(App[int]):
     @work(thread=True, group="key ids")
     def _check_key_ids(self) -> None:
         """Tell of an id in the settings file that no binding has."""
-        from workbench.ui.settings_screen import unknown_id
+        from workbench.ui.key_map import unknown_id
 
         if problem := unknown_id(self.settings.keys):
             self.notify(clean(problem), severity="error", timeout=15, markup=False)

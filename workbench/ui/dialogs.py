@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, ClassVar, Protocol, cast, runtime_checkable
+from typing import Any, ClassVar, Protocol, runtime_checkable
 
 from textual import on
 from textual.app import ComposeResult
@@ -18,11 +18,9 @@ from textual.widgets.option_list import Option
 from llm.config import RunConfig, fields_of, parse_value
 from workbench.text import clean
 from workbench.ui.closing import ClosesOnce
+from workbench.ui.host import Host, host_of
 from workbench.ui.keys import EVERYWHERE, HERE, SCREEN, guide_of_focus, working_keys
 from workbench.ui.lists import ChoiceList
-
-if TYPE_CHECKING:
-    from workbench.app import WorkbenchApp
 
 
 @dataclass(frozen=True)
@@ -52,13 +50,17 @@ class Modal(ModalScreen[ScreenResultType], ClosesOnce[ScreenResultType]):
     ]
 
     @property
-    def workbench(self) -> WorkbenchApp:
+    def workbench(self) -> Host:
         """The app, with its home directory and its training service."""
-        return cast("WorkbenchApp", self.app)
+        return host_of(self)
 
     def focus_guide(self) -> str:
         """What the focused thing is for, "" where there is no more to say than of the whole."""
         return guide_of_focus(self, self.GUIDES)
+
+    def action_leave(self) -> None:
+        """Close without a result."""
+        self.dismiss(None)
 
 
 class Ask(Modal[str]):

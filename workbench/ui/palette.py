@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from functools import partial
-from typing import TYPE_CHECKING, Any, cast
+from typing import Any
 
 from textual.app import ComposeResult, SystemCommand
 from textual.command import (
@@ -25,20 +25,10 @@ from textual.widgets import LoadingIndicator
 from llm.run import list_runs
 from workbench.text import clean
 from workbench.ui.closing import ClosesOnce
-from workbench.ui.dialogs import Waiting
+from workbench.ui.dialogs import Modal, Waiting
+from workbench.ui.host import Destination, Host, host_of
 from workbench.ui.keys import EVERYWHERE, working_keys
 from workbench.ui.lists import SafeList
-
-if TYPE_CHECKING:
-    from workbench.app import WorkbenchApp
-
-PLACES = {
-    "presets": "Choose what to train",
-    "train": "Watch and steer a run",
-    "runs": "All runs and their checkpoints",
-    "chat": "Talk to a model",
-    "data": "Corpora and tokenizers",
-}
 
 
 class PaletteList(CommandList, SafeList, can_focus=False):
@@ -68,11 +58,11 @@ class Everything(Provider):
     """What can be done from here, what belongs to this screen first; the curves of any run, once its name is typed."""
 
     async def startup(self) -> None:
-        self.runs = [run.name for run in list_runs(self.workbench.home)]
+        self.runs = [run.name for run in list_runs(self.host.home)]
 
     @property
-    def workbench(self) -> WorkbenchApp:
-        return cast("WorkbenchApp", self.app)
+    def host(self) -> Host:
+        return host_of(self.screen)
 
     async def discover(self) -> Hits:
         for name, about, run, _ in self.commands():
@@ -87,12 +77,15 @@ class Everything(Provider):
 
     def commands(self) -> Iterator[SystemCommand]:
         yield from screen_commands(self.screen)
-        yield from place_commands(self.workbench)
+        for screen in self.host.screens:
+            yield SystemCommand(f"Go to {screen.name}", screen.help, partial(go_to, self.screen, screen.id))
+        for window in self.host.windows:
+            yield SystemCommand(f"Go to {window.name}", window.help, partial(open_window, self.screen, window))
         yield from self.app.get_system_commands(self.screen)
 
     def run_commands(self) -> Iterator[SystemCommand]:
         for name in self.runs:
-            yield SystemCommand(f"Curves of {clean(name)}", "Open the run", partial(open_run, self.workbench, name))
+            yield SystemCommand(f"Curves of {clean(name)}", "Open the run", partial(open_run, self.screen, name))
 
 
 def screen_commands(screen: Screen[Any]) -> Iterator[SystemCommand]:
@@ -103,36 +96,23 @@ def screen_commands(screen: Screen[Any]) -> Iterator[SystemCommand]:
             yield SystemCommand(working.text, f"{working.keys}: {working.place.lower()}", run)
 
 
-def place_commands(app: WorkbenchApp) -> Iterator[SystemCommand]:
-    """Everywhere one can go."""
-    for mode, about in PLACES.items():
-        yield SystemCommand(f"Go to {mode.capitalize()}", about, partial(go_to, app, mode))
-    for name, about, screen in (
-        ("Queue", "The runs that wait for their turn", "QueueScreen"),
-        ("Trash", "Deleted runs, until it is emptied", "TrashScreen"),
-        ("Prepared data", "Tokenised text, and which runs use it", "CachedDataScreen"),
-    ):
-        yield SystemCommand(f"Go to {name}", about, partial(open_list, app, screen))
-
-
-async def go_to(app: WorkbenchApp, mode: str) -> None:
-    """Bring a screen to the front, out of whatever is open over the one that is there."""
+async def go_to(screen: Screen[Any], mode: str) -> None:
+    """Switch to a main screen; the windows over the current one close."""
+    app = screen.app
     while len(app.screen_stack) > 1 and not isinstance(app.screen, Waiting):
-        if leave := getattr(app.screen, "action_leave", None):
-            leave()
+        if isinstance(app.screen, Modal):
+            app.screen.action_leave()
         else:
             app.screen.dismiss(None)
-    await app.action_show(mode)
+    await host_of(screen).action_show(mode)
 
 
-async def open_run(app: WorkbenchApp, name: str) -> None:
+async def open_run(screen: Screen[Any], name: str) -> None:
     """Show the curves of a run."""
-    await go_to(app, "train")
-    app.open_train(name)
+    await go_to(screen, "train")
+    host_of(screen).open_train(name)
 
 
-async def open_list(app: WorkbenchApp, name: str) -> None:
-    """Open one of the lists that are seldom needed."""
-    from workbench.runs import storage_screen as store
-
-    await app.push_screen(getattr(store, name)())
+async def open_window(screen: Screen[Any], window: Destination) -> None:
+    """Open one of the windows in the table of the app."""
+    await screen.app.push_screen(window.create())

@@ -2,18 +2,16 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, ClassVar, cast
+from typing import ClassVar
 
 from textual.app import ComposeResult
 from textual.binding import Binding, BindingType
 from textual.screen import Screen
 
+from workbench.ui.host import Host, host_of
 from workbench.ui.key_line import KeyLine
 from workbench.ui.keys import guide_of_focus
 from workbench.ui.status import StatusLine
-
-if TYPE_CHECKING:
-    from workbench.app import WorkbenchApp
 
 
 class WorkbenchScreen(Screen[None]):
@@ -32,9 +30,9 @@ class WorkbenchScreen(Screen[None]):
     ]
 
     @property
-    def workbench(self) -> WorkbenchApp:
+    def workbench(self) -> Host:
         """The app, with its home directory and its training service."""
-        return cast("WorkbenchApp", self.app)
+        return host_of(self)
 
     def focus_guide(self) -> str:
         """What the focused thing is for, "" where there is no more to say than of the whole."""

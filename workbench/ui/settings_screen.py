@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-import importlib
-import pkgutil
-from collections.abc import Iterator, Mapping
 from dataclasses import replace
 from typing import Any, ClassVar
 
@@ -13,13 +10,12 @@ from textual.app import ComposeResult
 from textual.binding import Binding, BindingType
 from textual.containers import Vertical
 from textual.content import Content
-from textual.dom import DOMNode
 from textual.widgets import OptionList, Static
 from textual.widgets.option_list import Option
 
-from llm.names import did_you_mean
 from workbench.ui.dialogs import Answer, Ask, AskText, Modal
 from workbench.ui.key_line import KeyLine
+from workbench.ui.key_map import all_bindings, clash, keys_of
 from workbench.ui.lists import ChoiceList
 from workbench.ui.settings import Settings, problem_with
 from workbench.ui.themes import THEMES
@@ -28,76 +24,6 @@ NUMBERS = {
     "redraws_per_second": "redraws of the charts per second (0: as often as the training can spare)",
     "smoothing": "smoothing of the loss curve when a run is opened (0 to 0.999)",
 }
-TOGETHER = {"train", "chart"}  # the keys of charts work on the Train screen wherever its focus is
-ALONE = {"help", "lapse"}  # windows without lists, over which no other key works
-EVERYWHERE = ("app", "screen", "list")
-FEATURES = ("presets", "train", "runs", "chat", "data", "charts", "ui")
-ROOMS = (*EVERYWHERE, "presets", "train", "chart", "runs", "chat", "data")
-"""In this order keys are listed; those of windows come after them."""
-
-
-def all_bindings() -> dict[str, list[Binding]]:
-    """Every binding that has an id, by that id, room by room. Bindings of one id are remapped together."""
-    found: dict[str, list[Binding]] = {}
-    for node in bound_classes():
-        for binding in Binding.make_bindings(node.__dict__.get("BINDINGS", ())):
-            if binding.id:
-                found.setdefault(binding.id, []).append(binding)
-    return dict(sorted(found.items(), key=lambda item: place_of_room(item[0].partition(".")[0])))
-
-
-def place_of_room(room: str) -> tuple[int, str]:
-    return (ROOMS.index(room), "") if room in ROOMS else (len(ROOMS), room)
-
-
-def bound_classes() -> Iterator[type[DOMNode]]:
-    """The app, and all widgets and screens that declare keys, whether they have been opened yet or not."""
-    import workbench.app
-
-    for feature in FEATURES:
-        package = importlib.import_module(f"workbench.{feature}")
-        for module in pkgutil.iter_modules(package.__path__, f"{package.__name__}."):
-            importlib.import_module(module.name)  # a class is found below only once its module is loaded
-    queue: list[type[DOMNode]] = [DOMNode]
-    found: set[type[DOMNode]] = {workbench.app.WorkbenchApp}
-    while queue:
-        node = queue.pop(0)
-        queue += node.__subclasses__()
-        if node.__module__.startswith("workbench."):
-            found.add(node)
-    yield from sorted(found, key=lambda node: (node.__module__, node.__qualname__))  # not as they came to be loaded
-
-
-def keys_of(bindings: list[Binding]) -> str:
-    """The keys of bindings of one id, as a key map writes them."""
-    return ",".join(dict.fromkeys(binding.key for binding in bindings))
-
-
-def unknown_id(keys: Mapping[str, str]) -> str:
-    """What is wrong with the ids of a key map, or "". Loads every screen: for a thread."""
-    known = all_bindings()
-    wrong = next((identity for identity in keys if identity not in known), None)
-    if wrong is None:
-        return ""
-    advice = did_you_mean(wrong, known) or "the settings (in the palette, ctrl+p) list them all."
-    return f"settings.toml gives a key to {wrong}, which is nothing that has a key; {advice}"
-
-
-def clash(identity: str, key: str, settings: Settings) -> str:
-    """The id of another binding that works where `identity` works and has `key` already, or ""."""
-    room = identity.partition(".")[0]
-    for other, bindings in all_bindings().items():
-        keys = settings.keys.get(other) or keys_of(bindings)
-        if other != identity and key in keys.split(",") and work_together(room, other.partition(".")[0]):
-            return other
-    return ""
-
-
-def work_together(room: str, other: str) -> bool:
-    """Whether keys of two rooms work at the same time."""
-    if room == other or {room, other} == TOGETHER:
-        return True
-    return bool({room, other}.intersection(EVERYWHERE)) and not {room, other} & ALONE
 
 
 class SettingsScreen(Modal[None]):

@@ -2,18 +2,13 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, cast
-
 from rich.cells import cell_len
 from textual.app import ComposeResult
 from textual.containers import Horizontal
 from textual.content import Content
 from textual.widgets import Static
 
-if TYPE_CHECKING:
-    from workbench.app import WorkbenchApp
-
-NAMES = {"presets": "Presets", "train": "Train", "runs": "Runs", "chat": "Chat", "data": "Data"}
+from workbench.ui.host import Destination, host_of
 
 
 class StatusLine(Horizontal):
@@ -21,13 +16,12 @@ class StatusLine(Horizontal):
 
     def __init__(self) -> None:
         super().__init__()
-        self.line = Static(
-            id="training-line", markup=False
-        )  # kept: a terminal may close before it is mounted, or after
+        # an attribute, since a terminal may close before it is mounted, or after
+        self.line = Static(id="training-line", markup=False)
 
     def compose(self) -> ComposeResult:
-        for number, (mode, name) in enumerate(NAMES.items(), 1):
-            yield Tab(number, mode, name)
+        for screen in host_of(self).screens:
+            yield Tab(screen)
         yield self.line
 
     def on_mount(self) -> None:
@@ -39,7 +33,7 @@ class StatusLine(Horizontal):
             tab.set_class(tab.mode == self.screen.id, "current")
 
     def on_resize(self) -> None:
-        self._show(cast("WorkbenchApp", self.app).training_line)
+        self._show(host_of(self).training_line)
 
     def _show(self, line: str) -> None:
         """As many parts of the line as there is room for."""
@@ -52,9 +46,9 @@ class StatusLine(Horizontal):
 class Tab(Static):
     """One screen's name; a click opens it."""
 
-    def __init__(self, number: int, mode: str, name: str) -> None:
-        super().__init__(Content(f" {number} {name} "))
-        self.mode = mode
+    def __init__(self, screen: Destination) -> None:
+        super().__init__(Content(f" {screen.key} {screen.name} "))
+        self.mode = screen.id
 
     async def on_click(self) -> None:
-        await cast("WorkbenchApp", self.app).action_show(self.mode)
+        await host_of(self).action_show(self.mode)

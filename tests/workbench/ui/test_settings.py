@@ -17,8 +17,9 @@ from workbench.charts.chart import Chart
 from workbench.train.screen import TrainScreen
 from workbench.train.service import TrainingService
 from workbench.ui.dialogs import Ask, AskText
+from workbench.ui.key_map import all_bindings, classes_with_keys, clash, keys_of
 from workbench.ui.settings import FILE, SET_ASIDE, Settings, load_settings, save_settings
-from workbench.ui.settings_screen import PressKey, SettingsScreen, all_bindings, bound_classes, clash, keys_of
+from workbench.ui.settings_screen import PressKey, SettingsScreen
 
 
 def app_with(home: Path) -> WorkbenchApp:
@@ -157,7 +158,7 @@ async def test_an_id_that_nothing_has_is_told(home: Path) -> None:
 
 def test_every_key_can_be_given_away() -> None:
     rooms = {"presets", "edit", "fork", "fit", "prepare", "runs", "store", "compare", "overlay", "data", "settings"}
-    for node in bound_classes():
+    for node in classes_with_keys():
         if node.__module__.rpartition(".")[2] in rooms | {"base", "run_actions", "dialogs", "lists", "tables"}:
             for binding in Binding.make_bindings(node.__dict__.get("BINDINGS", ())):
                 assert binding.id, f"{node.__name__}: {binding.key}"
