@@ -106,7 +106,7 @@ def scripted_run(home: Path, name: str, steps: int, *, end: str = "", config: Ru
 
 
 class ScriptedTrainer:
-    """Stands in for `llm.training.run.run_training`: prepares until `prepared` is set, then takes `steps` steps and goes on
+    """Replaces `llm.training.run.run_training`: prepares until `prepared` is set, takes `steps` steps, and keeps
     obeying until it is told to stop."""
 
     def __init__(self, steps: int = 250) -> None:

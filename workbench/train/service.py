@@ -32,7 +32,7 @@ Overrides = tuple[tuple[str, str], ...]
 
 
 class Trainer(Protocol):
-    """`llm.training.run.run_training`, or a stand-in for tests: trains `run` to its end or until `commands` hold a stop."""
+    """`llm.training.run.run_training` or a test double: trains `run` to its end, or until `commands` hold a stop."""
 
     def __call__(
         self,
@@ -65,7 +65,7 @@ def train_for_real(run: Run, home: Path, *, on_event: Callable[[Event], None], *
 
 @dataclass
 class ThreadTraining:
-    """The one training of this program's thread. `live` is an `llm.training.live.LiveWeights` once there are weights, `end` how
+    """The training in a thread of this program. `live` are its weights (`llm.training.live.LiveWeights`), `end` is how
     it ended and `problem` why it failed. `refusals` are the reasons of refused commands by their ids; `unsaved` is why
     the last request to stop was refused, "" once a save has succeeded."""
 

@@ -17,7 +17,7 @@ from workbench.charts.chart import Chart
 from workbench.train.screen import TrainScreen
 from workbench.train.service import TrainingService
 from workbench.ui.dialogs import Ask, AskText
-from workbench.ui.key_map import all_bindings, classes_with_keys, clash, keys_of
+from workbench.ui.key_map import all_bindings, clash, classes_with_keys, keys_of
 from workbench.ui.settings import FILE, SET_ASIDE, Settings, load_settings, save_settings
 from workbench.ui.settings_screen import PressKey, SettingsScreen
 
