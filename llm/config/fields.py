@@ -57,9 +57,8 @@ def fields_of(tree: type, prefix: str = "") -> tuple[Field, ...]:
             found.extend(fields_of(kind, path + "."))
             continue
         origin = get_origin(kind)
-        choices = get_args(kind) if origin is Literal else ()
-        plain = str if choices else origin or kind
-        found.append(Field(path=path, type=plain, default=item.default, choices=choices, **item.metadata))
+        plain, metadata = (str, {"choices": get_args(kind)}) if origin is Literal else (origin or kind, {})
+        found.append(Field(path=path, type=plain, default=item.default, **(dict(item.metadata) | metadata)))
     return tuple(found)
 
 

@@ -10,6 +10,8 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
+from llm.config.optimizers import OPTIMIZER_INFO
+
 
 def setting(
     default: Any,
@@ -18,12 +20,16 @@ def setting(
     low: float | None = None,
     high: float | None = None,
     above: float | None = None,
+    choices: tuple[str, ...] = (),
     live: bool = False,
     safe: bool = False,
 ) -> Any:
-    """Declare one configuration field. `low` and `high` are inclusive bounds, `above` is an exclusive lower bound."""
-    metadata = {"help": help, "low": low, "high": high, "above": above, "live": live, "safe": safe or live}
-    return field(default=default, metadata=metadata)
+    """Declare one configuration field. `low` and `high` are inclusive bounds, `above` is an exclusive lower bound.
+
+    `choices` are the allowed values of a string; a Literal type lists them itself.
+    """
+    bounds = {"low": low, "high": high, "above": above, "choices": choices}
+    return field(default=default, metadata={"help": help, **bounds, "live": live, "safe": safe or live})
 
 
 @dataclass(frozen=True)
@@ -147,8 +153,10 @@ class ModelConfig:
 class OptimConfig:
     """The optimiser: how gradients move weights. The learning rate itself is `train.lr`."""
 
-    kind: Literal["adamw", "sgd", "muon"] = setting(
-        "adamw", "adamw; sgd; muon: Muon on the blocks' matrices and AdamW on everything else."
+    kind: str = setting(
+        "adamw",
+        "adamw; sgd; muon: Muon on the blocks' matrices and AdamW on everything else.",
+        choices=tuple(OPTIMIZER_INFO),
     )
     beta1: float = setting(0.9, "AdamW: decay of the first moment.", low=0, high=0.9999)
     beta2: float = setting(0.95, "AdamW: decay of the second moment.", low=0, high=0.99999)

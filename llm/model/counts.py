@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Literal
 
+from llm.config.optimizers import OPTIMIZER_INFO, optimizer_of_group
 from llm.config.schema import ModelConfig
 
 Precision = Literal["fp32", "bf16", "fp16"]
@@ -15,21 +16,25 @@ MOST_KEPT_POSITIONS = 256  # in longer texts a CPU forms the attention weights a
 
 def parameters(config: ModelConfig) -> int:
     """Numbers that training moves; a tied head counts once."""
+    return sum(group_parameters(config).values())
+
+
+def group_parameters(config: ModelConfig) -> dict[str, int]:
+    """Numbers in each parameter group (`llm.config.optimizers.GROUPS`)."""
     d, kv = config.d_model, kv_width(config)
     biases = (d + 2 * kv if config.qkv_bias else 0) + (
         inner_matrices(config) * config.d_ff + 2 * d if config.bias else 0
     )
-    return (
-        lookup_parameters(config)
-        + matrix_parameters(config)
-        + config.n_layer * biases
-        + norm_parameters(config) * (2 * config.n_layer + 1 + config.embedding_norm)
-        + (0 if config.tied_head else config.vocab_size * d)
-    )
+    return {
+        "embedding": lookup_parameters(config),
+        "head": 0 if config.tied_head else config.vocab_size * d,
+        "matrices": matrix_parameters(config),
+        "vectors": config.n_layer * biases + norm_parameters(config) * (2 * config.n_layer + 1 + config.embedding_norm),
+    }
 
 
 def matrix_parameters(config: ModelConfig) -> int:
-    """The matrices of all blocks: those that Muon moves."""
+    """Numbers in the matrices of all blocks."""
     d = config.d_model
     attention = 2 * d * d + 2 * d * kv_width(config)
     feed_forward = (inner_matrices(config) + 1) * d * config.d_ff
@@ -87,15 +92,18 @@ def training_bytes(
     seq_len: int,
     *,
     precision: Precision = "fp32",
-    optimizer: Literal["adamw", "sgd", "muon"] = "adamw",
+    optimizer: str = "adamw",
 ) -> int:
     """An estimate of what one training step holds at its fullest: within about a quarter, torch itself not counted.
 
     Weights, gradients, optimiser state, activations kept for the backward pass, and the logits of one chunk
     (`llm.model.loss`). Half precision keeps a narrow copy of the weights besides.
     """
-    all_weights, matrices = parameters(config), matrix_parameters(config)
-    state = {"adamw": 2 * all_weights, "sgd": 0, "muon": 2 * all_weights - matrices}[optimizer]
+    all_weights = parameters(config)
+    state = sum(
+        OPTIMIZER_INFO[optimizer_of_group(optimizer, group)].state_tensors * numbers
+        for group, numbers in group_parameters(config).items()
+    )
     narrow_copy = 0 if precision == "fp32" else 2 * all_weights
     logits = 3 * LEAST_LOGIT_ROWS * config.vocab_size
     return (

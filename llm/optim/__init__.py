@@ -1,8 +1,17 @@
-"""Optimisers, clipping and schedules, written by hand."""
+"""Optimizers, clipping and schedules, written by hand."""
 
-from llm.optim.build import build_optimizer, idle_rate
+from llm.optim.build import build_optimizer, unused_lr_warning
 from llm.optim.clipping import clip_grad_norm
 from llm.optim.optimizer import Group, Optimizer, Rule
 from llm.optim.schedule import lr_at, momentum_at
 
-__all__ = ["Group", "Optimizer", "Rule", "build_optimizer", "clip_grad_norm", "idle_rate", "lr_at", "momentum_at"]
+__all__ = [
+    "Group",
+    "Optimizer",
+    "Rule",
+    "build_optimizer",
+    "clip_grad_norm",
+    "lr_at",
+    "momentum_at",
+    "unused_lr_warning",
+]

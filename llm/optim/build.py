@@ -1,43 +1,40 @@
-"""From a model and a configuration to an optimiser."""
+"""From a model and a configuration to an optimizer."""
 
 from __future__ import annotations
 
-from llm.config.schema import OptimConfig, RunConfig
+from llm.config import get_value
+from llm.config.optimizers import GROUPS, OPTIMIZER_INFO, optimizer_of_group
+from llm.config.schema import RunConfig
 from llm.model.transformer import Transformer
-from llm.optim.adamw import AdamW
-from llm.optim.muon import Muon
-from llm.optim.optimizer import Group, Optimizer, Rule
-from llm.optim.sgd import SGD
+from llm.optim.optimizer import Group, Optimizer
+from llm.optim.registry import OPTIMIZERS
 
-LIST_DEVICES = ("cpu", "cuda", "mps")  # where torch has whole-list kernels
-REFERENCE_WIDTH = 768  # width at which width_scaled_lr leaves the rates alone
+FOREACH_DEVICES = ("cpu", "cuda", "mps")  # where torch has kernels for whole lists of tensors
+REFERENCE_WIDTH = 768  # width at which width_scaled_lr leaves the rates unchanged
 
 
 def build_optimizer(model: Transformer, config: RunConfig) -> Optimizer:
-    """The optimiser that `config.optim` describes, over the parameters of `model`.
+    """The optimizer that `config.optim` describes, over the parameters of `model`, which must be on its device.
 
-    Groups: "embedding" (tokens and positions), "head" (an untied one), "matrices" (those of the blocks), "vectors"
-    (gains and biases). Muon takes the matrices at `matrix_lr`, AdamW everything else; otherwise one rule takes all.
-    Vectors are decayed only with `decay_all`. With `width_scaled_lr` AdamW's rates are multiplied by (d_model/768)^−½.
-    Build it once the model is on its device.
+    One parameter group for each of `llm.config.optimizers.GROUPS` that has parameters. Vectors are decayed only with
+    `decay_all`. With `width_scaled_lr` AdamW's learning rates are multiplied by (d_model/768)^−½.
     """
     optim = config.optim
     named = [(name, weight) for name, weight in model.named_parameters() if weight.requires_grad]
     device = named[0][1].device.type
-    fused = optim.fused == "on" or (optim.fused == "auto" and device in LIST_DEVICES)
+    fused = optim.fused == "on" or (optim.fused == "auto" and device in FOREACH_DEVICES)
     groups = []
-    for label, (_, rate) in rates(config).items():
-        rule = rule_for(label, optim, fused)
-        if optim.width_scaled_lr and isinstance(rule, AdamW):
-            rate *= (model.config.d_model / REFERENCE_WIDTH) ** -0.5
-        members = [(name, weight) for name, weight in named if label_of(name, weight.ndim) == label]
-        decays = optim.decay_all or label != "vectors"
+    for label in GROUPS:
+        kind, lr = optimizer_of_group(optim.kind, label), peak_lr(config, label)
+        if optim.width_scaled_lr and kind == "adamw":
+            lr *= (model.config.d_model / REFERENCE_WIDTH) ** -0.5
+        members = [(name, weight) for name, weight in named if group_of(name, weight.ndim) == label]
         groups.append(
             Group(
                 label=label,
-                rule=rule,
-                lr=rate,
-                weight_decay=optim.weight_decay if decays else 0.0,
+                rule=OPTIMIZERS[kind](optim, fused),
+                lr=lr,
+                weight_decay=optim.weight_decay if optim.decay_all or label != "vectors" else 0.0,
                 names=[name for name, _ in members],
                 weights=[weight for _, weight in members],
             )
@@ -45,42 +42,37 @@ def build_optimizer(model: Transformer, config: RunConfig) -> Optimizer:
     return Optimizer(groups)
 
 
-def rates(config: RunConfig) -> dict[str, tuple[str, float]]:
-    """Each group's learning rate, after the field that it comes from."""
-    optim, base = config.optim, ("train.lr", config.train.lr)
-    return {
-        "embedding": ("optim.embedding_lr", optim.embedding_lr) if optim.embedding_lr else base,
-        "head": ("optim.head_lr", optim.head_lr) if optim.head_lr else base,
-        "matrices": ("optim.matrix_lr", optim.matrix_lr) if optim.kind == "muon" else base,
-        "vectors": base,
-    }
+def lr_field(config: RunConfig, group: str) -> str:
+    """The configuration field that sets the learning rate of a parameter group."""
+    if group in ("embedding", "head") and getattr(config.optim, f"{group}_lr"):
+        return f"optim.{group}_lr"
+    info = OPTIMIZER_INFO[config.optim.kind]
+    return info.lr_field if group in info.groups else "train.lr"
 
 
-def idle_rate(optimizer: Optimizer, config: RunConfig) -> str:
-    """A sentence where `train.lr` is no group's learning rate, nor as high as one; "" elsewhere."""
-    used = {rates(config)[group.label] for group in optimizer.groups}
-    if config.train.lr in [rate for _, rate in used]:
+def peak_lr(config: RunConfig, group: str) -> float:
+    """The learning rate of a parameter group before the schedule."""
+    lr = get_value(config, lr_field(config, group))
+    assert isinstance(lr, float)
+    return lr
+
+
+def unused_lr_warning(optimizer: Optimizer, config: RunConfig) -> str:
+    """A sentence where `train.lr` is the learning rate of no parameter group; "" otherwise."""
+    labels = [group.label for group in optimizer.groups]
+    if config.train.lr in [peak_lr(config, label) for label in labels]:
         return ""
-    fields = ", ".join(sorted(field for field, _ in used))
+    fields = ", ".join(sorted({lr_field(config, label) for label in labels}))
     return (
-        f"train.lr = {config.train.lr:g} sets no learning rate here, as {fields} do; change those, or "
+        f"train.lr = {config.train.lr:g} has no effect: every learning rate is set by {fields}. Change those, or "
         "train.lr_multiplier for all of them."
     )
 
 
-def label_of(name: str, dimensions: int) -> str:
-    """The group that a parameter belongs to."""
+def group_of(name: str, dimensions: int) -> str:
+    """The parameter group of a parameter."""
     if dimensions < 2:
         return "vectors"
     if name.startswith("blocks."):
         return "matrices"
     return "head" if name.startswith("head.") else "embedding"
-
-
-def rule_for(label: str, optim: OptimConfig, fused: bool) -> Rule:
-    """The rule that moves a group."""
-    if optim.kind == "sgd":
-        return SGD(fused)
-    if optim.kind == "muon" and label == "matrices":
-        return Muon(optim.momentum, fused)
-    return AdamW(optim.beta1, optim.beta2, optim.eps, optim.eps_inside, optim.decay_after, fused)

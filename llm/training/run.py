@@ -19,7 +19,7 @@ from llm.data.tokens.prepare import Dataset
 from llm.errors import UserError
 from llm.events import Event, Finished, RolledBack, Skipped, Started, StepLogged, Warned
 from llm.files import remove_staging, write_atomic
-from llm.optim import idle_rate
+from llm.optim import unused_lr_warning
 from llm.run import EventLog, Run
 from llm.run.lock import RunLock
 from llm.run.log import last_events
@@ -223,7 +223,7 @@ def training_events(
     loss_fn, warning = settled_loss(context)
     on_live(LiveWeights(run.name, state, dataset.tokenizer, context.plan))
     yield started(context, restored)
-    own = (warning, thread_warning(plan, ranks), idle_rate(state.optimizer, config))
+    own = (warning, thread_warning(plan, ranks), unused_lr_warning(state.optimizer, config))
     for message in (*warnings, *dataset.warnings, *filter(None, own)):
         yield Warned(step=state.step, message=message)
     yield from Trainer(context, commands, loss_fn).events()

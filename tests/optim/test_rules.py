@@ -13,10 +13,14 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from llm.config import check, fields_of
+from llm.config.optimizers import OPTIMIZER_INFO, optimizer_of_group
 from llm.config.schema import ModelConfig, OptimConfig, RunConfig, TrainConfig
+from llm.model.counts import group_parameters
 from llm.model.transformer import Transformer
 from llm.optim import Group, Optimizer, build_optimizer
 from llm.optim.muon import Muon, orthogonalised
+from llm.optim.registry import OPTIMIZERS
 
 STEPS = 200
 LR = 3e-3
@@ -326,3 +330,24 @@ def test_zero_grad_drops_the_gradients_and_a_step_without_them_is_refused() -> N
     assert all(parameter.grad is None for parameter in model.parameters())
     with pytest.raises(ValueError, match=r"embedding\.weight has no gradient"):
         optimizer.step(1.0)
+
+
+def test_every_optimizer_has_a_rule_and_its_facts() -> None:
+    assert OPTIMIZERS.keys() == OPTIMIZER_INFO.keys()
+    assert next(field.choices for field in fields_of(RunConfig) if field.path == "optim.kind") == tuple(OPTIMIZER_INFO)
+    for kind, info in OPTIMIZER_INFO.items():
+        optimizer = build_optimizer(fresh(), run_config(kind=kind))
+        assert len(OPTIMIZERS[kind](OptimConfig(), False).slots) == info.state_tensors
+        assert {group.label for group in optimizer.groups if group.rule.name == kind} == set(info.groups)
+        state = sum(tensor.numel() for name, tensor in optimizer.state_tensors().items() if name != "step")
+        expected = {
+            group: OPTIMIZER_INFO[optimizer_of_group(kind, group)].state_tensors * numbers
+            for group, numbers in group_parameters(MODEL).items()
+        }
+        assert state == sum(expected.values())
+
+
+def test_an_unknown_optimizer_is_an_error() -> None:
+    with pytest.raises(KeyError, match="lion"):
+        build_optimizer(fresh(), run_config(kind="lion"))
+    assert "optim.kind" in [problem.path for problem in check(run_config(kind="lion"))]

@@ -126,8 +126,8 @@ def test_a_rate_that_no_group_uses_is_told_of(make_run: MakeRun, tmp_path: Path)
     def told(name: str, **fields: str) -> list[str]:
         return [event.message for event in of(Warned, train(make_run(name, **own | fields), tmp_path))]
 
-    said = "train.lr = 0.01 sets no learning rate here, as optim.embedding_lr, optim.matrix_lr do; change those, or "
-    assert told("idle") == [said + "train.lr_multiplier for all of them."]
+    warning = "train.lr = 0.01 has no effect: every learning rate is set by optim.embedding_lr, optim.matrix_lr. "
+    assert told("idle") == [warning + "Change those, or train.lr_multiplier for all of them."]
     assert told("shown", train__lr="0.02") == [], "the highest of them, for the log"
     assert told("used", model__norm_gain="true") == []
 
