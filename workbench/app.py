@@ -2,19 +2,15 @@
 
 from __future__ import annotations
 
-import asyncio
 import gc
-import signal
 import sys
 import termios
 import threading
 from collections.abc import Callable, Iterable
-from contextvars import copy_context
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, cast
 
-from textual import work
 from textual.app import SystemCommand
 from textual.binding import Binding, BindingType
 from textual.notifications import SeverityLevel
@@ -25,18 +21,18 @@ from textual.theme import ThemeProvider
 from llm.errors import UserError
 from llm.events import Event, Finished, RolledBack, Warned
 from llm.run import Run
+from workbench.base_app import BaseApp
 from workbench.screens import SCREENS, WINDOWS
+from workbench.shutdown import Shutdown
+from workbench.signals import SignalListener
 from workbench.terminal import give_terminal_back, log_for, terminal_kept_for_app, what_is_missing
 from workbench.text import clean
 from workbench.train.queue import QueueRunner, RunQueue
 from workbench.train.service import TrainingService
-from workbench.ui.base_app import BaseApp
-from workbench.ui.dialogs import Help, QuitDialog, Waiting
+from workbench.ui.dialogs import Help
 from workbench.ui.faults import errors_contained
 from workbench.ui.garbage import leave_out_what_is_loaded
-from workbench.ui.leaving import Leaving
 from workbench.ui.messages import TorchReady, TrainingEnded
-from workbench.ui.pasting import TerminalDriver
 
 if TYPE_CHECKING:
     from textual.command import Provider
@@ -56,8 +52,6 @@ if TYPE_CHECKING:
 SWITCH_SECONDS = 0.0005
 """How long one Python thread may keep the others waiting. Measured: a tenth of the default gives the training thread
 back a third of what drawing costs it."""
-SECONDS_BETWEEN_SAVES = 10.0  # between the attempts of a workbench that has lost its terminal
-MOVED, CLOSED = "it carries on in a process of its own", "the workbench was closed"
 WATCHED_BYTES = 1 << 16
 """Of a log that was there before, as much is read for the line on top of the screens."""
 PRELOAD_AFTER_SECONDS = 0.3  # by then the first screen is painted, and the keys it shows are not kept waiting
@@ -108,19 +102,17 @@ class WorkbenchApp(BaseApp):
         self.training.on_end = lambda name, problem: self.post_message(TrainingEnded(name, problem))
         self.queue = RunQueue(home)
         self._runner = QueueRunner(self.queue, self.training.begin, self.training.is_busy)
-        self._handing_over = False
+        self._quitting = Shutdown(self, self.training, self.queue)
         self._open_first = open
         self._watch_first = watch
         self._preload = preload
-        self._leaving = False
-        self._terminated = False
-        self.leaving: Leaving | None = None
-        """Who hears the signals; set by whoever runs the app on a terminal."""
+        self.signals: SignalListener | None = None
+        """Set where the app runs on a terminal."""
         self._watched: RunCurves | None = None
 
     def on_mount(self) -> None:
-        if self.leaving is not None:
-            self._listen_to_signals(self.leaving)
+        if self.signals is not None:
+            self._quitting.obey(self.signals)
         self.set_interval(1.0, self._watch_training)
         self.set_interval(1.0, self.repaint_windows_between)
         self.heed_settings()
@@ -226,7 +218,7 @@ class WorkbenchApp(BaseApp):
         """Begin the next run once the one before has ended, wherever it was taken meanwhile."""
         if self.training.active is not None:
             self._runner.follow(self.training.active)
-        elif not (self._leaving or self._handing_over) and self._runner.due():
+        elif not (self._quitting.is_quitting or self._quitting.is_handing_over) and self._runner.due():
             self._begin_when_free()
 
     def enqueue(self, run: Run) -> None:
@@ -259,7 +251,7 @@ class WorkbenchApp(BaseApp):
         try:
             run = self._runner.start_next()
         except (UserError, OSError) as error:
-            self.notify(clean(str(error)), severity="error", timeout=15, markup=False)
+            self.show_error(str(error))
             return
         if run is not None:
             self.notify(f"{run.name} begins: it was next in the queue", markup=False)
@@ -274,8 +266,8 @@ class WorkbenchApp(BaseApp):
             self.notify(clean(describe(event)), title=self._watched.run.name, severity=severity, markup=False)
 
     def on_training_ended(self, message: TrainingEnded) -> None:
-        if message.problem and not self._leaving:
-            self.notify(clean(message.problem), title=message.run_name, severity="error", timeout=15, markup=False)
+        if message.problem and not self._quitting.is_quitting:
+            self.show_error(message.problem, title=message.run_name)
         self._watch_training()
 
     def _load_torch(self) -> None:
@@ -296,115 +288,15 @@ class WorkbenchApp(BaseApp):
 
     def on_torch_ready(self, message: TorchReady) -> None:
         if message.problem:
-            self.notify(clean(message.problem), severity="error", timeout=30, markup=False)
+            self.show_error(message.problem)
 
-    @work(group="hand over")
-    async def hand_over(self) -> None:
-        """Save the training of this program's thread and let it carry on in a process of its own."""
-        name = self.training.active
-        if name is not None:
-            self._handing_over = True
-            try:
-                if refusal := await self._stop_saved(name, MOVED):
-                    self.notify(clean(refusal), title=name, severity="error", timeout=15, markup=False)
-                else:
-                    self._continue_in_process(name)
-            finally:
-                self._handing_over = False
-
-    async def _stop_saved(self, name: str, reason: str, tell: Callable[[float], object] = lambda seconds: None) -> str:
-        """Stop the training of this program's thread and wait until it has ended; returns why it continues instead,
-        where it could not be saved. `tell` is called with the seconds of waiting so far."""
-        request = self.training.ask_to_stop(reason, must_save=True)
-        seconds = 0.0
-        while self.training.active == name:
-            if refusal := self.training.refusal(request):
-                return refusal
-            await asyncio.sleep(0.1)
-            seconds += 0.1
-            tell(seconds)
-        return ""
-
-    def _continue_in_process(self, name: str) -> None:
-        """Let a run that was stopped here, and saved, continue in a process of its own."""
-        if not self.training.can_move:
-            return  # it reached its length meanwhile, or failed, which is told already
-        try:
-            self.training.begin_process(Run(self.home / "runs" / name))
-        except OSError as error:
-            problem = f"{name} is saved, but no process could be started ({error.strerror}); resume it later."
-            self.notify(clean(problem), severity="error", timeout=15, markup=False)
-
-    # --- leaving
+    def hand_over(self) -> None:
+        """Save the training of this program and continue it in a background process."""
+        self._quitting.hand_over()
 
     async def action_quit(self) -> None:
-        """Leave; asks first if a training goes on here."""
-        if self._leaving or isinstance(self.screen, QuitDialog):
-            return
-        if self.training.active is None:
-            self.exit(0)
-        else:
-            dialog = QuitDialog(self.training.active, len(self.queue.names()), clean(self.training.unsaved))
-            await self.push_screen(dialog, self._on_quit_answer)
-
-    def _on_quit_answer(self, answer: str | None) -> None:
-        if answer == "discard":
-            self.training.ask_to_stop("the workbench was closed without saving it", save=False)
-        if answer in ("save", "detach", "discard"):
-            self._leave(carry_on=answer == "detach", status=0)
-
-    def _listen_to_signals(self, leaving: Leaving) -> None:
-        """SIGTERM saves and ends. After SIGHUP nobody is watching: the training carries on in a process of its own."""
-        context = copy_context()
-
-        def ask(number: signal.Signals) -> None:
-            if number == signal.SIGTERM:
-                context.run(self._terminate)
-            else:
-                context.run(self._leave, carry_on=True, status=128 + number, insist=True)
-
-        leaving.tell(asyncio.get_running_loop(), ask)
-        if isinstance(self._driver, TerminalDriver):
-            self._driver.on_lost, self._driver.is_lost = leaving.lose_terminal, lambda: not leaving.has_terminal
-
-    async def _until_next_attempt(self, name: str) -> None:
-        """Wait some time, or until the training has ended."""
-        waited = 0.0
-        while waited < SECONDS_BETWEEN_SAVES and self.training.active == name:
-            await asyncio.sleep(0.1)
-            waited += 0.1
-
-    def _terminate(self) -> None:
-        """Save and end, also if it cannot be saved."""
-        self._terminated = True
-        self.training.ask_to_stop(CLOSED)
-        self._leave(carry_on=False, status=128 + signal.SIGTERM)
-
-    @work(group="leaving")
-    async def _leave(self, *, carry_on: bool, status: int, insist: bool = False) -> None:
-        """Stop the training and leave, or stay where it cannot be saved; with `insist` try again until it can."""
-        if self._leaving:
-            return
-        self._leaving = True
-        name = self.training.active
-        hung_up = status == 128 + signal.SIGHUP  # then what is still being prepared is left to `Leaving`
-        if name is not None and (self.training.must_be_waited_for or (carry_on and not hung_up)):
-            waiting = Waiting(f"Saving {name}…")
-            await self.push_screen(waiting)
-
-            def tell(seconds: float) -> None:
-                waiting.say(f"Saving {name}… {seconds:.0f}s")
-
-            while refusal := await self._stop_saved(name, MOVED if carry_on else CLOSED, tell):
-                if not insist:
-                    self._leaving = False
-                    waiting.dismiss()
-                    self.notify(clean(refusal), title=name, severity="error", timeout=15, markup=False)
-                    return
-                await self._until_next_attempt(name)
-            if carry_on and not self._terminated:
-                self._continue_in_process(name)
-        self.exit(status, return_code=status)
+        """Quit; asks first if a run trains in this program."""
+        await self._quitting.ask()
 
 
 def run_app(home: Path, open: str | None = None, watch: str | None = None) -> int:
@@ -417,13 +309,13 @@ def run_app(home: Path, open: str | None = None, watch: str | None = None) -> in
     sys.setswitchinterval(SWITCH_SECONDS)
     app = WorkbenchApp(home, open, watch=watch, preload=True)
     app.survives_errors = True
-    leaving = app.leaving = Leaving(app.training, partial(give_terminal_back, termios.tcgetattr(0)))
-    with leaving.listening():
+    signals = app.signals = SignalListener(app.training, partial(give_terminal_back, termios.tcgetattr(0)))
+    with signals.listening():
         with terminal_kept_for_app(log), errors_contained():
             try:
                 app.run()
             finally:
-                leaving.has_terminal = False  # it is as it was before
+                signals.has_terminal = False  # it is as it was before
                 saved = app.training.shutdown()
         status = app.return_code or 0
         if not saved:
@@ -432,4 +324,4 @@ def run_app(home: Path, open: str | None = None, watch: str | None = None) -> in
         if app.return_code == 1:
             print(f"llm-workbench stopped because of a fault of its own; {log} has the details.", file=sys.stderr)
         sys.stdout.flush()
-        return leaving.end(status)
+        return signals.end(status)

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field, replace
 
 import numpy as np
 
-from workbench.charts.chart import Level, Mark, Series
+from workbench.charts.chart_data import Level, Mark, Series
 from workbench.charts.curves import RunCurves
 from workbench.formatting import format_number
 

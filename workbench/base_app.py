@@ -70,11 +70,20 @@ class BaseApp(App[int]):
             if self._faults.write(error):
                 name = type(cause_of(error)).__name__
                 text = f"Something went wrong here ({name}). The workbench continues; its log has the details."
-                self.notify(clean(text), severity="error", markup=False)
+                self.show_error(text)
         else:  # without Textual's own report, which takes up to a minute to draw where the terminal is narrow
             self._faults.write(error)
             self._return_code = 1
             self._close_messages_no_wait()
+
+    def show_error(self, text: str, *, title: str = "") -> None:
+        """Show an error long enough to read it."""
+        self.notify(clean(text), title=title, severity="error", timeout=15, markup=False)
+
+    def report_lost_terminal(self, on_lost: Callable[[], object], is_lost: Callable[[], bool]) -> None:
+        """Have the driver call `on_lost` when the terminal is gone, and ask `is_lost` before it writes."""
+        if isinstance(self._driver, TerminalDriver):
+            self._driver.on_lost, self._driver.is_lost = on_lost, is_lost
 
     @property
     def ansi_theme(self) -> TerminalTheme:
@@ -99,7 +108,7 @@ class BaseApp(App[int]):
         self.theme = self._shown_as(self.settings.theme)
         self.theme_changed_signal.subscribe(self, self._theme_changed)
         if self.settings_problem:
-            self.notify(clean(self.settings_problem), severity="error", timeout=15, markup=False)
+            self.show_error(self.settings_problem)
         if self.settings.keys:
             self._check_key_ids()
 
@@ -109,7 +118,7 @@ class BaseApp(App[int]):
         from workbench.ui.key_map import unknown_id
 
         if problem := unknown_id(self.settings.keys):
-            self.notify(clean(problem), severity="error", timeout=15, markup=False)
+            self.show_error(problem)
 
     def action_settings(self) -> None:
         """Open the settings."""
@@ -139,7 +148,7 @@ class BaseApp(App[int]):
         try:
             save_settings(self.home, settings)
         except OSError as error:
-            self.notify(clean(f"the settings cannot be kept: {error}"), severity="error", markup=False)
+            self.show_error(f"the settings cannot be kept: {error}")
 
     def handle_bindings_clash(self, clashed_bindings: set[Binding], node: DOMNode) -> None:
         """Tell once of a key that the settings file gives to two things; the dialog does not allow it."""
@@ -177,4 +186,4 @@ class BaseApp(App[int]):
         try:
             self.notify(clean(f"saved {write()}"), markup=False)
         except OSError as error:
-            self.notify(clean(f"nothing could be saved: {error}"), severity="error", markup=False)
+            self.show_error(f"nothing could be saved: {error}")

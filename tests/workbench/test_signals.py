@@ -21,7 +21,7 @@ WITH_TERMINAL = "import fcntl, sys, termios; fcntl.ioctl(0, termios.TIOCSCTTY, 0
 WITHOUT_SIGNALS = "import sys\n"  # the kernel sends SIGHUP only to whom the terminal controls
 BUSY = """
 import time
-from workbench.ui.base_app import BaseApp
+from workbench.base_app import BaseApp
 def work_for_ever(app):
     print("BUSY", file=sys.__stdout__, flush=True)
     while True:
@@ -31,7 +31,7 @@ BaseApp.repaint_windows_between = work_for_ever
 """The event loop comes to an end after a second."""
 WAITING = """
 import time
-from workbench.ui.base_app import BaseApp
+from workbench.base_app import BaseApp
 from workbench.app import WorkbenchApp
 def wait_for_ever(app):
     app.run_worker(lambda: (print("BUSY", file=sys.__stdout__, flush=True), time.sleep(1000)), thread=True)
