@@ -25,11 +25,11 @@ from llm.errors import UserError, WrongUse
 from llm.memory import check_memory_for_torch, to_memory_shortage
 from llm.names import did_you_mean
 from llm.streams import repair_streams
-from workbench.commands import bench, doctor, evaluate, inspect, listing, prepare, talk, train
+from workbench.commands import bench, compare, data, doctor, evaluate, open_app, presets, runs, sample, tokenizer, train
 from workbench.commands.options import Parser
 from workbench.commands.output import say
 
-MODULES = (train, talk, inspect, evaluate, listing, prepare, bench, doctor)
+MODULES = (train, sample, open_app, compare, evaluate, runs, presets, data, tokenizer, bench, doctor)
 TORCH_COMMANDS = frozenset({"train", "resume", "fork", "sample", "compare", "timelapse", "eval", "bench", "doctor"})
 FULL = frozenset({errno.ENOSPC, errno.EDQUOT})
 DISK_ERRORS = FULL | {errno.EROFS, errno.EIO}
@@ -110,7 +110,7 @@ def carry_out(given: list[str]) -> int:
     if options.home.exists() and not options.home.is_dir():
         raise WrongUse(f"the home {options.home} is a file; name a folder with --home or $LLM_WORKBENCH_HOME.")
     if command is None:
-        return talk.open_workbench(options.home, None)
+        return open_app.open_workbench(options.home, None)
     if command in TORCH_COMMANDS:
         check_memory_for_torch()
     status: int = options.run_command(options)

@@ -70,6 +70,12 @@ def goes_on(parent: Parent, config: RunConfig) -> bool:
     )
 
 
+def check_fields(parent: Parent, config: RunConfig, *, weights_only: bool = False) -> None:
+    """ConfigError where `config` cannot be trained with the weights of `parent`."""
+    if problems := problems_with(parent, config, weights_only=weights_only):
+        raise ConfigError(problems)
+
+
 def problems_with(parent: Parent, config: RunConfig, *, weights_only: bool = False) -> list[Problem]:
     """Everything that keeps `config` from being trained with the weights of `parent`, each by the name of its field."""
     problems = [
@@ -94,9 +100,7 @@ def reason_against(path: str, config: RunConfig) -> str:
 
 def fork(home: Path, parent: Parent, config: RunConfig, *, name: str = "", weights_only: bool = False) -> Run:
     """Make the run: whole, with its first checkpoint, or not at all. `name` defaults to the parent's with a number."""
-    problems = problems_with(parent, config, weights_only=weights_only)
-    if problems:
-        raise ConfigError(problems)
+    check_fields(parent, config, weights_only=weights_only)
     continues = goes_on(parent, config) and not weights_only
     changed = changed_paths(parent, config)
     verify(parent.checkpoint)

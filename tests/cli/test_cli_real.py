@@ -19,8 +19,8 @@ from llm.config import DecodeConfig
 from llm.events import Event, Finished, Progress, StepLogged
 from llm.run import Run
 from workbench import cli
-from workbench.commands import narrator
-from workbench.commands.narrator import PlainNarrator
+from workbench.commands import progress
+from workbench.commands.progress import PlainReporter
 
 METRICS = ("validation_loss", "perplexity", "bits_per_byte")
 
@@ -284,12 +284,12 @@ def test_a_reader_of_the_narration_may_leave(tiny_preset: Path, home: Path) -> N
 def test_an_interrupt_while_preparing_leaves_nothing(
     tiny_preset: Path, home: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    class Interrupting(PlainNarrator):
-        def tell(self, event: Event) -> None:
+    class Interrupting(PlainReporter):
+        def report(self, event: Event) -> None:
             if isinstance(event, Progress):
                 signal.raise_signal(signal.SIGINT)
 
-    monkeypatch.setattr(narrator, "narrator", Interrupting)
+    monkeypatch.setattr(progress, "progress_reporter", Interrupting)
     shell = Shell(home, capsys)
     shell("train", str(tiny_preset), status=130)
     assert "nothing to save" in shell.said
@@ -306,9 +306,9 @@ def test_data_lists_and_prepares(own_shell: Shell, tiny_preset: Path, corpus: Pa
     assert (prepared["tokenizer"], prepared["vocab_size"]) == ("byte", 257)
     other = own_shell.data("data", str(tiny_preset), "--tokenizer.kind", "char")
     assert other["name"] != prepared["name"]
-    told = own_shell("data", str(tiny_preset))
-    assert "per token" in told
-    assert f"together    {corpus.stat().st_size:,} tokens" in told
+    printed = own_shell("data", str(tiny_preset))
+    assert "per token" in printed
+    assert f"together    {corpus.stat().st_size:,} tokens" in printed
     index = own_shell.home / "data" / other["name"] / "dataset.json"
     index.write_text("{")
     assert "damaged" in own_shell("data")

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from workbench import cli
-from workbench.commands import listing
+from workbench.commands import runs
 
 COMMANDS = ("train", "resume", "sample", "chat", "eval", "runs", "presets", "data", "tokenizer", "doctor")
 
@@ -93,7 +93,7 @@ def test_what_should_not_happen_is_kept_in_a_file(
     def broken(home: Path) -> list[object]:
         raise RuntimeError("out of luck")
 
-    monkeypatch.setattr(listing, "list_runs", broken)
+    monkeypatch.setattr(runs, "list_runs", broken)
     assert cli.main(["runs", "--home", str(home)]) == 1
     said = capsys.readouterr().err
     log = next((home / "logs").iterdir())

@@ -13,8 +13,8 @@ from llm.events import Evaluated, Finished, RolledBack, StepLogged, to_line
 from llm.run import Run
 from llm.run.directory import run_table
 from workbench import cli
-from workbench.commands import listing
-from workbench.commands.listing import latest_metrics
+from workbench.commands import runs
+from workbench.commands.runs import latest_metrics
 
 
 def step(number: int, loss: float) -> bytes:
@@ -71,8 +71,8 @@ def test_of_many_runs_it_is_told_how_far_the_reading_is(
     assert cli.main(["runs", "--json", "--home", str(home)]) == 0
     before = capsys.readouterr()
     assert before.err == ""
-    monkeypatch.setattr(listing, "MANY_RUNS", 10)
-    monkeypatch.setattr(listing, "list_runs", lambda home: [Run(home / "runs" / name) for name in "abc"] * 4)
+    monkeypatch.setattr(runs, "MANY_RUNS", 10)
+    monkeypatch.setattr(runs, "list_runs", lambda home: [Run(home / "runs" / name) for name in "abc"] * 4)
     assert cli.main(["runs", "--json", "--home", str(home)]) == 0
     after = capsys.readouterr()
     assert len(json.loads(after.out)) == 12

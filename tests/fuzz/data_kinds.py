@@ -29,7 +29,7 @@ from llm.tokenizer.spm import SentencePieceTokenizer
 from tests.core.bundles_for_tests import write_bundle
 from tests.draining import result_of
 from tests.fuzz.run_kinds import Kind
-from workbench.commands.batch import parsed
+from workbench.commands.sample_jsonl import parse_line
 from workbench.data.corpora import prepared_datasets, read_added
 
 ADDRESS = "http://127.0.0.1:9/text.txt"
@@ -147,7 +147,7 @@ def text_kinds(home: Path, folder: Path) -> Iterator[Kind]:
 
     def lines() -> None:
         for number, line in enumerate(prompts.read_bytes().decode(errors="replace").splitlines(), 1):
-            parsed(number, line)
+            parse_line(number, line)
 
     yield Kind("prompts.jsonl", prompts, lines)
 

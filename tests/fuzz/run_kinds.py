@@ -28,7 +28,7 @@ from workbench.charts.curve_cache import recall
 from workbench.charts.curves import RunCurves
 from workbench.chat.sampling_presets import load_sampling_presets
 from workbench.chat.transcripts import as_markdown, list_past, load, recent_prompts
-from workbench.commands.listing import described
+from workbench.commands.runs import described
 from workbench.data.prepared_data import list_cached
 from workbench.presets.preflight import expected_speed, measurements
 from workbench.runs.catalog import SORTS, RunCatalogue, chosen

@@ -121,7 +121,7 @@ def bench_train(options: argparse.Namespace) -> int:
     """Measure the training step, one shape after the other."""
     from workbench.bench.train import SHAPES, lines_of, machine, measure
 
-    shapes = chosen("--shapes", options.shapes, SHAPES) or ["char"]
+    shapes = parse_names("--shapes", options.shapes, SHAPES) or ["char"]
     if options.pairs < 1 or options.threads < 0:
         raise WrongUse("--pairs must be at least 1, and --threads at least 0.")
     about = machine(options.device, options.threads)
@@ -142,7 +142,7 @@ def bench_data(options: argparse.Namespace) -> int:
     """Measure what happens to text before training."""
     from workbench.bench.data import PARTS, lines_of, machine, measure
 
-    parts = chosen("--part", options.part, PARTS) or PARTS
+    parts = parse_names("--part", options.part, PARTS) or PARTS
     if options.pairs < 1 or options.megabytes < 1:
         raise WrongUse("--pairs and --megabytes must be at least 1.")
     say("tokenising in turns with the others, then a large file; this takes about two minutes on two quiet cores")
@@ -158,7 +158,7 @@ def bench_data(options: argparse.Namespace) -> int:
     return 0
 
 
-def chosen(option: str, given: str, known: Iterable[str]) -> list[str]:
+def parse_names(option: str, given: str, known: Iterable[str]) -> list[str]:
     """The names in a list, each of which must be known."""
     names = [name for name in given.split(",") if name]
     unknown = next((name for name in names if name not in known), None)

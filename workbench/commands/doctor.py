@@ -103,7 +103,7 @@ def devices() -> Iterator[Finding]:
 
     from llm.device import choose_device, choose_precision, cpu_multiplies_bf16
 
-    chosen = choose_device("auto")
+    parse_names = choose_device("auto")
     for index in range(torch.cuda.device_count() if torch.cuda.is_available() else 0):
         memory = torch.cuda.get_device_properties(index).total_memory
         yield Finding(f"cuda:{index}", "ok", f"{torch.cuda.get_device_name(index)}, {memory / 1e9:.0f} GB")
@@ -112,8 +112,8 @@ def devices() -> Iterator[Finding]:
     threads = processors()
     bf16 = "bf16 instructions" if cpu_multiplies_bf16() else "no bf16 instructions, so fp32 is used"
     yield Finding("cpu", "ok", f"{platform.machine()}, {threads}, {bf16}")
-    about = f"auto means {chosen} with {choose_precision('auto', chosen)}"
-    if chosen == "cpu":
+    about = f"auto means {parse_names} with {choose_precision('auto', parse_names)}"
+    if parse_names == "cpu":
         yield Finding(
             "device", "ok", f"{about}; no GPU was found, so choose small presets (quickstart is made for this)"
         )

@@ -37,10 +37,10 @@ def evaluate(options: argparse.Namespace) -> int:
     from llm.device import make_plan
     from llm.training.checkpoint import load_model
     from llm.training.evaluate import evaluate as measure
-    from workbench.commands.narrator import drained
+    from workbench.commands.progress import with_progress
 
     trained_on = str(read_state(info).get("data_fingerprint", ""))
-    dataset = drained(prepare(config, options.home, trained_on))
+    dataset = with_progress(prepare(config, options.home, trained_on))
     plan = make_plan(replace(config.train, device=options.device))
     model, tokenizer = load_model(run, info, plan.device)
     if dataset.tokenizer.fingerprint() != tokenizer.fingerprint():
@@ -52,7 +52,7 @@ def evaluate(options: argparse.Namespace) -> int:
         say(f"warning: the text of {run.name} has changed since it was trained; this measures it on the text of now.")
     seq_len, batch_size = resolve_seq_len(config.train, config.model), config.train.batch_size
     batches = config.evaluate.batches if options.batches is None else options.batches
-    result = drained(
+    result = with_progress(
         measure(model, dataset.validation, tokenizer, plan, seq_len=seq_len, batch_size=batch_size, batches=batches)
     )
     metrics = {
@@ -80,14 +80,14 @@ def evaluate_core(options: argparse.Namespace) -> int:
     from llm.core.score import evaluate_core as measure
     from llm.device import make_plan
     from llm.training.checkpoint import load_model
-    from workbench.commands.narrator import drained
+    from workbench.commands.progress import with_progress
 
     tasks = load_bundle(bundle_folder(options.core, options.home))
     plan = make_plan(replace(config.train, device=options.device))
     model, tokenizer = load_model(run, info, plan.device)
     tokens = config.train.batch_size * resolve_seq_len(config.train, config.model)
     examples = max(0, options.examples)
-    result = drained(measure(model, tokenizer, tasks, plan, batch_tokens=tokens, max_examples=examples))
+    result = with_progress(measure(model, tokenizer, tasks, plan, batch_tokens=tokens, max_examples=examples))
     if options.json:
         metrics = {"core_metric": result.core_metric, "tasks": result.accuracy, "centred": result.centred}
         print_json({"name": run.name, "step": info.step} | metrics | {"questions": result.examples})

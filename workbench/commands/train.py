@@ -17,8 +17,8 @@ from llm.files import remove_directory
 from llm.memory import memory_errors_as_user_errors
 from llm.run import Run
 from llm.run.checkpoints import newest_step
+from llm.run.fork import check_fields, open_parent
 from llm.run.fork import fork as make_fork
-from llm.run.fork import open_parent
 from llm.run.lock import RunBusy
 from llm.run.log import last_event_of
 from workbench.commands.options import add_command
@@ -56,15 +56,15 @@ def train(options: argparse.Namespace) -> int:
     """Make a run and train it to its end."""
     config = load_preset(options.preset, options.home, options.overrides)
     if options.fit is not None:
-        config = fitted(config, options)
+        config = fit_to_machine(config, options)
     if options.name:
         run = Run.create(options.home, options.name, config)
     else:
         run = Run.create_numbered(options.home, Path(options.preset).stem, config)
-    return left_for_later(run, options) if options.no_start else train_new(run, options)
+    return print_new_run(run, options) if options.no_start else train_new(run, options)
 
 
-def fitted(config: RunConfig, options: argparse.Namespace) -> RunConfig:
+def fit_to_machine(config: RunConfig, options: argparse.Namespace) -> RunConfig:
     """`config` made to fit this machine and the minutes asked for, as `f` on the Presets screen does."""
     from workbench.presets.estimate import USUAL_FLOPS, nearest_that_fits
     from workbench.presets.preflight import expected_speed
@@ -78,7 +78,7 @@ def fitted(config: RunConfig, options: argparse.Namespace) -> RunConfig:
     return with_overrides(config, overrides)
 
 
-def left_for_later(run: Run, options: argparse.Namespace) -> int:
+def print_new_run(run: Run, options: argparse.Namespace) -> int:
     """Say how a run that was only made is trained."""
     if options.json:
         print_json({"name": run.name, "path": str(run.path)})
@@ -94,13 +94,14 @@ def left_for_later(run: Run, options: argparse.Namespace) -> int:
 def fork(options: argparse.Namespace) -> int:
     """Make a run of another's weights and train it to its end."""
     from llm.training.resume_checks import check_fork
-    from workbench.commands.narrator import drained
+    from workbench.commands.progress import with_progress
 
     parent = open_parent(options.home, options.run)
     config = with_overrides(parent.config, options.overrides)
     if options.name:
         check_name(options.name)
-    drained(check_fork(parent, config, options.home))
+    check_fields(parent, config, weights_only=options.weights_only)
+    with_progress(check_fork(parent, config, options.home))
     run = make_fork(options.home, parent, config, name=options.name or "", weights_only=options.weights_only)
     for path, before, after in diff(parent.config, run.config()):
         say(f"{path}: {before} → {after}")
@@ -180,14 +181,14 @@ def train_to_the_end(
         from llm.train import stopping_on_signals
         from llm.training.commands import CommandQueue
         from llm.training.run import run_training
-    from workbench.commands.narrator import narrator
+    from workbench.commands.progress import progress_reporter
 
     commands = CommandQueue()
-    with narrator() as telling, stopping_on_signals(commands) as seen:
+    with progress_reporter() as reporter, stopping_on_signals(commands) as seen:
 
         def on_event(event: Event) -> None:
             last.note(event)
-            telling.tell(event)
+            reporter.report(event)
             if (
                 seen and isinstance(event, Progress) and not last.has_started
             ):  # the trainer, who obeys signals, has not begun yet

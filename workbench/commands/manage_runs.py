@@ -52,16 +52,16 @@ def export(options: argparse.Namespace) -> int:
         raise WrongUse(f"runs export needs to know the form: llm-workbench runs export {options.words[1]} --csv.")
     run = Run.open(options.home, options.words[1])
 
-    from workbench.commands.narrator import narrator
+    from workbench.commands.progress import progress_reporter
     from workbench.runs.export import save_csv, write_csv
 
     log = run.path / "events.jsonl"
     megabytes = log.stat().st_size / 1e6 if log.exists() else 0.0
-    with narrator() as telling:
+    with progress_reporter() as reporter:
 
         def progress(share: float) -> None:
             if megabytes > TOLD_FROM:
-                telling.tell(Progress(stage="Exporting", done=share * megabytes, total=megabytes, unit="MB"))
+                reporter.report(Progress(stage="Exporting", done=share * megabytes, total=megabytes, unit="MB"))
 
         if options.output is None:
             write_csv(run, sys.stdout, progress)
@@ -131,32 +131,3 @@ VERBS: dict[str, tuple[bool, Callable[[argparse.Namespace], int]]] = {
     "empty-trash": (False, empty_trash),
 }
 """By name: whether it takes the name of a run, and what carries it out."""
-
-
-def clean_data(options: argparse.Namespace) -> int:
-    """Take away prepared data that no run uses; without `--yes`, say which that would be."""
-    from workbench.data.prepared_data import clean, list_cached, unused
-    from workbench.formatting import format_size
-
-    cached = list_cached(options.home)
-    doomed = unused(cached)
-    if options.json:
-        users = [vars(data) | {"path": str(data.path), "removed": options.yes and data in doomed} for data in cached]
-        if options.yes:
-            clean(doomed)
-        print_json(users)
-        return 0
-    rows = [
-        (data.fingerprint[:12], data.corpus, format_size(data.size_bytes), ", ".join(data.used_by) or "no run")
-        for data in cached
-    ]
-    if rows:
-        print_table(("data", "corpus", "size", "used by"), rows)
-    if not doomed:
-        say("every prepared data set is used by a run; there is nothing to take away.")
-    elif options.yes:
-        say(f"freed {format_size(clean(doomed))}; data are prepared again when a run needs them.")
-    else:
-        total = format_size(sum(data.size_bytes for data in doomed))
-        say(f"{len(doomed)} used by no run, {total}; to take them away: llm-workbench data clean --yes")
-    return 0

@@ -5,13 +5,19 @@ from __future__ import annotations
 import argparse
 import sys
 from collections.abc import Iterator
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from llm.config import DecodeConfig, RunConfig, to_mapping
+from llm.config import DecodeConfig
 from llm.errors import WrongUse
 from llm.run import CheckpointInfo, Run, find_checkpoint
-from workbench.commands.asking import add_sampling_options, engine_for, params_of_options, prompt_from, warn_of_changes
+from workbench.commands.model_options import (
+    add_sampling_options,
+    engine_for,
+    params_of_options,
+    params_record,
+    prompt_from,
+    warn_of_changes,
+)
 from workbench.commands.options import add_command
 from workbench.commands.output import print_json, say
 from workbench.text import clean
@@ -43,10 +49,6 @@ def register(subparsers: Any) -> None:
     parser.add_argument("--greedy", action="store_true", help="always the likeliest token: temperature 0")
     parser.add_argument("--explain", action="store_true", help="show what every token was drawn from, stage by stage")
     add_sampling_options(parser)
-    chatting = add_command(subparsers, "chat", "open the workbench where you talk to a model", chat)
-    chatting.add_argument("run", metavar="RUN[@STEP|@last|@best]")
-    attaching = add_command(subparsers, "attach", "open the workbench on a run that trains elsewhere", attach)
-    attaching.add_argument("run", metavar="RUN")
 
 
 def sample(options: argparse.Namespace) -> int:
@@ -59,12 +61,12 @@ def sample(options: argparse.Namespace) -> int:
     engine = engine_for(run, info, options.device)
     warn_of_changes(engine.tokenizer, prompt)
     if options.jsonl:
-        from workbench.commands.batch import sample_lines
+        from workbench.commands.sample_jsonl import sample_lines
 
         sample_lines(run, info, engine, options.jsonl, params)
         return 0
     if options.explain:
-        from workbench.commands.inspect import explain
+        from workbench.commands.explain import explain
 
         explain(run, info, engine, prompt, params, as_json=options.json)
         return 0
@@ -123,25 +125,5 @@ def described(
         "seconds": end.seconds,
         "time_to_first_token": end.time_to_first_token,
         "tokens_per_second": end.tokens_per_second,
-        "decode": to_mapping(RunConfig(decode=params))["decode"],
+        "decode": params_record(params),
     }
-
-
-def chat(options: argparse.Namespace) -> int:
-    """Open the workbench at the chat with a checkpoint."""
-    find_checkpoint(options.home, options.run, say)
-    return open_workbench(options.home, options.run)
-
-
-def attach(options: argparse.Namespace) -> int:
-    """Open the workbench at the curves of a run, wherever it trains: its keys steer it there."""
-    run = Run.open(options.home, options.run)
-    home = run.path.parent.parent if run.path.parent.name == "runs" else options.home
-    return open_workbench(home, None, watch=run.name)
-
-
-def open_workbench(home: Path, reference: str | None, watch: str | None = None) -> int:
-    """Open the workbench: at its first screen, at the chat with `reference`, or at the curves of the run `watch`."""
-    from workbench.app import run_app
-
-    return run_app(home, open=reference, watch=watch)

@@ -27,35 +27,35 @@ SECONDS_BETWEEN_REDRAWS = 0.5  # a redraw holds the interpreter, so training wou
 SAMPLE_WIDTH = 200
 
 
-class Narrator(Protocol):
+class ProgressReporter(Protocol):
     """Something that tells events; a context manager, so that the terminal is left in order."""
 
-    def __enter__(self) -> Narrator: ...
+    def __enter__(self) -> ProgressReporter: ...
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None: ...
 
-    def tell(self, event: Event) -> None: ...
+    def report(self, event: Event) -> None: ...
 
 
-def narrator() -> Narrator:
+def progress_reporter() -> ProgressReporter:
     """The narrator that suits stderr."""
-    return LiveNarrator(Console(stderr=True)) if sys.stderr.isatty() else PlainNarrator()
+    return LiveReporter(Console(stderr=True)) if sys.stderr.isatty() else PlainReporter()
 
 
-def drained(preparation: Generator[Preparing, None, Result]) -> Result:
+def with_progress(preparation: Generator[Preparing, None, Result]) -> Result:
     """What a generator of progress returns, after telling its progress. An interruption closes it before it goes on."""
-    with closing(preparation), narrator() as telling:
+    with closing(preparation), progress_reporter() as reporter:
         while True:
             try:
-                telling.tell(next(preparation))
+                reporter.report(next(preparation))
             except StopIteration as end:
                 result: Result = end.value
                 return result
 
 
-def news(event: Event) -> str:
+def event_line(event: Event) -> str:
     """One line for what happens now and then; empty for what happens all the time."""
     if isinstance(event, Sampled):
         return f"step {event.step}: it writes “{one_line(event.prompt + event.text)[:SAMPLE_WIDTH]}”"
@@ -96,7 +96,7 @@ class StepLines:
         return step_line(event, self._total)
 
 
-class PlainNarrator:
+class PlainReporter:
     """Lines for a file or a pipe: the news, and a step every few seconds."""
 
     def __init__(self, write: Callable[[str], object] = say, clock: Callable[[], float] = time.monotonic) -> None:
@@ -104,7 +104,7 @@ class PlainNarrator:
         self._steps = StepLines(clock)
         self._stage = ""
 
-    def __enter__(self) -> PlainNarrator:
+    def __enter__(self) -> PlainReporter:
         return self
 
     def __exit__(
@@ -112,7 +112,7 @@ class PlainNarrator:
     ) -> None:
         return None
 
-    def tell(self, event: Event) -> None:
+    def report(self, event: Event) -> None:
         line = self._line(event)
         if line:
             self._write(clean(line))
@@ -121,10 +121,10 @@ class PlainNarrator:
         if isinstance(event, Preparing):
             begun, self._stage = event.stage != self._stage, event.stage
             return f"{event.stage} …" if begun else ""
-        return self._steps.line(event) or news(event)
+        return self._steps.line(event) or event_line(event)
 
 
-class LiveNarrator:
+class LiveReporter:
     """A bar with the time left at the bottom of the terminal; above it scroll the same lines as without one."""
 
     def __init__(self, console: Console, clock: Callable[[], float] = time.monotonic) -> None:
@@ -144,7 +144,7 @@ class LiveNarrator:
         self._stage = ""
         self._total_steps = 0
 
-    def __enter__(self) -> LiveNarrator:
+    def __enter__(self) -> LiveReporter:
         self._progress.start()
         return self
 
@@ -153,8 +153,8 @@ class LiveNarrator:
     ) -> None:
         self._progress.stop()
 
-    def tell(self, event: Event) -> None:
-        line = self._steps.line(event) or news(event)
+    def report(self, event: Event) -> None:
+        line = self._steps.line(event) or event_line(event)
         if line:
             self._console.print(Text(clean(line)))
         if isinstance(event, Preparing):
@@ -175,12 +175,12 @@ class LiveNarrator:
         if self._task is not None:
             self._progress.remove_task(self._task)
         self._stage, self._next = stage, 0.0
-        self._task = self._progress.add_task(clean(stage), total=total or None, completed=int(done), numbers="")
+        self._task = self._progress.add_task(clean(stage), total=total or None, complete_lines=int(done), numbers="")
 
     def _advance(self, done: float, numbers: str) -> None:
         if self._task is None:
             return
-        self._progress.update(self._task, completed=done, numbers=clean(numbers))
+        self._progress.update(self._task, complete_lines=done, numbers=clean(numbers))
         if self._clock() >= self._next:
             self._next = self._clock() + SECONDS_BETWEEN_REDRAWS
             self._progress.refresh()

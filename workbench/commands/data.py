@@ -3,21 +3,17 @@
 from __future__ import annotations
 
 import argparse
-import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from llm.config import load_preset
 from llm.errors import UserError, WrongUse
-from llm.run import Run
-from workbench.commands.datasets import dataset_records, download
-from workbench.commands.keeping import clean_data
+from workbench.commands.download import dataset_records, download
 from workbench.commands.options import add_command
 from workbench.commands.output import print_json, print_table, say
 
 if TYPE_CHECKING:
     from llm.data.tokens.prepare import Dataset
-    from llm.tokenizer import Tokenizer
 
 EMBEDDED = (
     ("stories", "short stories in simple English and questions about them, made here to any size"),
@@ -37,17 +33,6 @@ def register(subparsers: Any) -> None:
     data_parser.add_argument("name", nargs="?", metavar="NAME", help="after download: the data set, or a web address")
     data_parser.add_argument("--shards", type=int, default=None, metavar="N", help="how many files of a large data set")
     data_parser.add_argument("--yes", action="store_true", help="clean: take away what no run uses, instead of listing")
-    help = "train a preset's tokenizer, look at one, or split a text with it"
-    parser = add_command(subparsers, "tokenizer", help, tokenizer, json=True, takes_fields=True)
-    parser.usage = (
-        f"{parser.prog} train PRESET --output DIR [--FIELD VALUE ...]\n"
-        f"       {parser.prog} show RUN|DIR [--json]\n"
-        f"       {parser.prog} encode RUN|DIR TEXT [--json]"
-    )
-    parser.add_argument("action", choices=("train", "show", "encode"))
-    parser.add_argument("source", metavar="PRESET|RUN|DIR")
-    parser.add_argument("text", nargs="?", metavar="TEXT", help="what to encode; - reads stdin")
-    parser.add_argument("--output", metavar="DIR", type=Path, help="where a trained tokenizer is saved")
 
 
 def data(options: argparse.Namespace) -> int:
@@ -59,7 +44,7 @@ def data(options: argparse.Namespace) -> int:
     if options.name is not None or options.shards is not None or "://" in (options.preset or ""):
         raise WrongUse("to fetch a data set or a web address: llm-workbench data download NAME|URL [--shards N].")
     if options.preset:
-        show_dataset(prepared(options), as_json=options.json)
+        show_dataset(prepare_dataset(options), as_json=options.json)
         return 0
     if options.overrides:
         raise WrongUse("data takes fields only together with a preset: llm-workbench data PRESET --data.corpus FILE.")
@@ -76,14 +61,14 @@ def data(options: argparse.Namespace) -> int:
     return 0
 
 
-def prepared(options: argparse.Namespace) -> Dataset:
+def prepare_dataset(options: argparse.Namespace) -> Dataset:
     """The prepared text of the preset on the command line."""
     config = load_preset(options.preset if "preset" in options else options.source, options.home, options.overrides)
 
     from llm.data.tokens.prepare import prepare
-    from workbench.commands.narrator import drained
+    from workbench.commands.progress import with_progress
 
-    dataset = drained(prepare(config, options.home))
+    dataset = with_progress(prepare(config, options.home))
     for note in dataset.notes:
         say(note)
     for warning in dataset.warnings:
@@ -135,74 +120,30 @@ def show_dataset(dataset: Dataset, *, as_json: bool) -> None:
     print(f"kept in     {dataset.path}")
 
 
-def tokenizer(options: argparse.Namespace) -> int:
-    """Train, show or use a tokenizer."""
-    if options.action == "train":
-        return train_tokenizer(options)
-    if options.overrides:
-        raise WrongUse(f"tokenizer {options.action} takes no fields of the configuration.")
-    found = open_tokenizer(options)
-    if options.action == "show":
-        show_tokenizer(found, as_json=options.json)
-    elif options.text is None:
-        raise WrongUse("tokenizer encode needs a text: llm-workbench tokenizer encode RUN TEXT (or - for stdin).")
+def clean_data(options: argparse.Namespace) -> int:
+    """Take away prepared data that no run uses; without `--yes`, say which that would be."""
+    from workbench.data.prepared_data import clean, list_cached, unused
+    from workbench.formatting import format_size
+
+    cached = list_cached(options.home)
+    doomed = unused(cached)
+    if options.json:
+        users = [vars(data) | {"path": str(data.path), "removed": options.yes and data in doomed} for data in cached]
+        if options.yes:
+            clean(doomed)
+        print_json(users)
+        return 0
+    rows = [
+        (data.fingerprint[:12], data.corpus, format_size(data.size_bytes), ", ".join(data.used_by) or "no run")
+        for data in cached
+    ]
+    if rows:
+        print_table(("data", "corpus", "size", "used by"), rows)
+    if not doomed:
+        say("every prepared data set is used by a run; there is nothing to take away.")
+    elif options.yes:
+        say(f"freed {format_size(clean(doomed))}; data are prepared again when a run needs them.")
     else:
-        show_tokens(found, sys.stdin.read() if options.text == "-" else options.text, as_json=options.json)
+        total = format_size(sum(data.size_bytes for data in doomed))
+        say(f"{len(doomed)} used by no run, {total}; to take them away: llm-workbench data clean --yes")
     return 0
-
-
-def train_tokenizer(options: argparse.Namespace) -> int:
-    if options.output is None:
-        raise WrongUse("tokenizer train needs --output DIR, the folder to save it in.")
-    if options.output.exists():
-        raise WrongUse(f"{options.output} exists already; name a folder that does not.")
-    dataset = prepared(options)
-    dataset.tokenizer.save(options.output)
-    say(f"saved in {options.output}; use it with --tokenizer.path {options.output}")
-    show_tokenizer(dataset.tokenizer, as_json=options.json)
-    return 0
-
-
-def open_tokenizer(options: argparse.Namespace) -> Tokenizer:
-    """The tokenizer in a folder, or of a run."""
-    from llm.tokenizer import load_tokenizer
-
-    folder = Path(options.source).expanduser()
-    if folder.is_dir() and not (folder / "run.toml").exists():
-        return load_tokenizer(folder)
-    return load_tokenizer(Run.open(options.home, options.source).path / "tokenizer")
-
-
-def show_tokenizer(found: Tokenizer, *, as_json: bool) -> None:
-    if as_json:
-        special = dict(found.special_tokens)
-        record = {"kind": found.kind, "vocab_size": found.vocab_size, "special_tokens": special}
-        print_json(record | {"fingerprint": found.fingerprint()})
-        return
-    longest = sorted(range(found.vocab_size), key=lambda token: -len(found.token_bytes(token)))[:12]
-    if changes := found.text_changes():
-        say(f"warning: {changes}")
-    print(f"kind            {found.kind}")
-    print(f"ids             {found.vocab_size:,}")
-    print_table(("special tokens  ", ""), [(text, str(token)) for text, token in found.special_tokens.items()])
-    print_table(("longest tokens  ", ""), [(repr(token_text(found, token)), str(token)) for token in longest])
-
-
-def show_tokens(found: Tokenizer, text: str, *, as_json: bool) -> None:
-    from llm.tokenizer.base import well_formed
-
-    text = well_formed(text)  # stdin may hold bytes that are no text
-    if changes := found.prompt_changes(text):
-        say(f"warning: {changes}")
-    ids = found.encode(text, special=True)
-    if as_json:
-        print_json({"ids": ids, "tokens": [token_text(found, token) for token in ids], "bytes": len(text.encode())})
-        return
-    print_table(("id", "text"), [(str(token), repr(token_text(found, token))) for token in ids])
-    say(f"{len(ids)} tokens, {len(text.encode()) / max(1, len(ids)):.2f} bytes each")
-
-
-def token_text(found: Tokenizer, token: int) -> str:
-    """The text of one token; bytes that are only part of a character are written as \\xNN."""
-    special = {token: text for text, token in found.special_tokens.items()}
-    return special.get(token) or found.token_bytes(token).decode("utf-8", "backslashreplace")

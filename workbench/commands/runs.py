@@ -3,12 +3,10 @@
 from __future__ import annotations
 
 import argparse
-import textwrap
 import time
 from pathlib import Path
 from typing import Any
 
-from llm.config import list_presets, load_preset, preset_notes, to_mapping, to_toml
 from llm.errors import UserError, WrongUse
 from llm.events import Evaluated, Finished, Progress, RolledBack, Saved, Started, StepLogged
 from llm.files import directory_size
@@ -16,11 +14,10 @@ from llm.names import did_you_mean
 from llm.run import Run, list_runs
 from llm.run.log import newest_lines, parse_event
 from llm.run.parts import check_parts
-from workbench.commands.keeping import VERBS, add_run_verbs, run_verb
+from workbench.commands.manage_runs import VERBS, add_run_verbs, run_verb
 from workbench.commands.options import add_command
 from workbench.commands.output import number_text, print_json, print_table, say
 from workbench.formatting import format_age
-from workbench.text import clean
 
 MANY_RUNS = 1000
 STEP_LINE = b'{"type": "StepLogged"'  # how `llm.events.to_line` begins it
@@ -33,32 +30,6 @@ def register(subparsers: Any) -> None:
     running = add_command(subparsers, "runs", help, runs, json=True)
     running.add_argument("words", nargs="*", metavar="RUN", help="a run, or one of " + ", ".join(VERBS))
     add_run_verbs(running)
-    shown = add_command(subparsers, "presets", "list the presets, or show all fields of one", presets, json=True)
-    shown.add_argument("preset", nargs="?", metavar="PRESET")
-
-
-def presets(options: argparse.Namespace) -> int:
-    """The list with its purposes, or one preset in full as TOML."""
-    if options.preset:
-        config = load_preset(options.preset, options.home)
-        if options.json:
-            print_json({"name": options.preset} | to_mapping(config))
-        else:
-            print(as_comment(preset_notes(options.preset, options.home)) + to_toml(config), end="")
-        return 0
-    found = list_presets(options.home)
-    if options.json:
-        print_json([vars(preset) | {"path": str(preset.path)} for preset in found])
-    else:
-        rows = [(preset.name, preset.group, preset.problem or preset.purpose) for preset in found]
-        print_table(("name", "group", "purpose"), rows)
-    return 0
-
-
-def as_comment(notes: str) -> str:
-    """The notes of a preset as the comment at the head of its file; "" where there are none."""
-    lines = [f"# {part}".rstrip() for line in clean(notes).splitlines() for part in textwrap.wrap(line, 116) or [""]]
-    return "\n".join([*lines, "", ""]) if lines else ""
 
 
 def runs(options: argparse.Namespace) -> int:
@@ -70,7 +41,7 @@ def runs(options: argparse.Namespace) -> int:
         raise WrongUse(f'runs cannot "{options.words[0]}"; {advice}')
     if options.words:
         return checkpoints(Run.open(options.home, options.words[0]), as_json=options.json)
-    found = all_described(options.home)
+    found = run_records(options.home)
     if options.json:
         print_json(found)
     elif found:
@@ -82,19 +53,19 @@ def runs(options: argparse.Namespace) -> int:
     return 0
 
 
-def all_described(home: Path) -> list[dict[str, Any]]:
+def run_records(home: Path) -> list[dict[str, Any]]:
     """The runs below `home` as data, newest first; of many it is told how far the reading is."""
     found = list_runs(home)
     if len(found) < MANY_RUNS:
         return [described(run) for run in found]
-    from workbench.commands.narrator import narrator
+    from workbench.commands.progress import progress_reporter
 
     records: list[dict[str, Any]] = []
-    with narrator() as telling:
+    with progress_reporter() as reporter:
         for run in found:
             if len(records) % (MANY_RUNS // 10) == 0:
                 done, total = len(records), len(found)
-                telling.tell(Progress(stage="Reading the runs", done=done, total=total, unit="runs"))
+                reporter.report(Progress(stage="Reading the runs", done=done, total=total, unit="runs"))
             records.append(described(run))
     return records
 

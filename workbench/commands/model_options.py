@@ -6,7 +6,7 @@ import argparse
 import sys
 from typing import TYPE_CHECKING, Any
 
-from llm.config import DecodeConfig, RunConfig, fields_of, with_overrides
+from llm.config import DecodeConfig, RunConfig, fields_of, to_mapping, with_overrides
 from llm.errors import WrongUse
 from llm.run import CheckpointInfo, Run
 from workbench.commands.options import Parser
@@ -78,3 +78,8 @@ def engine_for(run: Run, info: CheckpointInfo, device: str) -> Engine:
     if sum(parameter.numel() for parameter in model.parameters()) < ONE_THREAD_BELOW:
         use_one_thread()
     return Engine(model, tokenizer)
+
+
+def params_record(params: DecodeConfig) -> dict[str, Any]:
+    mapping: dict[str, Any] = to_mapping(RunConfig(decode=params))["decode"]
+    return mapping

@@ -52,7 +52,7 @@ def download(options: argparse.Namespace) -> int:
     """Fetch one data set, and say where it is and how to use it."""
     from llm.data.text.datasets import CATALOGUE, find_dataset
     from llm.data.text.download import download as fetched
-    from workbench.commands.narrator import drained
+    from workbench.commands.progress import with_progress
     from workbench.formatting import format_size
 
     if options.overrides:
@@ -63,7 +63,7 @@ def download(options: argparse.Namespace) -> int:
     if options.shards is not None and options.shards < 1:
         raise WrongUse(f"--shards must be 1 or more, not {options.shards}.")
     dataset = find_dataset(options.name)
-    result = drained(fetched(dataset, options.home, shards=options.shards or 0))
+    result = with_progress(fetched(dataset, options.home, shards=options.shards or 0))
     for name, sha256 in result.first_seen.items():
         say(
             f"note: the checksum of {name} is not known beforehand; the sha256 of what came, {sha256}, is now on "

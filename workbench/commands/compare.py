@@ -1,4 +1,4 @@
-"""`compare`, `timelapse`, and what `sample --explain` prints."""
+"""`compare` and `timelapse`: the same prompt and seed for several checkpoints."""
 
 from __future__ import annotations
 
@@ -8,14 +8,13 @@ from collections.abc import Iterator
 from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
-from llm.config import DecodeConfig, RunConfig, to_mapping
-from llm.errors import WrongUse
 from llm.events import Progress
-from llm.run import CheckpointInfo, Run, find_checkpoint
-from workbench.commands.asking import (
+from llm.run import Run, find_checkpoint
+from workbench.commands.model_options import (
     add_sampling_options,
     engine_for,
     params_of_options,
+    params_record,
     prompt_from,
     refuse_several,
     warn_of_changes,
@@ -25,12 +24,8 @@ from workbench.commands.output import number_text, print_json, say
 from workbench.text import clean, one_line
 
 if TYPE_CHECKING:
-    from llm.engine import Engine
     from llm.engine.compare import Comparison, Side
     from llm.engine.timelapse import Frame
-    from llm.sampling import Stage
-
-SHOWN = 5  # tokens of a distribution in the printed form; --json has ten
 
 
 def register(subparsers: Any) -> None:
@@ -60,55 +55,6 @@ def add_prompt(parser: Parser, *, several: bool = False) -> None:
     add_sampling_options(parser)
 
 
-# --- sample --explain
-
-
-def explain(
-    run: Run, info: CheckpointInfo, engine: Engine, prompt: str, params: DecodeConfig, *, as_json: bool
-) -> None:
-    """Print a reply token by token, with the distribution each was drawn from, before and after each transformation."""
-    from llm.engine import Piece
-    from workbench.chat.tokens import quoted
-
-    if params.num_samples > 1 or params.beams > 1:
-        raise WrongUse("--explain looks at one text that is drawn; leave --num-samples and --beams at 1.")
-    pieces = [item for item in engine.stream(prompt, params) if isinstance(item, Piece) and item.token_id is not None]
-    tokens = [piece.token_id for piece in pieces if piece.token_id is not None]
-    found = []
-    for at, (piece, stages) in enumerate(zip(pieces, engine.explain_each(prompt, params, tokens), strict=True)):
-        if as_json:
-            named = [stage_record(stage, engine) for stage in stages]
-            probability = piece.probability
-            found.append({"token": tokens[at], "text": piece.text, "probability": probability, "stages": named})
-        else:
-            print(f"{at + 1}  {quoted(engine.tokenizer, tokens[at])}  drawn with {100 * piece.probability:.2f} %")
-            for stage in stages:
-                print(stage_line(stage, engine))
-    if as_json:
-        print_json(identity(run, info) | {"prompt": prompt, "tokens": found, "decode": params_record(params)})
-
-
-def stage_record(stage: Stage, engine: Engine) -> dict[str, Any]:
-    from workbench.chat.tokens import quoted
-
-    top = [
-        {"token": token, "text": quoted(engine.tokenizer, token), "probability": probability}
-        for token, probability in stage.top
-    ]
-    return {"name": stage.name, "kept": stage.kept, "entropy_bits": stage.entropy_bits, "top": top}
-
-
-def stage_line(stage: Stage, engine: Engine) -> str:
-    from workbench.chat.tokens import quoted
-
-    top = [(quoted(engine.tokenizer, token), probability) for token, probability in stage.top[:SHOWN] if probability]
-    likeliest = "  ".join(f"{one_line(text)} {100 * probability:.1f}%" for text, probability in top)
-    return f"   {stage.name:<20} {stage.kept:>7,} left {stage.entropy_bits:6.2f} bits  {likeliest}"
-
-
-# --- compare
-
-
 def compare(options: argparse.Namespace) -> int:
     """Print both texts, where they part, and how far apart the two models are along them."""
     found = [find_checkpoint(options.home, reference, say) for reference in (options.first, options.second)]
@@ -128,7 +74,7 @@ def compare(options: argparse.Namespace) -> int:
     show = clean if sys.stdout.isatty() else str
     for name, side in zip(names, result.sides, strict=True):
         print(f"--- {name} ({side_facts(side)})\n{show(side.text)}")
-    print("--- " + parting(result))
+    print("--- " + first_difference(result))
     return 0
 
 
@@ -137,7 +83,7 @@ def side_facts(side: Side) -> str:
     return f"{len(side.tokens)} tokens" + ("" if mean is None else f", mean KL to the other {number_text(mean)} nats")
 
 
-def parting(result: Comparison) -> str:
+def first_difference(result: Comparison) -> str:
     """Where the two texts part, in words."""
     if result.first_token is not None:
         texts = [(*side.texts, "")[min(result.first_token, len(side.texts))] for side in result.sides]
@@ -153,9 +99,6 @@ def comparison_record(result: Comparison, names: list[str]) -> dict[str, Any]:
         for name, side in zip(names, result.sides, strict=True)
     ]
     return asdict(result) | {"sides": sides}
-
-
-# --- timelapse
 
 
 def timelapse(options: argparse.Namespace) -> int:
@@ -187,20 +130,11 @@ def timelapse(options: argparse.Namespace) -> int:
 
 def collected(frames: Iterator[Frame], total: int) -> list[dict[str, Any]]:
     """All `total` frames as data, telling how many there are already."""
-    from workbench.commands.narrator import narrator
+    from workbench.commands.progress import progress_reporter
 
     found = []
-    with narrator() as telling:
+    with progress_reporter() as reporter:
         for frame in frames:
             found.append(asdict(frame))
-            telling.tell(Progress(stage="writing", done=len(found), total=total, unit="texts"))
+            reporter.report(Progress(stage="writing", done=len(found), total=total, unit="texts"))
     return found
-
-
-def identity(run: Run, info: CheckpointInfo) -> dict[str, Any]:
-    return {"run": run.name, "step": info.step}
-
-
-def params_record(params: DecodeConfig) -> dict[str, Any]:
-    mapping: dict[str, Any] = to_mapping(RunConfig(decode=params))["decode"]
-    return mapping

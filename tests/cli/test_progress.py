@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from rich.console import Console
 
 from llm.events import Evaluated, Event, Finished, Progress, Sampled, Started, StepLogged, Warned
-from workbench.commands.narrator import LiveNarrator, Narrator, PlainNarrator, step_line
+from workbench.commands.progress import LiveReporter, PlainReporter, ProgressReporter, step_line
 
 
 class Clock:
@@ -47,16 +47,16 @@ def a_run() -> Iterator[Event]:
     yield Finished(step=2, status="stopped", reason="asked to stop")
 
 
-def live(screen: io.StringIO) -> LiveNarrator:
+def live(screen: io.StringIO) -> LiveReporter:
     """The narrator of a terminal of 200 columns without colours."""
-    return LiveNarrator(Console(file=screen, force_terminal=True, width=200, color_system=None, _environ={}), Clock())
+    return LiveReporter(Console(file=screen, force_terminal=True, width=200, color_system=None, _environ={}), Clock())
 
 
 def test_plain_lines() -> None:
     lines: list[str] = []
-    with PlainNarrator(lines.append, Clock()) as telling:
+    with PlainReporter(lines.append, Clock()) as reporter:
         for event in a_run():
-            telling.tell(event)
+            reporter.report(event)
     text = "\n".join(lines)
     assert text.count("Tokenising") == 1
     assert (
@@ -73,21 +73,21 @@ def test_plain_lines() -> None:
 def test_plain_steps_come_every_few_seconds_and_at_the_end() -> None:
     lines: list[str] = []
     clock = Clock()
-    telling: Narrator = PlainNarrator(lines.append, clock)
-    telling.tell(started())
+    reporter: ProgressReporter = PlainReporter(lines.append, clock)
+    reporter.report(started())
     for number in range(1, 101):
         clock.now += 0.5
-        telling.tell(step(number, mfu=0.4))
-    told = [int(line.split()[1].split("/")[0]) for line in lines if "| loss" in line]
-    assert told == [*range(1, 100, 10), 100]
+        reporter.report(step(number, mfu=0.4))
+    steps = [int(line.split()[1].split("/")[0]) for line in lines if "| loss" in line]
+    assert steps == [*range(1, 100, 10), 100]
     assert "mfu 40.0%" in lines[-1]
 
 
 def test_live_line_with_bar_and_news_above() -> None:
     screen = io.StringIO()
-    with live(screen) as telling:
+    with live(screen) as reporter:
         for event in a_run():
-            telling.tell(event)
+            reporter.report(event)
     text = screen.getvalue()
     assert step_line(step(1), 100) in text, "the same line as without a terminal"
     assert step_line(step(2, 0.4), 100) not in text, "and as seldom"
@@ -100,12 +100,12 @@ def test_live_line_with_bar_and_news_above() -> None:
 
 def test_after_an_evaluation_the_bar_is_that_of_the_training_again() -> None:
     screen = io.StringIO()
-    with live(screen) as telling:
-        telling.tell(started())
-        telling.tell(step(1))
-        telling.tell(Progress(stage="Evaluating", done=40, total=80, unit="tokens", step=2))
+    with live(screen) as reporter:
+        reporter.report(started())
+        reporter.report(step(1))
+        reporter.report(Progress(stage="Evaluating", done=40, total=80, unit="tokens", step=2))
         evaluating = screen.getvalue()
-        telling.tell(step(3))
+        reporter.report(step(3))
     assert "Evaluating" in evaluating and "50% (40 of 80 tokens)" in evaluating
     after = screen.getvalue().removeprefix(evaluating)
     assert "3% · step 3" in after and "training" in after and "Evaluating" not in after
@@ -113,5 +113,5 @@ def test_after_an_evaluation_the_bar_is_that_of_the_training_again() -> None:
 
 def test_a_failure_is_left_to_its_error() -> None:
     lines: list[str] = []
-    PlainNarrator(lines.append, Clock()).tell(Finished(step=0, status="failed", reason="no such corpus"))
+    PlainReporter(lines.append, Clock()).report(Finished(step=0, status="failed", reason="no such corpus"))
     assert lines == []

@@ -41,14 +41,14 @@ class Line:
 def sample_lines(run: Run, info: CheckpointInfo, engine: Engine, source: str, params: DecodeConfig) -> None:
     """Write a line for every line of the file `source`, or of stdin for "-". UserError names a line that cannot be."""
     from llm.tokenizer.base import well_formed
-    from workbench.commands.narrator import narrator
+    from workbench.commands.progress import progress_reporter
 
     with ExitStack() as stack:
-        lines = read_lines(stack.enter_context(opened(source)) if source != "-" else sys.stdin, engine, params)
-        tell = stack.enter_context(narrator()).tell if not sys.stdout.isatty() else lambda event: None
+        lines = read_lines(stack.enter_context(open_source(source)) if source != "-" else sys.stdin, engine, params)
+        report = stack.enter_context(progress_reporter()).report if not sys.stdout.isatty() else lambda event: None
         written = 0
         for window in windows(lines):
-            completions = completed(engine, window, beyond(written, told(tell)))
+            completions = complete_lines(engine, window, with_offset(written, report_prompts(report)))
             written += len(window)
             for line, completion in zip(window, completions, strict=True):
                 samples = zip(completion.texts, completion.reasons, strict=True)
@@ -81,7 +81,7 @@ def windows(lines: Iterator[Line]) -> Iterator[list[Line]]:
         yield window
 
 
-def completed(engine: Engine, lines: Sequence[Line], report: Callable[[int], object]) -> list[Completion]:
+def complete_lines(engine: Engine, lines: Sequence[Line], report: Callable[[int], object]) -> list[Completion]:
     """The replies, in the order of the lines; those with the same knobs are written together."""
     alike: dict[DecodeConfig, list[int]] = {}
     for index, line in enumerate(lines):
@@ -89,22 +89,22 @@ def completed(engine: Engine, lines: Sequence[Line], report: Callable[[int], obj
     found: dict[int, Completion] = {}
     for params, group in alike.items():
         ids = [lines[index].ids for index in group]
-        completions = engine.complete(ids, params, report=beyond(len(found), report))
+        completions = engine.complete(ids, params, report=with_offset(len(found), report))
         found |= zip(group, completions, strict=True)
     return [found[index] for index in range(len(lines))]
 
 
-def beyond(before: int, report: Callable[[int], object]) -> Callable[[int], object]:
+def with_offset(before: int, report: Callable[[int], object]) -> Callable[[int], object]:
     """Reports how many prompts are done, where `before` of them were done already."""
     return lambda done: report(before + done)
 
 
-def told(tell: Callable[[Progress], object]) -> Callable[[int], object]:
-    """Tells how many prompts are done; how many there are is not known."""
-    return lambda done: tell(Progress(stage="writing", done=done, total=0, unit="prompts"))
+def report_prompts(report: Callable[[Progress], object]) -> Callable[[int], object]:
+    """Reports how many prompts are done; the total is not known."""
+    return lambda done: report(Progress(stage="writing", done=done, total=0, unit="prompts"))
 
 
-def opened(source: str) -> Any:
+def open_source(source: str) -> Any:
     path = Path(source).expanduser()
     if not path.is_file():
         problem = "is no file" if path.exists() else "does not exist"
@@ -117,7 +117,7 @@ def read_lines(source: Iterable[str], engine: Engine, params: DecodeConfig) -> I
     try:
         for number, text in enumerate(source, 1):
             if text.strip():
-                fields = parsed(number, text)
+                fields = parse_line(number, text)
                 try:
                     own = with_fields(params, fields)
                     if changes := engine.tokenizer.prompt_changes(fields["prompt"]):
@@ -135,7 +135,7 @@ def with_fields(params: DecodeConfig, fields: Mapping[str, Any]) -> DecodeConfig
     return from_mapping({"decode": asdict(params) | given}).decode if given else params
 
 
-def parsed(number: int, text: str) -> dict[str, Any]:
+def parse_line(number: int, text: str) -> dict[str, Any]:
     """The fields of one line, of which "prompt" is a text."""
     try:
         value = parse_json(text)
