@@ -21,7 +21,7 @@ COMMANDS = ("train", "resume", "sample", "chat", "eval", "runs", "presets", "dat
         ("trian quickstart", 'there is no command "trian"; did you mean train?'),
         ("train quickstrat", 'there is no preset named "quickstrat"; did you mean quickstart?'),
         ("train", "the following arguments are required: PRESET; see llm-workbench train --help."),
-        ("train quickstart --name a/b", '"a/b" cannot be a name'),
+        ("train quickstart --name a/b", '"a/b" is not a valid name'),
         ("train quickstart --name trash", "a run cannot be called trash"),
         ("runs export nothing --csv --json", "leave out --json"),
         ("eval nothing --batches -1", "give a number from 0 on"),

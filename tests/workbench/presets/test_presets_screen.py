@@ -230,7 +230,7 @@ async def test_saved_as_a_preset_of_ones_own(home: Path) -> None:
         await until(pilot, lambda: isinstance(app.screen, AskText))
         line = app.screen.query_one(Input)
         line.value = "../up"
-        await until(pilot, lambda: "cannot be a name" in shown(app.screen))
+        await until(pilot, lambda: "is not a valid name" in shown(app.screen))
         line.value = "quickstart"
         await pilot.press("enter")
         await until(pilot, lambda: "is the name of a shipped preset" in shown(app.screen))
