@@ -16,8 +16,8 @@ from typing import Any
 import tomli_w
 
 from llm.config import NAME_LENGTH, RunConfig, before_added_fields, check_name, from_mapping, to_mapping
-from llm.data.text.addresses import is_address
 from llm.data.text.datasets import CATALOGUE
+from llm.data.text.urls import is_address
 from llm.errors import UserError, WrongUse
 from llm.events import Event, Finished, is_moment
 from llm.files import read_json, remove_directory, write_atomic, write_json

@@ -8,7 +8,7 @@ from typing import Any
 
 from llm.config import RunConfig
 from llm.core.bundle import Task
-from llm.data.tokens.prepare import Dataset
+from llm.data.tokens.dataset import Dataset
 from llm.device import Plan
 from llm.events import Event
 from llm.run import Run

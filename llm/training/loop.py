@@ -12,8 +12,7 @@ import math
 from collections.abc import Generator, Iterator
 
 from llm.data.batches.prefetch import Prefetcher
-from llm.data.batches.windows import BatchSource
-from llm.data.tokens.prepare import batch_source
+from llm.data.batches.source import BatchSource, batch_source
 from llm.errors import UserError
 from llm.events import Event, Finished
 from llm.optim import lr_at, momentum_at

@@ -23,7 +23,9 @@ import psutil
 import torch
 
 from llm.config import RunConfig, from_toml
-from llm.data.tokens.prepare import Dataset, batch_source, prepare
+from llm.data.batches.source import batch_source
+from llm.data.tokens.dataset import Dataset
+from llm.data.tokens.prepare import prepare
 from llm.device import Plan
 from llm.environment import settle_process
 from llm.errors import UserError

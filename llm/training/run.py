@@ -15,7 +15,7 @@ from pathlib import Path
 
 from llm.config import RunConfig, resumed_config
 from llm.config.overrides import Overrides
-from llm.data.tokens.prepare import Dataset
+from llm.data.tokens.dataset import Dataset
 from llm.errors import UserError
 from llm.events import Event, Finished, RolledBack, Skipped, Started, StepLogged, Warned
 from llm.files import remove_staging, write_atomic

@@ -11,7 +11,8 @@ import torch
 from llm.config import RunConfig, resolve_model, resolve_seq_len, resumed_config
 from llm.config.fit import step_bytes
 from llm.config.overrides import Overrides, added
-from llm.data.tokens.prepare import Dataset, prepare
+from llm.data.tokens.dataset import Dataset
+from llm.data.tokens.prepare import prepare
 from llm.device import Plan, choose_device, choose_threads, make_plan
 from llm.errors import UserError
 from llm.events import Event, Saved, Warned

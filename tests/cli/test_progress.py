@@ -34,8 +34,8 @@ def step(number: int, mfu: float | None = None) -> StepLogged:
 
 
 def a_run() -> Iterator[Event]:
-    yield Progress(stage="Tokenising", done=1, total=4, unit="MB")
-    yield Progress(stage="Tokenising", done=2, total=4, unit="MB")
+    yield Progress(stage="Tokenizing", done=1, total=4, unit="MB")
+    yield Progress(stage="Tokenizing", done=2, total=4, unit="MB")
     yield started()
     yield step(1)
     yield step(2, mfu=0.4)
@@ -58,7 +58,7 @@ def test_plain_lines() -> None:
         for event in a_run():
             reporter.report(event)
     text = "\n".join(lines)
-    assert text.count("Tokenising") == 1
+    assert text.count("Tokenizing") == 1
     assert (
         "step 1/100 (1.00%) | loss 2.5000 | grad norm 0.750 | lr 1.00e-03 ×0.50 | 12.0 ms/step | 5,333 tok/s | "
         "total 0s, 1.25e+15 FLOPs" in text
@@ -93,7 +93,7 @@ def test_live_line_with_bar_and_news_above() -> None:
     assert step_line(step(2, 0.4), 100) not in text, "and as seldom"
     assert "validation loss 2.25" in text
     assert "Once ␛[2J[red]upon␊" in text, "cleaned, and markup is only text"
-    assert "Tokenising" in text
+    assert "Tokenizing" in text
     assert "training" in text
     assert "step 1 · loss 2.5000" in text
 

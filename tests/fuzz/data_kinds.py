@@ -15,11 +15,12 @@ from llm.data.text.corpora import open_corpus
 from llm.data.text.datasets import at_address, from_addresses, present, write_record
 from llm.data.text.download import unpack
 from llm.data.text.fetch import note_path, read_note
-from llm.data.text.textfiles import FileHashes
-from llm.data.tokens.prepare import find_prepared, load_dataset, verify_prepared
+from llm.data.text.text_files import FileHashes
+from llm.data.tokens.dataset import load_dataset, verify_dataset
+from llm.data.tokens.prepare import find_tokenized_dataset
 from llm.data.tokens.shards import Shard, ShardWriter
-from llm.data.tokens.tokenfiles import TokenFile
-from llm.data.tokens.verified import unverified
+from llm.data.tokens.token_files import TokenFile
+from llm.data.tokens.verification import unverified
 from llm.run import Run
 from llm.tokenizer import load_tokenizer
 from llm.tokenizer.char import CharTokenizer
@@ -51,14 +52,14 @@ def data_kinds(home: Path, folder: Path) -> list[Kind]:
 
 def prepared_kinds(home: Path) -> Iterator[Kind]:
     """What lies in `<home>/data/<fingerprint>`."""
-    dataset, _ = find_prepared(Run(home / "runs" / "tiny").config(), home)
+    dataset, _ = find_tokenized_dataset(Run(home / "runs" / "tiny").config(), home)
     assert dataset is not None
     path = dataset.path
 
     def read() -> None:
         list(prepared_datasets(home))
         found = load_dataset(path)
-        result_of(verify_prepared(found))
+        result_of(verify_dataset(found))
         found.train.read(0, len(found.train))
         found.validation.read(0, min(9, len(found.validation)))
 

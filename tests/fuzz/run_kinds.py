@@ -9,7 +9,8 @@ from pathlib import Path
 from typing import Any
 
 from llm.config import RunConfig, list_presets, load_preset, to_toml, with_overrides
-from llm.data.tokens.prepare import Dataset, find_prepared
+from llm.data.tokens.dataset import Dataset
+from llm.data.tokens.prepare import find_tokenized_dataset
 from llm.errors import ConfigError
 from llm.events import Started
 from llm.files import sha256_of
@@ -120,7 +121,7 @@ def run_kinds(home: Path) -> list[Kind]:
     """Everything that is read of the home that `trained_home` made."""
     run = Run(home / "runs" / "tiny")
     newest = run.checkpoint().path
-    dataset, _ = find_prepared(run.config(), home)
+    dataset, _ = find_tokenized_dataset(run.config(), home)
     assert dataset is not None
     known: Dataset = dataset
 

@@ -16,7 +16,7 @@ import pytest
 
 from llm.config import RunConfig
 from llm.data.text.download import reserved
-from llm.data.tokens.prepare import locked_folder, remove_leftovers
+from llm.data.tokens.staging import make_locked_folder, remove_leftovers
 from llm.events import Warned
 from llm.run import Run, list_runs
 from llm.run.lock import RunBusy, RunLock, holder_of
@@ -147,7 +147,7 @@ def test_everything_works_without_locks_and_it_is_said_once(home: Path, corpus: 
     assert run.holder() is None and run.status().name == "finished"
     with reserved(home / "datasets" / "partial"):
         pass
-    staging, lock = locked_folder(home / "data" / "new")
+    staging, lock = make_locked_folder(home / "data" / "new")
     os.close(lock)
     remove_leftovers(home / "data")
     assert staging.exists(), "it may be in the making"

@@ -190,7 +190,7 @@ def test_a_paused_run_is_said_to_be_paused(tmp_path: Path) -> None:
         log.append(Paused(step=7))
         log.append(Progress(stage="Evaluating", done=1, total=2, step=7))
         assert run.status().name == "paused", "it is still, while it is evaluated"
-        log.append(Progress(stage="Tokenising", done=1, total=2))
+        log.append(Progress(stage="Tokenizing", done=1, total=2))
         assert run.status().name == "running", "another took it up after it was killed in the pause"
 
 

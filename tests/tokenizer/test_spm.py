@@ -171,7 +171,8 @@ def test_a_model_with_the_default_normalization_says_what_it_does_to_text() -> N
 def test_bits_per_byte_count_the_bytes_of_the_text_itself(tmp_path: Path) -> None:
     """Newlines and runs of spaces that the model drops are bytes of the text all the same."""
     from llm.config import from_mapping
-    from llm.data.tokens.prepare import load_dataset, prepare
+    from llm.data.tokens.dataset import load_dataset
+    from llm.data.tokens.prepare import prepare
 
     model = tmp_path / "other.model"
     model.write_bytes(library_model(model_type="unigram"))

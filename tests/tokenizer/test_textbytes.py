@@ -9,7 +9,8 @@ import numpy as np
 import pytest
 
 from llm.config import TokenizerConfig, from_mapping
-from llm.data.tokens.prepare import Dataset, prepare
+from llm.data.tokens.dataset import Dataset
+from llm.data.tokens.prepare import prepare
 from llm.tokenizer import Tokenizer, build_tokenizer
 from llm.tokenizer.textbytes import TextBytes
 from tests.draining import result_of

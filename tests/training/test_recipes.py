@@ -14,7 +14,7 @@ from safetensors.torch import load_file, save_file
 
 import llm.training.metrics
 import llm.training.tasks
-from llm.data.tokens.prepare import find_prepared
+from llm.data.tokens.prepare import find_tokenized_dataset
 from llm.device import Plan
 from llm.engine import Engine, Piece
 from llm.errors import UserError
@@ -66,7 +66,7 @@ def test_saved_only_when_the_validation_loss_improved(
 def test_the_training_text_is_evaluated_too_where_asked(make_run: MakeRun, tmp_path: Path) -> None:
     run = make_run("both", train__steps="6", evaluate__every="0", evaluate__train_too="true")
     told = [event for event in trained(run, tmp_path) if isinstance(event, Evaluated)]
-    dataset, _ = find_prepared(run.config(), tmp_path)
+    dataset, _ = find_tokenized_dataset(run.config(), tmp_path)
     assert dataset is not None
     model, tokenizer = load_model(run, run.checkpoint())
     plan = Plan("cpu", "fp32", 1, False)

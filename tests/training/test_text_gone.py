@@ -26,5 +26,5 @@ def test_resume_and_eval_do_without_the_text(make_run: MakeRun, tmp_path: Path, 
     assert run_training(Run.open(tmp_path, "stopped"), tmp_path).status == "finished"
     assert_same_end(whole, run)
     notes = [event.message for event in run.events() if isinstance(event, Warned)]
-    assert any("is not there any more; the tokens that were prepared from it are used" in note for note in notes)
+    assert any("is missing; the dataset tokenized from it earlier is used" in note for note in notes)
     assert main(["eval", "stopped", "--home", str(tmp_path)]) == 0

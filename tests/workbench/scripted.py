@@ -134,7 +134,7 @@ class ScriptedTrainer:
         with run.lock():
             commands.tail = run.commands()
             log = run.log()
-            log.append(Progress(stage="Tokenising", done=4e6, total=10e6, unit="bytes"))
+            log.append(Progress(stage="Tokenizing", done=4e6, total=10e6, unit="bytes"))
             if not self.prepared.wait(30):
                 raise TimeoutError("nobody let the script go on")
             for event in (started_event(),):

@@ -385,7 +385,7 @@ async def test_fitting(home: Path) -> None:
 
 def without_end() -> Generator[Progress, None, None]:
     while True:
-        yield Progress(stage="Tokenising", done=1, total=2)
+        yield Progress(stage="Tokenizing", done=1, total=2)
 
 
 DATA = [

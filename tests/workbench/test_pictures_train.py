@@ -48,8 +48,8 @@ def test_preparing(size: tuple[int, int], still_home: Path, look: Look) -> None:
 
     async def prepare(pilot: Pilot[int]) -> None:
         app.training.start(RunConfig(), "quick")
-        await showing(app, "quick-1", "preparing", "Tokenising 40%", "x Stop")(pilot)
-        await until(pilot, lambda: "quick-1: Tokenising" in app.training_line)
+        await showing(app, "quick-1", "preparing", "Tokenizing 40%", "x Stop")(pilot)
+        await until(pilot, lambda: "quick-1: Tokenizing" in app.training_line)
         await settle(pilot)
 
     look(app, size, prepare)

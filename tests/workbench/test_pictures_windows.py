@@ -274,7 +274,7 @@ def test_how_to_prepare(size: Size, still_home: Path, look: Look) -> None:
 def test_something_is_prepared(size: Size, still_home: Path, look: Look) -> None:
     def half() -> Generator[Progress, None, None]:
         while True:  # until the app ends
-            yield Progress(stage="Tokenising", done=40.0, total=100.0, unit="MB", rate=2.0)
+            yield Progress(stage="Tokenizing", done=40.0, total=100.0, unit="MB", rate=2.0)
             time.sleep(0.05)
 
     async def prepare(pilot: Pilot[int]) -> None:
@@ -282,11 +282,11 @@ def test_something_is_prepared(size: Size, still_home: Path, look: Look) -> None
         screen: Any = pilot.app.screen
         assert isinstance(screen, DataScreen)
         screen.begin("preparing stories", half)
-        await until(pilot, lambda: "Tokenising" in shown(screen))
+        await until(pilot, lambda: "Tokenizing" in shown(screen))
         await settle(pilot)
 
     app = app_with(still_home)
-    look(app, size, prepare, "Tokenising", "x Cancel", picture=False)
+    look(app, size, prepare, "Tokenizing", "x Cancel", picture=False)
 
 
 def test_a_text_is_asked_for(size: Size, still_home: Path, look: Look) -> None:

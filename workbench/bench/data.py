@@ -27,10 +27,10 @@ import tiktoken
 
 from llm.config.schema import TokenizerConfig
 from llm.data.text.corpora import PylibCorpus
-from llm.data.text.holdout import LARGEST_BLOCK, Unit, blocks
-from llm.data.text.textfiles import read_text
+from llm.data.text.text_files import read_text
+from llm.data.text.validation_split import LARGEST_BLOCK, Unit, blocks
 from llm.data.tokens.encoders import SerialEncoder
-from llm.data.tokens.tokenize import SplitWriter, tokenise
+from llm.data.tokens.tokenize import SplitWriter, tokenize
 from llm.errors import UserError
 from llm.limits import usable_cores
 from llm.tokenizer import build_tokenizer
@@ -108,7 +108,7 @@ def tokenising(pieces: list[str], tokenizer: RankTokenizer, pairs: int) -> Resul
         with TemporaryDirectory(prefix="llm-workbench-bench-") as name:
             folder = Path(name)
             sides = SplitWriter(folder, "train", tokenizer), SplitWriter(folder, "held-out", tokenizer)
-            return list(tokenise(units, tokenizer, SerialEncoder(tokenizer), "none", *sides, size))
+            return list(tokenize(units, tokenizer, SerialEncoder(tokenizer), "none", *sides, size))
 
     def one_thread() -> object:
         return [encoding.encode_ordinary(piece) for piece in pieces]

@@ -13,7 +13,7 @@ from workbench.commands.options import add_command
 from workbench.commands.output import print_json, print_table, say
 
 if TYPE_CHECKING:
-    from llm.data.tokens.prepare import Dataset
+    from llm.data.tokens.dataset import Dataset
 
 EMBEDDED = (
     ("stories", "short stories in simple English and questions about them, made here to any size"),
@@ -78,7 +78,7 @@ def prepare_dataset(options: argparse.Namespace) -> Dataset:
 
 def prepared_record(index: Path) -> dict[str, Any]:
     """One prepared data set as data; a damaged one is listed as such."""
-    from llm.data.tokens.prepare import load_dataset
+    from llm.data.tokens.dataset import load_dataset
 
     record: dict[str, Any] = {"name": index.parent.name, "kind": "prepared", "path": str(index.parent)}
     try:

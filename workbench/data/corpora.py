@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from llm.config import DataConfig, RunConfig, before_added_fields, from_mapping
-from llm.data.text.addresses import is_address, web_address
+from llm.data.text.urls import is_address, web_address
 from llm.errors import UserError
 from llm.events import Progress
 from llm.files import directory_size, read_json, remove_directory, write_json
@@ -22,7 +22,7 @@ from workbench.data.pasted import pasted_path
 
 if TYPE_CHECKING:
     from llm.data.text.corpora import Corpus
-    from llm.data.tokens.prepare import Dataset
+    from llm.data.tokens.dataset import Dataset
 
 ADDED = "corpora.json"
 EMBEDDED = {
@@ -247,9 +247,9 @@ def forget_corpus(home: Path, path: str) -> None:
 def check_corpus(config: RunConfig, home: Path) -> None:
     """UserError unless the corpus has a first document, or is token files."""
     from llm.data.text.corpora import check_text, open_corpus
-    from llm.data.tokens.tokenpaths import is_token_corpus
+    from llm.data.tokens.token_paths import is_token_corpus
 
-    if not is_token_corpus(config.data, learns_tokenizer=True):
+    if not is_token_corpus(config.data, trains_tokenizer=True):
         check_text(open_corpus(config.data, home))
 
 
@@ -258,11 +258,11 @@ def check_corpus(config: RunConfig, home: Path) -> None:
 
 def config_of(entry: Entry, base: RunConfig) -> RunConfig:
     """`base` made to learn from `entry`. A prepared one brings all that decided its tokens, where that is recorded."""
-    from llm.data.tokens.settings import DECIDES_THE_TOKENS
+    from llm.data.tokens.fingerprint import DATA_SETTINGS
 
     made_with = entry.record.get("made_with")
     if made_with is not None:
-        data = {name: value for name, value in made_with["data"].items() if name in DECIDES_THE_TOKENS}
+        data = {name: value for name, value in made_with["data"].items() if name in DATA_SETTINGS}
         base = replace(base, tokenizer=before_added_fields().tokenizer)
         return from_mapping({"data": data, "tokenizer": made_with["tokenizer"]}, base)
     data = {
@@ -279,10 +279,10 @@ def preview(entry: Entry, home: Path) -> tuple[str, list[str]]:
     was passed over, and why. UserError where it cannot be read."""
     from llm.data.text.corpora import open_corpus
     from llm.data.text.datasets import located
-    from llm.data.tokens.tokenpaths import is_token_corpus
+    from llm.data.tokens.token_paths import is_token_corpus
 
     data = located(config_of(entry, RunConfig()).data, home)
-    if is_token_corpus(data, learns_tokenizer=True):
+    if is_token_corpus(data, trains_tokenizer=True):
         return "(token files: they hold ids, and no text)", []
     corpus = open_corpus(data, home, "<|endoftext|>")
     beginning = "\n\n".join(text.strip("\n") for text in first_texts(corpus))
@@ -317,7 +317,7 @@ def look_into(folder: Path, how_many: int = 24) -> Looked:
     """Open a prepared data set and count its training tokens. UserError where it is damaged."""
     import numpy as np
 
-    from llm.data.tokens.prepare import load_dataset
+    from llm.data.tokens.dataset import load_dataset
 
     dataset = load_dataset(folder)
     counted = min(len(dataset.train), COUNTED_TOKENS)

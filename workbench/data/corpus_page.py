@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 from textual.content import Content
 
-from llm.data.text.addresses import is_address
+from llm.data.text.urls import is_address
 from workbench.chat.tokens import coloured, quoted
 from workbench.data.corpora import Entry, Looked, sides
 from workbench.formatting import format_size

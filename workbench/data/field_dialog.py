@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from llm.data.text.filekinds import name_some
+from llm.data.text.file_kinds import name_some
 from workbench.data.fields import FieldNeeded
 from workbench.text import clean, one_line
 from workbench.ui.dialogs import Answer, Ask

@@ -20,7 +20,7 @@ class FieldNeeded(UserError):
 
     def __init__(self, path: str, fields: dict[str, str], others: list[str]) -> None:
         self.path, self.fields, self.others = path, fields, others
-        from llm.data.text.filekinds import name_some
+        from llm.data.text.file_kinds import name_some
 
         named = name_some([*fields, *others])
         super().__init__(
@@ -35,7 +35,7 @@ def text_field_of(name: str, pattern: str) -> str:
 
     Raises FieldNeeded where several fields read like text, or none does (an id is none).
     """
-    from llm.data.text.findfiles import find_files
+    from llm.data.text.find_files import find_files
 
     rows = next(filter(None, map(first_rows, find_files(pattern)[:LOOKED_AT_FILES])), [])
     values: dict[str, list[Any]] = {}
@@ -70,7 +70,7 @@ def first_rows(path: Path) -> list[dict[str, Any]]:
 
 
 def rows_of(path: Path) -> Iterator[dict[str, Any]]:
-    from llm.data.text.filekinds import kind_of
+    from llm.data.text.file_kinds import kind_of
     from llm.data.text.rows import csv_records, json_records
 
     kind = kind_of(path, "auto", "text")

@@ -56,10 +56,10 @@ def fingerprints_of(run: Run, home: Path) -> set[str]:
 
 def asked_for(run: Run, home: Path) -> set[str]:
     """What a run without a checkpoint will use, or is using: it may be training towards its first save right now."""
-    from llm.data.tokens.prepare import find_prepared
+    from llm.data.tokens.prepare import find_tokenized_dataset
 
     try:
-        dataset, _ = find_prepared(run.config(), home)
+        dataset, _ = find_tokenized_dataset(run.config(), home)
     except (UserError, OSError):
         return set()  # its text is gone, or its run.toml: nothing that could still be trained
     return {dataset.fingerprint} if dataset is not None else set()

@@ -17,7 +17,7 @@ from textual.widgets import OptionList, Static
 from textual.widgets.option_list import Option
 
 from llm.config import RunConfig
-from llm.data.text.addresses import is_address
+from llm.data.text.urls import is_address
 from llm.errors import UserError
 from workbench.data.corpora import (
     Entry,

@@ -28,10 +28,10 @@ class DataState:
 
 def look_for_data(config: RunConfig, home: Path) -> DataState:
     """The state of the data that `config` needs, without making anything."""
-    from llm.data.tokens.prepare import find_prepared
+    from llm.data.tokens.prepare import find_tokenized_dataset
 
     try:
-        dataset, tokenizer = find_prepared(config, home)
+        dataset, tokenizer = find_tokenized_dataset(config, home)
         if dataset is None:
             return DataState(vocab_size=tokenizer.vocab_size if tokenizer is not None else 0)
         return DataState(dataset.tokenizer.vocab_size, len(dataset.train))

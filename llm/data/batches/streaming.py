@@ -1,57 +1,25 @@
-"""Parquet read and tokenised while training: row group by row group, one flat buffer, batches cut from it in order.
+"""Parquet read and tokenized while training: row group by row group, one flat buffer, batches cut from it in order.
 
 Row group g of the corpus belongs to stream g mod S. A stream goes through its row groups over and over; each batch
 takes the same number of rows from every stream, in the order of the streams, so that a rank whose rows are those of
 some streams reads only their row groups. A position is (row groups begun, tokens taken of the last one): small, and
-exact, because tokenising a row group again gives the same tokens.
+exact, because tokenizing a row group again gives the same tokens.
 """
 
 from __future__ import annotations
 
-import hashlib
-import os
 from collections import deque
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
-from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
-from llm.data.text.parquetrows import opened_parquet, read_parquet
-from llm.data.text.textfiles import Document, opened
+from llm.data.text.parquet import RowGroups
 from llm.errors import ConfigError, Problem, UserError
 from llm.tokenizer import Tokenizer
 
 Int64 = NDArray[np.int64]
-MAGIC = b"PAR1"
 CURSORS_KEPT = 16  # more than a prefetcher runs ahead
-
-
-class RowGroup(NamedTuple):
-    """Row group `number` of a file; `size_bytes` of text, about."""
-
-    path: Path
-    number: int
-    size_bytes: int
-
-
-@dataclass(frozen=True)
-class RowGroups:
-    """Row groups in order, and the column their text is in."""
-
-    groups: tuple[RowGroup, ...]
-    text_field: str
-
-    @property
-    def size_bytes(self) -> int:
-        return sum(group.size_bytes for group in self.groups)
-
-    def documents(self, number: int) -> Iterator[Document]:
-        """The texts of one row group; empty ones are left out."""
-        group = self.groups[number]
-        return read_parquet(group.path, self.text_field, lambda path, count: None, [group.number])
 
 
 class Place(NamedTuple):
@@ -110,11 +78,11 @@ class Stream:
         return Place(group, self._lengths[group] - len(tokens))
 
     def _read(self) -> None:
-        """Tokenise the next row group that holds any text."""
+        """Tokenize the next row group that holds any text."""
         for _ in self._numbers:
             group, skip = self._next, self._skip
             self._next, self._skip = group + 1, 0
-            tokens = self._tokenise(self._numbers[group % len(self._numbers)])
+            tokens = self._tokenize(self._numbers[group % len(self._numbers)])
             if len(tokens) > skip:
                 self._lengths[group] = len(tokens)
                 self._buffer.append((group, tokens[skip:]))
@@ -123,7 +91,7 @@ class Stream:
             f"There is no text in the column {self._text.text_field!r} of the corpus; check data.text_field."
         )
 
-    def _tokenise(self, number: int) -> Int64:
+    def _tokenize(self, number: int) -> Int64:
         texts = ["".join(document.pieces) for document in self._text.documents(number)]
         ids: list[int] = []
         for encoded in self._tokenizer.encode_batch(texts):
@@ -218,55 +186,3 @@ def read_cursor(cursor: Any, streams: int) -> list[Place]:
             "data.streams as it was."
         )
     return places
-
-
-class StreamedCorpus:
-    """Parquet files to be read while training: which row groups train, and which are tokenised before, for validation.
-
-    The last file is held out; of a single one, the last share of its row groups.
-    """
-
-    def __init__(
-        self, name: str, paths: Sequence[Path], text_field: str, fraction: float, hold_out: bool = True
-    ) -> None:
-        self.name, self.paths = name, paths
-        groups = [group for path in paths for group in row_groups_of(path, text_field)]
-        held_out = 0
-        if hold_out and len(paths) > 1:
-            held_out = sum(group.path == paths[-1] for group in groups)
-        elif hold_out:
-            held_out = max(1, round(fraction * len(groups)))
-        if len(groups) <= held_out:
-            raise UserError(
-                f"{name} has {len(groups)} row group, which leaves nothing to train on when some is held out; give a "
-                "file with more, name another in data.validation, or set data.order to random."
-            )
-        cut = len(groups) - held_out
-        self.train = RowGroups(tuple(groups[:cut]), text_field)
-        self.held_out = RowGroups(tuple(groups[cut:]), text_field)
-
-    def identity(self) -> list[str]:
-        """What decides the text, without reading it: a digest of each file's footer and size, and the column."""
-        return [self.train.text_field, *(footer_digest(path) for path in self.paths)]
-
-
-def row_groups_of(path: Path, text_field: str) -> list[RowGroup]:
-    with opened_parquet(path, text_field) as table:
-        metadata = table.metadata
-        column = next((i for i, name in enumerate(metadata.schema.names) if name == text_field), 0)
-        return [
-            RowGroup(path, number, metadata.row_group(number).column(column).total_uncompressed_size)
-            for number in range(metadata.num_row_groups)
-        ]
-
-
-def footer_digest(path: Path) -> str:
-    """sha256 of a Parquet file's size and footer, which holds the offsets, sizes and statistics of all its parts."""
-    with opened(path) as file:
-        size = file.seek(0, os.SEEK_END)
-        file.seek(max(0, size - 8))
-        length, magic = file.read(4), file.read(4)
-        if magic != MAGIC:
-            raise UserError(f"{path} cannot be read as Parquet (it does not end with PAR1); check the file.")
-        file.seek(max(0, size - 8 - int.from_bytes(length, "little")))
-        return hashlib.sha256(b"%d " % size + file.read()).hexdigest()

@@ -7,27 +7,17 @@ window of T tokens at start s is read as T + 1 tokens: inputs [s, s + T) and tar
 from __future__ import annotations
 
 import hashlib
-from typing import Any, Literal, Protocol
+from typing import Literal
 
 import numpy as np
 from numpy.typing import NDArray
 
-from llm.data.tokens.shards import TokenSplit
+from llm.data.tokens.shards import TokenSplit, check_length
 from llm.errors import UserError
 
 Order = Literal["random", "epoch", "sequential", "stream"]
 Int64 = NDArray[np.int64]
 FEISTEL_ROUNDS = 6
-
-
-class BatchSource(Protocol):
-    """Training batches, one after another."""
-
-    def batch(self, i: int) -> tuple[Int64, Int64]:
-        """Batch i: inputs and targets, int64 (rows, seq_len)."""
-
-    def cursor(self, i: int) -> Any:
-        """Where batch i begins, as plain JSON, for going on from there; None where i alone says it."""
 
 
 class Batches:
@@ -99,15 +89,6 @@ def check_rows(windows: int, rows: int) -> None:
         raise UserError(
             f"The training text gives {windows} windows, fewer than one batch of {rows}; give more text, a smaller "
             "train.batch_size, or set data.drop_last to false."
-        )
-
-
-def check_length(split: TokenSplit, seq_len: int) -> None:
-    """UserError unless the split holds at least one window with its targets (seq_len + 1 tokens)."""
-    if len(split) < seq_len + 1:
-        raise UserError(
-            f"The {split.name} text is {len(split):,} tokens long, too short for one window of {seq_len:,} tokens "
-            f"and its target; give more text or a shorter train.seq_len (model.context)."
         )
 
 

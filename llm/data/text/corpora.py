@@ -12,13 +12,13 @@ from functools import cached_property
 from pathlib import Path
 from typing import Protocol
 
-from llm.config.schema import DataConfig
+from llm.config.schema import DataConfig, RunConfig
 from llm.data.text import stories
-from llm.data.text.filekinds import FileKind, kind_of, name_some
-from llm.data.text.findfiles import PassedOver, describe_passed_over, look_for_files, walk
-from llm.data.text.parquetrows import read_parquet
+from llm.data.text.file_kinds import FileKind, kind_of, name_some
+from llm.data.text.find_files import PassedOver, describe_passed_over, look_for_files, walk
+from llm.data.text.parquet import read_parquet
 from llm.data.text.rows import read_csv_documents, read_json_documents
-from llm.data.text.textfiles import (
+from llm.data.text.text_files import (
     Document,
     FileHashes,
     MissingText,
@@ -30,6 +30,8 @@ from llm.data.text.textfiles import (
 )
 from llm.errors import UserError
 
+WELL_MIXED = ("stories", "pylib")
+"""Corpora whose beginning is a fair sample: stories are independent, and the files of pylib are shuffled."""
 Advance = Callable[[int], None]
 KEPT_BYTES = 32 << 20
 PYLIB_SUFFIXES = (".py", ".txt", ".rst")
@@ -69,6 +71,11 @@ def open_corpus(data: DataConfig, home: Path, separator: str = "") -> Corpus:
     if data.corpus == "pylib":
         return PylibCorpus(round(data.size_mb * 1e6))
     return FileCorpus(data.corpus, data.text_field, separator, FileHashes(home / "data" / "files.json"), data.format)
+
+
+def separator_of(config: RunConfig) -> str:
+    """The text that separates documents in text files: the first special token, or ""."""
+    return next(iter(config.tokenizer.special_tokens), "")
 
 
 class StoriesCorpus:

@@ -13,8 +13,8 @@ from pathlib import Path
 from typing import Any
 
 from llm.config.schema import DataConfig
-from llm.data.text.addresses import file_name, is_address, short_digest, web_address
-from llm.data.text.textfiles import MissingText
+from llm.data.text.text_files import MissingText
+from llm.data.text.urls import file_name, is_address, short_digest, web_address
 from llm.errors import UserError, WrongUse
 from llm.files import read_json, write_json
 from llm.names import did_you_mean

@@ -19,7 +19,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from llm.data.text.background import in_background, summed
+from llm.data.background import in_background, summed
 from llm.data.text.datasets import (
     NamedDataset,
     Present,
@@ -31,7 +31,7 @@ from llm.data.text.datasets import (
     write_record,
 )
 from llm.data.text.fetch import Patience, ensure_room, fetch, note_path, size_of, source_of
-from llm.data.text.textfiles import hash_file
+from llm.data.text.text_files import hash_file
 from llm.errors import UserError, WrongUse
 from llm.events import Progress
 from llm.file_locks import try_lock

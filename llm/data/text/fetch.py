@@ -21,7 +21,7 @@ from pathlib import Path
 from typing import Any, BinaryIO
 from urllib.parse import urlsplit
 
-from llm.data.text.background import beside
+from llm.data.background import beside
 from llm.errors import UserError
 from llm.files import write_json
 from llm.reader import Malformed, load_json

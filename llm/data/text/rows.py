@@ -7,9 +7,9 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
-from llm.data.text.filekinds import FileKind, name_some
-from llm.data.text.jsontext import JsonText, lines_of, parse_json
-from llm.data.text.textfiles import Document, Replaced, document, read_text
+from llm.data.text.file_kinds import FileKind, name_some
+from llm.data.text.json_text import JsonText, lines_of, parse_json
+from llm.data.text.text_files import Document, Replaced, document, read_text
 from llm.errors import UserError
 
 LONGEST_CELL = 1 << 28  # characters

@@ -76,7 +76,7 @@ class ProcessEncoder:
         self._turn = 0
         for _ in range(count):
             ours, theirs = context.Pipe()
-            process = context.Process(target=encode_on_request, args=(theirs, saved), daemon=True, name="tokenise")
+            process = context.Process(target=encode_on_request, args=(theirs, saved), daemon=True, name="tokenize")
             process.start()
             theirs.close()
             self._pipes.append(ours)
@@ -113,7 +113,7 @@ def received(pipe: Connection) -> list[Ids]:
 
 def lost_process() -> UserError:
     return UserError(
-        "A process that tokenises the corpus ended before its work was done (is memory short?); "
+        "A process that tokenizes the corpus ended before its work was done (is memory short?); "
         "try again, with data.processes set to 1."
     )
 

@@ -17,7 +17,7 @@ from typing import BinaryIO, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from llm.data.tokens.openfiles import OpenFiles
+from llm.data.tokens.open_files import OpenFiles
 from llm.errors import UserError
 from llm.reader import WRONG_SHAPE, Malformed, load_json
 
@@ -54,6 +54,15 @@ class TokenSplit(Protocol):
 
     def read(self, start: int, stop: int) -> Tokens:
         """Tokens [start, stop), exactly stop - start of them. IndexError outside the sequence."""
+
+
+def check_length(split: TokenSplit, seq_len: int) -> None:
+    """UserError unless the split holds at least one window with its targets (seq_len + 1 tokens)."""
+    if len(split) < seq_len + 1:
+        raise UserError(
+            f"The {split.name} text is {len(split):,} tokens long, too short for one window of {seq_len:,} tokens "
+            f"and its target; give more text or a shorter train.seq_len (model.context)."
+        )
 
 
 @dataclass(frozen=True)

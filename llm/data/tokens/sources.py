@@ -1,4 +1,4 @@
-"""What a configuration wants to learn from: text to tokenise before training, Parquet to stream, or token files."""
+"""What a configuration wants to learn from: text to tokenize before training, Parquet to stream, or token files."""
 
 from __future__ import annotations
 
@@ -6,26 +6,27 @@ import itertools
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
+from typing import TypeAlias
 
 from llm.config.schema import RunConfig
-from llm.data.batches.streaming import RowGroups, StreamedCorpus
-from llm.data.text.corpora import Advance, Corpus, digest, open_corpus
+from llm.data.text.corpora import Advance, Corpus, digest, open_corpus, separator_of
 from llm.data.text.datasets import located
-from llm.data.text.filekinds import kind_of
-from llm.data.text.findfiles import describe_passed_over, find_files, look_for_files
-from llm.data.text.holdout import Unit, units
-from llm.data.text.textfiles import Document
-from llm.data.tokens.tokenfiles import TokenCorpus
-from llm.data.tokens.tokenpaths import is_token_corpus
+from llm.data.text.file_kinds import kind_of
+from llm.data.text.find_files import describe_passed_over, find_files, look_for_files
+from llm.data.text.parquet import RowGroups, StreamedCorpus
+from llm.data.text.text_files import Document
+from llm.data.text.validation_split import Unit, units
+from llm.data.tokens.token_files import TokenCorpus
+from llm.data.tokens.token_paths import is_token_corpus
 from llm.errors import ConfigError, Problem
 
-LEARNT_KINDS = ("char", "bpe", "sentencepiece")
+TRAINED_KINDS = ("char", "bpe", "sentencepiece")
 SAMPLED_GROUPS = 64  # row groups of a streamed corpus that a tokenizer learns from, at least
-SAMPLE_BYTES = 1 << 20  # of a streamed corpus, tokenised before training: to probe the machine, to evaluate on
+SAMPLE_BYTES = 1 << 20  # of a streamed corpus, tokenized before training: to probe the machine, to evaluate on
 
 
 class TextSource:
-    """A corpus that is tokenised before training, and what of it, or which other one, is for validation."""
+    """A corpus that is tokenized before training, and what of it, or which other one, is for validation."""
 
     stream: RowGroups | None = None
 
@@ -42,12 +43,12 @@ class TextSource:
         return digest(identity, self.validation.fingerprint(advance)) if self.validation else identity
 
     @property
-    def ends_with_held_out(self) -> bool:
+    def needs_character_count(self) -> bool:
         """Whether the last characters are held out, to find which their number must be known."""
         return self.data.split == "tail" and self.validation is None
 
     def units(self, characters: int = 0) -> Iterator[Unit]:
-        """All text to tokenise, each stretch assigned to a side. `characters`: all there are, where that is needed."""
+        """All text to tokenize, each stretch assigned to a side. `characters`: all there are, where that is needed."""
         if self.validation is None:
             return units(self.corpus, self.data, characters)
         return itertools.chain(whole(self.corpus, held_out=False), whole(self.validation, held_out=True))
@@ -66,7 +67,7 @@ class TextSource:
 
 
 class StreamSource:
-    """Parquet files that are tokenised while training; the validation text and a sample of the rest are, before."""
+    """Parquet files that are tokenized while training; the validation text and a sample of the rest are, before."""
 
     def __init__(self, config: RunConfig, home: Path) -> None:
         data = config.data
@@ -118,11 +119,14 @@ class StreamSource:
         return [*describe_passed_over(self._passed_over), *(self.validation.warnings() if self.validation else ())]
 
 
-def open_source(config: RunConfig, home: Path) -> TextSource | StreamSource | TokenCorpus:
+Source: TypeAlias = TextSource | StreamSource | TokenCorpus
+
+
+def open_source(config: RunConfig, home: Path) -> Source:
     """What `config.data` names. UserError where there is no such file, nothing in it, or a named data set is not
     downloaded; ConfigError where the rest of the configuration does not go with it."""
     config = replace(config, data=located(config.data, home))
-    if is_token_corpus(config.data, learns_tokenizer=learns_tokenizer(config)):
+    if is_token_corpus(config.data, trains_tokenizer=trains_tokenizer(config)):
         return TokenCorpus(config.data, home)
     if not is_streamed(config):
         return TextSource(config, home)
@@ -132,9 +136,9 @@ def open_source(config: RunConfig, home: Path) -> TextSource | StreamSource | To
     return StreamSource(config, home)
 
 
-def learns_tokenizer(config: RunConfig) -> bool:
+def trains_tokenizer(config: RunConfig) -> bool:
     """Whether the tokenizer is learnt from the corpus."""
-    return config.tokenizer.kind in LEARNT_KINDS and not config.tokenizer.path
+    return config.tokenizer.kind in TRAINED_KINDS and not config.tokenizer.path
 
 
 def is_streamed(config: RunConfig) -> bool:
@@ -151,10 +155,6 @@ def validation_corpus(config: RunConfig, home: Path) -> Corpus | None:
     if not config.data.validation:
         return None
     return open_corpus(replace(config.data, corpus=config.data.validation), home, separator_of(config))
-
-
-def separator_of(config: RunConfig) -> str:
-    return next(iter(config.tokenizer.special_tokens), "")
 
 
 def whole(corpus: Corpus, *, held_out: bool) -> Iterator[Unit]:

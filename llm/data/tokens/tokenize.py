@@ -10,11 +10,11 @@ from typing import Any, BinaryIO, Literal, NamedTuple
 
 import numpy as np
 
-from llm.data.text.background import progress
-from llm.data.text.holdout import Unit
+from llm.data.background import progress
+from llm.data.text.validation_split import Unit
 from llm.data.tokens.encoders import Encoder, Ids, Promise
 from llm.data.tokens.shards import ShardWriter
-from llm.data.tokens.tokenfiles import ChunkWriter
+from llm.data.tokens.token_files import ChunkWriter
 from llm.events import Progress
 from llm.tokenizer import Tokenizer
 from llm.tokenizer.base import well_formed
@@ -63,7 +63,7 @@ class SplitWriter:
         return {kind: self.shards.names, "tokens": self.tokens, "bytes": self.text_bytes}
 
 
-def tokenise(
+def tokenize(
     units: Iterable[Unit],
     tokenizer: Tokenizer,
     encoder: Encoder,
@@ -80,12 +80,12 @@ def tokenise(
         for _ in encode_units(units, tokenizer, encoder, borders, {False: train, True: validation}):
             if time.monotonic() - reported >= REPORT_SECONDS:
                 reported = time.monotonic()
-                yield progress("Tokenising", (train.text_bytes + validation.text_bytes) / 1e6, total_bytes / 1e6)
+                yield progress("Tokenizing", (train.text_bytes + validation.text_bytes) / 1e6, total_bytes / 1e6)
     finally:
         encoder.close()
         train.close()
         validation.close()
-    yield progress("Tokenising", total_bytes / 1e6, total_bytes / 1e6)
+    yield progress("Tokenizing", total_bytes / 1e6, total_bytes / 1e6)
 
 
 class Borders(NamedTuple):

@@ -1,4 +1,4 @@
-"""Parquet tokenised while training: flat buffers, positions, resuming, validation."""
+"""Parquet tokenized while training: flat buffers, positions, resuming, validation."""
 
 from __future__ import annotations
 
@@ -15,8 +15,10 @@ import pytest
 from pyarrow import parquet
 
 from llm.config import RunConfig, from_mapping
-from llm.data.batches.streaming import RowGroups, StreamedBatches, StreamedCorpus
-from llm.data.tokens.prepare import Dataset, prepare
+from llm.data.batches.streaming import StreamedBatches
+from llm.data.text.parquet import RowGroups, StreamedCorpus
+from llm.data.tokens.dataset import Dataset
+from llm.data.tokens.prepare import prepare
 from llm.errors import ConfigError, UserError
 from llm.tokenizer.byte import ByteTokenizer
 from tests.draining import result_of
@@ -248,7 +250,7 @@ def test_epochs_of_a_stream_are_refused(tmp_path: Path) -> None:
 
 
 def test_other_files_in_stream_order_are_one_flat_buffer(tmp_path: Path) -> None:
-    from llm.data.tokens.prepare import batch_source
+    from llm.data.batches.source import batch_source
 
     path = tmp_path / "text.txt"
     path.write_text("".join(f"Line {n}.\n" for n in range(900)))

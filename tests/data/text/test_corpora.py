@@ -14,9 +14,9 @@ from typing import Any
 import pytest
 
 from llm.config.schema import DataConfig
-from llm.data.text import textfiles
+from llm.data.text import text_files
 from llm.data.text.corpora import Corpus, open_corpus
-from llm.data.text.textfiles import FileHashes, read_text
+from llm.data.text.text_files import FileHashes, read_text
 from llm.errors import UserError
 
 
@@ -56,7 +56,7 @@ def test_text_file_is_one_document_whatever_it_holds(tmp_path: Path) -> None:
 
 
 def test_text_file_is_split_at_the_separator_across_pieces(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(textfiles, "PIECE_BYTES", 20)
+    monkeypatch.setattr(text_files, "PIECE_BYTES", 20)
     path = tmp_path / "a.txt"
     path.write_text("One.<|endoftext|>\nTwo, a longer text.\n<|endoftext|><|endoftext|>Three.")
     assert texts(opened(path, tmp_path)) == ["One.", "Two, a longer text.", "Three."]
@@ -111,7 +111,7 @@ def test_a_json_list_of_stories_in_shards(tmp_path: Path, monkeypatch: pytest.Mo
         text = json.dumps(records, indent=indent, ensure_ascii=bool(number))
         (tmp_path / f"data{number:02}.json").write_text("\n " * number + text + "\n", encoding="utf-8")
     for size in (1, 7, 64, 1 << 20):
-        monkeypatch.setattr(textfiles, "PIECE_BYTES", size)
+        monkeypatch.setattr(text_files, "PIECE_BYTES", size)
         found = texts(opened(tmp_path, tmp_path, text_field="story"))
         assert found == [*stories[0::3], *stories[1::3], *stories[2::3]]
 
@@ -270,7 +270,7 @@ def test_fingerprint_is_the_content_wherever_it_lies(tmp_path: Path) -> None:
 
 def test_hashes_of_large_files_are_remembered_until_they_change(tmp_path: Path) -> None:
     path = tmp_path / "large.txt"
-    path.write_bytes(b"x" * textfiles.REMEMBERED_FROM)
+    path.write_bytes(b"x" * text_files.REMEMBERED_FROM)
     long_ago = time.time() - 100
     os.utime(path, (long_ago, long_ago))
     hashes = FileHashes(tmp_path / "data" / "files.json")

@@ -1,4 +1,4 @@
-"""Tokenising in processes: the same ids in the same order as without."""
+"""Tokenizing in processes: the same ids in the same order as without."""
 
 from __future__ import annotations
 
@@ -12,10 +12,10 @@ import numpy as np
 import pytest
 
 from llm.config import RunConfig, from_mapping
-from llm.data.tokens import encoders
-from llm.data.tokens import tokenize as tokenise
+from llm.data.tokens import encoders, tokenize
+from llm.data.tokens.dataset import Dataset
 from llm.data.tokens.encoders import ProcessEncoder, SerialEncoder, make_encoder
-from llm.data.tokens.prepare import Dataset, prepare
+from llm.data.tokens.prepare import prepare
 from llm.errors import UserError
 from llm.tokenizer import Tokenizer, build_tokenizer
 from llm.tokenizer.char import CharTokenizer
@@ -107,7 +107,7 @@ def prepared(config: RunConfig, home: Path) -> Dataset:
 def test_prepared_in_processes_and_without_are_the_same_files(
     tmp_path: Path, split: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(tokenise, "BATCH_CHARACTERS", 2000)
+    monkeypatch.setattr(tokenize, "BATCH_CHARACTERS", 2000)
     (tmp_path / "texts").mkdir()
     for number in range(6):
         (tmp_path / f"texts/{number}.txt").write_text("<|endoftext|>".join(TEXTS[number * 6 : number * 6 + 7]))
@@ -132,13 +132,13 @@ def test_stopping_meanwhile_leaves_no_process(tmp_path: Path, monkeypatch: pytes
             made.remove(self)
 
     monkeypatch.setattr(encoders, "ProcessEncoder", Noted)
-    monkeypatch.setattr(tokenise, "BATCH_CHARACTERS", 1000)
-    monkeypatch.setattr(tokenise, "REPORT_SECONDS", 0.0)
+    monkeypatch.setattr(tokenize, "BATCH_CHARACTERS", 1000)
+    monkeypatch.setattr(tokenize, "REPORT_SECONDS", 0.0)
     path = tmp_path / "text.txt"
     path.write_text("".join(TEXTS) * 20)
     steps: Iterator[object] = prepare(config(path, 2), tmp_path)
     for event in steps:
-        if getattr(event, "stage", "") == "Tokenising":
+        if getattr(event, "stage", "") == "Tokenizing":
             break
     assert len(made) == 1
     steps.close()  # type: ignore[attr-defined]

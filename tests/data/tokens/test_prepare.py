@@ -15,9 +15,11 @@ import numpy as np
 import pytest
 
 from llm.config.schema import RunConfig
-from llm.data.text.holdout import Spread, blocks
-from llm.data.tokens.prepare import Dataset, load_dataset, locked_folder, prepare
+from llm.data.text.validation_split import Spread, blocks
+from llm.data.tokens.dataset import Dataset, load_dataset
+from llm.data.tokens.prepare import prepare
 from llm.data.tokens.shards import TokenSplit
+from llm.data.tokens.staging import make_locked_folder
 from llm.errors import UserError
 from llm.events import Progress
 
@@ -117,11 +119,11 @@ def test_boundary(tmp_path: Path, boundary: str, expected: str) -> None:
 
 
 def test_streamed_text_gives_the_tokens_of_the_whole(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    from llm.data.text import textfiles
+    from llm.data.text import text_files
 
     path = tmp_path / "text.txt"
     path.write_text(LINES, encoding="utf-8")
-    monkeypatch.setattr(textfiles, "PIECE_BYTES", 1000)
+    monkeypatch.setattr(text_files, "PIECE_BYTES", 1000)
     dataset, _ = prepared(config(path, "bpe", split="tail"), tmp_path)
     whole = dataset.tokenizer.encode(LINES[: int(0.95 * len(LINES))])
     assert dataset.train.read(0, len(dataset.train)).tolist() == whole
@@ -129,7 +131,7 @@ def test_streamed_text_gives_the_tokens_of_the_whole(tmp_path: Path, monkeypatch
 
 def test_second_time_is_the_cache(text_file: Path, tmp_path: Path) -> None:
     first, seen = prepared(config(text_file, "bpe"), tmp_path)
-    stages = ["Reading the corpus", "Reading text for the tokenizer", "Training the tokenizer", "Tokenising"]
+    stages = ["Reading the corpus", "Reading text for the tokenizer", "Training the tokenizer", "Tokenizing"]
     assert list(dict.fromkeys(event.stage for event in seen)) == stages
     assert all(event.done <= event.total for event in seen)
     stamp = (first.path / "dataset.json").stat().st_mtime_ns
@@ -161,10 +163,10 @@ def test_what_changes_the_tokens_changes_the_fingerprint(text_file: Path, tmp_pa
 def test_too_short_texts_are_refused_before_step_0(tmp_path: Path) -> None:
     path = tmp_path / "a.txt"
     path.write_text("Once upon a time.\n" * 30)
-    with pytest.raises(UserError, match=r"held-out text is .* tokens long, too short for one window of 500 tokens"):
+    with pytest.raises(UserError, match=r"validation text is .* tokens long, too short for one window of 500 tokens"):
         prepared(config(path, context=500), tmp_path)
     path.write_text("Hi.")
-    with pytest.raises(UserError, match=r"3 bytes\) is too short to hold out"):
+    with pytest.raises(UserError, match=r"3 bytes\) is too short to split off"):
         prepared(config(path), tmp_path)
     assert [entry.name for entry in (tmp_path / "data").iterdir() if entry.name.startswith(".")] == []
 
@@ -180,8 +182,8 @@ def test_closing_the_generator_leaves_nothing_behind(text_file: Path, tmp_path: 
 def test_leftovers_are_removed_but_never_a_live_one(text_file: Path, tmp_path: Path) -> None:
     target = tmp_path / "data" / "abc"
     target.parent.mkdir()
-    live, lock = locked_folder(target)
-    dead, dead_lock = locked_folder(target)
+    live, lock = make_locked_folder(target)
+    dead, dead_lock = make_locked_folder(target)
     (dead / "train-00000.bin").write_bytes(b"x")
     os.close(dead_lock)  # as when its process dies
     prepared(config(text_file), tmp_path)
@@ -210,15 +212,15 @@ def test_publishing_second_keeps_the_first(text_file: Path, tmp_path: Path, monk
     """Both found nothing in the cache; the other one finishes while this one still writes."""
     from llm.data.tokens import prepare as module
 
-    tokenise = module.tokenise
+    tokenize = module.tokenize
 
     def overtaken(*arguments: Any) -> Iterator[Progress]:
-        monkeypatch.setattr(module, "tokenise", tokenise)
+        monkeypatch.setattr(module, "tokenize", tokenize)
         first.append(prepared(config(text_file), tmp_path)[0].path.stat().st_ino)
-        yield from tokenise(*arguments)
+        yield from tokenize(*arguments)
 
     first: list[int] = []
-    monkeypatch.setattr(module, "tokenise", overtaken)
+    monkeypatch.setattr(module, "tokenize", overtaken)
     dataset, _ = prepared(config(text_file), tmp_path)
     assert dataset.path.stat().st_ino == first[0]
     assert len(list((tmp_path / "data").iterdir())) == 1

@@ -10,7 +10,8 @@ from typing import Any
 import pytest
 
 from llm.config.schema import DataConfig, ModelConfig, RunConfig, TokenizerConfig
-from llm.data.tokens.prepare import Dataset, find_prepared, prepare
+from llm.data.tokens.dataset import Dataset
+from llm.data.tokens.prepare import find_tokenized_dataset, prepare
 from llm.errors import UserError
 from tests.draining import result_of
 
@@ -42,8 +43,8 @@ def test_prepared_tokens_are_used_where_their_text_is_gone(tmp_path: Path, kind:
         remove()
         again = prepared(wanted, home)
         assert (again.path, again.fingerprint) == (first.path, first.fingerprint)
-        assert "is not there any more; the tokens that were prepared from it are used" in again.warnings[-1]
-        found, tokenizer = find_prepared(wanted, home)
+        assert "is missing; the dataset tokenized from it earlier is used" in again.warnings[-1]
+        found, tokenizer = find_tokenized_dataset(wanted, home)
         assert found is not None
         assert found.fingerprint == first.fingerprint
         assert tokenizer is not None

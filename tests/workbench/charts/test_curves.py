@@ -124,7 +124,7 @@ def test_state_of_a_run(home: Path) -> None:
     curves, log = RunCurves(run), run.log()
     curves.poll()
     assert curves.is_preparing
-    log.append(Progress(stage="Tokenising", done=1, total=2))
+    log.append(Progress(stage="Tokenizing", done=1, total=2))
     curves.poll()
     assert curves.progress is not None
     log.append(started_event())

@@ -191,7 +191,7 @@ def test_a_job_is_cancelled_at_its_next_report() -> None:
     def work() -> Generator[Progress, None, str]:
         try:
             while True:
-                yield Progress(stage="Tokenising", done=1, total=2)
+                yield Progress(stage="Tokenizing", done=1, total=2)
         finally:
             closed.set()
 
@@ -215,7 +215,7 @@ async def test_cancelling_leaves_nothing_behind(home: Path) -> None:
         app.screen.query_one(OptionList).highlighted = 3  # bytes: nothing to learn first
         app.screen.query_one("#megabytes", Input).value = "30"
         await pilot.press("enter")
-        await until(pilot, lambda: "Tokenising" in shown(screen) and "x Cancel" in shown(screen))
+        await until(pilot, lambda: "Tokenizing" in shown(screen) and "x Cancel" in shown(screen))
         await pilot.press("x")
         await until(pilot, lambda: screen.job is None)
     assert not list((home / "data").iterdir())

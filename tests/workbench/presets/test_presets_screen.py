@@ -59,7 +59,7 @@ async def test_enter_trains_the_marked_preset_at_once(home: Path) -> None:
         await until(pilot, lambda: app.focused is not None)
         await pilot.press("enter")
         await until(pilot, lambda: app.current_mode == "train")
-        await until(pilot, lambda: "Tokenising" in shown(app.screen))
+        await until(pilot, lambda: "Tokenizing" in shown(app.screen))
         assert app.training.active == "quickstart-1"
         assert Run.open(home, "quickstart-1").config() == load_preset("quickstart", home)
         trainer.prepared.set()

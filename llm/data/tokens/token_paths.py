@@ -10,8 +10,8 @@ from pathlib import Path
 
 from llm.config.schema import DataConfig
 from llm.data.text.compressed import MAGIC_BYTES, compression_of
-from llm.data.text.findfiles import find_files
-from llm.data.text.textfiles import NOT_TEXT, opened
+from llm.data.text.find_files import find_files
+from llm.data.text.text_files import NOT_TEXT, opened
 from llm.errors import UserError
 
 CHUNK = re.compile(r"encoded_tokens_chunk_(\d+)\.dat")
@@ -31,10 +31,10 @@ def is_token_name(name: str) -> bool:
     return name.endswith(SUFFIXES) or CHUNK.fullmatch(name) is not None
 
 
-def is_token_corpus(data: DataConfig, *, learns_tokenizer: bool = False) -> bool:
+def is_token_corpus(data: DataConfig, *, trains_tokenizer: bool = False) -> bool:
     """Whether `data.corpus` names token files: because `data.format` says so, or by their names.
 
-    `learns_tokenizer`: the tokenizer is to be learnt from the corpus, which needs text; where text lies beside a file
+    `trains_tokenizer`: the tokenizer is to be learnt from the corpus, which needs text; where text lies beside a file
     that has only the suffix of tokens, the text is meant. UserError where other files lie beside token files that may
     be what is meant.
     """
@@ -50,7 +50,7 @@ def is_token_corpus(data: DataConfig, *, learns_tokenizer: bool = False) -> bool
     strange = [file for file in others if file.suffix not in BESIDE]
     texts = [file for file in others if file.suffix in TEXTS]
     certain = any(CHUNK.match(file.name) or side_of(file) or file.suffix == ".npy" for file in tokens)
-    if not certain and learns_tokenizer and any(file.suffix != ".py" and not ABOUT.match(file.stem) for file in texts):
+    if not certain and trains_tokenizer and any(file.suffix != ".py" and not ABOUT.match(file.stem) for file in texts):
         return False
     if not strange and len(texts) > len(tokens) and not certain:
         strange = texts

@@ -7,14 +7,12 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from llm.config.schema import RunConfig
-from llm.data.text.background import Report, in_background, summed
+from llm.data.background import Report, in_background, summed
+from llm.data.text.corpora import WELL_MIXED
 from llm.data.tokens.sources import StreamSource, TextSource
 from llm.events import Progress
 from llm.tokenizer import Sample, Tokenizer, build_tokenizer, is_learned_from_sample, take_sample
 from llm.tokenizer.training_process import learn_apart
-
-WELL_MIXED = ("stories", "pylib")
-"""Corpora whose beginning is a fair sample: stories are drawn one by one, and the files of pylib are shuffled."""
 
 
 @dataclass(frozen=True)

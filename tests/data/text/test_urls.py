@@ -8,12 +8,12 @@ from pathlib import Path
 import pytest
 
 from llm.config import RunConfig, with_overrides
-from llm.data.batches.streaming import RowGroups
-from llm.data.text.addresses import is_address, web_address
 from llm.data.text.corpora import open_corpus
 from llm.data.text.datasets import RECORD, dataset_folder, find_dataset, from_addresses, located
 from llm.data.text.download import download
 from llm.data.text.fetch import Patience
+from llm.data.text.parquet import RowGroups
+from llm.data.text.urls import is_address, web_address
 from llm.data.tokens.sources import open_source
 from llm.errors import UserError, WrongUse
 from llm.run.directory import with_absolute_paths

@@ -14,7 +14,7 @@ import pytest
 import zstandard
 
 from llm.config.schema import DataConfig
-from llm.data.text import textfiles
+from llm.data.text import text_files
 from llm.data.text.corpora import Corpus, open_corpus
 from llm.errors import UserError
 
@@ -44,7 +44,7 @@ def lines(rows: list[dict[str, Any]]) -> str:
 # --- separators
 
 
-@pytest.mark.parametrize("before", [textfiles.PIECE_BYTES - 5, textfiles.PIECE_BYTES, 3 * textfiles.PIECE_BYTES])
+@pytest.mark.parametrize("before", [text_files.PIECE_BYTES - 5, text_files.PIECE_BYTES, 3 * text_files.PIECE_BYTES])
 def test_separators_count_wherever_the_first_stands(tmp_path: Path, before: int) -> None:
     """Past the first megabyte, at its end, and across its border; the text before it is stripped like the others."""
     first = "\n\n" + "x" * (before - 2)
@@ -53,7 +53,7 @@ def test_separators_count_wherever_the_first_stands(tmp_path: Path, before: int)
 
 
 def test_every_place_of_a_separator_across_borders(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(textfiles, "PIECE_BYTES", 32)
+    monkeypatch.setattr(text_files, "PIECE_BYTES", 32)
     for place in range(100):
         text = "é" * (place % 7) + "a" * place + SEPARATOR + "b" * 90 + SEPARATOR + "c"
         (tmp_path / "a.txt").write_text(text, encoding="utf-8")
@@ -61,8 +61,8 @@ def test_every_place_of_a_separator_across_borders(tmp_path: Path, monkeypatch: 
 
 
 def test_a_text_too_long_to_be_held_is_read_as_a_stream(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(textfiles, "PIECE_BYTES", 100)
-    monkeypatch.setattr(textfiles, "LONGEST_IN_MEMORY", 300)
+    monkeypatch.setattr(text_files, "PIECE_BYTES", 100)
+    monkeypatch.setattr(text_files, "LONGEST_IN_MEMORY", 300)
     long = "word " * 400 + "end"
     (tmp_path / "a.txt").write_text(f"one{SEPARATOR} \n {long} \n\n {SEPARATOR}\ntwo\n{SEPARATOR}{long}")
     corpus = opened(tmp_path / "a.txt")
@@ -184,7 +184,7 @@ def test_rows_of_json_are_known_by_their_content(tmp_path: Path, shape: str, nam
 def test_rows_are_the_same_wherever_pieces_end(
     tmp_path: Path, shape: str, size: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(textfiles, "PIECE_BYTES", size)
+    monkeypatch.setattr(text_files, "PIECE_BYTES", size)
     (tmp_path / "a.json").write_text(SHAPES[shape], encoding="utf-8")
     assert texts(opened(tmp_path / "a.json")) == TEXTS
 

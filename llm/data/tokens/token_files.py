@@ -24,8 +24,8 @@ from numpy.typing import NDArray
 
 from llm.config.schema import DataConfig
 from llm.data.text.corpora import digest
-from llm.data.text.textfiles import FileHashes, opened
-from llm.data.tokens.openfiles import OpenFiles
+from llm.data.text.text_files import FileHashes, opened
+from llm.data.tokens.open_files import OpenFiles
 from llm.data.tokens.shards import (
     VERIFY_TOKENS,
     JoinedTokens,
@@ -37,7 +37,7 @@ from llm.data.tokens.shards import (
     is_header,
     read_header,
 )
-from llm.data.tokens.tokenpaths import CHUNK, HEADER_MAGIC, token_sides
+from llm.data.tokens.token_paths import CHUNK, HEADER_MAGIC, token_sides
 from llm.errors import ConfigError, Problem, UserError
 from llm.tokenizer import Tokenizer
 from llm.tokenizer.textbytes import TextBytes
@@ -166,11 +166,11 @@ class TokenCorpus:
         train_bytes, held_out_bytes = (records[name]["bytes"] for name in ("train", "validation"))
         train = joined("training", self.train_paths, vocab_size, train_bytes)
         if self.validation_paths:
-            return train, joined("held-out", self.validation_paths, vocab_size, held_out_bytes)
+            return train, joined("validation", self.validation_paths, vocab_size, held_out_bytes)
         cut = int((1 - self.fraction) * len(train))
         return (
             TokenRange("training", train, 0, cut, train_bytes),
-            TokenRange("held-out", train, cut, len(train), held_out_bytes),
+            TokenRange("validation", train, cut, len(train), held_out_bytes),
         )
 
     def verify(self, tokenizer: Tokenizer, held_out_text: Path, advance: Callable[[int], None]) -> dict[str, Any]:

@@ -9,8 +9,8 @@ from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
 from llm.data.text.compressed import plain_name
-from llm.data.text.jsontext import JsonText
-from llm.data.text.textfiles import PARQUET_MAGIC, SNIFF_BYTES, decode_beginning, open_content, read_text, why_no_text
+from llm.data.text.json_text import JsonText
+from llm.data.text.text_files import PARQUET_MAGIC, SNIFF_BYTES, decode_beginning, open_content, read_text, why_no_text
 
 Reading = Literal["text", "jsonl", "csv", "parquet"]
 SNIFFED_BYTES = 1 << 16

@@ -17,13 +17,14 @@ import numpy as np
 import pytest
 
 from llm.config import RunConfig
-from llm.data.tokens.openfiles import OpenFiles
-from llm.data.tokens.prepare import Dataset, load_dataset, prepare
-from llm.data.tokens.tokenfiles import joined
+from llm.data.tokens.dataset import Dataset, load_dataset
+from llm.data.tokens.open_files import OpenFiles
+from llm.data.tokens.prepare import prepare
+from llm.data.tokens.token_files import joined
 from llm.errors import UserError
 from llm.files import sha256_of
 
-VERIFYING = "Verifying the prepared data"
+VERIFYING = "Verifying the tokenized dataset"
 
 
 @pytest.fixture
@@ -64,7 +65,7 @@ def few_descriptors(more: int) -> Iterator[None]:
 
 def test_what_was_just_made_is_not_read_again_and_a_copy_is(config: RunConfig, tmp_path: Path) -> None:
     dataset, made = stages(config, tmp_path)
-    assert "Tokenising" in made and VERIFYING not in made
+    assert "Tokenizing" in made and VERIFYING not in made
     assert VERIFYING not in stages(config, tmp_path)[1]
     copied = tmp_path / "copy"
     shutil.copytree(dataset.path, copied)

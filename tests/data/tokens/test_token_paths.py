@@ -8,11 +8,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from llm.data.text.findfiles import find_files
-from llm.data.tokens.prepare import Dataset, load_dataset
-from llm.data.tokens.tokenpaths import is_token_corpus, token_paths
+from llm.data.text.find_files import find_files
+from llm.data.tokens.dataset import Dataset, load_dataset
+from llm.data.tokens.token_paths import is_token_corpus, token_paths
 from llm.errors import UserError
-from tests.data.tokens.test_tokenfiles import config, prepared
+from tests.data.tokens.test_token_files import config, prepared
 
 IDS = np.arange(200) % 256
 HELD_OUT = IDS[:150] + 3
@@ -159,7 +159,7 @@ def test_text_beside_a_foreign_bin_is_a_corpus_of_text(tmp_path: Path, beginning
 def test_text_beside_what_may_be_tokens_is_meant_where_a_tokenizer_is_to_be_learnt(tmp_path: Path) -> None:
     for number, names in enumerate((("a.txt", "ids.bin"), ("a.txt", "b.md", "ids.bin"))):
         folder = folder_of(tmp_path / str(number), *names)
-        assert not is_token_corpus(config(folder).data, learns_tokenizer=True)
+        assert not is_token_corpus(config(folder).data, trains_tokenizer=True)
     assert is_token_corpus(config(tmp_path / "0").data), "tokens, where the tokenizer is known"
     for name, names in {"nanogpt": NANOGPT, "llama2": ("data00.bin", "readme.md", "LICENSE")}.items():
-        assert is_token_corpus(config(folder_of(tmp_path / name, *names)).data, learns_tokenizer=True)
+        assert is_token_corpus(config(folder_of(tmp_path / name, *names)).data, trains_tokenizer=True)

@@ -10,7 +10,7 @@ import pytest
 
 from llm.config.schema import DataConfig
 from llm.data.text.corpora import open_corpus
-from llm.data.text.findfiles import PassedOver, describe_passed_over, find_files, look_for_files
+from llm.data.text.find_files import PassedOver, describe_passed_over, find_files, look_for_files
 
 
 def write(path: Path, text: str = "text") -> Path:

@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import NamedTuple
 
-from llm.data.text.textfiles import why_not_text
+from llm.data.text.text_files import why_not_text
 
 NAMED_AT_MOST = 5  # files of each reason in a sentence
 

@@ -19,8 +19,10 @@ import pytest
 from pyarrow import parquet
 
 from llm.config import RunConfig, from_mapping
-from llm.data.batches.streaming import RowGroup, RowGroups
-from llm.data.tokens.prepare import ADDED_FIELDS, Dataset, learning_of, prepare
+from llm.data.text.parquet import RowGroup, RowGroups
+from llm.data.tokens.dataset import Dataset
+from llm.data.tokens.fingerprint import ADDED_FIELDS, training_settings
+from llm.data.tokens.prepare import prepare
 from llm.data.tokens.sources import spread_groups
 from llm.errors import ConfigError
 from llm.events import Progress
@@ -80,10 +82,11 @@ def test_data_prepared_before_there_were_these_fields_are_found_again(folder: Pa
     """0.1.0 named them by the fields it had."""
     old = {"kind", "vocab_size", "encoding", "path", "special_tokens", "train_mb"}
     for corpus, sample in (("stories", "spread"), ("pylib", "beginning"), (str(folder), "beginning")):
-        assert set(learning_of(config_of(corpus, {"train_sample": sample}))) == old
-    assert set(learning_of(config_of(folder, {"kind": "char"}))) == old
-    assert set(learning_of(config_of(folder, {}))) == old | {"train_sample"}
-    assert set(learning_of(config_of("stories", {"ties": "bytes", "pattern": "gpt2"}))) == old | {"ties", "pattern"}
+        assert set(training_settings(config_of(corpus, {"train_sample": sample}))) == old
+    assert set(training_settings(config_of(folder, {"kind": "char"}))) == old
+    assert set(training_settings(config_of(folder, {}))) == old | {"train_sample"}
+    others = {"ties": "bytes", "pattern": "gpt2"}
+    assert set(training_settings(config_of("stories", others))) == old | set(others)
 
 
 def test_a_run_of_0_1_0_learned_from_the_beginning(tmp_path: Path) -> None:

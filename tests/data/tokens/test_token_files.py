@@ -13,10 +13,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from llm.config import RunConfig, from_mapping
-from llm.data.tokens.prepare import Dataset, load_dataset, prepare
+from llm.data.tokens.dataset import Dataset, load_dataset
+from llm.data.tokens.prepare import prepare
 from llm.data.tokens.shards import ShardWriter
-from llm.data.tokens.tokenfiles import ChunkWriter, TokenFile, joined
-from llm.data.tokens.tokenpaths import is_token_corpus, token_paths
+from llm.data.tokens.token_files import ChunkWriter, TokenFile, joined
+from llm.data.tokens.token_paths import is_token_corpus, token_paths
 from llm.errors import ConfigError, UserError
 from tests.draining import result_of
 

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from llm.data.tokens.shards import Shard
-from llm.data.tokens.tokenfiles import TokenFile
+from llm.data.tokens.token_files import TokenFile
 from llm.files import write_json
 from llm.reader import Malformed, load_json
 

@@ -1,0 +1,131 @@
+"""A tokenized dataset: the folder `<home>/data/<fingerprint>/` with its index `dataset.json`."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Generator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from llm.config.schema import RunConfig
+from llm.data.background import in_background, summed
+from llm.data.text.parquet import RowGroups
+from llm.data.tokens.shards import JoinedTokens, ShardedTokens, TokenSplit, check_length
+from llm.data.tokens.sources import Source, StreamSource
+from llm.data.tokens.token_files import TokenCorpus, joined, portions
+from llm.data.tokens.verification import unverified, verify_files
+from llm.errors import UserError
+from llm.events import Progress
+from llm.reader import WRONG_SHAPE, load_json
+from llm.tokenizer import Tokenizer, load_tokenizer
+from llm.tokenizer.textbytes import TextBytes
+
+INDEX = "dataset.json"
+VALIDATION_TEXT = "validation.txt"
+SPLITS = {"train": "training", "validation": "validation"}
+STEM = re.compile(r"[a-z]+[a-z_]*[-_][0-9]{1,9}")
+
+
+@dataclass(frozen=True)
+class Dataset:
+    """A tokenized dataset. `path` is its folder; `warnings` and `notes` are sentences for the user.
+
+    With a `stream`, the training text is tokenized during training and `train` is a sample of its beginning.
+    """
+
+    tokenizer: Tokenizer
+    train: TokenSplit
+    validation: TokenSplit
+    fingerprint: str
+    path: Path
+    warnings: tuple[str, ...] = ()
+    stream: RowGroups | None = None
+    notes: tuple[str, ...] = ()
+
+    @property
+    def validation_text(self) -> Path:
+        """A file with exactly the validation text, to compare bits per byte with a compressor's."""
+        return self.path / VALIDATION_TEXT
+
+
+def load_dataset(path: Path, source: Source | None = None) -> Dataset:
+    """The dataset in the folder `path`, with the sizes of its files checked. UserError names what is damaged.
+
+    `source` says where token files or Parquet files are now. Without it, token files are read from the paths in the
+    index, and there is no stream.
+    """
+    try:
+        index = load_json(path / INDEX)
+        tokenizer = load_tokenizer(path / "tokenizer")
+        if "files" in index:
+            files = source if isinstance(source, TokenCorpus) else TokenCorpus.from_record(index["files"])
+            train, validation = files.splits(tokenizer.vocab_size, index["splits"])
+        else:
+            train, validation = (load_split(path, index, name, tokenizer) for name in SPLITS)
+        rewritten = tokenizer.text_changes(bytes_known="files" not in index)
+        warnings, fingerprint = tuple(map(str, index["warnings"])), str(index["fingerprint"])
+        notes = tuple(map(str, index.get("notes", ())))
+    except OSError as error:
+        raise UserError(f"{error.filename or path} cannot be read ({error.strerror}); allow that.") from error
+    except WRONG_SHAPE as error:
+        raise UserError(f"The prepared data in {path} is damaged; delete that folder and it is made again.") from error
+    stream = source.stream if isinstance(source, StreamSource) else None
+    warnings = tuple(filter(None, (*warnings, rewritten)))
+    return Dataset(tokenizer, train, validation, fingerprint, path, warnings, stream, notes)
+
+
+def load_split(folder: Path, index: Mapping[str, Any], name: str, tokenizer: Tokenizer) -> TokenSplit:
+    """The tokens of one split: shards, or chunk files."""
+    record = index["splits"][name]
+    paths = list(token_files(folder, record, name))
+    tokens: JoinedTokens
+    if "chunks" in record:
+        tokens = joined(SPLITS[name], paths, tokenizer.vocab_size, int(record["bytes"]))
+        if len(tokens) != record["tokens"]:
+            raise ValueError(f"{len(tokens)} tokens where there were {record['tokens']}")
+    else:
+        tokens = ShardedTokens(SPLITS[name], paths, int(record["bytes"]))
+    if tokenizer.text_changes():
+        spelled = int(record["spelled"]) if "spelled" in record else spelled_bytes(tokens, tokenizer)
+        tokens.bytes_scale = int(record["bytes"]) / max(1, spelled)
+    return tokens
+
+
+def token_files(folder: Path, record: Mapping[str, Any], name: str) -> list[Path]:
+    """The files of one split. ValueError if the index names files outside the folder."""
+    names = record["chunks"] if "chunks" in record else record["shards"]
+    if not names or not all(isinstance(stem, str) and STEM.fullmatch(stem) for stem in names):
+        raise ValueError(f"{names!r:.40} are no names of token files")
+    return [folder / name / f"{stem}.dat" if "chunks" in record else folder / f"{stem}.bin" for stem in names]
+
+
+def all_token_files(folder: Path, index: Mapping[str, Any]) -> list[Path]:
+    """The token files in the folder of a dataset; none if the dataset reads another program's files elsewhere."""
+    if "files" in index:
+        return []
+    return [path for name in SPLITS for path in token_files(folder, index["splits"][name], name)]
+
+
+def verify_dataset(dataset: Dataset) -> Generator[Progress, None, None]:
+    """Read in full the token files that were not verified since they changed; UserError names a damaged one. Files of
+    other programs are verified when they are prepared."""
+    waiting = unverified(dataset.path, all_token_files(dataset.path, load_json(dataset.path / INDEX)))
+    if waiting:
+        yield from in_background(
+            lambda report: verify_files(dataset.path, waiting, dataset.tokenizer.vocab_size, summed(report)),
+            "Verifying the tokenized dataset",
+            sum(path.stat().st_size for path in waiting) / 1e6,
+        )
+
+
+def check_lengths(dataset: Dataset, config: RunConfig) -> None:
+    """UserError if a split is too short for one window of `config`."""
+    for split in (dataset.train, dataset.validation):
+        check_length(split, config.train.seq_len or config.model.context)
+
+
+def spelled_bytes(tokens: TokenSplit, tokenizer: Tokenizer) -> int:
+    """UTF-8 bytes of the decoded tokens. They differ from those of the text if the tokenizer rewrites text."""
+    text = TextBytes(tokenizer)
+    return sum(int(text.counts(*part).sum()) for part in portions(tokens, text.beginning))
