@@ -8,7 +8,7 @@ from dataclasses import replace
 import torch
 
 from llm.config.schema import DecodeConfig
-from llm.engine.batch import BatchReply, Completion, groups, prompts_at_once
+from llm.engine.batch import Completion, group_by_length, max_batch_prompts
 from llm.engine.beam import beam_params, stream_beams
 from llm.engine.inspect import explain_each, explain_next
 from llm.engine.prompts import prompt_ids
@@ -99,7 +99,7 @@ class Engine:
         reader = self._take_reader()
         if params.beams > 1:
             return self._run(stream_beams(reader, self._vocabulary, ids, params, count, cancel), reader)
-        reply = Reply(reader, self._vocabulary, ids, params, count)
+        reply = Reply(reader, self._vocabulary, [ids], params, count)
         return self._run(reply.run(cancel, params_source or (lambda: params)), reader)
 
     def complete(
@@ -115,15 +115,16 @@ class Engine:
         """
         count = params.num_samples
         ids = [self.checked_ids(prompt, params) for prompt in prompts]
-        at_once = 1 if params.beams > 1 else prompts_at_once(self.model, count)
+        max_prompts = 1 if params.beams > 1 else max_batch_prompts(self.model, count)
         found: dict[int, Completion] = {}
-        for group in groups([len(row) for row in ids], at_once):
+        for group in group_by_length([len(row) for row in ids], max_prompts):
             if len(group) == 1:
-                found[group[0]] = Completion.of(self.stream(ids[group[0]], params))
+                items = self.stream(ids[group[0]], params)
             else:
                 reader = Reader(self.model, len(group) * count, use_cache=self._use_cache)
-                reply = BatchReply(reader, self._vocabulary, [ids[index] for index in group], params, count)
-                found |= zip(group, reply.completions(count), strict=True)
+                reply = Reply(reader, self._vocabulary, [ids[index] for index in group], params, count)
+                items = reply.run(lambda: False, lambda: params)
+            found |= zip(group, Completion.from_reply(items, len(group)), strict=True)
             report(len(found))
         return [found[index] for index in range(len(ids))]
 

@@ -138,25 +138,29 @@ class Sample:
 
 
 class Reply:
-    """Draws the tokens that follow a prompt. `reader` is of one text; it is used, and left to the caller.
+    """Generates `num_samples` rows for each of one or several prompts of equal length.
 
-    ConfigError where the knobs name an unknown token or transformation.
+    Row i belongs to prompt i // num_samples; sample i of a prompt is the same text whatever the number of prompts.
+    `reader` holds one row for a single prompt, which is read once, and all rows for several. It stays the caller's.
+    ConfigError where `params` name an unknown token or logits processor.
     """
 
     def __init__(
         self,
         reader: Reader,
         vocabulary: Vocabulary,
-        prompt: Sequence[int],
+        prompts: Sequence[Sequence[int]],
         params: DecodeConfig,
         num_samples: int,
     ) -> None:
-        self._reader, self._vocabulary, self._prompt, self._params = reader, vocabulary, prompt, params
+        rows = [list(prompt) for prompt in prompts for _ in range(num_samples)]
+        self._reader, self._vocabulary, self._params = reader, vocabulary, params
+        self._prompt, self._num_prompts = rows[0], len(prompts)
         self._pipeline = build_pipeline(params, vocabulary)
-        self._samples = [Sample(vocabulary.tokenizer, prompt, params) for _ in range(num_samples)]
-        self._uniforms = Uniforms(params.seed, num_samples, vocabulary.device)
-        self._tokens = torch.tensor([list(prompt)], device=vocabulary.device).expand(num_samples, -1)
-        self._mu = torch.full((num_samples,), 2 * params.mirostat_tau, device=vocabulary.device)
+        self._samples = [Sample(vocabulary.tokenizer, row, params) for row in rows]
+        self._uniforms = Uniforms(params.seed, num_samples, vocabulary.device, copies=len(prompts))
+        self._tokens = torch.tensor(rows, device=vocabulary.device)
+        self._mu = torch.full((len(rows),), 2 * params.mirostat_tau, device=vocabulary.device)
         self._generated = 0
 
     def run(self, cancel: Callable[[], bool], params_source: Callable[[], DecodeConfig]) -> Iterator[Piece | Done]:
@@ -188,7 +192,9 @@ class Reply:
         return window_start(self._tokens.shape[1], len(self._prompt), self._reader.context)
 
     def _read_prompt(self, cancel: Callable[[], bool]) -> Tensor:
-        """Logits (num_samples, V) of the first new token, from reading the prompt once."""
+        """Logits (rows, V) of the first new token; a single prompt is read once for all of its samples."""
+        if self._num_prompts > 1:
+            return self._reader.read(self._tokens, self._start, cancel)
         logits = self._reader.read(self._tokens[:1], self._start, cancel)
         if len(self._samples) > 1:
             self._reader = self._reader.expand(len(self._samples))

@@ -57,7 +57,8 @@ def test_the_reply_is_that_of_the_engine_with_these_knobs(shell: Shell, trained_
     found = shell.data("sample", "tiny-1", "--prompt", "Ada", *flags(given))
     lists = {name: tuple(value) if isinstance(value, list) else value for name, value in found["decode"].items()}
     params = replace(DecodeConfig(), **lists)
-    expected = Completion.of(Engine(*load_model(trained_run, trained_run.checkpoint())).stream("Ada", params))
+    reply = Engine(*load_model(trained_run, trained_run.checkpoint())).stream("Ada", params)
+    expected = Completion.from_reply(reply)[0]
     assert [sample["text"] for sample in found["samples"]] == list(expected.texts)
     assert all(expected.texts)
     if params.num_samples == 1:

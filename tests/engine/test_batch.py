@@ -43,26 +43,26 @@ def engine() -> Engine:
 def test_each_is_as_it_would_be_alone(
     engine: Engine, changes: dict[str, object], rows: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(batching, "MOST_ROWS", rows)
+    monkeypatch.setattr(batching, "MAX_ROWS", rows)
     params = replace(KNOBS, **changes)  # type: ignore[arg-type]
     together = engine.complete(PROMPTS, params)
-    assert together == [Completion.of(engine.stream(prompt, params)) for prompt in PROMPTS]
+    assert together == [Completion.from_reply(engine.stream(prompt, params))[0] for prompt in PROMPTS]
     assert together[0] == together[-1]
     if "logit_bias" in changes:
         assert {"stop", "length"} == {reason for one in together for reason in one.reasons}
 
 
 def test_prompts_of_equal_length_are_read_together() -> None:
-    assert batching.groups([3, 5, 3, 3, 5, 1], 2) == [[5], [0, 2], [3], [1, 4]]
+    assert batching.group_by_length([3, 5, 3, 3, 5, 1], 2) == [[5], [0, 2], [3], [1, 4]]
 
 
 def test_memory_bounds_how_many_go_together(engine: Engine, monkeypatch: pytest.MonkeyPatch) -> None:
     each = 2 * 2 * 24 * 20 * 8  # keys and values of two layers, 24 wide, 20 positions, in float64
     monkeypatch.setattr(batching, "CACHE_BYTES", 7 * each)
-    assert batching.prompts_at_once(engine.model, 1) == 7
-    assert batching.prompts_at_once(engine.model, 3) == 2
+    assert batching.max_batch_prompts(engine.model, 1) == 7
+    assert batching.max_batch_prompts(engine.model, 3) == 2
     monkeypatch.setattr(batching, "CACHE_BYTES", 1)
-    assert batching.prompts_at_once(engine.model, 3) == 1
+    assert batching.max_batch_prompts(engine.model, 3) == 1
 
 
 def test_a_prompt_without_room_is_refused(engine: Engine) -> None:
