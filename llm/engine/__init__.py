@@ -1,4 +1,4 @@
-"""The engine: prompt to tokens, with a KV cache, several samples at once, streamed, cancelled within one token."""
+"""Text generation: a KV cache, several samples per prompt, streaming, and cancellation within one token."""
 
 from llm.engine.batch import Completion
 from llm.engine.engine import Engine

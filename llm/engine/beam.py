@@ -1,4 +1,4 @@
-"""Beam search: the likeliest continuations, instead of drawn ones (Graves 2012; Sutskever et al. 2014)."""
+"""Beam search: the most likely continuations instead of random ones (Graves 2012; Sutskever et al. 2014)."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from llm.sampling import LogitsPipeline, SamplingContext, Vocabulary, build_pipe
 
 @dataclass(frozen=True)
 class Beam:
-    """A continuation: its new tokens (an ending one included), their log-probabilities, and whether it has ended."""
+    """A continuation: its new tokens (including the end of text), their log-probabilities, and whether it ended."""
 
     tokens: tuple[int, ...] = ()
     logprobs: tuple[float, ...] = ()
@@ -34,7 +34,7 @@ class Beam:
 
 
 def beam_params(params: DecodeConfig) -> DecodeConfig:
-    """`params` without what only makes sense for drawing: temperature, XTC, mirostat."""
+    """`params` without the parameters of random sampling: temperature, XTC, mirostat."""
     return replace(params, temperature=1.0, dynamic_range=0.0, xtc_probability=0.0, mirostat_tau=0.0)
 
 
@@ -46,7 +46,7 @@ def stream_beams(
     num_samples: int,
     cancel: Callable[[], bool],
 ) -> Iterator[Piece | Done]:
-    """The best `num_samples` continuations, as pieces, once the search is over; then Done."""
+    """Run the search, then yield the pieces of the best `num_samples` continuations, then Done."""
     began = time.perf_counter()
     limit = token_limit(params, len(prompt))
     beams = beam_search(reader, vocabulary, prompt, params, limit, cancel)[:num_samples]
@@ -75,32 +75,32 @@ def beam_search(
 ) -> list[Beam]:
     """The best continuations of `prompt`, at most `params.beams`, of at most `limit` tokens, best first.
 
-    Log-probabilities are those after the transformations of the stack. A continuation that ends (end of text, or a stop
-    string) is finished if it is among the best `beams` of its step. The search is over when `beams` are finished and
-    the best running one, scored at its present length, is no better than the worst of them. On `cancel` it returns
-    what it has.
+    Log-probabilities are those after the logits pipeline. A continuation that ends (end of text or a stop string) is
+    finished if it ranks among the best `beams` of its step. The search ends when `beams` are finished and the best
+    running one, scored at its current length, is no better than the worst of them. If cancelled, it returns the best
+    continuations so far.
     """
     search = _Search(vocabulary, build_pipeline(beam_params(params), vocabulary), prompt, params)
     start = window_start(len(prompt), len(prompt), reader.context)
     reader.begin(prompt, start)
     try:
         logits = reader.read(torch.tensor([list(prompt)], device=vocabulary.device), start, cancel)
-        reader = reader.expand(params.beams)  # the one it comes from stays as it is
+        reader = reader.expand(params.beams)
         logits = logits.expand(params.beams, -1)
         for step in range(limit):
-            rows = search.take(logits, last=step == limit - 1)
-            if search.over() or cancel():
+            rows = search.step(logits, last=step == limit - 1)
+            if search.is_over() or cancel():
                 break
             reader.select(rows)
             tokens = search.texts()
             logits = reader.read(tokens, window_start(tokens.shape[1], len(prompt), reader.context), cancel)
     except Cancelled:
-        pass  # what was found so far is the answer
+        pass  # the best continuations so far are the result
     return search.best()
 
 
 class _Search:
-    """The beams under way and those that have ended."""
+    """The running and the finished beams."""
 
     def __init__(
         self, vocabulary: Vocabulary, pipeline: LogitsPipeline, prompt: Sequence[int], params: DecodeConfig
@@ -110,8 +110,9 @@ class _Search:
         self._finished: list[Beam] = []
 
     @torch.no_grad()
-    def take(self, logits: Tensor, *, last: bool) -> Tensor:
-        """One step, from the logits (beams, V) after the texts: which row each text now continues, (beams,) int64."""
+    def step(self, logits: Tensor, *, last: bool) -> Tensor:
+        """Extend the beams by one token, from logits (beams, V); returns the row that each new beam continues, (beams,)
+        int64."""
         width, size, alive = self._params.beams, self._vocabulary.size, len(self._running)
         none = torch.zeros(alive, device=logits.device)
         ctx = SamplingContext(self.texts()[:alive], len(self._running[0].tokens), none, none)
@@ -126,17 +127,17 @@ class _Search:
                 break
             row, token = divmod(place, size)
             beam = self._running[row].with_token(token, logprob, token in ends)
-            if beam.ended or last or self._stopped(beam):
+            if beam.ended or last or self._has_stop_string(beam):
                 self._finished += [beam] if rank < width else []
             elif len(running) < width:
                 running.append((row, beam))
-        self._finished = self._ranked(self._finished)[:width]
+        self._finished = self._rank(self._finished)[:width]
         self._running = [beam for _, beam in running]
         rows = [row for row, _ in running]
         return torch.tensor(rows + rows[:1] * (width - len(rows)), dtype=torch.int64, device=logits.device)
 
-    def over(self) -> bool:
-        """Whether no running beam can still matter."""
+    def is_over(self) -> bool:
+        """Whether no running beam can still improve the result."""
         if not self._running:
             return True
         penalty = self._params.beam_length_penalty
@@ -144,21 +145,21 @@ class _Search:
         return full and self._running[0].score(penalty) <= self._finished[-1].score(penalty)
 
     def texts(self) -> Tensor:
-        """Prompt and continuation of every running beam, (beams, T) int64; the first fills the rows that have none."""
+        """Prompt and continuation of every running beam, (beams, T) int64, padded with copies of the first beam."""
         rows = [self._prompt + list(beam.tokens) for beam in self._running]
         rows += rows[:1] * (self._params.beams - len(rows))
         return torch.tensor(rows, device=self._vocabulary.device)
 
     def best(self) -> list[Beam]:
-        return self._ranked(self._finished + ([] if self._finished else self._running))
+        return self._rank(self._finished + ([] if self._finished else self._running))
 
-    def _ranked(self, beams: list[Beam]) -> list[Beam]:
+    def _rank(self, beams: list[Beam]) -> list[Beam]:
         return sorted(beams, key=lambda beam: -beam.score(self._params.beam_length_penalty))
 
-    def _stopped(self, beam: Beam) -> bool:
-        """Whether a stop string is complete; like in drawing, text before the shortest length counts for nothing."""
+    def _has_stop_string(self, beam: Beam) -> bool:
+        """Whether the text contains a stop string; as in sampling, the first `min_tokens` tokens are not searched."""
         if not self._params.stop or len(beam.tokens) < self._params.min_tokens:
             return False
         decode = self._vocabulary.tokenizer.decode
-        counted = decode(beam.tokens)[len(decode(beam.tokens[: max(0, self._params.min_tokens - 1)])) :]
-        return any(stop in counted for stop in self._params.stop if stop)
+        searched = decode(beam.tokens)[len(decode(beam.tokens[: max(0, self._params.min_tokens - 1)])) :]
+        return any(stop in searched for stop in self._params.stop if stop)

@@ -1,13 +1,13 @@
-"""Two models on the same prompt with the same seed: where their texts part, and how far apart their distributions are.
+"""Compare two models on one prompt and seed: the first difference of their texts, and the KL divergence per token.
 
-A token is drawn by one uniform number from the inverse of the distribution function (`llm.sampling.draw`), so that with
-one seed similar distributions give the same token: the first difference says something about the models.
+Each token is sampled by inverting the cumulative distribution at one uniform number (`llm.sampling.draw`). With one
+seed, similar distributions give the same token, so the first difference comes from the models and not from chance.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import takewhile
 
 import torch
@@ -20,10 +20,10 @@ from llm.engine.inspect import next_logits
 
 @dataclass(frozen=True)
 class Side:
-    """One model's reply. `logprobs`: of its tokens, in nats, as the model gave them.
+    """One model's reply. `logprobs`: log-probabilities of its tokens in nats, before the logits pipeline.
 
-    `divergence`: KL(this ‖ other) in nats before each of its tokens, both models having read this text. None where the
-    two have different tokenizers, whose distributions cannot be compared.
+    `divergence`: KL(this ‖ other) in nats before each of its tokens, both models conditioned on this text. None if the
+    tokenizers differ.
     """
 
     text: str
@@ -35,14 +35,14 @@ class Side:
 
     @property
     def mean_divergence(self) -> float | None:
-        """Nats per token; None where it is not known."""
+        """Nats per token; None without a divergence."""
         return sum(self.divergence) / len(self.divergence) if self.divergence else None
 
 
 @dataclass(frozen=True)
 class Comparison:
-    """Two replies to one prompt. `first_token` is the number, from 0, of the first token in which they differ,
-    `first_character` that of the first character; None where there is none (or, for tokens, no common tokenizer)."""
+    """Two replies to one prompt. `first_token` and `first_character` are the indices of the first difference; None if
+    the replies are equal (or, for tokens, if the tokenizers differ)."""
 
     prompt: str
     sides: tuple[Side, Side]
@@ -61,10 +61,10 @@ def compare(
     cancel: Callable[[], bool] = lambda: False,
     on_piece: Callable[[int, Piece], object] = lambda side, piece: None,
 ) -> Comparison:
-    """Let both write on from `prompt`, one text each, the second after the first; `on_piece(side, piece)` as they do.
+    """Generate one text with each engine, one after the other, calling `on_piece(side, piece)` for every piece.
 
-    `tokens` are those of the prompt to the first engine, where not those its tokenizer makes of it. Each call of
-    `params_source` gives one of them its knobs, as in `Engine.stream`. UserError where the prompt or a knob cannot be.
+    `tokens` replaces the tokenization of the prompt for the first engine. `params_source` is called once per side and
+    returns the `params_source` of `Engine.stream`. UserError for an invalid prompt or sampling parameter.
     """
     same = engines[0].tokenizer.fingerprint() == engines[1].tokenizer.fingerprint()
     ids = engines[0].prompt_ids(list(tokens) or prompt, params)
@@ -82,13 +82,13 @@ def compare(
     )
     sides = (first, second)
     if same and not cancel():
-        sides = (_measured(first, *engines, ids), _measured(second, *engines[::-1], ids))
+        sides = (_with_divergence(first, *engines, ids), _with_divergence(second, *engines[::-1], ids))
     return Comparison(
         prompt,
         sides,
         same,
-        _difference(first.tokens, second.tokens) if same else None,
-        _difference(first.text, second.text),
+        _first_difference(first.tokens, second.tokens) if same else None,
+        _first_difference(first.text, second.text),
     )
 
 
@@ -105,22 +105,22 @@ def _reply(
         if isinstance(item, Piece):
             pieces.append(item)
             on_piece(item)
-    drawn = [piece for piece in pieces if piece.token_id is not None]
+    generated = [piece for piece in pieces if piece.token_id is not None]
     return Side(
         text="".join(piece.text for piece in pieces),
-        tokens=tuple(piece.token_id for piece in drawn if piece.token_id is not None),
-        texts=tuple(piece.text for piece in drawn),
-        logprobs=tuple(piece.logprob for piece in drawn),
+        tokens=tuple(piece.token_id for piece in generated if piece.token_id is not None),
+        texts=tuple(piece.text for piece in generated),
+        logprobs=tuple(piece.logprob for piece in generated),
         reason=pieces[-1].reason if pieces else "",
     )
 
 
-def _measured(side: Side, own: Engine, other: Engine, ids: Sequence[int]) -> Side:
-    """The side, written after the tokens `ids`, with its divergence from the other model."""
+def _with_divergence(side: Side, own: Engine, other: Engine, ids: Sequence[int]) -> Side:
+    """`side`, generated after the prompt `ids`, with its divergence from the other model."""
     size = own.tokenizer.vocab_size
     ours, theirs = (next_logits(engine.model, ids, side.tokens, size).cpu() for engine in (own, other))
     values = kl_divergence(ours, theirs).tolist()
-    return Side(side.text, side.tokens, side.texts, side.logprobs, side.reason, tuple(values))
+    return replace(side, divergence=tuple(values))
 
 
 def kl_divergence(logits: Tensor, others: Tensor) -> Tensor:
@@ -129,8 +129,8 @@ def kl_divergence(logits: Tensor, others: Tensor) -> Tensor:
     return (p.exp() * (p - q)).sum(dim=-1).clamp(min=0)
 
 
-def _difference(one: tuple[int, ...] | str, other: tuple[int, ...] | str) -> int | None:
-    """The first place in which two sequences differ, one of which may also end there; None if they are equal."""
+def _first_difference(one: tuple[int, ...] | str, other: tuple[int, ...] | str) -> int | None:
+    """The first index at which two sequences differ or one ends; None if they are equal."""
     if one == other:
         return None
     return sum(1 for _ in takewhile(lambda pair: pair[0] == pair[1], zip(one, other, strict=False)))

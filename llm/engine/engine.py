@@ -1,4 +1,4 @@
-"""From a prompt to text: one model, what it has read, and the replies it writes."""
+"""The engine: generates text from prompts with one model."""
 
 from __future__ import annotations
 
@@ -22,11 +22,11 @@ from llm.tokenizer.base import Tokenizer
 
 
 class Engine:
-    """Talks with one model. Not for two threads at once.
+    """Generates text with one model. Not thread-safe.
 
-    A model in training mode, or not yet on `device` and in `dtype`, is copied, never changed, and so is a large one
-    that can be laid out for faster reading (`reading_model`); `refresh` brings the copy up to date. `weights_version`
-    names the weights: what was read of earlier prompts is kept as long as it stays.
+    A model that is in training mode, on another device or in another dtype is copied and never changed; so is a large
+    model that can be packed for faster inference (`reading_model`). `refresh` updates the copy. `weights_version`
+    identifies the weights: the KV cache of earlier prompts is reused until it changes.
     """
 
     def __init__(
@@ -46,19 +46,19 @@ class Engine:
         self.weights_version = weights_version
         if tokenizer.vocab_size > model.config.vocab_size:
             raise UserError(
-                f"The tokenizer has {tokenizer.vocab_size} tokens and the model knows {model.config.vocab_size}; "
+                f"The tokenizer has {tokenizer.vocab_size} tokens, but the model has {model.config.vocab_size}; "
                 "load the tokenizer the model was trained with."
             )
         self._owns_weights = self.model is not model
         self._use_cache = use_cache
         self._vocabulary = Vocabulary(tokenizer, self.device)
-        self._kept: Reader | None = None
-        self._weights_changed = 0
+        self._reader: Reader | None = None
+        self._refreshes = 0
 
     def refresh(self, model: Transformer, weights_version: object) -> None:
-        """Take over the weights of `model`, unless they are those of `weights_version` already held.
+        """Copy the weights of `model`, unless the engine already has `weights_version`.
 
-        Where another thread trains `model`, hold its weight lock during the call. Not while a reply is under way.
+        If another thread trains `model`, hold its weight lock during the call. Do not call it during a reply.
         """
         if weights_version is not None and weights_version == self.weights_version:
             return
@@ -68,15 +68,15 @@ class Engine:
             own = self.model.head_weight
             self.model, self._owns_weights = snapshot_model(model, device=own.device, dtype=own.dtype), True
         self.weights_version = weights_version
-        self._weights_changed += 1
-        self._kept = None
+        self._refreshes += 1
+        self._reader = None
 
     def prompt_ids(self, prompt: str | Sequence[int], params: DecodeConfig) -> list[int]:
-        """The tokens a reply to `prompt` begins with; at least one."""
+        """The tokens of `prompt`; at least one."""
         return prompt_ids(self.tokenizer, prompt, separator_first=params.separator_first)
 
     def pipeline(self, params: DecodeConfig) -> LogitsPipeline:
-        """The transformations that `params` ask for, to be shown."""
+        """The logits processors that `params` configure. ConfigError for an unknown token or processor."""
         return build_pipeline(params, self._vocabulary)
 
     def stream(
@@ -88,14 +88,14 @@ class Engine:
         cancel: Callable[[], bool] = lambda: False,
         params_source: Callable[[], DecodeConfig] | None = None,
     ) -> Iterator[Piece | Done]:
-        """Write on from `prompt`: a Piece per token and sample as it is drawn, then one Done.
+        """Generate text from `prompt`: yields a Piece per token and sample as it is sampled, then one Done.
 
-        `cancel` is asked before every token, and between the blocks of a long prompt. `params_source`, where given, is
-        asked for the knobs before every token; seed, separator and the number of samples stay those of the beginning.
-        Beam search (`params.beams`) gives all its pieces at the end. UserError where the prompt or a knob cannot be.
+        `cancel` is called before every token and between the blocks of a long prompt. `params_source`, if given, is
+        called for the parameters of every token; seed, separator and number of samples do not change during a reply.
+        Beam search (`params.beams`) yields all pieces at the end. UserError for an invalid prompt or parameter.
         """
         count = num_samples or params.num_samples
-        ids = self.checked_ids(prompt, replace(params, num_samples=count))
+        ids = self.validate_prompt(prompt, replace(params, num_samples=count))
         reader = self._take_reader()
         if params.beams > 1:
             return self._run(stream_beams(reader, self._vocabulary, ids, params, count, cancel), reader)
@@ -109,12 +109,12 @@ class Engine:
         *,
         report: Callable[[int], object] = lambda done: None,
     ) -> list[Completion]:
-        """What `stream` writes on from each of `prompts`, those of equal length side by side. Errors as there.
+        """The texts that `stream` generates from each of `prompts`, in batches of equal length; the same errors.
 
-        `report` is told how many of them are done.
+        `report` is called with the number of finished prompts.
         """
         count = params.num_samples
-        ids = [self.checked_ids(prompt, params) for prompt in prompts]
+        ids = [self.validate_prompt(prompt, params) for prompt in prompts]
         max_prompts = 1 if params.beams > 1 else max_batch_prompts(self.model, count)
         found: dict[int, Completion] = {}
         for group in group_by_length([len(row) for row in ids], max_prompts):
@@ -133,52 +133,52 @@ class Engine:
         prompt: str | Sequence[int],
         params: DecodeConfig,
         *,
-        written: Sequence[int] = (),
+        generated: Sequence[int] = (),
         top: int = 10,
         also: Sequence[int] = (),
     ) -> list[Stage]:
-        """The distribution that the token after `prompt` and the new tokens `written` is drawn from, before and after
-        each transformation. Every stage shows its `top` likeliest tokens, and the tokens `also`."""
+        """The distribution of the next token after `prompt` and the new tokens `generated`, before and after each
+        logits processor. Every stage lists its `top` most likely tokens and the tokens `also`."""
         ids = self.prompt_ids(prompt, params)
         params = beam_params(params) if params.beams > 1 else params
         reader = self._take_reader()
-        stages = explain_next(reader, self._vocabulary, ids, written, params, top=top, also=also)
-        self._kept = reader
+        stages = explain_next(reader, self._vocabulary, ids, generated, params, top=top, also=also)
+        self._reader = reader
         return stages
 
     def explain_each(
-        self, prompt: str | Sequence[int], params: DecodeConfig, written: Sequence[int], *, top: int = 10
+        self, prompt: str | Sequence[int], params: DecodeConfig, generated: Sequence[int], *, top: int = 10
     ) -> Iterator[list[Stage]]:
-        """What `explain` says of each of the tokens `written` after `prompt`."""
+        """The stages of `explain` for each token of `generated`."""
         reader = self._take_reader()
-        yield from explain_each(reader, self._vocabulary, self.prompt_ids(prompt, params), written, params, top)
-        self._kept = reader
+        yield from explain_each(reader, self._vocabulary, self.prompt_ids(prompt, params), generated, params, top)
+        self._reader = reader
 
-    def checked_ids(self, prompt: str | Sequence[int], params: DecodeConfig) -> list[int]:
-        """The tokens of `prompt`. UserError unless a reply can be written to it with these knobs."""
+    def validate_prompt(self, prompt: str | Sequence[int], params: DecodeConfig) -> list[int]:
+        """The tokens of `prompt`. UserError if no reply can be generated from it with `params`."""
         ids = self.prompt_ids(prompt, params)
         self.pipeline(params)
         if 1 < params.beams < params.num_samples:
             raise WrongUse(
-                f"Beam search over {params.beams} beams cannot give {params.num_samples} texts; raise beams."
+                f"Beam search with {params.beams} beams cannot return {params.num_samples} samples; raise beams."
             )
         if 0 < params.max_total_tokens <= len(ids):
             raise WrongUse(
                 f"max_total_tokens is {params.max_total_tokens} and the prompt alone takes {len(ids)}: "
-                "nothing can be written; raise the limit or shorten the prompt."
+                "no token can be generated; raise the limit or shorten the prompt."
             )
         return ids
 
     def _run(self, pieces: Iterator[Piece | Done], reader: Reader) -> Iterator[Piece | Done]:
-        """`pieces`, after which `reader` is kept for the next prompt, unless the weights have changed meanwhile."""
-        held = self._weights_changed
+        """Yield `pieces`, then store `reader` for the next prompt, unless the weights changed meanwhile."""
+        refreshes = self._refreshes
         try:
             yield from pieces
         finally:
-            if held == self._weights_changed:
-                self._kept = reader
+            if refreshes == self._refreshes:
+                self._reader = reader
 
     def _take_reader(self) -> Reader:
-        """The reader of the last prompt, or a new one: two replies under way never share one."""
-        reader, self._kept = self._kept, None
+        """The reader of the last prompt, or a new one; a reader serves one reply at a time."""
+        reader, self._reader = self._reader, None
         return reader or Reader(self.model, use_cache=self._use_cache)

@@ -1,4 +1,4 @@
-"""Looking into a reply: the distribution that each of its tokens was drawn from, and what each transformation did."""
+"""Explain a reply: the distribution of each token, before and after every logits processor."""
 
 from __future__ import annotations
 
@@ -19,20 +19,20 @@ def explain_next(
     reader: Reader,
     vocabulary: Vocabulary,
     prompt: Sequence[int],
-    written: Sequence[int],
+    generated: Sequence[int],
     params: DecodeConfig,
     *,
     top: int,
     also: Sequence[int],
 ) -> list[Stage]:
-    """The distribution after `prompt` and the tokens `written` since, before and after each transformation.
+    """The distribution after `prompt` and the new tokens `generated`, before and after each logits processor.
 
-    It is the one that the next token of that reply is drawn from: with the same window of the context, the same coin
-    of the same seed, and mirostat as far as those tokens have moved it. `also`: tokens to be shown in any case.
+    It is exactly the one the reply samples its next token from: same context window, same uniform numbers of the seed,
+    same mirostat state. Every stage lists its `top` most likely tokens and the tokens `also`.
     """
     pipeline = build_pipeline(params, vocabulary)
-    first = 0 if params.mirostat_tau > 0 else len(written)
-    *_, (logits, ctx) = sampling_contexts(reader, vocabulary, prompt, [*written, None], params, pipeline, first)
+    first = 0 if params.mirostat_tau > 0 else len(generated)
+    *_, (logits, ctx) = sampling_contexts(reader, vocabulary, prompt, [*generated, None], params, pipeline, first)
     return explain(pipeline, logits, ctx, top=top, also=also)
 
 
@@ -41,14 +41,14 @@ def explain_each(
     reader: Reader,
     vocabulary: Vocabulary,
     prompt: Sequence[int],
-    written: Sequence[int],
+    generated: Sequence[int],
     params: DecodeConfig,
     top: int,
 ) -> Iterator[list[Stage]]:
-    """`explain_next` for each of the tokens `written`, in one go through the text."""
+    """`explain_next` for each token of `generated`, in one pass over the text."""
     pipeline = build_pipeline(params, vocabulary)
     for token, (logits, ctx) in zip(
-        written, sampling_contexts(reader, vocabulary, prompt, written, params, pipeline, 0), strict=True
+        generated, sampling_contexts(reader, vocabulary, prompt, generated, params, pipeline, 0), strict=True
     ):
         yield explain(pipeline, logits, ctx, top=top, also=[token])
 
@@ -57,17 +57,17 @@ def sampling_contexts(
     reader: Reader,
     vocabulary: Vocabulary,
     prompt: Sequence[int],
-    written: Sequence[int | None],
+    generated: Sequence[int | None],
     params: DecodeConfig,
     pipeline: LogitsPipeline,
     first: int,
 ) -> Iterator[tuple[Tensor, SamplingContext]]:
-    """What each token of `written` from number `first` on was drawn from; the last may be None, for one to come."""
+    """Logits and context of each token of `generated` from index `first` on; the last may be None: not yet sampled."""
     uniforms = Uniforms(params.seed, 1, vocabulary.device)
-    tokens = [*prompt, *(token for token in written if token is not None)]
+    tokens = [*prompt, *(token for token in generated if token is not None)]
     text = torch.tensor([tokens], device=vocabulary.device)
     mu = torch.full((1,), 2 * params.mirostat_tau, device=vocabulary.device)
-    for count, token in enumerate(written):
+    for count, token in enumerate(generated):
         uniform = uniforms.next()[:, 1]
         if count < first:
             continue
@@ -88,7 +88,7 @@ def _sampling_context(
     uniform: Tensor,
     mu: Tensor,
 ) -> tuple[Tensor, SamplingContext]:
-    """Logits (1, V) after `count` new tokens of `text` (1, T), and what the transformations look at besides."""
+    """Logits (1, V) after `count` new tokens of `text` (1, T), and the context of the logits processors."""
     length = len(prompt) + count
     start = window_start(length, len(prompt), reader.context)
     so_far = text[:, :length]
@@ -98,24 +98,24 @@ def _sampling_context(
 
 
 def _probability(pipeline: LogitsPipeline, logits: Tensor, ctx: SamplingContext, token: int) -> Tensor:
-    """(1,): how likely `token` was once the stack was through."""
+    """The probability (1,) of `token` after the pipeline."""
     return torch.softmax(pipeline(logits, ctx), dim=-1)[:, token]
 
 
 @torch.no_grad()
-def next_logits(model: ReadingModel, prompt: Sequence[int], written: Sequence[int], size: int) -> Tensor:
-    """Logits (len(written), size) that each token of `written` was drawn from, as the model gave them.
+def next_logits(model: ReadingModel, prompt: Sequence[int], generated: Sequence[int], size: int) -> Tensor:
+    """The model's logits (len(generated), size) before each token of `generated`.
 
-    The text is read once per window of the context that its tokens were drawn in: once, where it fits.
+    The text is read once per context window that its tokens were sampled in: once, if it fits into the context.
     """
-    text = [*prompt, *written]
+    text = [*prompt, *generated]
     device = model.head_weight.device
     found: list[Tensor] = []
-    starts = [window_start(len(prompt) + at, len(prompt), model.config.context) for at in range(len(written))]
+    starts = [window_start(len(prompt) + at, len(prompt), model.config.context) for at in range(len(generated))]
     first = 0
-    while first < len(written):
+    while first < len(generated):
         start = starts[first]
-        last = max(at for at in range(first, len(written)) if starts[at] == start)
+        last = max(at for at in range(first, len(generated)) if starts[at] == start)
         window = torch.tensor([text[start : len(prompt) + last]], device=device)
         found.append(model(window)[0, len(prompt) + first - 1 - start :, :size])
         first = last + 1

@@ -1,4 +1,4 @@
-"""What a person typed, as the tokens a model begins with."""
+"""Prompts: text typed by the user, `FILE:path`, and their tokens."""
 
 from __future__ import annotations
 
@@ -12,13 +12,13 @@ FILE_PREFIX = "FILE:"
 
 
 def resolve_prompt(text: str) -> str:
-    """The content of the file that "FILE:path" names; any other text is itself."""
+    """The content of the file for "FILE:path"; any other text unchanged. UserError if the file cannot be read."""
     if not text.startswith(FILE_PREFIX):
         return text
     name = text.removeprefix(FILE_PREFIX).strip()
     path = Path(name).expanduser()
     if not name or not path.is_file():
-        problem = "is no file" if name and path.exists() else "does not exist"
+        problem = "is not a file" if name and path.exists() else "does not exist"
         raise WrongUse(f"The prompt names the file {name!r}, which {problem}; check the path after FILE:.")
     try:
         return path.read_text(encoding="utf-8")
@@ -36,13 +36,13 @@ def prompt_ids(tokenizer: Tokenizer, prompt: str | Sequence[int], *, separator_f
     """The tokens of a prompt, at least one.
 
     Special tokens in the text become their ids. An empty prompt is the start of a document: the separator, or a line
-    break where the tokenizer has none. `separator_first` puts the separator before any prompt that does not begin so.
+    break if the tokenizer has none. `separator_first` puts the separator before a prompt that does not begin with it.
     """
     ids = tokenizer.encode(prompt, special=True) if isinstance(prompt, str) else list(prompt)
     unknown = next((id for id in ids if not 0 <= id < tokenizer.vocab_size), None)
     if unknown is not None:
         raise WrongUse(
-            f"The prompt holds the token {unknown}; the tokenizer has the ids 0 to {tokenizer.vocab_size - 1}."
+            f"The prompt contains token {unknown}, but the tokenizer has only the ids 0 to {tokenizer.vocab_size - 1}."
         )
     separator = tokenizer.separator
     if separator is not None and (not ids or (separator_first and ids[0] != separator)):
@@ -51,10 +51,11 @@ def prompt_ids(tokenizer: Tokenizer, prompt: str | Sequence[int], *, separator_f
 
 
 def _line_break(tokenizer: Tokenizer) -> list[int]:
+    """The tokens of a line break. WrongUse if the tokenizer cannot encode one."""
     try:
         ids = tokenizer.encode("\n")
-    except UserError as error:
-        raise WrongUse("The prompt is empty, and this tokenizer has no token to begin with; type something.") from error
+    except UserError:
+        ids = []
     if not ids:
-        raise WrongUse("The prompt is empty, and this tokenizer has no token to begin with; type something.")
+        raise WrongUse("The prompt is empty, and this tokenizer has no separator and no line break; type a prompt.")
     return ids

@@ -1,12 +1,12 @@
-"""Reading a growing text with a model, each position once: the context rule and the KV cache.
+"""Prefill and decoding with a KV cache: the window of the context, and blocks that make results reproducible.
 
-**The context rule.** A prompt longer than the context keeps its last tokens. When the text then grows past the
-context, its oldest half is dropped, and the rest is read again from position 0. What the model sees is so a function
-of the two lengths alone, the same with a cache and without, for rotary and for learned positions.
+**Context window.** A prompt longer than the context keeps its last tokens. When the text then grows past the context,
+its oldest half is dropped and the rest is read again from position 0. The window depends on the two lengths only, so it
+is the same with and without a cache, and for rotary and learned positions.
 
-**Reading is repeatable.** A prompt is read in blocks that begin at multiples of `BLOCK`, and what a later prompt
-shares with it is taken over in whole blocks. Matrix products of other shapes round differently; this way a reply does
-not depend, to the last bit, on what was asked before it, and can be replayed.
+**Reproducibility.** Prompts are read in blocks that begin at multiples of `BLOCK`, and a later prompt reuses the cache
+in whole blocks. Matrix products of other shapes round differently; with fixed blocks, a reply does not depend on
+earlier prompts, to the last bit, and can be replayed.
 """
 
 from __future__ import annotations
@@ -25,11 +25,11 @@ BLOCK = 128
 
 
 class Cancelled(Exception):
-    """Reading was given up between two blocks."""
+    """Raised between two blocks when the caller cancels."""
 
 
 def window_start(length: int, prompt_length: int, context: int) -> int:
-    """First token the model sees of a text of `length` tokens, of which `prompt_length` were its prompt."""
+    """Index of the first token in the model's window, for a text of `length` tokens that began with a prompt."""
     start = max(0, prompt_length - context)
     overflow = length - start - context
     half = max(1, context // 2)
@@ -37,7 +37,7 @@ def window_start(length: int, prompt_length: int, context: int) -> int:
 
 
 class Reader:
-    """A model, and what it has read of `batch_size` texts of equal length."""
+    """A model with the KV cache of `batch_size` texts of equal length."""
 
     def __init__(self, model: ReadingModel, batch_size: int = 1, *, use_cache: bool = True) -> None:
         device, dtype = model.head_weight.device, model.cache_dtype
@@ -49,7 +49,7 @@ class Reader:
         self._blocks: tuple[int, ...] = ()
 
     def begin(self, prompt: Sequence[int], start: int) -> int:
-        """Prepare to read `prompt` from its token `start` on; returns how many tokens need not be read again."""
+        """Prepare to read `prompt` from token `start` on; returns how many of its tokens the cache already holds."""
         if self._cache is None:
             return 0
         window = tuple(prompt[start:])
@@ -61,10 +61,10 @@ class Reader:
         return shared
 
     @torch.no_grad()
-    def read(self, tokens: Tensor, start: int, cancelled: Callable[[], bool] = lambda: False) -> Tensor:
-        """Logits (B, V) of what follows `tokens` (B, T) int64, seen from position `start` on.
+    def read(self, tokens: Tensor, start: int, cancel: Callable[[], bool] = lambda: False) -> Tensor:
+        """Logits (B, V) of the token after `tokens` (B, T) int64, whose window begins at `start`.
 
-        With a cache, `tokens` must continue what was read before, unless `start` moved. Raises Cancelled.
+        With a cache, `tokens` must continue the text read before, unless `start` changed. Raises Cancelled.
         """
         logits: Tensor
         if self._cache is None:
@@ -75,26 +75,26 @@ class Reader:
             self._start, self._blocks = start, ()
         while True:
             read = self._cache.length
-            piece = tokens[:, start + read : start + read + BLOCK - read % BLOCK]
-            logits = self._go_on(piece, self._cache)
+            block = tokens[:, start + read : start + read + BLOCK - read % BLOCK]
+            logits = self._read_block(block, self._cache)
             if start + self._cache.length == tokens.shape[1]:
                 return logits
-            if cancelled():
+            if cancel():
                 raise Cancelled
 
-    def _go_on(self, piece: Tensor, cache: KVCache) -> Tensor:
-        """Logits (B, V) after `piece` (B, T), which is added to the cache."""
+    def _read_block(self, block: Tensor, cache: KVCache) -> Tensor:
+        """Append `block` (B, T) to the cache; returns the logits (B, V) after it."""
         logits: Tensor
-        if piece.shape[1] > 1 or not static.suits(piece.device):
-            logits = self._model(piece, cache, last_only=True)[:, -1]
+        if block.shape[1] > 1 or not static.is_supported(block.device):
+            logits = self._model(block, cache, last_only=True)[:, -1]
             return logits
         self._step = self._step or static.StaticStep(self._model, cache)
-        logits = self._step(piece, cache.length)
+        logits = self._step(block, cache.length)
         cache.advance(1)
         return logits
 
     def expand(self, batch_size: int) -> Reader:
-        """A reader of `batch_size` texts that begin with the one read here, which itself stays as it is."""
+        """A reader of `batch_size` copies of the text read here; this reader is unchanged."""
         copy = Reader.__new__(Reader)
         copy._model, copy.context, copy._start, copy._blocks = self._model, self.context, self._start, ()
         copy._step = None
@@ -102,7 +102,7 @@ class Reader:
         return copy
 
     def select(self, rows: Tensor) -> None:
-        """Text i becomes what text `rows[i]` was; rows (B,) int64."""
+        """Reorder the batch: row i takes the text of row `rows[i]`; rows (B,) int64."""
         if self._cache is None:
             return
         filled = slice(0, self._cache.length)

@@ -1,4 +1,4 @@
-"""One reply, of one or several samples, token by token."""
+"""Replies: generating the tokens of one or several rows, and the text of each."""
 
 from __future__ import annotations
 
@@ -27,9 +27,9 @@ LONGEST_CHARACTER = 4
 class Piece:
     """One token of one sample, and the whole characters it completed.
 
-    `logprob`: its log-probability, in nats, as the model gave it; `probability`: in the distribution it was drawn
-    from. `context_used` tokens were before the model, `dropped` older ones no longer. `reason` is not empty on a
-    sample's last piece. `token_id` is None on a piece that only brings what was held back when the reply was cancelled.
+    `logprob`: its log-probability in nats before the logits pipeline; `probability`: after it. `context_used` tokens
+    were in the model's window, and `dropped` older ones were not. `reason` is set on a sample's last piece. `token_id`
+    is None on a piece that carries only the buffered text of a cancelled reply.
     """
 
     sample: int
@@ -44,9 +44,9 @@ class Piece:
 
 @dataclass(frozen=True)
 class Done:
-    """The end of a reply. `tokens` counts the new tokens of all samples; `reused` those of the prompt not read again.
+    """The end of a reply. `tokens`: new tokens of all samples; `reused`: prompt tokens found in the KV cache.
 
-    `tokens_per_second` leaves out the first token, which waits for the prompt (`time_to_first_token`, seconds).
+    `tokens_per_second` excludes the first token, whose time includes the prefill (`time_to_first_token`, seconds).
     """
 
     reasons: tuple[Reason, ...]
@@ -76,7 +76,7 @@ class Done:
         first: float,
         reused: int,
     ) -> Done:
-        """The end of a reply whose longest text has `length` tokens, the first after `first` seconds."""
+        """The end of a reply whose longest row has `length` tokens, the first of them after `first` seconds."""
         tokens = sum(sample.tokens for sample in samples)
         later = max(0, tokens - len(samples))
         dropped = window_start(length, prompt_tokens, context)
@@ -94,25 +94,25 @@ class Done:
 
 
 def token_limit(params: DecodeConfig, prompt_tokens: int) -> int:
-    """How many new tokens may be written."""
+    """The largest number of new tokens."""
     total = params.max_total_tokens
     return min(params.max_tokens, total - prompt_tokens) if total else params.max_tokens
 
 
 class Sample:
-    """The text of one sample so far: what of it may be shown, and whether it has ended."""
+    """The text of one row: decodes its tokens, finds stop strings, and records why it ended."""
 
     def __init__(self, tokenizer: Tokenizer, prompt: Sequence[int], params: DecodeConfig) -> None:
         self._stop_ids = tokenizer.stop_ids
         self._decoder = StreamDecoder(tokenizer, continuing=True)
         for token in prompt[-LONGEST_CHARACTER:]:
-            self._decoder.feed(token)  # a prompt of tokens may end in half a character
+            self._decoder.feed(token)  # the prompt may end in an incomplete character
         self._stops = StopStrings(params.stop)
         self.tokens = 0
         self.reason: Reason = ""
 
     def accept(self, token: int, params: DecodeConfig, limit: int) -> str:
-        """Take one more token, at most `limit` in all; returns the text that can now be shown."""
+        """Append a token, at most `limit` in all; returns the text that can now be shown."""
         self.tokens += 1
         text = ""
         if token in self._stop_ids:
@@ -124,13 +124,13 @@ class Sample:
         return text + (self.flush() if self.reason else "")
 
     def flush(self) -> str:
-        """The text still held back: half a character, or what might have begun a stop string."""
+        """The buffered text: an incomplete character, or the possible beginning of a stop string."""
         return "" if self._stops.found else self._stops.feed(self._decoder.finish()) + self._stops.finish()
 
     def _until_stop(self, text: str, params: DecodeConfig) -> str:
         if self.tokens < params.min_tokens:
             return self._stops.finish() + text
-        self._stops.change(params.stop)
+        self._stops.set_stops(params.stop)
         text = self._stops.feed(text)
         if self._stops.found:
             self.reason = "stop"
@@ -140,7 +140,7 @@ class Sample:
 class Reply:
     """Generates `num_samples` rows for each of one or several prompts of equal length.
 
-    Row i belongs to prompt i // num_samples; sample i of a prompt is the same text whatever the number of prompts.
+    Row i belongs to prompt i // num_samples; sample i of a prompt does not depend on the batch.
     `reader` holds one row for a single prompt, which is read once, and all rows for several. It stays the caller's.
     ConfigError where `params` name an unknown token or logits processor.
     """
@@ -170,17 +170,17 @@ class Reply:
         try:
             logits = self._read_prompt(cancel)
             while not cancel():
-                self._use(params_source())
-                drawn = self._next(logits)
+                self._set_params(params_source())
+                sampled = self._sample(logits)
                 first = first or time.perf_counter() - began
-                yield from self._pieces(drawn)
+                yield from self._pieces(sampled)
                 if all(sample.reason for sample in self._samples):
                     break
                 if not cancel():
                     logits = self._reader.read(self._tokens, self._start, cancel)
         except Cancelled:
-            pass  # the samples that have not ended say so
-        yield from self._cancelled()
+            pass  # the unfinished samples end as cancelled
+        yield from self._cancel_unfinished()
         seconds, length = time.perf_counter() - began, self._tokens.shape[1]
         yield Done.of(
             self._samples, len(self._prompt), length, self._reader.context, seconds, first=first, reused=reused
@@ -188,7 +188,7 @@ class Reply:
 
     @property
     def _start(self) -> int:
-        """The first token that the model sees."""
+        """Index of the first token in the model's window."""
         return window_start(self._tokens.shape[1], len(self._prompt), self._reader.context)
 
     def _read_prompt(self, cancel: Callable[[], bool]) -> Tensor:
@@ -200,7 +200,7 @@ class Reply:
             self._reader = self._reader.expand(len(self._samples))
         return logits.expand(len(self._samples), -1)
 
-    def _use(self, params: DecodeConfig) -> None:
+    def _set_params(self, params: DecodeConfig) -> None:
         if params == self._params:
             return
         if params.mirostat_tau != self._params.mirostat_tau:
@@ -209,8 +209,8 @@ class Reply:
         self._params = params
 
     @torch.no_grad()
-    def _next(self, logits: Tensor) -> list[tuple[int, float, float]]:
-        """Draw a token per sample, and append it: (token, logprob, probability). The only wait for the device."""
+    def _sample(self, logits: Tensor) -> list[tuple[int, float, float]]:
+        """Sample and append a token per row: (token, logprob, probability). The only host synchronization."""
         logits = logits[:, : self._vocabulary.size]
         draw_uniform, uniform = self._uniforms.next().unbind(-1)
         shaped = self._pipeline(logits, SamplingContext(self._tokens, self._generated, uniform, self._mu))
@@ -226,16 +226,16 @@ class Reply:
         numbers = torch.stack((logprob, probability), dim=-1)
         return [(token, *pair) for token, pair in zip(tokens.tolist(), numbers.tolist(), strict=True)]
 
-    def _pieces(self, drawn: list[tuple[int, float, float]]) -> Iterator[Piece]:
+    def _pieces(self, sampled: list[tuple[int, float, float]]) -> Iterator[Piece]:
         limit = token_limit(self._params, len(self._prompt))
         dropped = self._start
         used = self._tokens.shape[1] - dropped
-        for index, (sample, (token, logprob, probability)) in enumerate(zip(self._samples, drawn, strict=True)):
+        for index, (sample, (token, logprob, probability)) in enumerate(zip(self._samples, sampled, strict=True)):
             if not sample.reason:
                 text = sample.accept(token, self._params, limit)
                 yield Piece(index, token, text, logprob, probability, used, dropped, sample.reason)
 
-    def _cancelled(self) -> Iterator[Piece]:
+    def _cancel_unfinished(self) -> Iterator[Piece]:
         dropped = self._start
         for index, sample in enumerate(self._samples):
             if not sample.reason:

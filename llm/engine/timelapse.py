@@ -1,4 +1,4 @@
-"""The same prompts, with the same seed, at every checkpoint of a run: how its text came to be."""
+"""Generate from the same prompts and seed at every checkpoint of a run."""
 
 from __future__ import annotations
 
@@ -15,9 +15,9 @@ from llm.training.checkpoint import load_model
 
 @dataclass(frozen=True)
 class Frame:
-    """What the checkpoint of `step` writes on from `prompt`. `metrics` are those it was saved with.
+    """The text that the checkpoint of `step` generates from `prompt`, and the metrics saved with it.
 
-    `problem` says why there is no text, such as a checkpoint that was deleted meanwhile.
+    `problem` says why there is no text, for example a checkpoint that was deleted meanwhile.
     """
 
     step: int
@@ -35,11 +35,11 @@ def timelapse(
     device: str = "auto",
     cancel: Callable[[], bool] = lambda: False,
 ) -> Iterator[Frame]:
-    """A frame per checkpoint and prompt, oldest checkpoint first. UserError where a prompt or a knob cannot be."""
+    """A frame per checkpoint and prompt, oldest checkpoint first. UserError for an invalid prompt or parameter."""
     where = choose_device(device)
     infos = run.checkpoints()
     if not infos:
-        raise UserError(f"run {run.name} has no checkpoint yet; train it until its first save.")
+        raise UserError(f"run {run.name} has no checkpoint yet; train it until it saves one.")
     for info in infos:
         try:
             model, tokenizer = load_model(run, info, where)
@@ -52,17 +52,17 @@ def timelapse(
             if cancel():
                 return
             items = engine.stream(text, params, num_samples=1, cancel=cancel)
-            written = "".join(item.text for item in items if isinstance(item, Piece))
-            yield Frame(info.step, text, written, info.metrics)
+            generated = "".join(item.text for item in items if isinstance(item, Piece))
+            yield Frame(info.step, text, generated, info.metrics)
 
 
 def pinned_prompts(run: Run) -> list[str]:
-    """The prompts that are pinned to a run, in the order they were."""
+    """The prompts pinned to a run, oldest first."""
     return [text for text in run.meta().get("prompts", []) if isinstance(text, str)]
 
 
-def pin_prompt(run: Run, prompt: str) -> bool:
-    """Pin a prompt to a run, or unpin it if it is; returns whether it is now."""
+def toggle_pin(run: Run, prompt: str) -> bool:
+    """Pin or unpin a prompt; returns whether it is now pinned."""
     prompts = pinned_prompts(run)
     pinned = prompt not in prompts
     run.update_meta(prompts=[*prompts, prompt] if pinned else [one for one in prompts if one != prompt])

@@ -1,4 +1,4 @@
-"""The weights an engine reads with: a model's own, or a copy of them that is faster, or that training leaves alone."""
+"""The model an engine uses: the given one, or a copy that is packed or that training does not change."""
 
 from __future__ import annotations
 
@@ -13,16 +13,16 @@ from llm.model.packed import PackedTransformer, ReadingModel, can_pack
 from llm.model.transformer import Transformer
 
 PACKED_FROM = 5_000_000
-"""Parameters: smaller models are done before rearranging them pays (measured by `llm-workbench bench decode`)."""
+"""Parameters: packing a smaller model costs more time than it saves (measured by `llm-workbench bench decode`)."""
 
 
 def reading_model(
     model: Transformer, *, device: torch.device | str | None = None, dtype: torch.dtype | None = None
 ) -> ReadingModel:
-    """What to read with on `device`: `model` itself where it will do, otherwise a copy in evaluation mode.
+    """The model for inference on `device`: `model` itself if it fits, otherwise a copy in evaluation mode.
 
-    Without a `dtype`, large float32 models are read in bfloat16 where the device multiplies it. That is a rule, not a
-    measurement, so that a reply can be replayed to the last bit on the same machine.
+    Without a `dtype`, a large float32 model runs in bfloat16 if the device supports it. This is a fixed rule and not a
+    measurement, so that a reply can be replayed bit for bit on the same machine.
     """
     weight = model.head_weight
     there = torch.empty(0, device=device or weight.device, dtype=dtype or weight.dtype)
@@ -38,10 +38,9 @@ def reading_model(
 def snapshot_model(
     model: Transformer, *, device: torch.device | str | None = None, dtype: torch.dtype | None = None
 ) -> Transformer:
-    """A copy of `model` in evaluation mode, without gradients, on `device` and in `dtype` where given.
+    """A copy of `model` in evaluation mode, without gradients, on `device` and in `dtype` if given.
 
-    `model` is only read: its mode, its gradients and its random numbers stay as they are. Where another thread trains
-    it, hold that thread's weight lock during the call.
+    `model` is not changed. If another thread trains it, hold that thread's weight lock during the call.
     """
     twin = copy.deepcopy(model)
     twin.requires_grad_(False)
@@ -51,7 +50,7 @@ def snapshot_model(
 
 @torch.no_grad()
 def copy_weights(source: Transformer, target: ReadingModel) -> None:
-    """Overwrite the weights of `target` with those of `source`, converting device and dtype; the lock as above."""
+    """Copy the weights of `source` to `target`, converting device and dtype. Hold the weight lock as above."""
     if isinstance(target, PackedTransformer):
         target.load_from(source)
         return
@@ -61,9 +60,9 @@ def copy_weights(source: Transformer, target: ReadingModel) -> None:
 
 
 def use_one_thread() -> None:
-    """Keep torch's arithmetic in the calling thread to that thread.
+    """Limit torch to one CPU thread in the calling thread.
 
-    Call it once in every thread that runs an engine beside a training thread: a second pool of OpenMP threads, even an
-    idle one, costs the trainer a fifth of its speed, and small models decode fastest on one thread anyway.
+    Call it once in every thread that runs an engine next to a training thread: a second pool of OpenMP threads, even an
+    idle one, slows the trainer by a fifth, and small models decode fastest on one thread anyway.
     """
     torch.set_num_threads(1)

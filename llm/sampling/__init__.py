@@ -1,7 +1,7 @@
 """From logits to the next token.
 
-`filters` and `penalties` hold the transformations, each a pure function with its source; `pipeline` puts them in order;
-`draw` picks the token; `stops` finds stop strings; `explain` shows what each transformation did.
+`filters` and `penalties` are the logits processors, each a pure function with its source; `pipeline` orders them;
+`draw` samples a token; `stops` finds stop strings; `explain` shows the effect of each processor.
 """
 
 from llm.config.schema import DecodeConfig as DecodeConfig

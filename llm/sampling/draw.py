@@ -1,7 +1,7 @@
-"""From logits to a token: one uniform number per row and step, and the inverse of the distribution function.
+"""Sampling a token: one uniform number per row and step, and inverse transform sampling.
 
-The numbers come from generators of our own, one per sample, on the CPU: sample i of a seed is the same text whether
-it is written alone or beside others, and torch's default generator, which training draws from, is never touched.
+Every sample has its own CPU generator: sample i of a seed is the same text in any batch, and torch's default generator,
+which training uses, is never touched.
 """
 
 from __future__ import annotations
@@ -14,10 +14,10 @@ BELOW_ONE = 1 - 1e-12
 
 
 class Uniforms:
-    """Endless uniform numbers in [0, 1) for `num_samples` rows: `next()` is (rows, 2), made in chunks.
+    """Uniform numbers in [0, 1) for `num_samples` rows: `next()` returns (rows, 2), generated in chunks.
 
-    The first column draws the token; the second is for transformations that toss a coin of their own. With `copies`
-    the rows come that many times over, with the same numbers: for several prompts side by side.
+    The first column samples the token; the second is for processors that need a random number (XTC). `copies` repeats
+    the rows, with the same numbers, for a batch of several prompts.
     """
 
     def __init__(self, seed: int, num_samples: int, device: torch.device, *, copies: int = 1) -> None:
@@ -31,30 +31,31 @@ class Uniforms:
         if self._used == CHUNK:
             rows = [torch.rand(CHUNK, 2, generator=one, dtype=torch.float64) for one in self._generators]
             chunk = torch.stack(rows * self._copies, dim=1).clamp_(max=BELOW_ONE)
-            self._chunk = chunk.to(self._device, accumulation_type(self._device))
+            self._chunk = chunk.to(self._device, accumulation_dtype(self._device))
             self._used = 0
         self._used += 1
         return self._chunk[self._used - 1]
 
 
 def generator(seed: int, sample: int) -> torch.Generator:
-    """The CPU generator of one sample; sample 0 is seeded with `seed` itself, the others far away from it."""
+    """The CPU generator of one sample. Sample 0 uses `seed` itself; the others are offset by a large odd constant."""
     return torch.Generator().manual_seed((seed + sample * 0x9E3779B97F4A7C15) % 2**63)
 
 
 def draw(probabilities: Tensor, uniform: Tensor) -> Tensor:
-    """One token per row of `probabilities` (B, V), which need not sum to 1, by `uniform` (B,) in [0, 1): (B,) int64.
+    """Sample one token per row of `probabilities` (B, V), not necessarily normalized, with `uniform` (B,) in [0, 1):
+    (B,) int64.
 
     Inverse transform sampling: the first token whose cumulative probability exceeds uniform · total. A token of
-    probability 0 is never drawn. One number decides, so that similar distributions give the same token for the same
-    seed, which is what makes two checkpoints comparable side by side.
+    probability 0 is never sampled. One number decides, so similar distributions give the same token for the same seed,
+    which makes two checkpoints comparable.
     """
-    cumulative = probabilities.cumsum(dim=-1, dtype=accumulation_type(probabilities.device))
+    cumulative = probabilities.cumsum(dim=-1, dtype=accumulation_dtype(probabilities.device))
     target = uniform.unsqueeze(-1).to(cumulative.dtype) * cumulative[:, -1:]
-    drawn = torch.searchsorted(cumulative, target, right=True).squeeze(-1)
-    return drawn.clamp(max=probabilities.shape[-1] - 1)
+    tokens = torch.searchsorted(cumulative, target, right=True).squeeze(-1)
+    return tokens.clamp(max=probabilities.shape[-1] - 1)
 
 
-def accumulation_type(device: torch.device) -> torch.dtype:
-    """float64 for sums over the vocabulary, where the device has it."""
+def accumulation_dtype(device: torch.device) -> torch.dtype:
+    """dtype for sums over the vocabulary: float64, or float32 on devices without it."""
     return torch.float32 if device.type == "mps" else torch.float64

@@ -1,4 +1,4 @@
-"""What each transformation did to one distribution: the data of the microscope and of `sample --explain`."""
+"""The effect of each logits processor on one distribution, for the microscope and `sample --explain`."""
 
 from __future__ import annotations
 
@@ -15,9 +15,9 @@ from llm.sampling.pipeline import LogitsPipeline, SamplingContext
 
 @dataclass(frozen=True)
 class Stage:
-    """A distribution after the transformation `name` ("model": as the model gave it).
+    """A distribution after the processor `name` ("model": before any processor).
 
-    `top`: (token id, probability), likeliest first; `kept`: tokens with any probability; `entropy_bits`.
+    `top`: (token id, probability), most likely first; `kept`: number of tokens with nonzero probability.
     """
 
     name: str
@@ -29,10 +29,10 @@ class Stage:
 def explain(
     pipeline: LogitsPipeline, logits: Tensor, ctx: SamplingContext, *, top: int = 10, also: Sequence[int] = ()
 ) -> list[Stage]:
-    """The distribution of one position, before and after each active transformation; logits (1, V).
+    """The distribution of one position, before and after each active processor; logits (1, V).
 
-    A stage shows its own `top` likeliest tokens, and those of the first stage too, so that one can see where they went;
-    and the tokens `also`.
+    Every stage lists its own `top` most likely tokens, those of the first stage, so that they can be followed, and the
+    tokens `also`.
     """
     stages = pipeline.trace(logits, ctx)
     first = torch.topk(logits[0], min(top, logits.shape[-1])).indices.tolist()
@@ -43,13 +43,13 @@ def explain(
 def _stage(name: str, logits: Tensor, always: list[int], top: int) -> Stage:
     log_p = torch.log_softmax(logits.double(), dim=-1)
     probabilities = log_p[0].exp()
-    likeliest = torch.topk(probabilities, min(top, len(probabilities))).indices.tolist()
-    shown = [token for token in likeliest if probabilities[token] > 0]
+    best = torch.topk(probabilities, min(top, len(probabilities))).indices.tolist()
+    shown = [token for token in best if probabilities[token] > 0]
     shown += [token for token in always if token not in shown]
     pairs = [(token, float(probabilities[token])) for token in shown]
     return Stage(
         name,
         tuple(sorted(pairs, key=lambda pair: -pair[1])),
         int((log_p > -torch.inf).sum()),
-        max(0.0, float(entropy(log_p))) / math.log(2),  # rounding can leave it a hair below
+        max(0.0, float(entropy(log_p))) / math.log(2),  # rounding can give a tiny negative value
     )

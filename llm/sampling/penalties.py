@@ -1,7 +1,7 @@
-"""Transformations that shift or scale logits: temperature, biases, and penalties for what was already written.
+"""Logits processors that shift or scale logits: temperature, biases, and penalties for repetition.
 
-Every function takes logits (B, V) of any float dtype, on any device, and returns logits of the same shape. `history`
-is (B, T) int64: all tokens of a row so far, prompt included. None reads the host.
+Every function takes logits (B, V) of any float dtype on any device and returns logits of the same shape. `history` is
+(B, T) int64: all tokens of a row so far, including the prompt. No function synchronizes with the host.
 """
 
 from __future__ import annotations
@@ -13,30 +13,29 @@ from torch import Tensor
 
 from llm.sampling.filters import entropy
 
-COLDEST = 1e-6  # a smaller temperature changes nothing any more, and dividing by it would overflow
-LONGEST_MATCH = 64
-"""DRY counts a repeated passage up to this many tokens: beyond it the penalty is past any logit."""
+MIN_TEMPERATURE = 1e-6  # dividing by less would overflow and change nothing
+MAX_MATCH = 64
+"""DRY counts matches up to this many tokens; for longer ones the penalty exceeds any logit."""
 
 
 def temperature(logits: Tensor, t: float) -> Tensor:
-    """Divide by `t` (Ackley et al. 1985); at 0, and below COLDEST, its limit: only the largest logit is left, the first
-    of equals."""
-    if t >= COLDEST:
+    """Divide by `t` (Ackley et al. 1985); below MIN_TEMPERATURE, keep only the first of the largest logits."""
+    if t >= MIN_TEMPERATURE:
         return logits / t
     largest = torch.zeros_like(logits, dtype=torch.bool).scatter_(1, logits.argmax(dim=-1, keepdim=True), True)
     return logits.masked_fill(~largest, -torch.inf)
 
 
 def dynamic_temperature(logits: Tensor, t: float, spread: float, exponent: float) -> Tensor:
-    """Entropy-based temperature (kalomaze 2023): low where the model is sure, high where it is not.
+    """Entropy-based temperature (kalomaze 2023): low if the model is confident, high if it is not.
 
     T = T_min + (T_max - T_min) · (H / ln V')^exponent, with T_min, T_max = max(0, t - spread), t + spread, H the
-    entropy and V' the number of tokens in play.
+    entropy and V' the number of tokens above -inf.
     """
     lowest, highest = max(0.0, t - spread), t + spread
     highest_entropy = (logits > -torch.inf).sum(dim=-1, keepdim=True).to(logits.dtype).log().clamp(min=1e-10)
     share = (entropy(torch.log_softmax(logits, dim=-1)) / highest_entropy).clamp(0, 1)
-    return logits / (lowest + (highest - lowest) * share**exponent).clamp(min=COLDEST)
+    return logits / (lowest + (highest - lowest) * share**exponent).clamp(min=MIN_TEMPERATURE)
 
 
 def logit_bias(logits: Tensor, ids: Tensor, bias: Tensor) -> Tensor:
@@ -68,28 +67,28 @@ def counts(history: Tensor, logits: Tensor) -> Tensor:
 def dry(
     logits: Tensor, history: Tensor, breakers: Tensor, multiplier: float, base: float, allowed_length: int
 ) -> Tensor:
-    """Don't Repeat Yourself (p-e-w 2024): penalise tokens that would go on repeating an earlier passage.
+    """Don't Repeat Yourself (p-e-w 2024): penalize tokens that would extend a repeated passage.
 
-    Where the text's last L tokens also stand before an earlier token x, L ≥ `allowed_length`, x loses
-    multiplier · base^(L - allowed_length), L being the longest such match, counted up to `LONGEST_MATCH`. `breakers`
-    (V,) bool: tokens that no match crosses, and that are never penalised.
+    If the last L tokens also precede an earlier token x, and L ≥ `allowed_length`, the logit of x is reduced by
+    multiplier · base^(L - allowed_length), where L is the longest such match, at most `MAX_MATCH`. `breakers` (V,)
+    bool: tokens that end a match and are never penalized.
     """
     match, follower = repeated_passages(history, breakers)
     if match.shape[1] == 0:
         return logits
     longest = torch.zeros_like(logits).scatter_reduce_(1, follower, match.to(logits.dtype), "amax")
     excess = (longest - allowed_length).clamp(max=math.log(1e30) / math.log(base) if base > 1 else math.inf)
-    penalised = (longest >= allowed_length) & ~breakers
-    return torch.where(penalised, logits - multiplier * base**excess, logits)
+    penalized = (longest >= allowed_length) & ~breakers
+    return torch.where(penalized, logits - multiplier * base**excess, logits)
 
 
 def repeated_passages(history: Tensor, breakers: Tensor) -> tuple[Tensor, Tensor]:
-    """Where the end of `history` (B, T) stood before; two tensors (B, T - 1) int64.
+    """Matches of the end of `history` (B, T) with earlier positions; two tensors (B, T - 1) int64.
 
-    Per earlier position: how many tokens up to it equal the text's last ones, and the token that followed it.
+    Per earlier position: the number of tokens up to it that equal the last ones of the text, and the token after it.
     """
     length = history.shape[1]
-    depth = min(LONGEST_MATCH, length - 1)
+    depth = min(MAX_MATCH, length - 1)
     if depth < 1:
         return history[:, :0], history[:, :0]
     padded = torch.nn.functional.pad(history[:, :-1], (depth - 1, 0), value=-1)
@@ -101,9 +100,9 @@ def repeated_passages(history: Tensor, breakers: Tensor) -> tuple[Tensor, Tensor
 
 
 def length_penalty(logits: Tensor, stop_ids: Tensor, factor: float, excess: int) -> Tensor:
-    """Exponential pull towards the end of text: logit += |logit| · (factor^excess - 1) for the tokens `stop_ids` (N,).
+    """Raise the end of text exponentially: logit += |logit| · (factor^excess - 1) for the tokens `stop_ids` (N,).
 
-    `excess` is the number of new tokens past the start of the penalty; 0 or less changes nothing.
+    `excess`: new tokens since the start of the penalty; 0 or less changes nothing.
     """
     if excess <= 0:
         return logits

@@ -1,7 +1,7 @@
-"""The sampling stack: the knobs as an ordered list of named transformations, which can be shown, reordered and traced.
+"""The logits pipeline: sampling parameters as an ordered list of logits processors, which can be reordered and traced.
 
-Default order: bans, penalties and biases, temperature, truncation; then the softmax and the draw. A transformation
-whose knob is at its neutral value does nothing and is not run.
+Default order: bans, penalties and biases, temperature, truncation; then softmax and sampling. A processor whose
+parameters are neutral is not run.
 """
 
 from __future__ import annotations
@@ -21,10 +21,10 @@ from llm.sampling.vocabulary import NamedTokens, Vocabulary
 
 @dataclass(frozen=True)
 class SamplingContext:
-    """What a transformation may look at besides the logits.
+    """Inputs of a processor besides the logits.
 
-    `history` (B, T) int64: every token so far, prompt included; `generated`: how many of them are new; `uniform` (B,)
-    uniform in [0, 1); `mu` (B,) float: mirostat's state in bits, which the caller keeps.
+    `history` (B, T) int64: all tokens so far, including the prompt; `generated`: number of new tokens; `uniform` (B,):
+    random numbers in [0, 1); `mu` (B,) float: mirostat's state in bits, which the caller updates.
     """
 
     history: Tensor
@@ -35,7 +35,7 @@ class SamplingContext:
 
 @dataclass(frozen=True)
 class LogitsProcessor:
-    """One entry of the table below: `params` names its parameters, `active` whether these knobs make it do anything."""
+    """One entry of `PROCESSORS`: `params` are the fields it reads; `active` is false if their values are neutral."""
 
     name: str
     params: tuple[str, ...]
@@ -182,13 +182,13 @@ PROCESSORS: tuple[LogitsProcessor, ...] = (
         lambda logits, k, tokens, ctx: filters.mirostat(logits, ctx.mu),
     ),
 )
-"""Every transformation, in the default order."""
+"""All processors, in the default order."""
 
 BANS = ("banned_tokens", "min_tokens")
 
 
 class LogitsPipeline:
-    """The transformations that some knobs ask for, in their order, on logits (B, V)."""
+    """Applies the active processors of `params`, in order, to logits (B, V)."""
 
     def __init__(self, params: DecodeConfig, tokens: NamedTokens) -> None:
         by_name = {item.name: item for item in PROCESSORS}
@@ -207,7 +207,7 @@ class LogitsPipeline:
         return [(item.name, item in self._active, item.parameters(self.params)) for item in self.processors]
 
     def trace(self, logits: Tensor, ctx: SamplingContext) -> list[tuple[str, Tensor]]:
-        """The logits as they came, under the name "model", then after each active transformation, under its name."""
+        """(name, logits): first the input as "model", then the logits after each active processor."""
         stages = [("model", logits)]
         for item in self._active:
             logits = item.apply(logits, self.params, self._tokens, ctx)
@@ -216,26 +216,26 @@ class LogitsPipeline:
 
 
 def build_pipeline(params: DecodeConfig, vocabulary: Vocabulary) -> LogitsPipeline:
-    """The stack that `params` ask for. ConfigError where a token, or a name in the order, is unknown."""
+    """The pipeline of `params`. ConfigError for an unknown token, or an unknown name in the order."""
     return LogitsPipeline(params, vocabulary.resolve(params))
 
 
 def resolve_order(names: Sequence[str]) -> tuple[str, ...]:
-    """The bans, then `names`, then the transformations they leave out, in their usual order.
+    """The bans, then `names`, then all other processors in the default order.
 
-    What must never be written is taken away before anything else may leave nothing besides it.
+    Bans come first: a filter before them could leave only banned tokens.
     """
     known = tuple(item.name for item in PROCESSORS)
     unknown = [name for name in names if name not in known]
     if unknown:
-        advice = did_you_mean(unknown[0], known) or f"there are {', '.join(known)}."
-        raise ConfigError([Problem("decode.order", f"{unknown[0]!r} is no transformation; {advice}")])
+        advice = did_you_mean(unknown[0], known) or f"use {', '.join(known)}."
+        raise ConfigError([Problem("decode.order", f"{unknown[0]!r} is not a logits processor; {advice}")])
     twice = next((name for name in names if names.count(name) > 1), None)
     if twice:
-        raise ConfigError([Problem("decode.order", f"{twice} is named twice; name it once.")])
+        raise ConfigError([Problem("decode.order", f"{twice} occurs twice; list it once.")])
     return tuple(dict.fromkeys((*BANS, *names, *known)))
 
 
 def last(history: Tensor, window: int) -> Tensor:
-    """The last `window` columns of `history` (B, T); all of them where `window` is 0."""
+    """The last `window` columns of `history` (B, T); all if `window` is 0."""
     return history[:, -window:] if window > 0 else history

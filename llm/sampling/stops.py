@@ -1,4 +1,4 @@
-"""Stop strings, found across token borders in a text that arrives piece by piece."""
+"""Stop strings in streamed text, found across token boundaries."""
 
 from __future__ import annotations
 
@@ -6,39 +6,38 @@ from collections.abc import Sequence
 
 
 class StopStrings:
-    """Holds back what may be the beginning of a stop string, and cuts the text before the first one found.
+    """Buffers text that may begin a stop string, and ends the text before the first complete one.
 
-    `feed(piece)` returns the text that is safe to show; `found` says that a stop string was met, after which nothing
-    more comes out. Of several, the first to be complete counts, however the text was cut. `finish()` returns what was
-    still held back when the text ended otherwise.
+    `feed(piece)` returns the text that is safe to show; once `found` is true, it returns nothing. Of several stop
+    strings the first complete one counts, however the text was split. `finish()` returns the rest of the buffer.
     """
 
     def __init__(self, stops: Sequence[str]) -> None:
         self._stops = tuple(stop for stop in stops if stop)
-        self._held = ""
+        self._buffer = ""
         self.found = False
 
     def feed(self, piece: str) -> str:
         if self.found:
             return ""
-        text = self._held + piece
+        text = self._buffer + piece
         places = [(place + len(stop), place) for stop in self._stops if (place := text.find(stop)) >= 0]
         if places:
-            self.found, self._held = True, ""
+            self.found, self._buffer = True, ""
             return text[: min(places)[1]]
-        kept = self._possible_beginning(text)
-        self._held = text[len(text) - kept :]
-        return text[: len(text) - kept]
+        pending = self._partial_match(text)
+        self._buffer = text[len(text) - pending :]
+        return text[: len(text) - pending]
 
     def finish(self) -> str:
-        rest, self._held = self._held, ""
+        rest, self._buffer = self._buffer, ""
         return rest
 
-    def change(self, stops: Sequence[str]) -> None:
-        """Look for other stop strings from the next piece on."""
+    def set_stops(self, stops: Sequence[str]) -> None:
+        """Use other stop strings from the next piece on."""
         self._stops = tuple(stop for stop in stops if stop)
 
-    def _possible_beginning(self, text: str) -> int:
+    def _partial_match(self, text: str) -> int:
         """Length of the longest end of `text` that begins a stop string."""
         longest = 0
         for stop in self._stops:

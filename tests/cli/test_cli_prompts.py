@@ -85,7 +85,7 @@ def test_a_line_that_cannot_be_is_named(shell: Shell, tmp_path: Path, text: str,
 def test_what_comes_before_a_line_that_cannot_be_is_written(shell: Shell, tmp_path: Path) -> None:
     path = tmp_path / "prompts.jsonl"
     for wrong, words in (
-        ({"banned_tokens": ["two letters"]}, "is not one token"),
+        ({"banned_tokens": ["two letters"]}, "tokens, not one"),
         ({"max_total_tokens": 1}, "max_total_tokens is 1"),
         ({"beams": 2, "num_samples": 3}, "raise beams"),
     ):
@@ -124,7 +124,7 @@ def test_a_prompt_from_a_file_or_stdin(shell: Shell, tmp_path: Path, monkeypatch
         (("--jsonl", "/no/such"), "/no/such"),
         (("--prompt-file", "/no/such"), "/no/such"),
         (("--jsonl", "/"), "'/' is no file"),
-        (("--prompt-file", "/"), "'/', which is no file"),
+        (("--prompt-file", "/"), "'/', which is not a file"),
         (("--jsonl", "-", "--explain"), "without --jsonl"),
     ],
 )

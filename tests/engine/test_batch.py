@@ -1,4 +1,4 @@
-"""Many prompts at once give what each gives alone."""
+"""A batch of prompts gives the text each prompt gives alone."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ TOKENIZER = ByteTokenizer(("<|endoftext|>",))
 END = TOKENIZER.special_tokens["<|endoftext|>"]
 CONFIG = ModelConfig(n_layer=2, d_model=24, n_head=3, n_kv_head=3, d_ff=40, context=20, vocab_size=TOKENIZER.vocab_size)
 PROMPTS = ["Once", "", "The fox", "Two", "long ago, " * 4, "Here", "a bear", "从前", "Once"]
-KNOBS = DecodeConfig(temperature=1.0, max_tokens=23, seed=5, num_samples=2)
+PARAMS = DecodeConfig(temperature=1.0, max_tokens=23, seed=5, num_samples=2)
 
 
 @pytest.fixture
@@ -44,7 +44,7 @@ def test_each_is_as_it_would_be_alone(
     engine: Engine, changes: dict[str, object], rows: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(batching, "MAX_ROWS", rows)
-    params = replace(KNOBS, **changes)  # type: ignore[arg-type]
+    params = replace(PARAMS, **changes)  # type: ignore[arg-type]
     together = engine.complete(PROMPTS, params)
     assert together == [Completion.from_reply(engine.stream(prompt, params))[0] for prompt in PROMPTS]
     assert together[0] == together[-1]
@@ -67,4 +67,4 @@ def test_memory_bounds_how_many_go_together(engine: Engine, monkeypatch: pytest.
 
 def test_a_prompt_without_room_is_refused(engine: Engine) -> None:
     with pytest.raises(WrongUse, match="raise the limit or shorten"):
-        engine.complete(["a", "a long one"], replace(KNOBS, max_total_tokens=5))
+        engine.complete(["a", "a long one"], replace(PARAMS, max_total_tokens=5))

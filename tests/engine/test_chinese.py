@@ -95,7 +95,7 @@ def test_a_reply_that_ends_in_half_a_character_says_so_once(tokenizer: Tokenizer
     assert pieces[-1].reason == "length"
 
 
-def test_an_edited_reply_goes_on_as_if_it_had_been_written_so(tokenizer: Tokenizer) -> None:
+def test_an_edited_reply_continues_like_a_generated_one(tokenizer: Tokenizer) -> None:
     """Cut off after any token, also within a character, the rest of a reply completes it."""
     reply = tokenizer.encode(REPLY)
     begun = tokenizer.encode(PROMPT)
@@ -117,7 +117,7 @@ def test_an_edited_prompt_is_read_from_the_change_on(tokenizer: Tokenizer) -> No
     assert again == pieces_of(random_engine(tokenizer), edited, params)
 
 
-def test_a_reply_is_replayed_from_prompt_knobs_and_seed(tokenizer: Tokenizer) -> None:
+def test_a_reply_is_replayed_from_prompt_parameters_and_seed(tokenizer: Tokenizer) -> None:
     for seed in range(5):
         params = replace(KNOBS, seed=seed, max_tokens=60, top_k=50)
         first = pieces_of(random_engine(tokenizer), PROMPT, params)

@@ -30,7 +30,7 @@ def test_kl_is_torchs() -> None:
     torch.testing.assert_close(kl_divergence(a, b), wanted)
 
 
-def test_a_model_beside_itself() -> None:
+def test_a_model_compared_with_itself() -> None:
     found = compare((Engine(make_model(), TOKENIZER), Engine(make_model(), TOKENIZER)), "Once", KNOBS)
     assert found.sides[0] == found.sides[1] and found.same_tokenizer
     assert (found.first_token, found.first_character) == (None, None)

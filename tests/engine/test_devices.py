@@ -1,4 +1,4 @@
-"""Where the engine computes: on a GPU the same text as on the CPU, in float64; beside a trainer, on one thread."""
+"""A GPU gives the text of the CPU in float64; next to a trainer the engine uses one thread."""
 
 from __future__ import annotations
 

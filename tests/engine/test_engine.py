@@ -76,7 +76,7 @@ def test_the_same_seed_gives_the_same_text_and_another_seed_another() -> None:
     assert done.tokens == 20
 
 
-def test_the_same_text_whatever_was_asked_before() -> None:
+def test_text_does_not_depend_on_earlier_prompts() -> None:
     engine = Engine(make_model(context=400), TOKENIZER)
     long = "All happy families are alike; " * 10
     fresh = collect(engine, long, PLAIN)
@@ -255,7 +255,7 @@ def test_a_reply_left_half_read_does_no_harm() -> None:
     assert rest == collect(fresh, "Once", PLAIN)[0][0][1:]
 
 
-def test_knobs_change_from_the_next_token_on() -> None:
+def test_new_parameters_apply_from_the_next_token() -> None:
     now = PLAIN
     engine = Engine(make_model(), TOKENIZER)
     stream = engine.stream("Once", PLAIN, params_source=lambda: now)

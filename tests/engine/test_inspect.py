@@ -1,4 +1,4 @@
-"""Looking into replies: what is explained is what was drawn from."""
+"""The explained distributions are those the reply was sampled from."""
 
 from __future__ import annotations
 
@@ -24,14 +24,14 @@ KNOBS = DecodeConfig(temperature=0.9, top_k=40, max_tokens=71, seed=5, ban_end=T
         {"repetition_penalty": 1.3, "dry_multiplier": 0.8},
     ],
 )
-def test_every_token_is_explained_by_the_distribution_it_was_drawn_from(changes: dict[str, float]) -> None:
+def test_explained_distribution_is_the_sampled_one(changes: dict[str, float]) -> None:
     params = replace(KNOBS, **changes)
     engine = Engine(make_model(), TOKENIZER)
     pieces = [item for item in engine.stream("Once upon", params) if isinstance(item, Piece)]
     tokens = [piece.token_id for piece in pieces if piece.token_id is not None]
     assert len(tokens) == 71
     for at in (0, 1, 37, 40, 70):
-        stages = engine.explain("Once upon", params, written=tokens[:at], also=tokens[at : at + 1])
+        stages = engine.explain("Once upon", params, generated=tokens[:at], also=tokens[at : at + 1])
         probability = dict(stages[-1].top)[tokens[at]]
         assert probability == pytest.approx(pieces[at].probability, rel=1e-3), at
         as_model = dict(stages[0].top)[tokens[at]]
@@ -47,12 +47,12 @@ def test_all_tokens_explained_in_one_go_are_as_each_alone(changes: dict[str, flo
     each = list(engine.explain_each("Once upon", params, tokens))
     assert len(each) == 50
     for at in (0, 20, 49):
-        alone = engine.explain("Once upon", params, written=tokens[:at], also=[tokens[at]])
+        alone = engine.explain("Once upon", params, generated=tokens[:at], also=[tokens[at]])
         assert [(stage.name, stage.kept) for stage in each[at]] == [(stage.name, stage.kept) for stage in alone]
         assert dict(each[at][-1].top)[tokens[at]] == pytest.approx(dict(alone[-1].top)[tokens[at]], rel=1e-5)
 
 
-def test_the_logits_of_a_whole_reply_are_those_it_was_drawn_from() -> None:
+def test_next_logits_are_those_of_the_reply() -> None:
     model = make_model()
     engine = Engine(model, TOKENIZER)
     pieces = [item for item in engine.stream("Once upon", KNOBS) if isinstance(item, Piece)]

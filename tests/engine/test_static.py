@@ -1,4 +1,4 @@
-"""Reading token by token with everything in its place: what the ordinary path gives, by the same work each time."""
+"""The static step gives the logits of ordinary decoding, with the same operations at every position."""
 
 from __future__ import annotations
 
@@ -31,8 +31,8 @@ SEVERAL = ("cs336-assignment", "gpt2-124m", "nanochat-base")
 
 @pytest.fixture
 def everywhere(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Single tokens are read as on a GPU."""
-    monkeypatch.setattr(static, "suits", lambda device: True)
+    """Decode with the static step, as on a GPU."""
+    monkeypatch.setattr(static, "is_supported", lambda device: True)
     monkeypatch.setattr(reading, "BLOCK", 4)  # so that a short prompt is read in several blocks
 
 
@@ -85,7 +85,7 @@ def test_the_work_is_the_same_at_every_position_and_nothing_is_read_back(name: s
     for position in (0, 1, 7, CONTEXT - 1):
         step(torch.full((3, 1), position), position)
         with Work(known) as work:
-            step.work()
+            step.forward()
         records.append(work.done)
     assert records[0] == records[1] == records[2] == records[3]
     names = {entry[0] for entry in records[0]}
@@ -101,53 +101,53 @@ def _memories(entry: Any) -> list[int]:
     return [one for part in entry for one in _memories(part)] if isinstance(entry, list | tuple) else []
 
 
-KNOBS = DecodeConfig(temperature=0.9, top_p=0.95, max_tokens=75, seed=4)  # past the context of 48
+PARAMS = DecodeConfig(temperature=0.9, top_p=0.95, max_tokens=75, seed=4)  # past the context of 48
 
 
 @pytest.mark.usefixtures("everywhere")
 @pytest.mark.parametrize("changes", [{}, {"num_samples": 3}, {"beams": 3}])
 def test_replies_are_the_same(changes: dict[str, int], monkeypatch: pytest.MonkeyPatch) -> None:
-    """Through the engine, also past `RECORDED_AFTER`: here nothing can be recorded, which is no reason to complain."""
-    model, params = make_model().double(), replace(KNOBS, **changes)
+    """Through the engine, also past `CAPTURE_AFTER`: a CPU cannot capture, and no warning is emitted."""
+    model, params = make_model().double(), replace(PARAMS, **changes)
     engine = Engine(model, TOKENIZER)
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         replies = [collect(engine, prompt, params) for prompt in ("Once upon a time", "Once upon a tree")]
-    monkeypatch.setattr(static, "suits", lambda device: False)
+    monkeypatch.setattr(static, "is_supported", lambda device: False)
     fresh = Engine(model, TOKENIZER)
     for prompt, reply in zip(("Once upon a time", "Once upon a tree"), replies, strict=True):
         assert reply[:2] == collect(fresh, prompt, params)[:2]
 
 
-@pytest.mark.skipif(torch.cuda.is_available(), reason="here it can be recorded")
-def test_what_cannot_be_recorded_is_done_plainly() -> None:
-    assert static.recorded(lambda: torch.zeros(1)) is None
+@pytest.mark.skipif(torch.cuda.is_available(), reason="a GPU can capture")
+def test_capture_without_a_gpu_returns_none() -> None:
+    assert static.capture(lambda: torch.zeros(1)) is None
 
 
-def test_a_recorded_step_takes_the_place_of_the_plain_one(monkeypatch: pytest.MonkeyPatch) -> None:
-    """After `RECORDED_AFTER` tokens, once; and its result is the caller's to keep."""
+def test_the_captured_step_replaces_the_eager_one(monkeypatch: pytest.MonkeyPatch) -> None:
+    """After `CAPTURE_AFTER` tokens, once; and its result is the caller's to keep."""
     model = make_model()
     step = static.StaticStep(model, KVCache(model.config, 1))
-    recordings, replays = [], []
+    captures, replays = [], []
 
-    def recorded(work: Callable[[], torch.Tensor]) -> Callable[[], torch.Tensor]:
-        recordings.append(at)
-        memory = work()
+    def capture(step: Callable[[], torch.Tensor]) -> Callable[[], torch.Tensor]:
+        captures.append(at)
+        memory = step()
 
         def replay() -> torch.Tensor:
             replays.append(at)
-            return memory.copy_(work())
+            return memory.copy_(step())
 
         return replay
 
-    monkeypatch.setattr(static, "recorded", recorded)
+    monkeypatch.setattr(static, "capture", capture)
     text = tokens(model.config, 1, 20)
     logits = []
     for at in range(20):
         logits.append(step(text[:, at : at + 1], at)[0])
     found = torch.stack(logits)
-    assert recordings == [static.RECORDED_AFTER]
-    assert len(replays) == 20 - static.RECORDED_AFTER
+    assert captures == [static.CAPTURE_AFTER]
+    assert len(replays) == 20 - static.CAPTURE_AFTER
     with torch.no_grad():
         torch.testing.assert_close(found, model(text)[0], rtol=1e-3, atol=1e-3)
 
@@ -157,10 +157,10 @@ def test_a_recorded_step_takes_the_place_of_the_plain_one(monkeypatch: pytest.Mo
 @pytest.mark.parametrize("kind", list(KINDS))
 @pytest.mark.parametrize("name", SEVERAL)
 @torch.no_grad()
-def test_recorded_on_a_gpu_it_gives_the_same(name: str, kind: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    recordings: list[object] = []
-    record = static.recorded
-    monkeypatch.setattr(static, "recorded", lambda work: (recordings.append(record(work)), recordings[-1])[1])
+def test_captured_on_a_gpu_it_gives_the_same(name: str, kind: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    captures: list[object] = []
+    capture = static.capture
+    monkeypatch.setattr(static, "capture", lambda step: (captures.append(capture(step)), captures[-1])[1])
     model = small_model(name)
     text = tokens(model.config, 3, 5 + 3 * CONTEXT)
     on_gpu: ReadingModel = (
@@ -172,4 +172,4 @@ def test_recorded_on_a_gpu_it_gives_the_same(name: str, kind: str, monkeypatch: 
         expected = model(text[:, start:length])[:, -1]
         ours = reader.read(text[:, :length].cuda(), start)
         torch.testing.assert_close(ours.cpu(), expected, rtol=1e-8, atol=1e-11)
-    assert recordings and all(recording is not None for recording in recordings), "it was recorded"
+    assert captures and all(captured is not None for captured in captures), "it was captured"

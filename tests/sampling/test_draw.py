@@ -31,7 +31,7 @@ def test_the_coins_do_not_follow_the_draws() -> None:
     assert abs(float(torch.corrcoef(numbers.T)[0, 1])) < 0.03
 
 
-def test_impossible_tokens_are_never_drawn() -> None:
+def test_impossible_tokens_are_never_sampled() -> None:
     probabilities = torch.tensor([[0.0, 0.5, 0.0, 0.5, 0.0]])
     for uniform in (0.0, 0.5 - 1e-15, 0.5, 1 - 1e-12):
         token = int(draw(probabilities, torch.tensor([uniform], dtype=torch.float64)))
@@ -43,7 +43,7 @@ def test_probabilities_need_not_sum_to_one() -> None:
     assert [int(draw(weights, torch.tensor([u]))) for u in (0.24, 0.26)] == [0, 1]
 
 
-def test_a_sample_is_the_same_alone_and_beside_others() -> None:
+def test_a_sample_is_the_same_in_any_batch() -> None:
     alone, beside = Uniforms(5, 1, CPU), Uniforms(5, 3, CPU)
     for _ in range(300):  # past the end of a chunk
         first, several = alone.next(), beside.next()

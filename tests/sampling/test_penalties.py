@@ -99,7 +99,7 @@ def dry_written_out(
         length = 0
         while length <= i and text[i - length] == text[-1 - length] and text[i - length] not in breakers:
             length += 1
-        longest[text[i + 1]] = max(longest.get(text[i + 1], 0), min(length, penalties.LONGEST_MATCH))
+        longest[text[i + 1]] = max(longest.get(text[i + 1], 0), min(length, penalties.MAX_MATCH))
     result = list(logits)
     for token, length in longest.items():
         if length >= allowed and token not in breakers:

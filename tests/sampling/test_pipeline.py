@@ -1,4 +1,4 @@
-"""The stack: its order, what is active, and how the knobs that name tokens are resolved."""
+"""The pipeline: order, active processors, and the parameters that name tokens."""
 
 from __future__ import annotations
 
@@ -36,14 +36,14 @@ def logits(rows: int = 3) -> torch.Tensor:
     return torch.randn(rows, VOCAB, generator=torch.Generator().manual_seed(1), dtype=torch.float64) * 3
 
 
-def test_neutral_knobs_do_nothing() -> None:
+def test_neutral_parameters_do_nothing() -> None:
     pipeline = build_pipeline(NEUTRAL, VOCABULARY)
     assert not any(active for _, active, _ in pipeline.describe())
     x = logits()
     assert pipeline(x, moment()) is x
 
 
-def test_each_transformation_at_its_neutral_parameter_changes_no_probability() -> None:
+def test_each_processor_at_its_neutral_parameter_changes_no_probability() -> None:
     x, ctx = logits(), moment()
     breakers = torch.zeros(VOCAB, dtype=torch.bool)
     same = [
@@ -76,7 +76,7 @@ def test_default_order_is_penalties_then_temperature_then_truncation() -> None:
     assert place["banned_tokens"] == 0
 
 
-def test_every_knob_of_the_schema_that_shapes_logits_is_shown() -> None:
+def test_every_parameter_that_shapes_logits_is_described() -> None:
     elsewhere = {
         "max_tokens",
         "max_total_tokens",
@@ -111,7 +111,7 @@ def test_the_order_can_be_changed_and_matters() -> None:
     assert not torch.equal(usual, expected)
 
 
-def test_bans_hold_whatever_the_order() -> None:
+def test_bans_hold_in_any_order() -> None:
     likeliest = int(logits()[0].argmax())
     params = replace(NEUTRAL, temperature=0.0, banned_tokens=(str(likeliest),), order=("temperature", "banned_tokens"))
     pipeline = build_pipeline(params, VOCABULARY)
@@ -179,7 +179,7 @@ def test_every_unknown_token_is_reported_at_once() -> None:
     with pytest.raises(ConfigError) as caught:
         build_pipeline(params, VOCABULARY)
     assert len(caught.value.problems) == 5
-    assert "'two' is not one token but 3" in str(caught.value)
+    assert "'two' is 3 tokens, not one" in str(caught.value)
 
 
 def test_breakers_are_the_tokens_that_hold_one() -> None:

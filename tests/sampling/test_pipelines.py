@@ -1,5 +1,5 @@
-"""Whole stacks, from the knobs on: the tokens and probabilities that transformers' processors of the same names give,
-drawn as often as they should be, and without waiting for the device."""
+"""Whole pipelines: the tokens and probabilities of transformers' processors of the same names, sampled at the right
+frequencies, without host synchronization."""
 
 from __future__ import annotations
 
@@ -119,7 +119,7 @@ def probabilities(params: DecodeConfig) -> Tensor:
 
 
 @pytest.mark.parametrize("name", [*SINGLE, *TOGETHER])
-def test_the_knobs_give_what_transformers_gives(name: str) -> None:
+def test_parameters_give_what_transformers_gives(name: str) -> None:
     case = (SINGLE | TOGETHER)[name]
     ours, theirs = probabilities(replace(NEUTRAL, **case.params)), logits()
     for processor in case.theirs:
@@ -149,7 +149,7 @@ def test_a_hundred_thousand_draws_pass_a_chi_square_test(name: str) -> None:
     rows = table.expand(SAMPLES, -1)
     drawn = torch.cat([draw(rows, uniforms.next()[:, 0]) for _ in range(DRAWS // SAMPLES)])
     counts, expected = torch.bincount(drawn, minlength=VOCAB).double(), table[0] * DRAWS
-    assert not counts[expected == 0].any(), "a token that was taken away was drawn"
+    assert not counts[expected == 0].any(), "a removed token was sampled"
     often = expected >= 5
     counts = torch.cat((counts[often], counts[~often].sum().unsqueeze(0)))
     expected = torch.cat((expected[often], expected[~often].sum().unsqueeze(0)))

@@ -39,7 +39,7 @@ def test_found_across_any_borders(pieces: list[str], stops: list[str]) -> None:
 def test_what_was_held_back_keeps_its_place_when_there_are_no_stop_strings_any_more() -> None:
     matcher = StopStrings(["xyz"])
     shown = matcher.feed("abx")
-    matcher.change([])
+    matcher.set_stops([])
     assert shown + matcher.feed("q") + matcher.feed("r") + matcher.finish() == "abxqr"
 
 

@@ -35,7 +35,7 @@ def explain_token(exchange: Exchange, at: int, talker: Talker, top: int) -> Expl
         exchange.start,
         exchange.params_at(at),
         given=exchange.tokens[:begun],
-        written=exchange.tokens[begun:at],
+        generated=exchange.tokens[begun:at],
         also=[exchange.tokens[at]],
         top=top,
     )

@@ -78,7 +78,7 @@ class Talker(Protocol):
         params: DecodeConfig,
         *,
         given: Sequence[int],
-        written: Sequence[int],
+        generated: Sequence[int],
         also: Sequence[int],
         top: int,
     ) -> list[Stage]:
@@ -158,12 +158,12 @@ class ModelTalker:
         params: DecodeConfig,
         *,
         given: Sequence[int],
-        written: Sequence[int],
+        generated: Sequence[int],
         also: Sequence[int],
         top: int,
     ) -> list[Stage]:
         begun = [*self.engine.prompt_ids(prompt, params), *given]
-        return self.engine.explain(begun, params, written=written, also=also, top=top)
+        return self.engine.explain(begun, params, generated=generated, also=also, top=top)
 
     def shown(self, tokens: Sequence[int]) -> list[str]:
         return [text for _, text in pieces(self.engine.tokenizer, tokens)]

@@ -243,10 +243,10 @@ class ChatScreen(TalkScreen):
         picked = self.picked
         if picked is None:
             return
-        from llm.engine.timelapse import pin_prompt
+        from llm.engine.timelapse import toggle_pin
 
         try:
-            pinned = pin_prompt(run_of(self.workbench.home, picked.model), picked.context)
+            pinned = toggle_pin(run_of(self.workbench.home, picked.model), picked.context)
         except UserError as error:
             self._note(str(error), warn=True)
             return

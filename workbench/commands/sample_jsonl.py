@@ -122,7 +122,7 @@ def read_lines(source: Iterable[str], engine: Engine, params: DecodeConfig) -> I
                     own = with_fields(params, fields)
                     if changes := engine.tokenizer.prompt_changes(fields["prompt"]):
                         say(f"warning: line {number}: {changes}")
-                    yield Line(fields, engine.checked_ids(fields["prompt"], own), own)
+                    yield Line(fields, engine.validate_prompt(fields["prompt"], own), own)
                 except UserError as error:
                     raise WrongUse(f"line {number}: {error}") from error
     except UnicodeDecodeError as error:

@@ -276,7 +276,7 @@ async def test_knobs_that_cannot_be_are_told_and_the_reply_goes_on(home, talker)
         await until(lambda: "w " in screen.transcript.text)
         screen.service.params = DecodeConfig(order=("t",))
         talker.gate.release(2)
-        await until(lambda: "no transformation" in text_of(screen, "#chat-status"))
+        await until(lambda: "not a logits processor" in text_of(screen, "#chat-status"))
         talker.gate.release(20)
         await until(lambda: not screen.writing)
         assert screen.exchanges[0].reply == "w " * 9 and not screen.exchanges[0].changes
@@ -440,7 +440,7 @@ async def test_the_order_of_the_knobs_is_shown_and_checked(home, talker):
         screen.panel.set_value("order", ("top_k",))
         assert text_of(screen, "#knobs-order") == "logits → top k → repetition penalty → temperature → draw"
         screen.panel.set_value("order", ("topk",))
-        assert "'topk' is no transformation" in text_of(screen, "#knobs-order")
+        assert "'topk' is not a logits processor" in text_of(screen, "#knobs-order")
 
 
 async def test_all_knobs_are_shown_where_there_is_room(home, talker):

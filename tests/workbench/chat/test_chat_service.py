@@ -56,7 +56,7 @@ class FakeTalker:
 
     def check(self, params):
         if any(name not in ("top_k", "temperature") for name in params.order):
-            raise UserError("'t' is no transformation")
+            raise UserError("'t' is not a logits processor")
 
     def prompt_ids(self, prompt, params):
         return [0] * len(prompt) if isinstance(prompt, str) else list(prompt)
