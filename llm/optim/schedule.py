@@ -7,16 +7,27 @@ import math
 from llm.config.schema import RunConfig
 
 
+def lr_multiplier_at(step: int, total_steps: int, config: RunConfig) -> float:
+    """Factor that step `step` (counted from 0) out of `total_steps` applies to the learning rate of every group."""
+    # Not simplified: with another order of operations a resumed run differs in the last bit from its first part.
+    return lr_at(step, total_steps, config) / config.train.lr
+
+
 def lr_at(step: int, total_steps: int, config: RunConfig) -> float:
-    """Learning rate of step `step` (counted from 0) out of `total_steps`, without the live multiplier.
+    """Scheduled value of `train.lr` at step `step` (counted from 0) out of `total_steps`, times `train.lr_multiplier`.
 
-    Linear warm-up over W steps, then `train.lr` until the fall begins, at the later of W and `hold_steps` (or the share
-    `hold_until`); from there to `lr_min`, reached at `decay_steps` (or the share `decay_until`) and kept.
+    A linear warm-up over W steps reaches `train.lr`. The rate stays there until the decay starts, at the later of W and
+    `hold_steps` (or the fraction `hold_until`), and falls to `lr_min` at `decay_steps` (or the fraction `decay_until`).
 
-    `warmup_from` sets how steps are counted: "zero" and "next" fall by the step from 0, so that a fall over the whole
-    run ends one notch above `lr_min`; "first" counts from 1, and ends exactly there. "sqrt" is train.lr/√(t + 1), t
-    steps after the fall began, and never under `lr_min`.
+    `warmup_from` sets how steps are counted: "zero" and "next" count the decay from 0, so that a decay over the whole
+    run ends one step above `lr_min`; "first" counts from 1 and ends exactly at `lr_min`. "sqrt" is train.lr/√(t + 1),
+    t steps after the decay started, and at least `lr_min`.
     """
+    return unscaled_lr(step, total_steps, config) * config.train.lr_multiplier
+
+
+def unscaled_lr(step: int, total_steps: int, config: RunConfig) -> float:
+    """`lr_at` without `train.lr_multiplier`."""
     schedule, peak = config.schedule, config.train.lr
     warmup = schedule.warmup_steps or round(schedule.warmup_ratio * total_steps)
     position = step + (schedule.warmup_from == "first")
@@ -30,11 +41,11 @@ def lr_at(step: int, total_steps: int, config: RunConfig) -> float:
         return schedule.lr_min if step >= end else max(schedule.lr_min, peak / math.sqrt(max(0, step - start) + 1))
     if position >= end:
         return schedule.lr_min
-    return schedule.lr_min + (peak - schedule.lr_min) * remaining(schedule.kind, (position - start) / (end - start))
+    return schedule.lr_min + (peak - schedule.lr_min) * decay_factor(schedule.kind, (position - start) / (end - start))
 
 
 def momentum_at(step: int, config: RunConfig) -> float:
-    """Muon's momentum at step `step` (counted from 0): a line from `momentum_start` that reaches `momentum` at
+    """Muon's momentum at step `step` (counted from 0): linear from `momentum_start` to `momentum` over
     `momentum_warmup_steps` (nanochat's `get_muon_momentum`)."""
     optim = config.optim
     if step >= optim.momentum_warmup_steps:
@@ -43,6 +54,6 @@ def momentum_at(step: int, config: RunConfig) -> float:
     return (1 - share) * optim.momentum_start + share * optim.momentum
 
 
-def remaining(kind: str, progress: float) -> float:
-    """Share of the fall still to come at `progress` 0 … 1: half a cosine (Loshchilov & Hutter 2017), or a line."""
+def decay_factor(kind: str, progress: float) -> float:
+    """1 at `progress` 0, 0 at `progress` 1: half a cosine (Loshchilov & Hutter 2017), or a line."""
     return (1 + math.cos(math.pi * progress)) / 2 if kind == "cosine" else 1 - progress

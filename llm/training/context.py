@@ -1,9 +1,10 @@
-"""What is being trained: what the loop and its parts share."""
+"""The state of one training that the loop and its parts share."""
 
 from __future__ import annotations
 
 import time
 from collections.abc import Sequence
+from dataclasses import dataclass, field
 from typing import Any
 
 from llm.config import RunConfig
@@ -17,40 +18,38 @@ from llm.training.checkpoint import TrainerState
 from llm.training.distributed import Ranks
 
 
-class TrainingContext:
-    """One training: `state` moves with every step, `config` with live knobs, `batch_plan` when memory runs out, and all
-    else stays."""
+@dataclass
+class StepContext:
+    """What an optimizer step needs. `state` changes with every step, `config` with live settings, and `batch_plan` when
+    a micro-batch runs out of memory."""
 
-    def __init__(
-        self,
-        run: Run,
-        config: RunConfig,
-        state: TrainerState,
-        dataset: Dataset,
-        plan: Plan,
-        batch_plan: BatchPlan,
-        core_tasks: Sequence[Task] = (),
-        ranks: Ranks | None = None,
-    ) -> None:
-        self.run = run
-        self.config = config
-        self.state = state
-        self.dataset = dataset
-        self.plan = plan
-        self.batch_plan = batch_plan
-        self.core_tasks = core_tasks
-        self.ranks = ranks or Ranks()
-        self.began = time.perf_counter() - state.elapsed
+    config: RunConfig
+    state: TrainerState
+    plan: Plan
+    batch_plan: BatchPlan
+    ranks: Ranks = field(default_factory=Ranks)
+
+
+@dataclass
+class TrainingContext(StepContext):
+    """A training of `run` on `dataset`. `core_tasks` is empty where the run does not measure CORE."""
+
+    run: Run = field(kw_only=True)
+    dataset: Dataset = field(kw_only=True)
+    core_tasks: Sequence[Task] = ()
+
+    def __post_init__(self) -> None:
+        self.started = time.perf_counter() - self.state.elapsed
 
     def event(self, kind: type[Event], /, **values: Any) -> Event:
-        """An event of the present step and second, unless `values` say otherwise."""
-        return kind(**({"step": self.state.step, "elapsed": self.note_time()} | values))
+        """An event of the current step and second, unless `values` say otherwise."""
+        return kind(**({"step": self.state.step, "elapsed": self.update_elapsed()} | values))
 
-    def note_time(self) -> float:
-        """Seconds of training so far; the state is told."""
-        self.state.elapsed = time.perf_counter() - self.began
+    def update_elapsed(self) -> float:
+        """Set `state.elapsed` to the seconds of training so far, and return it."""
+        self.state.elapsed = time.perf_counter() - self.started
         return self.state.elapsed
 
-    def forget_time(self, seconds: float) -> None:
-        """Time in which nothing was trained does not count."""
-        self.began += seconds
+    def exclude_time(self, seconds: float) -> None:
+        """Subtract a pause from the elapsed time."""
+        self.started += seconds

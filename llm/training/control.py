@@ -78,14 +78,14 @@ class CommandHandler:
                 yield self.context.event(Paused, command_id=command.id)
                 paused_at = time.perf_counter()
             elif command.name == "resume" and paused_at:
-                self.context.forget_time(time.perf_counter() - paused_at)
+                self.context.exclude_time(time.perf_counter() - paused_at)
                 paused_at = 0.0
                 yield self.context.event(Resumed, command_id=command.id)
             else:
                 yield from self._carry_out(command)
         self.stopped_in_pause = bool(paused_at)
         if paused_at:
-            self.context.forget_time(time.perf_counter() - paused_at)
+            self.context.exclude_time(time.perf_counter() - paused_at)
 
     def refuse_stop(self, reason: str) -> Event:
         """Give up the requested stop, so that training continues; paused, if the stop came during a pause."""

@@ -74,8 +74,8 @@ def rate_change(run: Run, overrides: Overrides) -> RateChange | None:
     if total is None or total <= step:
         return None
     steps = [*range(step, total, max(1, (total - step) // SAMPLES)), total - 1]
-    rates = [lr_at(index, total, config) * config.train.lr_multiplier for index in steps]
-    last = lr_at(step - 1, started.total_steps, before) * before.train.lr_multiplier
+    rates = [lr_at(index, total, config) for index in steps]
+    last = lr_at(step - 1, started.total_steps, before)
     return RateChange(step, total, last, rates[0], max(rates), rates[-1], config.train.lr)
 
 

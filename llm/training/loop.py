@@ -8,14 +8,12 @@ rank 0 alone executes commands and tasks, and broadcasts its decisions.
 
 from __future__ import annotations
 
-import math
 from collections.abc import Generator, Iterator
 
 from llm.data.batches.prefetch import Prefetcher
 from llm.data.batches.source import BatchSource, batch_source
 from llm.errors import UserError
 from llm.events import Event, Finished
-from llm.optim import lr_at, momentum_at
 from llm.run.checkpoints import newest_step
 from llm.training.commands import CommandQueue
 from llm.training.context import TrainingContext
@@ -23,7 +21,7 @@ from llm.training.control import CommandHandler
 from llm.training.distributed import LossFn
 from llm.training.metrics import StepMetrics
 from llm.training.recovery import Recovery, halve_micro_batch
-from llm.training.step import OutOfMemory, Rows, StepResult, take_step
+from llm.training.step import OutOfMemory, Rows, take_step
 from llm.training.tasks import Tasks
 
 
@@ -79,37 +77,16 @@ class Trainer:
 
     def _step(self, batch: Rows) -> Iterator[Event]:
         """One step and what its number asks for; nothing of that when a stop came between its micro-batches."""
-        result = self._taken(batch)
+        result = take_step(self.context, batch, self.loss_fn, self.commands.is_stop_requested)
         while isinstance(result, OutOfMemory):
             yield halve_micro_batch(self.context)
-            result = self._taken(batch)
+            result = take_step(self.context, batch, self.loss_fn, self.commands.is_stop_requested)
         if result is None:
             return
         yield from self.results.add(result, batch)
         self._note_position()
         if not self.recovery.due:
             yield from self._due()
-
-    def _taken(self, batch: Rows) -> StepResult | OutOfMemory | None:
-        context = self.context
-        train, state = context.config.train, context.state
-        lr = lr_at(state.step, context.batch_plan.steps, context.config) * train.lr_multiplier
-        return take_step(
-            state,
-            batch,
-            context.plan,
-            loss_fn=self.loss_fn,
-            accumulation=context.batch_plan.grad_accum_steps,
-            clip=train.clip,
-            lr=lr,
-            lr_scale=lr / train.lr,
-            momentum=momentum_at(state.step, context.config),
-            seed=train.seed,
-            ranks=context.ranks,
-            # Several ranks agree on a stop only between steps, for none may leave another waiting for its gradients.
-            abandon=self.commands.is_stop_requested if context.ranks.world_size == 1 else lambda: False,
-            loss_limit=state.spikes.baseline(state.step + 1).limit if train.on_spike == "skip" else math.inf,
-        )
 
     def _note_position(self) -> None:
         """Where the next batch begins in the corpus, for the next save: of all ranks, each with streams of its own."""

@@ -75,7 +75,7 @@ class StepMetrics:
         self._grow_loss_scale()
         watch, mode = self.context.state.spikes, self.context.config.train.on_spike
         said = watch.update(result.step, result.loss)
-        if not result.ok:
+        if not result.is_applied:
             yield self._skipped(result, inputs, f"{said}; the weights were left as they were")
         elif said and watch.is_first:
             yield self.context.event(Warned, step=result.step, message=said)
@@ -121,7 +121,7 @@ class StepMetrics:
             tokens_seen=result.tokens_seen,
             loss=result.loss,
             lr=result.lr,
-            lr_multiplier=result.lr / context.config.train.lr,
+            lr_multiplier=result.lr_multiplier,
             grad_norm=result.grad_norm,
             step_ms=seconds * 1000,
             tokens_per_second=rate,

@@ -31,6 +31,7 @@ from llm.environment import settle_process
 from llm.errors import UserError
 from llm.events import Progress, to_line
 from llm.training.batch_plan import BatchPlan, resolve_batch_plan
+from llm.training.context import StepContext
 from llm.training.distributed import Ranks
 from llm.training.setup import build_loss_fn, new_state, resolve_plan
 from llm.training.step import StepResult, take_step
@@ -101,6 +102,7 @@ def preflight(config: RunConfig, home: Path, steps: int = STEPS) -> Generator[Pr
     with memory.watched():
         state = new_state(config, dataset)
         plan = resolve_plan(config, state, dataset, batch_plan, Ranks())
+        context = StepContext(config, state, plan, batch_plan)
         loss_fn, _ = build_loss_fn(state, plan, (config.train.batch_size, batch_plan.seq_len))
         batches = batch_source(
             dataset, config, rows=batch_plan.global_batch_size, seq_len=batch_plan.seq_len, start=0, cursor=None
@@ -109,19 +111,7 @@ def preflight(config: RunConfig, home: Path, steps: int = STEPS) -> Generator[Pr
         for index in range(WARM_UP + steps):
             yield Progress(stage="Measuring steps", done=index, total=WARM_UP + steps, unit="steps")
             began = time.perf_counter()
-            result = take_step(
-                state,
-                batches.batch(index),
-                plan,
-                loss_fn=loss_fn,
-                accumulation=batch_plan.grad_accum_steps,
-                clip=config.train.clip,
-                lr=config.train.lr,
-                lr_scale=1.0,
-                seed=config.train.seed,
-                ranks=Ranks(),
-                abandon=lambda: False,
-            )
+            result = take_step(context, batches.batch(index), loss_fn)
             if not isinstance(result, StepResult):
                 raise UserError("a step does not fit into memory; lower train.batch_size, or fit it to this machine.")
             float(result.loss)  # waits for the device

@@ -219,7 +219,7 @@ def training_events(
     )
     state.rows = batch_plan.global_batch_size
     plan = resolve_plan(config, state, dataset, batch_plan, ranks)
-    context = TrainingContext(run, config, state, dataset, plan, batch_plan, core_tasks, ranks)
+    context = TrainingContext(config, state, plan, batch_plan, ranks, core_tasks, run=run, dataset=dataset)
     loss_fn, warning = settled_loss(context)
     on_live(LiveWeights(run.name, state, dataset.tokenizer, context.plan))
     yield started(context, restored)

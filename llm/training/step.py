@@ -1,4 +1,4 @@
-"""One optimiser step: micro-batches, backward, clipping, update. No value is read off the device here."""
+"""One optimizer step: micro-batches, backward, clipping, update. Nothing here waits for a value on the device."""
 
 from __future__ import annotations
 
@@ -10,164 +10,153 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 
-from llm.device import Plan
-from llm.optim import clip_grad_norm
-from llm.training.checkpoint import TrainerState
-from llm.training.distributed import LossFn, Ranks, no_reduction_unless_last
+from llm.optim import clip_grad_norm, lr_at, lr_multiplier_at, momentum_at
+from llm.training.context import StepContext
+from llm.training.distributed import LossFn, no_reduction_unless_last
 
 Rows = tuple[np.ndarray, np.ndarray]
 
 
 @dataclass(frozen=True)
 class StepResult:
-    """What a step measured: `loss` (nats per token) and `grad_norm` (before clipping), on their way from the device."""
+    """The measurements of a step: `loss` (nats per token) and `grad_norm` (before clipping), read from the device on
+    access. `lr` is the scheduled `train.lr`, and `lr_multiplier` its ratio to `train.lr`."""
 
     step: int
     tokens_seen: int
     lr: float
+    lr_multiplier: float
     loss_limit: float
-    measured: AsyncScalars
+    scalars: AsyncScalars
 
     @property
     def loss(self) -> float:
-        return self.measured.values()[0]
+        return self.scalars.values()[0]
 
     @property
     def grad_norm(self) -> float:
-        return self.measured.values()[1]
+        return self.scalars.values()[1]
 
     @property
-    def ok(self) -> bool:
-        """Whether both are finite and the loss within its limit, without which nothing moved."""
+    def is_applied(self) -> bool:
+        """Whether the update moved the weights: loss and norm are finite, and the loss is within its limit."""
         return math.isfinite(self.loss) and math.isfinite(self.grad_norm) and self.loss <= self.loss_limit
 
 
 @dataclass(frozen=True)
 class OutOfMemory:
-    """The micro-batches of a step did not fit in memory; nothing moved."""
+    """A micro-batch did not fit in memory; the step changed nothing."""
 
 
 class AsyncScalars:
-    """Scalars copied to the host. On CUDA the copy goes to pinned memory, and reading it waits for the copy alone:
-    reading a tensor on the device would wait for every step that was queued since."""
+    """Scalars copied to the host without blocking. On CUDA they go to pinned memory, and reading them waits for that
+    copy alone; reading a device tensor would wait for every step queued since."""
 
     def __init__(self, scalars: Sequence[torch.Tensor]) -> None:
         self.host = list(scalars)
-        self.arrived: torch.cuda.Event | None = None
+        self.copied: torch.cuda.Event | None = None
         if scalars[0].is_cuda:
             packed = torch.stack([scalar.double() for scalar in scalars])
             pinned = torch.empty(packed.shape, dtype=packed.dtype, pin_memory=True)
             pinned.copy_(packed, non_blocking=True)
             self.host = list(pinned)
-            self.arrived = torch.cuda.Event()
-            self.arrived.record()
+            self.copied = torch.cuda.Event()
+            self.copied.record()
 
     def values(self) -> list[float]:
-        if self.arrived is not None:
-            self.arrived.synchronize()
+        if self.copied is not None:
+            self.copied.synchronize()
         return [float(scalar) for scalar in self.host]
 
 
 def take_step(
-    state: TrainerState,
-    batch: Rows,
-    plan: Plan,
-    *,
-    loss_fn: LossFn,
-    accumulation: int,
-    clip: float,
-    lr: float,
-    lr_scale: float,
-    seed: int,
-    ranks: Ranks,
-    abandon: Callable[[], bool],
-    loss_limit: float = math.inf,
-    momentum: float | None = None,
+    context: StepContext, batch: Rows, loss_fn: LossFn, should_abandon: Callable[[], bool] = lambda: False
 ) -> StepResult | OutOfMemory | None:
-    """Train on one batch, (rows, seq_len) inputs and targets, in `accumulation` equal micro-batches.
+    """Train on one batch: this rank's (sequences, seq_len) inputs and targets.
 
-    Of several ranks each passes its own rows; gradients are averaged over ranks with the last micro-batch.
-
-    `lr_scale` multiplies every group's rate; `lr` is only reported. `momentum` is Muon's, where it is scheduled.
-    Returns None when `abandon` said so between micro-batches: the partial gradients are discarded and the state is that
-    of the last completed step. The same goes for a `OutOfMemory`. A loss above `loss_limit`, or one that is not finite,
-    makes a step that moves nothing: the device decides.
+    Returns None when `should_abandon` is true between two micro-batches, and `OutOfMemory` when one does not fit; both
+    discard the partial gradients and leave the state unchanged. A loss that is not finite, or is above the spike limit
+    where `train.on_spike` is "skip", counts as a step but moves no weight: the device decides.
     """
+    state, train, step = context.state, context.config.train, context.state.step
     loss: torch.Tensor | None = None
     fits = True
     try:
-        loss = accumulate_gradients(state, batch, plan, loss_fn, accumulation, seed, ranks, abandon)
+        loss = accumulate_gradients(context, batch, loss_fn, should_abandon)
     except (RuntimeError, MemoryError) as error:
         if not is_out_of_memory(error):
             raise
         fits = False
-    if loss is None:  # here the exception, and with it the memory that its frames held, is gone
+    if loss is None:  # outside `except`: the exception's frames, which hold the memory, are gone here
         state.optimizer.zero_grad()
         return None if fits else OutOfMemory()
-    loss = ranks.mean(loss)
+    loss = context.ranks.mean(loss)
     if state.loss_scale != 1.0:
         for parameter in state.model.parameters():
             if parameter.grad is not None:
                 parameter.grad /= state.loss_scale
-    grad_norm = clip_grad_norm(state.model.parameters(), clip)
-    ok = torch.isfinite(loss) & torch.isfinite(grad_norm) & (loss <= loss_limit)
+    grad_norm = clip_grad_norm(state.model.parameters(), train.clip)
+    loss_limit = state.spikes.baseline(step + 1).limit if train.on_spike == "skip" else math.inf
+    is_applied = torch.isfinite(loss) & torch.isfinite(grad_norm) & (loss <= loss_limit)
+    lr = lr_at(step, context.batch_plan.steps, context.config)
+    multiplier = lr_multiplier_at(step, context.batch_plan.steps, context.config)
     with state.lock:
-        state.optimizer.step(lr_scale, ok, momentum=momentum)
+        state.optimizer.step(multiplier, is_applied, momentum=momentum_at(step, context.config))
         state.step += 1
     state.optimizer.zero_grad()
     state.batch_index += 1
-    state.tokens_seen += batch[0].size * ranks.world_size
-    return StepResult(state.step, state.tokens_seen, lr, loss_limit, AsyncScalars((loss, grad_norm)))
+    state.tokens_seen += batch[0].size * context.ranks.world_size
+    return StepResult(state.step, state.tokens_seen, lr, multiplier, loss_limit, AsyncScalars((loss, grad_norm)))
 
 
 def accumulate_gradients(
-    state: TrainerState,
-    batch: Rows,
-    plan: Plan,
-    loss_fn: LossFn,
-    accumulation: int,
-    seed: int,
-    ranks: Ranks,
-    abandon: Callable[[], bool],
+    context: StepContext, batch: Rows, loss_fn: LossFn, should_abandon: Callable[[], bool] = lambda: False
 ) -> torch.Tensor | None:
-    """Leave a batch's gradients, times `state.loss_scale`, in the parameters; its loss, or None if abandoned."""
+    """Add the gradients of a batch, times `state.loss_scale`, to the parameters; its mean loss, or None if abandoned.
+
+    Gradients are averaged over ranks with the last micro-batch. ValueError unless `grad_accum_steps` micro-batches of
+    equal size make up the batch.
+    """
+    state, plan, count = context.state, context.plan, context.batch_plan.grad_accum_steps
     inputs, targets = batch
-    if accumulation < 1 or len(inputs) < accumulation or len(inputs) % accumulation:
-        raise ValueError(f"{len(inputs)} rows do not make {accumulation} equal micro-batches")
-    size = len(inputs) // accumulation
+    if count < 1 or len(inputs) < count or len(inputs) % count:
+        raise ValueError(f"{len(inputs)} sequences cannot be split into {count} equal micro-batches")
+    size = len(inputs) // count
     loss = torch.zeros((), device=plan.device)
-    for micro in range(accumulation):
-        if micro and abandon():
+    for micro in range(count):
+        # Several ranks stop only between steps: all must take part in the reduction of the gradients.
+        if micro and context.ranks.world_size == 1 and should_abandon():
             return None
         rows = slice(micro * size, (micro + 1) * size)
-        # Dropout must not depend on what happened before: a resumed run draws what an uninterrupted one would.
-        torch.manual_seed(seed_of_micro_batch(seed, state.batch_index, micro, ranks.rank))
-        with no_reduction_unless_last(loss_fn, last=micro == accumulation - 1):
+        # Seeded per micro-batch, so that a resumed run draws the same dropout masks as an uninterrupted one.
+        torch.manual_seed(micro_batch_seed(context.config.train.seed, state.batch_index, micro, context.ranks.rank))
+        with no_reduction_unless_last(loss_fn, last=micro == count - 1):
             with plan.autocast():
                 micro_loss = loss_fn(to_device(inputs[rows], plan.device), to_device(targets[rows], plan.device))
-            micro_loss = micro_loss / accumulation
+            micro_loss = micro_loss / count
             (micro_loss * state.loss_scale).backward()
         loss += micro_loss.detach()
     return loss
 
 
 def is_out_of_memory(error: BaseException) -> bool:
-    """Whether an allocation failed: CUDA has a type for it, the other allocators only words."""
+    """Whether an allocation failed. CUDA raises a type of its own; other allocators are recognized by their message."""
     if isinstance(error, OSError):
         return error.errno == errno.ENOMEM
-    words = ("out of memory", "can't allocate memory", "not enough memory", "bad_alloc")
-    return isinstance(error, torch.OutOfMemoryError | MemoryError) or any(part in str(error) for part in words)
+    messages = ("out of memory", "can't allocate memory", "not enough memory", "bad_alloc")
+    return isinstance(error, torch.OutOfMemoryError | MemoryError) or any(part in str(error) for part in messages)
 
 
-def seed_of_micro_batch(seed: int, batch_index: int, micro: int, rank: int) -> int:
-    """A 63-bit seed of its own for every micro-batch of every rank and run (multiplicative mixing by odd constants)."""
+def micro_batch_seed(seed: int, batch_index: int, micro: int, rank: int) -> int:
+    """A distinct 63-bit seed for every micro-batch of every rank and run (multiplicative mixing by odd constants)."""
     place = micro + (rank << 32)
     mixed = seed * 0x9E3779B97F4A7C15 + batch_index * 0xC2B2AE3D27D4EB4F + place * 0x165667B19E3779F9
     return mixed & 0x7FFF_FFFF_FFFF_FFFF
 
 
 def to_device(array: np.ndarray, device: str) -> torch.Tensor:
-    # Contiguous: a copy from pinned memory overlaps with computation only then, and compiled code is made for strides.
+    """The array as a contiguous tensor on `device`: a copy from pinned memory overlaps with computation only if it is
+    contiguous, and compiled code is specialized on strides."""
     tensor = torch.from_numpy(np.ascontiguousarray(array))
     if device.startswith("cuda"):
         return tensor.pin_memory().to(device, non_blocking=True)

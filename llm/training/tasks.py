@@ -135,7 +135,7 @@ class Tasks:
             for name in ("validation_loss", "perplexity", "bits_per_byte"):
                 state.metrics.pop(name, None)
         best = fresh and state.best_validation_loss == state.metrics["validation_loss"]
-        self.context.note_time()
+        self.context.update_elapsed()
         yield from self.saver.begin(best, command_id)
 
     def snapshot(self, command_id: str) -> Iterator[Event]:

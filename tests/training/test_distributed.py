@@ -20,9 +20,10 @@ from llm.events import StepLogged
 from llm.model.transformer import Transformer
 from llm.optim import build_optimizer
 from llm.run import Run
-from llm.training.batch_plan import resolve_batch_plan, resolve_batch_size
+from llm.training.batch_plan import BatchPlan, resolve_batch_plan, resolve_batch_size
 from llm.training.checkpoint import TrainerState
-from llm.training.distributed import LossModule, Ranks, choose_backend
+from llm.training.context import StepContext
+from llm.training.distributed import LossModule, choose_backend
 from llm.training.run import run_training
 from llm.training.step import take_step
 
@@ -159,6 +160,7 @@ def test_gradients_are_reduced_once_a_step(tmp_path: Path) -> None:
     model = Transformer(resolve_model(config.model, 31))
     model.init_weights(torch.Generator().manual_seed(1))
     state = TrainerState(model, build_optimizer(model, config))
+    context = StepContext(config, state, Plan("cpu", "fp32", 1, False), BatchPlan(3, 8, 8, 4, 0.0, 0))
     reductions = []
     dist.init_process_group("gloo", init_method=f"file://{tmp_path}/store", rank=0, world_size=1)
     try:
@@ -173,19 +175,7 @@ def test_gradients_are_reduced_once_a_step(tmp_path: Path) -> None:
         wrapped.register_comm_hook(None, count)
         tokens = torch.randint(0, 31, (8, 9)).numpy()
         for _ in range(3):
-            take_step(
-                state,
-                (tokens[:, :-1], tokens[:, 1:]),
-                Plan("cpu", "fp32", 1, False),
-                loss_fn=wrapped,
-                accumulation=4,
-                clip=1.0,
-                lr=1e-3,
-                lr_scale=1.0,
-                seed=1,
-                ranks=Ranks(),
-                abandon=lambda: False,
-            )
+            take_step(context, (tokens[:, :-1], tokens[:, 1:]), wrapped)
     finally:
         dist.destroy_process_group()
     assert len(reductions) == 3 * len(set(reductions)), "as many reductions of each bucket as steps, not micro-batches"

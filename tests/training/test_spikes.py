@@ -16,7 +16,7 @@ from llm.training.commands import CommandQueue
 from llm.training.live import LiveWeights
 from llm.training.run import run_training
 from llm.training.spikes import SpikeDetector
-from llm.training.step import seed_of_micro_batch
+from llm.training.step import micro_batch_seed
 
 from .conftest import MakeRun
 from .test_resume import StopAfter, assert_same_end
@@ -30,7 +30,7 @@ def bad_batch(monkeypatch: pytest.MonkeyPatch) -> Callable[..., None]:
     """Multiply the loss of certain batches by nine, whenever they come: a step seeds torch with what it works on."""
 
     def install(*indices: int) -> None:
-        seeds = {seed_of_micro_batch(SEED, index, micro, 0) for index in indices for micro in range(3)}
+        seeds = {micro_batch_seed(SEED, index, micro, 0) for index in indices for micro in range(3)}
         original = Transformer.loss
 
         def loss(

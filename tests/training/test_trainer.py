@@ -35,9 +35,9 @@ from llm.events import (
 )
 from llm.model.transformer import Transformer
 from llm.run import Command, Run
+from llm.training.batch_plan import BatchPlan
 from llm.training.checkpoint import TrainerState
 from llm.training.commands import CommandQueue
-from llm.training.distributed import Ranks
 from llm.training.run import run_training
 from llm.training.step import accumulate_gradients
 
@@ -99,9 +99,9 @@ def test_micro_batches_make_the_same_step(make_run: MakeRun, tmp_path: Path) -> 
 @pytest.mark.parametrize(("rows", "accumulation"), [(2, 4), (6, 4), (4, 0), (0, 1)])
 def test_micro_batches_that_are_empty_or_leave_rows_out_are_an_error(rows: int, accumulation: int) -> None:
     tokens = np.zeros((rows, 8), dtype=np.int64)
-    nothing = Mock()  # it must not come to anything
-    with pytest.raises(ValueError, match=f"{rows} rows do not make {accumulation} equal micro-batches"):
-        accumulate_gradients(nothing, (tokens, tokens), nothing, nothing, accumulation, 1, Ranks(), lambda: False)
+    context = Mock(batch_plan=BatchPlan(1, rows, 8, accumulation, 0.0, 0))
+    with pytest.raises(ValueError, match=f"{rows} sequences cannot be split into {accumulation} equal micro-batches"):
+        accumulate_gradients(context, (tokens, tokens), loss_fn=Mock())
 
 
 def test_the_last_step_is_sampled_once(make_run: MakeRun, tmp_path: Path) -> None:

@@ -31,8 +31,9 @@ from llm.limits import usable_cores
 from llm.model.counts import flops_per_token, parameters
 from llm.model.transformer import Transformer
 from llm.optim import build_optimizer
+from llm.training.batch_plan import resolve_batch_plan
 from llm.training.checkpoint import TrainerState
-from llm.training.distributed import Ranks
+from llm.training.context import StepContext
 from llm.training.step import Rows, StepResult, take_step, to_device
 from workbench.bench.decode import Speed, cpu_name
 from workbench.bench.peers import (
@@ -171,17 +172,16 @@ def first_losses(step: TrainStep, shape: Shape, batches: list[Rows]) -> tuple[fl
 def our_step(model: Transformer, plan: Plan) -> TrainStep:
     """What a run does between two logged lines."""
     model = deepcopy(model).to(plan.device).train()
-    state = TrainerState(model, build_optimizer(model, our_settings()))
+    config = our_settings()
+    state = TrainerState(model, build_optimizer(model, config))
+    context = StepContext(config, state, plan, resolve_batch_plan(config, model.config.vocab_size, train_tokens=0))
     loss_fn = torch.compile(model.loss, dynamic=False) if plan.compiled else model.loss
 
     def step(batch: Rows) -> Tensor:
-        result = take_step(
-            state, batch, plan, loss_fn=loss_fn, accumulation=1, clip=CLIP, lr=LR, lr_scale=1.0, seed=0, ranks=Ranks(),
-            abandon=lambda: False,
-        )  # fmt: skip
+        result = take_step(context, batch, loss_fn)
         if not isinstance(result, StepResult):
             raise UserError("a step does not fit into memory; name a smaller model with --shapes.")
-        return result.measured.host[0]
+        return result.scalars.host[0]
 
     return step
 
@@ -192,7 +192,8 @@ def our_settings() -> RunConfig:
     return from_mapping(
         {
             "optim": {"kind": "adamw", "beta1": beta1, "beta2": beta2, "weight_decay": WEIGHT_DECAY},
-            "train": {"lr": LR, "clip": CLIP},
+            "train": {"lr": LR, "clip": CLIP, "steps": 1},
+            "schedule": {"kind": "constant", "warmup_steps": 0, "warmup_ratio": 0.0},
         }
     )
 

@@ -69,7 +69,8 @@ def figures(
     shape = f"{model.n_layer} layers × {model.d_model}, {model.n_head} heads, context {model.context}"
     memory = memory_words(guess, speed)
     micro = f" in {batch_plan.grad_accum_steps} micro-batches" if batch_plan.grad_accum_steps > 1 else ""
-    steps = f"{'about ' if guess.length_is_guess else ''}{batch_plan.steps:,} steps, {format_count(guess.total_tokens)} tokens"
+    guessed = "about " if guess.length_is_guess else ""
+    steps = f"{guessed}{batch_plan.steps:,} steps, {format_count(guess.total_tokens)} tokens"
     if data is not None and data.is_prepared:
         steps += f", {guess.total_tokens / data.train_tokens:.2g} passes over the text"
     return [
