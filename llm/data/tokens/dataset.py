@@ -13,13 +13,12 @@ from llm.data.background import in_background, summed
 from llm.data.text.parquet import RowGroups
 from llm.data.tokens.shards import JoinedTokens, ShardedTokens, TokenSplit, check_length
 from llm.data.tokens.sources import Source, StreamSource
-from llm.data.tokens.token_files import TokenCorpus, joined, portions
+from llm.data.tokens.token_files import TokenCorpus, decoded_bytes, join_token_files
 from llm.data.tokens.verification import unverified, verify_files
 from llm.errors import UserError
 from llm.events import Progress
 from llm.reader import WRONG_SHAPE, load_json
 from llm.tokenizer import Tokenizer, load_tokenizer
-from llm.tokenizer.textbytes import TextBytes
 
 INDEX = "dataset.json"
 VALIDATION_TEXT = "validation.txt"
@@ -81,36 +80,44 @@ def load_split(folder: Path, index: Mapping[str, Any], name: str, tokenizer: Tok
     paths = list(token_files(folder, record, name))
     tokens: JoinedTokens
     if "chunks" in record:
-        tokens = joined(SPLITS[name], paths, tokenizer.vocab_size, int(record["bytes"]))
+        tokens = join_token_files(SPLITS[name], paths, tokenizer.vocab_size, int(record["bytes"]))
         if len(tokens) != record["tokens"]:
             raise ValueError(f"{len(tokens)} tokens where there were {record['tokens']}")
     else:
         tokens = ShardedTokens(SPLITS[name], paths, int(record["bytes"]))
     if tokenizer.text_changes():
-        spelled = int(record["spelled"]) if "spelled" in record else spelled_bytes(tokens, tokenizer)
+        spelled = int(record["spelled"]) if "spelled" in record else decoded_bytes(tokens, tokenizer)
         tokens.bytes_scale = int(record["bytes"]) / max(1, spelled)
     return tokens
 
 
-def token_files(folder: Path, record: Mapping[str, Any], name: str) -> list[Path]:
-    """The files of one split. ValueError if the index names files outside the folder."""
+def token_files(folder: Path, record: Mapping[str, Any], name: str) -> dict[Path, str]:
+    """The files of one split with the sha256 in the index: that of chunks, "" for shards and for chunks of 0.1.0.
+    ValueError if the index names files outside the folder or the lists differ in length."""
     names = record["chunks"] if "chunks" in record else record["shards"]
     if not names or not all(isinstance(stem, str) and STEM.fullmatch(stem) for stem in names):
         raise ValueError(f"{names!r:.40} are no names of token files")
-    return [folder / name / f"{stem}.dat" if "chunks" in record else folder / f"{stem}.bin" for stem in names]
+    if "chunks" not in record:
+        return {folder / f"{stem}.bin": "" for stem in names}
+    checksums = map(str, record.get("sha256") or [""] * len(names))
+    return {folder / name / f"{stem}.dat": sha256 for stem, sha256 in zip(names, checksums, strict=True)}
 
 
-def all_token_files(folder: Path, index: Mapping[str, Any]) -> list[Path]:
-    """The token files in the folder of a dataset; none if the dataset reads another program's files elsewhere."""
+def all_token_files(folder: Path, index: Mapping[str, Any]) -> dict[Path, str]:
+    """The token files in the folder of a dataset, as in `token_files`; none if the dataset reads another program's
+    files elsewhere."""
     if "files" in index:
-        return []
-    return [path for name in SPLITS for path in token_files(folder, index["splits"][name], name)]
+        return {}
+    return token_files(folder, index["splits"]["train"], "train") | token_files(
+        folder, index["splits"]["validation"], "validation"
+    )
 
 
 def verify_dataset(dataset: Dataset) -> Generator[Progress, None, None]:
     """Read in full the token files that were not verified since they changed; UserError names a damaged one. Files of
     other programs are verified when they are prepared."""
-    waiting = unverified(dataset.path, all_token_files(dataset.path, load_json(dataset.path / INDEX)))
+    files = all_token_files(dataset.path, load_json(dataset.path / INDEX))
+    waiting = {path: files[path] for path in unverified(dataset.path, files)}
     if waiting:
         yield from in_background(
             lambda report: verify_files(dataset.path, waiting, dataset.tokenizer.vocab_size, summed(report)),
@@ -123,9 +130,3 @@ def check_lengths(dataset: Dataset, config: RunConfig) -> None:
     """UserError if a split is too short for one window of `config`."""
     for split in (dataset.train, dataset.validation):
         check_length(split, config.train.seq_len or config.model.context)
-
-
-def spelled_bytes(tokens: TokenSplit, tokenizer: Tokenizer) -> int:
-    """UTF-8 bytes of the decoded tokens. They differ from those of the text if the tokenizer rewrites text."""
-    text = TextBytes(tokenizer)
-    return sum(int(text.counts(*part).sum()) for part in portions(tokens, text.beginning))

@@ -21,7 +21,6 @@ from llm.data.tokens.dataset import (
     check_lengths,
     load_dataset,
     load_split,
-    spelled_bytes,
     verify_dataset,
 )
 from llm.data.tokens.encoders import make_encoder
@@ -29,10 +28,10 @@ from llm.data.tokens.fingerprint import VERSION, dataset_fingerprint, index_sett
 from llm.data.tokens.shards import write_synced
 from llm.data.tokens.sources import Source, StreamSource, TextSource, open_source, trains_tokenizer
 from llm.data.tokens.staging import staging_folder
-from llm.data.tokens.token_files import TokenCorpus, needs_tokenizer
+from llm.data.tokens.token_files import TokenCorpus, decoded_bytes, needs_tokenizer
 from llm.data.tokens.tokenize import SplitWriter, tokenize
 from llm.data.tokens.train_tokenizer import learn
-from llm.data.tokens.verification import remember_all
+from llm.data.tokens.verification import record_written
 from llm.errors import UserError
 from llm.events import Progress
 from llm.reader import WRONG_SHAPE, load_json
@@ -62,7 +61,7 @@ def prepare(config: RunConfig, home: Path, known: str = "") -> Generator[Progres
             index |= {"version": VERSION, "fingerprint": fingerprint, "corpus": source.name}
             index["made_with"] = index_settings(config)
             write_synced(folder / INDEX, json.dumps(index, indent=1).encode())
-            remember_all(folder, all_token_files(folder, index))
+            record_written(folder, all_token_files(folder, index))
     dataset = load_dataset(target, source)
     yield from verify_dataset(dataset)
     check_lengths(dataset, config)
@@ -158,7 +157,7 @@ def make_from_text(
     index["splits"] = {"train": train.record(), "validation": validation.record()}
     if tokenizer.text_changes():
         for name, record in index["splits"].items():
-            record["spelled"] = spelled_bytes(load_split(folder, index, name, tokenizer), tokenizer)
+            record["spelled"] = decoded_bytes(load_split(folder, index, name, tokenizer), tokenizer)
     return index
 
 

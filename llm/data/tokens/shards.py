@@ -1,7 +1,7 @@
-"""Token files: raw little-endian ids in `NAME.bin`, and `NAME.json` beside it saying what they are.
+"""Token files: little-endian ids in `NAME.bin`, described by a header in `NAME.json`.
 
-A split of a data set is several such shards read as one long sequence, piece by piece, so that its size costs neither
-memory nor descriptors. The header is written after the ids are on disk: no header, no shard.
+A split of a dataset is a sequence of such shards, read in pieces, so that its size costs neither memory nor file
+descriptors. The header is written after the ids are on disk: a shard without a header is incomplete.
 """
 
 from __future__ import annotations
@@ -9,7 +9,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import BinaryIO, Protocol
@@ -23,37 +23,37 @@ from llm.reader import WRONG_SHAPE, Malformed, load_json
 
 FORMAT = "llm-workbench tokens"
 VERSION = 1
-LARGEST_HEADER = 1 << 12
+MAX_HEADER_BYTES = 1 << 12
 SHARD_TOKENS = 1 << 26
-VERIFY_TOKENS = 1 << 22
+BLOCK_TOKENS = 1 << 22  # read at once when all of a file is read
 
 Tokens = NDArray[np.unsignedinteger]
 
 
 class TokenSplit(Protocol):
-    """A long sequence of token ids, wherever it is stored."""
+    """A long sequence of token ids, stored anywhere."""
 
     @property
     def name(self) -> str:
-        """What to call it in a message, such as "training"."""
+        """Its name in messages, such as "training"."""
 
     @property
     def bytes(self) -> int:
-        """UTF-8 bytes of the text the tokens stand for; separators count none."""
+        """UTF-8 bytes of the text; separators count none."""
 
     @property
     def bytes_scale(self) -> float:
-        """Bytes of the text itself for each byte that the tokens spell: not 1 where a tokenizer rewrites text."""
+        """Bytes of the text per byte of the decoded tokens: not 1 if the tokenizer rewrites text."""
 
     @property
     def dtype(self) -> np.dtype[np.unsignedinteger]:
-        """The type `read` returns."""
+        """The type that `read` returns."""
 
     def __len__(self) -> int:
         """Number of tokens."""
 
     def read(self, start: int, stop: int) -> Tokens:
-        """Tokens [start, stop), exactly stop - start of them. IndexError outside the sequence."""
+        """Tokens [start, stop), (stop - start,). IndexError outside the sequence."""
 
 
 def check_length(split: TokenSplit, seq_len: int) -> None:
@@ -67,7 +67,8 @@ def check_length(split: TokenSplit, seq_len: int) -> None:
 
 @dataclass(frozen=True)
 class Header:
-    """What a shard's JSON file says. `vocabulary` is the tokenizer's fingerprint, `sha256` that of the .bin file."""
+    """The fields of a shard's JSON file. `vocabulary` is the tokenizer's fingerprint, `sha256` that of the .bin
+    file."""
 
     count: int
     dtype: str
@@ -86,8 +87,8 @@ def dtype_for(vocab_size: int) -> np.dtype[np.unsignedinteger]:
 class ShardWriter:
     """Writes a stream of ids into `DIRECTORY/STEM-00000.bin`, `-00001.bin`, … with a header each.
 
-    Memory stays bounded by the largest single `write`. An id outside the vocabulary is refused with its shard and
-    offset. Call `close` to finish the last shard.
+    Memory is bounded by the largest single `write`. An id outside the vocabulary raises UserError with the shard and
+    the offset. Call `close` to finish the last shard.
     """
 
     suffix = ".bin"
@@ -105,7 +106,7 @@ class ShardWriter:
         self._digest = hashlib.sha256()
 
     def write(self, ids: Sequence[int] | NDArray[np.integer]) -> None:
-        """Append `ids`, beginning a new shard whenever one is full."""
+        """Append `ids`, starting a new shard when one is full."""
         tokens = np.asarray(ids, dtype=np.int64)
         while len(tokens):
             if self._file is None:
@@ -113,7 +114,7 @@ class ShardWriter:
                 self._file = self._path(self.suffix).open("wb")
             part, tokens = np.split(tokens, [self.shard_tokens - self._count])
             path = self._path(self.suffix)
-            check_ids(part, self.vocab_size, path, self._count, remedy(path))
+            check_ids(part, self.vocab_size, path, self._count, remedy(path.parent))
             raw = part.astype(self.dtype).tobytes()
             self._file.write(raw)
             self._digest.update(raw)
@@ -123,23 +124,27 @@ class ShardWriter:
                 self._finish()
 
     def close(self) -> None:
-        """Finish the shard being written; safe to call twice."""
+        """Finish the current shard; safe to call twice."""
         if self._file is not None:
             self._finish()
+
+    def record(self) -> dict[str, list[str]]:
+        """The entries of the index that name the files."""
+        return {"shards": self.names}
 
     def _finish(self) -> None:
         assert self._file is not None
         self._file.flush()
         os.fsync(self._file.fileno())
         self._file.close()
-        self._describe()
+        self._describe(self._digest.hexdigest())
         self._file, self._count, self._digest = None, 0, hashlib.sha256()
 
     def _name(self, index: int) -> str:
         return f"{self.stem}-{index:05d}"
 
-    def _describe(self) -> None:
-        header = Header(self._count, self.dtype.name, self.vocab_size, self.vocabulary, self._digest.hexdigest())
+    def _describe(self, sha256: str) -> None:
+        header = Header(self._count, self.dtype.name, self.vocab_size, self.vocabulary, sha256)
         write_synced(self._path(".json"), json.dumps(asdict(header), indent=1).encode())
 
     def _path(self, suffix: str) -> Path:
@@ -149,21 +154,20 @@ class ShardWriter:
 class Shard:
     """One token file, its size checked against its header.
 
-    Raises UserError, naming the file and the lengths, when the file is missing, empty, cut short, has odd bytes over,
-    or is of an unknown format. With `verify` every id is checked against the vocabulary and the file against its
-    sha256.
+    UserError names the file and the lengths if the file is missing, empty, truncated, has extra bytes or an unknown
+    format. With `verify`, every id is checked against the vocabulary and the file against its sha256.
     """
 
     def __init__(self, path: Path, *, verify: bool = False, files: OpenFiles | None = None) -> None:
-        self.path = path
+        self.path, self.remedy = path, remedy(path.parent)
         self._files = files or OpenFiles()
-        self.header = read_header(path.with_suffix(".json"), remedy(path))
+        self.header = read_header(path.with_suffix(".json"), self.remedy)
         self.dtype = dtype_for(self.header.vocab_size)
         self.expected = self.header.count * self.dtype.itemsize
         try:
             size = path.stat().st_size
         except OSError as error:
-            raise UserError(f"The token file {path} cannot be read ({error.strerror}); {remedy(path)}") from error
+            raise UserError(f"The token file {path} cannot be read ({error.strerror}); {self.remedy}") from error
         self._check_size(size)
         if verify:
             self.verify()
@@ -182,23 +186,17 @@ class Shard:
         if size != self.expected or not size:
             raise UserError(
                 f"The token file {self.path} has {size:,} bytes where its header promises {self.expected:,} "
-                f"({self.header.count:,} tokens of {self.dtype.itemsize} bytes); {remedy(self.path)}"
+                f"({self.header.count:,} tokens of {self.dtype.itemsize} bytes); {self.remedy}"
             )
 
     def verify(self, advance: Callable[[int], object] = lambda size: None) -> None:
-        """Look at every id and compare the file with its sha256; `advance` is called with the bytes read."""
-        digest = hashlib.sha256()
-        for start in range(0, len(self), VERIFY_TOKENS):
-            tokens = self.read(start, start + VERIFY_TOKENS)
-            check_ids(tokens, self.header.vocab_size, self.path, start, remedy(self.path))
-            digest.update(tokens.data)
-            advance(tokens.nbytes)
-        if digest.hexdigest() != self.header.sha256:
-            raise UserError(f"The token file {self.path} differs from what was written; {remedy(self.path)}")
+        """Check every id and the sha256; `advance` is called with the number of bytes read."""
+        blocks = (self.read(start, start + BLOCK_TOKENS) for start in range(0, len(self), BLOCK_TOKENS))
+        verify_tokens(self.path, blocks, self.header.vocab_size, self.header.sha256, self.remedy, advance)
 
 
 class TokenPiece(Protocol):
-    """A part of a sequence that is stored by itself."""
+    """A part of a sequence, stored separately."""
 
     def __len__(self) -> int:
         """Number of tokens."""
@@ -222,14 +220,14 @@ class JoinedTokens:
         return int(self._starts[-1])
 
     def read(self, start: int, stop: int) -> Tokens:
-        """Tokens [start, stop), across the borders of pieces; only pieces that hold some of them are touched."""
+        """Tokens [start, stop), across pieces; reads only the pieces that hold some of them."""
         if not 0 <= start <= stop <= len(self):
             raise IndexError(f"tokens {start} to {stop} of {len(self)}")
         index = int(np.searchsorted(self._starts, start, side="right")) - 1
         parts = []
         while start < stop:
-            piece, begins = self.pieces[index], int(self._starts[index])
-            part = piece.read(start - begins, min(stop - begins, len(piece)))
+            piece, first = self.pieces[index], int(self._starts[index])
+            part = piece.read(start - first, min(stop - first, len(piece)))
             parts.append(part)
             start += len(part)
             index += 1
@@ -243,12 +241,15 @@ class ShardedTokens(JoinedTokens):
         files = OpenFiles()
         shards = [Shard(path, verify=verify, files=files) for path in paths]
         if len({(shard.header.vocabulary, shard.dtype) for shard in shards}) > 1:
-            raise UserError(f"The token files beside {paths[0]} come from different tokenizers; {remedy(paths[0])}")
+            raise UserError(
+                f"The token files in {paths[0].parent} come from different tokenizers; {remedy(paths[0].parent)}"
+            )
         super().__init__(name, shards, text_bytes, shards[0].dtype if shards else dtype_for(1))
 
 
 def check_ids(tokens: NDArray[np.integer], vocab_size: int, path: Path, offset: int, advice: str) -> None:
-    """UserError naming file and offset when an id is not below `vocab_size`. `offset`: place of tokens[0]."""
+    """UserError names the file and the offset of the first id that is not below `vocab_size`. `offset` is that of
+    tokens[0]."""
     if len(tokens) and (tokens.max() >= vocab_size or tokens.min() < 0):
         place = int(np.argmax((tokens >= vocab_size) | (tokens < 0)))
         raise UserError(
@@ -257,52 +258,74 @@ def check_ids(tokens: NDArray[np.integer], vocab_size: int, path: Path, offset: 
         )
 
 
+def verify_tokens(
+    path: Path,
+    blocks: Iterable[NDArray[np.integer]],
+    vocab_size: int,
+    sha256: str,
+    advice: str,
+    advance: Callable[[int], object],
+) -> None:
+    """Check every id in `blocks`, which are the content of `path`, and its sha256 unless that is "" (unknown).
+
+    `advance` is called with the number of bytes read. UserError ends in `advice`.
+    """
+    digest, offset = hashlib.sha256(), 0
+    for tokens in blocks:
+        check_ids(tokens, vocab_size, path, offset, advice)
+        digest.update(tokens.data)
+        offset += len(tokens)
+        advance(tokens.nbytes)
+    if sha256 and digest.hexdigest() != sha256:
+        raise UserError(f"The token file {path} differs from what was written; {advice}")
+
+
 def is_header(path: Path) -> bool:
-    """Whether a file is the header of a shard: another program may keep something else under that name."""
+    """Whether a file is the header of a shard; another program may use the same name for something else."""
     try:
-        record = load_json(path, LARGEST_HEADER)
+        record = load_json(path, MAX_HEADER_BYTES)
     except (OSError, Malformed):
         return False
     return isinstance(record, dict) and record.get("format") == FORMAT
 
 
 def read_header(path: Path, advice: str) -> Header:
-    """The header in a shard's JSON file. UserError, which ends in `advice`, when it is missing, damaged, or newer than
-    this program."""
+    """The header in a shard's JSON file. UserError ends in `advice` if it is missing, damaged or newer than this
+    version."""
     try:
-        record = load_json(path, LARGEST_HEADER)
+        record = load_json(path, MAX_HEADER_BYTES)
         header = Header(**{name: record[name] for name in Header.__dataclass_fields__})
-        check_kinds(header)
+        check_types(header)
     except OSError as error:
         raise UserError(f"The token header {path} cannot be read ({error.strerror}); {advice}") from error
     except WRONG_SHAPE as error:
         raise UserError(f"The token header {path} is damaged; {advice}") from error
     if (header.format, header.version) != (FORMAT, VERSION):
-        raise UserError(f"The token header {path} is of a format this version does not know; {advice}")
+        raise UserError(f"The token header {path} has a format this version does not know; {advice}")
     if header.dtype != dtype_for(header.vocab_size).name or header.count <= 0:
         raise UserError(
             f"The token header {path} promises {header.count} tokens of {header.dtype} for a vocabulary of "
-            f"{header.vocab_size}, which cannot be; {advice}"
+            f"{header.vocab_size}, which is impossible; {advice}"
         )
     return header
 
 
-def check_kinds(header: Header) -> None:
-    """TypeError unless every field of a header is of its kind."""
+def check_types(header: Header) -> None:
+    """TypeError unless every field of a header has its type."""
     numbers = (header.count, header.vocab_size, header.version)
     texts = (header.dtype, header.vocabulary, header.sha256, header.format)
     if not all(type(number) is int for number in numbers) or not all(isinstance(text, str) for text in texts):
-        raise TypeError("a field of the wrong kind")
+        raise TypeError("a field of the wrong type")
 
 
 def write_synced(path: Path, content: bytes) -> None:
-    """Write a file and wait until it is on disk. Not atomic: for use inside a directory still to be published."""
+    """Write a file and wait until it is on disk. Not atomic: for a directory that is not published yet."""
     with path.open("wb") as file:
         file.write(content)
         file.flush()
         os.fsync(file.fileno())
 
 
-def remedy(path: Path) -> str:
-    """What to do about a damaged file of a prepared data set."""
-    return f"delete the folder {path.parent} and it will be made again."
+def remedy(folder: Path) -> str:
+    """What to do about a damaged file in the folder of a tokenized dataset."""
+    return f"delete the folder {folder} and it will be made again."

@@ -1,13 +1,13 @@
-"""Token files that other programs write, read directly where they lie, and one layout of theirs written here.
+"""Token files of other programs, read in place, and one of their layouts that this program can write.
 
 - `*.npy`: one dimension of any integer type (numpy).
 - `encoded_tokens_chunk_K.dat`: int32 without a header, K counting from 0 (the CS336 lecture).
-- `*.bin` that begins with 256 int32, of which the first three are magic, version and count: uint16 (llm.c,
+- `*.bin` with a header of 256 int32, of which the first three are magic, version and count: uint16 (llm.c,
   modded-nanogpt).
-- `*.bin` with a `.json` of our own beside it (`shards`): as that says.
+- `*.bin` with the `.json` header of a shard (`shards`): as the header says.
 - Any other `*.bin`: uint16 without a header (nanoGPT, llama2.c).
 
-All integers are little-endian, unless a .npy file says otherwise.
+All integers are little-endian, except in a .npy file that says otherwise.
 """
 
 from __future__ import annotations
@@ -27,15 +27,15 @@ from llm.data.text.corpora import digest
 from llm.data.text.text_files import FileHashes, opened
 from llm.data.tokens.open_files import OpenFiles
 from llm.data.tokens.shards import (
-    VERIFY_TOKENS,
+    BLOCK_TOKENS,
     JoinedTokens,
     ShardWriter,
     Tokens,
     TokenSplit,
-    check_ids,
     dtype_for,
     is_header,
     read_header,
+    verify_tokens,
 )
 from llm.data.tokens.token_paths import CHUNK, HEADER_MAGIC, token_sides
 from llm.errors import ConfigError, Problem, UserError
@@ -43,12 +43,12 @@ from llm.tokenizer import Tokenizer
 from llm.tokenizer.textbytes import TextBytes
 
 HEADER_VERSION, HEADER_BYTES = 1, 256 * 4
-# What numpy's reader raises at a damaged header, which it parses as a Python literal.
+# What numpy raises at a damaged header, which it parses as a Python literal.
 NOT_NPY = (ValueError, SyntaxError, tokenize.TokenError, TypeError, LookupError, RecursionError, MemoryError)
 
 
 class Layout(NamedTuple):
-    """Where the ids lie in a file: `tokens` of `dtype` from byte `offset` on."""
+    """The place of the ids in a file: `tokens` of `dtype` from byte `offset` on."""
 
     dtype: np.dtype[np.integer]
     offset: int
@@ -56,9 +56,9 @@ class Layout(NamedTuple):
 
 
 class TokenFile:
-    """One token file. Raises UserError, naming the file and the lengths, where they do not agree or there is nothing.
+    """One token file. UserError names the file and the lengths if they disagree or the file is empty.
 
-    `read` returns the narrowest unsigned type for `vocab_size`; ids are taken on trust, `verify` looks at all of them.
+    `read` returns the narrowest unsigned type for `vocab_size`. It does not check ids; `verify` checks them all.
     """
 
     def __init__(self, path: Path, vocab_size: int, files: OpenFiles | None = None) -> None:
@@ -77,25 +77,28 @@ class TokenFile:
         return self.stored(start, stop).astype(self.dtype)
 
     def stored(self, start: int, stop: int) -> NDArray[np.integer]:
-        """The same as they are stored."""
+        """The same in the type they are stored in."""
         dtype, offset, count = self.layout
         wanted = max(0, min(stop, count) - start) * dtype.itemsize
         raw, now = self._files.read(self.path, offset + start * dtype.itemsize, wanted)
         if now < self._size:
-            raise UserError(f"The token file {self.path} shrank from {self._size:,} to {now:,} bytes; bring it back.")
+            raise UserError(f"The token file {self.path} shrank from {self._size:,} to {now:,} bytes; restore it.")
         return np.frombuffer(bytearray(raw), dtype=dtype)
 
-    def verify(self, advance: Callable[[int], None]) -> None:
-        """Look at every id; UserError names file and offset of the first outside the vocabulary."""
-        advice = "give the tokenizer that made this file (tokenizer.path)."
-        for start in range(0, len(self), VERIFY_TOKENS):
-            tokens = self.stored(start, start + VERIFY_TOKENS)
-            check_ids(tokens, self.vocab_size, self.path, start, advice)
-            advance(tokens.nbytes)
+    def verify(
+        self,
+        advance: Callable[[int], None],
+        advice: str = "give the tokenizer that made this file (tokenizer.path).",
+        sha256: str = "",
+    ) -> None:
+        """Check every id, and the sha256 of the ids if given; `advance` is called with the number of bytes read.
+        UserError names the file and the offset, and ends in `advice`."""
+        blocks = (self.stored(start, start + BLOCK_TOKENS) for start in range(0, len(self), BLOCK_TOKENS))
+        verify_tokens(self.path, blocks, self.vocab_size, sha256, advice, advance)
 
 
 class TokenRange:
-    """Tokens [start, stop) of another sequence, as a sequence."""
+    """A TokenSplit of tokens [start, stop) of another one."""
 
     bytes_scale = 1.0
 
@@ -114,24 +117,32 @@ class TokenRange:
 
 
 class ChunkWriter(ShardWriter):
-    """Writes ids as the CS336 lecture's code does: files of `shard_tokens` int32 without headers."""
+    """Writes ids like the code of the CS336 lecture: files of `shard_tokens` int32 without headers.
+
+    `checksums` are the sha256 of the finished files.
+    """
 
     suffix = ".dat"
 
     def __init__(self, directory: Path, *, vocab_size: int, vocabulary: str, shard_tokens: int) -> None:
         super().__init__(directory, "", vocab_size=vocab_size, vocabulary=vocabulary, shard_tokens=shard_tokens)
+        self.checksums: list[str] = []
         directory.mkdir()
         self.dtype = np.dtype("<i4")  # type: ignore[assignment]  # ids fit: they are below 2^31
 
     def _name(self, index: int) -> str:
         return f"encoded_tokens_chunk_{index}"
 
-    def _describe(self) -> None:
-        """No header."""
+    def _describe(self, sha256: str) -> None:
+        self.checksums.append(sha256)
+
+    def record(self) -> dict[str, list[str]]:
+        return {"chunks": self.names, "sha256": self.checksums}
 
 
 class TokenCorpus:
-    """Token files in the place of text: `data.corpus`, and what of it or of `data.validation` is held out."""
+    """Token files instead of text: those of `data.corpus`, and for validation those of `data.validation` or a share of
+    the corpus."""
 
     def __init__(self, data: DataConfig, home: Path) -> None:
         self.names, self.fraction = (data.corpus, data.validation), data.validation_fraction
@@ -140,11 +151,11 @@ class TokenCorpus:
 
     @classmethod
     def from_record(cls, record: Mapping[str, Any]) -> TokenCorpus:
-        """The same files again, where they were when `record` said so."""
+        """The files at the paths in `record`."""
         return cls(DataConfig(**record, format="tokens"), Path())
 
     def record(self) -> dict[str, Any]:
-        """What `from_record` needs, as plain JSON."""
+        """The input of `from_record`, as plain JSON."""
         corpus, validation = (str(Path(name).expanduser().absolute()) if name else "" for name in self.names)
         return {"corpus": corpus, "validation": validation, "validation_fraction": self.fraction}
 
@@ -157,61 +168,64 @@ class TokenCorpus:
         return sum(path.stat().st_size for path in [*self.train_paths, *self.validation_paths])
 
     def fingerprint(self, advance: Callable[[int], None] = lambda size: None) -> str:
-        """Hexadecimal digest of what decides the tokens. `advance` is told of bytes read to find it."""
+        """Hexadecimal digest of what decides the tokens. `advance` is called with the number of bytes read."""
         sides = (self.train_paths, self.validation_paths)
         return digest("tokens", *(digest(*(self._hashes.of(path, advance) for path in paths)) for paths in sides))
 
     def splits(self, vocab_size: int, records: Mapping[str, Any]) -> tuple[TokenSplit, TokenSplit]:
-        """The training and the validation tokens; `records` says the bytes of text of each side."""
-        train_bytes, held_out_bytes = (records[name]["bytes"] for name in ("train", "validation"))
-        train = joined("training", self.train_paths, vocab_size, train_bytes)
+        """The training and the validation tokens; `records` has the bytes of text of each split."""
+        train_bytes, validation_bytes = (records[name]["bytes"] for name in ("train", "validation"))
+        train = join_token_files("training", self.train_paths, vocab_size, train_bytes)
         if self.validation_paths:
-            return train, joined("validation", self.validation_paths, vocab_size, held_out_bytes)
+            return train, join_token_files("validation", self.validation_paths, vocab_size, validation_bytes)
         cut = int((1 - self.fraction) * len(train))
         return (
             TokenRange("training", train, 0, cut, train_bytes),
-            TokenRange("validation", train, cut, len(train), held_out_bytes),
+            TokenRange("validation", train, cut, len(train), validation_bytes),
         )
 
-    def verify(self, tokenizer: Tokenizer, held_out_text: Path, advance: Callable[[int], None]) -> dict[str, Any]:
-        """What `splits` needs to know, after a look at every token; the held-out ones are written as text.
+    def verify(self, tokenizer: Tokenizer, text_path: Path, advance: Callable[[int], None]) -> dict[str, Any]:
+        """Check every token and write the validation tokens to `text_path` as text; returns the records of `splits`.
 
-        UserError names file and offset of the first id outside the vocabulary.
+        UserError names the file and the offset of the first id outside the vocabulary.
         """
         for path in [*self.train_paths, *self.validation_paths]:
             TokenFile(path, tokenizer.vocab_size).verify(advance)
-        none = {"bytes": 0}
-        train, held_out = self.splits(tokenizer.vocab_size, {"train": none, "validation": none})
+        empty = {"bytes": 0}
+        train, validation = self.splits(tokenizer.vocab_size, {"train": empty, "validation": empty})
         text = TextBytes(tokenizer)
-        with held_out_text.open("wb") as file:
-            for tokens, before in portions(held_out, text.beginning):
+        with text_path.open("wb") as file:
+            for tokens, before in blocks_with_previous(validation, text.beginning):
                 file.write(text.text(tokens, before))
-        sides = {"train": train, "validation": held_out}
         return {
-            name: {"bytes": sum(int(text.counts(*part).sum()) for part in portions(side, text.beginning))}
-            | {"tokens": len(side)}
-            for name, side in sides.items()
+            name: {"bytes": decoded_bytes(split, tokenizer), "tokens": len(split)}
+            for name, split in {"train": train, "validation": validation}.items()
         }
 
 
-def portions(split: TokenSplit, beginning: int) -> Iterator[tuple[Tokens, Tokens]]:
-    """All of a sequence, in stretches of bounded size, each with the tokens one place before; `beginning`: what stands
-    before the first."""
+def decoded_bytes(split: TokenSplit, tokenizer: Tokenizer) -> int:
+    """UTF-8 bytes of the decoded tokens. They differ from those of the text if the tokenizer rewrites text."""
+    text = TextBytes(tokenizer)
+    return sum(int(text.counts(*block).sum()) for block in blocks_with_previous(split, text.beginning))
+
+
+def blocks_with_previous(split: TokenSplit, beginning: int) -> Iterator[tuple[Tokens, Tokens]]:
+    """All of a sequence in blocks, each with the tokens one position earlier; `beginning` precedes the first token."""
     last = beginning
-    for start in range(0, len(split), VERIFY_TOKENS):
-        tokens = split.read(start, min(start + VERIFY_TOKENS, len(split)))
+    for start in range(0, len(split), BLOCK_TOKENS):
+        tokens = split.read(start, min(start + BLOCK_TOKENS, len(split)))
         yield tokens, np.concatenate([np.array([last], dtype=np.uint32), tokens[:-1]])
         last = int(tokens[-1])
 
 
-def joined(name: str, paths: Sequence[Path], vocab_size: int, text_bytes: int) -> JoinedTokens:
+def join_token_files(name: str, paths: Sequence[Path], vocab_size: int, text_bytes: int) -> JoinedTokens:
     files = OpenFiles()
     pieces = [TokenFile(path, vocab_size, files) for path in paths]
     return JoinedTokens(name, pieces, text_bytes, dtype_for(vocab_size))
 
 
 def needs_tokenizer() -> ConfigError:
-    """What to say where token files come with a tokenizer that would have to be learnt from text."""
+    """The error of token files without the tokenizer that made them."""
     message = (
         "is needed to read token files: give the tokenizer that made them (its directory or file), or set "
         "tokenizer.kind to tiktoken or byte"
@@ -220,27 +234,29 @@ def needs_tokenizer() -> ConfigError:
 
 
 def read_layout(path: Path, file: BinaryIO, size: int) -> Layout:
-    """Where the ids lie in `file`, which is `size` bytes long. UserError names the file and the lengths."""
+    """The place of the ids in `file`, which has `size` bytes. UserError names the file and the lengths."""
     if not size:
-        raise UserError(f"The token file {path} is empty; give another file, or make it again.")
+        raise UserError(f"The token file {path} is empty; give another file, or write it again.")
     if path.suffix == ".npy":
         return npy_layout(path, file, size)
     described = path.with_suffix(".json")
     if path.suffix == ".bin" and is_header(described):
-        header = read_header(described, "bring it back as it was, or prepare the text again.")
-        return checked(path, Layout(dtype_for(header.vocab_size), 0, header.count), size)
+        header = read_header(described, "restore it, or tokenize the text again.")
+        return check_layout(path, Layout(dtype_for(header.vocab_size), 0, header.count), size)
     if CHUNK.fullmatch(path.name):
         return headerless(path, np.dtype("<i4"), size)
     words = np.frombuffer(file.read(12), dtype="<i4", count=3 if size >= HEADER_BYTES else 0)
     if len(words) and words[0] == HEADER_MAGIC:
         if words[1] != HEADER_VERSION:
-            raise UserError(f"The token file {path} has version {words[1]} of its header, only 1 is known; convert it.")
-        return checked(path, Layout(np.dtype("<u2"), HEADER_BYTES, int(words[2])), size)
+            raise UserError(
+                f"The token file {path} has header version {words[1]}, and only 1 is supported; convert it."
+            )
+        return check_layout(path, Layout(np.dtype("<u2"), HEADER_BYTES, int(words[2])), size)
     return headerless(path, np.dtype("<u2"), size)
 
 
 def npy_layout(path: Path, file: BinaryIO, size: int) -> Layout:
-    """The layout in a .npy file's own header, which numpy reads without running anything."""
+    """The layout in the header of a .npy file, read without executing anything."""
     try:
         version = npy.read_magic(file)
         read = npy.read_array_header_1_0 if version == (1, 0) else npy.read_array_header_2_0
@@ -249,24 +265,24 @@ def npy_layout(path: Path, file: BinaryIO, size: int) -> Layout:
         raise UserError(f"{path} is not a .npy file (its header cannot be read); give another file.") from error
     if len(shape) != 1 or dtype.kind not in "iu":
         raise UserError(f"{path} holds {dtype} of shape {shape}, not one row of token ids; give another file.")
-    return checked(path, Layout(dtype, file.tell(), shape[0]), size)
+    return check_layout(path, Layout(dtype, file.tell(), shape[0]), size)
 
 
 def headerless(path: Path, dtype: np.dtype[np.integer], size: int) -> Layout:
     count, over = divmod(size, dtype.itemsize)
     if over:
         raise UserError(
-            f"The token file {path} has {size:,} bytes, which is {over} more than {count:,} tokens of {dtype.itemsize} "
-            "bytes; bring back the whole file."
+            f"The token file {path} has {size:,} bytes, {over} more than {count:,} tokens of {dtype.itemsize} bytes; "
+            "restore the whole file."
         )
     return Layout(dtype, 0, count)
 
 
-def checked(path: Path, layout: Layout, size: int) -> Layout:
+def check_layout(path: Path, layout: Layout, size: int) -> Layout:
     expected = layout.offset + layout.tokens * layout.dtype.itemsize
     if layout.tokens < 1 or size != expected:
         raise UserError(
             f"The token file {path} has {size:,} bytes where its header promises {expected:,} "
-            f"({layout.tokens:,} tokens of {layout.dtype.itemsize} bytes); bring back the whole file."
+            f"({layout.tokens:,} tokens of {layout.dtype.itemsize} bytes); restore the whole file."
         )
     return layout

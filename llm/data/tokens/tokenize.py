@@ -59,8 +59,7 @@ class SplitWriter:
 
     def record(self) -> dict[str, Any]:
         """What the index says of this split."""
-        kind = "chunks" if isinstance(self.shards, ChunkWriter) else "shards"
-        return {kind: self.shards.names, "tokens": self.tokens, "bytes": self.text_bytes}
+        return {**self.shards.record(), "tokens": self.tokens, "bytes": self.text_bytes}
 
 
 def tokenize(

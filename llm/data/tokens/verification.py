@@ -1,17 +1,17 @@
-"""Which token files of a prepared data set were read in full and found as they were written.
+"""Which token files of a dataset were read in full and found to be as written.
 
-Each is verified once per identity (size, time of change, inode, device): a copy, or a file that something wrote to, is
-read again; one that nothing touched costs one `stat`. What is verified is kept in `verified.json` in the folder.
+A file is verified once per identity (size, modification time, inode, device). A copied or modified file is read again;
+an untouched one costs one `stat`. The record is `verified.json` in the folder of the dataset.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
-from llm.data.tokens.shards import Shard
+from llm.data.tokens.shards import Shard, remedy
 from llm.data.tokens.token_files import TokenFile
 from llm.files import write_json
 from llm.reader import Malformed, load_json
@@ -21,37 +21,40 @@ Identity = list[int]
 
 
 def unverified(folder: Path, paths: Iterable[Path]) -> list[Path]:
-    """Those of `paths`, files below `folder`, that were not verified as they are now."""
-    known = known_identities(folder)
+    """Those of `paths`, files below `folder`, that were not verified since they changed."""
+    known = read_record(folder)
     return [path for path in paths if known.get(name_in(folder, path)) != identity_of(path)]
 
 
-def verify_files(folder: Path, paths: Iterable[Path], vocab_size: int, advance: Callable[[int], None]) -> None:
-    """Read token files in full and remember those that are whole. UserError names the first with an id outside the
-    vocabulary, or with another sha256 than its header says. `advance` is called with the bytes read."""
-    for path in paths:
+def verify_files(folder: Path, files: Mapping[Path, str], vocab_size: int, advance: Callable[[int], None]) -> None:
+    """Read token files in full and record the intact ones. `files` maps each to its sha256, "" for a shard (whose
+    header has it) or unknown. `advance` is called with the number of bytes read.
+
+    UserError names the first file with an id outside the vocabulary or with another sha256.
+    """
+    for path, sha256 in files.items():
         before = identity_of(path)
         if path.suffix == ".bin":
             Shard(path).verify(advance)
         else:
-            TokenFile(path, vocab_size).verify(advance)
+            TokenFile(path, vocab_size).verify(advance, remedy(folder), sha256)
         if identity_of(path) == before:
-            remember(folder, {path: before})
+            add_to_record(folder, {path: before})
 
 
-def remember_all(folder: Path, paths: Iterable[Path]) -> None:
-    """Note files that were just written, with checksums taken of what was meant to be in them."""
-    remember(folder, {path: identity_of(path) for path in paths})
+def record_written(folder: Path, paths: Iterable[Path]) -> None:
+    """Record files that were just written, with checksums of what was to be written."""
+    add_to_record(folder, {path: identity_of(path) for path in paths})
 
 
-def remember(folder: Path, found: dict[Path, Identity]) -> None:
-    """Add to the record; a folder that cannot be written only means that the files are read again next time."""
-    record = known_identities(folder) | {name_in(folder, path): identity for path, identity in found.items()}
+def add_to_record(folder: Path, found: dict[Path, Identity]) -> None:
+    """Add to the record. In a read-only folder the files are read again next time."""
+    record = read_record(folder) | {name_in(folder, path): identity for path, identity in found.items()}
     with suppress(OSError):
         write_json(folder / RECORD, record)
 
 
-def known_identities(folder: Path) -> dict[str, Identity]:
+def read_record(folder: Path) -> dict[str, Identity]:
     try:
         record = load_json(folder / RECORD)
     except (OSError, Malformed):
@@ -65,7 +68,7 @@ def is_identity(entry: Any) -> bool:
 
 
 def identity_of(path: Path) -> Identity:
-    """Size, time of modification in ns, inode and device; `OSError` where there is no such file."""
+    """Size, modification time in ns, inode and device. Raises OSError if there is no such file."""
     status = path.stat()
     return [status.st_size, status.st_mtime_ns, status.st_ino, status.st_dev]
 

@@ -16,7 +16,7 @@ from llm.config import RunConfig, from_mapping
 from llm.data.tokens.dataset import Dataset, load_dataset
 from llm.data.tokens.prepare import prepare
 from llm.data.tokens.shards import ShardWriter
-from llm.data.tokens.token_files import ChunkWriter, TokenFile, joined
+from llm.data.tokens.token_files import ChunkWriter, TokenFile, join_token_files
 from llm.data.tokens.token_paths import is_token_corpus, token_paths
 from llm.errors import ConfigError, UserError
 from tests.draining import result_of
@@ -75,7 +75,7 @@ def test_a_large_file_is_mapped_and_never_read_whole(tmp_path: Path, name: str) 
         file.truncate(1 << 28)  # sparse: it takes no room on the disk
     tracemalloc.start()
     try:
-        assert joined("training", [tmp_path / name], 1000, 0).read(10**7, 10**7 + 5).tolist() == [0] * 5
+        assert join_token_files("training", [tmp_path / name], 1000, 0).read(10**7, 10**7 + 5).tolist() == [0] * 5
         _, peak = tracemalloc.get_traced_memory()
     finally:
         tracemalloc.stop()
@@ -89,7 +89,7 @@ def test_chunks_are_read_back_by_any_range(
 ) -> None:
     ids = np.arange(count) * 3
     folder = lecture_chunks(tmp_path_factory.mktemp("lecture") / "5M_chunks", ids, size)
-    tokens = joined("training", token_paths(str(folder), "data.corpus"), 1000, 0)
+    tokens = join_token_files("training", token_paths(str(folder), "data.corpus"), 1000, 0)
     assert len(tokens) == count
     start = data.draw(st.integers(0, count))
     stop = data.draw(st.integers(start, count))
@@ -101,7 +101,7 @@ def test_chunks_are_read_back_by_any_range(
 def test_a_range_that_ends_at_a_border_touches_no_further_chunk(tmp_path: Path) -> None:
     """The lecture's own reader opens chunk end // size even when nothing of it is wanted, and there may be none."""
     folder = lecture_chunks(tmp_path / "chunks", np.arange(20), 10)
-    tokens = joined("training", token_paths(str(folder), "data.corpus"), 1000, 0)
+    tokens = join_token_files("training", token_paths(str(folder), "data.corpus"), 1000, 0)
     assert tokens.read(10, 20).tolist() == list(range(10, 20))
     with (folder / "encoded_tokens_chunk_1.dat").open("r+b") as file:
         file.truncate(4)
@@ -112,7 +112,7 @@ def test_a_range_that_ends_at_a_border_touches_no_further_chunk(tmp_path: Path) 
 
 def test_more_than_ten_chunks_come_in_the_order_of_their_numbers(tmp_path: Path) -> None:
     folder = lecture_chunks(tmp_path / "chunks", np.arange(25), 2)
-    tokens = joined("training", token_paths(str(folder), "data.corpus"), 1000, 0)
+    tokens = join_token_files("training", token_paths(str(folder), "data.corpus"), 1000, 0)
     assert tokens.read(0, 25).tolist() == list(range(25))
 
 

@@ -20,7 +20,7 @@ from llm.config import RunConfig
 from llm.data.tokens.dataset import Dataset, load_dataset
 from llm.data.tokens.open_files import OpenFiles
 from llm.data.tokens.prepare import prepare
-from llm.data.tokens.token_files import joined
+from llm.data.tokens.token_files import join_token_files
 from llm.errors import UserError
 from llm.files import sha256_of
 
@@ -115,6 +115,34 @@ def test_an_id_past_the_vocabulary_in_a_chunk_is_named(config: RunConfig, tmp_pa
         stages(chunked, tmp_path)
 
 
+def test_changed_tokens_in_a_chunk_are_named_if_the_index_has_checksums(config: RunConfig, tmp_path: Path) -> None:
+    chunked = replace(config, data=replace(config.data, chunk_tokens=500))
+    dataset, _ = stages(chunked, tmp_path)
+    chunk = dataset.path / "validation" / "encoded_tokens_chunk_0.dat"
+    tokens = np.fromfile(chunk, dtype="<i4")
+    tokens[::50] = tokens[0]
+    tokens.tofile(chunk)
+    with pytest.raises(UserError, match=r"chunk_0\.dat differs from what was written; delete the folder") as caught:
+        stages(chunked, tmp_path)
+    assert f"delete the folder {dataset.path} and" in str(caught.value)
+    index = json.loads((dataset.path / "dataset.json").read_bytes())
+    for split in index["splits"].values():
+        del split["sha256"]  # as in 0.1.0
+    (dataset.path / "dataset.json").write_text(json.dumps(index))
+    assert VERIFYING in stages(chunked, tmp_path)[1]
+
+
+@pytest.mark.parametrize("checksums", [["0"], "0", 7])
+def test_a_damaged_list_of_checksums_is_named(config: RunConfig, tmp_path: Path, checksums: object) -> None:
+    chunked = replace(config, data=replace(config.data, chunk_tokens=500))
+    dataset, _ = stages(chunked, tmp_path)
+    index = json.loads((dataset.path / "dataset.json").read_bytes())
+    index["splits"]["train"]["sha256"] = checksums
+    (dataset.path / "dataset.json").write_text(json.dumps(index))
+    with pytest.raises(UserError, match="is damaged; delete that folder"):
+        load_dataset(dataset.path)
+
+
 @pytest.mark.parametrize("names", [["../../other"], ["train-00000", "/etc/passwd"], [], "train-00000", [None]])
 def test_an_index_names_no_files_elsewhere(config: RunConfig, tmp_path: Path, names: object) -> None:
     dataset, _ = stages(config, tmp_path)
@@ -132,7 +160,7 @@ def test_more_files_than_may_be_open_are_read_as_one(tmp_path: Path) -> None:
         paths.append(tmp_path / f"encoded_tokens_chunk_{number}.dat")
         np.arange(10 * number, 10 * number + 10, dtype="<i4").tofile(paths[-1])
     with few_descriptors(20):
-        tokens = joined("training", paths, 12_000, 0)
+        tokens = join_token_files("training", paths, 12_000, 0)
         assert len(tokens) == 12_000
         assert tokens.read(0, 12_000).tolist() == list(range(12_000))
         assert tokens.read(5_995, 6_005).tolist() == list(range(5_995, 6_005))
