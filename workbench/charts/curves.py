@@ -61,8 +61,20 @@ PACE_SECONDS, PACE_SHARE = 30.0, 0.05
 """How far back the pace is looked at that tells the time left: half a minute, or this share of all steps if longer."""
 SLOWEST = 4.0  # times the usual one: a step that took longer, as it compiled or waited, says little of those to come
 
-AXES = {"step": "step", "tokens": "tokens_seen", "time": "elapsed"}
-"""What the x axis can be, and the column of the steps that holds it."""
+
+@dataclass(frozen=True)
+class Axis:
+    """An x axis: the column of the steps that holds it, and its name for people."""
+
+    column: str
+    label: str
+
+
+AXES = {
+    "step": Axis("step", "steps"),
+    "tokens": Axis("tokens_seen", "tokens seen"),
+    "time": Axis("elapsed", "training time"),
+}
 
 
 class Table:
@@ -241,17 +253,16 @@ class RunCurves:
         place = int(np.flatnonzero(self.validation["validation_loss"] == best)[0])
         return int(self.validation["step"][place]), best
 
-    def x_of(self, table: Table, unit: str) -> Array:
+    def x_of(self, table: Table, axis: str) -> Array:
         """The rows of `table` on an axis of steps, "tokens" or training "time" in seconds: shape (rows,)."""
-        if unit == "time":
-            return table["elapsed"]
-        return self.x_at(table["step"], "tokens") if unit == "tokens" and table is not self.steps else table[AXES[unit]]
+        column = AXES[axis].column
+        return table[column] if column in table.columns else self.x_at(table["step"], axis)
 
-    def x_at(self, steps: Array, unit: str) -> Array:
+    def x_at(self, steps: Array, axis: str) -> Array:
         """Where steps lie on such an axis, between the logged steps by straight lines."""
-        if unit == "step" or not len(self.steps):
+        if axis == "step" or not len(self.steps):
             return steps
-        return np.interp(steps, self.steps["step"], self.steps[AXES[unit]])
+        return np.interp(steps, self.steps["step"], self.steps[AXES[axis].column])
 
     @property
     def seconds_left(self) -> float | None:

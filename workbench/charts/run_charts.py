@@ -1,20 +1,78 @@
-"""What each chart of a run shows, on an axis of steps, tokens or training time."""
+"""The charts of a run, described once: `CHARTS` are those of the Train screen, `OVERLAYS` those that compare runs."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
+from typing import Literal
 
 import numpy as np
 
 from workbench.charts.chart_data import Level, Mark, Series
-from workbench.charts.curves import RunCurves
+from workbench.charts.curves import RunCurves, RunMark
 from workbench.formatting import format_number
 
-LOSS, RATE, NORM, SPEED, CORE = "loss-chart", "lr-chart", "norm-chart", "speed-chart", "core-chart"
 INCIDENTS = ("skip", "rollback")
-BESIDE_COLOURS = ("success", "secondary", "error", "warning")
-"""Of the runs beside the one that is shown, in their order; it keeps its own two."""
+OTHER_COLOURS = ("success", "secondary", "error", "warning")
+"""The colors of other runs in a chart of the Train screen, in order; the shown run keeps the first two."""
+
+
+@dataclass(frozen=True)
+class SeriesSpec:
+    """A curve: its name in the legend, and the table and column of `RunCurves` that it draws."""
+
+    name: str
+    table: Literal["steps", "validation", "core"]
+    column: str
+    colour: str
+    smooth: bool = True
+
+    def of(self, curves: RunCurves, axis: str) -> Series:
+        """The curve of one run; evaluations are single points."""
+        table = {"steps": curves.steps, "validation": curves.validation, "core": curves.core}[self.table]
+        kind: Literal["line", "points"] = "line" if self.table == "steps" else "points"
+        return Series(self.name, curves.x_of(table, axis), table[self.column], self.colour, kind, self.smooth)
+
+
+@dataclass(frozen=True)
+class ChartSpec:
+    """A chart: its widget id, its title and its curves. `marks` are the kinds of marks it shows, of which the last is
+    drawn where several share a column; `shows_clip`: a level shows the norm at which gradients are clipped;
+    `is_smoothed`: the smoothing of the settings applies at first."""
+
+    id: str
+    title: str
+    series: tuple[SeriesSpec, ...]
+    marks: tuple[str, ...] = ()
+    shows_clip: bool = False
+    is_smoothed: bool = False
+
+
+TRAIN = SeriesSpec("train", "steps", "loss", "primary")
+VALIDATION = SeriesSpec("validation", "validation", "validation_loss", "accent")
+BITS = SeriesSpec("bits per byte", "validation", "bits_per_byte", "accent")
+RATE = SeriesSpec("lr", "steps", "lr", "success", smooth=False)
+NORM = SeriesSpec("norm", "steps", "grad_norm", "secondary")
+SPEED = SeriesSpec("tokens/s", "steps", "tokens_per_second", "accent")
+CORE = SeriesSpec("CORE", "core", "core_metric", "success")
+
+LOSS_MARKS = ("save", "knob", "best", *INCIDENTS)
+CORE_CHART = ChartSpec("core-chart", "CORE metric", (CORE,))
+CHARTS = (
+    ChartSpec("loss-chart", "loss (nats per token)", (TRAIN, VALIDATION), LOSS_MARKS, is_smoothed=True),
+    ChartSpec("lr-chart", "learning rate", (RATE,), marks=("knob",)),
+    ChartSpec("norm-chart", "gradient norm", (NORM,), INCIDENTS, shows_clip=True),
+    ChartSpec("speed-chart", "tokens per second", (SPEED,)),
+    CORE_CHART,
+)
+OVERLAYS = (
+    ChartSpec("validation_loss", "validation loss (nats per token)", (VALIDATION,)),
+    ChartSpec("loss", "training loss (nats per token)", (TRAIN,)),
+    ChartSpec("bits_per_byte", "bits per byte of held-out text", (BITS,)),
+    ChartSpec("lr", "learning rate", (RATE,)),
+    ChartSpec("grad_norm", "gradient norm", (NORM,)),
+    ChartSpec("tokens_per_second", "tokens per second", (SPEED,)),
+)
 
 
 @dataclass(frozen=True)
@@ -26,56 +84,35 @@ class Contents:
     levels: list[Level] = field(default_factory=list)
 
 
-def contents(chart: str, curves: RunCurves, unit: str, clip: float, others: Sequence[RunCurves] = ()) -> Contents:
-    """What the chart with the id `chart` shows of a run, and of others beside it; gradients are clipped at the norm
-    `clip`, 0 for never."""
-    shown = of_one_run(chart, curves, unit, clip)
-    if others:  # then a colour stands for a run, and there are lines enough without the raw values
-        shown.series[0] = replace(shown.series[0], colour="primary", raw=False)
-    for other, colour in zip(others, BESIDE_COLOURS, strict=False):
-        for one in of_one_run(chart, other, unit, 0.0).series:
-            name = f"{other.run.name} validation" if one.name == "validation" else other.run.name
-            shown.series.append(replace(one, name=name, colour=colour, raw=False))
-    return shown
+def contents(chart: ChartSpec, curves: RunCurves, axis: str, clip: float, others: Sequence[RunCurves] = ()) -> Contents:
+    """What a chart shows of a run, and of other runs with it; gradients are clipped at the norm `clip`, 0 for never."""
+    series = [one.of(curves, axis) for one in chart.series]
+    if others:  # a color stands for a run then, and raw values would be too many lines
+        series[0] = replace(series[0], colour="primary", raw=False)
+    for other, colour in zip(others, OTHER_COLOURS, strict=False):
+        for spec in chart.series:
+            name = f"{other.run.name} validation" if spec is VALIDATION else other.run.name
+            series.append(replace(spec.of(other, axis), name=name, colour=colour, raw=False))
+    levels = [Level(clip, "clip")] if chart.shows_clip and clip else []
+    return Contents(series, marks(curves, axis, chart.marks), levels)
 
 
-def of_one_run(chart: str, curves: RunCurves, unit: str, clip: float) -> Contents:
-    steps, x = curves.steps, curves.x_of(curves.steps, unit)
-    if chart == LOSS:
-        validation = curves.validation
-        series = [
-            Series("train", x, steps["loss"]),
-            Series("validation", curves.x_of(validation, unit), validation["validation_loss"], "accent", "points"),
-        ]
-        return Contents(series, in_order(marks(curves, unit) + best_mark(curves, unit)))
-    if chart == RATE:
-        return Contents([Series("lr", x, steps["lr"], "success", smooth=False)], marks(curves, unit, ("knob",)))
-    if chart == NORM:
-        levels = [Level(clip, "clip")] if clip else []
-        return Contents([Series("norm", x, steps["grad_norm"], "secondary")], marks(curves, unit, INCIDENTS), levels)
-    if chart == CORE:
-        at = curves.x_of(curves.core, unit)
-        return Contents([Series("CORE", at, curves.core["core_metric"], "success", "points")])
-    return Contents([Series("tokens/s", x, steps["tokens_per_second"], "accent")])
+def overlay(chart: ChartSpec, runs: Sequence[RunCurves], axis: str, colours: Sequence[str]) -> list[Series]:
+    """The first curve of a chart for each of several runs, as lines; evaluations are not smoothed."""
+    (spec, *_) = chart.series
+    smooth = spec.smooth and spec.table == "steps"
+    return [
+        replace(spec.of(run, axis), name=run.run.name, colour=colour, kind="line", smooth=smooth)
+        for run, colour in zip(runs, colours, strict=False)
+    ]
 
 
-def marks(curves: RunCurves, unit: str, kinds: tuple[str, ...] = ()) -> list[Mark]:
-    """What happened to the run; only that of `kinds`, where any are given."""
-    chosen = [mark for mark in curves.marks if not kinds or mark.kind in kinds]
-    at = curves.x_at(np.array([mark.step for mark in chosen], dtype=np.float64), unit)
+def marks(curves: RunCurves, axis: str, kinds: Sequence[str]) -> list[Mark]:
+    """The marks of these kinds, sorted by kind: the last of several in one column is drawn."""
+    chosen = [mark for mark in curves.marks if mark.kind in kinds]
+    if "best" in kinds and curves.best_evaluation is not None:
+        step, loss = curves.best_evaluation
+        chosen.append(RunMark(step, "best", f"best validation {format_number(loss)}"))
+    chosen.sort(key=lambda mark: kinds.index(mark.kind))
+    at = curves.x_at(np.array([mark.step for mark in chosen], dtype=np.float64), axis)
     return [Mark(float(x), mark.text, mark.kind) for x, mark in zip(at, chosen, strict=True)]
-
-
-def in_order(marks: list[Mark]) -> list[Mark]:
-    """Of several marks in one column the last is drawn: what went wrong before what went well, saves last of all."""
-    return sorted(marks, key=lambda mark: ("save", "knob", "best", *INCIDENTS).index(mark.kind))
-
-
-def best_mark(curves: RunCurves, unit: str) -> list[Mark]:
-    """The best evaluation, where there is one."""
-    best = curves.best_evaluation
-    if best is None:
-        return []
-    step, loss = best
-    (x,) = curves.x_at(np.array([float(step)]), unit)
-    return [Mark(float(x), f"best validation {format_number(loss)}", "best")]

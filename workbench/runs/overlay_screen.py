@@ -7,8 +7,6 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import ClassVar
 
-import numpy as np
-from numpy.typing import NDArray
 from textual import work
 from textual.app import ComposeResult
 from textual.binding import Binding, BindingType
@@ -16,24 +14,16 @@ from textual.message import Message
 from textual.widgets import Static
 
 from llm.run import Run
-from workbench.charts.chart import COLOURS, Chart, Series
+from workbench.charts.chart import COLOURS, Chart
 from workbench.charts.curve_cache import caught_up
-from workbench.charts.curves import RunCurves
+from workbench.charts.curves import AXES, RunCurves
+from workbench.charts.run_charts import OVERLAYS, overlay
 from workbench.ui.dialogs import Modal
 from workbench.ui.key_line import KeyLine
 
 MOST = len(COLOURS)
 READING = "reading the logs"
 REFRESH_SECONDS = 1.0
-QUANTITIES = {
-    "validation_loss": "validation loss (nats per token)",
-    "loss": "training loss (nats per token)",
-    "bits_per_byte": "bits per byte of held-out text",
-    "lr": "learning rate",
-    "grad_norm": "gradient norm",
-    "tokens_per_second": "tokens per second",
-}
-UNITS = {"step": "step", "tokens": "tokens_seen", "time": "elapsed"}
 
 
 class OverlayScreen(Modal[None]):
@@ -65,14 +55,14 @@ class OverlayScreen(Modal[None]):
     def __init__(self, runs: Sequence[Run]) -> None:
         super().__init__()
         self.curves = [RunCurves(run) for run in runs[:MOST]]
-        self.quantity = "validation_loss"
+        self.quantity = OVERLAYS[0]
         self.unit = "step"
         self.all_read = False
         """Whether all is read that had been logged when the window opened."""
         self._read = threading.Lock()
 
     def compose(self) -> ComposeResult:
-        yield Chart(QUANTITIES[self.quantity], smoothing=0.8, empty=READING, alone=True, id="overlay-chart")
+        yield Chart(self.quantity.title, smoothing=0.8, empty=READING, alone=True, id="overlay-chart")
         yield Static(id="overlay-note", markup=False)
         yield KeyLine()
 
@@ -124,15 +114,15 @@ class OverlayScreen(Modal[None]):
     def show(self) -> None:
         """Draw what is known."""
         chart = self.chart
-        chart.border_title = QUANTITIES[self.quantity]
+        chart.border_title = self.quantity.title
         if self.all_read:
             chart.empty = "nothing was logged"
-        chart.set_data([self.series(place) for place in range(len(self.curves))], x_unit=self.unit)
+        chart.set_data(overlay(self.quantity, self.curves, self.unit, COLOURS), x_unit=self.unit)
         self._say()
 
     def _say(self) -> None:
         """What the curves are drawn over, and what is not there yet."""
-        note = f"over {'tokens seen' if self.unit == 'tokens' else 'training time' if self.unit == 'time' else 'steps'}"
+        note = f"over {AXES[self.unit].label}"
         empty = [one.name for one in self.chart.data.series if not len(one.x)]
         if not self.all_read:
             note = f"{self.chart.empty}; {note}"
@@ -140,31 +130,11 @@ class OverlayScreen(Modal[None]):
             note += f"; nothing logged yet by {', '.join(empty)}"
         self.query_one("#overlay-note", Static).update(note)
 
-    def series(self, place: int) -> Series:
-        """The curve of one run."""
-        curves, colour = self.curves[place], COLOURS[place]
-        if self.quantity in curves.steps.columns:
-            table = curves.steps
-            return Series(curves.run.name, table[UNITS[self.unit]], table[self.quantity], colour)
-        table = curves.validation
-        x = table["step"] if self.unit == "step" else self._converted(curves, table["step"])
-        return Series(curves.run.name, x, table[self.quantity], colour, smooth=False)
-
-    def _converted(self, curves: RunCurves, steps: NDArray[np.float64]) -> NDArray[np.float64]:
-        """Tokens or seconds at the steps of evaluations, between those of the logged steps."""
-        if not len(curves.steps):
-            return np.zeros_like(steps)
-        known = curves.steps["step"]
-        values = curves.steps[UNITS[self.unit]]
-        found = np.interp(steps, np.concatenate([[0.0], known]), np.concatenate([[0.0], values]))
-        return np.asarray(found, dtype=np.float64)
-
     def action_quantity(self, by: int) -> None:
-        names = list(QUANTITIES)
-        self.quantity = names[(names.index(self.quantity) + by) % len(names)]
+        self.quantity = OVERLAYS[(OVERLAYS.index(self.quantity) + by) % len(OVERLAYS)]
         self.show()
 
     def action_unit(self) -> None:
-        names = list(UNITS)
+        names = list(AXES)
         self.unit = names[(names.index(self.unit) + 1) % len(names)]
         self.show()

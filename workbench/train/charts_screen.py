@@ -9,7 +9,7 @@ from textual.binding import Binding, BindingType
 from textual.events import DescendantFocus
 
 from workbench.charts.chart import Chart
-from workbench.charts.run_charts import CORE
+from workbench.charts.run_charts import CORE_CHART
 from workbench.charts.screen_chart import CHART_KEYS
 from workbench.ui.screen import WorkbenchScreen
 
@@ -30,7 +30,7 @@ class ChartsScreen(WorkbenchScreen):
 
     def action_next_chart(self) -> None:
         """Show the next chart where there is room for one; otherwise go to it."""
-        charts = [chart for chart in self.query(Chart) if chart.id != CORE or self.has_class("-core")]
+        charts = [chart for chart in self.query(Chart) if chart.id != CORE_CHART.id or self.has_class("-core")]
         place = next(index for index, chart in enumerate(charts) if chart.has_class("chosen"))
         chosen = charts[(place + 1) % len(charts)]
         self._choose(chosen)

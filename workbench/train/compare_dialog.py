@@ -13,13 +13,13 @@ from textual.content import Content
 from textual.widgets import OptionList, Static
 from textual.widgets.option_list import Option
 
-from workbench.charts.run_charts import BESIDE_COLOURS
+from workbench.charts.run_charts import OTHER_COLOURS
 from workbench.text import clean
 from workbench.ui.dialogs import Modal
 from workbench.ui.key_line import KeyLine
 from workbench.ui.lists import ChoiceList
 
-MOST_BESIDE = len(BESIDE_COLOURS)
+MOST_BESIDE = len(OTHER_COLOURS)
 HINT = "Space marks, Enter draws, Esc leaves it as it was."
 
 

@@ -24,7 +24,7 @@ from llm.run import Run, list_runs
 from workbench.charts.chart import Chart
 from workbench.charts.curve_cache import WORTH_BYTES, caught_up, keep, recall
 from workbench.charts.curves import AXES, RunCurves
-from workbench.charts.run_charts import CORE, contents
+from workbench.charts.run_charts import CHARTS, ChartSpec, contents
 from workbench.charts.screen_chart import ScreenChart
 from workbench.runs.catalog import has_curves, why_unreadable
 from workbench.text import clean
@@ -109,11 +109,9 @@ class FollowScreen(ChartsScreen):
         yield MachineLine(id="machine")
         with Grid(id="charts"):
             smoothing = self.workbench.settings.smoothing
-            yield ScreenChart("loss (nats per token)", smoothing=smoothing, id="loss-chart", classes="chosen")
-            yield ScreenChart("learning rate", id="lr-chart")
-            yield ScreenChart("gradient norm", id="norm-chart")
-            yield ScreenChart("tokens per second", id="speed-chart")
-            yield ScreenChart("CORE metric", id=CORE)
+            for spec in CHARTS:
+                chart = ScreenChart(spec.title, smoothing=smoothing if spec.is_smoothed else 0.0, id=spec.id)
+                yield chart.set_class(spec is CHARTS[0], "chosen")
         with Horizontal(id="below"):
             yield Samples(id="samples")
             yield RichLog(id="event-log", wrap=True, markup=False, highlight=False, max_lines=2000, min_width=20)
@@ -316,14 +314,17 @@ class FollowScreen(ChartsScreen):
         self.workbench.show_training(self.curves)
         if len(self.curves.core) and not self.has_class("-core"):
             self.add_class("-core")
-        self._drawn = [chart for chart in self.query(Chart) if chart.display]
-        for chart in self._drawn:
-            self._fill(chart, self.curves)
+        self._drawn = []
+        for spec in CHARTS:
+            chart = self.query_one(f"#{spec.id}", Chart)
+            if chart.display:
+                self._fill(chart, spec, self.curves)
+                self._drawn.append(chart)
         self._draw_cost = time.thread_time() - began
 
-    def _fill(self, chart: Chart, curves: RunCurves) -> None:
+    def _fill(self, chart: Chart, spec: ChartSpec, curves: RunCurves) -> None:
         clip = float(str(self.knob_value("train.clip")))
-        shown = contents(chart.id or "", curves, self.axis, clip, self.others)
+        shown = contents(spec, curves, self.axis, clip, self.others)
         chart.empty = "waiting for the first step" if self.state in ("preparing", "running") else "nothing was logged"
         chart.set_data(shown.series, shown.marks, shown.levels, x_unit=self.axis)
 

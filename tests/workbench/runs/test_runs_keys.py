@@ -55,7 +55,7 @@ async def test_marked_runs_are_laid_over_each_other(tmp_path):
         await until(pilot, lambda: [len(one.x) for one in chart.data.series] == [2, 4])
         await until(pilot, lambda: "a-1" in shown(overlay) and "c-1" in shown(overlay))
         await pilot.press("v")
-        assert overlay.quantity == "loss" and len(chart.data.series[1].x) == 400
+        assert overlay.quantity.id == "loss" and len(chart.data.series[1].x) == 400
         await pilot.press("u")
         assert chart.x_unit == "tokens" and chart.extent()[1] == 400 * 2048
         await pilot.press("V", "u")
