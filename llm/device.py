@@ -1,4 +1,4 @@
-"""What to compute on: the device, the arithmetic and the number of threads, decided once and then kept by the run."""
+"""The device, precision and number of threads of a run, chosen once and stored in its checkpoints."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from llm.limits import usable_cores
 
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 
-# Dense bf16 FLOP/s from the makers' data sheets, for MFU. An unknown device has no MFU rather than a guessed one.
+# Dense bf16 FLOP/s from the manufacturers' data sheets, for MFU. An unknown device has no MFU.
 PEAK_FLOPS = {
     "H200": 989e12,
     "H100": 989e12,
@@ -28,13 +28,13 @@ PEAK_FLOPS = {
     "V100": 125e12,
 }
 
-# Above this much work in a micro-batch more threads always pay, and measuring would take long.
+# Above this much work in a micro-batch more threads are always faster, and measuring would take long.
 MEASURED_BELOW_FLOPS = 2e11
 
 
 @dataclass(frozen=True)
 class Plan:
-    """The resolved `auto` choices of a run; stored in its checkpoints and used again when it is resumed."""
+    """The resolved `auto` choices of a run; stored in its checkpoints and reused when it is resumed."""
 
     device: str
     precision: str
@@ -52,7 +52,7 @@ class Plan:
 
 
 def choose_device(wanted: str) -> str:
-    """The device `wanted` names; `auto` takes CUDA, then MPS, then the CPU."""
+    """The device named `wanted`; `auto` prefers CUDA, then MPS, then the CPU."""
     if wanted == "auto":
         if torch.cuda.is_available():
             return "cuda"
@@ -61,14 +61,14 @@ def choose_device(wanted: str) -> str:
         kind = torch.device(wanted).type
     except RuntimeError:
         raise WrongUse(f"there is no device {wanted}; use auto, cpu, cuda, cuda:N or mps.") from None
-    there = {"cpu": True, "cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available()}
-    if not there.get(kind, False):
+    available = {"cpu": True, "cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available()}
+    if not available.get(kind, False):
         raise WrongUse(f"the device {wanted} is not available on this machine; use auto or cpu.")
     return wanted
 
 
 def choose_precision(wanted: str, device: str) -> str:
-    """`auto` is bf16 where the hardware multiplies it (measured here: 1.3 times fp32 on a CPU with AVX512-BF16)."""
+    """`auto` is bf16 if the hardware supports it (measured: 1.3 times the speed of fp32 on a CPU with AVX512-BF16)."""
     if wanted != "auto":
         return wanted
     if device.startswith("cuda"):
@@ -77,12 +77,12 @@ def choose_precision(wanted: str, device: str) -> str:
 
 
 def cpu_multiplies_bf16() -> bool:
-    """Whether this CPU has bf16 matrix instructions, rather than emulating them."""
+    """Whether this CPU has bf16 matrix instructions."""
     return bool(torch.backends.mkldnn.is_available() and torch.cpu._is_avx512_bf16_supported())
 
 
 def make_plan(config: TrainConfig, stored: dict[str, Any] | None = None) -> Plan:
-    """Resolve `auto`; what a checkpoint `stored` is kept on the same device. `threads` 0 is left to be measured."""
+    """Resolve `auto`; the plan `stored` in a checkpoint is reused on the same device. `threads` may stay 0."""
     device = choose_device(config.device)
     if stored is not None and stored["device"] == device:
         return Plan(**stored)
@@ -92,7 +92,7 @@ def make_plan(config: TrainConfig, stored: dict[str, Any] | None = None) -> Plan
 
 
 def choose_threads(step: Callable[[], object], flops: float) -> int:
-    """The number of CPU threads that runs `step` (about `flops` of work) fastest, by trying."""
+    """The number of CPU threads that runs `step` (about `flops` of work) fastest, by measurement."""
     cores = usable_cores()
     if cores == 1 or flops > MEASURED_BELOW_FLOPS:
         return cores
@@ -100,25 +100,25 @@ def choose_threads(step: Callable[[], object], flops: float) -> int:
     for threads in sorted({1, max(1, cores // 2), cores}):
         torch.set_num_threads(threads)
         step()
-        seconds[threads] = min(timed(step) for _ in range(3))
+        seconds[threads] = min(time_call(step) for _ in range(3))
     return min(seconds, key=lambda threads: seconds[threads])
 
 
-def timed(step: Callable[[], object]) -> float:
+def time_call(step: Callable[[], object]) -> float:
     start = time.perf_counter()
     step()
     return time.perf_counter() - start
 
 
 def memory_in_use(device: str) -> int:
-    """Bytes: what the device's allocator holds at most so far, or the resident memory of this process."""
+    """Bytes: the peak of the device's allocator, or the resident memory of this process."""
     if device.startswith("cuda"):
         return int(torch.cuda.max_memory_allocated(device))
     return int(psutil.Process().memory_info().rss)
 
 
 def peak_flops(device: str) -> float | None:
-    """The device's peak in FLOP/s (dense bf16), where it is known."""
+    """The device's peak in FLOP/s (dense bf16); None if unknown."""
     if not device.startswith("cuda"):
         return None
     name = torch.cuda.get_device_name(device)

@@ -1,9 +1,9 @@
-"""The configuration of a run: what there is to set (`schema`), how it is read, checked, resolved and kept."""
+"""The configuration of a run: its fields (`schema`), and how it is parsed, checked, resolved and saved."""
 
 from llm.config.check import check, get_value
 from llm.config.fields import Field, fields_of, parse_value
 from llm.config.parse import (
-    before_added_fields,
+    defaults_of_0_1_0,
     diff,
     from_mapping,
     from_toml,
@@ -56,12 +56,12 @@ __all__ = [
     "ScheduleConfig",
     "TokenizerConfig",
     "TrainConfig",
-    "before_added_fields",
     "check",
     "check_name",
     "check_own_name",
     "current_path",
     "default_home",
+    "defaults_of_0_1_0",
     "diff",
     "fields_of",
     "from_mapping",

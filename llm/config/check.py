@@ -1,4 +1,4 @@
-"""The rules that tie fields of a configuration to one another."""
+"""Rules between the fields of a configuration."""
 
 from __future__ import annotations
 
@@ -12,16 +12,16 @@ from llm.errors import Problem
 
 PATTERNS = ("ours", "gpt2", "gpt4")
 LENGTHS = ("steps", "tokens", "epochs", "tokens_per_parameter", "flops")
-OWN_TOKENIZERS = ("byte", "char", "bpe")  # their special tokens are the configured ones, and no others
+OWN_TOKENIZERS = ("byte", "char", "bpe")  # their only special tokens are the configured ones
 
 
 def check(config: RunConfig) -> list[Problem]:
-    """Every fault of `config`: values out of bounds first, then fields that contradict one another."""
+    """Every problem of `config`: values out of bounds first, then fields that contradict each other."""
     return [*_values(config), *shape_problems(config.model), *_tokenizer(config), *_batch(config), *_schedule(config)]
 
 
 def get_value(config: RunConfig, path: str) -> object:
-    """The value at a dotted path; AttributeError where there is no such field."""
+    """The value at a dotted path; AttributeError if there is no such field."""
     value: object = config
     for name in path.split("."):
         value = getattr(value, name)
@@ -44,26 +44,22 @@ def _tokenizer(config: RunConfig) -> Iterator[Problem]:
     tokenizer, model = config.tokenizer, config.model
     special = tokenizer.special_tokens
     if len(set(special)) < len(special) or "" in special:
-        yield Problem("tokenizer.special_tokens", "must be different from one another, and not empty")
+        yield Problem("tokenizer.special_tokens", "must be different from each other and not empty")
     smallest = 256 + len(special)
     if tokenizer.kind == "bpe" and not tokenizer.path:
         if tokenizer.vocab_size < smallest:
             message = f"must be at least {smallest} (256 bytes and the special tokens), not {tokenizer.vocab_size}"
             yield Problem("tokenizer.vocab_size", message)
         if 0 < model.vocab_size < tokenizer.vocab_size:
-            message = (
-                f"must be at least the tokenizer's {tokenizer.vocab_size}, not {model.vocab_size}; 0 takes exactly that"
-            )
-            yield Problem("model.vocab_size", message)
+            least = f"must be at least tokenizer.vocab_size = {tokenizer.vocab_size}"
+            yield Problem("model.vocab_size", f"{least}, not {model.vocab_size}; 0 uses that value")
     if not tokenizer.pattern:
-        yield Problem("tokenizer.pattern", f"is empty; give {', '.join(PATTERNS)}, or a regular expression")
+        yield Problem("tokenizer.pattern", f"is empty; use {', '.join(PATTERNS)}, or a regular expression")
     if tokenizer.kind == "gpt2-files" and not tokenizer.path:
-        yield Problem("tokenizer.path", "is needed for gpt2-files: the folder that holds vocab.json and merges.txt")
+        yield Problem("tokenizer.path", "is required for gpt2-files: the folder with vocab.json and merges.txt")
     if config.data.boundary != "none" and not special and tokenizer.kind in OWN_TOKENIZERS:
-        message = (
-            f'"{config.data.boundary}" needs a separator; name one in tokenizer.special_tokens, or set this to none'
-        )
-        yield Problem("data.boundary", message)
+        fault = f'"{config.data.boundary}" needs a separator token'
+        yield Problem("data.boundary", f"{fault}; add one to tokenizer.special_tokens, or set this to none")
 
 
 def _batch(config: RunConfig) -> Iterator[Problem]:
@@ -80,11 +76,9 @@ def _batch(config: RunConfig) -> Iterator[Problem]:
         yield Problem("train.total_batch_tokens", message)
     given = [name for name in LENGTHS if getattr(train, name)]
     if not given:
-        yield Problem("train.steps", f"no length is given; set one of {', '.join(LENGTHS)}")
+        yield Problem("train.steps", f"the length of the training is not set; set one of {', '.join(LENGTHS)}")
     for name in given[1:]:
-        yield Problem(
-            f"train.{name}", f"the length is already given by train.{given[0]}; keep one and set the other to 0"
-        )
+        yield Problem(f"train.{name}", f"train.{given[0]} already sets the length; set one of them to 0")
 
 
 def _schedule(config: RunConfig) -> Iterator[Problem]:

@@ -1,7 +1,7 @@
-"""The fields of a configuration as a flat list, and the reading of one value.
+"""The fields of a configuration as a flat list, and the parsing and validation of their values.
 
-Everything that turns text or foreign data into a value of a field (TOML, the command line, the forms of the workbench)
-goes through `parse_value` and `validate`, so that one rule and one sentence hold everywhere.
+TOML, the command line and the forms of the workbench all use `parse_value` and `validate`, so that rules and messages
+are the same everywhere.
 """
 
 from __future__ import annotations
@@ -16,12 +16,12 @@ from llm.reader import Malformed, parse_toml
 
 TRUE_WORDS = ("true", "on", "yes", "1")
 FALSE_WORDS = ("false", "off", "no", "0")
-LARGEST_INT = 2**63 - 1  # what TOML, safetensors and torch's generators hold
+MAX_INT = 2**63 - 1  # the limit of TOML, safetensors and PyTorch's generators
 
 
 @dataclass(frozen=True)
 class Field:
-    """One leaf of the configuration tree: where it is, what it may hold, and what it is for."""
+    """One field of the configuration: its path, its allowed values and its help text."""
 
     path: str  # dotted, "train.lr"
     type: type  # bool, int, float, str or tuple (of strings)
@@ -30,13 +30,13 @@ class Field:
     low: float | None  # inclusive
     high: float | None  # inclusive
     above: float | None  # exclusive
-    choices: tuple[str, ...]  # empty where any value within the bounds will do
-    live: bool  # may be changed while training
-    safe: bool  # may differ when a run is resumed
+    choices: tuple[str, ...]  # empty if any value within the bounds is allowed
+    live: bool  # can change during training
+    safe: bool  # can change when a run is resumed
 
     @property
     def section(self) -> str:
-        """The table the field lives in; empty for those at the top."""
+        """The table of the field; empty at the top level."""
         return self.path.rpartition(".")[0]
 
     @property
@@ -47,7 +47,7 @@ class Field:
 
 @cache
 def fields_of(tree: type, prefix: str = "") -> tuple[Field, ...]:
-    """The leaves of a configuration class, depth first, in the order they are declared."""
+    """The fields of a configuration class and its sections, in the order of declaration."""
     hints = get_type_hints(tree)
     found: list[Field] = []
     for item in fields(tree):
@@ -63,10 +63,10 @@ def fields_of(tree: type, prefix: str = "") -> tuple[Field, ...]:
 
 
 def parse_value(field: Field, text: str) -> Any:
-    """The value that `text`, typed by a person, stands for. ValueError with a plain sentence where it stands for none.
+    """The value of a field from text that a user typed. ValueError with a readable reason if it is not valid.
 
     Booleans are true/false, on/off, yes/no; integers may have underscores or an exponent (1_000, 1e3); lists are
-    separated by commas, or written as a TOML array where an item holds a comma.
+    separated by commas, or written as a TOML array if an item contains a comma.
     """
     if field.type is bool:
         return _boolean(text)
@@ -78,22 +78,22 @@ def parse_value(field: Field, text: str) -> Any:
 
 
 def validate(field: Field, value: Any) -> Any:
-    """`value` in the field's own type, if it is one the field may hold; ValueError with a plain sentence otherwise."""
+    """`value` in the type of the field; ValueError with a readable reason if the field does not allow it."""
     if field.type is bool:
         if not isinstance(value, bool):
-            raise ValueError(f"must be true or false, not {shown(value)}")
+            raise ValueError(f"must be true or false, not {quote(value)}")
         return value
     if field.type is tuple:
         if not isinstance(value, list | tuple) or not all(isinstance(item, str) for item in value):
-            raise ValueError(f"must be a list of strings, not {shown(value)}")
+            raise ValueError(f"must be a list of strings, not {quote(value)}")
         return tuple(_text(item) for item in value)
     if field.type is str:
         return _choice(field, value)
     return _within_bounds(field, _as_number(field, value))
 
 
-def shown(value: Any) -> str:
-    """`value` as it is quoted in a message: short, and in the words of TOML."""
+def quote(value: Any) -> str:
+    """`value` for a message: shortened, in TOML syntax."""
     if isinstance(value, bool):
         return "true" if value else "false"
     text = f'"{value}"' if isinstance(value, str) else str(value)
@@ -103,7 +103,7 @@ def shown(value: Any) -> str:
 def _boolean(text: str) -> bool:
     word = text.strip().lower()
     if word not in TRUE_WORDS + FALSE_WORDS:
-        raise ValueError(f"must be true or false (on/off, yes/no), not {shown(text)}")
+        raise ValueError(f"must be true or false (on/off, yes/no), not {quote(text)}")
     return word in TRUE_WORDS
 
 
@@ -116,7 +116,7 @@ def _number(text: str, *, whole: bool) -> int | float:
         return float(text)
     except ValueError:
         kind = "a whole number" if whole else "a number"
-        raise ValueError(f"must be {kind}, not {shown(text)}") from None
+        raise ValueError(f"must be {kind}, not {quote(text)}") from None
 
 
 def _items(text: str) -> list[Any]:
@@ -124,19 +124,19 @@ def _items(text: str) -> list[Any]:
         try:
             items = parse_toml("items = " + text)["items"]
         except Malformed:
-            raise ValueError(f"is not a list: {shown(text)}") from None
+            raise ValueError(f"is not a list: {quote(text)}") from None
         return items if isinstance(items, list) else [items]
     items = [item.strip() for item in text.split(",") if item.strip()]
-    if "," not in text or not items:  # one item, whose spaces and line breaks may matter (decode.stop); or a comma
+    if "," not in text or not items:  # one item, whose spaces and line breaks matter (decode.stop), or only commas
         return [text] if text else []
     return items
 
 
 def _choice(field: Field, value: Any) -> str:
     if not isinstance(value, str):
-        raise ValueError(f"must be a string, not {shown(value)}")
+        raise ValueError(f"must be a string, not {quote(value)}")
     if field.choices and value not in field.choices:
-        fault = f"must be one of {', '.join(field.choices)}, not {shown(value)}"
+        fault = f"must be one of {', '.join(field.choices)}, not {quote(value)}"
         raise ValueError("; ".join(filter(None, (fault, did_you_mean(value, field.choices)))))
     return _text(value)
 
@@ -152,7 +152,7 @@ def _text(value: str) -> str:
 def _as_number(field: Field, value: Any) -> int | float:
     if isinstance(value, bool) or not isinstance(value, int | float):
         kind = "a whole number" if field.type is int else "a number"
-        raise ValueError(f"must be {kind}, not {shown(value)}")
+        raise ValueError(f"must be {kind}, not {quote(value)}")
     if isinstance(value, float) and not math.isfinite(value):
         raise ValueError(f"must be a finite number, not {value}")
     if field.type is int:
@@ -166,13 +166,13 @@ def _as_number(field: Field, value: Any) -> int | float:
 
 
 def _within_bounds(field: Field, value: int | float) -> int | float:
-    written = f"{value:.12g}" if isinstance(value, float) else shown(value)
+    text = f"{value:.12g}" if isinstance(value, float) else quote(value)
     if field.low is not None and value < field.low:
-        raise ValueError(f"must be at least {field.low:.12g}, not {written}")
+        raise ValueError(f"must be at least {field.low:.12g}, not {text}")
     if field.above is not None and value <= field.above:
-        raise ValueError(f"must be above {field.above:.12g}, not {written}")
+        raise ValueError(f"must be above {field.above:.12g}, not {text}")
     if field.high is not None and value > field.high:
-        raise ValueError(f"must be at most {field.high:.12g}, not {written}")
-    if field.type is int and value > LARGEST_INT:
-        raise ValueError(f"must be at most {LARGEST_INT}, not {written}")
+        raise ValueError(f"must be at most {field.high:.12g}, not {text}")
+    if field.type is int and value > MAX_INT:
+        raise ValueError(f"must be at most {MAX_INT}, not {text}")
     return value

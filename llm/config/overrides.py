@@ -15,10 +15,10 @@ Overrides = Sequence[tuple[str, str]]
 
 
 def split_overrides(arguments: Sequence[str], own_flags: Sequence[str]) -> tuple[list[str], list[tuple[str, str]]]:
-    """(the command's own arguments, the (dotted path, text) pairs among them).
+    """(arguments of the command, (dotted path, text) of each configuration field).
 
-    Every `--flag` that is not one of `own_flags` is taken for a field, so that a mistyped one is reported with all
-    other problems of the configuration. A boolean field may stand alone, which means true.
+    Every `--flag` that is not one of `own_flags` is read as a field, so that a mistyped one is reported with all other
+    problems of the configuration. A boolean field without a value means true.
     """
     own: list[str] = []
     overrides: list[tuple[str, str]] = []
@@ -31,12 +31,12 @@ def split_overrides(arguments: Sequence[str], own_flags: Sequence[str]) -> tuple
             own.append(argument)
             continue
         path = current_path(flag.removeprefix("--").replace("-", "_"))
-        stands_alone = not queue or queue[0].startswith("--")
+        has_no_value = not queue or queue[0].startswith("--")
         if assigned:
             overrides.append((path, value))
-        elif is_boolean(path) and (stands_alone or queue[0].lower() not in TRUE_WORDS + FALSE_WORDS):
+        elif is_boolean(path) and (has_no_value or queue[0].lower() not in TRUE_WORDS + FALSE_WORDS):
             overrides.append((path, "true"))
-        elif stands_alone:
+        elif has_no_value:
             missing.append(Problem(path, f"needs a value: --{path} VALUE"))
         else:
             overrides.append((path, queue.popleft()))
@@ -45,8 +45,8 @@ def split_overrides(arguments: Sequence[str], own_flags: Sequence[str]) -> tuple
     return own, overrides
 
 
-def added(kept: Mapping[str, str], overrides: Overrides) -> dict[str, str]:
-    """`kept` and then `overrides`, by path; a length given now replaces one of another kind."""
+def merge_overrides(kept: Mapping[str, str], overrides: Overrides) -> dict[str, str]:
+    """`kept` updated with `overrides`, by path; a new length replaces one of another kind."""
     lengths = {f"train.{name}" for name in LENGTHS}
     if any(path in lengths for path, _ in overrides):
         kept = {path: text for path, text in kept.items() if path not in lengths}
@@ -54,5 +54,5 @@ def added(kept: Mapping[str, str], overrides: Overrides) -> dict[str, str]:
 
 
 def is_boolean(path: str) -> bool:
-    """Whether the field at `path` is on or off."""
+    """Whether the field at `path` is a boolean."""
     return any(field.path == path and field.type is bool for field in fields_of(RunConfig))

@@ -12,8 +12,8 @@ from typing import Any
 
 import tomli_w
 
-from llm.config.fields import shown
-from llm.config.parse import checked, diff, parse_toml, read_mapping, read_overrides, to_mapping
+from llm.config.fields import quote
+from llm.config.parse import check_or_raise, diff, parse_toml, read_mapping, read_overrides, to_mapping
 from llm.config.schema import RunConfig
 from llm.errors import ConfigError, Problem, UserError, WrongUse
 from llm.files import write_atomic
@@ -67,7 +67,7 @@ def check_name(name: str) -> None:
     """WrongUse unless `name` may name a run or a preset: safe as a file name everywhere, and on a command line."""
     if not NAME.fullmatch(name):
         rule = "use up to 64 letters, digits, dots, hyphens and underscores, a letter or digit first"
-        raise WrongUse(f"{shown(name)} is not a valid name; {rule}.")
+        raise WrongUse(f"{quote(name)} is not a valid name; {rule}.")
 
 
 def check_own_name(name: str) -> None:
@@ -84,7 +84,7 @@ def load_preset(name: str, home: Path, overrides: Iterable[tuple[str, str]] = ()
     """
     config, problems = merge(read_files(find_preset(name, home), home))
     config, more = read_overrides(config, overrides)
-    return checked(config, [*problems, *more])
+    return check_or_raise(config, [*problems, *more])
 
 
 def find_preset(name: str, home: Path) -> Path:
@@ -97,7 +97,7 @@ def find_preset(name: str, home: Path) -> Path:
             return path
     names = [path.stem for path in known]
     advice = did_you_mean(name, names) or f"there are {', '.join(names)}."
-    raise WrongUse(f"there is no preset named {shown(name)}; {advice}")
+    raise WrongUse(f"there is no preset named {quote(name)}; {advice}")
 
 
 def preset_paths(folder: Path) -> list[Path]:
@@ -119,7 +119,7 @@ def read_files(path: Path, home: Path, children: Sequence[Path] = ()) -> list[Pr
         if parent is None:
             return files
         if not isinstance(parent, str):
-            message = f"must be the name of a preset, not {shown(parent)} (in {path.name})"
+            message = f"must be the name of a preset, not {quote(parent)} (in {path.name})"
             raise ConfigError([Problem("extends", message)])
         seen.append(path)
         path = find_preset(parent, home)
@@ -131,7 +131,7 @@ def read_preset_text(path: Path) -> str:
     except FileNotFoundError:
         raise WrongUse(f"there is no file {path}; name a preset, or a .toml file that exists.") from None
     except Malformed as error:
-        raise ConfigError([Problem(path.name, f"this is not TOML: {error}")]) from None
+        raise ConfigError([Problem(path.name, f"is not valid TOML: {error}")]) from None
     except OSError as error:
         raise UserError(f"{path} cannot be read ({error.strerror}); check its permissions.") from error
 
@@ -165,7 +165,7 @@ def describe(path: Path, home: Path, *, mine: bool) -> Preset:
     """The list entry of the preset file at `path`."""
     try:
         files = read_files(path, home)
-        config = checked(*merge(files))
+        config = check_or_raise(*merge(files))
     except UserError as error:
         group = OWN_GROUP if mine else FIRST_GROUP
         return Preset(path.stem, path, "", group, mine, "; ".join(str(error).splitlines()), "")
@@ -201,7 +201,7 @@ def save_preset(home: Path, name: str, config: RunConfig, extends: str | None = 
     config = replace(config, group=OWN_GROUP)
     tables: dict[str, Any] = to_mapping(config)
     if extends is not None:
-        base = checked(*merge(read_files(find_preset(extends, home), home, [path])))
+        base = check_or_raise(*merge(read_files(find_preset(extends, home), home, [path])))
         tables = {"extends": extends} | nested(diff(without_description(base), config))
     try:
         path.parent.mkdir(parents=True, exist_ok=True)

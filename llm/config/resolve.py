@@ -1,4 +1,4 @@
-"""From a configuration with zeros in it ("derive this") to a model shape with none."""
+"""Model shapes with every derived size (0 in the configuration) filled in."""
 
 from __future__ import annotations
 
@@ -10,15 +10,15 @@ from llm.errors import ConfigError, Problem
 
 
 def resolve_model(model: ModelConfig, vocab_size: int) -> ModelConfig:
-    """`model` with every 0 and `depth` filled in; `vocab_size` is the tokenizer's. Raises ConfigError.
+    """`model` with every 0 and `depth` resolved; `vocab_size` is the tokenizer's. Raises ConfigError.
 
     depth d: n_layer = d, d_model = 64·d, n_head = ⌈d_model/128⌉ (nanochat's rule). d_ff of SwiGLU: ⌊8·d_model/3⌋
-    rounded up to a multiple of `d_ff_multiple`; its three matrices then hold about as much as the two of a 4·d_model
-    feed-forward.
+    rounded up to a multiple of `d_ff_multiple`; its three matrices then have about as many parameters as the two of
+    a 4·d_model feed-forward.
     """
     problems = shape_problems(model)
     if model.vocab_size and model.vocab_size < vocab_size:
-        message = f"must be at least the tokenizer's {vocab_size} ids, not {model.vocab_size}; 0 takes exactly those"
+        message = f"must be at least the tokenizer's {vocab_size} ids, not {model.vocab_size}; 0 uses that number"
         problems.append(Problem("model.vocab_size", message))
     if problems:
         raise ConfigError(problems)
@@ -33,28 +33,26 @@ def resolve_model(model: ModelConfig, vocab_size: int) -> ModelConfig:
 
 
 def shape_problems(model: ModelConfig) -> list[Problem]:
-    """What is wrong with the shape: heads that do not divide the width, or an odd head size under RoPE."""
+    """Problems of the shape: heads that do not divide the width, or an odd head width with RoPE."""
     if model.depth:
         width, heads = _depth_shape(model.depth)
         if width % heads:
             depths = " and ".join(str(depth) for depth in _nearest_depths(model.depth))
-            fault = f"{model.depth} gives a width of {width}, which its {heads} heads do not divide"
-            return [Problem("model.depth", f"{fault}; the nearest depths that work are {depths}")]
+            fault = f"{model.depth} gives a width of {width}, which is not divisible by its {heads} heads"
+            return [Problem("model.depth", f"{fault}; the nearest valid depths are {depths}")]
         model = _from_depth(model)
     problems: list[Problem] = []
     if model.d_model % model.n_head:
         near = nearest_multiple(model.d_model, model.n_head)
         message = (
-            f"{model.n_head} heads do not divide d_model = {model.d_model}; the nearest width they divide is {near}"
+            f"{model.n_head} does not divide d_model = {model.d_model}; the nearest width that it divides is {near}"
         )
         problems.append(Problem("model.n_head", message))
     elif model.position == "rope" and (model.d_model // model.n_head) % 2:
         size = model.d_model // model.n_head
-        problems.append(
-            Problem("model.n_head", f"gives heads of {size} coordinates; rotary positions need an even number")
-        )
+        problems.append(Problem("model.n_head", f"gives heads of width {size}; rotary positions need an even width"))
     if model.n_kv_head and model.n_head % model.n_kv_head:
-        message = f"{model.n_kv_head} key/value heads do not divide n_head = {model.n_head}; 0 takes n_head"
+        message = f"{model.n_kv_head} does not divide n_head = {model.n_head}; 0 uses n_head"
         problems.append(Problem("model.n_kv_head", message))
     return problems
 
@@ -63,7 +61,7 @@ SIZES = ("n_layer", "d_model", "n_head", "n_kv_head", "d_ff", "context", "vocab_
 
 
 def check_resolved(model: ModelConfig, sizes: Iterable[str] = SIZES) -> None:
-    """ValueError where one of `sizes`, those that a part of the model is built from, is missing or does not divide."""
+    """ValueError if one of `sizes`, which a part of the model needs, is not resolved or does not divide."""
     needed = set(sizes)
     for name in SIZES:
         if name in needed and getattr(model, name) < 1:
@@ -80,7 +78,7 @@ def resolve_seq_len(train: TrainConfig, model: ModelConfig) -> int:
 
 
 def resolve_accumulation(train: TrainConfig, model: ModelConfig, ranks: int = 1) -> int:
-    """Micro-batches per step and rank: `train.accumulation`, or what `train.total_batch_tokens` asks for."""
+    """Micro-batches per step and rank: `train.accumulation`, or derived from `train.total_batch_tokens`."""
     if not train.total_batch_tokens:
         return train.accumulation
     return train.total_batch_tokens // (train.batch_size * resolve_seq_len(train, model) * ranks)
@@ -102,14 +100,14 @@ def _from_depth(model: ModelConfig) -> ModelConfig:
 
 
 def _nearest_depths(depth: int) -> list[int]:
-    """The nearest depth that works below and above. Every even depth works: its heads have exactly 128 coordinates."""
+    """The nearest valid depths below and above. Every even depth is valid: its heads have width 128."""
 
-    def works(candidate: int) -> bool:
+    def is_valid(candidate: int) -> bool:
         width, heads = _depth_shape(candidate)
         return width % heads == 0
 
-    below = next(candidate for candidate in range(depth - 1, 0, -1) if works(candidate))
-    above = next(candidate for candidate in range(depth + 1, depth + 3) if works(candidate))
+    below = next(candidate for candidate in range(depth - 1, 0, -1) if is_valid(candidate))
+    above = next(candidate for candidate in range(depth + 1, depth + 3) if is_valid(candidate))
     return [below, above]
 
 

@@ -1,7 +1,6 @@
-"""A bundle of tasks as it is published: `core.yaml` (the index), `eval_data/*.jsonl`, `eval_meta_data.csv` (baselines).
+"""The published bundle of tasks: `core.yaml` (the index), `eval_data/*.jsonl`, `eval_meta_data.csv` (baselines).
 
-The index is YAML, which is read with PyYAML (an extra): the published one has comments, block lists and both kinds of
-quoted escapes, and half a YAML parser would misread the other half without saying so.
+The index needs PyYAML (an extra), since it has comments, block lists and both kinds of quoted strings.
 """
 
 from __future__ import annotations
@@ -26,10 +25,10 @@ Kind = Literal["multiple_choice", "schema", "language_modeling"]
 
 @dataclass(frozen=True)
 class Example:
-    """One question: (context, continuation) pairs, of which `gold` is the right one.
+    """One question: (context, continuation) pairs; `gold` is the index of the correct one.
 
     multiple_choice: one context, several continuations; schema: several contexts, one continuation; language_modeling:
-    the one pair, whose continuation has to be written.
+    one pair, whose continuation the model must predict.
     """
 
     options: tuple[tuple[str, str], ...]
@@ -38,8 +37,8 @@ class Example:
 
 @dataclass(frozen=True)
 class Task:
-    """`shots` solved examples precede each question; `delimiter` stands between a context and its continuation;
-    `baseline` is the share that guessing gets right."""
+    """`shots` solved examples precede each question; `delimiter` joins context and continuation; `baseline` is the
+    accuracy of guessing."""
 
     label: str
     kind: Kind
@@ -50,21 +49,21 @@ class Task:
 
 
 def bundle_folder(path: str, home: Path) -> Path:
-    """The folder of the bundle at `path`; empty: the downloaded one. UserError where there is none."""
+    """The folder of the bundle at `path`; empty: the downloaded one. UserError if there is none."""
     folder = Path(path).expanduser() if path else home / "datasets" / DATASET
     for place in (folder, folder / FOLDER_IN_ARCHIVE):
         if (place / INDEX).is_file():
             return place
     if path:
-        raise UserError(f"{folder} holds no {INDEX}; give the folder of a CORE bundle.")
+        raise UserError(f"{folder} contains no {INDEX}; give the folder of a CORE bundle.")
     raise UserError(
-        f"The CORE bundle is not downloaded; run: llm-workbench data download {DATASET} (or name a folder that holds "
+        f"The CORE bundle is not downloaded; run: llm-workbench data download {DATASET} (or give a folder with "
         f"{INDEX}, {DATA} and {BASELINES})."
     )
 
 
 def load_bundle(folder: Path) -> tuple[Task, ...]:
-    """Every task of the bundle in `folder`. UserError names the file, and the line, of what is missing or wrong."""
+    """Every task of the bundle in `folder`. UserError names the file and line that is missing or invalid."""
     baselines = read_baselines(folder / BASELINES)
     tasks = tuple(read_task(folder, entry, line, baselines) for entry, line in read_index(folder / INDEX))
     labels = [task.label for task in tasks]
@@ -75,11 +74,11 @@ def load_bundle(folder: Path) -> tuple[Task, ...]:
 
 
 def read_index(path: Path) -> Iterator[tuple[dict[str, Any], int]]:
-    """Every entry of `icl_tasks`, with the number of its line."""
+    """Every entry of `icl_tasks`, with its line number."""
     try:
         import yaml
     except ImportError as error:
-        raise UserError(f"{path} needs PyYAML to be read; run: pip install 'llm-workbench[core]'") from error
+        raise UserError(f"{path} cannot be read without PyYAML; run: pip install 'llm-workbench[core]'") from error
     try:
         loader = yaml.SafeLoader(read_text(path))
         root = loader.get_single_node()
@@ -90,9 +89,9 @@ def read_index(path: Path) -> Iterator[tuple[dict[str, Any], int]]:
         mark = getattr(error, "problem_mark", None)
         where = f"{path} line {mark.line + 1}" if mark else str(path)
         reason = getattr(error, "problem", None) or str(error)
-        raise UserError(f"{where} is not YAML ({reason}); mend it or restore it from the bundle.") from error
+        raise UserError(f"{where} is not YAML ({reason}); correct it or restore it from the bundle.") from error
     if not entries:
-        raise UserError(f"{path} lists no tasks; it needs a list under icl_tasks.")
+        raise UserError(f"{path} lists no tasks; it add a list under icl_tasks.")
     for entry, line in entries:
         if not isinstance(entry, dict):
             raise UserError(f"{path} line {line}: a task must be a mapping of label, dataset_uri, icl_task_type, ….")
@@ -100,15 +99,15 @@ def read_index(path: Path) -> Iterator[tuple[dict[str, Any], int]]:
 
 
 def read_task(folder: Path, entry: dict[str, Any], line: int, baselines: dict[str, float]) -> Task:
-    """The task that one entry of the index describes."""
+    """The task of one entry of the index."""
     where = f"{folder / INDEX} line {line}"
-    label, kind, uri = (text_of(entry, key, where) for key in ("label", "icl_task_type", "dataset_uri"))
+    label, kind, uri = (text_field(entry, key, where) for key in ("label", "icl_task_type", "dataset_uri"))
     if kind not in get_args(Kind):
-        raise UserError(f"{where}: {label} is of type {kind}, which must be one of {', '.join(get_args(Kind))}.")
+        raise UserError(f"{where}: the type of {label} must be one of {', '.join(get_args(Kind))}, not {kind}.")
     shots = entry.get("num_fewshot", 0)
     shots = shots[0] if isinstance(shots, list) and shots else shots
     if not isinstance(shots, int) or isinstance(shots, bool) or shots < 0:
-        raise UserError(f"{where}: num_fewshot of {label} must be a count, or a list that begins with one.")
+        raise UserError(f"{where}: num_fewshot of {label} must be a number, or a list that starts with one.")
     delimiter = entry.get("continuation_delimiter", " ")
     if not isinstance(delimiter, str):
         raise UserError(f"{where}: continuation_delimiter of {label} must be text; put it in quotes.")
@@ -116,15 +115,15 @@ def read_task(folder: Path, entry: dict[str, Any], line: int, baselines: dict[st
         raise UserError(f"{folder / BASELINES} has no row for {label}; add one with its random baseline in percent.")
     data = (folder / DATA / uri).resolve()
     if not data.is_relative_to((folder / DATA).resolve()):
-        raise UserError(f"{where}: dataset_uri {uri} of {label} lies outside {DATA}; name a file within it.")
+        raise UserError(f"{where}: dataset_uri {uri} of {label} is outside {DATA}; give a file inside it.")
     examples = tuple(read_examples(data, cast(Kind, kind)))
     if len(examples) <= shots:
-        raise UserError(f"{data} holds {len(examples)} examples, too few to show {shots} before each; add some.")
+        raise UserError(f"{data} has {len(examples)} examples, too few for {shots} shots before each; add some.")
     return Task(label, cast(Kind, kind), shots, delimiter, baselines[label], examples)
 
 
 def read_baselines(path: Path) -> dict[str, float]:
-    """Task → the share of answers that guessing gets right, in [0, 1); the file has it in percent."""
+    """Task → accuracy of guessing in [0, 1); the file has it in percent."""
     reader = csv.DictReader(io.StringIO(read_text(path), newline=""))
     baselines = {}
     for row in reader:
@@ -132,7 +131,7 @@ def read_baselines(path: Path) -> dict[str, float]:
             baselines[row["Eval Task"]] = share = float(row["Random baseline"]) / 100
         except (KeyError, TypeError, ValueError) as error:
             reason = f"{path} line {reader.line_num} needs the columns Eval Task and Random baseline, a number"
-            raise UserError(f"{reason}; mend the row.") from error
+            raise UserError(f"{reason}; correct the row.") from error
         if not 0 <= share < 1:
             raise UserError(
                 f"{path} line {reader.line_num}: a random baseline must be at least 0 and below 100 percent."
@@ -141,7 +140,7 @@ def read_baselines(path: Path) -> dict[str, float]:
 
 
 def read_examples(path: Path, kind: Kind) -> Iterator[Example]:
-    """The examples in a JSONL file, one a line; UserError names the line that does not fit `kind`."""
+    """The examples of a JSONL file, one per line; UserError names the line that is not an example of `kind`."""
     for number, line in enumerate(read_text(path).split("\n"), 1):
         if not line.strip():
             continue
@@ -154,22 +153,24 @@ def read_examples(path: Path, kind: Kind) -> Iterator[Example]:
                 "schema": "context_options (a list of texts), continuation and gold (the number of one of them)",
                 "language_modeling": "context and continuation",
             }[kind]
-            raise UserError(f"{path} line {number} is not a {kind} example, which has {fields}; mend it.") from error
+            raise UserError(f"{path} line {number} is not a {kind} example, which has {fields}; correct it.") from error
 
 
 def multiple_choice(record: dict[str, Any]) -> Example:
-    query = text(record["query"])
-    return chosen(tuple((query, text(choice)) for choice in record["choices"]), record["gold"])
+    query = as_text(record["query"])
+    return make_example(tuple((query, as_text(choice)) for choice in record["choices"]), record["gold"])
 
 
 def schema(record: dict[str, Any]) -> Example:
-    continuation = text(record["continuation"])
-    return chosen(tuple((text(context), continuation) for context in record["context_options"]), record["gold"])
+    continuation = as_text(record["continuation"])
+    return make_example(
+        tuple((as_text(context), continuation) for context in record["context_options"]), record["gold"]
+    )
 
 
 def language_modeling(record: dict[str, Any]) -> Example:
-    """White space around the context is dropped: some published sets have it by accident."""
-    return Example(((text(record["context"]).strip(), text(record["continuation"])),), 0)
+    """Drops white space around the context: some published data sets have it by accident."""
+    return Example(((as_text(record["context"]).strip(), as_text(record["continuation"])),), 0)
 
 
 EXAMPLES: dict[Kind, Callable[[dict[str, Any]], Example]] = {
@@ -179,27 +180,27 @@ EXAMPLES: dict[Kind, Callable[[dict[str, Any]], Example]] = {
 }
 
 
-def chosen(options: tuple[tuple[str, str], ...], gold: Any) -> Example:
+def make_example(options: tuple[tuple[str, str], ...], gold: Any) -> Example:
     if not isinstance(gold, int) or isinstance(gold, bool) or not 0 <= gold < len(options) or len(options) < 2:
         raise ValueError("gold")
     return Example(options, gold)
 
 
-def text(value: Any) -> str:
+def as_text(value: Any) -> str:
     if not isinstance(value, str):
         raise TypeError("text")
     return value
 
 
-def text_of(entry: dict[str, Any], key: str, where: str) -> str:
+def text_field(entry: dict[str, Any], key: str, where: str) -> str:
     value = entry.get(key)
     if not isinstance(value, str) or not value:
-        raise UserError(f"{where}: a task needs {key}, a text.")
+        raise UserError(f"{where}: {key} is missing or not text; every task needs it.")
     return value
 
 
 def read_text(path: Path) -> str:
-    """The whole of a small file of UTF-8; UserError where it is missing or not text."""
+    """The text of a small UTF-8 file; UserError if it is missing or not text."""
     try:
         return read_bytes(path, MAX_BYTES).decode("utf-8-sig")
     except FileNotFoundError:

@@ -1,4 +1,4 @@
-"""Asking a model the questions of a bundle, and the CORE metric of its answers."""
+"""A model's answers to the questions of a bundle, and their CORE metric."""
 
 from __future__ import annotations
 
@@ -24,8 +24,8 @@ LOGITS_AT_ONCE = 256
 
 @dataclass(frozen=True)
 class CoreResult:
-    """`accuracy`: task → share of right answers. `centred`: task → 0 for guessing, 1 for always right; below 0 is worse
-    than guessing. `examples` counts the questions asked."""
+    """`accuracy`: task → share of correct answers. `centred`: task → 0 for guessing, 1 for all correct, less than 0
+    for worse than guessing. `examples`: the number of questions."""
 
     accuracy: dict[str, float]
     centred: dict[str, float]
@@ -33,13 +33,13 @@ class CoreResult:
 
     @property
     def core_metric(self) -> float:
-        """The mean of the centred accuracies."""
+        """The mean of the centered accuracies."""
         return sum(self.centred.values()) / len(self.centred)
 
 
 @dataclass(frozen=True)
 class Score:
-    """Of one prompt's scored tokens: mean loss in nats, and whether each was the likeliest."""
+    """Mean loss in nats of a prompt's scored tokens, and whether each was the likeliest."""
 
     loss: float
     exact: bool
@@ -54,24 +54,24 @@ def evaluate_core(
     batch_tokens: int,
     max_examples: int = 0,
 ) -> Generator[Progress, None, CoreResult]:
-    """Ask the questions of `tasks`, at most `max_examples` of each (0: all), about `batch_tokens` positions at a time.
+    """Evaluate `tasks` on at most `max_examples` questions each (0: all), with about `batch_tokens` tokens per batch.
 
-    Yields progress about twice a second and returns the result. Draws nothing from torch's random generators, and
-    leaves the model in its mode, also when it is closed early.
+    Yields progress about twice a second and returns the result. Uses no random generator of PyTorch and restores the
+    model's mode, also when closed early.
     """
     counts = {task.label: min(len(task.examples), max_examples or len(task.examples)) for task in tasks}
-    total, done, told = sum(counts.values()), 0, -math.inf
+    total, done, reported = sum(counts.values()), 0, -math.inf
     right = dict.fromkeys(counts, 0)
     was_training = model.training
     model.eval()
     try:
         for task in tasks:
-            asked = questions(task, tokenizer, model.config.context + 1, max_examples)
-            for group in grouped(asked, BATCHES_IN_GROUP * batch_tokens):
-                right[task.label] += sum(answered(model, plan, task, group, batch_tokens))
+            task_questions = questions(task, tokenizer, model.config.context + 1, max_examples)
+            for group in group_questions(task_questions, BATCHES_IN_GROUP * batch_tokens):
+                right[task.label] += sum(check_answers(model, plan, task, group, batch_tokens))
                 done += len(group)
-                if time.monotonic() - told > SECONDS_BETWEEN_PROGRESS:
-                    told = time.monotonic()
+                if time.monotonic() - reported > SECONDS_BETWEEN_PROGRESS:
+                    reported = time.monotonic()
                     yield Progress(stage=f"CORE: {task.label}", done=done, total=total, unit="questions")
     finally:
         model.train(was_training)
@@ -80,11 +80,11 @@ def evaluate_core(
     return CoreResult(accuracy, centred, total)
 
 
-def grouped(asked: Iterable[Question], tokens: int) -> Iterator[list[Question]]:
-    """Questions in lists of about `tokens` tokens: enough to be sorted by length, not all of them at once."""
+def group_questions(task_questions: Iterable[Question], tokens: int) -> Iterator[list[Question]]:
+    """Questions in lists of about `tokens` tokens: enough to sort by length, without reading all."""
     group: list[Question] = []
     size = 0
-    for question in asked:
+    for question in task_questions:
         group.append(question)
         size += sum(len(prompt.tokens) for prompt in question.prompts)
         if size >= tokens:
@@ -94,22 +94,24 @@ def grouped(asked: Iterable[Question], tokens: int) -> Iterator[list[Question]]:
         yield group
 
 
-def answered(
+def check_answers(
     model: Transformer, plan: Plan, task: Task, group: Sequence[Question], batch_tokens: int
 ) -> Iterator[bool]:
-    """Whether each question of `group` is answered rightly; of equally likely options the first is the answer."""
-    scores = iter(scored(model, plan, [prompt for question in group for prompt in question.prompts], batch_tokens))
+    """Whether each question of `group` is answered correctly; of equally likely options the first is the answer."""
+    scores = iter(
+        score_prompts(model, plan, [prompt for question in group for prompt in question.prompts], batch_tokens)
+    )
     for question in group:
-        own = [next(scores) for _ in question.prompts]
+        of_options = [next(scores) for _ in question.prompts]
         if task.kind == "language_modeling":
-            yield own[0].exact
+            yield of_options[0].exact
         else:
-            losses = [score.loss for score in own]
+            losses = [score.loss for score in of_options]
             yield losses.index(min(losses)) == question.gold
 
 
-def scored(model: Transformer, plan: Plan, prompts: Sequence[Prompt], batch_tokens: int) -> list[Score]:
-    """The scores of `prompts`, in their order; batches hold prompts of like length."""
+def score_prompts(model: Transformer, plan: Plan, prompts: Sequence[Prompt], batch_tokens: int) -> list[Score]:
+    """The scores of `prompts`, in their order; prompts of similar length share a batch."""
     order = sorted(range(len(prompts)), key=lambda index: -len(prompts[index].tokens))
     scores: dict[int, Score] = {}
     while order:
@@ -121,7 +123,7 @@ def scored(model: Transformer, plan: Plan, prompts: Sequence[Prompt], batch_toke
 
 @torch.no_grad()
 def score_batch(model: Transformer, plan: Plan, prompts: Sequence[Prompt]) -> list[Score]:
-    """The scores of prompts that are run together, padded on the right, where causal attention never looks."""
+    """The scores of one batch of prompts, padded on the right, which causal attention ignores."""
     width = max(2, *(len(prompt.tokens) for prompt in prompts))
     tokens = torch.zeros((len(prompts), width), dtype=torch.int64)
     wanted = torch.zeros((len(prompts), width - 1), dtype=torch.bool)
@@ -131,19 +133,19 @@ def score_batch(model: Transformer, plan: Plan, prompts: Sequence[Prompt]) -> li
     tokens, wanted = tokens.to(plan.device), wanted.to(plan.device)
     with plan.autocast():
         hidden = model.hidden(tokens[:, :-1])[wanted]
-        losses, likeliest = predicted(model, hidden, tokens[:, 1:][wanted])
+        losses, likeliest = score_targets(model, hidden, tokens[:, 1:][wanted])
     counts = [max(0, len(prompt.tokens) - prompt.start) for prompt in prompts]
     parts = zip(losses.cpu().double().split(counts), likeliest.cpu().split(counts), strict=True)
-    # No token to score (an empty text): as unlikely as can be, and never predicted.
+    # Without a token to score (an empty text) an option is never chosen.
     return [
         Score(float(loss.mean()), bool(exact.all())) if len(loss) else Score(math.inf, False) for loss, exact in parts
     ]
 
 
-def predicted(model: Transformer, hidden: Tensor, targets: Tensor) -> tuple[Tensor, Tensor]:
-    """Loss in nats (n,) of each target (n,) after its hidden state (n, d_model), and whether it was likeliest.
+def score_targets(model: Transformer, hidden: Tensor, targets: Tensor) -> tuple[Tensor, Tensor]:
+    """Loss in nats (n,) of each target (n,) after its hidden state (n, d_model), and whether it was the likeliest.
 
-    The logits of a few hundred positions exist at a time.
+    The logits are computed in chunks, to save memory.
     """
     losses, likeliest = [], []
     for states, wanted in zip(hidden.split(LOGITS_AT_ONCE), targets.split(LOGITS_AT_ONCE), strict=True):

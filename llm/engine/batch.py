@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from llm.engine.reply import Done, Piece, Reason
 from llm.model.counts import kv_cache_bytes
-from llm.model.packed import ReadingModel
+from llm.model.packed import InferenceModel
 
 MAX_ROWS = 32
 CACHE_BYTES = 512 << 20
@@ -46,7 +46,7 @@ def group_by_length(lengths: Sequence[int], max_prompts: int) -> list[list[int]]
     return found
 
 
-def max_batch_prompts(model: ReadingModel, num_samples: int) -> int:
+def max_batch_prompts(model: InferenceModel, num_samples: int) -> int:
     """How many prompts fit into one batch: limited by rows and by the memory of their KV cache."""
     each = num_samples * kv_cache_bytes(model.config, bytes_per_number=model.cache_dtype.itemsize)
     return max(1, min(MAX_ROWS // num_samples, CACHE_BYTES // each))

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from llm.config.schema import DecodeConfig
 from llm.engine.reader import Reader, window_start
-from llm.model.packed import ReadingModel
+from llm.model.packed import InferenceModel
 from llm.sampling import LogitsPipeline, SamplingContext, Stage, Uniforms, Vocabulary, build_pipeline, explain
 from llm.sampling.filters import mirostat_update
 
@@ -103,7 +103,7 @@ def _probability(pipeline: LogitsPipeline, logits: Tensor, ctx: SamplingContext,
 
 
 @torch.no_grad()
-def next_logits(model: ReadingModel, prompt: Sequence[int], generated: Sequence[int], size: int) -> Tensor:
+def next_logits(model: InferenceModel, prompt: Sequence[int], generated: Sequence[int], size: int) -> Tensor:
     """The model's logits (len(generated), size) before each token of `generated`.
 
     The text is read once per context window that its tokens were sampled in: once, if it fits into the context.

@@ -19,7 +19,7 @@ from torch import Tensor
 
 from llm.engine import static
 from llm.model.attention import KVCache
-from llm.model.packed import ReadingModel
+from llm.model.packed import InferenceModel
 
 BLOCK = 128
 
@@ -39,7 +39,7 @@ def window_start(length: int, prompt_length: int, context: int) -> int:
 class Reader:
     """A model with the KV cache of `batch_size` texts of equal length."""
 
-    def __init__(self, model: ReadingModel, batch_size: int = 1, *, use_cache: bool = True) -> None:
+    def __init__(self, model: InferenceModel, batch_size: int = 1, *, use_cache: bool = True) -> None:
         device, dtype = model.head_weight.device, model.cache_dtype
         self._model = model
         self._cache = KVCache(model.config, batch_size, device=device, dtype=dtype) if use_cache else None
@@ -106,4 +106,4 @@ class Reader:
         if self._cache is None:
             return
         filled = slice(0, self._cache.length)
-        self._cache.both[:, :, :, filled] = self._cache.both[:, rows, :, filled]
+        self._cache.kv[:, :, :, filled] = self._cache.kv[:, rows, :, filled]

@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 
 from llm.model.attention import KVCache
-from llm.model.packed import ReadingModel
+from llm.model.packed import InferenceModel
 
 CAPTURE_AFTER = 16
 """Tokens decoded before the capture: it takes as long as decoding that many, too long for short replies."""
@@ -34,11 +34,11 @@ class StaticCache(KVCache):
 
     def __init__(self, cache: KVCache) -> None:
         self.config, self.capacity, self.length = cache.config, cache.capacity, 0
-        self.both, self.keys, self.values = cache.both, cache.keys, cache.values
-        self.both[..., cache.length :, :] = 0  # masked values must be finite: 0 * inf is NaN
-        self.at = torch.zeros(1, dtype=torch.int64, device=self.both.device)
-        self.positions = torch.arange(self.capacity, device=self.both.device).unsqueeze(0)
-        self.seen = self.positions <= self.at
+        self.kv, self.keys, self.values = cache.kv, cache.keys, cache.values
+        self.kv[..., cache.length :, :] = 0  # masked values must be finite: 0 * inf is NaN
+        self.at = torch.zeros(1, dtype=torch.int64, device=self.kv.device)
+        self.positions = torch.arange(self.capacity, device=self.kv.device).unsqueeze(0)
+        self.attn_mask = self.positions <= self.at
 
     @property
     def start(self) -> Tensor:
@@ -46,16 +46,16 @@ class StaticCache(KVCache):
 
     def update_mask(self) -> None:
         """Let queries attend to the positions up to `at`."""
-        assert self.seen is not None
-        torch.le(self.positions, self.at, out=self.seen)
+        assert self.attn_mask is not None
+        torch.le(self.positions, self.at, out=self.attn_mask)
 
     def store(self, layer: int, key: Tensor, value: Tensor) -> tuple[Tensor, Tensor]:
-        keys, values = self.store_both(layer, torch.cat((key, value), dim=1)).chunk(2, dim=1)
+        keys, values = self.store_kv(layer, torch.cat((key, value), dim=1)).chunk(2, dim=1)
         return keys.to(key.dtype), values.to(value.dtype)
 
-    def store_both(self, layer: int, both: Tensor) -> Tensor:
-        self.both[layer].index_copy_(2, self.at, both.to(self.both.dtype))
-        return self.both[layer]
+    def store_kv(self, layer: int, kv: Tensor) -> Tensor:
+        self.kv[layer].index_copy_(2, self.at, kv.to(self.kv.dtype))
+        return self.kv[layer]
 
     def advance(self, count: int) -> None:
         """Does nothing: the caller sets `at`."""
@@ -64,9 +64,9 @@ class StaticCache(KVCache):
 class StaticStep:
     """Decodes one token of every row of `cache`; captured as a CUDA graph after `CAPTURE_AFTER` calls."""
 
-    def __init__(self, model: ReadingModel, cache: KVCache) -> None:
+    def __init__(self, model: InferenceModel, cache: KVCache) -> None:
         self._model, self.cache = model, StaticCache(cache)
-        self.tokens = torch.zeros(cache.batch_size, 1, dtype=torch.int64, device=cache.both.device)
+        self.tokens = torch.zeros(cache.batch_size, 1, dtype=torch.int64, device=cache.kv.device)
         self._run: Callable[[], Tensor] = self.forward
         self._calls = 0
 

@@ -9,7 +9,7 @@ import torch
 from llm.device import choose_precision
 from llm.model.counts import parameters
 from llm.model.kernels import FUSED
-from llm.model.packed import PackedTransformer, ReadingModel, can_pack
+from llm.model.packed import InferenceModel, PackedTransformer, can_pack
 from llm.model.transformer import Transformer
 
 PACKED_FROM = 5_000_000
@@ -18,7 +18,7 @@ PACKED_FROM = 5_000_000
 
 def reading_model(
     model: Transformer, *, device: torch.device | str | None = None, dtype: torch.dtype | None = None
-) -> ReadingModel:
+) -> InferenceModel:
     """The model for inference on `device`: `model` itself if it fits, otherwise a copy in evaluation mode.
 
     Without a `dtype`, a large float32 model runs in bfloat16 if the device supports it. This is a fixed rule and not a
@@ -49,7 +49,7 @@ def snapshot_model(
 
 
 @torch.no_grad()
-def copy_weights(source: Transformer, target: ReadingModel) -> None:
+def copy_weights(source: Transformer, target: InferenceModel) -> None:
     """Copy the weights of `source` to `target`, converting device and dtype. Hold the weight lock as above."""
     if isinstance(target, PackedTransformer):
         target.load_from(source)

@@ -1,1 +1,1 @@
-"""The transformer, written by hand. `llm.model.counts` does without torch, so nothing is imported here."""
+"""The transformer. Imports nothing, since `llm.model.counts` must not import torch."""

@@ -1,4 +1,4 @@
-"""Causal self-attention with grouped queries, and the cache that spares recomputing what was read."""
+"""Causal self-attention with grouped queries, and the key/value cache."""
 
 from __future__ import annotations
 
@@ -16,13 +16,13 @@ HEADS = ("d_model", "n_head", "n_kv_head")
 class KVCache:
     """Keys and values of the positions read so far, in memory allocated once.
 
-    `keys` and `values` are (n_layer, B, n_kv_head, capacity, head_dim), halves of one tensor `both`, whose third axis
-    holds the heads of the keys and then those of the values; the first `length` positions are filled, the others hold
-    whatever memory held. The length is a Python integer: reading it never waits for a device.
+    `keys` and `values` are (n_layer, B, n_kv_head, capacity, head_dim), halves of one tensor `kv`, whose third axis
+    holds the heads of the keys and then those of the values. The first `length` positions are filled, the others are
+    uninitialized. The length is a Python integer: reading it needs no device synchronization.
     """
 
-    seen: Tensor | None = None
-    """Which of the positions that `store` returns a query sees, (1, S) bool; None: those up to its own."""
+    attn_mask: Tensor | None = None
+    """The positions returned by `store` that a query attends to, (1, S) bool; None: those up to its own."""
 
     def __init__(
         self,
@@ -33,28 +33,28 @@ class KVCache:
         dtype: torch.dtype = torch.float32,
         length: int | None = None,
     ) -> None:
-        """Room for `length` positions (the model's context where it is not given).
+        """Allocate `length` positions (default: the model's context).
 
-        ValueError where the configuration's shape is not resolved.
+        ValueError if the configuration's shape is not resolved.
         """
         check_resolved(config, (*HEADS, "n_layer", "context"))
         self.config = config
         self.capacity = config.context if length is None else length
         shape = (config.n_layer, batch_size, 2 * config.n_kv_head, self.capacity, config.d_model // config.n_head)
-        self.both = torch.empty(shape, device=device, dtype=dtype)
-        self.keys, self.values = self.both.chunk(2, dim=2)
+        self.kv = torch.empty(shape, device=device, dtype=dtype)
+        self.keys, self.values = self.kv.chunk(2, dim=2)
         self.length = 0
 
     @property
     def batch_size(self) -> int:
-        return self.both.shape[1]
+        return self.kv.shape[1]
 
     @property
     def start(self) -> int | Tensor:
         """The position of the next token."""
         return self.length
 
-    def room_for(self, count: int) -> None:
+    def check_capacity(self, count: int) -> None:
         """ValueError unless `count` more positions fit."""
         if self.length + count > self.capacity:
             raise ValueError(
@@ -62,45 +62,45 @@ class KVCache:
             )
 
     def store(self, layer: int, key: Tensor, value: Tensor) -> tuple[Tensor, Tensor]:
-        """Write (B, n_kv_head, T, head_dim) behind the filled positions; return that layer's keys and values so far.
+        """Write (B, n_kv_head, T, head_dim) after the filled positions; return all keys and values of that layer.
 
-        `length` moves only by `advance`, once all layers have stored theirs.
+        Call `advance` once all layers have stored theirs; only that changes `length`.
         """
         stop = self.length + key.shape[2]
         self.keys[layer, :, :, self.length : stop] = key
         self.values[layer, :, :, self.length : stop] = value
         return self.keys[layer, :, :, :stop].to(key.dtype), self.values[layer, :, :, :stop].to(value.dtype)
 
-    def store_both(self, layer: int, both: Tensor) -> Tensor:
-        """`store` for keys and values that are one tensor already, (B, 2·n_kv_head, T, head_dim)."""
-        stop = self.length + both.shape[2]
-        self.both[layer, :, :, self.length : stop] = both
-        return self.both[layer, :, :, :stop]
+    def store_kv(self, layer: int, kv: Tensor) -> Tensor:
+        """`store` for keys and values in one tensor, (B, 2·n_kv_head, T, head_dim)."""
+        stop = self.length + kv.shape[2]
+        self.kv[layer, :, :, self.length : stop] = kv
+        return self.kv[layer, :, :, :stop]
 
     def advance(self, count: int) -> None:
-        """Count `count` stored positions as filled."""
+        """Mark `count` stored positions as filled."""
         self.length += count
 
     def truncate(self, length: int) -> None:
-        """Forget all positions from `length` on, to go on from a shared beginning."""
+        """Drop all positions from `length` on, to continue from a shared prefix."""
         if not 0 <= length <= self.length:
             raise ValueError(f"A KV cache of {self.length} positions cannot be truncated to {length}.")
         self.length = length
 
     def expand(self, batch_size: int) -> KVCache:
-        """A copy of this cache of one sequence for `batch_size` sequences that share its beginning."""
+        """A copy of this cache of one sequence for `batch_size` sequences that share its prefix."""
         if self.batch_size != 1:
             raise ValueError(f"Only a KV cache of one sequence can be expanded; this one has {self.batch_size}.")
         copy = KVCache(self.config, batch_size, device=self.keys.device, dtype=self.keys.dtype, length=self.capacity)
-        copy.both[..., : self.length, :] = self.both[..., : self.length, :]
+        copy.kv[..., : self.length, :] = self.kv[..., : self.length, :]
         copy.length = self.length
         return copy
 
 
 class Attention(Layer):
-    """Project to queries, keys and values, rotate, normalise, attend, project back: (B, T, d_model) → the same.
+    """Project to queries, keys and values, rotate, normalize, attend, project back: (B, T, d_model) → the same.
 
-    ValueError where the configuration's heads and width are not resolved (`llm.config.resolve_model`).
+    ValueError if the configuration's heads and width are not resolved (`llm.config.resolve_model`).
     """
 
     def __init__(self, config: ModelConfig, layer: int) -> None:
@@ -129,8 +129,8 @@ class Attention(Layer):
             key = self.kernels.rms_norm(key, None, self.qk_norm_eps)
         if cache is not None:
             key, value = cache.store(self.layer, key, value)
-        seen = None if cache is None else cache.seen
-        mixed = self.kernels.attention(query, key, value, self.dropout if self.training else 0.0, seen)
+        attn_mask = None if cache is None else cache.attn_mask
+        mixed = self.kernels.attention(query, key, value, self.dropout if self.training else 0.0, attn_mask)
         y: Tensor = self.out(mixed.transpose(1, 2).flatten(2))
         return y
 

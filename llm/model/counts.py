@@ -1,4 +1,4 @@
-"""What a model of a given (resolved) configuration costs: parameters, operations, bytes. Does without torch."""
+"""The cost of a model with a resolved configuration: parameters, operations, bytes. Does not import torch."""
 
 from __future__ import annotations
 
@@ -9,13 +9,13 @@ from llm.config.schema import ModelConfig
 
 Precision = Literal["fp32", "bf16", "fp16"]
 WEIGHT_BYTES = 4  # training keeps float32 weights
-LEAST_LOGIT_ROWS = 256  # rows whose logits the loss holds at once, at least
-BLOCK_ROWS = 128  # queries that attention works on together on a CPU: measured best for texts of 64 to 1024 tokens
-MOST_KEPT_POSITIONS = 256  # in longer texts a CPU forms the attention weights anew for the backward pass
+MIN_LOGIT_ROWS = 256  # the fewest rows whose logits the loss computes at once
+BLOCK_ROWS = 128  # queries per block of attention on a CPU: fastest in measurements for texts of 64 to 1024 tokens
+MAX_SAVED_POSITIONS = 256  # for longer texts a CPU recomputes the attention weights in the backward pass
 
 
 def parameters(config: ModelConfig) -> int:
-    """Numbers that training moves; a tied head counts once."""
+    """Trainable numbers; a tied head counts once."""
     return sum(group_parameters(config).values())
 
 
@@ -42,23 +42,23 @@ def matrix_parameters(config: ModelConfig) -> int:
 
 
 def kv_width(config: ModelConfig) -> int:
-    """Width of all key heads together."""
+    """Total width of all key heads."""
     return config.n_kv_head * (config.d_model // config.n_head)
 
 
 def inner_matrices(config: ModelConfig) -> int:
-    """Matrices that lead into the feed-forward's hidden layer."""
+    """The number of matrices that lead into the feed-forward's hidden layer."""
     return 2 if config.mlp == "swiglu" else 1
 
 
 def norm_parameters(config: ModelConfig) -> int:
-    """Gain and bias of one normalisation."""
+    """Numbers in the gain and bias of one normalization."""
     biased = config.norm == "layernorm" and config.bias
     return config.d_model * (config.norm_gain + biased)
 
 
 def lookup_parameters(config: ModelConfig) -> int:
-    """The token embedding, and the position embedding where there is one."""
+    """Numbers in the token embedding and in a learned position embedding."""
     rows = config.vocab_size + (config.context if config.position == "learned" else 0)
     return rows * config.d_model
 
@@ -66,10 +66,9 @@ def lookup_parameters(config: ModelConfig) -> int:
 def flops_per_token(config: ModelConfig, seq_len: int) -> float:
     """Floating-point operations of forward and backward for one token of a sequence of `seq_len`.
 
-    6·N + 12·L·d·T, as in PaLM (Chowdhery et al. 2022, appendix B). N are the parameters that take part in a matrix
-    product, gains and biases counted with them: all but the embeddings, which are looked up; the head counts, tied or
-    not. Each costs a multiplication and an addition forward and twice that backward. Attention is counted as if it
-    were not causal, as is usual for model-FLOPs utilisation.
+    6·N + 12·L·d·T, as in PaLM (Chowdhery et al. 2022, appendix B). N counts all parameters except the embeddings,
+    which are looked up; the head counts, tied or not. Each parameter costs a multiplication and an addition forward and
+    twice that backward. Attention is counted as if it were not causal, as is usual for model-FLOPs utilization.
     """
     head = config.vocab_size * config.d_model if config.tied_head else 0
     multiplied = parameters(config) - lookup_parameters(config) + head
@@ -77,12 +76,12 @@ def flops_per_token(config: ModelConfig, seq_len: int) -> float:
 
 
 def weight_bytes(config: ModelConfig, bytes_per_parameter: int = WEIGHT_BYTES) -> int:
-    """The weights alone."""
+    """Bytes of the weights."""
     return parameters(config) * bytes_per_parameter
 
 
 def kv_cache_bytes(config: ModelConfig, batch_size: int = 1, length: int = 0, bytes_per_number: int = 4) -> int:
-    """Keys and values of `length` positions (0 = the context) of `batch_size` sequences."""
+    """Bytes of the keys and values of `length` positions (0 = the context) of `batch_size` sequences."""
     return batch_size * 2 * config.n_layer * kv_width(config) * (length or config.context) * bytes_per_number
 
 
@@ -94,10 +93,10 @@ def training_bytes(
     precision: Precision = "fp32",
     optimizer: str = "adamw",
 ) -> int:
-    """An estimate of what one training step holds at its fullest: within about a quarter, torch itself not counted.
+    """Estimated peak memory of one training step, accurate to about 25%, without PyTorch itself.
 
-    Weights, gradients, optimiser state, activations kept for the backward pass, and the logits of one chunk
-    (`llm.model.loss`). Half precision keeps a narrow copy of the weights besides.
+    Weights, gradients, optimizer state, activations saved for the backward pass, and the logits of one chunk
+    (`llm.model.loss`). Half precision adds a narrow copy of the weights.
     """
     all_weights = parameters(config)
     state = sum(
@@ -105,7 +104,7 @@ def training_bytes(
         for group, numbers in group_parameters(config).items()
     )
     narrow_copy = 0 if precision == "fp32" else 2 * all_weights
-    logits = 3 * LEAST_LOGIT_ROWS * config.vocab_size
+    logits = 3 * MIN_LOGIT_ROWS * config.vocab_size
     return (
         WEIGHT_BYTES * (2 * all_weights + state + logits)
         + narrow_copy
@@ -114,18 +113,18 @@ def training_bytes(
 
 
 def activation_bytes_per_token(config: ModelConfig, seq_len: int, precision: Precision) -> int:
-    """Bytes that the forward pass keeps for the backward pass, per token.
+    """Bytes that the forward pass saves for the backward pass, per token.
 
-    The residual stream and the normalisations are float32; matrix products and what lies between them are narrow in
-    half precision. Attention in bfloat16 or with dropout is counted as on a CPU (`llm.model.blockwise`), which
-    keeps a little more than a GPU.
+    The residual stream and the normalizations are float32; matrix products and the operations between them are narrow
+    in half precision. Attention in bfloat16 or with dropout is counted as on a CPU (`llm.model.blockwise`), which saves
+    a little more than a GPU.
     """
     d, narrow = config.d_model, 4 if precision == "fp32" else 2
     norm = (8 if config.norm == "rmsnorm" else 4) * d + narrow * d
     attention = narrow * (2 * d + 2 * kv_width(config))
     if precision == "bf16" or config.dropout:
         weights = config.n_head * min(seq_len, (seq_len + BLOCK_ROWS) // 2)
-        attention += narrow * (d + (weights if seq_len <= MOST_KEPT_POSITIONS else 0))
+        attention += narrow * (d + (weights if seq_len <= MAX_SAVED_POSITIONS else 0))
     hidden = {"swiglu": 4, "gelu": 2, "gelu-exact": 2, "relu2": 3}[config.mlp] * narrow * config.d_ff
     dropout = 3 * narrow * d if config.dropout else 0
     return config.n_layer * (2 * norm + attention + hidden + dropout) + norm + 8 * d

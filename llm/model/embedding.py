@@ -1,9 +1,9 @@
-"""The embedding in a graph that torch.compile makes for a CPU, with a gradient that is the same at every call.
+"""An embedding whose gradient is deterministic under torch.compile on a CPU.
 
-Compiled code adds up the gradient of an embedding with atomic additions from all threads, in whatever order they come:
-with two threads or more its last bits differ from call to call (torch 2.13.0; found with three runs of four steps). The
-eager kernel shares the rows out to the threads instead, and repeats. An operation of our own keeps the compiler from
-taking it apart, which `torch.use_deterministic_algorithms` would do as well, but for the whole process.
+Compiled code sums the gradient of an embedding with atomic additions from all threads, in no fixed order: with two or
+more threads its last bits differ between calls (torch 2.13.0; seen in three runs of four steps). The eager kernel
+assigns rows to threads and is deterministic. A custom operation makes the compiler call that kernel;
+`torch.use_deterministic_algorithms` would have the same effect, but on the whole process.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ def _(gradient: Tensor, tokens: Tensor, rows: int) -> Tensor:
 
 
 class RepeatableEmbedding(torch.autograd.Function):
-    """`F.embedding` whose backward pass is one operation that the compiler leaves whole."""
+    """`F.embedding` whose backward pass is one custom operation."""
 
     @staticmethod
     def forward(ctx: Any, tokens: Tensor, weight: Tensor) -> Tensor:
@@ -44,6 +44,6 @@ class RepeatableEmbedding(torch.autograd.Function):
 
 
 def repeatable_embedding(tokens: Tensor, weight: Tensor) -> Tensor:
-    """Row `tokens[...]` of weight (rows, width): int64 (...) → (..., width), with a gradient that repeats."""
+    """Row `tokens[...]` of weight (rows, width): int64 (...) → (..., width), with a deterministic gradient."""
     y: Tensor = RepeatableEmbedding.apply(tokens, weight)  # type: ignore[no-untyped-call]
     return y

@@ -1,4 +1,4 @@
-"""How weights start."""
+"""Initial weights."""
 
 from __future__ import annotations
 
@@ -14,15 +14,17 @@ OUTPUT_PROJECTIONS = ("attn.out.weight", "mlp.down.weight")
 
 
 @torch.no_grad()
-def initialise(parameters: Iterable[tuple[str, nn.Parameter]], config: ModelConfig, generator: torch.Generator) -> None:
-    """Fill every parameter in place, in the order given. Gains start at 1 and biases at 0, under every scheme.
+def initialize_parameters(
+    parameters: Iterable[tuple[str, nn.Parameter]], config: ModelConfig, generator: torch.Generator
+) -> None:
+    """Fill every parameter in place, in the given order. Gains start at 1 and biases at 0 under every scheme.
 
     normal: N(0, init_std) for matrices and embeddings (GPT-2).
     residual-scaled: the same, but the projections into the residual stream (attention's and the feed-forward's last)
-      with init_std/√(2·n_layer), so that its variance does not grow with depth (Radford et al. 2019, section 2.3).
+      with init_std/√(2·n_layer), so that its variance is independent of depth (Radford et al. 2019, section 2.3).
     xavier-truncated: matrices N(0, 2/(in+out)) cut at ±3σ, embeddings N(0, 1) cut at ±3 (CS336, assignment 1).
     zero-output: embeddings N(0, 1), matrices uniform in ±√3·d_model^−½ (standard deviation d_model^−½), output
-      projections and an untied head 0, so that every block starts as the identity (nanochat since January 2026).
+      projections and an untied head 0, which makes every block the identity at first (nanochat since January 2026).
     zero-output-normal: the same, but matrices N(0, σ²) with σ = in^−½·min(1, √(out/in)) (nanochat before that; the rule
       is that of Yang et al. 2023, arXiv:2310.17813).
     """
@@ -32,11 +34,11 @@ def initialise(parameters: Iterable[tuple[str, nn.Parameter]], config: ModelConf
         elif name.endswith("bias"):
             parameter.zero_()
         else:
-            parameter.copy_(drawn(name, parameter.shape, config, generator))
+            parameter.copy_(initial_values(name, parameter.shape, config, generator))
 
 
-def drawn(name: str, shape: torch.Size, config: ModelConfig, generator: torch.Generator) -> Tensor:
-    """float32 values, on the CPU, for the matrix or embedding `name`."""
+def initial_values(name: str, shape: torch.Size, config: ModelConfig, generator: torch.Generator) -> Tensor:
+    """Initial float32 values, on the CPU, of the matrix or embedding `name`."""
     values = torch.empty(shape)
     is_embedding = name.startswith(("embedding.", "position."))
     is_output = name.endswith(OUTPUT_PROJECTIONS)
@@ -58,7 +60,7 @@ def drawn(name: str, shape: torch.Size, config: ModelConfig, generator: torch.Ge
 
 
 def truncated_normal_(values: Tensor, std: float, cut: float, generator: torch.Generator) -> Tensor:
-    """Fill with N(0, std²) given that |x| ≤ cut·std, by the inverse of the distribution function."""
+    """Fill with N(0, std²) truncated at ±cut·std, by the inverse distribution function."""
     mass = math.erf(cut / math.sqrt(2))
     values.uniform_(-mass, mass, generator=generator)
     return values.erfinv_().mul_(std * math.sqrt(2)).clamp_(-cut * std, cut * std)

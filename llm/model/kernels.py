@@ -1,7 +1,6 @@
-"""The arithmetic of the model, twice under the same names: written out, and as torch's fused operations.
+"""The arithmetic of the model in two sets of functions: written out (`REFERENCE`) and PyTorch's fused ones (`FUSED`).
 
-`REFERENCE` is the definition, `FUSED` the fast path; tests/model/test_kernels.py proves them equal. A module is given
-one set and never asks which it has.
+`REFERENCE` is the definition, `FUSED` the fast path; tests/model/test_kernels.py compares them.
 
 Shapes: B batch, T query positions, S key positions, H query heads, G key/value heads, D width of a head.
 """
@@ -25,7 +24,7 @@ Pairs = Literal["even-odd", "halves"]
 
 @dataclass(frozen=True)
 class Kernels:
-    """One implementation of every operation that the layers are made of."""
+    """One implementation of every operation of the layers."""
 
     linear: Callable[[Tensor, Tensor, Tensor | None], Tensor]
     embedding: Callable[[Tensor, Tensor], Tensor]
@@ -39,7 +38,7 @@ class Kernels:
 
 
 def at_least_float32(x: Tensor) -> Tensor:
-    """`x` in float32 where it is a half-precision tensor, otherwise `x` itself."""
+    """`x` in float32 if it is a half-precision tensor, otherwise `x` itself."""
     return x.float() if x.dtype in (torch.bfloat16, torch.float16) else x
 
 
@@ -64,14 +63,14 @@ def rms_norm(x: Tensor, gain: Tensor | None, eps: float) -> Tensor:
 def layer_norm(x: Tensor, gain: Tensor | None, bias: Tensor | None, eps: float) -> Tensor:
     """(x − mean) / √(variance + ε) · gain + bias over the last axis, in float32 or wider (Ba et al. 2016, eq. 3)."""
     wide = at_least_float32(x)
-    centred = wide - wide.mean(-1, keepdim=True)
-    y = centred * torch.rsqrt(centred.square().mean(-1, keepdim=True) + eps)
+    centered = wide - wide.mean(-1, keepdim=True)
+    y = centered * torch.rsqrt(centered.square().mean(-1, keepdim=True) + eps)
     y = y if gain is None else y * gain
     return (y if bias is None else y + bias).to(x.dtype)
 
 
 def softmax(x: Tensor) -> Tensor:
-    """exp(x) / Σ exp(x) over the last axis, shifted by its maximum so that nothing overflows; float32 or wider."""
+    """exp(x) / Σ exp(x) over the last axis, shifted by its maximum to avoid overflow; float32 or wider."""
     wide = at_least_float32(x)
     exponential = torch.exp(wide - wide.amax(-1, keepdim=True))
     return exponential / exponential.sum(-1, keepdim=True)
@@ -83,65 +82,65 @@ def silu(x: Tensor) -> Tensor:
 
 
 def gelu(x: Tensor) -> Tensor:
-    """GELU by the tanh approximation that GPT-2 uses (Hendrycks & Gimpel 2016, section 2)."""
+    """GELU by the tanh approximation, as in GPT-2 (Hendrycks & Gimpel 2016, section 2)."""
     return 0.5 * x * (1 + torch.tanh(math.sqrt(2 / math.pi) * (x + 0.044715 * x * x * x)))
 
 
 def gelu_exact(x: Tensor) -> Tensor:
-    """x·Φ(x), with Φ the normal distribution function (Hendrycks & Gimpel 2016, eq. 2); torch's default, nanoGPT's."""
+    """x·Φ(x), with Φ the normal distribution function (Hendrycks & Gimpel 2016, eq. 2), as in nanoGPT."""
     return 0.5 * x * (1 + torch.erf(x / math.sqrt(2)))
 
 
 def rotate(x: Tensor, cos: Tensor, sin: Tensor, pairs: Pairs) -> Tensor:
-    """Turn each pair of coordinates of x (..., T, D) by its position's angle (Su et al. 2021, eq. 34).
+    """Rotate each pair of coordinates of x (..., T, D) by its position's angle (Su et al. 2021, eq. 34).
 
     cos and sin (T, D/2). "even-odd" pairs coordinates 2i and 2i+1, "halves" pairs i and i + D/2. Computed in the wider
-    of the dtypes of x and the tables, returned in that of x.
+    dtype of x and the tables, rerotated in the dtype of x.
     """
     if pairs == "halves":
         first, second = x.chunk(2, dim=-1)
-        turned = torch.cat((first * cos - second * sin, first * sin + second * cos), dim=-1)
+        rotated = torch.cat((first * cos - second * sin, first * sin + second * cos), dim=-1)
     else:
         first, second = x[..., 0::2], x[..., 1::2]
-        turned = torch.stack((first * cos - second * sin, first * sin + second * cos), dim=-1).flatten(-2)
-    return turned.to(x.dtype)
+        rotated = torch.stack((first * cos - second * sin, first * sin + second * cos), dim=-1).flatten(-2)
+    return rotated.to(x.dtype)
 
 
-def visible(queries: int, keys: int, device: torch.device) -> Tensor:
-    """bool (T, S): query i, the (S−T+i)th position of the text, sees the positions up to its own."""
+def causal_mask(queries: int, keys: int, device: torch.device) -> Tensor:
+    """bool (T, S): query i, at position S−T+i of the text, attends to the positions up to its own."""
     return torch.ones(queries, keys, dtype=torch.bool, device=device).tril(keys - queries)
 
 
-def attention(query: Tensor, key: Tensor, value: Tensor, dropout: float, seen: Tensor | None = None) -> Tensor:
+def attention(query: Tensor, key: Tensor, value: Tensor, dropout: float, attn_mask: Tensor | None = None) -> Tensor:
     """Causal softmax(QKᵀ/√D)·V (Vaswani et al. 2017, eq. 1), each key head shared by H/G query heads.
 
-    query (B, H, T, D), key and value (B, G, S, D) → (B, H, T, D). The queries are the last T of S positions, or, where
-    `seen` (T, S) bool is given, see what it says.
+    query (B, H, T, D), key and value (B, G, S, D) → (B, H, T, D). The queries are the last T of S positions,
+    unless `attn_mask` (T, S) bool says which positions each attends to.
     """
     share = query.shape[1] // key.shape[1]
     key, value = key.repeat_interleave(share, dim=1), value.repeat_interleave(share, dim=1)
     scores = query @ key.mT / math.sqrt(query.shape[-1])
-    seen = visible(query.shape[2], key.shape[2], query.device) if seen is None else seen
-    weights = softmax(scores.masked_fill(~seen, -math.inf))
+    attn_mask = causal_mask(query.shape[2], key.shape[2], query.device) if attn_mask is None else attn_mask
+    weights = softmax(scores.masked_fill(~attn_mask, -math.inf))
     if dropout:
         weights = F.dropout(weights, dropout)
     return weights.to(value.dtype) @ value
 
 
 def fused_embedding(tokens: Tensor, weight: Tensor) -> Tensor:
-    """`embedding`; compiled for a CPU, with a gradient that repeats (`llm.model.embedding`)."""
+    """`embedding`, with a deterministic gradient also when compiled for a CPU (`llm.model.embedding`)."""
     if torch.compiler.is_compiling() and weight.device.type == "cpu":
         return repeatable_embedding(tokens, weight)
     return F.embedding(tokens, weight)
 
 
 def fused_rms_norm(x: Tensor, gain: Tensor | None, eps: float) -> Tensor:
-    """`rms_norm`: torch computes it in float32 inside where x is narrower."""
+    """`rms_norm`; PyTorch computes it in float32 internally if x is narrower."""
     return F.rms_norm(x, x.shape[-1:], gain, eps)
 
 
 def fused_layer_norm(x: Tensor, gain: Tensor | None, bias: Tensor | None, eps: float) -> Tensor:
-    """`layer_norm`: torch computes it in float32 inside where x is narrower."""
+    """`layer_norm`; PyTorch computes it in float32 internally if x is narrower."""
     return F.layer_norm(x, x.shape[-1:], gain, bias, eps)
 
 
@@ -150,9 +149,9 @@ def fused_gelu(x: Tensor) -> Tensor:
 
 
 def fused_rotate(x: Tensor, cos: Tensor, sin: Tensor, pairs: Pairs) -> Tensor:
-    """`rotate`, where neighbours turn together as one multiplication of complex numbers: a third of the time.
+    """`rotate`; "even-odd" pairs as a multiplication of complex numbers, in a third of the time.
 
-    Compiled graphs fuse the written-out form by themselves and cannot fuse complex numbers; MPS lacks some of these.
+    Compiled graphs fuse the written-out form and cannot fuse complex numbers; MPS lacks some complex operations.
     """
     if pairs == "halves" or x.device.type == "mps" or torch.compiler.is_compiling():
         return rotate(x, cos, sin, pairs)
@@ -160,23 +159,25 @@ def fused_rotate(x: Tensor, cos: Tensor, sin: Tensor, pairs: Pairs) -> Tensor:
     return torch.view_as_real(points * torch.complex(cos, sin)).flatten(-2).to(x.dtype)
 
 
-def fused_attention(query: Tensor, key: Tensor, value: Tensor, dropout: float, seen: Tensor | None = None) -> Tensor:
-    """`attention` by torch's scaled_dot_product_attention, but for training on a CPU in bfloat16 or with dropout
-    (`llm.model.blockwise`)."""
+def fused_attention(
+    query: Tensor, key: Tensor, value: Tensor, dropout: float, attn_mask: Tensor | None = None
+) -> Tensor:
+    """`attention` by PyTorch's scaled_dot_product_attention; by `llm.model.blockwise` for training on a CPU in bfloat16
+    or with dropout."""
     queries, keys = query.shape[2], key.shape[2]
-    trains = query.requires_grad and 1 < queries == keys and seen is None
+    trains = query.requires_grad and 1 < queries == keys and attn_mask is None
     by_blocks = trains and query.device.type == "cpu" and (dropout > 0 or query.dtype == torch.bfloat16)
     if by_blocks and not torch.compiler.is_compiling():
         return blockwise_attention(query, key, value, dropout)
-    if seen is None and 1 < queries < keys:
-        seen = visible(queries, keys, query.device)
+    if attn_mask is None and 1 < queries < keys:
+        attn_mask = causal_mask(queries, keys, query.device)
     return F.scaled_dot_product_attention(
         query,
         key,
         value,
-        attn_mask=seen,
+        attn_mask=attn_mask,
         dropout_p=dropout,
-        is_causal=seen is None and queries > 1,
+        is_causal=attn_mask is None and queries > 1,
         enable_gqa=query.shape[1] != key.shape[1],
     )
 
@@ -204,4 +205,4 @@ FUSED = Kernels(
     attention=fused_attention,
 )
 KERNELS = {"fused": FUSED, "reference": REFERENCE}
-"""By their names in `train.kernels`."""
+"""By the value of `train.kernels`."""

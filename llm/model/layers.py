@@ -1,7 +1,7 @@
-"""The smallest layers: linear map, embedding, normalisations.
+"""Basic layers: linear, embedding, normalizations.
 
-Parameters are made empty, so that building a model draws nothing from any random generator; `Transformer.init_weights`
-fills them.
+Their parameters are uninitialized, so that building a model draws no random numbers; `Transformer.init_weights` fills
+them.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ AnyModule = TypeVar("AnyModule", bound=nn.Module)
 
 
 class Layer(nn.Module):
-    """A module that computes with `kernels`; `use_kernels` sets them."""
+    """A module that computes with `kernels`, which `use_kernels` sets."""
 
     kernels: Kernels = FUSED
 
@@ -44,7 +44,7 @@ class Linear(Layer):
 
 
 class Embedding(Layer):
-    """A row of `weight` (rows, width) per id: int64 (...) → (..., width)."""
+    """The row of `weight` (rows, width) of each id: int64 (...) → (..., width)."""
 
     def __init__(self, rows: int, width: int) -> None:
         super().__init__()
@@ -55,7 +55,7 @@ class Embedding(Layer):
 
 
 class RMSNorm(Layer):
-    """Division by the root mean square over the last axis, computed in float32 or wider."""
+    """x divided by its root mean square over the last axis, computed in float32 or wider."""
 
     def __init__(self, width: int, *, eps: float, gain: bool) -> None:
         super().__init__()
@@ -67,7 +67,7 @@ class RMSNorm(Layer):
 
 
 class LayerNorm(Layer):
-    """Zero mean and unit variance over the last axis, computed in float32 or wider."""
+    """x normalized to zero mean and unit variance over the last axis, computed in float32 or wider."""
 
     def __init__(self, width: int, *, eps: float, gain: bool, bias: bool) -> None:
         super().__init__()
@@ -80,7 +80,7 @@ class LayerNorm(Layer):
 
 
 def make_norm(config: ModelConfig) -> nn.Module:
-    """The normalisation that the configuration names, over the residual stream."""
+    """The configured normalization of the residual stream."""
     if config.norm == "layernorm":
         return LayerNorm(config.d_model, eps=config.norm_eps, gain=config.norm_gain, bias=config.bias)
     return RMSNorm(config.d_model, eps=config.norm_eps, gain=config.norm_gain)

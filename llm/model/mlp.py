@@ -38,5 +38,5 @@ class FeedForward(Layer):
         return y
 
     def widen(self, x: Tensor) -> tuple[Tensor | None, Tensor]:
-        """What the hidden layer begins with, gated or not: (..., d_model) → (..., d_ff) each."""
+        """Gate (if any) and hidden layer before the activation: (..., d_model) → (..., d_ff) each."""
         return None if self.gate is None else self.gate(x), self.up(x)

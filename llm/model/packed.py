@@ -1,12 +1,10 @@
-"""A model laid out for reading: as few operations for a token as its architecture allows, on matrices in the order in
-which the CPU's matrix-vector product takes them.
+"""A model for inference on a CPU: few operations per token, on matrices packed for the matrix-vector product.
 
-Writing one token reads every weight once, and waits for memory; a small model spends the rest of its time on starting
-some hundred operations. So what can be one operation is one: queries, keys and values are projected, rotated and stored
-together. And matrices are rearranged once, to be read in one sweep, where torch can: on an AVX-512 CPU of 2024 a
-bfloat16 product takes a third to a half of `F.linear`'s time, a float32 one two thirds. Row i of such a product has the
-same bits whatever rows and however many threads are beside it (tests/model/test_packed.py), which `F.linear` does not
-promise.
+Generating a token reads every weight once and is limited by memory; a small model also spends time on launching some
+hundred operations. Therefore queries, keys and values are projected, rotated and stored together, and matrices are
+packed once if oneDNN can: on an AVX-512 CPU of 2024 a bfloat16 product takes a third to a half of `F.linear`'s time, a
+float32 one two thirds. Row i of such a product has the same bits for any number of rows and threads
+(tests/model/test_packed.py), which `F.linear` does not guarantee.
 """
 
 from __future__ import annotations
@@ -22,17 +20,17 @@ from llm.config.schema import ModelConfig
 from llm.model.attention import KVCache
 from llm.model.kernels import FUSED
 from llm.model.rotary import rotary_angles, rows
-from llm.model.transformer import Transformer, check_room
+from llm.model.transformer import Transformer, check_length
 
 GELU_APPROXIMATIONS = {"gelu": "tanh", "gelu-exact": "none"}
-"""torch's name for the GELU of each feed-forward that has one."""
+"""PyTorch's name of the GELU of each `model.mlp` that has one."""
 
 Weights = Mapping[str, Tensor]
-"""Those of a model or of a part of it, by the names they have in `Transformer`."""
+"""The weights of a model or of a part of it, by their names in `Transformer`."""
 
 
 def can_pack(device: torch.device, dtype: torch.dtype) -> bool:
-    """Whether torch can rearrange matrices of this kind here: oneDNN on an x86 CPU with the instructions for it."""
+    """Whether matrices of this kind can be packed: by oneDNN on an x86 CPU with the instructions for it."""
     if device.type != "cpu" or platform.machine().lower() not in ("x86_64", "amd64"):
         return False
     if not torch.backends.mkldnn.is_available() or not hasattr(torch.ops.mkldnn, "_reorder_linear_weight"):
@@ -41,19 +39,19 @@ def can_pack(device: torch.device, dtype: torch.dtype) -> bool:
 
 
 class PackedLinear:
-    """x Wᵀ + b, in the dtype of W and b, with W packed where that can be: (..., inputs) in any dtype → (..., outputs).
+    """x Wᵀ + b, in the dtype of W and b, with W packed if possible: (..., inputs) in any dtype → (..., outputs).
 
-    With `gelu`, the GELU of that: torch's "tanh" approximation, or "none" (exact).
+    With `gelu`, the GELU of the result: PyTorch's "tanh" approximation, or "none" (exact).
     """
 
     def __init__(self, weight: Tensor, bias: Tensor | None = None, *, gelu: str | None = None) -> None:
-        self.packed = can_pack(weight.device, weight.dtype)
-        self.weight: Tensor = torch.ops.mkldnn._reorder_linear_weight(weight.contiguous()) if self.packed else weight
+        self.is_packed = can_pack(weight.device, weight.dtype)
+        self.weight: Tensor = torch.ops.mkldnn._reorder_linear_weight(weight.contiguous()) if self.is_packed else weight
         self.bias, self.gelu = bias, gelu
 
     def __call__(self, x: Tensor) -> Tensor:
         x = x.to(self.weight.dtype)
-        if self.packed:
+        if self.is_packed:
             name, kind = ("none", "") if self.gelu is None else ("gelu", self.gelu)
             y: Tensor = torch.ops.mkldnn._linear_pointwise(x, self.weight, self.bias, name, [], kind)
             return y
@@ -62,11 +60,10 @@ class PackedLinear:
 
 
 class PackedTransformer:
-    """What a `Transformer` computes, to read texts with: matrices and embeddings in `dtype`, all else in float32 or
-    wider, on `device`.
+    """A `Transformer` for inference on `device`: matrices and embeddings in `dtype`, the rest in float32 or wider.
 
-    In bfloat16 what a matrix gives is rounded to 8 bits, the logits too, as is usual: a float32 head alone would cost
-    a 124M model a third of its speed. It has no gradients, no dropout and no loss.
+    In bfloat16 the result of each matrix, also the logits, is rounded to 8 bits, as is usual: a float32 head alone
+    would slow a 124M model by a third. It has no gradients, no dropout and no loss.
     """
 
     def __init__(self, model: Transformer, dtype: torch.dtype, device: torch.device | str = "cpu") -> None:
@@ -76,29 +73,29 @@ class PackedTransformer:
 
     @torch.no_grad()
     def load_from(self, model: Transformer) -> None:
-        """Take over the weights of `model`, which must be of the same configuration; nothing is shared with it."""
+        """Copy the weights of `model`, which must have the same configuration."""
         weights = {name: value.to(self.device, self.cache_dtype) for name, value in model.state_dict().items()}
         c = self.config
         self.embedding = weights["embedding.weight"].to(self.dtype, copy=True)
-        self.position = own(weights.get("position.weight"))
+        self.position = clone_or_none(weights.get("position.weight"))
         self.angles = rotations(c, self.device, self.cache_dtype) if c.position == "rope" else None
         self.embedding_norm = norm(c, weights, "embedding_norm.") if c.embedding_norm else None
         self.blocks = [
-            PackedBlock(c, layer, part(weights, f"blocks.{layer}."), self.dtype) for layer in range(c.n_layer)
+            PackedBlock(c, layer, weights_under(weights, f"blocks.{layer}."), self.dtype) for layer in range(c.n_layer)
         ]
         self.final_norm = norm(c, weights, "final_norm.")
         self.head = PackedLinear(model.head_weight.to(self.device, self.dtype, copy=True))
 
     @property
     def head_weight(self) -> Tensor:
-        """The head's matrix, of which only the device and the dtype say anything where it is packed."""
+        """The head's matrix; only its device and dtype are meaningful if it is packed."""
         return self.head.weight
 
     @torch.no_grad()
     def __call__(self, tokens: Tensor, cache: KVCache | None = None, *, last_only: bool = False) -> Tensor:
-        """Logits (B, T, V) in float32 or wider, as `Transformer.forward` gives them."""
+        """Logits as of `Transformer.forward`."""
         count = tokens.shape[1]
-        check_room(self.config, cache, count)
+        check_length(self.config, cache, count)
         start = 0 if cache is None else cache.start
         x = F.embedding(tokens, self.embedding).to(self.cache_dtype)
         if self.position is not None:
@@ -116,21 +113,21 @@ class PackedTransformer:
 
 
 class PackedBlock:
-    """`Block`, on the same arguments but for the rotations: x + attention(norm(x)), then x + feed-forward(norm(x))."""
+    """`Block` with packed weights: x + attention(norm(x)), then x + feed-forward(norm(x))."""
 
     def __init__(self, config: ModelConfig, layer: int, weights: Weights, dtype: torch.dtype) -> None:
         self.config, self.layer = config, layer
         self.attn_norm, self.mlp_norm = (norm(config, weights, name) for name in ("attn_norm.", "mlp_norm."))
         qkv = {kind: projection(config, weights, kind) for kind in ("weight", "bias")}
         gate = ("mlp.gate.", "mlp.up.") if config.mlp == "swiglu" else ("mlp.up.",)
-        up = {kind: join([weights.get(name + kind) for name in gate]) for kind in ("weight", "bias")}
-        self.qkv = packed(qkv, dtype)
-        self.out = packed(part(weights, "attn.out."), dtype)
-        self.up = packed(up, dtype, gelu=GELU_APPROXIMATIONS.get(config.mlp))
-        self.down = packed(part(weights, "mlp.down."), dtype)
+        up = {kind: concatenate([weights.get(name + kind) for name in gate]) for kind in ("weight", "bias")}
+        self.qkv = pack_linear(qkv, dtype)
+        self.out = pack_linear(weights_under(weights, "attn.out."), dtype)
+        self.up = pack_linear(up, dtype, gelu=GELU_APPROXIMATIONS.get(config.mlp))
+        self.down = pack_linear(weights_under(weights, "mlp.down."), dtype)
 
     def __call__(self, x: Tensor, angles: Tensor | None, cache: KVCache | None) -> Tensor:
-        """x (B, T, d_model); `angles` (T, 1, head_dim/2) complex, which turn the queries and keys."""
+        """x (B, T, d_model); `angles` (T, 1, head_dim/2) complex, which rotate the queries and keys."""
         x = x + self.out(self.attend(self.qkv(self.attn_norm(x)).to(x.dtype), angles, cache))
         return x + self.down(self.activate(self.up(self.mlp_norm(x))))
 
@@ -138,69 +135,69 @@ class PackedBlock:
         """(B, T, all heads · head_dim), which may be overwritten → (B, T, n_head · head_dim)."""
         heads, key_heads = self.config.n_head, self.config.n_kv_head
         qkv = qkv.unflatten(-1, (heads + 2 * key_heads, -1))
-        turning = qkv[:, :, : heads + key_heads]
+        rotated = qkv[:, :, : heads + key_heads]
         if angles is not None:
-            torch.view_as_complex(turning.unflatten(-1, (-1, 2))).mul_(angles)
+            torch.view_as_complex(rotated.unflatten(-1, (-1, 2))).mul_(angles)
         if self.config.qk_norm:
-            turning.copy_(FUSED.rms_norm(turning, None, self.config.norm_eps))
-        query, both = qkv.transpose(1, 2).tensor_split((heads,), dim=1)
+            rotated.copy_(FUSED.rms_norm(rotated, None, self.config.norm_eps))
+        query, kv = qkv.transpose(1, 2).tensor_split((heads,), dim=1)
         if cache is not None:
-            both = cache.store_both(self.layer, both)
-        key, value = both.chunk(2, dim=1)
-        seen = None if cache is None else cache.seen
-        return FUSED.attention(query, key, value, 0.0, seen).transpose(1, 2).flatten(2)
+            kv = cache.store_kv(self.layer, kv)
+        key, value = kv.chunk(2, dim=1)
+        attn_mask = None if cache is None else cache.attn_mask
+        return FUSED.attention(query, key, value, 0.0, attn_mask).transpose(1, 2).flatten(2)
 
     def activate(self, hidden: Tensor) -> Tensor:
-        """What the second matrix of the feed-forward is given, in the dtype of the first one's result."""
+        """Input of the feed-forward's second matrix, in the dtype of the first one's result."""
         if self.config.mlp == "swiglu":
             gate, hidden = hidden.chunk(2, dim=-1)
             return F.silu(gate).mul_(hidden)
         return hidden.relu().square() if self.config.mlp == "relu2" else hidden
 
 
-def part(weights: Weights, prefix: str) -> dict[str, Tensor]:
-    """Those under `prefix`, by the rest of their names."""
+def weights_under(weights: Weights, prefix: str) -> dict[str, Tensor]:
+    """The weights whose names start with `prefix`, by the rest of their names."""
     return {name.removeprefix(prefix): value for name, value in weights.items() if name.startswith(prefix)}
 
 
-def own(weight: Tensor | None) -> Tensor | None:
+def clone_or_none(weight: Tensor | None) -> Tensor | None:
     return None if weight is None else weight.clone()
 
 
-def join(parts: list[Tensor | None]) -> Tensor | None:
-    """Matrices or biases as one, row upon row; None where the model has none."""
-    there = [weight for weight in parts if weight is not None]
-    return torch.cat(there) if there else None
+def concatenate(parts: list[Tensor | None]) -> Tensor | None:
+    """The rows of all matrices or biases that are not None; None if all are."""
+    given = [weight for weight in parts if weight is not None]
+    return torch.cat(given) if given else None
 
 
-def packed(weights: Mapping[str, Tensor | None], dtype: torch.dtype, *, gelu: str | None = None) -> PackedLinear:
+def pack_linear(weights: Mapping[str, Tensor | None], dtype: torch.dtype, *, gelu: str | None = None) -> PackedLinear:
     matrix, bias = weights["weight"], weights.get("bias")
     assert matrix is not None
     return PackedLinear(matrix.to(dtype, copy=True), None if bias is None else bias.to(dtype, copy=True), gelu=gelu)
 
 
 def norm(config: ModelConfig, weights: Weights, prefix: str) -> Callable[[Tensor], Tensor]:
-    """The normalisation whose weights are under `prefix`."""
-    gain, bias = own(weights.get(f"{prefix}gain")), own(weights.get(f"{prefix}bias"))
+    """The normalization whose weights start with `prefix`."""
+    gain, bias = clone_or_none(weights.get(f"{prefix}gain")), clone_or_none(weights.get(f"{prefix}bias"))
     if config.norm == "layernorm":
         return lambda x: FUSED.layer_norm(x, gain, bias, config.norm_eps)
     return lambda x: FUSED.rms_norm(x, gain, config.norm_eps)
 
 
 def projection(config: ModelConfig, weights: Weights, kind: str) -> Tensor | None:
-    """Queries, keys and values as one matrix (or bias), with neighbours as the pairs that rotate together.
+    """The matrices (or biases) of queries, keys and values as one, with "even-odd" rotary pairs.
 
-    Queries and keys may have their coordinates in any order, if it is the same one: their products do not change.
+    Reordering the coordinates of queries and keys alike does not change their products.
     """
     parts = [weights.get(f"attn.{name}.{kind}") for name in "qkv"]
     if config.position == "rope" and config.rope_pairs == "halves":
         width = config.d_model // config.n_head
-        parts[:2] = [None if rows is None else interleaved(rows, width) for rows in parts[:2]]
-    return join(parts)
+        parts[:2] = [None if rows is None else interleave_halves(rows, width) for rows in parts[:2]]
+    return concatenate(parts)
 
 
-def interleaved(rows: Tensor, width: int) -> Tensor:
-    """`rows` (heads·width, ...) with row i and i + width/2 of each head as neighbours."""
+def interleave_halves(rows: Tensor, width: int) -> Tensor:
+    """`rows` (heads·width, ...) with rows i and i + width/2 of each head next to each other."""
     return rows.view(-1, 2, width // 2, *rows.shape[1:]).transpose(1, 2).reshape(rows.shape)
 
 
@@ -211,5 +208,5 @@ def rotations(config: ModelConfig, device: torch.device | str, dtype: torch.dtyp
     return torch.complex(angles.cos().to(dtype), angles.sin().to(dtype)).unsqueeze(1).to(device)
 
 
-ReadingModel = Transformer | PackedTransformer
-"""What can read a text."""
+InferenceModel = Transformer | PackedTransformer
+"""A model that can read a text and predict the next token."""

@@ -27,16 +27,15 @@ def rotary_angles(
 
 
 def rows(table: Tensor, start: int | Tensor, count: int) -> Tensor:
-    """Rows start .. start+count−1 of `table`; where `start` is a tensor (1,) on the device, that one row."""
+    """Rows start .. start+count−1 of `table`; the single row `start` if that is a tensor (1,) on the device."""
     return table[start : start + count] if isinstance(start, int) else table.index_select(0, start)
 
 
 class Rotary(Layer):
-    """Rotates queries and keys by their positions.
+    """Rotates queries and keys by their positions, with `inverse` by the negative angles (`rotary_angles`).
 
-    The tables are buffers, so that they follow the module from device to device, but not part of the saved weights.
-    `inverse` turns the other way (`rotary_angles`).
-    They stay float32 in a half-precision module, where far positions would run together, and are exact in float64.
+    The tables are buffers that follow the module's device and are not saved. In a half-precision module they stay
+    float32, since distant positions would be equal in half precision; in float64 they are exact.
     """
 
     cos: Tensor
@@ -61,7 +60,7 @@ class Rotary(Layer):
         self.cos, self.sin = angles.cos().to(dtype), angles.sin().to(dtype)
 
     def _apply(self, fn: Callable[..., Any], recurse: bool = True) -> Self:
-        """Moves and casts the module as torch does, then computes the tables anew, where and as they are needed."""
+        """Move and cast the module as PyTorch does, then recompute the tables on the new device and dtype."""
         super()._apply(fn, recurse)  # type: ignore[no-untyped-call]
         self._fill()
         return self

@@ -1,4 +1,4 @@
-"""The decoder-only transformer: embedding, blocks with normalisation before each sub-layer, head.
+"""The decoder-only transformer: embedding, pre-norm blocks, head.
 
 Shapes: B batch, T positions, V vocab_size.
 """
@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from llm.config.resolve import check_resolved
 from llm.config.schema import ModelConfig
 from llm.model.attention import Attention, KVCache
-from llm.model.initialize import initialise
+from llm.model.initialize import initialize_parameters
 from llm.model.kernels import KERNELS, at_least_float32
 from llm.model.layers import Embedding, Layer, Linear, make_norm, use_kernels
 from llm.model.loss import linear_cross_entropy
@@ -34,8 +34,8 @@ class Block(nn.Module):
 
     def forward(self, x: Tensor, rotary: Rotary | None, cache: KVCache | None) -> Tensor:
         x = x + self.dropout(self.attn(self.attn_norm(x), rotary, cache))
-        fed: Tensor = self.dropout(self.mlp(self.mlp_norm(x)))
-        return x + fed
+        y: Tensor = self.dropout(self.mlp(self.mlp_norm(x)))
+        return x + y
 
 
 class Transformer(Layer):
@@ -68,21 +68,21 @@ class Transformer(Layer):
 
     @property
     def cache_dtype(self) -> torch.dtype:
-        """That of keys and values, as a `KVCache` should hold them."""
+        """The dtype of keys and values in a `KVCache` for this model."""
         return self.head_weight.dtype
 
     def forward(self, tokens: Tensor, cache: KVCache | None = None, *, last_only: bool = False) -> Tensor:
-        """Logits (B, T, V) in float32 or wider of the token after each position; (B, 1, V) with `last_only`.
+        """Logits (B, T, V), float32 or wider, of the token after each position; (B, 1, V) with `last_only`.
 
-        tokens: int64 (B, T). With a cache they continue the text it holds, and are added to it.
+        tokens: int64 (B, T). With a cache they continue the cached text and are added to it.
         """
         hidden = self.hidden(tokens, cache)
         return self.logits(hidden[:, -1:] if last_only else hidden)
 
     def hidden(self, tokens: Tensor, cache: KVCache | None = None) -> Tensor:
-        """The residual stream after the last normalisation: int64 (B, T) → (B, T, d_model)."""
+        """The residual stream after the last normalization: int64 (B, T) → (B, T, d_model)."""
         count = tokens.shape[1]
-        check_room(self.config, cache, count)
+        check_length(self.config, cache, count)
         x: Tensor = self.embedding(tokens)
         if self.position is not None:
             x = x + rows(self.position.weight, 0 if cache is None else cache.start, count)
@@ -97,30 +97,30 @@ class Transformer(Layer):
         return y
 
     def logits(self, hidden: Tensor) -> Tensor:
-        """(..., d_model) → (..., V), float32 or wider, softly capped where the configuration says so."""
+        """(..., d_model) → (..., V), float32 or wider, with the configured soft cap."""
         logits = at_least_float32(self.kernels.linear(hidden, self.head_weight, None))
         cap = self.config.softcap
         return cap * torch.tanh(logits / cap) if cap else logits
 
     def loss(self, tokens: Tensor, targets: Tensor, reduction: Literal["mean", "sum", "none"] = "mean") -> Tensor:
-        """Cross entropy in nats of int64 targets (B, T), where −1 counts for nothing: a scalar, or (B, T) for "none".
+        """Cross entropy in nats of int64 targets (B, T), where −1 is ignored: a scalar, or (B, T) for "none".
 
-        The mean is over the targets that count. The logits of all positions never exist at once.
+        The mean is over the targets that are not ignored. The logits are computed in chunks of positions.
         """
         return linear_cross_entropy(
             self.hidden(tokens), self.head_weight, targets, softcap=self.config.softcap, reduction=reduction
         )
 
     def init_weights(self, generator: torch.Generator) -> None:
-        """Fill every parameter as `config.init` says, drawing from `generator` (a CPU one) alone.
+        """Fill every parameter by the scheme `config.init`, drawing only from `generator`, which is on the CPU.
 
         The same seed gives the same weights on every device.
         """
-        initialise(self.named_parameters(), self.config, generator)
+        initialize_parameters(self.named_parameters(), self.config, generator)
 
 
 def make_rotary(config: ModelConfig) -> Rotary:
-    """The rotary positions that the configuration names, for every position of the context."""
+    """The configured rotary embedding, for every position of the context."""
     return Rotary(
         config.d_model // config.n_head,
         config.context,
@@ -130,10 +130,10 @@ def make_rotary(config: ModelConfig) -> Rotary:
     )
 
 
-def check_room(config: ModelConfig, cache: KVCache | None, count: int) -> None:
-    """ValueError unless `count` positions after those of `cache` fit into the model's context, and into the cache."""
+def check_length(config: ModelConfig, cache: KVCache | None, count: int) -> None:
+    """ValueError unless `count` positions after those of `cache` fit into the model's context and into the cache."""
     length = count if cache is None else cache.length + count
     if length > config.context:
         raise ValueError(f"{length} positions exceed the model's context of {config.context}; crop the text.")
     if cache is not None:
-        cache.room_for(count)
+        cache.check_capacity(count)

@@ -12,11 +12,11 @@ SOFTENING = 1e-6
 
 @torch.no_grad()
 def clip_grad_norm(parameters: Iterable[Tensor], max_norm: float) -> Tensor:
-    """Scale the gradients down to `max_norm` where their joint Euclidean norm exceeds it; return the norm before that.
+    """Scale the gradients down to `max_norm` if their joint Euclidean norm exceeds it; return the norm before scaling.
 
-    The factor is max_norm/(norm + 1e-6). max_norm 0 only measures. A norm that is not finite leaves the gradients as
-    they are. `parameters` may be a generator; those without a gradient are passed over. The norm is a 0-D tensor on the
-    device, in float32 or wider, and nothing here waits for it.
+    The factor is max_norm/(norm + 1e-6). max_norm 0 only measures. A non-finite norm leaves the gradients unchanged.
+    Parameters without a gradient are skipped. The norm is a 0-D tensor on the device, in float32 or wider; nothing here
+    waits for its value.
     """
     gradients = [parameter.grad for parameter in parameters if parameter.grad is not None]
     if not gradients:

@@ -1,4 +1,4 @@
-"""Muon: momentum whose matrices are orthogonalised (Jordan et al. 2024, https://kellerjordan.github.io/posts/muon/)."""
+"""Muon: momentum SGD with orthogonalized updates (Jordan et al. 2024, https://kellerjordan.github.io/posts/muon/)."""
 
 from __future__ import annotations
 
@@ -11,21 +11,19 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
-from llm.optim.gate import scalar, zeroed
+from llm.optim.gate import scalar_where, zero_unless
 from llm.optim.optimizer import State, Step
 
 QUINTIC = (3.4445, -4.7750, 2.0315)
 ITERATIONS = 5
 
 
-def orthogonalised(x: Tensor) -> Tensor:
-    """About UVᵀ of each matrix x = USVᵀ: (n, rows, columns) → the same.
+def orthogonalize(x: Tensor) -> Tensor:
+    """Approximately UVᵀ of each matrix x = USVᵀ: (n, rows, columns) → the same.
 
-    The largest singular values end near 1, and small ones are raised but not to 1: those of a random matrix 256 × 1024
-    end in 0.68 to 1.14, of a square one of 256 in 0.08 to 1.20 (torch 2.13.0, CPU).
-
-    Five steps of X ← aX + (bA + cA²)X with A = XXᵀ, on the wide form of the matrix, scaled to a Frobenius norm of 1.
-    In bfloat16, which is enough for it, unless x is float64.
+    Five Newton–Schulz steps X ← aX + (bA + cA²)X with A = XXᵀ, on the wide form of the matrix, scaled to a Frobenius
+    norm of 1, in bfloat16 unless x is float64. The singular values end near 1: in 0.68 to 1.14 for a random matrix
+    256 × 1024, in 0.08 to 1.20 for a square one of 256 (torch 2.13.0, CPU).
     """
     a, b, c = QUINTIC
     wide = x if x.dtype == torch.float64 else x.bfloat16()
@@ -41,10 +39,10 @@ def orthogonalised(x: Tensor) -> Tensor:
 
 @dataclass(frozen=True)
 class Muon:
-    """B ← μB + (1−μ)g; θ ← θ − lr·λ·θ − lr·√max(1, rows/columns)·orthogonalised((1−μ)g + μB).
+    """B ← μB + (1−μ)g; θ ← θ − lr·λ·θ − lr·√max(1, rows/columns)·orthogonalize((1−μ)g + μB).
 
-    Nesterov's momentum and the "original" scaling of `torch.optim.Muon`. With `fused`, matrices of one shape are
-    orthogonalised together.
+    Nesterov momentum and the "original" scaling of `torch.optim.Muon`. `fused` orthogonalizes matrices of one shape
+    together.
     """
 
     momentum: float
@@ -53,23 +51,23 @@ class Muon:
     slots: ClassVar[tuple[str, ...]] = ("momentum",)
 
     def update(self, weights: list[Tensor], gradients: list[Tensor], state: State, step: Step) -> None:
-        """One step in place on matrices; nothing moves where `step.ok` is False."""
+        """One step in place on matrices; nothing changes if `step.ok` is False."""
         buffers, ok, like = state["momentum"], step.ok, step.count.to(weights[0].dtype)
-        gradients = zeroed(gradients, ok)
+        gradients = zero_unless(gradients, ok)
         momentum = self.momentum if step.momentum is None else step.momentum
-        torch._foreach_mul_(buffers, scalar(momentum, 1.0, ok, like))
+        torch._foreach_mul_(buffers, scalar_where(momentum, 1.0, ok, like))
         torch._foreach_add_(buffers, gradients, alpha=1 - momentum)
         directions = torch._foreach_lerp(gradients, buffers, momentum)
         if step.weight_decay:
-            torch._foreach_mul_(weights, scalar(1 - step.lr * step.weight_decay, 1.0, ok, like))
-        for together in self._batches(weights):
-            rows, columns = weights[together[0]].shape
+            torch._foreach_mul_(weights, scalar_where(1 - step.lr * step.weight_decay, 1.0, ok, like))
+        for batch in self._batches(weights):
+            rows, columns = weights[batch[0]].shape
             rate = step.lr * math.sqrt(max(1, rows / columns))
-            changes = orthogonalised(torch.stack([directions[i] for i in together])) * scalar(-rate, 0.0, ok, like)
-            torch._foreach_add_([weights[i] for i in together], changes.unbind())
+            changes = orthogonalize(torch.stack([directions[i] for i in batch])) * scalar_where(-rate, 0.0, ok, like)
+            torch._foreach_add_([weights[i] for i in batch], changes.unbind())
 
     def _batches(self, weights: list[Tensor]) -> Iterable[list[int]]:
-        """Indices of the matrices that are worked on together."""
+        """Indices of the matrices that are orthogonalized together."""
         if not self.fused:
             return [[i] for i in range(len(weights))]
         shapes: dict[torch.Size, list[int]] = defaultdict(list)

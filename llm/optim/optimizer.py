@@ -1,4 +1,4 @@
-"""Parameter groups, each with its own rule and rates, and their state."""
+"""Parameter groups, each with an update rule, rates and state."""
 
 from __future__ import annotations
 
@@ -16,9 +16,10 @@ State = dict[str, list[Tensor]]
 
 @dataclass(frozen=True)
 class Step:
-    """What one update of a group is given besides its tensors.
+    """The scalars of one update of a group.
 
-    count: 0-D float32, 1 for the first. ok: 0-D bool, or None where nothing is gated; both on the weights' device.
+    count: 0-D float32, 1 for the first step. ok: 0-D bool that enables the update, or None for always. Both are on the
+    weights' device.
     """
 
     lr: float
@@ -26,11 +27,11 @@ class Step:
     count: Tensor
     ok: Tensor | None
     momentum: float | None = None
-    """Where a schedule sets it: takes the place of the rule's own."""
+    """Overrides the rule's momentum."""
 
 
 class Rule(Protocol):
-    """How gradients move weights. `slots` names the tensors kept for each weight, of its shape and dtype."""
+    """An update rule. `slots` names the state tensors of each weight, which have its shape and dtype."""
 
     @property
     def name(self) -> str: ...
@@ -39,12 +40,12 @@ class Rule(Protocol):
     def slots(self) -> tuple[str, ...]: ...
 
     def update(self, weights: list[Tensor], gradients: list[Tensor], state: State, step: Step) -> None:
-        """One step in place; where `step.ok` is False nothing moves."""
+        """One step in place; nothing changes if `step.ok` is False."""
 
 
 @dataclass
 class Group:
-    """Parameters that share a rule, a learning rate at its peak and a weight decay."""
+    """Parameters that share a rule, a peak learning rate and a weight decay."""
 
     label: str
     rule: Rule
@@ -59,9 +60,9 @@ class Group:
 
 
 class Optimizer:
-    """Moves the weights of its groups. Nothing in it reads a value back from the device.
+    """Updates the weights of its groups, without reading a value back from the device.
 
-    `step_count` (0-D float32 on the device) counts the steps that were applied; skipped ones do not count.
+    `step_count` (0-D float32 on the device) counts the applied steps, not the skipped ones.
     """
 
     def __init__(self, groups: Sequence[Group]) -> None:
@@ -70,10 +71,10 @@ class Optimizer:
 
     @torch.no_grad()
     def step(self, lr_scale: float, finite: Tensor | None = None, *, momentum: float | None = None) -> None:
-        """Move the weights by their gradients, every learning rate multiplied by `lr_scale`.
+        """Update the weights by their gradients, with every learning rate multiplied by `lr_scale`.
 
-        momentum: that of this step, where it differs from the rules' own (`llm.optim.schedule.momentum_at`).
-        finite: a 0-D bool tensor on the device; where it is False neither weights nor state move.
+        momentum: that of this step, if it differs from the rules' (`llm.optim.schedule.momentum_at`).
+        finite: a 0-D bool tensor on the device; if False, neither weights nor state change.
         """
         count = self.step_count + 1
         for group in self.groups:
@@ -82,7 +83,7 @@ class Optimizer:
         self.step_count.copy_(count if finite is None else torch.where(finite, count, self.step_count))
 
     def zero_grad(self) -> None:
-        """Drop all gradients; the next backward pass makes new ones."""
+        """Drop all gradients."""
         for group in self.groups:
             for weight in group.weights:
                 weight.grad = None
@@ -98,15 +99,15 @@ class Optimizer:
 
     @torch.no_grad()
     def load_state_tensors(self, tensors: Mapping[str, Tensor]) -> None:
-        """Copy a saved state in. UserError, with nothing changed, unless names and shapes are exactly this state's."""
+        """Copy a saved state in. UserError, with nothing changed, unless names and shapes match exactly."""
         own = self.state_tensors()
         for name in sorted(own.keys() | tensors.keys()):
             if name not in tensors:
-                refuse(f"it lacks {name}")
+                raise_mismatch(f"it lacks {name}")
             if name not in own:
-                refuse(f"it holds {name}, which this run has no use for")
+                raise_mismatch(f"it has {name}, which this optimizer does not")
             if own[name].shape != tensors[name].shape:
-                refuse(f"{name} has the shape {tuple(tensors[name].shape)} instead of {tuple(own[name].shape)}")
+                raise_mismatch(f"{name} has the shape {tuple(tensors[name].shape)} instead of {tuple(own[name].shape)}")
         for name, tensor in own.items():
             tensor.copy_(tensors[name])
 
@@ -120,8 +121,8 @@ def gradients_of(group: Group) -> list[Tensor]:
     return gradients
 
 
-def refuse(reason: str) -> None:
+def raise_mismatch(reason: str) -> None:
     raise UserError(
-        f"The saved optimiser state does not fit this run: {reason}; "
-        "take a checkpoint made with the same model and optimiser, or start without its optimiser state."
+        f"The saved optimizer state does not match this run: {reason}; "
+        "use a checkpoint of the same model and optimizer, or start without its optimizer state."
     )

@@ -1,10 +1,8 @@
-"""Our update rules behind torch's optimizer interface, for use without the trainer.
+"""The update rules as `torch.optim.Optimizer` classes, for use without the trainer.
 
-`AdamW(model.parameters(), lr=…)` is a `torch.optim.Optimizer`: `param_groups`, `state_dict`, `load_state_dict`,
-closures, hooks and torch's learning-rate schedulers work as with torch's own. The arithmetic is that of
-`llm.optim.adamw`, `sgd` and `muon`. State has torch's names, so that a state of torch's optimizer of the same kind can
-be loaded. The trainer uses `llm.optim.Optimizer` instead, which can switch an update off on the device and works on
-whole lists.
+`param_groups`, `state_dict`, `load_state_dict`, closures, hooks and PyTorch's learning-rate schedulers work as with
+PyTorch's optimizers. State tensors have PyTorch's names, so that a state of its optimizer of the same kind can be
+loaded. The trainer uses `llm.optim.Optimizer`, which can disable an update on the device and updates whole lists.
 """
 
 from __future__ import annotations
@@ -20,18 +18,18 @@ from llm.optim import adamw, muon, sgd
 from llm.optim.optimizer import Rule, Step
 
 STATE_NAMES = {"m": "exp_avg", "v": "exp_avg_sq", "momentum": "momentum_buffer"}
-"""torch's name for each slot of a rule."""
+"""PyTorch's name of each slot of a rule."""
 
 
 class RuleOptimizer(torch.optim.Optimizer):
-    """A torch optimizer whose groups are moved by one of our rules."""
+    """A PyTorch optimizer that updates its groups by a `Rule`."""
 
     def rule(self, group: dict[str, Any]) -> Rule:
         """The rule with the hyperparameters of `group`."""
         raise NotImplementedError
 
     def add_param_group(self, param_group: dict[str, Any]) -> None:
-        """Add a group; ValueError where a hyperparameter or a parameter does not suit the rule."""
+        """Add a group; ValueError if a hyperparameter or a parameter is invalid for the rule."""
         super().add_param_group(param_group)
         try:
             self.check(self.param_groups[-1])
@@ -40,13 +38,13 @@ class RuleOptimizer(torch.optim.Optimizer):
             raise
 
     def check(self, group: dict[str, Any]) -> None:
-        """ValueError where the hyperparameters of `group` are out of range."""
+        """ValueError if a hyperparameter of `group` is out of range."""
         for name in ("lr", "weight_decay"):
             require(group[name] >= 0, name, group[name], "at least 0")
 
     @torch.no_grad()
     def step(self, closure: Callable[[], Any] | None = None) -> Any:
-        """Move every parameter that has a gradient; the loss, where `closure` computes it anew."""
+        """Update every parameter that has a gradient; return the loss if `closure` computes it."""
         loss = None
         if closure is not None:
             with torch.enable_grad():
@@ -55,11 +53,11 @@ class RuleOptimizer(torch.optim.Optimizer):
             rule = self.rule(group)
             for weight in group["params"]:
                 if weight.grad is not None:
-                    self.move(weight, rule, group)
+                    self.update(weight, rule, group)
         return loss
 
-    def move(self, weight: Tensor, rule: Rule, group: dict[str, Any]) -> None:
-        """One update of one parameter and its state, which begins at 0."""
+    def update(self, weight: Tensor, rule: Rule, group: dict[str, Any]) -> None:
+        """Update one parameter and its state, which starts at 0."""
         state = self.state[weight]
         if not state:
             state["step"] = torch.zeros((), dtype=torch.float32, device=weight.device)
@@ -72,7 +70,7 @@ class RuleOptimizer(torch.optim.Optimizer):
 
 
 class AdamW(RuleOptimizer):
-    """`llm.optim.adamw.AdamW`: torch's form, or CS336's with `eps_inside` and `decay_after`."""
+    """`llm.optim.adamw.AdamW`: PyTorch's form, or CS336's with `eps_inside` and `decay_after`."""
 
     def __init__(
         self,
@@ -89,7 +87,7 @@ class AdamW(RuleOptimizer):
         super().__init__(params, defaults | {"eps_inside": eps_inside, "decay_after": decay_after})
 
     def rule(self, group: dict[str, Any]) -> Rule:
-        # A state of torch's own brings a group without the last two, which are then torch's form.
+        # A group loaded from PyTorch's AdamW lacks the last two.
         inside, after = group.get("eps_inside", False), group.get("decay_after", False)
         beta1, beta2 = group["betas"]
         return adamw.AdamW(beta1, beta2, group["eps"], eps_inside=inside, decay_after=after)
@@ -112,7 +110,7 @@ class SGD(RuleOptimizer):
 
 
 class Muon(RuleOptimizer):
-    """`llm.optim.muon.Muon`, for matrices alone."""
+    """`llm.optim.muon.Muon`, for matrices only."""
 
     def __init__(self, params: ParamsT, lr: float = 0.02, momentum: float = 0.95, weight_decay: float = 0.0) -> None:
         super().__init__(params, {"lr": lr, "momentum": momentum, "weight_decay": weight_decay})
@@ -126,7 +124,7 @@ class Muon(RuleOptimizer):
         for weight in group["params"]:
             if weight.ndim != 2:
                 raise ValueError(
-                    f"Muon moves matrices, and a parameter has the shape {tuple(weight.shape)}; give it to AdamW."
+                    f"Muon updates matrices, but a parameter has the shape {tuple(weight.shape)}; use AdamW for it."
                 )
 
 

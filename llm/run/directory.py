@@ -15,7 +15,7 @@ from typing import Any
 
 import tomli_w
 
-from llm.config import NAME_LENGTH, RunConfig, before_added_fields, check_name, from_mapping, to_mapping
+from llm.config import NAME_LENGTH, RunConfig, check_name, defaults_of_0_1_0, from_mapping, to_mapping
 from llm.data.text.datasets import CATALOGUE
 from llm.data.text.urls import is_address
 from llm.errors import UserError, WrongUse
@@ -142,7 +142,7 @@ class Run:
     def config(self) -> RunConfig:
         mapping = self._toml()
         mapping.pop("run", None)
-        return from_mapping(mapping, before_added_fields())
+        return from_mapping(mapping, defaults_of_0_1_0())
 
     def info(self) -> dict[str, Any]:
         """Format, id, creation time, parent, versions and host, as `run.toml` records them."""

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from llm.config import RunConfig, resumed_config
-from llm.config.overrides import Overrides, added
+from llm.config.overrides import Overrides, merge_overrides
 from llm.core.bundle import Task, bundle_folder, load_bundle
 from llm.data.batches.streaming import check_streams, resolve_streams
 from llm.data.tokens.prepare import identify
@@ -24,7 +24,7 @@ from llm.training.batch_plan import resolve_batch_size
 def config_for_resume(run: Run, overrides: Overrides) -> RunConfig:
     """The configuration a run goes on with: that of its newest checkpoint, with `overrides`, which must be safe."""
     kept = newest_state(run).get("overrides", {})
-    return resumed_config(run.config(), added(kept, overrides).items())
+    return resumed_config(run.config(), merge_overrides(kept, overrides).items())
 
 
 def newest_state(run: Run) -> dict[str, Any]:

@@ -10,7 +10,7 @@ import torch
 
 from llm.config import RunConfig, resolve_model, resolve_seq_len, resumed_config
 from llm.config.fit import step_bytes
-from llm.config.overrides import Overrides, added
+from llm.config.overrides import Overrides, merge_overrides
 from llm.data.tokens.dataset import Dataset
 from llm.data.tokens.prepare import prepare
 from llm.device import Plan, choose_device, choose_threads, make_plan
@@ -97,7 +97,7 @@ def restored_state(
     if state.data_fingerprint not in ("", dataset.fingerprint):  # a fork that goes on with another text has none yet
         raise text_changed_error(run.name, config)
     state.data_fingerprint = dataset.fingerprint
-    state.overrides = added(state.overrides, overrides)
+    state.overrides = merge_overrides(state.overrides, overrides)
     return state, restored
 
 

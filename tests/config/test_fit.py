@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from llm.config import RunConfig, list_presets, load_preset, resolve_model, with_overrides
-from llm.config.fit import fit, scaled, step_bytes, vocabulary
+from llm.config.fit import fit, scale_interval, step_bytes, expected_vocab_size
 from llm.training.batch_plan import resolve_batch_plan
 
 HOME = Path("/nonexistent")
@@ -26,7 +26,7 @@ def fitted(name: str, machine: tuple[float, float, float]) -> tuple[RunConfig, R
 
 def cost(config: RunConfig) -> tuple[float, int]:
     """Operations of the whole training, and bytes of a step."""
-    size = vocabulary(config.tokenizer)
+    size = expected_vocab_size(config.tokenizer)
     batch_plan = resolve_batch_plan(config, size, round(config.data.size_mb * 1e6 / 4))
     model = resolve_model(config.model, size)
     return batch_plan.steps * batch_plan.tokens_per_step * batch_plan.flops_per_token, step_bytes(
@@ -57,10 +57,12 @@ def test_the_character_stays(name: str) -> None:
             assert getattr(small.model, field) == getattr(config.model, field), field
     warmup = small.optim.momentum_warmup_steps  # a share of the steps, as the schedule's
     assert replace(small.optim, momentum_warmup_steps=config.optim.momentum_warmup_steps) == config.optim
-    assert warmup == scaled(config.optim.momentum_warmup_steps, small.train.steps, config.train.steps)
+    assert warmup == scale_interval(config.optim.momentum_warmup_steps, small.train.steps, config.train.steps)
     assert small.decode == config.decode
     assert (small.schedule.kind, small.schedule.lr_min) == (config.schedule.kind, config.schedule.lr_min)
-    before, after = (resolve_model(replace(c.model, vocab_size=0), vocabulary(c.tokenizer)) for c in (config, small))
+    before, after = (
+        resolve_model(replace(c.model, vocab_size=0), expected_vocab_size(c.tokenizer)) for c in (config, small)
+    )
     assert after.d_model // after.n_head == before.d_model // before.n_head
     assert after.n_head // after.n_kv_head == before.n_head // before.n_kv_head
 

@@ -97,7 +97,7 @@ def test_problems_of_file_and_overrides_come_together(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("text", "words"),
     [
-        ("[model\n", r"broken.toml: this is not TOML.*line 1"),
+        ("[model\n", r"broken.toml: is not valid TOML.*line 1"),
         ("extends = 3", "must be the name of a preset, not 3"),
         ('extends = "quickstrat"', r"did you mean quickstart\?"),
     ],

@@ -45,7 +45,7 @@ def test_the_downloaded_bundle_is_the_default(tmp_path: Path) -> None:
 def test_a_missing_bundle_says_how_to_get_it(tmp_path: Path) -> None:
     with pytest.raises(UserError, match="llm-workbench data download core"):
         bundle_folder("", tmp_path)
-    with pytest.raises(UserError, match=r"nowhere holds no core\.yaml"):
+    with pytest.raises(UserError, match=r"nowhere contains no core\.yaml"):
         bundle_folder(str(tmp_path / "nowhere"), tmp_path)
 
 
@@ -57,17 +57,17 @@ INDEX_FAULTS = {
     "": r"core\.yaml lists no tasks",
     "\x00": r"core\.yaml is not YAML",
     "icl_tasks:\n- just text": r"core\.yaml line 2: a task must be a mapping",
-    "icl_tasks:\n- {dataset_uri: x.jsonl, icl_task_type: schema}": r"line 2: a task needs label",
-    "icl_tasks:\n\n- {label: colours, dataset_uri: x.jsonl, icl_task_type: essay}": r"line 3: colours is of type essay",
+    "icl_tasks:\n- {dataset_uri: x.jsonl, icl_task_type: schema}": r"line 2: label is missing",
+    "icl_tasks:\n\n- {label: colours, dataset_uri: x.jsonl, icl_task_type: essay}": r"line 3: the type of colours must be",
     "icl_tasks:\n- {label: odd, dataset_uri: pronouns.jsonl, icl_task_type: schema}": r"no row for odd",
     "icl_tasks:\n- {label: colours, dataset_uri: pronouns.jsonl, icl_task_type: schema, num_fewshot: [many]}": (
         r"line 2: num_fewshot"
     ),
     "icl_tasks:\n- {label: colours, dataset_uri: pronouns.jsonl, icl_task_type: schema, num_fewshot: [2]}": (
-        r"pronouns\.jsonl holds 2 examples, too few to show 2"
+        r"pronouns\.jsonl has 2 examples, too few for 2 shots"
     ),
-    "icl_tasks:\n- {label: colours, dataset_uri: ../../x.jsonl, icl_task_type: schema}": r"lies outside eval_data",
-    "icl_tasks:\n- {label: colours, dataset_uri: /etc/passwd, icl_task_type: schema}": r"lies outside eval_data",
+    "icl_tasks:\n- {label: colours, dataset_uri: ../../x.jsonl, icl_task_type: schema}": r"is outside eval_data",
+    "icl_tasks:\n- {label: colours, dataset_uri: /etc/passwd, icl_task_type: schema}": r"is outside eval_data",
     "icl_tasks:\n- {label: colours, dataset_uri: x.jsonl, icl_task_type: schema}": r"x\.jsonl is missing",
     "icl_tasks:\n- !!python/object/apply:os.system ['true']": r"is not YAML",
     INDEX + INDEX.partition("icl_tasks:\n")[2]: r"lists the task colours twice",

@@ -11,7 +11,7 @@ import torch
 from llm.config import ModelConfig, resolve_model
 from llm.core.bundle import Example, Task, load_bundle
 from llm.core.questions import Prompt, questions
-from llm.core.score import CoreResult, evaluate_core, grouped, scored
+from llm.core.score import CoreResult, evaluate_core, group_questions, score_prompts
 from llm.model.transformer import Transformer
 from llm.tokenizer import Tokenizer
 from llm.tokenizer.byte import ByteTokenizer
@@ -193,7 +193,7 @@ def test_scores_equal_the_definition_computed_one_by_one(model: Transformer) -> 
         tokens = [chance.randrange(257) for _ in range(chance.randrange(2, 65))]
         prompts.append(Prompt(tokens, chance.randrange(1, len(tokens))))
     model.eval()
-    for prompt, score in zip(prompts, scored(model, CPU, prompts, 150), strict=True):
+    for prompt, score in zip(prompts, score_prompts(model, CPU, prompts, 150), strict=True):
         with torch.no_grad():
             logits = model(torch.tensor([prompt.tokens]))[0]
         logs = torch.log_softmax(logits, -1)
@@ -206,7 +206,7 @@ def test_scores_equal_the_definition_computed_one_by_one(model: Transformer) -> 
 def test_nothing_to_score_is_never_right() -> None:
     model = TableModel([], 257)
     model.eval()
-    scores = scored(model, CPU, [Prompt([5], 1), Prompt([], 1), Prompt([5, 0], 1)], 64)  # type: ignore[arg-type]
+    scores = score_prompts(model, CPU, [Prompt([5], 1), Prompt([], 1), Prompt([5, 0], 1)], 64)  # type: ignore[arg-type]
     assert [score.loss for score in scores[:2]] == [math.inf, math.inf]
     assert [score.exact for score in scores] == [False, False, True]
 
@@ -247,6 +247,6 @@ def test_closing_it_early_brings_the_mode_back(model: Transformer, tasks: tuple[
 
 def test_groups_are_of_about_the_size_asked_for(tasks: tuple[Task, ...]) -> None:
     asked = list(questions(tasks[0], TOKENIZER, 4096))
-    groups = list(grouped(iter(asked), 2 * len(asked[0].prompts[0].tokens) + 1))
+    groups = list(group_questions(iter(asked), 2 * len(asked[0].prompts[0].tokens) + 1))
     assert [question for group in groups for question in group] == asked
     assert [len(group) for group in groups] == [2, 2]

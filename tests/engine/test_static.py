@@ -16,13 +16,13 @@ from llm.engine import Engine, static, window_start
 from llm.engine import reader as reading
 from llm.engine.reader import Reader
 from llm.model.attention import KVCache
-from llm.model.packed import PackedTransformer, ReadingModel
+from llm.model.packed import InferenceModel, PackedTransformer
 from llm.model.transformer import Transformer
 from tests.engine.test_engine import TOKENIZER, collect, make_model
 from tests.engine.test_presets import CONTEXT, PRESETS, small_model
 from tests.model.models_for_tests import tokens
 
-KINDS: dict[str, Callable[[Transformer], ReadingModel]] = {
+KINDS: dict[str, Callable[[Transformer], InferenceModel]] = {
     "module": lambda model: model,
     "packed": lambda model: PackedTransformer(model, torch.float64),
 }
@@ -80,7 +80,7 @@ def test_the_work_is_the_same_at_every_position_and_nothing_is_read_back(name: s
     cache = KVCache(model.config, 3, dtype=torch.float64)
     step = static.StaticStep(model, cache)
     inside = step.cache
-    known = {one.untyped_storage().data_ptr() for one in (inside.both, inside.at, inside.seen, step.tokens)}
+    known = {one.untyped_storage().data_ptr() for one in (inside.kv, inside.at, inside.attn_mask, step.tokens)}
     records = []
     for position in (0, 1, 7, CONTEXT - 1):
         step(torch.full((3, 1), position), position)
@@ -163,7 +163,7 @@ def test_captured_on_a_gpu_it_gives_the_same(name: str, kind: str, monkeypatch: 
     monkeypatch.setattr(static, "capture", lambda step: (captures.append(capture(step)), captures[-1])[1])
     model = small_model(name)
     text = tokens(model.config, 3, 5 + 3 * CONTEXT)
-    on_gpu: ReadingModel = (
+    on_gpu: InferenceModel = (
         PackedTransformer(model, torch.float64, "cuda") if kind == "packed" else small_model(name).cuda()
     )
     reader = Reader(on_gpu, 3)

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from llm.model import blockwise
-from llm.model.blockwise import Noise, blockwise_attention
+from llm.model.blockwise import DropoutMasks, blockwise_attention
 from llm.model.kernels import FUSED, REFERENCE
 from tests.model.models_for_tests import relative_error
 from tests.model.test_kernels import agree, random
@@ -19,7 +19,7 @@ from tests.model.test_kernels import agree, random
 def test_it_is_the_written_out_attention(
     positions: int, groups: int, part_numbers: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(blockwise, "PART_NUMBERS", part_numbers)
+    monkeypatch.setattr(blockwise, "MAX_PART_WEIGHTS", part_numbers)
     inputs = random(2, 3, positions, 5), random(2, groups, positions, 5), random(2, groups, positions, 5, seed=8)
     agree(lambda q, k, v: blockwise_attention(q, k, v, 0.0), lambda q, k, v: REFERENCE.attention(q, k, v, 0.0), *inputs)
 
@@ -48,14 +48,14 @@ def test_the_backward_pass_draws_the_dropout_of_the_forward_pass(positions: int)
 @pytest.mark.parametrize("positions", [7, 263])
 def test_dropout_against_the_written_out_one(positions: int, monkeypatch: pytest.MonkeyPatch) -> None:
     """With the same zeros: those of parts of one head each, put together to a matrix (T, T) per head."""
-    monkeypatch.setattr(blockwise, "PART_NUMBERS", 1)
+    monkeypatch.setattr(blockwise, "MAX_PART_WEIGHTS", 1)
     heads, dropout = 2, 0.25
     query, key, value = (random(1, heads, positions, 5, seed=seed) for seed in (1, 2, 3))
     torch.manual_seed(9)
-    noise = Noise(dropout, int(torch.empty((), dtype=torch.int64).random_()))
+    noise = DropoutMasks(dropout, int(torch.empty((), dtype=torch.int64).random_()))
     mask = torch.zeros(heads, positions, positions, dtype=torch.float64)
     for part, start, stop in blockwise.parts(query.view(heads, 1, positions, 5)):
-        mask[part, start:stop, :stop] = noise.like(mask[part, start:stop, :stop])
+        mask[part, start:stop, :stop] = noise.next_like(mask[part, start:stop, :stop])
 
     def written_out(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
         scores = (q @ k.mT / 5**0.5).masked_fill(torch.ones(positions, positions).triu(1).bool(), -torch.inf)
@@ -72,7 +72,7 @@ def test_dropout_against_the_written_out_one(positions: int, monkeypatch: pytest
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 def test_noise_drops_the_share_it_should_without_a_pattern(dropout: float, dtype: torch.dtype) -> None:
     like = torch.empty(1009, 1013, dtype=dtype)
-    noise = Noise(dropout, 3).like(like).float()
+    noise = DropoutMasks(dropout, 3).next_like(like).float()
     assert set(noise.unique().tolist()) == {0.0, 1.0}
     deviation = (dropout * (1 - dropout) / noise.numel()) ** 0.5
     assert abs(noise.mean() - (1 - dropout)) < 5 * deviation
@@ -87,7 +87,7 @@ def test_noise_is_the_same_whatever_number_of_threads() -> None:
     try:
         for threads in (1, 2):
             torch.set_num_threads(threads)
-            found.append(Noise(0.1, 3).like(torch.empty(1009, 1013)))
+            found.append(DropoutMasks(0.1, 3).next_like(torch.empty(1009, 1013)))
     finally:
         torch.set_num_threads(before)
     assert torch.equal(*found)

@@ -68,11 +68,11 @@ def test_room_is_checked_before_anything_is_written() -> None:
     model = built(tiny())
     cache = KVCache(model.config, 2, dtype=torch.float64, length=5)
     model(tokens(model.config, 2, 3), cache)
-    before = cache.both[..., :3, :].clone()
+    before = cache.kv[..., :3, :].clone()
     with pytest.raises(ValueError, match="holds 3 of 5 positions: 3 more do not fit"):
         model(tokens(model.config, 2, 3), cache)
     assert cache.length == 3
-    assert torch.equal(cache.both[..., :3, :], before)
+    assert torch.equal(cache.kv[..., :3, :], before)
     with pytest.raises(ValueError, match="cannot be truncated to 4"):
         cache.truncate(4)
     with pytest.raises(ValueError, match="one sequence"):

@@ -19,7 +19,7 @@ from llm.config.schema import ModelConfig, OptimConfig, RunConfig, TrainConfig
 from llm.model.counts import group_parameters
 from llm.model.transformer import Transformer
 from llm.optim import Group, Optimizer, build_optimizer
-from llm.optim.muon import Muon, orthogonalised
+from llm.optim.muon import Muon, orthogonalize
 from llm.optim.registry import OPTIMIZERS
 
 STEPS = 200
@@ -210,21 +210,21 @@ def test_a_momentum_that_changes_is_that_of_the_step(fused: str, monkeypatch: py
 def test_orthogonalised_is_near_the_orthogonal_factor(shape: tuple[int, ...]) -> None:
     x = torch.randn(shape, generator=torch.Generator().manual_seed(1))
     u, _, vt = torch.linalg.svd(x, full_matrices=False)
-    y = orthogonalised(x)
+    y = orthogonalize(x)
     singular = torch.linalg.svdvals(y)
     assert y.dtype == torch.float32
     assert singular.max() < 1.5
     assert singular.median() > 0.6
     alignment = (y * (u @ vt)).sum((-2, -1)) / (y.norm(dim=(-2, -1)) * (u @ vt).norm(dim=(-2, -1)))
     assert alignment.min() > 0.95
-    assert not orthogonalised(torch.zeros(shape)).any()
+    assert not orthogonalize(torch.zeros(shape)).any()
 
 
 @pytest.mark.parametrize(("rows", "columns", "low", "high"), [(256, 1024, 0.6, 1.25), (256, 256, 0.0, 1.3)])
 def test_singular_values_after_five_steps(rows: int, columns: int, low: float, high: float) -> None:
     """Those of a square matrix reach down to nearly 0, for its own do (seen: 0.68 to 1.14, and 0.08 to 1.20)."""
     x = torch.randn(1, rows, columns, generator=torch.Generator().manual_seed(1))
-    singular = torch.linalg.svdvals(orthogonalised(x))
+    singular = torch.linalg.svdvals(orthogonalize(x))
     assert low < singular.min() and singular.max() < high
     assert singular.median() > 0.65
 

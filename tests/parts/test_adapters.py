@@ -290,7 +290,7 @@ def test_parameters_without_a_gradient_stay_and_have_no_state() -> None:
 def test_hyperparameters_out_of_range_are_refused(wrong: dict[str, Any]) -> None:
     with pytest.raises(ValueError, match=next(iter(wrong))):
         AdamW(network().parameters(), **wrong)
-    with pytest.raises(ValueError, match="Muon moves matrices"):
+    with pytest.raises(ValueError, match="Muon updates matrices"):
         Muon(network().parameters())
 
 

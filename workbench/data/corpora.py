@@ -11,7 +11,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
-from llm.config import DataConfig, RunConfig, before_added_fields, from_mapping
+from llm.config import DataConfig, RunConfig, defaults_of_0_1_0, from_mapping
 from llm.data.text.urls import is_address, web_address
 from llm.errors import UserError
 from llm.events import Progress
@@ -263,7 +263,7 @@ def config_of(entry: Entry, base: RunConfig) -> RunConfig:
     made_with = entry.record.get("made_with")
     if made_with is not None:
         data = {name: value for name, value in made_with["data"].items() if name in DATA_SETTINGS}
-        base = replace(base, tokenizer=before_added_fields().tokenizer)
+        base = replace(base, tokenizer=defaults_of_0_1_0().tokenizer)
         return from_mapping({"data": data, "tokenizer": made_with["tokenizer"]}, base)
     data = {
         "corpus": entry.corpus,

@@ -9,7 +9,7 @@ import json
 from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
-from llm.config import before_added_fields
+from llm.config import defaults_of_0_1_0
 from llm.config.schema import DataConfig, RunConfig
 from llm.data.text.corpora import WELL_MIXED, digest, separator_of
 
@@ -59,5 +59,5 @@ def token_settings(made_with: dict[str, Any]) -> str:
     """The settings that decide the tokens, out of those in an index, as one text to compare. A setting that is not
     recorded had its default."""
     data = asdict(DataConfig()) | made_with["data"]
-    tokenizer = asdict(before_added_fields().tokenizer) | made_with["tokenizer"]
+    tokenizer = asdict(defaults_of_0_1_0().tokenizer) | made_with["tokenizer"]
     return json.dumps([[data[name] for name in DATA_SETTINGS], tokenizer], sort_keys=True)
