@@ -79,7 +79,7 @@ async def redraws(home: Path, name: str, count: int) -> list[float]:
         screen = app.screen
 
         def redraw() -> None:
-            screen._draw()
+            screen.view.draw_again()
             for chart in screen.query(Chart):
                 if chart.display:
                     chart.render_line(0)

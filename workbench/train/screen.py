@@ -5,16 +5,20 @@ from __future__ import annotations
 from typing import ClassVar
 
 from textual import work
+from textual.app import ComposeResult
 from textual.binding import Binding, BindingType
 
 from llm.errors import UserError
 from llm.run import Run
+from workbench.charts.curves import RunCurves
+from workbench.charts.screen_chart import CHART_KEYS
 from workbench.text import clean
 from workbench.train.extend_dialog import ask_for_longer
-from workbench.train.follow import FollowScreen, RunState
+from workbench.train.run_view import RunState, RunView
 from workbench.train.service import Overrides
 from workbench.train.settings_dialog import LiveSettingsDialog
 from workbench.ui.dialogs import Answer, Ask
+from workbench.ui.screen import WorkbenchScreen
 
 WHEN: dict[str, tuple[RunState, ...]] = {
     "pause": ("running",),
@@ -29,7 +33,7 @@ WHEN: dict[str, tuple[RunState, ...]] = {
 """The states of a run in which a key makes sense; what is not listed always does."""
 
 
-class TrainScreen(FollowScreen):
+class TrainScreen(WorkbenchScreen):
     """One run: its curves, its samples, its log, and the keys that steer it."""
 
     GUIDE = (
@@ -48,7 +52,13 @@ class TrainScreen(FollowScreen):
         )
     }
     HORIZONTAL_BREAKPOINTS = [(0, "-narrow"), (120, "-wide")]  # noqa: RUF012 - all is in sight already; more room enlarges it
+    AUTO_FOCUS = ""
     BINDINGS: ClassVar[list[BindingType]] = [
+        Binding("u", "next_axis", "Steps, tokens, time", id="train.axis", show=False),
+        Binding("o", "lay_beside", "Compare with other runs", id="train.beside", show=False),
+        Binding("v", "next_chart", "Next chart", id="train.next-chart", show=False),
+        Binding("escape", "restore", "All charts", id="train.restore", show=False),
+        *CHART_KEYS,
         Binding("b", "training", "To the training", id="train.active"),
         Binding("p", "pause", "Pause", id="train.pause"),
         Binding("p", "go_on", "Go on", id="train.pause"),
@@ -62,11 +72,60 @@ class TrainScreen(FollowScreen):
         Binding("d", "detach", "Detach", id="train.detach", show=False),
     ]
 
+    def __init__(self, *, id: str | None = None) -> None:
+        super().__init__(id=id)
+        self.view = RunView()
+
+    def body(self) -> ComposeResult:
+        yield self.view
+
+    @property
+    def curves(self) -> RunCurves | None:
+        """What is logged of the shown run; None where there is none."""
+        return self.view.curves
+
+    @property
+    def state(self) -> RunState:
+        return self.view.state
+
+    @property
+    def subject(self) -> str:
+        """The name of the shown run, "" for none."""
+        return self.view.subject
+
+    def open_run(self, name: str) -> None:
+        """Show a run."""
+        self.view.open_run(name)
+
+    def on_screen_suspend(self) -> None:
+        self.view.was_left = not self.is_current  # a window over the screen does not count
+
+    def on_screen_resume(self) -> None:
+        self.view.resume()
+
     def check_action(self, action: str, parameters: tuple[object, ...]) -> bool | None:
         """Only the keys that make sense for the run as it is."""
         if action == "training":
-            return bool(self.other_training)
+            return bool(self.view.other_training)
         return self.state in WHEN.get(action, (self.state,))
+
+    # --- the charts
+
+    def action_next_axis(self) -> None:
+        self.view.show_next_axis()
+
+    def action_lay_beside(self) -> None:
+        self.view.choose_others()
+
+    def action_next_chart(self) -> None:
+        self.view.charts.choose_next()
+
+    def action_restore(self) -> None:
+        self.remove_class("one-chart")
+
+    async def action_on_charts(self, action: str) -> None:
+        """Pass a chart key on to the chosen chart."""
+        await self.view.charts.chosen.run_action(action)
 
     # --- asking the trainer
 
@@ -85,7 +144,7 @@ class TrainScreen(FollowScreen):
         if not self.workbench.training.is_busy(name):
             text = f"{clean(name)} has ended, so {clean(label)} came too late; resume it to change it."
             self.notify(text, severity="warning", markup=False)
-            self._checked_at = 0.0
+            self.view.check_soon()
             return
         try:
             identity = self.workbench.training.send(name, command, **arguments)
@@ -93,8 +152,7 @@ class TrainScreen(FollowScreen):
             self.notify(clean(str(error)), severity="error", markup=False)
             return
         if name == self.subject:
-            self.pending[identity] = label
-            self._draw()
+            self.view.add_pending(identity, label)
 
     def action_stop(self) -> None:
         """Save and stop; asks, since a key is quickly pressed."""
@@ -121,13 +179,13 @@ class TrainScreen(FollowScreen):
                 key, value = change
                 self._send(name, "set", f"{key} = {value}", key=key, value=value)
 
-        self.app.push_screen(LiveSettingsDialog(self.knob_value), tune)
+        self.app.push_screen(LiveSettingsDialog(self.view.knob_value), tune)
 
     # --- beginning, handing over, talking
 
     def action_training(self) -> None:
         """Show the run that trains here in place of this one."""
-        self.open_run(self.other_training)
+        self.view.open_run(self.view.other_training)
 
     @work
     async def action_resume(self) -> None:
@@ -147,14 +205,14 @@ class TrainScreen(FollowScreen):
                 self.notify("another run trains here; this one trains in a process of its own", markup=False)
         except (UserError, OSError) as error:
             self.notify(clean(str(error)), severity="error", markup=False)
-        self._checked_at = 0.0
+        self.view.check_soon()
 
     def action_detach(self) -> None:
         """Let the training go on in a process of its own."""
         if self.workbench.training.active != self.subject:
             self.notify("it trains in a process of its own already", markup=False)
             return
-        self.pending["detach"] = "detach"
+        self.view.add_pending("detach", "detach")
         self.workbench.hand_over()
 
     def action_chat(self) -> None:

@@ -18,9 +18,7 @@ from tests.workbench.waiting import shown, until
 from workbench.app import WorkbenchApp
 from workbench.charts.chart import Chart
 from workbench.charts.screen_chart import CHART_KEYS
-from workbench.train.charts_screen import ChartsScreen
 from workbench.train.compare_dialog import ChooseRuns
-from workbench.train.follow import FollowScreen
 from workbench.train.screen import TrainScreen
 from workbench.train.service import TrainingService
 from workbench.train.settings_dialog import LiveSettingsDialog
@@ -178,7 +176,7 @@ async def test_more_runs_than_colours_are_not_accepted(home: Path) -> None:
         await pilot.pause(0.1)
         assert isinstance(pilot.app.screen, ChooseRuns)
         await pilot.press("space", "enter")
-        await until(pilot, lambda: len(screen.others) == 4)
+        await until(pilot, lambda: len(screen.view.others) == 4)
 
 
 async def test_there_may_be_no_other_run_with_curves(home: Path) -> None:
@@ -298,14 +296,14 @@ async def test_every_live_knob_is_checked_sent_and_written_into_the_record(
         await until(pilot, lambda: screen.curves and path in screen.curves.params)
         assert screen.curves is not None
         assert screen.curves.marks[-1].kind == "knob"
-        await until(pilot, lambda: not screen.pending)
+        await until(pilot, lambda: not screen.view.pending)
         await until(pilot, lambda: path in "".join(one.text for one in screen.query_one("#event-log").lines))  # type: ignore[attr-defined]
 
 
 def test_every_key_of_the_screen_is_pressed_above() -> None:
     """Fails where a key is added without a test."""
     pressed = {"b", "p", "s", "e", "a", "t", "x", "r", "c", "d", "v", "u", "o", "escape"} | set(CHART_EFFECTS)
-    bindings = [*TrainScreen.BINDINGS, *FollowScreen.BINDINGS, *ChartsScreen.BINDINGS]
+    bindings = TrainScreen.BINDINGS
     assert keys_of([binding for binding in bindings if isinstance(binding, Binding)]) == pressed
 
 

@@ -170,8 +170,8 @@ async def test_a_knob_is_pending_until_it_has_taken_effect(home: Path) -> None:
         line.value = "0.5"
         await pilot.press("enter")
         await until(pilot, lambda: app.screen is screen)
-        await until(pilot, lambda: not screen.pending and "train.lr_multiplier: 1.0" in shown(screen))
-        assert screen.knob_value("train.lr_multiplier") == 0.5
+        await until(pilot, lambda: not screen.view.pending and "train.lr_multiplier: 1.0" in shown(screen))
+        assert screen.view.knob_value("train.lr_multiplier") == 0.5
         assert screen.curves is not None
         assert screen.curves.marks[-1].kind == "knob"
         app.training.shutdown()
@@ -340,9 +340,9 @@ async def test_the_core_metric_gets_a_chart_and_a_figure_when_there_is_one(home:
 
 
 async def test_a_long_log_is_read_beside_the_screen(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("workbench.train.follow.LONG_LOG_BYTES", 1)
+    monkeypatch.setattr("workbench.train.run_view.LONG_LOG_BYTES", 1)
     monkeypatch.setattr("workbench.charts.curve_cache.WORTH_BYTES", 1)
-    monkeypatch.setattr("workbench.train.follow.WORTH_BYTES", 1)
+    monkeypatch.setattr("workbench.train.run_view.WORTH_BYTES", 1)
     run = scripted_run(home, "old-1", 330, end="stopped")
     cache = run.path / ".cache" / "curves.npz"
     for _ in range(2):

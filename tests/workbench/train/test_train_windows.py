@@ -77,7 +77,7 @@ async def test_a_knob_set_after_the_end_is_refused_and_nothing_stays_asked(home:
         app.screen.query_one(Input).value = "0.5"
         await pilot.press("enter")
         await until(pilot, lambda: was_notified(app, "quick-1 has ended"))
-        assert not screen.pending and "train.lr_multiplier" not in (screen.curves.params if screen.curves else {})
+        assert not screen.view.pending and "train.lr_multiplier" not in (screen.curves.params if screen.curves else {})
         commands = home / "runs" / "quick-1" / "commands.jsonl"
         assert not commands.exists() or "lr_multiplier" not in commands.read_text()
 
@@ -93,8 +93,8 @@ async def test_what_was_asked_and_never_answered_goes_with_the_end(home: Path) -
         await until(pilot, lambda: "Resume" in shown(app.screen) and "asked" not in shown(app.screen))
         screen = app.screen
         assert isinstance(screen, TrainScreen)
-        screen.pending["late"] = "save"  # as one that was asked just before the end was noticed
-        screen.draw_again()
+        screen.view.pending["late"] = "save"  # as one that was asked just before the end was noticed
+        screen.view.draw_again()
         await until(pilot, lambda: "asked: save" not in shown(screen))
 
 
@@ -109,7 +109,7 @@ async def test_what_a_window_asks_concerns_the_run_it_was_opened_on(home: Path) 
         await until(pilot, lambda: screen.state == "running" and screen.subject == "next-1")
         await pilot.press("enter")
         await until(pilot, lambda: was_notified(app, "quick-1 has ended"))
-        assert app.training.active == "next-1" and not screen.pending
+        assert app.training.active == "next-1" and not screen.view.pending
 
 
 @pytest.mark.parametrize("size", [(80, 24), (120, 40)])

@@ -145,7 +145,7 @@ async def test_redraws_and_smoothing_are_those_of_the_settings(home: Path) -> No
         await pilot.press("2")
         await until(pilot, lambda: "smooth 0.98" in shown(app.screen))
         assert isinstance(app.screen, TrainScreen)
-        assert app.screen.redraw_seconds == 2.0
+        assert app.screen.view.redraw_seconds == 2.0
 
 
 async def test_an_id_that_nothing_has_is_told(home: Path) -> None:

@@ -7,12 +7,11 @@ import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import ClassVar, Literal
+from typing import Literal
 
-from textual import work
+from textual import on, work
 from textual.app import ComposeResult
-from textual.binding import Binding, BindingType
-from textual.containers import Grid, Horizontal
+from textual.containers import Horizontal, Vertical
 from textual.message import Message
 from textual.widgets import RichLog
 from textual.worker import get_current_worker
@@ -21,18 +20,16 @@ from llm.config import RunConfig, get_value
 from llm.errors import UserError
 from llm.events import CommandRefused, Event, Finished, Sampled, Skipped, Warned
 from llm.run import Run, list_runs
-from workbench.charts.chart import Chart
 from workbench.charts.curve_cache import WORTH_BYTES, caught_up, keep, recall
 from workbench.charts.curves import AXES, RunCurves
-from workbench.charts.run_charts import CHARTS, ChartSpec, contents
-from workbench.charts.screen_chart import ScreenChart
 from workbench.runs.catalog import has_curves, why_unreadable
 from workbench.text import clean
-from workbench.train.charts_screen import ChartsScreen
+from workbench.train.chart_grid import ChartGrid
 from workbench.train.compare_dialog import MOST_BESIDE, ChooseRuns
 from workbench.train.machine_line import MachineLine
 from workbench.train.narration import describe
 from workbench.train.panels import Numbers, Samples, event_line
+from workbench.ui.host import Host, host_of
 
 POLL_SECONDS = 0.1
 DRAW_SECONDS = 1.0  # while a thread of this program trains, drawing is paid for in training steps
@@ -48,14 +45,10 @@ LONG_LOG_BYTES = 1 << 20  # a log with more than this unread is read in a thread
 RunState = Literal["none", "preparing", "running", "paused", "ended", "gone"]
 
 
-class FollowScreen(ChartsScreen):
-    """Shows one run, whoever trains it; others can be laid beside it. The keys that steer it are `TrainScreen`'s."""
+class RunView(Vertical):
+    """One run, kept up to date wherever it is trained; the curves of other runs can be drawn with its own."""
 
-    AUTO_FOCUS = ""
-    BINDINGS: ClassVar[list[BindingType]] = [
-        Binding("u", "next_axis", "Steps, tokens, time", id="train.axis", show=False),
-        Binding("o", "lay_beside", "Other runs beside it", id="train.beside", show=False),
-    ]
+    DEFAULT_CSS = "RunView { height: 1fr; }"
 
     @dataclass
     class CaughtUp(Message):
@@ -82,39 +75,43 @@ class FollowScreen(ChartsScreen):
 
         others: list[RunCurves]
 
-    def __init__(self, *, id: str | None = None) -> None:
-        super().__init__(id=id)
+    def __init__(self) -> None:
+        super().__init__()
         self.curves: RunCurves | None = None
         self.others: list[RunCurves] = []
         self.config = RunConfig()
         self.state: RunState = "none"
         self.pending: dict[str, str] = {}
-        """What was asked of the trainer and not answered yet: the command's id, and words for it."""
+        """Commands without an answer yet: their names by their ids."""
         self.other_training = ""
-        """The name of the run that trains here, where another one is shown."""
-        self._trained_then: str | None = None
-        """What trained here when the run that is shown was asked for."""
-        self._was_left = False
+        """The run in training in this program, where another one is shown."""
+        self._active_when_opened: str | None = None
+        """The run in training in this program when the shown one was opened."""
+        self.was_left = False
+        """Whether another main screen has been shown since."""
         self.axis = "step"
         self._drawn_at = 0.0
         self._draw_cost = 0.0
-        self._drawn: list[Chart] = []
         self._checked_at = 0.0
         self._stale = False
         self._reading = False
         self._log_width = 0
 
-    def body(self) -> ComposeResult:
+    def compose(self) -> ComposeResult:
         yield Numbers(id="numbers")
         yield MachineLine(id="machine")
-        with Grid(id="charts"):
-            smoothing = self.workbench.settings.smoothing
-            for spec in CHARTS:
-                chart = ScreenChart(spec.title, smoothing=smoothing if spec.is_smoothed else 0.0, id=spec.id)
-                yield chart.set_class(spec is CHARTS[0], "chosen")
+        yield ChartGrid(id="charts")
         with Horizontal(id="below"):
             yield Samples(id="samples")
             yield RichLog(id="event-log", wrap=True, markup=False, highlight=False, max_lines=2000, min_width=20)
+
+    @property
+    def workbench(self) -> Host:
+        return host_of(self)
+
+    @property
+    def charts(self) -> ChartGrid:
+        return self.query_one(ChartGrid)
 
     def on_mount(self) -> None:
         self.query_one("#event-log", RichLog).border_title = "log"
@@ -124,7 +121,7 @@ class FollowScreen(ChartsScreen):
 
     def open_run(self, name: str) -> None:
         """Show the run called `name`, from its first event on."""
-        self._trained_then = self.workbench.training.active
+        self._active_when_opened = self.workbench.training.active
         if self.curves is not None and self.curves.run.name == name and self.state != "gone":
             return
         try:
@@ -143,16 +140,12 @@ class FollowScreen(ChartsScreen):
         self.pending.clear()
         self._checked_at = 0.0
         self._become("none")
-        for chart in self.query(Chart):
-            chart.action_reset()
-            chart.cursor = None
-            chart.set_data([])
+        self.charts.clear()
         self.query_one("#event-log", RichLog).clear()
         self.query_one(Samples).show([])
-        self.set_class(False, "-core")
         self._reading = curves.unread_bytes > LONG_LOG_BYTES
         if self._reading:
-            self.on_follow_screen_reading(self.Reading(curves.run.name, 0.0))
+            self.on_run_view_reading(self.Reading(curves.run.name, 0.0))
             self._catch_up(curves.run)
         else:
             self._tick(at_once=True)
@@ -166,9 +159,9 @@ class FollowScreen(ChartsScreen):
             name = active or (newest.name if newest is not None else "")
             if name:
                 self.open_run(name)
-        elif active is not None and active != self.subject and self._was_left:
+        elif active is not None and active != self.subject and self.was_left:
             self._check_state()
-            if self.state == "gone" or (self.state == "ended" and active != self._trained_then):
+            if self.state == "gone" or (self.state == "ended" and active != self._active_when_opened):
                 self.open_run(active)
 
     @work(thread=True, exclusive=True, group="read a long log")
@@ -188,11 +181,11 @@ class FollowScreen(ChartsScreen):
             if is_new:
                 keep(curves)
 
-    def on_follow_screen_reading(self, message: Reading) -> None:
+    def on_run_view_reading(self, message: Reading) -> None:
         if self._reading and self.subject == message.name:
             self.query_one(Numbers).say_reading(message.name, message.share)
 
-    def on_follow_screen_caught_up(self, message: CaughtUp) -> None:
+    def on_run_view_caught_up(self, message: CaughtUp) -> None:
         """The whole log is known: show it, and follow it from here on."""
         if self.subject != message.curves.run.name:
             return
@@ -204,17 +197,15 @@ class FollowScreen(ChartsScreen):
 
     # --- following it
 
-    def on_screen_suspend(self) -> None:
-        self._was_left = not self.is_current  # a window over it leaves it where it is
-
-    def on_screen_resume(self) -> None:
+    def resume(self) -> None:
+        """The screen is shown again."""
         self._open_something()
         self._tick(at_once=True)
 
     def _tick(self, at_once: bool = False) -> None:
         """Take in what was logged. Draw seldom, only what is visible, and only when something changed."""
         self._look_for_another()
-        if self.curves is None or self._reading or not (self.is_current or at_once):
+        if self.curves is None or self._reading or not (self.screen.is_current or at_once):
             return
         events = self.curves.poll()
         self._stale = self._stale or bool(events)
@@ -235,7 +226,7 @@ class FollowScreen(ChartsScreen):
             return 1 / self.workbench.settings.redraws_per_second
         if self.workbench.training.active != self.subject:
             return DRAW_SECONDS_ELSEWHERE
-        cost = self._draw_cost + sum(chart.draw_cost for chart in self._drawn)
+        cost = self._draw_cost + self.charts.draw_cost
         return min(max(DRAW_SECONDS, cost / DRAW_SHARE), DRAW_SECONDS_MOST)
 
     @property
@@ -294,6 +285,15 @@ class FollowScreen(ChartsScreen):
             self._stale = True
             self.refresh_bindings()
 
+    def check_soon(self) -> None:
+        """Look at the next tick whether the run is trained."""
+        self._checked_at = 0.0
+
+    def add_pending(self, identity: str, label: str) -> None:
+        """Show that a command was sent, until its answer comes."""
+        self.pending[identity] = label
+        self.draw_again()
+
     def _show_samples(self) -> None:
         assert self.curves is not None
         self.query_one(Samples).show(list(self.curves.samples))
@@ -312,21 +312,9 @@ class FollowScreen(ChartsScreen):
             other.poll()
         self.query_one(Numbers).show(self.curves, self.state, list(self.pending.values()))
         self.workbench.show_training(self.curves)
-        if len(self.curves.core) and not self.has_class("-core"):
-            self.add_class("-core")
-        self._drawn = []
-        for spec in CHARTS:
-            chart = self.query_one(f"#{spec.id}", Chart)
-            if chart.display:
-                self._fill(chart, spec, self.curves)
-                self._drawn.append(chart)
+        empty = "waiting for the first step" if self.state in ("preparing", "running") else "nothing was logged"
+        self.charts.draw(self.curves, self.others, self.axis, float(str(self.knob_value("train.clip"))), empty)
         self._draw_cost = time.thread_time() - began
-
-    def _fill(self, chart: Chart, spec: ChartSpec, curves: RunCurves) -> None:
-        clip = float(str(self.knob_value("train.clip")))
-        shown = contents(spec, curves, self.axis, clip, self.others)
-        chart.empty = "waiting for the first step" if self.state in ("preparing", "running") else "nothing was logged"
-        chart.set_data(shown.series, shown.marks, shown.levels, x_unit=self.axis)
 
     def on_resize(self) -> None:
         self.call_after_refresh(self._fit_to_size)
@@ -338,12 +326,13 @@ class FollowScreen(ChartsScreen):
             self._log_width = width
             self._tell_again()
 
+    @on(ChartGrid.Revealed)
     def draw_again(self) -> None:
-        """Charts that come into view were not kept up to date while they were hidden."""
+        """Draw what is in view; hidden charts are not kept up to date."""
         if self.curves is not None and not self._reading:
             self._draw()
 
-    def action_next_axis(self) -> None:
+    def show_next_axis(self) -> None:
         """Draw the charts over tokens, over training time, or over steps."""
         units = list(AXES)
         self.axis = units[(units.index(self.axis) + 1) % len(units)]
@@ -351,7 +340,7 @@ class FollowScreen(ChartsScreen):
 
     # --- other runs beside it
 
-    def action_lay_beside(self) -> None:
+    def choose_others(self) -> None:
         """Choose runs whose curves are drawn with those of this one."""
         self._find_others(self.workbench.home, self.subject)
 
@@ -369,8 +358,8 @@ class FollowScreen(ChartsScreen):
                 tell_at = math.inf
         self.post_message(self.OthersFound(names))
 
-    def on_follow_screen_others_found(self, message: OthersFound) -> None:
-        if self.app.screen is not self:  # the person went on to something else
+    def on_run_view_others_found(self, message: OthersFound) -> None:
+        if not self.screen.is_current:  # another screen or window was opened meanwhile
             return
         if not message.names:
             self.notify("there is no other run with curves to lay beside this one", markup=False)
@@ -389,6 +378,6 @@ class FollowScreen(ChartsScreen):
         if not worker.is_cancelled:
             self.post_message(self.OthersRead(others))
 
-    def on_follow_screen_others_read(self, message: OthersRead) -> None:
+    def on_run_view_others_read(self, message: OthersRead) -> None:
         self.others = [other for other in message.others if other.run.name != self.subject]
         self.draw_again()
