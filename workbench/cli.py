@@ -1,4 +1,4 @@
-"""`llm-workbench`: opens the workbench, or carries out one subcommand.
+"""`llm-workbench`: opens the workbench, or runs one command.
 
 Results go to stdout, everything else to stderr. Exit status: 0 done, 1 failed, 2 wrong use, 130 and 143 interrupted
 (after saving). Importing this module and printing help loads neither torch nor textual.
@@ -35,18 +35,18 @@ FULL = frozenset({errno.ENOSPC, errno.EDQUOT})
 DISK_ERRORS = FULL | {errno.EROFS, errno.EIO}
 DESCRIPTION = "Train a language model from scratch in your terminal, watch it learn, and talk to it."
 EPILOG = (
-    "Without a command the workbench opens. A checkpoint is named RUN, RUN@last, RUN@best or RUN@STEP. Any field of "
-    "the configuration can be set by its dotted name: --train.lr 3e-4, --model.n-layer 6, --model.bias."
+    "Without a command, the workbench opens. Name a checkpoint RUN, RUN@last, RUN@best or RUN@STEP. Set any "
+    "configuration field by its name: --train.lr 3e-4, --model.n-layer 6, --model.bias."
 )
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Carry out one command line; returns the exit status."""
+    """Run one command line; returns the exit status."""
     given = list(sys.argv[1:] if arguments is None else arguments)
     repair_streams()
     settle_process()
     try:
-        status = carry_out(given)
+        status = run_command(given)
         sys.stdout.flush()
     except UserError as error:
         say(str(error))
@@ -54,41 +54,41 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except KeyboardInterrupt:
         say("interrupted.")
         return 130
-    except BrokenPipeError:  # whoever read our output has had enough
+    except BrokenPipeError:  # the reader of our output has closed it
         os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
         return 0
-    except Exception as error:  # noqa: BLE001 - the outermost caller: nobody is shown a traceback
-        return failed(error, given)
+    except Exception as error:  # noqa: BLE001 - the outermost caller: no traceback is shown
+        return report_failure(error, given)
     return status
 
 
-def failed(error: Exception, given: Sequence[str]) -> int:
-    """Say what went wrong: the disk, the memory, or something that is no fault of the person's; returns 1."""
+def report_failure(error: Exception, given: Sequence[str]) -> int:
+    """Print what went wrong (disk, memory, or a bug); returns 1."""
     if (shortage := to_memory_shortage(error)) is not None:
         say(str(shortage))
     elif isinstance(error, OSError) and error.errno is not None:
         if error.errno in DISK_ERRORS:
-            os.dup2(os.open(os.devnull, os.O_WRONLY), 1)  # what could not be written would be tried again at the end
+            os.dup2(os.open(os.devnull, os.O_WRONLY), 1)  # drop buffered output, which would be written again at exit
         if error.errno in FULL:
-            say(f"there is no space left for {error.filename or 'what was to be written'}; make room, then try again.")
+            say(f"no space left on the disk for {error.filename or 'the output'}; free some space, then try again.")
         else:
-            say(f"{error.filename or 'a file'} cannot be used ({error.strerror}); correct that, then try again.")
+            say(f"{error.filename or 'a file'} cannot be used ({error.strerror}); fix that, then try again.")
     else:
-        unexpected(error, given)
+        report_bug(error, given)
     return 1
 
 
-def unexpected(error: Exception, given: Sequence[str]) -> None:
-    """Say that something went wrong that is no fault of the person's, and where the details are."""
-    log = keep_traceback(home_in(given))
-    say(f"this should not have happened ({type(error).__name__}: {error}); the details are in {log}.")
+def report_bug(error: Exception, given: Sequence[str]) -> None:
+    """Write the traceback to a log and print where it is."""
+    log = save_traceback(home_of(given))
+    say(f"unexpected error ({type(error).__name__}: {error}); this is a bug: please report it with {log}.")
 
 
-def carry_out(given: list[str]) -> int:
+def run_command(given: list[str]) -> int:
     """Parse and dispatch. SystemExit from argparse's --help and --version passes through."""
-    settle_encodings()
+    set_encodings()
     parser, commands = build_parser()
-    if without_home(given)[:1] == ["help"]:  # what people type before they know better
+    if without_home(given)[:1] == ["help"]:  # a common way to ask for help
         given = [*without_home(given)[1:2], "--help"]
     command = next((word for word in without_home(given) if not word.startswith("-")), None)
     for word in given[: given.index(command)] if command else ():
@@ -108,7 +108,7 @@ def carry_out(given: list[str]) -> int:
     options.overrides = overrides
     options.home = Path(options.home).expanduser() if options.home else default_home()
     if options.home.exists() and not options.home.is_dir():
-        raise WrongUse(f"the home {options.home} is a file; name a folder with --home or $LLM_WORKBENCH_HOME.")
+        raise WrongUse(f"the home {options.home} is a file; set a folder with --home or $LLM_WORKBENCH_HOME.")
     if command is None:
         return open_app.open_workbench(options.home, None)
     if command in TORCH_COMMANDS:
@@ -117,8 +117,8 @@ def carry_out(given: list[str]) -> int:
     return status
 
 
-def settle_encodings() -> None:
-    """Files and pipes hold UTF-8, whatever the locale; a terminal is spared what it cannot show."""
+def set_encodings() -> None:
+    """Files and pipes are UTF-8 in any locale; a terminal replaces what it cannot show."""
     if isinstance(sys.stdin, io.TextIOWrapper) and not sys.stdin.isatty():
         sys.stdin.reconfigure(encoding="utf-8", errors="strict")
     if isinstance(sys.stdout, io.TextIOWrapper):
@@ -131,7 +131,9 @@ def settle_encodings() -> None:
 def build_parser() -> tuple[Parser, dict[str, Parser]]:
     """The parser of the whole command line, and those of the commands by name."""
     parser = Parser(prog="llm-workbench", description=DESCRIPTION, epilog=EPILOG)
-    parser.add_argument("--home", default=None, metavar="DIR", help="where runs and presets live")
+    parser.add_argument(
+        "--home", default=None, metavar="DIR", help="folder of runs and presets (default: $LLM_WORKBENCH_HOME)"
+    )
     parser.add_argument("--version", action=VersionAction, nargs=0, help="show the version and exit")
     subparsers = parser.add_subparsers(metavar="COMMAND", title="commands", parser_class=Parser)
     for module in MODULES:
@@ -140,14 +142,14 @@ def build_parser() -> tuple[Parser, dict[str, Parser]]:
 
 
 def unknown_flag(word: str, command: str | None, flags: Sequence[str]) -> str:
-    """The sentence for an argument that means nothing here."""
+    """The error message for an unknown argument."""
     program = f"llm-workbench {command}" if command else "llm-workbench"
     advice = did_you_mean(word.partition("=")[0], flags) or f"see {program} --help."
     return f'{program} does not take "{word}"; {advice}'
 
 
 class VersionAction(argparse.Action):
-    """Looks the version up only when asked."""
+    """Looks up the version only on demand."""
 
     def __call__(self, parser: argparse.ArgumentParser, *_: object) -> NoReturn:
         from importlib.metadata import PackageNotFoundError, version
@@ -161,14 +163,14 @@ class VersionAction(argparse.Action):
 
 
 def without_home(given: Sequence[str]) -> list[str]:
-    """The arguments without `--home DIR`, whose DIR could be taken for a command."""
+    """The arguments without `--home DIR`, since DIR could be mistaken for a command."""
     if "--home" in given:
         at = given.index("--home")
         return [*given[:at], *given[at + 2 :]]
     return list(given)
 
 
-def home_in(given: Sequence[str]) -> Path:
+def home_of(given: Sequence[str]) -> Path:
     """The home of a command line, without parsing the rest of it."""
     for at, argument in enumerate(given):
         if argument == "--home" and at + 1 < len(given):
@@ -178,8 +180,8 @@ def home_in(given: Sequence[str]) -> Path:
     return default_home()
 
 
-def keep_traceback(home: Path) -> Path:
-    """Write the current traceback to a file of its own and name it; in the temporary directory if home refuses."""
+def save_traceback(home: Path) -> Path:
+    """Write the current traceback to a new file in `home`, or in the temporary directory; returns its path."""
     name = f"error-{time.strftime('%Y%m%d-%H%M%S')}-{os.getpid()}.log"
     for folder in (home / "logs", Path(tempfile.gettempdir())):
         try:

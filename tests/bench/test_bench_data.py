@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from workbench.bench import data
-from workbench.bench.data import lines_of, measure, text_pieces, turns, watched
+from workbench.bench.data import lines_of, measure, peak_memory, text_pieces, turns
 
 
 @pytest.fixture
@@ -24,13 +24,13 @@ def text(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 def test_every_part_on_a_small_text(text: Path) -> None:
     results = dict(measure(text, data.PARTS, pairs=1, megabytes=1))
     assert 60_000 <= results["text"]["bytes"] < 400_000
-    for match in (results["bpe"], *results["tokenise"].values()):
+    for match in (results["bpe"], *results["tokenize"].values()):
         assert match["ratio"]["median"] > 0
     made = results["prepare"]
     assert made["bytes"] >= 1_000_000
     assert made["peak_bytes"] > 10_000_000  # a Python process
     assert "1 MB" in lines_of("prepare", made)[0]
-    assert "tiktoken alone on all cores" in lines_of("tokenise", results["tokenise"])[1]
+    assert "tiktoken alone on all cores" in lines_of("tokenize", results["tokenize"])[1]
 
 
 def test_the_text_is_cut_from_the_file(text: Path) -> None:
@@ -52,4 +52,4 @@ def test_memory_of_a_family_of_processes_is_counted_together() -> None:
         "c.stdout.readline(); x = bytearray(50_000_000); import time; time.sleep(1); c.kill(); c.wait()"
     )
     with subprocess.Popen([sys.executable, "-c", parent], stdout=subprocess.PIPE) as process:
-        assert 110_000_000 < watched(process) < 200_000_000
+        assert 110_000_000 < peak_memory(process) < 200_000_000

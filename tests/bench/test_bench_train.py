@@ -11,7 +11,17 @@ import torch
 from llm.errors import UserError
 from workbench.bench import train
 from workbench.bench.peers import nanogpt_model
-from workbench.bench.train import CHAR, SHAPES, Rival, Shape, check_losses, lines_of, loss_gap, measure, take_turns
+from workbench.bench.train import (
+    CHAR,
+    SHAPES,
+    Candidate,
+    Shape,
+    check_losses,
+    lines_of,
+    loss_gap,
+    measure,
+    measure_speeds,
+)
 
 SMALL = Shape(replace(CHAR, n_layer=2, d_model=24, n_head=2, n_kv_head=2, d_ff=96, context=11), 3, 6, 1)
 
@@ -85,7 +95,7 @@ def small(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(SHAPES, "small", SMALL)
 
 
-def test_all_rivals_learn_the_same_in_turns(
+def test_all_rivals_have_the_same_losses(
     small: None, nanogpt: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setattr(train, "choose_precision", lambda wanted, device: "bf16")
@@ -114,16 +124,16 @@ def test_all_rivals_learn_the_same_in_turns(
         ("bf16", "transformers", "bf16"),
         ("fp32", "llm-workbench again", "fp32"),
     }
-    assert "at most 0.000% from ours" in "\n".join(lines_of(result))
+    assert "differs by at most 0.000% from ours" in "\n".join(lines_of(result))
 
 
-def test_losses_that_part_are_not_raced() -> None:
-    ours, other = (Rival(name, "fp32", lambda batch: torch.zeros(()), losses) for name, losses in
+def test_different_losses_are_refused() -> None:
+    ours, other = (Candidate(name, "fp32", lambda batch: torch.zeros(()), losses) for name, losses in
                    [("llm-workbench", (4.0, 3.0)), ("transformers", (4.0, 3.3))])  # fmt: skip
     assert loss_gap(ours, other) == pytest.approx(0.1)
-    with pytest.raises(UserError, match=r"llm-workbench and transformers in fp32 part by 10\.00% within 2 steps"):
+    with pytest.raises(UserError, match=r"llm-workbench and transformers in fp32 differ by 10\.00% within 2 steps"):
         check_losses(ours, other)
-    with pytest.raises(UserError, match="part by nan"):
+    with pytest.raises(UserError, match="differ by nan"):
         check_losses(ours, replace(other, losses=(4.0, float("nan"))))
 
 
@@ -136,14 +146,14 @@ def test_another_learning_rate_is_found(small: None, nanogpt: Path) -> None:
 def test_turns_go_forwards_and_backwards() -> None:
     called: list[str] = []
 
-    def rival(name: str) -> Rival:
+    def rival(name: str) -> Candidate:
         def step(batch: object) -> torch.Tensor:
             called.append(name)
             return torch.zeros(())
 
-        return Rival(name, "fp32", step, ())
+        return Candidate(name, "fp32", step, ())
 
-    speeds = take_turns([rival("a"), rival("b"), rival("c")], SMALL, train.random_batches(SMALL), 3)
+    speeds = measure_speeds([rival("a"), rival("b"), rival("c")], SMALL, train.random_batches(SMALL), 3)
     assert "".join(called) == "abccbaabc"
     assert [len(speed) for speed in speeds] == [3, 3, 3]
 

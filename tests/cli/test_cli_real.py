@@ -308,7 +308,7 @@ def test_data_lists_and_prepares(own_shell: Shell, tiny_preset: Path, corpus: Pa
     assert other["name"] != prepared["name"]
     printed = own_shell("data", str(tiny_preset))
     assert "per token" in printed
-    assert f"together    {corpus.stat().st_size:,} tokens" in printed
+    assert f"total       {corpus.stat().st_size:,} tokens" in printed
     index = own_shell.home / "data" / other["name"] / "dataset.json"
     index.write_text("{")
     assert "damaged" in own_shell("data")
@@ -325,7 +325,7 @@ def test_tokenizers(own_shell: Shell, tiny_preset: Path, tmp_path: Path) -> None
     made = own_shell.data("tokenizer", "train", str(tiny_preset), "--output", target, *fields)
     assert (made["kind"], made["vocab_size"]) == ("bpe", 300)
     assert own_shell.data("tokenizer", "show", target) == made
-    assert "ids             300" in own_shell("tokenizer", "show", target)
+    assert "vocabulary      300" in own_shell("tokenizer", "show", target)
     assert len(own_shell.data("tokenizer", "encode", target, "Ada saw the moon")["ids"]) < 16
     own_shell("tokenizer", "train", str(tiny_preset), "--output", target, status=2)
     assert "exists already" in own_shell.said

@@ -26,7 +26,7 @@ COMMANDS = ("train", "resume", "sample", "chat", "eval", "runs", "presets", "dat
         ("runs export nothing --csv --json", "leave out --json"),
         ("eval nothing --batches -1", "give a number from 0 on"),
         ("presets --jsno", 'llm-workbench presets does not take "--jsno"; did you mean --json?'),
-        ("runs --json extra more", 'runs cannot "extra"'),
+        ("runs --json extra more", 'runs has no subcommand "extra"'),
         ("sample nothing", "there is no run named nothing"),
         ("resume nothing", "train one first"),
         ("eval nothing", "there is no run named nothing"),
@@ -165,5 +165,5 @@ def test_no_space_for_the_output_is_a_sentence(home: Path) -> None:
     with Path("/dev/full").open("w") as full:
         done = subprocess.run(words, stdout=full, stderr=subprocess.PIPE, text=True, check=False)
     assert done.returncode == 1
-    assert done.stderr == "there is no space left for what was to be written; make room, then try again.\n"
+    assert done.stderr == "no space left on the disk for the output; free some space, then try again.\n"
     assert not (home / "logs").exists()

@@ -28,7 +28,7 @@ def test_fork(trained_run: Run, home: Path, capsys: pytest.CaptureFixture[str]) 
     assert done.returncode == 0, done.stderr
     result = json.loads(done.stdout)
     assert (result["name"], result["step"], result["status"]) == ("child", 12, "finished")
-    assert "train.lr: 0.01 → 0.005" in done.stderr and "it goes on at step 10" in done.stderr
+    assert "train.lr: 0.01 → 0.005" in done.stderr and "continues at step 10" in done.stderr
     assert Run.open(home, "child").info()["parent"] == "tiny-1@10"
     shell = Shell(home, capsys)
     assert shell("fork", "tiny-1", "--model.n-layer", "2", "--tokenizer.kind", "char", status=2) == ""

@@ -51,11 +51,11 @@ def test_export(shell: Shell, tmp_path: Path) -> None:
 
 
 def test_delete_restore_empty(shell: Shell, home: Path) -> None:
-    assert shell("runs", "trash")[2] == "the trash is empty.\n"
+    assert shell("runs", "trash")[2] == "The trash is empty.\n"
     assert shell("runs", "delete", "tiny-1")[0] == 0
     assert json.loads(shell("runs", "--json")[1]) == []
     assert json.loads(shell("runs", "trash", "--json")[1])[0]["name"] == "tiny-1"
-    assert shell("runs", "restore", "tiny-1")[2] == "tiny-1 is back.\n"
+    assert shell("runs", "restore", "tiny-1")[2] == "restored tiny-1.\n"
     assert Run.open(home, "tiny-1").checkpoint().step == 20
     shell("runs", "delete", "tiny-1")
     status, _, said = shell("runs", "empty-trash")
@@ -67,7 +67,7 @@ def test_delete_restore_empty(shell: Shell, home: Path) -> None:
 
 def test_data_clean(shell: Shell, home: Path) -> None:
     status, out, said = shell("data", "clean", "--yes")
-    assert status == 0 and "tiny-1" in out and "nothing to take away" in said
+    assert status == 0 and "tiny-1" in out and "All prepared data is in use" in said
     shutil.rmtree(home / "runs" / "tiny-1")
     status, out, said = shell("data", "clean")
     assert "no run" in out and "data clean --yes" in said and list((home / "data").glob("*/dataset.json"))

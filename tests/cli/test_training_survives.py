@@ -22,7 +22,7 @@ from workbench.runs.trash import list_trash
 
 PROGRAM = [sys.executable, "-m", "workbench"]
 ENDLESS = ("--train.steps", "1000000")
-UNFORESEEN = "this should not have happened"
+UNFORESEEN = "unexpected error"
 
 
 def workbench(home: Path, *words: str) -> subprocess.CompletedProcess[str]:

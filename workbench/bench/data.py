@@ -1,8 +1,8 @@
-"""`llm-workbench bench data`: learning a vocabulary beside rustbpe, tokenising beside tiktoken, preparing a large file.
+"""`llm-workbench bench data`: BPE training compared with rustbpe, tokenization with tiktoken, and a large file.
 
-The text is Python's own library, or a file given. Both sides of a comparison take turns, A B B A, in one process. The
-large file, that text over and over, is prepared by `llm-workbench data` in a process of its own, which is watched: its
-memory is that of all its processes together, pages that they share counted once.
+The text is Python's standard library, or a given file. Both sides of a comparison run in one process in the order
+A B B A. The large file repeats the text; `llm-workbench data` prepares it in another process, whose memory is
+the sum over its child processes, with shared pages counted once.
 """
 
 from __future__ import annotations
@@ -40,27 +40,27 @@ from workbench.bench.decode import Speed
 
 VOCABULARY = 32_768
 TEXT_BYTES = 8_000_000
-LOOK_SECONDS = 0.05  # between two looks at the memory
+POLL_SECONDS = 0.05  # between two readings of the memory
 
 Result = dict[str, Any]
 Work = Callable[[], object]
 
 
 def measure(file: Path | None, parts: Sequence[str], pairs: int, megabytes: int) -> Iterator[tuple[str, Result]]:
-    """Each part's name and result, as it is done. `megabytes`: of the large file."""
+    """Yield the name and result of each part. `megabytes`: size of the large file."""
     pieces = text_pieces(file)
     yield "text", {"bytes": sum(len(piece.encode()) for piece in pieces), "from": str(file or "pylib")}
-    tokenizer = learnt(pieces)
+    tokenizer = train_tokenizer(pieces)
     if "bpe" in parts:
-        yield "bpe", bpe(pieces, pairs)
-    if "tokenise" in parts:
-        yield "tokenise", tokenising(pieces, tokenizer, pairs)
+        yield "bpe", bench_bpe(pieces, pairs)
+    if "tokenize" in parts:
+        yield "tokenize", bench_tokenize(pieces, tokenizer, pairs)
     if "prepare" in parts:
-        yield "prepare", preparing(pieces, tokenizer, megabytes)
+        yield "prepare", bench_prepare(pieces, tokenizer, megabytes)
 
 
 def text_pieces(file: Path | None) -> list[str]:
-    """The first `TEXT_BYTES` of a text file, or of Python's library, in blocks as they are tokenised."""
+    """The first `TEXT_BYTES` of a text file, or of Python's library, in the blocks that are tokenized."""
     if file is None:
         whole: Iterator[str] = (piece for document in PylibCorpus(TEXT_BYTES).documents() for piece in document.pieces)
     else:
@@ -74,15 +74,15 @@ def text_pieces(file: Path | None) -> list[str]:
     return pieces
 
 
-def learnt(pieces: list[str]) -> RankTokenizer:
-    """A vocabulary learnt from the text."""
+def train_tokenizer(pieces: list[str]) -> RankTokenizer:
+    """A BPE tokenizer trained on the text."""
     tokenizer = build_tokenizer(TokenizerConfig(kind="bpe", vocab_size=VOCABULARY, special_tokens=()), pieces)
     assert isinstance(tokenizer, RankTokenizer)
     return tokenizer
 
 
-def bpe(pieces: list[str], pairs: int) -> Result:
-    """Learning the vocabulary: ours, and rustbpe called as its readers would."""
+def bench_bpe(pieces: list[str], pairs: int) -> Result:
+    """BPE training: ours, and rustbpe called directly."""
 
     def ours() -> object:
         return train_bpe(pieces, VOCABULARY)
@@ -93,12 +93,12 @@ def bpe(pieces: list[str], pairs: int) -> Result:
         return trainer
 
     size = sum(len(piece.encode()) for piece in pieces)
-    return compared("rustbpe alone", *turns(ours, alone, pairs), size=size)
+    return comparison("rustbpe alone", *turns(ours, alone, pairs), size=size)
 
 
-def tokenising(pieces: list[str], tokenizer: RankTokenizer, pairs: int) -> Result:
-    """From text to finished token files without processes of their own, beside tiktoken from text to lists of ids: on
-    one thread, and on as many as there are cores."""
+def bench_tokenize(pieces: list[str], tokenizer: RankTokenizer, pairs: int) -> Result:
+    """From text to token files in this process, compared with tiktoken from text to lists of ids, on one thread and on
+    one thread per core."""
     size = sum(len(piece.encode()) for piece in pieces)
     ranks = {tokenizer.token_bytes(i): i for i in range(tokenizer.vocab_size)}
     encoding = tiktoken.Encoding("alone", pat_str=tokenizer.pattern, mergeable_ranks=ranks, special_tokens={})
@@ -117,13 +117,13 @@ def tokenising(pieces: list[str], tokenizer: RankTokenizer, pairs: int) -> Resul
         return encoding.encode_ordinary_batch(pieces, num_threads=usable_cores())
 
     return {
-        "one_thread": compared("tiktoken alone on one thread", *turns(ours, one_thread, pairs), size=size),
-        "all_threads": compared("tiktoken alone on all cores", *turns(ours, all_threads, pairs), size=size),
+        "one_thread": comparison("tiktoken alone on one thread", *turns(ours, one_thread, pairs), size=size),
+        "all_threads": comparison("tiktoken alone on all cores", *turns(ours, all_threads, pairs), size=size),
     }
 
 
 def turns(first: Work, second: Work, pairs: int) -> tuple[list[float], list[float]]:
-    """Seconds of both, `pairs` times each in the order A B, B A, after one warm-up of each."""
+    """Seconds of both, `pairs` times each in the order A B B A, after one warm-up of each."""
     works, seconds = (first, second), ([], [])  # type: tuple[Work, Work], tuple[list[float], list[float]]
     for work in works:
         work()
@@ -135,8 +135,8 @@ def turns(first: Work, second: Work, pairs: int) -> tuple[list[float], list[floa
     return seconds
 
 
-def compared(rival: str, ours: list[float], theirs: list[float], *, size: int) -> Result:
-    """Megabytes of text per second of both, and how many times as fast as the rival ours is, pair by pair."""
+def comparison(rival: str, ours: list[float], theirs: list[float], *, size: int) -> Result:
+    """Megabytes of text per second of both, and the ratio of our speed to theirs, pair by pair."""
     return {
         "rival": rival,
         "our_megabytes_per_second": asdict(Speed.of([size / 1e6 / seconds for seconds in ours])),
@@ -145,8 +145,8 @@ def compared(rival: str, ours: list[float], theirs: list[float], *, size: int) -
     }
 
 
-def preparing(pieces: list[str], tokenizer: RankTokenizer, megabytes: int) -> Result:
-    """Prepare a file of that many megabytes as a person would: seconds in all, and the most memory held."""
+def bench_prepare(pieces: list[str], tokenizer: RankTokenizer, megabytes: int) -> Result:
+    """Prepare a file of that many megabytes with the command: total seconds, and peak memory."""
     with TemporaryDirectory(prefix="llm-workbench-bench-") as name:
         folder = Path(name)
         tokenizer.save(folder / "tokenizer")
@@ -157,7 +157,7 @@ def preparing(pieces: list[str], tokenizer: RankTokenizer, megabytes: int) -> Re
         process = subprocess.Popen(
             [sys.executable, "-m", "workbench", *arguments], stdout=subprocess.PIPE, stderr=subprocess.DEVNULL
         )
-        peak = watched(process)
+        peak = peak_memory(process)
         seconds = time.perf_counter() - began
         assert process.stdout is not None
         if process.returncode:
@@ -172,7 +172,7 @@ def preparing(pieces: list[str], tokenizer: RankTokenizer, megabytes: int) -> Re
 
 
 def write_large(path: Path, pieces: list[str], size: int) -> int:
-    """The pieces over and over until there are `size` bytes; returns how many there are."""
+    """Write the pieces repeatedly until there are `size` bytes; returns the number of bytes."""
     with path.open("wb") as file:
         for piece in itertools.cycle(pieces):
             if file.write(piece.encode()) and file.tell() >= size:
@@ -180,23 +180,23 @@ def write_large(path: Path, pieces: list[str], size: int) -> int:
     raise AssertionError("a cycle ended")
 
 
-def watched(process: subprocess.Popen[bytes]) -> int:
-    """The most memory that a process and its children held together until it ended."""
+def peak_memory(process: subprocess.Popen[bytes]) -> int:
+    """Peak memory in bytes of a process and its children, until it ends."""
     peak, first = 0, psutil.Process(process.pid)
     while process.poll() is None:
-        peak = max(peak, sum(held(each) for each in family(first)))
-        time.sleep(LOOK_SECONDS)
+        peak = max(peak, sum(memory_of(each) for each in with_children(first)))
+        time.sleep(POLL_SECONDS)
     return peak
 
 
-def family(first: psutil.Process) -> list[psutil.Process]:
+def with_children(first: psutil.Process) -> list[psutil.Process]:
     with suppress(psutil.NoSuchProcess):
         return [first, *first.children(recursive=True)]
     return []
 
 
-def held(process: psutil.Process) -> int:
-    """Bytes of a process, a page that several share counted in parts where the system tells them; 0 once it is gone."""
+def memory_of(process: psutil.Process) -> int:
+    """Memory of a process in bytes, a shared page counted in parts where the system reports it; 0 once it ended."""
     with suppress(psutil.NoSuchProcess, psutil.ZombieProcess):
         memory = process.memory_full_info()
         return int(getattr(memory, "pss", memory.uss))
@@ -204,7 +204,7 @@ def held(process: psutil.Process) -> int:
 
 
 def machine() -> Result:
-    """What the numbers were measured with."""
+    """Versions and hardware."""
     return {
         "cores": usable_cores(),
         "python": platform.python_version(),
@@ -212,11 +212,11 @@ def machine() -> Result:
     }
 
 
-PARTS = ("bpe", "tokenise", "prepare")
+PARTS = ("bpe", "tokenize", "prepare")
 
 
 def lines_of(part: str, result: Result) -> list[str]:
-    """What a person reads of one part."""
+    """The printed result of one part."""
     if part == "text":
         return [f"{result['bytes']:,} bytes of text from {result['from']}, {VOCABULARY:,} tokens"]
     if part == "prepare":
@@ -225,11 +225,11 @@ def lines_of(part: str, result: Result) -> list[str]:
             f"{result['megabytes_per_second']:.1f} MB/s, at most {result['peak_bytes'] / 1e6:.0f} MB of memory"
         ]
     matches = [result] if "ratio" in result else list(result.values())
-    return [f"{part}: {words(match)}" for match in matches]
+    return [f"{part}: {comparison_line(match)}" for match in matches]
 
 
-def words(match: Result) -> str:
-    """One comparison in a line."""
+def comparison_line(match: Result) -> str:
+    """One comparison as a line."""
     ratio = match["ratio"]
     ours, theirs = (match[f"{side}_megabytes_per_second"]["median"] for side in ("our", "their"))
     return (

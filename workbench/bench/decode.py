@@ -1,8 +1,8 @@
-"""`llm-workbench bench decode`: tokens per second at batch 1, beside transformers' `generate` on the same weights.
+"""`llm-workbench bench decode`: tokens per second at batch size 1, compared with transformers' `generate`.
 
-Rivals take turns, A B B A, in one process, so that a machine that slows down slows both; a rate counts from the first
-new token to the last, so that the prompt is left out. Every rival runs on as many threads as suit it best, unless
-one is given. The weights are random and decoding is greedy, which changes nothing about the speed.
+Both sides have the same weights and run in one process in the order A B B A, so that a slower machine slows both. A
+rate counts from the first new token to the last, without the prompt. Each side runs on its fastest number of threads,
+unless one is given. The weights are random and decoding is greedy, which does not change the speed.
 """
 
 from __future__ import annotations
@@ -29,16 +29,16 @@ PROMPT_TOKENS = 32
 NEW_TOKENS = 48
 TRIAL_TOKENS = 8
 DTYPE_NAMES = {torch.float32: "fp32", torch.bfloat16: "bf16"}
-# Bytes per second of memory, from the makers' data sheets.
+# Memory bandwidth in bytes per second, from the data sheets.
 BANDWIDTH = {"H200": 4.8e12, "H100": 3.35e12, "A100": 2.04e12, "RTX 4090": 1.01e12, "RTX 3090": 0.94e12}
 
 Decode = Callable[[int], tuple[float, list[int]]]
-"""decode(n): writes n new tokens; returns tokens per second after the first, and the tokens."""
+"""decode(n) generates n tokens; returns tokens per second after the first, and the tokens."""
 
 
 @dataclass(frozen=True)
-class Rival:
-    """Something that writes tokens: the arithmetic and the bytes of its weights, and the threads it runs on."""
+class Candidate:
+    """One way to decode: the dtype and size of its weights, and its threads."""
 
     name: str
     dtype: str
@@ -49,7 +49,7 @@ class Rival:
 
 @dataclass(frozen=True)
 class Speed:
-    """The median of some tokens per second, and the lowest and the highest."""
+    """Median, lowest and highest of some speeds or ratios."""
 
     median: float
     low: float
@@ -62,7 +62,7 @@ class Speed:
 
 @dataclass(frozen=True)
 class Match:
-    """Two rivals in turns: the tokens per second of each, and the ratio of each pair of neighbours in time."""
+    """Tokens per second of two candidates, and their ratio, pair by pair."""
 
     first: str
     second: str
@@ -72,7 +72,7 @@ class Match:
 
 
 class NumberTokenizer(BaseTokenizer):
-    """`size` tokens, each the text of its own number; none ends a text."""
+    """`size` tokens, each the text of its number; none ends a text."""
 
     kind = "numbers"
 
@@ -87,7 +87,7 @@ class NumberTokenizer(BaseTokenizer):
 
 
 class Clock:
-    """A streamer for `generate`: when each new token came."""
+    """A streamer for `generate` that records the time of each new token."""
 
     def __init__(self) -> None:
         self.times: list[float] = []
@@ -97,11 +97,11 @@ class Clock:
         self.times.append(time.perf_counter())
 
     def end(self) -> None:
-        """The text is over."""
+        """End of the text."""
 
 
 def measure(device: str, sizes: Sequence[str], rounds: int, threads: int = 0) -> Iterator[dict[str, Any]]:
-    """One result per size, as it is done. `threads` 0 tries which number suits each rival."""
+    """Yield one result per size. `threads` 0 uses the fastest number for each candidate."""
     device = choose_device(device)
     before = torch.get_num_threads()
     try:
@@ -112,7 +112,7 @@ def measure(device: str, sizes: Sequence[str], rounds: int, threads: int = 0) ->
 
 
 def measure_size(size: str, config: ModelConfig, device: str, rounds: int, threads: int) -> dict[str, Any]:
-    """All matches at one size."""
+    """All comparisons at one size."""
     model = Transformer(config)
     model.init_weights(torch.Generator().manual_seed(0))
     model = model.eval().to(device)
@@ -131,8 +131,8 @@ def measure_size(size: str, config: ModelConfig, device: str, rounds: int, threa
     }
 
 
-def make_rivals(model: Transformer, prompt: list[int], threads: int) -> list[Rival]:
-    """Our engine as it comes and in float32, transformers as it comes and in bfloat16, our engine without a cache."""
+def make_rivals(model: Transformer, prompt: list[int], threads: int) -> list[Candidate]:
+    """Our engine by default and in float32, transformers in float32 and bfloat16, our engine without a KV cache."""
     tokenizer = NumberTokenizer(model.config.vocab_size)
     engine = Engine(model, tokenizer)
     float32 = Engine(model, tokenizer, dtype=torch.float32)
@@ -144,16 +144,16 @@ def make_rivals(model: Transformer, prompt: list[int], threads: int) -> list[Riv
         ("engine", torch.float32, engine_decode(float32, prompt)),
         ("transformers", torch.float32, transformers_decode(theirs, prompt)),
         ("transformers", torch.bfloat16, transformers_decode(theirs_bf16, prompt)),
-        ("whole prefix again", torch.float32, engine_decode(recomputing, prompt)),
+        ("without cache", torch.float32, engine_decode(recomputing, prompt)),
     ]
     return [
-        Rival(name, DTYPE_NAMES[dtype], dtype.itemsize, threads or best_threads(decode), decode)
+        Candidate(name, DTYPE_NAMES[dtype], dtype.itemsize, threads or best_threads(decode), decode)
         for name, dtype, decode in found
     ]
 
 
 def engine_decode(engine: Engine, prompt: list[int]) -> Decode:
-    """What the chat and `sample` do, with all that belongs to it: drawing, text, log-probabilities."""
+    """What the chat and `sample` do, including sampling, text and log-probabilities."""
 
     def decode(count: int) -> tuple[float, list[int]]:
         times, tokens = [], []
@@ -195,8 +195,8 @@ def best_threads(decode: Decode) -> int:
     return choose_threads(lambda: decode(TRIAL_TOKENS), 0)
 
 
-def play(first: Rival, second: Rival, rounds: int) -> Match:
-    """`rounds` times A B B A: two neighbouring pairs each."""
+def play(first: Candidate, second: Candidate, rounds: int) -> Match:
+    """`rounds` times A B B A: two pairs each."""
     speeds: dict[str, list[float]] = {"first": [], "second": []}
     for _ in range(rounds):
         for side, rival in (("first", first), ("second", second), ("second", second), ("first", first)):
@@ -207,10 +207,10 @@ def play(first: Rival, second: Rival, rounds: int) -> Match:
     return Match(names[0], names[1], Speed.of(speeds["first"]), Speed.of(speeds["second"]), Speed.of(ratios))
 
 
-def bandwidth_share(device: str, config: ModelConfig, rival: Rival, tokens_per_second: float) -> float | None:
-    """Bytes of weights read per second, as a share of what the device's memory can give; None where that is unknown.
+def bandwidth_share(device: str, config: ModelConfig, rival: Candidate, tokens_per_second: float) -> float | None:
+    """Bytes of weights read per second, as a share of the memory bandwidth; None where that is unknown.
 
-    Of a table of positions one row is read, which does not count.
+    A table of positions is not counted: only one row of it is read.
     """
     if not device.startswith("cuda"):
         return None
@@ -223,7 +223,7 @@ def bandwidth_share(device: str, config: ModelConfig, rival: Rival, tokens_per_s
 
 
 def machine(device: str) -> dict[str, Any]:
-    """What the numbers were measured with."""
+    """Versions and hardware."""
     device = choose_device(device)
     return {
         "torch": torch.__version__,
@@ -237,5 +237,5 @@ def machine(device: str) -> dict[str, Any]:
 
 
 def cpu_name() -> str:
-    """The processor's name, and its widest instructions as torch sees them."""
+    """The processor, and its widest instruction set according to torch."""
     return f"{platform.machine()} CPU, {torch.backends.cpu.get_cpu_capability()}"

@@ -18,7 +18,7 @@ import psutil
 
 
 class PseudoTerminal:
-    """`llm-workbench --home HOME` on a terminal of `columns` by `lines`; ended with the `with` block."""
+    """`llm-workbench --home HOME` on a terminal of `columns` by `lines`; a context manager that ends it."""
 
     def __init__(self, home: Path, columns: int = 80, lines: int = 24) -> None:
         self.begun = time.perf_counter()
@@ -45,17 +45,17 @@ class PseudoTerminal:
         os.close(self.fd)
 
     def read(self, seconds: float) -> bytes:
-        """What was written, waiting at most `seconds` for it."""
+        """The next output, within at most `seconds`."""
         ready, _, _ = select.select([self.fd], [], [], seconds)
         return os.read(self.fd, 1 << 16) if ready else b""
 
     def until(self, text: bytes, seconds: float = 60.0) -> float:
-        """Read until `text` was written; returns the seconds since the start."""
+        """Read until `text` is written; returns the seconds since the start."""
         self._read_until(text, seconds)
         return time.perf_counter() - self.begun
 
     def answer(self, keys: bytes, text: bytes, seconds: float = 10.0) -> float:
-        """Press `keys` once nothing is being written; returns the seconds until `text` was."""
+        """Press `keys` once the output is quiet; returns the seconds until `text` is written."""
         self.drain()
         pressed = time.perf_counter()
         self.press(keys)
@@ -71,7 +71,7 @@ class PseudoTerminal:
             written = written[-200:] + self.read(0.5)
 
     def drain(self, quiet: float = 0.02) -> None:
-        """Read until nothing came for `quiet` seconds."""
+        """Read until there is no output for `quiet` seconds."""
         while self.read(quiet):
             pass
 
@@ -83,7 +83,7 @@ class PseudoTerminal:
         return float(times.user + times.system)
 
     def screen_seconds(self) -> float:
-        """CPU seconds of the main thread, which does all the drawing."""
+        """CPU seconds of the main thread, which draws."""
         threads = psutil.Process(self.process.pid).threads()
         main = next(thread for thread in threads if thread.id == self.process.pid)
         return float(main.user_time + main.system_time)

@@ -1,7 +1,7 @@
-"""`llm-workbench bench quickstart`: what the first preset is worth after its two minutes.
+"""`llm-workbench bench quickstart`: quality of the first preset after its two minutes.
 
-Trains it in a home of its own, then compares its bits per byte with `xz -9e` on the very same held-out text, and reads
-replies of many seeds: how many of their words the corpus knows, and whether the characters keep their names.
+Trains it in a temporary home, compares its bits per byte with `xz -9e` on the same validation text, and scores
+replies of many seeds: the share of words that occur in the corpus, and whether the characters keep their names.
 """
 
 from __future__ import annotations
@@ -21,12 +21,12 @@ from llm.run import Run
 
 PROMPT = "Once"
 MOST_NAMES = 2  # no story of the corpus has more than a hero and a friend
-CAPITALISED = re.compile(r"\b[A-Z][a-z]+\b")
+CAPITALIZED = re.compile(r"\b[A-Z][a-z]+\b")
 
 
 @dataclass(frozen=True)
 class Reply:
-    """One reply: how many of its words the corpus knows, and the characters it names, in order of appearance."""
+    """One reply: its words that occur in the corpus, and its characters in order of appearance."""
 
     text: str
     words: int
@@ -35,15 +35,15 @@ class Reply:
 
     @property
     def is_consistent(self) -> bool:
-        """Whether it tells of one hero, named more than once, and at most of one friend, who is of the other gender:
-        what holds for every story of the corpus."""
+        """Whether it has one hero, named at least twice, and at most one friend, of the other gender, as in every story
+        of the corpus."""
         if not 1 <= len(self.names) <= MOST_NAMES or story_of(self.text).count(self.names[0]) < 2:
             return False
         return len({name in women() for name in self.names}) == len(self.names)
 
 
 def story_of(text: str) -> str:
-    """The part before the first question: questions may be about anything."""
+    """The part before the first question, since questions have other topics."""
     return text.split("\n\nQuestion:")[0]
 
 
@@ -52,23 +52,23 @@ def women() -> frozenset[str]:
     return frozenset((*library().words["girls"], *library().words["she_animals"]))
 
 
-def judge(text: str) -> Reply:
-    """Read a reply, its prompt included."""
-    said = words(text)
+def score_reply(text: str) -> Reply:
+    """Score a reply, including its prompt."""
+    found = words(text)
     people = {*women(), *library().words["boys"], *library().words["he_animals"]}
-    named = [name for name in CAPITALISED.findall(story_of(text)) if name in people]
+    named = [name for name in CAPITALIZED.findall(story_of(text)) if name in people]
     known = vocabulary()
-    return Reply(text, len(said), sum(word in known for word in said), tuple(dict.fromkeys(named)))
+    return Reply(text, len(found), sum(word in known for word in found), tuple(dict.fromkeys(named)))
 
 
 def xz_bits_per_byte(path: Path) -> float:
-    """What `xz -9e` needs for a file, in bits per byte."""
+    """Size of a file compressed with `xz -9e`, in bits per byte."""
     text = path.read_bytes()
     return 8 * len(lzma.compress(text, preset=9 | lzma.PRESET_EXTREME)) / len(text)
 
 
 def measure(home: Path, overrides: Sequence[tuple[str, str]], seeds: int) -> dict[str, Any]:
-    """Train quickstart in `home` and judge it. Seconds are of wall time, from a torch already imported."""
+    """Train quickstart in `home` and score it. Seconds are wall time, without the import of torch."""
     from llm.data.tokens.prepare import prepare
     from llm.training.run import run_training
 
@@ -80,8 +80,8 @@ def measure(home: Path, overrides: Sequence[tuple[str, str]], seeds: int) -> dic
     logged = [event for event in events if isinstance(event, StepLogged)]
     started = next(event for event in events if isinstance(event, Started))
     first_progress = next(event for event in events if isinstance(event, Progress))
-    dataset = drained(prepare(config, home))
-    replies = [judge(text) for text in sampled(run, seeds)]
+    dataset = result_of(prepare(config, home))
+    replies = [score_reply(text) for text in generate_replies(run, seeds)]
     total = sum(reply.words for reply in replies)
     return {
         "seconds_to_first_step": logged[0].time - first_progress.time,
@@ -98,8 +98,8 @@ def measure(home: Path, overrides: Sequence[tuple[str, str]], seeds: int) -> dic
     }
 
 
-def sampled(run: Run, seeds: int) -> list[str]:
-    """The prompt and its continuation, for seeds 1, 2, …, with the preset's own decoding."""
+def generate_replies(run: Run, seeds: int) -> list[str]:
+    """The prompt and its completion for seeds 1, 2, …, with the preset's sampling parameters."""
     from dataclasses import replace
 
     from llm.engine import Engine, Piece
@@ -114,7 +114,7 @@ def sampled(run: Run, seeds: int) -> list[str]:
     return texts
 
 
-def drained(steps: Any) -> Any:
+def result_of(steps: Any) -> Any:
     """The value that a generator returns."""
     while True:
         try:

@@ -1,7 +1,7 @@
-"""`llm-workbench bench save`: what saving a 124M model with its optimiser state costs the training, beside torch.save.
+"""`llm-workbench bench save`: cost of saving a 124M model with its optimizer state, compared with torch.save.
 
-A real run is trained by `run_training`. Between stretches of plain steps it is told in turn to save, as a person would
-tell it, and then, at a step's end, `torch.save` writes the same tensors in place, without syncing or reading them back.
+Trains a real run with `run_training`. Between plain steps it alternately receives the command `save`, and calls
+`torch.save` on the same tensors at the end of a step, without fsync or reading back.
 """
 
 from __future__ import annotations
@@ -26,9 +26,9 @@ from llm.training.run import run_training
 from workbench.bench.decode import cpu_name
 from workbench.bench.ui import spread
 
-PLAIN_STEPS = 4  # before every save, for the speed without one
+PLAIN_STEPS = 4  # before every save, as the baseline
 
-# GPT-2's shape, on steps of few tokens: what is measured is saving, and it does not depend on them.
+# GPT-2's shape with few tokens per step: the cost of saving does not depend on them.
 FIELDS = {
     "tokenizer.kind": "byte",
     "data.size_mb": "1",
@@ -51,10 +51,10 @@ FIELDS = {
 
 @dataclass
 class Schedule:
-    """Listens to the training and says what to save when; all times in seconds.
+    """Receives the events of the training and decides when to save; all times in seconds.
 
-    Of ours, `lost` is by how much the steps until it was on the disk were slower than plain ones, and `total` how long
-    that took; torch.save holds the step up for as long as it takes.
+    For our save, `total` is the time until it is on the disk, and `lost` the extra time of the steps meanwhile.
+    torch.save blocks the training for all of its time.
     """
 
     rounds: int
@@ -74,7 +74,7 @@ class Schedule:
         self.last = time.perf_counter()
 
     def plan(self) -> Iterator[str]:
-        """What the step that begins is for."""
+        """The purpose of each step."""
         yield "warm up"
         for _ in range(self.rounds):
             for kind in ("ours", "theirs"):
@@ -82,7 +82,7 @@ class Schedule:
                 yield kind
         yield "stop"
 
-    def heard(self, event: Event) -> None:
+    def on_event(self, event: Event) -> None:
         now = time.perf_counter()
         if isinstance(event, Saved) and self.wanted == "ours":
             self.total.append(now - self.asked)
@@ -118,7 +118,7 @@ class Schedule:
         self.theirs.append(time.perf_counter() - began)
 
     def time_copies(self) -> None:
-        """What a step waits for when ours saves: the copy, into memory that is there."""
+        """The part of our save that blocks a step: the copy into allocated memory."""
         memory = HostMemory(self.state)
         for _ in range(max(5, self.rounds)):
             began = time.perf_counter()
@@ -127,15 +127,15 @@ class Schedule:
 
 
 def measure(home: Path, rounds: int, overrides: tuple[tuple[str, str], ...] = ()) -> dict[str, Any]:
-    """Train in `home`, saving in turns; every list of seconds as its median, least and most."""
+    """Train in `home`, with alternating saves; each list of seconds as median, least and most."""
     config = with_overrides(RunConfig(), [*FIELDS.items(), *overrides])
     run = Run.create(home, "bench-save", config)
     schedule = Schedule(rounds, home / "state.pt")
 
     def on_live(live: LiveWeights) -> None:
-        schedule.state = live._state  # the very tensors that are trained: torch.save is given no copy of them
+        schedule.state = live._state  # the trained tensors themselves: torch.save gets no copy
 
-    run_training(run, home, commands=schedule.commands, on_event=schedule.heard, on_live=on_live)
+    run_training(run, home, commands=schedule.commands, on_event=schedule.on_event, on_live=on_live)
     state = schedule.state
     return {
         "machine": {"device": cpu_name(), "cores": usable_cores(), "torch": torch.__version__},
@@ -152,16 +152,16 @@ def measure(home: Path, rounds: int, overrides: tuple[tuple[str, str], ...] = ()
 
 LABELS = {
     "plain_step_seconds": "a step without a save",
-    "copy_seconds": "a save stops training for (the copy)",
-    "first_step_longer_seconds": "the step after it is longer by",
-    "lost_seconds": "training loses in all, writing beside it",
-    "until_on_disk_seconds": "until it is on the disk and read back",
-    "torch_save_seconds": "torch.save in place stops training for",
+    "copy_seconds": "a save blocks training for (copy)",
+    "first_step_longer_seconds": "the next step is longer by",
+    "lost_seconds": "total training time lost",
+    "until_on_disk_seconds": "until written and verified",
+    "torch_save_seconds": "torch.save blocks training for",
 }
 
 
 def lines_of(result: dict[str, Any]) -> list[str]:
-    lines = [f"{result['parameters']:,} parameters with AdamW's state, {result['bytes'] / 1e9:.2f} GB; seconds"]
+    lines = [f"{result['parameters']:,} parameters and AdamW state, {result['bytes'] / 1e9:.2f} GB; seconds"]
     for key, label in LABELS.items():
         seconds = result[key]
         lines.append(f"{label:<42} {seconds['median']:.3f} ({seconds['least']:.3f} to {seconds['most']:.3f})")

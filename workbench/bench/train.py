@@ -1,9 +1,8 @@
-"""`llm-workbench bench train`: tokens per second of the training step, beside models that others wrote.
+"""`llm-workbench bench train`: training throughput compared with transformers and nanoGPT.
 
-Every rival starts from the same weights and trains on the same batches of random tokens, which come round again and
-are learnt by heart. First its loss curve is laid beside ours: where they part, what is computed differs, and no speed
-is measured. Then all take turns, forwards and backwards (A B C, C B A), in one process. One of the rivals is our own
-step once more: its ratio to ours says how much of a difference is noise.
+All candidates start from the same weights and train on the same few batches of random tokens. First their loss curves
+are compared with ours; where one differs, the computation differs, and no speed is measured. Then all run in one
+process in the order A B C, C B A. Our own step runs twice: the ratio of the two shows the noise.
 """
 
 from __future__ import annotations
@@ -55,7 +54,7 @@ TrainStep = Callable[[Rows], Tensor]
 
 @dataclass(frozen=True)
 class Shape:
-    """A model, the batch that it trains on, and how many steps are compared and make one turn."""
+    """A model, its batch size, and the number of steps whose losses are compared and that make one timing."""
 
     model: ModelConfig
     batch_size: int
@@ -64,7 +63,7 @@ class Shape:
 
     @property
     def tokens(self) -> int:
-        """Of one step."""
+        """Tokens per step."""
         return self.batch_size * self.model.context
 
 
@@ -78,8 +77,8 @@ SHAPES = {
 
 
 @dataclass(frozen=True)
-class Rival:
-    """Something that trains, in a precision, and the loss of each compared step."""
+class Candidate:
+    """One candidate: its training step in a precision, and the loss of each compared step."""
 
     name: str
     precision: str
@@ -90,7 +89,7 @@ class Rival:
 def measure(
     device: str, shapes: Sequence[str], pairs: int, threads: int, nanogpt: Path | None
 ) -> Iterator[dict[str, Any]]:
-    """One result per shape, as it is done. `threads` 0 is one for each core."""
+    """Yield one result per shape. `threads` 0 means one per core."""
     device = choose_device(device)
     before = torch.get_num_threads()
     torch.set_num_threads(threads or usable_cores())
@@ -108,7 +107,7 @@ def measure_shape(shape: Shape, device: str, pairs: int, nanogpt: Path | None) -
     ours = {rival.precision: rival for rival in rivals if rival.name == "llm-workbench"}
     for rival in rivals:
         check_losses(ours[rival.precision], rival)
-    speeds = take_turns(rivals, shape, batches, pairs)
+    speeds = measure_speeds(rivals, shape, batches, pairs)
     by_name = dict(zip([(rival.name, rival.precision) for rival in rivals], speeds, strict=True))
     default = choose_precision("auto", device)
     return {
@@ -136,15 +135,14 @@ def measure_shape(shape: Shape, device: str, pairs: int, nanogpt: Path | None) -
 
 
 def random_batches(shape: Shape) -> list[Rows]:
-    """A few batches that come round again, so that their loss falls."""
+    """A few batches that repeat, so that their loss falls."""
     drawn = np.random.default_rng(1)
     size = (BATCHES, shape.batch_size, shape.model.context + 1)
     return [(rows[:, :-1], rows[:, 1:]) for rows in drawn.integers(shape.model.vocab_size, size=size)]
 
 
-def make_rivals(shape: Shape, device: str, nanogpt: Path | None, batches: list[Rows]) -> list[Rival]:
-    """Ours, ours again and the others, in float32 and in the precision that we choose; all have run their first steps,
-    one after the other, each from the same weights."""
+def make_rivals(shape: Shape, device: str, nanogpt: Path | None, batches: list[Rows]) -> list[Candidate]:
+    """All candidates, in float32 and in the default precision, after their compared steps from the same weights."""
     model = Transformer(shape.model)
     model.init_weights(torch.Generator().manual_seed(0))
     compiled = device.startswith("cuda")
@@ -161,7 +159,7 @@ def make_rivals(shape: Shape, device: str, nanogpt: Path | None, batches: list[R
             makers["llm-workbench again"] = makers["llm-workbench"]
         for name, make in makers.items():
             step = make()
-            rivals.append(Rival(name, precision, step, first_losses(step, shape, batches)))
+            rivals.append(Candidate(name, precision, step, first_losses(step, shape, batches)))
     return rivals
 
 
@@ -170,7 +168,7 @@ def first_losses(step: TrainStep, shape: Shape, batches: list[Rows]) -> tuple[fl
 
 
 def our_step(model: Transformer, plan: Plan) -> TrainStep:
-    """What a run does between two logged lines."""
+    """The training step of a run."""
     model = deepcopy(model).to(plan.device).train()
     config = our_settings()
     state = TrainerState(model, build_optimizer(model, config))
@@ -180,14 +178,14 @@ def our_step(model: Transformer, plan: Plan) -> TrainStep:
     def step(batch: Rows) -> Tensor:
         result = take_step(context, batch, loss_fn)
         if not isinstance(result, StepResult):
-            raise UserError("a step does not fit into memory; name a smaller model with --shapes.")
+            raise UserError("a step does not fit into memory; choose a smaller model with --shapes.")
         return result.scalars.host[0]
 
     return step
 
 
 def our_settings() -> RunConfig:
-    """The optimiser that all rivals have."""
+    """The optimizer settings of all candidates."""
     beta1, beta2 = BETAS
     return from_mapping(
         {
@@ -199,7 +197,7 @@ def our_settings() -> RunConfig:
 
 
 def transformers_step(model: Transformer, plan: Plan) -> TrainStep:
-    """transformers' GPT-2 with torch's fused AdamW, decaying what we decay."""
+    """transformers' GPT-2 with torch's fused AdamW and our weight decay groups."""
     twin = transformers_model(model.to(plan.device)).train()
     groups = [
         {"params": [p for p in twin.parameters() if p.ndim >= 2], "weight_decay": WEIGHT_DECAY},
@@ -226,7 +224,7 @@ def nanogpt_step(model: Transformer, plan: Plan, folder: Path) -> TrainStep:
 def plain_step(
     model: nn.Module, optimizer: torch.optim.Optimizer, loss_fn: Callable[[Tensor, Tensor], Tensor], plan: Plan
 ) -> TrainStep:
-    """The usual loop: forward, backward, clip, step."""
+    """A plain PyTorch step: forward, backward, clip, update."""
 
     def step(batch: Rows) -> Tensor:
         inputs, targets = (to_device(part, plan.device) for part in batch)
@@ -241,25 +239,25 @@ def plain_step(
     return step
 
 
-def loss_gap(ours: Rival, other: Rival) -> float:
+def loss_gap(ours: Candidate, other: Candidate) -> float:
     """The largest difference between two loss curves, relative to ours; NaN where a loss is."""
     a, b = np.array(ours.losses), np.array(other.losses)
     return float(np.max(np.abs(b - a) / a))
 
 
-def check_losses(ours: Rival, other: Rival) -> None:
-    """UserError where two loss curves part: then the speeds do not compare."""
+def check_losses(ours: Candidate, other: Candidate) -> None:
+    """UserError where two loss curves differ: then their speeds cannot be compared."""
     tolerance = NANOGPT_TOLERANCE if other.name == "nanoGPT" else TOLERANCE[other.precision]
     gap = loss_gap(ours, other)
     if not gap <= tolerance:
         raise UserError(
-            f"the losses of {ours.name} and {other.name} in {other.precision} part by {gap:.2%} within "
-            f"{len(ours.losses)} steps, so they do not compute the same; no speed is compared."
+            f"the losses of {ours.name} and {other.name} in {other.precision} differ by {gap:.2%} within "
+            f"{len(ours.losses)} steps, so they do not compute the same; their speeds cannot be compared."
         )
 
 
-def take_turns(rivals: Sequence[Rival], shape: Shape, batches: list[Rows], pairs: int) -> list[list[float]]:
-    """Tokens per second of each rival in each turn, `pairs` turns each, the order reversed every time."""
+def measure_speeds(rivals: Sequence[Candidate], shape: Shape, batches: list[Rows], pairs: int) -> list[list[float]]:
+    """Tokens per second of each candidate, `pairs` values each; the order is reversed every time."""
     speeds: list[list[float]] = [[] for _ in rivals]
     for turn in range(pairs):
         order = range(len(rivals)) if turn % 2 == 0 else reversed(range(len(rivals)))
@@ -269,7 +267,7 @@ def take_turns(rivals: Sequence[Rival], shape: Shape, batches: list[Rows], pairs
 
 
 def speed_of(step: TrainStep, shape: Shape, batches: list[Rows]) -> float:
-    """Tokens per second over one turn, all of its work done."""
+    """Tokens per second over one timing, including the work still queued on the device."""
     began = time.perf_counter()
     for i in range(shape.steps_per_turn):
         loss = step(batches[i % BATCHES])
@@ -280,12 +278,12 @@ def speed_of(step: TrainStep, shape: Shape, batches: list[Rows]) -> float:
 
 
 def ratio(ours: Sequence[float], theirs: Sequence[float]) -> Speed:
-    """How many times theirs ours is, turn by turn."""
+    """Our speed divided by theirs, pair by pair."""
     return Speed.of([a / b for a, b in zip(ours, theirs, strict=True)])
 
 
 def machine(device: str, threads: int) -> dict[str, Any]:
-    """What the numbers were measured with."""
+    """Versions and hardware."""
     device = choose_device(device)
     return {
         "torch": torch.__version__,
@@ -298,14 +296,14 @@ def machine(device: str, threads: int) -> dict[str, Any]:
 
 
 def lines_of(result: dict[str, Any]) -> list[str]:
-    """What a person reads of one shape."""
+    """The printed result of one shape."""
     lines = [f"{result['shape']}: {result['parameters']:,} parameters, {result['tokens_per_step']:,} tokens a step"]
     for rival in result["rivals"]:
         speed = rival["tokens_per_second"]
         lines.append(
             f"  {rival['name'] + ' ' + rival['precision']:<26} {speed['median']:>9,.0f} tokens/s "
             f"({speed['low']:,.0f}–{speed['high']:,.0f}), loss {rival['losses'][0]:.4f} to {rival['losses'][-1]:.4f}, "
-            f"at most {rival['largest_loss_gap']:.3%} from ours"
+            f"loss differs by at most {rival['largest_loss_gap']:.3%} from ours"
         )
     for each in result["ratios"]:
         lines.append(

@@ -1,4 +1,4 @@
-"""`llm-workbench bench ui`: what the screens cost, and how soon they answer. One function for each part."""
+"""`llm-workbench bench ui`: response times and costs of the screens. One function per part."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ FIRST_PRESET = b"quickstart"
 
 
 def first_screen(home: Path, rounds: int) -> Result:
-    """Seconds from the command to a list of presets on the terminal."""
+    """Seconds from the command to the list of presets on the terminal."""
     seconds, cpu = [], []
     for _ in range(max(3, 2 * rounds)):
         with PseudoTerminal(home) as terminal:
@@ -41,17 +41,17 @@ def first_screen(home: Path, rounds: int) -> Result:
 
 
 def long_run(home: Path, rounds: int) -> Result:
-    """A run of a million logged steps: opened for the first time, opened again, and redrawn."""
+    """A run of a million logged steps: seconds to open it first, to open it again, and to redraw it."""
     from workbench.charts.curve_cache import cache_path, keep, recall
 
     run = write_long_run(home, LOGGED_STEPS)
     first, again = [], []
     for _ in range(rounds):
         cache_path(recall(run)).unlink(missing_ok=True)
-        curves, seconds = timed(lambda: caught_up(recall(run)))
+        curves, seconds = timed(lambda: catch_up(recall(run)))
         first.append(seconds)
         keep(curves)
-        again.append(timed(lambda: caught_up(recall(run)))[1])
+        again.append(timed(lambda: catch_up(recall(run)))[1])
     redraw = asyncio.run(redraws(home, run.name, max(5, rounds)))
     return {
         "log_bytes": (run.path / "events.jsonl").stat().st_size,
@@ -61,13 +61,13 @@ def long_run(home: Path, rounds: int) -> Result:
     }
 
 
-def caught_up(curves: Any) -> Any:
+def catch_up(curves: Any) -> Any:
     curves.catch_up()
     return curves
 
 
 async def redraws(home: Path, name: str, count: int) -> list[float]:
-    """Seconds to fill and draw every chart of the Train screen that is in view."""
+    """Seconds to fill and draw every visible chart of the Train screen."""
     from workbench.app import WorkbenchApp
     from workbench.charts.chart import Chart
     from workbench.train.screen import TrainScreen
@@ -92,21 +92,21 @@ async def redraws(home: Path, name: str, count: int) -> list[float]:
 
 
 def keys(home: Path, rounds: int) -> Result:
-    """Seconds from a key to its effect on the terminal while a model trains in the workbench: to the next preset and
-    back, and from a linear axis to a logarithmic one and back."""
+    """Seconds from a key to its effect on the terminal while a model trains in the workbench: on the list of presets,
+    and on the axis of a chart."""
     save_preset(home, "zz-bench", bench_config(home, 1_000_000))
     found: Result = {}
     with PseudoTerminal(home) as terminal:
-        begin_training(terminal)
-        found |= waits("train", [terminal.answer(b"y", b"smooth") for _ in range(KEY_PRESSES)])
+        start_training(terminal)
+        found |= percentiles("train", [terminal.answer(b"y", b"smooth") for _ in range(KEY_PRESSES)])
         terminal.press(b"1")
         terminal.until(b"zz-bench")
         presses = (b"k" if press % 2 == 0 else b"j" for press in range(KEY_PRESSES))
-        found |= waits("presets", [terminal.answer(key, b"zz-bench") for key in presses])
+        found |= percentiles("presets", [terminal.answer(key, b"zz-bench") for key in presses])
     return found
 
 
-def waits(screen: str, seconds: list[float]) -> Result:
+def percentiles(screen: str, seconds: list[float]) -> Result:
     ordered = sorted(seconds)
     return {
         f"{screen}_p50_seconds": ordered[len(ordered) // 2],
@@ -116,7 +116,7 @@ def waits(screen: str, seconds: list[float]) -> Result:
 
 
 def memory(home: Path, rounds: int) -> Result:
-    """Bytes by which the process grows over 100 000 events that it shows, beyond the arrays that hold them."""
+    """Growth of the process in bytes while it shows 100,000 events, and the size of the arrays that hold them."""
     return asyncio.run(growth(home))
 
 
@@ -132,7 +132,7 @@ async def growth(home: Path) -> Result:
             for begin in range(0, EVENTS, 5000):
                 first = 1001 + turn * EVENTS + begin
                 with (run.path / "events.jsonl").open("ab") as log:
-                    log.write(b"".join(to_line(logged(step)) for step in range(first, first + 5000)))
+                    log.write(b"".join(to_line(logged_step(step)) for step in range(first, first + 5000)))
                 await pilot.pause(0.15)
             screen = app.screen
             wanted = 1000 + (turn + 1) * EVENTS
@@ -147,9 +147,9 @@ async def growth(home: Path) -> Result:
 
 
 def training(home: Path, rounds: int) -> Result:
-    """Steps per second in the workbench's thread as a share of the same run without screens, in alternating pairs."""
+    """Steps per second in the workbench relative to the same run without it, in alternating pairs."""
     save_preset(home, "zz-bench", bench_config(home, TRAINING_STEPS))
-    headless_rate(home)  # prepares the data, and warms up
+    headless_rate(home)  # prepares the data and warms up
     shares, alone, inside, screens = [], [], [], []
     for pair in range(rounds):
         if pair % 2 == 0:
@@ -176,10 +176,10 @@ def headless_rate(home: Path) -> float:
 
 
 def workbench_rate(home: Path) -> tuple[float, float]:
-    """Steps per second with the Train screen in front, and what that screen took, as a share of one core."""
+    """Steps per second with the Train screen open, and the CPU time of the screen as a share of one core."""
     before = set((home / "runs").glob("*"))
     with PseudoTerminal(home) as terminal:
-        begin_training(terminal)
+        start_training(terminal)
         run = new_run(home, before)
         began, screen = time.perf_counter(), terminal.screen_seconds()
         while run.status().name not in ("finished", "failed"):
@@ -188,8 +188,8 @@ def workbench_rate(home: Path) -> tuple[float, float]:
     return rate_of(run), share
 
 
-def begin_training(terminal: PseudoTerminal) -> None:
-    """Start the last preset of the list, and wait for its first steps."""
+def start_training(terminal: PseudoTerminal) -> None:
+    """Start the last preset of the list and wait for its first steps."""
     terminal.until(FIRST_PRESET)
     terminal.drain(0.5)
     terminal.press(b"G")
@@ -204,7 +204,7 @@ def new_run(home: Path, before: set[Path]) -> Run:
 
 
 def rate_of(run: Run) -> float:
-    """Steps per second between the tenth logged step and the last, evaluations not counted."""
+    """Steps per second between the tenth logged step and the last, without evaluations."""
     steps = [event for event in run.events() if isinstance(event, StepLogged)]
     first, last = steps[min(10, len(steps) - 2)], steps[-1]
     return (last.step - first.step) / (last.elapsed - first.elapsed)
@@ -215,7 +215,7 @@ def bench_config(home: Path, steps: int) -> Any:
     return with_overrides(load_preset("quickstart", home), overrides)
 
 
-def logged(step: int) -> StepLogged:
+def logged_step(step: int) -> StepLogged:
     loss = 1.4 + 6.0 / (1 + step / 90) + 0.01 * (step * 7919 % 101)
     return StepLogged(
         step=step,
@@ -251,7 +251,7 @@ def write_long_run(home: Path, steps: int, name: str = "long-1") -> Run:
     )
     with (run.path / "events.jsonl").open("wb") as log:
         log.write(to_line(began))
-        log.writelines(to_line(logged(step)) for step in range(1, steps + 1))
+        log.writelines(to_line(logged_step(step)) for step in range(1, steps + 1))
     return run
 
 
@@ -265,12 +265,12 @@ PARTS: dict[str, Callable[[Path, int], Result]] = {
 
 
 def measure(home: Path, parts: Sequence[str], rounds: int) -> Result:
-    """The parts asked for, and what they were measured with."""
+    """The results of `parts`, with versions and hardware."""
     return {"machine": machine()} | {part: PARTS[part](home, rounds) for part in parts}
 
 
 def machine() -> Result:
-    """Versions and machine, for the record."""
+    """Versions and hardware."""
     return {
         "cpu": platform.processor() or platform.machine(),
         "cores": os.cpu_count(),

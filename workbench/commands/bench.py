@@ -1,4 +1,4 @@
-"""`bench`: the measurements behind the numbers this project states, each one command."""
+"""`bench`: the benchmarks behind the numbers in the documentation."""
 
 from __future__ import annotations
 
@@ -14,41 +14,43 @@ from workbench.commands.output import print_json, print_table, say
 
 
 def register(subparsers: Any) -> None:
-    parser = add_command(subparsers, "bench", "measure what this project claims", bench, json=True, takes_fields=True)
+    parser = add_command(
+        subparsers, "bench", "run the benchmarks of the documentation", bench, json=True, takes_fields=True
+    )
     parser.add_argument(
         "what",
         choices=("quickstart", "train", "data", "decode", "ui", "save"),
-        help="quickstart: train the first preset and judge its replies; "
-        "train: tokens per second of the training step beside transformers (and nanoGPT) on the same weights; "
-        "data: learning a vocabulary and tokenising beside rustbpe and tiktoken, memory while preparing a large file; "
-        "decode: tokens per second beside transformers' generate on the same weights; "
-        "ui: how soon the screens answer, and what they cost a training; "
-        "save: what saving a 124M model costs its training, beside torch.save in place",
+        help="quickstart: train the first preset and score its replies; "
+        "train: training throughput compared with transformers (and nanoGPT) on the same weights; "
+        "data: BPE training and tokenization compared with rustbpe and tiktoken, and memory for a large file; "
+        "decode: decoding throughput compared with transformers' generate on the same weights; "
+        "ui: response times of the screens, and their cost during training; "
+        "save: cost of saving a 124M model during training, compared with torch.save",
     )
-    parser.add_argument("--seeds", type=int, default=20, metavar="N", help="quickstart: replies to judge (default 20)")
-    parser.add_argument("--sizes", default="10M,124M", metavar="LIST", help="decode: which models (default 10M,124M)")
-    parser.add_argument("--rounds", type=int, default=3, metavar="N", help="decode, ui, save: turns (default 3)")
+    parser.add_argument("--seeds", type=int, default=20, metavar="N", help="quickstart: number of replies (default 20)")
+    parser.add_argument("--sizes", default="10M,124M", metavar="LIST", help="decode: model sizes (default 10M,124M)")
+    parser.add_argument("--rounds", type=int, default=3, metavar="N", help="decode, ui, save: repetitions (default 3)")
     parser.add_argument(
         "--part",
         default="",
         metavar="LIST",
-        help="ui: first-screen, long-run, keys, memory, training; data: bpe, tokenise, prepare (default: all)",
+        help="ui: first-screen, long-run, keys, memory, training; data: bpe, tokenize, prepare (default: all)",
     )
+    parser.add_argument("--shapes", default="char", metavar="LIST", help="train: char, 6x384, gpt2-124m (default char)")
     parser.add_argument(
-        "--shapes", default="char", metavar="LIST", help="train: of char, 6x384, gpt2-124m (default char)"
+        "--pairs", type=int, default=8, metavar="N", help="train, data: repetitions of each side (default 8)"
     )
-    parser.add_argument("--pairs", type=int, default=8, metavar="N", help="train, data: turns of each side (default 8)")
+    parser.add_argument("--nanogpt", type=Path, metavar="DIR", help="train: a checkout of nanoGPT to compare with")
+    parser.add_argument("--text", type=Path, metavar="FILE", help="data: the text (default: Python's standard library)")
     parser.add_argument(
-        "--nanogpt", type=Path, metavar="DIR", help="train: a checkout of nanoGPT to measure against too"
+        "--megabytes", type=int, default=200, metavar="N", help="data: size of the large file (default 200)"
     )
-    parser.add_argument("--text", type=Path, metavar="FILE", help="data: the text (default: Python's own library)")
-    parser.add_argument("--megabytes", type=int, default=200, metavar="N", help="data: of the large file (default 200)")
     parser.add_argument(
         "--threads",
         type=int,
         default=0,
         metavar="N",
-        help="decode, train: of all rivals (default: the best; train: all)",
+        help="decode, train: threads (default: the fastest number; train: all)",
     )
     parser.add_argument("--device", default="cpu", help="decode, train: cpu, cuda, cuda:N or auto (default cpu)")
 
@@ -66,7 +68,7 @@ def bench(options: argparse.Namespace) -> int:
 
 
 def bench_ui(options: argparse.Namespace) -> int:
-    """Measure the screens, in a home of their own."""
+    """Measure the screens, in a temporary home."""
     from workbench.bench.ui import PARTS, lines_of, measure
 
     parts = [part for part in options.part.split(",") if part] or list(PARTS)
@@ -85,12 +87,12 @@ def bench_ui(options: argparse.Namespace) -> int:
 
 
 def bench_save(options: argparse.Namespace) -> int:
-    """Measure saving, in a temporary home: on whatever disk that lies on."""
+    """Measure saving, in a temporary home."""
     from workbench.bench.save import lines_of, measure
 
     if options.rounds < 1:
         raise WrongUse("--rounds must be at least 1.")
-    say("training 124M parameters and saving them in turns; this takes about two minutes and 6 GB of disk")
+    say("training and saving a 124M model; this takes about two minutes and 6 GB of disk")
     with tempfile.TemporaryDirectory(prefix="llm-workbench-bench-") as home:
         result = measure(Path(home), options.rounds, options.overrides)
     if options.json:
@@ -101,10 +103,10 @@ def bench_save(options: argparse.Namespace) -> int:
 
 
 def bench_quickstart(options: argparse.Namespace) -> int:
-    """Train in a temporary home, so that a measurement begins where a new user does."""
+    """Train quickstart in a temporary home, as a new user does."""
     from workbench.bench.quickstart import measure
 
-    say("training quickstart from nothing; this takes about two minutes on two quiet cores")
+    say("training quickstart; this takes about two minutes on two idle cores")
     with tempfile.TemporaryDirectory(prefix="llm-workbench-bench-") as home:
         result = measure(Path(home), options.overrides, options.seeds)
     if options.json:
@@ -125,7 +127,7 @@ def bench_train(options: argparse.Namespace) -> int:
     if options.pairs < 1 or options.threads < 0:
         raise WrongUse("--pairs must be at least 1, and --threads at least 0.")
     about = machine(options.device, options.threads)
-    say("training in turns with the others; this takes a minute or two a shape on two quiet cores, gpt2-124m ten")
+    say("comparing training; on two idle cores this takes a minute or two per shape, ten for gpt2-124m")
     results = []
     for result in measure(options.device, shapes, options.pairs, options.threads, options.nanogpt):
         results.append(result)
@@ -139,13 +141,13 @@ def bench_train(options: argparse.Namespace) -> int:
 
 
 def bench_data(options: argparse.Namespace) -> int:
-    """Measure what happens to text before training."""
+    """Measure BPE training, tokenization and preparation."""
     from workbench.bench.data import PARTS, lines_of, machine, measure
 
     parts = parse_names("--part", options.part, PARTS) or PARTS
     if options.pairs < 1 or options.megabytes < 1:
         raise WrongUse("--pairs and --megabytes must be at least 1.")
-    say("tokenising in turns with the others, then a large file; this takes about two minutes on two quiet cores")
+    say("comparing tokenization; this takes about two minutes on two idle cores")
     results = {}
     for part, result in measure(options.text, parts, options.pairs, options.megabytes):
         results[part] = result
@@ -159,7 +161,7 @@ def bench_data(options: argparse.Namespace) -> int:
 
 
 def parse_names(option: str, given: str, known: Iterable[str]) -> list[str]:
-    """The names in a list, each of which must be known."""
+    """The names in a comma-separated list. WrongUse for an unknown one."""
     names = [name for name in given.split(",") if name]
     unknown = next((name for name in names if name not in known), None)
     if unknown is not None:
@@ -179,7 +181,7 @@ def bench_decode(options: argparse.Namespace) -> int:
     if options.rounds < 1 or options.threads < 0:
         raise WrongUse("--rounds must be at least 1, and --threads at least 0.")
     about = machine(options.device)
-    say("decoding in turns with transformers; this takes about a minute and a half on two quiet cores")
+    say("comparing decoding; this takes about a minute and a half on two idle cores")
     results = []
     for result in measure(options.device, sizes, options.rounds, options.threads):
         results.append(result)
@@ -193,7 +195,7 @@ def bench_decode(options: argparse.Namespace) -> int:
 
 
 def print_decode(result: dict[str, Any]) -> None:
-    """The matches of one size: medians, with the lowest and the highest."""
+    """Print the comparisons of one size: medians, lowest and highest."""
     print(f"{result['size']}: {result['parameters']:,} parameters, batch 1, tokens per second")
     rows = []
     for match in result["matches"]:
@@ -202,7 +204,7 @@ def print_decode(result: dict[str, Any]) -> None:
         ratio = match["ratio"]
         rows.append([match["first"], cells[0], match["second"], cells[1],
                      f"{ratio['median']:.2f} ({ratio['low']:.2f}–{ratio['high']:.2f})"])  # fmt: skip
-    print_table(["this", "median (low–high)", "beside", "median (low–high)", "ratio"], rows)
+    print_table(["first", "median (low–high)", "second", "median (low–high)", "ratio"], rows)
     threads = ", ".join(f"{rival['name']} {rival['dtype']}: {rival['threads']}" for rival in result["rivals"])
     print(f"threads  {threads}\nfp32 tokens equal to transformers'  {result['same_tokens_in_fp32']}")
     if result["bandwidth_share"] is not None:

@@ -29,34 +29,36 @@ if TYPE_CHECKING:
 
 
 def register(subparsers: Any) -> None:
-    help = "let two checkpoints write on from the same prompt with the same seed, and measure how they differ"
+    help = "generate text with two checkpoints from the same prompt and seed, and measure how they differ"
     comparing = add_command(subparsers, "compare", help, compare, json=True)
-    comparing.usage = f"{comparing.prog} RUN[@STEP] RUN[@STEP] [--prompt TEXT] [--home DIR] [--json] [--KNOB VALUE ...]"
+    comparing.usage = (
+        f"{comparing.prog} RUN[@STEP] RUN[@STEP] [--prompt TEXT] [--home DIR] [--json] [--SAMPLING-PARAMETER VALUE ...]"
+    )
     comparing.add_argument("first", metavar="RUN[@STEP]")
     comparing.add_argument("second", metavar="RUN[@STEP]")
     add_prompt(comparing)
-    help = "let every checkpoint of a run write on from the same prompts with the same seed"
+    help = "generate text with every checkpoint of a run from the same prompts and seed"
     lapsing = add_command(subparsers, "timelapse", help, timelapse, json=True)
-    lapsing.usage = f"{lapsing.prog} RUN [--prompt TEXT ...] [--home DIR] [--json] [--KNOB VALUE ...]"
+    lapsing.usage = f"{lapsing.prog} RUN [--prompt TEXT ...] [--home DIR] [--json] [--SAMPLING-PARAMETER VALUE ...]"
     lapsing.add_argument("run", metavar="RUN")
     add_prompt(lapsing, several=True)
 
 
 def add_prompt(parser: Parser, *, several: bool = False) -> None:
-    help = "what to continue; FILE:path reads a file, - reads stdin" + (
-        "; may be given again; by default the pinned ones" if several else ""
+    help = "the prompt; FILE:path reads a file, - reads stdin" + (
+        "; repeat for several (default: the pinned prompts)" if several else ""
     )
     if several:
         parser.add_argument("--prompt", action="append", metavar="TEXT", help=help)
     else:
         parser.add_argument("--prompt", default="", metavar="TEXT", help=help)
     parser.add_argument("--device", default="auto", help="auto, cpu, cuda, cuda:N or mps")
-    parser.add_argument("--greedy", action="store_true", help="always the likeliest token: temperature 0")
+    parser.add_argument("--greedy", action="store_true", help="always take the most likely token (temperature 0)")
     add_sampling_options(parser)
 
 
 def compare(options: argparse.Namespace) -> int:
-    """Print both texts, where they part, and how far apart the two models are along them."""
+    """Print both texts, their first difference, and the mean KL divergence of the two models."""
     found = [find_checkpoint(options.home, reference, say) for reference in (options.first, options.second)]
     params = params_of_options(found[0][0].config(), options)
     refuse_several(params, "compare")
@@ -84,13 +86,13 @@ def side_facts(side: Side) -> str:
 
 
 def first_difference(result: Comparison) -> str:
-    """Where the two texts part, in words."""
+    """The first difference of the two texts, as a sentence."""
     if result.first_token is not None:
         texts = [(*side.texts, "")[min(result.first_token, len(side.texts))] for side in result.sides]
         return f"first difference at token {result.first_token + 1}: {one_line(texts[0])!r} and {one_line(texts[1])!r}"
     if result.first_character is not None:
         return f"first difference at character {result.first_character + 1} (the tokenizers differ: no KL)"
-    return "the same text"
+    return "the texts are equal"
 
 
 def comparison_record(result: Comparison, names: list[str]) -> dict[str, Any]:
@@ -102,7 +104,7 @@ def comparison_record(result: Comparison, names: list[str]) -> dict[str, Any]:
 
 
 def timelapse(options: argparse.Namespace) -> int:
-    """Print what each checkpoint writes, oldest first, as it is written."""
+    """Print the text of each checkpoint, oldest first."""
     run = Run.open(options.home, options.run)
     config = run.config()
     params = params_of_options(config, options)
@@ -129,12 +131,12 @@ def timelapse(options: argparse.Namespace) -> int:
 
 
 def collected(frames: Iterator[Frame], total: int) -> list[dict[str, Any]]:
-    """All `total` frames as data, telling how many there are already."""
+    """All `total` frames as records, with progress on stderr."""
     from workbench.commands.progress import progress_reporter
 
     found = []
     with progress_reporter() as reporter:
         for frame in frames:
             found.append(asdict(frame))
-            reporter.report(Progress(stage="writing", done=len(found), total=total, unit="texts"))
+            reporter.report(Progress(stage="Generating", done=len(found), total=total, unit="texts"))
     return found

@@ -1,4 +1,4 @@
-"""`data` and `tokenizer`: text and how it becomes tokens."""
+"""`data`: list corpora, prepare a preset's data, delete unused data."""
 
 from __future__ import annotations
 
@@ -16,38 +16,44 @@ if TYPE_CHECKING:
     from llm.data.tokens.dataset import Dataset
 
 EMBEDDED = (
-    ("stories", "short stories in simple English and questions about them, made here to any size"),
-    ("pylib", "source and documentation of the Python that runs this program"),
+    ("stories", "short stories in simple English with questions and answers, generated locally in any size"),
+    ("pylib", "source code and documentation of the installed Python"),
 )
 
 
 def register(subparsers: Any) -> None:
-    help = "list corpora and data sets, prepare what a preset needs, or download a data set or a web address"
+    help = "list corpora and datasets, prepare the data of a preset, or download a dataset"
     data_parser = add_command(subparsers, "data", help, data, json=True, takes_fields=True)
     data_parser.usage = (
         f"{data_parser.prog} [PRESET] [--home DIR] [--json] [--FIELD VALUE ...]\n"
         f"       {data_parser.prog} download NAME|URL [--shards N] [--home DIR] [--json]\n"
         f"       {data_parser.prog} clean [--yes] [--json]"
     )
-    data_parser.add_argument("preset", nargs="?", metavar="PRESET", help="prepare the text of this preset")
-    data_parser.add_argument("name", nargs="?", metavar="NAME", help="after download: the data set, or a web address")
-    data_parser.add_argument("--shards", type=int, default=None, metavar="N", help="how many files of a large data set")
-    data_parser.add_argument("--yes", action="store_true", help="clean: take away what no run uses, instead of listing")
+    data_parser.add_argument("preset", nargs="?", metavar="PRESET", help="prepare the data of this preset")
+    data_parser.add_argument("name", nargs="?", metavar="NAME", help="download: the name of a dataset, or a URL")
+    data_parser.add_argument(
+        "--shards", type=int, default=None, metavar="N", help="download: number of files of a large dataset"
+    )
+    data_parser.add_argument(
+        "--yes", action="store_true", help="clean: delete unused data; without it, list what would be deleted"
+    )
 
 
 def data(options: argparse.Namespace) -> int:
-    """What there is, or the sizes of what was just prepared or downloaded."""
+    """List the data, or prepare, download or delete some."""
     if options.preset == "download":
         return download(options)
     if options.preset == "clean":
         return clean_data(options)
     if options.name is not None or options.shards is not None or "://" in (options.preset or ""):
-        raise WrongUse("to fetch a data set or a web address: llm-workbench data download NAME|URL [--shards N].")
+        raise WrongUse("to download a dataset or a URL: llm-workbench data download NAME|URL [--shards N].")
     if options.preset:
         show_dataset(prepare_dataset(options), as_json=options.json)
         return 0
     if options.overrides:
-        raise WrongUse("data takes fields only together with a preset: llm-workbench data PRESET --data.corpus FILE.")
+        raise WrongUse(
+            "data takes configuration fields only with a preset: llm-workbench data PRESET --data.corpus FILE."
+        )
     records = [{"name": name, "kind": "embedded", "about": about} for name, about in EMBEDDED]
     records += dataset_records(options.home)
     records += [prepared_record(path) for path in sorted((options.home / "data").glob("*/dataset.json"))]
@@ -62,7 +68,7 @@ def data(options: argparse.Namespace) -> int:
 
 
 def prepare_dataset(options: argparse.Namespace) -> Dataset:
-    """The prepared text of the preset on the command line."""
+    """Prepare the data of the preset on the command line."""
     config = load_preset(options.preset if "preset" in options else options.source, options.home, options.overrides)
 
     from llm.data.tokens.prepare import prepare
@@ -77,7 +83,7 @@ def prepare_dataset(options: argparse.Namespace) -> Dataset:
 
 
 def prepared_record(index: Path) -> dict[str, Any]:
-    """One prepared data set as data; a damaged one is listed as such."""
+    """A tokenized dataset as a record; a damaged one with its problem."""
     from llm.data.tokens.dataset import load_dataset
 
     record: dict[str, Any] = {"name": index.parent.name, "kind": "prepared", "path": str(index.parent)}
@@ -110,18 +116,18 @@ def show_dataset(dataset: Dataset, *, as_json: bool) -> None:
         return
     print(f"tokenizer   {sizes['tokenizer']}, {sizes['vocab_size']:,} ids")
     if sizes["streamed_row_groups"]:
-        print(f"training    {sizes['streamed_row_groups']:,} row groups of Parquet, tokenised while training")
+        print(f"training    {sizes['streamed_row_groups']:,} Parquet row groups, tokenized during training")
     else:
         print(f"training    {sizes['train_tokens']:,} tokens")
     print(f"validation  {sizes['validation_tokens']:,} tokens")
     if not sizes["streamed_row_groups"]:
-        print(f"together    {sizes['train_tokens'] + sizes['validation_tokens']:,} tokens")
+        print(f"total       {sizes['train_tokens'] + sizes['validation_tokens']:,} tokens")
     print(f"text        {sizes['bytes']:,} bytes, {sizes['bytes_per_token']:.3f} per token")
-    print(f"kept in     {dataset.path}")
+    print(f"folder      {dataset.path}")
 
 
 def clean_data(options: argparse.Namespace) -> int:
-    """Take away prepared data that no run uses; without `--yes`, say which that would be."""
+    """Delete tokenized datasets that no run uses; without `--yes`, only list them."""
     from workbench.data.prepared_data import clean, list_cached, unused
     from workbench.formatting import format_size
 
@@ -140,10 +146,10 @@ def clean_data(options: argparse.Namespace) -> int:
     if rows:
         print_table(("data", "corpus", "size", "used by"), rows)
     if not doomed:
-        say("every prepared data set is used by a run; there is nothing to take away.")
+        say("All prepared data is in use.")
     elif options.yes:
-        say(f"freed {format_size(clean(doomed))}; data are prepared again when a run needs them.")
+        say(f"freed {format_size(clean(doomed))}; runs prepare data again when they need it.")
     else:
         total = format_size(sum(data.size_bytes for data in doomed))
-        say(f"{len(doomed)} used by no run, {total}; to take them away: llm-workbench data clean --yes")
+        say(f"{len(doomed)} unused, {total}; to delete: llm-workbench data clean --yes")
     return 0

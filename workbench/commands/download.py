@@ -1,4 +1,4 @@
-"""`data download`, and the data sets in the list of `data`."""
+"""`data download`, and the datasets that `data` lists."""
 
 from __future__ import annotations
 
@@ -16,13 +16,13 @@ if TYPE_CHECKING:
 
 
 def dataset_records(home: Path) -> list[dict[str, Any]]:
-    """Every data set that has a name, with what is here of it, and those here from web addresses; as data."""
+    """The named datasets, with what is downloaded of them, and the datasets downloaded from URLs."""
     from llm.data.text.datasets import CATALOGUE, from_addresses, present
     from workbench.formatting import format_size
 
     records = []
     for dataset in CATALOGUE:
-        record: dict[str, Any] = {"name": dataset.name, "kind": "data set", "here": False}
+        record: dict[str, Any] = {"name": dataset.name, "kind": "dataset", "here": False}
         remote = dataset.files[0].size_bytes if dataset.sharded else sum(file.size_bytes for file in dataset.files)
         try:
             here = present(dataset, home)
@@ -31,15 +31,14 @@ def dataset_records(home: Path) -> list[dict[str, Any]]:
             continue
         if here is None:
             a_shard = " a shard" if dataset.sharded else ""
-            state = f"not here: data download {dataset.name} fetches {format_size(remote)}{a_shard}"
+            state = f"not downloaded: data download {dataset.name} gets {format_size(remote)}{a_shard}"
         else:
             record |= sizes(here)
-            state = (
-                f"here, {format_size(here.size_bytes)} in {len(here.files)} file{'s' if len(here.files) > 1 else ''}"
-            )
+            files = f"{len(here.files)} file{'s' if len(here.files) > 1 else ''}"
+            state = f"downloaded, {format_size(here.size_bytes)} in {files}"
         records.append(record | {"about": f"{dataset.about}; {state}"})
     for address, here in from_addresses(home):
-        about = f"downloaded from there, {format_size(here.size_bytes)}"
+        about = f"downloaded, {format_size(here.size_bytes)}"
         records.append({"name": address, "kind": "address", "about": about} | sizes(here))
     return records
 
@@ -49,25 +48,25 @@ def sizes(here: Present) -> dict[str, Any]:
 
 
 def download(options: argparse.Namespace) -> int:
-    """Fetch one data set, and say where it is and how to use it."""
+    """Download a dataset, and print where it is and how to use it."""
     from llm.data.text.datasets import CATALOGUE, find_dataset
     from llm.data.text.download import download as fetched
     from workbench.commands.progress import with_progress
     from workbench.formatting import format_size
 
     if options.overrides:
-        raise WrongUse("data download takes no fields of the configuration.")
+        raise WrongUse("data download takes no configuration fields.")
     if options.name is None:
         names = ", ".join(dataset.name for dataset in CATALOGUE)
-        raise WrongUse(f"data download needs a web address or the name of a data set: {names}.")
+        raise WrongUse(f"data download needs a URL or the name of a dataset: {names}.")
     if options.shards is not None and options.shards < 1:
         raise WrongUse(f"--shards must be 1 or more, not {options.shards}.")
     dataset = find_dataset(options.name)
     result = with_progress(fetched(dataset, options.home, shards=options.shards or 0))
     for name, sha256 in result.first_seen.items():
         say(
-            f"note: the checksum of {name} is not known beforehand; the sha256 of what came, {sha256}, is now on "
-            "record, and what is here and later downloads are compared with it."
+            f"note: no checksum of {name} is published; its sha256, {sha256}, is recorded, and later downloads are "
+            "compared with it."
         )
     here = result.here
     if options.json:
@@ -80,5 +79,5 @@ def download(options: argparse.Namespace) -> int:
     if dataset.train:
         print(f"use it with  --data.corpus {shlex.quote(options.name)}")
     if dataset.validation:
-        print("             (its own validation text comes with it, unless data.validation names another)")
+        print("             (it includes a validation set, used unless data.validation names another)")
     return 0

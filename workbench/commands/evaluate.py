@@ -1,4 +1,4 @@
-"""`eval`: how well a checkpoint predicts its held-out text, or answers the questions of a CORE bundle."""
+"""`eval`: validation loss or CORE metric of a checkpoint."""
 
 from __future__ import annotations
 
@@ -15,19 +15,25 @@ from workbench.commands.output import print_json, print_table, say
 
 
 def register(subparsers: Any) -> None:
-    parser = add_command(subparsers, "eval", "measure a model on its held-out text", evaluate, json=True)
+    parser = add_command(
+        subparsers, "eval", "measure the validation loss or the CORE metric of a checkpoint", evaluate, json=True
+    )
     parser.add_argument("run", metavar="RUN[@STEP|@last|@best]")
-    parser.add_argument("--batches", type=int, default=None, help="how many batches (default: as in training; 0 = all)")
-    help = "measure the CORE metric instead, on the bundle in PATH (default: the downloaded one)"
+    parser.add_argument(
+        "--batches", type=int, default=None, metavar="N", help="validation batches (default: as in training; 0 = all)"
+    )
+    help = "measure the CORE metric on the eval bundle in PATH (default: the downloaded one)"
     parser.add_argument("--core", nargs="?", const="", default=None, metavar="PATH", help=help)
-    parser.add_argument("--examples", type=int, default=0, help="with --core: most questions of each task (0 = all)")
+    parser.add_argument(
+        "--examples", type=int, default=0, metavar="N", help="with --core: at most N questions per task (0 = all)"
+    )
     parser.add_argument("--device", default="auto", help="auto, cpu, cuda, cuda:N or mps")
 
 
 def evaluate(options: argparse.Namespace) -> int:
-    """Print loss, perplexity and bits per byte under the names they have in the events."""
+    """Print loss, perplexity and bits per byte; --json uses the names of the events."""
     if (options.batches or 0) < 0 or options.examples < 0:
-        raise WrongUse("--batches and --examples count what to measure on; give a number from 0 on (0 = all).")
+        raise WrongUse("--batches and --examples must be 0 (all) or more.")
     if options.core is not None:
         return evaluate_core(options)
     run, info = find_checkpoint(options.home, options.run, say)
@@ -45,11 +51,11 @@ def evaluate(options: argparse.Namespace) -> int:
     model, tokenizer = load_model(run, info, plan.device)
     if dataset.tokenizer.fingerprint() != tokenizer.fingerprint():
         raise UserError(
-            f"the text of {run.name} has changed since it was trained (corpus {config.data.corpus}), and its tokenizer "
-            "with it; bring back the old text."
+            f"the corpus of {run.name} ({config.data.corpus}) has changed since training, and with it the tokenizer; "
+            "restore the old text."
         )
     if trained_on != dataset.fingerprint:
-        say(f"warning: the text of {run.name} has changed since it was trained; this measures it on the text of now.")
+        say(f"warning: the corpus of {run.name} has changed since training; the result is for the current text.")
     seq_len, batch_size = resolve_seq_len(config.train, config.model), config.train.batch_size
     batches = config.evaluate.batches if options.batches is None else options.batches
     result = with_progress(
@@ -64,7 +70,7 @@ def evaluate(options: argparse.Namespace) -> int:
     if options.json:
         print_json({"name": run.name, "step": info.step} | metrics)
     else:
-        print(f"{run.name} at step {info.step}, {result.tokens:,} tokens of held-out text")
+        print(f"{run.name} at step {info.step}, {result.tokens:,} validation tokens")
         print(f"validation loss  {result.loss:.4f} nats per token")
         print(f"perplexity       {result.perplexity:.2f}")
         print(f"bits per byte    {result.bits_per_byte:.4f}")
@@ -72,7 +78,7 @@ def evaluate(options: argparse.Namespace) -> int:
 
 
 def evaluate_core(options: argparse.Namespace) -> int:
-    """Print the CORE metric and the accuracy of each of its tasks, under the names they have in the events."""
+    """Print the CORE metric and the accuracy of each task."""
     run, info = find_checkpoint(options.home, options.run, say)
     config = run.config()
 
@@ -94,5 +100,5 @@ def evaluate_core(options: argparse.Namespace) -> int:
         return 0
     print(f"{run.name} at step {info.step}, {result.examples:,} questions")
     rows = [(task.label, f"{result.accuracy[task.label]:.4f}", f"{result.centred[task.label]:+.4f}") for task in tasks]
-    print_table(("task", "right", "centred"), [*rows, ("CORE", "", f"{result.core_metric:+.4f}")])
+    print_table(("task", "accuracy", "centered"), [*rows, ("CORE", "", f"{result.core_metric:+.4f}")])
     return 0

@@ -21,12 +21,12 @@ SHOWN = 5  # tokens of a distribution in the printed form; --json has ten
 def explain(
     run: Run, info: CheckpointInfo, engine: Engine, prompt: str, params: DecodeConfig, *, as_json: bool
 ) -> None:
-    """Print a reply token by token, with the distribution each was drawn from, before and after each transformation."""
+    """Print a reply token by token, with the distribution before and after each logits processor."""
     from llm.engine import Piece
     from workbench.chat.tokens import quoted
 
     if params.num_samples > 1 or params.beams > 1:
-        raise WrongUse("--explain looks at one text that is drawn; leave --num-samples and --beams at 1.")
+        raise WrongUse("--explain needs a single sample; leave --num-samples and --beams at 1.")
     pieces = [item for item in engine.stream(prompt, params) if isinstance(item, Piece) and item.token_id is not None]
     tokens = [piece.token_id for piece in pieces if piece.token_id is not None]
     found = []
@@ -36,7 +36,7 @@ def explain(
             probability = piece.probability
             found.append({"token": tokens[at], "text": piece.text, "probability": probability, "stages": named})
         else:
-            print(f"{at + 1}  {quoted(engine.tokenizer, tokens[at])}  drawn with {100 * piece.probability:.2f} %")
+            print(f"{at + 1}  {quoted(engine.tokenizer, tokens[at])}  probability {100 * piece.probability:.2f} %")
             for stage in stages:
                 print(stage_line(stage, engine))
     if as_json:

@@ -1,4 +1,4 @@
-"""What `runs` and `data` do besides listing: export, the trash, and taking away data that no run uses."""
+"""`runs export`, `runs delete`, and the trash."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from llm.run import Run
 from workbench.commands.output import print_json, print_table, say
 from workbench.formatting import format_age
 
-TOLD_FROM = 20.0  # MB of log from which exporting tells how far it is
+PROGRESS_FROM_MB = 20.0  # size of the log from which an export shows its progress
 RUNS_USAGE = (
     "{prog} [RUN] [--json]\n"
     "       {prog} export RUN --csv [--output FILE]\n"
@@ -27,29 +27,31 @@ RUNS_USAGE = (
 
 
 def add_run_verbs(parser: Any) -> None:
-    """The flags of the verbs of `runs`."""
+    """Add the flags of the subcommands of `runs`."""
     parser.usage = RUNS_USAGE.format(prog=parser.prog)
-    parser.add_argument("--csv", action="store_true", help="export: the curves as comma-separated values")
-    parser.add_argument("--output", type=Path, metavar="FILE", help="export: where to (default: stdout)")
-    parser.add_argument("--yes", action="store_true", help="empty-trash: do it; otherwise it says what would be lost")
+    parser.add_argument("--csv", action="store_true", help="export: write CSV")
+    parser.add_argument("--output", type=Path, metavar="FILE", help="export: the file to write (default: stdout)")
+    parser.add_argument(
+        "--yes", action="store_true", help="empty-trash: delete for good; without it, list what would be deleted"
+    )
 
 
 def run_verb(verb: str, options: argparse.Namespace) -> Callable[[argparse.Namespace], int]:
-    """The function that carries out a verb, after checking that it has the name it needs, and nothing else."""
-    takes_name, carry_out = VERBS[verb]
+    """The function of a subcommand. WrongUse where the number of its arguments is wrong."""
+    takes_name, run = VERBS[verb]
     given = len(options.words) - 1
     if given != takes_name:
         needs = f"llm-workbench runs {verb}{' RUN' if takes_name else ''}"
         raise WrongUse(f"runs {verb} takes {'one run' if takes_name else 'no name'}: {needs}.")
-    return carry_out
+    return run
 
 
 def export(options: argparse.Namespace) -> int:
-    """The curves of a run as CSV, to stdout or into a file that is there only when it is whole."""
+    """Write the curves of a run as CSV, to stdout or to a file that appears only when it is complete."""
     if options.json:
         raise WrongUse("runs export writes CSV, not JSON; leave out --json.")
     if not options.csv:
-        raise WrongUse(f"runs export needs to know the form: llm-workbench runs export {options.words[1]} --csv.")
+        raise WrongUse(f"runs export needs a format: llm-workbench runs export {options.words[1]} --csv.")
     run = Run.open(options.home, options.words[1])
 
     from workbench.commands.progress import progress_reporter
@@ -60,7 +62,7 @@ def export(options: argparse.Namespace) -> int:
     with progress_reporter() as reporter:
 
         def progress(share: float) -> None:
-            if megabytes > TOLD_FROM:
+            if megabytes > PROGRESS_FROM_MB:
                 reporter.report(Progress(stage="Exporting", done=share * megabytes, total=megabytes, unit="MB"))
 
         if options.output is None:
@@ -76,12 +78,12 @@ def delete(options: argparse.Namespace) -> int:
 
     run = Run.open(options.home, options.words[1])
     move_to_trash(options.home, run)
-    say(f"{run.name} is in the trash; llm-workbench runs restore {run.name} brings it back.")
+    say(f"moved {run.name} to the trash; to restore it: llm-workbench runs restore {run.name}")
     return 0
 
 
 def trash(options: argparse.Namespace) -> int:
-    """What lies in the trash."""
+    """List the runs in the trash."""
     from workbench.formatting import format_size
     from workbench.runs.trash import list_trash
 
@@ -94,17 +96,17 @@ def trash(options: argparse.Namespace) -> int:
         ]
         print_table(("name", "size", "deleted"), rows)
     else:
-        say("the trash is empty.")
+        say("The trash is empty.")
     return 0
 
 
 def restore(options: argparse.Namespace) -> int:
     from workbench.runs.trash import find_trashed
-    from workbench.runs.trash import restore as bring_back
+    from workbench.runs.trash import restore as restore_item
 
     item = find_trashed(options.home, options.words[1])
-    run = bring_back(options.home, item)
-    say(f"{item.name} is back" + (f" as {run.name}, since that name was taken." if run.name != item.name else "."))
+    run = restore_item(options.home, item)
+    say(f"restored {item.name}" + (f" as {run.name}, because the name is in use." if run.name != item.name else "."))
     return 0
 
 
@@ -114,7 +116,7 @@ def empty_trash(options: argparse.Namespace) -> int:
 
     items = list_trash(options.home)
     if not items:
-        say("the trash is empty.")
+        say("The trash is empty.")
         return 0
     loss = loss_of_emptying(items, format_size(sum(item.size_bytes for item in items)))
     if not options.yes:
@@ -130,4 +132,4 @@ VERBS: dict[str, tuple[bool, Callable[[argparse.Namespace], int]]] = {
     "restore": (True, restore),
     "empty-trash": (False, empty_trash),
 }
-"""By name: whether it takes the name of a run, and what carries it out."""
+"""Subcommand -> whether it takes the name of a run, and its function."""

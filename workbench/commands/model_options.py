@@ -1,4 +1,4 @@
-"""What all commands that ask a model for text have in common: knobs, prompts, an engine."""
+"""Options of the commands that generate text: sampling parameters, prompts, the engine."""
 
 from __future__ import annotations
 
@@ -21,8 +21,8 @@ ONE_THREAD_BELOW = 20_000_000  # parameters; smaller models decode fastest on on
 
 
 def add_sampling_options(parser: Parser) -> None:
-    """A flag for each decoding knob; what is not given is as the run's preset says."""
-    params = parser.add_argument_group("decoding, as the run's preset has it unless given")
+    """A flag for each sampling parameter; the defaults are those of the run."""
+    params = parser.add_argument_group("sampling parameters (default: as in the run)")
     for field in fields_of(DecodeConfig):
         flag = "--" + field.name.replace("_", "-")
         parser.flags.append(flag)
@@ -32,7 +32,7 @@ def add_sampling_options(parser: Parser) -> None:
 
 
 def params_of_options(config: RunConfig, options: argparse.Namespace) -> DecodeConfig:
-    """The decoding knobs of `config` with those of the command line on top."""
+    """The sampling parameters of `config`, overridden by those of the command line."""
     names = (field.name for field in fields_of(DecodeConfig))
     given = ((name, getattr(options, f"knob_{name}")) for name in names)
     overrides = [(f"decode.{name}", text) for name, text in given if text is not None]
@@ -42,7 +42,7 @@ def params_of_options(config: RunConfig, options: argparse.Namespace) -> DecodeC
 
 
 def prompt_from(text: str, file: str = "") -> str:
-    """The prompt that was given: as it stands, from stdin for "-", from `file` or the one that "FILE:path" names."""
+    """The prompt: `text` itself, stdin for "-", or the content of `file` or of the file in "FILE:path"."""
     from llm.engine import resolve_prompt
 
     try:
@@ -50,20 +50,20 @@ def prompt_from(text: str, file: str = "") -> str:
             return sys.stdin.read()
         text.encode()
     except (UnicodeDecodeError, UnicodeEncodeError) as error:
-        where = "what came from stdin" if "-" in (text, file) else "the prompt"
+        where = "the prompt from stdin" if "-" in (text, file) else "the prompt"
         raise WrongUse(f"{where} is not UTF-8 text ({error.reason}); convert it first.") from error
     return resolve_prompt(f"FILE:{file}" if file else text)
 
 
 def warn_of_changes(tokenizer: Tokenizer, *prompts: str) -> None:
-    """Say on stderr what of the prompts a model does not get to see as it stands."""
+    """Warn on stderr where the tokenizer changes a prompt."""
     for changes in dict.fromkeys(map(tokenizer.prompt_changes, prompts)):
         if changes:
             say(f"warning: {changes}")
 
 
 def refuse_several(params: DecodeConfig, command: str) -> None:
-    """WrongUse where more than one text was asked of a command that writes one per prompt."""
+    """WrongUse where `num_samples` is above 1 in a command that writes one text per prompt."""
     if params.num_samples > 1:
         raise WrongUse(f"{command} writes one text per prompt and checkpoint; leave --num-samples at 1.")
 

@@ -12,27 +12,29 @@ from workbench.commands.output import say
 
 
 def register(subparsers: Any) -> None:
-    chatting = add_command(subparsers, "chat", "open the workbench where you talk to a model", chat)
+    chatting = add_command(subparsers, "chat", "open the workbench on a chat with a model", chat)
     chatting.add_argument("run", metavar="RUN[@STEP|@last|@best]")
-    attaching = add_command(subparsers, "attach", "open the workbench on a run that trains elsewhere", attach)
+    attaching = add_command(
+        subparsers, "attach", "open the workbench on a run, also one that trains in another process", attach
+    )
     attaching.add_argument("run", metavar="RUN")
 
 
 def chat(options: argparse.Namespace) -> int:
-    """Open the workbench at the chat with a checkpoint."""
+    """Open the workbench on a chat with a checkpoint."""
     find_checkpoint(options.home, options.run, say)
     return open_workbench(options.home, options.run)
 
 
 def attach(options: argparse.Namespace) -> int:
-    """Open the workbench at the curves of a run, wherever it trains: its keys steer it there."""
+    """Open the workbench on the charts of a run; its keys control the training in any process."""
     run = Run.open(options.home, options.run)
     home = run.path.parent.parent if run.path.parent.name == "runs" else options.home
     return open_workbench(home, None, watch=run.name)
 
 
 def open_workbench(home: Path, reference: str | None, watch: str | None = None) -> int:
-    """Open the workbench: at its first screen, at the chat with `reference`, or at the curves of the run `watch`."""
+    """Open the workbench: on its first screen, a chat with `reference`, or the charts of the run `watch`."""
     from workbench.app import run_app
 
     return run_app(home, open=reference, watch=watch)

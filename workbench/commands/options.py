@@ -1,4 +1,4 @@
-"""What the parsers of all commands have in common."""
+"""The argument parser of all commands."""
 
 from __future__ import annotations
 
@@ -10,9 +10,9 @@ from llm.errors import WrongUse
 
 
 class Parser(argparse.ArgumentParser):
-    """argparse, with its complaints in the form of all others.
+    """An ArgumentParser whose errors are `WrongUse`.
 
-    `flags` are its long flags. Where `takes_fields`, every other long flag is a field of the configuration.
+    `flags` are its long flags. With `takes_fields`, every other long flag is a configuration field.
     """
 
     def __init__(self, **settings: Any) -> None:
@@ -37,13 +37,18 @@ def add_command(
     json: bool = False,
     takes_fields: bool = False,
 ) -> Parser:
-    """A parser for one command, carried out by `run`; with `--home`, and `--json` where results are data."""
-    epilog = "Any field of the configuration can be set: --train.lr 3e-4, --model.n-layer 6." if takes_fields else None
+    """Add the parser of one command, which calls `run`. `json` adds `--json`."""
+    epilog = "Set any configuration field by its name: --train.lr 3e-4, --model.n-layer 6." if takes_fields else None
     parser: Parser = subparsers.add_parser(name, help=help, description=help[0].upper() + help[1:] + ".", epilog=epilog)
     parser.takes_fields = takes_fields
     parser.set_defaults(run_command=run)
-    # SUPPRESS: a --home before the command must not be overwritten by the absence of one after it.
-    parser.add_argument("--home", default=argparse.SUPPRESS, metavar="DIR", help="where runs and presets live")
+    # SUPPRESS: the default must not replace a --home that stands before the command.
+    parser.add_argument(
+        "--home",
+        default=argparse.SUPPRESS,
+        metavar="DIR",
+        help="folder of runs and presets (default: $LLM_WORKBENCH_HOME)",
+    )
     if json:
         parser.add_argument("--json", action="store_true", help="print the result as JSON")
     return parser

@@ -1,4 +1,4 @@
-"""What the command line writes: results to stdout, everything else to stderr."""
+"""Output of the commands: results to stdout, messages to stderr."""
 
 from __future__ import annotations
 
@@ -13,18 +13,18 @@ from workbench.text import clean, one_line
 
 
 def say(message: str) -> None:
-    """A line of narration, for a person. That it cannot be written does not end what it tells of."""
+    """Print a message to stderr. Errors of writing are ignored: they must not end the command."""
     with suppress(OSError, ValueError):  # a full disk, a closed pipe, a stream that is closed
         print(clean(message), file=sys.stderr, flush=True)
 
 
 def print_json(value: Any) -> None:
-    """A result for a program: strict JSON, non-finite numbers as strings."""
+    """Print a result as strict JSON; non-finite numbers become strings."""
     print(json.dumps(finite(value), ensure_ascii=False, allow_nan=False, indent=2))
 
 
 def print_table(headings: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
-    """A result for a person: left-aligned columns, as wide as their text needs."""
+    """Print left-aligned columns."""
     from rich.cells import cell_len
 
     lines = [list(headings), *([one_line(cell) for cell in row] for row in rows)]
@@ -35,5 +35,5 @@ def print_table(headings: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
 
 
 def number_text(value: float | None, decimals: int = 4) -> str:
-    """A measured number, or a dash where it was not measured."""
+    """`value` with fixed decimals, or a dash for None."""
     return "–" if value is None else f"{value:.{decimals}f}"

@@ -13,12 +13,12 @@ from workbench.text import clean
 
 
 def register(subparsers: Any) -> None:
-    shown = add_command(subparsers, "presets", "list the presets, or show all fields of one", presets, json=True)
+    shown = add_command(subparsers, "presets", "list the presets, or print all fields of one", presets, json=True)
     shown.add_argument("preset", nargs="?", metavar="PRESET")
 
 
 def presets(options: argparse.Namespace) -> int:
-    """The list with its purposes, or one preset in full as TOML."""
+    """Print the list of presets, or one preset as TOML."""
     if options.preset:
         config = load_preset(options.preset, options.home)
         if options.json:
@@ -36,6 +36,6 @@ def presets(options: argparse.Namespace) -> int:
 
 
 def as_comment(notes: str) -> str:
-    """The notes of a preset as the comment at the head of its file; "" where there are none."""
+    """The notes of a preset as TOML comments; "" where there are none."""
     lines = [f"# {part}".rstrip() for line in clean(notes).splitlines() for part in textwrap.wrap(line, 116) or [""]]
     return "\n".join([*lines, "", ""]) if lines else ""

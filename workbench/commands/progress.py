@@ -1,4 +1,4 @@
-"""Telling on stderr how a run goes, in lines; in a terminal with a bar below them."""
+"""Progress on stderr: lines, and in a terminal a bar below them."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ SAMPLE_WIDTH = 200
 
 
 class ProgressReporter(Protocol):
-    """Something that tells events; a context manager, so that the terminal is left in order."""
+    """Prints events; a context manager that restores the terminal."""
 
     def __enter__(self) -> ProgressReporter: ...
 
@@ -40,34 +40,34 @@ class ProgressReporter(Protocol):
 
 
 def progress_reporter() -> ProgressReporter:
-    """The narrator that suits stderr."""
+    """The reporter for stderr: with a bar in a terminal."""
     return LiveReporter(Console(stderr=True)) if sys.stderr.isatty() else PlainReporter()
 
 
-def with_progress(preparation: Generator[Preparing, None, Result]) -> Result:
-    """What a generator of progress returns, after telling its progress. An interruption closes it before it goes on."""
-    with closing(preparation), progress_reporter() as reporter:
+def with_progress(work: Generator[Preparing, None, Result]) -> Result:
+    """The result of a generator of progress, which is printed. An interruption closes the generator."""
+    with closing(work), progress_reporter() as reporter:
         while True:
             try:
-                reporter.report(next(preparation))
+                reporter.report(next(work))
             except StopIteration as end:
                 result: Result = end.value
                 return result
 
 
 def event_line(event: Event) -> str:
-    """One line for what happens now and then; empty for what happens all the time."""
+    """One line for rare events; empty for steps and progress."""
     if isinstance(event, Sampled):
-        return f"step {event.step}: it writes “{one_line(event.prompt + event.text)[:SAMPLE_WIDTH]}”"
+        return f"step {event.step}: sample “{one_line(event.prompt + event.text)[:SAMPLE_WIDTH]}”"
     if isinstance(event, Finished) and event.status == "failed":
-        return ""  # the error itself is on its way to the person
+        return ""  # the error is printed by the caller
     line = describe(event)
     return f"step {getattr(event, 'step', 0)}: {line}" if line else ""
 
 
 def step_line(event: StepLogged, total_steps: int) -> str:
-    """The numbers of one step, as nanochat logs them: how far, loss, gradient norm, rate and its multiplier, time per
-    step, throughput, MFU, and of the whole training its time and floating-point operations."""
+    """The metrics of one step, as nanochat prints them: share done, loss, gradient norm, learning rate and multiplier,
+    time per step, throughput, MFU, and total time and FLOPs."""
     share = f" ({event.step / total_steps:.2%})" if total_steps else ""
     mfu = f" | mfu {event.mfu:.1%}" if event.mfu is not None else ""
     return (
@@ -79,7 +79,7 @@ def step_line(event: StepLogged, total_steps: int) -> str:
 
 
 class StepLines:
-    """The lines about steps: one every few seconds, and one at the end."""
+    """Lines for steps: one every few seconds, and one for the last step."""
 
     def __init__(self, clock: Callable[[], float]) -> None:
         self._clock = clock
@@ -87,7 +87,7 @@ class StepLines:
         self._next = 0.0
 
     def line(self, event: Event) -> str:
-        """What to say of `event` now; empty for what is no step, or comes too soon after the last line."""
+        """The line for `event`; empty where it is no step, or too soon after the last line."""
         if isinstance(event, Started):
             self._total = event.total_steps
         if not isinstance(event, StepLogged) or (self._clock() < self._next and event.step != self._total):
@@ -97,7 +97,7 @@ class StepLines:
 
 
 class PlainReporter:
-    """Lines for a file or a pipe: the news, and a step every few seconds."""
+    """Lines for a file or a pipe: rare events, and a step every few seconds."""
 
     def __init__(self, write: Callable[[str], object] = say, clock: Callable[[], float] = time.monotonic) -> None:
         self._write = write
@@ -119,13 +119,13 @@ class PlainReporter:
 
     def _line(self, event: Event) -> str:
         if isinstance(event, Preparing):
-            begun, self._stage = event.stage != self._stage, event.stage
-            return f"{event.stage} …" if begun else ""
+            is_new, self._stage = event.stage != self._stage, event.stage
+            return f"{event.stage} …" if is_new else ""
         return self._steps.line(event) or event_line(event)
 
 
 class LiveReporter:
-    """A bar with the time left at the bottom of the terminal; above it scroll the same lines as without one."""
+    """A progress bar at the bottom of the terminal, with the time left, and the lines of `PlainReporter` above it."""
 
     def __init__(self, console: Console, clock: Callable[[], float] = time.monotonic) -> None:
         columns = (
@@ -135,7 +135,7 @@ class LiveReporter:
             TimeRemainingColumn(),
         )
         self._console = console
-        # No refreshing thread: it would contend with training. Every event is an occasion to redraw.
+        # No refresh thread, which would slow training: events redraw the bar.
         self._progress = Progress(*columns, console=console, auto_refresh=False, transient=True)
         self._clock = clock
         self._steps = StepLines(clock)
@@ -164,7 +164,7 @@ class LiveReporter:
             self._total_steps = event.total_steps
             self._bar("training", event.total_steps, event.step)
         elif isinstance(event, StepLogged):
-            self._bar("training", self._total_steps, event.step)  # there was another while it was evaluated
+            self._bar("training", self._total_steps, event.step)  # an evaluation has a bar of its own in between
             share = f"{100 * event.step / self._total_steps:.0f}% · " if self._total_steps else ""
             numbers = f"step {event.step} · loss {event.loss:.4f} · {event.tokens_per_second:,.0f} tok/s"
             self._advance(event.step, share + numbers)
@@ -175,12 +175,12 @@ class LiveReporter:
         if self._task is not None:
             self._progress.remove_task(self._task)
         self._stage, self._next = stage, 0.0
-        self._task = self._progress.add_task(clean(stage), total=total or None, complete_lines=int(done), numbers="")
+        self._task = self._progress.add_task(clean(stage), total=total or None, completed=int(done), numbers="")
 
     def _advance(self, done: float, numbers: str) -> None:
         if self._task is None:
             return
-        self._progress.update(self._task, complete_lines=done, numbers=clean(numbers))
+        self._progress.update(self._task, completed=done, numbers=clean(numbers))
         if self._clock() >= self._next:
             self._next = self._clock() + SECONDS_BETWEEN_REDRAWS
             self._progress.refresh()

@@ -1,4 +1,4 @@
-"""`runs` and `presets`: what there is."""
+"""`runs`: list the runs, or the checkpoints of one."""
 
 from __future__ import annotations
 
@@ -21,24 +21,24 @@ from workbench.formatting import format_age
 
 MANY_RUNS = 1000
 STEP_LINE = b'{"type": "StepLogged"'  # how `llm.events.to_line` begins it
-STANDING = (StepLogged, Evaluated, Saved, Finished, Started, RolledBack)  # events that say at which step a run stands
+STEP_EVENTS = (StepLogged, Evaluated, Saved, Finished, Started, RolledBack)  # events that hold the current step
 METRICS = ("loss", "validation_loss", "perplexity", "bits_per_byte")
 
 
 def register(subparsers: Any) -> None:
-    help = "list the runs or the checkpoints of one, export curves, or put a run into the trash"
+    help = "list the runs or the checkpoints of one; export, delete or restore a run"
     running = add_command(subparsers, "runs", help, runs, json=True)
-    running.add_argument("words", nargs="*", metavar="RUN", help="a run, or one of " + ", ".join(VERBS))
+    running.add_argument("words", nargs="*", metavar="RUN", help="a run, or " + ", ".join(VERBS))
     add_run_verbs(running)
 
 
 def runs(options: argparse.Namespace) -> int:
-    """The runs, newest first, or the checkpoints of one, or what a verb asks for."""
+    """List the runs, newest first, or the checkpoints of one, or run a subcommand."""
     if options.words and options.words[0] in VERBS:
         return run_verb(options.words[0], options)(options)
     if len(options.words) > 1:
         advice = did_you_mean(options.words[0], VERBS) or "see llm-workbench runs --help."
-        raise WrongUse(f'runs cannot "{options.words[0]}"; {advice}')
+        raise WrongUse(f'runs has no subcommand "{options.words[0]}"; {advice}')
     if options.words:
         return checkpoints(Run.open(options.home, options.words[0]), as_json=options.json)
     found = run_records(options.home)
@@ -46,15 +46,15 @@ def runs(options: argparse.Namespace) -> int:
         print_json(found)
     elif found:
         print_table(
-            ("name", "status", "step", "loss", "validation", "bits/byte", "begun"), [run_row(run) for run in found]
+            ("name", "status", "step", "loss", "validation", "bits/byte", "created"), [run_row(run) for run in found]
         )
     else:
-        say(f"there are no runs in {options.home / 'runs'} yet; begin with: llm-workbench train quickstart")
+        say(f"there are no runs in {options.home / 'runs'}; to train one: llm-workbench train quickstart")
     return 0
 
 
 def run_records(home: Path) -> list[dict[str, Any]]:
-    """The runs below `home` as data, newest first; of many it is told how far the reading is."""
+    """The records of the runs below `home`, newest first; reading many shows progress."""
     found = list_runs(home)
     if len(found) < MANY_RUNS:
         return [described(run) for run in found]
@@ -71,7 +71,7 @@ def run_records(home: Path) -> list[dict[str, Any]]:
 
 
 def described(run: Run) -> dict[str, Any]:
-    """A run as data; one whose files are damaged is listed with its problem."""
+    """A run as a record; one with damaged files has a "problem"."""
     record: dict[str, Any] = {"name": run.name, "path": str(run.path)}
     try:
         check_parts(run.path)
@@ -87,18 +87,18 @@ def described(run: Run) -> dict[str, Any]:
 
 
 def latest_metrics(run: Run) -> dict[str, Any]:
-    """The newest value of each metric near the end of the event log, and the last step that it knows of."""
+    """The newest value of each metric near the end of the event log, and the current step."""
     metrics: dict[str, Any] = {}
-    is_settled = False
+    is_found = False
     for line in newest_lines(run.path / "events.jsonl"):
         if "loss" in metrics and line.startswith(STEP_LINE):
-            continue  # an older step: nearly all lines are, and reading them would take most of the time
+            continue  # an older step: parsing these, most of the lines, would take most of the time
         event = parse_event(line)
         if isinstance(event, StepLogged | Evaluated):
             metrics = {name: getattr(event, name) for name in METRICS if hasattr(event, name)} | metrics
-        if isinstance(event, STANDING) and not is_settled:
+        if isinstance(event, STEP_EVENTS) and not is_found:
             metrics["step"] = max(event.step, metrics.get("step", 0))
-            is_settled = isinstance(event, Started | RolledBack)  # steps that were logged before it may be void
+            is_found = isinstance(event, Started | RolledBack)  # earlier lines may hold steps that were discarded
     return metrics
 
 
@@ -115,7 +115,7 @@ def run_row(run: dict[str, Any]) -> tuple[str, ...]:
 
 
 def checkpoints(run: Run, *, as_json: bool) -> int:
-    """The checkpoints of one run, oldest first."""
+    """Print the checkpoints of one run, oldest first."""
     found = run.checkpoints()
     for reason in run.damaged_checkpoints().values():
         say(reason)

@@ -1,4 +1,4 @@
-"""`sample`, and what opens the workbench at a place: `chat` and `attach`."""
+"""`sample`: generate text from a prompt."""
 
 from __future__ import annotations
 
@@ -29,34 +29,34 @@ BETWEEN_SAMPLES = "\n---\n"
 
 
 def register(subparsers: Any) -> None:
-    help = "let a model write on from a prompt"
+    help = "generate text from a prompt"
     parser = add_command(subparsers, "sample", help, sample, json=True)
     parser.usage = (
         f"{parser.prog} RUN[@STEP|@last|@best] [--prompt TEXT | --prompt-file FILE | --jsonl FILE] "
-        "[--home DIR] [--json] [--KNOB VALUE ...]"
+        "[--home DIR] [--json] [--SAMPLING-PARAMETER VALUE ...]"
     )
     parser.add_argument("run", metavar="RUN[@STEP|@last|@best]")
     prompts = parser.add_mutually_exclusive_group()
-    prompt_help = "what to continue; FILE:path reads a file, - reads stdin"
-    jsonl_help = (
-        'many prompts: lines like {"prompt": "Once", "seed": 2} from FILE, or - for stdin; a line of JSON for each'
-    )
+    prompt_help = "the prompt; FILE:path reads a file, - reads stdin"
+    jsonl_help = 'many prompts: one JSON object per line, like {"prompt": "Once", "seed": 2}; - reads stdin'
     prompts.add_argument("--prompt", default="", metavar="TEXT", help=prompt_help)
-    prompts.add_argument("--prompt-file", default="", metavar="FILE", help="continue the text of a file; - reads stdin")
+    prompts.add_argument("--prompt-file", default="", metavar="FILE", help="read the prompt from a file; - reads stdin")
     prompts.add_argument("--jsonl", default="", metavar="FILE", help=jsonl_help)
     parser.flags += ["--prompt", "--prompt-file", "--jsonl"]
     parser.add_argument("--device", default="auto", help="auto, cpu, cuda, cuda:N or mps")
-    parser.add_argument("--greedy", action="store_true", help="always the likeliest token: temperature 0")
-    parser.add_argument("--explain", action="store_true", help="show what every token was drawn from, stage by stage")
+    parser.add_argument("--greedy", action="store_true", help="always take the most likely token (temperature 0)")
+    parser.add_argument(
+        "--explain", action="store_true", help="show the distribution of every token after each sampling step"
+    )
     add_sampling_options(parser)
 
 
 def sample(options: argparse.Namespace) -> int:
-    """Print what the model writes on from the prompt, and nothing else."""
+    """Print the generated text."""
     run, info = find_checkpoint(options.home, options.run, say)
     params = params_of_options(run.config(), options)
     if options.jsonl and options.explain:
-        raise WrongUse("--explain shows one reply; give one prompt, without --jsonl.")
+        raise WrongUse("--explain takes one prompt; leave out --jsonl.")
     prompt = "" if options.jsonl else prompt_from(options.prompt, options.prompt_file)
     engine = engine_for(run, info, options.device)
     warn_of_changes(engine.tokenizer, prompt)
@@ -83,7 +83,7 @@ def sample(options: argparse.Namespace) -> int:
 
 
 def print_streaming(reply: Iterator[Piece | Done]) -> None:
-    """Write one sample as it comes: cleaned for a terminal, faithful for a pipe or a file."""
+    """Print one sample while it is generated: cleaned for a terminal, unchanged for a pipe or a file."""
     from llm.engine import Piece
 
     terminal = sys.stdout.isatty()
@@ -96,7 +96,7 @@ def print_streaming(reply: Iterator[Piece | Done]) -> None:
 
 
 def collected(reply: Iterator[Piece | Done]) -> tuple[list[str], Done]:
-    """The texts of the samples written at once, and how it ended. A beam search may find fewer than were asked for."""
+    """The texts of all samples, and the end of the reply. A beam search may return fewer than `num_samples`."""
     from llm.engine import Piece
 
     texts: dict[int, str] = {}
@@ -113,7 +113,7 @@ def collected(reply: Iterator[Piece | Done]) -> tuple[list[str], Done]:
 def described(
     run: Run, info: CheckpointInfo, prompt: str, params: DecodeConfig, reply: Iterator[Piece | Done]
 ) -> dict[str, Any]:
-    """A reply as data, with all that is needed to get it again."""
+    """A reply as a record, with everything needed to reproduce it."""
     texts, end = collected(reply)
     return {
         "run": run.name,

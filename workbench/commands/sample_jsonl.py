@@ -1,6 +1,6 @@
-"""`sample --jsonl`: prompts as lines of JSON in, replies as lines of JSON out, in the same order.
+"""`sample --jsonl`: one prompt per JSON line in, one reply per JSON line out, in the same order.
 
-A field of a line that is called like a decoding knob is that knob's value for this line; all others come along.
+A field with the name of a sampling parameter sets it for that line; other fields are copied to the output.
 """
 
 from __future__ import annotations
@@ -24,14 +24,14 @@ if TYPE_CHECKING:
     from llm.engine import Engine
     from llm.engine.batch import Completion
 
-KNOBS = tuple(field.name for field in fields_of(DecodeConfig))
+PARAMETERS = tuple(field.name for field in fields_of(DecodeConfig))
 WINDOW = 256
-"""Lines that are read before replies are written: among them, prompts of equal length go together."""
+"""Lines that are read before replies are generated; among them, prompts of equal length form a batch."""
 
 
 @dataclass(frozen=True)
 class Line:
-    """One prompt: the fields that came with it, its tokens, and the knobs that hold for it."""
+    """One prompt: the fields of its line, its tokens, and its sampling parameters."""
 
     fields: dict[str, Any]
     ids: list[int]
@@ -39,7 +39,7 @@ class Line:
 
 
 def sample_lines(run: Run, info: CheckpointInfo, engine: Engine, source: str, params: DecodeConfig) -> None:
-    """Write a line for every line of the file `source`, or of stdin for "-". UserError names a line that cannot be."""
+    """Print a line for every line of the file `source`, or of stdin for "-". UserError names an invalid line."""
     from llm.tokenizer.base import well_formed
     from workbench.commands.progress import progress_reporter
 
@@ -65,7 +65,7 @@ def sample_lines(run: Run, info: CheckpointInfo, engine: Engine, source: str, pa
 
 
 def windows(lines: Iterator[Line]) -> Iterator[list[Line]]:
-    """WINDOW lines at a time. Where a line cannot be, those before it come first, and then the error."""
+    """WINDOW lines at a time. An invalid line raises after the lines before it are yielded."""
     window: list[Line] = []
     try:
         for line in lines:
@@ -82,7 +82,7 @@ def windows(lines: Iterator[Line]) -> Iterator[list[Line]]:
 
 
 def complete_lines(engine: Engine, lines: Sequence[Line], report: Callable[[int], object]) -> list[Completion]:
-    """The replies, in the order of the lines; those with the same knobs are written together."""
+    """The replies in the order of the lines; lines with the same sampling parameters are generated together."""
     alike: dict[DecodeConfig, list[int]] = {}
     for index, line in enumerate(lines):
         alike.setdefault(line.params, []).append(index)
@@ -95,25 +95,25 @@ def complete_lines(engine: Engine, lines: Sequence[Line], report: Callable[[int]
 
 
 def with_offset(before: int, report: Callable[[int], object]) -> Callable[[int], object]:
-    """Reports how many prompts are done, where `before` of them were done already."""
+    """Calls `report` with `before` added to its argument."""
     return lambda done: report(before + done)
 
 
 def report_prompts(report: Callable[[Progress], object]) -> Callable[[int], object]:
     """Reports how many prompts are done; the total is not known."""
-    return lambda done: report(Progress(stage="writing", done=done, total=0, unit="prompts"))
+    return lambda done: report(Progress(stage="Generating", done=done, total=0, unit="prompts"))
 
 
 def open_source(source: str) -> Any:
     path = Path(source).expanduser()
     if not path.is_file():
-        problem = "is no file" if path.exists() else "does not exist"
-        raise WrongUse(f"--jsonl: {source!r} {problem}; name a file of lines of JSON, or - for stdin.")
+        problem = "is not a file" if path.exists() else "does not exist"
+        raise WrongUse(f"--jsonl: {source!r} {problem}; name a file with one JSON value per line, or - for stdin.")
     return path.open(encoding="utf-8")
 
 
 def read_lines(source: Iterable[str], engine: Engine, params: DecodeConfig) -> Iterator[Line]:
-    """The prompts of lines like {"prompt": "Once", "id": 7} or "Once"; empty lines are passed over."""
+    """The prompts of lines like {"prompt": "Once", "id": 7} or "Once"; empty lines are skipped."""
     try:
         for number, text in enumerate(source, 1):
             if text.strip():
@@ -130,13 +130,13 @@ def read_lines(source: Iterable[str], engine: Engine, params: DecodeConfig) -> I
 
 
 def with_fields(params: DecodeConfig, fields: Mapping[str, Any]) -> DecodeConfig:
-    """`params` with the values that a line gives. ConfigError where one cannot be."""
-    given = {name: fields[name] for name in KNOBS if name in fields}
+    """`params` with the values of a line. ConfigError for an invalid value."""
+    given = {name: fields[name] for name in PARAMETERS if name in fields}
     return from_mapping({"decode": asdict(params) | given}).decode if given else params
 
 
 def parse_line(number: int, text: str) -> dict[str, Any]:
-    """The fields of one line, of which "prompt" is a text."""
+    """The fields of one line; "prompt" is a string."""
     try:
         value = parse_json(text)
     except Malformed as error:

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 
 def register(subparsers: Any) -> None:
-    help = "train a preset's tokenizer, look at one, or split a text with it"
+    help = "train a preset's tokenizer, show one, or encode a text with it"
     parser = add_command(subparsers, "tokenizer", help, tokenizer, json=True, takes_fields=True)
     parser.usage = (
         f"{parser.prog} train PRESET --output DIR [--FIELD VALUE ...]\n"
@@ -27,16 +27,16 @@ def register(subparsers: Any) -> None:
     )
     parser.add_argument("action", choices=("train", "show", "encode"))
     parser.add_argument("source", metavar="PRESET|RUN|DIR")
-    parser.add_argument("text", nargs="?", metavar="TEXT", help="what to encode; - reads stdin")
-    parser.add_argument("--output", metavar="DIR", type=Path, help="where a trained tokenizer is saved")
+    parser.add_argument("text", nargs="?", metavar="TEXT", help="encode: the text; - reads stdin")
+    parser.add_argument("--output", metavar="DIR", type=Path, help="train: the folder to save the tokenizer in")
 
 
 def tokenizer(options: argparse.Namespace) -> int:
-    """Train, show or use a tokenizer."""
+    """Train a tokenizer, show it, or encode a text."""
     if options.action == "train":
         return train_tokenizer(options)
     if options.overrides:
-        raise WrongUse(f"tokenizer {options.action} takes no fields of the configuration.")
+        raise WrongUse(f"tokenizer {options.action} takes no configuration fields.")
     found = open_tokenizer(options)
     if options.action == "show":
         show_tokenizer(found, as_json=options.json)
@@ -49,9 +49,9 @@ def tokenizer(options: argparse.Namespace) -> int:
 
 def train_tokenizer(options: argparse.Namespace) -> int:
     if options.output is None:
-        raise WrongUse("tokenizer train needs --output DIR, the folder to save it in.")
+        raise WrongUse("tokenizer train needs --output DIR, the folder to save the tokenizer in.")
     if options.output.exists():
-        raise WrongUse(f"{options.output} exists already; name a folder that does not.")
+        raise WrongUse(f"{options.output} exists already; name a new folder.")
     dataset = prepare_dataset(options)
     dataset.tokenizer.save(options.output)
     say(f"saved in {options.output}; use it with --tokenizer.path {options.output}")
@@ -60,7 +60,7 @@ def train_tokenizer(options: argparse.Namespace) -> int:
 
 
 def open_tokenizer(options: argparse.Namespace) -> Tokenizer:
-    """The tokenizer in a folder, or of a run."""
+    """The tokenizer of a folder or a run."""
     from llm.tokenizer import load_tokenizer
 
     folder = Path(options.source).expanduser()
@@ -79,7 +79,7 @@ def show_tokenizer(found: Tokenizer, *, as_json: bool) -> None:
     if changes := found.text_changes():
         say(f"warning: {changes}")
     print(f"kind            {found.kind}")
-    print(f"ids             {found.vocab_size:,}")
+    print(f"vocabulary      {found.vocab_size:,}")
     print_table(("special tokens  ", ""), [(text, str(token)) for text, token in found.special_tokens.items()])
     print_table(("longest tokens  ", ""), [(repr(token_text(found, token)), str(token)) for token in longest])
 
@@ -87,7 +87,7 @@ def show_tokenizer(found: Tokenizer, *, as_json: bool) -> None:
 def show_tokens(found: Tokenizer, text: str, *, as_json: bool) -> None:
     from llm.tokenizer.base import well_formed
 
-    text = well_formed(text)  # stdin may hold bytes that are no text
+    text = well_formed(text)  # stdin may hold bytes that are not UTF-8
     if changes := found.prompt_changes(text):
         say(f"warning: {changes}")
     ids = found.encode(text, special=True)
@@ -95,10 +95,10 @@ def show_tokens(found: Tokenizer, text: str, *, as_json: bool) -> None:
         print_json({"ids": ids, "tokens": [token_text(found, token) for token in ids], "bytes": len(text.encode())})
         return
     print_table(("id", "text"), [(str(token), repr(token_text(found, token))) for token in ids])
-    say(f"{len(ids)} tokens, {len(text.encode()) / max(1, len(ids)):.2f} bytes each")
+    say(f"{len(ids)} tokens, {len(text.encode()) / max(1, len(ids)):.2f} bytes per token")
 
 
 def token_text(found: Tokenizer, token: int) -> str:
-    """The text of one token; bytes that are only part of a character are written as \\xNN."""
+    """The text of one token; bytes of an incomplete character are written as \\xNN."""
     special = {token: text for text, token in found.special_tokens.items()}
     return special.get(token) or found.token_bytes(token).decode("utf-8", "backslashreplace")

@@ -27,33 +27,33 @@ from workbench.runs.trash import move_to_trash
 
 
 def register(subparsers: Any) -> None:
-    new = add_command(subparsers, "train", "train a new run of a preset", train, json=True, takes_fields=True)
+    new = add_command(subparsers, "train", "train a new run from a preset", train, json=True, takes_fields=True)
     new.usage = (
         f"{new.prog} PRESET [--name NAME] [--fit MINUTES] [--no-start] [--home DIR] [--json] [--FIELD VALUE ...]"
     )
     new.add_argument("preset", metavar="PRESET", help="a preset's name, or a .toml file")
-    new.add_argument("--name", help="the run's name (default: the preset's, with a number)")
-    help = "shrink it to what this machine trains in so many minutes, and say what that changes"
+    new.add_argument("--name", help="name of the run (default: the preset's name and a number)")
+    help = "shrink the run so that this machine trains it in MINUTES, and list the changes"
     new.add_argument("--fit", type=float, metavar="MINUTES", help=help)
-    help = "only make the run, to be trained by torchrun or on another machine"
+    help = "only create the run, to be trained with torchrun or on another machine"
     new.add_argument("--no-start", action="store_true", help=help)
-    help = "go on with a run, perhaps for longer (--train.steps N)"
+    help = "resume a run; --train.steps N extends it"
     again = add_command(subparsers, "resume", help, resume, json=True, takes_fields=True)
     again.usage = f"{again.prog} RUN [--keep-rate] [--home DIR] [--json] [--FIELD VALUE ...]"
     again.add_argument("run", metavar="RUN")
-    help = "with a new length: keep the learning rate as it was last, instead of stretching the schedule"
+    help = "when extending: keep the last learning rate instead of stretching the schedule"
     again.add_argument("--keep-rate", action="store_true", help=help)
-    help = "train a new run that begins with the weights of another"
+    help = "train a new run from another run's checkpoint"
     split = add_command(subparsers, "fork", help, fork, json=True, takes_fields=True)
     split.usage = f"{split.prog} RUN[@STEP|@last|@best] [--name NAME] [--weights-only] [--json] [--FIELD VALUE ...]"
     split.add_argument("run", metavar="RUN[@STEP|@last|@best]")
-    split.add_argument("--name", help="the new run's name (default: the parent's, with -fork and a number)")
-    help = "leave the optimiser's state behind, and count the steps from 0"
+    split.add_argument("--name", help="name of the new run (default: the parent's name, -fork and a number)")
+    help = "start with a new optimizer state, at step 0"
     split.add_argument("--weights-only", action="store_true", help=help)
 
 
 def train(options: argparse.Namespace) -> int:
-    """Make a run and train it to its end."""
+    """Create a run and train it."""
     config = load_preset(options.preset, options.home, options.overrides)
     if options.fit is not None:
         config = fit_to_machine(config, options)
@@ -65,7 +65,7 @@ def train(options: argparse.Namespace) -> int:
 
 
 def fit_to_machine(config: RunConfig, options: argparse.Namespace) -> RunConfig:
-    """`config` made to fit this machine and the minutes asked for, as `f` on the Presets screen does."""
+    """`config` shrunk to `--fit` minutes on this machine, as `f` on the Presets screen does."""
     from workbench.presets.estimate import USUAL_FLOPS, nearest_that_fits
     from workbench.presets.preflight import expected_speed
 
@@ -79,20 +79,20 @@ def fit_to_machine(config: RunConfig, options: argparse.Namespace) -> RunConfig:
 
 
 def print_new_run(run: Run, options: argparse.Namespace) -> int:
-    """Say how a run that was only made is trained."""
+    """Print the path of a run that was only created, and how to train it."""
     if options.json:
         print_json({"name": run.name, "path": str(run.path)})
     else:
         print(run.path)
     say(
-        f"{run.name} is made, and not started: llm-workbench resume {run.name}, or, on N GPUs of this machine, "
+        f"created {run.name}; to train it: llm-workbench resume {run.name}, or on N GPUs of this machine: "
         f"torchrun --nproc-per-node N -m llm.train {shlex.quote(str(run.path))}"
     )
     return 0
 
 
 def fork(options: argparse.Namespace) -> int:
-    """Make a run of another's weights and train it to its end."""
+    """Create a run from another run's checkpoint and train it."""
     from llm.training.resume_checks import check_fork
     from workbench.commands.progress import with_progress
 
@@ -105,19 +105,19 @@ def fork(options: argparse.Namespace) -> int:
     run = make_fork(options.home, parent, config, name=options.name or "", weights_only=options.weights_only)
     for path, before, after in diff(parent.config, run.config()):
         say(f"{path}: {before} → {after}")
-    beginning = run.checkpoint().step
-    say(f"it goes on at step {beginning:,}" if beginning else f"it takes the weights of {parent.reference}, at step 0")
+    step = run.checkpoint().step
+    say(f"continues at step {step:,}" if step else f"starts at step 0 with the weights of {parent.reference}")
     return train_new(run, options)
 
 
 def train_new(run: Run, options: argparse.Namespace) -> int:
-    """Train a run that was just made; it is taken away again if it cannot even begin."""
+    """Train a new run; it is removed again if it fails before training starts."""
     say(f"training {run.name} in {run.path}")
     last = LastMetrics()
     try:
         return train_to_the_end(run, options, (), last)
     except RunBusy:
-        raise  # somebody else trains it
+        raise  # another process trains it
     except UserError:
         if not last.has_started:
             discard(run, options.home)
@@ -125,17 +125,16 @@ def train_new(run: Run, options: argparse.Namespace) -> int:
 
 
 def discard(run: Run, home: Path) -> None:
-    """Take away a new run that never began to train. A fork, which has a checkpoint, goes to the trash: only there is
-    a run with a checkpoint ever deleted."""
+    """Remove a new run that never started to train. A fork, which has a checkpoint, moves to the trash."""
     with suppress(OSError):  # removed or moved meanwhile, or on a disk that refuses
         if any(run.checkpoint_directory.glob("step-*")):
-            say(f"{run.name} never began, and was moved to {move_to_trash(home, run)}")
+            say(f"{run.name} never started; moved it to {move_to_trash(home, run)}")
         elif not any(isinstance(event, Started) for event in run.events()):
             remove_directory(run.path)
 
 
 def resume(options: argparse.Namespace) -> int:
-    """Go on where a run stands. Whatever is wrong with the overrides is said before anything begins."""
+    """Resume a run. All overrides are checked first."""
     run = Run.open(options.home, options.run)
     overrides = tuple(options.overrides)
     check_length(run, resumed_config(run.config(), overrides), overrides)
@@ -144,38 +143,36 @@ def resume(options: argparse.Namespace) -> int:
 
 
 def rate_overrides(run: Run, options: argparse.Namespace) -> tuple[tuple[str, str], ...]:
-    """Say what a new length does to the learning rate; the overrides that keep it, where that is wanted."""
+    """Print what a new length does to the learning rate; returns the overrides of `--keep-rate`."""
     with memory_errors_as_user_errors():
         from llm.training.extension import rate_change
 
         change = rate_change(run, options.overrides)
     if options.keep_rate:
         if change is None:
-            raise WrongUse("--keep-rate needs a new length that is known beforehand, as --train.steps N sets it.")
-        say(f"the learning rate stays at {change.last:.2e} to the end, step {change.total}")
+            raise WrongUse("--keep-rate needs a new length in steps; set it with --train.steps N.")
+        say(f"the learning rate stays at {change.last:.2e} until the last step, {change.total}")
         return change.keeping()
     if change is not None and change.is_jump:
-        say(f"{change.describe()}; to keep it as it was instead, interrupt this and add --keep-rate")
+        say(f"{change.describe()}; to keep the last rate, interrupt and add --keep-rate")
     return ()
 
 
 def check_length(run: Run, config: RunConfig, overrides: Sequence[tuple[str, str]]) -> None:
-    """WrongUse where there is nothing left to train: the run has reached its length, and that step is saved."""
+    """WrongUse where the run is complete: it has reached its length, and its last step is saved."""
     end, done = last_event_of(run.path / "events.jsonl", Finished), newest_step(run.checkpoint_directory)
     if run.status().name != "finished" or end is None or done < end.step:
         return
     lengths = {f"train.{length}" for length in LENGTHS}
     in_steps = any(path == "train.steps" for path, _ in overrides)
     if not any(path in lengths for path, _ in overrides) or (in_steps and 0 < config.train.steps <= done):
-        raise WrongUse(
-            f"run {run.name} has reached its length, step {done}; extend it with --train.steps N, N > {done}."
-        )
+        raise WrongUse(f"run {run.name} is complete at step {done}; extend it with --train.steps N, N > {done}.")
 
 
 def train_to_the_end(
     run: Run, options: argparse.Namespace, overrides: tuple[tuple[str, str], ...], last: LastMetrics
 ) -> int:
-    """Train in this process, telling how it goes; interrupted, it has saved. `last` takes in what is measured. Returns
+    """Train in this process, with progress on stderr; an interruption saves first. `last` collects the metrics. Returns
     the exit status."""
     with memory_errors_as_user_errors():
         from llm.train import stopping_on_signals
@@ -189,29 +186,27 @@ def train_to_the_end(
         def on_event(event: Event) -> None:
             last.note(event)
             reporter.report(event)
-            if (
-                seen and isinstance(event, Progress) and not last.has_started
-            ):  # the trainer, who obeys signals, has not begun yet
+            if seen and isinstance(event, Progress) and not last.has_started:  # the trainer handles signals later
                 raise InterruptedEarly(seen["signal"])
 
         run_training(run, options.home, commands=commands, overrides=overrides, on_event=on_event)
     if options.json:
         print_json({"name": run.name, "path": str(run.path)} | last.values)
     elif not seen:
-        say(f"talk to it: llm-workbench chat {run.name}   or   llm-workbench sample {run.name} --prompt Once")
+        say(f"chat with it: llm-workbench chat {run.name}, or llm-workbench sample {run.name} --prompt Once")
     return 128 + seen["signal"] if seen else 0
 
 
 class InterruptedEarly(UserError):
-    """A signal came while the data was being prepared: there is nothing to save."""
+    """A signal arrived while the data was prepared."""
 
     def __init__(self, number: int) -> None:
-        super().__init__("interrupted before the first step; there was nothing to save.")
+        super().__init__("interrupted before the first step; nothing to save.")
         self.exit_status = 128 + number
 
 
 class LastMetrics:
-    """The newest value of each metric, under the name it has in the events."""
+    """The newest value of each metric, by its name in the events."""
 
     WANTED = (
         (Started, ("parameters", "total_steps", "device", "precision")),
@@ -226,7 +221,7 @@ class LastMetrics:
 
     @property
     def has_started(self) -> bool:
-        """Whether there was anything to train: the data were ready, and the model was built or restored."""
+        """Whether training has started."""
         return "total_steps" in self.values
 
     def note(self, event: Event) -> None:
