@@ -18,7 +18,7 @@ from pathlib import Path
 from textual.pilot import Pilot
 
 from docs.terminal_images import cells_of_strips, draw_cells
-from llm.environment import settle_threads
+from llm.environment import configure_threads
 from llm.files import write_atomic
 from llm.run import Run
 from workbench.app import WorkbenchApp
@@ -96,7 +96,7 @@ def main() -> None:
         "--prompt", default="Once there was a", help="what the model continues in the picture of the chat"
     )
     options = parser.parse_args()
-    settle_threads()  # before torch is loaded
+    configure_threads()  # before torch is loaded
     Run.open(options.home, options.run)  # says at once where there is no such run
     options.folder.mkdir(parents=True, exist_ok=True)
     asyncio.run(take(options.home, options.run, options.folder, options.prompt))

@@ -1,4 +1,4 @@
-"""What must be set before torch is imported. Imports nothing heavy."""
+"""Process settings that must be made before torch is imported. Imports nothing heavy."""
 
 from __future__ import annotations
 
@@ -8,23 +8,23 @@ import os
 from llm.limits import allowed_processors, usable_cores
 
 SPINS = "2000"
-TRIM_THRESHOLD, MMAP_THRESHOLD = -1, -3  # the names glibc's mallopt has for them, in <malloc.h>
+TRIM_THRESHOLD, MMAP_THRESHOLD = -1, -3  # glibc's mallopt, <malloc.h>
 MAPPED_BYTES, KEPT_BYTES = 16 << 20, 64 << 20
 
 
-def settle_process() -> None:
-    """What a process that trains settles before torch comes: how threads wait, and where large tensors lie."""
-    settle_threads()
-    settle_memory()
+def configure_process() -> None:
+    """Configure threads and malloc; call it before torch is imported."""
+    configure_threads()
+    configure_malloc()
 
 
-def settle_memory() -> None:
-    """Let glibc map tensors of 16 MB and more from the system each by itself, and give them back when they are freed.
+def configure_malloc() -> None:
+    """Make glibc map each allocation of 16 MB or more separately, and return it to the system when it is freed.
 
-    Left alone it soon keeps whatever is below 32 MB in one heap, where the activations of a large model leave holes
-    that the next step does not fit into: two layers of GPT-2's width at 8 × 1024 tokens grew to 3.0 GB where 2.1 GB is
-    the estimate, and to 2.4 GB like this, at the same speed (`docs/performance.md`). Whoever has set
-    `MALLOC_MMAP_THRESHOLD_` keeps what was set. Does nothing where the C library is another.
+    By default, glibc soon puts allocations below 32 MB on one heap, which the activations of a large model fragment:
+    two layers of GPT-2's width at 8 × 1024 tokens took 3.0 GB, 2.4 GB with this setting, at the same speed; the
+    estimate is 2.1 GB (`docs/performance.md`). `MALLOC_MMAP_THRESHOLD_` takes precedence. Other C libraries are left
+    as they are.
     """
     if "MALLOC_MMAP_THRESHOLD_" in os.environ:
         return
@@ -34,17 +34,16 @@ def settle_memory() -> None:
         mallopt(TRIM_THRESHOLD, KEPT_BYTES)
 
 
-def settle_threads() -> None:
-    """Let idle arithmetic threads spin only briefly before they sleep. Has no effect once torch is loaded.
+def configure_threads() -> None:
+    """Make idle OpenMP threads spin only briefly before they sleep. Has no effect once torch is loaded.
 
-    OpenMP's default is to spin on between two parallel regions, which collapses on a machine with anything else to do;
-    not to spin at all loses a third on a quiet one. Measured on two cores with a step of quickstart, tokens/s: by
-    default 30,500 quiet and mostly 200 to 2,800 beside other work;
-    sleeping at once 19,500 and 18,200; this 31,400 and 10,900.
-    Whoever has set `OMP_WAIT_POLICY` or `GOMP_SPINCOUNT` keeps what was set.
+    By default, OpenMP threads spin between parallel regions, which is very slow on a busy machine; not spinning costs
+    a third on an idle one. Tokens/s of quickstart on two cores, idle and busy: default 30,500 and mostly 200 to 2,800;
+    no spinning 19,500 and 18,200; this setting 31,400 and 10,900. `OMP_WAIT_POLICY` and `GOMP_SPINCOUNT` take
+    precedence.
 
-    OpenMP starts a thread for each processor. Where a control group allows less processor time than that, it is told
-    to start fewer, unless `OMP_NUM_THREADS` says otherwise: threads beyond the quota make all of them stand still.
+    OpenMP starts one thread per processor. Under a smaller CPU quota it gets fewer threads, since threads beyond the
+    quota stall all others; `OMP_NUM_THREADS` takes precedence.
     """
     if "OMP_WAIT_POLICY" not in os.environ:
         os.environ.setdefault("GOMP_SPINCOUNT", SPINS)

@@ -1,8 +1,8 @@
-"""What a training run can say, and its JSON form: one object per line of `events.jsonl`.
+"""The events of a training run, and their JSON form: one object per line of `events.jsonl`.
 
-`type` is the class name, `time` Unix seconds, `elapsed` seconds of training so far. Non-finite numbers travel as the
-strings "NaN", "Infinity" and "-Infinity", so that every line is strict JSON. A reader ignores types and fields it does
-not know: newer runs stay readable.
+`type` is the class name, `time` Unix seconds, `elapsed` seconds of training so far. Non-finite numbers are the strings
+"NaN", "Infinity" and "-Infinity", so that every line is strict JSON. A reader ignores unknown types and fields, so
+that newer runs stay readable.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ class Event:
 
 @dataclass(frozen=True, kw_only=True)
 class Started(Event):
-    """Training begins, or begins again, after `step`; later steps logged before this line are void."""
+    """Training starts or resumes after `step`; later steps logged before this line are discarded."""
 
     step: int
     total_steps: int
@@ -44,8 +44,8 @@ class Started(Event):
 
 @dataclass(frozen=True, kw_only=True)
 class Progress(Event):
-    """Work that is not a step of training: `done` of `total` (0 = unknown) in `unit`, `rate` of them a second where it
-    is known. It comes after `step`, 0 where none was taken yet."""
+    """Progress of work other than training steps: `done` of `total` (0 = unknown) in `unit`, `rate` per second where it
+    is known. `step` is the last completed step."""
 
     stage: str
     done: float
@@ -57,10 +57,10 @@ class Progress(Event):
 
 @dataclass(frozen=True, kw_only=True)
 class StepLogged(Event):
-    """A completed step. `loss` is nats per token, the mean over micro-batches and ranks; `lr_multiplier` is `lr` as a
-    share of its peak, by schedule and live knob together; `step_ms` is wall time per step since the line before,
-    without evaluations, samples, pauses and what saves stop it for; `mfu` is a share of the device's peak, where that
-    is known."""
+    """A completed step. `loss` is nats per token, the mean over micro-batches and ranks; `lr_multiplier` is `lr`
+    relative to its peak, from the schedule and live changes; `step_ms` is wall time per step since the previous
+    `StepLogged`, without evaluations, samples, pauses and saves; `mfu` is the share of the device's peak FLOPs, None
+    where that is unknown."""
 
     step: int
     tokens_seen: int
@@ -77,7 +77,7 @@ class StepLogged(Event):
 
 @dataclass(frozen=True, kw_only=True)
 class Evaluated(Event):
-    """Held-out loss in nats per token, its perplexity, and bits per byte of text."""
+    """Validation loss in nats per token, its perplexity, and bits per byte of text."""
 
     step: int
     validation_loss: float
@@ -91,8 +91,8 @@ class Evaluated(Event):
 
 @dataclass(frozen=True, kw_only=True)
 class CoreEvaluated(Event):
-    """The CORE metric: the mean of `centred`. `tasks` are shares of right answers, `centred` the same with 0 for
-    guessing and 1 for always right."""
+    """The CORE metric: the mean of `centred`. `tasks` holds accuracies, `centred` the same scaled so that guessing is 0
+    and perfect accuracy is 1."""
 
     step: int
     core_metric: float
@@ -103,7 +103,7 @@ class CoreEvaluated(Event):
 
 @dataclass(frozen=True, kw_only=True)
 class Sampled(Event):
-    """Text the model wrote while training."""
+    """A text generated during training."""
 
     step: int
     prompt: str
@@ -125,7 +125,7 @@ class Saved(Event):
 
 @dataclass(frozen=True, kw_only=True)
 class KnobSet(Event):
-    """A live knob took effect, beginning with the step after `step`."""
+    """A live setting changed, effective from the step after `step`."""
 
     step: int
     key: str
@@ -136,7 +136,7 @@ class KnobSet(Event):
 
 @dataclass(frozen=True, kw_only=True)
 class CommandRefused(Event):
-    """A command that could not be obeyed, and why."""
+    """A command was refused, with the reason."""
 
     step: int
     command: str
@@ -157,7 +157,7 @@ class Skipped(Event):
 
 @dataclass(frozen=True, kw_only=True)
 class RolledBack(Event):
-    """The state of `step` was restored; steps after it are void."""
+    """The state of `step` was restored; later steps are discarded."""
 
     step: int
     from_step: int
@@ -166,7 +166,7 @@ class RolledBack(Event):
 
 @dataclass(frozen=True, kw_only=True)
 class Warned(Event):
-    """Something the person should know; training goes on."""
+    """A warning; training continues."""
 
     step: int
     message: str
@@ -186,7 +186,7 @@ class Resumed(Event):
 
 @dataclass(frozen=True, kw_only=True)
 class Finished(Event):
-    """Training ended. `status` is finished (reached its length), stopped (asked to), or failed."""
+    """Training ended. `status` is finished (reached its length), stopped (by a command), or failed."""
 
     step: int
     status: str
@@ -227,11 +227,11 @@ KINDS: dict[str, tuple[type, ...]] = {
     "dict[str, float]": (dict,),
     "Json": (dict,),
 }
-"""What a field may hold as plain JSON, by its annotation; the others hold anything."""
+"""Annotation -> the JSON types a field may hold; other annotations accept any value."""
 
 
-def layout(kind: type[Event]) -> tuple[tuple[str, Any, tuple[type, ...], bool], ...]:
-    """Of each field: its name, its annotation, the kinds of plain JSON it takes as they are, whether it is required."""
+def field_layout(kind: type[Event]) -> tuple[tuple[str, Any, tuple[type, ...], bool], ...]:
+    """(name, annotation, JSON types used unchanged, is required) of each field."""
     return tuple(
         (
             item.name,
@@ -243,7 +243,7 @@ def layout(kind: type[Event]) -> tuple[tuple[str, Any, tuple[type, ...], bool], 
     )
 
 
-LAYOUTS = {kind: layout(kind) for kind in TYPES.values()}
+FIELD_LAYOUTS = {kind: field_layout(kind) for kind in TYPES.values()}
 
 
 def to_line(event: Event) -> bytes:
@@ -253,12 +253,12 @@ def to_line(event: Event) -> bytes:
 
 
 def from_record(record: Json) -> Event | None:
-    """The event a parsed line stands for; None where the type is unknown, or a field is missing or of another kind."""
+    """The event of a parsed line; None where the type is unknown, or a field is missing or of another type."""
     kind = TYPES.get(str(record.get("type")))
     if kind is None:
         return None
     known: Json = {}
-    for name, annotation, plain, is_required in LAYOUTS[kind]:
+    for name, annotation, plain, is_required in FIELD_LAYOUTS[kind]:
         if name not in record:
             if is_required:
                 return None
@@ -266,16 +266,16 @@ def from_record(record: Json) -> Event | None:
         value = record[name]
         if type(value) not in plain:
             try:
-                value = restored(value, annotation)
+                value = to_field_value(value, annotation)
             except ValueError:
                 return None
         known[name] = value
     event = kind(**known)
-    return event if is_moment(event.time) else None
+    return event if is_unix_time(event.time) else None
 
 
-def is_moment(value: Any) -> bool:
-    """Whether a value is a time in Unix seconds that a calendar has: neither negative nor past the year 5000."""
+def is_unix_time(value: Any) -> bool:
+    """Whether a value is a valid time in Unix seconds: not negative, and before the year 5000."""
     return type(value) in (int, float) and 0 <= value < LATEST
 
 
@@ -290,14 +290,14 @@ def finite(value: Any) -> Any:
     return value
 
 
-def restored(value: Any, annotation: Any) -> Any:
-    """A field's value from plain data, where floats that are not finite are strings. ValueError where it is of another
-    kind than the field."""
+def to_field_value(value: Any, annotation: Any) -> Any:
+    """A field's value from JSON, where non-finite floats are strings. ValueError where it has another type than the
+    field."""
     if type(value) is str and annotation in FLOATS:
         return float(value)
     kinds = KINDS.get(annotation)
     if kinds is not None and type(value) not in kinds:
-        raise ValueError(f"{value!r} is no {annotation}")
+        raise ValueError(f"{value!r} is not {annotation}")
     if annotation == "dict[str, float]":
-        return {name: restored(number, "float") for name, number in value.items()}
+        return {name: to_field_value(number, "float") for name, number in value.items()}
     return value

@@ -1,4 +1,4 @@
-"""Files that are either wholly there or not there at all."""
+"""Atomic writes of files and directories, and checksums."""
 
 from __future__ import annotations
 
@@ -16,18 +16,18 @@ from llm.errors import UserError
 from llm.reader import MAX_JSON_BYTES, Malformed, load_json, open_file
 
 STAGING = ".tmp-"
-ASIDE = ".was-"  # a directory that is just being replaced
-CLOCK_SECONDS = 2.0  # by which the clocks of processes and of files may differ
-CHUNK = 1 << 22  # bytes read at once while a file is checked
+ASIDE = ".was-"  # prefix of a directory that is being replaced
+CLOCK_SECONDS = 2.0  # tolerance between process start times and file times
+CHUNK = 1 << 22  # bytes per read of a checksum
 
 
 def staging_path(target: Path) -> Path:
-    """A fresh name beside `target`: on the same file system, so that a rename publishes it."""
+    """A new name in the folder of `target`: on the same file system, so that a rename can publish it."""
     return target.with_name(f"{STAGING}{os.getpid()}-{secrets.token_hex(4)}-{target.name}"[:200])
 
 
 def write_atomic(path: Path, data: bytes) -> None:
-    """Write `data` to `path` such that a reader, also after a crash, sees the old file or the new one whole."""
+    """Write `data` to `path` atomically: a reader, also after a crash, sees the old file or the complete new one."""
     staging = staging_path(path)
     try:
         with staging.open("wb") as file:
@@ -55,10 +55,10 @@ def read_json(path: Path, max_bytes: int = MAX_JSON_BYTES) -> Any:
     try:
         return load_json(path, max_bytes)
     except FileNotFoundError:
-        raise UserError(f"{path} is missing; restore it from a copy, or use another run or checkpoint.") from None
+        raise UserError(f"{path} is missing; restore it from a backup, or use another run or checkpoint.") from None
     except (OSError, Malformed) as error:
         reason = (error.strerror if isinstance(error, OSError) else "") or error
-        raise UserError(f"{path} cannot be read ({reason}); restore it from a copy.") from error
+        raise UserError(f"{path} cannot be read ({reason}); restore it from a backup.") from error
 
 
 @contextmanager
@@ -66,9 +66,9 @@ def published_directory(target: Path) -> Iterator[Path]:
     """A staging directory that becomes `target` when the block ends without an error.
 
     The files are synced, then the directory, then it is renamed, then the parent is synced: a crash at any moment
-    leaves either no `target` or a whole one. A `target` that is there already is moved aside first, and put back
-    when something comes between (after a kill, by `remove_staging`). Of its parents at most the nearest is made: a
-    save that ends after its run was removed must not bring the run back.
+    leaves either no `target` or a complete one. An existing `target` is moved aside first, and moved back on an error
+    (after a kill, by `remove_staging`). Only the direct parent is created: a save must not recreate a run that was
+    removed.
     """
     target.parent.mkdir(exist_ok=True)
     staging = staging_path(target)
@@ -94,10 +94,10 @@ def published_directory(target: Path) -> Iterator[Path]:
 
 
 def remove_directory(path: Path) -> None:
-    """Take a directory away: out of sight with one rename first, so that nobody ever finds half of it."""
-    doomed = staging_path(path)
-    path.rename(doomed)
-    shutil.rmtree(doomed, ignore_errors=True)
+    """Delete a directory. It is renamed first, so that no reader sees a part of it."""
+    staging = staging_path(path)
+    path.rename(staging)
+    shutil.rmtree(staging, ignore_errors=True)
 
 
 def sync_file(path: Path) -> None:
@@ -105,15 +105,15 @@ def sync_file(path: Path) -> None:
         os.fsync(file.fileno())
 
 
-def forget_cached(path: Path) -> None:
-    """Ask the system to drop its copy of a synced file, so that reading it back reads the disk. No more than a wish."""
+def drop_from_page_cache(path: Path) -> None:
+    """Ask the system to drop a synced file from the page cache, so that the next read comes from the disk."""
     if hasattr(os, "posix_fadvise"):
         with path.open("rb") as file:
             os.posix_fadvise(file.fileno(), 0, 0, os.POSIX_FADV_DONTNEED)
 
 
 def sync_directory(path: Path) -> None:
-    """Make a rename in `path` survive a power cut."""
+    """fsync a directory, so that a rename in it survives a power failure."""
     descriptor = os.open(path, os.O_RDONLY | os.O_DIRECTORY)
     try:
         os.fsync(descriptor)
@@ -132,7 +132,7 @@ def sha256_of(path: Path, progress: Callable[[int], object] = lambda count: None
 
 
 def directory_size(path: Path) -> int:
-    """Bytes in the files below `path`; files that vanish meanwhile, or may not be looked at, count nothing."""
+    """Bytes in the files below `path`; files that vanish or are not readable are skipped."""
     total = 0
     for file in path.rglob("*"):
         try:
@@ -144,10 +144,10 @@ def directory_size(path: Path) -> int:
 
 
 def remove_staging(directory: Path) -> None:
-    """Clear what interrupted writers left in `directory`: staging names whose process is gone,
-    though its number may have been given to another since.
+    """Delete what interrupted writers left in `directory`: staging names whose process has ended, also where another
+    process has its pid now.
 
-    A directory that was being replaced is put back where nothing took its place.
+    A directory that was being replaced is moved back where there is no new one.
     """
     for aside in directory.glob(f"{ASIDE}*"):
         replaced = aside.with_name(aside.name.removeprefix(ASIDE))
@@ -157,7 +157,7 @@ def remove_staging(directory: Path) -> None:
             aside.rename(replaced)
     for path in directory.glob(f"{STAGING}*"):
         pid = path.name.removeprefix(STAGING).split("-")[0]
-        if pid.isdigit() and process_was_there(int(pid), path):
+        if pid.isdigit() and may_be_writing(int(pid), path):
             continue
         if path.is_dir():
             shutil.rmtree(path, ignore_errors=True)
@@ -165,9 +165,9 @@ def remove_staging(directory: Path) -> None:
             path.unlink(missing_ok=True)
 
 
-def process_was_there(pid: int, path: Path) -> bool:
-    """Whether the process of that number lives, and began before `path` was last changed: it may be writing there."""
-    import psutil  # here, for reading a run needs no such thing
+def may_be_writing(pid: int, path: Path) -> bool:
+    """Whether process `pid` runs and started before `path` was last changed, so that it may be the writer."""
+    import psutil  # slow to import, and not needed to read a run
 
     try:
         began: float = psutil.Process(pid).create_time()

@@ -1,8 +1,7 @@
-"""The one way into files that somebody else may have written: JSON and TOML, with limits of size and depth.
+"""Read untrusted JSON and TOML files, with limits of size and depth.
 
-Every parser of the program goes through here. A text that is too long, nested too deeply, or no JSON or TOML at all
-raises `Malformed` (a `ValueError`) with the reason in a few words; a file that is no regular file (a FIFO, a device, a
-folder) raises `OSError` before anything waits for it.
+All parsing goes through this module. A text that is too long, nested too deeply, or invalid raises `Malformed` (a
+`ValueError`) with the reason; a file that is not regular (a FIFO, a device, a folder) raises `OSError` at once.
 """
 
 from __future__ import annotations
@@ -20,10 +19,10 @@ from typing import Any, BinaryIO
 
 from llm.errors import UserError
 
-MAX_DEPTH = 64  # tables and lists inside one another; what this program writes has no more than 8
+MAX_DEPTH = 64  # nested tables and lists; the files of this program have at most 8
 MAX_JSON_BYTES = 16 << 20
 MAX_TOML_BYTES = 1 << 20
-MAX_DIGITS = 100  # of a whole number; Python itself refuses more than 4,300
+MAX_DIGITS = 100  # of an integer; Python itself refuses more than 4,300
 
 SIGNS = re.compile(rb'"(?:[^"\\]|\\.)*+"?|[\[\]{}]', re.DOTALL)
 """A JSON string, also one that is cut off, or a bracket."""
@@ -31,18 +30,18 @@ SIGNS = re.compile(rb'"(?:[^"\\]|\\.)*+"?|[\[\]{}]', re.DOTALL)
 MANY_DIGITS = re.compile(rb"\d{%d}" % (MAX_DIGITS + 1))
 TOML_NAME = r"""(?:[\w-]++|"[^"\n]*+"|'[^'\n]*+')[ \t]*+"""
 DEEP_KEY = re.compile(rf"^[ \t]*+\[*+[ \t]*+{TOML_NAME}(?:\.[ \t]*+{TOML_NAME}){{{MAX_DEPTH},}}", re.MULTILINE)
-"""A dotted TOML key that makes too many tables: tomllib walks along all of them for every line below it."""
+"""A dotted TOML key with too many tables: tomllib visits all of them for every line below it."""
 
 WRONG_SHAPE = (AttributeError, IndexError, KeyError, OverflowError, TypeError, ValueError)
-"""What taking fields out of a parsed value may raise where the value is of another shape than expected."""
+"""Exceptions of code that takes fields from a parsed value of an unexpected shape."""
 
 
 class Malformed(ValueError):
-    """A text that is not what it should be, or exceeds a limit. The message is the reason, without the file's name."""
+    """An invalid text, or one beyond a limit. The message is the reason, without the name of the file."""
 
 
 class TooManyOpenFiles(UserError):
-    """The process, or the system, may not open another file. Nothing is wrong with the file."""
+    """The process or the system has too many open files; the file itself may be fine."""
 
     def __init__(self, path: Path) -> None:
         most, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
@@ -53,7 +52,7 @@ class TooManyOpenFiles(UserError):
 
 
 def parse_json(data: bytes | str, max_bytes: int = MAX_JSON_BYTES) -> Any:
-    """The value of a JSON text. Raises `Malformed`, and no other error whatever `data` holds."""
+    """The value of a JSON text. Raises only `Malformed`, for any `data`."""
     if len(data) > max_bytes:
         raise Malformed(f"it is longer than {max_bytes:,} bytes")
     raw = data.encode("utf-8", "surrogatepass") if isinstance(data, str) else data
@@ -70,8 +69,8 @@ def parse_json(data: bytes | str, max_bytes: int = MAX_JSON_BYTES) -> Any:
 
 
 def parse_json_lines(lines: Sequence[bytes]) -> list[Any]:
-    """The values of many short lines at once, much faster than one by one. `Malformed` where any of them is none; how
-    deep each is nested is not checked, so take only plain fields out of them."""
+    """The values of many short lines at once, much faster than one by one. `Malformed` where one is invalid. The depth
+    is not checked, so use only plain fields of them."""
     try:
         values: list[Any] = json.loads(b"[" + b",".join(lines) + b"]")
     except (RecursionError, ValueError) as error:
@@ -80,7 +79,7 @@ def parse_json_lines(lines: Sequence[bytes]) -> list[Any]:
 
 
 def is_nested_too_deeply(data: bytes) -> bool:
-    """Whether a JSON text has more than `MAX_DEPTH` lists and objects inside one another. One pass at most."""
+    """Whether a JSON text nests lists and objects more than `MAX_DEPTH` deep."""
     if data.count(b"[") + data.count(b"{") <= MAX_DEPTH:
         return False
     depth = 0
@@ -101,7 +100,7 @@ def parse_whole_number(text: str) -> int:
 
 
 def parse_toml(text: str) -> dict[str, Any]:
-    """The tables of a TOML text. Raises `Malformed`, and no other error whatever `text` holds."""
+    """The tables of a TOML text. Raises only `Malformed`, for any `text`."""
     if len(text) > MAX_TOML_BYTES:
         raise Malformed(f"it is longer than {MAX_TOML_BYTES:,} bytes")
     if DEEP_KEY.search(text):
@@ -117,7 +116,7 @@ def parse_toml(text: str) -> dict[str, Any]:
 
 
 def check_values(value: Any) -> None:
-    """`Malformed` where a parsed value is too deep for code that walks it, or holds a number too long to print."""
+    """`Malformed` where a parsed value is nested too deeply, or holds a number that is too long."""
     level, depth = [value], 0
     while level:
         if depth > MAX_DEPTH:
@@ -132,9 +131,8 @@ def check_values(value: Any) -> None:
 def open_file(path: Path, *, follow: bool = True) -> BinaryIO:
     """A regular file, open for reading bytes.
 
-    `OSError` for anything else, without waiting for it: opening a FIFO would hang until somebody writes to it. With
-    `follow` false a link is refused, too. `TooManyOpenFiles` is no `OSError`, so that it is never taken for a fault of
-    the file.
+    `OSError` for anything else, without blocking: opening a FIFO would wait for a writer. With `follow` false, a
+    symbolic link is refused too. `TooManyOpenFiles` is not an `OSError`, since the file may be fine.
     """
     flags = os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC | (0 if follow else os.O_NOFOLLOW)
     try:
@@ -152,7 +150,7 @@ def open_file(path: Path, *, follow: bool = True) -> BinaryIO:
 
 
 def check_regular(descriptor: int, path: Path) -> None:
-    """`OSError` unless the descriptor is that of a regular file."""
+    """`OSError` unless the descriptor refers to a regular file."""
     mode = os.fstat(descriptor).st_mode
     if stat.S_ISDIR(mode):
         raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR), str(path))
@@ -170,12 +168,12 @@ def read_bytes(path: Path, max_bytes: int = MAX_JSON_BYTES) -> bytes:
 
 
 def load_json(path: Path, max_bytes: int = MAX_JSON_BYTES) -> Any:
-    """The JSON value in a file. `OSError` or `Malformed` where there is none."""
+    """The JSON value of a file. Raises `OSError` or `Malformed`."""
     return parse_json(read_bytes(path, max_bytes), max_bytes)
 
 
 def load_toml(path: Path) -> dict[str, Any]:
-    """The tables of a TOML file. `OSError` or `Malformed` where there are none."""
+    """The tables of a TOML file. Raises `OSError` or `Malformed`."""
     return parse_toml(read_text(path))
 
 

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any, NoReturn
 
 from llm.config.overrides import Overrides, split_overrides
-from llm.environment import settle_process
+from llm.environment import configure_process
 from llm.errors import UserError, WrongUse
 from llm.memory import check_memory_for_torch, memory_errors_as_user_errors
 from llm.run import Command, Run
@@ -55,7 +55,7 @@ class Parser(argparse.ArgumentParser):
 def main(arguments: Sequence[str] | None = None) -> int:
     """Train the run that `arguments` name; returns the exit status."""
     repair_streams()
-    settle_process()
+    configure_process()
     try:
         run, home, overrides = parsed(sys.argv[1:] if arguments is None else arguments)
         with memory_errors_as_user_errors():

@@ -7,10 +7,10 @@ from pathlib import Path
 import pytest
 
 from llm.config import RunConfig, from_toml, to_toml
-from llm.environment import settle_threads
+from llm.environment import configure_threads
 from llm.run import Run
 
-settle_threads()  # before any test imports torch
+configure_threads()  # before any test imports torch
 
 TINY = """
 purpose = "A model small enough to train in a second."

@@ -20,7 +20,7 @@ from typing import NoReturn
 
 from llm.config import default_home
 from llm.config.overrides import split_overrides
-from llm.environment import settle_process
+from llm.environment import configure_process
 from llm.errors import UserError, WrongUse
 from llm.memory import check_memory_for_torch, to_memory_shortage
 from llm.names import did_you_mean
@@ -44,7 +44,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Run one command line; returns the exit status."""
     given = list(sys.argv[1:] if arguments is None else arguments)
     repair_streams()
-    settle_process()
+    configure_process()
     try:
         status = run_command(given)
         sys.stdout.flush()

@@ -19,7 +19,7 @@ from llm.config import NAME_LENGTH, RunConfig, check_name, defaults_of_0_1_0, fr
 from llm.data.text.datasets import CATALOGUE
 from llm.data.text.urls import is_address
 from llm.errors import UserError, WrongUse
-from llm.events import Event, Finished, is_moment
+from llm.events import Event, Finished, is_unix_time
 from llm.files import read_json, remove_directory, write_atomic, write_json
 from llm.names import did_you_mean
 from llm.reader import Malformed, load_toml
@@ -157,7 +157,7 @@ class Run:
             raise UserError(f"{path} cannot be read ({error}); restore it from a copy.") from error
         header = mapping.get("run", {})
         wrong = misfit(header, HEADER)
-        if not wrong and not is_moment(header.get("created", 0)):
+        if not wrong and not is_unix_time(header.get("created", 0)):
             wrong = f"created is {header['created']!r:.40}"
         if wrong:
             raise UserError(f"{path} is damaged ({wrong}); restore it from a copy.")

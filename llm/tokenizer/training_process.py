@@ -20,7 +20,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, BinaryIO
 
-from llm.environment import settle_threads
+from llm.environment import configure_threads
 from llm.errors import UserError
 
 if TYPE_CHECKING:
@@ -178,5 +178,5 @@ def say(record: dict[str, object]) -> None:
 
 
 if __name__ == "__main__":
-    settle_threads()
+    configure_threads()
     sys.exit(main())

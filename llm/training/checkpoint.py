@@ -13,7 +13,7 @@ import torch
 
 from llm.config import RunConfig, resolve_model
 from llm.errors import UserError
-from llm.files import forget_cached, published_directory, write_json
+from llm.files import drop_from_page_cache, published_directory, write_json
 from llm.limits import memory
 from llm.model.transformer import Transformer
 from llm.optim import Optimizer
@@ -163,7 +163,7 @@ def publish(run: Run, state: StateCopy, unwanted: threading.Event | None = None)
         }
         write_manifest(staging, state.step, state.metrics, sums)
         for name in sums:
-            forget_cached(staging / name)
+            drop_from_page_cache(staging / name)
         verify(CheckpointInfo(state.step, staging, 0, {}))
     info = read_checkpoint_info(target)
     if info is None:

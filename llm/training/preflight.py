@@ -27,7 +27,7 @@ from llm.data.batches.source import batch_source
 from llm.data.tokens.dataset import Dataset
 from llm.data.tokens.prepare import prepare
 from llm.device import Plan
-from llm.environment import settle_process
+from llm.environment import configure_process
 from llm.errors import UserError
 from llm.events import Progress, to_line
 from llm.training.batch_plan import BatchPlan, resolve_batch_plan
@@ -171,5 +171,5 @@ def main() -> int:
 
 
 if __name__ == "__main__":
-    settle_process()
+    configure_process()
     sys.exit(main())

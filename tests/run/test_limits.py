@@ -166,7 +166,7 @@ def test_the_address_space(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> N
 
 REPORT = """
 import json, llm.limits, llm.environment, os
-llm.environment.settle_threads()
+llm.environment.configure_threads()
 from workbench.presets.estimate import available_bytes
 import torch
 held = llm.limits.memory()

@@ -112,7 +112,7 @@ def test_a_save_that_reads_back_wrong_is_not_published_and_nothing_is_pruned_for
     make_run: MakeRun, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """One bit turns between the disk and the read-back, in a run that keeps a single checkpoint."""
-    real = llm.training.checkpoint.forget_cached
+    real = llm.training.checkpoint.drop_from_page_cache
 
     def turn_a_bit(path: Path) -> None:
         real(path)
@@ -121,7 +121,7 @@ def test_a_save_that_reads_back_wrong_is_not_published_and_nothing_is_pruned_for
             data[-5] ^= 1
             path.write_bytes(data)
 
-    monkeypatch.setattr(llm.training.checkpoint, "forget_cached", turn_a_bit)
+    monkeypatch.setattr(llm.training.checkpoint, "drop_from_page_cache", turn_a_bit)
     run = make_run("lying-disk", checkpoint__keep="1", evaluate__every="0")
     seen: list[Event] = []
 

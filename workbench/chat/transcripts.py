@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from llm.errors import UserError
-from llm.events import is_moment
+from llm.events import is_unix_time
 from llm.files import write_atomic
 from llm.reader import WRONG_SHAPE, Malformed, parse_json, read_bytes
 from llm.run.log import LineAppender
@@ -98,7 +98,7 @@ def load(file: Path) -> Conversation:
     conversation = Conversation()
     conversation.file = file
     for record in records(file):
-        if record.get("type") == "conversation" and is_moment(record.get("created")):
+        if record.get("type") == "conversation" and is_unix_time(record.get("created")):
             conversation.created = float(record["created"])
         elif record.get("type") == "exchange":
             try:

@@ -10,7 +10,7 @@ from typing import Any
 
 from llm.config.presets import NAME
 from llm.errors import UserError
-from llm.events import finite, restored
+from llm.events import finite, to_field_value
 from llm.files import read_json, write_atomic
 from llm.reader import WRONG_SHAPE
 
@@ -81,7 +81,7 @@ def stamps_of(row: dict[str, Any]) -> tuple[Stamp, ...]:
 
 def summary_of(record: dict[str, Any], home: Path) -> RunSummary:
     """The summary a record holds. ValueError where a field is of another kind: lists sort and format them all."""
-    record = {field.name: restored(record[field.name], field.type) for field in fields(RunSummary)}
+    record = {field.name: to_field_value(record[field.name], field.type) for field in fields(RunSummary)}
     for item in fields(RunSummary):
         if item.type in KINDS and type(record[item.name]) not in KINDS[str(item.type)]:
             raise ValueError(f"{item.name} is of another kind")
