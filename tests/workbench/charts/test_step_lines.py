@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import math
 from pathlib import Path
+from unittest.mock import patch
 
 import numpy as np
 import pytest
@@ -16,6 +17,7 @@ from llm.events import Evaluated, Event, Progress, RolledBack, Started, StepLogg
 from llm.run import Run
 from llm.run.log import parse_event
 from workbench.charts import curves as curves_module
+from workbench.charts import step_lines
 from workbench.charts.curves import STEP_COLUMNS, RunCurves
 from workbench.charts.step_lines import read_rows, stretches
 
@@ -64,7 +66,9 @@ def test_numbers_are_those_of_the_general_reader(lines: list[bytes]) -> None:
             continue
         events = [parse_event(line) for line in part.text.splitlines()]
         expected = [[np.nan if (v := getattr(e, name)) is None else v for name in STEP_COLUMNS] for e in events]
-        assert read_rows(part.text, STEP_COLUMNS).tobytes() == np.array(expected, np.float64).tobytes()
+        for long_bytes in (0, 1 << 40):  # with pyarrow, and without
+            with patch.object(step_lines, "LONG_BYTES", long_bytes):
+                assert read_rows(part.text, STEP_COLUMNS).tobytes() == np.array(expected, np.float64).tobytes()
         read += part.steps
     assert read == len(lines)
 
