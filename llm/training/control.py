@@ -1,9 +1,9 @@
-"""Obeying what a person asks of a run in training."""
+"""Commands to a run in training: stop, pause, resume, set, and the tasks."""
 
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 
 from llm.config import with_overrides
 from llm.errors import ConfigError
@@ -20,49 +20,55 @@ REFUSALS = {"pause": "it is paused already", "resume": "it is not paused"}
 
 
 class CommandHandler:
-    """Carries out commands between two steps. Of several ranks the first alone hears them; what they mean for the
-    others is shared with them, so that all stay in step.
+    """Executes commands between two steps. Rank 0 alone receives them, and broadcasts what affects the other ranks.
 
-    `stop` is the command that ends the training, once it came; `recover` why the state must be rolled back now.
+    `stop` is the command that ends the training, once received, and `roll_back_reason` why to roll back before the next
+    step.
     """
 
     def __init__(
-        self, context: TrainingContext, commands: CommandQueue, tasks: Tasks, results: StepMetrics, recovery: Recovery
+        self,
+        context: TrainingContext,
+        commands: CommandQueue,
+        tasks: Tasks,
+        step_metrics: StepMetrics,
+        recovery: Recovery,
     ) -> None:
         self.context = context
         self.commands = commands
         self.tasks = tasks
-        self.results = results
+        self.step_metrics = step_metrics
         self.recovery = recovery
         self.stop: Command | None = None
-        self.stopped_in_pause = False
-        self.recover: Reason = ""
-        self.newly_set: list[tuple[str, str]] = []
+        self.stop_while_paused = False
+        self.roll_back_reason: Reason = ""
+        self.changes: list[tuple[str, str]] = []
 
-    def agree(self) -> Iterator[Event]:
-        """Obey what was asked since the last step, and tell the other ranks."""
+    def synchronize(self) -> Iterator[Event]:
+        """Execute the commands received since the last step, and broadcast the decisions to all ranks."""
         ranks = self.context.ranks
         if ranks.is_first:
-            yield from self.tasks.saver.outcome()
-            with self.results.exclude_time():
-                yield from self._obey()
-            self.recover = self.recovery.due
-            if self.recover:  # the other ranks look for checkpoints too: none may be in the making
-                yield from self.tasks.saver.outcome(wait=True)
+            yield from self.tasks.saver.report()
+            with self.step_metrics.exclude_time():
+                yield from self._execute_all()
+            self.roll_back_reason = self.recovery.reason
+            if self.roll_back_reason:  # the other ranks list the checkpoints too, so none may be in progress
+                yield from self.tasks.saver.report(wait=True)
         if ranks.world_size > 1:
-            self._share()
-        self.newly_set = []
+            self._broadcast()
+        self.changes = []
 
-    def _share(self) -> None:
-        mine = {"stop": self.stop is not None, "set": self.newly_set, "recover": self.recover}
-        decided = self.context.ranks.broadcast(mine)
+    def _broadcast(self) -> None:
+        decisions = self.context.ranks.broadcast(
+            {"stop": self.stop is not None, "set": self.changes, "roll back": self.roll_back_reason}
+        )
         if not self.context.ranks.is_first:
-            self.context.config = with_overrides(self.context.config, [(key, text) for key, text in decided["set"]])
-            self.stop = Command("stop", "") if decided["stop"] else None
-            self.recover = decided["recover"]
+            self.context.config = with_overrides(self.context.config, [(key, text) for key, text in decisions["set"]])
+            self.stop = Command("stop", "") if decisions["stop"] else None
+            self.roll_back_reason = decisions["roll back"]
 
-    def _obey(self) -> Iterator[Event]:
-        """Carry out what was asked since the last step; while paused, wait here."""
+    def _execute_all(self) -> Iterator[Event]:
+        """Execute the waiting commands; a pause waits here for further ones."""
         self.commands.poll()
         paused_at = 0.0
         while self.stop is None:
@@ -71,10 +77,10 @@ class CommandHandler:
                 if not paused_at:
                     return
                 time.sleep(PAUSE_SECONDS)
-                yield from self.tasks.saver.outcome()
+                yield from self.tasks.saver.report()
                 self.commands.poll()
             elif command.name == "pause" and not paused_at:
-                yield from self.results.read()
+                yield from self.step_metrics.read()
                 yield self.context.event(Paused, command_id=command.id)
                 paused_at = time.perf_counter()
             elif command.name == "resume" and paused_at:
@@ -82,44 +88,41 @@ class CommandHandler:
                 paused_at = 0.0
                 yield self.context.event(Resumed, command_id=command.id)
             else:
-                yield from self._carry_out(command)
-        self.stopped_in_pause = bool(paused_at)
+                yield from self._execute(command)
+        self.stop_while_paused = bool(paused_at)
         if paused_at:
             self.context.exclude_time(time.perf_counter() - paused_at)
 
-    def refuse_stop(self, reason: str) -> Event:
-        """Give up the requested stop, so that training continues; paused, if the stop came during a pause."""
-        assert self.stop is not None
-        refused, self.stop = self.stop, None
-        if self.stopped_in_pause:
-            self.commands.inject(Command("pause", refused.id))
-        return self.context.event(CommandRefused, command=refused.name, reason=reason, command_id=refused.id)
-
-    def _carry_out(self, command: Command) -> Iterator[Event]:
-        tasks: dict[str, Callable[[str], Iterator[Event]]] = {
-            "save": self.tasks.save,
-            "evaluate": self.tasks.evaluate,
-            "sample": self.tasks.sample,
-            "snapshot": self.tasks.snapshot,
-        }
+    def _execute(self, command: Command) -> Iterator[Event]:
+        task = self.tasks.table().get(command.name)
         if command.name in STOP:
             self.stop = command
         elif command.name == "set":
-            yield self._set_live_setting(command)
-        elif command.name in tasks:
-            yield from self.results.read()  # a chore knows of all steps before it
-            yield from tasks[command.name](command.id)
+            yield self._set_live_field(command)
+        elif task is not None and task.is_command:
+            yield from self.step_metrics.read()  # a task uses the metrics of all steps before it
+            yield from task.run(command.id)
         else:
-            reason = REFUSALS.get(command.name, "unknown command")
-            yield self.context.event(CommandRefused, command=command.name, reason=reason, command_id=command.id)
+            yield self._refuse(command, command.name, REFUSALS.get(command.name, "unknown command"))
 
-    def _set_live_setting(self, command: Command) -> Event:
+    def _set_live_field(self, command: Command) -> Event:
         key, value = str(command.arguments.get("key", "")), str(command.arguments.get("value", ""))
         try:
             previous, changed, new = set_live_field(self.context.config, key, value)
         except ConfigError as error:
-            return self.context.event(CommandRefused, command=f"set {key}", reason=str(error), command_id=command.id)
+            return self._refuse(command, f"set {key}", str(error))
         self.context.config = changed
         self.context.state.overrides[key] = value
-        self.newly_set.append((key, value))
+        self.changes.append((key, value))
         return self.context.event(KnobSet, key=key, value=new, previous=previous, command_id=command.id)
+
+    def refuse_stop(self, reason: str) -> Event:
+        """Drop the requested stop, so that training continues; paused, if the stop came during a pause."""
+        assert self.stop is not None
+        stop, self.stop = self.stop, None
+        if self.stop_while_paused:
+            self.commands.inject(Command("pause", stop.id))
+        return self._refuse(stop, stop.name, reason)
+
+    def _refuse(self, command: Command, name: str, reason: str) -> Event:
+        return self.context.event(CommandRefused, command=name, reason=reason, command_id=command.id)

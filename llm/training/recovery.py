@@ -22,16 +22,16 @@ Reason = Literal["", "not finite", "spike"]
 class Recovery:
     """Rolls a training back: after `train.max_bad_steps` non-finite steps in a row, or after a loss spike."""
 
-    def __init__(self, context: TrainingContext, results: StepMetrics) -> None:
+    def __init__(self, context: TrainingContext, step_metrics: StepMetrics) -> None:
         self.context = context
-        self.results = results
+        self.step_metrics = step_metrics
         self.rolled_back_at = -1
 
     @property
-    def due(self) -> Reason:
+    def reason(self) -> Reason:
         """Why to roll back before the next step. A spike waits until its loss would be read on every device."""
         train, spike = self.context.config.train, self.context.state.spikes.due
-        if self.results.bad_steps >= train.max_bad_steps:
+        if self.step_metrics.bad_steps >= train.max_bad_steps:
             return "not finite"
         must_undo = train.on_spike == "roll-back" and spike and self.context.state.step >= spike + LAG
         return "spike" if must_undo else ""
@@ -72,7 +72,7 @@ class Recovery:
         for name, value in values.items():
             setattr(state, name, value)
         self.rolled_back_at = left
-        self.results.restart()
+        self.step_metrics.restart()
         return self.context.event(RolledBack, from_step=left, reason=reason)
 
 

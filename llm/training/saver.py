@@ -44,14 +44,14 @@ class Saver:
         self.saved_step = -1
         self.failure = ""
 
-    def prepare(self) -> Future[HostMemory]:
+    def reserve_memory(self) -> Future[HostMemory]:
         """Take memory for the copy already now, on the thread, so that the first save need not wait for it."""
         self.memory = self.thread.submit(HostMemory, self.context.state)
         return self.memory
 
-    def begin(self, best: bool, command_id: str) -> Iterator[Event]:
+    def start(self, best: bool, command_id: str) -> Iterator[Event]:
         """Copy the state as it is now, and begin to write. First the save before has to end."""
-        yield from self.outcome(wait=True)
+        yield from self.report(wait=True)
         memory = self._memory()
         copied = copy_state(self.context.state, memory)
         result = self.thread.submit(self._write, copied, self.context.config.checkpoint.keep)
@@ -59,12 +59,12 @@ class Saver:
         if memory is None:
             message = "there is no memory for a copy of the state, so training waits until it is saved"
             yield self.context.event(Warned, message=message)
-            yield from self.outcome(wait=True)
+            yield from self.report(wait=True)
 
     def _memory(self) -> HostMemory | None:
         """Room for a copy; None where there is none, and training has to wait while its own tensors are written."""
         try:
-            return (self.memory or self.prepare()).result()
+            return (self.memory or self.reserve_memory()).result()
         except (MemoryError, RuntimeError) as error:
             if not is_out_of_memory(error):
                 raise
@@ -80,7 +80,7 @@ class Saver:
             return info, str(error)
         return info, ""
 
-    def outcome(self, wait: bool = False) -> Iterator[Event]:
+    def report(self, wait: bool = False) -> Iterator[Event]:
         """What is to be said of a save that has ended since the last look; with `wait`, of the one under way."""
         save = self.under_way
         if save is None or not (wait or save.result.done()):

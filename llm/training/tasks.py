@@ -1,9 +1,9 @@
-"""What a run does besides stepping: evaluate, measure CORE, sample, save, snapshot. Each is a generator of events."""
+"""What a run does between steps, on a schedule or on command: evaluate, measure CORE, sample, save, take a snapshot."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Generator, Iterator
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from typing import TypeVar
 
 from llm.core.score import evaluate_core
@@ -18,57 +18,121 @@ from llm.training.saver import Saver
 
 Result = TypeVar("Result")
 
-TRAIN_BATCHES = 20  # of training text to evaluate on, where all of the held-out text is
+TRAIN_BATCHES = (
+    20  # batches of training text to evaluate on where `evaluate.batches` is 0, which means all held-out text
+)
+
+
+@dataclass(frozen=True)
+class Task:
+    """One task: `run(command_id)` yields its events, and the other fields are its schedule.
+
+    It runs before the first step (`at_start`), every `every` steps (0 = never), when `is_due_now`, and after the last
+    step (`at_end`) unless that step has run it already.
+    """
+
+    run: Callable[[str], Iterator[Event]]
+    every: int = 0
+    at_start: bool = False
+    at_end: bool = False
+    is_due_now: bool = False
+    is_command: bool = True
 
 
 class Tasks:
-    """Works on the state between two steps and leaves it as it was, but for its metrics.
+    """Runs tasks on the state between two steps. They change nothing in it but `metrics` and `best_validation_loss`.
 
-    `done_at` remembers the step at which each chore was last done.
+    `done_at` holds the step at which each task last ran, and `improved_at` that of the best evaluation, if the last
+    evaluation was the best.
     """
 
-    def __init__(self, context: TrainingContext) -> None:
+    def __init__(self, context: TrainingContext, is_stop_requested: Callable[[], bool]) -> None:
         self.context = context
+        self.is_stop_requested = is_stop_requested
         self.saver = Saver(context)
-        # A checkpoint holds a validation result only of its own step: a restored one need not be found again.
-        self.done_at: dict[str, int] = (
-            {"evaluate": context.state.step} if "validation_loss" in context.state.metrics else {}
-        )
-        self.done_at["sample"] = context.state.step  # whoever made that step has sampled, if that was due
+        self.improved_at = -1
+        # A checkpoint's validation result is that of its own step, and the step was sampled if that was due.
+        self.done_at = {"sample": context.state.step}
+        if "validation_loss" in context.state.metrics:
+            self.done_at["evaluate"] = context.state.step
 
-    def is_done(self, chore: str) -> bool:
-        """Whether `chore` was done since the last step."""
-        return self.done_at.get(chore) == self.context.state.step
+    def table(self) -> dict[str, Task]:
+        """Every task with its schedule under the present settings, in the order in which they run.
+
+        A save comes last, so that a checkpoint holds the evaluation of its step. The save after the last step is not in
+        the table, since the end of training depends on its success.
+        """
+        config, step = self.context.config, self.context.state.step
+        core_every = config.evaluate.core_every if self.context.core_tasks else 0
+        samples, only_improved = config.sample.every, config.checkpoint.only_improved
+        return {
+            "evaluate": Task(self.evaluate, config.evaluate.every, at_start=config.evaluate.at_start, at_end=True),
+            "core": Task(self.core, core_every, at_end=core_every > 0, is_command=False),
+            "sample": Task(self.sample, samples, at_start=samples > 0, at_end=samples > 0),
+            "save": Task(
+                self.save,
+                0 if only_improved else config.checkpoint.every,
+                is_due_now=only_improved and self.improved_at == step,
+            ),
+            "snapshot": Task(self.snapshot),
+        }
+
+    def run_at_start(self) -> Iterator[Event]:
+        for task in self.table().values():
+            if task.at_start:
+                yield from task.run("")
+
+    def run_at_end(self) -> Iterator[Event]:
+        for name, task in self.table().items():
+            if task.at_end and not self.is_done(name):
+                yield from task.run("")
+
+    def run_due(self) -> Iterator[Event]:
+        for name in self.table():
+            if self.is_due(name):
+                yield from self.table()[name].run("")
+
+    def is_due(self, name: str) -> bool:
+        """Whether the schedule asks for a task after the present step."""
+        task, step = self.table()[name], self.context.state.step
+        if name == "save" and step >= self.context.batch_plan.steps:
+            return False
+        return task.is_due_now or (task.every > 0 and step % task.every == 0)
+
+    def is_done(self, name: str) -> bool:
+        """Whether a task ran since the last step."""
+        return self.done_at.get(name) == self.context.state.step
 
     @property
     def is_saved(self) -> bool:
-        """Whether the present step is on the disk."""
+        """Whether a checkpoint of the present step exists."""
         return self.saver.saved_step == self.context.state.step
 
     def evaluate(self, command_id: str = "") -> Iterator[Event]:
         context, state, dataset = self.context, self.context.state, self.context.dataset
-        knobs = context.config.evaluate
-        result = yield from self._evaluation(dataset.validation, knobs.batches, "Evaluating the held-out text")
+        settings = context.config.evaluate
+        result = yield from self._evaluate_split(dataset.validation, settings.batches, "Evaluating held-out text")
         train_loss = None
-        if knobs.train_too:
-            batches = knobs.batches or TRAIN_BATCHES
-            train_loss = (yield from self._evaluation(dataset.train, batches, "Evaluating training text")).loss
+        if settings.train_too:
+            batches = settings.batches or TRAIN_BATCHES
+            train_loss = (yield from self._evaluate_split(dataset.train, batches, "Evaluating training text")).loss
         best = state.best_validation_loss is None or result.loss < state.best_validation_loss
         if best:
             state.best_validation_loss = result.loss
-        measured = {
+        self.improved_at = state.step if best else -1
+        metrics = {
             "validation_loss": result.loss,
             "perplexity": result.perplexity,
             "bits_per_byte": result.bits_per_byte,
         }
-        state.metrics |= measured
+        state.metrics |= metrics
         self.done_at["evaluate"] = state.step
         yield context.event(
-            Evaluated, **measured, tokens=result.tokens, train_loss=train_loss, best=best, command_id=command_id
+            Evaluated, **metrics, tokens=result.tokens, train_loss=train_loss, best=best, command_id=command_id
         )
 
-    def _evaluation(self, split: TokenSplit, batches: int, stage: str) -> Generator[Event, None, Evaluation]:
-        measuring = evaluate(
+    def _evaluate_split(self, split: TokenSplit, batches: int, stage: str) -> Generator[Event, None, Evaluation]:
+        evaluation = evaluate(
             self.context.state.model,
             split,
             self.context.dataset.tokenizer,
@@ -78,14 +142,14 @@ class Tasks:
             batches=batches,
             stage=stage,
         )
-        result = yield from self._told(measuring)
+        result = yield from self._report_progress(evaluation)
         assert result is not None
         return result
 
-    def core(self, is_stop_requested: Callable[[], bool]) -> Iterator[Event]:
-        """Measure the CORE metric, which takes minutes; a stop that comes meanwhile ends it."""
+    def core(self, command_id: str = "") -> Iterator[Event]:
+        """Measure the CORE metric, which takes minutes. A stop request ends it without a result."""
         context = self.context
-        scoring = evaluate_core(
+        scores = evaluate_core(
             context.state.model,
             context.dataset.tokenizer,
             context.core_tasks,
@@ -93,19 +157,19 @@ class Tasks:
             batch_tokens=context.config.train.batch_size * context.batch_plan.seq_len,
             max_examples=context.config.evaluate.core_examples,
         )
-        result = yield from self._told(scoring, is_stop_requested)
+        result = yield from self._report_progress(scores, self.is_stop_requested)
         if result is not None:
             self.done_at["core"] = context.state.step
             yield context.event(
                 CoreEvaluated, core_metric=result.core_metric, tasks=result.accuracy, centred=result.centred
             )
 
-    def _told(
-        self, work: Generator[Progress, None, Result], ends: Callable[[], bool] = lambda: False
+    def _report_progress(
+        self, work: Generator[Progress, None, Result], should_stop: Callable[[], bool] = lambda: False
     ) -> Generator[Event, None, Result | None]:
-        """Tell the progress of work that comes after the present step; None when `ends` said so before it was done."""
+        """Yield the progress of `work` as events of this step; its result, or None once `should_stop` is true."""
         try:
-            while not ends():
+            while not should_stop():
                 yield replace(next(work), step=self.context.state.step)
         except StopIteration as end:
             result: Result = end.value
@@ -116,11 +180,11 @@ class Tasks:
 
     def sample(self, command_id: str = "") -> Iterator[Event]:
         config, model = self.context.config, self.context.state.model
-        knobs = replace(config.decode, max_tokens=config.sample.max_tokens)
+        params = replace(config.decode, max_tokens=config.sample.max_tokens)
         model.eval()
         try:
             engine = Engine(model, self.context.dataset.tokenizer)
-            pieces = engine.stream(config.sample.prompt, knobs, num_samples=1)
+            pieces = engine.stream(config.sample.prompt, params, num_samples=1)
             text = "".join(piece.text for piece in pieces if isinstance(piece, Piece))
         finally:
             model.train()
@@ -128,18 +192,18 @@ class Tasks:
         yield self.context.event(Sampled, prompt=config.sample.prompt, text=text, command_id=command_id)
 
     def save(self, command_id: str = "") -> Iterator[Event]:
-        """Begin to save; what becomes of it is told by `saver.outcome`. The next due save tries again what failed."""
+        """Start to save in the background; `saver.report` yields the result. The next save due retries a failed one."""
         state = self.context.state
-        fresh = self.is_done("evaluate")
-        if not fresh:  # a checkpoint must not carry the validation result of another step
+        is_evaluated = self.is_done("evaluate")
+        if not is_evaluated:  # a checkpoint must not carry the validation result of another step
             for name in ("validation_loss", "perplexity", "bits_per_byte"):
                 state.metrics.pop(name, None)
-        best = fresh and state.best_validation_loss == state.metrics["validation_loss"]
+        best = is_evaluated and state.best_validation_loss == state.metrics["validation_loss"]
         self.context.update_elapsed()
-        yield from self.saver.begin(best, command_id)
+        yield from self.saver.start(best, command_id)
 
-    def snapshot(self, command_id: str) -> Iterator[Event]:
-        """Publish the weights as they are now, for a chat in another process."""
+    def snapshot(self, command_id: str = "") -> Iterator[Event]:
+        """Publish the present weights, for a chat in another process."""
         context, live = self.context, self.context.run.path / "live"
         target = live / f"step-{context.state.step:08d}"
         try:

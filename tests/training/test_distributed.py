@@ -88,7 +88,7 @@ def test_a_micro_batch_that_was_halved_is_shared_by_its_size() -> None:
     assert resolve_batch_size(config, 1, global_batch_size=8, micro_batch=2) == (8, 4)
     assert resolve_batch_size(config, 2, global_batch_size=8, micro_batch=2) == (8, 2)
     assert resolve_batch_size(config, 8, global_batch_size=8, micro_batch=1) == (8, 1)
-    with pytest.raises(ConfigError, match=r"by 3 processes in micro-batches of 2; use a number .* divides 4"):
+    with pytest.raises(ConfigError, match=r"among 3 processes in micro-batches of 2; use a number .* divides 4"):
         resolve_batch_size(config, 3, global_batch_size=8, micro_batch=2)
 
 

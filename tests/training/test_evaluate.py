@@ -160,4 +160,4 @@ def test_in_a_training_it_says_after_which_step(
     run_training(run, tmp_path, on_event=events.append)
     told = [event for event in events if isinstance(event, Progress) and event.stage.startswith("Evaluating")]
     assert [step for step, _ in itertools.groupby(event.step for event in told)] == [0, 2, 4]
-    assert {event.stage for event in told} == {"Evaluating the held-out text", "Evaluating training text"}
+    assert {event.stage for event in told} == {"Evaluating held-out text", "Evaluating training text"}
