@@ -14,7 +14,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from llm.config import RunConfig, resumed_config
-from llm.config.overrides import Overrides
+from llm.config.overrides import Overrides, merge_overrides
 from llm.data.tokens.dataset import Dataset
 from llm.errors import UserError
 from llm.events import Event, Finished, RolledBack, Skipped, Started, StepLogged, Warned
@@ -29,7 +29,7 @@ from llm.training.context import TrainingContext
 from llm.training.distributed import LossFn, Ranks
 from llm.training.live import LiveWeights
 from llm.training.loop import Trainer
-from llm.training.resume_checks import check_resume, check_world_size, config_for_resume, load_core_tasks, newest_state
+from llm.training.resume_checks import check_resume, check_world_size, load_core_tasks, newest_state
 from llm.training.setup import (
     build_loss_fn,
     check_checkpoints,
@@ -37,7 +37,7 @@ from llm.training.setup import (
     memory_warning,
     prepared,
     resolve_plan,
-    restored_state,
+    restore_or_init,
     save_tokenizer,
     thread_warning,
 )
@@ -192,12 +192,13 @@ def training_events(
     ranks: Ranks,
     warnings: Sequence[str] = (),
 ) -> Generator[Event, None, None]:
-    """Everything from preparing the data to the end; `warnings` are logged once the training has started."""
-    config = config_for_resume(run, overrides)
-    check_checkpoints(run, config)
+    """All events of a training, from preparing the data to its end; `warnings` are logged once it has started."""
     newest = newest_state(run)
+    changed = merge_overrides(newest.get("overrides", {}), overrides)
+    config = resumed_config(run.config(), changed.items())
+    check_checkpoints(run, config)
     check_world_size(config, home, ranks.world_size, newest)
-    load_core_tasks(config, home)  # a bundle that is missing is told before long work begins
+    core_tasks = load_core_tasks(config, home)  # before the data, so that a missing bundle is reported at once
     dataset = yield from shared_dataset(config, home, commands, ranks, str(newest.get("data_fingerprint", "")))
     if dataset is None:
         yield stopped_early(run, commands)
@@ -206,9 +207,8 @@ def training_events(
         save_tokenizer(run, dataset)
     if message := memory_warning(config, dataset.tokenizer.vocab_size):
         yield Warned(step=last_step(run), message=message)
-    state, restored = yield from restored_state(run, config, dataset, overrides)
-    config = resumed_config(run.config(), state.overrides.items())
-    core_tasks = load_core_tasks(config, home)
+    state, is_restored = yield from restore_or_init(run, config, dataset)
+    state.overrides = changed
     batch_plan = resolve_batch_plan(
         config,
         dataset.tokenizer.vocab_size,
@@ -222,7 +222,7 @@ def training_events(
     context = TrainingContext(config, state, plan, batch_plan, ranks, core_tasks, run=run, dataset=dataset)
     loss_fn, warning = settled_loss(context)
     on_live(LiveWeights(run.name, state, dataset.tokenizer, context.plan))
-    yield started(context, restored)
+    yield started(context, is_restored)
     own = (warning, thread_warning(plan, ranks), unused_lr_warning(state.optimizer, config))
     for message in (*warnings, *dataset.warnings, *filter(None, own)):
         yield Warned(step=state.step, message=message)

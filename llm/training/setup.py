@@ -10,7 +10,6 @@ import torch
 
 from llm.config import RunConfig, resolve_model, resolve_seq_len, resumed_config
 from llm.config.fit import step_bytes
-from llm.config.overrides import Overrides, merge_overrides
 from llm.data.tokens.dataset import Dataset
 from llm.data.tokens.prepare import prepare
 from llm.device import Plan, choose_device, choose_threads, make_plan
@@ -88,17 +87,14 @@ def new_state(config: RunConfig, dataset: Dataset) -> TrainerState:
     return TrainerState(model, build_optimizer(model, config))
 
 
-def restored_state(
-    run: Run, config: RunConfig, dataset: Dataset, overrides: Overrides
-) -> Generator[Event, None, tuple[TrainerState, bool]]:
-    """The state to go on from, and whether a checkpoint gave it; `overrides` are added to those it knew."""
+def restore_or_init(run: Run, config: RunConfig, dataset: Dataset) -> Generator[Event, None, tuple[TrainerState, bool]]:
+    """The state of the newest intact checkpoint, or that of step 0; and whether it is that of a checkpoint."""
     state = new_state(config, dataset)
-    restored = yield from restore_newest(run, state)
-    if state.data_fingerprint not in ("", dataset.fingerprint):  # a fork that goes on with another text has none yet
+    is_restored = yield from restore_newest(run, state)
+    if state.data_fingerprint not in ("", dataset.fingerprint):  # "": a fork that continues on another text
         raise text_changed_error(run.name, config)
     state.data_fingerprint = dataset.fingerprint
-    state.overrides = merge_overrides(state.overrides, overrides)
-    return state, restored
+    return state, is_restored
 
 
 def restore_newest(run: Run, state: TrainerState) -> Generator[Event, None, bool]:
