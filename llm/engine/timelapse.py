@@ -10,7 +10,7 @@ from llm.device import choose_device
 from llm.engine import Engine, Piece
 from llm.errors import UserError
 from llm.run import Run
-from llm.training.checkpoint import load_model
+from llm.weights import load_model
 
 
 @dataclass(frozen=True)

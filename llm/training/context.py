@@ -14,8 +14,8 @@ from llm.device import Plan
 from llm.events import Event
 from llm.run import Run
 from llm.training.batch_plan import BatchPlan
-from llm.training.checkpoint import TrainerState
 from llm.training.distributed import Ranks
+from llm.training.state import TrainerState
 
 
 @dataclass

@@ -5,7 +5,7 @@ from __future__ import annotations
 from llm.device import Plan
 from llm.model.transformer import Transformer
 from llm.tokenizer import Tokenizer
-from llm.training.checkpoint import TrainerState
+from llm.training.state import TrainerState
 
 
 class LiveWeights:

@@ -48,7 +48,7 @@ class Recovery:
                 f"the loss stayed non-finite for {self.context.config.train.max_bad_steps} steps in a row; "
                 "lower train.lr, lengthen schedule.warmup_steps, or set train.clip."
             )
-        return self._restored(whole[-1], "the loss was not finite several steps in a row")
+        return self._restore(whole[-1], "the loss was not finite several steps in a row")
 
     def _after_spike(self, whole: list[CheckpointInfo]) -> Event:
         """To before the spike. What follows is no spike for a while, so that a run cannot go in circles."""
@@ -59,21 +59,20 @@ class Recovery:
         if not before:
             message = f"no checkpoint is from before the loss spike at step {spike[0]}; training goes on"
             return self.context.event(Warned, message=message)
-        event = self._restored(before[-1], f"loss spike at step {spike[0]}")
+        event = self._restore(before[-1], f"loss spike at step {spike[0]}")
         self.context.state.spikes.seen.append((before[-1].step, spike[1], True))
         return event
 
-    def _restored(self, info: CheckpointInfo, reason: str) -> Event:
-        """Restore `info`, but for what was chosen since, and the batches: those that did harm are not met again."""
-        state, left = self.context.state, self.context.state.step
-        kept = ("overrides", "rows", "micro_batch", "batch_index", "data_cursor")
-        values = {name: getattr(state, name) for name in kept}
+    def _restore(self, info: CheckpointInfo, reason: str) -> Event:
+        """Restore `info`, but keep the settings made since, and the data position, so that other batches follow."""
+        state, before = self.context.state, replace(self.context.state)
         restore_state(state, info)
-        for name, value in values.items():
-            setattr(state, name, value)
-        self.rolled_back_at = left
+        state.overrides, state.micro_batch = before.overrides, before.micro_batch
+        state.global_batch_size = before.global_batch_size
+        state.batch_index, state.data_cursor = before.batch_index, before.data_cursor
+        self.rolled_back_at = before.step
         self.step_metrics.restart()
-        return self.context.event(RolledBack, from_step=left, reason=reason)
+        return self.context.event(RolledBack, from_step=before.step, reason=reason)
 
 
 def halve_micro_batch(context: TrainingContext) -> Event:

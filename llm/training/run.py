@@ -214,10 +214,10 @@ def training_events(
         dataset.tokenizer.vocab_size,
         len(dataset.train),
         ranks.world_size,
-        global_batch_size=state.rows,
+        global_batch_size=state.global_batch_size,
         micro_batch=state.micro_batch,
     )
-    state.rows = batch_plan.global_batch_size
+    state.global_batch_size = batch_plan.global_batch_size
     plan = resolve_plan(config, state, dataset, batch_plan, ranks)
     context = TrainingContext(config, state, plan, batch_plan, ranks, core_tasks, run=run, dataset=dataset)
     loss_fn, warning = settled_loss(context)

@@ -16,8 +16,9 @@ from llm.errors import UserError
 from llm.events import Event, Saved, Warned
 from llm.run import CheckpointInfo
 from llm.run.checkpoints import prune
-from llm.training.checkpoint import HostMemory, StateCopy, copy_state, publish
+from llm.training.checkpoint import publish
 from llm.training.context import TrainingContext
+from llm.training.state import HostMemory, StateCopy, copy_state
 from llm.training.step import is_out_of_memory
 
 

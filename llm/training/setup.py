@@ -23,11 +23,13 @@ from llm.run.checkpoints import MODEL, newest_step, read_state
 from llm.run.shapes import check_weights
 from llm.tokenizer import load_tokenizer
 from llm.training.batch_plan import BatchPlan
-from llm.training.checkpoint import TrainerState, build_model, restore_state
+from llm.training.checkpoint import restore_state
 from llm.training.commands import CommandQueue
 from llm.training.distributed import LossFn, Ranks
 from llm.training.resume_checks import text_changed_error
+from llm.training.state import TrainerState
 from llm.training.step import to_device
+from llm.weights import build_model
 
 
 def check_checkpoints(run: Run, config: RunConfig) -> None:

@@ -17,7 +17,7 @@ import pytest
 from llm.config import DecodeConfig, RunConfig, to_mapping
 from llm.engine import Completion, Engine
 from llm.run import Run
-from llm.training.checkpoint import load_model
+from llm.weights import load_model
 from tests.cli.test_cli_real import Shell
 
 PATIENCE = 120.0

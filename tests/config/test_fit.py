@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from llm.config import RunConfig, list_presets, load_preset, resolve_model, with_overrides
-from llm.config.fit import fit, scale_interval, step_bytes, expected_vocab_size
+from llm.config.fit import expected_vocab_size, fit, scale_interval, step_bytes
 from llm.training.batch_plan import resolve_batch_plan
 
 HOME = Path("/nonexistent")

@@ -16,7 +16,7 @@ from llm.engine.timelapse import timelapse
 from llm.errors import UserError
 from llm.run import Run
 from llm.tokenizer.byte import ByteTokenizer
-from llm.training.checkpoint import load_model
+from llm.weights import load_model
 from tests.engine.test_engine import TOKENIZER, collect, make_model
 
 KNOBS = DecodeConfig(temperature=0.7, max_tokens=61, seed=3, ban_end=True)

@@ -18,12 +18,12 @@ from llm.run import Command, CommandTail, Run
 from llm.run.fork import open_parent
 from llm.run.log import last_event_of, last_events, read_events
 from llm.training.batch_plan import resolve_batch_plan
-from llm.training.checkpoint import load_model
 from llm.training.commands import CommandQueue, set_live_field
 from llm.training.distributed import Ranks
 from llm.training.resume_checks import config_for_resume, newest_state
 from llm.training.run import run_training
 from llm.training.setup import check_checkpoints, new_state, resolve_plan, restore_newest
+from llm.weights import load_model
 from workbench.charts import curve_cache
 from workbench.charts.curve_cache import recall
 from workbench.charts.curves import RunCurves
@@ -159,7 +159,7 @@ def run_kinds(home: Path) -> list[Kind]:
         for _ in restore_newest(run, state):
             pass
         batch_plan = resolve_batch_plan(
-            config, 256, len(known.train), global_batch_size=state.rows, micro_batch=state.micro_batch
+            config, 256, len(known.train), global_batch_size=state.global_batch_size, micro_batch=state.micro_batch
         )
         resolve_plan(config, state, known, batch_plan, Ranks())
 

@@ -14,8 +14,8 @@ from llm.config import RunConfig, with_overrides
 from llm.device import Plan
 from llm.run import Run
 from llm.tokenizer import Tokenizer
-from llm.training.checkpoint import TrainerState
 from llm.training.live import LiveWeights
+from llm.training.state import TrainerState
 
 TINY = {
     "tokenizer.kind": "byte",

@@ -21,10 +21,10 @@ from llm.model.transformer import Transformer
 from llm.optim import build_optimizer
 from llm.run import Run
 from llm.training.batch_plan import BatchPlan, resolve_batch_plan, resolve_batch_size
-from llm.training.checkpoint import TrainerState
 from llm.training.context import StepContext
 from llm.training.distributed import LossModule, choose_backend
 from llm.training.run import run_training
+from llm.training.state import TrainerState
 from llm.training.step import take_step
 
 from .conftest import MakeRun

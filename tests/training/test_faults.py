@@ -21,10 +21,11 @@ from llm.model.transformer import Transformer
 from llm.run import Command, Run
 from llm.run.checkpoints import verify
 from llm.tokenizer.base import BaseTokenizer
-from llm.training.checkpoint import TrainerState, load_model
 from llm.training.commands import CommandQueue
 from llm.training.live import LiveWeights
 from llm.training.run import run_training
+from llm.training.state import TrainerState
+from llm.weights import load_model
 
 from .conftest import MakeRun, file_system
 

@@ -17,8 +17,8 @@ from llm.errors import UserError
 from llm.events import Event, Started, Warned
 from llm.files import sha256_of
 from llm.run import Run, find_checkpoint
-from llm.training.checkpoint import load_model
 from llm.training.run import run_training
+from llm.weights import load_model
 
 from .conftest import MakeRun
 

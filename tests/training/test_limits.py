@@ -6,8 +6,8 @@ from pathlib import Path
 
 import pytest
 
-import llm.training.checkpoint
 import llm.training.setup
+import llm.training.state
 from llm.events import Event, Started, Warned
 from llm.limits import Memory
 from llm.run import Run
@@ -41,8 +41,8 @@ def test_no_room_for_a_copy_is_known_without_taking_any(
     def touched(tensors: object) -> None:
         raise AssertionError("memory was taken that is not there")
 
-    monkeypatch.setattr(llm.training.checkpoint, "memory", lambda: Memory(1000, 1000, "the control group's memory.max"))
-    monkeypatch.setattr(llm.training.checkpoint, "room_for", touched)
+    monkeypatch.setattr(llm.training.state, "memory", lambda: Memory(1000, 1000, "the control group's memory.max"))
+    monkeypatch.setattr(llm.training.state, "allocate_like", touched)
     run = make_run("tight")
     events = train(run, tmp_path)
     assert any("no memory for a copy" in event.message for event in events if isinstance(event, Warned))

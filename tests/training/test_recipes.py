@@ -23,9 +23,9 @@ from llm.model.transformer import Transformer
 from llm.run import Run
 from llm.run.checkpoints import MODEL, OPTIMIZER
 from llm.training.batch_plan import resolve_batch_plan
-from llm.training.checkpoint import load_model, load_weights
 from llm.training.evaluate import Evaluation, evaluate
 from llm.training.run import run_training
+from llm.weights import load_model, load_weights
 from tests.draining import result_of
 
 from .conftest import MakeRun

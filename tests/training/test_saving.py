@@ -14,9 +14,9 @@ from llm.events import Event, Finished, Saved, StepLogged, Warned
 from llm.files import STAGING
 from llm.run import CheckpointInfo, Command, Run
 from llm.run.checkpoints import verify
-from llm.training.checkpoint import StateCopy
 from llm.training.commands import CommandQueue
 from llm.training.run import run_training
+from llm.training.state import StateCopy
 
 from .conftest import MakeRun
 from .test_resume import assert_same_end

@@ -36,9 +36,9 @@ from llm.events import (
 from llm.model.transformer import Transformer
 from llm.run import Command, Run
 from llm.training.batch_plan import BatchPlan
-from llm.training.checkpoint import TrainerState
 from llm.training.commands import CommandQueue
 from llm.training.run import run_training
+from llm.training.state import TrainerState
 from llm.training.step import accumulate_gradients
 
 from .conftest import MakeRun

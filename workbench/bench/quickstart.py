@@ -103,7 +103,7 @@ def generate_replies(run: Run, seeds: int) -> list[str]:
     from dataclasses import replace
 
     from llm.engine import Engine, Piece
-    from llm.training.checkpoint import load_model
+    from llm.weights import load_model
 
     model, tokenizer = load_model(run, run.checkpoint())
     engine, params = Engine(model, tokenizer), run.config().decode

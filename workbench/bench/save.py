@@ -19,10 +19,10 @@ from llm.config import RunConfig, with_overrides
 from llm.events import Event, Saved, StepLogged
 from llm.limits import usable_cores
 from llm.run import Command, Run
-from llm.training.checkpoint import HostMemory, TrainerState, copy_state
 from llm.training.commands import CommandQueue
 from llm.training.live import LiveWeights
 from llm.training.run import run_training
+from llm.training.state import HostMemory, TrainerState, copy_state
 from workbench.bench.decode import cpu_name
 from workbench.bench.ui import spread
 

@@ -31,8 +31,8 @@ from llm.model.counts import flops_per_token, parameters
 from llm.model.transformer import Transformer
 from llm.optim import build_optimizer
 from llm.training.batch_plan import resolve_batch_plan
-from llm.training.checkpoint import TrainerState
 from llm.training.context import StepContext
+from llm.training.state import TrainerState
 from llm.training.step import Rows, StepResult, take_step, to_device
 from workbench.bench.decode import Speed, cpu_name
 from workbench.bench.peers import (

@@ -222,7 +222,7 @@ def engine_of(run: Run, info: CheckpointInfo) -> tuple[Engine, Transformer]:
     loaded, which the engine may have arranged otherwise."""
     from llm.device import choose_device
     from llm.engine import Engine
-    from llm.training.checkpoint import load_model
+    from llm.weights import load_model
 
     model, tokenizer = load_model(run, info, choose_device("auto"))
     return Engine(model, tokenizer, weights_version=str(info.path)), model

@@ -41,8 +41,8 @@ def evaluate(options: argparse.Namespace) -> int:
 
     from llm.data.tokens.prepare import prepare
     from llm.device import make_plan
-    from llm.training.checkpoint import load_model
     from llm.training.evaluate import evaluate as measure
+    from llm.weights import load_model
     from workbench.commands.progress import with_progress
 
     trained_on = str(read_state(info).get("data_fingerprint", ""))
@@ -85,7 +85,7 @@ def evaluate_core(options: argparse.Namespace) -> int:
     from llm.core.bundle import bundle_folder, load_bundle
     from llm.core.score import evaluate_core as measure
     from llm.device import make_plan
-    from llm.training.checkpoint import load_model
+    from llm.weights import load_model
     from workbench.commands.progress import with_progress
 
     tasks = load_bundle(bundle_folder(options.core, options.home))

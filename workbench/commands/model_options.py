@@ -72,7 +72,7 @@ def engine_for(run: Run, info: CheckpointInfo, device: str) -> Engine:
     """An engine on a checkpoint."""
     from llm.device import choose_device
     from llm.engine import Engine, use_one_thread
-    from llm.training.checkpoint import load_model
+    from llm.weights import load_model
 
     model, tokenizer = load_model(run, info, choose_device(device))
     if sum(parameter.numel() for parameter in model.parameters()) < ONE_THREAD_BELOW:

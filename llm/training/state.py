@@ -1,0 +1,129 @@
+"""The state of a training, and copies of it on the host."""
+
+from __future__ import annotations
+
+import copy
+import threading
+from collections.abc import Mapping
+from dataclasses import Field, dataclass, field, fields
+from typing import Any
+
+import torch
+
+from llm.limits import memory
+from llm.model.transformer import Transformer
+from llm.optim import Optimizer
+from llm.training.spikes import SpikeDetector
+
+NOT_SCALAR = {"scalar": False}
+
+
+@dataclass
+class TrainerState:
+    """All that changes during training, and what a checkpoint holds.
+
+    `step` counts optimizer steps and `batch_index` the batches drawn; a roll-back restores only `step`. `data_cursor`
+    is the position of the next batch in a streamed corpus (`BatchSource.cursor`). `overrides` are the fields that
+    differ from `run.toml`, as text by dotted path: live settings and changes on resume. `global_batch_size` is that of
+    the first start, which other numbers of ranks keep. `micro_batch` is the sequences per micro-batch after
+    `train.batch_size` ran out of memory, else 0. `lock` guards the weights and `step`.
+
+    `metadata["key"]` is the name of a field in `state.json` where it differs.
+    """
+
+    model: Transformer = field(metadata=NOT_SCALAR)
+    optimizer: Optimizer = field(metadata=NOT_SCALAR)
+    step: int = 0
+    batch_index: int = 0
+    tokens_seen: int = 0
+    elapsed: float = 0.0
+    loss_scale: float = 1.0
+    steps_at_scale: int = 0
+    global_batch_size: int = field(default=0, metadata={"key": "rows"})
+    micro_batch: int = 0
+    metrics: dict[str, float] = field(default_factory=dict)
+    best_validation_loss: float | None = None
+    overrides: dict[str, str] = field(default_factory=dict)
+    plan: dict[str, Any] | None = None
+    data_fingerprint: str = ""
+    data_cursor: Any = None
+    spikes: SpikeDetector = field(default_factory=SpikeDetector, metadata=NOT_SCALAR)
+    lock: threading.Lock = field(default_factory=threading.Lock, metadata=NOT_SCALAR)
+
+    def scalars(self) -> dict[str, Any]:
+        """All but the tensors, as JSON values."""
+        scalars = {key: getattr(self, item.name) for key, item in scalar_fields().items()}
+        return scalars | {"spikes": self.spikes.as_json()}
+
+    def load_scalars(self, scalars: Mapping[str, Any]) -> None:
+        """Set what `scalars` returned; a field that it lacks stays as it is."""
+        for key, item in scalar_fields().items():
+            if key in scalars:
+                setattr(self, item.name, scalars[key])
+        self.spikes = SpikeDetector.from_json(scalars.get("spikes", {}))
+
+
+def scalar_fields() -> dict[str, Field[Any]]:
+    """The fields of `TrainerState` that `state.json` holds, by their keys there."""
+    return {item.metadata.get("key", item.name): item for item in fields(TrainerState) if item.metadata != NOT_SCALAR}
+
+
+class HostMemory:
+    """Host memory for one copy of the weights and optimizer state.
+
+    It is allocated once and reused, since touching new pages costs ten times the copy. For CUDA tensors it is pinned,
+    which the bus fills several times faster; torch rounds each pinned tensor up to a power of two. MemoryError where
+    too little is available, found out in advance: a process over the limit of its control group is killed.
+    """
+
+    def __init__(self, state: TrainerState) -> None:
+        tensors = (*state.model.state_dict().values(), *state.optimizer.state_tensors().values())
+        needed = sum(tensor.numel() * tensor.element_size() for tensor in tensors)
+        if needed > memory().available:
+            raise MemoryError(f"a copy of the state needs {needed} bytes")
+        self.weights = allocate_like(state.model.state_dict())
+        self.optimizer = allocate_like(state.optimizer.state_tensors())
+
+    def copy_from(self, state: TrainerState) -> None:
+        """Copy the present state; returns when the copy is complete."""
+        for target, tensors in (
+            (self.weights, state.model.state_dict()),
+            (self.optimizer, state.optimizer.state_tensors()),
+        ):
+            for name, tensor in tensors.items():
+                target[name].copy_(tensor, non_blocking=True)
+        if state.optimizer.step_count.is_cuda:
+            torch.cuda.current_stream().synchronize()
+
+
+def allocate_like(tensors: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+    """Tensors of the same shapes and dtypes, with every page touched; by numpy, since torch would start threads."""
+    allocated = {}
+    for name, tensor in tensors.items():
+        allocated[name] = torch.empty(tensor.shape, dtype=tensor.dtype, pin_memory=tensor.is_cuda)
+        allocated[name].reshape(-1).view(torch.uint8).numpy().fill(0)
+    return allocated
+
+
+@dataclass(frozen=True)
+class StateCopy:
+    """The content of a checkpoint: a state between two steps."""
+
+    step: int
+    metrics: dict[str, float]
+    scalars: dict[str, Any]
+    weights: dict[str, torch.Tensor]
+    optimizer: dict[str, torch.Tensor]
+
+
+def copy_state(state: TrainerState, memory: HostMemory | None) -> StateCopy:
+    """The state copied into `memory`; or without it the state's own tensors, which must not change until written."""
+    if memory is not None:
+        memory.copy_from(state)
+    return StateCopy(
+        state.step,
+        dict(state.metrics),
+        copy.deepcopy(state.scalars()),
+        state.model.state_dict() if memory is None else memory.weights,
+        state.optimizer.state_tensors() if memory is None else memory.optimizer,
+    )
