@@ -8,7 +8,7 @@ from dataclasses import replace
 from typing import Any
 
 import pytest
-from hypothesis import assume, given
+from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
 from llm.config import (
@@ -68,6 +68,7 @@ def configurations(draw: st.DrawFn) -> RunConfig:
     return config
 
 
+@settings(deadline=None)
 @given(configurations())
 def test_toml_round_trip(config: RunConfig) -> None:
     assert from_toml(to_toml(config)) == config

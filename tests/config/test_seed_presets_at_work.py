@@ -46,7 +46,7 @@ DOCUMENTS = {
     "cs336-lecture": "Implementing a large language model from scratch, part 4: training and autoregressive decoding",
     "cs336-assignment": "CS336's first assignment",
     "gpt2-124m": "Building a large model from scratch: pre-training on unsupervised data",
-    "gpt2-124m-stable": "gpt2-124m with what the document's training lacks",
+    "gpt2-124m-stable": "gpt2-124m with a stable schedule",
     "tinystories-llama": "Build and train a large language model from scratch",
     "nanochat-base": "nanochat: LLM base training, explained",
 }
