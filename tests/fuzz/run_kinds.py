@@ -30,9 +30,10 @@ from workbench.charts.curves import RunCurves
 from workbench.chat.sampling_presets import load_sampling_presets
 from workbench.chat.transcripts import as_markdown, list_past, load, recent_prompts
 from workbench.commands.runs import described
-from workbench.data.prepared_data import list_cached
+from workbench.data.prepared_data import list_prepared
 from workbench.presets.preflight import expected_speed, measurements
-from workbench.runs.catalog import SORTS, RunCatalogue, chosen
+from workbench.runs.catalog import RunCatalog
+from workbench.runs.filtering import SORTS, select_runs
 from workbench.train.queue import RunQueue
 from workbench.ui.settings import load_settings
 
@@ -86,7 +87,7 @@ def trained_home(home: Path) -> Run:
     (home / "transcripts").mkdir()
     (home / "transcripts" / "one.jsonl").write_text("\n".join(map(json.dumps, transcript())) + "\n")
     (home / "measured.json").write_text(json.dumps({"format": 1, "measured": [measured()]}))
-    RunCatalogue(home).refresh()
+    RunCatalog(home).refresh()
     return run
 
 
@@ -126,9 +127,9 @@ def run_kinds(home: Path) -> list[Kind]:
     known: Dataset = dataset
 
     def row() -> None:
-        rows = RunCatalogue(home).refresh()
+        rows = RunCatalog(home).refresh()
         for sort in SORTS:
-            chosen(rows, "tiny", sort)
+            select_runs(rows, "tiny", sort)
         described(run)
 
     def log() -> None:
@@ -165,7 +166,7 @@ def run_kinds(home: Path) -> list[Kind]:
 
     def checkpoint() -> None:
         open_parent(home, "tiny@last")
-        list_cached(home)
+        list_prepared(home)
         row()
         resumed()
         load_model(run, run.checkpoint())

@@ -15,7 +15,7 @@ from llm.errors import UserError
 from llm.run import Run
 from llm.run.log import LineAppender
 from llm.run.parts import FILES, FOLDERS
-from workbench.runs.catalog import RunCatalogue
+from workbench.runs.catalog import RunCatalog
 
 
 @pytest.fixture
@@ -43,7 +43,7 @@ def test_a_part_that_is_a_link_is_refused_by_name(run: Run, tmp_path: Path, plac
         pass
     with pytest.raises(UserError, match=f"{place} is a link"):
         Run.open(tmp_path, "theirs")
-    (row,) = RunCatalogue(tmp_path).refresh()
+    (row,) = RunCatalog(tmp_path).refresh()
     assert row.status == "unreadable" and "is a link" in row.reason
     assert outside.is_dir() or outside.read_bytes() in (b"", b"{}") or place == "run.toml"
 
@@ -71,7 +71,7 @@ def test_a_fifo_in_any_place_keeps_no_listing_waiting(run: Run, tmp_path: Path, 
     command = [sys.executable, "-m", "workbench.cli", "runs", "--json", "--home", str(tmp_path)]
     listed = subprocess.run(command, capture_output=True, text=True, timeout=60, check=True)
     assert '"unreadable"' in listed.stdout and ("is a FIFO" in listed.stdout or place == "run.toml")
-    assert [row.status for row in RunCatalogue(tmp_path).refresh()] == ["unreadable"]
+    assert [row.status for row in RunCatalog(tmp_path).refresh()] == ["unreadable"]
 
 
 def test_a_run_that_is_a_link_itself_is_a_run(run: Run, tmp_path: Path) -> None:

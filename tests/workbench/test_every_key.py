@@ -27,6 +27,7 @@ from workbench.app import WorkbenchApp
 from workbench.data.corpora import add_corpus
 from workbench.data.jobs import DataJob
 from workbench.data.prepare_dialog import PrepareDialog
+from workbench.data.prepared_screen import PreparedDataScreen
 from workbench.data.screen import DataScreen
 from workbench.presets.edit_screen import EditScreen
 from workbench.presets.fit_dialog import FitDialog
@@ -35,9 +36,10 @@ from workbench.runs.compare_dialog import CompareScreen
 from workbench.runs.fork_screen import ForkScreen
 from workbench.runs.overlay_screen import OverlayScreen
 from workbench.runs.screen import RunsScreen
-from workbench.runs.storage_screen import CachedDataScreen, QueueScreen, TrashScreen
 from workbench.runs.trash import move_to_trash
+from workbench.runs.trash_screen import TrashScreen
 from workbench.train.queue import RunQueue
+from workbench.train.queue_screen import QueueScreen
 from workbench.train.service import Overrides, TrainingService
 from workbench.ui.dialogs import Ask, AskSteps, AskText, Help
 from workbench.ui.key_map import all_bindings
@@ -128,7 +130,7 @@ def runs_app(home: Path) -> tuple[RunsApp, list[str]]:
 
 async def runs_opened(app: RunsApp, pilot: Pilot[int], name: str) -> RunsScreen:
     screen: Any = app.screen
-    await until(pilot, lambda: screen.runs_table.select_key(name) and screen.listed_run == name)
+    await until(pilot, lambda: screen.runs_table.select_key(name) and screen.checkpoint_table.run_name == name)
     return screen  # type: ignore[no-any-return]
 
 
@@ -141,9 +143,9 @@ LISTS = [
     row("screen.previous", "shift+tab", focus("runs-list")),
 ]
 RUNS = [
-    row("runs.sort", "s", lambda app: app.screen.sort_by == "name"),
-    row("runs.reverse", "S", lambda app: app.screen.reversed),
-    row("runs.lineage", "l", lambda app: app.screen.as_tree),
+    row("runs.sort", "s", lambda app: app.screen.runs_table.sort_by == "name"),
+    row("runs.reverse", "S", lambda app: app.screen.runs_table.reversed),
+    row("runs.lineage", "l", lambda app: app.screen.runs_table.as_tree),
     row("runs.chat", "c", lambda app: app.sent[-1:] == [("chat", "tiny-1")]),
     row("runs.curves", "t", lambda app: app.sent[-1:] == [("train", "tiny-1")]),
     row("runs.resume", "r", at(AskSteps), "escape"),
@@ -162,10 +164,12 @@ RUNS = [
     row("runs.delete", "delete", at(Ask), "escape"),
     row("runs.waiting", "w", at(QueueScreen), "escape"),
     row("runs.trash", "x", at(TrashScreen), "escape"),
-    row("runs.data", "D", at(CachedDataScreen), "escape"),
+    row("runs.data", "D", at(PreparedDataScreen), "escape"),
     row("runs.queue", "Q", notified("has reached its length")),
     row(
-        "runs.mark", "space", lambda app: app.screen.marked == ["tiny-1"] and app.screen.runs_table.current == "beta-1"
+        "runs.mark",
+        "space",
+        lambda app: app.screen.runs_table.marked == ["tiny-1"] and app.screen.runs_table.current == "beta-1",
     ),
     row("runs.compare", "equals_sign", at(CompareScreen), "escape"),
 ]
@@ -265,7 +269,7 @@ async def test_the_trash_and_the_data(home: Path) -> None:
         await pilot.press("escape")
         await until(pilot, lambda: at(RunsScreen)(app))
         await pilot.press("D")
-        await until(pilot, lambda: at(CachedDataScreen)(app) and "used by no run: 1" in shown(app.screen))
+        await until(pilot, lambda: at(PreparedDataScreen)(app) and "unused: 1" in shown(app.screen))
         await press_all(pilot, CACHED)
 
 

@@ -26,16 +26,18 @@ from tests.workbench.test_every_key import NoPreflight, at
 from tests.workbench.waiting import shown, until
 from workbench.charts.chart import Chart
 from workbench.data.prepare_dialog import PrepareDialog
+from workbench.data.prepared_screen import PreparedDataScreen
 from workbench.data.screen import DataScreen
 from workbench.presets.edit_screen import EditScreen
 from workbench.presets.fit_dialog import FitDialog
 from workbench.runs.compare_dialog import CompareScreen
-from workbench.runs.fork_screen import ForkScreen, proposed
+from workbench.runs.fork_screen import ForkScreen, initial_config
 from workbench.runs.overlay_screen import OverlayScreen
 from workbench.runs.screen import RunsScreen
-from workbench.runs.storage_screen import CachedDataScreen, QueueScreen, TrashScreen
 from workbench.runs.trash import move_to_trash
+from workbench.runs.trash_screen import TrashScreen
 from workbench.train.queue import RunQueue
+from workbench.train.queue_screen import QueueScreen
 from workbench.ui.dialogs import Ask, AskText, Help
 from workbench.ui.settings_screen import PressKey, SettingsScreen
 
@@ -158,7 +160,9 @@ def test_what_is_damaged(size: Size, still_home: Path, look: Look) -> None:
     async def verify(pilot: Pilot[int]) -> None:
         await steps("runs", "unreadable")(pilot)
         screen: Any = pilot.app.screen
-        await until(pilot, lambda: screen.runs_table.select_key("first-1") and screen.listed_run == "first-1")
+        await until(
+            pilot, lambda: screen.runs_table.select_key("first-1") and screen.checkpoint_table.run_name == "first-1"
+        )
         await pilot.press("v")
         await until(pilot, lambda: "damaged" in shown(screen) and "whole" in shown(screen))
         pilot.app.clear_notifications()
@@ -186,7 +190,7 @@ def test_a_comparison(size: Size, still_home: Path, look: Look) -> None:
     async def compare(pilot: Pilot[int]) -> None:
         await steps("runs", "deeper-1")(pilot)
         screen: Any = pilot.app.screen
-        screen.marked = ["first-1", "deeper-1"]
+        screen.runs_table.marked = ["first-1", "deeper-1"]
         screen.action_compare()
         await until(pilot, lambda: at(CompareScreen)(pilot.app))
         await settle(pilot)
@@ -207,14 +211,14 @@ def test_the_form_of_a_fork(size: Size, still_home: Path, look: Look, trained_ru
 
     async def fork(pilot: Pilot[int]) -> None:
         await steps("presets", "parameters")(pilot)
-        await pilot.app.push_screen(ForkScreen(still_home, parent, proposed(parent)))
+        await pilot.app.push_screen(ForkScreen(still_home, parent, initial_config(parent)))
         screen: Any = pilot.app.screen
-        await until(pilot, lambda: "goes on at step 20" in shown(screen))
+        await until(pilot, lambda: "continues at step 20" in shown(screen))
         await enter_value(pilot, "train.lr", "0.002")
         screen.listing.highlighted = screen.listing.get_option_index("train.lr")
         await settle(pilot)
 
-    look(app_with(still_home), size, fork, "goes on at step 20", "0.002")
+    look(app_with(still_home), size, fork, "continues at step 20", "0.002")
 
 
 def test_what_deleting_loses(size: Size, still_home: Path, look: Look) -> None:
@@ -223,7 +227,9 @@ def test_what_deleting_loses(size: Size, still_home: Path, look: Look) -> None:
     async def delete(pilot: Pilot[int]) -> None:
         await steps("runs", "first-1")(pilot)
         screen: Any = pilot.app.screen
-        await until(pilot, lambda: screen.runs_table.select_key("first-1") and screen.listed_run == "first-1")
+        await until(
+            pilot, lambda: screen.runs_table.select_key("first-1") and screen.checkpoint_table.run_name == "first-1"
+        )
         await pilot.press("d")
         await until(pilot, lambda: at(Ask)(pilot.app))
         await settle(pilot)
@@ -259,8 +265,8 @@ def test_prepared_data(size: Size, still_home: Path, look: Look) -> None:
     for name in ("aa11", "bb22"):
         (still_home / "data" / name).mkdir(parents=True)
         write_json(still_home / "data" / name / "dataset.json", {"corpus": f"{name}.txt"})
-    step = steps("runs", "a-1", "D", then=CachedDataScreen, until_shown="used by no run: 1")
-    look(app_with(still_home), size, step, "aa11.txt", "bb22.txt", "used by no run: 1", picture=False)
+    step = steps("runs", "a-1", "D", then=PreparedDataScreen, until_shown="unused: 1")
+    look(app_with(still_home), size, step, "aa11.txt", "bb22.txt", "unused: 1", picture=False)
 
 
 # --- Data

@@ -128,10 +128,10 @@ def show_dataset(dataset: Dataset, *, as_json: bool) -> None:
 
 def clean_data(options: argparse.Namespace) -> int:
     """Delete tokenized datasets that no run uses; without `--yes`, only list them."""
-    from workbench.data.prepared_data import clean, list_cached, unused
+    from workbench.data.prepared_data import clean, list_prepared, unused
     from workbench.formatting import format_size
 
-    cached = list_cached(options.home)
+    cached = list_prepared(options.home)
     doomed = unused(cached)
     if options.json:
         users = [vars(data) | {"path": str(data.path), "removed": options.yes and data in doomed} for data in cached]

@@ -112,13 +112,13 @@ def restore(options: argparse.Namespace) -> int:
 
 def empty_trash(options: argparse.Namespace) -> int:
     from workbench.formatting import format_size
-    from workbench.runs.trash import empty, list_trash, loss_of_emptying
+    from workbench.runs.trash import describe_emptying, empty, list_trash
 
     items = list_trash(options.home)
     if not items:
         say("The trash is empty.")
         return 0
-    loss = loss_of_emptying(items, format_size(sum(item.size_bytes for item in items)))
+    loss = describe_emptying(items)
     if not options.yes:
         raise WrongUse(f"{loss} To do it: llm-workbench runs empty-trash --yes.")
     say(f"freed {format_size(empty(items))}.")

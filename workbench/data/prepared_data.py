@@ -1,4 +1,4 @@
-"""Prepared data in `<home>/data`: which runs use which, and taking away what none uses."""
+"""Prepared data in `<home>/data`: which runs use it, and deleting what no run uses."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ INDEX = "dataset.json"
 
 
 @dataclass(frozen=True)
-class CachedData:
+class PreparedData:
     """One prepared data set, and the names of the runs that were trained on it."""
 
     fingerprint: str
@@ -25,43 +25,43 @@ class CachedData:
     used_by: tuple[str, ...]
 
 
-def list_cached(home: Path) -> list[CachedData]:
-    """Every prepared data set below `home`, the largest first. Runs in the trash count as users: they can come back.
+def list_prepared(home: Path) -> list[PreparedData]:
+    """Every prepared data set below `home`, the largest first. Runs in the trash count as users: they can be restored.
 
     Reads one small file per checkpoint; for a thread.
     """
     users: dict[str, list[str]] = {}
     for run in [*list_runs(home), *map(Run, (home / "trash").glob("*@*"))]:
-        for fingerprint in fingerprints_of(run, home):
+        for fingerprint in used_fingerprints(run, home):
             users.setdefault(fingerprint, []).append(run.name)
     found = []
     for path in (home / "data").glob(f"*/{INDEX}"):
         folder = path.parent
         used_by = tuple(sorted(users.get(folder.name, ())))
-        found.append(CachedData(folder.name, folder, corpus_of(path), directory_size(folder), used_by))
+        found.append(PreparedData(folder.name, folder, corpus_of(path), directory_size(folder), used_by))
     return sorted(found, key=lambda data: -data.size_bytes)
 
 
-def fingerprints_of(run: Run, home: Path) -> set[str]:
-    """The data sets of a run: as its checkpoints say or, where it has none yet, as its configuration asks for."""
+def used_fingerprints(run: Run, home: Path) -> set[str]:
+    """The data sets that the checkpoints of a run name or, if it has none yet, that its configuration needs."""
     found = set()
     for path in run.checkpoint_directory.glob(f"step-*/{STATE}"):
         try:
             found.add(str(read_json(path).get("data_fingerprint", "")))
         except (UserError, AttributeError):
-            continue  # a damaged checkpoint says nothing; the run's others do
+            continue  # damaged: the other checkpoints of the run name the same data
     found.discard("")
-    return found or asked_for(run, home)
+    return found or needed_fingerprints(run, home)
 
 
-def asked_for(run: Run, home: Path) -> set[str]:
-    """What a run without a checkpoint will use, or is using: it may be training towards its first save right now."""
+def needed_fingerprints(run: Run, home: Path) -> set[str]:
+    """The data set a run without a checkpoint needs: it may be in training, before its first save."""
     from llm.data.tokens.prepare import find_tokenized_dataset
 
     try:
         dataset, _ = find_tokenized_dataset(run.config(), home)
     except (UserError, OSError):
-        return set()  # its text is gone, or its run.toml: nothing that could still be trained
+        return set()  # its text or its run.toml is gone: it cannot be trained
     return {dataset.fingerprint} if dataset is not None else set()
 
 
@@ -73,12 +73,12 @@ def corpus_of(index: Path) -> str:
     return str(record.get("corpus", "")) if isinstance(record, dict) else "(damaged)"
 
 
-def unused(cached: Sequence[CachedData]) -> list[CachedData]:
-    return [data for data in cached if not data.used_by]
+def unused(items: Sequence[PreparedData]) -> list[PreparedData]:
+    return [data for data in items if not data.used_by]
 
 
-def clean(doomed: Sequence[CachedData]) -> int:
-    """Take data sets away; returns the bytes that were freed. They are made again when a run needs them."""
-    for data in doomed:
+def clean(items: Sequence[PreparedData]) -> int:
+    """Delete data sets; returns the number of bytes freed. They are prepared again when a run needs them."""
+    for data in items:
         remove_directory(data.path)
-    return sum(data.size_bytes for data in doomed)
+    return sum(data.size_bytes for data in items)

@@ -1,4 +1,4 @@
-"""Two runs side by side: what they came to, and where their configurations differ."""
+"""Two runs side by side: their results, and where their configurations differ."""
 
 from __future__ import annotations
 
@@ -11,22 +11,22 @@ from textual.widgets import Static
 
 from llm.config import RunConfig, fields_of, get_value
 from workbench.formatting import format_count, format_number, format_size
-from workbench.presets.summary import shown
+from workbench.presets.summary import format_value
 from workbench.runs.summaries import RunSummary
 from workbench.text import one_line
 from workbench.ui.dialogs import Modal
 from workbench.ui.key_line import KeyLine
 from workbench.ui.tables import BAR, PADDING, Heading, LiveTable, Row, cut
 
-LEAST = 8
-"""How narrow a value may become; below that the arrows show what is cut off."""
+LEAST_WIDTH = 8
+"""The least width of a value in cells; the arrow keys scroll to what is cut off."""
 
 
 class CompareScreen(Modal[None]):
-    """A table of three columns; what is the same in both is left out until it is asked for."""
+    """A table of three columns: field and both values. Equal values are hidden at first."""
 
     NAME = "Comparison"
-    GUIDE = "Where two runs differ: what they came to first, then their configurations. a shows every field."
+    GUIDE = "Where two runs differ: first their results, then their configurations. a shows every field."
     BINDINGS: ClassVar[list[BindingType]] = [
         Binding("escape,q", "dismiss", "Back", id="compare.back", key_display="esc"),
         Binding("a", "everything", "All fields", id="compare.all"),
@@ -58,22 +58,22 @@ class CompareScreen(Modal[None]):
         self.show()
 
     def show(self) -> None:
-        rows = fields_compared(*self.configs, everything=self.everything)
+        rows = compare_fields(*self.configs, everything=self.everything)
         differing = sum(1 for key, _ in rows if self._differs(key))
         count = f"{differing} fields differ" if differing != 1 else "1 field differs"
         title = (
             f"{one_line(self.one.name)} and {one_line(self.other.name)}: {count if differing else 'no field differs'}"
         )
         self.query_one("#compare-title", Static).update(title)
-        self._show_side_by_side(results_compared(self.one, self.other) + rows)
+        self._show_side_by_side(compare_results(self.one, self.other) + rows)
 
     def _show_side_by_side(self, rows: list[Row]) -> None:
-        """Both values stand beside each other whatever their lengths: each has at most half of what the names leave."""
+        """Show the rows. Each value gets at most half of the width that the names leave, and is cut to it."""
         titles = [Text(one_line(run.name)) for run in (self.one, self.other)]
         names = max(cells[0].cell_len for _, cells in rows)
         longest = max(cell.cell_len for cells in (titles, *(cells[1:] for _, cells in rows)) for cell in cells)
         half = (self.size.width - BAR - names - 3 * PADDING) // 2
-        width = max(LEAST, min(longest, half))
+        width = max(LEAST_WIDTH, min(longest, half))
         headings = [Heading("field", "", names)]
         headings += [Heading(key, cut(title, width).plain, width) for key, title in zip("ab", titles, strict=True)]
         fitted = [(key, [name, *(cut(cell, width) for cell in values)]) for key, (name, *values) in rows]
@@ -84,13 +84,13 @@ class CompareScreen(Modal[None]):
         return bool(one != other)
 
     def action_everything(self) -> None:
-        """Every field, or only those that differ."""
+        """Show every field, or only those that differ."""
         self.everything = not self.everything
         self.show()
 
 
-def results_compared(one: RunSummary, other: RunSummary) -> list[Row]:
-    """What two runs came to; the lower of two losses stands out."""
+def compare_results(one: RunSummary, other: RunSummary) -> list[Row]:
+    """Rows of the results of two runs; the lower loss is bold."""
     rows: list[Row] = []
     for label, name in (("loss", "loss"), ("validation loss", "validation_loss"), ("bits per byte", "bits_per_byte")):
         values = [getattr(row, name) for row in (one, other)]
@@ -116,14 +116,14 @@ def results_compared(one: RunSummary, other: RunSummary) -> list[Row]:
     return rows
 
 
-def fields_compared(one: RunConfig, other: RunConfig, *, everything: bool = False) -> list[Row]:
-    """The fields that differ, or all of them with the differing ones standing out."""
+def compare_fields(one: RunConfig, other: RunConfig, *, everything: bool = False) -> list[Row]:
+    """Rows of the fields that differ, or of all fields with the differing ones bold."""
     rows: list[Row] = []
     for field in fields_of(RunConfig):
         values = [get_value(config, field.path) for config in (one, other)]
         differs = values[0] != values[1]
         if differs or everything:
             style = "bold" if differs and everything else ""
-            cells = [Text(one_line(shown(value)), style=style, no_wrap=True) for value in values]
+            cells = [Text(one_line(format_value(value)), style=style, no_wrap=True) for value in values]
             rows.append((field.path, [Text(field.path, style=style), *cells]))
     return rows

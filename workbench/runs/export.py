@@ -1,4 +1,4 @@
-"""A run's curves as a table of comma-separated values."""
+"""The curves of a run as a CSV file."""
 
 from __future__ import annotations
 
@@ -14,9 +14,9 @@ from llm.run import Run
 from workbench.charts.curve_cache import caught_up
 from workbench.charts.curves import STEP_COLUMNS, Array, RunCurves
 
-MEASURED = ("validation_loss", "perplexity", "bits_per_byte")
-HEADINGS = (*STEP_COLUMNS, *MEASURED)
-WHOLE = ("step", "tokens_seen", "memory_bytes")
+VALIDATION_COLUMNS = ("validation_loss", "perplexity", "bits_per_byte")
+HEADINGS = (*STEP_COLUMNS, *VALIDATION_COLUMNS)
+INTEGER_COLUMNS = ("step", "tokens_seen", "memory_bytes")
 ROWS_AT_ONCE = 1 << 14
 
 OnProgress = Callable[[float], object]
@@ -25,8 +25,8 @@ OnProgress = Callable[[float], object]
 def write_csv(run: Run, file: TextIO, progress: OnProgress = lambda share: None) -> int:
     """Write a heading and one line per logged or evaluated step, oldest first; returns the number of steps.
 
-    Steps that a restart or a roll-back made void are left out. What was not measured, or not a number, is empty.
-    `progress` gets the share that is done, in [0, 1], now and then.
+    Steps that were repeated after a restart or rollback appear once. Missing values and NaN are empty. `progress` gets
+    the share that is done, in [0, 1].
     """
 
     def read(share: float) -> bool:
@@ -45,7 +45,7 @@ def write_csv(run: Run, file: TextIO, progress: OnProgress = lambda share: None)
 
 
 def save_csv(run: Run, target: Path, progress: OnProgress = lambda share: None) -> int:
-    """Write the curves into a file that is there only when it is whole; returns the number of steps."""
+    """Write the curves to a file atomically; returns the number of steps. Raises `UserError` if that fails."""
     staging = staging_path(target)
     try:
         with staging.open("w", encoding="utf-8", newline="") as file:
@@ -56,14 +56,14 @@ def save_csv(run: Run, target: Path, progress: OnProgress = lambda share: None) 
                 raise
         staging.replace(target)
     except OSError as error:
-        raise UserError(f"{target} cannot be written ({error.strerror}); choose another place.") from error
+        raise UserError(f"{target} cannot be written ({error.strerror}); choose another path.") from error
     return steps
 
 
 def columns_of(curves: RunCurves, steps: Array) -> dict[str, Array]:
-    """What was measured at each of `steps`, shape (steps,) a column; NaN where nothing was."""
+    """Column name → the values at `steps`, shape (steps,), NaN where nothing was measured."""
     columns = {name: np.full(len(steps), np.nan) for name in HEADINGS}
-    for table, names in ((curves.validation, ("elapsed", *MEASURED)), (curves.steps, STEP_COLUMNS)):
+    for table, names in ((curves.validation, ("elapsed", *VALIDATION_COLUMNS)), (curves.steps, STEP_COLUMNS)):
         first, last = np.searchsorted(table["step"], (steps[0], steps[-1] + 1))
         places = np.searchsorted(steps, table["step"][first:last])
         for name in names:
@@ -73,11 +73,11 @@ def columns_of(curves: RunCurves, steps: Array) -> dict[str, Array]:
 
 
 def column_texts(name: str, values: Array) -> list[str]:
-    """The numbers of one column as text: the shortest digits that give them back; "" for NaN."""
+    """The numbers of a column as the shortest text that reads back exactly; "" for NaN."""
     missing, odd = np.isnan(values), ~np.isfinite(values)
     if missing.all():
         return [""] * len(values)
-    if name in WHOLE:
+    if name in INTEGER_COLUMNS:
         texts = list(map(str, map(int, np.where(odd, 0.0, values).tolist())))
     else:
         texts = list(map(repr, values.tolist()))

@@ -1,4 +1,4 @@
-"""The form of a fork: the parent's configuration to be changed, with the difference always in sight."""
+"""The form of a fork: the configuration of the parent, with the differences on top."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from llm.config import RunConfig, diff
 from llm.errors import Problem
 from llm.run.fork import Parent, goes_on, problems_with
 from workbench.presets.edit_screen import EditResult, EditScreen
-from workbench.presets.summary import shown
+from workbench.presets.summary import format_value
 from workbench.text import clean
 
 DIFF_LINES = 5
@@ -22,24 +22,24 @@ DIFF_LINES = 5
 
 @dataclass(frozen=True)
 class ForkResult(EditResult):
-    """What to fork; `enqueue` puts it in line instead of starting it."""
+    """The configuration of the fork; `enqueue` adds it to the queue instead of starting it."""
 
     weights_only: bool = False
     enqueue: bool = False
 
 
 class ForkScreen(EditScreen):
-    """The edit form on top of a checkpoint."""
+    """The edit form for a run that starts from a checkpoint."""
 
     BASE = "parent"
     GUIDE = (
-        "A new run that begins with the weights of a checkpoint. Change what is to be different; the difference from "
-        "the parent and where the fork goes on are shown on top. ctrl+r trains it, Q puts it in the queue; w leaves "
-        "the optimiser's state behind and counts the steps from 0."
+        "A new run that starts from a checkpoint. Change the fields that should differ; the top shows the differences "
+        "from the parent and the step where the fork starts. ctrl+r trains it, Q adds it to the queue; w takes the "
+        "weights only, with a new optimizer state, and counts the steps from 0."
     )
     BINDINGS: ClassVar[list[BindingType]] = [
         Binding("ctrl+r", "train", "Train", id="fork.train"),
-        Binding("Q", "enqueue", "Queue", id="fork.queue"),
+        Binding("Q", "enqueue", "Add to queue", id="fork.queue"),
         Binding("w", "weights_only", "Weights only", id="fork.weights"),
         Binding("d", "reset", "Reset", id="fork.reset"),
     ]
@@ -50,7 +50,7 @@ class ForkScreen(EditScreen):
         self.weights_only = False
 
     def check_action(self, action: str, parameters: tuple[object, ...]) -> bool | None:
-        """A fork is no preset: nothing to save it as."""
+        """A fork cannot be saved as a preset."""
         return False if action == "save_as" else super().check_action(action, parameters)
 
     def problems(self) -> list[Problem]:
@@ -59,25 +59,27 @@ class ForkScreen(EditScreen):
     def _show_title(self) -> None:
         super()._show_title()
         changes = diff(self.base, self.config)
-        lines = [Content.styled(clean(f"{self.preset_name}: {self.beginning()}"), "bold")]
+        lines = [Content.styled(clean(f"{self.preset_name}: {self.describe_start()}"), "bold")]
         for path, before, after in changes[:DIFF_LINES]:
             lines.append(
-                Content.assemble((f"  {path} ", "$text-warning"), f"{shown(before)} → ", (shown(after), "bold"))
+                Content.assemble(
+                    (f"  {path} ", "$text-warning"), f"{format_value(before)} → ", (format_value(after), "bold")
+                )
             )
         if len(changes) > DIFF_LINES:
             lines.append(Content(f"  and {len(changes) - DIFF_LINES} more"))
         self.query_one("#edit-title", Static).update(Content("\n").join(lines))
 
-    def beginning(self) -> str:
-        """Where the fork would go on, in words."""
+    def describe_start(self) -> str:
+        """Where the fork starts, in words."""
         if self.weights_only:
             return "weights only, from step 0"
         if goes_on(self.parent_checkpoint, self.config):
-            return f"goes on at step {self.parent_checkpoint.checkpoint.step:,} with its optimiser state"
-        return "weights only, from step 0, since the optimiser changes"
+            return f"continues at step {self.parent_checkpoint.checkpoint.step:,} with its optimizer state"
+        return "weights only, from step 0, since the optimizer changes"
 
     def action_weights_only(self) -> None:
-        """Take the optimiser's state along, or not."""
+        """Take the weights only, or the optimizer state too."""
         self.weights_only = not self.weights_only
         self._show_title()
 
@@ -96,8 +98,8 @@ class ForkScreen(EditScreen):
         self.dismiss(ForkResult(self.config, start=True, weights_only=self.weights_only, enqueue=enqueue))
 
 
-def proposed(parent: Parent) -> RunConfig:
-    """The configuration to begin editing with: the parent's, twice as long where it would have nothing left to do."""
+def initial_config(parent: Parent) -> RunConfig:
+    """The configuration to edit: that of the parent, with twice the steps if all of its steps are done."""
     config, step = parent.config, parent.checkpoint.step
     if 0 < config.train.steps <= step:
         return replace(config, train=replace(config.train, steps=2 * step))

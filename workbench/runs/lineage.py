@@ -8,7 +8,7 @@ from workbench.runs.summaries import RunSummary
 
 
 def parent_of(row: RunSummary, rows_by_id: dict[str, RunSummary], rows_by_name: dict[str, RunSummary]) -> str:
-    """The name of the run that `row` was forked from, as it is called now; "" where there is none any more."""
+    """The current name of the run that `row` was forked from; "" if it no longer exists."""
     if not row.parent:
         return ""
     found = rows_by_id.get(row.parent_id) or rows_by_name.get(row.parent.rpartition("@")[0])
@@ -16,9 +16,9 @@ def parent_of(row: RunSummary, rows_by_id: dict[str, RunSummary], rows_by_name: 
 
 
 def as_tree(rows: Sequence[RunSummary]) -> list[tuple[RunSummary, str]]:
-    """The rows with every fork below its parent, and the branch to draw before each name.
+    """The rows with every fork below its parent, each with the branch to draw before its name.
 
-    Siblings keep the order they have in `rows`; a fork whose parent is not among them stands at the root.
+    Siblings keep their order in `rows`; a fork whose parent is not among `rows` is at the root.
     """
     by_id = {row.id: row for row in rows if row.id}
     by_name = {row.name: row for row in rows}
@@ -28,7 +28,7 @@ def as_tree(rows: Sequence[RunSummary]) -> list[tuple[RunSummary, str]]:
     found: list[tuple[RunSummary, str]] = []
     seen: set[str] = set()
     waiting = [(row, "", "") for row in reversed(children.get("", []))]
-    while waiting:  # no recursion: a chain of forks may be long
+    while waiting:  # not recursive: a chain of forks may be long
         row, branch, below = waiting.pop()
         seen.add(row.name)
         found.append((row, branch))

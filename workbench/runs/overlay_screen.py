@@ -27,18 +27,18 @@ REFRESH_SECONDS = 1.0
 
 
 class OverlayScreen(Modal[None]):
-    """One chart; keys change what it shows and over what."""
+    """One chart; keys change the quantity and the x axis."""
 
     NAME = "Overlay"
     GUIDE = (
-        "The marked runs on one set of axes. v goes to the next quantity, u to the next x axis; bits per byte compare "
-        "across tokenizers, losses do not. Runs in training go on growing."
+        "The marked runs on the same axes. v shows the next quantity, u the next x axis. Compare runs with different "
+        "tokenizers by bits per byte, not by loss. Runs in training are updated."
     )
     BINDINGS: ClassVar[list[BindingType]] = [
         Binding("escape,q", "dismiss", "Back", id="overlay.back", key_display="esc"),
         Binding("v", "quantity(1)", "Next quantity", id="overlay.quantity"),
-        Binding("V", "quantity(-1)", "Quantity before", id="overlay.quantity-before", show=False),
-        Binding("u", "unit", "Steps, tokens, time", id="overlay.unit"),
+        Binding("V", "quantity(-1)", "Previous quantity", id="overlay.quantity-before", show=False),
+        Binding("u", "unit", "X axis", id="overlay.unit"),
     ]
     DEFAULT_CSS = """
     OverlayScreen { background: $background; layout: vertical;
@@ -48,7 +48,7 @@ class OverlayScreen(Modal[None]):
 
     @dataclass
     class Reading(Message):
-        """The logs are being read; `share` of them is done."""
+        """The share of the logs that has been read."""
 
         share: float
 
@@ -58,7 +58,7 @@ class OverlayScreen(Modal[None]):
         self.quantity = OVERLAYS[0]
         self.unit = "step"
         self.all_read = False
-        """Whether all is read that had been logged when the window opened."""
+        """Whether everything logged before the window opened has been read."""
         self._read = threading.Lock()
 
     def compose(self) -> ComposeResult:
@@ -68,16 +68,16 @@ class OverlayScreen(Modal[None]):
 
     def on_mount(self) -> None:
         self.chart.focus()
-        self.set_interval(REFRESH_SECONDS, self.read_on)
-        self.read_on()
+        self.set_interval(REFRESH_SECONDS, self.poll_logs)
+        self.poll_logs()
 
     @property
     def chart(self) -> Chart:
         return self.query_one(Chart)
 
     @work(thread=True, group="overlay", exit_on_error=False)
-    def read_on(self) -> None:
-        """Take in what was logged, outside the screen's thread: the logs may be long."""
+    def poll_logs(self) -> None:
+        """Read new events, in a thread: the logs may be long."""
         if not self._read.acquire(blocking=False):
             return
         try:
@@ -92,7 +92,7 @@ class OverlayScreen(Modal[None]):
             self.app.call_from_thread(self.show)
 
     def _read_all(self) -> None:
-        """Read what was logged so far, each log from where it was left when it was read last."""
+        """Read what was logged so far, each log from the position in the cache."""
         for place, curves in enumerate(self.curves):
 
             def progress(share: float, place: int = place) -> bool:
@@ -112,22 +112,22 @@ class OverlayScreen(Modal[None]):
             self._say()
 
     def show(self) -> None:
-        """Draw what is known."""
+        """Draw the curves read so far."""
         chart = self.chart
         chart.border_title = self.quantity.title
         if self.all_read:
-            chart.empty = "nothing was logged"
+            chart.empty = "no events logged"
         chart.set_data(overlay(self.quantity, self.curves, self.unit, COLOURS), x_unit=self.unit)
         self._say()
 
     def _say(self) -> None:
-        """What the curves are drawn over, and what is not there yet."""
-        note = f"over {AXES[self.unit].label}"
+        """Show the x axis, and the runs without curves."""
+        note = f"x axis: {AXES[self.unit].label}"
         empty = [one.name for one in self.chart.data.series if not len(one.x)]
         if not self.all_read:
             note = f"{self.chart.empty}; {note}"
         elif empty:
-            note += f"; nothing logged yet by {', '.join(empty)}"
+            note += f"; no curve yet: {', '.join(empty)}"
         self.query_one("#overlay-note", Static).update(note)
 
     def action_quantity(self, by: int) -> None:

@@ -1,4 +1,4 @@
-"""How runs and checkpoints are written in the cells of a table, and which columns there is room for."""
+"""Table rows of runs and checkpoints, and the choice of columns that fit."""
 
 from __future__ import annotations
 
@@ -46,38 +46,39 @@ HEADINGS = {
     "size": "size",
     "corpus": "corpus",
 }
+PROGRESS_SECONDS = 0.2  # between two updates of a progress display
 NEEDED = ("name", "status", "step", "validation", "bits", "loss", "age")
 WANTED = (*NEEDED, "size", "parameters", "corpus")
-"""The columns of the runs, those first that are left out last."""
+"""The columns of runs, the most important first."""
 SHORT_STATUS = len("▶ running…")
 LEAST = [
     {"name": 32, "corpus": 12},
     *({"name": name, "status": SHORT_STATUS, "corpus": 12} for name in (32, 24, 16)),
 ]
-"""How far columns may be cut where their texts are longer: the first of these by which all that are needed fit."""
+"""The widths that columns may be cut to. The first set with which all needed columns fit is used."""
 CHECKPOINT_HEADINGS = {
     "step": "step",
     "loss": "loss",
     "validation": "val",
     "bits": "bits/B",
-    "kept": "kept as",
+    "tags": "tags",
     "checked": "checked",
     "size": "size",
 }
-CHECKPOINT_WANTED = ("step", "kept", "validation", "bits", "checked", "size", "loss")
+CHECKPOINT_WANTED = ("step", "tags", "validation", "bits", "checked", "size", "loss")
 
 
 class RunRows:
-    """The rows of all runs. The cells of a row that looks as before are the very objects of before."""
+    """The rows of all runs. An unchanged row keeps its cell objects, so that the table need not redraw it."""
 
     def __init__(self) -> None:
-        self._whole: dict[str, tuple[RunSummary, tuple[str, str, int], list[Text], list[int]]] = {}
-        """By the name of a run: what its cells were made from, the cells, and their widths."""
+        self._full: dict[str, tuple[RunSummary, tuple[str, str, int], list[Text], list[int]]] = {}
+        """Run name → what its cells were made from, the cells, and their widths."""
         self._cut: dict[str, tuple[list[Text], dict[str, int], list[Text]]] = {}
-        """By the name of a run: its whole cells, the columns there are, and the cells that stand in them."""
+        """Run name → its full cells, the columns with their widths, and the cells cut to those widths."""
 
-    def forget_all_but(self, names: set[str]) -> None:
-        self._whole = {name: known for name, known in self._whole.items() if name in names}
+    def keep_only(self, names: set[str]) -> None:
+        self._full = {name: known for name, known in self._full.items() if name in names}
         self._cut = {name: known for name, known in self._cut.items() if name in names}
 
     def table(
@@ -90,12 +91,12 @@ class RunRows:
         sort_by: str,
         backwards: bool,
     ) -> tuple[list[Row], list[Heading]]:
-        """The rows and columns that fit into `room`. `rows` has every run with the branch drawn before its name,
-        `marked` the names of those with a number. The column that orders the table is there in any case."""
+        """The rows and columns that fit into `room` cells. `rows` has every run with the tree branch drawn before its
+        name, `marked` the names of the marked runs in order. The sorted column is always shown."""
         places = {name: place for place, name in enumerate(marked, 1)}
-        whole = [self._cells(row, branch, places.get(row.name, 0), now) for row, branch in rows]
+        full = [self._cells(row, branch, places.get(row.name, 0), now) for row, branch in rows]
         labels = HEADINGS | {sort_by: f"{HEADINGS[sort_by]} {'▲' if backwards else '▼'}"}
-        natural = _natural(labels, (lengths for _, lengths in whole))
+        natural = _natural(labels, (lengths for _, lengths in full))
         widths: dict[str, int] = {}
         for least in LEAST:
             widths = widths_that_fit(natural, room, dict.fromkeys(("name", sort_by, *WANTED)), least)
@@ -103,15 +104,15 @@ class RunRows:
                 break
         headings = [Heading(key, labels[key], width) for key, width in widths.items()]
         return [
-            (row.name, self._fitted(row.name, cells, widths)) for (row, _), (cells, _) in zip(rows, whole, strict=True)
+            (row.name, self._fitted(row.name, cells, widths)) for (row, _), (cells, _) in zip(rows, full, strict=True)
         ], headings
 
     def _cells(self, row: RunSummary, branch: str, place: int, now: float) -> tuple[list[Text], list[int]]:
         look = (branch, format_age(now - row.touched), place)
-        known = self._whole.get(row.name)
+        known = self._full.get(row.name)
         if known is None or known[0] is not row or known[1] != look:
             cells = run_cells(row, now, branch, place)
-            known = self._whole[row.name] = (row, look, cells, [cell.cell_len for cell in cells])
+            known = self._full[row.name] = (row, look, cells, [cell.cell_len for cell in cells])
         return known[2], known[3]
 
     def _fitted(self, name: str, cells: list[Text], widths: dict[str, int]) -> list[Text]:
@@ -126,8 +127,8 @@ class RunRows:
         return known[2]
 
 
-def checkpoint_table(rows: Sequence[Row], room: int) -> tuple[list[Row], list[Heading]]:
-    """The rows of checkpoints (with all cells) in the columns that fit into `room`."""
+def checkpoint_columns(rows: Sequence[Row], room: int) -> tuple[list[Row], list[Heading]]:
+    """Rows of checkpoints (with all cells), reduced to the columns that fit into `room` cells."""
     natural = _natural(CHECKPOINT_HEADINGS, ([cell.cell_len for cell in cells] for _, cells in rows))
     widths = widths_that_fit(natural, room, CHECKPOINT_WANTED, {})
     places = [place for place, key in enumerate(CHECKPOINT_HEADINGS) if key in widths]
@@ -136,15 +137,15 @@ def checkpoint_table(rows: Sequence[Row], room: int) -> tuple[list[Row], list[He
 
 
 def _natural(labels: dict[str, str], lengths: Iterable[Sequence[int]]) -> dict[str, int]:
-    """How wide every column is where nothing is cut."""
+    """The widths of the columns if nothing is cut."""
     longest = [max(column) for column in zip([len(label) for label in labels.values()], *lengths, strict=True)]
     return dict(zip(labels, longest, strict=True))
 
 
 def run_cells(row: RunSummary, now: float, branch: str = "", mark: int = 0) -> list[Text]:
-    """The cells of a run, in the order of HEADINGS. `branch` is drawn before its name; `mark` is the number under which
-    it is marked, 0 where it is not."""
-    steps = f"{row.step:,}/{row.total_steps:,}" if row.total_steps else ""  # none is known of one that cannot be read
+    """The cells of a run, in the order of HEADINGS. `branch` is the tree branch drawn before its name; `mark` is its
+    number among the marked runs, 0 if it is not marked."""
+    steps = f"{row.step:,}/{row.total_steps:,}" if row.total_steps else ""  # unknown for an unreadable run
     sign = STATUS_SIGNS.get(row.status, " ")
     return [
         Text.assemble((branch, "dim"), (f"●{mark} " if mark else "", "bold"), one_line(row.name), no_wrap=True),
@@ -162,17 +163,23 @@ def run_cells(row: RunSummary, now: float, branch: str = "", mark: int = 0) -> l
 
 def checkpoint_cells(info: CheckpointInfo, check: Text) -> list[Text]:
     """The cells of a checkpoint."""
-    kept = [word for word, holds in (("best", info.best), ("last", info.last), ("pinned", info.pinned)) if holds]
+    tags = [word for word, holds in (("best", info.best), ("last", info.last), ("pinned", info.pinned)) if holds]
     metrics = info.metrics
     return [
         Text(f"{info.step:,}"),
         _measured(metrics.get("loss")),
         _measured(metrics.get("validation_loss")),
         _measured(metrics.get("bits_per_byte")),
-        Text(" ".join(kept), style="bold" if info.best else ""),
+        Text(" ".join(tags), style="bold" if info.best else ""),
         check,
         Text(format_size(info.size_bytes).rjust(7)),
     ]
+
+
+def damaged_cells(step: int) -> list[Text]:
+    """The cells of a checkpoint of which nothing but the step can be read."""
+    cells = {"step": Text(f"{step:,}"), "checked": Text("damaged", style="red")}
+    return [cells.get(key, Text("")) for key in CHECKPOINT_HEADINGS]
 
 
 def _measured(value: float | None) -> Text:
@@ -181,8 +188,8 @@ def _measured(value: float | None) -> Text:
     return Text(f"{value:6.3f}" if 0.01 <= abs(value) < 100 else format_number(value).rjust(6))
 
 
-def details_of(row: RunSummary, now: float, widths: Mapping[str, int]) -> Content:
-    """What the table, whose columns have these widths, does not show, or not whole."""
+def details_of(row: RunSummary, now: float, widths: Mapping[str, int], damaged: Mapping[int, str]) -> Content:
+    """What the table with columns of these widths leaves out or cuts; `damaged` has the reasons by step."""
     left_out = [
         ("status", "status", f"{STATUS_SIGNS.get(row.status, ' ')} {row.status}"),
         ("bits per byte", "bits", "" if row.bits_per_byte is None else format_number(row.bits_per_byte)),
@@ -198,5 +205,6 @@ def details_of(row: RunSummary, now: float, widths: Mapping[str, int]) -> Conten
         ("ended:", row.reason),
         ("notes:", row.notes),
         ("in", str(row.path)),
+        *((f"checkpoint {step}:", reason) for step, reason in sorted(damaged.items())),
     ]
     return Content("\n").join(Content.assemble((f"{label} ", "dim"), clean(text)) for label, text in lines if text)

@@ -1,8 +1,9 @@
-"""All runs in a table, with the checkpoints of the one under the cursor, and what can be done with them."""
+"""The Runs screen: a table of all runs, the checkpoints of the selected one, and what can be done with them."""
 
 from __future__ import annotations
 
 import time
+from collections.abc import Awaitable, Callable
 from typing import ClassVar
 
 from textual import on, work
@@ -14,39 +15,43 @@ from textual.widgets import Input, Static
 
 from llm.errors import UserError
 from llm.run import CheckpointInfo, Run
-from workbench.runs.actions import TOLD_EVERY_SECONDS, RunActions
-from workbench.runs.catalog import SORTS, RunCatalogue, chosen
-from workbench.runs.lineage import as_tree
-from workbench.runs.rows import RunRows, checkpoint_cells, checkpoint_table, details_of
+from workbench.runs.actions import RunActions
+from workbench.runs.catalog import RunCatalog
+from workbench.runs.checkpoint_table import CheckpointTable
+from workbench.runs.operations import pin
+from workbench.runs.rows import PROGRESS_SECONDS, details_of
+from workbench.runs.run_table import RunTable
 from workbench.runs.summaries import RunSummary
-from workbench.ui.tables import BAR, LiveTable
+from workbench.ui.notices import attempt, notify_error
+from workbench.ui.screen import WorkbenchScreen
+from workbench.ui.tables import LiveTable
 
 REFRESH_SECONDS = 1.5
-MOST_REST_SECONDS = 6.0
-NONE_YET = "No runs yet: press 1, choose a preset, and press Enter to train it."
+LONGEST_PAUSE_SECONDS = 6.0
+NO_RUNS = "No runs yet. Press 1, choose a preset, and press Enter to train it."
 
 
-class RunsScreen(RunActions):
-    """Browse, mark, compare; from here to the curves and to the chat. What changes a run is in `RunActions`."""
+class RunsScreen(WorkbenchScreen):
+    """Browse, mark and compare runs; open their curves or a chat. `RunActions` does what changes a run."""
 
     GUIDE = (
-        "The second table lists the checkpoints of the run under the cursor. Bits per byte compare across tokenizers; "
-        "losses do not. Space marks runs: o lays the curves of the marked ones over each other, = compares the "
-        "configurations of two. f makes a new run that begins with a checkpoint."
+        "The second table lists the checkpoints of the selected run. Compare runs with different tokenizers by bits "
+        "per byte, not by loss. Space marks runs: o overlays the curves of the marked runs, = compares two "
+        "configurations. f starts a new run from a checkpoint."
     )
     GUIDES: ClassVar[dict[str, str]] = {
         "runs-list": (
-            "The runs below the home directory, each with its newest figures. Enter goes to its checkpoints; r goes on "
-            "training it, t shows its curves, c talks to it."
+            "All runs with their latest figures. Enter goes to the checkpoints; r resumes training, t shows the "
+            "curves, c opens a chat."
         ),
         "run-checkpoints": (
-            "The checkpoints of the marked run. Enter talks to the marked one, f forks it, p keeps it for good, "
-            "v reads every byte of it and compares with its checksums, d deletes it."
+            "The checkpoints of the selected run. Enter opens a chat with one, f forks it, p pins it so that it is "
+            "never deleted automatically, v verifies its checksums, d deletes it."
         ),
-        "runs-filter": "Words that must all be in name, status, corpus, notes or tags. Enter keeps, Esc clears them.",
+        "runs-filter": "Words in the name, status, corpus, notes or tags. Enter keeps the filter, Esc clears it.",
     }
-    AUTO_FOCUS = "LiveTable"  # never the filter, which would swallow the keys unseen
-    # The most wanted keys first: what does not fit into the line of keys is left out there.
+    AUTO_FOCUS = "LiveTable"  # not the filter: it is hidden, and would take every key
+    # The key line leaves out what does not fit: the most used keys come first.
     BINDINGS: ClassVar[list[BindingType]] = [
         Binding("r", "resume", "Resume", id="runs.resume"),
         Binding("f", "fork", "Fork", id="runs.fork"),
@@ -60,7 +65,7 @@ class RunsScreen(RunActions):
         Binding("s", "sort", "Sort", id="runs.sort"),
         Binding("S", "reverse", "Reverse", id="runs.reverse"),
         Binding("l", "lineage", "Tree", id="runs.lineage"),
-        Binding("Q", "enqueue", "Queue", id="runs.queue"),
+        Binding("Q", "enqueue", "Add to queue", id="runs.queue"),
         Binding("v", "verify", "Verify", id="runs.verify"),
         Binding("p", "pin", "Pin", id="runs.pin"),
         Binding("n", "notes", "Notes", id="runs.notes"),
@@ -68,7 +73,7 @@ class RunsScreen(RunActions):
         Binding("R", "rename", "Rename", id="runs.rename"),
         Binding("e", "export", "Export CSV", id="runs.export"),
         Binding("y", "copy_path", "Copy path", id="runs.copy-path"),
-        Binding("w", "waiting", "Waiting runs", id="runs.waiting"),
+        Binding("w", "queue", "Show queue", id="runs.waiting"),
         Binding("x", "trash", "Trash", id="runs.trash"),
         Binding("D", "cached_data", "Prepared data", id="runs.data"),
         Binding("escape", "back", "Back", id="runs.back", show=False),
@@ -99,174 +104,137 @@ class RunsScreen(RunActions):
 
     def __init__(self, id: str | None = None) -> None:
         super().__init__(id=id)
-        self.catalogue: RunCatalogue | None = None
-        self.summaries: list[RunSummary] = []
-        self.marked: list[str] = []
-        """The names of the marked runs, in the order they were marked."""
-        self.as_tree = False
-        self._rows = RunRows()
-        self._widths: dict[str, int] = {}
-        self.sort_by = "age"
-        self.reversed = False
-        self._looked = False
-        """Whether it is known by now which runs there are."""
-        self._refreshing = False
-        self._rest_until = 0.0
+        self.actions = RunActions(self)
+        self.catalog: RunCatalog | None = None
+        self._is_loaded = False
+        """Whether the runs have been read once."""
+        self._is_refreshing = False
+        self._next_refresh = 0.0
 
     def body(self) -> ComposeResult:
         yield Input(placeholder="words in the name, status, corpus, notes or tags", id="runs-filter")
-        yield Static(NONE_YET, id="runs-empty")
+        yield Static(NO_RUNS, id="runs-empty")
         with Vertical(id="runs-body"):
-            yield LiveTable(id="runs-list")
+            yield RunTable(id="runs-list")
             with Horizontal(id="run-lower"):
-                yield LiveTable(id="run-checkpoints")
+                yield CheckpointTable(id="run-checkpoints")
                 with VerticalScroll(id="run-details-scroll", can_focus=False), Vertical():
                     yield Static(id="run-details", markup=False)
 
     @property
-    def runs_table(self) -> LiveTable:
-        return self.query_one("#runs-list", LiveTable)
+    def runs_table(self) -> RunTable:
+        return self.query_one(RunTable)
 
     @property
-    def checkpoint_table(self) -> LiveTable:
-        return self.query_one("#run-checkpoints", LiveTable)
+    def checkpoint_table(self) -> CheckpointTable:
+        return self.query_one(CheckpointTable)
 
     def on_mount(self) -> None:
-        self.catalogue = RunCatalogue(self.workbench.home)
+        self.catalog = RunCatalog(self.workbench.home)
         self.runs_table.focus()
-        self.set_interval(REFRESH_SECONDS, self._look_regularly)
+        self.set_interval(REFRESH_SECONDS, self._refresh_if_due)
         self.look_again()
 
     def on_screen_resume(self) -> None:
         self.look_again()
 
     def on_resize(self) -> None:
-        self.call_after_refresh(self._show_again)  # only then is it known how wide the tables are
+        self.call_after_refresh(self._show_all)  # the widths of the tables are known after layout
 
-    def _show_again(self) -> None:
-        self.show_runs()
+    def _show_all(self) -> None:
+        self.runs_table.show_runs()
         self.list_checkpoints()
 
     # --- what is shown
 
-    def _look_regularly(self) -> None:
-        """Look again, unless looking would take more than a tenth of the time; reading many runs for the first time,
-        which takes long, is no reason to wait for long."""
-        if time.monotonic() >= self._rest_until:
+    def _refresh_if_due(self) -> None:
+        """Refresh, but spend at most a tenth of the time on it; after a long first read, pause only briefly."""
+        if time.monotonic() >= self._next_refresh:
             self.look_again()
 
     def look_again(self) -> None:
         """Read the runs again, in a thread; nothing while another screen is in front."""
-        if self.is_current and not self._refreshing and self.catalogue is not None:
-            self._refreshing = True
-            self._refresh(self.catalogue)
+        if self.is_current and not self._is_refreshing and self.catalog is not None:
+            self._is_refreshing = True
+            self._refresh(self.catalog)
 
     @work(thread=True, group="runs-refresh")
-    def _refresh(self, catalogue: RunCatalogue) -> None:
-        began = told = time.monotonic()
+    def _refresh(self, catalog: RunCatalog) -> None:
+        began = shown = time.monotonic()
 
         def progress(done: int, total: int) -> None:
-            nonlocal told
-            if time.monotonic() - told > TOLD_EVERY_SECONDS:
-                told = time.monotonic()
-                self.app.call_from_thread(self._say_reading, done, total)
+            nonlocal shown
+            if time.monotonic() - shown > PROGRESS_SECONDS:
+                shown = time.monotonic()
+                self.app.call_from_thread(self._show_progress, done, total)
 
         try:
-            summaries = catalogue.refresh(progress)
+            summaries = catalog.refresh(progress)
         finally:
-            self._rest_until = time.monotonic() + min(9 * (time.monotonic() - began), MOST_REST_SECONDS)
-            self._refreshing = False
+            self._next_refresh = time.monotonic() + min(9 * (time.monotonic() - began), LONGEST_PAUSE_SECONDS)
+            self._is_refreshing = False
         self.app.call_from_thread(self._take, summaries)
 
-    def _say_reading(self, done: int, total: int) -> None:
-        """Many runs are being read for the first time."""
-        if not self.summaries:
+    def _show_progress(self, done: int, total: int) -> None:
+        """Show how many runs have been read, while none is listed yet."""
+        if not self.runs_table.summaries:
             self.add_class("empty")
             self.query_one("#runs-empty", Static).update(f"reading {total:,} runs: {done / total:.0%}")
 
     def _take(self, summaries: list[RunSummary]) -> None:
-        self.summaries, self._looked = summaries, True
-        names = {row.name for row in summaries}
-        self.marked = [name for name in self.marked if name in names]
-        self._rows.forget_all_but(names)
-        self._show_again()
-
-    def show_runs(self) -> None:
-        """Fill the table from what is known, filtered and ordered."""
+        self._is_loaded = True
         was_empty = self.has_class("empty")
-        if self._looked:
-            self.set_class(not self.summaries, "empty")
-            self.query_one("#runs-empty", Static).update(NONE_YET)
-        if was_empty and self.summaries:
-            self.call_after_refresh(self._focus_the_list)  # a table that is not shown has no focus
-        text = self.query_one("#runs-filter", Input).value
-        rows = chosen(self.summaries, text, self.sort_by, self.reversed)
-        branches = as_tree(rows) if self.as_tree else [(row, "") for row in rows]
-        lines, headings = self._rows.table(
-            branches,
-            self.marked,
-            time.time(),
-            room=(self.runs_table.outer_size.width or self.size.width) - BAR,
-            sort_by=self.sort_by,
-            backwards=self.reversed,
-        )
-        self._widths = {heading.key: heading.width for heading in headings}
-        self.runs_table.show_rows(lines, headings)
-        self._show_details()
+        self.set_class(not summaries, "empty")
+        self.query_one("#runs-empty", Static).update(NO_RUNS)
+        if was_empty and summaries:
+            self.call_after_refresh(self._focus_table)  # a hidden table cannot take the focus
+        self.runs_table.set_runs(summaries)
+        self.list_checkpoints()
 
-    def _focus_the_list(self) -> None:
+    def _focus_table(self) -> None:
         if not isinstance(self.focused, Input):
             self.runs_table.focus()
 
     @property
     def current(self) -> RunSummary | None:
         """The run under the cursor."""
-        name = self.runs_table.current
-        return next((row for row in self.summaries if row.name == name), None)
+        return self.runs_table.selected
 
     @property
-    def current_checkpoint(self) -> CheckpointInfo | None:
-        """The checkpoint under the cursor, if the run has any."""
-        key = self.checkpoint_table.current
-        return next((info for info in self.checkpoints if str(info.step) == key), None)
+    def selected_run(self) -> Run | None:
+        return Run(self.current.path) if self.current else None
+
+    @property
+    def selected_checkpoint(self) -> CheckpointInfo | None:
+        """The checkpoint under the cursor while its table has the focus."""
+        return self.checkpoint_table.selected if self.checkpoint_table.has_focus else None
+
+    def _report_damage(self) -> bool:
+        """Whether a damaged checkpoint is selected, which is reported."""
+        damage = self.checkpoint_table.selected_damage if self.checkpoint_table.has_focus else ""
+        if damage:
+            notify_error(self.app, damage)
+        return bool(damage)
 
     @on(LiveTable.RowHighlighted, "#runs-list")
-    def _moved(self) -> None:
-        self.list_checkpoints()
-        self._show_details()
-
     def list_checkpoints(self) -> None:
-        """Show the checkpoints of the run under the cursor."""
-        summary = self.current
-        try:
-            self.checkpoints = Run(summary.path).checkpoints() if summary else []
-        except (UserError, OSError):
-            self.checkpoints = []
-        changed_run = summary is None or summary.name != self.listed_run
-        self.listed_run = summary.name if summary else ""
-        table = self.checkpoint_table
-        table.border_title = Content(f"checkpoints of {self.listed_run}" if self.listed_run else "checkpoints").markup
-        rows = [(str(info.step), checkpoint_cells(info, self.check_text(info))) for info in reversed(self.checkpoints)]
-        table.show_rows(*checkpoint_table(rows, table.outer_size.width - BAR))
-        if changed_run and rows:
-            table.move_cursor(row=0)
-
-    def _show_details(self) -> None:
-        summary = self.current
-        text = details_of(summary, time.time(), self._widths) if summary else Content("")
+        """Show the checkpoints and the details of the run under the cursor."""
+        self.checkpoint_table.list_run(self.selected_run)
+        summary, damaged = self.current, self.checkpoint_table.damaged
+        text = details_of(summary, time.time(), self.runs_table.widths, damaged) if summary else Content("")
         self.query_one("#run-details", Static).update(text)
 
     # --- finding
 
     def action_filter(self) -> None:
-        """Type words that must all be there."""
+        """Type words to filter by."""
         field = self.query_one("#runs-filter", Input)
         field.add_class("open")
         field.focus()
 
     @on(Input.Changed, "#runs-filter")
-    def _filter_typed(self) -> None:
-        self.show_runs()
+    def _filter_typed(self, event: Input.Changed) -> None:
+        self.runs_table.set_filter(event.value)
 
     @on(Input.Submitted, "#runs-filter")
     def _filter_done(self, event: Input.Submitted) -> None:
@@ -274,7 +242,7 @@ class RunsScreen(RunActions):
         self.runs_table.focus()
 
     def action_back(self) -> None:
-        """One layer out: from the checkpoints to the runs, then the filter goes."""
+        """From the checkpoints to the runs; from the runs, clear the filter."""
         field = self.query_one("#runs-filter", Input)
         if self.checkpoint_table.has_focus:
             self.runs_table.focus()
@@ -284,95 +252,173 @@ class RunsScreen(RunActions):
         self.runs_table.focus()
 
     def action_sort(self) -> None:
-        """Order by the next column."""
-        self._sort(SORTS[(SORTS.index(self.sort_by) + 1) % len(SORTS)], False)
+        """Sort by the next column."""
+        self.runs_table.sort_by_next()
 
     def action_reverse(self) -> None:
-        self._sort(self.sort_by, not self.reversed)
+        """Reverse the order."""
+        self.runs_table.sort_runs(self.runs_table.sort_by, reverse=not self.runs_table.reversed)
 
     @on(LiveTable.HeaderSelected, "#runs-list")
     def _heading_clicked(self, event: LiveTable.HeaderSelected) -> None:
-        column = str(event.column_key.value)
-        self._sort(column, column == self.sort_by and not self.reversed)
-
-    def _sort(self, column: str, reverse: bool) -> None:
-        self.sort_by, self.reversed = column, reverse
-        self.show_runs()
+        column, table = str(event.column_key.value), self.runs_table
+        table.sort_runs(column, reverse=column == table.sort_by and not table.reversed)
 
     def action_lineage(self) -> None:
-        """Every fork below its parent, or one list."""
-        self.as_tree = not self.as_tree
-        self.show_runs()
+        """Show forks below their parents, or a plain list."""
+        self.runs_table.toggle_tree()
 
     # --- several at once
 
     def action_mark(self) -> None:
-        """Mark the run under the cursor for comparing, or take the mark away; then on to the next."""
-        name = self.runs_table.current
-        if name in self.marked:
-            self.marked.remove(name)
-        elif name:
-            self.marked.append(name)
-        self.show_runs()
-        self.runs_table.action_cursor_down()
+        """Mark or unmark the run under the cursor, and go to the next one."""
+        self.runs_table.toggle_mark()
 
     def action_overlay(self) -> None:
-        """The curves of the marked runs on one set of axes; of the one under the cursor where none is marked."""
+        """Overlay the curves of the marked runs, or show those of the run under the cursor."""
         from workbench.runs.overlay_screen import MOST, OverlayScreen
 
-        names = self.marked or [self.runs_table.current]
-        runs = [Run(row.path) for name in names for row in self.summaries if row.name == name]
+        table = self.runs_table
+        runs = [Run(row.path) for row in table.named(table.marked or [table.current])]
         if len(runs) > MOST:
-            self.notify(f"the first {MOST} of {len(runs)} marked runs are shown", markup=False)
+            self.notify(f"Only the first {MOST} of {len(runs)} marked runs are shown.", markup=False)
         if runs:
             self.app.push_screen(OverlayScreen(runs))
 
     def action_compare(self) -> None:
-        """The configurations of two runs: the two marked last, or the marked one and the one under the cursor."""
+        """Compare two runs: the last two marked, or the marked one and the one under the cursor."""
         from workbench.runs.compare_dialog import CompareScreen
 
-        current = self.runs_table.current
-        names = self.marked[-2:] if len(self.marked) > 1 else [*(n for n in self.marked if n != current), current]
-        rows = [row for name in names for row in self.summaries if row.name == name]
+        table = self.runs_table
+        others = [name for name in table.marked if name != table.current]
+        rows = table.named(table.marked[-2:] if len(table.marked) > 1 else [*others, table.current])
         if len(rows) < 2:
-            self.notify("Mark a run with space, go to another, and press = to compare the two.", markup=False)
+            self.notify("Mark a run with space, select another, then press = to compare the two.", markup=False)
             return
         try:
             configs = (Run(rows[0].path).config(), Run(rows[1].path).config())
         except UserError as error:
-            self.say(str(error))
+            notify_error(self.app, error)
             return
         self.app.push_screen(CompareScreen(rows[0], rows[1], configs))
 
-    # --- going elsewhere
+    # --- other screens
 
     @on(LiveTable.RowSelected, "#runs-list")
-    def _opened(self) -> None:
-        if self.checkpoints:
+    def _run_selected(self) -> None:
+        if self.checkpoint_table.keys:
             self.checkpoint_table.focus()
         else:
             self.notify("This run has no checkpoint yet.", markup=False)
 
     @on(LiveTable.RowSelected, "#run-checkpoints")
-    def _checkpoint_opened(self) -> None:
+    def _checkpoint_selected(self) -> None:
         self.action_chat()
 
     def action_chat(self) -> None:
-        """Talk to the checkpoint under the cursor, or to the run's newest; a run in training is talked to live."""
-        summary = self.current
-        if summary is None:
+        """Chat with the selected checkpoint, or with the newest of the run; with a run in training as it learns."""
+        summary, checkpoint = self.current, self.selected_checkpoint
+        if summary is None or self._report_damage():
             return
-        chosen_one = self.current_checkpoint if self.checkpoint_table.has_focus else None
-        if chosen_one is not None:
-            self.workbench.open_chat(f"{summary.name}@{chosen_one.step}")
+        if checkpoint is not None:
+            self.workbench.open_chat(f"{summary.name}@{checkpoint.step}")
         elif summary.is_running:
             self.workbench.open_chat(f"{summary.name}@live")
-        elif self.checkpoints:
+        elif self.checkpoint_table.checkpoints:
             self.workbench.open_chat(summary.name)
         else:
-            self.say(f"{summary.name} has no checkpoint to talk to; resume it until its first save.")
+            notify_error(self.app, f"{summary.name} has no checkpoint to chat with; resume it until its first save.")
 
     def action_curves(self) -> None:
         """Open the curves of the run on the Train screen."""
         if (summary := self.current) is not None:
             self.workbench.open_train(summary.name)
+
+    def action_queue(self) -> None:
+        """Show the queue."""
+        from workbench.train.queue_screen import QueueScreen
+
+        self.app.push_screen(QueueScreen())
+
+    def action_trash(self) -> None:
+        """Show deleted runs."""
+        from workbench.runs.trash_screen import TrashScreen
+
+        self.app.push_screen(TrashScreen())
+
+    def action_cached_data(self) -> None:
+        """Show prepared data and the runs that use it."""
+        from workbench.data.prepared_screen import PreparedDataScreen
+
+        self.app.push_screen(PreparedDataScreen())
+
+    # --- changing a run
+
+    @work
+    async def _change(self, change: Callable[[RunSummary], Awaitable[None]]) -> None:
+        """Change the run under the cursor, and show the result."""
+        if (summary := self.current) is not None:
+            await change(summary)
+            self.look_again()
+            self.list_checkpoints()
+
+    def action_resume(self) -> None:
+        """Resume training from the newest checkpoint."""
+        self._change(self.actions.resume)
+
+    def action_fork(self) -> None:
+        """Start a new run from the selected checkpoint, or from the newest of the run."""
+        if not self._report_damage():
+            checkpoint = self.selected_checkpoint
+            self._change(lambda summary: self.actions.fork(summary, checkpoint))
+
+    def action_enqueue(self) -> None:
+        """Add the run to the queue."""
+        if (run := self.selected_run) is not None:
+            self.actions.enqueue(run)
+
+    def action_notes(self) -> None:
+        """Edit the notes of the run."""
+        self._change(self.actions.edit_notes)
+
+    def action_tags(self) -> None:
+        """Edit the tags of the run."""
+        self._change(self.actions.edit_tags)
+
+    def action_rename(self) -> None:
+        """Rename the run."""
+        self._change(self.actions.rename)
+
+    def action_export(self) -> None:
+        """Write the curves of the run to a CSV file."""
+        self._change(self.actions.export)
+
+    def action_delete(self) -> None:
+        """Delete the selected checkpoint or, from the upper table, the whole run."""
+        if self._report_damage():
+            return
+        checkpoint, checkpoints = self.selected_checkpoint, self.checkpoint_table.checkpoints
+        if checkpoint is not None:
+            others = len(checkpoints) - 1
+            self._change(lambda summary: self.actions.delete_checkpoint(summary, checkpoint, others))
+        else:
+            self._change(lambda summary: self.actions.delete_run(summary, checkpoints))
+
+    def action_pin(self) -> None:
+        """Pin the checkpoint under the cursor, which keeps it for good, or unpin it."""
+        run, checkpoint = self.selected_run, self.checkpoint_table.selected
+        if run is not None and checkpoint is not None:
+            attempt(self.app, lambda: pin(run, checkpoint.step))
+            self.list_checkpoints()
+
+    def action_verify(self) -> None:
+        """Verify the checksums of the selected checkpoint, or of all of the run."""
+        if not self._report_damage():
+            self.checkpoint_table.verify()
+
+    def action_copy_path(self) -> None:
+        """Copy the path of the run, or of the selected checkpoint, to the clipboard."""
+        chosen: Run | CheckpointInfo | None = self.selected_checkpoint or self.selected_run
+        if chosen is not None:
+            self.app.copy_to_clipboard(str(chosen.path))
+            self.notify(f"copied {chosen.path}", markup=False)

@@ -1,4 +1,4 @@
-"""What is known of a run in one row, and the file that keeps those rows: thousands of runs are listed at once."""
+"""The summary of a run for one table row, and the cache file of all summaries."""
 
 from __future__ import annotations
 
@@ -17,12 +17,12 @@ from llm.reader import WRONG_SHAPE
 FORMAT = 1
 
 Stamp = tuple[int, int]
-"""Size and time of modification (ns) of a file; zeros where there is none."""
+"""Size and modification time (ns) of a file; zeros if it is missing."""
 
 
 @dataclass(frozen=True)
 class RunSummary:
-    """One row of the table. Losses are nats per token; `touched` is Unix seconds of the last sign of life."""
+    """One row of the table. Losses are in nats per token; `created` and `touched` (the last event) in Unix seconds."""
 
     name: str
     path: Path
@@ -56,43 +56,45 @@ KINDS: dict[str, tuple[type, ...]] = {
     "float": (int, float),
     "float | None": (int, float, NoneType),
 }
-"""What a field may hold as JSON, by its annotation."""
+"""Annotation → the types its JSON values may have."""
 
-Kept = dict[str, tuple[tuple[Stamp, ...], RunSummary]]
-"""By name: a summary, and the stamps of the files it was made from."""
+CachedSummaries = dict[str, tuple[tuple[Stamp, ...], RunSummary]]
+"""Run name → the stamps of the files a summary was made from, and the summary."""
 
 
-def load_summaries(home: Path) -> Kept:
-    """What was kept of the runs of `home`; nothing where there is no such file, or none that can be used."""
+def load_summaries(home: Path) -> CachedSummaries:
+    """The cached summaries of `home`; empty if the cache file is missing, damaged or of another version."""
     path = home / "cache" / "runs.json"
     try:
         record = read_json(path) if path.exists() else {}
         known = [field.name for field in fields(RunSummary)]
         if record.get("format") != FORMAT or record.get("fields") != known:
             return {}
-        return {row["summary"]["name"]: (stamps_of(row), summary_of(row["summary"], home)) for row in record["runs"]}
+        return {
+            row["summary"]["name"]: (stamps_from(row), summary_from(row["summary"], home)) for row in record["runs"]
+        }
     except (UserError, *WRONG_SHAPE):
-        return {}  # only a cache: it is made anew
+        return {}  # only a cache: it is rebuilt
 
 
-def stamps_of(row: dict[str, Any]) -> tuple[Stamp, ...]:
+def stamps_from(row: dict[str, Any]) -> tuple[Stamp, ...]:
     return tuple((int(size), int(time)) for size, time in row["stamp"])
 
 
-def summary_of(record: dict[str, Any], home: Path) -> RunSummary:
-    """The summary a record holds. ValueError where a field is of another kind: lists sort and format them all."""
+def summary_from(record: dict[str, Any], home: Path) -> RunSummary:
+    """The summary in a record. Raises ValueError if a field has the wrong type: a list could not sort or format it."""
     record = {field.name: to_field_value(record[field.name], field.type) for field in fields(RunSummary)}
     for item in fields(RunSummary):
         if item.type in KINDS and type(record[item.name]) not in KINDS[str(item.type)]:
-            raise ValueError(f"{item.name} is of another kind")
+            raise ValueError(f"{item.name} has the wrong type")
     if not NAME.fullmatch(record["name"]) or not all(isinstance(tag, str) for tag in record["tags"]):
-        raise ValueError("no run can be called so")
+        raise ValueError("invalid run name or tags")
     return RunSummary(**(record | {"path": home / "runs" / record["name"], "tags": tuple(record["tags"])}))
 
 
-def save_summaries(home: Path, kept: Kept) -> None:
-    """Keep them for the next time; a disk that refuses is no reason to stop."""
-    rows = [{"stamp": stamp, "summary": asdict(summary) | {"path": ""}} for stamp, summary in kept.values()]
+def save_summaries(home: Path, summaries: CachedSummaries) -> None:
+    """Write the cache file. An error is ignored: the cache only saves time."""
+    rows = [{"stamp": stamp, "summary": asdict(summary) | {"path": ""}} for stamp, summary in summaries.values()]
     path = home / "cache" / "runs.json"
     try:
         path.parent.mkdir(parents=True, exist_ok=True)

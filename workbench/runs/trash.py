@@ -1,4 +1,4 @@
-"""Deleted runs are kept in `<home>/trash` until it is emptied. Each lies there as `NAME@MILLISECONDS`, a whole run."""
+"""Deleted runs. `<home>/trash` holds each run directory as `NAME@MILLISECONDS` until the trash is emptied."""
 
 from __future__ import annotations
 
@@ -10,11 +10,12 @@ from pathlib import Path
 from llm.errors import WrongUse
 from llm.files import directory_size, remove_directory
 from llm.run import Run, free_name
+from workbench.formatting import format_size, plural
 
 
 @dataclass(frozen=True)
 class Trashed:
-    """A deleted run: what it was called, where it lies, when it was deleted (Unix seconds)."""
+    """A deleted run: its name, its path in the trash, and when it was deleted (Unix seconds)."""
 
     name: str
     path: Path
@@ -23,7 +24,7 @@ class Trashed:
 
 
 def move_to_trash(home: Path, run: Run) -> Path:
-    """Delete a run in a way that can be taken back. `RunBusy` while somebody trains it."""
+    """Move a run to the trash. Raises `RunBusy` while it is in training."""
     trash = home / "trash"
     trash.mkdir(parents=True, exist_ok=True)
     target = trash / f"{run.name}@{int(time.time() * 1000)}"
@@ -33,7 +34,7 @@ def move_to_trash(home: Path, run: Run) -> Path:
 
 
 def list_trash(home: Path) -> list[Trashed]:
-    """What lies in the trash, the last deleted first."""
+    """The runs in the trash, the last deleted first."""
     found = []
     for path in (home / "trash").glob("*@*"):
         name, _, stamp = path.name.rpartition("@")
@@ -43,7 +44,7 @@ def list_trash(home: Path) -> list[Trashed]:
 
 
 def find_trashed(home: Path, name: str) -> Trashed:
-    """The run called `name`, or lying under that name; the last deleted where there are several."""
+    """The deleted run of this name, or of this directory name; the last deleted of several."""
     for item in list_trash(home):
         if name in (item.name, item.path.name):
             return item
@@ -51,7 +52,7 @@ def find_trashed(home: Path, name: str) -> Trashed:
 
 
 def restore(home: Path, item: Trashed) -> Run:
-    """Bring a run back, under its own name or, if that is taken by now, as NAME-restored-1."""
+    """Restore a run under its own name or, if that is taken, as NAME-restored-1."""
     runs = home / "runs"
     runs.mkdir(parents=True, exist_ok=True)
     name = free_name(home, item.name, "-restored") if (runs / item.name).exists() else item.name
@@ -60,14 +61,15 @@ def restore(home: Path, item: Trashed) -> Run:
 
 
 def empty(items: Sequence[Trashed]) -> int:
-    """Delete for good; returns the bytes that were freed."""
+    """Delete runs permanently; returns the number of bytes freed."""
     for item in items:
         remove_directory(item.path)
     return sum(item.size_bytes for item in items)
 
 
-def loss_of_emptying(items: Sequence[Trashed], size: str) -> str:
-    """What goes for good, in one plain sentence."""
+def describe_emptying(items: Sequence[Trashed]) -> str:
+    """What is lost with these runs, in one sentence."""
     names = ", ".join(item.name for item in items[:6]) + (f" and {len(items) - 6} more" if len(items) > 6 else "")
-    runs = "1 run" if len(items) == 1 else f"{len(items)} runs"
-    return f"This frees {size} and destroys {runs}, with checkpoints and records: {names}. It cannot be taken back."
+    size = format_size(sum(item.size_bytes for item in items))
+    runs = plural(len(items), "run")
+    return f"This frees {size} and permanently deletes {runs} with all checkpoints: {names}. It cannot be undone."

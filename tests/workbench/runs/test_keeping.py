@@ -14,7 +14,7 @@ from llm.events import Finished
 from llm.files import write_json
 from llm.run import Run, RunBusy
 from tests.workbench.runs_for_tests import evaluated, make_run, save_fake, started, step_logged
-from workbench.data.prepared_data import clean, list_cached, unused
+from workbench.data.prepared_data import clean, list_prepared, unused
 from workbench.runs import trash
 from workbench.runs.export import write_csv
 from workbench.runs.lineage import as_tree
@@ -35,7 +35,7 @@ def test_deleted_runs_can_be_brought_back_until_the_trash_is_emptied(tmp_path):
     assert back.name == "a-1-restored-1" and len(back.checkpoints()) == 1
     trash.move_to_trash(tmp_path, back)
     items = trash.list_trash(tmp_path)
-    assert "destroys 1 run, with checkpoints and records: a-1-restored-1" in trash.loss_of_emptying(items, "3 kB")
+    assert "permanently deletes 1 run with all checkpoints: a-1-restored-1" in trash.describe_emptying(items)
     assert trash.empty(items) == items[0].size_bytes
     assert trash.list_trash(tmp_path) == []
     with pytest.raises(WrongUse, match="no run named a-9"):
@@ -112,7 +112,7 @@ def test_only_data_that_no_run_uses_are_taken_away(tmp_path):
     thrown = make_run(tmp_path, "b-1", steps=4)
     uses(thrown, "bb")
     trash.move_to_trash(tmp_path, thrown)
-    found = {data.fingerprint: data for data in list_cached(tmp_path)}
+    found = {data.fingerprint: data for data in list_prepared(tmp_path)}
     assert found["aa"].used_by == ("a-1",) and found["bb"].used_by[0].startswith("b-1@")
     doomed = unused(list(found.values()))
     assert [data.fingerprint for data in doomed] == ["cc"]
@@ -123,9 +123,9 @@ def test_only_data_that_no_run_uses_are_taken_away(tmp_path):
 def test_a_run_without_a_checkpoint_keeps_its_data(trained_run, home):
     shutil.copytree(trained_run.path.parent.parent, home, dirs_exist_ok=True)
     run = Run.open(home, "tiny-1")
-    (by_checkpoint,) = list_cached(home)
+    (by_checkpoint,) = list_prepared(home)
     assert by_checkpoint.used_by == ("tiny-1",)
     shutil.rmtree(run.checkpoint_directory)
-    assert list_cached(home)[0].used_by == ("tiny-1",), "it may be training towards its first save"
+    assert list_prepared(home)[0].used_by == ("tiny-1",), "it may be training towards its first save"
     shutil.rmtree(run.path)
-    assert unused(list_cached(home))[0].fingerprint == by_checkpoint.fingerprint
+    assert unused(list_prepared(home))[0].fingerprint == by_checkpoint.fingerprint

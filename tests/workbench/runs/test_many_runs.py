@@ -17,7 +17,7 @@ from llm.run import Run
 from tests.workbench.runs.test_runs_screen import RunsApp, names
 from tests.workbench.runs_for_tests import make_run, step_logged
 from tests.workbench.waiting import shown, until
-from workbench.runs.catalog import RunCatalogue
+from workbench.runs.catalog import RunCatalog
 from workbench.runs.screen import RunsScreen
 
 MANY = 3000
@@ -56,21 +56,21 @@ def many(tmp_path: Path) -> Path:
 
 
 def test_each_is_read_once_and_again_only_when_it_changed(many: Path) -> None:
-    catalogue = RunCatalogue(many)
+    catalog = RunCatalog(many)
     with opened_files(many) as read:
-        assert len(catalogue.refresh()) == MANY
+        assert len(catalog.refresh()) == MANY
     assert len(read) == MANY
     with opened_files(many) as read:
-        assert len(catalogue.refresh()) == MANY
+        assert len(catalog.refresh()) == MANY
     assert read == set()
     log = Run.open(many, "run-1234").log()
     log.append(step_logged(4, 0.5))
     log.close()
     with opened_files(many) as read:
-        assert {row.name: row.step for row in catalogue.refresh()}["run-1234"] == 4
+        assert {row.name: row.step for row in catalog.refresh()}["run-1234"] == 4
     assert read == {"run-1234"}
     with opened_files(many) as read:
-        assert len(RunCatalogue(many).refresh()) == MANY
+        assert len(RunCatalog(many).refresh()) == MANY
     assert read <= {"run-1234"}, "another workbench knows them from the cache"
 
 
@@ -83,17 +83,19 @@ async def test_the_table_holds_them_all_and_the_keys_work(many: Path) -> None:
         await pilot.press("s", "G")
         await until(pilot, lambda: screen.runs_table.current == "run-2999" and "run-2999" in shown(screen))
         await pilot.press("k", "space", "g", "j")
-        await until(pilot, lambda: screen.runs_table.current == "run-0001" and screen.marked == ["run-2998"])
+        await until(pilot, lambda: screen.runs_table.current == "run-0001" and screen.runs_table.marked == ["run-2998"])
         await pilot.press("slash", *"-012", "enter")
         await until(pilot, lambda: names(screen) == [f"run-012{digit}" for digit in range(10)])
         await pilot.press("escape")
-        await until(pilot, lambda: len(names(screen)) == MANY and screen.listed_run == screen.runs_table.current)
+        await until(
+            pilot, lambda: len(names(screen)) == MANY and screen.checkpoint_table.run_name == screen.runs_table.current
+        )
         here = screen.runs_table.current
         with Run.open(many, "run-0777").lock():
-            await until(pilot, lambda: "running here" in {row.status for row in screen.summaries})
+            await until(pilot, lambda: "running here" in {row.status for row in screen.runs_table.summaries})
             with opened_files(many) as read:
-                before = screen.summaries
-                await until(pilot, lambda: screen.summaries is not before)
-                between = screen.summaries
-                await until(pilot, lambda: screen.summaries is not between)
+                before = screen.runs_table.summaries
+                await until(pilot, lambda: screen.runs_table.summaries is not before)
+                between = screen.runs_table.summaries
+                await until(pilot, lambda: screen.runs_table.summaries is not between)
             assert read <= {here, "run-0777"}, "only the one in training, and the one whose checkpoints are listed"

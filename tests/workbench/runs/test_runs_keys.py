@@ -20,12 +20,14 @@ from workbench.app import WorkbenchApp
 from workbench.charts import curve_cache
 from workbench.charts.chart import Chart
 from workbench.charts.curves import RunCurves
+from workbench.data.prepared_screen import PreparedDataScreen
 from workbench.presets.screen import PresetsScreen
 from workbench.runs.compare_dialog import CompareScreen
 from workbench.runs.fork_screen import ForkScreen
 from workbench.runs.overlay_screen import OverlayScreen
-from workbench.runs.storage_screen import CachedDataScreen, QueueScreen, TrashScreen
 from workbench.runs.trash import move_to_trash
+from workbench.runs.trash_screen import TrashScreen
+from workbench.train.queue_screen import QueueScreen
 from workbench.train.service import TrainingService
 from workbench.ui.dialogs import Ask, AskText
 from workbench.ui.messages import TrainingEnded
@@ -33,7 +35,7 @@ from workbench.ui.messages import TrainingEnded
 
 async def at(pilot, screen, name):
     screen.runs_table.select_key(name)
-    await until(pilot, lambda: screen.listed_run == name)
+    await until(pilot, lambda: screen.checkpoint_table.run_name == name)
 
 
 async def test_marked_runs_are_laid_over_each_other(tmp_path):
@@ -44,10 +46,10 @@ async def test_marked_runs_are_laid_over_each_other(tmp_path):
         await pilot.press("s")
         await at(pilot, screen, "a-1")
         await pilot.press("space", "space")
-        assert screen.marked == ["a-1", "b-1"] and screen.runs_table.current == "c-1"
+        assert screen.runs_table.marked == ["a-1", "b-1"] and screen.runs_table.current == "c-1"
         assert "●2 b-1" in shown(screen)
         await pilot.press("k", "space")
-        assert screen.marked == ["a-1"]
+        assert screen.runs_table.marked == ["a-1"]
         await pilot.press("space", "o")
         await until(pilot, lambda: isinstance(pilot.app.screen, OverlayScreen))
         overlay = pilot.app.screen
@@ -160,7 +162,7 @@ async def test_the_trash(tmp_path):
             await until(pilot, lambda: "In the trash: 1 run, " in shown(pilot.app.screen))
             await pilot.press(key)
             await until(pilot, lambda: isinstance(pilot.app.screen, Ask))
-            assert "cannot be taken back" in pilot.app.screen.question
+            assert "cannot be undone" in pilot.app.screen.question
             await pilot.press(*answer)
         await until(pilot, lambda: not list((tmp_path / "trash").iterdir()))
 
@@ -174,8 +176,8 @@ async def test_prepared_data_that_no_run_uses(tmp_path):
     async with RunsApp(tmp_path).run_test(size=(80, 24)) as pilot:
         await opened(pilot, 1)
         await pilot.press("D")
-        await until(pilot, lambda: isinstance(pilot.app.screen, CachedDataScreen))
-        await until(pilot, lambda: "used by no run: 1" in shown(pilot.app.screen))
+        await until(pilot, lambda: isinstance(pilot.app.screen, PreparedDataScreen))
+        await until(pilot, lambda: "unused: 1" in shown(pilot.app.screen))
         await pilot.press("C")
         await until(pilot, lambda: isinstance(pilot.app.screen, Ask))
         assert "corpus-bb" in pilot.app.screen.question
@@ -205,13 +207,13 @@ async def test_what_takes_long_in_the_trash_keeps_no_key_waiting(tmp_path, monke
     async with RunsApp(tmp_path).run_test(size=(80, 24)) as pilot:
         await opened(pilot, 1)
         await pilot.press("x")
-        await until(pilot, lambda: "looking how much lies there" in shown(pilot.app.screen))
+        await until(pilot, lambda: "measuring the size" in shown(pilot.app.screen))
         measured.set()
         await until(pilot, lambda: "In the trash: 1 run, " in shown(pilot.app.screen))
         await pilot.press("E")
         await until(pilot, lambda: isinstance(pilot.app.screen, Ask))
         await pilot.press("down", "enter")
-        await until(pilot, lambda: "destroying" in shown(pilot.app.screen))
+        await until(pilot, lambda: "deleting" in shown(pilot.app.screen))
         assert pilot.app.screen.items == [] and list((tmp_path / "trash").iterdir())
         removed.set()
         await until(pilot, lambda: "The trash is empty." in shown(pilot.app.screen))
@@ -226,13 +228,13 @@ async def test_taking_prepared_data_away_keeps_no_key_waiting(tmp_path, monkeypa
     async with RunsApp(tmp_path).run_test(size=(80, 24)) as pilot:
         await opened(pilot, 1)
         await pilot.press("D")
-        await until(pilot, lambda: "used by no run: 1" in shown(pilot.app.screen))
+        await until(pilot, lambda: "unused: 1" in shown(pilot.app.screen))
         await pilot.press("C")
         await until(pilot, lambda: isinstance(pilot.app.screen, Ask))
         await pilot.press("down", "enter")
-        await until(pilot, lambda: "taking them away" in shown(pilot.app.screen))
+        await until(pilot, lambda: "deleting" in shown(pilot.app.screen))
         removed.set()
-        await until(pilot, lambda: "No data have been prepared yet." in shown(pilot.app.screen))
+        await until(pilot, lambda: "No prepared data yet." in shown(pilot.app.screen))
 
 
 @pytest.fixture
@@ -247,19 +249,19 @@ async def test_a_fork_is_edited_and_begun(trained_home):
     app.training.begin = lambda run, overrides=(): begun.append(run.name) or True
     async with app.run_test(size=(80, 24)) as pilot:
         screen = await opened(pilot, 1)
-        await until(pilot, lambda: screen.listed_run == "tiny-1")
+        await until(pilot, lambda: screen.checkpoint_table.run_name == "tiny-1")
         await pilot.press("f")
         await until(pilot, lambda: isinstance(app.screen, ForkScreen))
         form = app.screen
         title = lambda: str(form.query_one("#edit-title", Static).render())  # noqa: E731
-        assert "fork of tiny-1@20: goes on at step 20" in title() and "train.steps 20 → 40" in title()
+        assert "fork of tiny-1@20: continues at step 20" in title() and "train.steps 20 → 40" in title()
         form.listing.highlighted = next(
             index
             for index in range(form.listing.option_count)
             if form.listing.get_option_at_index(index).id == "optim.kind"
         )
         await pilot.press("space")
-        await until(pilot, lambda: "since the optimiser changes" in title() and "optim.kind adamw → sgd" in title())
+        await until(pilot, lambda: "since the optimizer changes" in title() and "optim.kind adamw → sgd" in title())
         await pilot.press("d", "w")
         await until(pilot, lambda: "weights only, from step 0" in title() and "optim" not in title())
         form.listing.highlighted = next(

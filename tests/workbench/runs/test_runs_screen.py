@@ -13,7 +13,7 @@ import workbench.app as app_module
 from tests.workbench.runs_for_tests import make_run, save_fake, step_logged
 from tests.workbench.waiting import shown, was_notified
 from workbench.app import WorkbenchApp
-from workbench.runs.catalog import RunCatalogue
+from workbench.runs.catalog import RunCatalog
 from workbench.runs.screen import RunsScreen
 from workbench.ui.dialogs import Ask, AskText
 
@@ -76,7 +76,7 @@ async def test_runs_and_checkpoints_are_listed(tmp_path):
     async with RunsApp(tmp_path).run_test(size=(120, 30)) as pilot:
         screen = await opened(pilot, 2)
         screen.runs_table.select_key("alpha-1")
-        await until(lambda: screen.listed_run == "alpha-1")
+        await until(lambda: screen.checkpoint_table.run_name == "alpha-1")
         assert screen.checkpoint_table.keys == ["4", "2"]
         row = first_line_with(screen, "✓ finished").split()
         assert row[:7] == ["alpha-1", "✓", "finished", "4/500", "2.000", "2.100", "1.050"]
@@ -110,7 +110,7 @@ async def test_columns_are_shown_whole_or_not_at_all(tmp_path):
         for table in (screen.runs_table, screen.checkpoint_table):
             assert table.virtual_size.width <= table.outer_size.width
         await pilot.press("s", "s", "s", "s", "s", "s", "s")
-        assert screen.sort_by == "parameters"
+        assert screen.runs_table.sort_by == "parameters"
         await until(lambda: "params ▼" in shown(screen), "the column that is sorted by")
         await pilot.resize_terminal(120, 40)
         await until(lambda: "shakespeare.txt" in first_line_with(screen, "✓"), "the end of the corpus")
@@ -158,7 +158,7 @@ async def test_a_run_in_training_moves(tmp_path):
             await until(lambda: screen.current.step == 4, "the fourth step")
             assert screen.current.status == "running here"
             await pilot.press("c", "d", "R")
-            stop_first = "stop it before giving it another name"
+            stop_first = "stop it before you rename it"
             await until(lambda: was_notified(pilot.app, stop_first), stop_first)
             assert pilot.app.sent == [("chat", "a-1@live")], "and a run in training is not deleted"
             assert not isinstance(pilot.app.screen, Ask | AskText)
@@ -175,7 +175,7 @@ async def test_filter_sort_and_keys(tmp_path):
         await until(lambda: len(names(screen)) == 2)
         assert screen.query_one("#runs-filter", Input).value == ""
         await pilot.press("s")
-        assert screen.sort_by == "name" and names(screen) == ["alpha-1", "beta-1"]
+        assert screen.runs_table.sort_by == "name" and names(screen) == ["alpha-1", "beta-1"]
         await pilot.press("S")
         assert names(screen) == ["beta-1", "alpha-1"]
         await pilot.press("G")
@@ -189,7 +189,7 @@ async def test_enter_goes_to_checkpoints_and_to_the_chat(tmp_path):
     async with RunsApp(tmp_path).run_test(size=(80, 24)) as pilot:
         screen = await opened(pilot, 2)
         screen.runs_table.select_key("alpha-1")
-        await until(lambda: screen.listed_run == "alpha-1")
+        await until(lambda: screen.checkpoint_table.run_name == "alpha-1")
         await pilot.press("c", "t")
         await pilot.press("enter")
         await until(lambda: screen.checkpoint_table.has_focus)
@@ -206,10 +206,10 @@ async def test_pin_verify_copy(tmp_path):
     async with RunsApp(tmp_path).run_test(size=(120, 30)) as pilot:
         screen = await opened(pilot, 2)
         screen.runs_table.select_key("alpha-1")
-        await until(lambda: screen.listed_run == "alpha-1")
+        await until(lambda: screen.checkpoint_table.run_name == "alpha-1")
         await pilot.press("v")
         checkpoints = lambda: lines_of(screen.checkpoint_table)  # noqa: E731
-        await until(lambda: "whole" in checkpoints()["4"] and "damaged" in checkpoints()["2"], "both checked")
+        await until(lambda: "intact" in checkpoints()["4"] and "damaged" in checkpoints()["2"], "both checked")
         await pilot.press("enter", "p")
         assert run.meta()["pins"] == [4]
         await until(lambda: "pinned" in checkpoints()["4"], "the pin")
@@ -217,12 +217,27 @@ async def test_pin_verify_copy(tmp_path):
         assert pilot.app.clipboard.endswith("step-00000004")
 
 
+async def test_a_damaged_checkpoint_is_listed_with_the_reason(tmp_path):
+    run = home_with_runs(tmp_path)
+    (run.checkpoint_directory / "step-00000004" / "manifest.json").write_text("{")
+    async with RunsApp(tmp_path).run_test(size=(120, 30)) as pilot:
+        screen = await opened(pilot, 2)
+        screen.runs_table.select_key("alpha-1")
+        await until(lambda: screen.checkpoint_table.run_name == "alpha-1")
+        assert screen.checkpoint_table.keys == ["damaged 4", "2"]
+        assert "damaged" in lines_of(screen.checkpoint_table)["damaged 4"]
+        assert "checkpoint 4: " in str(screen.query_one("#run-details", Static).render())
+        await pilot.press("enter", "c", "f", "d", "v")
+        await until(lambda: was_notified(pilot.app, "manifest.json"))
+        assert pilot.app.screen is screen and pilot.app.sent == [], "nothing is done with it"
+
+
 async def test_deleting_asks_and_says_what_is_lost(tmp_path):
     run = home_with_runs(tmp_path)
     async with RunsApp(tmp_path).run_test(size=(80, 24)) as pilot:
         screen = await opened(pilot, 2)
         screen.runs_table.select_key("alpha-1")
-        await until(lambda: screen.listed_run == "alpha-1")
+        await until(lambda: screen.checkpoint_table.run_name == "alpha-1")
         await pilot.press("d")
         await until(lambda: isinstance(pilot.app.screen, Ask))
         assert "all 2 checkpoints" in pilot.app.screen.question
@@ -241,10 +256,10 @@ async def test_deleting_a_checkpoint_says_how_many_are_left(tmp_path):
     async with RunsApp(tmp_path).run_test(size=(80, 24)) as pilot:
         screen = await opened(pilot, 2)
         screen.runs_table.select_key("alpha-1")
-        await until(lambda: screen.listed_run == "alpha-1")
+        await until(lambda: screen.checkpoint_table.run_name == "alpha-1")
         await pilot.press("enter", "d")
         await until(lambda: isinstance(pilot.app.screen, Ask))
-        assert pilot.app.screen.question.endswith("; it leaves 1 other.")
+        assert pilot.app.screen.question.endswith("; 1 checkpoint remains.")
 
 
 async def test_exporting_again_keeps_the_table_of_before(tmp_path):
@@ -252,7 +267,7 @@ async def test_exporting_again_keeps_the_table_of_before(tmp_path):
     async with RunsApp(tmp_path).run_test(size=(80, 24)) as pilot:
         screen = await opened(pilot, 2)
         screen.runs_table.select_key("alpha-1")
-        await until(lambda: screen.listed_run == "alpha-1")
+        await until(lambda: screen.checkpoint_table.run_name == "alpha-1")
         first, second = (tmp_path / "exports" / f"alpha-1{number}.csv" for number in ("", "-2"))
         await pilot.press("e")
         await until(first.exists, "the first table")
@@ -270,7 +285,7 @@ async def test_notes_rename_resume(tmp_path):
     async with app.run_test(size=(120, 30)) as pilot:
         screen = await opened(pilot, 2)
         screen.runs_table.select_key("beta-1")
-        await until(lambda: screen.listed_run == "beta-1")
+        await until(lambda: screen.checkpoint_table.run_name == "beta-1")
         await pilot.press("n")
         await until(lambda: isinstance(app.screen, AskText))
         await pilot.press(*"[b]x", "enter")
@@ -278,7 +293,7 @@ async def test_notes_rename_resume(tmp_path):
         await pilot.press("r")
         await until(lambda: started == [("beta-1", ())])
         screen.runs_table.select_key("alpha-1")
-        await until(lambda: screen.listed_run == "alpha-1")
+        await until(lambda: screen.checkpoint_table.run_name == "alpha-1")
         await pilot.press("r")
         await until(lambda: isinstance(app.screen, AskText))
         await pilot.press("enter")
@@ -309,7 +324,7 @@ async def test_a_run_deleted_under_the_screen(tmp_path):
         screen = await opened(pilot, 2)
         screen.look_again = lambda: None  # the screen does not notice
         screen.runs_table.select_key("alpha-1")
-        await until(lambda: screen.listed_run == "alpha-1")
+        await until(lambda: screen.checkpoint_table.run_name == "alpha-1")
         run.path.rename(tmp_path / "elsewhere")
         for key in ("p", "v", "y", "c", "t", "Q", "f", "e", "space", "o", "escape", "r", "escape"):
             await pilot.press(key)
@@ -326,7 +341,7 @@ async def test_a_run_deleted_under_the_screen(tmp_path):
         del screen.look_again
         screen.look_again()
         await until(lambda: names(screen) == ["beta-1"])
-        assert screen.listed_run == "beta-1"
+        assert screen.checkpoint_table.run_name == "beta-1"
 
 
 async def test_tiny_terminal(tmp_path):
@@ -340,15 +355,15 @@ async def test_tiny_terminal(tmp_path):
 
 async def test_reading_slowly_leaves_the_cursor_on_the_list(tmp_path, monkeypatch):
     make_run(tmp_path, "alone-1", steps=3)
-    report, go_on, refresh = threading.Event(), threading.Event(), RunCatalogue.refresh
+    report, go_on, refresh = threading.Event(), threading.Event(), RunCatalog.refresh
 
-    def slowly(catalogue, progress):
+    def slowly(catalog, progress):
         while not go_on.wait(0.05):
             if report.is_set():
                 progress(1, 900)
-        return refresh(catalogue)
+        return refresh(catalog)
 
-    monkeypatch.setattr(RunCatalogue, "refresh", slowly)
+    monkeypatch.setattr(RunCatalog, "refresh", slowly)
     app = RunsApp(tmp_path)
     async with app.run_test(size=(160, 50)) as pilot:
         screen = app.screen

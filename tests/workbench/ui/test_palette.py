@@ -12,9 +12,11 @@ from textual.pilot import Pilot
 from tests.workbench.scripted import ScriptedTrainer, scripted_run
 from tests.workbench.waiting import shown, until
 from workbench.app import WorkbenchApp
+from workbench.data.prepared_screen import PreparedDataScreen
 from workbench.presets.edit_screen import EditScreen
 from workbench.runs.overlay_screen import OverlayScreen
-from workbench.runs.storage_screen import CachedDataScreen, QueueScreen, TrashScreen
+from workbench.runs.trash_screen import TrashScreen
+from workbench.train.queue_screen import QueueScreen
 from workbench.train.service import TrainingService
 from workbench.ui.dialogs import Help, Waiting
 from workbench.ui.keys import EVERYWHERE, working_keys
@@ -68,7 +70,7 @@ async def test_what_is_chosen_is_done(home: Path) -> None:
         await until(pilot, lambda: isinstance(app.screen, EditScreen))
         await choose(pilot, "Go to Runs")
         await until(pilot, lambda: app.screen.id == "runs" and "old-1" in shown(app.screen))
-        for name, screen in (("Queue", QueueScreen), ("Trash", TrashScreen), ("Prepared data", CachedDataScreen)):
+        for name, screen in (("Queue", QueueScreen), ("Trash", TrashScreen), ("Prepared data", PreparedDataScreen)):
             await choose(pilot, f"Go to {name}")
             await until(pilot, lambda screen=screen: isinstance(app.screen, screen))
             await pilot.press("escape")
