@@ -154,7 +154,7 @@ RUNS = [
     row("runs.filter", "slash", focus("runs-filter")),
     row("runs.back", "escape", focus("runs-list")),
     row("runs.pin", "p", lambda app: Run.open(app.home, "tiny-1").meta()["pins"] == [20]),
-    row("runs.verify", "v", lambda app: shown(app.screen).count("whole") == 2),
+    row("runs.verify", "v", lambda app: shown(app.screen).count("intact") == 2),
     row("runs.notes", "n", at(AskText), "escape"),
     row("runs.tags", "T", at(AskText), "escape"),
     row("runs.rename", "R", at(AskText), "escape"),

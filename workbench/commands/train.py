@@ -66,13 +66,13 @@ def train(options: argparse.Namespace) -> int:
 
 def fit_to_machine(config: RunConfig, options: argparse.Namespace) -> RunConfig:
     """`config` shrunk to `--fit` minutes on this machine, as `f` on the Presets screen does."""
-    from workbench.presets.estimate import USUAL_FLOPS, nearest_that_fits
+    from workbench.presets.estimate import TYPICAL_FLOPS, fitting_overrides
     from workbench.presets.preflight import expected_speed
 
     if not 0 < options.fit < 1e7:
         raise WrongUse(f"--fit must be a number of minutes above 0, not {options.fit:g}.")
     speed = expected_speed(options.home, config)
-    overrides = nearest_that_fits(config, speed.flops_per_second if speed else USUAL_FLOPS, options.fit)
+    overrides = fitting_overrides(config, speed.flops_per_second if speed else TYPICAL_FLOPS, options.fit)
     for path, value in overrides:
         say(f"to fit: --{path} {value}")
     return with_overrides(config, overrides)

@@ -27,7 +27,7 @@ from llm.config import (
 )
 from llm.errors import Problem, UserError
 from workbench.presets.preflight import expected_speed
-from workbench.presets.summary import changes, costs, shown
+from workbench.presets.summary import change_lines, costs, format_value
 from workbench.text import clean
 from workbench.ui.dialogs import AskText, Modal
 from workbench.ui.key_line import KeyLine
@@ -147,9 +147,9 @@ class EditScreen(Modal[EditResult]):
     def _entry(self, field: Field) -> Content:
         value, before = get_value(self.config, field.path), get_value(self.base, field.path)
         if not self._is_changed(field):
-            return Content.assemble(f"  {field.name:<22} ", shown(value))
-        was = f"  ({self.BASE}: {shown(before)})"
-        return Content.assemble((f"● {field.name:<22} {shown(value)}", "bold"), (was, BESIDE))
+            return Content.assemble(f"  {field.name:<22} ", format_value(value))
+        was = f"  ({self.BASE}: {format_value(before)})"
+        return Content.assemble((f"● {field.name:<22} {format_value(value)}", "bold"), (was, BESIDE))
 
     def _wanted(self, words: list[str]) -> list[Field]:
         """The fields to list: those with all the words in their path come before those that have some in their help.
@@ -180,7 +180,7 @@ class EditScreen(Modal[EditResult]):
         if width:
             speed = expected_speed(self.home, self.config)
             lines = [Content.styled("What it takes", "bold"), Content(""), *costs(self.config, None, width, speed)]
-            if changed := changes(self.base, self.config):
+            if changed := change_lines(self.base, self.config):
                 lines += [Content(""), Content.styled(f"Differs from the {self.BASE}", "bold"), *changed]
             page.update(Content("\n").join(lines))
 

@@ -1,4 +1,4 @@
-"""What a configuration means on this machine before anything is loaded: sizes by formula, no torch."""
+"""Sizes of a run, computed from its configuration without torch."""
 
 from __future__ import annotations
 
@@ -20,16 +20,16 @@ KNOWN_VOCABULARIES = {
     "o200k_base": 200019,
 }
 TYPICAL_ALPHABET = 100  # characters in plain English text, punctuation and capitals included
-BYTES_PER_TOKEN = {"byte": 1.0, "char": 1.0}  # text bytes a token stands for; 4 for vocabularies of words and pieces
-PROGRAM_BYTES = 400_000_000  # of torch and the workbench, next to a small model on a CPU; about, as measured
-MEMORY_SHARE = 0.9  # of the free memory; the rest is for whatever else wants some
+BYTES_PER_TOKEN = {"byte": 1.0, "char": 1.0}  # of text; 4 for tokenizers with subwords
+PROGRAM_BYTES = 400_000_000  # memory of torch and the workbench without a model, measured on a CPU
+MEMORY_SHARE = 0.9  # of the free memory; the rest is left to other programs
 UNLIMITED_MINUTES = 1e9
-USUAL_FLOPS = 5e10  # FLOP/s that two CPU cores train with, about; until a preflight has measured it
+TYPICAL_FLOPS = 5e10  # FLOP/s of training on two CPU cores; used until a preflight has measured the real value
 
 
 @dataclass(frozen=True)
 class Estimate:
-    """Sizes of a run. `vocab_is_guess`: the alphabet is known only once the text was read."""
+    """Sizes of a run. `vocab_is_guess`: the size of an alphabet is unknown until the text has been read."""
 
     model: ModelConfig
     parameters: int
@@ -49,9 +49,9 @@ class Estimate:
 
 
 def estimate(config: RunConfig, *, vocab_size: int = 0, train_tokens: int = 0) -> Estimate:
-    """Sizes of a run of `config`; `vocab_size` and `train_tokens` where they are known from prepared data, else 0.
+    """Sizes of a run of `config`. `vocab_size` and `train_tokens` are those of prepared data, 0 if unknown.
 
-    Raises ConfigError where the fields contradict one another.
+    Raises ConfigError if fields contradict each other.
     """
     vocabulary = vocab_size or expected_vocabulary(config)
     model = resolve_model(config.model, vocabulary)
@@ -70,7 +70,7 @@ def estimate(config: RunConfig, *, vocab_size: int = 0, train_tokens: int = 0) -
 
 
 def expected_vocabulary(config: RunConfig) -> int:
-    """The tokenizer's size as far as the configuration tells."""
+    """The vocabulary size that the configuration implies."""
     tokenizer = config.tokenizer
     if tokenizer.kind == "byte":
         return 256 + len(tokenizer.special_tokens)
@@ -82,7 +82,7 @@ def expected_vocabulary(config: RunConfig) -> int:
 
 
 def expected_tokens(config: RunConfig) -> int:
-    """Training tokens as far as the configuration tells: from the corpus's size, at the usual bytes per token."""
+    """The number of training tokens, estimated from the size of the corpus."""
     size = corpus_bytes(config)
     return int(size * (1 - config.data.validation_fraction) / BYTES_PER_TOKEN.get(config.tokenizer.kind, 4.0))
 
@@ -95,16 +95,16 @@ def corpus_bytes(config: RunConfig) -> float:
 
 
 def available_bytes() -> int:
-    """Memory that a run could have: of the GPU where torch has found one, else what this process may still get
-    besides the program itself."""
+    """Memory in bytes that a run could use: free GPU memory if torch has found a GPU, else free memory without the
+    program itself."""
     torch = sys.modules.get("torch")
     if torch is not None and hasattr(torch, "cuda") and torch.cuda.is_available():
         return int(torch.cuda.mem_get_info()[0])
     return max(0, memory().available - (0 if torch is not None else PROGRAM_BYTES))
 
 
-def nearest_that_fits(config: RunConfig, flops_per_second: float, minutes: float = 0.0) -> Overrides:
-    """What to change so that a run of `config` fits into this machine's memory, and into `minutes` if that is not 0;
-    nothing where it does as it is."""
+def fitting_overrides(config: RunConfig, flops_per_second: float, minutes: float = 0.0) -> Overrides:
+    """The overrides that make `config` fit into the memory of this machine and, unless 0, into `minutes`; empty if it
+    already fits."""
     memory, minutes = available_bytes() * MEMORY_SHARE, minutes or UNLIMITED_MINUTES
     return fit(config, memory, flops_per_second, minutes, expected_tokens(config))

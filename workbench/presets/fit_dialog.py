@@ -1,4 +1,4 @@
-"""Making a preset small enough for this machine and a person's patience: what would change, before it does."""
+"""The dialog that shrinks a preset to fit this machine and a time limit."""
 
 from __future__ import annotations
 
@@ -15,9 +15,9 @@ from textual.widgets import Input, Static
 from llm.config import RunConfig, with_overrides
 from llm.errors import UserError
 from workbench.formatting import format_count
-from workbench.presets.estimate import USUAL_FLOPS, nearest_that_fits
+from workbench.presets.estimate import TYPICAL_FLOPS, fitting_overrides
 from workbench.presets.preflight import Speed
-from workbench.presets.summary import changes
+from workbench.presets.summary import change_lines
 from workbench.text import clean
 from workbench.ui.dialogs import Modal
 
@@ -25,12 +25,12 @@ MINUTES = 10
 
 
 class FitDialog(Modal[RunConfig | None]):
-    """Asks for the minutes a run may take, shows what would change, and returns the changed configuration."""
+    """Asks for a time limit in minutes, shows the changes it needs, and returns the changed configuration."""
 
     NAME = "Fit"
     GUIDE = (
-        "How many minutes a run may take here. What would have to change, and nothing else, is listed below the line; "
-        "Enter takes it over into the preset, where it can still be edited."
+        "Enter how many minutes the run may take on this machine. The changes it needs are listed below; Enter "
+        "applies them to the preset, which can still be edited."
     )
     BINDINGS: ClassVar[list[BindingType]] = [
         Binding("escape", "dismiss(None)", "Cancel", id="dialog.cancel"),
@@ -46,11 +46,11 @@ class FitDialog(Modal[RunConfig | None]):
         self.fitted: RunConfig | None = None
 
     def compose(self) -> ComposeResult:
-        flops = self.speed.flops_per_second if self.speed is not None else USUAL_FLOPS
-        source = f"measured with {self.speed.name}" if self.speed is not None else "a guess: p on the list measures it"
-        question = f"Fit {self.preset_name} to this machine ({speed_words(flops)}, {source}).\n"
+        flops = self.speed.flops_per_second if self.speed is not None else TYPICAL_FLOPS
+        source = f"measured with {self.speed.name}" if self.speed is not None else "an estimate; p measures it"
+        question = f"Fit {self.preset_name} to this machine ({format_flops(flops)}, {source}).\n"
         with Vertical(classes="dialog-box dialog-tall"):
-            yield Static(Content(clean(question) + "Minutes it may take; Enter takes over what is shown below:"))
+            yield Static(Content(clean(question) + "Time limit in minutes; Enter applies the changes below:"))
             yield Input(str(MINUTES), id="fit-minutes")
             yield Static("", classes="dialog-problem", markup=False)
             with VerticalScroll(id="fit-scroll"):
@@ -63,21 +63,21 @@ class FitDialog(Modal[RunConfig | None]):
     def _minutes_changed(self, event: Input.Changed) -> None:
         self.fitted, problem = self._fit(event.value)
         self.query_one(".dialog-problem", Static).update(Content(clean(problem)))
-        shown = changes(self.config, self.fitted) if self.fitted is not None else []
-        nothing = [] if problem else [Content("Nothing need change: it fits as it is.")]
+        shown = change_lines(self.config, self.fitted) if self.fitted is not None else []
+        nothing = [] if problem else [Content("No change is needed: it already fits.")]
         self.query_one("#fit-changes", Static).update(Content("\n").join(shown or nothing))
 
     def _fit(self, text: str) -> tuple[RunConfig | None, str]:
-        """The fitted configuration, or why there is none."""
+        """The fitted configuration, or the problem."""
         try:
             minutes = float(text)
         except ValueError:
             minutes = 0.0
         if not 0 < minutes < 1e7:
-            return None, "must be a number of minutes above 0"
-        flops = self.speed.flops_per_second if self.speed is not None else USUAL_FLOPS
+            return None, "must be a number of minutes greater than 0"
+        flops = self.speed.flops_per_second if self.speed is not None else TYPICAL_FLOPS
         try:
-            return with_overrides(self.config, nearest_that_fits(self.config, flops, minutes)), ""
+            return with_overrides(self.config, fitting_overrides(self.config, flops, minutes)), ""
         except UserError as error:
             return None, str(error)
 
@@ -90,7 +90,7 @@ class FitDialog(Modal[RunConfig | None]):
         self.query_one("#fit-scroll").scroll_relative(y=lines, animate=False)
 
 
-def speed_words(flops_per_second: float) -> str:
-    """A speed in two digits: 50 GFLOP/s."""
+def format_flops(flops_per_second: float) -> str:
+    """A speed to two digits: 50 GFLOP/s."""
     text = format_count(flops_per_second, digits=2)
     return re.sub(r"([A-Z]?)$", r" \1FLOP/s", text, count=1)

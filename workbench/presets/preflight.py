@@ -1,4 +1,4 @@
-"""A preflight in a process of its own, and what it found out, remembered for later estimates."""
+"""Preflights in a separate process, and the measurements that later estimates use."""
 
 from __future__ import annotations
 
@@ -26,16 +26,17 @@ from llm.run.log import last_events
 from workbench.runs.catalog import LogDigest
 
 FORMAT = 1
-REMEMBERED = 200  # measurements kept, the newest
-LEARNT_FROM, ENOUGH_STEPS = 10, 8  # runs whose logs are looked at, and steps that one must have logged
-SENSIBLE = (1e-12, 1e30)  # what was measured lies between these, in whatever unit
+MOST_MEASUREMENTS = 200  # the newest are kept
+RECENT_RUNS, ENOUGH_STEPS = 10, 8  # the runs to measure by their logs, and the steps such a log must have
+PLAUSIBLE = (1e-12, 1e30)  # the limits of any measured value, in its unit
 LENGTHS = ("steps", "tokens", "epochs", "tokens_per_parameter", "flops", "lr", "lr_multiplier", "seed", "log_every")
 
 
 @dataclass(frozen=True)
 class Measurement:
-    """What a preflight measured on one machine; the fields of `llm.training.preflight.Preflight` that stay true for runs of
-    another length, and when that was (Unix seconds). Of what was learnt from a run, the bytes are not known: 0."""
+    """What a preflight measured on one machine at `time` (Unix seconds): the fields of
+    `llm.training.preflight.Preflight` that do not depend on the length of a run. One from the log of a run has 0 bytes,
+    which means unknown."""
 
     machine: str
     key: str
@@ -52,21 +53,21 @@ class Measurement:
 
     @property
     def is_sound(self) -> bool:
-        """Whether its values are what they should be: it may come from a file that anybody can write to."""
+        """Whether the values have the right types and plausible sizes: the file may have been edited."""
         words = (self.machine, self.key, self.name, self.device, self.precision)
         counts = (self.threads, self.training_bytes, self.peak_bytes)
         rates = (self.step_seconds, self.tokens_per_second, self.flops_per_second)
         return (
             all(isinstance(word, str) for word in words)
-            and all(isinstance(count, int) and 0 <= count < SENSIBLE[1] for count in counts)
-            and all(isinstance(rate, int | float) and SENSIBLE[0] < rate < SENSIBLE[1] for rate in rates)
+            and all(isinstance(count, int) and 0 <= count < PLAUSIBLE[1] for count in counts)
+            and all(isinstance(rate, int | float) and PLAUSIBLE[0] < rate < PLAUSIBLE[1] for rate in rates)
             and isinstance(self.time, int | float)
         )
 
 
 class PreflightJob:
-    """Runs `python -m llm.training.preflight` and follows what it says. `on_progress(progress)` and `on_end(result, problem)`
-    are called in a thread; problem is "" where it went well and "cancelled" where that was wanted."""
+    """Runs `python -m llm.training.preflight` and reads its output. Calls `on_progress(progress)` and
+    `on_end(result, problem)` in a thread; `problem` is "" after success and "canceled" after `cancel`."""
 
     def __init__(
         self,
@@ -80,7 +81,7 @@ class PreflightJob:
         self.config = config
         self.name = name
         self.home = home
-        self.cancelled = False
+        self.canceled = False
         self._on_progress = on_progress
         self._on_end = on_end
         self._folder = tempfile.TemporaryDirectory(prefix="llm-workbench-preflight-")
@@ -97,8 +98,8 @@ class PreflightJob:
         threading.Thread(target=self._follow, name=f"preflight {name}", daemon=True).start()
 
     def cancel(self) -> None:
-        """End it at once."""
-        self.cancelled = True
+        """Kill the process."""
+        self.canceled = True
         self._process.kill()
 
     def _drain_errors(self) -> None:
@@ -119,22 +120,24 @@ class PreflightJob:
                 self._on_progress(event)
         status = self._process.wait()
         self._folder.cleanup()
-        if self.cancelled:
-            found, problem = None, "cancelled"
+        if self.canceled:
+            found, problem = None, "canceled"
         elif found is None and not problem:
             last = self._errors.decode(errors="replace").strip().splitlines()[-1:]
-            reason = "it was ended, as when memory runs out" if status < 0 else "".join(last) or f"status {status}"
-            problem = f"the preflight did not get to its end: {reason}."
+            reason = (
+                "it was killed, perhaps because memory ran out" if status < 0 else "".join(last) or f"status {status}"
+            )
+            problem = f"the preflight failed: {reason}."
         self._on_end(found, problem)
 
 
 def machine_name() -> str:
-    """This machine, as far as speed goes: a home may be shared by several."""
+    """A name for this machine and its cores: several machines may share a home directory."""
     return f"{platform.node()} {platform.machine()} {usable_cores()} cores"
 
 
-def key_of(config: RunConfig) -> str:
-    """Two configurations with the same key do the same work in each step."""
+def work_key(config: RunConfig) -> str:
+    """A hash of the fields that determine the work of a step."""
     mapping = to_mapping(config)
     train = {name: value for name, value in mapping.get("train", {}).items() if name not in LENGTHS}
     work = [train, *(mapping.get(name) for name in ("model", "tokenizer", "optim"))]
@@ -142,52 +145,51 @@ def key_of(config: RunConfig) -> str:
 
 
 def measurement(record: dict[str, Any], config: RunConfig, name: str) -> Measurement:
-    own: dict[str, Any] = {"machine": machine_name(), "key": key_of(config), "name": name, "time": time.time()}
+    own: dict[str, Any] = {"machine": machine_name(), "key": work_key(config), "name": name, "time": time.time()}
     return Measurement(**{item.name: (own | record)[item.name] for item in fields(Measurement)} | own)
 
 
-def remember(home: Path, *measured: Measurement) -> None:
-    """Add them to `<home>/measured.json`, each in place of what was measured before for the same work on this machine.
-    A disk that refuses is no reason to stop."""
+def save_measurements(home: Path, *measured: Measurement) -> None:
+    """Add measurements to `<home>/measured.json`. Each replaces the one of the same work and machine. A failed
+    write is ignored."""
     replaced = {(one.machine, one.key) for one in measured}
     others = [one for one in measurements(home) if (one.machine, one.key) not in replaced]
-    kept = sorted([*others, *measured], key=lambda one: one.time)[-REMEMBERED:]
+    kept = sorted([*others, *measured], key=lambda one: one.time)[-MOST_MEASUREMENTS:]
     try:
         write_json(home / "measured.json", {"format": FORMAT, "measured": [asdict(one) for one in kept]})
     except OSError:
         return
 
 
-def learn_from_runs(home: Path) -> None:
-    """Remember how fast the newest runs trained on this machine, where nothing was measured for the same work.
+def measure_recent_runs(home: Path) -> None:
+    """Save the speed of the newest runs on this machine, except where the same work was measured before.
 
     Reads the ends of their logs; for a thread.
     """
     known = {one.key for one in measurements(home) if one.machine == machine_name()}
-    learnt: dict[str, Measurement] = {}
-    for run in list_runs(home)[:LEARNT_FROM]:
+    found: dict[str, Measurement] = {}
+    for run in list_runs(home)[:RECENT_RUNS]:
         try:
-            found = measured_by(run)
+            measured = measurement_of_run(run)
         except (UserError, OSError):
-            continue  # a damaged run teaches nothing
-        if found is not None and found.is_sound and found.key not in known:
-            learnt.setdefault(found.key, found)
-    if learnt:
-        remember(home, *learnt.values())
+            continue  # damaged
+        if measured is not None and measured.is_sound and measured.key not in known:
+            found.setdefault(measured.key, measured)
+    if found:
+        save_measurements(home, *found.values())
 
 
-def measured_by(run: Run) -> Measurement | None:
-    """The speed of a run as its log has it, the median of the last steps; None where it did not train on this machine,
-    or not for long enough."""
+def measurement_of_run(run: Run) -> Measurement | None:
+    """The median speed of the last steps of a run; None if it trained on another machine or too few steps."""
     log = run.path / "events.jsonl"
-    started = LogDigest.of(log).started
+    started = LogDigest.from_log(log).started
     steps = [event for event in last_events(log) if isinstance(event, StepLogged) and event.tokens_per_second > 0]
     if started is None or started.host != platform.node() or len(steps) < ENOUGH_STEPS or not steps[-1].total_flops:
         return None
     rate = statistics.median(step.tokens_per_second for step in steps)
     return Measurement(
         machine=machine_name(),
-        key=key_of(run.config()),
+        key=work_key(run.config()),
         name=run.name,
         device=started.device,
         precision=started.precision,
@@ -202,18 +204,17 @@ def measured_by(run: Run) -> Measurement | None:
 
 
 def measurements(home: Path) -> list[Measurement]:
-    """All that was measured, oldest first; nothing where the file is missing or damaged. Damaged entries are passed
-    over."""
+    """All measurements, oldest first; empty if the file is missing or damaged. Damaged entries are skipped."""
     try:
         content = read_json(home / "measured.json")
         entries = content["measured"] if content["format"] == FORMAT else []
-        found = [measured for entry in entries if (measured := _restored(entry)) is not None]
+        found = [measured for entry in entries if (measured := _measurement_from(entry)) is not None]
     except (UserError, KeyError, TypeError):
         return []
     return found
 
 
-def _restored(entry: Any) -> Measurement | None:
+def _measurement_from(entry: Any) -> Measurement | None:
     try:
         measured = Measurement(**entry)
     except TypeError:
@@ -223,7 +224,7 @@ def _restored(entry: Any) -> Measurement | None:
 
 @dataclass(frozen=True)
 class Speed:
-    """FLOP/s to expect of a run here: `exact` when its own work was measured, else from what was measured of `name`, a
+    """The expected FLOP/s of a run on this machine: `exact` if the same work was measured, else taken from `name`, a
     preflight or a run."""
 
     flops_per_second: float
@@ -233,9 +234,9 @@ class Speed:
 
 
 def expected_speed(home: Path, config: RunConfig) -> Speed | None:
-    """From what was measured on this machine, for other work the newest of it; None while nothing was."""
+    """The speed measured on this machine for the same work or, failing that, the newest one; None without any."""
     here = [one for one in measurements(home) if one.machine == machine_name()]
-    key = key_of(config)
+    key = work_key(config)
     for one in here:
         if one.key == key:
             return Speed(one.flops_per_second, one.name, True, one)

@@ -11,7 +11,7 @@ from textual.widgets import Static
 from llm.config import RunConfig, check
 from llm.events import Progress
 from workbench.formatting import format_count, format_size
-from workbench.presets.preflight import Measurement, PreflightJob, remember
+from workbench.presets.preflight import Measurement, PreflightJob, save_measurements
 from workbench.text import clean
 from workbench.ui.screen import WorkbenchScreen
 
@@ -111,7 +111,7 @@ class PreflightScreen(WorkbenchScreen):
     def _tell(self, name: str, end: Ended) -> None:
         """Keep what was found, or say why nothing was."""
         if end.result is not None:
-            remember(self.workbench.home, end.result)
+            save_measurements(self.workbench.home, end.result)
             self.notify(clean(f"preflight of {name}: {measured_words(end.result)}"), timeout=10, markup=False)
         else:
             self.notify(clean(end.problem), severity="error", timeout=15, markup=False)

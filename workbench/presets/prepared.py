@@ -1,5 +1,4 @@
-"""Whether the data of a configuration are here already. Reads or hashes the corpus where it is a file: not for the
-screen's own thread."""
+"""Whether the data of a configuration is prepared. May read and hash a corpus file: for a thread."""
 
 from __future__ import annotations
 
@@ -14,8 +13,7 @@ from workbench.terminal import write_log
 
 @dataclass(frozen=True)
 class DataState:
-    """What is known of a configuration's data. `train_tokens` is 0 until they are prepared; `problem` says in words why
-    they cannot be had."""
+    """The data of a configuration. `train_tokens` is 0 until it is prepared; `problem` says why it cannot be."""
 
     vocab_size: int = 0
     train_tokens: int = 0
@@ -26,8 +24,8 @@ class DataState:
         return self.train_tokens > 0
 
 
-def look_for_data(config: RunConfig, home: Path) -> DataState:
-    """The state of the data that `config` needs, without making anything."""
+def find_data_state(config: RunConfig, home: Path) -> DataState:
+    """The state of the data that `config` needs. Prepares nothing."""
     from llm.data.tokens.prepare import find_tokenized_dataset
 
     try:
@@ -37,6 +35,6 @@ def look_for_data(config: RunConfig, home: Path) -> DataState:
         return DataState(dataset.tokenizer.vocab_size, len(dataset.train))
     except UserError as error:
         return DataState(problem=str(error))
-    except Exception as error:  # noqa: BLE001 - the end of a thread that only looks: it must not take the screen along
+    except Exception as error:  # noqa: BLE001 - a failed check must not end the app
         write_log(traceback.format_exc())
-        return DataState(problem=f"it could not be looked at ({type(error).__name__}: {error}); see workbench.log.")
+        return DataState(problem=f"the check failed ({type(error).__name__}: {error}); see workbench.log.")

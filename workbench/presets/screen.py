@@ -18,10 +18,10 @@ from textual.widgets.option_list import Option
 from llm.config import Preset, RunConfig, check, list_presets, load_preset
 from llm.errors import ConfigError, UserError
 from llm.run import Run
-from workbench.presets.preflight import expected_speed, learn_from_runs
+from workbench.presets.preflight import expected_speed, measure_recent_runs
 from workbench.presets.preflight_screen import PreflightScreen
-from workbench.presets.prepared import DataState, look_for_data
-from workbench.presets.summary import meaning
+from workbench.presets.prepared import DataState, find_data_state
+from workbench.presets.summary import preset_page
 from workbench.text import clean
 from workbench.ui.dialogs import Answer, Ask
 from workbench.ui.lists import BESIDE, ChoiceList
@@ -163,7 +163,7 @@ class PresetsScreen(PreflightScreen):
         state = self.data.get(config)
         width = self.query_one("#preset-meaning").content_region.width
         speed = expected_speed(self.workbench.home, config)
-        page = meaning(self.current, config, base, state, width, speed)
+        page = preset_page(self.current, config, base, state, width, speed)
         self.query_one("#preset-meaning", Static).update(page)
         if state is None and self._look_later is None:
             self._look_later = self.set_timer(LOOK_AFTER_SECONDS, self._look)
@@ -177,8 +177,8 @@ class PresetsScreen(PreflightScreen):
 
     @work(thread=True, group="look for data")
     def _look_for_data(self, config: RunConfig) -> None:
-        learn_from_runs(self.workbench.home)
-        self.post_message(self.DataFound(config, look_for_data(config, self.workbench.home)))
+        measure_recent_runs(self.workbench.home)
+        self.post_message(self.DataFound(config, find_data_state(config, self.workbench.home)))
 
     def on_presets_screen_data_found(self, message: DataFound) -> None:
         self.data[message.config] = message.state

@@ -14,7 +14,7 @@ from llm.config import RunConfig, diff
 from llm.errors import Problem
 from llm.run.fork import Parent, goes_on, problems_with
 from workbench.presets.edit_screen import EditResult, EditScreen
-from workbench.presets.summary import format_value
+from workbench.presets.summary import change_text
 from workbench.text import clean
 
 DIFF_LINES = 5
@@ -61,11 +61,7 @@ class ForkScreen(EditScreen):
         changes = diff(self.base, self.config)
         lines = [Content.styled(clean(f"{self.preset_name}: {self.describe_start()}"), "bold")]
         for path, before, after in changes[:DIFF_LINES]:
-            lines.append(
-                Content.assemble(
-                    (f"  {path} ", "$text-warning"), f"{format_value(before)} → ", (format_value(after), "bold")
-                )
-            )
+            lines.append(Content.assemble((f"  {path} ", "$text-warning"), change_text(before, after)))
         if len(changes) > DIFF_LINES:
             lines.append(Content(f"  and {len(changes) - DIFF_LINES} more"))
         self.query_one("#edit-title", Static).update(Content("\n").join(lines))

@@ -20,11 +20,11 @@ from workbench.presets.preflight import (
     Measurement,
     PreflightJob,
     expected_speed,
-    key_of,
-    learn_from_runs,
     machine_name,
+    measure_recent_runs,
     measurements,
-    remember,
+    save_measurements,
+    work_key,
 )
 from workbench.presets.summary import memory_words, speed_words
 
@@ -87,14 +87,14 @@ def test_what_a_person_can_mend_is_said(home: Path, corpus: Path) -> None:
 def test_measurements_are_remembered_per_machine_and_replaced(home: Path, corpus: Path) -> None:
     config = tiny_config(corpus)
     assert expected_speed(home, config) is None
-    remember(home, measured("elsewhere", key_of(config), machine="another machine", flops=9e9))
+    save_measurements(home, measured("elsewhere", work_key(config), machine="another machine", flops=9e9))
     assert expected_speed(home, config) is None
-    remember(home, measured("other", "0" * 16, flops=2e9))
+    save_measurements(home, measured("other", "0" * 16, flops=2e9))
     speed = expected_speed(home, config)
     assert speed is not None
     assert (speed.flops_per_second, speed.name, speed.exact) == (2e9, "other", False)
     for flops in (3e9, 4e9):
-        remember(home, measured("tiny", key_of(config), flops=flops))
+        save_measurements(home, measured("tiny", work_key(config), flops=flops))
     speed = expected_speed(home, replace(config, train=replace(config.train, steps=9999)))
     assert speed is not None
     assert (speed.flops_per_second, speed.exact) == (4e9, True)
@@ -105,19 +105,19 @@ def test_a_run_that_trained_here_teaches_its_speed(home: Path, monkeypatch: pyte
     config = from_mapping({"train": {"steps": 600}})
     scripted_run(home, "slow-1", 4, config=from_mapping({"model": {"n_layer": 1}}))
     scripted_run(home, "there-1", 100, config=config)
-    learn_from_runs(home)
+    measure_recent_runs(home)
     assert measurements(home) == [], "it trained on the host `here`, which this machine is not"
     monkeypatch.setattr(platform, "node", lambda: "here")
     (home / "runs" / "broken-1").mkdir()
     (home / "runs" / "broken-1" / "run.toml").write_text("[[[", encoding="utf-8")
-    learn_from_runs(home)
+    measure_recent_runs(home)
     speed = expected_speed(home, replace(config, train=replace(config.train, steps=9)))
     assert speed is not None and (speed.name, speed.exact) == ("there-1", True)
     assert abs(speed.measured.tokens_per_second - 40_960) < 900
     assert abs(speed.flops_per_second / speed.measured.tokens_per_second - 1e10 / 2048) < 1
     assert "measured" in speed_words(estimate(config), speed)
     assert "measured" not in memory_words(estimate(config), speed), "its memory is not known"
-    learn_from_runs(home)
+    measure_recent_runs(home)
     assert [one.name for one in measurements(home)] == ["there-1"], "four steps are too few, and nothing twice"
 
 
@@ -144,7 +144,7 @@ def test_damaged_measurements_are_no_measurements(home: Path) -> None:
 def test_an_entry_that_is_wrong_is_passed_over(home: Path, field: str, value: object) -> None:
     config = from_mapping({})
     sound = measured("sound", "0" * 16, flops=2e9)
-    wrong = asdict(measured("wrong", key_of(config))) | {field: value}
+    wrong = asdict(measured("wrong", work_key(config))) | {field: value}
     record = {"format": 1, "measured": [asdict(sound), wrong, 5, None]}
     (home / "measured.json").write_text(json.dumps(record), encoding="utf-8")
     assert measurements(home) == [sound]
@@ -156,8 +156,8 @@ def test_a_disk_that_refuses_is_no_reason_to_stop(home: Path, monkeypatch: pytes
     scripted_run(home, "there-1", 100)
     monkeypatch.setattr(platform, "node", lambda: "here")
     (home / "measured.json").mkdir()  # nothing can take its place
-    learn_from_runs(home)
-    remember(home, measured("tiny", "0" * 16))
+    measure_recent_runs(home)
+    save_measurements(home, measured("tiny", "0" * 16))
     assert measurements(home) == []
 
 
@@ -169,11 +169,11 @@ def test_other_work_goes_by_the_newest_of_what_was_measured(home: Path, monkeypa
         log = run.path / "events.jsonl"
         records = [json.loads(line) | {"time": 1000.0 - age} for line in log.read_text(encoding="utf-8").splitlines()]
         log.write_text("".join(json.dumps(record) + "\n" for record in records), encoding="utf-8")
-    learn_from_runs(home)
+    measure_recent_runs(home)
     assert [one.name for one in measurements(home)] == ["layers-2", "layers-1", "layers-0"]
     speed = expected_speed(home, from_mapping({"model": {"n_layer": 9}}))
     assert speed is not None and (speed.name, speed.exact) == ("layers-0", False)
-    remember(home, replace(measured("later", "0" * 16), time=2000.0))
-    remember(home, replace(measured("earlier", "1" * 16), time=500.0))
+    save_measurements(home, replace(measured("later", "0" * 16), time=2000.0))
+    save_measurements(home, replace(measured("earlier", "1" * 16), time=500.0))
     speed = expected_speed(home, from_mapping({"model": {"n_layer": 9}}))
     assert speed is not None and speed.name == "later"

@@ -16,11 +16,11 @@ from tests.workbench.scripted import ScriptedTrainer, scripted_run
 from tests.workbench.waiting import notifications, shown, until, was_notified
 from workbench.app import WorkbenchApp
 from workbench.presets.edit_screen import EditScreen, assigned, typed
-from workbench.presets.estimate import estimate, nearest_that_fits
+from workbench.presets.estimate import estimate, fitting_overrides
 from workbench.presets.fit_dialog import FitDialog
-from workbench.presets.preflight import Measurement, key_of, machine_name, measurements
+from workbench.presets.preflight import Measurement, machine_name, measurements, work_key
 from workbench.presets.screen import PresetsScreen
-from workbench.presets.summary import meaning
+from workbench.presets.summary import preset_page
 from workbench.train.service import TrainingService
 from workbench.ui.dialogs import Ask, AskText
 
@@ -294,14 +294,14 @@ async def test_preflight_is_run_shown_and_remembered(home: Path, corpus: Path) -
         await until(pilot, lambda: "parameters" in shown(app.screen))
         listing = app.screen.query_one("#preset-list", OptionList)
         listing.highlighted = listing.get_option_index("aa-tiny")
-        await until(pilot, lambda: "not measured on this machine yet" in shown(app.screen))
+        await until(pilot, lambda: "not measured yet" in shown(app.screen))
         await pilot.press("p")
         await until(pilot, lambda: "Preflight of aa-tiny" in shown(app.screen))
         assert "esc Cancel" in shown(app.screen)
         await until(pilot, lambda: "(measured)" in shown(app.screen))
         assert "Preflight of aa-tiny" not in shown(app.screen)
         listing.highlighted = listing.get_option_index("quickstart")
-        await until(pilot, lambda: "going by aa-tiny" in shown(app.screen))
+        await until(pilot, lambda: "estimated from aa-tiny" in shown(app.screen))
     assert [one.name for one in measurements(home)] == ["aa-tiny"]
 
 
@@ -330,11 +330,11 @@ class LatePreflight:
 
     def __init__(self, config: RunConfig, name: str, home: Path, on_progress: Any, on_end: Any) -> None:
         self.config, self.name, self.on_end = config, name, on_end
-        self.cancelled = False
+        self.canceled = False
 
     def cancel(self) -> None:
-        self.cancelled = True
-        key = key_of(self.config)
+        self.canceled = True
+        key = work_key(self.config)
         self.on_end(Measurement(machine_name(), key, self.name, "cpu", "fp32", 1, 0.1, 9.0, 1e9, 10, 20), "")
 
 
@@ -384,13 +384,13 @@ async def test_beside_a_training_in_another_process(home: Path) -> None:
 def test_what_does_not_fit_is_told_with_the_nearest_that_will(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     config = load_preset("quickstart", home)
     monkeypatch.setattr("workbench.presets.estimate.available_bytes", lambda: 40_000_000)
-    page = meaning("quickstart", config, config, None, 80).plain
-    assert "will not fit: 40 MB are free. Nearest that will: " in page.replace("\n" + " " * 11, " ")
-    fitted = with_overrides(config, nearest_that_fits(config, 1e9))
+    page = preset_page("quickstart", config, config, None, 80).plain
+    assert "does not fit: 40 MB free. Nearest that fits: " in page.replace("\n" + " " * 11, " ")
+    fitted = with_overrides(config, fitting_overrides(config, 1e9))
     assert estimate(fitted).fits
     assert not estimate(config).fits
     monkeypatch.setattr("workbench.presets.estimate.available_bytes", lambda: 40_000_000_000)
-    assert "will not fit" not in meaning("quickstart", config, config, None, 80).plain
+    assert "does not fit" not in preset_page("quickstart", config, config, None, 80).plain
 
 
 def test_every_field_can_be_typed_as_it_is_shown() -> None:

@@ -324,7 +324,7 @@ async def test_the_queue_is_served_while_the_workbench_is_open(home):
         assert app.queue.names() == [f"{preset}-2", "z-1"]
         app.training.ask_to_stop()
         await until(pilot, lambda: app.training.active == f"{preset}-2")
-        waiting.look_again()
+        waiting.reload()
         await pilot.press("d")
         assert app.queue.names() == [] and Run.open(home, "z-1")
         await pilot.press("escape", "Q", "w")
@@ -335,7 +335,7 @@ async def test_the_queue_is_served_while_the_workbench_is_open(home):
         app.training.ask_to_stop()
         await until(pilot, lambda: app.training.active is None)
         app.queue.add(Run.open(home, "z-1"))
-        app.screen.look_again()
+        app.screen.reload()
         await pilot.press("b")
         await until(pilot, lambda: app.training.active == "z-1")
         app.training.ask_to_stop()
