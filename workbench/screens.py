@@ -40,21 +40,21 @@ def create_data() -> Screen[Any]:
 
 
 def create_queue() -> Screen[Any]:
-    from workbench.runs.storage_screen import QueueScreen
+    from workbench.train.queue_screen import QueueScreen
 
     return QueueScreen()
 
 
 def create_trash() -> Screen[Any]:
-    from workbench.runs.storage_screen import TrashScreen
+    from workbench.runs.trash_screen import TrashScreen
 
     return TrashScreen()
 
 
 def create_cached_data() -> Screen[Any]:
-    from workbench.runs.storage_screen import CachedDataScreen
+    from workbench.data.prepared_screen import PreparedDataScreen
 
-    return CachedDataScreen()
+    return PreparedDataScreen()
 
 
 SCREENS = (

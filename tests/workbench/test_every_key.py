@@ -15,7 +15,7 @@ import pytest
 from textual.pilot import Pilot
 from textual.widgets import Input
 
-import workbench.presets.preflight_screen as preflight_module
+import workbench.presets.preflight_line as preflight_module
 from llm.events import Progress
 from llm.files import write_json
 from llm.run import Run
@@ -281,18 +281,18 @@ class NoPreflight:
 
     def __init__(self, config: Any, name: str, home: Path, on_progress: Any, on_end: Any) -> None:
         self.name, self.on_end = name, on_end
-        self.cancelled = False
+        self.canceled = False
 
     def cancel(self) -> None:
-        self.cancelled = True
-        self.on_end(None, "cancelled")
+        self.canceled = True
+        self.on_end(None, "canceled")
 
 
 PRESETS = [
     row("presets.edit", "e", at(EditScreen), "escape"),
     row("presets.fit", "f", at(FitDialog), "escape"),
-    row("presets.preflight", "p", lambda app: app.screen.preflight is not None),
-    row("presets.cancel-preflight", "escape", lambda app: app.screen.preflight is None),
+    row("presets.preflight", "p", lambda app: app.screen.preflight.job is not None),
+    row("presets.cancel-preflight", "escape", lambda app: app.screen.preflight.job is None),
     row("presets.undo", "u", lambda app: not app.screen.edited),
     row("presets.queue", "Q", lambda app: app.training.active == "quickstart-1"),
     row("presets.queue", "shift+enter", waiting("quickstart-2")),
@@ -415,7 +415,7 @@ async def test_data(home: Path, corpus: Path) -> None:
         screen.listing.highlighted = screen.listing.get_option_index(f"added {corpus}")
         await until(pilot, lambda: screen.current == f"added {corpus}" and "Ada saw" in shown(screen))
         await press_all(pilot, DATA[:-1])
-        screen.begin("preparing for ever", without_end)
+        screen.start_job("preparing for ever", without_end)
         assert isinstance(screen.job, DataJob)
         await press_all(pilot, DATA[-1:])
 

@@ -14,7 +14,7 @@ import pytest
 from textual.command import CommandPalette
 from textual.pilot import Pilot
 
-import workbench.presets.preflight_screen as preflight_module
+import workbench.presets.preflight_line as preflight_module
 from llm.config import from_mapping
 from llm.events import Progress
 from llm.files import write_json
@@ -273,7 +273,7 @@ def test_prepared_data(size: Size, still_home: Path, look: Look) -> None:
 
 
 def test_how_to_prepare(size: Size, still_home: Path, look: Look) -> None:
-    step = steps("data", "How it begins", "enter", then=PrepareDialog)
+    step = steps("data", "Beginning", "enter", then=PrepareDialog)
     look(app_with(still_home), size, step, "stories")
 
 
@@ -284,10 +284,10 @@ def test_something_is_prepared(size: Size, still_home: Path, look: Look) -> None
             time.sleep(0.05)
 
     async def prepare(pilot: Pilot[int]) -> None:
-        await steps("data", "How it begins")(pilot)
+        await steps("data", "Beginning")(pilot)
         screen: Any = pilot.app.screen
         assert isinstance(screen, DataScreen)
-        screen.begin("preparing stories", half)
+        screen.start_job("preparing stories", half)
         await until(pilot, lambda: "Tokenizing" in shown(screen))
         await settle(pilot)
 
@@ -297,7 +297,7 @@ def test_something_is_prepared(size: Size, still_home: Path, look: Look) -> None
 
 def test_a_text_is_asked_for(size: Size, still_home: Path, look: Look) -> None:
     async def ask(pilot: Pilot[int]) -> None:
-        await steps("data", "How it begins", "a", then=AskText)(pilot)
+        await steps("data", "Beginning", "a", then=AskText)(pilot)
         await pilot.press(*"ftp://x")
         await until(pilot, lambda: "cannot be downloaded" in shown(pilot.app.screen))
         await settle(pilot)

@@ -1,7 +1,6 @@
-"""What there is to learn from: embedded corpora, a person's own files, named data sets, and prepared token files.
+"""The corpora of the Data screen: built-in texts, files of the user, named data sets, and prepared token files.
 
-Listing reads small JSON files only. Looking into one (`preview`, `open_prepared`, `most_used`) reads text or tokens,
-and is not for the screen's own thread.
+Listing reads small JSON files only. `preview` and `inspect_dataset` read text or tokens: for a thread.
 """
 
 from __future__ import annotations
@@ -25,23 +24,23 @@ if TYPE_CHECKING:
     from llm.data.tokens.dataset import Dataset
 
 ADDED = "corpora.json"
-EMBEDDED = {
-    "stories": "short stories in simple English and questions about them, made here to any size",
-    "pylib": "source and documentation of the Python that runs this program",
+BUILT_IN = {
+    "stories": "short stories in simple English with questions, generated to any size",
+    "pylib": "source and documentation of the installed Python",
 }
 PREVIEW_CHARACTERS = 3000
 PREVIEW_DOCUMENTS = 8
 PREVIEW_TOKENS = 600
-COUNTED_TOKENS = 1 << 26
-COUNTED_AT_ONCE = 1 << 22
+MOST_COUNTED_TOKENS = 1 << 26
+COUNT_CHUNK = 1 << 22
 
-Kind = Literal["embedded", "added", "named", "prepared"]
+Kind = Literal["built-in", "added", "named", "prepared"]
 
 
 @dataclass(frozen=True)
 class Entry:
-    """One thing to learn from. `corpus` is what `data.corpus` calls it, "" where it cannot be trained on. A prepared
-    one has the `folder` of its token files, and `record`, what its index says. `here`: nothing needs downloading."""
+    """One row of the list. `corpus` is its value for `data.corpus`, "" if it is for evaluation only. Prepared data has
+    the `folder` of its token files, and its index as `record`. `here`: nothing needs to be downloaded."""
 
     kind: Kind
     name: str
@@ -60,12 +59,12 @@ class Entry:
 
 
 @dataclass(frozen=True)
-class Sides:
-    """Sizes of a prepared data set, both sides together, and the share of the text that is held out."""
+class DatasetSizes:
+    """Sizes of a prepared data set, training and validation together, and the share for validation."""
 
     tokens: int
     text_bytes: int
-    held_out_share: float
+    validation_share: float
 
     @property
     def bytes_per_token(self) -> float:
@@ -73,13 +72,13 @@ class Sides:
 
 
 def list_corpora(home: Path) -> list[Entry]:
-    """Everything known here, in the order it is shown."""
-    embedded = [Entry("embedded", name, about, corpus=name) for name, about in EMBEDDED.items()]
-    return [*embedded, *added_corpora(home), *named_datasets(home), *prepared_datasets(home)]
+    """Every entry, in the order it is shown."""
+    built_in = [Entry("built-in", name, about, corpus=name) for name, about in BUILT_IN.items()]
+    return [*built_in, *added_corpora(home), *named_datasets(home), *prepared_datasets(home)]
 
 
 def added_corpora(home: Path) -> Iterator[Entry]:
-    """The texts that a person has added to the list, and those that were downloaded from an address elsewhere."""
+    """The texts that the user has added, and those downloaded from a web address by a run."""
     from llm.data.text.datasets import from_addresses
 
     records = read_added(home)
@@ -90,7 +89,7 @@ def added_corpora(home: Path) -> Iterator[Entry]:
 
 
 def added_entry(home: Path, path: str, text_field: str) -> Entry:
-    """A text of one's own, or the copy of what lies at a web address."""
+    """A text of the user, or a downloaded web address."""
     entry = Entry("added", path, "your text", corpus=path, text_field=text_field)
     if not is_address(path):
         return entry
@@ -102,12 +101,12 @@ def added_entry(home: Path, path: str, text_field: str) -> Entry:
     except UserError as error:
         return replace(entry, here=False, problem=str(error))
     if found is None:
-        return replace(entry, here=False, about="from the web, not here any more")
-    return replace(entry, about=f"from the web, {format_size(found.size_bytes)} here")
+        return replace(entry, here=False, about="from the web, no longer downloaded")
+    return replace(entry, about=f"from the web, {format_size(found.size_bytes)} downloaded")
 
 
 def named_datasets(home: Path) -> Iterator[Entry]:
-    """The data sets that can be downloaded, and whether they are here."""
+    """The named data sets, downloaded or not."""
     from llm.data.text.datasets import CATALOGUE, present
     from workbench.formatting import format_size
 
@@ -122,68 +121,70 @@ def named_datasets(home: Path) -> Iterator[Entry]:
             continue
         if found is not None:
             yield replace(
-                entry, here=True, about=f"{dataset.about}; {format_size(found.size_bytes)} here", folder=found.folder
+                entry,
+                here=True,
+                about=f"{dataset.about}; {format_size(found.size_bytes)} downloaded",
+                folder=found.folder,
             )
         else:
             wanted = dataset.files[:1] if dataset.sharded else dataset.files
-            about = f"{dataset.about}; not here, {format_size(sum(file.size_bytes for file in wanted))} to download"
+            about = f"{dataset.about}; not downloaded, {format_size(sum(file.size_bytes for file in wanted))}"
             yield replace(entry, about=about)
 
 
 def caution(entry: Entry) -> str:
-    """A sentence to read before `entry` is downloaded, or ""."""
+    """A warning to show before `entry` is downloaded, or ""."""
     from llm.data.text.datasets import find_dataset
 
     try:
         return find_dataset(entry.corpus or entry.name).caution
     except UserError:
-        return ""  # an address that is none: downloading says so
+        return ""  # an invalid address: the download reports it
 
 
 def prepared_datasets(home: Path) -> Iterator[Entry]:
-    """The token files in `<home>/data`, as their indexes describe them."""
+    """The prepared data sets in `<home>/data`, from their indexes."""
     for index in sorted((home / "data").glob("*/dataset.json")):
         try:
             record = load_json(index)
             corpus = str(record["corpus"])
-            sides(record)
+            dataset_sizes(record)
         except (OSError, *WRONG_SHAPE) as error:
-            problem = f"{index} is damaged ({error}); delete that folder and it is made again."
+            problem = f"{index} is damaged ({error}); delete that folder to prepare it again."
             yield Entry("prepared", index.parent.name, "damaged", problem=problem, folder=index.parent)
             continue
         about = f"tokens of {corpus}"
         yield Entry("prepared", index.parent.name, about, corpus=corpus, folder=index.parent, record=record)
 
 
-def sides(record: Mapping[str, Any]) -> Sides:
-    """The sizes in the index of a prepared data set."""
+def dataset_sizes(record: Mapping[str, Any]) -> DatasetSizes:
+    """The sizes in the index of a prepared data set. Raises KeyError or TypeError if it is damaged."""
     train, held_out = record["splits"]["train"], record["splits"]["validation"]
     text_bytes = int(train["bytes"]) + int(held_out["bytes"])
     tokens = int(train["tokens"]) + int(held_out["tokens"])
-    return Sides(tokens, text_bytes, int(held_out["tokens"]) / tokens if tokens else 0.0)
+    return DatasetSizes(tokens, text_bytes, int(held_out["tokens"]) / tokens if tokens else 0.0)
 
 
-# --- a person's own files
+# --- files of the user
 
 
 def read_added(home: Path) -> list[dict[str, str]]:
-    """The list as it is kept; UserError where it is damaged."""
+    """The added corpora. Raises UserError if their file is damaged."""
     path = home / ADDED
     if not path.exists():
         return []
     records = read_json(path)
-    fit = isinstance(records, list) and all(
+    is_valid = isinstance(records, list) and all(
         isinstance(record, dict) and isinstance(record.get("path"), str) and isinstance(record.get("text_field"), str)
         for record in records
     )
-    if not fit:
-        raise UserError(f"{path} is not a list of corpora; mend it, or delete it and add them again.")
+    if not is_valid:
+        raise UserError(f"{path} is not a list of corpora; correct it, or delete it and add them again.")
     return list(records)
 
 
 def path_problem(text: str) -> str:
-    """What is wrong with a path or an address while it is typed, or "". Looks at one folder at most, so that no key
-    waits for it."""
+    """What is wrong with a typed path or address, or "". Accesses at most one folder, so that typing stays fast."""
     text = pasted_path(text)
     if is_address(text):
         try:
@@ -196,16 +197,16 @@ def path_problem(text: str) -> str:
         return ""
     named = next((place for place, part in enumerate(path.parts) if set(part) & set("*?[")), None)
     if named is None:
-        return "there is no such file or folder"
+        return "no such file or folder"
     folder = Path(*path.parts[:named]) if named else Path()
-    return "" if folder.is_dir() else f"there is no folder {folder}"
+    return "" if folder.is_dir() else f"no such folder: {folder}"
 
 
 def add_corpus(home: Path, text: str, text_field: str = "") -> Entry:
-    """Put a file, folder, glob or web address on the list, its text in the field `text_field` where it is rows.
+    """Add a file, folder, glob or web address to the list. Of rows, the text is in the field `text_field`.
 
-    Raises FieldNeeded where no field is named and which holds the text cannot be told; UserError where there is no text
-    in it, or where what lies at the address was not downloaded. Looks at every file it means.
+    Raises FieldNeeded if no field is given and the text could be in several; UserError if it contains no text, or if
+    the address was not downloaded. Opens every file of a folder or glob.
     """
     from llm.data.text.datasets import located
 
@@ -220,21 +221,23 @@ def add_corpus(home: Path, text: str, text_field: str = "") -> Entry:
 
 
 def download_corpus(home: Path, address: str) -> Generator[Progress, None, Entry | FieldNeeded]:
-    """Fetch what lies at a web address and put it on the list; returns FieldNeeded where it has to be added again with
-    a field named. UserError where it cannot be had, or holds no text."""
+    """Download a web address and add it to the list. Returns FieldNeeded if it must be added again with a field.
+
+    Raises UserError if the download fails, or contains no text.
+    """
     from llm.data.text.datasets import find_dataset
     from llm.data.text.download import download
 
     yield from download(find_dataset(address), home)
-    yield Progress(stage="Looking at the text", done=0, total=0)
+    yield Progress(stage="Checking the text", done=0, total=0)
     try:
         return add_corpus(home, address)
     except FieldNeeded as needed:
         return needed
 
 
-def forget_corpus(home: Path, path: str) -> None:
-    """Take a text off the list. One's own files stay; the copy of what lies at a web address is deleted."""
+def remove_corpus(home: Path, path: str) -> None:
+    """Remove a text from the list. Files of the user stay; a downloaded copy is deleted."""
     from llm.data.text.datasets import dataset_folder, find_dataset
 
     write_json(home / ADDED, [record for record in read_added(home) if record["path"] != path])
@@ -245,7 +248,7 @@ def forget_corpus(home: Path, path: str) -> None:
 
 
 def check_corpus(config: RunConfig, home: Path) -> None:
-    """UserError unless the corpus has a first document, or is token files."""
+    """Raise UserError unless the corpus is token files, or has at least one document."""
     from llm.data.text.corpora import check_text, open_corpus
     from llm.data.tokens.token_paths import is_token_corpus
 
@@ -253,11 +256,11 @@ def check_corpus(config: RunConfig, home: Path) -> None:
         check_text(open_corpus(config.data, home))
 
 
-# --- looking into one
+# --- contents of a corpus
 
 
-def config_of(entry: Entry, base: RunConfig) -> RunConfig:
-    """`base` made to learn from `entry`. A prepared one brings all that decided its tokens, where that is recorded."""
+def config_with(entry: Entry, base: RunConfig) -> RunConfig:
+    """`base` with `entry` as its corpus. A prepared data set also sets the recorded tokenizer and data fields."""
     from llm.data.tokens.fingerprint import DATA_SETTINGS
 
     made_with = entry.record.get("made_with")
@@ -275,22 +278,22 @@ def config_of(entry: Entry, base: RunConfig) -> RunConfig:
 
 
 def preview(entry: Entry, home: Path) -> tuple[str, list[str]]:
-    """The beginning of the text, documents set apart by an empty line, and sentences about what was found amiss: what
-    was passed over, and why. UserError where it cannot be read."""
+    """The beginning of the text, documents separated by an empty line, and warnings about skipped parts. Raises
+    UserError if it cannot be read."""
     from llm.data.text.corpora import open_corpus
     from llm.data.text.datasets import located
     from llm.data.tokens.token_paths import is_token_corpus
 
-    data = located(config_of(entry, RunConfig()).data, home)
+    data = located(config_with(entry, RunConfig()).data, home)
     if is_token_corpus(data, trains_tokenizer=True):
-        return "(token files: they hold ids, and no text)", []
+        return "(token files: ids without text)", []
     corpus = open_corpus(data, home, "<|endoftext|>")
     beginning = "\n\n".join(text.strip("\n") for text in first_texts(corpus))
     return beginning[:PREVIEW_CHARACTERS], corpus.warnings()
 
 
 def first_texts(corpus: Corpus) -> list[str]:
-    """How the first documents begin. No file is open any more, and what was found amiss in them is known."""
+    """The beginnings of the first documents."""
     texts: list[str] = []
     for document in corpus.documents():
         texts.append(next(iter(document.pieces), "")[:PREVIEW_CHARACTERS])
@@ -300,9 +303,9 @@ def first_texts(corpus: Corpus) -> list[str]:
 
 
 @dataclass(frozen=True)
-class Looked:
-    """What was found in a prepared data set: the ids it begins with, how often its ids occur (most and least frequent
-    ones as (id, count)), how many tokens that was counted in, how many ids never occur, and its size on disk."""
+class Inspection:
+    """The contents of a prepared data set: its first ids, its most and least frequent ids as (id, count) among
+    `counted` tokens, the number of ids that never occur, and its size on disk."""
 
     dataset: Dataset
     beginning: list[int]
@@ -313,23 +316,23 @@ class Looked:
     size_bytes: int
 
 
-def look_into(folder: Path, how_many: int = 24) -> Looked:
-    """Open a prepared data set and count its training tokens. UserError where it is damaged."""
+def inspect_dataset(folder: Path, how_many: int = 24) -> Inspection:
+    """Open a prepared data set and count its training tokens. Raises UserError if it is damaged."""
     import numpy as np
 
     from llm.data.tokens.dataset import load_dataset
 
     dataset = load_dataset(folder)
-    counted = min(len(dataset.train), COUNTED_TOKENS)
+    counted = min(len(dataset.train), MOST_COUNTED_TOKENS)
     counts = np.zeros(dataset.tokenizer.vocab_size, np.int64)
-    for start in range(0, counted, COUNTED_AT_ONCE):
-        ids = dataset.train.read(start, min(start + COUNTED_AT_ONCE, counted))
+    for start in range(0, counted, COUNT_CHUNK):
+        ids = dataset.train.read(start, min(start + COUNT_CHUNK, counted))
         counts += np.bincount(ids, minlength=len(counts))
     used = np.flatnonzero(counts)
     order = used[np.argsort(-counts[used], kind="stable")]
     pairs = [(int(token), int(counts[token])) for token in order]
     beginning = dataset.train.read(0, min(PREVIEW_TOKENS, len(dataset.train))).tolist()
-    return Looked(
+    return Inspection(
         dataset=dataset,
         beginning=beginning,
         most=pairs[:how_many],

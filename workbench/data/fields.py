@@ -1,4 +1,4 @@
-"""Which field of rows holds the text: found where that is certain, else asked for."""
+"""Which field of the rows contains the text: found where that is certain, otherwise an error to ask the user."""
 
 from __future__ import annotations
 
@@ -9,14 +9,14 @@ from typing import Any
 
 from llm.errors import UserError
 
-LOOKED_AT_ROWS = 20
-LOOKED_AT_FILES = 50
+SAMPLED_ROWS = 20
+SAMPLED_FILES = 50
 EXAMPLE_CHARACTERS = 60
 
 
 class FieldNeeded(UserError):
-    """Which field of the rows in `path` holds the text must be said; `fields`: the names of those that hold any, each
-    with an example."""
+    """The text of the rows in `path` could be in several fields, or in none. `fields`: name → example, of those with
+    text; `others`: the names of the rest."""
 
     def __init__(self, path: str, fields: dict[str, str], others: list[str]) -> None:
         self.path, self.fields, self.others = path, fields, others
@@ -24,20 +24,20 @@ class FieldNeeded(UserError):
 
         named = name_some([*fields, *others])
         super().__init__(
-            f"The rows of {path} have no field 'text', and which of their fields holds the text cannot be told: "
-            f"{named}; add it again and name one, or set data.text_field."
+            f"The rows of {path} have no field 'text', and it is unclear which field contains the text: "
+            f"{named}; add it again with one of them, or set data.text_field."
         )
 
 
 def text_field_of(name: str, pattern: str) -> str:
-    """The field that holds the text of the rows that `pattern` means: "text" if there is one, or where there are none;
-    else the only one that reads like text. `name` is what to call them.
+    """The field with the text of the rows in the files of `pattern`: "text" if it exists or there are no rows, else the
+    only field that reads like text. `name` is used in errors.
 
-    Raises FieldNeeded where several fields read like text, or none does (an id is none).
+    Raises FieldNeeded if several fields read like text, or none.
     """
     from llm.data.text.find_files import find_files
 
-    rows = next(filter(None, map(first_rows, find_files(pattern)[:LOOKED_AT_FILES])), [])
+    rows = next(filter(None, map(first_rows, find_files(pattern)[:SAMPLED_FILES])), [])
     values: dict[str, list[Any]] = {}
     for row in rows:
         for field, value in row.items():
@@ -55,16 +55,15 @@ def text_field_of(name: str, pattern: str) -> str:
 
 
 def reads_like_text(value: str) -> bool:
-    """Whether a value is more than an id, a number or an address: it has letters, and spaces or is not ASCII."""
+    """Whether a value is text, not an id, number or address: it has letters, and spaces or non-ASCII characters."""
     letters = any(map(str.isalpha, value))
     return letters and (any(map(str.isspace, value.strip())) or not value.isascii())
 
 
 def first_rows(path: Path) -> list[dict[str, Any]]:
-    """The first rows of a file of them; none where it is plain text, or cannot be read, which reading the corpus
-    reports."""
+    """The first rows of a file; none if it is plain text or unreadable, which reading the corpus reports later."""
     try:
-        return list(itertools.islice(rows_of(path), LOOKED_AT_ROWS))
+        return list(itertools.islice(rows_of(path), SAMPLED_ROWS))
     except UserError:
         return []
 
@@ -89,7 +88,7 @@ def parquet_rows(path: Path) -> Iterator[dict[str, Any]]:
         from pyarrow import ArrowException, parquet
 
         with parquet.ParquetFile(path) as table:
-            rows = next(table.iter_batches(batch_size=LOOKED_AT_ROWS), None)
+            rows = next(table.iter_batches(batch_size=SAMPLED_ROWS), None)
     except (ImportError, OSError, ArrowException):
-        return  # reading the corpus says what is missing
+        return  # reading the corpus reports what is missing
     yield from rows.to_pylist() if rows is not None else ()

@@ -1,4 +1,4 @@
-"""Work on data in a thread beside the screen: preparing a corpus, downloading a data set. One at a time."""
+"""Background work on data in a thread: preparing a corpus, downloading a data set."""
 
 from __future__ import annotations
 
@@ -16,17 +16,17 @@ Work = Callable[[], Generator[Progress, None, Any]]
 
 
 class DataJob:
-    """Drains a generator of progress in a daemon thread.
+    """Runs a generator of `Progress` to its end in a daemon thread.
 
-    `progress` is the newest, `seconds_left` an estimate for the stage it names (None while there is no telling).
-    `cancel` closes the generator, which undoes what it has begun. `on_end(result, problem)` is called in the thread:
-    problem is "" where it went well and "cancelled" where that was wanted.
+    `progress` is the latest, `seconds_left` an estimate for its stage (None if unknown). `cancel` closes the generator,
+    which cleans up. `on_end(result, problem)` is called in the thread: `problem` is "" after success and "canceled"
+    after `cancel`.
     """
 
     def __init__(self, title: str, work: Work, on_end: Callable[[Any, str], None]) -> None:
         self.title = title
         self.progress = Progress(stage="starting", done=0, total=0)
-        self.cancelled = threading.Event()
+        self.canceled = threading.Event()
         self._work = work
         self._on_end = on_end
         self._stage_began = (0.0, 0.0)
@@ -40,8 +40,8 @@ class DataJob:
         return self._thread.is_alive()
 
     def cancel(self) -> None:
-        """Stop at the next report of progress."""
-        self.cancelled.set()
+        """Stop at the next progress report."""
+        self.canceled.set()
 
     @property
     def seconds_left(self) -> float | None:
@@ -52,7 +52,7 @@ class DataJob:
             return None
         return max(0.0, (progress.total - progress.done) / rate)
 
-    def _note(self, progress: Progress) -> None:
+    def _update(self, progress: Progress) -> None:
         if progress.stage != self.progress.stage:
             self._stage_began = (time.monotonic(), progress.done)
         self.progress = progress
@@ -60,21 +60,21 @@ class DataJob:
     def _run(self) -> None:
         result, problem = None, ""
         try:
-            result = self._drain()
-            problem = "cancelled" if result is None and self.cancelled.is_set() else ""
+            result = self._run_work()
+            problem = "canceled" if result is None and self.canceled.is_set() else ""
         except UserError as error:
             problem = str(error)
-        except Exception as error:  # noqa: BLE001 - the end of the thread: told to the person, details in the log
+        except Exception as error:  # noqa: BLE001 - the end of the thread: reported to the user, details in the log
             write_log(traceback.format_exc())
             problem = f"{self.title} failed ({type(error).__name__}: {error}); see workbench.log."
         self._on_end(result, problem)
 
-    def _drain(self) -> Any:
-        """What the generator returns; None where it was closed on the way."""
+    def _run_work(self) -> Any:
+        """The return value of the generator; None if it was canceled."""
         steps = self._work()
         try:
-            while not self.cancelled.is_set():
-                self._note(next(steps))
+            while not self.canceled.is_set():
+                self._update(next(steps))
         except StopIteration as end:
             return end.value
         finally:

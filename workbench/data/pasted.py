@@ -1,4 +1,4 @@
-"""Paths as terminals, file managers and shells put them on the clipboard."""
+"""Paths as terminals, file managers and shells paste them."""
 
 from __future__ import annotations
 
@@ -11,10 +11,10 @@ FILE_ADDRESS = re.compile(r"file:(//(localhost)?)?(?=/)", re.IGNORECASE)
 
 
 def pasted_path(text: str) -> str:
-    """The path or web address that a pasted text means.
+    """The path or web address in a pasted text.
 
-    A text that names a file as it stands is taken as it is. Otherwise white space around it, quotes, the shell's
-    backslashes and a file:// address are undone.
+    The name of an existing file is returned unchanged. Otherwise surrounding white space, quotes, shell escapes and a
+    file:// prefix are removed.
     """
     if exists(text):
         return text
@@ -27,10 +27,10 @@ def pasted_path(text: str) -> str:
 
 
 def one_word(text: str) -> str:
-    """`text` as a shell reads it, where that is one word; else without the quotes around it."""
+    """`text` as a shell reads it if that is one word, else without surrounding quotes."""
     try:
         words = shlex.split(text)
-    except ValueError:  # a quote that is not closed: an apostrophe in a name
+    except ValueError:  # an unclosed quote, such as an apostrophe in a name
         words = []
     if len(words) == 1:
         return words[0]
@@ -41,5 +41,5 @@ def one_word(text: str) -> str:
 def exists(text: str) -> bool:
     try:
         return bool(text) and Path(text).expanduser().exists()
-    except (OSError, ValueError, RuntimeError):  # too long; a NUL byte; ~ of somebody without a home
+    except (OSError, ValueError, RuntimeError):  # too long; a NUL byte; ~ of a user without a home
         return False

@@ -1,4 +1,4 @@
-"""How a corpus is to become tokens: the kind of tokenizer, the size of its vocabulary, and how much text."""
+"""The dialog to prepare a corpus: tokenizer, vocabulary size, and amount of text."""
 
 from __future__ import annotations
 
@@ -14,32 +14,32 @@ from textual.widgets.option_list import Option
 
 from llm.config import RunConfig, with_overrides
 from llm.errors import UserError
+from workbench.data.corpora import BUILT_IN
 from workbench.text import clean
 from workbench.ui.dialogs import Modal
 from workbench.ui.lists import ChoiceList
 
 KINDS = {
-    "bpe": "byte pairs, learnt from this text",
-    "sentencepiece": "SentencePiece, learnt from this text",
-    "char": "one id for each character",
-    "byte": "256 ids, one for each byte",
+    "bpe": "byte pairs, trained on this text",
+    "sentencepiece": "SentencePiece, trained on this text",
+    "char": "one id per character",
+    "byte": "256 ids, one per byte",
 }
 SIZED = ("bpe", "sentencepiece")
-EMBEDDED = ("stories", "pylib")
 
 
 class PrepareDialog(Modal[RunConfig]):
-    """Asks for a tokenizer; returns the configuration to prepare, None for cancelled."""
+    """Asks for a tokenizer; returns the configuration to prepare, or None if canceled."""
 
     NAME = "Prepare"
     GUIDE = (
-        "How the text is to become tokens. Byte pairs and SentencePiece learn a vocabulary of the size you give from "
-        "the text; characters and bytes need none. Preparing goes on beside everything else, and can be cancelled."
+        "How to tokenize the text. bpe and sentencepiece train a vocabulary of the given size on the text; char and "
+        "byte need no training. Preparing runs in the background, and can be canceled."
     )
     BINDINGS: ClassVar[list[BindingType]] = [
         Binding("escape", "dismiss(None)", "Cancel", id="dialog.cancel"),
         Binding("tab", "app.focus_next", "Next pane", id="screen.next", show=False),
-        Binding("shift+tab", "app.focus_previous", "Pane before", id="screen.previous", show=False),
+        Binding("shift+tab", "app.focus_previous", "Previous pane", id="screen.previous", show=False),
     ]
 
     def __init__(self, config: RunConfig) -> None:
@@ -54,13 +54,13 @@ class PrepareDialog(Modal[RunConfig]):
             yield Input(str(tokenizer.vocab_size), id="vocabulary")
             yield Input(f"{data.size_mb:g}", id="megabytes")
             yield Static("", classes="dialog-problem", markup=False)
-            yield Static(Content("Enter prepares it, Tab goes to the next field."), classes="dialog-hint")
+            yield Static(Content("Enter prepares it, Tab moves to the next field."), classes="dialog-hint")
 
     def on_mount(self) -> None:
-        self.query_one("#vocabulary").border_title = "ids of the vocabulary"
+        self.query_one("#vocabulary").border_title = "vocabulary size"
         megabytes = self.query_one("#megabytes")
         megabytes.border_title = "megabytes of text"
-        megabytes.display = self.config.data.corpus in EMBEDDED
+        megabytes.display = self.config.data.corpus in BUILT_IN
         listing = self.query_one(OptionList)
         listing.highlighted = 0
         listing.focus()
@@ -70,11 +70,11 @@ class PrepareDialog(Modal[RunConfig]):
         return list(KINDS)[self.query_one(OptionList).highlighted or 0]
 
     def chosen(self) -> RunConfig:
-        """The configuration as it is filled in; ConfigError says what is wrong with it."""
-        overrides = [("tokenizer.kind", self.kind), ("model.context", "1")]  # any length of text will do
+        """The configuration as filled in. Raises ConfigError if it is invalid."""
+        overrides = [("tokenizer.kind", self.kind), ("model.context", "1")]  # accepts a text of any length
         if self.kind in SIZED:
             overrides.append(("tokenizer.vocab_size", self.query_one("#vocabulary", Input).value))
-        if self.config.data.corpus in EMBEDDED:
+        if self.config.data.corpus in BUILT_IN:
             overrides.append(("data.size_mb", self.query_one("#megabytes", Input).value))
         return with_overrides(self.config, overrides)
 
@@ -95,4 +95,4 @@ class PrepareDialog(Modal[RunConfig]):
         try:
             self.dismiss(self.chosen())
         except UserError:
-            return  # what is wrong stands there already
+            return  # the problem is already shown

@@ -1,4 +1,4 @@
-"""Corpora and tokenizers: what there is to learn from, what it becomes, and any text as tokens."""
+"""The Data screen: corpora, their tokens, and a tokenizer preview for any text."""
 
 from __future__ import annotations
 
@@ -21,16 +21,16 @@ from llm.data.text.urls import is_address
 from llm.errors import UserError
 from workbench.data.corpora import (
     Entry,
-    Looked,
+    Inspection,
     add_corpus,
     caution,
-    config_of,
+    config_with,
     download_corpus,
-    forget_corpus,
+    inspect_dataset,
     list_corpora,
-    look_into,
     path_problem,
     preview,
+    remove_corpus,
 )
 from workbench.data.corpus_page import corpus_page
 from workbench.data.field_dialog import CHOSEN, AskField
@@ -38,19 +38,20 @@ from workbench.data.fields import FieldNeeded
 from workbench.data.jobs import DataJob, Work
 from workbench.data.pasted import pasted_path
 from workbench.data.prepare_dialog import PrepareDialog
-from workbench.data.token_preview import TokenTrial
+from workbench.data.token_preview import TokenPreview
 from workbench.formatting import format_duration
 from workbench.text import clean, one_line
 from workbench.train.narration import preparation
 from workbench.train.panels import bar
 from workbench.ui.dialogs import Answer, Ask, AskText
 from workbench.ui.lists import BESIDE, ChoiceList
+from workbench.ui.notices import attempt, notify_error
 from workbench.ui.screen import WorkbenchScreen
 
-GROUPS = {"embedded": "comes along", "added": "yours", "named": "data sets by name", "prepared": "prepared tokens"}
-LOOK_AFTER_SECONDS = 0.2
-JOB_SECONDS = 0.25
-KEPT = {"downloading": "; what has come is kept, and the next try goes on from there"}
+GROUPS = {"built-in": "built in", "added": "yours", "named": "named data sets", "prepared": "prepared data"}
+INSPECT_DELAY_SECONDS = 0.2
+JOB_REFRESH_SECONDS = 0.25
+RESUMABLE = {"downloading": "; the part that was downloaded is kept, and the next download continues there"}
 
 
 class CorpusList(ChoiceList):
@@ -62,31 +63,31 @@ class CorpusList(ChoiceList):
 
 
 class DataScreen(WorkbenchScreen):
-    """The list of corpora on the left; on the right, what the marked one holds, and any text as tokens."""
+    """The list of corpora on the left; on the right, the selected corpus and the tokenizer preview."""
 
     GUIDE = (
-        "What there is to learn from. Enter prepares the marked text (trains a tokenizer and writes token files) or "
-        "downloads a data set; u takes it to the presets. a adds a file, a folder, a glob or a web address. t types a "
-        "text and shows its tokens, those of the prepared data marked last; i shows their ids."
+        "Corpora to train on. Enter prepares the selected text (trains a tokenizer and writes token files) or "
+        "downloads a data set; u uses it in the selected preset. a adds a file, a folder, a glob or a web address. "
+        "t tokenizes any text with the tokenizer of the prepared data selected last; i shows the ids."
     )
     GUIDES: ClassVar[dict[str, str]] = {
-        "corpus-list": "All that can be learnt from; ↓ marks what has to be downloaded first.",
-        "corpus-page": "What the marked text holds, or what its tokens are. The arrows scroll.",
-        "try-text": "Any text, and below it the tokens it becomes. F2 shows their ids, Esc goes back to the list.",
+        "corpus-list": "All corpora; ↓ marks those that must be downloaded first.",
+        "corpus-page": "The beginning of the selected text, or its tokens. The arrow keys scroll.",
+        "try-text": "Type any text to see its tokens below. F2 shows their ids, Esc goes back to the list.",
     }
     BINDINGS: ClassVar[list[BindingType]] = [
         Binding("a", "add", "Add", id="data.add"),
-        Binding("u", "use", "Use", id="data.use"),
-        Binding("t", "try", "Tokenise", id="data.try"),
+        Binding("u", "use", "Use in preset", id="data.use"),
+        Binding("t", "try", "Tokenize", id="data.try"),
         Binding("i,f2", "ids", "Ids", id="data.ids"),
-        Binding("d", "forget", "Forget", id="data.forget"),
+        Binding("d", "forget", "Remove", id="data.forget"),
         Binding("x", "cancel", "Cancel", id="data.cancel"),
-        Binding("escape", "back", "To the list", id="data.back", show=False),
+        Binding("escape", "back", "Back to list", id="data.back", show=False),
     ]
 
     @dataclass
     class Listed(Message):
-        """Somebody looked what there is; `mark` is the key of the entry to mark."""
+        """The corpora have been listed; `mark` is the key of the entry to select."""
 
         entries: list[Entry]
         problem: str
@@ -94,24 +95,24 @@ class DataScreen(WorkbenchScreen):
 
     @dataclass
     class Found(Message):
-        """Somebody looked into an entry: its text, or its tokens, or why there are none."""
+        """The contents of an entry are known: its text or its tokens, or the problem."""
 
         key: str
         text: str = ""
-        looked: Looked | None = None
+        inspection: Inspection | None = None
         problem: str = ""
         notes: tuple[str, ...] = ()
 
     @dataclass
     class FieldAsked(Message):
-        """Which field of the rows in `path` holds the text has to be chosen."""
+        """The user must choose which field of the rows in `path` contains the text."""
 
         path: str
         needed: FieldNeeded
 
     @dataclass
     class JobEnded(Message):
-        """Preparing or downloading is over; `mark` is the entry to mark then."""
+        """Preparing or downloading has ended; `mark` is the entry to select."""
 
         title: str
         problem: str
@@ -122,10 +123,10 @@ class DataScreen(WorkbenchScreen):
         self.entries: dict[str, Entry] = {}
         self.found: dict[str, DataScreen.Found] = {}
         self.current = ""
-        self._listing_alone = threading.Lock()
+        self._list_lock = threading.Lock()
         self.with_ids = False
         self.job: DataJob | None = None
-        self._look_later: Timer | None = None
+        self._inspect_timer: Timer | None = None
 
     def body(self) -> ComposeResult:
         with Horizontal(id="data-body"):
@@ -133,12 +134,12 @@ class DataScreen(WorkbenchScreen):
             with Vertical(id="corpus-side"):
                 with VerticalScroll(id="corpus-page", can_focus=True):
                     yield Static(id="corpus-about", markup=False)
-                yield TokenTrial(id="trial")
+                yield TokenPreview(id="trial")
         yield Static(id="job-line", markup=False)
 
     def on_mount(self) -> None:
         self.listing.focus()
-        self.set_interval(JOB_SECONDS, self._show_job)
+        self.set_interval(JOB_REFRESH_SECONDS, self._show_job)
 
     def on_screen_resume(self) -> None:
         self.look_again()
@@ -149,15 +150,15 @@ class DataScreen(WorkbenchScreen):
 
     @property
     def entry(self) -> Entry | None:
-        """The marked one."""
+        """The selected corpus."""
         return self.entries.get(self.current)
 
     # --- the list
 
     @work(thread=True, group="list corpora")
     def look_again(self, mark: str = "") -> None:
-        """List everything anew; `mark` is the entry to mark then, else it stays the one it is."""
-        with self._listing_alone:  # else a list that was begun earlier could come later, and be taken for the newer
+        """List the corpora again, and select `mark`, or the same entry as before."""
+        with self._list_lock:  # or an older list could arrive after a newer one
             try:
                 self.post_message(self.Listed(list_corpora(self.workbench.home), "", mark))
             except (UserError, OSError) as error:
@@ -165,14 +166,14 @@ class DataScreen(WorkbenchScreen):
 
     def on_data_screen_listed(self, message: Listed) -> None:
         if message.problem:
-            self.notify(clean(message.problem), severity="error", timeout=15, markup=False)
+            notify_error(self.app, message.problem)
             return
         before = list(self.entries.values())
         if message.entries != before:
             self.found.clear()
             self.entries = {entry.key: entry for entry in message.entries}
             self._fill(message.mark or self.current)
-        elif message.mark in self.entries:  # another list had it first
+        elif message.mark in self.entries:  # an earlier list contains it already
             self.listing.highlighted = self.listing.get_option_index(message.mark)
 
     def _fill(self, mark: str) -> None:
@@ -203,21 +204,21 @@ class DataScreen(WorkbenchScreen):
         self.query_one("#corpus-page").scroll_home(animate=False)
         self._show()
         self.refresh_bindings()
-        if self.current not in self.found and self._look_later is None:
-            self._look_later = self.set_timer(LOOK_AFTER_SECONDS, self._look)
+        if self.current not in self.found and self._inspect_timer is None:
+            self._inspect_timer = self.set_timer(INSPECT_DELAY_SECONDS, self._inspect)
 
-    def _look(self) -> None:
-        self._look_later = None
+    def _inspect(self) -> None:
+        self._inspect_timer = None
         if self.entry is not None and self.entry.key not in self.found:
-            self._look_into(self.entry)
+            self._inspect_dataset(self.entry)
 
-    @work(thread=True, group="look into corpora")
-    def _look_into(self, entry: Entry) -> None:
-        """Read the beginning of a text, or count the tokens of a prepared one."""
+    @work(thread=True, group="read corpora")
+    def _inspect_dataset(self, entry: Entry) -> None:
+        """Read the beginning of a text, or count the tokens of prepared data."""
         found = self.Found(entry.key)
         try:
             if entry.kind == "prepared" and entry.folder is not None and not entry.problem:
-                found.looked = look_into(entry.folder)
+                found.inspection = inspect_dataset(entry.folder)
             elif entry.corpus and entry.here:
                 found.text, notes = preview(entry, self.workbench.home)
                 found.notes = tuple(notes)
@@ -229,9 +230,9 @@ class DataScreen(WorkbenchScreen):
         self.found[message.key] = message
         if message.key == self.current:
             self._show()
-            if message.looked is not None:
-                tokenizer = message.looked.dataset.tokenizer
-                self.query_one(TokenTrial).use(tokenizer, f"{tokenizer.kind} of {self.current.partition(' ')[2][:8]}")
+            if message.inspection is not None:
+                tokenizer = message.inspection.dataset.tokenizer
+                self.query_one(TokenPreview).use(tokenizer, f"{tokenizer.kind} of {self.current.partition(' ')[2][:8]}")
 
     def _show(self) -> None:
         if self.entry is not None:
@@ -240,92 +241,88 @@ class DataScreen(WorkbenchScreen):
             page = corpus_page(self.entry, found, width, with_ids=self.with_ids, monochrome=self.app.no_color)
             self.query_one("#corpus-about", Static).update(page)
 
-    # --- any text as tokens
+    # --- tokenizer preview
 
     def action_try(self) -> None:
-        """Type a text; its tokens are shown beneath."""
-        self.query_one(TokenTrial).begin()
+        """Type a text and see its tokens."""
+        self.query_one(TokenPreview).edit()
 
     def action_back(self) -> None:
         self.listing.focus()
 
     def action_ids(self) -> None:
-        """Show the ids of tokens, or not."""
+        """Show or hide token ids."""
         self.with_ids = not self.with_ids
         self._show()
-        self.query_one(TokenTrial).show_ids(self.with_ids)
+        self.query_one(TokenPreview).show_ids(self.with_ids)
 
-    # --- adding and forgetting
+    # --- adding and removing
 
     def action_add(self) -> None:
-        """Put text of one's own on the list."""
-        question = "A file, a folder, a glob such as ~/notes/**/*.md, JSON, CSV or Parquet files, or a web address:"
+        """Add a text to the list."""
+        question = "Add a file, a folder, a glob such as ~/notes/**/*.md, JSON, CSV or Parquet files, or a web address:"
         self.app.push_screen(AskText(question, problem_of=path_problem), self._add)
 
     def _add(self, text: str | None) -> None:
         path = pasted_path(text or "")
         if is_address(path):
-            self._fetch(path)
+            self._download_address(path)
         elif path:
-            self._look_and_add(path)
+            self._add_path(path)
 
-    def _fetch(self, address: str) -> None:
-        """Download what lies at a web address, and put it on the list."""
-        if self.job is not None and self.job.is_running:
-            self.notify(f"{self.job.title} goes on; x cancels it", markup=False)
-        else:
-            home = self.workbench.home
-            self.begin(f"downloading {address}", lambda: download_corpus(home, address))
+    def _download_address(self, address: str) -> None:
+        """Download a web address and add it to the list."""
+        home = self.workbench.home
+        self.start_job(f"downloading {address}", lambda: download_corpus(home, address))
 
     @work(thread=True, group="add a corpus")
-    def _look_and_add(self, path: str, text_field: str = "") -> None:
+    def _add_path(self, path: str, text_field: str = "") -> None:
         try:
             entry = add_corpus(self.workbench.home, path, text_field)
         except FieldNeeded as needed:
             self.post_message(self.FieldAsked(path, needed))
             return
         except (UserError, OSError) as error:
-            self.app.notify(clean(str(error)), severity="error", timeout=15, markup=False)
+            notify_error(self.app, error)
             return
         if entry.text_field != "text":
-            self.app.notify(clean(f"the text is taken from the field {entry.text_field}"), markup=False)
+            self.app.notify(clean(f"Using the text in the field {entry.text_field}."), markup=False)
         self.look_again(entry.key)
 
     def on_data_screen_field_asked(self, message: FieldAsked) -> None:
-        """Offer the fields that hold text, each with an example."""
+        """Ask which field contains the text."""
         if not message.needed.fields:
-            self.app.notify(clean(str(message.needed)), severity="error", timeout=15, markup=False)
+            notify_error(self.app, message.needed)
             return
 
         def add(answer: str | None) -> None:
             if answer:
-                self._look_and_add(message.path, answer.removeprefix(CHOSEN))
+                self._add_path(message.path, answer.removeprefix(CHOSEN))
 
         self.app.push_screen(AskField(message.needed), add)
 
     def action_forget(self) -> None:
-        """Take a text off the list. One's own files stay; a copy that was downloaded goes, which is asked first."""
+        """Remove a text from the list. Files of the user stay; a downloaded copy is deleted, once confirmed."""
         entry = self.entry
         if entry is None:
             return
         if is_address(entry.corpus) and entry.here:
-            question = f"The copy that was downloaded goes, too ({entry.about}). {entry.name} can be downloaded again."
-            answers = [Answer("", "Keep it"), Answer("yes", "Forget and delete it")]
-            self.app.push_screen(Ask(clean(question), answers), lambda yes: self._forget(entry) if yes else None)
+            question = (
+                f"Remove {entry.name} and delete the downloaded copy ({entry.about})? It can be downloaded again."
+            )
+            answers = [Answer("", "Keep"), Answer("yes", "Remove and delete")]
+            self.app.push_screen(Ask(clean(question), answers), lambda yes: self._remove(entry) if yes else None)
         else:
-            self._forget(entry)
+            self._remove(entry)
 
-    def _forget(self, entry: Entry) -> None:
-        try:
-            forget_corpus(self.workbench.home, entry.corpus)
-        except (UserError, OSError) as error:
-            self.notify(clean(str(error)), severity="error", markup=False)
+    def _remove(self, entry: Entry) -> None:
+        attempt(self.app, lambda: remove_corpus(self.workbench.home, entry.corpus))
         self.look_again()
 
     # --- preparing and downloading
 
     def check_action(self, action: str, parameters: tuple[object, ...]) -> bool | None:
-        """Only the keys that make sense for the marked entry."""
+        """Only the keys that apply to the selected entry."""
         entry = self.entry
         if action == "forget":
             return entry is not None and entry.kind == "added"
@@ -340,13 +337,13 @@ class DataScreen(WorkbenchScreen):
         entry = self.entry
         if entry is None or entry.kind == "prepared":
             self.query_one("#corpus-page").focus()
-        elif self.job is not None and self.job.is_running:
-            self.notify(f"{self.job.title} goes on; x cancels it", markup=False)
+        elif self._is_busy():
+            return
         elif entry.here and entry.corpus:
-            self.app.push_screen(PrepareDialog(config_of(entry, RunConfig())), self._prepare)
+            self.app.push_screen(PrepareDialog(config_with(entry, RunConfig())), self._prepare)
         elif not entry.here:
             question = f"Download {entry.name}? {entry.about[:1].upper()}{entry.about[1:]}. {caution(entry)}".strip()
-            answers = [Answer("", "No"), Answer("yes", "Download it from where it is published")]
+            answers = [Answer("", "Cancel"), Answer("yes", "Download")]
             self.app.push_screen(Ask(clean(question), answers), self._download)
 
     def _prepare(self, config: RunConfig | None) -> None:
@@ -354,24 +351,33 @@ class DataScreen(WorkbenchScreen):
             from llm.data.tokens.prepare import prepare
 
             home = self.workbench.home
-            self.begin(f"preparing {config.data.corpus}", lambda: prepare(config, home))
+            self.start_job(f"preparing {config.data.corpus}", lambda: prepare(config, home))
 
     def _download(self, answer: str | None) -> None:
         if answer and self.entry is not None and self.entry.kind == "added":
-            self._fetch(self.entry.corpus)
+            self._download_address(self.entry.corpus)
         elif answer and self.entry is not None:
             from llm.data.text.datasets import find_dataset
             from llm.data.text.download import download
 
             dataset, home = find_dataset(self.entry.name), self.workbench.home
-            self.begin(f"downloading {dataset.name}", lambda: download(dataset, home))
+            self.start_job(f"downloading {dataset.name}", lambda: download(dataset, home))
 
-    def begin(self, title: str, work: Work) -> None:
-        """Start work on data in the background, and show how far it is. Only one runs at a time."""
+    def _is_busy(self) -> bool:
+        """Whether a job is running, which is reported."""
+        busy = self.job is not None and self.job.is_running
+        if busy and self.job is not None:
+            self.notify(f"{self.job.title} is still running; press x to cancel it.", markup=False)
+        return busy
+
+    def start_job(self, title: str, work: Work) -> None:
+        """Start work on data in the background, and show its progress. Only one job runs at a time."""
+        if self._is_busy():
+            return
         marked = self.current
 
         def on_end(result: Any, problem: str) -> None:
-            self.post_message(self.JobEnded(title, problem, key_of(result) or marked))
+            self.post_message(self.JobEnded(title, problem, entry_key(result) or marked))
             if isinstance(result, FieldNeeded):
                 self.post_message(self.FieldAsked(result.path, result))
 
@@ -381,7 +387,7 @@ class DataScreen(WorkbenchScreen):
         self._show_job()
 
     def action_cancel(self) -> None:
-        """Give up what is being prepared or downloaded."""
+        """Cancel preparing or downloading."""
         if self.job is not None:
             self.job.cancel()
 
@@ -392,7 +398,7 @@ class DataScreen(WorkbenchScreen):
             return
         line.display = True
         progress, left = self.job.progress, self.job.seconds_left
-        text = "cancelling…" if self.job.cancelled.is_set() else preparation(progress)
+        text = "canceling…" if self.job.canceled.is_set() else preparation(progress)
         ahead = f", {format_duration(round(left))} left" if left is not None and not progress.rate else ""
         share = progress.done / progress.total if progress.total else 0.0
         line.update(bar(share, clean(f" {text}{ahead}"), line.content_size.width))
@@ -401,24 +407,25 @@ class DataScreen(WorkbenchScreen):
         self.job = None
         self.query_one("#job-line").display = False
         self.refresh_bindings()
-        if message.problem:
-            severe = message.problem != "cancelled"
-            text = message.problem if severe else f"{message.title}: cancelled{KEPT.get(message.title.split()[0], '')}"
-            self.app.notify(clean(text), severity="error" if severe else "information", timeout=15, markup=False)
+        if message.problem == "canceled":
+            rest = RESUMABLE.get(message.title.split()[0], "")
+            self.app.notify(clean(f"{message.title}: canceled{rest}"), timeout=15, markup=False)
+        elif message.problem:
+            notify_error(self.app, message.problem)
         else:
             self.app.notify(clean(f"{message.title}: done"), markup=False)
         self.look_again(message.mark)
 
-    # --- training on it
+    # --- using it in a preset
 
     def action_use(self) -> None:
-        """Take the marked corpus to the presets."""
+        """Use the selected corpus in the selected preset."""
         if self.entry is not None:
             self.workbench.open_presets(self.entry)
 
 
-def key_of(result: Any) -> str:
-    """The key of what a job has made: prepared data, or a text that was put on the list."""
+def entry_key(result: Any) -> str:
+    """The key of the entry that a job created: prepared data, or an added text."""
     if isinstance(result, Entry):
         return result.key
     path = getattr(result, "path", None)

@@ -1,4 +1,4 @@
-"""Any text as tokens: a field to type into, and what a tokenizer makes of it."""
+"""Tokenize any text: an input, and its tokens below."""
 
 from __future__ import annotations
 
@@ -16,11 +16,11 @@ from workbench.chat.tokens import coloured
 if TYPE_CHECKING:
     from llm.tokenizer import Tokenizer
 
-MOST_CHARACTERS = 5000  # of a text typed in, shown as tokens
+MOST_CHARACTERS = 5000  # of the text that are tokenized
 
 
-class TokenTrial(Vertical):
-    """The tokens of whatever is typed, by the tokenizer given last; by bytes until one is given."""
+class TokenPreview(Vertical):
+    """The tokens of the typed text, by the tokenizer set last; by bytes until one is set."""
 
     def __init__(self, *, id: str) -> None:
         super().__init__(id=id)
@@ -29,30 +29,30 @@ class TokenTrial(Vertical):
         self.with_ids = False
 
     def compose(self) -> ComposeResult:
-        yield TextArea(id="try-text", tab_behavior="focus", placeholder="t: type a text to see its tokens")
+        yield TextArea(id="try-text", tab_behavior="focus", placeholder="Press t and type a text to see its tokens")
         with VerticalScroll(id="try-page", can_focus=False):
             yield Static(id="try-tokens", markup=False)
 
     def on_mount(self) -> None:
         self.query_one(TextArea).border_title = "text"
 
-    def begin(self) -> None:
-        """Let the person type."""
+    def edit(self) -> None:
+        """Focus the input."""
         self.query_one(TextArea).focus()
 
     def use(self, tokenizer: Tokenizer, name: str) -> None:
-        """Split with this tokenizer from now on."""
+        """Use this tokenizer."""
         self.tokenizer, self.source = tokenizer, name
         self.show()
 
     def show_ids(self, with_ids: bool) -> None:
-        """Show the ids of the tokens, or not."""
+        """Show or hide the ids of the tokens."""
         self.with_ids = with_ids
         self.show()
 
     @on(TextArea.Changed)
     def show(self) -> None:
-        """Split what was typed."""
+        """Show the tokens of the text."""
         typed = self.query_one(TextArea).text
         target = self.query_one("#try-tokens", Static)
         if not typed:

@@ -1,4 +1,4 @@
-"""Every field of a configuration: its value, what it is for, what it may hold; checked while it is typed."""
+"""The form with every field of a configuration; values are checked while they are typed."""
 
 from __future__ import annotations
 
@@ -32,11 +32,12 @@ from workbench.text import clean
 from workbench.ui.dialogs import AskText, Modal
 from workbench.ui.key_line import KeyLine
 from workbench.ui.lists import BESIDE, ChoiceList
+from workbench.ui.notices import notify_error
 
 
 @dataclass(frozen=True)
 class EditResult:
-    """The edited configuration; `saved_as` names the preset it was saved as, `start` asks to train it now."""
+    """The edited configuration; `saved_as` is the name of the preset it was saved as, `start` requests training."""
 
     config: RunConfig
     saved_as: str = ""
@@ -44,27 +45,26 @@ class EditResult:
 
 
 class EditScreen(Modal[EditResult]):
-    """A list of fields by section, a line to type a value into, and the field's help."""
+    """A list of fields by section, an input for the value of the selected field, and its help."""
 
     NAME = "Fields"
     GUIDE = (
-        "Enter on a field lets you type a value, checked as you type; space goes to the next choice of a field that "
-        "has choices. Changed fields are marked with ●, and c lists those alone, which is the difference from the "
-        "preset. Escape goes back one layer, and keeps what you changed."
+        "Enter edits the selected field; the value is checked as you type. Space selects the next choice of a field "
+        "with choices. ● marks changed fields; c shows only those. Escape goes back and keeps your changes."
     )
     HORIZONTAL_BREAKPOINTS = [(0, "-narrow"), (150, "-beside")]  # noqa: RUF012 - as Textual declares it
     BINDINGS: ClassVar[list[BindingType]] = [
         Binding("escape", "back", "Back", id="edit.back"),
         Binding("ctrl+s", "save_as", "Save as", id="edit.save"),
         Binding("ctrl+r", "train", "Train", id="edit.train"),
-        Binding("space", "next_choice", "Next", id="edit.next"),
+        Binding("space", "next_choice", "Next choice", id="edit.next"),
         Binding("d", "reset", "Reset", id="edit.reset"),
-        Binding("c", "changed_only", "Changed", id="edit.changed"),
+        Binding("c", "changed_only", "Changed only", id="edit.changed"),
         Binding("slash", "filter", "Filter", id="edit.filter", key_display="/"),
     ]
 
     BASE = "preset"
-    """What the unchanged values are called."""
+    """Where the unchanged values come from."""
 
     def __init__(self, home: Path, name: str, base: RunConfig, config: RunConfig) -> None:
         super().__init__()
@@ -75,7 +75,7 @@ class EditScreen(Modal[EditResult]):
         self.fields = {field.path: field for field in fields_of(RunConfig)}
         self.changed_only = False
         self.shown_path = ""
-        """The field whose value is in the line to type into."""
+        """The field whose value is in the input."""
 
     def compose(self) -> ComposeResult:
         with Horizontal(id="edit-form"):
@@ -105,43 +105,41 @@ class EditScreen(Modal[EditResult]):
 
     @property
     def field(self) -> Field | None:
-        """The marked field."""
+        """The selected field."""
         index = self.listing.highlighted
         identity = self.listing.get_option_at_index(index).id if index is not None else None
         return self.fields[identity] if identity is not None else None
 
     def focus_guide(self) -> str:
-        """The help of the marked field."""
+        """The help of the selected field."""
         field = self.field
-        return f"{field.path}: {field.help}\n{limits(field)}".rstrip() if field is not None else ""
+        return f"{field.path}: {field.help}\n{allowed_values(field)}".rstrip() if field is not None else ""
 
     def problems(self) -> list[Problem]:
-        """What stands against training what is shown."""
+        """The problems of the configuration."""
         return check(self.config)
 
     # --- showing
 
     def _fill(self, *, mark_first: bool = False) -> None:
-        """List the fields that match the filter, keeping the mark where it is, or putting it on the first."""
+        """List the fields that match the filter. The same field stays selected, or the first one with `mark_first`."""
         marked = self.field if not mark_first else None
         words = self.query_one("#edit-filter", Input).value.lower().split()
         options: list[Option] = []
         section = ""
-        for field in self._wanted(words):
+        for field in self._matching(words):
             if field.section != section:
                 section = field.section
                 options.append(Option(Content.styled(section, "bold $text-accent"), disabled=True))
             options.append(Option(self._entry(field), id=field.path))
         if not options:
-            options = [
-                Option(Content.styled(f"no {'changed ' * self.changed_only}field to show", "dim"), disabled=True)
-            ]
+            options = [Option(Content.styled(f"no {'changed ' * self.changed_only}fields", "dim"), disabled=True)]
         self.listing.set_options(options)
         paths = [option.id for option in options]
         wanted = marked.path if marked is not None and marked.path in paths else next(filter(None, paths), None)
         if wanted is not None:
             self.listing.highlighted = paths.index(wanted)
-            self.call_after_refresh(self.listing.scroll_to_highlight)  # only then is it known how long the list is
+            self.call_after_refresh(self.listing.scroll_to_highlight)  # the list has its height after layout
         self._show_title()
 
     def _entry(self, field: Field) -> Content:
@@ -151,9 +149,9 @@ class EditScreen(Modal[EditResult]):
         was = f"  ({self.BASE}: {format_value(before)})"
         return Content.assemble((f"● {field.name:<22} {format_value(value)}", "bold"), (was, BESIDE))
 
-    def _wanted(self, words: list[str]) -> list[Field]:
-        """The fields to list: those with all the words in their path come before those that have some in their help.
-        Where only changed ones are asked for, no others."""
+    def _matching(self, words: list[str]) -> list[Field]:
+        """The fields that contain all words, those with the words in their path first. Only changed ones if
+        `changed_only`."""
         fields = [field for field in self.fields.values() if not self.changed_only or self._is_changed(field)]
         found = [field for field in fields if all(word in f"{field.path} {field.help}".lower() for word in words)]
         return sorted(found, key=lambda field: not all(word in field.path for word in words))
@@ -174,12 +172,12 @@ class EditScreen(Modal[EditResult]):
         self.call_after_refresh(self._show_costs)
 
     def _show_costs(self) -> None:
-        """What training this would take, and what was changed, where there is room for it."""
+        """Show the costs of training and the changes, if there is room."""
         page = self.query_one("#edit-costs", Static)
         width = page.content_region.width
         if width:
             speed = expected_speed(self.home, self.config)
-            lines = [Content.styled("What it takes", "bold"), Content(""), *costs(self.config, None, width, speed)]
+            lines = [Content.styled("Costs", "bold"), Content(""), *costs(self.config, None, width, speed)]
             if changed := change_lines(self.base, self.config):
                 lines += [Content(""), Content.styled(f"Differs from the {self.BASE}", "bold"), *changed]
             page.update(Content("\n").join(lines))
@@ -193,10 +191,10 @@ class EditScreen(Modal[EditResult]):
         self._show_value(field)
 
     def _show_value(self, field: Field) -> None:
-        """Put the field's value into the line to type into."""
+        """Put the value of the field into the input."""
         self.shown_path = field.path
         with self.prevent(Input.Changed):
-            self.value_line.value = typed(get_value(self.config, field.path))
+            self.value_line.value = input_text(get_value(self.config, field.path))
 
     # --- changing
 
@@ -208,29 +206,29 @@ class EditScreen(Modal[EditResult]):
     def _check_value(self, event: Input.Changed) -> None:
         field = self.field
         if field is not None:
-            problem = problem_with(field, event.value)
+            problem = value_problem(field, event.value)
             text = f"{field.name} {problem}" if problem else ""
             self.query_one("#edit-problem", Static).update(Content.styled(clean(text), "$text-error"))
 
     @on(Input.Submitted, "#edit-value")
     def _accept_value(self, event: Input.Submitted) -> None:
         field = self.field
-        if field is not None and not problem_with(field, event.value):
+        if field is not None and not value_problem(field, event.value):
             self._assign(field, event.value)
             self.listing.focus()
 
     def _assign(self, field: Field, text: str) -> None:
-        """Take the value over. Contradictions with other fields are shown, and may be mended there."""
-        self.config = assigned(self.config, field, parse_value(field, text))
+        """Set the field. Contradictions with other fields are shown, and can be corrected there."""
+        self.config = with_field(self.config, field, parse_value(field, text))
         self._show_value(field)
         self._fill()
 
-    def _take_typed(self) -> bool:
-        """Take over a value that was typed and not yet accepted; False, back in its line, if it cannot be a value."""
+    def _apply_input(self) -> bool:
+        """Apply a typed value that was not confirmed. Returns False, with the focus on the input, if it is invalid."""
         field, text = self.fields.get(self.shown_path), self.value_line.value
-        if field is None or text == typed(get_value(self.config, field.path)):
+        if field is None or text == input_text(get_value(self.config, field.path)):
             return True
-        if problem_with(field, text):
+        if value_problem(field, text):
             self.value_line.focus()
             return False
         self._assign(field, text)
@@ -241,18 +239,18 @@ class EditScreen(Modal[EditResult]):
         if field is None or not (field.choices or field.type is bool):
             return
         choices = field.choices or ("false", "true")
-        place = choices.index(typed(get_value(self.config, field.path)))
+        place = choices.index(input_text(get_value(self.config, field.path)))
         self._assign(field, choices[(place + 1) % len(choices)])
 
     def action_reset(self) -> None:
-        """Back to the preset's own value."""
+        """Reset the field to the value of the preset."""
         if self.field is not None:
-            self._assign(self.field, typed(get_value(self.base, self.field.path)))
+            self._assign(self.field, input_text(get_value(self.base, self.field.path)))
 
     # --- moving
 
     def action_changed_only(self) -> None:
-        """The difference from the preset alone, or all fields."""
+        """Show only changed fields, or all."""
         self.changed_only = not self.changed_only
         self._fill()
 
@@ -270,7 +268,7 @@ class EditScreen(Modal[EditResult]):
         self.listing.focus()
 
     def action_back(self) -> None:
-        """One layer out: from a line to the list, from a filter to all fields, from the list to the presets."""
+        """Go back: from an input to the list, from the filtered list to all fields, from there to the presets."""
         line = self.query_one("#edit-filter", Input)
         if self.value_line.has_focus:
             self._highlighted()
@@ -286,18 +284,18 @@ class EditScreen(Modal[EditResult]):
     # --- leaving
 
     def action_leave(self) -> None:
-        """Back to the presets with what was changed."""
+        """Close and keep the changes."""
         self.dismiss(EditResult(self.config))
 
     def action_train(self) -> None:
-        """Train what is shown."""
-        if self._take_typed() and not self.problems():
+        """Train this configuration."""
+        if self._apply_input() and not self.problems():
             self.dismiss(EditResult(self.config, start=True))
 
     def action_save_as(self) -> None:
-        """Keep it as a preset of one's own."""
-        if self._take_typed() and not self.problems():
-            question = "Save as a preset of yours, called:"
+        """Save as a preset of the user."""
+        if self._apply_input() and not self.problems():
+            question = "Save as preset:"
             self.app.push_screen(
                 AskText(question, value=f"my-{self.preset_name}", problem_of=preset_name_problem), self._save
             )
@@ -308,13 +306,13 @@ class EditScreen(Modal[EditResult]):
         try:
             save_preset(self.home, name, self.config, extends=None if name == self.preset_name else self.preset_name)
         except UserError as error:
-            self.notify(clean(str(error)), severity="error", markup=False)
+            notify_error(self.app, error)
             return
         self.dismiss(EditResult(self.config, saved_as=name))
 
 
-def problem_with(field: Field, text: str) -> str:
-    """Why `text` cannot be a value of `field`; "" if it can."""
+def value_problem(field: Field, text: str) -> str:
+    """Why `text` is no value of `field`; "" if it is one."""
     try:
         parse_value(field, text)
     except ValueError as error:
@@ -323,7 +321,7 @@ def problem_with(field: Field, text: str) -> str:
 
 
 def preset_name_problem(name: str) -> str:
-    """Why a preset of one's own cannot be called so; "" if it can."""
+    """Why `name` cannot be the name of a preset; "" if it can."""
     try:
         check_own_name(name)
     except UserError as error:
@@ -331,8 +329,8 @@ def preset_name_problem(name: str) -> str:
     return ""
 
 
-def limits(field: Field) -> str:
-    """What the field may hold, in words."""
+def allowed_values(field: Field) -> str:
+    """The values a field allows, in words."""
     if field.choices:
         return "one of " + ", ".join(field.choices)
     if field.type is bool:
@@ -345,18 +343,18 @@ def limits(field: Field) -> str:
     if field.high is not None:
         parts.append(f"at most {field.high:g}")
     kind = {int: "a whole number", float: "a number", tuple: "a list, separated by commas"}.get(field.type, "text")
-    return ", ".join([kind, *parts]) + ("; may be changed while training" if field.live else "")
+    return ", ".join([kind, *parts]) + ("; can be changed during training" if field.live else "")
 
 
-def typed(value: Any) -> str:
-    """A value as one would type it."""
+def input_text(value: Any) -> str:
+    """A value as it is typed into the input."""
     if isinstance(value, bool):
         return "true" if value else "false"
     return ", ".join(value) if isinstance(value, tuple) else str(value)
 
 
-def assigned(config: RunConfig, field: Field, value: Any) -> RunConfig:
-    """`config` with one field changed, whether or not it then contradicts another."""
+def with_field(config: RunConfig, field: Field, value: Any) -> RunConfig:
+    """`config` with one field changed; contradictions with other fields are not checked."""
     section, _, name = field.path.rpartition(".")
     if not section:
         return replace(config, **{name: value})

@@ -1,4 +1,4 @@
-"""Choosing what to train: the presets, and what each would mean on this machine."""
+"""The Presets screen: choose what to train, with its costs on this machine."""
 
 from __future__ import annotations
 
@@ -19,45 +19,46 @@ from llm.config import Preset, RunConfig, check, list_presets, load_preset
 from llm.errors import ConfigError, UserError
 from llm.run import Run
 from workbench.presets.preflight import expected_speed, measure_recent_runs
-from workbench.presets.preflight_screen import PreflightScreen
+from workbench.presets.preflight_line import PreflightLine
 from workbench.presets.prepared import DataState, find_data_state
 from workbench.presets.summary import preset_page
 from workbench.text import clean
 from workbench.ui.dialogs import Answer, Ask
 from workbench.ui.lists import BESIDE, ChoiceList
+from workbench.ui.notices import attempt, notify_error
+from workbench.ui.screen import WorkbenchScreen
 
-if TYPE_CHECKING:  # loaded when they are needed: the first screen is not to wait for them
+if TYPE_CHECKING:  # imported when needed, so that the first screen opens fast
     from workbench.data.corpora import Entry
     from workbench.presets.edit_screen import EditResult
 
-LOOK_AFTER_SECONDS = 0.3
+CHECK_DELAY_SECONDS = 0.3
 
 
 class PresetList(ChoiceList):
-    """The list; choosing an entry trains it."""
+    """The list of presets; Enter trains one."""
 
     BINDINGS: ClassVar[list[BindingType]] = [
         Binding("enter", "select", "Train", id="presets.start", key_display="⏎"),
     ]
 
 
-class PresetsScreen(PreflightScreen):
-    """A list of presets on the left; on the right, what the marked one means."""
+class PresetsScreen(WorkbenchScreen):
+    """A list of presets on the left, a page about the selected one on the right."""
 
     GUIDE = (
-        "Choose what to train. Enter starts the marked preset at once; e opens every field of it for editing first; Q "
-        "puts it in line behind the training that goes on. "
-        "f makes the marked preset small enough for this machine and your patience, and shows first what would change; "
-        "p runs a few real steps of it and measures memory and speed. Nothing else is made before you press Enter."
+        "Choose what to train. Enter trains the selected preset; e edits its fields first; Q adds it to the queue. "
+        "f shrinks it to fit this machine and a time limit, and shows the changes first; p runs a few steps and "
+        "measures memory and speed."
     )
     GUIDES: ClassVar[dict[str, str]] = {
-        "preset-list": "The presets by group, your own last; * marks what you have edited. Enter trains it.",
-        "preset-page": "What the marked preset would mean on this machine. Tab goes back to the list.",
+        "preset-list": "The presets by group, your own last; * marks edited ones. Enter trains the selected one.",
+        "preset-page": "The sizes and costs of the selected preset on this machine. Tab goes back to the list.",
     }
     BINDINGS: ClassVar[list[BindingType]] = [
         Binding("e", "edit", "Edit", id="presets.edit"),
-        Binding("Q,shift+enter", "enqueue", "Queue", id="presets.queue", key_display="Q"),
-        Binding("u", "undo", "Undo edits", id="presets.undo"),
+        Binding("Q,shift+enter", "enqueue", "Add to queue", id="presets.queue", key_display="Q"),
+        Binding("u", "undo", "Discard edits", id="presets.undo"),
         Binding("f", "fit", "Fit", id="presets.fit"),
         Binding("p", "preflight", "Preflight", id="presets.preflight"),
         Binding("escape", "cancel_preflight", "Cancel", id="presets.cancel-preflight"),
@@ -65,18 +66,19 @@ class PresetsScreen(PreflightScreen):
 
     @dataclass
     class DataFound(Message):
-        """Somebody looked whether the data of `config` are here."""
+        """The state of the data of `config` is known."""
 
         config: RunConfig
         state: DataState
 
     def __init__(self, *, id: str | None = None) -> None:
         super().__init__(id=id)
+        self.preflight = PreflightLine(id="preflight-line")
         self.presets: dict[str, Preset] = {}
         self.edited: dict[str, RunConfig] = {}
         self.data: dict[RunConfig, DataState] = {}
         self.current = ""
-        self._look_later: Timer | None = None
+        self._check_timer: Timer | None = None
 
     def body(self) -> ComposeResult:
         with Horizontal(id="presets-body"):
@@ -84,9 +86,10 @@ class PresetsScreen(PreflightScreen):
             with VerticalScroll(id="preset-page", can_focus=True):
                 yield Static(id="preset-meaning", markup=False)
                 yield Static(id="preset-notes", markup=False)
-        yield Static(id="preflight-line", markup=False)
+        yield self.preflight
 
     def on_mount(self) -> None:
+        self.workbench.training.on_begin = self.preflight.cancel_for
         self._fill()
         self.query_one(OptionList).focus()
 
@@ -98,14 +101,14 @@ class PresetsScreen(PreflightScreen):
         self.look_again()
 
     def look_again(self) -> None:
-        self.data.clear()  # a run, or a preflight, may have prepared data meanwhile
+        self.data.clear()  # a run or a preflight may have prepared data
         if self.current:
             self._show()
 
     # --- the list
 
     def _fill(self, mark: str = "") -> None:
-        """Read the presets anew and mark one: `mark`, else the first that can be used."""
+        """Read the presets again and select `mark`, or the first usable one."""
         presets = list_presets(self.workbench.home)
         self.presets = {preset.name: preset for preset in presets}
         options: list[Option] = []
@@ -124,7 +127,7 @@ class PresetsScreen(PreflightScreen):
     def _entry(self, preset: Preset) -> Content:
         name = f"{preset.name} *" if preset.name in self.edited else preset.name
         if preset.problem:
-            return Content.assemble((clean(name), "bold"), "\n", ("cannot be read", "$text-error"))
+            return Content.assemble((clean(name), "bold"), "\n", ("Cannot be read", "$text-error"))
         return Content.assemble((clean(name), "bold"), "\n", (clean(preset.purpose), BESIDE))
 
     @on(OptionList.OptionHighlighted)
@@ -132,16 +135,16 @@ class PresetsScreen(PreflightScreen):
         if event.option.id is not None:
             self.current = event.option.id
             self.query_one("#preset-page").scroll_home(animate=False)
-            self.call_after_refresh(self._show)  # the list is painted first
+            self.call_after_refresh(self._show)  # paint the list first
 
     @on(OptionList.OptionSelected)
     def _selected(self, event: OptionList.OptionSelected) -> None:
         self.action_start()
 
-    # --- what the marked preset means
+    # --- the page
 
     def config(self) -> RunConfig | None:
-        """The marked preset as edited; None (and the reason on the page) where it cannot be read."""
+        """The selected preset with its edits; None, with the reason on the page, if it cannot be read."""
         if self.current in self.edited:
             return self.edited[self.current]
         try:
@@ -151,6 +154,14 @@ class PresetsScreen(PreflightScreen):
                 Content.assemble((clean(self.current), "bold"), "\n\n", (clean(str(error)), "$text-error"))
             )
             return None
+
+    def _valid_config(self) -> RunConfig | None:
+        """The selected preset with its edits; None, with a notification, if it cannot be trained."""
+        config = self.config()
+        if config is not None and (problems := check(config)):
+            notify_error(self.app, ConfigError(problems))
+            return None
+        return config
 
     def _show(self) -> None:
         config = self.config()
@@ -165,18 +176,18 @@ class PresetsScreen(PreflightScreen):
         speed = expected_speed(self.workbench.home, config)
         page = preset_page(self.current, config, base, state, width, speed)
         self.query_one("#preset-meaning", Static).update(page)
-        if state is None and self._look_later is None:
-            self._look_later = self.set_timer(LOOK_AFTER_SECONDS, self._look)
+        if state is None and self._check_timer is None:
+            self._check_timer = self.set_timer(CHECK_DELAY_SECONDS, self._check_data)
 
-    def _look(self) -> None:
-        """Look for the data of what is marked now; not earlier, since that loads numpy and the tokenizers."""
-        self._look_later = None
+    def _check_data(self) -> None:
+        """Check whether the data is prepared. Delayed, because that imports numpy and the tokenizers."""
+        self._check_timer = None
         config = self.config()
         if config is not None and config not in self.data:
-            self._look_for_data(config)
+            self._find_data(config)
 
-    @work(thread=True, group="look for data")
-    def _look_for_data(self, config: RunConfig) -> None:
+    @work(thread=True, group="find data")
+    def _find_data(self, config: RunConfig) -> None:
         measure_recent_runs(self.workbench.home)
         self.post_message(self.DataFound(config, find_data_state(config, self.workbench.home)))
 
@@ -188,7 +199,7 @@ class PresetsScreen(PreflightScreen):
     # --- editing
 
     def action_edit(self) -> None:
-        """Open every field of the marked preset."""
+        """Edit the fields of the selected preset."""
         from workbench.presets.edit_screen import EditScreen
 
         config = self.config()
@@ -202,7 +213,7 @@ class PresetsScreen(PreflightScreen):
         if result.saved_as:
             self.edited.pop(self.current, None)
             self._fill(result.saved_as)
-            self.notify(f"saved as preset {result.saved_as}", markup=False)
+            self.notify(f"Saved as preset {result.saved_as}.", markup=False)
         else:
             self.edited[self.current] = result.config
             if result.config == load_preset(self.current, self.workbench.home):
@@ -212,37 +223,33 @@ class PresetsScreen(PreflightScreen):
             self.action_start()
 
     def action_undo(self) -> None:
-        """Forget what was edited in the marked preset."""
+        """Discard the edits of the selected preset."""
         if self.edited.pop(self.current, None) is not None:
             self._fill(self.current)
 
     def use_corpus(self, entry: Entry) -> None:
-        """Let the marked preset learn from a corpus of the Data screen."""
-        from workbench.data.corpora import config_of
+        """Use a corpus of the Data screen in the selected preset."""
+        from workbench.data.corpora import config_with
 
         config = self.config()
         if config is None:
             return
         try:
-            self.edited[self.current] = config_of(entry, config)
+            self.edited[self.current] = config_with(entry, config)
         except UserError as error:
-            self.notify(clean(str(error)), severity="error", timeout=15, markup=False)
+            notify_error(self.app, error)
             return
         self._fill(self.current)
-        self.notify(clean(f"{self.current} now learns from {entry.corpus}; Enter trains it"), markup=False)
+        self.notify(clean(f"{self.current} now uses {entry.corpus}. Press Enter to train."), markup=False)
 
     # --- fitting
 
     def action_fit(self) -> None:
-        """Offer what to change so that the marked preset fits this machine."""
+        """Shrink the selected preset to fit this machine."""
         from workbench.presets.fit_dialog import FitDialog
 
-        config = self.config()
+        config = self._valid_config()
         if config is None:
-            return
-        problems = check(config)
-        if problems:
-            self.notify(clean("\n".join(str(problem) for problem in problems)), severity="error", markup=False)
             return
         speed = expected_speed(self.workbench.home, config)
         self.app.push_screen(FitDialog(self.current, config, speed), self._fitted)
@@ -252,38 +259,52 @@ class PresetsScreen(PreflightScreen):
             self.edited[self.current] = config
             self._fill(self.current)
 
+    # --- preflight
+
+    def action_preflight(self) -> None:
+        """Run a few steps of the selected preset in a separate process, to measure memory and speed."""
+        config, training = self._valid_config(), self.workbench.training
+        if config is None or self.preflight.job is not None:
+            return
+        if active := training.active or training.elsewhere():
+            text = f"{active} is training, which would distort the measurement; stop it first."
+            self.notify(clean(text), markup=False)
+            return
+        self.preflight.start(config, self.current, self.workbench.home)
+        self.refresh_bindings()
+
+    def action_cancel_preflight(self) -> None:
+        self.preflight.cancel()
+
+    def check_action(self, action: str, parameters: tuple[object, ...]) -> bool | None:
+        """Cancel only while a preflight runs."""
+        return action != "cancel_preflight" or self.preflight.job is not None
+
+    def on_preflight_line_ended(self) -> None:
+        self.refresh_bindings()
+        self.look_again()  # the preflight may have prepared data
+
     # --- starting
 
     def action_start(self) -> None:
-        """Train the marked preset; asks first if something trains here already."""
-        config = self.config()
-        if config is None:
-            return
-        problems = check(config)
+        """Train the selected preset. Asks first if another run is training here."""
         active = self.workbench.training.active
-        if problems:
-            self.notify(clean("\n".join(str(problem) for problem in problems)), severity="error", markup=False)
-        elif active is None:
+        if self._valid_config() is None:
+            return
+        if active is None:
             self._start("alone")
         else:
             answers = [
-                Answer("", "No, leave it"),
-                Answer("beside", "Train this one beside it, in a process of its own (both will be slower)"),
+                Answer("", "Cancel"),
+                Answer("background", "Train in the background too (both will be slower)"),
             ]
-            self.app.push_screen(Ask(f"{active} is training already.", answers), self._start)
+            self.app.push_screen(Ask(f"{active} is already training.", answers), self._start)
 
     def action_enqueue(self) -> None:
-        """Make a run of the marked preset and put it in line; it begins at once if nothing trains."""
-        config = self.config()
-        if config is None:
-            return
-        home = self.workbench.home
-        try:
-            if problems := check(config):
-                raise ConfigError(problems)
-            self.workbench.enqueue(Run.create_numbered(home, self.current, config))
-        except (UserError, OSError) as error:
-            self.notify(clean(str(error)), severity="error", timeout=15, markup=False)
+        """Create a run of the selected preset and add it to the queue; it starts at once if nothing is training."""
+        config, home = self._valid_config(), self.workbench.home
+        if config is not None:
+            attempt(self.app, lambda: self.workbench.enqueue(Run.create_numbered(home, self.current, config)))
 
     def _start(self, answer: str | None) -> None:
         config = self.config()
@@ -293,8 +314,8 @@ class PresetsScreen(PreflightScreen):
         try:
             run = self.workbench.training.start(config, self.current)
         except (UserError, OSError) as error:
-            self.notify(clean(str(error)), severity="error", timeout=15, markup=False)
+            notify_error(self.app, error)
             return
         if other and answer == "alone":
-            self.notify(clean(f"{other} trains in another process: both will be slower"), markup=False)
+            self.notify(clean(f"{other} is also training, in another process: both will be slower."), markup=False)
         self.workbench.open_train(run.name)

@@ -150,11 +150,14 @@ def change_lines(before: RunConfig, after: RunConfig) -> list[Content]:
     different = [entry for entry in diff(before, after) if entry[0] not in DESCRIPTIONS]
     width = max((len(path) for path, _, _ in different), default=0)
     return [
-        Content.assemble(
-            (f"{path:<{width}}  ", "$foreground-muted"), f"{format_value(old)} → ", (format_value(new), "bold")
-        )
+        Content.assemble((f"{path:<{width}}  ", "$foreground-muted"), change_text(old, new))
         for path, old, new in different
     ]
+
+
+def change_text(before: Any, after: Any) -> Content:
+    """The old and the new value of a field."""
+    return Content.assemble(f"{format_value(before)} → ", (format_value(after), "bold"))
 
 
 def format_value(value: Any) -> str:

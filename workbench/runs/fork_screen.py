@@ -11,11 +11,12 @@ from textual.content import Content
 from textual.widgets import Static
 
 from llm.config import RunConfig, diff
-from llm.errors import Problem
+from llm.errors import ConfigError, Problem
 from llm.run.fork import Parent, goes_on, problems_with
 from workbench.presets.edit_screen import EditResult, EditScreen
 from workbench.presets.summary import change_text
 from workbench.text import clean
+from workbench.ui.notices import notify_error
 
 DIFF_LINES = 5
 
@@ -86,10 +87,10 @@ class ForkScreen(EditScreen):
         self._leave(enqueue=True)
 
     def _leave(self, *, enqueue: bool) -> None:
-        if not self._take_typed():
+        if not self._apply_input():
             return
         if problems := self.problems():
-            self.notify(clean("\n".join(map(str, problems))), severity="error", markup=False)
+            notify_error(self.app, ConfigError(problems))
             return
         self.dismiss(ForkResult(self.config, start=True, weights_only=self.weights_only, enqueue=enqueue))
 

@@ -21,7 +21,7 @@ from tests.workbench.scripted import ScriptedTrainer
 from tests.workbench.waiting import shown, until
 from workbench.app import WorkbenchApp
 from workbench.chat.tokens import coloured, pieces, quoted
-from workbench.data.corpora import add_corpus, list_corpora, look_into, path_problem, read_added
+from workbench.data.corpora import add_corpus, inspect_dataset, list_corpora, path_problem, read_added
 from workbench.data.jobs import DataJob
 from workbench.data.prepare_dialog import PrepareDialog
 from workbench.data.screen import DataScreen
@@ -55,9 +55,9 @@ async def test_what_is_here_and_what_can_be_downloaded(home: Path) -> None:
     app = app_with(home)
     async with app.run_test(size=(80, 24)) as pilot:
         screen = await opened(app, pilot)
-        await until(pilot, lambda: "How it begins" in shown(screen) and "said" in shown(screen))
+        await until(pilot, lambda: "Beginning" in shown(screen) and "said" in shown(screen))
         mark(screen, "named tinystories")
-        await until(pilot, lambda: "Not here. Enter downloads it." in shown(screen))
+        await until(pilot, lambda: "Not downloaded. Press Enter to download it." in shown(screen))
         await pilot.press("enter")
         await until(pilot, lambda: isinstance(app.screen, Ask) and "2.25 GB" in shown(app.screen))
         await pilot.press("enter")  # the answer marked first is No
@@ -117,8 +117,8 @@ def test_paths_are_checked_as_they_are_typed(tmp_path: Path, monkeypatch: pytest
     (tmp_path / "notes").mkdir()
     assert path_problem("~/notes") == ""
     assert path_problem("~/notes/**/*.md") == ""
-    assert path_problem("~/absent") == "there is no such file or folder"
-    assert "there is no folder" in path_problem("~/absent/*.md")
+    assert path_problem("~/absent") == "no such file or folder"
+    assert "no such folder" in path_problem("~/absent/*.md")
 
 
 async def test_preparing_a_text_and_taking_it_to_the_presets(home: Path, corpus: Path) -> None:
@@ -137,10 +137,10 @@ async def test_preparing_a_text_and_taking_it_to_the_presets(home: Path, corpus:
         await pilot.press("enter")
         await until(pilot, lambda: screen.entry is not None and screen.entry.kind == "prepared")
         await until(pilot, lambda: "Most frequent" in shown(screen) and "bpe, 300 ids" in shown(screen))
-        for text in ("bytes per token", "held out", "whole documents", "How it begins"):
+        for text in ("bytes per token", "validation", "whole documents", "Beginning"):
             assert text in shown(screen)
         await pilot.press("u")
-        await until(pilot, lambda: isinstance(app.screen, PresetsScreen) and "Changed by you" in shown(app.screen))
+        await until(pilot, lambda: isinstance(app.screen, PresetsScreen) and "Your changes" in shown(app.screen))
         config = app.screen.edited["quickstart"]  # type: ignore[attr-defined]
         assert (config.data.corpus, config.tokenizer.vocab_size) == (str(corpus), 300)
         assert config.model.n_layer > 1, "only data and tokenizer are taken over"
@@ -164,7 +164,7 @@ async def test_text_typed_in_is_shown_as_tokens(home: Path, corpus: Path) -> Non
 
 
 def test_counts_are_those_of_the_tokens(home: Path, corpus: Path) -> None:
-    looked = look_into(home / "data" / prepared(home, corpus))
+    looked = inspect_dataset(home / "data" / prepared(home, corpus))
     ids = looked.dataset.train.read(0, len(looked.dataset.train)).tolist()
     for token, count in [*looked.most, *looked.least]:
         assert ids.count(token) == count
@@ -202,7 +202,7 @@ def test_a_job_is_cancelled_at_its_next_report() -> None:
     limit = time.monotonic() + 20
     while job.is_running and time.monotonic() < limit:
         time.sleep(0.01)
-    assert ended == [(None, "cancelled")]
+    assert ended == [(None, "canceled")]
 
 
 async def test_cancelling_leaves_nothing_behind(home: Path) -> None:

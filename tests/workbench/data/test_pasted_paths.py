@@ -55,7 +55,7 @@ def test_quotes_around_what_is_not_there_yet_or_a_pattern(tmp_path: Path, quote:
     (tmp_path / "a b").mkdir()
     assert pasted_path(f"{quote}{tmp_path}/a b/*.txt{quote} ") == f"{tmp_path}/a b/*.txt"
     assert pasted_path(f"{tmp_path}/a\\ b/*.txt") == f"{tmp_path}/a b/*.txt"
-    assert path_problem(f"{quote}{tmp_path}/none.txt{quote}") == "there is no such file or folder"
+    assert path_problem(f"{quote}{tmp_path}/none.txt{quote}") == "no such file or folder"
     assert pasted_path(f"{quote}https://example.org/a%20b.txt{quote} ") == "https://example.org/a%20b.txt"
     assert pasted_path(" https://example.org/it's.txt ") == "https://example.org/it's.txt"
     assert pasted_path("") == pasted_path(" ") == ""

@@ -26,7 +26,7 @@ from workbench.presets.preflight import (
     save_measurements,
     work_key,
 )
-from workbench.presets.summary import memory_words, speed_words
+from workbench.presets.summary import memory_text, speed_text
 
 
 class Heard:
@@ -71,7 +71,7 @@ def test_it_can_be_cancelled_at_once(home: Path, corpus: Path) -> None:
     job = PreflightJob(tiny_config(corpus), "tiny", home, heard.note, heard.end)
     job.cancel()
     assert heard.ended.wait(20), "it did not end"
-    assert (heard.result, heard.problem) == (None, "cancelled")
+    assert (heard.result, heard.problem) == (None, "canceled")
 
 
 def test_what_a_person_can_mend_is_said(home: Path, corpus: Path) -> None:
@@ -115,8 +115,8 @@ def test_a_run_that_trained_here_teaches_its_speed(home: Path, monkeypatch: pyte
     assert speed is not None and (speed.name, speed.exact) == ("there-1", True)
     assert abs(speed.measured.tokens_per_second - 40_960) < 900
     assert abs(speed.flops_per_second / speed.measured.tokens_per_second - 1e10 / 2048) < 1
-    assert "measured" in speed_words(estimate(config), speed)
-    assert "measured" not in memory_words(estimate(config), speed), "its memory is not known"
+    assert "measured" in speed_text(estimate(config), speed)
+    assert "measured" not in memory_text(estimate(config), speed), "its memory is not known"
     measure_recent_runs(home)
     assert [one.name for one in measurements(home)] == ["there-1"], "four steps are too few, and nothing twice"
 

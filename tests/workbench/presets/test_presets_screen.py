@@ -15,7 +15,7 @@ from tests.conftest import tiny_config
 from tests.workbench.scripted import ScriptedTrainer, scripted_run
 from tests.workbench.waiting import notifications, shown, until, was_notified
 from workbench.app import WorkbenchApp
-from workbench.presets.edit_screen import EditScreen, assigned, typed
+from workbench.presets.edit_screen import EditScreen, input_text, with_field
 from workbench.presets.estimate import estimate, fitting_overrides
 from workbench.presets.fit_dialog import FitDialog
 from workbench.presets.preflight import Measurement, machine_name, measurements, work_key
@@ -123,7 +123,7 @@ async def test_a_value_is_checked_while_it_is_typed(home: Path) -> None:
         assert "(preset: 1600)" in shown(screen)
         await pilot.press("escape")
         await until(pilot, lambda: isinstance(app.screen, PresetsScreen))
-        await until(pilot, lambda: "Changed by you" in shown(app.screen))
+        await until(pilot, lambda: "Your changes" in shown(app.screen))
         await pilot.press("enter")
         await until(pilot, lambda: app.current_mode == "train")
         assert Run.open(home, "quickstart-1").config().train.steps == 77
@@ -209,7 +209,7 @@ async def test_beside_the_form_stands_what_training_would_take(home: Path) -> No
         side = app.screen.query_one("#edit-side")
         assert not side.display or not side.region
         await pilot.resize_terminal(160, 50)
-        await until(pilot, lambda: "What it takes" in shown(app.screen) and "1.279M parameters" in shown(app.screen))
+        await until(pilot, lambda: "Costs" in shown(app.screen) and "1.279M parameters" in shown(app.screen))
         await pilot.press("slash", *"n_layer", "enter")
         await until(pilot, lambda: app.screen.field is not None and app.screen.field.path == "model.n_layer")
         await pilot.press("enter")
@@ -247,7 +247,7 @@ async def test_a_broken_preset_is_listed_with_its_problem(home: Path) -> None:
     (home / "presets" / "odd.toml").write_text('purpose = "[b]\\u001b[31m"\n[train]\nstepz = 3\n', encoding="utf-8")
     app = app_with(home)
     async with app.run_test(size=(100, 30)) as pilot:
-        await until(pilot, lambda: "cannot be read" in shown(app.screen))
+        await until(pilot, lambda: "Cannot be read" in shown(app.screen))
         await pilot.press("G")
         await until(pilot, lambda: "train.stepz: there is no such field" in shown(app.screen))
         await pilot.press("enter", "e")
@@ -320,7 +320,7 @@ async def test_preflight_can_be_cancelled_and_the_keys_work_meanwhile(home: Path
         await pilot.press("g")
         await until(pilot, lambda: screen.current != "aa-tiny")
         await pilot.press("escape")
-        await until(pilot, lambda: screen.preflight is None)
+        await until(pilot, lambda: screen.preflight.job is None)
         assert "Preflight" not in shown(screen).replace("p Preflight", "")
     assert measurements(home) == []
 
@@ -340,7 +340,7 @@ class LatePreflight:
 
 @pytest.mark.parametrize("key", ["enter", "Q"])
 async def test_a_preflight_gives_way_to_a_training(home: Path, key: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("workbench.presets.preflight_screen.PreflightJob", LatePreflight)
+    monkeypatch.setattr("workbench.presets.preflight_line.PreflightJob", LatePreflight)
     trainer = ScriptedTrainer(steps=3)
     trainer.prepared.set()
     app = app_with(home, trainer)
@@ -349,11 +349,11 @@ async def test_a_preflight_gives_way_to_a_training(home: Path, key: str, monkeyp
         assert isinstance(screen, PresetsScreen)
         await until(pilot, lambda: screen.current == "quickstart")
         await pilot.press("p")
-        await until(pilot, lambda: screen.preflight is not None)
+        await until(pilot, lambda: screen.preflight.job is not None)
         await pilot.press(key)
         await until(pilot, lambda: app.training.active == "quickstart-1")
-        await until(pilot, lambda: screen.preflight is None)
-        ended = "the preflight of quickstart was ended, since quickstart-1 trains now"
+        await until(pilot, lambda: screen.preflight.job is None)
+        ended = "Preflight of quickstart canceled, because quickstart-1 starts training."
         assert notifications(app).count(ended) == 1
         assert measurements(home) == []
         await until(pilot, lambda: app.training.must_be_waited_for)
@@ -372,10 +372,10 @@ async def test_beside_a_training_in_another_process(home: Path) -> None:
 
         with other.lock():
             await pilot.press("p")
-            await until(pilot, lambda: was_notified(app, "other-1 is training in another process"))
-            assert screen.preflight is None
+            await until(pilot, lambda: was_notified(app, "other-1 is training, which would distort"))
+            assert screen.preflight.job is None
             await pilot.press("enter")
-            await until(pilot, lambda: was_notified(app, "other-1 trains in another process: both will be slower"))
+            await until(pilot, lambda: was_notified(app, "other-1 is also training, in another process"))
             assert app.training.active == "quickstart-1"
         await until(pilot, lambda: app.training.must_be_waited_for)
         app.training.shutdown()
@@ -398,5 +398,5 @@ def test_every_field_can_be_typed_as_it_is_shown() -> None:
 
     for field in fields_of(RunConfig):
         value = get_value(RunConfig(), field.path)
-        assert parse_value(field, typed(value)) == value or field.path == "decode.dry_breakers"
-        assert assigned(RunConfig(), field, value) == RunConfig()
+        assert parse_value(field, input_text(value)) == value or field.path == "decode.dry_breakers"
+        assert with_field(RunConfig(), field, value) == RunConfig()
