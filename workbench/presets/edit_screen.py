@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import ClassVar
 
 from textual import on
 from textual.app import ComposeResult
@@ -26,6 +26,7 @@ from llm.config import (
     save_preset,
 )
 from llm.errors import Problem, UserError
+from workbench.presets.fields import allowed_values, input_text, value_problem, with_field
 from workbench.presets.preflight import expected_speed
 from workbench.presets.summary import change_lines, costs, format_value
 from workbench.text import clean
@@ -311,15 +312,6 @@ class EditScreen(Modal[EditResult]):
         self.dismiss(EditResult(self.config, saved_as=name))
 
 
-def value_problem(field: Field, text: str) -> str:
-    """Why `text` is no value of `field`; "" if it is one."""
-    try:
-        parse_value(field, text)
-    except ValueError as error:
-        return str(error)
-    return ""
-
-
 def preset_name_problem(name: str) -> str:
     """Why `name` cannot be the name of a preset; "" if it can."""
     try:
@@ -327,35 +319,3 @@ def preset_name_problem(name: str) -> str:
     except UserError as error:
         return str(error)
     return ""
-
-
-def allowed_values(field: Field) -> str:
-    """The values a field allows, in words."""
-    if field.choices:
-        return "one of " + ", ".join(field.choices)
-    if field.type is bool:
-        return "true or false"
-    parts = []
-    if field.low is not None:
-        parts.append(f"at least {field.low:g}")
-    if field.above is not None:
-        parts.append(f"above {field.above:g}")
-    if field.high is not None:
-        parts.append(f"at most {field.high:g}")
-    kind = {int: "a whole number", float: "a number", tuple: "a list, separated by commas"}.get(field.type, "text")
-    return ", ".join([kind, *parts]) + ("; can be changed during training" if field.live else "")
-
-
-def input_text(value: Any) -> str:
-    """A value as it is typed into the input."""
-    if isinstance(value, bool):
-        return "true" if value else "false"
-    return ", ".join(value) if isinstance(value, tuple) else str(value)
-
-
-def with_field(config: RunConfig, field: Field, value: Any) -> RunConfig:
-    """`config` with one field changed; contradictions with other fields are not checked."""
-    section, _, name = field.path.rpartition(".")
-    if not section:
-        return replace(config, **{name: value})
-    return replace(config, **{section: replace(getattr(config, section), **{name: value})})

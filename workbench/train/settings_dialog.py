@@ -14,7 +14,7 @@ from textual.widgets import OptionList, Static
 from textual.widgets.option_list import Option
 
 from llm.config import Field, RunConfig, fields_of
-from workbench.presets.edit_screen import limits, problem_with, typed
+from workbench.presets.fields import allowed_values, input_text, value_problem
 from workbench.ui.dialogs import AskText, Modal
 from workbench.ui.key_line import KeyLine
 from workbench.ui.lists import ChoiceList
@@ -42,7 +42,8 @@ class LiveSettingsDialog(Modal[tuple[str, str] | None]):
     def compose(self) -> ComposeResult:
         width = max(len(path) for path in self.fields)
         entries = (
-            Content.assemble((f"{path:<{width}}  ", ""), (typed(self.value_of(path)), "bold")) for path in self.fields
+            Content.assemble((f"{path:<{width}}  ", ""), (input_text(self.value_of(path)), "bold"))
+            for path in self.fields
         )
         with Vertical(classes="dialog-box"):
             yield Static("Change while it trains", classes="dialog-question", markup=False)
@@ -67,11 +68,11 @@ class LiveSettingsDialog(Modal[tuple[str, str] | None]):
             if text:
                 self.dismiss((field.path, text))
 
-        question = f"{field.path}: {field.help} ({limits(field).partition(';')[0]})"
-        value = typed(self.value_of(field.path))
+        question = f"{field.path}: {field.help} ({allowed_values(field).partition(';')[0]})"
+        value = input_text(self.value_of(field.path))
         self.app.push_screen(AskText(question, value=value, problem_of=lambda text: named_problem(field, text)), accept)
 
 
 def named_problem(field: Field, text: str) -> str:
-    problem = problem_with(field, text)
+    problem = value_problem(field, text)
     return f"{field.name} {problem}" if problem else ""

@@ -15,8 +15,9 @@ from tests.conftest import tiny_config
 from tests.workbench.scripted import ScriptedTrainer, scripted_run
 from tests.workbench.waiting import notifications, shown, until, was_notified
 from workbench.app import WorkbenchApp
-from workbench.presets.edit_screen import EditScreen, input_text, with_field
+from workbench.presets.edit_screen import EditScreen
 from workbench.presets.estimate import estimate, fitting_overrides
+from workbench.presets.fields import input_text, with_field
 from workbench.presets.fit_dialog import FitDialog
 from workbench.presets.preflight import Measurement, machine_name, measurements, work_key
 from workbench.presets.screen import PresetsScreen

@@ -1,0 +1,49 @@
+"""Fields of a configuration in a form: their values as text, checked and changed."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import Any
+
+from llm.config import Field, RunConfig, parse_value
+
+
+def value_problem(field: Field, text: str) -> str:
+    """Why `text` is no value of `field`; "" if it is one."""
+    try:
+        parse_value(field, text)
+    except ValueError as error:
+        return str(error)
+    return ""
+
+
+def allowed_values(field: Field) -> str:
+    """The values a field allows, in words."""
+    if field.choices:
+        return "one of " + ", ".join(field.choices)
+    if field.type is bool:
+        return "true or false"
+    parts = []
+    if field.low is not None:
+        parts.append(f"at least {field.low:g}")
+    if field.above is not None:
+        parts.append(f"above {field.above:g}")
+    if field.high is not None:
+        parts.append(f"at most {field.high:g}")
+    kind = {int: "a whole number", float: "a number", tuple: "a list, separated by commas"}.get(field.type, "text")
+    return ", ".join([kind, *parts]) + ("; can be changed during training" if field.live else "")
+
+
+def input_text(value: Any) -> str:
+    """A value as it is typed into the input."""
+    if isinstance(value, bool):
+        return "true" if value else "false"
+    return ", ".join(value) if isinstance(value, tuple) else str(value)
+
+
+def with_field(config: RunConfig, field: Field, value: Any) -> RunConfig:
+    """`config` with one field changed; contradictions with other fields are not checked."""
+    section, _, name = field.path.rpartition(".")
+    if not section:
+        return replace(config, **{name: value})
+    return replace(config, **{section: replace(getattr(config, section), **{name: value})})
