@@ -341,3 +341,27 @@ def inspect_dataset(folder: Path, how_many: int = 24) -> Inspection:
         unused=len(counts) - len(used),
         size_bytes=directory_size(folder),
     )
+
+
+@dataclass(frozen=True)
+class Contents:
+    """The contents of an entry: the beginning of its text with warnings, an inspection of prepared data, or why neither
+    can be read."""
+
+    text: str = ""
+    warnings: tuple[str, ...] = ()
+    inspection: Inspection | None = None
+    problem: str = ""
+
+
+def read_contents(entry: Entry, home: Path) -> Contents:
+    """Read the beginning of a text, or count the tokens of prepared data; for a thread."""
+    try:
+        if entry.kind == "prepared" and entry.folder is not None and not entry.problem:
+            return Contents(inspection=inspect_dataset(entry.folder))
+        if entry.corpus and entry.here:
+            text, warnings = preview(entry, home)
+            return Contents(text, tuple(warnings))
+    except (UserError, OSError) as error:
+        return Contents(problem=str(error))
+    return Contents()

@@ -2,18 +2,15 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from textual.content import Content
 
 from llm.data.text.urls import is_address
 from workbench.chat.tokens import coloured, quoted
-from workbench.data.corpora import Entry, Inspection, dataset_sizes
+from workbench.data.corpora import Contents, Entry, Inspection, dataset_sizes
 from workbench.formatting import format_size
 from workbench.text import clean
-
-if TYPE_CHECKING:
-    from workbench.data.screen import DataScreen
 
 HINTS = {
     "built-in": "Press Enter to prepare it, u to use it in a preset.",
@@ -24,18 +21,16 @@ HINTS = {
 }
 
 
-def corpus_page(
-    entry: Entry, found: DataScreen.Found | None, width: int, *, with_ids: bool, monochrome: bool
-) -> Content:
-    """Facts, then text or tokens. Until `found` is known, only what the index contains."""
+def corpus_page(entry: Entry, contents: Contents | None, width: int, *, with_ids: bool, monochrome: bool) -> Content:
+    """Facts, then text or tokens. Until `contents` is read, only what the index contains."""
     title = entry.about if entry.kind == "prepared" else entry.name
     below = entry.name if entry.kind == "prepared" else entry.about
     lines: list[Content] = [Content.styled(clean(title), "bold"), Content(clean(below)), Content("")]
-    problem = entry.problem or (found.problem if found is not None else "")
+    problem = entry.problem or (contents.problem if contents is not None else "")
     if problem:
         lines.append(Content.styled(clean(problem), "$text-error"))
     elif entry.kind == "prepared":
-        inspection = found.inspection if found is not None else None
+        inspection = contents.inspection if contents is not None else None
         lines += prepared_facts(entry, inspection)
         if inspection is not None:
             lines += token_tables(inspection, width)
@@ -47,9 +42,11 @@ def corpus_page(
     elif entry.corpus:
         hint = HINTS["address" if is_address(entry.corpus) else entry.kind]
         lines.append(Content.styled(hint, "$foreground-muted"))
-        lines += [Content.styled(clean(note), "$text-warning") for note in (found.notes if found is not None else ())]
+        lines += [
+            Content.styled(clean(note), "$text-warning") for note in (contents.warnings if contents is not None else ())
+        ]
         lines.append(heading("Beginning"))
-        lines.append(Content(clean(found.text)) if found is not None else Content.styled("reading…", "dim"))
+        lines.append(Content(clean(contents.text)) if contents is not None else Content.styled("reading…", "dim"))
     else:
         lines.append(Content("Questions for evaluation; no text to train on."))
     return Content("\n").join(lines)

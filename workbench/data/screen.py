@@ -20,16 +20,15 @@ from llm.config import RunConfig
 from llm.data.text.urls import is_address
 from llm.errors import UserError
 from workbench.data.corpora import (
+    Contents,
     Entry,
-    Inspection,
     add_corpus,
     caution,
     config_with,
     download_corpus,
-    inspect_dataset,
     list_corpora,
     path_problem,
-    preview,
+    read_contents,
     remove_corpus,
 )
 from workbench.data.corpus_page import corpus_page
@@ -94,14 +93,11 @@ class DataScreen(WorkbenchScreen):
         mark: str
 
     @dataclass
-    class Found(Message):
-        """The contents of an entry are known: its text or its tokens, or the problem."""
+    class ContentsRead(Message):
+        """The contents of an entry have been read."""
 
         key: str
-        text: str = ""
-        inspection: Inspection | None = None
-        problem: str = ""
-        notes: tuple[str, ...] = ()
+        contents: Contents
 
     @dataclass
     class FieldAsked(Message):
@@ -121,7 +117,7 @@ class DataScreen(WorkbenchScreen):
     def __init__(self, *, id: str | None = None) -> None:
         super().__init__(id=id)
         self.entries: dict[str, Entry] = {}
-        self.found: dict[str, DataScreen.Found] = {}
+        self.contents: dict[str, Contents] = {}
         self.current = ""
         self._list_lock = threading.Lock()
         self.with_ids = False
@@ -170,7 +166,7 @@ class DataScreen(WorkbenchScreen):
             return
         before = list(self.entries.values())
         if message.entries != before:
-            self.found.clear()
+            self.contents.clear()
             self.entries = {entry.key: entry for entry in message.entries}
             self._fill(message.mark or self.current)
         elif message.mark in self.entries:  # an earlier list contains it already
@@ -204,41 +200,31 @@ class DataScreen(WorkbenchScreen):
         self.query_one("#corpus-page").scroll_home(animate=False)
         self._show()
         self.refresh_bindings()
-        if self.current not in self.found and self._inspect_timer is None:
+        if self.current not in self.contents and self._inspect_timer is None:
             self._inspect_timer = self.set_timer(INSPECT_DELAY_SECONDS, self._inspect)
 
     def _inspect(self) -> None:
         self._inspect_timer = None
-        if self.entry is not None and self.entry.key not in self.found:
-            self._inspect_dataset(self.entry)
+        if self.entry is not None and self.entry.key not in self.contents:
+            self._read_contents(self.entry)
 
     @work(thread=True, group="read corpora")
-    def _inspect_dataset(self, entry: Entry) -> None:
-        """Read the beginning of a text, or count the tokens of prepared data."""
-        found = self.Found(entry.key)
-        try:
-            if entry.kind == "prepared" and entry.folder is not None and not entry.problem:
-                found.inspection = inspect_dataset(entry.folder)
-            elif entry.corpus and entry.here:
-                found.text, notes = preview(entry, self.workbench.home)
-                found.notes = tuple(notes)
-        except (UserError, OSError) as error:
-            found.problem = str(error)
-        self.post_message(found)
+    def _read_contents(self, entry: Entry) -> None:
+        self.post_message(self.ContentsRead(entry.key, read_contents(entry, self.workbench.home)))
 
-    def on_data_screen_found(self, message: Found) -> None:
-        self.found[message.key] = message
+    def on_data_screen_contents_read(self, message: ContentsRead) -> None:
+        self.contents[message.key] = message.contents
         if message.key == self.current:
             self._show()
-            if message.inspection is not None:
-                tokenizer = message.inspection.dataset.tokenizer
+            if message.contents.inspection is not None:
+                tokenizer = message.contents.inspection.dataset.tokenizer
                 self.query_one(TokenPreview).use(tokenizer, f"{tokenizer.kind} of {self.current.partition(' ')[2][:8]}")
 
     def _show(self) -> None:
         if self.entry is not None:
-            found = self.found.get(self.current)
+            contents = self.contents.get(self.current)
             width = self.query_one("#corpus-page").scrollable_content_region.width
-            page = corpus_page(self.entry, found, width, with_ids=self.with_ids, monochrome=self.app.no_color)
+            page = corpus_page(self.entry, contents, width, with_ids=self.with_ids, monochrome=self.app.no_color)
             self.query_one("#corpus-about", Static).update(page)
 
     # --- tokenizer preview
