@@ -1,7 +1,7 @@
-"""A home that version 0.1.0 left on the disk works as it did: runs, resuming, forks, sampling, evaluation, replay of a
-conversation, presets, saved sampling parameters, settings and the queue.
+"""A home directory of version 0.1.0 still works: runs, resume, fork, sampling, evaluation, replay of a conversation,
+presets, saved sampling parameters, settings and the queue.
 
-`tests/fixtures/home-0.1.0` was made with that version by `tests/fixtures/make_home.py`. It is never made again.
+`tests/fixtures/make_home.py` created `tests/fixtures/home-0.1.0` with that version. Do not create it again.
 """
 
 from __future__ import annotations
@@ -22,24 +22,24 @@ from tests.fixtures.make_home import cpu, digest
 from workbench.app import WorkbenchApp
 from workbench.cli import main
 
-KEPT = Path(__file__).parent / "fixtures" / "home-0.1.0"
+FIXTURE = Path(__file__).parent / "fixtures" / "home-0.1.0"
 MODES = (".toml", ".json", ".jsonl", ".txt")
 
 
 @pytest.fixture(scope="module")
-def kept_home(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A copy that is only read."""
-    return Path(shutil.copytree(KEPT, tmp_path_factory.mktemp("kept") / "home"))
+def shared_home(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A copy that tests only read."""
+    return Path(shutil.copytree(FIXTURE, tmp_path_factory.mktemp("shared") / "home"))
 
 
 @pytest.fixture
 def old_home(tmp_path: Path) -> Path:
-    """A copy of one's own."""
-    return Path(shutil.copytree(KEPT, tmp_path / "home"))
+    """A copy that a test may change."""
+    return Path(shutil.copytree(FIXTURE, tmp_path / "home"))
 
 
 def answer(capsys: pytest.CaptureFixture[str], *words: str) -> Any:
-    """What a command prints as JSON."""
+    """The JSON output of a command."""
     assert main([*words, "--json"]) == 0
     return json.loads(capsys.readouterr().out)
 
@@ -48,8 +48,8 @@ def last_weights(run: Run) -> dict[str, torch.Tensor]:
     return load_file(run.checkpoint("last").path / "model.safetensors")
 
 
-def test_it_is_small_and_names_no_place_of_the_machine_that_made_it() -> None:
-    files = [path for path in KEPT.rglob("*") if path.is_file()]
+def test_the_fixture_is_small_and_has_no_local_paths() -> None:
+    files = [path for path in FIXTURE.rglob("*") if path.is_file()]
     assert sum(path.stat().st_size for path in files) < 400_000
     for path in files:
         if path.suffix in MODES:
@@ -57,8 +57,8 @@ def test_it_is_small_and_names_no_place_of_the_machine_that_made_it() -> None:
             assert not any(place in text for place in ("/home/", "/tmp/", "/root", "/work", "/Users/")), path
 
 
-def test_runs_and_their_checkpoints_are_listed(kept_home: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    home = ("--home", str(kept_home))
+def test_runs_and_their_checkpoints_are_listed(shared_home: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    home = ("--home", str(shared_home))
     listed = {run["name"]: run for run in answer(capsys, "runs", *home)}
     assert {name: run["status"] for name, run in listed.items()} == {
         "done": "finished",
@@ -66,16 +66,16 @@ def test_runs_and_their_checkpoints_are_listed(kept_home: Path, capsys: pytest.C
         "stopped": "stopped",
         "waiting": "new",
     }
-    assert Run.open(kept_home, "branch").info()["parent"] == "done@10"
+    assert Run.open(shared_home, "branch").info()["parent"] == "done@10"
     for name, run in listed.items():
-        steps = [info.step for info in Run.open(kept_home, name).checkpoints()]
+        steps = [info.step for info in Run.open(shared_home, name).checkpoints()]
         assert steps == {"done": [10, 20], "branch": [10, 20]}.get(name, [10, run["step"]] if run["step"] else [])
-        for info in Run.open(kept_home, name).checkpoints():
+        for info in Run.open(shared_home, name).checkpoints():
             verify(info)
 
 
-def test_the_stopped_run_ends_as_it_did_then(old_home: Path, tmp_path: Path) -> None:
-    """Twice here: bit for bit the same. As then: bit for bit on the kind of machine it was made on, else closely."""
+def test_the_stopped_run_ends_with_the_same_weights(old_home: Path, tmp_path: Path) -> None:
+    """Two resumed copies are equal; they equal the weights of 0.1.0 exactly on the same kind of CPU, else closely."""
     again = Path(shutil.copytree(old_home, tmp_path / "again"))
     for home in (old_home, again):
         assert main(["resume", "stopped", "--sample.every", "0", "--home", str(home)]) == 0
@@ -83,16 +83,16 @@ def test_the_stopped_run_ends_as_it_did_then(old_home: Path, tmp_path: Path) -> 
     assert run.status().name == "finished" and run.checkpoint("last").step == 40
     here = run.checkpoint("last").path / "model.safetensors"
     assert digest(here) == digest(Run.open(again, "stopped").checkpoint("last").path / "model.safetensors")
-    made = json.loads((KEPT / "expected" / "made.json").read_text())
+    made = json.loads((FIXTURE / "expected" / "made.json").read_text())
     if made["on"] == cpu():
         assert digest(here) == made["sha256"]
-    then, now = load_file(KEPT / "expected" / "model.safetensors"), last_weights(run)
+    then, now = load_file(FIXTURE / "expected" / "model.safetensors"), last_weights(run)
     assert then.keys() == now.keys()
     for name in then:
         torch.testing.assert_close(now[name], then[name], rtol=1e-3, atol=1e-4)
 
 
-def test_a_finished_run_is_extended_and_one_that_waits_is_trained(old_home: Path) -> None:
+def test_a_finished_run_is_extended_and_a_queued_one_is_trained(old_home: Path) -> None:
     home = ("--home", str(old_home))
     assert main(["resume", "done", "--train.steps", "24", *home]) == 0
     assert Run.open(old_home, "done").checkpoint("last").step == 24
@@ -105,31 +105,31 @@ def test_a_fork(old_home: Path) -> None:
     assert Run.open(old_home, "new").checkpoint("last").step == 12
 
 
-def test_evaluating(kept_home: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_evaluating(shared_home: Path, capsys: pytest.CaptureFixture[str]) -> None:
     for name in ("done", "branch", "stopped@10"):
-        found = answer(capsys, "eval", name, "--home", str(kept_home))
+        found = answer(capsys, "eval", name, "--home", str(shared_home))
         logged = {
             event.step: event
-            for event in Run.open(kept_home, name.partition("@")[0]).events()
+            for event in Run.open(shared_home, name.partition("@")[0]).events()
             if hasattr(event, "bits_per_byte")
         }
         assert found["validation_loss"] == pytest.approx(logged[found["step"]].validation_loss, rel=1e-4)
 
 
-def test_sampling_gives_the_reply_of_the_conversation(kept_home: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    first = exchanges(kept_home)[0]
-    found = answer(capsys, "sample", first["model"], "--prompt", first["context"], "--home", str(kept_home))
+def test_sampling_gives_the_reply_of_the_conversation(shared_home: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    first = exchanges(shared_home)[0]
+    found = answer(capsys, "sample", first["model"], "--prompt", first["context"], "--home", str(shared_home))
     assert found["samples"][0]["text"] == first["reply"]
 
 
 def exchanges(home: Path) -> list[dict[str, Any]]:
-    """The exchanges of the one conversation, as they are in its file."""
+    """The exchanges in the file of the only conversation."""
     (file,) = (home / "transcripts").glob("*.jsonl")
     return [record for record in map(json.loads, file.read_text(encoding="utf-8").splitlines()) if "number" in record]
 
 
-def test_presets(kept_home: Path) -> None:
-    own, base = load_preset("own", kept_home, []), load_preset("base", kept_home, [])
+def test_presets(shared_home: Path) -> None:
+    own, base = load_preset("own", shared_home, []), load_preset("base", shared_home, [])
     assert (base.model.d_model, base.tokenizer.kind, base.decode.top_k) == (8, "char", 20)
     assert (own.model.d_model, own.model.n_layer, own.model.norm, own.model.mlp) == (8, 2, "layernorm", "relu2")
     assert (own.optim.kind, own.optim.matrix_lr, own.schedule.kind, own.schedule.lr_min) == (
@@ -149,7 +149,7 @@ def test_presets(kept_home: Path) -> None:
 
 
 async def test_the_app_opens_it(old_home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Settings and their keys, the queue, a conversation that is opened and replayed, and saved sampling parameters."""
+    """Settings, key bindings, the queue, replay of a conversation, and saved sampling parameters."""
     from tests.workbench.waiting import notifications, record_notifications, shown, until
 
     record_notifications(monkeypatch)

@@ -1,4 +1,4 @@
-"""Whole configurations: in and out of TOML, overrides, and every problem at once."""
+"""Whole configurations: TOML, overrides and the report of all problems."""
 
 from __future__ import annotations
 
@@ -55,7 +55,7 @@ def values_of(field: Field) -> st.SearchStrategy[Any]:
 
 @st.composite
 def configurations(draw: st.DrawFn) -> RunConfig:
-    """Any configuration whose fields are each within bounds, and that `check` accepts as a whole."""
+    """Any configuration that `check` accepts."""
     chosen = draw(st.lists(st.sampled_from(fields_of(RunConfig)), max_size=8, unique_by=lambda field: field.path))
     config = RunConfig()
     for field in chosen:
@@ -75,11 +75,11 @@ def test_toml_round_trip(config: RunConfig) -> None:
     assert from_mapping(to_mapping(config), base=from_mapping({"train": {"tokens": 7}})) == config
 
 
-def test_the_table_about_a_run_is_no_configuration() -> None:
+def test_the_run_table_is_not_configuration() -> None:
     assert from_toml(to_toml(RunConfig()) + '\n[run]\nid = "x"\n') == RunConfig()
 
 
-def test_overrides_take_hyphens_and_the_last_one_wins() -> None:
+def test_overrides_allow_hyphens_and_the_last_one_wins() -> None:
     config = with_overrides(RunConfig(), [("model.n-layer", "3"), ("model.n_layer", "5"), ("train.lr", "1e-2")])
     assert diff(RunConfig(), config) == [("model.n_layer", 4, 5), ("train.lr", 3e-4, 1e-2)]
 
@@ -90,7 +90,7 @@ def test_a_length_replaces_a_length_of_another_kind() -> None:
     assert with_overrides(by_epochs, [("train.steps", "9")]).train == replace(TrainConfig(), steps=9)
 
 
-def test_every_problem_at_once_with_suggestions() -> None:
+def test_all_problems_are_reported_with_suggestions() -> None:
     found = problems_of(
         {
             "modle": {"n_layer": 3},
@@ -110,10 +110,10 @@ def test_every_problem_at_once_with_suggestions() -> None:
     assert found["optim.kind"] == "must be a string, not 3"
     assert "above the peak" in found["schedule.lr_min"]
     assert "is after" in found["schedule.hold_until"]
-    assert "model.n_head" not in found, "d_model could not be read, so nobody knows whether the heads divide it"
+    assert "model.n_head" not in found, "d_model could not be read, so it cannot be checked against the heads"
 
 
-def test_broken_toml_is_named_with_its_line() -> None:
+def test_invalid_toml_is_reported_with_its_line() -> None:
     with pytest.raises(ConfigError, match=r"not TOML.*line 2"):
         from_toml("purpose = 'x'\n= 3\n")
 
@@ -166,7 +166,7 @@ def test_depth_sets_the_shape(depth: int, shape: tuple[int, int, int]) -> None:
     assert (model.n_layer, model.d_model, model.n_head) == shape
 
 
-def test_a_vocabulary_smaller_than_the_tokenizers_is_refused() -> None:
+def test_a_vocabulary_smaller_than_the_tokenizer_is_an_error() -> None:
     with pytest.raises(ConfigError, match="at least the tokenizer's 65 ids"):
         resolve_model(ModelConfig(vocab_size=64), 65)
 
@@ -178,6 +178,6 @@ def test_accumulation_from_the_total_batch() -> None:
     assert resolve_accumulation(TrainConfig(accumulation=3), ModelConfig()) == 3
 
 
-def test_configuration_events_and_runs_do_without_torch() -> None:
+def test_configuration_events_and_runs_do_not_import_torch() -> None:
     code = "import llm.config, llm.events, llm.run, llm.errors, sys; sys.exit('torch' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0

@@ -1,4 +1,4 @@
-"""Presets made to fit a machine: small enough, still what they were."""
+"""Presets fitted to a machine: small enough, with the same architecture."""
 
 from __future__ import annotations
 
@@ -44,12 +44,12 @@ def test_it_fits_a_laptop(name: str) -> None:
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_nothing_changes_where_it_fits_as_it_is(name: str) -> None:
+def test_nothing_changes_if_it_fits(name: str) -> None:
     assert fit(load_preset(name, HOME), *SERVER) == []
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_the_character_stays(name: str) -> None:
+def test_the_architecture_stays(name: str) -> None:
     config, small = fitted(name, LAPTOP)
     shape = {"n_layer", "d_model", "n_head", "n_kv_head", "d_ff", "depth", "context", "vocab_size"}
     for field in config.model.__dataclass_fields__:
@@ -67,7 +67,7 @@ def test_the_character_stays(name: str) -> None:
     assert after.n_head // after.n_kv_head == before.n_head // before.n_kv_head
 
 
-def test_warm_up_stays_the_same_share_and_more_time_gives_a_larger_model() -> None:
+def test_warmup_share_stays_and_more_time_gives_a_larger_model() -> None:
     config, small = fitted("tinystories-llama", LAPTOP)
     share = config.schedule.warmup_steps / config.train.steps
     assert small.schedule.warmup_steps == pytest.approx(share * small.train.steps, abs=1)
@@ -76,17 +76,17 @@ def test_warm_up_stays_the_same_share_and_more_time_gives_a_larger_model() -> No
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_everything_still_happens_and_what_is_saved_when_improved_is_evaluated_then(name: str) -> None:
+def test_every_task_still_runs_and_improved_checkpoints_follow_evaluations(name: str) -> None:
     config, small = fitted(name, LAPTOP)
     before = (config.evaluate.every, config.checkpoint.every, config.sample.every)
     after = (small.evaluate.every, small.checkpoint.every, small.sample.every)
     assert [bool(every) for every in after] == [bool(every) for every in before]
     assert not small.checkpoint.only_improved or small.checkpoint.every == small.evaluate.every
-    if not config.train.epochs:  # a pass over a small text is short, whatever its intervals are
+    if not config.train.epochs:  # an epoch of a small text is short
         assert max(after) <= small.train.steps
 
 
-def test_passes_over_a_long_text_are_counted_in_its_tokens() -> None:
+def test_epochs_of_a_long_text_use_its_tokens() -> None:
     config = load_preset("cs336-lecture", HOME)
     assert fit(config, *SERVER, train_tokens=1_000_000) == []
     small = with_overrides(config, fit(config, *LAPTOP, train_tokens=500_000_000))
@@ -94,7 +94,7 @@ def test_passes_over_a_long_text_are_counted_in_its_tokens() -> None:
     assert cost(small)[0] <= LAPTOP[1] * LAPTOP[2] * 60
 
 
-def test_short_memory_turns_the_batch_into_accumulation() -> None:
+def test_little_memory_turns_the_batch_into_accumulation() -> None:
     config = load_preset("gpt2-124m", HOME)
     plenty = 1e20
     small = with_overrides(config, fit(config, 4e9, plenty, 60))
@@ -110,6 +110,6 @@ def test_total_batch_tokens_stay_a_multiple() -> None:
     assert small.train.total_batch_tokens % micro == 0
 
 
-def test_it_does_without_torch() -> None:
+def test_fit_does_not_import_torch() -> None:
     code = "import sys, llm.config.fit; sys.exit('torch' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0

@@ -1,4 +1,4 @@
-"""docs/five-systems.md names only modules, names and tests that there are."""
+"""Every module, name and test in docs/five-systems.md exists."""
 
 from __future__ import annotations
 
@@ -11,12 +11,12 @@ PAGE = (ROOT / "docs" / "five-systems.md").read_text(encoding="utf-8")
 
 
 def defined(path: Path) -> set[str]:
-    """The functions and classes at the top of a file."""
+    """The top-level functions and classes of a file."""
     body = ast.parse(path.read_text(encoding="utf-8")).body
     return {item.name for item in body if isinstance(item, (ast.FunctionDef, ast.AsyncFunctionDef, ast.ClassDef))}
 
 
-def test_every_place_it_names_exists() -> None:
+def test_every_code_location_exists() -> None:
     places = set(re.findall(r"`([\w/]+\.py):(\w+)`", PAGE))
     assert len(places) > 60
     missing = {
@@ -27,8 +27,8 @@ def test_every_place_it_names_exists() -> None:
     assert not missing
 
 
-def test_every_test_it_names_exists() -> None:
-    """`::name` means a test of the file named before it in the row."""
+def test_every_test_exists() -> None:
+    """`::name` is a test of the previous file in the row."""
     missing, count = [], 0
     for row in PAGE.splitlines():
         path = ""
@@ -40,5 +40,5 @@ def test_every_test_it_names_exists() -> None:
     assert not missing
 
 
-def test_every_preset_it_names_exists() -> None:
+def test_every_preset_exists() -> None:
     assert all((ROOT / name).is_file() for name in re.findall(r"`(presets/[a-z0-9-]+\.toml)`", PAGE))

@@ -1,4 +1,4 @@
-"""Telling configuration fields from a command's own arguments."""
+"""Configuration fields among the arguments of a command."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ def test_fields_in_every_spelling_and_order() -> None:
 @pytest.mark.parametrize(
     ("words", "value"), [("--model.bias off", "off"), ("--model.bias=NO", "NO"), ("--model.bias", "true")]
 )
-def test_booleans_may_stand_alone(words: str, value: str) -> None:
+def test_booleans_without_a_value(words: str, value: str) -> None:
     assert split_overrides(words.split(), OWN) == ([], [("model.bias", value)])
 
 
@@ -37,7 +37,7 @@ def test_negative_and_empty_values() -> None:
     ]
 
 
-def test_every_missing_value_is_named() -> None:
+def test_every_missing_value_is_reported() -> None:
     with pytest.raises(ConfigError) as raised:
         split_overrides(["--train.lr", "--train.steps"], OWN)
     assert [problem.path for problem in raised.value.problems] == ["train.lr", "train.steps"]

@@ -1,4 +1,4 @@
-"""Presets by name: shipped, one's own, one extending another."""
+"""Presets by name: shipped ones, the user's, and presets that extend others."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ def write(home: Path, name: str, text: str) -> None:
     (home / "presets" / f"{name}.toml").write_text(text)
 
 
-def test_the_comment_at_the_head_of_a_file_is_told_as_paragraphs(tmp_path: Path) -> None:
+def test_notes_are_the_paragraphs_of_the_head_comment(tmp_path: Path) -> None:
     head = "# Follows a paper,\n# nearly.\n#\n# Different:\n# - one\n#   thing;\n# - another.\n"
     write(tmp_path, "mine", f"{head}[train]\n# not this\nlr = 1e-3\n")
     write(tmp_path, "bare", "[train]\nlr = 1e-3\n")
@@ -73,7 +73,7 @@ def test_own_presets_extend_shipped_ones_and_each_other(tmp_path: Path) -> None:
     ]
 
 
-def test_a_circle_is_refused_and_listed(tmp_path: Path) -> None:
+def test_a_circle_is_an_error_and_listed(tmp_path: Path) -> None:
     write(tmp_path, "a", 'extends = "b"')
     write(tmp_path, "b", 'extends = "a"')
     with pytest.raises(ConfigError, match="circle: a → b → a"):
@@ -102,14 +102,14 @@ def test_problems_of_file_and_overrides_come_together(tmp_path: Path) -> None:
         ('extends = "quickstrat"', r"did you mean quickstart\?"),
     ],
 )
-def test_a_broken_file_is_named(tmp_path: Path, text: str, words: str) -> None:
+def test_an_invalid_file_is_reported(tmp_path: Path, text: str, words: str) -> None:
     write(tmp_path, "broken", text)
     with pytest.raises(WrongUse, match=words):
         load_preset("broken", tmp_path)
     assert next(preset for preset in list_presets(tmp_path) if preset.mine).problem
 
 
-def test_a_file_that_is_not_text(tmp_path: Path) -> None:
+def test_a_binary_file(tmp_path: Path) -> None:
     write(tmp_path, "binary", "")
     (tmp_path / "presets" / "binary.toml").write_bytes(b"\xff\xfe")
     with pytest.raises(ConfigError, match="not UTF-8"):

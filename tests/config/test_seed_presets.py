@@ -1,4 +1,4 @@
-"""The presets that follow the five documents: shapes, counts, rates and defaults as those state them."""
+"""The presets of the five documents: shapes, counts, learning rates and defaults as in the documents."""
 
 from __future__ import annotations
 
@@ -84,7 +84,7 @@ def test_the_stories_model_trains_in_under_3_gb() -> None:
     assert 0.1e9 < step_bytes(config, shape(config), 256) < 3e9
 
 
-def test_depth_sets_the_shape_and_refuses_what_does_not_divide() -> None:
+def test_depth_sets_the_shape_and_must_divide() -> None:
     deep = shape(preset("nanochat-base", model__depth="20", train__steps="50000"))
     assert (deep.n_layer, deep.d_model, deep.n_head, deep.n_kv_head) == (20, 1280, 10, 10)
     with pytest.raises(Exception, match="nearest depths"):
@@ -282,7 +282,7 @@ VALUES: dict[str, dict[str, Any]] = {
 
 
 @pytest.mark.parametrize("name", VALUES)
-def test_values_are_the_documents(name: str) -> None:
+def test_values_of_the_documents(name: str) -> None:
     config = preset(name)
     assert {path: get_value(config, path) for path in VALUES[name]} == VALUES[name]
     assert config.group == "five systems"
@@ -403,8 +403,8 @@ def test_run_length_by_flops() -> None:
     assert batch_plan.steps * batch_plan.flops_per_token * 8192 == pytest.approx(1e15, rel=0.01)
 
 
-def test_a_run_made_before_nanochat_base_changed_keeps_its_meaning() -> None:
-    """Its run.toml states every field that there was; those that came later take values that change nothing."""
+def test_an_old_nanochat_base_run_keeps_its_configuration() -> None:
+    """Its run.toml has every field of its time; the defaults of later fields change nothing."""
     old = to_mapping(preset("nanochat-base"))
     del old["model"]["rope_inverse"], old["optim"]["momentum_start"], old["optim"]["momentum_warmup_steps"]
     old["model"] |= {"norm_eps": 1e-6, "init": "zero-output"}

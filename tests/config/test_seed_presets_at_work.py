@@ -1,4 +1,4 @@
-"""The presets at work: what their notes tell people to give, how they begin, and that each of them trains."""
+"""The presets in use: flags in their notes, first losses, and a short training of each."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ def preset(name: str, **overrides: str) -> RunConfig:
 
 
 def flags_in(text: str) -> list[tuple[str, str]]:
-    """The fields, and the values, that the comments of a preset tell people to give."""
+    """The fields and values in the comments of a preset."""
     comments = " ".join(line.lstrip("# ") for line in text.splitlines() if line.startswith("#"))
     return re.findall(
         r"--((?:data|tokenizer|model|optim|schedule|train|evaluate|checkpoint)\.\S+) ([^\s;,:.)]\S*)", comments
@@ -32,7 +32,7 @@ def flags_in(text: str) -> list[tuple[str, str]]:
 
 
 @pytest.mark.parametrize("name", [item.name for item in list_presets(HOME)])
-def test_what_a_presets_notes_tell_people_to_give_can_be_given(name: str) -> None:
+def test_flags_in_the_notes_are_valid(name: str) -> None:
     given = flags_in((shipped_directory() / f"{name}.toml").read_text(encoding="utf-8"))
     sample = {"N": "8", "KIND": "byte"}
     for field, value in given:
@@ -53,7 +53,7 @@ DOCUMENTS = {
 
 
 @pytest.mark.parametrize("name", [item.name for item in list_presets(HOME)])
-def test_every_preset_says_what_it_follows_and_where_it_differs(name: str) -> None:
+def test_notes_name_the_source_and_the_differences(name: str) -> None:
     text = (shipped_directory() / f"{name}.toml").read_text(encoding="utf-8")
     head = text.partition("\npurpose = ")[0].partition("\nextends = ")[0]
     assert head.startswith("# ")
@@ -63,8 +63,8 @@ def test_every_preset_says_what_it_follows_and_where_it_differs(name: str) -> No
         assert "Different on purpose:" in head
 
 
-def test_the_assignments_first_optimiser_as_its_notes_give_it() -> None:
-    """SGD, whose rate is lr/√(t+1) with lr 1e-3, and nothing else: no decay, no warm-up."""
+def test_the_first_optimizer_of_the_assignment() -> None:
+    """SGD with the learning rate 1e-3/√(t+1), without weight decay and warm-up."""
     notes = (shipped_directory() / "cs336-assignment.toml").read_text(encoding="utf-8")
     given = flags_in("# --optim.kind sgd" + notes.partition("--optim.kind sgd")[2])
     wanted = {
@@ -89,8 +89,8 @@ def shrunk(config: RunConfig, vocab_size: int, **changes: int) -> ModelConfig:
 
 
 @pytest.mark.parametrize("name", ["gpt2-124m", "gpt2-124m-stable"])
-def test_gpt2_begins_near_the_logarithm_of_its_vocabulary(name: str) -> None:
-    """At its true width and vocabulary: ln 50257 = 10.825, and the document's own start is 11.016."""
+def test_first_loss_of_gpt2_is_near_the_logarithm_of_its_vocabulary(name: str) -> None:
+    """At full width and vocabulary: ln 50257 = 10.825; the document's first loss is 11.016."""
     model = Transformer(shrunk(preset(name), 50257, n_layer=2, context=64))
     model.init_weights(torch.Generator().manual_seed(1))
     model.eval()
@@ -99,7 +99,7 @@ def test_gpt2_begins_near_the_logarithm_of_its_vocabulary(name: str) -> None:
         assert float(model.loss(text[:, :-1], text[:, 1:])) == pytest.approx(math.log(50257), abs=0.3)
 
 
-def test_stories_of_one_file_each_begin_with_bos(tmp_path: Path) -> None:
+def test_every_story_of_a_file_starts_with_bos(tmp_path: Path) -> None:
     from llm.data.tokens.prepare import prepare
 
     stories = [f"Once there was a fox who had {n} hens.\nThe end of story {n}.\n" for n in range(60)]

@@ -1,4 +1,4 @@
-"""One value: what a person may type for a field, and what they are told otherwise."""
+"""Parsing of single values, and the messages for invalid ones."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ FIELDS = {field.path: field for field in fields_of(RunConfig)}
         ("decode.stop", "\n\n", ("\n\n",)),
     ],
 )
-def test_what_may_be_typed(path: str, text: str, value: Any) -> None:
+def test_valid_text(path: str, text: str, value: Any) -> None:
     parsed = parse_value(FIELDS[path], text)
     assert parsed == value
     assert type(parsed) is type(value)
@@ -52,13 +52,13 @@ def test_what_may_be_typed(path: str, text: str, value: Any) -> None:
         ("tokenizer.special_tokens", '["a', "is not a list"),
     ],
 )
-def test_what_may_not_be_typed(path: str, text: str, sentence: str) -> None:
+def test_invalid_text(path: str, text: str, sentence: str) -> None:
     with pytest.raises(ValueError) as raised:
         parse_value(FIELDS[path], text)
     assert sentence in str(raised.value)
 
 
-def test_every_field_is_described_and_has_a_good_default() -> None:
+def test_every_field_has_a_help_text_and_a_valid_default() -> None:
     assert len(FIELDS) > 80
     for path, field in FIELDS.items():
         assert field.help.endswith((".", "…")), path

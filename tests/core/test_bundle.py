@@ -17,7 +17,7 @@ def bundle(tmp_path: Path) -> Path:
     return write_bundle(tmp_path / "bundle")
 
 
-def test_tasks_are_read_as_the_index_says(bundle: Path) -> None:
+def test_tasks_of_the_index(bundle: Path) -> None:
     colours, pronouns, last_words = load_bundle(bundle)
     assert (colours.label, colours.kind, colours.shots, colours.delimiter) == (
         "colours",
@@ -58,7 +58,7 @@ INDEX_FAULTS = {
     "\x00": r"core\.yaml is not YAML",
     "icl_tasks:\n- just text": r"core\.yaml line 2: a task must be a mapping",
     "icl_tasks:\n- {dataset_uri: x.jsonl, icl_task_type: schema}": r"line 2: label is missing",
-    "icl_tasks:\n\n- {label: colours, dataset_uri: x.jsonl, icl_task_type: essay}": r"line 3: the type of colours must be",
+    "icl_tasks:\n\n- {label: odd, dataset_uri: x.jsonl, icl_task_type: essay}": r"line 3: the type of odd must be",
     "icl_tasks:\n- {label: odd, dataset_uri: pronouns.jsonl, icl_task_type: schema}": r"no row for odd",
     "icl_tasks:\n- {label: colours, dataset_uri: pronouns.jsonl, icl_task_type: schema, num_fewshot: [many]}": (
         r"line 2: num_fewshot"

@@ -42,7 +42,7 @@ def evaluated(model: object, tasks: tuple[Task, ...], **options: int) -> CoreRes
 # --- the metric
 
 
-def test_a_model_that_always_knows_scores_one(tasks: tuple[Task, ...]) -> None:
+def test_a_perfect_model_scores_one(tasks: tuple[Task, ...]) -> None:
     result = evaluated(TableModel(right_texts(tasks), 257), tasks)
     assert result.accuracy == {"colours": 1.0, "pronouns": 1.0, "last_words": 1.0}
     assert result.core_metric == 1.0
@@ -55,7 +55,7 @@ def test_a_model_that_finds_everything_equally_likely_scores_zero(tasks: tuple[T
     assert result.core_metric == 0.0
 
 
-def test_centring_by_hand(tasks: tuple[Task, ...]) -> None:
+def test_centering_by_hand(tasks: tuple[Task, ...]) -> None:
     """3 of 4 colours: (.75 − .5)/.5 = .5; no pronoun, so the first of two: 0; 2 of 3 words: 2/3; the mean is 7/18."""
     known = [
         ids
@@ -92,7 +92,7 @@ def test_a_few_shot_prompt_to_the_letter(tasks: tuple[Task, ...]) -> None:
 
 
 @pytest.mark.parametrize("shots", [0, 3, 10])
-def test_shots_come_from_the_questions_that_are_asked(shots: int) -> None:
+def test_shots_are_drawn_from_the_examples(shots: int) -> None:
     """As nanochat has it: shuffle, cut to the limit, then draw the shots of question i from what is left."""
     examples = tuple(Example(((f"question {number}", "yes"), (f"question {number}", "no")), 0) for number in range(97))
     task = Task("many", "multiple_choice", shots, " ", 0.5, examples)
@@ -116,7 +116,7 @@ def test_fewer_questions_than_shots_can_be_asked() -> None:
 
 
 def spans(task: Task, tokenizer: Tokenizer = TOKENIZER, longest: int = 4096) -> list[list[str]]:
-    """The text of what is scored, per question and option."""
+    """The scored text of every question and option."""
     return [
         [tokenizer.decode(prompt.tokens[prompt.start :]) for prompt in asked.prompts]
         for asked in questions(task, tokenizer, longest)
@@ -127,15 +127,15 @@ def one(kind: str, *options: tuple[str, str], delimiter: str = " ") -> Task:
     return Task("one", kind, 0, delimiter, 0.0, (Example(options, 0),))  # type: ignore[arg-type]
 
 
-def test_multiple_choice_scores_what_follows_the_common_beginning() -> None:
+def test_multiple_choice_scores_after_the_common_prefix() -> None:
     assert spans(one("multiple_choice", ("It is", "warm"), ("It is", "water"))) == [["rm", "ter"]]
 
 
-def test_an_option_that_another_begins_with_keeps_its_last_token() -> None:
+def test_an_option_that_is_a_prefix_keeps_its_last_token() -> None:
     assert spans(one("multiple_choice", ("Say", "no"), ("Say", "none"))) == [["o", "one"]]
 
 
-def test_schema_scores_the_common_ending() -> None:
+def test_schema_scores_the_common_suffix() -> None:
     assert spans(one("schema", ("The cup", "broke"), ("The dog", "broke"))) == [[" broke", " broke"]]
 
 
@@ -145,7 +145,7 @@ def test_language_modeling_scores_the_continuation_with_the_space_before_it() ->
 
 
 def test_a_token_across_the_border_belongs_to_the_continuation() -> None:
-    """Ids may join what stands before and after the border: the first id that differs starts the score."""
+    """An id may cross the border: scoring starts at the first id that differs."""
 
     class Pairs(ByteTokenizer):
         def encode_ordinary(self, text: str) -> list[int]:
@@ -155,7 +155,7 @@ def test_a_token_across_the_border_belongs_to_the_continuation() -> None:
     assert (len(asked.prompts[0].tokens), asked.prompts[0].start) == (1 + 3, 2)  # abc | "d e" | fg
 
 
-def test_a_long_prompt_loses_its_beginning() -> None:
+def test_a_long_prompt_is_cut_on_the_left() -> None:
     task = one("multiple_choice", ("x" * 50, "warm"), ("x" * 50, "cold!"))
     (asked,) = questions(task, TOKENIZER, 11)
     assert [TOKENIZER.decode(prompt.tokens) for prompt in asked.prompts] == ["xxxxxx warm", "xxxxx cold!"]
@@ -203,7 +203,7 @@ def test_scores_equal_the_definition_computed_one_by_one(model: Transformer) -> 
         assert score.exact == all(int(logits[at - 1].argmax()) == prompt.tokens[at] for at in positions)
 
 
-def test_nothing_to_score_is_never_right() -> None:
+def test_an_empty_option_is_never_correct() -> None:
     model = TableModel([], 257)
     model.eval()
     scores = score_prompts(model, CPU, [Prompt([5], 1), Prompt([], 1), Prompt([5, 0], 1)], 64)  # type: ignore[arg-type]
@@ -222,11 +222,11 @@ def test_no_input_is_longer_than_the_context(tasks: tuple[Task, ...]) -> None:
     assert model.longest == 20
 
 
-def test_at_most_so_many_examples(tasks: tuple[Task, ...]) -> None:
+def test_max_examples(tasks: tuple[Task, ...]) -> None:
     assert evaluated(TableModel(right_texts(tasks), 257), tasks, max_examples=2).examples == 6
 
 
-def test_no_random_number_is_drawn_and_the_mode_comes_back(model: Transformer, tasks: tuple[Task, ...]) -> None:
+def test_no_random_number_is_drawn_and_the_mode_is_restored(model: Transformer, tasks: tuple[Task, ...]) -> None:
     before = torch.get_rng_state(), random.getstate()
     model.train()
     evaluated(model, tasks)
@@ -235,7 +235,7 @@ def test_no_random_number_is_drawn_and_the_mode_comes_back(model: Transformer, t
     assert random.getstate() == before[1]
 
 
-def test_closing_it_early_brings_the_mode_back(model: Transformer, tasks: tuple[Task, ...]) -> None:
+def test_the_mode_is_restored_when_closed_early(model: Transformer, tasks: tuple[Task, ...]) -> None:
     model.train()
     scoring = evaluate_core(model, TOKENIZER, tasks, CPU, batch_tokens=64)
     progress = next(scoring)
@@ -245,7 +245,7 @@ def test_closing_it_early_brings_the_mode_back(model: Transformer, tasks: tuple[
     assert model.training
 
 
-def test_groups_are_of_about_the_size_asked_for(tasks: tuple[Task, ...]) -> None:
+def test_size_of_groups(tasks: tuple[Task, ...]) -> None:
     asked = list(questions(tasks[0], TOKENIZER, 4096))
     groups = list(group_questions(iter(asked), 2 * len(asked[0].prompts[0].tokens) + 1))
     assert [question for group in groups for question in group] == asked

@@ -1,4 +1,4 @@
-"""Small models for the tests: every axis has its own prime, so that no two can be mistaken for each other."""
+"""Small models for the tests: every axis has another prime as its size, so that mixed-up axes are errors."""
 
 from __future__ import annotations
 
@@ -13,8 +13,8 @@ from llm.model.transformer import Transformer
 
 BATCH, TIME = 3, 7
 GRADIENT_SHARE = 1e-3
-"""A tensor whose gradients are smaller than this share of the model's largest is compared on that share's scale: the
-bias of a key without rotation has no gradient but rounding."""
+"""A tensor whose gradients are smaller than this share of the model's largest is compared on that scale: without
+rotation the gradient of a key's bias is only rounding."""
 TINY = ModelConfig(n_layer=2, d_model=20, n_head=2, n_kv_head=1, d_ff=29, context=13, vocab_size=31)
 
 
@@ -23,7 +23,7 @@ def tiny(**changes: Any) -> ModelConfig:
 
 
 def built(config: ModelConfig, *, seed: int = 5, kernels: Any = "fused", spread: bool = True) -> Transformer:
-    """A float64 model; with `spread` its gains, biases and zero weights are random too."""
+    """A float64 model; `spread` also randomizes gains, biases and zero weights."""
     model = Transformer(config, kernels=kernels)
     generator = torch.Generator().manual_seed(seed)
     model.init_weights(generator)
@@ -43,8 +43,8 @@ def tokens(config: ModelConfig, batch: int = BATCH, time: int = TIME, seed: int 
 def relative_error(a: torch.Tensor, b: torch.Tensor, scale: float = 0.0) -> float:
     """Largest difference, relative to the largest value of `b` or to `scale`, whichever is larger; 0 for equal tensors.
 
-    `scale` is the size of the numbers that were added up to a result that may cancel to 0: relative to nearly nothing,
-    the rounding of any CPU would be a large error.
+    `scale` is the size of the summands of a result that may cancel to about 0, relative to which any rounding would be
+    a large error.
     """
     a, b = a.detach(), b.detach()
     difference = float((a - b).abs().max())

@@ -19,7 +19,7 @@ transformers = pytest.importorskip("transformers")
 
 
 class ExactAngles(nn.Module):
-    """Llama's rotary tables, in float64: its own are rounded to float32."""
+    """Llama's rotary tables in float64; the original ones are float32."""
 
     def __init__(self, head_dim: int, theta: float) -> None:
         super().__init__()
@@ -37,7 +37,7 @@ def llama(config: ModelConfig) -> nn.Module:
     theirs.model.rotary_emb = ExactAngles(config.d_model // config.n_head, config.rope_theta)
     for module in theirs.modules():
         for name, child in module.named_children():
-            if type(child).__name__ == "LlamaRMSNorm":  # it computes in float32 whatever it is given
+            if type(child).__name__ == "LlamaRMSNorm":  # it always computes in float32
                 setattr(module, name, nn.RMSNorm(config.d_model, eps=config.norm_eps, dtype=torch.float64))
     return theirs
 
@@ -48,7 +48,7 @@ def nanochat(config: ModelConfig) -> nn.Module:
 
 
 def exact_nanochat(config: Any) -> nn.Module:
-    """In float64 throughout: its own tables and norms are float32 in any model."""
+    """NanoChat in float64; its original tables and norms are always float32."""
     theirs = nanochat(config).double()
     theirs.model.rotary_emb = ExactAngles(config.d_model // config.n_head, config.rope_theta)
     for module in theirs.modules():
@@ -66,7 +66,7 @@ def gpt2(config: ModelConfig) -> nn.Module:
 
 
 def compare(ours: Transformer, theirs: nn.Module, renamed: Any, absent: str = "nothing") -> None:
-    """Give both the same weights, and demand the same logits, loss and gradients.
+    """Assert equal logits, loss and gradients with equal weights.
 
     `absent`: how the names of those end that only theirs has; they must be 0 there.
     """
@@ -110,7 +110,7 @@ def test_llama(pairs: str, tied: bool, kernels: str) -> None:
 
 
 def shrunk(preset: str, **shape: int) -> ModelConfig:
-    """The model of a preset with another shape, and without dropout, which would be drawn differently."""
+    """The model of a preset with another shape and without dropout, whose random numbers differ."""
     model = replace(load_preset(preset, Path("nowhere")).model, n_layer=2, context=13, vocab_size=31, dropout=0.0)
     return resolve_model(replace(model, d_ff=0, **shape), 31)
 
@@ -138,8 +138,8 @@ def test_the_nanochat_preset_is_nanochat(kernels: str, n_kv_head: int) -> None:
 
 
 @torch.no_grad()
-def test_nanochats_weights_can_be_used_as_they_are_in_float32() -> None:
-    """transformers' model as it is, with weights of its own: the same logits here."""
+def test_nanochat_weights_in_float32() -> None:
+    """The unmodified model of transformers with its initial weights: equal logits."""
     config = shrunk("nanochat-base", depth=0, d_model=64, n_head=2)
     torch.manual_seed(8)
     theirs = nanochat(config).eval()

@@ -1,4 +1,4 @@
-"""Attention by blocks against the written-out one, and its dropout against what a dropout must be."""
+"""Blockwise attention against the reference, and the statistics of its dropout."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from tests.model.test_kernels import agree, random
 @pytest.mark.parametrize("part_numbers", [1, 1 << 20], ids=["a head at a time", "all heads at once"])
 @pytest.mark.parametrize("positions", [2, 7, 128, 131, 521])  # a text of 521 keeps no weights
 @pytest.mark.parametrize("groups", [1, 3])
-def test_it_is_the_written_out_attention(
+def test_blockwise_equals_reference_attention(
     positions: int, groups: int, part_numbers: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(blockwise, "MAX_PART_WEIGHTS", part_numbers)
@@ -26,7 +26,7 @@ def test_it_is_the_written_out_attention(
 
 @pytest.mark.parametrize("positions", [7, 263])
 def test_the_backward_pass_draws_the_dropout_of_the_forward_pass(positions: int) -> None:
-    """Directional derivatives of what the forward pass computes, by differences: right only if both drop the same."""
+    """Directional derivatives by differences: correct only if both passes use the same mask."""
     inputs = [random(1, 4, positions, 5), random(1, 2, positions, 5), random(1, 2, positions, 5, seed=8)]
     towards = [random(*x.shape, seed=21) for x in inputs]
     weights = random(1, 4, positions, 5, seed=4)
@@ -46,8 +46,8 @@ def test_the_backward_pass_draws_the_dropout_of_the_forward_pass(positions: int)
 
 
 @pytest.mark.parametrize("positions", [7, 263])
-def test_dropout_against_the_written_out_one(positions: int, monkeypatch: pytest.MonkeyPatch) -> None:
-    """With the same zeros: those of parts of one head each, put together to a matrix (T, T) per head."""
+def test_dropout_equals_reference_with_the_same_mask(positions: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The masks of parts of one head each are joined to a matrix (T, T) per head."""
     monkeypatch.setattr(blockwise, "MAX_PART_WEIGHTS", 1)
     heads, dropout = 2, 0.25
     query, key, value = (random(1, heads, positions, 5, seed=seed) for seed in (1, 2, 3))
@@ -70,7 +70,7 @@ def test_dropout_against_the_written_out_one(positions: int, monkeypatch: pytest
 
 @pytest.mark.parametrize("dropout", [0.1, 0.5])
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
-def test_noise_drops_the_share_it_should_without_a_pattern(dropout: float, dtype: torch.dtype) -> None:
+def test_dropout_masks_have_the_right_share_and_no_pattern(dropout: float, dtype: torch.dtype) -> None:
     like = torch.empty(1009, 1013, dtype=dtype)
     noise = DropoutMasks(dropout, 3).next_like(like).float()
     assert set(noise.unique().tolist()) == {0.0, 1.0}
@@ -82,7 +82,7 @@ def test_noise_drops_the_share_it_should_without_a_pattern(dropout: float, dtype
         assert abs(together) < 5 * dropout * (1 - dropout) / noise.numel() ** 0.5
 
 
-def test_noise_is_the_same_whatever_number_of_threads() -> None:
+def test_dropout_masks_do_not_depend_on_threads() -> None:
     before, found = torch.get_num_threads(), []
     try:
         for threads in (1, 2):
@@ -94,8 +94,8 @@ def test_noise_is_the_same_whatever_number_of_threads() -> None:
 
 
 @pytest.mark.parametrize("dropout", [0.0, 0.1])
-def test_what_is_kept_for_the_backward_pass_grows_with_the_length_alone(dropout: float) -> None:
-    def kept(positions: int) -> int:
+def test_saved_memory_grows_linearly_with_the_length(dropout: float) -> None:
+    def saved(positions: int) -> int:
         inputs = [torch.zeros(1, 2, positions, 8, requires_grad=True) for _ in range(3)]
         held: dict[int, int] = {}
 
@@ -107,10 +107,10 @@ def test_what_is_kept_for_the_backward_pass_grows_with_the_length_alone(dropout:
             blockwise_attention(*inputs, dropout)
         return sum(held.values())
 
-    assert kept(1024) == 2 * kept(512) == 4 * (1024 * 2 * 8 * 4)
+    assert saved(1024) == 2 * saved(512) == 4 * (1024 * 2 * 8 * 4)
 
 
-def test_training_in_bfloat16_stays_near_the_exact_one() -> None:
+def test_training_in_bfloat16_is_close_to_float64() -> None:
     inputs = random(2, 4, 257, 16), random(2, 2, 257, 16), random(2, 2, 257, 16, seed=8)
     narrow = [x.bfloat16().requires_grad_() for x in inputs]
     wide = [x.detach().double().requires_grad_() for x in narrow]

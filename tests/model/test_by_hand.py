@@ -1,4 +1,4 @@
-"""The fifth system's model against its definition written once more, line by line, in float64."""
+"""nanochat's model against a second implementation of its definition, in float64."""
 
 from __future__ import annotations
 

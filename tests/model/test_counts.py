@@ -1,4 +1,4 @@
-"""Counts by formula against the model itself, and against published figures."""
+"""Counts by formula against the model and published figures."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ GPT2 = ModelConfig(
 )
 
 
-def test_parameters_of_every_kind_of_model() -> None:
+def test_parameters_of_every_architecture() -> None:
     names = ("norm", "norm_gain", "position", "mlp", "bias", "qkv_bias", "tied_head", "embedding_norm", "n_kv_head")
     values = itertools.product(
         ["rmsnorm", "layernorm"],
@@ -79,24 +79,24 @@ def test_cache_bytes() -> None:
         {"dropout": 0.1, "context": 512},
     ],
 )
-def test_estimate_of_kept_activations(options: dict[str, Any], precision: Any) -> None:
+def test_estimate_of_saved_activations(options: dict[str, Any], precision: Any) -> None:
     sizes = {"n_layer": 3, "d_model": 64, "n_head": 2, "n_kv_head": 2, "d_ff": 192, "context": 128}
     config = tiny(**(sizes | options))
     model = Transformer(config)
     model.init_weights(torch.Generator().manual_seed(1))
     text = torch.randint(0, config.vocab_size, (2, config.context))
     own = {parameter.untyped_storage().data_ptr() for parameter in model.parameters()}
-    kept: dict[int, torch.Tensor] = {}
+    saved: dict[int, torch.Tensor] = {}
 
     def note(tensor: torch.Tensor) -> torch.Tensor:
         if tensor.untyped_storage().data_ptr() not in own:
-            kept[tensor.untyped_storage().data_ptr()] = tensor
+            saved[tensor.untyped_storage().data_ptr()] = tensor
         return tensor
 
     with torch.autograd.graph.saved_tensors_hooks(note, lambda tensor: tensor):  # noqa: SIM117
         with torch.autocast("cpu", torch.bfloat16, enabled=precision == "bf16"):
             model.loss(text, text)
-    found = sum(tensor.untyped_storage().nbytes() for tensor in kept.values())
+    found = sum(tensor.untyped_storage().nbytes() for tensor in saved.values())
     found -= counts.weight_bytes(config, 2) if precision == "bf16" else 0
     assert 2 * config.context * counts.activation_bytes_per_token(config, config.context, precision) == pytest.approx(
         found, rel=0.25
@@ -104,12 +104,12 @@ def test_estimate_of_kept_activations(options: dict[str, Any], precision: Any) -
 
 
 def test_training_bytes_of_gpt2() -> None:
-    """Weights, gradients and two moments are 16 bytes a parameter; SGD needs 8."""
+    """Weights, gradients and two moments are 16 bytes per parameter; SGD needs 8."""
     adamw, sgd = (counts.training_bytes(GPT2, 1, 1, optimizer=kind) for kind in ("adamw", "sgd"))
     assert adamw - sgd == 8 * counts.parameters(GPT2)
     assert adamw == pytest.approx(16 * counts.parameters(GPT2), rel=0.1)
 
 
-def test_counting_does_without_torch() -> None:
+def test_counts_do_not_import_torch() -> None:
     program = "import sys, llm.model.counts; sys.exit('torch' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", program], check=False).returncode == 0

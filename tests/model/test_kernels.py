@@ -1,4 +1,4 @@
-"""Every operation written out, against its fused twin and against torch, values and gradients, in float64."""
+"""Every reference and fused operation against PyTorch: values and gradients, in float64."""
 
 from __future__ import annotations
 
@@ -97,7 +97,7 @@ def test_softmax() -> None:
 
 
 def by_loops(query: Tensor, key: Tensor, value: Tensor) -> Tensor:
-    """Causal attention one query at a time; the queries are the last of the positions."""
+    """Causal attention by a loop over the queries, which are the last positions."""
     batch, heads, queries, width = query.shape
     earlier = key.shape[2] - queries
     rows = []

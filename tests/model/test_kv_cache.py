@@ -1,4 +1,4 @@
-"""Reading a text through the cache, in pieces, gives what reading it at once gives."""
+"""Reading a text in pieces with the cache equals reading it at once."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ def test_equals_the_whole_text(options: dict[str, Any], pieces: list[int], batch
 
 
 @torch.no_grad()
-def test_a_shared_beginning_is_read_once() -> None:
+def test_a_shared_prefix_is_read_once() -> None:
     model = built(tiny())
     first, second = tokens(model.config, 1, 13), tokens(model.config, 1, 13, seed=12)
     second[:, :5] = first[:, :5]
@@ -64,7 +64,7 @@ def test_one_prompt_continued_in_several_ways() -> None:
 
 
 @torch.no_grad()
-def test_room_is_checked_before_anything_is_written() -> None:
+def test_capacity_is_checked_before_writing() -> None:
     model = built(tiny())
     cache = KVCache(model.config, 2, dtype=torch.float64, length=5)
     model(tokens(model.config, 2, 3), cache)

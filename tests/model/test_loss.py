@@ -41,7 +41,7 @@ def test_cross_entropy(reduction: str, scale: float) -> None:
     assert relative_error(*gradients) < 1e-12
 
 
-def test_axes_may_be_many_and_all_targets_may_be_ignored() -> None:
+def test_any_number_of_axes_and_all_targets_ignored() -> None:
     hidden, weight, targets = example()
     logits = (hidden @ weight.T)[:22].view(2, 11, VOCAB)
     flat = cross_entropy(logits.view(22, VOCAB), targets[:22])
@@ -87,7 +87,7 @@ def test_linear_cross_entropy(
 
 
 def test_float16_products_keep_small_gradients() -> None:
-    """Divided by 20 000 tokens before it is formed, the gradient would vanish in float16."""
+    """Divided by 20 000 tokens in the forward pass, the gradient would underflow in float16."""
     generator = torch.Generator().manual_seed(2)
     hidden = (torch.randn(20_000, 8, generator=generator) * 0.1).requires_grad_()
     weight = torch.randn(64, 8, generator=generator).requires_grad_()
@@ -100,8 +100,8 @@ def test_float16_products_keep_small_gradients() -> None:
     assert relative_error(gradient, exact) < 1e-2
 
 
-def test_memory_of_all_logits_is_never_held() -> None:
-    """The largest tensor kept for backward is the gradient of the weight."""
+def test_the_logits_are_never_all_in_memory() -> None:
+    """The largest tensor saved for backward is the gradient of the weight."""
     rows, vocab = 512, 8192
     hidden, weight = torch.randn(rows, 4, requires_grad=True), torch.randn(vocab, 4, requires_grad=True)
     targets = torch.randint(0, vocab, (rows,))

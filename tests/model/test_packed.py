@@ -1,4 +1,4 @@
-"""A packed model is the model: the same function, faster to read with."""
+"""A packed model computes the same function as the original one."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ def model_of(config: ModelConfig, seed: int = 5) -> Transformer:
 @torch.no_grad()
 @pytest.mark.parametrize("dtype", [*DTYPES, PLAIN])
 @pytest.mark.parametrize("options", OPTIONS)
-def test_equals_the_model_it_was_made_of(options: dict[str, Any], dtype: torch.dtype) -> None:
+def test_equals_the_original_model(options: dict[str, Any], dtype: torch.dtype) -> None:
     model = model_of(tiny(**options)).to(torch.promote_types(dtype, torch.float32))
     packed, text = PackedTransformer(model, dtype), tokens(model.config, 3, 13)
     tolerance = {torch.float64: 1e-12, torch.float32: 1e-5, torch.bfloat16: 0.05}[dtype]
@@ -55,7 +55,7 @@ def test_equals_the_model_it_was_made_of(options: dict[str, Any], dtype: torch.d
 @torch.no_grad()
 @pytest.mark.parametrize("dtype", [*DTYPES, PLAIN])
 @pytest.mark.parametrize("options", OPTIONS)
-def test_what_happens_to_the_model_does_not_reach_it(options: dict[str, Any], dtype: torch.dtype) -> None:
+def test_shares_no_memory_with_the_original_model(options: dict[str, Any], dtype: torch.dtype) -> None:
     model = model_of(tiny(**options)).to(dtype)
     packed, text = PackedTransformer(model, dtype), tokens(model.config, 3, 13)
     before = packed(text)
@@ -68,7 +68,7 @@ def test_what_happens_to_the_model_does_not_reach_it(options: dict[str, Any], dt
 
 @torch.no_grad()
 @pytest.mark.parametrize("dtype", DTYPES)
-def test_a_product_is_that_of_torch_whatever_is_beside_it(dtype: torch.dtype) -> None:
+def test_a_row_does_not_depend_on_other_rows(dtype: torch.dtype) -> None:
     generator = torch.Generator().manual_seed(1)
     weight, x = torch.randn(211, 89, generator=generator).to(dtype), torch.randn(7, 89, generator=generator).to(dtype)
     packed = PackedLinear(weight)
@@ -83,7 +83,7 @@ def test_a_product_is_that_of_torch_whatever_is_beside_it(dtype: torch.dtype) ->
 
 
 @pytest.mark.parametrize("dtype", DTYPES)
-def test_an_engine_packs_a_large_model_and_takes_over_newer_weights(
+def test_an_engine_packs_a_large_model_and_loads_newer_weights(
     dtype: torch.dtype, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     tokenizer = ByteTokenizer(("<|endoftext|>",))
@@ -93,11 +93,11 @@ def test_an_engine_packs_a_large_model_and_takes_over_newer_weights(
     monkeypatch.setattr(engine_weights, "PACKED_FROM", 1)
     engine = Engine(first, tokenizer, dtype=dtype, weights_version=1)
     assert isinstance(engine.model, PackedTransformer)
-    knobs = DecodeConfig(temperature=0.0, max_tokens=9, ban_end=True)
-    before = list(engine.stream("Ab", knobs))[:-1]
+    params = DecodeConfig(temperature=0.0, max_tokens=9, ban_end=True)
+    before = list(engine.stream("Ab", params))[:-1]
     engine.refresh(second, 2)
     assert isinstance(engine.model, PackedTransformer)
-    expected = list(Engine(second, tokenizer, dtype=dtype).stream("Ab", knobs))[:-1]
-    assert list(engine.stream("Ab", knobs))[:-1] == expected != before
+    expected = list(Engine(second, tokenizer, dtype=dtype).stream("Ab", params))[:-1]
+    assert list(engine.stream("Ab", params))[:-1] == expected != before
     double = model_of(config).double()
     assert Engine(double, tokenizer).model is double

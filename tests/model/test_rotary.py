@@ -38,7 +38,7 @@ def test_rotation(pairs: str, start: int, kernels: Kernels) -> None:
 
 
 @pytest.mark.parametrize("pairs", ["even-odd", "halves"])
-def test_inverse_turns_the_other_way(pairs: str) -> None:
+def test_inverse_rotates_by_the_negative_angle(pairs: str) -> None:
     forward, back = (
         Rotary(WIDTH, POSITIONS, theta=THETA, pairs=pairs, inverse=inverse).double() for inverse in (False, True)
     )
@@ -48,7 +48,7 @@ def test_inverse_turns_the_other_way(pairs: str) -> None:
 
 
 @pytest.mark.parametrize("pairs", ["even-odd", "halves"])
-def test_scores_depend_on_distance_alone(pairs: str) -> None:
+def test_scores_depend_only_on_distance(pairs: str) -> None:
     rotary = Rotary(WIDTH, POSITIONS, theta=THETA, pairs=pairs).double()
     query, key = torch.randn(2, 1, 1, 1, WIDTH, dtype=torch.float64, generator=torch.Generator().manual_seed(1))
     scores = [(rotary(query, start + 5) * rotary(key, start)).sum() for start in range(POSITIONS - 5)]
@@ -59,7 +59,7 @@ def test_scores_depend_on_distance_alone(pairs: str) -> None:
     ("module", "tables"),
     [(torch.bfloat16, torch.float32), (torch.float32, torch.float32), (torch.float64, torch.float64)],
 )
-def test_tables_are_exact_whatever_the_module_is_cast_to(module: torch.dtype, tables: torch.dtype) -> None:
+def test_tables_are_exact_in_every_dtype(module: torch.dtype, tables: torch.dtype) -> None:
     rotary = Rotary(WIDTH, 5003, theta=THETA, pairs="halves").to(torch.bfloat16).to(module)
     assert rotary.cos.dtype == rotary.sin.dtype == tables
     assert torch.equal(rotary.sin, rotary_angles(WIDTH, 5003, THETA).sin().to(tables))
@@ -67,7 +67,7 @@ def test_tables_are_exact_whatever_the_module_is_cast_to(module: torch.dtype, ta
     assert rotary(x, 5000).dtype == module
 
 
-def test_tables_appear_when_a_meta_module_is_made_real() -> None:
+def test_tables_are_computed_for_a_materialized_meta_module() -> None:
     with torch.device("meta"):
         rotary = Rotary(WIDTH, POSITIONS, theta=THETA, pairs="halves")
     rotary.to_empty(device="cpu")

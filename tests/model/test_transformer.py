@@ -1,4 +1,4 @@
-"""The transformer's options, its saved names, its initialisation and its behaviour under autocast and compile."""
+"""The transformer's options, state dict, initialization, autocast and compilation."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ OPTIONS = [
 
 
 @pytest.mark.parametrize("options", OPTIONS, ids=lambda options: "-".join(f"{value}" for value in options.values()))
-def test_written_out_and_fused_models_are_equal(options: dict[str, object]) -> None:
+def test_reference_and_fused_models_are_equal(options: dict[str, object]) -> None:
     config = tiny(**options)
     inputs, targets = tokens(config), tokens(config, seed=12)
     results = []
@@ -49,7 +49,7 @@ def test_written_out_and_fused_models_are_equal(options: dict[str, object]) -> N
 
 
 @pytest.mark.parametrize("options", OPTIONS[-3:])
-def test_a_position_sees_no_later_one(options: dict[str, object]) -> None:
+def test_attention_is_causal(options: dict[str, object]) -> None:
     model = built(tiny(**options))
     text = tokens(model.config)
     changed = text.clone()
@@ -59,7 +59,7 @@ def test_a_position_sees_no_later_one(options: dict[str, object]) -> None:
     assert not torch.allclose(before[:, 4:], after[:, 4:])
 
 
-def test_saved_names_are_the_weights_and_nothing_else() -> None:
+def test_state_dict_holds_only_weights() -> None:
     block = {
         "attn_norm.gain",
         "attn.q.weight",
@@ -95,7 +95,7 @@ def test_softcap_bounds_the_logits() -> None:
     assert free(text).abs().max() > 1
 
 
-def test_dropout_is_drawn_from_the_default_generator_and_only_while_training() -> None:
+def test_dropout_uses_the_default_generator_and_only_in_training() -> None:
     model = built(tiny(dropout=0.3))
     text = tokens(model.config)
     torch.manual_seed(1)
@@ -111,12 +111,12 @@ def test_dropout_is_drawn_from_the_default_generator_and_only_while_training() -
     "config",
     [tiny(vocab_size=0), tiny(n_kv_head=0), tiny(d_model=21), tiny(n_head=3), tiny(d_model=6, n_head=2)],
 )
-def test_an_unresolved_configuration_is_refused(config: ModelConfig) -> None:
+def test_an_unresolved_configuration_is_an_error(config: ModelConfig) -> None:
     with pytest.raises(ValueError, match="model"):
         Transformer(config)
 
 
-def test_a_text_beyond_the_context_is_refused() -> None:
+def test_a_text_longer_than_the_context_is_an_error() -> None:
     with pytest.raises(ValueError, match="14 positions exceed the model's context of 13"):
         built(tiny())(tokens(tiny(), time=14))
 
@@ -179,7 +179,7 @@ def test_init_zero_output_normal() -> None:
 
 
 @pytest.mark.parametrize("init", ["normal", "residual-scaled", "xavier-truncated", "zero-output", "zero-output-normal"])
-def test_init_depends_on_its_generator_alone(init: str) -> None:
+def test_init_depends_only_on_its_generator(init: str) -> None:
     torch.manual_seed(1)
     first = initial(init)
     torch.manual_seed(2)
@@ -206,7 +206,7 @@ def test_autocast_stays_near_float32(options: dict[str, object]) -> None:
 
 
 def test_nothing_in_the_graph_depends_on_data() -> None:
-    """The whole loss is one graph for torch.compile; the backend that runs it as it stands needs no compiler."""
+    """The whole loss is one graph for torch.compile; the backend "eager" needs no compiler."""
     model = built(tiny())
     text = tokens(model.config)
     compiled = torch.compile(model.loss, backend="aot_eager", fullgraph=True)
@@ -223,7 +223,7 @@ def test_nothing_in_the_graph_depends_on_data() -> None:
 @pytest.mark.parametrize("kernels", ["fused", "reference"])
 @pytest.mark.parametrize("options", OPTIONS[-3:])
 @pytest.mark.filterwarnings("error")
-def test_a_model_cast_to_bfloat16_stays_near_the_exact_one(options: dict[str, object], kernels: str) -> None:
+def test_a_bfloat16_model_is_close_to_float64(options: dict[str, object], kernels: str) -> None:
     model = built(tiny(**options), kernels=kernels)
     text = tokens(model.config)
     exact = model(text)

@@ -1,4 +1,4 @@
-"""Clipping against torch's, and what it leaves alone."""
+"""Clipping against PyTorch's, and gradients that it must not change."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ def parameters(scale: float) -> list[nn.Parameter]:
 
 
 @pytest.mark.parametrize("scale", [1e-8, 0.01, 1.0, 1e6])
-def test_is_torchs(scale: float) -> None:
+def test_equals_torch(scale: float) -> None:
     ours, theirs = parameters(scale), parameters(scale)
     norm = clip_grad_norm((parameter for parameter in ours), 0.9)  # a generator is enough
     expected = nn.utils.clip_grad_norm_(theirs, 0.9)
@@ -30,7 +30,7 @@ def test_is_torchs(scale: float) -> None:
     assert ours[3].grad is None
 
 
-def test_smaller_gradients_are_left_bit_for_bit() -> None:
+def test_smaller_gradients_do_not_change() -> None:
     ours, before = parameters(0.01), parameters(0.01)
     clip_grad_norm(ours, 100.0)
     clip_grad_norm(ours, 0.0)
@@ -38,7 +38,7 @@ def test_smaller_gradients_are_left_bit_for_bit() -> None:
 
 
 @pytest.mark.parametrize("poison", [math.nan, math.inf])
-def test_a_norm_that_is_not_finite_leaves_gradients_alone(poison: float) -> None:
+def test_a_non_finite_norm_does_not_change_gradients(poison: float) -> None:
     ours, before = parameters(1.0), parameters(1.0)
     ours[0].grad[1, 2] = poison
     assert not torch.isfinite(clip_grad_norm(ours, 0.1))

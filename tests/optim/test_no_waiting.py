@@ -1,4 +1,4 @@
-"""Clipping and every optimiser leave all numbers on the device: a step never waits to read one."""
+"""Clipping and every optimizer read no value back from the device."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ class NothingIsRead(TorchDispatchMode):
     [(kind, fused) for kind in ({"kind": "adamw"}, {"kind": "sgd"}, {"kind": "muon"}) for fused in ("on", "off")]
     + [({"kind": "adamw", "eps_inside": True, "decay_after": True}, "off")],
 )
-def test_a_step_reads_nothing_back(options: dict[str, Any], fused: str) -> None:
+def test_a_step_does_not_synchronize(options: dict[str, Any], fused: str) -> None:
     model = Transformer(MODEL)
     model.init_weights(torch.Generator().manual_seed(1))
     optimizer = build_optimizer(model, RunConfig(model=MODEL, optim=OptimConfig(fused=fused, **options)))  # type: ignore[arg-type]

@@ -1,4 +1,4 @@
-"""AdamW, SGD and Muon against torch's own and against formulas, over 200 steps in float64."""
+"""AdamW, SGD and Muon against PyTorch's and against formulas, over 200 steps in float64."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ def fresh() -> Transformer:
 
 
 def gradients(model: nn.Module) -> Iterator[None]:
-    """Set random gradients, of very different sizes, before each of the steps."""
+    """Set random gradients of very different sizes before each step."""
     generator = torch.Generator().manual_seed(9)
     for step in range(STEPS):
         for parameter in model.parameters():
@@ -67,7 +67,7 @@ def ours(config: RunConfig) -> dict[str, Tensor]:
 
 
 def torchs(*kinds: tuple[Callable[..., torch.optim.Optimizer], Callable[[str, Tensor], bool], dict[str, Any]]) -> Any:
-    """Train by torch's optimisers, each on the parameters that its condition picks."""
+    """Train with PyTorch's optimizers, each on the parameters that its condition selects."""
 
     def make(model: Transformer) -> Callable[[float], None]:
         made = [
@@ -99,7 +99,7 @@ def is_matrix(name: str, weight: Tensor) -> bool:
 
 @BOTH
 @pytest.mark.parametrize("beta1,beta2", [(0.9, 0.999), (0.8, 0.95), (0.0, 0.9)])
-def test_adamw_is_torchs(fused: str, beta1: float, beta2: float) -> None:
+def test_adamw_equals_torch(fused: str, beta1: float, beta2: float) -> None:
     options = {"lr": LR, "betas": (beta1, beta2), "eps": 1e-4}
     theirs = torchs(
         (torch.optim.AdamW, lambda name, weight: weight.ndim >= 2, options | {"weight_decay": 0.3}),
@@ -109,7 +109,7 @@ def test_adamw_is_torchs(fused: str, beta1: float, beta2: float) -> None:
 
 
 @BOTH
-def test_adamw_decaying_everything(fused: str) -> None:
+def test_adamw_with_decay_of_every_tensor(fused: str) -> None:
     options = {"lr": LR, "betas": (0.9, 0.95), "weight_decay": 0.3}
     theirs = torchs((torch.optim.AdamW, lambda name, weight: True, options))
     assert_equal(ours(run_config(weight_decay=0.3, decay_all=True, fused=fused)), theirs)
@@ -136,7 +136,7 @@ def cs336_adamw(model: Transformer) -> Callable[[float], None]:
 
 
 @BOTH
-def test_adamw_as_cs336_writes_it(fused: str) -> None:
+def test_adamw_of_cs336(fused: str) -> None:
     config = run_config(
         beta2=0.999, eps=1e-2, weight_decay=0.3, eps_inside=True, decay_after=True, decay_all=True, fused=fused
     )
@@ -145,13 +145,13 @@ def test_adamw_as_cs336_writes_it(fused: str) -> None:
 
 @BOTH
 @pytest.mark.parametrize("decay", [0.0, 0.3])
-def test_sgd_is_torchs(fused: str, decay: float) -> None:
+def test_sgd_equals_torch(fused: str, decay: float) -> None:
     theirs = torchs((torch.optim.SGD, lambda name, weight: True, {"lr": LR, "weight_decay": decay}))
     assert_equal(ours(run_config(kind="sgd", weight_decay=decay, decay_all=True, fused=fused)), theirs)
 
 
 @BOTH
-def test_muon_is_torchs(fused: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_muon_equals_torch(fused: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(torch.Tensor, "bfloat16", lambda self: self)  # or torch rounds
     muon = {"lr": 0.02, "momentum": 0.9, "weight_decay": 0.3, "nesterov": True}
     adamw = {"lr": LR, "betas": (0.9, 0.95)}
@@ -165,7 +165,7 @@ def test_muon_is_torchs(fused: str, monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @BOTH
-def test_muon_as_it_is_used_stays_by_torchs(fused: str) -> None:
+def test_muon_in_bfloat16_is_close_to_torch(fused: str) -> None:
     """Weights in float32 and Newton-Schulz in bfloat16 on both sides, which round differently: apart by a small share
     of the way gone."""
     shapes = [(24, 24), (24, 24), (65, 24), (24, 65)]
@@ -188,7 +188,7 @@ def test_muon_as_it_is_used_stays_by_torchs(fused: str) -> None:
 
 
 @BOTH
-def test_a_momentum_that_changes_is_that_of_the_step(fused: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_scheduled_momentum_is_used(fused: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """torch's Muon with its group's momentum set before every step, as nanochat's program does."""
     monkeypatch.setattr(torch.Tensor, "bfloat16", lambda self: self)  # or torch rounds
     generator = torch.Generator().manual_seed(2)
@@ -207,7 +207,7 @@ def test_a_momentum_that_changes_is_that_of_the_step(fused: str, monkeypatch: py
 
 
 @pytest.mark.parametrize("shape", [(1, 23, 23), (3, 17, 61), (5, 61, 17)])
-def test_orthogonalised_is_near_the_orthogonal_factor(shape: tuple[int, ...]) -> None:
+def test_orthogonalize_approximates_the_orthogonal_factor(shape: tuple[int, ...]) -> None:
     x = torch.randn(shape, generator=torch.Generator().manual_seed(1))
     u, _, vt = torch.linalg.svd(x, full_matrices=False)
     y = orthogonalize(x)
@@ -229,7 +229,7 @@ def test_singular_values_after_five_steps(rows: int, columns: int, low: float, h
     assert singular.median() > 0.65
 
 
-def test_rates_of_the_groups() -> None:
+def test_learning_rates_of_the_groups() -> None:
     optim = OptimConfig(kind="muon", matrix_lr=0.02, embedding_lr=0.2, head_lr=0.004, width_scaled_lr=True)
     model = Transformer(replace(MODEL, d_model=192, bias=True))
     optimizer = build_optimizer(model, RunConfig(model=MODEL, optim=optim, train=TrainConfig(lr=0.003)))
@@ -259,8 +259,8 @@ def snapshot(model: nn.Module, optimizer: Optimizer) -> dict[str, Tensor]:
 @BOTH
 @pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize("poison", [math.nan, math.inf])
-def test_a_step_that_is_not_finite_moves_nothing(kind: dict[str, Any], fused: str, poison: float) -> None:
-    """Steps that were refused leave no trace: the run goes on as if they had not been."""
+def test_a_non_finite_step_changes_nothing(kind: dict[str, Any], fused: str, poison: float) -> None:
+    """Skipped steps have no effect on later ones."""
     results = []
     for poisoned in (True, False):
         model = fresh()
@@ -285,7 +285,7 @@ def test_a_step_that_is_not_finite_moves_nothing(kind: dict[str, Any], fused: st
 
 @BOTH
 @pytest.mark.parametrize("kind", KINDS)
-def test_gating_does_not_change_a_step_that_is_applied(kind: dict[str, Any], fused: str) -> None:
+def test_gating_does_not_change_an_applied_step(kind: dict[str, Any], fused: str) -> None:
     results = []
     for finite in (None, torch.tensor(True)):
         model = fresh()
@@ -304,7 +304,7 @@ def steps(model: nn.Module, optimizer: Optimizer, count: Iterable[None]) -> None
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_a_saved_state_goes_on_bit_for_bit(kind: dict[str, Any]) -> None:
+def test_a_restored_state_continues_exactly(kind: dict[str, Any]) -> None:
     model = fresh()
     optimizer = build_optimizer(model, run_config(**kind))
     source = gradients(model)
@@ -322,7 +322,7 @@ def test_a_saved_state_goes_on_bit_for_bit(kind: dict[str, Any]) -> None:
     assert all(torch.equal(expected[name], found[name]) for name in expected)
 
 
-def test_zero_grad_drops_the_gradients_and_a_step_without_them_is_refused() -> None:
+def test_zero_grad_drops_the_gradients_and_a_step_needs_them() -> None:
     model = fresh()
     optimizer = build_optimizer(model, run_config())
     next(gradients(model))
