@@ -159,7 +159,7 @@ async def test_the_app_opens_it(old_home: Path, monkeypatch: pytest.MonkeyPatch)
         assert app.theme == "terminal-light" and app.settings.smoothing == 0.5
         assert dict(app.settings.keys) == {"train.save": "W"}
         assert app.queue.names() == ["waiting"]
-        assert any("1 run waits in the queue" in text for text in notifications(app))
+        assert any("1 run is in the queue" in text for text in notifications(app))
         await pilot.press("f8")
         await until(pilot, lambda: "calm" in shown(app.screen) and "min p 0.05" in shown(app.screen))
         await pilot.press("escape", "f3")

@@ -50,11 +50,11 @@ if TYPE_CHECKING:
 
 
 SWITCH_SECONDS = 0.0005
-"""How long one Python thread may keep the others waiting. Measured: a tenth of the default gives the training thread
-back a third of what drawing costs it."""
+"""The interpreter's switch interval. Measured: a tenth of the default gives the training thread back a third of what
+drawing costs it."""
 WATCHED_BYTES = 1 << 16
-"""Of a log that was there before, as much is read for the line on top of the screens."""
-PRELOAD_AFTER_SECONDS = 0.3  # by then the first screen is painted, and the keys it shows are not kept waiting
+"""As much is read of the end of an existing log for the status line."""
+PRELOAD_AFTER_SECONDS = 0.3  # by then the first screen is drawn, and its keys respond
 
 
 def command_provider() -> type[Provider]:
@@ -79,12 +79,12 @@ class WorkbenchApp(BaseApp):
         Binding("question_mark,f1", "help", "Help", id="app.help"),
         Binding("ctrl+p", "command_palette", "Commands", id="app.palette", show=False, priority=True),
         Binding("ctrl+q", "quit", "Quit", id="app.quit", priority=True),
-        Binding("f9", "save_picture", "Picture of the screen", id="app.screenshot", show=False),
+        Binding("f9", "save_picture", "Screenshot", id="app.screenshot", show=False),
     ]
 
     screens, windows = SCREENS, WINDOWS
     training_line: var[str] = var("no training")  # a `reactive` of the app would repaint the whole screen
-    """How the training of this program stands, in one line; shown on top of every screen."""
+    """The state of the training of this program in one line; shown on top of every screen."""
 
     def __init__(
         self,
@@ -115,7 +115,7 @@ class WorkbenchApp(BaseApp):
             self._quitting.obey(self.signals)
         self.set_interval(1.0, self._watch_training)
         self.set_interval(1.0, self.repaint_windows_between)
-        self.heed_settings()
+        self.apply_settings()
         if self._preload:
             self.set_timer(PRELOAD_AFTER_SECONDS, self._load_torch)
         if self._open_first is not None:
@@ -123,13 +123,13 @@ class WorkbenchApp(BaseApp):
         elif self._watch_first is not None:
             self.open_train(self._watch_first)
         if waiting := self.queue.names():
-            runs = "1 run waits" if len(waiting) == 1 else f"{len(waiting)} runs wait"
-            self.notify(f"{runs} in the queue; w on the Runs screen shows them, and begins them.", markup=False)
+            runs = "1 run is" if len(waiting) == 1 else f"{len(waiting)} runs are"
+            self.notify(f"{runs} in the queue; press w on the Runs screen to see and start them.", markup=False)
 
-    # --- going places
+    # --- screens
 
     async def action_show(self, mode: str) -> None:
-        """Bring one of the screens to the front."""
+        """Switch to a main screen."""
         if self.current_mode != mode and len(self.screen_stack) == 1:
             await self.switch_mode(mode)
 
@@ -153,36 +153,34 @@ class WorkbenchApp(BaseApp):
 
     def get_system_commands(self, screen: Screen[Any]) -> Iterable[SystemCommand]:
         """What the command palette offers besides keys and places: what belongs to the whole workbench."""
-        yield SystemCommand("Theme", "Change the colours", self.action_change_theme)
+        yield SystemCommand("Theme", "Change the theme", self.action_change_theme)
         yield SystemCommand("Settings", "Theme, redraws, smoothing, keys", self.action_settings)
-        yield SystemCommand("Screenshot", "Save a picture of this screen (SVG)", self.action_save_picture)
-        yield SystemCommand("Help", "What this screen does, and its keys", self.action_help)
-        yield SystemCommand(
-            "Quit", "Close the workbench; a training is saved", lambda: self.call_later(self.action_quit)
-        )
+        yield SystemCommand("Screenshot", "Save this screen as SVG", self.action_save_picture)
+        yield SystemCommand("Help", "This screen and its keys", self.action_help)
+        yield SystemCommand("Quit", "Quit the workbench", lambda: self.call_later(self.action_quit))
 
     def action_command_palette(self) -> None:
-        """Everything that can be done from here, by its name."""
+        """Open the command palette."""
         from workbench.ui.palette import Palette
 
         if not isinstance(self.screen, Palette):
             self.push_screen(Palette())
 
     def search_themes(self) -> None:
-        """The themes, in the same window."""
+        """Open the palette with the themes."""
         from workbench.ui.palette import Palette
 
         self.push_screen(Palette(providers=[ThemeProvider], placeholder="Search for themes…"))
 
     def action_help(self) -> None:
-        """What one does on this screen and with the focused thing, and every key that works now."""
+        """Open the help."""
         if not isinstance(self.screen, Help):
             self.push_screen(Help(self.screen))
 
     # --- the training of this program
 
     def _watch_training(self) -> None:
-        """Once a second: bring the status line up to date, and tell what happened out of sight."""
+        """Once a second: update the status line, and show events of a run that is not on the screen."""
         if not self.screen_stack:
             return  # the screens are gone: the app is closing
         self._serve_queue()
@@ -193,16 +191,16 @@ class WorkbenchApp(BaseApp):
 
         if name is not None and (self._watched is None or self._watched.run.name != name):
             self._watched = RunCurves(Run(self.home / "runs" / name), last_bytes=WATCHED_BYTES)
-            self._watched.poll()  # what happened before is no news
+            self._watched.poll()  # past events are not shown
             self.show_training(self._watched)
         assert self._watched is not None
         events = self._watched.poll()
         follows = getattr(self.screen_stack[0], "subject", "") == self._watched.run.name
-        if not follows:  # else that screen does it
+        if not follows:  # else the Train screen does
             self.show_training(self._watched)
-        if not follows or len(self.screen_stack) > 1:  # else its log tells it, with no window over it
+        if not follows or len(self.screen_stack) > 1:  # else they are in its log, in view
             for event in events:
-                self._tell(event)
+                self._show_event(event)
 
     def show_training(self, curves: RunCurves) -> None:
         """Write the status line from these curves, if they are those of the training of this program. A screen that
@@ -215,26 +213,27 @@ class WorkbenchApp(BaseApp):
     # --- the queue
 
     def _serve_queue(self) -> None:
-        """Begin the next run once the one before has ended, wherever it was taken meanwhile."""
+        """Start the next run when the one before has ended, here or in another process."""
         if self.training.active is not None:
             self._runner.follow(self.training.active)
-        elif not (self._quitting.is_quitting or self._quitting.is_handing_over) and self._runner.due():
+        elif not (self._quitting.is_quitting or self._quitting.is_handing_over) and self._runner.is_due():
             self._begin_when_free()
 
     def enqueue(self, run: Run) -> None:
-        """Put a run in line; it begins at once if no run of this home trains. `UserError` where it cannot wait."""
+        """Add a run to the queue; it starts at once if no run of this home trains. Raises `UserError` for a run that
+        cannot be trained."""
         self.queue.add(run)
         if self.training.active is None and not self._runner.waiting_for:
             self._begin_when_free()
         names = self.queue.names()
         if run.name in names:
             other = self.waits_for_other
-            until = f", until {other} has ended, which trains in another process" if other else ""
-            words = f"{run.name} waits in the queue, as number {names.index(run.name) + 1}{until}"
+            after = f", after {other}, which trains in another process" if other else ""
+            words = f"{run.name} is number {names.index(run.name) + 1} in the queue{after}"
             self.notify(clean(words), markup=False)
 
     def _begin_when_free(self) -> None:
-        """Begin the run whose turn it is, or wait for the end of one that trains in another process."""
+        """Start the next run, or wait for the end of one that trains in another process."""
         if other := self.training.elsewhere():
             self._runner.follow(other)
         else:
@@ -247,16 +246,16 @@ class WorkbenchApp(BaseApp):
         return name if name != self.training.active and self._runner.is_waiting else ""
 
     def begin_next(self) -> None:
-        """Begin the run whose turn it is."""
+        """Start the next run of the queue."""
         try:
             run = self._runner.start_next()
         except (UserError, OSError) as error:
             self.show_error(str(error))
             return
         if run is not None:
-            self.notify(f"{run.name} begins: it was next in the queue", markup=False)
+            self.notify(f"{run.name} started from the queue", markup=False)
 
-    def _tell(self, event: Event) -> None:
+    def _show_event(self, event: Event) -> None:
         if isinstance(event, Warned | RolledBack | Finished):
             calm = isinstance(event, Finished) and event.status != "failed"
             from workbench.train.narration import describe
@@ -274,13 +273,13 @@ class WorkbenchApp(BaseApp):
         threading.Thread(target=self._import_training, name="load torch", daemon=True).start()
 
     def _import_training(self) -> None:
-        """Loads what training and chatting need, while the person reads the first screen."""
+        """Load PyTorch while the first screen is read."""
         problem = ""
-        gc.disable()  # what comes in stays, and looking through it again and again would stop the keys
+        gc.disable()  # modules stay loaded, and collecting would block the keys
         try:
             import llm.training.run  # noqa: F401
         except ImportError as error:
-            problem = f"PyTorch could not be loaded ({error}); llm-workbench doctor says more."
+            problem = f"PyTorch could not be loaded ({error}); run llm-workbench doctor."
         finally:
             gc.enable()
         leave_out_what_is_loaded()
@@ -319,9 +318,9 @@ def run_app(home: Path, open: str | None = None, watch: str | None = None) -> in
                 saved = app.training.shutdown()
         status = app.return_code or 0
         if not saved:
-            print(clean(app.training.unsaved or "the training could not be saved in time."), file=sys.stderr)
+            print(clean(app.training.unsaved or "the run could not be saved in time."), file=sys.stderr)
             status = max(status if status < 128 else 0, 1)
         if app.return_code == 1:
-            print(f"llm-workbench stopped because of a fault of its own; {log} has the details.", file=sys.stderr)
+            print(f"llm-workbench stopped because of an internal error; see {log}.", file=sys.stderr)
         sys.stdout.flush()
         return signals.end(status)

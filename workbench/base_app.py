@@ -1,4 +1,4 @@
-"""What the app does apart from training: themes, a person's settings and keys, pictures and tables as files."""
+"""The app without training: themes, settings and keys, screenshots and exports."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ from workbench.ui.faults import FaultLog, cause_of, is_up
 from workbench.ui.pasting import TerminalDriver
 from workbench.ui.settings import Settings, load_settings, save_settings
 from workbench.ui.textual_fixes import apply_fixes
-from workbench.ui.themes import DEFAULT, FOR_SIXTEEN_COLOURS, THEMES, named_colours
+from workbench.ui.themes import DEFAULT, FOR_SIXTEEN_COLORS, THEMES, named_colors
 
 if TYPE_CHECKING:
     from workbench.charts.chart import Chart
@@ -33,7 +33,7 @@ REPAINT_AFTER_SECONDS = 0.05
 
 
 class BaseApp(App[int]):
-    """An app over a home folder that looks and answers to keys as the person has set it."""
+    """An app on a home folder, with the theme and the keys of its settings."""
 
     def __init__(self, home: Path) -> None:
         apply_fixes()
@@ -45,7 +45,7 @@ class BaseApp(App[int]):
             self.register_theme(theme)
         self.settings = Settings()
         self.settings_problem = ""
-        self._told: set[str] = set()
+        self._reported_clashes: set[str] = set()
         self.survives_errors = False
         """Whether an error in a handler is logged and shown instead of ending the app; to be used in the block of
         `workbench.ui.faults.errors_contained`."""
@@ -69,7 +69,7 @@ class BaseApp(App[int]):
         elif is_up(self):
             if self._faults.write(error):
                 name = type(cause_of(error)).__name__
-                text = f"Something went wrong here ({name}). The workbench continues; its log has the details."
+                text = f"Something went wrong here ({name}). The workbench continues; see workbench.log."
                 self.show_error(text)
         else:  # without Textual's own report, which takes up to a minute to draw where the terminal is narrow
             self._faults.write(error)
@@ -87,8 +87,8 @@ class BaseApp(App[int]):
 
     @property
     def ansi_theme(self) -> TerminalTheme:
-        """What "red" or "green" looks like in a text: as the theme has it, where the terminal does not decide."""
-        return super().ansi_theme if self.current_theme.ansi else named_colours(self.theme)
+        """The named colors of texts: those of the theme, unless it leaves them to the terminal."""
+        return super().ansi_theme if self.current_theme.ansi else named_colors(self.theme)
 
     def on_resize(self) -> None:
         """Paint everything once the sizes have come to rest. A terminal that shrank and grew back before it was looked
@@ -103,9 +103,9 @@ class BaseApp(App[int]):
         for window in self.screen_stack[1:-1]:
             window.refresh()
 
-    def heed_settings(self) -> None:
-        """To be called once mounted: tells what is wrong with the file, and keeps a theme chosen in the palette."""
-        self.theme = self._shown_as(self.settings.theme)
+    def apply_settings(self) -> None:
+        """Call it once mounted. Reports a problem with the file, and saves a theme chosen in the palette."""
+        self.theme = self._usable_theme(self.settings.theme)
         self.theme_changed_signal.subscribe(self, self._theme_changed)
         if self.settings_problem:
             self.show_error(self.settings_problem)
@@ -114,7 +114,7 @@ class BaseApp(App[int]):
 
     @work(thread=True, group="key ids")
     def _check_key_ids(self) -> None:
-        """Tell of an id in the settings file that no binding has."""
+        """Report an id in the settings file that no binding has."""
         from workbench.ui.key_map import unknown_id
 
         if problem := unknown_id(self.settings.keys):
@@ -127,39 +127,40 @@ class BaseApp(App[int]):
         self.push_screen(SettingsScreen())
 
     def change_settings(self, settings: Settings) -> None:
-        """Hold to these settings from now on, and write them down."""
-        self._keep_settings(settings)
+        """Apply settings and save them."""
+        self._save_settings(settings)
         self.set_keymap(dict(settings.keys))
-        self.theme = self._shown_as(settings.theme)
+        self.theme = self._usable_theme(settings.theme)
 
-    def _shown_as(self, theme: str) -> str:
-        """The theme to use where `theme` is set: on a terminal of sixteen colours its own in place of our usual one, of
+    def _usable_theme(self, theme: str) -> str:
+        """The theme to use where `theme` is set: on a terminal of sixteen colors its own in place of our usual one, of
         which it would show nearly every curve in white."""
         few = not self.is_headless and self.console.color_system == "standard"
-        return FOR_SIXTEEN_COLOURS if few and theme == DEFAULT else theme
+        return FOR_SIXTEEN_COLORS if few and theme == DEFAULT else theme
 
     def _theme_changed(self, _: Theme) -> None:
-        """Note the theme as it is now, which by the time this is told may be a later one than the one told of."""
-        if self.theme != self._shown_as(self.settings.theme):
-            self._keep_settings(replace(self.settings, theme=self.theme))
+        """Save the current theme, which may be newer than that of the message."""
+        if self.theme != self._usable_theme(self.settings.theme):
+            self._save_settings(replace(self.settings, theme=self.theme))
 
-    def _keep_settings(self, settings: Settings) -> None:
+    def _save_settings(self, settings: Settings) -> None:
         self.settings = settings
         try:
             save_settings(self.home, settings)
         except OSError as error:
-            self.show_error(f"the settings cannot be kept: {error}")
+            self.show_error(f"the settings cannot be saved: {error}")
 
     def handle_bindings_clash(self, clashed_bindings: set[Binding], node: DOMNode) -> None:
-        """Tell once of a key that the settings file gives to two things; the dialog does not allow it."""
+        """Report once a key that the settings file gives to two actions."""
         for binding in clashed_bindings:
-            if binding.id not in self.settings.keys and binding.action not in self._told:
-                self._told.add(binding.action)
-                text = f"{binding.description or binding.action} has lost its key {binding.key} to the settings"
+            if binding.id not in self.settings.keys and binding.action not in self._reported_clashes:
+                self._reported_clashes.add(binding.action)
+                name = binding.description or binding.action
+                text = f"{name} has no key: settings.toml gives {binding.key} to another action"
                 self.notify(clean(text), severity="warning", markup=False)
 
     def action_save_picture(self) -> None:
-        """Save a picture of the screen as it is."""
+        """Save a screenshot as SVG."""
         from workbench.charts.export import picture_of_strips, strips_of, write_export
 
         strips = strips_of(self.screen)
@@ -182,8 +183,8 @@ class BaseApp(App[int]):
 
     @work(thread=True, group="export")
     def _export(self, write: Callable[[], Path]) -> None:
-        """Write a file beside the screen, and say where it is."""
+        """Write a file in a thread, and show its path."""
         try:
             self.notify(clean(f"saved {write()}"), markup=False)
         except OSError as error:
-            self.show_error(f"nothing could be saved: {error}")
+            self.show_error(f"the file could not be saved: {error}")

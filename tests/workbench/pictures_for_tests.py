@@ -27,7 +27,7 @@ from workbench.app import WorkbenchApp
 from workbench.charts.export import strips_of
 from workbench.data import corpora
 from workbench.presets import estimate
-from workbench.train.machine import Machine, Reading
+from workbench.train.machine import Machine, Measurement
 from workbench.train.service import TrainingService
 
 NOW = 1_800_000_000.0
@@ -82,7 +82,7 @@ def still_home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     append = EventLog.append
     monkeypatch.setattr(EventLog, "append", lambda log, event: append(log, stamped(event)))
     monkeypatch.setattr(estimate, "available_bytes", lambda: 16 * 10**9)
-    monkeypatch.setattr(Machine, "look", lambda machine: Reading(42.0, 3 * 10**9, 16 * 10**9))
+    monkeypatch.setattr(Machine, "measure", lambda machine: Measurement(42.0, 3 * 10**9, 16 * 10**9))
     monkeypatch.setattr(corpora, "PREVIEW_TOKENS", 120)
     for module in [module for name, module in sys.modules.items() if name.startswith("workbench.")]:
         if hasattr(module, "directory_size"):

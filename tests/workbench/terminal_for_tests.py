@@ -102,12 +102,12 @@ class Terminal(PseudoTerminal):
         return any(text in line for line in self.screen.display)
 
     def style_codes(self) -> set[tuple[int, ...]]:
-        """The numbers of each escape sequence that was written to choose colours and styles."""
+        """The numbers of each escape sequence that was written to choose colors and styles."""
         codes = {match[1] for match in STYLES.finditer(self.output)}
         return {tuple(int(part or 0) for part in code.split(b";")) for code in codes}
 
-    def mixed_colours(self) -> set[tuple[int, ...]]:
-        """The colours that were written as red, green and blue."""
+    def mixed_colors(self) -> set[tuple[int, ...]]:
+        """The colors that were written as red, green and blue."""
         return {tuple(int(part) for part in match.groups()) for match in MIXED.finditer(self.output)}
 
     def exit_status(self, seconds: float = 120.0) -> int:

@@ -101,7 +101,7 @@ async def test_quitting_with_a_training_asks_once_and_saves(home: Path) -> None:
         app.queue.add(Run.create(home, "later-1", load_preset("quickstart", home)))
         await pilot.press("ctrl+q")
         await until(pilot, lambda: isinstance(app.screen, QuitDialog))
-        await until(pilot, lambda: "1 run waits in the queue" in shown(app.screen))
+        await until(pilot, lambda: "1 run stays in the queue" in shown(app.screen))
         await pilot.press("enter")
         await until(pilot, lambda: not app.is_running)
     assert trainer.obeyed == ["stop"]

@@ -169,25 +169,25 @@ def walk(terminal: Terminal) -> None:
         terminal.until_shown(*texts)
 
 
-def test_a_walk_through_all_screens_in_16_colours(open_terminal: Callable[..., Terminal], tiny_home: Path) -> None:
+def test_a_walk_through_all_screens_in_16_colors(open_terminal: Callable[..., Terminal], tiny_home: Path) -> None:
     scripted_run(tiny_home, "old-1", 330, end="stopped")
     terminal = open_terminal(TERM="xterm-16color")
     walk(terminal)
     codes = terminal.style_codes()
     hues = {code % 10 for numbers in codes for code in numbers if 31 <= code <= 36 or 91 <= code <= 96}
-    assert len(hues) >= 3, "curves and states have colours of their own"
-    assert not any(code in (38, 48) for numbers in codes for code in numbers), "more than 16 colours"
+    assert len(hues) >= 3, "curves and states have colors of their own"
+    assert not any(code in (38, 48) for numbers in codes for code in numbers), "more than 16 colors"
     terminal.type(b"\x11")
     assert terminal.exit_status() == 0
 
 
-def test_a_walk_through_all_screens_without_colour(open_terminal: Callable[..., Terminal], tiny_home: Path) -> None:
+def test_a_walk_through_all_screens_without_color(open_terminal: Callable[..., Terminal], tiny_home: Path) -> None:
     scripted_run(tiny_home, "old-1", 330, end="stopped")
     terminal = open_terminal(NO_COLOR="1", COLORTERM="truecolor")
     walk(terminal)
-    mixed = terminal.mixed_colours()
+    mixed = terminal.mixed_colors()
     assert mixed
-    assert all(len(set(colour)) == 1 for colour in mixed), "not only greys"
+    assert all(len(set(color)) == 1 for color in mixed), "not only greys"
     terminal.type(b"\x11")
     assert terminal.exit_status() == 0
 

@@ -67,9 +67,9 @@ def test_paused_with_something_asked(size: tuple[int, int], still_home: Path, lo
         app.training.start(RunConfig(), "quick")
         await showing(app, "quick-1", "running", "step 250")(pilot)
         await pilot.press("p")
-        await until(pilot, lambda: "paused" in app.training_line and "p Go on" in shown(app.screen))
+        await until(pilot, lambda: "paused" in app.training_line and "p Continue" in shown(app.screen))
         await pilot.press("a")  # the script never answers that one
-        await until(pilot, lambda: "asked: sample" in shown(app.screen))
+        await until(pilot, lambda: "sent: sample" in shown(app.screen))
         await settle(pilot)
 
     look(app, size, pause, "paused", "x Stop", picture=False)
@@ -133,7 +133,7 @@ def test_a_run_that_was_deleted_meanwhile(still_home: Path, look: Look) -> None:
     async def delete(pilot: Pilot[int]) -> None:
         await showing(app, "old-1", "not running")(pilot)
         shutil.rmtree(run.path)
-        await until(pilot, lambda: "its directory is gone" in shown(app.screen))
+        await until(pilot, lambda: "deleted or moved" in shown(app.screen))
         await settle(pilot)
 
     look(app, SMALL, delete, "old-1", picture=False)

@@ -340,10 +340,10 @@ def test_a_key_is_asked_for(size: Size, still_home: Path, look: Look) -> None:
         await pilot.press("enter")
         await until(pilot, lambda: at(PressKey)(app))
         await pilot.press("r")
-        await until(pilot, lambda: "r is taken by runs.resume" in shown(app.screen))
+        await until(pilot, lambda: "r is used by runs.resume" in shown(app.screen))
         await settle(pilot)
 
-    look(app_with(still_home), size, ask, "r is taken by runs.resume")
+    look(app_with(still_home), size, ask, "r is used by runs.resume")
 
 
 @pytest.mark.parametrize("theme", ["terminal-dark", "workbench-light", "high-contrast", "colour-blind-safe"])

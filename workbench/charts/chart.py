@@ -24,12 +24,12 @@ from textual.strip import Strip
 from textual.widget import Widget
 
 from workbench.charts.axes import x_writer
-from workbench.charts.chart_data import COLOURS, ChartData, Level, Mark, Series
+from workbench.charts.chart_data import COLORS, ChartData, Level, Mark, Series
 from workbench.charts.drawing import AXIS, Frame, Row, draw, words, x_at
 from workbench.charts.legend import lines_of
 from workbench.text import one_line
 
-__all__ = ["COLOURS", "Chart", "Level", "Mark", "Series"]
+__all__ = ["COLORS", "Chart", "Level", "Mark", "Series"]
 
 SMOOTHINGS = (0.0, 0.6, 0.8, 0.9, 0.95, 0.98, 0.99, 0.995)
 
@@ -38,7 +38,7 @@ class Chart(Widget, can_focus=True):
     """Curves over one x axis. The whole range is shown, and follows the data, until one zooms in."""
 
     COMPONENT_CLASSES: ClassVar[set[str]] = {
-        f"chart--{name}" for name in (AXIS, "cursor", "empty", *COLOURS, *(f"{colour}-dim" for colour in COLOURS))
+        f"chart--{name}" for name in (AXIS, "cursor", "empty", *COLORS, *(f"{color}-dim" for color in COLORS))
     }
     DEFAULT_CSS = """
     Chart {
@@ -77,7 +77,7 @@ class Chart(Widget, can_focus=True):
         Binding("y", "log", "Log axis", id="chart.log"),
         Binding("left_square_bracket", "smoothing(-1)", "Less smooth", id="chart.rougher", key_display="[", show=False),
         Binding("right_square_bracket", "smoothing(1)", "Smoother", id="chart.smoother", key_display="]"),
-        Binding("m", "maximise", "Maximise", id="chart.maximise"),
+        Binding("m", "maximize", "Maximize", id="chart.maximise"),
         Binding("w", "export('csv')", "Save as table (CSV)", id="chart.csv", show=False),
         Binding("W", "export('svg')", "Save as picture (SVG)", id="chart.svg", show=False),
         Binding("backspace", "clear_cursor", "No cursor", id="chart.clear-cursor", show=False),
@@ -90,7 +90,7 @@ class Chart(Widget, can_focus=True):
     cursor: reactive[float | None] = reactive[float | None](None)
     """Where the read-out reads, as x."""
 
-    class MaximiseRequested(Message):
+    class MaximizeRequested(Message):
         """The person wants this chart to fill the screen, or to be one of several again."""
 
         def __init__(self, chart: Chart) -> None:
@@ -269,7 +269,7 @@ class Chart(Widget, can_focus=True):
     # What the person does
 
     def check_action(self, action: str, parameters: tuple[object, ...]) -> bool | None:
-        return action != "maximise" or not self.alone
+        return action != "maximize" or not self.alone
 
     def _look_changed(self) -> None:
         self.redraw()
@@ -285,9 +285,9 @@ class Chart(Widget, can_focus=True):
         place = min(range(len(SMOOTHINGS)), key=lambda index: abs(SMOOTHINGS[index] - self.smoothing))
         self.smoothing = SMOOTHINGS[min(max(place + by, 0), len(SMOOTHINGS) - 1)]
 
-    def action_maximise(self) -> None:
+    def action_maximize(self) -> None:
         """Ask the screen for all of its room, or to give it back."""
-        self.post_message(self.MaximiseRequested(self))
+        self.post_message(self.MaximizeRequested(self))
 
     def action_export(self, kind: str) -> None:
         """Ask for a file of what is drawn."""
@@ -306,16 +306,16 @@ class Chart(Widget, can_focus=True):
         """Show `factor` times as much, around `about`, the cursor, or the middle."""
         extent = self.extent()
         low, high = self.view or extent
-        centre = about if about is not None else self.visible_cursor
-        if centre is None:
-            centre = (low + high) / 2
-        centre = min(max(centre, low), high)
+        center = about if about is not None else self.visible_cursor
+        if center is None:
+            center = (low + high) / 2
+        center = min(max(center, low), high)
         least = max((extent[1] - extent[0]) * 1e-6, 1e-9)
         span = max((high - low) * factor, least)
         if span >= extent[1] - extent[0]:
             self._look_at(None)
             return
-        start = centre - (centre - low) / max(high - low, least) * span
+        start = center - (center - low) / max(high - low, least) * span
         start = min(max(start, extent[0]), extent[1] - span)
         self._look_at((start, start + span))
 

@@ -16,8 +16,8 @@ from workbench.charts.legend import GAP, Entry
 from workbench.formatting import format_number
 from workbench.text import one_line
 
-COLOURS = ("primary", "accent", "success", "secondary", "error", "warning")
-"""The colours a series may have, by the theme's names, in the order an overlay of several runs takes them."""
+COLORS = ("primary", "accent", "success", "secondary", "error", "warning")
+"""The colors a series may have, by the theme's names, in the order an overlay of several runs takes them."""
 
 LINE_GLYPHS = ("", "+", "x", "o", "*", "#")  # with NO_COLOR, lines are told apart by what they are drawn with
 MARK_GLYPHS = {"save": "▪", "evaluate": "●", "best": "★", "knob": "◆", "skip": "✗", "rollback": "↶", "start": "▸"}
@@ -33,7 +33,7 @@ class Series:
     name: str
     x: NDArray[Any]
     y: NDArray[Any]
-    colour: str = "primary"
+    color: str = "primary"
     kind: Literal["line", "points"] = "line"
     smooth: bool = True
     raw: bool = True
@@ -54,7 +54,7 @@ class Level:
 
     y: float
     label: str
-    colour: str = "warning"
+    color: str = "warning"
 
 
 class ChartData:
@@ -104,7 +104,7 @@ class ChartData:
         return self._smoothed[index]
 
     def glyphs(self, monochrome: bool) -> list[str]:
-        """What each series is drawn with; "" is a line of braille dots. Without colour, lines differ in this."""
+        """What each series is drawn with; "" is a line of braille dots. Without color, lines differ in this."""
         found: list[str] = []
         lines = 0
         for one in self.series:
@@ -121,10 +121,10 @@ class ChartData:
         for index, (one, glyph) in enumerate(zip(self.series, glyphs, strict=True)):
             x, y, drawn = cast(Floats, one.x), cast(Floats, one.y), self.smoothed(index, decay)
             if drawn is not y and one.raw:
-                raw.append(Curve(x, y, f"{one.colour}-dim"))
-            curves.append(Curve(x, drawn, one.colour, glyph, joined=one.kind == "line"))
+                raw.append(Curve(x, y, f"{one.color}-dim"))
+            curves.append(Curve(x, drawn, one.color, glyph, joined=one.kind == "line"))
         flags = [Flag(m.x, MARK_GLYPHS.get(m.kind, "▴"), MARK_STYLES.get(m.kind, "cursor")) for m in self.marks]
-        levels = [(level.y, level.colour) for level in self.levels]
+        levels = [(level.y, level.color) for level in self.levels]
         return Scene(raw + curves, low, high, flags=flags, levels=levels, **more)
 
     def value_text(self, index: int, cursor: float | None, decay: float) -> str:
@@ -157,13 +157,13 @@ class ChartData:
         if cursor is not None:
             entries.append(Entry(("", ""), unit, "cursor", x_writer(unit)(cursor)))
         for index, (one, glyph) in enumerate(zip(self.series, glyphs, strict=True)):
-            value, sign = self.value_text(index, cursor, decay), (glyph or "━", one.colour)
+            value, sign = self.value_text(index, cursor, decay), (glyph or "━", one.color)
             if index > 0 and one.name.startswith(f"{self.series[index - 1].name} "):
                 entries[-1] = replace(entries[-1], more=(sign, (f" {value}{GAP}", "cursor")))
             else:
                 entries.append(Entry(sign, one.name, "cursor", value, may_go=True))
         for level in self.levels:
-            entries.append(Entry(("╌", level.colour), one_line(level.label), AXIS, format_number(level.y)))
+            entries.append(Entry(("╌", level.color), one_line(level.label), AXIS, format_number(level.y)))
         if cursor is not None:
             near = [mark for mark in self.marks if abs(mark.x - cursor) <= reach][:4]
             entries += [Entry((MARK_GLYPHS.get(m.kind, "▴"), "accent"), one_line(m.label), "accent") for m in near]

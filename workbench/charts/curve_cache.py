@@ -31,7 +31,7 @@ FORMAT = 1
 NOT_NPY = (SyntaxError, tokenize.TokenError, MemoryError, RecursionError)  # numpy at a damaged header
 MAX_HEAD_BYTES = 256 << 20  # samples and warnings of a whole run
 WORTH_BYTES = 8 << 20  # a log shorter than this is read as quickly as its cache
-NEIGHBOURHOOD = 4096  # bytes of the log by which it is recognised
+NEIGHBOURHOOD = 4096  # bytes of the log by which it is recognized
 SINGLE = ("started", "progress", "last_step", "last_evaluation", "finished")  # events that `RunCurves` keeps one of
 SEVERAL = ("samples", "told")
 

@@ -211,7 +211,7 @@ def _paint_band(canvas: list[Row], curve: Curve, scene: Scene, limits: tuple[flo
 
 
 def _plotted(scene: Scene, curves: Sequence[Curve], limits: tuple[float, float], columns: int, rows: int) -> list[Row]:
-    """Curves drawn by plotext. Its colour numbers stand for our styles; colours are decided later."""
+    """Curves drawn by plotext. Its color numbers stand for our styles; colors are decided later."""
     from textual_plotext import Plot  # a third of a second to import, and not needed before the first curve
 
     styles = sorted({curve.style for curve in curves})
@@ -231,10 +231,10 @@ def _plotted(scene: Scene, curves: Sequence[Curve], limits: tuple[float, float],
     names = dict(enumerate(styles))
     return [
         [
-            BLANK if glyph == " " else Cell(glyph, names.get(colour, AXIS))
-            for glyph, colour in zip(glyphs, colours, strict=True)
+            BLANK if glyph == " " else Cell(glyph, names.get(color, AXIS))
+            for glyph, color in zip(glyphs, colors, strict=True)
         ]
-        for glyphs, colours in zip(reversed(matrix.marker), reversed(matrix.fullground), strict=True)
+        for glyphs, colors in zip(reversed(matrix.marker), reversed(matrix.fullground), strict=True)
     ]
 
 

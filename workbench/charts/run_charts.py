@@ -13,7 +13,7 @@ from workbench.charts.curves import RunCurves, RunMark
 from workbench.formatting import format_number
 
 INCIDENTS = ("skip", "rollback")
-OTHER_COLOURS = ("success", "secondary", "error", "warning")
+OTHER_COLORS = ("success", "secondary", "error", "warning")
 """The colors of other runs in a chart of the Train screen, in order; the shown run keeps the first two."""
 
 
@@ -24,14 +24,14 @@ class SeriesSpec:
     name: str
     table: Literal["steps", "validation", "core"]
     column: str
-    colour: str
+    color: str
     smooth: bool = True
 
     def of(self, curves: RunCurves, axis: str) -> Series:
         """The curve of one run; evaluations are single points."""
         table = {"steps": curves.steps, "validation": curves.validation, "core": curves.core}[self.table]
         kind: Literal["line", "points"] = "line" if self.table == "steps" else "points"
-        return Series(self.name, curves.x_of(table, axis), table[self.column], self.colour, kind, self.smooth)
+        return Series(self.name, curves.x_of(table, axis), table[self.column], self.color, kind, self.smooth)
 
 
 @dataclass(frozen=True)
@@ -88,22 +88,22 @@ def contents(chart: ChartSpec, curves: RunCurves, axis: str, clip: float, others
     """What a chart shows of a run, and of other runs with it; gradients are clipped at the norm `clip`, 0 for never."""
     series = [one.of(curves, axis) for one in chart.series]
     if others:  # a color stands for a run then, and raw values would be too many lines
-        series[0] = replace(series[0], colour="primary", raw=False)
-    for other, colour in zip(others, OTHER_COLOURS, strict=False):
+        series[0] = replace(series[0], color="primary", raw=False)
+    for other, color in zip(others, OTHER_COLORS, strict=False):
         for spec in chart.series:
             name = f"{other.run.name} validation" if spec is VALIDATION else other.run.name
-            series.append(replace(spec.of(other, axis), name=name, colour=colour, raw=False))
+            series.append(replace(spec.of(other, axis), name=name, color=color, raw=False))
     levels = [Level(clip, "clip")] if chart.shows_clip and clip else []
     return Contents(series, marks(curves, axis, chart.marks), levels)
 
 
-def overlay(chart: ChartSpec, runs: Sequence[RunCurves], axis: str, colours: Sequence[str]) -> list[Series]:
+def overlay(chart: ChartSpec, runs: Sequence[RunCurves], axis: str, colors: Sequence[str]) -> list[Series]:
     """The first curve of a chart for each of several runs, as lines; evaluations are not smoothed."""
     (spec, *_) = chart.series
     smooth = spec.smooth and spec.table == "steps"
     return [
-        replace(spec.of(run, axis), name=run.run.name, colour=colour, kind="line", smooth=smooth)
-        for run, colour in zip(runs, colours, strict=False)
+        replace(spec.of(run, axis), name=run.run.name, color=color, kind="line", smooth=smooth)
+        for run, color in zip(runs, colors, strict=False)
     ]
 
 

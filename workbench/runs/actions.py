@@ -15,7 +15,7 @@ from workbench.formatting import format_size, plural
 from workbench.runs.operations import check_new_name, delete_checkpoint, describe_deletion, rename
 from workbench.runs.summaries import RunSummary
 from workbench.runs.trash import move_to_trash
-from workbench.train.extend_dialog import ask_for_longer
+from workbench.train.extend_dialog import ask_extension
 from workbench.train.service import Overrides
 from workbench.ui.dialogs import Answer, Ask, AskText
 from workbench.ui.notices import attempt, notify_error
@@ -41,7 +41,7 @@ class RunActions:
         overrides: Overrides = ()
         if summary.status == "finished":
             run, offered = Run(summary.path), 2 * summary.total_steps
-            longer = await ask_for_longer(self.screen.app, run, summary.step, offered)
+            longer = await ask_extension(self.screen.app, run, summary.step, offered)
             if longer is None:
                 return
             overrides = longer
@@ -112,7 +112,7 @@ class RunActions:
         question = AskText(f"Rename {summary.name} to:", value=summary.name, problem_of=_name_checker(summary))
         answer = await self.screen.app.push_screen_wait(question)
         if answer and answer != summary.name and attempt(self.screen.app, lambda: rename(Run(summary.path), answer)):
-            attempt(self.screen.app, lambda: self.screen.workbench.queue.renamed(summary.name, answer))
+            attempt(self.screen.app, lambda: self.screen.workbench.queue.rename(summary.name, answer))
 
     async def export(self, summary: RunSummary) -> None:
         """Write the curves as a new CSV file in `<home>/exports`."""

@@ -14,14 +14,14 @@ from textual.message import Message
 from textual.widgets import Static
 
 from llm.run import Run
-from workbench.charts.chart import COLOURS, Chart
+from workbench.charts.chart import COLORS, Chart
 from workbench.charts.curve_cache import caught_up
 from workbench.charts.curves import AXES, RunCurves
 from workbench.charts.run_charts import OVERLAYS, overlay
 from workbench.ui.dialogs import Modal
 from workbench.ui.key_line import KeyLine
 
-MOST = len(COLOURS)
+MOST = len(COLORS)
 READING = "reading the logs"
 REFRESH_SECONDS = 1.0
 
@@ -117,7 +117,7 @@ class OverlayScreen(Modal[None]):
         chart.border_title = self.quantity.title
         if self.all_read:
             chart.empty = "no events logged"
-        chart.set_data(overlay(self.quantity, self.curves, self.unit, COLOURS), x_unit=self.unit)
+        chart.set_data(overlay(self.quantity, self.curves, self.unit, COLORS), x_unit=self.unit)
         self._say()
 
     def _say(self) -> None:

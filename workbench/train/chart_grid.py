@@ -49,7 +49,7 @@ class ChartGrid(Grid):
             chart.set_data([])
 
     def draw(self, curves: RunCurves, others: Sequence[RunCurves], axis: str, clip: float, empty: str) -> None:
-        """Fill the charts in view. Gradients are clipped at the norm `clip`; `empty` is shown where there is no data."""
+        """Fill the charts in view. Gradients are clipped at norm `clip`; `empty` is shown where there is no data."""
         if len(curves.core) and not self.screen.has_class("-core"):
             self.screen.add_class("-core")
         for spec in CHARTS:
@@ -79,8 +79,8 @@ class ChartGrid(Grid):
     def _reveal(self) -> None:
         self.call_after_refresh(self.post_message, self.Revealed())
 
-    @on(Chart.MaximiseRequested)
-    def _maximize(self, event: Chart.MaximiseRequested) -> None:
+    @on(Chart.MaximizeRequested)
+    def _maximize(self, event: Chart.MaximizeRequested) -> None:
         self._choose(event.chart)
         self.screen.toggle_class("one-chart")
         self._reveal()

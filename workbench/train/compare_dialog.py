@@ -1,4 +1,4 @@
-"""Choosing runs whose curves are to be drawn with those of another."""
+"""Choosing runs to compare with the shown one."""
 
 from __future__ import annotations
 
@@ -13,26 +13,26 @@ from textual.content import Content
 from textual.widgets import OptionList, Static
 from textual.widgets.option_list import Option
 
-from workbench.charts.run_charts import OTHER_COLOURS
+from workbench.charts.run_charts import OTHER_COLORS
 from workbench.text import clean
 from workbench.ui.dialogs import Modal
 from workbench.ui.key_line import KeyLine
 from workbench.ui.lists import ChoiceList
 
-MOST_BESIDE = len(OTHER_COLOURS)
-HINT = "Space marks, Enter draws, Esc leaves it as it was."
+MOST_OTHERS = len(OTHER_COLORS)
+HINT = "Space selects, Enter compares, Esc cancels."
 
 
 class ChooseRuns(Modal[list[str] | None]):
-    """The other runs, newest first; returns the names of those that were marked, None where nothing is to change."""
+    """The other runs, newest first. Returns the names of the selected ones, None for cancel."""
 
-    NAME = "Other runs"
+    NAME = "Compare"
     GUIDE = (
-        f"Space marks a run whose curves are to be drawn beside the one that is shown, or takes its mark away; at most "
-        f"{MOST_BESIDE} can be marked. Enter draws the marked ones, and none where none is marked."
+        f"Space selects a run to compare with, or deselects it; at most {MOST_OTHERS}. Enter draws the curves of the "
+        "selected runs with those of the shown one."
     )
     BINDINGS: ClassVar[list[BindingType]] = [
-        Binding("space", "mark", "Mark", id="beside.mark", key_display="␣"),
+        Binding("space", "mark", "Select", id="beside.mark", key_display="␣"),
         Binding("escape", "dismiss(None)", "Cancel", id="dialog.cancel"),
     ]
 
@@ -43,7 +43,7 @@ class ChooseRuns(Modal[list[str] | None]):
 
     def compose(self) -> ComposeResult:
         with Vertical(classes="dialog-box"):
-            question = f"Which runs are to be drawn beside it, at most {MOST_BESIDE}?"
+            question = f"Compare with which runs (at most {MOST_OTHERS})?"
             yield Static(question, classes="dialog-question", markup=False)
             yield ChoiceList(*(Option(self._entry(name), id=name) for name in self.names))
             yield Static(HINT, id="beside-note", markup=False)
@@ -53,11 +53,11 @@ class ChooseRuns(Modal[list[str] | None]):
         self.query_one(ChoiceList).focus()
 
     def _entry(self, name: str) -> Content:
-        """A dot before what is marked, which is seen without colours too."""
+        """Selected runs have a dot, which is visible without colors too."""
         return Content(f"{'●' if name in self.marked else ' '} {clean(name)}")
 
     def action_mark(self) -> None:
-        """Mark the run under the cursor, or take its mark away."""
+        """Select or deselect the run under the cursor."""
         listing = self.query_one(ChoiceList)
         option = listing.highlighted_option
         if option is None or option.id is None:
@@ -65,10 +65,12 @@ class ChooseRuns(Modal[list[str] | None]):
         self.marked ^= {option.id}
         listing.replace_option_prompt(option.id, self._entry(option.id))
         count = len(self.marked)
-        note = f"{count} are marked; only {MOST_BESIDE} can be drawn." if count > MOST_BESIDE else HINT
+        note = (
+            f"{count} are selected; deselect some, at most {MOST_OTHERS} can be drawn." if count > MOST_OTHERS else HINT
+        )
         self.query_one("#beside-note", Static).update(note)
 
     @on(OptionList.OptionSelected)
     def _accept(self) -> None:
-        if len(self.marked) <= MOST_BESIDE:
+        if len(self.marked) <= MOST_OTHERS:
             self.dismiss([name for name in self.names if name in self.marked])

@@ -1,4 +1,4 @@
-"""Asking how a run that has reached its length is to be trained for longer."""
+"""Asking how to train a finished run for longer."""
 
 from __future__ import annotations
 
@@ -17,22 +17,22 @@ if TYPE_CHECKING:
     from llm.training.extension import RateChange
 
 
-async def ask_for_longer(app: App[object], run: Run, done: int, offered: int) -> Overrides | None:
-    """Ask to which step `run`, which has taken `done`, is to be trained, and what its learning rate is to do; None for
-    not at all. To be called from a worker."""
-    question = f"{clean(run.name)} has reached step {done:,}, its end. Train it to which step?"
+async def ask_extension(app: App[object], run: Run, done: int, offered: int) -> Overrides | None:
+    """Ask for the new last step of `run`, which has taken `done` steps, and its learning rate; None for cancel. Call it
+    from a worker."""
+    question = f"{clean(run.name)} has finished at step {done:,}. Train to which step?"
     answer = await app.push_screen_wait(AskSteps(question, done, offered))
     if not answer:
         return None
     overrides = (("train.steps", answer),)
-    change = await asyncio.to_thread(known_change, run, overrides)
+    change = await asyncio.to_thread(rate_change_or_none, run, overrides)
     if change is None or not change.is_jump:
         return overrides
     sentence = change.describe()
     answers = (
         Answer("follow", f"Follow the schedule, from {change.first:.2e}"),
         Answer("keep", f"Keep the rate at {change.last:.2e}"),
-        Answer("", "Do not train"),
+        Answer("", "Cancel"),
     )
     choice = await app.push_screen_wait(Ask(f"{sentence[:1].upper()}{sentence[1:]}.", answers))
     if not choice:
@@ -40,8 +40,8 @@ async def ask_for_longer(app: App[object], run: Run, done: int, offered: int) ->
     return overrides + change.keeping() if choice == "keep" else overrides
 
 
-def known_change(run: Run, overrides: Overrides) -> RateChange | None:
-    """How the rate changes; None where that cannot be told, or where the run is refused, which beginning it tells."""
+def rate_change_or_none(run: Run, overrides: Overrides) -> RateChange | None:
+    """How the learning rate changes; None where that is unknown. A run that is refused is refused when it starts."""
     try:
         from llm.training.extension import rate_change
 

@@ -1,4 +1,4 @@
-"""How busy the machine is: CPU, memory, and NVIDIA GPUs where their library is installed."""
+"""The load of the machine: CPU, memory, and NVIDIA GPUs where their library is installed."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from workbench.formatting import format_size
 @dataclass(frozen=True)
 class Gpu:
     """One GPU: share of time it computed in percent, memory in bytes, power in watts, temperature in °C; None where
-    the driver does not say."""
+    the driver does not report it."""
 
     index: int
     used_percent: float | None = None
@@ -26,8 +26,8 @@ class Gpu:
 
 
 @dataclass(frozen=True)
-class Reading:
-    """One look at the machine. `cpu_percent` is of all cores, since the look before; memory in bytes."""
+class Measurement:
+    """One measurement. `cpu_percent` is of all cores, since the previous one; memory in bytes."""
 
     cpu_percent: float
     memory_used: int
@@ -36,22 +36,22 @@ class Reading:
 
 
 class Machine:
-    """Looks at the machine. A look takes milliseconds, with GPUs tens of them: not for the screen's own thread."""
+    """Measures the load. It takes milliseconds, with GPUs tens of them: call it in a thread."""
 
     def __init__(self, nvml: ModuleType | None = None) -> None:
-        """`nvml`: NVIDIA's library, where it is not the installed one."""
+        """`nvml` replaces the installed NVIDIA library."""
         self._nvml = nvml
-        self._sought = nvml is not None
+        self._is_loaded = nvml is not None
         self._devices: list[object] | None = None
 
-    def look(self) -> Reading:
+    def measure(self) -> Measurement:
         held = memory()
-        return Reading(psutil.cpu_percent(None), held.total - held.available, held.total, self._gpus())
+        return Measurement(psutil.cpu_percent(None), held.total - held.available, held.total, self._gpus())
 
     def _gpus(self) -> tuple[Gpu, ...]:
-        if not self._sought:
-            self._sought = True
-            self._nvml = imported("pynvml")
+        if not self._is_loaded:
+            self._is_loaded = True
+            self._nvml = import_or_none("pynvml")
         nvml = self._nvml
         if nvml is None:
             return ()
@@ -65,8 +65,8 @@ class Machine:
             return ()
 
 
-def imported(name: str) -> ModuleType | None:
-    """The module of that name, if it is installed."""
+def import_or_none(name: str) -> ModuleType | None:
+    """The module of that name, None where it is not installed."""
     try:
         return importlib.import_module(name)
     except ImportError:
@@ -74,17 +74,17 @@ def imported(name: str) -> ModuleType | None:
 
 
 def gpu(nvml: ModuleType, index: int, device: object) -> Gpu:
-    """What the driver says of one GPU; not every GPU can tell everything."""
+    """One GPU; a driver does not report every value."""
 
-    def told(ask: str, *more: object) -> object | None:
+    def query(ask: str, *more: object) -> object | None:
         try:
             answer: object = getattr(nvml, ask)(device, *more)
         except nvml.NVMLError_NotSupported:
             return None
         return answer
 
-    rates, memory = told("nvmlDeviceGetUtilizationRates"), told("nvmlDeviceGetMemoryInfo")
-    milliwatts, celsius = told("nvmlDeviceGetPowerUsage"), told("nvmlDeviceGetTemperature", nvml.NVML_TEMPERATURE_GPU)
+    rates, memory = query("nvmlDeviceGetUtilizationRates"), query("nvmlDeviceGetMemoryInfo")
+    milliwatts, celsius = query("nvmlDeviceGetPowerUsage"), query("nvmlDeviceGetTemperature", nvml.NVML_TEMPERATURE_GPU)
     return Gpu(
         index,
         used_percent=None if rates is None else float(rates.gpu),  # type: ignore[attr-defined]
@@ -95,13 +95,13 @@ def gpu(nvml: ModuleType, index: int, device: object) -> Gpu:
     )
 
 
-def told(reading: Reading) -> str:
-    """A reading in one line."""
+def describe_machine(measurement: Measurement) -> str:
+    """A measurement in one line."""
     parts = [
-        f"CPU {reading.cpu_percent:.0f}%  "
-        f"memory {format_size(reading.memory_used)} of {format_size(reading.memory_total)}"
+        f"CPU {measurement.cpu_percent:.0f}%  "
+        f"memory {format_size(measurement.memory_used)} of {format_size(measurement.memory_total)}"
     ]
-    for one in reading.gpus:
+    for one in measurement.gpus:
         figures = [f"GPU {one.index}"]
         if one.used_percent is not None:
             figures.append(f"{one.used_percent:.0f}%")

@@ -1,4 +1,4 @@
-"""A line that says how busy the machine is, where there is room for it."""
+"""The line with the load of the machine."""
 
 from __future__ import annotations
 
@@ -9,43 +9,43 @@ from textual.content import Content
 from textual.message import Message
 from textual.widgets import Static
 
-from workbench.train.machine import Machine, Reading, told
+from workbench.train.machine import Machine, Measurement, describe_machine
 
 EVERY_SECONDS = 2.0
 
 
 class MachineLine(Static):
-    """CPU, memory and GPUs, looked at every two seconds while the line is on the screen, in a thread."""
+    """CPU, memory and GPUs, measured in a thread every two seconds while the line is visible."""
 
     DEFAULT_CSS = """
     MachineLine { height: 1; padding: 0 1; color: $foreground-muted; text-wrap: nowrap; text-overflow: ellipsis; }
     """
 
     @dataclass
-    class Looked(Message):
-        """A look at the machine is done."""
+    class Measured(Message):
+        """The machine was measured."""
 
-        reading: Reading
+        measurement: Measurement
 
     def __init__(self, machine: Machine | None = None, *, id: str | None = None) -> None:
         super().__init__(id=id, markup=False)
         self.machine = machine or Machine()
-        self._looking = False
+        self._is_measuring = False
 
     def on_mount(self) -> None:
-        self.set_interval(EVERY_SECONDS, self.look)
-        self.call_after_refresh(self.look)
+        self.set_interval(EVERY_SECONDS, self.measure)
+        self.call_after_refresh(self.measure)
 
-    def look(self) -> None:
-        """Look now, unless nobody could see it or the look before is not over."""
-        if self.display and self.size.width and self.screen.is_current and not self._looking:
-            self._looking = True
-            self._look()
+    def measure(self) -> None:
+        """Measure now, unless the line is hidden or a measurement is running."""
+        if self.display and self.size.width and self.screen.is_current and not self._is_measuring:
+            self._is_measuring = True
+            self._measure()
 
-    @work(thread=True, group="look at the machine")
-    def _look(self) -> None:
-        self.post_message(self.Looked(self.machine.look()))
+    @work(thread=True, group="measure the machine")
+    def _measure(self) -> None:
+        self.post_message(self.Measured(self.machine.measure()))
 
-    def on_machine_line_looked(self, message: Looked) -> None:
-        self._looking = False
-        self.update(Content(told(message.reading)), layout=False)
+    def on_machine_line_measured(self, message: Measured) -> None:
+        self._is_measuring = False
+        self.update(Content(describe_machine(message.measurement)), layout=False)

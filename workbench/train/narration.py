@@ -1,4 +1,4 @@
-"""What happens to a run, told in short sentences."""
+"""Events of a run as short sentences."""
 
 from __future__ import annotations
 
@@ -34,14 +34,14 @@ def describe(event: Event) -> str:
             shape = f"{format_count(event.parameters)} parameters, {event.tokens_per_step:,} tokens a step"
             return f"{verb} on {event.device} in {event.precision}, {event.threads} threads: {shape}"
         case Evaluated():
-            best = ", the best so far" if event.best else ""
+            best = ", best so far" if event.best else ""
             train = f", training loss {format_number(event.train_loss)}" if event.train_loss is not None else ""
             loss = format_number(event.validation_loss)
             return f"validation loss {loss}, {event.bits_per_byte:.3f} bits/byte{train}{best}"
         case CoreEvaluated():
             return f"CORE {event.core_metric:.4f} over {len(event.tasks)} tasks"
         case Sampled():
-            return "wrote a sample"
+            return "sample"
         case Saved():
             return f"saved {event.path} ({format_size(event.size_bytes)})"
         case KnobSet():
@@ -51,20 +51,20 @@ def describe(event: Event) -> str:
         case Skipped():
             return f"step skipped: {event.reason}"
         case RolledBack():
-            return f"went back to step {event.step:,} from {event.from_step:,}: {event.reason}"
+            return f"rolled back to step {event.step:,} from {event.from_step:,}: {event.reason}"
         case Warned():
             return event.message
         case Paused():
             return "paused"
         case Resumed():
-            return "going on"
+            return "resumed"
         case Finished():
             return f"{event.status}{f': {event.reason}' if event.reason else ''}"
     return type(event).__name__
 
 
 def preparation(progress: Progress) -> str:
-    """What is being prepared, how far it is, and how fast it goes where that is known."""
+    """A stage of the preparation, its progress and its rate."""
     if not progress.total:
         return f"{progress.stage} {amount(progress.done, progress.unit)}" if progress.done else progress.stage
     share = f"{100 * progress.done / progress.total:.0f}%"
@@ -77,14 +77,14 @@ def preparation(progress: Progress) -> str:
 
 
 def amount(value: float, unit: str) -> str:
-    """A number with its unit; megabytes in whichever unit of bytes suits them."""
+    """A number with its unit; megabytes in the fitting unit of bytes."""
     if unit == "MB":
         return format_size(value * 1e6)
     return f"{format_count(value)} {unit}" if unit else format_count(value)
 
 
 def status_line(curves: RunCurves, *, here: bool) -> str:
-    """How a run stands, parts of it by " · ", what matters most first; `here`: its training goes on in this program."""
+    """The state of a run, its parts separated by " · ", most important first; `here`: it trains in this program."""
     name = curves.run.name
     if curves.finished is not None:
         return f"{name} {curves.finished.status} at step {curves.finished.step:,}"

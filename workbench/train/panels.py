@@ -1,4 +1,4 @@
-"""The parts of the Train screen that are not charts: the numbers on top, the samples, the lines of the log."""
+"""The numbers, the samples and the log lines of the Train screen."""
 
 from __future__ import annotations
 
@@ -26,17 +26,17 @@ SIGNS = {
     "ended": ("■", "$foreground-muted"),
     "gone": ("✗", "$text-error"),
 }
-WORDS = {"none": "", "ended": "not running", "gone": "its directory is gone: it was deleted or moved"}
+WORDS = {"none": "", "ended": "not running", "gone": "deleted or moved"}
 
 
 class Numbers(Static):
-    """Name and state, how far it is, and the newest figures."""
+    """Name, state, progress and the newest metrics."""
 
     def __init__(self, *, id: str | None = None) -> None:
-        super().__init__("No run yet: choose a preset (1) and press Enter.", id=id, markup=False)
+        super().__init__("No run yet. Press 1, choose a preset and press Enter.", id=id, markup=False)
 
     def show(self, curves: RunCurves, state: str, pending: list[str]) -> None:
-        """Write all lines anew; `pending` names what was asked of the trainer and not answered yet."""
+        """Update all lines; `pending` are commands without an answer yet."""
         width = max(20, self.content_size.width)
         lines = [headline(curves, state, pending), progress_line(curves, width), figures_line(curves, width)]
         self.update(Content("\n").join(lines), layout=False)
@@ -58,7 +58,7 @@ def headline(curves: RunCurves, state: str, pending: list[str]) -> Content:
         f"  {words}",
     ]
     if pending:
-        parts.append((f"  asked: {clean(', '.join(pending))}…", "$text-warning"))
+        parts.append((f"  sent: {clean(', '.join(pending))}…", "$text-warning"))
     if curves.started is not None:
         begun = curves.started
         place = f"{begun.device} {begun.precision}{' compiled' if begun.compiled else ''}"
@@ -67,7 +67,7 @@ def headline(curves: RunCurves, state: str, pending: list[str]) -> Content:
 
 
 def progress_line(curves: RunCurves, width: int) -> Content:
-    """A bar with the share done, the step and the time left; or what is being prepared."""
+    """A progress bar with the step and the time left, or the stage of the preparation."""
     if curves.progress is not None:
         share = curves.progress.done / curves.progress.total if curves.progress.total else 0.0
         return bar(share, f" {clean(preparation(curves.progress))}", width)
@@ -80,15 +80,14 @@ def progress_line(curves: RunCurves, width: int) -> Content:
 
 
 def bar(share: float, text: str, width: int) -> Content:
-    """A bar in the room that the text leaves, at most 60 columns."""
+    """A bar in the width that the text leaves, at most 60 columns."""
     room = max(0, min(60, width - len(text)))
     filled = round(room * min(max(share, 0.0), 1.0))
     return Content.assemble(("━" * filled, "$text-success"), ("─" * (room - filled), "$foreground-muted"), text)
 
 
 def figures_line(curves: RunCurves, width: int) -> Content:
-    """Loss, validation, bits per byte, speed, tokens, time, rate, memory, and the rest of the command line's log line:
-    as many as fit into `width` columns."""
+    """The metrics of the command line's log line: as many as fit into `width` columns."""
     figures: list[tuple[str, str]] = []
     step, evaluation, best = curves.last_step, curves.last_evaluation, curves.best_validation
     if step is not None:
@@ -122,7 +121,7 @@ def figures_line(curves: RunCurves, width: int) -> Content:
 
 
 class SampleView(VerticalScroll):
-    """A sample: its prompt, and what the model made of it."""
+    """A sample: its prompt and the generated text."""
 
     def __init__(self, title: str, empty: str, *, id: str | None = None) -> None:
         super().__init__(id=id)
@@ -134,7 +133,7 @@ class SampleView(VerticalScroll):
         yield Static(self.empty, markup=False)
 
     def show(self, sample: Sampled | None) -> None:
-        """Show a sample in place of the one before; None for none."""
+        """Show a sample, or none."""
         text = self.query_one(Static)
         if sample is None:
             self.border_title = self.heading
@@ -145,19 +144,19 @@ class SampleView(VerticalScroll):
 
 
 class Samples(Vertical):
-    """The two newest samples. Where there is room for one of them only, a key changes between them."""
+    """The two newest samples. Where only one fits, a key switches between them."""
 
     BINDINGS: ClassVar[list[BindingType]] = [
-        Binding("enter", "look_at('earlier')", "The sample before", id="train.other-sample"),
-        Binding("enter", "look_at('latest')", "The newest sample", id="train.other-sample"),
+        Binding("enter", "look_at('earlier')", "Previous sample", id="train.other-sample"),
+        Binding("enter", "look_at('latest')", "Latest sample", id="train.other-sample"),
     ]
 
     def compose(self) -> ComposeResult:
         yield SampleView("sample", "no sample yet", id="latest-sample")
-        yield SampleView("the sample before", "", id="earlier-sample")
+        yield SampleView("previous sample", "", id="earlier-sample")
 
     def show(self, samples: Sequence[Sampled]) -> None:
-        """Show the last of these, and the one before it."""
+        """Show the last two samples."""
         self.query_one("#latest-sample", SampleView).show(samples[-1] if samples else None)
         self.query_one("#earlier-sample", SampleView).show(samples[-2] if len(samples) > 1 else None)
         self.set_class(len(samples) > 1, "several")
@@ -173,14 +172,14 @@ class Samples(Vertical):
         return has_room_for_one and self.has_class("several") and parameters == (other,)
 
     def action_look_at(self, which: str) -> None:
-        """Show the earlier sample in place of the latest, or the latest again."""
+        """Show the earlier or the latest sample."""
         self.set_class(which == "earlier", "-earlier")
         self.refresh_bindings()
         self.call_after_refresh(self.query_one(f"#{which}-sample").focus)
 
 
 def event_line(event: Event, text: str, style: str, *, clock: bool) -> Text:
-    """A line of the log: step, what happened; before them, with `clock`, the time of day."""
+    """A line of the log: step and text; with `clock`, the time of day first."""
     at = time.strftime("%H:%M:%S ", time.localtime(event.time)) if clock else ""
     step = getattr(event, "step", None)
     return Text.assemble((at, "dim"), (f"{step:>6,} " if step is not None else "", "bold"), (text, style))

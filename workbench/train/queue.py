@@ -1,8 +1,4 @@
-"""Runs that wait for their turn, in `<home>/queue.json`: the names of runs, the next one first.
-
-A run that waits is a run like any other that was not trained yet, or not to its end: what will be trained is fixed in
-its directory when it is put in line.
-"""
+"""The queue: names of runs in `<home>/queue.json`, the next one first. A queued run is a run directory."""
 
 from __future__ import annotations
 
@@ -21,48 +17,48 @@ FORMAT = 1
 
 
 class RunQueue:
-    """The line of one home. Every change is written at once, and safe beside another workbench's."""
+    """The queue of one home. Every change is written at once, under a lock."""
 
     def __init__(self, home: Path) -> None:
         self.home = home
         self.path = home / "queue.json"
 
     def names(self) -> list[str]:
-        """The runs that wait, the next one first; runs that are gone meanwhile are left out."""
+        """The queued runs, the next one first, without deleted ones."""
         return [name for name in self._read() if self._is_there(name)]
 
     def add(self, run: Run) -> int:
-        """Put a run at the end; returns its place, from 1. `WrongUse` where it waits already or has nothing to do."""
+        """Append a run; returns its position, from 1. `WrongUse` for a run that is queued, in training or finished."""
         status = run.status()
         if status.is_running or status.name == "finished":
-            why = "is in training" if status.is_running else "has reached its length: fork it, or resume it for longer"
-            raise WrongUse(f"{run.name} {why}, so it cannot wait in the queue.")
-        with self._changed() as names:
+            why = "is in training" if status.is_running else "is finished (fork it, or resume it with more steps)"
+            raise WrongUse(f"{run.name} {why}, so it cannot be queued.")
+        with self._edit() as names:
             if run.name in names:
-                raise WrongUse(f"{run.name} waits in the queue already.")
+                raise WrongUse(f"{run.name} is in the queue already.")
             names.append(run.name)
             return len(names)
 
     def remove(self, name: str) -> None:
-        with self._changed() as names:
+        with self._edit() as names:
             if name in names:
                 names.remove(name)
 
     def move(self, name: str, by: int) -> None:
-        """Bring a run nearer to the front (negative) or further back; at the ends it stays."""
-        with self._changed() as names:
+        """Move a run forward (negative `by`) or back; it stays at the ends."""
+        with self._edit() as names:
             if name in names:
                 place = names.index(name)
                 names.insert(min(max(place + by, 0), len(names) - 1), names.pop(place))
 
-    def renamed(self, name: str, new: str) -> None:
-        """Follow a run that was given another name."""
-        with self._changed() as names:
+    def rename(self, name: str, new: str) -> None:
+        """Update the name of a run that was renamed."""
+        with self._edit() as names:
             names[:] = [new if waiting == name else waiting for waiting in names]
 
     def take(self) -> Run | None:
-        """The run whose turn it is, out of the line."""
-        with self._changed() as names:
+        """Remove and return the next run."""
+        with self._edit() as names:
             names[:] = [name for name in names if self._is_there(name)]
             return Run(self.home / "runs" / names.pop(0)) if names else None
 
@@ -75,17 +71,17 @@ class RunQueue:
             names = record.get("runs", []) if record.get("format", FORMAT) <= FORMAT else []
             return [name for name in names if isinstance(name, str) and NAME.fullmatch(name)]
         except (UserError, AttributeError, TypeError):
-            return []  # a damaged list holds nothing that is not in the run directories
+            return []  # a damaged file loses only the order: runs are directories
 
     @contextmanager
-    def _changed(self) -> Iterator[list[str]]:
-        """The names, to be changed; written if they were."""
+    def _edit(self) -> Iterator[list[str]]:
+        """The names, for editing; written if they changed."""
         try:
             self.home.mkdir(parents=True, exist_ok=True)
             lock = os.open(self.home / "queue.lock", os.O_RDWR | os.O_CREAT, 0o644)
         except OSError as error:
             raise UserError(
-                f"the queue in {self.home} cannot be changed ({error.strerror}); make room, or allow writing."
+                f"the queue in {self.home} cannot be changed ({error.strerror}); free space or allow writing."
             ) from error
         try:
             try_lock(lock, wait=True)
@@ -100,10 +96,10 @@ class RunQueue:
 
 
 class QueueRunner:
-    """Starts the next run when the one before has ended, wherever that one trained meanwhile.
+    """Starts the next run when the previous one has ended, here or in another process.
 
-    `begin` starts a run here, `is_busy` says whether one trains anywhere. A line that is left from an earlier time
-    waits until the first training of this workbench ends, or until `start_next` is called.
+    `begin` starts a run here, `is_busy` is whether one trains anywhere. A queue of an earlier session starts when the
+    first run of this one ends, or when `start_next` is called.
     """
 
     def __init__(self, queue: RunQueue, begin: Callable[[Run], object], is_busy: Callable[[str], bool]) -> None:
@@ -111,23 +107,23 @@ class QueueRunner:
         self.begin = begin
         self.is_busy = is_busy
         self.waiting_for = ""
-        """The run whose end is waited for."""
+        """The run whose end the queue waits for."""
 
     def follow(self, name: str) -> None:
-        """The line waits for the end of a training that goes on."""
+        """Wait for the end of this run."""
         self.waiting_for = name
 
-    def due(self) -> bool:
-        """Whether the run that was waited for has ended."""
+    def is_due(self) -> bool:
+        """Whether the run that the queue waited for has ended."""
         return bool(self.waiting_for) and not self.is_waiting
 
     @property
     def is_waiting(self) -> bool:
-        """Whether the run that is waited for goes on."""
+        """Whether the queue waits for a run that still trains."""
         return bool(self.waiting_for) and self.is_busy(self.waiting_for)
 
     def start_next(self) -> Run | None:
-        """Begin the run whose turn it is; None where none waits. `UserError` where it cannot be trained."""
+        """Start the next run; None for an empty queue. Raises `UserError` where it cannot be trained."""
         self.waiting_for = ""
         run = self.queue.take()
         if run is not None:

@@ -1,4 +1,4 @@
-"""Watching a run learn: its curves, its samples and its log, kept up to date."""
+"""One run: its numbers, curves, samples and log, kept up to date."""
 
 from __future__ import annotations
 
@@ -25,22 +25,22 @@ from workbench.charts.curves import AXES, RunCurves
 from workbench.runs.catalog import has_curves, why_unreadable
 from workbench.text import clean
 from workbench.train.chart_grid import ChartGrid
-from workbench.train.compare_dialog import MOST_BESIDE, ChooseRuns
+from workbench.train.compare_dialog import MOST_OTHERS, ChooseRuns
 from workbench.train.machine_line import MachineLine
 from workbench.train.narration import describe
 from workbench.train.panels import Numbers, Samples, event_line
 from workbench.ui.host import Host, host_of
 
 POLL_SECONDS = 0.1
-DRAW_SECONDS = 1.0  # while a thread of this program trains, drawing is paid for in training steps
+DRAW_SECONDS = 1.0  # while a thread of this program trains: drawing costs training steps
 DRAW_SECONDS_ELSEWHERE = 0.25
-DRAW_SHARE = 0.01  # of the time, at most, that goes into drawing while a thread of this program trains
+DRAW_SHARE = 0.01  # at most, of the time of a thread that trains in this program
 DRAW_SECONDS_MOST = 5.0
 HOLDER_SECONDS = 1.0
-CLOCK_FROM = 160  # columns of the terminal from which on there is room for the time of day
-FIRST_EVENTS = 400  # lines of history put into the event log when a run is opened
-SILENT_SECONDS = 0.5  # what takes longer is announced
-LONG_LOG_BYTES = 1 << 20  # a log with more than this unread is read in a thread, so that the keys still work
+CLOCK_FROM = 160  # columns of the terminal from which the log shows the time of day
+FIRST_EVENTS = 400  # lines of history in the event log when a run is opened
+NOTICE_AFTER_SECONDS = 0.5
+LONG_LOG_BYTES = 1 << 20  # a log with more unread bytes is read in a thread, so that keys respond
 
 RunState = Literal["none", "preparing", "running", "paused", "ended", "gone"]
 
@@ -64,14 +64,14 @@ class RunView(Vertical):
         share: float
 
     @dataclass
-    class OthersFound(Message):
+    class OthersListed(Message):
         """The names of the other runs that have curves."""
 
         names: list[str]
 
     @dataclass
     class OthersRead(Message):
-        """The runs to be laid beside the one that is shown were read."""
+        """The runs to compare with were read."""
 
         others: list[RunCurves]
 
@@ -131,15 +131,15 @@ class RunView(Vertical):
         except (UserError, OSError) as error:
             self.notify(clean(why_unreadable(error)), severity="error", markup=False)
             return
-        self._begin_anew(RunCurves(run))
+        self._show_run(RunCurves(run))
 
-    def _begin_anew(self, curves: RunCurves) -> None:
-        """Show nothing of the run before, and read this one."""
+    def _show_run(self, curves: RunCurves) -> None:
+        """Show another run."""
         self.curves = curves
         self.others = [other for other in self.others if other.run.name != curves.run.name]
         self.pending.clear()
         self._checked_at = 0.0
-        self._become("none")
+        self._set_state("none")
         self.charts.clear()
         self.query_one("#event-log", RichLog).clear()
         self.query_one(Samples).show([])
@@ -151,8 +151,8 @@ class RunView(Vertical):
             self._tick(at_once=True)
 
     def _open_something(self) -> None:
-        """Where no run is shown: the one in training here, else the newest. Whoever comes back to a run that has ended
-        is led to the training that began meanwhile; an old run that was opened during a training stays."""
+        """Where no run is shown, open the one in training here, else the newest. When the screen is shown again and its
+        run has ended, open a run that was started since."""
         active = self.workbench.training.active
         if self.curves is None:
             newest = next(iter(list_runs(self.workbench.home)), None)
@@ -166,7 +166,7 @@ class RunView(Vertical):
 
     @work(thread=True, exclusive=True, group="read a long log")
     def _catch_up(self, run: Run) -> None:
-        """Read a long log, from where it was left when it was read last."""
+        """Read a long log from where its cache ends."""
         worker = get_current_worker()
 
         def progress(share: float) -> bool:
@@ -186,16 +186,16 @@ class RunView(Vertical):
             self.query_one(Numbers).say_reading(message.name, message.share)
 
     def on_run_view_caught_up(self, message: CaughtUp) -> None:
-        """The whole log is known: show it, and follow it from here on."""
+        """Show the log that was read, and follow it."""
         if self.subject != message.curves.run.name:
             return
         self._reading = False
         self.curves = message.curves
-        self._tell_again()
+        self._rewrite_log()
         self._show_samples()
         self._tick(at_once=True)
 
-    # --- following it
+    # --- following
 
     def resume(self) -> None:
         """The screen is shown again."""
@@ -203,8 +203,8 @@ class RunView(Vertical):
         self._tick(at_once=True)
 
     def _tick(self, at_once: bool = False) -> None:
-        """Take in what was logged. Draw seldom, only what is visible, and only when something changed."""
-        self._look_for_another()
+        """Read new events. Draw seldom, only what is visible, and only if something changed."""
+        self._check_other_training()
         if self.curves is None or self._reading or not (self.screen.is_current or at_once):
             return
         events = self.curves.poll()
@@ -221,7 +221,7 @@ class RunView(Vertical):
 
     @property
     def redraw_seconds(self) -> float:
-        """How long one picture stays: as the person has set it, else as the training can spare."""
+        """Seconds between redraws: from the settings, else from the cost of drawing."""
         if self.workbench.settings.redraws_per_second:
             return 1 / self.workbench.settings.redraws_per_second
         if self.workbench.training.active != self.subject:
@@ -235,58 +235,58 @@ class RunView(Vertical):
         return self.curves.run.name if self.curves is not None else ""
 
     def _notice(self, event: Event) -> None:
-        """Put an event that tells something into the log, and its sample where samples are."""
+        """Show an event in the log and the samples; a pending command may be answered by it."""
         answered = self.pending.pop(getattr(event, "command_id", ""), None)
-        if isinstance(event, CommandRefused) and event.command == "stop":  # a hand-over begins with a stop, too
+        if isinstance(event, CommandRefused) and event.command == "stop":  # detaching stops the run, too
             self.pending.pop("detach", None)
         if answered is not None:
             self._drawn_at = 0.0
-        self._tell(event)
+        self._log(event)
         if isinstance(event, Sampled):
             self._show_samples()
 
-    def _tell(self, event: Event) -> None:
-        """Put a line into the log, where there is something to tell."""
+    def _log(self, event: Event) -> None:
+        """Write an event to the log, unless it only changes numbers."""
         text = describe(event)
         if text:
             style = "bold red" if isinstance(event, Warned | CommandRefused | Skipped) else ""
             line = event_line(event, clean(text), style, clock=self.app.size.width >= CLOCK_FROM)
             self.query_one("#event-log", RichLog).write(line)
 
-    def _tell_again(self) -> None:
-        """Write the lines of the log anew: they keep the width for which they were wrapped."""
+    def _rewrite_log(self) -> None:
+        """Write the whole log again, wrapped for its current width."""
         assert self.curves is not None
         self.query_one("#event-log", RichLog).clear()
         for event in self.curves.told:
-            self._tell(event)
+            self._log(event)
 
     def _check_state(self) -> None:
-        """Whether somebody trains the run; decides which keys work."""
+        """Update the state of the run, which decides which keys work."""
         assert self.curves is not None
         run = self.curves.run
         if self.workbench.training.active == run.name or run.holder() is not None:
-            self._become("paused" if self.curves.paused else "preparing" if self.curves.is_preparing else "running")
+            self._set_state("paused" if self.curves.paused else "preparing" if self.curves.is_preparing else "running")
         else:
             self._stale = self._stale or bool(self.pending)
             self.pending.clear()
-            self._become("ended" if run.path.is_dir() else "gone")
+            self._set_state("ended" if run.path.is_dir() else "gone")
 
-    def _look_for_another(self) -> None:
-        """Whether another run than this one trains here; decides whether a key leads to it."""
+    def _check_other_training(self) -> None:
+        """Update which other run trains here, which decides whether a key shows it."""
         active = self.workbench.training.active or ""
         other = active if active != self.subject else ""
         if other != self.other_training:
             self.other_training = other
             self.refresh_bindings()
 
-    def _become(self, state: RunState) -> None:
+    def _set_state(self, state: RunState) -> None:
         if state != self.state:
             self.state = state
             self._stale = True
             self.refresh_bindings()
 
     def check_soon(self) -> None:
-        """Look at the next tick whether the run is trained."""
+        """Check the state at the next tick."""
         self._checked_at = 0.0
 
     def add_pending(self, identity: str, label: str) -> None:
@@ -298,8 +298,8 @@ class RunView(Vertical):
         assert self.curves is not None
         self.query_one(Samples).show(list(self.curves.samples))
 
-    def knob_value(self, path: str) -> object:
-        """The value of a live knob as it is in effect: the last one set, else the run's own."""
+    def value_of(self, path: str) -> object:
+        """The current value of a live setting: the last one set, else that of the configuration."""
         assert self.curves is not None
         return self.curves.knobs.get(path, get_value(self.config, path))
 
@@ -313,7 +313,7 @@ class RunView(Vertical):
         self.query_one(Numbers).show(self.curves, self.state, list(self.pending.values()))
         self.workbench.show_training(self.curves)
         empty = "waiting for the first step" if self.state in ("preparing", "running") else "nothing was logged"
-        self.charts.draw(self.curves, self.others, self.axis, float(str(self.knob_value("train.clip"))), empty)
+        self.charts.draw(self.curves, self.others, self.axis, float(str(self.value_of("train.clip"))), empty)
         self._draw_cost = time.thread_time() - began
 
     def on_resize(self) -> None:
@@ -324,7 +324,7 @@ class RunView(Vertical):
         width = self.query_one("#event-log").size.width
         if width != self._log_width and self.curves is not None and not self._reading:
             self._log_width = width
-            self._tell_again()
+            self._rewrite_log()
 
     @on(ChartGrid.Revealed)
     def draw_again(self) -> None:
@@ -338,38 +338,38 @@ class RunView(Vertical):
         self.axis = units[(units.index(self.axis) + 1) % len(units)]
         self.draw_again()
 
-    # --- other runs beside it
+    # --- other runs
 
     def choose_others(self) -> None:
         """Choose runs whose curves are drawn with those of this one."""
-        self._find_others(self.workbench.home, self.subject)
+        self._list_others(self.workbench.home, self.subject)
 
     @work(thread=True, exclusive=True, group="find other runs")
-    def _find_others(self, home: Path, subject: str) -> None:
-        """Look for runs with curves: many are many files to look into."""
-        worker, names, tell_at = get_current_worker(), [], time.monotonic() + SILENT_SECONDS
+    def _list_others(self, home: Path, subject: str) -> None:
+        """List the other runs with curves, in a thread: it opens a file of each run."""
+        worker, names, notify_at = get_current_worker(), [], time.monotonic() + NOTICE_AFTER_SECONDS
         for run in list_runs(home):
             if worker.is_cancelled:
                 return
             if run.name != subject and has_curves(run):
                 names.append(run.name)
-            if time.monotonic() > tell_at:
-                self.notify("looking for runs with curves …", markup=False)
-                tell_at = math.inf
-        self.post_message(self.OthersFound(names))
+            if time.monotonic() > notify_at:
+                self.notify("looking for runs with curves…", markup=False)
+                notify_at = math.inf
+        self.post_message(self.OthersListed(names))
 
-    def on_run_view_others_found(self, message: OthersFound) -> None:
+    def on_run_view_others_listed(self, message: OthersListed) -> None:
         if not self.screen.is_current:  # another screen or window was opened meanwhile
             return
         if not message.names:
-            self.notify("there is no other run with curves to lay beside this one", markup=False)
+            self.notify("there is no other run with curves to compare with", markup=False)
             return
-        self.app.push_screen(ChooseRuns(message.names, [other.run.name for other in self.others]), self._lay_beside)
+        self.app.push_screen(ChooseRuns(message.names, [other.run.name for other in self.others]), self._compare_with)
 
-    def _lay_beside(self, names: Sequence[str] | None) -> None:
+    def _compare_with(self, names: Sequence[str] | None) -> None:
         if names is not None:
             home = self.workbench.home
-            self._read_others([Run(home / "runs" / name) for name in names[:MOST_BESIDE]])
+            self._read_others([Run(home / "runs" / name) for name in names[:MOST_OTHERS]])
 
     @work(thread=True, exclusive=True, group="read other runs")
     def _read_others(self, runs: Sequence[Run]) -> None:

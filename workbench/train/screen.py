@@ -1,4 +1,4 @@
-"""Watching a run learn, and steering it."""
+"""The Train screen: one run, and the keys that steer it."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from llm.run import Run
 from workbench.charts.curves import RunCurves
 from workbench.charts.screen_chart import CHART_KEYS
 from workbench.text import clean
-from workbench.train.extend_dialog import ask_for_longer
+from workbench.train.extend_dialog import ask_extension
 from workbench.train.run_view import RunState, RunView
 from workbench.train.service import Overrides
 from workbench.train.settings_dialog import LiveSettingsDialog
@@ -30,28 +30,24 @@ WHEN: dict[str, tuple[RunState, ...]] = {
     "resume": ("ended",),
     "chat": ("running", "paused", "ended"),
 }
-"""The states of a run in which a key makes sense; what is not listed always does."""
+"""The states of a run in which an action works; all others always do."""
 
 
 class TrainScreen(WorkbenchScreen):
-    """One run: its curves, its samples, its log, and the keys that steer it."""
+    """The keys of the screen; `RunView` shows the run."""
 
     GUIDE = (
-        "The curves of one run as it trains. Tab moves between the charts, the samples and the log. The chart keys act "
-        "on the chart with the focus, else on the one used last: + and - zoom, arrows pan, comma and full stop move a "
-        "cursor that reads values, y makes the axis logarithmic, [ and ] change the smoothing, m gives it the whole "
-        "screen, u changes the axis to tokens or time, o draws other runs beside it, v goes to the next chart. On the "
-        "curves: ▪ saved, ● evaluated, ★ best, ◆ knob changed, ✗ step skipped, ↶ gone back. "
-        "Stopping saves first; a stopped or finished run can be resumed with r. d lets it train on in a process of its "
-        "own, which outlives the workbench. Where another run trains here, b shows that one."
+        "The curves, samples and log of one run. Tab moves between the panes. Chart keys act on the focused chart, "
+        "or the last one used: + and - zoom, arrows pan, comma and full stop move a cursor that shows values, y "
+        "toggles a log axis, [ and ] change the smoothing, m maximizes the chart, u changes the x axis (tokens, time), "
+        "o compares with other runs, v selects the next chart. Marks: ▪ saved, ● evaluated, ★ best, ◆ setting changed, "
+        "✗ step skipped, ↶ rolled back. Stop saves first; r resumes a stopped or finished run. d continues it "
+        "in a background process, which outlives the workbench. b shows the run in training."
     )
     GUIDES: ClassVar[dict[str, str]] = {
-        "samples": (
-            "What the model wrote to its prompt last, and the time before. Where there is room for one of the two, "
-            "Enter shows the other."
-        )
+        "samples": "The latest sample and the previous one. Where only one fits, Enter shows the other."
     }
-    HORIZONTAL_BREAKPOINTS = [(0, "-narrow"), (120, "-wide")]  # noqa: RUF012 - all is in sight already; more room enlarges it
+    HORIZONTAL_BREAKPOINTS = [(0, "-narrow"), (120, "-wide")]  # noqa: RUF012 - it has no side panel
     AUTO_FOCUS = ""
     BINDINGS: ClassVar[list[BindingType]] = [
         Binding("u", "next_axis", "Steps, tokens, time", id="train.axis", show=False),
@@ -59,9 +55,9 @@ class TrainScreen(WorkbenchScreen):
         Binding("v", "next_chart", "Next chart", id="train.next-chart", show=False),
         Binding("escape", "restore", "All charts", id="train.restore", show=False),
         *CHART_KEYS,
-        Binding("b", "training", "To the training", id="train.active"),
+        Binding("b", "training", "Active run", id="train.active"),
         Binding("p", "pause", "Pause", id="train.pause"),
-        Binding("p", "go_on", "Go on", id="train.pause"),
+        Binding("p", "go_on", "Continue", id="train.pause"),
         Binding("s", "command('save')", "Save", id="train.save"),
         Binding("e", "command('evaluate')", "Evaluate", id="train.evaluate"),
         Binding("a", "command('sample')", "Sample", id="train.sample"),
@@ -104,7 +100,7 @@ class TrainScreen(WorkbenchScreen):
         self.view.resume()
 
     def check_action(self, action: str, parameters: tuple[object, ...]) -> bool | None:
-        """Only the keys that make sense for the run as it is."""
+        """Only the actions that work in the state of the run."""
         if action == "training":
             return bool(self.view.other_training)
         return self.state in WHEN.get(action, (self.state,))
@@ -130,19 +126,19 @@ class TrainScreen(WorkbenchScreen):
     # --- asking the trainer
 
     def action_command(self, command: str) -> None:
-        """Ask the trainer for something; it is shown as asked until the answer comes."""
+        """Send a command to the trainer; it is shown as pending until the answer comes."""
         self._send(self.subject, command, command)
 
     def action_pause(self) -> None:
         self._send(self.subject, "pause", "pause")
 
     def action_go_on(self) -> None:
-        self._send(self.subject, "resume", "go on")
+        self._send(self.subject, "resume", "continue")
 
     def _send(self, name: str, command: str, label: str, **arguments: object) -> None:
-        """Ask the trainer of the run called `name`, which may have ended, or be shown no more, since a window asked."""
+        """Send a command to the trainer of a run, which may have ended while a dialog was open."""
         if not self.workbench.training.is_busy(name):
-            text = f"{clean(name)} has ended, so {clean(label)} came too late; resume it to change it."
+            text = f"{clean(name)} has ended before {clean(label)}; resume it first."
             self.notify(text, severity="warning", markup=False)
             self.view.check_soon()
             return
@@ -155,12 +151,12 @@ class TrainScreen(WorkbenchScreen):
             self.view.add_pending(identity, label)
 
     def action_stop(self) -> None:
-        """Save and stop; asks, since a key is quickly pressed."""
+        """Save and stop, after a confirmation."""
         assert self.curves is not None
         name = self.subject
-        answers = [Answer("stop", "Save and stop; it can be resumed later"), Answer("", "Let it train on")]
+        answers = [Answer("stop", "Save and stop (resume later)"), Answer("", "Cancel")]
         if self.curves.refused_stop:
-            answers.append(Answer("discard", "Stop without saving; the steps since its last checkpoint are lost"))
+            answers.append(Answer("discard", "Stop without saving (loses the steps since the last checkpoint)"))
 
         def stop(answer: str | None) -> None:
             if answer == "stop":
@@ -171,7 +167,7 @@ class TrainScreen(WorkbenchScreen):
         self.app.push_screen(Ask(f"Stop {clean(name)}?", answers), stop)
 
     def action_tune(self) -> None:
-        """Change what may be changed while training."""
+        """Change a setting of the run in training."""
         name = self.subject
 
         def tune(change: tuple[str, str] | None) -> None:
@@ -179,43 +175,43 @@ class TrainScreen(WorkbenchScreen):
                 key, value = change
                 self._send(name, "set", f"{key} = {value}", key=key, value=value)
 
-        self.app.push_screen(LiveSettingsDialog(self.view.knob_value), tune)
+        self.app.push_screen(LiveSettingsDialog(self.view.value_of), tune)
 
-    # --- beginning, handing over, talking
+    # --- starting, detaching, chatting
 
     def action_training(self) -> None:
-        """Show the run that trains here in place of this one."""
+        """Show the run in training in this program."""
         self.view.open_run(self.view.other_training)
 
     @work
     async def action_resume(self) -> None:
-        """Train on from the newest checkpoint; a run that has reached its length is asked for a longer one."""
+        """Resume from the newest checkpoint; for a finished run, ask for more steps."""
         assert self.curves is not None
         run, finished = self.curves.run, self.curves.finished
         if finished is None or finished.status != "finished":
-            self._begin(run, ())
+            self._start(run, ())
             return
-        overrides = await ask_for_longer(self.app, run, finished.step, 2 * finished.step)
+        overrides = await ask_extension(self.app, run, finished.step, 2 * finished.step)
         if overrides is not None:
-            self._begin(run, overrides)
+            self._start(run, overrides)
 
-    def _begin(self, run: Run, overrides: Overrides) -> None:
+    def _start(self, run: Run, overrides: Overrides) -> None:
         try:
             if not self.workbench.training.begin(run, overrides):
-                self.notify("another run trains here; this one trains in a process of its own", markup=False)
+                self.notify("started in a background process, since another run is training here", markup=False)
         except (UserError, OSError) as error:
             self.notify(clean(str(error)), severity="error", markup=False)
         self.view.check_soon()
 
     def action_detach(self) -> None:
-        """Let the training go on in a process of its own."""
+        """Continue the training in a background process."""
         if self.workbench.training.active != self.subject:
-            self.notify("it trains in a process of its own already", markup=False)
+            self.notify("it trains in a background process already", markup=False)
             return
         self.view.add_pending("detach", "detach")
         self.workbench.hand_over()
 
     def action_chat(self) -> None:
-        """Talk to the model in training, or to the run's last checkpoint."""
+        """Chat with the model in training, or with the last checkpoint."""
         live = self.workbench.training.live_model(self.subject) is not None
         self.workbench.open_chat(f"{self.subject}@live" if live else f"{self.subject}@last")

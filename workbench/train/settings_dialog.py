@@ -1,4 +1,4 @@
-"""Changing what may be changed while a run trains."""
+"""Changing the live settings of a run in training."""
 
 from __future__ import annotations
 
@@ -21,19 +21,19 @@ from workbench.ui.lists import ChoiceList
 
 
 class LiveSettingsDialog(Modal[tuple[str, str] | None]):
-    """The live fields with the values in effect; returns the path and the text of one change."""
+    """The live settings with their current values. Returns the path and the text of one change."""
 
-    NAME = "Knobs"
+    NAME = "Settings"
     GUIDE = (
-        "What may be changed while the run trains, with the values in effect. Enter asks for another value of the "
-        "marked one, which the trainer takes over before its next step, and writes into the run's record."
+        "The settings that can change while the run trains, with their current values. Enter asks for a new value. The "
+        "trainer applies it before the next step and logs it."
     )
     BINDINGS: ClassVar[list[BindingType]] = [
         Binding("escape", "dismiss(None)", "Cancel", id="dialog.cancel"),
     ]
 
     def __init__(self, value_of: Callable[[str], object]) -> None:
-        """`value_of(path)` is the value in effect."""
+        """`value_of(path)` is the current value."""
         super().__init__(classes="dialog")
         self.value_of = value_of
         live = (field for field in fields_of(RunConfig) if field.live and field.section != "decode")
@@ -46,10 +46,10 @@ class LiveSettingsDialog(Modal[tuple[str, str] | None]):
             for path in self.fields
         )
         with Vertical(classes="dialog-box"):
-            yield Static("Change while it trains", classes="dialog-question", markup=False)
+            yield Static("Settings of the run in training", classes="dialog-question", markup=False)
             options = zip(entries, self.fields, strict=True)
             yield ChoiceList(*(Option(entry, id=path) for entry, path in options))
-            yield Static(id="knob-help", markup=False)
+            yield Static(id="setting-help", markup=False)
         yield KeyLine()
 
     def on_mount(self) -> None:
@@ -58,7 +58,7 @@ class LiveSettingsDialog(Modal[tuple[str, str] | None]):
     @on(OptionList.OptionHighlighted)
     def _explain(self, event: OptionList.OptionHighlighted) -> None:
         field = self.fields[event.option.id or ""]
-        self.query_one("#knob-help", Static).update(Content(field.help))
+        self.query_one("#setting-help", Static).update(Content(field.help))
 
     @on(OptionList.OptionSelected)
     def _ask(self, event: OptionList.OptionSelected) -> None:

@@ -1,4 +1,4 @@
-"""A window to choose one of many things: typing narrows the list, the arrows move the mark meanwhile."""
+"""A dialog to choose from a long list: typing filters it, the arrows move the selection."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ PAGE = 10
 
 
 class Chooser(Modal[ScreenResultType]):
-    """A field, and a list under it. Subclasses fill the list in `narrow`, and say what is chosen in `take`."""
+    """An input above a list. Subclasses fill the list in `narrow`, and handle the choice in `take`."""
 
     QUESTION: ClassVar[str] = ""
     PLACEHOLDER: ClassVar[str] = ""
@@ -31,8 +31,8 @@ class Chooser(Modal[ScreenResultType]):
         Binding("escape", "dismiss(None)", "Cancel", id="dialog.cancel"),
         Binding("down", "move(1)", "Down", id="chooser.down", show=False),
         Binding("up", "move(-1)", "Up", id="chooser.up", show=False),
-        Binding("pagedown", f"page({PAGE})", "Ten down", id="chooser.page-down", show=False),
-        Binding("pageup", f"page({-PAGE})", "Ten up", id="chooser.page-up", show=False),
+        Binding("pagedown", f"page({PAGE})", "Page down", id="chooser.page-down", show=False),
+        Binding("pageup", f"page({-PAGE})", "Page up", id="chooser.page-up", show=False),
     ]
     DEFAULT_CSS = """
     Chooser {
@@ -66,25 +66,25 @@ class Chooser(Modal[ScreenResultType]):
 
     @property
     def marked(self) -> str:
-        """The id of the marked line; "" where the list is empty."""
+        """The id of the selected line; "" where the list is empty."""
         index = self.listing.highlighted
         return (self.listing.get_option_at_index(index).id or "") if index is not None else ""
 
     def narrow(self) -> None:
-        """Fill the list with what fits to what is typed."""
+        """Fill the list with what matches the input."""
         raise NotImplementedError
 
     def take(self, identity: str) -> None:
-        """The line of this id was chosen."""
+        """Handle the choice of the line with this id."""
         raise NotImplementedError
 
     def submit(self) -> None:
-        """Enter was pressed in the field."""
+        """Handle Enter in the input."""
         if self.marked:
             self.take(self.marked)
 
     def fill(self, options: Sequence[Option]) -> None:
-        """Show these lines, and mark the first."""
+        """Show these lines, and select the first."""
         self.listing.set_options(options)
         self.listing.highlighted = 0 if options else None
 
@@ -92,7 +92,7 @@ class Chooser(Modal[ScreenResultType]):
         self.query_one("#chooser-hint", Static).update(Content(one_line(text)))
 
     def action_move(self, by: int) -> None:
-        """The next line, round and round."""
+        """Select the next line; after the last comes the first."""
         if count := self.listing.option_count:
             self.listing.highlighted = ((self.listing.highlighted or 0) + by) % count
 

@@ -1,4 +1,4 @@
-"""Small windows that ask one thing."""
+"""Dialogs: a question, a text, a wait, the help."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ from workbench.ui.lists import ChoiceList
 
 @dataclass(frozen=True)
 class Answer:
-    """One way to answer: what the dialog returns, and what the person reads."""
+    """An answer of a dialog: what it returns, and its label."""
 
     value: str
     label: str
@@ -33,14 +33,13 @@ class Answer:
 
 @runtime_checkable
 class Guided(Protocol):
-    """A screen that can say what its focused thing is for."""
+    """A screen with help for the focused widget."""
 
     def focus_guide(self) -> str: ...
 
 
 class Modal(ModalScreen[ScreenResultType], ClosesOnce[ScreenResultType]):
-    """A window over a screen. As on a screen, `GUIDE` says what one does here, `GUIDES` (by the id of a widget) what
-    the focused thing is for, and `?` shows both."""
+    """A window over a screen. `?` shows `GUIDE`, and of `GUIDES` (by widget id) the help for the focused widget."""
 
     NAME: ClassVar[str] = ""
     GUIDE: ClassVar[str] = ""
@@ -55,7 +54,7 @@ class Modal(ModalScreen[ScreenResultType], ClosesOnce[ScreenResultType]):
         return host_of(self)
 
     def focus_guide(self) -> str:
-        """What the focused thing is for, "" where there is no more to say than of the whole."""
+        """Help for the focused widget, "" for none."""
         return guide_of_focus(self, self.GUIDES)
 
     def action_leave(self) -> None:
@@ -64,7 +63,7 @@ class Modal(ModalScreen[ScreenResultType], ClosesOnce[ScreenResultType]):
 
 
 class Ask(Modal[str]):
-    """A question with a few answers; the first is preselected. Returns the chosen value, or "" for none of them."""
+    """A question with a few answers; the first is preselected. Returns the chosen value, "" for none."""
 
     BINDINGS: ClassVar[list[BindingType]] = [Binding("escape", "dismiss('')", "Cancel", id="dialog.cancel")]
 
@@ -87,30 +86,28 @@ class Ask(Modal[str]):
 
 
 class QuitDialog(Ask):
-    """What is to become of the training; `waiting` runs are in the queue, and stay there. `unsaved` is why it could not
-    be saved before, if it could not: then one may quit without saving."""
+    """What to do with the run in training; `waiting` runs stay in the queue. `unsaved` is why the last attempt to save
+    failed, "" if it did not; then quitting without saving is offered."""
 
     def __init__(self, run_name: str, waiting: int, unsaved: str = "") -> None:
-        runs = "1 run waits in the queue and begins" if waiting == 1 else f"{waiting} runs wait in the queue and begin"
-        queue = f"\n{runs} only when you ask for it (w on the Runs screen)." if waiting else ""
+        runs = "1 run stays" if waiting == 1 else f"{waiting} runs stay"
+        queue = f"\n{runs} in the queue; start the queue with w on the Runs screen." if waiting else ""
         refused = f"\n{unsaved}" if unsaved else ""
-        lose = [Answer("discard", "Quit without saving; the steps since its last checkpoint are lost")]
+        lose = [Answer("discard", "Quit without saving (loses the steps since the last checkpoint)")]
         super().__init__(
-            f"{run_name} is training. What is to become of it?{queue}{refused}",
+            f"{run_name} is still training.{queue}{refused}",
             [
-                Answer("save", "Save it and quit; it can be resumed later"),
-                Answer("detach", "Quit, and let it carry on in a process of its own"),
-                Answer("", "Stay"),
+                Answer("save", "Save and quit (resume later)"),
+                Answer("detach", "Detach: keep training in the background"),
+                Answer("", "Cancel"),
                 *(lose if unsaved else []),
             ],
         )
 
 
 class AskText(Modal[str]):
-    """A question answered by typing; `problem_of(text)` says what is wrong with it, or "". Returns None for cancelled.
-
-    `optional`: the line may be left empty, which is an answer, too.
-    """
+    """A question answered by typing. `problem_of(text)` is what is wrong with the text, or ""; with `optional` the text
+    may be empty. Returns None for cancel."""
 
     BINDINGS: ClassVar[list[BindingType]] = [Binding("escape", "dismiss(None)", "Cancel", id="dialog.cancel")]
 
@@ -133,7 +130,7 @@ class AskText(Modal[str]):
             yield Static(Content(self.question), classes="dialog-question")
             yield Input(self.value)
             yield Static("", classes="dialog-problem", markup=False)
-            yield Static("Enter takes it, Esc cancels.", classes="dialog-hint", markup=False)
+            yield Static("Press Enter to accept, Esc to cancel.", classes="dialog-hint", markup=False)
 
     def on_mount(self) -> None:
         self.query_one(Input).focus()
@@ -150,7 +147,7 @@ class AskText(Modal[str]):
 
 
 class AskSteps(AskText):
-    """Until which step to train a run that has taken `done`; `offered` stands there already."""
+    """The step to which a run that has taken `done` steps is trained; `offered` is the default."""
 
     def __init__(self, question: str, done: int, offered: int) -> None:
         super().__init__(question, value=str(offered), problem_of=self._problem_of)
@@ -166,7 +163,7 @@ class AskSteps(AskText):
 
 
 class Waiting(ModalScreen[None], ClosesOnce[None]):
-    """Says what is being waited for; has no key, since there is nothing to decide."""
+    """Says what is being waited for. It has no keys."""
 
     def __init__(self, text: str) -> None:
         super().__init__(classes="dialog")
@@ -181,7 +178,7 @@ class Waiting(ModalScreen[None], ClosesOnce[None]):
 
 
 class Help(ModalScreen[None], ClosesOnce[None]):
-    """What one does on the screen below and with what has the focus there, and every key that works now."""
+    """Help for the screen below and its focused widget, and every key that works now."""
 
     BINDINGS: ClassVar[list[BindingType]] = [
         Binding("escape,q,question_mark,f1,enter", "dismiss", "Close", id="help.close"),

@@ -1,4 +1,4 @@
-"""The line at the bottom of a screen: the keys that work now, as many as fit, and how to get help."""
+"""The line at the bottom of a screen: the keys that work now, as many as fit, and the key for help."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ LAST = ("help", "app.help")
 
 @dataclass(frozen=True)
 class Hint:
-    """What the line says of one key, or of several that belong together; `key` is pressed by a click on it."""
+    """One key of the line, or a group of keys; a click on it presses `key`."""
 
     key: str
     shown: str
@@ -33,15 +33,14 @@ class Hint:
 
 
 def hints(screen: Screen[Any]) -> list[Hint]:
-    """The keys that work now and are to be shown: those of the focused thing first. Of several keys for one thing the
-    first is shown."""
+    """The keys to show, those of the focused widget first; of several keys for one action, the first."""
     found: dict[str, Hint] = {}
-    told: set[str] = set()
+    seen: set[str] = set()
     for active in screen.active_bindings.values():
         binding = active.binding
-        if not binding.show or binding.action in told:
+        if not binding.show or binding.action in seen:
             continue
-        told.add(binding.action)
+        seen.add(binding.action)
         group = binding.group.description if binding.group is not None else ""
         shown = screen.app.get_key_display(binding)
         before = found.get(group or binding.action)
@@ -54,7 +53,7 @@ def hints(screen: Screen[Any]) -> list[Hint]:
 
 
 def fitting(found: Sequence[Hint], width: int) -> list[Hint]:
-    """As many as fit into `width` cells, whole; help among them in any case."""
+    """As many hints as fit into `width` cells; always with help."""
     helps = [hint for hint in found if hint.action in LAST][:1]
     left = width - sum(hint.width for hint in helps)
     chosen = []
@@ -69,7 +68,7 @@ def fitting(found: Sequence[Hint], width: int) -> list[Hint]:
 
 
 class KeyLine(Footer):
-    """Textual's footer, without the half of a key at its end."""
+    """Textual's footer with whole keys only."""
 
     def __init__(self) -> None:
         super().__init__(show_command_palette=False, compact=True)

@@ -1,4 +1,4 @@
-"""Which keys work now, and for what: what the help shows and the command palette offers."""
+"""The keys that work now, for the help and the command palette."""
 
 from __future__ import annotations
 
@@ -11,14 +11,14 @@ from textual.binding import Binding
 from textual.dom import DOMNode
 from textual.screen import Screen
 
-MOVING = ("list", "screen")  # the beginnings of the ids of keys that move
-HERE, SCREEN, EVERYWHERE = "Where the cursor is", "On this screen", "Everywhere"
+MOVING = ("list", "screen")  # groups of bindings that move a cursor or the focus
+HERE, SCREEN, EVERYWHERE = "Focused pane", "This screen", "Everywhere"
 
 
 @dataclass(frozen=True)
 class Working:
-    """A key binding that works now: what is pressed, what it does in words, the action and what it acts on. `is_own`:
-    declared here, and not by Textual's widgets. `moves`: it only moves a cursor, or the focus."""
+    """A key binding that works now: its keys, its description, its action and its node. `is_own`: declared by this
+    project, not by Textual. `moves`: it only moves a cursor or the focus."""
 
     keys: str
     text: str
@@ -30,8 +30,8 @@ class Working:
 
 
 def working_keys(screen: Screen[Any]) -> list[Working]:
-    """Every key that works on `screen` now, from the focused thing outwards; keys that do the same are one entry. Keys
-    that every list or field has, wherever Textual is used, come last."""
+    """Every key that works on `screen` now, from the focused widget outwards. Keys of the same action are one entry;
+    Textual's own keys come last."""
     found: dict[tuple[str, str], Working] = {}
     for active in screen.active_bindings.values():
         binding, node = active.binding, active.node
@@ -63,6 +63,6 @@ def place_of(node: DOMNode) -> str:
 
 
 def guide_of_focus(screen: Screen[Any], guides: Mapping[str, str]) -> str:
-    """What is said of the focused thing, or of the nearest thing around it, in texts by the ids of widgets."""
+    """The help for the focused widget, or for the nearest one around it. `guides` are texts by widget id."""
     around = screen.focused.ancestors_with_self if screen.focused is not None else []
     return next((guides[node.id] for node in around if node.id is not None and node.id in guides), "")

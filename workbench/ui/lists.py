@@ -1,4 +1,4 @@
-"""Lists with the keys of a pager."""
+"""Lists with pager keys."""
 
 from __future__ import annotations
 
@@ -9,11 +9,11 @@ from textual.binding import Binding, BindingType
 from textual.widgets import OptionList
 
 BESIDE = "auto 80%"
-"""The style of what an entry says besides its name: black or white, whichever can be read there, also when marked."""
+"""The style of the text after the name of an entry: black or white, whichever is legible."""
 
 
 def moves(down: str, up: str, first: str, last: str) -> list[BindingType]:
-    """The keys of a pager, for a list whose actions have these names."""
+    """Pager keys for a list whose actions have these names."""
     return [
         Binding("j", down, "Down", id="list.down", show=False),
         Binding("k", up, "Up", id="list.up", show=False),
@@ -23,16 +23,15 @@ def moves(down: str, up: str, first: str, last: str) -> list[BindingType]:
 
 
 class SafeList(OptionList):
-    """A list that may be paged before it is laid out and where no line of it fits, and clicked where an option is gone,
-    at which Textual 8.2 raises."""
+    """A list that may be paged before it has a layout, and clicked where an option was removed: Textual 8.2 raises."""
 
     async def _on_click(self, event: events.Click) -> None:
-        """Take what was clicked, unless it has gone since it was drawn."""
+        """Ignore a click on an option that was removed after it was drawn."""
         if (event.style.meta.get("option") or 0) >= self.option_count:
             event.prevent_default()
 
     def action_page_up(self) -> None:
-        """Move the mark up by a page, or by one where no page is known."""
+        """Move up by a page, or by a line before the list has a layout."""
         if self.highlighted is None:
             self.action_first()
         elif self._has_pages:
@@ -41,7 +40,7 @@ class SafeList(OptionList):
             self.action_cursor_up()
 
     def action_page_down(self) -> None:
-        """Move the mark down by a page, or by one where no page is known."""
+        """Move down by a page, or by a line before the list has a layout."""
         if self.highlighted is None:
             self.action_last()
         elif self._has_pages:
@@ -51,15 +50,15 @@ class SafeList(OptionList):
 
     @property
     def _has_pages(self) -> bool:
-        """Whether every option has its place, and a page has lines."""
+        """Whether the list has a layout."""
         return self.highlighted in self._index_to_line and self.scrollable_content_region.height > 0
 
 
 class ChoiceList(SafeList):
-    """A list to choose one thing from, with the keys of a pager."""
+    """A list to choose from, with pager keys."""
 
     BINDINGS: ClassVar[list[BindingType]] = moves("cursor_down", "cursor_up", "first", "last")
 
     def on_resize(self) -> None:
-        """What is marked stays in sight in a list that has become smaller."""
+        """Keep the selection in view when the list shrinks."""
         self.call_after_refresh(self.scroll_to_highlight)

@@ -1,4 +1,4 @@
-"""Facts the workbench's services and screens tell the app. Handlers change the screen; senders never do."""
+"""Messages from services and threads to the app. Only handlers change the screen."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from textual.message import Message
 
 @dataclass
 class TrainingEnded(Message):
-    """The training of `run_name` in this program is over; `problem` says why, where it failed."""
+    """The training of `run_name` in this program has ended; `problem` is why it failed, "" if it did not."""
 
     run_name: str
     problem: str = ""
@@ -17,6 +17,6 @@ class TrainingEnded(Message):
 
 @dataclass
 class TorchReady(Message):
-    """The training code is loaded; `problem` says why not, where it could not be."""
+    """PyTorch is loaded; `problem` is why it could not be, or ""."""
 
     problem: str = ""

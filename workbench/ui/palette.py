@@ -1,4 +1,4 @@
-"""The command palette: every key that works now, every place, and what belongs to the whole workbench."""
+"""The command palette: the keys that work now, the screens, and the commands of the whole workbench."""
 
 from __future__ import annotations
 
@@ -32,14 +32,14 @@ from workbench.ui.lists import SafeList
 
 
 class PaletteList(CommandList, SafeList, can_focus=False):
-    """The list of commands, in a terminal of any size."""
+    """The list of commands, safe in a terminal of any size."""
 
 
 class Palette(CommandPalette, ClosesOnce[None]):
-    """Textual's palette, which closes once however fast the keys come."""
+    """Textual's palette, which closes only once, also when Escape is pressed twice."""
 
     def compose(self) -> ComposeResult:
-        """As Textual has it, with that list."""
+        """As in Textual, with `PaletteList`."""
         with Vertical(id="--container"):
             with Horizontal(id="--input"):
                 yield SearchIcon()
@@ -55,7 +55,7 @@ class Palette(CommandPalette, ClosesOnce[None]):
 
 
 class Everything(Provider):
-    """What can be done from here, what belongs to this screen first; the curves of any run, once its name is typed."""
+    """All commands, those of this screen first; the curves of a run are found by its name."""
 
     async def startup(self) -> None:
         self.runs = [run.name for run in list_runs(self.host.home)]
@@ -89,7 +89,7 @@ class Everything(Provider):
 
 
 def screen_commands(screen: Screen[Any]) -> Iterator[SystemCommand]:
-    """The keys of the screen and of what has the focus, each with the key that does the same."""
+    """The actions of the screen and of the focused widget, each with its key."""
     for working in sorted(working_keys(screen), key=lambda working: working.moves):
         if working.place != EVERYWHERE and working.is_own:
             run = partial(screen.app.run_action, working.action, working.node)

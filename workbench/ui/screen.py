@@ -1,4 +1,4 @@
-"""What every screen has: the status line on top, the keys that work now at the bottom, help on `?`."""
+"""The base of the main screens: a status line on top, the keys that work now at the bottom, help on `?`."""
 
 from __future__ import annotations
 
@@ -18,15 +18,15 @@ class WorkbenchScreen(Screen[None]):
     """A main screen. Subclasses yield their content from `body` and describe themselves in `GUIDE`."""
 
     GUIDE: ClassVar[str] = ""
-    """Two or three sentences for the help screen: what one does here."""
+    """The help of the screen, in two or three sentences."""
     GUIDES: ClassVar[dict[str, str]] = {}
-    """The same for what has the focus, by the id of the widget."""
+    """The help for focused widgets, by widget id."""
 
     HORIZONTAL_BREAKPOINTS = [(0, "-narrow"), (120, "-wide"), (180, "-beside")]  # noqa: RUF012 - as Textual declares it
     VERTICAL_BREAKPOINTS = [(0, "-short"), (36, "-tall")]  # noqa: RUF012
     BINDINGS: ClassVar[list[BindingType]] = [
         Binding("tab", "app.focus_next", "Next pane", id="screen.next", show=False),
-        Binding("shift+tab", "app.focus_previous", "Pane before", id="screen.previous", show=False),
+        Binding("shift+tab", "app.focus_previous", "Previous pane", id="screen.previous", show=False),
     ]
 
     @property
@@ -35,7 +35,7 @@ class WorkbenchScreen(Screen[None]):
         return host_of(self)
 
     def focus_guide(self) -> str:
-        """What the focused thing is for, "" where there is no more to say than of the whole."""
+        """Help for the focused widget, "" for none."""
         return guide_of_focus(self, self.GUIDES)
 
     def compose(self) -> ComposeResult:

@@ -1,7 +1,7 @@
-"""What a person has set for the workbench itself: `<home>/settings.toml`.
+"""The settings of the workbench: `<home>/settings.toml`.
 
 theme = "high-contrast"
-redraws_per_second = 0.5     # of the charts; 0: as often as the training can spare
+redraws_per_second = 0.5     # of the charts; 0: automatic
 smoothing = 0.9              # of the loss curve when a run is opened
 
 [keys]                       # by the name that the Settings dialog shows
@@ -32,7 +32,7 @@ KEY = re.compile(r"[A-Za-z0-9_]+(\+[A-Za-z0-9_]+)*(,[A-Za-z0-9_]+(\+[A-Za-z0-9_]
 
 @dataclass(frozen=True)
 class Settings:
-    """The workbench as a person likes it. `keys`: binding id → keys, several parted by commas."""
+    """The settings. `keys`: binding id → keys, separated by commas."""
 
     theme: str = DEFAULT
     redraws_per_second: float = 0.0
@@ -49,12 +49,12 @@ def load_settings(home: Path) -> Settings:
     except FileNotFoundError:
         return Settings()
     except (OSError, Malformed) as error:
-        raise UserError(f"{path} cannot be read ({error}); mend it, until then the defaults are used.") from error
+        raise UserError(f"{path} cannot be read ({error}); fix it. The defaults are used until then.") from error
     for name, value in record.items():
         problem = problem_with(name, value)
         if problem:
             line = line_of(text, wrong_key(value) if name == "keys" else name)
-            raise UserError(f"{path} line {line}: {name} {problem}; mend it, until then the defaults are used.")
+            raise UserError(f"{path} line {line}: {name} {problem}; fix it. The defaults are used until then.")
     numbers = {name: float(record[name]) for name in ("redraws_per_second", "smoothing") if name in record}
     values: dict[str, Any] = record | numbers
     return Settings(**values)
@@ -98,7 +98,7 @@ def line_of(text: str, name: str) -> int:
 
 
 def save_settings(home: Path, settings: Settings) -> None:
-    """Write the settings. A file that could not be read is kept beside it as settings.toml.bad."""
+    """Write the settings. A file that could not be read is renamed to settings.toml.bad."""
     path = home / FILE
     try:
         load_settings(home)

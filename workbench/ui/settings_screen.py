@@ -1,4 +1,4 @@
-"""The workbench as a person likes it: theme, redraws, smoothing, and every key."""
+"""The settings of the workbench: theme, redraws, smoothing, and every key."""
 
 from __future__ import annotations
 
@@ -21,21 +21,21 @@ from workbench.ui.settings import Settings, problem_with
 from workbench.ui.themes import THEMES
 
 NUMBERS = {
-    "redraws_per_second": "redraws of the charts per second (0: as often as the training can spare)",
-    "smoothing": "smoothing of the loss curve when a run is opened (0 to 0.999)",
+    "redraws_per_second": "chart redraws per second (0: automatic)",
+    "smoothing": "default smoothing of the loss curve (0 to 0.999)",
 }
 
 
 class SettingsScreen(Modal[None]):
-    """A list of settings and keys; what is changed holds at once and is written down."""
+    """A list of settings and keys; changes apply at once and are saved."""
 
     GUIDE = (
-        "Enter changes the marked line. For a key, press the new one; backspace brings the usual one back. Everything "
-        "is kept in settings.toml of the home folder."
+        "Enter changes the selected line. For a key, press the new one; Backspace restores the default. Settings are "
+        "saved in settings.toml of the home folder."
     )
     BINDINGS: ClassVar[list[BindingType]] = [
         Binding("escape", "dismiss", "Back", id="settings.back"),
-        Binding("backspace", "usual", "As usual", id="settings.usual"),
+        Binding("backspace", "usual", "Reset", id="settings.usual"),
     ]
 
     def __init__(self) -> None:
@@ -87,7 +87,7 @@ class SettingsScreen(Modal[None]):
         settings = self.workbench.settings
         if name == "theme":
             answers = [Answer(theme.name, theme.name) for theme in THEMES]
-            self.app.push_screen(Ask("Which colours?", answers), self._set_theme)
+            self.app.push_screen(Ask("Theme", answers), self._set_theme)
         elif name in NUMBERS:
             value = f"{getattr(settings, name):g}"
             self.app.push_screen(
@@ -115,7 +115,7 @@ class SettingsScreen(Modal[None]):
         self._fill()
 
     def action_usual(self) -> None:
-        """The marked key, or setting, as it is without a settings file."""
+        """Reset the selected key or setting to its default."""
         if self.marked in self.bindings:
             self._set_key(self.marked, "")
         elif self.marked:
@@ -123,12 +123,12 @@ class SettingsScreen(Modal[None]):
 
 
 def with_value(settings: Settings, name: str, value: Any) -> Settings:
-    """The settings with another value for one of them."""
+    """A copy of the settings with one value changed."""
     return replace(settings, **{name: value})
 
 
 def number_problem(name: str, text: str) -> str:
-    """What is wrong with a number as it is typed."""
+    """What is wrong with a number, or ""."""
     try:
         return problem_with(name, float(text))
     except ValueError:
@@ -136,7 +136,7 @@ def number_problem(name: str, text: str) -> str:
 
 
 class PressKey(Modal[str]):
-    """Waits for the key that something is to have. Returns its name, "" for the usual one, None for no change."""
+    """Waits for the new key of an action. Returns its name, "" for the default, None for no change."""
 
     def __init__(self, identity: str, about: str, settings: Settings) -> None:
         super().__init__(classes="dialog")
@@ -144,8 +144,8 @@ class PressKey(Modal[str]):
 
     def compose(self) -> ComposeResult:
         with Vertical(classes="dialog-box"):
-            yield Static(Content(f"Press the key for {self.about}."), classes="dialog-question")
-            yield Static(Content("Backspace brings the usual one back, Escape changes nothing."), classes="dialog-hint")
+            yield Static(Content(f"Press the new key for {self.about}."), classes="dialog-question")
+            yield Static(Content("Backspace restores the default, Esc cancels."), classes="dialog-hint")
             yield Static("", classes="dialog-problem", markup=False)
 
     def on_key(self, event: events.Key) -> None:
@@ -159,4 +159,4 @@ class PressKey(Modal[str]):
             other = clash(self.identity, event.key, self.settings)
             if not other:
                 self.dismiss(event.key)
-            self.query_one(".dialog-problem", Static).update(Content(f"{event.key} is taken by {other}"))
+            self.query_one(".dialog-problem", Static).update(Content(f"{event.key} is used by {other}"))

@@ -1,4 +1,4 @@
-"""The line on top of every screen: which screen this is, and how the training is doing."""
+"""The line on top of every screen: the screens, and the state of the training."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ class StatusLine(Horizontal):
         self._show(host_of(self).training_line)
 
     def _show(self, line: str) -> None:
-        """As many parts of the line as there is room for."""
+        """Show as many parts of the line as fit."""
         parts = line.split(" · ")
         while len(parts) > 1 and cell_len(" · ".join(parts)) > self.line.content_size.width:
             parts.pop()

@@ -1,6 +1,6 @@
-"""The colour themes: the terminal's own colours first, then four of ours.
+"""The color themes: the terminal's own colors first, then four of ours.
 
-`colour-blind-safe` uses the eight colours of Okabe and Ito (2008), which people with any of the common colour-vision
+`colour-blind-safe` uses the eight colors of Okabe and Ito (2008), which people with any of the common color-vision
 deficiencies can tell apart.
 """
 
@@ -14,10 +14,10 @@ from textual.color import Color
 from textual.theme import BUILTIN_THEMES, Theme
 
 DEFAULT = "workbench-dark"
-FOR_SIXTEEN_COLOURS = "terminal-dark"
+FOR_SIXTEEN_COLORS = "terminal-dark"
 
 THEMES = (
-    replace(BUILTIN_THEMES["ansi-dark"], name="terminal-dark"),  # only the sixteen colours the terminal defines
+    replace(BUILTIN_THEMES["ansi-dark"], name="terminal-dark"),  # only the sixteen colors the terminal defines
     replace(BUILTIN_THEMES["ansi-light"], name="terminal-light"),
     Theme(
         name="workbench-dark",
@@ -84,13 +84,13 @@ THEMES = (
 )
 
 NAMED = ("background", "text-error", "text-success", "text-warning", "text-primary", "text-secondary", "text-accent")
-"""The colours of a theme that stand for black, red, green, yellow, blue, magenta and cyan."""
+"""The colors of a theme that stand for black, red, green, yellow, blue, magenta and cyan."""
 
 
 @cache
-def named_colours(theme_name: str) -> TerminalTheme:
-    """What the sixteen colour names mean in texts shown under one of `THEMES`: colours that can be read on it."""
+def named_colors(theme_name: str) -> TerminalTheme:
+    """What the sixteen color names mean in texts shown under one of `THEMES`: colors that can be read on it."""
     theme = next(theme for theme in THEMES if theme.name == theme_name)
-    colours = theme.to_color_system().generate() | theme.variables
-    background, foreground, *named = (Color.parse(colours[name]).rgb for name in ("background", "foreground", *NAMED))
+    colors = theme.to_color_system().generate() | theme.variables
+    background, foreground, *named = (Color.parse(colors[name]).rgb for name in ("background", "foreground", *NAMED))
     return TerminalTheme(background, foreground, [*named, foreground])

@@ -27,8 +27,8 @@ class Host(App[None]):
     def chart(self):
         return self.query_one(Chart)
 
-    def on_chart_maximise_requested(self, message):
-        self.seen.append("maximise")
+    def on_chart_maximize_requested(self, message):
+        self.seen.append("maximize")
 
     def on_chart_view_changed(self, message):
         self.seen.append(message.view)
@@ -194,7 +194,7 @@ async def test_level_line_and_maximise():
         text = shown(app.chart)
         assert "clip 1.000" in text and text.count("╌") > 20
         await pilot.press("m")
-        assert "maximise" in app.seen
+        assert "maximize" in app.seen
 
 
 async def test_hostile_names_are_shown_as_text():

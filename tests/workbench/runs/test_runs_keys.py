@@ -351,7 +351,7 @@ async def test_a_queue_from_earlier_waits_to_be_asked(tmp_path):
     app = RunsApp(tmp_path)
     app.queue.add(make_run(tmp_path, "a-1"))
     async with app.run_test(size=(80, 24)) as pilot:
-        await until(pilot, lambda: was_notified(app, "1 run waits"))
+        await until(pilot, lambda: was_notified(app, "1 run is in the queue"))
         app.post_message(TrainingEnded("another-1"))  # looks after the queue at once
         await pilot.pause()
         assert app.queue.names() == ["a-1"] and app.training.active is None

@@ -31,7 +31,7 @@ async def test_the_rate_is_asked_for_before_training(
             await app.action_show("runs")
             await until(pilot, lambda: "tiny-1" in shown(app.screen))
         await pilot.press("r")
-        await until(pilot, lambda: isinstance(app.screen, AskSteps) and "reached step 20" in shown(app.screen))
+        await until(pilot, lambda: isinstance(app.screen, AskSteps) and "finished at step 20" in shown(app.screen))
         await pilot.press("enter")
         await until(pilot, lambda: type(app.screen) is Ask and "Keep the rate at 6.16e-05" in shown(app.screen))
         assert isinstance(app.screen, Ask)

@@ -34,7 +34,7 @@ def test_first_come_first_served_and_reordered(tmp_path):
 def test_what_cannot_wait(tmp_path):
     queue = three_waiting(tmp_path)
     assert queue.add(make_run(tmp_path, "d-1", steps=3, end="stopped")) == 4
-    with pytest.raises(WrongUse, match="waits in the queue already"):
+    with pytest.raises(WrongUse, match="is in the queue already"):
         queue.add(Run.open(tmp_path, "d-1"))
     with pytest.raises(WrongUse, match="has reached its length"):
         queue.add(make_run(tmp_path, "e-1", steps=3))
@@ -48,7 +48,7 @@ def test_deleted_and_renamed_runs_and_a_damaged_file(tmp_path):
     queue = three_waiting(tmp_path)
     (tmp_path / "runs" / "a-1").rename(tmp_path / "gone")
     (tmp_path / "runs" / "b-1").rename(tmp_path / "runs" / "better")
-    queue.renamed("b-1", "better")
+    queue.rename("b-1", "better")
     assert queue.names() == ["better", "c-1"]
     (tmp_path / "queue.json").write_text('{"format": 1, "runs": [')
     assert queue.names() == []
@@ -66,17 +66,17 @@ def test_the_next_begins_when_the_one_before_has_ended(tmp_path):
         busy.add(run.name)
 
     runner = QueueRunner(queue, begin, busy.__contains__)
-    assert not runner.due(), "what was left from earlier does not start by itself"
+    assert not runner.is_due(), "what was left from earlier does not start by itself"
     runner.follow("now-1")
-    assert not runner.due()
+    assert not runner.is_due()
     busy.clear()
-    assert runner.due() and runner.start_next().name == "a-1"
-    assert not runner.due()
+    assert runner.is_due() and runner.start_next().name == "a-1"
+    assert not runner.is_due()
     busy.clear()
     with pytest.raises(UserError):
         runner.start_next()
-    assert runner.due(), "one that cannot begin does not hold up the line"
+    assert runner.is_due(), "one that cannot begin does not hold up the line"
     assert runner.start_next().name == "c-1"
     busy.clear()
-    assert runner.start_next() is None and not runner.due()
+    assert runner.start_next() is None and not runner.is_due()
     assert begun == ["a-1", "b-1", "c-1"]

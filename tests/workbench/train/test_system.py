@@ -9,7 +9,7 @@ from typing import Any
 from tests.workbench.scripted import ScriptedTrainer, scripted_run
 from tests.workbench.waiting import shown, until
 from workbench.app import WorkbenchApp
-from workbench.train.machine import Gpu, Machine, Reading, told
+from workbench.train.machine import Gpu, Machine, Measurement, describe_machine
 from workbench.train.machine_line import MachineLine
 from workbench.train.service import TrainingService
 
@@ -63,29 +63,31 @@ class FakeNvml(ModuleType):
 def test_gpus_are_read_in_the_units_shown() -> None:
     nvml = FakeNvml()
     machine = Machine(nvml)
-    first, second = machine.look().gpus
+    first, second = machine.measure().gpus
     assert first == Gpu(0, 90.0, 5_000_000_000, 80_000_000_000, 312.4, 61.0)
     assert (second.watts, second.celsius) == (None, 62.0)
-    machine.look()
+    machine.measure()
     assert nvml.begun == 1
 
 
 def test_without_a_driver_there_are_no_gpus_and_it_is_not_asked_again() -> None:
     nvml = FakeNvml(driver=False)
     machine = Machine(nvml)
-    assert [machine.look().gpus, machine.look().gpus] == [(), ()]
+    assert [machine.measure().gpus, machine.measure().gpus] == [(), ()]
     assert nvml.begun == 1
 
 
 def test_the_machine_itself_is_read() -> None:
-    reading = Machine().look()
+    reading = Machine().measure()
     assert 0 <= reading.cpu_percent <= 100
     assert 0 < reading.memory_used <= reading.memory_total
 
 
 def test_a_reading_in_words() -> None:
-    reading = Reading(12.4, 3_000_000_000, 16_000_000_000, (Gpu(0, 90.0, 5_000_000_000, 80_000_000_000, 312.4, 61.0),))
-    assert told(reading) == "CPU 12%  memory 3 GB of 16 GB   GPU 0 90% 5 GB of 80 GB 312 W 61 °C"
+    reading = Measurement(
+        12.4, 3_000_000_000, 16_000_000_000, (Gpu(0, 90.0, 5_000_000_000, 80_000_000_000, 312.4, 61.0),)
+    )
+    assert describe_machine(reading) == "CPU 12%  memory 3 GB of 16 GB   GPU 0 90% 5 GB of 80 GB 312 W 61 °C"
 
 
 async def test_it_is_shown_where_there_is_room(home: Path) -> None:
@@ -96,7 +98,7 @@ async def test_it_is_shown_where_there_is_room(home: Path) -> None:
         await until(pilot, lambda: "old-1" in shown(app.screen))
         line = app.screen.query_one(MachineLine)
         line.machine = Machine(FakeNvml())
-        line.look()
+        line.measure()
         await until(pilot, lambda: "GPU 1 91%" in shown(app.screen) and "312 W 61 °C" in shown(app.screen))
         await pilot.resize_terminal(80, 24)
         await until(pilot, lambda: "GPU 1" not in shown(app.screen))

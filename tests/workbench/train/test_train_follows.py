@@ -45,7 +45,7 @@ async def test_the_same_old_run_asked_for_again_stays_too(home: Path) -> None:
         await until(pilot, lambda: app.current_mode == "presets")
         app.training.start(RunConfig(), "quick")
         app.open_train("old-1")
-        await until(pilot, lambda: shows(app, "old-1") and "b To the training" in shown(app.screen))
+        await until(pilot, lambda: shows(app, "old-1") and "b Active run" in shown(app.screen))
         app.training.shutdown()
 
 
@@ -59,13 +59,13 @@ async def test_an_old_run_that_was_opened_during_a_training_stays(home: Path) ->
         await pilot.press("1")
         await until(pilot, lambda: app.current_mode == "presets")
         await pilot.press("2")
-        await until(pilot, lambda: shows(app, "old-1") and "b To the training" in shown(app.screen))
+        await until(pilot, lambda: shows(app, "old-1") and "b Active run" in shown(app.screen))
         await pilot.press("question_mark")
         await until(pilot, lambda: len(app.screen_stack) == 2)
         await pilot.press("escape")
         await until(pilot, lambda: shows(app, "old-1"))
         await pilot.press("b")
-        await until(pilot, lambda: shows(app, "quick-1") and "b To the training" not in shown(app.screen))
+        await until(pilot, lambda: shows(app, "quick-1") and "b Active run" not in shown(app.screen))
         app.training.shutdown()
 
 
@@ -93,5 +93,5 @@ async def test_a_window_that_closes_changes_nothing(home: Path) -> None:
         await until(pilot, lambda: len(app.screen_stack) == 2)
         app.training.start(RunConfig(), "quick")
         await pilot.press("escape")
-        await until(pilot, lambda: shows(app, "old-1") and "b To the training" in shown(app.screen))
+        await until(pilot, lambda: shows(app, "old-1") and "b Active run" in shown(app.screen))
         app.training.shutdown()

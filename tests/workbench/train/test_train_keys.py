@@ -164,7 +164,7 @@ async def test_other_runs_are_laid_beside_it_and_taken_away(home: Path) -> None:
         await until(pilot, lambda: len(charts["loss-chart"].data.series) == 2)
 
 
-async def test_more_runs_than_colours_are_not_accepted(home: Path) -> None:
+async def test_more_runs_than_colors_are_not_accepted(home: Path) -> None:
     for number in range(5):
         scripted_run(home, f"other-{number}", 20, end="stopped")
     async with ended_run(home) as (pilot, screen):
@@ -258,7 +258,7 @@ async def test_detaching_what_another_process_trains_says_so(home: Path) -> None
         with screen.curves.run.lock():
             await until(pilot, lambda: screen.state == "running")
             await pilot.press("d")
-            await until(pilot, lambda: "in a process of its own already" in shown(screen))
+            await until(pilot, lambda: "in a background process already" in shown(screen))
 
 
 @pytest.mark.parametrize(
@@ -311,11 +311,11 @@ async def test_where_there_is_room_for_one_sample_enter_shows_the_other(home: Pa
     async with ended_run(home, size=(80, 24)) as (pilot, screen):
         await until(pilot, lambda: "300 apples" in shown(screen) and "200 apples" not in shown(screen))
         screen.query_one("#latest-sample").focus()
-        await until(pilot, lambda: "The sample before" in shown(screen).splitlines()[-1])
+        await until(pilot, lambda: "Previous sample" in shown(screen).splitlines()[-1])
         await pilot.press("enter")
         await until(pilot, lambda: "200 apples" in shown(screen) and "300 apples" not in shown(screen))
         await until(pilot, lambda: screen.focused is screen.query_one("#earlier-sample"))
-        await until(pilot, lambda: "The newest sample" in shown(screen).splitlines()[-1])
+        await until(pilot, lambda: "Latest sample" in shown(screen).splitlines()[-1])
         await pilot.press("enter")
         await until(pilot, lambda: "300 apples" in shown(screen) and "200 apples" not in shown(screen))
         await until(pilot, lambda: screen.focused is screen.query_one("#latest-sample"))

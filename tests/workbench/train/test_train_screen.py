@@ -91,7 +91,7 @@ async def test_pause_go_on_and_stop(home: Path) -> None:
         screen = await opened(app, pilot, "quick-1")
         await until(pilot, lambda: screen.state == "running")
         await pilot.press("p")
-        await until(pilot, lambda: screen.state == "paused" and "p Go on" in shown(screen))
+        await until(pilot, lambda: screen.state == "paused" and "p Continue" in shown(screen))
         await pilot.press("p")
         await until(pilot, lambda: screen.state == "running")
         assert trainer.obeyed == ["pause", "resume"]
@@ -171,7 +171,7 @@ async def test_a_knob_is_pending_until_it_has_taken_effect(home: Path) -> None:
         await pilot.press("enter")
         await until(pilot, lambda: app.screen is screen)
         await until(pilot, lambda: not screen.view.pending and "train.lr_multiplier: 1.0" in shown(screen))
-        assert screen.view.knob_value("train.lr_multiplier") == 0.5
+        assert screen.view.value_of("train.lr_multiplier") == 0.5
         assert screen.curves is not None
         assert screen.curves.marks[-1].kind == "knob"
         app.training.shutdown()
@@ -186,7 +186,7 @@ async def test_a_command_that_is_not_answered_yet_is_shown_as_asked(home: Path) 
             await until(pilot, lambda: screen.state == "running")
             tail = run.commands()
             await pilot.press("s")
-            await until(pilot, lambda: "asked: save" in shown(screen))
+            await until(pilot, lambda: "sent: save" in shown(screen))
             (command,) = tail.poll()
             log = run.log()
             log.append(Saved(step=50, path="checkpoints/step-00000050", size_bytes=9, command_id=command.id))
@@ -232,7 +232,7 @@ async def test_a_run_directory_that_vanishes_is_said_to_be_gone(home: Path) -> N
         screen = await opened(app, pilot, "old-1")
         await until(pilot, lambda: screen.state == "ended")
         shutil.rmtree(run.path)
-        await until(pilot, lambda: "its directory is gone" in shown(screen) and "Resume" not in shown(screen))
+        await until(pilot, lambda: "deleted or moved" in shown(screen) and "Resume" not in shown(screen))
         await pilot.press("r", "c", "y", "plus", "o")
         await pilot.pause(0.2)
         assert app.screen is screen
@@ -282,7 +282,7 @@ async def test_the_log_tells_what_happened_and_not_every_step(home: Path) -> Non
         await until(pilot, lambda: len(log.lines) >= 8)
         text = "\n".join(line.text for line in log.lines)
         assert "validation loss" in text
-        assert "the best so far" in text
+        assert "best so far" in text
         assert "finished" in text
         assert sum(line.text.strip()[:1].isdigit() for line in log.lines) == 8
 

@@ -18,7 +18,7 @@ from tests.workbench.scripted import ScriptedTrainer, scripted_run, write_events
 from tests.workbench.waiting import shown, until, was_notified
 from workbench.app import WorkbenchApp
 from workbench.charts.chart import Chart
-from workbench.train import follow
+from workbench.train import run_view
 from workbench.train.compare_dialog import ChooseRuns
 from workbench.train.screen import TrainScreen
 from workbench.train.service import TrainingService
@@ -89,13 +89,13 @@ async def test_what_was_asked_and_never_answered_goes_with_the_end(home: Path) -
         with run.lock():
             await until(pilot, lambda: isinstance(app.screen, TrainScreen) and app.screen.state == "running")
             await pilot.press("s")
-            await until(pilot, lambda: "asked: save" in shown(app.screen))
+            await until(pilot, lambda: "sent: save" in shown(app.screen))
         await until(pilot, lambda: "Resume" in shown(app.screen) and "asked" not in shown(app.screen))
         screen = app.screen
         assert isinstance(screen, TrainScreen)
         screen.view.pending["late"] = "save"  # as one that was asked just before the end was noticed
         screen.view.draw_again()
-        await until(pilot, lambda: "asked: save" not in shown(screen))
+        await until(pilot, lambda: "sent: save" not in shown(screen))
 
 
 async def test_what_a_window_asks_concerns_the_run_it_was_opened_on(home: Path) -> None:
@@ -144,8 +144,8 @@ async def test_choosing_runs_has_help_and_keys_of_its_own(home: Path) -> None:
 async def test_the_screen_goes_on_while_other_runs_are_looked_for(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     for name in ("other-1", "old-1"):
         scripted_run(home, name, 50, end="stopped")
-    go_on, has_curves = threading.Event(), follow.has_curves
-    monkeypatch.setattr(follow, "has_curves", lambda run: go_on.wait(30) and has_curves(run))
+    go_on, has_curves = threading.Event(), run_view.has_curves
+    monkeypatch.setattr(run_view, "has_curves", lambda run: go_on.wait(30) and has_curves(run))
     app = WorkbenchApp(home, training=TrainingService(home, trainer=ScriptedTrainer()), watch="old-1")
     async with app.run_test(size=(80, 24), notifications=True) as pilot:
         await until(pilot, lambda: isinstance(app.screen, TrainScreen) and app.screen.state == "ended")

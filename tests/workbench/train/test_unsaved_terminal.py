@@ -82,13 +82,13 @@ def test_neither_quitting_nor_handing_over_loses_what_cannot_be_saved(terminal: 
     terminal.until(refusals(run, 1))
     goes_on(terminal, run)
     terminal.type(b"\x11")
-    terminal.until_shown("What is to become of it?", "Quit without saving")
+    terminal.until_shown("is still training.", "Quit without saving")
     terminal.type(b"\r")
     terminal.until(refusals(run, 2))
     goes_on(terminal, run)
     (small_home / "ballast").unlink()
     terminal.type(b"\x11")
-    terminal.until_shown("What is to become of it?")
+    terminal.until_shown("is still training.")
     terminal.type(b"\r")
     assert terminal.exit_status() == 0
     last = events(run, Finished)[-1]
@@ -107,7 +107,7 @@ def test_sigterm_that_could_not_save_is_no_success(terminal: Terminal, small_hom
 def test_one_may_quit_without_saving(terminal: Terminal, small_home: Path) -> None:
     run = train_without_room(terminal, small_home)
     terminal.type(b"\x11")
-    terminal.until_shown("What is to become of it?")
+    terminal.until_shown("is still training.")
     terminal.type(b"\r")
     terminal.until(refusals(run, 1))
     terminal.type(b"\x11")

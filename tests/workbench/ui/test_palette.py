@@ -101,7 +101,7 @@ async def test_help_speaks_of_what_has_the_focus_first(home: Path) -> None:
         await pilot.press("3")
         await until(pilot, lambda: app.screen.id == "runs" and "old-1" in shown(app.screen))
         await pilot.press("question_mark")
-        await until(pilot, lambda: isinstance(app.screen, Help) and "Where the cursor is" in shown(app.screen))
+        await until(pilot, lambda: isinstance(app.screen, Help) and "Focused pane" in shown(app.screen))
         assert "All runs with their latest figures" in shown(app.screen)
         await pilot.press("question_mark")
         await until(pilot, lambda: app.screen.id == "runs")

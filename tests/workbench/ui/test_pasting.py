@@ -79,7 +79,7 @@ def terminal(home: Path) -> Iterator[Terminal]:
     terminal.close()
 
 
-def test_pasted_colours_in_a_terminal(terminal: Terminal) -> None:
+def test_pasted_colors_in_a_terminal(terminal: Terminal) -> None:
     terminal.until_shown("quickstart")
     terminal.type(b"4")
     terminal.until_shown("No model yet", "esc Browse")

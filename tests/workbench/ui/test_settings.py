@@ -103,7 +103,7 @@ async def test_a_key_is_given_to_something_and_taken_back(home: Path) -> None:
         await pilot.press("enter")
         await until(pilot, lambda: isinstance(app.screen, PressKey))
         await pilot.press("p")
-        await until(pilot, lambda: "p is taken by train.pause" in shown(app.screen))
+        await until(pilot, lambda: "p is used by train.pause" in shown(app.screen))
         await pilot.press("z")
         await until(pilot, lambda: app.settings.keys == {"chart.log": "z"})
         await pilot.press("escape", "z")

@@ -1,7 +1,7 @@
-"""Themes: texts can be read, and curves told apart, also by people who see colours otherwise.
+"""Themes: texts can be read, and curves told apart, also by people who see colors otherwise.
 
 Contrast is that of WCAG 2.2: 4.5 for text (7 where much contrast is promised), 3 for curves and the frame of what has
-the focus. How colours look to people with a colour-vision deficiency is computed with the matrices of Machado, Oliveira
+the focus. How colors look to people with a colour-vision deficiency is computed with the matrices of Machado, Oliveira
 and Fernandes (2009) for severity 1; differences are CIE 1976 distances in L*a*b*.
 """
 
@@ -19,10 +19,10 @@ from textual.theme import Theme
 from tests.workbench.runs_for_tests import make_run
 from tests.workbench.waiting import shown, until
 from workbench.app import WorkbenchApp
-from workbench.charts.chart import COLOURS
+from workbench.charts.chart import COLORS
 from workbench.charts.export import strips_of
 from workbench.ui.lists import BESIDE
-from workbench.ui.themes import DEFAULT, THEMES, named_colours
+from workbench.ui.themes import DEFAULT, THEMES, named_colors
 
 OWN = [theme for theme in THEMES if not theme.ansi]
 TEXTS = ("foreground", "foreground-muted", "text-muted", "text-error", "text-warning", "text-success", "text-accent")
@@ -55,12 +55,12 @@ def lab(light: NDArray[np.float64]) -> NDArray[np.float64]:
     return np.array([116 * y - 16, 500 * (x - y), 200 * (y - z)])
 
 
-def colours_of(theme: Theme) -> dict[str, str]:
+def colors_of(theme: Theme) -> dict[str, str]:
     return theme.to_color_system().generate() | theme.variables
 
 
 def on(ground: Color, text: str) -> Color:
-    """The colour of a text as it is painted on a ground: `auto` is black or white, whichever is easier to read."""
+    """The color of a text as it is painted on a ground: `auto` is black or white, whichever is easier to read."""
     if text.startswith("auto"):
         return ground + ground.get_contrast_text(float(text.split()[1].rstrip("%")) / 100)
     return ground + Color.parse(text)
@@ -75,19 +75,19 @@ def test_contrast_is_that_of_the_standard() -> None:
 @pytest.mark.parametrize("text", TEXTS)
 @pytest.mark.parametrize("ground", GROUNDS)
 def test_text_can_be_read(theme: Theme, text: str, ground: str) -> None:
-    colours = colours_of(theme)
-    below = Color.parse(colours[ground])
+    colors = colors_of(theme)
+    below = Color.parse(colors[ground])
     least = 7.0 if theme.name == "high-contrast" else 4.5
-    assert contrast(on(below, colours[text]), below) >= least
+    assert contrast(on(below, colors[text]), below) >= least
 
 
 @pytest.mark.parametrize("theme", OWN, ids=lambda theme: theme.name)
 @pytest.mark.parametrize("number", range(1, 7), ids=["red", "green", "yellow", "blue", "magenta", "cyan"])
-def test_named_colours_can_be_read(theme: Theme, number: int) -> None:
+def test_named_colors_can_be_read(theme: Theme, number: int) -> None:
     """How a run stands, and warnings, are in these."""
-    text = Color(*named_colours(theme.name).ansi_colors[number])
+    text = Color(*named_colors(theme.name).ansi_colors[number])
     least = 7.0 if theme.name == "high-contrast" else 4.5
-    assert min(contrast(text, Color.parse(colours_of(theme)[ground])) for ground in GROUNDS) >= least
+    assert min(contrast(text, Color.parse(colors_of(theme)[ground])) for ground in GROUNDS) >= least
 
 
 async def test_a_theme_says_what_red_is(tmp_path: Path) -> None:
@@ -102,33 +102,33 @@ async def test_a_theme_says_what_red_is(tmp_path: Path) -> None:
         strips = strips_of(app.screen)
         (style,) = {segment.style for strip in strips for segment in strip if "failed" in segment.text}
         assert style is not None and style.color is not None
-        assert style.color.triplet == named_colours("workbench-light").ansi_colors[1]
+        assert style.color.triplet == named_colors("workbench-light").ansi_colors[1]
 
 
 @pytest.mark.parametrize("theme", OWN, ids=lambda theme: theme.name)
 def test_the_marked_line_can_be_read(theme: Theme) -> None:
-    colours = colours_of(theme)
-    below = Color.parse(colours["block-cursor-background"])
-    assert contrast(on(below, colours["block-cursor-foreground"]), below) >= 4.5
+    colors = colors_of(theme)
+    below = Color.parse(colors["block-cursor-background"])
+    assert contrast(on(below, colors["block-cursor-foreground"]), below) >= 4.5
     assert contrast(on(below, BESIDE), below) >= 4.5
 
 
 @pytest.mark.parametrize("theme", OWN, ids=lambda theme: theme.name)
 def test_curves_stand_out_and_differ(theme: Theme) -> None:
-    colours = colours_of(theme)
-    curves = {name: Color.parse(colours[name]) for name in COLOURS}
-    for name, ground in itertools.product(COLOURS, ("background", "surface")):
-        assert contrast(curves[name], Color.parse(colours[ground])) >= 3, (name, ground)
-    for one, other in itertools.combinations(COLOURS, 2):
+    colors = colors_of(theme)
+    curves = {name: Color.parse(colors[name]) for name in COLORS}
+    for name, ground in itertools.product(COLORS, ("background", "surface")):
+        assert contrast(curves[name], Color.parse(colors[ground])) >= 3, (name, ground)
+    for one, other in itertools.combinations(COLORS, 2):
         assert np.linalg.norm(lab(linear(curves[one])) - lab(linear(curves[other]))) > 20, (one, other)
 
 
 @pytest.mark.parametrize("deficiency", DEFICIENCIES)
-def test_the_colour_blind_safe_curves_differ_for_everybody(deficiency: str) -> None:
+def test_the_color_blind_safe_curves_differ_for_everybody(deficiency: str) -> None:
     theme = next(theme for theme in OWN if theme.name == "colour-blind-safe")
-    colours, matrix = colours_of(theme), np.array(DEFICIENCIES[deficiency])
-    seen = {name: lab(np.clip(matrix @ linear(Color.parse(colours[name])), 0, 1)) for name in COLOURS}
-    for one, other in itertools.combinations(COLOURS, 2):
+    colors, matrix = colors_of(theme), np.array(DEFICIENCIES[deficiency])
+    seen = {name: lab(np.clip(matrix @ linear(Color.parse(colors[name])), 0, 1)) for name in COLORS}
+    for one, other in itertools.combinations(COLORS, 2):
         assert np.linalg.norm(seen[one] - seen[other]) > 12, (one, other)
 
 
