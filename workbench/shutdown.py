@@ -44,7 +44,7 @@ class Shutdown:
 
     def _take_answer(self, answer: str | None) -> None:
         if answer == "discard":
-            self.training.ask_to_stop("the workbench was closed without saving", save=False)
+            self.training.request_stop("the workbench was closed without saving", save=False)
         if answer in ("save", "detach", "discard"):
             self.quit(detach=answer == "detach", status=0)
 
@@ -69,7 +69,7 @@ class Shutdown:
     ) -> str:
         """Stop the training of this program and wait until it ends; returns why it continues, where it could not be
         saved. `report` gets the seconds of waiting so far."""
-        request = self.training.ask_to_stop(reason, must_save=True)
+        request = self.training.request_stop(reason, must_save=True)
         seconds = 0.0
         while self.training.active == name:
             if refusal := self.training.refusal(request):
@@ -106,7 +106,7 @@ class Shutdown:
     def _terminate(self) -> None:
         """Save and quit, also if it cannot be saved."""
         self._is_terminated = True
-        self.training.ask_to_stop(CLOSED)
+        self.training.request_stop(CLOSED)
         self.quit(detach=False, status=128 + signal.SIGTERM)
 
     def quit(self, *, detach: bool, status: int, retry: bool = False) -> None:

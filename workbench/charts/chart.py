@@ -1,4 +1,4 @@
-"""A chart of curves in the terminal: zoom, pan, a cursor that reads values out, marks, smoothing, a log axis.
+"""A chart of curves in the terminal: zoom, pan, a cursor that shows values, marks, smoothing, a log axis.
 
 chart = Chart("Loss", x_unit="step", log=True)
 chart.set_data([Series("train", steps, losses), Series("validation", at, values, "accent", "points")],
@@ -35,7 +35,7 @@ SMOOTHINGS = (0.0, 0.6, 0.8, 0.9, 0.95, 0.98, 0.99, 0.995)
 
 
 class Chart(Widget, can_focus=True):
-    """Curves over one x axis. The whole range is shown, and follows the data, until one zooms in."""
+    """Curves over one x axis. The whole range is shown, and grows with the data, until the view is zoomed."""
 
     COMPONENT_CLASSES: ClassVar[set[str]] = {
         f"chart--{name}" for name in (AXIS, "cursor", "empty", *COLORS, *(f"{color}-dim" for color in COLORS))
@@ -66,21 +66,23 @@ class Chart(Widget, can_focus=True):
     BINDINGS: ClassVar[list[BindingType]] = [
         Binding("plus,equals_sign", "zoom(0.5)", "Zoom in", id="chart.zoom-in", key_display="+", show=False),
         Binding("minus", "zoom(2)", "Zoom out", id="chart.zoom-out", key_display="-", show=False),
-        Binding("0", "reset", "Whole range", id="chart.reset", show=False),
+        Binding("0", "reset", "Reset zoom", id="chart.reset", show=False),
         Binding("left,h", "pan(-0.25)", "Pan left", id="chart.pan-left", show=False),
         Binding("right,l", "pan(0.25)", "Pan right", id="chart.pan-right", show=False),
-        Binding("end", "follow", "To the newest", id="chart.follow", show=False),
+        Binding("end", "follow", "Follow newest", id="chart.follow", show=False),
         Binding("comma", "cursor(-1)", "Cursor left", id="chart.cursor-left", key_display=",", show=False),
         Binding("full_stop", "cursor(1)", "Cursor right", id="chart.cursor-right", key_display=".", show=False),
         Binding("less_than_sign", "cursor(-10)", "Cursor far left", id="chart.cursor-far-left", show=False),
         Binding("greater_than_sign", "cursor(10)", "Cursor far right", id="chart.cursor-far-right", show=False),
         Binding("y", "log", "Log axis", id="chart.log"),
-        Binding("left_square_bracket", "smoothing(-1)", "Less smooth", id="chart.rougher", key_display="[", show=False),
-        Binding("right_square_bracket", "smoothing(1)", "Smoother", id="chart.smoother", key_display="]"),
+        Binding(
+            "left_square_bracket", "smoothing(-1)", "Less smoothing", id="chart.rougher", key_display="[", show=False
+        ),
+        Binding("right_square_bracket", "smoothing(1)", "More smoothing", id="chart.smoother", key_display="]"),
         Binding("m", "maximize", "Maximize", id="chart.maximise"),
         Binding("w", "export('csv')", "Save as table (CSV)", id="chart.csv", show=False),
         Binding("W", "export('svg')", "Save as picture (SVG)", id="chart.svg", show=False),
-        Binding("backspace", "clear_cursor", "No cursor", id="chart.clear-cursor", show=False),
+        Binding("backspace", "clear_cursor", "Hide cursor", id="chart.clear-cursor", show=False),
     ]
 
     log_axis: reactive[bool] = reactive(False)
@@ -88,10 +90,10 @@ class Chart(Widget, can_focus=True):
     view: reactive[tuple[float, float] | None] = reactive[tuple[float, float] | None](None)
     """The visible range of x; None: all of it, growing with the data."""
     cursor: reactive[float | None] = reactive[float | None](None)
-    """Where the read-out reads, as x."""
+    """The x whose values the legend shows."""
 
     class MaximizeRequested(Message):
-        """The person wants this chart to fill the screen, or to be one of several again."""
+        """This chart should fill the screen, or be one of several again."""
 
         def __init__(self, chart: Chart) -> None:
             super().__init__()
@@ -102,7 +104,7 @@ class Chart(Widget, can_focus=True):
             return self.chart
 
     class CursorMoved(Message):
-        """The cursor was moved by the person; x is None when it was taken away. For charts that move together."""
+        """The cursor was moved; x is None when it was hidden. For charts that share a cursor."""
 
         def __init__(self, chart: Chart, x: float | None) -> None:
             super().__init__()
@@ -113,7 +115,7 @@ class Chart(Widget, can_focus=True):
             return self.chart
 
     class ViewChanged(Message):
-        """The person zoomed or panned; view is None when all is shown again. `following`: it moves with the newest."""
+        """The view was zoomed or panned; None shows all. `following`: it moves with the newest data."""
 
         def __init__(self, chart: Chart, view: tuple[float, float] | None, following: bool) -> None:
             super().__init__()
@@ -124,7 +126,7 @@ class Chart(Widget, can_focus=True):
             return self.chart
 
     class ExportRequested(Message):
-        """The person wants the curves in a file: kind is "csv" or "svg"; `subject` names what they are of."""
+        """The curves should be saved: kind is "csv" or "svg"; `subject` is the name of the run."""
 
         def __init__(self, chart: Chart, kind: str) -> None:
             super().__init__()
@@ -143,8 +145,8 @@ class Chart(Widget, can_focus=True):
         id: str | None = None,
         classes: str | None = None,
     ) -> None:
-        """`x_unit` is "step", "tokens" or "time" (seconds); `empty` is shown while there is nothing to draw;
-        `alone`: there is no more room that the screen could give it."""
+        """`x_unit` is "step", "tokens" or "time" (seconds); `empty` is shown while there is no data;
+        `alone`: the chart is the only one of its screen, and cannot be maximized."""
         super().__init__(id=id, classes=classes)
         self.border_title = Content(one_line(title))
         self.name_for_files = one_line(title).partition("(")[0].strip().replace(" ", "-") or "chart"
@@ -153,7 +155,7 @@ class Chart(Widget, can_focus=True):
         self.alone = alone
         self.data = ChartData()
         self.draw_cost = 0.0
-        """Seconds of work that the picture now shown has taken."""
+        """Seconds it took to draw the current picture."""
         self._following = False
         self._strips: list[Strip] | None = None
         self._styles: dict[str, Style] = {}
@@ -161,7 +163,7 @@ class Chart(Widget, can_focus=True):
         self.set_reactive(Chart.log_axis, log)
         self.set_reactive(Chart.smoothing, smoothing)
 
-    # What is shown
+    # Data
 
     def set_data(
         self,
@@ -171,7 +173,7 @@ class Chart(Widget, can_focus=True):
         *,
         x_unit: str | None = None,
     ) -> None:
-        """Show these curves in place of the ones before. Cheap enough for a million points, once a second."""
+        """Replace the curves. Cheap enough for a million points once a second."""
         if x_unit is not None and x_unit != self.x_unit:
             self.x_unit = x_unit
             self.set_reactive(Chart.view, None)
@@ -189,13 +191,13 @@ class Chart(Widget, can_focus=True):
 
     @property
     def visible_cursor(self) -> float | None:
-        """The cursor, unless the view has left it behind: then the newest values are read out."""
+        """The cursor, None where it is outside the view: then the legend shows the newest values."""
         if self.cursor is None or self.view is None:
             return self.cursor
         return self.cursor if self.view[0] <= self.cursor <= self.view[1] else None
 
     def redraw(self) -> None:
-        """Draw again at the next refresh; nothing is drawn while the chart is not visible."""
+        """Draw at the next refresh; a hidden chart is not drawn."""
         self._strips = None
         self._write_subtitle()
         self.refresh()
@@ -266,39 +268,39 @@ class Chart(Widget, can_focus=True):
             notes.insert(0, self.data.value_text(0, self.visible_cursor, self.smoothing))
         self.border_subtitle = Content(" · ".join(notes))
 
-    # What the person does
+    # Keys and mouse
 
     def check_action(self, action: str, parameters: tuple[object, ...]) -> bool | None:
         return action != "maximize" or not self.alone
 
-    def _look_changed(self) -> None:
+    def _redraw_on_change(self) -> None:
         self.redraw()
 
-    watch_log_axis = watch_smoothing = watch_view = watch_cursor = _look_changed
+    watch_log_axis = watch_smoothing = watch_view = watch_cursor = _redraw_on_change
 
     def action_log(self) -> None:
-        """Logarithmic y axis on or off."""
+        """Toggle a logarithmic y axis."""
         self.log_axis = not self.log_axis
 
     def action_smoothing(self, by: int) -> None:
-        """More or less smoothing."""
+        """Change the smoothing by steps."""
         place = min(range(len(SMOOTHINGS)), key=lambda index: abs(SMOOTHINGS[index] - self.smoothing))
         self.smoothing = SMOOTHINGS[min(max(place + by, 0), len(SMOOTHINGS) - 1)]
 
     def action_maximize(self) -> None:
-        """Ask the screen for all of its room, or to give it back."""
+        """Ask the screen to maximize or restore this chart."""
         self.post_message(self.MaximizeRequested(self))
 
     def action_export(self, kind: str) -> None:
-        """Ask for a file of what is drawn."""
+        """Save the chart as a file."""
         self.post_message(self.ExportRequested(self, kind))
 
     def action_reset(self) -> None:
-        """All of the range again."""
-        self._look_at(None)
+        """Show the whole range."""
+        self._change_view(None)
 
     def action_follow(self) -> None:
-        """Keep the zoom, and move with the newest data."""
+        """Keep the zoom and follow the newest data."""
         if self.view is not None:
             self.action_pan(1e9)
 
@@ -313,11 +315,11 @@ class Chart(Widget, can_focus=True):
         least = max((extent[1] - extent[0]) * 1e-6, 1e-9)
         span = max((high - low) * factor, least)
         if span >= extent[1] - extent[0]:
-            self._look_at(None)
+            self._change_view(None)
             return
         start = center - (center - low) / max(high - low, least) * span
         start = min(max(start, extent[0]), extent[1] - span)
-        self._look_at((start, start + span))
+        self._change_view((start, start + span))
 
     def action_pan(self, share: float) -> None:
         """Move by a share of the width; at the right end the view follows the newest data."""
@@ -326,7 +328,7 @@ class Chart(Widget, can_focus=True):
         first, newest = self.extent()
         span = self.view[1] - self.view[0]
         start = min(max(self.view[0] + share * span, first), newest - span)
-        self._look_at((start, start + span), following=start + span >= newest)
+        self._change_view((start, start + span), following=start + span >= newest)
 
     def action_cursor(self, columns: int) -> None:
         """Move the cursor by columns, onto the nearest point of the first curve."""
@@ -339,22 +341,22 @@ class Chart(Widget, can_focus=True):
             self._read(min(max(at + columns * step, low), high), beyond=at, forward=columns > 0)
 
     def action_clear_cursor(self) -> None:
-        """Take the cursor away."""
+        """Hide the cursor."""
         self.cursor = None
         self.post_message(self.CursorMoved(self, None))
 
-    def look_along(self, view: tuple[float, float] | None, following: bool = False) -> None:
-        """Show this range of x, as another chart does."""
+    def set_view(self, view: tuple[float, float] | None, following: bool = False) -> None:
+        """Show a range of x, for charts that share a view."""
         self._following = following and view is not None
         self.view = view
         self._write_subtitle()
 
-    def _look_at(self, view: tuple[float, float] | None, following: bool = False) -> None:
-        self.look_along(view, following)
+    def _change_view(self, view: tuple[float, float] | None, following: bool = False) -> None:
+        self.set_view(view, following)
         self.post_message(self.ViewChanged(self, view, self._following))
 
     def _read(self, x: float, beyond: float | None = None, forward: bool = True) -> None:
-        """Put the cursor on the point nearest to x, and at least one point beyond where it was."""
+        """Put the cursor on the point nearest to x, and at least one point beyond `beyond`."""
         nearest = self.data.nearest(x, beyond, forward)
         if nearest is not None:
             self.cursor = nearest
@@ -390,7 +392,7 @@ class Chart(Widget, can_focus=True):
         self._wheel(event, 1.25)
 
     def _wheel(self, event: events.MouseEvent, factor: float) -> None:
-        """Zoom about the pointer, once the chart has the focus: until then the wheel scrolls what it lies in."""
+        """Zoom around the pointer if the chart is focused; else the wheel scrolls the container."""
         if self.has_focus:
             event.stop()
             self.action_zoom(factor, self._x_under(event))

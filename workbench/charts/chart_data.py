@@ -1,4 +1,4 @@
-"""What a chart shows, apart from the screen: curves, marks and levels, and what to say of them."""
+"""The data of a chart, without a screen: curves, marks, levels, and their legend."""
 
 from __future__ import annotations
 
@@ -17,9 +17,9 @@ from workbench.formatting import format_number
 from workbench.text import one_line
 
 COLORS = ("primary", "accent", "success", "secondary", "error", "warning")
-"""The colors a series may have, by the theme's names, in the order an overlay of several runs takes them."""
+"""The colors of series, by their names in the theme, in the order in which an overlay uses them."""
 
-LINE_GLYPHS = ("", "+", "x", "o", "*", "#")  # with NO_COLOR, lines are told apart by what they are drawn with
+LINE_GLYPHS = ("", "+", "x", "o", "*", "#")  # distinguish lines with NO_COLOR
 MARK_GLYPHS = {"save": "▪", "evaluate": "●", "best": "★", "knob": "◆", "skip": "✗", "rollback": "↶", "start": "▸"}
 MARK_STYLES = {"best": "success", "knob": "accent", "skip": "error", "rollback": "error"}
 
@@ -58,7 +58,7 @@ class Level:
 
 
 class ChartData:
-    """The curves of one chart, tidied, and smoothed once for all redraws."""
+    """The curves of one chart. Smoothing is computed once for all redraws."""
 
     def __init__(self) -> None:
         self.series: list[Series] = []
@@ -75,7 +75,7 @@ class ChartData:
         self._smoothed.clear()
 
     def frozen(self) -> ChartData:
-        """The same curves, for another thread: what is shown may change meanwhile."""
+        """A copy for another thread."""
         copy = ChartData()
         copy.series, copy.marks, copy.levels = list(self.series), self.marks, self.levels
         return copy
@@ -104,7 +104,7 @@ class ChartData:
         return self._smoothed[index]
 
     def glyphs(self, monochrome: bool) -> list[str]:
-        """What each series is drawn with; "" is a line of braille dots. Without color, lines differ in this."""
+        """The glyph of each series; "" is a line of braille dots. Without color, lines differ by their glyph."""
         found: list[str] = []
         lines = 0
         for one in self.series:
@@ -114,7 +114,7 @@ class ChartData:
         return found
 
     def scene(self, view: tuple[float, float], decay: float, glyphs: Sequence[str], **more: Any) -> Scene:
-        """What to draw; `more` is the rest of a `Scene`."""
+        """The scene to draw; `more` are the other fields of `Scene`."""
         low, high = view if view[1] > view[0] else (view[0] - 0.5, view[0] + 0.5)
         raw: list[Curve] = []
         curves: list[Curve] = []
@@ -128,7 +128,7 @@ class ChartData:
         return Scene(raw + curves, low, high, flags=flags, levels=levels, **more)
 
     def value_text(self, index: int, cursor: float | None, decay: float) -> str:
-        """The value a read-out gives for a series: the newest, or at the cursor; in brackets the raw one, if drawn."""
+        """The value of a series in the legend: the newest, or at the cursor; the raw one follows in brackets, if drawn."""
         one, place = self.series[index], self._place(self.series[index], cursor)
         if place is None:
             return ""
@@ -140,7 +140,7 @@ class ChartData:
         )
 
     def _place(self, one: Series, cursor: float | None) -> int | None:
-        """The point a read-out speaks of: the one nearest to the cursor, for single points the last before it."""
+        """The index of the value in the legend: nearest to the cursor; of single points the last before it."""
         if not len(one.x):
             return None
         if cursor is None:

@@ -27,13 +27,13 @@ from llm.run import Run
 from llm.run.log import parse_event
 from workbench.charts.curves import CORE_COLUMNS, STEP_COLUMNS, VALIDATION_COLUMNS, RunCurves, RunMark, Table
 
-FORMAT = 1
+FORMAT = 2
 NOT_NPY = (SyntaxError, tokenize.TokenError, MemoryError, RecursionError)  # numpy at a damaged header
 MAX_HEAD_BYTES = 256 << 20  # samples and warnings of a whole run
 WORTH_BYTES = 8 << 20  # a log shorter than this is read as quickly as its cache
 NEIGHBOURHOOD = 4096  # bytes of the log by which it is recognized
 SINGLE = ("started", "progress", "last_step", "last_evaluation", "finished")  # events that `RunCurves` keeps one of
-SEVERAL = ("samples", "told")
+SEVERAL = ("samples", "recent")
 
 
 def cache_path(curves: RunCurves) -> Path:

@@ -1,8 +1,7 @@
-"""A run's event log as growing arrays: what the charts draw, and what the numbers beside them say.
+"""The event log of a run as growing arrays, for charts and metrics.
 
-A long log is read by `RunCurves.catch_up`, outside the screen's thread: stretches of logged steps, which are nearly all
-of it, become rows without becoming events first. What was read is kept beside the run (`curve_cache`), so that the next
-opening reads only what came since.
+A long log is read by `RunCurves.catch_up`, in a thread: stretches of logged steps, which are nearly all of it, become rows
+without becoming events first. `curve_cache` keeps what was read, so that the next opening reads only newer lines.
 """
 
 from __future__ import annotations
@@ -53,13 +52,13 @@ STEP_COLUMNS = (
 VALIDATION_COLUMNS = ("step", "elapsed", "validation_loss", "perplexity", "bits_per_byte", "train_loss")
 CORE_COLUMNS = ("step", "elapsed", "core_metric")
 
-LONG_STRETCH = 8  # logged steps in a row that are worth taking in at once
-READ_BYTES = 1 << 20  # taken in at once while catching up: about 10 ms of work
-TOLD = 400  # events besides steps that are remembered for the event log
+LONG_STRETCH = 8  # consecutive logged steps that are worth reading as rows
+READ_BYTES = 1 << 20  # read at once while catching up: about 10 ms of work
+RECENT_EVENTS = 400  # events other than steps that are kept for the event log
 
 PACE_SECONDS, PACE_SHARE = 30.0, 0.05
-"""How far back the pace is looked at that tells the time left: half a minute, or this share of all steps if longer."""
-SLOWEST = 4.0  # times the usual one: a step that took longer, as it compiled or waited, says little of those to come
+"""The time left is estimated from the last half minute, or from this share of all steps if longer."""
+SLOWEST = 4.0  # times the median: a slower step, which compiled or waited, is cut to this
 
 
 @dataclass(frozen=True)
@@ -114,8 +113,8 @@ class Table:
         """All of it, as a view of shape (rows, columns)."""
         return self._values[:, : self.rows].T
 
-    def keep_until(self, step: int) -> None:
-        """Forget the rows after `step`."""
+    def truncate(self, step: int) -> None:
+        """Drop the rows after `step`."""
         self.rows = int(np.searchsorted(self["step"], step, side="right"))
 
 
@@ -131,12 +130,11 @@ class RunMark:
 class RunCurves:
     """Follows one run's `events.jsonl`.
 
-    `Started` and `RolledBack` void what was logged after their step, since a killed run logs those steps once more.
+    `Started` and `RolledBack` discard what was logged after their step, since a killed run logs those steps again.
     """
 
     def __init__(self, run: Run, *, last_bytes: int | None = None) -> None:
-        """`last_bytes`: begin that far before the end of the log instead of at its beginning, where only what happens
-        from now on matters."""
+        """`last_bytes`: start that far before the end of the log, where only new events matter."""
         self.run = run
         self.steps = Table(STEP_COLUMNS)
         self.validation = Table(VALIDATION_COLUMNS)
@@ -150,17 +148,17 @@ class RunCurves:
         self.finished: Finished | None = None
         self.paused = False
         self.knobs: dict[str, Any] = {}
-        """Live knobs that were set, by path, with the values now in effect."""
-        self.told: deque[Event] = deque(maxlen=TOLD)
-        """The newest events other than steps and progress, oldest first."""
+        """Live knobs that were set, by path, with their current values."""
+        self.recent: deque[Event] = deque(maxlen=RECENT_EVENTS)
+        """The last events other than steps and progress, oldest first."""
         self.lines = run.tail().lines
         if last_bytes is not None:
             self.lines.offset = max(0, self.unread_bytes - last_bytes)
             self.started = last_event_of(Path(self.lines.path), Started)  # how long the run is to be
 
     def poll(self, limit: int = 1 << 21) -> list[Event]:
-        """Take in what was logged since the last call, at most about `limit` bytes of it; returns those events, but of
-        a long stretch of logged steps only the last."""
+        """Read what was logged since the last call, at most about `limit` bytes; returns the events, but of a long
+        stretch of logged steps only the last."""
         events: list[Event] = []
         parts = list(stretches(self.lines.read(limit)))
         rows = read_rows(b"".join(part.text for part in parts if part.steps >= LONG_STRETCH), STEP_COLUMNS)
@@ -168,21 +166,21 @@ class RunCurves:
             lines = part.text
             if part.steps >= LONG_STRETCH:
                 taken, rows = rows[: part.steps], rows[part.steps :]
-                if self._take_in_steps(taken[:-1]):
+                if self._read_steps(taken[:-1]):
                     lines = lines[lines.rfind(b"\n", 0, -1) + 1 :]
-            events += self._take_in(lines.split(b"\n"))
+            events += self._read_lines(lines.split(b"\n"))
         return events
 
     @property
     def unread_bytes(self) -> int:
-        """Bytes of the log that were not taken in yet."""
+        """Bytes of the log that are not read yet."""
         try:
             return max(0, Path(self.lines.path).stat().st_size - self.lines.offset)
         except OSError:
             return 0
 
     def catch_up(self, progress: Callable[[float], bool] = lambda share: True) -> None:
-        """Take in all there is. `progress` gets the share that is done now and then, and says whether to go on."""
+        """Read the whole log. `progress` gets the share that is done, and returns whether to continue."""
         total = self.unread_bytes
         while self.unread_bytes and progress(1 - min(1.0, self.unread_bytes / total)):
             before = self.lines.offset
@@ -190,7 +188,7 @@ class RunCurves:
             if self.lines.offset == before:
                 return
 
-    def _take_in(self, lines: Iterable[bytes]) -> list[Event]:
+    def _read_lines(self, lines: Iterable[bytes]) -> list[Event]:
         events = [event for line in lines if (event := parse_event(line)) is not None]
         self.paused = paused_after(events, self.paused)
         for event in events:
@@ -198,10 +196,10 @@ class RunCurves:
             if handler is not None:
                 handler(self, event)
             if not isinstance(event, StepLogged | Progress):
-                self.told.append(event)
+                self.recent.append(event)
         return events
 
-    def _take_in_steps(self, rows: Array) -> bool:
+    def _read_steps(self, rows: Array) -> bool:
         """Add rows of logged steps; False where the steps do not rise and must be read one by one."""
         before = self.steps["step"][-1] if len(self.steps) else -np.inf
         if rows[0, 0] <= before or (np.diff(rows[:, 0]) <= 0).any():
@@ -212,7 +210,7 @@ class RunCurves:
 
     @property
     def step(self) -> int:
-        """The last completed step that is known."""
+        """The last completed step."""
         if self.last_step is not None:
             return self.last_step.step
         return self.started.step if self.started is not None else 0
@@ -223,14 +221,14 @@ class RunCurves:
 
     @property
     def is_preparing(self) -> bool:
-        """Whether what was logged last belongs to the time before the first step."""
+        """Whether the run is before its first step."""
         waiting = self.progress is not None and self.progress.step == 0
         return self.finished is None and (self.started is None or waiting)
 
     @property
     def refused_stop(self) -> bool:
-        """Whether the last request to stop was refused because the run could not be saved, and no save came since."""
-        for event in reversed(self.told):
+        """Whether the last stop request was refused because saving failed, and no save succeeded since."""
+        for event in reversed(self.recent):
             if isinstance(event, Saved) and event.kind == "checkpoint":
                 return False
             if isinstance(event, CommandRefused) and event.command == "stop":
@@ -259,7 +257,7 @@ class RunCurves:
         return table[column] if column in table.columns else self.x_at(table["step"], axis)
 
     def x_at(self, steps: Array, axis: str) -> Array:
-        """Where steps lie on such an axis, between the logged steps by straight lines."""
+        """Steps on such an axis, interpolated between the logged steps."""
         if axis == "step" or not len(self.steps):
             return steps
         return np.interp(steps, self.steps["step"], self.steps[AXES[axis].column])
@@ -282,7 +280,7 @@ class RunCurves:
         return float(usual) / 1000 * (self.total_steps - self.step)
 
     def _on_started(self, event: Started) -> None:
-        self._void_after(event.step)
+        self._discard_after(event.step)
         self.knobs.update(event.changed)
         self.started, self.progress, self.finished = event, None, None
 
@@ -291,21 +289,21 @@ class RunCurves:
 
     def _on_step(self, event: StepLogged) -> None:
         if len(self.steps) and event.step <= self.steps["step"][-1]:
-            self.steps.keep_until(event.step - 1)
+            self.steps.truncate(event.step - 1)
         self.steps.append(event)
         self.last_step = event
         self.progress = None
 
     def _on_evaluated(self, event: Evaluated) -> None:
         if len(self.validation) and event.step <= self.validation["step"][-1]:
-            self.validation.keep_until(event.step - 1)
+            self.validation.truncate(event.step - 1)
         self.validation.append(event)
         self.last_evaluation = event
         self.progress = None
 
     def _on_core(self, event: CoreEvaluated) -> None:
         if len(self.core) and event.step <= self.core["step"][-1]:
-            self.core.keep_until(event.step - 1)
+            self.core.truncate(event.step - 1)
         self.core.append(event)
         self.progress = None
 
@@ -324,16 +322,16 @@ class RunCurves:
         self.marks.append(RunMark(event.step, "skip", event.reason))
 
     def _on_rolled_back(self, event: RolledBack) -> None:
-        self._void_after(event.step)
+        self._discard_after(event.step)
         self.marks.append(RunMark(event.step, "rollback", event.reason))
 
     def _on_finished(self, event: Finished) -> None:
         self.finished, self.progress = event, None
 
-    def _void_after(self, step: int) -> None:
-        self.steps.keep_until(step)
-        self.validation.keep_until(step)
-        self.core.keep_until(step)
+    def _discard_after(self, step: int) -> None:
+        self.steps.truncate(step)
+        self.validation.truncate(step)
+        self.core.truncate(step)
         self.marks = [mark for mark in self.marks if mark.step <= step]
         if self.last_step is not None and self.last_step.step > step:
             self.last_step = None

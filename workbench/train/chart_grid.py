@@ -95,4 +95,4 @@ class ChartGrid(Grid):
     def _move_views(self, event: Chart.ViewChanged) -> None:
         for chart in self.query(Chart):
             if chart is not event.chart:
-                chart.look_along(event.view, event.following)
+                chart.set_view(event.view, event.following)

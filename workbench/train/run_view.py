@@ -257,7 +257,7 @@ class RunView(Vertical):
         """Write the whole log again, wrapped for its current width."""
         assert self.curves is not None
         self.query_one("#event-log", RichLog).clear()
-        for event in self.curves.told:
+        for event in self.curves.recent:
             self._log(event)
 
     def _check_state(self) -> None:

@@ -1,7 +1,6 @@
-"""Starting, steering and stopping training, in this program's own thread or in a process of its own.
+"""Starting, steering and stopping training, in a thread of this program or in a background process.
 
-Both write the same run directory and obey the same `commands.jsonl`, so whoever steers a run or reads it does not need
-to know where it trains.
+Both write the same run directory and read the same `commands.jsonl`, so other code need not know where a run trains.
 """
 
 from __future__ import annotations
@@ -46,7 +45,7 @@ class Trainer(Protocol):
     ) -> object: ...
 
 
-def train_for_real(run: Run, home: Path, *, on_event: Callable[[Event], None], **arguments: Any) -> object:
+def train_with_torch(run: Run, home: Path, *, on_event: Callable[[Event], None], **arguments: Any) -> object:
     """`llm.training.run.run_training`; importing it loads torch, which is why that happens here and not above."""
     check_memory_for_torch()
     with memory_errors_as_user_errors():
@@ -74,8 +73,8 @@ class ThreadTraining:
     thread: threading.Thread | None = None
     commands: CommandQueue = field(default_factory=CommandQueue)
     live: Any = None
-    has_begun: bool = False  # past preparation: from here on there is something to save
-    asked_to_stop: bool = False
+    has_started: bool = False  # past preparation: from here on there is something to save
+    stop_requested: bool = False
     end: Finished | None = None
     problem: str = ""
     refusals: dict[str, str] = field(default_factory=dict)
@@ -86,9 +85,9 @@ class ThreadTraining:
         return self.thread is not None and self.thread.is_alive()
 
     def note(self, event: Event) -> None:
-        """Take in what the trainer reports, in its thread."""
+        """Handle an event of the trainer, in its thread."""
         if isinstance(event, Started):
-            self.has_begun = True
+            self.has_started = True
         elif isinstance(event, Finished):
             self.end = event
         elif isinstance(event, Saved):
@@ -99,65 +98,64 @@ class ThreadTraining:
 
 
 class TrainingService:
-    """Knows which run trains in this program, and starts others in processes of their own."""
+    """Trains one run in a thread of this program, and others in background processes."""
 
     def __init__(
         self,
         home: Path,
         *,
-        trainer: Trainer = train_for_real,
+        trainer: Trainer = train_with_torch,
     ) -> None:
         self.home = home
         self.on_end: Callable[[str, str], object] = lambda name, problem: None
-        """Called as `on_end(run_name, problem)` from the training thread when it is over; `problem` is "" if all is
-        well."""
+        """Called as `on_end(run_name, problem)` from the training thread when it ends; `problem` is "" for success."""
         self.on_begin: Callable[[str], object] = lambda name: None
-        """Called as `on_begin(run_name)` by whoever begins a training, here or in a process of its own."""
+        """Called as `on_begin(run_name)` when a training starts, here or in a background process."""
         self._trainer = trainer
         self._current: ThreadTraining | None = None
         self._processes: dict[str, subprocess.Popen[bytes]] = {}
 
     @property
     def active(self) -> str | None:
-        """The name of the run that trains in this program's thread now."""
+        """The name of the run in training in this program, None for none."""
         current = self._current
         return current.run.name if current is not None and current.is_alive else None
 
     def is_busy(self, name: str) -> bool:
-        """Whether a run trains, or is about to: here, in a process that may hold no lock yet, or elsewhere."""
+        """Whether a run trains or is starting, in this program, in its background processes, or elsewhere."""
         if self.active == name or self.has_process(name):
             return True
         run = Run(self.home / "runs" / name)
         return run.path.exists() and run.holder() is not None
 
     def has_process(self, name: str) -> bool:
-        """Whether a process that this program started trains the run."""
+        """Whether a background process of this program trains the run."""
         process = self._processes.get(name)
         return process is not None and process.poll() is None
 
     def elsewhere(self) -> str:
-        """The name of a run of this home that trains, or is about to, apart from this program's thread; "" where none
-        does. Looks at every run."""
+        """The name of a run of this home that trains or is starting outside this program's thread; "" for none. Looks
+        at every run."""
         own = (name for name, process in self._processes.items() if process.poll() is None)
         held = (run.name for run in list_runs(self.home) if run.name != self.active and run.holder() is not None)
         return next(own, "") or next(held, "")
 
     def start(self, config: RunConfig, stem: str) -> Run:
-        """A new run of `config`, named after `stem` with the next free number, in training."""
+        """Create a run of `config`, named `stem` with the next free number, and start its training."""
         run = Run.create_numbered(self.home, stem, config)
         self.begin(run)
         return run
 
     def begin(self, run: Run, overrides: Overrides = ()) -> bool:
-        """Train `run` from where it stands: in this program's thread if that is free, else in a process of its own.
+        """Start or resume `run`: in a thread of this program if none trains, else in a background process.
 
         Returns whether it is the thread. `overrides` are safe fields that a resumed run changes, such as its length.
-        Raises `UserError` when somebody trains it already.
+        Raises `UserError` if the run is in training already.
         """
         holder = run.holder()
         if holder is not None:
             where = "this workbench" if holder.is_here else f"process {holder.pid} on {holder.host}"
-            raise UserError(f"run {run.name} is already in training, by {where}; stop it there first.")
+            raise UserError(f"{run.name} is already in training in {where}; stop it there first.")
         if self.active is not None:
             self.begin_process(run, overrides)
             return False
@@ -168,7 +166,7 @@ class TrainingService:
         return True
 
     def begin_process(self, run: Run, overrides: Overrides = ()) -> int:
-        """Train `run` in a process of its own that outlives this program and its terminal; returns its pid."""
+        """Train `run` in a background process, which outlives this program and its terminal; returns its pid."""
         log_path, began = run.path / "process.log", time.time()
         flags = [part for path, value in overrides for part in (f"--{path}", value)]
         with log_path.open("ab") as log:
@@ -185,58 +183,58 @@ class TrainingService:
         return process.pid
 
     def _reap(self, run: Run, process: subprocess.Popen[bytes], began: float) -> None:
-        """Wait for the end of a process of this program, and tell a failure that the run's own log does not tell: a
-        refused resume changes nothing there."""
+        """Wait for a background process to end. Report a failure that is not in the log of the run, such as a refused
+        resume."""
         if process.wait() not in (1, 2):
             return
         with suppress(OSError):
             ends = [event for event in last_events(run.path / "events.jsonl") if isinstance(event, Finished)]
             if not any(event.status == "failed" and event.time >= began for event in ends):
-                said = (run.path / "process.log").read_text(errors="replace").strip().splitlines()
-                self.on_end(run.name, said[-1] if said else f"{run.name} could not be trained")
+                output = (run.path / "process.log").read_text(errors="replace").strip().splitlines()
+                self.on_end(run.name, output[-1] if output else f"{run.name} could not be trained")
 
     def send(self, run_name: str, command: str, **arguments: Any) -> str:
-        """Ask the trainer of a run for something; returns the id its answer will carry."""
+        """Send a command to the trainer of a run; returns the id of the command, which its answer has."""
         current = self._current
-        if current is not None and run_name == self.active:  # heard even before it listens to the file
-            order = Command(command, secrets.token_hex(6), arguments)
-            current.commands.inject(order)
-            return order.id
+        if current is not None and run_name == self.active:  # received even before it reads the file
+            message = Command(command, secrets.token_hex(6), arguments)
+            current.commands.inject(message)
+            return message.id
         return Run.open(self.home, run_name).send(command, **arguments)
 
     def live_model(self, run_name: str) -> Any | None:
-        """The weights of a run that trains in this program (`llm.training.live.LiveWeights`), else None."""
+        """The weights (`llm.training.live.LiveWeights`) of a run in training in this program, else None."""
         current = self._current
         return current.live if current is not None and current.is_alive and current.run.name == run_name else None
 
-    def ask_to_stop(self, reason: str = "asked to stop", **how: bool) -> str:
-        """Tell the training of this program's thread to save and end; does not wait. Returns the request's id.
+    def request_stop(self, reason: str = "asked to stop", **how: bool) -> str:
+        """Request that the training of this program saves and ends; does not wait. Returns the id of the request.
 
-        `must_save=True`: training continues if it cannot be saved, which `refusal` then tells. `save=False`: end
-        without saving. Otherwise the training ends in any case, as failed where it could not be saved.
+        `must_save=True`: training continues if it cannot be saved; `refusal` has the reason. `save=False`: end without
+        saving. Otherwise the training ends, as failed if it could not be saved.
         """
         current = self._current
         if current is None or not current.is_alive:
             return ""
-        current.asked_to_stop = True
+        current.stop_requested = True
         return self.send(current.run.name, "stop", reason=reason, **how)
 
     def refusal(self, request: str) -> str:
-        """Why the trainer of this program's thread refused the request of that id; "" if it has not."""
+        """Why the trainer of this program refused the request with this id; "" if it did not."""
         current = self._current
         return current.refusals.get(request, "") if current is not None else ""
 
     @property
     def unsaved(self) -> str:
-        """Why the training of this program's thread could not be saved when it was last asked to stop; "" if it was."""
+        """Why the training of this program could not be saved at the last stop request; "" if it was."""
         current = self._current
-        if current is None or not current.asked_to_stop:
+        if current is None or not current.stop_requested:
             return ""
         return current.unsaved if current.is_alive else current.problem
 
     @property
     def can_move(self) -> bool:
-        """Whether the last training of this program's thread was stopped before its end, and all of it is saved."""
+        """Whether the last training of this program was stopped before its end, and is saved."""
         current = self._current
         if current is None or current.is_alive or current.problem:
             return False
@@ -244,21 +242,21 @@ class TrainingService:
 
     @property
     def must_be_waited_for(self) -> bool:
-        """Whether a training thread still runs that has something to save. One that still prepares has not."""
+        """Whether a training thread runs that has something to save: it is past the preparation."""
         current = self._current
-        return current is not None and current.is_alive and current.has_begun
+        return current is not None and current.is_alive and current.has_started
 
-    def shutdown(self, patience: float = 600.0) -> bool:
-        """Stop the training of this program's thread and wait, at most `patience` seconds, until it has ended; returns
-        whether all of it is saved."""
-        self.ask_to_stop("the workbench was closed")
-        limit = time.monotonic() + patience
+    def shutdown(self, timeout: float = 600.0) -> bool:
+        """Stop the training of this program and wait for its end, at most `timeout` seconds; returns whether it is
+        saved."""
+        self.request_stop("the workbench was closed")
+        limit = time.monotonic() + timeout
         while self.must_be_waited_for and time.monotonic() < limit:
             time.sleep(0.05)
         return not self.must_be_waited_for and not self.unsaved
 
     def _train(self, current: ThreadTraining) -> None:
-        """The training thread. Whatever goes wrong in it is told to the app, with the details in the log."""
+        """The training thread. Errors go to `on_end`, with the traceback in the log."""
 
         def share(live: Any) -> None:
             current.live = live

@@ -322,7 +322,7 @@ async def test_the_queue_is_served_while_the_workbench_is_open(home):
         assert app.queue.names() == ["z-1", f"{preset}-2"] and waiting.table.current == f"{preset}-2"
         await pilot.press("K")
         assert app.queue.names() == [f"{preset}-2", "z-1"]
-        app.training.ask_to_stop()
+        app.training.request_stop()
         await until(pilot, lambda: app.training.active == f"{preset}-2")
         waiting.reload()
         await pilot.press("d")
@@ -330,15 +330,15 @@ async def test_the_queue_is_served_while_the_workbench_is_open(home):
         await pilot.press("escape", "Q", "w")
         await until(pilot, lambda: isinstance(app.screen, QueueScreen))
         assert app.queue.names() == ["z-1"]
-        app.training.ask_to_stop()
+        app.training.request_stop()
         await until(pilot, lambda: app.training.active == "z-1")
-        app.training.ask_to_stop()
+        app.training.request_stop()
         await until(pilot, lambda: app.training.active is None)
         app.queue.add(Run.open(home, "z-1"))
         app.screen.reload()
         await pilot.press("b")
         await until(pilot, lambda: app.training.active == "z-1")
-        app.training.ask_to_stop()
+        app.training.request_stop()
         await until(pilot, lambda: app.training.active is None)
 
 

@@ -46,7 +46,7 @@ def test_a_stop_asked_for_while_preparing_is_not_lost(home: Path) -> None:
     trainer = ScriptedTrainer()
     service = TrainingService(home, trainer=trainer)
     service.start(RunConfig(), "quick")
-    service.ask_to_stop()
+    service.request_stop()
     trainer.prepared.set()
     wait_for(lambda: service.active is None)
     assert trainer.obeyed == ["stop"]
