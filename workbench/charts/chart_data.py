@@ -128,7 +128,7 @@ class ChartData:
         return Scene(raw + curves, low, high, flags=flags, levels=levels, **more)
 
     def value_text(self, index: int, cursor: float | None, decay: float) -> str:
-        """The value of a series in the legend: the newest, or at the cursor; the raw one follows in brackets, if drawn."""
+        """The value of a series in the legend: the newest, or at the cursor; then the raw one in brackets, if drawn."""
         one, place = self.series[index], self._place(self.series[index], cursor)
         if place is None:
             return ""

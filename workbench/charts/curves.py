@@ -1,7 +1,7 @@
 """The event log of a run as growing arrays, for charts and metrics.
 
-A long log is read by `RunCurves.catch_up`, in a thread: stretches of logged steps, which are nearly all of it, become rows
-without becoming events first. `curve_cache` keeps what was read, so that the next opening reads only newer lines.
+A long log is read by `RunCurves.catch_up`, in a thread. Stretches of logged steps, which are nearly all of it, become
+rows without becoming events first. `curve_cache` keeps what was read, so that the next opening reads only newer lines.
 """
 
 from __future__ import annotations

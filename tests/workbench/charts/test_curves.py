@@ -202,7 +202,7 @@ def one_by_one(run: Run) -> RunCurves:
 def same(a: RunCurves, b: RunCurves) -> None:
     for name in ("steps", "validation", "core"):
         np.testing.assert_array_equal(getattr(a, name).array(), getattr(b, name).array())
-    for name in ("marks", "samples", "started", "last_step", "last_evaluation", "finished", "knobs", "told", "step"):
+    for name in ("marks", "samples", "started", "last_step", "last_evaluation", "finished", "knobs", "recent", "step"):
         assert getattr(a, name) == getattr(b, name), name
 
 

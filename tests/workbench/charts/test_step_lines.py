@@ -136,7 +136,7 @@ def test_any_log_gives_the_same_curves(
         general.poll()
     for name in ("steps", "validation", "core"):
         np.testing.assert_array_equal(getattr(fast, name).array(), getattr(general, name).array())
-    for name in ("marks", "started", "last_step", "last_evaluation", "finished", "progress", "told", "step"):
+    for name in ("marks", "started", "last_step", "last_evaluation", "finished", "progress", "recent", "step"):
         assert getattr(fast, name) == getattr(general, name), name
 
 
