@@ -28,7 +28,7 @@ from workbench.charts import curve_cache
 from workbench.charts.curve_cache import recall
 from workbench.charts.curves import RunCurves
 from workbench.chat.sampling_presets import load_sampling_presets
-from workbench.chat.transcripts import as_markdown, list_past, load, recent_prompts
+from workbench.chat.transcripts import as_markdown, list_conversations, load, recent_prompts
 from workbench.commands.runs import described
 from workbench.data.prepared_data import list_prepared
 from workbench.presets.preflight import expected_speed, measurements
@@ -173,7 +173,7 @@ def run_kinds(home: Path) -> list[Kind]:
 
     def conversation() -> None:
         as_markdown(load(home / "transcripts" / "one.jsonl"))
-        list_past(home)
+        list_conversations(home)
         recent_prompts(home)
 
     def preset() -> None:

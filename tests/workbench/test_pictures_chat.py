@@ -17,8 +17,8 @@ from textual.pilot import Pilot
 
 import workbench.chat.microscope_screen as microscope_module
 import workbench.chat.reply as reply_module
+import workbench.chat.screen as screen_module
 import workbench.chat.split_screen as split_module
-import workbench.chat.talk_screen as talk_module
 import workbench.chat.timelapse_screen as lapse_module
 from llm.config import DecodeConfig
 from llm.engine.compare import Comparison, Side
@@ -26,7 +26,7 @@ from llm.engine.timelapse import Frame
 from llm.errors import UserError
 from llm.run import Run
 from llm.sampling import Stage
-from tests.workbench.chat.test_chat_service import FakeTalker
+from tests.workbench.chat.test_chat_service import FakeModel
 from tests.workbench.pictures_for_tests import HUGE, LARGE, SMALL, Look, app_with, settle
 from tests.workbench.runs_for_tests import make_run, save_fake
 from tests.workbench.waiting import shown, until
@@ -46,16 +46,16 @@ Act = Callable[[Pilot[int], Any], Awaitable[None]]
 
 
 @pytest.fixture
-def talker(monkeypatch: pytest.MonkeyPatch) -> FakeTalker:
-    """What the chat talks to, whatever it opens; it writes at one speed on every machine."""
-    one = FakeTalker(words=WORDS)
+def chat_model(monkeypatch: pytest.MonkeyPatch) -> FakeModel:
+    """The model of the chat, with the same speed on every machine."""
+    one = FakeModel(words=WORDS)
     one.name, one.parameters, one.context = "quick-1@300", 1_279_104, 64
 
     def service(home: Path, training: Any, post: Any) -> ChatService:
         return ChatService(home, training, post, opener=lambda *arguments: one)
 
-    monkeypatch.setattr(talk_module, "ChatService", service)
-    monkeypatch.setattr(reply_module, "NEWS_EVERY", 0.0)
+    monkeypatch.setattr(screen_module, "ChatService", service)
+    monkeypatch.setattr(reply_module, "POST_EVERY", 0.0)
     monkeypatch.setattr(reply_module, "Pace", lambda tokens, *rest: Pace(tokens, 123.0, 0.012, *rest[2:]))
     return one
 
@@ -65,7 +65,7 @@ def chatting(app: WorkbenchApp, act: Act) -> Callable[[Pilot[int]], Awaitable[No
 
     async def run(pilot: Pilot[int]) -> None:
         app.open_chat("quick-1@300")
-        await until(pilot, lambda: app.current_mode == "chat" and app.screen.model is not None)  # type: ignore[attr-defined]
+        await until(pilot, lambda: app.current_mode == "chat" and app.screen.session.model is not None)  # type: ignore[attr-defined]
         await settle(pilot)  # painted, before a window is laid over it
         await act(pilot, app.screen)
         await settle(pilot)
@@ -74,11 +74,11 @@ def chatting(app: WorkbenchApp, act: Act) -> Callable[[Pilot[int]], Awaitable[No
 
 
 async def say(pilot: Pilot[int], screen: Any, text: str) -> None:
-    count = len(screen.conversation.exchanges)
+    count = len(screen.session.conversation.exchanges)
     screen.prompt.focus()
     screen.prompt.text = text
     await pilot.press("enter")
-    await until(pilot, lambda: len(screen.conversation.exchanges) == count + 1 and not screen.writing)
+    await until(pilot, lambda: len(screen.session.conversation.exchanges) == count + 1 and not screen.session.writing)
 
 
 async def nothing_yet(pilot: Pilot[int], screen: Any) -> None:
@@ -88,15 +88,16 @@ async def nothing_yet(pilot: Pilot[int], screen: Any) -> None:
 async def branches(pilot: Pilot[int], screen: Any) -> None:
     """Two replies to one prompt, an exchange picked out, text that wants to be more than text."""
     await say(pilot, screen, "Once ")
-    screen.service.talker.words = HOSTILE
+    screen.session.service.chat_model.words = HOSTILE
     await pilot.press("ctrl+r")
-    await until(pilot, lambda: len(screen.exchanges) == 1 and not screen.writing and screen.exchanges[0].number == 2)
+    session = screen.session
+    await until(pilot, lambda: [one.number for one in session.exchanges] == [2] and not session.writing)
     await pilot.press("escape", "p")
 
 
 async def questions(pilot: Pilot[int], screen: Any) -> None:
     await pilot.press("ctrl+t")
-    screen.service.talker.words = [" A ", "fox."]
+    screen.session.service.chat_model.words = [" A ", "fox."]
     await say(pilot, screen, "Who saw the moon?")
     await say(pilot, screen, "And who else?")
 
@@ -162,7 +163,7 @@ def test_chat(
     act: Act,
     size: tuple[int, int],
     still_home: Path,
-    talker: FakeTalker,
+    chat_model: FakeModel,
     look: Look,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
@@ -172,7 +173,7 @@ def test_chat(
     look(app, size, chatting(app, act), *STATES[act], picture=size == SMALL and act in PICTURED)
 
 
-def test_all_knobs(still_home: Path, talker: FakeTalker, look: Look) -> None:
+def test_all_knobs(still_home: Path, chat_model: FakeModel, look: Look) -> None:
     app = app_with(still_home)
     look(app, HUGE, chatting(app, nothing_yet))
 
@@ -193,10 +194,10 @@ def test_without_a_model(size: tuple[int, int], still_home: Path, look: Look) ->
 def test_a_reply_that_is_being_written(
     size: tuple[int, int],
     still_home: Path,
-    talker: FakeTalker,
+    chat_model: FakeModel,
     look: Look,
 ) -> None:
-    talker.gate = threading.Semaphore(8)
+    chat_model.gate = threading.Semaphore(8)
     app = app_with(still_home)
 
     async def write(pilot: Pilot[int], screen: Any) -> None:
@@ -206,7 +207,7 @@ def test_a_reply_that_is_being_written(
         await pilot.press(*"next")
 
     look(app, size, chatting(app, write), "there was a fox who had never seen", "next", picture=False)
-    talker.gate.release(99)
+    chat_model.gate.release(99)
 
 
 # The windows over it
@@ -287,7 +288,7 @@ SHOWN: dict[Act, tuple[str, ...]] = {
 def done(monkeypatch: pytest.MonkeyPatch) -> None:
     """What the windows ask of the models comes out the same everywhere."""
 
-    def explain(exchange: Any, at: int, talker: Any, top: int) -> Explained:
+    def explain(exchange: Any, at: int, chat_model: Any, top: int) -> Explained:
         found = explained()
         exchange.tokens = [0, 1, 0, 2, 3, 4]
         found.at = at
@@ -329,7 +330,7 @@ def test_windows(
     state: str,
     size: tuple[int, int],
     still_home: Path,
-    talker: FakeTalker,
+    chat_model: FakeModel,
     look: Look,
     request: pytest.FixtureRequest,
 ) -> None:

@@ -1,4 +1,4 @@
-"""The conversation as it is shown: the way through its branches, and the exchange that is picked out."""
+"""The view of a conversation: its visible branch and the selected exchange."""
 
 from __future__ import annotations
 
@@ -11,41 +11,41 @@ from workbench.chat.conversation import Conversation, Exchange
 from workbench.chat.transcript_view import Transcript
 
 TAIL = 1500
-"""Characters shown of a text that was read from a file."""
-PICK, TURN = Binding.Group("Pick"), Binding.Group("Branch")
+"""Characters shown of a prompt file."""
+PICK, TURN = Binding.Group("Select"), Binding.Group("Branch")
 
 
 class ConversationView(Transcript):
-    """Shows a conversation. `picked` is the exchange that editing, branching and the microscope are about."""
+    """Shows a conversation. `picked` is the selected exchange, to which keys apply."""
 
     BINDINGS: ClassVar[list[BindingType]] = [
-        Binding("p", "pick(-1)", "Exchange before", id="conversation.before", group=PICK),
+        Binding("p", "pick(-1)", "Previous exchange", id="conversation.before", group=PICK),
         Binding("n", "pick(1)", "Next exchange", id="conversation.next", group=PICK),
-        Binding("left", "turn(-1)", "Branch before", id="conversation.branch-before", group=TURN),
+        Binding("left", "turn(-1)", "Previous branch", id="conversation.branch-before", group=TURN),
         Binding("right", "turn(1)", "Next branch", id="conversation.branch-next", group=TURN),
-        Binding("h", "turn(-1)", "Branch before", id="conversation.branch-before", show=False),
+        Binding("h", "turn(-1)", "Previous branch", id="conversation.branch-before", show=False),
         Binding("l", "turn(1)", "Next branch", id="conversation.branch-next", show=False),
     ]
 
     class Turned(Message):
-        """Another branch, or another exchange, was chosen."""
+        """Another branch or exchange was selected."""
 
     def __init__(self, id: str | None = None) -> None:
         super().__init__(id=id)
         self.conversation = Conversation()
         self.locked = False
-        """While a reply is being written the branch stays."""
-        self._picked = 0  # the number of the exchange picked out, 0 for the last
-        self._begins: dict[int, int] = {}  # where in the text each exchange begins
+        """During a reply, the branch cannot change."""
+        self._picked = 0  # number of the selected exchange, 0 for the last
+        self._begins: dict[int, int] = {}  # offset of each exchange in the text
 
     @property
     def picked(self) -> Exchange | None:
-        """The exchange picked out; the last, when none was; None in an empty conversation."""
+        """The selected exchange, by default the last; None in an empty conversation."""
         path = self.conversation.path()
         return next((one for one in path if one.number == self._picked), path[-1] if path else None)
 
     def check_action(self, action: str, parameters: tuple[object, ...]) -> bool | None:
-        """Whether there is something to pick out, or another branch to turn to."""
+        """Whether there is an exchange to select, or another branch."""
         if action == "pick":
             return bool(self.conversation.leaf) and not self.locked
         if action == "turn":
@@ -53,12 +53,12 @@ class ConversationView(Transcript):
         return True
 
     def show(self, conversation: Conversation) -> None:
-        """Another conversation."""
+        """Show another conversation."""
         self.conversation = conversation
         self.pick(None)
 
     def pick(self, exchange: Exchange | None) -> None:
-        """Pick out one exchange, or none; draws everything anew."""
+        """Select an exchange, or none, and redraw."""
         self._picked = exchange.number if exchange is not None else 0
         self.cut(0)
         self._begins.clear()
@@ -71,7 +71,7 @@ class ConversationView(Transcript):
             self.scroll_end(animate=False)
 
     def begin(self, exchange: Exchange) -> None:
-        """A new exchange at the end; its reply follows by `write`. With siblings, the others give way to it."""
+        """Show a new exchange at the end; its reply follows with `write`. It replaces its siblings."""
         if self._picked or len(self.conversation.siblings(exchange)) > 1:
             self.pick(None)
         else:
@@ -79,7 +79,7 @@ class ConversationView(Transcript):
             self.scroll_end(animate=False)
 
     def show_context(self, exchange: Exchange) -> None:
-        """The text that a prompt stands for has been read: show it, where it is another."""
+        """Show the text of a prompt file once it was read."""
         if exchange.kind == "text" and exchange.context != exchange.prompt:
             self.pick(None)
 
@@ -121,7 +121,7 @@ class ConversationView(Transcript):
         self.write_end(exchange)
 
     def write_end(self, exchange: Exchange) -> None:
-        """What comes below a reply that is over: further samples, and what went wrong."""
+        """Show what follows a finished reply: its error and further samples."""
         self.write(f"\n{exchange.problem}" if exchange.problem else "", "error")
         for number, text in enumerate(exchange.others, 2):
             self.write(f"\n\nsample {number}\n", "label")

@@ -1,4 +1,4 @@
-"""What the microscope shows of one token of a reply. Works on the chat's thread, where the model is."""
+"""The data of the microscope. Runs in the chat's worker thread."""
 
 from __future__ import annotations
 
@@ -9,17 +9,17 @@ from typing import TYPE_CHECKING
 from textual.message import Message
 
 from workbench.chat.conversation import Exchange
+from workbench.chat.model import ChatModel
 
 if TYPE_CHECKING:
     from llm.sampling import Stage
-    from workbench.chat.models import Talker
 
 
 @dataclass
 class Explained(Message):
-    """Token number `at` of a reply: the distribution it was drawn from, before and after each transformation.
+    """Token `at` of a reply: its distribution before and after each logits processor.
 
-    `texts` are all tokens of the reply as they are shown, `names` those of the distribution, by id.
+    `texts`: all tokens of the reply as displayed; `names`: those of the distribution, by id.
     """
 
     at: int
@@ -28,16 +28,17 @@ class Explained(Message):
     names: Mapping[int, str]
 
 
-def explain_token(exchange: Exchange, at: int, talker: Talker, top: int) -> Explained:
-    """Look at token `at` of a reply, and the `top` likeliest, with the weights that wrote it. Raises UserError."""
+def explain_token(exchange: Exchange, at: int, chat_model: ChatModel, top: int) -> Explained:
+    """Explain token `at` of a reply with the weights that wrote it. Raises UserError."""
     begun = min(at, exchange.given)
-    stages = talker.explain(
-        exchange.start,
-        exchange.params_at(at),
-        given=exchange.tokens[:begun],
+    params = exchange.params_at(at)
+    stages = chat_model.explain(
+        chat_model.prompt_ids(exchange.start, params, exchange.tokens[:begun]),
+        params,
         generated=exchange.tokens[begun:at],
         also=[exchange.tokens[at]],
         top=top,
     )
     ids = {token for stage in stages for token, _ in stage.top}
-    return Explained(at, talker.shown(exchange.tokens), stages, {token: talker.quoted(token) for token in ids})
+    names = {token: chat_model.quote(token) for token in ids}
+    return Explained(at, chat_model.token_texts(exchange.tokens), stages, names)

@@ -1,4 +1,4 @@
-"""The microscope: the distribution that a token was drawn from, and what each transformation made of it."""
+"""The microscope: the distribution of a token, and the effect of each logits processor on it."""
 
 from __future__ import annotations
 
@@ -20,35 +20,35 @@ from workbench.ui.dialogs import Modal
 from workbench.ui.key_line import KeyLine
 
 NEAR = 60
-"""Tokens shown before the one that is looked at."""
-FEWEST = 10
-"""Rows of tokens that are asked for in the smallest window."""
+"""Tokens shown before and after the selected one."""
+MIN_ROWS = 10
+"""Rows of tokens in the smallest window."""
 OTHER_ROWS = 12
-"""Of the window: what is around the rows of tokens."""
+"""Rows of the window that show something else."""
 TOKEN, ENDS = Binding.Group("Token"), Binding.Group("First, last")
 
 
 class Choices(DataTable[Text]):
-    """The tokens there were to choose from."""
+    """The most likely tokens."""
 
     BINDINGS: ClassVar[list[BindingType]] = [
-        Binding("enter", "select_cursor", "Go on with it", id="microscope.choose"),
+        Binding("enter", "select_cursor", "Use token", id="microscope.choose"),
         Binding("j", "cursor_down", "Down", id="list.down", show=False),
         Binding("k", "cursor_up", "Up", id="list.up", show=False),
     ]
 
 
 class Microscope(Modal[tuple[int, int] | None]):
-    """One token of a reply at a time. Returns (place, token) to go on from with another token, or None."""
+    """Shows one token of a reply. Returns (index, token) to branch with another token, or None."""
 
     NAME = "Microscope"
     GUIDE = (
-        "What one token of the reply was drawn from: a column per transformation, in the order they were applied, from "
-        "what the model said to what the token was drawn from. A dash is a token that is out of the question there. "
-        "Enter on another token writes the reply again with it in this place, as a branch."
+        "The distribution of one token of the reply. The first column is the model's; each further column is the "
+        "distribution after one more logits processor, and the last is the one the token was sampled from. A dash is a "
+        "removed token. Enter on another token starts a branch with that token."
     )
     BINDINGS: ClassVar[list[BindingType]] = [
-        Binding("left,h", "move(-1)", "Token before", id="microscope.before", priority=True, group=TOKEN),
+        Binding("left,h", "move(-1)", "Previous token", id="microscope.before", priority=True, group=TOKEN),
         Binding("right,l", "move(1)", "Next token", id="microscope.next", priority=True, group=TOKEN),
         Binding("home", "move(-1000000)", "First token", id="microscope.first", priority=True, group=ENDS),
         Binding("end", "move(1000000)", "Last token", id="microscope.last", priority=True, group=ENDS),
@@ -68,11 +68,11 @@ class Microscope(Modal[tuple[int, int] | None]):
         self.service, self.exchange = service, exchange
         self.at = 0
         self.seen: Explained | None = None
-        self._asked: int | None = None  # the place that is being computed
+        self._asked: int | None = None  # the index that is being computed
 
     def compose(self) -> ComposeResult:
         with Vertical(id="microscope"):
-            yield Static(f"looking with {one_line(self.exchange.model)} …", id="microscope-head", markup=False)
+            yield Static(f"Loading {one_line(self.exchange.model)} …", id="microscope-head", markup=False)
             with VerticalScroll(id="microscope-text", can_focus=False):
                 yield Static(id="microscope-tokens", markup=False)
             yield Choices(cursor_type="row", id="microscope-table")
@@ -80,21 +80,21 @@ class Microscope(Modal[tuple[int, int] | None]):
 
     def on_mount(self) -> None:
         self.query_one(DataTable).focus()
-        self._look()
+        self._explain()
 
     def action_move(self, by: int) -> None:
         self.at = min(len(self.exchange.tokens) - 1, max(0, self.at + by))
-        self._look()
+        self._explain()
 
-    def _look(self) -> None:
-        """Have the present token explained; one at a time, however fast the keys come."""
+    def _explain(self) -> None:
+        """Explain the current token; only one job is queued at a time."""
         if self._asked is not None:
             return
-        exchange, at, top = self.exchange, self.at, max(FEWEST, self.size.height - OTHER_ROWS)
+        exchange, at, top = self.exchange, self.at, max(MIN_ROWS, self.size.height - OTHER_ROWS)
         self._asked = at
         self.service.do(
             lambda service, stop: explain_token(
-                exchange, at, service.talker_for(exchange.model, exchange.sha256, stop, keep=True), top
+                exchange, at, service.model_for(exchange.model, exchange.sha256, stop, keep=True), top
             ),
             self.post_message,
         )
@@ -108,13 +108,13 @@ class Microscope(Modal[tuple[int, int] | None]):
     def _explained(self, event: Explained) -> None:
         self._asked = None
         if event.at != self.at:
-            self._look()
+            self._explain()
             return
         self.seen = event
         token = self.exchange.tokens[event.at]
         last = dict(event.stages[-1].top)[token]
-        chosen = "chosen by you" if event.at < self.exchange.given else f"drawn with {percent(last)}"
-        head = f"token {event.at + 1} of {len(self.exchange.tokens)}: {event.names[token]} ({chosen})"
+        chosen = "chosen by you" if event.at < self.exchange.given else f"probability {percent(last)}"
+        head = f"Token {event.at + 1} of {len(self.exchange.tokens)}: {event.names[token]} ({chosen})"
         self.query_one("#microscope-head", Static).update(Content.styled(one_line(head), "bold"))
         self._show_text(event)
         self._show_table(event, token)
@@ -127,36 +127,36 @@ class Microscope(Modal[tuple[int, int] | None]):
             parts.append((text, "$text on $primary") if place == event.at else text)
         self.query_one("#microscope-tokens", Static).update(Content.assemble(*parts))
 
-    def _show_table(self, event: Explained, drawn: int) -> None:
+    def _show_table(self, event: Explained, sampled: int) -> None:
         table: DataTable[Text] = self.query_one(DataTable)
         table.clear(columns=True)
         table.add_columns(Text("token"), *(Text(stage.name.replace("_", " ")) for stage in event.stages))
         kept = [Text(f"{stage.kept:,}", "dim", justify="right") for stage in event.stages]
         bits = [Text(f"{max(0.0, stage.entropy_bits):.2f}", "dim", justify="right") for stage in event.stages]
-        table.add_row(Text("tokens left", "dim"), *kept, key="left")
+        table.add_row(Text("tokens", "dim"), *kept, key="left")
         table.add_row(Text("entropy, bits", "dim"), *bits, key="bits")
         tops = [dict(stage.top) for stage in event.stages]
         ids = sorted(event.names, key=lambda token: (-tops[0].get(token, 0.0), token))
         for token in ids:
-            name = Text(("▸ " if token == drawn else "  ") + one_line(event.names[token]))
-            table.add_row(name, *(cell_of(top.get(token)) for top in tops), key=str(token))
-        table.move_cursor(row=2 + ids.index(drawn))
+            name = Text(("▸ " if token == sampled else "  ") + one_line(event.names[token]))
+            table.add_row(name, *(probability_cell(top.get(token)) for top in tops), key=str(token))
+        table.move_cursor(row=2 + ids.index(sampled))
 
     @on(DataTable.RowSelected)
-    def _go_on(self, event: DataTable.RowSelected) -> None:
+    def _choose(self, event: DataTable.RowSelected) -> None:
         if self.seen is not None and self.seen.at == self.at and event.row_key.value not in ("left", "bits"):
             self.dismiss((self.at, int(event.row_key.value or 0)))
 
 
-def cell_of(probability: float | None) -> Text:
-    """A probability; a dash where the token is out of the question; nothing where it is not known."""
+def probability_cell(probability: float | None) -> Text:
+    """A probability; a dash for a removed token; empty if unknown."""
     if probability is None:
         return Text("")
     return Text(percent(probability) if probability else "–", justify="right")
 
 
 def percent(probability: float) -> str:
-    """A probability in per cent: two decimals, four where two would say next to nothing."""
+    """A probability in percent, with two decimals, or four if it is small."""
     if 0 < probability < 5e-7:
         return "<0.0001 %"
     return f"{100 * probability:.4f} %" if 0 < probability < 1e-4 else f"{100 * probability:.2f} %"

@@ -1,4 +1,4 @@
-"""Choosing what to talk to."""
+"""The dialog to choose a model."""
 
 from __future__ import annotations
 
@@ -8,36 +8,36 @@ from textual import work
 from textual.content import Content
 from textual.widgets.option_list import Option
 
-from workbench.chat.models import Choice, choices
+from workbench.chat.model_choices import Choice, choices
 from workbench.text import one_line
 from workbench.ui.chooser import Chooser
 
 
 class ChooseModel(Chooser[str]):
-    """The models of all runs, narrowed by typing. Returns a reference, or None."""
+    """The models of all runs, filtered by typing. Returns a reference, or None."""
 
     NAME = "Models"
-    GUIDE = "Type words of a run's name, a step, best, last or training; Enter takes the marked one."
-    PLACEHOLDER = "type to narrow; or RUN, RUN@best, RUN@STEP, RUN@live"
-    HINT = "↑ ↓ choose · Enter takes it · esc"
+    GUIDE = "Type part of a run's name, a step, best, last or training to filter; Enter opens the selected model."
+    PLACEHOLDER = "Filter, or RUN, RUN@best, RUN@STEP, RUN@live"
+    HINT = "↑ ↓ select · Enter open · esc cancel"
 
-    def __init__(self, home: Path, question: str = "Talk to which model?") -> None:
+    def __init__(self, home: Path, question: str = "Open a model") -> None:
         super().__init__()
         self.home, self.question = home, question
         self.choices: list[Choice] = []
 
     def on_mount(self) -> None:
-        self.say("reading …")
-        self._find()
+        self.say("Loading …")
+        self._load()
 
     @work(thread=True, group="choices")
-    def _find(self) -> None:
-        self.app.call_from_thread(self._found, choices(self.home))
+    def _load(self) -> None:
+        self.app.call_from_thread(self._show, choices(self.home))
 
-    def _found(self, found: list[Choice]) -> None:
-        if self.is_attached:  # else it was closed while the runs were read
+    def _show(self, found: list[Choice]) -> None:
+        if self.is_attached:  # false if it was closed meanwhile
             self.choices = found
-            self.say(self.HINT if found else "no run has saved a checkpoint yet · esc")
+            self.say(self.HINT if found else "No run has saved a checkpoint yet · esc cancel")
             self.narrow()
 
     def narrow(self) -> None:
@@ -48,13 +48,13 @@ class ChooseModel(Chooser[str]):
         self.dismiss(identity)
 
     def submit(self) -> None:
-        """The marked line, or what is typed, where it is in none, as RUN@best."""
+        """Return the selected model, or the typed text, such as RUN@best."""
         if self.marked or self.typed:
             self.dismiss(self.marked or self.typed)
 
 
 def text_of(choice: Choice) -> str:
-    """What is searched for words."""
+    """The text that is searched."""
     return f"{choice.reference} {choice.description}".casefold()
 
 

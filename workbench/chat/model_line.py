@@ -1,4 +1,4 @@
-"""The line above a conversation: which model answers, and how much of its context is used."""
+"""The line above the conversation: the model, and how much of its context is used."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ from textual.containers import Horizontal
 from textual.content import Content
 from textual.widgets import Static
 
+from workbench.formatting import format_count
 from workbench.text import one_line
 
 CELLS = 8
@@ -14,7 +15,7 @@ CELLS = 8
 
 
 class ModelLine(Horizontal):
-    """Facts on the left, the context meter on the right."""
+    """The model on the left, the context meter on the right."""
 
     DEFAULT_CSS = """
     ModelLine {
@@ -29,17 +30,18 @@ class ModelLine(Horizontal):
         yield Static(id="model-context", markup=False)
 
     def say(self, text: str) -> None:
-        """Something else than a model."""
+        """Show a message instead of a model."""
         self.query_one("#model-facts", Static).update(Content(one_line(text)))
         self.query_one("#model-context", Static).update("")
 
-    def show(self, name: str, *facts: str) -> None:
-        """The model, and what distinguishes it."""
-        rest = "  ".join(one_line(fact) for fact in facts if fact)
+    def show(self, name: str, parameters: int, mode: str, *, in_training: bool) -> None:
+        """Show a model; `mode` is completion or chat."""
+        facts = ("in training" if in_training else "", mode, f"{format_count(parameters)} parameters")
+        rest = "  ".join(fact for fact in facts if fact)
         self.query_one("#model-facts", Static).update(Content.assemble((one_line(name), "bold"), f"  {rest}"))
 
     def meter(self, used: int, context: int, dropped: int = 0) -> None:
-        """`used` tokens of the `context` are taken; `dropped` older ones are before the model no longer."""
+        """Show that the window has `used` of `context` tokens, and that `dropped` older ones are outside it."""
         full = min(CELLS, -(-used * CELLS // max(1, context)))
         gone = f", {dropped} dropped" if dropped else ""
         bar = Content.assemble(("▰" * full, "$warning" if dropped else "$primary"), ("▱" * (CELLS - full), "dim"))

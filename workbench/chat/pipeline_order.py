@@ -1,4 +1,4 @@
-"""The order in which the knobs work on the model's logits, as the knob panel shows it. Imports torch only when used."""
+"""The order of the logits processors, for the sampling panel. Imports torch late."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from llm.config import DecodeConfig
 
 @dataclass(frozen=True)
 class Place:
-    """One transformation in the order: its knobs, and whether they are set such that it does anything."""
+    """One logits processor: its parameters, and whether it is active."""
 
     name: str
     params: tuple[str, ...]
@@ -17,7 +17,7 @@ class Place:
 
 
 def in_order(params: DecodeConfig) -> list[Place]:
-    """Every transformation, first to last. ConfigError where `params.order` names one that there is not."""
+    """All processors in order. ConfigError for an unknown name in `params.order`."""
     from llm.sampling.pipeline import PROCESSORS, resolve_order
 
     by_name = {item.name: item for item in PROCESSORS}

@@ -1,4 +1,4 @@
-"""Where a prompt is typed: Enter sends, ctrl+j begins a new line in every terminal, arrows bring back what was sent."""
+"""The prompt field: Enter sends, ctrl+j inserts a new line in every terminal, arrows recall earlier prompts."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from textual.widgets.text_area import Document, DocumentNavigator, EditResult, L
 
 from workbench.text import clean
 
-REMEMBERED = 500
+HISTORY = 500
 
 
 class PromptArea(TextArea):
@@ -27,12 +27,12 @@ class PromptArea(TextArea):
     BINDINGS: ClassVar[list[BindingType]] = [
         Binding("enter", "send", "Send", id="prompt.send"),
         Binding("ctrl+j,shift+enter,alt+enter", "newline", "New line", id="prompt.newline", key_display="^j"),
-        Binding("up", "before", "Line up, or the prompt before", id="prompt.before", show=False),
-        Binding("down", "after", "Line down, or the prompt after", id="prompt.after", show=False),
+        Binding("up", "before", "Line up, or previous prompt", id="prompt.before", show=False),
+        Binding("down", "after", "Line down, or next prompt", id="prompt.after", show=False),
     ]
 
     class Sent(Message):
-        """The person pressed Enter."""
+        """The user pressed Enter."""
 
         def __init__(self, text: str) -> None:
             super().__init__()
@@ -43,11 +43,11 @@ class PromptArea(TextArea):
         self.highlight_cursor_line = False
         self.prompts: list[str] = []
         self._place = 0
-        self._draft = ""
+        self._draft = ""  # the text typed before a prompt of the history was recalled
+        self._unsent: str | None = None  # the text typed before an earlier prompt was edited
 
     async def _on_key(self, event: events.Key) -> None:
-        """Keys in the order they were typed. A priority binding would be obeyed before the letters typed ahead of it
-        have reached the field, and a fast typist's Enter would send an empty prompt."""
+        """Handle Enter here and not as a priority binding, which would run before the letters typed ahead of it."""
         active = self.screen.active_bindings.get(event.key)
         if active is not None and active.node is self and active.binding.id in ("prompt.send", "prompt.newline"):
             event.stop()
@@ -57,19 +57,36 @@ class PromptArea(TextArea):
         await super()._on_key(event)
 
     def action_send(self) -> None:
-        """Send what is typed. It stays in the field until `accept`: nothing typed is ever lost."""
+        """Send the text. It stays in the field until `accept`."""
         self.post_message(self.Sent(self.text))
 
     def remember(self, prompts: Sequence[str]) -> None:
-        """Prompts that were sent earlier than all that are remembered."""
-        self.prompts[:0] = prompts[-REMEMBERED:]
-        self._place += len(prompts[-REMEMBERED:])
+        """Add older prompts before the history."""
+        self.prompts[:0] = prompts[-HISTORY:]
+        self._place += len(prompts[-HISTORY:])
+
+    def show(self, text: str) -> None:
+        """Replace the text, with the cursor at its end."""
+        self.text = text
+        self.move_cursor(self.document.end)
+
+    def edit_earlier(self, text: str) -> None:
+        """Edit an earlier prompt; `restore_draft` brings back the text typed before."""
+        if self._unsent is None:
+            self._unsent = self.text
+        self.show(text)
+        self.focus()
+
+    def restore_draft(self) -> None:
+        """Bring back the text typed before `edit_earlier`."""
+        text, self._unsent = self._unsent or "", None
+        self.show(text)
 
     def accept(self, text: str) -> None:
-        """Remember `text` as sent, and empty the field for the next."""
+        """Add `text` to the history, and clear the field."""
         if text.strip() and (not self.prompts or self.prompts[-1] != text):
             self.prompts.append(text)
-            del self.prompts[:-REMEMBERED]
+            del self.prompts[:-HISTORY]
         self._place, self._draft = len(self.prompts), ""
         if self.text == text:
             self.text = ""
@@ -78,7 +95,7 @@ class PromptArea(TextArea):
         self.insert("\n")
 
     def action_before(self) -> None:
-        """One line up; from the first line, the prompt that was sent before."""
+        """Move up a line; from the first line, recall the previous prompt."""
         if self.cursor_at_first_line and self._place > 0:
             if self._place == len(self.prompts):
                 self._draft = self.text
@@ -87,7 +104,7 @@ class PromptArea(TextArea):
             self.action_cursor_up()
 
     def action_after(self) -> None:
-        """One line down; from the last line, the prompt that was sent after, or what was being typed."""
+        """Move down a line; from the last line, recall the next prompt or the draft."""
         if self.cursor_at_last_line and self._place < len(self.prompts):
             self._recall(self._place + 1)
         else:
@@ -95,22 +112,23 @@ class PromptArea(TextArea):
 
     def _recall(self, place: int) -> None:
         self._place = place
-        self.text = self.prompts[place] if place < len(self.prompts) else self._draft
-        self.move_cursor(self.document.end)
+        self.show(self.prompts[place] if place < len(self.prompts) else self._draft)
 
-    # What is in the field is what was typed or pasted; what is drawn of it is cleaned.
+    # The field holds the text as typed or pasted; only its display is cleaned.
 
     def replace(
         self, insert: str, start: Location, end: Location, *, maintain_selection_offset: bool = True
     ) -> EditResult:
-        """All that is typed or pasted comes through here."""
-        return super().replace(fitting(insert), start, end, maintain_selection_offset=maintain_selection_offset)
+        """Normalize line ends of typed and pasted text."""
+        return super().replace(
+            normalize_line_ends(insert), start, end, maintain_selection_offset=maintain_selection_offset
+        )
 
     def load_text(self, text: str) -> None:
-        super().load_text(fitting(text))
+        super().load_text(normalize_line_ends(text))
 
     def _set_document(self, text: str, language: str | None) -> None:
-        """Textual's own, with a document that can be looked at. Textual 8 has no other place for one."""
+        """Use a document with a clean display. Textual 8 has no other hook for one."""
         super()._set_document(text, language)
         self.document = CleanDocument(text)
         self.wrapped_document = WrappedDocument(self.document, tab_width=self.indent_width)
@@ -119,7 +137,7 @@ class PromptArea(TextArea):
 
 
 class CleanDocument(Document):
-    """A text as it is, whose lines are cleaned where they are drawn and measured: character by character in place."""
+    """A document whose lines are cleaned for drawing and measuring, character by character, but not changed."""
 
     @property
     def lines(self) -> list[str]:
@@ -137,9 +155,9 @@ class CleanDocument(Document):
 
 
 LINE_ENDS = str.maketrans({end: clean(end) for end in "\x0b\x0c\x1c\x1d\x1e\x85\u2028\u2029"})
-"""What Python, and so a document, takes for an end of line, though nobody means one by it; and what stands for it."""
+"""Characters that `str.splitlines` treats as line ends, and their replacements."""
 
 
-def fitting(text: str) -> str:
-    """`text` with line ends of one kind."""
+def normalize_line_ends(text: str) -> str:
+    """`text` with `\n` as the only line end."""
     return text.replace("\r\n", "\n").replace("\r", "\n").translate(LINE_ENDS)

@@ -1,11 +1,10 @@
-"""Writing a kept reply once more, and saying whether it came out the same; keeping the step that wrote one."""
+"""Replay a reply and compare it with the original; save the weights that wrote it."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from textual.message import Message
 
@@ -13,22 +12,20 @@ from llm.config import DecodeConfig
 from llm.errors import UserError
 from llm.run import Run
 from workbench.chat.conversation import Exchange
-
-if TYPE_CHECKING:
-    from workbench.chat.models import Talker
+from workbench.chat.model import Cancel, ChatModel
 
 
 @dataclass
 class Replayed(Message):
-    """What became of a replay, in words; `same` says whether every token came again."""
+    """The result of a replay; `same`: whether all tokens are equal."""
 
     number: int
     same: bool
     words: str
 
 
-def scripted(exchange: Exchange) -> Callable[[], DecodeConfig]:
-    """The knobs token by token, as they were when the reply was written."""
+def recorded_params(exchange: Exchange) -> Callable[[], DecodeConfig]:
+    """A params source that repeats the parameters of every token of `exchange`."""
     token = exchange.given - 1
 
     def params() -> DecodeConfig:
@@ -39,62 +36,62 @@ def scripted(exchange: Exchange) -> Callable[[], DecodeConfig]:
     return params
 
 
-def replay(exchange: Exchange, talker: Talker, cancelled: Callable[[], bool]) -> Replayed:
-    """Write `exchange` again with `talker`, which holds the weights it was written with. Raises UserError."""
+def replay(exchange: Exchange, chat_model: ChatModel, cancel: Cancel) -> Replayed:
+    """Generate `exchange` again with `chat_model`, which must have the same weights. Raises UserError."""
     from llm.engine import Piece
 
     given = exchange.tokens[: exchange.given]
-    tokens, text = list(given), talker.text_of(given)
+    tokens, text = list(given), chat_model.text_of(given)
     length = len(exchange.tokens)
 
-    def enough() -> bool:
-        return cancelled() or (exchange.reason == "cancelled" and len(tokens) >= length)
+    def is_done() -> bool:
+        return cancel() or (exchange.reason == "cancelled" and len(tokens) >= length)
 
-    source = scripted(exchange)
-    for item in talker.stream(exchange.start, exchange.params, cancel=enough, params_source=source, given=given):
+    source = recorded_params(exchange)
+    for item in chat_model.stream(exchange.start, exchange.params, cancel=is_done, params_source=source, given=given):
         if isinstance(item, Piece) and item.sample == 0:
             text += item.text
             if item.token_id is not None:
                 tokens.append(item.token_id)
-    if cancelled():
-        return Replayed(exchange.number, False, "the replay was stopped")
-    return compared(exchange, tokens, text, talker.device)
+    if cancel():
+        return Replayed(exchange.number, False, "Replay stopped.")
+    return compare_replay(exchange, tokens, text, chat_model.device)
 
 
 @dataclass
-class StepKept(Message):
-    """The weights that wrote a reply are kept, in words."""
+class StepSaved(Message):
+    """The weights that wrote a reply are saved or pinned."""
 
     words: str
 
 
-def keep_step(home: Path, model: str, talker: Talker | None) -> StepKept:
-    """Keep the weights of `model` (RUN@STEP): pin the checkpoint that holds them, or write down those that `talker`,
-    the open model, has of a run in training. Raises UserError."""
+def save_step(home: Path, model: str, chat_model: ChatModel | None) -> StepSaved:
+    """Keep the weights of `model` (RUN@STEP): pin their checkpoint, or save them from `chat_model`, the open model of a
+    run in training. Raises UserError."""
     name, _, step = model.rpartition("@")
     run = Run.open(home, name)
     if any(str(info.step) == step for info in run.checkpoints()):
         run.update_meta(pins=sorted({*run.meta()["pins"], int(step)}))
-        return StepKept(f"{model} is a checkpoint, pinned from now on")
+        return StepSaved(f"{model} is a checkpoint; it is now pinned.")
     if not any(str(info.step) == step for info in run.kept()):
-        if talker is None or talker.name != model:
+        if chat_model is None or chat_model.name != model:
             raise UserError(
-                f"{model} was not saved, and the chat has newer weights by now: K keeps those of the last reply."
+                f"{model} was not saved, and the open model has newer weights; K saves those of the last reply."
             )
         try:
-            talker.keep()
+            chat_model.save_weights()
         except OSError as error:
-            raise UserError(f"{model} cannot be kept ({error.strerror or error}); make room on the disk.") from error
-    return StepKept(f"{model} is kept: its replies can be replayed at any time")
+            raise UserError(f"{model} cannot be saved ({error.strerror or error}); free some disk space.") from error
+    return StepSaved(f"{model} is saved; its replies can be replayed.")
 
 
-def compared(exchange: Exchange, tokens: list[int], text: str, device: str) -> Replayed:
-    """Whether a replay is what was written before; if not, from where on."""
+def compare_replay(exchange: Exchange, tokens: list[int], text: str, device: str) -> Replayed:
+    """Compare a replay with the original reply."""
     if exchange.kind == "turn":
         text = text.lstrip()
     if tokens == exchange.tokens and text == exchange.reply:
-        return Replayed(exchange.number, True, f"replayed: the same {len(tokens)} tokens, exactly")
+        return Replayed(exchange.number, True, f"Replay: all {len(tokens)} tokens are identical.")
     pairs = zip(tokens, exchange.tokens, strict=False)
     same = next((at for at, (new, old) in enumerate(pairs) if new != old), min(len(tokens), len(exchange.tokens)))
-    why = f"; it was written on {exchange.device}, this is {device}" if device != exchange.device else ""
-    return Replayed(exchange.number, False, f"replayed, but it differs from token {same + 1} on{why}")
+    why = f" (original on {exchange.device}, replay on {device})" if device != exchange.device else ""
+    return Replayed(exchange.number, False, f"Replay differs from token {same + 1} on{why}.")

@@ -1,4 +1,4 @@
-"""One reply: what is asked for, what is told of it while it grows, and how it comes from a model to the screen."""
+"""One reply: the request, the messages while it is generated, and the loop that posts them."""
 
 from __future__ import annotations
 
@@ -12,44 +12,45 @@ from textual.message import Message
 
 from llm.config import DecodeConfig
 from llm.errors import UserError
-from workbench.chat.conversation import Exchange, KnobChanges
-from workbench.chat.models import Talker, run_name
+from workbench.chat.conversation import Exchange, ParamsChanges
+from workbench.chat.model import ChatModel
+from workbench.chat.model_choices import run_name
 
 if TYPE_CHECKING:
     from llm.engine import Done, Piece
     from llm.tokenizer.chat_template import ChatTemplate
 
-NEWS_EVERY = 0.1
-"""Seconds between two messages about a growing reply."""
+POST_EVERY = 0.1
+"""Seconds between two messages of a reply."""
 
 Post = Callable[[Message], object]
 
 
 @dataclass
 class Request:
-    """A reply that is asked for. In a turn view, `history` holds the turns before and `prompt` is a question.
+    """A request for a reply. In chat mode, `prompt` is a question, and `history` the turns before it.
 
-    `file_text` is that of the file that `prompt` names, where it was read already. Whatever prompt and history are,
-    `like` has it begin as another exchange began, and `goes_on` where that one stopped. The reply begins with the
-    tokens `given`.
+    `file_text` is the text of the file that `prompt` names, if it was read before. `like` starts from the same text as
+    another exchange, `continues` from the end of another reply; both replace prompt and history. The reply begins with
+    the tokens `given`.
     """
 
     number: int
     prompt: str
     params: DecodeConfig
     history: Sequence[tuple[str, str]] = ()
-    turns: ChatTemplate | None = None
+    template: ChatTemplate | None = None
     file_text: str = ""
     like: Exchange | None = None
-    goes_on: Exchange | None = None
+    continues: Exchange | None = None
     given: Sequence[int] = ()
-    asked: float = field(default_factory=time.monotonic)
+    requested: float = field(default_factory=time.monotonic)
     cancelled: threading.Event = field(default_factory=threading.Event)
 
 
 @dataclass(frozen=True)
 class Start:
-    """What a reply goes on from: `context`, `begun` and `file_text` as in an Exchange; `dropped_turns` had no room."""
+    """The start of a reply: `context`, `begun` and `file_text` as in `Exchange`; `dropped_turns` did not fit."""
 
     context: str
     begun: Sequence[int] = ()
@@ -59,8 +60,8 @@ class Start:
 
 @dataclass(frozen=True)
 class Pace:
-    """How far a reply is: `tokens` of all samples, `first` in seconds from asking to the first of them. `context_used`
-    tokens are before the model, the `dropped` oldest no longer."""
+    """Progress of a reply: `tokens` of all samples; `first`, seconds from the request to the first token. The model's
+    window has `context_used` tokens; the `dropped` oldest are outside it."""
 
     tokens: int = 0
     tokens_per_second: float = 0.0
@@ -71,7 +72,7 @@ class Pace:
 
 @dataclass
 class ReplyBegan(Message):
-    """The model `name` has begun to read what the reply starts from."""
+    """The model `name` starts a reply with `params`."""
 
     reply: int
     name: str
@@ -81,25 +82,25 @@ class ReplyBegan(Message):
     live: bool
     device: str
     warning: str = ""
-    """What of the prompt the model does not get to see as it stands."""
+    """About characters of the prompt that the tokenizer changes."""
 
 
 @dataclass
 class ReplyGrew(Message):
-    """What came since the message before: `text`, and its tokens as `ids`. `changes` are all knobs changed so far;
-    `problem` says why those of now do not hold, where they cannot."""
+    """New `text` and its tokens `ids`. `changes`: all parameter changes so far; `problem`: why the current ones are
+    invalid."""
 
     reply: int
     text: str
     ids: tuple[int, ...]
     pace: Pace
-    changes: KnobChanges = ()
+    changes: ParamsChanges = ()
     problem: str = ""
 
 
 @dataclass
 class ReplyEnded(Message):
-    """No more comes. `reason` is stop, length, cancelled or failed; `others` are the further samples."""
+    """The end of a reply. `reason`: stop, length, cancelled or failed; `others`: the texts of further samples."""
 
     reply: int
     reason: str
@@ -108,136 +109,138 @@ class ReplyEnded(Message):
     problem: str = ""
 
 
-def write_reply(talker: Talker, request: Request, knobs_now: Callable[[], DecodeConfig], post: Post) -> None:
-    """Have `talker` write a reply with the knobs that `knobs_now` gives for every token, and post what comes of it.
-    Raises UserError where prompt or knobs cannot be."""
+def write_reply(chat_model: ChatModel, request: Request, params_source: Callable[[], DecodeConfig], post: Post) -> None:
+    """Generate a reply with the parameters that `params_source` returns for every token, and post its messages.
+    UserError for an invalid prompt or parameter."""
     cancelled = request.cancelled.is_set
     if cancelled():
         post(ReplyEnded(request.number, "cancelled"))
         return
     from llm.engine import Done
 
-    talker.update(cancelled)
-    start = start_of(talker, request)
-    params = RecordedParams(
-        with_turn_stop(request.params, request.turns), lambda: with_turn_stop(knobs_now(), request.turns), talker.check
+    chat_model.update(cancelled)
+    start = resolve_start(chat_model, request)
+    template = request.template
+    params = ParamsRecorder(
+        with_stop(request.params, template), lambda: with_stop(params_source(), template), chat_model.validate
     )
-    weights = (talker.sha256, talker.in_training, talker.device)
-    warning = "" if start.begun else talker.prompt_changes(start.file_text or request.prompt)
-    post(ReplyBegan(request.number, talker.name, start, params.first, *weights, warning))
-    news = News(request.number, post, asked=request.asked, params=params)
-    news.begin(request.given, talker.text_of(request.given))
+    weights = (chat_model.sha256, chat_model.in_training, chat_model.device)
+    warning = "" if start.begun else chat_model.prompt_changes(start.file_text or request.prompt)
+    post(ReplyBegan(request.number, chat_model.name, start, params.first, *weights, warning))
+    poster = ReplyPoster(request.number, post, requested=request.requested, params=params)
+    poster.begin(request.given, chat_model.text_of(request.given))
     prompt = list(start.begun) or start.context
-    for item in talker.stream(prompt, params.first, cancel=cancelled, params_source=params, given=request.given):
+    for item in chat_model.stream(prompt, params.first, cancel=cancelled, params_source=params, given=request.given):
         if isinstance(item, Done):
-            news.end(item)
+            poster.end(item)
         else:
-            news.take(item)
+            poster.add(item)
 
 
-class RecordedParams:
-    """Gives the knobs of `source` for every token, and remembers where they changed.
+class ParamsRecorder:
+    """Returns the parameters of `source` for every token, and records where they changed.
 
-    Those that `check` refuses, as a token's name that is half typed, change nothing: `problem` says why.
+    Parameters that `validate` rejects, such as an incomplete token name, are ignored; `problem` says why.
     """
 
     def __init__(
-        self, first: DecodeConfig, source: Callable[[], DecodeConfig], check: Callable[[DecodeConfig], object]
+        self, first: DecodeConfig, source: Callable[[], DecodeConfig], validate: Callable[[DecodeConfig], object]
     ) -> None:
-        self.first = self._asked_for = self._now = first
-        self._source, self._check = source, check
+        self.first = self._latest = self._current = first
+        self._source, self._validate = source, validate
         self._tokens = 0
         self.changes: list[tuple[int, DecodeConfig]] = []
         self.problem = ""
 
     def __call__(self) -> DecodeConfig:
         params = self._source()
-        if params != self._asked_for:
-            self._asked_for = params
-            self._take(params)
+        if params != self._latest:
+            self._latest = params
+            self._apply(params)
         self._tokens += 1
-        return self._now
+        return self._current
 
-    def _take(self, params: DecodeConfig) -> None:
+    def _apply(self, params: DecodeConfig) -> None:
         try:
-            self._check(params)
+            self._validate(params)
         except UserError as error:
             self.problem = str(error)
             return
         self.problem = ""
-        if params != self._now:
-            self._now = params
+        if params != self._current:
+            self._current = params
             self.changes.append((self._tokens, params))
 
 
-def with_turn_stop(params: DecodeConfig, turns: ChatTemplate | None) -> DecodeConfig:
-    """The knobs, and that an answer ends where the next question would begin."""
-    if turns is None or turns.stop in params.stop:
+def with_stop(params: DecodeConfig, template: ChatTemplate | None) -> DecodeConfig:
+    """`params` with the stop string of the chat template: an answer ends before the next question."""
+    if template is None or template.stop in params.stop:
         return params
-    return replace(params, stop=(*params.stop, turns.stop))
+    return replace(params, stop=(*params.stop, template.stop))
 
 
-def start_of(talker: Talker, request: Request) -> Start:
-    """What to write on from, without the oldest turns that leave too little room."""
+def resolve_start(chat_model: ChatModel, request: Request) -> Start:
+    """The start of a reply. The oldest turns are dropped until the reply has room in the context."""
     if request.like is not None:
         like = request.like
         return Start(like.context, like.begun, like.file_text, like.dropped_turns)
-    if request.goes_on is not None:
-        return going_on(talker, request.goes_on)
+    if request.continues is not None:
+        return continuation(chat_model, request.continues)
     from llm.engine import resolve_prompt
 
-    asked = request.file_text or resolve_prompt(request.prompt)
-    file_text = asked if asked != request.prompt else ""
-    if request.turns is None:
-        return Start(asked, file_text=file_text)
-    room = talker.context - min(request.params.max_tokens, talker.context // 4)
+    text = request.file_text or resolve_prompt(request.prompt)
+    file_text = text if text != request.prompt else ""
+    if request.template is None:
+        return Start(text, file_text=file_text)
+    room = chat_model.context - min(request.params.max_tokens, chat_model.context // 4)
     history = list(request.history)
-    while history and len(talker.prompt_ids(request.turns.render_prompt(history, asked), request.params)) > room:
+    render = request.template.render_prompt
+    while history and len(chat_model.prompt_ids(render(history, text), request.params)) > room:
         history.pop(0)
     dropped_turns = len(request.history) - len(history)
-    return Start(request.turns.render_prompt(history, asked), file_text=file_text, dropped_turns=dropped_turns)
+    return Start(render(history, text), file_text=file_text, dropped_turns=dropped_turns)
 
 
-def going_on(talker: Talker, before: Exchange) -> Start:
-    """Where a reply stopped: after its very tokens, of which the last may be half a character.
+def continuation(chat_model: ChatModel, before: Exchange) -> Start:
+    """The end of the reply `before`: its exact tokens, of which the last may be an incomplete character.
 
-    After its text, where the tokens are another tokenizer's, or end with an end of text or a stop string.
+    Its text, if the model is of another run, or if the reply ended with the end of text or a stop string.
     """
     text = before.context + before.reply
-    if before.reason not in ("length", "cancelled") or run_name(before.model) != run_name(talker.name):
+    if before.reason not in ("length", "cancelled") or run_name(before.model) != run_name(chat_model.name):
         return Start(text)
-    return Start(text, [*talker.prompt_ids(before.start, before.params), *before.tokens])
+    return Start(text, [*chat_model.prompt_ids(before.start, before.params), *before.tokens])
 
 
-class News:
-    """Gathers pieces and posts them in one message every NEWS_EVERY seconds; the first at once."""
+class ReplyPoster:
+    """Collects pieces and posts them in one message every NEWS_EVERY seconds; the first at once."""
 
     def __init__(
         self,
         reply: int,
         post: Post,
         *,
-        asked: float,
-        params: RecordedParams,
+        requested: float,
+        params: ParamsRecorder,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self.reply, self.post, self.params, self.clock = reply, post, params, clock
-        self.asked = asked
+        self.requested = requested
         self.first = 0.0
         self.tokens = 0
-        self.posted = -NEWS_EVERY
+        self.posted = -POST_EVERY
         self.text = ""
         self.ids: list[int] = []
         self.others: dict[int, list[str]] = {}
 
     def begin(self, given: Sequence[int], text: str) -> None:
-        """The tokens that the reply was given to begin with."""
+        """Begin the reply with the tokens `given`."""
         self.ids += given
         self.text += text
 
-    def take(self, piece: Piece) -> None:
-        """One token more."""
-        now = self.clock() - self.asked
+    def add(self, piece: Piece) -> None:
+        """Add a piece."""
+        now = self.clock() - self.requested
         if piece.token_id is not None:
             self.tokens += 1
             self.first = self.first or now
@@ -246,19 +249,19 @@ class News:
         else:
             self.text += piece.text
             self.ids += [] if piece.token_id is None else [piece.token_id]
-        if now - self.posted >= NEWS_EVERY:
+        if now - self.posted >= POST_EVERY:
             self.posted = now
             self._flush(piece.context_used, piece.dropped)
 
     def end(self, done: Done) -> None:
-        """Post what is left, and that it is all."""
+        """Post the rest and ReplyEnded."""
         self._flush(done.context_used, done.dropped)
         others = tuple("".join(texts) for _, texts in sorted(self.others.items()))
         pace = Pace(done.tokens, done.tokens_per_second, self.first, done.context_used, done.dropped)
         self.post(ReplyEnded(self.reply, done.reason, pace, others))
 
     def _flush(self, context_used: int, dropped: int) -> None:
-        now = self.clock() - self.asked
+        now = self.clock() - self.requested
         speed = (self.tokens - 1) / (now - self.first) if self.tokens > 1 and now > self.first else 0.0
         pace = Pace(self.tokens, speed, self.first, context_used, dropped)
         changes, problem = tuple(self.params.changes), self.params.problem

@@ -1,4 +1,4 @@
-"""Named sets of knobs: taking one, keeping the present one under a name, forgetting one."""
+"""The dialog for sampling presets: use, save or delete one."""
 
 from __future__ import annotations
 
@@ -17,30 +17,30 @@ from workbench.ui.chooser import Chooser
 
 
 class SamplingPresetsDialog(Chooser[DecodeConfig]):
-    """The presets, and a field for a name. Returns the knobs to use, or None."""
+    """The presets, and a field for a name. Returns the parameters to use, or None."""
 
-    NAME = "Knob presets"
+    NAME = "Sampling presets"
     GUIDE = (
-        "Enter takes the marked set of knobs; the seed stays as it is. A name that is not in the list keeps the "
-        "present knobs under it. They are kept in knobs.toml of the home folder."
+        "Enter uses the selected preset; the seed does not change. Type a new name to save the current parameters. "
+        "Presets are stored in knobs.toml in the home directory."
     )
-    QUESTION = "Knob presets"
-    PLACEHOLDER = "a name"
-    HINT = "Enter takes one · a new name and Enter keeps the present knobs · ctrl+d forgets one · esc"
+    QUESTION = "Sampling presets"
+    PLACEHOLDER = "Filter, or a new name"
+    HINT = "Enter use · new name + Enter save current · ctrl+d delete · esc cancel"
     BINDINGS: ClassVar[list[BindingType]] = [
-        Binding("ctrl+d", "forget", "Forget", id="knob-presets.forget", priority=True),
+        Binding("ctrl+d", "delete", "Delete", id="knob-presets.forget", priority=True),
     ]
 
     def __init__(self, home: Path, params: DecodeConfig) -> None:
         super().__init__()
         self.home, self.params = home, params
         self.presets: dict[str, DecodeConfig] = {}
-        self._moved = False  # the arrows say that one of the list is meant, not a new name
+        self._moved = False  # the list was used: Enter means the selected preset and not a new name
 
     def on_mount(self) -> None:
-        self._read()
+        self._load()
 
-    def _read(self) -> None:
+    def _load(self) -> None:
         try:
             self.presets = load_sampling_presets(self.home)
         except UserError as error:
@@ -62,34 +62,34 @@ class SamplingPresetsDialog(Chooser[DecodeConfig]):
         self._moved = True
         super().action_move(by)
 
-    def action_forget(self) -> None:
-        """Take the marked set out of the file."""
+    def action_delete(self) -> None:
+        """Delete the selected preset."""
         if self.marked:
             try:
                 save_sampling_preset(self.home, self.marked, None)
             except UserError as error:
                 self.say(str(error))
                 return
-            self._read()
+            self._load()
 
     def take(self, identity: str) -> None:
         self.dismiss(with_seed_of(self.presets[identity], self.params))
 
     def submit(self) -> None:
-        """A name in the list takes it; a new one keeps the present knobs, unless a line was moved to."""
+        """Use the preset of the typed name, or the selected one; save under a new name."""
         name = self.typed
         if name in self.presets:
             self.take(name)
         elif self.marked and (self._moved or not name):
             self.take(self.marked)
         elif name:
-            self._keep(name)
+            self._save(name)
 
-    def _keep(self, name: str) -> None:
+    def _save(self, name: str) -> None:
         try:
             save_sampling_preset(self.home, name, self.params)
         except UserError as error:
             self.say(str(error))
             return
         self.dismiss(None)
-        self.notify(f"the knobs are kept as {one_line(name)}", markup=False)
+        self.notify(f"Saved as {one_line(name)}", markup=False)

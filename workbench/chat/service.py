@@ -1,4 +1,4 @@
-"""The chat's thread: it opens models, has replies written, and does what else needs a model, one after another."""
+"""The chat's worker thread: opens models, generates replies and runs jobs that need a model, one at a time."""
 
 from __future__ import annotations
 
@@ -16,33 +16,33 @@ from textual.message import Message
 from llm.config import DecodeConfig
 from llm.errors import UserError
 from workbench.chat.conversation import Exchange
-from workbench.chat.models import LiveService, Talker, open_talker
+from workbench.chat.model import Cancel, ChatModel, LiveModels, open_model
 from workbench.chat.reply import Post, ReplyEnded, Request, write_reply
 from workbench.terminal import write_log
 
 if TYPE_CHECKING:
     from llm.tokenizer.chat_template import ChatTemplate
 
-Opener = Callable[[Path, LiveService, str, Callable[[], bool]], Talker]
-Work = Callable[["ChatService", Callable[[], bool]], Message]
-"""Called in the chat's thread with the service and what says that it is to stop; returns the message to post."""
+Opener = Callable[[Path, LiveModels, str, Cancel], ChatModel]
+Work = Callable[["ChatService", Cancel], Message]
+"""Called in the worker thread with the service and a cancel function; returns the message to post."""
 
 
 @dataclass
 class ModelOpened(Message):
-    """`reference` can be talked to; `name` is the run and the step it has now."""
+    """The model `reference` is open; `name` is its RUN@STEP."""
 
     reference: str
     name: str
     parameters: int
     context: int
     decode: DecodeConfig
-    turns: ChatTemplate | None
+    template: ChatTemplate | None
 
 
 @dataclass
 class ModelRefused(Message):
-    """`reference` cannot be talked to, and why."""
+    """The model `reference` cannot be opened."""
 
     reference: str
     problem: str
@@ -50,19 +50,19 @@ class ModelRefused(Message):
 
 @dataclass
 class JobFailed(Message):
-    """What was asked for with `do` could not be done, and why."""
+    """A job failed."""
 
     problem: str
 
 
 @dataclass
-class JobOver(Message):
-    """What was asked for with `do` is no longer being done."""
+class JobDone(Message):
+    """A job has ended, successful or not."""
 
 
 @dataclass
 class Opening:
-    """A model that is to be opened."""
+    """A request to open a model."""
 
     reference: str
     cancelled: threading.Event = field(default_factory=threading.Event)
@@ -70,7 +70,7 @@ class Opening:
 
 @dataclass
 class Job:
-    """Something else to be done with the open model: `work` returns what is to be told."""
+    """Other work with a model; the message that `work` returns goes to `post`."""
 
     work: Work
     post: Post
@@ -78,22 +78,22 @@ class Job:
 
 
 class ChatService:
-    """One model at a time, one reply at a time. `post` is called from the thread; a screen's `post_message` will do."""
+    """Opens one model and generates one reply at a time. `post` is called from the worker thread."""
 
-    def __init__(self, home: Path, training: LiveService, post: Post, opener: Opener = open_talker) -> None:
+    def __init__(self, home: Path, training: LiveModels, post: Post, opener: Opener = open_model) -> None:
         self.home, self.training = home, training
         self.params = DecodeConfig()
-        """Those of the next token; may be replaced at any time."""
+        """Parameters of the next token; may be replaced at any time."""
         self._post, self._opener = post, opener
         self._jobs: queue.SimpleQueue[Request | Opening | Job | None] = queue.SimpleQueue()
         self._waiting: list[Request | Opening | Job] = []
         self._thread: threading.Thread | None = None
-        self._talker: Talker | None = None
-        self._other: Talker | None = None  # that of a past reply which is being looked at
+        self._model: ChatModel | None = None
+        self._other: ChatModel | None = None  # the model of an earlier reply, for the microscope
         self._numbers = itertools.count(1)
 
     def open(self, reference: str) -> None:
-        """Get a model ready; answered by ModelOpened or ModelRefused. A reply that is being written ends."""
+        """Open a model; posts ModelOpened or ModelRefused. Stops the current reply."""
         self.stop()
         self._queue(Opening(reference))
 
@@ -102,57 +102,58 @@ class ChatService:
         prompt: str,
         *,
         history: Sequence[tuple[str, str]] = (),
-        turns: ChatTemplate | None = None,
+        template: ChatTemplate | None = None,
         file_text: str = "",
         like: Exchange | None = None,
-        goes_on: Exchange | None = None,
+        continues: Exchange | None = None,
         given: Sequence[int] = (),
     ) -> int:
-        """Have a reply written with the present knobs (see Request); returns its number."""
+        """Generate a reply with the current parameters (see Request); returns its number."""
         number = next(self._numbers)
-        request = Request(number, prompt, self.params, tuple(history), turns, file_text, like, goes_on, tuple(given))
-        self._queue(request)
-        return request.number
+        self._queue(
+            Request(number, prompt, self.params, tuple(history), template, file_text, like, continues, tuple(given))
+        )
+        return number
 
     def do(self, work: Work, post: Post | None = None) -> None:
-        """Have `work` done once the thread is free; its message, or JobFailed, goes to `post`, else to the screen."""
+        """Queue `work`; its message, or JobFailed, goes to `post`, by default to the screen."""
         self._queue(Job(work, post or self._post))
 
-    def talker_for(self, model: str, sha256: str, cancelled: Callable[[], bool], *, keep: bool = False) -> Talker:
-        """For a Job: a model with the weights that wrote a reply; the open one where it is that. Raises UserError.
+    def model_for(self, model: str, sha256: str, cancel: Cancel, *, keep: bool = False) -> ChatModel:
+        """Inside a job: a model with the weights that wrote a reply, the open one if it has them. Raises UserError.
 
-        `keep`: it is likely to be asked for again.
+        `keep` caches it for the next call.
         """
-        for talker in (self._talker, self._other):
-            if talker is not None and talker.name == model and sha256 in ("", talker.sha256):
-                return talker
-        talker = self._opener(self.home, self.training, model, cancelled)
-        if sha256 and talker.sha256 != sha256:
-            raise UserError(f"{model} holds other weights than those that wrote this reply.")
-        self._other = talker if keep else None
-        return talker
+        for chat_model in (self._model, self._other):
+            if chat_model is not None and chat_model.name == model and sha256 in ("", chat_model.sha256):
+                return chat_model
+        chat_model = self._opener(self.home, self.training, model, cancel)
+        if sha256 and chat_model.sha256 != sha256:
+            raise UserError(f"{model} now has other weights than those that wrote this reply.")
+        self._other = chat_model if keep else None
+        return chat_model
 
     @property
-    def talker(self) -> Talker | None:
-        """For a Job: the open model."""
-        return self._talker
+    def chat_model(self) -> ChatModel | None:
+        """Inside a job: the open model."""
+        return self._model
 
     @property
-    def is_at_a_job(self) -> bool:
-        """Whether something is to be done, or being done, that was asked for with `do`."""
+    def is_busy(self) -> bool:
+        """Whether a job is running or queued."""
         return any(isinstance(job, Job) for job in list(self._waiting))
 
-    def another(self, reference: str, cancelled: Callable[[], bool]) -> Talker:
-        """For a Job: a model beside the open one. Raises UserError."""
-        return self._opener(self.home, self.training, reference, cancelled)
+    def open_other(self, reference: str, cancel: Cancel) -> ChatModel:
+        """Inside a job: open a second model. Raises UserError."""
+        return self._opener(self.home, self.training, reference, cancel)
 
     def stop(self) -> None:
-        """End what is being done, within one token."""
+        """Cancel everything that is running or queued, within one token."""
         for job in list(self._waiting):
             job.cancelled.set()
 
     def close(self) -> None:
-        """End the thread once it is done with its token."""
+        """End the worker thread after its current token."""
         self.stop()
         self._jobs.put(None)
 
@@ -163,11 +164,11 @@ class ChatService:
             self._thread = threading.Thread(target=self._work, name="chat", daemon=True)
             self._thread.start()
 
-    # The thread
+    # The worker thread
 
     def _work(self) -> None:
         while (job := self._jobs.get()) is not None:
-            problem = self._problem_of(job)
+            problem = self._run(job)
             self._waiting.remove(job)
             if problem and isinstance(job, Opening):
                 self._post(ModelRefused(job.reference, problem))
@@ -176,10 +177,10 @@ class ChatService:
             elif isinstance(job, Job):
                 if problem:
                     job.post(JobFailed(problem))
-                self._post(JobOver())
+                self._post(JobDone())
 
-    def _problem_of(self, job: Request | Opening | Job) -> str:
-        """Do the job; what went wrong, in words, or ""."""
+    def _run(self, job: Request | Opening | Job) -> str:
+        """Run a job; returns what went wrong, or ""."""
         try:
             from llm.engine import use_one_thread
 
@@ -193,22 +194,21 @@ class ChatService:
         except UserError as error:
             return str(error)
         except ImportError as error:
-            return f"PyTorch could not be loaded ({error}); llm-workbench doctor says more."
-        except Exception as error:  # noqa: BLE001 - the thread must live on, and the person must be told
+            return f"PyTorch cannot be imported ({error}); run llm-workbench doctor."
+        except Exception as error:  # noqa: BLE001 - the thread must survive, and the user must see the error
             write_log(traceback.format_exc())
-            return f"the model failed ({type(error).__name__}: {error}); the details are in workbench.log."
+            return f"The model failed ({type(error).__name__}: {error}); see workbench.log for details."
         return ""
 
     def _open(self, job: Opening) -> None:
         if job.cancelled.is_set():
             return
-        self._talker = self._other = None  # frees the weights of the one before
-        talker = self._talker = self._opener(self.home, self.training, job.reference, job.cancelled.is_set)
-        self._post(
-            ModelOpened(job.reference, talker.name, talker.parameters, talker.context, talker.decode, talker.turns)
-        )
+        self._model = self._other = None  # frees the previous weights
+        chat_model = self._model = self._opener(self.home, self.training, job.reference, job.cancelled.is_set)
+        facts = (chat_model.parameters, chat_model.context, chat_model.decode, chat_model.template)
+        self._post(ModelOpened(job.reference, chat_model.name, *facts))
 
     def _reply(self, request: Request) -> None:
-        if self._talker is None:
-            raise UserError("no model is open; choose one with ctrl+o.")
-        write_reply(self._talker, request, lambda: self.params, self._post)
+        if self._model is None:
+            raise UserError("No model is open; press ctrl+o to choose one.")
+        write_reply(self._model, request, lambda: self.params, self._post)

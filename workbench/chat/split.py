@@ -1,8 +1,8 @@
-"""Two checkpoints on the same prompt, and one prompt at every checkpoint: on the chat's thread, told in messages."""
+"""Jobs of the split view and of the time-lapse. They run in the chat's worker thread and post messages."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -15,21 +15,21 @@ from llm.config import DecodeConfig
 from llm.run import Run
 from workbench.charts.curves import RunCurves
 from workbench.chat.conversation import Exchange
-from workbench.chat.models import run_name
-from workbench.chat.replay import scripted
+from workbench.chat.model import Cancel
+from workbench.chat.model_choices import run_name
+from workbench.chat.replay import recorded_params
+from workbench.chat.reply import Post
+from workbench.chat.service import ChatService
 
 if TYPE_CHECKING:
     from llm.engine import Piece
     from llm.engine.compare import Comparison
     from llm.engine.timelapse import Frame
-    from workbench.chat.service import ChatService
-
-Post = Callable[[Message], object]
 
 
 @dataclass
 class SideNamed(Message):
-    """Which weights a side has now; `given` is text that both begin with, after the prompt."""
+    """The model of a side; both replies begin with the text `given`."""
 
     side: int
     name: str
@@ -38,7 +38,7 @@ class SideNamed(Message):
 
 @dataclass
 class SideGrew(Message):
-    """A side has written on."""
+    """New text on a side."""
 
     side: int
     text: str
@@ -46,18 +46,18 @@ class SideGrew(Message):
 
 @dataclass
 class SplitDone(Message):
-    """Both sides are written and measured."""
+    """Both replies and their divergence are complete."""
 
     comparison: Comparison
 
 
-def split(exchange: Exchange, other: str, service: ChatService, cancelled: Callable[[], bool], post: Post) -> SplitDone:
-    """Have the weights that wrote `exchange`, and those that `other` names, write on from its prompt, and the tokens
-    that the person chose, with its knobs as they changed and its seed. Raises UserError."""
+def split(exchange: Exchange, other: str, service: ChatService, cancel: Cancel, post: Post) -> SplitDone:
+    """Generate from the prompt of `exchange` with the weights that wrote it and with `other`, with the same seed,
+    parameters (and their changes) and chosen tokens. Raises UserError."""
     from llm.engine.compare import compare
 
-    own = service.talker_for(exchange.model, exchange.sha256, cancelled, keep=True)
-    against = service.another(other, cancelled)
+    own = service.model_for(exchange.model, exchange.sha256, cancel, keep=True)
+    against = service.open_other(other, cancel)
     chosen = exchange.tokens[: exchange.given]
     given = own.text_of(chosen)
     post(SideNamed(0, own.name, given))
@@ -71,9 +71,9 @@ def split(exchange: Exchange, other: str, service: ChatService, cancelled: Calla
         (own.engine, against.engine),
         exchange.context + given,
         exchange.params,
-        tokens=[*own.prompt_ids(exchange.start, exchange.params), *chosen],
-        params_source=lambda: scripted(exchange),
-        cancel=cancelled,
+        tokens=own.prompt_ids(exchange.start, exchange.params, chosen),
+        params_source=lambda: recorded_params(exchange),
+        cancel=cancel,
         on_piece=grew,
     )
     return SplitDone(found)
@@ -81,7 +81,7 @@ def split(exchange: Exchange, other: str, service: ChatService, cancelled: Calla
 
 @dataclass
 class LapseBegan(Message):
-    """The curves of a run: steps and losses, each (N,), of training and of validation."""
+    """The loss curves of a run: steps and losses of training and validation, each (N,)."""
 
     steps: NDArray[np.float64]
     losses: NDArray[np.float64]
@@ -91,35 +91,33 @@ class LapseBegan(Message):
 
 @dataclass
 class FrameCame(Message):
-    """One checkpoint's text."""
+    """The text of one checkpoint."""
 
     frame: Frame
 
 
 @dataclass
 class LapseEnded(Message):
-    """There are no more frames."""
+    """All frames are complete."""
 
 
-def lapse(
-    run: Run, prompts: Sequence[str], params: DecodeConfig, cancelled: Callable[[], bool], post: Post
-) -> LapseEnded:
-    """Post the curves of `run`, then what each of its checkpoints writes on from `prompts`. Raises UserError."""
+def lapse(run: Run, prompts: Sequence[str], params: DecodeConfig, cancel: Cancel, post: Post) -> LapseEnded:
+    """Post the loss curves of `run`, then a frame per checkpoint and prompt. Raises UserError."""
     from llm.engine.timelapse import timelapse
 
     curves = RunCurves(run)
-    while curves.poll() and not cancelled():
+    while curves.poll() and not cancel():
         pass  # the log is read in pieces
     training, checks = curves.steps, curves.validation
     columns = (training["step"], training["loss"], checks["step"], checks["validation_loss"])
     post(LapseBegan(*(column.copy() for column in columns)))
-    for frame in timelapse(run, prompts, params, cancel=cancelled):
+    for frame in timelapse(run, prompts, params, cancel=cancel):
         post(FrameCame(frame))
     return LapseEnded()
 
 
 def lapse_prompts(run: Run, picked: Exchange | None) -> list[str]:
-    """What a time-lapse of `run` writes on from: the prompt picked out, the pinned ones, else the run's own sample."""
+    """The prompts of a time-lapse: the selected one, then the pinned ones; without any, the run's sample prompt."""
     from llm.engine.timelapse import pinned_prompts
 
     first = [picked.context] if picked is not None else []

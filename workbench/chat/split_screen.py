@@ -1,4 +1,4 @@
-"""Split: two checkpoints write on from the same prompt with the same seed, side by side."""
+"""The split view: the replies of two checkpoints to one prompt and seed."""
 
 from __future__ import annotations
 
@@ -19,22 +19,22 @@ from workbench.text import one_line
 from workbench.ui.dialogs import Modal
 from workbench.ui.key_line import KeyLine
 
-FAR = ((2.0, "far-3"), (0.5, "far-2"), (0.1, "far-1"))
-"""From how many nats of KL on a token is marked, and how."""
+KL_STYLES = ((2.0, "far-3"), (0.5, "far-2"), (0.1, "far-1"))
+"""(nats of KL, style) of marked tokens, largest first."""
 TOKEN = Binding.Group("Token")
 
 
 class Split(Modal[None]):
-    """Two texts; the token where they part is underlined, and tokens are marked by how far the models are apart."""
+    """Two texts: the first different token is underlined, and a token's background shows its KL divergence."""
 
     NAME = "Split"
     GUIDE = (
-        "Two checkpoints write on from the same prompt with the same knobs and seed. The first token in which they "
-        "differ is underlined; the darker a token's background, the further the two models' predictions for it are "
-        "apart (KL divergence in nats)."
+        "The replies of two checkpoints to the same prompt, with the same sampling parameters and seed. The first "
+        "different token is underlined. The background of a token shows the KL divergence of the two models before it, "
+        "in nats."
     )
     BINDINGS: ClassVar[list[BindingType]] = [
-        Binding("left,h", "move(-1)", "Token before", id="split.before", priority=True, group=TOKEN),
+        Binding("left,h", "move(-1)", "Previous token", id="split.before", priority=True, group=TOKEN),
         Binding("right,l", "move(1)", "Next token", id="split.next", priority=True, group=TOKEN),
         Binding("d", "difference", "First difference", id="split.difference"),
         Binding("escape,q", "leave", "Close", id="split.close"),
@@ -65,7 +65,7 @@ class Split(Modal[None]):
                         yield Static(one_line(name), classes="split-name", id=f"split-name-{side}", markup=False)
                         yield Transcript(id=f"split-text-{side}")
                         yield Static(classes="split-token", id=f"split-token-{side}", markup=False)
-            yield Static("opening both …", id="split-facts", markup=False)
+            yield Static("Loading both models …", id="split-facts", markup=False)
         yield KeyLine()
 
     def on_mount(self) -> None:
@@ -92,7 +92,7 @@ class Split(Modal[None]):
     @on(SideGrew)
     def _grew(self, event: SideGrew) -> None:
         self._texts[event.side].write(event.text)
-        self._say(f"{self.names[event.side]} writes …")
+        self._say(f"{self.names[event.side]} is generating …")
 
     @on(JobFailed)
     def _failed(self, event: JobFailed) -> None:
@@ -103,10 +103,10 @@ class Split(Modal[None]):
         self.done = event
         self._draw()
 
-    # --- once both are there
+    # --- both replies
 
     def action_move(self, by: int) -> None:
-        """One token on, in both texts."""
+        """Select another token, in both texts."""
         if self.done is not None:
             longest = max(len(side.tokens) for side in self.done.comparison.sides)
             self.at = min(longest - 1, max(0, by + (self.at if self.at is not None else -1)))
@@ -131,7 +131,7 @@ class Split(Modal[None]):
         for number in range(len(comparison.sides)):
             line = self.query_one(f"#split-token-{number}", Static)
             line.update(Content(one_line(self._token_facts(number)) if self.at is not None else ""))
-        self._say(self._facts())
+        self._say(self._summary())
 
     def _style(self, number: int, divergence: tuple[float, ...] | None, first: int | None) -> str:
         if number == self.at:
@@ -139,28 +139,28 @@ class Split(Modal[None]):
         if number == first:
             return "differs"
         far = divergence[number] if divergence is not None else 0.0
-        return next((style for limit, style in FAR if far >= limit), "reply")
+        return next((style for limit, style in KL_STYLES if far >= limit), "reply")
 
-    def _facts(self) -> str:
+    def _summary(self) -> str:
         assert self.done is not None
         comparison = self.done.comparison
         if comparison.first_token is not None:
-            parting = f"they part at token {comparison.first_token + 1}"
+            parting = f"first difference at token {comparison.first_token + 1}"
         elif comparison.first_character is not None:
-            parting = f"they part at character {comparison.first_character + 1}; other tokenizers, so no KL"
+            parting = f"first difference at character {comparison.first_character + 1} (different tokenizers, no KL)"
         else:
-            parting = "the same text"
+            parting = "identical texts"
         means = [side.mean_divergence for side in comparison.sides]
         shown = " and ".join(f"{mean:.2f}" for mean in means if mean is not None)
-        return parting + (f" · mean KL {shown} nats · marked from 0.1 on" if shown else "")
+        return parting + (f" · mean KL {shown} nats · marked above 0.1" if shown else "")
 
     def _token_facts(self, number: int) -> str:
-        """What there is to say of the present token of one side."""
+        """Log-probability and KL divergence of the selected token of one side."""
         assert self.done is not None and self.at is not None
         side = self.done.comparison.sides[number]
         if self.at >= len(side.tokens):
             return "ended"
-        far = f" · KL to the other {side.divergence[self.at]:.3f} nats" if side.divergence is not None else ""
+        far = f" · KL {side.divergence[self.at]:.3f} nats" if side.divergence is not None else ""
         logprob = side.logprobs[self.at]
         return f"token {self.at + 1}: {side.texts[self.at]!r} · log-probability {logprob:.2f}{far}"
 

@@ -1,4 +1,4 @@
-"""Time-lapse: what every checkpoint of a run makes of the same prompts, scrubbed along its loss curve."""
+"""The time-lapse: the text of every checkpoint of a run for the same prompts, along its loss curve."""
 
 from __future__ import annotations
 
@@ -29,19 +29,19 @@ CHECKPOINT, ENDS, PROMPT = Binding.Group("Checkpoint"), Binding.Group("First, la
 
 
 class TimeLapse(Modal[None]):
-    """The curve on top with the checkpoint's place on it, its text below."""
+    """The loss curve with the selected checkpoint, and its text below."""
 
     NAME = "Time-lapse"
     GUIDE = (
-        "What every checkpoint of the run writes on from the same prompt, with the same knobs and seed: the prompt "
-        "picked out in the chat, and those that are pinned to the run (P in the chat)."
+        "The text that every checkpoint of the run generates from the same prompt, with the same sampling parameters "
+        "and seed. The prompts are the one selected in the chat and those pinned to the run (P in the chat)."
     )
     BINDINGS: ClassVar[list[BindingType]] = [
-        Binding("left,h", "move(-1)", "Checkpoint before", id="lapse.before", priority=True, group=CHECKPOINT),
+        Binding("left,h", "move(-1)", "Previous checkpoint", id="lapse.before", priority=True, group=CHECKPOINT),
         Binding("right,l", "move(1)", "Next checkpoint", id="lapse.next", priority=True, group=CHECKPOINT),
         Binding("home", "move(-1000000)", "First checkpoint", id="lapse.first", priority=True, group=ENDS),
         Binding("end", "move(1000000)", "Last checkpoint", id="lapse.last", priority=True, group=ENDS),
-        Binding("up,k", "prompt(-1)", "Prompt before", id="lapse.prompt-before", priority=True, group=PROMPT),
+        Binding("up,k", "prompt(-1)", "Previous prompt", id="lapse.prompt-before", priority=True, group=PROMPT),
         Binding("down,j", "prompt(1)", "Next prompt", id="lapse.prompt-next", priority=True, group=PROMPT),
         Binding("escape,q", "leave", "Close", id="lapse.close"),
     ]
@@ -57,20 +57,20 @@ class TimeLapse(Modal[None]):
         super().__init__()
         self.service, self.run_directory, self.prompts, self.params = service, run, list(prompts), params
         self.frames: list[list[Frame]] = [[] for _ in prompts]
-        """Those of every prompt, oldest checkpoint first."""
+        """Frames per prompt, oldest checkpoint first."""
         self.at, self.which = 0, 0
         self.ended = False
         self._arrived = 0
 
     def compose(self) -> ComposeResult:
         with Vertical(id="lapse"):
-            yield Chart("loss", id="lapse-chart", empty="reading the log", alone=True)
-            yield Static("the first checkpoint writes …", id="lapse-facts", markup=False)
+            yield Chart("loss", id="lapse-chart", empty="Loading the curve", alone=True)
+            yield Static("Generating with the first checkpoint …", id="lapse-facts", markup=False)
             yield Transcript(id="lapse-text")
         yield KeyLine()
 
     def check_action(self, action: str, parameters: tuple[object, ...]) -> bool | None:
-        """One prompt needs no key to go to the next."""
+        """Hide the prompt keys if there is only one prompt."""
         return action != "prompt" or len(self.prompts) > 1
 
     def on_mount(self) -> None:
@@ -84,8 +84,8 @@ class TimeLapse(Modal[None]):
 
     @on(LapseBegan)
     def _curves(self, event: LapseBegan) -> None:
-        kept = self.run_directory.checkpoints()
-        marks = [Mark(info.step, f"step {info.step}", "best" if info.best else "save") for info in kept]
+        checkpoints = self.run_directory.checkpoints()
+        marks = [Mark(info.step, f"step {info.step}", "best" if info.best else "save") for info in checkpoints]
         series = [
             Series("train", event.steps, event.losses),
             Series("validation", event.validated, event.validation_losses, "accent", "points"),
@@ -94,7 +94,7 @@ class TimeLapse(Modal[None]):
 
     @on(FrameCame)
     def _came(self, event: FrameCame) -> None:
-        """Frames come checkpoint by checkpoint, and in each prompt by prompt."""
+        """Frames arrive ordered by checkpoint, then by prompt."""
         frames = self.frames[self._arrived % len(self.prompts)]
         self._arrived += 1
         frames.append(event.frame)
@@ -143,7 +143,7 @@ class TimeLapse(Modal[None]):
         loss = frame.metrics.get("validation_loss")
         facts = [
             f"{self.run_directory.name}@{frame.step}",
-            f"checkpoint {self.at + 1} of {len(frames)}" + ("" if self.ended else " so far"),
+            f"checkpoint {self.at + 1} of {len(frames)}" + ("" if self.ended else " (more to come)"),
             f"validation loss {loss:.3f}" if loss is not None else "",
             f"prompt {self.which + 1} of {len(self.prompts)}" if len(self.prompts) > 1 else "",
         ]

@@ -1,4 +1,4 @@
-"""Text with its tokens made visible: each on a background of its own, white space drawn, ids on demand."""
+"""Display of tokens: a background color per token, visible white space, and optional ids."""
 
 from __future__ import annotations
 
@@ -15,17 +15,17 @@ if TYPE_CHECKING:
     from llm.tokenizer import Tokenizer
 
 BACKGROUNDS = ("primary", "accent", "success", "secondary", "error")
-"""The theme's colours that neighbouring tokens take in turn."""
+"""Theme colors of successive tokens."""
 
-PART = "░"  # a token that only begins a character, which the last token of that character then shows
+PART = "░"  # an incomplete character: its last token shows it
 DRAWN = str.maketrans({" ": "·", "\n": "↵\n", "\t": "⇥"})
-CARRIER = "◌"  # what an accent stands on that begins a token
+CARRIER = "◌"  # carries a combining mark at the start of a token
 
 
 def pieces(tokenizer: Tokenizer, ids: Iterable[int]) -> Iterator[tuple[int, str]]:
-    """Each id with the text to show for it, safe for a terminal: never empty, white space still as it is.
+    """Each id with its text, safe for a terminal and never empty; white space is unchanged.
 
-    A character whose bytes lie in several tokens is shown with its last one; those before are `PART`.
+    A character whose bytes span several tokens is shown with the last one; the others are `PART`.
     """
     from llm.tokenizer import StreamDecoder
 
@@ -38,13 +38,15 @@ def pieces(tokenizer: Tokenizer, ids: Iterable[int]) -> Iterator[tuple[int, str]
         yield token, text or PART
 
 
-def coloured(tokenizer: Tokenizer, ids: Iterable[int], *, with_ids: bool = False, monochrome: bool = False) -> Content:
-    """The tokens side by side; `monochrome` parts them with bars, where there are no colours to tell them apart."""
+def color_tokens(
+    tokenizer: Tokenizer, ids: Iterable[int], *, with_ids: bool = False, monochrome: bool = False
+) -> Content:
+    """The tokens in color; `monochrome` separates them with bars instead."""
     parts: list[tuple[str, str | Style]] = []
     for place, (token, text) in enumerate(pieces(tokenizer, ids)):
         style = f"$text on ${BACKGROUNDS[place % len(BACKGROUNDS)]} 35%" if not monochrome else ""
         shown, line_end = text.translate(DRAWN), ""
-        while shown.endswith("\n"):  # the colour ends with the token, not with the line
+        while shown.endswith("\n"):  # the background ends with the token, not with the line
             shown, line_end = shown[:-1], line_end + "\n"
         parts.append((shown, style))
         if with_ids:
@@ -56,7 +58,7 @@ def coloured(tokenizer: Tokenizer, ids: Iterable[int], *, with_ids: bool = False
 
 
 def quoted(tokenizer: Tokenizer, token: int) -> str:
-    """One token by itself, safe for a terminal, white space drawn, bytes that are no characters as \\xNN."""
+    """A single token, safe for a terminal: visible white space, invalid bytes as \\xNN."""
     special = {number: text for text, number in tokenizer.special_tokens.items()}
     text = special.get(token) or tokenizer.token_bytes(token).decode("utf-8", "backslashreplace")
     return clean(text).translate(DRAWN).replace("↵\n", "↵")

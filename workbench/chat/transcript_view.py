@@ -1,6 +1,6 @@
-"""A long text that grows at its end: appending costs what is appended, however long the text and its lines are.
+"""A view of a long text that grows at its end. Appending costs time in proportion to the new text only.
 
-What is shown is cleaned; what is copied is the text itself.
+The display is cleaned for the terminal; copying returns the original text.
 """
 
 from __future__ import annotations
@@ -27,9 +27,8 @@ STYLES = ("prompt", "reply", "label", "note", "error", "chosen", "differs", "far
 
 
 def wrap(text: str, start: int, width: int) -> Iterator[tuple[int, int]]:
-    """Rows (first character, end) of `text` from `start` on, at most `width` cells each: broken after spaces, or inside
-    a word that is longer than a row. A line break ends its row and belongs to it. Text ending in one has a last empty
-    row."""
+    """Rows (start, end) of `text` from `start` on, at most `width` cells each: broken after spaces, or inside a word
+    longer than a row. A line break ends its row and belongs to it. Text that ends with one has a last empty row."""
     width = max(1, width)
     row, used, space = start, 0, start
     for index in range(start, len(text)):
@@ -38,11 +37,11 @@ def wrap(text: str, start: int, width: int) -> Iterator[tuple[int, int]]:
             yield row, index + 1
             row, used, space = index + 1, 0, index + 1
             continue
-        cells = cells_of(character)
+        cells = cell_width(character)
         while used + cells > width and index > row and character != " ":
             end = space if space > row else index
             yield row, end
-            used = sum(cells_of(one) for one in text[end:index])
+            used = sum(cell_width(one) for one in text[end:index])
             row = space = end
         used += cells
         if character in " \t":
@@ -50,13 +49,13 @@ def wrap(text: str, start: int, width: int) -> Iterator[tuple[int, int]]:
     yield row, len(text)
 
 
-def cells_of(character: str) -> int:
-    """Columns that a cleaned character takes."""
+def cell_width(character: str) -> int:
+    """The width of a cleaned character in cells."""
     return TAB if character == "\t" else get_character_cell_size(character)
 
 
 class Transcript(ScrollView, can_focus=True):
-    """Text in a few named styles. It follows its end while one is there, and stays put when one has scrolled up."""
+    """Text in a few named styles. It follows the end of the text unless the user has scrolled up."""
 
     COMPONENT_CLASSES: ClassVar[set[str]] = {f"transcript--{name}" for name in STYLES}
     DEFAULT_CSS = """
@@ -84,16 +83,16 @@ class Transcript(ScrollView, can_focus=True):
         self._style_names: list[str] = ["reply"]
         self._rows: list[tuple[int, int]] = []
         self._wrapped_at = 0
-        self._following = True  # as of the last scrolling: a resize moves the end away without anybody having left it
+        self._following = True  # set by scrolling only: a resize moves the end, too
 
     @property
     def text(self) -> str:
-        """All of it, as it was written."""
+        """The original text."""
         return self._text
 
     @property
     def shown_text(self) -> str:
-        """All of it as the terminal is given it: control characters made visible, lines not yet wrapped."""
+        """The text as displayed: visible control characters, before wrapping."""
         return self._shown
 
     def write(self, text: str, style: str = "reply") -> None:
@@ -115,13 +114,13 @@ class Transcript(ScrollView, can_focus=True):
         self._rewrap()
 
     def show_place(self, place: int) -> None:
-        """Scroll until the character at `place` can be seen."""
+        """Scroll to the character at `place`."""
         row = bisect_right(self._rows, place, key=lambda one: one[0]) - 1
         if not 0 <= row - self.scroll_offset.y < self.size.height:
             self.scroll_to(y=max(0, row), animate=False, immediate=True)
 
     def _show_growth(self) -> None:
-        if not self._wrapped_at:  # not laid out yet: the first resize wraps it all
+        if not self._wrapped_at:  # before the first layout
             return
         first = self._rows.pop()[0] if self._rows else 0
         before = len(self._rows)
@@ -171,7 +170,7 @@ class Transcript(ScrollView, can_focus=True):
         return strip.adjust_cell_length(width, self.rich_style)
 
     def _pieces(self, start: int, end: int, number: int) -> Iterator[tuple[int, int, Style]]:
-        """The row in stretches of one style, with what is selected in the style of a selection."""
+        """The row as (start, end, style), including the selection."""
         selected = self.text_selection.get_span(number) if self.text_selection is not None else None
         borders = {start, end}
         if selected is not None:
@@ -191,7 +190,7 @@ class Transcript(ScrollView, can_focus=True):
     # Copying
 
     def get_selection(self, selection: Selection) -> tuple[str, str] | None:
-        """The text under a selection, faithful: without the breaks that wrapping made, nothing replaced."""
+        """The original text of a selection, without the line breaks of wrapping."""
         if not self._rows:
             return None
         start = 0 if selection.start is None else self._place(selection.start.y, selection.start.x)
@@ -199,7 +198,7 @@ class Transcript(ScrollView, can_focus=True):
         return self._text[start:end], "\n"
 
     def _place(self, row: int, column: int) -> int:
-        """The character at a column of a row, where a column is a drawn character."""
+        """The index of the character at a row and column of the display."""
         if row >= len(self._rows):
             return len(self._text)
         start, end = self._rows[max(0, row)]

@@ -1,6 +1,6 @@
-"""Conversations on disk: `<home>/transcripts/*.jsonl`, a header line and then a line per exchange, only ever appended.
+"""Saved conversations: `<home>/transcripts/*.jsonl`, a header line and a line per exchange, append-only.
 
-Each line is written with one `write`, so that a reader finds it whole or not at all; a torn last line is skipped.
+Each line is one `write`, so a reader never sees a part of it; an incomplete last line after a crash is skipped.
 """
 
 from __future__ import annotations
@@ -28,24 +28,24 @@ MAX_BYTES = 256 << 20
 
 
 @dataclass(frozen=True)
-class Past:
-    """A conversation that was kept: what distinguishes it in a list, and all its text for a search."""
+class PastConversation:
+    """A saved conversation in a list, with all its text for searching."""
 
     file: Path
     created: float
     models: tuple[str, ...]
-    """Those that replied; a prompt that failed has none."""
+    """The models that replied."""
     prompt: str
     exchanges: int
     text: str
 
-    def holds(self, words: list[str]) -> bool:
-        """Whether every one of `words`, in lower case, occurs in it."""
+    def contains(self, words: list[str]) -> bool:
+        """Whether the text contains all of `words` (lower case)."""
         return all(word in self.text for word in words)
 
 
-def keep(home: Path, conversation: Conversation, exchange: Exchange) -> None:
-    """Append an exchange that is over to the file of its conversation. UserError where the disk refuses."""
+def save_exchange(home: Path, conversation: Conversation, exchange: Exchange) -> None:
+    """Append a finished exchange to the file of its conversation. UserError if it cannot be written."""
     lines = b""
     if conversation.file is None:
         moment = time.strftime("%Y%m%d-%H%M%S", time.localtime(conversation.created))
@@ -60,13 +60,15 @@ def keep(home: Path, conversation: Conversation, exchange: Exchange) -> None:
         finally:
             appender.close()
     except OSError as error:
-        raise UserError(f"{conversation.file} cannot be written ({error.strerror}); the reply is not kept.") from error
+        raise UserError(f"{conversation.file} cannot be written ({error.strerror}); the reply is not saved.") from error
     if not whole:
-        raise UserError(f"{conversation.file} could not be written, the disk may be full; the reply is not kept.")
+        raise UserError(
+            f"{conversation.file} was not written completely; the reply is not saved. Check the disk space."
+        )
 
 
 def line_of(record: dict[str, Any]) -> bytes:
-    """One line of JSON. Lone surrogates, which UTF-8 cannot hold, are escaped."""
+    """One line of JSON. Lone surrogates, which UTF-8 cannot encode, are escaped."""
     text = json.dumps(record, ensure_ascii=False, allow_nan=False)
     try:
         return text.encode() + b"\n"
@@ -75,7 +77,7 @@ def line_of(record: dict[str, Any]) -> bytes:
 
 
 def records(file: Path) -> Iterator[dict[str, Any]]:
-    """The lines of a file that are JSON objects. UserError where it cannot be read or is of a later format."""
+    """The JSON objects of a file. UserError if it cannot be read or has a newer format."""
     try:
         data = read_bytes(file, MAX_BYTES)
     except (OSError, Malformed) as error:
@@ -85,7 +87,7 @@ def records(file: Path) -> Iterator[dict[str, Any]]:
         try:
             record = parse_json(line)
         except Malformed:
-            continue  # a line that a crash has torn
+            continue  # incomplete after a crash
         if isinstance(record, dict):
             version = record.get("format", 0)
             if record.get("type") == "conversation" and isinstance(version, int) and version > FORMAT:
@@ -94,7 +96,7 @@ def records(file: Path) -> Iterator[dict[str, Any]]:
 
 
 def load(file: Path) -> Conversation:
-    """A conversation that was kept. Lines that are damaged, and what followed them, are left out."""
+    """Load a conversation. Damaged lines and the exchanges after them are skipped."""
     conversation = Conversation()
     conversation.file = file
     for record in records(file):
@@ -108,8 +110,8 @@ def load(file: Path) -> Conversation:
     return conversation
 
 
-def list_past(home: Path, limit: int = 2000) -> list[Past]:
-    """The conversations of `home`, the newest first. Files that cannot be read are left out."""
+def list_conversations(home: Path, limit: int = 2000) -> list[PastConversation]:
+    """The conversations of `home`, newest first. Unreadable files are skipped."""
     found = []
     for file in sorted((home / FOLDER).glob("*.jsonl"), reverse=True)[:limit]:
         try:
@@ -117,27 +119,27 @@ def list_past(home: Path, limit: int = 2000) -> list[Past]:
         except UserError:
             continue
         if conversation.exchanges:
-            found.append(described(conversation, file))
+            found.append(summarize(conversation, file))
     return found
 
 
-def described(conversation: Conversation, file: Path) -> Past:
-    """What the list says of a conversation."""
+def summarize(conversation: Conversation, file: Path) -> PastConversation:
+    """The list entry of a conversation."""
     exchanges = list(conversation.exchanges.values())
     models = tuple(dict.fromkeys(one.model for one in exchanges if one.model))
     words = " ".join(text for one in exchanges for text in (one.prompt, one.file_text, one.reply, one.model))
-    return Past(file, conversation.created, models, exchanges[0].prompt, len(exchanges), words.casefold())
+    return PastConversation(file, conversation.created, models, exchanges[0].prompt, len(exchanges), words.casefold())
 
 
 def recent_prompts(home: Path, files: int = 50) -> list[str]:
-    """What was asked in the newest conversations of `home`, oldest first, without repetitions in a row."""
+    """The prompts of the newest conversations of `home`, oldest first, without consecutive repetitions."""
     prompts: list[str] = []
     for file in sorted((home / FOLDER).glob("*.jsonl"))[-files:]:
         try:
-            asked = [one.prompt for one in load(file).exchanges.values() if one.prompt.strip()]
+            sent = [one.prompt for one in load(file).exchanges.values() if one.prompt.strip()]
         except UserError:
             continue
-        prompts += [prompt for before, prompt in pairwise(["", *asked]) if prompt != before]
+        prompts += [prompt for before, prompt in pairwise(["", *sent]) if prompt != before]
     return prompts
 
 
@@ -145,7 +147,7 @@ def recent_prompts(home: Path, files: int = 50) -> list[str]:
 
 
 def export(home: Path, conversation: Conversation) -> tuple[Path, Path]:
-    """Write what is shown as Markdown, and all branches as JSONL; returns where."""
+    """Write the visible branch as Markdown and all branches as JSONL; returns both paths."""
     stem = conversation.file.stem if conversation.file is not None else time.strftime("%Y%m%d-%H%M%S")
     folder = home / EXPORTS
     markdown, jsonl = folder / f"{stem}.md", folder / f"{stem}.jsonl"
@@ -155,12 +157,14 @@ def export(home: Path, conversation: Conversation) -> tuple[Path, Path]:
         write_atomic(markdown, as_markdown(conversation).encode("utf-8", "replace"))
         write_atomic(jsonl, lines)
     except OSError as error:
-        raise UserError(f"{folder} cannot be written ({error.strerror}); free some space, or change it.") from error
+        raise UserError(
+            f"{folder} cannot be written ({error.strerror}); free some disk space, or check its permissions."
+        ) from error
     return markdown, jsonl
 
 
 def as_markdown(conversation: Conversation) -> str:
-    """What is shown of a conversation. Prompts and replies are fenced, so that nothing in them becomes markup."""
+    """The visible branch as Markdown; prompts and replies are in code blocks."""
     moment = time.strftime("%Y-%m-%d %H:%M", time.localtime(conversation.created))
     parts = [f"# Conversation of {moment}\n"]
     for exchange in conversation.path():
@@ -179,7 +183,7 @@ def as_markdown(conversation: Conversation) -> str:
 
 
 def fenced(text: str) -> str:
-    """A block of Markdown code whose fence is longer than any in the text."""
+    """A Markdown code block with a fence longer than any in the text."""
     fence = "```"
     while fence in text:
         fence += "`"

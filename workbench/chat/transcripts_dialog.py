@@ -1,4 +1,4 @@
-"""The conversations that were kept, and a search through them."""
+"""The dialog to search past conversations."""
 
 from __future__ import annotations
 
@@ -9,39 +9,39 @@ from textual import work
 from textual.content import Content
 from textual.widgets.option_list import Option
 
-from workbench.chat.transcripts import Past, list_past
+from workbench.chat.transcripts import PastConversation, list_conversations
 from workbench.formatting import format_age
 from workbench.text import one_line
 from workbench.ui.chooser import Chooser
 
 
 class PastConversations(Chooser[Path]):
-    """Past conversations, narrowed by typing words that occur in them. Returns the file of one, or None."""
+    """Past conversations, filtered by their text. Returns a file, or None."""
 
     NAME = "Past conversations"
     GUIDE = (
-        "Every conversation that was had, the newest first. Type words that occur in its prompts or replies, or the "
-        "RUN@STEP that wrote it; Enter opens the marked one."
+        "All saved conversations, newest first. Type words of the prompts or replies, or RUN@STEP, to filter; Enter "
+        "opens the selected one."
     )
     QUESTION = "Past conversations"
-    PLACEHOLDER = "words that occur in it, or RUN@STEP"
+    PLACEHOLDER = "Words of the text, or RUN@STEP"
 
     def __init__(self, home: Path) -> None:
         super().__init__()
         self.home = home
-        self.past: list[Past] | None = None
-        self.found: list[Past] = []
+        self.past: list[PastConversation] | None = None
+        self.found: list[PastConversation] = []
 
     def on_mount(self) -> None:
-        self.say("reading …")
-        self._find()
+        self.say("Loading …")
+        self._load()
 
     @work(thread=True, group="past")
-    def _find(self) -> None:
-        self.app.call_from_thread(self._take_all, list_past(self.home))
+    def _load(self) -> None:
+        self.app.call_from_thread(self._show_all, list_conversations(self.home))
 
-    def _take_all(self, past: list[Past]) -> None:
-        if self.is_attached:  # else it was closed while the files were read
+    def _show_all(self, past: list[PastConversation]) -> None:
+        if self.is_attached:  # false if it was closed meanwhile
             self.past = past
             self.narrow()
 
@@ -49,17 +49,17 @@ class PastConversations(Chooser[Path]):
         if self.past is None:
             return
         words = self.typed.casefold().split()
-        self.found = [one for one in self.past if one.holds(words)]
+        self.found = [one for one in self.past if one.contains(words)]
         self.fill([Option(line_of(one, words), id=str(number)) for number, one in enumerate(self.found)])
-        count = f"{len(self.found)} of {len(self.past)} · ↑ ↓ choose · Enter opens it · esc"
-        self.say(count if self.past else "none yet: every reply is kept once it is there · esc")
+        count = f"{len(self.found)} of {len(self.past)} · ↑ ↓ select · Enter open · esc cancel"
+        self.say(count if self.past else "No conversations yet · esc cancel")
 
     def take(self, identity: str) -> None:
         self.dismiss(self.found[int(identity)].file)
 
 
-def line_of(past: Past, words: list[str]) -> Content:
-    """A conversation in one line of the list: how it begins or, in a search, where the first word occurs."""
+def line_of(past: PastConversation, words: list[str]) -> Content:
+    """A line of the list: the first prompt and, in a search, the text around the first word."""
     begin = one_line(past.prompt[:60]) or "(start of a document)"
     replies = "1 reply" if past.exchanges == 1 else f"{past.exchanges} replies"
     models = one_line(", ".join(past.models)) or "no model"

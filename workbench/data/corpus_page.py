@@ -7,7 +7,7 @@ from typing import Any
 from textual.content import Content
 
 from llm.data.text.urls import is_address
-from workbench.chat.tokens import coloured, quoted
+from workbench.chat.tokens import color_tokens, quoted
 from workbench.data.corpora import Contents, Entry, Inspection, dataset_sizes
 from workbench.formatting import format_size
 from workbench.text import clean
@@ -36,7 +36,7 @@ def corpus_page(entry: Entry, contents: Contents | None, width: int, *, with_ids
             lines += token_tables(inspection, width)
             lines += [heading("Beginning")]
             beginning = inspection.beginning
-            lines += [coloured(inspection.dataset.tokenizer, beginning, with_ids=with_ids, monochrome=monochrome)]
+            lines += [color_tokens(inspection.dataset.tokenizer, beginning, with_ids=with_ids, monochrome=monochrome)]
     elif not entry.here:
         lines.append(Content("Not downloaded. Press Enter to download it."))
     elif entry.corpus:

@@ -11,7 +11,7 @@ from textual.content import Content
 from textual.widgets import Static, TextArea
 
 from llm.config import RunConfig
-from workbench.chat.tokens import coloured
+from workbench.chat.tokens import color_tokens
 
 if TYPE_CHECKING:
     from llm.tokenizer import Tokenizer
@@ -67,5 +67,5 @@ class TokenPreview(Vertical):
         size = len(text.encode("utf-8", "replace"))
         cut = f", of the first {MOST_CHARACTERS:,} characters" if len(typed) > MOST_CHARACTERS else ""
         head = f"{len(ids):,} tokens ({self.source}), {size / max(1, len(ids)):.2f} bytes each{cut}\n"
-        tokens = coloured(self.tokenizer, ids, with_ids=self.with_ids, monochrome=self.app.no_color)
+        tokens = color_tokens(self.tokenizer, ids, with_ids=self.with_ids, monochrome=self.app.no_color)
         target.update(Content.assemble((head, "$foreground-muted"), tokens))

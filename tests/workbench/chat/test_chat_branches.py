@@ -12,11 +12,12 @@ from llm.config import DecodeConfig
 from llm.engine import Piece
 from llm.errors import UserError
 from llm.run import Run
-from tests.workbench.chat.test_chat_screen import ChatApp, opened, talker, text_of, until  # noqa: F401
-from tests.workbench.chat.test_chat_service import FakeTalker, NoTraining, Trainer, elsewhere
+from tests.workbench.chat.test_chat_screen import ChatApp, chat_model, opened, text_of, until  # noqa: F401
+from tests.workbench.chat.test_chat_service import FakeModel, NoTraining, Trainer, elsewhere
 from workbench.chat.conversation import Exchange
-from workbench.chat.models import choices, open_talker
-from workbench.chat.replay import keep_step, replay
+from workbench.chat.model import open_model
+from workbench.chat.model_choices import choices
+from workbench.chat.replay import replay, save_step
 from workbench.chat.transcripts import load
 from workbench.chat.transcripts_dialog import PastConversations
 
@@ -24,14 +25,14 @@ from workbench.chat.transcripts_dialog import PastConversations
 async def say(pilot, screen, text):
     screen.prompt.focus()
     await pilot.press(*text, "enter")
-    await until(lambda: not screen.prompt.text and not screen.writing and screen.exchanges)
+    await until(lambda: not screen.prompt.text and not screen.session.writing and screen.session.exchanges)
 
 
 def status(screen):
     return text_of(screen, "#chat-status")
 
 
-async def test_editing_an_earlier_prompt_makes_a_branch(home, talker):  # noqa: F811
+async def test_editing_an_earlier_prompt_makes_a_branch(home, chat_model):  # noqa: F811
     async with ChatApp(home).run_test(size=(80, 24)) as pilot:
         screen = await opened(pilot)
         await say(pilot, screen, "a")
@@ -41,7 +42,7 @@ async def test_editing_an_earlier_prompt_makes_a_branch(home, talker):  # noqa: 
         await pilot.press("e")
         await until(lambda: screen.prompt.has_focus and screen.prompt.text == "a")
         await pilot.press("x", "enter")
-        await until(lambda: len(talker.prompts) == 3 and not screen.writing)
+        await until(lambda: len(chat_model.prompts) == 3 and not screen.session.writing)
         assert screen.transcript.text == "2/2 axone two three"
         await pilot.press("escape", "left")
         await until(lambda: "1/2 a" in screen.transcript.text)
@@ -49,10 +50,10 @@ async def test_editing_an_earlier_prompt_makes_a_branch(home, talker):  # noqa: 
         assert "branch 1 of 2" in status(screen)
         await pilot.press("p", "b")
         await say(pilot, screen, "c")
-        assert [one.prompt for one in screen.exchanges] == ["a", "c"]
+        assert [one.prompt for one in screen.session.exchanges] == ["a", "c"]
 
 
-async def test_escape_gives_up_editing(home, talker):  # noqa: F811
+async def test_escape_cancels_editing(home, chat_model):  # noqa: F811
     async with ChatApp(home).run_test(size=(80, 24)) as pilot:
         screen = await opened(pilot)
         await say(pilot, screen, "a")
@@ -63,60 +64,60 @@ async def test_escape_gives_up_editing(home, talker):  # noqa: F811
         await pilot.press("escape", "e")
         await until(lambda: screen.prompt.text == "a")
         await pilot.press("x", "enter")
-        await until(lambda: len(talker.prompts) == 2 and not screen.writing)
-        assert screen.prompt.text == "draft" and screen.exchanges[0].prompt == "ax"
-        screen.conversation.turn_to(screen.conversation.exchanges[1])
+        await until(lambda: len(chat_model.prompts) == 2 and not screen.session.writing)
+        assert screen.prompt.text == "draft" and screen.session.exchanges[0].prompt == "ax"
+        screen.session.conversation.turn_to(screen.session.conversation.exchanges[1])
         screen.prompt.text = ""
         await say(pilot, screen, "b")
-        assert [one.prompt for one in screen.exchanges] == ["a", "b"]
+        assert [one.prompt for one in screen.session.exchanges] == ["a", "b"]
 
 
-async def test_tokens_of_another_run_are_not_gone_on_with(home, talker, monkeypatch):  # noqa: F811
+async def test_tokens_of_another_run_are_not_continued(home, chat_model, monkeypatch):  # noqa: F811
     async with ChatApp(home).run_test(size=(100, 24)) as pilot:
         screen = await opened(pilot)
         await say(pilot, screen, "a")
-        screen.exchanges[0].given, screen.exchanges[0].model = 1, "other-1@20"
+        screen.session.exchanges[0].given, screen.session.exchanges[0].model = 1, "other-1@20"
         monkeypatch.setattr(pilot.app, "push_screen_wait", lambda window: chosen())
         screen.action_microscope()
         await until(lambda: "other-1@20 wrote this" in status(screen))
-        assert len(talker.prompts) == 1
+        assert len(chat_model.prompts) == 1
         await pilot.press("ctrl+r")
-        await until(lambda: len(talker.prompts) == 2 and not screen.writing)
-        assert talker.given == () and talker.prompts[1][0] == "a", "from the prompt, without the other's tokens"
+        await until(lambda: len(chat_model.prompts) == 2 and not screen.session.writing)
+        assert chat_model.given == () and chat_model.prompts[1][0] == "a", "from the prompt, without the other's tokens"
 
 
 async def chosen():
     return 0, 1
 
 
-async def test_a_conversation_is_kept_found_again_and_gone_on_with(home, talker):  # noqa: F811
+async def test_a_conversation_is_saved_found_and_continued(home, chat_model):  # noqa: F811
     async with ChatApp(home).run_test(size=(80, 24)) as pilot:
         screen = await opened(pilot)
         await say(pilot, screen, "moon ")
-        file = screen.conversation.file
+        file = screen.session.conversation.file
         lines = [json.loads(line) for line in file.read_bytes().splitlines()]
         assert lines[1]["model"] == "fake@1" and lines[1]["tokens"] == [0, 1, 2] and lines[1]["knobs"]["seed"] == 1
         await pilot.press("ctrl+n")
         await say(pilot, screen, "sun ")
-        assert screen.conversation.file != file
+        assert screen.session.conversation.file != file
         await pilot.press("f3")
         await until(lambda: isinstance(pilot.app.screen, PastConversations) and pilot.app.screen.past is not None)
         assert len(pilot.app.screen.found) == 2
         await pilot.press(*"moon")
         await until(lambda: len(pilot.app.screen.found) == 1)
         await pilot.press("enter")
-        await until(lambda: pilot.app.screen is screen and screen.conversation.file == file)
+        await until(lambda: pilot.app.screen is screen and screen.session.conversation.file == file)
         assert screen.transcript.text == "moon one two three"
         await say(pilot, screen, "on ")
         assert len(load(file).exchanges) == 2
 
 
-async def test_an_export(home, talker):  # noqa: F811
+async def test_an_export(home, chat_model):  # noqa: F811
     async with ChatApp(home).run_test(size=(80, 24)) as pilot:
         screen = await opened(pilot)
         await say(pilot, screen, "a")
         await pilot.press("f7")
-        await until(lambda: "written: " in status(screen))
+        await until(lambda: "Exported to " in status(screen))
         assert len(list((home / "exports").iterdir())) == 2
 
 
@@ -124,16 +125,16 @@ async def test_a_reply_of_a_trained_model_is_replayed_exactly(trained_run, monke
     app = ChatApp(trained_run.path.parent.parent)
     async with app.run_test(size=(120, 40)) as pilot:
         screen = app.screen
-        await until(lambda: screen.model is not None)
+        await until(lambda: screen.session.model is not None)
         await say(pilot, screen, "Ada ")
-        exchange = screen.exchanges[0]
+        exchange = screen.session.exchanges[0]
         manifest = json.loads((trained_run.path / "checkpoints/step-00000020/manifest.json").read_text())
         assert exchange.sha256 == manifest["files"]["model.safetensors"]["sha256"] and exchange.model == "tiny-1@20"
         screen.open_reference("tiny-1@10")
-        await until(lambda: screen.model is not None)
+        await until(lambda: screen.session.model is not None)
         await pilot.press("escape", "R")
         await until(lambda: "replay" in status(screen) and "…" not in status(screen))
-        assert f"the same {len(exchange.tokens)} tokens, exactly" in status(screen)
+        assert f"the same {len(exchange.tokens)} tokens are identical" in status(screen)
         exchange.tokens[4] += 1
         await pilot.press("R")
         await until(lambda: "differs from token 5" in status(screen))
@@ -145,18 +146,18 @@ async def test_a_reply_of_a_trained_model_is_replayed_exactly(trained_run, monke
         await until(lambda: "no checkpoint 13" in status(screen))
 
 
-async def test_only_what_can_be_kept_is_kept(trained_run, home, talker):  # noqa: F811
-    talker.in_training = True
+async def test_which_steps_can_be_saved(trained_run, home, chat_model):  # noqa: F811
+    chat_model.in_training = True
     async with ChatApp(home).run_test(size=(100, 24)) as pilot:
         screen = await opened(pilot)
         await say(pilot, screen, "a")
-        assert screen.exchanges[0].live and "K keeps this step" in status(screen)
+        assert screen.session.exchanges[0].live and "K keeps this step" in status(screen)
         await pilot.press("escape", "K")
         await until(lambda: "no run named fake" in status(screen))
 
 
-async def test_dropped_turns_are_said_and_kept(home, talker):  # noqa: F811
-    talker.words, talker.context = [" A", " cat."], 90
+async def test_dropped_turns_are_shown_and_recorded(home, chat_model):  # noqa: F811
+    chat_model.words, chat_model.context = [" A", " cat."], 90
     async with ChatApp(home).run_test(size=(100, 24)) as pilot:
         screen = await opened(pilot)
         screen.panel.set_value("max_tokens", 10)
@@ -164,54 +165,58 @@ async def test_dropped_turns_are_said_and_kept(home, talker):  # noqa: F811
         for question in ("Who?", "Why?", "How?", "Now?"):
             await say(pilot, screen, question)
         assert "turns dropped" in status(screen)
-        assert load(screen.conversation.file).exchanges[4].dropped_turns == screen.exchanges[3].dropped_turns > 0
+        assert (
+            load(screen.session.conversation.file).exchanges[4].dropped_turns
+            == screen.session.exchanges[3].dropped_turns
+            > 0
+        )
 
 
-async def test_a_replay_can_be_stopped(home, talker):  # noqa: F811
+async def test_a_replay_can_be_stopped(home, chat_model):  # noqa: F811
     async with ChatApp(home).run_test(size=(100, 24)) as pilot:
         screen = await opened(pilot)
         await say(pilot, screen, "a")
-        talker.gate = threading.Semaphore(1)
+        chat_model.gate = threading.Semaphore(1)
         await pilot.press("escape", "R")
-        await until(lambda: screen.service.is_at_a_job and len(talker.prompts) == 2)
+        await until(lambda: screen.session.service.is_busy and len(chat_model.prompts) == 2)
         await pilot.press("escape")
-        talker.gate.release(9)
-        await until(lambda: "the replay was stopped" in status(screen))
+        chat_model.gate.release(9)
+        await until(lambda: "Replay stopped" in status(screen))
 
 
 def test_a_step_that_is_a_checkpoint_is_pinned(trained_run, tmp_path):
     shutil.copytree(trained_run.path, tmp_path / "runs" / "tiny-1")
-    assert keep_step(tmp_path, "tiny-1@10", None).words == "tiny-1@10 is a checkpoint, pinned from now on"
+    assert save_step(tmp_path, "tiny-1@10", None).words == "tiny-1@10 is a checkpoint; it is now pinned."
     assert Run.open(tmp_path, "tiny-1").meta()["pins"] == [10]
-    with pytest.raises(UserError, match="newer weights by now"):
-        keep_step(tmp_path, "tiny-1@11", None)
+    with pytest.raises(UserError, match="newer weights"):
+        save_step(tmp_path, "tiny-1@11", None)
 
 
-def test_the_weights_of_a_live_reply_are_kept_and_replay_it(trained_run, tmp_path, monkeypatch):
-    """A trainer in another process, whose weights no checkpoint holds: its snapshot is of step 10, said to be 13."""
+def test_saved_weights_of_a_live_reply_replay_it(trained_run, tmp_path, monkeypatch):
+    """A trainer in another process, whose weights no checkpoint holds: its snapshot is of step 10, renamed to 13."""
     shutil.copytree(trained_run.path, tmp_path / "runs" / "tiny-1")
     run = Run.open(tmp_path, "tiny-1")
     elsewhere(monkeypatch)
     Trainer(run).start()
-    live = open_talker(tmp_path, NoTraining(), "tiny-1@live", lambda: False)
+    live = open_model(tmp_path, NoTraining(), "tiny-1@live", lambda: False)
     live.step = 13
     reply = Exchange(1, 0, "text", "Ada ", context="Ada ", params=DecodeConfig(max_tokens=20))
     for piece in live.stream("Ada ", reply.params, cancel=lambda: False, params_source=lambda: reply.params):
         if isinstance(piece, Piece):
             reply.tokens.append(piece.token_id)
             reply.reply += piece.text
-    assert keep_step(tmp_path, "tiny-1@13", live).words.startswith("tiny-1@13 is kept")
+    assert save_step(tmp_path, "tiny-1@13", live).words.startswith("tiny-1@13 is saved")
     assert [info.step for info in run.kept()] == [13] and [info.step for info in run.checkpoints()] == [10, 20]
     assert "tiny-1@13" in [choice.reference for choice in choices(tmp_path)]
-    kept = open_talker(tmp_path, NoTraining(), "tiny-1@13", lambda: False)
+    kept = open_model(tmp_path, NoTraining(), "tiny-1@13", lambda: False)
     reply.device = kept.device
-    assert replay(reply, kept, lambda: False).words == "replayed: the same 20 tokens, exactly"
+    assert replay(reply, kept, lambda: False).words == "Replay: all 20 tokens are identical."
     assert run.checkpoint("last").step == 20, "nothing goes on from what a chat kept"
 
 
 def test_a_disk_that_is_full(trained_run, tmp_path):
     shutil.copytree(trained_run.path, tmp_path / "runs" / "tiny-1")
-    full = FakeTalker()
+    full = FakeModel()
     full.name = "tiny-1@13"
     with pytest.raises(UserError, match="No space left"):
-        keep_step(tmp_path, "tiny-1@13", full)
+        save_step(tmp_path, "tiny-1@13", full)

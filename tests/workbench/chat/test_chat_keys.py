@@ -13,7 +13,7 @@ from textual.widgets import DataTable, Input
 
 from llm.config import DecodeConfig
 from llm.run import Run
-from tests.workbench.chat.test_chat_screen import ChatApp, opened, talker, text_of, until  # noqa: F401
+from tests.workbench.chat.test_chat_screen import ChatApp, chat_model, opened, text_of, until  # noqa: F401
 from workbench.chat.conversation_view import ConversationView
 from workbench.chat.microscope_screen import Choices, Microscope
 from workbench.chat.model_dialog import ChooseModel
@@ -54,16 +54,16 @@ def own_home(trained_run, tmp_path):
 
 async def with_model(app):
     screen = app.screen
-    await until(lambda: screen.model is not None)
+    await until(lambda: screen.session.model is not None)
     screen.panel.set_value("max_tokens", 12)
     return screen
 
 
 async def say(press, screen, text):
-    count = len(screen.conversation.exchanges)
+    count = len(screen.session.conversation.exchanges)
     screen.prompt.focus()
     await press(*text, "enter")
-    await until(lambda: len(screen.conversation.exchanges) == count + 1 and not screen.writing)
+    await until(lambda: len(screen.session.conversation.exchanges) == count + 1 and not screen.session.writing)
 
 
 def status(screen):
@@ -79,7 +79,7 @@ async def test_every_key_of_the_chat(own_home):
             await press(key)
             await until(lambda: isinstance(app.screen, window) and ready(app.screen))
             await press("escape")
-            await until(lambda: app.screen is screen and not screen.service.is_at_a_job)
+            await until(lambda: app.screen is screen and not screen.session.service.is_busy)
 
         await press("ctrl+t")
         assert "plain text" in status(screen)
@@ -101,35 +101,35 @@ async def test_every_key_of_the_chat(own_home):
         for key in ("f3", "slash"):
             await opens(key, PastConversations, lambda window: window.past is not None)
         await opens("f8", SamplingPresetsDialog)
-        screen.exchanges[1].live = True
+        screen.session.exchanges[1].live = True
         await press("K")
-        await until(lambda: "pinned from now on" in status(screen))
+        await until(lambda: "now pinned" in status(screen))
         assert Run.open(own_home, "tiny-1").meta()["pins"] == [20]
         for pinned in (["Chen "], []):
             await press("P")
             await until(lambda pinned=pinned: Run.open(own_home, "tiny-1").meta()["prompts"] == pinned)
         await press("R")
-        await until(lambda: "the same 12 tokens, exactly" in status(screen))
+        await until(lambda: "all 12 tokens are identical" in status(screen))
         await press("y")
-        assert app.clipboard == screen.exchanges[1].reply
+        assert app.clipboard == screen.session.exchanges[1].reply
         for key in ("x", "f7"):
             shutil.rmtree(own_home / "exports", ignore_errors=True)
             await press(key)
-            await until(lambda: list((own_home / "exports").glob("*.md")) and "written: " in status(screen))
+            await until(lambda: list((own_home / "exports").glob("*.md")) and "Exported to " in status(screen))
         await press("ctrl+r")
-        await until(lambda: len(screen.conversation.exchanges) == 3 and not screen.writing)
-        assert screen.conversation.place(screen.exchanges[1]) == (2, 2)
+        await until(lambda: len(screen.session.conversation.exchanges) == 3 and not screen.session.writing)
+        assert screen.session.conversation.place(screen.session.exchanges[1]) == (2, 2)
         await press("ctrl+g")
-        await until(lambda: len(screen.exchanges) == 3 and not screen.writing)
-        assert screen.exchanges[2].kind == "on"
+        await until(lambda: len(screen.session.exchanges) == 3 and not screen.session.writing)
+        assert screen.session.exchanges[2].kind == "on"
         await press("p", "p", "p", "b")
-        assert [one.prompt for one in screen.exchanges] == ["Ada "] and screen.prompt.has_focus
+        assert [one.prompt for one in screen.session.exchanges] == ["Ada "] and screen.prompt.has_focus
         await press("f2")
         assert screen.panel.has_focus_within
         await press("f2")
         assert screen.prompt.has_focus
         await press("ctrl+n")
-        assert screen.transcript.text == "" and not screen.conversation.exchanges
+        assert screen.transcript.text == "" and not screen.session.conversation.exchanges
         assert not press.misses(ChatScreen)
 
 
@@ -143,17 +143,17 @@ async def test_escape_stops_a_reply_and_a_job(own_home):
         await until(lambda: len(screen.transcript.text) > 50)
         assert "leave" in {active.binding.action.split("(")[0] for active in screen.active_bindings.values()}
         await press("escape")
-        await until(lambda: not screen.writing)
-        assert "stopped" in status(screen) and screen.exchanges[0].reason == "cancelled"
+        await until(lambda: not screen.session.writing)
+        assert "stopped" in status(screen) and screen.session.exchanges[0].reason == "cancelled"
 
 
-async def test_every_key_of_the_conversation(home, talker):  # noqa: F811
-    talker.words = [f"line {number}\n" for number in range(60)]
+async def test_every_key_of_the_conversation(home, chat_model):  # noqa: F811
+    chat_model.words = [f"line {number}\n" for number in range(60)]
     async with ChatApp(home).run_test(size=(80, 24)) as pilot:
         press, screen = Keyboard(pilot), await opened(pilot)
         await say(press, screen, "a")
         await press("ctrl+r")
-        await until(lambda: len(talker.prompts) == 2 and not screen.writing)
+        await until(lambda: len(chat_model.prompts) == 2 and not screen.session.writing)
         await say(press, screen, "b")
         await press("escape")
         view = screen.transcript
@@ -169,20 +169,20 @@ async def test_every_key_of_the_conversation(home, talker):  # noqa: F811
         assert view.picked.prompt == "a" and "branch 2 of 2" in status(screen)
         for key, place in (("left", 1), ("right", 2), ("h", 1), ("l", 2)):
             await press(key)
-            assert screen.conversation.place(view.picked)[0] == place, key
+            assert screen.session.conversation.place(view.picked)[0] == place, key
         await press("n")
         assert view.picked.prompt == "b"
         assert not press.misses(Transcript, ConversationView)
 
 
 @pytest.mark.parametrize("newline", ["ctrl+j", "shift+enter", "alt+enter"])
-async def test_every_key_of_the_prompt(newline, home, talker):  # noqa: F811
+async def test_every_key_of_the_prompt(newline, home, chat_model):  # noqa: F811
     async with ChatApp(home).run_test(size=(80, 24)) as pilot:
         press, screen = Keyboard(pilot), await opened(pilot)
         await press("a", newline, "b")
         assert screen.prompt.text == "a\nb"
         await press("enter")
-        await until(lambda: talker.prompts and not screen.writing)
+        await until(lambda: chat_model.prompts and not screen.session.writing)
         await press("c", "up")
         assert screen.prompt.text == "a\nb"
         await press("down")
@@ -190,17 +190,17 @@ async def test_every_key_of_the_prompt(newline, home, talker):  # noqa: F811
         assert press.misses(PromptArea) <= {"ctrl+j", "shift+enter", "alt+enter"} - {newline}
 
 
-async def test_every_key_of_the_knobs(home, talker):  # noqa: F811
+async def test_every_key_of_the_sampling_panel(home, chat_model):  # noqa: F811
     async with ChatApp(home).run_test(size=(120, 40)) as pilot:
         press, screen = Keyboard(pilot), await opened(pilot)
         await pilot.press("f2")
         await press("down")
         assert screen.query_one("#knob-top-k Input", Input).has_focus
         await press("7")
-        await until(lambda: screen.service.params.top_k == 7)
+        await until(lambda: screen.session.service.params.top_k == 7)
         assert "top k" in text_of(screen, "#knobs-order")
         await press("ctrl+l")
-        await until(lambda: screen.service.params.top_k == 0)
+        await until(lambda: screen.session.service.params.top_k == 0)
         await press("up")
         assert screen.query_one("#knob-temperature Input", Input).has_focus
         await press("f8")
@@ -231,8 +231,8 @@ async def test_every_key_of_the_microscope(own_home):
         await press("k")
         assert table.cursor_row == row
         await press("down", "enter")
-        await until(lambda: len(screen.conversation.exchanges) == 2 and not screen.writing)
-        assert screen.exchanges[0].given == 1
+        await until(lambda: len(screen.session.conversation.exchanges) == 2 and not screen.session.writing)
+        assert screen.session.exchanges[0].given == 1
         assert not press.misses(Microscope, Choices)
 
 
@@ -242,7 +242,7 @@ async def test_every_key_of_the_split(own_home):
         press, screen = Keyboard(pilot), await with_model(app)
         await say(press, screen, "Ada ")
         for close in ("q", "escape"):
-            app.push_screen(Split(screen.service, screen.exchanges[0], "tiny-1@10"))
+            app.push_screen(Split(screen.session.service, screen.session.exchanges[0], "tiny-1@10"))
             await until(lambda: isinstance(app.screen, Split) and app.screen.done is not None)
             split = app.screen
             for key, at in (("right", 0), ("l", 1), ("left", 0), ("right", 1), ("h", 0)):
@@ -261,7 +261,7 @@ async def test_every_key_of_the_time_lapse(own_home):
         press, screen = Keyboard(pilot), await with_model(app)
         run = Run.open(own_home, "tiny-1")
         for close in ("q", "escape"):
-            app.push_screen(TimeLapse(screen.service, run, ["Ada ", "Chen "], DecodeConfig(max_tokens=5)))
+            app.push_screen(TimeLapse(screen.session.service, run, ["Ada ", "Chen "], DecodeConfig(max_tokens=5)))
             await until(lambda: isinstance(app.screen, TimeLapse) and app.screen.ended)
             lapse = app.screen
             for key, at in (("right", 1), ("left", 0), ("l", 1), ("h", 0), ("end", 1), ("home", 0)):
@@ -275,7 +275,7 @@ async def test_every_key_of_the_time_lapse(own_home):
         assert not press.misses(TimeLapse)
 
 
-async def test_every_key_of_a_window_to_choose_in(home, talker):  # noqa: F811
+async def test_every_key_of_a_chooser(home, chat_model):  # noqa: F811
     for number in range(25):
         save_sampling_preset(home, f"set-{number:02}", DecodeConfig(top_k=number + 1))
     async with ChatApp(home).run_test(size=(80, 24)) as pilot:

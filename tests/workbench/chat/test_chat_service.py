@@ -1,4 +1,4 @@
-"""The chat's thread: opening, streaming, stopping, knobs from the next token on, and what goes wrong."""
+"""The chat's worker thread: opening, streaming, stopping, parameter changes, and errors."""
 
 from __future__ import annotations
 
@@ -17,28 +17,29 @@ from llm.events import CommandRefused, Saved
 from llm.run import Holder, Run
 from llm.tokenizer.chat_template import STORIES_TEMPLATE
 from workbench.chat.conversation import Exchange
-from workbench.chat.models import ask_for_snapshot, choices, open_talker, usual_choice
+from workbench.chat.model import open_model, request_snapshot
+from workbench.chat.model_choices import choices, default_reference
 from workbench.chat.reply import (
-    News,
-    RecordedParams,
+    ParamsRecorder,
     ReplyBegan,
     ReplyEnded,
     ReplyGrew,
+    ReplyPoster,
     Request,
     Start,
-    start_of,
+    resolve_start,
 )
 from workbench.chat.service import ChatService, ModelOpened, ModelRefused
 
-UNCHANGED = RecordedParams(DecodeConfig(), DecodeConfig, lambda params: None)
+UNCHANGED = ParamsRecorder(DecodeConfig(), DecodeConfig, lambda params: None)
 
 
-class FakeTalker:
+class FakeModel:
     """Says the words it was given; waits at `gate` before each, if there is one."""
 
     parameters, context = 1234, 64
     decode = DecodeConfig(temperature=0.5)
-    turns = STORIES_TEMPLATE
+    template = STORIES_TEMPLATE
     in_training, sha256, device = False, "", "cpu"
 
     def __init__(self, words=("one ", "two ", "three"), gate=None):
@@ -46,15 +47,15 @@ class FakeTalker:
         self.name = "fake@1"
         self.updates = 0
         self.prompts = []
-        self.knobs_seen = []
+        self.params_used = []
 
     def update(self, cancelled):
         self.updates += 1
 
-    def keep(self):
+    def save_weights(self):
         raise OSError(28, "No space left on device")
 
-    def check(self, params):
+    def validate(self, params):
         if any(name not in ("top_k", "temperature") for name in params.order):
             raise UserError("'t' is not a logits processor")
 
@@ -78,7 +79,7 @@ class FakeTalker:
             if cancel():
                 reason = "cancelled"
                 break
-            self.knobs_seen.append(params_source())
+            self.params_used.append(params_source())
             tokens += 1
             yield Piece(0, number, word, context_used=5 + number)
         yield Done((reason,), tokens, 4, 1.0, 0.1, 20.0, 4 + tokens, 0, 0)
@@ -92,15 +93,15 @@ class NoTraining:
 class Chat:
     """A service whose messages can be waited for."""
 
-    def __init__(self, talker, home=None):
+    def __init__(self, chat_model, home=None):
         self.messages = queue.Queue()
-        self.talker = talker
+        self.chat_model = chat_model
         self.service = ChatService(home, NoTraining(), self.messages.put, opener=self.opened)
 
     def opened(self, home, training, reference, cancelled):
-        if isinstance(self.talker, Exception):
-            raise self.talker
-        return self.talker
+        if isinstance(self.chat_model, Exception):
+            raise self.chat_model
+        return self.chat_model
 
     def next(self, kind):
         while True:
@@ -119,8 +120,8 @@ class Chat:
 def chat():
     made, before = [], set(threading.enumerate())
 
-    def make(talker):
-        one = Chat(talker)
+    def make(chat_model):
+        one = Chat(chat_model)
         made.append(one)
         return one
 
@@ -133,8 +134,8 @@ def chat():
 
 
 def test_a_reply_from_beginning_to_end(chat):
-    talker = FakeTalker()
-    one = chat(talker)
+    chat_model = FakeModel()
+    one = chat(chat_model)
     one.service.open("fake")
     opened = one.next(ModelOpened)
     assert (opened.name, opened.parameters, opened.context, opened.decode.temperature) == ("fake@1", 1234, 64, 0.5)
@@ -145,18 +146,18 @@ def test_a_reply_from_beginning_to_end(chat):
     end = messages[-1]
     pace = end.pace
     assert (end.reason, pace.tokens, pace.tokens_per_second, pace.context_used) == ("length", 3, 20.0, 7)
-    assert talker.prompts[0][0] == "Once" and talker.updates == 1
+    assert chat_model.prompts[0][0] == "Once" and chat_model.updates == 1
 
 
-def test_pieces_are_gathered_between_two_messages():
+def test_pieces_are_collected_between_two_messages():
     now = [0.0]
     posted = []
-    news = News(1, posted.append, asked=-0.5, params=UNCHANGED, clock=lambda: now[0])
+    poster = ReplyPoster(1, posted.append, requested=-0.5, params=UNCHANGED, clock=lambda: now[0])
     for number in range(50):
         now[0] += 0.01
-        news.take(Piece(0, number, "x"))
+        poster.add(Piece(0, number, "x"))
     assert len(posted) == 5 and posted[0].text == "x"
-    news.end(Done(("stop",), 50, 1, 1.0, 0.1, 2.0, 9, 0, 0))
+    poster.end(Done(("stop",), 50, 1, 1.0, 0.1, 2.0, 9, 0, 0))
     assert "".join(message.text for message in posted[:-1]) == "x" * 50
     assert posted[-1].reason == "stop"
     assert posted[-1].pace.first == pytest.approx(0.51), "counted from the asking on"
@@ -164,16 +165,16 @@ def test_pieces_are_gathered_between_two_messages():
 
 def test_further_samples_come_with_the_end():
     posted = []
-    news = News(1, posted.append, asked=0.0, params=UNCHANGED)
+    poster = ReplyPoster(1, posted.append, requested=0.0, params=UNCHANGED)
     for sample, text in ((0, "a"), (1, "p"), (2, "x"), (0, "b"), (1, "q")):
-        news.take(Piece(sample, 1, text))
-    news.end(Done(("stop",) * 3, 5, 1, 1.0, 0.1, 2.0, 9, 0, 0))
+        poster.add(Piece(sample, 1, text))
+    poster.end(Done(("stop",) * 3, 5, 1, 1.0, 0.1, 2.0, 9, 0, 0))
     assert "".join(message.text for message in posted[:-1]) == "ab" and posted[-1].others == ("pq", "x")
 
 
 def test_stopping_ends_a_reply_within_one_token(chat):
     gate = threading.Semaphore(2)
-    one = chat(FakeTalker(words=["w"] * 100, gate=gate))
+    one = chat(FakeModel(words=["w"] * 100, gate=gate))
     one.service.open("fake")
     one.service.ask("Once")
     one.next(ReplyGrew)
@@ -183,10 +184,10 @@ def test_stopping_ends_a_reply_within_one_token(chat):
     assert end.reason == "cancelled" and end.pace.tokens <= 3
 
 
-def test_knobs_hold_from_the_next_token_on(chat):
+def test_parameters_apply_from_the_next_token(chat):
     gate = threading.Semaphore(0)
-    talker = FakeTalker(words=["a", "b"], gate=gate)
-    one = chat(talker)
+    chat_model = FakeModel(words=["a", "b"], gate=gate)
+    one = chat(chat_model)
     one.service.params = DecodeConfig(temperature=1.0)
     one.service.open("fake")
     one.service.ask("Once")
@@ -195,63 +196,63 @@ def test_knobs_hold_from_the_next_token_on(chat):
     one.service.params = replace(one.service.params, temperature=0.25)
     gate.release()
     one.next(ReplyEnded)
-    assert [params.temperature for params in talker.knobs_seen] == [1.0, 0.25]
+    assert [params.temperature for params in chat_model.params_used] == [1.0, 0.25]
 
 
 def test_turns_are_written_as_the_corpus_writes_them(chat):
-    talker = FakeTalker()
-    talker.context = 200
-    one = chat(talker)
+    chat_model = FakeModel()
+    chat_model.context = 200
+    one = chat(chat_model)
     one.service.open("fake")
-    one.service.ask("Who?", history=[("What?", "A cat.")], turns=STORIES_TEMPLATE)
+    one.service.ask("Who?", history=[("What?", "A cat.")], template=STORIES_TEMPLATE)
     one.next(ReplyEnded)
-    prompt, params = talker.prompts[0]
+    prompt, params = chat_model.prompts[0]
     assert prompt == "Question: What?\nAnswer: A cat.\n\nQuestion: Who?\nAnswer:"
-    assert params.stop == ("\n\nQuestion:",) and talker.knobs_seen[0].stop == params.stop
+    assert params.stop == ("\n\nQuestion:",) and chat_model.params_used[0].stop == params.stop
 
 
 def test_the_oldest_turns_are_dropped_first():
-    talker = FakeTalker()
+    chat_model = FakeModel()
     history = [(f"q{number}", "a" * 20) for number in range(3)]
-    start = start_of(talker, Request(1, "now", DecodeConfig(), history, STORIES_TEMPLATE))
+    start = resolve_start(chat_model, Request(1, "now", DecodeConfig(), history, STORIES_TEMPLATE))
     assert start.dropped_turns == 3 and start.context == "Question: now\nAnswer:"
-    talker.context = 150
-    start = start_of(talker, Request(1, "now", DecodeConfig(), history, STORIES_TEMPLATE))
+    chat_model.context = 150
+    start = resolve_start(chat_model, Request(1, "now", DecodeConfig(), history, STORIES_TEMPLATE))
     assert start.dropped_turns == 1 and start.context.startswith("Question: q1\n")
 
 
 def test_prompts_from_a_file(tmp_path):
     (tmp_path / "p.txt").write_text("from a file")
-    asked = Request(1, f"FILE:{tmp_path}/p.txt", DecodeConfig())
-    assert start_of(FakeTalker(), asked) == Start("from a file", file_text="from a file")
+    requested = Request(1, f"FILE:{tmp_path}/p.txt", DecodeConfig())
+    assert resolve_start(FakeModel(), requested) == Start("from a file", file_text="from a file")
     (tmp_path / "p.txt").unlink()
-    assert start_of(FakeTalker(), replace(asked, file_text="from a file")).context == "from a file"
+    assert resolve_start(FakeModel(), replace(requested, file_text="from a file")).context == "from a file"
 
 
-def test_knobs_that_cannot_be_leave_those_before():
+def test_invalid_parameters_are_ignored():
     def check(params):
         if params.order:
             raise UserError("no such transformation")
 
     now = [DecodeConfig(top_k=1), DecodeConfig(order=("t",)), DecodeConfig(top_k=1), DecodeConfig(top_k=2)]
     wanted = iter(now)
-    params = RecordedParams(DecodeConfig(), lambda: next(wanted), check)
+    params = ParamsRecorder(DecodeConfig(), lambda: next(wanted), check)
     assert [params().top_k, params().top_k] == [1, 1] and params.problem == "no such transformation"
     assert [params().top_k, params().top_k] == [1, 2] and params.problem == ""
     assert params.changes == [(0, now[0]), (3, now[3])]
 
 
-def test_a_reply_goes_on_after_its_very_tokens():
+def test_a_continuation_starts_from_the_exact_tokens():
     reply = Exchange(
         1, 0, "text", "ab", context="ab", reply="c\ufffd", tokens=[9, 228], reason="length", model="fake@1"
     )
-    on = Request(2, "", DecodeConfig(), goes_on=reply)
-    start = start_of(FakeTalker(), on)
+    on = Request(2, "", DecodeConfig(), continues=reply)
+    start = resolve_start(FakeModel(), on)
     assert (start.context, list(start.begun)) == ("abc\ufffd", [0, 0, 9, 228])
     again = replace(reply, begun=[7, 7], context="later")
-    assert list(start_of(FakeTalker(), replace(on, goes_on=again)).begun) == [7, 7, 9, 228]
+    assert list(resolve_start(FakeModel(), replace(on, continues=again)).begun) == [7, 7, 9, 228]
     for other in (replace(reply, reason="stop"), replace(reply, model="other@1")):
-        assert start_of(FakeTalker(), replace(on, goes_on=other)) == Start("abc\ufffd")
+        assert resolve_start(FakeModel(), replace(on, continues=other)) == Start("abc\ufffd")
 
 
 @pytest.mark.parametrize(
@@ -264,30 +265,30 @@ def test_a_model_that_cannot_be_opened(chat, error, words, monkeypatch):
     assert words in one.next(ModelRefused).problem
     one.service.ask("Once")
     end = one.next(ReplyEnded)
-    assert end.reason == "failed" and "no model is open" in end.problem
+    assert end.reason == "failed" and "No model is open" in end.problem
 
 
 def test_a_failing_reply_leaves_the_thread_alive(chat, monkeypatch):
     monkeypatch.setattr("workbench.chat.service.write_log", lambda text: None)
-    talker = FakeTalker()
-    one = chat(talker)
+    chat_model = FakeModel()
+    one = chat(chat_model)
     one.service.open("fake")
-    talker.update = lambda cancelled: 1 / 0
+    chat_model.update = lambda cancelled: 1 / 0
     one.service.ask("Once")
     assert "ZeroDivisionError" in one.next(ReplyEnded).problem
-    talker.update = lambda cancelled: None
+    chat_model.update = lambda cancelled: None
     one.service.ask("Once")
     assert one.next(ReplyEnded).reason == "length"
 
 
 def test_a_real_checkpoint_says_the_same_twice(trained_run):
     home = trained_run.path.parent.parent
-    talker = open_talker(home, NoTraining(), "tiny-1@10", lambda: False)
-    assert talker.name == "tiny-1@10" and talker.context == 32 and talker.turns is None
-    params = replace(talker.decode, max_tokens=40, seed=7)
+    chat_model = open_model(home, NoTraining(), "tiny-1@10", lambda: False)
+    assert chat_model.name == "tiny-1@10" and chat_model.context == 32 and chat_model.template is None
+    params = replace(chat_model.decode, max_tokens=40, seed=7)
 
     def text():
-        items = talker.stream("Ada saw", params, cancel=lambda: False, params_source=lambda: params)
+        items = chat_model.stream("Ada saw", params, cancel=lambda: False, params_source=lambda: params)
         return "".join(item.text for item in items if isinstance(item, Piece))
 
     assert text() == text() != ""
@@ -295,12 +296,12 @@ def test_a_real_checkpoint_says_the_same_twice(trained_run):
 
 def test_live_of_a_run_that_is_over_is_its_last_checkpoint(trained_run):
     home = trained_run.path.parent.parent
-    assert open_talker(home, NoTraining(), "tiny-1@live", lambda: False).name == "tiny-1@20"
+    assert open_model(home, NoTraining(), "tiny-1@live", lambda: False).name == "tiny-1@20"
 
 
 def test_the_model_in_training_is_copied_anew_for_every_reply(trained_run):
     home = trained_run.path.parent.parent
-    kept = open_talker(home, NoTraining(), "tiny-1@10", lambda: False)
+    kept = open_model(home, NoTraining(), "tiny-1@10", lambda: False)
 
     class Live:
         step, tokenizer = 3, kept.engine.tokenizer
@@ -317,13 +318,13 @@ def test_the_model_in_training_is_copied_anew_for_every_reply(trained_run):
             return self.live
 
     training = Training()
-    talker = open_talker(home, training, "tiny-1@live", lambda: False)
-    assert talker.name == "tiny-1@3"
-    talker.update(lambda: False)
+    chat_model = open_model(home, training, "tiny-1@live", lambda: False)
+    assert chat_model.name == "tiny-1@3"
+    chat_model.update(lambda: False)
     assert training.live.snapshots == 1, "nothing is copied while no step was made"
     training.live.step = 4
-    talker.update(lambda: False)
-    assert talker.name == "tiny-1@4" and training.live.snapshots == 2
+    chat_model.update(lambda: False)
+    assert chat_model.name == "tiny-1@4" and training.live.snapshots == 2
 
 
 class Trainer(threading.Thread):
@@ -358,11 +359,11 @@ def test_a_model_in_another_process_is_asked_for_its_weights(trained_run, tmp_pa
     run = Run.open(tmp_path, "tiny-1")
     elsewhere(monkeypatch)
     Trainer(run).start()
-    talker = open_talker(tmp_path, NoTraining(), "tiny-1@live", lambda: False)
-    assert talker.name == "tiny-1@10"
+    chat_model = open_model(tmp_path, NoTraining(), "tiny-1@live", lambda: False)
+    assert chat_model.name == "tiny-1@10"
     Trainer(run, reason="the disk is full").start()
     with pytest.raises(UserError, match="disk is full"):
-        talker.update(lambda: False)
+        chat_model.update(lambda: False)
 
 
 def test_a_trainer_that_does_not_answer(trained_run, tmp_path, monkeypatch):
@@ -370,15 +371,15 @@ def test_a_trainer_that_does_not_answer(trained_run, tmp_path, monkeypatch):
     run = Run.open(tmp_path, "tiny-1")
     elsewhere(monkeypatch)
     with pytest.raises(UserError, match="did not answer"):
-        ask_for_snapshot(run, lambda: False, patience=0.1)
+        request_snapshot(run, lambda: False, timeout=0.1)
     monkeypatch.setattr(Run, "holder", lambda run: None)
     with pytest.raises(UserError, match="just ended"):
-        ask_for_snapshot(run, lambda: False)
+        request_snapshot(run, lambda: False)
 
 
 def test_choices(trained_run, tmp_path):
     home = trained_run.path.parent.parent
     assert [choice.reference for choice in choices(home)] == ["tiny-1@20", "tiny-1@10"]
     assert "last" in choices(home)[0].description
-    assert usual_choice(home, None) == "tiny-1" and usual_choice(home, "x") == "x@live"
-    assert usual_choice(tmp_path, None) == "" and choices(tmp_path) == []
+    assert default_reference(home, None) == "tiny-1" and default_reference(home, "x") == "x@live"
+    assert default_reference(tmp_path, None) == "" and choices(tmp_path) == []

@@ -13,7 +13,7 @@ from textual.widgets import Static
 from llm.config import from_toml
 from llm.run import Run
 from tests.conftest import TINY
-from tests.workbench.chat.test_chat_screen import ChatApp, opened, talker, text_of, until  # noqa: F401
+from tests.workbench.chat.test_chat_screen import ChatApp, chat_model, opened, text_of, until  # noqa: F401
 from tests.workbench.waiting import shown
 from workbench.charts.export import strips_of
 from workbench.chat.microscope_screen import Microscope
@@ -46,14 +46,14 @@ async def test_chinese_is_typed_streamed_wrapped_edited_and_replayed(chinese_run
     app = ChatApp(chinese_run.path.parent.parent)
     async with app.run_test(size=(31, 24)) as pilot:
         screen = app.screen
-        await until(lambda: screen.model is not None)
+        await until(lambda: screen.session.model is not None)
         screen.panel.set_value("temperature", 0.0)
         screen.panel.set_value("max_tokens", 15 + 8 * 21)
         await pilot.press("小", "猫")
         assert screen.prompt.text == "小猫"
         await pilot.press("enter")
-        await until(lambda: screen.exchanges and not screen.writing)
-        first = screen.exchanges[0]
+        await until(lambda: screen.session.exchanges and not screen.session.writing)
+        first = screen.session.exchanges[0]
         assert first.reply == "看见月亮。" + "小猫看见月亮。" * 8
         assert len(first.tokens) == len(first.reply.encode()), "three tokens a character"
         view = screen.transcript
@@ -61,20 +61,20 @@ async def test_chinese_is_typed_streamed_wrapped_edited_and_replayed(chinese_run
         assert all(cell_len(row) == view.scrollable_content_region.width for row in rows)
         assert "".join(row.rstrip() for row in rows) == "小猫" + first.reply
         await pilot.press("escape", "e", "看", "enter")
-        await until(lambda: len(screen.conversation.exchanges) == 2 and not screen.writing)
-        second = screen.exchanges[0]
+        await until(lambda: len(screen.session.conversation.exchanges) == 2 and not screen.session.writing)
+        second = screen.session.exchanges[0]
         assert second.prompt == "小猫看" and second.reply.startswith("见月亮。小猫看")
-        assert load(screen.conversation.file).exchanges[2].reply == second.reply
+        assert load(screen.session.conversation.file).exchanges[2].reply == second.reply
         await pilot.press("escape", "R")
-        await until(lambda: "the same 183 tokens, exactly" in text_of(screen, "#chat-status"))
+        await until(lambda: "all 183 tokens are identical" in text_of(screen, "#chat-status"))
         await pilot.press("m")
         await until(lambda: isinstance(app.screen, Microscope) and app.screen.seen is not None)
         assert app.screen.seen.texts[:6] == [PART, PART, "见", PART, PART, "月"]
         assert "\\xe8" in str(app.screen.query_one("#microscope-head", Static).render())
 
 
-async def test_hostile_text_in_a_prompt_a_reply_and_a_file(home, talker):  # noqa: F811
-    talker.words = [HOSTILE[:9], HOSTILE[9:]]
+async def test_hostile_text_in_a_prompt_a_reply_and_a_file(home, chat_model):  # noqa: F811
+    chat_model.words = [HOSTILE[:9], HOSTILE[9:]]
     (home / "\u202eevil\x1b[2J.txt").write_text(HOSTILE, encoding="utf-8")
     async with ChatApp(home).run_test(size=(80, 24)) as pilot:
         screen = await opened(pilot)
@@ -82,8 +82,8 @@ async def test_hostile_text_in_a_prompt_a_reply_and_a_file(home, talker):  # noq
         await until(lambda: screen.prompt.text == HOSTILE)
         assert clean(HOSTILE) in shown(screen), "in the field"
         await pilot.press("enter")
-        await until(lambda: screen.exchanges and not screen.writing)
-        assert talker.prompts[0][0] == HOSTILE, "what was pasted is what the model reads"
+        await until(lambda: screen.session.exchanges and not screen.session.writing)
+        assert chat_model.prompts[0][0] == HOSTILE, "what was pasted is what the model reads"
         assert clean(HOSTILE) * 2 in screen.transcript.shown_text.replace("\n", "")
         await pilot.press("escape", "e")
         assert screen.prompt.text == HOSTILE, "edited as it was sent"
@@ -92,22 +92,22 @@ async def test_hostile_text_in_a_prompt_a_reply_and_a_file(home, talker):  # noq
         screen.prompt.text = f"FILE:{home}/\u202eevil\x1b[2J.txt"
         screen.prompt.focus()
         await pilot.press("enter")
-        await until(lambda: len(screen.exchanges) == 2 and not screen.writing)
-        assert screen.exchanges[1].context == HOSTILE
+        await until(lambda: len(screen.session.exchanges) == 2 and not screen.session.writing)
+        assert screen.session.exchanges[1].context == HOSTILE
         await pilot.press("f3")
         await until(lambda: "1 of 1" in shown(pilot.app.screen))
         assert not set(shown(pilot.app.screen)) & set("\x1b\x07\x9b\u202e\u200b\ufeff\ufe0f")
 
 
-async def test_a_line_of_100_000_characters(home, talker):  # noqa: F811
+async def test_a_line_of_100_000_characters(home, chat_model):  # noqa: F811
     long = "日" * 50_000 + "x" * 50_000
-    talker.words = [long]
+    chat_model.words = [long]
     async with ChatApp(home).run_test(size=(80, 24)) as pilot:
         screen = await opened(pilot)
         pilot.app.post_message(events.Paste(long))
         await until(lambda: screen.prompt.text == long)
         await pilot.press("enter")
-        await until(lambda: screen.exchanges and not screen.writing)
+        await until(lambda: screen.session.exchanges and not screen.session.writing)
         assert screen.transcript.text == long * 2
         await pilot.press("escape", "y")
         assert pilot.app.clipboard == long

@@ -8,24 +8,24 @@ from tests.workbench.chat.test_chat_screen import ChatApp, until
 from workbench.chat.microscope_screen import Microscope, percent
 
 
-async def asked(pilot):
+async def ask(pilot):
     screen = pilot.app.screen
-    await until(lambda: screen.model is not None)
+    await until(lambda: screen.session.model is not None)
     screen.panel.set_value("temperature", 0.8)
     await pilot.press(*"Ada ", "enter")
-    await until(lambda: screen.exchanges and not screen.writing)
+    await until(lambda: screen.session.exchanges and not screen.session.writing)
     return screen
 
 
-async def test_every_token_opens_and_another_goes_on(trained_run):
+async def test_every_token_is_explained_and_another_starts_a_branch(trained_run):
     app = ChatApp(trained_run.path.parent.parent)
     async with app.run_test(size=(80, 24)) as pilot:
-        screen = await asked(pilot)
-        first = screen.exchanges[0]
+        screen = await ask(pilot)
+        first = screen.session.exchanges[0]
         await pilot.press("f4")
         await until(lambda: isinstance(app.screen, Microscope) and app.screen.seen is not None)
         scope = app.screen
-        assert "token 1 of" in str(scope.query_one("#microscope-head", Static).render())
+        assert "Token 1 of" in str(scope.query_one("#microscope-head", Static).render())
         await pilot.press("right", "right", "right")
         await until(lambda: scope.seen.at == 3)
         table = scope.query_one(DataTable)
@@ -41,25 +41,31 @@ async def test_every_token_opens_and_another_goes_on(trained_run):
         other = next(int(row) for row in rows if int(row) != first.tokens[1])
         table.move_cursor(row=2 + rows.index(str(other)))
         await pilot.press("enter")
-        await until(lambda: app.screen is screen and screen.exchanges[-1] is not first and not screen.writing)
-        second = screen.exchanges[-1]
+        await until(
+            lambda: app.screen is screen and screen.session.exchanges[-1] is not first and not screen.session.writing
+        )
+        second = screen.session.exchanges[-1]
         assert second.tokens[:2] == [first.tokens[0], other] and second.given == 2
-        assert len(second.tokens) > 2 and screen.conversation.place(second) == (2, 2)
+        assert len(second.tokens) > 2 and screen.session.conversation.place(second) == (2, 2)
         await pilot.press("ctrl+r")
-        await until(lambda: screen.conversation.place(screen.exchanges[-1])[1] == 3 and not screen.writing)
-        third = screen.exchanges[-1]
+        await until(
+            lambda: (
+                screen.session.conversation.place(screen.session.exchanges[-1])[1] == 3 and not screen.session.writing
+            )
+        )
+        third = screen.session.exchanges[-1]
         assert third.tokens[:2] == second.tokens[:2] and third.tokens != second.tokens, (
             "another seed, the same beginning"
         )
         await pilot.press("escape", "R")
-        await until(lambda: "tokens, exactly" in str(screen.query_one("#chat-status", Static).render()))
+        await until(lambda: "tokens are identical" in str(screen.query_one("#chat-status", Static).render()))
 
 
 async def test_weights_that_are_gone(trained_run):
     app = ChatApp(trained_run.path.parent.parent)
     async with app.run_test(size=(80, 24)) as pilot:
-        screen = await asked(pilot)
-        screen.exchanges[0].model = "tiny-1@13"
+        screen = await ask(pilot)
+        screen.session.exchanges[0].model = "tiny-1@13"
         await pilot.press("f4")
         await until(lambda: isinstance(app.screen, Microscope))
         scope = app.screen

@@ -44,7 +44,7 @@ def test_words_are_kept_whole_where_they_fit():
 
 
 @given(text=st.text(alphabet="ab \n日é\u0301", max_size=60), width=st.integers(2, 9), cut=st.integers(0, 60))
-def test_wrapping_loses_nothing_and_fits_and_can_go_on_from_a_last_row(text, width, cut):
+def test_wrapping_loses_nothing_and_fits_and_can_resume_at_a_row(text, width, cut):
     spans = list(wrap(text, 0, width))
     assert "".join(text[start:end] for start, end in spans) == text
     assert all(cell_len(text[start:end].rstrip(" \n")) <= width for start, end in spans)

@@ -10,14 +10,14 @@ import pytest
 from llm.config import DecodeConfig
 from llm.errors import UserError
 from workbench.chat.conversation import Conversation, Exchange
-from workbench.chat.transcripts import as_markdown, export, keep, list_past, load, recent_prompts
+from workbench.chat.transcripts import as_markdown, export, list_conversations, load, recent_prompts, save_exchange
 from workbench.chat.transcripts_dialog import line_of
 
 HOSTILE = "夜 \x1b]0;x\x07 [b] ```\n\udc80 \u202e"
 
 
 def tree():
-    """1 → 2 → 3, with 4 beside 2."""
+    """1 → 2 → 3, with 4 next to 2."""
     conversation = Conversation()
     conversation.add("text", "a", 0).reply = "A"
     conversation.add("turn", "b", 1).reply = " B "
@@ -65,7 +65,7 @@ def test_markdown_has_all_that_was_written():
     assert places == sorted(places)
 
 
-def test_the_knobs_of_every_token():
+def test_the_parameters_of_every_token():
     cold, hot = DecodeConfig(temperature=0.1), DecodeConfig(temperature=2.0)
     exchange = Exchange(1, 0, "text", "x", given=2, params=cold, changes=((3, hot),))
     assert [exchange.params_at(token).temperature for token in (0, 2, 4, 5, 6)] == [0.1, 0.1, 0.1, 2.0, 2.0]
@@ -79,7 +79,7 @@ def written_tree(home):
     first.params = DecodeConfig(temperature=0.25, seed=9, stop=("\n\n",))
     first.changes = ((2, replace(first.params, top_k=5)),)
     for exchange in conversation.exchanges.values():
-        keep(home, conversation, exchange)
+        save_exchange(home, conversation, exchange)
     return conversation
 
 
@@ -98,7 +98,7 @@ def test_a_torn_line_and_nonsense_are_left_out(home):
         file.write(b'[1]\n{"type": "exchange", "number": 9}\n{"type": "exch')
     again = load(conversation.file)
     assert again.exchanges == conversation.exchanges
-    keep(home, again, again.add("turn", "after the tear", 4))
+    save_exchange(home, again, again.add("turn", "after the tear", 4))
     assert load(conversation.file).exchanges[5].prompt == "after the tear"
 
 
@@ -120,8 +120,8 @@ def test_search(home):
     written_tree(home)
     other = Conversation()
     other.add("text", "The Moon", 0).model = "second@3"
-    keep(home, other, other.exchanges[1])
-    found = list_past(home)
+    save_exchange(home, other, other.exchanges[1])
+    found = list_conversations(home)
     assert len(found) == 2
     assert [one.prompt for one in found if one.holds(["moon", "second@3"])] == ["The Moon"]
     assert [one.exchanges for one in found if one.holds(["夜"])] == [4]
@@ -132,10 +132,10 @@ def test_a_prompt_that_failed_adds_no_model_to_the_list(home):
     for model in ("first@1", "", "second@3", "first@1"):
         exchange = conversation.add("text", "x", conversation.leaf)
         exchange.model, exchange.problem = model, "" if model else "it failed"
-        keep(home, conversation, exchange)
+        save_exchange(home, conversation, exchange)
     only_failed = Conversation()
-    keep(home, only_failed, only_failed.add("text", "y", 0))
-    listed = {one.prompt: (one.models, line_of(one, []).plain) for one in list_past(home)}
+    save_exchange(home, only_failed, only_failed.add("text", "y", 0))
+    listed = {one.prompt: (one.models, line_of(one, []).plain) for one in list_conversations(home)}
     assert listed["x"][0] == ("first@1", "second@3") and listed["x"][1].endswith(" · first@1, second@3")
     assert listed["y"][0] == () and listed["y"][1].endswith(" · no model")
 
@@ -143,11 +143,11 @@ def test_a_prompt_that_failed_adds_no_model_to_the_list(home):
 def test_prompts_are_found_again(home):
     first = tree()
     for exchange in first.exchanges.values():
-        keep(home, first, exchange)
+        save_exchange(home, first, exchange)
     first.file.rename(first.file.with_name("2020.jsonl"))
     second = Conversation()
     for prompt in ("x", "x", " ", "y"):
-        keep(home, second, second.add("text", prompt, second.leaf))
+        save_exchange(home, second, second.add("text", prompt, second.leaf))
     second.file.rename(second.file.with_name("2021.jsonl"))
     assert recent_prompts(home) == ["a", "b", "c", "d", "x", "y"]
     (home / "transcripts" / "zz.jsonl").write_text('{"type": "conversation", "format": 99}\n')
@@ -167,4 +167,4 @@ def test_a_home_that_cannot_be_written(home):
     (home / "transcripts").write_text("in the way")
     conversation = tree()
     with pytest.raises(UserError, match="not kept"):
-        keep(home, conversation, conversation.exchanges[1])
+        save_exchange(home, conversation, conversation.exchanges[1])

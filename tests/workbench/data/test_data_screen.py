@@ -20,7 +20,7 @@ from tests.draining import result_of
 from tests.workbench.scripted import ScriptedTrainer
 from tests.workbench.waiting import shown, until
 from workbench.app import WorkbenchApp
-from workbench.chat.tokens import coloured, pieces, quoted
+from workbench.chat.tokens import color_tokens, pieces, quoted
 from workbench.data.corpora import add_corpus, inspect_dataset, list_corpora, path_problem, read_added
 from workbench.data.jobs import DataJob
 from workbench.data.prepare_dialog import PrepareDialog
@@ -176,9 +176,9 @@ def test_each_token_has_its_place() -> None:
     tokenizer = ByteTokenizer(("<|end|>",))
     ids = [*tokenizer.encode("é \n"), 256]
     assert list(pieces(tokenizer, ids)) == [(195, "░"), (169, "é"), (32, " "), (10, "\n"), (256, "<|end|>")]
-    assert coloured(tokenizer, ids).plain == "░é·↵\n<|end|>"
-    assert coloured(tokenizer, ids, monochrome=True).plain == "░|é|·|↵|\n<|end|>|"
-    backgrounds = [span.style for span in coloured(tokenizer, ids).spans]
+    assert color_tokens(tokenizer, ids).plain == "░é·↵\n<|end|>"
+    assert color_tokens(tokenizer, ids, monochrome=True).plain == "░|é|·|↵|\n<|end|>|"
+    backgrounds = [span.style for span in color_tokens(tokenizer, ids).spans]
     assert all(one != other for one, other in itertools.pairwise(backgrounds))
     assert quoted(tokenizer, 195) == "\\xc3"
     assert [text for _, text in pieces(tokenizer, tokenizer.encode("e\u0301"))] == ["e", "░", "◌\u0301"]

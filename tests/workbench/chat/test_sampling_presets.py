@@ -1,4 +1,4 @@
-"""Named sets of knobs: the file, and the dialog of the Chat screen."""
+"""Sampling presets: the file and the dialog."""
 
 from __future__ import annotations
 
@@ -9,14 +9,14 @@ import pytest
 
 from llm.config import DecodeConfig
 from llm.errors import UserError, WrongUse
-from tests.workbench.chat.test_chat_screen import ChatApp, opened, talker, until  # noqa: F401
+from tests.workbench.chat.test_chat_screen import ChatApp, chat_model, opened, until  # noqa: F401
 from workbench.chat.sampling_presets import load_sampling_presets, save_sampling_preset, summary
 from workbench.chat.sampling_presets_dialog import SamplingPresetsDialog
 
 CALM = DecodeConfig(temperature=0.25, top_k=7, stop=("\n",), seed=99)
 
 
-def test_kept_without_the_seed_and_read_back(home):
+def test_saved_without_the_seed(home):
     assert load_sampling_presets(home) == {}
     save_sampling_preset(home, "calm", CALM)
     save_sampling_preset(home, "usual", DecodeConfig())
@@ -24,7 +24,7 @@ def test_kept_without_the_seed_and_read_back(home):
     assert tomllib.loads((home / "knobs.toml").read_text())["calm"] == {"temperature": 0.25, "top_k": 7, "stop": ["\n"]}
     save_sampling_preset(home, "calm", None)
     assert list(load_sampling_presets(home)) == ["usual"]
-    assert "temperature 0.25" in summary(CALM) and summary(DecodeConfig()) == "the defaults"
+    assert "temperature 0.25" in summary(CALM) and summary(DecodeConfig()) == "defaults"
 
 
 @pytest.mark.parametrize("text", ["[calm", "[calm]\ntop_q = 3", "[calm]\ntop_k = -3", "calm = 3"])
@@ -42,7 +42,7 @@ def test_a_wrong_name(home):
         save_sampling_preset(home, "../x", CALM)
 
 
-async def test_keeping_and_taking(home, talker):  # noqa: F811
+async def test_saving_and_using(home, chat_model):  # noqa: F811
     async with ChatApp(home).run_test(size=(80, 24)) as pilot:
         screen = await opened(pilot)
         screen.panel.set_all(CALM)
