@@ -1,4 +1,4 @@
-"""Errors a person can cause. Each message is one sentence: the thing, why, and what to do next."""
+"""Errors that the user can fix. A message says what is wrong with which thing, why, and what to do next."""
 
 from __future__ import annotations
 
@@ -7,20 +7,20 @@ from dataclasses import dataclass
 
 
 class UserError(Exception):
-    """Something the person can mend. Shown as its message alone, never as a traceback; exit status 1."""
+    """An error shown as its message, without a traceback; exit status 1."""
 
     exit_status = 1
 
 
 class WrongUse(UserError):
-    """The request itself is wrong (a name, a field, a flag); exit status 2."""
+    """Invalid input (a name, a field, a flag); exit status 2."""
 
     exit_status = 2
 
 
 @dataclass(frozen=True)
 class Problem:
-    """One fault in a configuration: the dotted path of the field and what to do about it."""
+    """One error in a configuration: the dotted path of the field, and a message."""
 
     path: str
     message: str
@@ -30,7 +30,7 @@ class Problem:
 
 
 class ConfigError(WrongUse):
-    """Every fault found in a configuration, reported together."""
+    """All errors of a configuration."""
 
     def __init__(self, problems: Sequence[Problem]) -> None:
         self.problems = tuple(problems)

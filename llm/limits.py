@@ -1,7 +1,7 @@
-"""The processors and the memory that this process may use: those of the machine, within the limits set for it.
+"""The cores and the memory that this process may use.
 
-A container, a batch system or a service manager sets limits that the machine's own figures do not show: control groups
-(Linux, version 1 and 2), the CPU affinity, and `ulimit`. Imports nothing heavy. The file formats are described in the
+Containers, batch systems and service managers set limits below the size of the machine: cgroups (Linux, version 1 and
+2), CPU affinity, and `ulimit`. Imports nothing heavy. The file formats are described in the
 kernel's Documentation/admin-guide/cgroup-v1/memory.rst, cgroup-v2.rst and scheduler/sched-bwc.rst, and in proc(5).
 """
 
@@ -21,8 +21,8 @@ V1, V2 = "cgroup", "cgroup2"  # the types of file system
 
 @dataclass(frozen=True)
 class Memory:
-    """Bytes: `total` is the most this process may hold together with what shares its limit, `available` what of that is
-    free or can be freed. `limit` names what sets it, "" for the machine itself."""
+    """Bytes: `total` is the limit, shared with other processes under it; `available` is what is free or can be freed.
+    `limit` names the source of the limit, "" for the machine itself."""
 
     total: int
     available: int
@@ -31,27 +31,27 @@ class Memory:
 
 @dataclass(frozen=True)
 class Group:
-    """A control group of this process. `directories` are its own and those above it that can be seen, own first."""
+    """A cgroup of this process. `directories` are its own and its visible parents, own first."""
 
     version: str
     directories: tuple[Path, ...]
 
 
 def usable_cores(root: Path = ROOT) -> int:
-    """Threads that can compute at the same time: the processors this process may run on, or its share of their time
-    where that is less. A share of 1.5 processors is one thread: two would wait for one another."""
+    """Number of threads that can run at the same time: the allowed processors, or the CPU quota where it is less. A
+    quota of 1.5 processors means one thread: two would wait for each other."""
     quota = cpu_quota(root)
     cores = allowed_processors()
     return cores if quota is None else max(1, min(cores, int(quota)))
 
 
 def allowed_processors() -> int:
-    """Processors this process may run on, by its affinity (which `taskset`, cpusets and batch systems set)."""
+    """Processors in the CPU affinity of this process (set by `taskset`, cpusets and batch systems)."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def cpu_quota(root: Path = ROOT) -> float | None:
-    """Processor seconds per second that this process's control group may use; None without such a limit."""
+    """CPU seconds per second that the cgroup of this process may use; None without a limit."""
     group = find_group("cpu", root)
     if group is None:
         return None
@@ -60,8 +60,8 @@ def cpu_quota(root: Path = ROOT) -> float | None:
 
 
 def memory(root: Path = ROOT) -> Memory:
-    """The memory of this process, as the tightest of its limits leaves it."""
-    import psutil  # not at the top: the first screen does not wait for it
+    """The memory of this process under its tightest limit."""
+    import psutil  # slow to import, so not at the top
 
     machine = psutil.virtual_memory()
     found = [Memory(int(machine.total), int(machine.available))]
@@ -74,7 +74,7 @@ def memory(root: Path = ROOT) -> Memory:
 
 
 def find_group(controller: str, root: Path = ROOT) -> Group | None:
-    """The control group that limits `controller` ("cpu" or "memory") for this process; None where there is none."""
+    """The cgroup that limits `controller` ("cpu" or "memory") for this process; None without one."""
     try:
         entries = [line.split(":", 2) for line in (root / "proc/self/cgroup").read_text().splitlines()]
         mounts = [line.split() for line in (root / "proc/self/mountinfo").read_text().splitlines()]
@@ -92,8 +92,8 @@ def find_group(controller: str, root: Path = ROOT) -> Group | None:
 
 
 def _upwards(top: Path, mounted: PurePosixPath, path: PurePosixPath) -> Iterator[Path]:
-    """From the directory of the group `path` up to `top`, where the group `mounted` appears. Where the group lies
-    outside of what is mounted, as in a container that sees another's paths, `top` is the nearest that is visible."""
+    """The directories from the group `path` up to `top`, the mount point of the group `mounted`. Only `top` where the
+    group is outside the mount, as in a container that sees the paths of its host."""
     below = path.relative_to(mounted) if path.is_relative_to(mounted) and ".." not in path.parts else PurePosixPath()
     for part in (below, *below.parents):
         if (directory := top / part).is_dir():
@@ -118,7 +118,7 @@ def _quota_of(directory: Path, version: str) -> float | None:
 
 
 def _memory_of(directory: Path, version: str) -> Iterator[Memory]:
-    """The limits of one control group. The file cache counts as available: it is dropped before a limit is hit."""
+    """The limits of one cgroup. The page cache counts as available: it is dropped before a limit is hit."""
     new = version == V2
     used = _number(directory / ("memory.current" if new else "memory.usage_in_bytes")) or 0
     words = _text(directory / "memory.stat").split()
@@ -132,11 +132,11 @@ def _memory_of(directory: Path, version: str) -> Iterator[Memory]:
         limits.append(("memory.limit_in_bytes", int(stat["hierarchical_memory_limit"])))
     for name, limit in limits:
         if limit is not None:
-            yield Memory(limit, max(0, min(limit, limit - used)), f"the control group's {name}")
+            yield Memory(limit, max(0, min(limit, limit - used)), f"the cgroup's {name}")
 
 
 def _process_limits(root: Path) -> Iterator[Memory]:
-    """What `ulimit -v` and `ulimit -d` leave of the address space. Only Linux holds a process to them."""
+    """The limits of `ulimit -v` and `ulimit -d`. Only Linux enforces them."""
     if not sys.platform.startswith("linux"):
         return
     import resource
@@ -149,7 +149,7 @@ def _process_limits(root: Path) -> Iterator[Memory]:
 
 
 def _text(path: Path) -> str:
-    """What a file of the kernel says; "" where there is none."""
+    """The content of a kernel file; "" without one."""
     try:
         return path.read_text().strip()
     except (OSError, ValueError):

@@ -1,9 +1,9 @@
-"""Who trains a run: an advisory lock that ends with the process that holds it.
+"""The lock of a run: one process trains it at a time.
 
-The lock is flock on the file `<run>/lock` and on the run's folder. The file names its holder and is never unlinked by
-us; the folder stays locked when somebody else removes the file. Where the file system has no locks, the record in the
-file stands in for them: two trainers that start within a moment of each other are told apart, a crashed one of this
-machine is recognized by its process, and one of another machine is believed until the file is deleted.
+The lock is an flock on the file `<run>/lock` and on the folder of the run; it ends with the process. The file names the
+holder and is never deleted; the folder stays locked if the file is deleted. On a file system without locks, the
+record in the file replaces the lock: it resolves two simultaneous starts, a crashed trainer on this machine is
+detected by its process, and a record from another machine counts until the file is deleted.
 """
 
 from __future__ import annotations
@@ -24,23 +24,23 @@ from llm.file_locks import try_lock
 from llm.reader import WRONG_SHAPE, parse_json
 
 OWN_FILE = os.O_NOFOLLOW | os.O_NONBLOCK
-"""Open a lock only where it lies, and never wait: a link would have another file overwritten, a FIFO would hang."""
+"""Open a lock without following links (another file would be overwritten) and without blocking on a FIFO."""
 TRIES, TRY_SECONDS = 20, 0.05
-"""`holder_of` takes the lock for a moment to look, so a refusal is believed only after a second."""
-CLOCK_SECONDS = 2.0  # by which two looks at the start of one process may differ
+"""`holder_of` takes the lock briefly, so a lock counts as held only after a second."""
+CLOCK_SECONDS = 2.0  # tolerance between two readings of a start time
 UNKNOWN = "unknown host"
 SETTLE_SECONDS = 0.3
-"""Without locks: how long a trainer waits after it wrote its record, before it reads whose record has remained."""
+"""Without locks: seconds between writing the record and reading back whose record is there."""
 NO_LOCKS_WARNING = (
-    "the file system of this run has no locks (flock), so two trainers of one run cannot be kept apart for certain; "
+    "the file system of this run has no file locks (flock), so two trainers of one run cannot be prevented reliably; "
     "do not resume it from two places at once."
 )
 
 
 @dataclass(frozen=True)
 class Holder:
-    """The process that holds a run's lock. `began` is when the process started, in Unix seconds, 0 if unknown; `locked`
-    is whether the file system had a lock for it."""
+    """The process that holds the lock of a run. `began` is its start time in Unix seconds, 0 if unknown; `locked` is
+    whether the file system has locks."""
 
     pid: int
     host: str
@@ -49,7 +49,7 @@ class Holder:
 
     @property
     def is_here(self) -> bool:
-        """Whether the holder is this very process."""
+        """Whether the holder is this process."""
         return self.pid == os.getpid() and self.host == socket.gethostname()
 
 
@@ -58,16 +58,16 @@ class RunBusy(UserError):
 
     def __init__(self, path: Path, holder: Holder | None, advice: str = "") -> None:
         who = f"process {holder.pid} on {holder.host}" if holder and holder.pid else "another process"
-        advice = advice or "stop it there first, or fork the run"
+        advice = advice or "stop it first, or fork the run"
         super().__init__(f"run {path.parent.name} is being trained by {who}; {advice}.")
         self.holder = holder
 
 
 class RunLock:
-    """The lock on `<run>/lock` and `<run>`. `has_locks` says whether the file system keeps others out.
+    """The lock on `<run>/lock` and `<run>`, a context manager. `has_locks`: whether the file system has locks.
 
-    The descriptors are closed in forked children (and on exec, as Python does by default), since inherited ones would
-    keep the lock alive after its holder died.
+    The descriptors are closed in forked children (and on exec, as Python does by default): inherited ones would keep
+    the lock after its holder has died.
     """
 
     def __init__(self, path: Path) -> None:
@@ -77,12 +77,12 @@ class RunLock:
 
     def __enter__(self) -> RunLock:
         try:
-            self._take_folder()  # first: the file may be a new one, in which we would overwrite no record but ours
+            self._take_folder()  # first: the file may be new, and then hold no record of another trainer
             self._take_file()
         except OSError as error:
             self._close()
             raise UserError(
-                f"{self.path} cannot be written ({error.strerror}); make room, or allow writing."
+                f"{self.path} cannot be written ({error.strerror}); free some space, or allow writing."
             ) from error
         except RunBusy:
             self._close()
@@ -102,11 +102,11 @@ class RunLock:
 
     @property
     def warnings(self) -> tuple[str, ...]:
-        """What a person should know about this lock."""
+        """Warnings to show about this lock."""
         return () if self.has_locks else (NO_LOCKS_WARNING,)
 
     def renew(self) -> None:
-        """Lock the file anew if somebody removed it. `RunBusy` if another trainer has locked it since, `OSError` if it
+        """Lock the file again if it was deleted. `RunBusy` if another trainer has locked it since, `OSError` if it
         cannot be written."""
         with suppress(FileNotFoundError):
             if self.descriptor >= 0 and os.path.samestat(os.fstat(self.descriptor), self.path.stat()):
@@ -118,10 +118,10 @@ class RunLock:
 
     def _take_file(self) -> None:
         self.descriptor = os.open(self.path, os.O_RDWR | os.O_CREAT, 0o644)
-        self.has_locks = self._locked(self.descriptor)
+        self.has_locks = self._try_lock(self.descriptor)
         other = None if self.has_locks else read_record(self.descriptor)
         if other is not None and is_alive(other):
-            raise RunBusy(self.path, other, f"stop it there first or, if it is gone, delete {self.path}")
+            raise RunBusy(self.path, other, f"stop it first or, if it has ended, delete {self.path}")
         write_record(self.descriptor, self.has_locks)
         if not self.has_locks:
             time.sleep(SETTLE_SECONDS)
@@ -130,10 +130,10 @@ class RunLock:
 
     def _take_folder(self) -> None:
         self.folder = os.open(self.path.parent, os.O_RDONLY | os.O_DIRECTORY)
-        self._locked(self.folder)
+        self._try_lock(self.folder)
 
-    def _locked(self, descriptor: int) -> bool:
-        """Lock `descriptor`; whether there are locks. `RunBusy` where another process keeps it."""
+    def _try_lock(self, descriptor: int) -> bool:
+        """Lock `descriptor`. Returns whether the file system has locks. `RunBusy` where another process has the lock."""
         for attempt in range(TRIES):
             try:
                 return try_lock(descriptor)
@@ -156,17 +156,17 @@ def _close_in_child(reference: weakref.ref[RunLock]) -> None:
 
 
 def holder_of(path: Path) -> Holder | None:
-    """Who holds the lock file `path` or the folder it is in, or None when nobody does. Needs no right to write."""
+    """The holder of the lock file `path` or of its folder, None without one. Needs no write permission."""
     recorded = None
-    with suppress(OSError), opened(path, os.O_RDONLY) as descriptor:
+    with suppress(OSError), open_descriptor(path, os.O_RDONLY) as descriptor:
         try:
             has_locks = try_lock(descriptor, shared=True)
         except BlockingIOError:
-            return read_record(descriptor) or Holder(0, UNKNOWN)  # none: its holder has not written its name yet
+            return read_record(descriptor) or Holder(0, UNKNOWN)  # none: the holder has not written its record yet
         recorded = read_record(descriptor)
         if not has_locks:
             return recorded if recorded is not None and is_alive(recorded) else None
-    with suppress(OSError), opened(path.parent, os.O_RDONLY | os.O_DIRECTORY) as folder:
+    with suppress(OSError), open_descriptor(path.parent, os.O_RDONLY | os.O_DIRECTORY) as folder:
         try:
             try_lock(folder, shared=True)
         except BlockingIOError:
@@ -175,8 +175,8 @@ def holder_of(path: Path) -> Holder | None:
 
 
 @contextmanager
-def opened(path: Path, flags: int) -> Iterator[int]:
-    """A descriptor of `path`, closed at the end."""
+def open_descriptor(path: Path, flags: int) -> Iterator[int]:
+    """A descriptor of `path`; a context manager that closes it."""
     descriptor = os.open(path, flags)
     try:
         yield descriptor
@@ -185,15 +185,15 @@ def opened(path: Path, flags: int) -> Iterator[int]:
 
 
 def write_record(descriptor: int, locked: bool) -> None:
-    """Name this process in the lock file."""
+    """Write this process into the lock file."""
     pid = os.getpid()
-    record = {"pid": pid, "host": socket.gethostname(), "began": process_began(pid), "locked": locked}
+    record = {"pid": pid, "host": socket.gethostname(), "began": start_time_of(pid), "locked": locked}
     os.ftruncate(descriptor, 0)
     os.pwrite(descriptor, json.dumps(record).encode(), 0)
 
 
 def read_record(descriptor: int) -> Holder | None:
-    """The process that a lock file names; None where it names none."""
+    """The process in a lock file; None without one."""
     try:
         record = parse_json(os.pread(descriptor, 4096, 0))
         began, locked = float(record.get("began", 0)), bool(record.get("locked", True))
@@ -203,15 +203,15 @@ def read_record(descriptor: int) -> Holder | None:
 
 
 def is_alive(holder: Holder) -> bool:
-    """Whether a process that took the run without a lock still has it; one of another machine is believed."""
+    """Whether the holder of a record without a lock still runs; True for another machine."""
     if holder.locked:
-        return False  # what was held by a lock, on another file system, is held no more
-    return holder.host != socket.gethostname() or abs(process_began(holder.pid) - holder.began) < CLOCK_SECONDS
+        return False  # a lock of another file system has ended
+    return holder.host != socket.gethostname() or abs(start_time_of(holder.pid) - holder.began) < CLOCK_SECONDS
 
 
-def process_began(pid: int) -> float:
-    """When a process of this machine started, in Unix seconds; 0 where there is none of that number."""
-    import psutil  # here, for most readers of a run need no such thing
+def start_time_of(pid: int) -> float:
+    """Start time of a process on this machine in Unix seconds; 0 where it does not exist."""
+    import psutil  # slow to import, and rarely needed
 
     try:
         return float(psutil.Process(pid).create_time())

@@ -1,4 +1,4 @@
-"""The two append-only files of a run: what happened (`events.jsonl`) and what was asked for (`commands.jsonl`)."""
+"""The two append-only files of a run: `events.jsonl` and `commands.jsonl`."""
 
 from __future__ import annotations
 
@@ -16,15 +16,15 @@ from llm.events import Event, Finished, Paused, Progress, Resumed, Started, Warn
 from llm.reader import Malformed, check_regular, open_file, parse_json
 
 CHUNK = 1 << 20
-MAX_LINE = 16 << 20  # bytes; a longer line is passed over
-UNREADABLE = b"\0"  # stands for the beginning of a line that is too long
+MAX_LINE = 16 << 20  # bytes; a longer line is skipped
+UNREADABLE = b"\0"  # replaces the beginning of a line that is too long
 AnyEvent = TypeVar("AnyEvent", bound=Event)
 
 
 class LineAppender:
-    """Appends whole lines, each with one `os.write`; after a torn line the next one starts on a line of its own.
+    """Appends lines, each with one `os.write`. After an incomplete line, the next one starts on a new line.
 
-    `OSError` for a link or anything else that is no regular file: what is appended stays in the run's own folder.
+    `OSError` for a link or anything else that is not a regular file.
     """
 
     def __init__(self, path: Path) -> None:
@@ -37,21 +37,21 @@ class LineAppender:
             os.close(self.descriptor)
             raise
         size = os.fstat(self.descriptor).st_size
-        self.torn = size > 0 and os.pread(self.descriptor, 1, size - 1) != b"\n"
+        self.is_incomplete = size > 0 and os.pread(self.descriptor, 1, size - 1) != b"\n"
 
     def append(self, line: bytes) -> bool:
-        """Whether the whole line was written; a full disk is an answer here, not an error."""
-        data = b"\n" + line if self.torn else line
+        """Append a line. Returns whether all of it was written; a full disk raises no error."""
+        data = b"\n" + line if self.is_incomplete else line
         try:
             written = os.write(self.descriptor, data)
         except OSError:
             return False
-        self.torn = written < len(data)
-        return not self.torn
+        self.is_incomplete = written < len(data)
+        return not self.is_incomplete
 
     @property
     def is_gone(self) -> bool:
-        """Whether the file was removed or moved away: what is appended then is found by nobody."""
+        """Whether the file was deleted or moved, so that readers no longer find it."""
         try:
             return not os.path.samestat(os.fstat(self.descriptor), self.path.stat())
         except OSError:
@@ -62,7 +62,7 @@ class LineAppender:
 
 
 class EventLog:
-    """The writing end of `events.jsonl`. What a full disk swallowed is counted, and reported once there is room."""
+    """Writes `events.jsonl`. Lines lost to a full disk are counted, and reported once there is space."""
 
     def __init__(self, path: Path) -> None:
         self.lines = LineAppender(path)
@@ -71,7 +71,7 @@ class EventLog:
         self.lost = 0
 
     def append(self, event: Event) -> None:
-        if self.lost:  # the note goes before the event: the last line of a run must stay its `Finished`
+        if self.lost:  # before the event: the last line of a run must be its `Finished`
             step = getattr(event, "step", 0)
             note = Warned(step=step, elapsed=event.elapsed, message=f"{self.lost} log lines could not be written.")
             if self.lines.append(to_line(note)):
@@ -83,18 +83,18 @@ class EventLog:
 
     @property
     def folder_is_gone(self) -> bool:
-        """Whether the run's folder was removed or moved away."""
+        """Whether the folder of the run was deleted or moved."""
         try:
             return not os.path.samestat(self.folder, self.lines.path.parent.stat())
         except OSError:
             return True
 
-    def begin_anew(self, step: int) -> None:
-        """Continue in a new file where the old one was removed, with what a reader has to know about the training."""
+    def restart(self, step: int) -> None:
+        """Continue in a new file after the old one was deleted; repeats `Started` for its readers."""
         try:
             lines = LineAppender(self.lines.path)
         except OSError:
-            return  # no room for a new file yet; the next event tries again
+            return  # the disk is full; the next event tries again
         self.lines.close()
         self.lines = lines
         if self.started is not None:
@@ -106,7 +106,7 @@ class EventLog:
 
 
 class LineTail:
-    """The reading end: whole lines that were appended since the last look. A torn last line means "not yet"."""
+    """Reads the complete lines that were appended since the last call. An incomplete last line waits."""
 
     def __init__(self, path: Path, offset: int = 0) -> None:
         self.path = path
@@ -114,16 +114,16 @@ class LineTail:
         self.rest = b""
 
     def poll(self, limit: int = 1 << 30) -> list[bytes]:
-        """New whole lines, from at most about `limit` bytes; empty also while the file does not exist."""
+        """New complete lines, from at most about `limit` bytes; empty while the file does not exist."""
         return self.read(limit).split(b"\n")[:-1]
 
     def read(self, limit: int = 1 << 30) -> bytes:
-        """The same as one text, in which every line ends in its newline."""
+        """The same as bytes in which every line ends with a newline."""
         try:
             size = self.path.stat().st_size
         except FileNotFoundError:
             return b""
-        if size < self.offset:  # cut short from outside: what was read stays read, go on from the new end
+        if size < self.offset:  # truncated by another program: continue at the new end
             self.offset, self.rest = size, b""
         if size == self.offset:
             return b""
@@ -140,21 +140,21 @@ class LineTail:
 
 
 class EventTail:
-    """Events as they come. Lines that are not events (blank, torn, filled with NULs, from a newer version) are passed
-    over."""
+    """Reads new events. Lines that are not events (blank, incomplete, filled with NULs, from a newer version) are
+    skipped."""
 
     def __init__(self, path: Path, offset: int = 0) -> None:
         self.lines = LineTail(path, offset)
 
     def poll(self, limit: int = 1 << 30) -> list[Event]:
-        """What was logged since the last call, oldest first."""
+        """The events since the last call, oldest first."""
         return [event for line in self.lines.poll(limit) if (event := parse_event(line)) is not None]
 
 
 def read_events(path: Path) -> Iterator[Event]:
-    """All events of a log, read in pieces; a last line without its newline counts if it is whole."""
+    """All events of a log, read in chunks; a last line without newline counts if it is complete."""
     tail, before = LineTail(path), -1
-    while tail.offset != before:  # a piece may hold no whole line, and yet not be the last
+    while tail.offset != before:  # a chunk without a complete line need not be the last
         before = tail.offset
         yield from (event for line in tail.poll(CHUNK) if (event := parse_event(line)) is not None)
     if (event := parse_event(tail.rest)) is not None:
@@ -162,7 +162,7 @@ def read_events(path: Path) -> Iterator[Event]:
 
 
 def last_events(path: Path, window: int = 64 * 1024) -> list[Event]:
-    """The events in the last `window` bytes of a log: enough to tell how a run stands, whatever its length."""
+    """The events in the last `window` bytes of a log."""
     try:
         size = path.stat().st_size
     except FileNotFoundError:
@@ -173,7 +173,7 @@ def last_events(path: Path, window: int = 64 * 1024) -> list[Event]:
 
 
 def newest_lines(path: Path, window: int = 64 * 1024) -> Iterator[bytes]:
-    """The whole lines in the last `window` bytes of a log, the last one first."""
+    """The complete lines in the last `window` bytes of a log, last one first."""
     try:
         size = path.stat().st_size
     except FileNotFoundError:
@@ -184,8 +184,8 @@ def newest_lines(path: Path, window: int = 64 * 1024) -> Iterator[bytes]:
 
 
 def paused_after(events: Iterable[Event], paused: bool = False) -> bool:
-    """Whether a training is paused that logged these events; `paused`: whether it was before. One that was killed while
-    it was paused, and prepares to begin again, is not."""
+    """Whether a training is paused after these events; `paused`: whether it was before. A training that restarts after
+    it was killed while paused is not."""
     for event in events:
         if isinstance(event, Paused | Resumed | Started | Finished):
             paused = isinstance(event, Paused)
@@ -195,7 +195,7 @@ def paused_after(events: Iterable[Event], paused: bool = False) -> bool:
 
 
 def last_event_of(path: Path, kind: type[AnyEvent]) -> AnyEvent | None:
-    """The last event of `kind` in a log, found without reading what comes before it."""
+    """The last event of `kind` in a log, searched from the end."""
     if not path.exists() or not path.stat().st_size:
         return None  # an empty file cannot be mapped
     needle = f'{{"type": "{kind.__name__}"'.encode()
@@ -226,7 +226,7 @@ def parse_record(line: bytes) -> dict[str, Any] | None:
 
 @dataclass(frozen=True)
 class Command:
-    """One line of `commands.jsonl`: what somebody asks of the trainer."""
+    """One line of `commands.jsonl`: a command to the trainer."""
 
     name: str
     id: str
@@ -234,33 +234,33 @@ class Command:
 
 
 def send_command(path: Path, name: str, arguments: dict[str, Any]) -> str:
-    """Append a command; returns the id that the answering event will repeat."""
+    """Append a command; returns its id, which the answering event repeats."""
     identity = secrets.token_hex(6)
     record = {"command": name, "id": identity, "time": time.time(), "arguments": arguments}
     appender = LineAppender(path)
     try:
         line = json.dumps(finite(record), ensure_ascii=False, allow_nan=False).encode("utf-8", "surrogatepass")
         if not appender.append(line + b"\n"):
-            raise OSError(f"{path} could not be written; is the disk full?")
+            raise OSError(f"{path} could not be written; check for free disk space.")
     finally:
         appender.close()
     return identity
 
 
 class CommandTail:
-    """Commands sent since this object was made."""
+    """Reads the commands sent since this object was created."""
 
     def __init__(self, path: Path) -> None:
         self.lines = LineTail(path, path.stat().st_size if path.exists() else 0)
 
     def poll(self) -> list[Command]:
-        """Cheap when nothing came: one `stat`."""
+        """The new commands. Costs one `stat` without any."""
         records = (parse_record(line) for line in self.lines.poll())
         return [command_from(record) for record in records if record is not None]
 
 
 def command_from(record: dict[str, Any]) -> Command:
-    """The command a parsed line stands for, whoever wrote it."""
+    """The command of a parsed line, whose fields may have any type."""
     arguments = record.get("arguments")
     known = arguments if isinstance(arguments, dict) else {}
     return Command(str(record.get("command", "")), str(record.get("id", "")), known)

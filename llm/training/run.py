@@ -160,7 +160,7 @@ def check_place(run: Run, log: EventLog, lock: RunLock, step: int) -> None:
                 f"the folder of {run.name} was removed or moved away, so its training has ended; if it was moved, move "
                 f"it back to {run.path} and resume it."
             )
-        log.begin_anew(step)
+        log.restart(step)
     with suppress(OSError):  # no room for a new lock file: the lock on the folder remains
         lock.renew()
 

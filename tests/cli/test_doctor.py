@@ -49,8 +49,8 @@ def test_little_memory_is_a_warning(home: Path, monkeypatch: pytest.MonkeyPatch)
 
 
 def test_a_limit_of_memory_is_named(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(doctor, "memory", lambda: Memory(7 * 10**8, 5 * 10**8, "the control group's memory.max"))
-    about = "0.5 of 0.7 GB free within the control group's memory.max"
+    monkeypatch.setattr(doctor, "memory", lambda: Memory(7 * 10**8, 5 * 10**8, "the cgroup's memory.max"))
+    about = "0.5 of 0.7 GB free within the cgroup's memory.max"
     assert next(iter(machine(home))) == Finding("memory", "warn", about, "raise the limit, or choose a small preset")
 
 
@@ -58,9 +58,9 @@ def test_a_limit_of_the_processors_is_named(monkeypatch: pytest.MonkeyPatch) -> 
     monkeypatch.setattr(os, "cpu_count", lambda: 8)
     for allowed, quota, cores, text in (
         (8, None, 8, "8 usable cores"),
-        (4, None, 4, "4 usable cores (by its affinity, of 8 processors)"),
-        (8, 1.5, 1, "1 usable core (the control group's quota is 1.5 of 8 processors)"),
-        (4, 20.0, 4, "4 usable cores (by its affinity, of 8 processors)"),
+        (4, None, 4, "4 usable cores (CPU affinity: 4 of 8 processors)"),
+        (8, 1.5, 1, "1 usable core (cgroup quota: 1.5 of 8 processors)"),
+        (4, 20.0, 4, "4 usable cores (CPU affinity: 4 of 8 processors)"),
     ):
         monkeypatch.setattr(doctor, "allowed_processors", lambda allowed=allowed: allowed)
         monkeypatch.setattr(doctor, "cpu_quota", lambda quota=quota: quota)

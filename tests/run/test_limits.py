@@ -60,7 +60,7 @@ def test_version_2_inside_a_container(tmp_path: Path) -> None:
         f"{top}/cpu.max": "150000 100000\n",
     }
     root = tree(tmp_path, "0::/\n", V2_MOUNT, files)
-    assert memory(root) == Memory(700 * MB, 600 * MB, "the control group's memory.max")
+    assert memory(root) == Memory(700 * MB, 600 * MB, "the cgroup's memory.max")
     assert cpu_quota(root) == 1.5
     assert usable_cores(root) == 1
 
@@ -77,9 +77,9 @@ def test_the_tightest_limit_of_all_groups_above_counts(tmp_path: Path) -> None:
         f"{top}/job/cpu.max": "max 100000",
     }
     root = tree(tmp_path, "0::/user.slice/job\n", V2_MOUNT, files)
-    assert memory(root) == Memory(4_000 * MB, 500 * MB, "the control group's memory.max"), "its siblings use the rest"
+    assert memory(root) == Memory(4_000 * MB, 500 * MB, "the cgroup's memory.max"), "its siblings use the rest"
     (root / top / "memory.current").write_text("0")
-    assert memory(root) == Memory(2_000 * MB, 1_900 * MB, "the control group's memory.high")
+    assert memory(root) == Memory(2_000 * MB, 1_900 * MB, "the cgroup's memory.high")
     assert usable_cores(root) == 3
 
 
@@ -100,7 +100,7 @@ def test_version_1(tmp_path: Path) -> None:
         f"{cpu}/jobs/7/cpu.cfs_period_us": "100000",
     }
     root = tree(tmp_path, V1_GROUPS, V1_MOUNTS, files)
-    assert memory(root) == Memory(700 * MB, 550 * MB, "the control group's memory.limit_in_bytes")
+    assert memory(root) == Memory(700 * MB, 550 * MB, "the cgroup's memory.limit_in_bytes")
     assert cpu_quota(root) == 0.5
     assert usable_cores(root) == 1, "one at least"
 
@@ -115,7 +115,7 @@ def test_version_1_tells_of_limits_above_what_is_mounted(tmp_path: Path) -> None
         f"{top}/memory.stat": f"hierarchical_memory_limit {900 * MB}\n",
     }
     root = tree(tmp_path, "4:memory:/docker/abc\n", mounts, files)
-    assert memory(root) == Memory(900 * MB, 800 * MB, "the control group's memory.limit_in_bytes")
+    assert memory(root) == Memory(900 * MB, 800 * MB, "the cgroup's memory.limit_in_bytes")
     assert usable_cores(root) == 8, "no group limits the processors"
 
 
@@ -126,7 +126,7 @@ def test_a_group_outside_of_what_is_mounted(tmp_path: Path, path: str) -> None:
     group = find_group("memory", root)
     assert group is not None
     assert group.directories == (root / "sys/fs/with blank",)
-    assert memory(root) == Memory(300 * MB, 300 * MB, "the control group's memory.max")
+    assert memory(root) == Memory(300 * MB, 300 * MB, "the cgroup's memory.max")
 
 
 @pytest.mark.parametrize(

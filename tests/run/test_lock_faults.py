@@ -123,7 +123,7 @@ def test_without_locks_the_record_keeps_trainers_apart(folder: Path) -> None:
     with Holding(folder, "none") as first:
         holder = holder_of(path)
         assert holder is not None and holder.pid == first.process.pid
-        with pytest.raises(RunBusy, match=rf"process {first.process.pid} on .*; stop it there first or, if it is gone"):
+        with pytest.raises(RunBusy, match=rf"process {first.process.pid} on .*; stop it first or, if it has ended"):
             RunLock(path).__enter__()
     assert holder_of(path) is None, "its process is gone"
     with RunLock(path) as lock:
@@ -143,7 +143,7 @@ def test_everything_works_without_locks_and_it_is_said_once(home: Path, corpus: 
     assert RunQueue(home).names() == ["no-locks-1"]
     assert run_training(run, home).status == "finished"
     (warning,) = [event.message for event in run.events() if isinstance(event, Warned) and "locks" in event.message]
-    assert "two trainers of one run cannot be kept apart for certain" in warning
+    assert "two trainers of one run cannot be prevented reliably" in warning
     assert run.holder() is None and run.status().name == "finished"
     with reserved(home / "datasets" / "partial"):
         pass
