@@ -25,7 +25,7 @@ from workbench.base_app import BaseApp
 from workbench.screens import SCREENS, WINDOWS
 from workbench.shutdown import Shutdown
 from workbench.signals import SignalListener
-from workbench.terminal import give_terminal_back, log_for, terminal_kept_for_app, what_is_missing
+from workbench.terminal import restore_terminal, log_for, reserve_terminal, why_unusable
 from workbench.text import clean
 from workbench.train.queue import QueueRunner, RunQueue
 from workbench.train.service import TrainingService
@@ -301,16 +301,16 @@ class WorkbenchApp(BaseApp):
 def run_app(home: Path, open: str | None = None, watch: str | None = None) -> int:
     """Open the workbench on `home`; `open` names a checkpoint to talk to at once, `watch` a run whose curves to show.
     Ends the program, or returns the exit status where no workbench can be opened."""
-    if problem := what_is_missing():
+    if problem := why_unusable():
         print(problem, file=sys.stderr)
         return 2
     log = log_for(home)
     sys.setswitchinterval(SWITCH_SECONDS)
     app = WorkbenchApp(home, open, watch=watch, preload=True)
     app.survives_errors = True
-    signals = app.signals = SignalListener(app.training, partial(give_terminal_back, termios.tcgetattr(0)))
+    signals = app.signals = SignalListener(app.training, partial(restore_terminal, termios.tcgetattr(0)))
     with signals.listening():
-        with terminal_kept_for_app(log), errors_contained():
+        with reserve_terminal(log), errors_contained():
             try:
                 app.run()
             finally:

@@ -1,7 +1,7 @@
-"""Keeping the screen for the app alone, and giving the terminal back as it was.
+"""Reserve the terminal for the app, and restore it.
 
-Libraries, subprocesses and old logging handlers write to file descriptors 1 and 2, past everything Python can capture.
-So while the app runs, it draws through private copies of the terminal and descriptors 1 and 2 lead to a log file.
+Libraries, subprocesses and logging handlers write to file descriptors 1 and 2, which Python cannot capture. While the
+app runs, it draws through private copies of the terminal, and descriptors 1 and 2 lead to a log file.
 """
 
 from __future__ import annotations
@@ -19,27 +19,27 @@ from typing import Any
 
 from llm.errors import UserError
 
-NOT_DRAWN_ON = {"dumb", "unknown"}
-GIVE_BACK = (
+DUMB_TERMINALS = {"dumb", "unknown"}
+RESTORE_SEQUENCE = (
     b"\x1b[?2004l\x1b[?7h\x1b[?2048l\x1b[?1000l\x1b[?1003l\x1b[?1015l\x1b[?1006l\x1b[?1016l"  # pastes, wrapping, mouse
     b"\x1b[<u\x1b[?1049l\x1b[?25h\x1b[?1004l"  # keys, the other screen, the cursor, focus
 )
 
 
-def what_is_missing() -> str:
-    """Why there can be no screens here, as a sentence; "" where there can."""
+def why_unusable() -> str:
+    """Why the app cannot run in this terminal; "" where it can."""
     if not (os.isatty(0) and os.isatty(1)):
-        problem = "llm-workbench needs a terminal for its screens, and this is none"
-    elif os.environ.get("TERM", "").lower() in NOT_DRAWN_ON:
-        problem = f"llm-workbench needs a terminal that can be drawn on, and TERM={os.environ['TERM']} says it cannot"
+        problem = "llm-workbench needs a terminal, but input or output is redirected"
+    elif os.environ.get("TERM", "").lower() in DUMB_TERMINALS:
+        problem = f"llm-workbench cannot draw on this terminal (TERM={os.environ['TERM']})"
     else:
         return ""
-    return f"{problem}; use a subcommand instead (llm-workbench --help lists them)."
+    return f"{problem}; use a command instead (see llm-workbench --help)."
 
 
 def log_for(home: Path) -> Path:
-    """The file for what libraries print and for faults of our own: `<home>/workbench.log` or, so that one can look
-    around in a home that refuses it, one in the temporary directory."""
+    """The log file for output of libraries and our own errors: `<home>/workbench.log`, or a temporary file where the
+    home is read-only."""
     log = home / "workbench.log"
     try:
         home.mkdir(parents=True, exist_ok=True)
@@ -53,7 +53,7 @@ def log_for(home: Path) -> Path:
         except OSError as error:
             raise UserError(
                 f"neither {log} nor a file in the temporary directory can be written ({error.strerror}); "
-                "make room, or allow writing to one of them."
+                "free some space, or allow writing to one of them."
             ) from error
         log = Path(name)
     os.close(descriptor)
@@ -61,17 +61,17 @@ def log_for(home: Path) -> Path:
 
 
 @contextmanager
-def terminal_kept_for_app(log: Path) -> Iterator[None]:
-    """Until the block ends, only what writes to `sys.__stdout__` and `sys.__stderr__` reaches the terminal; everything
-    sent to descriptors 1 and 2 is appended to `log`.
+def reserve_terminal(log: Path) -> Iterator[None]:
+    """A context in which only `sys.__stdout__` and `sys.__stderr__` reach the terminal; output to descriptors 1 and 2
+    is appended to `log`.
 
-    Starts multiprocessing's resource tracker too: later, inside the app, it could not be started any more, because the
-    app's stand-in for stderr has no descriptor to hand to a child.
+    Also starts multiprocessing's resource tracker, which cannot be started inside the app: the app's replacement of
+    stderr has no descriptor for a child process.
     """
     sys.stdout.flush()
     sys.stderr.flush()
     kept = {fd: os.dup(fd) for fd in (1, 2)}
-    streams: Any = sys  # typeshed calls these two final; replacing them is what they are for here
+    streams: Any = sys  # typeshed declares these two as final
     originals = streams.__stdout__, streams.__stderr__
     terminals = [_writer(kept[1]), _writer(kept[1])]
     sink = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600)
@@ -94,10 +94,10 @@ def terminal_kept_for_app(log: Path) -> Iterator[None]:
 
 
 def abandon_terminal() -> None:
-    """The terminal is gone: from now on what is drawn goes nowhere, and nothing is ever typed.
+    """Disconnect from a terminal that is gone: output goes to the null device, input from a silent pipe.
 
-    Input comes from a pipe that stays open, since at the end of a file the app would read again and again. There is
-    one NUL in it (no key at all), for the thread that was told the lost terminal could be read and is about to.
+    The pipe stays open, since the app would read an end of file again and again. It holds one NUL, which is no key, for
+    a thread that is about to read.
     """
     nowhere = os.open(os.devnull, os.O_WRONLY)
     silence, kept_open = os.pipe()
@@ -108,25 +108,25 @@ def abandon_terminal() -> None:
             os.dup2(nowhere, stream.fileno())
 
 
-def give_terminal_back(attributes: list[Any]) -> None:
-    """Restore the terminal in place of an app that does not come to it. `attributes` are those of `termios` from before
-    it started. What the app draws afterwards goes nowhere."""
+def restore_terminal(attributes: list[Any]) -> None:
+    """Restore the terminal for an app that cannot do it itself. `attributes`: those of `termios` before the app
+    started. Later output of the app goes to the null device."""
     if sys.__stdout__ is None:
         return
     drawn_on = sys.__stdout__.fileno()
     terminal = os.dup(drawn_on)
     os.dup2(os.open(os.devnull, os.O_WRONLY), drawn_on)
     termios.tcsetattr(terminal, termios.TCSANOW, attributes)
-    os.write(terminal, GIVE_BACK)
+    os.write(terminal, RESTORE_SEQUENCE)
 
 
 def write_log(text: str) -> None:
-    """Add to what collects in the log: straight to descriptor 2, since the app keeps Python's own stderr for itself."""
+    """Append to the log through descriptor 2, since the app replaces Python's stderr."""
     os.write(2, text.encode("utf-8", "backslashreplace"))
 
 
 def _writer(fd: int) -> TextIOWrapper:
-    """A text stream on a copy of `fd` that only we know."""
+    """A text stream on a private copy of `fd`."""
     return open(os.dup(fd), "w", encoding="utf-8", errors="replace", buffering=1)  # noqa: PTH123
 
 
@@ -135,4 +135,4 @@ def _close_quietly(stream: TextIOWrapper) -> None:
     try:
         stream.close()
     except OSError as gone:
-        print(f"The terminal was gone before the app was: {gone}", file=sys.stderr)
+        print(f"The terminal closed before the app: {gone}", file=sys.stderr)

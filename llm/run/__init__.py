@@ -1,4 +1,4 @@
-"""A run is a directory: see ARCHITECTURE.md for what lies in it."""
+"""Run directories; ARCHITECTURE.md describes their files."""
 
 from llm.run.checkpoints import CheckpointInfo, verify
 from llm.run.directory import Run, RunStatus, check_run_name, find_checkpoint, free_name, list_runs

@@ -1,4 +1,4 @@
-"""One run is one directory; this module creates, finds and describes them."""
+"""Run directories: create, open, list and describe runs."""
 
 from __future__ import annotations
 
@@ -42,10 +42,10 @@ FORMAT = 1
 HEADING = re.compile(r"^\[.*", re.MULTILINE)
 Kinds = dict[str, type | tuple[type, ...]]
 HEADER: Kinds = {"format": int, "id": str, "created": (int, float), "parent": str, "parent_id": str}
-"""What the [run] table of `run.toml` holds, as far as somebody reads it."""
+"""Fields of the [run] table of `run.toml` that are read."""
 META: Kinds = {"pins": list, "notes": str, "tags": list, "prompts": list}
 ITEMS: Kinds = {"pins": int, "tags": str, "prompts": str}
-RESERVED = frozenset({"export", "delete", "trash", "restore", "empty-trash"})  # the verbs of `llm-workbench runs`
+RESERVED = frozenset({"export", "delete", "trash", "restore", "empty-trash"})  # subcommands of `llm-workbench runs`
 LONGEST_NUMBER = len("-999999")
 ATTEMPTS = 100
 NAMES = frozenset({"stories", "pylib"} | {dataset.name for dataset in CATALOGUE})
@@ -53,7 +53,7 @@ NAMES = frozenset({"stories", "pylib"} | {dataset.name for dataset in CATALOGUE}
 
 @dataclass(frozen=True)
 class RunStatus:
-    """How a run stands: running, paused, finished, stopped, failed, crashed (ended without a word), or new (never
+    """The status of a run: running, paused, finished, stopped, failed, crashed (ended without an event), or new (never
     trained)."""
 
     name: str
@@ -65,11 +65,11 @@ class RunStatus:
 
 
 class NameTaken(WrongUse):
-    """There is a run of that name already."""
+    """A run of that name exists."""
 
 
 class Run:
-    """A run directory. Making the object reads nothing; every method looks at the files as they are now."""
+    """A run directory. The constructor reads nothing; every method reads the current files."""
 
     def __init__(self, path: Path) -> None:
         self.path = path
@@ -92,10 +92,10 @@ class Run:
         extra: dict[str, Any] | None = None,
         fill: Callable[[Run], object] = lambda run: None,
     ) -> Run:
-        """Make `<home>/runs/<name>` with its frozen configuration; `parent` is `RUN@STEP` for a fork.
+        """Create `<home>/runs/<name>` with its frozen configuration; `parent` is `RUN@STEP` for a fork.
 
-        `fill` may put files there first: the directory becomes a run when `run.toml` is written, as the last of all.
-        Paths in the configuration become absolute, so that the run can be resumed from any directory.
+        `fill` may add files first: the directory becomes a run when `run.toml`, the last file, is written. Paths in the
+        configuration become absolute, so that the run can be resumed from any directory.
         """
         check_run_name(name)
         run = cls(home / "runs" / name)
@@ -105,7 +105,7 @@ class Run:
             raise NameTaken(f"a run named {name} exists already; choose another name, or resume it.") from None
         except OSError as error:
             raise UserError(
-                f"{run.path} cannot be made ({error.strerror}); choose another place with --home."
+                f"{run.path} cannot be created ({error.strerror}); choose another folder with --home."
             ) from error
         header = {"format": FORMAT, "id": secrets.token_hex(8), "created": time.time(), "parent": parent}
         described = {"run": header | {"versions": versions(), "host": socket.gethostname()} | (extra or {})}
@@ -120,15 +120,15 @@ class Run:
 
     @classmethod
     def create_numbered(cls, home: Path, stem: str, config: RunConfig, *, suffix: str = "", **more: Any) -> Run:
-        """`create` under the first free name of `stem` and `suffix`; the next one where another start just took it."""
+        """`create` under the first free name of `stem` and `suffix`; tries the next one if another process takes it."""
         for _ in range(ATTEMPTS):
             with suppress(NameTaken):
                 return cls.create(home, free_name(home, stem, suffix), config, **more)
-        raise UserError(f"no free name was found for a run of {stem} in {home / 'runs'}; give it a name.")
+        raise UserError(f"no free name found for a run of {stem} in {home / 'runs'}; choose a name.")
 
     @classmethod
     def open(cls, home: Path, name: str) -> Run:
-        """The run called `name`, or the run directory at that path."""
+        """The run named `name`, or the run directory at that path."""
         path = Path(name).expanduser() if "/" in name else home / "runs" / name
         if (path / "run.toml").is_file():
             check_parts(path)
@@ -137,7 +137,7 @@ class Run:
         advice = did_you_mean(name, names) or ("see llm-workbench runs." if names else "train one first.")
         raise WrongUse(f"there is no run named {name} in {home / 'runs'}; {advice}")
 
-    # --- what never changes
+    # --- run.toml, which never changes
 
     def config(self) -> RunConfig:
         mapping = self._toml()
@@ -145,44 +145,44 @@ class Run:
         return from_mapping(mapping, defaults_of_0_1_0())
 
     def info(self) -> dict[str, Any]:
-        """Format, id, creation time, parent, versions and host, as `run.toml` records them."""
+        """Format, id, creation time, parent, versions and host from `run.toml`."""
         return dict(self._toml(run_table).get("run", {}))
 
     def _toml(self, select: Callable[[str], str] = lambda text: text) -> dict[str, Any]:
-        """`run.toml`, or the part of it that `select` makes of its text."""
+        """`run.toml`, or the part of its text that `select` returns."""
         path = self.path / "run.toml"
         try:
             mapping = load_toml(path)
         except (OSError, Malformed) as error:
-            raise UserError(f"{path} cannot be read ({error}); restore it from a copy.") from error
+            raise UserError(f"{path} cannot be read ({error}); restore it from a backup.") from error
         header = mapping.get("run", {})
-        wrong = misfit(header, HEADER)
+        wrong = type_error(header, HEADER)
         if not wrong and not is_unix_time(header.get("created", 0)):
             wrong = f"created is {header['created']!r:.40}"
         if wrong:
-            raise UserError(f"{path} is damaged ({wrong}); restore it from a copy.")
+            raise UserError(f"{path} is damaged ({wrong}); restore it from a backup.")
         if header.get("format", 0) > FORMAT:
             raise UserError(f"{path} was written by a newer llm-workbench; upgrade with pip install -U llm-workbench.")
         return mapping
 
-    # --- what may change
+    # --- meta.json, which may change
 
     def meta(self) -> dict[str, Any]:
         """Pins, notes and tags."""
         path = self.path / "meta.json"
         stored = read_json(path) if path.exists() else {}
-        if wrong := misfit(stored, META, ITEMS):
-            raise UserError(f"{path} is damaged ({wrong}); correct it, or delete it to go on without pins and notes.")
+        if wrong := type_error(stored, META, ITEMS):
+            raise UserError(f"{path} is damaged ({wrong}); fix it, or delete it to continue without pins and notes.")
         return {"pins": [], "notes": "", "tags": []} | stored
 
     def update_meta(self, **changes: Any) -> None:
         write_json(self.path / "meta.json", self.meta() | changes)
 
-    # --- who trains it
+    # --- the lock
 
     def lock(self) -> RunLock:
-        """A context manager; `RunBusy` names the holder when there is one. UserError where a part of the run is a link
-        or no plain file: whoever trains writes only into the run's own folder."""
+        """A context manager; `RunBusy` where another process trains the run, UserError where a part of it is a link or a
+        special file: a trainer writes only into the folder of its run."""
         check_parts(self.path)
         return RunLock(self.path / "lock")
 
@@ -198,10 +198,10 @@ class Run:
             return RunStatus("new")
         return RunStatus(last.status if isinstance(last, Finished) else "crashed")
 
-    # --- what happened, what is asked for
+    # --- events and commands
 
     def log(self) -> EventLog:
-        """The writing end of the event log; for the one who holds the lock."""
+        """The event log, opened for writing by the holder of the lock."""
         return EventLog(self.path / "events.jsonl")
 
     def events(self) -> Iterator[Event]:
@@ -211,7 +211,7 @@ class Run:
         return EventTail(self.path / "events.jsonl")
 
     def send(self, command: str, **arguments: Any) -> str:
-        """Ask the trainer for something; returns the id that the answering event repeats."""
+        """Send a command to the trainer; returns its id, which the answering event repeats."""
         return send_command(self.path / "commands.jsonl", command, arguments)
 
     def commands(self) -> CommandTail:
@@ -224,24 +224,24 @@ class Run:
         return self.path / "checkpoints"
 
     def damaged_checkpoints(self) -> dict[int, str]:
-        """Step → what is wrong, of the checkpoints whose manifest cannot be used; `checkpoints` leaves them out."""
+        """Step → reason, for the checkpoints with a damaged manifest, which `checkpoints` omits."""
         return damaged_checkpoints(self.checkpoint_directory)
 
     def checkpoints(self) -> list[CheckpointInfo]:
-        """Committed checkpoints, oldest first."""
+        """The published checkpoints, oldest first."""
         return list_checkpoints(self.checkpoint_directory, self.meta()["pins"])
 
     @property
     def kept_directory(self) -> Path:
-        """What a chat with the model in training kept: nothing is resumed from them, and nothing prunes them."""
+        """Folder of the weights saved from a chat with a model in training; never resumed from, never pruned."""
         return self.path / "kept"
 
     def kept(self) -> list[CheckpointInfo]:
-        """What was kept of the model in training, oldest first: weights alone."""
+        """The weights saved from a chat with a model in training, oldest first."""
         return list_checkpoints(self.kept_directory)
 
     def checkpoint(self, which: str = "last") -> CheckpointInfo:
-        """The checkpoint called `last`, `best`, or by its step; by its step also what a chat kept."""
+        """The checkpoint `last`, `best`, or of a step; a step also finds weights saved from a chat."""
         infos = self.checkpoints()
         if which.isdecimal():
             found = next((info for info in (*infos, *self.kept()) if which == str(info.step)), None)
@@ -251,9 +251,9 @@ class Run:
         if which.isdecimal() and len(which) < MOST_DIGITS and int(which) in damaged:
             raise UserError(damaged[int(which)])
         if not infos and damaged:
-            raise UserError(f"no checkpoint of run {self.name} is whole: {damaged[max(damaged)]}")
+            raise UserError(f"all checkpoints of run {self.name} are damaged: {damaged[max(damaged)]}")
         if not infos:
-            raise UserError(f"run {self.name} has no checkpoint yet; train it until its first save.")
+            raise UserError(f"run {self.name} has no checkpoint yet; train it until the first save.")
         if which == "last":
             return infos[-1]
         if which == "best":
@@ -263,17 +263,17 @@ class Run:
 
 
 def run_table(text: str) -> str:
-    """The [run] table of a `run.toml`, which `Run.create` writes last: reading it alone takes a tenth of the time. The
-    whole text where other tables come after it."""
+    """The [run] table of a `run.toml`, which `Run.create` writes last: parsing it alone takes a tenth of the time. The
+    whole text where other tables follow it."""
     place = text.rfind("\n[run]\n")
     table = text[place + 1 :] if place >= 0 else ""
     return table if table and all(line.startswith(("[run]", "[run.")) for line in HEADING.findall(table)) else text
 
 
-def misfit(stored: Any, kinds: Kinds, items: Kinds | None = None) -> str:
-    """What in `stored` is not as `kinds` and, for what its lists hold, `items` want it; "" where all is."""
+def type_error(stored: Any, kinds: Kinds, items: Kinds | None = None) -> str:
+    """The first value of `stored` that does not have its type in `kinds` (items of lists: `items`); "" if all have."""
     if not isinstance(stored, dict):
-        return f"a table was expected, not {stored!r:.40}"
+        return f"it is not a table but {stored!r:.40}"
     for name, kind in kinds.items():
         value = stored.get(name)
         if name in stored and not isinstance(value, kind):
@@ -285,30 +285,29 @@ def misfit(stored: Any, kinds: Kinds, items: Kinds | None = None) -> str:
 
 
 def with_absolute_paths(config: RunConfig) -> RunConfig:
-    """`config` with paths from the present directory on made absolute; what is there under no such path is a name."""
-    data = replace(config.data, corpus=absolute(config.data.corpus), validation=absolute(config.data.validation))
-    tokenizer = replace(config.tokenizer, path=absolute(config.tokenizer.path))
-    core = replace(config.evaluate, core_path=absolute(config.evaluate.core_path))
+    """`config` with relative paths made absolute."""
+    data = replace(config.data, corpus=to_absolute(config.data.corpus), validation=to_absolute(config.data.validation))
+    tokenizer = replace(config.tokenizer, path=to_absolute(config.tokenizer.path))
+    core = replace(config.evaluate, core_path=to_absolute(config.evaluate.core_path))
     return replace(config, data=data, tokenizer=tokenizer, evaluate=core)
 
 
-def absolute(text: str) -> str:
-    """The absolute path `text` means; `text` itself where it is empty, a web address, or one word that names a corpus
-    or data set."""
+def to_absolute(text: str) -> str:
+    """The absolute path of `text`; `text` itself where it is empty, a URL, or the name of a corpus or dataset."""
     path = Path(text).expanduser()
     is_path = "/" in text or path.suffix or any(sign in text for sign in "*?[") or path.exists()
     return str(path.absolute()) if text and is_path and text not in NAMES and not is_address(text) else text
 
 
 def versions() -> dict[str, str]:
-    """What made the run, for the record."""
+    """Versions of Python and of the main packages."""
     packages = ("llm-workbench", "torch", "numpy")
     known = {name: version for name in packages if (version := installed_version(name))}
     return {"python": platform.python_version()} | known
 
 
 def installed_version(package: str) -> str:
-    from importlib import metadata  # brings the email package, for which the first screen does not wait
+    from importlib import metadata  # slow to import
 
     try:
         return metadata.version(package)
@@ -317,7 +316,7 @@ def installed_version(package: str) -> str:
 
 
 def list_runs(home: Path) -> list[Run]:
-    """All runs below `home`, newest first; one that vanishes meanwhile is none."""
+    """All runs below `home`, newest first; a run that vanishes meanwhile is skipped."""
     found: list[tuple[float, Path]] = []
     for path in (home / "runs").glob("*/run.toml"):
         with suppress(FileNotFoundError):
@@ -326,14 +325,14 @@ def list_runs(home: Path) -> list[Run]:
 
 
 def check_run_name(name: str) -> None:
-    """`WrongUse` for what cannot be the name of a run."""
+    """`WrongUse` for an invalid name of a run."""
     check_name(name)
     if name in RESERVED:
-        raise WrongUse(f"a run cannot be called {name}: llm-workbench runs {name} means something else.")
+        raise WrongUse(f"a run cannot be named {name}: llm-workbench runs {name} is a command.")
 
 
 def free_name(home: Path, stem: str, suffix: str = "") -> str:
-    """`stem` + `suffix` + `-1`, or the first number after the highest taken one; a long stem is cut to fit."""
+    """`stem` + `suffix` + `-N`, with N one above the highest number in use; a long stem is cut to fit."""
     stem = stem[: NAME_LENGTH - len(suffix) - LONGEST_NUMBER] + suffix
     pattern = re.compile(re.escape(stem) + r"-(\d+)")
     taken = [int(match[1]) for path in (home / "runs").glob("*") if (match := pattern.fullmatch(path.name))]
@@ -343,12 +342,12 @@ def free_name(home: Path, stem: str, suffix: str = "") -> str:
 def find_checkpoint(
     home: Path, reference: str, on_damage: Callable[[str], object] = lambda message: None
 ) -> tuple[Run, CheckpointInfo]:
-    """`RUN`, `RUN@last`, `RUN@best` or `RUN@STEP`. `on_damage` gets a sentence for every newer checkpoint that is
-    passed over, as its manifest is damaged."""
+    """`RUN`, `RUN@last`, `RUN@best` or `RUN@STEP`. `on_damage` is called with a message for every newer
+    checkpoint that is skipped because its manifest is damaged."""
     name, _, which = reference.rpartition("@") if "@" in reference else (reference, "", "last")
     run = Run.open(home, name)
     info = run.checkpoint(which or "last")
     for step, reason in sorted(run.damaged_checkpoints().items()):
         if step > info.step and not which.isdecimal():
-            on_damage(f"checkpoint {step} is passed over: {reason}")
+            on_damage(f"skipping checkpoint {step}: {reason}")
     return run, info

@@ -133,7 +133,7 @@ class RunLock:
         self._try_lock(self.folder)
 
     def _try_lock(self, descriptor: int) -> bool:
-        """Lock `descriptor`. Returns whether the file system has locks. `RunBusy` where another process has the lock."""
+        """Lock `descriptor`; returns whether the file system has locks. `RunBusy` where another process has it."""
         for attempt in range(TRIES):
             try:
                 return try_lock(descriptor)

@@ -1,7 +1,7 @@
-"""Whether a run directory may be read and written: its parts are plain files and folders of its own.
+"""Check that a run directory holds only regular files and folders.
 
-A run copied from somebody else may hold links (what is appended, locked or pruned would lie outside of it), FIFOs
-(which let a reader wait for ever) or devices. Each is refused by name before anything is opened.
+A run copied from somebody else may hold links (writes would go outside of it), FIFOs (which block a reader for ever) or
+devices. Each is refused by name before anything is opened.
 """
 
 from __future__ import annotations
@@ -18,9 +18,9 @@ DEPTH = 2  # folders below `checkpoints/`, `live/`, `kept/`: a checkpoint, and i
 
 
 def check_parts(run: Path) -> None:
-    """UserError naming the first part of a run directory that is a link, or no file or folder where one belongs.
+    """UserError for the first part of a run directory that is a link, or not a file or folder as expected.
 
-    The run directory itself may be a link. OSError where a folder may not be looked into.
+    The run directory itself may be a link. OSError where a folder is not readable.
     """
     for name in FILES:
         mode = mode_of(run / name)
@@ -35,11 +35,11 @@ def check_parts(run: Path) -> None:
 
 
 def check_folder(folder: Path, depth: int) -> None:
-    """UserError where `folder`, or a folder in it, `depth` levels down, holds a link, a FIFO or a device."""
+    """UserError where `folder`, down to `depth` levels, holds a link, a FIFO or a device."""
     try:
         with os.scandir(folder) as entries:
             found = [(Path(entry.path), entry.stat(follow_symlinks=False).st_mode) for entry in entries]
-    except FileNotFoundError:  # pruned, or published under its own name, this instant
+    except FileNotFoundError:  # pruned or published meanwhile
         return
     for path, mode in found:
         if not (stat.S_ISREG(mode) or stat.S_ISDIR(mode)):
@@ -49,7 +49,7 @@ def check_folder(folder: Path, depth: int) -> None:
 
 
 def mode_of(path: Path) -> int:
-    """The mode of what lies at `path`, links not followed; 0 where nothing does."""
+    """The mode of `path` itself, without following links; 0 where it does not exist."""
     try:
         return path.lstat().st_mode
     except FileNotFoundError:
@@ -65,6 +65,4 @@ def refusal(path: Path, mode: int, expected: str) -> UserError:
         (stat.S_ISREG, "a file"),
     )
     kind = next((name for is_kind, name in kinds if is_kind(mode)), "a device")
-    return UserError(
-        f"{path} is {kind} where a run has {expected} of its own; put {expected} in its place, or remove it."
-    )
+    return UserError(f"{path} is {kind}, but must be {expected}; replace it with {expected}, or delete it.")

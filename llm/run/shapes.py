@@ -1,4 +1,4 @@
-"""What a safetensors file says of itself in its header, compared with a configuration before any of it is built.
+"""The header of a safetensors file, compared with a configuration before a model is built.
 
 Format: 8 bytes, the length of the header (little-endian); the header, JSON; then the tensors. No torch.
 """
@@ -18,7 +18,7 @@ from llm.reader import WRONG_SHAPE, Malformed, open_file, parse_json
 LENGTH_BYTES = 8
 MAX_HEADER_BYTES = 64 << 20
 BITS = {"F64": 64, "F32": 32, "F16": 16, "BF16": 16, "I64": 64, "I32": 32, "U8": 8, "BOOL": 8}
-"""Size of one number, for the types that a checkpoint may hold."""
+"""Bits per number, for the dtypes that a checkpoint may hold."""
 
 
 @dataclass(frozen=True)
@@ -30,12 +30,12 @@ class TensorEntry:
 
     @property
     def count(self) -> int:
-        """Numbers in it."""
+        """Number of elements."""
         return math.prod(self.shape)
 
 
 def read_header(path: Path) -> dict[str, TensorEntry]:
-    """The tensors of a safetensors file by name, their sizes checked against that of the file. UserError."""
+    """The tensors of a safetensors file by name. UserError where the header is invalid or does not fit the file."""
     try:
         with open_file(path) as file:
             size = file.seek(0, 2)
@@ -47,7 +47,7 @@ def read_header(path: Path) -> dict[str, TensorEntry]:
         entries = {name: entry_of(value) for name, value in record.items() if name != "__metadata__"}
         bits = sum(BITS[entry.dtype] * entry.count for entry in entries.values())
         if size != LENGTH_BYTES + length + bits // 8:
-            raise Malformed(f"its header promises {bits // 8:,} bytes of tensors, there are {size - length - 8:,}")
+            raise Malformed(f"its header describes {bits // 8:,} bytes of tensors, but there are {size - length - 8:,}")
     except OSError as error:
         raise UserError(f"{path} cannot be read ({error.strerror}); use another checkpoint of this run.") from error
     except WRONG_SHAPE as error:
@@ -57,7 +57,7 @@ def read_header(path: Path) -> dict[str, TensorEntry]:
 
 
 def entry_of(value: Any) -> TensorEntry:
-    """The tensor one entry of the header describes; one of `WRONG_SHAPE` where it describes none."""
+    """The tensor of a header entry. Raises one of `WRONG_SHAPE` for an invalid entry."""
     shape = value["shape"]
     if not isinstance(shape, list) or not all(type(size) is int and 0 <= size < 1 << 48 for size in shape):
         raise TypeError("no shape")
@@ -67,9 +67,9 @@ def entry_of(value: Any) -> TensorEntry:
 
 
 def check_weights(path: Path, config: RunConfig, vocab_size: int) -> None:
-    """UserError unless the weights in `path` can be those of `config`: as many layers, and as many numbers in all.
+    """UserError unless the weights in `path` have the number of layers and of parameters of `config`.
 
-    What a configuration promises costs memory and time as soon as it is built; this costs one small read.
+    One small read, before a model of any size is built.
     """
     model = resolve_model(config.model, vocab_size)
     entries = read_header(path)
@@ -78,5 +78,5 @@ def check_weights(path: Path, config: RunConfig, vocab_size: int) -> None:
     if layers != model.n_layer or found != expected:
         raise UserError(
             f"{path} does not fit this configuration: it holds {found:,} numbers in {layers:,} layers, not "
-            f"{expected:,} in {model.n_layer:,}; bring back run.toml and the tokenizer as they were."
+            f"{expected:,} in {model.n_layer:,}; restore run.toml and the tokenizer."
         )

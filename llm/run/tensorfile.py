@@ -1,7 +1,7 @@
-"""Tensors in a safetensors file: read by the library, written here.
+"""Write and read safetensors files.
 
-It is written here so that its checksum is that of the bytes in memory: a disk, or a cable, that changes them on the way
-is found out when the file is read back. Writing also lets go of the interpreter lock, and can be broken off.
+Our writer takes the checksum of the bytes in memory, so that reading back detects a disk that changed them. It also
+releases the GIL, and can be cancelled.
 """
 
 from __future__ import annotations
@@ -34,31 +34,31 @@ DTYPES = {
 ALIGNMENT = 8  # of the first tensor in the file, for readers that map it
 
 
-class BrokenOff(Exception):
-    """Whoever asked for a file no longer wants it."""
+class WriteCancelled(Exception):
+    """The write was cancelled."""
 
 
-def write_tensors(path: Path, tensors: Mapping[str, Tensor], unwanted: threading.Event | None = None) -> str:
-    """Write the file through to the disk; returns the sha256 of what should now be in it.
+def write_tensors(path: Path, tensors: Mapping[str, Tensor], cancelled: threading.Event | None = None) -> str:
+    """Write and fsync the file; returns the sha256 of its content.
 
-    Tensors on other devices are fetched one at a time. Raises `OSError` when the disk refuses, and `BrokenOff` soon
-    after `unwanted` was set.
+    Tensors on other devices are copied one at a time. Raises `OSError`, and `WriteCancelled` soon after `cancelled` is
+    set.
     """
     digest = hashlib.sha256()
     with path.open("wb", buffering=0) as file:
-        for piece in pieces_of(tensors):
-            if unwanted is not None and unwanted.is_set():
-                raise BrokenOff
+        for piece in file_chunks(tensors):
+            if cancelled is not None and cancelled.is_set():
+                raise WriteCancelled
             written = 0
-            while written < len(piece):  # the kernel may take a part of it: what remains may not fit on the disk
+            while written < len(piece):  # a write may be partial, for example on a full disk
                 written += file.write(piece[written:])
             digest.update(piece)
         os.fsync(file.fileno())
     return digest.hexdigest()
 
 
-def pieces_of(tensors: Mapping[str, Tensor]) -> Iterator[memoryview]:
-    """The bytes of the file in order, a few megabytes at a time: length of the header, header (JSON), tensors."""
+def file_chunks(tensors: Mapping[str, Tensor]) -> Iterator[memoryview]:
+    """The bytes of the file in chunks: length of the header, header (JSON), tensors."""
     described, end = {}, 0
     for name, tensor in tensors.items():
         begin, end = end, end + tensor.nbytes

@@ -12,7 +12,7 @@ from safetensors import safe_open
 from safetensors.torch import load_file
 
 from llm.errors import UserError
-from llm.run.tensorfile import DTYPES, BrokenOff, read_tensors, write_tensors
+from llm.run.tensorfile import DTYPES, WriteCancelled, read_tensors, write_tensors
 
 
 def tensors() -> dict[str, torch.Tensor]:
@@ -41,7 +41,7 @@ def test_the_library_reads_what_is_written(tmp_path: Path) -> None:
 def test_a_file_nobody_wants_any_more_is_broken_off(tmp_path: Path) -> None:
     unwanted = threading.Event()
     unwanted.set()
-    with pytest.raises(BrokenOff):
+    with pytest.raises(WriteCancelled):
         write_tensors(tmp_path / "x.safetensors", tensors(), unwanted)
 
 

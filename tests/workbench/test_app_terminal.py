@@ -213,7 +213,7 @@ def test_a_storm_of_resizes_down_to_one_cell_while_it_trains(terminal: Terminal,
 def test_a_terminal_that_cannot_be_drawn_on_is_told(open_terminal: Callable[..., Terminal]) -> None:
     terminal = open_terminal(TERM="dumb")
     assert terminal.exit_status() == 2
-    assert b"TERM=dumb says it cannot; use a subcommand instead" in terminal.output
+    assert b"(TERM=dumb); use a command instead" in terminal.output
 
 
 @pytest.fixture
