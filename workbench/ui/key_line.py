@@ -76,8 +76,8 @@ class KeyLine(Footer):
     def compose(self) -> ComposeResult:
         if self._bindings_ready:
             for hint in fitting(hints(self.screen), self.app.size.width):
-                key = FooterKey(hint.key, hint.shown, hint.text, hint.action, disabled=not hint.enabled)
-                yield key.data_bind(compact=Footer.compact)
+                # Not bound to the footer's `compact` as in Textual: a binding holds its widget until the value changes.
+                yield FooterKey(hint.key, hint.shown, hint.text, hint.action, disabled=not hint.enabled)
 
     def on_resize(self, event: events.Resize) -> None:
         self.call_after_refresh(self.recompose)
