@@ -10,7 +10,6 @@ from functools import wraps
 from typing import Any
 
 from textual.content import Content
-from textual.dom import DOMNode
 from textual.events import Resize
 from textual.screen import Screen
 from textual.widget import Widget
@@ -25,7 +24,6 @@ def apply_fixes() -> None:
         (Content, "_wrap_and_format", wrap_in_one_cell),
         (Screen, "get_widget_and_offset_at", skip_removed_widgets),
         (Screen, "_on_resize", skip_old_sizes),
-        (DOMNode, "watch", drop_removed_watchers),
     ):
         method = getattr(owner, name)
         if not hasattr(method, "__wrapped__"):
@@ -54,20 +52,6 @@ def skip_old_sizes(on_resize: Any) -> Any:
         else:
             event.stop()
             event.prevent_default()
-
-    return fixed
-
-
-def drop_removed_watchers(watch: Any) -> Any:
-    """A widget that watches an attribute of another is released once it is removed. Textual keeps it in the list of
-    watchers until the attribute changes, which the theme of the app or the `compact` of a footer may never do."""
-
-    @wraps(watch)
-    def fixed(node: DOMNode, other: DOMNode, attribute_name: str, callback: Any, init: bool = True) -> None:
-        lists: dict[str, list[tuple[Any, Any]]] = getattr(other, "__watchers", {})
-        if attribute_name in lists:
-            lists[attribute_name] = [pair for pair in lists[attribute_name] if not pair[0]._closing]
-        watch(node, other, attribute_name, callback, init)
 
     return fixed
 
