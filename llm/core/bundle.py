@@ -124,18 +124,16 @@ def read_task(folder: Path, entry: dict[str, Any], line: int, baselines: dict[st
 
 def read_baselines(path: Path) -> dict[str, float]:
     """Task → accuracy of guessing in [0, 1); the file has it in percent."""
-    reader = csv.DictReader(io.StringIO(read_text(path), newline=""))
-    baselines = {}
-    for row in reader:
-        try:
+    reader, baselines = csv.DictReader(io.StringIO(read_text(path), newline="")), {}
+    try:
+        for row in reader:
             baselines[row["Eval Task"]] = share = float(row["Random baseline"]) / 100
-        except (KeyError, TypeError, ValueError) as error:
-            reason = f"{path} line {reader.line_num} needs the columns Eval Task and Random baseline, a number"
-            raise UserError(f"{reason}; correct the row.") from error
-        if not 0 <= share < 1:
-            raise UserError(
-                f"{path} line {reader.line_num}: a random baseline must be at least 0 and below 100 percent."
-            )
+            if not 0 <= share < 1:
+                where = f"{path} line {reader.line_num}"
+                raise UserError(f"{where}: a random baseline must be at least 0 and below 100 percent.")
+    except (KeyError, TypeError, ValueError, csv.Error) as error:
+        reason = f"{path} line {reader.line_num} needs the columns Eval Task and Random baseline, a number"
+        raise UserError(f"{reason}; correct the row.") from error
     return baselines
 
 

@@ -103,7 +103,8 @@ def test_a_fault_in_an_example_is_named_with_its_line(bundle: Path, name: str, l
 
 
 @pytest.mark.parametrize(
-    ("row", "fault"), [("x,a,b,0,1,much,,", "line 8"), ("x,a,b,0,1,100,,", "below 100"), ("x", "line 8")]
+    ("row", "fault"),
+    [("x,a,b,0,1,much,,", "line 8"), ("x,a,b,0,1,100,,", "below 100"), ("x", "line 8"), ("x" * 200_000, "line")],
 )
 def test_a_fault_in_the_baselines_is_named_with_its_line(bundle: Path, row: str, fault: str) -> None:
     path = bundle / "eval_meta_data.csv"

@@ -89,6 +89,7 @@ def parquet_rows(path: Path) -> Iterator[dict[str, Any]]:
 
         with parquet.ParquetFile(path) as table:
             rows = next(table.iter_batches(batch_size=SAMPLED_ROWS), None)
-    except (ImportError, OSError, ArrowException):
+            found = rows.to_pylist() if rows is not None else []
+    except (ImportError, OSError, ArrowException, UnicodeDecodeError):
         return  # reading the corpus reports what is missing
-    yield from rows.to_pylist() if rows is not None else ()
+    yield from found

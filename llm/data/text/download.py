@@ -209,7 +209,7 @@ def unpack(archive: Path, target: Path) -> None:
                 path.parent.mkdir(parents=True, exist_ok=True)
                 with bundle.open(info) as source, path.open("wb") as file:
                     shutil.copyfileobj(source, file)
-    except (zipfile.BadZipFile, zlib.error, EOFError, RuntimeError, NotImplementedError) as error:
+    except (zipfile.BadZipFile, zlib.error, EOFError, RuntimeError, NotImplementedError, UnicodeDecodeError) as error:
         archive.unlink()
         note_path(archive).unlink(missing_ok=True)
         raise UserError(f"{archive.name} is not a whole zip archive ({error}); run the download again.") from error

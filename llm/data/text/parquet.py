@@ -67,7 +67,7 @@ def open_parquet(path: Path, text_field: str) -> Iterator[Any]:
                 raise UserError(f"{path} has no column {text_field!r}; set data.text_field to one of: {names}.")
             check_column(path, schema, text_field)
             yield table
-    except (OSError, arrow.ArrowException) as error:
+    except (OSError, arrow.ArrowException, UnicodeDecodeError) as error:  # the last: a damaged column name
         raise UserError(f"{path} cannot be read as Parquet ({error}); check the file.") from error
 
 

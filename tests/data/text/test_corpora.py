@@ -188,6 +188,17 @@ def test_parquet(tmp_path: Path) -> None:
         texts(opened(path, tmp_path))
 
 
+def test_a_damaged_column_name_in_parquet_is_reported(tmp_path: Path) -> None:
+    arrow = pytest.importorskip("pyarrow")
+    from pyarrow import parquet
+
+    path = tmp_path / "a.parquet"
+    parquet.write_table(arrow.table({"letters": ["words"]}), path, store_schema=False)
+    path.write_bytes(path.read_bytes().replace(b"letters", b"lette\xc6s"))
+    with pytest.raises(UserError, match="cannot be read as Parquet"):
+        texts(opened(path, tmp_path))
+
+
 @pytest.mark.parametrize("kind", ["string", "large_string", "binary", "large_binary", "dictionary"])
 def test_parquet_text_kept_as_bytes_is_read_as_text(tmp_path: Path, kind: str) -> None:
     arrow = pytest.importorskip("pyarrow")

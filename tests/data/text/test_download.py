@@ -454,7 +454,9 @@ def test_an_archive_cannot_write_outside_its_folder(
 
 
 @pytest.mark.parametrize(
-    "body", [b"not a zip", zipped({"a.txt": b"a" * 5000})[:-30], b""], ids=["text", "cut", "empty"]
+    "body",
+    [b"not a zip", zipped({"a.txt": b"a" * 5000})[:-30], b"", zipped({"ä.txt": b"a"}).replace(b"\xc3", b"\xff")],
+    ids=["text", "cut", "empty", "bad name"],
 )
 def test_a_broken_archive_is_told_and_fetched_anew(site: Site, home: Path, patience: Patience, body: bytes) -> None:
     dataset = archive_set(site, body)
