@@ -144,6 +144,7 @@ def test_presets(shared_home: Path) -> None:
         "before",
         264,
     )
+    assert own.train.kernels == "reference", "train.attention in the file"
     assert (own.train.on_spike, own.train.max_bad_steps, own.checkpoint.keep) == ("skip", 3, 2)
     assert (own.decode.min_p, own.decode.repetition_penalty, own.decode.stop) == (0.05, 1.1, ("\n\n",))
 

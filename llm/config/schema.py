@@ -54,10 +54,7 @@ class TokenizerConfig:
     train_sample: Literal["spread", "beginning"] = setting(
         "spread", "Where these megabytes come from: pieces spread evenly over the corpus, or its beginning."
     )
-    pattern: str = setting(
-        "ours",
-        "Pre-tokenization of kind bpe: ours, gpt2, gpt4, or a regular expression.",
-    )
+    pattern: str = setting("ours", "Pre-tokenization of kind bpe: ours, gpt2, gpt4, or a regular expression.")
     ties: Literal["ids", "bytes"] = setting(
         "ids",
         "Which of two equally frequent pairs kind bpe merges first: the one with smaller ids, or with greater bytes "
@@ -312,11 +309,7 @@ class DecodeConfig:
         live=True,
     )
     dynamic_range: float = setting(
-        0.0,
-        "Vary the temperature by up to ± this with the model's uncertainty; 0 = off.",
-        low=0,
-        high=100,
-        live=True,
+        0.0, "Vary the temperature by up to ± this with the model's uncertainty; 0 = off.", low=0, high=100, live=True
     )
     dynamic_exponent: float = setting(1.0, "Exponent of the dynamic temperature's curve.", above=0, high=100, live=True)
     top_k: int = setting(0, "Keep the k most likely tokens; 0 = off.", low=0, live=True)
@@ -417,9 +410,7 @@ class DecodeConfig:
     length_penalty_start: int = setting(0, "Number of new tokens before the length penalty starts.", low=0, live=True)
     stop: tuple[str, ...] = setting((), "Texts that end the reply; they are not part of it.", live=True)
     order: tuple[str, ...] = setting(
-        (),
-        "Order of the logits processors: bans first, then these, then the others in the default order.",
-        live=True,
+        (), "Order of the logits processors: bans first, then these, then the others in the default order.", live=True
     )
     beams: int = setting(1, "Beam search with this many beams instead of sampling; 1 = off.", low=1, high=64, live=True)
     beam_length_penalty: float = setting(

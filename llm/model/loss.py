@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from llm.model.counts import MIN_LOGIT_ROWS
+from llm.model.kernels import at_least_float32
 
 IGNORE_INDEX = -1
 CPU_CHUNK_LOGITS, GPU_CHUNK_LOGITS = 1 << 18, 1 << 27  # logits computed at once
@@ -21,8 +22,7 @@ def cross_entropy(logits: Tensor, targets: Tensor, reduction: Reduction = "mean"
     logits (..., V), targets int64 (...), where −1 is ignored. "mean" is over the targets that are not ignored (0 if
     there are none), "none" keeps the shape of the targets.
     """
-    wide = logits.float() if logits.dtype in (torch.bfloat16, torch.float16) else logits
-    return reduce(token_losses(wide, targets), targets, reduction)
+    return reduce(token_losses(at_least_float32(logits), targets), targets, reduction)
 
 
 def token_losses(logits: Tensor, targets: Tensor) -> Tensor:
@@ -75,9 +75,12 @@ def chunk_rows(weight: Tensor) -> int:
 
 def capped_logits(hidden: Tensor, weight: Tensor, softcap: float) -> Tensor:
     """(N, d) and (V, d) → (N, V), float32 or wider."""
-    logits = hidden @ weight.mT
-    wide = logits.float() if logits.dtype in (torch.bfloat16, torch.float16) else logits
-    return softcap * torch.tanh(wide / softcap) if softcap else wide
+    return cap_logits(at_least_float32(hidden @ weight.mT), softcap)
+
+
+def cap_logits(logits: Tensor, softcap: float) -> Tensor:
+    """softcap·tanh(logits/softcap); the logits themselves if softcap is 0."""
+    return softcap * torch.tanh(logits / softcap) if softcap else logits
 
 
 class LinearCrossEntropy(torch.autograd.Function):

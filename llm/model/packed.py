@@ -19,6 +19,7 @@ from torch import Tensor
 from llm.config.schema import ModelConfig
 from llm.model.attention import KVCache
 from llm.model.kernels import FUSED
+from llm.model.loss import cap_logits
 from llm.model.rotary import rotary_angles, rows
 from llm.model.transformer import Transformer, check_length
 
@@ -107,9 +108,9 @@ class PackedTransformer:
             x = block(x, angles, cache)
         if cache is not None:
             cache.advance(count)
-        logits = self.head(self.final_norm(x[:, -1:] if last_only else x)).to(self.cache_dtype)
-        cap = self.config.softcap
-        return cap * torch.tanh(logits / cap) if cap else logits
+        return cap_logits(
+            self.head(self.final_norm(x[:, -1:] if last_only else x)).to(self.cache_dtype), self.config.softcap
+        )
 
 
 class PackedBlock:

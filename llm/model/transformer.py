@@ -16,7 +16,7 @@ from llm.model.attention import Attention, KVCache
 from llm.model.initialize import initialize_parameters
 from llm.model.kernels import KERNELS, at_least_float32
 from llm.model.layers import Embedding, Layer, Linear, make_norm, use_kernels
-from llm.model.loss import linear_cross_entropy
+from llm.model.loss import cap_logits, linear_cross_entropy
 from llm.model.mlp import FeedForward
 from llm.model.rotary import Rotary, rows
 
@@ -98,9 +98,7 @@ class Transformer(Layer):
 
     def logits(self, hidden: Tensor) -> Tensor:
         """(..., d_model) → (..., V), float32 or wider, with the configured soft cap."""
-        logits = at_least_float32(self.kernels.linear(hidden, self.head_weight, None))
-        cap = self.config.softcap
-        return cap * torch.tanh(logits / cap) if cap else logits
+        return cap_logits(at_least_float32(self.kernels.linear(hidden, self.head_weight, None)), self.config.softcap)
 
     def loss(self, tokens: Tensor, targets: Tensor, reduction: Literal["mean", "sum", "none"] = "mean") -> Tensor:
         """Cross entropy in nats of int64 targets (B, T), where −1 is ignored: a scalar, or (B, T) for "none".
