@@ -70,7 +70,7 @@ def test_all_configuration_errors_a_line_each(home: Path, capsys: pytest.Capture
         "lr: there is no such field; did you mean train.lr?",
         'optim.kind: must be one of adamw, sgd, muon, not "adam"; did you mean adamw?',
         'train.steps: must be a whole number, not "ten"',
-        "model.n_head: 5 heads do not divide d_model = 192; the nearest width they divide is 190",
+        "model.n_head: 5 does not divide d_model = 192; the nearest width that it divides is 190",
     ]
 
 

@@ -106,7 +106,7 @@ def test_all_problems_are_reported_with_suggestions() -> None:
     assert "did you mean model.n_head?" in found["model.n_heads"]
     assert found["model.dropout"] == "must be at most 0.95, not 2"
     assert found["model.d_model"] == "must be a whole number, not 128.5"
-    assert "is a table" in found["train"]
+    assert "must be a table" in found["train"]
     assert found["optim.kind"] == "must be a string, not 3"
     assert "above the peak" in found["schedule.lr_min"]
     assert "is after" in found["schedule.hold_until"]
@@ -114,22 +114,22 @@ def test_all_problems_are_reported_with_suggestions() -> None:
 
 
 def test_invalid_toml_is_reported_with_its_line() -> None:
-    with pytest.raises(ConfigError, match=r"not TOML.*line 2"):
+    with pytest.raises(ConfigError, match=r"not valid TOML.*line 2"):
         from_toml("purpose = 'x'\n= 3\n")
 
 
 @pytest.mark.parametrize(
     ("mapping", "path", "words"),
     [
-        ({"model": {"d_model": 130}}, "model.n_head", "nearest width they divide is 132"),
-        ({"model": {"d_model": 12}}, "model.n_head", "heads of 3 coordinates"),
-        ({"model": {"n_kv_head": 3}}, "model.n_kv_head", "do not divide n_head = 4"),
-        ({"model": {"depth": 13}}, "model.depth", "nearest depths that work are 12 and 14"),
-        ({"model": {"vocab_size": 5}}, "model.vocab_size", "tokenizer's 2048"),
+        ({"model": {"d_model": 130}}, "model.n_head", "nearest width that it divides is 132"),
+        ({"model": {"d_model": 12}}, "model.n_head", "heads of width 3"),
+        ({"model": {"n_kv_head": 3}}, "model.n_kv_head", "does not divide n_head = 4"),
+        ({"model": {"depth": 13}}, "model.depth", "nearest valid depths are 12 and 14"),
+        ({"model": {"vocab_size": 5}}, "model.vocab_size", "tokenizer.vocab_size = 2048"),
         ({"train": {"seq_len": 257}}, "train.seq_len", "longer than model.context = 256"),
         ({"train": {"total_batch_tokens": 5000}}, "train.total_batch_tokens", "the nearest is 4096"),
-        ({"train": {"steps": 0}}, "train.steps", "no length is given"),
-        ({"train": {"steps": 5, "tokens": 5}}, "train.tokens", "already given by train.steps"),
+        ({"train": {"steps": 0}}, "train.steps", "the length of the training is not set"),
+        ({"train": {"steps": 5, "tokens": 5}}, "train.tokens", "train.steps already sets the length"),
         ({"train": {"device": "gpu"}}, "train.device", "cuda:N"),
         ({"tokenizer": {"vocab_size": 256}}, "tokenizer.vocab_size", "at least 257"),
         ({"tokenizer": {"special_tokens": ["a", "a"]}}, "tokenizer.special_tokens", "different"),

@@ -1,4 +1,4 @@
-"""A small made-up bundle, and models whose answers to it are known by hand."""
+"""A small bundle, and models with known answers to it."""
 
 from __future__ import annotations
 
@@ -78,7 +78,7 @@ def write_bundle(folder: Path) -> Path:
 
 
 class TableModel:
-    """Stands where a Transformer does: its logits after a beginning are looked up in a table of whole texts."""
+    """A fake Transformer: a table of texts gives its logits after a prefix."""
 
     def __init__(self, texts: list[list[int]], vocab_size: int, *, context: int = 4096) -> None:
         self.config = SimpleNamespace(context=context)
@@ -109,7 +109,7 @@ class TableModel:
 
 
 def result_of(generator: Any) -> Any:
-    """What a generator returns."""
+    """The return value of a generator."""
     while True:
         try:
             next(generator)

@@ -1,4 +1,4 @@
-"""Reading a bundle: what is there, and what is said of each thing that is wrong."""
+"""Reading a bundle, and the message for each fault in it."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ def test_tasks_of_the_index(bundle: Path) -> None:
     assert last_words.examples[0] == Example((("one two", "three"),), 0)  # the stray space is dropped
 
 
-def test_the_folder_of_an_unpacked_archive_will_do(tmp_path: Path) -> None:
+def test_the_folder_of_an_unpacked_archive_works(tmp_path: Path) -> None:
     inner = write_bundle(tmp_path / "eval_bundle")
     assert bundle_folder(str(tmp_path), tmp_path / "home") == inner
 

@@ -1,4 +1,4 @@
-"""CORE while training, and from the command line."""
+"""CORE during training and from the command line."""
 
 from __future__ import annotations
 
@@ -48,7 +48,7 @@ def test_training_is_the_same_bit_for_bit(home: Path, corpus: Path, bundle: Path
     assert weights(with_core) == weights(without)
 
 
-def test_a_missing_bundle_is_told_before_anything_is_done(home: Path, corpus: Path) -> None:
+def test_a_missing_bundle_is_an_error_before_training(home: Path, corpus: Path) -> None:
     with pytest.raises(UserError, match="llm-workbench data download core"):
         trained(home, "early", corpus, {"evaluate.core_every": "5"})
     assert not (home / "data").exists()
@@ -69,7 +69,7 @@ def test_a_stop_ends_a_measurement(home: Path, corpus: Path, bundle: Path) -> No
     assert [info.step for info in run.checkpoints()] == [5]
 
 
-def test_the_event_survives_its_line() -> None:
+def test_the_event_round_trips() -> None:
     event = CoreEvaluated(step=3, core_metric=0.1, tasks={"a": 0.5}, centred={"a": -0.1}, command_id="x")
     assert from_record(json.loads(to_line(event))) == event
     assert from_record(json.loads(to_line(Finished(step=1, status="finished")))) is not None

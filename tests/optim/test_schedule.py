@@ -1,4 +1,4 @@
-"""The learning rate against torch's schedulers and the formulas of the documents."""
+"""The learning rate against PyTorch's schedulers and the formulas of the documents."""
 
 from __future__ import annotations
 
@@ -33,12 +33,12 @@ def torchs(scheduler: Any) -> list[float]:
     return found
 
 
-def test_cosine_is_torchs() -> None:
+def test_cosine_equals_torch() -> None:
     theirs = torchs(lambda optimizer: torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, STEPS, eta_min=FLOOR))
     assert rates(kind="cosine")[:STEPS] == pytest.approx(theirs, rel=1e-9)
 
 
-def test_linear_is_torchs() -> None:
+def test_linear_equals_torch() -> None:
     theirs = torchs(
         lambda optimizer: torch.optim.lr_scheduler.LinearLR(optimizer, 1.0, FLOOR / PEAK, total_iters=STEPS)
     )
@@ -63,7 +63,7 @@ def cs336(step: int, warmup: int, end: int) -> float:
     return FLOOR
 
 
-def test_as_the_assignment_and_the_lecture() -> None:
+def test_schedules_of_the_assignment_and_the_lecture() -> None:
     assignment = rates(200, kind="cosine", warmup_steps=30, warmup_from="first")
     assert assignment == pytest.approx([cs336(t + 1, 30, 200) for t in range(220)], rel=1e-12)
     assert assignment[199] == FLOOR
@@ -72,7 +72,7 @@ def test_as_the_assignment_and_the_lecture() -> None:
     assert lecture == pytest.approx([cs336(t + 1, 10, 180) for t in range(220)], rel=1e-12)
 
 
-def test_as_nanochat() -> None:
+def test_schedule_of_nanochat() -> None:
     """Multiplier: (it+1)/warmup, then 1, then (n − it)/warmdown of the way down to the final fraction."""
     steps, warmup, down, final = 1000, 50, 200, FLOOR / PEAK
     expected = []
@@ -91,7 +91,7 @@ def test_as_nanochat() -> None:
     assert found[steps] == FLOOR
 
 
-def test_as_llama2c() -> None:
+def test_schedule_of_llama2c() -> None:
     """it/warmup from 0, then a cosine from the end of warm-up to the last step."""
     found = rates(kind="cosine", warmup_steps=10, warmup_from="zero", lr_min=0.0)
     assert found[0] == 0.0
@@ -102,7 +102,7 @@ def test_as_llama2c() -> None:
 
 @pytest.mark.parametrize("kind", ["cosine", "linear", "sqrt", "constant"])
 @pytest.mark.parametrize("warmup_from", ["zero", "first", "next"])
-def test_steps_and_shares_say_the_same_and_steps_have_precedence(kind: str, warmup_from: str) -> None:
+def test_steps_and_shares_agree_and_steps_have_precedence(kind: str, warmup_from: str) -> None:
     more = {"kind": kind, "warmup_from": warmup_from}
     by_shares = rates(200, warmup_ratio=0.05, hold_until=0.3, decay_until=0.9, **more)
     by_steps = rates(200, warmup_steps=10, hold_steps=60, decay_steps=180, **more)
@@ -111,7 +111,7 @@ def test_steps_and_shares_say_the_same_and_steps_have_precedence(kind: str, warm
     assert rates(200, warmup_steps=10, hold_steps=60, decay_steps=180, **both, **more) == by_steps
 
 
-def test_a_fall_that_ends_after_the_run_is_cut_off_where_it_is() -> None:
+def test_a_decay_may_end_after_the_run() -> None:
     """As with llama2.c's lr_decay_iters above max_iters."""
     assert rates(100, kind="cosine", decay_steps=200)[:100] == rates(200, kind="cosine")[:100]
 
@@ -125,7 +125,7 @@ def test_a_fall_that_ends_after_the_run_is_cut_off_where_it_is() -> None:
     decay_until=st.floats(0.01, 1),
     steps=st.integers(1, 60),
 )
-def test_every_rate_lies_between_zero_and_the_peak_and_never_rises_after_warm_up(steps: int, **schedule: Any) -> None:
+def test_rates_are_between_zero_and_the_peak_and_fall_after_warmup(steps: int, **schedule: Any) -> None:
     found = rates(steps, **schedule)
     assert all(0 <= rate <= PEAK * (1 + 1e-12) for rate in found)
     top = found.index(max(found))
@@ -134,7 +134,7 @@ def test_every_rate_lies_between_zero_and_the_peak_and_never_rises_after_warm_up
         assert found[steps] == FLOOR or schedule["hold_until"] == 1 or steps < schedule["warmup_steps"]
 
 
-def test_momentum_warms_up_as_nanochats() -> None:
+def test_momentum_warmup_of_nanochat() -> None:
     ramp = RunConfig(optim=OptimConfig(kind="muon", momentum=0.95, momentum_start=0.85, momentum_warmup_steps=300))
     for step in range(400):
         share = min(step / 300, 1)

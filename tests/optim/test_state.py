@@ -1,4 +1,4 @@
-"""Names of the saved state, and what is refused."""
+"""Names of the saved state, and states that do not match."""
 
 from __future__ import annotations
 
@@ -30,14 +30,14 @@ def test_names() -> None:
     assert "adamw.m.blocks.0.attn.q.weight" in optimizer_of("adamw").state_tensors()
 
 
-def test_a_state_that_does_not_fit_is_refused_and_changes_nothing() -> None:
+def test_a_state_that_does_not_match_is_an_error_and_changes_nothing() -> None:
     optimizer = optimizer_of("adamw")
     whole = {name: torch.ones_like(tensor) for name, tensor in optimizer.state_tensors().items()}
     name = "adamw.m.embedding.weight"
     lacking = {key: value for key, value in whole.items() if key != name}
     for state, message in (
         (lacking, f"it lacks {name}"),
-        (whole | {"adamw.m.head.weight": torch.ones(1)}, "it holds adamw.m.head.weight"),
+        (whole | {"adamw.m.head.weight": torch.ones(1)}, "it has adamw.m.head.weight"),
         (whole | {name: torch.ones(3, 10)}, r"adamw.m.embedding.weight has the shape \(3, 10\) instead of \(29, 10\)"),
         (optimizer_of("muon").state_tensors(), "it lacks adamw.m.blocks"),
     ):
