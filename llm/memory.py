@@ -1,4 +1,4 @@
-"""Too little memory, as a sentence. Imports nothing heavy, since memory may end while torch is loaded."""
+"""Turn out-of-memory errors into messages. Imports nothing large, since memory may run out while torch is loaded."""
 
 from __future__ import annotations
 
@@ -9,19 +9,19 @@ from contextlib import contextmanager
 from llm.errors import UserError
 
 TORCH_BYTES = 700 << 20
-"""Address space that loading torch takes at least; with less it fails in ways that not even an exception reports."""
-SIGNS = (
+"""Least address space for loading torch; with less it can crash without an exception."""
+MESSAGES = (
     "allocate memory",  # torch's allocator, and the dynamic loader
     "failed to map segment",  # the dynamic loader
     "bad_alloc",
-    "error return without exception set",  # a SystemError, where an extension did not look whether it got memory
+    "error return without exception set",  # a SystemError of an extension that ignores a failed allocation
     "without setting an exception",
-    "start new thread",  # which needs memory for its stack
+    "start new thread",  # a thread needs memory for its stack
 )
 
 
 def to_memory_shortage(error: BaseException) -> UserError | None:
-    """What to say of an error that comes from too little memory; None for any other."""
+    """The `UserError` for an error that too little memory caused; None for any other."""
     texts = " ".join(
         str(link) for link in error_chain(error) if isinstance(link, ImportError | SystemError | RuntimeError)
     )
@@ -29,16 +29,16 @@ def to_memory_shortage(error: BaseException) -> UserError | None:
         isinstance(link, MemoryError) or (isinstance(link, OSError) and link.errno == errno.ENOMEM)
         for link in error_chain(error)
     )
-    if not no_memory and not any(sign in texts for sign in SIGNS):
+    if not no_memory and not any(message in texts for message in MESSAGES):
         return None
     return UserError(
-        "there is too little memory for this; end other programs, raise the limit of this process (ulimit -v, or the "
-        "container's), or take a smaller model or batch."
+        "there is too little memory; close other programs, raise the limit of this process (ulimit -v, or the "
+        "container's), or use a smaller model or batch."
     )
 
 
 def error_chain(error: BaseException) -> Iterator[BaseException]:
-    """An error and those that led to it."""
+    """An error and its causes."""
     link: BaseException | None = error
     for _ in range(20):
         if link is None:
@@ -49,7 +49,7 @@ def error_chain(error: BaseException) -> Iterator[BaseException]:
 
 @contextmanager
 def memory_errors_as_user_errors() -> Iterator[None]:
-    """Turn errors from too little memory into a `UserError`."""
+    """Raise out-of-memory errors as `UserError`."""
     try:
         yield
     except UserError:
@@ -61,7 +61,7 @@ def memory_errors_as_user_errors() -> Iterator[None]:
 
 
 def check_memory_for_torch() -> None:
-    """`UserError` where the limit on this process's address space leaves no room to load torch."""
+    """`UserError` where the address space limit of this process is too small to load torch."""
     import resource
 
     import psutil

@@ -1,4 +1,4 @@
-"""The standard streams of a program that trains: narration may fail, training may not."""
+"""Make the standard streams fail-safe, so that an output error cannot end a training."""
 
 from __future__ import annotations
 
@@ -11,11 +11,11 @@ STREAMS = (("stdin", "r"), ("stdout", "w"), ("stderr", "w"))
 
 
 def repair_streams() -> None:
-    """Make sure that descriptors 0, 1 and 2 are open, and that what stderr does not take is dropped.
+    """Open descriptors 0, 1 and 2 where they are closed, and make stderr drop what cannot be written.
 
-    A closed descriptor (`2>&-`) would be given to the next file that is opened, a checkpoint perhaps, into which
-    libraries would then write their warnings. A full disk, a closed pipe or a lost terminal under stderr must end
-    nothing that is told of there. Streams that somebody has replaced stay as they are.
+    The next file that is opened, such as a checkpoint, would get a closed descriptor (`2>&-`), and libraries would
+    write warnings into it. A full disk, a closed pipe or a lost terminal under stderr must not end a training. Replaced
+    streams are left unchanged.
     """
     streams: Any = sys
     for descriptor, (name, mode) in enumerate(STREAMS):
@@ -46,7 +46,7 @@ def to_tolerant_stream(stream: io.TextIOWrapper) -> io.TextIOWrapper:
 
 
 class TolerantWriter(io.RawIOBase):
-    """Writes to a descriptor, and drops what it does not take. Closing it leaves the descriptor open."""
+    """Writes to a descriptor, and drops what cannot be written. Closing it leaves the descriptor open."""
 
     def __init__(self, descriptor: int) -> None:
         self.descriptor = descriptor
@@ -61,7 +61,7 @@ class TolerantWriter(io.RawIOBase):
         return os.isatty(self.descriptor)
 
     def write(self, data: Any, /) -> int:
-        """The number of bytes that are taken care of."""
+        """The number of bytes written or dropped."""
         try:
             return os.write(self.descriptor, data)
         except OSError:

@@ -1,4 +1,4 @@
-"""`python -m llm.train RUN_DIR`: train a run in a process of its own. Everything it says is in the run directory.
+"""`python -m llm.train RUN_DIR`: train a run in this process. Its events are in the run directory.
 
 On several GPUs, or machines: `torchrun --nproc-per-node N -m llm.train RUN_DIR`.
 """
@@ -23,9 +23,9 @@ from llm.training.commands import CommandQueue
 
 
 @contextmanager
-def stopping_on_signals(commands: CommandQueue) -> Iterator[dict[str, int]]:
-    """SIGINT and SIGTERM ask for a stop (which saves); a second SIGINT ends at once; a lost terminal (SIGHUP) does not
-    end a training. Yields a dict that holds the number of the signal that came, as 'signal'."""
+def stop_on_signals(commands: CommandQueue) -> Iterator[dict[str, int]]:
+    """SIGINT and SIGTERM request a stop, which saves; a second SIGINT raises KeyboardInterrupt; SIGHUP (a closed
+    terminal) is ignored. Yields a dict that holds the number of a received signal as "signal"."""
     seen: dict[str, int] = {}
 
     def handle(number: int, frame: Any) -> None:
@@ -46,7 +46,7 @@ def stopping_on_signals(commands: CommandQueue) -> Iterator[dict[str, int]]:
 
 
 class Parser(argparse.ArgumentParser):
-    """argparse, with its complaints as one sentence."""
+    """argparse with errors of one sentence."""
 
     def error(self, message: str) -> NoReturn:
         raise WrongUse(f"{message}; see {self.prog} --help.")
@@ -57,9 +57,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     repair_streams()
     configure_process()
     try:
-        run, home, overrides = parsed(sys.argv[1:] if arguments is None else arguments)
+        run, home, overrides = parse(sys.argv[1:] if arguments is None else arguments)
         with memory_errors_as_user_errors():
-            return trained(run, home, overrides)
+            return train(run, home, overrides)
     except UserError as error:
         print(error, file=sys.stderr)
         return error.exit_status
@@ -67,11 +67,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return 130
 
 
-def parsed(arguments: Sequence[str]) -> tuple[Run, Path, Overrides]:
-    """The run, the home and the overrides that `arguments` mean; WrongUse, or ConfigError, where they mean none."""
+def parse(arguments: Sequence[str]) -> tuple[Run, Path, Overrides]:
+    """The run, the home and the overrides in `arguments`. Raises WrongUse and ConfigError."""
     parser = Parser(prog="python -m llm.train", description=__doc__, allow_abbrev=False)
     parser.add_argument("run", type=Path, help="the run directory")
-    parser.add_argument("--home", type=Path, help="where prepared corpora lie (default: two levels above the run)")
+    parser.add_argument(
+        "--home", type=Path, help="the folder of the tokenized datasets (default: two levels above the run)"
+    )
     own, overrides = split_overrides(arguments, ("--home", "--help"))
     options = parser.parse_args(own)
     run = Run(options.run.resolve())
@@ -80,16 +82,16 @@ def parsed(arguments: Sequence[str]) -> tuple[Run, Path, Overrides]:
     return run, options.home or run.path.parent.parent, overrides
 
 
-def trained(run: Run, home: Path, overrides: Overrides) -> int:
-    """Train `run`, on as many ranks as torchrun started; returns the exit status."""
+def train(run: Run, home: Path, overrides: Overrides) -> int:
+    """Train `run` on the ranks that torchrun started; returns the exit status."""
     check_memory_for_torch()
-    from llm.training.distributed import join_ranks  # these load torch, which must find the environment settled
+    from llm.training.distributed import join_ranks  # loads torch, which needs the environment first
     from llm.training.resume_checks import config_for_resume
     from llm.training.run import run_training
 
     commands = CommandQueue()
     device = config_for_resume(run, overrides).train.device
-    with stopping_on_signals(commands) as seen, join_ranks(device) as ranks:
+    with stop_on_signals(commands) as seen, join_ranks(device) as ranks:
         run_training(run, home, commands=commands, overrides=overrides, ranks=ranks)
     return 128 + seen["signal"] if seen else 0
 

@@ -1,4 +1,4 @@
-"""What the trainer is asked to do, from the run's `commands.jsonl` and from inside its own process (signals)."""
+"""Commands to the trainer, from the run's `commands.jsonl` and from its own process (signals)."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ STOP = frozenset({"stop", "detach"})
 
 
 class CommandQueue:
-    """Commands in the order they came. `inject` may be called from a signal handler or from any thread."""
+    """Commands in the order of arrival. `inject` is safe in a signal handler and on any thread."""
 
     def __init__(self, tail: CommandTail | None = None) -> None:
         self.tail = tail
@@ -24,18 +24,18 @@ class CommandQueue:
         self.injected.append(command)
 
     def poll(self) -> None:
-        """Look for new commands; cheap when there are none."""
+        """Read new commands; cheap when there are none."""
         while self.injected:
             self.waiting.append(self.injected.popleft())
         if self.tail is not None:
             self.waiting.extend(self.tail.poll())
 
     def is_stop_requested(self) -> bool:
-        """Whether a stop came; looked at between micro-batches, where a step can still be abandoned."""
+        """Whether a stop is waiting. Checked between micro-batches, where a step can still be abandoned."""
         return self.requested_stop() is not None
 
     def requested_stop(self) -> Command | None:
-        """The stop that came, if one did; it stays in the queue."""
+        """The waiting stop command, which stays in the queue, or None."""
         self.poll()
         return next((command for command in self.waiting if command.name in STOP), None)
 
@@ -47,6 +47,8 @@ def set_live_field(config: RunConfig, key: str, text: str) -> tuple[Any, RunConf
     """The previous value, the configuration with live field `key` set from `text`, and the new value."""
     live = {field.path for field in fields_of(RunConfig) if field.live}
     if key not in live:
-        raise ConfigError([Problem(key, "cannot be changed while training; live knobs are " + ", ".join(sorted(live)))])
+        raise ConfigError(
+            [Problem(key, "cannot be changed while training; live settings are " + ", ".join(sorted(live)))]
+        )
     changed = with_overrides(config, [(key, text)])
     return get_value(config, key), changed, get_value(changed, key)

@@ -1,7 +1,7 @@
-"""Several processes that train one model, each on its share of every batch (data parallel, under torchrun).
+"""Data-parallel training: several processes (torchrun) train one model, each on its share of every batch.
 
-Rank 0 writes the run directory, obeys commands, evaluates and saves; it shares what it decided at every step border,
-as JSON over a gloo group of its own, so that no rank ever waits for a GPU to learn it and nothing is unpickled.
+Rank 0 writes the run directory, executes commands, evaluates and saves. It broadcasts its decisions between steps, as
+JSON over a separate gloo group, so that no rank waits for a GPU to receive them and nothing is unpickled.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ TIMEOUT = timedelta(hours=2)  # ranks wait while rank 0 prepares data or measure
 
 @dataclass(frozen=True)
 class Ranks:
-    """Which of how many processes this is. With one, every method is the identity."""
+    """The rank of this process. With a world size of 1 every method is the identity."""
 
     rank: int = 0
     world_size: int = 1
@@ -41,7 +41,7 @@ class Ranks:
         return self.rank == 0
 
     def broadcast(self, value: Any = None) -> Any:
-        """What rank 0 passed, on every rank; JSON values."""
+        """The JSON value that rank 0 passes, on every rank."""
         if self.world_size == 1:
             return value
         data = json.dumps(value).encode() if self.is_first else b""
@@ -54,7 +54,7 @@ class Ranks:
         return json.loads(bytes(buffer.tolist()))
 
     def all_gather(self, rows: list[list[int]]) -> list[list[int]]:
-        """The rows of all ranks, in their order; every rank passes equally many, of equal length."""
+        """The rows of all ranks in rank order; every rank passes rows of the same number and length."""
         if self.world_size == 1:
             return rows
         mine = torch.tensor(rows, dtype=torch.int64)
@@ -63,14 +63,14 @@ class Ranks:
         return [row for part in parts for row in part.tolist()]
 
     def mean(self, value: Tensor) -> Tensor:
-        """The mean over ranks of a tensor on the device, without waiting for it."""
+        """The mean of a device tensor over ranks, computed in place and without waiting."""
         if self.world_size > 1:
             dist.all_reduce(value)
             value /= self.world_size
         return value
 
     def wrap(self, model: Transformer, loss_fn: LossFn) -> LossFn:
-        """`loss_fn`, such that its backward pass averages the gradients of all ranks."""
+        """`loss_fn` with a backward pass that averages gradients over ranks."""
         if self.world_size == 1:
             return loss_fn
         module = LossModule(model, loss_fn)
@@ -79,7 +79,7 @@ class Ranks:
 
 
 class LossModule(nn.Module):
-    """DistributedDataParallel reduces what a module's forward leads to: here the loss."""
+    """The loss as the forward of a module, which DistributedDataParallel requires."""
 
     def __init__(self, model: Transformer, loss_fn: LossFn) -> None:
         super().__init__()
@@ -91,17 +91,17 @@ class LossModule(nn.Module):
 
 
 def no_reduction_unless_last(loss_fn: LossFn, last: bool) -> AbstractContextManager[Any]:
-    """A context in which gradients only pile up locally, for all micro-batches of a step but the `last`."""
+    """A context that accumulates gradients locally, without reduction, except for the `last` micro-batch."""
     if last or not isinstance(loss_fn, DistributedDataParallel):
         return nullcontext()
-    held: AbstractContextManager[Any] = loss_fn.no_sync()
-    return held
+    no_sync: AbstractContextManager[Any] = loss_fn.no_sync()
+    return no_sync
 
 
 def choose_backend(device: str, processes: int) -> Literal["gloo", "nccl"]:
-    """How several ranks reduce gradients, `processes` of them on this machine and `train.device` being `device`.
+    """The backend for `processes` ranks on this machine with `train.device` = `device`.
 
-    WrongUse where they cannot train there: each takes a GPU of its own, or all take the CPU.
+    WrongUse unless every rank gets its own GPU or all train on the CPU.
     """
     chosen = choose_device(device)
     if chosen == "cpu":
@@ -119,7 +119,7 @@ def choose_backend(device: str, processes: int) -> Literal["gloo", "nccl"]:
 
 @contextmanager
 def join_ranks(device: str) -> Iterator[Ranks]:
-    """The ranks that torchrun started (`WORLD_SIZE`), connected to train on `device`; a single one where it did not."""
+    """Connect the ranks that torchrun started (`WORLD_SIZE`) to train on `device`; a single rank without torchrun."""
     world_size = int(os.environ.get("WORLD_SIZE", "1"))
     if world_size == 1:
         yield Ranks()

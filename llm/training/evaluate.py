@@ -52,7 +52,7 @@ def evaluate(
     it, window after window). Draws nothing from any random generator, and leaves the model in its mode, also when it is
     closed early. Yields progress about twice a second, under the name of `stage`, and returns the result."""
     starts = evaluation_windows(split, seq_len, batches * batch_size)
-    told = time.monotonic()
+    last_progress = time.monotonic()
     text = TextBytes(tokenizer)
     nats = torch.zeros((), dtype=torch.float64)
     text_nats = torch.zeros((), dtype=torch.float64)
@@ -70,8 +70,8 @@ def evaluate(
             text_nats += losses[torch.from_numpy(text.lengths[targets] > 0)].sum()
             text_bytes += int(text.counts(targets, inputs).sum())
             tokens += wanted.numel()
-            if time.monotonic() - told > SECONDS_BETWEEN_PROGRESS:
-                told = time.monotonic()
+            if time.monotonic() - last_progress > SECONDS_BETWEEN_PROGRESS:
+                last_progress = time.monotonic()
                 yield Progress(stage=stage, done=tokens, total=len(starts) * seq_len, unit="tokens")
     finally:
         model.train(was_training)

@@ -1,4 +1,4 @@
-"""What training a run for longer does to its learning rate: the schedule is stretched over the new length."""
+"""How a longer run changes the learning rate: the schedule is stretched over the new length."""
 
 from __future__ import annotations
 
@@ -13,14 +13,14 @@ from llm.run.checkpoints import newest_step
 from llm.run.log import last_event_of
 from llm.training.resume_checks import config_for_resume
 
-LEAST_CHANGE = 1.01  # a smaller one is that of a schedule from one step to the next
-SAMPLES = 1000  # steps at which the rates to come are looked at
+MIN_CHANGE = 1.01  # smaller ratios occur between steps of a schedule
+SAMPLES = 1000  # future steps at which the rate is computed
 
 
 @dataclass(frozen=True)
 class RateChange:
-    """The learning rate as it was at step `step` (`last`) and as it will be at the next step (`first`), at its highest
-    and at the end, step `total`; live multiplier included."""
+    """The learning rate at step `step` (`last`), at the next step (`first`), at its highest, and at the last step,
+    `total`; each times the live multiplier."""
 
     step: int
     total: int
@@ -32,12 +32,12 @@ class RateChange:
 
     @property
     def is_jump(self) -> bool:
-        """Whether the rate does not simply continue."""
-        return not (self.last / LEAST_CHANGE <= self.first <= self.last * LEAST_CHANGE)
+        """Whether the rate changes by more than a schedule does from step to step."""
+        return not (self.last / MIN_CHANGE <= self.first <= self.last * MIN_CHANGE)
 
     def describe(self) -> str:
-        """One sentence for the person who asked for a longer run."""
-        higher = f", rises to {self.highest:.2e}" if self.highest > self.first * LEAST_CHANGE else ""
+        """The change in one sentence."""
+        higher = f", rises to {self.highest:.2e}" if self.highest > self.first * MIN_CHANGE else ""
         return (
             f"the schedule is stretched over the new length: the learning rate goes from {self.last:.2e}, where the "
             f"run stands, to {self.first:.2e} at step {self.step + 1}{higher}, and ends at {self.final:.2e} at step "
@@ -45,7 +45,7 @@ class RateChange:
         )
 
     def keeping(self) -> tuple[tuple[str, str], ...]:
-        """Overrides that keep the rate as it was last, to the end."""
+        """Overrides that keep the last rate to the end."""
         return (
             ("schedule.kind", "constant"),
             ("schedule.warmup_steps", "0"),
@@ -56,7 +56,7 @@ class RateChange:
 
 def rate_change(run: Run, overrides: Overrides) -> RateChange | None:
     """How the rate changes when `run` is resumed with `overrides`; None where they set no new length, where that length
-    cannot be told beforehand, or where the run was never trained. Raises `UserError` for overrides that are refused."""
+    is not known in advance, or where the run has no checkpoint. UserError for overrides that are refused."""
     from llm.optim.schedule import lr_at  # its package loads torch
 
     if not any(path in {f"train.{name}" for name in LENGTHS} for path, _ in overrides):
@@ -80,7 +80,7 @@ def rate_change(run: Run, overrides: Overrides) -> RateChange | None:
 
 
 def new_total(started: Started, before: RunConfig, config: RunConfig) -> int | None:
-    """The steps of the new length, by what the last start said of the old one; None where that does not tell."""
+    """Steps of the new length, computed from the last `Started` event; None where it cannot be."""
     train, per_step = config.train, started.tokens_per_step
     if train.steps:
         return train.steps

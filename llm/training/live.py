@@ -9,8 +9,8 @@ from llm.training.state import TrainerState
 
 
 class LiveWeights:
-    """What a chat needs of a run in training. Copies are taken under the trainer's lock and never share memory with
-    the model that trains, so that talking to it cannot change it."""
+    """A run in training, as a chat needs it. Copies are made under the trainer's lock and share no memory with the
+    training model, so that a chat cannot change it."""
 
     def __init__(self, run_name: str, state: TrainerState, tokenizer: Tokenizer, plan: Plan) -> None:
         self.run_name = run_name
@@ -24,11 +24,11 @@ class LiveWeights:
         return self._state.step
 
     def snapshot(self) -> tuple[Transformer, int]:
-        """A copy of the model as it stands between two steps, ready to sample from, and its step."""
+        """A copy of the model between two steps, in evaluation mode, and its step."""
         model = self._state.model
         with self._state.lock:
             step = self._state.step
             weights = {name: tensor.detach().clone() for name, tensor in model.state_dict().items()}
-        twin = Transformer(model.config)
-        twin.load_state_dict(weights)
-        return twin.to(self.plan.device).eval(), step
+        model_copy = Transformer(model.config)
+        model_copy.load_state_dict(weights)
+        return model_copy.to(self.plan.device).eval(), step

@@ -37,13 +37,13 @@ from llm.training.setup import build_loss_fn, new_state, resolve_plan
 from llm.training.step import StepResult, take_step
 
 STEPS, WARM_UP = 5, 1
-LOOK_SECONDS = 0.005  # between two looks at the memory
+SAMPLE_SECONDS = 0.005  # between two samples of the memory
 
 
 @dataclass(frozen=True)
 class Preflight:
-    """What was measured. `step_seconds` is the median step; `training_bytes` what the process grew by at its fullest
-    while it trained (on a GPU: what was allocated there), `peak_bytes` all that it held."""
+    """The measurements. `step_seconds` is the median. `training_bytes` is the peak growth of the process during
+    training (on a GPU: the peak allocation there), and `peak_bytes` the peak of the process."""
 
     device: str
     precision: str
@@ -59,12 +59,12 @@ class Preflight:
 
     @property
     def seconds_in_all(self) -> float:
-        """Seconds for all steps of the run; evaluating, sampling and saving come on top."""
+        """Seconds for all steps of the run, without evaluation, sampling and saving."""
         return self.step_seconds * self.total_steps
 
 
 class Memory:
-    """The most that was held while watching: bytes of the process, and of the GPU if there is one."""
+    """The peak resident memory of this process, in bytes, while `watch` is active."""
 
     def __init__(self) -> None:
         self.process = psutil.Process()
@@ -74,15 +74,15 @@ class Memory:
         return int(self.process.memory_info().rss)
 
     @contextmanager
-    def watched(self) -> Iterator[None]:
-        """Look again and again until the block ends."""
+    def watch(self) -> Iterator[None]:
+        """Sample the memory in a thread until the context ends."""
         ended = threading.Event()
 
-        def watch() -> None:
-            while not ended.wait(LOOK_SECONDS):
+        def sample() -> None:
+            while not ended.wait(SAMPLE_SECONDS):
                 self.peak = max(self.peak, self.resident())
 
-        watcher = threading.Thread(target=watch, name="watch memory", daemon=True)
+        watcher = threading.Thread(target=sample, name="watch memory", daemon=True)
         watcher.start()
         try:
             yield
@@ -93,13 +93,13 @@ class Memory:
 
 
 def preflight(config: RunConfig, home: Path, steps: int = STEPS) -> Generator[Progress, None, Preflight]:
-    """Prepare the data if need be, build the model, and time `steps` steps after a warm-up. Nothing is saved but the
-    data. Raises `UserError` for what a person can mend."""
+    """Prepare the data, build the model, and time `steps` steps after a warm-up. Only the data are saved. Raises
+    `UserError` for errors that the user can correct."""
     dataset = yield from prepare(config, home)
     batch_plan = resolve_batch_plan(config, dataset.tokenizer.vocab_size, len(dataset.train))
     yield Progress(stage="Building the model", done=0, total=0)
     memory = Memory()
-    with memory.watched():
+    with memory.watch():
         state = new_state(config, dataset)
         plan = resolve_plan(config, state, dataset, batch_plan, Ranks())
         context = StepContext(config, state, plan, batch_plan)
@@ -147,7 +147,7 @@ def report(record: bytes | dict[str, Any]) -> None:
 
 
 def main() -> int:
-    """The process: what it finds out goes to stdout, one JSON object a line."""
+    """Write the events and the result to stdout, one JSON object per line."""
     parser = argparse.ArgumentParser(prog="python -m llm.training.preflight", description="a few real steps, measured")
     parser.add_argument("config", type=Path, help="a configuration (TOML)")
     parser.add_argument("--home", type=Path, required=True)

@@ -1,4 +1,4 @@
-"""Going on after something went wrong: back to a checkpoint, or with smaller micro-batches."""
+"""Recover from a failure: roll back to a checkpoint, or halve the micro-batch."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ class Recovery:
 
     @property
     def reason(self) -> Reason:
-        """Why to roll back before the next step. A spike waits until its loss would be read on every device."""
+        """Why to roll back before the next step, or "". A spike waits until its loss is read on every device."""
         train, spike = self.context.config.train, self.context.state.spikes.due
         if self.step_metrics.bad_steps >= train.max_bad_steps:
             return "not finite"
@@ -37,27 +37,27 @@ class Recovery:
         return "spike" if must_undo else ""
 
     def roll_back(self, reason: Reason) -> Event:
-        """Back to the newest checkpoint that is whole and good; every save has ended, and every result been read."""
-        whole = [info for info in self.context.run.checkpoints() if is_whole(info)]
-        return self._after_spike(whole) if reason == "spike" else self._after_bad_steps(whole)
+        """Roll back to an intact checkpoint. No save may be in progress, and no result unread."""
+        intact = [info for info in self.context.run.checkpoints() if is_whole(info)]
+        return self._after_spike(intact) if reason == "spike" else self._after_bad_steps(intact)
 
-    def _after_bad_steps(self, whole: list[CheckpointInfo]) -> Event:
-        """Once; a second time only if a checkpoint was saved in between, else the run ends with advice."""
-        if not whole or self.rolled_back_at >= whole[-1].step:
+    def _after_bad_steps(self, intact: list[CheckpointInfo]) -> Event:
+        """Roll back to the newest checkpoint. UserError for a second time without a checkpoint in between."""
+        if not intact or self.rolled_back_at >= intact[-1].step:
             raise UserError(
                 f"the loss stayed non-finite for {self.context.config.train.max_bad_steps} steps in a row; "
                 "lower train.lr, lengthen schedule.warmup_steps, or set train.clip."
             )
-        return self._restore(whole[-1], "the loss was not finite several steps in a row")
+        return self._restore(intact[-1], "the loss was not finite several steps in a row")
 
-    def _after_spike(self, whole: list[CheckpointInfo]) -> Event:
-        """To before the spike. What follows is no spike for a while, so that a run cannot go in circles."""
-        watch = self.context.state.spikes
-        spike = next(entry for entry in watch.seen if entry[0] == watch.due)
-        watch.due = 0
-        before = [info for info in whole if info.step < spike[0]]
+    def _after_spike(self, intact: list[CheckpointInfo]) -> Event:
+        """Roll back to before the spike, and mark it as known, so that the run cannot roll back in a loop."""
+        detector = self.context.state.spikes
+        spike = next(entry for entry in detector.seen if entry[0] == detector.due)
+        detector.due = 0
+        before = [info for info in intact if info.step < spike[0]]
         if not before:
-            message = f"no checkpoint is from before the loss spike at step {spike[0]}; training goes on"
+            message = f"no checkpoint is older than the loss spike at step {spike[0]}; training continues"
             return self.context.event(Warned, message=message)
         event = self._restore(before[-1], f"loss spike at step {spike[0]}")
         self.context.state.spikes.seen.append((before[-1].step, spike[1], True))
@@ -76,7 +76,7 @@ class Recovery:
 
 
 def halve_micro_batch(context: TrainingContext) -> Event:
-    """After a micro-batch did not fit in memory; a step keeps its rows, and so its tokens."""
+    """Halve the micro-batch that ran out of memory; the global batch size stays. UserError if it cannot be halved."""
     batch_plan, ranks = context.batch_plan, context.ranks.world_size
     size = batch_plan.global_batch_size // ranks // batch_plan.grad_accum_steps
     if size % 2 or ranks > 1:

@@ -1,4 +1,4 @@
-"""What must hold before a run with a checkpoint is resumed or forked. Looking changes nothing on disk."""
+"""Checks before a run with a checkpoint is resumed or forked. They change nothing on disk."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from llm.training.batch_plan import resolve_batch_size
 
 
 def config_for_resume(run: Run, overrides: Overrides) -> RunConfig:
-    """The configuration a run goes on with: that of its newest checkpoint, with `overrides`, which must be safe."""
+    """The configuration of a resumed run: that of its newest checkpoint, with `overrides`, which must be safe."""
     kept = newest_state(run).get("overrides", {})
     return resumed_config(run.config(), merge_overrides(kept, overrides).items())
 
@@ -30,7 +30,7 @@ def config_for_resume(run: Run, overrides: Overrides) -> RunConfig:
 def newest_state(run: Run) -> dict[str, Any]:
     """The scalars of the newest checkpoint that can be read; empty where there is none."""
     for info in reversed(run.checkpoints()):
-        with suppress(UserError):  # a damaged one is named, and passed over, when it comes to restoring it
+        with suppress(UserError):  # restoring reports a damaged one
             state = read_state(info)
             resumed_config(run.config(), state.get("overrides", {}).items())
             return state
@@ -38,7 +38,7 @@ def newest_state(run: Run) -> dict[str, Any]:
 
 
 def check_resume(run: Run, home: Path, overrides: Overrides, ranks: int) -> Generator[Progress, None, None]:
-    """Raise `UserError` for what keeps a run with a checkpoint from being resumed by `ranks` processes."""
+    """`UserError` unless `ranks` processes can resume a run with a checkpoint."""
     config, state = config_for_resume(run, overrides), newest_state(run)
     check_world_size(config, home, ranks, state)
     load_core_tasks(config, home)
@@ -46,8 +46,8 @@ def check_resume(run: Run, home: Path, overrides: Overrides, ranks: int) -> Gene
 
 
 def check_world_size(config: RunConfig, home: Path, ranks: int, state: Mapping[str, Any]) -> None:
-    """ConfigError where `ranks` processes cannot share a step, or a streamed text; `state` as the newest checkpoint has
-    it, empty for a new run."""
+    """ConfigError unless `ranks` processes can divide the batch, and the streams of a streamed corpus, evenly. `state`
+    is that of the newest checkpoint, empty for a new run."""
     rows, _ = resolve_batch_size(
         config, ranks, global_batch_size=state.get("rows", 0), micro_batch=state.get("micro_batch", 0)
     )
@@ -58,15 +58,15 @@ def check_world_size(config: RunConfig, home: Path, ranks: int, state: Mapping[s
 
 
 def load_core_tasks(config: RunConfig, home: Path) -> tuple[Task, ...]:
-    """The tasks of the CORE metric, where the run measures it."""
+    """The tasks of the CORE metric; none where the run does not measure it."""
     return load_bundle(bundle_folder(config.evaluate.core_path, home)) if config.evaluate.core_every else ()
 
 
 def check_text(name: str, config: RunConfig, home: Path, state: Mapping[str, Any]) -> Generator[Progress, None, None]:
-    """Raise `UserError` where the text of `config` is not the one that `state` was trained on. A text that cannot be
-    read is no difference; preparing it says what is wrong."""
+    """`UserError` where the text of `config` is not the one that `state` was trained on. Not for a text that cannot be
+    read, which preparing the data reports."""
     trained_on = state.get("data_fingerprint", "")
-    if not trained_on:  # a fork that continues on other text has none yet
+    if not trained_on:  # "": a fork that continues on another text
         return
     try:
         _, _, fingerprint = yield from identify(config, home)
@@ -77,7 +77,7 @@ def check_text(name: str, config: RunConfig, home: Path, state: Mapping[str, Any
 
 
 def check_fork(parent: Parent, config: RunConfig, home: Path) -> Generator[Progress, None, None]:
-    """Raise `UserError` where a fork of `parent` would train on the same text, which has changed since."""
+    """`UserError` where a fork of `parent` uses its text and that has changed."""
     if not changes_data(changed_paths(parent, config)):
         yield from check_text(parent.run.name, config, home, parent.state)
 
@@ -85,5 +85,5 @@ def check_fork(parent: Parent, config: RunConfig, home: Path) -> Generator[Progr
 def text_changed_error(name: str, config: RunConfig) -> UserError:
     return UserError(
         f"the text of {name} has changed since it was trained (corpus {config.data.corpus}); "
-        "bring back the old text, or start a new run."
+        "restore the old text, or start a new run."
     )

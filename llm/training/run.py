@@ -1,6 +1,6 @@
-"""Train a run directory: prepare its data, build or restore its state, drain the trainer into its event log.
+"""Train a run directory: prepare its data, build or restore its state, and log the trainer's events.
 
-The workbench's thread, the command line and `python -m llm.train RUN_DIR` all call `run_training`.
+The workbench, the command line and `python -m llm.train RUN_DIR` all call `run_training`.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ from llm.training.setup import (
     check_checkpoints,
     last_step,
     memory_warning,
-    prepared,
+    prepare_dataset,
     resolve_plan,
     restore_or_init,
     save_tokenizer,
@@ -43,7 +43,7 @@ from llm.training.setup import (
 )
 from llm.training.step import is_out_of_memory
 
-WHERE_IT_STANDS = (Started, StepLogged, Skipped, RolledBack)  # a save may be told of later than it was made
+SETS_STEP = (Started, StepLogged, Skipped, RolledBack)  # not `Saved`, which comes after its step
 OnEvent = Callable[[Event], None]
 
 
@@ -57,12 +57,11 @@ def run_training(
     on_live: Callable[[LiveWeights], None] = lambda live: None,
     ranks: Ranks | None = None,
 ) -> Finished:
-    """Train `run` from where it stands to its end, or until it is stopped; the last event says which.
+    """Train `run` from its newest checkpoint to its last step or a stop; returns the last event.
 
-    `overrides` are fields a resumed run may differ in (`safe` in the schema). `on_event` sees every event after it
-    was logged; `on_live` gets access to the weights once there are any. Raises `UserError` for what a person can mend;
-    the log ends with `Finished` whatever happens short of a kill. Of several `ranks` the first does all of this; the
-    others only train.
+    `overrides` change fields that are `safe` in the schema. `on_event` receives every event after it is logged, and
+    `on_live` access to the weights once they exist. Raises `UserError` for errors that the user can correct. The log
+    ends with `Finished` unless the process is killed. Ranks other than the first only train.
     """
     ranks, queue = ranks or Ranks(), commands or CommandQueue()
     if not ranks.is_first:
@@ -70,21 +69,21 @@ def run_training(
         return next(event for event in events if isinstance(event, Finished))
     with run.lock() as lock:
         queue.tail = run.commands()
-        if run.checkpoints() and (stopped := checked(run, home, queue, overrides, on_event, ranks)):
-            ranks.broadcast(False)  # the others wait to hear whether there is a data set
+        if run.checkpoints() and (stopped := check_before_resume(run, home, queue, overrides, on_event, ranks)):
+            ranks.broadcast(False)  # the others wait for this: there is no data set
             return stopped
         for place in (run.path, run.checkpoint_directory, run.path / "live"):
             remove_staging(place)
         log = open_log(run)
         try:
             events = training_events(run, home, queue, overrides, on_live, ranks, lock.warnings)
-            return drain(run, log, lock, events, on_event)
+            return log_events(run, log, lock, events, on_event)
         finally:
             log.close()
 
 
 def open_log(run: Run) -> EventLog:
-    """The writing end of the run's log; `UserError` where it cannot be opened."""
+    """Open the run's log for writing; `UserError` where that fails."""
     try:
         return run.log()
     except OSError as error:
@@ -92,48 +91,50 @@ def open_log(run: Run) -> EventLog:
         raise UserError(f"{path} cannot be written ({error.strerror}); make room, or allow writing.") from error
 
 
-def checked(
+def check_before_resume(
     run: Run, home: Path, commands: CommandQueue, overrides: Overrides, on_event: OnEvent, ranks: Ranks
 ) -> Finished | None:
-    """Check that a run with a checkpoint can be resumed; the answer to a stop that came meanwhile, else None.
+    """Check that a run with a checkpoint can be resumed; the last event if a stop interrupts the checks, else None.
 
-    Nothing is logged: a refused resume leaves the run as it was. Raises `UserError` where it is refused.
+    Logs nothing, so that a refused resume leaves the run unchanged. Raises `UserError` for a refusal.
     """
     checks = check_resume(run, home, overrides, ranks.world_size)
     with closing(checks):
         for event in checks:
             on_event(event)
             if commands.is_stop_requested():
-                stopped = stopped_early(run, commands)
+                stopped = stopped_event(run, commands)
                 on_event(stopped)
                 return stopped
     return None
 
 
-def drain(run: Run, log: EventLog, lock: RunLock, events: Generator[Event, None, None], on_event: OnEvent) -> Finished:
-    """Log every event and pass it on; an error becomes a last `Finished` before it is raised.
+def log_events(
+    run: Run, log: EventLog, lock: RunLock, events: Generator[Event, None, None], on_event: OnEvent
+) -> Finished:
+    """Log every event and pass it to `on_event`; an error is logged as `Finished` and raised.
 
-    Where nothing was trained, a run that had ended before keeps that end as the last line of its log.
+    Where training does not start, a run that had ended before keeps that end as the last line of its log.
     """
-    step, began, before = last_step(run), False, former_end(run)
+    step, is_started, previous = last_step(run), False, previous_end(run)
 
     def log_end(end: Event) -> None:
         log.append(end)
-        if before is not None and not began:
-            log.append(before)
+        if previous is not None and not is_started:
+            log.append(previous)
 
     try:
         with closing(events):
             for event in events:
                 (log_end if isinstance(event, Finished) else log.append)(event)
                 on_event(event)
-                began = began or isinstance(event, Started)
-                if isinstance(event, WHERE_IT_STANDS):
+                is_started = is_started or isinstance(event, Started)
+                if isinstance(event, SETS_STEP):
                     step = event.step
                 if isinstance(event, Finished):
                     return event
-                check_place(run, log, lock, step)
-        raise RuntimeError("training ended without saying so")
+                check_run_directory(run, log, lock, step)
+        raise RuntimeError("training ended without a Finished event")
     except KeyboardInterrupt:
         log_end(Finished(step=step, status="stopped", reason="interrupted again before it was saved"))
         raise
@@ -144,16 +145,16 @@ def drain(run: Run, log: EventLog, lock: RunLock, events: Generator[Event, None,
                 write_atomic(run.path / "crash.txt", traceback.format_exc().encode())
         reason = str(problem or error) or type(error).__name__
         failure = Finished(step=step, status="failed", reason=reason)
-        log_end(failure if before is None or began else Warned(step=step, message=f"not resumed: {reason}"))
+        log_end(failure if previous is None or is_started else Warned(step=step, message=f"not resumed: {reason}"))
         on_event(failure)
         if problem is None or problem is error:
             raise
         raise problem from error
 
 
-def check_place(run: Run, log: EventLog, lock: RunLock, step: int) -> None:
-    """Replace the event log and the lock file where somebody removed them. UserError where the whole run was removed or
-    moved away, or where another process trains it since its lock was removed."""
+def check_run_directory(run: Run, log: EventLog, lock: RunLock, step: int) -> None:
+    """Recreate a removed event log or lock file. UserError where the run directory was removed or moved, or where
+    another process trains the run since its lock was removed."""
     if log.lines.is_gone:
         if log.folder_is_gone:
             raise UserError(
@@ -165,14 +166,14 @@ def check_place(run: Run, log: EventLog, lock: RunLock, step: int) -> None:
         lock.renew()
 
 
-def former_end(run: Run) -> Finished | None:
-    """How the run ended before; None for one that was never trained, or that ended without saying so."""
+def previous_end(run: Run) -> Finished | None:
+    """The last event of the run's log if it is `Finished`; None for a new run, or one that was killed."""
     events = last_events(run.path / "events.jsonl")
     return events[-1] if events and isinstance(events[-1], Finished) else None
 
 
 def to_user_error(error: BaseException) -> UserError | None:
-    """What to tell the person who can mend this; None where it is a fault of ours."""
+    """An error that the user can correct, as a `UserError`; None for any other."""
     if isinstance(error, UserError):
         return error
     if is_out_of_memory(error):
@@ -199,9 +200,9 @@ def training_events(
     check_checkpoints(run, config)
     check_world_size(config, home, ranks.world_size, newest)
     core_tasks = load_core_tasks(config, home)  # before the data, so that a missing bundle is reported at once
-    dataset = yield from shared_dataset(config, home, commands, ranks, str(newest.get("data_fingerprint", "")))
+    dataset = yield from prepare_on_ranks(config, home, commands, ranks, str(newest.get("data_fingerprint", "")))
     if dataset is None:
-        yield stopped_early(run, commands)
+        yield stopped_event(run, commands)
         return
     if ranks.is_first:
         save_tokenizer(run, dataset)
@@ -220,27 +221,27 @@ def training_events(
     state.global_batch_size = batch_plan.global_batch_size
     plan = resolve_plan(config, state, dataset, batch_plan, ranks)
     context = TrainingContext(config, state, plan, batch_plan, ranks, core_tasks, run=run, dataset=dataset)
-    loss_fn, warning = settled_loss(context)
+    loss_fn, warning = compile_loss(context)
     on_live(LiveWeights(run.name, state, dataset.tokenizer, context.plan))
-    yield started(context, is_restored)
-    own = (warning, thread_warning(plan, ranks), unused_lr_warning(state.optimizer, config))
-    for message in (*warnings, *dataset.warnings, *filter(None, own)):
+    yield started_event(context, is_restored)
+    more = (warning, thread_warning(plan, ranks), unused_lr_warning(state.optimizer, config))
+    for message in (*warnings, *dataset.warnings, *filter(None, more)):
         yield Warned(step=state.step, message=message)
     yield from Trainer(context, commands, loss_fn).events()
 
 
-def shared_dataset(
+def prepare_on_ranks(
     config: RunConfig, home: Path, commands: CommandQueue, ranks: Ranks, known: str
 ) -> Generator[Event, None, Dataset | None]:
-    """The data set, or None when a stop came meanwhile. The first rank prepares it; the others find it done."""
-    dataset = (yield from prepared(config, home, commands, known)) if ranks.is_first else None
-    goes_on = ranks.broadcast(dataset is not None)
-    if goes_on and not ranks.is_first:
-        dataset = yield from prepared(config, home, commands, known)
+    """The data set, or None after a stop. Rank 0 prepares it; the others then open it."""
+    dataset = (yield from prepare_dataset(config, home, commands, known)) if ranks.is_first else None
+    is_prepared = ranks.broadcast(dataset is not None)
+    if is_prepared and not ranks.is_first:
+        dataset = yield from prepare_dataset(config, home, commands, known)
     return dataset
 
 
-def stopped_early(run: Run, commands: CommandQueue) -> Finished:
+def stopped_event(run: Run, commands: CommandQueue) -> Finished:
     stop = commands.requested_stop()
     reason = str(stop.arguments.get("reason", "asked to stop")) if stop else "asked to stop"
     command_id = stop.id if stop else ""
@@ -249,8 +250,8 @@ def stopped_early(run: Run, commands: CommandQueue) -> Finished:
     )
 
 
-def settled_loss(context: TrainingContext) -> tuple[LossFn, str]:
-    """The loss to train by, averaging over all ranks, and why it is not compiled ("" if it is as the plan says)."""
+def compile_loss(context: TrainingContext) -> tuple[LossFn, str]:
+    """The loss function, which averages gradients over ranks, and a warning if it could not be compiled, else ""."""
     batch_plan, ranks = context.batch_plan, context.ranks
     micro_batch = (batch_plan.global_batch_size // ranks.world_size // batch_plan.grad_accum_steps, batch_plan.seq_len)
     loss_fn, warning = build_loss_fn(context.state, context.plan, micro_batch)
@@ -260,7 +261,7 @@ def settled_loss(context: TrainingContext) -> tuple[LossFn, str]:
     return ranks.wrap(context.state.model, loss_fn), warning
 
 
-def started(context: TrainingContext, restored: bool) -> Started:
+def started_event(context: TrainingContext, restored: bool) -> Started:
     return Started(
         step=context.state.step,
         total_steps=context.batch_plan.steps,

@@ -1,8 +1,8 @@
-"""Checkpoints written on a thread of their own while training goes on.
+"""Write checkpoints on a background thread while training continues.
 
-Between two steps the state is copied; that is all a step waits for. The thread writes the copy, reads it back, gives it
-its name, and then removes what is too old. There is never more than one at a time: the next save waits for the one
-before. The copy takes as much memory on the host as weights and optimiser state do, from the start of the training on.
+A step waits only for the copy of the state. The thread writes the copy, reads it back, renames it, and prunes old
+checkpoints. One save runs at a time; the next waits for it. The copy takes as much host memory as weights and optimizer
+state together, from the start of training.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from llm.training.step import is_out_of_memory
 
 @dataclass(frozen=True)
 class Save:
-    """One save under way: what the event will say of it, and the result to come."""
+    """A save in progress: the fields of its event, and its result."""
 
     step: int
     best: bool
@@ -40,41 +40,41 @@ class Saver:
         self.context = context
         self.thread = ThreadPoolExecutor(max_workers=1, thread_name_prefix="save")
         self.memory: Future[HostMemory] | None = None
-        self.unwanted = threading.Event()
-        self.under_way: Save | None = None
+        self.cancelled = threading.Event()
+        self.in_progress: Save | None = None
         self.saved_step = -1
         self.failure = ""
 
     def reserve_memory(self) -> Future[HostMemory]:
-        """Take memory for the copy already now, on the thread, so that the first save need not wait for it."""
+        """Allocate the copy on the thread in advance, so that the first save need not wait for it."""
         self.memory = self.thread.submit(HostMemory, self.context.state)
         return self.memory
 
     def start(self, best: bool, command_id: str) -> Iterator[Event]:
-        """Copy the state as it is now, and begin to write. First the save before has to end."""
+        """Wait for the previous save, copy the present state, and start to write it."""
         yield from self.report(wait=True)
-        memory = self._memory()
-        copied = copy_state(self.context.state, memory)
-        result = self.thread.submit(self._write, copied, self.context.config.checkpoint.keep)
-        self.under_way = Save(copied.step, best, command_id, result)
+        memory = self._host_memory()
+        state_copy = copy_state(self.context.state, memory)
+        result = self.thread.submit(self._write, state_copy, self.context.config.checkpoint.keep)
+        self.in_progress = Save(state_copy.step, best, command_id, result)
         if memory is None:
-            message = "there is no memory for a copy of the state, so training waits until it is saved"
+            message = "there is no memory for a copy of the state, so training waits for the save"
             yield self.context.event(Warned, message=message)
             yield from self.report(wait=True)
 
-    def _memory(self) -> HostMemory | None:
-        """Room for a copy; None where there is none, and training has to wait while its own tensors are written."""
+    def _host_memory(self) -> HostMemory | None:
+        """Memory for a copy; None without it, and training has to wait while its own tensors are written."""
         try:
             return (self.memory or self.reserve_memory()).result()
         except (MemoryError, RuntimeError) as error:
             if not is_out_of_memory(error):
                 raise
-            self.memory = None  # with the exception goes what had been got hold of already; the next save tries again
+            self.memory = None  # frees what was allocated already; the next save tries again
             return None
 
-    def _write(self, copied: StateCopy, keep: int) -> tuple[CheckpointInfo, str]:
-        """On the thread: the new checkpoint, and what kept older ones from being removed ("" if nothing did)."""
-        info = publish(self.context.run, copied, self.unwanted)
+    def _write(self, state_copy: StateCopy, keep: int) -> tuple[CheckpointInfo, str]:
+        """On the thread: publish a checkpoint and prune older ones; the error of pruning, or ""."""
+        info = publish(self.context.run, state_copy, self.cancelled)
         try:
             prune(self.context.run.checkpoint_directory, keep, self.context.run.meta()["pins"])
         except (OSError, UserError) as error:
@@ -82,13 +82,13 @@ class Saver:
         return info, ""
 
     def report(self, wait: bool = False) -> Iterator[Event]:
-        """What is to be said of a save that has ended since the last look; with `wait`, of the one under way."""
-        save = self.under_way
+        """Yield the events of a save that has ended since the last call; with `wait`, wait for the one in progress."""
+        save = self.in_progress
         if save is None or not (wait or save.result.done()):
             return
-        self.under_way = None
+        self.in_progress = None
         try:
-            info, trouble = save.result.result()
+            info, pruning_error = save.result.result()
         except (OSError, UserError, MemoryError) as error:
             self.failure = getattr(error, "strerror", None) or str(error) or "out of memory"
             yield self.context.event(Warned, step=save.step, message=f"not saved: {self.failure}")
@@ -98,10 +98,12 @@ class Saver:
         yield self.context.event(
             Saved, step=save.step, path=path, size_bytes=info.size_bytes, best=save.best, command_id=save.command_id
         )
-        if trouble:
-            yield self.context.event(Warned, step=save.step, message=f"older checkpoints were not removed: {trouble}")
+        if pruning_error:
+            yield self.context.event(
+                Warned, step=save.step, message=f"older checkpoints were not removed: {pruning_error}"
+            )
 
     def close(self) -> None:
-        """End the thread; a save that is still under way is given up, and nothing of it remains."""
-        self.unwanted.set()
+        """Cancel a save in progress, of which nothing remains, and end the thread."""
+        self.cancelled.set()
         self.thread.shutdown(cancel_futures=True)

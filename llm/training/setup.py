@@ -1,4 +1,4 @@
-"""What a training needs before its first step: data, tokenizer, a state drawn or restored, and the resolved choices."""
+"""Set up a training: data, tokenizer, a new or restored state, precision and threads, the loss function."""
 
 from __future__ import annotations
 
@@ -33,8 +33,8 @@ from llm.weights import build_model
 
 
 def check_checkpoints(run: Run, config: RunConfig) -> None:
-    """UserError where no checkpoint of a run can be that of its configuration and tokenizer. Before the text is read
-    and a model is built: either may cost anything in a run that somebody else made."""
+    """UserError unless a checkpoint's tensors fit the run's configuration and tokenizer. Runs before the text is read
+    and a model is built, which in a run from an untrusted source can cost any amount of time and memory."""
     infos = run.checkpoints()
     if not infos or not (run.path / "tokenizer").is_dir():
         return
@@ -50,10 +50,10 @@ def check_checkpoints(run: Run, config: RunConfig) -> None:
     raise UserError(f"no checkpoint of {run.name} can be used: {problems[0]}")
 
 
-def prepared(
+def prepare_dataset(
     config: RunConfig, home: Path, commands: CommandQueue, known: str = ""
 ) -> Generator[Event, None, Dataset | None]:
-    """The data set of `config`, made if need be; None when a stop came meanwhile. `known` as in `prepare`."""
+    """The data set of `config`, prepared if it does not exist; None after a stop. `known` as in `prepare`."""
     steps = prepare(config, home, known)
     try:
         while not commands.is_stop_requested():
@@ -66,7 +66,7 @@ def prepared(
 
 
 def save_tokenizer(run: Run, dataset: Dataset) -> None:
-    """Put the tokenizer beside the weights, so that the run can be copied away and talked to."""
+    """Save the tokenizer in the run directory, which then holds all that a chat needs."""
     directory = run.path / "tokenizer"
     if directory.exists():
         return
@@ -83,7 +83,7 @@ def last_step(run: Run) -> int:
 
 
 def new_state(config: RunConfig, dataset: Dataset) -> TrainerState:
-    """Step 0: weights drawn from the run's seed by a generator of their own, empty optimiser state."""
+    """The state at step 0: weights drawn from the run's seed, optimizer state of zeros."""
     model = build_model(config, dataset.tokenizer.vocab_size).to(choose_device(config.train.device))
     model.init_weights(torch.Generator().manual_seed(config.train.seed))
     return TrainerState(model, build_optimizer(model, config))
@@ -100,33 +100,33 @@ def restore_or_init(run: Run, config: RunConfig, dataset: Dataset) -> Generator[
 
 
 def restore_newest(run: Run, state: TrainerState) -> Generator[Event, None, bool]:
-    """Bring back the newest checkpoint that is whole; a damaged one is named, and the one before is tried."""
+    """Restore the newest intact checkpoint, with a warning for each damaged one; False where there is none."""
     damaged = []
     unlisted = run.damaged_checkpoints()
     for info in reversed(run.checkpoints()):
         for step in sorted((step for step in unlisted if step > info.step), reverse=True):
             damaged.append(unlisted[step])
-            yield Warned(step=step, message=f"checkpoint {step} is passed over: {unlisted.pop(step)}")
+            yield Warned(step=step, message=f"checkpoint {step} is skipped: {unlisted.pop(step)}")
         try:
             resumed_config(run.config(), read_state(info).get("overrides", {}).items())
             restore_state(state, info)
         except UserError as error:
             damaged.append(str(error))
-            yield Warned(step=info.step, message=f"checkpoint {info.step} is passed over: {error}")
+            yield Warned(step=info.step, message=f"checkpoint {info.step} is skipped: {error}")
         else:
             return True
     damaged += unlisted.values()
     if damaged:
-        raise UserError(f"no checkpoint of {run.name} is whole: {damaged[0]}")
+        raise UserError(f"no checkpoint of {run.name} is intact: {damaged[0]}")
     if parent := run.info().get("parent"):
-        raise UserError(f"{run.name} has lost the weights it took from {parent}; fork {parent} again.")
+        raise UserError(f"{run.name} has lost the weights of {parent}, from which it starts; fork {parent} again.")
     if any(isinstance(event, Saved) and event.kind == "checkpoint" for event in run.events()):
-        raise UserError(f"{run.name} was saved, but its checkpoints are gone; bring them back, or start a new run.")
+        raise UserError(f"{run.name} was saved, but its checkpoints are gone; restore them, or start a new run.")
     return False
 
 
 def resolve_plan(config: RunConfig, state: TrainerState, dataset: Dataset, batch_plan: BatchPlan, ranks: Ranks) -> Plan:
-    """Resolve precision and threads; choices that a checkpoint brought stay."""
+    """Resolve precision and threads. A resumed run keeps those of its checkpoint."""
     plan = make_plan(config.train, state.plan)
     if plan.precision == "fp16" and state.plan is None:
         state.loss_scale = 2.0**16
@@ -151,8 +151,8 @@ def resolve_plan(config: RunConfig, state: TrainerState, dataset: Dataset, batch
 
 
 def memory_warning(config: RunConfig, vocab_size: int) -> str:
-    """What to say where a step on the CPU needs more memory than this process may have; "" where there is enough. No
-    error: the estimate is rough, and a system that ends a process for its memory gives it no time to say why."""
+    """A warning where a step on the CPU needs more memory than is available, else "". Not an error, since the estimate
+    is rough; but a process that the system kills for its memory cannot explain why."""
     if choose_device(config.train.device) != "cpu":
         return ""
     model = resolve_model(config.model, vocab_size)
@@ -161,24 +161,24 @@ def memory_warning(config: RunConfig, vocab_size: int) -> str:
         return ""
     limit = f" within {here.limit}" if here.limit else ""
     return (
-        f"training needs about {needed / 1e6:,.0f} MB and {here.available / 1e6:,.0f} MB are free{limit}, so that the "
-        "system may end it; lower train.batch_size or train.seq_len, or use train --fit."
+        f"training needs about {needed / 1e6:,.0f} MB and {here.available / 1e6:,.0f} MB are free{limit}, so the "
+        "system may kill it; lower train.batch_size or train.seq_len, or use train --fit."
     )
 
 
 def thread_warning(plan: Plan, ranks: Ranks) -> str:
-    """What to say where a run computes with more threads than there are processors for it; "" where it does not."""
+    """A warning where a run uses more threads than there are processors, else ""."""
     cores = usable_cores()
     if plan.device != "cpu" or plan.threads * ranks.per_machine <= max(cores, ranks.per_machine):
         return ""
     return (
-        f"it computes with {plan.threads} threads, on whose number its results depend, and may use "
+        f"the run keeps its {plan.threads} threads, since results depend on their number, but may use only "
         f"{cores} processor{'s' * (cores > 1)}; steps are slow until it gets more."
     )
 
 
 def build_loss_fn(state: TrainerState, plan: Plan, shape: tuple[int, int]) -> tuple[LossFn, str]:
-    """The function from (inputs, targets) of `shape` to the loss, compiled if the plan says so, or why it is not."""
+    """The loss of (inputs, targets) of `shape`, compiled if the plan says so, and a warning if compilation fails."""
     state.model.train()
     if not plan.compiled:
         return state.model.loss, ""
@@ -187,10 +187,10 @@ def build_loss_fn(state: TrainerState, plan: Plan, shape: tuple[int, int]) -> tu
         probe = torch.zeros(shape, dtype=torch.int64, device=plan.device)
         with plan.autocast():
             loss = compiled(probe, probe)
-        loss.backward()  # which is compiled only now
-    except Exception as error:  # noqa: BLE001 - whatever a compiler may raise, eager training still works
+        loss.backward()  # compiles the backward pass
+    except Exception as error:  # noqa: BLE001 - a compiler may raise anything, and eager training works
         reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
-        return state.model.loss, f"torch.compile failed, training goes on without it: {reason}"
+        return state.model.loss, f"torch.compile failed, training continues without it: {reason}"
     finally:
         state.optimizer.zero_grad()
     return compiled, ""

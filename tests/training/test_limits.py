@@ -56,7 +56,7 @@ def test_more_threads_than_processors_are_said(
     run = make_run("threads", **{"train.threads": "2"})
     said = [event.message for event in train(run, tmp_path) if isinstance(event, Warned)]
     assert [message for message in said if "threads" in message] == [
-        "it computes with 2 threads, on whose number its results depend, and may use 1 processor; steps are slow until "
-        "it gets more."
+        "the run keeps its 2 threads, since results depend on their number, but may use only 1 processor; steps are "
+        "slow until it gets more."
     ]
     assert not [event for event in train(make_run("one"), tmp_path) if isinstance(event, Warned)]

@@ -175,13 +175,13 @@ def train_to_the_end(
     """Train in this process, with progress on stderr; an interruption saves first. `last` collects the metrics. Returns
     the exit status."""
     with memory_errors_as_user_errors():
-        from llm.train import stopping_on_signals
+        from llm.train import stop_on_signals
         from llm.training.commands import CommandQueue
         from llm.training.run import run_training
     from workbench.commands.progress import progress_reporter
 
     commands = CommandQueue()
-    with progress_reporter() as reporter, stopping_on_signals(commands) as seen:
+    with progress_reporter() as reporter, stop_on_signals(commands) as seen:
 
         def on_event(event: Event) -> None:
             last.note(event)
