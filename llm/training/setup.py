@@ -106,13 +106,13 @@ def restore_newest(run: Run, state: TrainerState) -> Generator[Event, None, bool
     for info in reversed(run.checkpoints()):
         for step in sorted((step for step in unlisted if step > info.step), reverse=True):
             damaged.append(unlisted[step])
-            yield Warned(step=step, message=f"checkpoint {step} is skipped: {unlisted.pop(step)}")
+            yield Warned(step=step, message=f"skipping checkpoint {step}: {unlisted.pop(step)}")
         try:
             resumed_config(run.config(), read_state(info).get("overrides", {}).items())
             restore_state(state, info)
         except UserError as error:
             damaged.append(str(error))
-            yield Warned(step=info.step, message=f"checkpoint {info.step} is skipped: {error}")
+            yield Warned(step=info.step, message=f"skipping checkpoint {info.step}: {error}")
         else:
             return True
     damaged += unlisted.values()
