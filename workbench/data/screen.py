@@ -76,7 +76,7 @@ class DataScreen(WorkbenchScreen):
     }
     BINDINGS: ClassVar[list[BindingType]] = [
         Binding("a", "add", "Add", id="data.add"),
-        Binding("u", "use", "Use in preset", id="data.use"),
+        Binding("u", "use", "Use", id="data.use"),
         Binding("t", "try", "Tokenize", id="data.try"),
         Binding("i,f2", "ids", "Ids", id="data.ids"),
         Binding("d", "forget", "Remove", id="data.forget"),

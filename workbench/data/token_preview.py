@@ -12,6 +12,7 @@ from textual.widgets import Static, TextArea
 
 from llm.config import RunConfig
 from workbench.chat.tokens import color_tokens
+from workbench.formatting import plural
 
 if TYPE_CHECKING:
     from llm.tokenizer import Tokenizer
@@ -66,6 +67,6 @@ class TokenPreview(Vertical):
         ids = self.tokenizer.encode(text, special=True)
         size = len(text.encode("utf-8", "replace"))
         cut = f", of the first {MOST_CHARACTERS:,} characters" if len(typed) > MOST_CHARACTERS else ""
-        head = f"{len(ids):,} tokens ({self.source}), {size / max(1, len(ids)):.2f} bytes each{cut}\n"
+        head = f"{plural(len(ids), 'token')} ({self.source}), {size / max(1, len(ids)):.2f} bytes each{cut}\n"
         tokens = color_tokens(self.tokenizer, ids, with_ids=self.with_ids, monochrome=self.app.no_color)
         target.update(Content.assemble((head, "$foreground-muted"), tokens))

@@ -57,7 +57,7 @@ class PresetsScreen(WorkbenchScreen):
     }
     BINDINGS: ClassVar[list[BindingType]] = [
         Binding("e", "edit", "Edit", id="presets.edit"),
-        Binding("Q,shift+enter", "enqueue", "Add to queue", id="presets.queue", key_display="Q"),
+        Binding("Q,shift+enter", "enqueue", "Enqueue", id="presets.queue", key_display="Q"),
         Binding("u", "undo", "Discard edits", id="presets.undo"),
         Binding("f", "fit", "Fit", id="presets.fit"),
         Binding("p", "preflight", "Preflight", id="presets.preflight"),

@@ -10,7 +10,7 @@ from textual.binding import Binding, BindingType
 from textual.widgets import Static
 
 from llm.config import RunConfig, fields_of, get_value
-from workbench.formatting import format_count, format_number, format_size
+from workbench.formatting import format_count, format_number, format_size, plural
 from workbench.presets.summary import format_value
 from workbench.runs.summaries import RunSummary
 from workbench.text import one_line
@@ -60,7 +60,7 @@ class CompareScreen(Modal[None]):
     def show(self) -> None:
         rows = compare_fields(*self.configs, everything=self.everything)
         differing = sum(1 for key, _ in rows if self._differs(key))
-        count = f"{differing} fields differ" if differing != 1 else "1 field differs"
+        count = f"{plural(differing, 'field')} differ{'s' * (differing == 1)}"
         title = (
             f"{one_line(self.one.name)} and {one_line(self.other.name)}: {count if differing else 'no field differs'}"
         )

@@ -40,7 +40,7 @@ class ForkScreen(EditScreen):
     )
     BINDINGS: ClassVar[list[BindingType]] = [
         Binding("ctrl+r", "train", "Train", id="fork.train"),
-        Binding("Q", "enqueue", "Add to queue", id="fork.queue"),
+        Binding("Q", "enqueue", "Enqueue", id="fork.queue"),
         Binding("w", "weights_only", "Weights only", id="fork.weights"),
         Binding("d", "reset", "Reset", id="fork.reset"),
     ]

@@ -7,7 +7,7 @@ from collections.abc import Callable, Sequence
 from llm.errors import UserError, WrongUse
 from llm.files import remove_directory
 from llm.run import CheckpointInfo, Run, check_run_name, verify
-from workbench.formatting import format_size
+from workbench.formatting import format_size, plural
 from workbench.runs.summaries import RunSummary
 
 
@@ -62,7 +62,7 @@ def describe_deletion(summary: RunSummary, checkpoints: Sequence[CheckpointInfo]
         steps = ", ".join(str(info.step) for info in checkpoints[-5:])
         number = "its only checkpoint" if len(checkpoints) == 1 else f"all {len(checkpoints)} checkpoints"
         parts.append(f"{number} (step {steps})" if len(checkpoints) <= 5 else f"{number} (newest {steps})")
-    parts.append(f"the record of {summary.step:,} steps")
+    parts.append(f"the record of {plural(summary.step, 'step')}")
     if summary.notes:
         parts.append("your notes")
     listed = parts[0] if len(parts) == 1 else ", ".join(parts[:-1]) + " and " + parts[-1]

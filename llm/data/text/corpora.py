@@ -202,7 +202,7 @@ class FileCorpus:
         found = describe_passed_over(self.passed_over)
         found += first_few(describe_replaced(path, count) for path, count in self._replaced.items() if count)
         found += first_few(
-            f"{path}: {count:,} rows without text in the field {self.text_field!r} (null) were left out."
+            f"{path}: left out {count:,} row{'s' * (count != 1)} without text in the field {self.text_field!r} (null)."
             for path, count in self._empty_rows.items()
             if count
         )

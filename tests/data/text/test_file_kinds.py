@@ -251,7 +251,7 @@ def test_csv(tmp_path: Path, delimiter: str, ending: str) -> None:
     (tmp_path / "a.csv").write_bytes((ending.join(quoted) + ending).encode())
     corpus = opened(tmp_path / "a.csv")
     assert texts(corpus) == ['He said "no"\nand left; a,b|c\td.', "海"]
-    assert "1 rows without text" in corpus.warnings()[0]
+    assert "left out 1 row without text" in corpus.warnings()[0]
 
 
 @pytest.mark.parametrize(
@@ -273,7 +273,7 @@ def test_rows_without_text_are_left_out_and_counted(tmp_path: Path) -> None:
     corpus = opened(tmp_path / "a.jsonl")
     assert texts(corpus) == ["one"]
     (warning,) = corpus.warnings()
-    assert "2 rows without text in the field 'text' (null) were left out" in warning
+    assert "left out 2 rows without text in the field 'text' (null)" in warning
 
 
 def test_rows_that_lack_the_field_are_refused_and_never_learnt_as_markup(tmp_path: Path) -> None:

@@ -158,6 +158,6 @@ def test_the_preview_says_what_is_amiss_in_what_it_read(home: Path, tmp_path: Pa
     """Of a file it does not read to the end."""
     (tmp_path / "a.txt").write_bytes("Où est la forêt ? ".encode("latin-1") * 100_000)
     (tmp_path / "b.jsonl").write_text('{"text": null}\n' + '{"text": "fine"}\n' * 100)
-    for name, told in (("a.txt", "the file has another encoding"), ("b.jsonl", "1 rows without text")):
+    for name, told in (("a.txt", "the file has another encoding"), ("b.jsonl", "1 row without text")):
         _, notes = preview(add_corpus(home, str(tmp_path / name)), home)
         assert told in notes[0]
