@@ -25,7 +25,7 @@ from workbench.base_app import BaseApp
 from workbench.screens import SCREENS, WINDOWS
 from workbench.shutdown import Shutdown
 from workbench.signals import SignalListener
-from workbench.terminal import restore_terminal, log_for, reserve_terminal, why_unusable
+from workbench.terminal import log_for, reserve_terminal, restore_terminal, why_unusable
 from workbench.text import clean
 from workbench.train.queue import QueueRunner, RunQueue
 from workbench.train.service import TrainingService
