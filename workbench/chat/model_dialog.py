@@ -4,60 +4,29 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from textual import work
-from textual.content import Content
-from textual.widgets.option_list import Option
-
-from workbench.chat.model_choices import Choice, choices
-from workbench.text import one_line
-from workbench.ui.chooser import Chooser
+from workbench.chat.model_choices import choices
+from workbench.ui.chooser import Chooser, Entry
 
 
 class ChooseModel(Chooser[str]):
-    """The models of all runs, filtered by typing. Returns a reference, or None."""
+    """The models of all runs. Returns a reference, or None."""
 
     NAME = "Models"
     GUIDE = "Type part of a run's name, a step, best, last or training to filter; Enter opens the selected model."
     PLACEHOLDER = "Filter, or RUN, RUN@best, RUN@STEP, RUN@live"
-    HINT = "↑ ↓ select · Enter open · esc cancel"
+    EMPTY = "No run has saved a checkpoint yet"
 
     def __init__(self, home: Path, question: str = "Open a model") -> None:
         super().__init__()
         self.home, self.question = home, question
-        self.choices: list[Choice] = []
 
-    def on_mount(self) -> None:
-        self.say("Loading …")
-        self._load()
-
-    @work(thread=True, group="choices")
-    def _load(self) -> None:
-        self.app.call_from_thread(self._show, choices(self.home))
-
-    def _show(self, found: list[Choice]) -> None:
-        if self.is_attached:  # false if it was closed meanwhile
-            self.choices = found
-            self.say(self.HINT if found else "No run has saved a checkpoint yet · esc cancel")
-            self.narrow()
-
-    def narrow(self) -> None:
-        words = self.typed.casefold().split()
-        self.fill([option_of(choice) for choice in self.choices if all(word in text_of(choice) for word in words)])
-
-    def take(self, identity: str) -> None:
-        self.dismiss(identity)
+    def load(self) -> list[Entry[str]]:
+        found = choices(self.home)
+        return [
+            Entry(one.reference, one.reference, one.description, f"{one.reference} {one.description}") for one in found
+        ]
 
     def submit(self) -> None:
         """Return the selected model, or the typed text, such as RUN@best."""
-        if self.marked or self.typed:
-            self.dismiss(self.marked or self.typed)
-
-
-def text_of(choice: Choice) -> str:
-    """The text that is searched."""
-    return f"{choice.reference} {choice.description}".casefold()
-
-
-def option_of(choice: Choice) -> Option:
-    text = Content.assemble(one_line(choice.reference), (f"  {choice.description}", "dim"))
-    return Option(text, id=choice.reference)
+        if self.marked is not None or self.typed:
+            self.dismiss(self.marked.value if self.marked is not None else self.typed)

@@ -6,14 +6,12 @@ from pathlib import Path
 from typing import ClassVar
 
 from textual.binding import Binding, BindingType
-from textual.content import Content
-from textual.widgets.option_list import Option
 
 from llm.config import DecodeConfig
 from llm.errors import UserError
 from workbench.chat.sampling_presets import load_sampling_presets, save_sampling_preset, summary, with_seed_of
 from workbench.text import one_line
-from workbench.ui.chooser import Chooser
+from workbench.ui.chooser import Chooser, Entry
 
 
 class SamplingPresetsDialog(Chooser[DecodeConfig]):
@@ -25,8 +23,9 @@ class SamplingPresetsDialog(Chooser[DecodeConfig]):
         "Presets are stored in knobs.toml in the home directory."
     )
     QUESTION = "Sampling presets"
+    EMPTY = "No presets yet: type a name and press Enter to save the current parameters"
     PLACEHOLDER = "Filter, or a new name"
-    HINT = "Enter use · new name + Enter save current · ctrl+d delete · esc cancel"
+    HINT = "↑ ↓ select · Enter use · new name + Enter save current · ctrl+d delete · esc cancel"
     BINDINGS: ClassVar[list[BindingType]] = [
         Binding("ctrl+d", "delete", "Delete", id="knob-presets.forget", priority=True),
     ]
@@ -34,29 +33,19 @@ class SamplingPresetsDialog(Chooser[DecodeConfig]):
     def __init__(self, home: Path, params: DecodeConfig) -> None:
         super().__init__()
         self.home, self.params = home, params
-        self.presets: dict[str, DecodeConfig] = {}
         self._moved = False  # the list was used: Enter means the selected preset and not a new name
 
-    def on_mount(self) -> None:
-        self._load()
+    def load(self) -> list[Entry[DecodeConfig]]:
+        presets = load_sampling_presets(self.home)
+        return [Entry(with_seed_of(one, self.params), name, summary(one), name) for name, one in presets.items()]
 
-    def _load(self) -> None:
-        try:
-            self.presets = load_sampling_presets(self.home)
-        except UserError as error:
-            self.say(str(error))
-        self.narrow()
+    def reload(self) -> None:
+        """Load without a thread: Enter must know whether a name exists."""
+        self.show_entries(*self.try_load())
 
-    def narrow(self) -> None:
+    def filter(self) -> None:
         self._moved = False
-        typed = self.typed.casefold()
-        self.fill(
-            [
-                Option(Content.assemble(one_line(name), (f"  {one_line(summary(params))}", "dim")), id=name)
-                for name, params in self.presets.items()
-                if typed in name.casefold()
-            ]
-        )
+        super().filter()
 
     def action_move(self, by: int) -> None:
         self._moved = True
@@ -64,32 +53,25 @@ class SamplingPresetsDialog(Chooser[DecodeConfig]):
 
     def action_delete(self) -> None:
         """Delete the selected preset."""
-        if self.marked:
-            try:
-                save_sampling_preset(self.home, self.marked, None)
-            except UserError as error:
-                self.say(str(error))
-                return
-            self._load()
-
-    def take(self, identity: str) -> None:
-        self.dismiss(with_seed_of(self.presets[identity], self.params))
+        if self.marked is not None and self._write(self.marked.label, None):
+            self.reload()
 
     def submit(self) -> None:
         """Use the preset of the typed name, or the selected one; save under a new name."""
         name = self.typed
-        if name in self.presets:
-            self.take(name)
-        elif self.marked and (self._moved or not name):
-            self.take(self.marked)
-        elif name:
-            self._save(name)
+        same = next((entry for entry in self.entries or () if entry.label == name), None)
+        chosen = same or (self.marked if self._moved or not name else None)
+        if chosen is not None:
+            self.choose(chosen)
+        elif name and self._write(name, self.params):
+            self.dismiss(None)
+            self.notify(f"Saved as {one_line(name)}", markup=False)
 
-    def _save(self, name: str) -> None:
+    def _write(self, name: str, params: DecodeConfig | None) -> bool:
+        """Save or delete a preset; whether it succeeded."""
         try:
-            save_sampling_preset(self.home, name, self.params)
+            save_sampling_preset(self.home, name, params)
         except UserError as error:
             self.say(str(error))
-            return
-        self.dismiss(None)
-        self.notify(f"Saved as {one_line(name)}", markup=False)
+            return False
+        return True

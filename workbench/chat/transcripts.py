@@ -39,10 +39,6 @@ class PastConversation:
     exchanges: int
     text: str
 
-    def contains(self, words: list[str]) -> bool:
-        """Whether the text contains all of `words` (lower case)."""
-        return all(word in self.text for word in words)
-
 
 def save_exchange(home: Path, conversation: Conversation, exchange: Exchange) -> None:
     """Append a finished exchange to the file of its conversation. UserError if it cannot be written."""

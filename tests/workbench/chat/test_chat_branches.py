@@ -101,10 +101,10 @@ async def test_a_conversation_is_saved_found_and_continued(home, chat_model):  #
         await say(pilot, screen, "sun ")
         assert screen.session.conversation.file != file
         await pilot.press("f3")
-        await until(lambda: isinstance(pilot.app.screen, PastConversations) and pilot.app.screen.past is not None)
-        assert len(pilot.app.screen.found) == 2
+        await until(lambda: isinstance(pilot.app.screen, PastConversations) and pilot.app.screen.entries is not None)
+        assert len(pilot.app.screen.shown) == 2
         await pilot.press(*"moon")
-        await until(lambda: len(pilot.app.screen.found) == 1)
+        await until(lambda: len(pilot.app.screen.shown) == 1)
         await pilot.press("enter")
         await until(lambda: pilot.app.screen is screen and screen.session.conversation.file == file)
         assert screen.transcript.text == "moon one two three"

@@ -95,11 +95,11 @@ async def test_every_key_of_the_chat(own_home):
         for key in ("m", "f4"):
             await opens(key, Microscope, lambda window: window.seen is not None)
         for key in ("s", "f5", "ctrl+o"):
-            await opens(key, ChooseModel, lambda window: window.choices)
+            await opens(key, ChooseModel, lambda window: window.entries)
         for key in ("t", "f6"):
             await opens(key, TimeLapse, lambda window: window.ended)
         for key in ("f3", "slash"):
-            await opens(key, PastConversations, lambda window: window.past is not None)
+            await opens(key, PastConversations, lambda window: window.entries is not None)
         await opens("f8", SamplingPresetsDialog)
         screen.session.exchanges[1].live = True
         await press("K")

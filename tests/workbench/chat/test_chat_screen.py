@@ -360,7 +360,7 @@ async def test_a_trained_model_is_chosen_and_talked_to(trained_run):
         await until(lambda: screen.session.model is not None, "the newest run opened by itself")
         assert "tiny-1@20" in text_of(screen, "#model-facts")
         await pilot.press("ctrl+o")
-        await until(lambda: isinstance(app.screen, ChooseModel) and app.screen.choices)
+        await until(lambda: isinstance(app.screen, ChooseModel) and app.screen.entries)
         await pilot.press(*"@10", "enter")
         await until(lambda: screen.session.model is not None and screen.session.model.name == "tiny-1@10")
         await pilot.press(*"Ada", "enter")

@@ -52,6 +52,6 @@ async def test_saving_and_using(home, chat_model):  # noqa: F811
         await until(lambda: pilot.app.screen is screen and load_sampling_presets(home))
         screen.panel.set_all(DecodeConfig(seed=3))
         await pilot.press("f8")
-        await until(lambda: isinstance(pilot.app.screen, SamplingPresetsDialog) and pilot.app.screen.presets)
+        await until(lambda: isinstance(pilot.app.screen, SamplingPresetsDialog) and pilot.app.screen.entries)
         await pilot.press("enter")
         await until(lambda: screen.panel.params == replace(CALM, seed=3))

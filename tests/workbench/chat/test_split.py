@@ -35,7 +35,7 @@ async def test_two_checkpoints_side_by_side(trained_run):
     async with app.run_test(size=(80, 24)) as pilot:
         screen = await ask(pilot)
         await pilot.press("f5")
-        await until(lambda: isinstance(app.screen, ChooseModel) and app.screen.choices)
+        await until(lambda: isinstance(app.screen, ChooseModel) and app.screen.entries)
         await pilot.press(*"@10", "enter")
         await until(lambda: isinstance(app.screen, Split) and app.screen.done is not None)
         split = app.screen
