@@ -123,7 +123,7 @@ def test_a_prompt_from_a_file_or_stdin(shell: Shell, tmp_path: Path, monkeypatch
         (("--prompt", "a", "--jsonl", "b"), "not allowed with"),
         (("--jsonl", "/no/such"), "/no/such"),
         (("--prompt-file", "/no/such"), "/no/such"),
-        (("--jsonl", "/"), "'/' is no file"),
+        (("--jsonl", "/"), "'/' is not a file"),
         (("--prompt-file", "/"), "'/', which is not a file"),
         (("--jsonl", "-", "--explain"), "without --jsonl"),
     ],

@@ -11,7 +11,7 @@ from llm.config import DecodeConfig
 from llm.errors import UserError
 from workbench.chat.conversation import Conversation, Exchange
 from workbench.chat.transcripts import as_markdown, export, list_conversations, load, recent_prompts, save_exchange
-from workbench.chat.transcripts_dialog import line_of
+from workbench.chat.transcripts_dialog import facts_of
 
 HOSTILE = "夜 \x1b]0;x\x07 [b] ```\n\udc80 \u202e"
 
@@ -135,7 +135,7 @@ def test_a_prompt_that_failed_adds_no_model_to_the_list(home):
         save_exchange(home, conversation, exchange)
     only_failed = Conversation()
     save_exchange(home, only_failed, only_failed.add("text", "y", 0))
-    listed = {one.prompt: (one.models, line_of(one, []).plain) for one in list_conversations(home)}
+    listed = {one.prompt: (one.models, facts_of(one)) for one in list_conversations(home)}
     assert listed["x"][0] == ("first@1", "second@3") and listed["x"][1].endswith(" · first@1, second@3")
     assert listed["y"][0] == () and listed["y"][1].endswith(" · no model")
 
