@@ -50,8 +50,8 @@ class Chooser(Modal[Value]):
         Binding("escape", "dismiss(None)", "Cancel", id="dialog.cancel"),
         Binding("down", "move(1)", "Down", id="chooser.down", show=False),
         Binding("up", "move(-1)", "Up", id="chooser.up", show=False),
-        Binding("pagedown", f"page({PAGE})", "Ten down", id="chooser.page-down", show=False),
-        Binding("pageup", f"page({-PAGE})", "Ten up", id="chooser.page-up", show=False),
+        Binding("pagedown", f"page({PAGE})", "Page down", id="chooser.page-down", show=False),
+        Binding("pageup", f"page({-PAGE})", "Page up", id="chooser.page-up", show=False),
     ]
     DEFAULT_CSS = """
     Chooser {
