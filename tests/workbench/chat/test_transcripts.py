@@ -166,5 +166,5 @@ def test_exports(home):
 def test_a_home_that_cannot_be_written(home):
     (home / "transcripts").write_text("in the way")
     conversation = tree()
-    with pytest.raises(UserError, match="not kept"):
+    with pytest.raises(UserError, match="not saved"):
         save_exchange(home, conversation, conversation.exchanges[1])
