@@ -457,7 +457,7 @@ async def test_all_parameters_are_shown_if_there_is_room(home, chat_model):
 
 async def test_a_dialog_closed_while_loading(home, chat_model, monkeypatch):
     read = threading.Event()
-    monkeypatch.setattr(past_module, "list_past", lambda home: read.wait(20) and [])
+    monkeypatch.setattr(past_module, "list_conversations", lambda home: read.wait(20) and [])
     async with ChatApp(home).run_test(size=(80, 24)) as pilot:
         screen = await opened(pilot)
         await pilot.press("f3", "escape")
