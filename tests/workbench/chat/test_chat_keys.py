@@ -125,9 +125,9 @@ async def test_every_key_of_the_chat(own_home):
         await press("p", "p", "p", "b")
         assert [one.prompt for one in screen.session.exchanges] == ["Ada "] and screen.prompt.has_focus
         await press("f2")
-        assert screen.panel.has_focus_within
+        await until(lambda: screen.panel.has_focus_within)
         await press("f2")
-        assert screen.prompt.has_focus
+        await until(lambda: screen.prompt.has_focus)
         await press("ctrl+n")
         assert screen.transcript.text == "" and not screen.session.conversation.exchanges
         assert not press.misses(ChatScreen)
