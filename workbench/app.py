@@ -31,7 +31,7 @@ from workbench.train.queue import QueueRunner, RunQueue
 from workbench.train.service import TrainingService
 from workbench.ui.dialogs import Help
 from workbench.ui.faults import errors_contained
-from workbench.ui.garbage import leave_out_what_is_loaded
+from workbench.ui.garbage import freeze_loaded_objects
 from workbench.ui.messages import TorchReady, TrainingEnded
 
 if TYPE_CHECKING:
@@ -152,7 +152,7 @@ class WorkbenchApp(BaseApp):
             then(self.screen_stack[0])
 
     def get_system_commands(self, screen: Screen[Any]) -> Iterable[SystemCommand]:
-        """What the command palette offers besides keys and places: what belongs to the whole workbench."""
+        """The commands of the whole workbench in the command palette."""
         yield SystemCommand("Theme", "Change the theme", self.action_change_theme)
         yield SystemCommand("Settings", "Theme, redraws, smoothing, keys", self.action_settings)
         yield SystemCommand("Screenshot", "Save this screen as SVG", self.action_save_picture)
@@ -282,7 +282,7 @@ class WorkbenchApp(BaseApp):
             problem = f"PyTorch could not be loaded ({error}); run llm-workbench doctor."
         finally:
             gc.enable()
-        leave_out_what_is_loaded()
+        freeze_loaded_objects()
         self.post_message(TorchReady(problem))
 
     def on_torch_ready(self, message: TorchReady) -> None:

@@ -91,15 +91,15 @@ class BaseApp(App[int]):
         return super().ansi_theme if self.current_theme.ansi else named_colors(self.theme)
 
     def on_resize(self) -> None:
-        """Paint everything once the sizes have come to rest. A terminal that shrank and grew back before it was looked
-        at has lost what was on it, which by its size alone nobody would know."""
+        """Repaint everything once the size is stable: a terminal that shrank and grew back has lost its content, but
+        not its size."""
         if self._repaint_later is not None:
             self._repaint_later.stop()
         self._repaint_later = self.set_timer(REPAINT_AFTER_SECONDS, self.refresh)
 
     def repaint_windows_between(self) -> None:
-        """To be called now and then. A window paints again what has changed behind it, as long as it is in front; under
-        another window it would keep showing the screens behind it as they were when that one opened."""
+        """Repaint the windows below the top one; call it now and then. Textual repaints only what is behind the top
+        window."""
         for window in self.screen_stack[1:-1]:
             window.refresh()
 

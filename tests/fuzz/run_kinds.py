@@ -25,7 +25,7 @@ from llm.training.run import run_training
 from llm.training.setup import check_checkpoints, new_state, resolve_plan, restore_newest
 from llm.weights import load_model
 from workbench.charts import curve_cache
-from workbench.charts.curve_cache import recall
+from workbench.charts.curve_cache import load_cache
 from workbench.charts.curves import RunCurves
 from workbench.chat.sampling_presets import load_sampling_presets
 from workbench.chat.transcripts import as_markdown, list_conversations, load, recent_prompts
@@ -112,7 +112,7 @@ def kept_curves(run: Run) -> Path:
     curves.catch_up()
     curve_cache.WORTH_BYTES = 0
     try:
-        assert curve_cache.keep(curves)
+        assert curve_cache.save_cache(curves)
     finally:
         curve_cache.WORTH_BYTES = usual
     return curve_cache.cache_path(curves)
@@ -194,7 +194,7 @@ def run_kinds(home: Path) -> list[Kind]:
         Run.open(home, "tiny").config()
 
     return [
-        Kind("curves.npz", kept_curves(run), lambda: recall(run).catch_up()),
+        Kind("curves.npz", kept_curves(run), lambda: load_cache(run).catch_up()),
         Kind("events.jsonl", run.path / "events.jsonl", log),
         Kind("commands.jsonl", run.path / "commands.jsonl", orders),
         Kind("run.toml", run.path / "run.toml", configuration),

@@ -42,16 +42,16 @@ def first_screen(home: Path, rounds: int) -> Result:
 
 def long_run(home: Path, rounds: int) -> Result:
     """A run of a million logged steps: seconds to open it first, to open it again, and to redraw it."""
-    from workbench.charts.curve_cache import cache_path, keep, recall
+    from workbench.charts.curve_cache import cache_path, load_cache, save_cache
 
     run = write_long_run(home, LOGGED_STEPS)
     first, again = [], []
     for _ in range(rounds):
-        cache_path(recall(run)).unlink(missing_ok=True)
-        curves, seconds = timed(lambda: catch_up(recall(run)))
+        cache_path(load_cache(run)).unlink(missing_ok=True)
+        curves, seconds = timed(lambda: catch_up(load_cache(run)))
         first.append(seconds)
-        keep(curves)
-        again.append(timed(lambda: catch_up(recall(run)))[1])
+        save_cache(curves)
+        again.append(timed(lambda: catch_up(load_cache(run)))[1])
     redraw = asyncio.run(redraws(home, run.name, max(5, rounds)))
     return {
         "log_bytes": (run.path / "events.jsonl").stat().st_size,

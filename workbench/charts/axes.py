@@ -1,4 +1,4 @@
-"""Where the ticks of an axis go, and how numbers are written beside it."""
+"""The ticks of an axis and their labels."""
 
 from __future__ import annotations
 

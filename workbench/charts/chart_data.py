@@ -20,8 +20,8 @@ COLORS = ("primary", "accent", "success", "secondary", "error", "warning")
 """The colors of series, by their names in the theme, in the order in which an overlay uses them."""
 
 LINE_GLYPHS = ("", "+", "x", "o", "*", "#")  # distinguish lines with NO_COLOR
-MARK_GLYPHS = {"save": "▪", "evaluate": "●", "best": "★", "knob": "◆", "skip": "✗", "rollback": "↶", "start": "▸"}
-MARK_STYLES = {"best": "success", "knob": "accent", "skip": "error", "rollback": "error"}
+MARK_GLYPHS = {"save": "▪", "evaluate": "●", "best": "★", "setting": "◆", "skip": "✗", "rollback": "↶", "start": "▸"}
+MARK_STYLES = {"best": "success", "setting": "accent", "skip": "error", "rollback": "error"}
 
 
 @dataclass(frozen=True)
@@ -41,7 +41,7 @@ class Series:
 
 @dataclass(frozen=True)
 class Mark:
-    """Something that happened at x: a save, an evaluation, a knob change, a skipped step."""
+    """Something that happened at x: a save, an evaluation, a changed setting, a skipped step."""
 
     x: float
     label: str

@@ -1,7 +1,6 @@
-"""What was read of a long event log, kept beside the run: the curves as plain arrays, and the rest as log lines.
+"""A cache of what was read of a long event log, in the run directory: curves as arrays, other events as log lines.
 
-It only saves reading the log again. Whoever finds it damaged, of another format, or made from another log, reads the
-log; nothing in it is ever unpickled.
+A cache that is damaged, of another format or made from another log is ignored. Nothing in it is unpickled.
 """
 
 from __future__ import annotations
@@ -37,12 +36,12 @@ SEVERAL = ("samples", "recent")
 
 
 def cache_path(curves: RunCurves) -> Path:
-    """Where the curves of a run are kept."""
+    """The file of the cache."""
     return curves.run.path / ".cache" / "curves.npz"
 
 
-def keep(curves: RunCurves) -> bool:
-    """Write what `curves` has taken in, if that is worth it and the disk lets us; returns whether it was written."""
+def save_cache(curves: RunCurves) -> bool:
+    """Write the cache if the log is long enough; returns whether it was written."""
     read = curves.lines.offset - len(curves.lines.rest)
     if read < WORTH_BYTES:
         return False
@@ -59,13 +58,13 @@ def keep(curves: RunCurves) -> bool:
         )
         path.parent.mkdir(exist_ok=True)
         write_atomic(path, buffer.getvalue())
-    except OSError:  # a full or read-only disk: the next opening reads the log again
+    except OSError:  # a full or read-only disk
         return False
     return True
 
 
-def recall(run: Run) -> RunCurves:
-    """The curves of a run, as far as they were kept; nothing taken in yet where they were not."""
+def load_cache(run: Run) -> RunCurves:
+    """The curves of a run from its cache; empty ones without a cache."""
     curves = RunCurves(run)
     path = cache_path(curves)
     try:
@@ -84,8 +83,7 @@ def recall(run: Run) -> RunCurves:
 
 
 def uncompressed(file: BinaryIO) -> BinaryIO:
-    """The archive, at its beginning. ValueError where it is compressed, as ours is not: a small file of another could
-    take any amount of memory."""
+    """The archive, rewound. Raises ValueError if it is compressed: a small file could take any amount of memory."""
     with zipfile.ZipFile(file) as archive:
         if any(info.compress_type != zipfile.ZIP_STORED for info in archive.infolist()):
             raise ValueError("a compressed cache")
@@ -93,13 +91,13 @@ def uncompressed(file: BinaryIO) -> BinaryIO:
     return file
 
 
-def caught_up(run: Run, progress: Callable[[float], bool] = lambda share: True) -> RunCurves:
-    """The curves of a run with all that its log has; kept, where much of that was new. For a thread."""
-    curves = recall(run)
+def read_curves(run: Run, progress: Callable[[float], bool] = lambda share: True) -> RunCurves:
+    """Read the whole log of a run, from its cache on, and update the cache. Call it in a thread."""
+    curves = load_cache(run)
     is_new = curves.unread_bytes > WORTH_BYTES
     curves.catch_up(progress)
     if is_new:
-        keep(curves)
+        save_cache(curves)
     return curves
 
 
@@ -111,7 +109,7 @@ def head_of(curves: RunCurves, read: int) -> bytes:
         "read": read,
         "log": fingerprint(Path(curves.lines.path), read),
         "paused": curves.paused,
-        "knobs": curves.knobs,
+        "settings": curves.settings,
         "marks": [asdict(mark) for mark in curves.marks],
     }
     head |= {name: line_of(getattr(curves, name)) for name in SINGLE}
@@ -120,8 +118,8 @@ def head_of(curves: RunCurves, read: int) -> bytes:
 
 
 def with_head(curves: RunCurves, head: dict[str, Any]) -> RunCurves:
-    """`curves` brought to where the cache was written, apart from the arrays."""
-    curves.paused, curves.knobs = bool(head["paused"]), dict(head["knobs"])
+    """`curves` with everything but the arrays restored from the cache."""
+    curves.paused, curves.settings = bool(head["paused"]), dict(head["settings"])
     curves.marks = [RunMark(int(mark["step"]), str(mark["kind"]), str(mark["text"])) for mark in head["marks"]]
     for name in SINGLE:
         setattr(curves, name, event_of(head[name]))
@@ -148,7 +146,7 @@ def fingerprint(log: Path, read: int) -> str:
 
 
 def rows_of(values: NDArray[Any]) -> NDArray[np.float64]:
-    """Rows of a table as they were kept; ValueError where they are something else."""
+    """The rows of a cached table. Raises ValueError for other arrays."""
     if values.ndim != 2 or values.dtype != np.float64:
         raise ValueError(f"not a table: {values.dtype} {values.shape}")
     return values

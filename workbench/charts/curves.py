@@ -120,7 +120,7 @@ class Table:
 
 @dataclass(frozen=True)
 class RunMark:
-    """Something that happened at a step: `kind` is save, knob, skip or rollback."""
+    """Something that happened at a step: `kind` is save, setting, skip or rollback."""
 
     step: int
     kind: str
@@ -147,8 +147,8 @@ class RunCurves:
         self.last_evaluation: Evaluated | None = None
         self.finished: Finished | None = None
         self.paused = False
-        self.knobs: dict[str, Any] = {}
-        """Live knobs that were set, by path, with their current values."""
+        self.settings: dict[str, Any] = {}
+        """Live settings that were changed, by path, with their current values."""
         self.recent: deque[Event] = deque(maxlen=RECENT_EVENTS)
         """The last events other than steps and progress, oldest first."""
         self.lines = run.tail().lines
@@ -281,7 +281,7 @@ class RunCurves:
 
     def _on_started(self, event: Started) -> None:
         self._discard_after(event.step)
-        self.knobs.update(event.changed)
+        self.settings.update(event.changed)
         self.started, self.progress, self.finished = event, None, None
 
     def _on_progress(self, event: Progress) -> None:
@@ -314,9 +314,9 @@ class RunCurves:
         if event.kind == "checkpoint":
             self.marks.append(RunMark(event.step, "save", f"saved {event.path}"))
 
-    def _on_knob(self, event: KnobSet) -> None:
-        self.knobs[event.key] = event.value
-        self.marks.append(RunMark(event.step, "knob", f"{event.key} {event.previous} → {event.value}"))
+    def _on_setting(self, event: KnobSet) -> None:
+        self.settings[event.key] = event.value
+        self.marks.append(RunMark(event.step, "setting", f"{event.key} {event.previous} → {event.value}"))
 
     def _on_skipped(self, event: Skipped) -> None:
         self.marks.append(RunMark(event.step, "skip", event.reason))
@@ -344,7 +344,7 @@ class RunCurves:
         CoreEvaluated: _on_core,
         Sampled: _on_sampled,
         Saved: _on_saved,
-        KnobSet: _on_knob,
+        KnobSet: _on_setting,
         Skipped: _on_skipped,
         RolledBack: _on_rolled_back,
         Finished: _on_finished,

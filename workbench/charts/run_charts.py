@@ -56,11 +56,11 @@ NORM = SeriesSpec("norm", "steps", "grad_norm", "secondary")
 SPEED = SeriesSpec("tokens/s", "steps", "tokens_per_second", "accent")
 CORE = SeriesSpec("CORE", "core", "core_metric", "success")
 
-LOSS_MARKS = ("save", "knob", "best", *INCIDENTS)
+LOSS_MARKS = ("save", "setting", "best", *INCIDENTS)
 CORE_CHART = ChartSpec("core-chart", "CORE metric", (CORE,))
 CHARTS = (
     ChartSpec("loss-chart", "loss (nats per token)", (TRAIN, VALIDATION), LOSS_MARKS, is_smoothed=True),
-    ChartSpec("lr-chart", "learning rate", (RATE,), marks=("knob",)),
+    ChartSpec("lr-chart", "learning rate", (RATE,), marks=("setting",)),
     ChartSpec("norm-chart", "gradient norm", (NORM,), INCIDENTS, shows_clip=True),
     ChartSpec("speed-chart", "tokens per second", (SPEED,)),
     CORE_CHART,

@@ -56,7 +56,7 @@ def read_rows(stretch: bytes, columns: Sequence[str]) -> NDArray[np.float64]:
     """The numbers of a stretch, shape (lines, columns); null is NaN."""
     signs = np.frombuffer(bytearray(stretch), np.uint8)
     before = np.flatnonzero((signs == ord("-")) | (signs == ord("+"))) - 1
-    signs[before[signs[before] == ord("e")]] = ord("E")  # exponents, told apart from the letters of names
+    signs[before[signs[before] == ord("e")]] = ord("E")  # exponents, unlike the letters of names
     table = signs.tobytes().translate(None, DROPPED)
     if len(stretch) >= LONG_BYTES and importlib.util.find_spec("pyarrow") is not None:
         return parse_with_pyarrow(table, columns)

@@ -11,7 +11,7 @@ import numpy as np
 from llm.errors import UserError
 from llm.files import staging_path
 from llm.run import Run
-from workbench.charts.curve_cache import caught_up
+from workbench.charts.curve_cache import read_curves
 from workbench.charts.curves import STEP_COLUMNS, Array, RunCurves
 
 VALIDATION_COLUMNS = ("validation_loss", "perplexity", "bits_per_byte")
@@ -33,7 +33,7 @@ def write_csv(run: Run, file: TextIO, progress: OnProgress = lambda share: None)
         progress(share / 2)
         return True
 
-    curves = caught_up(run, read)
+    curves = read_curves(run, read)
     file.write(",".join(HEADINGS) + "\n")
     steps = np.union1d(curves.steps["step"], curves.validation["step"])
     for start in range(0, len(steps), ROWS_AT_ONCE):

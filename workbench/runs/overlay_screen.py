@@ -15,7 +15,7 @@ from textual.widgets import Static
 
 from llm.run import Run
 from workbench.charts.chart import COLORS, Chart
-from workbench.charts.curve_cache import caught_up
+from workbench.charts.curve_cache import read_curves
 from workbench.charts.curves import AXES, RunCurves
 from workbench.charts.run_charts import OVERLAYS, overlay
 from workbench.ui.dialogs import Modal
@@ -99,7 +99,7 @@ class OverlayScreen(Modal[None]):
                 self.post_message(self.Reading((place + share) / len(self.curves)))
                 return self.is_attached
 
-            self.curves[place] = caught_up(curves.run, progress)
+            self.curves[place] = read_curves(curves.run, progress)
             if self.is_attached:
                 self.app.call_from_thread(self.show)
         self.all_read = True

@@ -46,7 +46,7 @@ class ChooseRuns(Modal[list[str] | None]):
             question = f"Compare with which runs (at most {MOST_OTHERS})?"
             yield Static(question, classes="dialog-question", markup=False)
             yield ChoiceList(*(Option(self._entry(name), id=name) for name in self.names))
-            yield Static(HINT, id="beside-note", markup=False)
+            yield Static(HINT, id="compare-note", markup=False)
         yield KeyLine()
 
     def on_mount(self) -> None:
@@ -68,7 +68,7 @@ class ChooseRuns(Modal[list[str] | None]):
         note = (
             f"{count} are selected; deselect some, at most {MOST_OTHERS} can be drawn." if count > MOST_OTHERS else HINT
         )
-        self.query_one("#beside-note", Static).update(note)
+        self.query_one("#compare-note", Static).update(note)
 
     @on(OptionList.OptionSelected)
     def _accept(self) -> None:

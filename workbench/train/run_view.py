@@ -20,7 +20,7 @@ from llm.config import RunConfig, get_value
 from llm.errors import UserError
 from llm.events import CommandRefused, Event, Finished, Sampled, Skipped, Warned
 from llm.run import Run, list_runs
-from workbench.charts.curve_cache import WORTH_BYTES, caught_up, keep, recall
+from workbench.charts.curve_cache import read_curves
 from workbench.charts.curves import AXES, RunCurves
 from workbench.runs.catalog import has_curves, why_unreadable
 from workbench.text import clean
@@ -173,13 +173,9 @@ class RunView(Vertical):
             self.post_message(self.Reading(run.name, share))
             return not worker.is_cancelled
 
-        curves = recall(run)
-        is_new = curves.unread_bytes > WORTH_BYTES
-        curves.catch_up(progress)
+        curves = read_curves(run, progress)
         if not worker.is_cancelled:
             self.post_message(self.CaughtUp(curves))
-            if is_new:
-                keep(curves)
 
     def on_run_view_reading(self, message: Reading) -> None:
         if self._reading and self.subject == message.name:
@@ -301,7 +297,7 @@ class RunView(Vertical):
     def value_of(self, path: str) -> object:
         """The current value of a live setting: the last one set, else that of the configuration."""
         assert self.curves is not None
-        return self.curves.knobs.get(path, get_value(self.config, path))
+        return self.curves.settings.get(path, get_value(self.config, path))
 
     # --- drawing
 
@@ -374,7 +370,7 @@ class RunView(Vertical):
     @work(thread=True, exclusive=True, group="read other runs")
     def _read_others(self, runs: Sequence[Run]) -> None:
         worker = get_current_worker()
-        others = [caught_up(run, lambda share: not worker.is_cancelled) for run in runs]
+        others = [read_curves(run, lambda share: not worker.is_cancelled) for run in runs]
         if not worker.is_cancelled:
             self.post_message(self.OthersRead(others))
 

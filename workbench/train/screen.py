@@ -51,7 +51,7 @@ class TrainScreen(WorkbenchScreen):
     AUTO_FOCUS = ""
     BINDINGS: ClassVar[list[BindingType]] = [
         Binding("u", "next_axis", "Steps, tokens, time", id="train.axis", show=False),
-        Binding("o", "lay_beside", "Compare with other runs", id="train.beside", show=False),
+        Binding("o", "compare", "Compare with other runs", id="train.beside", show=False),
         Binding("v", "next_chart", "Next chart", id="train.next-chart", show=False),
         Binding("escape", "restore", "All charts", id="train.restore", show=False),
         *CHART_KEYS,
@@ -110,7 +110,7 @@ class TrainScreen(WorkbenchScreen):
     def action_next_axis(self) -> None:
         self.view.show_next_axis()
 
-    def action_lay_beside(self) -> None:
+    def action_compare(self) -> None:
         self.view.choose_others()
 
     def action_next_chart(self) -> None:

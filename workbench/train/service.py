@@ -25,7 +25,7 @@ from llm.run import Command, Run, list_runs
 from llm.run.log import last_events
 from llm.training.commands import CommandQueue
 from workbench.terminal import write_log
-from workbench.ui.garbage import leave_out_what_is_loaded
+from workbench.ui.garbage import freeze_loaded_objects
 
 Overrides = tuple[tuple[str, str], ...]
 
@@ -53,13 +53,13 @@ def train_with_torch(run: Run, home: Path, *, on_event: Callable[[Event], None],
 
     def notice(event: Event) -> None:
         if isinstance(event, Started):  # by now everything is loaded
-            leave_out_what_is_loaded()
+            freeze_loaded_objects()
         on_event(event)
 
     try:
         return run_training(run, home, on_event=notice, **arguments)
     finally:
-        leave_out_what_is_loaded()
+        freeze_loaded_objects()
 
 
 @dataclass

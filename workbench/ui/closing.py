@@ -1,7 +1,7 @@
 """Windows that close once.
 
-A second Enter or Escape often is in the queue before the first has closed its window. Textual then closes whatever is
-in front instead, and goes on handing keys, clicks and results to a window whose widgets are already gone.
+A second Enter or Escape is often queued before the first one has closed its window. Textual then closes the window in
+front instead, and sends keys, clicks and results to a window whose widgets are removed.
 """
 
 from __future__ import annotations
@@ -20,8 +20,8 @@ from textual.widget import MountError
 
 
 class ClosesOnce(Screen[ScreenResultType]):
-    """A screen that closes only while it is in front, and hears nothing afterwards. Not the first among the bases of a
-    class, since Textual looks for styles only in the first."""
+    """A screen that closes only while it is in front, and handles no messages afterwards. It must not be the first base
+    of a class: Textual looks for styles in the first one only."""
 
     is_closed = False
     """Whether it has been dismissed."""

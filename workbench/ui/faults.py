@@ -1,7 +1,7 @@
 """Keeping the app alive after an error in one handler.
 
 Textual ends the app at the first exception in any handler, timer, worker or drawing, and the widget whose handler
-failed handles nothing any more. Here such an error is written to the log and shown in a toast, and all goes on.
+failed handles nothing any more. Here such an error is written to the log and shown in a toast, and the app continues.
 """
 
 from __future__ import annotations
@@ -41,7 +41,7 @@ class FaultLog:
             return False
         self._written[kind] = now
         if count := self._left_out.pop(kind, 0):
-            write_log(f"The next error came {count} more times meanwhile.\n")
+            write_log(f"The next error occurred {count} more times since.\n")
         write_log("".join(traceback.format_exception(cause)))
         if now - self._shown < QUIET_SECONDS:
             return False
@@ -63,7 +63,7 @@ def kind_of(error: BaseException) -> tuple[str, str, int]:
 @contextmanager
 def errors_contained() -> Iterator[None]:
     """While the block runs, an error in a handler of a mounted app goes to the app's `_handle_exception` and the widget
-    goes on handling messages. Textual's own loop stops handling them after the call."""
+    continues to handle messages. Textual's own loop stops handling them after the call."""
     dispatch = MessagePump._dispatch_message
 
     async def dispatch_message(pump: MessagePump, message: Message) -> None:

@@ -1,17 +1,16 @@
-"""Keeping Python's garbage collector from stopping the keys and the training."""
+"""Avoiding pauses by Python's garbage collector."""
 
 from __future__ import annotations
 
 import gc
 
 
-def leave_out_what_is_loaded() -> None:
-    """Collect now, and pass over everything that is left in the collections to come.
+def freeze_loaded_objects() -> None:
+    """Collect now, and exclude the remaining objects from later collections.
 
-    With torch loaded there are a quarter of a million objects that stay. A full collection looks at them all and stops
-    every thread meanwhile, for 0.2 s on the machine where this was measured, every few seconds where much is drawn.
-    What was passed over before is looked at again here, so nothing is kept for good: to be called when much was loaded,
-    and when much was dropped.
+    PyTorch leaves a quarter of a million permanent objects. A full collection visits all of them and stops every thread
+    for 0.2 s (measured), every few seconds while charts are drawn. Objects excluded earlier are collected here too, so
+    call it after much was loaded or dropped.
     """
     gc.unfreeze()
     gc.collect()

@@ -1,4 +1,4 @@
-"""The app's terminal: what is pasted is text, whatever it holds, and a terminal may be gone at any time."""
+"""The terminal driver: pasted text is only text, and a lost terminal is no error."""
 
 from __future__ import annotations
 

@@ -19,14 +19,14 @@ Row = tuple[str, Sequence[Text]]
 
 AT_ONCE = 200
 BAR = 1
-"""The width of the bar beside a table that is longer than its place."""
+"""The width of the scroll bar."""
 PADDING = 2
-"""How much wider a column is than what is in it."""
+"""The padding of a column, both sides together."""
 
 
 @dataclass(frozen=True)
 class Heading:
-    """A column: what it is called in the code, what is written above it, and how many cells of text it is wide."""
+    """A column: its key, its label, and its width in cells."""
 
     key: str
     label: str

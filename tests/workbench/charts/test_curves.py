@@ -143,8 +143,8 @@ def test_state_of_a_run(home: Path) -> None:
     log.append(Saved(step=1, path="live/step-00000001", size_bytes=1, kind="snapshot"))
     curves.poll()
     assert not curves.paused
-    assert curves.params == {"train.clip": 0.5}
-    assert [mark.kind for mark in curves.marks] == ["knob"]
+    assert curves.settings == {"train.clip": 0.5}
+    assert [mark.kind for mark in curves.marks] == ["setting"]
     assert curves.seconds_left == (TOTAL - 1) * 0.05
     log.append(Finished(step=1, status="stopped"))
     curves.poll()
@@ -202,7 +202,17 @@ def one_by_one(run: Run) -> RunCurves:
 def same(a: RunCurves, b: RunCurves) -> None:
     for name in ("steps", "validation", "core"):
         np.testing.assert_array_equal(getattr(a, name).array(), getattr(b, name).array())
-    for name in ("marks", "samples", "started", "last_step", "last_evaluation", "finished", "knobs", "recent", "step"):
+    for name in (
+        "marks",
+        "samples",
+        "started",
+        "last_step",
+        "last_evaluation",
+        "finished",
+        "settings",
+        "recent",
+        "step",
+    ):
         assert getattr(a, name) == getattr(b, name), name
 
 
@@ -235,14 +245,14 @@ def test_what_was_read_is_recalled_and_only_the_rest_is_read(home: Path, monkeyp
     line = to_line(step_event(1010))
     with (run.path / "events.jsonl").open("ab") as file:
         file.write(line[:50])  # the writer is in the middle of a line
-    first = curve_cache.recall(run)
+    first = curve_cache.load_cache(run)
     assert len(first.steps) == 0
     first.catch_up()
-    assert curve_cache.keep(first)
+    assert curve_cache.save_cache(first)
     with (run.path / "events.jsonl").open("ab") as file:
         file.write(line[50:])
         file.write(to_line(CoreEvaluated(step=1010, core_metric=0.25, tasks={"a": 0.5}, centred={"a": 0.25})))
-    again = curve_cache.recall(run)
+    again = curve_cache.load_cache(run)
     assert len(again.steps) == 1009
     again.catch_up()
     assert again.steps["step"][-1] == 1010
@@ -255,19 +265,19 @@ def test_another_log_or_a_damaged_cache_is_not_recalled(home: Path, monkeypatch:
     run = long_run(home, "long-1", 211)
     curves = RunCurves(run)
     curves.catch_up()
-    assert curve_cache.keep(curves)
+    assert curve_cache.save_cache(curves)
     path = curve_cache.cache_path(curves)
     whole = path.read_bytes()
     for damaged in (b"", whole[:-500], b"PK" + bytes(300), pickle.dumps({"head": 1})):
         path.write_bytes(damaged)
-        assert len(curve_cache.recall(run).steps) == 0
+        assert len(curve_cache.load_cache(run).steps) == 0
     path.write_bytes(whole)
-    assert len(curve_cache.recall(run).steps) == 211
+    assert len(curve_cache.load_cache(run).steps) == 211
     log = run.path / "events.jsonl"
     log.write_bytes(log.read_bytes().replace(b'"step": 211', b'"step": 212'))
-    assert len(curve_cache.recall(run).steps) == 0
+    assert len(curve_cache.load_cache(run).steps) == 0
     log.unlink()
-    assert len(curve_cache.recall(run).steps) == 0
+    assert len(curve_cache.load_cache(run).steps) == 0
 
 
 def test_axes_of_steps_tokens_and_time(home: Path) -> None:

@@ -34,7 +34,7 @@ async def test_a_process_is_watched_and_steered(home: Path, corpus: Path) -> Non
             await pilot.press("s", "p")
             await until(pilot, lambda: screen.state == "running" and run.checkpoints())
             app.training.send("far-1", "set", key="train.lr_multiplier", value="0.5")
-            await until(pilot, lambda: screen.curves and "train.lr_multiplier" in screen.curves.params)
+            await until(pilot, lambda: screen.curves and "train.lr_multiplier" in screen.curves.settings)
             await pilot.press("x")
             await until(pilot, lambda: isinstance(app.screen, Ask))
             await pilot.press("enter")

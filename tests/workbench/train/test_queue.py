@@ -36,7 +36,7 @@ def test_what_cannot_wait(tmp_path):
     assert queue.add(make_run(tmp_path, "d-1", steps=3, end="stopped")) == 4
     with pytest.raises(WrongUse, match="is in the queue already"):
         queue.add(Run.open(tmp_path, "d-1"))
-    with pytest.raises(WrongUse, match="has reached its length"):
+    with pytest.raises(WrongUse, match="is finished"):
         queue.add(make_run(tmp_path, "e-1", steps=3))
     busy = make_run(tmp_path, "f-1")
     with busy.lock(), pytest.raises(WrongUse, match="is in training"):

@@ -293,9 +293,9 @@ async def test_every_live_knob_is_checked_sent_and_written_into_the_record(
         line.value = value
         await pilot.press("enter")
         await until(pilot, lambda: trainer.commands[-1:] == [("set", {"key": path, "value": value})])
-        await until(pilot, lambda: screen.curves and path in screen.curves.params)
+        await until(pilot, lambda: screen.curves and path in screen.curves.settings)
         assert screen.curves is not None
-        assert screen.curves.marks[-1].kind == "knob"
+        assert screen.curves.marks[-1].kind == "setting"
         await until(pilot, lambda: not screen.view.pending)
         await until(pilot, lambda: path in "".join(one.text for one in screen.query_one("#event-log").lines))  # type: ignore[attr-defined]
 

@@ -173,7 +173,7 @@ async def test_a_knob_is_pending_until_it_has_taken_effect(home: Path) -> None:
         await until(pilot, lambda: not screen.view.pending and "train.lr_multiplier: 1.0" in shown(screen))
         assert screen.view.value_of("train.lr_multiplier") == 0.5
         assert screen.curves is not None
-        assert screen.curves.marks[-1].kind == "knob"
+        assert screen.curves.marks[-1].kind == "setting"
         app.training.shutdown()
 
 
@@ -315,7 +315,7 @@ async def test_saves_knobs_skipped_steps_and_the_best_evaluation_are_marked(home
         screen = await opened(app, pilot, "old-1")
         loss = screen.query_one("#loss-chart", Chart)
         await until(pilot, lambda: not loss.data.is_empty)
-        assert [mark.kind for mark in loss.data.marks] == ["save"] * 3 + ["knob", "best", "skip"]
+        assert [mark.kind for mark in loss.data.marks] == ["save"] * 3 + ["setting", "best", "skip"]
         assert (loss.data.marks[-2].x, loss.data.marks[-2].label) == (300, "best validation 1.804")
         assert [mark.kind for mark in screen.query_one("#norm-chart", Chart).data.marks] == ["skip"]
         for glyph in ("▪", "★", "✗"):
@@ -342,7 +342,6 @@ async def test_the_core_metric_gets_a_chart_and_a_figure_when_there_is_one(home:
 async def test_a_long_log_is_read_beside_the_screen(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("workbench.train.run_view.LONG_LOG_BYTES", 1)
     monkeypatch.setattr("workbench.charts.curve_cache.WORTH_BYTES", 1)
-    monkeypatch.setattr("workbench.train.run_view.WORTH_BYTES", 1)
     run = scripted_run(home, "old-1", 330, end="stopped")
     cache = run.path / ".cache" / "curves.npz"
     for _ in range(2):

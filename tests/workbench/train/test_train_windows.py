@@ -77,7 +77,9 @@ async def test_a_knob_set_after_the_end_is_refused_and_nothing_stays_asked(home:
         app.screen.query_one(Input).value = "0.5"
         await pilot.press("enter")
         await until(pilot, lambda: was_notified(app, "quick-1 has ended"))
-        assert not screen.view.pending and "train.lr_multiplier" not in (screen.curves.params if screen.curves else {})
+        assert not screen.view.pending and "train.lr_multiplier" not in (
+            screen.curves.settings if screen.curves else {}
+        )
         commands = home / "runs" / "quick-1" / "commands.jsonl"
         assert not commands.exists() or "lr_multiplier" not in commands.read_text()
 

@@ -8,7 +8,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from workbench.ui.garbage import leave_out_what_is_loaded
+from workbench.ui.garbage import freeze_loaded_objects
 
 
 @pytest.fixture(autouse=True)
@@ -26,7 +26,7 @@ class Node:
 
 def test_what_is_loaded_is_looked_at_no_more() -> None:
     held = [Node() for _ in range(10_000)]
-    leave_out_what_is_loaded()
+    freeze_loaded_objects()
     assert gc.get_freeze_count() > len(held)
     assert len(gc.get_objects()) < 1000
 
@@ -34,9 +34,9 @@ def test_what_is_loaded_is_looked_at_no_more() -> None:
 def test_what_was_dropped_meanwhile_is_freed_at_the_next_call() -> None:
     node = Node()
     gone = weakref.ref(node)
-    leave_out_what_is_loaded()
+    freeze_loaded_objects()
     del node
     gc.collect()
     assert gone() is not None
-    leave_out_what_is_loaded()
+    freeze_loaded_objects()
     assert gone() is None
