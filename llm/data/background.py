@@ -1,4 +1,4 @@
-"""Work on a thread beside the one that waits for it, which can give up waiting at any time."""
+"""Work on a second thread, with progress; the caller can cancel it at any time."""
 
 from __future__ import annotations
 
@@ -15,32 +15,32 @@ Report: TypeAlias = "Callable[[float], None]"
 POLL_SECONDS = 0.1
 
 
-class Abandoned(Exception):
-    """Raised inside the function, at its next report, when nobody waits for its result any more."""
+class Cancelled(Exception):
+    """Raised inside the function, at its next report, after the caller cancelled."""
 
 
-def in_background(
+def run_in_background(
     work: Callable[[Report], T], stage: str, total: float = 0.0, unit: str = "MB"
 ) -> Generator[Progress, None, T]:
-    """Returns work(report), yielding Progress about ten times a second. `report(done)` says how far the work is.
+    """Returns work(report), yielding Progress about ten times a second. `report(done)` sets the progress.
 
     Closing the generator makes the next `report` raise Abandoned, and waits for the thread.
     """
     done = 0.0
     result: list[T] = []
     failure: list[BaseException] = []
-    abandoned = threading.Event()
+    cancelled = threading.Event()
 
     def report(now_done: float) -> None:
         nonlocal done
         done = now_done
-        if abandoned.is_set():
-            raise Abandoned
+        if cancelled.is_set():
+            raise Cancelled
 
     def run() -> None:
         try:
             result.append(work(report))
-        except BaseException as error:  # noqa: BLE001  raised again below, in the thread that waits
+        except BaseException as error:  # noqa: BLE001  raised again in the caller's thread
             failure.append(error)
 
     thread = threading.Thread(target=run, name=stage, daemon=True)
@@ -50,7 +50,7 @@ def in_background(
             yield progress(stage, done, total, unit)
             thread.join(POLL_SECONDS)
     finally:
-        abandoned.set()
+        cancelled.set()
         thread.join()
     if failure:
         raise failure[0]
@@ -58,47 +58,47 @@ def in_background(
     return result[0]
 
 
-def beside(source: Generator[T, None, None]) -> Generator[T | None, None, None]:
-    """The items of `source`, each waited for on a thread; None several times a second while there is none.
+def iterate_in_thread(source: Generator[T, None, None]) -> Generator[T | None, None, None]:
+    """The items of `source`, computed on a thread; None several times a second while waiting.
 
-    Closing this leaves the thread to itself: it closes `source` once the item it waits for has come.
+    After closing this generator, the thread closes `source` when the current item arrives.
     """
     found: queue.Queue[tuple[T] | BaseException | None] = queue.Queue()
-    wanted, left = threading.Semaphore(0), threading.Event()
+    requested, closed = threading.Semaphore(0), threading.Event()
 
     def run() -> None:
         try:
             with closing(source):
                 for item in source:
                     found.put((item,))
-                    wanted.acquire()
-                    if left.is_set():
+                    requested.acquire()
+                    if closed.is_set():
                         return
             found.put(None)
-        except BaseException as error:  # noqa: BLE001  raised again below, in the thread that waits
+        except BaseException as error:  # noqa: BLE001  raised again in the caller's thread
             found.put(error)
 
-    threading.Thread(target=run, name="beside", daemon=True).start()
+    threading.Thread(target=run, name="iterate", daemon=True).start()
     try:
         while True:
             try:
-                came = found.get(timeout=POLL_SECONDS)
+                item = found.get(timeout=POLL_SECONDS)
             except queue.Empty:
                 yield None
                 continue
-            if came is None:
+            if item is None:
                 return
-            if isinstance(came, BaseException):
-                raise came
-            yield came[0]
-            wanted.release()
+            if isinstance(item, BaseException):
+                raise item
+            yield item[0]
+            requested.release()
     finally:
-        left.set()
-        wanted.release()
+        closed.set()
+        requested.release()
 
 
-def summed(report: Report) -> Callable[[int], None]:
-    """A function that takes sizes in bytes, one after another, and reports their sum in megabytes."""
+def count_megabytes(report: Report) -> Callable[[int], None]:
+    """A function that takes sizes in bytes and reports their sum in megabytes."""
     done = 0
 
     def advance(size: int) -> None:
@@ -110,5 +110,5 @@ def summed(report: Report) -> Callable[[int], None]:
 
 
 def progress(stage: str, done: float, total: float, unit: str = "MB") -> Progress:
-    """An event in which `done` never passes `total`, which may be an estimate (0: unknown)."""
+    """A Progress event with `done` limited to `total`, which may be an estimate (0: unknown)."""
     return Progress(stage=stage, done=min(done, total) if total else done, total=total, unit=unit)

@@ -16,8 +16,8 @@ from typing import Any
 import tomli_w
 
 from llm.config import NAME_LENGTH, RunConfig, check_name, defaults_of_0_1_0, from_mapping, to_mapping
-from llm.data.text.datasets import CATALOGUE
-from llm.data.text.urls import is_address
+from llm.data.text.datasets import CATALOG
+from llm.data.text.urls import is_url
 from llm.errors import UserError, WrongUse
 from llm.events import Event, Finished, is_unix_time
 from llm.files import read_json, remove_directory, write_atomic, write_json
@@ -48,7 +48,7 @@ ITEMS: Kinds = {"pins": int, "tags": str, "prompts": str}
 RESERVED = frozenset({"export", "delete", "trash", "restore", "empty-trash"})  # subcommands of `llm-workbench runs`
 LONGEST_NUMBER = len("-999999")
 ATTEMPTS = 100
-NAMES = frozenset({"stories", "pylib"} | {dataset.name for dataset in CATALOGUE})
+NAMES = frozenset({"stories", "pylib"} | {dataset.name for dataset in CATALOG})
 
 
 @dataclass(frozen=True)
@@ -296,7 +296,7 @@ def to_absolute(text: str) -> str:
     """The absolute path of `text`; `text` itself where it is empty, a URL, or the name of a corpus or dataset."""
     path = Path(text).expanduser()
     is_path = "/" in text or path.suffix or any(sign in text for sign in "*?[") or path.exists()
-    return str(path.absolute()) if text and is_path and text not in NAMES and not is_address(text) else text
+    return str(path.absolute()) if text and is_path and text not in NAMES and not is_url(text) else text
 
 
 def versions() -> dict[str, str]:

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from llm.data.text.fetch import Patience
+from llm.data.text.fetch import RetryPolicy
 from tests.data.text.http_for_tests import Site, serving
 
 
@@ -25,6 +25,6 @@ def waits() -> list[float]:
 
 
 @pytest.fixture
-def patience(waits: list[float]) -> Patience:
+def retry(waits: list[float]) -> RetryPolicy:
     """Notes how long it would have waited, and does not."""
-    return Patience(attempts=4, first_wait=1.0, timeout=5.0, sleep=waits.append)
+    return RetryPolicy(attempts=4, first_wait=1.0, timeout=5.0, sleep=waits.append)

@@ -12,9 +12,9 @@ import numpy as np
 from llm.config.schema import DataConfig
 from llm.core.bundle import BASELINES, DATA, INDEX, load_bundle
 from llm.data.text.corpora import open_corpus
-from llm.data.text.datasets import at_address, from_addresses, present, write_record
+from llm.data.text.datasets import downloaded_urls, local_copy, url_dataset, write_record
 from llm.data.text.download import unpack
-from llm.data.text.fetch import note_path, read_note
+from llm.data.text.fetch import metadata_path, read_metadata
 from llm.data.text.text_files import FileHashes
 from llm.data.tokens.dataset import load_dataset, verify_dataset
 from llm.data.tokens.prepare import find_tokenized_dataset
@@ -161,7 +161,7 @@ def bundle_kinds(folder: Path) -> Iterator[Kind]:
 
 def download_kinds(home: Path, folder: Path) -> Iterator[Kind]:
     folder.mkdir()
-    dataset = at_address(ADDRESS)
+    dataset = url_dataset(ADDRESS)
     here = home / "datasets" / dataset.name
     here.mkdir(parents=True)
     (here / "text.txt").write_text("text")
@@ -170,14 +170,14 @@ def download_kinds(home: Path, folder: Path) -> Iterator[Kind]:
     write_record(dataset, home, {"files": {"text.txt": entry}, "sources": {"text.txt": source}})
 
     def found() -> None:
-        list(from_addresses(home))
-        present(dataset, home)
+        list(downloaded_urls(home))
+        local_copy(dataset, home)
 
     (record,) = here.glob("*.json")
     yield Kind("record of a download", record, found)
-    note = note_path(folder / "part")
+    note = metadata_path(folder / "part")
     note.write_text(json.dumps({"url": ADDRESS, "validator": '"one"', "total": 4}))
-    yield Kind("note of a download", note, lambda: read_note(folder / "part"))
+    yield Kind("note of a download", note, lambda: read_metadata(folder / "part"))
     added = home / "corpora.json"
     added.write_text(json.dumps([{"path": "/nowhere", "text_field": "text"}]))
     yield Kind("corpora.json", added, lambda: read_added(home))

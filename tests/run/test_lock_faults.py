@@ -15,7 +15,7 @@ from pathlib import Path
 import pytest
 
 from llm.config import RunConfig
-from llm.data.text.download import reserved
+from llm.data.text.download import lock_partial
 from llm.data.tokens.staging import make_locked_folder, remove_leftovers
 from llm.events import Warned
 from llm.run import Run, list_runs
@@ -145,7 +145,7 @@ def test_everything_works_without_locks_and_it_is_said_once(home: Path, corpus: 
     (warning,) = [event.message for event in run.events() if isinstance(event, Warned) and "locks" in event.message]
     assert "two trainers of one run cannot be prevented reliably" in warning
     assert run.holder() is None and run.status().name == "finished"
-    with reserved(home / "datasets" / "partial"):
+    with lock_partial(home / "datasets" / "partial"):
         pass
     staging, lock = make_locked_folder(home / "data" / "new")
     os.close(lock)

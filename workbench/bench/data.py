@@ -28,7 +28,7 @@ import tiktoken
 from llm.config.schema import TokenizerConfig
 from llm.data.text.corpora import PylibCorpus
 from llm.data.text.text_files import read_text
-from llm.data.text.validation_split import LARGEST_BLOCK, Unit, blocks
+from llm.data.text.validation_split import MAX_BLOCK, Unit, blocks
 from llm.data.tokens.encoders import SerialEncoder
 from llm.data.tokens.tokenize import SplitWriter, tokenize
 from llm.errors import UserError
@@ -66,7 +66,7 @@ def text_pieces(file: Path | None) -> list[str]:
     else:
         whole = read_text(file, lambda path, count: None)
     pieces, size = [], 0
-    for piece in blocks(whole, LARGEST_BLOCK):
+    for piece in blocks(whole, MAX_BLOCK):
         if size >= TEXT_BYTES:
             break
         pieces.append(piece)

@@ -12,20 +12,20 @@ from workbench.commands.output import print_json, say
 from workbench.text import clean
 
 if TYPE_CHECKING:
-    from llm.data.text.datasets import Present
+    from llm.data.text.datasets import LocalCopy
 
 
 def dataset_records(home: Path) -> list[dict[str, Any]]:
     """The named datasets, with what is downloaded of them, and the datasets downloaded from URLs."""
-    from llm.data.text.datasets import CATALOGUE, from_addresses, present
+    from llm.data.text.datasets import CATALOG, downloaded_urls, local_copy
     from workbench.formatting import format_size
 
     records = []
-    for dataset in CATALOGUE:
+    for dataset in CATALOG:
         record: dict[str, Any] = {"name": dataset.name, "kind": "dataset", "here": False}
         remote = dataset.files[0].size_bytes if dataset.sharded else sum(file.size_bytes for file in dataset.files)
         try:
-            here = present(dataset, home)
+            here = local_copy(dataset, home)
         except UserError as error:
             records.append(record | {"about": str(error), "problem": str(error)})
             continue
@@ -37,19 +37,19 @@ def dataset_records(home: Path) -> list[dict[str, Any]]:
             files = f"{len(here.files)} file{'s' if len(here.files) > 1 else ''}"
             state = f"downloaded, {format_size(here.size_bytes)} in {files}"
         records.append(record | {"about": f"{dataset.about}; {state}"})
-    for address, here in from_addresses(home):
+    for address, here in downloaded_urls(home):
         about = f"downloaded, {format_size(here.size_bytes)}"
         records.append({"name": address, "kind": "address", "about": about} | sizes(here))
     return records
 
 
-def sizes(here: Present) -> dict[str, Any]:
+def sizes(here: LocalCopy) -> dict[str, Any]:
     return {"here": True, "path": str(here.folder), "bytes": here.size_bytes, "files": len(here.files)}
 
 
 def download(options: argparse.Namespace) -> int:
     """Download a dataset, and print where it is and how to use it."""
-    from llm.data.text.datasets import CATALOGUE, find_dataset
+    from llm.data.text.datasets import CATALOG, find_dataset
     from llm.data.text.download import download as fetched
     from workbench.commands.progress import with_progress
     from workbench.formatting import format_size
@@ -57,7 +57,7 @@ def download(options: argparse.Namespace) -> int:
     if options.overrides:
         raise WrongUse("data download takes no configuration fields.")
     if options.name is None:
-        names = ", ".join(dataset.name for dataset in CATALOGUE)
+        names = ", ".join(dataset.name for dataset in CATALOG)
         raise WrongUse(f"data download needs a URL or the name of a dataset: {names}.")
     if options.shards is not None and options.shards < 1:
         raise WrongUse(f"--shards must be 1 or more, not {options.shards}.")

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from llm.config import DataConfig, RunConfig, defaults_of_0_1_0, from_mapping
-from llm.data.text.urls import is_address, web_address
+from llm.data.text.urls import is_url, normalize_url
 from llm.errors import UserError
 from llm.events import Progress
 from llm.files import directory_size, read_json, remove_directory, write_json
@@ -79,11 +79,11 @@ def list_corpora(home: Path) -> list[Entry]:
 
 def added_corpora(home: Path) -> Iterator[Entry]:
     """The texts that the user has added, and those downloaded from a web address by a run."""
-    from llm.data.text.datasets import from_addresses
+    from llm.data.text.datasets import downloaded_urls
 
     records = read_added(home)
     listed = {record["path"] for record in records}
-    records += [{"path": url, "text_field": "text"} for url, _ in from_addresses(home) if url not in listed]
+    records += [{"path": url, "text_field": "text"} for url, _ in downloaded_urls(home) if url not in listed]
     for record in records:
         yield added_entry(home, record["path"], record["text_field"])
 
@@ -91,13 +91,13 @@ def added_corpora(home: Path) -> Iterator[Entry]:
 def added_entry(home: Path, path: str, text_field: str) -> Entry:
     """A text of the user, or a downloaded web address."""
     entry = Entry("added", path, "your text", corpus=path, text_field=text_field)
-    if not is_address(path):
+    if not is_url(path):
         return entry
-    from llm.data.text.datasets import find_dataset, present
+    from llm.data.text.datasets import find_dataset, local_copy
     from workbench.formatting import format_size
 
     try:
-        found = present(find_dataset(path), home)
+        found = local_copy(find_dataset(path), home)
     except UserError as error:
         return replace(entry, here=False, problem=str(error))
     if found is None:
@@ -107,15 +107,15 @@ def added_entry(home: Path, path: str, text_field: str) -> Entry:
 
 def named_datasets(home: Path) -> Iterator[Entry]:
     """The named data sets, downloaded or not."""
-    from llm.data.text.datasets import CATALOGUE, present
+    from llm.data.text.datasets import CATALOG, local_copy
     from workbench.formatting import format_size
 
-    for dataset in CATALOGUE:
+    for dataset in CATALOG:
         corpus = dataset.name if dataset.train else ""
         entry = Entry("named", dataset.name, dataset.about, corpus=corpus, here=False)
         entry = replace(entry, validation=dataset.name if dataset.validation else "")
         try:
-            found = present(dataset, home)
+            found = local_copy(dataset, home)
         except UserError as error:
             yield replace(entry, problem=str(error))
             continue
@@ -186,9 +186,9 @@ def read_added(home: Path) -> list[dict[str, str]]:
 def path_problem(text: str) -> str:
     """What is wrong with a typed path or address, or "". Accesses at most one folder, so that typing stays fast."""
     text = pasted_path(text)
-    if is_address(text):
+    if is_url(text):
         try:
-            web_address(text)
+            normalize_url(text)
         except UserError as error:
             return str(error)
         return ""
@@ -208,11 +208,11 @@ def add_corpus(home: Path, text: str, text_field: str = "") -> Entry:
     Raises FieldNeeded if no field is given and the text could be in several; UserError if it contains no text, or if
     the address was not downloaded. Opens every file of a folder or glob.
     """
-    from llm.data.text.datasets import located
+    from llm.data.text.datasets import resolve_names
 
     text = pasted_path(text)
-    path = web_address(text) if is_address(text) else str(Path(text).expanduser().absolute())
-    here = located(DataConfig(corpus=path), home)
+    path = normalize_url(text) if is_url(text) else str(Path(text).expanduser().absolute())
+    here = resolve_names(DataConfig(corpus=path), home)
     field = text_field or text_field_of(path, here.corpus)
     check_corpus(replace(RunConfig(), data=replace(here, text_field=field)), home)
     records = [record for record in read_added(home) if record["path"] != path]
@@ -241,7 +241,7 @@ def remove_corpus(home: Path, path: str) -> None:
     from llm.data.text.datasets import dataset_folder, find_dataset
 
     write_json(home / ADDED, [record for record in read_added(home) if record["path"] != path])
-    if is_address(path):
+    if is_url(path):
         folder = dataset_folder(find_dataset(path), home)
         if folder.exists():
             remove_directory(folder)
@@ -281,10 +281,10 @@ def preview(entry: Entry, home: Path) -> tuple[str, list[str]]:
     """The beginning of the text, documents separated by an empty line, and warnings about skipped parts. Raises
     UserError if it cannot be read."""
     from llm.data.text.corpora import open_corpus
-    from llm.data.text.datasets import located
+    from llm.data.text.datasets import resolve_names
     from llm.data.tokens.token_paths import is_token_corpus
 
-    data = located(config_with(entry, RunConfig()).data, home)
+    data = resolve_names(config_with(entry, RunConfig()).data, home)
     if is_token_corpus(data, trains_tokenizer=True):
         return "(token files: ids without text)", []
     corpus = open_corpus(data, home, "<|endoftext|>")

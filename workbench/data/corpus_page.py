@@ -6,7 +6,7 @@ from typing import Any
 
 from textual.content import Content
 
-from llm.data.text.urls import is_address
+from llm.data.text.urls import is_url
 from workbench.chat.tokens import color_tokens, quoted
 from workbench.data.corpora import Contents, Entry, Inspection, dataset_sizes
 from workbench.formatting import format_size
@@ -40,7 +40,7 @@ def corpus_page(entry: Entry, contents: Contents | None, width: int, *, with_ids
     elif not entry.here:
         lines.append(Content("Not downloaded. Press Enter to download it."))
     elif entry.corpus:
-        hint = HINTS["address" if is_address(entry.corpus) else entry.kind]
+        hint = HINTS["address" if is_url(entry.corpus) else entry.kind]
         lines.append(Content.styled(hint, "$foreground-muted"))
         lines += [
             Content.styled(clean(note), "$text-warning") for note in (contents.warnings if contents is not None else ())

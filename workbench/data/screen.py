@@ -17,7 +17,7 @@ from textual.widgets import OptionList, Static
 from textual.widgets.option_list import Option
 
 from llm.config import RunConfig
-from llm.data.text.urls import is_address
+from llm.data.text.urls import is_url
 from llm.errors import UserError
 from workbench.data.corpora import (
     Contents,
@@ -251,7 +251,7 @@ class DataScreen(WorkbenchScreen):
 
     def _add(self, text: str | None) -> None:
         path = pasted_path(text or "")
-        if is_address(path):
+        if is_url(path):
             self._download_address(path)
         elif path:
             self._add_path(path)
@@ -292,7 +292,7 @@ class DataScreen(WorkbenchScreen):
         entry = self.entry
         if entry is None:
             return
-        if is_address(entry.corpus) and entry.here:
+        if is_url(entry.corpus) and entry.here:
             question = (
                 f"Remove {entry.name} and delete the downloaded copy ({entry.about})? It can be downloaded again."
             )

@@ -1,4 +1,4 @@
-"""Tokens that are an array in memory, or a memory map, as a split that batches are cut from."""
+"""Tokens in an array, in memory or memory-mapped, as a TokenSplit."""
 
 from __future__ import annotations
 
@@ -13,8 +13,8 @@ from llm.data.tokens.shards import Tokens, dtype_for
 class ArraySplit:
     """A `TokenSplit` over a one-dimensional integer array, which is not copied.
 
-    `text_bytes`: UTF-8 bytes of the text that the tokens stand for, where bits per byte are wanted. ValueError where
-    the array has another shape or is no array of integers.
+    `text_bytes`: UTF-8 bytes of the text, for bits per byte. ValueError unless the array is one-dimensional and of
+    integers.
     """
 
     def __init__(self, tokens: NDArray[Any], *, name: str = "training", text_bytes: int = 0) -> None:
@@ -26,14 +26,14 @@ class ArraySplit:
 
     @property
     def dtype(self) -> np.dtype[np.unsignedinteger]:
-        """Unsigned, wide enough for what the array's own type can hold."""
+        """uint16 or uint32, wide enough for the type of the array."""
         return dtype_for(1 << 16 if self.tokens.dtype.itemsize <= 2 else 1 << 32)
 
     def __len__(self) -> int:
         return len(self.tokens)
 
     def read(self, start: int, stop: int) -> Tokens:
-        """Tokens [start, stop), exactly stop - start of them. IndexError outside the array, ValueError below 0."""
+        """Tokens [start, stop), (stop - start,). IndexError outside the array, ValueError below 0."""
         if not 0 <= start <= stop <= len(self.tokens):
             raise IndexError(f"Tokens {start} to {stop} are outside the {len(self.tokens)} of the array.")
         part = np.asarray(self.tokens[start:stop])

@@ -1,4 +1,4 @@
-"""Compute the next few values of a function of an integer on a thread, while the current one is being used."""
+"""Computing the next values of a function of an integer on a thread, while the current one is in use."""
 
 from __future__ import annotations
 
@@ -15,8 +15,8 @@ POLL_SECONDS = 0.1
 class Prefetcher(Generic[T]):
     """Computes function(start), function(start + 1), … at most `depth` ahead, on a daemon thread.
 
-    An exception of the function is raised by the `get` that asks for its value, and by every later one. The function
-    must not touch torch: a second thread with an OpenMP pool slows the trainer.
+    An exception of the function is raised by the `get` for its value and by every later one. The function must not
+    use torch: a second thread with an OpenMP pool slows the trainer.
     """
 
     def __init__(self, function: Callable[[int], T], start: int, depth: int = 2) -> None:
@@ -29,7 +29,7 @@ class Prefetcher(Generic[T]):
         self._thread.start()
 
     def get(self, i: int) -> T:
-        """function(i); i must count up from `start` by one. Waits when it is not ready yet."""
+        """function(i); i must count up from `start` by one. Waits for the value."""
         if self._closed.is_set():
             raise RuntimeError("the prefetcher is closed")
         if i != self._next:
@@ -58,7 +58,7 @@ class Prefetcher(Generic[T]):
         while not self._closed.is_set():
             try:
                 item: tuple[T | None, BaseException | None] = (self._function(i), None)
-            except BaseException as error:  # noqa: BLE001  handed to the consumer, who raises it
+            except BaseException as error:  # noqa: BLE001  raised in the thread of the consumer
                 item = (None, error)
             self._put(item)
             if item[1] is not None:

@@ -17,7 +17,7 @@ class BatchSource(Protocol):
         """Batch i: inputs and targets, int64 (rows, seq_len)."""
 
     def cursor(self, i: int) -> Any:
-        """Where batch i begins, as plain JSON, for going on from there; None where i alone says it."""
+        """The start of batch i as plain JSON, to resume from; None if i is enough."""
 
 
 def batch_source(
@@ -31,9 +31,9 @@ def batch_source(
     rank: int = 0,
     ranks: int = 1,
 ) -> BatchSource:
-    """The training batches of `config` from batch `start` on, where `cursor` was taken, each of `rows` rows.
+    """The training batches of `config` from batch `start`, whose cursor is `cursor`, with `rows` rows over all ranks.
 
-    Of several ranks each gets its share of every batch's rows.
+    Each rank gets its share of the rows of every batch.
     """
     if dataset.stream is not None:
         return StreamedBatches(

@@ -1,9 +1,9 @@
-"""Parquet read and tokenized while training: row group by row group, one flat buffer, batches cut from it in order.
+"""Parquet files read and tokenized during training: row groups fill a buffer, and batches are cut from it in order.
 
-Row group g of the corpus belongs to stream g mod S. A stream goes through its row groups over and over; each batch
-takes the same number of rows from every stream, in the order of the streams, so that a rank whose rows are those of
-some streams reads only their row groups. A position is (row groups begun, tokens taken of the last one): small, and
-exact, because tokenizing a row group again gives the same tokens.
+Row group g of the corpus belongs to stream g mod S. A stream repeats its row groups endlessly. Each batch has the same
+number of rows from every stream, in the order of the streams, so that a rank reads only the row groups of its own
+streams. A position is (row groups started, tokens used of the last one). It is exact, because tokenizing a row group
+again gives the same tokens.
 """
 
 from __future__ import annotations
@@ -19,18 +19,18 @@ from llm.errors import ConfigError, Problem, UserError
 from llm.tokenizer import Tokenizer
 
 Int64 = NDArray[np.int64]
-CURSORS_KEPT = 16  # more than a prefetcher runs ahead
+CURSOR_HISTORY = 16  # more than a prefetcher computes ahead
 
 
-class Place(NamedTuple):
-    """A position in a stream: `group` counts its row groups on from pass to pass, `taken` the tokens used of it."""
+class Position(NamedTuple):
+    """A position in a stream: `group` counts row groups across epochs, `taken` the tokens used of that group."""
 
     group: int
     taken: int
 
 
 class Stream:
-    """One endless sequence of tokens: row groups `first`, `first + step`, …, again and again, from `place` on."""
+    """An endless sequence of tokens from `position`: row groups `first`, `first + step`, …, repeated."""
 
     def __init__(
         self,
@@ -40,28 +40,28 @@ class Stream:
         *,
         first: int,
         step: int,
-        place: Place,
+        position: Position,
     ) -> None:
         self._text, self._tokenizer = text, tokenizer
         self._numbers = range(first, len(text.groups), step)
         separator = [] if tokenizer.separator is None or boundary == "none" else [tokenizer.separator]
         self._before = separator if boundary == "before" else []
         self._after = separator if boundary == "after" else []
-        self._next = place.group
-        self._skip = place.taken
-        self._buffer: deque[tuple[int, Int64]] = deque()  # (row group, those of its tokens that are left)
-        self._lengths: dict[int, int] = {}  # row group -> all of its tokens
+        self._next = position.group
+        self._skip = position.taken
+        self._buffer: deque[tuple[int, Int64]] = deque()  # (row group, its remaining tokens)
+        self._lengths: dict[int, int] = {}  # row group -> number of its tokens
 
     def take(self, count: int) -> Int64:
-        """The next `count` tokens and the one after them, which comes again: int64 (count + 1,)."""
+        """The next `count` tokens and, as the last target, the one after them: int64 (count + 1,)."""
         while sum(len(tokens) for _, tokens in self._buffer) <= count:
             self._read()
         parts: list[Int64] = []
-        wanted = count
-        while wanted:
+        needed = count
+        while needed:
             group, tokens = self._buffer.popleft()
-            parts.append(tokens[:wanted])
-            wanted -= len(parts[-1])
+            parts.append(tokens[:needed])
+            needed -= len(parts[-1])
             if len(tokens) > len(parts[-1]):
                 self._buffer.appendleft((group, tokens[len(parts[-1]) :]))
             else:
@@ -70,15 +70,15 @@ class Stream:
         return np.concatenate([*parts, following[:1]])
 
     @property
-    def place(self) -> Place:
-        """Where the next `take` begins."""
+    def position(self) -> Position:
+        """The position of the next `take`."""
         if not self._buffer:
-            return Place(self._next, self._skip)
+            return Position(self._next, self._skip)
         group, tokens = self._buffer[0]
-        return Place(group, self._lengths[group] - len(tokens))
+        return Position(group, self._lengths[group] - len(tokens))
 
     def _read(self) -> None:
-        """Tokenize the next row group that holds any text."""
+        """Tokenize the next row group that has text."""
         for _ in self._numbers:
             group, skip = self._next, self._skip
             self._next, self._skip = group + 1, 0
@@ -102,11 +102,11 @@ class Stream:
 
 
 class StreamedBatches:
-    """A BatchSource over streams of row groups. Batches come in order: batch i can be had only after batch i - 1.
+    """A BatchSource over streams of row groups. Batches are sequential: batch i is available only after batch i - 1.
 
-    `rows` per batch, the same number from each of `streams` (0: see `resolve_streams`). `start` is the first batch, and
-    `cursor` what `cursor` said of it; without, the streams begin at their beginning. Of several ranks each has the rows
-    of its own streams; a cursor to begin from is that of all streams, the ranks' own ones in the order of the ranks.
+    A batch has `rows` rows, the same number from each of `streams` (0: see `resolve_streams`). `start` is the first
+    batch and `cursor` its cursor; without one, the streams start at their beginning. Each rank has the rows of its own
+    streams; the input `cursor` is that of all streams, in the order of the ranks.
     """
 
     def __init__(
@@ -126,63 +126,65 @@ class StreamedBatches:
         streams = resolve_streams(streams, cursor, ranks)
         check_streams(text, rows, streams, ranks)
         mine = range(rank * streams // ranks, (rank + 1) * streams // ranks)
-        places = read_cursor(cursor, streams)
+        positions = positions_from_cursor(cursor, streams)
         self.seq_len = seq_len
-        self.rows_each = rows // streams
+        self.rows_per_stream = rows // streams
         self._streams = [
-            Stream(text, tokenizer, boundary, first=number, step=streams, place=places[number]) for number in mine
+            Stream(text, tokenizer, boundary, first=number, step=streams, position=positions[number]) for number in mine
         ]
         self._next = start
-        self._cursors: deque[tuple[int, list[list[int]]]] = deque(maxlen=CURSORS_KEPT)
-        self._remember()
+        self._cursors: deque[tuple[int, list[list[int]]]] = deque(maxlen=CURSOR_HISTORY)
+        self._record_cursor()
 
     def batch(self, i: int) -> tuple[Int64, Int64]:
         """Batch i, which must be the next one: inputs and targets, int64 (rows, seq_len)."""
         if i != self._next:
             raise ValueError(f"asked for batch {i}, but {self._next} comes next")
-        taken = [stream.take(self.rows_each * self.seq_len) for stream in self._streams]
+        taken = [stream.take(self.rows_per_stream * self.seq_len) for stream in self._streams]
         self._next += 1
-        self._remember()
+        self._record_cursor()
         inputs = np.concatenate([tokens[:-1] for tokens in taken]).reshape(-1, self.seq_len)
         targets = np.concatenate([tokens[1:] for tokens in taken]).reshape(-1, self.seq_len)
         return inputs, targets
 
     def cursor(self, i: int) -> list[list[int]]:
-        """Where batch i begins: [row group, tokens taken] of each stream here. For recent batches, from any thread."""
+        """The start of a recent batch i: [row group, tokens used] of each stream of this rank. Thread-safe."""
         return dict(self._cursors.copy())[i]
 
-    def _remember(self) -> None:
-        self._cursors.append((self._next, [list(stream.place) for stream in self._streams]))
+    def _record_cursor(self) -> None:
+        self._cursors.append((self._next, [list(stream.position) for stream in self._streams]))
 
 
 def resolve_streams(streams: int, cursor: Any, ranks: int) -> int:
-    """`streams`; for 0 as many as `cursor` has places, which are as many as there were ranks at the first step."""
+    """`streams`; if 0, as many as `cursor` has positions: the number of ranks at the first step."""
     return streams or (len(cursor) if isinstance(cursor, list) and cursor else ranks)
 
 
 def check_streams(text: RowGroups, rows: int, streams: int, ranks: int) -> None:
-    """ConfigError unless rows and ranks share the streams out evenly, and every stream has a row group."""
-    whole = "take a number of processes that divides it"
+    """ConfigError unless rows and ranks divide the streams evenly and every stream has a row group."""
     for ok, message in (
-        (streams % ranks == 0, f"is not a multiple of the {ranks} processes that train; {whole}"),
-        (rows % streams == 0, f"does not divide the {rows} rows of a batch; change one of the two"),
-        (streams <= len(text.groups), f"is more than the {len(text.groups)} row groups of the corpus; take fewer"),
+        (
+            streams % ranks == 0,
+            f"is not a multiple of the {ranks} processes; use a number of processes that divides it",
+        ),
+        (rows % streams == 0, f"does not divide the {rows} rows of a batch; change one of them"),
+        (streams <= len(text.groups), f"is more than the {len(text.groups)} row groups of the corpus; use fewer"),
     ):
         if not ok:
             raise ConfigError([Problem("data.streams", f"{streams} {message}")])
 
 
-def read_cursor(cursor: Any, streams: int) -> list[Place]:
-    """The places a saved cursor names. UserError where it is not one of `streams` streams."""
+def positions_from_cursor(cursor: Any, streams: int) -> list[Position]:
+    """The positions in a saved cursor. UserError unless it has one for each of `streams` streams."""
     if cursor is None:
-        return [Place(0, 0)] * streams
+        return [Position(0, 0)] * streams
     try:
-        places = [Place(int(group), int(taken)) for group, taken in cursor]
+        positions = [Position(int(group), int(taken)) for group, taken in cursor]
     except (TypeError, ValueError):
-        places = []
-    if len(places) != streams or min(map(min, places)) < 0:
+        positions = []
+    if len(positions) != streams or min(map(min, positions)) < 0:
         raise UserError(
-            f"The checkpoint does not hold a place in the corpus for {streams} streams; use another checkpoint, or set "
-            "data.streams as it was."
+            f"The checkpoint has no positions in the corpus for {streams} streams; use another checkpoint, or restore "
+            "data.streams."
         )
-    return places
+    return positions

@@ -1,6 +1,6 @@
-"""Batches as a pure function of (seed, i): nothing is stored, so any batch can be asked for at any time.
+"""Batches as a pure function of (seed, i): nothing is stored, so any batch can be computed at any time.
 
-Batch i of the whole job is `rows` windows of the token sequence; micro-batches and ranks are slices of its rows. A
+Batch i of all ranks is `rows` windows of the token sequence; micro-batches and ranks are slices of its rows. A
 window of T tokens at start s is read as T + 1 tokens: inputs [s, s + T) and targets [s + 1, s + T + 1).
 """
 
@@ -23,10 +23,10 @@ FEISTEL_ROUNDS = 6
 class Batches:
     """Windows of a token sequence, `rows` to a batch.
 
-    random: starts uniform in [0, L - T). epoch: every window (a multiple of `stride`) once per pass, each pass
-    shuffled by a keyed permutation of its own; a batch may end one pass and begin the next, unless `drop_last` leaves
-    out what does not fill a pass's last batch. sequential, stream: in order, over and over. `stride` 0 means the
-    sequence length, for windows that do not overlap. UserError where the split is too short.
+    random: starts uniform in [0, L - T). epoch: every window (a multiple of `stride`) once per epoch, each epoch
+    shuffled by its own keyed permutation; a batch may span two epochs, unless `drop_last` drops the incomplete last
+    batch of each epoch. sequential, stream: in order, repeated. `stride` 0 means the sequence length: windows do not
+    overlap. UserError if the split is too short.
     """
 
     def __init__(
@@ -45,7 +45,7 @@ class Batches:
         check_length(split, seq_len)
         self.split, self.seq_len, self.seed, self.order = split, seq_len, seed, order
         self.rows_per_batch = rows
-        self.mine = (rank * rows // ranks, (rank + 1) * rows // ranks)
+        self.rank_rows = (rank * rows // ranks, (rank + 1) * rows // ranks)
         self.stride = stride or seq_len
         self.windows = (len(split) - seq_len - 1) // self.stride + 1
         self.per_pass = self.windows
@@ -55,7 +55,7 @@ class Batches:
 
     @property
     def per_epoch(self) -> int:
-        """Whole batches in one pass over the windows; at least 1."""
+        """Complete batches in one epoch; at least 1."""
         return max(1, self.windows // self.rows_per_batch)
 
     def rows(self, i: int, start: int, stop: int) -> tuple[Int64, Int64]:
@@ -63,14 +63,14 @@ class Batches:
         return read_windows(self.split, self.starts(i)[start:stop], self.seq_len)
 
     def batch(self, i: int) -> tuple[Int64, Int64]:
-        """This rank's rows of batch i, which with one rank are all: inputs and targets, int64 (rows, seq_len)."""
-        return self.rows(i, *self.mine)
+        """The rows of batch i of this rank: inputs and targets, int64 (rows, seq_len)."""
+        return self.rows(i, *self.rank_rows)
 
     def cursor(self, i: int) -> None:
-        """Nothing: batch i is a function of i."""
+        """None: batch i is a function of i."""
 
     def starts(self, i: int) -> Int64:
-        """Where the windows of batch i begin, int64 (rows,)."""
+        """The starts of the windows of batch i, int64 (rows,)."""
         if self.order == "random":
             return random_starts(self.seed, i, self.rows_per_batch, len(self.split) - self.seq_len)
         position = i * self.rows_per_batch + np.arange(self.rows_per_batch, dtype=np.int64)
@@ -78,13 +78,13 @@ class Batches:
         if self.order == "epoch":
             epoch = position // self.per_pass
             for number in np.unique(epoch):
-                here = epoch == number
-                index[here] = permute(index[here], self.windows, self.seed, int(number))
+                in_epoch = epoch == number
+                index[in_epoch] = permute(index[in_epoch], self.windows, self.seed, int(number))
         return index * self.stride
 
 
 def check_rows(windows: int, rows: int) -> None:
-    """UserError where a batch needs more windows than there are: leaving out the last batch would leave nothing."""
+    """UserError if a batch needs more windows than there are: drop_last would leave nothing."""
     if windows < rows:
         raise UserError(
             f"The training text gives {windows} windows, fewer than one batch of {rows}; give more text, a smaller "
@@ -101,7 +101,7 @@ def read_windows(split: TokenSplit, starts: Int64, seq_len: int) -> tuple[Int64,
 
 
 def evaluation_windows(split: TokenSplit, seq_len: int, count: int) -> Int64:
-    """Starts of `count` windows that do not overlap, spread evenly over the split; 0, or too many, gives all."""
+    """Starts of `count` windows that do not overlap, evenly spread over the split; 0 or too many gives all."""
     check_length(split, seq_len)
     windows = (len(split) - 1) // seq_len
     count = min(count, windows) or windows
@@ -111,8 +111,8 @@ def evaluation_windows(split: TokenSplit, seq_len: int, count: int) -> Int64:
 def random_starts(seed: int, i: int, count: int, below: int) -> Int64:
     """`count` integers uniform in [0, below), from Philox keyed by the seed with i in the counter's high word.
 
-    The raw 64-bit draws are scaled here, because numpy promises the same raw stream in every version but not the same
-    `integers`. (Salmon et al. 2011, "Parallel random numbers: as easy as 1, 2, 3".)
+    The raw 64-bit draws are scaled here because numpy guarantees the same raw stream in every version, but not the
+    same `integers`. (Salmon et al. 2011, "Parallel random numbers: as easy as 1, 2, 3".)
     """
     raw = np.random.Philox(key=seed, counter=[0, 0, 0, i]).random_raw(count)
     return np.array([int(draw) * below >> 64 for draw in raw], dtype=np.int64)
@@ -121,7 +121,7 @@ def random_starts(seed: int, i: int, count: int, below: int) -> Int64:
 def permute(index: Int64, size: int, seed: int, epoch: int) -> Int64:
     """A bijection of [0, size), keyed by (seed, epoch), applied to each index; nothing is stored.
 
-    A balanced Feistel network over the next even power of two, walked until the value falls below `size` (Black and
+    A balanced Feistel network over the next even power of two, repeated until the value is below `size` (Black and
     Rogaway 2002, "Ciphers with arbitrary finite domains").
     """
     half = np.uint64(max(4, (int(size - 1).bit_length() + 1) // 2))
@@ -145,7 +145,7 @@ def feistel(value: NDArray[np.uint64], half: np.uint64, keys: NDArray[np.uint64]
 
 
 def mix(value: NDArray[np.uint64]) -> NDArray[np.uint64]:
-    """The finaliser of SplitMix64 (Steele, Lea and Flood 2014): every output bit depends on every input bit."""
+    """The finalizer of SplitMix64 (Steele, Lea and Flood 2014): every output bit depends on every input bit."""
     value = (value ^ value >> np.uint64(30)) * np.uint64(0xBF58476D1CE4E5B9)
     value = (value ^ value >> np.uint64(27)) * np.uint64(0x94D049BB133111EB)
     return value ^ value >> np.uint64(31)

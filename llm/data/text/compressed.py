@@ -1,4 +1,4 @@
-"""Compressed files read as the bytes they hold: gzip, bzip2, xz and Zstandard, known by how they begin."""
+"""Decompression of gzip, bzip2, xz and Zstandard files, recognized by their first bytes."""
 
 from __future__ import annotations
 
@@ -11,23 +11,23 @@ from typing import IO, Any, BinaryIO, Protocol
 from llm.errors import UserError
 
 MAGIC_BYTES = 16
-CHUNK_BYTES = 1 << 13  # of compressed Zstandard at a time: a chunk can expand by a factor of thousands
+CHUNK_BYTES = 1 << 13  # of Zstandard input at a time: a chunk can expand by a factor of thousands
 BUFFER_BYTES = 1 << 17
-LARGEST_WINDOW = 1 << 31
-EXPANSION = 4  # how many bytes of text a compressed byte stands for, about
+MAX_WINDOW = 1 << 31
+EXPANSION = 4  # bytes of text per compressed byte, about
 SUFFIXES = (".gz", ".bz2", ".xz", ".zst")
 DAMAGED = (OSError, EOFError, ValueError, zlib.error, lzma.LZMAError)
 
 
 class Readable(Protocol):
-    """What decompressors have in common."""
+    """The common interface of the decompressors."""
 
     def read(self, size: int, /) -> bytes:
-        """Up to `size` bytes; none at the end."""
+        """Up to `size` bytes; b"" at the end."""
 
 
 def compression_of(beginning: bytes) -> str:
-    """gzip, bzip2, xz or zstd, by the first `MAGIC_BYTES` of a file; "" for any other file."""
+    """gzip, bzip2, xz or zstd, from the first `MAGIC_BYTES` of a file; "" for other files."""
     if beginning.startswith(b"\x1f\x8b\x08"):
         return "gzip"
     if beginning.startswith(b"BZh") and beginning[4:10] in (b"1AY&SY", b"\x17rE8P\x90"):
@@ -39,20 +39,20 @@ def compression_of(beginning: bytes) -> str:
 
 
 def plain_name(path: Path) -> str:
-    """The name of a file without the ending of its compression."""
+    """The name of a file without the suffix of its compression."""
     return path.stem if path.suffix.lower() in SUFFIXES else path.name
 
 
 def read_content(path: Path, file: BinaryIO) -> BinaryIO:
-    """What `file` holds, decompressed where it is compressed. `file` is at its beginning, and is closed with the
-    result."""
+    """The content of `file`, decompressed if it is compressed. Closing the result closes `file`."""
     kind = compression_of(file.read(MAGIC_BYTES))
     file.seek(0)
     return io.BufferedReader(Decompressed(path, file, kind), BUFFER_BYTES) if kind else file
 
 
 class Decompressed(io.RawIOBase):
-    """The content of a compressed file. Reading raises UserError, naming the file, where it is damaged or cut off."""
+    """The content of a compressed file. Reading raises a UserError that names the file if it is damaged
+    or truncated."""
 
     def __init__(self, path: Path, file: BinaryIO, kind: str) -> None:
         self._path, self._file, self._kind = path, file, kind
@@ -66,8 +66,8 @@ class Decompressed(io.RawIOBase):
             data = self._source.read(len(buffer))
         except DAMAGED as error:
             raise UserError(
-                f"The compressed file {self._path} ({self._kind}) is damaged or cut off ({error}); bring back the "
-                "whole file."
+                f"The compressed file {self._path} ({self._kind}) is damaged or truncated ({error}); restore "
+                "the whole file."
             ) from error
         buffer[: len(data)] = data
         return len(data)
@@ -78,7 +78,7 @@ class Decompressed(io.RawIOBase):
 
 
 def open_decompressor(file: IO[bytes], kind: str) -> Readable:
-    """A reader of `file`, which is compressed as `kind` says."""
+    """A reader of `file`, which is compressed in the format `kind`."""
     if kind == "gzip":
         import gzip
 
@@ -91,9 +91,9 @@ def open_decompressor(file: IO[bytes], kind: str) -> Readable:
 
 
 class ZstdFile:
-    """Zstandard frames one after another, as `zstd` and `pzstd` write them.
+    """A sequence of Zstandard frames, as `zstd` and `pzstd` write them.
 
-    zstandard's own stream reader does not report a frame that is cut off, so the ends of frames are checked here.
+    The stream reader of the zstandard package does not report a truncated frame, so this class checks frame ends.
     """
 
     def __init__(self, file: IO[bytes]) -> None:
@@ -101,13 +101,13 @@ class ZstdFile:
 
         self._file = file
         self._error = zstandard.ZstdError
-        self._decompressor = zstandard.ZstdDecompressor(max_window_size=LARGEST_WINDOW)
+        self._decompressor = zstandard.ZstdDecompressor(max_window_size=MAX_WINDOW)
         self._frame: Any = None
         self._waiting = memoryview(b"")
         self._rest = b""
 
     def read(self, size: int, /) -> bytes:
-        """Up to `size` bytes, none at the end. ValueError or EOFError where the data are damaged or cut off."""
+        """Up to `size` bytes; b"" at the end. ValueError or EOFError if the data is damaged or truncated."""
         while not self._waiting:
             chunk = self._rest or self._file.read(CHUNK_BYTES)
             self._rest = b""

@@ -1,4 +1,4 @@
-"""Where text comes from: two corpora that need no download, and a person's own files."""
+"""Corpora: two that need no download, and the user's own files."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from typing import Protocol
 from llm.config.schema import DataConfig, RunConfig
 from llm.data.text import stories
 from llm.data.text.file_kinds import FileKind, kind_of, name_some
-from llm.data.text.find_files import PassedOver, describe_passed_over, look_for_files, walk
+from llm.data.text.find_files import SkippedFile, describe_skipped, search_files, walk
 from llm.data.text.parquet import read_parquet
 from llm.data.text.rows import read_csv_documents, read_json_documents
 from llm.data.text.text_files import (
@@ -23,9 +23,9 @@ from llm.data.text.text_files import (
     FileHashes,
     MissingText,
     content_size,
-    document,
     guess_encoding,
     is_web_page,
+    make_document,
     read_text_documents,
 )
 from llm.errors import UserError
@@ -33,38 +33,38 @@ from llm.errors import UserError
 WELL_MIXED = ("stories", "pylib")
 """Corpora whose beginning is a fair sample: stories are independent, and the files of pylib are shuffled."""
 Advance = Callable[[int], None]
-KEPT_BYTES = 32 << 20
+CACHED_BYTES = 32 << 20
 PYLIB_SUFFIXES = (".py", ".txt", ".rst")
-SENTENCES_AT_MOST = 5
+MAX_SENTENCES = 5
 NAMED_READINGS = {".jsonl": "jsonl", ".ndjson": "jsonl", ".parquet": "parquet"}
 NOT_PYLIB = frozenset({"test", "tests", "idle_test", "site-packages", "dist-packages", "__pycache__"})
 
 
 class Corpus(Protocol):
-    """Documents that can be read again and again, always the same."""
+    """Documents that can be read repeatedly, with the same result."""
 
     @property
     def name(self) -> str:
-        """As a person would call it."""
+        """Its name in messages."""
 
     @property
     def size_bytes(self) -> int:
-        """Bytes of text, about."""
+        """Approximate bytes of text."""
 
     def documents(self) -> Iterator[Document]:
         """Every document, in a fixed order, in bounded memory."""
 
     def fingerprint(self, advance: Advance = ...) -> str:
-        """Hexadecimal digest of what decides the text. `advance` is told of bytes read to find it."""
+        """Hexadecimal digest of what decides the text. `advance` is called with the number of bytes read."""
 
     def warnings(self) -> list[str]:
-        """What was found amiss, a sentence each, in the documents read so far."""
+        """Problems in the documents read so far, one sentence each."""
 
 
 def open_corpus(data: DataConfig, home: Path, separator: str = "") -> Corpus:
-    """The corpus `data.corpus` names. `separator` is the text at which text files are split into documents.
+    """The corpus that `data.corpus` names. `separator` is the text between documents in text files.
 
-    Raises UserError where there is no such file, or nothing in it.
+    Raises UserError if a file is missing or empty.
     """
     if data.corpus == "stories":
         return StoriesCorpus(data.seed, round(data.size_mb * 1e6))
@@ -79,27 +79,27 @@ def separator_of(config: RunConfig) -> str:
 
 
 class StoriesCorpus:
-    """Generated stories; kept in memory where they are few, since each is read two or three times."""
+    """Generated stories; a small corpus is cached, since each story is read two or three times."""
 
     name = "stories"
 
     def __init__(self, seed: int, size_bytes: int) -> None:
         self.seed, self.size_bytes = seed, size_bytes
-        self._kept: list[str] = []
-        self._coming = stories.stories(seed, size_bytes)
+        self._cached: list[str] = []
+        self._generator = stories.stories(seed, size_bytes)
 
     def documents(self) -> Iterator[Document]:
-        texts = self._kept_texts() if self.size_bytes <= KEPT_BYTES else stories.stories(self.seed, self.size_bytes)
+        texts = self._cached_texts() if self.size_bytes <= CACHED_BYTES else stories.stories(self.seed, self.size_bytes)
         for number, text in enumerate(texts, 1):
             yield Document(f"story {number}", len(text), (text,))  # ASCII: as many bytes as characters
 
-    def _kept_texts(self) -> Iterator[str]:
+    def _cached_texts(self) -> Iterator[str]:
         for number in itertools.count():
-            if number == len(self._kept):
-                self._kept.extend(itertools.islice(self._coming, 1))
-            if number == len(self._kept):
+            if number == len(self._cached):
+                self._cached.extend(itertools.islice(self._generator, 1))
+            if number == len(self._cached):
                 return
-            yield self._kept[number]
+            yield self._cached[number]
 
     def fingerprint(self, advance: Advance = lambda size: None) -> str:
         return digest("stories", stories.fingerprint(), str(self.seed), str(self.size_bytes))
@@ -109,9 +109,9 @@ class StoriesCorpus:
 
 
 class PylibCorpus:
-    """The standard library of the running Python: its source, docstrings and plain-text files, tests left out.
+    """The standard library of the running Python: source and text files, without tests.
 
-    Files come in the order of the hashes of their names, so that any amount is a fair sample of the whole.
+    Files are ordered by the hashes of their names, so that any amount is a fair sample of the whole.
     """
 
     name = "pylib"
@@ -137,7 +137,7 @@ class PylibCorpus:
                 text = path.read_bytes().decode()
             except UnicodeDecodeError:
                 continue
-            yield from filter(None, [document(path.relative_to(self.root).as_posix(), text)])
+            yield from filter(None, [make_document(path.relative_to(self.root).as_posix(), text)])
 
     def fingerprint(self, advance: Advance = lambda size: None) -> str:
         return digest("pylib", *(hashlib.sha256(path.read_bytes()).hexdigest() for path in self.paths))
@@ -147,14 +147,14 @@ class PylibCorpus:
 
 
 class FileCorpus:
-    """A text file, a folder, a glob, files of JSON, CSV or Parquet."""
+    """The text, JSON, CSV or Parquet files of a path, folder or glob."""
 
     def __init__(self, pattern: str, text_field: str, separator: str, hashes: FileHashes, format: str = "auto") -> None:
         self.name, self.text_field, self.separator, self.hashes = pattern, text_field, separator, hashes
         self.format = format
-        self.paths, self.passed_over = look_for_files(pattern)
+        self.paths, self.skipped = search_files(pattern)
         if not self.paths:
-            raise no_files(pattern, self.passed_over)
+            raise no_files_error(pattern, self.skipped)
         if not any(path.stat().st_size for path in self.paths):
             raise UserError(f"The corpus {pattern} is empty; give a file with text in it.")
         self.size_bytes = sum(map(content_size, self.paths))
@@ -163,25 +163,25 @@ class FileCorpus:
 
     @cached_property
     def kinds(self) -> dict[Path, FileKind]:
-        """How each file is read. UserError where all look like rows that lack the field."""
+        """How each file is read. UserError if all look like rows that lack the field."""
         kinds = {path: kind_of(path, self.format, self.text_field) for path in self.paths}
         if all(kind.lacks_field for kind in kinds.values()):
             path, kind = next(iter(kinds.items()))
             raise UserError(
                 f"{path} has no text in the field {self.text_field!r}; its fields are: {name_some(kind.fields)} "
-                "(data.text_field names the one to use; with data.format text the file is learnt as it is)."
+                "(data.text_field names the one to use; data.format text reads the file as plain text)."
             )
         return kinds
 
     def documents(self) -> Iterator[Document]:
-        replaced, empty = keep_largest(self._replaced), keep_largest(self._empty_rows)
+        replaced, empty = track_largest(self._replaced), track_largest(self._empty_rows)
         for path, kind in self.kinds.items():
             if kind.reading == "jsonl":
                 yield from read_json_documents(path, kind, self.text_field, replaced, empty)
             elif kind.reading == "csv":
                 yield from read_csv_documents(path, kind, self.text_field, replaced, empty)
             elif kind.reading == "parquet":
-                yield from read_parquet(path, self.text_field, replaced, empty=empty)
+                yield from read_parquet(path, self.text_field, replaced, on_empty=empty)
             else:
                 yield from read_text_documents(path, self.separator, replaced)
 
@@ -190,7 +190,7 @@ class FileCorpus:
         return digest("files", self.text_field, self.separator, *parts)
 
     def _mark(self, path: Path) -> str:
-        """How a file is read, for the fingerprint: its suffix, where that alone says so."""
+        """How a file is read, for the fingerprint: its suffix alone if that implies it."""
         if self.format != "auto":
             return self.format
         reading = self.kinds[path].reading
@@ -199,26 +199,28 @@ class FileCorpus:
         return path.suffix if NAMED_READINGS.get(path.suffix, "text") == reading else f"{path.suffix} as {reading}"
 
     def warnings(self) -> list[str]:
-        found = describe_passed_over(self.passed_over)
-        found += first_few(describe_replaced(path, count) for path, count in self._replaced.items() if count)
-        found += first_few(
-            f"{path}: left out {count:,} row{'s' * (count != 1)} without text in the field {self.text_field!r} (null)."
+        found = describe_skipped(self.skipped)
+        found += limit_sentences(describe_replaced(path, count) for path, count in self._replaced.items() if count)
+        found += limit_sentences(
+            f"{path}: skipped {count:,} row{'s' * (count != 1)} without text in the field {self.text_field!r} (null)."
             for path, count in self._empty_rows.items()
             if count
         )
-        found += first_few(
+        found += limit_sentences(
             f"{path} was read as plain text: it has no field {self.text_field!r} but {name_some(kind.fields)} "
             "(data.text_field names the one to use)."
             for path, kind in self.kinds.items()
             if kind.fields and kind.reading == "text"
         )
         if len(self.paths) == 1 and is_web_page(self.paths[0]):
-            found.append(f"{self.paths[0]} is a web page: its markup is learnt like the rest; look for a plain text.")
+            found.append(
+                f"{self.paths[0]} is a web page: the model is trained on its markup too; use a plain text instead."
+            )
         return found
 
 
-def keep_largest(counts: dict[Path, int]) -> Callable[[Path, int], None]:
-    """A function that notes a file's count there; files are read several times, and not always to their end."""
+def track_largest(counts: dict[Path, int]) -> Callable[[Path, int], None]:
+    """A function that stores a file's largest count: files are read several times, not always to the end."""
 
     def note(path: Path, count: int) -> None:
         counts[path] = max(count, counts.get(path, 0))
@@ -227,7 +229,7 @@ def keep_largest(counts: dict[Path, int]) -> Callable[[Path, int], None]:
 
 
 def check_text(corpus: Corpus) -> None:
-    """UserError where there is no document in a corpus; it says what was left out."""
+    """UserError if a corpus has no document; it lists what was skipped."""
     if next(iter(corpus.documents()), None) is None:
         reasons = " ".join(corpus.warnings())
         raise UserError(
@@ -235,28 +237,28 @@ def check_text(corpus: Corpus) -> None:
         )
 
 
-def first_few(sentences: Iterable[str]) -> list[str]:
-    """The first sentences of a kind, and the number of the others."""
+def limit_sentences(sentences: Iterable[str]) -> list[str]:
+    """The first sentences of a kind, and the number of the rest."""
     every = list(sentences)
-    left = len(every) - SENTENCES_AT_MOST
-    return every if left <= 0 else [*every[:SENTENCES_AT_MOST], f"The same of {left:,} more files."]
+    rest = len(every) - MAX_SENTENCES
+    return every if rest <= 0 else [*every[:MAX_SENTENCES], f"The same for {rest:,} more files."]
 
 
-def no_files(pattern: str, passed_over: list[PassedOver]) -> UserError:
-    """The error of a pattern that means no file with text."""
+def no_files_error(pattern: str, skipped: list[SkippedFile]) -> UserError:
+    """The error of a pattern that matches no file with text."""
     if not os.access(Path(pattern).expanduser(), os.R_OK):
         return MissingText(
-            f"There is no corpus {pattern}: it is neither stories nor pylib, and no file or folder has that "
-            "name; check data.corpus."
+            f"There is no corpus {pattern}: it is neither stories nor pylib, and no file or folder has that name; "
+            "check data.corpus."
         )
-    reasons = " ".join(describe_passed_over(passed_over))
+    reasons = " ".join(describe_skipped(skipped))
     return MissingText(
         f"{pattern} holds no text files; give another folder or file in data.corpus.{f' {reasons}' if reasons else ''}"
     )
 
 
 def describe_replaced(path: Path, count: int) -> str:
-    """A sentence about bytes that are no UTF-8: that the file's encoding is another, which, and what to do."""
+    """A sentence about bytes that are not UTF-8: the likely encoding of the file, and what to do."""
     encoding = guess_encoding(path)
     return (
         f"{path}: {count:,} bytes that are not UTF-8 were read as U+FFFD: the file has another encoding or is damaged; "
@@ -269,5 +271,5 @@ def describe_replaced(path: Path, count: int) -> str:
 
 
 def digest(*parts: str) -> str:
-    """sha256 of the parts, each set off from the next."""
+    """sha256 of the parts, joined by NUL."""
     return hashlib.sha256("\0".join(parts).encode("utf-8", "surrogateescape")).hexdigest()

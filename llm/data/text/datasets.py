@@ -1,7 +1,7 @@
-"""Data sets with a name or a web address: where they can be had, and whether they are here, in `<home>/datasets/`.
+"""Downloadable datasets, by name or URL: their sources, and their local copies in `<home>/datasets/`.
 
-Nothing is ever downloaded unasked: a name or an address in `data.corpus` means the copy that is here, or an error that
-says how to get one. `download.download(find_dataset(NAME_OR_ADDRESS), home)` gets it.
+Nothing is downloaded implicitly: a name or a URL in `data.corpus` means the local copy, or an error with the command
+that downloads it. `download.download(find_dataset(NAME_OR_URL), home)` makes the copy.
 """
 
 from __future__ import annotations
@@ -14,19 +14,19 @@ from typing import Any
 
 from llm.config.schema import DataConfig
 from llm.data.text.text_files import MissingText
-from llm.data.text.urls import file_name, is_address, short_digest, web_address
+from llm.data.text.urls import file_name, is_url, normalize_url, short_digest
 from llm.errors import UserError, WrongUse
 from llm.files import read_json, write_json
 from llm.names import did_you_mean
 
-RECORD = ".download.json"  # hidden, so that a folder of text is not taken to hold it
+RECORD = ".download.json"  # hidden, so that it is not part of the corpus
 HUGGING_FACE = "https://huggingface.co/datasets"
 
 
 @dataclass(frozen=True)
 class RemoteFile:
-    """One file to fetch. `size_bytes` is about right, for estimates only (0: unknown). `sha256` "": not known
-    beforehand; that of the first download is recorded, and later ones must match it."""
+    """One file to download. `size_bytes` is an estimate (0: unknown). With `sha256` "" (unknown), the checksum of the
+    first download is recorded, and later downloads must match it."""
 
     name: str
     url: str
@@ -36,9 +36,9 @@ class RemoteFile:
 
 @dataclass(frozen=True)
 class NamedDataset:
-    """`files` are all of it, or with `sharded` as many of them as are asked for, one by default. `train` and
-    `validation` are the paths inside its folder that `data.corpus` and `data.validation` mean; "" where there is none.
-    `unpacked_bytes` above 0: the file is a zip archive, to be unpacked."""
+    """A dataset to download. With `sharded`, the user chooses how many of `files`, one by default. `train` and
+    `validation` are the paths inside its folder for `data.corpus` and `data.validation`, "" if there is none. With
+    `unpacked_bytes` above 0, the file is a zip archive to unpack."""
 
     name: str
     about: str
@@ -50,13 +50,13 @@ class NamedDataset:
 
     @property
     def caution(self) -> str:
-        """A sentence for whoever is about to download it, "" where every checksum is known beforehand."""
+        """A warning before the download, "" if every checksum is known."""
         if all(file.sha256 for file in self.files):
             return ""
-        return "Its checksum is not known beforehand: that of what comes is kept, and compared from then on."
+        return "Its checksum is not known in advance: that of the first download is recorded and compared from then on."
 
 
-CATALOGUE = (
+CATALOG = (
     NamedDataset(
         "tinyshakespeare",
         "forty thousand lines of Shakespeare in one text file, as in char-rnn and nanoGPT",
@@ -72,7 +72,7 @@ CATALOGUE = (
     ),
     NamedDataset(
         "tinystories",
-        "2.7 million short stories in simple English written by GPT-4, with a validation file of their own",
+        "2.7 million short stories in simple English written by GPT-4, with a validation file",
         (
             RemoteFile(
                 "TinyStoriesV2-GPT4-train.txt",
@@ -118,8 +118,8 @@ CATALOGUE = (
 
 
 @dataclass(frozen=True)
-class Present:
-    """What is here of a data set: path inside `folder` → {"size": bytes, "sha256": hexadecimal}."""
+class LocalCopy:
+    """The local copy of a dataset: path inside `folder` → {"size": bytes, "sha256": hexadecimal}."""
 
     folder: Path
     files: dict[str, dict[str, Any]]
@@ -130,34 +130,34 @@ class Present:
 
 
 def find_dataset(name: str) -> NamedDataset:
-    """The data set of that name, or the file at that web address; WrongUse where there can be none."""
-    if is_address(name):
-        return at_address(name)
-    names = [dataset.name for dataset in CATALOGUE]
+    """The dataset of that name, or the file at that URL; WrongUse if there is none."""
+    if is_url(name):
+        return url_dataset(name)
+    names = [dataset.name for dataset in CATALOG]
     if name not in names:
-        advice = did_you_mean(name, names) or f"there are {', '.join(names)}."
-        raise WrongUse(f'There is no data set "{name}" to download; {advice}')
-    return CATALOGUE[names.index(name)]
+        advice = did_you_mean(name, names) or f"the names are {', '.join(names)}."
+        raise WrongUse(f'There is no dataset "{name}" to download; {advice}')
+    return CATALOG[names.index(name)]
 
 
-def at_address(text: str) -> NamedDataset:
-    """The file at a web address as a data set of its own, the same for the same address; WrongUse where it is none."""
-    url = web_address(text)
+def url_dataset(text: str) -> NamedDataset:
+    """The file at a URL as a dataset; WrongUse if it is not a valid URL."""
+    url = normalize_url(text)
     stem, suffix = file_name(url)
     file = RemoteFile(stem + suffix, url, 0)
     return NamedDataset(f"{stem}-{short_digest(url)}", f"the file at {url}", (file,), train=file.name)
 
 
-def from_addresses(home: Path) -> Iterator[tuple[str, Present]]:
-    """What was downloaded from web addresses and is here: each address, which `data.corpus` takes, and the copy."""
+def downloaded_urls(home: Path) -> Iterator[tuple[str, LocalCopy]]:
+    """The datasets downloaded from URLs: each URL, as `data.corpus` takes it, and the local copy."""
     for path in sorted((home / "datasets").glob(f"*/{RECORD}")):
         try:
             sources = list(read_json(path)["sources"].values())
             url = str(sources[0]["url"])
-            dataset = at_address(url)
-            here = present(dataset, home)
+            dataset = url_dataset(url)
+            here = local_copy(dataset, home)
         except (UserError, KeyError, TypeError, AttributeError, IndexError):
-            continue  # a damaged record: its address is not known any more, and its download begins anew
+            continue  # a damaged record: the URL is unknown and the download starts over
         if here is not None and here.folder == path.parent:
             yield url, here
 
@@ -167,18 +167,18 @@ def dataset_folder(dataset: NamedDataset, home: Path) -> Path:
 
 
 def read_record(dataset: NamedDataset, home: Path) -> dict[str, Any]:
-    """What earlier downloads noted: "files" as in `Present`, and "sources", remote file name → {"url", "sha256"}."""
+    """The record of downloads: "files" as in `LocalCopy`, and "sources", remote file name → {"url", "sha256"}."""
     path = dataset_folder(dataset, home) / RECORD
     if not path.exists():
         return {"files": {}, "sources": {}}
     record = read_json(path)
     if not is_record(record):
-        raise UserError(f"{path} is damaged; delete {path.parent} and download the data set again.")
+        raise UserError(f"{path} is damaged; delete {path.parent} and download the dataset again.")
     return dict(record)
 
 
 def is_record(record: Any) -> bool:
-    """Whether a value is what `write_record` writes."""
+    """Whether a value has the shape that `write_record` writes."""
     if not isinstance(record, dict) or not all(isinstance(record.get(key), dict) for key in ("files", "sources")):
         return False
     files, sources = record["files"], record["sources"]
@@ -195,61 +195,57 @@ def write_record(dataset: NamedDataset, home: Path, record: dict[str, Any]) -> N
     write_json(dataset_folder(dataset, home) / RECORD, record)
 
 
-def present(dataset: NamedDataset, home: Path) -> Present | None:
-    """The data set as it is here, judged by the sizes of its files; None where it is not, or not whole."""
+def local_copy(dataset: NamedDataset, home: Path) -> LocalCopy | None:
+    """The local copy of a dataset, checked by file sizes; None if it is missing or incomplete."""
     record, folder = read_record(dataset, home), dataset_folder(dataset, home)
     fetched = [file.name in record["sources"] for file in dataset.files]
     if not (any(fetched) if dataset.sharded else all(fetched)):
         return None
-    whole = all(has_size(folder / name, entry["size"]) for name, entry in record["files"].items())
-    return Present(folder, record["files"]) if whole else None
+    complete = all(has_size(folder / name, entry["size"]) for name, entry in record["files"].items())
+    return LocalCopy(folder, record["files"]) if complete else None
 
 
 def has_size(path: Path, size_bytes: int) -> bool:
     try:
         return path.is_file() and path.stat().st_size == size_bytes
-    except OSError:  # such as a name that is too long, in a record that somebody else wrote
+    except OSError:  # such as a name that is too long
         return False
 
 
-def located(data: DataConfig, home: Path) -> DataConfig:
-    """`data` with the paths of the copies here for names and addresses of data sets in `corpus` and `validation`.
+def resolve_names(data: DataConfig, home: Path) -> DataConfig:
+    """`data` with names and URLs in `corpus` and `validation` replaced by the paths of the local copies.
 
-    A data set with validation text of its own brings that, unless another is named. UserError where one is not here; it
-    says how to get it. A file of the same name is meant by ./NAME.
+    A dataset with validation text sets `validation` too if that is empty. UserError with the download command if a
+    dataset is not downloaded. ./NAME means a file of that name.
     """
-    validation = data.validation or (data.corpus if data.corpus in with_validation() else "")
+    has_validation = any(dataset.validation for dataset in CATALOG if dataset.name == data.corpus)
+    validation = data.validation or (data.corpus if has_validation else "")
     return replace(
         data,
-        corpus=located_path(data.corpus, "train", home),
-        validation=located_path(validation, "validation", home),
+        corpus=resolve_path(data.corpus, "train", home),
+        validation=resolve_path(validation, "validation", home),
     )
 
 
-def with_validation() -> list[str]:
-    """The names of the data sets that have validation text of their own."""
-    return [dataset.name for dataset in CATALOGUE if dataset.validation]
+def resolve_path(text: str, part: str, home: Path) -> str:
+    """The path of one part ("train" or "validation") of the dataset named `text`; `text` itself if it names none.
 
-
-def located_path(text: str, part: str, home: Path) -> str:
-    """The path of one part of the data set called `text`; `text` itself where it names none with such a part.
-
-    The one file at a web address is either part.
+    The file at a URL is both parts.
     """
-    named = next((dataset for dataset in CATALOGUE if dataset.name == text), None)
-    dataset = at_address(text) if is_address(text) else named
+    named = next((dataset for dataset in CATALOG if dataset.name == text), None)
+    dataset = url_dataset(text) if is_url(text) else named
     if dataset is None or not dataset.train:
         return text
     inside: str = getattr(dataset, part) if dataset is named else dataset.train
     if not inside:
         raise UserError(
-            f"The data set {text} has no {part} text of its own; leave data.{part} empty to hold a share of it out."
+            f"The dataset {text} has no {part} text; leave data.{part} empty to split off a share of the corpus."
         )
-    here = present(dataset, home)
+    here = local_copy(dataset, home)
     if here is None:
         raise MissingText(
-            f"{text if is_address(text) else f'The data set {text}'} is not downloaded; run: llm-workbench data "
-            f"download {shlex.quote(text)} (or, offline, take text that is here: --data.corpus stories, pylib, or a "
-            "file)."
+            f"{text if is_url(text) else f'The dataset {text}'} is not downloaded; run: llm-workbench data "
+            f"download {shlex.quote(text)} (or, offline, use --data.corpus stories, pylib, or a local file)."
+            ""
         )
     return str(here.folder / inside)

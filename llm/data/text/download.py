@@ -1,7 +1,7 @@
-"""Downloading a data set, by name or web address: every file fetched, verified by its sha256, and published whole.
+"""Download of a dataset: every file is fetched, verified by its sha256, and renamed into place.
 
-Unfinished files lie in `<home>/datasets/<name>/.partial/`, from where an interrupted download goes on. A verified file
-is renamed into the folder and then noted in its record, one at a time.
+Partial files are in `<home>/datasets/<name>/.partial/`, where an interrupted download resumes. A verified file is
+renamed into the folder and then added to its record, one at a time.
 """
 
 from __future__ import annotations
@@ -19,18 +19,18 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from llm.data.background import in_background, summed
+from llm.data.background import count_megabytes, run_in_background
 from llm.data.text.datasets import (
+    LocalCopy,
     NamedDataset,
-    Present,
     RemoteFile,
     dataset_folder,
     has_size,
-    present,
+    local_copy,
     read_record,
     write_record,
 )
-from llm.data.text.fetch import Patience, ensure_room, fetch, note_path, size_of, source_of
+from llm.data.text.fetch import RetryPolicy, ensure_room, fetch, metadata_path, size_of, source_of
 from llm.data.text.text_files import hash_file
 from llm.errors import UserError, WrongUse
 from llm.events import Progress
@@ -43,60 +43,60 @@ RATE_SECONDS = 5.0
 
 
 @dataclass(frozen=True)
-class Downloaded:
-    """The data set as it is here now. `first_seen`: file → sha256 that could be compared with nothing, only noted."""
+class DownloadResult:
+    """The local copy. `first_seen`: file → sha256 that was recorded because none was known."""
 
-    here: Present
+    here: LocalCopy
     first_seen: dict[str, str]
 
 
 def download(
-    dataset: NamedDataset, home: Path, *, shards: int = 0, patience: Patience | None = None
-) -> Generator[Progress, None, Downloaded]:
-    """Make `dataset` (of a sharded one the first `shards` files, 0: one) be here, whole and verified.
+    dataset: NamedDataset, home: Path, *, shards: int = 0, retry: RetryPolicy | None = None
+) -> Generator[Progress, None, DownloadResult]:
+    """Download `dataset`, or the first `shards` files of a sharded one (0: one), and verify it.
 
-    Files that are here already are verified, and fetched again where they are damaged. Raises UserError, and keeps
-    what has come, where that cannot be done.
+    Existing files are verified, and downloaded again if damaged. Raises UserError on failure; the partial download is
+    kept.
     """
     wanted = wanted_files(dataset, shards)
     folder = dataset_folder(dataset, home)
-    with reserved(folder / PARTIAL) as partial:
+    with lock_partial(folder / PARTIAL) as partial:
         record = read_record(dataset, home)
         missing = []
         for file in wanted:
-            if not (yield from is_whole(dataset, file, folder, record)):
+            if not (yield from is_intact(dataset, file, folder, record)):
                 missing.append(file)
         needed = sum(max(0, file.size_bytes - size_of(partial / file.name)) for file in missing)
         ensure_room(folder, needed + (dataset.unpacked_bytes if missing else 0))
         first_seen = {}
         for file in missing:
             expected = file.sha256 or record["sources"].get(file.name, {}).get("sha256", "")
-            found = yield from verified(dataset, file, partial / file.name, expected, patience or Patience())
+            found = yield from fetch_verified(dataset, file, partial / file.name, expected, retry or RetryPolicy())
             if not expected:
                 first_seen[file.name] = found
             yield from publish(dataset, file, found, partial, home)
         shutil.rmtree(partial, ignore_errors=True)
-    here = present(dataset, home)
+    here = local_copy(dataset, home)
     if here is None:
         raise UserError(f"{folder} was changed while it was downloaded; run the download again.")
-    return Downloaded(here, first_seen)
+    return DownloadResult(here, first_seen)
 
 
 def wanted_files(dataset: NamedDataset, shards: int) -> tuple[RemoteFile, ...]:
-    """The files of the data set; WrongUse where `shards` does not fit it."""
+    """The files to download; WrongUse if `shards` does not fit the dataset."""
     if not dataset.sharded:
         if shards:
-            raise WrongUse(f"The data set {dataset.name} has no shards; leave --shards away.")
+            raise WrongUse(f"The dataset {dataset.name} has no shards; omit --shards.")
         return dataset.files
     if not 0 <= shards <= len(dataset.files):
         raise WrongUse(f"--shards must be from 1 to {len(dataset.files)} for {dataset.name}, not {shards}.")
     return dataset.files[: shards or 1]
 
 
-def is_whole(
+def is_intact(
     dataset: NamedDataset, file: RemoteFile, folder: Path, record: dict[str, Any]
 ) -> Generator[Progress, None, bool]:
-    """Whether `file` (of an archive: everything unpacked from it) is here with the size and sha256 recorded."""
+    """Whether `file` (or everything unpacked from an archive) exists with the recorded size and sha256."""
     if file.name not in record["sources"]:
         return False
     names = list(record["files"]) if dataset.unpacked_bytes else [file.name]
@@ -104,48 +104,52 @@ def is_whole(
         entry = record["files"].get(name, {"size": -1, "sha256": ""})
         if not has_size(folder / name, entry["size"]):
             return False
-        if (yield from hashed(folder / name, f"Verifying {dataset.name}")) != entry["sha256"]:
+        if (yield from hash_with_progress(folder / name, f"Verifying {dataset.name}")) != entry["sha256"]:
             return False
     return bool(names)
 
 
-def hashed(path: Path, stage: str) -> Generator[Progress, None, str]:
+def hash_with_progress(path: Path, stage: str) -> Generator[Progress, None, str]:
     """sha256 of a file, hexadecimal."""
-    return (yield from in_background(lambda report: hash_file(path, summed(report)), stage, path.stat().st_size / 1e6))
+    return (
+        yield from run_in_background(
+            lambda report: hash_file(path, count_megabytes(report)), stage, path.stat().st_size / 1e6
+        )
+    )
 
 
-def verified(
-    dataset: NamedDataset, file: RemoteFile, part: Path, expected: str, patience: Patience
+def fetch_verified(
+    dataset: NamedDataset, file: RemoteFile, part: Path, expected: str, retry: RetryPolicy
 ) -> Generator[Progress, None, str]:
-    """Fetch `file` into `part` and return its sha256, which must be `expected` where that is given. One that is not
-    is fetched once more from the beginning: the fault may be in what an earlier download left."""
+    """Fetch `file` into `part` and return its sha256, which must be `expected` unless that is "". On a mismatch, fetch
+    once more from the beginning: the partial download may have been damaged."""
     found = ""
     for _ in range(2):
-        yield from transferred(dataset, file, part, patience)
-        found = yield from hashed(part, f"Verifying {dataset.name}")
+        yield from fetch_with_progress(dataset, file, part, retry)
+        found = yield from hash_with_progress(part, f"Verifying {dataset.name}")
         if not expected or found == expected:
             return found
         part.unlink()
-        note_path(part).unlink(missing_ok=True)
-    renewed = "" if file.sha256 else f", or delete {part.parent.parent} to take what is there now"
+        metadata_path(part).unlink(missing_ok=True)
+    renewed = "" if file.sha256 else f", or delete {part.parent.parent} to accept the current file"
     raise UserError(
-        f"{file.url} has the sha256 {found}, not the {expected} that was expected: it is damaged on its way or has "
+        f"{file.url} has the sha256 {found}, not the expected {expected}: it was damaged in transit or has "
         f"changed at its source; try again, or get the file elsewhere and name its path in data.corpus{renewed}."
     )
 
 
-def transferred(
-    dataset: NamedDataset, file: RemoteFile, part: Path, patience: Patience
+def fetch_with_progress(
+    dataset: NamedDataset, file: RemoteFile, part: Path, retry: RetryPolicy
 ) -> Generator[Progress, None, None]:
-    """Fetch `file` into `part`, with its progress in megabytes and the rate of the last seconds."""
+    """Fetch `file` into `part`; yields progress in megabytes with the rate of the last seconds."""
     stage = f"Downloading {dataset.name}: {file.name}"
     recent = deque([(time.monotonic(), size_of(part))])
-    told = 0.0
-    for done, total in fetch(file.url, part, patience):
+    reported = 0.0
+    for done, total in fetch(file.url, part, retry):
         now = time.monotonic()
-        if now - told < REPORT_SECONDS and done != total:
+        if now - reported < REPORT_SECONDS and done != total:
             continue
-        told = now
+        reported = now
         recent.append((now, done))
         while len(recent) > 2 and now - recent[0][0] > RATE_SECONDS:
             recent.popleft()
@@ -153,14 +157,14 @@ def transferred(
         rate = max(0.0, (done - before) / (now - since)) if now > since else 0.0
         size = max(done, total) if total else 0  # an estimate may be too small
         sender = source_of(file.url, part)
-        told_stage = f"{stage} (redirected to {sender})" if sender else stage
-        yield Progress(stage=told_stage, done=done / 1e6, total=size / 1e6, unit="MB", rate=rate / 1e6)
+        shown = f"{stage} (redirected to {sender})" if sender else stage
+        yield Progress(stage=shown, done=done / 1e6, total=size / 1e6, unit="MB", rate=rate / 1e6)
 
 
 def publish(
     dataset: NamedDataset, file: RemoteFile, sha256: str, partial: Path, home: Path
 ) -> Generator[Progress, None, None]:
-    """Rename the verified file, or what it unpacks to, into the data set's folder, and then record it."""
+    """Rename the verified file, or its unpacked content, into the folder of the dataset, then record it."""
     folder, part = dataset_folder(dataset, home), partial / file.name
     record = read_record(dataset, home)
     if dataset.unpacked_bytes:
@@ -170,7 +174,7 @@ def publish(
         record["files"] = {}
         for path in sorted(unpacked.rglob("*")):
             if path.is_file():
-                digest = yield from hashed(path, f"Verifying {dataset.name}")
+                digest = yield from hash_with_progress(path, f"Verifying {dataset.name}")
                 record["files"][str(path.relative_to(unpacked))] = {"size": path.stat().st_size, "sha256": digest}
         for path in unpacked.iterdir():
             move(path, folder / path.name)
@@ -182,7 +186,7 @@ def publish(
 
 
 def move(source: Path, target: Path) -> None:
-    """Publish a file or folder at `target`, in the place of what may be there, after its bytes are safe on the disk."""
+    """Sync a file or folder to disk and rename it to `target`, replacing what is there."""
     for path in source.rglob("*") if source.is_dir() else (source,):
         if path.is_file():
             sync_file(path)
@@ -193,9 +197,9 @@ def move(source: Path, target: Path) -> None:
 
 
 def unpack(archive: Path, target: Path) -> None:
-    """Unpack a zip archive into the new folder `target`, and no file outside it, whatever it holds.
+    """Unpack a zip archive into the new folder `target`, and no file outside it.
 
-    A damaged archive is deleted, so that the next download fetches it anew.
+    A damaged archive is deleted, so that the next download fetches it again.
     """
     shutil.rmtree(target, ignore_errors=True)
     try:
@@ -211,36 +215,33 @@ def unpack(archive: Path, target: Path) -> None:
                     shutil.copyfileobj(source, file)
     except (zipfile.BadZipFile, zlib.error, EOFError, RuntimeError, NotImplementedError, UnicodeDecodeError) as error:
         archive.unlink()
-        note_path(archive).unlink(missing_ok=True)
-        raise UserError(f"{archive.name} is not a whole zip archive ({error}); run the download again.") from error
+        metadata_path(archive).unlink(missing_ok=True)
+        raise UserError(f"{archive.name} is not a complete zip archive ({error}); run the download again.") from error
     except OSError as error:
-        raise UserError(f"{archive.name} cannot be unpacked in {target} ({error.strerror}); see to that.") from error
+        raise UserError(
+            f"{archive.name} cannot be unpacked in {target} ({error.strerror}); fix that and try again."
+        ) from error
 
 
 def check_member(info: zipfile.ZipInfo, target: Path) -> None:
-    """UserError where a member of an archive is a link or would lie outside the folder it is unpacked into."""
+    """UserError if a member of an archive is a link or its path is outside `target`."""
     inside = (target / info.filename).resolve().is_relative_to(target.resolve())
     if not inside or stat.S_ISLNK(info.external_attr >> 16) or "\\" in info.filename:
-        raise UserError(f"The archive holds {info.filename!r}, which would lie outside its folder; do not use it.")
+        raise UserError(f"The archive contains {info.filename!r}, which is outside its folder; do not use it.")
 
 
 @contextmanager
-def reserved(partial: Path) -> Iterator[Path]:
-    """The folder of unfinished files, held by this process alone."""
+def lock_partial(partial: Path) -> Iterator[Path]:
+    """The folder of partial files, locked by this process."""
     try:
         partial.mkdir(parents=True, exist_ok=True)
         lock = os.open(partial, os.O_RDONLY)
     except OSError as error:
         raise UserError(f"{partial} cannot be made ({error.strerror}); give another --home.") from error
     try:
-        hold(lock, partial)
-        yield partial
-    finally:
-        os.close(lock)
-
-
-def hold(lock: int, partial: Path) -> None:
-    try:
         try_lock(lock)
+        yield partial
     except BlockingIOError:
         raise UserError(f"{partial.parent.name} is being downloaded by another process; wait for it.") from None
+    finally:
+        os.close(lock)

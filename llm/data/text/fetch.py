@@ -1,8 +1,7 @@
-"""Fetching one file over HTTP so that what has come is never fetched twice, with the standard library alone.
+"""Resumable download of one file over HTTP, with the standard library alone.
 
-`<part>` grows by appending. Beside it, `<part>.json` keeps what the server said of the file (its ETag or date, its
-size): a later request asks for the rest "if it is still that file" (RFC 9110, Range and If-Range), and begins anew
-where it is not, or where the server has no ranges.
+`<part>` grows by appending. `<part>.json` records the file's ETag or date and its size. A later request asks for the
+rest if the file is unchanged (RFC 9110, Range and If-Range), and starts over if it changed or the server has no ranges.
 """
 
 from __future__ import annotations
@@ -21,22 +20,22 @@ from pathlib import Path
 from typing import Any, BinaryIO
 from urllib.parse import urlsplit
 
-from llm.data.background import beside
+from llm.data.background import iterate_in_thread
 from llm.errors import UserError
 from llm.files import write_json
 from llm.reader import Malformed, load_json
 
 CHUNK_BYTES = 1 << 18
 SPARE_BYTES = 64 << 20
-PASSING = frozenset({408, 425, 429, 500, 502, 503, 504})
-LONGEST_WAIT = 60.0
-MOST_DIGITS = 18
+TEMPORARY_STATUS = frozenset({408, 425, 429, 500, 502, 503, 504})
+MAX_WAIT_SECONDS = 60.0
+MAX_SIZE_DIGITS = 18
 
 
 @dataclass(frozen=True)
-class Patience:
-    """`attempts` in a row that bring nothing new are the end; the wait before each doubles. `timeout` is for one answer
-    of the server, `overall` for a whole file, however slowly it trickles in. Times in seconds."""
+class RetryPolicy:
+    """Gives up after `attempts` in a row without new data; the wait before each doubles. `timeout` limits one response
+    of the server, `overall` the whole file. Times in seconds."""
 
     attempts: int = 5
     first_wait: float = 1.0
@@ -45,74 +44,76 @@ class Patience:
     sleep: Callable[[float], None] = time.sleep
 
 
-def fetch(url: str, part: Path, patience: Patience) -> Generator[tuple[int, int], None, None]:
-    """Bring `part` to the whole of what is at `url`, going on where it stands; yields (bytes done, total or 0).
+def fetch(url: str, part: Path, retry: RetryPolicy) -> Generator[tuple[int, int], None, None]:
+    """Download `url` to `part`, resuming a partial download; yields (bytes done, total or 0).
 
-    Raises UserError where the server refuses, cannot be reached or takes too long, or the disk is full. What has come
-    stays in `part`.
+    Raises UserError if the server refuses, cannot be reached or takes too long, or if the disk is full. The partial
+    download stays in `part`.
     """
     failures, furthest = 0, size_of(part)
-    end = time.monotonic() + patience.overall
+    end = time.monotonic() + retry.overall
     while True:
         pause = 0.0
         try:
-            if (yield from within(end, attempt(url, part, patience.timeout), url, patience)):
+            if (yield from enforce_deadline(end, request_once(url, part, retry.timeout), url, retry)):
                 return
             reason = "the connection was closed early"
         except urllib.error.HTTPError as error:
             with error:
-                reason, pause = refusal(url, error)
+                reason, pause = http_failure(url, error)
         except (OSError, http.client.HTTPException) as error:  # URLError is an OSError
             reason = network_reason(url, error)
-        except ValueError as error:  # what urllib raises at an address that a server redirects to
-            raise UserError(f"{url} cannot be had ({error}); check the address, or get the file elsewhere.") from error
-        came = size_of(part) > furthest
-        furthest = max(furthest, size_of(part))
-        failures = 1 if came else failures + 1
-        if failures >= patience.attempts:
+        except ValueError as error:  # raised by urllib for an invalid URL in a redirect
             raise UserError(
-                f"{urlsplit(url).netloc} did not deliver {url} ({reason}); try again later, what has come is kept, or "
-                "take text that is here: data.corpus stories, pylib, or a file."
+                f"{url} cannot be downloaded ({error}); check the URL, or get the file elsewhere."
+            ) from error
+        progressed = size_of(part) > furthest
+        furthest = max(furthest, size_of(part))
+        failures = 1 if progressed else failures + 1
+        if failures >= retry.attempts:
+            raise UserError(
+                f"{urlsplit(url).netloc} did not deliver {url} ({reason}); try again later (the partial download is "
+                "kept), or set data.corpus to stories, pylib, or a local file."
             )
-        wait = min(LONGEST_WAIT, max(pause, patience.first_wait * 2 ** (failures - 1)))
-        for _ in beside(slept(patience, wait)):
+        wait = min(MAX_WAIT_SECONDS, max(pause, retry.first_wait * 2 ** (failures - 1)))
+        for _ in iterate_in_thread(sleep_once(retry, wait)):
             yield furthest, 0
 
 
-def within(
-    end: float, pieces: Generator[tuple[int, int], None, bool], url: str, patience: Patience
+def enforce_deadline(
+    end: float, pieces: Generator[tuple[int, int], None, bool], url: str, retry: RetryPolicy
 ) -> Generator[tuple[int, int], None, bool]:
-    """What `pieces` yields and returns; UserError once the clock has passed `end`."""
+    """Yields and returns what `pieces` does; UserError once the clock has passed `end`."""
     with closing(pieces):
         try:
             while True:
                 done = next(pieces)
                 if time.monotonic() > end:
                     raise UserError(
-                        f"{url} did not arrive within {patience.overall / 3600:g} hours; run the download again, what "
-                        "has come is kept, or get the file elsewhere and name its path in data.corpus."
+                        f"{url} did not arrive within {retry.overall / 3600:g} hours; run the download again (the "
+                        "partial download is kept), or get the file elsewhere and name its path in data.corpus."
                     )
                 yield done
         except StopIteration as stop:
             return bool(stop.value)
 
 
-def slept(patience: Patience, seconds: float) -> Generator[None, None, None]:
-    """Wait; there is nothing to be had meanwhile."""
-    patience.sleep(seconds)
+def sleep_once(retry: RetryPolicy, seconds: float) -> Generator[None, None, None]:
+    """A generator that waits before its only item."""
+    retry.sleep(seconds)
     yield
 
 
-def attempt(url: str, part: Path, timeout: float) -> Generator[tuple[int, int], None, bool]:
-    """One request; whether the file is whole after it. Lets the errors of urllib and http.client pass."""
-    have, known = size_of(part), read_note(part)
+def request_once(url: str, part: Path, timeout: float) -> Generator[tuple[int, int], None, bool]:
+    """One request; returns whether the file is complete. Raises the errors of urllib and http.client."""
+    have, known = size_of(part), read_metadata(part)
     if have and have == known.get("total"):
         return True
     request = urllib.request.Request(url, headers={"User-Agent": "llm-workbench", "Accept-Encoding": "identity"})
     if have and known.get("validator"):
         request.add_header("Range", f"bytes={have}-")
         request.add_header("If-Range", known["validator"])
-    with closing(beside(received(request, timeout))) as pieces:
+    with closing(iterate_in_thread(open_response(request, timeout))) as pieces:
         try:
             while (response := next(pieces)) is None:
                 yield have, 0
@@ -120,22 +121,22 @@ def attempt(url: str, part: Path, timeout: float) -> Generator[tuple[int, int], 
             if error.code != 416:
                 raise
             error.close()
-            part.unlink()  # longer than what is there: begin anew
+            part.unlink()  # longer than the file on the server: start over
             return False
-        have, total = placed(response, part, have)
+        have, total = place_response(response, part, have)
         if have < 0:
             return False
         ensure_room(part.parent, total - have)
-        with opened(part, "ab" if have else "wb") as file:
+        with open_part(part, "ab" if have else "wb") as file:
             for chunk in pieces:
-                write(file, chunk or b"", part)
+                write_chunk(file, chunk or b"", part)
                 have += len(chunk or b"")
                 yield have, total
     return have == total if total else have > 0
 
 
 class Redirects(urllib.request.HTTPRedirectHandler):
-    """Follows redirects within http or https, and from http to https; refuses every other change of scheme."""
+    """Follows redirects within http or https, and from http to https; refuses other changes of scheme."""
 
     def redirect_request(
         self, req: urllib.request.Request, fp: Any, code: int, msg: str, headers: Any, newurl: str
@@ -144,21 +145,21 @@ class Redirects(urllib.request.HTTPRedirectHandler):
         if after != before and (before, after) != ("http", "https"):
             raise UserError(
                 f"{req.full_url} redirects from {before} to {after} ({newurl}), which is refused; get the file "
-                "elsewhere, or download that address if you trust it."
+                "elsewhere, or download that URL if you trust it."
             )
         return super().redirect_request(req, fp, code, msg, headers, newurl)
 
 
-def received(request: urllib.request.Request, timeout: float) -> Generator[Any, None, None]:
-    """The response of a server, and then its body in pieces."""
+def open_response(request: urllib.request.Request, timeout: float) -> Generator[Any, None, None]:
+    """Yields the response, then its body in pieces."""
     with urllib.request.build_opener(Redirects).open(request, timeout=timeout) as response:
         yield response
         while chunk := response.read1(CHUNK_BYTES):
             yield chunk
 
 
-def placed(response: Any, part: Path, have: int) -> tuple[int, int]:
-    """Where the body of `response` belongs in `part`, and the size of the whole (0: unknown); −1: nowhere."""
+def place_response(response: Any, part: Path, have: int) -> tuple[int, int]:
+    """The offset of the body of `response` in `part` (-1: unusable) and the size of the whole file (0: unknown)."""
     if response.status == 206:
         given = re.fullmatch(
             r"bytes ([0-9]{1,18})-[0-9]{1,18}/([0-9]{1,18}|\*)", response.headers.get("Content-Range", "")
@@ -167,59 +168,60 @@ def placed(response: Any, part: Path, have: int) -> tuple[int, int]:
             part.unlink(missing_ok=True)
             return -1, 0
         return have, 0 if given[2] == "*" else int(given[2])
-    total = promised_size(response)
+    total = content_length(response)
     etag = response.headers.get("ETag", "")
-    # A weak ETag cannot vouch for bytes (RFC 9110, 13.1.5).
+    # A weak ETag does not identify bytes (RFC 9110, 13.1.5).
     validator = etag if etag and not etag.startswith("W/") else response.headers.get("Last-Modified", "")
-    part.unlink(missing_ok=True)  # before the note: it must never speak of bytes of another file
-    write_json(note_path(part), {"url": response.geturl(), "validator": validator, "total": total})
+    part.unlink(missing_ok=True)  # before the metadata, which must never describe bytes of another file
+    write_json(metadata_path(part), {"url": response.geturl(), "validator": validator, "total": total})
     return 0, total
 
 
-def promised_size(response: Any) -> int:
-    """Bytes of the whole file as the server says; 0 where it does not say. UserError where that cannot be true."""
+def content_length(response: Any) -> int:
+    """Size of the whole file from the response header; 0 if unknown. UserError if it is impossible."""
     length = response.headers.get("Content-Length", "")
     if not re.fullmatch("[0-9]+", length):
         return 0
-    if len(length) > MOST_DIGITS:
+    if len(length) > MAX_SIZE_DIGITS:
         raise UserError(
-            f"{response.geturl()} promises a size of {len(length):,} digits, which cannot be; get the file elsewhere."
+            f"{response.geturl()} promises a size of {len(length):,} digits, which is impossible; get the file "
+            "elsewhere."
         )
     return int(length)
 
 
 def source_of(url: str, part: Path) -> str:
-    """The host that sends the file, where `url` redirects to another one; "" where it does not, or is not known yet."""
-    sender = urlsplit(str(read_note(part).get("url", ""))).netloc
+    """The host that `url` redirects to; "" if it does not redirect or that is not known yet."""
+    sender = urlsplit(str(read_metadata(part).get("url", ""))).netloc
     return sender if sender and sender != urlsplit(url).netloc else ""
 
 
-def note_path(part: Path) -> Path:
+def metadata_path(part: Path) -> Path:
     return part.with_name(part.name + ".json")
 
 
-def read_note(part: Path) -> dict[str, Any]:
-    """What was noted of an unfinished file; nothing where that is lost or damaged, which only costs a new beginning."""
+def read_metadata(part: Path) -> dict[str, Any]:
+    """The metadata of a partial download; {} if it is lost or damaged, and the download starts over."""
     try:
-        note = load_json(note_path(part))
+        metadata = load_json(metadata_path(part))
     except (OSError, Malformed):
         return {}
-    return note if isinstance(note, dict) else {}
+    return metadata if isinstance(metadata, dict) else {}
 
 
 def size_of(path: Path) -> int:
     return path.stat().st_size if path.exists() else 0
 
 
-def opened(part: Path, mode: str) -> BinaryIO:
+def open_part(part: Path, mode: str) -> BinaryIO:
     try:
         return part.open(mode)  # type: ignore[return-value]
     except OSError as error:
         raise local_problem(part, error) from error
 
 
-def write(file: BinaryIO, chunk: bytes, part: Path) -> None:
-    """Write to the disk; its errors are not the network's, and are not tried again."""
+def write_chunk(file: BinaryIO, chunk: bytes, part: Path) -> None:
+    """Write to the disk. Its errors are not network errors and are not retried."""
     try:
         file.write(chunk)
         file.flush()
@@ -233,7 +235,7 @@ def local_problem(part: Path, error: OSError) -> UserError:
 
 
 def ensure_room(folder: Path, needed: int) -> None:
-    """UserError unless the disk under `folder` has room for `needed` more bytes, and some to spare."""
+    """UserError unless the disk of `folder` has room for `needed` more bytes and SPARE_BYTES."""
     free = shutil.disk_usage(folder).free
     if needed > 0 and free < needed + SPARE_BYTES:
         raise UserError(
@@ -242,12 +244,12 @@ def ensure_room(folder: Path, needed: int) -> None:
         )
 
 
-def refusal(url: str, error: urllib.error.HTTPError) -> tuple[str, float]:
-    """Why the server said no for now, and for how many seconds it wants to be left alone; UserError if for good."""
-    if error.code not in PASSING:
+def http_failure(url: str, error: urllib.error.HTTPError) -> tuple[str, float]:
+    """The reason of a temporary failure and the seconds to wait (Retry-After); UserError if it is permanent."""
+    if error.code not in TEMPORARY_STATUS:
         raise UserError(
-            f"{url} cannot be had (HTTP {error.code} {error.reason}); check the address, or get the file elsewhere and "
-            "name its path in data.corpus."
+            f"{url} cannot be downloaded (HTTP {error.code} {error.reason}); check the URL, or get the file elsewhere "
+            "and name its path in data.corpus."
         ) from error
     wait = error.headers.get("Retry-After", "")
     seconds = float(wait) if re.fullmatch("[0-9]{1,9}", wait) else 0.0
@@ -255,7 +257,7 @@ def refusal(url: str, error: urllib.error.HTTPError) -> tuple[str, float]:
 
 
 def network_reason(url: str, error: Exception) -> str:
-    """What went wrong on the way, in a few words; UserError where trying again cannot help."""
+    """The reason of a network error in a few words; UserError if retrying cannot help."""
     cause = error.reason if isinstance(error, urllib.error.URLError) else error
     if isinstance(cause, ssl.SSLCertVerificationError):
         raise UserError(

@@ -1,4 +1,4 @@
-"""What a file of a corpus holds, by its content: plain text, rows of JSON or CSV, or Parquet."""
+"""The kind of a file of a corpus, from its content: plain text, rows of JSON or CSV, or Parquet."""
 
 from __future__ import annotations
 
@@ -10,29 +10,36 @@ from typing import Any, Literal, NamedTuple
 
 from llm.data.text.compressed import plain_name
 from llm.data.text.json_text import JsonText
-from llm.data.text.text_files import PARQUET_MAGIC, SNIFF_BYTES, decode_beginning, open_content, read_text, why_no_text
+from llm.data.text.text_files import (
+    PARQUET_MAGIC,
+    SNIFF_BYTES,
+    decode_beginning,
+    open_content,
+    read_text,
+    why_bytes_not_text,
+)
 
 Reading = Literal["text", "jsonl", "csv", "parquet"]
 SNIFFED_BYTES = 1 << 16
 LINES_OF_JSON = (".jsonl", ".ndjson")
 TABLES = (".csv", ".tsv", ".tab")
 DELIMITERS = ",;\t|"
-NAMES_AT_MOST, NAME_CHARACTERS = 20, 60
-CONTAINER = "data"  # the member of an object that holds rows, as Hugging Face's loaders write it
+MAX_NAMES, MAX_NAME_CHARACTERS = 20, 60
+CONTAINER = "data"  # the member of an object that holds rows, as Hugging Face datasets write it
 
 
 def name_some(fields: Iterable[str]) -> str:
-    """Names of fields for a sentence: the first of them, where there are many."""
-    names = [name if len(name) <= NAME_CHARACTERS else name[:NAME_CHARACTERS] + "…" for name in fields]
-    return ", ".join(names if len(names) <= NAMES_AT_MOST else [*names[:NAMES_AT_MOST], "…"])
+    """The first names of fields, for a sentence."""
+    names = [name if len(name) <= MAX_NAME_CHARACTERS else name[:MAX_NAME_CHARACTERS] + "…" for name in fields]
+    return ", ".join(names if len(names) <= MAX_NAMES else [*names[:MAX_NAMES], "…"])
 
 
 class FileKind(NamedTuple):
     """How a file is read.
 
-    `shape` of JSON: "lines" (a value a line), "list", "values" (one after another, however they are broken into lines)
-    or "member NAME" (the list of that name in one object). `delimiter` is that of CSV. `fields`: those of the first
-    row, as far as known. `lacks_field`: the file looks like rows, but the first has not the field asked for.
+    `shape` of JSON: "lines" (one value per line), "list", "values" (one after another, with line breaks anywhere) or
+    "member NAME" (the list of that name in one object). `delimiter`: of CSV. `fields`: those of the first row, if
+    known. `lacks_field`: the file looks like rows, but the first row lacks the requested field.
     """
 
     reading: Reading
@@ -43,10 +50,10 @@ class FileKind(NamedTuple):
 
 
 def kind_of(path: Path, given: str, text_field: str) -> FileKind:
-    """How to read a file: as `given`, the setting data.format, says, or for "auto" as its content does.
+    """How to read a file: as `given` (the setting data.format), or for "auto" as detected from its content.
 
-    Files named .jsonl and .ndjson are rows, and lists in files named .json, whatever their fields. Others are rows
-    where their content is, and has `text_field`.
+    Files named .jsonl and .ndjson, and lists in files named .json, are rows in any case. Other files are rows if the
+    content is and has `text_field`.
     """
     suffix = Path(plain_name(path)).suffix.lower()
     if given in ("text", "parquet"):
@@ -55,8 +62,8 @@ def kind_of(path: Path, given: str, text_field: str) -> FileKind:
         raw = file.read(SNIFFED_BYTES)
     if given == "auto" and (suffix == ".parquet" or raw.startswith(PARQUET_MAGIC)):
         return FileKind("parquet")
-    if why_no_text(raw[:SNIFF_BYTES]):
-        return FileKind("text")  # reading it says what is wrong
+    if why_bytes_not_text(raw[:SNIFF_BYTES]):
+        return FileKind("text")  # reading it raises the error
     text = decode_beginning(raw)
     if given == "csv" or (suffix in TABLES and given == "auto" and not text.lstrip().startswith(("{", "["))):
         return table_kind(text, suffix, text_field, named=given == "csv")
@@ -67,7 +74,7 @@ def kind_of(path: Path, given: str, text_field: str) -> FileKind:
 
 
 def table_kind(text: str, suffix: str, text_field: str, *, named: bool) -> FileKind:
-    """CSV, where the first row names the columns."""
+    """CSV if the first row names the columns, else text."""
     header_line = text.partition("\n")[0]
     delimiter = "\t" if suffix in (".tsv", ".tab") else max(DELIMITERS, key=header_line.count)
     with suppress(csv.Error):
@@ -81,8 +88,8 @@ def table_kind(text: str, suffix: str, text_field: str, *, named: bool) -> FileK
 
 
 def json_kind(path: Path, beginning: str, text_field: str, *, named: bool) -> FileKind:
-    """Rows of JSON, or text where there are none. Reads as far as it takes to tell; `named`: the name of the file says
-    that it holds rows."""
+    """Rows of JSON, or text if there are none. Reads as little as possible; `named`: the suffix of the file means
+    rows."""
     first = beginning[:1] or json_text(path).peek()
     if first == "[":
         row = first_item(json_text(path))
@@ -94,7 +101,7 @@ def json_kind(path: Path, beginning: str, text_field: str, *, named: bool) -> Fi
         return rows_kind(f"member {member}", row, text_field, certain=True)
     if not row and not named:
         return FileKind("text")
-    shape, several = shape_of_values(json_text(path), beginning.partition("\n")[0], named=named)
+    shape, several = values_shape(json_text(path), beginning.partition("\n")[0], named=named)
     return rows_kind(shape, row, text_field, certain=several)
 
 
@@ -103,7 +110,7 @@ def json_text(path: Path) -> JsonText:
 
 
 def rows_kind(shape: str, row: dict[str, Any], text_field: str, *, certain: bool) -> FileKind:
-    """Rows where the first has the field, else text. `certain`: without the field it looks like rows, too."""
+    """Rows if the first has the field, else text. `certain`: it looks like rows even without the field."""
     fields = tuple(row)
     if isinstance(row.get(text_field, 0), str | None):
         return FileKind("jsonl", shape, fields=fields)
@@ -111,7 +118,7 @@ def rows_kind(shape: str, row: dict[str, Any], text_field: str, *, certain: bool
 
 
 def first_item(text: JsonText) -> dict[str, Any]:
-    """The first item of a list, where it is an object."""
+    """The first item of a list if it is an object, else {}."""
     with suppress(ValueError):
         text.take("[")
         if text.peek() == "{":
@@ -123,8 +130,8 @@ def first_item(text: JsonText) -> dict[str, Any]:
 def first_row(text: JsonText, text_field: str) -> tuple[dict[str, Any], str]:
     """The first row of a text that begins with an object, and the name of the list in that object that holds the rows.
 
-    The object itself is the row, "" the name, unless it is the only one, lacks `text_field`, and has a list that is
-    called `CONTAINER` or whose first item has the field. Of the object, only the value of the field is kept, in brief.
+    The object is itself the row, with the name "", unless it is the only one, lacks `text_field`, and has a list that
+    is named `CONTAINER` or whose first item has the field. Long values of the object are dropped.
     """
     row: dict[str, Any] = {}
     inside, member, alone = {}, "", True
@@ -142,8 +149,8 @@ def first_row(text: JsonText, text_field: str) -> tuple[dict[str, Any], str]:
     return (inside, member) if member and alone and text_field not in row else (row, "")
 
 
-def shape_of_values(text: JsonText, first_line: str, *, named: bool) -> tuple[str, bool]:
-    """Whether objects come in "lines" or as "values" broken into lines at will, and whether a second is there."""
+def values_shape(text: JsonText, first_line: str, *, named: bool) -> tuple[str, bool]:
+    """Whether objects are "lines" or "values" with line breaks anywhere, and whether there is a second object."""
     try:
         text.value()
         in_lines = not text.is_broken and text.ends_line()

@@ -1,4 +1,4 @@
-"""Which files a path, folder or glob means, and which of those it finds are passed over, with the reason."""
+"""The files of a path, folder or glob, and the skipped ones with the reason."""
 
 from __future__ import annotations
 
@@ -10,52 +10,52 @@ from typing import NamedTuple
 
 from llm.data.text.text_files import why_not_text
 
-NAMED_AT_MOST = 5  # files of each reason in a sentence
+MAX_NAMES = 5  # files per reason in a sentence
 
 
-class PassedOver(NamedTuple):
-    """A file or folder that was left out, and why."""
+class SkippedFile(NamedTuple):
+    """A file or folder that is not read, and why."""
 
     path: Path
     reason: str
 
 
 class FoundFiles(NamedTuple):
-    """The files that a pattern means, in a fixed order, and what else lies there."""
+    """The files of a pattern in a fixed order, and the skipped ones."""
 
     paths: list[Path]
-    passed_over: list[PassedOver]
+    skipped: list[SkippedFile]
 
 
 def find_files(pattern: str) -> list[Path]:
-    """The files that a path, folder (all the way down) or glob means, in a fixed order."""
-    return look_for_files(pattern).paths
+    """The files of a path, folder (recursively) or glob, in a fixed order."""
+    return search_files(pattern).paths
 
 
-def look_for_files(pattern: str) -> FoundFiles:
-    """The files that a path, folder (all the way down, links to folders included) or glob means.
+def search_files(pattern: str) -> FoundFiles:
+    """The files of a path, folder (recursively, following links to folders) or glob.
 
-    In a folder, hidden files and those without text are passed over.
+    In a folder, hidden files and files without text are skipped.
     """
     path = Path(pattern).expanduser()
     if not os.access(path, os.F_OK):
-        return match_files(str(path))
+        return match_glob(str(path))
     if not path.is_dir():
         return FoundFiles([path] if path.is_file() else [], [])
-    passed_over: list[PassedOver] = []
-    found = [Path(folder, name) for folder, _, names in walk_linked(path, passed_over) for name in sorted(names)]
-    reasons = {file: why_passed_over(file) for file in found}
-    passed_over += [PassedOver(file, reason) for file, reason in reasons.items() if reason]
-    return FoundFiles([file for file in found if not reasons[file]], passed_over)
+    skipped: list[SkippedFile] = []
+    found = [Path(folder, name) for folder, _, names in walk_following_links(path, skipped) for name in sorted(names)]
+    reasons = {file: skip_reason(file) for file in found}
+    skipped += [SkippedFile(file, reason) for file, reason in reasons.items() if reason]
+    return FoundFiles([file for file in found if not reasons[file]], skipped)
 
 
-def match_files(pattern: str) -> FoundFiles:
-    """The files that a glob means; ** stands for all folders further down, as they are walked."""
+def match_glob(pattern: str) -> FoundFiles:
+    """The files of a glob; ** matches all folders below, like `walk_following_links`."""
     return FoundFiles([path for path in sorted(set(expand(pattern)), key=str) if path.is_file()], [])
 
 
 def expand(pattern: str) -> Iterator[Path]:
-    """What a glob matches. Python's own ** never ends where links go in a circle."""
+    """The paths a glob matches. Python's own ** does not end if links form a circle."""
     parts = Path(pattern).parts
     if "**" not in parts:
         yield from map(Path, glob.glob(pattern))  # noqa: PTH207  Path.glob takes no absolute pattern
@@ -63,16 +63,16 @@ def expand(pattern: str) -> Iterator[Path]:
     place = parts.index("**")
     below = parts[place + 1 :] or ("*",)
     for root in expand(str(Path(*parts[:place]))):
-        for folder, _, _ in walk_linked(root, []):
+        for folder, _, _ in walk_following_links(root, []):
             yield from expand(str(Path(glob.escape(folder), *below)))
 
 
-def why_passed_over(path: Path) -> str:
-    """Why a file in a folder is not read; "" where it is."""
+def skip_reason(path: Path) -> str:
+    """Why a file in a folder is skipped; "" if it is read."""
     if path.name.startswith("."):
         return "hidden"
     if not path.is_file():
-        return "a link to nothing" if path.is_symlink() else "not a regular file"
+        return "a broken link" if path.is_symlink() else "not a regular file"
     return "" if path.suffix.lower() == ".parquet" else why_not_text(path)
 
 
@@ -83,32 +83,32 @@ def walk(root: Path, skip: frozenset[str] = frozenset()) -> Iterator[tuple[str, 
         yield folder, folders, names
 
 
-def walk_linked(root: Path, passed_over: list[PassedOver]) -> Iterator[tuple[str, list[str], list[str]]]:
-    """The same, into links to folders too, each folder once; what is not entered is added to `passed_over`."""
+def walk_following_links(root: Path, skipped: list[SkippedFile]) -> Iterator[tuple[str, list[str], list[str]]]:
+    """The same, following links to folders, each folder once; adds the folders it skips to `skipped`."""
     entered = [root.resolve()]
     for folder, folders, names in os.walk(root, followlinks=True):
         kept = []
         for path in (Path(folder, name) for name in sorted(folders)):
-            if reason := why_not_entered(path, entered):
-                passed_over.append(PassedOver(path, reason))
+            if reason := folder_skip_reason(path, entered):
+                skipped.append(SkippedFile(path, reason))
             else:
                 kept.append(path.name)
         folders[:] = kept
         yield folder, folders, names
 
 
-def why_not_entered(path: Path, entered: list[Path]) -> str:
-    """Why a folder is not entered, "" where it is; `entered` are the real folders that are read anyway, with all that
-    is in them, and is added to."""
+def folder_skip_reason(path: Path, entered: list[Path]) -> str:
+    """Why a folder is skipped, "" if it is entered. `entered` are the resolved roots that are read; a followed link
+    is added."""
     if path.name.startswith("."):
         return "hidden"
     if not path.is_symlink():
         return ""
     real = path.resolve()
     if any(root.is_relative_to(real) for root in (entered[0], path.parent.resolve())):
-        return "a link back to a folder that holds it"
+        return "a link to one of its parent folders"
     if any(real.is_relative_to(root) and not is_hidden(real.relative_to(root)) for root in entered):
-        return "a link to a folder that is read in its own place"
+        return "a link to a folder that is read anyway"
     entered.append(real)
     return ""
 
@@ -117,13 +117,13 @@ def is_hidden(path: Path) -> bool:
     return any(part.startswith(".") for part in path.parts)
 
 
-def describe_passed_over(passed_over: list[PassedOver]) -> list[str]:
-    """A sentence for each reason, with the number of files and the first of their names."""
+def describe_skipped(skipped: list[SkippedFile]) -> list[str]:
+    """A sentence for each reason with the number of files and the first names."""
     by_reason: dict[str, list[Path]] = {}
-    for path, reason in passed_over:
+    for path, reason in skipped:
         by_reason.setdefault(reason, []).append(path)
     return [
-        f"{len(paths):,} {'file or folder' if len(paths) == 1 else 'files or folders'} passed over ({reason}): "
-        f"{', '.join(str(path) for path in paths[:NAMED_AT_MOST])}{', …' if len(paths) > NAMED_AT_MOST else ''}."
+        f"{len(paths):,} {'file or folder' if len(paths) == 1 else 'files or folders'} skipped ({reason}): "
+        f"{', '.join(str(path) for path in paths[:MAX_NAMES])}{', …' if len(paths) > MAX_NAMES else ''}."
         for reason, paths in by_reason.items()
     ]

@@ -1,4 +1,4 @@
-"""JSON read from text that comes in pieces, one value in memory at a time."""
+"""JSON read from a text in pieces, one value in memory at a time."""
 
 from __future__ import annotations
 
@@ -8,8 +8,8 @@ from collections.abc import Iterable, Iterator
 from typing import Any
 
 WORD = re.compile(r"[^ \t\n\r]")
-LONGEST_VALUE = 1 << 26  # characters
-LONGEST_LINE = 1 << 30
+MAX_VALUE = 1 << 26  # characters
+MAX_LINE = 1 << 30
 TOO_DEEP = "it is nested too deeply"
 
 
@@ -20,10 +20,10 @@ class JsonText:
         self._pieces = iter(pieces)
         self._text = ""
         self._place = 0
-        self.is_broken = False  # whether the value read last has a line break in it
+        self.is_broken = False  # whether the last value contains a line break
 
     def peek(self) -> str:
-        """The next character that is not white space; "" at the end."""
+        """The next character that is not white space, without consuming it; "" at the end."""
         while True:
             if found := WORD.search(self._text, self._place):
                 self._place = found.start()
@@ -33,7 +33,7 @@ class JsonText:
                 return ""
 
     def take(self, characters: str) -> str:
-        """Pass over the next character, which must be one of `characters`, and return it."""
+        """Consume and return the next character, which must be one of `characters`."""
         found = self.peek()
         if not found or found not in characters:
             raise ValueError(f"{' or '.join(characters)} is missing")
@@ -41,7 +41,7 @@ class JsonText:
         return found
 
     def value(self) -> Any:
-        """The next value, whole."""
+        """The next value."""
         if not self.peek():
             raise ValueError("a value is missing")
         while True:
@@ -50,7 +50,7 @@ class JsonText:
             except RecursionError as error:
                 raise ValueError(TOO_DEEP) from error
             except ValueError:
-                if not self._read_more(len(self._text) - self._place):  # it may only be cut off
+                if not self._read_more(len(self._text) - self._place):  # it may continue in the next piece
                     raise
                 continue
             if end < len(self._text) or isinstance(value, str | list | dict) or not self._read_more(1):
@@ -59,7 +59,7 @@ class JsonText:
                 return value
 
     def items(self) -> Iterator[Any]:
-        """The items of the list that comes next."""
+        """The items of the next value, a list."""
         self.take("[")
         if self.peek() == "]":
             self.take("]")
@@ -70,7 +70,7 @@ class JsonText:
                 return
 
     def members(self) -> Iterator[str]:
-        """The names in the object that comes next. After each, whoever asked must read its value."""
+        """The names in the next value, an object. After each name the caller must read its value."""
         self.take("{")
         while self.peek() == '"':
             name: str = self.value()
@@ -80,7 +80,7 @@ class JsonText:
                 return
 
     def ends_line(self) -> bool:
-        """Whether only blanks follow in this line."""
+        """Whether the rest of the line is blank."""
         while True:
             rest, newline, _ = self._text[self._place :].partition("\n")
             if rest.strip():
@@ -89,40 +89,40 @@ class JsonText:
                 return True
 
     def _read_more(self, wanted: int) -> bool:
-        """Read `wanted` characters or more, as far as there are any; whether any came."""
-        waiting = [self._text[self._place :]]
+        """Read at least `wanted` characters, fewer at the end of the text; returns whether any were read."""
+        buffered = [self._text[self._place :]]
         self._place = 0
-        if len(waiting[0]) > LONGEST_VALUE:
-            raise ValueError(f"a value is longer than {LONGEST_VALUE:,} characters")
-        came = 0
-        while came < wanted and (piece := next(self._pieces, "")):
-            waiting.append(piece)
-            came += len(piece)
-        self._text = "".join(waiting)
-        return came > 0
+        if len(buffered[0]) > MAX_VALUE:
+            raise ValueError(f"a value is longer than {MAX_VALUE:,} characters")
+        count = 0
+        while count < wanted and (piece := next(self._pieces, "")):
+            buffered.append(piece)
+            count += len(piece)
+        self._text = "".join(buffered)
+        return count > 0
 
 
 def parse_json(text: str) -> Any:
-    """The value that `text` is. ValueError where it is none, or too deeply nested."""
+    """The JSON value in `text`. ValueError if it is invalid or too deeply nested."""
     try:
         return json.loads(text)
     except RecursionError as error:
         raise ValueError(TOO_DEEP) from error
 
 
-def lines_of(pieces: Iterable[str]) -> Iterator[str]:
-    """The lines of a text, with their ends. ValueError where one is longer than `LONGEST_LINE`."""
-    waiting: list[str] = []
+def split_lines(pieces: Iterable[str]) -> Iterator[str]:
+    """The lines of a text with their line breaks. ValueError if one is longer than `MAX_LINE`."""
+    buffered: list[str] = []
     length = 0
     for piece in pieces:
         first, *rest = piece.split("\n")
-        waiting.append(first)
+        buffered.append(first)
         length += len(first)
-        if length > LONGEST_LINE:
-            raise ValueError(f"it is longer than {LONGEST_LINE:,} characters")
+        if length > MAX_LINE:
+            raise ValueError(f"it is longer than {MAX_LINE:,} characters")
         if rest:
-            yield "".join(waiting) + "\n"
+            yield "".join(buffered) + "\n"
             yield from (line + "\n" for line in rest[:-1])
-            waiting, length = [rest[-1]], len(rest[-1])
-    if last := "".join(waiting):
+            buffered, length = [rest[-1]], len(rest[-1])
+    if last := "".join(buffered):
         yield last

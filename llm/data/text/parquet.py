@@ -1,4 +1,4 @@
-"""The documents in Parquet files; needs pyarrow."""
+"""The documents in Parquet files, read whole or by row group; needs pyarrow."""
 
 from __future__ import annotations
 
@@ -10,8 +10,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from llm.data.text.rows import Empty
-from llm.data.text.text_files import PARQUET_MAGIC, Document, Replaced, document, opened
+from llm.data.text.rows import OnEmpty
+from llm.data.text.text_files import PARQUET_MAGIC, Document, OnReplaced, make_document, open_binary
 from llm.errors import UserError
 
 TEXT_TYPES = ("string", "large_string", "string_view", "binary", "large_binary", "binary_view")  # as pyarrow calls them
@@ -20,14 +20,14 @@ TEXT_TYPES = ("string", "large_string", "string_view", "binary", "large_binary",
 def read_parquet(
     path: Path,
     text_field: str,
-    replaced: Replaced,
+    on_replaced: OnReplaced,
     row_groups: list[int] | None = None,
-    empty: Empty = lambda path, count: None,
+    on_empty: OnEmpty = lambda path, count: None,
 ) -> Iterator[Document]:
-    """One document per row, read in batches, of all row groups or those given.
+    """One document per row, read in batches, of all row groups or the given ones.
 
-    Bytes that are not UTF-8, in a column of text or of bytes, become U+FFFD, and `replaced` is called with their
-    number; `empty` with that of the rows that hold null.
+    Bytes that are not UTF-8 become U+FFFD. At the end `on_replaced` is called with their number and `on_empty` with
+    the number of null rows.
     """
     wrong = nulls = 0
     with open_parquet(path, text_field) as table:
@@ -36,13 +36,13 @@ def read_parquet(
             for raw in byte_rows(batch.column(0)):
                 text = raw.decode(errors="replace")
                 wrong += text.count("\ufffd") - raw.count(b"\xef\xbf\xbd")
-                yield from filter(None, [document(str(path), text)])
-    replaced(path, max(0, wrong))
-    empty(path, nulls)
+                yield from filter(None, [make_document(str(path), text)])
+    on_replaced(path, max(0, wrong))
+    on_empty(path, nulls)
 
 
 def byte_rows(column: Any) -> Iterator[bytes]:
-    """The rows of a column of text or bytes, as they are stored; nothing where there is none."""
+    """The rows of a column of text or bytes, as stored; b"" for null."""
     import pyarrow as arrow
 
     if arrow.types.is_dictionary(column.type):
@@ -52,13 +52,13 @@ def byte_rows(column: Any) -> Iterator[bytes]:
 
 @contextmanager
 def open_parquet(path: Path, text_field: str) -> Iterator[Any]:
-    """A pyarrow ParquetFile that has the column, of text or of bytes; whatever is wrong with it in the block is a
-    UserError naming it."""
+    """A pyarrow ParquetFile that has the column, of text or of bytes. Errors of pyarrow in the block become UserErrors
+    that name the file."""
     try:
         import pyarrow as arrow
         from pyarrow import parquet
     except ImportError as error:
-        raise UserError(f"{path} needs pyarrow to be read; run: pip install 'llm-workbench[parquet]'") from error
+        raise UserError(f"Reading {path} needs pyarrow; run: pip install 'llm-workbench[parquet]'") from error
     try:
         with parquet.ParquetFile(path) as table:
             schema = table.schema_arrow
@@ -72,22 +72,22 @@ def open_parquet(path: Path, text_field: str) -> Iterator[Any]:
 
 
 def check_column(path: Path, schema: Any, text_field: str) -> None:
-    """UserError where a column holds neither text nor bytes; it names those that do."""
+    """UserError unless a column holds text or bytes; it names the columns that do."""
     given = schema.field(text_field).type
-    if holds_text(given) or str(given) == "null":  # the type of a column that is null in every row
+    if is_text_type(given) or str(given) == "null":  # a column with only null rows
         return
-    others = ", ".join(field.name for field in schema if holds_text(field.type))
-    advice = f"set data.text_field to one that does: {others}" if others else "give a file that has some"
-    raise UserError(f"The column {text_field!r} of {path} holds {given} and no text; {advice}.")
+    others = ", ".join(field.name for field in schema if is_text_type(field.type))
+    advice = f"set data.text_field to one of: {others}" if others else "give a file with text"
+    raise UserError(f"The column {text_field!r} of {path} holds {given}, not text; {advice}.")
 
 
-def holds_text(kind: Any) -> bool:
-    """Whether a type of pyarrow's, or that of the values of a dictionary, is text or bytes that may be."""
+def is_text_type(kind: Any) -> bool:
+    """Whether a pyarrow type, or the value type of a dictionary, is text or bytes."""
     return str(kind.value_type if str(kind).startswith("dictionary") else kind) in TEXT_TYPES
 
 
 class RowGroup(NamedTuple):
-    """Row group `number` of a file; `size_bytes` of text, about."""
+    """Row group `number` of a file, with about `size_bytes` of text."""
 
     path: Path
     number: int
@@ -96,7 +96,7 @@ class RowGroup(NamedTuple):
 
 @dataclass(frozen=True)
 class RowGroups:
-    """Row groups in order, and the column their text is in."""
+    """Row groups in order, and the name of their text column."""
 
     groups: tuple[RowGroup, ...]
     text_field: str
@@ -106,38 +106,37 @@ class RowGroups:
         return sum(group.size_bytes for group in self.groups)
 
     def documents(self, number: int) -> Iterator[Document]:
-        """The texts of one row group; empty ones are left out."""
+        """The non-empty texts of one row group."""
         group = self.groups[number]
         return read_parquet(group.path, self.text_field, lambda path, count: None, [group.number])
 
 
 class StreamedCorpus:
-    """Parquet files to be read while training: which row groups train, and which are tokenized before, for validation.
+    """Parquet files to read during training: the row groups for training, and those for validation.
 
-    The last file is held out; of a single one, the last share of its row groups.
+    The validation text is the last file, or the last `fraction` of the row groups of a single file; with `split` False
+    there is none.
     """
 
-    def __init__(
-        self, name: str, paths: Sequence[Path], text_field: str, fraction: float, hold_out: bool = True
-    ) -> None:
+    def __init__(self, name: str, paths: Sequence[Path], text_field: str, fraction: float, split: bool = True) -> None:
         self.name, self.paths = name, paths
         groups = [group for path in paths for group in list_row_groups(path, text_field)]
-        held_out = 0
-        if hold_out and len(paths) > 1:
-            held_out = sum(group.path == paths[-1] for group in groups)
-        elif hold_out:
-            held_out = max(1, round(fraction * len(groups)))
-        if len(groups) <= held_out:
+        validation = 0
+        if split and len(paths) > 1:
+            validation = sum(group.path == paths[-1] for group in groups)
+        elif split:
+            validation = max(1, round(fraction * len(groups)))
+        if len(groups) <= validation:
             raise UserError(
-                f"{name} has {len(groups)} row group, which leaves nothing to train on when some is held out; give a "
-                "file with more, name another in data.validation, or set data.order to random."
+                f"{name} has {len(groups)} row group, which leaves nothing to train on after the validation split; "
+                "give a file with more, name another in data.validation, or set data.order to random."
             )
-        cut = len(groups) - held_out
+        cut = len(groups) - validation
         self.train = RowGroups(tuple(groups[:cut]), text_field)
-        self.held_out = RowGroups(tuple(groups[cut:]), text_field)
+        self.validation = RowGroups(tuple(groups[cut:]), text_field)
 
     def identity(self) -> list[str]:
-        """What decides the text, without reading it: a digest of each file's footer and size, and the column."""
+        """What decides the text, without reading it: the column, and a digest of the footer and size of each file."""
         return [self.train.text_field, *(footer_digest(path) for path in self.paths)]
 
 
@@ -152,8 +151,8 @@ def list_row_groups(path: Path, text_field: str) -> list[RowGroup]:
 
 
 def footer_digest(path: Path) -> str:
-    """sha256 of a Parquet file's size and footer, which holds the offsets, sizes and statistics of all its parts."""
-    with opened(path) as file:
+    """sha256 of a Parquet file's size and footer, which has the offsets, sizes and statistics of all its parts."""
+    with open_binary(path) as file:
         size = file.seek(0, os.SEEK_END)
         file.seek(max(0, size - 8))
         length, magic = file.read(4), file.read(4)

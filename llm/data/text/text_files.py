@@ -1,4 +1,4 @@
-"""Reading other people's files: their bytes, their text in bounded pieces, and what identifies them."""
+"""Reading the user's files: bytes, text in bounded pieces, and checksums."""
 
 from __future__ import annotations
 
@@ -18,9 +18,9 @@ from llm.reader import Malformed, load_json, open_file
 
 PIECE_BYTES = 1 << 20
 SNIFF_BYTES = 1 << 13
-LONGEST_IN_MEMORY = 1 << 24  # characters of a document that are held at once; a longer one is read as a stream
+MAX_CHARACTERS_IN_MEMORY = 1 << 24  # a longer document is read as a stream
 ENCODINGS = (
-    (codecs.BOM_UTF32_LE, "utf-32"),  # before UTF-16, whose mark it begins with
+    (codecs.BOM_UTF32_LE, "utf-32"),  # before UTF-16, whose mark is its prefix
     (codecs.BOM_UTF32_BE, "utf-32"),
     (codecs.BOM_UTF16_LE, "utf-16"),
     (codecs.BOM_UTF16_BE, "utf-16"),
@@ -39,30 +39,30 @@ NOT_TEXT = (
     b"PK\x03\x04", b"\x80\x02\x8a\nl\xfc\x9cF", b"\x80\x04\x95", b"\x7fELF", b"GGUF\3\0", b"GGUF\2\0", b"\x89PNG\r\n",
     b"\xff\xd8\xff", b"MZ\x90\0", b"SQLite format 3\0",
 )  # fmt: skip
-"""How files begin that zip, torch, pickle, compilers, llama.cpp, cameras and others write; some under the name .bin."""
+"""First bytes of zip, torch, pickle, ELF, GGUF, image and other files, some of which are named .bin."""
 GUESS_BYTES = 1 << 16
 PARQUET_MAGIC = b"PAR1"
-REMEMBERED_FROM = 8 << 20  # smaller files are hashed faster than their record is kept
-SETTLED_SECONDS = 2.0  # a file changed more recently than this may change again under the same time stamp
+MIN_RECORDED_BYTES = 8 << 20  # hashing a smaller file is faster than recording it
+SETTLED_SECONDS = 2.0  # a file changed more recently may change again with the same time stamp
 
-Replaced = Callable[[Path, int], None]
+OnReplaced = Callable[[Path, int], None]
 
 
 class MissingText(UserError):
-    """There is no such file or data set; tokens that were prepared from it may still be there."""
+    """A file or dataset is missing; a dataset tokenized from it may still exist."""
 
 
 class Document(NamedTuple):
-    """One text. `pieces` joined are the whole of it and can be iterated once, before the next document is asked for;
-    `size_bytes` may be an estimate."""
+    """One text. Its `pieces` can be iterated once, before the next document is requested; `size_bytes` may be an
+    estimate."""
 
     name: str
     size_bytes: int
     pieces: Iterable[str]
 
 
-def opened(path: Path) -> Any:
-    """The file, open for reading bytes; UserError where it cannot be."""
+def open_binary(path: Path) -> Any:
+    """The file, open for reading bytes; UserError if it cannot be opened."""
     try:
         return open_file(path)
     except OSError as error:
@@ -70,8 +70,8 @@ def opened(path: Path) -> Any:
 
 
 def open_content(path: Path) -> BinaryIO:
-    """The bytes of a file, decompressed where it is compressed; UserError where it cannot be read."""
-    return read_content(path, opened(path))
+    """The bytes of a file, decompressed if it is compressed; UserError if it cannot be opened."""
+    return read_content(path, open_binary(path))
 
 
 def read_beginning(path: Path, size: int = SNIFF_BYTES) -> bytes:
@@ -81,30 +81,30 @@ def read_beginning(path: Path, size: int = SNIFF_BYTES) -> bytes:
 
 
 def content_size(path: Path) -> int:
-    """Bytes of a file's content: exact where it is not compressed, else an estimate."""
-    with opened(path) as file:
+    """Bytes of a file's content; an estimate if it is compressed."""
+    with open_binary(path) as file:
         compressed = compression_of(file.read(MAGIC_BYTES))
     size = path.stat().st_size
     return size * EXPANSION if compressed else size
 
 
 def encoding_of(beginning: bytes) -> str:
-    """The codec a byte order mark asks for; UTF-8 without one."""
+    """The codec of a byte order mark; UTF-8 without one."""
     return next((name for mark, name in ENCODINGS if beginning.startswith(mark)), "utf-8-sig")
 
 
 def decode_beginning(beginning: bytes) -> str:
-    """Text from the beginning of a file; a character cut off at its end is left out."""
+    """Text from the beginning of a file, without a truncated last character."""
     return codecs.getincrementaldecoder(encoding_of(beginning))(errors="replace").decode(beginning)
 
 
 def why_not_text(path: Path) -> str:
-    """Why a file cannot be read as text, by its beginning; "" where it can."""
-    return why_no_text(read_beginning(path))
+    """Why a file is not text, judged by its beginning; "" if it is."""
+    return why_bytes_not_text(read_beginning(path))
 
 
-def why_no_text(beginning: bytes) -> str:
-    """The same of a beginning that was read already."""
+def why_bytes_not_text(beginning: bytes) -> str:
+    """The same for the first bytes of a file."""
     for magic, reason in ARCHIVES:
         if beginning.startswith(magic):
             return reason
@@ -118,15 +118,15 @@ def why_no_text(beginning: bytes) -> str:
     try:
         text = codecs.getincrementaldecoder(encoding)().decode(beginning)
     except UnicodeDecodeError:
-        return f"it has the mark of {encoding.upper()} and is not that"
+        return f"it has the byte order mark of {encoding.upper()} but is not {encoding.upper()}"
     return "it holds NUL bytes" if "\0" in text else ""
 
 
 def guess_encoding(path: Path) -> str:
-    """The encoding, as iconv calls it, that a file which is not UTF-8 may have; "" where its beginning says nothing."""
+    """The likely encoding, as iconv calls it, of a file that is not UTF-8; "" if unknown."""
     beginning = read_beginning(path, GUESS_BYTES)
     other = bytes(byte for byte in beginning if byte >= 0x80)
-    if not other or why_no_text(beginning) or beginning.startswith(PARQUET_MAGIC):
+    if not other or why_bytes_not_text(beginning) or beginning.startswith(PARQUET_MAGIC):
         return ""
     decoder = codecs.getincrementaldecoder("gb18030")()
     try:
@@ -138,18 +138,19 @@ def guess_encoding(path: Path) -> str:
 
 
 def is_web_page(path: Path) -> bool:
-    """Whether a file begins like HTML, as what is downloaded does where an address was not that of the text itself."""
+    """Whether a file begins like HTML: the download of a URL that is not that of the text itself."""
     return decode_beginning(read_beginning(path)).lstrip().lower().startswith(("<!doctype html", "<html"))
 
 
-def read_text(path: Path, replaced: Replaced) -> Iterator[str]:
-    """A text file in pieces of about a megabyte; a byte order mark is dropped, and decides between UTF-8, UTF-16 and
-    UTF-32. Bytes that are no such text become U+FFFD; when reading ends, `replaced` is called with their number so far.
+def read_text(path: Path, on_replaced: OnReplaced) -> Iterator[str]:
+    """A text file in pieces of about a megabyte. A byte order mark selects UTF-8, UTF-16 or UTF-32 and is dropped.
+
+    Invalid bytes become U+FFFD; when reading ends, `on_replaced` is called with their number so far.
     """
     wrong = 0
     with open_content(path) as file:
         beginning = file.read(PIECE_BYTES)
-        if reason := why_no_text(beginning[:SNIFF_BYTES]):
+        if reason := why_bytes_not_text(beginning[:SNIFF_BYTES]):
             raise UserError(f"The file {path} is not UTF-8 text ({reason}); convert it or give another file.")
         encoding = encoding_of(beginning)
         decoder = codecs.getincrementaldecoder(encoding)(errors="replace")
@@ -162,25 +163,25 @@ def read_text(path: Path, replaced: Replaced) -> Iterator[str]:
                 if piece:
                     yield piece
         finally:
-            replaced(path, max(0, wrong))
+            on_replaced(path, max(0, wrong))
 
 
-def read_text_documents(path: Path, separator: str, replaced: Replaced) -> Iterator[Document]:
-    """The texts of a file, split wherever the separator's text stands in it; the whole file where it stands nowhere."""
-    pieces = read_text(path, replaced)
+def read_text_documents(path: Path, separator: str, on_replaced: OnReplaced) -> Iterator[Document]:
+    """The texts of a file, split at each occurrence of `separator`; the whole file if there is none."""
+    pieces = read_text(path, on_replaced)
     first = next(pieces, "")
     if not first:
         return
     second = next(pieces, "")
     whole: Iterable[str] = itertools.chain([first, second], pieces)
-    if separator and (separator in first or (second and holds(path, separator))):
+    if separator and (separator in first or (second and contains(path, separator))):
         yield from split_documents(path, whole, separator)
     else:
         yield Document(str(path), content_size(path), whole if second else (first,))
 
 
-def holds(path: Path, separator: str) -> bool:
-    """Whether a text file holds `separator`; reads as far as the first one."""
+def contains(path: Path, separator: str) -> bool:
+    """Whether a text file contains `separator`; reads up to the first occurrence."""
     end = ""
     for piece in read_text(path, lambda *_: None):
         if separator in end + piece:
@@ -190,51 +191,50 @@ def holds(path: Path, separator: str) -> bool:
 
 
 def split_documents(path: Path, pieces: Iterable[str], separator: str) -> Iterator[Document]:
-    """The texts between separators, without the white space around them; empty ones are left out.
+    """The non-empty texts between separators, stripped of white space.
 
-    A text too long to be held is a document whose pieces are read as they are asked for; its size is given as that of
-    the file.
+    The pieces of a text longer than MAX_CHARACTERS_IN_MEMORY are read on demand; its size is given as that of the file.
     """
-    stretches = stretches_of(pieces, separator)
-    for text, ends in stretches:
+    parts = split_pieces(pieces, separator)
+    for text, ends in parts:
         held, length = [text], len(text)
-        while not ends and length <= LONGEST_IN_MEMORY:
-            text, ends = next(stretches)
+        while not ends and length <= MAX_CHARACTERS_IN_MEMORY:
+            text, ends = next(parts)
             held.append(text)
             length += len(text)
         if ends:
-            yield from filter(None, [document(path.name, "".join(held).strip())])
+            yield from filter(None, [make_document(path.name, "".join(held).strip())])
             continue
-        rest = itertools.chain(held, up_to_end(stretches))
-        yield Document(path.name, content_size(path), stripped(rest))
+        rest = itertools.chain(held, until_end(parts))
+        yield Document(path.name, content_size(path), strip_pieces(rest))
         for _ in rest:
-            pass  # what the reader of the document left
+            pass  # read what the consumer of the document did not
 
 
-def stretches_of(pieces: Iterable[str], separator: str) -> Iterator[tuple[str, bool]]:
-    """All text but the separators, in order, each stretch with whether a separator, or the end, follows it."""
+def split_pieces(pieces: Iterable[str], separator: str) -> Iterator[tuple[str, bool]]:
+    """All text but the separators, in order, each part with whether a separator or the end follows it."""
     waiting = ""
     for piece in pieces:
         *whole, waiting = (waiting + piece).split(separator)
         for text in whole:
             yield text, True
-        safe = len(waiting) - len(separator) + 1  # a separator may begin after this, and end in the next piece
+        safe = len(waiting) - len(separator) + 1  # a separator may begin after this and end in the next piece
         if safe > 0:
             yield waiting[:safe], False
             waiting = waiting[safe:]
     yield waiting, True
 
 
-def up_to_end(stretches: Iterator[tuple[str, bool]]) -> Iterator[str]:
-    """The stretches of one text, its last one included."""
-    for text, ends in stretches:
+def until_end(parts: Iterator[tuple[str, bool]]) -> Iterator[str]:
+    """The parts of one text, including the last."""
+    for text, ends in parts:
         yield text
         if ends:
             return
 
 
-def stripped(pieces: Iterable[str]) -> Iterator[str]:
-    """The pieces of a text without the white space at its beginning and end."""
+def strip_pieces(pieces: Iterable[str]) -> Iterator[str]:
+    """The pieces of a text, stripped of white space at the beginning and end."""
     begun, space = False, ""
     for piece in pieces:
         text = space + (piece if begun else piece.lstrip())
@@ -245,8 +245,8 @@ def stripped(pieces: Iterable[str]) -> Iterator[str]:
             yield kept
 
 
-def document(name: str, text: str | None) -> Document | None:
-    """A document of one piece; None where there is no text. Lone surrogates (JSON allows them) become U+FFFD."""
+def make_document(name: str, text: str | None) -> Document | None:
+    """A document of one piece; None if the text is empty. Lone surrogates (JSON allows them) become U+FFFD."""
     if not text:
         return None
     try:
@@ -258,16 +258,16 @@ def document(name: str, text: str | None) -> Document | None:
 
 
 class FileHashes:
-    """sha256 of files, that of large ones remembered in a JSON file by path, size and time of change."""
+    """sha256 of files. Those of large files are recorded in a JSON file by path, size and modification time."""
 
     def __init__(self, record: Path) -> None:
         self.record = record
 
     def of(self, path: Path, advance: Callable[[int], None]) -> str:
-        """sha256 of the content, hexadecimal. `advance` is told of bytes as they are read."""
+        """sha256 of the content, hexadecimal. `advance` is called with the number of bytes read."""
         status = path.stat()
         key, stamp = os.fsencode(path.absolute()).hex(), [status.st_size, status.st_mtime_ns]
-        if status.st_size < REMEMBERED_FROM:
+        if status.st_size < MIN_RECORDED_BYTES:
             return hash_file(path, advance)
         known = self._known()
         if known.get(key, [])[:2] == stamp:
@@ -289,7 +289,7 @@ class FileHashes:
 
 def hash_file(path: Path, advance: Callable[[int], None]) -> str:
     digest = hashlib.sha256()
-    with opened(path) as file:
+    with open_binary(path) as file:
         while chunk := file.read(PIECE_BYTES):
             digest.update(chunk)
             advance(len(chunk))

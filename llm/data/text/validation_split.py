@@ -1,4 +1,4 @@
-"""Which part of a corpus trains the model and which is held out to test it."""
+"""The split of a corpus into training and validation text."""
 
 from __future__ import annotations
 
@@ -11,25 +11,24 @@ from typing import NamedTuple
 from llm.config.schema import DataConfig
 from llm.data.text.corpora import Corpus
 
-LARGEST_BLOCK = 1 << 16  # sixteen to a batch of the tokenizer, which may encode them on as many threads
-SMALLEST_BLOCK = 16
+MAX_BLOCK = 1 << 16  # sixteen per batch of the tokenizer, which may encode them on as many threads
+MIN_BLOCK = 16
 
 
 class Unit(NamedTuple):
-    """A stretch of one document that goes to one side whole. `begins` and `ends`: whether the document does here."""
+    """A part of one document, all of it in one split."""
 
-    held_out: bool
-    begins: bool
-    ends: bool
+    is_validation: bool
+    starts_document: bool
+    ends_document: bool
     pieces: Iterable[str]
 
 
 def units(corpus: Corpus, data: DataConfig, characters: int = 0) -> Iterator[Unit]:
-    """The corpus in order, each stretch assigned to a side.
+    """The corpus in order, each unit assigned to a split.
 
-    documents: whole documents, evenly spread; one that is larger than half of what is to be held out is cut into
-    blocks at line borders first. tail: everything after the first (1 - fraction) of `characters`, which the
-    caller has counted.
+    documents: validation is whole documents, evenly spread; a document larger than half of the validation text is cut
+    into blocks at line breaks first. tail: validation is everything after the first (1 - fraction) of `characters`.
     """
     if data.split == "tail":
         return tail_units(corpus, int((1 - data.validation_fraction) * characters))
@@ -42,57 +41,57 @@ def count_characters(corpus: Corpus) -> int:
 
 def spread_units(corpus: Corpus, fraction: float) -> Iterator[Unit]:
     wanted = corpus.size_bytes * fraction
-    block_size = int(min(max(wanted / 8, SMALLEST_BLOCK), LARGEST_BLOCK))
+    block_size = int(min(max(wanted / 8, MIN_BLOCK), MAX_BLOCK))
     spread = Spread(fraction)
     for document in corpus.documents():
         if document.size_bytes <= wanted / 2:
-            yield Unit(spread.takes(), True, True, document.pieces)
+            yield Unit(spread.choose_next(), True, True, document.pieces)
             continue
-        begins = True
+        starts_document = True
         for block, more in with_more(blocks(document.pieces, block_size)):
-            yield Unit(spread.takes(), begins, not more, (block,))
-            begins = False
+            yield Unit(spread.choose_next(), starts_document, not more, (block,))
+            starts_document = False
 
 
 def tail_units(corpus: Corpus, cut: int) -> Iterator[Unit]:
-    seen = 0
+    count = 0
     for document in corpus.documents():
-        if seen >= cut:
+        if count >= cut:
             yield Unit(True, True, True, document.pieces)
             continue
-        head = Head(document.pieces, cut - seen)
+        head = Head(document.pieces, cut - count)
         yield Unit(False, True, True, head)
-        seen += head.length
+        count += head.length
         if head.rest:
             yield Unit(True, False, True, itertools.chain(head.rest, head.source))
 
 
 class Spread:
-    """Takes a share of a stream of things, whatever their size: one, chosen by a hash, of each 1/fraction in a row.
+    """Chooses a share of a stream of items: one, chosen by a hash, of every 1/fraction consecutive items.
 
-    Spread evenly, but not at equal distances, which a corpus with a period of its own would turn into a bias.
+    Evenly spread, but not at equal distances, which would bias the split of a periodic corpus.
     """
 
     def __init__(self, fraction: float) -> None:
         self.fraction = fraction
-        self.seen = 0
+        self._items = 0
         self._stratum = self._end = 0
         self._chosen = -1
 
-    def takes(self) -> bool:
-        """Whether the next thing is taken."""
-        if self.seen == self._end:
+    def choose_next(self) -> bool:
+        """Whether the next item is chosen."""
+        if self._items == self._end:
             self._stratum += 1
             self._end = math.ceil(self._stratum / self.fraction)
             mark = hashlib.blake2b(b"%d" % self._stratum, digest_size=8).digest()
-            self._chosen = self.seen + int.from_bytes(mark, "little") % (self._end - self.seen)
-        self.seen += 1
-        return self.seen - 1 == self._chosen
+            self._chosen = self._items + int.from_bytes(mark, "little") % (self._end - self._items)
+        self._items += 1
+        return self._items - 1 == self._chosen
 
 
 class Head:
-    """The first `count` characters of a stream of pieces. After it was iterated: its `length`, and the `rest` of the
-    piece in which it ended, to be followed by `source`."""
+    """The first `count` characters of a stream of pieces. After iteration, `length` is their number; the `rest` of the
+    last piece and then `source` are what follows."""
 
     def __init__(self, pieces: Iterable[str], count: int) -> None:
         self.source = iter(pieces)
@@ -112,25 +111,25 @@ class Head:
 
 
 def blocks(pieces: Iterable[str], size: int) -> Iterator[str]:
-    """A text in blocks of at least `size` characters that end with a line, or with a word where lines are longer than
-    three blocks, or anywhere where words are."""
-    waiting = ""
+    """A text in blocks of at least `size` characters. They end with a line; with a word if lines are longer than three
+    blocks; anywhere if words are."""
+    buffered = ""
     for piece in pieces:
-        waiting += piece
+        buffered += piece
         start = 0
-        while len(waiting) - start > 4 * size:
-            stop = block_end(waiting, start + size, start + 4 * size)
-            yield waiting[start:stop]
+        while len(buffered) - start > 4 * size:
+            stop = block_end(buffered, start + size, start + 4 * size)
+            yield buffered[start:stop]
             start = stop
-        waiting = waiting[start:]
-    while waiting:
-        stop = block_end(waiting, size, 4 * size)
-        yield waiting[:stop]
-        waiting = waiting[stop:]
+        buffered = buffered[start:]
+    while buffered:
+        stop = block_end(buffered, size, 4 * size)
+        yield buffered[:stop]
+        buffered = buffered[stop:]
 
 
 def block_end(text: str, low: int, high: int) -> int:
-    """Where a block may end in text[low:high]: after a line break, else before a space, else at `high`."""
+    """The end of a block in text[low:high]: after a line break, else before a space, else at `high`."""
     line = text.find("\n", low - 1, high)
     if line >= 0:
         return line + 1

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from llm.config.schema import RunConfig
-from llm.data.background import in_background, summed
+from llm.data.background import count_megabytes, run_in_background
 from llm.data.text.parquet import RowGroups
 from llm.data.tokens.shards import JoinedTokens, ShardedTokens, TokenSplit, check_length
 from llm.data.tokens.sources import Source, StreamSource
@@ -119,8 +119,8 @@ def verify_dataset(dataset: Dataset) -> Generator[Progress, None, None]:
     files = all_token_files(dataset.path, load_json(dataset.path / INDEX))
     waiting = {path: files[path] for path in unverified(dataset.path, files)}
     if waiting:
-        yield from in_background(
-            lambda report: verify_files(dataset.path, waiting, dataset.tokenizer.vocab_size, summed(report)),
+        yield from run_in_background(
+            lambda report: verify_files(dataset.path, waiting, dataset.tokenizer.vocab_size, count_megabytes(report)),
             "Verifying the tokenized dataset",
             sum(path.stat().st_size for path in waiting) / 1e6,
         )

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from llm.config.schema import RunConfig
-from llm.data.background import in_background, summed
+from llm.data.background import count_megabytes, run_in_background
 from llm.data.text.corpora import check_text
 from llm.data.text.text_files import MissingText
 from llm.data.text.validation_split import count_characters
@@ -30,7 +30,7 @@ from llm.data.tokens.sources import Source, StreamSource, TextSource, open_sourc
 from llm.data.tokens.staging import staging_folder
 from llm.data.tokens.token_files import TokenCorpus, decoded_bytes, needs_tokenizer
 from llm.data.tokens.tokenize import SplitWriter, tokenize
-from llm.data.tokens.train_tokenizer import learn
+from llm.data.tokens.train_tokenizer import train_tokenizer
 from llm.data.tokens.verification import record_written
 from llm.errors import UserError
 from llm.events import Progress
@@ -74,8 +74,8 @@ def identify(config: RunConfig, home: Path) -> Generator[Progress, None, tuple[S
     Yields progress. Raises UserError if the corpus is missing, empty or damaged.
     """
     source = open_source(config, home)
-    corpus = yield from in_background(
-        lambda report: source.fingerprint(summed(report)), "Reading the corpus", source.size_bytes / 1e6
+    corpus = yield from run_in_background(
+        lambda report: source.fingerprint(count_megabytes(report)), "Reading the corpus", source.size_bytes / 1e6
     )
     tokenizer = existing_tokenizer(config, source)
     return source, tokenizer, dataset_fingerprint(corpus, config, tokenizer)
@@ -131,16 +131,16 @@ def make_from_text(
     """Tokenize a text into `folder`, training the tokenizer first if it is None; returns the entries of the index."""
     characters = 0
     if isinstance(source, TextSource):
-        yield from in_background(lambda report: check_text(source.corpus), "Reading the corpus")
+        yield from run_in_background(lambda report: check_text(source.corpus), "Reading the corpus")
         if source.needs_character_count:
-            characters = yield from in_background(
+            characters = yield from run_in_background(
                 lambda report: count_characters(source.corpus), "Measuring the corpus"
             )
     notes: list[str] = []
     warnings: list[str] = []
     if tokenizer is None:
-        learned = yield from learn(config, source, characters, folder)
-        tokenizer, notes, warnings = learned.tokenizer, learned.notes, learned.warnings
+        trained = yield from train_tokenizer(config, source, characters, folder)
+        tokenizer, notes, warnings = trained.tokenizer, trained.notes, trained.warnings
     tokenizer.save(folder / "tokenizer")
     chunk_tokens = config.data.chunk_tokens
     train = SplitWriter(folder, "train", tokenizer, chunk_tokens=chunk_tokens)
@@ -167,7 +167,9 @@ def make_from_tokens(
     """Check every token of token files, which stay in place; returns the entries of the index."""
     tokenizer.save(folder / "tokenizer")
     megabytes = source.size_bytes / 1e6
-    splits = yield from in_background(
-        lambda report: source.verify(tokenizer, folder / VALIDATION_TEXT, summed(report)), "Checking tokens", megabytes
+    splits = yield from run_in_background(
+        lambda report: source.verify(tokenizer, folder / VALIDATION_TEXT, count_megabytes(report)),
+        "Checking tokens",
+        megabytes,
     )
     return {"warnings": [], "splits": splits, "files": source.record()}

@@ -24,7 +24,7 @@ from numpy.typing import NDArray
 
 from llm.config.schema import DataConfig
 from llm.data.text.corpora import digest
-from llm.data.text.text_files import FileHashes, opened
+from llm.data.text.text_files import FileHashes, open_binary
 from llm.data.tokens.open_files import OpenFiles
 from llm.data.tokens.shards import (
     BLOCK_TOKENS,
@@ -37,7 +37,7 @@ from llm.data.tokens.shards import (
     read_header,
     verify_tokens,
 )
-from llm.data.tokens.token_paths import CHUNK, HEADER_MAGIC, token_sides
+from llm.data.tokens.token_paths import CHUNK, HEADER_MAGIC, token_file_splits
 from llm.errors import ConfigError, Problem, UserError
 from llm.tokenizer import Tokenizer
 from llm.tokenizer.textbytes import TextBytes
@@ -65,7 +65,7 @@ class TokenFile:
         self.path, self.vocab_size = path, vocab_size
         self.dtype = dtype_for(vocab_size)
         self._files = files or OpenFiles()
-        with opened(path) as file:
+        with open_binary(path) as file:
             self._size = os.fstat(file.fileno()).st_size
             self.layout = read_layout(path, file, self._size)
 
@@ -146,7 +146,7 @@ class TokenCorpus:
 
     def __init__(self, data: DataConfig, home: Path) -> None:
         self.names, self.fraction = (data.corpus, data.validation), data.validation_fraction
-        self.train_paths, self.validation_paths = token_sides(data)
+        self.train_paths, self.validation_paths = token_file_splits(data)
         self._hashes = FileHashes(home / "data" / "files.json")
 
     @classmethod

@@ -1,6 +1,6 @@
-"""Which token files a path means: what is meant by a folder that holds other files too, and which files are held out.
+"""The token files of a path, also among other files in a folder, and their split into training and validation.
 
-They are known by their names: `*.npy`, `*.bin`, and `encoded_tokens_chunk_K.dat`, K counting from 0.
+Token files are recognized by name: `*.npy`, `*.bin`, and `encoded_tokens_chunk_K.dat`, K counting from 0.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ from pathlib import Path
 from llm.config.schema import DataConfig
 from llm.data.text.compressed import MAGIC_BYTES, compression_of
 from llm.data.text.find_files import find_files
-from llm.data.text.text_files import NOT_TEXT, opened
+from llm.data.text.text_files import NOT_TEXT, open_binary
 from llm.errors import UserError
 
 CHUNK = re.compile(r"encoded_tokens_chunk_(\d+)\.dat")
@@ -19,9 +19,11 @@ SUFFIXES = (".npy", ".bin")
 KINDS = ".npy, .bin, encoded_tokens_chunk_K.dat"
 HEADER_MAGIC = 20240520
 NUMPY_MAGIC = b"\x93NUMPY"
-ABOUT = re.compile(r"(readme|licen[cs]e|notice|copying|changelog|contributing|authors|requirements)", re.IGNORECASE)
+DOCUMENTATION = re.compile(
+    r"(readme|licen[cs]e|notice|copying|changelog|contributing|authors|requirements)", re.IGNORECASE
+)
 TEXTS = (".txt", ".py", ".md")
-BESIDE = (*TEXTS, "", ".json", ".pkl", ".model", ".vocab")  # nanoGPT and llama2.c keep such files with their tokens
+COMPANIONS = (*TEXTS, "", ".json", ".pkl", ".model", ".vocab")  # files of nanoGPT and llama2.c next to their tokens
 SIDES = {"train": "train", "training": "train", "test": "test"} | dict.fromkeys(
     ("val", "valid", "validation"), "validation"
 )
@@ -32,11 +34,10 @@ def is_token_name(name: str) -> bool:
 
 
 def is_token_corpus(data: DataConfig, *, trains_tokenizer: bool = False) -> bool:
-    """Whether `data.corpus` names token files: because `data.format` says so, or by their names.
+    """Whether `data.corpus` names token files, by `data.format` or by file names.
 
-    `trains_tokenizer`: the tokenizer is to be learnt from the corpus, which needs text; where text lies beside a file
-    that has only the suffix of tokens, the text is meant. UserError where other files lie beside token files that may
-    be what is meant.
+    With `trains_tokenizer`, text next to a file that only has the suffix of a token file means the text. UserError if
+    token files and other files are mixed and either may be meant.
     """
     if data.format != "auto" or data.corpus in ("stories", "pylib"):
         return data.format == "tokens"
@@ -47,24 +48,28 @@ def is_token_corpus(data: DataConfig, *, trains_tokenizer: bool = False) -> bool
         tokens = [file for file in tokens if not is_foreign(file)]
     if not tokens:
         return False
-    strange = [file for file in others if file.suffix not in BESIDE]
+    strange = [file for file in others if file.suffix not in COMPANIONS]
     texts = [file for file in others if file.suffix in TEXTS]
-    certain = any(CHUNK.match(file.name) or side_of(file) or file.suffix == ".npy" for file in tokens)
-    if not certain and trains_tokenizer and any(file.suffix != ".py" and not ABOUT.match(file.stem) for file in texts):
+    certain = any(CHUNK.match(file.name) or split_in_name(file) or file.suffix == ".npy" for file in tokens)
+    if (
+        not certain
+        and trains_tokenizer
+        and any(file.suffix != ".py" and not DOCUMENTATION.match(file.stem) for file in texts)
+    ):
         return False
     if not strange and len(texts) > len(tokens) and not certain:
         strange = texts
     if strange:
         raise UserError(
-            f"{data.corpus} holds token files ({tokens[0].name}) and other files ({strange[0].name}), and which are "
-            "meant cannot be told; name the files themselves in data.corpus, or set data.format to what they are."
+            f"{data.corpus} holds token files ({tokens[0].name}) and other files ({strange[0].name}), which is "
+            "ambiguous; name the files themselves in data.corpus, or set data.format to their format."
         )
     return True
 
 
 def is_foreign(path: Path) -> bool:
-    """Whether a file named like token files begins like one of another kind, or is no whole number of 16-bit ids."""
-    with opened(path) as file:
+    """Whether a file with the name of a token file begins like another format, or is not made of 16-bit ids."""
+    with open_binary(path) as file:
         beginning = file.read(MAGIC_BYTES)
     if path.suffix == ".npy":
         return not beginning.startswith(NUMPY_MAGIC)
@@ -72,33 +77,33 @@ def is_foreign(path: Path) -> bool:
 
 
 def candidates(pattern: str) -> list[Path]:
-    """The files right inside a folder, or those that a path or glob means; hidden ones are left out."""
+    """The files directly in a folder, without hidden ones, or those of a path or glob."""
     path = Path(pattern).expanduser()
     if not path.is_dir():
         return find_files(pattern)
     return sorted(item for item in path.iterdir() if item.is_file() and not item.name.startswith("."))
 
 
-def token_sides(data: DataConfig) -> tuple[list[Path], list[Path]]:
-    """The files to train on, and those held out (none: a share of the others is).
+def token_file_splits(data: DataConfig) -> tuple[list[Path], list[Path]]:
+    """The files for training, and those for validation (none: a share of the training tokens).
 
-    Held out are those of `data.validation`, or where that is empty those of the corpus whose names say validation
-    where others say train. No file is on both sides, except one that is named for both.
+    Validation files are those of `data.validation`; if that is empty, those of the corpus named validation where the
+    others are named train. No file is in both splits, unless it is the only one.
     """
-    train, held_out = parted(data.corpus, "data.corpus")
+    train, validation = split_by_name(data.corpus, "data.corpus")
     if data.validation:
-        first, second = parted(data.validation, "data.validation")
-        held_out = second or first
+        first, second = split_by_name(data.validation, "data.validation")
+        validation = second or first
         if data.format == "auto":
-            check_marked(held_out, data)
-    both = {path.resolve() for path in held_out}
-    return [path for path in train if path.resolve() not in both] or train, held_out
+            check_token_files(validation, data)
+    both = {path.resolve() for path in validation}
+    return [path for path in train if path.resolve() not in both] or train, validation
 
 
-def parted(pattern: str, field: str) -> tuple[list[Path], list[Path]]:
-    """The token files a pattern means, and apart from them those for validation where there are both."""
+def split_by_name(pattern: str, field: str) -> tuple[list[Path], list[Path]]:
+    """The token files of a pattern, and separately those for validation if the names distinguish them."""
     found = token_paths(pattern, field)
-    sides = [side_of(path) for path in found]
+    sides = [split_in_name(path) for path in found]
     named = set(sides)
     if named == {"train", "validation"}:
         of = {side: [path for path, its in zip(found, sides, strict=True) if its == side] for side in named}
@@ -106,34 +111,34 @@ def parted(pattern: str, field: str) -> tuple[list[Path], list[Path]]:
     if len(named) > 1 and named & {"validation", "test"}:
         one, other = next((found[0], path) for path, its in zip(found, sides, strict=True) if its != sides[0])
         raise UserError(
-            f"{pattern} holds {one.name} and {other.name}, and which are to be trained on cannot be told; name those "
-            "in data.corpus and those to be held out in data.validation."
+            f"{pattern} holds {one.name} and {other.name}, and the split is ambiguous; name those for training in "
+            "data.corpus and those for validation in data.validation."
         )
     return found, []
 
 
-def side_of(path: Path) -> str:
-    """train, validation or test, as one of the words in a file's name says; "" where none does, or two disagree."""
-    said = {SIDES[word] for word in re.findall("[a-z]+", path.stem.lower()) if word in SIDES}
-    return said.pop() if len(said) == 1 else ""
+def split_in_name(path: Path) -> str:
+    """train, validation or test, from the words in a file name; "" if there is none or they disagree."""
+    found_sides = {SIDES[word] for word in re.findall("[a-z]+", path.stem.lower()) if word in SIDES}
+    return found_sides.pop() if len(found_sides) == 1 else ""
 
 
-def check_marked(paths: list[Path], data: DataConfig) -> None:
-    """UserError where one of the files for validation has neither the name nor the beginning of a token file."""
+def check_token_files(paths: list[Path], data: DataConfig) -> None:
+    """UserError if a validation file has neither the name nor the header of a token file."""
     for path in paths:
-        with opened(path) as file:
+        with open_binary(path) as file:
             marked = file.read(4) == HEADER_MAGIC.to_bytes(4, "little")
         if not marked and not is_token_name(path.name):
             raise UserError(
-                f"{path} has not the name of a token file ({KINDS}), and the corpus {data.corpus} is token files; name "
-                "one in data.validation, or set data.format to tokens if it is one."
+                f"{path} does not have the name of a token file ({KINDS}), but the corpus {data.corpus} is token "
+                "files; name one in data.validation, or set data.format to tokens if it is one."
             )
 
 
 def token_paths(pattern: str, field: str) -> list[Path]:
-    """The token files that a path, folder or glob means: chunks in the order of their numbers, others of their names.
+    """The token files of a path, folder or glob: chunks ordered by number, others by name.
 
-    Raises UserError where there are none, a chunk is missing, or a chunk that is not the last differs in length.
+    Raises UserError if there are none, a chunk is missing, or a chunk other than the last differs in length.
     """
     folder = Path(pattern).expanduser().is_dir()
     every = candidates(pattern)
@@ -148,23 +153,25 @@ def token_paths(pattern: str, field: str) -> list[Path]:
         raise UserError(f"{pattern} mixes chunk files with other token files; name one kind in {field}.")
     missing = next((number for number in range(max(numbered)) if number not in numbered), None)
     if missing is not None:
-        raise UserError(missing_chunk(pattern, field, found[0].with_name(f"encoded_tokens_chunk_{missing}.dat")))
+        raise UserError(
+            missing_chunk_message(pattern, field, found[0].with_name(f"encoded_tokens_chunk_{missing}.dat"))
+        )
     chunks = [numbered[number] for number in sorted(numbered)]
     sizes = [chunk.stat().st_size for chunk in chunks]
     for chunk, size in zip(chunks[:-1], sizes[:-1], strict=True):
         if size != sizes[0]:
             raise UserError(
                 f"The token file {chunk} has {size:,} bytes where chunk 0 has {sizes[0]:,}: only the last chunk may "
-                "differ; bring back the whole file."
+                "differ; restore the whole file."
             )
     return chunks
 
 
-def missing_chunk(pattern: str, field: str, missing: Path) -> str:
-    """What to say of a chunk that is not there, or that a glob leaves out."""
+def missing_chunk_message(pattern: str, field: str, missing: Path) -> str:
+    """The message about a chunk that is missing, or that a glob does not match."""
     if missing.is_file():
         return (
-            f"{pattern} leaves out {missing.name}, which is there: chunks are read from 0 on without a gap; name the "
+            f"{pattern} does not match {missing.name}, which exists: chunks are read from 0 without a gap; name the "
             f"folder {missing.parent} in {field}."
         )
-    return f"{pattern} lacks {missing.name}; bring it back, or chunk the corpus again."
+    return f"{pattern} lacks {missing.name}; restore it, or chunk the corpus again."

@@ -1,4 +1,4 @@
-"""Text to token files, in a stream."""
+"""Tokenization: a stream of text to token files."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ import numpy as np
 
 from llm.data.background import progress
 from llm.data.text.validation_split import Unit
-from llm.data.tokens.encoders import Encoder, Ids, Promise
+from llm.data.tokens.encoders import Encoder, Ids, PendingIds
 from llm.data.tokens.shards import ShardWriter
 from llm.data.tokens.token_files import ChunkWriter
 from llm.events import Progress
@@ -26,12 +26,12 @@ Batch = list[tuple[Unit, str]]
 
 
 class SplitWriter:
-    """One side of a data set being written: its shards, its text's size in bytes, and the text itself if wanted."""
+    """Writes one split of a dataset: the shards, the size of the text in bytes, and optionally the text."""
 
     def __init__(
         self, folder: Path, stem: str, tokenizer: Tokenizer, text_path: Path | None = None, chunk_tokens: int = 0
     ) -> None:
-        """`chunk_tokens` above 0 asks for the lecture's chunk files, in a folder of their own."""
+        """`chunk_tokens` above 0: the chunk files of the CS336 lecture, in the subfolder `stem`."""
         vocab_size, vocabulary = tokenizer.vocab_size, tokenizer.fingerprint()
         self.shards: ShardWriter = (
             ChunkWriter(folder / stem, vocab_size=vocab_size, vocabulary=vocabulary, shard_tokens=chunk_tokens)
@@ -45,8 +45,8 @@ class SplitWriter:
     def tokens(self) -> int:
         return self.shards.total
 
-    def note_text(self, text: str) -> None:
-        """Count a piece of text, and keep it if wanted."""
+    def add_text(self, text: str) -> None:
+        """Count a piece of text, and write it if there is a text file."""
         raw = well_formed(text).encode()
         self.text_bytes += len(raw)
         if self._text is not None:
@@ -58,7 +58,7 @@ class SplitWriter:
             self._text.close()
 
     def record(self) -> dict[str, Any]:
-        """What the index says of this split."""
+        """The entry of this split in the index."""
         return {**self.shards.record(), "tokens": self.tokens, "bytes": self.text_bytes}
 
 
@@ -71,7 +71,7 @@ def tokenize(
     validation: SplitWriter,
     total_bytes: int,
 ) -> Generator[Progress, None, None]:
-    """Encode every unit to its side, with the separator token at the borders of documents; close all."""
+    """Encode every unit to its split, with separator tokens between documents; close everything."""
     separator = [] if tokenizer.separator is None or boundary == "none" else [tokenizer.separator]
     borders = Borders(separator if boundary == "before" else [], separator if boundary == "after" else [])
     reported = 0.0
@@ -88,7 +88,7 @@ def tokenize(
 
 
 class Borders(NamedTuple):
-    """Ids put before and after each document."""
+    """The ids before and after each document."""
 
     before: list[int]
     after: list[int]
@@ -97,48 +97,48 @@ class Borders(NamedTuple):
 def encode_units(
     units: Iterable[Unit], tokenizer: Tokenizer, encoder: Encoder, borders: Borders, sides: dict[bool, SplitWriter]
 ) -> Iterator[None]:
-    """Encode and write everything in order, pausing (yielding) after each stretch of bounded size.
+    """Encode and write everything in order; yields after each part of bounded size.
 
-    Texts at hand go to the encoder together, as many batches ahead as it can take; long ones are encoded as a stream.
+    Texts in memory go to the encoder in batches, up to `encoder.depth` ahead; long ones are encoded as a stream.
     """
-    pending: deque[tuple[Batch, Promise]] = deque()
-    for batch, long in grouped(units):
+    pending: deque[tuple[Batch, PendingIds]] = deque()
+    for batch, long in group_units(units):
         pending.append((batch, encoder.submit([text for _, text in batch])))
         while len(pending) > (0 if long else encoder.depth):
             write_batch(*pending.popleft(), borders, sides)
             yield
         if long:
-            yield from write_stream(long, tokenizer, borders, sides[long.held_out])
+            yield from write_stream(long, tokenizer, borders, sides[long.is_validation])
     while pending:
         write_batch(*pending.popleft(), borders, sides)
         yield
 
 
-def grouped(units: Iterable[Unit]) -> Iterator[tuple[Batch, Unit | None]]:
-    """Batches of texts that are at hand, each followed by a unit that must be read as a stream, or by None."""
+def group_units(units: Iterable[Unit]) -> Iterator[tuple[Batch, Unit | None]]:
+    """Batches of texts in memory, each followed by a unit to read as a stream, or None."""
     batch: Batch = []
     characters = 0
     for unit in units:
-        at_hand = isinstance(unit.pieces, tuple)
-        if at_hand:
+        in_memory = isinstance(unit.pieces, tuple)
+        if in_memory:
             batch.append((unit, "".join(unit.pieces)))
             characters += len(batch[-1][1])
-        if not at_hand or characters >= BATCH_CHARACTERS:
-            yield batch, None if at_hand else unit
+        if not in_memory or characters >= BATCH_CHARACTERS:
+            yield batch, None if in_memory else unit
             batch, characters = [], 0
     yield batch, None
 
 
-def write_batch(batch: Batch, promise: Promise, borders: Borders, sides: dict[bool, SplitWriter]) -> None:
-    """Write whole texts; their order on each side is kept."""
+def write_batch(batch: Batch, pending: PendingIds, borders: Borders, sides: dict[bool, SplitWriter]) -> None:
+    """Write whole texts, in order within each split."""
     before, after = (np.array(ids, dtype=np.uint32) for ids in borders)
     parts: dict[bool, list[Ids]] = {False: [], True: []}
-    for (unit, text), encoded in zip(batch, promise(), strict=True):
-        sides[unit.held_out].note_text(text)
-        parts[unit.held_out] += [before] * unit.begins + [encoded] + [after] * unit.ends
-    for held_out, ids in parts.items():
+    for (unit, text), encoded in zip(batch, pending(), strict=True):
+        sides[unit.is_validation].add_text(text)
+        parts[unit.is_validation] += [before] * unit.starts_document + [encoded] + [after] * unit.ends_document
+    for is_validation, ids in parts.items():
         if ids:
-            sides[held_out].shards.write(np.concatenate(ids))
+            sides[is_validation].shards.write(np.concatenate(ids))
 
 
 def write_stream(unit: Unit, tokenizer: Tokenizer, borders: Borders, side: SplitWriter) -> Iterator[None]:
@@ -146,11 +146,11 @@ def write_stream(unit: Unit, tokenizer: Tokenizer, borders: Borders, side: Split
 
     def noted() -> Iterator[str]:
         for piece in unit.pieces:
-            side.note_text(piece)
+            side.add_text(piece)
             yield piece
 
-    side.shards.write(borders.before if unit.begins else [])
+    side.shards.write(borders.before if unit.starts_document else [])
     for ids in tokenizer.encode_stream(noted()):
         side.shards.write(ids)
         yield
-    side.shards.write(borders.after if unit.ends else [])
+    side.shards.write(borders.after if unit.ends_document else [])

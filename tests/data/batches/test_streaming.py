@@ -128,11 +128,11 @@ def test_streams_must_share_rows_ranks_and_row_groups(tmp_path: Path) -> None:
     text = corpus_of(write_shards(tmp_path)).train
     with pytest.raises(ConfigError, match=r"data\.streams: 3 does not divide the 4 rows"):
         batches_of(text, streams=3)
-    with pytest.raises(ConfigError, match="not a multiple of the 2 processes that train; take a number"):
+    with pytest.raises(ConfigError, match="not a multiple of the 2 processes; use a number"):
         batches_of(text, rows=9, streams=3, ranks=2)
     with pytest.raises(ConfigError, match="more than the 12 row groups"):
         batches_of(text, rows=13, streams=13)
-    with pytest.raises(UserError, match="does not hold a place"):
+    with pytest.raises(UserError, match="has no positions in the corpus"):
         batches_of(text, streams=1, cursor=[[0, 0], [1, 1]])
 
 
@@ -168,10 +168,10 @@ def test_streams_that_ranks_cannot_share_are_told_before_anything_is_prepared(tm
 def test_last_file_is_held_out_or_the_last_row_groups_of_a_single_one(tmp_path: Path) -> None:
     paths = write_shards(tmp_path)
     several = corpus_of(paths, hold_out=True)
-    assert {group.path for group in several.held_out.groups} == {paths[-1]}
+    assert {group.path for group in several.validation.groups} == {paths[-1]}
     assert {group.path for group in several.train.groups} == set(paths[:-1])
     single = corpus_of(paths[:1], hold_out=True)
-    assert [group.number for group in single.held_out.groups] == [3]
+    assert [group.number for group in single.validation.groups] == [3]
     (lone,) = write_shards(tmp_path / "lone", files=1, rows=5)
     with pytest.raises(UserError, match="has 1 row group"):
         corpus_of([lone], hold_out=True)
@@ -191,7 +191,7 @@ def test_a_streamed_column_of_bytes_is_text_and_one_of_numbers_is_refused(tmp_pa
     inputs, _ = batches_of(corpus_of([path]).train).batch(0)
     assert inputs.ravel().tolist() == flat(wanted)[: inputs.size]
     parquet.write_table(pa.table({"text": list(range(40))}), path, row_group_size=7)
-    with pytest.raises(UserError, match=r"The column 'text' of .*a\.parquet holds int64 and no text"):
+    with pytest.raises(UserError, match=r"The column 'text' of .*a\.parquet holds int64, not text"):
         corpus_of([path])
 
 
@@ -245,7 +245,7 @@ def test_epochs_of_a_stream_are_refused(tmp_path: Path) -> None:
     write_shards(tmp_path / "shards")
     config = stream_config(str(tmp_path / "shards"))
     config = replace(config, train=replace(config.train, steps=0, epochs=1.5))
-    with pytest.raises(ConfigError, match=r"train\.epochs: .*give train\.tokens"):
+    with pytest.raises(ConfigError, match=r"train\.epochs: .*set train\.tokens"):
         prepared(config, tmp_path)
 
 

@@ -11,8 +11,8 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
 from llm.data.text.datasets import NamedDataset
-from llm.data.text.download import Downloaded, download
-from llm.data.text.fetch import Patience
+from llm.data.text.download import DownloadResult, download
+from llm.data.text.fetch import RetryPolicy
 from tests.draining import result_of
 
 
@@ -110,6 +110,6 @@ def answer(request: BaseHTTPRequestHandler, site: Site) -> None:
     request.wfile.write(body if how.drop_after is None else body[: how.drop_after])
 
 
-def fetched(dataset: NamedDataset, home: Path, patience: Patience, shards: int = 0) -> Downloaded:
+def fetched(dataset: NamedDataset, home: Path, retry: RetryPolicy, shards: int = 0) -> DownloadResult:
     """A data set, downloaded."""
-    return result_of(download(dataset, home, shards=shards, patience=patience))
+    return result_of(download(dataset, home, shards=shards, retry=retry))

@@ -128,10 +128,10 @@ def test_json_that_is_no_list_is_text_and_an_empty_list_is_no_text(tmp_path: Pat
 @pytest.mark.parametrize(
     ("text", "words"),
     [
-        ('[{"text": "a"}, {"text": "b"', "goes wrong after item 1"),
-        ('[{"text": "a"} {"text": "b"}]', "goes wrong after item 1"),
-        ('[{"text": "a"}, oops]', "goes wrong after item 1"),
-        ('[{"text": "a"}]]', "goes wrong after item 1"),
+        ('[{"text": "a"}, {"text": "b"', "is invalid JSON after item 1"),
+        ('[{"text": "a"} {"text": "b"}]', "is invalid JSON after item 1"),
+        ('[{"text": "a"}, oops]', "is invalid JSON after item 1"),
+        ('[{"text": "a"}]]', "is invalid JSON after item 1"),
         ('[{"text": "a"}, "b"]', r"list\.json item 2 has no text in the field 'text'.*not an object"),
         (
             '[{"text": "a"}, {"story": "b", "n": 1}]',
@@ -226,8 +226,8 @@ def test_parquet_bytes_that_are_not_utf8_are_counted(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("columns", "told"),
     [
-        ({"text": [1, 2]}, r"column 'text' of .*a\.parquet holds int64 and no text; give a file that has some"),
-        ({"text": [["a"], ["b"]], "body": ["a", "b"]}, r"holds list<.*string> and no text; set .* to one .*: body\."),
+        ({"text": [1, 2]}, r"column 'text' of .*a\.parquet holds int64, not text; give a file with text"),
+        ({"text": [["a"], ["b"]], "body": ["a", "b"]}, r"holds list<.*string>, not text; set .* to one of: body\."),
     ],
 )
 def test_parquet_columns_of_other_types_are_refused_by_name(
@@ -281,7 +281,7 @@ def test_fingerprint_is_the_content_wherever_it_lies(tmp_path: Path) -> None:
 
 def test_hashes_of_large_files_are_remembered_until_they_change(tmp_path: Path) -> None:
     path = tmp_path / "large.txt"
-    path.write_bytes(b"x" * text_files.REMEMBERED_FROM)
+    path.write_bytes(b"x" * text_files.MIN_RECORDED_BYTES)
     long_ago = time.time() - 100
     os.utime(path, (long_ago, long_ago))
     hashes = FileHashes(tmp_path / "data" / "files.json")

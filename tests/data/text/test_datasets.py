@@ -10,8 +10,8 @@ import pytest
 
 from llm.config import RunConfig, with_overrides
 from llm.data.text import datasets
-from llm.data.text.datasets import CATALOGUE, RECORD, NamedDataset, RemoteFile, located
-from llm.data.text.fetch import Patience
+from llm.data.text.datasets import CATALOG, RECORD, NamedDataset, RemoteFile, resolve_names
+from llm.data.text.fetch import RetryPolicy
 from llm.data.tokens.sources import TextSource, open_source
 from llm.errors import UserError
 from tests.data.text.http_for_tests import Site, fetched
@@ -28,7 +28,7 @@ def plays(site: Site, monkeypatch: pytest.MonkeyPatch) -> NamedDataset:
         train="text.txt",
         validation="v.txt",
     )
-    monkeypatch.setattr(datasets, "CATALOGUE", (dataset, *CATALOGUE))
+    monkeypatch.setattr(datasets, "CATALOG", (dataset, *CATALOG))
     return dataset
 
 
@@ -36,11 +36,11 @@ def configured(**fields: str) -> RunConfig:
     return with_overrides(RunConfig(), [(f"data.{name}", text) for name, text in fields.items()])
 
 
-def test_a_name_means_the_copy_that_is_here(plays: NamedDataset, home: Path, patience: Patience) -> None:
-    fetched(plays, home, patience)
+def test_a_name_means_the_copy_that_is_here(plays: NamedDataset, home: Path, retry: RetryPolicy) -> None:
+    fetched(plays, home, retry)
     source = open_source(configured(corpus="plays"), home)
-    assert "To be" in "".join(source.texts(0, held_out_too=True))
-    data = located(configured(corpus="plays", validation="plays").data, home)
+    assert "To be" in "".join(source.texts(0, with_validation=True))
+    data = resolve_names(configured(corpus="plays", validation="plays").data, home)
     assert (data.corpus, data.validation) == (
         str(home / "datasets" / "plays" / "text.txt"),
         str(home / "datasets" / "plays" / "v.txt"),
@@ -48,18 +48,18 @@ def test_a_name_means_the_copy_that_is_here(plays: NamedDataset, home: Path, pat
 
 
 def test_a_data_set_brings_its_own_validation_text(
-    plays: NamedDataset, site: Site, home: Path, patience: Patience
+    plays: NamedDataset, site: Site, home: Path, retry: RetryPolicy
 ) -> None:
     site.files["/held-out.txt"] = b"Whether 'tis nobler.\n" * 10
     own = RemoteFile("v.txt", site.url + "/held-out.txt", 210)
     plays = dataclasses.replace(plays, files=(plays.files[0], own))
-    fetched(plays, home, patience)
+    fetched(plays, home, retry)
 
     def found(**fields: str) -> tuple[str, str, str]:
         source = open_source(configured(**fields), home)
         assert isinstance(source, TextSource)
         train, held_out = (
-            "".join(piece for unit in source.units(840) if unit.held_out == side for piece in unit.pieces)
+            "".join(piece for unit in source.units(840) if unit.is_validation == side for piece in unit.pieces)
             for side in (False, True)
         )
         return train, held_out, source.fingerprint()
@@ -76,26 +76,26 @@ def test_a_data_set_brings_its_own_validation_text(
 
 
 def test_nothing_is_downloaded_unasked(plays: NamedDataset, site: Site, home: Path) -> None:
-    with pytest.raises(UserError, match=r"run: llm-workbench data download plays .*stories, pylib, or a file"):
+    with pytest.raises(UserError, match=r"run: llm-workbench data download plays .*stories, pylib, or a local file"):
         open_source(configured(corpus="plays"), home)
     assert site.requests == []
 
 
-def test_a_file_that_is_lost_or_cut_makes_it_not_here(plays: NamedDataset, home: Path, patience: Patience) -> None:
-    here = fetched(plays, home, patience).here
+def test_a_file_that_is_lost_or_cut_makes_it_not_here(plays: NamedDataset, home: Path, retry: RetryPolicy) -> None:
+    here = fetched(plays, home, retry).here
     (here.folder / "text.txt").write_bytes(b"To be")
     with pytest.raises(UserError, match="data download plays"):
         open_source(configured(corpus="plays"), home)
 
 
 def test_validation_text_that_there_is_not(home: Path) -> None:
-    with pytest.raises(UserError, match="no validation text of its own"):
-        located(configured(validation="tinyshakespeare").data, home)
+    with pytest.raises(UserError, match=r"no validation text; leave data.validation empty"):
+        resolve_names(configured(validation="tinyshakespeare").data, home)
 
 
 def test_other_names_stay_as_they_are(home: Path) -> None:
     data = configured(corpus="pylib", validation="some/path").data
-    assert located(data, home) == data
+    assert resolve_names(data, home) == data
 
 
 def test_data_download(plays: NamedDataset, home: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -109,9 +109,9 @@ def test_data_download(plays: NamedDataset, home: Path, capsys: pytest.CaptureFi
 
 
 def test_data_lists_what_is_here_and_what_is_not(
-    plays: NamedDataset, home: Path, patience: Patience, capsys: pytest.CaptureFixture[str]
+    plays: NamedDataset, home: Path, retry: RetryPolicy, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    fetched(plays, home, patience)
+    fetched(plays, home, retry)
     assert main(["data", "--home", str(home), "--json"]) == 0
     records = {record["name"]: record for record in json.loads(capsys.readouterr().out)}
     assert {"stories", "pylib", "tinyshakespeare", "tinystories", "fineweb-edu", "core"} <= set(records)
@@ -141,12 +141,12 @@ def test_wrong_use(words: list[str], fault: str, home: Path, capsys: pytest.Capt
 
 
 def test_the_catalogue_is_sound() -> None:
-    names = [dataset.name for dataset in CATALOGUE]
+    names = [dataset.name for dataset in CATALOG]
     assert len(set(names)) == len(names)
-    for dataset in CATALOGUE:
+    for dataset in CATALOG:
         assert all(file.url.startswith("https://") for file in dataset.files)
         assert all(len(file.sha256) in (0, 64) for file in dataset.files)
         assert len({file.name for file in dataset.files}) == len(dataset.files)
-    unknown = {dataset.name for dataset in CATALOGUE if dataset.caution}
+    unknown = {dataset.name for dataset in CATALOG if dataset.caution}
     assert unknown == {"fineweb-edu", "core"}, "README.md names those whose checksum is not known"
-    assert CATALOGUE[names.index("fineweb-edu")].files[1822].url.endswith("shard_01822.parquet")
+    assert CATALOG[names.index("fineweb-edu")].files[1822].url.endswith("shard_01822.parquet")

@@ -62,7 +62,7 @@ def test_every_place_of_a_separator_across_borders(tmp_path: Path, monkeypatch: 
 
 def test_a_text_too_long_to_be_held_is_read_as_a_stream(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(text_files, "PIECE_BYTES", 100)
-    monkeypatch.setattr(text_files, "LONGEST_IN_MEMORY", 300)
+    monkeypatch.setattr(text_files, "MAX_CHARACTERS_IN_MEMORY", 300)
     long = "word " * 400 + "end"
     (tmp_path / "a.txt").write_text(f"one{SEPARATOR} \n {long} \n\n {SEPARATOR}\ntwo\n{SEPARATOR}{long}")
     corpus = opened(tmp_path / "a.txt")
@@ -93,7 +93,7 @@ def test_a_damaged_compressed_file_is_named(tmp_path: Path, suffix: str, damage:
     middle = len(raw) // 2
     raw = raw[:middle] if damage == "cut off" else raw[:middle] + bytes(64) + raw[middle + 64 :]
     (tmp_path / f"a.txt{suffix}").write_bytes(raw)
-    with pytest.raises(UserError, match=rf"compressed file .*a\.txt\{suffix} .* is damaged or cut off .*bring back"):
+    with pytest.raises(UserError, match=rf"compressed file .*a\.txt\{suffix} .* is damaged or truncated .*restore"):
         texts(opened(tmp_path / f"a.txt{suffix}"))
 
 
@@ -273,7 +273,7 @@ def test_rows_without_text_are_left_out_and_counted(tmp_path: Path) -> None:
     corpus = opened(tmp_path / "a.jsonl")
     assert texts(corpus) == ["one"]
     (warning,) = corpus.warnings()
-    assert "left out 2 rows without text in the field 'text' (null)" in warning
+    assert "skipped 2 rows without text in the field 'text' (null)" in warning
 
 
 def test_rows_that_lack_the_field_are_refused_and_never_learnt_as_markup(tmp_path: Path) -> None:

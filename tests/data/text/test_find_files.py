@@ -10,7 +10,7 @@ import pytest
 
 from llm.config.schema import DataConfig
 from llm.data.text.corpora import open_corpus
-from llm.data.text.find_files import PassedOver, describe_passed_over, find_files, look_for_files
+from llm.data.text.find_files import SkippedFile, describe_skipped, find_files, search_files
 
 
 def write(path: Path, text: str = "text") -> Path:
@@ -31,11 +31,9 @@ def test_links_to_folders_are_followed_once(tmp_path: Path) -> None:
     (root / "linked").symlink_to(tmp_path / "elsewhere")
     (root / "again").symlink_to(tmp_path / "elsewhere" / "deep")
     (root / "inside").symlink_to(root / "sub")
-    found, passed_over = look_for_files(str(root))
+    found, skipped = search_files(str(root))
     assert names(found, root) == ["b.txt", "again/d.txt", "linked/deep/d.txt", "sub/c.txt"]
-    assert [(item.path.name, item.reason) for item in passed_over] == [
-        ("inside", "a link to a folder that is read in its own place")
-    ]
+    assert [(item.path.name, item.reason) for item in skipped] == [("inside", "a link to a folder that is read anyway")]
 
 
 @pytest.mark.parametrize("pattern", ["", "**/*.txt"])
@@ -58,7 +56,7 @@ def test_a_glob_follows_links_as_a_folder_does(tmp_path: Path) -> None:
     assert find_files(str(tmp_path / "root")) == find_files(str(tmp_path / "root" / "**" / "*.txt"))
 
 
-def test_what_is_passed_over_is_listed_with_the_reason(tmp_path: Path) -> None:
+def test_what_is_skipped_is_listed_with_the_reason(tmp_path: Path) -> None:
     write(tmp_path / "a.txt")
     write(tmp_path / ".hidden")
     write(tmp_path / ".git" / "config")
@@ -71,13 +69,13 @@ def test_what_is_passed_over_is_listed_with_the_reason(tmp_path: Path) -> None:
     assert [path.name for path in find_files(str(tmp_path))] == ["a.txt"]
     notes = corpus.warnings()
     assert [note.partition(": ")[0] for note in notes] == [
-        "2 files or folders passed over (hidden)",
-        "8 files or folders passed over (it holds NUL bytes)",
-        "1 file or folder passed over (a link to nothing)",
-        "1 file or folder passed over (not a regular file)",
+        "2 files or folders skipped (hidden)",
+        "8 files or folders skipped (it holds NUL bytes)",
+        "1 file or folder skipped (a broken link)",
+        "1 file or folder skipped (not a regular file)",
     ]
     assert "4.bin.dat, …" in notes[1]
-    assert describe_passed_over([PassedOver(Path("x"), "hidden")]) == ["1 file or folder passed over (hidden): x."]
+    assert describe_skipped([SkippedFile(Path("x"), "hidden")]) == ["1 file or folder skipped (hidden): x."]
 
 
 def test_the_order_of_a_glob_is_that_of_the_names_as_text(tmp_path: Path) -> None:

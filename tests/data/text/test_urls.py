@@ -9,11 +9,11 @@ import pytest
 
 from llm.config import RunConfig, with_overrides
 from llm.data.text.corpora import open_corpus
-from llm.data.text.datasets import RECORD, dataset_folder, find_dataset, from_addresses, located
+from llm.data.text.datasets import RECORD, dataset_folder, downloaded_urls, find_dataset, resolve_names
 from llm.data.text.download import download
-from llm.data.text.fetch import Patience
+from llm.data.text.fetch import RetryPolicy
 from llm.data.text.parquet import RowGroups
-from llm.data.text.urls import is_address, web_address
+from llm.data.text.urls import is_url, normalize_url
 from llm.data.tokens.sources import open_source
 from llm.errors import UserError, WrongUse
 from llm.run.directory import with_absolute_paths
@@ -76,33 +76,33 @@ def test_two_files_of_one_name_stay_apart() -> None:
 )
 def test_what_is_no_address_of_text_is_refused(text: str) -> None:
     with pytest.raises(WrongUse, match="give"):
-        web_address(text)
+        normalize_url(text)
 
 
 def test_paths_and_names_are_no_addresses() -> None:
-    assert not any(map(is_address, ("stories", "a/b.txt", "C:/text", "://x", "texts//a.txt", "~/x")))
+    assert not any(map(is_url, ("stories", "a/b.txt", "C:/text", "://x", "texts//a.txt", "~/x")))
 
 
 def test_it_is_fetched_over_dropped_connections_and_learnt_from(
-    site: Site, address: str, home: Path, patience: Patience
+    site: Site, address: str, home: Path, retry: RetryPolicy
 ) -> None:
     site.script = [Behaviour(drop_after=100_000), Behaviour(drop_after=20_000)]
-    fetched(find_dataset(address), home, patience)
+    fetched(find_dataset(address), home, retry)
     assert [request[1] for request in site.requests] == ["", "bytes=100000-", "bytes=120000-"]
     source = open_source(configured(corpus=address), home)
-    assert "".join(source.texts(0, held_out_too=True)) == TEXT
-    as_validation = located(configured(corpus="pylib", validation=address).data, home)
+    assert "".join(source.texts(0, with_validation=True)) == TEXT
+    as_validation = resolve_names(configured(corpus="pylib", validation=address).data, home)
     assert "".join(next(open_corpus(configured(corpus=as_validation.validation).data, home).documents()).pieces) == TEXT
 
 
-def test_parquet_from_an_address_is_streamed(site: Site, home: Path, tmp_path: Path, patience: Patience) -> None:
+def test_parquet_from_an_address_is_streamed(site: Site, home: Path, tmp_path: Path, retry: RetryPolicy) -> None:
     arrow = pytest.importorskip("pyarrow")
     from pyarrow import parquet
 
     path = tmp_path / "p.parquet"
     parquet.write_table(arrow.table({"text": [f"row {n}" for n in range(40)]}), path, row_group_size=10)
     site.files["/p.parquet"] = path.read_bytes()
-    fetched(find_dataset(site.url + "/p.parquet"), home, patience)
+    fetched(find_dataset(site.url + "/p.parquet"), home, retry)
     source = open_source(configured(corpus=site.url + "/p.parquet", order="stream"), home)
     assert isinstance(source.stream, RowGroups)
 
@@ -119,28 +119,28 @@ def test_a_run_remembers_the_address() -> None:
     assert (data.corpus, data.validation) == ("https://example.org/a.txt", str(Path("b.txt").absolute()))
 
 
-def test_without_a_length_no_share_is_made_up(site: Site, address: str, home: Path, patience: Patience) -> None:
+def test_without_a_length_no_share_is_made_up(site: Site, address: str, home: Path, retry: RetryPolicy) -> None:
     site.script = [Behaviour(no_length=True)]
-    events = list(download(find_dataset(address), home, patience=patience))
+    events = list(download(find_dataset(address), home, retry=retry))
     coming = [event for event in events if event.stage.startswith("Downloading")]
     assert {event.total for event in coming} == {0}
     assert coming[-1].done > 0
 
 
 def test_an_address_that_changed_is_told_and_can_be_taken(
-    site: Site, address: str, home: Path, patience: Patience
+    site: Site, address: str, home: Path, retry: RetryPolicy
 ) -> None:
     dataset = find_dataset(address)
-    fetched(dataset, home, patience)
+    fetched(dataset, home, retry)
     folder = dataset_folder(dataset, home)
     (folder / "hamlet.txt").unlink()
     site.files["/%E8%8E%8E%E7%BF%81/hamlet.txt?part=1"] = b"Words, words, words.\n"
-    with pytest.raises(UserError, match=f"delete {folder} to take what is there now"):
-        fetched(dataset, home, patience)
+    with pytest.raises(UserError, match=f"delete {folder} to accept the current file"):
+        fetched(dataset, home, retry)
     for path in folder.rglob("*"):
         if path.is_file():
             path.unlink()
-    fetched(dataset, home, patience)
+    fetched(dataset, home, retry)
     assert (folder / "hamlet.txt").read_bytes() == b"Words, words, words.\n"
 
 
@@ -152,7 +152,7 @@ def test_the_command_line_fetches_and_lists_it(
     assert f"use it with  --data.corpus '{address}'" in told.out
     assert main(["data", "--home", str(home), "--json"]) == 0
     records = [record for record in json.loads(capsys.readouterr().out) if record["kind"] == "address"]
-    assert [(record["name"], record["bytes"]) for record in records] == [(web_address(address), len(TEXT))]
+    assert [(record["name"], record["bytes"]) for record in records] == [(normalize_url(address), len(TEXT))]
     assert main(["data", "shakespeare-char", "--data.corpus", address, "--home", str(home), "--json"]) == 0
     assert json.loads(capsys.readouterr().out)["bytes"] == len(TEXT)
 
@@ -164,14 +164,14 @@ def test_a_web_page_in_the_place_of_a_text_is_told(site: Site, home: Path, capsy
     capsys.readouterr()
     fields = ["--data.corpus", site.url + "/hamlet", "--tokenizer.kind", "byte"]
     assert main(["data", "shakespeare-char", *fields, "--home", str(home)]) == 0
-    assert "hamlet is a web page: its markup is learnt" in capsys.readouterr().err
+    assert "hamlet is a web page: the model is trained on its markup" in capsys.readouterr().err
 
 
-def test_a_damaged_record_is_not_listed(site: Site, address: str, home: Path, patience: Patience) -> None:
-    folder = fetched(find_dataset(address), home, patience).here.folder
-    assert [url for url, _ in from_addresses(home)] == [web_address(address)]
+def test_a_damaged_record_is_not_listed(site: Site, address: str, home: Path, retry: RetryPolicy) -> None:
+    folder = fetched(find_dataset(address), home, retry).here.folder
+    assert [url for url, _ in downloaded_urls(home)] == [normalize_url(address)]
     (folder / RECORD).write_text("[]")
-    assert list(from_addresses(home)) == []
+    assert list(downloaded_urls(home)) == []
 
 
 @pytest.mark.parametrize(

@@ -62,7 +62,7 @@ def test_an_error_comes_back_and_a_lost_process_is_told(tmp_path: Path) -> None:
     for process in set(multiprocessing.active_children()) - before:
         process.kill()
         process.join()
-    with pytest.raises(UserError, match=r"ended before its work was done.*data\.processes"):
+    with pytest.raises(UserError, match=r"exited early.*data\.processes"):
         encoder.submit(["abc"])()
     encoder.close()
 

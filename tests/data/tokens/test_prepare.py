@@ -252,7 +252,7 @@ def test_warnings_are_kept_with_the_data(tmp_path: Path) -> None:
 @pytest.mark.parametrize("fraction", [0.05, 0.3, 0.37, 0.5, 1 / 3])
 def test_spread_takes_its_share_evenly_and_without_a_period(fraction: float) -> None:
     spread = Spread(fraction)
-    taken = [n for n in range(2000) if spread.takes()]
+    taken = [n for n in range(2000) if spread.choose_next()]
     assert abs(len(taken) - 2000 * fraction) <= 1
     assert max(np.diff(taken)) <= 2 / fraction + 1
     assert len({int(distance) for distance in np.diff(taken)}) > 1

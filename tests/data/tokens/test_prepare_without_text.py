@@ -91,11 +91,11 @@ def test_rows_that_are_all_null_hold_no_text(tmp_path: Path, kind: str) -> None:
     parquet.write_table(arrow.table({"text": nulls}), tmp_path / "b.parquet")
     (tmp_path / "c.jsonl").write_text('{"text": null}\n' * 300)
     for name in ("a.parquet", "b.parquet", "c.jsonl"):
-        with pytest.raises(UserError, match=rf"{name} holds no text \(.*left out 300 rows without text"):
+        with pytest.raises(UserError, match=rf"{name} holds no text \(.*skipped 300 rows without text"):
             prepared(config(tmp_path / name, kind), tmp_path / "home")
 
 
-def test_the_log_and_the_index_say_what_was_passed_over(tmp_path: Path) -> None:
+def test_the_log_and_the_index_say_what_was_skipped(tmp_path: Path) -> None:
     import json
 
     folder = tmp_path / "texts"
@@ -103,5 +103,5 @@ def test_the_log_and_the_index_say_what_was_passed_over(tmp_path: Path) -> None:
     (folder / "a.txt").write_text(LINES)
     (folder / "b.png").write_bytes(b"\x89PNG\0")
     dataset = prepared(config(folder), tmp_path / "home")
-    assert "1 file or folder passed over (it holds NUL bytes)" in dataset.warnings[0]
+    assert "1 file or folder skipped (it holds NUL bytes)" in dataset.warnings[0]
     assert json.loads((dataset.path / "dataset.json").read_text())["warnings"] == list(dataset.warnings)

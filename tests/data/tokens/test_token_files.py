@@ -143,7 +143,7 @@ def test_missing_and_short_chunks_are_named(tmp_path: Path) -> None:
     ("kind", "cut", "words"),
     [
         ("bin", 0, r"train.bin is empty"),
-        ("bin", 7, r"train.bin has 7 bytes, which is 1 more than 3 tokens of 2 bytes"),
+        ("bin", 7, r"train.bin has 7 bytes, 1 more than 3 tokens of 2 bytes"),
         ("header", 1030, r"train.bin has 1,030 bytes where its header promises 1,046 \(11 tokens of 2 bytes\)"),
         ("npy", 140, r"train.npy has 140 bytes where its header promises 150 \(11 tokens of 2 bytes\)"),
         ("npy", 50, r"train.npy is not a .npy file"),
@@ -195,7 +195,7 @@ def test_objects_in_npy_files_are_never_unpickled(tmp_path: Path) -> None:
 def test_other_header_versions_are_refused(tmp_path: Path) -> None:
     path = save(tmp_path / "train", "header")
     path.write_bytes(np.array([20240520, 2], dtype=np.int32).tobytes() + path.read_bytes()[8:])
-    with pytest.raises(UserError, match="has version 2 of its header"):
+    with pytest.raises(UserError, match="has header version 2"):
         TokenFile(path, 70_000)
 
 

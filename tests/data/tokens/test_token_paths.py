@@ -91,7 +91,7 @@ def test_one_side_alone_is_a_corpus_of_which_a_share_is_held_out(tmp_path: Path)
 )
 def test_sides_that_cannot_be_told_are_refused(tmp_path: Path, names: tuple[str, ...], told: str) -> None:
     folder = folder_of(tmp_path / "tokens", *names)
-    with pytest.raises(UserError, match=rf"holds {told}, and which are to be trained on cannot be told; name those in"):
+    with pytest.raises(UserError, match=rf"holds {told}, and the split is ambiguous; name those for training in"):
         prepared(config(folder), tmp_path)
 
 
@@ -101,7 +101,7 @@ def test_a_mixture_that_cannot_be_decided_is_refused(tmp_path: Path) -> None:
     rows = folder_of(tmp_path / "rows", "train.bin", "train.jsonl")
     texts = folder_of(tmp_path / "texts", "a.txt", "b.txt", "logo.bin")
     for folder in (rows, texts):
-        with pytest.raises(UserError, match=r"and which are meant cannot be told; name the files themselves in data"):
+        with pytest.raises(UserError, match=r"which is ambiguous; name the files themselves in data"):
             is_token_corpus(config(folder).data)
     assert not is_token_corpus(config(texts, format="text").data)
     assert not is_token_corpus(config(folder_of(tmp_path / "plain", "a.txt", "b.txt")).data)
@@ -109,7 +109,7 @@ def test_a_mixture_that_cannot_be_decided_is_refused(tmp_path: Path) -> None:
 
 def test_validation_that_is_no_token_file_is_refused(tmp_path: Path) -> None:
     folder = folder_of(tmp_path / "tokens", "train.bin", "heldout.txt", "fineweb_val.bin")
-    with pytest.raises(UserError, match=r"heldout\.txt has not the name of a token file .*in data\.validation"):
+    with pytest.raises(UserError, match=r"heldout\.txt does not have the name of a token file .*in data\.validation"):
         prepared(config(folder / "train.bin", folder / "heldout.txt"), tmp_path)
     marked = (folder / "fineweb_val.bin").rename(folder / "marked")
     assert sides(prepared(config(folder / "train.bin", marked), tmp_path))[1] == HELD_OUT.tolist()
@@ -130,17 +130,17 @@ def test_the_json_of_another_program_is_not_our_header(tmp_path: Path) -> None:
 def test_no_file_outside_the_cache_is_to_be_deleted(tmp_path: Path) -> None:
     folder = folder_of(tmp_path / "tokens", "data00.bin")
     (folder / "data00.json").write_text(json.dumps({"format": "llm-workbench tokens"}))
-    with pytest.raises(UserError, match=r"data00\.json is damaged; bring it back") as caught:
+    with pytest.raises(UserError, match=r"data00\.json is damaged; restore it") as caught:
         prepared(config(folder), tmp_path)
     assert "delete" not in str(caught.value)
 
 
 def test_a_chunk_that_the_glob_leaves_out_is_told_from_one_that_is_lost(tmp_path: Path) -> None:
     folder = folder_of(tmp_path / "lecture", *(f"encoded_tokens_chunk_{number}.dat" for number in range(4)))
-    with pytest.raises(UserError, match=r"leaves out encoded_tokens_chunk_0\.dat, which is there.*name the folder"):
+    with pytest.raises(UserError, match=r"does not match encoded_tokens_chunk_0\.dat, which exists.*name the folder"):
         token_paths(str(folder / "*_[13].dat"), "data.corpus")
     (folder / "encoded_tokens_chunk_0.dat").unlink()
-    with pytest.raises(UserError, match=r"lacks encoded_tokens_chunk_0\.dat; bring it back"):
+    with pytest.raises(UserError, match=r"lacks encoded_tokens_chunk_0\.dat; restore it"):
         token_paths(str(folder / "*_[13].dat"), "data.corpus")
 
 

@@ -60,7 +60,7 @@ def test_a_folder_sorted_by_language_is_learned_from_everywhere(folder: Path, tm
     dataset, seen = prepared(config_of(folder, {"vocab_size": 400, "train_mb": 0.05}), tmp_path)
     for line in LANGUAGES.values():
         assert len(dataset.tokenizer.encode(line)) < 0.3 * len(line.encode())
-    assert dataset.notes == ("The tokenizer learned from 0.0 MB of text, evenly spread over 0.6 MB.",)
+    assert dataset.notes == ("The tokenizer was trained on 0.0 MB of text, evenly spread over 0.6 MB.",)
     beginning = config_of(folder, {"vocab_size": 400, "train_mb": 0.05, "train_sample": "beginning"})
     other, _ = prepared(beginning, tmp_path)
     assert other.fingerprint != dataset.fingerprint

@@ -187,7 +187,7 @@ def test_prepared_data_are_never_called_damaged_for_too_many_open_files(config: 
 
 
 def test_a_file_replaced_while_it_is_closed_is_not_read_for_the_other(tmp_path: Path) -> None:
-    files = OpenFiles(most=1)
+    files = OpenFiles(limit=1)
     one, other = tmp_path / "one", tmp_path / "other"
     one.write_bytes(b"first")
     other.write_bytes(b"second")

@@ -127,12 +127,12 @@ async def test_what_is_not_here_any_more_is_fetched_again(app: WorkbenchApp, sit
 
 
 def test_the_field_of_rows_from_the_web_is_found(site: Site, home: Path) -> None:
-    from llm.data.text.fetch import Patience
+    from llm.data.text.fetch import RetryPolicy
     from tests.data.text.http_for_tests import fetched
 
     site.files["/rows.jsonl"] = (json.dumps({"id": "7", "body": "a long enough text"}) + "\n").encode()
     address = f"{site.url}/rows.jsonl"
-    fetched(find_dataset(address), home, Patience())
+    fetched(find_dataset(address), home, RetryPolicy())
     assert [entry.corpus for entry in list_corpora(home) if entry.kind == "added"] == [address], "listed at once"
     assert add_corpus(home, address).text_field == "body"
     (entry,) = (entry for entry in list_corpora(home) if entry.kind == "added")

@@ -140,7 +140,7 @@ async def test_the_fields_are_offered(home: Path, tmp_path: Path) -> None:
     assert next(entry for entry in list_corpora(home) if entry.kind == "added").text_field == "system"
 
 
-async def test_the_preview_lists_what_is_passed_over(home: Path, tmp_path: Path) -> None:
+async def test_the_preview_lists_what_is_skipped(home: Path, tmp_path: Path) -> None:
     folder = tmp_path / "texts"
     folder.mkdir()
     (folder / "a.txt").write_text("the text")
@@ -151,7 +151,7 @@ async def test_the_preview_lists_what_is_passed_over(home: Path, tmp_path: Path)
         screen = await opened(app, pilot)
         screen.listing.highlighted = screen.listing.get_option_index(f"added {folder}")
         await until(pilot, lambda: "the text" in shown(screen))
-        assert "1 file or folder passed over (it holds NUL bytes)" in " ".join(shown(screen).split())
+        assert "1 file or folder skipped (it holds NUL bytes)" in " ".join(shown(screen).split())
 
 
 def test_the_preview_says_what_is_amiss_in_what_it_read(home: Path, tmp_path: Path) -> None:
