@@ -74,7 +74,7 @@ def test_fewer_ids_than_asked_for_are_said(tmp_path: Path) -> None:
     path.write_text("the theatre is there\n" * 200)
     dataset, _ = prepared(config_of(path, {"vocab_size": 1000}), tmp_path)
     (warning,) = dataset.warnings
-    assert f"learned {dataset.tokenizer.vocab_size} ids of the 1,000 asked for" in warning
+    assert f"has {dataset.tokenizer.vocab_size} ids, not 1,000" in warning
     assert prepared(config_of(path, {"vocab_size": 260}), tmp_path)[0].warnings == ()
 
 
