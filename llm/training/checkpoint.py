@@ -24,8 +24,8 @@ def publish(run: Run, state: StateCopy, cancelled: threading.Event | None = None
     """Write `checkpoints/step-…` to a staging directory, read it back, and rename it.
 
     Raises `OSError` when the disk refuses, `UserError` when weights are not finite or the files do not read back as
-    written, and `WriteCancelled` soon after `cancelled` is set; no file remains then. Safe on any thread: it uses nothing of
-    torch that starts threads.
+    written, and `WriteCancelled` soon after `cancelled` is set; no file remains then. Safe on any thread: it uses
+    nothing of torch that starts threads.
     """
     bad = next((name for name, tensor in state.weights.items() if not is_finite(tensor)), None)
     if bad is not None:
