@@ -181,8 +181,8 @@ class Run:
     # --- the lock
 
     def lock(self) -> RunLock:
-        """A context manager; `RunBusy` where another process trains the run, UserError where a part of it is a link or a
-        special file: a trainer writes only into the folder of its run."""
+        """A context manager. `RunBusy` where another process trains the run; UserError where a part of it is a link or
+        a special file."""
         check_parts(self.path)
         return RunLock(self.path / "lock")
 

@@ -1,6 +1,6 @@
 """Tokenizers: text to ids and back.
 
-`build_tokenizer` trains or loads what a configuration asks for, `load_tokenizer` reads what `Tokenizer.save` wrote.
+`build_tokenizer` trains or loads the tokenizer of a configuration, `load_tokenizer` reads a saved one.
 """
 
 from __future__ import annotations
@@ -34,28 +34,27 @@ __all__ = [
     "StreamDecoder",
     "Tokenizer",
     "build_tokenizer",
-    "is_learned_from_sample",
-    "learn_tokenizer",
+    "is_trained_on_sample",
     "load_tokenizer",
     "take_sample",
     "train_bpe",
     "train_merges",
+    "train_tokenizer",
 ]
 
 READING_SHARE = 0.5
-"""How much of the progress bar of `build_tokenizer` reading the text gets."""
+"""Share of the progress of `build_tokenizer` for reading the text."""
 
 
 def build_tokenizer(config: TokenizerConfig, texts: Iterable[str], progress: Progress | None = None) -> Tokenizer:
-    """The tokenizer that `config` asks for: loaded from `config.path`, or trained on `texts`, in this process.
+    """The tokenizer of `config`: loaded from `config.path`, or trained on `texts` in this process.
 
-    BPE and SentencePiece learn from a sample of `train_mb` megabytes, characters from all of it, the others from none.
-    A ready-made vocabulary keeps its own special tokens, and the configured ones are added where it lacks them;
-    SentencePiece has <s> and </s> only.
-    When the text does not yield `vocab_size` tokens, the tokenizer has fewer and its `vocab_size` says so.
+    BPE and SentencePiece train on a sample of `train_mb` megabytes, characters on all text, the others on none. A
+    pretrained vocabulary keeps its special tokens, and the configured ones are added; SentencePiece has <s> and </s>
+    only. A small text may yield fewer than `vocab_size` tokens.
     `progress` is called with (done, 1.0).
     """
-    if is_learned_from_sample(config):
+    if is_trained_on_sample(config):
         budget = config.train_mb * 1e6
 
         def read(size: int) -> None:
@@ -67,7 +66,7 @@ def build_tokenizer(config: TokenizerConfig, texts: Iterable[str], progress: Pro
                 progress(READING_SHARE + (1 - READING_SHARE) * done / total, 1.0)
 
         sample = take_sample(texts, config.train_mb, config.train_sample, read)
-        tokenizer = learn_tokenizer(config, sample.texts, learned)
+        tokenizer = train_tokenizer(config, sample.texts, learned)
     else:
         tokenizer = _build_without_sample(config, texts)
     if progress:
@@ -75,12 +74,12 @@ def build_tokenizer(config: TokenizerConfig, texts: Iterable[str], progress: Pro
     return tokenizer
 
 
-def is_learned_from_sample(config: TokenizerConfig) -> bool:
-    """Whether the tokenizer of `config` is trained, on a sample of the text."""
+def is_trained_on_sample(config: TokenizerConfig) -> bool:
+    """Whether the tokenizer of `config` is trained on a sample of the text."""
     return not config.path and config.kind in ("bpe", "sentencepiece")
 
 
-def learn_tokenizer(config: TokenizerConfig, texts: Sequence[str], progress: Progress | None = None) -> Tokenizer:
+def train_tokenizer(config: TokenizerConfig, texts: Sequence[str], progress: Progress | None = None) -> Tokenizer:
     """A BPE or SentencePiece tokenizer trained on all of `texts`."""
     if config.kind == "sentencepiece":
         return SentencePieceTokenizer.train(texts, config.vocab_size)
@@ -88,7 +87,7 @@ def learn_tokenizer(config: TokenizerConfig, texts: Sequence[str], progress: Pro
 
 
 def load_tokenizer(directory: Path) -> Tokenizer:
-    """The tokenizer that was saved in `directory`. Nothing but JSON and plain tables is read, no code is run."""
+    """The tokenizer saved in `directory`. Reads only JSON and plain tables; runs no code."""
     record = read_record(directory)
     loaders: Mapping[str, Callable[[Mapping[str, Any], Path], Tokenizer]] = {
         "byte": ByteTokenizer.from_saved,
@@ -100,14 +99,14 @@ def load_tokenizer(directory: Path) -> Tokenizer:
     }
     if not isinstance(record["kind"], str) or record["kind"] not in loaders:
         known = ", ".join(loaders)
-        raise UserError(f"{directory / RECORD} has the unknown kind {record['kind']!r}; the kinds are {known}.")
+        raise UserError(f"{directory / RECORD} has the unknown kind {record['kind']!r}; known kinds: {known}.")
     try:
         tokenizer = loaders[record["kind"]](record, directory)
         if tokenizer.special_tokens != record["special_tokens"]:
             raise ValueError("its special tokens have other ids")
         return tokenizer
     except (OSError, *WRONG_SHAPE) as error:
-        raise UserError(f"The tokenizer in {directory} is damaged ({error}); restore it from a copy.") from error
+        raise UserError(f"The tokenizer in {directory} is damaged ({error}); restore it from a backup.") from error
 
 
 def _load_existing(config: TokenizerConfig) -> Tokenizer:
@@ -117,13 +116,13 @@ def _load_existing(config: TokenizerConfig) -> Tokenizer:
     if path.is_dir() and is_saved_here(path):
         tokenizer = load_tokenizer(path)
         if tokenizer.kind != config.kind:
-            raise WrongUse(f"{path} holds a tokenizer of kind {tokenizer.kind}; set tokenizer.kind to that.")
+            raise WrongUse(f"{path} holds a tokenizer of kind {tokenizer.kind}; set tokenizer.kind to it.")
         return tokenizer
     if config.kind == "sentencepiece":
         return SentencePieceTokenizer.from_file(path)
     if config.kind == "gpt2-files":
         return load_gpt2_files(path, config.special_tokens)
-    raise WrongUse(f"{path} holds no saved tokenizer; name a directory that this program has written.")
+    raise WrongUse(f"{path} holds no saved tokenizer; name a folder written by llm-workbench.")
 
 
 def _build_without_sample(config: TokenizerConfig, texts: Iterable[str]) -> Tokenizer:
@@ -135,7 +134,7 @@ def _build_without_sample(config: TokenizerConfig, texts: Iterable[str]) -> Toke
         return CharTokenizer.train(texts, config.special_tokens)
     if config.kind == "tiktoken":
         return load_encoding(config.encoding, config.special_tokens)
-    raise WrongUse("A tokenizer of kind gpt2-files is loaded: set tokenizer.path to the folder of vocab.json.")
+    raise WrongUse("A tokenizer of kind gpt2-files is not trained; set tokenizer.path to the folder of vocab.json.")
 
 
 def _train_bpe_tokenizer(config: TokenizerConfig, texts: Iterable[str], progress: Progress | None) -> RankTokenizer:

@@ -1,7 +1,7 @@
-"""What every tokenizer can do (`Tokenizer`), and the part they all share (`BaseTokenizer`).
+"""The interface of all tokenizers (`Tokenizer`), and their common base (`BaseTokenizer`).
 
-Every id stands for some bytes; a special token stands for none. Decoding is joining those bytes and reading them as
-UTF-8, so an id that is half a character is nothing unusual. What differs between kinds is only how text becomes ids.
+Every id stands for bytes, a special token for none. Decoding joins the bytes and reads them as UTF-8, so an id may be a
+part of a character. The kinds differ only in how they encode.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from llm.tokenizer.saved import FORMAT_VERSION, RECORD
 from llm.tokenizer.stream import StreamDecoder
 
 Progress = Callable[[float, float], None]
-"""progress(done, total): how far the making of a tokenizer is."""
+"""progress(done, total)."""
 
 
 class Tokenizer(Protocol):
@@ -32,45 +32,45 @@ class Tokenizer(Protocol):
     special_tokens: Mapping[str, int]
     """Text of each special token -> its id."""
     separator: int | None
-    """The id between documents: the first special token. None when there is none."""
+    """The id between documents: the first special token, None without one."""
     stop_ids: frozenset[int]
     """Ids that end a generated text."""
     dummy_prefix: bytes
-    """Bytes that encoding puts before every text and decoding takes away again (SentencePiece: one space)."""
+    """Bytes that encoding adds before every text and decoding removes (SentencePiece: one space)."""
 
     def encode(self, text: str, *, special: bool = False) -> list[int]:
         """Ids of `text`; with `special`, the text of a special token becomes its id."""
 
     def encode_batch(self, texts: Sequence[str]) -> list[list[int]]:
-        """Ids of each text, special tokens being text like any other."""
+        """Ids of each text; special tokens are ordinary text."""
 
     def encode_stream(self, pieces: Iterable[str]) -> Iterator[list[int]]:
         """The ids of `"".join(pieces)`, list by list, with bounded memory."""
 
     def decode(self, ids: Iterable[int], *, special: bool = False) -> str:
-        """The text of `ids`, with `special` that of special tokens too; bytes that are not UTF-8 become U+FFFD."""
+        """The text of `ids`, with `special` including special tokens; invalid UTF-8 becomes U+FFFD."""
 
     def token_bytes(self, token_id: int) -> bytes:
         """The bytes of one id; none for special tokens."""
 
     def text_changes(self, *, bytes_known: bool = True) -> str:
-        """What encoding does to any text so that it does not come back, in a sentence; "" where it does."""
+        """How encoding changes text, so that decoding does not restore it, as a sentence; "" where it is lossless."""
 
     def prompt_changes(self, prompt: str) -> str:
-        """What of `prompt` the model does not get to see as it stands, in a sentence; "" where it sees it all."""
+        """How encoding changes `prompt`, as a sentence; "" where it is lossless."""
 
     def save(self, directory: Path) -> None:
-        """Write what `load_tokenizer` needs."""
+        """Write the files that `load_tokenizer` reads."""
 
     def fingerprint(self) -> str:
-        """sha256 of what decides the encoding."""
+        """sha256 of everything that determines the encoding."""
 
 
 class BaseTokenizer(ABC):
-    """A table of bytes per id, and everything that follows from it.
+    """A table of bytes per id, and the methods that need only this table.
 
-    A subclass says how ordinary text is encoded (`encode_ordinary`), what its saved form holds (`record`, `files`)
-    and, where a text may not be cut just anywhere, where it may (`find_cut`).
+    A subclass defines how text is encoded (`encode_ordinary`), its saved form (`record`, `files`) and where a text may
+    be cut (`find_cut`).
     """
 
     kind: str
@@ -83,24 +83,24 @@ class BaseTokenizer(ABC):
         self.special_tokens: Mapping[str, int] = dict(special_tokens)
         self.separator = next(iter(self.special_tokens.values()), None)
         self.stop_ids = frozenset(() if self.separator is None else (self.separator,))
-        # Longest first: of two special tokens that begin alike, the longer one is meant.
+        # Longest first: of two special tokens with the same beginning, the longer one matches.
         alternatives = sorted(self.special_tokens, key=len, reverse=True)
         self._special = re.compile("(" + "|".join(map(re.escape, alternatives)) + ")") if alternatives else None
 
     @abstractmethod
     def encode_ordinary(self, text: str) -> list[int]:
-        """Ids of `text`, in which the names of special tokens are text like any other."""
+        """Ids of `text`; the names of special tokens are ordinary text."""
 
     @abstractmethod
     def record(self) -> dict[str, Any]:
-        """What decides the encoding, as plain JSON values; large tables by their sha256."""
+        """Everything that determines the encoding, as JSON values; large tables by their sha256."""
 
     def files(self) -> dict[str, bytes]:
-        """Files that the saved form needs besides the record: name -> content."""
+        """The other files of the saved form: name -> content."""
         return {}
 
     def find_cut(self) -> FindCut:
-        """Where this tokenizer allows a text to be cut without changing its ids."""
+        """The function that finds where a text can be cut without changing its ids."""
         return last_safe_cut
 
     def encode(self, text: str, *, special: bool = False) -> list[int]:
@@ -112,7 +112,7 @@ class BaseTokenizer(ABC):
             return self.encode_ordinary(text)
         ids: list[int] = []
         for index, part in enumerate(self._special.split(text)):
-            if index % 2:  # the pattern is one group, so its matches stand at the odd places
+            if index % 2:  # the pattern is one group, so its matches have odd indices
                 ids.append(self.special_tokens[part])
             elif part:
                 ids.extend(self.encode_ordinary(part))
@@ -123,16 +123,15 @@ class BaseTokenizer(ABC):
         return [self.encode_ordinary(text) for text in texts]
 
     def encode_stream(self, pieces: Iterable[str]) -> Iterator[list[int]]:
-        """The ids of `"".join(pieces)`, list by list, without ever holding the whole text.
+        """The ids of `"".join(pieces)`, list by list.
 
-        Memory is bounded by the longest stretch that offers no safe place to cut (see `cuts`).
+        Memory is bounded by the longest stretch without a safe cut (see `cuts`).
         """
         for chunk in chunks(pieces, self.find_cut()):
             yield self.encode_ordinary(chunk)
 
     def decode(self, ids: Iterable[int], *, special: bool = False) -> str:
-        """The text of `ids`. Special tokens are skipped, or written out with `special`; bytes that are not UTF-8 become
-        U+FFFD."""
+        """The text of `ids`. Special tokens are skipped, or written with `special`; invalid UTF-8 becomes U+FFFD."""
         names = {token_id: text for text, token_id in self.special_tokens.items()} if special else {}
         parts: list[str] = []
         ordinary: list[int] = []
@@ -153,27 +152,27 @@ class BaseTokenizer(ABC):
     def text_changes(self, *, bytes_known: bool = True) -> str:
         """What encoding does to any text so that it does not come back, in a sentence; "" where it does.
 
-        `bytes_known`: whether the size of the text itself is known, and not only that of what the tokens spell.
+        `bytes_known`: whether the size of the original text is known, not only that of the decoded tokens.
         """
         return ""
 
     def prompt_changes(self, prompt: str) -> str:
-        """What of `prompt` the model does not get to see as it stands, in a sentence; "" where it sees it all."""
+        """How encoding changes `prompt`, as a sentence; "" where it is lossless."""
         return ""
 
     def token_bytes(self, token_id: int) -> bytes:
-        """The bytes an id stands for: none for special tokens, and none for ids outside the vocabulary."""
+        """The bytes of an id: none for special tokens and for ids outside the vocabulary."""
         return self._table[token_id] if 0 <= token_id < self.vocab_size else b""
 
     def save(self, directory: Path) -> None:
-        """Write all that `load_tokenizer` needs into `directory`; the record last, so that it vouches for the rest."""
+        """Write the files that `load_tokenizer` reads into `directory`, the record last."""
         directory.mkdir(parents=True, exist_ok=True)
         for name, content in self.files().items():
             write_atomic(directory / name, content)
         write_json(directory / RECORD, {"format_version": FORMAT_VERSION, "kind": self.kind, **self.record()})
 
     def fingerprint(self) -> str:
-        """sha256 of what decides the encoding: equal fingerprints, equal ids."""
+        """sha256 of everything that determines the encoding."""
         canonical = json.dumps({"kind": self.kind, **self.record()}, sort_keys=True)
         return hashlib.sha256(canonical.encode()).hexdigest()
 
@@ -181,7 +180,7 @@ class BaseTokenizer(ABC):
 def well_formed(text: str) -> str:
     """`text` as UTF-8 can hold it: surrogate pairs joined, lone surrogates replaced by U+FFFD.
 
-    The same rule that tiktoken applies, so that all kinds treat such a text alike.
+    The rule of tiktoken, applied by all kinds.
     """
     try:
         text.encode()
@@ -191,10 +190,10 @@ def well_formed(text: str) -> str:
 
 
 def number_special_tokens(texts: Sequence[str], first_id: int) -> dict[str, int]:
-    """Ids for special tokens, in order, from `first_id` on; refuses empty and repeated ones."""
+    """Ids of special tokens in order, from `first_id` on. WrongUse for empty and repeated ones."""
     for position, text in enumerate(texts):
         if not text:
             raise WrongUse("A special token is empty; give it a text such as <|endoftext|>.")
         if text in texts[:position]:
-            raise WrongUse(f"The special token {text!r} is listed twice; name each one once.")
+            raise WrongUse(f"The special token {text!r} is listed twice; list each one once.")
     return {text: first_id + position for position, text in enumerate(texts)}

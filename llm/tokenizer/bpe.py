@@ -1,8 +1,8 @@
-"""Byte-level byte-pair encoding: how the merges are learnt, and the definition of how they are applied.
+"""Byte-level byte-pair encoding: training, and a reference encoder.
 
 Sennrich et al. 2016 (arXiv:1508.07909), on bytes as GPT-2 does (Radford et al. 2019). Text is first split into
-pre-tokens by a regular expression; then the most frequent pair of neighbouring tokens is merged into a new token, again
-and again. A token's id is its rank: 0 to 255 are the bytes, then the merges in the order they were learnt.
+pre-tokens by a regular expression; then the most frequent pair of neighboring tokens is merged into a new token,
+repeatedly. A token's id is its rank: 0 to 255 are the bytes, then the merges in the order of training.
 """
 
 from __future__ import annotations
@@ -22,11 +22,11 @@ Pair = tuple[int, int]
 Merge = tuple[bytes, bytes]
 
 COUNTING_SHARE = 0.3
-"""How much of the progress bar counting pre-tokens gets; merging has the rest."""
+"""Share of the progress for counting pre-tokens; merging has the rest."""
 
 LONG_PRE_TOKEN = 200
-"""Bytes. rustbpe rewrites a whole pre-token at each of its merges; where those of a typical byte are longer than this
-(text without spaces), the trainer written here is faster, and reports progress."""
+"""Bytes. rustbpe rewrites a whole pre-token at each of its merges; where pre-tokens are longer than this (text without
+spaces), our trainer is faster, and reports progress."""
 
 PROBED_CHARACTERS = 1 << 16
 
@@ -41,7 +41,7 @@ def train_bpe(
     progress: Progress | None = None,
     native: bool = True,
 ) -> list[bytes]:
-    """Learn merges until there are `vocab_size` tokens, or until nothing is left to merge.
+    """Train merges until there are `vocab_size` tokens, or nothing is left to merge.
 
     Returns the bytes of each new token in the order of learning: token i has id 256 + i, and there are
     `vocab_size - 256` of them at most. Of equally frequent pairs the one with the smaller ids is merged (ties "ids"),

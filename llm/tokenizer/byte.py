@@ -1,4 +1,4 @@
-"""One id per byte of UTF-8: nothing to train, any text fits, and every id means something."""
+"""One id per byte of UTF-8: no training, and any text can be encoded."""
 
 from __future__ import annotations
 

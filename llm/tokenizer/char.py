@@ -1,4 +1,4 @@
-"""One id per character that occurs in the training text, as in the first character-level language models."""
+"""One id per character of the training text."""
 
 from __future__ import annotations
 
@@ -15,8 +15,8 @@ NAMED_AT_MOST = 8
 
 
 class CharTokenizer(BaseTokenizer):
-    """Ids of the characters in the order of their code points, then one for every other character, then the special
-    tokens. The unknown id decodes to U+FFFD: a prompt with a foreign character is answered, not refused.
+    """Ids of the characters in the order of their code points, then one for unknown characters, then the special
+    tokens. The unknown id decodes to U+FFFD, so that any prompt can be encoded.
     """
 
     kind = "char"
@@ -31,7 +31,7 @@ class CharTokenizer(BaseTokenizer):
 
     @classmethod
     def train(cls, texts: Iterable[str], special_tokens: Sequence[str] = ()) -> CharTokenizer:
-        """A tokenizer whose alphabet is every character of `texts`."""
+        """A tokenizer for the characters of `texts`."""
         alphabet: set[str] = set()
         for text in texts:
             alphabet.update(well_formed(text))
@@ -56,8 +56,8 @@ class CharTokenizer(BaseTokenizer):
         named = ", ".join(map(repr, unknown[:NAMED_AT_MOST])) + (", …" if len(unknown) > NAMED_AT_MOST else "")
         what = "1 character" if len(unknown) == 1 else f"{len(unknown)} different characters"
         return (
-            f"The prompt has {what} that the text of this model does not have ({named}): the model reads each as the "
-            "same unknown token; use other characters."
+            f"The prompt has {what} that the training text does not have ({named}): each becomes the unknown token; "
+            "use other characters."
         )
 
     def find_cut(self) -> FindCut:

@@ -1,14 +1,14 @@
-"""Where a long text may be cut so that its pieces encode to the same ids as the whole.
+"""Safe cuts: where a long text may be cut so that its pieces encode to the same ids as the whole.
 
-Byte-pair encoders first split text with a regular expression and never merge across the pieces ("pre-tokens"). A cut
-is safe where a pre-token always ends, whatever comes before and after. The rules here hold for the pattern of this
-project and for those of GPT-2, GPT-4 (cl100k) and GPT-4o (o200k) alike:
+Byte-pair encoders split text with a regular expression and never merge across the pieces ("pre-tokens"). A cut is safe
+where a pre-token ends in any context. These rules hold for the pattern of this project and for those of GPT-2, GPT-4
+(cl100k) and GPT-4o (o200k):
 
 - a space after anything that is not whitespace: no pattern continues from a visible character into a space;
-- whitespace after a letter or digit: only punctuation takes line breaks along;
+- whitespace after a letter or digit: only punctuation includes a following line break;
 - punctuation or a symbol after a letter or digit, but not an apostrophe after a letter ("don't").
 
-Nothing is promised about runs without such a place (a million spaces, emoji without end): they stay in one piece.
+Text without such a place (a million spaces, long runs of emoji) stays in one piece.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from collections.abc import Callable, Iterable, Iterator
 from unicodedata import category
 
 FindCut = Callable[[str, int], int]
-"""find_cut(text, start) -> the last safe place to cut in text[start:], as an index into text; 0 when there is none."""
+"""find_cut(text, start) -> the last safe cut in text[start:], as an index into text; 0 without one."""
 
 CHUNK_CHARACTERS = 1 << 16
 
@@ -41,12 +41,12 @@ def chunks(pieces: Iterable[str], find_cut: FindCut, size: int = CHUNK_CHARACTER
 
 
 def no_cut(text: str, start: int) -> int:
-    """For encoders that allow no cut: the whole text is one chunk."""
+    """For encoders without safe cuts: the text is one chunk."""
     return 0
 
 
 def last_safe_cut(text: str, start: int) -> int:
-    """For encoders that split text with one of the patterns named above."""
+    """For encoders with one of the patterns named above."""
     for position in range(len(text) - 1, max(start, 1) - 1, -1):
         if _pre_token_ends(text[position - 1], text[position]):
             return position
@@ -72,7 +72,7 @@ def last_cut_between_characters(text: str, start: int) -> int:
 def last_cut_between_words(text: str, start: int) -> int:
     """For SentencePiece: before a single space between two plain characters.
 
-    Stricter than `last_safe_cut`, because its normaliser may rewrite spaces and what stands beside them.
+    Stricter than `last_safe_cut`, because its normalizer may rewrite spaces and their neighbors.
     """
     for position in range(len(text) - 2, max(start - 2, 0), -1):
         if text[position] == " " and _is_plain(text[position - 1]) and _is_plain(text[position + 1]):

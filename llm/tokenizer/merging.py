@@ -1,9 +1,8 @@
-"""Learning byte-pair merges with arrays: the work of one merge grows with the places where its pair stands.
+"""BPE training with arrays: the cost of a merge is proportional to the occurrences of its pair.
 
-All distinct pre-tokens stand one after another in one array of symbols, each followed by a border. A merge replaces
-the left symbol of its pair by the new one and takes the right one out of a doubly linked list; only the counts of the
-pairs around it change. So a pre-token of a million characters (Chinese, Thai, base64) costs no more than a million
-short ones.
+All distinct pre-tokens are stored in one array of symbols, each followed by a border. A merge replaces the left symbol
+of its pair by the new one and removes the right one from a doubly linked list; only the counts of the pairs around it
+change. So a pre-token of a million characters (Chinese, Thai, base64) costs no more than a million short ones.
 """
 
 from __future__ import annotations

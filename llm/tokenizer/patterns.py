@@ -1,7 +1,7 @@
-"""How text is split before bytes are merged: the patterns of this project, of GPT-2 and of GPT-4, or one's own.
+"""Regular expressions that split text into pre-tokens: of this project, GPT-2 and GPT-4, or a custom one.
 
-No merge crosses a border between the pieces. Every pattern covers all text: tiktoken leaves out, in silence, what its
-pattern does not match.
+No merge crosses a pre-token. Every pattern must match all text: tiktoken silently drops text that its pattern does not
+match.
 """
 
 from __future__ import annotations
@@ -21,11 +21,11 @@ OWN_PATTERN = "|".join(
         r"\s",
     ]
 )
-"""A split in the manner of GPT-4's (cl100k). Letters keep their combining marks, and whatever may repeat is possessive
-or limited: unlimited, the regex engine of tiktoken keeps a state per character and gives up on a million spaces."""
+"""Similar to GPT-4's (cl100k). Letters keep their combining marks. Repeats are possessive or limited: otherwise the
+regex engine of tiktoken keeps a state per character and fails on a million spaces."""
 
 GPT2_PATTERN = r"'(?:[sdmt]|ll|ve|re)| ?\p{L}++| ?\p{N}++| ?[^\s\p{L}\p{N}]++|\s++$|\s+(?!\S)|\s"
-"""How GPT-2 splits text, written with possessive repeats; the pieces are the same."""
+"""GPT-2's pattern with possessive repeats; the pieces are the same."""
 
 CL100K_PATTERN = "|".join(
     [
@@ -52,16 +52,16 @@ O200K_PATTERN = "|".join(
 
 NAMED_PATTERNS: Mapping[str, str] = {"ours": OWN_PATTERN, "gpt2": GPT2_PATTERN, "gpt4": CL100K_PATTERN}
 KNOWN_PATTERNS = frozenset({OWN_PATTERN, GPT2_PATTERN, CL100K_PATTERN, O200K_PATTERN})
-"""The patterns for which the rules of `cuts` are proved."""
+"""The patterns for which the rules of `cuts` hold."""
 
 ANYTHING = r"|[\s\S]"
 PROBE = "Don't  stop 12.5%,\n\n\té 海!\n"
 
 
 def resolve_pattern(name: str) -> str:
-    """The pattern that `tokenizer.pattern` names, or the regular expression it is, completed to cover all text.
+    """The pattern of `tokenizer.pattern`, a name or a regular expression, extended to match all text.
 
-    ConfigError where an expression cannot be compiled by the engines that train and encode with it.
+    ConfigError where the engines that train and encode cannot compile it.
     """
     if name in NAMED_PATTERNS:
         return NAMED_PATTERNS[name]
@@ -70,7 +70,7 @@ def resolve_pattern(name: str) -> str:
         _compile(pattern)
     except Exception as error:
         names = ", ".join(NAMED_PATTERNS)
-        message = f"is neither {names} nor a regular expression that can be used ({str(error).splitlines()[0]})"
+        message = f"is neither {names} nor a valid regular expression ({str(error).splitlines()[0]})"
         raise ConfigError([Problem("tokenizer.pattern", message)]) from error
     return pattern
 

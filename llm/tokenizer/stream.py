@@ -1,4 +1,4 @@
-"""From ids that arrive one by one to text, whole characters only."""
+"""Decode ids one by one, in complete characters."""
 
 from __future__ import annotations
 
@@ -19,19 +19,19 @@ class TokenTable(Protocol):
 class StreamDecoder:
     """Decodes a growing list of ids: `feed` each, then `finish` once; the texts joined equal `decode` of the list.
 
-    A token may end in the middle of a character (Chinese and emoji often do): its bytes wait until the rest arrives,
-    and are shown as U+FFFD only once it is certain that it will not.
+    A token may end inside a character (often in Chinese and emoji): its bytes wait for the rest, and become U+FFFD if
+    it never comes.
     """
 
     def __init__(self, tokenizer: TokenTable, *, continuing: bool = False) -> None:
-        """`continuing`: the ids continue a text that is already shown, so a dummy prefix is a real space."""
+        """`continuing`: the ids continue an existing text, so a dummy prefix is a real space."""
         self._tokenizer = tokenizer
         self._special_ids = frozenset(tokenizer.special_tokens.values())
         self._utf8 = codecs.getincrementaldecoder("utf-8")("replace")
         self._at_start = not continuing
 
     def feed(self, token_id: int) -> str:
-        """The characters that `token_id` completes; often one word, sometimes nothing."""
+        """The characters that `token_id` completes; may be empty."""
         data = self._tokenizer.token_bytes(token_id)
         if token_id in self._special_ids:
             self._at_start = True
@@ -41,5 +41,5 @@ class StreamDecoder:
         return self._utf8.decode(data)
 
     def finish(self) -> str:
-        """What is left: U+FFFD when the last character never became whole, else nothing."""
+        """The rest: U+FFFD for an incomplete last character, else nothing."""
         return self._utf8.decode(b"", final=True)

@@ -38,15 +38,15 @@ PR_SET_PDEATHSIG = 1  # <linux/prctl.h>
 def learn_apart(
     config: TokenizerConfig, texts: Sequence[str], directory: Path, report: Callable[[float], None]
 ) -> Tokenizer:
-    """`learn_tokenizer(config, texts)` in another process, which works in a temporary folder in `directory`.
+    """`train_tokenizer(config, texts)` in another process, which works in a temporary folder in `directory`.
 
     `report` is called about ten times a second with the share done; what it raises ends the process at once. UserError
     where the tokenizer cannot be trained, or the process ends before its time.
     """
-    from llm.tokenizer import learn_tokenizer
+    from llm.tokenizer import train_tokenizer
 
     if sum(map(len, texts)) <= SMALL_TEXT_CHARACTERS:
-        return learn_tokenizer(config, texts, lambda done, total: report(done / total))
+        return train_tokenizer(config, texts, lambda done, total: report(done / total))
     with tempfile.TemporaryDirectory(prefix="learning-", dir=directory) as folder:
         return _learn_in(Path(folder), config, texts, report)
 
@@ -143,7 +143,7 @@ def main() -> int:
     end_with(parent)
 
     from llm.config.schema import TokenizerConfig
-    from llm.tokenizer import learn_tokenizer
+    from llm.tokenizer import train_tokenizer
 
     request = json.loads((folder / REQUEST).read_bytes())
     config = TokenizerConfig(**request | {"special_tokens": tuple(request["special_tokens"])})
@@ -158,7 +158,7 @@ def main() -> int:
             say({"done": done / total})
 
     try:
-        learn_tokenizer(config, texts, tell).save(folder / RESULT)
+        train_tokenizer(config, texts, tell).save(folder / RESULT)
     except UserError as error:
         say({"error": str(error)})
     return 0

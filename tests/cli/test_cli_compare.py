@@ -23,9 +23,9 @@ def test_every_token_explained(shell: Shell) -> None:  # noqa: F811
     reply = shell.data("sample", "tiny-1@10", "--prompt", "Ada", *params)
     assert "".join(token["text"] for token in found["tokens"]) == reply["samples"][0]["text"]
     lines = shell(*words).splitlines()
-    assert len(lines) == 5 * 4 and "drawn with" in lines[0] and "7 left" in lines[3]
+    assert len(lines) == 5 * 4 and "probability" in lines[0] and "7 left" in lines[3]
     shell("sample", "tiny-1", "--explain", "--num-samples", "2", status=2)
-    assert "--explain looks at one text" in shell.said
+    assert "--explain needs a single sample" in shell.said
 
 
 def test_a_prompt_from_a_file_is_not_taken_for_the_name_of_another(shell: Shell, tmp_path: Path) -> None:  # noqa: F811
@@ -54,7 +54,7 @@ def test_two_checkpoints_compared(shell: Shell) -> None:  # noqa: F811
     assert first["tokens"][:place] == second["tokens"][:place] and first["tokens"] != second["tokens"]
     printed = shell(*words)
     assert f"first difference at token {place + 1}" in printed and "mean KL to the other" in printed
-    assert "the same text" in shell("compare", "tiny-1", "tiny-1@20", "--max-tokens", "3")
+    assert "the texts are equal" in shell("compare", "tiny-1", "tiny-1@20", "--max-tokens", "3")
     shell("compare", "tiny-1@10", "tiny-1@13", status=2)
     assert "no checkpoint 13" in shell.said
 

@@ -159,7 +159,7 @@ def test_eval_says_when_the_text_has_changed(own_shell: Shell, corpus: Path, tmp
     other.write_text(corpus.read_text(encoding="utf-8").replace("moon", "star"), encoding="utf-8")
     run_file.write_text(run_file.read_text().replace(str(corpus), str(other)))
     own_shell("eval", "tiny-1")
-    assert "has changed since it was trained" in own_shell.said
+    assert "has changed since training" in own_shell.said
 
 
 def test_runs_and_checkpoints(shell: Shell, trained_run: Run) -> None:

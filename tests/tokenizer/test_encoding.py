@@ -199,7 +199,7 @@ def test_a_character_appears_with_its_last_byte() -> None:
 def test_characters_that_a_character_vocabulary_lacks_are_said() -> None:
     tokenizer = build_tokenizer(TokenizerConfig(kind="char"), ["hello world"])
     assert tokenizer.prompt_changes("hello<|endoftext|>") == ""
-    assert "1 character that the text of this model does not have ('é')" in tokenizer.prompt_changes("héllé")
+    assert "1 character that the training text does not have ('é')" in tokenizer.prompt_changes("héllé")
     many = tokenizer.prompt_changes("ABCDEFGHIJ")
     assert "10 different characters" in many
     assert "'H', …)" in many

@@ -15,7 +15,7 @@ import pytest
 
 from llm.config.schema import TokenizerConfig
 from llm.errors import UserError
-from llm.tokenizer import learn_tokenizer, training_process
+from llm.tokenizer import train_tokenizer, training_process
 from llm.tokenizer.training_process import SMALL_TEXT_CHARACTERS, learn_apart
 
 WORDS = ["Anna", "bruised", "Karl's", "cat,", "the", "17th", "of", "it,", "and", "the", "theatre", "is", "there."]
@@ -38,7 +38,7 @@ def test_it_is_the_tokenizer_that_is_learned_here(kind: str, tmp_path: Path) -> 
     config = TokenizerConfig(kind=kind, vocab_size=330, special_tokens=("<|endoftext|>", "<|é|>"))  # type: ignore[arg-type]
     seen: list[float] = []
     apart = learn_apart(config, [*LONG, "a\ud800b"], tmp_path, seen.append)
-    assert apart.fingerprint() == learn_tokenizer(config, [*LONG, "a\ud800b"]).fingerprint()
+    assert apart.fingerprint() == train_tokenizer(config, [*LONG, "a\ud800b"]).fingerprint()
     assert seen == sorted(seen)
     assert list(tmp_path.iterdir()) == []
     assert children() == []

@@ -11,7 +11,7 @@ from llm.data.background import Report, count_megabytes, run_in_background
 from llm.data.text.corpora import WELL_MIXED
 from llm.data.tokens.sources import StreamSource, TextSource
 from llm.events import Progress
-from llm.tokenizer import Sample, Tokenizer, build_tokenizer, is_learned_from_sample, take_sample
+from llm.tokenizer import Sample, Tokenizer, build_tokenizer, is_trained_on_sample, take_sample
 from llm.tokenizer.training_process import learn_apart
 
 
@@ -32,7 +32,7 @@ def train_tokenizer(
     A character tokenizer is trained on all text, so that no character is unknown, in this process. Others are trained
     on a sample, in another process.
     """
-    if not is_learned_from_sample(config.tokenizer):
+    if not is_trained_on_sample(config.tokenizer):
         tokenizer = yield from run_in_background(
             lambda report: train_char_tokenizer(config, source, characters, report), "Training the tokenizer", 100, "%"
         )
