@@ -87,7 +87,7 @@ def test_the_stories_model_trains_in_under_3_gb() -> None:
 def test_depth_sets_the_shape_and_must_divide() -> None:
     deep = shape(preset("nanochat-base", model__depth="20", train__steps="50000"))
     assert (deep.n_layer, deep.d_model, deep.n_head, deep.n_kv_head) == (20, 1280, 10, 10)
-    with pytest.raises(Exception, match="nearest depths"):
+    with pytest.raises(Exception, match="nearest valid depths"):
         preset("nanochat-base", model__depth="11")
 
 
