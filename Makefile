@@ -1,8 +1,8 @@
-# Everything a change must pass. The tools come with the `dev` extra: pip install -e '.[dev]'
+# All checks of a change. The tools come with the `dev` extra: pip install -e '.[dev]'
 VENV ?= .venv
 BIN := $(VENV)/bin/
 
-.PHONY: check lint format types floors test
+.PHONY: check lint format test slow fuzz soak gpu
 
 check: lint test
 
@@ -12,9 +12,21 @@ lint: ## format, lint, types, import rules; changes nothing
 	$(BIN)mypy
 	$(BIN)lint-imports
 
-format: ## put the code into its format
+format: ## format the code
 	$(BIN)ruff format .
 	$(BIN)ruff check --fix .
 
 test:
 	$(BIN)python -m pytest
+
+slow: ## tests that take minutes or gigabytes
+	$(BIN)python -m pytest -m slow
+
+fuzz: ## 10,000 damaged copies of every kind of file
+	$(BIN)python -m pytest -m fuzz
+
+soak: ## half an hour of random use
+	$(BIN)python -m pytest -m soak -n 0 -s
+
+gpu: ## tests that need an NVIDIA GPU
+	$(BIN)python -m pytest -m cuda -n 0

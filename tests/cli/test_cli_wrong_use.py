@@ -51,7 +51,7 @@ def test_a_home_that_is_a_file(tmp_path: Path, capsys: pytest.CaptureFixture[str
     file = tmp_path / "notes.txt"
     file.write_text("not a folder")
     assert cli.main(["runs", "--home", str(file)]) == 2
-    assert capsys.readouterr().err == f"the home {file} is a file; name a folder with --home or $LLM_WORKBENCH_HOME.\n"
+    assert capsys.readouterr().err == f"the home {file} is a file; set a folder with --home or $LLM_WORKBENCH_HOME.\n"
     assert file.read_text() == "not a folder"
 
 
