@@ -102,7 +102,7 @@ def test_data_download(plays: NamedDataset, home: Path, capsys: pytest.CaptureFi
     assert main(["data", "download", "plays", "--home", str(home)]) == 0
     told = capsys.readouterr()
     assert "--data.corpus plays" in told.out
-    assert told.err.count("is not known beforehand; the sha256 of what came, ") == 2
+    assert told.err.count(" is published; its sha256, ") == 2
     assert main(["data", "download", "plays", "--home", str(home), "--json"]) == 0
     record = json.loads(capsys.readouterr().out)
     assert (record["name"], record["bytes"], len(record["files"])) == ("plays", 1680, 2)
@@ -117,7 +117,7 @@ def test_data_lists_what_is_here_and_what_is_not(
     assert {"stories", "pylib", "tinyshakespeare", "tinystories", "fineweb-edu", "core"} <= set(records)
     assert (records["plays"]["here"], records["plays"]["bytes"]) == (True, 1680)
     assert records["tinystories"]["here"] is False
-    assert "data download tinystories fetches 2.25 GB" in records["tinystories"]["about"]
+    assert "data download tinystories gets 2.25 GB" in records["tinystories"]["about"]
     (home / "datasets" / "plays" / RECORD).write_text("[]")
     assert main(["data", "--home", str(home)]) == 0
     assert "is damaged; delete" in capsys.readouterr().out
@@ -126,11 +126,11 @@ def test_data_lists_what_is_here_and_what_is_not(
 @pytest.mark.parametrize(
     ("words", "fault"),
     [
-        (["download"], "needs a web address or the name of a data set"),
+        (["download"], "needs a URL or the name of a dataset"),
         (["download", "tinystory"], "did you mean tinystories"),
         (["download", "fineweb-edu", "--shards", "0"], "1 or more"),
         (["download", "tinyshakespeare", "--shards", "2"], "has no shards"),
-        (["download", "core", "--train.lr", "1"], "takes no fields"),
+        (["download", "core", "--train.lr", "1"], "takes no configuration fields"),
         (["quickstart", "core"], "data download NAME"),
         (["--shards", "2"], "data download NAME"),
     ],

@@ -251,7 +251,7 @@ def test_csv(tmp_path: Path, delimiter: str, ending: str) -> None:
     (tmp_path / "a.csv").write_bytes((ending.join(quoted) + ending).encode())
     corpus = opened(tmp_path / "a.csv")
     assert texts(corpus) == ['He said "no"\nand left; a,b|c\td.', "海"]
-    assert "left out 1 row without text" in corpus.warnings()[0]
+    assert "skipped 1 row without text" in corpus.warnings()[0]
 
 
 @pytest.mark.parametrize(
