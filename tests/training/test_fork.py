@@ -141,5 +141,5 @@ def test_a_fork_without_its_weights_does_not_start_from_nothing(parent_run: Run,
     parent = open_parent(tmp_path, "whole@7")
     child = fork(tmp_path, parent, parent.config)
     remove_directory(child.checkpoint().path)
-    with pytest.raises(UserError, match="lost the weights it took from whole@7"):
+    with pytest.raises(UserError, match="lost the weights of whole@7"):
         run_training(child, tmp_path)
