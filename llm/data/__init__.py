@@ -1,1 +1,1 @@
-"""Text in, batches out: corpora, token shards, a held-out split, and windows of tokens."""
+"""Text in, batches out: corpora, token shards, a validation split, and windows of tokens."""

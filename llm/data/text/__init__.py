@@ -1,1 +1,1 @@
-"""Text: corpora, files, named data sets, downloads and the embedded stories."""
+"""Text: corpora, files, named datasets, downloads and the embedded stories."""
