@@ -125,7 +125,7 @@ def test_a_prompt_from_a_file_or_stdin(shell: Shell, tmp_path: Path, monkeypatch
         (("--prompt-file", "/no/such"), "/no/such"),
         (("--jsonl", "/"), "'/' is not a file"),
         (("--prompt-file", "/"), "'/', which is not a file"),
-        (("--jsonl", "-", "--explain"), "without --jsonl"),
+        (("--jsonl", "-", "--explain"), "leave out --jsonl"),
     ],
 )
 def test_what_does_not_go_together(shell: Shell, words: tuple[str, ...], said: str) -> None:

@@ -41,7 +41,7 @@ def test_export(shell: Shell, tmp_path: Path) -> None:
     assert target.read_text() == out
     assert shell("runs", "export", "tiny-1")[::2] == (
         2,
-        "runs export needs to know the form: llm-workbench runs export tiny-1 --csv.\n",
+        "runs export needs a format: llm-workbench runs export tiny-1 --csv.\n",
     )
     for place in ("missing/x.csv", "curves.csv/x.csv"):
         status, _, said = shell("runs", "export", "tiny-1", "--csv", "--output", str(tmp_path / place))
@@ -59,7 +59,7 @@ def test_delete_restore_empty(shell: Shell, home: Path) -> None:
     assert Run.open(home, "tiny-1").checkpoint().step == 20
     shell("runs", "delete", "tiny-1")
     status, _, said = shell("runs", "empty-trash")
-    assert status == 2 and "destroys 1 run" in said and "--yes" in said
+    assert status == 2 and "deletes 1 run" in said and "--yes" in said
     assert "tiny-1" in shell("runs", "trash")[1]
     assert shell("runs", "empty-trash", "--yes")[2].startswith("freed ")
     assert not list((home / "trash").iterdir())
