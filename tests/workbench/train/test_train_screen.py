@@ -378,6 +378,6 @@ async def test_a_run_whose_log_cannot_be_read_is_told_of(home: Path) -> None:
     async with app.run_test(size=(120, 30)) as pilot:
         await opened(app, pilot, "good-1")
         app.open_train("bad-1")
-        await until(pilot, lambda: was_notified(app, "events.jsonl cannot be read"))
+        await until(pilot, lambda: was_notified(app, "events.jsonl is a folder"))
         await pilot.press("o")
         await until(pilot, lambda: was_notified(app, "no other run with curves"))
