@@ -10,8 +10,8 @@ from llm.model.transformer import Transformer
 from llm.run import CheckpointInfo, Run, verify
 from llm.run.checkpoints import MODEL, OPTIMIZER
 from llm.run.shapes import MAX_HEADER_BYTES, check_weights
-from llm.run.tensorfile import read_tensors
 from llm.tokenizer import Tokenizer, load_tokenizer
+from llm.training.tensor_file import read_tensors
 
 
 def build_model(config: RunConfig, vocab_size: int) -> Transformer:

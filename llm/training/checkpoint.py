@@ -13,8 +13,8 @@ from llm.files import drop_from_page_cache, published_directory, write_json
 from llm.model.transformer import Transformer
 from llm.run import CheckpointInfo, Run, verify
 from llm.run.checkpoints import MODEL, OPTIMIZER, STATE, has_file, read_checkpoint_info, read_state, write_manifest
-from llm.run.tensorfile import read_tensors, write_tensors
 from llm.training.state import StateCopy, TrainerState
+from llm.training.tensor_file import read_tensors, write_tensors
 from llm.weights import check_size, load_weights
 
 FORMAT = 1

@@ -12,7 +12,7 @@ from safetensors import safe_open
 from safetensors.torch import load_file
 
 from llm.errors import UserError
-from llm.run.tensorfile import DTYPES, WriteCancelled, read_tensors, write_tensors
+from llm.training.tensor_file import DTYPES, WriteCancelled, read_tensors, write_tensors
 
 
 def tensors() -> dict[str, torch.Tensor]:
