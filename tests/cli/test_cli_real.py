@@ -228,7 +228,8 @@ def test_presets(shell: Shell) -> None:
 
 def test_a_preset_in_full_begins_with_its_notes_and_is_a_preset_itself(shell: Shell, tmp_path: Path) -> None:
     written = shell("presets", "gpt2-124m")
-    assert written.startswith('# "Building a large model from scratch') and "\n# - a checkpoint is saved every 500" in written
+    assert written.startswith('# "Building a large model from scratch')
+    assert "\n# - a checkpoint is saved every 500" in written
     file = tmp_path / "again.toml"
     file.write_text(written)
     again, first = shell.data("presets", str(file)), shell.data("presets", "gpt2-124m")

@@ -73,6 +73,7 @@ def periodic_events(step: int) -> list[Event]:
     return [
         Evaluated(
             step=step,
+            elapsed=step * 0.05,
             validation_loss=loss,
             perplexity=math.exp(loss),
             bits_per_byte=loss / math.log(2) / 4,

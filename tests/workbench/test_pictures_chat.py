@@ -138,7 +138,7 @@ async def past(pilot: Pilot[int], screen: Any) -> None:
 
 async def no_past(pilot: Pilot[int], screen: Any) -> None:
     await pilot.press("f3")
-    await until(pilot, lambda: "none yet" in shown(pilot.app.screen))
+    await until(pilot, lambda: "No conversations yet" in shown(pilot.app.screen))
 
 
 STATES: dict[Act, tuple[str, ...]] = {
@@ -151,7 +151,7 @@ STATES: dict[Act, tuple[str, ...]] = {
     presets: ("calm", "wild", "temperature 0.3"),
     models: ("quick-1@100", "quick-1@200", "quick-1@300"),
     past: ("The", "moon", "2 of 2"),
-    no_past: ("none yet",),
+    no_past: ("No conversations yet",),
 }
 """What the chat can be like, and texts that are shown then."""
 PICTURED = (branches, params, models)
@@ -251,7 +251,7 @@ async def microscope(pilot: Pilot[int], screen: Any) -> None:
     await until(pilot, lambda: pilot.app.screen is not screen)
     if "gone" not in shown(pilot.app.screen):
         await pilot.press("right", "right")
-    await until(pilot, lambda: any(words in shown(pilot.app.screen) for words in ("token 3 of", "is gone")))
+    await until(pilot, lambda: any(words in shown(pilot.app.screen) for words in ("Token 3 of", "is gone")))
 
 
 async def split(pilot: Pilot[int], screen: Any) -> None:
@@ -260,8 +260,8 @@ async def split(pilot: Pilot[int], screen: Any) -> None:
     await pilot.press("f5")
     await until(pilot, lambda: "quick-1@100" in shown(pilot.app.screen))
     await pilot.press(*"@100", "enter")
-    await until(pilot, lambda: any(words in shown(pilot.app.screen) for words in ("they part", "is gone")))
-    if "they part" in shown(pilot.app.screen):
+    await until(pilot, lambda: any(words in shown(pilot.app.screen) for words in ("first difference", "is gone")))
+    if "first difference" in shown(pilot.app.screen):
         await pilot.press("d")
         await until(pilot, lambda: "token 3" in shown(pilot.app.screen))
 
@@ -277,7 +277,7 @@ async def lapse(pilot: Pilot[int], screen: Any) -> None:
 
 
 SHOWN: dict[Act, tuple[str, ...]] = {
-    microscope: ("token 3 of", "·lived", "temperature"),
+    microscope: ("Token 3 of", "·lived", "temperature"),
     split: ("quick-1@300", "quick-1@100", "token 3"),
     lapse: ("quick-1@200", "a fox was", "of 3 "),
 }

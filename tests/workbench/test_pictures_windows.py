@@ -11,7 +11,6 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from textual.command import CommandPalette
 from textual.pilot import Pilot
 
 import workbench.presets.preflight_line as preflight_module
@@ -39,6 +38,7 @@ from workbench.runs.trash_screen import TrashScreen
 from workbench.train.queue import RunQueue
 from workbench.train.queue_screen import QueueScreen
 from workbench.ui.dialogs import Ask, AskText, Help
+from workbench.ui.palette import Palette
 from workbench.ui.settings_screen import PressKey, SettingsScreen
 
 pytestmark = pytest.mark.parametrize("size", [SMALL, LARGE], ids=["80x24", "160x50"])
@@ -164,11 +164,11 @@ def test_what_is_damaged(size: Size, still_home: Path, look: Look) -> None:
             pilot, lambda: screen.runs_table.select_key("first-1") and screen.checkpoint_table.run_name == "first-1"
         )
         await pilot.press("v")
-        await until(pilot, lambda: "damaged" in shown(screen) and "whole" in shown(screen))
+        await until(pilot, lambda: "damaged" in shown(screen) and "intact" in shown(screen))
         pilot.app.clear_notifications()
         await settle(pilot)
 
-    look(app_with(still_home), size, verify, "unreadable", "damaged", "whole", picture=False)
+    look(app_with(still_home), size, verify, "unreadable", "damaged", "intact", picture=False)
 
 
 def test_an_overlay(size: Size, still_home: Path, look: Look) -> None:
@@ -310,7 +310,7 @@ def test_a_text_is_asked_for(size: Size, still_home: Path, look: Look) -> None:
 
 def test_the_palette(size: Size, still_home: Path, look: Look) -> None:
     old_runs(still_home)
-    step = steps("runs", "third-1", "ctrl+p", then=CommandPalette, until_shown="Fork")
+    step = steps("runs", "third-1", "ctrl+p", then=Palette, until_shown="Fork")
     look(app_with(still_home), size, step, "Fork")
 
 
