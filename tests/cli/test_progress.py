@@ -64,7 +64,7 @@ def test_plain_lines() -> None:
         "total 0s, 1.25e+15 FLOPs" in text
     )
     assert "step 2/100" not in text, "within five seconds of the line before"
-    assert "validation loss 2.250, 1.500 bits/byte, training loss 1.750, the best so far" in text
+    assert "validation loss 2.250, 1.500 bits/byte, training loss 1.750, best so far" in text
     assert "Once ␛[2J[red]upon␊" in text
     assert "not saved: disk full" in text
     assert "stopped: asked to stop" in text

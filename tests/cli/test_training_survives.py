@@ -185,7 +185,7 @@ def test_extending_says_what_the_rate_will_do_and_can_keep_it(trained_run: Run, 
     assert said + "to 5.00e-03 at step 21, and ends at 1.54e-05 at step 40" in followed.stderr
     assert followed.stderr.index(said) < followed.stderr.index("step 20: resumed")
     kept = workbench(home, "resume", "keeps", "--train.steps", "40", "--keep-rate")
-    assert kept.returncode == 0 and "the learning rate stays at 6.16e-05 to the end, step 40" in kept.stderr
+    assert kept.returncode == 0 and "the learning rate stays at 6.16e-05 until the last step, 40" in kept.stderr
     rates = {name: later_rates(home, name) for name in ("follows", "keeps")}
     assert rates["follows"][0] == pytest.approx(5e-3) and len(rates["keeps"]) == 20
     assert all(rate == pytest.approx(ended_at) for rate in rates["keeps"])
