@@ -2,7 +2,7 @@
 # rich 15.0.0: combining marks that take up space (Unicode category Mc) are counted as 0 columns.
 #
 # Expected: the columns that terminals use. tmux 3.3a and xterm 379 draw a spacing mark such as U+093F or U+093E in one
-# column, and wcswidth of the C library counts one as well (wcwidth 0.9.4, a package, counts as newer terminals do).
+# column, and wcswidth of the C library counts one as well.
 # Seen: rich counts 0, so that whatever follows on the line, a border for example, is one column off for each mark.
 # Exits 0 while this is so, 1 once it has changed.
 set -eu
