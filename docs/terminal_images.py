@@ -16,6 +16,8 @@ from textual.strip import Strip
 
 FOREGROUND, BACKGROUND = (214, 214, 214), (18, 18, 18)  # where a cell names no color of its own
 RGB = tuple[int, int, int]
+BRAILLE = 0x2800  # the first of the 256 patterns of 2 × 4 dots
+BRAILLE_DOTS = ((0, 0), (0, 1), (0, 2), (1, 0), (1, 1), (1, 2), (0, 3), (1, 3))  # column and row of each bit
 
 
 @dataclass(frozen=True)
@@ -31,7 +33,7 @@ class Cell:
 
 @cache
 def load_font(bold: bool, size: int) -> ImageFont.FreeTypeFont:
-    """DejaVu Sans Mono as matplotlib ships it: it has the box-drawing, block and braille characters of the charts."""
+    """DejaVu Sans Mono as matplotlib ships it: it has the box-drawing and block characters."""
     folder = Path(matplotlib.get_data_path()) / "fonts" / "ttf"
     return ImageFont.truetype(folder / ("DejaVuSansMono-Bold.ttf" if bold else "DejaVuSansMono.ttf"), size)
 
@@ -48,10 +50,26 @@ def draw_cells(rows: Sequence[Sequence[Cell]], size: int = 14) -> Image.Image:
         for cell in row:
             if cell.background != BACKGROUND:
                 draw.rectangle((x, y * height, x + cell.width * width - 1, (y + 1) * height - 1), fill=cell.background)
-            if cell.text.strip():
+            if is_braille(cell.text):
+                draw_braille(draw, ord(cell.text) - BRAILLE, (x, y * height, width, height), cell.foreground)
+            elif cell.text.strip():
                 draw.text((x, y * height + 1), cell.text, font=load_font(cell.bold, size), fill=cell.foreground)
             x += cell.width * width
     return image
+
+
+def is_braille(text: str) -> bool:
+    """Whether a cell holds a braille pattern, which the charts are drawn with and the font lacks."""
+    return len(text) == 1 and BRAILLE <= ord(text) < BRAILLE + 256
+
+
+def draw_braille(draw: ImageDraw.ImageDraw, dots: int, box: tuple[int, int, int, int], color: RGB) -> None:
+    """Draw the dots of a braille pattern, a bit each, as blocks in `box` (x, y, width, height)."""
+    left, top, width, height = box
+    for bit, (column, row) in enumerate(BRAILLE_DOTS):
+        if dots >> bit & 1:
+            x, y = left + column * width // 2, top + row * height // 4
+            draw.rectangle((x, y, x + max(1, width // 2 - 2), y + max(1, height // 4 - 2)), fill=color)
 
 
 def cells_of_strips(strips: Iterable[Strip]) -> list[list[Cell]]:
