@@ -171,7 +171,7 @@ async def test_more_runs_than_colors_are_not_accepted(home: Path) -> None:
         await pilot.press("o")
         await until(pilot, lambda: isinstance(pilot.app.screen, ChooseRuns))
         await pilot.press("space", "j", "space", "j", "space", "j", "space", "j", "space")
-        await until(pilot, lambda: "5 are marked; only 4" in shown(pilot.app.screen))
+        await until(pilot, lambda: "5 are selected; deselect some, at most 4" in shown(pilot.app.screen))
         await pilot.press("enter")
         await pilot.pause(0.1)
         assert isinstance(pilot.app.screen, ChooseRuns)

@@ -92,7 +92,7 @@ async def test_what_was_asked_and_never_answered_goes_with_the_end(home: Path) -
             await until(pilot, lambda: isinstance(app.screen, TrainScreen) and app.screen.state == "running")
             await pilot.press("s")
             await until(pilot, lambda: "sent: save" in shown(app.screen))
-        await until(pilot, lambda: "Resume" in shown(app.screen) and "asked" not in shown(app.screen))
+        await until(pilot, lambda: "Resume" in shown(app.screen) and "sent:" not in shown(app.screen))
         screen = app.screen
         assert isinstance(screen, TrainScreen)
         screen.view.pending["late"] = "save"  # as one that was asked just before the end was noticed
@@ -137,10 +137,10 @@ async def test_choosing_runs_has_help_and_keys_of_its_own(home: Path) -> None:
         await until(pilot, lambda: isinstance(app.screen, TrainScreen) and app.screen.state == "ended")
         await pilot.press("o")
         await until(pilot, lambda: isinstance(app.screen, ChooseRuns))
-        await until(pilot, lambda: "␣ Mark" in shown(app.screen).splitlines()[-1])
+        await until(pilot, lambda: "␣ Select" in shown(app.screen).splitlines()[-1])
         assert "Resume" not in shown(app.screen).splitlines()[-1]
         await pilot.press("question_mark")
-        await until(pilot, lambda: isinstance(app.screen, Help) and "Space marks a run" in shown(app.screen))
+        await until(pilot, lambda: isinstance(app.screen, Help) and "Space selects a run" in shown(app.screen))
 
 
 async def test_the_screen_goes_on_while_other_runs_are_looked_for(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:

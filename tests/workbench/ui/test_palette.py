@@ -108,7 +108,7 @@ async def test_help_speaks_of_what_has_the_focus_first(home: Path) -> None:
         app.screen.checkpoint_table.focus()  # type: ignore[attr-defined]
         await until(pilot, lambda: app.focused is not None and app.focused.id == "run-checkpoints")
         await pilot.press("f1")
-        await until(pilot, lambda: isinstance(app.screen, Help) and "checkpoints of the run" in shown(app.screen))
+        await until(pilot, lambda: isinstance(app.screen, Help) and "checkpoints of the selected" in shown(app.screen))
         await pilot.press("j", "k", "q")
         await until(pilot, lambda: app.screen.id == "runs")
 
