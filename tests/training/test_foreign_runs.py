@@ -148,7 +148,7 @@ def test_a_header_that_promises_more_than_the_file_has(run: Run) -> None:
     header = json.dumps({"x": {"dtype": "F32", "shape": [1 << 40], "data_offsets": [0, 1 << 42]}}).encode()
     weights.write_bytes(len(header).to_bytes(8, "little") + header)
     settle(weights.parent)
-    with pytest.raises(UserError, match=r"promises 4,398,046,511,104 bytes of tensors, there are 0"):
+    with pytest.raises(UserError, match=r"describes 4,398,046,511,104 bytes of tensors, but there are 0"):
         load_model(run, run.checkpoint())
 
 

@@ -162,5 +162,5 @@ def test_without_a_checkpoint_from_before_the_spike_training_goes_on(
     run = make_run("no-way-back", **SETTINGS, train__on_spike="roll-back", checkpoint__every="0")
     events = train(run, tmp_path)
     said = [event.message for event in of(Warned, events)]  # type: ignore[attr-defined]
-    assert len(said) == 2 and "no checkpoint is from before" in said[1]
+    assert len(said) == 2 and "no checkpoint is older than" in said[1]
     assert not of(RolledBack, events) and isinstance(events[-1], Finished)
