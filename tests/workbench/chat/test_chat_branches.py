@@ -133,8 +133,8 @@ async def test_a_reply_of_a_trained_model_is_replayed_exactly(trained_run, monke
         screen.open_reference("tiny-1@10")
         await until(lambda: screen.session.model is not None)
         await pilot.press("escape", "R")
-        await until(lambda: "replay" in status(screen) and "…" not in status(screen))
-        assert f"the same {len(exchange.tokens)} tokens are identical" in status(screen)
+        await until(lambda: "Replay" in status(screen) and "…" not in status(screen))
+        assert f"Replay: all {len(exchange.tokens)} tokens are identical" in status(screen)
         exchange.tokens[4] += 1
         await pilot.press("R")
         await until(lambda: "differs from token 5" in status(screen))
@@ -151,7 +151,7 @@ async def test_which_steps_can_be_saved(trained_run, home, chat_model):  # noqa:
     async with ChatApp(home).run_test(size=(100, 24)) as pilot:
         screen = await opened(pilot)
         await say(pilot, screen, "a")
-        assert screen.session.exchanges[0].live and "K keeps this step" in status(screen)
+        assert screen.session.exchanges[0].live and "K: save these weights" in status(screen)
         await pilot.press("escape", "K")
         await until(lambda: "no run named fake" in status(screen))
 
@@ -211,7 +211,7 @@ def test_saved_weights_of_a_live_reply_replay_it(trained_run, tmp_path, monkeypa
     kept = open_model(tmp_path, NoTraining(), "tiny-1@13", lambda: False)
     reply.device = kept.device
     assert replay(reply, kept, lambda: False).words == "Replay: all 20 tokens are identical."
-    assert run.checkpoint("last").step == 20, "nothing goes on from what a chat kept"
+    assert run.checkpoint("last").step == 20, "training does not continue from what a chat saved"
 
 
 def test_a_disk_that_is_full(trained_run, tmp_path):

@@ -151,7 +151,7 @@ def test_prompts_are_found_again(home):
     second.file.rename(second.file.with_name("2021.jsonl"))
     assert recent_prompts(home) == ["a", "b", "c", "d", "x", "y"]
     (home / "transcripts" / "zz.jsonl").write_text('{"type": "conversation", "format": 99}\n')
-    assert recent_prompts(home, files=2) == ["x", "y"], "a file that cannot be read is passed over"
+    assert recent_prompts(home, files=2) == ["x", "y"], "a file that cannot be read is skipped"
 
 
 def test_exports(home):
