@@ -39,7 +39,7 @@ def test_a_part_that_is_a_link_is_refused_by_name(run: Run, tmp_path: Path, plac
     path, outside = run.path / place, tmp_path / "outside"
     path.rename(outside)
     path.symlink_to(outside)
-    with pytest.raises(UserError, match="is a link), run.lock():
+    with pytest.raises(UserError, match="is a link"), run.lock():
         pass
     with pytest.raises(UserError, match=f"{place} is a link"):
         Run.open(tmp_path, "theirs")

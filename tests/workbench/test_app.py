@@ -70,7 +70,7 @@ async def test_help_lists_the_keys_that_work_here(home: Path) -> None:
         await until(pilot, lambda: app.focused is not None)
         await pilot.press("question_mark")
         await until(pilot, lambda: isinstance(app.screen, Help))
-        await until(pilot, lambda: "Undo edits" in shown(app.screen))
+        await until(pilot, lambda: "Discard edits" in shown(app.screen))
         await pilot.press("escape")
         await until(pilot, lambda: app.screen.id == "presets")
 
@@ -117,11 +117,21 @@ async def test_the_queue_waits_for_a_training_in_another_process(home: Path) -> 
         await until(pilot, lambda: app.focused is not None)
         with other.lock():
             await pilot.press("Q")
-            await until(pilot, lambda: was_notified(app, "until other-1 has ended"))
+            await until(
+                pilot,
+                lambda: was_notified(
+                    app, "quickstart-1 is number 1 in the queue, after other-1, which trains in another process"
+                ),
+            )
             assert app.queue.names() == ["quickstart-1"] and app.training.active is None
             await app.action_show("runs")
             await pilot.press("w")
-            await until(pilot, lambda: "The next begins when other-1 has ended" in shown(app.screen))
+            await until(
+                pilot,
+                lambda: (
+                    "The next run starts when other-1, which trains in another process, has ended" in shown(app.screen)
+                ),
+            )
             await pilot.press("escape")
             app.post_message(TrainingEnded("another-1"))  # looks after the queue at once
             await pilot.pause()

@@ -155,7 +155,7 @@ WALK = (
     (b"2", ("old-1", "loss (nats per token)", "who found 300 apples", "r Resume")),
     (b"3", ("old-1", "stopped", "330/600", "Overlay")),
     (b"4", ("No model yet", "esc Browse")),
-    (b"\x1b", ("esc Write",)),  # out of the prompt, where figures are text
+    (b"\x1b", ("esc Prompt",)),  # out of the prompt, where figures are text
     (b"5", ("stories", "pylib")),
     (b"1", ("quickstart", "parameters")),
 )
@@ -240,13 +240,13 @@ def test_one_can_look_around_in_a_home_that_cannot_be_written(
     terminal.type(b"3")
     terminal.until_shown("old-1", "■ stopped")
     terminal.type(b"w")
-    terminal.until_shown("The next begins when")
+    terminal.until_shown("The next run starts when")
     for key in (b"J", b"d"):
         terminal.type(key)
         terminal.until_shown("the queue in")
     terminal.type(b"q")
     terminal.until_shown("■ stopped")
-    for key, text in ((b"x", "The trash is empty"), (b"D", "No data have been prepared")):
+    for key, text in ((b"x", "The trash is empty"), (b"D", "No prepared data yet")):
         terminal.type(key)
         terminal.until_shown(text)
         terminal.type(b"q")
