@@ -50,7 +50,7 @@ async def test_what_a_presets_file_says_follows_or_stands_beside_its_figures(hom
         assert notes.region.y >= meaning.region.bottom
         await pilot.resize_terminal(180, 50)
         await until(pilot, lambda: notes.region.x >= meaning.region.right)
-        assert "Follows no document" in shown(app.screen)
+        assert "It follows no document" in shown(app.screen)
 
 
 async def test_enter_trains_the_marked_preset_at_once(home: Path) -> None:
