@@ -236,7 +236,7 @@ def test_one_can_look_around_in_a_home_that_cannot_be_written(
     terminal = open_terminal(TMPDIR=str(tmp_path))
     terminal.until_shown("quickstart", "parameters")
     terminal.type(b"\r")
-    terminal.until_shown("cannot be made")
+    terminal.until_shown("cannot be created")
     terminal.type(b"3")
     terminal.until_shown("old-1", "■ stopped")
     terminal.type(b"w")

@@ -165,7 +165,7 @@ RUNS = [
     row("runs.waiting", "w", at(QueueScreen), "escape"),
     row("runs.trash", "x", at(TrashScreen), "escape"),
     row("runs.data", "D", at(PreparedDataScreen), "escape"),
-    row("runs.queue", "Q", notified("has reached its length")),
+    row("runs.queue", "Q", notified("is finished (fork it, or resume it with more steps)")),
     row(
         "runs.mark",
         "space",
