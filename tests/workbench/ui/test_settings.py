@@ -132,7 +132,7 @@ async def test_pausing_and_going_on_keep_sharing_a_key(home: Path) -> None:
         screen = app.screen
         assert isinstance(screen, TrainScreen)
         for state, action in (("running", "pause"), ("paused", "go_on")):
-            screen.state = state  # type: ignore[assignment]
+            screen.view.state = state  # type: ignore[assignment]
             screen.refresh_bindings()
             assert screen.active_bindings["z"].binding.action == action
 
