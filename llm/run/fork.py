@@ -39,7 +39,7 @@ HARMLESS_DATA = frozenset({"data.processes"})
 
 @dataclass(frozen=True)
 class Parent:
-    """The checkpoint a fork begins with. `config` is what was in effect there: live knobs and extensions included."""
+    """The checkpoint a fork starts from. `config` is what was in effect there: live settings and extensions included."""
 
     run: Run
     checkpoint: CheckpointInfo
@@ -85,7 +85,7 @@ def problems_with(parent: Parent, config: RunConfig, *, weights_only: bool = Fal
     ]
     step = parent.checkpoint.step
     if goes_on(parent, config) and not weights_only and 0 < config.train.steps <= step:
-        problems.append(Problem("train.steps", f"must be above {step}, where the fork goes on (or take weights only)"))
+        problems.append(Problem("train.steps", f"must be above {step}, where the fork continues (or take weights only)"))
     return problems or check(config)
 
 

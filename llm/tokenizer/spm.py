@@ -176,7 +176,7 @@ class SentencePieceTokenizer(BaseTokenizer):
         return bool(self.dummy_prefix) or bool(self._model.encode(" a") != self._model.encode("a"))
 
     def _control_tokens(self) -> dict[str, int]:
-        """Begin and end of text first, then whatever other control pieces the model has."""
+        """Begin and end of text first, then the other control pieces of the model."""
         ids = [self._model.bos_id(), self._model.eos_id(), *range(len(self._pieces))]
         controls = [token_id for token_id in ids if token_id >= 0 and self._model.is_control(token_id)]
         return {self._pieces[token_id]: token_id for token_id in controls}
