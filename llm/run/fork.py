@@ -1,8 +1,7 @@
-"""A fork: a new run that begins with the weights of another run's checkpoint. No torch.
+"""A fork: a new run that starts from another run's checkpoint. No torch.
 
-It goes on at its parent's step, optimiser state included, as long as the optimiser stays as it was; otherwise, or when
-asked to, it takes the weights alone and counts its steps from 0. What the weights mean (the tokenizer and the shape of
-the model) is the parent's for good.
+It continues at the parent's step with the optimizer state if no field of the optimizer changes. Otherwise, or when
+requested, it takes only the weights and counts its steps from 0. The tokenizer and the shape of the model cannot change.
 """
 
 from __future__ import annotations
@@ -39,7 +38,7 @@ HARMLESS_DATA = frozenset({"data.processes"})
 
 @dataclass(frozen=True)
 class Parent:
-    """The checkpoint a fork starts from. `config` is what was in effect there: live settings and extensions included."""
+    """The checkpoint a fork starts from. `config` is what was in effect there, live settings and extensions included."""
 
     run: Run
     checkpoint: CheckpointInfo
@@ -85,7 +84,8 @@ def problems_with(parent: Parent, config: RunConfig, *, weights_only: bool = Fal
     ]
     step = parent.checkpoint.step
     if goes_on(parent, config) and not weights_only and 0 < config.train.steps <= step:
-        problems.append(Problem("train.steps", f"must be above {step}, where the fork continues (or take weights only)"))
+        reason = f"must be above {step}, where the fork continues (or take weights only)"
+        problems.append(Problem("train.steps", reason))
     return problems or check(config)
 
 
