@@ -1,7 +1,7 @@
 """A fork: a new run that starts from another run's checkpoint. No torch.
 
 It continues at the parent's step with the optimizer state if no field of the optimizer changes. Otherwise, or when
-requested, it takes only the weights and counts its steps from 0. The tokenizer and the shape of the model cannot change.
+requested, it takes only the weights and counts its steps from 0. The tokenizer and the model's shape cannot change.
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ HARMLESS_DATA = frozenset({"data.processes"})
 
 @dataclass(frozen=True)
 class Parent:
-    """The checkpoint a fork starts from. `config` is what was in effect there, live settings and extensions included."""
+    """The checkpoint a fork starts from. `config` is what was in effect there, with live settings and extensions."""
 
     run: Run
     checkpoint: CheckpointInfo
