@@ -1,6 +1,6 @@
 """The published bundle of tasks: `core.yaml` (the index), `eval_data/*.jsonl`, `eval_meta_data.csv` (baselines).
 
-The index needs PyYAML (an extra), since it has comments, block lists and both kinds of quoted strings.
+The index is read by PyYAML, since it has comments, block lists and both kinds of quoted strings.
 """
 
 from __future__ import annotations
@@ -75,10 +75,8 @@ def load_bundle(folder: Path) -> tuple[Task, ...]:
 
 def read_index(path: Path) -> Iterator[tuple[dict[str, Any], int]]:
     """Every entry of `icl_tasks`, with its line number."""
-    try:
-        import yaml
-    except ImportError as error:
-        raise UserError(f"{path} cannot be read without PyYAML; run: pip install 'llm-workbench[core]'") from error
+    import yaml  # slow to import
+
     try:
         loader = yaml.SafeLoader(read_text(path))
         root = loader.get_single_node()

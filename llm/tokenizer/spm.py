@@ -12,7 +12,6 @@ import io
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from functools import cached_property
 from pathlib import Path
-from types import ModuleType
 from typing import Any, Literal
 
 from llm.errors import UserError, WrongUse
@@ -49,11 +48,13 @@ class SentencePieceTokenizer(BaseTokenizer):
 
     def __init__(self, model: bytes) -> None:
         """`model`: the content of a .model file; ValueError when it is not one."""
+        import sentencepiece  # slow to import
+
         self._model_bytes = model
         if not model:  # the library takes it for none given, and complains later, on the terminal
             raise ValueError("it is empty, not a SentencePiece model")
         try:
-            self._model = import_sentencepiece().SentencePieceProcessor(model_proto=model)
+            self._model = sentencepiece.SentencePieceProcessor(model_proto=model)
         except RuntimeError:
             raise ValueError("it is not a SentencePiece model") from None
         ids = range(self._model.vocab_size())
@@ -72,7 +73,8 @@ class SentencePieceTokenizer(BaseTokenizer):
         """Train on the lines of `texts`. A text too small for `vocab_size` gives as many pieces as it can."""
         if vocab_size < LEAST_VOCAB:
             raise WrongUse(f"A SentencePiece vocabulary of {vocab_size} is too small; ask for {LEAST_VOCAB} or more.")
-        sentencepiece = import_sentencepiece()
+        import sentencepiece
+
         model = io.BytesIO()
         lines = [line for text in texts for line in well_formed(text).split("\n") if line.strip()]
         if not lines:
@@ -197,14 +199,3 @@ def _explain(error: str, vocab_size: int) -> str:
         least = error.split(" vs ")[1].split(".")[0]
         return f"The text has too many different characters for a vocabulary of {vocab_size}; ask for {least} or more."
     return f"SentencePiece cannot be trained on this text ({error}); try another corpus or vocabulary size."
-
-
-def import_sentencepiece() -> ModuleType:
-    """The library, an optional part of the installation."""
-    try:
-        import sentencepiece
-    except ImportError:
-        raise UserError(
-            "SentencePiece is not installed; run  pip install sentencepiece  or choose another tokenizer."
-        ) from None
-    return sentencepiece

@@ -74,13 +74,8 @@ def test_another_package_of_this_name(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_what_is_optional_says_what_it_is_for() -> None:
-    finding = optional(
-        "pyarrow", "Parquet corpora", "they cannot be read", "llm-workbench[parquet]", find=lambda _: None
-    )
-    assert (finding.level, finding.advice) == (
-        "warn",
-        "if you need Parquet corpora: pip install 'llm-workbench[parquet]'",
-    )
+    finding = optional("rustbpe", "fast BPE training", "it is slow", "rustbpe", find=lambda _: None)
+    assert (finding.level, finding.advice) == ("warn", "if you need fast BPE training: pip install 'rustbpe'")
 
 
 @pytest.mark.parametrize(("version", "number"), [("2.13.0+cpu", (2, 13)), ("2.10", (2, 10)), ("nightly", (0, 0))])

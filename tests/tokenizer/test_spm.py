@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import io
 import json
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -139,12 +138,6 @@ def test_a_file_that_is_no_model_is_refused(tmp_path: Path, capfd: pytest.Captur
         with pytest.raises(UserError, match=r"broken\.model.*not a SentencePiece model"):
             build_tokenizer(TokenizerConfig(kind="sentencepiece", path=str(path)), [])
     assert capfd.readouterr() == ("", "")
-
-
-def test_without_the_library_the_message_says_how_to_get_it(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setitem(sys.modules, "sentencepiece", None)
-    with pytest.raises(UserError, match="pip install sentencepiece"):
-        build_tokenizer(TokenizerConfig(kind="sentencepiece"), ["text"])
 
 
 def test_a_model_that_leaves_text_as_it_is_says_nothing(tokenizers: dict[str, Tokenizer]) -> None:

@@ -21,16 +21,7 @@ from workbench.commands.output import print_json, print_table
 TESTED_TORCH = ((2, 10), (2, 14))  # from, below
 NEEDED_FREE_BYTES = 2 * 10**9
 NEEDED_MEMORY_BYTES = 2 * 10**9
-OPTIONAL = (
-    ("rustbpe", "fast BPE training", "BPE is trained in Python, many times slower", "rustbpe"),
-    (
-        "sentencepiece",
-        "SentencePiece tokenizers",
-        "presets with kind sentencepiece do not work",
-        "llm-workbench[sentencepiece]",
-    ),
-    ("pyarrow", "Parquet corpora", "Parquet files cannot be read", "llm-workbench[parquet]"),
-)
+OPTIONAL = (("rustbpe", "fast BPE training", "BPE is trained in Python, many times slower", "rustbpe"),)
 
 
 @dataclass(frozen=True)

@@ -84,12 +84,12 @@ def rows_of(path: Path) -> Iterator[dict[str, Any]]:
 
 
 def parquet_rows(path: Path) -> Iterator[dict[str, Any]]:
-    try:
-        from pyarrow import ArrowException, parquet
+    from pyarrow import ArrowException, parquet  # slow to import
 
+    try:
         with parquet.ParquetFile(path) as table:
             rows = next(table.iter_batches(batch_size=SAMPLED_ROWS), None)
             found = rows.to_pylist() if rows is not None else []
-    except (ImportError, OSError, ArrowException, UnicodeDecodeError):
+    except (OSError, ArrowException, UnicodeDecodeError):
         return  # reading the corpus reports what is missing
     yield from found

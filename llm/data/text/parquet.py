@@ -1,4 +1,4 @@
-"""The documents in Parquet files, read whole or by row group; needs pyarrow."""
+"""The documents in Parquet files, read whole or by row group."""
 
 from __future__ import annotations
 
@@ -54,11 +54,9 @@ def byte_rows(column: Any) -> Iterator[bytes]:
 def open_parquet(path: Path, text_field: str) -> Iterator[Any]:
     """A pyarrow ParquetFile that has the column, of text or of bytes. Errors of pyarrow in the block become UserErrors
     that name the file."""
-    try:
-        import pyarrow as arrow
-        from pyarrow import parquet
-    except ImportError as error:
-        raise UserError(f"Reading {path} needs pyarrow; run: pip install 'llm-workbench[parquet]'") from error
+    import pyarrow as arrow
+    from pyarrow import parquet
+
     try:
         with parquet.ParquetFile(path) as table:
             schema = table.schema_arrow

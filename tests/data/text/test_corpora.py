@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import builtins
 import json
 import os
 import time
-from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -174,7 +172,7 @@ def test_bad_jsonl_names_file_and_line(tmp_path: Path, line: str, message: str) 
 
 
 def test_parquet(tmp_path: Path) -> None:
-    arrow = pytest.importorskip("pyarrow")
+    import pyarrow as arrow
     from pyarrow import parquet
 
     path = tmp_path / "a.parquet"
@@ -189,7 +187,7 @@ def test_parquet(tmp_path: Path) -> None:
 
 
 def test_a_damaged_column_name_in_parquet_is_reported(tmp_path: Path) -> None:
-    arrow = pytest.importorskip("pyarrow")
+    import pyarrow as arrow
     from pyarrow import parquet
 
     path = tmp_path / "a.parquet"
@@ -201,7 +199,7 @@ def test_a_damaged_column_name_in_parquet_is_reported(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("kind", ["string", "large_string", "binary", "large_binary", "dictionary"])
 def test_parquet_text_kept_as_bytes_is_read_as_text(tmp_path: Path, kind: str) -> None:
-    arrow = pytest.importorskip("pyarrow")
+    import pyarrow as arrow
     from pyarrow import parquet
 
     path = tmp_path / "a.parquet"
@@ -212,7 +210,7 @@ def test_parquet_text_kept_as_bytes_is_read_as_text(tmp_path: Path, kind: str) -
 
 
 def test_parquet_bytes_that_are_not_utf8_are_counted(tmp_path: Path) -> None:
-    arrow = pytest.importorskip("pyarrow")
+    import pyarrow as arrow
     from pyarrow import parquet
 
     raw = arrow.array([b"good \xef\xbf\xbd", b"bad \xff\xfe"])
@@ -233,24 +231,11 @@ def test_parquet_bytes_that_are_not_utf8_are_counted(tmp_path: Path) -> None:
 def test_parquet_columns_of_other_types_are_refused_by_name(
     tmp_path: Path, columns: dict[str, list[Any]], told: str
 ) -> None:
-    arrow = pytest.importorskip("pyarrow")
+    import pyarrow as arrow
     from pyarrow import parquet
 
     parquet.write_table(arrow.table(columns), tmp_path / "a.parquet")
     with pytest.raises(UserError, match=told):
-        texts(opened(tmp_path / "a.parquet", tmp_path))
-
-
-def test_parquet_without_pyarrow_says_how_to_get_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    def without(name: str, *rest: Any) -> Any:
-        if name.startswith("pyarrow"):
-            raise ImportError(name)
-        return original(name, *rest)
-
-    original: Callable[..., Any] = builtins.__import__
-    monkeypatch.setattr(builtins, "__import__", without)
-    (tmp_path / "a.parquet").write_bytes(b"PAR1")
-    with pytest.raises(UserError, match=r"pip install 'llm-workbench\[parquet\]'"):
         texts(opened(tmp_path / "a.parquet", tmp_path))
 
 

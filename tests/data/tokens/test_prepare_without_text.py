@@ -83,7 +83,7 @@ def test_a_data_set_that_was_deleted_after_it_was_prepared(tmp_path: Path) -> No
 
 @pytest.mark.parametrize("kind", ["byte", "char", "bpe"])
 def test_rows_that_are_all_null_hold_no_text(tmp_path: Path, kind: str) -> None:
-    arrow = pytest.importorskip("pyarrow")
+    import pyarrow as arrow
     from pyarrow import parquet
 
     nulls = [None] * 300

@@ -66,7 +66,7 @@ def test_numbers_are_those_of_the_general_reader(lines: list[bytes]) -> None:
             continue
         events = [parse_event(line) for line in part.text.splitlines()]
         expected = [[np.nan if (v := getattr(e, name)) is None else v for name in STEP_COLUMNS] for e in events]
-        for long_bytes in (0, 1 << 40):  # with pyarrow, and without
+        for long_bytes in (0, 1 << 40):  # with pyarrow, and with numpy
             with patch.object(step_lines, "LONG_BYTES", long_bytes):
                 assert read_rows(part.text, STEP_COLUMNS).tobytes() == np.array(expected, np.float64).tobytes()
         read += part.steps
