@@ -6,16 +6,3 @@ from llm.engine.prompts import prompt_ids, resolve_prompt
 from llm.engine.reader import window_start
 from llm.engine.reply import Done, Piece, Reason
 from llm.engine.weights import snapshot_model, use_one_thread
-
-__all__ = [
-    "Completion",
-    "Done",
-    "Engine",
-    "Piece",
-    "Reason",
-    "prompt_ids",
-    "resolve_prompt",
-    "snapshot_model",
-    "use_one_thread",
-    "window_start",
-]

@@ -4,15 +4,3 @@ from llm.optim.build import build_optimizer, unused_lr_warning
 from llm.optim.clipping import clip_grad_norm
 from llm.optim.optimizer import Group, Optimizer, Rule
 from llm.optim.schedule import lr_at, lr_multiplier_at, momentum_at
-
-__all__ = [
-    "Group",
-    "Optimizer",
-    "Rule",
-    "build_optimizer",
-    "clip_grad_norm",
-    "lr_at",
-    "lr_multiplier_at",
-    "momentum_at",
-    "unused_lr_warning",
-]

@@ -4,20 +4,3 @@ from llm.run.checkpoints import CheckpointInfo, verify
 from llm.run.directory import Run, RunStatus, check_run_name, find_checkpoint, free_name, list_runs
 from llm.run.lock import Holder, RunBusy
 from llm.run.log import Command, CommandTail, EventLog, EventTail
-
-__all__ = [
-    "CheckpointInfo",
-    "Command",
-    "CommandTail",
-    "EventLog",
-    "EventTail",
-    "Holder",
-    "Run",
-    "RunBusy",
-    "RunStatus",
-    "check_run_name",
-    "find_checkpoint",
-    "free_name",
-    "list_runs",
-    "verify",
-]

@@ -4,23 +4,9 @@
 `draw` samples a token; `stops` finds stop strings; `explain` shows the effect of each processor.
 """
 
-from llm.config.schema import DecodeConfig as DecodeConfig
+from llm.config.schema import DecodeConfig
 from llm.sampling.draw import Uniforms, draw
 from llm.sampling.explain import Stage, explain
 from llm.sampling.pipeline import LogitsPipeline, SamplingContext, build_pipeline, resolve_order
 from llm.sampling.stops import StopStrings
 from llm.sampling.vocabulary import Vocabulary
-
-__all__ = [
-    "DecodeConfig",
-    "LogitsPipeline",
-    "SamplingContext",
-    "Stage",
-    "StopStrings",
-    "Uniforms",
-    "Vocabulary",
-    "build_pipeline",
-    "draw",
-    "explain",
-    "resolve_order",
-]

@@ -27,21 +27,6 @@ from llm.tokenizer.stream import StreamDecoder
 if TYPE_CHECKING:
     from llm.config.schema import TokenizerConfig
 
-__all__ = [
-    "Progress",
-    "RankTokenizer",
-    "Sample",
-    "StreamDecoder",
-    "Tokenizer",
-    "build_tokenizer",
-    "is_trained_on_sample",
-    "load_tokenizer",
-    "take_sample",
-    "train_bpe",
-    "train_merges",
-    "train_tokenizer",
-]
-
 READING_SHARE = 0.5
 """Share of the progress of `build_tokenizer` for reading the text."""
 

@@ -29,8 +29,6 @@ from workbench.charts.drawing import AXIS, Frame, Row, draw, words, x_at
 from workbench.charts.legend import lines_of
 from workbench.text import one_line
 
-__all__ = ["COLORS", "Chart", "Level", "Mark", "Series"]
-
 SMOOTHINGS = (0.0, 0.6, 0.8, 0.9, 0.95, 0.98, 0.99, 0.995)
 
 

@@ -14,7 +14,8 @@ from textual.widgets import Static
 
 from llm.config import DecodeConfig
 from llm.run import Run
-from workbench.charts.chart import Chart, Mark, Series
+from workbench.charts.chart import Chart
+from workbench.charts.chart_data import Mark, Series
 from workbench.chat.service import ChatService, JobFailed
 from workbench.chat.split import FrameCame, LapseBegan, LapseEnded, lapse
 from workbench.chat.transcript_view import Transcript

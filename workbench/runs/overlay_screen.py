@@ -14,7 +14,8 @@ from textual.message import Message
 from textual.widgets import Static
 
 from llm.run import Run
-from workbench.charts.chart import COLORS, Chart
+from workbench.charts.chart import Chart
+from workbench.charts.chart_data import COLORS
 from workbench.charts.curve_cache import read_curves
 from workbench.charts.curves import AXES, RunCurves
 from workbench.charts.run_charts import OVERLAYS, overlay
