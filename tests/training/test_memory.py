@@ -90,10 +90,10 @@ def test_memory_that_ends_in_the_update_is_a_sentence_and_the_checkpoint_is_inta
 HOLE = """
 import sys
 import psutil
-from llm.environment import settle_memory
+from llm.environment import configure_malloc
 
 if sys.argv[1] == "settled":
-    settle_memory()
+    configure_malloc()
 process, size = psutil.Process(), 20 << 20
 bytearray(size)  # by what is freed first glibc decides what it keeps from then on
 before = process.memory_info().rss

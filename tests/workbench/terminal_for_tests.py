@@ -98,6 +98,21 @@ class Terminal(PseudoTerminal):
     def until_shown(self, *texts: str) -> None:
         self.until(lambda: all(self.shows(text) for text in texts))
 
+    def until_shown_after(self, keys: bytes, *texts: str) -> None:
+        """Type `keys` about once a second until all of `texts` are shown."""
+        typed = 0.0
+
+        def shown() -> bool:
+            nonlocal typed
+            if all(self.shows(text) for text in texts):
+                return True
+            if time.monotonic() > typed + 1:
+                self.type(keys)
+                typed = time.monotonic()
+            return False
+
+        self.until(shown)
+
     def shows(self, text: str) -> bool:
         return any(text in line for line in self.screen.display)
 

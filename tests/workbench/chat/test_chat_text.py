@@ -95,7 +95,7 @@ async def test_hostile_text_in_a_prompt_a_reply_and_a_file(home, chat_model):  #
         await until(lambda: len(screen.session.exchanges) == 2 and not screen.session.writing)
         assert screen.session.exchanges[1].context == HOSTILE
         await pilot.press("f3")
-        await until(lambda: "1 of 1" in shown(pilot.app.screen))
+        await until(lambda: "2 replies" in shown(pilot.app.screen))
         assert not set(shown(pilot.app.screen)) & set("\x1b\x07\x9b\u202e\u200b\ufeff\ufe0f")
 
 

@@ -68,6 +68,11 @@ def refusals(run: Run, count: int) -> Callable[[], bool]:
     return lambda: len(events(run, CommandRefused)) >= count
 
 
+def ask_to_quit(terminal: Terminal, *texts: str) -> None:
+    """Press ctrl+q until the question with `texts` is shown: the app ignores it while it still shows a save."""
+    terminal.until_shown_after(b"\x11", "is still training.", *texts)
+
+
 def goes_on(terminal: Terminal, run: Run) -> None:
     """Wait for more steps, taken by this app still."""
     taken = len(events(run, StepLogged))
@@ -81,14 +86,12 @@ def test_neither_quitting_nor_handing_over_loses_what_cannot_be_saved(terminal: 
     terminal.type(b"d")
     terminal.until(refusals(run, 1))
     goes_on(terminal, run)
-    terminal.type(b"\x11")
-    terminal.until_shown("is still training.", "Quit without saving")
+    ask_to_quit(terminal, "Quit without saving")
     terminal.type(b"\r")
     terminal.until(refusals(run, 2))
     goes_on(terminal, run)
     (small_home / "ballast").unlink()
-    terminal.type(b"\x11")
-    terminal.until_shown("is still training.")
+    ask_to_quit(terminal)
     terminal.type(b"\r")
     assert terminal.exit_status() == 0
     last = events(run, Finished)[-1]
@@ -106,12 +109,10 @@ def test_sigterm_that_could_not_save_is_no_success(terminal: Terminal, small_hom
 
 def test_one_may_quit_without_saving(terminal: Terminal, small_home: Path) -> None:
     run = train_without_room(terminal, small_home)
-    terminal.type(b"\x11")
-    terminal.until_shown("is still training.")
+    ask_to_quit(terminal)
     terminal.type(b"\r")
     terminal.until(refusals(run, 1))
-    terminal.type(b"\x11")
-    terminal.until_shown("Quit without saving")
+    ask_to_quit(terminal, "Quit without saving")
     terminal.type(b"\x1b[B\x1b[B\x1b[B\r")
     assert terminal.exit_status() == 0
     last = events(run, Finished)[-1]

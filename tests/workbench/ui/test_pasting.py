@@ -84,7 +84,7 @@ def test_pasted_colors_in_a_terminal(terminal: Terminal) -> None:
     terminal.type(b"4")
     terminal.until_shown("No model yet", "esc Browse")
     terminal.type(b"\x1b")
-    terminal.until_shown("esc Write")
+    terminal.until_shown("esc Prompt")
     terminal.type(f"{BEGIN}{COLOURED}{END}".encode())  # a 3 as a key would go to the Runs screen
     terminal.type(b"\x1b")
     terminal.until_shown("No model yet", "esc Browse")
