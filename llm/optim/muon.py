@@ -11,6 +11,7 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
+from llm.device import cpu_multiplies_bf16
 from llm.optim.gate import scalar_where, zero_unless
 from llm.optim.optimizer import State, Step
 
@@ -22,11 +23,13 @@ def orthogonalize(x: Tensor) -> Tensor:
     """Approximately UVᵀ of each matrix x = USVᵀ: (n, rows, columns) → the same.
 
     Five Newton–Schulz steps X ← aX + (bA + cA²)X with A = XXᵀ, on the wide form of the matrix, scaled to a Frobenius
-    norm of 1, in bfloat16 unless x is float64. The singular values end near 1: in 0.68 to 1.14 for a random matrix
-    256 × 1024, in 0.08 to 1.20 for a square one of 256 (torch 2.13.0, CPU).
+    norm of 1, in bfloat16. It is float32 on a CPU without bf16 instructions, which emulates them 50 to 100 times slower,
+    and float64 if x is. The singular values end near 1: in 0.68 to 1.14 for a random matrix 256 × 1024, in 0.08 to
+    1.20 for a square one of 256 (torch 2.13.0, CPU).
     """
     a, b, c = QUINTIC
-    wide = x if x.dtype == torch.float64 else x.bfloat16()
+    emulates = x.device.type == "cpu" and not cpu_multiplies_bf16()
+    wide = x if x.dtype == torch.float64 or emulates else x.bfloat16()
     tall = x.shape[-2] > x.shape[-1]
     wide = wide.mT if tall else wide
     wide = wide / torch.linalg.matrix_norm(wide, keepdim=True).clamp_min(1e-7)

@@ -229,6 +229,17 @@ def test_singular_values_after_five_steps(rows: int, columns: int, low: float, h
     assert singular.median() > 0.65
 
 
+@pytest.mark.parametrize(("has_bf16", "low", "high"), [(True, 1e-3, 5e-2), (False, 0.0, 1e-5)])
+def test_a_cpu_without_bf16_instructions_orthogonalizes_in_float32(
+    has_bf16: bool, low: float, high: float, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Against float64: the difference is the rounding of the dtype that is used."""
+    monkeypatch.setattr("llm.optim.muon.cpu_multiplies_bf16", lambda: has_bf16)
+    x = torch.randn(1, 61, 127, generator=torch.Generator().manual_seed(1))
+    exact = orthogonalize(x.double())
+    assert low <= float((orthogonalize(x) - exact).norm() / exact.norm()) < high
+
+
 def test_learning_rates_of_the_groups() -> None:
     optim = OptimConfig(kind="muon", matrix_lr=0.02, embedding_lr=0.2, head_lr=0.004, width_scaled_lr=True)
     model = Transformer(replace(MODEL, d_model=192, bias=True))
