@@ -16,18 +16,19 @@ class LiveWeights:
         self.run_name = run_name
         self.tokenizer = tokenizer
         self.plan = plan
-        self._state = state
+        self.state = state
+        """The training state itself, not a copy: do not change it."""
 
     @property
     def step(self) -> int:
         """The last completed step: the version of the weights."""
-        return self._state.step
+        return self.state.step
 
     def snapshot(self) -> tuple[Transformer, int]:
         """A copy of the model between two steps, in evaluation mode, and its step."""
-        model = self._state.model
-        with self._state.lock:
-            step = self._state.step
+        model = self.state.model
+        with self.state.lock:
+            step = self.state.step
             weights = {name: tensor.detach().clone() for name, tensor in model.state_dict().items()}
         model_copy = Transformer(model.config)
         model_copy.load_state_dict(weights)

@@ -9,17 +9,14 @@ from __future__ import annotations
 
 import itertools
 import json
-import platform
 import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import suppress
 from dataclasses import asdict
-from importlib import metadata
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import Any
 
 import psutil
 import rustbpe
@@ -36,13 +33,13 @@ from llm.limits import usable_cores
 from llm.tokenizer import build_tokenizer
 from llm.tokenizer.bpe import SPLIT_PATTERN, train_bpe
 from llm.tokenizer.ranks import RankTokenizer
-from workbench.bench.decode import Speed
+from workbench.bench.report import Result, Speed
 
 VOCABULARY = 32_768
 TEXT_BYTES = 8_000_000
 POLL_SECONDS = 0.05  # between two readings of the memory
+PARTS = ("bpe", "tokenize", "prepare")
 
-Result = dict[str, Any]
 Work = Callable[[], object]
 
 
@@ -201,18 +198,6 @@ def memory_of(process: psutil.Process) -> int:
         memory = process.memory_full_info()
         return int(getattr(memory, "pss", memory.uss))
     return 0
-
-
-def machine() -> Result:
-    """Versions and hardware."""
-    return {
-        "cores": usable_cores(),
-        "python": platform.python_version(),
-        **{name: metadata.version(name) for name in ("tiktoken", "rustbpe", "numpy")},
-    }
-
-
-PARTS = ("bpe", "tokenize", "prepare")
 
 
 def lines_of(part: str, result: Result) -> list[str]:

@@ -7,8 +7,6 @@ unless one is given. The weights are random and decoding is greedy, which does n
 
 from __future__ import annotations
 
-import platform
-import statistics
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass
@@ -19,11 +17,11 @@ import torch
 from llm.config.schema import DecodeConfig, ModelConfig
 from llm.device import choose_device, choose_threads
 from llm.engine import Engine, Piece
-from llm.limits import usable_cores
 from llm.model.counts import parameters
 from llm.model.transformer import Transformer
 from llm.tokenizer.base import BaseTokenizer
-from workbench.bench.peers import SIZES, import_transformers, transformers_model
+from workbench.bench.peers import SIZES, peer_machine, transformers_model
+from workbench.bench.report import Result, Speed
 
 PROMPT_TOKENS = 32
 NEW_TOKENS = 48
@@ -45,19 +43,6 @@ class Candidate:
     bytes_per_weight: int
     threads: int
     decode: Decode
-
-
-@dataclass(frozen=True)
-class Speed:
-    """Median, lowest and highest of some speeds or ratios."""
-
-    median: float
-    low: float
-    high: float
-
-    @classmethod
-    def of(cls, values: Sequence[float]) -> Speed:
-        return cls(statistics.median(values), min(values), max(values))
 
 
 @dataclass(frozen=True)
@@ -100,7 +85,12 @@ class Clock:
         """End of the text."""
 
 
-def measure(device: str, sizes: Sequence[str], rounds: int, threads: int = 0) -> Iterator[dict[str, Any]]:
+def machine(device: str) -> Result:
+    """Versions, hardware and lengths."""
+    return peer_machine(choose_device(device), prompt_tokens=PROMPT_TOKENS, new_tokens=NEW_TOKENS)
+
+
+def measure(device: str, sizes: Sequence[str], rounds: int, threads: int = 0) -> Iterator[Result]:
     """Yield one result per size. `threads` 0 uses the fastest number for each candidate."""
     device = choose_device(device)
     before = torch.get_num_threads()
@@ -111,7 +101,7 @@ def measure(device: str, sizes: Sequence[str], rounds: int, threads: int = 0) ->
         torch.set_num_threads(before)
 
 
-def measure_size(size: str, config: ModelConfig, device: str, rounds: int, threads: int) -> dict[str, Any]:
+def measure_size(size: str, config: ModelConfig, device: str, rounds: int, threads: int) -> Result:
     """All comparisons at one size."""
     model = Transformer(config)
     model.init_weights(torch.Generator().manual_seed(0))
@@ -220,22 +210,3 @@ def bandwidth_share(device: str, config: ModelConfig, rival: Candidate, tokens_p
         return None
     looked_up = config.context * config.d_model if config.position == "learned" else 0
     return (parameters(config) - looked_up) * rival.bytes_per_weight * tokens_per_second / limit
-
-
-def machine(device: str) -> dict[str, Any]:
-    """Versions and hardware."""
-    device = choose_device(device)
-    return {
-        "torch": torch.__version__,
-        "transformers": import_transformers().__version__,
-        "python": platform.python_version(),
-        "device": torch.cuda.get_device_name(device) if device.startswith("cuda") else cpu_name(),
-        "cores": usable_cores(),
-        "prompt_tokens": PROMPT_TOKENS,
-        "new_tokens": NEW_TOKENS,
-    }
-
-
-def cpu_name() -> str:
-    """The processor, and its widest instruction set according to torch."""
-    return f"{platform.machine()} CPU, {torch.backends.cpu.get_cpu_capability()}"

@@ -15,6 +15,7 @@ from llm.config.schema import ModelConfig
 from llm.errors import UserError
 from llm.interop.weights import gpt2_settings, llama_settings, nanogpt_settings, to_gpt2, to_llama, to_nanogpt
 from llm.model.transformer import Transformer
+from workbench.bench.report import Result, device_name, machine
 
 LLAMA_10M = ModelConfig(
     n_layer=6, d_model=320, n_head=5, n_kv_head=5, d_ff=864, context=1024, vocab_size=8192,
@@ -37,6 +38,12 @@ def import_transformers() -> Any:
         ) from error
     transformers.logging.set_verbosity_error()  # type: ignore[no-untyped-call]
     return transformers
+
+
+def peer_machine(device: str, **facts: Any) -> Result:
+    """Versions and hardware. UserError where transformers is not installed."""
+    import_transformers()
+    return machine("torch", "transformers", device=device_name(device), **facts)
 
 
 def transformers_model(model: Transformer) -> Any:

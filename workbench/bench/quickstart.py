@@ -9,7 +9,7 @@ from __future__ import annotations
 import lzma
 import re
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +18,7 @@ from llm.data.text.stories import vocabulary, words
 from llm.data.text.stories.library import library
 from llm.events import Evaluated, Event, Progress, Started, StepLogged
 from llm.run import Run
+from workbench.bench.report import Result
 
 PROMPT = "Once"
 MOST_NAMES = 2  # no story of the corpus has more than a hero and a friend
@@ -67,7 +68,7 @@ def xz_bits_per_byte(path: Path) -> float:
     return 8 * len(lzma.compress(text, preset=9 | lzma.PRESET_EXTREME)) / len(text)
 
 
-def measure(home: Path, overrides: Sequence[tuple[str, str]], seeds: int) -> dict[str, Any]:
+def measure(home: Path, overrides: Sequence[tuple[str, str]], seeds: int) -> Result:
     """Train quickstart in `home` and score it. Seconds are wall time, without the import of torch."""
     from llm.data.tokens.prepare import prepare
     from llm.training.run import run_training
@@ -100,8 +101,6 @@ def measure(home: Path, overrides: Sequence[tuple[str, str]], seeds: int) -> dic
 
 def generate_replies(run: Run, seeds: int) -> list[str]:
     """The prompt and its completion for seeds 1, 2, …, with the preset's sampling parameters."""
-    from dataclasses import replace
-
     from llm.engine import Engine, Piece
     from llm.weights import load_model
 
@@ -121,3 +120,10 @@ def result_of(steps: Any) -> Any:
             next(steps)
         except StopIteration as end:
             return end.value
+
+
+def lines_of(result: Result) -> list[str]:
+    """The printed result: each number, and a typical reply."""
+    numbers = {name: value for name, value in result.items() if name != "replies"}
+    lines = [f"{name:<22} {f'{value:.4f}' if isinstance(value, float) else value}" for name, value in numbers.items()]
+    return [*lines, "", "a typical reply, seed 1:", result["replies"][0]["text"]]

@@ -11,20 +11,17 @@ import time
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
 
 import torch
 
 from llm.config import RunConfig, with_overrides
 from llm.events import Event, Saved, StepLogged
-from llm.limits import usable_cores
 from llm.run import Command, Run
 from llm.training.commands import CommandQueue
 from llm.training.live import LiveWeights
 from llm.training.run import run_training
 from llm.training.state import HostMemory, TrainerState, copy_state
-from workbench.bench.decode import cpu_name
-from workbench.bench.ui import spread
+from workbench.bench.report import Result, device_name, machine, spread
 
 PLAIN_STEPS = 4  # before every save, as the baseline
 
@@ -126,19 +123,19 @@ class Schedule:
             self.copies.append(time.perf_counter() - began)
 
 
-def measure(home: Path, rounds: int, overrides: tuple[tuple[str, str], ...] = ()) -> dict[str, Any]:
+def measure(home: Path, rounds: int, overrides: tuple[tuple[str, str], ...] = ()) -> Result:
     """Train in `home`, with alternating saves; each list of seconds as median, least and most."""
     config = with_overrides(RunConfig(), [*FIELDS.items(), *overrides])
     run = Run.create(home, "bench-save", config)
     schedule = Schedule(rounds, home / "state.pt")
 
     def on_live(live: LiveWeights) -> None:
-        schedule.state = live._state  # the trained tensors themselves: torch.save gets no copy
+        schedule.state = live.state  # the trained tensors themselves: torch.save gets no copy
 
     run_training(run, home, commands=schedule.commands, on_event=schedule.on_event, on_live=on_live)
     state = schedule.state
     return {
-        "machine": {"device": cpu_name(), "cores": usable_cores(), "torch": torch.__version__},
+        "machine": machine("torch", device=device_name("cpu")),
         "parameters": sum(parameter.numel() for parameter in state.model.parameters()),
         "bytes": run.checkpoint().size_bytes,
         "plain_step_seconds": spread(schedule.plain),
@@ -160,7 +157,7 @@ LABELS = {
 }
 
 
-def lines_of(result: dict[str, Any]) -> list[str]:
+def lines_of(result: Result) -> list[str]:
     lines = [f"{result['parameters']:,} parameters and AdamW state, {result['bytes'] / 1e9:.2f} GB; seconds"]
     for key, label in LABELS.items():
         seconds = result[key]

@@ -7,7 +7,6 @@ process in the order A B C, C B A. Our own step runs twice: the ratio of the two
 
 from __future__ import annotations
 
-import platform
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import nullcontext
@@ -34,14 +33,8 @@ from llm.training.batch_plan import resolve_batch_plan
 from llm.training.context import StepContext
 from llm.training.state import TrainerState
 from llm.training.step import Rows, StepResult, take_step, to_device
-from workbench.bench.decode import Speed, cpu_name
-from workbench.bench.peers import (
-    GPT2_124M,
-    import_transformers,
-    nanogpt_model,
-    nanogpt_optimizer,
-    transformers_model,
-)
+from workbench.bench.peers import GPT2_124M, nanogpt_model, nanogpt_optimizer, peer_machine, transformers_model
+from workbench.bench.report import Result, Speed
 
 BATCHES = 4
 LR, BETAS, WEIGHT_DECAY, CLIP = 1e-3, (0.9, 0.99), 0.1, 1.0
@@ -86,9 +79,12 @@ class Candidate:
     losses: tuple[float, ...]
 
 
-def measure(
-    device: str, shapes: Sequence[str], pairs: int, threads: int, nanogpt: Path | None
-) -> Iterator[dict[str, Any]]:
+def machine(device: str, threads: int) -> Result:
+    """Versions and hardware."""
+    return peer_machine(choose_device(device), threads=threads or usable_cores())
+
+
+def measure(device: str, shapes: Sequence[str], pairs: int, threads: int, nanogpt: Path | None) -> Iterator[Result]:
     """Yield one result per shape. `threads` 0 means one per core."""
     device = choose_device(device)
     before = torch.get_num_threads()
@@ -100,7 +96,7 @@ def measure(
         torch.set_num_threads(before)
 
 
-def measure_shape(shape: Shape, device: str, pairs: int, nanogpt: Path | None) -> dict[str, Any]:
+def measure_shape(shape: Shape, device: str, pairs: int, nanogpt: Path | None) -> Result:
     """Compare the loss curves, then the speeds."""
     batches = random_batches(shape)
     rivals = make_rivals(shape, device, nanogpt, batches)
@@ -282,20 +278,7 @@ def ratio(ours: Sequence[float], theirs: Sequence[float]) -> Speed:
     return Speed.of([a / b for a, b in zip(ours, theirs, strict=True)])
 
 
-def machine(device: str, threads: int) -> dict[str, Any]:
-    """Versions and hardware."""
-    device = choose_device(device)
-    return {
-        "torch": torch.__version__,
-        "transformers": import_transformers().__version__,
-        "python": platform.python_version(),
-        "device": torch.cuda.get_device_name(device) if device.startswith("cuda") else cpu_name(),
-        "cores": usable_cores(),
-        "threads": threads or usable_cores(),
-    }
-
-
-def lines_of(result: dict[str, Any]) -> list[str]:
+def lines_of(result: Result) -> list[str]:
     """The printed result of one shape."""
     lines = [f"{result['shape']}: {result['parameters']:,} parameters, {result['tokens_per_step']:,} tokens a step"]
     for rival in result["rivals"]:

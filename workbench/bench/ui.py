@@ -6,12 +6,10 @@ import asyncio
 import json
 import os
 import platform
-import statistics
 import subprocess
 import sys
 import time
 from collections.abc import Callable, Sequence
-from importlib import metadata
 from pathlib import Path
 from typing import Any
 
@@ -21,8 +19,8 @@ from llm.config import from_mapping, load_preset, save_preset, with_overrides
 from llm.events import Started, StepLogged, to_line
 from llm.run import Run
 from workbench.bench.pseudo import PseudoTerminal
+from workbench.bench.report import Result, machine, spread
 
-Result = dict[str, Any]
 LOGGED_STEPS = 1_000_000
 EVENTS = 100_000
 KEY_PRESSES = 500
@@ -266,22 +264,9 @@ PARTS: dict[str, Callable[[Path, int], Result]] = {
 
 def measure(home: Path, parts: Sequence[str], rounds: int) -> Result:
     """The results of `parts`, with versions and hardware."""
-    return {"machine": machine()} | {part: PARTS[part](home, rounds) for part in parts}
-
-
-def machine() -> Result:
-    """Versions and hardware."""
-    return {
-        "cpu": platform.processor() or platform.machine(),
-        "cores": os.cpu_count(),
-        "load": os.getloadavg()[0],
-        "python": platform.python_version(),
-        **{name: metadata.version(name) for name in ("textual", "torch", "numpy")},
-    }
-
-
-def spread(values: Sequence[float]) -> Result:
-    return {"median": statistics.median(values), "least": min(values), "most": max(values), "count": len(values)}
+    cpu = platform.processor() or platform.machine()
+    about = machine("textual", "torch", "numpy", cpu=cpu, load=os.getloadavg()[0])
+    return {"machine": about} | {part: PARTS[part](home, rounds) for part in parts}
 
 
 def timed(work: Callable[[], Any]) -> tuple[Any, float]:
