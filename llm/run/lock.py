@@ -17,7 +17,6 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
-from types import TracebackType
 
 from llm.errors import UserError
 from llm.file_locks import try_lock
@@ -91,9 +90,7 @@ class RunLock:
         os.register_at_fork(after_in_child=lambda: _close_in_child(this))
         return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    def __exit__(self, *exception: object) -> None:
         if not self.has_locks and self.descriptor >= 0:
             with suppress(OSError):
                 if (holder := read_record(self.descriptor)) is not None and holder.is_here:

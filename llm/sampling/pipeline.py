@@ -35,151 +35,110 @@ class SamplingContext:
 
 @dataclass(frozen=True)
 class LogitsProcessor:
-    """One entry of `PROCESSORS`: `params` are the fields it reads; `active` is false if their values are neutral."""
+    """One entry of `PROCESSORS`. `params` are the fields it reads, of which the first has the default that turns it
+    off, unless `active` says when it is on; by default the one field of its name."""
 
     name: str
-    params: tuple[str, ...]
-    active: Callable[[DecodeConfig], bool]
     apply: Callable[[Tensor, DecodeConfig, NamedTokens, SamplingContext], Tensor]
+    params: tuple[str, ...] = ()
+    active: Callable[[DecodeConfig], bool] | None = None
+
+    @property
+    def fields(self) -> tuple[str, ...]:
+        return self.params or (self.name,)
+
+    def is_active(self, params: DecodeConfig) -> bool:
+        """Whether it changes anything with these values."""
+        if self.active is not None:
+            return self.active(params)
+        return bool(getattr(params, self.fields[0]) != getattr(OFF, self.fields[0]))
 
     def parameters(self, params: DecodeConfig) -> dict[str, Any]:
-        return {name: getattr(params, name) for name in self.params}
+        return {name: getattr(params, name) for name in self.fields}
 
 
+OFF = DecodeConfig()
 PROCESSORS: tuple[LogitsProcessor, ...] = (
-    LogitsProcessor(
-        "banned_tokens",
-        ("banned_tokens",),
-        lambda k: bool(k.banned_tokens),
-        lambda logits, k, tokens, ctx: filters.ban(logits, tokens.banned),
-    ),
+    LogitsProcessor("banned_tokens", lambda logits, k, tokens, ctx: filters.ban(logits, tokens.banned)),
     LogitsProcessor(
         "min_tokens",
-        ("min_tokens", "ban_end"),
-        lambda k: k.ban_end or k.min_tokens > 0,
         lambda logits, k, tokens, ctx: (
             filters.ban(logits, tokens.ends) if k.ban_end or ctx.generated < k.min_tokens else logits
         ),
+        ("min_tokens", "ban_end"),
+        active=lambda k: k.ban_end or k.min_tokens > 0,
     ),
     LogitsProcessor(
         "no_repeat_ngram",
-        ("no_repeat_ngram",),
-        lambda k: k.no_repeat_ngram > 0,
         lambda logits, k, tokens, ctx: filters.no_repeat_ngram(logits, ctx.history, k.no_repeat_ngram),
     ),
     LogitsProcessor(
         "repetition_penalty",
-        ("repetition_penalty", "repetition_window"),
-        lambda k: k.repetition_penalty != 1,
         lambda logits, k, tokens, ctx: penalties.repetition_penalty(
             logits, last(ctx.history, k.repetition_window), k.repetition_penalty
         ),
+        ("repetition_penalty", "repetition_window"),
     ),
     LogitsProcessor(
         "presence_penalty",
-        ("presence_penalty", "penalty_window"),
-        lambda k: k.presence_penalty != 0,
         lambda logits, k, tokens, ctx: penalties.presence_penalty(
             logits, last(ctx.history, k.penalty_window), k.presence_penalty
         ),
+        ("presence_penalty", "penalty_window"),
     ),
     LogitsProcessor(
         "frequency_penalty",
-        ("frequency_penalty", "penalty_window"),
-        lambda k: k.frequency_penalty != 0,
         lambda logits, k, tokens, ctx: penalties.frequency_penalty(
             logits, last(ctx.history, k.penalty_window), k.frequency_penalty
         ),
+        ("frequency_penalty", "penalty_window"),
     ),
     LogitsProcessor(
         "dry",
-        ("dry_multiplier", "dry_base", "dry_allowed_length", "dry_window", "dry_breakers"),
-        lambda k: k.dry_multiplier > 0,
         lambda logits, k, tokens, ctx: penalties.dry(
             logits, last(ctx.history, k.dry_window), tokens.breakers, k.dry_multiplier, k.dry_base, k.dry_allowed_length
         ),
+        ("dry_multiplier", "dry_base", "dry_allowed_length", "dry_window", "dry_breakers"),
     ),
     LogitsProcessor(
-        "logit_bias",
-        ("logit_bias",),
-        lambda k: bool(k.logit_bias),
-        lambda logits, k, tokens, ctx: penalties.logit_bias(logits, tokens.biased, tokens.bias),
+        "logit_bias", lambda logits, k, tokens, ctx: penalties.logit_bias(logits, tokens.biased, tokens.bias)
     ),
     LogitsProcessor(
         "length_penalty",
-        ("length_penalty", "length_penalty_start"),
-        lambda k: k.length_penalty != 1,
         lambda logits, k, tokens, ctx: penalties.length_penalty(
             logits, tokens.ends, k.length_penalty, ctx.generated - k.length_penalty_start
         ),
+        ("length_penalty", "length_penalty_start"),
     ),
     LogitsProcessor(
         "dynamic_temperature",
-        ("temperature", "dynamic_range", "dynamic_exponent"),
-        lambda k: k.dynamic_range > 0 and k.temperature > 0,
         lambda logits, k, tokens, ctx: penalties.dynamic_temperature(
             logits, k.temperature, k.dynamic_range, k.dynamic_exponent
         ),
+        ("temperature", "dynamic_range", "dynamic_exponent"),
+        active=lambda k: k.dynamic_range > 0 and k.temperature > 0,
     ),
     LogitsProcessor(
         "temperature",
-        ("temperature",),
-        lambda k: k.temperature != 1 and (k.dynamic_range == 0 or k.temperature == 0),
         lambda logits, k, tokens, ctx: penalties.temperature(logits, k.temperature),
+        active=lambda k: k.temperature != 1 and (k.dynamic_range == 0 or k.temperature == 0),
     ),
-    LogitsProcessor(
-        "top_k",
-        ("top_k",),
-        lambda k: k.top_k > 0,
-        lambda logits, k, tokens, ctx: filters.top_k(logits, k.top_k),
-    ),
-    LogitsProcessor(
-        "top_n_sigma",
-        ("top_n_sigma",),
-        lambda k: k.top_n_sigma > 0,
-        lambda logits, k, tokens, ctx: filters.top_n_sigma(logits, k.top_n_sigma),
-    ),
-    LogitsProcessor(
-        "typical_p",
-        ("typical_p",),
-        lambda k: k.typical_p < 1,
-        lambda logits, k, tokens, ctx: filters.typical(logits, k.typical_p),
-    ),
-    LogitsProcessor(
-        "top_p",
-        ("top_p",),
-        lambda k: k.top_p < 1,
-        lambda logits, k, tokens, ctx: filters.top_p(logits, k.top_p),
-    ),
-    LogitsProcessor(
-        "min_p",
-        ("min_p",),
-        lambda k: k.min_p > 0,
-        lambda logits, k, tokens, ctx: filters.min_p(logits, k.min_p),
-    ),
-    LogitsProcessor(
-        "epsilon_cutoff",
-        ("epsilon_cutoff",),
-        lambda k: k.epsilon_cutoff > 0,
-        lambda logits, k, tokens, ctx: filters.epsilon_cutoff(logits, k.epsilon_cutoff),
-    ),
-    LogitsProcessor(
-        "eta_cutoff",
-        ("eta_cutoff",),
-        lambda k: k.eta_cutoff > 0,
-        lambda logits, k, tokens, ctx: filters.eta_cutoff(logits, k.eta_cutoff),
-    ),
+    LogitsProcessor("top_k", lambda logits, k, tokens, ctx: filters.top_k(logits, k.top_k)),
+    LogitsProcessor("top_n_sigma", lambda logits, k, tokens, ctx: filters.top_n_sigma(logits, k.top_n_sigma)),
+    LogitsProcessor("typical_p", lambda logits, k, tokens, ctx: filters.typical(logits, k.typical_p)),
+    LogitsProcessor("top_p", lambda logits, k, tokens, ctx: filters.top_p(logits, k.top_p)),
+    LogitsProcessor("min_p", lambda logits, k, tokens, ctx: filters.min_p(logits, k.min_p)),
+    LogitsProcessor("epsilon_cutoff", lambda logits, k, tokens, ctx: filters.epsilon_cutoff(logits, k.epsilon_cutoff)),
+    LogitsProcessor("eta_cutoff", lambda logits, k, tokens, ctx: filters.eta_cutoff(logits, k.eta_cutoff)),
     LogitsProcessor(
         "xtc",
-        ("xtc_probability", "xtc_threshold"),
-        lambda k: k.xtc_probability > 0,
         lambda logits, k, tokens, ctx: filters.xtc(logits, k.xtc_threshold, k.xtc_probability, ctx.uniform),
+        ("xtc_probability", "xtc_threshold"),
     ),
     LogitsProcessor(
         "mirostat",
-        ("mirostat_tau", "mirostat_eta"),
-        lambda k: k.mirostat_tau > 0,
         lambda logits, k, tokens, ctx: filters.mirostat(logits, ctx.mu),
+        ("mirostat_tau", "mirostat_eta"),
     ),
 )
 """All processors, in the default order."""
@@ -195,7 +154,7 @@ class LogitsPipeline:
         self.params = params
         self.processors = tuple(by_name[name] for name in resolve_order(params.order))
         self._tokens = tokens
-        self._active = tuple(item for item in self.processors if item.active(params))
+        self._active = tuple(item for item in self.processors if item.is_active(params))
 
     def __call__(self, logits: Tensor, ctx: SamplingContext) -> Tensor:
         for item in self._active:

@@ -88,7 +88,7 @@ def test_every_parameter_that_shapes_logits_is_described() -> None:
         "beams",
         "beam_length_penalty",
     }
-    shown = {name for item in PROCESSORS for name in item.params}
+    shown = {name for item in PROCESSORS for name in item.fields}
     assert shown | elsewhere == set(DecodeConfig.__dataclass_fields__)
 
 

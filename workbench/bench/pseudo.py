@@ -12,7 +12,6 @@ import sys
 import termios
 import time
 from pathlib import Path
-from types import TracebackType
 
 import psutil
 
@@ -37,9 +36,7 @@ class PseudoTerminal:
     def __enter__(self) -> PseudoTerminal:
         return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    def __exit__(self, *exception: object) -> None:
         self.process.kill()
         self.process.wait()
         os.close(self.fd)

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Sequence
+from dataclasses import dataclass
 from itertools import groupby
 from operator import attrgetter
 from typing import ClassVar
@@ -46,20 +47,11 @@ class Chart(Widget, can_focus=True):
         .chart--axis { color: $foreground 60%; }
         .chart--cursor { color: $foreground; }
         .chart--empty { color: $foreground 60%; text-style: italic; }
-        .chart--primary { color: $primary; }
-        .chart--accent { color: $accent; }
-        .chart--success { color: $success; }
-        .chart--secondary { color: $secondary; }
-        .chart--error { color: $error; }
-        .chart--warning { color: $warning; }
-        .chart--primary-dim { color: $primary; text-style: dim; }
-        .chart--accent-dim { color: $accent; text-style: dim; }
-        .chart--success-dim { color: $success; text-style: dim; }
-        .chart--secondary-dim { color: $secondary; text-style: dim; }
-        .chart--error-dim { color: $error; text-style: dim; }
-        .chart--warning-dim { color: $warning; text-style: dim; }
     }
-    """
+    """ + "".join(
+        f"Chart .chart--{color} {{ color: ${color}; }} Chart .chart--{color}-dim {{ color: ${color}; text-style: dim; }}"
+        for color in COLORS
+    )
     ALLOW_SELECT = False
     BINDINGS: ClassVar[list[BindingType]] = [
         Binding("plus,equals_sign", "zoom(0.5)", "Zoom in", id="chart.zoom-in", key_display="+", show=False),
@@ -90,38 +82,26 @@ class Chart(Widget, can_focus=True):
     cursor: reactive[float | None] = reactive[float | None](None)
     """The x whose values the legend shows."""
 
+    @dataclass
     class MaximizeRequested(Message):
         """This chart should fill the screen, or be one of several again."""
 
-        def __init__(self, chart: Chart) -> None:
-            super().__init__()
-            self.chart = chart
+        chart: Chart
 
-        @property
-        def control(self) -> Chart:
-            return self.chart
-
+    @dataclass
     class CursorMoved(Message):
         """The cursor was moved; x is None when it was hidden. For charts that share a cursor."""
 
-        def __init__(self, chart: Chart, x: float | None) -> None:
-            super().__init__()
-            self.chart, self.x = chart, x
+        chart: Chart
+        x: float | None
 
-        @property
-        def control(self) -> Chart:
-            return self.chart
-
+    @dataclass
     class ViewChanged(Message):
         """The view was zoomed or panned; None shows all. `following`: it moves with the newest data."""
 
-        def __init__(self, chart: Chart, view: tuple[float, float] | None, following: bool) -> None:
-            super().__init__()
-            self.chart, self.view, self.following = chart, view, following
-
-        @property
-        def control(self) -> Chart:
-            return self.chart
+        chart: Chart
+        view: tuple[float, float] | None
+        following: bool
 
     class ExportRequested(Message):
         """The curves should be saved: kind is "csv" or "svg"; `subject` is the name of the run."""

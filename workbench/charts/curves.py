@@ -10,7 +10,7 @@ from collections import deque
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -90,8 +90,10 @@ class Table:
     def __len__(self) -> int:
         return self.rows
 
-    def append(self, event: Event) -> None:
-        """Add one row from the event's attributes; None becomes NaN."""
+    def append(self, event: StepLogged | Evaluated | CoreEvaluated) -> None:
+        """Add one row from the event's attributes; None becomes NaN. It replaces the rows from its step on."""
+        if self.rows and event.step <= self["step"][-1]:
+            self.truncate(event.step - 1)
         values = (getattr(event, name) for name in self.columns)
         self.extend(np.array([[np.nan if value is None else value for value in values]], dtype=np.float64))
 
@@ -192,9 +194,7 @@ class RunCurves:
         events = [event for line in lines if (event := parse_event(line)) is not None]
         self.paused = paused_after(events, self.paused)
         for event in events:
-            handler = self._HANDLERS.get(type(event))
-            if handler is not None:
-                handler(self, event)
+            self._apply(event)
             if not isinstance(event, StepLogged | Progress):
                 self.recent.append(event)
         return events
@@ -279,54 +279,40 @@ class RunCurves:
         usual = np.minimum(pace, SLOWEST * np.median(pace)).mean()
         return float(usual) / 1000 * (self.total_steps - self.step)
 
-    def _on_started(self, event: Started) -> None:
-        self._discard_after(event.step)
-        self.settings.update(event.changed)
-        self.started, self.progress, self.finished = event, None, None
+    def _apply(self, event: Event) -> None:
+        match event:
+            case Started():
+                self._discard_after(event.step)
+                self.settings.update(event.changed)
+                self.started, self.progress, self.finished = event, None, None
+            case Progress():
+                self.progress, self.finished = event, None
+            case StepLogged():
+                self.steps.append(event)
+                self.last_step, self.progress = event, None
+            case Evaluated():
+                self.validation.append(event)
+                self.last_evaluation, self.progress = event, None
+            case CoreEvaluated():
+                self.core.append(event)
+                self.progress = None
+            case Sampled():
+                self.samples.append(event)
+            case Saved(kind="checkpoint"):
+                self._mark(event.step, "save", f"saved {event.path}")
+            case KnobSet():
+                self.settings[event.key] = event.value
+                self._mark(event.step, "setting", f"{event.key} {event.previous} → {event.value}")
+            case Skipped():
+                self._mark(event.step, "skip", event.reason)
+            case RolledBack():
+                self._discard_after(event.step)
+                self._mark(event.step, "rollback", event.reason)
+            case Finished():
+                self.finished, self.progress = event, None
 
-    def _on_progress(self, event: Progress) -> None:
-        self.progress, self.finished = event, None
-
-    def _on_step(self, event: StepLogged) -> None:
-        if len(self.steps) and event.step <= self.steps["step"][-1]:
-            self.steps.truncate(event.step - 1)
-        self.steps.append(event)
-        self.last_step = event
-        self.progress = None
-
-    def _on_evaluated(self, event: Evaluated) -> None:
-        if len(self.validation) and event.step <= self.validation["step"][-1]:
-            self.validation.truncate(event.step - 1)
-        self.validation.append(event)
-        self.last_evaluation = event
-        self.progress = None
-
-    def _on_core(self, event: CoreEvaluated) -> None:
-        if len(self.core) and event.step <= self.core["step"][-1]:
-            self.core.truncate(event.step - 1)
-        self.core.append(event)
-        self.progress = None
-
-    def _on_sampled(self, event: Sampled) -> None:
-        self.samples.append(event)
-
-    def _on_saved(self, event: Saved) -> None:
-        if event.kind == "checkpoint":
-            self.marks.append(RunMark(event.step, "save", f"saved {event.path}"))
-
-    def _on_setting(self, event: KnobSet) -> None:
-        self.settings[event.key] = event.value
-        self.marks.append(RunMark(event.step, "setting", f"{event.key} {event.previous} → {event.value}"))
-
-    def _on_skipped(self, event: Skipped) -> None:
-        self.marks.append(RunMark(event.step, "skip", event.reason))
-
-    def _on_rolled_back(self, event: RolledBack) -> None:
-        self._discard_after(event.step)
-        self.marks.append(RunMark(event.step, "rollback", event.reason))
-
-    def _on_finished(self, event: Finished) -> None:
-        self.finished, self.progress = event, None
+    def _mark(self, step: int, kind: str, text: str) -> None:
+        self.marks.append(RunMark(step, kind, text))
 
     def _discard_after(self, step: int) -> None:
         self.steps.truncate(step)
@@ -335,17 +321,3 @@ class RunCurves:
         self.marks = [mark for mark in self.marks if mark.step <= step]
         if self.last_step is not None and self.last_step.step > step:
             self.last_step = None
-
-    _HANDLERS: ClassVar[dict[type[Event], Callable[[RunCurves, Any], None]]] = {
-        Started: _on_started,
-        Progress: _on_progress,
-        StepLogged: _on_step,
-        Evaluated: _on_evaluated,
-        CoreEvaluated: _on_core,
-        Sampled: _on_sampled,
-        Saved: _on_saved,
-        KnobSet: _on_setting,
-        Skipped: _on_skipped,
-        RolledBack: _on_rolled_back,
-        Finished: _on_finished,
-    }

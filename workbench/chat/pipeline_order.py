@@ -22,4 +22,4 @@ def in_order(params: DecodeConfig) -> list[Place]:
 
     by_name = {item.name: item for item in PROCESSORS}
     ordered = [by_name[name] for name in resolve_order(params.order)]
-    return [Place(item.name.replace("_", " "), item.params, item.active(params)) for item in ordered]
+    return [Place(item.name.replace("_", " "), item.fields, item.is_active(params)) for item in ordered]

@@ -6,7 +6,6 @@ import sys
 import time
 from collections.abc import Callable, Generator
 from contextlib import closing
-from types import TracebackType
 from typing import Protocol, TypeVar
 
 from rich.console import Console
@@ -32,9 +31,7 @@ class ProgressReporter(Protocol):
 
     def __enter__(self) -> ProgressReporter: ...
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None: ...
+    def __exit__(self, *exception: object) -> None: ...
 
     def report(self, event: Event) -> None: ...
 
@@ -107,9 +104,7 @@ class PlainReporter:
     def __enter__(self) -> PlainReporter:
         return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    def __exit__(self, *exception: object) -> None:
         return None
 
     def report(self, event: Event) -> None:
@@ -148,9 +143,7 @@ class LiveReporter:
         self._progress.start()
         return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    def __exit__(self, *exception: object) -> None:
         self._progress.stop()
 
     def report(self, event: Event) -> None:

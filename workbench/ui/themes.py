@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 from functools import cache
+from typing import Any
 
 from rich.terminal_theme import TerminalTheme
 from textual.color import Color
@@ -16,70 +17,45 @@ from textual.theme import BUILTIN_THEMES, Theme
 DEFAULT = "workbench-dark"
 FOR_SIXTEEN_COLORS = "terminal-dark"
 
+ROLES = ("primary", "secondary", "accent", "success", "warning", "error")
+GROUNDS = ("foreground", "background", "surface", "panel")
+
+
+def make_theme(name: str, roles: str, grounds: str, **more: Any) -> Theme:
+    """A theme from its colors: those of `ROLES`, and those of `GROUNDS`."""
+    colors = zip((*ROLES, *GROUNDS), (roles + " " + grounds).split(), strict=True)
+    return Theme(name=name, **dict(colors), **more)
+
+
 THEMES = (
     replace(BUILTIN_THEMES["ansi-dark"], name="terminal-dark"),  # only the sixteen colors the terminal defines
     replace(BUILTIN_THEMES["ansi-light"], name="terminal-light"),
-    Theme(
-        name="workbench-dark",
-        primary="#7aa2f7",
-        secondary="#7dcfff",
-        accent="#e0af68",
-        success="#9ece6a",
-        warning="#ff8f40",
-        error="#f7768e",
-        foreground="#d5d9e6",
-        background="#15161e",
-        surface="#1b1d28",
-        panel="#262936",
-        dark=True,
+    make_theme(
+        "workbench-dark",
+        "#7aa2f7 #7dcfff #e0af68 #9ece6a #ff8f40 #f7768e",
+        "#d5d9e6 #15161e #1b1d28 #262936",
     ),
-    Theme(
-        name="workbench-light",
-        primary="#2559b8",
-        secondary="#0e7490",
-        accent="#9a5b00",
-        success="#2f7d32",
-        warning="#c2500a",
-        error="#a3123f",
-        foreground="#1d2330",
-        background="#fbfbf9",
-        surface="#f1f1ee",
-        panel="#e3e4e0",
+    make_theme(
+        "workbench-light",
+        "#2559b8 #0e7490 #9a5b00 #2f7d32 #c2500a #a3123f",
+        "#1d2330 #fbfbf9 #f1f1ee #e3e4e0",
         dark=False,
         variables={
             "panel-lighten-2": "#a9adb6",  # frames: lighter than light could not be seen
             "foreground-muted": "#565b66",
         },
     ),
-    Theme(
-        name="high-contrast",
-        primary="#00d7ff",
-        secondary="#ffffff",
-        accent="#ffff00",
-        success="#00ff5f",
-        warning="#ff9f1a",
-        error="#ff5f5f",
-        foreground="#ffffff",
-        background="#000000",
-        surface="#000000",
-        panel="#262626",
-        dark=True,
+    make_theme(
+        "high-contrast",
+        "#00d7ff #ffffff #ffff00 #00ff5f #ff9f1a #ff5f5f",
+        "#ffffff #000000 #000000 #262626",
         text_alpha=1.0,
         variables={"panel-lighten-2": "#9a9a9a", "foreground-muted": "#c8c8c8", "text-muted": "auto 75%"},
     ),
-    Theme(
-        name="colour-blind-safe",
-        primary="#56b4e9",
-        secondary="#0072b2",
-        accent="#f0e442",
-        success="#009e73",
-        warning="#e69f00",
-        error="#d55e00",
-        foreground="#e8e8e8",
-        background="#141414",
-        surface="#1c1c1c",
-        panel="#2a2a2a",
-        dark=True,
+    make_theme(
+        "colour-blind-safe",
+        "#56b4e9 #0072b2 #f0e442 #009e73 #e69f00 #d55e00",
+        "#e8e8e8 #141414 #1c1c1c #2a2a2a",
     ),
 )
 
