@@ -25,8 +25,8 @@ COUNTING_SHARE = 0.3
 """Share of the progress for counting pre-tokens; merging has the rest."""
 
 LONG_PRE_TOKEN = 200
-"""Bytes. rustbpe rewrites a whole pre-token at each of its merges; where pre-tokens are longer than this (text without
-spaces), our trainer is faster, and reports progress."""
+"""Bytes. rustbpe rewrites a whole pre-token at each merge. For longer pre-tokens (text without spaces), the Python
+trainer is faster, and it reports progress."""
 
 PROBED_CHARACTERS = 1 << 16
 
@@ -43,20 +43,20 @@ def train_bpe(
 ) -> list[bytes]:
     """Train merges until there are `vocab_size` tokens, or nothing is left to merge.
 
-    Returns the bytes of each new token in the order of learning: token i has id 256 + i, and there are
-    `vocab_size - 256` of them at most. Of equally frequent pairs the one with the smaller ids is merged (ties "ids"),
-    or the one with the greater bytes, as the course CS336 has it (ties "bytes"): the result depends on the texts
-    alone, not on their order. The text of `special_tokens` is cut out before. `native` lets the compiled trainer
-    `rustbpe` work where it can be imported and suits; both trainers return the same list.
+    Returns the bytes of each new token in training order, at most `vocab_size - 256`; token i has id 256 + i. Among
+    equally frequent pairs, the one with smaller ids is merged (ties "ids"), or the one with greater bytes, as in CS336
+    (ties "bytes"), so the result does not depend on the order of the texts. The text of `special_tokens` is removed
+    first. With `native`, the compiled trainer `rustbpe` is used if it is installed and suitable; both trainers return
+    the same list.
     """
     if vocab_size < 256:
         raise WrongUse(f"A byte-level vocabulary of {vocab_size} is too small; ask for 256 or more.")
-    held = list(_without(special_tokens, (well_formed(text) for text in texts)))
+    texts_to_count = list(_split_at(special_tokens, (well_formed(text) for text in texts)))
     rustbpe = _import_rustbpe() if native and ties == "ids" else None
-    if rustbpe is None or _has_long_pre_tokens(held, pattern):
-        return [left + right for left, right in _train_here(held, vocab_size, pattern, ties, progress)]
+    if rustbpe is None or _has_long_pre_tokens(texts_to_count, pattern):
+        return [left + right for left, right in _train_in_python(texts_to_count, vocab_size, pattern, ties, progress)]
     trainer = rustbpe.Tokenizer()
-    trainer.train_from_iterator(iter(held), vocab_size, pattern=pattern)
+    trainer.train_from_iterator(iter(texts_to_count), vocab_size, pattern=pattern)
     return [bytes(token) for token, rank in sorted(trainer.get_mergeable_ranks(), key=lambda item: item[1])[256:]]
 
 
@@ -69,14 +69,14 @@ def train_merges(
     special_tokens: Sequence[str] = (),
     progress: Progress | None = None,
 ) -> list[Merge]:
-    """`train_bpe`, the merges returned as pairs: (left token, right token) in the order of learning."""
+    """Like `train_bpe`, but returns the merges as (left token, right token) in training order."""
     if vocab_size < 256:
         raise WrongUse(f"A byte-level vocabulary of {vocab_size} is too small; ask for 256 or more.")
-    held = list(_without(special_tokens, (well_formed(text) for text in texts)))
-    return _train_here(held, vocab_size, pattern, ties, progress)
+    texts_to_count = list(_split_at(special_tokens, (well_formed(text) for text in texts)))
+    return _train_in_python(texts_to_count, vocab_size, pattern, ties, progress)
 
 
-def _without(special_tokens: Sequence[str], texts: Iterable[str]) -> Iterator[str]:
+def _split_at(special_tokens: Sequence[str], texts: Iterable[str]) -> Iterator[str]:
     """The stretches of `texts` between special tokens."""
     if not special_tokens:
         yield from texts
@@ -90,7 +90,7 @@ def _without(special_tokens: Sequence[str], texts: Iterable[str]) -> Iterator[st
 
 
 def _has_long_pre_tokens(texts: Sequence[str], pattern: str) -> bool:
-    """Whether a byte of `texts` stands, on average, in a long pre-token; judged by the middle text."""
+    """Whether the average byte of `texts` is in a long pre-token, judged by the middle text."""
     import regex
 
     probe = texts[len(texts) // 2][:PROBED_CHARACTERS] if texts else ""
@@ -106,12 +106,12 @@ def _import_rustbpe() -> ModuleType | None:
     return rustbpe  # type: ignore[no-any-return]
 
 
-def _train_here(
+def _train_in_python(
     texts: Sequence[str], vocab_size: int, pattern: str, ties: Ties, progress: Progress | None
 ) -> list[Merge]:
     wanted = vocab_size - 256
 
-    def counted(done: int) -> None:
+    def report_counted(done: int) -> None:
         if progress:
             progress(COUNTING_SHARE * done / len(texts), 1.0)
 
@@ -119,7 +119,7 @@ def _train_here(
         if progress:
             progress(COUNTING_SHARE + (1 - COUNTING_SHARE) * done / wanted, 1.0)
 
-    words = {word.encode(): count for word, count in _count_pre_tokens(texts, pattern, counted).items()}
+    words = {word.encode(): count for word, count in _count_pre_tokens(texts, pattern, report_counted).items()}
 
     tokens = [bytes([value]) for value in range(256)]
     merges: list[Merge] = []
@@ -130,7 +130,7 @@ def _train_here(
 
 
 def _count_pre_tokens(texts: Sequence[str], pattern: str, report: Callable[[int], None]) -> Counter[str]:
-    """How often each pre-token occurs: a corpus has far fewer different words than words."""
+    """The number of occurrences of each pre-token."""
     import regex
 
     find = regex.compile(pattern).finditer
@@ -156,9 +156,8 @@ def merge_pair(ids: list[int], pair: Pair, new_id: int) -> list[int]:
 
 
 def encode_reference(text: str, ranks: Mapping[bytes, int], pattern: str) -> Iterator[int]:
-    """The definition of byte-pair encoding, slow and plain: in each pre-token, join the neighbours whose union has the
-    lowest rank, until no union is a token. The tokenizers use tiktoken, which is tested against this.
-    """
+    """A slow reference encoder, against which tiktoken is tested: in each pre-token, join the neighbors whose union has
+    the lowest rank, until no union is a token."""
     import regex
 
     for word in regex.findall(pattern, well_formed(text)):

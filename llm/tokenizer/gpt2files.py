@@ -12,29 +12,28 @@ from llm.tokenizer.patterns import GPT2_PATTERN
 from llm.tokenizer.ranks import RankTokenizer, with_special_tokens
 
 FILE_NAMES = (("vocab.json", "merges.txt"), ("encoder.json", "vocab.bpe"))
-"""What Hugging Face calls the two files, and what OpenAI called them."""
+"""The names of the two files at Hugging Face, and at OpenAI."""
 
 MAX_VOCABULARY_BYTES = 64 << 20
 
 
 def printable_bytes() -> dict[str, int]:
-    """GPT-2's alphabet: a visible character for each byte. Latin-1's visible ones stand for themselves, the others are
-    numbered from U+0100 on, so that a space is Ġ and a line break is Ċ.
-    """
+    """GPT-2's alphabet: a visible character for each byte. Visible Latin-1 characters stand for themselves, the others
+    are numbered from U+0100 on: a space is Ġ and a line break is Ċ."""
     visible = [value for value in range(256) if chr(value).isprintable() and chr(value) != " "]
     hidden = [value for value in range(256) if value not in visible]
     return {chr(value): value for value in visible} | {chr(256 + index): value for index, value in enumerate(hidden)}
 
 
 def load_gpt2_files(path: Path, special_tokens: Sequence[str] = ()) -> RankTokenizer:
-    """The tokenizer in a folder with vocab.json and merges.txt; `path` is the folder, or one of the two."""
+    """The tokenizer in a folder with vocab.json and merges.txt; `path` is the folder or one of the files."""
     folder = path if path.is_dir() else path.parent
     for vocab_name, merges_name in FILE_NAMES:
         vocab, merges = folder / vocab_name, folder / merges_name
         if vocab.is_file() and merges.is_file():
             break
     else:
-        raise UserError(f"{folder} does not hold vocab.json and merges.txt; name the folder that holds both.")
+        raise UserError(f"{folder} does not hold vocab.json and merges.txt; name the folder with both.")
     try:
         ranks, defined = parse_gpt2_files(*(read_bytes(file, MAX_VOCABULARY_BYTES) for file in (vocab, merges)))
         next_id = max([*ranks.values(), *defined.values()]) + 1
@@ -42,15 +41,15 @@ def load_gpt2_files(path: Path, special_tokens: Sequence[str] = ()) -> RankToken
         return RankTokenizer("gpt2-files", ranks, specials, GPT2_PATTERN)
     except (OSError, ValueError) as error:
         raise UserError(
-            f"{vocab} and {merges.name} cannot be used ({error}); get both again from one source."
+            f"{vocab} and {merges.name} cannot be used ({error}); download both from the same source."
         ) from error
 
 
 def parse_gpt2_files(vocab: bytes, merges: bytes) -> tuple[dict[bytes, int], dict[str, int]]:
     """(token bytes -> id, special token -> id) from the contents of the two files.
 
-    What vocab.json holds beyond the bytes and the results of merges are special tokens. ValueError when the files do
-    not belong together, or when ids do not rise in the order of the merges, which byte-pair encoding by rank needs.
+    Entries of vocab.json that are neither a byte nor the result of a merge are special tokens. ValueError if the files
+    do not belong together, or if ids do not rise in the order of the merges, which encoding by rank requires.
     """
     ids = parse_json(vocab, MAX_VOCABULARY_BYTES)
     if not isinstance(ids, dict) or not all(type(value) is int for value in ids.values()):
@@ -69,7 +68,7 @@ def parse_gpt2_files(vocab: bytes, merges: bytes) -> tuple[dict[bytes, int], dic
 
 
 def _merged_names(merges: str) -> list[str]:
-    """The tokens that the merges make, in order. The first line may be a comment."""
+    """The results of the merges, in order. The first line may be a comment."""
     lines = merges.splitlines()
     if lines and lines[0].startswith("#version"):
         lines = lines[1:]

@@ -20,19 +20,19 @@ Ties = Literal["ids", "bytes"]
 Positions = NDArray[np.int32]
 
 BORDER, REMOVED = -1, -2
-FEW = 24
-"""Up to this many places plain Python is faster than numpy's calls."""
+FEW_POSITIONS = 24
+"""Up to this many positions plain Python is faster than numpy's calls."""
 
-_INVERTED = bytes(255 - value for value in range(256))
+INVERTED_BYTES = bytes(255 - value for value in range(256))
 
 
 def learn_merges(
     words: Mapping[bytes, int], count: int, ties: Ties = "ids", report: Callable[[int], None] = lambda done: None
 ) -> list[Pair]:
-    """At most `count` merges learned from `words` (bytes -> how often), as pairs of ids in the order of learning.
+    """At most `count` merges learned from `words` (bytes -> count), as pairs of ids in training order.
 
-    Merge k makes the id 256 + k. The most frequent pair is merged; of equally frequent ones, that of the smaller ids
-    (ties "ids") or of the greater bytes, left token first (ties "bytes"). `report` is called with the merges done.
+    Merge k creates id 256 + k. The most frequent pair is merged; among equally frequent pairs, the one with smaller ids
+    (ties "ids") or greater bytes, left token first (ties "bytes"). `report` is called with the number of merges.
     """
     state = _Symbols(words, ties)
     pairs: list[Pair] = []
@@ -46,8 +46,8 @@ def learn_merges(
 class _Symbols:
     """The symbols of all words, the count of every pair of neighbors, and a heap of the pairs.
 
-    `_places[id]` are positions, in order, where a symbol stands or once stood: those where it no longer does are
-    dropped when they are looked at. Counts in the heap are current or too high.
+    `_positions[id]` are the ascending positions of a symbol, some of them outdated; outdated ones are dropped when they
+    are read. Counts in the heap are current or too high.
     """
 
     def __init__(self, words: Mapping[bytes, int], ties: Ties) -> None:
@@ -64,16 +64,16 @@ class _Symbols:
         self._merged = np.zeros(len(text), dtype=np.bool_)
         self._ties = ties
         self._tokens = [bytes([value]) for value in range(256)]
-        self._order = [_falling(token) for token in self._tokens]
+        self._order = [_descending_key(token) for token in self._tokens]
         by_symbol = np.argsort(self._ids, kind="stable").astype(np.int32)
         ends = np.searchsorted(self._ids[by_symbol], np.arange(257))
-        self._places = [by_symbol[ends[value] : ends[value + 1]] for value in range(256)]
+        self._positions = [by_symbol[ends[value] : ends[value + 1]] for value in range(256)]
         self._counts = self._count_all()
         self._heap = [self._entry(pair) for pair in self._counts]
         heapify(self._heap)
 
     def pop_most_frequent(self) -> Pair | None:
-        """The pair to merge next, taken off the heap; None when no pair is left."""
+        """Remove the pair to merge next from the heap and return it; None if no pair is left."""
         while self._heap:
             negative_count, _, pair = heappop(self._heap)
             count = self._counts[pair]
@@ -85,55 +85,55 @@ class _Symbols:
         return None
 
     def merge(self, pair: Pair) -> None:
-        """Replace `pair` by the next id wherever it stands, from left to right within a word."""
+        """Replace each occurrence of `pair` by the next id, from left to right within a word."""
         new_id = len(self._tokens)
         self._tokens.append(self._tokens[pair[0]] + self._tokens[pair[1]])
         if self._ties == "bytes":
-            self._order.append(_falling(self._tokens[-1]))
-        left = self._standing(pair)
-        self._places.append(left)
-        changes = (self._replace_few if len(left) <= FEW else self._replace_many)(pair, new_id, left)
+            self._order.append(_descending_key(self._tokens[-1]))
+        left = self._positions_of(pair)
+        self._positions.append(left)
+        changes = (self._replace_few if len(left) <= FEW_POSITIONS else self._replace_many)(pair, new_id, left)
         counts = self._counts
         for neighbors, change in changes.items():
             counts[neighbors] = counts.get(neighbors, 0) + change
-            if new_id in neighbors and change > 0:  # no other count has risen
+            if new_id in neighbors and change > 0:  # no other count can rise
                 heappush(self._heap, self._entry(neighbors))
         counts[pair] = 0
 
-    def _standing(self, pair: Pair) -> Positions:
-        """The left positions at which `pair` stands and is to be merged, found by the rarer of its two symbols."""
+    def _positions_of(self, pair: Pair) -> Positions:
+        """The left positions of the occurrences of `pair` to merge, found by the rarer of its two symbols."""
         first, second = pair
-        if len(self._places[first]) <= len(self._places[second]):
-            left: Positions = self._current_places(first)
+        if len(self._positions[first]) <= len(self._positions[second]):
+            left: Positions = self._current_positions(first)
             left = left[self._ids[self._next[left]] == second]
         else:
-            left = self._previous[self._current_places(second)]
+            left = self._previous[self._current_positions(second)]
             left = left[self._ids[left] == first]
         if first != second:
             return left
-        numbers = np.arange(len(left), dtype=np.int32)  # in a run of one symbol: every other place, from the left
+        numbers = np.arange(len(left), dtype=np.int32)  # in a run of one symbol, merge every other position
         begins = np.ones(len(left), dtype=np.bool_)
         begins[1:] = self._next[left[:-1]] != left[1:]
         run_start = np.maximum.accumulate(np.where(begins, numbers, 0))
         every_other: Positions = left[(numbers - run_start) % 2 == 0]
         return every_other
 
-    def _current_places(self, symbol: int) -> Positions:
-        places = self._places[symbol]
-        current: Positions = places[self._ids[places] == symbol]
-        self._places[symbol] = current
+    def _current_positions(self, symbol: int) -> Positions:
+        positions = self._positions[symbol]
+        current: Positions = positions[self._ids[positions] == symbol]
+        self._positions[symbol] = current
         return current
 
     def _replace_few(self, pair: Pair, new_id: int, left: Positions) -> dict[Pair, int]:
-        """Replace the pair at each of `left`; the changes of the counts of the pairs around, place by place."""
+        """Replace the pair at each position of `left`, one by one; returns the changes of the pair counts."""
         ids, next_, previous, weights = self._ids, self._next, self._previous, self._weights
         changes: dict[Pair, int] = defaultdict(int)
-        for place in left.tolist():
-            right = int(next_[place])
-            before, after = int(previous[place]), int(next_[right])
-            left_id, right_id, weight = int(ids[before]), int(ids[after]), int(weights[place])
-            ids[place], ids[right] = new_id, REMOVED
-            next_[place], previous[after] = after, place
+        for position in left.tolist():
+            right = int(next_[position])
+            before, after = int(previous[position]), int(next_[right])
+            left_id, right_id, weight = int(ids[before]), int(ids[after]), int(weights[position])
+            ids[position], ids[right] = new_id, REMOVED
+            next_[position], previous[after] = after, position
             if left_id >= 0:
                 changes[left_id, pair[0]] -= weight
                 changes[left_id, new_id] += weight
@@ -143,24 +143,24 @@ class _Symbols:
         return changes
 
     def _replace_many(self, pair: Pair, new_id: int, left: Positions) -> dict[Pair, int]:
-        """The same, all places at once."""
+        """The same, for all positions at once."""
         ids, weights = self._ids, self._weights[left]
         right = self._next[left]
         before, after = self._previous[left], self._next[right]
         self._merged[left] = True
-        single = ~self._merged[after]  # where the next pair is merged too, what lies between is counted from there
+        single = ~self._merged[after]  # if the next pair is merged too, the pair between the two is counted there
         self._merged[left] = False
         changes: dict[Pair, int] = defaultdict(int)
-        for symbol, total in _summed(ids[before], weights):
+        for symbol, total in _sum_by_symbol(ids[before], weights):
             changes[symbol, pair[0]] -= total
-        for symbol, total in _summed(ids[after[single]], weights[single]):
+        for symbol, total in _sum_by_symbol(ids[after[single]], weights[single]):
             changes[pair[1], symbol] -= total
         ids[left], ids[right] = new_id, REMOVED
         self._next[left] = after
         self._previous[after] = left
-        for symbol, total in _summed(ids[self._previous[left]], weights):
+        for symbol, total in _sum_by_symbol(ids[self._previous[left]], weights):
             changes[symbol, new_id] += total
-        for symbol, total in _summed(ids[after[single]], weights[single]):
+        for symbol, total in _sum_by_symbol(ids[after[single]], weights[single]):
             changes[new_id, symbol] += total
         return changes
 
@@ -168,7 +168,7 @@ class _Symbols:
         """The count of every pair of bytes."""
         left = np.flatnonzero((self._ids[:-1] >= 0) & (self._ids[1:] >= 0))
         codes = self._ids[left] * 256 + self._ids[left + 1]
-        return {(code // 256, code % 256): total for code, total in _summed(codes, self._weights[left])}
+        return {(code // 256, code % 256): total for code, total in _sum_by_symbol(codes, self._weights[left])}
 
     def _entry(self, pair: Pair) -> tuple[int, Any, Pair]:
         """The heap's smallest entry is the pair to merge next."""
@@ -176,13 +176,13 @@ class _Symbols:
         return -self._counts[pair], key, pair
 
 
-def _falling(token: bytes) -> str:
-    """A key by which greater tokens come first: bytes inverted, and an end above them all, as "ab" is above "a"."""
-    return token.translate(_INVERTED).decode("latin-1") + "\u0100"
+def _descending_key(token: bytes) -> str:
+    """A sort key that puts greater tokens first: inverted bytes, then a terminator above all of them ("ab" > "a")."""
+    return token.translate(INVERTED_BYTES).decode("latin-1") + "\u0100"
 
 
-def _summed(symbols: Positions, weights: NDArray[np.int64]) -> Iterator[tuple[int, int]]:
-    """(symbol, sum of its weights) for each symbol that is no border."""
+def _sum_by_symbol(symbols: Positions, weights: NDArray[np.int64]) -> Iterator[tuple[int, int]]:
+    """(symbol, sum of its weights) for each symbol that is not a border."""
     if not len(symbols):
         return iter(())
     order = np.argsort(symbols, kind="stable")

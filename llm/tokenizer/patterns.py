@@ -17,12 +17,12 @@ OWN_PATTERN = "|".join(
         r"\p{N}{1,2}+",  # digits in pairs: a small vocabulary has no room for a thousand triples
         r" ?[^\s\p{L}\p{M}\p{N}]++[\r\n]*+",  # punctuation with the line break that follows it
         r"\s{0,63}[\r\n]",  # line breaks and the blanks before them
-        r"\s{1,64}(?!\S)",  # blanks, without the last one when a word follows
+        r"\s{1,64}(?!\S)",  # blanks, without the last one before a word
         r"\s",
     ]
 )
-"""Similar to GPT-4's (cl100k). Letters keep their combining marks. Repeats are possessive or limited: otherwise the
-regex engine of tiktoken keeps a state per character and fails on a million spaces."""
+"""Similar to GPT-4's (cl100k). Letters keep their combining marks. Repeats are possessive or limited, or tiktoken's
+regex engine would keep a state per character and fail on a million spaces."""
 
 GPT2_PATTERN = r"'(?:[sdmt]|ll|ve|re)| ?\p{L}++| ?\p{N}++| ?[^\s\p{L}\p{N}]++|\s++$|\s+(?!\S)|\s"
 """GPT-2's pattern with possessive repeats; the pieces are the same."""

@@ -1,4 +1,4 @@
-"""tiktoken's encodings, read from the copies it keeps on this machine. Nothing here opens a connection."""
+"""tiktoken's encodings, read from its cache on this machine. Nothing is downloaded."""
 
 from __future__ import annotations
 
@@ -22,13 +22,13 @@ END_OF_TEXT = "<|endoftext|>"
 
 @dataclass(frozen=True)
 class CachedFile:
-    """A file as tiktoken caches it: under the sha1 of its address."""
+    """A file in tiktoken's cache, where its name is the sha1 of its URL."""
 
     address: str
     sha256: str
 
     def read(self, cache: Path) -> bytes | None:
-        """Its content, or None where the cache has no copy. ValueError, which says why, where it has one of no use."""
+        """The content; None if it is not in the cache. ValueError if it cannot be read or is damaged."""
         path = cache / hashlib.sha1(self.address.encode()).hexdigest()
         try:
             content = read_bytes(path, MAX_TABLE_BYTES)
@@ -37,13 +37,13 @@ class CachedFile:
         except OSError as error:
             raise ValueError(f"{path} cannot be read: {error.strerror}") from error
         if hashlib.sha256(content).hexdigest() != self.sha256:
-            raise ValueError(f"{path} is damaged, its sha256 is not the one expected")
+            raise ValueError(f"{path} is damaged: its sha256 differs")
         return content
 
 
 @dataclass(frozen=True)
 class Encoding:
-    """What defines one of tiktoken's encodings."""
+    """The definition of one of tiktoken's encodings."""
 
     pattern: str
     special_tokens: Mapping[str, int]
@@ -93,7 +93,7 @@ ENCODINGS: Mapping[str, Encoding] = {
 
 
 def load_encoding(name: str, special_tokens: Sequence[str] = ()) -> RankTokenizer:
-    """The tiktoken encoding `name`, from tiktoken's cache on this machine. `special_tokens` it lacks are added."""
+    """The tiktoken encoding `name`, from tiktoken's cache on this machine. Missing `special_tokens` are added."""
     encoding = ENCODINGS.get(name)
     if encoding is None:
         hint = did_you_mean(name, ENCODINGS) or f"use one of {', '.join(ENCODINGS)}"
@@ -103,13 +103,14 @@ def load_encoding(name: str, special_tokens: Sequence[str] = ()) -> RankTokenize
         contents = [file.read(cache) for file in encoding.files]
     except ValueError as error:
         raise UserError(
-            f"The copy of the tiktoken encoding {name!r} cannot be used ({error}), and nothing is downloaded unasked; "
-            + how_to_get(name)
+            f"The copy of the tiktoken encoding {name!r} cannot be used ({error}), and is not downloaded automatically; "
+            + download_advice(name)
         ) from error
     present = [content for content in contents if content is not None]
     if len(present) < len(contents):
         raise UserError(
-            f"The tiktoken encoding {name!r} is not in {cache}, and nothing is downloaded unasked; {how_to_get(name)}"
+            f"The tiktoken encoding {name!r} is not in {cache}, and is not downloaded automatically; "
+            + download_advice(name)
         )
     ranks = parse_gpt2_files(*present)[0] if len(present) == 2 else parse_ranks(present[0])
     next_id = max([*ranks.values(), *encoding.special_tokens.values()]) + 1
@@ -117,16 +118,16 @@ def load_encoding(name: str, special_tokens: Sequence[str] = ()) -> RankTokenize
     return RankTokenizer("tiktoken", ranks, specials, encoding.pattern)
 
 
-def how_to_get(name: str) -> str:
-    """What to do to have a copy of an encoding; tiktoken itself replaces one that is damaged."""
+def download_advice(name: str) -> str:
+    """How to download an encoding; tiktoken replaces a damaged copy."""
     return (
-        f"where there is a connection run  python -c \"import tiktoken; tiktoken.get_encoding('{name}')\"  and, if "
-        "that was another machine, set TIKTOKEN_CACHE_DIR to a copy of its cache."
+        f"on a machine with a connection run  python -c \"import tiktoken; tiktoken.get_encoding('{name}')\"  and, if "
+        "that is another machine, set TIKTOKEN_CACHE_DIR to a copy of its cache."
     )
 
 
 def cache_directory() -> Path:
-    """Where tiktoken keeps its copies, by its own rules."""
+    """The folder of tiktoken's cache, by tiktoken's rules."""
     for variable in ("TIKTOKEN_CACHE_DIR", "DATA_GYM_CACHE_DIR"):
         if os.environ.get(variable):
             return Path(os.environ[variable])

@@ -1,4 +1,4 @@
-"""Byte-level BPE from a table of ranks, encoded by tiktoken: trained here, tiktoken's own encodings, GPT-2's files."""
+"""Byte-level BPE from a table of ranks, encoded by tiktoken: trained tokenizers, tiktoken encodings, GPT-2 files."""
 
 from __future__ import annotations
 
@@ -20,18 +20,18 @@ from llm.tokenizer.patterns import GPT2_PATTERN, KNOWN_PATTERNS
 from llm.tokenizer.saved import RANKS, dump_ranks, parse_ranks, read_special_tokens
 
 PROBE = "".join(map(chr, range(128))) + "aé中א \n\n  12'll A."
-"""Characters of all kinds that a pattern may look for."""
+"""Characters of every kind that a pattern may match."""
 MAX_TABLE_BYTES = 64 << 20
 LONGEST_BLANK = 500_000
-"""Whitespace in one run that tiktoken's regex engine still manages with the patterns of GPT-2 and GPT-4; near a million
-it gives up. Longer runs are cut there: the only text whose ids differ from tiktoken's, which has none for it."""
+"""The longest run of whitespace that is encoded at once: near a million, tiktoken's regex engine fails with the
+patterns of GPT-2 and GPT-4. Longer runs are cut; only there do ids differ from tiktoken's, which raises an error."""
 
 
 class RankTokenizer(BaseTokenizer):
     """Byte-level BPE. `ranks` maps the bytes of a token to its id; among merges the lower id goes first."""
 
     def __init__(self, kind: str, ranks: Mapping[bytes, int], special_tokens: Mapping[str, int], pattern: str) -> None:
-        """ValueError when the table is unfit: a byte missing, or two tokens with one id."""
+        """ValueError if the table lacks a byte, or two tokens share an id."""
         check_pattern(pattern)
         self.kind = kind
         self.pattern = pattern
@@ -46,7 +46,7 @@ class RankTokenizer(BaseTokenizer):
     def from_saved(cls, record: Mapping[str, Any], directory: Path) -> RankTokenizer:
         content = read_bytes(directory / RANKS, MAX_TABLE_BYTES)
         if hashlib.sha256(content).hexdigest() != record["ranks_sha256"]:
-            raise ValueError(f"{RANKS} is not the table that was saved with it")
+            raise ValueError(f"{RANKS} is not the table it was saved with")
         return cls(record["kind"], parse_ranks(content), read_special_tokens(record), record["pattern"])
 
     @classmethod
@@ -57,11 +57,11 @@ class RankTokenizer(BaseTokenizer):
         special_tokens: Sequence[str] = (),
         pattern: str = GPT2_PATTERN,
     ) -> RankTokenizer:
-        """A tokenizer from a vocabulary (id -> bytes) and its merges in order, as `train_merges` or GPT-2 has them.
+        """A tokenizer from a vocabulary (id -> bytes) and its merges in order, as from `train_merges` or GPT-2's files.
 
-        What of the vocabulary is neither a byte nor made by a merge is a special token; `special_tokens` it lacks get
-        the ids after its last. ValueError where the two do not belong together, or where ids do not rise in the order
-        of the merges, which byte-pair encoding by rank needs.
+        Entries that are neither a byte nor the result of a merge are special tokens; missing `special_tokens` get the
+        next ids. ValueError if the two do not belong together, or if ids do not rise in the order of the merges, which
+        encoding by rank requires.
         """
         ids = {token: token_id for token_id, token in sorted(vocabulary.items(), reverse=True)}
         made = [left + right for left, right in merges]
@@ -107,26 +107,26 @@ class RankTokenizer(BaseTokenizer):
 
 
 def check_pattern(pattern: str) -> None:
-    """ValueError where a pattern does not cut text into pieces: tiktoken does not survive one that matches nothing."""
+    """ValueError if a pattern matches the empty text, on which tiktoken crashes."""
     import regex
 
     try:
         pieces = regex.findall(pattern, PROBE)
     except (regex.error, TypeError) as error:
-        raise ValueError(f"its pattern is no regular expression ({error})") from None
+        raise ValueError(f"its pattern is not a regular expression ({error})") from None
     if not all(pieces):
-        raise ValueError("its pattern matches the empty text, and would cut no text into pieces")
+        raise ValueError("its pattern matches the empty text")
 
 
 def _table(ranks: Mapping[bytes, int], special_tokens: Mapping[str, int]) -> list[bytes]:
-    """Bytes by id; empty for special tokens and for ids that nothing uses."""
+    """Bytes by id; empty for special tokens and unused ids."""
     missing = [value for value in range(256) if bytes([value]) not in ranks]
     if missing:
         raise ValueError(f"there is no token for the byte {missing[0]}")
     ids = [*ranks.values(), *special_tokens.values()]
     if min(ids) < 0 or len(set(ids)) != len(ids):
         raise ValueError("two tokens share an id, or one is negative")
-    if max(ids) > 2 * len(ids) + 1000:  # a damaged id would otherwise ask for any amount of memory
+    if max(ids) > 2 * len(ids) + 1000:  # a damaged id could take any amount of memory
         raise ValueError(f"the id {max(ids)} is out of proportion to {len(ids)} tokens")
     table = [b""] * (max(ids) + 1)
     for token, rank in ranks.items():
@@ -135,7 +135,7 @@ def _table(ranks: Mapping[bytes, int], special_tokens: Mapping[str, int]) -> lis
 
 
 def with_special_tokens(defined: Mapping[str, int], wanted: Sequence[str], next_id: int) -> dict[str, int]:
-    """Special tokens of a ready-made vocabulary, the `wanted` ones first; those it lacks get ids from `next_id` on."""
+    """The special tokens of a vocabulary, `wanted` ones first; those it lacks get ids from `next_id` on."""
     added = number_special_tokens([text for text in wanted if text not in defined], next_id)
     ids = {**defined, **added}
     return {text: ids[text] for text in wanted} | ids

@@ -1,4 +1,4 @@
-"""Which part of a corpus a tokenizer learns from: pieces of text evenly spread over all of it, or its beginning."""
+"""The part of a corpus that a tokenizer is trained on: pieces evenly spread over all of it, or its beginning."""
 
 from __future__ import annotations
 
@@ -10,9 +10,9 @@ from typing import Literal
 
 from llm.tokenizer.cuts import last_safe_cut
 
-LARGEST_BLOCK = 1 << 13  # characters
-SMALLEST_BLOCK = 16
-BLOCKS_AT_LEAST = 256
+MAX_BLOCK = 1 << 13  # characters
+MIN_BLOCK = 16
+MIN_BLOCKS = 256
 GOLDEN_RATIO = (math.sqrt(5) - 1) / 2
 
 Which = Literal["spread", "beginning"]
@@ -20,7 +20,7 @@ Which = Literal["spread", "beginning"]
 
 @dataclass(frozen=True)
 class Sample:
-    """`texts` to learn from, in the order of the corpus: `taken_bytes` of UTF-8, of `read_bytes` that were read."""
+    """`texts` to train on, in corpus order: `taken_bytes` of UTF-8 out of `read_bytes` that were read."""
 
     texts: list[str]
     taken_bytes: int
@@ -28,23 +28,22 @@ class Sample:
 
     @property
     def is_whole(self) -> bool:
-        """Whether nothing that was read was left out."""
+        """Whether the sample is all of the text that was read."""
         return self.taken_bytes == self.read_bytes
 
 
 def take_sample(
     texts: Iterable[str], megabytes: float, which: Which = "spread", report: Callable[[int], None] = lambda read: None
 ) -> Sample:
-    """About `megabytes` (10^6 bytes) of `texts`; all of them, exactly as they come, where there is no more.
+    """About `megabytes` (10^6 bytes) of `texts`, or all of them unchanged if they are smaller. Deterministic.
 
-    "beginning" reads no further than that, "spread" reads everything. Deterministic. `report` is called with the bytes
-    read so far.
+    "beginning" stops reading there, "spread" reads everything. `report` is called with the bytes read so far.
     """
-    return _beginning(texts, megabytes, report) if which == "beginning" else _spread(texts, megabytes, report)
+    return _take_beginning(texts, megabytes, report) if which == "beginning" else _take_spread(texts, megabytes, report)
 
 
-def _beginning(texts: Iterable[str], megabytes: float, report: Callable[[int], None]) -> Sample:
-    """The last text is cut off at the end of the budget."""
+def _take_beginning(texts: Iterable[str], megabytes: float, report: Callable[[int], None]) -> Sample:
+    """Whole texts up to the budget; the last one is cut."""
     budget, read = megabytes * 1e6, 0
     taken: list[str] = []
     for text in texts:
@@ -59,28 +58,28 @@ def _beginning(texts: Iterable[str], megabytes: float, report: Callable[[int], N
     return Sample(taken, total, total)
 
 
-def _spread(texts: Iterable[str], megabytes: float, report: Callable[[int], None]) -> Sample:
-    """Blocks of text, of which those with the smallest priorities are kept.
+def _take_spread(texts: Iterable[str], megabytes: float, report: Callable[[int], None]) -> Sample:
+    """The blocks of text with the smallest priorities.
 
-    Block n has the fractional part of n times the golden ratio as its priority: the blocks below any bound lie nearly
-    evenly apart, so that in one pass, without knowing how much will come, every part of the corpus keeps its share.
+    The priority of block n is the fractional part of n times the golden ratio. The blocks below any bound are almost
+    evenly spaced, so one pass over a text of unknown length gives every part of it the same share.
     """
     budget, read, taken = megabytes * 1e6, 0, 0
-    size_of_block = int(min(max(budget / BLOCKS_AT_LEAST, SMALLEST_BLOCK), LARGEST_BLOCK))
-    kept: list[tuple[float, int, int, str]] = []  # a heap: the block to give up next comes first
+    block_size = int(min(max(budget / MIN_BLOCKS, MIN_BLOCK), MAX_BLOCK))
+    kept: list[tuple[float, int, int, str]] = []  # a heap: the first block is dropped next
     number = 0
     for index, text in enumerate(texts):
-        for block in _blocks(text, size_of_block):
+        for block in _split_blocks(text, block_size):
             size = byte_length(block)
             read, taken, number = read + size, taken + size, number + 1
             heappush(kept, (-(number * GOLDEN_RATIO % 1), number, index, block))
             while taken > budget and len(kept) > 1:
                 taken -= byte_length(heappop(kept)[3])
         report(read)
-    return Sample(list(_joined(sorted(kept, key=lambda block: block[1]))), taken, read)
+    return Sample(list(_join_blocks(sorted(kept, key=lambda block: block[1]))), taken, read)
 
 
-def _blocks(text: str, size: int) -> Iterator[str]:
+def _split_blocks(text: str, size: int) -> Iterator[str]:
     """`text` in blocks of about `size` characters, cut between words where there are any."""
     start = 0
     while len(text) - start > 2 * size:
@@ -92,8 +91,8 @@ def _blocks(text: str, size: int) -> Iterator[str]:
         yield text[start:]
 
 
-def _joined(blocks: list[tuple[float, int, int, str]]) -> Iterator[str]:
-    """Neighboring blocks of one text as one text again."""
+def _join_blocks(blocks: list[tuple[float, int, int, str]]) -> Iterator[str]:
+    """Join neighboring blocks of the same text."""
     parts: list[str] = []
     last_number = last_index = -1
     for _, number, index, block in blocks:

@@ -1,8 +1,7 @@
-"""SentencePiece: a BPE or unigram model over characters, with bytes to fall back on (Kudo & Richardson 2018).
+"""SentencePiece: a BPE or unigram model over characters, with byte fallback (Kudo & Richardson 2018).
 
-Trained as Llama 2's tokenizer was and as the TinyStories models use it: <unk> 0, <s> 1, </s> 2, then 256 byte pieces,
-then the rest; digits apart; text left as it is. The one text that does not come back is the sign ▁ (U+2581), by which
-SentencePiece writes a space.
+Trained like Llama 2's tokenizer: <unk> 0, <s> 1, </s> 2, 256 byte pieces, then the rest; digits are separate; text is
+not normalized. Only the sign ▁ (U+2581), with which SentencePiece writes a space, is not restored by decoding.
 """
 
 from __future__ import annotations
@@ -23,35 +22,35 @@ from llm.tokenizer.cuts import FindCut, chunks, last_cut_between_words, no_cut
 MODEL_FILE = "sentencepiece.model"
 VOCAB_FILE = "sentencepiece.vocab"
 SPACE = "▁"
-LEAST_VOCAB = 3 + 256
+MIN_VOCAB_SIZE = 3 + 256
 MAX_MODEL_BYTES = 64 << 20
 
 PROBES = {
     "line breaks become spaces or vanish": "a\nb",
     "tabs become spaces or vanish": "a\tb",
-    "several spaces in a row become one": "a  b",
-    "spaces at the beginning and the end vanish": " a ",
-    "capital letters become small": "aAb",
-    "characters are replaced by compatible ones, as Ａ by A, ﬁ by fi, ① by 1": "aＡﬁ①",
+    "repeated spaces become one": "a  b",
+    "spaces at the beginning and end vanish": " a ",
+    "capital letters become lower case": "aAb",
+    "characters are replaced by compatible ones (Ａ by A, ﬁ by fi, ① by 1)": "aＡﬁ①",
 }
-"""What normalization may do to a text -> a text on which it shows."""
+"""What normalization may do to a text -> a text that shows it."""
 
 
 class SentencePieceTokenizer(BaseTokenizer):
-    """A SentencePiece model. The separator is its beginning-of-text id, and both begin and end stop a generation.
+    """A SentencePiece model. The separator is its beginning-of-text id; both begin and end are stop ids.
 
-    Most models put a space before every text (`dummy_prefix`), which decoding takes away at the start of a text and
-    after a special token; `token_bytes` keeps it.
+    Most models add a space before every text (`dummy_prefix`). Decoding removes it at the start of a text and after a
+    special token; `token_bytes` keeps it.
     """
 
     kind = "sentencepiece"
 
     def __init__(self, model: bytes) -> None:
-        """`model`: the content of a .model file; ValueError when it is not one."""
+        """`model`: the content of a .model file; ValueError if it is not one."""
         import sentencepiece  # slow to import
 
         self._model_bytes = model
-        if not model:  # the library takes it for none given, and complains later, on the terminal
+        if not model:  # the library reports this later, and on the terminal
             raise ValueError("it is empty, not a SentencePiece model")
         try:
             self._model = sentencepiece.SentencePieceProcessor(model_proto=model)
@@ -64,15 +63,17 @@ class SentencePieceTokenizer(BaseTokenizer):
         first = self._model.encode("a", out_type=str)[0]
         self.dummy_prefix = b" " if first.startswith(SPACE) else b""
         self.stop_ids = frozenset({self._model.bos_id(), self._model.eos_id()} - {-1})
-        self._has_safe_cuts = self._keeps_to_words() and self._keeps_the_space_of_a_cut()
+        self._has_safe_cuts = self._pieces_stay_within_words() and self._encodes_leading_space()
 
     @classmethod
     def train(
         cls, texts: Iterable[str], vocab_size: int, algorithm: Literal["bpe", "unigram"] = "bpe"
     ) -> SentencePieceTokenizer:
-        """Train on the lines of `texts`. A text too small for `vocab_size` gives as many pieces as it can."""
-        if vocab_size < LEAST_VOCAB:
-            raise WrongUse(f"A SentencePiece vocabulary of {vocab_size} is too small; ask for {LEAST_VOCAB} or more.")
+        """Train on the lines of `texts`. A small text gives fewer than `vocab_size` pieces."""
+        if vocab_size < MIN_VOCAB_SIZE:
+            raise WrongUse(
+                f"A SentencePiece vocabulary of {vocab_size} is too small; ask for {MIN_VOCAB_SIZE} or more."
+            )
         import sentencepiece
 
         model = io.BytesIO()
@@ -94,10 +95,10 @@ class SentencePieceTokenizer(BaseTokenizer):
                 remove_extra_whitespaces=False,
                 max_sentence_length=1 << 24,
                 num_threads=usable_cores(),
-                minloglevel=3,  # it writes to the terminal itself
+                minloglevel=3,  # or it writes to the terminal
             )
         except RuntimeError as error:
-            raise UserError(_explain(str(error), vocab_size)) from error
+            raise UserError(_training_error(str(error), vocab_size)) from error
         return cls(model.getvalue())
 
     @classmethod
@@ -111,7 +112,7 @@ class SentencePieceTokenizer(BaseTokenizer):
     def from_saved(cls, record: Mapping[str, Any], directory: Path) -> SentencePieceTokenizer:
         content = read_bytes(directory / MODEL_FILE, MAX_MODEL_BYTES)
         if hashlib.sha256(content).hexdigest() != record["model_sha256"]:
-            raise ValueError(f"{MODEL_FILE} is not the model that was saved with it")
+            raise ValueError(f"{MODEL_FILE} is not the model it was saved with")
         return cls(content)
 
     def encode_ordinary(self, text: str) -> list[int]:
@@ -124,7 +125,7 @@ class SentencePieceTokenizer(BaseTokenizer):
 
     def encode_stream(self, pieces: Iterable[str]) -> Iterator[list[int]]:
         for number, chunk in enumerate(chunks(pieces, self.find_cut())):
-            # Each later chunk begins with the space at which it was cut: the dummy prefix stands in for it.
+            # Each later chunk begins with the space where it was cut, which the dummy prefix replaces.
             yield self.encode_ordinary(chunk[1:] if number and self.dummy_prefix else chunk)
 
     def find_cut(self) -> FindCut:
@@ -134,28 +135,28 @@ class SentencePieceTokenizer(BaseTokenizer):
         if not self.rewrites:
             return ""
         counted = (
-            "Bits per byte count the bytes of the text itself."
+            "Bits per byte count the bytes of the original text."
             if bytes_known
-            else "Bits per byte count the bytes of the text as rewritten, as token files do not hold the text itself."
+            else "Bits per byte count the bytes of the rewritten text, because token files do not hold the original."
         )
         return (
-            f"The SentencePiece model rewrites text before it splits it: {', '.join(self.rewrites)}. The model never "
-            f"sees what is lost, and cannot write it. {counted}"
+            f"The SentencePiece model rewrites text before it splits it: {', '.join(self.rewrites)}. The model "
+            f"cannot learn what is lost. {counted}"
         )
 
     def prompt_changes(self, prompt: str) -> str:
         text = self._special.sub("", prompt) if self._special else prompt
         if not self.rewrites or self._normalized(text) == well_formed(text):
             return ""
-        return f"The SentencePiece model rewrites the prompt before it reads it: {', '.join(self.rewrites)}."
+        return f"The SentencePiece model rewrites the prompt: {', '.join(self.rewrites)}."
 
     @cached_property
     def rewrites(self) -> tuple[str, ...]:
-        """What the model's normalization does to text, in words; empty where it leaves text as it is."""
+        """What the model's normalization does to text, in words; empty if it changes nothing."""
         return tuple(name for name, probe in PROBES.items() if self._normalized(probe) != probe)
 
     def _normalized(self, text: str) -> str:
-        """`text` as the model sees it: after normalization, without the space that is put before it."""
+        """`text` after normalization, without the dummy prefix."""
         normalized = str(self._model.normalize(well_formed(text))).replace(SPACE, " ")
         return normalized.removeprefix(self.dummy_prefix.decode())
 
@@ -169,16 +170,16 @@ class SentencePieceTokenizer(BaseTokenizer):
         lines = [f"{piece}\t{self._model.get_score(token_id):g}\n" for token_id, piece in enumerate(self._pieces)]
         return {MODEL_FILE: self._model_bytes, VOCAB_FILE: "".join(lines).encode()}
 
-    def _keeps_to_words(self) -> bool:
-        """Whether a space always begins a piece; "of▁the" may span any of them, and no place would be safe to cut."""
+    def _pieces_stay_within_words(self) -> bool:
+        """Whether a space only begins a piece. A piece such as "of▁the" leaves no safe place to cut."""
         return not any(SPACE in piece.lstrip(SPACE) for piece in self._pieces)
 
-    def _keeps_the_space_of_a_cut(self) -> bool:
+    def _encodes_leading_space(self) -> bool:
         """Whether a chunk that begins with a space can be encoded: by the dummy prefix, or untrimmed."""
         return bool(self.dummy_prefix) or bool(self._model.encode(" a") != self._model.encode("a"))
 
     def _control_tokens(self) -> dict[str, int]:
-        """Begin and end of text first, then the other control pieces of the model."""
+        """Begin and end of text, then the other control pieces of the model."""
         ids = [self._model.bos_id(), self._model.eos_id(), *range(len(self._pieces))]
         controls = [token_id for token_id in ids if token_id >= 0 and self._model.is_control(token_id)]
         return {self._pieces[token_id]: token_id for token_id in controls}
@@ -194,7 +195,7 @@ class SentencePieceTokenizer(BaseTokenizer):
         return piece.replace(SPACE, " ").encode()
 
 
-def _explain(error: str, vocab_size: int) -> str:
+def _training_error(error: str, vocab_size: int) -> str:
     if "smaller than required_chars" in error:
         least = error.split(" vs ")[1].split(".")[0]
         return f"The text has too many different characters for a vocabulary of {vocab_size}; ask for {least} or more."

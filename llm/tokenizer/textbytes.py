@@ -1,4 +1,4 @@
-"""How much text a row of tokens stands for, to the byte."""
+"""The bytes of text that tokens stand for."""
 
 from __future__ import annotations
 
@@ -11,26 +11,26 @@ Ids = NDArray[np.integer]
 
 
 class TextBytes:
-    """The bytes of text of each token where it stands.
+    """The bytes of text of each token, given the token before it.
 
-    What encoding puts before every text (`Tokenizer.dummy_prefix`) is none of the text, as decoding knows: it is left
-    out of a token that follows a special token, or stands at the `beginning`, the id that means there is none before.
+    `Tokenizer.dummy_prefix`, which encoding adds, is not text: it is not counted in a token that follows a special
+    token or `beginning`, the id that stands for no token.
     """
 
     def __init__(self, tokenizer: Tokenizer) -> None:
-        """`lengths[id]`: the bytes an id stands for anywhere else; 0 for special tokens."""
+        """`lengths[id]`: the bytes of an id, dummy prefix included; 0 for special tokens."""
         self._tokenizer, self.beginning = tokenizer, tokenizer.vocab_size
         table = [tokenizer.token_bytes(token) for token in range(tokenizer.vocab_size)]
         prefix = tokenizer.dummy_prefix
         self.lengths = np.array([len(raw) for raw in table], dtype=np.int64)
-        self._put_before = np.array([len(prefix) if raw.startswith(prefix) else 0 for raw in table], dtype=np.int64)
-        self._begins_text = np.zeros(tokenizer.vocab_size + 1, dtype=np.bool_)
-        self._begins_text[[*tokenizer.special_tokens.values(), self.beginning]] = True
+        self._prefix_lengths = np.array([len(prefix) if raw.startswith(prefix) else 0 for raw in table], dtype=np.int64)
+        self._starts_text = np.zeros(tokenizer.vocab_size + 1, dtype=np.bool_)
+        self._starts_text[[*tokenizer.special_tokens.values(), self.beginning]] = True
 
     def counts(self, tokens: Ids, before: Ids) -> NDArray[np.int64]:
         """Bytes of text of each of `tokens`, given the id before each; of any shape."""
-        counted: NDArray[np.int64] = self.lengths[tokens] - self._put_before[tokens] * self._begins_text[before]
-        return counted
+        counts: NDArray[np.int64] = self.lengths[tokens] - self._prefix_lengths[tokens] * self._starts_text[before]
+        return counts
 
     def text(self, tokens: Ids, before: Ids) -> bytes:
         """The text itself; `tokens` and `before` are one row each."""

@@ -1,8 +1,8 @@
-"""Training a tokenizer in a process of its own: the compiled trainers hold the interpreter until they are done.
+"""Train a tokenizer in a separate process: the compiled trainers hold the interpreter until they are done.
 
 The parent writes a folder with `request.json` and `texts`, runs `python -m llm.tokenizer.training_process FOLDER
-PARENT`, and reads lines of JSON from its output: {"done": share}, then {"error": sentence} or nothing. The tokenizer is
-in FOLDER/tokenizer then. The process is killed when the parent no longer wants it, and (on Linux) when the parent dies.
+PARENT`, and reads lines of JSON from its output: {"done": share}, and {"error": sentence} if it fails. The result is
+FOLDER/tokenizer. The process is killed when the parent cancels, and (on Linux) when the parent dies.
 """
 
 from __future__ import annotations
@@ -27,31 +27,31 @@ if TYPE_CHECKING:
     from llm.config.schema import TokenizerConfig
     from llm.tokenizer.base import Tokenizer
 
-REQUEST, TEXTS, RESULT, COMPLAINTS = "request.json", "texts", "tokenizer", "stderr"
+REQUEST, TEXTS, RESULT, ERRORS = "request.json", "texts", "tokenizer", "stderr"
 LENGTH_BYTES = 8
 SMALL_TEXT_CHARACTERS = 1 << 17
-"""Up to this, training takes well under a second, less than starting a process."""
+"""A text of at most this size trains in less time than a process takes to start."""
 POLL_SECONDS = 0.1
 PR_SET_PDEATHSIG = 1  # <linux/prctl.h>
 
 
-def learn_apart(
+def train_in_process(
     config: TokenizerConfig, texts: Sequence[str], directory: Path, report: Callable[[float], None]
 ) -> Tokenizer:
-    """`train_tokenizer(config, texts)` in another process, which works in a temporary folder in `directory`.
+    """`train_tokenizer(config, texts)` in another process, in a temporary folder in `directory`.
 
-    `report` is called about ten times a second with the share done; what it raises ends the process at once. UserError
-    where the tokenizer cannot be trained, or the process ends before its time.
+    `report` is called about ten times a second with the share done; an exception in it kills the process. UserError if
+    the tokenizer cannot be trained or the process ends early.
     """
     from llm.tokenizer import train_tokenizer
 
     if sum(map(len, texts)) <= SMALL_TEXT_CHARACTERS:
         return train_tokenizer(config, texts, lambda done, total: report(done / total))
-    with tempfile.TemporaryDirectory(prefix="learning-", dir=directory) as folder:
-        return _learn_in(Path(folder), config, texts, report)
+    with tempfile.TemporaryDirectory(prefix="training-", dir=directory) as folder:
+        return _train_in_folder(Path(folder), config, texts, report)
 
 
-def _learn_in(
+def _train_in_folder(
     folder: Path, config: TokenizerConfig, texts: Sequence[str], report: Callable[[float], None]
 ) -> Tokenizer:
     from llm.tokenizer import load_tokenizer
@@ -59,12 +59,12 @@ def _learn_in(
     (folder / REQUEST).write_text(json.dumps(asdict(config)), encoding="utf-8")
     with (folder / TEXTS).open("wb") as file:
         _write_texts(file, texts)
-    with (folder / COMPLAINTS).open("wb") as complaints:
+    with (folder / ERRORS).open("wb") as errors:
         process = subprocess.Popen(
             [sys.executable, "-m", "llm.tokenizer.training_process", str(folder), str(os.getpid())],
             stdin=subprocess.DEVNULL,
             stdout=subprocess.PIPE,
-            stderr=complaints,
+            stderr=errors,
         )
     try:
         problem = _follow(process, report)
@@ -76,12 +76,12 @@ def _learn_in(
     if problem:
         raise UserError(problem)
     if process.returncode:
-        raise UserError(_explain_end(process.returncode, folder / COMPLAINTS))
+        raise UserError(_exit_message(process.returncode, folder / ERRORS))
     return load_tokenizer(folder / RESULT)
 
 
 def _follow(process: subprocess.Popen[bytes], report: Callable[[float], None]) -> str:
-    """Report what the process writes until it ends; returns its error, or ""."""
+    """Report the progress of the process until it ends; returns its error, or ""."""
     assert process.stdout is not None
     output = process.stdout.fileno()
     os.set_blocking(output, False)
@@ -89,7 +89,7 @@ def _follow(process: subprocess.Popen[bytes], report: Callable[[float], None]) -
     while not ended:
         try:
             process.wait(POLL_SECONDS)
-            ended = True  # whatever it wrote is in the pipe now
+            ended = True  # all its output is in the pipe now
         except subprocess.TimeoutExpired:
             pass
         *lines, waiting = (waiting + _read_available(output)).split(b"\n")
@@ -112,12 +112,12 @@ def _read_available(descriptor: int) -> bytes:
     return b"".join(parts)
 
 
-def _explain_end(returncode: int, complaints: Path) -> str:
+def _exit_message(returncode: int, errors: Path) -> str:
     how = f"by signal {-returncode}" if returncode < 0 else f"with status {returncode}"
-    lines = complaints.read_text(encoding="utf-8", errors="replace").strip().splitlines()
-    detail = f": {lines[-1]}" if lines else " (is memory short?)"
+    lines = errors.read_text(encoding="utf-8", errors="replace").strip().splitlines()
+    detail = f": {lines[-1]}" if lines else " (out of memory?)"
     return (
-        f"The process that trains the tokenizer was ended {how}{detail}; try again, with a smaller tokenizer.train_mb "
+        f"The process that trains the tokenizer ended {how}{detail}; try again with a smaller tokenizer.train_mb "
         "or tokenizer.vocab_size."
     )
 
@@ -137,10 +137,10 @@ def _read_texts(file: BinaryIO) -> Iterator[str]:
 
 
 def main() -> int:
-    """Train what the folder asks for."""
+    """Train the tokenizer that the request in the folder describes."""
     folder, parent = Path(sys.argv[1]), int(sys.argv[2])
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches all processes; the parent decides what it means
-    end_with(parent)
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches all processes; the parent handles it
+    die_with(parent)
 
     from llm.config.schema import TokenizerConfig
     from llm.tokenizer import train_tokenizer
@@ -149,23 +149,23 @@ def main() -> int:
     config = TokenizerConfig(**request | {"special_tokens": tuple(request["special_tokens"])})
     with (folder / TEXTS).open("rb") as file:
         texts = list(_read_texts(file))
-    told = 0.0
+    reported = 0.0
 
-    def tell(done: float, total: float) -> None:
-        nonlocal told
-        if time.monotonic() - told > POLL_SECONDS:
-            told = time.monotonic()
-            say({"done": done / total})
+    def report_share(done: float, total: float) -> None:
+        nonlocal reported
+        if time.monotonic() - reported > POLL_SECONDS:
+            reported = time.monotonic()
+            write_record({"done": done / total})
 
     try:
-        train_tokenizer(config, texts, tell).save(folder / RESULT)
+        train_tokenizer(config, texts, report_share).save(folder / RESULT)
     except UserError as error:
-        say({"error": str(error)})
+        write_record({"error": str(error)})
     return 0
 
 
-def end_with(parent: int) -> None:
-    """Have the system end this process when its parent dies, where it can do that (Linux)."""
+def die_with(parent: int) -> None:
+    """Make the kernel kill this process when its parent dies (Linux only)."""
     prctl = getattr(ctypes.CDLL(None), "prctl", None)
     if prctl is not None and sys.platform == "linux":
         prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
@@ -173,7 +173,7 @@ def end_with(parent: int) -> None:
         sys.exit(1)
 
 
-def say(record: dict[str, object]) -> None:
+def write_record(record: dict[str, object]) -> None:
     os.write(1, json.dumps(record).encode() + b"\n")
 
 

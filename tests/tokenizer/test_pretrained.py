@@ -41,7 +41,7 @@ def test_a_missing_copy_is_refused_without_opening_a_socket(
     name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, no_network: list[str]
 ) -> None:
     monkeypatch.setenv("TIKTOKEN_CACHE_DIR", str(tmp_path))
-    with pytest.raises(UserError, match=r"nothing is downloaded unasked.*TIKTOKEN_CACHE_DIR"):
+    with pytest.raises(UserError, match=r"is not downloaded automatically.*TIKTOKEN_CACHE_DIR"):
         build_tokenizer(TokenizerConfig(kind="tiktoken", encoding=name), [])
     assert no_network == []
     assert list(tmp_path.iterdir()) == []

@@ -12,7 +12,7 @@ from llm.data.text.corpora import WELL_MIXED
 from llm.data.tokens.sources import StreamSource, TextSource
 from llm.events import Progress
 from llm.tokenizer import Sample, Tokenizer, build_tokenizer, is_trained_on_sample, take_sample
-from llm.tokenizer.training_process import learn_apart
+from llm.tokenizer.training_process import train_in_process
 
 
 @dataclass(frozen=True)
@@ -48,7 +48,7 @@ def train_tokenizer(
         min(size, megabytes) if which == "beginning" else size,
     )
     tokenizer = yield from run_in_background(
-        lambda report: learn_apart(config.tokenizer, sample.texts, folder, lambda done: report(100 * done)),
+        lambda report: train_in_process(config.tokenizer, sample.texts, folder, lambda done: report(100 * done)),
         "Training the tokenizer",
         100,
         "%",
