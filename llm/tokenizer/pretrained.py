@@ -103,7 +103,7 @@ def load_encoding(name: str, special_tokens: Sequence[str] = ()) -> RankTokenize
         contents = [file.read(cache) for file in encoding.files]
     except ValueError as error:
         raise UserError(
-            f"The copy of the tiktoken encoding {name!r} cannot be used ({error}), and is not downloaded automatically; "
+            f"The copy of the tiktoken encoding {name!r} cannot be used ({error}), and is not downloaded again; "
             + download_advice(name)
         ) from error
     present = [content for content in contents if content is not None]

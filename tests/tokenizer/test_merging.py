@@ -56,7 +56,7 @@ def spelled_out(pairs: list[tuple[int, int]]) -> list[tuple[bytes, bytes]]:
 @pytest.mark.parametrize("few", [0, 24, 10**9])
 @pytest.mark.parametrize("ties", ["ids", "bytes"])
 def test_merges_are_those_of_the_definition(few: int, ties: Any, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(merging, "FEW", few)
+    monkeypatch.setattr(merging, "FEW_POSITIONS", few)
     for seed in range(150):
         draw = random.Random(seed)
         alphabet = draw.choice(["ab", "aab", "abc", "abcdefgh", "a", "\x00\xff"])

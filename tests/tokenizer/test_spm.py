@@ -152,8 +152,8 @@ def test_a_model_with_the_default_normalization_says_what_it_does_to_text() -> N
     for change in ("line breaks", "tabs", "repeated spaces", "the beginning and end", "Ａ by A"):
         assert change in said
     assert "capital" not in said
-    assert "count the bytes of the text itself" in said
-    assert "as rewritten" in tokenizer.text_changes(bytes_known=False)
+    assert "count the bytes of the original text" in said
+    assert "of the rewritten text" in tokenizer.text_changes(bytes_known=False)
     assert tokenizer.prompt_changes("one line") == ""
     assert tokenizer.prompt_changes("<s>one line") == ""
     assert "rewrites the prompt" in tokenizer.prompt_changes("two\nlines")
