@@ -23,9 +23,9 @@ def orthogonalize(x: Tensor) -> Tensor:
     """Approximately UVᵀ of each matrix x = USVᵀ: (n, rows, columns) → the same.
 
     Five Newton–Schulz steps X ← aX + (bA + cA²)X with A = XXᵀ, on the wide form of the matrix, scaled to a Frobenius
-    norm of 1, in bfloat16. It is float32 on a CPU without bf16 instructions, which emulates them 50 to 100 times slower,
-    and float64 if x is. The singular values end near 1: in 0.68 to 1.14 for a random matrix 256 × 1024, in 0.08 to
-    1.20 for a square one of 256 (torch 2.13.0, CPU).
+    norm of 1, in bfloat16. It is float32 on a CPU without bf16 instructions, which emulates them 50 to 100 times
+    slower, and float64 if x is. The singular values end near 1: in 0.68 to 1.14 for a random matrix 256 × 1024, in 0.08
+    to 1.20 for a square one of 256 (torch 2.13.0, CPU).
     """
     a, b, c = QUINTIC
     emulates = x.device.type == "cpu" and not cpu_multiplies_bf16()

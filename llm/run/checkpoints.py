@@ -1,4 +1,4 @@
-"""The checkpoints of a run as files: which there are, what they hold, whether they are whole. No torch."""
+"""The checkpoint files of a run: listing, describing and verifying them. No torch."""
 
 from __future__ import annotations
 
@@ -16,15 +16,15 @@ from llm.reader import MAX_JSON_BYTES
 FORMAT = 1
 MODEL, OPTIMIZER, STATE, MANIFEST = "model.safetensors", "optimizer.safetensors", "state.json", "manifest.json"
 PRECISIONS = ("fp32", "bf16", "fp16")
-MOST_THREADS = 1 << 12
+MAX_THREADS = 1 << 12
 MOST_DIGITS = 19
-MOST_STATE_PER_WEIGHT = 4  # numbers of optimiser state for each weight; AdamW has two
+MAX_STATE_PER_WEIGHT = 4  # numbers of optimizer state per weight; AdamW has two
 PLAIN_NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9._-]{0,99}")
 
 
 @dataclass(frozen=True)
 class CheckpointInfo:
-    """A committed checkpoint. `metrics` holds what was known when it was saved (`loss`, `validation_loss`, …)."""
+    """A published checkpoint. `metrics` are those at the time of saving (`loss`, `validation_loss`, …)."""
 
     step: int
     path: Path
@@ -38,9 +38,9 @@ class CheckpointInfo:
 def write_manifest(
     directory: Path, step: int, metrics: dict[str, float], sums: Mapping[str, str] | None = None
 ) -> None:
-    """Describe every file of `directory`; to be written last, for without it there is no checkpoint.
+    """Write the manifest of `directory`, which describes every file. Write it last: it makes the folder a checkpoint.
 
-    `sums` are checksums by file name that the writer took of what it meant to write; other files are read for theirs.
+    `sums` are checksums by file name, computed from the data before it was written; other files are read.
     """
     known = sums or {}
     files = {
@@ -51,18 +51,18 @@ def write_manifest(
 
 
 def read_manifest(directory: Path) -> dict[str, Any]:
-    """The manifest of a checkpoint. UserError where it is missing, damaged, of another shape, or names files outside
-    its own folder."""
+    """The manifest of a checkpoint. UserError if it is missing, damaged or invalid, or names files outside its
+    folder."""
     manifest = read_json(directory / MANIFEST)
     if isinstance(manifest, dict) and is_whole_number(format := manifest.get("format", 0)) and format > FORMAT:
         raise UserError(f"{directory} was written by a newer llm-workbench; upgrade with pip install -U llm-workbench.")
-    if wrong := fault_in_manifest(manifest):
+    if wrong := manifest_problem(manifest):
         raise UserError(f"{directory / MANIFEST} is damaged ({wrong}); use another checkpoint of this run.")
     return dict(manifest)
 
 
-def fault_in_manifest(manifest: Any) -> str:
-    """What in a manifest is not as `write_manifest` writes it; "" where all is."""
+def manifest_problem(manifest: Any) -> str:
+    """What is wrong with a manifest; "" if it is valid."""
     if not isinstance(manifest, dict):
         return "it is not an object"
     files, metrics = manifest.get("files"), manifest.get("metrics", {})
@@ -81,8 +81,8 @@ def fault_in_manifest(manifest: Any) -> str:
     return ""
 
 
-def fault_in_state(state: Any) -> str:
-    """What in `state.json` is of another kind than the trainer writes; "" where nothing is. Missing fields are none."""
+def state_problem(state: Any) -> str:
+    """What is wrong with the content of `state.json`; "" if it is valid. Fields may be missing."""
     if not isinstance(state, dict):
         return "it is not an object"
     for name, is_right in STATE_KINDS.items():
@@ -99,8 +99,8 @@ def is_number(value: Any) -> bool:
     return type(value) in (int, float) and math.isfinite(value)
 
 
-def is_table_of(is_right: Callable[[Any], bool]) -> Callable[[Any], bool]:
-    """Whether a value is an object, and each of its values `is_right`."""
+def is_table_with(is_right: Callable[[Any], bool]) -> Callable[[Any], bool]:
+    """A function that tells whether a value is an object whose values are all `is_right`."""
     return lambda value: isinstance(value, dict) and all(map(is_right, value.values()))
 
 
@@ -116,7 +116,7 @@ def is_plan(value: Any) -> bool:
         return False
     threads = value["threads"]
     known = value["precision"] in PRECISIONS and isinstance(value["device"], str)
-    return known and is_whole_number(threads) and threads <= MOST_THREADS and isinstance(value["compiled"], bool)
+    return known and is_whole_number(threads) and threads <= MAX_THREADS and isinstance(value["compiled"], bool)
 
 
 def is_spike_record(value: Any) -> bool:
@@ -140,18 +140,18 @@ STATE_KINDS: Mapping[str, Callable[[Any], bool]] = {
     "steps_at_scale": is_whole_number,
     "rows": is_whole_number,
     "micro_batch": is_whole_number,
-    "metrics": is_table_of(is_number),
+    "metrics": is_table_with(is_number),
     "best_validation_loss": lambda value: value is None or is_number(value),
-    "overrides": is_table_of(is_text),
+    "overrides": is_table_with(is_text),
     "plan": is_plan,
     "data_fingerprint": is_text,
     "spikes": is_spike_record,
 }
-"""What each field of `state.json` holds; `data_cursor` is checked by the stream that it belongs to."""
+"""Field of `state.json` -> whether a value is valid for it. The stream checks its own `data_cursor`."""
 
 
 def read_checkpoint_info(directory: Path) -> CheckpointInfo | None:
-    """What `directory` says of itself; None when it is no committed checkpoint or its manifest is damaged."""
+    """The checkpoint in `directory`; None if it has no valid manifest."""
     try:
         manifest = read_manifest(directory)
     except UserError:
@@ -161,9 +161,9 @@ def read_checkpoint_info(directory: Path) -> CheckpointInfo | None:
 
 
 def damaged_checkpoints(directory: Path) -> dict[int, str]:
-    """Step → what is wrong, of the folders below `directory` that are named like checkpoints and are none.
+    """Step → problem, of the checkpoint folders below `directory` without a valid manifest.
 
-    Folders appear under such a name only when all in them is written: each of these was damaged later.
+    A folder gets such a name only once it is complete, so each of these was damaged later.
     """
     found = {}
     for path in directory.glob("step-*"):
@@ -176,23 +176,20 @@ def damaged_checkpoints(directory: Path) -> dict[int, str]:
 
 
 def read_state(info: CheckpointInfo) -> dict[str, Any]:
-    """All but the tensors of a checkpoint; nothing where the weights were made elsewhere, and have no more to tell.
-
-    UserError where it is damaged, or a field is of another kind.
-    """
+    """The content of `state.json`; empty for weights from elsewhere, which have none. UserError if it is damaged."""
     path = info.path / STATE
     if not path.exists():
         return {}
     state = read_json(path)
     if isinstance(state, dict) and is_whole_number(format := state.get("format", 0)) and format > FORMAT:
         raise UserError(f"{info.path} was written by a newer llm-workbench; upgrade to read it.")
-    if wrong := fault_in_state(state):
+    if wrong := state_problem(state):
         raise UserError(f"{path} is damaged ({wrong}); use another checkpoint of this run.")
     return dict(state)
 
 
 def list_checkpoints(directory: Path, pins: Iterable[int] = ()) -> list[CheckpointInfo]:
-    """Committed checkpoints below `directory`, oldest first, with best, last and pinned marked."""
+    """The published checkpoints below `directory`, oldest first, with best, last and pinned marked."""
     found = (read_checkpoint_info(path) for path in directory.glob("step-*"))
     infos = sorted((info for info in found if info is not None), key=lambda info: info.step)
     if not infos:
@@ -204,27 +201,24 @@ def list_checkpoints(directory: Path, pins: Iterable[int] = ()) -> list[Checkpoi
 
 
 def newest_step(directory: Path) -> int:
-    """The step of the newest committed checkpoint below `directory`; −1 where there is none."""
+    """The step of the newest published checkpoint below `directory`; −1 without any."""
     return max((info.step for info in list_checkpoints(directory)), default=-1)
 
 
 def verify(
     info: CheckpointInfo, progress: Callable[[int], object] = lambda count: None, *, without: Collection[str] = ()
 ) -> None:
-    """Read every file of a checkpoint but those named in `without`; a `UserError` names the first that is missing, cut
-    or changed.
-
-    `progress` is called with the number of bytes that were read since the last call.
-    """
+    """Read the files of a checkpoint except those in `without`. UserError names the first one that is missing,
+    truncated or changed. `progress` is called with the number of bytes read since the last call."""
     files = read_manifest(info.path)["files"]
     for name, entry in files.items():
         if name in without:
             continue
         path = info.path / name
-        if entry["size"] > largest_size(name, files):
-            raise UserError(f"{path} holds {entry['size']:,} bytes, more than it may; use another checkpoint.")
+        if entry["size"] > max_size(name, files):
+            raise UserError(f"{path} holds {entry['size']:,} bytes, which is too many; use another checkpoint.")
         if path.is_symlink():
-            raise UserError(f"{path} is a link; a checkpoint's files lie in its own folder: copy the file there.")
+            raise UserError(f"{path} is a link; a checkpoint may hold only regular files: copy the file there.")
         if not path.is_file():
             raise UserError(f"{path} is missing; use another checkpoint of this run.")
         if path.stat().st_size != entry["size"]:
@@ -235,24 +229,24 @@ def verify(
             raise UserError(f"{path} is damaged (its checksum differs); use another checkpoint of this run.")
 
 
-def largest_size(name: str, files: Mapping[str, Any]) -> float:
-    """Bytes that a file of a checkpoint may have: it is read in full before it is used. The weights may have any number
-    here; whoever loads them compares them with a configuration."""
+def max_size(name: str, files: Mapping[str, Any]) -> float:
+    """The largest allowed size in bytes of a checkpoint file, since it is read in full. The size of the weights is
+    checked against the configuration when they are loaded."""
     if name == MODEL:
         return math.inf
     if name == OPTIMIZER:
         weights: int = files[MODEL]["size"] if MODEL in files else 0
-        return MOST_STATE_PER_WEIGHT * weights + MAX_JSON_BYTES
+        return MAX_STATE_PER_WEIGHT * weights + MAX_JSON_BYTES
     return MAX_JSON_BYTES
 
 
 def has_file(info: CheckpointInfo, name: str) -> bool:
-    """Whether a checkpoint holds a file that `verify` reads: one that its manifest does not name is not used."""
+    """Whether the manifest of a checkpoint names a file; others are not used."""
     return name in read_manifest(info.path)["files"]
 
 
 def is_whole(info: CheckpointInfo) -> bool:
-    """Whether `verify` finds nothing wrong with a checkpoint."""
+    """Whether `verify` finds a checkpoint intact."""
     try:
         verify(info)
     except UserError:
@@ -261,9 +255,9 @@ def is_whole(info: CheckpointInfo) -> bool:
 
 
 def prune(directory: Path, keep: int, pins: Iterable[int]) -> list[CheckpointInfo]:
-    """Delete all but the newest `keep` (0 = all are kept), the best and the pinned; returns what was deleted.
+    """Delete all but the newest `keep` (0 = keep all), the best and the pinned checkpoints; returns the deleted ones.
 
-    Only to be called once the newest has been read back.
+    Call it only after the newest one was verified.
     """
     infos = list_checkpoints(directory, pins)
     if keep <= 0:

@@ -28,17 +28,17 @@ from llm.run.checkpoints import (
 )
 from llm.run.directory import Run, find_checkpoint
 
-LEARNT_TOKENIZERS = ("char", "bpe", "sentencepiece")
+TRAINED_TOKENIZERS = ("char", "bpe", "sentencepiece")
 PLAN_FIELDS = frozenset(f"train.{name}" for name in ("device", "precision", "compile", "threads", "kernels"))
 BATCH_FIELDS = frozenset(
     f"train.{name}" for name in ("batch_size", "seq_len", "accumulation", "total_batch_tokens", "seed")
 )
-HARMLESS_DATA = frozenset({"data.processes"})
+SAFE_DATA_FIELDS = frozenset({"data.processes"})
 
 
 @dataclass(frozen=True)
 class Parent:
-    """The checkpoint a fork starts from. `config` is what was in effect there, with live settings and extensions."""
+    """The checkpoint a fork starts from. `config` is the one in effect there, with live settings and extensions."""
 
     run: Run
     checkpoint: CheckpointInfo
@@ -62,46 +62,46 @@ def changed_paths(parent: Parent, config: RunConfig) -> set[str]:
     return {path for path, _, _ in diff(parent.config, config)}
 
 
-def goes_on(parent: Parent, config: RunConfig) -> bool:
-    """Whether a fork with `config` can take over the optimiser's state, and with it the count of steps."""
+def keeps_optimizer_state(parent: Parent, config: RunConfig) -> bool:
+    """Whether a fork with `config` can keep the optimizer state, and with it the step count."""
     return has_file(parent.checkpoint, OPTIMIZER) and not any(
         path.startswith("optim.") for path in changed_paths(parent, config)
     )
 
 
 def check_fields(parent: Parent, config: RunConfig, *, weights_only: bool = False) -> None:
-    """ConfigError where `config` cannot be trained with the weights of `parent`."""
-    if problems := problems_with(parent, config, weights_only=weights_only):
+    """ConfigError if `config` cannot be trained from the weights of `parent`."""
+    if problems := fork_problems(parent, config, weights_only=weights_only):
         raise ConfigError(problems)
 
 
-def problems_with(parent: Parent, config: RunConfig, *, weights_only: bool = False) -> list[Problem]:
-    """Everything that keeps `config` from being trained with the weights of `parent`, each by the name of its field."""
+def fork_problems(parent: Parent, config: RunConfig, *, weights_only: bool = False) -> list[Problem]:
+    """The reasons why `config` cannot be trained from the weights of `parent`, by field."""
     problems = [
-        Problem(path, f"cannot change from {before} to {after} in a fork: {why}; start a new run for that")
+        Problem(path, f"cannot change from {before} to {after} in a fork: {why}; start a new run instead")
         for path, before, after in diff(parent.config, config)
-        if (why := reason_against(path, parent.config))
+        if (why := why_unchangeable(path, parent.config))
     ]
     step = parent.checkpoint.step
-    if goes_on(parent, config) and not weights_only and 0 < config.train.steps <= step:
+    if keeps_optimizer_state(parent, config) and not weights_only and 0 < config.train.steps <= step:
         reason = f"must be above {step}, where the fork continues (or take weights only)"
         problems.append(Problem("train.steps", reason))
     return problems or check(config)
 
 
-def reason_against(path: str, config: RunConfig) -> str:
-    """Why a fork may not change the field at `path`; "" where it may."""
+def why_unchangeable(path: str, config: RunConfig) -> str:
+    """Why a fork cannot change the field at `path`; "" if it can."""
     if path.startswith("tokenizer."):
-        return "the weights know the tokens of the parent's tokenizer"
+        return "the weights belong to the parent's tokenizer"
     if path == "model.dropout" or (path == "model.context" and config.model.position == "rope"):
         return ""
     return "the weights have the parent's shape" if path.startswith("model.") else ""
 
 
 def fork(home: Path, parent: Parent, config: RunConfig, *, name: str = "", weights_only: bool = False) -> Run:
-    """Make the run: whole, with its first checkpoint, or not at all. `name` defaults to the parent's with a number."""
+    """Create the run with its first checkpoint, or nothing. `name` defaults to the parent's name with a number."""
     check_fields(parent, config, weights_only=weights_only)
-    continues = goes_on(parent, config) and not weights_only
+    continues = keeps_optimizer_state(parent, config) and not weights_only
     changed = changed_paths(parent, config)
     verify(parent.checkpoint)
 
@@ -109,7 +109,7 @@ def fork(home: Path, parent: Parent, config: RunConfig, *, name: str = "", weigh
         shutil.copytree(parent.run.path / "tokenizer", run.path / "tokenizer")
         copy_checkpoint(parent, run, changed, continues)
 
-    config = keeping_tokenizer(home, parent, config, changed)
+    config = keep_tokenizer(home, parent, config, changed)
     extra = {"parent_id": str(parent.run.info().get("id", ""))}
     try:
         if name:
@@ -119,12 +119,12 @@ def fork(home: Path, parent: Parent, config: RunConfig, *, name: str = "", weigh
     except OSError as error:
         raise UserError(
             f"{parent.reference} could not be copied ({error.strerror or error}); "
-            "see that there is room on the disk and that the checkpoint is still there."
+            "check that the disk has room and that the checkpoint still exists."
         ) from error
 
 
 def stem_of(name: str) -> str:
-    """A run's name without the number of a fork: forks of forks are numbered along with their siblings."""
+    """A run's name without the number of a fork, so that forks of forks continue its numbering."""
     head, _, number = name.rpartition("-fork-")
     return head if head and number.isdecimal() else name
 
@@ -132,7 +132,7 @@ def stem_of(name: str) -> str:
 def copy_checkpoint(parent: Parent, run: Run, changed: set[str], continues: bool) -> None:
     """Publish the fork's first checkpoint."""
     source, step = parent.checkpoint.path, parent.checkpoint.step if continues else 0
-    scalars = continued_state(parent.state, changed) if continues else {"format": parent.state.get("format", 1)}
+    scalars = state_of_fork(parent.state, changed) if continues else {"format": parent.state.get("format", 1)}
     metrics = parent.checkpoint.metrics if continues and not changes_data(changed) else {}
     files = (MODEL, OPTIMIZER) if continues else (MODEL,)
     described = read_manifest(source)["files"]
@@ -141,11 +141,11 @@ def copy_checkpoint(parent: Parent, run: Run, changed: set[str], continues: bool
             shutil.copyfile(source / file, staging / file)
         write_json(staging / STATE, scalars)
         write_manifest(staging, step, metrics, {file: described[file]["sha256"] for file in files})
-        verify(CheckpointInfo(step, staging, 0, metrics))  # the copies are what the parent's manifest says
+        verify(CheckpointInfo(step, staging, 0, metrics))  # against the checksums of the parent
 
 
-def continued_state(state: dict[str, Any], changed: set[str]) -> dict[str, Any]:
-    """The parent's `state.json` without what the changes make untrue."""
+def state_of_fork(state: dict[str, Any], changed: set[str]) -> dict[str, Any]:
+    """The parent's `state.json` without what the changes invalidate."""
     kept = state | {"overrides": {}}
     if changed & PLAN_FIELDS:
         kept["plan"] = None
@@ -160,12 +160,12 @@ def continued_state(state: dict[str, Any], changed: set[str]) -> dict[str, Any]:
 
 
 def changes_data(changed: Sequence[str] | set[str]) -> bool:
-    return any(path.startswith("data.") and path not in HARMLESS_DATA for path in changed)
+    return any(path.startswith("data.") and path not in SAFE_DATA_FIELDS for path in changed)
 
 
-def keeping_tokenizer(home: Path, parent: Parent, config: RunConfig, changed: set[str]) -> RunConfig:
-    """`config` for a fork on other text: a tokenizer learnt from the parent's text is kept, and not learnt anew."""
-    if not changes_data(changed) or config.tokenizer.path or config.tokenizer.kind not in LEARNT_TOKENIZERS:
+def keep_tokenizer(home: Path, parent: Parent, config: RunConfig, changed: set[str]) -> RunConfig:
+    """`config` for a fork on other text, with the tokenizer that was trained on the parent's text."""
+    if not changes_data(changed) or config.tokenizer.path or config.tokenizer.kind not in TRAINED_TOKENIZERS:
         return config
     identity = str(parent.run.info().get("id", ""))[:8]
     kept = home / "tokenizers" / f"{parent.run.name}-{identity}"

@@ -12,7 +12,7 @@ from llm.errors import ConfigError, UserError, WrongUse
 from llm.events import Started
 from llm.files import read_json, remove_directory
 from llm.run import Run
-from llm.run.fork import fork, goes_on, open_parent, problems_with
+from llm.run.fork import fork, fork_problems, keeps_optimizer_state, open_parent
 from llm.training.run import run_training
 
 from .conftest import MakeRun
@@ -85,7 +85,7 @@ def test_the_rows_of_a_step_are_the_parents_until_the_batch_is_changed(parent_ru
 def test_another_optimiser_takes_the_weights_alone(parent_run: Run, tmp_path: Path) -> None:
     parent = open_parent(tmp_path, "whole@21")
     config = with_fields(parent.config, optim__kind="sgd", train__steps="3")
-    assert not goes_on(parent, config)
+    assert not keeps_optimizer_state(parent, config)
     child = fork(tmp_path, parent, config, name="sgd")
     first, second = (load_file(info.path / "model.safetensors") for info in (parent.checkpoint, child.checkpoint()))
     assert all(first[key].equal(second[key]) for key in first)
@@ -103,7 +103,7 @@ def test_shape_and_tokenizer_are_refused_by_name(parent_run: Run, tmp_path: Path
         fork(tmp_path, parent, config, name="no")
     assert [problem.path for problem in caught.value.problems] == ["tokenizer.kind", "model.d_model"]
     assert not (tmp_path / "runs" / "no").exists()
-    assert problems_with(parent, with_fields(parent.config, model__dropout="0.2", model__context="8")) == []
+    assert fork_problems(parent, with_fields(parent.config, model__dropout="0.2", model__context="8")) == []
     with pytest.raises(WrongUse, match="exists already"):
         fork(tmp_path, parent, parent.config, name="whole", weights_only=True)
     assert len(parent_run.checkpoints()) == 4

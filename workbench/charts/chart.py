@@ -26,7 +26,7 @@ from textual.widget import Widget
 
 from workbench.charts.axes import x_writer
 from workbench.charts.chart_data import COLORS, ChartData, Level, Mark, Series
-from workbench.charts.drawing import AXIS, Frame, Row, draw, words, x_at
+from workbench.charts.drawing import AXIS, Frame, Row, centered_text, draw, x_at
 from workbench.charts.legend import lines_of
 from workbench.text import one_line
 
@@ -49,7 +49,8 @@ class Chart(Widget, can_focus=True):
         .chart--empty { color: $foreground 60%; text-style: italic; }
     }
     """ + "".join(
-        f"Chart .chart--{color} {{ color: ${color}; }} Chart .chart--{color}-dim {{ color: ${color}; text-style: dim; }}"
+        f"Chart .chart--{color} {{ color: ${color}; }}\n"
+        f"Chart .chart--{color}-dim {{ color: ${color}; text-style: dim; }}\n"
         for color in COLORS
     )
     ALLOW_SELECT = False
@@ -200,7 +201,7 @@ class Chart(Widget, can_focus=True):
     def _draw(self) -> list[Strip]:
         width, height = self.size
         if self.data.is_empty:
-            return self._painted(words(self.empty, width, height))
+            return self._painted(centered_text(self.empty, width, height))
         glyphs = self.data.glyphs(self.app.no_color)
         look = {"log": self.log_axis, "unit": self.x_unit, "cursor": self.cursor}
         scene = self.data.scene(self.view or self.extent(), self.smoothing, glyphs, **look)

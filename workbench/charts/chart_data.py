@@ -161,7 +161,7 @@ class ChartData:
             if index > 0 and one.name.startswith(f"{self.series[index - 1].name} "):
                 entries[-1] = replace(entries[-1], more=(sign, (f" {value}{GAP}", "cursor")))
             else:
-                entries.append(Entry(sign, one.name, "cursor", value, may_go=True))
+                entries.append(Entry(sign, one.name, "cursor", value, can_drop=True))
         for level in self.levels:
             entries.append(Entry(("╌", level.color), one_line(level.label), AXIS, format_number(level.y)))
         if cursor is not None:

@@ -30,7 +30,7 @@ FORMAT = 2
 NOT_NPY = (SyntaxError, tokenize.TokenError, MemoryError, RecursionError)  # numpy at a damaged header
 MAX_HEAD_BYTES = 256 << 20  # samples and warnings of a whole run
 WORTH_BYTES = 8 << 20  # a log shorter than this is read as quickly as its cache
-NEIGHBOURHOOD = 4096  # bytes of the log by which it is recognized
+FINGERPRINT_BYTES = 4096  # bytes of the log by which it is recognized
 SINGLE = ("started", "progress", "last_step", "last_evaluation", "finished")  # events that `RunCurves` keeps one of
 SEVERAL = ("samples", "recent")
 
@@ -138,11 +138,11 @@ def belongs(head: dict[str, Any], curves: RunCurves) -> bool:
 
 
 def fingerprint(log: Path, read: int) -> str:
-    """Recognises a log by how it begins, and by what stands before the byte up to which it was read."""
+    """A digest of the beginning of a log, and of the bytes before position `read`."""
     with log.open("rb") as file:
-        begin = file.read(NEIGHBOURHOOD)
-        file.seek(max(0, read - NEIGHBOURHOOD))
-        return hashlib.sha256(begin + file.read(min(read, NEIGHBOURHOOD))).hexdigest()
+        begin = file.read(FINGERPRINT_BYTES)
+        file.seek(max(0, read - FINGERPRINT_BYTES))
+        return hashlib.sha256(begin + file.read(min(read, FINGERPRINT_BYTES))).hexdigest()
 
 
 def rows_of(values: NDArray[Any]) -> NDArray[np.float64]:

@@ -1,4 +1,4 @@
-"""Making a curve small enough to draw: smoothing, and about two points per column. Pure numpy, no screen.
+"""Reduce curves before drawing: smoothing, and about two points per column. Pure numpy, no screen.
 
 Curves are pairs of float64 arrays of shape (N,): `x` never decreases, `y` is NaN where there is a gap.
 """
@@ -15,7 +15,7 @@ Floats = NDArray[np.float64]
 
 
 def tidy(x: NDArray[Any], y: NDArray[Any]) -> tuple[Floats, Floats]:
-    """The curve as float64, in order of x; infinite y becomes a gap, and points without a finite x are left out."""
+    """The curve as float64, sorted by x. Infinite y becomes a gap; points without a finite x are dropped."""
     count = min(len(x), len(y))
     xs, ys = (np.ascontiguousarray(values[:count], dtype=np.float64) for values in (x, y))
     known = np.isfinite(xs)
@@ -31,8 +31,8 @@ def tidy(x: NDArray[Any], y: NDArray[Any]) -> tuple[Floats, Floats]:
 def smooth(y: Floats, decay: float) -> Floats:
     """Debiased exponential moving average: s_t = decay·s_{t-1} + (1-decay)·y_t, divided by 1-decay^(t+1).
 
-    The division is Adam's bias correction (Kingma & Ba 2015, section 3): the first value is y_0 itself. Gaps stay gaps
-    and do not move the average.
+    The division is Adam's bias correction (Kingma & Ba 2015, section 3): the first value is y_0. Gaps stay gaps and do
+    not change the average.
     """
     if not 0 < decay < 1 or not len(y):
         return y
@@ -50,8 +50,8 @@ def smooth(y: Floats, decay: float) -> Floats:
 
 
 def _moving_average(values: Floats, decay: float) -> Floats:
-    """The recursion, a block at a time: s_i = decay^i·(1-decay)·Σ_{j≤i} y_j·decay^-j within a block, plus what the
-    one before carries over. Blocks are so short that decay^-j stays below 1e6, and nothing is lost in the sum."""
+    """The recursion in blocks: s_i = decay^i·(1-decay)·Σ_{j≤i} y_j·decay^-j within a block, plus the carry of the block
+    before. Blocks are short enough that decay^-j stays below 1e6, so that the sum loses no precision."""
     length = max(1, min(4096, int(math.log(1e6) / -math.log(decay))))
     count = len(values)
     rows = -(-count // length)
@@ -68,7 +68,7 @@ def _moving_average(values: Floats, decay: float) -> Floats:
 
 
 def visible(x: Floats, low: float, high: float) -> slice:
-    """The points to draw for the range [low, high]: those inside, and one neighbour on either side for the lines in."""
+    """The points to draw for the range [low, high]: those inside, and one neighbor on either side."""
     start = max(0, int(np.searchsorted(x, low, side="left")) - 1)
     return slice(start, min(len(x), int(np.searchsorted(x, high, side="right")) + 1))
 
@@ -76,9 +76,9 @@ def visible(x: Floats, low: float, high: float) -> slice:
 def thin(x: Floats, y: Floats, low: float, high: float, columns: int) -> tuple[Floats, Floats]:
     """At most two points for each of `columns` columns of [low, high]: the least and the greatest value in it.
 
-    Both stand in the middle of their column, and columns go up and down in turn: a line through them is upright strokes
-    joined at their ends, which is half the work of a zigzag. A column without a finite value becomes a gap. What is
-    already sparse is returned as it is.
+    Both are at the middle of their column, and columns alternate between up and down: the line consists of vertical
+    strokes joined at their ends, half the work of a zigzag. A column without a finite value is a gap. A sparse curve
+    is returned unchanged.
     """
     part = visible(x, low, high)
     x, y = x[part], y[part]
@@ -99,7 +99,7 @@ def thin(x: Floats, y: Floats, low: float, high: float, columns: int) -> tuple[F
 
 
 def segments(x: Floats, y: Floats) -> list[tuple[Floats, Floats]]:
-    """The stretches between gaps."""
+    """The parts of a curve between gaps."""
     known = np.flatnonzero(~np.isnan(y))
     if not len(known):
         return []
@@ -110,8 +110,8 @@ def segments(x: Floats, y: Floats) -> list[tuple[Floats, Floats]]:
 
 
 def clip(x: Floats, y: Floats, low: float, high: float, *, joined: bool = True) -> tuple[Floats, Floats]:
-    """A stretch cut at the borders of [low, high]. Where its points are `joined`, a line that leaves is led to the
-    border by straight-line interpolation; single points have nothing between them."""
+    """The part of a curve in [low, high]. If its points are `joined`, lines are cut at the borders by linear
+    interpolation."""
     if not len(x) or (x[0] >= low and x[-1] <= high):
         return x, y
     if x[0] > high or x[-1] < low:

@@ -1,7 +1,6 @@
-"""Drawing curves on a grid of character cells: plotext draws the lines, this puts the axes around them.
+"""Draw curves on a grid of character cells: plotext draws the lines, this module adds axes, levels and marks.
 
-Nothing here knows the screen: `draw` takes a `Scene` and gives rows of cells, each cell one character and the name of
-the style it wears.
+`draw` takes a `Scene` and returns rows of cells. A cell is one character and the name of its style.
 """
 
 from __future__ import annotations
@@ -27,14 +26,14 @@ class Cell(NamedTuple):
 
 
 BLANK = Cell(" ", "")
-DOT_ROWS = (0xC0, 0x24, 0x12, 0x09)  # both dots of a braille character's rows, from the lowest up
+DOT_ROWS = (0xC0, 0x24, 0x12, 0x09)  # the two dots of each row of a braille character, from the bottom
 Row = list[Cell]
 
 
 @dataclass(frozen=True)
 class Curve:
-    """A curve to draw. `glyph` empty: a line of braille dots; otherwise that character, joined into a line or not.
-    `thinned`: its points are pairs, the least and the greatest value of a column."""
+    """A curve to draw. `glyph`: its character, "" for braille dots; `joined`: whether points are joined by lines;
+    `thinned`: points are pairs, the least and the greatest value of a column."""
 
     x: Floats
     y: Floats
@@ -69,7 +68,7 @@ class Scene:
 
 @dataclass(frozen=True)
 class Frame:
-    """The drawn rows, and where the canvas lies in them, so that a mouse position can be read back."""
+    """The drawn rows, and the position of the canvas in them, to convert mouse positions."""
 
     rows: list[Row]
     left: int
@@ -77,12 +76,12 @@ class Frame:
 
 
 def draw(scene: Scene, width: int, height: int) -> Frame:
-    """The scene in `height` rows of `width` cells, at any size from 0 × 0 up."""
+    """Draw the scene in `height` rows of `width` cells; any size works."""
     if width < 1 or height < 1:
         return Frame([[BLANK] * max(0, width) for _ in range(max(0, height))], 0, 0)
     framed = width >= 16 and height >= 4
     canvas_height = height - 2 if framed else height
-    curves = _prepared(scene, width)
+    curves = _prepare_curves(scene, width)
     low, high = _limits(curves, scene)
     labels = _y_labels(low, high, canvas_height, scene.log) if framed else []
     left = max((len(label) for _, label in labels), default=0) + 1 if framed else 0
@@ -92,13 +91,13 @@ def draw(scene: Scene, width: int, height: int) -> Frame:
     _draw_cursor(canvas, scene)
     if not framed:
         return Frame(canvas, 0, columns)
-    rows = _with_y_axis(canvas, labels, low, high, left)
+    rows = _add_y_axis(canvas, labels, low, high, left)
     rows += _x_axis(scene, left, columns)
     return Frame(rows, left, columns)
 
 
-def words(text: str, width: int, height: int) -> list[Row]:
-    """A text in the middle, where there is nothing to draw."""
+def centered_text(text: str, width: int, height: int) -> list[Row]:
+    """Rows with a text in the middle, for a chart without data."""
     rows: list[Row] = [[BLANK] * width for _ in range(height)]
     text = text[:width]
     if height and text:
@@ -108,7 +107,7 @@ def words(text: str, width: int, height: int) -> list[Row]:
 
 
 def _y_labels(low: float, high: float, rows: int, log: bool) -> Ticks:
-    """A label every third row or so; closer where there would be only one."""
+    """A label about every third row; closer if there would be only one."""
     found: Ticks = []
     for most in (max(2, rows // 3), max(2, rows // 2), rows):
         found = y_ticks(low, high, most, log)
@@ -118,7 +117,7 @@ def _y_labels(low: float, high: float, rows: int, log: bool) -> Ticks:
 
 
 def column_of(x: float, low: float, high: float, columns: int) -> int:
-    """The cell that plotext puts x in: it spreads [low, high] over the outermost braille dots."""
+    """The column in which plotext draws x: it spreads [low, high] over the outermost braille dots."""
     if high <= low or columns < 1:
         return 0
     return math.floor(round(0.5 + (2 * columns - 1) * (x - low) / (high - low), 8)) // 2
@@ -130,8 +129,8 @@ def x_at(column: int, low: float, high: float, columns: int) -> float:
     return low + min(1.0, max(0.0, share)) * (high - low)
 
 
-def _prepared(scene: Scene, columns: int) -> list[Curve]:
-    """Every curve cut to the view and thinned; on a log axis as powers of ten, with what has none left out."""
+def _prepare_curves(scene: Scene, columns: int) -> list[Curve]:
+    """The curves, clipped to the view and thinned; on a log axis as powers of ten, without non-positive values."""
     ready = []
     for curve in scene.curves:
         part = visible(curve.x, scene.low, scene.high)
@@ -150,31 +149,31 @@ def _prepared(scene: Scene, columns: int) -> list[Curve]:
 
 
 def _limits(curves: Sequence[Curve], scene: Scene) -> tuple[float, float]:
-    """The range of y: all that is visible, a level line where it lies near, and a little air."""
+    """The range of y: all visible values, levels that are near, and a small margin."""
     if not curves:
         return (0.0, 1.0)
     low = min(float(curve.y.min()) for curve in curves)
     high = max(float(curve.y.max()) for curve in curves)
     span = high - low
     for level, _ in scene.levels:
-        place = _height(level, scene.log)
+        place = _y_position(level, scene.log)
         if place is not None and low - span <= place <= high + span:
             low, high = min(low, place), max(high, place)
     if not high > low:
-        air = 0.1 if scene.log else abs(high) * 0.05 or 0.5
-        return low - air, high + air
-    air = (high - low) * 0.03
-    return low - air, high + air
+        margin = 0.1 if scene.log else abs(high) * 0.05 or 0.5
+        return low - margin, high + margin
+    margin = (high - low) * 0.03
+    return low - margin, high + margin
 
 
-def _height(value: float, log: bool) -> float | None:
+def _y_position(value: float, log: bool) -> float | None:
     if not math.isfinite(value) or (log and value <= 0):
         return None
     return math.log10(value) if log else value
 
 
 def _canvas(scene: Scene, curves: Sequence[Curve], limits: tuple[float, float], columns: int, rows: int) -> list[Row]:
-    """The curves alone: solid bands beneath, and what plotext draws over them."""
+    """The curves alone: solid bands first, then the lines of plotext over them."""
     canvas: list[Row] = [[BLANK] * max(0, columns) for _ in range(max(0, rows))]
     if columns < 1 or rows < 1:
         return canvas
@@ -183,7 +182,7 @@ def _canvas(scene: Scene, curves: Sequence[Curve], limits: tuple[float, float], 
         _paint_band(canvas, curve, scene, limits)
     lines = [curve for curve in curves if not any(curve is band for band in bands)]
     if lines:
-        for row, drawn in zip(canvas, _plotted(scene, lines, limits, columns, rows), strict=True):
+        for row, drawn in zip(canvas, _plot_curves(scene, lines, limits, columns, rows), strict=True):
             for column, cell in enumerate(drawn):
                 if cell is not BLANK:
                     row[column] = cell
@@ -191,8 +190,8 @@ def _canvas(scene: Scene, curves: Sequence[Curve], limits: tuple[float, float], 
 
 
 def _is_band(curve: Curve, limits: tuple[float, float], rows: int) -> bool:
-    """Whether a thinned curve jumps so much that its strokes fill an area. plotext would take up to a third of a second
-    over one; painted as what it is, it takes two milliseconds."""
+    """Whether a thinned curve jumps so much that its strokes fill an area. plotext takes up to a third of a second for
+    one, painting it directly two milliseconds."""
     if not curve.thinned or curve.glyph:
         return False
     dots_per_stroke = float(np.abs(curve.y[1::2] - curve.y[0::2]).mean()) / (limits[1] - limits[0]) * 4 * rows
@@ -210,9 +209,11 @@ def _paint_band(canvas: list[Row], curve: Curve, scene: Scene, limits: tuple[flo
             canvas[rows - 1 - cell][column] = Cell(chr(0x2800 + sum(DOT_ROWS[first : last + 1])), curve.style)
 
 
-def _plotted(scene: Scene, curves: Sequence[Curve], limits: tuple[float, float], columns: int, rows: int) -> list[Row]:
-    """Curves drawn by plotext. Its color numbers stand for our styles; colors are decided later."""
-    from textual_plotext import Plot  # a third of a second to import, and not needed before the first curve
+def _plot_curves(
+    scene: Scene, curves: Sequence[Curve], limits: tuple[float, float], columns: int, rows: int
+) -> list[Row]:
+    """The curves as drawn by plotext. Its color numbers stand for style names."""
+    from textual_plotext import Plot  # takes a third of a second to import
 
     styles = sorted({curve.style for curve in curves})
     plot: Any = Plot()
@@ -239,18 +240,18 @@ def _plotted(scene: Scene, curves: Sequence[Curve], limits: tuple[float, float],
 
 
 def _row_of(value: float, low: float, high: float, rows: int) -> int:
-    """The row, counted from the top, that plotext puts y in."""
+    """The row, counted from the top, in which plotext draws y."""
     return rows - 1 - math.floor(round(0.5 + (4 * rows - 1) * (value - low) / (high - low), 8)) // 4
 
 
 def _draw_levels(canvas: list[Row], scene: Scene, low: float, high: float) -> None:
     for level, style in scene.levels:
-        place = _height(level, scene.log)
+        place = _y_position(level, scene.log)
         if place is None or not low <= place <= high or not canvas:
             continue
         row = canvas[_row_of(place, low, high, len(canvas))]
         for column, cell in enumerate(row):
-            if _gives_way(cell):
+            if _can_overdraw(cell):
                 row[column] = Cell("╌", style)
 
 
@@ -259,16 +260,16 @@ def _draw_cursor(canvas: list[Row], scene: Scene) -> None:
         return
     column = column_of(scene.cursor, scene.low, scene.high, len(canvas[0]))
     for row in canvas:
-        if _gives_way(row[column]) or row[column].glyph == "╌":
+        if _can_overdraw(row[column]) or row[column].glyph == "╌":
             row[column] = Cell("│", CURSOR)
 
 
-def _gives_way(cell: Cell) -> bool:
-    """Whether a level or the cursor may be drawn here: on nothing, and on raw values under a smoothed curve."""
+def _can_overdraw(cell: Cell) -> bool:
+    """Whether a level or the cursor may be drawn here: on blank cells, and on raw values under a smoothed curve."""
     return cell is BLANK or cell.style.endswith("-dim")
 
 
-def _with_y_axis(canvas: list[Row], labels: list[tuple[float, str]], low: float, high: float, left: int) -> list[Row]:
+def _add_y_axis(canvas: list[Row], labels: list[tuple[float, str]], low: float, high: float, left: int) -> list[Row]:
     at = {_row_of(place, low, high, len(canvas)): label for place, label in labels if low <= place <= high}
     rows = []
     for index, row in enumerate(canvas):
@@ -279,7 +280,7 @@ def _with_y_axis(canvas: list[Row], labels: list[tuple[float, str]], low: float,
 
 
 def _x_axis(scene: Scene, left: int, columns: int) -> list[Row]:
-    """The axis line with the marks on it, and the row of labels under it."""
+    """The axis line with marks, and the row of labels."""
     line = [BLANK] * (left - 1) + [Cell("└", AXIS)] + [Cell("─", AXIS)] * columns
     labels: Row = [BLANK] * (left + columns)
     free_from = 0

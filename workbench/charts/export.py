@@ -1,4 +1,4 @@
-"""Pictures and tables of what is on the screen, as files."""
+"""Export screens and charts as SVG and CSV files."""
 
 from __future__ import annotations
 
@@ -43,11 +43,11 @@ SVG = """<svg xmlns="http://www.w3.org/2000/svg" class="rich-terminal" viewBox="
 </g>
 </svg>
 """
-"""Rich's picture of a terminal, without fonts that would be fetched from elsewhere."""
+"""Rich's SVG of a terminal, without fonts from the web."""
 
 
 def free_path(home: Path, stem: str, suffix: str) -> Path:
-    """A file name in the folder of exports that nothing has yet."""
+    """An unused file name in the folder of exports."""
     folder = home / FOLDER
     folder.mkdir(parents=True, exist_ok=True)
     plain = re.sub(r"[^A-Za-z0-9._-]+", "-", stem).strip("-.") or "chart"
@@ -56,15 +56,15 @@ def free_path(home: Path, stem: str, suffix: str) -> Path:
 
 
 def strips_of(screen: Screen[Any]) -> list[Strip]:
-    """What a screen shows, line by line. What lies behind a window is named here: where it is not, Textual paints, and
-    keeps for the terminal too, an empty ground."""
+    """The lines of a screen. Sets the screens behind a window; without them Textual would draw, and cache, an empty
+    background."""
     stack = screen.app.screen_stack
     visible_screen_stack.set(stack[: stack.index(screen)] if screen in stack else [])
     return screen._compositor.render_strips()
 
 
 def picture_of_strips(strips: Iterable[Strip], title: str) -> str:
-    """Lines of a screen, or of a widget, as SVG."""
+    """Lines of a screen or widget as SVG."""
     lines = list(strips)
     console = Console(
         width=max((strip.cell_length for strip in lines), default=1),
@@ -81,7 +81,7 @@ def picture_of_strips(strips: Iterable[Strip], title: str) -> str:
 
 
 def table(data: ChartData, x_unit: str, smoothing: float) -> str:
-    """The curves of a chart as CSV: a row for each x, a column for each curve, another one where it is smoothed."""
+    """The curves of a chart as CSV: a row per x, a column per curve, and one more if it is smoothed."""
     columns: list[tuple[str, dict[float, float]]] = []
     for index, one in enumerate(data.series):
         x = one.x.tolist()
@@ -101,7 +101,7 @@ def table(data: ChartData, x_unit: str, smoothing: float) -> str:
 
 
 def write_export(home: Path, stem: str, suffix: str, text: str) -> Path:
-    """Write a file among the exports; returns where."""
+    """Write a new file in the folder of exports; returns its path."""
     path = free_path(home, stem, suffix)
     write_atomic(path, text.encode("utf-8", "replace"))
     return path

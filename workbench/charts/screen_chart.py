@@ -13,8 +13,8 @@ CHART_KEYS = [
     for binding in Chart.BINDINGS
     if isinstance(binding, Binding)
 ]
-"""A chart's keys, for the screen to take among its own and pass on by its `action_on_charts`."""
+"""The keys of a chart, as bindings of the screen, whose `action_on_charts` passes them on."""
 
 
 class ScreenChart(Chart, inherit_bindings=False):
-    """A chart that leaves its keys to the screen around it."""
+    """A chart whose keys are bindings of its screen."""

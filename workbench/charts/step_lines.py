@@ -1,7 +1,7 @@
-"""Logged steps as rows of numbers, without an event for each of them: they are nearly all of a long log.
+"""Read logged steps, nearly all lines of a long log, as rows of numbers, without an event for each.
 
-A line is taken when it is exactly as `llm.events.to_line` writes a `StepLogged` whose numbers are finite. Any other
-line is left to the general reader, `llm.run.log.parse_event`, which gives the same values, but takes longer.
+A line is read here if it is exactly what `llm.events.to_line` writes for a `StepLogged` with finite numbers. Other
+lines are read by `llm.run.log.parse_event`, which gives the same values but takes longer.
 """
 
 from __future__ import annotations
@@ -24,21 +24,21 @@ LINE = BEGINNING + b"".join(rb', "%s": ' % item.name.encode() + FORMS[str(item.t
 STRETCH = re.compile(rb"(?:" + LINE + rb"\}\n)*+")
 
 KEPT = b"0123456789.+-E,\n"
-"""What is left of a line are its numbers, the commas before them and its end: nothing else has these characters."""
+"""The characters of a line that are kept: its numbers, the commas before them and its end."""
 DROPPED = bytes(sign for sign in range(256) if sign not in KEPT)
 LONG_BYTES = 1 << 19  # of a stretch: shorter ones are parsed without importing pyarrow
 
 
 @dataclass(frozen=True)
 class Part:
-    """Some lines of a log in a row: as many logged steps as `steps` says, or, where that is 0, anything else."""
+    """Consecutive lines of a log: `steps` logged steps, or other lines if that is 0."""
 
     text: bytes
     steps: int
 
 
 def stretches(text: bytes) -> Iterator[Part]:
-    """Whole lines, each ended by its newline, cut into stretches of logged steps and what lies between, in order."""
+    """Split complete lines into stretches of logged steps and other lines, in order."""
     start = 0
     while start < len(text):
         match = STRETCH.match(text, start)

@@ -12,7 +12,7 @@ from textual.widgets import Static
 
 from llm.config import RunConfig, diff
 from llm.errors import ConfigError, Problem
-from llm.run.fork import Parent, goes_on, problems_with
+from llm.run.fork import Parent, fork_problems, keeps_optimizer_state
 from workbench.presets.edit_screen import EditResult, EditScreen
 from workbench.presets.summary import change_text
 from workbench.text import clean
@@ -55,7 +55,7 @@ class ForkScreen(EditScreen):
         return False if action == "save_as" else super().check_action(action, parameters)
 
     def problems(self) -> list[Problem]:
-        return problems_with(self.parent_checkpoint, self.config, weights_only=self.weights_only)
+        return fork_problems(self.parent_checkpoint, self.config, weights_only=self.weights_only)
 
     def _show_title(self) -> None:
         super()._show_title()
@@ -71,7 +71,7 @@ class ForkScreen(EditScreen):
         """Where the fork starts, in words."""
         if self.weights_only:
             return "weights only, from step 0"
-        if goes_on(self.parent_checkpoint, self.config):
+        if keeps_optimizer_state(self.parent_checkpoint, self.config):
             return f"continues at step {self.parent_checkpoint.checkpoint.step:,} with its optimizer state"
         return "weights only, from step 0, since the optimizer changes"
 

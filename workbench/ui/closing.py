@@ -1,7 +1,7 @@
 """Windows that close once.
 
 A second Enter or Escape is often queued before the first one has closed its window. Textual then closes the window in
-front instead, and sends keys, clicks and results to a window whose widgets are removed.
+front instead, and sends keys, clicks and results to a window without widgets.
 """
 
 from __future__ import annotations
@@ -35,24 +35,23 @@ class ClosesOnce(Screen[ScreenResultType]):
 
     @property
     def is_attached(self) -> bool:
-        """Whether it is open; what threads and timers ask before they show something."""
+        """Whether it is open; threads and timers check it before they update the screen."""
         return not self.is_closed and super().is_attached
 
     async def _dispatch_message(self, message: Message) -> None:
-        """Handle a message. Once closed: only what Textual needs to take the window down."""
+        """Handle a message; after closing, only those that Textual needs to remove the window."""
         if not (self.is_closed and is_for_open_windows(message)):
             await super()._dispatch_message(message)
 
 
 def is_for_open_windows(message: Message) -> bool:
-    """Whether a closed window has no use for `message`: its own building up, and all that bubbles, which keys, clicks
-    and what widgets report do."""
+    """Whether `message` is only for open windows: composing, mounting, and all that bubble (keys, clicks, messages of
+    widgets)."""
     return isinstance(message, Compose | Mount) or (message.bubble and not isinstance(message, CloseMessages))
 
 
 def is_aftermath(error: BaseException, pump: MessagePump | None) -> bool:
-    """Whether `error` only says that a widget or a screen is missing because the window of `pump`, or the whole app, is
-    closed."""
+    """Whether `error` is about a missing widget or screen, because the window of `pump` or the app is closed."""
     if not isinstance(error, NoMatches | MountError | ScreenStackError):
         return False
     node = pump

@@ -1,4 +1,4 @@
-"""Keeping the app alive after an error in one handler.
+"""Keep the app running after an error in one handler.
 
 Textual ends the app at the first exception in any handler, timer, worker or drawing, and the widget whose handler
 failed handles nothing any more. Here such an error is written to the log and shown in a toast, and the app continues.
@@ -21,19 +21,19 @@ from textual.worker import WorkerFailed
 from workbench.terminal import write_log
 
 QUIET_SECONDS = 10.0
-"""A drawing that fails does so at every attempt: in this time only the first error of a kind is written and shown."""
+"""Drawing that fails does so at every attempt: in this time, only the first error of a kind is reported."""
 
 
 @dataclass
 class FaultLog:
-    """Writes errors to the log, each kind at most once every `QUIET_SECONDS`, and counts what it left out."""
+    """Writes errors to the log, each kind at most once every `QUIET_SECONDS`, and counts the others."""
 
     _written: dict[tuple[str, str, int], float] = field(default_factory=dict)
     _left_out: dict[tuple[str, str, int], int] = field(default_factory=dict)
     _shown: float = float("-inf")
 
     def write(self, error: BaseException) -> bool:
-        """Write `error` with its traceback; whether it is time to show a toast of it."""
+        """Write `error` with its traceback; returns whether to notify the user."""
         cause = cause_of(error)
         kind, now = kind_of(cause), time.monotonic()
         if now - self._written.get(kind, float("-inf")) < QUIET_SECONDS:
@@ -50,20 +50,20 @@ class FaultLog:
 
 
 def cause_of(error: BaseException) -> BaseException:
-    """The error itself, where Textual says no more than that a worker failed."""
+    """The error itself, or that of a failed worker."""
     return error.error if isinstance(error, WorkerFailed) else error
 
 
 def kind_of(error: BaseException) -> tuple[str, str, int]:
-    """What makes two errors the same: the class, and the file and line it was raised in."""
+    """What identifies an error: its class, and the file and line where it was raised."""
     frames = traceback.extract_tb(error.__traceback__)
     return type(error).__name__, frames[-1].filename if frames else "", (frames[-1].lineno or 0) if frames else 0
 
 
 @contextmanager
 def errors_contained() -> Iterator[None]:
-    """While the block runs, an error in a handler of a mounted app goes to the app's `_handle_exception` and the widget
-    continues to handle messages. Textual's own loop stops handling them after the call."""
+    """In this block, an error in a handler of a mounted app goes to `App._handle_exception`, and the widget continues
+    to handle messages; Textual's own loop would stop."""
     dispatch = MessagePump._dispatch_message
 
     async def dispatch_message(pump: MessagePump, message: Message) -> None:

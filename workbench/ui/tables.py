@@ -1,4 +1,4 @@
-"""A table that is refreshed in place: the cursor stays on its row, and only cells that changed are touched."""
+"""A table that is updated in place: the cursor stays on its row, and only changed cells are updated."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ Row = tuple[str, Sequence[Text]]
 """The key of a row, and its cells."""
 
 
-AT_ONCE = 200
+ROWS_AT_ONCE = 200
 BAR = 1
 """The width of the scroll bar."""
 PADDING = 2
@@ -36,8 +36,10 @@ class Heading:
 def widths_that_fit(
     natural: Mapping[str, int], room: int, wanted: Collection[str], least: Mapping[str, int]
 ) -> dict[str, int]:
-    """The columns that fit whole into `room`, and their widths, in the order of `natural` (the widths they would have).
-    The first of `wanted` come first; those in `least` may be cut to that width, and share what is left."""
+    """The columns that fit into `room` cells with their widths, in the order of `natural` (their full widths).
+
+    `wanted` lists the most important first; those in `least` may be cut to that width, and share the remaining room.
+    """
     chosen: dict[str, int] = {}
     for key in wanted:
         width = min(natural[key], least.get(key, natural[key]))
@@ -53,7 +55,7 @@ def widths_that_fit(
 
 
 def cut(cell: Text, width: int, *, at_start: bool = False) -> Text:
-    """A cell of at most `width`, with … for what is cut off at its end, or at its start."""
+    """A cell of at most `width`, cut at its end or at its start with …."""
     if cell.cell_len <= width:
         return cell
     if not at_start:
@@ -67,7 +69,7 @@ def cut(cell: Text, width: int, *, at_start: bool = False) -> Text:
 
 
 def cut_in_middle(cell: Text, width: int) -> Text:
-    """A cell of at most `width`, with … in its middle: names often differ in how they end."""
+    """A cell of at most `width`, cut in the middle with …, since names often differ at the end."""
     if cell.cell_len <= width:
         return cell
     count = len(cell)
@@ -78,12 +80,12 @@ def cut_in_middle(cell: Text, width: int) -> Text:
     return start.append_text(end)
 
 
-def keys_of(rows: Sequence[Row]) -> list[str]:
+def row_keys(rows: Sequence[Row]) -> list[str]:
     return [key for key, _ in rows]
 
 
 class LiveTable(DataTable[Text]):
-    """A `DataTable` of whole rows, with the keys of a pager; the arrows show what is cut off at the right."""
+    """A `DataTable` of rows with pager keys; the arrow keys scroll to what is cut off at the right."""
 
     DEFAULT_CSS = "LiveTable { scrollbar-size-horizontal: 0; }"
 
@@ -93,8 +95,8 @@ class LiveTable(DataTable[Text]):
         super().__init__(id=id, cursor_type="row", zebra_stripes=False)
         self._headings: list[Heading] = []
         self._rows: list[Row] = []
-        """What is in the table; of very many rows the last ones come in bit by bit, so that no key waits for them."""
-        self._coming: list[Row] = []
+        """The rows in the table. Of many rows, the last ones are added in parts, so that no key waits for them."""
+        self._pending: list[Row] = []
 
     @property
     def current(self) -> str:
@@ -104,24 +106,24 @@ class LiveTable(DataTable[Text]):
     @property
     def keys(self) -> list[str]:
         """The keys of the rows in the table, from the top."""
-        return keys_of(self._rows)
+        return row_keys(self._rows)
 
     def show_rows(self, rows: Sequence[Row], headings: Sequence[Heading] | None = None) -> None:
-        """Show exactly these rows. The cursor stays with its key, or near its place if that row is gone. `headings` are
-        the columns, where they depend on what is shown or on the room there is."""
+        """Show exactly these rows. The cursor stays on its key, or near its position if that row is gone. `headings`
+        are the columns, if they depend on the rows or on the width."""
         new = list(rows)
         known = dict(self._rows)
         if headings is not None and list(headings) != self._headings:
             self._headings = list(headings)
             self._rebuild(new, with_columns=True)
             return
-        if self._coming and keys_of(new) == keys_of(self._rows + self._coming):
-            self._coming = new[len(known) :]
+        if self._pending and row_keys(new) == row_keys(self._rows + self._pending):
+            self._pending = new[len(known) :]
             del new[len(known) :]
             self._update_cells(new, known)
-        elif not self._coming and len(known) == len(new) and all(key in known for key, _ in new):
+        elif not self._pending and len(known) == len(new) and all(key in known for key, _ in new):
             self._update_cells(new, known)
-            if keys_of(new) != keys_of(self._rows):
+            if row_keys(new) != row_keys(self._rows):
                 self._reorder(new)
         else:
             self._rebuild(new)
@@ -129,17 +131,17 @@ class LiveTable(DataTable[Text]):
         self._rows = new
 
     def select_key(self, key: str) -> bool:
-        """Put the cursor on a row; whether it is there."""
-        self._add_coming(len(self._coming))
-        keys = keys_of(self._rows)
+        """Move the cursor to a row; returns whether it exists."""
+        self._add_pending(len(self._pending))
+        keys = row_keys(self._rows)
         if key not in keys:
             return False
         self.move_cursor(row=keys.index(key))
         return True
 
     def action_scroll_bottom(self) -> None:
-        """To the last row, also of those that are not in the table yet."""
-        self._add_coming(len(self._coming))
+        """Go to the last row, adding the pending ones."""
+        self._add_pending(len(self._pending))
         super().action_scroll_bottom()
 
     def _update_cells(self, rows: list[Row], known: dict[str, Sequence[Text]]) -> None:
@@ -153,7 +155,7 @@ class LiveTable(DataTable[Text]):
                     self.update_cell(key, column, cell, update_width=cell.cell_len > old.cell_len)
 
     def _reorder(self, rows: list[Row]) -> None:
-        """The same rows in another order: much cheaper than adding them anew."""
+        """Reorder the same rows, which is much cheaper than adding them again."""
         current, place, scroll = self.current, self.cursor_row, self.scroll_y
         order = {id(self.get_row(key)[0]): index for index, (key, _) in enumerate(rows)}
         self.sort(key=lambda cells: order[id(cells[0])])
@@ -161,34 +163,34 @@ class LiveTable(DataTable[Text]):
 
     def _rebuild(self, rows: list[Row], *, with_columns: bool = False) -> None:
         current, place, scroll = self.current, self.cursor_row, self.scroll_y
-        keys = keys_of(rows)
-        needed = (keys.index(current) if current in keys else place) + AT_ONCE
+        keys = row_keys(rows)
+        needed = (keys.index(current) if current in keys else place) + ROWS_AT_ONCE
         self.clear(columns=with_columns)
         for heading in self._headings if with_columns else ():
             self.add_column(Text(heading.label, no_wrap=True), key=heading.key, width=heading.width)
-        self._rows, self._coming = [], rows
-        self._add_coming(needed)
+        self._rows, self._pending = [], rows
+        self._add_pending(needed)
         self._put_cursor(self._rows, current, place, scroll)
         self._add_more()
 
-    def _add_coming(self, count: int) -> None:
-        """Put `count` of the coming rows into the table."""
-        for key, cells in self._coming[:count]:
+    def _add_pending(self, count: int) -> None:
+        """Add `count` of the pending rows to the table."""
+        for key, cells in self._pending[:count]:
             self.add_row(*cells, key=key)
-        self._rows = self._rows + self._coming[:count]
-        self._coming = self._coming[count:]
+        self._rows = self._rows + self._pending[:count]
+        self._pending = self._pending[count:]
 
     def _add_more(self) -> None:
-        """Once what is in the table is painted: some more."""
-        if self._coming:
+        """Add more rows after the next refresh."""
+        if self._pending:
             self.call_after_refresh(self._add_some)
 
     def _add_some(self) -> None:
-        self._add_coming(AT_ONCE)
+        self._add_pending(ROWS_AT_ONCE)
         self._add_more()
 
     def _put_cursor(self, rows: list[Row], current: str, place: int, scroll: float) -> None:
-        keys = keys_of(rows)
+        keys = row_keys(rows)
         if rows:
             self.move_cursor(row=keys.index(current) if current in keys else min(place, len(rows) - 1), scroll=False)
             self.scroll_to(y=scroll, animate=False)

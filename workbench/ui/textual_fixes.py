@@ -1,7 +1,7 @@
-"""What Textual 8.2 gets wrong in terminals a few cells wide and with widgets that are just being removed.
+"""Fixes for Textual 8.2, in very narrow terminals and with widgets that are being removed.
 
-Each function here replaces a method of Textual by one that calls it only with what it can handle. To be removed one by
-one as newer versions do without: `tests/workbench/ui/test_textual_fixes.py` shows each fault without its fix.
+Each function wraps a method of Textual, so that it is called only with arguments it can handle.
+`tests/workbench/ui/test_textual_fixes.py` shows each fault without its fix; remove a fix once its test fails.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ def apply_fixes() -> None:
 
 
 def wrap_in_one_cell(wrap_and_format: Any) -> Any:
-    """Text is never wrapped to fewer than one cell: to none, `range` is called with a step of 0, and raises."""
+    """Wrap text to at least one cell: for a width of 0, `range` is called with a step of 0 and raises."""
 
     @wraps(wrap_and_format)
     def fixed(content: Content, width: int, *arguments: Any, **options: Any) -> Any:
@@ -42,8 +42,8 @@ def wrap_in_one_cell(wrap_and_format: Any) -> Any:
 
 
 def skip_old_sizes(on_resize: Any) -> Any:
-    """A screen takes only the newest size of the terminal. Laying out at a size makes Textual send the screen that size
-    again, so that with two in its queue, and anything between them, it is laid out at one and the other for ever."""
+    """Ignore all but the current size of the terminal. Each layout makes Textual send its size again, so with two sizes
+    in the queue a screen would alternate between them forever."""
 
     @wraps(on_resize)
     async def fixed(screen: Screen[Any], event: Resize) -> None:
@@ -57,7 +57,7 @@ def skip_old_sizes(on_resize: Any) -> Any:
 
 
 def skip_removed_widgets(get_widget_and_offset_at: Any) -> Any:
-    """A widget that is drawn but has no parent any more cannot be clicked: its parent's place would be asked for."""
+    """Ignore clicks on a widget that was removed but is still drawn: Textual would use its missing parent."""
 
     @wraps(get_widget_and_offset_at)
     def fixed(screen: Screen[Any], x: int, y: int) -> Any:

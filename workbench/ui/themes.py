@@ -1,4 +1,4 @@
-"""The color themes: the terminal's own colors first, then four of ours.
+"""The color themes: two of the terminal's own colors, then four of this program.
 
 `colour-blind-safe` uses the eight colors of Okabe and Ito (2008), which people with any of the common color-vision
 deficiencies can tell apart.
@@ -28,7 +28,7 @@ def make_theme(name: str, roles: str, grounds: str, **more: Any) -> Theme:
 
 
 THEMES = (
-    replace(BUILTIN_THEMES["ansi-dark"], name="terminal-dark"),  # only the sixteen colors the terminal defines
+    replace(BUILTIN_THEMES["ansi-dark"], name="terminal-dark"),  # the sixteen colors of the terminal
     replace(BUILTIN_THEMES["ansi-light"], name="terminal-light"),
     make_theme(
         "workbench-dark",
@@ -41,7 +41,7 @@ THEMES = (
         "#1d2330 #fbfbf9 #f1f1ee #e3e4e0",
         dark=False,
         variables={
-            "panel-lighten-2": "#a9adb6",  # frames: lighter than light could not be seen
+            "panel-lighten-2": "#a9adb6",  # frames, which would be too light
             "foreground-muted": "#565b66",
         },
     ),
@@ -60,12 +60,12 @@ THEMES = (
 )
 
 NAMED = ("background", "text-error", "text-success", "text-warning", "text-primary", "text-secondary", "text-accent")
-"""The colors of a theme that stand for black, red, green, yellow, blue, magenta and cyan."""
+"""The theme colors for black, red, green, yellow, blue, magenta and cyan."""
 
 
 @cache
 def named_colors(theme_name: str) -> TerminalTheme:
-    """What the sixteen color names mean in texts shown under one of `THEMES`: colors that can be read on it."""
+    """The sixteen named colors under one of `THEMES`, all legible on its background."""
     theme = next(theme for theme in THEMES if theme.name == theme_name)
     colors = theme.to_color_system().generate() | theme.variables
     background, foreground, *named = (Color.parse(colors[name]).rgb for name in ("background", "foreground", *NAMED))

@@ -11,7 +11,7 @@ from textual.app import App
 
 from workbench.charts.chart import Chart, Level, Mark, Series
 from workbench.charts.drawing import Curve, Scene, draw
-from workbench.charts.legend import Entry, lines_of, shortened
+from workbench.charts.legend import Entry, lines_of, shorten
 
 
 class Host(App[None]):
@@ -291,7 +291,8 @@ async def test_a_legend_without_room_shortens_names_and_counts_the_rest():
 def test_a_legend_is_never_wider_or_higher_than_its_place():
     for count in range(8):
         entries = [
-            Entry(("━", "primary"), "名前" * count + f"-run-{n}", "cursor", "1.234", may_go=True) for n in range(count)
+            Entry(("━", "primary"), "名前" * count + f"-run-{n}", "cursor", "1.234", can_drop=True)
+            for n in range(count)
         ]
         for width in range(16, 90, 7):
             for most in range(1, 5):
@@ -302,6 +303,6 @@ def test_a_legend_is_never_wider_or_higher_than_its_place():
 
 
 def test_a_name_is_shortened_in_its_middle():
-    assert shortened("shakespeare-char-with-rope-12", 16) == "shakesp…-rope-12"
-    assert shortened("short", 16) == "short"
-    assert cell_len(shortened("名前" * 20, 17)) <= 17
+    assert shorten("shakespeare-char-with-rope-12", 16) == "shakesp…-rope-12"
+    assert shorten("short", 16) == "short"
+    assert cell_len(shorten("名前" * 20, 17)) <= 17
