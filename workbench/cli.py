@@ -25,12 +25,27 @@ from llm.errors import UserError, WrongUse
 from llm.memory import check_memory_for_torch, to_memory_shortage
 from llm.names import did_you_mean
 from llm.streams import repair_streams
-from workbench.commands import bench, compare, data, doctor, evaluate, open_app, presets, runs, sample, tokenizer, train
+from workbench.commands import (
+    bench,
+    compare,
+    data,
+    doctor,
+    evaluate,
+    interop,
+    open_app,
+    presets,
+    runs,
+    sample,
+    tokenizer,
+    train,
+)
 from workbench.commands.options import Parser
 from workbench.commands.output import say
 
-MODULES = (train, sample, open_app, compare, evaluate, runs, presets, data, tokenizer, bench, doctor)
-TORCH_COMMANDS = frozenset({"train", "resume", "fork", "sample", "compare", "timelapse", "eval", "bench", "doctor"})
+MODULES = (train, sample, open_app, compare, evaluate, runs, presets, data, tokenizer, interop, bench, doctor)
+TORCH_COMMANDS = frozenset(
+    {"train", "resume", "fork", "sample", "compare", "timelapse", "eval", "bench", "doctor", "export", "import"}
+)
 FULL = frozenset({errno.ENOSPC, errno.EDQUOT})
 DISK_ERRORS = FULL | {errno.EROFS, errno.EIO}
 DESCRIPTION = "Train a language model from scratch in your terminal, watch it learn, and talk to it."

@@ -42,15 +42,18 @@ def shape_problems(model: ModelConfig) -> list[Problem]:
             return [Problem("model.depth", f"{fault}; the nearest valid depths are {depths}")]
         model = _from_depth(model)
     problems: list[Problem] = []
-    if model.d_model % model.n_head:
+    size = head_width(model)
+    if model.d_model % model.n_head and not model.head_dim:
         near = nearest_multiple(model.d_model, model.n_head)
         message = (
             f"{model.n_head} does not divide d_model = {model.d_model}; the nearest width that it divides is {near}"
         )
         problems.append(Problem("model.n_head", message))
-    elif model.position == "rope" and (model.d_model // model.n_head) % 2:
-        size = model.d_model // model.n_head
-        problems.append(Problem("model.n_head", f"gives heads of width {size}; rotary positions need an even width"))
+    elif model.position == "rope" and size % 2:
+        name = "model.head_dim" if model.head_dim else "model.n_head"
+        problems.append(Problem(name, f"gives heads of width {size}; rotary positions need an even width"))
+    if model.qk_gain and not model.qk_norm:
+        problems.append(Problem("model.qk_gain", "is the gain of qk_norm; set model.qk_norm too"))
     if model.n_kv_head and model.n_head % model.n_kv_head:
         message = f"{model.n_kv_head} does not divide n_head = {model.n_head}; 0 uses n_head"
         problems.append(Problem("model.n_kv_head", message))
@@ -66,10 +69,16 @@ def check_resolved(model: ModelConfig, sizes: Iterable[str] = SIZES) -> None:
     for name in SIZES:
         if name in needed and getattr(model, name) < 1:
             raise ValueError(f"model.{name} is {getattr(model, name)}: call llm.config.resolve_model first.")
-    if "n_head" in needed and (model.d_model % model.n_head or model.n_head % model.n_kv_head):
+    indivisible = model.d_model % model.n_head and not model.head_dim
+    if "n_head" in needed and (indivisible or model.n_head % model.n_kv_head):
         raise ValueError("model.n_head must divide model.d_model, and model.n_kv_head must divide model.n_head.")
-    if "n_head" in needed and model.position == "rope" and model.d_model // model.n_head % 2:
+    if "n_head" in needed and model.position == "rope" and head_width(model) % 2:
         raise ValueError("Rotary positions need an even head width: change model.n_head or model.d_model.")
+
+
+def head_width(model: ModelConfig) -> int:
+    """Width of one attention head."""
+    return model.head_dim or model.d_model // model.n_head
 
 
 def resolve_seq_len(train: TrainConfig, model: ModelConfig) -> int:

@@ -120,7 +120,8 @@ class ModelConfig:
     depth: int = setting(0, "Sets the shape by one number: n_layer = depth, d_model = 64·depth; 0 = off.", low=0)
     n_layer: int = setting(4, "Transformer blocks.", low=1)
     d_model: int = setting(128, "Width of the residual stream.", low=1)
-    n_head: int = setting(4, "Attention heads; must divide d_model.", low=1)
+    n_head: int = setting(4, "Attention heads; must divide d_model unless head_dim is set.", low=1)
+    head_dim: int = setting(0, "Width of an attention head; 0 = d_model / n_head.", low=0)
     n_kv_head: int = setting(0, "Key/value heads (grouped-query attention); 0 = n_head.", low=0)
     d_ff: int = setting(0, "Hidden width of the feed-forward layer; 0 = 8/3·d_model for SwiGLU, else 4·d_model.", low=0)
     d_ff_multiple: int = setting(
@@ -141,6 +142,7 @@ class ModelConfig:
     rope_pairs: Literal["even-odd", "halves"] = setting("even-odd", "RoPE: coordinates that form a pair.")
     rope_inverse: bool = setting(False, "RoPE: rotate by the negative angle, as nanochat does; most models do not.")
     qk_norm: bool = setting(False, "Normalize queries and keys (after RoPE).")
+    qk_gain: bool = setting(False, "Give qk_norm a learned gain and apply it before RoPE, as in Qwen3.")
     mlp: Literal["swiglu", "gelu", "gelu-exact", "relu2"] = setting(
         "swiglu",
         "Activation of the feed-forward layer; gelu: tanh approximation (GPT-2); gelu-exact: erf (nanoGPT); relu2: "

@@ -5,9 +5,9 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from llm.config.resolve import check_resolved
+from llm.config.resolve import check_resolved, head_width
 from llm.config.schema import ModelConfig
-from llm.model.layers import Layer, Linear
+from llm.model.layers import Layer, Linear, RMSNorm
 from llm.model.rotary import Rotary
 
 HEADS = ("d_model", "n_head", "n_kv_head")
@@ -40,7 +40,7 @@ class KVCache:
         check_resolved(config, (*HEADS, "n_layer", "context"))
         self.config = config
         self.capacity = config.context if length is None else length
-        shape = (config.n_layer, batch_size, 2 * config.n_kv_head, self.capacity, config.d_model // config.n_head)
+        shape = (config.n_layer, batch_size, 2 * config.n_kv_head, self.capacity, head_width(config))
         self.kv = torch.empty(shape, device=device, dtype=dtype)
         self.keys, self.values = self.kv.chunk(2, dim=2)
         self.length = 0
@@ -100,6 +100,7 @@ class KVCache:
 class Attention(Layer):
     """Project to queries, keys and values, rotate, normalize, attend, project back: (B, T, d_model) → the same.
 
+    With `qk_gain`, queries and keys are normalized with a gain before they are rotated (Qwen3); without, after.
     ValueError if the configuration's heads and width are not resolved (`llm.config.resolve_model`).
     """
 
@@ -108,19 +109,23 @@ class Attention(Layer):
         check_resolved(config, HEADS)
         self.layer = layer
         self.n_head, self.n_kv_head = config.n_head, config.n_kv_head
-        self.head_dim = config.d_model // config.n_head
-        self.qk_norm_eps = config.norm_eps if config.qk_norm else None
+        self.head_dim = head_width(config)
+        self.qk_norm_eps = config.norm_eps if config.qk_norm and not config.qk_gain else None
+        self.q_norm = RMSNorm(self.head_dim, eps=config.norm_eps, gain=True) if config.qk_gain else None
+        self.k_norm = RMSNorm(self.head_dim, eps=config.norm_eps, gain=True) if config.qk_gain else None
         self.dropout = config.dropout
-        width, kv_width = config.d_model, config.n_kv_head * self.head_dim
-        self.q = Linear(width, width, bias=config.qkv_bias)
+        width, q_width, kv_width = config.d_model, config.n_head * self.head_dim, config.n_kv_head * self.head_dim
+        self.q = Linear(width, q_width, bias=config.qkv_bias)
         self.k = Linear(width, kv_width, bias=config.qkv_bias)
         self.v = Linear(width, kv_width, bias=config.qkv_bias)
-        self.out = Linear(width, width, bias=config.bias)
+        self.out = Linear(q_width, width, bias=config.bias)
 
     def forward(self, x: Tensor, rotary: Rotary | None, cache: KVCache | None) -> Tensor:
         queries, keys, values = self.project(x)
         query, key = self._heads(queries, self.n_head), self._heads(keys, self.n_kv_head)
         value = self._heads(values, self.n_kv_head)
+        if self.q_norm is not None and self.k_norm is not None:
+            query, key = self.q_norm(query), self.k_norm(key)
         if rotary is not None:
             start = 0 if cache is None else cache.start
             query, key = rotary(query, start), rotary(key, start)

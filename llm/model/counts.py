@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Literal
 
 from llm.config.optimizers import OPTIMIZER_INFO, optimizer_of_group
+from llm.config.resolve import head_width
 from llm.config.schema import ModelConfig
 
 Precision = Literal["fp32", "bf16", "fp16"]
@@ -22,28 +23,35 @@ def parameters(config: ModelConfig) -> int:
 def group_parameters(config: ModelConfig) -> dict[str, int]:
     """Numbers in each parameter group (`llm.config.optimizers.GROUPS`)."""
     d, kv = config.d_model, kv_width(config)
-    biases = (d + 2 * kv if config.qkv_bias else 0) + (
+    biases = (q_width(config) + 2 * kv if config.qkv_bias else 0) + (
         inner_matrices(config) * config.d_ff + 2 * d if config.bias else 0
     )
+    gains = 2 * head_width(config) if config.qk_gain else 0
     return {
         "embedding": lookup_parameters(config),
         "head": 0 if config.tied_head else config.vocab_size * d,
         "matrices": matrix_parameters(config),
-        "vectors": config.n_layer * biases + norm_parameters(config) * (2 * config.n_layer + 1 + config.embedding_norm),
+        "vectors": config.n_layer * (biases + gains)
+        + norm_parameters(config) * (2 * config.n_layer + 1 + config.embedding_norm),
     }
 
 
 def matrix_parameters(config: ModelConfig) -> int:
     """Numbers in the matrices of all blocks."""
     d = config.d_model
-    attention = 2 * d * d + 2 * d * kv_width(config)
+    attention = 2 * d * (q_width(config) + kv_width(config))
     feed_forward = (inner_matrices(config) + 1) * d * config.d_ff
     return config.n_layer * (attention + feed_forward)
 
 
+def q_width(config: ModelConfig) -> int:
+    """Total width of all query heads."""
+    return config.n_head * head_width(config)
+
+
 def kv_width(config: ModelConfig) -> int:
     """Total width of all key heads."""
-    return config.n_kv_head * (config.d_model // config.n_head)
+    return config.n_kv_head * head_width(config)
 
 
 def inner_matrices(config: ModelConfig) -> int:
@@ -72,7 +80,7 @@ def flops_per_token(config: ModelConfig, seq_len: int) -> float:
     """
     head = config.vocab_size * config.d_model if config.tied_head else 0
     multiplied = parameters(config) - lookup_parameters(config) + head
-    return 6.0 * multiplied + 12.0 * config.n_layer * config.d_model * seq_len
+    return 6.0 * multiplied + 12.0 * config.n_layer * q_width(config) * seq_len
 
 
 def weight_bytes(config: ModelConfig, bytes_per_parameter: int = WEIGHT_BYTES) -> int:
@@ -121,10 +129,10 @@ def activation_bytes_per_token(config: ModelConfig, seq_len: int, precision: Pre
     """
     d, narrow = config.d_model, 4 if precision == "fp32" else 2
     norm = (8 if config.norm == "rmsnorm" else 4) * d + narrow * d
-    attention = narrow * (2 * d + 2 * kv_width(config))
+    attention = narrow * 2 * (q_width(config) + kv_width(config))
     if precision == "bf16" or config.dropout:
         weights = config.n_head * min(seq_len, (seq_len + BLOCK_ROWS) // 2)
-        attention += narrow * (d + (weights if seq_len <= MAX_SAVED_POSITIONS else 0))
+        attention += narrow * (q_width(config) + (weights if seq_len <= MAX_SAVED_POSITIONS else 0))
     hidden = {"swiglu": 4, "gelu": 2, "gelu-exact": 2, "relu2": 3}[config.mlp] * narrow * config.d_ff
     dropout = 3 * narrow * d if config.dropout else 0
     return config.n_layer * (2 * norm + attention + hidden + dropout) + norm + 8 * d

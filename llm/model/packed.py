@@ -16,6 +16,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from llm.config.resolve import head_width
 from llm.config.schema import ModelConfig
 from llm.model.attention import KVCache
 from llm.model.kernels import FUSED
@@ -123,6 +124,7 @@ class PackedBlock:
         gate = ("mlp.gate.", "mlp.up.") if config.mlp == "swiglu" else ("mlp.up.",)
         up = {kind: concatenate([weights.get(name + kind) for name in gate]) for kind in ("weight", "bias")}
         self.qkv = pack_linear(qkv, dtype)
+        self.qk_gain = head_gains(config, weights) if config.qk_gain else None
         self.out = pack_linear(weights_under(weights, "attn.out."), dtype)
         self.up = pack_linear(up, dtype, gelu=GELU_APPROXIMATIONS.get(config.mlp))
         self.down = pack_linear(weights_under(weights, "mlp.down."), dtype)
@@ -137,9 +139,11 @@ class PackedBlock:
         heads, key_heads = self.config.n_head, self.config.n_kv_head
         qkv = qkv.unflatten(-1, (heads + 2 * key_heads, -1))
         rotated = qkv[:, :, : heads + key_heads]
+        if self.qk_gain is not None:
+            rotated.copy_(FUSED.rms_norm(rotated, None, self.config.norm_eps) * self.qk_gain)
         if angles is not None:
             torch.view_as_complex(rotated.unflatten(-1, (-1, 2))).mul_(angles)
-        if self.config.qk_norm:
+        if self.config.qk_norm and self.qk_gain is None:
             rotated.copy_(FUSED.rms_norm(rotated, None, self.config.norm_eps))
         query, kv = qkv.transpose(1, 2).tensor_split((heads,), dim=1)
         if cache is not None:
@@ -192,9 +196,17 @@ def projection(config: ModelConfig, weights: Weights, kind: str) -> Tensor | Non
     """
     parts = [weights.get(f"attn.{name}.{kind}") for name in "qkv"]
     if config.position == "rope" and config.rope_pairs == "halves":
-        width = config.d_model // config.n_head
+        width = head_width(config)
         parts[:2] = [None if rows is None else interleave_halves(rows, width) for rows in parts[:2]]
     return concatenate(parts)
+
+
+def head_gains(config: ModelConfig, weights: Weights) -> Tensor:
+    """The gain of each query and key head, (n_head + n_kv_head, head_dim), in the order of `projection`."""
+    query, key = weights["attn.q_norm.gain"], weights["attn.k_norm.gain"]
+    if config.position == "rope" and config.rope_pairs == "halves":
+        query, key = interleave_halves(query, len(query)), interleave_halves(key, len(key))
+    return torch.stack([query] * config.n_head + [key] * config.n_kv_head)
 
 
 def interleave_halves(rows: Tensor, width: int) -> Tensor:
@@ -204,8 +216,7 @@ def interleave_halves(rows: Tensor, width: int) -> Tensor:
 
 def rotations(config: ModelConfig, device: torch.device | str, dtype: torch.dtype) -> Tensor:
     """exp(i·angle) of every position and pair, (context, 1, head_dim/2) complex, its parts in `dtype`."""
-    head_dim = config.d_model // config.n_head
-    angles = rotary_angles(head_dim, config.context, config.rope_theta, inverse=config.rope_inverse)
+    angles = rotary_angles(head_width(config), config.context, config.rope_theta, inverse=config.rope_inverse)
     return torch.complex(angles.cos().to(dtype), angles.sin().to(dtype)).unsqueeze(1).to(device)
 
 

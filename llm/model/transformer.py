@@ -10,7 +10,7 @@ from typing import Literal
 import torch
 from torch import Tensor, nn
 
-from llm.config.resolve import check_resolved
+from llm.config.resolve import check_resolved, head_width
 from llm.config.schema import ModelConfig
 from llm.model.attention import Attention, KVCache
 from llm.model.initialize import initialize_parameters
@@ -120,7 +120,7 @@ class Transformer(Layer):
 def make_rotary(config: ModelConfig) -> Rotary:
     """The configured rotary embedding, for every position of the context."""
     return Rotary(
-        config.d_model // config.n_head,
+        head_width(config),
         config.context,
         theta=config.rope_theta,
         pairs=config.rope_pairs,

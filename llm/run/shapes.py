@@ -34,7 +34,7 @@ class TensorEntry:
         return math.prod(self.shape)
 
 
-def read_header(path: Path) -> dict[str, TensorEntry]:
+def read_header(path: Path, advice: str = "use another checkpoint of this run") -> dict[str, TensorEntry]:
     """The tensors of a safetensors file by name. UserError where the header is invalid or does not fit the file."""
     try:
         with open_file(path) as file:
@@ -49,10 +49,10 @@ def read_header(path: Path) -> dict[str, TensorEntry]:
         if size != LENGTH_BYTES + length + bits // 8:
             raise Malformed(f"its header describes {bits // 8:,} bytes of tensors, but there are {size - length - 8:,}")
     except OSError as error:
-        raise UserError(f"{path} cannot be read ({error.strerror}); use another checkpoint of this run.") from error
+        raise UserError(f"{path} cannot be read ({error.strerror}); {advice}.") from error
     except WRONG_SHAPE as error:
         reason = str(error) if isinstance(error, Malformed) else "its header is not that of a safetensors file"
-        raise UserError(f"{path} is damaged ({reason}); use another checkpoint of this run.") from error
+        raise UserError(f"{path} is damaged ({reason}); {advice}.") from error
     return entries
 
 

@@ -35,11 +35,11 @@ class RankTokenizer(BaseTokenizer):
         check_pattern(pattern)
         self.kind = kind
         self.pattern = pattern
-        self._ranks = dict(ranks)
-        table = _table(self._ranks, special_tokens)
+        self.ranks = dict(ranks)
+        table = _table(self.ranks, special_tokens)
         super().__init__(table, special_tokens)
         # Special tokens are found here and not by tiktoken, whose choice between overlapping ones is arbitrary.
-        self._encoding = tiktoken.Encoding(kind, pat_str=pattern, mergeable_ranks=self._ranks, special_tokens={})
+        self._encoding = tiktoken.Encoding(kind, pat_str=pattern, mergeable_ranks=self.ranks, special_tokens={})
         self._long_blank = re.compile(rf"\s{{{LONGEST_BLANK}}}")
 
     @classmethod
@@ -103,7 +103,7 @@ class RankTokenizer(BaseTokenizer):
 
     @cached_property
     def _content(self) -> bytes:
-        return dump_ranks(self._ranks)
+        return dump_ranks(self.ranks)
 
 
 def check_pattern(pattern: str) -> None:

@@ -49,7 +49,7 @@ class SentencePieceTokenizer(BaseTokenizer):
         """`model`: the content of a .model file; ValueError if it is not one."""
         import sentencepiece  # slow to import
 
-        self._model_bytes = model
+        self.model_bytes = model
         if not model:  # the library reports this later, and on the terminal
             raise ValueError("it is empty, not a SentencePiece model")
         try:
@@ -163,12 +163,12 @@ class SentencePieceTokenizer(BaseTokenizer):
     def record(self) -> dict[str, Any]:
         return {
             "special_tokens": dict(self.special_tokens),
-            "model_sha256": hashlib.sha256(self._model_bytes).hexdigest(),
+            "model_sha256": hashlib.sha256(self.model_bytes).hexdigest(),
         }
 
     def files(self) -> dict[str, bytes]:
         lines = [f"{piece}\t{self._model.get_score(token_id):g}\n" for token_id, piece in enumerate(self._pieces)]
-        return {MODEL_FILE: self._model_bytes, VOCAB_FILE: "".join(lines).encode()}
+        return {MODEL_FILE: self.model_bytes, VOCAB_FILE: "".join(lines).encode()}
 
     def _pieces_stay_within_words(self) -> bool:
         """Whether a space only begins a piece. A piece such as "of▁the" leaves no safe place to cut."""

@@ -12,6 +12,7 @@ import os
 import threading
 from collections.abc import Iterator, Mapping
 from pathlib import Path
+from typing import Any
 
 import torch
 from safetensors import SafetensorError
@@ -38,7 +39,12 @@ class WriteCancelled(Exception):
     """The write was cancelled."""
 
 
-def write_tensors(path: Path, tensors: Mapping[str, Tensor], cancelled: threading.Event | None = None) -> str:
+def write_tensors(
+    path: Path,
+    tensors: Mapping[str, Tensor],
+    cancelled: threading.Event | None = None,
+    metadata: Mapping[str, str] | None = None,
+) -> str:
     """Write and fsync the file; returns the sha256 of its content.
 
     Tensors on other devices are copied one at a time. Raises `OSError`, and `WriteCancelled` soon after `cancelled` is
@@ -46,7 +52,7 @@ def write_tensors(path: Path, tensors: Mapping[str, Tensor], cancelled: threadin
     """
     digest = hashlib.sha256()
     with path.open("wb", buffering=0) as file:
-        for piece in file_chunks(tensors):
+        for piece in file_chunks(tensors, metadata):
             if cancelled is not None and cancelled.is_set():
                 raise WriteCancelled
             written = 0
@@ -57,9 +63,10 @@ def write_tensors(path: Path, tensors: Mapping[str, Tensor], cancelled: threadin
     return digest.hexdigest()
 
 
-def file_chunks(tensors: Mapping[str, Tensor]) -> Iterator[memoryview]:
+def file_chunks(tensors: Mapping[str, Tensor], metadata: Mapping[str, str] | None = None) -> Iterator[memoryview]:
     """The bytes of the file in chunks: length of the header, header (JSON), tensors."""
-    described, end = {}, 0
+    described: dict[str, Any] = {"__metadata__": dict(metadata)} if metadata else {}
+    end = 0
     for name, tensor in tensors.items():
         begin, end = end, end + tensor.nbytes
         described[name] = {"dtype": DTYPES[tensor.dtype], "shape": list(tensor.shape), "data_offsets": [begin, end]}

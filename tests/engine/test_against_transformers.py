@@ -12,7 +12,8 @@ from llm.config.schema import DecodeConfig, ModelConfig
 from llm.engine import Engine
 from llm.engine.beam import Beam, beam_search
 from llm.engine.reader import Reader
-from llm.interop.weights import llama_settings, to_llama
+from llm.interop.architectures import llama_settings
+from llm.interop.weights import to_llama
 from llm.model.transformer import Transformer
 from llm.sampling.vocabulary import Vocabulary
 from llm.tokenizer.byte import ByteTokenizer

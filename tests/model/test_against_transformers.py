@@ -11,7 +11,9 @@ import torch
 from torch import Tensor, nn
 
 from llm.config import ModelConfig, load_preset, resolve_model
-from llm.interop.weights import gpt2_settings, llama_settings, nanochat_settings, to_gpt2, to_llama, to_nanochat
+from llm.config.resolve import head_width
+from llm.interop.architectures import gpt2_settings, llama_settings, nanochat_settings, qwen3_settings
+from llm.interop.weights import to_gpt2, to_llama, to_nanochat, to_qwen3
 from llm.model.transformer import Transformer
 from tests.model.models_for_tests import GRADIENT_SHARE, built, largest_value, relative_error, tiny, tokens
 
@@ -39,6 +41,17 @@ def llama(config: ModelConfig) -> nn.Module:
         for name, child in module.named_children():
             if type(child).__name__ == "LlamaRMSNorm":  # it always computes in float32
                 setattr(module, name, nn.RMSNorm(config.d_model, eps=config.norm_eps, dtype=torch.float64))
+    return theirs
+
+
+def qwen3(config: ModelConfig) -> nn.Module:
+    settings = transformers.Qwen3Config(**qwen3_settings(config), attn_implementation="sdpa")
+    theirs = transformers.Qwen3ForCausalLM(settings).double()
+    theirs.model.rotary_emb = ExactAngles(head_width(config), config.rope_theta)
+    for module in theirs.modules():
+        for name, child in module.named_children():
+            if type(child).__name__ == "Qwen3RMSNorm":  # it always computes in float32
+                setattr(module, name, nn.RMSNorm(child.weight.shape, eps=config.norm_eps, dtype=torch.float64))
     return theirs
 
 
@@ -107,6 +120,14 @@ def test_llama(pairs: str, tied: bool, kernels: str) -> None:
         llama(config),
         lambda weights: to_llama(weights, config),
     )
+
+
+@pytest.mark.parametrize("kernels", ["fused", "reference"])
+@pytest.mark.parametrize("pairs", ["even-odd", "halves"])
+def test_qwen3(pairs: str, kernels: str) -> None:
+    """Heads wider than d_model / n_head, and gains of queries and keys before the rotation."""
+    config = tiny(d_model=21, n_head=6, n_kv_head=2, head_dim=10, qk_norm=True, qk_gain=True, rope_pairs=pairs)
+    compare(built(config, kernels=kernels), qwen3(config), lambda weights: to_qwen3(weights, config))
 
 
 def shrunk(preset: str, **shape: int) -> ModelConfig:

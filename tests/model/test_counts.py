@@ -49,6 +49,8 @@ def test_parameters_of_every_architecture() -> None:
         for chosen in values:
             config = tiny(n_layer=1, **dict(zip(names, chosen, strict=True)))
             assert counts.parameters(config) == sum(p.numel() for p in Transformer(config).parameters())
+        config = tiny(head_dim=14, qk_norm=True, qk_gain=True, qkv_bias=True)
+        assert counts.parameters(config) == sum(p.numel() for p in Transformer(config).parameters())
 
 
 def test_gpt2_has_its_published_size() -> None:

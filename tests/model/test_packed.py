@@ -28,6 +28,8 @@ OPTIONS: list[dict[str, Any]] = [
     {"dropout": 0.1},
     {"rope_pairs": "halves", "qk_norm": True, "softcap": 4.0, "tied_head": False, "mlp": "relu2", "norm_gain": False},
     {"position": "learned", "n_kv_head": 2, "norm": "layernorm", "mlp": "gelu", "bias": True, "qkv_bias": True},
+    {"qk_norm": True, "qk_gain": True, "head_dim": 14},
+    {"qk_norm": True, "qk_gain": True, "rope_pairs": "halves", "n_kv_head": 2},
     {"mlp": "gelu-exact", "bias": True, "rope_inverse": True, "n_kv_head": 2},
 ]
 

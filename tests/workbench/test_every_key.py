@@ -33,6 +33,7 @@ from workbench.presets.edit_screen import EditScreen
 from workbench.presets.fit_dialog import FitDialog
 from workbench.presets.screen import PresetsScreen
 from workbench.runs.compare_dialog import CompareScreen
+from workbench.runs.export_dialog import ExportDialog
 from workbench.runs.fork_screen import ForkScreen
 from workbench.runs.overlay_screen import OverlayScreen
 from workbench.runs.screen import RunsScreen
@@ -159,6 +160,8 @@ RUNS = [
     row("runs.tags", "T", at(AskText), "escape"),
     row("runs.rename", "R", at(AskText), "escape"),
     row("runs.export", "e", lambda app: (app.home / "exports" / "tiny-1.csv").exists()),
+    row("runs.export-model", "E", at(ExportDialog), "escape"),
+    row("runs.import", "I", at(AskText), "escape"),
     row("runs.copy-path", "y", lambda app: app.clipboard.endswith("tiny-1")),
     row("runs.delete", "d", at(Ask), "escape"),
     row("runs.delete", "delete", at(Ask), "escape"),

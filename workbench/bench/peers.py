@@ -13,7 +13,8 @@ from torch import nn
 
 from llm.config.schema import ModelConfig
 from llm.errors import UserError
-from llm.interop.weights import gpt2_settings, llama_settings, nanogpt_settings, to_gpt2, to_llama, to_nanogpt
+from llm.interop.architectures import gpt2_settings, llama_settings, nanogpt_settings
+from llm.interop.weights import to_gpt2, to_llama, to_nanogpt
 from llm.model.transformer import Transformer
 from workbench.bench.report import Result, device_name, machine
 

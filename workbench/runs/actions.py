@@ -19,10 +19,12 @@ from workbench.train.extend_dialog import ask_extension
 from workbench.train.service import Overrides
 from workbench.ui.dialogs import Answer, Ask, AskText
 from workbench.ui.notices import attempt, notify_error
+from workbench.ui.progress_dialog import ProgressDialog
 from workbench.ui.screen import WorkbenchScreen
 
 if TYPE_CHECKING:
     from workbench.presets.edit_screen import EditResult
+    from workbench.runs.export_dialog import ExportChoice
 
 LARGE_LOG_BYTES = 20 << 20  # exporting a larger log reports its progress
 
@@ -139,6 +141,41 @@ class RunActions:
             notify_error(self.screen.app, error)
             return
         self.notify(f"wrote {plural(steps, 'step')} to {target}")
+
+    async def export_model(self, summary: RunSummary, checkpoint: CheckpointInfo | None) -> None:
+        """Write a checkpoint (None: the newest) in a format of other programs, chosen in a form."""
+        from llm.interop.export import export
+        from workbench.runs.export_dialog import ExportDialog
+
+        run = Run(summary.path)
+        try:
+            info = checkpoint or run.checkpoint()
+        except UserError as error:
+            notify_error(self.screen.app, error)
+            return
+        form = ExportDialog(self.screen.workbench.home, run, info)
+        choice: ExportChoice | None = await self.screen.app.push_screen_wait(form)
+        if choice is None:
+            return
+        title = f"Exporting {choice.source.title} to {choice.format.name}"
+        dialog = ProgressDialog(title, lambda: export(choice.source, choice.format, choice.dtype, choice.folder))
+        if (folder := await self.screen.app.push_screen_wait(dialog)) is not None:
+            self.notify(f"wrote {folder}")
+
+    async def import_model(self) -> None:
+        """Make a run from a model of another program."""
+        from llm.interop.formats import READABLE
+        from llm.interop.import_run import import_run
+
+        question = AskText(f"Import {READABLE}. Its path:")
+        answer = await self.screen.app.push_screen_wait(question)
+        if not answer:
+            return
+        path = Path(answer.strip()).expanduser()
+        dialog = ProgressDialog(f"Importing {path.name}", lambda: import_run(self.screen.workbench.home, path))
+        if (result := await self.screen.app.push_screen_wait(dialog)) is not None:
+            run, warnings = result
+            self.notify(" ".join([f"imported {run.name}.", *warnings]))
 
     async def delete_run(self, summary: RunSummary, checkpoints: list[CheckpointInfo]) -> None:
         """Move a run to the trash, once confirmed."""

@@ -32,6 +32,7 @@ STATUS_SIGNS = {
     "crashed": "✗",
     "failed": "✗",
     "new": "·",
+    "imported": "↓",
     "unreadable": "?",
 }
 HEADINGS = {

@@ -72,6 +72,8 @@ class RunsScreen(WorkbenchScreen):
         Binding("T", "tags", "Tags", id="runs.tags"),
         Binding("R", "rename", "Rename", id="runs.rename"),
         Binding("e", "export", "Export CSV", id="runs.export"),
+        Binding("E", "export_model", "Export model", id="runs.export-model"),
+        Binding("I", "import_model", "Import model", id="runs.import"),
         Binding("y", "copy_path", "Copy path", id="runs.copy-path"),
         Binding("w", "queue", "Queue", id="runs.waiting"),
         Binding("x", "trash", "Trash", id="runs.trash"),
@@ -392,6 +394,18 @@ class RunsScreen(WorkbenchScreen):
     def action_export(self) -> None:
         """Write the curves of the run to a CSV file."""
         self._change(self.actions.export)
+
+    def action_export_model(self) -> None:
+        """Write the selected checkpoint, or the newest of the run, in a format of other programs."""
+        if not self._report_damage():
+            checkpoint = self.selected_checkpoint
+            self._change(lambda summary: self.actions.export_model(summary, checkpoint))
+
+    @work
+    async def action_import_model(self) -> None:
+        """Make a run from a model of another program."""
+        await self.actions.import_model()
+        self.look_again()
 
     def action_delete(self) -> None:
         """Delete the selected checkpoint or, from the upper table, the whole run."""

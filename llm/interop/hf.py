@@ -1,0 +1,378 @@
+"""A folder in Hugging Face's format: write one from a checkpoint, and read one.
+
+`AutoModelForCausalLM` and `AutoTokenizer` load what is written without remote code. config.json has our own table
+`llm_workbench`: the layout of the weights before the export, so that an import restores the same tensors.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Generator, Iterator, Mapping
+from contextlib import suppress
+from dataclasses import asdict, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from llm.config.resolve import check_resolved
+from llm.config.schema import DecodeConfig, ModelConfig
+from llm.errors import UserError
+from llm.events import Progress
+from llm.interop.architectures import (
+    ARCHITECTURES,
+    LLAMA,
+    Architecture,
+    absent_biases,
+    architecture_of,
+    nearest_misfit,
+)
+from llm.interop.imported import (
+    Imported,
+    check_finite,
+    check_tensors,
+    check_vocabulary,
+    find_tokenizer,
+    read_headers,
+    read_json_file,
+)
+from llm.interop.model_card import RECIPE, model_card, recipe
+from llm.interop.source import Source, to_dtype
+from llm.interop.tokenizer_json import dump_tokenizer_json
+from llm.reader import WRONG_SHAPE
+from llm.run.checkpoints import PLAIN_NAME
+from llm.tokenizer import Tokenizer
+from llm.tokenizer.spm import SentencePieceTokenizer
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+Json = dict[str, Any]
+
+SHARD_BYTES = 4 << 30
+OWN_TABLE = "llm_workbench"
+TORCH_NAMES = {"f32": "float32", "f16": "float16", "bf16": "bfloat16"}
+USAGE = """## Use
+
+```python
+from transformers import AutoModelForCausalLM, AutoTokenizer
+
+tokenizer = AutoTokenizer.from_pretrained(".")
+model = AutoModelForCausalLM.from_pretrained(".")
+```
+"""
+
+
+def problem(shape: ModelConfig, tokenizer: Tokenizer) -> str:
+    """Why a model cannot be a Hugging Face folder; "" where it can."""
+    reason = nearest_misfit(shape)
+    return f"transformers has no class for this model: {reason}" if reason else ""
+
+
+def write(source: Source, folder: Path, dtype: str, shard_bytes: int = SHARD_BYTES) -> Iterator[Progress]:
+    """Write the folder: configuration, tokenizer, weights and model card."""
+    from llm.interop.weights import NAMINGS, convert, to_names
+
+    kind = architecture_of(source.shape)
+    assert kind is not None, "problem() is asked first"
+    weights = to_names(convert(source.weights(), source.shape, kind.layout(source.shape)), NAMINGS[kind.name])
+    if source.shape.tied_head:
+        del weights["lm_head.weight"]
+    write_tokenizer(source, folder)
+    write_text(folder / "config.json", config_json(source, kind, dtype))
+    write_text(folder / "generation_config.json", generation_config(source.config.decode, source.tokenizer))
+    (folder / "README.md").write_bytes(model_card(source, "transformers", USAGE))
+    (folder / RECIPE).write_bytes(recipe(source.config))
+    yield from write_shards(weights, folder, dtype, shard_bytes)
+
+
+def write_text(path: Path, value: Any) -> None:
+    path.write_text(json.dumps(value, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
+
+
+def write_shards(weights: Mapping[str, Tensor], folder: Path, dtype: str, shard_bytes: int) -> Iterator[Progress]:
+    """Write the weights in files of at most `shard_bytes` (a larger tensor alone in one), with an index where there are
+    several."""
+    from llm.interop.source import torch_dtype
+    from llm.training.tensor_file import write_tensors
+
+    width = torch_dtype(dtype).itemsize
+    shards: list[list[str]] = [[]]
+    size = 0
+    for name, value in weights.items():
+        if shards[-1] and size + width * value.numel() > shard_bytes:
+            shards.append([])
+            size = 0
+        shards[-1].append(name)
+        size += width * value.numel()
+    total = width * sum(value.numel() for value in weights.values())
+    done = 0
+    places: dict[str, str] = {}
+    for number, names in enumerate(shards, 1):
+        yield Progress(stage="Writing weights", done=done / 1e6, total=total / 1e6, unit="MB")
+        part = f"model-{number:05d}-of-{len(shards):05d}.safetensors" if len(shards) > 1 else "model.safetensors"
+        tensors = {name: to_dtype(name, weights[name], dtype) for name in names}
+        write_tensors(folder / part, tensors, metadata={"format": "pt"})
+        places |= dict.fromkeys(names, part)
+        done += sum(value.nbytes for value in tensors.values())
+    if len(shards) > 1:
+        write_text(folder / "model.safetensors.index.json", {"metadata": {"total_size": total}, "weight_map": places})
+    yield Progress(stage="Writing weights", done=total / 1e6, total=total / 1e6, unit="MB")
+
+
+def config_json(source: Source, kind: Architecture, dtype: str) -> Json:
+    """config.json. `rope_theta` is for transformers 4, which does not read `rope_parameters`."""
+    settings = kind.settings(kind.layout(source.shape))
+    if "rope_parameters" in settings:
+        settings["rope_theta"] = source.shape.rope_theta
+    ends = sorted(source.tokenizer.stop_ids)
+    return {
+        "architectures": [kind.name],
+        "model_type": kind.model_type,
+        **settings,
+        "bos_token_id": source.tokenizer.separator,
+        "eos_token_id": ends[0] if len(ends) == 1 else ends or None,
+        "torch_dtype": TORCH_NAMES[dtype],
+        OWN_TABLE: {"model": asdict(source.shape)},
+    }
+
+
+def generation_config(decode: DecodeConfig, tokenizer: Tokenizer) -> Json:
+    """The run's sampling parameters that transformers has too."""
+    ends = sorted(tokenizer.stop_ids)
+    record: Json = {
+        "bos_token_id": tokenizer.separator,
+        "eos_token_id": ends[0] if len(ends) == 1 else ends or None,
+        "pad_token_id": ends[0] if ends else None,
+        "max_new_tokens": decode.max_tokens,
+        "do_sample": decode.temperature > 0,
+    }
+    if decode.temperature > 0:
+        record |= {"temperature": decode.temperature, "top_k": decode.top_k, "top_p": decode.top_p}
+        record |= {"min_p": decode.min_p} if decode.min_p else {}
+        record |= {"typical_p": decode.typical_p} if decode.typical_p < 1 else {}
+        record |= {"epsilon_cutoff": decode.epsilon_cutoff} if decode.epsilon_cutoff else {}
+        record |= {"eta_cutoff": decode.eta_cutoff} if decode.eta_cutoff else {}
+    record |= {"repetition_penalty": decode.repetition_penalty} if decode.repetition_penalty != 1 else {}
+    record |= {"no_repeat_ngram_size": decode.no_repeat_ngram} if decode.no_repeat_ngram else {}
+    return record
+
+
+def write_tokenizer(source: Source, folder: Path) -> None:
+    """tokenizer.json, and for SentencePiece also tokenizer.model. A model that rewrites text has only the latter."""
+    tokenizer = source.tokenizer
+    names = {token_id: text for text, token_id in tokenizer.special_tokens.items()}
+    end = names.get(min(tokenizer.stop_ids, default=-1))
+    # Other classes replace the pre-tokenizer, findings/transformers-replaces-the-pre-tokenizer.sh.
+    settings: Json = {
+        "tokenizer_class": "PreTrainedTokenizerFast",
+        "model_max_length": source.shape.context,
+        "clean_up_tokenization_spaces": False,
+        "bos_token": names.get(tokenizer.separator) if tokenizer.separator is not None else None,
+        "eos_token": end,
+        "pad_token": end,
+    }
+    if isinstance(tokenizer, SentencePieceTokenizer):
+        (folder / "tokenizer.model").write_bytes(tokenizer.model_bytes)
+        settings |= {"add_bos_token": False, "add_eos_token": False}
+    write_text(folder / "tokenizer_config.json", {key: value for key, value in settings.items() if value is not None})
+    (folder / "tokenizer.json").write_bytes(dump_tokenizer_json(tokenizer))
+
+
+# --- reading
+
+INDEX = "model.safetensors.index.json"
+IGNORED = {"GPT2LMHeadModel": (".attn.bias", ".attn.masked_bias"), "LlamaForCausalLM": (".rotary_emb.inv_freq",)}
+"""Endings of tensors that older files hold besides the weights."""
+
+
+def is_folder(path: Path) -> bool:
+    """Whether `path` looks like a folder of this format."""
+    return (path / "config.json").is_file()
+
+
+def read(folder: Path, tokenizer_path: Path | None) -> Generator[Progress, None, Imported]:
+    """The model in `folder`. UserError names what is missing, damaged or not supported."""
+    from llm.interop.weights import NAMINGS, convert, from_names, to_names, weight_shapes
+
+    settings = read_json_file(folder / "config.json")
+    kind = find_architecture(folder, settings)
+    shape = read_shape(folder, kind, settings)
+    tokenizer, warnings = find_tokenizer(tokenizer_path or folder, end_token(folder))
+    warnings += check_vocabulary(folder, shape, tokenizer)
+    files = weight_files(folder)
+    entries = read_headers(files)
+    if shape.n_layer > len(entries):  # before a model of any size is built
+        raise UserError(f"{folder} holds {len(entries)} tensors, but its config.json describes {shape.n_layer} layers.")
+    prefix = "" if any(name.startswith(("transformer.", "model.")) for name in entries) else "transformer."
+    ignored = IGNORED.get(kind.name, ())
+    found = {prefix + name: entry.shape for name, entry in entries.items() if not name.endswith(ignored)}
+    expected = {name: tuple(value.shape) for name, value in to_names(empty_weights(shape), NAMINGS[kind.name]).items()}
+    absent = absent_biases(settings) if kind is LLAMA else ()
+    absent_names = {name for name in expected if name.endswith("bias") and any(part in name for part in absent)}
+    if shape.tied_head:
+        expected.pop("lm_head.weight")
+        found.pop("lm_head.weight", None)
+    check_tensors(folder, found, {name: size for name, size in expected.items() if name not in absent_names})
+    tensors = yield from read_files(files, prefix)
+    check_finite(folder, tensors)
+    check_tied_head(folder, shape, kind, tensors)
+    tensors |= {name: zeros_like_embedding(expected[name], tensors, kind) for name in absent_names}
+    weights = from_names(tensors, NAMINGS[kind.name], weight_shapes(shape))
+    original = original_shape(settings, kind, shape)
+    if original is not None:
+        with suppress(ValueError):  # weights changed after the export stay in the folder's layout
+            weights, shape = convert(weights, shape, original), original
+    return Imported(shape, weights, tokenizer, read_decode(folder), warnings)
+
+
+def find_architecture(folder: Path, settings: Json) -> Architecture:
+    named = settings.get("architectures") or []
+    name = str(named[0]) if isinstance(named, list) and named else ""
+    for kind in ARCHITECTURES:
+        if kind.name == name or (not name and kind.model_type == settings.get("model_type")):
+            return kind
+    known = ", ".join(kind.name for kind in ARCHITECTURES)
+    raise UserError(f"{folder} holds a {name or settings.get('model_type')!s:.60}; only {known} can be imported.")
+
+
+def read_shape(folder: Path, kind: Architecture, settings: Json) -> ModelConfig:
+    """The model that config.json describes."""
+    path = folder / "config.json"
+    if settings.get("quantization_config"):
+        raise UserError(f"{path} describes a quantized model; import one of float weights.")
+    try:
+        shape = kind.read(settings)
+        check_fields_of(shape)
+        check_resolved(shape)
+    except KeyError as error:
+        raise UserError(f"{path} has no {error.args[0]}; get it again from its source.") from error
+    except WRONG_SHAPE as error:
+        raise UserError(f"{path} cannot be used: {error}.") from error
+    return shape
+
+
+def check_fields_of(shape: ModelConfig) -> None:
+    """ValueError for a value of another type or out of bounds, as a file of the configuration would raise it."""
+    from llm.config import RunConfig, fields_of
+    from llm.config.fields import validate
+
+    for field in fields_of(RunConfig):
+        group, _, name = field.path.partition(".")
+        if group == "model":
+            try:
+                validate(field, getattr(shape, name))
+            except (TypeError, ValueError) as error:
+                raise ValueError(f"{name} {error}") from error
+
+
+def empty_weights(shape: ModelConfig) -> dict[str, Tensor]:
+    """Our weights without memory, for their names and shapes."""
+    import torch
+
+    from llm.interop.weights import weight_shapes
+
+    return {name: torch.empty(size, device="meta") for name, size in weight_shapes(shape).items()}
+
+
+def weight_files(folder: Path) -> list[Path]:
+    """The safetensors files of a folder."""
+    if (folder / INDEX).is_file():
+        places = read_json_file(folder / INDEX).get("weight_map")
+        names = sorted(set(places.values())) if isinstance(places, dict) else []
+        if not names or not all(isinstance(name, str) and PLAIN_NAME.fullmatch(name) for name in names):
+            raise UserError(f"{folder / INDEX} does not name files of its folder; get it again from its source.")
+        return [folder / name for name in names]
+    if (folder / "model.safetensors").is_file():
+        return [folder / "model.safetensors"]
+    if any(folder.glob("*.bin")):
+        raise UserError(
+            f"{folder} holds weights as a pickle, which may run code when it is loaded; save it as safetensors with "
+            "save_pretrained in transformers."
+        )
+    raise UserError(f"{folder} holds no model.safetensors; name the folder of a whole model.")
+
+
+def read_files(files: list[Path], prefix: str) -> Generator[Progress, None, dict[str, Tensor]]:
+    from llm.training.tensor_file import read_tensors
+
+    tensors: dict[str, Tensor] = {}
+    for number, path in enumerate(files):
+        yield Progress(stage="Reading weights", done=number, total=len(files), unit="files")
+        tensors |= {prefix + name: value for name, value in read_tensors(path).items()}
+    return tensors
+
+
+def check_tied_head(folder: Path, shape: ModelConfig, kind: Architecture, tensors: Mapping[str, Tensor]) -> None:
+    import torch
+
+    from llm.interop.weights import EMBEDDING, NAMINGS
+
+    head = tensors.get("lm_head.weight")
+    if shape.tied_head and head is not None and not torch.equal(head, tensors[NAMINGS[kind.name].name(EMBEDDING)]):
+        raise UserError(
+            f"{folder}: lm_head.weight differs from the embedding, but config.json says that they are one "
+            "(tie_word_embeddings); set it to false there."
+        )
+
+
+def zeros_like_embedding(size: tuple[int, ...], tensors: Mapping[str, Tensor], kind: Architecture) -> Tensor:
+    import torch
+
+    from llm.interop.weights import EMBEDDING, NAMINGS
+
+    return torch.zeros(size, dtype=tensors[NAMINGS[kind.name].name(EMBEDDING)].dtype)
+
+
+def original_shape(settings: Json, kind: Architecture, shape: ModelConfig) -> ModelConfig | None:
+    """The model before our export, if config.json names one that exports to the same settings."""
+    try:
+        original = ModelConfig(**settings[OWN_TABLE]["model"])
+        check_fields_of(original)
+        check_resolved(original)
+        same = not kind.misfits(original) and kind.settings(kind.layout(original)) == kind.settings(shape)
+    except WRONG_SHAPE:
+        return None
+    return original if same else None
+
+
+def end_token(folder: Path) -> str:
+    """The token that ends a text, as tokenizer_config.json names it; "" where it does not."""
+    path = folder / "tokenizer_config.json"
+    end = read_json_file(path).get("eos_token") if path.is_file() else None
+    return str(end.get("content", "")) if isinstance(end, dict) else str(end or "")
+
+
+DECODE_NAMES = {
+    "temperature": "temperature",
+    "top_k": "top_k",
+    "top_p": "top_p",
+    "min_p": "min_p",
+    "typical_p": "typical_p",
+    "repetition_penalty": "repetition_penalty",
+    "no_repeat_ngram_size": "no_repeat_ngram",
+    "epsilon_cutoff": "epsilon_cutoff",
+    "eta_cutoff": "eta_cutoff",
+    "max_new_tokens": "max_tokens",
+}
+"""generation_config.json -> `DecodeConfig`."""
+
+
+def read_decode(folder: Path) -> DecodeConfig:
+    """The sampling parameters of generation_config.json; the defaults where there is none, or a value is unusable."""
+    from llm.config import RunConfig, fields_of
+    from llm.config.fields import validate
+
+    path = folder / "generation_config.json"
+    record = read_json_file(path) if path.is_file() else {}
+    decode = DecodeConfig()
+    known = {field.path: field for field in fields_of(RunConfig)}
+    for theirs, ours in DECODE_NAMES.items():
+        value = record.get(theirs)
+        kind = type(getattr(decode, ours))
+        if type(value) not in (int, float) or (kind is int and type(value) is not int):
+            continue
+        try:
+            validate(known[f"decode.{ours}"], kind(value))
+        except ValueError:
+            continue
+        decode = replace(decode, **{ours: kind(value)})
+    return replace(decode, temperature=0.0) if record.get("do_sample") is False else decode

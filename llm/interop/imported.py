@@ -1,0 +1,113 @@
+"""A model read from another program's files, and the checks that all readers share."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from llm.config.schema import DecodeConfig, ModelConfig
+from llm.errors import UserError
+from llm.files import read_json
+from llm.run.shapes import TensorEntry, read_header
+from llm.tokenizer import Tokenizer, load_tokenizer
+from llm.tokenizer.gpt2files import FILE_NAMES, load_gpt2_files
+from llm.tokenizer.saved import is_saved_here
+from llm.tokenizer.spm import SentencePieceTokenizer
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+MAX_TOKENIZER_BYTES = 64 << 20
+FLOATS = ("F64", "F32", "F16", "BF16")
+LISTED = 20  # tensors that are named in an error
+TOKENIZER_FILES = "tokenizer.model, tokenizer.json or vocab.json with merges.txt"
+
+
+@dataclass(frozen=True)
+class Imported:
+    """`weights` are by our names, in the dtype of the file. `decode` holds the sampling parameters of the folder."""
+
+    shape: ModelConfig
+    weights: Mapping[str, Tensor]
+    tokenizer: Tokenizer
+    decode: DecodeConfig = field(default_factory=DecodeConfig)
+    warnings: tuple[str, ...] = ()
+
+
+def check_tensors(path: Path, found: Mapping[str, tuple[int, ...]], expected: Mapping[str, tuple[int, ...]]) -> None:
+    """UserError that names every tensor that is missing, unexpected or of another shape."""
+    faults = [f"{name} is missing" for name in expected if name not in found]
+    faults += [f"{name} is unexpected" for name in found if name not in expected]
+    faults += [
+        f"{name} has the shape {shown(found[name])} instead of {shown(shape)}"
+        for name, shape in expected.items()
+        if name in found and tuple(found[name]) != tuple(shape)
+    ]
+    if faults:
+        rest = [f"and {len(faults) - LISTED} more"] if len(faults) > LISTED else []
+        listed = "; ".join([*faults[:LISTED], *rest])
+        raise UserError(f"{path} does not hold the weights that its configuration describes: {listed}.")
+
+
+def shown(shape: Iterable[int]) -> str:
+    return "×".join(map(str, shape)) or "a number"
+
+
+def check_finite(path: Path, weights: Mapping[str, Tensor]) -> None:
+    """UserError for weights that are NaN or infinite."""
+    import torch
+
+    for name, value in weights.items():
+        if not bool(torch.isfinite(value).all()):
+            raise UserError(f"{path}: {name} holds values that are NaN or infinite; get the file again.")
+
+
+def check_vocabulary(path: Path, shape: ModelConfig, tokenizer: Tokenizer) -> tuple[str, ...]:
+    """UserError where the tokenizer has more ids than the model has rows. A warning for rows without a token."""
+    rows, ids = shape.vocab_size, tokenizer.vocab_size
+    if ids > rows:
+        raise UserError(
+            f"the tokenizer of {path} has {ids:,} ids, but the model only {rows:,} rows; it belongs to another model. "
+            "Name the right one with --tokenizer."
+        )
+    return (f"{rows - ids:,} of the model's {rows:,} ids have no token.",) if ids < rows else ()
+
+
+def read_headers(paths: Iterable[Path]) -> dict[str, TensorEntry]:
+    """The tensors in all files by name. UserError for a damaged file, and for dtypes that are not weights."""
+    entries: dict[str, TensorEntry] = {}
+    for path in paths:
+        entries |= (header := read_header(path, advice="get it again from its source"))
+        for name, entry in header.items():
+            if entry.dtype not in FLOATS:
+                raise UserError(f"{path}: {name} is {entry.dtype}, a quantized model; import one of float weights.")
+    return entries
+
+
+def find_tokenizer(path: Path, end: str = "") -> tuple[Tokenizer, tuple[str, ...]]:
+    """The tokenizer in a folder or file, and warnings. `end` is the token that ends a text, where it is known."""
+    from llm.interop.tokenizer_json import parse_tokenizer_json
+
+    folder = path if path.is_dir() else path.parent
+    if path.is_dir() and is_saved_here(path):
+        return load_tokenizer(path), ()
+    models = [path] if path.suffix == ".model" else sorted(folder.glob("tokenizer.model"))
+    if models:
+        return SentencePieceTokenizer.from_file(models[0]), ()
+    record_path = path if path.suffix == ".json" and path.is_file() else folder / "tokenizer.json"
+    if record_path.is_file():
+        tokenizer, warning = parse_tokenizer_json(read_json(record_path, MAX_TOKENIZER_BYTES), end)
+        return tokenizer, (warning,) if warning else ()
+    if any((folder / vocab).is_file() and (folder / merges).is_file() for vocab, merges in FILE_NAMES):
+        return load_gpt2_files(folder, (end,) if end else ()), ()
+    raise UserError(f"{folder} holds no tokenizer ({TOKENIZER_FILES}); name one with --tokenizer.")
+
+
+def read_json_file(path: Path) -> dict[str, Any]:
+    """The JSON object in a file; UserError where it is none."""
+    record = read_json(path)
+    if not isinstance(record, dict):
+        raise UserError(f"{path} is not a JSON object; get it again from its source.")
+    return record

@@ -1,0 +1,76 @@
+"""What an export reads: the weights, the tokenizer and the configuration of a checkpoint."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from llm.config import RunConfig, resolve_model, resumed_config
+from llm.config.schema import ModelConfig
+from llm.errors import UserError
+from llm.run import CheckpointInfo, Run, verify
+from llm.run.checkpoints import MODEL, OPTIMIZER, read_state
+from llm.run.shapes import check_weights
+from llm.tokenizer import Tokenizer, load_tokenizer
+
+if TYPE_CHECKING:
+    import torch
+    from torch import Tensor
+
+
+@dataclass(frozen=True)
+class Source:
+    """A checkpoint to export. `shape` is the resolved model, `state` the content of `state.json`."""
+
+    run: Run
+    info: CheckpointInfo
+    config: RunConfig
+    shape: ModelConfig
+    tokenizer: Tokenizer
+    state: Mapping[str, Any]
+
+    @property
+    def title(self) -> str:
+        return f"{self.run.name}@{self.info.step}"
+
+    def weights(self) -> dict[str, Tensor]:
+        """The weights by our names, read from the checkpoint and verified."""
+        from llm.training.tensor_file import read_tensors
+
+        check_weights(self.info.path / MODEL, self.config, self.tokenizer.vocab_size)
+        verify(self.info, without={OPTIMIZER})
+        return read_tensors(self.info.path / MODEL)
+
+
+def open_source(run: Run, info: CheckpointInfo) -> Source:
+    """Everything but the weights of a checkpoint."""
+    tokenizer = load_tokenizer(run.path / "tokenizer")
+    state = read_state(info)
+    config = resumed_config(run.config(), state.get("overrides", {}).items())
+    return Source(run, info, config, resolve_model(config.model, tokenizer.vocab_size), tokenizer, state)
+
+
+def torch_dtype(name: str) -> torch.dtype:
+    """The torch dtype named f32, f16 or bf16."""
+    import torch
+
+    return {"f32": torch.float32, "f16": torch.float16, "bf16": torch.bfloat16}[name]
+
+
+def to_dtype(name: str, tensor: Tensor, dtype: str) -> Tensor:
+    """`tensor` in `dtype`; UserError where a value is not finite or too large for it. `name` is for the message."""
+    import torch
+
+    converted = tensor.to(torch_dtype(dtype))
+    if not bool(torch.isfinite(converted).all()):
+        if bool(torch.isfinite(tensor).all()):
+            raise UserError(f"{name} holds a value that {dtype} cannot hold; export with --dtype bf16 or f32.")
+        raise UserError(f"{name} holds values that are not finite; use another checkpoint.")
+    return converted
+
+
+def default_folder(home: Path, source: Source, format: str, dtype: str) -> Path:
+    """Where an export goes unless told otherwise."""
+    return home / "exports" / f"{source.run.name}-{source.info.step}-{format}-{dtype}"

@@ -1,0 +1,68 @@
+"""Exporting and importing models from the Runs screen."""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+
+import pytest
+from textual.widgets import Input, OptionList
+
+from llm.run import Run
+from tests.workbench.runs.test_runs_screen import RunsApp, opened
+from tests.workbench.waiting import shown, until, was_notified
+from workbench.runs.export_dialog import ExportDialog
+from workbench.ui.dialogs import AskText
+
+
+@pytest.fixture
+def trained_home(trained_run: Run, home: Path) -> Path:
+    shutil.copytree(trained_run.path.parent.parent, home, dirs_exist_ok=True)
+    return home
+
+
+async def test_export_and_import(trained_home: Path) -> None:
+    """The form says which formats fit and why not; what it writes can be imported again."""
+    app = RunsApp(trained_home)
+    async with app.run_test(size=(80, 24)) as pilot:
+        screen = await opened(pilot, 1)
+        name = screen.runs_table.current
+        await pilot.press("E")
+        await until(pilot, lambda: isinstance(app.screen, ExportDialog))
+        dialog = app.screen
+        formats = dialog.query_one("#export-formats", OptionList)
+        await until(pilot, lambda: formats.option_count == 5 and "✓ hf" in shown(dialog))
+        assert "✗ llama2c" in shown(dialog) and "✗ nanogpt" in shown(dialog)
+        await pilot.press("j", "j")
+        await until(pilot, lambda: "the tokenizer is byte" in shown(dialog).replace("\n", " "))
+        await pilot.press("enter")
+        assert app.screen is dialog, "a format that does not fit is not written"
+        await pilot.press("g")
+        folder = dialog.query_one("#export-folder", Input)
+        expected = trained_home / "exports" / f"{name}-20-hf-f32"
+        await until(pilot, lambda: folder.value == str(expected))
+        await pilot.press("enter")
+        await until(pilot, lambda: was_notified(app, "wrote"))
+        assert (expected / "model.safetensors").is_file()
+
+        await pilot.press("I")
+        await until(pilot, lambda: isinstance(app.screen, AskText))
+        app.screen.query_one(Input).value = str(expected)
+        await pilot.press("enter")
+        await until(pilot, lambda: was_notified(app, "imported"))
+        await until(pilot, lambda: len(screen.runs_table.summaries) == 2)
+        assert Run.open(trained_home, expected.name).status().name == "imported"
+
+
+async def test_an_error_of_an_import_is_shown_and_leaves_nothing(trained_home: Path, tmp_path: Path) -> None:
+    app = RunsApp(trained_home)
+    (tmp_path / "empty").mkdir()
+    async with app.run_test(size=(80, 24)) as pilot:
+        screen = await opened(pilot, 1)
+        await pilot.press("I")
+        await until(pilot, lambda: isinstance(app.screen, AskText))
+        app.screen.query_one(Input).value = str(tmp_path / "empty")
+        await pilot.press("enter")
+        await until(pilot, lambda: was_notified(app, "is not a model that can be imported"))
+        await until(pilot, lambda: app.screen is screen)
+        assert len(list((trained_home / "runs").iterdir())) == 1
