@@ -54,7 +54,7 @@ def evaluate(options: argparse.Namespace) -> int:
             f"the corpus of {run.name} ({config.data.corpus}) has changed since training, and with it the tokenizer; "
             "restore the old text."
         )
-    if trained_on != dataset.fingerprint:
+    if trained_on not in ("", dataset.fingerprint):  # "": an imported model
         say(f"warning: the corpus of {run.name} has changed since training; the result is for the current text.")
     seq_len, batch_size = resolve_seq_len(config.train, config.model), config.train.batch_size
     batches = config.evaluate.batches if options.batches is None else options.batches
