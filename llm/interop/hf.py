@@ -265,12 +265,15 @@ def check_fields_of(shape: ModelConfig) -> None:
 
 
 def empty_weights(shape: ModelConfig) -> dict[str, Tensor]:
-    """Our weights without memory, for their names and shapes."""
+    """Our weights without memory, for their names and shapes. UserError where a size is absurd."""
     import torch
 
     from llm.interop.weights import weight_shapes
 
-    return {name: torch.empty(size, device="meta") for name, size in weight_shapes(shape).items()}
+    try:
+        return {name: torch.empty(size, device="meta") for name, size in weight_shapes(shape).items()}
+    except (OverflowError, RuntimeError) as error:  # sizes beyond 64 bits
+        raise UserError("the configuration describes a model that no memory holds; get it again.") from error
 
 
 def weight_files(folder: Path) -> list[Path]:

@@ -19,6 +19,7 @@ from llm.run import Run, free_name
 from llm.run.checkpoints import MODEL, STATE, write_manifest
 from llm.run.directory import check_run_name
 
+LONGEST_CONTEXT = 1 << 20
 IMPORTED = "imported"
 """The status of an imported run."""
 
@@ -59,6 +60,11 @@ def read_model(path: Path, tokenizer: Path | None) -> Generator[Progress, None, 
 
 def with_context(model: Imported, context: int) -> Imported:
     """`model` with a context of `context` tokens; 0 keeps it."""
+    if not context and model.shape.position == "rope" and model.shape.context > LONGEST_CONTEXT:
+        raise WrongUse(
+            f"the model's context is {model.shape.context:,} tokens, more than {LONGEST_CONTEXT:,}; shorten it with "
+            "--context N."
+        )
     if not context:
         return model
     if model.shape.position != "rope" or not 0 < context <= model.shape.context:

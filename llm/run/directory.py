@@ -53,8 +53,8 @@ NAMES = frozenset({"stories", "pylib"} | {dataset.name for dataset in CATALOG})
 
 @dataclass(frozen=True)
 class RunStatus:
-    """The status of a run: running, paused, finished, stopped, failed, crashed (ended without an event), or new (never
-    trained)."""
+    """The status of a run: running, paused, finished, stopped, failed, crashed (ended without an event), new (never
+    trained), or imported (a model of another program)."""
 
     name: str
     holder: Holder | None = None

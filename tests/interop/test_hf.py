@@ -188,6 +188,14 @@ FAULTS: dict[str, tuple[Any, str]] = {
     ),
     "other architecture": (lambda folder: change_config(folder, architectures=["BertModel"]), "holds a BertModel"),
     "many layers": (lambda folder: change_config(folder, num_hidden_layers=10**9), "describes 1000000000 layers"),
+    "a size beyond memory": (
+        lambda folder: change_config(folder, hidden_size=1 << 40, intermediate_size=1 << 40, num_attention_heads=1),
+        "a model that no memory holds",
+    ),
+    "a long context": (
+        lambda folder: change_config(folder, max_position_embeddings=1 << 30),
+        "shorten it with --context",
+    ),
     "text as a number": (lambda folder: change_config(folder, hidden_size="wide"), "cannot be used"),
     "a setting is missing": (
         lambda folder: (folder / "config.json").write_text('{"architectures": ["LlamaForCausalLM"]}'),
