@@ -15,12 +15,13 @@ from llm.tokenizer.base import Progress, Tokenizer, number_special_tokens
 from llm.tokenizer.bpe import train_bpe, train_merges
 from llm.tokenizer.byte import ByteTokenizer
 from llm.tokenizer.char import CharTokenizer
+from llm.tokenizer.chat_template import ChatTemplate
 from llm.tokenizer.gpt2files import load_gpt2_files
 from llm.tokenizer.patterns import resolve_pattern
 from llm.tokenizer.pretrained import load_encoding
 from llm.tokenizer.ranks import RankTokenizer
 from llm.tokenizer.sampling import Sample, take_sample
-from llm.tokenizer.saved import RECORD, is_saved_here, read_record
+from llm.tokenizer.saved import RECORD, TEMPLATE, is_saved_here, read_record
 from llm.tokenizer.spm import SentencePieceTokenizer
 from llm.tokenizer.stream import StreamDecoder
 
@@ -87,6 +88,8 @@ def load_tokenizer(directory: Path) -> Tokenizer:
         raise UserError(f"{directory / RECORD} has the unknown kind {record['kind']!r}; known kinds: {known}.")
     try:
         tokenizer = loaders[record["kind"]](record, directory)
+        if TEMPLATE in record:
+            tokenizer = tokenizer.with_chat_template(ChatTemplate.from_record(record[TEMPLATE]))
         if tokenizer.special_tokens != record["special_tokens"]:
             raise ValueError("its special tokens have other ids")
         return tokenizer

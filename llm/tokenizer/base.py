@@ -6,18 +6,20 @@ part of a character. The kinds differ only in how they encode.
 
 from __future__ import annotations
 
+import copy
 import hashlib
 import json
 import re
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, Protocol, Self
 
 from llm.errors import WrongUse
 from llm.files import write_atomic, write_json
+from llm.tokenizer.chat_template import ChatTemplate
 from llm.tokenizer.cuts import FindCut, chunks, last_safe_cut
-from llm.tokenizer.saved import FORMAT_VERSION, RECORD
+from llm.tokenizer.saved import FORMAT_VERSION, RECORD, TEMPLATE
 from llm.tokenizer.stream import StreamDecoder
 
 Progress = Callable[[float, float], None]
@@ -37,6 +39,8 @@ class Tokenizer(Protocol):
     """Ids that end a generated text."""
     dummy_prefix: bytes
     """Bytes that encoding adds before every text and decoding removes (SentencePiece: one space)."""
+    chat_template: ChatTemplate | None
+    """How conversations are written; None for a tokenizer of plain text."""
 
     def encode(self, text: str, *, special: bool = False) -> list[int]:
         """Ids of `text`; with `special`, the text of a special token becomes its id."""
@@ -59,6 +63,9 @@ class Tokenizer(Protocol):
     def prompt_changes(self, prompt: str) -> str:
         """How encoding changes `prompt`, as a sentence; "" where it is lossless."""
 
+    def with_chat_template(self, template: ChatTemplate) -> Tokenizer:
+        """A copy with `template`, whose new special tokens get the ids after the last."""
+
     def save(self, directory: Path) -> None:
         """Write the files that `load_tokenizer` reads."""
 
@@ -75,6 +82,7 @@ class BaseTokenizer(ABC):
 
     kind: str
     dummy_prefix = b""
+    chat_template: ChatTemplate | None = None
 
     def __init__(self, table: Sequence[bytes], special_tokens: Mapping[str, int]) -> None:
         """`table[id]` are the bytes of an id; those of special tokens and of unused ids are empty."""
@@ -83,9 +91,7 @@ class BaseTokenizer(ABC):
         self.special_tokens: Mapping[str, int] = dict(special_tokens)
         self.separator = next(iter(self.special_tokens.values()), None)
         self.stop_ids = frozenset(() if self.separator is None else (self.separator,))
-        # Longest first: of two special tokens with the same beginning, the longer one matches.
-        alternatives = sorted(self.special_tokens, key=len, reverse=True)
-        self._special = re.compile("(" + "|".join(map(re.escape, alternatives)) + ")") if alternatives else None
+        self._special = special_pattern(self.special_tokens)
 
     @abstractmethod
     def encode_ordinary(self, text: str) -> list[int]:
@@ -164,17 +170,41 @@ class BaseTokenizer(ABC):
         """The bytes of an id: none for special tokens and for ids outside the vocabulary."""
         return self._table[token_id] if 0 <= token_id < self.vocab_size else b""
 
+    def with_chat_template(self, template: ChatTemplate) -> Self:
+        """A copy with `template`, whose new special tokens get the ids after the last."""
+        extended = copy.copy(self)
+        new = [name for name in template.special_tokens if name not in self.special_tokens]
+        extended.special_tokens = {**self.special_tokens, **number_special_tokens(new, self.vocab_size)}
+        extended._table = [*self._table, *([b""] * len(new))]
+        extended.vocab_size = len(extended._table)
+        extended.stop_ids = self.stop_ids | {extended.special_tokens[name] for name in template.end_tokens}
+        extended._special = special_pattern(extended.special_tokens)
+        extended.chat_template = template
+        return extended
+
     def save(self, directory: Path) -> None:
         """Write the files that `load_tokenizer` reads into `directory`, the record last."""
         directory.mkdir(parents=True, exist_ok=True)
         for name, content in self.files().items():
             write_atomic(directory / name, content)
-        write_json(directory / RECORD, {"format_version": FORMAT_VERSION, "kind": self.kind, **self.record()})
+        write_json(directory / RECORD, {"format_version": FORMAT_VERSION, **self._full_record()})
 
     def fingerprint(self) -> str:
         """sha256 of everything that determines the encoding."""
-        canonical = json.dumps({"kind": self.kind, **self.record()}, sort_keys=True)
-        return hashlib.sha256(canonical.encode()).hexdigest()
+        return hashlib.sha256(json.dumps(self._full_record(), sort_keys=True).encode()).hexdigest()
+
+    def _full_record(self) -> dict[str, Any]:
+        template = {} if self.chat_template is None else {TEMPLATE: self.chat_template.to_record()}
+        return {"kind": self.kind, **self.record(), **template}
+
+
+def special_pattern(special_tokens: Iterable[str]) -> re.Pattern[str] | None:
+    """A pattern with one group that matches a special token; None without any.
+
+    Of two special tokens with the same beginning, the longer one matches.
+    """
+    alternatives = sorted(special_tokens, key=len, reverse=True)
+    return re.compile("(" + "|".join(map(re.escape, alternatives)) + ")") if alternatives else None
 
 
 def well_formed(text: str) -> str:

@@ -1,39 +1,197 @@
-"""Chat templates: how the turns of a chat are written as text, and where a reply ends."""
+"""Chat templates: how the messages of a conversation become tokens, and where a reply ends.
+
+One template belongs to a tokenizer and is saved with it. Training, chat, serving and export all use it. The text of a
+message is never control: a special token that appears in it is written with a space after its first character, here and
+in the Jinja form, so that every program reads the same ids.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+import re
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple
+
+if TYPE_CHECKING:
+    from llm.tokenizer.base import Tokenizer
+
+Role = Literal["system", "user", "assistant"]
+ROLES: tuple[Role, ...] = ("system", "user", "assistant")
+
+
+class Message(NamedTuple):
+    """One message of a conversation."""
+
+    role: Role
+    content: str
+
+
+class Piece(NamedTuple):
+    """A special token, or a text that is encoded as a whole. `is_counted`: part of an answer, which is learned."""
+
+    text: str
+    is_special: bool
+    is_counted: bool
 
 
 @dataclass(frozen=True)
 class ChatTemplate:
-    """`turn` holds {question} and {answer}; `prompt` is the part of it before the answer. `separator` stands between
-    turns; `stop` is the stop string that ends an answer."""
+    """A conversation is `begin`, then each message's content between `before[role]` and `after[role]`.
 
-    turn: str
-    prompt: str
-    separator: str
-    stop: str
+    `special_tokens` are those of these texts. A template without special tokens ends an answer at the string `stop`.
+    Where `before` lacks "system", the system message is put before the first question.
+    """
 
-    def render_turn(self, question: str, answer: str) -> str:
-        """One complete turn."""
-        return self.turn.format(question=question, answer=answer)
+    begin: str
+    before: Mapping[str, str]
+    after: Mapping[str, str]
+    special_tokens: tuple[str, ...] = ()
+    stop: str = ""
 
-    def render_prompt(self, history: Sequence[tuple[str, str]], question: str) -> str:
-        """The (question, answer) pairs of `history` and a new question, up to where the answer begins."""
-        turns = [self.render_turn(*turn) for turn in history]
-        return self.separator.join([*turns, self.prompt.format(question=question)])
+    @property
+    def end_tokens(self) -> tuple[str, ...]:
+        """The special tokens that end an answer."""
+        return tuple(piece.text for piece in self._control(self.after["assistant"]) if piece.is_special)[:1]
+
+    def render_prompt(self, messages: Sequence[Message]) -> str:
+        """The messages up to where the next answer begins, as text for display."""
+        return "".join(piece.text for piece in self.pieces(messages, reply=True))
+
+    def pieces(self, messages: Sequence[Message], *, reply: bool = False, reserved: Iterable[str] = ()) -> list[Piece]:
+        """The conversation in pieces, up to where the next answer begins if `reply` is true.
+
+        `reserved`: the special tokens of the tokenizer, which the messages cannot contain. The pieces of a prompt are
+        not counted.
+        """
+        found = self._control(self.begin)
+        for message in self._with_system(messages):
+            is_counted = message.role == "assistant" and not reply
+            found += self._control(self.before[message.role])
+            found.append(Piece(escape(message.content, reserved), False, is_counted))
+            found += self._ending(self.after[message.role], is_counted)
+        if reply:
+            found += self._control(self.before["assistant"].rstrip(" "))
+        return list(join_texts(found))
+
+    def encode(self, tokenizer: Tokenizer, messages: Sequence[Message]) -> tuple[list[int], list[bool]]:
+        """The ids of a complete conversation, and whether each is counted in the loss."""
+        return encode_pieces(tokenizer, self.pieces(messages, reserved=tokenizer.special_tokens))
+
+    def prompt_ids(self, tokenizer: Tokenizer, messages: Sequence[Message]) -> list[int]:
+        """The ids of the messages up to where the next answer begins."""
+        return encode_pieces(tokenizer, self.pieces(messages, reply=True, reserved=tokenizer.special_tokens))[0]
+
+    def to_jinja(self, reserved: Iterable[str]) -> str:
+        """The template as Hugging Face's `chat_template`; `reserved` as in `pieces`."""
+        escapes = "".join(f" | replace({ascii(name)}, {ascii(escape(name, [name]))})" for name in reserved)
+        roles = [role for role in ROLES if role in self.before]
+        branches = " ".join(
+            f"{{%- {'if' if role == roles[0] else 'elif'} message['role'] == {ascii(role)} -%}}"
+            f"{{{{- {ascii(self.before[role])} + text + {ascii(self.after[role])} -}}}}"
+            for role in roles
+        )
+        prompt = ascii(self.before["assistant"].rstrip(" "))
+        return (
+            f"{{{{- {ascii(self.begin)} -}}}}"
+            "{%- for message in messages -%}"
+            f"{{%- set text = message['content']{escapes} -%}}"
+            f"{branches}"
+            "{%- else -%}{{- raise_exception('unknown role ' + message['role']) -}}{%- endif -%}"
+            "{%- endfor -%}"
+            f"{{%- if add_generation_prompt -%}}{{{{- {prompt} -}}}}{{%- endif -%}}"
+        )
+
+    def to_record(self) -> dict[str, Any]:
+        """The template as JSON values."""
+        return asdict(self) | {"special_tokens": list(self.special_tokens)}
+
+    @classmethod
+    def from_record(cls, record: Mapping[str, Any]) -> ChatTemplate:
+        """Inverse of `to_record`. ValueError or TypeError for another record."""
+        before, after = dict(record["before"]), dict(record["after"])
+        texts = [record["begin"], record["stop"], *before.values(), *after.values(), *record["special_tokens"]]
+        if not all(isinstance(text, str) for text in texts):
+            raise TypeError("a chat template holds texts")
+        if before.keys() != after.keys() or not {"user", "assistant"} <= before.keys() <= set(ROLES):
+            raise ValueError("a chat template has texts for user and assistant")
+        return cls(record["begin"], before, after, tuple(record["special_tokens"]), record["stop"])
+
+    def _with_system(self, messages: Sequence[Message]) -> Sequence[Message]:
+        if not messages or messages[0].role != "system" or "system" in self.before:
+            return messages
+        system, *rest = messages
+        if not rest:
+            return [Message("user", system.content)]
+        return [Message(rest[0].role, f"{system.content}\n\n{rest[0].content}"), *rest[1:]]
+
+    def _control(self, text: str) -> list[Piece]:
+        """The special tokens and texts of a part of the template."""
+        if not self.special_tokens:
+            return [Piece(text, False, False)]
+        pattern = "(" + "|".join(map(re.escape, sorted(self.special_tokens, key=len, reverse=True))) + ")"
+        parts = enumerate(re.split(pattern, text))
+        return [Piece(part, index % 2 == 1, False) for index, part in parts if part]
+
+    def _ending(self, text: str, is_counted: bool) -> list[Piece]:
+        """The pieces after a message: counted up to the first special token, which ends the turn."""
+        pieces = self._control(text)
+        last = next((index for index, piece in enumerate(pieces) if piece.is_special), len(pieces) - 1)
+        return [piece._replace(is_counted=is_counted and index <= last) for index, piece in enumerate(pieces)]
 
 
 STORIES_TEMPLATE = ChatTemplate(
-    turn="Question: {question}\nAnswer: {answer}",
-    prompt="Question: {question}\nAnswer:",
-    separator="\n\n",
+    begin="",
+    before={"user": "Question: ", "assistant": "Answer: "},
+    after={"user": "\n", "assistant": "\n\n"},
     stop="\n\nQuestion:",
 )
 
 
-def chat_template(corpus: str) -> ChatTemplate | None:
-    """The template in which `corpus` writes its turns; None for plain text."""
+def default_template(tokenizer: Tokenizer) -> ChatTemplate:
+    """The template that fine-tuning adds to a tokenizer without one: a token for each role, and one that ends a turn."""
+    names = {token_id: name for name, token_id in tokenizer.special_tokens.items()}
+    begin = "" if tokenizer.separator is None else names[tokenizer.separator]
+    roles = {role: f"<|{role}|>" for role in ROLES}
+    tokens = (*([begin] if begin else []), *roles.values(), "<|end|>")
+    return ChatTemplate(begin, roles, dict.fromkeys(ROLES, "<|end|>"), tokens)
+
+
+def chat_template(tokenizer: Tokenizer, corpus: str) -> ChatTemplate | None:
+    """The tokenizer's template, or that in which `corpus` writes its turns; None for plain text."""
+    if tokenizer.chat_template is not None:
+        return tokenizer.chat_template
     return STORIES_TEMPLATE if corpus == "stories" else None
+
+
+def escape(text: str, reserved: Iterable[str]) -> str:
+    """`text` with a space after the first character of every special token in it, which makes it ordinary text."""
+    for name in reserved:
+        text = text.replace(name, f"{name[:1]} {name[1:]}")
+    return text
+
+
+def join_texts(pieces: Iterable[Piece]) -> Iterator[Piece]:
+    """The pieces, with adjacent texts of the same kind joined: a tokenizer may merge across their border."""
+    waiting: Piece | None = None
+    for piece in pieces:
+        if not piece.text:
+            continue
+        if waiting is not None and not piece.is_special and piece[1:] == waiting[1:]:
+            waiting = waiting._replace(text=waiting.text + piece.text)
+            continue
+        if waiting is not None:
+            yield waiting
+        waiting = piece
+    if waiting is not None:
+        yield waiting
+
+
+def encode_pieces(tokenizer: Tokenizer, pieces: Sequence[Piece]) -> tuple[list[int], list[bool]]:
+    """The ids of the pieces, and whether each is counted."""
+    ids: list[int] = []
+    counted: list[bool] = []
+    for piece in pieces:
+        new = [tokenizer.special_tokens[piece.text]] if piece.is_special else tokenizer.encode(piece.text)
+        ids += new
+        counted += [piece.is_counted] * len(new)
+    return ids, counted

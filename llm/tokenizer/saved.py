@@ -14,6 +14,8 @@ from llm.files import read_json
 FORMAT_VERSION = 1
 RECORD = "tokenizer.json"
 RANKS = "ranks.tiktoken"
+TEMPLATE = "chat_template"
+"""The entry of the record that holds the chat template."""
 MAX_RECORD_BYTES = 64 << 20  # Hugging Face's file of the same name is large
 
 

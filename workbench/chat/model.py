@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from llm.engine import Done, Engine, Piece
     from llm.model.transformer import Transformer
     from llm.sampling import Stage
+    from llm.tokenizer.chat_template import Message
 
 LIVE = "live"
 SNAPSHOT_TIMEOUT = 60.0
@@ -60,7 +61,7 @@ class ChatModel:
         self.context = self.engine.context
         self.parameters = parameters(self.engine.model.config)
         self.decode = config.decode
-        self.template = chat_template(config.data.corpus)
+        self.template = chat_template(self.engine.tokenizer, config.data.corpus)
 
     @property
     def name(self) -> str:
@@ -85,6 +86,11 @@ class ChatModel:
     def prompt_ids(self, prompt: str | Sequence[int], params: DecodeConfig, given: Sequence[int] = ()) -> list[int]:
         """The tokens of a prompt, followed by the tokens `given`."""
         return [*self.engine.prompt_ids(prompt, params), *given]
+
+    def conversation_ids(self, messages: Sequence[Message]) -> list[int]:
+        """The tokens of a conversation up to where the next answer begins."""
+        assert self.template is not None, "the model has a chat template"
+        return self.template.prompt_ids(self.engine.tokenizer, messages)
 
     def prompt_changes(self, prompt: str) -> str:
         """A sentence about characters of the prompt that the tokenizer changes, or ""."""

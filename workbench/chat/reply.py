@@ -173,8 +173,8 @@ class ParamsRecorder:
 
 
 def with_stop(params: DecodeConfig, template: ChatTemplate | None) -> DecodeConfig:
-    """`params` with the stop string of the chat template: an answer ends before the next question."""
-    if template is None or template.stop in params.stop:
+    """`params` with the stop string of a chat template without special tokens, where it ends an answer."""
+    if template is None or not template.stop or template.stop in params.stop:
         return params
     return replace(params, stop=(*params.stop, template.stop))
 
@@ -192,13 +192,25 @@ def resolve_start(chat_model: ChatModel, request: Request) -> Start:
     file_text = text if text != request.prompt else ""
     if request.template is None:
         return Start(text, file_text=file_text)
+    return turn_start(chat_model, request, request.template, text, file_text)
+
+
+def turn_start(chat_model: ChatModel, request: Request, template: ChatTemplate, text: str, file_text: str) -> Start:
+    """The start of an answer to the question `text`: as many of the last turns as leave room for it."""
+    from llm.tokenizer.chat_template import Message
+
     room = chat_model.context - min(request.params.max_tokens, chat_model.context // 4)
-    history = list(request.history)
-    render = request.template.render_prompt
-    while history and len(chat_model.prompt_ids(render(history, text), request.params)) > room:
-        history.pop(0)
-    dropped_turns = len(request.history) - len(history)
-    return Start(render(history, text), file_text=file_text, dropped_turns=dropped_turns)
+    turns = [(Message("user", question), Message("assistant", answer)) for question, answer in request.history]
+    dropped = 0
+    while True:
+        messages = [*(message for turn in turns[dropped:] for message in turn), Message("user", text)]
+        ids = chat_model.conversation_ids(messages)
+        if len(ids) <= room or dropped == len(turns):
+            break
+        dropped += 1
+    context = template.render_prompt(messages)
+    begun = ids if ids != chat_model.prompt_ids(context, request.params) else ()
+    return Start(context, begun, file_text, dropped)
 
 
 def continuation(chat_model: ChatModel, before: Exchange) -> Start:

@@ -52,18 +52,24 @@ def byte_rows(column: Any) -> Iterator[bytes]:
 
 @contextmanager
 def open_parquet(path: Path, text_field: str) -> Iterator[Any]:
-    """A pyarrow ParquetFile that has the column, of text or of bytes. Errors of pyarrow in the block become UserErrors
-    that name the file."""
+    """A pyarrow ParquetFile that has the column, of text or of bytes; errors as of `open_table`."""
+    with open_table(path) as table:
+        schema = table.schema_arrow
+        if text_field not in schema.names:
+            names = ", ".join(schema.names)
+            raise UserError(f"{path} has no column {text_field!r}; set data.text_field to one of: {names}.")
+        check_column(path, schema, text_field)
+        yield table
+
+
+@contextmanager
+def open_table(path: Path) -> Iterator[Any]:
+    """A pyarrow ParquetFile. Errors of pyarrow in the block become UserErrors that name the file."""
     import pyarrow as arrow
     from pyarrow import parquet
 
     try:
         with parquet.ParquetFile(path) as table:
-            schema = table.schema_arrow
-            if text_field not in schema.names:
-                names = ", ".join(schema.names)
-                raise UserError(f"{path} has no column {text_field!r}; set data.text_field to one of: {names}.")
-            check_column(path, schema, text_field)
             yield table
     except (OSError, arrow.ArrowException, UnicodeDecodeError) as error:  # the last: a damaged column name
         raise UserError(f"{path} cannot be read as Parquet ({error}); check the file.") from error

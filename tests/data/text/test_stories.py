@@ -11,7 +11,7 @@ from llm.data.text import stories
 from llm.data.text.stories.cast import HE, SHE, WOMEN, draw_roles
 from llm.data.text.stories.grammar import Choice, Slot, parse, parts_of
 from llm.data.text.stories.library import library
-from llm.tokenizer.chat_template import STORIES_TEMPLATE
+from llm.tokenizer.chat_template import STORIES_TEMPLATE, Message
 
 TEN_MB = 10_000_000
 
@@ -60,12 +60,13 @@ def test_many_begin_with_once(ten_mb: list[str]) -> None:
 
 def test_turns_have_the_format_a_chat_uses(ten_mb: list[str]) -> None:
     for document in ten_mb[:2000]:
-        for block in document.strip().split(STORIES_TEMPLATE.separator):
+        for block in document.strip().split("\n\n"):
             if "Question:" in block or "Answer:" in block:
                 question, answer = re.fullmatch(r"Question: (.+)\nAnswer: (.+)", block).groups()  # type: ignore[union-attr]
-                assert STORIES_TEMPLATE.render_turn(question=question, answer=answer) == block
-                assert block.startswith(STORIES_TEMPLATE.prompt.format(question=question))
-    assert (STORIES_TEMPLATE.separator + STORIES_TEMPLATE.turn).startswith(STORIES_TEMPLATE.stop)
+                turn = [Message("user", question), Message("assistant", answer)]
+                assert "".join(piece.text for piece in STORIES_TEMPLATE.pieces(turn)) == block + "\n\n"
+                assert block.startswith(STORIES_TEMPLATE.render_prompt(turn[:1]))
+    assert f"\n\n{STORIES_TEMPLATE.before['user']}".startswith(STORIES_TEMPLATE.stop)
 
 
 def test_who_is_the_story_about_names_its_hero(ten_mb: list[str]) -> None:

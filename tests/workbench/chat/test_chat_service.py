@@ -62,6 +62,9 @@ class FakeModel:
     def prompt_ids(self, prompt, params):
         return [0] * len(prompt) if isinstance(prompt, str) else list(prompt)
 
+    def conversation_ids(self, messages):
+        return [0] * len(self.template.render_prompt(messages))
+
     def prompt_changes(self, prompt):
         return ""
 

@@ -85,7 +85,7 @@ def draw_story(draw: Draw, turns: int, asked_for: bool = False) -> list[str]:
     if draw() < 0.12:
         blocks.append(tell(shared("end"), roles, draw))
     if asked_for:
-        blocks[0] = STORIES_TEMPLATE.render_turn(question=tell(shared("request"), roles, draw), answer=blocks[0])
+        blocks[0] = write_turn(tell(shared("request"), roles, draw), blocks[0])
     return blocks + [turn(question, roles, draw) for question in draw_questions(frame, turns, draw)]
 
 
@@ -115,9 +115,13 @@ def draw_talk(draw: Draw, turns: int) -> list[str]:
 
 
 def turn(question: Question, roles: dict[str, str], draw: Draw) -> str:
-    return STORIES_TEMPLATE.render_turn(
-        question=tell(question.question, roles, draw), answer=tell(question.answer, roles, draw)
-    )
+    return write_turn(tell(question.question, roles, draw), tell(question.answer, roles, draw))
+
+
+def write_turn(question: str, answer: str) -> str:
+    """A question and its answer, as the chat template writes them."""
+    before, after = STORIES_TEMPLATE.before, STORIES_TEMPLATE.after
+    return f"{before['user']}{question}{after['user']}{before['assistant']}{answer}"
 
 
 def tell(template: Template, roles: dict[str, str], draw: Draw) -> str:

@@ -1,0 +1,147 @@
+"""Files of conversations: JSONL, lists in JSON, and Parquet. Every bad row is named, and the others are used."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Generic, TypeVar
+
+from llm.data.text.compressed import plain_name
+from llm.data.text.conversations import BadRow, shape_of
+from llm.data.text.corpora import Advance, digest, no_files_error
+from llm.data.text.find_files import describe_skipped, search_files
+from llm.data.text.json_text import JsonText, split_lines
+from llm.data.text.parquet import open_table
+from llm.data.text.rows import json_values
+from llm.data.text.text_files import PARQUET_MAGIC, FileHashes, content_size, read_beginning, read_text
+from llm.errors import UserError
+from llm.reader import Malformed, parse_json
+
+NAMED_ROWS = 5
+"""Bad rows that a warning names; all are in the list `skipped`."""
+MAX_LINE = 64 << 20
+SNIFFED_ROWS = 20
+
+T = TypeVar("T")
+
+
+@dataclass
+class ConversationFiles(Generic[T]):
+    """The rows of the files that match a path, folder or glob, each read by `from_row`, which may raise BadRow.
+
+    `skipped` is filled while `rows` is read: one sentence for each bad row.
+    """
+
+    name: str
+    from_row: Callable[[Any], T]
+    hashes: FileHashes
+    skipped: list[str] = field(default_factory=list)
+
+    def __post_init__(self) -> None:
+        self.paths, self._other_files = search_files(self.name)
+        if not self.paths:
+            raise no_files_error(self.name, self._other_files)
+        self.size_bytes = sum(map(content_size, self.paths))
+
+    def rows(self) -> Iterator[T]:
+        """Every usable row, in order. UserError if there is none."""
+        self.skipped.clear()
+        found = False
+        for path in self.paths:
+            for place, value in read_rows(path, self.skipped):
+                try:
+                    row = self.from_row(value)
+                except BadRow as error:
+                    self.skipped.append(f"{place} {error}.")
+                    continue
+                found = True
+                yield row
+        if not found:
+            reasons = " ".join(self.skipped[:NAMED_ROWS]) or "It has no rows."
+            raise UserError(f"{self.name} holds no conversation. {reasons} Give a file with messages in it.")
+
+    def fingerprint(self, advance: Advance = lambda size: None) -> str:
+        """Hexadecimal digest of what decides the rows. `advance` is called with the number of bytes read."""
+        return digest("conversations", *(self.hashes.of(path, advance) for path in self.paths))
+
+    def warnings(self) -> list[str]:
+        """Sentences about the files and rows that were skipped."""
+        return [*describe_skipped(self._other_files), *describe_bad_rows(self.skipped)]
+
+
+def describe_bad_rows(skipped: list[str]) -> list[str]:
+    """The number of skipped rows, and the first of them by name."""
+    if not skipped:
+        return []
+    rest = len(skipped) - NAMED_ROWS
+    more = [f"{rest:,} more rows were skipped; skipped.txt in the folder of the dataset names all."] if rest > 0 else []
+    rows = "1 row was" if len(skipped) == 1 else f"{len(skipped):,} rows were"
+    return [f"{rows} skipped; all others are used.", *skipped[:NAMED_ROWS], *more]
+
+
+def conversation_shape(path: Path) -> str:
+    """The shape of the first rows of a file (see `shape_of`); "" if it is not a file of conversations."""
+    try:
+        for number, (_, value) in enumerate(read_rows(path, [])):
+            if shape := shape_of(value):
+                return shape
+            if number >= SNIFFED_ROWS:
+                break
+    except UserError:
+        return ""
+    return ""
+
+
+def read_rows(path: Path, skipped: list[str]) -> Iterator[tuple[str, Any]]:
+    """The rows of a file, each with its place in words; a sentence about each invalid line is added to `skipped`.
+
+    UserError for a file that cannot be read, and for a JSON list that is invalid.
+    """
+    beginning = read_beginning(path)
+    if beginning.startswith(PARQUET_MAGIC) or Path(plain_name(path)).suffix.lower() == ".parquet":
+        yield from parquet_rows(path)
+        return
+    pieces = read_text(path, lambda path, count: None)
+    if is_json_list(path):
+        yield from list_rows(path, JsonText(pieces))
+        return
+    for number, line in enumerate(split_lines(pieces), 1):
+        if not line.strip():
+            continue
+        try:
+            yield f"{path} line {number}", parse_json(line, MAX_LINE)
+        except Malformed as error:
+            skipped.append(f"{path} line {number} is not JSON ({error}).")
+
+
+def is_json_list(path: Path) -> bool:
+    """Whether a file is one list of rows, and not one object, or one list of messages, per line."""
+    try:
+        text = JsonText(read_text(path, lambda path, count: None))
+        if text.peek() != "[":
+            return False
+        text.take("[")
+        return text.peek() != "{" or shape_of(text.value()) != ""
+    except ValueError:
+        return False
+
+
+def list_rows(path: Path, text: JsonText) -> Iterator[tuple[str, Any]]:
+    """The items of a JSON list."""
+    number = 0
+    try:
+        for number, value in enumerate(json_values(text, "list"), 1):
+            yield f"{path} item {number}", value
+    except ValueError as error:
+        raise UserError(f"{path} is invalid JSON after item {number} ({error}); fix it there.") from error
+
+
+def parquet_rows(path: Path) -> Iterator[tuple[str, Any]]:
+    """The rows of a Parquet file as objects; null columns are left out."""
+    number = 0
+    with open_table(path) as table:
+        for batch in table.iter_batches(batch_size=256):
+            for row in batch.to_pylist():
+                number += 1
+                yield f"{path} row {number}", {name: value for name, value in row.items() if value is not None}
