@@ -36,15 +36,16 @@ from workbench.commands import (
     presets,
     runs,
     sample,
+    sft,
     tokenizer,
     train,
 )
 from workbench.commands.options import Parser
 from workbench.commands.output import say
 
-MODULES = (train, sample, open_app, compare, evaluate, runs, presets, data, tokenizer, interop, bench, doctor)
+MODULES = (train, sft, sample, open_app, compare, evaluate, runs, presets, data, tokenizer, interop, bench, doctor)
 TORCH_COMMANDS = frozenset(
-    {"train", "resume", "fork", "sample", "compare", "timelapse", "eval", "bench", "doctor", "export", "import"}
+    {"train", "resume", "fork", "sft", "sample", "compare", "timelapse", "eval", "bench", "doctor", "export", "import"}
 )
 FULL = frozenset({errno.ENOSPC, errno.EDQUOT})
 DISK_ERRORS = FULL | {errno.EROFS, errno.EIO}

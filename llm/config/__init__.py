@@ -1,6 +1,7 @@
 """The configuration of a run: its fields (`schema`), and how it is parsed, checked, resolved and saved."""
 
 from llm.config.check import check, get_value
+from llm.config.decode_schema import DecodeConfig
 from llm.config.fields import Field, fields_of, parse_value
 from llm.config.parse import (
     defaults_of_0_1_0,
@@ -29,7 +30,6 @@ from llm.config.resolve import resolve_accumulation, resolve_model, resolve_seq_
 from llm.config.schema import (
     CheckpointConfig,
     DataConfig,
-    DecodeConfig,
     EvaluateConfig,
     ModelConfig,
     OptimConfig,
@@ -39,3 +39,4 @@ from llm.config.schema import (
     TokenizerConfig,
     TrainConfig,
 )
+from llm.config.tune_schema import TuneConfig

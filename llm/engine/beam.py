@@ -10,7 +10,7 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor
 
-from llm.config.schema import DecodeConfig
+from llm.config.decode_schema import DecodeConfig
 from llm.engine.reader import Cancelled, Reader, window_start
 from llm.engine.reply import Done, Piece, Sample, token_limit
 from llm.sampling import LogitsPipeline, SamplingContext, Vocabulary, build_pipeline

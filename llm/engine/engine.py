@@ -7,7 +7,7 @@ from dataclasses import replace
 
 import torch
 
-from llm.config.schema import DecodeConfig
+from llm.config.decode_schema import DecodeConfig
 from llm.engine.batch import Completion, group_by_length, max_batch_prompts
 from llm.engine.beam import beam_params, stream_beams
 from llm.engine.inspect import explain_each, explain_next

@@ -7,7 +7,7 @@ from collections.abc import Iterator, Sequence
 import torch
 from torch import Tensor
 
-from llm.config.schema import DecodeConfig
+from llm.config.decode_schema import DecodeConfig
 from llm.engine.reader import Reader, window_start
 from llm.model.packed import InferenceModel
 from llm.sampling import LogitsPipeline, SamplingContext, Stage, Uniforms, Vocabulary, build_pipeline, explain

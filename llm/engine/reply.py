@@ -10,7 +10,7 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from llm.config.schema import DecodeConfig
+from llm.config.decode_schema import DecodeConfig
 from llm.engine.reader import Cancelled, Reader, window_start
 from llm.sampling import SamplingContext, StopStrings, Uniforms, Vocabulary, build_pipeline, draw
 from llm.sampling.filters import mirostat_update

@@ -7,6 +7,7 @@ from torch import Tensor
 
 from llm.config.resolve import check_resolved, head_width
 from llm.config.schema import ModelConfig
+from llm.model.documents import Documents
 from llm.model.layers import Layer, Linear, RMSNorm
 from llm.model.rotary import Rotary
 
@@ -120,7 +121,9 @@ class Attention(Layer):
         self.v = Linear(width, kv_width, bias=config.qkv_bias)
         self.out = Linear(q_width, width, bias=config.bias)
 
-    def forward(self, x: Tensor, rotary: Rotary | None, cache: KVCache | None) -> Tensor:
+    def forward(
+        self, x: Tensor, rotary: Rotary | None, cache: KVCache | None, documents: Documents | None = None
+    ) -> Tensor:
         queries, keys, values = self.project(x)
         query, key = self._heads(queries, self.n_head), self._heads(keys, self.n_kv_head)
         value = self._heads(values, self.n_kv_head)
@@ -128,6 +131,7 @@ class Attention(Layer):
             query, key = self.q_norm(query), self.k_norm(key)
         if rotary is not None:
             start = 0 if cache is None else cache.start
+            start = start if documents is None else documents.positions
             query, key = rotary(query, start), rotary(key, start)
         if self.qk_norm_eps is not None:
             query = self.kernels.rms_norm(query, None, self.qk_norm_eps)
@@ -135,6 +139,7 @@ class Attention(Layer):
         if cache is not None:
             key, value = cache.store(self.layer, key, value)
         attn_mask = None if cache is None else cache.attn_mask
+        attn_mask = attn_mask if documents is None else documents.attn_mask
         mixed = self.kernels.attention(query, key, value, self.dropout if self.training else 0.0, attn_mask)
         y: Tensor = self.out(mixed.transpose(1, 2).flatten(2))
         return y

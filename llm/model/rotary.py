@@ -27,8 +27,11 @@ def rotary_angles(
 
 
 def rows(table: Tensor, start: int | Tensor, count: int) -> Tensor:
-    """Rows start .. start+count−1 of `table`; the single row `start` if that is a tensor (1,) on the device."""
-    return table[start : start + count] if isinstance(start, int) else table.index_select(0, start)
+    """Rows start .. start+count−1 of `table`; the single row `start` if that is a tensor (1,) on the device; the row of
+    each position if it is one (B, T): (B, T, ...)."""
+    if isinstance(start, int):
+        return table[start : start + count]
+    return table.index_select(0, start) if start.dim() == 1 else table[start]
 
 
 class Rotary(Layer):
@@ -50,9 +53,12 @@ class Rotary(Layer):
         self._fill()
 
     def forward(self, x: Tensor, start: int | Tensor) -> Tensor:
-        """x (B, heads, T, head_dim) at positions start .. start+T−1, rotated."""
+        """x (B, heads, T, head_dim), rotated: at positions start .. start+T−1, or at those of a tensor (B, T)."""
         count = x.shape[-2]
-        return self.kernels.rotate(x, rows(self.cos, start, count), rows(self.sin, start, count), self.pairs)
+        cos, sin = rows(self.cos, start, count), rows(self.sin, start, count)
+        if cos.dim() == 3:
+            cos, sin = cos.unsqueeze(1), sin.unsqueeze(1)
+        return self.kernels.rotate(x, cos, sin, self.pairs)
 
     def _fill(self) -> None:
         dtype = torch.promote_types(self.cos.dtype, torch.float32)

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from llm.config.resolve import check_resolved, head_width
 from llm.config.schema import ModelConfig
 from llm.model.attention import Attention, KVCache
+from llm.model.documents import Documents
 from llm.model.initialize import initialize_parameters
 from llm.model.kernels import KERNELS, at_least_float32
 from llm.model.layers import Embedding, Layer, Linear, make_norm, use_kernels
@@ -32,8 +33,10 @@ class Block(nn.Module):
         self.mlp = FeedForward(config)
         self.dropout = nn.Dropout(config.dropout) if config.dropout else nn.Identity()
 
-    def forward(self, x: Tensor, rotary: Rotary | None, cache: KVCache | None) -> Tensor:
-        x = x + self.dropout(self.attn(self.attn_norm(x), rotary, cache))
+    def forward(
+        self, x: Tensor, rotary: Rotary | None, cache: KVCache | None, documents: Documents | None = None
+    ) -> Tensor:
+        x = x + self.dropout(self.attn(self.attn_norm(x), rotary, cache, documents))
         y: Tensor = self.dropout(self.mlp(self.mlp_norm(x)))
         return x + y
 
@@ -79,18 +82,23 @@ class Transformer(Layer):
         hidden = self.hidden(tokens, cache)
         return self.logits(hidden[:, -1:] if last_only else hidden)
 
-    def hidden(self, tokens: Tensor, cache: KVCache | None = None) -> Tensor:
-        """The residual stream after the last normalization: int64 (B, T) → (B, T, d_model)."""
+    def hidden(self, tokens: Tensor, cache: KVCache | None = None, positions: Tensor | None = None) -> Tensor:
+        """The residual stream after the last normalization: int64 (B, T) → (B, T, d_model).
+
+        positions: int64 (B, T), of each token in its document, where a row holds several (`Documents`).
+        """
         count = tokens.shape[1]
         check_length(self.config, cache, count)
         x: Tensor = self.embedding(tokens)
         if self.position is not None:
-            x = x + rows(self.position.weight, 0 if cache is None else cache.start, count)
+            start = 0 if cache is None else cache.start
+            x = x + rows(self.position.weight, start if positions is None else positions, count)
         if self.embedding_norm is not None:
             x = self.embedding_norm(x)
         x = self.dropout(x)
+        documents = None if positions is None else Documents.from_positions(positions)
         for block in self.blocks:
-            x = block(x, self.rotary, cache)
+            x = block(x, self.rotary, cache, documents)
         if cache is not None:
             cache.advance(count)
         y: Tensor = self.final_norm(x)
@@ -100,13 +108,25 @@ class Transformer(Layer):
         """(..., d_model) → (..., V), float32 or wider, with the configured soft cap."""
         return cap_logits(at_least_float32(self.kernels.linear(hidden, self.head_weight, None)), self.config.softcap)
 
-    def loss(self, tokens: Tensor, targets: Tensor, reduction: Literal["mean", "sum", "none"] = "mean") -> Tensor:
+    def loss(
+        self,
+        tokens: Tensor,
+        targets: Tensor,
+        reduction: Literal["mean", "sum", "none"] = "mean",
+        *,
+        positions: Tensor | None = None,
+    ) -> Tensor:
         """Cross entropy in nats of int64 targets (B, T), where −1 is ignored: a scalar, or (B, T) for "none".
 
-        The mean is over the targets that are not ignored. The logits are computed in chunks of positions.
+        The mean is over the targets that are not ignored. The logits are computed in chunks of positions. `positions`
+        as in `hidden`.
         """
         return linear_cross_entropy(
-            self.hidden(tokens), self.head_weight, targets, softcap=self.config.softcap, reduction=reduction
+            self.hidden(tokens, positions=positions),
+            self.head_weight,
+            targets,
+            softcap=self.config.softcap,
+            reduction=reduction,
         )
 
     def init_weights(self, generator: torch.Generator) -> None:

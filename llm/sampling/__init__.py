@@ -4,7 +4,7 @@
 `draw` samples a token; `stops` finds stop strings; `explain` shows the effect of each processor.
 """
 
-from llm.config.schema import DecodeConfig
+from llm.config.decode_schema import DecodeConfig
 from llm.sampling.draw import Uniforms, draw
 from llm.sampling.explain import Stage, explain
 from llm.sampling.pipeline import LogitsPipeline, SamplingContext, build_pipeline, resolve_order

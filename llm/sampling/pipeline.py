@@ -12,7 +12,7 @@ from typing import Any
 
 from torch import Tensor
 
-from llm.config.schema import DecodeConfig
+from llm.config.decode_schema import DecodeConfig
 from llm.errors import ConfigError, Problem
 from llm.names import did_you_mean
 from llm.sampling import filters, penalties

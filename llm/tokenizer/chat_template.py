@@ -83,16 +83,16 @@ class ChatTemplate:
 
     def to_jinja(self, reserved: Iterable[str]) -> str:
         """The template as Hugging Face's `chat_template`; `reserved` as in `pieces`."""
-        escapes = "".join(f" | replace({ascii(name)}, {ascii(escape(name, [name]))})" for name in reserved)
+        escapes = "".join(f" | replace({name!a}, {escape(name, [name])!a})" for name in reserved)
         roles = [role for role in ROLES if role in self.before]
         branches = " ".join(
-            f"{{%- {'if' if role == roles[0] else 'elif'} message['role'] == {ascii(role)} -%}}"
-            f"{{{{- {ascii(self.before[role])} + text + {ascii(self.after[role])} -}}}}"
+            f"{{%- {'if' if role == roles[0] else 'elif'} message['role'] == {role!a} -%}}"
+            f"{{{{- {self.before[role]!a} + text + {self.after[role]!a} -}}}}"
             for role in roles
         )
         prompt = ascii(self.before["assistant"].rstrip(" "))
         return (
-            f"{{{{- {ascii(self.begin)} -}}}}"
+            f"{{{{- {self.begin!a} -}}}}"
             "{%- for message in messages -%}"
             f"{{%- set text = message['content']{escapes} -%}}"
             f"{branches}"
@@ -148,12 +148,12 @@ STORIES_TEMPLATE = ChatTemplate(
 
 
 def default_template(tokenizer: Tokenizer) -> ChatTemplate:
-    """The template that fine-tuning adds to a tokenizer without one: a token for each role, and one that ends a turn."""
+    """The template that fine-tuning adds to a tokenizer: a token for each role, and one that ends a turn."""
     names = {token_id: name for name, token_id in tokenizer.special_tokens.items()}
     begin = "" if tokenizer.separator is None else names[tokenizer.separator]
-    roles = {role: f"<|{role}|>" for role in ROLES}
+    roles: dict[str, str] = {role: f"<|{role}|>" for role in ROLES}
     tokens = (*([begin] if begin else []), *roles.values(), "<|end|>")
-    return ChatTemplate(begin, roles, dict.fromkeys(ROLES, "<|end|>"), tokens)
+    return ChatTemplate(begin, roles, dict.fromkeys(roles, "<|end|>"), tokens)
 
 
 def chat_template(tokenizer: Tokenizer, corpus: str) -> ChatTemplate | None:

@@ -23,7 +23,8 @@ from llm.device import choose_device
 from llm.errors import WrongUse
 from llm.model.transformer import Transformer
 
-LossFn = Callable[[Tensor, Tensor], Tensor]
+LossFn = Callable[..., Tensor]
+"""The mean loss of a micro-batch, given its arrays as tensors: inputs, targets, and what a stage adds."""
 TIMEOUT = timedelta(hours=2)  # ranks wait while rank 0 prepares data or measures CORE; a dead rank is noticed at once
 
 
@@ -86,8 +87,8 @@ class LossModule(nn.Module):
         self.model = model
         self.loss_fn = loss_fn
 
-    def forward(self, tokens: Tensor, targets: Tensor) -> Tensor:
-        return self.loss_fn(tokens, targets)
+    def forward(self, *arrays: Tensor) -> Tensor:
+        return self.loss_fn(*arrays)
 
 
 def no_reduction_unless_last(loss_fn: LossFn, last: bool) -> AbstractContextManager[Any]:

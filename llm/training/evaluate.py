@@ -9,11 +9,13 @@ from dataclasses import dataclass
 
 import torch
 
-from llm.data.batches.windows import evaluation_windows, read_windows
+from llm.data.batches.packing import Packing
+from llm.data.batches.source import evaluation_batches
 from llm.data.tokens.shards import TokenSplit
 from llm.device import Plan
 from llm.errors import UserError
 from llm.events import Progress
+from llm.model.loss import IGNORE_INDEX
 from llm.model.transformer import Transformer
 from llm.tokenizer import Tokenizer
 from llm.tokenizer.textbytes import TextBytes
@@ -46,33 +48,39 @@ def evaluate(
     seq_len: int,
     batch_size: int,
     batches: int,
+    packing: Packing = "documents",
     stage: str = "Evaluating",
 ) -> Generator[Progress, None, Evaluation]:
     """Evaluate `model` on `batches` of fixed windows spread over the whole split, the same at every call (0: on all of
     it, window after window). Draws nothing from any random generator, and leaves the model in its mode, also when it is
-    closed early. Yields progress about twice a second, under the name of `stage`, and returns the result."""
-    starts = evaluation_windows(split, seq_len, batches * batch_size)
+    closed early. Of conversations, only the answers count; `packing` is `tune.packing`. Yields progress about twice a
+    second, under the name of `stage`, and returns the result."""
+    rows, parts = evaluation_batches(split, packing, seq_len=seq_len, rows=batch_size, batches=batches)
     last_progress = time.monotonic()
     text = TextBytes(tokenizer)
     nats = torch.zeros((), dtype=torch.float64)
     text_nats = torch.zeros((), dtype=torch.float64)
-    tokens = text_bytes = 0
+    tokens = text_bytes = read = 0
     was_training = model.training
     model.eval()
     try:
-        for first in range(0, len(starts), batch_size):
-            inputs, targets = read_windows(split, starts[first : first + batch_size], seq_len)
-            wanted = torch.from_numpy(targets)
+        for inputs, targets, *positions in parts:
+            tokens_in, wanted, *places = (
+                torch.from_numpy(array).to(plan.device) for array in (inputs, targets, *positions)
+            )
             with plan.autocast():
-                losses = model.loss(torch.from_numpy(inputs).to(plan.device), wanted.to(plan.device), reduction="none")
-            losses = losses.cpu().double()  # summed here, for not every device has float64
+                losses = model.loss(tokens_in, wanted, reduction="none", **({"positions": places[0]} if places else {}))
+            is_counted = targets != IGNORE_INDEX
+            losses = losses.cpu().double()[torch.from_numpy(is_counted)]  # summed here: not every device has float64
+            before, targets = inputs[is_counted], targets[is_counted]
             nats += losses.sum()
             text_nats += losses[torch.from_numpy(text.lengths[targets] > 0)].sum()
-            text_bytes += int(text.counts(targets, inputs).sum())
-            tokens += wanted.numel()
+            text_bytes += int(text.counts(targets, before).sum())
+            tokens += len(targets)
+            read += len(inputs)
             if time.monotonic() - last_progress > SECONDS_BETWEEN_PROGRESS:
                 last_progress = time.monotonic()
-                yield Progress(stage=stage, done=tokens, total=len(starts) * seq_len, unit="tokens")
+                yield Progress(stage=stage, done=read * seq_len, total=rows * seq_len, unit="tokens")
     finally:
         model.train(was_training)
     if tokens == 0:

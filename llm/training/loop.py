@@ -50,7 +50,7 @@ class Trainer:
     def events(self) -> Iterator[Event]:
         """Train until the last step or a stop; all events in the order in which they happen."""
         try:
-            with Prefetcher(self.batches.batch, start=self.context.state.batch_index) as prefetcher:
+            with Prefetcher(self._read_batch, start=self.context.state.batch_index) as prefetcher:
                 with self.step_metrics.exclude_time():
                     yield from self._start()
                 is_over = False
@@ -70,7 +70,11 @@ class Trainer:
             if self.context.state.step == 0:
                 yield from self.tasks.run_at_start()
 
-    def _train_until_stop(self, prefetcher: Prefetcher[Rows]) -> Iterator[Event]:
+    def _read_batch(self, i: int) -> tuple[Rows, int]:
+        """Batch i and its learned targets over all ranks."""
+        return self.batches.batch(i), self.batches.counted(i)
+
+    def _train_until_stop(self, prefetcher: Prefetcher[tuple[Rows, int]]) -> Iterator[Event]:
         while self.context.state.step < self.context.batch_plan.steps:
             yield from self.handler.synchronize()
             if self.handler.stop is not None:
@@ -78,14 +82,14 @@ class Trainer:
             if self.handler.roll_back_reason:
                 yield from self._roll_back()
             else:
-                yield from self._step(prefetcher.get(self.context.state.batch_index))
+                yield from self._step(*prefetcher.get(self.context.state.batch_index))
 
-    def _step(self, batch: Rows) -> Iterator[Event]:
+    def _step(self, batch: Rows, counted: int) -> Iterator[Event]:
         """One step and the tasks due after it. A stop between two micro-batches abandons the step."""
-        result = take_step(self.context, batch, self.loss_fn, self.commands.is_stop_requested)
+        result = take_step(self.context, batch, self.loss_fn, self.commands.is_stop_requested, counted)
         while isinstance(result, OutOfMemory):
             yield halve_micro_batch(self.context)
-            result = take_step(self.context, batch, self.loss_fn, self.commands.is_stop_requested)
+            result = take_step(self.context, batch, self.loss_fn, self.commands.is_stop_requested, counted)
         if result is None:
             return
         yield from self.step_metrics.add(result, batch)

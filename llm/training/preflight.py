@@ -23,7 +23,7 @@ import psutil
 import torch
 
 from llm.config import RunConfig, from_toml
-from llm.data.batches.source import batch_source
+from llm.data.batches.source import batch_source, epoch_tokens
 from llm.data.tokens.dataset import Dataset
 from llm.data.tokens.prepare import prepare
 from llm.device import Plan
@@ -33,6 +33,7 @@ from llm.events import Progress, to_line
 from llm.training.batch_plan import BatchPlan, resolve_batch_plan
 from llm.training.context import StepContext
 from llm.training.distributed import Ranks
+from llm.training.objective import build_objective
 from llm.training.setup import build_loss_fn, new_state, resolve_plan
 from llm.training.step import StepResult, take_step
 
@@ -96,14 +97,15 @@ def preflight(config: RunConfig, home: Path, steps: int = STEPS) -> Generator[Pr
     """Prepare the data, build the model, and time `steps` steps after a warm-up. Only the data are saved. Raises
     `UserError` for errors that the user can correct."""
     dataset = yield from prepare(config, home)
-    batch_plan = resolve_batch_plan(config, dataset.tokenizer.vocab_size, len(dataset.train))
+    batch_plan = resolve_batch_plan(config, dataset.tokenizer.vocab_size, epoch_tokens(dataset, config))
     yield Progress(stage="Building the model", done=0, total=0)
     memory = Memory()
     with memory.watch():
         state = new_state(config, dataset)
         plan = resolve_plan(config, state, dataset, batch_plan, Ranks())
         context = StepContext(config, state, plan, batch_plan)
-        loss_fn, _ = build_loss_fn(state, plan, (config.train.batch_size, batch_plan.seq_len))
+        objective = build_objective(state.model, config)
+        loss_fn, _ = build_loss_fn(state, plan, (config.train.batch_size, batch_plan.seq_len), objective)
         batches = batch_source(
             dataset, config, rows=batch_plan.global_batch_size, seq_len=batch_plan.seq_len, start=0, cursor=None
         )
@@ -111,7 +113,7 @@ def preflight(config: RunConfig, home: Path, steps: int = STEPS) -> Generator[Pr
         for index in range(WARM_UP + steps):
             yield Progress(stage="Measuring steps", done=index, total=WARM_UP + steps, unit="steps")
             began = time.perf_counter()
-            result = take_step(context, batches.batch(index), loss_fn)
+            result = take_step(context, batches.batch(index), loss_fn, counted=batches.counted(index))
             if not isinstance(result, StepResult):
                 raise UserError("a step does not fit into memory; lower train.batch_size, or fit it to this machine.")
             float(result.loss)  # waits for the device

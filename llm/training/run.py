@@ -15,6 +15,7 @@ from pathlib import Path
 
 from llm.config import RunConfig, resumed_config
 from llm.config.overrides import Overrides, merge_overrides
+from llm.data.batches.source import epoch_tokens
 from llm.data.tokens.dataset import Dataset
 from llm.errors import UserError
 from llm.events import Event, Finished, RolledBack, Skipped, Started, StepLogged, Warned
@@ -29,6 +30,7 @@ from llm.training.context import TrainingContext
 from llm.training.distributed import LossFn, Ranks
 from llm.training.live import LiveWeights
 from llm.training.loop import Trainer
+from llm.training.objective import build_objective
 from llm.training.resume_checks import check_resume, check_world_size, load_core_tasks, newest_state
 from llm.training.setup import (
     build_loss_fn,
@@ -213,7 +215,7 @@ def training_events(
     batch_plan = resolve_batch_plan(
         config,
         dataset.tokenizer.vocab_size,
-        len(dataset.train),
+        epoch_tokens(dataset, config),
         ranks.world_size,
         global_batch_size=state.global_batch_size,
         micro_batch=state.micro_batch,
@@ -254,7 +256,8 @@ def compile_loss(context: TrainingContext) -> tuple[LossFn, str]:
     """The loss function, which averages gradients over ranks, and a warning if it could not be compiled, else ""."""
     batch_plan, ranks = context.batch_plan, context.ranks
     micro_batch = (batch_plan.global_batch_size // ranks.world_size // batch_plan.grad_accum_steps, batch_plan.seq_len)
-    loss_fn, warning = build_loss_fn(context.state, context.plan, micro_batch)
+    objective = build_objective(context.state.model, context.config)
+    loss_fn, warning = build_loss_fn(context.state, context.plan, micro_batch, objective)
     if warning:
         context.plan = replace(context.plan, compiled=False)
         context.state.plan = context.plan.as_json()

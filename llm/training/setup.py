@@ -26,6 +26,7 @@ from llm.training.batch_plan import BatchPlan
 from llm.training.checkpoint import restore_state
 from llm.training.commands import CommandQueue
 from llm.training.distributed import LossFn, Ranks
+from llm.training.objective import Objective
 from llm.training.resume_checks import text_changed_error
 from llm.training.state import TrainerState
 from llm.training.step import to_device
@@ -135,7 +136,8 @@ def resolve_plan(config: RunConfig, state: TrainerState, dataset: Dataset, batch
     elif plan.threads == 0:
         rows = config.train.batch_size
         flops = batch_plan.flops_per_token * rows * batch_plan.seq_len
-        window = torch.from_numpy(dataset.train.read(0, batch_plan.seq_len + 1).astype("int64")).repeat(rows, 1)
+        length = min(batch_plan.seq_len + 1, len(dataset.train))
+        window = torch.from_numpy(dataset.train.read(0, length).astype("int64")).repeat(rows, 1)
         inputs, targets = (to_device(part.numpy(), plan.device) for part in (window[:, :-1], window[:, 1:]))
 
         def probe() -> None:
@@ -177,20 +179,26 @@ def thread_warning(plan: Plan, ranks: Ranks) -> str:
     )
 
 
-def build_loss_fn(state: TrainerState, plan: Plan, shape: tuple[int, int]) -> tuple[LossFn, str]:
-    """The loss of (inputs, targets) of `shape`, compiled if the plan says so, and a warning if compilation fails."""
+def build_loss_fn(
+    state: TrainerState, plan: Plan, shape: tuple[int, int], objective: Objective | None = None
+) -> tuple[LossFn, str]:
+    """The loss of arrays of `shape`, compiled if the plan says so, and a warning if compilation fails.
+
+    `objective`: by default the loss of text, whose arrays are inputs and targets.
+    """
     state.model.train()
+    objective = objective or Objective(state.model.loss, 2)
     if not plan.compiled:
-        return state.model.loss, ""
+        return objective.loss_fn, ""
     try:
-        compiled: LossFn = torch.compile(state.model.loss, dynamic=False)
+        compiled: LossFn = torch.compile(objective.loss_fn, dynamic=False)
         probe = torch.zeros(shape, dtype=torch.int64, device=plan.device)
         with plan.autocast():
-            loss = compiled(probe, probe)
+            loss = compiled(*([probe] * objective.arrays))
         loss.backward()  # compiles the backward pass
     except Exception as error:  # noqa: BLE001 - a compiler may raise anything, and eager training works
         reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
-        return state.model.loss, f"torch.compile failed, training continues without it: {reason}"
+        return objective.loss_fn, f"torch.compile failed, training continues without it: {reason}"
     finally:
         state.optimizer.zero_grad()
     return compiled, ""

@@ -10,11 +10,13 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 
+from llm.model.loss import IGNORE_INDEX
 from llm.optim import clip_grad_norm, lr_at, lr_multiplier_at, momentum_at
 from llm.training.context import StepContext
 from llm.training.distributed import LossFn, no_reduction_unless_last
 
-Rows = tuple[np.ndarray, np.ndarray]
+Rows = tuple[np.ndarray, ...]
+"""The arguments of the loss: inputs, targets (-1: not learned), and what a stage adds; one entry per sequence."""
 
 
 @dataclass(frozen=True)
@@ -70,9 +72,13 @@ class AsyncScalars:
 
 
 def take_step(
-    context: StepContext, batch: Rows, loss_fn: LossFn, should_abandon: Callable[[], bool] = lambda: False
+    context: StepContext,
+    batch: Rows,
+    loss_fn: LossFn,
+    should_abandon: Callable[[], bool] = lambda: False,
+    counted: int = 0,
 ) -> StepResult | OutOfMemory | None:
-    """Train on one batch: this rank's (sequences, seq_len) inputs and targets.
+    """Train on one batch: this rank's (sequences, seq_len) inputs and targets. `counted` as in `accumulate_gradients`.
 
     Returns None when `should_abandon` is true between two micro-batches, and `OutOfMemory` when one does not fit; both
     discard the partial gradients and leave the state unchanged. A loss that is not finite, or is above the spike limit
@@ -82,7 +88,7 @@ def take_step(
     loss: torch.Tensor | None = None
     fits = True
     try:
-        loss = accumulate_gradients(context, batch, loss_fn, should_abandon)
+        loss = accumulate_gradients(context, batch, loss_fn, should_abandon, counted)
     except (RuntimeError, MemoryError) as error:
         if not is_out_of_memory(error):
             raise
@@ -110,18 +116,24 @@ def take_step(
 
 
 def accumulate_gradients(
-    context: StepContext, batch: Rows, loss_fn: LossFn, should_abandon: Callable[[], bool] = lambda: False
+    context: StepContext,
+    batch: Rows,
+    loss_fn: LossFn,
+    should_abandon: Callable[[], bool] = lambda: False,
+    counted: int = 0,
 ) -> torch.Tensor | None:
     """Add the gradients of a batch, times `state.loss_scale`, to the parameters; its mean loss, or None if abandoned.
 
-    Gradients are averaged over ranks with the last micro-batch. ValueError unless `grad_accum_steps` micro-batches of
-    equal size make up the batch.
+    The mean is over the targets of the batch. Where some are not learned, `counted` is the number of the others, over
+    all ranks; 0 means that all are learned. Gradients are averaged over ranks with the last micro-batch. ValueError
+    unless `grad_accum_steps` micro-batches of equal size make up the batch.
     """
     state, plan, count = context.state, context.plan, context.batch_plan.grad_accum_steps
-    inputs, targets = batch
+    inputs, targets = batch[:2]
     if count < 1 or len(inputs) < count or len(inputs) % count:
         raise ValueError(f"{len(inputs)} sequences cannot be split into {count} equal micro-batches")
     size = len(inputs) // count
+    divisors = micro_batch_divisors(targets, count, counted, context.ranks.world_size)
     loss = torch.zeros((), device=plan.device)
     for micro in range(count):
         # Several ranks stop only between steps: all must take part in the reduction of the gradients.
@@ -132,11 +144,20 @@ def accumulate_gradients(
         torch.manual_seed(micro_batch_seed(context.config.train.seed, state.batch_index, micro, context.ranks.rank))
         with no_reduction_unless_last(loss_fn, last=micro == count - 1):
             with plan.autocast():
-                micro_loss = loss_fn(to_device(inputs[rows], plan.device), to_device(targets[rows], plan.device))
-            micro_loss = micro_loss / count
+                micro_loss = loss_fn(*(to_device(array[rows], plan.device) for array in batch))
+            micro_loss = micro_loss / divisors[micro]
             (micro_loss * state.loss_scale).backward()
         loss += micro_loss.detach()
     return loss
+
+
+def micro_batch_divisors(targets: np.ndarray, count: int, counted: int, world_size: int) -> list[float]:
+    """What to divide the mean loss of each of `count` micro-batches by, so that the sum over micro-batches and the mean
+    over ranks is the mean over all `counted` targets; inf for a micro-batch without any."""
+    if not counted:
+        return [count] * count
+    learned = [np.count_nonzero(part != IGNORE_INDEX) for part in np.split(targets, count)]
+    return [counted / (part * world_size) if part else math.inf for part in learned]
 
 
 def is_out_of_memory(error: BaseException) -> bool:

@@ -6,17 +6,22 @@ from collections.abc import Callable, Generator, Iterator
 from dataclasses import dataclass, replace
 from typing import TypeVar
 
+from llm.config import RunConfig
 from llm.core.score import evaluate_core
 from llm.data.tokens.shards import TokenSplit
 from llm.engine import Engine, Piece
 from llm.events import CommandRefused, CoreEvaluated, Evaluated, Event, Progress, Sampled, Saved
 from llm.files import directory_size, remove_directory
+from llm.tokenizer import Tokenizer
+from llm.tokenizer.chat_template import Message
 from llm.training.checkpoint import publish_weights
 from llm.training.context import TrainingContext
 from llm.training.evaluate import Evaluation, evaluate
 from llm.training.saver import Saver
 
 Result = TypeVar("Result")
+DEFAULT_QUESTION = "Hello!"
+"""The question of a sample where `sample.prompt` is empty."""
 
 TRAIN_BATCHES = (
     20  # batches of training text to evaluate on where `evaluate.batches` is 0, which means all held-out text
@@ -37,6 +42,14 @@ class Task:
     at_end: bool = False
     is_due_now: bool = False
     is_command: bool = True
+
+
+def sample_prompt(config: RunConfig, tokenizer: Tokenizer) -> str | list[int]:
+    """The prompt of a sample: `sample.prompt`, as a question once the model is trained on conversations."""
+    template, prompt = tokenizer.chat_template, config.sample.prompt
+    if template is None or config.tune.stage == "pretrain":
+        return prompt
+    return template.prompt_ids(tokenizer, [Message("user", prompt or DEFAULT_QUESTION)])
 
 
 class Tasks:
@@ -140,6 +153,7 @@ class Tasks:
             seq_len=self.context.batch_plan.seq_len,
             batch_size=self.context.config.train.batch_size,
             batches=batches,
+            packing=self.context.config.tune.packing,
             stage=stage,
         )
         result = yield from self._report_progress(evaluation)
@@ -181,10 +195,11 @@ class Tasks:
     def sample(self, command_id: str = "") -> Iterator[Event]:
         config, model = self.context.config, self.context.state.model
         params = replace(config.decode, max_tokens=config.sample.max_tokens)
+        tokenizer = self.context.dataset.tokenizer
         model.eval()
         try:
-            engine = Engine(model, self.context.dataset.tokenizer)
-            pieces = engine.stream(config.sample.prompt, params, num_samples=1)
+            engine = Engine(model, tokenizer)
+            pieces = engine.stream(sample_prompt(config, tokenizer), params, num_samples=1)
             text = "".join(piece.text for piece in pieces if isinstance(piece, Piece))
         finally:
             model.train()

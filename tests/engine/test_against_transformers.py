@@ -8,7 +8,8 @@ import pytest
 import torch
 from transformers import LlamaConfig, LlamaForCausalLM
 
-from llm.config.schema import DecodeConfig, ModelConfig
+from llm.config.decode_schema import DecodeConfig
+from llm.config.schema import ModelConfig
 from llm.engine import Engine
 from llm.engine.beam import Beam, beam_search
 from llm.engine.reader import Reader

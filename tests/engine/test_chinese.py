@@ -7,7 +7,8 @@ from dataclasses import replace
 import pytest
 import torch
 
-from llm.config.schema import DecodeConfig, ModelConfig, TokenizerConfig
+from llm.config.decode_schema import DecodeConfig
+from llm.config.schema import ModelConfig, TokenizerConfig
 from llm.engine import Done, Engine, Piece
 from llm.model.transformer import Transformer
 from llm.tokenizer import Tokenizer, build_tokenizer

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from llm.config.schema import DecodeConfig
+from llm.config.decode_schema import DecodeConfig
 from llm.engine import Engine, Piece
 from llm.engine.compare import compare, kl_divergence
 from llm.engine.timelapse import timelapse

@@ -8,7 +8,8 @@ from dataclasses import replace
 import pytest
 import torch
 
-from llm.config.schema import DecodeConfig, ModelConfig
+from llm.config.decode_schema import DecodeConfig
+from llm.config.schema import ModelConfig
 from llm.engine import Engine, use_one_thread
 from llm.model.transformer import Transformer
 from llm.tokenizer.byte import ByteTokenizer

@@ -8,7 +8,8 @@ from pathlib import Path
 import pytest
 import torch
 
-from llm.config.schema import DecodeConfig, ModelConfig
+from llm.config.decode_schema import DecodeConfig
+from llm.config.schema import ModelConfig
 from llm.engine import Done, Engine, Piece, resolve_prompt, snapshot_model
 from llm.errors import UserError, WrongUse
 from llm.model.transformer import Transformer

@@ -7,7 +7,7 @@ from dataclasses import replace
 import pytest
 import torch
 
-from llm.config.schema import DecodeConfig
+from llm.config.decode_schema import DecodeConfig
 from llm.engine import Engine, Piece
 from llm.engine.inspect import next_logits
 from tests.engine.test_engine import TOKENIZER, make_model

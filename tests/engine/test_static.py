@@ -11,7 +11,7 @@ import pytest
 import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from llm.config.schema import DecodeConfig
+from llm.config.decode_schema import DecodeConfig
 from llm.engine import Engine, static, window_start
 from llm.engine import reader as reading
 from llm.engine.reader import Reader

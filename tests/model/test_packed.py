@@ -9,7 +9,8 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from llm.config.schema import DecodeConfig, ModelConfig
+from llm.config.decode_schema import DecodeConfig
+from llm.config.schema import ModelConfig
 from llm.engine import Engine
 from llm.engine import weights as engine_weights
 from llm.model.attention import KVCache

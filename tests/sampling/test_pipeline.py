@@ -7,7 +7,7 @@ from dataclasses import replace
 import pytest
 import torch
 
-from llm.config.schema import DecodeConfig
+from llm.config.decode_schema import DecodeConfig
 from llm.errors import ConfigError
 from llm.sampling import SamplingContext, Vocabulary, build_pipeline, explain, filters, penalties, resolve_order
 from llm.sampling.pipeline import PROCESSORS

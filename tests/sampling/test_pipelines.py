@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 from transformers.generation import logits_process as hf
 
-from llm.config.schema import DecodeConfig
+from llm.config.decode_schema import DecodeConfig
 from llm.sampling import SamplingContext, Uniforms, Vocabulary, build_pipeline, draw
 from llm.sampling.filters import mirostat_update
 from llm.sampling.pipeline import PROCESSORS

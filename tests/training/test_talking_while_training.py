@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from llm.config.schema import DecodeConfig
+from llm.config.decode_schema import DecodeConfig
 from llm.engine import Done, Engine, use_one_thread
 from llm.engine import weights as engine_weights
 from llm.events import Event, StepLogged

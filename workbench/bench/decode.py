@@ -14,7 +14,8 @@ from typing import Any
 
 import torch
 
-from llm.config.schema import DecodeConfig, ModelConfig
+from llm.config.decode_schema import DecodeConfig
+from llm.config.schema import ModelConfig
 from llm.device import choose_device, choose_threads
 from llm.engine import Engine, Piece
 from llm.model.counts import parameters

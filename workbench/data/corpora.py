@@ -33,6 +33,8 @@ PREVIEW_DOCUMENTS = 8
 PREVIEW_TOKENS = 600
 MOST_COUNTED_TOKENS = 1 << 26
 COUNT_CHUNK = 1 << 22
+MOST_READ_BYTES = 32 << 20
+"""A larger file of conversations is not read to its end for a preview."""
 
 Kind = Literal["built-in", "added", "named", "prepared"]
 
@@ -40,7 +42,8 @@ Kind = Literal["built-in", "added", "named", "prepared"]
 @dataclass(frozen=True)
 class Entry:
     """One row of the list. `corpus` is its value for `data.corpus`, "" if it is for evaluation only. Prepared data has
-    the `folder` of its token files, and its index as `record`. `here`: nothing needs to be downloaded."""
+    the `folder` of its token files, and its index as `record`. `here`: nothing needs to be downloaded. `shape` is that
+    of conversations, "" for text."""
 
     kind: Kind
     name: str
@@ -48,6 +51,7 @@ class Entry:
     corpus: str = ""
     validation: str = ""
     text_field: str = "text"
+    shape: str = ""
     here: bool = True
     problem: str = ""
     folder: Path | None = None
@@ -85,12 +89,13 @@ def added_corpora(home: Path) -> Iterator[Entry]:
     listed = {record["path"] for record in records}
     records += [{"path": url, "text_field": "text"} for url, _ in downloaded_urls(home) if url not in listed]
     for record in records:
-        yield added_entry(home, record["path"], record["text_field"])
+        yield added_entry(home, record["path"], record["text_field"], record.get("shape", ""))
 
 
-def added_entry(home: Path, path: str, text_field: str) -> Entry:
-    """A text of the user, or a downloaded web address."""
-    entry = Entry("added", path, "your text", corpus=path, text_field=text_field)
+def added_entry(home: Path, path: str, text_field: str, shape: str = "") -> Entry:
+    """A text or conversations of the user, or a downloaded web address."""
+    about = f"your conversations ({shape})" if shape else "your text"
+    entry = Entry("added", path, about, corpus=path, text_field=text_field, shape=shape)
     if not is_url(path):
         return entry
     from llm.data.text.datasets import find_dataset, local_copy
@@ -175,9 +180,11 @@ def read_added(home: Path) -> list[dict[str, str]]:
         return []
     records = read_json(path)
     is_valid = isinstance(records, list) and all(
-        isinstance(record, dict) and isinstance(record.get("path"), str) and isinstance(record.get("text_field"), str)
+        isinstance(record, dict)
+        and all(isinstance(record.get(name, ""), str) for name in ("path", "text_field", "shape"))
         for record in records
     )
+    is_valid = is_valid and all({"path", "text_field"} <= record.keys() for record in records)
     if not is_valid:
         raise UserError(f"{path} is not a list of corpora; correct it, or delete it and add them again.")
     return list(records)
@@ -213,11 +220,43 @@ def add_corpus(home: Path, text: str, text_field: str = "") -> Entry:
     text = pasted_path(text)
     path = normalize_url(text) if is_url(text) else str(Path(text).expanduser().absolute())
     here = resolve_names(DataConfig(corpus=path), home)
-    field = text_field or text_field_of(path, here.corpus)
-    check_corpus(replace(RunConfig(), data=replace(here, text_field=field)), home)
+    shape = "" if text_field else shape_of_files(here.corpus)
+    field = text_field or ("text" if shape else text_field_of(path, here.corpus))
+    if shape:
+        read_conversations(here.corpus, home)
+    else:
+        check_corpus(replace(RunConfig(), data=replace(here, text_field=field)), home)
     records = [record for record in read_added(home) if record["path"] != path]
-    write_json(home / ADDED, [*records, {"path": path, "text_field": field}])
-    return added_entry(home, path, field)
+    described = {"path": path, "text_field": field} | ({"shape": shape} if shape else {})
+    write_json(home / ADDED, [*records, described])
+    return added_entry(home, path, field, shape)
+
+
+def shape_of_files(pattern: str) -> str:
+    """The shape of the conversations in the files of `pattern`; "" if the first file is text."""
+    from llm.data.text.conversation_files import conversation_shape
+    from llm.data.text.find_files import find_files
+
+    paths = find_files(pattern)
+    return conversation_shape(paths[0]) if paths else ""
+
+
+def read_conversations(corpus: str, home: Path) -> tuple[str, list[str]]:
+    """The first conversations of a corpus as text, and warnings about the rows that were skipped, of files up to
+    MOST_READ_BYTES all of them. UserError if there is none."""
+    from llm.data.tokens.conversation_source import open_conversations
+
+    found = open_conversations(DataConfig(corpus=corpus), home)
+    shown: list[str] = []
+    count = 0
+    for row in found.rows():
+        count += 1
+        if count <= PREVIEW_DOCUMENTS:
+            shown.append("\n".join(f"{message.role}: {message.content}" for message in row))
+        elif found.size_bytes > MOST_READ_BYTES:
+            break
+    total = "" if found.size_bytes > MOST_READ_BYTES else f"{count:,} conversations\n\n"
+    return (total + "\n\n".join(shown))[:PREVIEW_CHARACTERS], found.warnings()
 
 
 def download_corpus(home: Path, address: str) -> Generator[Progress, None, Entry | FieldNeeded]:
@@ -267,14 +306,15 @@ def config_with(entry: Entry, base: RunConfig) -> RunConfig:
     if made_with is not None:
         data = {name: value for name, value in made_with["data"].items() if name in DATA_SETTINGS}
         base = replace(base, tokenizer=defaults_of_0_1_0().tokenizer)
-        return from_mapping({"data": data, "tokenizer": made_with["tokenizer"]}, base)
+        tune = {"stage": made_with.get("stage", "pretrain")}
+        return from_mapping({"data": data, "tokenizer": made_with["tokenizer"], "tune": tune}, base)
     data = {
         "corpus": entry.corpus,
         "validation": entry.validation,
         "format": "auto",
         "text_field": entry.text_field,
     }
-    return from_mapping({"data": data}, base)
+    return from_mapping({"data": data, "tune": {"stage": "sft" if entry.shape else "pretrain"}}, base)
 
 
 def preview(entry: Entry, home: Path) -> tuple[str, list[str]]:
@@ -285,6 +325,8 @@ def preview(entry: Entry, home: Path) -> tuple[str, list[str]]:
     from llm.data.tokens.token_paths import is_token_corpus
 
     data = resolve_names(config_with(entry, RunConfig()).data, home)
+    if entry.shape:
+        return read_conversations(data.corpus, home)
     if is_token_corpus(data, trains_tokenizer=True):
         return "(token files: ids without text)", []
     corpus = open_corpus(data, home, "<|endoftext|>")

@@ -11,6 +11,8 @@ from llm.config import RunConfig
 from llm.errors import UserError
 from llm.run import CheckpointInfo, Run
 from llm.run.fork import Parent, fork, open_parent
+from workbench.data.corpora import added_corpora, path_problem
+from workbench.data.pasted import pasted_path
 from workbench.formatting import format_size, plural
 from workbench.runs.operations import check_new_name, delete_checkpoint, describe_deletion, rename
 from workbench.runs.summaries import RunSummary
@@ -93,6 +95,26 @@ class RunActions:
             self.enqueue(run)
         else:
             self._start(run)
+
+    async def fine_tune(self, summary: RunSummary, checkpoint: CheckpointInfo | None) -> None:
+        """Create a run that fine-tunes a checkpoint (None: the newest) on a file of conversations, and train it."""
+        workbench = self.screen.workbench
+        reference = f"{summary.name}@{checkpoint.step if checkpoint else 'last'}"
+        question = AskText(
+            f"Fine-tune {reference} on conversations (a JSONL or Parquet file, or a folder):",
+            value=offered_conversations(workbench.home),
+            problem_of=path_problem,
+        )
+        path: str | None = await self.screen.app.push_screen_wait(question)
+        if path is None:
+            return
+        self.notify(f"copying {reference}…")
+        try:
+            run = await asyncio.to_thread(create_stage, workbench.home, reference, pasted_path(path))
+        except (UserError, OSError) as error:
+            notify_error(self.screen.app, error)
+            return
+        self._start(run)
 
     async def edit_notes(self, summary: RunSummary) -> None:
         question = AskText(f"Notes on {summary.name}:", value=summary.notes, optional=True)
@@ -209,6 +231,22 @@ def create_fork(home: Path, parent: Parent, config: RunConfig, weights_only: boo
     for _ in check_fork(parent, config, home):
         pass
     return fork(home, parent, config, weights_only=weights_only)
+
+
+def create_stage(home: Path, reference: str, corpus: str) -> Run:
+    """Create a run that fine-tunes a checkpoint. Copies its weights, which may be large: for a thread."""
+    from llm.training.start_stage import plan_stage, start_stage
+
+    return start_stage(home, plan_stage(home, open_parent(home, reference), [("data.corpus", corpus)]))
+
+
+def offered_conversations(home: Path) -> str:
+    """The conversations to offer: those marked in a chat, else the last file of them that was added, else ""."""
+    marked = home / "conversations"
+    if any(marked.glob("*.jsonl")):
+        return str(marked)
+    added = [entry.corpus for entry in added_corpora(home) if entry.shape]
+    return added[-1] if added else ""
 
 
 def _name_checker(summary: RunSummary) -> Callable[[str], str]:

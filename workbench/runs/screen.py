@@ -37,7 +37,7 @@ class RunsScreen(WorkbenchScreen):
     GUIDE = (
         "The second table lists the checkpoints of the selected run. Compare runs with different tokenizers by bits "
         "per byte, not by loss. Space marks runs: o overlays the curves of the marked runs, = compares two "
-        "configurations. f starts a new run from a checkpoint."
+        "configurations. f starts a new run from a checkpoint; F teaches it to answer, from a file of conversations."
     )
     GUIDES: ClassVar[dict[str, str]] = {
         "runs-list": (
@@ -55,6 +55,7 @@ class RunsScreen(WorkbenchScreen):
     BINDINGS: ClassVar[list[BindingType]] = [
         Binding("r", "resume", "Resume", id="runs.resume"),
         Binding("f", "fork", "Fork", id="runs.fork"),
+        Binding("F", "fine_tune", "Fine-tune", id="runs.fine-tune"),
         Binding("c", "chat", "Chat", id="runs.chat"),
         Binding("t", "curves", "Curves", id="runs.curves"),
         Binding("space", "mark", "Mark", id="runs.mark", key_display="␣"),
@@ -373,6 +374,12 @@ class RunsScreen(WorkbenchScreen):
         if not self._report_damage():
             checkpoint = self.selected_checkpoint
             self._change(lambda summary: self.actions.fork(summary, checkpoint))
+
+    def action_fine_tune(self) -> None:
+        """Fine-tune the selected checkpoint, or the newest of the run, on conversations."""
+        if not self._report_damage():
+            checkpoint = self.selected_checkpoint
+            self._change(lambda summary: self.actions.fine_tune(summary, checkpoint))
 
     def action_enqueue(self) -> None:
         """Add the run to the queue."""

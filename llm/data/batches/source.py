@@ -1,20 +1,32 @@
-"""The training batches of a configuration."""
+"""The training batches of a configuration, and the batches of an evaluation."""
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import Any, Protocol
 
+import numpy as np
+
 from llm.config.schema import RunConfig
+from llm.data.batches.packing import PackedBatches, PackedRows, Packing
 from llm.data.batches.streaming import StreamedBatches
-from llm.data.batches.windows import Batches, Int64
+from llm.data.batches.windows import Batches, Int64, evaluation_windows, read_windows
+from llm.data.tokens.conversation_tokens import ConversationTokens
 from llm.data.tokens.dataset import Dataset
+from llm.data.tokens.shards import TokenSplit
+
+Arrays = tuple[Int64, ...]
+"""The arguments of the loss, int64 (rows, seq_len) each: inputs, targets (-1: not learned), and what a stage adds."""
 
 
 class BatchSource(Protocol):
     """Training batches, one after another."""
 
-    def batch(self, i: int) -> tuple[Int64, Int64]:
-        """Batch i: inputs and targets, int64 (rows, seq_len)."""
+    def batch(self, i: int) -> Arrays:
+        """Batch i of this rank."""
+
+    def counted(self, i: int) -> int:
+        """The targets of batch i that are learned, of all ranks; 0 means all targets."""
 
     def cursor(self, i: int) -> Any:
         """The start of batch i as plain JSON, to resume from; None if i is enough."""
@@ -35,6 +47,16 @@ def batch_source(
 
     Each rank gets its share of the rows of every batch.
     """
+    if isinstance(dataset.train, ConversationTokens):
+        return PackedBatches(
+            PackedRows(dataset.train, seq_len, config.tune.packing),
+            rows=rows,
+            seed=config.train.seed,
+            order=config.data.order,
+            drop_last=config.data.drop_last,
+            rank=rank,
+            ranks=ranks,
+        )
     if dataset.stream is not None:
         return StreamedBatches(
             dataset.stream,
@@ -59,3 +81,25 @@ def batch_source(
         rank=rank,
         ranks=ranks,
     )
+
+
+def epoch_tokens(dataset: Dataset, config: RunConfig) -> int:
+    """The tokens of one pass over the training data; of conversations: of their packed rows, padding included."""
+    if not isinstance(dataset.train, ConversationTokens):
+        return len(dataset.train)
+    seq_len = config.train.seq_len or config.model.context
+    return PackedRows(dataset.train, seq_len, config.tune.packing).rows * seq_len
+
+
+def evaluation_batches(
+    split: TokenSplit, packing: Packing, *, seq_len: int, rows: int, batches: int
+) -> tuple[int, Iterator[Arrays]]:
+    """The number of rows, and the same `batches` of them at every call, evenly spread over the split (0: all of it)."""
+    if isinstance(split, ConversationTokens):
+        packed = PackedRows(split, seq_len, packing)
+        count = min(batches * rows, packed.rows) or packed.rows
+        numbers = np.arange(count, dtype=np.int64) * packed.rows // count
+        return count, (packed.read(numbers[first : first + rows]) for first in range(0, count, rows))
+    starts = evaluation_windows(split, seq_len, batches * rows)
+    parts = (starts[first : first + rows] for first in range(0, len(starts), rows))
+    return len(starts), (read_windows(split, part, seq_len) for part in parts)

@@ -66,6 +66,10 @@ class Batches:
         """The rows of batch i of this rank: inputs and targets, int64 (rows, seq_len)."""
         return self.rows(i, *self.rank_rows)
 
+    def counted(self, i: int) -> int:
+        """0: all targets are learned."""
+        return 0
+
     def cursor(self, i: int) -> None:
         """None: batch i is a function of i."""
 

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Generic, TypeVar
@@ -83,14 +85,29 @@ def describe_bad_rows(skipped: list[str]) -> list[str]:
 def conversation_shape(path: Path) -> str:
     """The shape of the first rows of a file (see `shape_of`); "" if it is not a file of conversations."""
     try:
-        for number, (_, value) in enumerate(read_rows(path, [])):
-            if shape := shape_of(value):
-                return shape
-            if number >= SNIFFED_ROWS:
-                break
-    except UserError:
+        return next(filter(None, map(shape_of, first_rows(path))), "")
+    except (UserError, ValueError):
         return ""
-    return ""
+
+
+def first_rows(path: Path) -> Iterator[Any]:
+    """The first rows of a file, of those that are JSON. Reads only its beginning."""
+    if is_parquet(path):
+        yield from (value for _, value in itertools.islice(parquet_rows(path), SNIFFED_ROWS))
+        return
+    pieces = read_text(path, lambda path, count: None)
+    if JsonText(read_text(path, lambda path, count: None)).peek() not in ("{", "["):
+        return
+    if is_json_list(path):
+        yield from itertools.islice(json_values(JsonText(pieces), "list"), SNIFFED_ROWS)
+        return
+    for line in itertools.islice(split_lines(pieces), SNIFFED_ROWS):
+        with suppress(Malformed):
+            yield parse_json(line, MAX_LINE)
+
+
+def is_parquet(path: Path) -> bool:
+    return Path(plain_name(path)).suffix.lower() == ".parquet" or read_beginning(path).startswith(PARQUET_MAGIC)
 
 
 def read_rows(path: Path, skipped: list[str]) -> Iterator[tuple[str, Any]]:
@@ -98,21 +115,26 @@ def read_rows(path: Path, skipped: list[str]) -> Iterator[tuple[str, Any]]:
 
     UserError for a file that cannot be read, and for a JSON list that is invalid.
     """
-    beginning = read_beginning(path)
-    if beginning.startswith(PARQUET_MAGIC) or Path(plain_name(path)).suffix.lower() == ".parquet":
+    if is_parquet(path):
         yield from parquet_rows(path)
         return
     pieces = read_text(path, lambda path, count: None)
     if is_json_list(path):
         yield from list_rows(path, JsonText(pieces))
         return
-    for number, line in enumerate(split_lines(pieces), 1):
-        if not line.strip():
-            continue
-        try:
-            yield f"{path} line {number}", parse_json(line, MAX_LINE)
-        except Malformed as error:
-            skipped.append(f"{path} line {number} is not JSON ({error}).")
+    number = 0
+    try:
+        for number, line in enumerate(split_lines(pieces), 1):
+            if not line.strip():
+                continue
+            try:
+                value = parse_json(line, MAX_LINE)
+            except Malformed as error:
+                skipped.append(f"{path} line {number} is not JSON ({error}).")
+                continue
+            yield f"{path} line {number}", value
+    except ValueError as error:  # a line too long to be held in memory
+        raise UserError(f"{path} line {number + 1} cannot be read ({error}); fix or remove the line.") from error
 
 
 def is_json_list(path: Path) -> bool:

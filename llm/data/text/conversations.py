@@ -141,12 +141,12 @@ def check_conversation(messages: Sequence[Message]) -> Conversation:
     turns = messages[1:] if messages and messages[0].role == "system" else messages
     if not turns:
         raise BadRow("has no messages")
-    for number, message in enumerate(turns, 1 + len(messages) - len(turns)):
-        expected = "user" if (number - len(messages) + len(turns)) % 2 else "assistant"
+    first = 1 + len(messages) - len(turns)
+    for number, message in enumerate(turns, first):
         if message.role == "system":
             raise BadRow(f"has a system message in place {number}; only the first message may be one")
-        if message.role != expected:
-            which = "begins with an answer" if number == 1 else f"has two messages of {message.role} in a row"
+        if message.role != ("user", "assistant")[(number - first) % 2]:
+            which = "begins with an answer" if number == first else f"has two messages of {message.role} in a row"
             raise BadRow(f"{which} (message {number})")
         if not message.content.strip():
             raise BadRow(f"has an empty {'question' if message.role == 'user' else 'answer'} (message {number})")
@@ -162,4 +162,6 @@ def why_no_conversation(row: Any) -> str:
     if not isinstance(row, dict):
         return "is not an object with messages"
     names = ", ".join(str(name)[:30] for name in list(row)[:8]) or "none"
-    return f"has none of the fields messages, conversations, instruction and output, prompt and completion (but: {names})"
+    return (
+        f"has none of the fields messages, conversations, instruction and output, prompt and completion (but: {names})"
+    )

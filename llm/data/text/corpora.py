@@ -164,9 +164,16 @@ class FileCorpus:
     @cached_property
     def kinds(self) -> dict[Path, FileKind]:
         """How each file is read. UserError if all look like rows that lack the field."""
+        from llm.data.text.conversation_files import conversation_shape
+
         kinds = {path: kind_of(path, self.format, self.text_field) for path in self.paths}
         if all(kind.lacks_field for kind in kinds.values()):
             path, kind = next(iter(kinds.items()))
+            if conversation_shape(path):
+                raise UserError(
+                    f"{path} holds conversations, not text; to fine-tune a run on them: llm-workbench sft RUN "
+                    f"--data.corpus {path}"
+                )
             raise UserError(
                 f"{path} has no text in the field {self.text_field!r}; its fields are: {name_some(kind.fields)} "
                 "(data.text_field names the one to use; data.format text reads the file as plain text)."

@@ -11,6 +11,7 @@ from typing import Any
 from llm.config.schema import RunConfig
 from llm.data.background import count_megabytes, run_in_background
 from llm.data.text.parquet import RowGroups
+from llm.data.tokens.conversation_tokens import ConversationTokens, check_conversations
 from llm.data.tokens.shards import JoinedTokens, ShardedTokens, TokenSplit, check_length
 from llm.data.tokens.sources import Source, StreamSource
 from llm.data.tokens.token_files import TokenCorpus, decoded_bytes, join_token_files
@@ -79,7 +80,10 @@ def load_split(folder: Path, index: Mapping[str, Any], name: str, tokenizer: Tok
     record = index["splits"][name]
     paths = list(token_files(folder, record, name))
     tokens: JoinedTokens
-    if "chunks" in record:
+    if "marks" in record:
+        marks = list(mark_files(folder, record))
+        tokens = ConversationTokens(SPLITS[name], paths, marks, int(record["bytes"]))
+    elif "chunks" in record:
         tokens = join_token_files(SPLITS[name], paths, tokenizer.vocab_size, int(record["bytes"]))
         if len(tokens) != record["tokens"]:
             raise ValueError(f"{len(tokens)} tokens where there were {record['tokens']}")
@@ -95,12 +99,27 @@ def token_files(folder: Path, record: Mapping[str, Any], name: str) -> dict[Path
     """The files of one split with the sha256 in the index: that of chunks, "" for shards and for chunks of 0.1.0.
     ValueError if the index names files outside the folder or the lists differ in length."""
     names = record["chunks"] if "chunks" in record else record["shards"]
-    if not names or not all(isinstance(stem, str) and STEM.fullmatch(stem) for stem in names):
-        raise ValueError(f"{names!r:.40} are no names of token files")
     if "chunks" not in record:
-        return {folder / f"{stem}.bin": "" for stem in names}
+        return shard_files(folder, names)
+    check_stems(names)
     checksums = map(str, record.get("sha256") or [""] * len(names))
     return {folder / name / f"{stem}.dat": sha256 for stem, sha256 in zip(names, checksums, strict=True)}
+
+
+def mark_files(folder: Path, record: Mapping[str, Any]) -> dict[Path, str]:
+    """The files of the marks of one split of conversations; none for text."""
+    return shard_files(folder, record["marks"]) if "marks" in record else {}
+
+
+def shard_files(folder: Path, names: Any) -> dict[Path, str]:
+    check_stems(names)
+    return {folder / f"{stem}.bin": "" for stem in names}
+
+
+def check_stems(names: Any) -> None:
+    """ValueError unless `names` are names of token files in the folder."""
+    if not names or not all(isinstance(stem, str) and STEM.fullmatch(stem) for stem in names):
+        raise ValueError(f"{names!r:.40} are no names of token files")
 
 
 def all_token_files(folder: Path, index: Mapping[str, Any]) -> dict[Path, str]:
@@ -108,9 +127,11 @@ def all_token_files(folder: Path, index: Mapping[str, Any]) -> dict[Path, str]:
     files elsewhere."""
     if "files" in index:
         return {}
-    return token_files(folder, index["splits"]["train"], "train") | token_files(
-        folder, index["splits"]["validation"], "validation"
-    )
+    found: dict[Path, str] = {}
+    for name in SPLITS:
+        record = index["splits"][name]
+        found |= token_files(folder, record, name) | mark_files(folder, record)
+    return found
 
 
 def verify_dataset(dataset: Dataset) -> Generator[Progress, None, None]:
@@ -126,7 +147,14 @@ def verify_dataset(dataset: Dataset) -> Generator[Progress, None, None]:
         )
 
 
-def check_lengths(dataset: Dataset, config: RunConfig) -> None:
-    """UserError if a split is too short for one window of `config`."""
+def check_lengths(dataset: Dataset, config: RunConfig) -> list[str]:
+    """Warnings about conversations longer than the sequences of `config`. UserError if a split is too short for one
+    sequence."""
+    warnings = []
+    seq_len = config.train.seq_len or config.model.context
     for split in (dataset.train, dataset.validation):
-        check_length(split, config.train.seq_len or config.model.context)
+        if isinstance(split, ConversationTokens):
+            warnings += check_conversations(split, seq_len)
+        else:
+            check_length(split, seq_len)
+    return warnings

@@ -52,7 +52,8 @@ def training_settings(config: RunConfig) -> dict[str, Any]:
 
 def index_settings(config: RunConfig) -> dict[str, Any]:
     """The settings of a dataset as its index records them under `made_with`."""
-    return {"data": asdict(config.data), "tokenizer": asdict(config.tokenizer)}
+    settings: dict[str, Any] = {"data": asdict(config.data), "tokenizer": asdict(config.tokenizer)}
+    return settings | ({} if config.tune.stage == "pretrain" else {"stage": config.tune.stage})
 
 
 def token_settings(made_with: dict[str, Any]) -> str:
@@ -60,4 +61,5 @@ def token_settings(made_with: dict[str, Any]) -> str:
     recorded had its default."""
     data = asdict(DataConfig()) | made_with["data"]
     tokenizer = asdict(defaults_of_0_1_0().tokenizer) | made_with["tokenizer"]
-    return json.dumps([[data[name] for name in DATA_SETTINGS], tokenizer], sort_keys=True)
+    stage = made_with.get("stage", "pretrain")
+    return json.dumps([[data[name] for name in DATA_SETTINGS], tokenizer, stage], sort_keys=True)

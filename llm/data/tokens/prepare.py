@@ -13,6 +13,7 @@ from llm.data.background import count_megabytes, run_in_background
 from llm.data.text.corpora import check_text
 from llm.data.text.text_files import MissingText
 from llm.data.text.validation_split import count_characters
+from llm.data.tokens.conversation_source import ConversationSource, tokenize_conversations
 from llm.data.tokens.dataset import (
     INDEX,
     VALIDATION_TEXT,
@@ -36,6 +37,7 @@ from llm.errors import UserError
 from llm.events import Progress
 from llm.reader import WRONG_SHAPE, load_json
 from llm.tokenizer import Tokenizer, build_tokenizer
+from llm.tokenizer.chat_template import default_template
 from llm.tokenizer.patterns import resolve_pattern
 
 
@@ -56,6 +58,8 @@ def prepare(config: RunConfig, home: Path, known: str = "") -> Generator[Progres
             if isinstance(source, TokenCorpus):
                 assert tokenizer is not None
                 index = yield from make_from_tokens(source, tokenizer, folder)
+            elif isinstance(source, ConversationSource):
+                index = yield from make_from_conversations(config, source, tokenizer, folder)
             else:
                 index = yield from make_from_text(config, source, tokenizer, folder)
             index |= {"version": VERSION, "fingerprint": fingerprint, "corpus": source.name}
@@ -64,8 +68,7 @@ def prepare(config: RunConfig, home: Path, known: str = "") -> Generator[Progres
             record_written(folder, all_token_files(folder, index))
     dataset = load_dataset(target, source)
     yield from verify_dataset(dataset)
-    check_lengths(dataset, config)
-    return dataset
+    return replace(dataset, warnings=(*dataset.warnings, *check_lengths(dataset, config)))
 
 
 def identify(config: RunConfig, home: Path) -> Generator[Progress, None, tuple[Source, Tokenizer | None, str]]:
@@ -118,11 +121,32 @@ def existing_tokenizer(config: RunConfig, source: Source) -> Tokenizer | None:
     """The tokenizer of `config`; None if it is to be trained on the text. ConfigError if there is no text to train
     on."""
     if not trains_tokenizer(config):
-        return build_tokenizer(config.tokenizer, ())
+        tokenizer = build_tokenizer(config.tokenizer, ())
+        return with_template(tokenizer) if isinstance(source, ConversationSource) else tokenizer
     if isinstance(source, TokenCorpus):
         raise needs_tokenizer()
     resolve_pattern(config.tokenizer.pattern)  # an unknown pattern is refused before the corpus is read
     return None
+
+
+def with_template(tokenizer: Tokenizer) -> Tokenizer:
+    """`tokenizer` with a chat template: its own, or the default one."""
+    return tokenizer if tokenizer.chat_template else tokenizer.with_chat_template(default_template(tokenizer))
+
+
+def make_from_conversations(
+    config: RunConfig, source: ConversationSource, tokenizer: Tokenizer | None, folder: Path
+) -> Generator[Progress, None, dict[str, Any]]:
+    """Tokenize conversations into `folder`, training the tokenizer first if it is None; returns the entries of the
+    index."""
+    notes: list[str] = []
+    warnings: list[str] = []
+    if tokenizer is None:
+        trained = yield from train_tokenizer(config, source, 0, folder)
+        tokenizer, notes, warnings = with_template(trained.tokenizer), trained.notes, trained.warnings
+    index = yield from tokenize_conversations(source, tokenizer, folder, folder / VALIDATION_TEXT)
+    index["warnings"] = warnings + index["warnings"]
+    return index | {"notes": notes}
 
 
 def make_from_text(

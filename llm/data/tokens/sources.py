@@ -16,6 +16,7 @@ from llm.data.text.find_files import describe_skipped, find_files, search_files
 from llm.data.text.parquet import RowGroups, StreamedCorpus
 from llm.data.text.text_files import Document
 from llm.data.text.validation_split import Unit, units
+from llm.data.tokens.conversation_source import ConversationSource
 from llm.data.tokens.token_files import TokenCorpus
 from llm.data.tokens.token_paths import is_token_corpus
 from llm.errors import ConfigError, Problem
@@ -117,13 +118,15 @@ class StreamSource:
         return [*describe_skipped(self._skipped), *(self.validation.warnings() if self.validation else ())]
 
 
-Source: TypeAlias = TextSource | StreamSource | TokenCorpus
+Source: TypeAlias = TextSource | StreamSource | TokenCorpus | ConversationSource
 
 
 def open_source(config: RunConfig, home: Path) -> Source:
     """The source that `config.data` names. UserError if a file is missing or empty, or a dataset is not downloaded;
     ConfigError if the rest of the configuration contradicts it."""
     config = replace(config, data=resolve_names(config.data, home))
+    if config.tune.stage != "pretrain":
+        return ConversationSource(config, home)
     if is_token_corpus(config.data, trains_tokenizer=trains_tokenizer(config)):
         return TokenCorpus(config.data, home)
     if not is_streamed(config):

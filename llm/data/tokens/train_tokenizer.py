@@ -9,6 +9,7 @@ from pathlib import Path
 from llm.config.schema import RunConfig
 from llm.data.background import Report, count_megabytes, run_in_background
 from llm.data.text.corpora import WELL_MIXED
+from llm.data.tokens.conversation_source import ConversationSource
 from llm.data.tokens.sources import StreamSource, TextSource
 from llm.events import Progress
 from llm.tokenizer import Sample, Tokenizer, build_tokenizer, is_trained_on_sample, take_sample
@@ -25,7 +26,7 @@ class TrainedTokenizer:
 
 
 def train_tokenizer(
-    config: RunConfig, source: TextSource | StreamSource, characters: int, folder: Path
+    config: RunConfig, source: TextSource | StreamSource | ConversationSource, characters: int, folder: Path
 ) -> Generator[Progress, None, TrainedTokenizer]:
     """Train the tokenizer of `config` on the training text of `source`; `folder` takes temporary files.
 
@@ -59,7 +60,7 @@ def train_tokenizer(
 
 
 def train_char_tokenizer(
-    config: RunConfig, source: TextSource | StreamSource, characters: int, report: Report
+    config: RunConfig, source: TextSource | StreamSource | ConversationSource, characters: int, report: Report
 ) -> Tokenizer:
     """A character tokenizer, trained on both splits of the text."""
     read = count_megabytes(lambda done: report(100e6 * done / source.size_bytes))

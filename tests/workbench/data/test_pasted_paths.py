@@ -10,9 +10,11 @@ from typing import Any
 import pytest
 from textual.widgets import Input
 
+from llm.config import RunConfig
+from llm.errors import UserError
 from tests.workbench.data.test_data_screen import app_with, opened
 from tests.workbench.waiting import shown, until
-from workbench.data.corpora import add_corpus, list_corpora, path_problem, preview, read_added
+from workbench.data.corpora import add_corpus, config_with, list_corpora, path_problem, preview, read_added
 from workbench.data.fields import FieldNeeded
 from workbench.data.pasted import pasted_path
 from workbench.ui.dialogs import Ask, AskText
@@ -81,14 +83,14 @@ async def test_a_pasted_path_is_added(home: Path, tmp_path: Path) -> None:
     assert [record["path"] for record in read_added(home)] == [str(mine)]
 
 
-SHARE_GPT = {"id": "identity_0", "conversations": [{"from": "human", "value": "Who are you?"}]}
+NESTED = {"id": "identity_0", "parts": [{"from": "human", "value": "Who are you?"}]}
 
 
 @pytest.mark.parametrize(
     ("row", "fields"),
     [
-        (SHARE_GPT, ["id"]),
-        ({"instruction": "Name a fox.", "output": "Reynard, of course it is."}, ["output", "instruction"]),
+        (NESTED, ["id"]),
+        ({"request": "Name a fox.", "reply": "Reynard, of course it is."}, ["reply", "request"]),
         ({"url": "https://example.org/a", "hash": "a1b2c3"}, ["url", "hash"]),
         ({"n": 1, "rows": [1]}, []),
     ],
@@ -119,7 +121,7 @@ def test_a_field_that_alone_reads_like_text_is_taken(home: Path, tmp_path: Path)
 
 async def test_the_fields_are_offered(home: Path, tmp_path: Path) -> None:
     path = tmp_path / "rows.json"
-    rows = [SHARE_GPT | {"system": "You are a fox.", "note": "As it was said."}]
+    rows = [NESTED | {"system": "You are a fox.", "note": "As it was said."}]
     path.write_text("".join(json.dumps(row) + "\n" for row in rows * 2))
     app = app_with(home)
     async with app.run_test(size=(120, 40)) as pilot:
@@ -130,7 +132,7 @@ async def test_the_fields_are_offered(home: Path, tmp_path: Path) -> None:
             app.screen.query_one(Input).value = str(path)
             await pilot.press("enter")
             await until(pilot, lambda: isinstance(app.screen, Ask) and "Which field" in shown(app.screen))
-            for text in ("note: As it was said.", "system: You are a fox.", "id: identity_0", "conversations"):
+            for text in ("note: As it was said.", "system: You are a fox.", "id: identity_0", "parts"):
                 assert text in shown(app.screen)
             assert read_added(home) == []
             await pilot.press(*answer)
@@ -138,6 +140,22 @@ async def test_the_fields_are_offered(home: Path, tmp_path: Path) -> None:
         await until(pilot, lambda: screen.current == f"added {path}")
         await until(pilot, lambda: "You are a fox." in shown(screen))
     assert next(entry for entry in list_corpora(home) if entry.kind == "added").text_field == "system"
+
+
+def test_conversations_are_recognized_and_previewed(home: Path, tmp_path: Path) -> None:
+    path = tmp_path / "rows.jsonl"
+    rows = [{"instruction": f"Name fox {number}.", "input": "", "output": "Reynard."} for number in range(12)]
+    path.write_text("\n".join(map(json.dumps, [*rows, {"instruction": "", "output": "Reynard."}])))
+    entry = add_corpus(home, str(path))
+    assert (entry.shape, entry.about) == ("instruction", "your conversations (instruction)")
+    text, warnings = preview(entry, home)
+    assert text.startswith("12 conversations\n\nuser: Name fox 0.\nassistant: Reynard.\n\nuser: Name fox 1.")
+    assert "line 13 has an empty question (message 1)" in warnings[1]
+    assert config_with(entry, RunConfig()).tune.stage == "sft"
+    assert next(found for found in list_corpora(home) if found.kind == "added") == entry
+    (tmp_path / "bad.jsonl").write_text('{"messages": []}\n{"messages": []}\n')
+    with pytest.raises(UserError, match="holds no conversation"):
+        add_corpus(home, str(tmp_path / "bad.jsonl"))
 
 
 async def test_the_preview_lists_what_is_skipped(home: Path, tmp_path: Path) -> None:

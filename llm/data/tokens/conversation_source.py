@@ -1,0 +1,146 @@
+"""Conversations as the data of a configuration: read, split and tokenized before training."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Generator, Iterator
+from dataclasses import replace
+from pathlib import Path
+from typing import Any, Protocol
+
+from llm.config.schema import DataConfig, RunConfig
+from llm.data.background import progress
+from llm.data.text.conversation_files import ConversationFiles
+from llm.data.text.conversations import Conversation, conversation_from_row
+from llm.data.text.corpora import Advance, digest
+from llm.data.text.text_files import FileHashes
+from llm.data.text.validation_split import Spread
+from llm.data.tokens.conversation_tokens import ConversationWriter
+from llm.errors import UserError
+from llm.events import Progress
+from llm.tokenizer import Tokenizer
+
+BATCH_CHARACTERS = 1 << 20
+SKIPPED = "skipped.txt"
+
+
+class Conversations(Protocol):
+    """Conversations that can be read repeatedly, with the same result."""
+
+    @property
+    def name(self) -> str: ...
+
+    @property
+    def size_bytes(self) -> int: ...
+
+    @property
+    def skipped(self) -> list[str]: ...
+
+    def rows(self) -> Iterator[Conversation]: ...
+
+    def fingerprint(self, advance: Advance = ...) -> str: ...
+
+    def warnings(self) -> list[str]: ...
+
+
+def open_conversations(data: DataConfig, home: Path) -> Conversations:
+    """The conversations that `data.corpus` names. UserError if there is no such file."""
+    return ConversationFiles(data.corpus, conversation_from_row, FileHashes(home / "data" / "files.json"))
+
+
+class ConversationSource:
+    """The conversations of a configuration, with a share of them or another file for validation."""
+
+    stream = None
+
+    def __init__(self, config: RunConfig, home: Path) -> None:
+        self.data = config.data
+        self.training = open_conversations(config.data, home)
+        other = replace(config.data, corpus=config.data.validation)
+        self.validation = open_conversations(other, home) if config.data.validation else None
+        self.name = self.training.name
+        self.size_bytes = self.training.size_bytes + (self.validation.size_bytes if self.validation else 0)
+
+    def fingerprint(self, advance: Advance = lambda size: None) -> str:
+        """Hexadecimal digest of what decides the conversations."""
+        identity = self.training.fingerprint(advance)
+        return digest("sft", identity, *([self.validation.fingerprint(advance)] if self.validation else []))
+
+    def conversations(self) -> Iterator[tuple[bool, Conversation]]:
+        """(is validation, conversation) of all, at least one for validation. UserError if there are fewer than two."""
+        if self.validation is not None:
+            yield from ((False, row) for row in self.training.rows())
+            yield from ((True, row) for row in self.validation.rows())
+            return
+        spread = Spread(self.data.validation_fraction)
+        waiting: Conversation | None = None
+        seen = validations = 0
+        for row in self.training.rows():
+            if waiting is not None:
+                is_validation = spread.choose_next()
+                validations += is_validation
+                seen += 1
+                yield is_validation, waiting
+            waiting = row
+        if waiting is not None:
+            yield not validations or spread.choose_next(), waiting
+        if seen == validations:
+            raise UserError(
+                f"{self.name} holds one usable conversation, and training needs two: one is held out; give more."
+            )
+
+    def texts(self, characters: int, *, with_validation: bool) -> Iterator[str]:
+        """The text to train a tokenizer on."""
+        for is_validation, conversation in self.conversations():
+            if with_validation or not is_validation:
+                yield from (message.content for message in conversation)
+
+    def texts_to_sample(self, characters: int, spread_bytes: float | None) -> Iterator[str]:
+        """The text to sample for a tokenizer: all training text."""
+        return self.texts(characters, with_validation=False)
+
+    @property
+    def skipped(self) -> list[str]:
+        """A sentence for each row that was skipped."""
+        return [*self.training.skipped, *(self.validation.skipped if self.validation else ())]
+
+    def warnings(self) -> list[str]:
+        return [*self.training.warnings(), *(self.validation.warnings() if self.validation else ())]
+
+
+def tokenize_conversations(
+    source: ConversationSource, tokenizer: Tokenizer, folder: Path, validation_text: Path
+) -> Generator[Progress, None, dict[str, Any]]:
+    """Tokenize all conversations into `folder`; returns the entries of the index."""
+    tokenizer.save(folder / "tokenizer")
+    sides = {False: ConversationWriter(folder, "train", tokenizer)}
+    sides[True] = ConversationWriter(folder, "validation", tokenizer)
+    reported, total = 0.0, source.size_bytes / 1e6
+    with validation_text.open("w", encoding="utf-8", errors="replace") as text:
+        for batch in batches_of_sides(source.conversations()):
+            for is_validation, conversations in batch.items():
+                sides[is_validation].write(conversations)
+            text.writelines(f"{message.content}\n" for row in batch[True] for message in row)
+            if time.monotonic() - reported >= 0.1:
+                reported = time.monotonic()
+                yield progress("Tokenizing", sum(side.text_bytes for side in sides.values()) / 1e6, total)
+    for side in sides.values():
+        side.close()
+    if source.skipped:
+        (folder / SKIPPED).write_text("\n".join(source.skipped) + "\n", encoding="utf-8", errors="replace")
+    yield progress("Tokenizing", total, total)
+    splits = {"train": sides[False].record(), "validation": sides[True].record()}
+    return {"warnings": source.warnings(), "splits": splits}
+
+
+def batches_of_sides(rows: Iterator[tuple[bool, Conversation]]) -> Iterator[dict[bool, list[Conversation]]]:
+    """The rows in order, about BATCH_CHARACTERS at a time, by split."""
+    batch: dict[bool, list[Conversation]] = {False: [], True: []}
+    size = 0
+    for is_validation, row in rows:
+        batch[is_validation].append(row)
+        size += sum(len(message.content) for message in row)
+        if size >= BATCH_CHARACTERS:
+            yield batch
+            batch, size = {False: [], True: []}, 0
+    yield batch

@@ -1,0 +1,36 @@
+"""What a stage minimizes: the loss of a micro-batch."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+from torch import Tensor
+
+from llm.config import RunConfig
+from llm.model.transformer import Transformer
+from llm.training.distributed import LossFn
+
+
+class Objective(NamedTuple):
+    """`loss_fn` takes `arrays` tensors, one entry per sequence each, and returns their mean loss."""
+
+    loss_fn: LossFn
+    arrays: int
+
+
+def build_objective(model: Transformer, config: RunConfig) -> Objective:
+    """The objective of the configured stage."""
+    if config.tune.stage == "sft" and config.tune.packing == "documents":
+        return Objective(DocumentLoss(model), 3)
+    return Objective(model.loss, 2)
+
+
+class DocumentLoss:
+    """The mean loss of rows of several conversations, with attention within each."""
+
+    def __init__(self, model: Transformer) -> None:
+        self.model = model
+
+    def __call__(self, tokens: Tensor, targets: Tensor, positions: Tensor) -> Tensor:
+        """int64 (B, T) each: inputs, targets (-1: not learned), positions in the conversation."""
+        return self.model.loss(tokens, targets, positions=positions)

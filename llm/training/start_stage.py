@@ -1,0 +1,177 @@
+"""Start a stage of fine-tuning: a new run from another run's checkpoint, whose tokenizer and weights know a chat.
+
+The new run counts its steps from 0. The special tokens of the chat template get rows in the embedding and the head.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from llm.config import RunConfig, diff, resolve_model, with_overrides
+from llm.errors import ConfigError, Problem, UserError, WrongUse
+from llm.files import published_directory, write_json
+from llm.run import Run
+from llm.run.checkpoints import MODEL, OPTIMIZER, STATE, has_file, verify, write_manifest
+from llm.run.fork import Parent, stem_of, why_unchangeable
+from llm.tokenizer import Tokenizer, load_tokenizer
+from llm.tokenizer.chat_template import default_template
+from llm.training.checkpoint import FORMAT
+from llm.training.tensor_file import read_tensors, write_tensors
+
+VOCABULARY_WEIGHTS = ("embedding.weight", "head.weight")
+ROW_SEED = 1
+STAGE_DEFAULTS = (
+    ("data.order", "epoch"),
+    ("data.format", "auto"),
+    ("data.validation", ""),
+    ("train.epochs", "3"),
+    ("train.lr_multiplier", "0.3"),
+    ("schedule.warmup_ratio", "0.03"),
+    ("evaluate.every", "50"),
+    ("evaluate.core_every", "0"),
+    ("sample.every", "50"),
+    ("sample.prompt", ""),
+)
+"""Settings of a stage where they are not given. The others are the parent's."""
+CONVERSATIONS = "conversations"
+"""The folder of the home with the conversations that were marked in a chat."""
+
+
+@dataclass(frozen=True)
+class Stage:
+    """A stage to start: the parent's checkpoint, the configuration and the tokenizer of the new run."""
+
+    parent: Parent
+    config: RunConfig
+    tokenizer: Tokenizer
+    keep_optimizer: bool
+
+    @property
+    def new_tokens(self) -> int:
+        """The special tokens that the parent's tokenizer lacks."""
+        return self.tokenizer.vocab_size - load_tokenizer(self.parent.run.path / "tokenizer").vocab_size
+
+
+def plan_stage(
+    home: Path,
+    parent: Parent,
+    overrides: Sequence[tuple[str, str]],
+    *,
+    stage: str = "sft",
+    keep_optimizer: bool = False,
+) -> Stage:
+    """The stage with `overrides`, checked. Without `data.corpus` it trains on the conversations marked in a chat.
+
+    ConfigError where the weights of `parent` cannot be trained with it.
+    """
+    base = with_overrides(parent.config, [*STAGE_DEFAULTS, ("tune.stage", stage)])
+    config = with_overrides(base, [*corpus_override(home, overrides), *overrides])
+    problems = [
+        Problem(path, f"cannot change from {before} to {after}: {why}; start a new run for that")
+        for path, before, after in diff(parent.config, config)
+        if (why := why_unchangeable(path, parent.config))
+    ]
+    if problems:
+        raise ConfigError(problems)
+    if keep_optimizer:
+        check_optimizer(parent, config)
+    tokenizer = load_tokenizer(parent.run.path / "tokenizer")
+    if tokenizer.chat_template is None:
+        tokenizer = tokenizer.with_chat_template(default_template(tokenizer))
+    return Stage(parent, with_vocabulary(home, parent, config, tokenizer), tokenizer, keep_optimizer)
+
+
+def corpus_override(home: Path, overrides: Sequence[tuple[str, str]]) -> list[tuple[str, str]]:
+    """`data.corpus` where it is not given: the folder of marked conversations. WrongUse if there is none."""
+    if any(path == "data.corpus" for path, _ in overrides):
+        return []
+    marked = home / CONVERSATIONS
+    if not any(marked.glob("*.jsonl")):
+        raise WrongUse("There are no conversations to train on; name a JSONL or Parquet file with --data.corpus FILE.")
+    return [("data.corpus", str(marked))]
+
+
+def check_optimizer(parent: Parent, config: RunConfig) -> None:
+    """WrongUse unless the optimizer state of `parent` fits `config`."""
+    if not has_file(parent.checkpoint, OPTIMIZER):
+        raise WrongUse(f"{parent.reference} has no optimizer state to keep; leave out --keep-optimizer.")
+    changed = [path for path, _, _ in diff(parent.config, config) if path.startswith("optim.")]
+    if changed:
+        raise WrongUse(f"{changed[0]} changes the optimizer, so its state cannot be kept; leave out --keep-optimizer.")
+
+
+def with_vocabulary(home: Path, parent: Parent, config: RunConfig, tokenizer: Tokenizer) -> RunConfig:
+    """`config` with the tokenizer saved in the home, and a model with a row for each of its tokens."""
+    identity = str(parent.run.info().get("id", ""))[:8]
+    kept = home / "tokenizers" / f"{parent.run.name}-{identity}-{tokenizer.fingerprint()[:8]}"
+    if not kept.exists():
+        kept.parent.mkdir(parents=True, exist_ok=True)
+        with published_directory(kept) as staging:
+            tokenizer.save(staging)
+    grows = 0 < config.model.vocab_size < tokenizer.vocab_size
+    model = replace(config.model, vocab_size=0) if grows else config.model
+    return replace(config, tokenizer=replace(config.tokenizer, path=str(kept.resolve())), model=model)
+
+
+def start_stage(home: Path, stage: Stage, *, name: str = "") -> Run:
+    """Create the run, whole, with its first checkpoint. `name` defaults to the parent's with the stage and a number."""
+    parent, config = stage.parent, stage.config
+    verify(parent.checkpoint)
+
+    def fill(run: Run) -> None:
+        stage.tokenizer.save(run.path / "tokenizer")
+        write_first_checkpoint(stage, run)
+
+    extra = {"parent_id": str(parent.run.info().get("id", ""))}
+    try:
+        if name:
+            return Run.create(home, name, config, parent=parent.reference, extra=extra, fill=fill)
+        stem, suffix = stem_of(parent.run.name), f"-{config.tune.stage}"
+        return Run.create_numbered(home, stem, config, suffix=suffix, parent=parent.reference, extra=extra, fill=fill)
+    except OSError as error:
+        raise UserError(
+            f"{parent.reference} could not be copied ({error.strerror or error}); "
+            "see that there is room on the disk and that the checkpoint is still there."
+        ) from error
+
+
+def write_first_checkpoint(stage: Stage, run: Run) -> None:
+    """Publish the parent's weights, and its optimizer state if that is kept, with rows for all tokens, as step 0."""
+    source, old = stage.parent.checkpoint.path, load_tokenizer(stage.parent.run.path / "tokenizer").vocab_size
+    rows = resolve_model(stage.config.model, stage.tokenizer.vocab_size).vocab_size
+    weights = {
+        name: with_rows(tensor, rows, old) if name in VOCABULARY_WEIGHTS else tensor
+        for name, tensor in read_tensors(source / MODEL).items()
+    }
+    with published_directory(run.checkpoint_directory / "step-00000000") as staging:
+        sums = {MODEL: write_tensors(staging / MODEL, weights)}
+        if stage.keep_optimizer:
+            state = {
+                name: pad_rows(tensor, rows) if name.endswith(VOCABULARY_WEIGHTS) else tensor
+                for name, tensor in read_tensors(source / OPTIMIZER).items()
+            }
+            sums[OPTIMIZER] = write_tensors(staging / OPTIMIZER, state)
+        write_json(staging / STATE, {"format": FORMAT})
+        write_manifest(staging, 0, {}, sums)
+
+
+def with_rows(weight: Tensor, rows: int, known: int) -> Tensor:
+    """`weight` (V, d) with `rows` rows. Those from `known` on are new: the mean of the known ones, and noise of a tenth
+    of their spread, so that no two are equal (Hewitt 2021, "Initializing New Word Embeddings")."""
+    grown = pad_rows(weight, rows)
+    mean, spread = weight[:known].mean(0), weight[:known].std(0, correction=0)
+    noise = torch.randn(rows - known, weight.shape[1], generator=torch.Generator().manual_seed(ROW_SEED))
+    grown[known:] = mean + 0.1 * spread * noise.to(weight.dtype)
+    return grown
+
+
+def pad_rows(tensor: Tensor, rows: int) -> Tensor:
+    """A copy of `tensor` with zeros after its rows, `rows` in all; never fewer than it has."""
+    grown = tensor.new_zeros(max(rows, len(tensor)), *tensor.shape[1:])
+    grown[: len(tensor)] = tensor
+    return grown

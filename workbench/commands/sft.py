@@ -1,0 +1,43 @@
+"""`sft`: supervised fine-tuning on conversations."""
+
+from __future__ import annotations
+
+import argparse
+from typing import Any
+
+from llm.config import check_name, diff
+from llm.memory import memory_errors_as_user_errors
+from llm.run.fork import open_parent
+from workbench.commands.options import add_command
+from workbench.commands.output import say
+from workbench.commands.train import train_new
+
+
+def register(subparsers: Any) -> None:
+    help = "teach a run to answer: fine-tune it on conversations"
+    command = add_command(subparsers, "sft", help, sft, json=True, takes_fields=True)
+    command.usage = (
+        f"{command.prog} RUN[@STEP|@last|@best] [--data.corpus FILE] [--name NAME] [--keep-optimizer] [--json] "
+        "[--FIELD VALUE ...]"
+    )
+    command.add_argument("run", metavar="RUN[@STEP|@last|@best]")
+    command.add_argument("--name", help="name of the new run (default: the parent's name, -sft and a number)")
+    help = "keep the parent's optimizer state instead of starting with a new one"
+    command.add_argument("--keep-optimizer", action="store_true", help=help)
+
+
+def sft(options: argparse.Namespace) -> int:
+    """Create a run that fine-tunes another run's checkpoint, and train it."""
+    if options.name:
+        check_name(options.name)
+    with memory_errors_as_user_errors():
+        from llm.training.start_stage import plan_stage, start_stage
+    parent = open_parent(options.home, options.run)
+    stage = plan_stage(options.home, parent, options.overrides, keep_optimizer=options.keep_optimizer)
+    run = start_stage(options.home, stage, name=options.name or "")
+    for path, before, after in diff(parent.config, run.config()):
+        say(f"{path}: {before} → {after}")
+    state = "with its optimizer state" if stage.keep_optimizer else "with a new optimizer state"
+    tokens = f" and {stage.new_tokens} new special tokens" if stage.new_tokens else ""
+    say(f"starts at step 0 with the weights of {parent.reference}, {state}{tokens}")
+    return train_new(run, options)
