@@ -33,17 +33,37 @@ from workbench.commands import (
     evaluate,
     interop,
     open_app,
+    plan,
     presets,
     runs,
     sample,
     sft,
+    stop,
+    submit,
     tokenizer,
     train,
 )
 from workbench.commands.options import Parser
 from workbench.commands.output import say
 
-MODULES = (train, sft, sample, open_app, compare, evaluate, runs, presets, data, tokenizer, interop, bench, doctor)
+MODULES = (
+    train,
+    sft,
+    stop,
+    submit,
+    plan,
+    sample,
+    open_app,
+    compare,
+    evaluate,
+    runs,
+    presets,
+    data,
+    tokenizer,
+    interop,
+    bench,
+    doctor,
+)
 TORCH_COMMANDS = frozenset(
     {"train", "resume", "fork", "sft", "sample", "compare", "timelapse", "eval", "bench", "doctor", "export", "import"}
 )
