@@ -25,8 +25,8 @@ from tests.workbench.scripted import ScriptedTrainer
 from tests.workbench.waiting import shown, until, was_notified
 from workbench.app import WorkbenchApp
 from workbench.data.corpora import add_corpus
+from workbench.data.dialogs import PrepareDialog
 from workbench.data.jobs import DataJob
-from workbench.data.prepare_dialog import PrepareDialog
 from workbench.data.prepared_screen import PreparedDataScreen
 from workbench.data.screen import DataScreen
 from workbench.presets.edit_screen import EditScreen

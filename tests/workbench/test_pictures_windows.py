@@ -24,7 +24,7 @@ from tests.workbench.scripted import scripted_run
 from tests.workbench.test_every_key import NoPreflight, at
 from tests.workbench.waiting import shown, until
 from workbench.charts.chart import Chart
-from workbench.data.prepare_dialog import PrepareDialog
+from workbench.data.dialogs import PrepareDialog
 from workbench.data.prepared_screen import PreparedDataScreen
 from workbench.data.screen import DataScreen
 from workbench.presets.edit_screen import EditScreen

@@ -32,18 +32,17 @@ from workbench.data.corpora import (
     remove_corpus,
 )
 from workbench.data.corpus_page import corpus_page
-from workbench.data.field_dialog import CHOSEN, AskField
+from workbench.data.dialogs import CHOSEN, AskField, PrepareDialog
 from workbench.data.fields import FieldNeeded
 from workbench.data.jobs import DataJob, Work
 from workbench.data.pasted import pasted_path
-from workbench.data.prepare_dialog import PrepareDialog
 from workbench.data.token_preview import TokenPreview
 from workbench.formatting import format_duration
 from workbench.text import clean, one_line
 from workbench.train.narration import preparation
 from workbench.train.panels import bar
 from workbench.ui.dialogs import Answer, Ask, AskText
-from workbench.ui.lists import BESIDE, ChoiceList
+from workbench.ui.lists import BESIDE, ChoiceList, with_headings
 from workbench.ui.notices import attempt, notify_error
 from workbench.ui.screen import WorkbenchScreen
 
@@ -173,14 +172,8 @@ class DataScreen(WorkbenchScreen):
             self.listing.highlighted = self.listing.get_option_index(message.mark)
 
     def _fill(self, mark: str) -> None:
-        options: list[Option] = []
-        group = ""
-        for entry in self.entries.values():
-            if entry.kind != group:
-                group = entry.kind
-                options.append(Option(Content.styled(GROUPS[group], "bold $text-accent"), disabled=True))
-            options.append(Option(self._label(entry), id=entry.key))
-        self.listing.set_options(options)
+        options = [(GROUPS[entry.kind], Option(self._label(entry), id=entry.key)) for entry in self.entries.values()]
+        self.listing.set_options(with_headings(options))
         wanted = mark if mark in self.entries else next(iter(self.entries), "")
         if wanted:
             self.listing.highlighted = self.listing.get_option_index(wanted)
