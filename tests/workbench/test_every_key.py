@@ -404,7 +404,7 @@ DATA = [
     row("data.ids", "i", lambda app: not app.screen.with_ids),
     row("data.use", "u", at(PresetsScreen), "5"),
     row("data.forget", "d", lambda app: not any(key.startswith("added") for key in app.screen.entries)),
-    row("data.cancel", "x", lambda app: app.screen.job is None),
+    row("data.cancel", "x", lambda app: app.screen.jobs.job is None),
 ]
 
 
@@ -418,8 +418,8 @@ async def test_data(home: Path, corpus: Path) -> None:
         screen.listing.highlighted = screen.listing.get_option_index(f"added {corpus}")
         await until(pilot, lambda: screen.current == f"added {corpus}" and "Ada saw" in shown(screen))
         await press_all(pilot, DATA[:-1])
-        screen.start_job("preparing for ever", without_end)
-        assert isinstance(screen.job, DataJob)
+        screen.jobs.start("preparing for ever", without_end)
+        assert isinstance(screen.jobs.job, DataJob)
         await press_all(pilot, DATA[-1:])
 
 

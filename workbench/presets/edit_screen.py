@@ -188,7 +188,6 @@ class EditScreen(Modal[EditResult]):
         self._show_value(field)
 
     def _show_value(self, field: Field) -> None:
-        """Put the value of the field into the input."""
         self.shown_path = field.path
         with self.prevent(Input.Changed):
             self.value_line.value = input_text(get_value(self.config, field.path))
