@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 
@@ -35,3 +35,12 @@ class ConfigError(WrongUse):
     def __init__(self, problems: Sequence[Problem]) -> None:
         self.problems = tuple(problems)
         super().__init__("\n".join(str(problem) for problem in self.problems))
+
+
+def problem_of(call: Callable[[], object]) -> str:
+    """The message of the UserError or ValueError that `call` raises; "" if it raises none."""
+    try:
+        call()
+    except (UserError, ValueError) as error:
+        return str(error)
+    return ""

@@ -1,4 +1,4 @@
-"""How many columns characters take: Rich, and with it Textual, made to agree with what terminals draw."""
+"""Character widths: makes Rich, and with it Textual, agree with terminals."""
 
 from __future__ import annotations
 
@@ -10,14 +10,14 @@ from typing import Any
 from rich import cells
 
 Range = tuple[int, int, int]
-"""The first and the last of some code points, and the columns each of them takes."""
+"""The first and last code point of a range, and the columns that each of them takes."""
 
 
 def count_spacing_marks() -> None:
-    """Make Rich count a spacing mark (category Mc, as in Devanagari) as the columns it takes. Rich 15 counts none, so
-    that a line with such marks pushes what follows it to the right.
+    """Make Rich count the columns of spacing marks (category Mc, as in Devanagari). Rich 15 counts none, which shifts
+    the rest of the line.
 
-    Measured for all 445 of Unicode 14 in tmux 3.3a and xterm 379: one column, and two for the four wide ones.
+    Measured for all 445 of Unicode 14 in tmux 3.3a and xterm 379: one column, two for the four wide ones.
     """
     patched: Any = cells
     load = patched.load_cell_table
@@ -37,7 +37,7 @@ def count_spacing_marks() -> None:
 
 
 def ranges_with_marks(ranges: Sequence[Range]) -> Iterator[Range]:
-    """The same ranges, with spacing marks taken out of those of no columns. What is in none takes one column."""
+    """The ranges without the spacing marks of width 0: a code point in no range takes one column."""
     for first, last, columns in ranges:
         start = first
         for code in range(first, last + 1) if columns == 0 else ():

@@ -21,7 +21,9 @@ MIN_TOKENS_PER_PARAMETER = 10.0
 MIN_STEPS = 300
 TRAINING_TIME_SHARE = 0.8  # the rest is for evaluation, samples and checkpoints
 MAX_EVALUATIONS, MAX_EVALUATION_BATCHES = 20, 10
-APPROXIMATE_VOCAB_SIZES = {"byte": 257, "char": 128, "tiktoken": 50257, "gpt2-files": 50257}
+TYPICAL_ALPHABET = 100  # characters in plain English text, punctuation and capitals included
+GPT2_VOCAB_SIZE = 50257
+VOCAB_SIZES = {"p50k_base": 50281, "cl100k_base": 100277, "o200k_base": 200019}  # of other tiktoken encodings
 BYTES_PER_TOKEN = 4.0
 
 Overrides = list[tuple[str, str]]
@@ -65,8 +67,14 @@ def fit(
 
 
 def expected_vocab_size(tokenizer: TokenizerConfig) -> int:
-    """The approximate vocabulary size of a tokenizer that may not exist yet."""
-    return APPROXIMATE_VOCAB_SIZES.get(tokenizer.kind, tokenizer.vocab_size)
+    """The vocabulary size that the settings of a tokenizer imply; of characters, a typical one."""
+    sizes = {
+        "byte": 256 + len(tokenizer.special_tokens),
+        "char": TYPICAL_ALPHABET,
+        "tiktoken": VOCAB_SIZES.get(tokenizer.encoding, GPT2_VOCAB_SIZE),
+        "gpt2-files": GPT2_VOCAB_SIZE,
+    }
+    return sizes.get(tokenizer.kind, tokenizer.vocab_size)
 
 
 def shapes(config: RunConfig) -> Iterator[Shape]:

@@ -9,7 +9,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from llm.errors import UserError
+from llm.errors import UserError, problem_of
 from llm.files import read_json, remove_directory, sha256_of, write_json
 from llm.reader import MAX_JSON_BYTES
 
@@ -247,11 +247,7 @@ def has_file(info: CheckpointInfo, name: str) -> bool:
 
 def is_whole(info: CheckpointInfo) -> bool:
     """Whether `verify` finds a checkpoint intact."""
-    try:
-        verify(info)
-    except UserError:
-        return False
-    return True
+    return not problem_of(lambda: verify(info))
 
 
 def prune(directory: Path, keep: int, pins: Iterable[int]) -> list[CheckpointInfo]:

@@ -162,14 +162,8 @@ def read_events(path: Path) -> Iterator[Event]:
 
 
 def last_events(path: Path, window: int = 64 * 1024) -> list[Event]:
-    """The events in the last `window` bytes of a log."""
-    try:
-        size = path.stat().st_size
-    except FileNotFoundError:
-        return []
-    start = max(0, size - window)
-    lines = LineTail(path, start).poll()
-    return [event for line in (lines[1:] if start else lines) if (event := parse_event(line)) is not None]
+    """The events in the last `window` bytes of a log, oldest first."""
+    return [event for line in newest_lines(path, window) if (event := parse_event(line)) is not None][::-1]
 
 
 def newest_lines(path: Path, window: int = 64 * 1024) -> Iterator[bytes]:

@@ -130,7 +130,6 @@ def _train_in_python(
 
 
 def _count_pre_tokens(texts: Sequence[str], pattern: str, report: Callable[[int], None]) -> Counter[str]:
-    """The number of occurrences of each pre-token."""
     import regex
 
     find = regex.compile(pattern).finditer

@@ -165,7 +165,6 @@ class _Symbols:
         return changes
 
     def _count_all(self) -> dict[Pair, int]:
-        """The count of every pair of bytes."""
         left = np.flatnonzero((self._ids[:-1] >= 0) & (self._ids[1:] >= 0))
         codes = self._ids[left] * 256 + self._ids[left + 1]
         return {(code // 256, code % 256): total for code, total in _sum_by_symbol(codes, self._weights[left])}

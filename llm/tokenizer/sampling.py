@@ -92,7 +92,6 @@ def _split_blocks(text: str, size: int) -> Iterator[str]:
 
 
 def _join_blocks(blocks: list[tuple[float, int, int, str]]) -> Iterator[str]:
-    """Join neighboring blocks of the same text."""
     parts: list[str] = []
     last_number = last_index = -1
     for _, number, index, block in blocks:

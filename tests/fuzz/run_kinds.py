@@ -33,7 +33,7 @@ from workbench.commands.runs import described
 from workbench.data.prepared_data import list_prepared
 from workbench.presets.preflight import expected_speed, measurements
 from workbench.runs.catalog import RunCatalog
-from workbench.runs.filtering import SORTS, select_runs
+from workbench.runs.listing import SORTS, select_runs
 from workbench.train.queue import RunQueue
 from workbench.ui.settings import load_settings
 

@@ -25,8 +25,8 @@ from tests.workbench.scripted import ScriptedTrainer
 from tests.workbench.waiting import shown, until, was_notified
 from workbench.app import WorkbenchApp
 from workbench.data.corpora import add_corpus
+from workbench.data.dialogs import PrepareDialog
 from workbench.data.jobs import DataJob
-from workbench.data.prepare_dialog import PrepareDialog
 from workbench.data.prepared_screen import PreparedDataScreen
 from workbench.data.screen import DataScreen
 from workbench.presets.edit_screen import EditScreen
@@ -406,7 +406,7 @@ DATA = [
     row("data.ids", "i", lambda app: not app.screen.with_ids),
     row("data.use", "u", at(PresetsScreen), "5"),
     row("data.forget", "d", lambda app: not any(key.startswith("added") for key in app.screen.entries)),
-    row("data.cancel", "x", lambda app: app.screen.job is None),
+    row("data.cancel", "x", lambda app: app.screen.jobs.job is None),
 ]
 
 
@@ -420,8 +420,8 @@ async def test_data(home: Path, corpus: Path) -> None:
         screen.listing.highlighted = screen.listing.get_option_index(f"added {corpus}")
         await until(pilot, lambda: screen.current == f"added {corpus}" and "Ada saw" in shown(screen))
         await press_all(pilot, DATA[:-1])
-        screen.start_job("preparing for ever", without_end)
-        assert isinstance(screen.job, DataJob)
+        screen.jobs.start("preparing for ever", without_end)
+        assert isinstance(screen.jobs.job, DataJob)
         await press_all(pilot, DATA[-1:])
 
 

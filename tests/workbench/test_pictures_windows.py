@@ -24,7 +24,7 @@ from tests.workbench.scripted import scripted_run
 from tests.workbench.test_every_key import NoPreflight, at
 from tests.workbench.waiting import shown, until
 from workbench.charts.chart import Chart
-from workbench.data.prepare_dialog import PrepareDialog
+from workbench.data.dialogs import PrepareDialog
 from workbench.data.prepared_screen import PreparedDataScreen
 from workbench.data.screen import DataScreen
 from workbench.presets.edit_screen import EditScreen
@@ -306,7 +306,7 @@ def test_something_is_prepared(size: Size, still_home: Path, look: Look) -> None
         await steps("data", "Beginning")(pilot)
         screen: Any = pilot.app.screen
         assert isinstance(screen, DataScreen)
-        screen.start_job("preparing stories", half)
+        screen.jobs.start("preparing stories", half)
         await until(pilot, lambda: "Tokenizing" in shown(screen))
         await settle(pilot)
 

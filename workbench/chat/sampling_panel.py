@@ -61,7 +61,7 @@ class ParameterRow(Horizontal):
     ]
 
     def __init__(self, field: Field) -> None:
-        super().__init__(id=f"knob-{field.name.replace('_', '-')}")
+        super().__init__(id=f"param-{field.name.replace('_', '-')}")
         self.field = field
 
     def compose(self) -> ComposeResult:
@@ -82,9 +82,9 @@ class SamplingPanel(Vertical):
         ParameterRow Input { width: 1fr; background: $panel; }
         ParameterRow Input:focus { background: $primary 30%; }
         ParameterRow.wrong Input { background: $error 40%; }
-        #knobs-order { height: auto; max-height: 6; padding: 1 0 0 0; }
-        #knobs-help { height: 5; color: $text-muted; border-top: solid $panel-lighten-2; }
-        #knobs-help.wrong { color: $error; }
+        #sampling-order { height: auto; max-height: 6; padding: 1 0 0 0; }
+        #sampling-help { height: 5; color: $text-muted; border-top: solid $panel-lighten-2; }
+        #sampling-help.wrong { color: $error; }
     }
     """
     BINDINGS: ClassVar[list[BindingType]] = [
@@ -112,8 +112,8 @@ class SamplingPanel(Vertical):
         with VerticalScroll(can_focus=False):
             for field in parameter_fields()[: len(FIRST)]:
                 yield ParameterRow(field)
-        yield Static(id="knobs-order", markup=False)
-        yield Static("f2: all parameters", id="knobs-help", markup=False)
+        yield Static(id="sampling-order", markup=False)
+        yield Static("f2: all parameters", id="sampling-help", markup=False)
 
     def on_mount(self) -> None:
         self._fill()
@@ -155,7 +155,7 @@ class SamplingPanel(Vertical):
             )
         except UserError as error:
             content = Content.styled(str(error), "$error")
-        self.query_one("#knobs-order", Static).update(content)
+        self.query_one("#sampling-order", Static).update(content)
 
     def _place_of(self, name: str) -> str:
         """The positions in the order of the processors that use a parameter."""
@@ -243,6 +243,6 @@ class SamplingPanel(Vertical):
         self._help(field.help + self._place_of(field.name), wrong=False)
 
     def _help(self, text: str, *, wrong: bool) -> None:
-        label = self.query_one("#knobs-help", Static)
+        label = self.query_one("#sampling-help", Static)
         label.update(Content(text))
         label.set_class(wrong, "wrong")

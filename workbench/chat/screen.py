@@ -51,7 +51,7 @@ class ChatScreen(WorkbenchScreen):
         "earlier prompts. esc moves to the conversation.",
         "chat-transcript": "p and n select an exchange, ← and → switch between its branches. Keys apply to the "
         "selected exchange, or to the last one.",
-        "chat-knobs": "Changes apply from the next token on, also during a reply. The order of the logits "
+        "sampling-panel": "Changes apply from the next token on, also during a reply. The order of the logits "
         "processors is shown below; `order` changes it.",
     }
     BINDINGS: ClassVar[list[BindingType]] = CHAT_KEYS
@@ -79,7 +79,7 @@ class ChatScreen(WorkbenchScreen):
                 yield ConversationView(id="chat-transcript")
                 yield ChatStatus(id="chat-status")
                 yield PromptArea(id="chat-prompt")
-            yield SamplingPanel(DecodeConfig(), id="chat-knobs")
+            yield SamplingPanel(DecodeConfig(), id="sampling-panel")
 
     def on_mount(self) -> None:
         self.session.service = ChatService(self.workbench.home, self.workbench.training, self.post_message)

@@ -170,14 +170,17 @@ class ChatService:
         while (job := self._jobs.get()) is not None:
             problem = self._run(job)
             self._waiting.remove(job)
-            if problem and isinstance(job, Opening):
-                self._post(ModelRefused(job.reference, problem))
-            elif problem and isinstance(job, Request):
-                self._post(ReplyEnded(job.number, "failed", problem=problem))
-            elif isinstance(job, Job):
-                if problem:
-                    job.post(JobFailed(problem))
-                self._post(JobDone())
+            self._report_end(job, problem)
+
+    def _report_end(self, job: Request | Opening | Job, problem: str) -> None:
+        if problem and isinstance(job, Opening):
+            self._post(ModelRefused(job.reference, problem))
+        if problem and isinstance(job, Request):
+            self._post(ReplyEnded(job.number, "failed", problem=problem))
+        if problem and isinstance(job, Job):
+            job.post(JobFailed(problem))
+        if isinstance(job, Job):
+            self._post(JobDone())
 
     def _run(self, job: Request | Opening | Job) -> str:
         """Run a job; returns what went wrong, or ""."""

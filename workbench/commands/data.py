@@ -15,11 +15,6 @@ from workbench.commands.output import print_json, print_table, say
 if TYPE_CHECKING:
     from llm.data.tokens.dataset import Dataset
 
-EMBEDDED = (
-    ("stories", "short stories in simple English with questions and answers, generated locally in any size"),
-    ("pylib", "source code and documentation of the installed Python"),
-)
-
 
 def register(subparsers: Any) -> None:
     help = "list corpora and datasets, prepare the data of a preset, or download a dataset"
@@ -54,7 +49,9 @@ def data(options: argparse.Namespace) -> int:
         raise WrongUse(
             "data takes configuration fields only with a preset: llm-workbench data PRESET --data.corpus FILE."
         )
-    records = [{"name": name, "kind": "embedded", "about": about} for name, about in EMBEDDED]
+    from workbench.data.corpora import BUILT_IN
+
+    records = [{"name": name, "kind": "embedded", "about": about} for name, about in BUILT_IN.items()]
     records += dataset_records(options.home)
     records += [prepared_record(path) for path in sorted((options.home / "data").glob("*/dataset.json"))]
     if options.json:

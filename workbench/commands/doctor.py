@@ -34,6 +34,11 @@ class Finding:
     advice: str = ""
 
 
+def finding(name: str, about: str, advice: str = "") -> Finding:
+    """A finding that is ok without advice, else a warning."""
+    return Finding(name, "warn" if advice else "ok", about, advice)
+
+
 def register(subparsers: Any) -> None:
     add_command(subparsers, "doctor", "check this machine and the installation", doctor, json=True)
 
@@ -51,7 +56,7 @@ def doctor(options: argparse.Namespace) -> int:
 
 def diagnose(home: Path) -> Iterator[Finding]:
     """All findings, most important first."""
-    yield Finding("python", "ok", f"{platform.python_version()} at {sys.executable}")
+    yield finding("python", f"{platform.python_version()} at {sys.executable}")
     torch = torch_version()
     yield torch
     if torch.level != "fail":
@@ -74,9 +79,9 @@ def torch_version() -> Finding:
     version = torch.__version__
     low, high = TESTED_TORCH
     about = f"tested versions: {low[0]}.{low[1]} to below {high[0]}.{high[1]}"
-    if not low <= release(version) < high:
-        return Finding("torch", "warn", f"{version}; {about}", "install a tested version if you see errors")
-    return Finding("torch", "ok", version)
+    if low <= release(version) < high:
+        return finding("torch", version)
+    return finding("torch", f"{version}; {about}", "install a tested version if you see errors")
 
 
 def release(version: str) -> tuple[int, int]:
@@ -97,17 +102,15 @@ def devices() -> Iterator[Finding]:
     chosen = choose_device("auto")
     for index in range(torch.cuda.device_count() if torch.cuda.is_available() else 0):
         memory = torch.cuda.get_device_properties(index).total_memory
-        yield Finding(f"cuda:{index}", "ok", f"{torch.cuda.get_device_name(index)}, {memory / 1e9:.0f} GB")
+        yield finding(f"cuda:{index}", f"{torch.cuda.get_device_name(index)}, {memory / 1e9:.0f} GB")
     if torch.backends.mps.is_available():
-        yield Finding("mps", "ok", "Apple GPU")
+        yield finding("mps", "Apple GPU")
     threads = processors()
     bf16 = "bf16 instructions" if cpu_multiplies_bf16() else "no bf16 instructions (fp32 is used)"
-    yield Finding("cpu", "ok", f"{platform.machine()}, {threads}, {bf16}")
+    yield finding("cpu", f"{platform.machine()}, {threads}, {bf16}")
     about = f"auto selects {chosen} with {choose_precision('auto', chosen)}"
-    if chosen == "cpu":
-        yield Finding("device", "ok", f"{about}; no GPU found: choose a small preset such as quickstart")
-    else:
-        yield Finding("device", "ok", about)
+    hint = "; no GPU found: choose a small preset such as quickstart" if chosen == "cpu" else ""
+    yield finding("device", about + hint)
 
 
 def processors() -> str:
@@ -124,16 +127,13 @@ def compiler() -> Finding:
     import torch
 
     if torch.cuda.is_available():
-        if importlib.util.find_spec("triton") is None:
-            advice = "install triton, or set train.compile to off"
-            return Finding("torch.compile", "warn", "Triton is not installed: training is not compiled", advice)
-        return Finding("torch.compile", "ok", "Triton is installed")
+        if importlib.util.find_spec("triton") is not None:
+            return finding("torch.compile", "Triton is installed")
+        advice = "install triton, or set train.compile to off"
+        return finding("torch.compile", "Triton is not installed: training is not compiled", advice)
     found = next((name for name in ("c++", "g++", "clang++") if shutil.which(name)), None)
-    if found is None:
-        return Finding(
-            "torch.compile", "ok", "no C++ compiler; not needed, since compilation is off on CPUs by default"
-        )
-    return Finding("torch.compile", "ok", f"{found} is installed; compilation is off on CPUs by default")
+    state = f"{found} is installed; " if found else "no C++ compiler; not needed, since "
+    return finding("torch.compile", f"{state}compilation is off on CPUs by default")
 
 
 def machine(home: Path) -> Iterator[Finding]:
@@ -142,17 +142,12 @@ def machine(home: Path) -> Iterator[Finding]:
     about = f"{held.available / 1e9:.1f} of {held.total / 1e9:.1f} GB free"
     if held.limit:
         about += f" within {held.limit}"
-    if held.available < NEEDED_MEMORY_BYTES:
-        advice = "raise the limit" if held.limit else "close other programs"
-        yield Finding("memory", "warn", about, f"{advice}, or choose a small preset")
-    else:
-        yield Finding("memory", "ok", about)
+    advice = f"{'raise the limit' if held.limit else 'close other programs'}, or choose a small preset"
+    yield finding("memory", about, advice if held.available < NEEDED_MEMORY_BYTES else "")
     free = shutil.disk_usage(nearest_existing(home)).free
     about = f"{free / 1e9:.1f} GB free at {home}"
-    if free < NEEDED_FREE_BYTES:
-        yield Finding("disk", "warn", about, "free some space, or choose another folder with --home")
-    else:
-        yield Finding("disk", "ok", about)
+    advice = "free some space, or choose another folder with --home"
+    yield finding("disk", about, advice if free < NEEDED_FREE_BYTES else "")
 
 
 def home_is_writable(home: Path) -> Finding:
@@ -163,7 +158,7 @@ def home_is_writable(home: Path) -> Finding:
     except OSError as error:
         advice = "choose another folder with --home or LLM_WORKBENCH_HOME"
         return Finding("home", "fail", f"{home} is not writable ({error.strerror})", advice)
-    return Finding("home", "ok", str(home))
+    return finding("home", str(home))
 
 
 def nearest_existing(folder: Path) -> Path:
@@ -175,20 +170,19 @@ def terminal() -> Iterator[Finding]:
     """Whether the terminal suits the workbench: its type, size, colors and encoding."""
     if not (sys.stdin.isatty() and sys.stderr.isatty()):
         about = "input or output is not a terminal; commands work, the workbench does not"
-        yield Finding("terminal", "warn", about, "start the workbench in a terminal")
+        yield finding("terminal", about, "start the workbench in a terminal")
         return
     columns, lines = os.get_terminal_size(sys.stderr.fileno())
     kind, colors = os.environ.get("TERM", "unknown"), os.environ.get("COLORTERM", "")
     about = f"{kind}{f' with {colors}' if colors else ''}, {columns}×{lines}"
+    is_small = columns < 80 or lines < 24
+    advice = "enlarge the window to at least 80×24" if is_small else ""
     if kind in ("dumb", "unknown"):
-        yield Finding("terminal", "warn", about, "set TERM to the type of the terminal, such as xterm-256color")
-    elif columns < 80 or lines < 24:
-        yield Finding("terminal", "warn", about, "enlarge the window to at least 80×24")
-    else:
-        yield Finding("terminal", "ok", about)
+        advice = "set TERM to the type of the terminal, such as xterm-256color"
+    yield finding("terminal", about, advice)
     encoding = (sys.stderr.encoding or "").lower().replace("-", "")
     if encoding != "utf8":
-        yield Finding("encoding", "warn", f"{sys.stderr.encoding}: charts are drawn in ASCII", "use a UTF-8 locale")
+        yield finding("encoding", f"{sys.stderr.encoding}: charts are drawn in ASCII", "use a UTF-8 locale")
 
 
 def other_llm_package() -> Finding:
@@ -198,9 +192,9 @@ def other_llm_package() -> Finding:
     try:
         version = metadata.version("llm")
     except metadata.PackageNotFoundError:
-        return Finding("package llm", "ok", "no other package of this name is installed")
+        return finding("package llm", "no other package of this name is installed")
     about = f"another package named llm ({version}) is installed; Python can import only one of the two"
-    return Finding("package llm", "warn", about, "install llm-workbench in a separate environment")
+    return finding("package llm", about, "install llm-workbench in a separate environment")
 
 
 def optional(
@@ -208,5 +202,5 @@ def optional(
 ) -> Finding:
     """Whether an optional package is installed."""
     if find(module) is not None:
-        return Finding(module, "ok", what)
-    return Finding(module, "warn", f"not installed: {without}", f"if you need {what}: pip install '{package}'")
+        return finding(module, what)
+    return finding(module, f"not installed: {without}", f"if you need {what}: pip install '{package}'")

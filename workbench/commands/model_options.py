@@ -28,13 +28,13 @@ def add_sampling_options(parser: Parser) -> None:
         parser.flags.append(flag)
         optional: dict[str, Any] = {"nargs": "?", "const": "true"} if field.type is bool else {}
         help = field.help.replace("%", "%%")
-        params.add_argument(flag, dest=f"knob_{field.name}", metavar=METAVARS[field.type], help=help, **optional)
+        params.add_argument(flag, dest=f"param_{field.name}", metavar=METAVARS[field.type], help=help, **optional)
 
 
 def params_of_options(config: RunConfig, options: argparse.Namespace) -> DecodeConfig:
     """The sampling parameters of `config`, overridden by those of the command line."""
     names = (field.name for field in fields_of(DecodeConfig))
-    given = ((name, getattr(options, f"knob_{name}")) for name in names)
+    given = ((name, getattr(options, f"param_{name}")) for name in names)
     overrides = [(f"decode.{name}", text) for name, text in given if text is not None]
     if options.greedy:
         overrides.append(("decode.temperature", "0"))

@@ -117,16 +117,21 @@ def read_lines(source: Iterable[str], engine: Engine, params: DecodeConfig) -> I
     try:
         for number, text in enumerate(source, 1):
             if text.strip():
-                fields = parse_line(number, text)
-                try:
-                    own = with_fields(params, fields)
-                    if changes := engine.tokenizer.prompt_changes(fields["prompt"]):
-                        say(f"warning: line {number}: {changes}")
-                    yield Line(fields, engine.validate_prompt(fields["prompt"], own), own)
-                except UserError as error:
-                    raise WrongUse(f"line {number}: {error}") from error
+                yield read_line(number, text, engine, params)
     except UnicodeDecodeError as error:
         raise UserError(f"--jsonl: the file is not UTF-8 text ({error.reason}); convert it first.") from error
+
+
+def read_line(number: int, text: str, engine: Engine, params: DecodeConfig) -> Line:
+    """The prompt of one line. WrongUse names the line."""
+    fields = parse_line(number, text)
+    try:
+        own = with_fields(params, fields)
+        if changes := engine.tokenizer.prompt_changes(fields["prompt"]):
+            say(f"warning: line {number}: {changes}")
+        return Line(fields, engine.validate_prompt(fields["prompt"], own), own)
+    except UserError as error:
+        raise WrongUse(f"line {number}: {error}") from error
 
 
 def with_fields(params: DecodeConfig, fields: Mapping[str, Any]) -> DecodeConfig:

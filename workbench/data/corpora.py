@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from llm.config import DataConfig, RunConfig, defaults_of_0_1_0, from_mapping
 from llm.data.text.urls import is_url, normalize_url
-from llm.errors import UserError
+from llm.errors import UserError, problem_of
 from llm.events import Progress
 from llm.files import directory_size, read_json, remove_directory, write_json
 from llm.reader import WRONG_SHAPE, load_json
@@ -194,11 +194,7 @@ def path_problem(text: str) -> str:
     """What is wrong with a typed path or address, or "". Accesses at most one folder, so that typing stays fast."""
     text = pasted_path(text)
     if is_url(text):
-        try:
-            normalize_url(text)
-        except UserError as error:
-            return str(error)
-        return ""
+        return problem_of(lambda: normalize_url(text))
     path = Path(text).expanduser()
     if path.exists():
         return ""

@@ -23,7 +23,7 @@ class DataJob:
     after `cancel`.
     """
 
-    def __init__(self, title: str, work: Work, on_end: Callable[[Any, str], None]) -> None:
+    def __init__(self, title: str, work: Work, on_end: Callable[[Any, str], object]) -> None:
         self.title = title
         self.progress = Progress(stage="starting", done=0, total=0)
         self.canceled = threading.Event()

@@ -32,25 +32,19 @@ from workbench.data.corpora import (
     remove_corpus,
 )
 from workbench.data.corpus_page import corpus_page
-from workbench.data.field_dialog import CHOSEN, AskField
+from workbench.data.dialogs import CHOSEN, AskField, PrepareDialog
 from workbench.data.fields import FieldNeeded
-from workbench.data.jobs import DataJob, Work
+from workbench.data.job_line import JobLine
 from workbench.data.pasted import pasted_path
-from workbench.data.prepare_dialog import PrepareDialog
 from workbench.data.token_preview import TokenPreview
-from workbench.formatting import format_duration
 from workbench.text import clean, one_line
-from workbench.train.narration import preparation
-from workbench.train.panels import bar
 from workbench.ui.dialogs import Answer, Ask, AskText
-from workbench.ui.lists import BESIDE, ChoiceList
+from workbench.ui.lists import BESIDE, ChoiceList, with_headings
 from workbench.ui.notices import attempt, notify_error
 from workbench.ui.screen import WorkbenchScreen
 
 GROUPS = {"built-in": "built in", "added": "yours", "named": "named data sets", "prepared": "prepared data"}
 INSPECT_DELAY_SECONDS = 0.2
-JOB_REFRESH_SECONDS = 0.25
-RESUMABLE = {"downloading": "; the part that was downloaded is kept, and the next download continues there"}
 
 
 class CorpusList(ChoiceList):
@@ -106,14 +100,6 @@ class DataScreen(WorkbenchScreen):
         path: str
         needed: FieldNeeded
 
-    @dataclass
-    class JobEnded(Message):
-        """Preparing or downloading has ended; `mark` is the entry to select."""
-
-        title: str
-        problem: str
-        mark: str
-
     def __init__(self, *, id: str | None = None) -> None:
         super().__init__(id=id)
         self.entries: dict[str, Entry] = {}
@@ -121,7 +107,7 @@ class DataScreen(WorkbenchScreen):
         self.current = ""
         self._list_lock = threading.Lock()
         self.with_ids = False
-        self.job: DataJob | None = None
+        self.jobs = JobLine(id="job-line")
         self._inspect_timer: Timer | None = None
 
     def body(self) -> ComposeResult:
@@ -131,11 +117,10 @@ class DataScreen(WorkbenchScreen):
                 with VerticalScroll(id="corpus-page", can_focus=True):
                     yield Static(id="corpus-about", markup=False)
                 yield TokenPreview(id="trial")
-        yield Static(id="job-line", markup=False)
+        yield self.jobs
 
     def on_mount(self) -> None:
         self.listing.focus()
-        self.set_interval(JOB_REFRESH_SECONDS, self._show_job)
 
     def on_screen_resume(self) -> None:
         self.look_again()
@@ -173,14 +158,8 @@ class DataScreen(WorkbenchScreen):
             self.listing.highlighted = self.listing.get_option_index(message.mark)
 
     def _fill(self, mark: str) -> None:
-        options: list[Option] = []
-        group = ""
-        for entry in self.entries.values():
-            if entry.kind != group:
-                group = entry.kind
-                options.append(Option(Content.styled(GROUPS[group], "bold $text-accent"), disabled=True))
-            options.append(Option(self._label(entry), id=entry.key))
-        self.listing.set_options(options)
+        options = [(GROUPS[entry.kind], Option(self._label(entry), id=entry.key)) for entry in self.entries.values()]
+        self.listing.set_options(with_headings(options))
         wanted = mark if mark in self.entries else next(iter(self.entries), "")
         if wanted:
             self.listing.highlighted = self.listing.get_option_index(wanted)
@@ -257,9 +236,8 @@ class DataScreen(WorkbenchScreen):
             self._add_path(path)
 
     def _download_address(self, address: str) -> None:
-        """Download a web address and add it to the list."""
         home = self.workbench.home
-        self.start_job(f"downloading {address}", lambda: download_corpus(home, address))
+        self.jobs.start(f"downloading {address}", lambda: download_corpus(home, address))
 
     @work(thread=True, group="add a corpus")
     def _add_path(self, path: str, text_field: str = "") -> None:
@@ -315,7 +293,7 @@ class DataScreen(WorkbenchScreen):
         if action == "use":
             return entry is not None and bool(entry.corpus) and entry.here and not entry.problem
         if action == "cancel":
-            return self.job is not None and self.job.is_running
+            return self.jobs.is_running
         return True
 
     @on(OptionList.OptionSelected, "#corpus-list")
@@ -323,7 +301,7 @@ class DataScreen(WorkbenchScreen):
         entry = self.entry
         if entry is None or entry.kind == "prepared":
             self.query_one("#corpus-page").focus()
-        elif self._is_busy():
+        elif self.jobs.report_running():
             return
         elif entry.here and entry.corpus:
             self.app.push_screen(PrepareDialog(config_with(entry, RunConfig())), self._prepare)
@@ -337,7 +315,7 @@ class DataScreen(WorkbenchScreen):
             from llm.data.tokens.prepare import prepare
 
             home = self.workbench.home
-            self.start_job(f"preparing {config.data.corpus}", lambda: prepare(config, home))
+            self.jobs.start(f"preparing {config.data.corpus}", lambda: prepare(config, home))
 
     def _download(self, answer: str | None) -> None:
         if answer and self.entry is not None and self.entry.kind == "added":
@@ -347,60 +325,16 @@ class DataScreen(WorkbenchScreen):
             from llm.data.text.download import download
 
             dataset, home = find_dataset(self.entry.name), self.workbench.home
-            self.start_job(f"downloading {dataset.name}", lambda: download(dataset, home))
-
-    def _is_busy(self) -> bool:
-        """Whether a job is running, which is reported."""
-        busy = self.job is not None and self.job.is_running
-        if busy and self.job is not None:
-            self.notify(f"{self.job.title} is still running; press x to cancel it.", markup=False)
-        return busy
-
-    def start_job(self, title: str, work: Work) -> None:
-        """Start work on data in the background, and show its progress. Only one job runs at a time."""
-        if self._is_busy():
-            return
-        marked = self.current
-
-        def on_end(result: Any, problem: str) -> None:
-            self.post_message(self.JobEnded(title, problem, entry_key(result) or marked))
-            if isinstance(result, FieldNeeded):
-                self.post_message(self.FieldAsked(result.path, result))
-
-        self.job = DataJob(title, work, on_end)
-        self.job.start()
-        self.refresh_bindings()
-        self._show_job()
+            self.jobs.start(f"downloading {dataset.name}", lambda: download(dataset, home))
 
     def action_cancel(self) -> None:
         """Cancel preparing or downloading."""
-        if self.job is not None:
-            self.job.cancel()
+        self.jobs.cancel()
 
-    def _show_job(self) -> None:
-        line = self.query_one("#job-line", Static)
-        if self.job is None or not self.is_current:
-            line.display = self.job is not None
-            return
-        line.display = True
-        progress, left = self.job.progress, self.job.seconds_left
-        text = "canceling…" if self.job.canceled.is_set() else preparation(progress)
-        ahead = f", {format_duration(round(left))} left" if left is not None and not progress.rate else ""
-        share = progress.done / progress.total if progress.total else 0.0
-        line.update(bar(share, clean(f" {text}{ahead}"), line.content_size.width))
-
-    def on_data_screen_job_ended(self, message: JobEnded) -> None:
-        self.job = None
-        self.query_one("#job-line").display = False
-        self.refresh_bindings()
-        if message.problem == "canceled":
-            rest = RESUMABLE.get(message.title.split()[0], "")
-            self.app.notify(clean(f"{message.title}: canceled{rest}"), timeout=15, markup=False)
-        elif message.problem:
-            notify_error(self.app, message.problem)
-        else:
-            self.app.notify(clean(f"{message.title}: done"), markup=False)
-        self.look_again(message.mark)
+    def on_job_line_ended(self, message: JobLine.Ended) -> None:
+        self.look_again(entry_key(message.result) or self.current)
+        if isinstance(message.result, FieldNeeded):
+            self.on_data_screen_field_asked(self.FieldAsked(message.result.path, message.result))
 
     # --- using it in a preset
 

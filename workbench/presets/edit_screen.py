@@ -25,14 +25,14 @@ from llm.config import (
     parse_value,
     save_preset,
 )
-from llm.errors import Problem, UserError
+from llm.errors import Problem, UserError, problem_of
 from workbench.presets.fields import allowed_values, input_text, value_problem, with_field
 from workbench.presets.preflight import expected_speed
 from workbench.presets.summary import change_lines, costs, format_value
 from workbench.text import clean
 from workbench.ui.dialogs import AskText, Modal
 from workbench.ui.key_line import KeyLine
-from workbench.ui.lists import BESIDE, ChoiceList
+from workbench.ui.lists import BESIDE, ChoiceList, with_headings
 from workbench.ui.notices import notify_error
 
 
@@ -126,13 +126,9 @@ class EditScreen(Modal[EditResult]):
         """List the fields that match the filter. The same field stays selected, or the first one with `mark_first`."""
         marked = self.field if not mark_first else None
         words = self.query_one("#edit-filter", Input).value.lower().split()
-        options: list[Option] = []
-        section = ""
-        for field in self._matching(words):
-            if field.section != section:
-                section = field.section
-                options.append(Option(Content.styled(section, "bold $text-accent"), disabled=True))
-            options.append(Option(self._entry(field), id=field.path))
+        options = with_headings(
+            (field.section, Option(self._entry(field), id=field.path)) for field in self._matching(words)
+        )
         if not options:
             options = [Option(Content.styled(f"no {'changed ' * self.changed_only}fields", "dim"), disabled=True)]
         self.listing.set_options(options)
@@ -195,7 +191,6 @@ class EditScreen(Modal[EditResult]):
         self._show_value(field)
 
     def _show_value(self, field: Field) -> None:
-        """Put the value of the field into the input."""
         self.shown_path = field.path
         with self.prevent(Input.Changed):
             self.value_line.value = input_text(get_value(self.config, field.path))
@@ -299,10 +294,11 @@ class EditScreen(Modal[EditResult]):
     def action_save_as(self) -> None:
         """Save as a preset of the user."""
         if self._apply_input() and not self.problems():
-            question = "Save as preset:"
-            self.app.push_screen(
-                AskText(question, value=f"my-{self.preset_name}", problem_of=preset_name_problem), self._save
+            name = f"my-{self.preset_name}"
+            dialog = AskText(
+                "Save as preset:", value=name, problem_of=lambda text: problem_of(lambda: check_own_name(text))
             )
+            self.app.push_screen(dialog, self._save)
 
     def _save(self, name: str | None) -> None:
         if not name:
@@ -313,12 +309,3 @@ class EditScreen(Modal[EditResult]):
             notify_error(self.app, error)
             return
         self.dismiss(EditResult(self.config, saved_as=name))
-
-
-def preset_name_problem(name: str) -> str:
-    """Why `name` cannot be the name of a preset; "" if it can."""
-    try:
-        check_own_name(name)
-    except UserError as error:
-        return str(error)
-    return ""

@@ -7,19 +7,11 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from llm.config import ModelConfig, RunConfig, resolve_model
-from llm.config.fit import Overrides, fit, step_bytes
+from llm.config.fit import Overrides, expected_vocab_size, fit, step_bytes
 from llm.limits import memory
 from llm.model.counts import parameters
 from llm.training.batch_plan import BatchPlan, resolve_batch_plan
 
-KNOWN_VOCABULARIES = {
-    "gpt2": 50257,
-    "r50k_base": 50257,
-    "p50k_base": 50281,
-    "cl100k_base": 100277,
-    "o200k_base": 200019,
-}
-TYPICAL_ALPHABET = 100  # characters in plain English text, punctuation and capitals included
 BYTES_PER_TOKEN = {"byte": 1.0, "char": 1.0}  # of text; 4 for tokenizers with subwords
 PROGRAM_BYTES = 400_000_000  # memory of torch and the workbench without a model, measured on a CPU
 MEMORY_SHARE = 0.9  # of the free memory; the rest is left to other programs
@@ -53,7 +45,7 @@ def estimate(config: RunConfig, *, vocab_size: int = 0, train_tokens: int = 0) -
 
     Raises ConfigError if fields contradict each other.
     """
-    vocabulary = vocab_size or expected_vocabulary(config)
+    vocabulary = vocab_size or expected_vocab_size(config.tokenizer)
     model = resolve_model(config.model, vocabulary)
     tokens = train_tokens or expected_tokens(config)
     batch_plan = resolve_batch_plan(config, vocabulary, tokens, config.train.nproc)
@@ -67,18 +59,6 @@ def estimate(config: RunConfig, *, vocab_size: int = 0, train_tokens: int = 0) -
         training_bytes=step_bytes(config, model, batch_plan.seq_len),
         available_bytes=available_bytes(),
     )
-
-
-def expected_vocabulary(config: RunConfig) -> int:
-    """The vocabulary size that the configuration implies."""
-    tokenizer = config.tokenizer
-    if tokenizer.kind == "byte":
-        return 256 + len(tokenizer.special_tokens)
-    if tokenizer.kind == "char":
-        return TYPICAL_ALPHABET
-    if tokenizer.kind == "tiktoken":
-        return KNOWN_VOCABULARIES.get(tokenizer.encoding, 50257)
-    return 50257 if tokenizer.kind == "gpt2-files" else tokenizer.vocab_size
 
 
 def expected_tokens(config: RunConfig) -> int:

@@ -6,15 +6,12 @@ from dataclasses import replace
 from typing import Any
 
 from llm.config import Field, RunConfig, parse_value
+from llm.errors import problem_of
 
 
 def value_problem(field: Field, text: str) -> str:
     """Why `text` is no value of `field`; "" if it is one."""
-    try:
-        parse_value(field, text)
-    except ValueError as error:
-        return str(error)
-    return ""
+    return problem_of(lambda: parse_value(field, text))
 
 
 def allowed_values(field: Field) -> str:

@@ -68,7 +68,6 @@ class FitDialog(Modal[RunConfig | None]):
         self.query_one("#fit-changes", Static).update(Content("\n").join(shown or nothing))
 
     def _fit(self, text: str) -> tuple[RunConfig | None, str]:
-        """The fitted configuration, or the problem."""
         try:
             minutes = float(text)
         except ValueError:

@@ -24,7 +24,7 @@ from workbench.presets.prepared import DataState, find_data_state
 from workbench.presets.summary import preset_page
 from workbench.text import clean
 from workbench.ui.dialogs import Answer, Ask
-from workbench.ui.lists import BESIDE, ChoiceList
+from workbench.ui.lists import BESIDE, ChoiceList, with_headings
 from workbench.ui.notices import attempt, notify_error
 from workbench.ui.screen import WorkbenchScreen
 
@@ -112,15 +112,9 @@ class PresetsScreen(WorkbenchScreen):
         """Read the presets again and select `mark`, or the first usable one."""
         presets = list_presets(self.workbench.home)
         self.presets = {preset.name: preset for preset in presets}
-        options: list[Option] = []
-        group = ""
-        for preset in presets:
-            if preset.group != group:
-                group = preset.group
-                options.append(Option(Content.styled(clean(group), "bold $text-accent"), disabled=True))
-            options.append(Option(self._entry(preset), id=preset.name))
         listing = self.query_one(OptionList)
-        listing.set_options(options)
+        options = [(preset.group, Option(self._entry(preset), id=preset.name)) for preset in presets]
+        listing.set_options(with_headings(options))
         wanted = mark or next((preset.name for preset in presets if not preset.problem), "")
         if wanted:
             listing.highlighted = listing.get_option_index(wanted)

@@ -8,6 +8,7 @@ from typing import Any
 from textual.content import Content
 
 from llm.config import RunConfig, diff, resolve_model, with_overrides
+from llm.config.fit import expected_vocab_size
 from llm.errors import UserError
 from llm.model.counts import parameters
 from workbench.formatting import format_count, format_duration, format_size
@@ -16,7 +17,6 @@ from workbench.presets.estimate import (
     Estimate,
     corpus_bytes,
     estimate,
-    expected_vocabulary,
     fitting_overrides,
 )
 from workbench.presets.preflight import Speed
@@ -98,7 +98,7 @@ def misfit_text(config: RunConfig, guess: Estimate) -> str:
         fitted = with_overrides(config, fitting_overrides(config, ANY_SPEED))
     except UserError:
         return reason
-    model = resolve_model(fitted.model, expected_vocabulary(fitted))
+    model = resolve_model(fitted.model, expected_vocab_size(fitted.tokenizer))
     shape = f"{model.n_layer} layers × {model.d_model}, {format_count(parameters(model))} parameters"
     return f"{reason}. Nearest that fits: {shape}, batch {fitted.train.batch_size} (press f)"
 

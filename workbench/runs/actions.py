@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from llm.config import RunConfig
-from llm.errors import UserError
+from llm.errors import UserError, problem_of
 from llm.run import CheckpointInfo, Run
 from llm.run.fork import Parent, fork, open_parent
 from workbench.data.corpora import added_corpora, path_problem
@@ -133,7 +132,11 @@ class RunActions:
         if summary.is_running:
             notify_error(self.screen.app, f"{summary.name} is in training; stop it before you rename it.")
             return
-        question = AskText(f"Rename {summary.name} to:", value=summary.name, problem_of=_name_checker(summary))
+
+        def problem(name: str) -> str:
+            return "" if name == summary.name else problem_of(lambda: check_new_name(Run(summary.path), name))
+
+        question = AskText(f"Rename {summary.name} to:", value=summary.name, problem_of=problem)
         answer = await self.screen.app.push_screen_wait(question)
         if answer and answer != summary.name and attempt(self.screen.app, lambda: rename(Run(summary.path), answer)):
             attempt(self.screen.app, lambda: self.screen.workbench.queue.rename(summary.name, answer))
@@ -247,17 +250,3 @@ def offered_conversations(home: Path) -> str:
         return str(marked)
     added = [entry.corpus for entry in added_corpora(home) if entry.shape]
     return added[-1] if added else ""
-
-
-def _name_checker(summary: RunSummary) -> Callable[[str], str]:
-    """A function that says why a text cannot be the new name of the run; "" if it can."""
-
-    def problem_of(text: str) -> str:
-        try:
-            if text != summary.name:
-                check_new_name(Run(summary.path), text)
-        except UserError as error:
-            return str(error)
-        return ""
-
-    return problem_of

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 
-from llm.errors import UserError, WrongUse
+from llm.errors import WrongUse, problem_of
 from llm.files import remove_directory
 from llm.run import CheckpointInfo, Run, check_run_name, verify
 from workbench.formatting import format_size, plural
@@ -16,11 +16,7 @@ def verify_checkpoint(info: CheckpointInfo, progress: Callable[[int], object] = 
 
     `progress` gets the number of bytes read since its last call.
     """
-    try:
-        verify(info, progress)
-    except UserError as error:
-        return str(error)
-    return ""
+    return problem_of(lambda: verify(info, progress))
 
 
 def pin(run: Run, step: int) -> bool:

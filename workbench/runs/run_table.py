@@ -5,8 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Sequence
 
-from workbench.runs.filtering import SORTS, select_runs
-from workbench.runs.lineage import as_tree
+from workbench.runs.listing import SORTS, as_tree, select_runs
 from workbench.runs.rows import RunRows
 from workbench.runs.summaries import RunSummary
 from workbench.ui.tables import BAR, LiveTable

@@ -16,19 +16,15 @@ from textual.widgets import Input, Static
 from llm.errors import UserError
 from llm.run import CheckpointInfo, Run
 from workbench.runs.actions import RunActions
-from workbench.runs.catalog import RunCatalog
 from workbench.runs.checkpoint_table import CheckpointTable
+from workbench.runs.loader import RunLoader
 from workbench.runs.operations import pin
-from workbench.runs.rows import PROGRESS_SECONDS, details_of
+from workbench.runs.rows import details_of
 from workbench.runs.run_table import RunTable
 from workbench.runs.summaries import RunSummary
 from workbench.ui.notices import attempt, notify_error
 from workbench.ui.screen import WorkbenchScreen
 from workbench.ui.tables import LiveTable
-
-REFRESH_SECONDS = 1.5
-LONGEST_PAUSE_SECONDS = 6.0
-NO_RUNS = "No runs yet. Press 1, choose a preset, and press Enter to train it."
 
 
 class RunsScreen(WorkbenchScreen):
@@ -108,15 +104,11 @@ class RunsScreen(WorkbenchScreen):
     def __init__(self, id: str | None = None) -> None:
         super().__init__(id=id)
         self.actions = RunActions(self)
-        self.catalog: RunCatalog | None = None
-        self._is_loaded = False
-        """Whether the runs have been read once."""
-        self._is_refreshing = False
-        self._next_refresh = 0.0
+        self.loader = RunLoader(id="runs-empty")
 
     def body(self) -> ComposeResult:
         yield Input(placeholder="words in the name, status, corpus, notes or tags", id="runs-filter")
-        yield Static(NO_RUNS, id="runs-empty")
+        yield self.loader
         with Vertical(id="runs-body"):
             yield RunTable(id="runs-list")
             with Horizontal(id="run-lower"):
@@ -133,10 +125,7 @@ class RunsScreen(WorkbenchScreen):
         return self.query_one(CheckpointTable)
 
     def on_mount(self) -> None:
-        self.catalog = RunCatalog(self.workbench.home)
         self.runs_table.focus()
-        self.set_interval(REFRESH_SECONDS, self._refresh_if_due)
-        self.look_again()
 
     def on_screen_resume(self) -> None:
         self.look_again()
@@ -150,48 +139,15 @@ class RunsScreen(WorkbenchScreen):
 
     # --- what is shown
 
-    def _refresh_if_due(self) -> None:
-        """Refresh, but spend at most a tenth of the time on it; after a long first read, pause only briefly."""
-        if time.monotonic() >= self._next_refresh:
-            self.look_again()
-
     def look_again(self) -> None:
-        """Read the runs again, in a thread; nothing while another screen is in front."""
-        if self.is_current and not self._is_refreshing and self.catalog is not None:
-            self._is_refreshing = True
-            self._refresh(self.catalog)
+        """Read the runs again, in a thread."""
+        self.loader.read()
 
-    @work(thread=True, group="runs-refresh")
-    def _refresh(self, catalog: RunCatalog) -> None:
-        began = shown = time.monotonic()
-
-        def progress(done: int, total: int) -> None:
-            nonlocal shown
-            if time.monotonic() - shown > PROGRESS_SECONDS:
-                shown = time.monotonic()
-                self.app.call_from_thread(self._show_progress, done, total)
-
-        try:
-            summaries = catalog.refresh(progress)
-        finally:
-            self._next_refresh = time.monotonic() + min(9 * (time.monotonic() - began), LONGEST_PAUSE_SECONDS)
-            self._is_refreshing = False
-        self.app.call_from_thread(self._take, summaries)
-
-    def _show_progress(self, done: int, total: int) -> None:
-        """Show how many runs have been read, while none is listed yet."""
-        if not self.runs_table.summaries:
-            self.add_class("empty")
-            self.query_one("#runs-empty", Static).update(f"reading {total:,} runs: {done / total:.0%}")
-
-    def _take(self, summaries: list[RunSummary]) -> None:
-        self._is_loaded = True
-        was_empty = self.has_class("empty")
-        self.set_class(not summaries, "empty")
-        self.query_one("#runs-empty", Static).update(NO_RUNS)
-        if was_empty and summaries:
+    def on_run_loader_loaded(self, message: RunLoader.Loaded) -> None:
+        was_empty = not self.runs_table.summaries
+        self.runs_table.set_runs(message.summaries)
+        if was_empty and message.summaries:
             self.call_after_refresh(self._focus_table)  # a hidden table cannot take the focus
-        self.runs_table.set_runs(summaries)
         self.list_checkpoints()
 
     def _focus_table(self) -> None:

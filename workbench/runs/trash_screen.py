@@ -85,7 +85,6 @@ class TrashScreen(ListScreen):
 
     @work
     async def _delete(self, items: list[Trashed]) -> None:
-        """Delete permanently, once confirmed."""
         if not items:
             return
         answers = (Answer("keep", "Keep"), Answer("delete", "Delete permanently"))

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 
 from textual import on
 from textual.app import ComposeResult
+from textual.binding import Binding
 from textual.containers import Grid
 from textual.events import DescendantFocus
 from textual.message import Message
@@ -13,8 +15,18 @@ from textual.message import Message
 from workbench.charts.chart import Chart
 from workbench.charts.curves import RunCurves
 from workbench.charts.run_charts import CHARTS, CORE_CHART, contents
-from workbench.charts.screen_chart import ScreenChart
 from workbench.ui.host import host_of
+
+CHART_KEYS = [
+    replace(binding, action=f"on_charts({binding.action!r})", show=False)
+    for binding in Chart.BINDINGS
+    if isinstance(binding, Binding)
+]
+"""The keys of a chart, as bindings of the screen, whose `action_on_charts` passes them on."""
+
+
+class ScreenChart(Chart, inherit_bindings=False):
+    """A chart whose keys are bindings of its screen."""
 
 
 class ChartGrid(Grid):

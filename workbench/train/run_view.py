@@ -134,7 +134,6 @@ class RunView(Vertical):
         self._show_run(RunCurves(run))
 
     def _show_run(self, curves: RunCurves) -> None:
-        """Show another run."""
         self.curves = curves
         self.others = [other for other in self.others if other.run.name != curves.run.name]
         self.pending.clear()

@@ -11,8 +11,8 @@ from textual.binding import Binding, BindingType
 from llm.errors import UserError
 from llm.run import Run
 from workbench.charts.curves import RunCurves
-from workbench.charts.screen_chart import CHART_KEYS
 from workbench.text import clean
+from workbench.train.chart_grid import CHART_KEYS
 from workbench.train.extend_dialog import ask_extension
 from workbench.train.run_view import RunState, RunView
 from workbench.train.service import Overrides

@@ -2,11 +2,18 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+from itertools import groupby
+from operator import itemgetter
 from typing import ClassVar
 
 from textual import events
 from textual.binding import Binding, BindingType
+from textual.content import Content
 from textual.widgets import OptionList
+from textual.widgets.option_list import Option
+
+from workbench.text import clean
 
 BESIDE = "auto 80%"
 """The style of the text after the name of an entry: black or white, whichever is legible."""
@@ -20,6 +27,15 @@ def moves(down: str, up: str, first: str, last: str) -> list[BindingType]:
         Binding("g", first, "First", id="list.first", show=False),
         Binding("G", last, "Last", id="list.last", show=False),
     ]
+
+
+def with_headings(entries: Iterable[tuple[str, Option]]) -> list[Option]:
+    """The options of (group, option), with a heading before each group. A group must be consecutive."""
+    options: list[Option] = []
+    for group, members in groupby(entries, key=itemgetter(0)):
+        options.append(Option(Content.styled(clean(group), "bold $text-accent"), disabled=True))
+        options += [option for _, option in members]
+    return options
 
 
 class SafeList(OptionList):

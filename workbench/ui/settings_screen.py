@@ -15,8 +15,8 @@ from textual.widgets.option_list import Option
 
 from workbench.ui.dialogs import Answer, Ask, AskText, Modal
 from workbench.ui.key_line import KeyLine
-from workbench.ui.key_map import all_bindings, clash, keys_of
-from workbench.ui.lists import ChoiceList
+from workbench.ui.key_map import all_bindings, clash, group_of, keys_of
+from workbench.ui.lists import ChoiceList, with_headings
 from workbench.ui.settings import Settings, problem_with
 from workbench.ui.themes import THEMES
 
@@ -66,12 +66,10 @@ class SettingsScreen(Modal[None]):
         lines = [("theme", f"theme: {settings.theme}")]
         lines += [(name, f"{about}: {getattr(settings, name):g}") for name, about in NUMBERS.items()]
         options: list[Option] = [Option(Content(text), id=name) for name, text in lines]
-        group = ""
-        for identity, bindings in self.bindings.items():
-            if identity.partition(".")[0] != group:
-                group = identity.partition(".")[0]
-                options.append(Option(Content.styled(f"keys: {group}", "bold $text-accent"), disabled=True))
-            options.append(Option(self._key_line(identity, bindings), id=identity))
+        options += with_headings(
+            (f"keys: {group_of(identity)}", Option(self._key_line(identity, bindings), id=identity))
+            for identity, bindings in self.bindings.items()
+        )
         self.listing.set_options(options)
         self.listing.highlighted = self.listing.get_option_index(marked)
 

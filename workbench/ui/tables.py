@@ -174,14 +174,12 @@ class LiveTable(DataTable[Text]):
         self._add_more()
 
     def _add_pending(self, count: int) -> None:
-        """Add `count` of the pending rows to the table."""
         for key, cells in self._pending[:count]:
             self.add_row(*cells, key=key)
         self._rows = self._rows + self._pending[:count]
         self._pending = self._pending[count:]
 
     def _add_more(self) -> None:
-        """Add more rows after the next refresh."""
         if self._pending:
             self.call_after_refresh(self._add_some)
 

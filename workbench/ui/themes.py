@@ -23,8 +23,8 @@ GROUNDS = ("foreground", "background", "surface", "panel")
 
 def make_theme(name: str, roles: str, grounds: str, **more: Any) -> Theme:
     """A theme from its colors: those of `ROLES`, and those of `GROUNDS`."""
-    colors = zip((*ROLES, *GROUNDS), (roles + " " + grounds).split(), strict=True)
-    return Theme(name=name, **dict(colors), **more)
+    colors: dict[str, Any] = dict(zip((*ROLES, *GROUNDS), f"{roles} {grounds}".split(), strict=True))
+    return Theme(name=name, **colors, **more)
 
 
 THEMES = (

@@ -195,14 +195,14 @@ async def test_every_key_of_the_sampling_panel(home, chat_model):  # noqa: F811
         press, screen = Keyboard(pilot), await opened(pilot)
         await pilot.press("f2")
         await press("down")
-        assert screen.query_one("#knob-top-k Input", Input).has_focus
+        assert screen.query_one("#param-top-k Input", Input).has_focus
         await press("7")
         await until(lambda: screen.session.service.params.top_k == 7)
-        assert "top k" in text_of(screen, "#knobs-order")
+        assert "top k" in text_of(screen, "#sampling-order")
         await press("ctrl+l")
         await until(lambda: screen.session.service.params.top_k == 0)
         await press("up")
-        assert screen.query_one("#knob-temperature Input", Input).has_focus
+        assert screen.query_one("#param-temperature Input", Input).has_focus
         await press("f8")
         await until(lambda: isinstance(pilot.app.screen, SamplingPresetsDialog))
         assert not press.misses(ParameterRow, SamplingPanel)

@@ -185,21 +185,21 @@ async def test_parameters_are_checked_and_applied_as_typed(home, chat_model):
         screen = await opened(pilot)
         assert screen.panel.params.temperature == 0.5, "the run's own value"
         await pilot.press("f2")
-        field = screen.query_one("#knob-temperature Input", Input)
+        field = screen.query_one("#param-temperature Input", Input)
         await until(lambda: field.has_focus)
         field.value = "1.5"
         await until(lambda: screen.session.service.params.temperature == 1.5)
-        row = screen.query_one("#knob-temperature", ParameterRow)
+        row = screen.query_one("#param-temperature", ParameterRow)
         assert row.has_class("changed")
         field.value = "hot"
         await until(lambda: row.has_class("wrong"))
         assert screen.session.service.params.temperature == 1.5
-        assert "must be" in text_of(screen, "#knobs-help")
+        assert "must be" in text_of(screen, "#sampling-help")
         await pilot.press("ctrl+l")
         await until(lambda: screen.session.service.params.temperature == 0.5)
         assert not row.has_class("wrong") and not row.has_class("changed")
         await pilot.press("down")
-        await until(lambda: screen.query_one("#knob-top-k Input", Input).has_focus)
+        await until(lambda: screen.query_one("#param-top-k Input", Input).has_focus)
         await pilot.press("f2")
         await until(lambda: screen.prompt.has_focus)
 
@@ -207,7 +207,7 @@ async def test_parameters_are_checked_and_applied_as_typed(home, chat_model):
 async def test_what_was_set_by_hand_stays_when_the_model_changes(home, chat_model):
     async with ChatApp(home).run_test(size=(120, 40)) as pilot:
         screen = await opened(pilot)
-        screen.query_one("#knob-top-k Input", Input).value = "7"
+        screen.query_one("#param-top-k Input", Input).value = "7"
         await until(lambda: screen.panel.params.top_k == 7)
         chat_model.decode = type(chat_model.decode)(temperature=0.9)
         screen.open_reference("fake-2")
@@ -251,7 +251,7 @@ async def test_incomplete_input_does_not_reach_the_reply(home, chat_model, monke
         screen = await opened(pilot)
         await pilot.press("x", "enter")
         await until(lambda: screen.session.writing)
-        field = screen.panel.query_one("#knob-max-tokens Input", Input)
+        field = screen.panel.query_one("#param-max-tokens Input", Input)
         field.focus()
         field.value = "90"
         await until(lambda: screen.panel.params.max_tokens == 90)
@@ -435,18 +435,18 @@ async def test_the_order_of_processors_is_shown_and_checked(home, chat_model):
     async with ChatApp(home).run_test(size=(120, 40)) as pilot:
         screen = await opened(pilot)
         screen.panel.set_all(DecodeConfig(temperature=0.5, top_k=5, repetition_penalty=1.1))
-        await until(lambda: "top k" in text_of(screen, "#knobs-order"))
-        assert text_of(screen, "#knobs-order") == "logits → repetition penalty → temperature → top k → sample"
+        await until(lambda: "top k" in text_of(screen, "#sampling-order"))
+        assert text_of(screen, "#sampling-order") == "logits → repetition penalty → temperature → top k → sample"
         screen.panel.set_value("order", ("top_k",))
-        assert text_of(screen, "#knobs-order") == "logits → top k → repetition penalty → temperature → sample"
+        assert text_of(screen, "#sampling-order") == "logits → top k → repetition penalty → temperature → sample"
         screen.panel.set_value("order", ("topk",))
-        assert "'topk' is not a logits processor" in text_of(screen, "#knobs-order")
+        assert "'topk' is not a logits processor" in text_of(screen, "#sampling-order")
 
 
 async def test_all_parameters_are_shown_if_there_is_room(home, chat_model):
     async with ChatApp(home).run_test(size=(120, 40)) as pilot:
         screen = await opened(pilot)
-        assert len(screen.panel.query(ParameterRow)) == 8 and "all parameters" in text_of(screen, "#knobs-help")
+        assert len(screen.panel.query(ParameterRow)) == 8 and "all parameters" in text_of(screen, "#sampling-help")
         await pilot.resize_terminal(200, 60)
         await until(lambda: len(screen.panel.query(ParameterRow)) == len(parameter_fields()))
         await until(lambda: screen.panel.query(ParameterRow).last().region.height == 1)

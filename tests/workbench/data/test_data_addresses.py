@@ -91,7 +91,7 @@ async def test_the_way_is_shown_cancelled_and_gone_on_from_there(app: WorkbenchA
         await until(pilot, lambda: was_notified(app, "press x to cancel it"))
         await pilot.press("x")
         site.released.set()
-        await until(pilot, lambda: screen.job is None)
+        await until(pilot, lambda: screen.jobs.job is None)
         await until(pilot, lambda: was_notified(app, "continues there"))
         assert f"added {address}" not in screen.entries
         await ask_for(app, pilot, address)
@@ -107,7 +107,7 @@ async def test_what_went_wrong_is_told(app: WorkbenchApp, site: Site) -> None:
         screen = await opened(app, pilot)
         await ask_for(app, pilot, f"{site.url}/absent.txt")
         await until(pilot, lambda: was_notified(app, "404"))
-        assert screen.job is None and not any(key.startswith("added") for key in screen.entries)
+        assert screen.jobs.job is None and not any(key.startswith("added") for key in screen.entries)
 
 
 async def test_what_is_not_here_any_more_is_fetched_again(app: WorkbenchApp, site: Site, home: Path) -> None:

@@ -22,8 +22,8 @@ from tests.workbench.waiting import shown, until
 from workbench.app import WorkbenchApp
 from workbench.chat.tokens import color_tokens, pieces, quoted
 from workbench.data.corpora import add_corpus, inspect_dataset, list_corpora, path_problem, read_added
+from workbench.data.dialogs import PrepareDialog
 from workbench.data.jobs import DataJob
-from workbench.data.prepare_dialog import PrepareDialog
 from workbench.data.screen import DataScreen
 from workbench.presets.screen import PresetsScreen
 from workbench.train.service import TrainingService
@@ -62,7 +62,7 @@ async def test_what_is_here_and_what_can_be_downloaded(home: Path) -> None:
         await until(pilot, lambda: isinstance(app.screen, Ask) and "2.25 GB" in shown(app.screen))
         await pilot.press("enter")  # the answer marked first is No
         await until(pilot, lambda: app.screen is screen)
-        assert screen.job is None
+        assert screen.jobs.job is None
         mark(screen, "named core")
         await until(pilot, lambda: "CORE metric" in shown(screen) and screen.entry is not None)
         await pilot.press("enter")
@@ -217,5 +217,5 @@ async def test_cancelling_leaves_nothing_behind(home: Path) -> None:
         await pilot.press("enter")
         await until(pilot, lambda: "Tokenizing" in shown(screen) and "x Cancel" in shown(screen))
         await pilot.press("x")
-        await until(pilot, lambda: screen.job is None)
+        await until(pilot, lambda: screen.jobs.job is None)
     assert not list((home / "data").iterdir())

@@ -19,7 +19,7 @@ from tests.workbench.runs_for_tests import evaluated, make_run, save_fake, start
 from workbench.data.prepared_data import clean, list_prepared, unused
 from workbench.runs import trash
 from workbench.runs.export import rows_text, write_csv
-from workbench.runs.lineage import as_tree
+from workbench.runs.listing import as_tree
 from workbench.runs.summaries import RunSummary
 
 

@@ -322,7 +322,7 @@ async def test_a_run_deleted_under_the_screen(tmp_path):
     app = RunsApp(tmp_path)
     async with app.run_test(size=(80, 24)) as pilot:
         screen = await opened(pilot, 2)
-        screen.look_again = lambda: None  # the screen does not notice
+        screen.loader.read = lambda: None  # the screen does not notice
         screen.runs_table.select_key("alpha-1")
         await until(lambda: screen.checkpoint_table.run_name == "alpha-1")
         run.path.rename(tmp_path / "elsewhere")
@@ -338,7 +338,7 @@ async def test_a_run_deleted_under_the_screen(tmp_path):
             await until(lambda: app.screen is screen)
         assert not run.path.exists(), "nothing of it is made again"
         assert not was_notified(app, "Traceback")
-        del screen.look_again
+        del screen.loader.read
         screen.look_again()
         await until(lambda: names(screen) == ["beta-1"])
         assert screen.checkpoint_table.run_name == "beta-1"

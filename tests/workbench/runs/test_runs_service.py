@@ -14,7 +14,7 @@ from llm.run import Run, RunBusy
 from tests.workbench.runs_for_tests import evaluated, make_run, save_fake, started, step_logged
 from workbench.runs import catalog as service
 from workbench.runs.catalog import LogDigest, RunCatalog, has_curves, status_of
-from workbench.runs.filtering import select_runs
+from workbench.runs.listing import select_runs
 from workbench.runs.operations import delete_checkpoint, describe_deletion, pin, rename, verify_checkpoint
 from workbench.runs.summaries import RunSummary
 from workbench.runs.trash import move_to_trash

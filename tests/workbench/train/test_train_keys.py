@@ -17,7 +17,7 @@ from tests.workbench.scripted import ScriptedTrainer, scripted_run, write_events
 from tests.workbench.waiting import shown, until
 from workbench.app import WorkbenchApp
 from workbench.charts.chart import Chart
-from workbench.charts.screen_chart import CHART_KEYS
+from workbench.train.chart_grid import CHART_KEYS
 from workbench.train.compare_dialog import ChooseRuns
 from workbench.train.screen import TrainScreen
 from workbench.train.service import TrainingService

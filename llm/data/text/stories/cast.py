@@ -1,4 +1,4 @@
-"""Who and what a story is about: draws the roles of a story and every form in which a text may name them."""
+"""The roles of a story (characters, places, things), and all forms in which a text may name them."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ Draw: TypeAlias = "Callable[[], float]"
 HE = {"he": "he", "him": "him", "his": "his", "himself": "himself"}
 SHE = {"he": "she", "him": "her", "his": "her", "himself": "herself"}
 WOMEN = frozenset({"mother", "grandma", "aunt"})
-# role -> the list it is drawn from, unless the story narrows it down
+# role -> the word list it is drawn from, unless the story narrows it
 SIMPLE_ROLES = {
     "trait": "traits",
     "color": "colors",
@@ -27,18 +27,18 @@ SIMPLE_ROLES = {
     "season": "seasons",
     "place": "any_places",
 }
-CHILD_SHARE = 0.65  # of the heroes of stories that suit children and animals alike
+CHILD_SHARE = 0.65  # of the heroes of stories for both children and animals
 
 
 def draw_roles(words: Words, narrowed: Words, draw: Draw) -> dict[str, str]:
-    """One value for every role of a story, and its forms: {he} {him} {his} {himself}, with f- for the friend and
-    e- for the elder; {in_place} {to_place} {by_place}; capitalised as {He} and so on."""
+    """A value for every role of a story, and its forms: {he} {him} {his} {himself}, with the prefix f for the friend
+    and e for the elder; {in_place} {to_place} {by_place}; capitalized as {He} and so on."""
     kind_of_hero = (narrowed.get("hero") or ("any",))[0]
     is_child = kind_of_hero == "child" or (kind_of_hero == "any" and draw() < CHILD_SHARE)
     hero_is_girl = draw() < 0.5
     roles: dict[str, str] = {}
     roles["Name"], roles["kind"] = draw_person(words, is_child, hero_is_girl, "", draw)
-    # The friend is of the other gender, so that every pronoun says who is meant.
+    # The friend has the other gender, so that pronouns are unambiguous.
     roles["Friend"], roles["fkind"] = draw_person(words, is_child, not hero_is_girl, roles["kind"], draw)
     for role, source in SIMPLE_ROLES.items():
         roles[role] = pick(narrowed.get(role) or words[source], draw, other_than=roles["kind"])
@@ -51,7 +51,7 @@ def draw_roles(words: Words, narrowed: Words, draw: Draw) -> dict[str, str]:
 
 
 def draw_person(words: Words, is_child: bool, is_girl: bool, other_kind: str, draw: Draw) -> tuple[str, str]:
-    """A name and what its bearer is: a girl, a boy, or an animal of another kind than `other_kind`."""
+    """A name and a kind: a girl, a boy, or an animal of a kind other than `other_kind`."""
     if is_child:
         return pick(words["girls" if is_girl else "boys"], draw), "girl" if is_girl else "boy"
     kind = pick(words["kinds"], draw, other_than=other_kind)
@@ -59,13 +59,13 @@ def draw_person(words: Words, is_child: bool, is_girl: bool, other_kind: str, dr
 
 
 def pronouns(prefix: str, is_female: bool) -> dict[str, str]:
-    """{he}, {He}, … of one person, each role's name beginning with `prefix`."""
+    """{he}, {He}, … of one character; the names begin with `prefix`."""
     forms = {prefix + form: value for form, value in (SHE if is_female else HE).items()}
     return forms | {form.capitalize(): value.capitalize() for form, value in forms.items()}
 
 
 def place_forms(places: Sequence[str], place: str) -> dict[str, str]:
-    """How to say being at a place, going to it and being near it."""
+    """The phrases for being at a place, going to it and being near it."""
     inside = next(phrase for phrase in places if phrase.endswith(" " + place))
     forms = {"in_place": inside, "to_place": f"to the {place}", "by_place": f"by the {place}"}
     return forms | {form.capitalize(): value.capitalize() for form, value in forms.items()}
@@ -76,6 +76,6 @@ def plural(noun: str) -> str:
 
 
 def pick(items: Sequence[str], draw: Draw, other_than: str = "") -> str:
-    """One of the items, but not `other_than` if there is another."""
+    """A random item, not `other_than` if there is another."""
     place = int(draw() * len(items))
     return items[place] if items[place] != other_than else items[place - 1]

@@ -1,8 +1,8 @@
-"""A small language for text with variety: parse it once, then write it again and again, each time a little different.
+"""A template language for varied text: parse a template once, then write it many times.
 
-{name}      the value of a role, the same all through a story
-[a|b|c]     one of these, drawn anew each time; they nest, and may be empty
-<name>      one of the lines of a shared passage
+{name}      the value of a role, the same throughout a story
+[a|b|c]     one of these at random; they nest, and may be empty
+<name>      a random line of a shared passage
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ Shared: TypeAlias = "Mapping[str, Choice]"
 
 
 def parse(text: str, shared: Shared) -> Template:
-    """A template from its text. ValueError where a bracket is left open or a passage is unknown."""
+    """A template from its text. ValueError for an unclosed bracket or an unknown passage."""
     choice, rest = parse_options(TOKENS.findall(text), shared)
     if rest or "".join(TOKENS.findall(text)) != text:
         raise ValueError(f"unbalanced: {text}")
@@ -43,7 +43,7 @@ def parse(text: str, shared: Shared) -> Template:
 
 
 def parse_options(tokens: Sequence[str], shared: Shared) -> tuple[Choice, Sequence[str]]:
-    """Alternatives up to the bracket that closes them, or the end; and the tokens after that."""
+    """The alternatives up to the closing bracket or the end, and the remaining tokens."""
     options: list[Template] = []
     parts: list[Part] = []
     while tokens and tokens[0] != "]":
@@ -73,7 +73,7 @@ def parse_plain(token: str, shared: Shared) -> Part:
 
 
 def write(template: Template, roles: Mapping[str, str], draw: Callable[[], float], out: list[str]) -> None:
-    """Append the text of a template to `out`. `draw` gives numbers uniform in [0, 1)."""
+    """Append the text of a template to `out`. `draw` returns uniform numbers in [0, 1)."""
     for part in template:
         if isinstance(part, str):
             out.append(part)

@@ -1,4 +1,4 @@
-"""The stories as they lie in `text/*.txt`, read and parsed."""
+"""The story templates in `text/*.txt`, read and parsed."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ OTHER_FILES = ("words", "shared", "talk")
 
 @dataclass(frozen=True)
 class Question:
-    """What may be asked, and its answers."""
+    """A question and its answers, as templates."""
 
     question: Template
     answer: Template
@@ -24,7 +24,7 @@ class Question:
 
 @dataclass(frozen=True)
 class Frame:
-    """One story: paragraphs of lines. A line marked optional is told half of the time."""
+    """One story: paragraphs of lines. An optional line is written half of the time."""
 
     name: str
     narrowed: Mapping[str, tuple[str, ...]]
@@ -34,7 +34,7 @@ class Frame:
 
 @dataclass(frozen=True)
 class Library:
-    """All that stories are made of."""
+    """All templates and word lists."""
 
     words: Mapping[str, tuple[str, ...]]
     shared: Mapping[str, Choice]
@@ -72,7 +72,7 @@ def parse_words(text: str) -> dict[str, tuple[str, ...]]:
 
 
 def parse_shared(text: str) -> dict[str, Choice]:
-    """Passages headed by "= name"; a passage may use those above it."""
+    """Passages with the heading "= name"; a passage may use those above it."""
     shared: dict[str, Choice] = {}
     name = ""
     for line in content_lines(text):
@@ -85,24 +85,24 @@ def parse_shared(text: str) -> dict[str, Choice]:
 
 
 def parse_frames(text: str, shared: Shared) -> Iterator[Frame]:
-    """Stories headed by "# name"; what comes before the first empty line explains the file."""
+    """Stories with the heading "# name"; the text before the first empty line describes the file."""
     _, *bodies = ("\n" + text.split("\n\n", 1)[1]).split("\n# ")
     for body in bodies:
         head, *blocks = body.strip().split("\n\n")
         name, *roles = head.split("\n")
-        told = [block for block in blocks if not block.startswith("? ")]
-        asked = [line for block in blocks if block.startswith("? ") for line in block.splitlines()]
+        stories = [block for block in blocks if not block.startswith("? ")]
+        questions = [line for block in blocks if block.startswith("? ") for line in block.splitlines()]
         yield Frame(
             name,
             parse_words("\n".join(roles)),
-            tuple(tuple(parse_line(line, shared) for line in block.splitlines()) for block in told),
-            tuple(parse_question(line.removeprefix("? "), shared) for line in asked),
+            tuple(tuple(parse_line(line, shared) for line in block.splitlines()) for block in stories),
+            tuple(parse_question(line.removeprefix("? "), shared) for line in questions),
         )
 
 
 def parse_line(line: str, shared: Shared) -> tuple[Template, bool]:
-    """A line and whether it is optional. Every other "He" at the beginning of a sentence is the name instead: a small
-    model learns to keep to a name by meeting it often."""
+    """A line and whether it is optional. Half of the time, "He" at the start of a sentence is replaced by the name: a
+    small model learns to keep a name by seeing it often."""
     text = line.removeprefix("~ ").strip().replace("{He} ", "[{He}|{Name}] ")
     return parse(text, shared), line.startswith("~ ")
 

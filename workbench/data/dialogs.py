@@ -1,4 +1,4 @@
-"""The dialog to prepare a corpus: tokenizer, vocabulary size, and amount of text."""
+"""The dialogs of the Data screen: how to prepare a corpus, and which field of its rows contains the text."""
 
 from __future__ import annotations
 
@@ -13,10 +13,12 @@ from textual.widgets import Input, OptionList, Static
 from textual.widgets.option_list import Option
 
 from llm.config import RunConfig, with_overrides
-from llm.errors import UserError
+from llm.data.text.file_kinds import name_some
+from llm.errors import problem_of
 from workbench.data.corpora import BUILT_IN
-from workbench.text import clean
-from workbench.ui.dialogs import Modal
+from workbench.data.fields import FieldNeeded
+from workbench.text import clean, one_line
+from workbench.ui.dialogs import Answer, Ask, Modal
 from workbench.ui.lists import ChoiceList
 
 KINDS = {
@@ -26,6 +28,7 @@ KINDS = {
     "byte": "256 ids, one per byte",
 }
 SIZED = ("bpe", "sentencepiece")
+CHOSEN = "field "  # prefix of a field name in an answer, which distinguishes it from no answer
 
 
 class PrepareDialog(Modal[RunConfig]):
@@ -81,18 +84,25 @@ class PrepareDialog(Modal[RunConfig]):
     @on(Input.Changed)
     @on(OptionList.OptionHighlighted)
     def _check(self) -> None:
-        problem = ""
-        try:
-            self.chosen()
-        except UserError as error:
-            problem = str(error)
+        problem = problem_of(self.chosen)
         self.query_one("#vocabulary").disabled = self.kind not in SIZED
         self.query_one(".dialog-problem", Static).update(Content(clean(problem)))
 
     @on(Input.Submitted)
     @on(OptionList.OptionSelected)
     def _accept(self) -> None:
-        try:
+        if not problem_of(self.chosen):  # a problem is already shown
             self.dismiss(self.chosen())
-        except UserError:
-            return  # the problem is already shown
+
+
+class AskField(Ask):
+    """Offers the fields that contain text, each with an example."""
+
+    def __init__(self, needed: FieldNeeded) -> None:
+        others = f" Lists and objects cannot be used: {name_some(needed.others)}." if needed.others else ""
+        question = f'The rows of {needed.path} have no field "text". Which field contains the text?{others}'
+        answers = [
+            Answer(CHOSEN + name, clean(f"{one_line(name)}: {one_line(example)}"))
+            for name, example in needed.fields.items()
+        ]
+        super().__init__(clean(question), [*answers, Answer("", "Cancel")])
