@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from llm.config import RunConfig, to_mapping, to_toml
+from llm.config.check import LENGTHS
 from llm.errors import UserError
 from llm.events import Progress, StepLogged, from_record
 from llm.files import read_json, write_json
@@ -29,7 +30,13 @@ FORMAT = 1
 MOST_MEASUREMENTS = 200  # the newest are kept
 RECENT_RUNS, ENOUGH_STEPS = 10, 8  # the runs to measure by their logs, and the steps such a log must have
 PLAUSIBLE = (1e-12, 1e30)  # the limits of any measured value, in its unit
-LENGTHS = ("steps", "tokens", "epochs", "tokens_per_parameter", "flops", "lr", "lr_multiplier", "seed", "log_every")
+NO_WORK = (
+    *LENGTHS,
+    "lr",
+    "lr_multiplier",
+    "seed",
+    "log_every",
+)  # fields of `train` that do not change the work of a step
 
 
 @dataclass(frozen=True)
@@ -139,7 +146,7 @@ def machine_name() -> str:
 def work_key(config: RunConfig) -> str:
     """A hash of the fields that determine the work of a step."""
     mapping = to_mapping(config)
-    train = {name: value for name, value in mapping.get("train", {}).items() if name not in LENGTHS}
+    train = {name: value for name, value in mapping.get("train", {}).items() if name not in NO_WORK}
     work = [train, *(mapping.get(name) for name in ("model", "tokenizer", "optim"))]
     return hashlib.sha256(json.dumps(work, sort_keys=True).encode()).hexdigest()[:16]
 
