@@ -26,7 +26,7 @@ class Event:
 
 @dataclass(frozen=True, kw_only=True)
 class Started(Event):
-    """Training starts or resumes after `step`; later steps logged before this line are discarded. `minutes` is the length
+    """Training starts or resumes after `step`; later steps logged before this line are discarded. `minutes`: the length
     of the run if it is given in time, from which `total_steps` was computed."""
 
     step: int
