@@ -15,6 +15,7 @@ from llm.optim import clip_grad_norm, momentum_at
 from llm.training.batch_plan import resolve_batch_plan
 from llm.training.context import StepContext, TrainingContext
 from llm.training.distributed import LossFn
+from llm.training.objective import build_objective
 from llm.training.step import Rows, accumulate_gradients
 
 MEASURED_SECONDS, MIN_STEPS, MAX_STEPS = 2.0, 3, 30
@@ -48,11 +49,14 @@ def measure_length(context: TrainingContext, loss_fn: LossFn) -> Iterator[Progre
 
 
 def random_batch(context: TrainingContext) -> Rows:
-    """Inputs and targets of this rank, (sequences, seq_len) each."""
+    """The arrays of a batch of this rank, (sequences, seq_len) each: inputs, targets, and for conversations the
+    positions in them."""
     plan, vocab_size = context.batch_plan, context.dataset.tokenizer.vocab_size
     shape = (plan.global_batch_size // context.ranks.world_size, plan.seq_len + 1)
     tokens = np.random.default_rng(context.config.train.seed).integers(vocab_size, size=shape)
-    return tokens[:, :-1], tokens[:, 1:]
+    positions = np.tile(np.arange(plan.seq_len), (shape[0], 1))
+    more = [positions] * (build_objective(context.state.model, context.config).arrays - 2)
+    return tokens[:, :-1], tokens[:, 1:], *more
 
 
 def time_step(context: StepContext, batch: Rows, loss_fn: LossFn) -> float:
