@@ -28,5 +28,9 @@ fuzz: ## 10,000 damaged copies of every kind of file
 soak: ## half an hour of random use
 	$(BIN)python -m pytest -m soak -n 0 -s
 
-gpu: ## tests that need an NVIDIA GPU
+gpu: ## tests that need an NVIDIA GPU, then the benchmarks on it, into gpu.json; NANOGPT=DIR compares with a checkout of it
 	$(BIN)python -m pytest -m cuda -n 0
+	set -e; { \
+	printf '{"train": '; \
+	$(BIN)llm-workbench bench train --device cuda --shapes char,6x384,gpt2-124m $(if $(NANOGPT),--nanogpt $(NANOGPT)) --json; \
+	printf ', "decode": '; $(BIN)llm-workbench bench decode --device cuda --json; printf '}\n'; } > gpu.json

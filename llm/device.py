@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
@@ -30,6 +31,7 @@ PEAK_FLOPS = {
 
 # Above this much work in a micro-batch more threads are always faster, and measuring would take long.
 MEASURED_BELOW_FLOPS = 2e11
+THREAD_ROUNDS = 4
 
 
 @dataclass(frozen=True)
@@ -94,13 +96,21 @@ def make_plan(config: TrainConfig, stored: dict[str, Any] | None = None) -> Plan
 def choose_threads(step: Callable[[], object], flops: float) -> int:
     """The number of CPU threads that runs `step` (about `flops` of work) fastest, by measurement."""
     cores = usable_cores()
-    if cores == 1 or flops > MEASURED_BELOW_FLOPS:
-        return cores
-    seconds = {}
-    for threads in sorted({1, max(1, cores // 2), cores}):
-        torch.set_num_threads(threads)
-        step()
-        seconds[threads] = min(time_call(step) for _ in range(3))
+    return cores if cores == 1 or flops > MEASURED_BELOW_FLOPS else fastest_threads(step)
+
+
+def fastest_threads(step: Callable[[], object]) -> int:
+    """The number of CPU threads with which the fastest of several calls of `step` is fastest.
+
+    The numbers take turns, so that a moment in which another process is busy slows all of them.
+    """
+    cores = usable_cores()
+    seconds = dict.fromkeys(sorted({1, max(1, cores // 2), cores}), math.inf)
+    for _ in range(THREAD_ROUNDS):
+        for threads in seconds:
+            torch.set_num_threads(threads)
+            step()
+            seconds[threads] = min(seconds[threads], time_call(step))
     return min(seconds, key=lambda threads: seconds[threads])
 
 

@@ -26,7 +26,8 @@ class Event:
 
 @dataclass(frozen=True, kw_only=True)
 class Started(Event):
-    """Training starts or resumes after `step`; later steps logged before this line are discarded."""
+    """Training starts or resumes after `step`; later steps logged before this line are discarded. `minutes`: the length
+    of the run if it is given in time, from which `total_steps` was computed."""
 
     step: int
     total_steps: int
@@ -41,6 +42,7 @@ class Started(Event):
     resumed_from: str = ""
     changed: Json = field(default_factory=dict)
     world_size: int = 1
+    minutes: float = 0.0
 
 
 @dataclass(frozen=True, kw_only=True)

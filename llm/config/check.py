@@ -11,7 +11,7 @@ from llm.config.schema import RunConfig
 from llm.errors import Problem
 
 PATTERNS = ("ours", "gpt2", "gpt4")
-LENGTHS = ("steps", "tokens", "epochs", "tokens_per_parameter", "flops")
+LENGTHS = ("steps", "tokens", "epochs", "tokens_per_parameter", "flops", "minutes")
 OWN_TOKENIZERS = ("byte", "char", "bpe")  # their only special tokens are the configured ones
 
 

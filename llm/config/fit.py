@@ -52,7 +52,9 @@ def fit(
     """
     budget = flops_per_second * minutes * 60 * TRAINING_TIME_SHARE
     tokens = train_tokens or round(config.data.size_mb * 1e6 / BYTES_PER_TOKEN)
-    original = resolve_batch_plan(config, expected_vocab_size(config.tokenizer), tokens)
+    original = resolve_batch_plan(
+        config, expected_vocab_size(config.tokenizer), tokens, flops_per_second=flops_per_second
+    )
     enough = min(MIN_TOKENS_PER_PARAMETER, original.steps * original.tokens_per_step / original.parameters)
     fitted = config
     for shape in shapes(config):
@@ -131,6 +133,7 @@ def with_shape(config: RunConfig, shape: Shape, original: BatchPlan, budget: flo
         epochs=0.0,
         tokens_per_parameter=0.0,
         flops=0.0,
+        minutes=0.0,
         seq_len=seq_len if config.train.seq_len else 0,
         precision="auto" if config.train.precision != "fp32" else "fp32",
         log_every=scale_interval(config.train.log_every, steps, original.steps),

@@ -212,12 +212,21 @@ class TrainConfig:
     """Length, batch size, learning rate and hardware of the training."""
 
     steps: int = setting(
-        1000, "Length in optimizer steps; 0 = use tokens, epochs, tokens_per_parameter or flops.", low=0, safe=True
+        1000,
+        "Length in optimizer steps; 0 = use tokens, epochs, tokens_per_parameter, flops or minutes.",
+        low=0,
+        safe=True,
     )
     tokens: int = setting(0, "Length in tokens.", low=0, safe=True)
     epochs: float = setting(0.0, "Length in passes over the training tokens; may be fractional.", low=0, safe=True)
     tokens_per_parameter: float = setting(0.0, "Length in tokens per parameter.", low=0, safe=True)
     flops: float = setting(0.0, "Length in floating-point operations.", low=0, safe=True)
+    minutes: float = setting(
+        0.0,
+        "Length in minutes: as many steps as this machine takes in that time, measured at the start.",
+        low=0,
+        safe=True,
+    )
     batch_size: int = setting(8, "Sequences per micro-batch.", low=1)
     seq_len: int = setting(0, "Tokens per training sequence; 0 = model.context.", low=0)
     accumulation: int = setting(1, "Gradient accumulation: micro-batches per step.", low=1)

@@ -8,7 +8,7 @@ from torch import Tensor
 from llm.config.resolve import check_resolved, head_width
 from llm.config.schema import ModelConfig
 from llm.model.documents import Documents
-from llm.model.layers import Layer, Linear, RMSNorm
+from llm.model.layers import Layer, Linear, RMSNorm, joint_linear
 from llm.model.rotary import Rotary
 
 HEADS = ("d_model", "n_head", "n_kv_head")
@@ -146,7 +146,9 @@ class Attention(Layer):
 
     def project(self, x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """Queries, keys and values of all heads: (B, T, d_model) → (B, T, heads·head_dim) each."""
-        return self.q(x), self.k(x), self.v(x)
+        layers = (self.q, self.k, self.v)
+        query, key, value = joint_linear(layers, x).split([len(layer.weight) for layer in layers], dim=-1)
+        return query, key, value
 
     def _heads(self, x: Tensor, heads: int) -> Tensor:
         """(B, T, heads·head_dim) → (B, heads, T, head_dim)."""

@@ -8,7 +8,7 @@ Shapes: B batch, T query positions, S key positions, H query heads, G key/value 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
@@ -16,6 +16,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from llm.model.activations import at_least_float32, gelu_for_training, swiglu_for_training
 from llm.model.blockwise import blockwise_attention
 from llm.model.embedding import repeatable_embedding
 
@@ -27,25 +28,27 @@ class Kernels:
     """One implementation of every operation of the layers."""
 
     linear: Callable[[Tensor, Tensor, Tensor | None], Tensor]
+    joint_linear: Callable[[Tensor, Sequence[Tensor], Sequence[Tensor | None]], Tensor]
     embedding: Callable[[Tensor, Tensor], Tensor]
     rms_norm: Callable[[Tensor, Tensor | None, float], Tensor]
     layer_norm: Callable[[Tensor, Tensor | None, Tensor | None, float], Tensor]
-    silu: Callable[[Tensor], Tensor]
+    swiglu: Callable[[Tensor], Tensor]
     gelu: Callable[[Tensor], Tensor]
     gelu_exact: Callable[[Tensor], Tensor]
     rotate: Callable[[Tensor, Tensor, Tensor, Pairs], Tensor]
     attention: Callable[[Tensor, Tensor, Tensor, float, Tensor | None], Tensor]
 
 
-def at_least_float32(x: Tensor) -> Tensor:
-    """`x` in float32 if it is a half-precision tensor, otherwise `x` itself."""
-    return x.float() if x.dtype in (torch.bfloat16, torch.float16) else x
-
-
 def linear(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
     """x Wᵀ + b: x (..., in), weight (out, in), bias (out) → (..., out)."""
     y = x @ weight.mT
     return y if bias is None else y + bias.to(y.dtype)
+
+
+def joint_linear(x: Tensor, weights: Sequence[Tensor], biases: Sequence[Tensor | None]) -> Tensor:
+    """`linear` with each matrix, side by side: x (..., in), weights (out, in) → (..., sum of all out). All biases or
+    none are None."""
+    return torch.cat([linear(x, weight, bias) for weight, bias in zip(weights, biases, strict=True)], dim=-1)
 
 
 def embedding(tokens: Tensor, weight: Tensor) -> Tensor:
@@ -76,9 +79,10 @@ def softmax(x: Tensor) -> Tensor:
     return exponential / exponential.sum(-1, keepdim=True)
 
 
-def silu(x: Tensor) -> Tensor:
-    """x·σ(x) (Hendrycks & Gimpel 2016)."""
-    return x * torch.sigmoid(x)
+def swiglu(x: Tensor) -> Tensor:
+    """silu(gate)·up of x = (gate, up): (..., 2F) → (..., F), with silu(x) = x·σ(x) (Shazeer 2020, eq. 6)."""
+    gate, up = x.chunk(2, dim=-1)
+    return gate * torch.sigmoid(gate) * up
 
 
 def gelu(x: Tensor) -> Tensor:
@@ -127,6 +131,18 @@ def attention(query: Tensor, key: Tensor, value: Tensor, dropout: float, attn_ma
     return weights.to(value.dtype) @ value
 
 
+def fused_joint_linear(x: Tensor, weights: Sequence[Tensor], biases: Sequence[Tensor | None]) -> Tensor:
+    """`joint_linear` as one matrix product, which reads x and writes its gradient once.
+
+    For fewer rows than columns of x, as in decoding, joining the matrices would cost more than it saves.
+    """
+    if x.numel() < x.shape[-1] ** 2:
+        parts = [F.linear(x, weight, bias) for weight, bias in zip(weights, biases, strict=True)]
+        return torch.cat(parts, dim=-1)
+    given = [bias for bias in biases if bias is not None]
+    return F.linear(x, torch.cat(list(weights)), torch.cat(given) if given else None)
+
+
 def fused_embedding(tokens: Tensor, weight: Tensor) -> Tensor:
     """`embedding`, with a deterministic gradient also when compiled for a CPU (`llm.model.embedding`)."""
     if torch.compiler.is_compiling() and weight.device.type == "cpu":
@@ -145,7 +161,19 @@ def fused_layer_norm(x: Tensor, gain: Tensor | None, bias: Tensor | None, eps: f
 
 
 def fused_gelu(x: Tensor) -> Tensor:
-    return F.gelu(x, approximate="tanh")
+    return gelu_for_training(x) if trains_on_cpu(x) else F.gelu(x, approximate="tanh")
+
+
+def fused_swiglu(x: Tensor) -> Tensor:
+    if trains_on_cpu(x):
+        return swiglu_for_training(x)
+    gate, up = x.chunk(2, dim=-1)
+    return F.silu(gate) * up
+
+
+def trains_on_cpu(x: Tensor) -> bool:
+    """Whether the gradient of x will be computed on a CPU, without torch.compile."""
+    return x.requires_grad and x.device.type == "cpu" and not torch.compiler.is_compiling()
 
 
 def fused_rotate(x: Tensor, cos: Tensor, sin: Tensor, pairs: Pairs) -> Tensor:
@@ -184,10 +212,11 @@ def fused_attention(
 
 REFERENCE = Kernels(
     linear=linear,
+    joint_linear=joint_linear,
     embedding=embedding,
     rms_norm=rms_norm,
     layer_norm=layer_norm,
-    silu=silu,
+    swiglu=swiglu,
     gelu=gelu,
     gelu_exact=gelu_exact,
     rotate=rotate,
@@ -195,10 +224,11 @@ REFERENCE = Kernels(
 )
 FUSED = Kernels(
     linear=F.linear,
+    joint_linear=fused_joint_linear,
     embedding=fused_embedding,
     rms_norm=fused_rms_norm,
     layer_norm=fused_layer_norm,
-    silu=F.silu,
+    swiglu=fused_swiglu,
     gelu=fused_gelu,
     gelu_exact=F.gelu,
     rotate=fused_rotate,

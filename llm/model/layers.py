@@ -6,6 +6,7 @@ them.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import TypeVar
 
 import torch
@@ -41,6 +42,11 @@ class Linear(Layer):
 
     def forward(self, x: Tensor) -> Tensor:
         return self.kernels.linear(x, self.weight, self.bias)
+
+
+def joint_linear(layers: Sequence[Linear], x: Tensor) -> Tensor:
+    """The results of several layers for one input, side by side: (..., inputs) → (..., sum of all outputs)."""
+    return layers[0].kernels.joint_linear(x, [layer.weight for layer in layers], [layer.bias for layer in layers])
 
 
 class Embedding(Layer):

@@ -7,8 +7,8 @@ from typing import Any, Literal
 import torch
 from torch import Tensor
 
+from llm.model.activations import at_least_float32
 from llm.model.counts import MIN_LOGIT_ROWS
-from llm.model.kernels import at_least_float32
 
 IGNORE_INDEX = -1
 CPU_CHUNK_LOGITS, GPU_CHUNK_LOGITS = 1 << 18, 1 << 27  # logits computed at once

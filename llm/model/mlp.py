@@ -6,7 +6,7 @@ from torch import Tensor
 
 from llm.config.resolve import check_resolved
 from llm.config.schema import ModelConfig
-from llm.model.layers import Layer, Linear
+from llm.model.layers import Layer, Linear, joint_linear
 
 
 class FeedForward(Layer):
@@ -25,18 +25,16 @@ class FeedForward(Layer):
         self.down = Linear(config.d_ff, config.d_model, bias=config.bias)
 
     def forward(self, x: Tensor) -> Tensor:
-        gate, hidden = self.widen(x)
-        if gate is not None:
-            hidden = self.kernels.silu(gate) * hidden
-        elif self.activation == "gelu":
-            hidden = self.kernels.gelu(hidden)
-        elif self.activation == "gelu-exact":
-            hidden = self.kernels.gelu_exact(hidden)
-        else:
-            hidden = hidden.relu().square()
-        y: Tensor = self.down(hidden)
+        y: Tensor = self.down(self.activate(x))
         return y
 
-    def widen(self, x: Tensor) -> tuple[Tensor | None, Tensor]:
-        """Gate (if any) and hidden layer before the activation: (..., d_model) → (..., d_ff) each."""
-        return None if self.gate is None else self.gate(x), self.up(x)
+    def activate(self, x: Tensor) -> Tensor:
+        """The hidden layer: (..., d_model) → (..., d_ff)."""
+        if self.gate is not None:
+            return self.kernels.swiglu(joint_linear((self.gate, self.up), x))
+        hidden: Tensor = self.up(x)
+        if self.activation == "gelu":
+            return self.kernels.gelu(hidden)
+        if self.activation == "gelu-exact":
+            return self.kernels.gelu_exact(hidden)
+        return hidden.relu().square()

@@ -12,11 +12,12 @@ from torch import Tensor, nn
 
 from llm.config.resolve import check_resolved, head_width
 from llm.config.schema import ModelConfig
+from llm.model.activations import at_least_float32
 from llm.model.attention import Attention, KVCache
 from llm.model.counts import Recompute
 from llm.model.documents import Documents
 from llm.model.initialize import initialize_parameters
-from llm.model.kernels import KERNELS, at_least_float32
+from llm.model.kernels import KERNELS
 from llm.model.layers import Embedding, Layer, Linear, make_norm, use_kernels
 from llm.model.loss import cap_logits, linear_cross_entropy
 from llm.model.mlp import FeedForward

@@ -8,6 +8,9 @@ from llm.config import RunConfig, resolve_accumulation, resolve_model, resolve_s
 from llm.errors import ConfigError, Problem
 from llm.model.counts import flops_per_token, parameters
 
+TYPICAL_FLOPS = 5e10  # FLOP/s of training on two CPU cores; used until a machine has been measured
+TRAINING_TIME_SHARE = 0.9  # of train.minutes; the rest is for evaluations, samples and checkpoints
+
 
 @dataclass(frozen=True)
 class BatchPlan:
@@ -37,12 +40,14 @@ def resolve_batch_plan(
     *,
     global_batch_size: int = 0,
     micro_batch: int = 0,
+    flops_per_second: float = 0.0,
 ) -> BatchPlan:
     """The batch plan of `config` for a training split of `train_tokens` tokens.
 
-    A length given as tokens, epochs (of `train_tokens` tokens; may be fractional), tokens per parameter or FLOPs is
-    rounded to the nearest number of steps, and is at least one step. `global_batch_size` and `micro_batch` are those of
-    `resolve_batch_size`, which raises ConfigError.
+    A length given as tokens, epochs (of `train_tokens` tokens; may be fractional), tokens per parameter, FLOPs or
+    minutes is rounded to the nearest number of steps, and is at least one step. Minutes are those of a machine of
+    `flops_per_second` (0: `TYPICAL_FLOPS`), of which TRAINING_TIME_SHARE is for steps. `global_batch_size` and
+    `micro_batch` are those of `resolve_batch_size`, which raises ConfigError.
     """
     train = config.train
     model = resolve_model(config.model, vocab_size)
@@ -56,7 +61,8 @@ def resolve_batch_plan(
         train.tokens
         or train.epochs * train_tokens
         or train.tokens_per_parameter * count
-        or (train.flops / flops if train.flops else 0)
+        or train.flops / flops
+        or train.minutes * 60 * TRAINING_TIME_SHARE * (flops_per_second or TYPICAL_FLOPS) / flops
     )
     steps = train.steps or max(1, round(tokens / (global_batch_size * seq_len)))
     return BatchPlan(steps, global_batch_size, seq_len, grad_accum_steps, flops, count)

@@ -88,7 +88,8 @@ def new_total(started: Started, before: RunConfig, config: RunConfig) -> int | N
         return max(1, round(train.tokens / per_step))
     if train.tokens_per_parameter:
         return max(1, round(train.tokens_per_parameter * started.parameters / per_step))
-    for new, old in ((train.epochs, before.train.epochs), (train.flops, before.train.flops)):
+    for name in ("epochs", "flops", "minutes"):
+        new, old = getattr(train, name), getattr(before.train, name)
         if new and old:
             return max(1, round(started.total_steps * new / old))
     return None

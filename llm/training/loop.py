@@ -8,6 +8,7 @@ rank 0 alone executes commands and tasks, and broadcasts its decisions.
 
 from __future__ import annotations
 
+import time
 from collections.abc import Generator, Iterator
 
 from llm.data.batches.prefetch import Prefetcher
@@ -25,6 +26,7 @@ from llm.training.recovery import Recovery, halve_micro_batch
 from llm.training.step import OutOfMemory, Rows, take_step
 from llm.training.survivor import save_after_loss
 from llm.training.tasks import Tasks
+from llm.training.threads import ThreadWatch
 
 
 class Trainer:
@@ -35,6 +37,7 @@ class Trainer:
         self.commands = commands
         self.loss_fn = loss_fn
         self.tasks = Tasks(context, commands.is_stop_requested)
+        self.threads = ThreadWatch(context, loss_fn)
         self.step_metrics = StepMetrics(context)
         self.recovery = Recovery(context, self.step_metrics)
         context.ranks.handlers.update(self.tasks.handlers())
@@ -96,17 +99,21 @@ class Trainer:
 
     def _step(self, batch: Rows, counted: int) -> Iterator[Event]:
         """One step and the tasks due after it. A stop between two micro-batches abandons the step."""
+        began = time.perf_counter()
         result = take_step(self.context, batch, self.loss_fn, self.commands.is_stop_requested, counted)
         while isinstance(result, OutOfMemory):
             yield halve_micro_batch(self.context)
             result = take_step(self.context, batch, self.loss_fn, self.commands.is_stop_requested, counted)
         if result is None:
             return
+        self.threads.add(time.perf_counter() - began)
         yield from self.step_metrics.add(result, batch)
         self._update_cursor()
         if self.context.ranks.is_first and not self.recovery.reason and any(map(self.tasks.is_due, self.tasks.table())):
             yield from self.step_metrics.read()  # tasks use the metrics of all steps before them
             with self.step_metrics.exclude_time():
+                if self.tasks.is_due("save"):
+                    yield from self.threads.choose_again()
                 yield from self.tasks.run_due()
 
     def _update_cursor(self) -> None:

@@ -28,6 +28,7 @@ from llm.training.batch_plan import resolve_batch_plan
 from llm.training.commands import CommandQueue
 from llm.training.context import TrainingContext
 from llm.training.distributed import LossFn, Ranks
+from llm.training.length import measure_length
 from llm.training.live import LiveWeights
 from llm.training.loop import Trainer
 from llm.training.objective import build_objective
@@ -219,11 +220,14 @@ def training_events(
         ranks.world_size,
         global_batch_size=state.global_batch_size,
         micro_batch=state.micro_batch,
+        flops_per_second=state.flops_per_second,
     )
     state.global_batch_size = batch_plan.global_batch_size
     plan = resolve_plan(config, state, dataset, batch_plan, ranks)
     context = TrainingContext(config, state, plan, batch_plan, ranks, core_tasks, run=run, dataset=dataset)
     loss_fn, warning = compile_loss(context)
+    if config.train.minutes and not state.flops_per_second:
+        yield from measure_length(context, loss_fn)
     on_live(LiveWeights(run.name, state, dataset.tokenizer, context.plan))
     started = started_event(context, is_restored)
     changes = change_warning(run, started) if ranks.is_first else ""
@@ -283,6 +287,7 @@ def started_event(context: TrainingContext, restored: bool) -> Started:
         resumed_from=f"step-{context.state.step:08d}" if restored else "",
         changed=context.state.overrides,
         world_size=context.ranks.world_size,
+        minutes=context.config.train.minutes,
     )
 
 

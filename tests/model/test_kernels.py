@@ -59,6 +59,41 @@ def test_linear(kernels: Kernels) -> None:
 
 
 @BOTH
+@pytest.mark.parametrize("rows", [2, 11])
+def test_joint_linear(kernels: Kernels, rows: int) -> None:
+    """Also of few rows, whose matrices are not joined."""
+    weights, biases = (random(5, 7), random(3, 7), random(2, 7)), (random(5), random(3), random(2))
+    agree(
+        lambda x, *parts: kernels.joint_linear(x, parts[:3], parts[3:]),
+        lambda x, *parts: torch.cat([F.linear(x, w, b) for w, b in zip(parts[:3], parts[3:], strict=True)], -1),
+        random(1, rows, 7), *weights, *biases,
+    )  # fmt: skip
+    agree(
+        lambda x, *parts: kernels.joint_linear(x, parts, [None] * 3),
+        lambda x, *parts: torch.cat([F.linear(x, w) for w in parts], -1),
+        random(1, rows, 7), *weights,
+    )  # fmt: skip
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_activations_of_many_numbers(dtype: torch.dtype) -> None:
+    """More than a block of them, in the dtypes of training, as precise as PyTorch's; the input is overwritten, which
+    PyTorch notices."""
+    x = (random(301, 266) * 4).to(dtype)
+    for fused, reference in ((FUSED.gelu, REFERENCE.gelu), (FUSED.swiglu, REFERENCE.swiglu)):
+        copies = [x.double().requires_grad_(), x.clone().requires_grad_()]
+        exact, y = reference(copies[0]), fused(copies[1] * 1)
+        exact.sum().backward()
+        y.sum().backward()
+        eps = torch.finfo(dtype).eps
+        torch.testing.assert_close(y.double(), exact, rtol=4 * eps, atol=4 * eps)
+        torch.testing.assert_close(copies[1].grad.double(), copies[0].grad, rtol=8 * eps, atol=16 * eps)
+        used_twice = x.clone().requires_grad_() * 1
+        with pytest.raises(RuntimeError, match="modified by an inplace operation"):
+            (used_twice.square().sum() + fused(used_twice).sum()).backward()
+
+
+@BOTH
 def test_embedding(kernels: Kernels) -> None:
     ids = torch.tensor([[4, 0, 4], [6, 1, 1]])
     agree(lambda w: kernels.embedding(ids, w), lambda w: F.one_hot(ids, 7).double() @ w, random(7, 5))
@@ -86,7 +121,7 @@ def test_layer_norm(kernels: Kernels) -> None:
 
 @BOTH
 def test_activations(kernels: Kernels) -> None:
-    agree(kernels.silu, torch.nn.SiLU(), random(3, 5) * 4)
+    agree(kernels.swiglu, lambda x: F.silu(x[..., :5]) * x[..., 5:], random(3, 10) * 4)
     agree(kernels.gelu, torch.nn.GELU(approximate="tanh"), random(3, 5) * 4)
     agree(kernels.gelu_exact, lambda x: x * torch.special.ndtr(x), random(3, 5) * 4)
 

@@ -16,8 +16,9 @@ import torch
 
 from llm.config.decode_schema import DecodeConfig
 from llm.config.schema import ModelConfig
-from llm.device import choose_device, choose_threads
+from llm.device import choose_device, choose_threads, time_call
 from llm.engine import Engine, Piece
+from llm.limits import usable_cores
 from llm.model.counts import parameters
 from llm.model.transformer import Transformer
 from llm.tokenizer.base import BaseTokenizer
@@ -27,6 +28,7 @@ from workbench.bench.report import Result, Speed
 PROMPT_TOKENS = 32
 NEW_TOKENS = 48
 TRIAL_TOKENS = 8
+READ_BYTES, READ_REPEATS = 1 << 28, 5  # to measure the memory's bandwidth; more than any cache holds
 DTYPE_NAMES = {torch.float32: "fp32", torch.bfloat16: "bf16"}
 # Memory bandwidth in bytes per second, from the data sheets.
 BANDWIDTH = {"H200": 4.8e12, "H100": 3.35e12, "A100": 2.04e12, "RTX 4090": 1.01e12, "RTX 3090": 0.94e12}
@@ -104,6 +106,7 @@ def measure(device: str, sizes: Sequence[str], rounds: int, threads: int = 0) ->
 
 def measure_size(size: str, config: ModelConfig, device: str, rounds: int, threads: int) -> Result:
     """All comparisons at one size."""
+    bandwidth = memory_bandwidth(device)
     model = Transformer(config)
     model.init_weights(torch.Generator().manual_seed(0))
     model = model.eval().to(device)
@@ -118,7 +121,14 @@ def measure_size(size: str, config: ModelConfig, device: str, rounds: int, threa
         "same_tokens_in_fp32": ours_fp32.decode(NEW_TOKENS)[1] == theirs.decode(NEW_TOKENS)[1],
         "rivals": [{"name": r.name, "dtype": r.dtype, "threads": r.threads} for r in rivals],
         "matches": [asdict(match) for match in matches],
-        "bandwidth_share": bandwidth_share(device, config, ours, matches[0].first_speed.median),
+        "memory_bandwidth": bandwidth,
+        "bandwidth_use": None
+        if bandwidth is None
+        else {
+            "ours": bandwidth_use(config, ours, matches[0].first_speed.median, bandwidth),
+            "ours fp32": bandwidth_use(config, ours_fp32, matches[1].first_speed.median, bandwidth),
+            "transformers": bandwidth_use(config, theirs, matches[0].second_speed.median, bandwidth),
+        },
     }
 
 
@@ -198,16 +208,23 @@ def play(first: Candidate, second: Candidate, rounds: int) -> Match:
     return Match(names[0], names[1], Speed.of(speeds["first"]), Speed.of(speeds["second"]), Speed.of(ratios))
 
 
-def bandwidth_share(device: str, config: ModelConfig, rival: Candidate, tokens_per_second: float) -> float | None:
-    """Bytes of weights read per second, as a share of the memory bandwidth; None where that is unknown.
+def bandwidth_use(config: ModelConfig, rival: Candidate, tokens_per_second: float, bandwidth: float) -> float:
+    """The model bandwidth utilization (MBU): bytes of weights read per second, as a share of the memory's `bandwidth`.
 
-    A table of positions is not counted: only one row of it is read.
+    A table of positions is not counted: only one row of it is read. Weights that fit in a CPU's cache can exceed 1.
     """
-    if not device.startswith("cuda"):
-        return None
-    name = torch.cuda.get_device_name(device)
-    limit = next((bandwidth for known, bandwidth in BANDWIDTH.items() if known in name), None)
-    if limit is None:
-        return None
     looked_up = config.context * config.d_model if config.position == "learned" else 0
-    return (parameters(config) - looked_up) * rival.bytes_per_weight * tokens_per_second / limit
+    return (parameters(config) - looked_up) * rival.bytes_per_weight * tokens_per_second / bandwidth
+
+
+def memory_bandwidth(device: str) -> float | None:
+    """Bytes per second: of a GPU by its data sheet, None if it is unknown; of a CPU by measurement."""
+    if device.startswith("cuda"):
+        name = torch.cuda.get_device_name(device)
+        return next((bandwidth for known, bandwidth in BANDWIDTH.items() if known in name), None)
+    if device != "cpu":
+        return None
+    torch.set_num_threads(usable_cores())
+    numbers = torch.ones(READ_BYTES // 4)
+    seconds = [time_call(numbers.sum) for _ in range(READ_REPEATS)]
+    return READ_BYTES / min(seconds)

@@ -187,6 +187,7 @@ def print_decode(result: Result) -> None:
     print_table(["first", "median (low–high)", "second", "median (low–high)", "ratio"], rows)
     threads = ", ".join(f"{rival['name']} {rival['dtype']}: {rival['threads']}" for rival in result["rivals"])
     print(f"threads  {threads}\nfp32 tokens equal to transformers'  {result['same_tokens_in_fp32']}")
-    if result["bandwidth_share"] is not None:
-        print(f"share of the memory bandwidth  {result['bandwidth_share']:.0%}")
+    if result["bandwidth_use"] is not None:
+        shares = ", ".join(f"{name} {share:.0%}" for name, share in result["bandwidth_use"].items())
+        print(f"share of the memory bandwidth of {result['memory_bandwidth'] / 1e9:.1f} GB/s (MBU)  {shares}")
     print()

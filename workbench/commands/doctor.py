@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from llm.limits import allowed_processors, cpu_quota, memory, usable_cores
+from llm.load import busy_processes
 from workbench.commands.options import add_command
 from workbench.commands.output import print_json, print_table
 
@@ -108,9 +109,18 @@ def devices() -> Iterator[Finding]:
     threads = processors()
     bf16 = "bf16 instructions" if cpu_multiplies_bf16() else "no bf16 instructions (fp32 is used)"
     yield finding("cpu", f"{platform.machine()}, {threads}, {bf16}")
+    yield load()
     about = f"auto selects {chosen} with {choose_precision('auto', chosen)}"
     hint = "; no GPU found: choose a small preset such as quickstart" if chosen == "cpu" else ""
     yield finding("device", about + hint)
+
+
+def load() -> Finding:
+    """Whether other processes use the processors that training needs."""
+    busy = busy_processes()
+    if not busy:
+        return Finding("load", "ok", "no other process is busy")
+    return Finding("load", "warn", ", ".join(map(str, busy[:3])), "training is faster when they have ended")
 
 
 def processors() -> str:

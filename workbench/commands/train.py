@@ -82,7 +82,8 @@ def train(options: argparse.Namespace) -> int:
 
 def fit_to_machine(config: RunConfig, options: argparse.Namespace) -> RunConfig:
     """`config` shrunk to `--fit` minutes on this machine, as `f` on the Presets screen does."""
-    from workbench.presets.estimate import TYPICAL_FLOPS, fitting_overrides
+    from llm.training.batch_plan import TYPICAL_FLOPS
+    from workbench.presets.estimate import fitting_overrides
     from workbench.presets.preflight import expected_speed
 
     if not 0 < options.fit < 1e7:

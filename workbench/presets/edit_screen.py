@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import ClassVar
 
@@ -25,6 +25,7 @@ from llm.config import (
     parse_value,
     save_preset,
 )
+from llm.config.check import LENGTHS
 from llm.errors import Problem, UserError, problem_of
 from workbench.presets.fields import allowed_values, input_text, value_problem, with_field
 from workbench.presets.preflight import expected_speed
@@ -217,8 +218,13 @@ class EditScreen(Modal[EditResult]):
             self.listing.focus()
 
     def _assign(self, field: Field, text: str) -> None:
-        """Set the field. Contradictions with other fields are shown, and can be corrected there."""
-        self.config = with_field(self.config, field, parse_value(field, text))
+        """Set the field; a length replaces one of another kind. Other contradictions are shown, and can be corrected
+        there."""
+        value = parse_value(field, text)
+        self.config = with_field(self.config, field, value)
+        if value and field.path in {f"train.{name}" for name in LENGTHS}:
+            others = {name: 0 for name in LENGTHS if f"train.{name}" != field.path}
+            self.config = replace(self.config, train=replace(self.config.train, **others))
         self._show_value(field)
         self._fill()
 

@@ -16,7 +16,6 @@ BYTES_PER_TOKEN = {"byte": 1.0, "char": 1.0}  # of text; 4 for tokenizers with s
 PROGRAM_BYTES = 400_000_000  # memory of torch and the workbench without a model, measured on a CPU
 MEMORY_SHARE = 0.9  # of the free memory; the rest is left to other programs
 UNLIMITED_MINUTES = 1e9
-TYPICAL_FLOPS = 5e10  # FLOP/s of training on two CPU cores; used until a preflight has measured the real value
 
 
 @dataclass(frozen=True)
@@ -40,22 +39,27 @@ class Estimate:
         return self.training_bytes <= MEMORY_SHARE * self.available_bytes
 
 
-def estimate(config: RunConfig, *, vocab_size: int = 0, train_tokens: int = 0) -> Estimate:
-    """Sizes of a run of `config`. `vocab_size` and `train_tokens` are those of prepared data, 0 if unknown.
+def estimate(
+    config: RunConfig, *, vocab_size: int = 0, train_tokens: int = 0, flops_per_second: float = 0.0
+) -> Estimate:
+    """Sizes of a run of `config`. `vocab_size` and `train_tokens` are those of prepared data, and `flops_per_second`
+    was measured on this machine; 0 if unknown.
 
     Raises ConfigError if fields contradict each other.
     """
     vocabulary = vocab_size or expected_vocab_size(config.tokenizer)
     model = resolve_model(config.model, vocabulary)
     tokens = train_tokens or expected_tokens(config)
-    batch_plan = resolve_batch_plan(config, vocabulary, tokens, config.train.nproc)
+    batch_plan = resolve_batch_plan(
+        config, vocabulary, tokens, config.train.nproc, flops_per_second=flops_per_second
+    )
     by_data = bool(config.train.epochs) and not config.train.steps
     return Estimate(
         model=model,
         parameters=parameters(model),
         vocab_is_guess=not vocab_size and config.tokenizer.kind == "char",
         batch_plan=batch_plan,
-        length_is_guess=by_data and not train_tokens,
+        length_is_guess=bool(config.train.minutes) or (by_data and not train_tokens),
         training_bytes=step_bytes(config, model, batch_plan.seq_len),
         available_bytes=available_bytes(),
     )

@@ -14,8 +14,9 @@ from textual.widgets import Input, Static
 
 from llm.config import RunConfig, with_overrides
 from llm.errors import UserError
+from llm.training.batch_plan import TYPICAL_FLOPS
 from workbench.formatting import format_count
-from workbench.presets.estimate import TYPICAL_FLOPS, fitting_overrides
+from workbench.presets.estimate import fitting_overrides
 from workbench.presets.preflight import Speed
 from workbench.presets.summary import change_lines
 from workbench.text import clean

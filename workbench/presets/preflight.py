@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from llm.config import RunConfig, to_mapping, to_toml
+from llm.config.check import LENGTHS
 from llm.errors import ConfigError, UserError
 from llm.events import Progress, StepLogged, from_record
 from llm.files import read_json, write_json
@@ -33,7 +34,13 @@ RECENT_RUNS = 10  # the runs to measure by their logs
 FIRST_STEPS, ENOUGH_STEPS, ENOUGH_SECONDS = 3, 8, 3.0  # of a run: to skip, and to measure at least
 LONG_STEP_SECONDS, SIMILAR_WORK = 0.05, 0.25  # see `Measurement.predicts`
 PLAUSIBLE = (1e-12, 1e30)  # the limits of any measured value, in its unit
-LENGTHS = ("steps", "tokens", "epochs", "tokens_per_parameter", "flops", "lr", "lr_multiplier", "seed", "log_every")
+NO_WORK = (
+    *LENGTHS,
+    "lr",
+    "lr_multiplier",
+    "seed",
+    "log_every",
+)  # fields of `train` that do not change the work of a step
 
 
 @dataclass(frozen=True)
@@ -149,7 +156,7 @@ def machine_name() -> str:
 def work_key(config: RunConfig) -> str:
     """A hash of the fields that determine the work of a step."""
     mapping = to_mapping(config)
-    train = {name: value for name, value in mapping.get("train", {}).items() if name not in LENGTHS}
+    train = {name: value for name, value in mapping.get("train", {}).items() if name not in NO_WORK}
     work = [train, *(mapping.get(name) for name in ("model", "tokenizer", "optim"))]
     return hashlib.sha256(json.dumps(work, sort_keys=True).encode()).hexdigest()[:16]
 

@@ -52,7 +52,8 @@ def costs(config: RunConfig, data: DataState | None, width: int, speed: Speed | 
     """The costs of training, `width` columns wide, or why it is impossible."""
     state = data or DataState()
     try:
-        sizes = estimate(config, vocab_size=state.vocab_size, train_tokens=state.train_tokens)
+        rate = speed.flops_per_second if speed is not None else 0.0
+        sizes = estimate(config, vocab_size=state.vocab_size, train_tokens=state.train_tokens, flops_per_second=rate)
     except UserError as error:
         problems = [Content(clean(line)) for line in str(error).split("\n")]
         return [Content.styled("Cannot be trained", "bold $text-error"), *problems]
@@ -70,6 +71,8 @@ def figures(
     micro = f" in {plan.grad_accum_steps} micro-batches" if plan.grad_accum_steps > 1 else ""
     about_steps = "about " if guess.length_is_guess else ""
     steps = f"{about_steps}{plan.steps:,} steps, {format_count(guess.total_tokens)} tokens"
+    if config.train.minutes:
+        steps = f"{config.train.minutes:g} minutes: {steps}"
     if data is not None and data.is_prepared:
         steps += f", {guess.total_tokens / data.train_tokens:.2g} epochs"
     return [

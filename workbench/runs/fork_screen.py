@@ -12,7 +12,9 @@ from textual.widgets import Static
 
 from llm.config import RunConfig, diff
 from llm.errors import ConfigError, Problem
+from llm.events import Started
 from llm.run.fork import Parent, fork_problems, keeps_optimizer_state
+from llm.run.log import last_event_of
 from workbench.presets.edit_screen import EditResult, EditScreen
 from workbench.presets.summary import change_text
 from workbench.text import clean
@@ -98,6 +100,7 @@ class ForkScreen(EditScreen):
 def initial_config(parent: Parent) -> RunConfig:
     """The configuration to edit: that of the parent, with twice the steps if all of its steps are done."""
     config, step = parent.config, parent.checkpoint.step
-    if 0 < config.train.steps <= step:
-        return replace(config, train=replace(config.train, steps=2 * step))
+    started = last_event_of(parent.run.path / "events.jsonl", Started)
+    if 0 < config.train.steps <= step or (config.train.minutes and started and started.total_steps <= step):
+        return replace(config, train=replace(config.train, steps=2 * step, minutes=0.0))
     return config

@@ -33,7 +33,10 @@ def describe(event: Event) -> str:
         case Started():
             verb = f"resumed after step {event.step:,}" if event.step else "started"
             shape = f"{format_count(event.parameters)} parameters, {event.tokens_per_step:,} tokens a step"
-            return f"{verb} on {event.device} in {event.precision}, {event.threads} threads: {shape}"
+            length = (
+                f"; {event.total_steps:,} steps, as many as fit in {event.minutes:g} minutes" if event.minutes else ""
+            )
+            return f"{verb} on {event.device} in {event.precision}, {event.threads} threads: {shape}{length}"
         case Evaluated():
             best = ", best so far" if event.best else ""
             train = f", training loss {format_number(event.train_loss)}" if event.train_loss is not None else ""

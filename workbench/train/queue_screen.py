@@ -47,7 +47,8 @@ class QueueScreen(ListScreen):
         except UserError as error:
             return [Text(str(place)), Text(one_line(name)), Text(one_line(str(error))), Text("")]
         about = f"fork of {parent}" if parent else config.purpose
-        return [Text(str(place)), Text(one_line(name)), Text(one_line(about)), Text(f"{config.train.steps:,}")]
+        length = f"{config.train.minutes:g} min" if config.train.minutes else f"{config.train.steps:,}"
+        return [Text(str(place)), Text(one_line(name)), Text(one_line(about)), Text(length)]
 
     def action_shift(self, by: int) -> None:
         name = self.table.current

@@ -120,8 +120,8 @@ async def test_a_value_is_checked_while_it_is_typed(home: Path) -> None:
         line.value = "77"
         await pilot.press("enter")
         await until(pilot, lambda: screen.config.train.steps == 77)
-        await until(pilot, lambda: "1 changed" in shown(screen))
-        assert "(preset: 1600)" in shown(screen)
+        await until(pilot, lambda: "2 changed" in shown(screen))
+        assert screen.config.train.minutes == 0  # another length replaces it
         await pilot.press("escape")
         await until(pilot, lambda: isinstance(app.screen, PresetsScreen))
         await until(pilot, lambda: "Your changes" in shown(app.screen))
@@ -256,10 +256,13 @@ async def test_a_broken_preset_is_listed_with_its_problem(home: Path) -> None:
 
 
 def test_estimates_follow_from_the_configuration(home: Path) -> None:
-    guess = estimate(load_preset("quickstart", home), train_tokens=1_000_000)
+    guess = estimate(load_preset("quickstart", home, [("train.steps", "1600")]), train_tokens=1_000_000)
     # embedding 2048·192; a block: q, k, v, o 4·192² and SwiGLU 3·192·512; a gain for each of 2·2+1 normalisations
     assert guess.parameters == 2048 * 192 + 2 * (4 * 192 * 192 + 3 * 192 * 512) + 5 * 192
     assert guess.total_tokens == 1600 * 8 * 256
+    in_time = estimate(load_preset("quickstart", home), flops_per_second=1e10)
+    seconds = in_time.total_tokens * in_time.batch_plan.flops_per_token / 1e10
+    assert 100 < seconds < 120 and in_time.length_is_guess  # two minutes, some of them for evaluations
     assert guess.training_bytes > 12 * guess.parameters  # weights, gradients, Muon's momentum, and more
 
 
@@ -281,7 +284,7 @@ async def test_fit_shows_what_would_change_before_it_does(home: Path) -> None:
         assert screen.edited == {}
         await pilot.press("enter")
         await until(pilot, lambda: app.screen is screen and "quickstart" in screen.edited)
-        assert screen.edited["quickstart"].train.steps < 1600
+        assert 0 < screen.edited["quickstart"].train.steps < 1600
         await pilot.press("f")
         await until(pilot, lambda: isinstance(app.screen, FitDialog))
         await pilot.press("escape")
