@@ -37,16 +37,19 @@ from workbench.commands import (
     runs,
     sample,
     sft,
+    serve,
     tokenizer,
     train,
 )
 from workbench.commands.options import Parser
 from workbench.commands.output import say
 
-MODULES = (train, sft, sample, open_app, compare, evaluate, runs, presets, data, tokenizer, interop, bench, doctor)
-TORCH_COMMANDS = frozenset(
-    {"train", "resume", "fork", "sft", "sample", "compare", "timelapse", "eval", "bench", "doctor", "export", "import"}
+MODULES = (
+    *(train, sft, sample, open_app, serve, compare, evaluate, runs, presets, data, tokenizer, interop, bench, doctor),
 )
+TORCH_COMMANDS = frozenset(
+    ("train", "resume", "fork", "sft", "sample", "serve", "compare", "timelapse", "eval", "bench", "doctor", "export")
+) | {"import"}
 FULL = frozenset({errno.ENOSPC, errno.EDQUOT})
 DISK_ERRORS = FULL | {errno.EROFS, errno.EIO}
 DESCRIPTION = "Train a language model from scratch in your terminal, watch it learn, and talk to it."

@@ -28,8 +28,21 @@ from llm.sampling.filters import mirostat_update
 from llm.tokenizer.base import Tokenizer
 
 ROWWISE = frozenset(
-    """banned_tokens logit_bias dynamic_temperature temperature top_k top_n_sigma typical_p top_p min_p epsilon_cutoff
-    eta_cutoff xtc mirostat""".split()
+    {
+        "banned_tokens",
+        "logit_bias",
+        "dynamic_temperature",
+        "temperature",
+        "top_k",
+        "top_n_sigma",
+        "typical_p",
+        "top_p",
+        "min_p",
+        "epsilon_cutoff",
+        "eta_cutoff",
+        "xtc",
+        "mirostat",
+    }
 )
 """Logits processors that read neither the history nor the number of new tokens: rows of equal parameters and any length
 share a call of the pipeline."""
@@ -95,6 +108,12 @@ class ContinuousBatch:
     @property
     def is_empty(self) -> bool:
         return not self._rows and not self._joining
+
+    @property
+    def requests(self) -> list[Request]:
+        """The requests that have not ended, each once."""
+        rows = [*self._rows, *(row for rows in self._joining for row in rows)]
+        return list({id(row.request): row.request for row in rows}.values())
 
     def has_room(self, request: Request) -> bool:
         """Whether the rows of `request` fit beside the others."""

@@ -171,13 +171,13 @@ class RemoteWeights:
         return load_checkpoint(self._run, info)
 
 
-def load_checkpoint(run: Run, info: CheckpointInfo) -> Loaded:
-    """Load a checkpoint or a snapshot of `run` to the fastest available device."""
+def load_checkpoint(run: Run, info: CheckpointInfo, device: str = "auto") -> Loaded:
+    """Load a checkpoint or a snapshot of `run`, by default to the fastest available device."""
     from llm.device import choose_device
     from llm.engine import Engine
     from llm.weights import load_model
 
-    model, tokenizer = load_model(run, info, choose_device("auto"))
+    model, tokenizer = load_model(run, info, choose_device(device))
     sha256 = str(read_manifest(info.path)["files"].get(MODEL, {}).get("sha256", ""))
     return Loaded(Engine(model, tokenizer, weights_version=str(info.path)), model, info.step, sha256)
 
