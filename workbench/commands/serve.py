@@ -6,7 +6,7 @@ import argparse
 import os
 from typing import Any
 
-from llm.errors import UserError
+from llm.errors import UserError, WrongUse
 from llm.run import list_runs
 from workbench.commands.options import add_command
 from workbench.commands.output import print_json, say
@@ -22,6 +22,9 @@ def register(subparsers: Any) -> None:
     )
     parser.add_argument("--host", default="127.0.0.1", help="the address to listen on (default: only this machine)")
     parser.add_argument("--port", type=int, default=8000, help="the port (default: 8000; 0 = any free one)")
+    parser.add_argument(
+        "--max-requests", type=int, default=256, metavar="N", help="refuse more requests at once (default: 256)"
+    )
     parser.add_argument("--device", default="auto", help="auto, cpu, cuda, cuda:N or mps")
     parser.epilog = (
         f"Clients must send the token in ${TOKEN_VARIABLE} as their API key, if it is set. On an address that other "
@@ -33,6 +36,8 @@ def serve(options: argparse.Namespace) -> int:
     """Print the base URL once the server listens, and answer until an interrupt."""
     from workbench.serve.server import HttpServer
 
+    if options.max_requests < 1:
+        raise WrongUse("--max-requests must be at least 1.")
     reference = options.run or newest_run(options)
     server = HttpServer(
         options.home,
@@ -41,6 +46,7 @@ def serve(options: argparse.Namespace) -> int:
         port=options.port,
         token=os.environ.get(TOKEN_VARIABLE, ""),
         device=options.device,
+        max_requests=options.max_requests,
     )
     what = f"{server.name}, which is in training" if server.is_live else reference
     say(f"serving {what}; press ctrl+c to stop. API key: {server.token or 'none needed'}")
@@ -50,9 +56,8 @@ def serve(options: argparse.Namespace) -> int:
         print(server.url, flush=True)
     try:
         server.run()
-    except KeyboardInterrupt:
+    finally:
         say("stopped.")
-        return 130
     return 0
 
 

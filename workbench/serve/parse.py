@@ -11,7 +11,6 @@ from llm.config import DecodeConfig, fields_of
 from llm.config.fields import validate
 from llm.engine.continuous import Request
 from llm.reader import Malformed, parse_json
-from llm.tokenizer.chat_template import ChatTemplate
 from workbench.serve.errors import ApiError
 
 Json = dict[str, Any]
@@ -57,6 +56,10 @@ NEUTRAL: dict[str, tuple[Any, ...]] = {
 """Features that are not supported, with the values that do not ask for them."""
 
 
+Turn = tuple[str, str]
+"""The role (system, user or assistant) and the text of a message."""
+
+
 @dataclass(frozen=True)
 class ModelInfo:
     """What checking a request needs of the served model."""
@@ -66,9 +69,11 @@ class ModelInfo:
     aliases: frozenset[str]
     context: int
     decode: DecodeConfig
-    template: ChatTemplate | None
     encode: Callable[[str | Sequence[int]], list[int]]
     """The tokens of a prompt, at least one. Raises UserError."""
+    encode_chat: Callable[[Sequence[Turn]], list[int]]
+    """The tokens of a conversation up to where the next answer begins. Raises UserError."""
+    chat_stops: tuple[str, ...]
 
 
 @dataclass(frozen=True)
@@ -90,13 +95,12 @@ def parse_call(body: bytes, model: ModelInfo, *, is_chat: bool) -> Call:
     logprobs, top = parse_logprobs(fields, is_chat=is_chat)
     params = parse_sampling(fields, model.decode)
     if is_chat:
-        prompt, stops = render_chat(fields.get("messages"), model.template)
-        prompts: list[str | list[int]] = [prompt]
-        params = replace(params, stop=(*params.stop, *stops))
+        prompts = [model.encode_chat(parse_messages(fields.get("messages")))]
+        params = replace(params, stop=(*params.stop, *model.chat_stops))
     else:
-        prompts = parse_prompts(fields.get("prompt"))
+        prompts = [model.encode(prompt) for prompt in parse_prompts(fields.get("prompt"))]
     where = "messages" if is_chat else "prompt"
-    requests = tuple(make_request(prompt, params, top, model, where) for prompt in prompts)
+    requests = tuple(make_request(ids, params, top, model.context, where) for ids in prompts)
     options = fields.get("stream_options") or {}
     include_usage = isinstance(options, dict) and options.get("include_usage") is True
     return Call(requests, is_chat, flag(fields, "stream"), include_usage, logprobs)
@@ -145,8 +149,7 @@ def parse_sampling(fields: Json, defaults: DecodeConfig) -> DecodeConfig:
     values["stop"] = (*defaults.stop, *parse_stops(fields.get("stop")))
     values["logit_bias"] = (*defaults.logit_bias, *parse_bias(fields.get("logit_bias")))
     values["seed"] = parse_seed(fields.get("seed"))
-    fixed = {"beams": 1, "max_total_tokens": 0, "num_samples": 1}
-    return replace(defaults, **(fixed | values))
+    return replace(replace(defaults, beams=1, max_total_tokens=0, num_samples=1), **values)
 
 
 def parse_stops(value: Any) -> tuple[str, ...]:
@@ -224,37 +227,16 @@ def is_id_list(value: Any) -> bool:
     return isinstance(value, list) and bool(value) and all(type(id) is int for id in value)
 
 
-def render_chat(messages: Any, template: ChatTemplate | None) -> tuple[str, tuple[str, ...]]:
-    """The prompt of a conversation, and the stop strings of its template.
-
-    A model without a template continues the conversation as plain text: an answer is the continuation of the message
-    before it, and a blank line precedes every later message.
-    """
-    turns = parse_messages(messages)
-    if turns[-1][0] == "assistant":
-        raise ApiError(400, "The last message must be one of the user.", param="messages")
-    if template is None:
-        text = "".join(content if role == "assistant" else f"\n\n{content}" for role, content in turns)
-        return text.removeprefix("\n\n"), ()
-    history: list[tuple[str, str]] = []
-    question: list[str] = []
-    for role, content in turns:
-        if role == "assistant":
-            history.append(("\n".join(question), content))
-            question = []
-        else:
-            question.append(content)
-    return template.render_prompt(history, "\n".join(question)), (template.stop,)
-
-
-def parse_messages(messages: Any) -> list[tuple[str, str]]:
-    """(role, text) of each message."""
+def parse_messages(messages: Any) -> list[Turn]:
     if not isinstance(messages, list) or not messages:
         raise ApiError(400, "messages must be a list with at least one message.", param="messages")
-    return [parse_message(message, f"messages[{index}]") for index, message in enumerate(messages)]
+    turns = [parse_message(message, f"messages[{index}]") for index, message in enumerate(messages)]
+    if turns[-1][0] != "user":
+        raise ApiError(400, "The last message must be one of the user.", param="messages")
+    return turns
 
 
-def parse_message(message: Any, param: str) -> tuple[str, str]:
+def parse_message(message: Any, param: str) -> Turn:
     role = message.get("role") if isinstance(message, Mapping) else None
     if role not in ("system", "developer", "user", "assistant"):
         raise ApiError(400, f"{param} must have the role system, user or assistant.", param=param)
@@ -263,16 +245,13 @@ def parse_message(message: Any, param: str) -> tuple[str, str]:
         content = "".join(str(part.get("text", "")) for part in content)
     if not isinstance(content, str):
         raise ApiError(400, f"The content of {param} must be text.", param=param)
-    return role, content
+    return "system" if role == "developer" else role, content
 
 
-def make_request(
-    prompt: str | list[int], params: DecodeConfig, top_logprobs: int, model: ModelInfo, param: str
-) -> Request:
-    ids = model.encode(prompt)
-    if len(ids) >= model.context:
+def make_request(ids: list[int], params: DecodeConfig, top_logprobs: int, context: int, param: str) -> Request:
+    if len(ids) >= context:
         message = (
-            f"This model's maximum context length is {model.context} tokens, and the {param} alone have {len(ids)}; "
+            f"This model's maximum context length is {context} tokens, and the {param} alone have {len(ids)}; "
             "shorten them so that at least one token can be generated."
         )
         raise ApiError(400, message, param=param, code="context_length_exceeded")

@@ -18,8 +18,6 @@ from llm.model.packed import InferenceModel
 from llm.tokenizer import Tokenizer
 from workbench.serve.errors import ApiError
 
-MAX_OPEN = 256
-"""Requests that run or wait; more are refused."""
 ONE_THREAD_BELOW = 20_000_000
 """Parameters: smaller models generate fastest on one thread."""
 MAX_VERSIONS = 2
@@ -69,8 +67,9 @@ class Scheduler:
     them.
     """
 
-    def __init__(self, load: LoadWeights, *, one_thread: bool, max_open: int = MAX_OPEN) -> None:
-        """Load the first weights. `one_thread`: a training in this process needs the processors. Raises UserError."""
+    def __init__(self, load: LoadWeights, *, one_thread: bool, max_open: int) -> None:
+        """Load the first weights. More than `max_open` calls at once are refused. `one_thread`: a training in this
+        process needs the processors. Raises UserError."""
         first = load()
         assert first is not None, "the first load returns weights"
         self.tokenizer, self.max_open = first.tokenizer, max_open
@@ -192,10 +191,10 @@ class Scheduler:
 
     def _fail(self, batch: ContinuousBatch, error: Exception) -> None:
         """Answer the requests of `batch` with `error`, for example a shortage of memory."""
-        jobs = [self._jobs.pop(id(request)) for request in batch.requests]
-        for job in jobs:
-            batch.cancel(job.request)
-        self._post([(job, error) for job in jobs])
+        requests = batch.requests
+        for request in requests:
+            batch.cancel(request)
+        self._post([(self._jobs.pop(id(request)), error) for request in requests])
 
     def _post(self, news: Sequence[tuple[Job, list[NewToken] | Exception]]) -> None:
         """One call into the event loop for all requests: it costs as much as generating a token."""

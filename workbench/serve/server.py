@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from llm.errors import UserError, WrongUse
-from workbench.chat.model import LiveModels
+from workbench.chat.weights import LiveModels
 
 if TYPE_CHECKING:
     from workbench.serve.parse import ModelInfo
@@ -18,8 +18,13 @@ if TYPE_CHECKING:
     from workbench.serve.weights import Source
 
 DEFAULT_HOST, DEFAULT_PORT = "127.0.0.1", 8000
+DEFAULT_REQUESTS = 256
 MAX_CONNECTIONS = 1024
 MISSING = "serving needs starlette and uvicorn; install them: pip install 'llm-workbench[serve]'"
+
+
+class PortInUse(WrongUse):
+    """Another program listens on the port."""
 
 
 class NoTraining:
@@ -42,6 +47,7 @@ class HttpServer:
         port: int = DEFAULT_PORT,
         token: str = "",
         device: str = "auto",
+        max_requests: int = DEFAULT_REQUESTS,
         one_thread: bool = False,
         grace_seconds: int | None = None,
     ) -> None:
@@ -62,7 +68,7 @@ class HttpServer:
         listener = listen(host, port)
         try:
             source = open_source(home, reference, training or NoTraining(), device)
-            self._scheduler = Scheduler(source.load, one_thread=one_thread)
+            self._scheduler = Scheduler(source.load, max_open=max_requests, one_thread=one_thread)
         except BaseException:
             listener.close()
             raise
@@ -111,16 +117,19 @@ def model_info(source: Source, reference: str, scheduler: Scheduler) -> ModelInf
     """What the requests are checked against."""
     from llm.engine import prompt_ids
     from llm.tokenizer.chat_template import chat_template
+    from workbench.serve.chat_prompt import render_chat
     from workbench.serve.parse import ModelInfo
 
     config, tokenizer = source.run.config(), scheduler.tokenizer
+    template = chat_template(config.data.corpus)
     return ModelInfo(
         name=reference,
         aliases=frozenset((source.run.name,)),
         context=scheduler.context,
         decode=config.decode,
-        template=chat_template(config.data.corpus),
         encode=lambda prompt: prompt_ids(tokenizer, prompt, separator_first=config.decode.separator_first),
+        encode_chat=lambda turns: prompt_ids(tokenizer, render_chat(turns, template)),
+        chat_stops=(template.stop,) if template is not None else (),
     )
 
 
@@ -151,6 +160,6 @@ def listen(host: str, port: int) -> socket.socket:
         listener.close()
         if error.errno == errno.EADDRINUSE:
             advice = "choose another with --port, or any free one with --port 0."
-            raise WrongUse(f"port {port} of {host} is in use by another program; {advice}") from error
+            raise PortInUse(f"port {port} of {host} is in use by another program; {advice}") from error
         raise WrongUse(f"{host} port {port} cannot be opened ({error.strerror}); choose others.") from error
     return listener

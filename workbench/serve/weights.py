@@ -7,7 +7,7 @@ from typing import Any
 
 from llm.errors import UserError
 from llm.run import Run, find_checkpoint
-from workbench.chat.model import LIVE, LiveModels, Loaded, RemoteWeights, load_checkpoint
+from workbench.chat.weights import LIVE, LiveModels, Loaded, RemoteWeights, load_checkpoint
 from workbench.serve.scheduler import LoadWeights, Weights
 
 
