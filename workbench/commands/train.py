@@ -24,12 +24,15 @@ from llm.run.log import last_event_of
 from workbench.commands.options import add_command
 from workbench.commands.output import print_json, say
 from workbench.runs.trash import move_to_trash
+from workbench.trackers.process import tracking
+from workbench.trackers.tracker import parse_trackers
 
 
 def register(subparsers: Any) -> None:
     new = add_command(subparsers, "train", "train a new run from a preset", train, json=True, takes_fields=True)
     new.usage = (
-        f"{new.prog} PRESET [--name NAME] [--fit MINUTES] [--no-start] [--home DIR] [--json] [--FIELD VALUE ...]"
+        f"{new.prog} PRESET [--name NAME] [--fit MINUTES] [--no-start] [--track LIST] [--home DIR] [--json] "
+        "[--FIELD VALUE ...]"
     )
     new.add_argument("preset", metavar="PRESET", help="a preset's name, or a .toml file")
     new.add_argument("--name", help="name of the run (default: the preset's name and a number)")
@@ -50,6 +53,9 @@ def register(subparsers: Any) -> None:
     split.add_argument("--name", help="name of the new run (default: the parent's name, -fork and a number)")
     help = "start with a new optimizer state, at step 0"
     split.add_argument("--weights-only", action="store_true", help=help)
+    for parser in (new, again, split):
+        help = "also write the metrics for tensorboard, wandb, trackio or csv (a list)"
+        parser.add_argument("--track", type=parse_trackers, default=[], metavar="LIST", help=help)
 
 
 def train(options: argparse.Namespace) -> int:
@@ -181,7 +187,11 @@ def train_to_the_end(
     from workbench.commands.progress import progress_reporter
 
     commands = CommandQueue()
-    with progress_reporter() as reporter, stop_on_signals(commands) as seen:
+    with (
+        tracking(run, options.home, options.track, say),
+        progress_reporter() as reporter,
+        stop_on_signals(commands) as seen,
+    ):
 
         def on_event(event: Event) -> None:
             last.note(event)
