@@ -1,7 +1,8 @@
 """TensorBoard event files, through the writer of the `tensorboard` package.
 
 Scalars are float32 there. A `SessionLog` START event makes readers discard the steps from its own on (TensorBoard's
-`purge_step`); a new file begins with one for step 0, so that a reader that has seen an older file starts again.
+`purge_step`); a new file begins with one for step 0, so that a reader starts again. The newest older file stays: a
+TensorBoard that is open moves on to the next file only from one that exists.
 """
 
 from __future__ import annotations
@@ -17,7 +18,7 @@ FLUSH_SECONDS = 3600  # `flush` is called
 
 
 class TensorBoardTracker:
-    """Writes one event file in `out`/NAME, in place of the one it wrote before."""
+    """Writes all steps to a new event file in `out`/NAME."""
 
     can_rewind: ClassVar[bool] = True
 
@@ -29,10 +30,10 @@ class TensorBoardTracker:
         self._event, self._session, self._summary = Event, SessionLog, Summary
         self._folder = out / run.name
         self._folder.mkdir(parents=True, exist_ok=True)
-        older = list(self._folder.glob("events.out.tfevents.*"))
+        older = sorted(self._folder.glob("events.out.tfevents.*"))
         self._writer: Any = EventFileWriter(str(self._folder), QUEUE_EVENTS, FLUSH_SECONDS)
         self._purge_from(0)
-        for path in older:
+        for path in older[:-1]:
             path.unlink()
 
     @property

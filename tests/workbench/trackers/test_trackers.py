@@ -119,6 +119,8 @@ class Broken(Recorder):
     def log(self, row: Row) -> None:
         raise OSError("no route to host")
 
+    def rewind(self, step: int) -> None: ...
+
 
 def test_a_tracker_that_fails_is_dropped(home: Path) -> None:
     run = make_run(home, "a-run", steps=3)
@@ -209,7 +211,9 @@ def test_train_tracks_what_it_logs(tiny_preset: Path, home: Path, capsys: pytest
     run = Run.open(home, "tiny-1")
     logged = {event.step: event.loss for event in run.events() if hasattr(event, "lr_multiplier")}  # type: ignore[attr-defined]
     same(losses_in_tensorboard(home / "exports" / "tensorboard" / "tiny-1"), logged)
-    assert len((home / "exports" / "csv" / "tiny-1.csv").read_text().splitlines()) == 13
+    assert (
+        len((home / "exports" / "csv" / "tiny-1.csv").read_text().splitlines()) == 1 + 13
+    )  # a heading, and steps 0 to 12
     capsys.readouterr()
     assert cli.main([*words[:-1], "tensorbord"]) == 2
     assert 'did you mean "tensorboard"' in capsys.readouterr().err
@@ -232,3 +236,5 @@ def test_a_reader_of_an_older_file_starts_again(home: Path) -> None:
     second.close()
     reader.Reload()
     assert [event.value for event in reader.Scalars("loss")] == [6.0]
+    TensorBoardTracker(run, out).close()
+    assert len(list((out / "a-run").iterdir())) == 2
