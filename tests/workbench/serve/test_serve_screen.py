@@ -42,7 +42,7 @@ async def test_a_key_serves_a_run_until_the_app_ends(trained_run: Run, home: Pat
             await until(pilot, lambda: "Serving tiny-1: a checkpoint." in shown(app.screen))
             server = app.serving.server
             assert server is not None
-            assert server.url in shown(app.screen)
+            await until(pilot, lambda: server.url in shown(app.screen))
             assert str(DEFAULT_PORT) not in server.url
             assert models_at(server.url) == ["tiny-1"]
             await pilot.press("y")
