@@ -35,8 +35,8 @@ from workbench.commands import (
     presets,
     runs,
     sample,
-    sft,
     serve,
+    sft,
     tokenizer,
     train,
 )

@@ -21,7 +21,7 @@ from llm.run.fork import check_fields, open_parent
 from llm.run.fork import fork as make_fork
 from llm.run.lock import RunBusy
 from llm.run.log import last_event_of
-from workbench.commands.options import add_command
+from workbench.commands.options import Parser, add_command
 from workbench.commands.output import print_json, say
 from workbench.runs.trash import move_to_trash
 from workbench.trackers.process import tracking
@@ -54,8 +54,12 @@ def register(subparsers: Any) -> None:
     help = "start with a new optimizer state, at step 0"
     split.add_argument("--weights-only", action="store_true", help=help)
     for parser in (new, again, split):
-        help = "also write the metrics for tensorboard, wandb, trackio or csv (a list)"
-        parser.add_argument("--track", type=parse_trackers, default=[], metavar="LIST", help=help)
+        add_track_option(parser)
+
+
+def add_track_option(parser: Parser) -> None:
+    help = "also write the metrics for tensorboard, wandb, trackio or csv (a list)"
+    parser.add_argument("--track", type=parse_trackers, default=[], metavar="LIST", help=help)
 
 
 def train(options: argparse.Namespace) -> int:

@@ -11,6 +11,7 @@ from llm.config import DecodeConfig, fields_of
 from llm.config.fields import validate
 from llm.engine.continuous import Request
 from llm.reader import Malformed, parse_json
+from llm.tokenizer.chat_template import Message
 from workbench.serve.errors import ApiError
 
 Json = dict[str, Any]
@@ -56,10 +57,6 @@ NEUTRAL: dict[str, tuple[Any, ...]] = {
 """Features that are not supported, with the values that do not ask for them."""
 
 
-Turn = tuple[str, str]
-"""The role (system, user or assistant) and the text of a message."""
-
-
 @dataclass(frozen=True)
 class ModelInfo:
     """What checking a request needs of the served model."""
@@ -71,7 +68,7 @@ class ModelInfo:
     decode: DecodeConfig
     encode: Callable[[str | Sequence[int]], list[int]]
     """The tokens of a prompt, at least one. Raises UserError."""
-    encode_chat: Callable[[Sequence[Turn]], list[int]]
+    encode_chat: Callable[[Sequence[Message]], list[int]]
     """The tokens of a conversation up to where the next answer begins. Raises UserError."""
     chat_stops: tuple[str, ...]
 
@@ -227,16 +224,16 @@ def is_id_list(value: Any) -> bool:
     return isinstance(value, list) and bool(value) and all(type(id) is int for id in value)
 
 
-def parse_messages(messages: Any) -> list[Turn]:
+def parse_messages(messages: Any) -> list[Message]:
     if not isinstance(messages, list) or not messages:
         raise ApiError(400, "messages must be a list with at least one message.", param="messages")
-    turns = [parse_message(message, f"messages[{index}]") for index, message in enumerate(messages)]
-    if turns[-1][0] != "user":
+    messages = [parse_message(message, f"messages[{index}]") for index, message in enumerate(messages)]
+    if messages[-1].role != "user":
         raise ApiError(400, "The last message must be one of the user.", param="messages")
-    return turns
+    return messages
 
 
-def parse_message(message: Any, param: str) -> Turn:
+def parse_message(message: Any, param: str) -> Message:
     role = message.get("role") if isinstance(message, Mapping) else None
     if role not in ("system", "developer", "user", "assistant"):
         raise ApiError(400, f"{param} must have the role system, user or assistant.", param=param)
@@ -245,7 +242,7 @@ def parse_message(message: Any, param: str) -> Turn:
         content = "".join(str(part.get("text", "")) for part in content)
     if not isinstance(content, str):
         raise ApiError(400, f"The content of {param} must be text.", param=param)
-    return "system" if role == "developer" else role, content
+    return Message("system" if role == "developer" else role, content)
 
 
 def make_request(ids: list[int], params: DecodeConfig, top_logprobs: int, context: int, param: str) -> Request:

@@ -117,19 +117,19 @@ def model_info(source: Source, reference: str, scheduler: Scheduler) -> ModelInf
     """What the requests are checked against."""
     from llm.engine import prompt_ids
     from llm.tokenizer.chat_template import chat_template
-    from workbench.serve.chat_prompt import render_chat
+    from workbench.serve.chat_prompt import encode_chat
     from workbench.serve.parse import ModelInfo
 
     config, tokenizer = source.run.config(), scheduler.tokenizer
-    template = chat_template(config.data.corpus)
+    template = chat_template(tokenizer, config.data.corpus)
     return ModelInfo(
         name=reference,
         aliases=frozenset((source.run.name,)),
         context=scheduler.context,
         decode=config.decode,
         encode=lambda prompt: prompt_ids(tokenizer, prompt, separator_first=config.decode.separator_first),
-        encode_chat=lambda turns: prompt_ids(tokenizer, render_chat(turns, template)),
-        chat_stops=(template.stop,) if template is not None else (),
+        encode_chat=lambda messages: encode_chat(tokenizer, template, messages),
+        chat_stops=(template.stop,) if template is not None and template.stop else (),
     )
 
 

@@ -10,7 +10,7 @@ import pytest
 from llm.config import DecodeConfig
 from llm.tokenizer.byte import ByteTokenizer
 from llm.tokenizer.chat_template import STORIES_TEMPLATE, ChatTemplate
-from workbench.serve.chat_prompt import render_chat
+from workbench.serve.chat_prompt import encode_chat
 from workbench.serve.errors import ApiError
 from workbench.serve.parse import Call, ModelInfo, parse_call
 
@@ -25,7 +25,7 @@ def parse(is_chat: bool = False, template: ChatTemplate | None = None, **fields:
         context=60,
         decode=DecodeConfig(temperature=0.7, max_tokens=20, stop=("END",), beams=3),
         encode=lambda prompt: TOKENIZER.encode(prompt) if isinstance(prompt, str) else list(prompt),
-        encode_chat=lambda turns: TOKENIZER.encode(render_chat(turns, template)),
+        encode_chat=lambda messages: encode_chat(TOKENIZER, template, messages),
         chat_stops=("STOP",),
     )
     defaults = {"model": "a-run"} | ({"messages": HELLO} if is_chat else {"prompt": "Once"})
@@ -62,7 +62,7 @@ def prompt_of(template: ChatTemplate | None, *texts: str) -> str:
 def test_a_chat_follows_the_template_of_the_model() -> None:
     assert prompt_of(STORIES_TEMPLATE, "A", "b", "C") == "Question: A\nAnswer: b\n\nQuestion: C\nAnswer:"
     call = parse(True, STORIES_TEMPLATE, messages=[{"role": "system", "content": "S"}, *HELLO])
-    assert bytes(call.requests[0].prompt).decode() == "Question: S\nHi\nAnswer:"
+    assert bytes(call.requests[0].prompt).decode() == "Question: S\n\nHi\nAnswer:"
     assert call.requests[0].params.stop == ("END", "STOP")
     parts = [{"type": "text", "text": "a"}, {"type": "text", "text": "b"}]
     assert bytes(parse(True, messages=[{"role": "user", "content": parts}]).requests[0].prompt) == b"ab"
