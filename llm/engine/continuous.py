@@ -15,7 +15,7 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor
 
-from llm.config.schema import DecodeConfig
+from llm.config.decode_schema import DecodeConfig
 from llm.engine.batch import max_batch_prompts
 from llm.engine.beam import beam_params
 from llm.engine.ragged import RaggedCache

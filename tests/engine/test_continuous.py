@@ -7,7 +7,8 @@ from dataclasses import replace
 import pytest
 import torch
 
-from llm.config.schema import DecodeConfig, ModelConfig
+from llm.config.decode_schema import DecodeConfig
+from llm.config.schema import ModelConfig
 from llm.engine import Completion, Engine
 from llm.engine.continuous import ContinuousBatch, NewToken, Request
 from llm.errors import ConfigError

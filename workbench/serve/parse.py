@@ -224,10 +224,10 @@ def is_id_list(value: Any) -> bool:
     return isinstance(value, list) and bool(value) and all(type(id) is int for id in value)
 
 
-def parse_messages(messages: Any) -> list[Message]:
-    if not isinstance(messages, list) or not messages:
+def parse_messages(value: Any) -> list[Message]:
+    if not isinstance(value, list) or not value:
         raise ApiError(400, "messages must be a list with at least one message.", param="messages")
-    messages = [parse_message(message, f"messages[{index}]") for index, message in enumerate(messages)]
+    messages = [parse_message(message, f"messages[{index}]") for index, message in enumerate(value)]
     if messages[-1].role != "user":
         raise ApiError(400, "The last message must be one of the user.", param="messages")
     return messages
