@@ -23,6 +23,7 @@ from llm.events import Event, Finished, RolledBack, Warned
 from llm.run import Run
 from workbench.base_app import BaseApp
 from workbench.screens import SCREENS, WINDOWS
+from workbench.serve.service import GRACE_SECONDS, ServeService
 from workbench.shutdown import Shutdown
 from workbench.signals import SignalListener
 from workbench.terminal import log_for, reserve_terminal, restore_terminal, why_unusable
@@ -101,6 +102,7 @@ class WorkbenchApp(BaseApp):
         self.training = training or TrainingService(home)
         self.training.on_end = lambda name, problem: self.post_message(TrainingEnded(name, problem))
         self.queue = RunQueue(home)
+        self.serving = ServeService(home, self.training)
         self._runner = QueueRunner(self.queue, self.training.begin, self.training.is_busy)
         self._quitting = Shutdown(self, self.training, self.queue)
         self._open_first = open
@@ -125,6 +127,9 @@ class WorkbenchApp(BaseApp):
         if waiting := self.queue.names():
             runs = "1 run is" if len(waiting) == 1 else f"{len(waiting)} runs are"
             self.notify(f"{runs} in the queue; press w on the Runs screen to see and start them.", markup=False)
+
+    def on_unmount(self) -> None:
+        self.serving.stop()
 
     # --- screens
 
@@ -315,6 +320,7 @@ def run_app(home: Path, open: str | None = None, watch: str | None = None) -> in
                 app.run()
             finally:
                 signals.has_terminal = False  # it is as it was before
+                app.serving.stop(GRACE_SECONDS)
                 saved = app.training.shutdown()
         status = app.return_code or 0
         if not saved:

@@ -6,7 +6,6 @@ Results go to stdout, everything else to stderr. Exit status: 0 done, 1 failed, 
 
 from __future__ import annotations
 
-import argparse
 import errno
 import io
 import os
@@ -16,7 +15,6 @@ import time
 import traceback
 from collections.abc import Sequence
 from pathlib import Path
-from typing import NoReturn
 
 from llm.config import default_home
 from llm.config.overrides import split_overrides
@@ -28,6 +26,7 @@ from llm.streams import repair_streams
 from workbench.commands import (
     bench,
     compare,
+    completion,
     data,
     doctor,
     evaluate,
@@ -37,6 +36,7 @@ from workbench.commands import (
     presets,
     runs,
     sample,
+    serve,
     sft,
     stop,
     submit,
@@ -45,28 +45,15 @@ from workbench.commands import (
 )
 from workbench.commands.options import Parser
 from workbench.commands.output import say
+from workbench.commands.version import print_version
 
 MODULES = (
-    train,
-    sft,
-    stop,
-    submit,
-    plan,
-    sample,
-    open_app,
-    compare,
-    evaluate,
-    runs,
-    presets,
-    data,
-    tokenizer,
-    interop,
-    bench,
-    doctor,
+    *(train, sft, stop, submit, plan, sample, open_app, serve, compare, evaluate, runs, presets, data, tokenizer),
+    *(interop, bench, doctor, completion),
 )
 TORCH_COMMANDS = frozenset(
-    {"train", "resume", "fork", "sft", "sample", "compare", "timelapse", "eval", "bench", "doctor", "export", "import"}
-)
+    ("train", "resume", "fork", "sft", "sample", "serve", "compare", "timelapse", "eval", "bench", "doctor", "export")
+) | {"import"}
 FULL = frozenset({errno.ENOSPC, errno.EDQUOT})
 DISK_ERRORS = FULL | {errno.EROFS, errno.EIO}
 DESCRIPTION = "Train a language model from scratch in your terminal, watch it learn, and talk to it."
@@ -121,11 +108,13 @@ def report_bug(error: Exception, given: Sequence[str]) -> None:
 
 
 def run_command(given: list[str]) -> int:
-    """Parse and dispatch. SystemExit from argparse's --help and --version passes through."""
+    """Parse and dispatch. SystemExit from argparse's --help passes through."""
     set_encodings()
     parser, commands = build_parser()
     if without_home(given)[:1] == ["help"]:  # a common way to ask for help
         given = [*without_home(given)[1:2], "--help"]
+    if without_home(given)[:1] == ["--version"]:
+        return print_version(without_home(given)[1:], home_of(given))
     command = next((word for word in without_home(given) if not word.startswith("-")), None)
     for word in given[: given.index(command)] if command else ():
         if word.startswith("--") and word.partition("=")[0] not in parser.flags:
@@ -170,7 +159,8 @@ def build_parser() -> tuple[Parser, dict[str, Parser]]:
     parser.add_argument(
         "--home", default=None, metavar="DIR", help="folder of runs and presets (default: $LLM_WORKBENCH_HOME)"
     )
-    parser.add_argument("--version", action=VersionAction, nargs=0, help="show the version and exit")
+    help = "show the version and exit; with --json, all that a bug report needs"
+    parser.add_argument("--version", action="store_true", help=help)
     subparsers = parser.add_subparsers(metavar="COMMAND", title="commands", parser_class=Parser)
     for module in MODULES:
         module.register(subparsers)
@@ -182,20 +172,6 @@ def unknown_flag(word: str, command: str | None, flags: Sequence[str]) -> str:
     program = f"llm-workbench {command}" if command else "llm-workbench"
     advice = did_you_mean(word.partition("=")[0], flags) or f"see {program} --help."
     return f'{program} does not take "{word}"; {advice}'
-
-
-class VersionAction(argparse.Action):
-    """Looks up the version only on demand."""
-
-    def __call__(self, parser: argparse.ArgumentParser, *_: object) -> NoReturn:
-        from importlib.metadata import PackageNotFoundError, version
-
-        try:
-            number = version("llm-workbench")
-        except PackageNotFoundError:
-            number = "(not installed: running from its source)"
-        print(f"llm-workbench {number}")
-        parser.exit()
 
 
 def without_home(given: Sequence[str]) -> list[str]:

@@ -57,6 +57,12 @@ def create_cached_data() -> Screen[Any]:
     return PreparedDataScreen()
 
 
+def create_serve() -> Screen[Any]:
+    from workbench.serve.screen import ServeScreen
+
+    return ServeScreen()
+
+
 SCREENS = (
     Destination("presets", "Presets", "Choose what to train", create_presets, "1"),
     Destination("train", "Train", "Watch and steer a run", create_train, "2"),
@@ -67,5 +73,6 @@ SCREENS = (
 WINDOWS = (
     Destination("queue", "Queue", "Runs waiting to be trained", create_queue),
     Destination("trash", "Trash", "Deleted runs", create_trash),
+    Destination("serve", "Serve", "The OpenAI API of a model, for other programs", create_serve),
     Destination("cached-data", "Prepared data", "Tokenized datasets, and the runs that use them", create_cached_data),
 )

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from llm.config.decode_schema import DecodeConfig
 from llm.engine.reader import Cancelled, Reader, window_start
-from llm.sampling import SamplingContext, StopStrings, Uniforms, Vocabulary, build_pipeline, draw
+from llm.sampling import LogitsPipeline, SamplingContext, StopStrings, Uniforms, Vocabulary, build_pipeline, draw
 from llm.sampling.filters import mirostat_update
 from llm.tokenizer.base import Tokenizer
 from llm.tokenizer.stream import StreamDecoder
@@ -91,6 +91,16 @@ class Done:
             dropped=dropped,
             reused=reused,
         )
+
+
+def draw_tokens(
+    pipeline: LogitsPipeline, logits: Tensor, ctx: SamplingContext, draw_uniform: Tensor
+) -> tuple[Tensor, Tensor]:
+    """A token per row of `logits` (B, V), with `draw_uniform` (B,): tokens (B,) int64, and their probabilities (B,)
+    after the pipeline."""
+    probabilities = torch.softmax(pipeline(logits, ctx), dim=-1)
+    tokens = draw(probabilities, draw_uniform)
+    return tokens, probabilities.gather(1, tokens.unsqueeze(-1)).squeeze(-1)
 
 
 def token_limit(params: DecodeConfig, prompt_tokens: int) -> int:
@@ -213,11 +223,9 @@ class Reply:
         """Sample and append a token per row: (token, logprob, probability). The only host synchronization."""
         logits = logits[:, : self._vocabulary.size]
         draw_uniform, uniform = self._uniforms.next().unbind(-1)
-        shaped = self._pipeline(logits, SamplingContext(self._tokens, self._generated, uniform, self._mu))
-        probabilities = torch.softmax(shaped, dim=-1)
-        tokens = draw(probabilities, draw_uniform)
+        ctx = SamplingContext(self._tokens, self._generated, uniform, self._mu)
+        tokens, probability = draw_tokens(self._pipeline, logits, ctx, draw_uniform)
         column = tokens.unsqueeze(-1)
-        probability = probabilities.gather(1, column).squeeze(-1)
         logprob = torch.log_softmax(logits, dim=-1).gather(1, column).squeeze(-1)
         if self._params.mirostat_tau > 0:
             self._mu = mirostat_update(self._mu, probability, self._params.mirostat_tau, self._params.mirostat_eta)

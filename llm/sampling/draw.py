@@ -17,11 +17,11 @@ class Uniforms:
     """Uniform numbers in [0, 1) for `num_samples` rows: `next()` returns (rows, 2), generated in chunks.
 
     The first column samples the token; the second is for processors that need a random number (XTC). `copies` repeats
-    the rows, with the same numbers, for a batch of several prompts.
+    the rows, with the same numbers, for a batch of several prompts. `first` is the sample of the first row.
     """
 
-    def __init__(self, seed: int, num_samples: int, device: torch.device, *, copies: int = 1) -> None:
-        self._generators = [generator(seed, sample) for sample in range(num_samples)]
+    def __init__(self, seed: int, num_samples: int, device: torch.device, *, copies: int = 1, first: int = 0) -> None:
+        self._generators = [generator(seed, sample) for sample in range(first, first + num_samples)]
         self._copies = copies
         self._device = device
         self._used = CHUNK

@@ -169,6 +169,7 @@ RUNS = [
     row("runs.waiting", "w", at(QueueScreen), "escape"),
     row("runs.trash", "x", at(TrashScreen), "escape"),
     row("runs.data", "D", at(PreparedDataScreen), "escape"),
+    row("runs.serve", "A", lambda app: app.serving.server is not None, "escape"),
     row("runs.queue", "Q", notified("is finished (fork it, or resume it with more steps)")),
     row(
         "runs.mark",

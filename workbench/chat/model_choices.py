@@ -7,7 +7,7 @@ from pathlib import Path
 
 from llm.errors import UserError
 from llm.run import CheckpointInfo, Run, list_runs
-from workbench.chat.model import LIVE
+from workbench.chat.weights import LIVE
 
 
 @dataclass(frozen=True)

@@ -12,7 +12,8 @@ from llm.config import DecodeConfig
 from llm.errors import UserError
 from llm.run import Run
 from workbench.chat.conversation import Exchange
-from workbench.chat.model import Cancel, ChatModel
+from workbench.chat.model import ChatModel
+from workbench.chat.weights import Cancel
 
 
 @dataclass

@@ -16,8 +16,9 @@ from textual.message import Message
 from llm.config import DecodeConfig
 from llm.errors import UserError
 from workbench.chat.conversation import Exchange
-from workbench.chat.model import Cancel, ChatModel, LiveModels, open_model
+from workbench.chat.model import ChatModel, open_model
 from workbench.chat.reply import Post, ReplyEnded, Request, write_reply
+from workbench.chat.weights import Cancel, LiveModels
 from workbench.terminal import write_log
 
 if TYPE_CHECKING:

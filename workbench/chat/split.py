@@ -15,11 +15,11 @@ from llm.config import DecodeConfig
 from llm.run import Run
 from workbench.charts.curves import RunCurves
 from workbench.chat.conversation import Exchange
-from workbench.chat.model import Cancel
 from workbench.chat.model_choices import run_name
 from workbench.chat.replay import recorded_params
 from workbench.chat.reply import Post
 from workbench.chat.service import ChatService
+from workbench.chat.weights import Cancel
 
 if TYPE_CHECKING:
     from llm.engine import Piece

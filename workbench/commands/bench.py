@@ -16,7 +16,7 @@ from workbench.commands.output import print_json, print_table, say
 Result = dict[str, Any]
 COUNTS = (
     ("seeds", 20, "quickstart: number of replies"),
-    ("rounds", 3, "decode, ui, save: repetitions"),
+    ("rounds", 3, "decode, ui, save, serve: repetitions"),
     ("pairs", 8, "train, data: repetitions of each side"),
     ("megabytes", 200, "data: size of the large file"),
 )
@@ -34,7 +34,8 @@ def register(subparsers: Any) -> None:
         "data: BPE training and tokenization compared with rustbpe and tiktoken, and memory for a large file; "
         "decode: decoding throughput compared with transformers' generate on the same weights; "
         "ui: response times of the screens, and their cost during training; "
-        "save: cost of saving a 124M model during training, compared with torch.save",
+        "save: cost of saving a 124M model during training, compared with torch.save; "
+        "serve: 32 clients of serve at once, compared with one after the other",
     )
     for name, default, help in COUNTS:
         parser.add_argument(f"--{name}", type=int, default=default, metavar="N", help=f"{help} (default {default})")
@@ -75,6 +76,14 @@ def bench_save(options: argparse.Namespace) -> None:
     say("training and saving a 124M model; this takes about two minutes and 6 GB of disk")
     with temporary_home() as home:
         print_result(options, measure(home, options.rounds, options.overrides), lines_of)
+
+
+def bench_serve(options: argparse.Namespace) -> None:
+    """Measure the server, in a temporary home."""
+    from workbench.bench.serve import lines_of, measure
+
+    with temporary_home() as home:
+        print_result(options, measure(home, options.rounds), lines_of)
 
 
 def bench_quickstart(options: argparse.Namespace) -> None:
@@ -129,6 +138,7 @@ BENCHES: dict[str, Callable[[argparse.Namespace], None]] = {
     "decode": bench_decode,
     "ui": bench_ui,
     "save": bench_save,
+    "serve": bench_serve,
 }
 
 

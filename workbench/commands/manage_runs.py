@@ -19,6 +19,7 @@ PROGRESS_FROM_MB = 20.0  # size of the log from which an export shows its progre
 RUNS_USAGE = (
     "{prog} [RUN] [--json]\n"
     "       {prog} export RUN --csv [--output FILE]\n"
+    "       {prog} export RUN --to tensorboard,wandb,trackio,csv [--out DIR]\n"
     "       {prog} delete RUN\n"
     "       {prog} trash [--json]\n"
     "       {prog} restore RUN\n"
@@ -31,6 +32,12 @@ def add_run_verbs(parser: Any) -> None:
     parser.usage = RUNS_USAGE.format(prog=parser.prog)
     parser.add_argument("--csv", action="store_true", help="export: write CSV")
     parser.add_argument("--output", type=Path, metavar="FILE", help="export: the file to write (default: stdout)")
+    parser.add_argument("--to", default="", metavar="LIST", help="export: tensorboard, wandb, trackio, csv")
+    parser.add_argument(
+        "--out", type=Path, metavar="DIR", help="export --to: the folder (default: exports in the home folder)"
+    )
+    help = "export --to: go on with what a training logs, until stdin is closed"
+    parser.add_argument("--follow", action="store_true", help=help)
     parser.add_argument(
         "--yes", action="store_true", help="empty-trash: delete for good; without it, list what would be deleted"
     )
@@ -50,6 +57,8 @@ def export(options: argparse.Namespace) -> int:
     """Write the curves of a run as CSV, to stdout or to a file that appears only when it is complete."""
     if options.json:
         raise WrongUse("runs export writes CSV, not JSON; leave out --json.")
+    if options.to:
+        return export_to_trackers(options)
     if not options.csv:
         raise WrongUse(f"runs export needs a format: llm-workbench runs export {options.words[1]} --csv.")
     run = Run.open(options.home, options.words[1])
@@ -71,6 +80,27 @@ def export(options: argparse.Namespace) -> int:
         steps = save_csv(run, options.output, progress)
     say(f"wrote {steps:,} steps of {run.name} to {options.output}")
     return 0
+
+
+def export_to_trackers(options: argparse.Namespace) -> int:
+    """Write the curves of a run for other programs; prints how to open them."""
+    from workbench.trackers.follower import Follower
+    from workbench.trackers.process import follow
+    from workbench.trackers.tracker import parse_trackers, places
+
+    names = parse_trackers(options.to)
+    run = Run.open(options.home, options.words[1])
+    follower = Follower(run, places(names, options.home, options.out), say)
+    found = {name: tracker.place for name, tracker in follower.trackers.items()}
+    for name, place in found.items():
+        say(f"{name}: {place}")
+    if options.follow:
+        follow(follower)
+        return 0
+    follower.poll()
+    failed = set(names) - set(follower.trackers)
+    follower.close(with_unsaved=True)
+    return 1 if failed else 0
 
 
 def delete(options: argparse.Namespace) -> int:

@@ -20,7 +20,7 @@ def say(message: str) -> None:
 
 def print_json(value: Any) -> None:
     """Print a result as strict JSON; non-finite numbers become strings."""
-    print(json.dumps(finite(value), ensure_ascii=False, allow_nan=False, indent=2))
+    print(json.dumps(finite(value), ensure_ascii=False, allow_nan=False, indent=2), flush=True)
 
 
 def print_table(headings: Sequence[str], rows: Sequence[Sequence[str]]) -> None:

@@ -10,7 +10,7 @@ from llm.memory import memory_errors_as_user_errors
 from llm.run.fork import open_parent
 from workbench.commands.options import add_command
 from workbench.commands.output import say
-from workbench.commands.train import train_new
+from workbench.commands.train import add_track_option, train_new
 
 
 def register(subparsers: Any) -> None:
@@ -22,6 +22,7 @@ def register(subparsers: Any) -> None:
     )
     command.add_argument("run", metavar="RUN[@STEP|@last|@best]")
     command.add_argument("--name", help="name of the new run (default: the parent's name, -sft and a number)")
+    add_track_option(command)
     help = "keep the parent's optimizer state instead of starting with a new one"
     command.add_argument("--keep-optimizer", action="store_true", help=help)
 

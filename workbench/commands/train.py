@@ -23,7 +23,7 @@ from llm.run.fork import fork as make_fork
 from llm.run.lock import RunBusy
 from llm.run.log import last_event_of
 from llm.training.batch_plan import resolve_batch_size
-from workbench.commands.options import add_command
+from workbench.commands.options import Parser, add_command
 from workbench.commands.output import print_json, say
 from workbench.commands.ranks import (
     add_launch_flags,
@@ -34,12 +34,14 @@ from workbench.commands.ranks import (
     with_nproc,
 )
 from workbench.runs.trash import move_to_trash
+from workbench.trackers.process import tracking
+from workbench.trackers.tracker import parse_trackers
 
 
 def register(subparsers: Any) -> None:
     new = add_command(subparsers, "train", "train a new run from a preset", train, json=True, takes_fields=True)
     new.usage = (
-        f"{new.prog} PRESET [--name NAME] [--fit MINUTES] [--nproc N] [--no-start] [--home DIR] [--json] "
+        f"{new.prog} PRESET [--name NAME] [--fit MINUTES] [--nproc N] [--no-start] [--track LIST] [--home DIR] [--json] "
         "[--FIELD VALUE ...]"
     )
     new.add_argument("preset", metavar="PRESET", help="a preset's name, or a .toml file")
@@ -64,6 +66,13 @@ def register(subparsers: Any) -> None:
     help = "start with a new optimizer state, at step 0"
     split.add_argument("--weights-only", action="store_true", help=help)
     add_launch_flags(split)
+    for parser in (new, again, split):
+        add_track_option(parser)
+
+
+def add_track_option(parser: Parser) -> None:
+    help = "also write the metrics for tensorboard, wandb, trackio or csv (a list)"
+    parser.add_argument("--track", type=parse_trackers, default=[], metavar="LIST", help=help)
 
 
 def train(options: argparse.Namespace) -> int:
@@ -204,7 +213,11 @@ def train_to_the_end(
         if process is None or options.detach:
             return 0
     commands = CommandQueue()
-    with progress_reporter() as reporter, stop_on_signals(commands) as seen:
+    with (
+        tracking(run, options.home, options.track, say),
+        progress_reporter() as reporter,
+        stop_on_signals(commands) as seen,
+    ):
 
         def report(event: Event) -> None:
             last.note(event)

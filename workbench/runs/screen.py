@@ -74,6 +74,7 @@ class RunsScreen(WorkbenchScreen):
         Binding("y", "copy_path", "Copy path", id="runs.copy-path"),
         Binding("w", "queue", "Queue", id="runs.waiting"),
         Binding("x", "trash", "Trash", id="runs.trash"),
+        Binding("A", "serve", "Serve API", id="runs.serve"),
         Binding("D", "cached_data", "Prepared data", id="runs.data"),
         Binding("escape", "back", "Back", id="runs.back", show=False),
     ]
@@ -287,6 +288,18 @@ class RunsScreen(WorkbenchScreen):
             self.workbench.open_chat(summary.name)
         else:
             notify_error(self.app, f"{summary.name} has no checkpoint to chat with; resume it until its first save.")
+
+    def action_serve(self) -> None:
+        """Serve the selected checkpoint, or the run, to other programs."""
+        from workbench.serve.screen import ServeScreen
+
+        summary, checkpoint = self.current, self.selected_checkpoint
+        if summary is None or self._report_damage():
+            return
+        if not (summary.is_running or self.checkpoint_table.checkpoints):
+            notify_error(self.app, f"{summary.name} has no checkpoint to serve; resume it until its first save.")
+            return
+        self.app.push_screen(ServeScreen(f"{summary.name}@{checkpoint.step}" if checkpoint else summary.name))
 
     def action_curves(self) -> None:
         """Open the curves of the run on the Train screen."""

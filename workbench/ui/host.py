@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from llm.run import Run
     from workbench.charts.curves import RunCurves
     from workbench.data.corpora import Entry
+    from workbench.serve.service import ServeService
     from workbench.train.queue import RunQueue
     from workbench.train.service import TrainingService
     from workbench.ui.settings import Settings
@@ -39,6 +40,7 @@ class Host(Protocol):
     home: Path
     training: TrainingService
     queue: RunQueue
+    serving: ServeService
     settings: Settings
 
     @property

@@ -15,7 +15,7 @@ from workbench.ui.settings import Settings
 TOGETHER = {"train", "chart"}  # chart keys work everywhere on the Train screen
 ALONE = {"help", "lapse"}  # windows without lists: no other key works there
 EVERYWHERE = ("app", "screen", "list")
-FEATURES = ("presets", "train", "runs", "chat", "data", "charts", "ui")
+FEATURES = ("presets", "train", "runs", "chat", "data", "serve", "charts", "ui")
 GROUPS = (*EVERYWHERE, "presets", "train", "chart", "runs", "chat", "data")
 """The order of keys in the settings, by the first part of their ids; groups of windows come last."""
 

@@ -17,7 +17,7 @@ from llm.events import CommandRefused, Saved
 from llm.run import Holder, Run
 from llm.tokenizer.chat_template import STORIES_TEMPLATE
 from workbench.chat.conversation import Exchange
-from workbench.chat.model import open_model, request_snapshot
+from workbench.chat.model import open_model
 from workbench.chat.model_choices import choices, default_reference
 from workbench.chat.reply import (
     ParamsRecorder,
@@ -30,6 +30,7 @@ from workbench.chat.reply import (
     resolve_start,
 )
 from workbench.chat.service import ChatService, ModelOpened, ModelRefused
+from workbench.chat.weights import request_snapshot
 
 UNCHANGED = ParamsRecorder(DecodeConfig(), DecodeConfig, lambda params: None)
 

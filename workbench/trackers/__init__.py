@@ -1,0 +1,1 @@
+"""The metrics of a run for TensorBoard, Weights & Biases, trackio and CSV files, read from its event log."""
