@@ -13,6 +13,8 @@ from llm.config import DecodeConfig, RunConfig, from_mapping, to_mapping
 Kind = Literal["text", "turn", "on"]
 """A completion, a question with its answer, or the continuation of the previous reply."""
 
+Verdict = Literal["good", "bad", "corrected"]
+
 ParamsChanges = tuple[tuple[int, DecodeConfig], ...]
 """(tokens generated before, new parameters) for every change during a reply."""
 
@@ -116,15 +118,24 @@ def params_from(mapping: dict[str, Any]) -> DecodeConfig:
     return from_mapping({"decode": mapping}).decode
 
 
+@dataclass(frozen=True)
+class Mark:
+    """What the user thinks of a reply; `answer` is what a corrected one should have been."""
+
+    verdict: Verdict
+    answer: str = ""
+
+
 class Conversation:
     """A tree of exchanges; the visible branch is the path from the first to `leaf`.
 
-    `file` is its transcript, once it is saved.
+    `file` is its transcript, once it is saved. `marks` are those on its replies, by the number of the exchange.
     """
 
     def __init__(self) -> None:
         self.exchanges: dict[int, Exchange] = {}
         self.leaf = 0
+        self.marks: dict[int, Mark] = {}
         self.file: Path | None = None
         self.created = time.time()
 

@@ -12,6 +12,7 @@ from workbench.chat.transcript_view import Transcript
 
 TAIL = 1500
 """Characters shown of a prompt file."""
+MARKS = {"good": "✓ good", "bad": "✗ bad", "corrected": "✎ corrected:"}
 PICK, TURN = Binding.Group("Select"), Binding.Group("Branch")
 
 
@@ -70,6 +71,10 @@ class ConversationView(Transcript):
         else:
             self.scroll_end(animate=False)
 
+    def redraw(self) -> None:
+        """Draw the conversation again, with the same exchange selected."""
+        self.pick(self.conversation.exchanges.get(self._picked))
+
     def begin(self, exchange: Exchange) -> None:
         """Show a new exchange at the end; its reply follows with `write`. It replaces its siblings."""
         if self._picked or len(self.conversation.siblings(exchange)) > 1:
@@ -121,8 +126,12 @@ class ConversationView(Transcript):
         self.write_end(exchange)
 
     def write_end(self, exchange: Exchange) -> None:
-        """Show what follows a finished reply: its error and further samples."""
+        """Show what follows a finished reply: its error, its mark and further samples."""
         self.write(f"\n{exchange.problem}" if exchange.problem else "", "error")
+        mark = self.conversation.marks.get(exchange.number)
+        if mark is not None:
+            self.write(f"\n{MARKS[mark.verdict]}", "label")
+            self.write(f" {mark.answer}" if mark.answer else "", "reply")
         for number, text in enumerate(exchange.others, 2):
             self.write(f"\n\nsample {number}\n", "label")
             self.write(text, "reply")

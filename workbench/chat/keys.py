@@ -7,10 +7,33 @@ from __future__ import annotations
 
 from textual.binding import Binding, BindingType
 
+from workbench.chat.conversation import Exchange
+
 NEEDS_EXCHANGE = {"regenerate", "edit", "branch", "new", "export"}
 """Actions that need an exchange."""
-NEEDS_REPLY = {"go_on", "replay", "microscope", "split", "pin_prompt", "copy_reply", "keep"}
+NEEDS_REPLY = {"go_on", "replay", "microscope", "split", "pin_prompt", "copy_reply", "keep", "mark", "correct"}
 """Actions that need a reply with tokens."""
+
+
+def is_possible(action: str, picked: Exchange | None, writing: bool) -> bool:
+    """Whether an action has an effect on the selected exchange, `writing`: while a reply is being generated."""
+    if action in NEEDS_EXCHANGE:
+        return picked is not None and (not writing or action == "new")
+    if action in NEEDS_REPLY:
+        return picked is not None and bool(picked.tokens) and not writing and suits(action, picked)
+    return True
+
+
+def suits(action: str, picked: Exchange) -> bool:
+    """Whether an action makes sense for a reply of this kind."""
+    match action:
+        case "go_on":
+            return not picked.is_turn
+        case "keep":
+            return picked.live
+        case "mark" | "correct":
+            return picked.kind != "on" and bool(picked.question.strip()) and bool(picked.reply.strip())
+    return True
 
 
 def key(
@@ -31,7 +54,12 @@ CHAT_KEYS: list[BindingType] = [
     key("escape", "escape", "leave('cancel edit')", "Cancel edit", "Leave the prompt unchanged"),
     key("escape", "escape", "leave('conversation')", "Browse", "To the conversation, where single-letter keys work"),
     key("escape", "escape", "leave('prompt')", "Prompt", "Back to the prompt"),
+    key("escape", "escape", "leave('cancel correction')", "Cancel", "Leave the reply unchanged"),
     key("edit", "e", "edit", "Edit", "Edit the prompt, as a new branch"),
+    key("good", "plus", "mark('good')", "Good", "Mark the reply good: fine-tuning trains on it"),
+    key("bad", "minus", "mark('bad')", "Bad", "Mark the reply bad"),
+    key("correct", "c", "correct", "Correct", "Write what the reply should have been"),
+    key("undo", "u", "undo", "Undo", "Undo the last mark"),
     key("microscope", "m", *MICROSCOPE),
     key("split", "s", *SPLIT),
     key("timelapse", "t", *TIMELAPSE),

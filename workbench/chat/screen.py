@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from typing import ClassVar, Literal
 
 from textual import on, work
@@ -11,31 +10,27 @@ from textual.binding import BindingType
 from textual.containers import Horizontal, Vertical
 
 from llm.config import DecodeConfig
-from workbench.chat.conversation import Conversation, Exchange, Kind
+from workbench.chat.conversation import Conversation, Exchange, Verdict
 from workbench.chat.conversation_view import ConversationView
-from workbench.chat.keys import CHAT_KEYS, NEEDS_EXCHANGE, NEEDS_REPLY
-from workbench.chat.model_choices import default_reference, is_in_training
+from workbench.chat.keys import CHAT_KEYS, is_possible
+from workbench.chat.marking import Marker
 from workbench.chat.model_dialog import ChooseModel
 from workbench.chat.model_line import ModelLine
-from workbench.chat.pipeline_order import in_order
+from workbench.chat.model_switch import ModelSwitch
 from workbench.chat.prompt import PromptArea
 from workbench.chat.replay import Replayed, StepSaved
-from workbench.chat.reply import Pace, ReplyBegan, ReplyEnded, ReplyGrew
+from workbench.chat.reply import ReplyBegan, ReplyEnded, ReplyGrew
+from workbench.chat.reply_display import ReplyDisplay, facts_of
 from workbench.chat.sampling_panel import SamplingPanel
+from workbench.chat.sending import Sender
 from workbench.chat.service import ChatService, JobDone, JobFailed, ModelOpened, ModelRefused
 from workbench.chat.session import ChatSession
 from workbench.chat.status_line import ChatStatus
 from workbench.chat.tools import ReplyTools
 from workbench.chat.transcripts import recent_prompts
-from workbench.formatting import plural
-from workbench.text import clean, one_line
 from workbench.ui.screen import WorkbenchScreen
 
-NO_MODEL = "No model yet: press 1, choose a preset and press Enter. Come back after the first training steps."
-PLACEHOLDERS = {"completion": "Text to complete", "chat": "A question"}
-SEEDS = 1 << 63  # number of seeds
-
-Escape = Literal["stop", "cancel send", "cancel edit", "conversation", "prompt"]
+Escape = Literal["stop", "cancel send", "cancel edit", "cancel correction", "conversation", "prompt"]
 
 
 class ChatScreen(WorkbenchScreen):
@@ -50,7 +45,8 @@ class ChatScreen(WorkbenchScreen):
         "chat-prompt": "An empty prompt starts a new document; FILE:path reads the prompt from a file. ↑ and ↓ recall "
         "earlier prompts. esc moves to the conversation.",
         "chat-transcript": "p and n select an exchange, ← and → switch between its branches. Keys apply to the "
-        "selected exchange, or to the last one.",
+        "selected exchange, or to the last one. + marks its reply good and - bad, c corrects it, u undoes a mark. "
+        "Marked replies are collected in the folder conversations of the home: data for fine-tuning.",
         "sampling-panel": "Changes apply from the next token on, also during a reply. The order of the logits "
         "processors is shown below; `order` changes it.",
     }
@@ -69,8 +65,10 @@ class ChatScreen(WorkbenchScreen):
         super().__init__(id=id)
         self.session = ChatSession()
         self.tools = ReplyTools(self, self.session, self._note)
-        self.editing: Exchange | None = None  # the exchange whose prompt is being edited
-        self.held: str | None = None  # a prompt to send once the model is open
+        self.models = ModelSwitch(self, self.session, self._note)
+        self.reply_display = ReplyDisplay(self, self.session)
+        self.sender = Sender(self, self.session, self._note)
+        self.marker = Marker(self, self.session, self._note)
 
     def body(self) -> ComposeResult:
         yield ModelLine(id="chat-model")
@@ -97,14 +95,7 @@ class ChatScreen(WorkbenchScreen):
 
     def on_screen_resume(self) -> None:
         """Open a default model if there is none."""
-        if self.session.reference:
-            self._show_model()
-            return
-        reference = default_reference(self.workbench.home, self.workbench.training.active)
-        if reference:
-            self._open(reference)
-        else:
-            self._model_line.say(NO_MODEL)
+        self.models.open_default()
 
     @work(thread=True, group="prompts")
     def _load_prompts(self) -> None:
@@ -128,10 +119,6 @@ class ChatScreen(WorkbenchScreen):
         return self.query_one(SamplingPanel)
 
     @property
-    def _model_line(self) -> ModelLine:
-        return self.query_one(ModelLine)
-
-    @property
     def picked(self) -> Exchange | None:
         """The selected exchange, or the last one."""
         return self.transcript.picked if self.session.conversation.leaf else None
@@ -145,15 +132,15 @@ class ChatScreen(WorkbenchScreen):
 
     def check_action(self, action: str, parameters: tuple[object, ...]) -> bool | None:
         """Whether a key has an effect now; the key line hides the others."""
-        picked, writing = self.picked if action in NEEDS_EXCHANGE | NEEDS_REPLY else None, bool(self.session.writing)
-        if action in NEEDS_EXCHANGE:
-            return picked is not None and (not writing or action == "new")
-        if action in NEEDS_REPLY:
-            possible = {"go_on": not (picked and picked.is_turn), "keep": bool(picked and picked.live)}
-            return picked is not None and bool(picked.tokens) and not writing and possible.get(action, True)
-        if action in ("past", "timelapse"):
-            return not writing
-        return parameters == (self._escape,) if action == "leave" else True
+        writing = bool(self.session.writing)
+        match action:
+            case "past" | "timelapse":
+                return not writing
+            case "leave":
+                return parameters == (self._escape,)
+            case "undo":
+                return self.marker.can_undo and not writing
+        return is_possible(action, self.picked, writing)
 
     # --- the model
 
@@ -162,41 +149,21 @@ class ChatScreen(WorkbenchScreen):
         if self.session.service is None:
             self.session.reference = reference  # opened on mount
             return
-        self._open(reference)
+        self.models.open(reference)
         self.prompt.focus()
-
-    def _open(self, reference: str) -> None:
-        self._model_line.say(f"Loading {reference} …")
-        self.session.open(reference)
 
     @on(ModelOpened)
     def _opened(self, event: ModelOpened) -> None:
         if event.reference != self.session.reference:
             return
-        self.session.use(event)
-        self.panel.set_defaults(event.decode)
-        self.panel.show_order(in_order)
-        self._show_model()
-        self._model_line.meter(0, event.context)
-        self.refresh_bindings()
-        held, self.held = self.held, None
-        if held is not None:
-            self._send(held)
+        self.models.use(event)
+        self.sender.send_held()
 
     @on(ModelRefused)
     def _refused(self, event: ModelRefused) -> None:
         if event.reference == self.session.reference:
-            self.session.reference = ""
-            self._model_line.say(event.problem)
-            self._cancel_send()
-
-    def _show_model(self) -> None:
-        model = self.session.model
-        if model is not None:
-            mode = "chat" if self.session.chat_mode else "completion"
-            live = model.reference.endswith("@live") and is_in_training(self.workbench.home, model.reference)
-            self._model_line.show(model.name, model.parameters, mode, in_training=live)
-            self.prompt.placeholder = PLACEHOLDERS[mode]
+            self.models.refuse(event.problem)
+            self.sender.cancel_held()
 
     def _training_changed(self) -> None:
         """Open the run in training after its first step, and update its label."""
@@ -205,7 +172,7 @@ class ChatScreen(WorkbenchScreen):
         active = self.workbench.training.active
         if not self.session.reference and active and self.workbench.training.live_model(active) is not None:
             self.open_reference(f"{active}@live")
-        self._show_model()
+        self.models.show()
 
     @work
     async def action_model(self) -> None:
@@ -216,61 +183,19 @@ class ChatScreen(WorkbenchScreen):
 
     def action_view(self) -> None:
         """Switch between completion and chat."""
-        model = self.session.model
-        if not self.tools.is_ready() or model is None:
-            return
-        if model.template is None:
-            self._note("This model has no chat template: it was trained on plain text.", warn=True)
-            return
-        self.session.chat_mode = not self.session.chat_mode
-        self._show_model()
+        if self.tools.is_ready():
+            self.models.toggle_mode()
 
     # --- sending a prompt
 
     @on(PromptArea.Sent)
     def _sent(self, event: PromptArea.Sent) -> None:
-        if self.session.model is None and self.session.reference and self.held is None:
-            self.prompt.accept(event.text)
-            self.held = event.text
-            self._note("Will be sent when the model is loaded; press esc to cancel.")
-            self.refresh_bindings()
+        if self.marker.correcting is not None:
+            self.marker.finish_correction(event.text)
+        elif self.session.model is None and self.session.reference and self.sender.held is None:
+            self.sender.hold(event.text)
         elif self.tools.is_ready():
-            self.prompt.accept(event.text)
-            self._send(event.text)
-
-    def _send(self, text: str) -> None:
-        edited, self.editing = self.editing, None
-        if edited is not None:
-            self.prompt.restore_draft()
-            self._begin(edited.kind, text, edited.parent)
-        else:
-            self._begin("turn" if self.session.chat_mode else "text", text, self.session.conversation.leaf)
-
-    def _cancel_send(self) -> None:
-        """Return the held prompt to the field, before the text typed since."""
-        if self.held is not None:
-            self.prompt.show("\n".join(text for text in (self.held, self.prompt.text) if text))
-            self.held = None
-            self._note("")
-            self.refresh_bindings()
-
-    def _begin(
-        self,
-        kind: Kind,
-        prompt: str,
-        parent: int,
-        *,
-        file_text: str = "",
-        like: Exchange | None = None,
-        given: Sequence[int] = (),
-    ) -> None:
-        """Start a new exchange after `parent` (see `ChatSession.ask`)."""
-        params = self.panel.params
-        exchange = self.session.ask(params, kind, prompt, parent, file_text=file_text, like=like, given=given)
-        self.transcript.locked = self.panel.patient = True
-        self.transcript.begin(exchange)
-        self._note("Reading the prompt …")
-        self.refresh_bindings()
+            self.sender.send(event.text)
 
     # --- the reply
 
@@ -278,32 +203,20 @@ class ChatScreen(WorkbenchScreen):
     def _began(self, event: ReplyBegan) -> None:
         current = self.session.exchange_of(event)
         if current is not None and self.session.model is not None:
-            self.session.begin(current, event)
-            self._show_model()
-            self.transcript.show_context(current)
-            if event.warning:
-                self.notify(clean(event.warning), severity="warning", markup=False)
+            self.reply_display.begin(current, event)
+            self.models.show()
 
     @on(ReplyGrew)
     def _grew(self, event: ReplyGrew) -> None:
         current = self.session.exchange_of(event)
         if current is not None:
-            text = current.extend(event.text, event.ids)
-            current.changes = event.changes
-            self.transcript.write(text, "reply")
-            self._meter(event.pace)
-            self.query_one(ChatStatus).show_pace(event.pace, current.dropped_turns, event.problem)
+            self.reply_display.grow(current, event)
 
     @on(ReplyEnded)
     def _ended(self, event: ReplyEnded) -> None:
         current = self.session.exchange_of(event)
         if current is not None:
-            current.others, current.problem, current.dropped = event.others, event.problem, event.pace.dropped
-            self.transcript.write_end(current)
-            self._meter(event.pace)
-            more = "ctrl+g: continue" if current.kind != "turn" and event.reason == "length" else ""
-            keep = "esc, then K: save these weights" if current.live and event.pace.tokens else ""
-            self.query_one(ChatStatus).show_end(event.pace, current.dropped_turns, event.reason, more, keep)
+            self.reply_display.end(current, event)
             self._finish(event.reason)
 
     def _finish(self, reason: str) -> None:
@@ -314,10 +227,6 @@ class ChatScreen(WorkbenchScreen):
             self._note(problem, warn=True)
         self.refresh_bindings()
 
-    def _meter(self, pace: Pace) -> None:
-        if self.session.model is not None and pace.tokens:
-            self._model_line.meter(pace.context_used, self.session.model.context, pace.dropped)
-
     def _note(self, text: str, warn: bool = False) -> None:
         self.query_one(ChatStatus).say(text, warn)
 
@@ -325,27 +234,18 @@ class ChatScreen(WorkbenchScreen):
 
     def action_regenerate(self) -> None:
         """Generate another reply to the selected prompt, with the next seed."""
-        picked = self._selected
         if self.tools.is_ready():
-            self.panel.set_value("seed", (self.panel.params.seed + 1) % SEEDS)
-            like = picked if self.session.same_run(picked) else None
-            given = picked.tokens[: picked.given] if like else ()
-            self._begin(picked.kind, picked.prompt, picked.parent, file_text=picked.file_text, like=like, given=given)
+            self.sender.regenerate(self._selected)
 
     def action_go_on(self) -> None:
         """Continue the reply."""
         if self.tools.is_ready():
-            self._begin("on", "", self._selected.number)
+            self.sender.begin("on", "", self._selected.number)
 
     def action_edit(self) -> None:
         """Edit the selected prompt; its new reply becomes a branch."""
-        if self._selected.kind == "on":
-            self._note("A continuation has no prompt; edit the previous one.", warn=True)
-        elif self.tools.is_ready():
-            self.editing = self._selected
-            self.prompt.edit_earlier(self.editing.prompt)
-            self._note("Editing: Enter sends it as a new branch, esc cancels.")
-            self.refresh_bindings()
+        if self.tools.is_ready():
+            self.sender.edit(self._selected)
 
     def action_branch(self) -> None:
         """Start a branch after the selected exchange."""
@@ -358,20 +258,23 @@ class ChatScreen(WorkbenchScreen):
     @on(ConversationView.Turned)
     def _turned(self) -> None:
         """Show facts about the selected exchange."""
-        picked = self.picked
-        if picked is None:
-            return
-        place, count = self.session.conversation.place(picked)
-        facts = [
-            picked.model or "no model",
-            f"seed {picked.params.seed}",
-            plural(len(picked.tokens), "token"),
-            f"branch {place} of {count}" if count > 1 else "",
-            f"{plural(picked.dropped_turns, 'oldest turn')} dropped" if picked.dropped_turns else "",
-            f"{plural(picked.dropped, 'oldest token')} dropped" if picked.dropped else "",
-        ]
-        self._note(one_line(" · ".join(fact for fact in facts if fact)))
-        self.refresh_bindings()
+        if self.picked is not None:
+            self._note(facts_of(self.session.conversation, self.picked))
+            self.refresh_bindings()
+
+    # --- marks
+
+    def action_mark(self, verdict: Verdict) -> None:
+        """Mark the reply good or bad."""
+        self.marker.mark(self._selected, verdict)
+
+    def action_correct(self) -> None:
+        """Edit the reply into what it should have been."""
+        self.marker.correct(self._selected)
+
+    def action_undo(self) -> None:
+        """Undo the last mark."""
+        self.marker.undo()
 
     # --- conversations
 
@@ -384,11 +287,11 @@ class ChatScreen(WorkbenchScreen):
         self.prompt.focus()
 
     def _show(self, conversation: Conversation) -> None:
-        self.editing = None
+        self.sender.editing = None
+        self.marker.forget()
         self.session.conversation = conversation
         self.transcript.show(conversation)
-        if self.session.model is not None:
-            self._model_line.meter(0, self.session.model.context)
+        self.models.empty_meter()
         self.refresh_bindings()
 
     @work
@@ -432,7 +335,7 @@ class ChatScreen(WorkbenchScreen):
         picked = self._selected
         given = await self.tools.choose_token(picked)
         if given is not None:
-            self._begin(picked.kind, picked.prompt, picked.parent, like=picked, given=given)
+            self.sender.begin(picked.kind, picked.prompt, picked.parent, like=picked, given=given)
 
     @work
     async def action_knob_presets(self) -> None:
@@ -479,9 +382,11 @@ class ChatScreen(WorkbenchScreen):
         service = self.session.service
         if self.session.writing or (service is not None and service.is_busy):
             return "stop"
-        if self.held is not None:
+        if self.marker.correcting is not None:
+            return "cancel correction"
+        if self.sender.held is not None:
             return "cancel send"
-        if self.editing is not None:
+        if self.sender.editing is not None:
             return "cancel edit"
         return "conversation" if isinstance(self.focused, PromptArea) else "prompt"
 
@@ -489,13 +394,12 @@ class ChatScreen(WorkbenchScreen):
         """Stop or cancel what is in progress, else move between the prompt and the conversation."""
         if way == "stop":
             self._stop()
+        elif way == "cancel correction":
+            self.marker.cancel_correction()
         elif way == "cancel send":
-            self._cancel_send()
+            self.sender.cancel_held()
         elif way == "cancel edit":
-            self.editing = None
-            self.prompt.restore_draft()
-            self._note("")
-            self.refresh_bindings()
+            self.sender.cancel_edit()
         elif way == "conversation":
             self.transcript.focus()
         else:

@@ -6,6 +6,7 @@ from collections.abc import Callable
 
 from llm.errors import UserError
 from workbench.chat.conversation import Conversation, Exchange
+from workbench.chat.marks import read_marks
 from workbench.chat.microscope_screen import Microscope
 from workbench.chat.model_dialog import ChooseModel
 from workbench.chat.replay import replay, save_step
@@ -109,12 +110,15 @@ class ReplyTools:
         self._screen.notify(f"{markdown}\n{jsonl}", title="Exported", timeout=10, markup=False)
 
     async def choose_conversation(self) -> Conversation | None:
-        """Choose a past conversation."""
-        file = await self._screen.app.push_screen_wait(PastConversations(self._screen.workbench.home))
+        """Choose a past conversation, and read the marks on its replies."""
+        home = self._screen.workbench.home
+        file = await self._screen.app.push_screen_wait(PastConversations(home))
         if file is None or self._session.writing:
             return None
         try:
-            return load(file)
+            conversation = load(file)
+            conversation.marks = read_marks(home, conversation)
+            return conversation
         except UserError as error:
             self._note(str(error), True)
             return None

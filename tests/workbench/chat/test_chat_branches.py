@@ -60,7 +60,7 @@ async def test_escape_cancels_editing(home, chat_model):  # noqa: F811
         await pilot.press(*"draft", "escape", "e")
         await until(lambda: screen.prompt.text == "a")
         await pilot.press("escape")
-        assert screen.editing is None and screen.prompt.text == "draft", "what was being typed is there again"
+        assert screen.sender.editing is None and screen.prompt.text == "draft", "what was being typed is there again"
         await pilot.press("escape", "e")
         await until(lambda: screen.prompt.text == "a")
         await pilot.press("x", "enter")

@@ -90,7 +90,7 @@ async def test_every_key_of_the_chat(own_home):
         await press("e")
         assert screen.prompt.has_focus and screen.prompt.text == "Chen "
         await press("escape")
-        assert screen.editing is None and screen.prompt.text == ""
+        assert screen.sender.editing is None and screen.prompt.text == ""
         await press("escape")
         for key in ("m", "f4"):
             await opens(key, Microscope, lambda window: window.seen is not None)
@@ -108,6 +108,15 @@ async def test_every_key_of_the_chat(own_home):
         for pinned in (["Chen "], []):
             await press("P")
             await until(lambda pinned=pinned: Run.open(own_home, "tiny-1").meta()["prompts"] == pinned)
+        await press("plus")
+        assert "✓ good" in screen.transcript.text and "Marked good" in status(screen)
+        await press("minus")
+        assert "✗ bad" in screen.transcript.text
+        await press("c", *" end", "enter")
+        reply = screen.session.exchanges[1].reply.strip()
+        assert f"✎ corrected: {reply} end" in screen.transcript.text and screen.transcript.has_focus
+        await press("u", "u", "u")
+        assert not screen.session.conversation.marks and "✓" not in screen.transcript.text
         await press("R")
         await until(lambda: "all 12 tokens are identical" in status(screen))
         await press("y")

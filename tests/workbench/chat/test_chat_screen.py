@@ -94,11 +94,11 @@ async def test_a_prompt_sent_while_loading_is_sent_afterwards(home, chat_model, 
         await pilot.press(*"Once ", "enter")
         assert "sent when the model is loaded" in text_of(screen, "#chat-status")
         await pilot.press(*"then", "enter")
-        assert screen.prompt.text == "then" and screen.held == "Once ", "one at a time"
+        assert screen.prompt.text == "then" and screen.sender.held == "Once ", "one at a time"
         slow_opening.set()
         await until(lambda: screen.session.exchanges and not screen.session.writing)
         assert screen.transcript.text == "Once one two three"
-        assert screen.prompt.text == "then" and screen.held is None
+        assert screen.prompt.text == "then" and screen.sender.held is None
 
 
 async def test_escape_cancels_the_waiting_prompt(home, chat_model, slow_opening):
@@ -123,7 +123,7 @@ async def test_the_waiting_prompt_returns_if_the_model_is_refused(home, slow_ope
         await pilot.press(*"Once", "enter")
         slow_opening.set()
         await until(lambda: "bad is no model" in text_of(screen, "#model-facts"))
-        assert screen.prompt.text == "Once" and screen.held is None
+        assert screen.prompt.text == "Once" and screen.sender.held is None
 
 
 async def test_a_prompt_is_completed(home, chat_model):
