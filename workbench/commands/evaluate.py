@@ -1,4 +1,4 @@
-"""`eval`: validation loss or CORE metric of a checkpoint."""
+"""`eval`: validation loss, exact answers or CORE metric of a checkpoint."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from workbench.commands.output import print_json, print_table, say
 
 def register(subparsers: Any) -> None:
     parser = add_command(
-        subparsers, "eval", "measure the validation loss or the CORE metric of a checkpoint", evaluate, json=True
+        subparsers, "eval", "measure the validation loss, exact answers or the CORE metric", evaluate, json=True
     )
     parser.add_argument("run", metavar="RUN[@STEP|@last|@best]")
     parser.add_argument(
@@ -27,6 +27,15 @@ def register(subparsers: Any) -> None:
     parser.add_argument(
         "--examples", type=int, default=0, metavar="N", help="with --core: at most N questions per task (0 = all)"
     )
+    parser.add_argument(
+        "--answers",
+        action="store_true",
+        help="the share of exact answers to held-out questions of the built-in dialogues, by kind of question",
+    )
+    parser.add_argument(
+        "--questions", type=int, default=500, metavar="N", help="with --answers: questions per set (default 500)"
+    )
+    parser.add_argument("--seed", type=int, default=1, metavar="N", help="with --answers: draws the questions")
     parser.add_argument("--device", default="auto", help="auto, cpu, cuda, cuda:N or mps")
 
 
@@ -34,8 +43,12 @@ def evaluate(options: argparse.Namespace) -> int:
     """Print loss, perplexity and bits per byte; --json uses the names of the events."""
     if (options.batches or 0) < 0 or options.examples < 0:
         raise WrongUse("--batches and --examples must be 0 (all) or more.")
+    if options.core is not None and options.answers:
+        raise WrongUse("--core and --answers are two measurements; run eval once for each.")
     if options.core is not None:
         return evaluate_core(options)
+    if options.answers:
+        return evaluate_answers(options)
     run, info = find_checkpoint(options.home, options.run, say)
     config = run.config()
 
@@ -101,4 +114,38 @@ def evaluate_core(options: argparse.Namespace) -> int:
     print(f"{run.name} at step {info.step}, {result.examples:,} questions")
     rows = [(task.label, f"{result.accuracy[task.label]:.4f}", f"{result.centred[task.label]:+.4f}") for task in tasks]
     print_table(("task", "accuracy", "centered"), [*rows, ("CORE", "", f"{result.core_metric:+.4f}")])
+    return 0
+
+
+def evaluate_answers(options: argparse.Namespace) -> int:
+    """Print the share of exact answers, by kind of question, in wordings that training has and in new ones."""
+    if options.questions < 1:
+        raise WrongUse("--questions must be 1 or more.")
+    run, info = find_checkpoint(options.home, options.run, say)
+
+    from llm.answers import measure_answers
+    from llm.data.text.dialogues import KNOWN_WORDINGS, NEW_WORDINGS, questions
+    from llm.tokenizer.chat_template import chat_template
+    from workbench.commands.model_options import engine_for
+    from workbench.commands.progress import with_progress
+
+    engine = engine_for(run, info, options.device)
+    template = chat_template(engine.tokenizer, run.config().data.corpus)
+    if template is None:
+        raise UserError(f"{run.name} has no chat template; fine-tune it first: llm-workbench sft {run.name}")
+    known, new = (
+        with_progress(measure_answers(engine, template, questions(split, options.questions, options.seed)))
+        for split in (KNOWN_WORDINGS, NEW_WORDINGS)
+    )
+    if options.json:
+        record = {"name": run.name, "step": info.step, "questions": options.questions, "seed": options.seed}
+        print_json(record | {"known_wordings": known.to_record(), "new_wordings": new.to_record()})
+        return 0
+    print(f"{run.name} at step {info.step}, {options.questions:,} held-out questions of each set, seed {options.seed}")
+    rows = [
+        (kind, f"{known.accuracy_of(kind):.1%}", f"{new.accuracy_of(kind):.1%}") for kind in known.asked | new.asked
+    ]
+    print_table(
+        ("kind", "known wordings", "new wordings"), [*rows, ("all", f"{known.accuracy:.1%}", f"{new.accuracy:.1%}")]
+    )
     return 0
