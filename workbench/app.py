@@ -272,7 +272,23 @@ class WorkbenchApp(BaseApp):
     def on_training_ended(self, message: TrainingEnded) -> None:
         if message.problem and not self._quitting.is_quitting:
             self.show_error(message.problem, title=message.run_name)
+        if not self._quitting.is_quitting:
+            self._begin_stage(message.run_name)
         self._watch_training()
+
+    def _begin_stage(self, ended: str) -> None:
+        """Start the run that waited for the end of its base run."""
+        try:
+            run = self.training.stages.next_run(ended)
+            if run is None:
+                return
+            self.training.begin(run)
+        except (UserError, OSError) as error:
+            self.show_error(str(error))
+            return
+        self.notify(clean(f"{ended} is complete; {run.name} starts from it and learns to answer"), markup=False)
+        if self.current_mode == "train":
+            self.open_train(run.name)
 
     def _load_torch(self) -> None:
         threading.Thread(target=self._import_training, name="load torch", daemon=True).start()

@@ -38,6 +38,10 @@ def _values(config: RunConfig) -> Iterator[Problem]:
         yield Problem("train.device", f'must be auto, cpu, cuda, cuda:N or mps, not "{config.train.device}"')
     if not config.data.corpus.strip():
         yield Problem("data.corpus", "is empty; name stories, pylib, or the path of a text file")
+    if config.data.corpus == "dialogues" and config.tune.stage == "pretrain":
+        yield Problem("data.corpus", "is dialogues, which are for fine-tuning; set tune.stage to sft, or name a text")
+    if config.tune.base and config.tune.stage == "pretrain":
+        yield Problem("tune.base", "is for fine-tuning; set tune.stage to sft, or leave it empty")
 
 
 def _tokenizer(config: RunConfig) -> Iterator[Problem]:

@@ -52,8 +52,8 @@ class DataConfig:
 
     corpus: str = setting(
         "stories",
-        "stories, pylib, a downloaded data set (see llm-workbench data), a web address, or the path or glob of text, "
-        "JSONL, CSV, Parquet or token files.",
+        "stories, pylib, dialogues (for fine-tuning), a downloaded data set (see llm-workbench data), a web address, "
+        "or the path or glob of text, JSONL, CSV, Parquet or token files.",
     )
     validation: str = setting(
         "",

@@ -21,3 +21,7 @@ class TuneConfig:
         "sft: several conversations per sequence, with attention only within each (documents) or across them (plain), "
         "or one per sequence (off).",
     )
+    base: str = setting(
+        "",
+        "sft: the preset whose run a preset starts from; it is trained first if there is none. Empty: none.",
+    )

@@ -48,7 +48,7 @@ ITEMS: Kinds = {"pins": int, "tags": str, "prompts": str}
 RESERVED = frozenset({"export", "delete", "trash", "restore", "empty-trash"})  # subcommands of `llm-workbench runs`
 LONGEST_NUMBER = len("-999999")
 ATTEMPTS = 100
-NAMES = frozenset({"stories", "pylib"} | {dataset.name for dataset in CATALOG})
+NAMES = frozenset({"stories", "pylib", "dialogues"} | {dataset.name for dataset in CATALOG})
 
 
 @dataclass(frozen=True)

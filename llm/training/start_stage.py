@@ -38,8 +38,8 @@ STAGE_DEFAULTS = (
     ("sample.prompt", ""),
 )
 """Settings of a stage where they are not given. The others are the parent's."""
-CONVERSATIONS = "conversations"
-"""The folder of the home with the conversations that were marked in a chat."""
+CONVERSATIONS = Path("conversations", "good.jsonl")
+"""The conversations of a home that were marked good in a chat, or corrected."""
 
 
 @dataclass(frozen=True)
@@ -71,6 +71,12 @@ def plan_stage(
     """
     base = with_overrides(parent.config, [*STAGE_DEFAULTS, ("tune.stage", stage)])
     config = with_overrides(base, [*corpus_override(home, overrides), *overrides])
+    return stage_with(home, parent, config, keep_optimizer=keep_optimizer)
+
+
+def stage_with(home: Path, parent: Parent, config: RunConfig, *, keep_optimizer: bool = False) -> Stage:
+    """The stage with a complete configuration, checked. ConfigError where the weights of `parent` cannot be trained
+    with it."""
     problems = [
         Problem(path, f"cannot change from {before} to {after}: {why}; start a new run for that")
         for path, before, after in diff(parent.config, config)
@@ -87,12 +93,14 @@ def plan_stage(
 
 
 def corpus_override(home: Path, overrides: Sequence[tuple[str, str]]) -> list[tuple[str, str]]:
-    """`data.corpus` where it is not given: the folder of marked conversations. WrongUse if there is none."""
+    """`data.corpus` where it is not given: the replies marked good in the chat. WrongUse if there are none."""
     if any(path == "data.corpus" for path, _ in overrides):
         return []
     marked = home / CONVERSATIONS
-    if not any(marked.glob("*.jsonl")):
-        raise WrongUse("There are no conversations to train on; name a JSONL or Parquet file with --data.corpus FILE.")
+    if not marked.exists():
+        raise WrongUse(
+            "There are no conversations to train on; mark replies in the chat, or name a file with --data.corpus FILE."
+        )
     return [("data.corpus", str(marked))]
 
 
@@ -118,8 +126,9 @@ def with_vocabulary(home: Path, parent: Parent, config: RunConfig, tokenizer: To
     return replace(config, tokenizer=replace(config.tokenizer, path=str(kept.resolve())), model=model)
 
 
-def start_stage(home: Path, stage: Stage, *, name: str = "") -> Run:
-    """Create the run, whole, with its first checkpoint. `name` defaults to the parent's with the stage and a number."""
+def start_stage(home: Path, stage: Stage, *, name: str = "", stem: str = "") -> Run:
+    """Create the run, whole, with its first checkpoint. `name` defaults to `stem` with a number, and that to the name
+    of the parent with the stage."""
     parent, config = stage.parent, stage.config
     verify(parent.checkpoint)
 
@@ -131,7 +140,8 @@ def start_stage(home: Path, stage: Stage, *, name: str = "") -> Run:
     try:
         if name:
             return Run.create(home, name, config, parent=parent.reference, extra=extra, fill=fill)
-        stem, suffix = stem_of(parent.run.name), f"-{config.tune.stage}"
+        suffix = "" if stem else f"-{config.tune.stage}"
+        stem = stem or stem_of(parent.run.name)
         return Run.create_numbered(home, stem, config, suffix=suffix, parent=parent.reference, extra=extra, fill=fill)
     except OSError as error:
         raise UserError(

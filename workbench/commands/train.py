@@ -79,6 +79,8 @@ def train(options: argparse.Namespace) -> int:
     """Create a run and train it."""
     config = load_preset(options.preset, options.home, with_nproc(options))
     launch = launch_of(options, config)
+    if config.tune.base:
+        return train_from_base(config, options, launch)
     if options.fit is not None:
         config = fit_to_machine(config, options)
     resolve_batch_size(config, launch.world_size)  # ConfigError before there is a run
@@ -87,6 +89,38 @@ def train(options: argparse.Namespace) -> int:
     else:
         run = Run.create_numbered(options.home, Path(options.preset).stem, config)
     return print_new_run(run, options) if options.no_start else train_new(run, options, launch)
+
+
+def train_from_base(config: RunConfig, options: argparse.Namespace, launch: Launch) -> int:
+    """Train the base run of a preset that fine-tunes, unless there is a complete one, then the run of the preset."""
+    if options.no_start or options.fit is not None or options.detach or options.print_command:
+        raise WrongUse(
+            f"{options.preset} trains two runs, one after the other; leave out --no-start, --fit, --detach and "
+            f"--print-command, or train {config.tune.base} with them and fine-tune it with llm-workbench sft."
+        )
+    if options.name:
+        check_name(options.name)
+    with memory_errors_as_user_errors():
+        from llm.training.base_run import find_base_run, is_complete, start_from_base
+    base = find_base_run(options.home, config)
+    if base is None or not is_complete(base):
+        status, base = train_base(base, config.tune.base, options, launch)
+        if status or not is_complete(base):
+            return status
+    say(f"{options.preset} starts from {base.name}")
+    stem = Path(options.preset).stem
+    run = start_from_base(options.home, config, base, name=options.name or "", stem=stem)
+    return train_new(run, options, launch)
+
+
+def train_base(base: Run | None, preset: str, options: argparse.Namespace, launch: Launch) -> tuple[int, Run]:
+    """Train a new run of `preset`, or resume `base`; returns the exit status and the run."""
+    quiet = argparse.Namespace(**vars(options) | {"json": False})
+    if base is not None:
+        say(f"resuming {base.name} first, from which {options.preset} starts")
+        return train_to_the_end(base, quiet, (), LastMetrics(), launch), base
+    base = Run.create_numbered(options.home, preset, load_preset(preset, options.home))
+    return train_new(base, quiet, launch), base
 
 
 def fit_to_machine(config: RunConfig, options: argparse.Namespace) -> RunConfig:

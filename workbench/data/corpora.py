@@ -27,7 +27,10 @@ ADDED = "corpora.json"
 BUILT_IN = {
     "stories": "short stories in simple English with questions, generated to any size",
     "pylib": "source and documentation of the installed Python",
+    "dialogues": "questions about short scenes, sums and facts with their answers, generated to any size",
 }
+BUILT_IN_SHAPES = {"dialogues": "messages"}
+PREVIEW_MB = 0.1
 PREVIEW_CHARACTERS = 3000
 PREVIEW_DOCUMENTS = 8
 PREVIEW_TOKENS = 600
@@ -77,7 +80,10 @@ class DatasetSizes:
 
 def list_corpora(home: Path) -> list[Entry]:
     """Every entry, in the order it is shown."""
-    built_in = [Entry("built-in", name, about, corpus=name) for name, about in BUILT_IN.items()]
+    built_in = [
+        Entry("built-in", name, about, corpus=name, shape=BUILT_IN_SHAPES.get(name, ""))
+        for name, about in BUILT_IN.items()
+    ]
     return [*built_in, *added_corpora(home), *named_datasets(home), *prepared_datasets(home)]
 
 
@@ -242,7 +248,7 @@ def read_conversations(corpus: str, home: Path) -> tuple[str, list[str]]:
     MOST_READ_BYTES all of them. UserError if there is none."""
     from llm.data.tokens.conversation_source import open_conversations
 
-    found = open_conversations(DataConfig(corpus=corpus), home)
+    found = open_conversations(DataConfig(corpus=corpus, size_mb=PREVIEW_MB), home)
     shown: list[str] = []
     count = 0
     for row in found.rows():

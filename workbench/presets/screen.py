@@ -17,7 +17,6 @@ from textual.widgets.option_list import Option
 
 from llm.config import Preset, RunConfig, check, list_presets, load_preset
 from llm.errors import ConfigError, UserError
-from llm.run import Run
 from workbench.presets.preflight import expected_speed, measure_recent_runs
 from workbench.presets.preflight_line import PreflightLine
 from workbench.presets.prepared import DataState, find_data_state
@@ -305,9 +304,9 @@ class PresetsScreen(WorkbenchScreen):
 
     def action_enqueue(self) -> None:
         """Create a run of the selected preset and add it to the queue; it starts at once if nothing is training."""
-        config, home = self._valid_config(), self.workbench.home
+        config = self._valid_config()
         if config is not None:
-            attempt(self.app, lambda: self.workbench.enqueue(Run.create_numbered(home, self.current, config)))
+            attempt(self.app, lambda: self.workbench.enqueue(self.workbench.training.create(config, self.current)))
 
     def _start(self, answer: str | None) -> None:
         config = self.config()
@@ -321,4 +320,6 @@ class PresetsScreen(WorkbenchScreen):
             return
         if other and answer == "alone":
             self.notify(clean(f"{other} is also training, in another process: both will be slower."), markup=False)
+        if stage := self.workbench.training.stages.waits_for(run.name):
+            self.notify(clean(f"{run.name} trains first; {stage} starts from it when it is complete."), markup=False)
         self.workbench.open_train(run.name)

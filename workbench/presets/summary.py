@@ -24,7 +24,7 @@ from workbench.presets.prepared import DataState
 from workbench.text import clean
 
 LABEL_WIDTH = 11
-GENERATED = ("stories", "pylib")
+GENERATED = ("stories", "pylib", "dialogues")
 DESCRIPTIONS = ("purpose", "group")  # fields that describe a preset, and do not affect the run
 
 

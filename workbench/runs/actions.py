@@ -244,9 +244,9 @@ def create_stage(home: Path, reference: str, corpus: str) -> Run:
 
 
 def offered_conversations(home: Path) -> str:
-    """The conversations to offer: those marked in a chat, else the last file of them that was added, else ""."""
-    marked = home / "conversations"
-    if any(marked.glob("*.jsonl")):
+    """The conversations to offer: replies marked good, else the last file that was added, else ""."""
+    marked = home / "conversations" / "good.jsonl"
+    if marked.exists():
         return str(marked)
     added = [entry.corpus for entry in added_corpora(home) if entry.shape]
     return added[-1] if added else ""

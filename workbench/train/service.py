@@ -25,6 +25,7 @@ from llm.run import Command, Run, list_runs
 from llm.run.log import last_events
 from llm.training.commands import CommandQueue
 from workbench.terminal import write_log
+from workbench.train.stages import Stages
 from workbench.ui.garbage import freeze_loaded_objects
 
 Overrides = tuple[tuple[str, str], ...]
@@ -111,6 +112,7 @@ class TrainingService:
         """Called as `on_end(run_name, problem)` from the training thread when it ends; `problem` is "" for success."""
         self.on_begin: Callable[[str], object] = lambda name: None
         """Called as `on_begin(run_name)` when a training starts, here or in a background process."""
+        self.stages = Stages(home)
         self._trainer = trainer
         self._current: ThreadTraining | None = None
         self._processes: dict[str, subprocess.Popen[bytes]] = {}
@@ -141,10 +143,17 @@ class TrainingService:
         return next(own, "") or next(held, "")
 
     def start(self, config: RunConfig, stem: str) -> Run:
-        """Create a run of `config`, named `stem` with the next free number, and start its training."""
-        run = Run.create_numbered(self.home, stem, config)
+        """Create a run of `config` (see `create`) and start its training."""
+        run = self.create(config, stem)
         self.begin(run)
         return run
+
+    def create(self, config: RunConfig, stem: str) -> Run:
+        """Create a run of `config`, named `stem` with the next free number. For a preset with a base, it is the base
+        run unless that is complete."""
+        if config.tune.base:
+            return self.stages.first_run(config, stem)
+        return Run.create_numbered(self.home, stem, config)
 
     def begin(self, run: Run, overrides: Overrides = ()) -> bool:
         """Start or resume `run`: in a thread of this program if none trains, else in a background process. Several

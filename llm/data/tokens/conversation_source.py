@@ -13,6 +13,7 @@ from llm.data.background import progress
 from llm.data.text.conversation_files import ConversationFiles
 from llm.data.text.conversations import Conversation, conversation_from_row
 from llm.data.text.corpora import Advance, digest
+from llm.data.text.dialogues.corpus import EmbeddedDialogues
 from llm.data.text.text_files import FileHashes
 from llm.data.text.validation_split import Spread
 from llm.data.tokens.conversation_tokens import ConversationWriter
@@ -45,6 +46,8 @@ class Conversations(Protocol):
 
 def open_conversations(data: DataConfig, home: Path) -> Conversations:
     """The conversations that `data.corpus` names. UserError if there is no such file."""
+    if data.corpus == EmbeddedDialogues.name:
+        return EmbeddedDialogues(data.seed, round(data.size_mb * 1e6))
     return ConversationFiles(data.corpus, conversation_from_row, FileHashes(home / "data" / "files.json"))
 
 

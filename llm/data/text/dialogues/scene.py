@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import cached_property
 
 from llm.data.text.dialogues.library import library
 from llm.data.text.stories import tell
@@ -30,7 +31,7 @@ class Person:
     def things(self) -> str:
         return f"{self.count} {self.noun}" if self.count else f"{self.color} {self.noun}"
 
-    @property
+    @cached_property
     def roles(self) -> dict[str, str]:
         """The values for the slots of sentences and wordings."""
         noun = {"fruit": self.noun, "count": str(self.count)} if self.count else {"toy": self.noun, "color": self.color}

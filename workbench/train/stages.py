@@ -1,0 +1,45 @@
+"""Presets that fine-tune another preset's run: the base trains first, and the stage follows when it has ended."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from llm.config import RunConfig, load_preset
+from llm.run import Run
+
+
+class Stages:
+    """The stages of one home that wait for their base run. They are kept in memory: without them, the base is found
+    again when its preset is started."""
+
+    def __init__(self, home: Path) -> None:
+        self.home = home
+        self._waiting: dict[str, tuple[RunConfig, str]] = {}  # name of the base run → (configuration, stem)
+
+    def first_run(self, config: RunConfig, stem: str) -> Run:
+        """The run to train now for a preset with a base: its own if the base is complete, else the base run. Raises
+        UserError."""
+        from llm.training.base_run import find_base_run, is_complete, start_from_base
+
+        base = find_base_run(self.home, config)
+        if base is not None and is_complete(base):
+            return start_from_base(self.home, config, base, stem=stem)
+        if base is None:
+            base = Run.create_numbered(self.home, config.tune.base, load_preset(config.tune.base, self.home))
+        self._waiting[base.name] = config, stem
+        return base
+
+    def waits_for(self, name: str) -> str:
+        """The preset that starts from a run when it has ended; "" for none."""
+        return self._waiting[name][1] if name in self._waiting else ""
+
+    def next_run(self, ended: str) -> Run | None:
+        """The run to train after the run `ended`; None if none waits for it, or it is not complete. Raises
+        UserError."""
+        if ended not in self._waiting:
+            return None
+        from llm.training.base_run import is_complete, start_from_base
+
+        config, stem = self._waiting.pop(ended)
+        base = Run(self.home / "runs" / ended)
+        return start_from_base(self.home, config, base, stem=stem) if is_complete(base) else None
