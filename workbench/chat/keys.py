@@ -60,6 +60,7 @@ CHAT_KEYS: list[BindingType] = [
     key("bad", "minus", "mark('bad')", "Bad", "Mark the reply bad"),
     key("correct", "c", "correct", "Correct", "Write what the reply should have been"),
     key("undo", "u", "undo", "Undo", "Undo the last mark"),
+    key("tune", "T", "tune", "Fine-tune", "Fine-tune the model on the replies marked good"),
     key("microscope", "m", *MICROSCOPE),
     key("split", "s", *SPLIT),
     key("timelapse", "t", *TIMELAPSE),

@@ -28,6 +28,7 @@ from workbench.chat.session import ChatSession
 from workbench.chat.status_line import ChatStatus
 from workbench.chat.tools import ReplyTools
 from workbench.chat.transcripts import recent_prompts
+from workbench.chat.tuning import Tuner
 from workbench.ui.screen import WorkbenchScreen
 
 Escape = Literal["stop", "cancel send", "cancel edit", "cancel correction", "conversation", "prompt"]
@@ -46,7 +47,7 @@ class ChatScreen(WorkbenchScreen):
         "earlier prompts. esc moves to the conversation.",
         "chat-transcript": "p and n select an exchange, ← and → switch between its branches. Keys apply to the "
         "selected exchange, or to the last one. + marks its reply good and - bad, c corrects it, u undoes a mark. "
-        "Marked replies are collected in the folder conversations of the home: data for fine-tuning.",
+        "Marked replies are collected in the folder conversations of the home, and T fine-tunes the model on them.",
         "sampling-panel": "Changes apply from the next token on, also during a reply. The order of the logits "
         "processors is shown below; `order` changes it.",
     }
@@ -68,6 +69,7 @@ class ChatScreen(WorkbenchScreen):
         self.models = ModelSwitch(self, self.session, self._note)
         self.reply_display = ReplyDisplay(self, self.session)
         self.sender = Sender(self, self.session, self._note)
+        self.tuner = Tuner(self, self.session, self._note)
         self.marker = Marker(self, self.session, self._note)
 
     def body(self) -> ComposeResult:
@@ -134,7 +136,7 @@ class ChatScreen(WorkbenchScreen):
         """Whether a key has an effect now; the key line hides the others."""
         writing = bool(self.session.writing)
         match action:
-            case "past" | "timelapse":
+            case "past" | "timelapse" | "tune":
                 return not writing
             case "leave":
                 return parameters == (self._escape,)
@@ -275,6 +277,13 @@ class ChatScreen(WorkbenchScreen):
     def action_undo(self) -> None:
         """Undo the last mark."""
         self.marker.undo()
+
+    @work
+    async def action_tune(self) -> None:
+        """Fine-tune the model on the replies marked good, and chat with it while it trains."""
+        reference = await self.tuner.fine_tune()
+        if reference:
+            self.models.open(reference)
 
     # --- conversations
 

@@ -117,6 +117,8 @@ async def test_every_key_of_the_chat(own_home):
         assert f"✎ corrected: {reply} end" in screen.transcript.text and screen.transcript.has_focus
         await press("u", "u", "u")
         assert not screen.session.conversation.marks and "✓" not in screen.transcript.text
+        await press("T")
+        await until(lambda: "at least 2 replies" in status(screen))
         await press("R")
         await until(lambda: "all 12 tokens are identical" in status(screen))
         await press("y")

@@ -3,16 +3,21 @@
 from __future__ import annotations
 
 import json
+import shutil
 from pathlib import Path
 
 import pytest
 
 from llm.config import DecodeConfig
 from llm.errors import UserError
+from llm.run import Run
 from tests.workbench.chat.test_chat_screen import ChatApp, chat_model, opened, text_of, until  # noqa: F401
 from tests.workbench.chat.test_transcripts import HOSTILE
+from tests.workbench.scripted import ScriptedTrainer
 from workbench.chat.conversation import Conversation, Mark
 from workbench.chat.marks import count_good, read_marks, write_mark
+from workbench.train.service import TrainingService
+from workbench.ui.dialogs import Ask
 
 
 def saved_conversation() -> Conversation:
@@ -115,3 +120,31 @@ async def test_an_empty_correction_is_refused(home, chat_model):  # noqa: F811
         await pilot.press("enter")
         assert "cannot be empty" in text_of(screen, "#chat-status") and screen.prompt.has_focus
         assert not screen.session.conversation.marks and len(screen.session.exchanges) == 1
+
+
+async def test_marked_replies_are_trained_on(trained_run, home):
+    shutil.copytree(trained_run.path, home / "runs" / "tiny-1")
+    trainer = ScriptedTrainer(steps=3)
+    trainer.prepared.set()
+    app = ChatApp(home, training=TrainingService(home, trainer=trainer))
+    async with app.run_test(size=(80, 24)) as pilot:
+        screen = app.screen
+        await until(lambda: screen.session.model is not None)
+        screen.panel.set_value("max_tokens", 4)
+        for count, prompt in enumerate(("Ada ", "Chen "), 1):
+            screen.prompt.focus()
+            await pilot.press(*prompt, "enter")
+            await until(lambda count=count: len(screen.session.exchanges) == count and not screen.session.writing)
+            await pilot.press("escape")
+            if count == 1:
+                await pilot.press("T")
+                await until(lambda: "at least 2 replies" in text_of(screen, "#chat-status"))
+            await pilot.press("c", "a", "enter")
+            await until(lambda count=count: count_good(home) == count)
+        await pilot.press("T")
+        await until(lambda: isinstance(app.screen, Ask) and "2 marked replies" in app.screen.question)
+        await pilot.press("enter")
+        await until(lambda: (home / "runs" / "tiny-1-sft-1" / "events.jsonl").exists())
+        run = Run.open(home, "tiny-1-sft-1")
+        assert run.info()["parent"] == "tiny-1@20" and run.config().tune.stage == "sft"
+        assert run.config().data.corpus == str(home / "conversations" / "good.jsonl")
