@@ -89,7 +89,7 @@ def new_total(started: Started, before: RunConfig, config: RunConfig) -> int | N
     if train.tokens_per_parameter:
         return max(1, round(train.tokens_per_parameter * started.parameters / per_step))
     for name in ("epochs", "flops", "minutes"):
-        new, old = getattr(train, name), getattr(before.train, name)
+        new, old = float(getattr(train, name)), float(getattr(before.train, name))
         if new and old:
             return max(1, round(started.total_steps * new / old))
     return None

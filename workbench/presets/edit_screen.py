@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import ClassVar
+from typing import Any, ClassVar
 
 from textual import on
 from textual.app import ComposeResult
@@ -223,7 +223,7 @@ class EditScreen(Modal[EditResult]):
         value = parse_value(field, text)
         self.config = with_field(self.config, field, value)
         if value and field.path in {f"train.{name}" for name in LENGTHS}:
-            others = {name: 0 for name in LENGTHS if f"train.{name}" != field.path}
+            others: dict[str, Any] = {name: 0 for name in LENGTHS if f"train.{name}" != field.path}
             self.config = replace(self.config, train=replace(self.config.train, **others))
         self._show_value(field)
         self._fill()

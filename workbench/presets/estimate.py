@@ -50,9 +50,7 @@ def estimate(
     vocabulary = vocab_size or expected_vocab_size(config.tokenizer)
     model = resolve_model(config.model, vocabulary)
     tokens = train_tokens or expected_tokens(config)
-    batch_plan = resolve_batch_plan(
-        config, vocabulary, tokens, config.train.nproc, flops_per_second=flops_per_second
-    )
+    batch_plan = resolve_batch_plan(config, vocabulary, tokens, config.train.nproc, flops_per_second=flops_per_second)
     by_data = bool(config.train.epochs) and not config.train.steps
     return Estimate(
         model=model,

@@ -18,6 +18,7 @@ from typing import Any
 
 from llm.config import RunConfig, to_mapping, to_toml
 from llm.config.check import LENGTHS
+from llm.config.fit import expected_vocab_size
 from llm.errors import ConfigError, UserError
 from llm.events import Progress, StepLogged, from_record
 from llm.files import read_json, write_json
@@ -25,7 +26,7 @@ from llm.limits import usable_cores
 from llm.run import Run, list_runs
 from llm.run.log import last_events
 from llm.training.batch_plan import resolve_batch_plan
-from workbench.presets.estimate import expected_tokens, expected_vocabulary
+from workbench.presets.estimate import expected_tokens
 from workbench.runs.catalog import LogDigest
 
 FORMAT = 1
@@ -266,7 +267,7 @@ def expected_speed(home: Path, config: RunConfig) -> Speed | None:
         if one.key == key:
             return Speed(one.flops_per_second, one.name, True, one)
     try:
-        plan = resolve_batch_plan(config, expected_vocabulary(config), expected_tokens(config))
+        plan = resolve_batch_plan(config, expected_vocab_size(config.tokenizer), expected_tokens(config))
     except ConfigError:
         return None
     step_flops = plan.flops_per_token * plan.tokens_per_step
