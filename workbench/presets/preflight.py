@@ -17,17 +17,21 @@ from pathlib import Path
 from typing import Any
 
 from llm.config import RunConfig, to_mapping, to_toml
-from llm.errors import UserError
+from llm.errors import ConfigError, UserError
 from llm.events import Progress, StepLogged, from_record
 from llm.files import read_json, write_json
 from llm.limits import usable_cores
 from llm.run import Run, list_runs
 from llm.run.log import last_events
+from llm.training.batch_plan import resolve_batch_plan
+from workbench.presets.estimate import expected_tokens, expected_vocabulary
 from workbench.runs.catalog import LogDigest
 
 FORMAT = 1
 MOST_MEASUREMENTS = 200  # the newest are kept
-RECENT_RUNS, ENOUGH_STEPS = 10, 8  # the runs to measure by their logs, and the steps such a log must have
+RECENT_RUNS = 10  # the runs to measure by their logs
+FIRST_STEPS, ENOUGH_STEPS, ENOUGH_SECONDS = 3, 8, 3.0  # of a run: to skip, and to measure at least
+LONG_STEP_SECONDS, SIMILAR_WORK = 0.05, 0.25  # see `Measurement.predicts`
 PLAUSIBLE = (1e-12, 1e30)  # the limits of any measured value, in its unit
 LENGTHS = ("steps", "tokens", "epochs", "tokens_per_parameter", "flops", "lr", "lr_multiplier", "seed", "log_every")
 
@@ -50,6 +54,12 @@ class Measurement:
     training_bytes: int
     peak_bytes: int
     time: float = 0.0
+
+    def predicts(self, step_flops: float) -> bool:
+        """Whether the FLOP/s hold for other work, of `step_flops` a step. Short steps are mostly overhead, so that
+        their FLOP/s say nothing about steps with more work."""
+        own_flops = self.step_seconds * self.flops_per_second
+        return self.step_seconds >= LONG_STEP_SECONDS or own_flops >= SIMILAR_WORK * step_flops
 
     @property
     def is_sound(self) -> bool:
@@ -180,11 +190,18 @@ def measure_recent_runs(home: Path) -> None:
 
 
 def measurement_of_run(run: Run) -> Measurement | None:
-    """The median speed of the last steps of a run; None if it trained on another machine or too few steps."""
+    """The median speed of the last steps of a run, without the first ones; None if it trained on another machine, or
+    too few steps or seconds."""
     log = run.path / "events.jsonl"
     started = LogDigest.from_log(log).started
-    steps = [event for event in last_events(log) if isinstance(event, StepLogged) and event.tokens_per_second > 0]
-    if started is None or started.host != platform.node() or len(steps) < ENOUGH_STEPS or not steps[-1].total_flops:
+    if started is None or started.host != platform.node():
+        return None
+    first = started.step + FIRST_STEPS
+    logged = (event for event in last_events(log) if isinstance(event, StepLogged) and event.step > first)
+    steps = [event for event in logged if event.tokens_per_second > 0]
+    if len(steps) < ENOUGH_STEPS or not steps[-1].total_flops:
+        return None
+    if steps[-1].elapsed - steps[0].elapsed < ENOUGH_SECONDS:
         return None
     rate = statistics.median(step.tokens_per_second for step in steps)
     return Measurement(
@@ -234,10 +251,17 @@ class Speed:
 
 
 def expected_speed(home: Path, config: RunConfig) -> Speed | None:
-    """The speed measured on this machine for the same work or, failing that, the newest one; None without any."""
+    """The speed measured on this machine for the same work or, failing that, the newest one that predicts it; None
+    without any."""
     here = [one for one in measurements(home) if one.machine == machine_name()]
     key = work_key(config)
     for one in here:
         if one.key == key:
             return Speed(one.flops_per_second, one.name, True, one)
-    return Speed(here[-1].flops_per_second, here[-1].name, False, here[-1]) if here else None
+    try:
+        plan = resolve_batch_plan(config, expected_vocabulary(config), expected_tokens(config))
+    except ConfigError:
+        return None
+    step_flops = plan.flops_per_token * plan.tokens_per_step
+    others = [one for one in here if one.predicts(step_flops)]
+    return Speed(others[-1].flops_per_second, others[-1].name, False, others[-1]) if others else None
