@@ -41,9 +41,9 @@ async def open_and_close(app: WorkbenchApp, pilot: Pilot[int], place: str, keys:
     await pilot.resize_terminal(*((60, 20) if app.size.width > 100 else (120, 40)))
     for key in keys:
         app.simulate_key(key)
-        await until(pilot, lambda: len(app.screen_stack) > 1, 5)
+        await until(pilot, lambda: len(app.screen_stack) > 1)
         app.screen.dismiss()
-        await until(pilot, lambda: len(app.screen_stack) == 1, 5)
+        await until(pilot, lambda: len(app.screen_stack) == 1)
     app.notify("a toast", timeout=0.01)
 
 

@@ -174,7 +174,10 @@ class EditScreen(Modal[EditResult]):
 
     def _show_costs(self) -> None:
         """Show the costs of training and the changes, if there is room."""
-        page = self.query_one("#edit-costs", Static)
+        pages = self.query("#edit-costs")
+        if not pages:
+            return  # the screen was closed before the refresh
+        page = pages.first(Static)
         width = page.content_region.width
         if width:
             speed = expected_speed(self.home, self.config)
