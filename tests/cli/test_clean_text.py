@@ -105,7 +105,7 @@ def test_tmux_draws_text_as_wide_as_it_is_counted(tmp_path: Path) -> None:
     tmux = ["tmux", "-S", str(tmp_path / "socket"), "-f", "/dev/null", "-u"]
     command = f"{sys.executable} {tmp_path / 'ask.py'} {texts} {answers}"
     subprocess.run([*tmux, "new-session", "-d", "-x", "60", "-y", "5", command], check=True)
-    limit = time.monotonic() + 30
+    limit = time.monotonic() + 120
     while not (answers.exists() and answers.read_text()) and time.monotonic() < limit:
         time.sleep(0.1)
     subprocess.run([*tmux, "kill-server"], check=False, capture_output=True)

@@ -18,6 +18,7 @@ import pytest
 from llm.config import DecodeConfig
 from llm.events import Event, Finished, Progress, StepLogged
 from llm.run import Run
+from tests.forking import NOTHING, ForkedProgram, run_workbench
 from workbench import cli
 from workbench.commands import progress
 from workbench.commands.progress import PlainReporter
@@ -253,19 +254,18 @@ def test_a_finished_run_is_extended(own_shell: Shell) -> None:
 @pytest.mark.parametrize(("number", "status"), [(signal.SIGTERM, 143), (signal.SIGINT, 130)])
 def test_a_signal_saves_first(number: signal.Signals, status: int, tiny_preset: Path, home: Path) -> None:
     words = ["train", str(tiny_preset), "--train.steps", "1000000", "--checkpoint.every", "0", "--evaluate.every", "0"]
-    process = subprocess.Popen(
-        [sys.executable, "-m", "workbench", *words, "--json", "--home", str(home)],
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-        env=os.environ | {"OMP_NUM_THREADS": "1"},
+    process = ForkedProgram(
+        run_workbench,
+        *(*words, "--json", "--home", str(home)),
+        streams=(NOTHING, home / "output.txt", home / "errors.txt"),
+        environment=os.environ | {"OMP_NUM_THREADS": "1"},
     )
-    log, deadline = home / "runs" / "tiny-1" / "events.jsonl", time.monotonic() + 60
+    log, deadline = home / "runs" / "tiny-1" / "events.jsonl", time.monotonic() + 120
     while not (log.exists() and '"step": 3,' in log.read_text()) and process.poll() is None:
         assert time.monotonic() < deadline
         time.sleep(0.05)
     process.send_signal(number)
-    out, said = process.communicate(timeout=60)
+    out, said = process.communicate(timeout=120)
     assert process.returncode == status, said
     result = json.loads(out)
     assert result["status"] == "stopped"

@@ -3,21 +3,19 @@
 from __future__ import annotations
 
 import json
-import os
 import shutil
 import subprocess
-import sys
 from pathlib import Path
 
 import pytest
 
 from llm.run import Run
 from tests.cli.test_cli_real import Shell
+from tests.forking import complete, run_workbench
 
 
 def workbench(home: Path, *words: str) -> subprocess.CompletedProcess[str]:
-    command = [sys.executable, "-m", "workbench", *words, "--home", str(home)]
-    return subprocess.run(command, capture_output=True, text=True, env=os.environ | {"OMP_NUM_THREADS": "1"})
+    return complete(run_workbench, *words, "--home", str(home))
 
 
 def test_fork(trained_run: Run, home: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -18,6 +18,7 @@ import pytest
 from llm.config import load_preset
 from llm.events import Finished, Started, StepLogged, Warned
 from llm.run import Run
+from tests.forking import NOTHING, ForkedProgram, complete, run_workbench
 from workbench.runs.trash import list_trash
 
 PROGRAM = [sys.executable, "-m", "workbench"]
@@ -26,17 +27,16 @@ UNFORESEEN = "unexpected error"
 
 
 def workbench(home: Path, *words: str) -> subprocess.CompletedProcess[str]:
-    command = [*PROGRAM, *words, "--home", str(home)]
-    environment = os.environ | {"OMP_NUM_THREADS": "1"}
-    return subprocess.run(command, capture_output=True, text=True, env=environment, timeout=300, check=False)
+    return complete(run_workbench, *words, "--home", str(home))
 
 
-def start(home: Path, preset: Path, *words: str, stderr: int = subprocess.PIPE) -> subprocess.Popen[str]:
-    command = [*PROGRAM, "train", str(preset), "--name", "own", *words, "--home", str(home)]
-    return subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=stderr, text=True)
+def start(home: Path, preset: Path, *words: str, errors: str | None = None) -> ForkedProgram:
+    command = ["train", str(preset), "--name", "own", *words, "--home", str(home)]
+    streams = (NOTHING, NOTHING, errors or home.with_name("errors.txt"))
+    return ForkedProgram(run_workbench, *command, streams=streams)
 
 
-def wait_for(condition: Callable[[], object], process: subprocess.Popen[str], seconds: float = 120.0) -> None:
+def wait_for(condition: Callable[[], object], process: ForkedProgram, seconds: float = 120.0) -> None:
     limit = time.monotonic() + seconds
     while not condition():
         assert process.poll() is None, "the training has ended"
@@ -44,7 +44,7 @@ def wait_for(condition: Callable[[], object], process: subprocess.Popen[str], se
         time.sleep(0.02)
 
 
-def training(home: Path, preset: Path) -> tuple[Run, subprocess.Popen[str]]:
+def training(home: Path, preset: Path) -> tuple[Run, ForkedProgram]:
     """A run in training that has saved at least once."""
     process, run = start(home, preset, *ENDLESS), Run(home / "runs" / "own")
     wait_for(lambda: run.checkpoint_directory.exists() and run.checkpoints(), process)
@@ -95,7 +95,9 @@ def test_a_fork_that_cannot_begin_goes_to_the_trash(trained_run: Run, home: Path
     assert deleted.name == "child" and Run(deleted.path).checkpoints()
 
 
-@pytest.mark.parametrize("streams", ["2>/dev/full", "2>&-", ">&- --json", ">&- 2>&- <&-"])
+@pytest.mark.parametrize(
+    "streams", ["2>/dev/full", pytest.param("2>&-", marks=pytest.mark.slow), ">&- --json", ">&- 2>&- <&-"]
+)
 def test_narration_that_cannot_be_written_ends_no_training(home: Path, tiny_preset: Path, streams: str) -> None:
     line = f'exec "$0" -m workbench train "$1" --name own --home "$2" {streams}'
     command = ["sh", "-c", line, sys.executable, str(tiny_preset), str(home)]
@@ -107,7 +109,7 @@ def test_narration_that_cannot_be_written_ends_no_training(home: Path, tiny_pres
 
 def test_a_lost_terminal_under_the_narration_ends_no_training(home: Path, tiny_preset: Path) -> None:
     outside, inside = pty.openpty()
-    process = start(home, tiny_preset, "--train.steps", "400", stderr=inside)
+    process = start(home, tiny_preset, "--train.steps", "400", errors=os.ttyname(inside))
     os.close(inside)
     run = Run(home / "runs" / "own")
     wait_for(lambda: run.path.exists() and any(isinstance(event, StepLogged) for event in run.events()), process)

@@ -1,4 +1,4 @@
-"""Several ranks: the same run as one, to rounding, with real processes under torchrun."""
+"""Several ranks: the same run as one, to rounding, in real processes; under torchrun where one of them dies."""
 
 import os
 import subprocess
@@ -26,6 +26,7 @@ from llm.training.distributed import LossModule, choose_backend
 from llm.training.run import run_training
 from llm.training.state import TrainerState
 from llm.training.step import take_step
+from tests.forking import complete_on_ranks
 
 from .conftest import MakeRun
 from .test_resume import losses
@@ -66,9 +67,8 @@ def test_two_ranks_train_as_one_and_a_run_may_change_their_number(make_run: Make
         if ranks == 1:
             run_training(changing, tmp_path, overrides=(("train.steps", steps),))
             continue
-        process = torchrun(changing, ranks, "--train.steps", steps)
-        said = finish(process)
-        assert process.returncode == 0, said
+        for ended in complete_on_ranks(ranks, str(changing.path), "--train.steps", steps):
+            assert ended.returncode == 0, ended.stderr
     steps_logged = [event for event in changing.events() if isinstance(event, StepLogged)]
     assert [event.tokens_seen for event in steps_logged] == [4 * 16 * step for step in range(1, 13)]
     assert losses(changing) == pytest.approx(losses(alone), rel=1e-3)
@@ -194,7 +194,6 @@ def test_tokens_that_ranks_cannot_share_evenly_are_refused() -> None:
 def test_of_several_ranks_none_finishes_what_the_first_could_not_save(make_run: MakeRun, small_disk: Path) -> None:
     run = make_run("full", **SETTINGS, train__steps="4", checkpoint__every="0")
     without_room(run, small_disk)
-    process = torchrun(run, 2)
-    said = finish(process)
-    assert process.returncode == 1 and said.count("step 4 of full could not be saved") >= 2, said
+    for ended in complete_on_ranks(2, str(run.path)):
+        assert ended.returncode == 1 and "step 4 of full could not be saved" in ended.stderr
     assert run.status().name == "failed"

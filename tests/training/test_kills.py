@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import multiprocessing
 import os
 import random
 import signal
@@ -10,7 +9,6 @@ import tempfile
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
-from multiprocessing.context import ForkServerProcess
 from pathlib import Path
 
 import pytest
@@ -19,12 +17,12 @@ from llm.config import RunConfig, with_overrides
 from llm.files import STAGING
 from llm.run import Run
 from llm.run.checkpoints import list_checkpoints, verify
-from llm.train import main
+from tests.forking import ForkedProgram, run_trainer
 
 from .conftest import TINY, file_system
 from .test_resume import assert_same_end
 
-KILLS = 24
+KILLS = 10
 SHARED_MEMORY = Path("/dev/shm")
 SAVED_BYTES = 2_800_000  # about, by a run of these settings
 LIMIT = 120.0  # seconds for one process to get anywhere, on however busy a machine
@@ -65,20 +63,11 @@ def another_file_system(tmp_path: Path) -> Iterator[Path]:
             yield place
 
 
-def training(run: Run, *flags: str) -> ForkServerProcess:
-    """A trainer in a process of its own, forked from one that has loaded torch and nothing more: soon there."""
-    context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload(["llm.training.run"])
-    process = context.Process(target=run_main, args=(str(run.path), *flags))
-    process.start()
-    return process
+def training(run: Run, *flags: str) -> ForkedProgram:
+    return ForkedProgram(run_trainer, str(run.path), *flags)
 
 
-def run_main(*arguments: str) -> None:
-    raise SystemExit(main(list(arguments)))
-
-
-def kill_in_a_save(run: Run, process: ForkServerProcess, share: float) -> bool:
+def kill_in_a_save(run: Run, process: ForkedProgram, share: float) -> bool:
     """Kill the trainer once a save of this process is `share` of the way through its files; whether one was under way
     after the kill, which may have come too late."""
     deadline = time.monotonic() + LIMIT
@@ -87,11 +76,9 @@ def kill_in_a_save(run: Run, process: ForkServerProcess, share: float) -> bool:
         staged = next(iter(run.checkpoint_directory.glob(pattern)), None)
         if staged is not None and size_of(staged) >= share * SAVED_BYTES:
             break
-        assert process.is_alive(), f"the trainer ended with {process.exitcode}"
-    assert process.pid is not None
-    os.kill(process.pid, signal.SIGKILL)
-    process.join(LIMIT)
-    assert process.exitcode == -signal.SIGKILL
+        assert process.poll() is None, f"the trainer ended with {process.returncode}"
+    process.kill()
+    assert process.wait(LIMIT) == -signal.SIGKILL
     return any(run.checkpoint_directory.glob(pattern))
 
 
@@ -110,7 +97,7 @@ def test_killed_in_the_middle_of_saves_a_run_is_always_whole_and_goes_on(home: P
     for _ in range(KILLS):
         process = training(run)
         while newest == step_of(run):  # it goes on from where it was, and has saved once more
-            assert process.is_alive(), f"the trainer ended with {process.exitcode}"
+            assert process.poll() is None, f"the trainer ended with {process.returncode}"
             time.sleep(0.001)
         in_a_save += kill_in_a_save(run, process, chance.choice((0.0, 0.2, 0.5, 0.9)))
         infos = list_checkpoints(run.checkpoint_directory)
@@ -121,11 +108,10 @@ def test_killed_in_the_middle_of_saves_a_run_is_always_whole_and_goes_on(home: P
         newest = infos[-1].step
     assert in_a_save >= KILLS // 2, f"only {in_a_save} of {KILLS} kills came in the middle of a save"
     last = training(run, "--train.steps", str(newest + 3))
-    last.join(LIMIT)
-    assert last.exitcode == 0
+    assert last.wait(LIMIT) == 0
     whole = Run.create(home, "whole", with_overrides(RunConfig(), list(fields.items())))
     undisturbed = training(whole, "--train.steps", str(newest + 3))
-    undisturbed.join(LIMIT)
+    assert undisturbed.wait(LIMIT) == 0
     assert_same_end(whole, run)
     assert not list(run.checkpoint_directory.glob(f"{STAGING}*")), "what killed writers left is cleared"
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 import re
 import signal
 import subprocess
-import sys
 from pathlib import Path
 
 import pytest
@@ -16,6 +15,7 @@ from llm.run import Command, Run
 from llm.train import main
 from llm.training.commands import CommandQueue
 from llm.training.run import run_training
+from tests.forking import NOTHING, ForkedProgram, run_trainer
 
 from .conftest import MakeRun
 
@@ -139,8 +139,8 @@ def test_a_stop_without_saving_needs_no_room(make_run: MakeRun, tmp_path: Path, 
 def test_sigterm_where_nothing_can_be_saved_ends_with_1(make_run: MakeRun, small_disk: Path) -> None:
     run = make_run("terminated", **PLAIN | {"train__steps": "1000000", "checkpoint__every": "0"})
     without_room(run, small_disk)
-    command = [sys.executable, "-m", "llm.train", str(run.path)]
-    process = subprocess.Popen(command, stdin=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True)
+    errors = run.path.with_name("errors.txt")
+    process = ForkedProgram(run_trainer, str(run.path), streams=(NOTHING, NOTHING, errors))
     tail = run.tail()
     while not any(isinstance(event, StepLogged) and event.step > 3 for event in tail.poll()):
         assert process.poll() is None

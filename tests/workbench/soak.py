@@ -234,7 +234,7 @@ class Soak:
         return self.report
 
     def _open(self) -> PseudoTerminal:
-        terminal = PseudoTerminal(self.home, NO_NETWORK, START)
+        terminal = PseudoTerminal(self.home, NO_NETWORK, START, forked=False)
         os.set_blocking(terminal.fd, False)
         return terminal
 

@@ -17,6 +17,8 @@ from pathlib import Path
 
 import pyte
 
+from tests.forking import ForkedProgram, run_code
+
 NOISE = "import os; os.write(1, b'NOISE ON STDOUT\\n'); os.write(2, b'NOISE ON STDERR\\n')"
 START = (
     "import fcntl, pathlib, sys, termios, threading; fcntl.ioctl(0, termios.TIOCSCTTY, 0)\n"
@@ -29,20 +31,31 @@ MIXED = re.compile(rb"[34]8;2;(\d+);(\d+);(\d+)")
 
 
 class PseudoTerminal:
-    """A program on a terminal of 80 by 24 until it is resized: the Python code `start` with the argument `home`."""
+    """A program on a terminal of 80 by 24 until it is resized: the Python code `start` with the argument `home`.
 
-    def __init__(self, home: Path, environment: Mapping[str, str] | None = None, start: str = START) -> None:
+    Forked from a process that has loaded torch, unless `forked` is false.
+    """
+
+    def __init__(
+        self, home: Path, environment: Mapping[str, str] | None = None, start: str = START, forked: bool = True
+    ) -> None:
         self.fd, inside = pty.openpty()
         self.set_size(80, 24)
         usual = {name: value for name, value in os.environ.items() if name not in ("NO_COLOR", "COLORTERM")}
-        self.process = subprocess.Popen(
-            [sys.executable, "-X", "faulthandler", "-c", start, str(home)],
-            stdin=inside,
-            stdout=inside,
-            stderr=inside,
-            start_new_session=True,
-            env=usual | {"TERM": "xterm-256color", "OMP_NUM_THREADS": "1"} | dict(environment or {}),
-        )
+        settled = usual | {"TERM": "xterm-256color", "OMP_NUM_THREADS": "1"} | dict(environment or {})
+        self.process: ForkedProgram | subprocess.Popen[bytes]
+        if forked:
+            streams = (os.ttyname(inside),) * 3
+            self.process = ForkedProgram(run_code, start, str(home), streams=streams, environment=settled)
+        else:
+            self.process = subprocess.Popen(
+                [sys.executable, "-X", "faulthandler", "-c", start, str(home)],
+                stdin=inside,
+                stdout=inside,
+                stderr=inside,
+                start_new_session=True,
+                env=settled,
+            )
         os.close(inside)
 
     def set_size(self, columns: int, lines: int) -> None:
@@ -70,11 +83,13 @@ class PseudoTerminal:
 class Terminal(PseudoTerminal):
     """The app with its home, and what its terminal shows."""
 
-    def __init__(self, home: Path, environment: Mapping[str, str] | None = None, start: str = START) -> None:
+    def __init__(
+        self, home: Path, environment: Mapping[str, str] | None = None, start: str = START, forked: bool = True
+    ) -> None:
         self.screen = pyte.Screen(80, 24)
         self.stream = pyte.ByteStream(self.screen)
         self.output = b""
-        super().__init__(home, environment, start)
+        super().__init__(home, environment, start, forked)
 
     def set_size(self, columns: int, lines: int) -> None:
         super().set_size(columns, lines)

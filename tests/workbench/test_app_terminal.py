@@ -39,8 +39,8 @@ def open_terminal(tiny_home: Path) -> Iterator[Callable[..., Terminal]]:
     """Opens the app on that home; closed after the test."""
     opened: list[Terminal] = []
 
-    def open(**environment: str) -> Terminal:
-        opened.append(Terminal(tiny_home, environment))
+    def open(*, forked: bool = True, **environment: str) -> Terminal:
+        opened.append(Terminal(tiny_home, environment, forked=forked))
         return opened[-1]
 
     yield open
@@ -85,7 +85,10 @@ def stop(run: Run) -> None:
     assert isinstance(list(run.events())[-1], Finished)
 
 
-def test_other_output_stays_off_the_screen_and_sigterm_saves(terminal: Terminal, tiny_home: Path) -> None:
+def test_other_output_stays_off_the_screen_and_sigterm_saves(
+    open_terminal: Callable[..., Terminal], tiny_home: Path
+) -> None:
+    terminal = open_terminal(forked=False)
     run = train_tiny(terminal, tiny_home)
     terminal.process.terminate()
     assert terminal.exit_status() == 128 + signal.SIGTERM

@@ -49,7 +49,7 @@ llm.training.run.run_training = prepare_for_ever
 """
 """A run is being prepared, and does not hear that it is to stop."""
 RUN = "from workbench.cli import main\nsys.exit(main(['--home', sys.argv[1]]))"
-ENOUGH_SECONDS = 30.0
+ENOUGH_SECONDS = 90.0
 """Five are promised, on a machine that does nothing else."""
 
 

@@ -27,10 +27,10 @@ def test_runs_ahead_by_depth_and_no_more() -> None:
     reached = threading.Semaphore(0)
     with Prefetcher(lambda i: reached.release() or i, start=0, depth=2) as prefetcher:
         for _ in range(3):  # two in the queue and one waiting to enter it
-            assert reached.acquire(timeout=10)
+            assert reached.acquire(timeout=120)
         assert not reached.acquire(timeout=0.2)
         assert prefetcher.get(0) == 0
-        assert reached.acquire(timeout=10)
+        assert reached.acquire(timeout=120)
 
 
 def test_exception_is_raised_where_its_value_is_asked_for() -> None:

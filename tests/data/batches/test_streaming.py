@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-import os
-import subprocess
-import sys
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -22,6 +19,7 @@ from llm.data.tokens.prepare import prepare
 from llm.errors import ConfigError, UserError
 from llm.tokenizer.byte import ByteTokenizer
 from tests.draining import result_of
+from tests.forking import complete_on_ranks
 
 SEPARATOR = 256
 
@@ -293,7 +291,7 @@ def test_an_interrupted_run_on_a_stream_ends_like_a_whole_one(tmp_path: Path) ->
 
 
 def test_two_ranks_on_a_stream_train_as_one_and_one_goes_on_where_they_stopped(tmp_path: Path) -> None:
-    """Real processes under torchrun, each reading row groups of its own; then the run is resumed by one."""
+    """Two processes, each reading row groups of its own; then the run is resumed by one."""
     from llm.events import StepLogged
     from llm.run import Run
     from llm.training.run import run_training
@@ -307,11 +305,8 @@ def test_two_ranks_on_a_stream_train_as_one_and_one_goes_on_where_they_stopped(t
     )
     two = replace(config, data=replace(config.data, streams=2))  # what two ranks make of it when that is left open
     alone, together = Run.create(tmp_path, "alone", two), Run.create(tmp_path, "together", config)
-    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2", "-m", "llm.train"]
-    ended = subprocess.run(
-        [*command, str(together.path)], capture_output=True, timeout=300, env=os.environ | {"OMP_NUM_THREADS": "1"}
-    )
-    assert ended.returncode == 0, ended.stderr.decode()
+    for ended in complete_on_ranks(2, str(together.path)):
+        assert ended.returncode == 0, ended.stderr
     run_training(alone, tmp_path)
     longer = (("train.steps", "15"),)
     for run in (alone, together):

@@ -6,8 +6,6 @@ import json
 import os
 import resource
 import shutil
-import subprocess
-import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import replace
@@ -23,6 +21,7 @@ from llm.data.tokens.prepare import prepare
 from llm.data.tokens.token_files import join_token_files
 from llm.errors import UserError
 from llm.files import sha256_of
+from tests.forking import complete, run_workbench
 
 VERIFYING = "Verifying the tokenized dataset"
 
@@ -166,14 +165,18 @@ def test_more_files_than_may_be_open_are_read_as_one(tmp_path: Path) -> None:
         assert tokens.read(5_995, 6_005).tolist() == list(range(5_995, 6_005))
 
 
+def run_with_few_descriptors(*words: str) -> None:
+    resource.setrlimit(resource.RLIMIT_NOFILE, (128, 128))
+    run_workbench(*words)
+
+
 def test_a_run_trains_on_more_files_than_may_be_open(tmp_path: Path) -> None:
     text = tmp_path / "text.txt"
     text.write_text("".join(f"Line {n} of the text, and more of it.\n" for n in range(800)))
     fields = "--data.corpus", str(text), "--data.chunk-tokens", "100", "--tokenizer.kind", "byte"
     more = "--model.context", "16", "--train.steps", "3", "--train.device", "cpu", "--train.threads", "1"
-    command = [sys.executable, "-m", "workbench.cli", "train", "quickstart", "--name", "many", *fields, *more]
-    limited = f"ulimit -n 128; exec {' '.join(command)} --home {tmp_path / 'home'}"
-    ended = subprocess.run(["bash", "-c", limited], capture_output=True, text=True, timeout=300, check=False)
+    words = ["train", "quickstart", "--name", "many", *fields, *more, "--home", str(tmp_path / "home")]
+    ended = complete(run_with_few_descriptors, *words)
     assert ended.returncode == 0, ended.stderr
     assert len(list((tmp_path / "home").glob("data/*/train/*.dat"))) > 250
 

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import subprocess
-import sys
 from pathlib import Path
 
 from llm.config import with_overrides
 from llm.events import Finished, KnobSet
 from llm.run import Run
 from tests.conftest import tiny_config
+from tests.forking import ForkedProgram, run_trainer
 from tests.workbench.waiting import until
 from workbench.app import WorkbenchApp
 from workbench.train.screen import TrainScreen
@@ -19,9 +18,7 @@ from workbench.ui.dialogs import Ask
 async def test_a_process_is_watched_and_steered(home: Path, corpus: Path) -> None:
     config = with_overrides(tiny_config(corpus), [("train.steps", "1000000"), ("checkpoint.every", "0")])
     run = Run.create(home, "far-1", config)
-    process = subprocess.Popen(
-        [sys.executable, "-m", "llm.train", str(run.path)], stdin=subprocess.DEVNULL, stderr=subprocess.PIPE
-    )
+    process = ForkedProgram(run_trainer, str(run.path))
     try:
         app = WorkbenchApp(home, watch="far-1")
         async with app.run_test(size=(80, 24)) as pilot:
@@ -39,7 +36,7 @@ async def test_a_process_is_watched_and_steered(home: Path, corpus: Path) -> Non
             await until(pilot, lambda: isinstance(app.screen, Ask))
             await pilot.press("enter")
             await until(pilot, lambda: screen.state == "ended")
-        assert process.wait(30) == 0
+        assert process.wait(120) == 0
     finally:
         process.kill()
         process.wait()

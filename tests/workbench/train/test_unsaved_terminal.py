@@ -15,7 +15,7 @@ from llm.config import from_mapping, to_mapping, to_toml
 from llm.events import CommandRefused, Event, Finished, StepLogged
 from llm.run import Run
 from tests.conftest import tiny_config
-from tests.workbench.terminal_for_tests import Terminal
+from tests.workbench.terminal_for_tests import START, Terminal
 
 
 @pytest.fixture
@@ -39,7 +39,8 @@ def small_home(tmp_path: Path, corpus: Path) -> Iterator[Path]:
 
 @pytest.fixture
 def terminal(small_home: Path) -> Iterator[Terminal]:
-    opened = Terminal(small_home, {"TMPDIR": str(small_home.parent)})
+    soon = "import workbench.shutdown; workbench.shutdown.SECONDS_BETWEEN_SAVES = 1.0\n"
+    opened = Terminal(small_home, {"TMPDIR": str(small_home.parent)}, soon + START)
     yield opened
     opened.close()
 
