@@ -69,7 +69,7 @@ def test_a_fifo_in_any_place_keeps_no_listing_waiting(run: Run, tmp_path: Path, 
     shutil.rmtree(path) if path.is_dir() else path.unlink()
     os.mkfifo(path)
     command = [sys.executable, "-m", "workbench.cli", "runs", "--json", "--home", str(tmp_path)]
-    listed = subprocess.run(command, capture_output=True, text=True, timeout=60, check=True)
+    listed = subprocess.run(command, capture_output=True, text=True, timeout=120, check=True)
     assert '"unreadable"' in listed.stdout and ("is a FIFO" in listed.stdout or place == "run.toml")
     assert [row.status for row in RunCatalog(tmp_path).refresh()] == ["unreadable"]
 

@@ -21,7 +21,7 @@ from llm.tokenizer.training_process import SMALL_TEXT_CHARACTERS, train_in_proce
 WORDS = ["Anna", "bruised", "Karl's", "cat,", "the", "17th", "of", "it,", "and", "the", "theatre", "is", "there."]
 LONG = [" ".join(random.Random(seed).choices(WORDS, k=6000)) for seed in range(8)]
 ENDLESS = ["".join(map(chr, random.Random(seed).choices(range(0x4E00, 0x5E00), k=200_000))) for seed in range(4)]
-PATIENCE = 60.0
+PATIENCE = 120.0
 
 
 class Enough(Exception):

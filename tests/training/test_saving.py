@@ -21,7 +21,7 @@ from llm.training.state import StateCopy
 from .conftest import MakeRun
 from .test_resume import assert_same_end
 
-PATIENCE = 60.0
+PATIENCE = 120.0
 
 
 def train(run: Run, home: Path, **fields: object) -> list[Event]:

@@ -18,7 +18,7 @@ from .conftest import MakeRun
 from .test_resume import assert_same_end
 
 STEPS = 200
-PATIENCE = 30.0
+PATIENCE = 120.0
 
 
 class Chatter(threading.Thread):

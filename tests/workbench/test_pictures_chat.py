@@ -60,6 +60,11 @@ def chat_model(monkeypatch: pytest.MonkeyPatch) -> FakeModel:
     return one
 
 
+def name_of(value: Any) -> str:
+    """The id of a parameter: 80x24 for a size."""
+    return value if isinstance(value, str) else value.__name__ if callable(value) else f"{value[0]}x{value[1]}"
+
+
 def chatting(app: WorkbenchApp, act: Act) -> Callable[[Pilot[int]], Awaitable[None]]:
     """Open the chat with the model, and do something there."""
 
@@ -155,10 +160,13 @@ STATES: dict[Act, tuple[str, ...]] = {
 }
 """What the chat can be like, and texts that are shown then."""
 PICTURED = (branches, params, models)
+WIDE = (nothing_yet, branches, params)
+"""Laid out differently where there is room."""
 
 
-@SIZES
-@pytest.mark.parametrize("act", STATES, ids=lambda act: act.__name__)
+@pytest.mark.parametrize(
+    ("act", "size"), [(act, SMALL) for act in STATES] + [(act, LARGE) for act in WIDE], ids=name_of
+)
 def test_chat(
     act: Act,
     size: tuple[int, int],
@@ -322,9 +330,8 @@ def gone(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(lapse_module, "lapse", refuse)
 
 
-@SIZES
-@pytest.mark.parametrize("state", ["done", "gone"])
-@pytest.mark.parametrize("act", [microscope, split, lapse], ids=lambda act: act.__name__)
+@pytest.mark.parametrize(("state", "size"), [("done", SMALL), ("done", LARGE), ("gone", SMALL)], ids=name_of)
+@pytest.mark.parametrize("act", [microscope, split, lapse], ids=name_of)
 def test_windows(
     act: Act,
     state: str,

@@ -15,12 +15,16 @@ from textual.screen import Screen
 from workbench.charts.export import strips_of
 
 
-async def until(pilot: Pilot[int], condition: Callable[[], object], seconds: float = 40.0) -> None:
+async def until(
+    pilot: Pilot[int], condition: Callable[[], object], seconds: float = 120.0, what: str = "the condition"
+) -> None:
     """Let the app run until `condition()` holds; fails after `seconds`."""
     limit = time.monotonic() + seconds
+    wait = 0.02
     while not condition():
-        assert time.monotonic() < limit, "the condition did not come true on\n" + shown(pilot.app.screen)
-        await pilot.pause(0.02)
+        assert time.monotonic() < limit, f"{what} did not come true on\n" + shown(pilot.app.screen)
+        await pilot.pause(wait)
+        wait = min(0.1, wait * 1.3)  # a condition that draws the screen costs what the app needs to make it true
 
 
 def shown(screen: Screen[Any]) -> str:

@@ -30,7 +30,7 @@ class ChatApp(WorkbenchApp):
     DEFAULT_MODE = "chat"
 
 
-async def until(condition, what="the condition", seconds=20.0):
+async def until(condition, what="the condition", seconds=120.0):
     limit = time.monotonic() + seconds
     while not condition():
         assert time.monotonic() < limit, f"{what} did not come true"

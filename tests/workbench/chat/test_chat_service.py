@@ -109,14 +109,14 @@ class Chat:
 
     def next(self, kind):
         while True:
-            message = self.messages.get(timeout=20)
+            message = self.messages.get(timeout=120)
             if isinstance(message, kind):
                 return message
 
     def until_end(self):
         found = []
         while not found or not isinstance(found[-1], ReplyEnded):
-            found.append(self.messages.get(timeout=20))
+            found.append(self.messages.get(timeout=120))
         return found
 
 

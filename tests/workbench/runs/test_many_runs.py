@@ -1,4 +1,4 @@
-"""Three thousand runs: all are listed, the keys do what they do, and nothing that did not change is read again.
+"""Many runs: all are listed, the keys do what they do, and nothing that did not change is read again.
 
 What is read is counted by Python's audit events, not timed.
 """
@@ -20,7 +20,7 @@ from tests.workbench.waiting import shown, until
 from workbench.runs.catalog import RunCatalog
 from workbench.runs.screen import RunsScreen
 
-MANY = 3000
+MANY = pytest.mark.parametrize("many", [150, pytest.param(3000, marks=pytest.mark.slow)], indirect=True)
 _heard: list[list[str]] = []
 
 
@@ -47,55 +47,59 @@ def opened_files(home: Path) -> Iterator[set[str]]:
 
 
 @pytest.fixture
-def many(tmp_path: Path) -> Path:
-    """A home of many finished runs, `run-0000` to `run-2999`."""
+def many(tmp_path: Path, request: pytest.FixtureRequest) -> list[str]:
+    """The names of many finished runs, `run-0000` and so on, below `tmp_path`."""
     first = make_run(tmp_path, "run-0000", steps=3)
-    for number in range(1, MANY):
-        shutil.copytree(first.path, first.path.with_name(f"run-{number:04d}"))
-    return tmp_path
+    names = [f"run-{number:04d}" for number in range(request.param)]
+    for name in names[1:]:
+        shutil.copytree(first.path, first.path.with_name(name))
+    return names
 
 
-def test_each_is_read_once_and_again_only_when_it_changed(many: Path) -> None:
-    catalog = RunCatalog(many)
-    with opened_files(many) as read:
-        assert len(catalog.refresh()) == MANY
-    assert len(read) == MANY
-    with opened_files(many) as read:
-        assert len(catalog.refresh()) == MANY
+@MANY
+def test_each_is_read_once_and_again_only_when_it_changed(many: list[str], tmp_path: Path) -> None:
+    catalog = RunCatalog(tmp_path)
+    with opened_files(tmp_path) as read:
+        assert len(catalog.refresh()) == len(many)
+    assert len(read) == len(many)
+    with opened_files(tmp_path) as read:
+        assert len(catalog.refresh()) == len(many)
     assert read == set()
-    log = Run.open(many, "run-1234").log()
+    log = Run.open(tmp_path, "run-0123").log()
     log.append(step_logged(4, 0.5))
     log.close()
-    with opened_files(many) as read:
-        assert {row.name: row.step for row in catalog.refresh()}["run-1234"] == 4
-    assert read == {"run-1234"}
-    with opened_files(many) as read:
-        assert len(RunCatalog(many).refresh()) == MANY
-    assert read <= {"run-1234"}, "another workbench knows them from the cache"
+    with opened_files(tmp_path) as read:
+        assert {row.name: row.step for row in catalog.refresh()}["run-0123"] == 4
+    assert read == {"run-0123"}
+    with opened_files(tmp_path) as read:
+        assert len(RunCatalog(tmp_path).refresh()) == len(many)
+    assert read <= {"run-0123"}, "another workbench knows them from the cache"
 
 
-async def test_the_table_holds_them_all_and_the_keys_work(many: Path) -> None:
-    app = RunsApp(many)
+@MANY
+async def test_the_table_holds_them_all_and_the_keys_work(many: list[str], tmp_path: Path) -> None:
+    app = RunsApp(tmp_path)
     async with app.run_test(size=(120, 40)) as pilot:
         screen = app.screen
         assert isinstance(screen, RunsScreen)
-        await until(pilot, lambda: len(names(screen)) == MANY, seconds=120)
+        await until(pilot, lambda: len(names(screen)) == len(many))
         await pilot.press("s", "G")
-        await until(pilot, lambda: screen.runs_table.current == "run-2999" and "run-2999" in shown(screen))
+        await until(pilot, lambda: screen.runs_table.current == many[-1] and many[-1] in shown(screen))
         await pilot.press("k", "space", "g", "j")
-        await until(pilot, lambda: screen.runs_table.current == "run-0001" and screen.runs_table.marked == ["run-2998"])
+        await until(pilot, lambda: screen.runs_table.current == "run-0001" and screen.runs_table.marked == [many[-2]])
         await pilot.press("slash", *"-012", "enter")
         await until(pilot, lambda: names(screen) == [f"run-012{digit}" for digit in range(10)])
         await pilot.press("escape")
         await until(
-            pilot, lambda: len(names(screen)) == MANY and screen.checkpoint_table.run_name == screen.runs_table.current
+            pilot,
+            lambda: len(names(screen)) == len(many) and screen.checkpoint_table.run_name == screen.runs_table.current,
         )
         here = screen.runs_table.current
-        with Run.open(many, "run-0777").lock():
+        with Run.open(tmp_path, "run-0077").lock():
             await until(pilot, lambda: "running here" in {row.status for row in screen.runs_table.summaries})
-            with opened_files(many) as read:
+            with opened_files(tmp_path) as read:
                 before = screen.runs_table.summaries
                 await until(pilot, lambda: screen.runs_table.summaries is not before)
                 between = screen.runs_table.summaries
                 await until(pilot, lambda: screen.runs_table.summaries is not between)
-            assert read <= {here, "run-0777"}, "only the one in training, and the one whose checkpoints are listed"
+            assert read <= {here, "run-0077"}, "only the one in training, and the one whose checkpoints are listed"

@@ -18,7 +18,7 @@ from workbench.runs.screen import RunsScreen
 from workbench.ui.dialogs import Ask, AskText
 
 
-async def until(condition, what="the condition", seconds=10.0):
+async def until(condition, what="the condition", seconds=120.0):
     limit = time.monotonic() + seconds
     while not condition():
         assert time.monotonic() < limit, f"{what} did not come true"
@@ -297,7 +297,7 @@ async def test_notes_rename_resume(tmp_path):
         await pilot.press("r")
         await until(lambda: isinstance(app.screen, AskText))
         await pilot.press("enter")
-        await until(lambda: len(started) == 2 or type(app.screen) is Ask, seconds=60.0)  # torch is loaded meanwhile
+        await until(lambda: len(started) == 2 or type(app.screen) is Ask)  # torch is loaded meanwhile
         if len(started) < 2:
             await pilot.press("enter")
         await until(lambda: len(started) == 2)

@@ -14,8 +14,15 @@ from tests.workbench.waiting import shown, until
 from workbench.ui.dialogs import Ask, AskSteps
 
 
-@pytest.mark.parametrize("mode", ["train", "runs"])
-@pytest.mark.parametrize(("presses", "kept"), [(("enter",), False), (("down", "enter"), True), (("escape",), None)])
+@pytest.mark.parametrize(
+    ("mode", "presses", "kept"),
+    [
+        ("train", ("enter",), False),
+        ("train", ("down", "enter"), True),
+        ("runs", ("down", "enter"), True),
+        ("runs", ("escape",), None),
+    ],
+)
 async def test_the_rate_is_asked_for_before_training(
     trained_run: Run, home: Path, mode: str, presses: tuple[str, ...], kept: bool | None
 ) -> None:

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 from textual.binding import Binding
 from textual.pilot import Pilot
-from textual.widgets import Input
+from textual.widgets import Input, RichLog
 
 from llm.config import RunConfig
 from tests.workbench.runs_for_tests import make_run
@@ -55,28 +55,41 @@ async def running_run(home: Path) -> AsyncIterator[tuple[Pilot[int], TrainScreen
         app.training.shutdown()
 
 
-CHART_EFFECTS: dict[str, tuple[tuple[str, ...], Effect]] = {
-    "plus": (("plus",), lambda screen, chart: chart.view is not None and chart.view[1] - chart.view[0] < 200),
-    "equals_sign": (("equals_sign",), lambda screen, chart: chart.view is not None),
-    "minus": (("plus", "plus", "minus"), lambda screen, chart: chart.view == (83.25, 247.75)),
-    "0": (("plus", "0"), lambda screen, chart: chart.view is None),
-    "left": (("plus", "left"), lambda screen, chart: chart.view == (42.125, 206.625)),
-    "h": (("plus", "h"), lambda screen, chart: chart.view == (42.125, 206.625)),
-    "right": (("plus", "right"), lambda screen, chart: chart.view == (124.375, 288.875)),
-    "l": (("plus", "l"), lambda screen, chart: chart.view == (124.375, 288.875)),
-    "end": (("plus", "end"), lambda screen, chart: chart.view is not None and chart.view[1] == 330),
-    "comma": (("comma",), lambda screen, chart: chart.cursor == 330),
-    "full_stop": (("full_stop",), lambda screen, chart: chart.cursor == 1),
-    "less_than_sign": (("comma", "less_than_sign"), lambda screen, chart: 200 < (chart.cursor or 0) < 320),
-    "greater_than_sign": (("full_stop", "greater_than_sign"), lambda screen, chart: 10 < (chart.cursor or 0) < 130),
-    "backspace": (("comma", "backspace"), lambda screen, chart: chart.cursor is None),
-    "y": (("y",), lambda screen, chart: chart.log_axis),
-    "left_square_bracket": (("left_square_bracket",), lambda screen, chart: chart.smoothing == 0.6),
-    "right_square_bracket": (("right_square_bracket",), lambda screen, chart: chart.smoothing == 0.9),
-    "m": (("m",), lambda screen, chart: screen.has_class("one-chart") and chart.size.height > 30),
-    "w": (("w",), lambda screen, chart: (screen.workbench.home / "exports" / "old-1-loss.csv").exists()),
-    "W": (("W",), lambda screen, chart: (screen.workbench.home / "exports" / "old-1-loss.svg").exists()),
+CHART_EFFECTS: dict[str, tuple[str, Effect, str]] = {
+    "plus": ("plus", lambda screen, chart: chart.view is not None and chart.view[1] - chart.view[0] < 200, "0"),
+    "equals_sign": ("equals_sign", lambda screen, chart: chart.view is not None, "0"),
+    "minus": ("plus plus minus", lambda screen, chart: chart.view == (83.25, 247.75), "0"),
+    "0": ("plus 0", lambda screen, chart: chart.view is None, ""),
+    "left": ("plus left", lambda screen, chart: chart.view == (42.125, 206.625), "0"),
+    "h": ("plus h", lambda screen, chart: chart.view == (42.125, 206.625), "0"),
+    "right": ("plus right", lambda screen, chart: chart.view == (124.375, 288.875), "0"),
+    "l": ("plus l", lambda screen, chart: chart.view == (124.375, 288.875), "0"),
+    "end": ("plus end", lambda screen, chart: chart.view is not None and chart.view[1] == 330, "0"),
+    "comma": ("comma", lambda screen, chart: chart.cursor == 330, "backspace"),
+    "full_stop": ("full_stop", lambda screen, chart: chart.cursor == 1, "backspace"),
+    "less_than_sign": ("comma less_than_sign", lambda screen, chart: 200 < (chart.cursor or 0) < 320, "backspace"),
+    "greater_than_sign": (
+        "full_stop greater_than_sign",
+        lambda screen, chart: 10 < (chart.cursor or 0) < 130,
+        "backspace",
+    ),
+    "backspace": ("comma backspace", lambda screen, chart: chart.cursor is None, ""),
+    "y": ("y", lambda screen, chart: chart.log_axis, "y"),
+    "left_square_bracket": (
+        "left_square_bracket",
+        lambda screen, chart: chart.smoothing == 0.6,
+        "right_square_bracket",
+    ),
+    "right_square_bracket": (
+        "right_square_bracket",
+        lambda screen, chart: chart.smoothing == 0.9,
+        "left_square_bracket",
+    ),
+    "m": ("m", lambda screen, chart: screen.has_class("one-chart") and chart.size.height > 30, "escape"),
+    "w": ("w", lambda screen, chart: (screen.workbench.home / "exports" / "old-1-loss.csv").exists(), ""),
+    "W": ("W", lambda screen, chart: (screen.workbench.home / "exports" / "old-1-loss.svg").exists(), ""),
 }
+"""For each key the keys to press, the effect that is seen then, and the key that undoes it."""
 
 
 def keys_of(bindings: list[Binding]) -> set[str]:
@@ -87,13 +100,14 @@ def test_no_key_of_the_charts_is_left_out() -> None:
     assert set(CHART_EFFECTS) == keys_of(CHART_KEYS)
 
 
-@pytest.mark.parametrize("key", CHART_EFFECTS)
-async def test_a_chart_key_acts_on_the_chart_used_last_wherever_the_focus_is(key: str, home: Path) -> None:
-    presses, effect = CHART_EFFECTS[key]
+async def test_every_chart_key_acts_on_the_chart_used_last_wherever_the_focus_is(home: Path) -> None:
     async with ended_run(home) as (pilot, screen):
         chart = screen.query_one("#loss-chart", Chart)
-        await pilot.press(*presses)
-        await until(pilot, lambda: effect(screen, chart))
+        for presses, effect, undo in CHART_EFFECTS.values():
+            assert not effect(screen, chart) or presses in ("plus 0", "comma backspace")
+            await pilot.press(*presses.split())
+            await until(pilot, lambda effect=effect: effect(screen, chart), what=presses)  # type: ignore[misc]
+            await pilot.press(*undo.split())
 
 
 async def test_the_chart_with_the_focus_gets_the_keys_and_all_charts_move_together(home: Path) -> None:
@@ -186,22 +200,12 @@ async def test_there_may_be_no_other_run_with_curves(home: Path) -> None:
         await until(pilot, lambda: "there is no other run with curves" in shown(screen))
 
 
-STEERING = [
-    ("s", "save", "Save"),
-    ("e", "evaluate", "Evaluate"),
-    ("a", "sample", "Sample"),
-    ("p", "pause", "Pause"),
-]
-
-
-@pytest.mark.parametrize(("key", "command", "label"), STEERING, ids=[command for _, command, _ in STEERING])
-async def test_a_steering_key_reaches_the_trainer_and_is_shown_as_asked(
-    key: str, command: str, label: str, home: Path
-) -> None:
+async def test_steering_keys_reach_the_trainer_and_are_shown(home: Path) -> None:
     async with running_run(home) as (pilot, screen, trainer):
-        await until(pilot, lambda: f"{key} {label}" in shown(screen))
-        await pilot.press(key)
-        await until(pilot, lambda: trainer.obeyed == [command])
+        for key, command in {"s": "save", "e": "evaluate", "a": "sample", "p": "pause"}.items():
+            await until(pilot, lambda: f"{key} {command.capitalize()}" in shown(screen))  # noqa: B023
+            await pilot.press(key)
+            await until(pilot, lambda: trainer.obeyed[-1:] == [command])  # noqa: B023
 
 
 async def test_the_other_steering_keys(home: Path) -> None:
@@ -261,43 +265,50 @@ async def test_detaching_what_another_process_trains_says_so(home: Path) -> None
             await until(pilot, lambda: "in a background process already" in shown(screen))
 
 
-@pytest.mark.parametrize(
-    ("path", "value", "wrong"),
-    [
-        ("train.lr_multiplier", "0.25", "-1"),
-        ("train.clip", "0.5", "x"),
-        ("train.log_every", "7", "-3"),
-        ("evaluate.every", "40", "1.5"),
-        ("checkpoint.every", "30", "-2"),
-        ("checkpoint.keep", "5", "-1"),
-        ("sample.every", "20", "-1"),
-        ("sample.max_tokens", "33", "0"),
-        ("sample.prompt", "Ada 你好", ""),
-    ],
-)
-async def test_every_live_knob_is_checked_sent_and_written_into_the_record(
-    path: str, value: str, wrong: str, home: Path
-) -> None:
+LIVE_SETTINGS = [
+    ("train.lr_multiplier", "0.25", "-1"),
+    ("train.clip", "0.5", "x"),
+    ("train.log_every", "7", "-3"),
+    ("evaluate.every", "40", "1.5"),
+    ("checkpoint.every", "30", "-2"),
+    ("checkpoint.keep", "5", "-1"),
+    ("sample.every", "20", "-1"),
+    ("sample.max_tokens", "33", "0"),
+    ("sample.prompt", "Ada 你好", ""),
+]
+"""Each with a new value, and one that is refused."""
+
+
+async def test_every_live_setting_is_checked_sent_and_logged(home: Path) -> None:
     async with running_run(home) as (pilot, screen, trainer):
-        await pilot.press("t")
-        await until(pilot, lambda: isinstance(pilot.app.screen, LiveSettingsDialog))
-        dialog = pilot.app.screen
-        assert isinstance(dialog, LiveSettingsDialog)
-        await pilot.press(*["j"] * list(dialog.fields).index(path), "enter")
-        await until(pilot, lambda: isinstance(pilot.app.screen, AskText))
-        line = pilot.app.screen.query_one(Input)
-        if wrong:
-            line.value = wrong
-            await pilot.press("enter")
-            await until(pilot, lambda: "must be" in shown(pilot.app.screen))
-        line.value = value
+        for path, value, wrong in LIVE_SETTINGS:
+            await change_setting(pilot, path, value, wrong)
+            change = ("set", {"key": path, "value": value})
+            await until(pilot, lambda change=change: trainer.commands[-1:] == [change])  # type: ignore[misc]
+            await until(pilot, lambda path=path: screen.curves and path in screen.curves.settings)  # type: ignore[misc]
+            assert screen.curves is not None
+            assert screen.curves.marks[-1].kind == "setting"
+            await until(pilot, lambda: not screen.view.pending)
+            log = screen.query_one("#event-log", RichLog)
+            await until(pilot, lambda path=path, log=log: path in "".join(one.text for one in log.lines))  # type: ignore[misc]
+
+
+async def change_setting(pilot: Pilot[int], path: str, value: str, wrong: str) -> None:
+    """Enter a wrong value, if there is one, and then the value in the dialog of settings."""
+    await pilot.press("t")
+    await until(pilot, lambda: isinstance(pilot.app.screen, LiveSettingsDialog))
+    dialog = pilot.app.screen
+    assert isinstance(dialog, LiveSettingsDialog)
+    assert set(dialog.fields) == {path for path, _, _ in LIVE_SETTINGS}
+    await pilot.press(*["j"] * list(dialog.fields).index(path), "enter")
+    await until(pilot, lambda: isinstance(pilot.app.screen, AskText))
+    line = pilot.app.screen.query_one(Input)
+    if wrong:
+        line.value = wrong
         await pilot.press("enter")
-        await until(pilot, lambda: trainer.commands[-1:] == [("set", {"key": path, "value": value})])
-        await until(pilot, lambda: screen.curves and path in screen.curves.settings)
-        assert screen.curves is not None
-        assert screen.curves.marks[-1].kind == "setting"
-        await until(pilot, lambda: not screen.view.pending)
-        await until(pilot, lambda: path in "".join(one.text for one in screen.query_one("#event-log").lines))  # type: ignore[attr-defined]
+        await until(pilot, lambda: "must be" in shown(pilot.app.screen))
+    line.value = value
+    await pilot.press("enter")
 
 
 def test_every_key_of_the_screen_is_pressed_above() -> None:

@@ -17,7 +17,7 @@ from tests.workbench.scripted import ScriptedTrainer, scripted_run
 from workbench.train.service import TrainingService
 
 
-def wait_for(condition: Callable[[], object], seconds: float = 40.0) -> None:
+def wait_for(condition: Callable[[], object], seconds: float = 120.0) -> None:
     limit = time.monotonic() + seconds
     while not condition():
         assert time.monotonic() < limit, "the condition did not come true"

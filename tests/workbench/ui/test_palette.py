@@ -5,7 +5,6 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-import pytest
 from textual.command import CommandInput, CommandPalette
 from textual.pilot import Pilot
 
@@ -48,17 +47,17 @@ def offered(app: WorkbenchApp) -> set[str]:
     return {command.title for command in Everything(app.screen).commands()}
 
 
-@pytest.mark.parametrize("mode", ["presets", "train", "runs", "chat", "data"])
-async def test_every_key_of_a_screen_and_every_place_is_in_it(mode: str, home: Path) -> None:
+async def test_every_key_of_a_screen_and_every_place_is_in_it(home: Path) -> None:
     scripted_run(home, "old-1", 60, end="stopped")
     app = app_with(home)
     async with app.run_test(size=(120, 40)) as pilot:
-        await app.action_show(mode)
-        await until(pilot, lambda: app.screen.id == mode and app.screen.is_current)
-        keys = {one.text for one in working_keys(app.screen) if one.place != EVERYWHERE and one.is_own}
-        assert keys <= offered(app)
-        places = {f"Go to {name}" for name in ("Presets", "Train", "Runs", "Chat", "Data", "Queue", "Trash")}
-        assert places | {"Go to Prepared data", "Theme", "Settings", "Screenshot", "Help", "Quit"} <= offered(app)
+        for mode in app.MODES:
+            await app.action_show(mode)
+            await until(pilot, lambda mode=mode: app.screen.id == mode and app.screen.is_current)  # type: ignore[misc]
+            keys = {one.text for one in working_keys(app.screen) if one.place != EVERYWHERE and one.is_own}
+            assert keys and keys <= offered(app)
+            places = {f"Go to {name}" for name in ("Presets", "Train", "Runs", "Chat", "Data", "Queue", "Trash")}
+            assert places | {"Go to Prepared data", "Theme", "Settings", "Screenshot", "Help", "Quit"} <= offered(app)
 
 
 async def test_what_is_chosen_is_done(home: Path) -> None:
