@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import TextIO
 
 import numpy as np
+from numpy.typing import NDArray
 
 from llm.errors import UserError
 from llm.files import staging_path
@@ -18,6 +19,7 @@ VALIDATION_COLUMNS = ("validation_loss", "perplexity", "bits_per_byte")
 HEADINGS = (*STEP_COLUMNS, *VALIDATION_COLUMNS)
 INTEGER_COLUMNS = ("step", "tokens_seen", "memory_bytes")
 ROWS_AT_ONCE = 1 << 14
+MAX_INTEGER = 2.0**53  # from here on, float64 does not hold every integer
 
 OnProgress = Callable[[float], object]
 
@@ -37,9 +39,7 @@ def write_csv(run: Run, file: TextIO, progress: OnProgress = lambda share: None)
     file.write(",".join(HEADINGS) + "\n")
     steps = np.union1d(curves.steps["step"], curves.validation["step"])
     for start in range(0, len(steps), ROWS_AT_ONCE):
-        columns = columns_of(curves, steps[start : start + ROWS_AT_ONCE])
-        texts = (column_texts(name, values) for name, values in columns.items())
-        file.writelines(",".join(row) + "\n" for row in zip(*texts, strict=True))
+        file.write(rows_text(columns_of(curves, steps[start : start + ROWS_AT_ONCE])))
         progress(0.5 + (start + ROWS_AT_ONCE) / len(steps) / 2)
     return len(steps)
 
@@ -72,15 +72,19 @@ def columns_of(curves: RunCurves, steps: Array) -> dict[str, Array]:
     return columns
 
 
-def column_texts(name: str, values: Array) -> list[str]:
-    """The numbers of a column as the shortest text that reads back exactly; "" for NaN."""
-    missing, odd = np.isnan(values), ~np.isfinite(values)
-    if missing.all():
-        return [""] * len(values)
-    if name in INTEGER_COLUMNS:
-        texts = list(map(str, map(int, np.where(odd, 0.0, values).tolist())))
-    else:
-        texts = list(map(repr, values.tolist()))
-    for place in np.flatnonzero(odd).tolist():
-        texts[place] = "" if missing[place] else repr(float(values[place]))
-    return texts
+def rows_text(columns: dict[str, Array]) -> str:
+    """The columns as lines of CSV: the shortest numbers that read back exactly, nothing for NaN."""
+    from pyarrow import BufferOutputStream, array, csv, table
+
+    values = {name: integers(column) if name in INTEGER_COLUMNS else column for name, column in columns.items()}
+    rows = table({name: array(values[name], mask=np.isnan(column)) for name, column in columns.items()})
+    stream = BufferOutputStream()
+    csv.write_csv(rows, stream, csv.WriteOptions(include_header=False))
+    text: str = stream.getvalue().to_pybytes().decode()
+    return text
+
+
+def integers(values: Array) -> NDArray[np.int64] | Array:
+    """The values as integers, 0 for NaN; as they are where one is too large for that."""
+    found = np.nan_to_num(values, nan=0.0, posinf=np.inf, neginf=-np.inf)
+    return found.astype(np.int64) if (np.abs(found) < MAX_INTEGER).all() else values

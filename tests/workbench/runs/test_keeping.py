@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import csv
 import io
+import math
 import shutil
 from dataclasses import replace
 
+import numpy as np
 import pytest
 
 from llm.errors import WrongUse
@@ -16,7 +18,7 @@ from llm.run import Run, RunBusy
 from tests.workbench.runs_for_tests import evaluated, make_run, save_fake, started, step_logged
 from workbench.data.prepared_data import clean, list_prepared, unused
 from workbench.runs import trash
-from workbench.runs.export import write_csv
+from workbench.runs.export import rows_text, write_csv
 from workbench.runs.lineage import as_tree
 from workbench.runs.summaries import RunSummary
 
@@ -90,6 +92,20 @@ def test_curves_as_csv_without_what_was_voided(tmp_path):
         ("3", "", "1.5"),
     ]
     assert rows[0]["tokens_seen"] == "2048" and rows[0]["mfu"] == "" and float(rows[0]["lr"]) == 1e-3
+
+
+@pytest.mark.parametrize(
+    "value", [0.1, 5e-324, 1.7976931348623157e308, 123456789.123456789, 1e16, -0.0, -1e-5, math.inf]
+)
+def test_numbers_of_the_csv_read_back_exactly(value):
+    text, none, whole = rows_text({"loss": np.array([value, math.nan, 2.0])}).splitlines()
+    assert (repr(float(text)), none, float(whole)) == (repr(value), "", 2.0)
+
+
+def test_counts_of_the_csv_are_integers_while_they_are_exact():
+    counts = np.array([2048.0, math.nan, 2.0**52])
+    assert rows_text({"step": np.arange(3.0), "tokens_seen": counts}) == f"0,2048\n1,\n2,{2**52}\n"
+    assert rows_text({"tokens_seen": np.array([math.inf, 1.0])}) == "inf\n1\n"
 
 
 def cached(home, name):
