@@ -211,6 +211,8 @@ def add_tokenizer(gguf: Any, writer: Any, source: Source) -> None:
         writer.add_token_merges(merges or [NO_MERGE])
     for text, row in tokenizer.special_tokens.items():
         texts[row], kinds[row] = text, types.CONTROL
+    if tokenizer.chat_template is not None:
+        writer.add_chat_template(tokenizer.chat_template.to_jinja(tokenizer.special_tokens))
     writer.add_token_list(texts)
     writer.add_token_types(kinds)
     writer.add_add_bos_token(False)

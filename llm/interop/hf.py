@@ -1,7 +1,7 @@
 """A folder in Hugging Face's format: write one from a checkpoint, and read one.
 
 `AutoModelForCausalLM` and `AutoTokenizer` load what is written without remote code. config.json has our own table
-`llm_workbench`: the layout of the weights before the export, so that an import restores the same tensors.
+`llm_workbench`: the layout of the weights before the export and the chat template, so that an import restores both.
 """
 
 from __future__ import annotations
@@ -9,12 +9,12 @@ from __future__ import annotations
 import json
 from collections.abc import Generator, Iterator, Mapping
 from contextlib import suppress
-from dataclasses import asdict, replace
+from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from llm.config.resolve import check_resolved
-from llm.config.schema import DecodeConfig, ModelConfig
+from llm.config.schema import ModelConfig
 from llm.errors import UserError
 from llm.events import Progress
 from llm.interop.architectures import (
@@ -25,6 +25,7 @@ from llm.interop.architectures import (
     architecture_of,
     nearest_misfit,
 )
+from llm.interop.generation import generation_config, read_decode
 from llm.interop.imported import (
     Imported,
     check_finite,
@@ -40,6 +41,7 @@ from llm.interop.tokenizer_json import dump_tokenizer_json
 from llm.reader import WRONG_SHAPE
 from llm.run.checkpoints import PLAIN_NAME
 from llm.tokenizer import Tokenizer
+from llm.tokenizer.chat_template import ChatTemplate
 from llm.tokenizer.spm import SentencePieceTokenizer
 
 if TYPE_CHECKING:
@@ -131,29 +133,13 @@ def config_json(source: Source, kind: Architecture, dtype: str) -> Json:
         "bos_token_id": source.tokenizer.separator,
         "eos_token_id": ends[0] if len(ends) == 1 else ends or None,
         "torch_dtype": TORCH_NAMES[dtype],
-        OWN_TABLE: {"model": asdict(source.shape)},
+        OWN_TABLE: {"model": asdict(source.shape)} | own_template(source.tokenizer),
     }
 
 
-def generation_config(decode: DecodeConfig, tokenizer: Tokenizer) -> Json:
-    """The run's sampling parameters that transformers has too."""
-    ends = sorted(tokenizer.stop_ids)
-    record: Json = {
-        "bos_token_id": tokenizer.separator,
-        "eos_token_id": ends[0] if len(ends) == 1 else ends or None,
-        "pad_token_id": ends[0] if ends else None,
-        "max_new_tokens": decode.max_tokens,
-        "do_sample": decode.temperature > 0,
-    }
-    if decode.temperature > 0:
-        record |= {"temperature": decode.temperature, "top_k": decode.top_k, "top_p": decode.top_p}
-        record |= {"min_p": decode.min_p} if decode.min_p else {}
-        record |= {"typical_p": decode.typical_p} if decode.typical_p < 1 else {}
-        record |= {"epsilon_cutoff": decode.epsilon_cutoff} if decode.epsilon_cutoff else {}
-        record |= {"eta_cutoff": decode.eta_cutoff} if decode.eta_cutoff else {}
-    record |= {"repetition_penalty": decode.repetition_penalty} if decode.repetition_penalty != 1 else {}
-    record |= {"no_repeat_ngram_size": decode.no_repeat_ngram} if decode.no_repeat_ngram else {}
-    return record
+def own_template(tokenizer: Tokenizer) -> Json:
+    """Our record of the chat template; an import does not read its Jinja form."""
+    return {} if tokenizer.chat_template is None else {"chat_template": tokenizer.chat_template.to_record()}
 
 
 def write_tokenizer(source: Source, folder: Path) -> None:
@@ -170,6 +156,8 @@ def write_tokenizer(source: Source, folder: Path) -> None:
         "eos_token": end,
         "pad_token": end,
     }
+    if tokenizer.chat_template is not None:
+        settings["chat_template"] = tokenizer.chat_template.to_jinja(tokenizer.special_tokens)
     if isinstance(tokenizer, SentencePieceTokenizer):
         (folder / "tokenizer.model").write_bytes(tokenizer.model_bytes)
         settings |= {"add_bos_token": False, "add_eos_token": False}
@@ -196,7 +184,8 @@ def read(folder: Path, tokenizer_path: Path | None) -> Generator[Progress, None,
     settings = read_json_file(folder / "config.json")
     kind = find_architecture(folder, settings)
     shape = read_shape(folder, kind, settings)
-    tokenizer, warnings = find_tokenizer(tokenizer_path or folder, end_token(folder))
+    found_tokenizer, warnings = find_tokenizer(tokenizer_path or folder, separator_token(folder))
+    tokenizer = with_own_template(found_tokenizer, settings)
     warnings += check_vocabulary(folder, shape, tokenizer)
     files = weight_files(folder)
     entries = read_headers(files)
@@ -337,45 +326,20 @@ def original_shape(settings: Json, kind: Architecture, shape: ModelConfig) -> Mo
     return original if same else None
 
 
-def end_token(folder: Path) -> str:
-    """The token that ends a text, as tokenizer_config.json names it; "" where it does not."""
+def with_own_template(tokenizer: Tokenizer, settings: Json) -> Tokenizer:
+    """`tokenizer` with the chat template of our export, if config.json holds one."""
+    try:
+        template = ChatTemplate.from_record(settings[OWN_TABLE]["chat_template"])
+        return tokenizer.with_chat_template(template)
+    except (UserError, *WRONG_SHAPE):
+        return tokenizer
+
+
+def separator_token(folder: Path) -> str:
+    """The token that ends a text, as tokenizer_config.json names it; "" where it does not. Where we wrote the folder,
+    bos_token is that token: eos_token may be the end of an answer."""
     path = folder / "tokenizer_config.json"
-    end = read_json_file(path).get("eos_token") if path.is_file() else None
-    return str(end.get("content", "")) if isinstance(end, dict) else str(end or "")
-
-
-DECODE_NAMES = {
-    "temperature": "temperature",
-    "top_k": "top_k",
-    "top_p": "top_p",
-    "min_p": "min_p",
-    "typical_p": "typical_p",
-    "repetition_penalty": "repetition_penalty",
-    "no_repeat_ngram_size": "no_repeat_ngram",
-    "epsilon_cutoff": "epsilon_cutoff",
-    "eta_cutoff": "eta_cutoff",
-    "max_new_tokens": "max_tokens",
-}
-"""generation_config.json -> `DecodeConfig`."""
-
-
-def read_decode(folder: Path) -> DecodeConfig:
-    """The sampling parameters of generation_config.json; the defaults where there is none, or a value is unusable."""
-    from llm.config import RunConfig, fields_of
-    from llm.config.fields import validate
-
-    path = folder / "generation_config.json"
     record = read_json_file(path) if path.is_file() else {}
-    decode = DecodeConfig()
-    known = {field.path: field for field in fields_of(RunConfig)}
-    for theirs, ours in DECODE_NAMES.items():
-        value = record.get(theirs)
-        kind = type(getattr(decode, ours))
-        if type(value) not in (int, float) or (kind is int and type(value) is not int):
-            continue
-        try:
-            validate(known[f"decode.{ours}"], kind(value))
-        except ValueError:
-            continue
-        decode = replace(decode, **{ours: kind(value)})
-    return replace(decode, temperature=0.0) if record.get("do_sample") is False else decode
+    own = OWN_TABLE in read_json_file(folder / "config.json")
+    token = record.get("bos_token" if own else "eos_token")
+    return str(token.get("content", "")) if isinstance(token, dict) else str(token or "")

@@ -7,7 +7,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from llm.config.schema import DecodeConfig, ModelConfig
+from llm.config import DecodeConfig
+from llm.config.schema import ModelConfig
 from llm.errors import UserError
 from llm.files import read_json
 from llm.run.shapes import TensorEntry, read_header

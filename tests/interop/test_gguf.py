@@ -11,7 +11,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from llm.config.schema import DecodeConfig
+from llm.config import DecodeConfig
 from llm.engine import Engine
 from llm.errors import UserError
 from llm.interop.export import export

@@ -12,7 +12,7 @@ import torch
 import transformers
 from safetensors.torch import load_file, save_file
 
-from llm.config.schema import DecodeConfig
+from llm.config import DecodeConfig
 from llm.engine import Engine
 from llm.errors import UserError
 from llm.interop import hf
@@ -22,7 +22,9 @@ from llm.interop.import_run import import_run
 from llm.interop.tokenizer_json import dump_tokenizer_json
 from llm.run import Run
 from llm.run.checkpoints import MODEL
+from llm.tokenizer import load_tokenizer
 from llm.tokenizer.byte import ByteTokenizer
+from llm.tokenizer.chat_template import Message, default_template
 from llm.weights import load_model
 from tests.interop.runs_for_tests import (
     END,
@@ -261,3 +263,22 @@ def test_the_tokenizer_of_every_architecture_gives_our_ids(name: str, home: Path
     text = text_of_all_kinds() + END + "12345"
     assert theirs(text).input_ids == tokenizer.encode(text, special=True)
     assert theirs.eos_token_id == tokenizer.separator
+
+
+def test_a_chat_template_goes_out_and_comes_back(home: Path, tmp_path: Path) -> None:
+    """transformers renders a conversation to our ids."""
+    plain = bpe_tokenizer(special=(END,))
+    tokenizer = plain.with_chat_template(default_template(plain))
+    run = make_run(home, SHAPE, tokenizer)
+    folder = export_run(run, tmp_path / "out")
+    theirs = transformers.AutoTokenizer.from_pretrained(folder)
+    messages = [{"role": "user", "content": f"Hello {END} there"}, {"role": "assistant", "content": "Hi!"}]
+    rendered = theirs.apply_chat_template(messages, tokenize=False)
+    template = tokenizer.chat_template
+    assert template is not None
+    conversation = [Message("user", f"Hello {END} there"), Message("assistant", "Hi!")]
+    assert theirs(rendered).input_ids == template.encode(tokenizer, conversation)[0]
+    ends = transformers.GenerationConfig.from_pretrained(folder).eos_token_id
+    assert set(ends) == tokenizer.stop_ids
+    back = load_tokenizer(import_folder(home, folder, name="back").path / "tokenizer")
+    assert back.fingerprint() == tokenizer.fingerprint()

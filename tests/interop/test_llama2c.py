@@ -15,7 +15,7 @@ import numpy as np
 import pytest
 from safetensors.torch import load_file
 
-from llm.config.schema import DecodeConfig
+from llm.config import DecodeConfig
 from llm.engine import Engine
 from llm.errors import UserError
 from llm.interop.export import export

@@ -1,0 +1,71 @@
+"""Sampling parameters as transformers' generation_config.json."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from llm.config import DecodeConfig
+from llm.interop.imported import read_json_file
+from llm.tokenizer import Tokenizer
+
+Json = dict[str, Any]
+
+
+DECODE_NAMES = {
+    "temperature": "temperature",
+    "top_k": "top_k",
+    "top_p": "top_p",
+    "min_p": "min_p",
+    "typical_p": "typical_p",
+    "repetition_penalty": "repetition_penalty",
+    "no_repeat_ngram_size": "no_repeat_ngram",
+    "epsilon_cutoff": "epsilon_cutoff",
+    "eta_cutoff": "eta_cutoff",
+    "max_new_tokens": "max_tokens",
+}
+"""generation_config.json -> `DecodeConfig`."""
+
+
+def generation_config(decode: DecodeConfig, tokenizer: Tokenizer) -> Json:
+    """The run's sampling parameters that transformers has too."""
+    ends = sorted(tokenizer.stop_ids)
+    record: Json = {
+        "bos_token_id": tokenizer.separator,
+        "eos_token_id": ends[0] if len(ends) == 1 else ends or None,
+        "pad_token_id": ends[0] if ends else None,
+        "max_new_tokens": decode.max_tokens,
+        "do_sample": decode.temperature > 0,
+    }
+    if decode.temperature > 0:
+        record |= {"temperature": decode.temperature, "top_k": decode.top_k, "top_p": decode.top_p}
+        record |= {"min_p": decode.min_p} if decode.min_p else {}
+        record |= {"typical_p": decode.typical_p} if decode.typical_p < 1 else {}
+        record |= {"epsilon_cutoff": decode.epsilon_cutoff} if decode.epsilon_cutoff else {}
+        record |= {"eta_cutoff": decode.eta_cutoff} if decode.eta_cutoff else {}
+    record |= {"repetition_penalty": decode.repetition_penalty} if decode.repetition_penalty != 1 else {}
+    record |= {"no_repeat_ngram_size": decode.no_repeat_ngram} if decode.no_repeat_ngram else {}
+    return record
+
+
+def read_decode(folder: Path) -> DecodeConfig:
+    """The sampling parameters of generation_config.json; the defaults where there is none, or a value is unusable."""
+    from llm.config import RunConfig, fields_of
+    from llm.config.fields import validate
+
+    path = folder / "generation_config.json"
+    record = read_json_file(path) if path.is_file() else {}
+    decode = DecodeConfig()
+    known = {field.path: field for field in fields_of(RunConfig)}
+    for theirs, ours in DECODE_NAMES.items():
+        value = record.get(theirs)
+        kind = type(getattr(decode, ours))
+        if type(value) not in (int, float) or (kind is int and type(value) is not int):
+            continue
+        try:
+            validate(known[f"decode.{ours}"], kind(value))
+        except ValueError:
+            continue
+        decode = replace(decode, **{ours: kind(value)})
+    return replace(decode, temperature=0.0) if record.get("do_sample") is False else decode
