@@ -92,11 +92,13 @@ def create_run(home: Path, name: str, path: Path, model: Imported) -> Run:
             sums = {MODEL: write_tensors(staging / MODEL, model.weights)}
             write_manifest(staging, 0, {}, sums)
         log = run.log()
-        log.append(Finished(step=0, status=IMPORTED, reason=f"from {path.name}"))
+        log.append(Finished(step=0, status=IMPORTED, reason=f"from {origin_of(path)}"))
         log.close()
 
     try:
-        return Run.create(home, name, run_config(model, path, kept), extra={"imported_from": path.name}, fill=fill)
+        return Run.create(
+            home, name, run_config(model, path, kept), extra={"imported_from": origin_of(path)}, fill=fill
+        )
     except OSError as error:
         raise UserError(
             f"the run {name} cannot be written ({error.strerror or error}); make room, try again."
@@ -114,7 +116,7 @@ def run_config(model: Imported, path: Path, kept: Path) -> RunConfig:
     )
     return replace(
         RunConfig(),
-        purpose=f"Imported from {path.name}.",
+        purpose=f"Imported from {origin_of(path)}.",
         tokenizer=tokenizer,
         model=model.shape,
         data=DataConfig(boundary="none" if model.tokenizer.separator is None else "after"),
@@ -123,9 +125,15 @@ def run_config(model: Imported, path: Path, kept: Path) -> RunConfig:
     )
 
 
+def origin_of(path: Path) -> str:
+    """The name of the folder or file, as UTF-8 can hold it."""
+    return path.absolute().name.encode(errors="replace").decode()
+
+
 def free_run_name(home: Path, path: Path) -> str:
     """A name for the run from that of the folder or file."""
-    stem = re.sub(r"[^A-Za-z0-9._-]+", "-", path.absolute().stem).strip("-._") or "imported"
+    place = path.absolute()
+    stem = re.sub(r"[^A-Za-z0-9._-]+", "-", place.name if path.is_dir() else place.stem).strip("-._") or "imported"
     name = stem[:NAME_LENGTH]
     if (home / "runs" / name).exists():
         return free_name(home, stem)

@@ -191,7 +191,7 @@ FAULTS: dict[str, tuple[Any, str]] = {
     "other architecture": (lambda folder: change_config(folder, architectures=["BertModel"]), "holds a BertModel"),
     "many layers": (lambda folder: change_config(folder, num_hidden_layers=10**9), "describes 1000000000 layers"),
     "a size beyond memory": (
-        lambda folder: change_config(folder, hidden_size=1 << 40, intermediate_size=1 << 40, num_attention_heads=1),
+        lambda folder: change_config(folder, hidden_size=1 << 40, intermediate_size=1 << 40),
         "a model that no memory holds",
     ),
     "a long context": (
