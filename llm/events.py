@@ -40,6 +40,7 @@ class Started(Event):
     host: str
     resumed_from: str = ""
     changed: Json = field(default_factory=dict)
+    world_size: int = 1
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -73,6 +74,32 @@ class StepLogged(Event):
     total_flops: float
     memory_bytes: int = 0
     mfu: float | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class RanksMeasured(Event):
+    """Measurements of all ranks, by rank: computation in one micro-batch, communication that it does not hide (0 where
+    it is not measured), and memory."""
+
+    step: int
+    compute_ms: dict[str, float]
+    waiting_ms: dict[str, float]
+    memory_bytes: dict[str, float]
+
+    @property
+    def slowest(self) -> tuple[str, float]:
+        """The rank that computes longest, and by what share it exceeds the mean; ("", 0) where it is not measured."""
+        mean = sum(self.compute_ms.values()) / max(1, len(self.compute_ms))
+        if not mean > 0:
+            return "", 0.0
+        rank = max(self.compute_ms, key=lambda one: self.compute_ms[one])
+        return rank, self.compute_ms[rank] / mean - 1
+
+    @property
+    def waiting_share(self) -> float:
+        """The mean share of a micro-batch that ranks spend in communication."""
+        compute, waiting = sum(self.compute_ms.values()), sum(self.waiting_ms.values())
+        return waiting / (compute + waiting) if compute + waiting > 0 else 0.0
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -200,6 +227,7 @@ TYPES: dict[str, type[Event]] = {
         Started,
         Progress,
         StepLogged,
+        RanksMeasured,
         Evaluated,
         CoreEvaluated,
         Sampled,

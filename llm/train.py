@@ -6,10 +6,12 @@ On several GPUs, or machines: `torchrun --nproc-per-node N -m llm.train RUN_DIR`
 from __future__ import annotations
 
 import argparse
+import os
 import signal
 import sys
+import threading
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -34,7 +36,7 @@ def stop_on_signals(commands: CommandQueue) -> Iterator[dict[str, int]]:
             raise KeyboardInterrupt
         seen["signal"] = number
         name = signal.Signals(number).name
-        commands.inject(Command("stop", name, {"reason": f"interrupted by {name}"}))
+        commands.inject(Command("stop", name, {"reason": f"interrupted by {name}", "at_once": True}))
 
     handlers: dict[signal.Signals, Any] = {signal.SIGINT: handle, signal.SIGTERM: handle, signal.SIGHUP: signal.SIG_IGN}
     before = {number: signal.signal(number, handler) for number, handler in handlers.items()}
@@ -43,6 +45,27 @@ def stop_on_signals(commands: CommandQueue) -> Iterator[dict[str, int]]:
     finally:
         for number, handler in before.items():
             signal.signal(number, handler)
+
+
+def forward_signals(run: Run, rank: int) -> None:
+    """Pass SIGINT and SIGTERM on to rank 0, as a command of the run, which stops and saves all ranks.
+
+    A thread reads them from the interpreter's wake-up descriptor, since the main thread of a rank may wait for the
+    others in a collective, where it handles no signal.
+    """
+    reader, writer = os.pipe()
+    os.set_blocking(writer, False)
+    signal.set_wakeup_fd(writer, warn_on_full_buffer=False)
+
+    def forward() -> None:
+        while number := os.read(reader, 1)[0]:
+            if number in (signal.SIGINT, signal.SIGTERM):
+                reason = f"interrupted by {signal.Signals(number).name}, sent to rank {rank}"
+                with suppress(OSError):
+                    run.send("stop", reason=reason, at_once=True)
+                return
+
+    threading.Thread(target=forward, name="forward signals", daemon=True).start()
 
 
 class Parser(argparse.ArgumentParser):
@@ -61,7 +84,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         with memory_errors_as_user_errors():
             return train(run, home, overrides)
     except UserError as error:
-        print(error, file=sys.stderr)
+        rank = f"rank {os.environ['RANK']}: " if "RANK" in os.environ else ""
+        print(f"{rank}{error}", file=sys.stderr)
         return error.exit_status
     except KeyboardInterrupt:
         return 130
@@ -83,17 +107,24 @@ def parse(arguments: Sequence[str]) -> tuple[Run, Path, Overrides]:
 
 
 def train(run: Run, home: Path, overrides: Overrides) -> int:
-    """Train `run` on the ranks that torchrun started; returns the exit status."""
+    """Train `run` on the ranks that torchrun started; returns the exit status.
+
+    Ranks that a signal stopped, and that are saved, exit with 0: torchrun takes anything else for a failure, after
+    which it ends the other ranks and may restart them.
+    """
     check_memory_for_torch()
-    from llm.training.distributed import join_ranks  # loads torch, which needs the environment first
+    from llm.training.distributed import check_shared, join_ranks  # loads torch, which needs the environment first
     from llm.training.resume_checks import config_for_resume
     from llm.training.run import run_training
 
     commands = CommandQueue()
     device = config_for_resume(run, overrides).train.device
     with stop_on_signals(commands) as seen, join_ranks(device) as ranks:
+        if not ranks.is_first:
+            forward_signals(run, ranks.rank)
+        check_shared(run.path, ranks)
         run_training(run, home, commands=commands, overrides=overrides, ranks=ranks)
-    return 128 + seen["signal"] if seen else 0
+    return 128 + seen["signal"] if seen and ranks.world_size == 1 else 0
 
 
 if __name__ == "__main__":

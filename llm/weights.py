@@ -16,7 +16,8 @@ from llm.training.tensor_file import read_tensors
 
 def build_model(config: RunConfig, vocab_size: int) -> Transformer:
     """The model of a configuration, with uninitialized weights."""
-    return Transformer(resolve_model(config.model, vocab_size), kernels=config.train.kernels)
+    model = resolve_model(config.model, vocab_size)
+    return Transformer(model, kernels=config.train.kernels, recompute=config.train.recompute)
 
 
 def load_model(run: Run, info: CheckpointInfo, device: str = "cpu") -> tuple[Transformer, Tokenizer]:

@@ -32,11 +32,14 @@ from workbench.commands import (
     evaluate,
     interop,
     open_app,
+    plan,
     presets,
     runs,
     sample,
     serve,
     sft,
+    stop,
+    submit,
     tokenizer,
     train,
 )
@@ -45,8 +48,8 @@ from workbench.commands.output import say
 from workbench.commands.version import print_version
 
 MODULES = (
-    *(train, sft, sample, open_app, serve, compare, evaluate, runs, presets, data, tokenizer, interop, bench, doctor),
-    completion,
+    *(train, sft, stop, submit, plan, sample, open_app, serve, compare, evaluate, runs, presets, data, tokenizer, interop),
+    *(bench, doctor, completion),
 )
 TORCH_COMMANDS = frozenset(
     ("train", "resume", "fork", "sft", "sample", "serve", "compare", "timelapse", "eval", "bench", "doctor", "export")

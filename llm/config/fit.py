@@ -182,7 +182,14 @@ def scale_interval(interval: int, steps: int, before: int) -> int:
 def step_bytes(config: RunConfig, model: ModelConfig, seq_len: int) -> int:
     """Estimated memory in bytes of a training step with one micro-batch."""
     precision: Precision = "bf16" if config.train.precision == "auto" else config.train.precision
-    return training_bytes(model, config.train.batch_size, seq_len, precision=precision, optimizer=config.optim.kind)
+    return training_bytes(
+        model,
+        config.train.batch_size,
+        seq_len,
+        precision=precision,
+        optimizer=config.optim.kind,
+        recompute=config.train.recompute,
+    )
 
 
 def overrides_between(config: RunConfig, fitted: RunConfig) -> Overrides:

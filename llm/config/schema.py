@@ -235,6 +235,24 @@ class TrainConfig:
     kernels: Literal["fused", "reference"] = setting(
         "fused", "Arithmetic of every layer: fused PyTorch operations, or the written-out reference."
     )
+    nproc: int = setting(
+        1,
+        "Processes (ranks) of this machine that train together, one for each GPU; torchrun starts them.",
+        low=1,
+        safe=True,
+    )
+    sharding: Literal["ddp", "fsdp", "hsdp"] = setting(
+        "ddp",
+        "What several ranks hold. ddp: each all of the state; fsdp: each a part of weights, gradients and optimizer "
+        "state; hsdp: parts within a machine, copies between machines.",
+        safe=True,
+    )
+    recompute: Literal["none", "blocks", "attention"] = setting(
+        "none",
+        "Activations to compute again in the backward pass instead of keeping them: less memory for more time, with "
+        "the same gradients. blocks: all within a block; attention: those of attention.",
+        safe=True,
+    )
     compile: Literal["auto", "on", "off"] = setting("auto", "torch.compile: auto is on for CUDA and off for CPU.")
     threads: int = setting(0, "CPU threads; 0 = the fastest number, measured at the start.", low=0)
     log_every: int = setting(0, "Steps between log lines; 0 = about ten lines per second.", low=0, live=True)

@@ -9,6 +9,7 @@ from llm.config.resolve import head_width
 from llm.config.schema import ModelConfig
 
 Precision = Literal["fp32", "bf16", "fp16"]
+Recompute = Literal["none", "blocks", "attention"]
 WEIGHT_BYTES = 4  # training keeps float32 weights
 MIN_LOGIT_ROWS = 256  # the fewest rows whose logits the loss computes at once
 BLOCK_ROWS = 128  # queries per block of attention on a CPU: fastest in measurements for texts of 64 to 1024 tokens
@@ -100,6 +101,7 @@ def training_bytes(
     *,
     precision: Precision = "fp32",
     optimizer: str = "adamw",
+    recompute: Recompute = "none",
 ) -> int:
     """Estimated peak memory of one training step, accurate to about 25%, without PyTorch itself.
 
@@ -116,16 +118,19 @@ def training_bytes(
     return (
         WEIGHT_BYTES * (2 * all_weights + state + logits)
         + narrow_copy
-        + batch_size * seq_len * activation_bytes_per_token(config, seq_len, precision)
+        + batch_size * seq_len * activation_bytes_per_token(config, seq_len, precision, recompute)
     )
 
 
-def activation_bytes_per_token(config: ModelConfig, seq_len: int, precision: Precision) -> int:
+def activation_bytes_per_token(
+    config: ModelConfig, seq_len: int, precision: Precision, recompute: Recompute = "none"
+) -> int:
     """Bytes that the forward pass saves for the backward pass, per token.
 
     The residual stream and the normalizations are float32; matrix products and the operations between them are narrow
-    in half precision. Attention in bfloat16 or with dropout is counted as on a CPU (`llm.model.blockwise`), which saves
-    a little more than a GPU.
+    in half precision. A recomputed part keeps its input in each layer, and all of its activations in one layer at a
+    time. Attention in bfloat16 or with dropout is counted as on a CPU (`llm.model.blockwise`), which saves a little
+    more than a GPU.
     """
     d, narrow = config.d_model, 4 if precision == "fp32" else 2
     norm = (8 if config.norm == "rmsnorm" else 4) * d + narrow * d
@@ -135,4 +140,10 @@ def activation_bytes_per_token(config: ModelConfig, seq_len: int, precision: Pre
         attention += narrow * (q_width(config) + (weights if seq_len <= MAX_SAVED_POSITIONS else 0))
     hidden = {"swiglu": 4, "gelu": 2, "gelu-exact": 2, "relu2": 3}[config.mlp] * narrow * config.d_ff
     dropout = 3 * narrow * d if config.dropout else 0
-    return config.n_layer * (2 * norm + attention + hidden + dropout) + norm + 8 * d
+    inputs, attention, feed_forward = 4 * d, norm + attention + dropout // 3, norm + hidden + 2 * dropout // 3
+    kept, once = {
+        "none": (attention + feed_forward, 0),
+        "attention": (inputs + feed_forward, attention),
+        "blocks": (inputs, attention + feed_forward),
+    }[recompute]
+    return config.n_layer * kept + once + norm + 8 * d

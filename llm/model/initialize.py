@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from llm.config.schema import ModelConfig
+from llm.shards import copy_held
 
 OUTPUT_PROJECTIONS = ("attn.out.weight", "mlp.down.weight")
 
@@ -34,7 +35,7 @@ def initialize_parameters(
         elif name.endswith("bias"):
             parameter.zero_()
         else:
-            parameter.copy_(initial_values(name, parameter.shape, config, generator))
+            copy_held(parameter, initial_values(name, parameter.shape, config, generator))
 
 
 def initial_values(name: str, shape: torch.Size, config: ModelConfig, generator: torch.Generator) -> Tensor:

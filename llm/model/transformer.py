@@ -13,20 +13,26 @@ from torch import Tensor, nn
 from llm.config.resolve import check_resolved, head_width
 from llm.config.schema import ModelConfig
 from llm.model.attention import Attention, KVCache
+from llm.model.counts import Recompute
 from llm.model.documents import Documents
 from llm.model.initialize import initialize_parameters
 from llm.model.kernels import KERNELS, at_least_float32
 from llm.model.layers import Embedding, Layer, Linear, make_norm, use_kernels
 from llm.model.loss import cap_logits, linear_cross_entropy
 from llm.model.mlp import FeedForward
+from llm.model.recompute import recompute_if
 from llm.model.rotary import Rotary, rows
 
 
 class Block(nn.Module):
-    """x + attention(norm(x)), then x + feed-forward(norm(x)): (B, T, d_model) → the same."""
+    """x + attention(norm(x)), then x + feed-forward(norm(x)): (B, T, d_model) → the same.
 
-    def __init__(self, config: ModelConfig, layer: int) -> None:
+    recompute: which activations the backward pass computes again instead of reading them.
+    """
+
+    def __init__(self, config: ModelConfig, layer: int, recompute: Recompute = "none") -> None:
         super().__init__()
+        self.recompute = recompute
         self.attn_norm = make_norm(config)
         self.attn = Attention(config, layer)
         self.mlp_norm = make_norm(config)
@@ -36,20 +42,34 @@ class Block(nn.Module):
     def forward(
         self, x: Tensor, rotary: Rotary | None, cache: KVCache | None, documents: Documents | None = None
     ) -> Tensor:
-        x = x + self.dropout(self.attn(self.attn_norm(x), rotary, cache, documents))
-        y: Tensor = self.dropout(self.mlp(self.mlp_norm(x)))
-        return x + y
+        def attention(x: Tensor) -> Tensor:
+            y: Tensor = self.dropout(self.attn(self.attn_norm(x), rotary, cache, documents))
+            return y
+
+        def block(x: Tensor) -> Tensor:
+            x = x + recompute_if(self.recompute == "attention", attention, x)
+            y: Tensor = self.dropout(self.mlp(self.mlp_norm(x)))
+            return x + y
+
+        return recompute_if(self.recompute == "blocks", block, x)
 
 
 class Transformer(Layer):
     """A language model. `config` must be resolved (`llm.config.resolve_model`): every size stated.
 
-    `kernels`: the arithmetic of every layer, a key of `llm.model.kernels.KERNELS`. Normalizations, softmax and the loss
+    `kernels`: the arithmetic of every layer, a key of `llm.model.kernels.KERNELS`. `recompute`: the activations that
+    the backward pass computes again (`llm.model.recompute`). Normalizations, softmax and the loss
     are computed in float32 or wider also under autocast. Nothing here reads a value back from a device. The parameters
     are uninitialized memory until `init_weights` or `load_state_dict`.
     """
 
-    def __init__(self, config: ModelConfig, *, kernels: Literal["fused", "reference"] = "fused") -> None:
+    def __init__(
+        self,
+        config: ModelConfig,
+        *,
+        kernels: Literal["fused", "reference"] = "fused",
+        recompute: Recompute = "none",
+    ) -> None:
         super().__init__()
         check_resolved(config)
         self.config = config
@@ -59,7 +79,7 @@ class Transformer(Layer):
         self.embedding_norm = make_norm(config) if config.embedding_norm else None
         self.dropout = nn.Dropout(config.dropout) if config.dropout else nn.Identity()
         self.rotary = None if learned else make_rotary(config)
-        self.blocks = nn.ModuleList(Block(config, layer) for layer in range(config.n_layer))
+        self.blocks = nn.ModuleList(Block(config, layer, recompute) for layer in range(config.n_layer))
         self.final_norm = make_norm(config)
         self.head = None if config.tied_head else Linear(config.d_model, config.vocab_size, bias=False)
         use_kernels(self, KERNELS[kernels])

@@ -2,10 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+
 from llm.config import get_value
 from llm.config.optimizers import GROUPS, OPTIMIZER_INFO, optimizer_of_group
 from llm.config.schema import RunConfig
 from llm.model.transformer import Transformer
+from llm.optim.matrices import Matrices
+from llm.optim.muon import Muon
 from llm.optim.optimizer import Group, Optimizer
 from llm.optim.registry import OPTIMIZERS
 
@@ -13,11 +18,16 @@ FOREACH_DEVICES = ("cpu", "cuda", "mps")  # where torch has kernels for whole li
 REFERENCE_WIDTH = 768  # width at which width_scaled_lr leaves the rates unchanged
 
 
-def build_optimizer(model: Transformer, config: RunConfig) -> Optimizer:
+Spread = Callable[[Sequence[tuple[int, ...]], bool], Matrices]
+"""(shapes of the matrices, whether to compute those of one shape together) → how ranks share the work of Muon."""
+
+
+def build_optimizer(model: Transformer, config: RunConfig, spread: Spread | None = None) -> Optimizer:
     """The optimizer that `config.optim` describes, over the parameters of `model`, which must be on its device.
 
     One parameter group for each of `llm.config.optimizers.GROUPS` that has parameters. Vectors are decayed only with
     `decay_all`. With `width_scaled_lr` AdamW's learning rates are multiplied by (d_model/768)^−½.
+    `spread` shares the work of Muon among ranks.
     """
     optim = config.optim
     named = [(name, weight) for name, weight in model.named_parameters() if weight.requires_grad]
@@ -29,10 +39,13 @@ def build_optimizer(model: Transformer, config: RunConfig) -> Optimizer:
         if optim.width_scaled_lr and kind == "adamw":
             lr *= (model.config.d_model / REFERENCE_WIDTH) ** -0.5
         members = [(name, weight) for name, weight in named if group_of(name, weight.ndim) == label]
+        rule = OPTIMIZERS[kind](optim, fused)
+        if isinstance(rule, Muon) and spread is not None and members:
+            rule = replace(rule, matrices=spread([tuple(weight.shape) for _, weight in members], fused))
         groups.append(
             Group(
                 label=label,
-                rule=OPTIMIZERS[kind](optim, fused),
+                rule=rule,
                 lr=lr,
                 weight_decay=optim.weight_decay if optim.decay_all or label != "vectors" else 0.0,
                 names=[name for name, _ in members],

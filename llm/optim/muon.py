@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import math
-from collections import defaultdict
-from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import ClassVar
 
@@ -13,6 +11,7 @@ from torch import Tensor
 
 from llm.device import cpu_multiplies_bf16
 from llm.optim.gate import scalar_where, zero_unless
+from llm.optim.matrices import Matrices, OneRank, same_shapes
 from llm.optim.optimizer import State, Step
 
 QUINTIC = (3.4445, -4.7750, 2.0315)
@@ -45,11 +44,12 @@ class Muon:
     """B ← μB + (1−μ)g; θ ← θ − lr·λ·θ − lr·√max(1, rows/columns)·orthogonalize((1−μ)g + μB).
 
     Nesterov momentum and the "original" scaling of `torch.optim.Muon`. `fused` orthogonalizes matrices of one shape
-    together.
+    together. `matrices` spreads the work over ranks.
     """
 
     momentum: float
     fused: bool = False
+    matrices: Matrices | None = None
     name: ClassVar[str] = "muon"
     slots: ClassVar[tuple[str, ...]] = ("momentum",)
 
@@ -63,17 +63,11 @@ class Muon:
         directions = torch._foreach_lerp(gradients, buffers, momentum)
         if step.weight_decay:
             torch._foreach_mul_(weights, scalar_where(1 - step.lr * step.weight_decay, 1.0, ok, like))
-        for batch in self._batches(weights):
-            rows, columns = weights[batch[0]].shape
+        matrices = self.matrices or OneRank(self.fused)
+        changes = matrices.apply(orthogonalize, list(directions))
+        shapes = matrices.whole_shapes(weights)
+        for batch in same_shapes(shapes):
+            rows, columns = shapes[batch[0]]
             rate = step.lr * math.sqrt(max(1, rows / columns))
-            changes = orthogonalize(torch.stack([directions[i] for i in batch])) * scalar_where(-rate, 0.0, ok, like)
-            torch._foreach_add_([weights[i] for i in batch], changes.unbind())
-
-    def _batches(self, weights: list[Tensor]) -> Iterable[list[int]]:
-        """Indices of the matrices that are orthogonalized together."""
-        if not self.fused:
-            return [[i] for i in range(len(weights))]
-        shapes: dict[torch.Size, list[int]] = defaultdict(list)
-        for i, weight in enumerate(weights):
-            shapes[weight.shape].append(i)
-        return shapes.values()
+            scaled = torch._foreach_mul([changes[i] for i in batch], scalar_where(-rate, 0.0, ok, like))
+            torch._foreach_add_([weights[i] for i in batch], scaled)

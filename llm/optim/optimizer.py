@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from llm.errors import UserError
+from llm.shards import local_part
 
 State = dict[str, list[Tensor]]
 
@@ -45,7 +46,10 @@ class Rule(Protocol):
 
 @dataclass
 class Group:
-    """Parameters that share a rule, a peak learning rate and a weight decay."""
+    """Parameters that share a rule, a peak learning rate and a weight decay.
+
+    Of sharded parameters (`llm.shards`) the state and the update are those of this rank's part.
+    """
 
     label: str
     rule: Rule
@@ -56,7 +60,9 @@ class Group:
     state: State = field(init=False)
 
     def __post_init__(self) -> None:
-        self.state = {slot: [torch.zeros_like(weight) for weight in self.weights] for slot in self.rule.slots}
+        with torch.no_grad():
+            parts = [local_part(weight) for weight in self.weights]
+        self.state = {slot: [torch.zeros_like(part) for part in parts] for slot in self.rule.slots}
 
 
 class Optimizer:
@@ -79,7 +85,8 @@ class Optimizer:
         count = self.step_count + 1
         for group in self.groups:
             step = Step(group.lr * lr_scale, group.weight_decay, count, finite, momentum)
-            group.rule.update(group.weights, gradients_of(group), group.state, step)
+            parts = [local_part(weight) for weight in group.weights]
+            group.rule.update(parts, gradients_of(group), group.state, step)
         self.step_count.copy_(count if finite is None else torch.where(finite, count, self.step_count))
 
     def zero_grad(self) -> None:
@@ -97,6 +104,15 @@ class Optimizer:
                 named |= {prefix + name: tensor for name, tensor in zip(group.names, tensors, strict=True)}
         return named
 
+    def state_owners(self) -> dict[str, Tensor]:
+        """The weight of each tensor of `state_tensors` but "step"."""
+        return {
+            f"{group.rule.name}.{slot}.{name}": weight
+            for group in self.groups
+            for slot in group.state
+            for name, weight in zip(group.names, group.weights, strict=True)
+        }
+
     @torch.no_grad()
     def load_state_tensors(self, tensors: Mapping[str, Tensor]) -> None:
         """Copy a saved state in. UserError, with nothing changed, unless names and shapes match exactly."""
@@ -113,8 +129,8 @@ class Optimizer:
 
 
 def gradients_of(group: Group) -> list[Tensor]:
-    """The gradients of a group's weights, all of which must have one."""
-    gradients = [weight.grad for weight in group.weights if weight.grad is not None]
+    """The gradients of a group's weights, all of which must have one; of sharded ones, this rank's part."""
+    gradients = [local_part(weight.grad) for weight in group.weights if weight.grad is not None]
     if len(gradients) < len(group.weights):
         missing = next(name for name, weight in zip(group.names, group.weights, strict=True) if weight.grad is None)
         raise ValueError(f"{missing} has no gradient: call backward before step.")

@@ -57,7 +57,7 @@ class RunBusy(UserError):
 
     def __init__(self, path: Path, holder: Holder | None, advice: str = "") -> None:
         who = f"process {holder.pid} on {holder.host}" if holder and holder.pid else "another process"
-        advice = advice or "stop it first, or fork the run"
+        advice = advice or f"stop it first with llm-workbench stop {path.parent.name}, or fork the run"
         super().__init__(f"run {path.parent.name} is being trained by {who}; {advice}.")
         self.holder = holder
 

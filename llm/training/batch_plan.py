@@ -79,7 +79,7 @@ def resolve_batch_size(
                 Problem(
                     "train.total_batch_tokens",
                     f"{train.total_batch_tokens} tokens cannot be divided evenly among {world_size} processes of "
-                    f"batch_size × seq_len = {train.batch_size * seq_len}; change one",
+                    f"batch_size × seq_len = {train.batch_size * seq_len}; {nearest(config, world_size)}",
                 )
             ]
         )
@@ -91,7 +91,29 @@ def resolve_batch_size(
         message = (
             f"the {global_batch_size} sequences per step this run started with cannot be divided evenly among "
             f"{world_size} processes in micro-batches of {size}; use a number of processes that divides "
-            f"{global_batch_size // size}"
+            f"{global_batch_size // size}{such_as(nearest_divisors(global_batch_size // size, world_size))}"
         )
         raise ConfigError([Problem("train.batch_size", message)])
     return global_batch_size, grad_accum_steps
+
+
+def nearest(config: RunConfig, world_size: int) -> str:
+    """The nearest settings with which `train.total_batch_tokens` can be divided among processes."""
+    train, part = config.train, config.train.batch_size * resolve_seq_len(config.train, config.model)
+    steps = max(1, round(train.total_batch_tokens / (part * world_size)))
+    advice = f"set train.total_batch_tokens to {steps * part * world_size}"
+    parts, rest = divmod(train.total_batch_tokens, part)
+    if rest:
+        return advice
+    return f"{advice}, or use a number of processes that divides {parts}{such_as(nearest_divisors(parts, world_size))}"
+
+
+def nearest_divisors(number: int, wanted: int) -> list[int]:
+    """The divisors of `number` next to `wanted`, the smaller one first."""
+    smaller = next((value for value in range(min(wanted, number), 0, -1) if number % value == 0), 0)
+    larger = next((value for value in range(max(1, wanted), number + 1) if number % value == 0), 0)
+    return [value for value in (smaller, larger) if value]
+
+
+def such_as(numbers: list[int]) -> str:
+    return f" ({' or '.join(map(str, numbers))})" if numbers else ""

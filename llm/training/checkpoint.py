@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import threading
+from collections.abc import Mapping
 from pathlib import Path
 
 import numpy as np
 import torch
 
 from llm.errors import UserError
-from llm.files import drop_from_page_cache, published_directory, write_json
-from llm.model.transformer import Transformer
+from llm.files import drop_from_page_cache, published_directory, remove_directory, write_json
 from llm.run import CheckpointInfo, Run, verify
 from llm.run.checkpoints import MODEL, OPTIMIZER, STATE, has_file, read_checkpoint_info, read_state, write_manifest
 from llm.training.state import StateCopy, TrainerState
@@ -20,8 +20,13 @@ from llm.weights import check_size, load_weights
 FORMAT = 1
 
 
-def publish(run: Run, state: StateCopy, cancelled: threading.Event | None = None) -> CheckpointInfo:
-    """Write `checkpoints/step-…` to a staging directory, read it back, and rename it.
+def publish(
+    run: Run, state: StateCopy, cancelled: threading.Event | None = None, hurry: threading.Event | None = None
+) -> CheckpointInfo:
+    """Write `checkpoints/step-…` to a staging directory, rename it, and read it back.
+
+    It gets its name first, since a process that is killed while it reads back has then saved its state. Once `hurry`
+    is set nothing is read back: the files are checked when the checkpoint is used, as they always are.
 
     Raises `OSError` when the disk refuses, `UserError` when weights are not finite or the files do not read back as
     written, and `WriteCancelled` soon after `cancelled` is set; no file remains then. Safe on any thread: it uses
@@ -38,13 +43,36 @@ def publish(run: Run, state: StateCopy, cancelled: threading.Event | None = None
             OPTIMIZER: write_tensors(staging / OPTIMIZER, state.optimizer, cancelled),
         }
         write_manifest(staging, state.step, state.metrics, sums)
-        for name in sums:
-            drop_from_page_cache(staging / name)
-        verify(CheckpointInfo(state.step, staging, 0, {}))
     info = read_checkpoint_info(target)
     if info is None:
         raise OSError(f"{target} could not be read back")
+    hurry = hurry or threading.Event()
+    if not hurry.is_set():
+        for name in sums:
+            drop_from_page_cache(target / name)
+        verify_or_remove(info, hurry)
     return info
+
+
+class Hurry(Exception):
+    """There is no time to read back."""
+
+
+def verify_or_remove(info: CheckpointInfo, hurry: threading.Event) -> None:
+    """Read a new checkpoint until `hurry` is set; one that is not as it was written is removed, and its `UserError`
+    raised."""
+
+    def check_time(_: int) -> None:
+        if hurry.is_set():
+            raise Hurry
+
+    try:
+        verify(info, check_time)
+    except Hurry:
+        pass
+    except UserError:
+        remove_directory(info.path)
+        raise
 
 
 def is_finite(tensor: torch.Tensor) -> bool:
@@ -52,10 +80,10 @@ def is_finite(tensor: torch.Tensor) -> bool:
     return bool(np.isfinite(tensor.detach().cpu().numpy()).all())
 
 
-def publish_weights(directory: Path, model: Transformer, step: int) -> None:
-    """Publish only the weights, for a chat in another process."""
+def publish_weights(directory: Path, weights: Mapping[str, torch.Tensor], step: int) -> None:
+    """Publish only weights, for a chat in another process."""
     with published_directory(directory) as staging:
-        sums = {MODEL: write_tensors(staging / MODEL, model.state_dict())}
+        sums = {MODEL: write_tensors(staging / MODEL, weights)}
         write_manifest(staging, step, {}, sums)
 
 
@@ -70,7 +98,19 @@ def restore_state(state: TrainerState, info: CheckpointInfo) -> None:
     if not has_file(info, MODEL):
         raise UserError(f"{info.path} holds no weights; use another checkpoint of this run.")
     with state.lock:
-        load_weights(state.model, info.path)
-        if has_file(info, OPTIMIZER):
-            state.optimizer.load_state_tensors(read_tensors(info.path / OPTIMIZER))
+        if state.sharding is not None:
+            load_sharded(state, info)
+        else:
+            load_weights(state.model, info.path)
+            if has_file(info, OPTIMIZER):
+                state.optimizer.load_state_tensors(read_tensors(info.path / OPTIMIZER))
         state.load_scalars(scalars)
+
+
+def load_sharded(state: TrainerState, info: CheckpointInfo) -> None:
+    """Read this rank's parts of the tensors of a checkpoint."""
+    from llm.training.sharding import load_parts  # takes a second to import
+
+    load_parts(info.path / MODEL, state.model.state_dict(), {})
+    if has_file(info, OPTIMIZER):
+        load_parts(info.path / OPTIMIZER, state.optimizer.state_tensors(), state.optimizer.state_owners())

@@ -7,11 +7,12 @@ from collections.abc import Iterator
 
 from llm.config import with_overrides
 from llm.errors import ConfigError
-from llm.events import CommandRefused, Event, KnobSet, Paused, Resumed
+from llm.events import CommandRefused, Event, KnobSet, Paused, Resumed, Warned
 from llm.run import Command
 from llm.training.commands import STOP, CommandQueue, set_live_field
 from llm.training.context import TrainingContext
 from llm.training.metrics import StepMetrics
+from llm.training.rank_metrics import RankMetrics
 from llm.training.recovery import Reason, Recovery
 from llm.training.tasks import Tasks
 
@@ -33,21 +34,25 @@ class CommandHandler:
         tasks: Tasks,
         step_metrics: StepMetrics,
         recovery: Recovery,
+        rank_metrics: RankMetrics,
     ) -> None:
         self.context = context
         self.commands = commands
         self.tasks = tasks
         self.step_metrics = step_metrics
         self.recovery = recovery
+        self.rank_metrics = rank_metrics
         self.stop: Command | None = None
         self.stop_while_paused = False
         self.roll_back_reason: Reason = ""
         self.changes: list[tuple[str, str]] = []
+        self.is_orphaned = False
 
     def synchronize(self) -> Iterator[Event]:
         """Execute the commands received since the last step, and broadcast the decisions to all ranks."""
         ranks = self.context.ranks
         if ranks.is_first:
+            yield from self._watch_launcher()
             yield from self.tasks.saver.report()
             with self.step_metrics.exclude_time():
                 yield from self._execute_all()
@@ -55,17 +60,39 @@ class CommandHandler:
             if self.roll_back_reason:  # the other ranks list the checkpoints too, so none may be in progress
                 yield from self.tasks.saver.report(wait=True)
         if ranks.world_size > 1:
-            self._broadcast()
+            yield from self._broadcast()
         self.changes = []
 
-    def _broadcast(self) -> None:
+    def _watch_launcher(self) -> Iterator[Event]:
+        """Warn once when torchrun was killed: its ranks do not end with it, and keep the lock of the run."""
+        if self.is_orphaned or not self.context.ranks.has_lost_launcher:
+            return
+        self.is_orphaned = True
+        name = self.context.run.name
+        message = (
+            f"torchrun was killed, but its {self.context.ranks.world_size} ranks train on; nothing restarts one that "
+            f"dies. To save and stop them: llm-workbench stop {name}"
+        )
+        yield self.context.event(Warned, message=message)
+
+    def _broadcast(self) -> Iterator[Event]:
         decisions = self.context.ranks.broadcast(
-            {"stop": self.stop is not None, "set": self.changes, "roll back": self.roll_back_reason}
+            {
+                "stop": self.stop is not None,
+                "set": self.changes,
+                "roll back": self.roll_back_reason,
+                "measure": self.rank_metrics.is_due,
+                "best": self.context.state.best_validation_loss,
+            }
         )
         if not self.context.ranks.is_first:
             self.context.config = with_overrides(self.context.config, [(key, text) for key, text in decisions["set"]])
+            self.context.state.overrides |= dict(decisions["set"])  # this rank may have to save the state
+            self.context.state.best_validation_loss = decisions["best"]
             self.stop = Command("stop", "") if decisions["stop"] else None
             self.roll_back_reason = decisions["roll back"]
+        if decisions["measure"]:
+            yield from self.rank_metrics.collect()
 
     def _execute_all(self) -> Iterator[Event]:
         """Execute the waiting commands; a pause waits here for further ones."""

@@ -8,24 +8,37 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Callable, Iterator
+import socket
+import time
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import timedelta
-from typing import Any, Literal
+from pathlib import Path
+from typing import Any, Literal, TypeVar
 
 import torch
 import torch.distributed as dist
 from torch import Tensor, nn
+from torch.distributed import PrefixStore  # type: ignore[attr-defined]
+from torch.distributed.rendezvous import rendezvous
 from torch.nn.parallel import DistributedDataParallel
 
 from llm.device import choose_device
 from llm.errors import WrongUse
+from llm.files import STAGING
 from llm.model.transformer import Transformer
+from llm.run.directory import versions
+from llm.training.rank_watch import Peer, RankLost, RankWatch
 
+Result = TypeVar("Result")
+RECORD_BYTES = 1024  # of what a rank says of itself
+SHARED_SECONDS = 5.0  # a network file system caches directories for seconds
 LossFn = Callable[..., Tensor]
 """The mean loss of a micro-batch, given its arrays as tensors: inputs, targets, and what a stage adds."""
 TIMEOUT = timedelta(hours=2)  # ranks wait while rank 0 prepares data or measures CORE; a dead rank is noticed at once
+CONNECTION_ERRORS = ("gloo", "NCCL", "Connection closed by peer", "Connection reset by peer", "Broken pipe")
+"""Parts of the messages of torch's RuntimeErrors when a collective fails because a rank is gone."""
 
 
 @dataclass(frozen=True)
@@ -36,13 +49,37 @@ class Ranks:
     world_size: int = 1
     per_machine: int = 1
     control: Any = None
+    watch: RankWatch | None = None
+    handlers: dict[str, Callable[..., object]] = field(default_factory=dict)
+    """What the other ranks do when rank 0 calls `run_on_all`, by name."""
+    launcher: int = 0
+    """Process id of the torchrun that started this rank; 0 without one."""
+
+    @property
+    def has_lost_launcher(self) -> bool:
+        """Whether torchrun has ended before its ranks, which happens only when it is killed."""
+        return self.launcher not in (0, os.getppid())
 
     @property
     def is_first(self) -> bool:
         return self.rank == 0
 
     def broadcast(self, value: Any = None) -> Any:
-        """The JSON value that rank 0 passes, on every rank."""
+        """The JSON value that rank 0 passes, on every rank. Until it comes, the others do what `run_on_all` asks."""
+        while True:
+            received = self._broadcast_once(value)
+            if self.is_first or not (isinstance(received, dict) and "run" in received):
+                return received
+            self.handlers[received["run"]](**received["arguments"])
+
+    def run_on_all(self, name: str, work: Callable[[], Result], **arguments: Any) -> Result:
+        """Do `work` on rank 0 while every other rank, which waits in `broadcast`, runs its handler of that name with
+        `arguments`; both take part in the same collectives."""
+        if self.world_size > 1:
+            self._broadcast_once({"run": name, "arguments": arguments})
+        return work()
+
+    def _broadcast_once(self, value: Any) -> Any:
         if self.world_size == 1:
             return value
         data = json.dumps(value).encode() if self.is_first else b""
@@ -62,6 +99,18 @@ class Ranks:
         parts = [torch.empty_like(mine) for _ in range(self.world_size)]
         dist.all_gather(parts, mine, group=self.control)
         return [row for part in parts for row in part.tolist()]
+
+    def to_rank_lost(self, error: Exception) -> RankLost | None:
+        """The error that names the rank whose death made a collective fail with `error`; None for other errors."""
+        if self.watch is None or not is_connection_error(error):
+            return None
+        return RankLost(self.watch.first_death() or "the connection to a rank on another machine was lost")
+
+    def sum(self, values: Tensor) -> Tensor:
+        """The sum of a host tensor over ranks, in place."""
+        if self.world_size > 1:
+            dist.all_reduce(values, group=self.control)
+        return values
 
     def mean(self, value: Tensor) -> Tensor:
         """The mean of a device tensor over ranks, computed in place and without waiting."""
@@ -126,12 +175,97 @@ def join_ranks(device: str) -> Iterator[Ranks]:
         yield Ranks()
         return
     per_machine = int(os.environ.get("LOCAL_WORLD_SIZE", world_size))
+    launcher = os.getppid() if "TORCHELASTIC_RUN_ID" in os.environ else 0
     backend = choose_backend(device, per_machine)
     if backend == "nccl":
         torch.cuda.set_device(int(os.environ["LOCAL_RANK"]))
-    dist.init_process_group(backend, timeout=TIMEOUT)
+    # After a restart torchrun offers the same store again, where gloo would find addresses of the ranks before.
+    store, rank, _ = next(rendezvous("env://", timeout=TIMEOUT))
+    store = PrefixStore(f"attempt {os.environ.get('TORCHELASTIC_RESTART_COUNT', '0')}", store)
+    dist.init_process_group(backend, store=store, rank=rank, world_size=world_size, timeout=TIMEOUT)
     try:
         control = dist.new_group(backend="gloo", timeout=TIMEOUT)
-        yield Ranks(dist.get_rank(), world_size, per_machine, control)
+        peers = gather_peers(control)
+        watch = RankWatch([peer for peer in peers if peer.rank != rank], world_size)
+        yield Ranks(rank, world_size, per_machine, control, watch, launcher=launcher)
     finally:
         dist.destroy_process_group()
+
+
+def gather_peers(control: Any) -> list[Peer]:
+    """The processes of all ranks, this one included. WrongUse where their versions differ."""
+    own = versions()
+    programs = f"llm-workbench {own.get('llm-workbench', '(source)')} with torch {torch.__version__}"
+    records = gather_records([os.getpid(), socket.gethostname(), programs], control)
+    check_versions(records)
+    return [Peer(rank, pid, host) for rank, (pid, host, _) in enumerate(records)]
+
+
+def check_versions(records: Sequence[tuple[int, str, str]]) -> None:
+    """WrongUse unless all ranks, given by process, host and programs, run the same programs."""
+    _, first_host, first = records[0]
+    for rank, (_, host, programs) in enumerate(records):
+        if programs != first:
+            raise WrongUse(
+                f"rank {rank} on {host} runs {programs}, and rank 0 on {first_host} {first}; install the same versions "
+                "on all machines."
+            )
+
+
+def gather_records(value: Any, control: Any) -> list[Any]:
+    """The JSON values of all ranks in rank order, each at most RECORD_BYTES long."""
+    record = torch.frombuffer(bytearray(json.dumps(value).encode().ljust(RECORD_BYTES)), dtype=torch.uint8)
+    records = [torch.empty_like(record) for _ in range(dist.get_world_size())]
+    dist.all_gather(records, record, group=control)
+    return [json.loads(bytes(other.tolist())) for other in records]
+
+
+def check_shared(directory: Path, ranks: Ranks) -> None:
+    """WrongUse unless every rank sees the files that rank 0 writes in `directory`."""
+    if ranks.world_size == 1:
+        return
+    mark = directory / f"{STAGING}{os.getpid()}-ranks"
+    name = ranks.broadcast(mark.name if ranks.is_first and write_mark(mark) else "")
+    try:
+        is_seen = wait_for(directory / name) if name else True
+        seen = gather_records([is_seen, socket.gethostname()], ranks.control)
+    finally:
+        if ranks.is_first:
+            mark.unlink(missing_ok=True)
+    check_seen(seen, directory)
+
+
+def check_seen(seen: Sequence[tuple[bool, str]], directory: Path) -> None:
+    """WrongUse unless all ranks, given with their hosts, have seen what rank 0 wrote in `directory`."""
+    for rank, (is_seen, host) in enumerate(seen):
+        if not is_seen:
+            raise WrongUse(
+                f"rank {rank} on {host} does not see the files that rank 0 on {seen[0][1]} writes in {directory}; put "
+                "the home on a file system that all machines share."
+            )
+
+
+def write_mark(path: Path) -> bool:
+    """Create an empty file; whether that worked (a full disk is reported later, by what needs the space)."""
+    try:
+        path.touch()
+    except OSError:
+        return False
+    return True
+
+
+def wait_for(path: Path) -> bool:
+    """Whether a file appears within the time that a network file system may take to show it."""
+    limit = time.monotonic() + SHARED_SECONDS
+    while not path.exists():
+        if time.monotonic() > limit:
+            return False
+        time.sleep(0.1)
+    return True
+
+
+def is_connection_error(error: Exception) -> bool:
+    """Whether a collective failed since another rank did not take part in it."""
+    return isinstance(error, dist.DistError) or (
+        isinstance(error, RuntimeError) and any(part in str(error) for part in CONNECTION_ERRORS)
+    )

@@ -20,8 +20,10 @@ from llm.training.context import TrainingContext
 from llm.training.control import CommandHandler
 from llm.training.distributed import LossFn
 from llm.training.metrics import StepMetrics
+from llm.training.rank_metrics import RankMetrics
 from llm.training.recovery import Recovery, halve_micro_batch
 from llm.training.step import OutOfMemory, Rows, take_step
+from llm.training.survivor import save_after_loss
 from llm.training.tasks import Tasks
 
 
@@ -35,7 +37,11 @@ class Trainer:
         self.tasks = Tasks(context, commands.is_stop_requested)
         self.step_metrics = StepMetrics(context)
         self.recovery = Recovery(context, self.step_metrics)
-        self.handler = CommandHandler(context, commands, self.tasks, self.step_metrics, self.recovery)
+        context.ranks.handlers.update(self.tasks.handlers())
+        self.handler = CommandHandler(
+            context, commands, self.tasks, self.step_metrics, self.recovery, RankMetrics(context, loss_fn)
+        )
+        self.cursor_at = context.state.batch_index
         self.batches: BatchSource = batch_source(
             context.dataset,
             context.config,
@@ -58,15 +64,19 @@ class Trainer:
                     yield from self._train_until_stop(prefetcher)
                     with self.step_metrics.exclude_time():
                         is_over = yield from self._finish()
-        except Exception:
+        except Exception as error:
             yield from self.tasks.saver.report(wait=True)  # the save in progress is of a step before the error
-            raise
+            lost = self.context.ranks.to_rank_lost(error)
+            if lost is None:
+                raise
+            yield from save_after_loss(self.context, lost, self._save_after_loss)
         finally:
             self.tasks.saver.close()
 
     def _start(self) -> Iterator[Event]:
         if self.context.ranks.is_first:
-            self.tasks.saver.reserve_memory()
+            if self.context.state.sharding is None:
+                self.tasks.saver.reserve_memory()
             if self.context.state.step == 0:
                 yield from self.tasks.run_at_start()
 
@@ -103,6 +113,7 @@ class Trainer:
         """Record where the next batch starts in a streamed corpus: the streams of all ranks, for the next save."""
         cursor = self.batches.cursor(self.context.state.batch_index)
         self.context.state.data_cursor = self.context.ranks.all_gather(cursor) if cursor is not None else None
+        self.cursor_at = self.context.state.batch_index
 
     def _roll_back(self) -> Iterator[Event]:
         yield from self.step_metrics.read()
@@ -123,7 +134,7 @@ class Trainer:
             if is_last:
                 yield from self.tasks.run_at_end()
             if is_last or stop is None or stop.arguments.get("save", True):
-                failure = yield from self._save_last()
+                failure = yield from self._save_last(at_once=stop is not None and bool(stop.arguments.get("at_once")))
         must_save = not is_last and stop is not None and bool(stop.arguments.get("must_save"))
         failure, must_save = context.ranks.broadcast([failure, must_save])
         if failure and must_save:
@@ -139,12 +150,22 @@ class Trainer:
             yield context.event(Finished, status="stopped", reason=reason, command_id=stop.id)
         return True
 
-    def _save_last(self) -> Generator[Event, None, str]:
+    def _save_after_loss(self) -> Generator[Event, None, str]:
+        """Save the last completed step after another rank has died; returns why it could not be saved, or ""."""
+        if self.context.state.sharding is not None:
+            return "the dead rank held a part of it"
+        if self.context.state.data_cursor is not None and self.cursor_at != self.context.state.batch_index:
+            return "the position in the text of the dead rank is not known"
+        return (yield from self._save_last(at_once=True))
+
+    def _save_last(self, *, at_once: bool) -> Generator[Event, None, str]:
         """Save the present step unless it is saved; returns why it could not be saved, or ""."""
         saver = self.tasks.saver
+        if at_once:
+            saver.hurry.set()
         yield from saver.report(wait=True)
         if not self.tasks.is_saved:
-            yield from self.tasks.save()
+            yield from self.tasks.save(at_once=at_once)
             yield from saver.report(wait=True)
         return "" if self.tasks.is_saved else saver.failure
 

@@ -23,7 +23,7 @@ from llm.files import remove_staging, write_atomic
 from llm.optim import unused_lr_warning
 from llm.run import EventLog, Run
 from llm.run.lock import RunLock
-from llm.run.log import last_events
+from llm.run.log import last_event_of, last_events
 from llm.training.batch_plan import resolve_batch_plan
 from llm.training.commands import CommandQueue
 from llm.training.context import TrainingContext
@@ -210,7 +210,7 @@ def training_events(
         save_tokenizer(run, dataset)
     if message := memory_warning(config, dataset.tokenizer.vocab_size):
         yield Warned(step=last_step(run), message=message)
-    state, is_restored = yield from restore_or_init(run, config, dataset)
+    state, is_restored = yield from restore_or_init(run, config, dataset, ranks)
     state.overrides = changed
     batch_plan = resolve_batch_plan(
         config,
@@ -225,8 +225,10 @@ def training_events(
     context = TrainingContext(config, state, plan, batch_plan, ranks, core_tasks, run=run, dataset=dataset)
     loss_fn, warning = compile_loss(context)
     on_live(LiveWeights(run.name, state, dataset.tokenizer, context.plan))
-    yield started_event(context, is_restored)
-    more = (warning, thread_warning(plan, ranks), unused_lr_warning(state.optimizer, config))
+    started = started_event(context, is_restored)
+    changes = change_warning(run, started) if ranks.is_first else ""
+    yield started
+    more = (changes, warning, thread_warning(plan, ranks), unused_lr_warning(state.optimizer, config))
     for message in (*warnings, *dataset.warnings, *filter(None, more)):
         yield Warned(step=state.step, message=message)
     yield from Trainer(context, commands, loss_fn).events()
@@ -261,7 +263,9 @@ def compile_loss(context: TrainingContext) -> tuple[LossFn, str]:
     if warning:
         context.plan = replace(context.plan, compiled=False)
         context.state.plan = context.plan.as_json()
-    return ranks.wrap(context.state.model, loss_fn), warning
+    if context.state.sharding is None:
+        loss_fn = ranks.wrap(context.state.model, loss_fn)
+    return loss_fn, warning
 
 
 def started_event(context: TrainingContext, restored: bool) -> Started:
@@ -278,4 +282,21 @@ def started_event(context: TrainingContext, restored: bool) -> Started:
         host=socket.gethostname(),
         resumed_from=f"step-{context.state.step:08d}" if restored else "",
         changed=context.state.overrides,
+        world_size=context.ranks.world_size,
     )
+
+
+def change_warning(run: Run, started: Started) -> str:
+    """What differs from the last time this run was trained, and changes results by rounding; "" for nothing."""
+    before = last_event_of(run.path / "events.jsonl", Started)
+    if before is None or not started.resumed_from:
+        return ""
+    pairs = (("world_size", "ranks"), ("threads", "threads"), ("precision", "precision"), ("device", "device"))
+    changes = [
+        f"{label} {getattr(before, name)} → {getattr(started, name)}"
+        for name, label in pairs
+        if getattr(before, name) != getattr(started, name)
+    ]
+    if not changes:
+        return ""
+    return f"resumed with other {', '.join(changes)}: results differ by rounding from those of an undisturbed run."

@@ -1,19 +1,26 @@
 """Write checkpoints on a background thread while training continues.
 
-A step waits only for the copy of the state. The thread writes the copy, reads it back, renames it, and prunes old
+A step waits only for the copy of the state. The thread writes the copy, renames it, reads it back, and prunes old
 checkpoints. One save runs at a time; the next waits for it. The copy takes as much host memory as weights and optimizer
 state together, from the start of training.
 """
 
 from __future__ import annotations
 
+import copy
+import shutil
 import threading
 from collections.abc import Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from torch import Tensor
 
 from llm.errors import UserError
 from llm.events import Event, Saved, Warned
+from llm.files import staging_path
 from llm.run import CheckpointInfo
 from llm.run.checkpoints import prune
 from llm.training.checkpoint import publish
@@ -41,6 +48,7 @@ class Saver:
         self.thread = ThreadPoolExecutor(max_workers=1, thread_name_prefix="save")
         self.memory: Future[HostMemory] | None = None
         self.cancelled = threading.Event()
+        self.hurry = threading.Event()
         self.in_progress: Save | None = None
         self.saved_step = -1
         self.failure = ""
@@ -50,17 +58,74 @@ class Saver:
         self.memory = self.thread.submit(HostMemory, self.context.state)
         return self.memory
 
-    def start(self, best: bool, command_id: str) -> Iterator[Event]:
-        """Wait for the previous save, copy the present state, and start to write it."""
+    def start(self, best: bool, command_id: str, *, at_once: bool = False) -> Iterator[Event]:
+        """Wait for the previous save, copy the present state, and start to write it.
+
+        at_once: this process may be killed soon, and trains no more until the save has ended: neither copy the state
+        nor read back what was written.
+        """
+        if at_once:
+            self.hurry.set()
         yield from self.report(wait=True)
-        memory = self._host_memory()
+        if not at_once:
+            self.hurry.clear()
+        if self.context.state.sharding is not None:
+            yield from self._start_sharded(best, command_id)
+            return
+        memory = None if at_once else self._host_memory()
         state_copy = copy_state(self.context.state, memory)
-        result = self.thread.submit(self._write, state_copy, self.context.config.checkpoint.keep)
+        keep = self.context.config.checkpoint.keep
+        result = self.thread.submit(self._write, state_copy, keep)
         self.in_progress = Save(state_copy.step, best, command_id, result)
-        if memory is None:
+        if memory is None and not at_once:
             message = "there is no memory for a copy of the state, so training waits for the save"
             yield self.context.event(Warned, message=message)
             yield from self.report(wait=True)
+
+    def _start_sharded(self, best: bool, command_id: str) -> Iterator[Event]:
+        """Start to write the parts of all ranks."""
+        context, state = self.context, self.context.state
+        directory = staging_path(context.run.checkpoint_directory / f"parts-{state.step}")
+        try:
+            directory.parent.mkdir(exist_ok=True)
+            directory.mkdir()
+        except OSError as error:
+            yield self._fail(state.step, error)
+            return
+        from llm.training.sharded_save import single_values  # takes a second to import
+
+        metrics, scalars, single = dict(state.metrics), copy.deepcopy(state.scalars()), single_values(state)
+        written = context.ranks.run_on_all("save", lambda: self.write_part(directory.name), directory=directory.name)
+        step, keep = state.step, context.config.checkpoint.keep
+        result = self.thread.submit(self._publish_parts, written, step, metrics, scalars, single, directory, keep)
+        self.in_progress = Save(step, best, command_id, result)
+
+    def write_part(self, directory: str) -> Future[None]:
+        """Copy this rank's part of the state, and start to write it below the folder of checkpoints."""
+        from llm.training.sharded_save import copy_parts, write_parts  # takes a second to import
+
+        parts = copy_parts(self.context.state)
+        return self.thread.submit(write_parts, parts, self.context.run.checkpoint_directory / directory)
+
+    def _publish_parts(
+        self,
+        written: Future[None],
+        step: int,
+        metrics: dict[str, float],
+        scalars: dict[str, Any],
+        single: dict[str, Tensor],
+        directory: Path,
+        keep: int,
+    ) -> tuple[CheckpointInfo, str]:
+        """On the thread, after `write_part`: publish the joined files and prune older checkpoints."""
+        from llm.training.sharded_save import publish_parts
+
+        try:
+            written.result()
+            info = publish_parts(self.context.run, step, metrics, scalars, single, directory, self.hurry)
+        finally:
+            shutil.rmtree(directory, ignore_errors=True)
+        return info, self._prune(keep)
 
     def _host_memory(self) -> HostMemory | None:
         """Memory for a copy; None without it, and training has to wait while its own tensors are written."""
@@ -74,12 +139,18 @@ class Saver:
 
     def _write(self, state_copy: StateCopy, keep: int) -> tuple[CheckpointInfo, str]:
         """On the thread: publish a checkpoint and prune older ones; the error of pruning, or ""."""
-        info = publish(self.context.run, state_copy, self.cancelled)
+        info = publish(self.context.run, state_copy, self.cancelled, self.hurry)
+        return info, self._prune(keep)
+
+    def _prune(self, keep: int) -> str:
+        """Remove older checkpoints, unless there was no time to read back the new one; the error, or ""."""
+        if self.hurry.is_set():
+            return ""
         try:
             prune(self.context.run.checkpoint_directory, keep, self.context.run.meta()["pins"])
         except (OSError, UserError) as error:
-            return info, str(error)
-        return info, ""
+            return str(error)
+        return ""
 
     def report(self, wait: bool = False) -> Iterator[Event]:
         """Yield the events of a save that has ended since the last call; with `wait`, wait for the one in progress."""
@@ -90,8 +161,7 @@ class Saver:
         try:
             info, pruning_error = save.result.result()
         except (OSError, UserError, MemoryError) as error:
-            self.failure = getattr(error, "strerror", None) or str(error) or "out of memory"
-            yield self.context.event(Warned, step=save.step, message=f"not saved: {self.failure}")
+            yield self._fail(save.step, error)
             return
         self.saved_step, self.failure = save.step, ""
         path = str(info.path.relative_to(self.context.run.path))
@@ -102,6 +172,11 @@ class Saver:
             yield self.context.event(
                 Warned, step=save.step, message=f"older checkpoints were not removed: {pruning_error}"
             )
+
+    def _fail(self, step: int, error: Exception) -> Event:
+        """Note why a save failed."""
+        self.failure = getattr(error, "strerror", None) or str(error) or "out of memory"
+        return self.context.event(Warned, step=step, message=f"not saved: {self.failure}")
 
     def close(self) -> None:
         """Cancel a save in progress, of which nothing remains, and end the thread."""

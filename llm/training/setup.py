@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Generator
 from dataclasses import replace
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import torch
 
@@ -12,12 +13,14 @@ from llm.config import RunConfig, resolve_model, resolve_seq_len, resumed_config
 from llm.config.fit import step_bytes
 from llm.data.tokens.dataset import Dataset
 from llm.data.tokens.prepare import prepare
-from llm.device import Plan, choose_device, choose_threads, make_plan
+from llm.device import Plan, choose_device, choose_precision, choose_threads, make_plan
 from llm.errors import UserError
 from llm.events import Event, Saved, Warned
 from llm.files import published_directory
 from llm.limits import memory, usable_cores
 from llm.optim import build_optimizer
+from llm.optim.build import Spread
+from llm.optim.matrices import Replicated, Sharded
 from llm.run import Run
 from llm.run.checkpoints import MODEL, newest_step, read_state
 from llm.run.shapes import check_weights
@@ -31,6 +34,9 @@ from llm.training.resume_checks import text_changed_error
 from llm.training.state import TrainerState
 from llm.training.step import to_device
 from llm.weights import build_model
+
+if TYPE_CHECKING:
+    from llm.training.sharding import Sharding
 
 
 def check_checkpoints(run: Run, config: RunConfig) -> None:
@@ -83,16 +89,36 @@ def last_step(run: Run) -> int:
     return max(0, newest_step(run.checkpoint_directory))
 
 
-def new_state(config: RunConfig, dataset: Dataset) -> TrainerState:
-    """The state at step 0: weights drawn from the run's seed, optimizer state of zeros."""
-    model = build_model(config, dataset.tokenizer.vocab_size).to(choose_device(config.train.device))
+def new_state(config: RunConfig, dataset: Dataset, ranks: Ranks | None = None) -> TrainerState:
+    """The state at step 0: weights drawn from the run's seed, optimizer state of zeros. With `train.sharding` other
+    than ddp each of several `ranks` holds its part of it."""
+    model, ranks = build_model(config, dataset.tokenizer.vocab_size), ranks or Ranks()
+    device, sharding = choose_device(config.train.device), None
+    if ranks.world_size > 1 and config.train.sharding != "ddp":
+        from llm.training.sharding import make_sharding, shard_model  # takes a second to import
+
+        sharding = make_sharding(config.train.sharding, device, ranks.world_size, ranks.per_machine)
+        shard_model(model, sharding, choose_precision(config.train.precision, device))
+    model.to(device)
     model.init_weights(torch.Generator().manual_seed(config.train.seed))
-    return TrainerState(model, build_optimizer(model, config))
+    optimizer = build_optimizer(model, config, muon_of(ranks, sharding))
+    return TrainerState(model, optimizer, sharding=sharding)
 
 
-def restore_or_init(run: Run, config: RunConfig, dataset: Dataset) -> Generator[Event, None, tuple[TrainerState, bool]]:
+def muon_of(ranks: Ranks, sharding: Sharding | None) -> Spread | None:
+    """How ranks share the work of Muon; None for one rank."""
+    if ranks.world_size == 1:
+        return None
+    if sharding is None:
+        return lambda shapes, together: Replicated(ranks.rank, ranks.world_size, together)
+    return lambda shapes, together: Sharded(sharding.group, sharding.rank, sharding.size, shapes, together)
+
+
+def restore_or_init(
+    run: Run, config: RunConfig, dataset: Dataset, ranks: Ranks
+) -> Generator[Event, None, tuple[TrainerState, bool]]:
     """The state of the newest intact checkpoint, or that of step 0; and whether it is that of a checkpoint."""
-    state = new_state(config, dataset)
+    state = new_state(config, dataset, ranks)
     is_restored = yield from restore_newest(run, state)
     if state.data_fingerprint not in ("", dataset.fingerprint):  # "": a fork that continues on another text
         raise text_changed_error(run.name, config)
@@ -129,6 +155,8 @@ def restore_newest(run: Run, state: TrainerState) -> Generator[Event, None, bool
 def resolve_plan(config: RunConfig, state: TrainerState, dataset: Dataset, batch_plan: BatchPlan, ranks: Ranks) -> Plan:
     """Resolve precision and threads. A resumed run keeps those of its checkpoint."""
     plan = make_plan(config.train, state.plan)
+    if state.sharding is not None:
+        plan = replace(plan, compiled=False)  # only the parts of blocks could be compiled
     if plan.precision == "fp16" and state.plan is None:
         state.loss_scale = 2.0**16
     if plan.threads == 0 and ranks.world_size > 1:

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import copy
 import threading
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import Field, dataclass, field, fields
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 
@@ -14,6 +14,9 @@ from llm.limits import memory
 from llm.model.transformer import Transformer
 from llm.optim import Optimizer
 from llm.training.spikes import SpikeDetector
+
+if TYPE_CHECKING:  # it imports torch's FSDP, which takes a second
+    from llm.training.sharding import Sharding
 
 NOT_SCALAR = {"scalar": False}
 
@@ -26,7 +29,8 @@ class TrainerState:
     is the position of the next batch in a streamed corpus (`BatchSource.cursor`). `overrides` are the fields that
     differ from `run.toml`, as text by dotted path: live settings and changes on resume. `global_batch_size` is that of
     the first start, which other numbers of ranks keep. `micro_batch` is the sequences per micro-batch after
-    `train.batch_size` ran out of memory, else 0. `lock` guards the weights and `step`.
+    `train.batch_size` ran out of memory, else 0. `sharding` is that of the tensors, where each
+    rank holds only a part of them. `lock` guards the weights and `step`.
 
     `metadata["key"]` is the name of a field in `state.json` where it differs.
     """
@@ -48,6 +52,7 @@ class TrainerState:
     data_fingerprint: str = ""
     data_cursor: Any = None
     spikes: SpikeDetector = field(default_factory=SpikeDetector, metadata=NOT_SCALAR)
+    sharding: Sharding | None = field(default=None, metadata=NOT_SCALAR)
     lock: threading.Lock = field(default_factory=threading.Lock, metadata=NOT_SCALAR)
 
     def scalars(self) -> dict[str, Any]:
@@ -94,6 +99,13 @@ class HostMemory:
                 target[name].copy_(tensor, non_blocking=True)
         if state.optimizer.step_count.is_cuda:
             torch.cuda.current_stream().synchronize()
+
+
+def whole_weights(state: TrainerState) -> Iterable[tuple[str, torch.Tensor | None]]:
+    """The weights by name, one after the other; of a sharded state whole on rank 0, and None elsewhere."""
+    if state.sharding is None:
+        return state.model.state_dict().items()
+    return state.sharding.gather_all(state.model.state_dict())
 
 
 def allocate_like(tensors: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:

@@ -101,7 +101,8 @@ def take_step(
         for parameter in state.model.parameters():
             if parameter.grad is not None:
                 parameter.grad /= state.loss_scale
-    grad_norm = clip_grad_norm(state.model.parameters(), train.clip)
+    group = None if state.sharding is None else state.sharding.group
+    grad_norm = clip_grad_norm(state.model.parameters(), train.clip, group)
     loss_limit = state.spikes.baseline(step + 1).limit if train.on_spike == "skip" else math.inf
     is_applied = torch.isfinite(loss) & torch.isfinite(grad_norm) & (loss <= loss_limit)
     lr = lr_at(step, context.batch_plan.steps, context.config)

@@ -4,24 +4,28 @@ from __future__ import annotations
 
 from collections.abc import Callable, Generator, Iterator
 from dataclasses import dataclass, replace
-from typing import TypeVar
+from typing import Literal, TypeVar
+
+from torch import Tensor
 
 from llm.config import RunConfig
 from llm.core.score import evaluate_core
-from llm.data.tokens.shards import TokenSplit
 from llm.engine import Engine, Piece
 from llm.events import CommandRefused, CoreEvaluated, Evaluated, Event, Progress, Sampled, Saved
 from llm.files import directory_size, remove_directory
+from llm.model.transformer import Transformer
 from llm.tokenizer import Tokenizer
 from llm.tokenizer.chat_template import Message
 from llm.training.checkpoint import publish_weights
 from llm.training.context import TrainingContext
 from llm.training.evaluate import Evaluation, evaluate
 from llm.training.saver import Saver
+from llm.training.state import whole_weights
 
 Result = TypeVar("Result")
 DEFAULT_QUESTION = "Hello!"
 """The question of a sample where `sample.prompt` is empty."""
+SplitName = Literal["train", "validation"]
 
 TRAIN_BATCHES = (
     20  # batches of training text to evaluate on where `evaluate.batches` is 0, which means all held-out text
@@ -122,13 +126,13 @@ class Tasks:
         return self.saver.saved_step == self.context.state.step
 
     def evaluate(self, command_id: str = "") -> Iterator[Event]:
-        context, state, dataset = self.context, self.context.state, self.context.dataset
+        context, state = self.context, self.context.state
         settings = context.config.evaluate
-        result = yield from self._evaluate_split(dataset.validation, settings.batches, "Evaluating held-out text")
+        result = yield from self._evaluate_split("validation", settings.batches, "Evaluating held-out text")
         train_loss = None
         if settings.train_too:
             batches = settings.batches or TRAIN_BATCHES
-            train_loss = (yield from self._evaluate_split(dataset.train, batches, "Evaluating training text")).loss
+            train_loss = (yield from self._evaluate_split("train", batches, "Evaluating training text")).loss
         best = state.best_validation_loss is None or result.loss < state.best_validation_loss
         if best:
             state.best_validation_loss = result.loss
@@ -144,27 +148,64 @@ class Tasks:
             Evaluated, **metrics, tokens=result.tokens, train_loss=train_loss, best=best, command_id=command_id
         )
 
-    def _evaluate_split(self, split: TokenSplit, batches: int, stage: str) -> Generator[Event, None, Evaluation]:
-        evaluation = evaluate(
-            self.context.state.model,
-            split,
-            self.context.dataset.tokenizer,
-            self.context.plan,
-            seq_len=self.context.batch_plan.seq_len,
-            batch_size=self.context.config.train.batch_size,
-            batches=batches,
-            packing=self.context.config.tune.packing,
-            stage=stage,
+    def _evaluate_split(self, split: SplitName, batches: int, stage: str) -> Generator[Event, None, Evaluation]:
+        """Evaluate on all ranks, each on its share of the batches."""
+        ranks = self.context.ranks
+        evaluation = ranks.run_on_all(
+            "evaluate", lambda: self._evaluation(split, batches, stage), split=split, batches=batches
         )
         result = yield from self._report_progress(evaluation)
         assert result is not None
         return result
 
+    def _evaluation(
+        self, split: SplitName, batches: int, stage: str = "Evaluating"
+    ) -> Generator[Progress, None, Evaluation]:
+        context = self.context
+        return evaluate(
+            context.state.model,
+            context.dataset.validation if split == "validation" else context.dataset.train,
+            context.dataset.tokenizer,
+            context.plan,
+            seq_len=context.batch_plan.seq_len,
+            batch_size=context.config.train.batch_size,
+            batches=batches,
+            packing=context.config.tune.packing,
+            stage=stage,
+            ranks=context.ranks,
+        )
+
+    def handlers(self) -> dict[str, Callable[..., object]]:
+        """What other ranks do for the tasks of rank 0, by name (`Ranks.run_on_all`)."""
+        state = self.context.state
+        return {
+            "evaluate": lambda split, batches: list(self._evaluation(split, batches)),
+            "save": self.saver.write_part,
+            "gather weights": lambda: list(whole_weights(state)),
+        }
+
+    def _whole_weights(self) -> dict[str, Tensor]:
+        """The weights; of a sharded state gathered from all ranks."""
+        state = self.context.state
+        if state.sharding is None:
+            return state.model.state_dict()
+        gathered = self.context.ranks.run_on_all("gather weights", lambda: list(whole_weights(state)))
+        return {name: tensor for name, tensor in gathered if tensor is not None}
+
+    def _whole_model(self) -> Transformer:
+        """The model in training; of a sharded one, a copy with all weights, which rank 0 alone can run."""
+        state = self.context.state
+        if state.sharding is None:
+            return state.model
+        model = Transformer(state.model.config, kernels=self.context.config.train.kernels)
+        model.load_state_dict(self._whole_weights())
+        return model.to(self.context.plan.device)
+
     def core(self, command_id: str = "") -> Iterator[Event]:
         """Measure the CORE metric, which takes minutes. A stop request ends it without a result."""
         context = self.context
         scores = evaluate_core(
-            context.state.model,
+            self._whole_model(),
             context.dataset.tokenizer,
             context.core_tasks,
             context.plan,
@@ -193,7 +234,7 @@ class Tasks:
         return None
 
     def sample(self, command_id: str = "") -> Iterator[Event]:
-        config, model = self.context.config, self.context.state.model
+        config, model = self.context.config, self._whole_model()
         params = replace(config.decode, max_tokens=config.sample.max_tokens)
         tokenizer = self.context.dataset.tokenizer
         model.eval()
@@ -206,8 +247,11 @@ class Tasks:
         self.done_at["sample"] = self.context.state.step
         yield self.context.event(Sampled, prompt=config.sample.prompt, text=text, command_id=command_id)
 
-    def save(self, command_id: str = "") -> Iterator[Event]:
-        """Start to save in the background; `saver.report` yields the result. The next save due retries a failed one."""
+    def save(self, command_id: str = "", *, at_once: bool = False) -> Iterator[Event]:
+        """Start to save in the background; `saver.report` yields the result. The next save due retries a failed one.
+
+        at_once: as in `Saver.start`.
+        """
         state = self.context.state
         is_evaluated = self.is_done("evaluate")
         if not is_evaluated:  # a checkpoint must not carry the validation result of another step
@@ -215,7 +259,7 @@ class Tasks:
                 state.metrics.pop(name, None)
         best = is_evaluated and state.best_validation_loss == state.metrics["validation_loss"]
         self.context.update_elapsed()
-        yield from self.saver.start(best, command_id)
+        yield from self.saver.start(best, command_id, at_once=at_once)
 
     def snapshot(self, command_id: str = "") -> Iterator[Event]:
         """Publish the present weights, for a chat in another process."""
@@ -225,7 +269,7 @@ class Tasks:
             for old in live.glob("step-*"):
                 if old != target:
                     remove_directory(old)
-            publish_weights(target, context.state.model, context.state.step)
+            publish_weights(target, self._whole_weights(), context.state.step)
         except OSError as error:
             yield context.event(CommandRefused, command="snapshot", reason=str(error), command_id=command_id)
             return

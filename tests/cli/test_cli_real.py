@@ -16,7 +16,7 @@ from typing import Any
 import pytest
 
 from llm.config import DecodeConfig
-from llm.events import Event, Finished, Progress, StepLogged
+from llm.events import Event, Finished, Progress, Started, StepLogged
 from llm.run import Run
 from tests.forking import NOTHING, ForkedProgram, run_workbench
 from workbench import cli
@@ -74,24 +74,29 @@ def test_train_prints_one_object(tiny_preset: Path, home: Path, capsys: pytest.C
     assert "exists already" in shell.said
 
 
-def test_a_run_made_to_fit_is_trained_by_torchrun(home: Path, capsys: pytest.CaptureFixture[str], corpus: Path) -> None:
+def test_a_run_made_to_fit_is_trained_on_two_ranks(
+    home: Path, capsys: pytest.CaptureFixture[str], corpus: Path
+) -> None:
     """From a preset of a true size to two ranks, as a person types it."""
     shell = Shell(home, capsys)
     fields = ("--data.corpus", str(corpus), "--train.steps", "400", "--train.device", "cpu")
     made = shell("train", "cs336-assignment", "--fit", "0.05", "--no-start", "--name", "small", *fields).strip()
     assert made == str(home / "runs" / "small")
     assert "to fit: --model.n_layer 2" in shell.said
-    assert f"torchrun --nproc-per-node N -m llm.train {made}" in shell.said
+    assert "llm-workbench resume small (--nproc N: on N GPUs of this machine)" in shell.said
     run = Run.open(home, "small")
     assert (run.status().name, run.config().model.n_layer, run.config().optim.eps_inside) == ("new", 2, True)
     shell("train", "cs336-assignment", "--fit", "0", status=2)
     assert "--fit must be a number of minutes above 0" in shell.said
-    torchrun = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
-    ended = subprocess.run(
-        [*torchrun, "-m", "llm.train", made, "--train.steps", "3"], capture_output=True, timeout=300, check=False
-    )
-    assert ended.returncode == 0, ended.stderr.decode()
+    words = ("resume", "small", "--nproc", "2", "--train.steps", "3", "--train.sharding", "fsdp")
+    assert shell.data(*words)["status"] == "finished"
     assert (run.status().name, run.checkpoint().step) == ("finished", 3)
+    started = next(event for event in run.events() if isinstance(event, Started))
+    assert started.world_size == 2
+    printed = shell("resume", "small", *words[2:4], "--train.steps", "6", "--print-command")
+    assert printed.startswith("torchrun --standalone --nnodes=1 --nproc-per-node=2 --shutdown-timeout=600 -m llm.train")
+    shell("stop", "small", status=2)
+    assert "small is not in training" in shell.said
 
 
 def test_sample_prints_the_continuation_alone_and_again_the_same(shell: Shell) -> None:

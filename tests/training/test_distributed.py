@@ -1,12 +1,7 @@
 """Several ranks: the same run as one, to rounding, in real processes; under torchrun where one of them dies."""
 
-import os
-import subprocess
-import sys
-import time
 from pathlib import Path
 
-import psutil
 import pytest
 import torch
 import torch.distributed as dist
@@ -19,7 +14,6 @@ from llm.errors import ConfigError, WrongUse
 from llm.events import StepLogged
 from llm.model.transformer import Transformer
 from llm.optim import build_optimizer
-from llm.run import Run
 from llm.training.batch_plan import BatchPlan, resolve_batch_plan, resolve_batch_size
 from llm.training.context import StepContext
 from llm.training.distributed import LossModule, choose_backend
@@ -29,31 +23,9 @@ from llm.training.step import take_step
 from tests.forking import complete_on_ranks
 
 from .conftest import MakeRun
+from .ranks_for_tests import SETTINGS, finish, torchrun
 from .test_resume import losses
 from .test_unsaved import without_room
-
-SETTINGS = {
-    "train__accumulation": "1",
-    "train__total_batch_tokens": str(4 * 2 * 16),
-    "model__dropout": "0",
-    "evaluate__at_start": "false",
-}
-
-
-def torchrun(run: Run, ranks: int, *flags: str) -> subprocess.Popen[bytes]:
-    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", f"--nproc-per-node={ranks}"]
-    return subprocess.Popen(
-        [*command, "-m", "llm.train", str(run.path), *flags],
-        stdin=subprocess.DEVNULL,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-        env=os.environ | {"OMP_NUM_THREADS": "1"},
-    )
-
-
-def finish(process: subprocess.Popen[bytes], seconds: float = 180) -> str:
-    said, _ = process.communicate(timeout=seconds)
-    return said.decode()
 
 
 def test_two_ranks_train_as_one_and_a_run_may_change_their_number(make_run: MakeRun, tmp_path: Path) -> None:
@@ -125,33 +97,6 @@ def pretend_gpus(monkeypatch: pytest.MonkeyPatch, count: int) -> None:
     monkeypatch.setattr(torch.backends.mps, "is_available", lambda: False)
 
 
-@pytest.mark.parametrize("which", ["the first", "another"])
-def test_a_rank_that_dies_ends_the_others_and_the_run_can_be_resumed(
-    make_run: MakeRun, tmp_path: Path, which: str
-) -> None:
-    run = make_run("bereft", **SETTINGS | {"train__steps": "100000", "checkpoint__every": "5", "checkpoint__keep": "2"})
-    process = torchrun(run, 2)
-    try:
-        tail, deadline = run.tail(), time.monotonic() + 120
-        while not any(isinstance(event, StepLogged) and event.step >= 10 for event in tail.poll()):
-            assert process.poll() is None and time.monotonic() < deadline, "step 10 was not reached"
-            time.sleep(0.01)
-        holder = run.holder()
-        assert holder is not None
-        ranks = psutil.Process(process.pid).children()
-        next(rank for rank in ranks if (rank.pid == holder.pid) == (which == "the first")).kill()
-        finish(process, 90)
-        assert process.returncode != 0
-    finally:
-        if process.poll() is None:
-            process.terminate()  # torchrun ends its ranks, which have sessions of their own
-            process.wait(60)
-    step = run.checkpoint().step
-    assert run.holder() is None and step >= 5
-    finished = run_training(run, tmp_path, overrides=(("train.steps", str(step + 3)),))
-    assert (finished.status, finished.step) == ("finished", step + 3)
-
-
 def test_gradients_are_reduced_once_a_step(tmp_path: Path) -> None:
     config = with_overrides(
         RunConfig(),
@@ -192,7 +137,7 @@ def test_tokens_that_ranks_cannot_share_evenly_are_refused() -> None:
 
 
 def test_of_several_ranks_none_finishes_what_the_first_could_not_save(make_run: MakeRun, small_disk: Path) -> None:
-    run = make_run("full", **SETTINGS, train__steps="4", checkpoint__every="0")
+    run = make_run("full", **SETTINGS | {"train__steps": "4", "checkpoint__every": "0"})
     without_room(run, small_disk)
     for ended in complete_on_ranks(2, str(run.path)):
         assert ended.returncode == 1 and "step 4 of full could not be saved" in ended.stderr

@@ -42,11 +42,11 @@ def test_training_goes_on_while_a_save_is_written_and_the_save_is_of_its_step(
     train(whole, tmp_path)
     real, moved_on, busy, together = llm.training.saver.publish, threading.Event(), threading.Lock(), []
 
-    def slow(where: Run, state: StateCopy, unwanted: threading.Event) -> CheckpointInfo:
+    def slow(where: Run, state: StateCopy, *events: threading.Event) -> CheckpointInfo:
         together.append(not busy.acquire(blocking=False))
         try:
             assert moved_on.wait(PATIENCE), "no step was taken while the save was being written"
-            return real(where, state, unwanted)
+            return real(where, state, *events)
         finally:
             busy.release()
 
@@ -71,9 +71,9 @@ def test_a_stop_waits_until_the_save_is_on_the_disk(
 ) -> None:
     real = llm.training.saver.publish
 
-    def slow(where: Run, state: StateCopy, unwanted: threading.Event) -> CheckpointInfo:
+    def slow(where: Run, state: StateCopy, *events: threading.Event) -> CheckpointInfo:
         time.sleep(0.5)
-        return real(where, state, unwanted)
+        return real(where, state, *events)
 
     monkeypatch.setattr(llm.training.saver, "publish", slow)
     run, queue = make_run("stops", train__steps="100000"), CommandQueue()
@@ -181,9 +181,9 @@ def test_an_error_lets_the_save_under_way_end(
 ) -> None:
     real, failed = llm.training.saver.publish, threading.Event()
 
-    def slow(where: Run, state: StateCopy, unwanted: threading.Event) -> CheckpointInfo:
+    def slow(where: Run, state: StateCopy, *events: threading.Event) -> CheckpointInfo:
         assert failed.wait(PATIENCE)
-        return real(where, state, unwanted)
+        return real(where, state, *events)
 
     def breaks(*_: object, **__: object) -> None:
         failed.set()

@@ -31,6 +31,7 @@ from workbench.data.prepared_screen import PreparedDataScreen
 from workbench.data.screen import DataScreen
 from workbench.presets.edit_screen import EditScreen
 from workbench.presets.fit_dialog import FitDialog
+from workbench.presets.needs_dialog import NeedsDialog
 from workbench.presets.screen import PresetsScreen
 from workbench.runs.compare_dialog import CompareScreen
 from workbench.runs.export_dialog import ExportDialog
@@ -295,6 +296,7 @@ class NoPreflight:
 PRESETS = [
     row("presets.edit", "e", at(EditScreen), "escape"),
     row("presets.fit", "f", at(FitDialog), "escape"),
+    row("presets.needs", "w", at(NeedsDialog), "escape"),
     row("presets.preflight", "p", lambda app: app.screen.preflight.job is not None),
     row("presets.cancel-preflight", "escape", lambda app: app.screen.preflight.job is None),
     row("presets.undo", "u", lambda app: not app.screen.edited),

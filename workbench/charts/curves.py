@@ -23,6 +23,7 @@ from llm.events import (
     Finished,
     KnobSet,
     Progress,
+    RanksMeasured,
     RolledBack,
     Sampled,
     Saved,
@@ -147,6 +148,7 @@ class RunCurves:
         self.progress: Progress | None = None
         self.last_step: StepLogged | None = None
         self.last_evaluation: Evaluated | None = None
+        self.ranks: RanksMeasured | None = None
         self.finished: Finished | None = None
         self.paused = False
         self.settings: dict[str, Any] = {}
@@ -195,7 +197,7 @@ class RunCurves:
         self.paused = paused_after(events, self.paused)
         for event in events:
             self._apply(event)
-            if not isinstance(event, StepLogged | Progress):
+            if not isinstance(event, StepLogged | Progress | RanksMeasured):
                 self.recent.append(event)
         return events
 
@@ -285,11 +287,14 @@ class RunCurves:
                 self._discard_after(event.step)
                 self.settings.update(event.changed)
                 self.started, self.progress, self.finished = event, None, None
+                self.ranks = None
             case Progress():
                 self.progress, self.finished = event, None
             case StepLogged():
                 self.steps.append(event)
                 self.last_step, self.progress = event, None
+            case RanksMeasured():
+                self.ranks = event
             case Evaluated():
                 self.validation.append(event)
                 self.last_evaluation, self.progress = event, None

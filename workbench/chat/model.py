@@ -53,7 +53,7 @@ class ChatModel:
         """Save the weights of a run in training as RUN@STEP. Raises OSError."""
         from llm.training.checkpoint import publish_weights
 
-        publish_weights(self.run.kept_directory / f"step-{self.step:08d}", self.weights, self.step)
+        publish_weights(self.run.kept_directory / f"step-{self.step:08d}", self.weights.state_dict(), self.step)
 
     def validate(self, params: DecodeConfig) -> None:
         """UserError if `params` name an unknown token or logits processor."""

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import shlex
 from collections.abc import Sequence
 from contextlib import suppress
 from pathlib import Path
@@ -11,9 +10,11 @@ from typing import Any
 
 from llm.config import RunConfig, check_name, diff, load_preset, resumed_config, with_overrides
 from llm.config.check import LENGTHS
+from llm.config.overrides import Overrides
 from llm.errors import UserError, WrongUse
 from llm.events import CoreEvaluated, Evaluated, Event, Finished, Progress, Started, StepLogged
 from llm.files import remove_directory
+from llm.launch import Launch
 from llm.memory import memory_errors_as_user_errors
 from llm.run import Run
 from llm.run.checkpoints import newest_step
@@ -21,8 +22,17 @@ from llm.run.fork import check_fields, open_parent
 from llm.run.fork import fork as make_fork
 from llm.run.lock import RunBusy
 from llm.run.log import last_event_of
+from llm.training.batch_plan import resolve_batch_size
 from workbench.commands.options import Parser, add_command
 from workbench.commands.output import print_json, say
+from workbench.commands.ranks import (
+    add_launch_flags,
+    follow_ranks,
+    launch_of,
+    start_ranks,
+    trains_elsewhere,
+    with_nproc,
+)
 from workbench.runs.trash import move_to_trash
 from workbench.trackers.process import tracking
 from workbench.trackers.tracker import parse_trackers
@@ -31,18 +41,18 @@ from workbench.trackers.tracker import parse_trackers
 def register(subparsers: Any) -> None:
     new = add_command(subparsers, "train", "train a new run from a preset", train, json=True, takes_fields=True)
     new.usage = (
-        f"{new.prog} PRESET [--name NAME] [--fit MINUTES] [--no-start] [--track LIST] [--home DIR] [--json] "
+        f"{new.prog} PRESET [--name NAME] [--fit MINUTES] [--nproc N] [--no-start] [--track LIST] [--home DIR] [--json] "
         "[--FIELD VALUE ...]"
     )
     new.add_argument("preset", metavar="PRESET", help="a preset's name, or a .toml file")
     new.add_argument("--name", help="name of the run (default: the preset's name and a number)")
     help = "shrink the run so that this machine trains it in MINUTES, and list the changes"
     new.add_argument("--fit", type=float, metavar="MINUTES", help=help)
-    help = "only create the run, to be trained with torchrun or on another machine"
+    help = "only create the run, to be trained later or on another machine"
     new.add_argument("--no-start", action="store_true", help=help)
     help = "resume a run; --train.steps N extends it"
     again = add_command(subparsers, "resume", help, resume, json=True, takes_fields=True)
-    again.usage = f"{again.prog} RUN [--keep-rate] [--home DIR] [--json] [--FIELD VALUE ...]"
+    again.usage = f"{again.prog} RUN [--keep-rate] [--nproc N] [--home DIR] [--json] [--FIELD VALUE ...]"
     again.add_argument("run", metavar="RUN")
     help = "when extending: keep the last learning rate instead of stretching the schedule"
     again.add_argument("--keep-rate", action="store_true", help=help)
@@ -55,6 +65,7 @@ def register(subparsers: Any) -> None:
     split.add_argument("--weights-only", action="store_true", help=help)
     for parser in (new, again, split):
         add_track_option(parser)
+        add_launch_flags(parser)
 
 
 def add_track_option(parser: Parser) -> None:
@@ -64,14 +75,16 @@ def add_track_option(parser: Parser) -> None:
 
 def train(options: argparse.Namespace) -> int:
     """Create a run and train it."""
-    config = load_preset(options.preset, options.home, options.overrides)
+    config = load_preset(options.preset, options.home, with_nproc(options))
+    launch = launch_of(options, config)
     if options.fit is not None:
         config = fit_to_machine(config, options)
+    resolve_batch_size(config, launch.world_size)  # ConfigError before there is a run
     if options.name:
         run = Run.create(options.home, options.name, config)
     else:
         run = Run.create_numbered(options.home, Path(options.preset).stem, config)
-    return print_new_run(run, options) if options.no_start else train_new(run, options)
+    return print_new_run(run, options) if options.no_start else train_new(run, options, launch)
 
 
 def fit_to_machine(config: RunConfig, options: argparse.Namespace) -> RunConfig:
@@ -94,10 +107,7 @@ def print_new_run(run: Run, options: argparse.Namespace) -> int:
         print_json({"name": run.name, "path": str(run.path)})
     else:
         print(run.path)
-    say(
-        f"created {run.name}; to train it: llm-workbench resume {run.name}, or on N GPUs of this machine: "
-        f"torchrun --nproc-per-node N -m llm.train {shlex.quote(str(run.path))}"
-    )
+    say(f"created {run.name}; to train it: llm-workbench resume {run.name} (--nproc N: on N GPUs of this machine)")
     return 0
 
 
@@ -107,7 +117,8 @@ def fork(options: argparse.Namespace) -> int:
     from workbench.commands.progress import with_progress
 
     parent = open_parent(options.home, options.run)
-    config = with_overrides(parent.config, options.overrides)
+    config = with_overrides(parent.config, with_nproc(options))
+    launch = launch_of(options, config)
     if options.name:
         check_name(options.name)
     check_fields(parent, config, weights_only=options.weights_only)
@@ -117,15 +128,15 @@ def fork(options: argparse.Namespace) -> int:
         say(f"{path}: {before} → {after}")
     step = run.checkpoint().step
     say(f"continues at step {step:,}" if step else f"starts at step 0 with the weights of {parent.reference}")
-    return train_new(run, options)
+    return train_new(run, options, launch)
 
 
-def train_new(run: Run, options: argparse.Namespace) -> int:
+def train_new(run: Run, options: argparse.Namespace, launch: Launch) -> int:
     """Train a new run; it is removed again if it fails before training starts."""
     say(f"training {run.name} in {run.path}")
     last = LastMetrics()
     try:
-        return train_to_the_end(run, options, (), last)
+        return train_to_the_end(run, options, (), last, launch)
     except RunBusy:
         raise  # another process trains it
     except UserError:
@@ -145,11 +156,14 @@ def discard(run: Run, home: Path) -> None:
 
 def resume(options: argparse.Namespace) -> int:
     """Resume a run. All overrides are checked first."""
+    from llm.training.resume_checks import config_for_resume  # loads torch
+
     run = Run.open(options.home, options.run)
-    overrides = tuple(options.overrides)
+    overrides = with_nproc(options)
     check_length(run, resumed_config(run.config(), overrides), overrides)
+    launch = launch_of(options, config_for_resume(run, overrides))
     say(f"resuming {run.name} in {run.path}")
-    return train_to_the_end(run, options, overrides + rate_overrides(run, options), LastMetrics())
+    return train_to_the_end(run, options, (*overrides, *rate_overrides(run, options)), LastMetrics(), launch)
 
 
 def rate_overrides(run: Run, options: argparse.Namespace) -> tuple[tuple[str, str], ...]:
@@ -180,16 +194,21 @@ def check_length(run: Run, config: RunConfig, overrides: Sequence[tuple[str, str
 
 
 def train_to_the_end(
-    run: Run, options: argparse.Namespace, overrides: tuple[tuple[str, str], ...], last: LastMetrics
+    run: Run, options: argparse.Namespace, overrides: Overrides, last: LastMetrics, launch: Launch
 ) -> int:
-    """Train in this process, with progress on stderr; an interruption saves first. `last` collects the metrics. Returns
-    the exit status."""
+    """Train with progress on stderr, in this process or on the ranks of `launch`; an interruption saves first. `last`
+    collects the metrics. Returns the exit status."""
     with memory_errors_as_user_errors():
         from llm.train import stop_on_signals
         from llm.training.commands import CommandQueue
         from llm.training.run import run_training
     from workbench.commands.progress import progress_reporter
 
+    process = None
+    if trains_elsewhere(launch, options):
+        process = start_ranks(run, options.home, launch, overrides, options)
+        if process is None or options.detach:
+            return 0
     commands = CommandQueue()
     with (
         tracking(run, options.home, options.track, say),
@@ -197,13 +216,19 @@ def train_to_the_end(
         stop_on_signals(commands) as seen,
     ):
 
-        def on_event(event: Event) -> None:
+        def report(event: Event) -> None:
             last.note(event)
             reporter.report(event)
+
+        def on_event(event: Event) -> None:
+            report(event)
             if seen and isinstance(event, Progress) and not last.has_started:  # the trainer handles signals later
                 raise InterruptedEarly(seen["signal"])
 
-        run_training(run, options.home, commands=commands, overrides=overrides, on_event=on_event)
+        if process is not None:
+            follow_ranks(run, launch, process, report, seen)
+        else:
+            run_training(run, options.home, commands=commands, overrides=overrides, on_event=on_event)
     if options.json:
         print_json({"name": run.name, "path": str(run.path)} | last.values)
     elif not seen:

@@ -56,7 +56,7 @@ def estimate(config: RunConfig, *, vocab_size: int = 0, train_tokens: int = 0) -
     vocabulary = vocab_size or expected_vocabulary(config)
     model = resolve_model(config.model, vocabulary)
     tokens = train_tokens or expected_tokens(config)
-    batch_plan = resolve_batch_plan(config, vocabulary, tokens)
+    batch_plan = resolve_batch_plan(config, vocabulary, tokens, config.train.nproc)
     by_data = bool(config.train.epochs) and not config.train.steps
     return Estimate(
         model=model,

@@ -49,7 +49,7 @@ class PresetsScreen(WorkbenchScreen):
     GUIDE = (
         "Choose what to train. Enter trains the selected preset; e edits its fields first; Q adds it to the queue. "
         "f shrinks it to fit this machine and a time limit, and shows the changes first; p runs a few steps and "
-        "measures memory and speed."
+        "measures memory and speed; w shows what it would need on many GPUs."
     )
     GUIDES: ClassVar[dict[str, str]] = {
         "preset-list": "The presets by group, your own last; * marks edited ones. Enter trains the selected one.",
@@ -61,6 +61,7 @@ class PresetsScreen(WorkbenchScreen):
         Binding("u", "undo", "Discard edits", id="presets.undo"),
         Binding("f", "fit", "Fit", id="presets.fit"),
         Binding("p", "preflight", "Preflight", id="presets.preflight"),
+        Binding("w", "needs", "On GPUs", id="presets.needs", show=False),
         Binding("escape", "cancel_preflight", "Cancel", id="presets.cancel-preflight"),
     ]
 
@@ -253,6 +254,14 @@ class PresetsScreen(WorkbenchScreen):
             return
         speed = expected_speed(self.workbench.home, config)
         self.app.push_screen(FitDialog(self.current, config, speed), self._fitted)
+
+    def action_needs(self) -> None:
+        """Show what the selected preset would need on many GPUs."""
+        from workbench.presets.needs_dialog import NeedsDialog
+
+        config = self._valid_config()
+        if config is not None:
+            self.app.push_screen(NeedsDialog(self.current, config))
 
     def _fitted(self, config: RunConfig | None) -> None:
         if config is not None:

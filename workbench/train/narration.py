@@ -11,6 +11,7 @@ from llm.events import (
     KnobSet,
     Paused,
     Progress,
+    RanksMeasured,
     Resumed,
     RolledBack,
     Sampled,
@@ -27,7 +28,7 @@ from workbench.formatting import format_count, format_duration, format_number, f
 def describe(event: Event) -> str:
     """One line for the event log; "" for events that only move numbers."""
     match event:
-        case StepLogged() | Progress():
+        case StepLogged() | RanksMeasured() | Progress():
             return ""
         case Started():
             verb = f"resumed after step {event.step:,}" if event.step else "started"

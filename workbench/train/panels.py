@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Sequence
 from typing import ClassVar
@@ -13,7 +14,7 @@ from textual.containers import Vertical, VerticalScroll
 from textual.content import Content
 from textual.widgets import Static
 
-from llm.events import Event, Sampled
+from llm.events import Event, Sampled, StepLogged
 from workbench.charts.curves import RunCurves
 from workbench.formatting import format_count, format_duration, format_number, format_size
 from workbench.text import clean
@@ -100,12 +101,13 @@ def figures_line(curves: RunCurves, width: int) -> Content:
         figures.append(("CORE", f"{curves.core['core_metric'][-1]:.4f}"))
     if step is not None:
         figures.append(("tokens/s", format_count(step.tokens_per_second, digits=3)))
+        figures += rank_figures(curves, step)
         figures.append(("tokens", format_count(step.tokens_seen)))
         figures.append(("time", format_duration(round(step.elapsed))))
         figures.append(("lr", f"{step.lr:.3g}"))
         if step.mfu is not None:
             figures.append(("MFU", f"{100 * step.mfu:.0f}%"))
-        if step.memory_bytes:
+        if step.memory_bytes and curves.ranks is None:
             figures.append(("memory", format_size(step.memory_bytes)))
         figures.append(("grad norm", f"{step.grad_norm:.3g}"))
         figures.append(("ms/step", f"{step.step_ms:.1f}"))
@@ -118,6 +120,25 @@ def figures_line(curves: RunCurves, width: int) -> Content:
             break
         line = Content.assemble(line, "  ", figure) if line else figure
     return line
+
+
+def rank_figures(curves: RunCurves, step: StepLogged) -> list[tuple[str, str]]:
+    """The figures of a run on several ranks; none for one process."""
+    size = curves.started.world_size if curves.started is not None else 1
+    if size <= 1:
+        return []
+    figures = [("per rank", f"{format_count(step.tokens_per_second / size, digits=3)} × {size}")]
+    ranks = curves.ranks
+    if ranks is None:
+        return figures
+    memory = sorted(value for value in ranks.memory_bytes.values() if math.isfinite(value))
+    rank, share = ranks.slowest
+    if rank:
+        figures.append(("slowest rank", f"{clean(rank)} (+{share:.0%})"))
+        figures.append(("communication", f"{ranks.waiting_share:.0%}"))
+    if memory:
+        figures.append(("memory per rank", f"{format_size(round(memory[0]))} to {format_size(round(memory[-1]))}"))
+    return figures
 
 
 class SampleView(VerticalScroll):

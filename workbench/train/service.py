@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import secrets
 import subprocess
-import sys
 import threading
 import time
 import traceback
@@ -17,9 +16,10 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Protocol
 
-from llm.config import RunConfig
+from llm.config import RunConfig, with_overrides
 from llm.errors import UserError
 from llm.events import CommandRefused, Event, Finished, Saved, Started
+from llm.launch import Launch, explain_end, start_detached, training_command
 from llm.memory import check_memory_for_torch, memory_errors_as_user_errors
 from llm.run import Command, Run, list_runs
 from llm.run.log import last_events
@@ -147,7 +147,8 @@ class TrainingService:
         return run
 
     def begin(self, run: Run, overrides: Overrides = ()) -> bool:
-        """Start or resume `run`: in a thread of this program if none trains, else in a background process.
+        """Start or resume `run`: in a thread of this program if none trains, else in a background process. Several
+        ranks always train in processes.
 
         Returns whether it is the thread. `overrides` are safe fields that a resumed run changes, such as its length.
         Raises `UserError` if the run is in training already.
@@ -156,7 +157,7 @@ class TrainingService:
         if holder is not None:
             where = "this workbench" if holder.is_here else f"process {holder.pid} on {holder.host}"
             raise UserError(f"{run.name} is already in training in {where}; stop it there first.")
-        if self.active is not None:
+        if self.active is not None or with_overrides(run.config(), overrides).train.nproc > 1:
             self.begin_process(run, overrides)
             return False
         current = self._current = ThreadTraining(run, overrides)
@@ -166,17 +167,11 @@ class TrainingService:
         return True
 
     def begin_process(self, run: Run, overrides: Overrides = ()) -> int:
-        """Train `run` in a background process, which outlives this program and its terminal; returns its pid."""
-        log_path, began = run.path / "process.log", time.time()
-        flags = [part for path, value in overrides for part in (f"--{path}", value)]
-        with log_path.open("ab") as log:
-            process = subprocess.Popen(
-                [sys.executable, "-m", "llm.train", str(run.path), "--home", str(self.home), *flags],
-                stdin=subprocess.DEVNULL,
-                stdout=log,
-                stderr=log,
-                start_new_session=True,
-            )
+        """Train `run` in a background process, or in the several that `train.nproc` asks for. They outlive this
+        program and its terminal. Returns the pid."""
+        began = time.time()
+        launch = Launch(nproc=with_overrides(run.config(), overrides).train.nproc)
+        process = start_detached(training_command(run, self.home, launch, overrides), run)
         self._processes[run.name] = process
         self.on_begin(run.name)
         threading.Thread(target=self._reap, args=(run, process, began), name=f"reap {run.name}", daemon=True).start()
@@ -190,8 +185,7 @@ class TrainingService:
         with suppress(OSError):
             ends = [event for event in last_events(run.path / "events.jsonl") if isinstance(event, Finished)]
             if not any(event.status == "failed" and event.time >= began for event in ends):
-                output = (run.path / "process.log").read_text(errors="replace").strip().splitlines()
-                self.on_end(run.name, output[-1] if output else f"{run.name} could not be trained")
+                self.on_end(run.name, explain_end(run, run.config().train.nproc))
 
     def send(self, run_name: str, command: str, **arguments: Any) -> str:
         """Send a command to the trainer of a run; returns the id of the command, which its answer has."""

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from typing import Any, Protocol
 
 import numpy as np
@@ -93,13 +92,13 @@ def epoch_tokens(dataset: Dataset, config: RunConfig) -> int:
 
 def evaluation_batches(
     split: TokenSplit, packing: Packing, *, seq_len: int, rows: int, batches: int
-) -> tuple[int, Iterator[Arrays]]:
-    """The number of rows, and the same `batches` of them at every call, evenly spread over the split (0: all of it)."""
+) -> tuple[int, Callable[[int], Arrays]]:
+    """The number of rows, and what reads a batch of `rows` of them by its number. They are the same `batches` at every
+    call, evenly spread over the split (0: all of it)."""
     if isinstance(split, ConversationTokens):
         packed = PackedRows(split, seq_len, packing)
         count = min(batches * rows, packed.rows) or packed.rows
         numbers = np.arange(count, dtype=np.int64) * packed.rows // count
-        return count, (packed.read(numbers[first : first + rows]) for first in range(0, count, rows))
+        return count, lambda index: packed.read(numbers[index * rows : (index + 1) * rows])
     starts = evaluation_windows(split, seq_len, batches * rows)
-    parts = (starts[first : first + rows] for first in range(0, len(starts), rows))
-    return len(starts), (read_windows(split, part, seq_len) for part in parts)
+    return len(starts), lambda index: read_windows(split, starts[index * rows : (index + 1) * rows], seq_len)

@@ -1,0 +1,57 @@
+"""What each rank measures of itself: its own computation, how long it waits for the others, its memory."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator
+from typing import Any
+
+from torch.nn.parallel import DistributedDataParallel
+
+from llm.device import memory_in_use
+from llm.events import Event, RanksMeasured
+from llm.training.context import TrainingContext
+from llm.training.distributed import LossFn
+
+SECONDS = 10.0  # between two measurements: each is a collective
+NANOSECONDS = 1e6  # in a millisecond
+
+
+class RankMetrics:
+    """Collects the measurements of all ranks, from time to time. All ranks call `collect` together."""
+
+    def __init__(self, context: TrainingContext, loss_fn: LossFn) -> None:
+        self.context = context
+        self.loss_fn = loss_fn
+        self.measured_at = time.monotonic()
+
+    @property
+    def is_due(self) -> bool:
+        """On rank 0: whether to measure before the next step."""
+        return self.context.ranks.world_size > 1 and time.monotonic() - self.measured_at >= SECONDS
+
+    def collect(self) -> Iterator[Event]:
+        """Gather the measurements; rank 0 yields them."""
+        self.measured_at = time.monotonic()
+        rows = self.context.ranks.all_gather([self._measure()])
+        if self.context.ranks.is_first:
+            yield self.context.event(
+                RanksMeasured,
+                compute_ms={str(rank): row[0] / NANOSECONDS for rank, row in enumerate(rows)},
+                waiting_ms={str(rank): row[1] / NANOSECONDS for rank, row in enumerate(rows)},
+                memory_bytes={str(rank): float(row[2]) for rank, row in enumerate(rows)},
+            )
+
+    def _measure(self) -> list[int]:
+        """Nanoseconds of computation in one micro-batch, nanoseconds of communication that it does not hide, bytes.
+
+        DDP measures the first two itself, in every hundredth step or so; there are none with FSDP.
+        """
+        memory = memory_in_use(self.context.plan.device)
+        if not isinstance(self.loss_fn, DistributedDataParallel):
+            return [0, 0, memory]
+        read: Callable[[], dict[str, Any]] = self.loss_fn._get_ddp_logging_data  # torch has no public name for it
+        data = read()
+        compute = data.get("avg_forward_compute_time", 0) + data.get("avg_backward_compute_time", 0)
+        waiting = data.get("avg_backward_comm_time", 0) - data.get("avg_backward_compute_comm_overlap_time", 0)
+        return [int(compute), max(0, int(waiting)), memory]

@@ -1,0 +1,130 @@
+"""Save a sharded state: all ranks write their parts in parallel, while training continues.
+
+`torch.distributed.checkpoint` writes one safetensors file for each rank (its own format holds a pickle, which is never
+used here), then rank 0 joins them to the files of every other checkpoint, which any number of ranks can read.
+"""
+
+from __future__ import annotations
+
+import json
+import shutil
+import threading
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+import torch.distributed as dist
+from torch import Tensor
+from torch.distributed.checkpoint.api import CheckpointException
+from torch.distributed.checkpoint.hf_storage import HuggingFaceStorageWriter
+from torch.distributed.checkpoint.state_dict_saver import save
+from torch.distributed.tensor import DTensor
+
+from llm.errors import UserError
+from llm.files import drop_from_page_cache, published_directory, write_json
+from llm.run import CheckpointInfo, Run
+from llm.run.checkpoints import MODEL, OPTIMIZER, STATE, read_checkpoint_info, write_manifest
+from llm.shards import is_sharded, local_part
+from llm.training.checkpoint import FORMAT, is_finite, verify_or_remove
+from llm.training.state import TrainerState
+
+
+@dataclass(frozen=True)
+class Parts:
+    """A copy of what this rank holds of a state, on the host; `group` connects all ranks beside training."""
+
+    weights: dict[str, Tensor]
+    optimizer: dict[str, Tensor]
+    group: Any
+
+
+@torch.no_grad()
+def copy_parts(state: TrainerState) -> Parts:
+    """Copy this rank's parts; a training step may change the state afterwards."""
+    sharding = state.sharding
+    assert sharding is not None
+    owners = state.optimizer.state_owners()
+
+    def copied(tensor: Tensor, owner: Any) -> Tensor:
+        part = local_part(tensor).detach().to("cpu", copy=True)
+        if not is_sharded(owner):
+            return part
+        return DTensor.from_local(
+            part, sharding.host_mesh, owner.placements, run_check=False, shape=owner.shape, stride=owner.stride()
+        )
+
+    weights = {name: copied(tensor, tensor) for name, tensor in state.model.state_dict().items()}
+    optimizer = {name: copied(tensor, owners.get(name)) for name, tensor in state.optimizer.state_tensors().items()}
+    return Parts(weights, optimizer, sharding.host_group)
+
+
+def write_parts(parts: Parts, directory: Path) -> None:
+    """Write this rank's parts below `directory`, which exists and all ranks share; all ranks call it together.
+
+    Raises `UserError` on all ranks where a weight is not finite on one, and what the disk refuses.
+    """
+    bad = torch.tensor([int(any(not is_finite(local_part(tensor)) for tensor in parts.weights.values()))])
+    dist.all_reduce(bad, group=parts.group)
+    if bad.item():
+        raise UserError("the weights hold values that are not finite, so the step is not saved.")
+    try:
+        for name, tensors in ((MODEL, parts.weights), (OPTIMIZER, parts.optimizer)):
+            writer = HuggingFaceStorageWriter(str(directory / name), save_distributed=True, enable_consolidation=True)
+            save(dict(tensors), storage_writer=writer, process_group=parts.group)
+    except CheckpointException as error:  # of the ranks that failed
+        rank, (cause, _) = next(iter(error.failures.items()))
+        raise OSError(f"rank {rank}: {cause}") from error
+    except RuntimeError as error:
+        raise OSError("a rank did not write its part") from error
+
+
+def single_values(state: TrainerState) -> dict[str, Tensor]:
+    """A copy of the optimizer's tensors without dimensions."""
+    tensors = state.optimizer.state_tensors()
+    return {name: tensor.detach().cpu().clone() for name, tensor in tensors.items() if tensor.ndim == 0}
+
+
+def overwrite_single_values(path: Path, values: Mapping[str, Tensor]) -> None:
+    """Write tensors without dimensions into a safetensors file: where DCP joins files, it leaves them 0
+    (torch 2.13.0)."""
+    with path.open("r+b") as file:
+        length = int.from_bytes(file.read(8), "little")
+        header = json.loads(file.read(length))
+        for name, value in values.items():
+            file.seek(8 + length + header[name]["data_offsets"][0])
+            file.write(value.numpy().tobytes())
+
+
+def publish_parts(
+    run: Run,
+    step: int,
+    metrics: dict[str, float],
+    scalars: Mapping[str, Any],
+    single: Mapping[str, Tensor],
+    directory: Path,
+    hurry: threading.Event,
+) -> CheckpointInfo:
+    """On rank 0, after all ranks have written: make the checkpoint of the joined files in `directory`.
+
+    single: the optimizer's tensors without dimensions (`single_values`). The checkpoint is read back from the disk
+    unless `hurry` is set, as `llm.training.checkpoint.publish` does.
+    """
+    target = run.checkpoint_directory / f"step-{step:08d}"
+    with published_directory(target) as staging:
+        write_json(staging / STATE, {"format": FORMAT} | dict(scalars))
+        for name in (MODEL, OPTIMIZER):
+            (joined,) = (directory / name).glob("*.safetensors")
+            joined.rename(staging / name)
+        overwrite_single_values(staging / OPTIMIZER, single)
+        write_manifest(staging, step, metrics)
+    shutil.rmtree(directory, ignore_errors=True)
+    info = read_checkpoint_info(target)
+    if info is None:
+        raise OSError(f"{target} could not be read back")
+    if not hurry.is_set():
+        for name in (MODEL, OPTIMIZER):
+            drop_from_page_cache(target / name)
+        verify_or_remove(info, hurry)
+    return info

@@ -1,0 +1,114 @@
+"""Sharded training: the same losses as one rank, checkpoints for any number of ranks, even work for Muon."""
+
+from __future__ import annotations
+
+import math
+from pathlib import Path
+
+import pytest
+
+from llm.events import Evaluated, Saved
+from llm.optim.matrices import assign
+from llm.run import Run
+from llm.shards import rows_of
+from llm.training.run import run_training
+
+from .conftest import MakeRun
+from .ranks_for_tests import finish, torchrun
+from .test_resume import losses
+
+SEQUENCES = 16  # per step, over all ranks and micro-batches
+PLAIN = {
+    "model__dropout": "0",
+    "model__d_model": "16",
+    "model__n_layer": "2",
+    "evaluate__at_start": "false",
+    "evaluate__every": "0",
+    "sample__every": "0",
+    "checkpoint__every": "0",
+    "schedule__kind": "constant",
+    "train__lr": "3e-3",
+    "optim__matrix_lr": "3e-3",
+}
+ROUNDING = 1e-5
+SLOW = pytest.mark.slow
+
+
+def settings(ranks: int, accumulation: int, **more: str) -> dict[str, str]:
+    batch = SEQUENCES // (ranks * accumulation)
+    return PLAIN | {"train__batch_size": str(batch), "train__accumulation": str(accumulation)} | more
+
+
+def train(run: Run, home: Path, ranks: int, *flags: str) -> None:
+    """Train on `ranks` processes, or in this one."""
+    if ranks == 1:
+        pairs = dict(zip(flags[::2], flags[1::2], strict=True))
+        run_training(run, home, overrides=tuple((path.removeprefix("--"), value) for path, value in pairs.items()))
+        return
+    process = torchrun(run, ranks, *flags)
+    said = finish(process)
+    assert process.returncode == 0, said
+
+
+def test_fsdp_with_muon_trains_like_one_rank_and_its_checkpoint_goes_on_alone(
+    make_run: MakeRun, tmp_path: Path
+) -> None:
+    """Two ranks with FSDP2, then one process without: evaluated, sampled, saved, and resumed."""
+    more = {"optim__kind": "muon", "evaluate__every": "6", "sample__every": "6", "train__steps": "12"}
+    more |= {"evaluate__batches": "0"}  # all of the text, whatever the size of a batch
+    alone = make_run("alone", **settings(1, 2, **more))
+    sharded = make_run("sharded", **settings(2, 2, **more | {"train__steps": "6", "train__sharding": "fsdp"}))
+    train(alone, tmp_path, 1)
+    train(sharded, tmp_path, 2)
+    train(sharded, tmp_path, 1, "--train.steps", "12")
+    assert losses(sharded) == pytest.approx(losses(alone), rel=1e-4)
+    one, two = ([e.validation_loss for e in run.events() if isinstance(e, Evaluated)] for run in (alone, sharded))
+    assert two[-1] == pytest.approx(one[-1], rel=1e-4)
+    assert [event.step for event in sharded.events() if isinstance(event, Saved)] == [6, 12]
+
+
+@SLOW
+@pytest.mark.parametrize("accumulation", [1, 4])
+@pytest.mark.parametrize("optimizer", ["adamw", "muon"])
+def test_loss_curves_of_100_steps_equal_those_of_one_rank(
+    make_run: MakeRun, tmp_path: Path, optimizer: str, accumulation: int
+) -> None:
+    more = {"optim__kind": optimizer, "train__steps": "100"}
+    alone = make_run("alone", **settings(1, accumulation, **more))
+    train(alone, tmp_path, 1)
+    worst: dict[tuple[str, int], float] = {}
+    for ranks in (2, 4):
+        for sharding in ("ddp", "fsdp"):
+            run = make_run(f"{sharding}-{ranks}", **settings(ranks, accumulation, **more, train__sharding=sharding))
+            train(run, tmp_path, ranks)
+            pairs = [(losses(run)[step], loss) for step, loss in losses(alone).items()]
+            worst[sharding, ranks] = max(abs(one - other) / other for one, other in pairs)
+    print(optimizer, accumulation, worst)
+    assert max(worst.values()) <= ROUNDING
+
+
+@SLOW
+def test_a_checkpoint_of_four_sharded_ranks_continues_on_any_number(make_run: MakeRun, tmp_path: Path) -> None:
+    """4 with FSDP, 2 with DDP, 1, 3 with FSDP (of 12 sequences), and 4 again: one unbroken curve."""
+    common = PLAIN | {"train__batch_size": "1", "optim__kind": "adamw"}
+    alone = make_run("alone", **common, train__accumulation="12", train__steps="30")
+    moving = make_run("moving", **common, train__accumulation="3", train__steps="6", train__sharding="fsdp")
+    train(alone, tmp_path, 1)
+    train(moving, tmp_path, 4)
+    for steps, ranks, sharding in ((12, 2, "ddp"), (18, 1, "ddp"), (24, 3, "fsdp"), (30, 4, "fsdp")):
+        train(moving, tmp_path, ranks, "--train.steps", str(steps), "--train.sharding", sharding)
+    assert losses(moving) == pytest.approx(losses(alone), rel=1e-4)
+
+
+def test_the_work_of_muon_is_spread_evenly() -> None:
+    """GPT-2's matrices on 8 ranks: none has more than 1.1 of the mean."""
+    shapes = [(768, 768), (768, 768), (768, 768), (768, 768), (3072, 768), (768, 3072)] * 12
+    owners = assign(shapes, 8)
+    work = [sum(math.prod(s) * min(s) for s, o in zip(shapes, owners, strict=True) if o == rank) for rank in range(8)]
+    assert max(work) <= 1.1 * sum(work) / 8
+
+
+@pytest.mark.parametrize(("rows", "size"), [(7, 3), (2, 4), (12, 4), (1, 1)])
+def test_parts_cover_all_rows_once(rows: int, size: int) -> None:
+    parts = [range(rows)[rows_of(rows, rank, size)] for rank in range(size)]
+    assert [row for part in parts for row in part] == list(range(rows))
