@@ -156,11 +156,11 @@ def discard(run: Run, home: Path) -> None:
 
 def resume(options: argparse.Namespace) -> int:
     """Resume a run. All overrides are checked first."""
-    from llm.training.resume_checks import config_for_resume  # loads torch
-
     run = Run.open(options.home, options.run)
     overrides = with_nproc(options)
     check_length(run, resumed_config(run.config(), overrides), overrides)
+    from llm.training.resume_checks import config_for_resume  # loads torch
+
     launch = launch_of(options, config_for_resume(run, overrides))
     say(f"resuming {run.name} in {run.path}")
     return train_to_the_end(run, options, (*overrides, *rate_overrides(run, options)), LastMetrics(), launch)
