@@ -48,7 +48,23 @@ from workbench.commands.output import say
 from workbench.commands.version import print_version
 
 MODULES = (
-    *(train, sft, stop, submit, plan, sample, open_app, serve, compare, evaluate, runs, presets, data, tokenizer, interop),
+    *(
+        train,
+        sft,
+        stop,
+        submit,
+        plan,
+        sample,
+        open_app,
+        serve,
+        compare,
+        evaluate,
+        runs,
+        presets,
+        data,
+        tokenizer,
+        interop,
+    ),
     *(bench, doctor, completion),
 )
 TORCH_COMMANDS = frozenset(

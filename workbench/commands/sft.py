@@ -10,6 +10,7 @@ from llm.memory import memory_errors_as_user_errors
 from llm.run.fork import open_parent
 from workbench.commands.options import add_command
 from workbench.commands.output import say
+from workbench.commands.ranks import add_launch_flags, launch_of, with_nproc
 from workbench.commands.train import add_track_option, train_new
 
 
@@ -23,6 +24,7 @@ def register(subparsers: Any) -> None:
     command.add_argument("run", metavar="RUN[@STEP|@last|@best]")
     command.add_argument("--name", help="name of the new run (default: the parent's name, -sft and a number)")
     add_track_option(command)
+    add_launch_flags(command)
     help = "keep the parent's optimizer state instead of starting with a new one"
     command.add_argument("--keep-optimizer", action="store_true", help=help)
 
@@ -34,11 +36,12 @@ def sft(options: argparse.Namespace) -> int:
     with memory_errors_as_user_errors():
         from llm.training.start_stage import plan_stage, start_stage
     parent = open_parent(options.home, options.run)
-    stage = plan_stage(options.home, parent, options.overrides, keep_optimizer=options.keep_optimizer)
+    stage = plan_stage(options.home, parent, with_nproc(options), keep_optimizer=options.keep_optimizer)
+    launch = launch_of(options, stage.config)
     run = start_stage(options.home, stage, name=options.name or "")
     for path, before, after in diff(parent.config, run.config()):
         say(f"{path}: {before} → {after}")
     state = "with its optimizer state" if stage.keep_optimizer else "with a new optimizer state"
     tokens = f" and {stage.new_tokens} new special tokens" if stage.new_tokens else ""
     say(f"starts at step 0 with the weights of {parent.reference}, {state}{tokens}")
-    return train_new(run, options)
+    return train_new(run, options, launch)

@@ -41,8 +41,8 @@ from workbench.trackers.tracker import parse_trackers
 def register(subparsers: Any) -> None:
     new = add_command(subparsers, "train", "train a new run from a preset", train, json=True, takes_fields=True)
     new.usage = (
-        f"{new.prog} PRESET [--name NAME] [--fit MINUTES] [--nproc N] [--no-start] [--track LIST] [--home DIR] [--json] "
-        "[--FIELD VALUE ...]"
+        f"{new.prog} PRESET [--name NAME] [--fit MINUTES] [--nproc N] [--no-start] [--track LIST] [--home DIR] "
+        "[--json] [--FIELD VALUE ...]"
     )
     new.add_argument("preset", metavar="PRESET", help="a preset's name, or a .toml file")
     new.add_argument("--name", help="name of the run (default: the preset's name and a number)")
