@@ -23,7 +23,7 @@ from llm.training.step import take_step
 from tests.forking import complete_on_ranks
 
 from .conftest import MakeRun
-from .ranks_for_tests import SETTINGS, finish, torchrun
+from .ranks_for_tests import SETTINGS
 from .test_resume import losses
 from .test_unsaved import without_room
 
