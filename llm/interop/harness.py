@@ -30,7 +30,7 @@ Pair = tuple[Any, list[int], list[int]]
 """(the texts, the tokens of a context, those of its continuation)."""
 
 
-class HarnessModel(TemplateLM):
+class HarnessModel(TemplateLM):  # type: ignore[misc]
     """`model`, in evaluation mode, with batches of about `batch_tokens` tokens."""
 
     def __init__(self, model: Transformer, tokenizer: Tokenizer, *, batch_tokens: int = 8192) -> None:
