@@ -1,15 +1,18 @@
-"""Every module, name and test in docs/five-systems.md exists."""
+"""Every module, name and test in docs/five-systems.md exists, and every test in docs/reliability.md."""
 
 from __future__ import annotations
 
 import ast
 import re
+from functools import cache
 from pathlib import Path
 
 ROOT = Path(__file__).parents[2]
+RELIABILITY = (ROOT / "docs" / "reliability.md").read_text(encoding="utf-8")
 PAGE = (ROOT / "docs" / "five-systems.md").read_text(encoding="utf-8")
 
 
+@cache
 def defined(path: Path) -> set[str]:
     """The top-level functions and classes of a file."""
     body = ast.parse(path.read_text(encoding="utf-8")).body
@@ -37,6 +40,18 @@ def test_every_test_exists() -> None:
             if not path or name not in defined(ROOT / "tests" / path):
                 missing.append(f"{path}::{name}")
     assert count > 150
+    assert not missing
+
+
+def test_every_test_of_the_reliability_page_exists() -> None:
+    missing, count = [], 0
+    for row in RELIABILITY.splitlines():
+        path = ""
+        for file, name in re.findall(r"`(tests/[\w/]+\.py|(?=::))(?:::(\w+))?", row):
+            path, count = file or path, count + 1
+            if not (ROOT / path).is_file() or (name and name not in defined(ROOT / path)):
+                missing.append(f"{path}::{name}")
+    assert count > 60
     assert not missing
 
 

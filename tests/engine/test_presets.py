@@ -49,8 +49,7 @@ def test_all_presets_are_here() -> None:
 
 @torch.no_grad()
 @pytest.mark.parametrize("name", PRESETS)
-@pytest.mark.parametrize("batch", [1, 7])
-@pytest.mark.parametrize("prompt_length", [5, CONTEXT, 2 * CONTEXT + 3])
+@pytest.mark.parametrize(("batch", "prompt_length"), [(7, 5), (1, CONTEXT), (7, 2 * CONTEXT + 3)])
 def test_cache_or_not_the_logits_are_the_same_at_every_position(
     name: str, batch: int, prompt_length: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:

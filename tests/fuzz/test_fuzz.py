@@ -17,6 +17,18 @@ from tests.fuzz.mutations import damaged
 from tests.fuzz.run_kinds import Kind, run_kinds, trained_home
 
 SMOKE, FULL = 20, 10_000
+KINDS = (
+    "curves.npz", "events.jsonl", "commands.jsonl", "run.toml", "meta.json", "lock", "manifest.json", "state.json",
+    "model.safetensors", "optimizer.safetensors", "tokenizer.json", "transcript", "preset", "settings.toml",
+    "knobs.toml", "queue.json", "measured.json", "runs.json", "prepared dataset.json", "prepared train-00000.json",
+    "prepared train-00000.bin", "prepared verified.json", "prepared tokenizer/tokenizer.json", "files.json",
+    "unverified", "bpe tokenizer.json", "bpe ranks.tiktoken", "char tokenizer.json", "vocab.json", "merges.txt",
+    "sentencepiece.model", "a.npy", "encoded_tokens_chunk_0.dat", "b.bin", "own-00000.json", "own-00000.bin", "a.txt",
+    "a.jsonl", "a.json", "a.parquet", "prompts.jsonl", "CORE core.yaml", "CORE eval_meta_data.csv",
+    "CORE eval_data/pronouns.jsonl", "CORE eval_data/last_words.jsonl", "record of a download", "note of a download",
+    "corpora.json", "a.zip",
+)  # fmt: skip
+"""The names of all kinds, so that they can be fuzzed in parallel."""
 
 
 @pytest.fixture(scope="module")
@@ -68,11 +80,12 @@ def bring_back(kind: Kind, whole: bytes, spare: Path) -> None:
 
 
 def test_a_few_damaged_copies_of_every_kind(kinds: dict[str, Kind]) -> None:
+    assert set(kinds) == set(KINDS)
     for kind in kinds.values():
         strike(kind, SMOKE)
 
 
 @pytest.mark.fuzz
-def test_many_damaged_copies_of_every_kind(kinds: dict[str, Kind]) -> None:
-    for kind in kinds.values():
-        strike(kind, FULL)
+@pytest.mark.parametrize("name", KINDS)
+def test_many_damaged_copies(kinds: dict[str, Kind], name: str) -> None:
+    strike(kinds[name], FULL)

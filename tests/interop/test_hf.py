@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -56,7 +57,9 @@ def import_folder(home: Path, folder: Path, **more: Any) -> Run:
 @torch.no_grad()
 @pytest.mark.parametrize("count", [12, pytest.param(200, marks=pytest.mark.slow)])
 @pytest.mark.parametrize("name", SHAPES)
-def test_transformers_gives_our_logits_and_our_text(name: str, count: int, home: Path, tmp_path: Path) -> None:
+def test_transformers_gives_our_logits_and_text_and_an_import_every_tensor(
+    name: str, count: int, home: Path, tmp_path: Path
+) -> None:
     run = make_run(home, SHAPES[name], TOKENIZER)
     folder = export_run(run, tmp_path / "out")
     theirs = transformers.AutoModelForCausalLM.from_pretrained(folder).eval()
@@ -68,13 +71,7 @@ def test_transformers_gives_our_logits_and_our_text(name: str, count: int, home:
     prompt = torch.tensor([tokenizer.encode("Once upon a time")])
     expected = theirs.generate(prompt, do_sample=False, max_new_tokens=count, suppress_tokens=[256])
     assert [piece.token_id for piece in pieces] == expected[0, prompt.shape[1] :].tolist()
-
-
-@torch.no_grad()
-@pytest.mark.parametrize("name", SHAPES)
-def test_an_import_gives_every_tensor_back(name: str, home: Path, tmp_path: Path) -> None:
-    run = make_run(home, SHAPES[name], TOKENIZER)
-    back = import_folder(home, export_run(run, tmp_path / "out"), name="back")
+    back = import_folder(home, folder, name="back")
     assert hashes(back) == hashes(run)
     assert back.config().model == run.config().model
     assert (back.status().name, back.checkpoint().step) == ("imported", 0)
@@ -215,9 +212,16 @@ FAULTS: dict[str, tuple[Any, str]] = {
 }
 
 
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder without faults."""
+    place = tmp_path_factory.mktemp("whole")
+    return export_run(make_run(place, SHAPE, TOKENIZER), place / "out")
+
+
 @pytest.mark.parametrize("fault", FAULTS)
-def test_files_that_lie_are_refused_in_a_sentence(fault: str, home: Path, tmp_path: Path) -> None:
-    folder = export_run(make_run(home, SHAPE, TOKENIZER), tmp_path / "out")
+def test_files_that_lie_are_refused_in_a_sentence(fault: str, whole: Path, home: Path, tmp_path: Path) -> None:
+    folder = Path(shutil.copytree(whole, tmp_path / "out"))
     damage, message = FAULTS[fault]
     damage(folder)
     before = sorted(home.rglob("*"))

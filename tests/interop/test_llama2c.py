@@ -118,6 +118,13 @@ def test_an_import_gives_weights_and_tokenizer_back(tied: bool, home: Path, tmp_
     assert tokenizer.stop_ids == TOKENIZER.stop_ids
 
 
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder without faults."""
+    place = tmp_path_factory.mktemp("whole")
+    return exported(make_run(place, SMALL, TOKENIZER), place / "out").parent
+
+
 def damaged(path: Path, start: int, new: bytes) -> None:
     content = path.read_bytes()
     path.write_bytes(content[:start] + new + content[start + len(new) :])
@@ -136,8 +143,8 @@ def damaged(path: Path, start: int, new: bytes) -> None:
         (lambda path: path.with_name("tokenizer.bin").unlink(), "name the tokenizer with --tokenizer"),
     ],
 )
-def test_files_that_lie(damage: Any, message: str, home: Path, tmp_path: Path) -> None:
-    path = exported(make_run(home, SMALL, TOKENIZER), tmp_path / "out")
+def test_files_that_lie(damage: Any, message: str, whole: Path, home: Path, tmp_path: Path) -> None:
+    path = Path(shutil.copytree(whole, tmp_path / "out")) / "model.bin"
     damage(path)
     before = sorted(home.rglob("*"))
     with pytest.raises(UserError, match=message):

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import pickle
+import shutil
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -118,10 +119,17 @@ FAULTS: dict[str, tuple[Any, str]] = {
 }
 
 
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder without faults."""
+    place = tmp_path_factory.mktemp("whole")
+    return exported(make_run(place, NANOGPT, TOKENIZER), place / "out").parent
+
+
 @pytest.mark.parametrize("fault", FAULTS)
-def test_files_that_lie(fault: str, home: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_files_that_lie(fault: str, whole: Path, home: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
-    path = exported(make_run(home, NANOGPT, TOKENIZER), tmp_path / "out")
+    path = Path(shutil.copytree(whole, tmp_path / "out")) / "ckpt.pt"
     damage, message = FAULTS[fault]
     damage(path)
     before = sorted(home.rglob("*"))

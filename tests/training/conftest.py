@@ -47,9 +47,13 @@ MakeRun = Callable[..., Run]
 
 @pytest.fixture
 def corpus(tmp_path: Path) -> Path:
+    return write_corpus(tmp_path)
+
+
+def write_corpus(folder: Path) -> Path:
     """3 kB of words, the same every time: several passes over it in one run."""
     chance, words = random.Random(7), ["the", "a", "cat", "dog", "sat", "ran", "on", "mat", "home"]
-    path = tmp_path / "corpus.txt"
+    path = folder / "corpus.txt"
     path.write_text("\n".join(" ".join(chance.choices(words, k=6)) for _ in range(120)))
     return path
 
@@ -59,12 +63,15 @@ def make_run(tmp_path: Path, corpus: Path) -> MakeRun:
     """make_run(name, path=text, …) creates a run of the tiny configuration with overrides."""
 
     def make(name: str, **overrides: str) -> Run:
-        fields = (
-            TINY | {"data.corpus": str(corpus)} | {path.replace("__", "."): text for path, text in overrides.items()}
-        )
-        return Run.create(tmp_path, name, with_overrides(RunConfig(), list(fields.items())))
+        return create_run(tmp_path, name, corpus, **overrides)
 
     return make
+
+
+def create_run(home: Path, name: str, corpus: Path, **overrides: str) -> Run:
+    """A run of the tiny configuration with overrides, path=text (`train__steps="3"`)."""
+    fields = TINY | {"data.corpus": str(corpus)} | {path.replace("__", "."): text for path, text in overrides.items()}
+    return Run.create(home, name, with_overrides(RunConfig(), list(fields.items())))
 
 
 @contextmanager

@@ -20,15 +20,22 @@ from llm.run import Run, find_checkpoint
 from llm.training.run import run_training
 from llm.weights import load_model
 
-from .conftest import MakeRun
+from .conftest import MakeRun, create_run, write_corpus
+
+
+@pytest.fixture(scope="module")
+def trained_home(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    home = tmp_path_factory.mktemp("trained")
+    run = create_run(home, "theirs", write_corpus(home))
+    assert run_training(run, home).status == "finished"
+    return home
 
 
 @pytest.fixture
-def run(make_run: MakeRun, tmp_path: Path) -> Run:
+def run(trained_home: Path, tmp_path: Path) -> Run:
     """A run that was stopped by its length, to be trained further: checkpoints 7, 14, 21 and 24."""
-    run = make_run("theirs")
-    assert run_training(run, tmp_path).status == "finished"
-    return run
+    shutil.copytree(trained_home, tmp_path, dirs_exist_ok=True)
+    return Run.open(tmp_path, "theirs")
 
 
 def resumed(run: Run, home: Path) -> list[Event]:
@@ -165,7 +172,11 @@ def test_files_of_any_size_are_not_read_for_nothing(run: Run, tmp_path: Path) ->
         (newest / "manifest.json").write_bytes(described)
 
 
-def test_another_text_is_not_tokenised_for_a_run_that_knew_its_own(run: Run, tmp_path: Path, corpus: Path) -> None:
+def test_another_text_is_not_tokenised_for_a_run_that_knew_its_own(
+    make_run: MakeRun, tmp_path: Path, corpus: Path
+) -> None:
+    run = make_run("theirs")
+    run_training(run, tmp_path)
     shutil.rmtree(tmp_path / "data")
     corpus.write_text("Something quite different. " * 500)
     with pytest.raises(UserError, match="has changed since it was trained"):

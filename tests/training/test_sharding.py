@@ -12,9 +12,9 @@ from llm.optim.matrices import assign
 from llm.run import Run
 from llm.shards import rows_of
 from llm.training.run import run_training
+from tests.forking import complete_on_ranks
 
 from .conftest import MakeRun
-from .ranks_for_tests import finish, torchrun
 from .test_resume import losses
 
 SEQUENCES = 16  # per step, over all ranks and micro-batches
@@ -45,9 +45,8 @@ def train(run: Run, home: Path, ranks: int, *flags: str) -> None:
         pairs = dict(zip(flags[::2], flags[1::2], strict=True))
         run_training(run, home, overrides=tuple((path.removeprefix("--"), value) for path, value in pairs.items()))
         return
-    process = torchrun(run, ranks, *flags)
-    said = finish(process)
-    assert process.returncode == 0, said
+    for ended in complete_on_ranks(ranks, str(run.path), *flags):
+        assert ended.returncode == 0, ended.stderr
 
 
 def test_fsdp_with_muon_trains_like_one_rank_and_its_checkpoint_goes_on_alone(

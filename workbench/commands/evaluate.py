@@ -10,6 +10,7 @@ from llm.config import resolve_seq_len
 from llm.errors import UserError, WrongUse
 from llm.run import find_checkpoint
 from llm.run.checkpoints import read_state
+from workbench.commands.harness import evaluate_harness
 from workbench.commands.options import add_command
 from workbench.commands.output import print_json, print_table, say
 
@@ -24,17 +25,14 @@ def register(subparsers: Any) -> None:
     )
     help = "measure the CORE metric on the eval bundle in PATH (default: the downloaded one)"
     parser.add_argument("--core", nargs="?", const="", default=None, metavar="PATH", help=help)
-    parser.add_argument(
-        "--examples", type=int, default=0, metavar="N", help="with --core: at most N questions per task (0 = all)"
-    )
-    parser.add_argument(
-        "--answers",
-        action="store_true",
-        help="the share of exact answers to held-out questions of the built-in dialogues, by kind of question",
-    )
-    parser.add_argument(
-        "--questions", type=int, default=500, metavar="N", help="with --answers: questions per set (default 500)"
-    )
+    help = "run these tasks of the lm-evaluation-harness: names, or folders of task files, separated by commas"
+    parser.add_argument("--harness", default="", metavar="TASKS", help=help)
+    help = "with --core and --harness: at most N questions per task (0 = all)"
+    parser.add_argument("--examples", type=int, default=0, metavar="N", help=help)
+    help = "the share of exact answers to held-out questions of the built-in dialogues, by kind of question"
+    parser.add_argument("--answers", action="store_true", help=help)
+    help = "with --answers: questions per set (default 500)"
+    parser.add_argument("--questions", type=int, default=500, metavar="N", help=help)
     parser.add_argument("--seed", type=int, default=1, metavar="N", help="with --answers: draws the questions")
     parser.add_argument("--device", default="auto", help="auto, cpu, cuda, cuda:N or mps")
 
@@ -43,12 +41,14 @@ def evaluate(options: argparse.Namespace) -> int:
     """Print loss, perplexity and bits per byte; --json uses the names of the events."""
     if (options.batches or 0) < 0 or options.examples < 0:
         raise WrongUse("--batches and --examples must be 0 (all) or more.")
-    if options.core is not None and options.answers:
-        raise WrongUse("--core and --answers are two measurements; run eval once for each.")
+    if (options.core is not None) + options.answers + bool(options.harness) > 1:
+        raise WrongUse("--core, --answers and --harness are different measurements; run eval once for each.")
     if options.core is not None:
         return evaluate_core(options)
     if options.answers:
         return evaluate_answers(options)
+    if options.harness:
+        return evaluate_harness(options)
     run, info = find_checkpoint(options.home, options.run, say)
     config = run.config()
 

@@ -23,8 +23,8 @@ def register(subparsers: Any) -> None:
     )
     command.add_argument("run", metavar="RUN[@STEP|@last|@best]")
     command.add_argument("--name", help="name of the new run (default: the parent's name, -sft and a number)")
-    add_launch_flags(command)
     add_track_option(command)
+    add_launch_flags(command)
     help = "keep the parent's optimizer state instead of starting with a new one"
     command.add_argument("--keep-optimizer", action="store_true", help=help)
 

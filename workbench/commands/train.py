@@ -50,14 +50,12 @@ def register(subparsers: Any) -> None:
     new.add_argument("--fit", type=float, metavar="MINUTES", help=help)
     help = "only create the run, to be trained later or on another machine"
     new.add_argument("--no-start", action="store_true", help=help)
-    add_launch_flags(new)
     help = "resume a run; --train.steps N extends it"
     again = add_command(subparsers, "resume", help, resume, json=True, takes_fields=True)
     again.usage = f"{again.prog} RUN [--keep-rate] [--nproc N] [--home DIR] [--json] [--FIELD VALUE ...]"
     again.add_argument("run", metavar="RUN")
     help = "when extending: keep the last learning rate instead of stretching the schedule"
     again.add_argument("--keep-rate", action="store_true", help=help)
-    add_launch_flags(again)
     help = "train a new run from another run's checkpoint"
     split = add_command(subparsers, "fork", help, fork, json=True, takes_fields=True)
     split.usage = f"{split.prog} RUN[@STEP|@last|@best] [--name NAME] [--weights-only] [--json] [--FIELD VALUE ...]"
@@ -65,9 +63,9 @@ def register(subparsers: Any) -> None:
     split.add_argument("--name", help="name of the new run (default: the parent's name, -fork and a number)")
     help = "start with a new optimizer state, at step 0"
     split.add_argument("--weights-only", action="store_true", help=help)
-    add_launch_flags(split)
     for parser in (new, again, split):
         add_track_option(parser)
+        add_launch_flags(parser)
 
 
 def add_track_option(parser: Parser) -> None:

@@ -75,12 +75,22 @@ def rows_of(path: Path) -> Iterator[dict[str, Any]]:
     kind = kind_of(path, "auto", "text")
     if kind.reading == "parquet":
         yield from parquet_rows(path)
+    elif kind.reading == "arrow":
+        yield from arrow_rows(path)
     elif kind.shape and (kind.reading == "jsonl" or kind.lacks_field):
         yield from (row for _, row in json_records(path, kind.shape, lambda *_: None) if isinstance(row, dict))
     elif kind.delimiter and (kind.reading == "csv" or kind.lacks_field):
         yield from (
             dict(zip(kind.fields, cells, strict=False)) for _, cells in csv_records(path, kind, lambda *_: None)
         )
+
+
+def arrow_rows(path: Path) -> Iterator[dict[str, Any]]:
+    from llm.data.text.arrow import batches_of, open_arrow
+
+    with open_arrow(path) as table:
+        rows = next(batches_of(table), None)
+        yield from rows.slice(0, SAMPLED_ROWS).to_pylist() if rows is not None else []
 
 
 def parquet_rows(path: Path) -> Iterator[dict[str, Any]]:

@@ -14,6 +14,7 @@ from typing import Protocol
 
 from llm.config.schema import DataConfig, RunConfig
 from llm.data.text import stories
+from llm.data.text.arrow import read_arrow
 from llm.data.text.file_kinds import FileKind, kind_of, name_some
 from llm.data.text.find_files import SkippedFile, describe_skipped, search_files, walk
 from llm.data.text.parquet import read_parquet
@@ -36,7 +37,7 @@ Advance = Callable[[int], None]
 CACHED_BYTES = 32 << 20
 PYLIB_SUFFIXES = (".py", ".txt", ".rst")
 MAX_SENTENCES = 5
-NAMED_READINGS = {".jsonl": "jsonl", ".ndjson": "jsonl", ".parquet": "parquet"}
+NAMED_READINGS = {".jsonl": "jsonl", ".ndjson": "jsonl", ".parquet": "parquet", ".arrow": "arrow"}
 NOT_PYLIB = frozenset({"test", "tests", "idle_test", "site-packages", "dist-packages", "__pycache__"})
 
 
@@ -147,7 +148,7 @@ class PylibCorpus:
 
 
 class FileCorpus:
-    """The text, JSON, CSV or Parquet files of a path, folder or glob."""
+    """The text, JSON, CSV, Parquet or Arrow files of a path, folder or glob."""
 
     def __init__(self, pattern: str, text_field: str, separator: str, hashes: FileHashes, format: str = "auto") -> None:
         self.name, self.text_field, self.separator, self.hashes = pattern, text_field, separator, hashes
@@ -189,6 +190,8 @@ class FileCorpus:
                 yield from read_csv_documents(path, kind, self.text_field, replaced, empty)
             elif kind.reading == "parquet":
                 yield from read_parquet(path, self.text_field, replaced, on_empty=empty)
+            elif kind.reading == "arrow":
+                yield from read_arrow(path, self.text_field, replaced, empty)
             else:
                 yield from read_text_documents(path, self.separator, replaced)
 

@@ -1,4 +1,4 @@
-"""The kind of a file of a corpus, from its content: plain text, rows of JSON or CSV, or Parquet."""
+"""The kind of a file of a corpus, from its content: plain text, rows of JSON or CSV, Parquet or Arrow."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ from typing import Any, Literal, NamedTuple
 
 from llm.data.text.compressed import plain_name
 from llm.data.text.json_text import JsonText
+from llm.data.text.saved_datasets import is_arrow
 from llm.data.text.text_files import (
     PARQUET_MAGIC,
     SNIFF_BYTES,
@@ -19,7 +20,7 @@ from llm.data.text.text_files import (
     why_bytes_not_text,
 )
 
-Reading = Literal["text", "jsonl", "csv", "parquet"]
+Reading = Literal["text", "jsonl", "csv", "parquet", "arrow"]
 SNIFFED_BYTES = 1 << 16
 LINES_OF_JSON = (".jsonl", ".ndjson")
 TABLES = (".csv", ".tsv", ".tab")
@@ -62,6 +63,8 @@ def kind_of(path: Path, given: str, text_field: str) -> FileKind:
         raw = file.read(SNIFFED_BYTES)
     if given == "auto" and (suffix == ".parquet" or raw.startswith(PARQUET_MAGIC)):
         return FileKind("parquet")
+    if given == "auto" and is_arrow(path.name, raw):
+        return FileKind("arrow")
     if why_bytes_not_text(raw[:SNIFF_BYTES]):
         return FileKind("text")  # reading it raises the error
     text = decode_beginning(raw)

@@ -8,6 +8,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import NamedTuple
 
+from llm.data.text.saved_datasets import SUFFIX, is_about_data, train_split
 from llm.data.text.text_files import why_not_text
 
 MAX_NAMES = 5  # files per reason in a sentence
@@ -35,13 +36,15 @@ def find_files(pattern: str) -> list[Path]:
 def search_files(pattern: str) -> FoundFiles:
     """The files of a path, folder (recursively, following links to folders) or glob.
 
-    In a folder, hidden files and files without text are skipped.
+    In a folder, hidden files and files without text are skipped. Of a saved data set of several splits, the training
+    split is read.
     """
     path = Path(pattern).expanduser()
     if not os.access(path, os.F_OK):
         return match_glob(str(path))
     if not path.is_dir():
         return FoundFiles([path] if path.is_file() else [], [])
+    path = train_split(path)
     skipped: list[SkippedFile] = []
     found = [Path(folder, name) for folder, _, names in walk_following_links(path, skipped) for name in sorted(names)]
     reasons = {file: skip_reason(file) for file in found}
@@ -73,7 +76,9 @@ def skip_reason(path: Path) -> str:
         return "hidden"
     if not path.is_file():
         return "a broken link" if path.is_symlink() else "not a regular file"
-    return "" if path.suffix.lower() == ".parquet" else why_not_text(path)
+    if is_about_data(path):
+        return "about the data set"
+    return "" if path.suffix.lower() in (".parquet", SUFFIX) else why_not_text(path)
 
 
 def walk(root: Path, skip: frozenset[str] = frozenset()) -> Iterator[tuple[str, list[str], list[str]]]:

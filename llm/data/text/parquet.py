@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -29,14 +29,20 @@ def read_parquet(
     Bytes that are not UTF-8 become U+FFFD. At the end `on_replaced` is called with their number and `on_empty` with
     the number of null rows.
     """
-    wrong = nulls = 0
     with open_parquet(path, text_field) as table:
-        for batch in table.iter_batches(batch_size=256, row_groups=row_groups, columns=[text_field]):
-            nulls += batch.column(0).null_count
-            for raw in byte_rows(batch.column(0)):
-                text = raw.decode(errors="replace")
-                wrong += text.count("\ufffd") - raw.count(b"\xef\xbf\xbd")
-                yield from filter(None, [make_document(str(path), text)])
+        batches = table.iter_batches(batch_size=256, row_groups=row_groups, columns=[text_field])
+        yield from read_columns(path, (batch.column(0) for batch in batches), on_replaced, on_empty)
+
+
+def read_columns(path: Path, columns: Iterable[Any], on_replaced: OnReplaced, on_empty: OnEmpty) -> Iterator[Document]:
+    """One document per row of columns of text or bytes; the rest as `read_parquet`."""
+    wrong = nulls = 0
+    for column in columns:
+        nulls += column.null_count
+        for raw in byte_rows(column):
+            text = raw.decode(errors="replace")
+            wrong += text.count("\ufffd") - raw.count(b"\xef\xbf\xbd")
+            yield from filter(None, [make_document(str(path), text)])
     on_replaced(path, max(0, wrong))
     on_empty(path, nulls)
 
@@ -54,11 +60,7 @@ def byte_rows(column: Any) -> Iterator[bytes]:
 def open_parquet(path: Path, text_field: str) -> Iterator[Any]:
     """A pyarrow ParquetFile that has the column, of text or of bytes; errors as of `open_table`."""
     with open_table(path) as table:
-        schema = table.schema_arrow
-        if text_field not in schema.names:
-            names = ", ".join(schema.names)
-            raise UserError(f"{path} has no column {text_field!r}; set data.text_field to one of: {names}.")
-        check_column(path, schema, text_field)
+        check_column(path, table.schema_arrow, text_field)
         yield table
 
 
@@ -76,7 +78,10 @@ def open_table(path: Path) -> Iterator[Any]:
 
 
 def check_column(path: Path, schema: Any, text_field: str) -> None:
-    """UserError unless a column holds text or bytes; it names the columns that do."""
+    """UserError unless there is such a column of text or bytes; it names the columns that are."""
+    if text_field not in schema.names:
+        names = ", ".join(schema.names)
+        raise UserError(f"{path} has no column {text_field!r}; set data.text_field to one of: {names}.")
     given = schema.field(text_field).type
     if is_text_type(given) or str(given) == "null":  # a column with only null rows
         return
