@@ -64,8 +64,8 @@ def measure_answers(
 ) -> Generator[Progress, None, Answers]:
     """Ask every question, with the most likely token at each step, and judge the replies. Yields progress."""
     params = DecodeConfig(temperature=0.0, max_tokens=MAX_ANSWER_TOKENS, stop=tuple(filter(None, [template.stop])))
-    asked = [[Message(cast(Role, one["role"]), one["content"]) for one in each.messages] for each in questions]
-    prompts = [template.prompt_ids(engine.tokenizer, messages) for messages in asked]
+    conversations = [[Message(cast(Role, one["role"]), one["content"]) for one in each.messages] for each in questions]
+    prompts = [template.prompt_ids(engine.tokenizer, messages) for messages in conversations]
     by_length = sorted(range(len(questions)), key=lambda index: len(prompts[index]))
     replies = [""] * len(questions)
     for start in range(0, len(questions), CHUNK):
