@@ -82,7 +82,7 @@ def test_every_task_still_runs_and_improved_checkpoints_follow_evaluations(name:
     after = (small.evaluate.every, small.checkpoint.every, small.sample.every)
     assert [bool(every) for every in after] == [bool(every) for every in before]
     assert not small.checkpoint.only_improved or small.checkpoint.every == small.evaluate.every
-    if not config.train.epochs:  # an epoch of a small text is short
+    if config.train.steps:  # an epoch of a small text is short, and steps by time depend on the machine
         assert max(after) <= small.train.steps
 
 

@@ -63,8 +63,8 @@ def test_own_presets_extend_shipped_ones_and_each_other(tmp_path: Path) -> None:
         "purpose",
         "group",
         "model.d_model",
-        "train.steps",
         "train.epochs",
+        "train.minutes",
     ]
     mine = [preset for preset in list_presets(tmp_path) if preset.mine]
     assert [(preset.name, preset.purpose, preset.group) for preset in mine] == [

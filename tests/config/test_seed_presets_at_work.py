@@ -134,6 +134,7 @@ SPECIAL = {
     "nanochat-base": {"model.depth": "2"},
     "gpt2-124m": {"tokenizer.kind": "byte"},
     "gpt2-124m-stable": {"tokenizer.kind": "byte"},
+    "quickstart-chat": {"data.corpus": "dialogues", "data.size_mb": "0.1", "model.context": "256"},
 }
 
 
@@ -142,8 +143,10 @@ def test_every_preset_trains_when_shrunk(name: str, corpus: Path, tmp_path: Path
     from llm.run import Run
     from llm.training.run import run_training
 
-    overrides = TINY | ({} if name == "nanochat-base" else SHALLOW) | SPECIAL.get(name, {})
-    config = load_preset(name, tmp_path, [*overrides.items(), ("data.corpus", str(corpus))])
+    overrides = (
+        TINY | {"data.corpus": str(corpus)} | ({} if name == "nanochat-base" else SHALLOW) | SPECIAL.get(name, {})
+    )
+    config = load_preset(name, tmp_path, list(overrides.items()))
     run = Run.create(tmp_path, "tiny", config)
     finished = run_training(run, tmp_path)
     assert (finished.status, finished.step) == ("finished", 2)
