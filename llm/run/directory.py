@@ -293,10 +293,11 @@ def with_absolute_paths(config: RunConfig) -> RunConfig:
 
 
 def to_absolute(text: str) -> str:
-    """The absolute path of `text`; `text` itself where it is empty, a URL, or the name of a corpus or dataset."""
+    """The absolute path of `text`; `text` itself where it is empty, a URL, or the name of a corpus or data set."""
     path = Path(text).expanduser()
     is_path = "/" in text or path.suffix or any(sign in text for sign in "*?[") or path.exists()
-    return str(path.absolute()) if text and is_path and text not in NAMES and not is_url(text) else text
+    is_name = text in NAMES or is_url(text) or text.startswith("hf:")
+    return str(path.absolute()) if text and is_path and not is_name else text
 
 
 def versions() -> dict[str, str]:

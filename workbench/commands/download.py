@@ -51,6 +51,7 @@ def download(options: argparse.Namespace) -> int:
     """Download a dataset, and print where it is and how to use it."""
     from llm.data.text.datasets import CATALOG, find_dataset
     from llm.data.text.download import download as fetched
+    from llm.data.text.hub import is_hub
     from workbench.commands.progress import with_progress
     from workbench.formatting import format_size
 
@@ -61,6 +62,8 @@ def download(options: argparse.Namespace) -> int:
         raise WrongUse(f"data download needs a URL or the name of a dataset: {names}.")
     if options.shards is not None and options.shards < 1:
         raise WrongUse(f"--shards must be 1 or more, not {options.shards}.")
+    if is_hub(options.name):
+        return download_from_hub(options)
     dataset = find_dataset(options.name)
     result = with_progress(fetched(dataset, options.home, shards=options.shards or 0))
     for name, sha256 in result.first_seen.items():
@@ -80,4 +83,16 @@ def download(options: argparse.Namespace) -> int:
         print(f"use it with  --data.corpus {shlex.quote(options.name)}")
     if dataset.validation:
         print("             (it includes a validation set, used unless data.validation names another)")
+    return 0
+
+
+def download_from_hub(options: argparse.Namespace) -> int:
+    """Download the training split of a data set of the Hugging Face hub; its library shows the progress."""
+    from llm.data.text.hub import download_hub_dataset
+
+    folder = download_hub_dataset(options.name, options.home)
+    if options.json:
+        print_json({"name": options.name, "path": str(folder)})
+    else:
+        print(clean(f"{options.name} is in {folder}\nuse it with  --data.corpus {shlex.quote(options.name)}"))
     return 0

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from llm.config.schema import DataConfig
+from llm.data.text.hub import is_hub, saved_hub_dataset
 from llm.data.text.text_files import MissingText
 from llm.data.text.urls import file_name, is_url, normalize_url, short_digest
 from llm.errors import UserError, WrongUse
@@ -230,8 +231,10 @@ def resolve_names(data: DataConfig, home: Path) -> DataConfig:
 def resolve_path(text: str, part: str, home: Path) -> str:
     """The path of one part ("train" or "validation") of the dataset named `text`; `text` itself if it names none.
 
-    The file at a URL is both parts.
+    The file at a URL is both parts, and so is a data set of the hub.
     """
+    if is_hub(text):
+        return str(saved_hub_dataset(text, home))
     named = next((dataset for dataset in CATALOG if dataset.name == text), None)
     dataset = url_dataset(text) if is_url(text) else named
     if dataset is None or not dataset.train:
