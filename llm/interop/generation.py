@@ -8,6 +8,7 @@ from typing import Any
 
 from llm.config import DecodeConfig
 from llm.interop.imported import read_json_file
+from llm.interop.source import end_token_id
 from llm.tokenizer import Tokenizer
 
 Json = dict[str, Any]
@@ -34,7 +35,7 @@ def generation_config(decode: DecodeConfig, tokenizer: Tokenizer) -> Json:
     record: Json = {
         "bos_token_id": tokenizer.separator,
         "eos_token_id": ends[0] if len(ends) == 1 else ends or None,
-        "pad_token_id": ends[0] if ends else None,
+        "pad_token_id": end_token_id(tokenizer),
         "max_new_tokens": decode.max_tokens,
         "do_sample": decode.temperature > 0,
     }

@@ -19,7 +19,7 @@ from llm.events import Progress
 from llm.interop.architectures import GPT2, LLAMA, QWEN3, Architecture, nearest_misfit
 from llm.interop.model_card import RECIPE, model_card, recipe
 from llm.interop.sentencepiece_model import BPE, UNKNOWN, parse_model
-from llm.interop.source import Source
+from llm.interop.source import Source, end_token_id
 from llm.interop.tokenizer_json import FOREIGN_PATTERNS, byte_names, find_merges, printable
 from llm.model.counts import q_width
 from llm.tokenizer import RankTokenizer, Tokenizer
@@ -219,5 +219,4 @@ def add_tokenizer(gguf: Any, writer: Any, source: Source) -> None:
     writer.add_add_eos_token(False)
     if tokenizer.separator is not None:
         writer.add_bos_token_id(tokenizer.separator)
-        ends = sorted(tokenizer.stop_ids - {tokenizer.separator}) or [tokenizer.separator]
-        writer.add_eos_token_id(ends[0])
+        writer.add_eos_token_id(end_token_id(tokenizer))

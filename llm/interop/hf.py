@@ -36,7 +36,7 @@ from llm.interop.imported import (
     read_json_file,
 )
 from llm.interop.model_card import RECIPE, model_card, recipe
-from llm.interop.source import Source, to_dtype
+from llm.interop.source import Source, end_token_id, to_dtype
 from llm.interop.tokenizer_json import dump_tokenizer_json
 from llm.reader import WRONG_SHAPE
 from llm.run.checkpoints import PLAIN_NAME
@@ -65,8 +65,12 @@ model = AutoModelForCausalLM.from_pretrained(".")
 
 def problem(shape: ModelConfig, tokenizer: Tokenizer) -> str:
     """Why a model cannot be a Hugging Face folder; "" where it can."""
-    reason = nearest_misfit(shape)
-    return f"transformers has no class for this model: {reason}" if reason else ""
+    if reason := nearest_misfit(shape):
+        return f"transformers has no class for this model: {reason}; export to safetensors"
+    if isinstance(tokenizer, SentencePieceTokenizer) and tokenizer.rewrites:
+        rewrites = ", ".join(tokenizer.rewrites)
+        return f"tokenizer.json cannot express how the SentencePiece model rewrites text ({rewrites})"
+    return ""
 
 
 def write(source: Source, folder: Path, dtype: str, shard_bytes: int = SHARD_BYTES) -> Iterator[Progress]:
@@ -143,16 +147,18 @@ def own_template(tokenizer: Tokenizer) -> Json:
 
 
 def write_tokenizer(source: Source, folder: Path) -> None:
-    """tokenizer.json, and for SentencePiece also tokenizer.model. A model that rewrites text has only the latter."""
+    """tokenizer.json, and for SentencePiece also tokenizer.model."""
     tokenizer = source.tokenizer
     names = {token_id: text for text, token_id in tokenizer.special_tokens.items()}
-    end = names.get(min(tokenizer.stop_ids, default=-1))
+    begin, end = (
+        None if token_id is None else names[token_id] for token_id in (tokenizer.separator, end_token_id(tokenizer))
+    )
     # Other classes replace the pre-tokenizer, findings/transformers-replaces-the-pre-tokenizer.sh.
     settings: Json = {
         "tokenizer_class": "PreTrainedTokenizerFast",
         "model_max_length": source.shape.context,
         "clean_up_tokenization_spaces": False,
-        "bos_token": names.get(tokenizer.separator) if tokenizer.separator is not None else None,
+        "bos_token": begin,
         "eos_token": end,
         "pad_token": end,
     }

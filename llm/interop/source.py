@@ -71,6 +71,13 @@ def to_dtype(name: str, tensor: Tensor, dtype: str) -> Tensor:
     return converted
 
 
+def end_token_id(tokenizer: Tokenizer) -> int | None:
+    """The one id that ends a text or an answer, for formats that name one: not the separator where there is another
+    (</s> of SentencePiece, the end of a turn of a chat template)."""
+    others = tokenizer.stop_ids - {tokenizer.separator}
+    return min(others, default=tokenizer.separator)
+
+
 def default_folder(home: Path, source: Source, format: str, dtype: str) -> Path:
     """Where an export goes unless told otherwise."""
     return home / "exports" / f"{source.run.name}-{source.info.step}-{format}-{dtype}"

@@ -156,11 +156,6 @@ def char_parts(tokenizer: CharTokenizer) -> Json:
 def sentencepiece_parts(tokenizer: SentencePieceTokenizer) -> Json:
     """A SentencePiece model with the normalization "identity", as transformers converts it."""
     model = parse_model(tokenizer.model_bytes)
-    if tokenizer.rewrites:
-        raise UserError(
-            f"the SentencePiece model rewrites text ({', '.join(tokenizer.rewrites)}), which tokenizer.json cannot "
-            "express; use tokenizer.model."
-        )
     texts = [text for text, _, _ in model.pieces]
     unknown = next((index for index, (_, _, kind) in enumerate(model.pieces) if kind == UNKNOWN), None)
     falls_back = any(kind == BYTE for _, _, kind in model.pieces)

@@ -26,6 +26,7 @@ from llm.run.checkpoints import MODEL
 from llm.tokenizer import load_tokenizer
 from llm.tokenizer.byte import ByteTokenizer
 from llm.tokenizer.chat_template import Message, default_template
+from llm.tokenizer.spm import SentencePieceTokenizer
 from llm.weights import load_model
 from tests.interop.runs_for_tests import (
     END,
@@ -284,5 +285,17 @@ def test_a_chat_template_goes_out_and_comes_back(home: Path, tmp_path: Path) -> 
     assert theirs(rendered).input_ids == template.encode(tokenizer, conversation)[0]
     ends = transformers.GenerationConfig.from_pretrained(folder).eos_token_id
     assert set(ends) == tokenizer.stop_ids
+    back = load_tokenizer(import_folder(home, folder, name="back").path / "tokenizer")
+    assert back.fingerprint() == tokenizer.fingerprint()
+
+
+def test_sentencepiece_goes_out_in_both_forms(home: Path, tmp_path: Path) -> None:
+    tokenizer = SentencePieceTokenizer.train([text_of_all_kinds(seed=2)], 600)
+    folder = export_run(make_run(home, SHAPE, tokenizer), tmp_path / "out")
+    assert (folder / "tokenizer.model").read_bytes() == tokenizer.model_bytes
+    theirs = transformers.AutoTokenizer.from_pretrained(folder)
+    text = text_of_all_kinds()
+    assert theirs(text, add_special_tokens=False).input_ids == tokenizer.encode(text)
+    assert (theirs.bos_token, theirs.eos_token) == ("<s>", "</s>")
     back = load_tokenizer(import_folder(home, folder, name="back").path / "tokenizer")
     assert back.fingerprint() == tokenizer.fingerprint()
