@@ -12,14 +12,14 @@ import string
 from collections import Counter
 from collections.abc import Generator, Sequence
 from dataclasses import dataclass
-from typing import Any, cast
+from typing import Any
 
 from llm.config import DecodeConfig
 from llm.data.text.dialogues import Question
 from llm.data.text.dialogues.kinds import KINDS
 from llm.engine import Engine
 from llm.events import Progress
-from llm.tokenizer.chat_template import ChatTemplate, Message, Role
+from llm.tokenizer.chat_template import ChatTemplate
 
 ARTICLES = re.compile(r"\b(a|an|the)\b")
 PUNCTUATION = str.maketrans("", "", string.punctuation)
@@ -64,8 +64,7 @@ def measure_answers(
 ) -> Generator[Progress, None, Answers]:
     """Ask every question, with the most likely token at each step, and judge the replies. Yields progress."""
     params = DecodeConfig(temperature=0.0, max_tokens=MAX_ANSWER_TOKENS, stop=tuple(filter(None, [template.stop])))
-    conversations = [[Message(cast(Role, one["role"]), one["content"]) for one in each.messages] for each in questions]
-    prompts = [template.prompt_ids(engine.tokenizer, messages) for messages in conversations]
+    prompts = [template.prompt_ids(engine.tokenizer, each.messages) for each in questions]
     by_length = sorted(range(len(questions)), key=lambda index: len(prompts[index]))
     replies = [""] * len(questions)
     for start in range(0, len(questions), CHUNK):

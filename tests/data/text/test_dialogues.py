@@ -7,7 +7,8 @@ import re
 import pytest
 
 from llm.data.text import dialogues
-from llm.data.text.dialogues import KINDS, KNOWN_WORDINGS, NEW_WORDINGS, Question
+from llm.data.text.dialogues import KNOWN_WORDINGS, NEW_WORDINGS, Question
+from llm.data.text.dialogues.kinds import KINDS
 from llm.data.text.dialogues.library import library
 
 SIZE = 600_000
@@ -17,7 +18,7 @@ ASKED = 270
 @pytest.fixture(scope="module")
 def training() -> list[list[str]]:
     """The contents of the messages of some dialogues."""
-    return [[message["content"] for message in row["messages"]] for row in dialogues.dialogues(1, SIZE)]
+    return [[message.content for message in row] for row in dialogues.dialogues(1, SIZE)]
 
 
 @pytest.fixture(scope="module", params=[KNOWN_WORDINGS, NEW_WORDINGS], ids=["known wordings", "new wordings"])
@@ -33,7 +34,7 @@ def test_same_seed_same_dialogues_and_more_begins_alike() -> None:
 
 def test_turns_alternate_and_text_is_plain(training: list[list[str]]) -> None:
     for row in dialogues.dialogues(2, 50_000):
-        roles = [message["role"] for message in row["messages"]]
+        roles = [message.role for message in row]
         assert roles == ["user", "assistant"] * (len(roles) // 2) and roles
     text = "\n".join(content for contents in training for content in contents)
     assert text.isascii()
@@ -57,9 +58,9 @@ def test_no_question_of_a_test_is_trained_on(training: list[list[str]], exam: li
     """Neither its scene nor, where it needs none, its text."""
     asked = {content for contents in training for content in contents[::2]}
     scenes = {content.rpartition("\n")[0] for content in asked if "\n" in content}
-    assert scenes and not scenes & {question.messages[0]["content"].rpartition("\n")[0] for question in exam} - {""}
+    assert scenes and not scenes & {question.messages[0].content.rpartition("\n")[0] for question in exam} - {""}
     alone = [question for question in exam if question.kind in ("sum", "fact")]
-    last = {question.messages[-1]["content"].rpartition("\n")[2] for question in alone}
+    last = {question.messages[-1].content.rpartition("\n")[2] for question in alone}
     assert last and not last & {content.rpartition("\n")[2] for content in asked}
 
 
@@ -73,7 +74,7 @@ def test_new_wordings_do_not_occur_in_training(training: list[list[str]]) -> Non
         return slots.sub("_", text.rpartition("\n")[2])
 
     known = {bare(content) for contents in training for content in contents[::2]}
-    new = {bare(question.messages[-1]["content"]) for question in dialogues.questions(NEW_WORDINGS, ASKED, seed=3)}
+    new = {bare(question.messages[-1].content) for question in dialogues.questions(NEW_WORDINGS, ASKED, seed=3)}
     assert len(new) > 50 and not new & known
 
 
@@ -81,7 +82,7 @@ def test_an_exam_has_all_kinds_alike_and_no_question_twice(exam: list[Question])
     counts = [sum(question.kind == kind for question in exam) for kind in KINDS]
     assert max(counts) - min(counts) <= 1 and sum(counts) == ASKED
     assert len({str(question.messages) for question in exam}) == ASKED
-    assert all(question.messages[-1]["role"] == "user" for question in exam)
+    assert all(question.messages[-1].role == "user" for question in exam)
 
 
 def test_answers_follow_from_the_scene(exam: list[Question]) -> None:
@@ -89,8 +90,8 @@ def test_answers_follow_from_the_scene(exam: list[Question]) -> None:
     seen = set()
     for question in exam:
         scene, last = (
-            question.messages[0]["content"].rpartition("\n")[0],
-            question.messages[-1]["content"].rpartition("\n")[2],
+            question.messages[0].content.rpartition("\n")[0],
+            question.messages[-1].content.rpartition("\n")[2],
         )
         short = question.answers[-1]
         if question.kind == "sum":

@@ -11,7 +11,6 @@ import hashlib
 import random
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Any
 
 from llm.data.text.dialogues.kinds import (
     KINDS,
@@ -28,6 +27,7 @@ from llm.data.text.dialogues.library import library, text_fingerprint
 from llm.data.text.dialogues.scene import Scene, draw_scene
 from llm.data.text.stories import tell
 from llm.data.text.stories.cast import Draw
+from llm.tokenizer.chat_template import Message
 
 VERSION = 1
 TEST_SHARE = 8  # one in so many
@@ -62,18 +62,18 @@ class Question:
     """A test question: the messages up to it, and the answers that are right."""
 
     kind: str
-    messages: tuple[dict[str, str], ...]
+    messages: tuple[Message, ...]
     answers: tuple[str, ...]
 
 
-def dialogues(seed: int, size_bytes: int) -> Iterator[dict[str, Any]]:
-    """Conversations {"messages": [{"role", "content"}, …]} for training, with `size_bytes` bytes of text together."""
+def dialogues(seed: int, size_bytes: int) -> Iterator[tuple[Message, ...]]:
+    """Conversations for training, with `size_bytes` bytes of text together."""
     draw = random.Random(seed).random
     size = 0
     while size < size_bytes:
         turns = draw_dialogue(draw, TRAIN)
         size += sum(len(turn.text) + len(turn.ask.answer) for turn in turns)
-        yield {"messages": messages_of(turns)}
+        yield messages_of(turns)
 
 
 def fingerprint() -> str:
@@ -92,19 +92,17 @@ def questions(split: Split, count: int, seed: int) -> list[Question]:
         if places:
             place = choose(places, draw)
             ask = turns[place].ask
-            messages = (*messages_of(turns[:place]), {"role": "user", "content": turns[place].text})
-            key = tuple(message["content"] for message in messages)
+            messages = (*messages_of(turns[:place]), Message("user", turns[place].text))
+            key = tuple(message.content for message in messages)
             found[key] = Question(kind, messages, (ask.answer, ask.short) if ask.short else (ask.answer,))
     return list(found.values())
 
 
-def messages_of(turns: list[Turn]) -> list[dict[str, str]]:
+def messages_of(turns: list[Turn]) -> tuple[Message, ...]:
     """The turns as messages of the user and the assistant."""
-    return [
-        {"role": role, "content": content}
-        for turn in turns
-        for role, content in (("user", turn.text), ("assistant", turn.ask.answer))
-    ]
+    return tuple(
+        message for turn in turns for message in (Message("user", turn.text), Message("assistant", turn.ask.answer))
+    )
 
 
 def draw_dialogue(draw: Draw, split: Split) -> list[Turn]:

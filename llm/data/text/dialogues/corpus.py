@@ -7,7 +7,6 @@ from collections.abc import Callable, Iterator
 from llm.data.text import dialogues
 from llm.data.text.conversations import Conversation
 from llm.data.text.corpora import digest
-from llm.tokenizer.chat_template import Message
 
 
 class EmbeddedDialogues:
@@ -20,8 +19,7 @@ class EmbeddedDialogues:
         self.skipped: list[str] = []
 
     def rows(self) -> Iterator[Conversation]:
-        for row in dialogues.dialogues(self.seed, self.size_bytes):
-            yield tuple(Message(**message) for message in row["messages"])
+        return dialogues.dialogues(self.seed, self.size_bytes)
 
     def fingerprint(self, advance: Callable[[int], object] = lambda size: None) -> str:
         return digest("dialogues", dialogues.fingerprint(), str(self.seed), str(self.size_bytes))
