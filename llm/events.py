@@ -119,6 +119,15 @@ class Evaluated(Event):
 
 
 @dataclass(frozen=True, kw_only=True)
+class MetricsLogged(Event):
+    """The metrics of the stage at a logged step, by name; those of an evaluation have `is_validation`."""
+
+    step: int
+    metrics: dict[str, float]
+    is_validation: bool = False
+
+
+@dataclass(frozen=True, kw_only=True)
 class CoreEvaluated(Event):
     """The CORE metric: the mean of `centred`. `tasks` holds accuracies, `centred` the same scaled so that guessing is 0
     and perfect accuracy is 1."""
@@ -231,6 +240,7 @@ TYPES: dict[str, type[Event]] = {
         StepLogged,
         RanksMeasured,
         Evaluated,
+        MetricsLogged,
         CoreEvaluated,
         Sampled,
         Saved,

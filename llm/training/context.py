@@ -15,6 +15,7 @@ from llm.events import Event
 from llm.run import Run
 from llm.training.batch_plan import BatchPlan
 from llm.training.distributed import Ranks
+from llm.training.dpo import References
 from llm.training.state import TrainerState
 
 
@@ -32,11 +33,14 @@ class StepContext:
 
 @dataclass
 class TrainingContext(StepContext):
-    """A training of `run` on `dataset`. `core_tasks` is empty where the run does not measure CORE."""
+    """A training of `run` on `dataset`. `core_tasks` is empty where the run does not measure CORE; `references` are the
+    pairs of preference tuning; `metrics` are the names of the objective's metrics."""
 
     run: Run = field(kw_only=True)
     dataset: Dataset = field(kw_only=True)
     core_tasks: Sequence[Task] = ()
+    references: References | None = None
+    metrics: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
         self.started = time.perf_counter() - self.state.elapsed

@@ -54,6 +54,7 @@ class Trainer:
             cursor=context.state.data_cursor,
             rank=context.ranks.rank,
             ranks=context.ranks.world_size,
+            pairs=context.references.train if context.references else None,
         )
 
     def events(self) -> Iterator[Event]:

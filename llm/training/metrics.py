@@ -11,7 +11,7 @@ from contextlib import contextmanager
 import numpy as np
 
 from llm.device import memory_in_use, peak_flops
-from llm.events import Event, Skipped, StepLogged, Warned
+from llm.events import Event, MetricsLogged, Skipped, StepLogged, Warned
 from llm.training.context import TrainingContext
 from llm.training.spikes import LAG
 from llm.training.step import Rows, StepResult
@@ -69,6 +69,9 @@ class StepMetrics:
                 yield self._process_non_finite(result, inputs)
             if is_logged:
                 yield self._log_event(result)
+                if names := self.context.metrics:
+                    metrics = dict(zip(names, result.metrics, strict=True))
+                    yield self.context.event(MetricsLogged, step=result.step, metrics=metrics)
 
     def _process_finite(self, result: StepResult, inputs: np.ndarray) -> Iterator[Event]:
         self.bad_steps = 0

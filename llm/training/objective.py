@@ -9,20 +9,26 @@ from torch import Tensor
 from llm.config import RunConfig
 from llm.model.transformer import Transformer
 from llm.training.distributed import LossFn
+from llm.training.dpo import METRICS, PreferenceLoss
 
 
 class Objective(NamedTuple):
-    """`loss_fn` takes `arrays` tensors, one entry per sequence each, and returns their mean loss."""
+    """`loss_fn` takes `arrays` tensors, one entry per sequence each, and returns their mean loss; with `metrics`, a
+    vector of the loss and the mean of each metric, which has no gradient. `is_compiled`: whether it can be compiled."""
 
     loss_fn: LossFn
-    arrays: int
+    arrays: int = 2
+    metrics: tuple[str, ...] = ()
+    is_compiled: bool = True
 
 
 def build_objective(model: Transformer, config: RunConfig) -> Objective:
     """The objective of the configured stage."""
+    if config.tune.stage == "dpo":
+        return Objective(PreferenceLoss(model, config.tune.beta), 3, METRICS, is_compiled=False)
     if config.tune.stage == "sft" and config.tune.packing == "documents":
         return Objective(DocumentLoss(model), 3)
-    return Objective(model.loss, 2)
+    return Objective(model.loss)
 
 
 class DocumentLoss:

@@ -28,6 +28,7 @@ from llm.training.batch_plan import resolve_batch_plan
 from llm.training.commands import CommandQueue
 from llm.training.context import TrainingContext
 from llm.training.distributed import LossFn, Ranks
+from llm.training.dpo import References, check_pairs
 from llm.training.length import measure_length
 from llm.training.live import LiveWeights
 from llm.training.loop import Trainer
@@ -225,6 +226,8 @@ def training_events(
     state.global_batch_size = batch_plan.global_batch_size
     plan = resolve_plan(config, state, dataset, batch_plan, ranks)
     context = TrainingContext(config, state, plan, batch_plan, ranks, core_tasks, run=run, dataset=dataset)
+    if config.tune.stage == "dpo":
+        yield from prepare_references(context)
     loss_fn, warning = compile_loss(context)
     if config.train.minutes and not state.flops_per_second:
         yield from measure_length(context, loss_fn)
@@ -249,6 +252,18 @@ def prepare_on_ranks(
     return dataset
 
 
+def prepare_references(context: TrainingContext) -> Generator[Event, None, None]:
+    """Set the reference log-probabilities of preference tuning: computed by rank 0 before the first step, else read."""
+    references = References(context.run, context.dataset, context.batch_plan.seq_len)
+    for message in check_pairs(references, context.batch_plan.seq_len):
+        yield Warned(step=context.state.step, message=message)
+    if context.ranks.is_first and not references.is_saved and context.state.step == 0:
+        yield from references.compute(context.state.model, context.plan, context.config.train.batch_size)
+    context.ranks.broadcast(True)  # the others wait until they are saved
+    references.load()
+    context.references = references
+
+
 def stopped_event(run: Run, commands: CommandQueue) -> Finished:
     stop = commands.requested_stop()
     reason = str(stop.arguments.get("reason", "asked to stop")) if stop else "asked to stop"
@@ -263,6 +278,10 @@ def compile_loss(context: TrainingContext) -> tuple[LossFn, str]:
     batch_plan, ranks = context.batch_plan, context.ranks
     micro_batch = (batch_plan.global_batch_size // ranks.world_size // batch_plan.grad_accum_steps, batch_plan.seq_len)
     objective = build_objective(context.state.model, context.config)
+    context.metrics = objective.metrics
+    if not objective.is_compiled:
+        context.plan = replace(context.plan, compiled=False)
+        context.state.plan = context.plan.as_json()
     loss_fn, warning = build_loss_fn(context.state, context.plan, micro_batch, objective)
     if warning:
         context.plan = replace(context.plan, compiled=False)

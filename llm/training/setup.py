@@ -216,7 +216,7 @@ def build_loss_fn(
     """
     state.model.train()
     objective = objective or Objective(state.model.loss, 2)
-    if not plan.compiled:
+    if not plan.compiled or not objective.is_compiled:
         return objective.loss_fn, ""
     try:
         compiled: LossFn = torch.compile(objective.loss_fn, dynamic=False)

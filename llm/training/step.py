@@ -32,6 +32,11 @@ class StepResult:
     scalars: AsyncScalars
 
     @property
+    def metrics(self) -> list[float]:
+        """The metrics of the objective, in its order."""
+        return self.scalars.values()[2:]
+
+    @property
     def loss(self) -> float:
         return self.scalars.values()[0]
 
@@ -85,18 +90,18 @@ def take_step(
     where `train.on_spike` is "skip", counts as a step but moves no weight: the device decides.
     """
     state, train, step = context.state, context.config.train, context.state.step
-    loss: torch.Tensor | None = None
+    values: torch.Tensor | None = None
     fits = True
     try:
-        loss = accumulate_gradients(context, batch, loss_fn, should_abandon, counted)
+        values = accumulate_gradients(context, batch, loss_fn, should_abandon, counted)
     except (RuntimeError, MemoryError) as error:
         if not is_out_of_memory(error):
             raise
         fits = False
-    if loss is None:  # outside `except`: the exception's frames, which hold the memory, are gone here
+    if values is None:  # outside `except`: the exception's frames, which hold the memory, are gone here
         state.optimizer.zero_grad()
         return None if fits else OutOfMemory()
-    loss = context.ranks.mean(loss)
+    loss, *metrics = context.ranks.mean(values).reshape(-1).unbind()
     if state.loss_scale != 1.0:
         for parameter in state.model.parameters():
             if parameter.grad is not None:
@@ -113,7 +118,9 @@ def take_step(
     state.optimizer.zero_grad()
     state.batch_index += 1
     state.tokens_seen += batch[0].size * context.ranks.world_size
-    return StepResult(state.step, state.tokens_seen, lr, multiplier, loss_limit, AsyncScalars((loss, grad_norm)))
+    return StepResult(
+        state.step, state.tokens_seen, lr, multiplier, loss_limit, AsyncScalars((loss, grad_norm, *metrics))
+    )
 
 
 def accumulate_gradients(
@@ -125,6 +132,8 @@ def accumulate_gradients(
 ) -> torch.Tensor | None:
     """Add the gradients of a batch, times `state.loss_scale`, to the parameters; its mean loss, or None if abandoned.
 
+    Where the loss function returns a vector, only its first value has a gradient, and the result is the mean vector.
+
     The mean is over the targets of the batch. Where some are not learned, `counted` is the number of the others, over
     all ranks; 0 means that all are learned. Gradients are averaged over ranks with the last micro-batch. ValueError
     unless `grad_accum_steps` micro-batches of equal size make up the batch.
@@ -135,7 +144,7 @@ def accumulate_gradients(
         raise ValueError(f"{len(inputs)} sequences cannot be split into {count} equal micro-batches")
     size = len(inputs) // count
     divisors = micro_batch_divisors(targets, count, counted, context.ranks.world_size)
-    loss = torch.zeros((), device=plan.device)
+    loss: torch.Tensor | None = None
     for micro in range(count):
         # Several ranks stop only between steps: all must take part in the reduction of the gradients.
         if micro and context.ranks.world_size == 1 and should_abandon():
@@ -147,8 +156,8 @@ def accumulate_gradients(
             with plan.autocast():
                 micro_loss = loss_fn(*(to_device(array[rows], plan.device) for array in batch))
             micro_loss = micro_loss / divisors[micro]
-            (micro_loss * state.loss_scale).backward()
-        loss += micro_loss.detach()
+            (micro_loss.reshape(-1)[0] * state.loss_scale).backward()
+        loss = micro_loss.detach() if loss is None else loss + micro_loss.detach()
     return loss
 
 

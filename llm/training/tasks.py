@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Generator, Iterator
 from dataclasses import dataclass, replace
 from typing import Literal, TypeVar
@@ -11,13 +12,15 @@ from torch import Tensor
 from llm.config import RunConfig
 from llm.core.score import evaluate_core
 from llm.engine import Engine, Piece
-from llm.events import CommandRefused, CoreEvaluated, Evaluated, Event, Progress, Sampled, Saved
+from llm.events import CommandRefused, CoreEvaluated, Evaluated, Event, MetricsLogged, Progress, Sampled, Saved
 from llm.files import directory_size, remove_directory
 from llm.model.transformer import Transformer
 from llm.tokenizer import Tokenizer
 from llm.tokenizer.chat_template import Message
+from llm.tokenizer.textbytes import TextBytes
 from llm.training.checkpoint import publish_weights
 from llm.training.context import TrainingContext
+from llm.training.dpo import References, evaluate_pairs
 from llm.training.evaluate import Evaluation, evaluate
 from llm.training.saver import Saver
 from llm.training.state import whole_weights
@@ -126,27 +129,58 @@ class Tasks:
         return self.saver.saved_step == self.context.state.step
 
     def evaluate(self, command_id: str = "") -> Iterator[Event]:
-        context, state = self.context, self.context.state
-        settings = context.config.evaluate
+        context, settings = self.context, self.context.config.evaluate
+        if context.references is not None:
+            yield from self._evaluate_pairs(context.references, command_id)
+            return
         result = yield from self._evaluate_split("validation", settings.batches, "Evaluating held-out text")
         train_loss = None
         if settings.train_too:
             batches = settings.batches or TRAIN_BATCHES
             train_loss = (yield from self._evaluate_split("train", batches, "Evaluating training text")).loss
-        best = state.best_validation_loss is None or result.loss < state.best_validation_loss
-        if best:
-            state.best_validation_loss = result.loss
-        self.improved_at = state.step if best else -1
         metrics = {
             "validation_loss": result.loss,
             "perplexity": result.perplexity,
             "bits_per_byte": result.bits_per_byte,
         }
-        state.metrics |= metrics
-        self.done_at["evaluate"] = state.step
+        best = self._record_evaluation(metrics)
         yield context.event(
             Evaluated, **metrics, tokens=result.tokens, train_loss=train_loss, best=best, command_id=command_id
         )
+
+    def _record_evaluation(self, metrics: dict[str, float]) -> bool:
+        """Record the result of an evaluation in the state; returns whether it is the best so far."""
+        state, loss = self.context.state, metrics["validation_loss"]
+        best = state.best_validation_loss is None or loss < state.best_validation_loss
+        if best:
+            state.best_validation_loss = loss
+        self.improved_at = state.step if best else -1
+        state.metrics |= metrics
+        self.done_at["evaluate"] = state.step
+        return best
+
+    def _evaluate_pairs(self, references: References, command_id: str) -> Iterator[Event]:
+        """Evaluate preference tuning: the loss of held-out pairs; perplexity and bits are those of a chosen token."""
+        config = self.context.config
+        work = evaluate_pairs(
+            self.context.state.model,
+            references.validation,
+            config.tune.beta,
+            self.context.plan,
+            TextBytes(self.context.dataset.tokenizer),
+            batch_size=config.train.batch_size,
+            batches=config.evaluate.batches,
+        )
+        result = yield from self._report_progress(work)
+        assert result is not None
+        metrics = {
+            "validation_loss": result.loss,
+            "perplexity": math.exp(min(result.chosen_nats / result.tokens, 700.0)),
+            "bits_per_byte": result.chosen_nats / (math.log(2) * max(1, result.text_bytes)),
+        }
+        best = self._record_evaluation(metrics)
+        yield self.context.event(Evaluated, **metrics, tokens=result.tokens, best=best, command_id=command_id)
+        yield self.context.event(MetricsLogged, metrics=result.metrics, is_validation=True)
 
     def _evaluate_split(self, split: SplitName, batches: int, stage: str) -> Generator[Event, None, Evaluation]:
         """Evaluate on all ranks, each on its share of the batches."""

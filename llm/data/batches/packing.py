@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from bisect import bisect_left, insort
 from functools import lru_cache
-from typing import Literal
+from typing import Any, Literal, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -57,12 +57,27 @@ class PackedRows:
         return (inputs, targets, positions) if self.packing == "documents" else (inputs, targets)
 
 
+class Rows(Protocol):
+    """Rows by their numbers."""
+
+    @property
+    def rows(self) -> int:
+        """Their number."""
+
+    @property
+    def counted(self) -> Int64:
+        """The learned targets of each row, int64 (rows,); 0 where the loss is not a mean over targets."""
+
+    def read(self, rows: Int64) -> tuple[NDArray[Any], ...]:
+        """The arguments of the loss for these rows."""
+
+
 class PackedBatches:
-    """A BatchSource of packed rows, in the orders of `Batches`: an epoch is every row once."""
+    """A BatchSource of packed rows or pairs, in the orders of `Batches`: an epoch is every row once."""
 
     def __init__(
         self,
-        packed: PackedRows,
+        packed: Rows,
         *,
         rows: int,
         seed: int,
@@ -78,7 +93,7 @@ class PackedBatches:
             self.per_pass -= packed.rows % rows
             check_rows(packed.rows, rows)
 
-    def batch(self, i: int) -> tuple[Int64, ...]:
+    def batch(self, i: int) -> tuple[NDArray[Any], ...]:
         """The arguments of the loss for the rows of batch i of this rank."""
         return self.packed.read(self.numbers(i)[self.rank_rows])
 

@@ -6,17 +6,19 @@ from collections.abc import Callable
 from typing import Any, Protocol
 
 import numpy as np
+from numpy.typing import NDArray
 
 from llm.config.schema import RunConfig
 from llm.data.batches.packing import PackedBatches, PackedRows, Packing
+from llm.data.batches.pairs import PairRows
 from llm.data.batches.streaming import StreamedBatches
-from llm.data.batches.windows import Batches, Int64, evaluation_windows, read_windows
+from llm.data.batches.windows import Batches, evaluation_windows, read_windows
 from llm.data.tokens.conversation_tokens import ConversationTokens
 from llm.data.tokens.dataset import Dataset
 from llm.data.tokens.shards import TokenSplit
 
-Arrays = tuple[Int64, ...]
-"""The arguments of the loss, int64 (rows, seq_len) each: inputs, targets (-1: not learned), and what a stage adds."""
+Arrays = tuple[NDArray[Any], ...]
+"""The arguments of the loss, one entry per row each: inputs, targets (-1: not learned), and what a stage adds."""
 
 
 class BatchSource(Protocol):
@@ -42,14 +44,15 @@ def batch_source(
     cursor: Any = None,
     rank: int = 0,
     ranks: int = 1,
+    pairs: PairRows | None = None,
 ) -> BatchSource:
     """The training batches of `config` from batch `start`, whose cursor is `cursor`, with `rows` rows over all ranks.
 
-    Each rank gets its share of the rows of every batch.
+    Each rank gets its share of the rows of every batch. `pairs` are the preferences to train on, with their reference.
     """
     if isinstance(dataset.train, ConversationTokens):
         return PackedBatches(
-            PackedRows(dataset.train, seq_len, config.tune.packing),
+            pairs or PackedRows(dataset.train, seq_len, config.tune.packing),
             rows=rows,
             seed=config.train.seed,
             order=config.data.order,
@@ -88,6 +91,8 @@ def epoch_tokens(dataset: Dataset, config: RunConfig) -> int:
     if not isinstance(dataset.train, ConversationTokens):
         return len(dataset.train)
     seq_len = config.train.seq_len or config.model.context
+    if config.tune.stage == "dpo":
+        return PairRows(dataset.train, seq_len).rows * seq_len
     return PackedRows(dataset.train, seq_len, config.tune.packing).rows * seq_len
 
 

@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Generator, Iterator
+from collections.abc import Callable, Generator, Iterator
 from dataclasses import replace
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, Protocol, TypeAlias
 
 from llm.config.schema import DataConfig, RunConfig
 from llm.data.background import progress
 from llm.data.text.conversation_files import ConversationFiles
-from llm.data.text.conversations import Conversation, conversation_from_row
+from llm.data.text.conversations import Conversation, Preference, conversation_from_row, preference_from_row
 from llm.data.text.corpora import Advance, digest
 from llm.data.text.dialogues.corpus import EmbeddedDialogues
 from llm.data.text.text_files import FileHashes
@@ -21,6 +21,7 @@ from llm.errors import UserError
 from llm.events import Progress
 from llm.tokenizer import Tokenizer
 
+Row: TypeAlias = Conversation | Preference
 BATCH_CHARACTERS = 1 << 20
 SKIPPED = "skipped.txt"
 
@@ -37,18 +38,24 @@ class Conversations(Protocol):
     @property
     def skipped(self) -> list[str]: ...
 
-    def rows(self) -> Iterator[Conversation]: ...
+    def rows(self) -> Iterator[Row]: ...
 
     def fingerprint(self, advance: Advance = ...) -> str: ...
 
     def warnings(self) -> list[str]: ...
 
 
-def open_conversations(data: DataConfig, home: Path) -> Conversations:
-    """The conversations that `data.corpus` names. UserError if there is no such file."""
-    if data.corpus == EmbeddedDialogues.name:
+def open_conversations(data: DataConfig, home: Path, stage: str = "sft") -> Conversations:
+    """The conversations that `data.corpus` names, or the preferences for dpo. UserError if there is no such file."""
+    if data.corpus == EmbeddedDialogues.name and stage == "sft":
         return EmbeddedDialogues(data.seed, round(data.size_mb * 1e6))
-    return ConversationFiles(data.corpus, conversation_from_row, FileHashes(home / "data" / "files.json"))
+    from_row: Callable[[Any], Row] = preference_from_row if stage == "dpo" else conversation_from_row
+    return ConversationFiles(data.corpus, from_row, FileHashes(home / "data" / "files.json"))
+
+
+def conversations_in(row: Row) -> tuple[Conversation, ...]:
+    """The conversation itself, or the chosen and the rejected one of a preference."""
+    return (row.chosen, row.rejected) if isinstance(row, Preference) else (row,)
 
 
 class ConversationSource:
@@ -57,26 +64,27 @@ class ConversationSource:
     stream = None
 
     def __init__(self, config: RunConfig, home: Path) -> None:
-        self.data = config.data
-        self.training = open_conversations(config.data, home)
+        self.data, self.stage = config.data, config.tune.stage
+        self.training = open_conversations(config.data, home, self.stage)
         other = replace(config.data, corpus=config.data.validation)
-        self.validation = open_conversations(other, home) if config.data.validation else None
+        self.validation = open_conversations(other, home, self.stage) if config.data.validation else None
         self.name = self.training.name
         self.size_bytes = self.training.size_bytes + (self.validation.size_bytes if self.validation else 0)
 
     def fingerprint(self, advance: Advance = lambda size: None) -> str:
         """Hexadecimal digest of what decides the conversations."""
         identity = self.training.fingerprint(advance)
-        return digest("sft", identity, *([self.validation.fingerprint(advance)] if self.validation else []))
+        return digest(self.stage, identity, *([self.validation.fingerprint(advance)] if self.validation else []))
 
-    def conversations(self) -> Iterator[tuple[bool, Conversation]]:
-        """(is validation, conversation) of all, at least one for validation. UserError if there are fewer than two."""
+    def rows(self) -> Iterator[tuple[bool, Row]]:
+        """(is validation, conversation or preference) of all, at least one for validation. UserError if there are
+        fewer than two."""
         if self.validation is not None:
             yield from ((False, row) for row in self.training.rows())
             yield from ((True, row) for row in self.validation.rows())
             return
         spread = Spread(self.data.validation_fraction)
-        waiting: Conversation | None = None
+        waiting: Row | None = None
         seen = validations = 0
         for row in self.training.rows():
             if waiting is not None:
@@ -94,9 +102,9 @@ class ConversationSource:
 
     def texts(self, characters: int, *, with_validation: bool) -> Iterator[str]:
         """The text to train a tokenizer on."""
-        for is_validation, conversation in self.conversations():
+        for is_validation, row in self.rows():
             if with_validation or not is_validation:
-                yield from (message.content for message in conversation)
+                yield from (message.content for message in conversations_in(row)[0])
 
     def texts_to_sample(self, characters: int, spread_bytes: float | None) -> Iterator[str]:
         """The text to sample for a tokenizer: all training text."""
@@ -116,11 +124,12 @@ def tokenize_conversations(
 ) -> Generator[Progress, None, dict[str, Any]]:
     """Tokenize all conversations into `folder`; returns the entries of the index."""
     tokenizer.save(folder / "tokenizer")
-    sides = {False: ConversationWriter(folder, "train", tokenizer)}
-    sides[True] = ConversationWriter(folder, "validation", tokenizer)
+    last = source.stage == "dpo"
+    sides = {False: ConversationWriter(folder, "train", tokenizer, last_answer_only=last)}
+    sides[True] = ConversationWriter(folder, "validation", tokenizer, last_answer_only=last)
     reported, total = 0.0, source.size_bytes / 1e6
     with validation_text.open("w", encoding="utf-8", errors="replace") as text:
-        for batch in batches_of_sides(source.conversations()):
+        for batch in batches_of_sides(source.rows()):
             for is_validation, conversations in batch.items():
                 sides[is_validation].write(conversations)
             text.writelines(f"{message.content}\n" for row in batch[True] for message in row)
@@ -136,13 +145,13 @@ def tokenize_conversations(
     return {"warnings": source.warnings(), "splits": splits}
 
 
-def batches_of_sides(rows: Iterator[tuple[bool, Conversation]]) -> Iterator[dict[bool, list[Conversation]]]:
-    """The rows in order, about BATCH_CHARACTERS at a time, by split."""
+def batches_of_sides(rows: Iterator[tuple[bool, Row]]) -> Iterator[dict[bool, list[Conversation]]]:
+    """The conversations in order, about BATCH_CHARACTERS at a time, by split."""
     batch: dict[bool, list[Conversation]] = {False: [], True: []}
     size = 0
     for is_validation, row in rows:
-        batch[is_validation].append(row)
-        size += sum(len(message.content) for message in row)
+        batch[is_validation] += conversations_in(row)
+        size += sum(len(message.content) for conversation in conversations_in(row) for message in conversation)
         if size >= BATCH_CHARACTERS:
             yield batch
             batch, size = {False: [], True: []}, 0

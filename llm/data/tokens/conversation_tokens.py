@@ -25,9 +25,10 @@ Int64 = NDArray[np.int64]
 class ConversationWriter:
     """Writes one split: shards `STEM-00000` of ids and shards `STEM_marks-00000` of marks, of equal lengths."""
 
-    def __init__(self, folder: Path, stem: str, tokenizer: Tokenizer) -> None:
+    def __init__(self, folder: Path, stem: str, tokenizer: Tokenizer, *, last_answer_only: bool = False) -> None:
+        """`last_answer_only`: of a conversation, only the last answer is learned."""
         vocabulary = tokenizer.fingerprint()
-        self.tokenizer = tokenizer
+        self.tokenizer, self.last_answer_only = tokenizer, last_answer_only
         self.ids = ShardWriter(folder, stem, vocab_size=tokenizer.vocab_size, vocabulary=vocabulary)
         self.marks = ShardWriter(folder, f"{stem}_marks", vocab_size=MARK_VALUES, vocabulary=vocabulary)
         self.conversations = self.text_bytes = 0
@@ -46,6 +47,9 @@ class ConversationWriter:
                 new = [self.tokenizer.special_tokens[piece.text]] if piece.is_special else next(encoded)
                 ids += new
                 marks += [COUNTED * piece.is_counted] * len(new)
+            if self.last_answer_only:
+                before = len(marks) - marks[::-1].index(0)
+                marks[:before] = [0] * before
             marks[0] |= START
             self.ids.write(ids)
             self.marks.write(marks)

@@ -153,6 +153,8 @@ def check_lengths(dataset: Dataset, config: RunConfig) -> list[str]:
     warnings = []
     seq_len = config.train.seq_len or config.model.context
     for split in (dataset.train, dataset.validation):
+        if config.tune.stage == "dpo":
+            continue  # the lengths of pairs are checked when they are read
         if isinstance(split, ConversationTokens):
             warnings += check_conversations(split, seq_len)
         else:

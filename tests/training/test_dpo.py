@@ -1,0 +1,153 @@
+"""Preference tuning: the loss of TRL, the reference of the first step, training to the end."""
+
+from __future__ import annotations
+
+import json
+from collections import defaultdict
+from pathlib import Path
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+import torch
+import torch.nn.functional as F
+from safetensors.torch import load_file
+
+from llm.config.resolve import resolve_model
+from llm.config.schema import ModelConfig
+from llm.data.batches.pairs import PairRows
+from llm.data.tokens.conversation_tokens import ConversationTokens, ConversationWriter
+from llm.errors import UserError
+from llm.events import Evaluated, MetricsLogged
+from llm.files import remove_directory
+from llm.model.transformer import Transformer
+from llm.run import Run
+from llm.run.fork import open_parent
+from llm.tokenizer.chat_template import Message
+from llm.training.dpo import METRICS, PreferenceLoss
+from llm.training.run import run_training
+from llm.training.start_stage import plan_stage, start_stage
+from tests.data.batches.test_packing import TOKENIZER, conversations
+
+from .test_resume import losses
+from .test_sft import parent as parent
+
+SEQ_LEN = 47
+
+
+def pairs_of(folder: Path, count: int) -> PairRows:
+    """Pairs of the same questions with two last answers."""
+    writer = ConversationWriter(folder, "train", TOKENIZER, last_answer_only=True)
+    for number, row in enumerate(conversations(count, longest=6)):
+        writer.write([row, (*row[:-1], Message("assistant", f"no {number}"))])
+    writer.close()
+    record = writer.record()
+    paths = [[folder / f"{stem}.bin" for stem in record[name]] for name in ("shards", "marks")]
+    return PairRows(ConversationTokens("training", paths[0], paths[1], record["bytes"]), SEQ_LEN)
+
+
+def test_only_the_last_answer_counts(tmp_path: Path) -> None:
+    pairs = pairs_of(tmp_path, 20)
+    inputs, targets, _ = pairs.read(np.arange(pairs.rows))
+    assert pairs.rows + pairs.dropped == 20 and pairs.rows > 10
+    answers = [TOKENIZER.decode(row[row >= 0].tolist(), special=True) for row in targets[:, 1]]
+    assert all(answer.startswith("no ") and answer.endswith("<|end|>") for answer in answers)
+    assert all(TOKENIZER.decode(row[row >= 0].tolist(), special=True).count("<|end|>") == 1 for row in targets[:, 0])
+    assert (inputs[:, 0, :3] == inputs[:, 1, :3]).all()
+
+
+def test_loss_rewards_and_gradients_are_those_of_trl(tmp_path: Path) -> None:
+    """TRL's own code computes the loss; only the log-probabilities come from our model, by torch's log_softmax."""
+    from trl import DPOTrainer
+
+    pairs = pairs_of(tmp_path, 8)
+    config = ModelConfig(n_layer=2, d_model=24, n_head=4, context=SEQ_LEN)
+    model = Transformer(resolve_model(config, TOKENIZER.vocab_size))
+    model.init_weights(torch.Generator().manual_seed(1))
+    pairs.reference[:] = np.random.default_rng(1).normal(-30, 5, pairs.reference.shape)
+    inputs, targets, reference = (torch.from_numpy(array) for array in pairs.read(np.arange(pairs.rows)))
+    ours = PreferenceLoss(model, beta=0.3)(inputs, targets, reference)
+    ours[0].backward()
+    gradients = [parameter.grad.clone() for parameter in model.parameters()]  # type: ignore[union-attr]
+    model.zero_grad()
+
+    def as_trl(tensor: torch.Tensor) -> torch.Tensor:
+        return torch.cat([tensor[:, 0], tensor[:, 1]])
+
+    ids = torch.cat([as_trl(inputs), torch.zeros(2 * pairs.rows, 1, dtype=torch.int64)], 1)
+    mask = torch.cat([torch.zeros(2 * pairs.rows, 1, dtype=torch.int64), (as_trl(targets) >= 0).long()], 1)
+    ids[:, 1:] = torch.where(as_trl(targets) >= 0, as_trl(targets), ids[:, 1:])
+
+    def forward(**arguments: torch.Tensor) -> SimpleNamespace:
+        labels = arguments["labels"]
+        log_probs = F.log_softmax(model(arguments["input_ids"][:, :-1]), -1)
+        wanted = labels[:, 1:].clamp_min(0).unsqueeze(-1)
+        chosen = log_probs.gather(-1, wanted).squeeze(-1) * (labels[:, 1:] >= 0)
+        blank = torch.zeros_like(chosen)
+        return SimpleNamespace(log_probs=chosen, entropy=blank, mean_logits=blank, is_top1=blank.bool())
+
+    found: defaultdict[str, defaultdict[str, list[float]]] = defaultdict(lambda: defaultdict(list))
+    trainer = SimpleNamespace(
+        model=model,
+        accelerator=SimpleNamespace(device="cpu", gather=lambda x: x, gather_for_metrics=lambda x: x),
+        aux_loss_enabled=False,
+        ld_alpha=None,
+        precompute_ref_logps=True,
+        f_divergence_type="reverse_kl",
+        loss_types=["sigmoid"],
+        loss_weights=[1.0],
+        beta=0.3,
+        use_weighting=False,
+        _metrics=found,
+        _total_train_tokens=0,
+        _tp_size=1,
+    )
+    batch = {"input_ids": ids, "attention_mask": torch.ones_like(ids), "completion_mask": mask}
+    batch |= {"ref_chosen_logps": reference[:, 0], "ref_rejected_logps": reference[:, 1]}
+    compute_loss = getattr(DPOTrainer, "_compute_loss")  # noqa: B009 - TRL has no public function for the loss
+    theirs = compute_loss(trainer, forward, batch, return_outputs=False)
+    theirs.backward()
+    assert float(ours[0].detach()) == pytest.approx(float(theirs.detach()), abs=1e-5)
+    for gradient, parameter in zip(gradients, model.parameters(), strict=True):
+        assert parameter.grad is not None and (gradient - parameter.grad).abs().max() < 1e-5
+    rewards = [found["train"][f"rewards/{name}"][0] for name in ("chosen", "margins", "accuracies")]
+    assert dict(zip(METRICS, ours[1:].tolist(), strict=True)) == pytest.approx(
+        dict(zip(METRICS, rewards, strict=True)), abs=1e-5
+    )
+
+
+def dpo(home: Path, **fields: str) -> Run:
+    corpus = home / "pairs.jsonl"
+    with corpus.open("w") as file:
+        for number in range(24):
+            question = "abcdefgh"[number % 8] * 2
+            row = {"prompt": question, "chosen": question.upper(), "rejected": "no"}
+            file.write(json.dumps(row) + "\n")
+    overrides = [("data.corpus", str(corpus)), ("data.validation_fraction", "0.2"), ("train.lr_multiplier", "1")]
+    overrides += [(path.replace("__", "."), text) for path, text in fields.items()]
+    return start_stage(home, plan_stage(home, open_parent(home, "base"), overrides, stage="dpo"))
+
+
+def test_a_run_on_pairs_prefers_the_chosen_answers_and_resumes_bit_for_bit(parent: Run, tmp_path: Path) -> None:
+    whole = dpo(tmp_path, train__steps="12", checkpoint__every="4")
+    assert whole.name == "base-dpo-1"
+    assert run_training(whole, tmp_path).status == "finished"
+    events = list(whole.events())
+    logged = [event for event in events if isinstance(event, MetricsLogged) and not event.is_validation]
+    assert logged[0].metrics == {"reward": 0.0, "margin": 0.0, "accuracy": 0.0}, "at first it is the reference"
+    validation = [event.metrics for event in events if isinstance(event, MetricsLogged) and event.is_validation]
+    assert validation[-1]["accuracy"] == 1.0 and validation[-1]["margin"] > 0
+    evaluations = [event for event in events if isinstance(event, Evaluated)]
+    assert evaluations[0].validation_loss == pytest.approx(np.log(2)) > evaluations[-1].validation_loss
+    resumed = dpo(tmp_path, train__steps="12", checkpoint__every="4")
+    run_training(resumed, tmp_path, overrides=(("train.steps", "4"),))
+    run_training(resumed, tmp_path, overrides=(("train.steps", "12"),))
+    expected = losses(whole)
+    assert {step: loss for step, loss in losses(resumed).items() if step <= 4} == {
+        step: loss for step, loss in expected.items() if step <= 4
+    }
+    saved = load_file(resumed.path / "reference" / "log_probabilities.safetensors")
+    assert saved["train"].shape[1] == 2 and (saved["train"] < 0).all()
+    remove_directory(resumed.path / "reference")
+    with pytest.raises(UserError, match="only the first step can compute it"):
+        run_training(resumed, tmp_path, overrides=(("train.steps", "14"),))
