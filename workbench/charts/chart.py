@@ -127,8 +127,7 @@ class Chart(Widget, can_focus=True):
         """`x_unit` is "step", "tokens" or "time" (seconds); `empty` is shown while there is no data;
         `alone`: the chart is the only one of its screen, and cannot be maximized."""
         super().__init__(id=id, classes=classes)
-        self.border_title = Content(one_line(title))
-        self.name_for_files = one_line(title).partition("(")[0].strip().replace(" ", "-") or "chart"
+        self.set_title(title)
         self.x_unit = x_unit
         self.empty = empty
         self.alone = alone
@@ -231,6 +230,11 @@ class Chart(Widget, can_focus=True):
         if name not in self._styles:
             self._styles[name] = self.get_component_rich_style(f"chart--{name}") if name else self.rich_style
         return self._styles[name]
+
+    def set_title(self, title: str) -> None:
+        """Show a title, which also names exported files."""
+        self.border_title = Content(one_line(title))
+        self.name_for_files = one_line(title).partition("(")[0].strip().replace(" ", "-") or "chart"
 
     def _write_subtitle(self) -> None:
         notes = []

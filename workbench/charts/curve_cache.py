@@ -24,9 +24,17 @@ from llm.files import write_atomic
 from llm.reader import WRONG_SHAPE, open_file, parse_json
 from llm.run import Run
 from llm.run.log import parse_event
-from workbench.charts.curves import CORE_COLUMNS, STEP_COLUMNS, VALIDATION_COLUMNS, RunCurves, RunMark, Table
+from workbench.charts.curves import (
+    CORE_COLUMNS,
+    METRIC_COLUMNS,
+    STEP_COLUMNS,
+    VALIDATION_COLUMNS,
+    RunCurves,
+    RunMark,
+    Table,
+)
 
-FORMAT = 2
+FORMAT = 3
 NOT_NPY = (SyntaxError, tokenize.TokenError, MemoryError, RecursionError)  # numpy at a damaged header
 MAX_HEAD_BYTES = 256 << 20  # samples and warnings of a whole run
 WORTH_BYTES = 8 << 20  # a log shorter than this is read as quickly as its cache
@@ -55,6 +63,7 @@ def save_cache(curves: RunCurves) -> bool:
             steps=curves.steps.array(),
             validation=curves.validation.array(),
             core=curves.core.array(),
+            metrics=curves.metrics.array(),
         )
         path.parent.mkdir(exist_ok=True)
         write_atomic(path, buffer.getvalue())
@@ -72,11 +81,13 @@ def load_cache(run: Run) -> RunCurves:
             head = parse_json(bytes(kept["head"]), MAX_HEAD_BYTES)
             if not belongs(head, curves):
                 return curves
-            steps, validation, core = (rows_of(kept[name]) for name in ("steps", "validation", "core"))
+            names = ("steps", "validation", "core", "metrics")
+            steps, validation, core, metrics = (rows_of(kept[name]) for name in names)
             restored = with_head(RunCurves(run), head)
         restored.steps = Table(STEP_COLUMNS, steps)
         restored.validation = Table(VALIDATION_COLUMNS, validation)
         restored.core = Table(CORE_COLUMNS, core)
+        restored.metrics = Table(METRIC_COLUMNS, metrics)
     except (OSError, EOFError, zipfile.BadZipFile, zlib.error, NotImplementedError, *NOT_NPY, *WRONG_SHAPE):
         return curves
     return restored

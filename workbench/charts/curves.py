@@ -22,6 +22,7 @@ from llm.events import (
     Event,
     Finished,
     KnobSet,
+    MetricsLogged,
     Progress,
     RanksMeasured,
     RolledBack,
@@ -52,6 +53,8 @@ STEP_COLUMNS = (
 )
 VALIDATION_COLUMNS = ("step", "elapsed", "validation_loss", "perplexity", "bits_per_byte", "train_loss")
 CORE_COLUMNS = ("step", "elapsed", "core_metric")
+METRIC_NAMES = ("reward", "margin", "accuracy")
+METRIC_COLUMNS = ("step", "elapsed", *METRIC_NAMES)
 
 LONG_STRETCH = 8  # consecutive logged steps that are worth reading as rows
 READ_BYTES = 1 << 20  # read at once while catching up: about 10 ms of work
@@ -142,6 +145,8 @@ class RunCurves:
         self.steps = Table(STEP_COLUMNS)
         self.validation = Table(VALIDATION_COLUMNS)
         self.core = Table(CORE_COLUMNS)
+        self.metrics = Table(METRIC_COLUMNS)
+        """The metrics of fine-tuning, of training steps."""
         self.marks: list[RunMark] = []
         self.samples: deque[Sampled] = deque(maxlen=2)
         self.started: Started | None = None
@@ -197,7 +202,7 @@ class RunCurves:
         self.paused = paused_after(events, self.paused)
         for event in events:
             self._apply(event)
-            if not isinstance(event, StepLogged | Progress | RanksMeasured):
+            if not isinstance(event, StepLogged | Progress | RanksMeasured | MetricsLogged):
                 self.recent.append(event)
         return events
 
@@ -301,6 +306,10 @@ class RunCurves:
             case CoreEvaluated():
                 self.core.append(event)
                 self.progress = None
+            case MetricsLogged(is_validation=False):
+                values = [event.metrics.get(name, np.nan) for name in METRIC_NAMES]
+                self.metrics.truncate(event.step - 1)
+                self.metrics.extend(np.array([[event.step, event.elapsed, *values]], dtype=np.float64))
             case Sampled():
                 self.samples.append(event)
             case Saved(kind="checkpoint"):
@@ -323,6 +332,7 @@ class RunCurves:
         self.steps.truncate(step)
         self.validation.truncate(step)
         self.core.truncate(step)
+        self.metrics.truncate(step)
         self.marks = [mark for mark in self.marks if mark.step <= step]
         if self.last_step is not None and self.last_step.step > step:
             self.last_step = None

@@ -22,15 +22,21 @@ class SeriesSpec:
     """A curve: its name in the legend, and the table and column of `RunCurves` that it draws."""
 
     name: str
-    table: Literal["steps", "validation", "core"]
+    table: Literal["steps", "validation", "core", "metrics"]
     column: str
     color: str
     smooth: bool = True
 
     def of(self, curves: RunCurves, axis: str) -> Series:
         """The curve of one run; evaluations are single points."""
-        table = {"steps": curves.steps, "validation": curves.validation, "core": curves.core}[self.table]
-        kind: Literal["line", "points"] = "line" if self.table == "steps" else "points"
+        tables = {
+            "steps": curves.steps,
+            "validation": curves.validation,
+            "core": curves.core,
+            "metrics": curves.metrics,
+        }
+        table = tables[self.table]
+        kind: Literal["line", "points"] = "line" if self.table in ("steps", "metrics") else "points"
         return Series(self.name, curves.x_of(table, axis), table[self.column], self.color, kind, self.smooth)
 
 
@@ -58,6 +64,13 @@ CORE = SeriesSpec("CORE", "core", "core_metric", "success")
 
 LOSS_MARKS = ("save", "setting", "best", *INCIDENTS)
 CORE_CHART = ChartSpec("core-chart", "CORE metric", (CORE,))
+METRICS = (
+    SeriesSpec("reward", "metrics", "reward", "success"),
+    SeriesSpec("margin", "metrics", "margin", "accent"),
+    SeriesSpec("accuracy", "metrics", "accuracy", "secondary"),
+)
+METRICS_CHART = ChartSpec("core-chart", "implicit reward and accuracy", METRICS)
+"""Takes the place of the CORE chart for a run that has metrics of preference tuning."""
 CHARTS = (
     ChartSpec("loss-chart", "loss (nats per token)", (TRAIN, VALIDATION), LOSS_MARKS, is_smoothed=True),
     ChartSpec("lr-chart", "learning rate", (RATE,), marks=("setting",)),

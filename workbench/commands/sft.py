@@ -1,4 +1,4 @@
-"""`sft`: supervised fine-tuning on conversations."""
+"""`sft` and `dpo`: stages of fine-tuning."""
 
 from __future__ import annotations
 
@@ -14,29 +14,38 @@ from workbench.commands.ranks import add_launch_flags, launch_of, with_nproc
 from workbench.commands.train import add_track_option, train_new
 
 
+STAGES = {
+    "sft": "teach a run to answer: fine-tune it on conversations",
+    "dpo": "tune a run to preferences: rows with a chosen and a rejected answer",
+}
+
+
 def register(subparsers: Any) -> None:
-    help = "teach a run to answer: fine-tune it on conversations"
-    command = add_command(subparsers, "sft", help, sft, json=True, takes_fields=True)
-    command.usage = (
-        f"{command.prog} RUN[@STEP|@last|@best] [--data.corpus FILE] [--name NAME] [--keep-optimizer] [--json] "
-        "[--FIELD VALUE ...]"
-    )
-    command.add_argument("run", metavar="RUN[@STEP|@last|@best]")
-    command.add_argument("--name", help="name of the new run (default: the parent's name, -sft and a number)")
-    add_track_option(command)
-    add_launch_flags(command)
-    help = "keep the parent's optimizer state instead of starting with a new one"
-    command.add_argument("--keep-optimizer", action="store_true", help=help)
+    for stage, help in STAGES.items():
+        command = add_command(subparsers, stage, help, tune, json=True, takes_fields=True)
+        command.usage = (
+            f"{command.prog} RUN[@STEP|@last|@best] [--data.corpus FILE] [--name NAME] [--keep-optimizer] [--json] "
+            "[--FIELD VALUE ...]"
+        )
+        command.add_argument("run", metavar="RUN[@STEP|@last|@best]")
+        command.add_argument("--name", help=f"name of the new run (default: the parent's name, -{stage} and a number)")
+        add_track_option(command)
+        add_launch_flags(command)
+        help = "keep the parent's optimizer state instead of starting with a new one"
+        command.add_argument("--keep-optimizer", action="store_true", help=help)
+        command.set_defaults(stage=stage)
 
 
-def sft(options: argparse.Namespace) -> int:
+def tune(options: argparse.Namespace) -> int:
     """Create a run that fine-tunes another run's checkpoint, and train it."""
     if options.name:
         check_name(options.name)
     with memory_errors_as_user_errors():
         from llm.training.start_stage import plan_stage, start_stage
     parent = open_parent(options.home, options.run)
-    stage = plan_stage(options.home, parent, with_nproc(options), keep_optimizer=options.keep_optimizer)
+    stage = plan_stage(
+        options.home, parent, with_nproc(options), stage=options.stage, keep_optimizer=options.keep_optimizer
+    )
     launch = launch_of(options, stage.config)
     run = start_stage(options.home, stage, name=options.name or "")
     for path, before, after in diff(parent.config, run.config()):

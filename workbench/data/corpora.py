@@ -246,7 +246,7 @@ def shape_of_files(pattern: str) -> str:
 def read_conversations(corpus: str, home: Path) -> tuple[str, list[str]]:
     """The first conversations of a corpus as text, and warnings about the rows that were skipped, of files up to
     MOST_READ_BYTES all of them. UserError if there is none."""
-    from llm.data.tokens.conversation_source import open_conversations
+    from llm.data.tokens.conversation_source import conversations_in, open_conversations
 
     found = open_conversations(DataConfig(corpus=corpus, size_mb=PREVIEW_MB), home)
     shown: list[str] = []
@@ -254,7 +254,7 @@ def read_conversations(corpus: str, home: Path) -> tuple[str, list[str]]:
     for row in found.rows():
         count += 1
         if count <= PREVIEW_DOCUMENTS:
-            shown.append("\n".join(f"{message.role}: {message.content}" for message in row))
+            shown.append("\n".join(f"{message.role}: {message.content}" for message in conversations_in(row)[0]))
         elif found.size_bytes > MOST_READ_BYTES:
             break
     total = "" if found.size_bytes > MOST_READ_BYTES else f"{count:,} conversations\n\n"

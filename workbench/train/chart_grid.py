@@ -14,7 +14,7 @@ from textual.message import Message
 
 from workbench.charts.chart import Chart
 from workbench.charts.curves import RunCurves
-from workbench.charts.run_charts import CHARTS, CORE_CHART, contents
+from workbench.charts.run_charts import CHARTS, CORE_CHART, METRICS_CHART, contents
 from workbench.ui.host import host_of
 
 CHART_KEYS = [
@@ -62,10 +62,13 @@ class ChartGrid(Grid):
 
     def draw(self, curves: RunCurves, others: Sequence[RunCurves], axis: str, clip: float, empty: str) -> None:
         """Fill the charts in view. Gradients are clipped at norm `clip`; `empty` is shown where there is no data."""
-        if len(curves.core) and not self.screen.has_class("-core"):
+        if (len(curves.core) or len(curves.metrics)) and not self.screen.has_class("-core"):
             self.screen.add_class("-core")
         for spec in CHARTS:
             chart = self.query_one(f"#{spec.id}", Chart)
+            if spec is CORE_CHART:
+                spec = METRICS_CHART if len(curves.metrics) else CORE_CHART
+                chart.set_title(spec.title)
             if chart.display:
                 shown = contents(spec, curves, axis, clip, others)
                 chart.empty = empty

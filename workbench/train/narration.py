@@ -9,6 +9,7 @@ from llm.events import (
     Event,
     Finished,
     KnobSet,
+    MetricsLogged,
     Paused,
     Progress,
     RanksMeasured,
@@ -42,6 +43,10 @@ def describe(event: Event) -> str:
             train = f", training loss {format_number(event.train_loss)}" if event.train_loss is not None else ""
             loss = format_number(event.validation_loss)
             return f"validation loss {loss}, {event.bits_per_byte:.3f} bits/byte{train}{best}"
+        case MetricsLogged(is_validation=True):
+            return "held-out " + ", ".join(f"{name} {value:.3f}" for name, value in event.metrics.items())
+        case MetricsLogged():
+            return ""
         case CoreEvaluated():
             return f"CORE {event.core_metric:.4f} over {len(event.tasks)} tasks"
         case Sampled():
