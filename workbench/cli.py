@@ -52,8 +52,8 @@ MODULES = (
     *(interop, bench, doctor, completion),
 )
 TORCH_COMMANDS = frozenset(
-    ("train", "resume", "fork", "sft", "dpo", "sample", "serve", "compare", "timelapse", "eval", "bench", "doctor", "export")
-) | {"import"}
+    ("train", "resume", "fork", "sft", "dpo", "sample", "serve", "compare", "timelapse", "eval", "bench", "doctor")
+) | {"export", "import"}
 FULL = frozenset({errno.ENOSPC, errno.EDQUOT})
 DISK_ERRORS = FULL | {errno.EROFS, errno.EIO}
 DESCRIPTION = "Train a language model from scratch in your terminal, watch it learn, and talk to it."

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import random
 import shutil
 from dataclasses import replace
 from pathlib import Path
@@ -40,6 +41,7 @@ from tests.interop.runs_for_tests import (
     source_of,
     text_of_all_kinds,
 )
+from tests.tokenizer.test_chat_template import random_conversation
 
 TOKENIZER = ByteTokenizer((END,))
 CLASSES = ("gpt2", "llama", "qwen3", "nanochat")
@@ -299,3 +301,21 @@ def test_sentencepiece_goes_out_in_both_forms(home: Path, tmp_path: Path) -> Non
     assert (theirs.bos_token, theirs.eos_token) == ("<s>", "</s>")
     back = load_tokenizer(import_folder(home, folder, name="back").path / "tokenizer")
     assert back.fingerprint() == tokenizer.fingerprint()
+
+
+def test_the_chat_template_of_the_export_gives_our_ids_for_1000_conversations(home: Path, tmp_path: Path) -> None:
+    """Also where messages contain special tokens, which its tokenizer would read as control."""
+    plain = bpe_tokenizer()
+    tokenizer = plain.with_chat_template(default_template(plain))
+    template = tokenizer.chat_template
+    assert template is not None
+    folder = export_run(make_run(home, SHAPE, tokenizer), tmp_path / "out")
+    theirs = transformers.AutoTokenizer.from_pretrained(folder)
+    chance = random.Random(11)
+    for _ in range(1000):
+        messages = random_conversation(chance)
+        ids, _ = template.encode(tokenizer, messages)
+        dicts = [{"role": role, "content": content} for role, content in messages]
+        assert theirs.apply_chat_template(dicts, return_dict=False) == ids
+    prompt = theirs.apply_chat_template(dicts[:-1], add_generation_prompt=True, return_dict=False)
+    assert prompt == template.prompt_ids(tokenizer, messages[:-1])

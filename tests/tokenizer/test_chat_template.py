@@ -102,7 +102,7 @@ def test_a_system_message_joins_the_first_question_where_the_template_has_none()
     assert prompt == "Question: Be brief.\n\nWho?\nAnswer:"
 
 
-def test_transformers_gives_the_same_ids_for_1000_conversations() -> None:
+def test_transformers_gives_the_same_ids() -> None:
     """Also where messages contain special tokens, which its tokenizers would read as control."""
     from tokenizers import AddedToken, decoders, models, pre_tokenizers
     from tokenizers import Tokenizer as FastTokenizer
@@ -119,7 +119,7 @@ def test_transformers_gives_the_same_ids_for_1000_conversations() -> None:
     theirs = PreTrainedTokenizerFast(tokenizer_object=fast)
     theirs.chat_template = template.to_jinja(ours.special_tokens)
     chance = random.Random(7)
-    for _ in range(1000):
+    for _ in range(100):
         messages = random_conversation(chance)
         dicts = [{"role": role, "content": content} for role, content in messages]
         assert theirs.apply_chat_template(dicts, return_dict=False) == template.encode(ours, messages)[0]

@@ -132,7 +132,8 @@ def test_a_run_on_pairs_prefers_the_chosen_answers_and_resumes_bit_for_bit(paren
     validation = [event.metrics for event in events if isinstance(event, MetricsLogged) and event.is_validation]
     assert validation[-1]["accuracy"] == 1.0 and validation[-1]["margin"] > 0
     evaluations = [event for event in events if isinstance(event, Evaluated)]
-    assert evaluations[0].validation_loss == pytest.approx(np.log(2)) > evaluations[-1].validation_loss
+    assert evaluations[0].validation_loss == pytest.approx(np.log(2))
+    assert evaluations[-1].validation_loss < 0.5
     resumed = dpo(tmp_path, train__steps="12", checkpoint__every="4")
     assert run_training(resumed, tmp_path, commands=StopAfter(20)).status == "stopped"
     run_training(resumed, tmp_path)

@@ -13,7 +13,6 @@ from workbench.commands.output import say
 from workbench.commands.ranks import add_launch_flags, launch_of, with_nproc
 from workbench.commands.train import add_track_option, train_new
 
-
 STAGES = {
     "sft": "teach a run to answer: fine-tune it on conversations",
     "dpo": "tune a run to preferences: rows with a chosen and a rejected answer",
