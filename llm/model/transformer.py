@@ -19,7 +19,7 @@ from llm.model.documents import Documents
 from llm.model.initialize import initialize_parameters
 from llm.model.kernels import KERNELS
 from llm.model.layers import Embedding, Layer, Linear, make_norm, use_kernels
-from llm.model.loss import cap_logits, linear_cross_entropy
+from llm.model.loss import IGNORE_INDEX, cap_logits, linear_cross_entropy
 from llm.model.mlp import FeedForward
 from llm.model.recompute import recompute_if
 from llm.model.rotary import Rotary, rows
@@ -136,19 +136,19 @@ class Transformer(Layer):
         reduction: Literal["mean", "sum", "none"] = "mean",
         *,
         positions: Tensor | None = None,
+        skips_ignored: bool = False,
     ) -> Tensor:
         """Cross entropy in nats of int64 targets (B, T), where −1 is ignored: a scalar, or (B, T) for "none".
 
         The mean is over the targets that are not ignored. The logits are computed in chunks of positions. `positions`
-        as in `hidden`.
+        as in `hidden`. With `skips_ignored`, those of ignored targets are not computed, which is faster, for "mean" and
+        "sum" on a CPU; a GPU would have to read their number back first.
         """
-        return linear_cross_entropy(
-            self.hidden(tokens, positions=positions),
-            self.head_weight,
-            targets,
-            softcap=self.config.softcap,
-            reduction=reduction,
-        )
+        hidden = self.hidden(tokens, positions=positions)
+        if skips_ignored and hidden.device.type == "cpu" and not torch.compiler.is_compiling():
+            is_learned = targets != IGNORE_INDEX
+            hidden, targets = hidden[is_learned], targets[is_learned]
+        return linear_cross_entropy(hidden, self.head_weight, targets, softcap=self.config.softcap, reduction=reduction)
 
     def init_weights(self, generator: torch.Generator) -> None:
         """Fill every parameter by the scheme `config.init`, drawing only from `generator`, which is on the CPU.

@@ -4,11 +4,9 @@ from __future__ import annotations
 
 from typing import NamedTuple
 
-import torch
 from torch import Tensor
 
 from llm.config import RunConfig
-from llm.model.loss import IGNORE_INDEX, linear_cross_entropy
 from llm.model.transformer import Transformer
 from llm.training.distributed import LossFn
 from llm.training.dpo import METRICS, PreferenceLoss
@@ -34,10 +32,7 @@ def build_objective(model: Transformer, config: RunConfig) -> Objective:
 
 
 class AnswerLoss:
-    """The mean loss of the answers in rows of conversations.
-
-    On a CPU the logits of other tokens are not computed. On a GPU their number would have to be read back first.
-    """
+    """The mean loss of the answers in rows of conversations."""
 
     def __init__(self, model: Transformer) -> None:
         self.model = model
@@ -45,8 +40,4 @@ class AnswerLoss:
     def __call__(self, tokens: Tensor, targets: Tensor, positions: Tensor | None = None) -> Tensor:
         """int64 (B, T) each: inputs, targets (-1: not learned), positions in the conversation where rows hold several
         that do not see each other."""
-        hidden = self.model.hidden(tokens, positions=positions)
-        if hidden.device.type == "cpu" and not torch.compiler.is_compiling():
-            is_learned = targets != IGNORE_INDEX
-            hidden, targets = hidden[is_learned], targets[is_learned]
-        return linear_cross_entropy(hidden, self.model.head_weight, targets, softcap=self.model.config.softcap)
+        return self.model.loss(tokens, targets, positions=positions, skips_ignored=True)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, fields
 
-from llm.events import CoreEvaluated, Evaluated, Event, Skipped, StepLogged
+from llm.events import CoreEvaluated, Evaluated, Event, MetricsLogged, Skipped, StepLogged
 
 MEASURED = (StepLogged, Evaluated, CoreEvaluated, Skipped)
 OMITTED = frozenset({"step", "time", "elapsed", "tokens"})
@@ -21,6 +21,9 @@ class Row:
 
 def row_of(event: Event) -> Row | None:
     """The numbers of an event that measures something; None for any other."""
+    if isinstance(event, MetricsLogged):
+        prefix = "validation_" if event.is_validation else ""
+        return Row(event.step, event.time, {prefix + name: value for name, value in event.metrics.items()})
     if not isinstance(event, MEASURED):
         return None
     values = {item.name: getattr(event, item.name) for item in fields(event) if item.name not in OMITTED}

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+from contextlib import suppress
 from pathlib import Path
 from unittest.mock import patch
 
@@ -95,8 +96,9 @@ def log_of(choices: list[tuple[int, int, int]]) -> bytes:
         elif kind == 6:
             lines.append(to_line(Progress(stage="Evaluating", done=1, total=2, step=step)))
         elif kind == 7 and lines:
-            record = json.loads(lines[-1])
-            lines[-1] = json.dumps(record, separators=(",", ":"), sort_keys=bool(place % 2)).encode() + b"\n"
+            with suppress(ValueError):  # the line was damaged before
+                record = json.loads(lines[-1])
+                lines[-1] = json.dumps(record, separators=(",", ":"), sort_keys=bool(place % 2)).encode() + b"\n"
         elif kind == 8:
             lines.append(to_line(started(max(0, step - place))))
     return b"".join(lines)
