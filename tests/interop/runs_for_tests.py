@@ -94,7 +94,7 @@ def make_run(home: Path, shape: ModelConfig, tokenizer: Tokenizer, name: str = "
 
     def fill(run: Run) -> None:
         tokenizer.save(run.path / "tokenizer")
-        publish_weights(run.checkpoint_directory / "step-00000007", model, 7)
+        publish_weights(run.checkpoint_directory / "step-00000007", model.state_dict(), 7)
 
     return Run.create(home, name, config, fill=fill)
 
