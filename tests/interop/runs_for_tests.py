@@ -61,10 +61,12 @@ def text_of_all_kinds(size: int = 20_000, seed: int = 1) -> str:
         "aaaaaaaaaaaaaaaaaaaaaaabababab----====____....",
         "{\"key\": [1, 22, 333, 4444]}\x00\x7f",
     )  # fmt: skip
-    pieces = []
-    while sum(map(len, pieces)) < size:
+    pieces: list[str] = []
+    length = 0
+    while length < size:
         part = draw.choice(parts)
         pieces.append(part[: draw.randint(1, len(part))])
+        length += len(pieces[-1])
     return "".join(pieces)
 
 
