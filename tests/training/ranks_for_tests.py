@@ -63,7 +63,7 @@ def running(run: Run, ranks: int, step: int = 5, **options: tuple[str, ...]) -> 
                 psutil.Process(pid).kill()
 
 
-def wait_for_step(run: Run, step: int, process: subprocess.Popen[bytes], seconds: float = 120) -> None:
+def wait_for_step(run: Run, step: int, process: subprocess.Popen[bytes], seconds: float = 300) -> None:
     tail, deadline = run.tail(), time.monotonic() + seconds
     while not any(isinstance(event, StepLogged) and event.step >= step for event in tail.poll()):
         assert process.poll() is None and time.monotonic() < deadline, f"step {step} was not reached"
