@@ -76,7 +76,7 @@ def evaluate(
                 torch.from_numpy(array).to(plan.device) for array in (inputs, targets, *positions)
             )
             with plan.autocast():
-                losses = model.loss(tokens_in, wanted, reduction="none", **({"positions": places[0]} if places else {}))
+                losses = model.loss(tokens_in, wanted, reduction="none", positions=places[0] if places else None)
             if not is_own:
                 continue
             is_counted = targets != IGNORE_INDEX
