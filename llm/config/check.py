@@ -17,7 +17,14 @@ OWN_TOKENIZERS = ("byte", "char", "bpe")  # their only special tokens are the co
 
 def check(config: RunConfig) -> list[Problem]:
     """Every problem of `config`: values out of bounds first, then fields that contradict each other."""
-    return [*_values(config), *shape_problems(config.model), *_tokenizer(config), *_batch(config), *_schedule(config)]
+    return [
+        *_values(config),
+        *shape_problems(config.model),
+        *_tokenizer(config),
+        *_batch(config),
+        *_schedule(config),
+        *_stage(config),
+    ]
 
 
 def get_value(config: RunConfig, path: str) -> object:
@@ -98,3 +105,11 @@ def _schedule(config: RunConfig) -> Iterator[Problem]:
         if not steps and not by_steps and getattr(schedule, name) > by_share:
             message = f"{getattr(schedule, name):g} is after schedule.decay_until = {by_share:g}"
             yield Problem(f"schedule.{name}", message)
+
+
+def _stage(config: RunConfig) -> Iterator[Problem]:
+    if config.tune.stage == "dpo" and config.train.sharding != "ddp":
+        message = (
+            f"dpo needs whole weights on every process, which {config.train.sharding} does not have; set it to ddp"
+        )
+        yield Problem("train.sharding", message)
