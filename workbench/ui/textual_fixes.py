@@ -6,9 +6,11 @@ Each function wraps a method of Textual, so that it is called only with argument
 
 from __future__ import annotations
 
-from functools import wraps
+from functools import lru_cache, partial, wraps
 from typing import Any
 
+from textual._styles_cache import StylesCache
+from textual.color import Color
 from textual.content import Content
 from textual.events import Resize
 from textual.screen import Screen
@@ -28,6 +30,19 @@ def apply_fixes() -> None:
         method = getattr(owner, name)
         if not hasattr(method, "__wrapped__"):
             setattr(owner, name, fix(method))
+    if hasattr(StylesCache.get_inner_outer, "cache_info"):
+        setattr(StylesCache, "get_inner_outer", cache_by_colors(StylesCache.get_inner_outer))  # noqa: B010
+
+
+def cache_by_colors(get_inner_outer: Any) -> Any:
+    """Cache the styles of a background by its colors alone. Textual caches them by the instance, too, and so keeps the
+    rendered lines of the last 1,024 removed widgets in memory."""
+    styles_of = lru_cache(1024)(partial(get_inner_outer.__wrapped__, None))
+
+    def fixed(cache: StylesCache, base_background: Color, background: Color) -> Any:
+        return styles_of(base_background, background)
+
+    return fixed
 
 
 def wrap_in_one_cell(wrap_and_format: Any) -> Any:

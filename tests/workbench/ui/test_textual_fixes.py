@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 from pathlib import Path
 
 import pytest
 from textual import events
+from textual._styles_cache import StylesCache
 from textual.content import Content
 from textual.geometry import Size
+from textual.widgets import Static
 
 from tests.workbench.scripted import ScriptedTrainer
 from tests.workbench.waiting import notifications
@@ -28,6 +31,23 @@ def app(home: Path) -> WorkbenchApp:
 @pytest.mark.parametrize("width", [0, 1, 2])
 def test_text_is_wrapped_in_no_columns(width: int) -> None:
     assert "".join(line.plain for line in Content("words").wrap(width)) == "words"
+
+
+async def test_the_lines_of_removed_widgets_are_released(app: WorkbenchApp) -> None:
+    def count() -> int:
+        gc.collect()
+        return sum(type(each) is StylesCache for each in gc.get_objects())
+
+    async with app.run_test(size=(80, 24)) as pilot:
+        await pilot.pause(0.2)
+        before = count()
+        for number in range(20):
+            widget = Static(f"line {number}")
+            await app.screen.mount(widget)
+            await pilot.pause()
+            await widget.remove()
+        del widget
+        assert count() - before < 5
 
 
 async def test_old_sizes_do_not_keep_a_screen_laying_out(app: WorkbenchApp) -> None:
