@@ -38,6 +38,7 @@ class ChatModel:
         self.parameters = parameters(self.engine.model.config)
         self.decode = config.decode
         self.template = chat_template(self.engine.tokenizer, config.data.corpus)
+        self.is_tuned = config.tune.stage != "pretrain"
 
     @property
     def name(self) -> str:

@@ -31,7 +31,7 @@ Work = Callable[["ChatService", Cancel], Message]
 
 @dataclass
 class ModelOpened(Message):
-    """The model `reference` is open; `name` is its RUN@STEP."""
+    """The model `reference` is open; `name` is its RUN@STEP. `is_tuned`: it was trained on conversations."""
 
     reference: str
     name: str
@@ -39,6 +39,7 @@ class ModelOpened(Message):
     context: int
     decode: DecodeConfig
     template: ChatTemplate | None
+    is_tuned: bool
 
 
 @dataclass
@@ -209,7 +210,7 @@ class ChatService:
             return
         self._model = self._other = None  # frees the previous weights
         chat_model = self._model = self._opener(self.home, self.training, job.reference, job.cancelled.is_set)
-        facts = (chat_model.parameters, chat_model.context, chat_model.decode, chat_model.template)
+        facts = (chat_model.parameters, chat_model.context, chat_model.decode, chat_model.template, chat_model.is_tuned)
         self._post(ModelOpened(job.reference, chat_model.name, *facts))
 
     def _reply(self, request: Request) -> None:

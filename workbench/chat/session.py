@@ -43,9 +43,10 @@ class ChatSession:
             self.service.open(reference)
 
     def use(self, model: ModelOpened) -> None:
-        """Use the model that was opened."""
+        """Use the model that was opened: one that was trained on conversations chats, the others complete text unless the
+        mode was switched."""
         self.model = model
-        self.chat_mode = self.chat_mode and model.template is not None
+        self.chat_mode = model.template is not None and (model.is_tuned or self.chat_mode)
 
     @property
     def obstacle(self) -> str:

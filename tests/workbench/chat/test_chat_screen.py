@@ -327,6 +327,13 @@ async def test_questions_and_answers(home, chat_model):
         assert screen.transcript.text == "you    Who?\nmodel  A cat.\n\nyou    Why?\nmodel  A cat."
 
 
+async def test_a_model_trained_on_conversations_chats_from_the_start(home, chat_model):
+    chat_model.is_tuned = True
+    async with ChatApp(home).run_test(size=(80, 24)) as pilot:
+        screen = await opened(pilot)
+        assert screen.session.chat_mode and "chat" in text_of(screen, "#model-facts")
+
+
 async def test_hostile_text_and_a_faithful_copy(home, chat_model):
     hostile = "\x1b]0;evil\x07[bold]x[/bold]\u202e"
     chat_model.words = [hostile]
