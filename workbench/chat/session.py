@@ -43,8 +43,10 @@ class ChatSession:
             self.service.open(reference)
 
     def use(self, model: ModelOpened) -> None:
-        """Use the model that was opened: one that was trained on conversations chats, the others complete text unless the
-        mode was switched."""
+        """Use the model that was opened.
+
+        A model that was trained on conversations chats. Any other keeps the mode, and completes if it has no template.
+        """
         self.model = model
         self.chat_mode = model.template is not None and (model.is_tuned or self.chat_mode)
 
