@@ -14,7 +14,7 @@ import pytest
 TESTS = Path(__file__).parent
 OWN = {"self", "cls"}
 OTHERS = {"atexit", "torch", "os", "sys"}
-"""Modules of others, some of whose documented names begin with an underscore (`os._exit`, `atexit._run_exitfuncs`, `torch.ops.aten._…`)."""
+"""Modules of others, some of whose names begin with an underscore (`os._exit`, `torch.ops.aten._…`)."""
 BY_NAME = {"getattr", "setattr", "delattr", "hasattr", "patch", "object", "attrgetter"}
 """Calls that take the name of an attribute, or a path that ends with one, as text."""
 
