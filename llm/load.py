@@ -6,8 +6,6 @@ import os
 import time
 from dataclasses import dataclass
 
-import psutil
-
 MIN_CORES = 0.3  # a process that uses less hardly slows training
 SECONDS = 0.3
 
@@ -42,6 +40,8 @@ def busy_processes(seconds: float = SECONDS) -> list[Busy]:
 
 def processor_seconds() -> dict[tuple[int, str], float]:
     """CPU seconds of every visible process but this one, by id and name."""
+    import psutil  # not needed for the first screen
+
     used = {}
     for process in psutil.process_iter(["name", "cpu_times"]):
         times = process.info["cpu_times"]

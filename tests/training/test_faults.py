@@ -123,10 +123,12 @@ def test_a_tokenizer_half_written_by_a_full_disk_is_not_taken_for_one(
 def out_of_memory_above(rows: int, monkeypatch: pytest.MonkeyPatch) -> None:
     original = Transformer.loss
 
-    def loss(self: Transformer, tokens: torch.Tensor, targets: torch.Tensor, reduction: str = "mean") -> torch.Tensor:
+    def loss(
+        self: Transformer, tokens: torch.Tensor, targets: torch.Tensor, reduction: str = "mean", **more: object
+    ) -> torch.Tensor:
         if len(tokens) > rows and reduction == "mean":
             raise torch.OutOfMemoryError("CUDA out of memory.")
-        return original(self, tokens, targets, reduction)  # type: ignore[arg-type]
+        return original(self, tokens, targets, reduction, **more)  # type: ignore[arg-type]
 
     monkeypatch.setattr(Transformer, "loss", loss)
 
@@ -202,9 +204,11 @@ def test_a_roll_back_passes_over_a_damaged_checkpoint(
 ) -> None:
     original, calls = Transformer.loss, 0
 
-    def loss(self: Transformer, tokens: torch.Tensor, targets: torch.Tensor, reduction: str = "mean") -> torch.Tensor:
+    def loss(
+        self: Transformer, tokens: torch.Tensor, targets: torch.Tensor, reduction: str = "mean", **more: object
+    ) -> torch.Tensor:
         nonlocal calls
-        value = original(self, tokens, targets, reduction)  # type: ignore[arg-type]
+        value = original(self, tokens, targets, reduction, **more)  # type: ignore[arg-type]
         calls += reduction == "mean"
         return value * float("nan") if 45 < calls <= 51 and reduction == "mean" else value
 

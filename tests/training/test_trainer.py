@@ -183,10 +183,10 @@ def broken_loss(monkeypatch: pytest.MonkeyPatch) -> Callable[[Breaker], None]:
         original = Transformer.loss
 
         def loss(
-            self: Transformer, tokens: torch.Tensor, targets: torch.Tensor, reduction: str = "mean"
+            self: Transformer, tokens: torch.Tensor, targets: torch.Tensor, reduction: str = "mean", **more: object
         ) -> torch.Tensor:
             nonlocal calls
-            value = original(self, tokens, targets, reduction)  # type: ignore[arg-type]
+            value = original(self, tokens, targets, reduction, **more)  # type: ignore[arg-type]
             if reduction != "mean":
                 return value
             calls += 1

@@ -8,7 +8,6 @@ import platform
 import shutil
 import sys
 from collections.abc import Sequence
-from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
@@ -64,6 +63,8 @@ def describe(home: Path) -> dict[str, Any]:
 
 
 def installed(package: str) -> str | None:
+    from importlib.metadata import PackageNotFoundError, version  # slow, and not needed for the first screen
+
     try:
         return version(package)
     except PackageNotFoundError:

@@ -51,8 +51,10 @@ class ListScreen(Modal[None]):
         raise NotImplementedError
 
     def say(self, note: str) -> None:
-        self.query_one(".list-note", Static).update(Content(clean(note)))
+        if self.is_attached:  # false if the window was closed meanwhile
+            self.query_one(".list-note", Static).update(Content(clean(note)))
 
     def show(self, note: str, rows: Sequence[Row]) -> None:
         self.say(note)
-        self.table.show_rows(rows)
+        if self.is_attached:
+            self.table.show_rows(rows)

@@ -182,7 +182,7 @@ def test_a_disk_that_refuses_is_no_reason_to_stop(home: Path, monkeypatch: pytes
 def test_other_work_goes_by_the_newest_of_what_was_measured(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(platform, "node", lambda: "here")
     for age, layers in enumerate((3, 2, 1, 3)):
-        run = scripted_run(home, f"layers-{age}", 60 + age, config=from_mapping({"model": {"n_layer": layers}}))
+        run = scripted_run(home, f"layers-{age}", 100 + age, config=from_mapping({"model": {"n_layer": layers}}))
         os.utime(run.path, (1000.0 - age, 1000.0 - age))  # the first one is the newest
         log = run.path / "events.jsonl"
         records = [json.loads(line) | {"time": 1000.0 - age} for line in log.read_text(encoding="utf-8").splitlines()]
