@@ -58,5 +58,12 @@ async def test_closed_windows_are_released(trained_run: Run, home: Path) -> None
         for _ in range(ROUNDS):
             for place, keys in WINDOWS.items():
                 await open_and_close(app, pilot, place, keys)
-        grown = removed_widgets() - before
-        assert not {name: count for name, count in grown.items() if count >= ROUNDS}
+
+        def leaked() -> dict[str, int]:
+            return {name: count for name, count in (removed_widgets() - before).items() if count >= ROUNDS}
+
+        for _ in range(20):  # the keys of a footer that was just drawn anew are removed a little later
+            if not leaked():
+                break
+            await pilot.pause(0.2)
+        assert not leaked()
