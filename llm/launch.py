@@ -73,7 +73,7 @@ def to_shell(command: Sequence[str]) -> str:
 
 
 def start_detached(command: Sequence[str], run: Run) -> subprocess.Popen[bytes]:
-    """Start `command` in a session of its own, which outlives this program; its output goes to the run's log."""
+    """Start `command` in its own session, which outlives this program; its output goes to the run's log."""
     with (run.path / LOG).open("ab") as log:
         log.write(f"{HEADING}{time.strftime('%Y-%m-%d %H:%M:%S')}\n".encode())
         log.flush()

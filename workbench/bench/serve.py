@@ -1,6 +1,6 @@
 """`llm-workbench bench serve`: tokens per second of many clients at once, compared with one after the other.
 
-The server is a process of its own with a model of quickstart's size; the clients are threads of this one, which send
+The server is a separate process with a model of quickstart's size; the clients are threads of this one, which send
 requests over sockets. The weights are nearly random, and every reply has the same length.
 """
 

@@ -36,7 +36,7 @@ def add_run_verbs(parser: Any) -> None:
     parser.add_argument(
         "--out", type=Path, metavar="DIR", help="export --to: the folder (default: exports in the home folder)"
     )
-    help = "export --to: go on with what a training logs, until stdin is closed"
+    help = "export --to: follow what a training logs, until stdin is closed"
     parser.add_argument("--follow", action="store_true", help=help)
     parser.add_argument(
         "--yes", action="store_true", help="empty-trash: delete for good; without it, list what would be deleted"

@@ -61,7 +61,7 @@ class Job:
 
 
 class Scheduler:
-    """Generates for all open requests in a thread of its own. `submit` and `cancel` are called in the event loop.
+    """Generates for all open requests in a separate thread. `submit` and `cancel` are called in the event loop.
 
     Of a model in training, a request gets the weights of its arrival; while `MAX_VERSIONS` are in use, the newest of
     them.

@@ -1,4 +1,4 @@
-"""Tracking a training from a process of its own: `runs export --follow`.
+"""Tracking a training from a separate process: `runs export --follow`.
 
 The trackers import for seconds and write when they like; here they cannot slow a step or end a training. The process
 reads the event log until its stdin is closed, which also happens if the trainer is killed.
