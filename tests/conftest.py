@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import signal
 from pathlib import Path
 
 import pytest
@@ -11,6 +12,9 @@ from llm.environment import configure_threads
 from llm.run import Run
 
 configure_threads()  # before any test imports torch
+
+# A shell starts background jobs with SIGINT ignored, and every program that a test starts would inherit that.
+signal.signal(signal.SIGINT, signal.default_int_handler)
 
 TINY = """
 purpose = "A model small enough to train in a second."
