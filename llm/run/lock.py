@@ -114,7 +114,7 @@ class RunLock:
         self._take_file()
 
     def _take_file(self) -> None:
-        self.descriptor = os.open(self.path, os.O_RDWR | os.O_CREAT, 0o644)
+        self.descriptor = os.open(self.path, os.O_RDWR | os.O_CREAT | OWN_FILE, 0o644)
         self.has_locks = self._try_lock(self.descriptor)
         other = None if self.has_locks else read_record(self.descriptor)
         if other is not None and is_alive(other):
@@ -155,7 +155,7 @@ def _close_in_child(reference: weakref.ref[RunLock]) -> None:
 def holder_of(path: Path) -> Holder | None:
     """The holder of the lock file `path` or of its folder, None without one. Needs no write permission."""
     recorded = None
-    with suppress(OSError), open_descriptor(path, os.O_RDONLY) as descriptor:
+    with suppress(OSError), open_descriptor(path, os.O_RDONLY | OWN_FILE) as descriptor:
         try:
             has_locks = try_lock(descriptor, shared=True)
         except BlockingIOError:

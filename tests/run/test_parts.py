@@ -13,6 +13,7 @@ import pytest
 from llm.config import RunConfig
 from llm.errors import UserError
 from llm.run import Run
+from llm.run.lock import holder_of
 from llm.run.log import LineAppender
 from llm.run.parts import FILES, FOLDERS
 from workbench.runs.catalog import RunCatalog
@@ -60,6 +61,21 @@ def test_a_link_that_appears_later_is_neither_locked_nor_appended_to(run: Run, t
     assert run.holder() is None
     with pytest.raises(UserError), run.lock():
         pass
+    assert outside.read_text() == "precious"
+
+
+def test_a_lock_file_that_is_replaced_while_it_is_held_is_not_followed(run: Run, tmp_path: Path) -> None:
+    outside = tmp_path / "outside"
+    outside.write_text("precious")
+    lock_file = run.path / "lock"
+    with run.lock() as lock:
+        lock_file.unlink()
+        lock_file.symlink_to(outside)
+        with pytest.raises(OSError):
+            lock.renew()
+        lock_file.unlink()
+        os.mkfifo(lock_file)
+        assert holder_of(lock_file) is not None, "the folder is still locked; a FIFO keeps nobody waiting"
     assert outside.read_text() == "precious"
 
 
