@@ -38,7 +38,6 @@ def register(subparsers: Any) -> None:
 
 
 def evaluate(options: argparse.Namespace) -> int:
-    """Print loss, perplexity and bits per byte; --json uses the names of the events."""
     if (options.batches or 0) < 0 or options.examples < 0:
         raise WrongUse("--batches and --examples must be 0 (all) or more.")
     if (options.core is not None) + options.answers + bool(options.harness) > 1:
@@ -49,6 +48,11 @@ def evaluate(options: argparse.Namespace) -> int:
         return evaluate_answers(options)
     if options.harness:
         return evaluate_harness(options)
+    return evaluate_loss(options)
+
+
+def evaluate_loss(options: argparse.Namespace) -> int:
+    """Print loss, perplexity and bits per byte; --json uses the names of the events."""
     run, info = find_checkpoint(options.home, options.run, say)
     config = run.config()
 

@@ -14,14 +14,14 @@ from llm.config import DataConfig, RunConfig, defaults_of_0_1_0, from_mapping
 from llm.data.text.urls import is_url, normalize_url
 from llm.errors import UserError, problem_of
 from llm.events import Progress
-from llm.files import directory_size, read_json, remove_directory, write_json
+from llm.files import read_json, remove_directory, write_json
 from llm.reader import WRONG_SHAPE, load_json
 from workbench.data.fields import FieldNeeded, text_field_of
 from workbench.data.pasted import pasted_path
+from workbench.data.prepared_data import Inspection, inspect_dataset
 
 if TYPE_CHECKING:
     from llm.data.text.corpora import Corpus
-    from llm.data.tokens.dataset import Dataset
 
 ADDED = "corpora.json"
 BUILT_IN = {
@@ -33,9 +33,6 @@ BUILT_IN_SHAPES = {"dialogues": "messages"}
 PREVIEW_MB = 0.1
 PREVIEW_CHARACTERS = 3000
 PREVIEW_DOCUMENTS = 8
-PREVIEW_TOKENS = 600
-MOST_COUNTED_TOKENS = 1 << 26
-COUNT_CHUNK = 1 << 22
 MOST_READ_BYTES = 32 << 20
 """A larger file of conversations is not read to its end for a preview."""
 
@@ -344,47 +341,6 @@ def first_texts(corpus: Corpus) -> list[str]:
         if len(texts) == PREVIEW_DOCUMENTS or sum(map(len, texts)) >= PREVIEW_CHARACTERS:
             break
     return texts
-
-
-@dataclass(frozen=True)
-class Inspection:
-    """The contents of a prepared data set: its first ids, its most and least frequent ids as (id, count) among
-    `counted` tokens, the number of ids that never occur, and its size on disk."""
-
-    dataset: Dataset
-    beginning: list[int]
-    most: list[tuple[int, int]]
-    least: list[tuple[int, int]]
-    counted: int
-    unused: int
-    size_bytes: int
-
-
-def inspect_dataset(folder: Path, how_many: int = 24) -> Inspection:
-    """Open a prepared data set and count its training tokens. Raises UserError if it is damaged."""
-    import numpy as np
-
-    from llm.data.tokens.dataset import load_dataset
-
-    dataset = load_dataset(folder)
-    counted = min(len(dataset.train), MOST_COUNTED_TOKENS)
-    counts = np.zeros(dataset.tokenizer.vocab_size, np.int64)
-    for start in range(0, counted, COUNT_CHUNK):
-        ids = dataset.train.read(start, min(start + COUNT_CHUNK, counted))
-        counts += np.bincount(ids, minlength=len(counts))
-    used = np.flatnonzero(counts)
-    order = used[np.argsort(-counts[used], kind="stable")]
-    pairs = [(int(token), int(counts[token])) for token in order]
-    beginning = dataset.train.read(0, min(PREVIEW_TOKENS, len(dataset.train))).tolist()
-    return Inspection(
-        dataset=dataset,
-        beginning=beginning,
-        most=pairs[:how_many],
-        least=pairs[: -how_many - 1 : -1],
-        counted=counted,
-        unused=len(counts) - len(used),
-        size_bytes=directory_size(folder),
-    )
 
 
 @dataclass(frozen=True)

@@ -8,10 +8,12 @@ from textual.content import Content
 
 from llm.data.text.urls import is_url
 from workbench.chat.tokens import color_tokens, quoted
-from workbench.data.corpora import Contents, Entry, Inspection, dataset_sizes
+from workbench.data.corpora import Contents, Entry, dataset_sizes
+from workbench.data.prepared_data import Inspection
 from workbench.formatting import format_size
 from workbench.text import clean
 
+MOST_LINES = 3  # of each table of tokens
 HINTS = {
     "built-in": "Press Enter to prepare it, u to use it in a preset.",
     "added": "Press Enter to prepare it, u to use it in a preset, d to remove it from the list (the files stay).",
@@ -90,7 +92,7 @@ def split_text(record: Any) -> str:
 
 
 def token_tables(inspection: Inspection, width: int) -> list[Content]:
-    """The most and least frequent tokens, three lines of each."""
+    """The most and least frequent tokens."""
     counted = f"in {inspection.counted:,} tokens" + (
         f"; {inspection.unused:,} ids never occur" if inspection.unused else ""
     )
@@ -102,7 +104,7 @@ def token_tables(inspection: Inspection, width: int) -> list[Content]:
     ]
 
 
-def token_columns(inspection: Inspection, pairs: list[tuple[int, int]], width: int, most_lines: int = 3) -> Content:
+def token_columns(inspection: Inspection, pairs: list[tuple[int, int]], width: int) -> Content:
     """`token count` pairs in columns of equal width."""
     cells = [
         Content.assemble((quoted(inspection.dataset.tokenizer, token), "bold"), (f" {count:,}", "$foreground-muted"))
@@ -112,6 +114,6 @@ def token_columns(inspection: Inspection, pairs: list[tuple[int, int]], width: i
         return Content("")
     column = min(max(cell.cell_length for cell in cells) + 2, max(width, 12))
     across = max(1, width // column)
-    rows = [cells[start : start + across] for start in range(0, min(len(cells), across * most_lines), across)]
+    rows = [cells[start : start + across] for start in range(0, min(len(cells), across * MOST_LINES), across)]
     padded = (Content("").join(cell.pad_right(max(0, column - cell.cell_length)) for cell in row) for row in rows)
     return Content("\n").join(padded)

@@ -1,17 +1,25 @@
-"""Prepared data in `<home>/data`: which runs use it, and deleting what no run uses."""
+"""Prepared data in `<home>/data`: its tokens, which runs use it, and deleting what no run uses."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from llm.errors import UserError
 from llm.files import directory_size, read_json, remove_directory
 from llm.run import Run, list_runs
 from llm.run.checkpoints import STATE
 
+if TYPE_CHECKING:
+    from llm.data.tokens.dataset import Dataset
+
 INDEX = "dataset.json"
+PREVIEW_TOKENS = 600
+LISTED_TOKENS = 24
+MOST_COUNTED_TOKENS = 1 << 26
+COUNT_CHUNK = 1 << 22
 
 
 @dataclass(frozen=True)
@@ -82,3 +90,44 @@ def clean(items: Sequence[PreparedData]) -> int:
     for data in items:
         remove_directory(data.path)
     return sum(data.size_bytes for data in items)
+
+
+@dataclass(frozen=True)
+class Inspection:
+    """The contents of a prepared data set: its first ids, its most and least frequent ids as (id, count) among
+    `counted` tokens, the number of ids that never occur, and its size on disk."""
+
+    dataset: Dataset
+    beginning: list[int]
+    most: list[tuple[int, int]]
+    least: list[tuple[int, int]]
+    counted: int
+    unused: int
+    size_bytes: int
+
+
+def inspect_dataset(folder: Path) -> Inspection:
+    """Open a prepared data set and count its training tokens. Raises UserError if it is damaged."""
+    import numpy as np
+
+    from llm.data.tokens.dataset import load_dataset
+
+    dataset = load_dataset(folder)
+    counted = min(len(dataset.train), MOST_COUNTED_TOKENS)
+    counts = np.zeros(dataset.tokenizer.vocab_size, np.int64)
+    for start in range(0, counted, COUNT_CHUNK):
+        ids = dataset.train.read(start, min(start + COUNT_CHUNK, counted))
+        counts += np.bincount(ids, minlength=len(counts))
+    used = np.flatnonzero(counts)
+    order = used[np.argsort(-counts[used], kind="stable")]
+    pairs = [(int(token), int(counts[token])) for token in order]
+    beginning = dataset.train.read(0, min(PREVIEW_TOKENS, len(dataset.train))).tolist()
+    return Inspection(
+        dataset=dataset,
+        beginning=beginning,
+        most=pairs[:LISTED_TOKENS],
+        least=pairs[: -LISTED_TOKENS - 1 : -1],
+        counted=counted,
+        unused=len(counts) - len(used),
+        size_bytes=directory_size(folder),
+    )

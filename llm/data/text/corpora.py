@@ -182,18 +182,20 @@ class FileCorpus:
         return kinds
 
     def documents(self) -> Iterator[Document]:
-        replaced, empty = track_largest(self._replaced), track_largest(self._empty_rows)
         for path, kind in self.kinds.items():
-            if kind.reading == "jsonl":
-                yield from read_json_documents(path, kind, self.text_field, replaced, empty)
-            elif kind.reading == "csv":
-                yield from read_csv_documents(path, kind, self.text_field, replaced, empty)
-            elif kind.reading == "parquet":
-                yield from read_parquet(path, self.text_field, replaced, on_empty=empty)
-            elif kind.reading == "arrow":
-                yield from read_arrow(path, self.text_field, replaced, empty)
-            else:
-                yield from read_text_documents(path, self.separator, replaced)
+            yield from self._documents_of(path, kind)
+
+    def _documents_of(self, path: Path, kind: FileKind) -> Iterator[Document]:
+        replaced, empty = track_largest(self._replaced), track_largest(self._empty_rows)
+        if kind.reading == "jsonl":
+            return read_json_documents(path, kind, self.text_field, replaced, empty)
+        if kind.reading == "csv":
+            return read_csv_documents(path, kind, self.text_field, replaced, empty)
+        if kind.reading == "parquet":
+            return read_parquet(path, self.text_field, replaced, on_empty=empty)
+        if kind.reading == "arrow":
+            return read_arrow(path, self.text_field, replaced, empty)
+        return read_text_documents(path, self.separator, replaced)
 
     def fingerprint(self, advance: Advance = lambda size: None) -> str:
         parts = (part for path in self.paths for part in (self._mark(path), self.hashes.of(path, advance)))

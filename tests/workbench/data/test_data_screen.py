@@ -21,9 +21,10 @@ from tests.workbench.scripted import ScriptedTrainer
 from tests.workbench.waiting import shown, until
 from workbench.app import WorkbenchApp
 from workbench.chat.tokens import color_tokens, pieces, quoted
-from workbench.data.corpora import add_corpus, inspect_dataset, list_corpora, path_problem, read_added
+from workbench.data.corpora import add_corpus, list_corpora, path_problem, read_added
 from workbench.data.dialogs import PrepareDialog
 from workbench.data.jobs import DataJob
+from workbench.data.prepared_data import inspect_dataset
 from workbench.data.screen import DataScreen
 from workbench.presets.screen import PresetsScreen
 from workbench.train.service import TrainingService
