@@ -13,7 +13,6 @@ import re
 import resource
 import stat
 import tomllib
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -66,16 +65,6 @@ def parse_json(data: bytes | str, max_bytes: int = MAX_JSON_BYTES) -> Any:
         raise Malformed("it is nested too deeply") from None
     except ValueError as error:  # UnicodeDecodeError is one
         raise Malformed(str(error)) from None
-
-
-def parse_json_lines(lines: Sequence[bytes]) -> list[Any]:
-    """The values of many short lines at once, much faster than one by one. `Malformed` where one is invalid. The depth
-    is not checked, so use only plain fields of them."""
-    try:
-        values: list[Any] = json.loads(b"[" + b",".join(lines) + b"]")
-    except (RecursionError, ValueError) as error:
-        raise Malformed(str(error)) from None
-    return values
 
 
 def is_nested_too_deeply(data: bytes) -> bool:

@@ -13,13 +13,10 @@ UNIGRAM, BPE = 1, 2  # TrainerSpec.ModelType
 
 @dataclass
 class SentencePieceModel:
-    """`pieces` are (text, score, type). The flags are those of NormalizerSpec, with the defaults of the format."""
+    """`pieces` are (text, score, type)."""
 
     pieces: list[tuple[str, float, int]] = field(default_factory=list)
     model_type: int = UNIGRAM
-    has_charsmap: bool = False
-    adds_dummy_prefix: bool = True
-    removes_extra_whitespaces: bool = True
 
 
 def parse_model(content: bytes) -> SentencePieceModel:
@@ -34,11 +31,6 @@ def parse_model(content: bytes) -> SentencePieceModel:
             model.pieces.append((text.decode(), struct.unpack("<f", score)[0], int(parts.get(3, NORMAL))))
         elif number == TRAINER and isinstance(value, bytes):
             model.model_type = int(dict(read_fields(value)).get(3, UNIGRAM))
-        elif number == NORMALIZER and isinstance(value, bytes):
-            parts = dict(read_fields(value))
-            model.has_charsmap = bool(parts.get(2))
-            model.adds_dummy_prefix = bool(parts.get(3, 1))
-            model.removes_extra_whitespaces = bool(parts.get(4, 1))
     return model
 
 

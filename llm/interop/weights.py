@@ -195,11 +195,6 @@ def to_llama(weights: Weights, config: ModelConfig) -> dict[str, Tensor]:
     return to_names(rotated, NAMINGS[LLAMA.name])
 
 
-def to_qwen3(weights: Weights, config: ModelConfig) -> dict[str, Tensor]:
-    """transformers' Qwen3: as Llama, with gains of queries and keys."""
-    return to_llama(weights, config)
-
-
 def to_nanochat(weights: Weights) -> dict[str, Tensor]:
     """transformers' NanoChat."""
     return to_names(weights, NAMINGS[NANOCHAT.name])

@@ -84,11 +84,6 @@ def flops_per_token(config: ModelConfig, seq_len: int) -> float:
     return 6.0 * multiplied + 12.0 * config.n_layer * q_width(config) * seq_len
 
 
-def weight_bytes(config: ModelConfig, bytes_per_parameter: int = WEIGHT_BYTES) -> int:
-    """Bytes of the weights."""
-    return parameters(config) * bytes_per_parameter
-
-
 def kv_cache_bytes(config: ModelConfig, batch_size: int = 1, length: int = 0, bytes_per_number: int = 4) -> int:
     """Bytes of the keys and values of `length` positions (0 = the context) of `batch_size` sequences."""
     return batch_size * 2 * config.n_layer * kv_width(config) * (length or config.context) * bytes_per_number

@@ -1,4 +1,4 @@
-"""Byte-level byte-pair encoding: training, and a reference encoder.
+"""Byte-level byte-pair encoding: training.
 
 Sennrich et al. 2016 (arXiv:1508.07909), on bytes as GPT-2 does (Radford et al. 2019). Text is first split into
 pre-tokens by a regular expression; then the most frequent pair of neighboring tokens is merged into a new token,
@@ -8,8 +8,7 @@ repeatedly. A token's id is its rank: 0 to 255 are the bytes, then the merges in
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from itertools import pairwise
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from types import ModuleType
 
 from llm.errors import WrongUse
@@ -18,7 +17,6 @@ from llm.tokenizer.merging import Ties, learn_merges
 from llm.tokenizer.patterns import OWN_PATTERN
 
 SPLIT_PATTERN = OWN_PATTERN
-Pair = tuple[int, int]
 Merge = tuple[bytes, bytes]
 
 COUNTING_SHARE = 0.3
@@ -66,14 +64,11 @@ def train_merges(
     *,
     pattern: str = SPLIT_PATTERN,
     ties: Ties = "ids",
-    special_tokens: Sequence[str] = (),
-    progress: Progress | None = None,
 ) -> list[Merge]:
     """Like `train_bpe`, but returns the merges as (left token, right token) in training order."""
     if vocab_size < 256:
         raise WrongUse(f"A byte-level vocabulary of {vocab_size} is too small; ask for 256 or more.")
-    texts_to_count = list(_split_at(special_tokens, (well_formed(text) for text in texts)))
-    return _train_in_python(texts_to_count, vocab_size, pattern, ties, progress)
+    return _train_in_python([well_formed(text) for text in texts], vocab_size, pattern, ties, None)
 
 
 def _split_at(special_tokens: Sequence[str], texts: Iterable[str]) -> Iterator[str]:
@@ -138,33 +133,3 @@ def _count_pre_tokens(texts: Sequence[str], pattern: str, report: Callable[[int]
         words.update(match.group() for match in find(text))
         report(number)
     return words
-
-
-def merge_pair(ids: list[int], pair: Pair, new_id: int) -> list[int]:
-    """`ids` with every occurrence of `pair`, from left to right, replaced by `new_id`."""
-    merged: list[int] = []
-    position = 0
-    while position < len(ids):
-        if position + 1 < len(ids) and (ids[position], ids[position + 1]) == pair:
-            merged.append(new_id)
-            position += 2
-        else:
-            merged.append(ids[position])
-            position += 1
-    return merged
-
-
-def encode_reference(text: str, ranks: Mapping[bytes, int], pattern: str) -> Iterator[int]:
-    """A slow reference encoder, against which tiktoken is tested: in each pre-token, join the neighbors whose union has
-    the lowest rank, until no union is a token."""
-    import regex
-
-    for word in regex.findall(pattern, well_formed(text)):
-        parts = [bytes([value]) for value in word.encode()]
-        while len(parts) > 1:
-            joined = [left + right for left, right in pairwise(parts)]
-            best = min(range(len(joined)), key=lambda index: ranks.get(joined[index], len(ranks) + 2**32))
-            if joined[best] not in ranks:
-                break
-            parts[best : best + 2] = [joined[best]]
-        yield from (ranks[part] for part in parts)

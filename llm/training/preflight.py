@@ -58,11 +58,6 @@ class Preflight:
     total_steps: int
     total_tokens: int
 
-    @property
-    def seconds_in_all(self) -> float:
-        """Seconds for all steps of the run, without evaluation, sampling and saving."""
-        return self.step_seconds * self.total_steps
-
 
 class Memory:
     """The peak resident memory of this process, in bytes, while `watch` is active."""

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from llm.config import ModelConfig, load_preset, resolve_model
 from llm.config.resolve import head_width
 from llm.interop.architectures import gpt2_settings, llama_settings, nanochat_settings, qwen3_settings
-from llm.interop.weights import to_gpt2, to_llama, to_nanochat, to_qwen3
+from llm.interop.weights import to_gpt2, to_llama, to_nanochat
 from llm.model.transformer import Transformer
 from tests.model.models_for_tests import GRADIENT_SHARE, built, largest_value, relative_error, tiny, tokens
 
@@ -127,7 +127,7 @@ def test_llama(pairs: str, tied: bool, kernels: str) -> None:
 def test_qwen3(pairs: str, kernels: str) -> None:
     """Heads wider than d_model / n_head, and gains of queries and keys before the rotation."""
     config = tiny(d_model=21, n_head=6, n_kv_head=2, head_dim=10, qk_norm=True, qk_gain=True, rope_pairs=pairs)
-    compare(built(config, kernels=kernels), qwen3(config), lambda weights: to_qwen3(weights, config))
+    compare(built(config, kernels=kernels), qwen3(config), lambda weights: to_llama(weights, config))
 
 
 def shrunk(preset: str, **shape: int) -> ModelConfig:

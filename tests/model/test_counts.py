@@ -99,7 +99,7 @@ def test_estimate_of_saved_activations(options: dict[str, Any], precision: Any) 
         with torch.autocast("cpu", torch.bfloat16, enabled=precision == "bf16"):
             model.loss(text, text)
     found = sum(tensor.untyped_storage().nbytes() for tensor in saved.values())
-    found -= counts.weight_bytes(config, 2) if precision == "bf16" else 0
+    found -= 2 * counts.parameters(config) if precision == "bf16" else 0
     assert 2 * config.context * counts.activation_bytes_per_token(config, config.context, precision) == pytest.approx(
         found, rel=0.25
     )

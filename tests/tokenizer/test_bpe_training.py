@@ -13,7 +13,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from llm.errors import UserError
-from llm.tokenizer.bpe import SPLIT_PATTERN, encode_reference, merge_pair, train_bpe
+from llm.tokenizer.bpe import SPLIT_PATTERN, train_bpe
+
+from .reference import encode_reference, merge_pair
 
 
 def train_by_definition(texts: list[str], vocab_size: int) -> tuple[list[bytes], list[tuple[int, int]]]:

@@ -10,12 +10,12 @@ from llm.config.schema import TokenizerConfig
 from llm.errors import UserError
 from llm.tokenizer import StreamDecoder, Tokenizer, build_tokenizer
 from llm.tokenizer.base import well_formed
-from llm.tokenizer.bpe import encode_reference
 from llm.tokenizer.byte import ByteTokenizer
 from llm.tokenizer.char import CharTokenizer
 from llm.tokenizer.ranks import LONGEST_BLANK, RankTokenizer
 
 from .conftest import AWKWARD, awkward_text
+from .reference import encode_reference
 
 KINDS = ("byte", "char", "bpe", "sentencepiece")
 any_text = awkward_text() | st.text(st.characters(exclude_categories=[]))

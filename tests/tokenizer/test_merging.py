@@ -11,9 +11,11 @@ import pytest
 import regex
 
 from llm.tokenizer import RankTokenizer, merging, train_bpe, train_merges
-from llm.tokenizer.bpe import SPLIT_PATTERN, encode_reference
+from llm.tokenizer.bpe import SPLIT_PATTERN
 from llm.tokenizer.merging import learn_merges
 from llm.tokenizer.patterns import GPT2_PATTERN
+
+from .reference import encode_reference
 
 LOW = "low low low low low\nlower lower widest widest widest\nnewest newest newest newest newest newest\n"
 WORDS = r"\S+|\s"
