@@ -1,4 +1,4 @@
-"""What several rooms' tests share: a home of their own, and one tiny trained run."""
+"""Fixtures of several packages: an empty home, and one tiny trained run."""
 
 from __future__ import annotations
 
@@ -12,6 +12,8 @@ from llm.environment import configure_threads
 from llm.run import Run
 
 configure_threads()  # before any test imports torch
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:  # started in the background by a shell
+    signal.signal(signal.SIGINT, signal.default_int_handler)  # the programs that the tests interrupt inherit it
 
 # A shell starts background jobs with SIGINT ignored, and every program that a test starts would inherit that.
 signal.signal(signal.SIGINT, signal.default_int_handler)

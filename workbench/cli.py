@@ -43,7 +43,7 @@ from workbench.commands import (
     tokenizer,
     train,
 )
-from workbench.commands.options import Parser
+from workbench.commands.options import HOME_HELP, Parser
 from workbench.commands.output import say
 from workbench.commands.version import print_version
 
@@ -156,10 +156,8 @@ def set_encodings() -> None:
 def build_parser() -> tuple[Parser, dict[str, Parser]]:
     """The parser of the whole command line, and those of the commands by name."""
     parser = Parser(prog="llm-workbench", description=DESCRIPTION, epilog=EPILOG)
-    parser.add_argument(
-        "--home", default=None, metavar="DIR", help="folder of runs and presets (default: $LLM_WORKBENCH_HOME)"
-    )
-    help = "show the version and exit; with --json, all that a bug report needs"
+    parser.add_argument("--home", default=None, metavar="DIR", help=HOME_HELP)
+    help = "show the version and exit; with --json, everything a bug report needs"
     parser.add_argument("--version", action="store_true", help=help)
     subparsers = parser.add_subparsers(metavar="COMMAND", title="commands", parser_class=Parser)
     for module in MODULES:

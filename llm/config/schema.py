@@ -52,7 +52,7 @@ class DataConfig:
 
     corpus: str = setting(
         "stories",
-        "stories, pylib, dialogues (for fine-tuning), a downloaded data set (see llm-workbench data), a web address, "
+        "stories, pylib, dialogues (for fine-tuning), a downloaded dataset (see llm-workbench data), a web address, "
         "or the path or glob of text, JSONL, CSV, Parquet or token files.",
     )
     validation: str = setting(

@@ -165,7 +165,7 @@ def schema(record: dict[str, Any]) -> Example:
 
 
 def language_modeling(record: dict[str, Any]) -> Example:
-    """Drops white space around the context: some published data sets have it by accident."""
+    """Drops white space around the context: some published datasets have it by accident."""
     return Example(((as_text(record["context"]).strip(), as_text(record["continuation"])),), 0)
 
 

@@ -293,7 +293,7 @@ def with_absolute_paths(config: RunConfig) -> RunConfig:
 
 
 def to_absolute(text: str) -> str:
-    """The absolute path of `text`; `text` itself where it is empty, a URL, or the name of a corpus or data set."""
+    """The absolute path of `text`; `text` itself where it is empty, a URL, or the name of a corpus or dataset."""
     path = Path(text).expanduser()
     is_path = "/" in text or path.suffix or any(sign in text for sign in "*?[") or path.exists()
     is_name = text in NAMES or is_url(text) or text.startswith("hf:")

@@ -74,7 +74,7 @@ def run_training(
     with run.lock() as lock:
         queue.tail = run.commands()
         if run.checkpoints() and (stopped := check_before_resume(run, home, queue, overrides, on_event, ranks)):
-            ranks.broadcast(False)  # the others wait for this: there is no data set
+            ranks.broadcast(False)  # the others wait for this: there is no dataset
             return stopped
         for place in (run.path, run.checkpoint_directory, run.path / "live"):
             remove_staging(place)
@@ -244,7 +244,7 @@ def training_events(
 def prepare_on_ranks(
     config: RunConfig, home: Path, commands: CommandQueue, ranks: Ranks, known: str
 ) -> Generator[Event, None, Dataset | None]:
-    """The data set, or None after a stop. Rank 0 prepares it; the others then open it."""
+    """The dataset, or None after a stop. Rank 0 prepares it; the others then open it."""
     dataset = (yield from prepare_dataset(config, home, commands, known)) if ranks.is_first else None
     is_prepared = ranks.broadcast(dataset is not None)
     if is_prepared and not ranks.is_first:

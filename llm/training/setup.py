@@ -60,7 +60,7 @@ def check_checkpoints(run: Run, config: RunConfig) -> None:
 def prepare_dataset(
     config: RunConfig, home: Path, commands: CommandQueue, known: str = ""
 ) -> Generator[Event, None, Dataset | None]:
-    """The data set of `config`, prepared if it does not exist; None after a stop. `known` as in `prepare`."""
+    """The dataset of `config`, prepared if it does not exist; None after a stop. `known` as in `prepare`."""
     steps = prepare(config, home, known)
     try:
         while not commands.is_stop_requested():

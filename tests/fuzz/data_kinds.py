@@ -99,7 +99,7 @@ def tokenizer_kinds(folder: Path) -> Iterator[Kind]:
 
 
 def token_file_kinds(folder: Path) -> Iterator[Kind]:
-    """Token files of other programs, and our own outside a prepared data set."""
+    """Token files of other programs, and our own outside a prepared dataset."""
     folder.mkdir()
     ids = np.arange(200) % 100
     np.save(folder / "a.npy", ids.astype(np.uint16))

@@ -19,7 +19,7 @@ from workbench.commands.model_options import (
     refuse_several,
     warn_of_changes,
 )
-from workbench.commands.options import Parser, add_command
+from workbench.commands.options import Parser, add_command, add_run
 from workbench.commands.output import number_text, print_json, say
 from workbench.text import clean, one_line
 
@@ -34,13 +34,13 @@ def register(subparsers: Any) -> None:
     comparing.usage = (
         f"{comparing.prog} RUN[@STEP] RUN[@STEP] [--prompt TEXT] [--home DIR] [--json] [--SAMPLING-PARAMETER VALUE ...]"
     )
-    comparing.add_argument("first", metavar="RUN[@STEP]")
-    comparing.add_argument("second", metavar="RUN[@STEP]")
+    comparing.add_argument("first", metavar="RUN[@STEP]", help="one checkpoint")
+    comparing.add_argument("second", metavar="RUN[@STEP]", help="the checkpoint to compare it with")
     add_prompt(comparing)
     help = "generate text with every checkpoint of a run from the same prompts and seed"
     lapsing = add_command(subparsers, "timelapse", help, timelapse, json=True)
     lapsing.usage = f"{lapsing.prog} RUN [--prompt TEXT ...] [--home DIR] [--json] [--SAMPLING-PARAMETER VALUE ...]"
-    lapsing.add_argument("run", metavar="RUN")
+    add_run(lapsing)
     add_prompt(lapsing, several=True)
 
 

@@ -87,7 +87,7 @@ def download(options: argparse.Namespace) -> int:
 
 
 def download_from_hub(options: argparse.Namespace) -> int:
-    """Download the training split of a data set of the Hugging Face hub; its library shows the progress."""
+    """Download the training split of a dataset of the Hugging Face hub; its library shows the progress."""
     from llm.data.text.hub import download_hub_dataset
 
     folder = download_hub_dataset(options.name, options.home)

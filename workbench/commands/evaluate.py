@@ -11,7 +11,7 @@ from llm.errors import UserError, WrongUse
 from llm.run import find_checkpoint
 from llm.run.checkpoints import read_state
 from workbench.commands.harness import evaluate_harness
-from workbench.commands.options import add_command
+from workbench.commands.options import add_checkpoint, add_command
 from workbench.commands.output import print_json, print_table, say
 
 
@@ -19,7 +19,7 @@ def register(subparsers: Any) -> None:
     parser = add_command(
         subparsers, "eval", "measure the validation loss, exact answers or the CORE metric", evaluate, json=True
     )
-    parser.add_argument("run", metavar="RUN[@STEP|@last|@best]")
+    add_checkpoint(parser)
     parser.add_argument(
         "--batches", type=int, default=None, metavar="N", help="validation batches (default: as in training; 0 = all)"
     )
@@ -33,7 +33,7 @@ def register(subparsers: Any) -> None:
     parser.add_argument("--answers", action="store_true", help=help)
     help = "with --answers: questions per set (default 500)"
     parser.add_argument("--questions", type=int, default=500, metavar="N", help=help)
-    parser.add_argument("--seed", type=int, default=1, metavar="N", help="with --answers: draws the questions")
+    parser.add_argument("--seed", type=int, default=1, metavar="N", help="with --answers: seed of the questions")
     parser.add_argument("--device", default="auto", help="auto, cpu, cuda, cuda:N or mps")
 
 

@@ -7,13 +7,13 @@ from pathlib import Path
 from typing import Any
 
 from llm.interop.formats import FORMATS, READABLE
-from workbench.commands.options import add_command
+from workbench.commands.options import add_checkpoint, add_command
 from workbench.commands.output import print_json, say
 
 
 def register(subparsers: Any) -> None:
     parser = add_command(subparsers, "export", "write a checkpoint in a format of other programs", export, json=True)
-    parser.add_argument("run", metavar="RUN[@STEP|@last|@best]")
+    add_checkpoint(parser)
     formats = "; ".join(f"{format.name}: {format.about}" for format in FORMATS.values())
     parser.add_argument("--to", required=True, choices=tuple(FORMATS), metavar="FORMAT", help=formats)
     dtypes = "; ".join(f"{format.name}: {', '.join(format.dtypes)}" for format in FORMATS.values())
@@ -24,7 +24,7 @@ def register(subparsers: Any) -> None:
     help = "make a run from a model of another program"
     parser = add_command(subparsers, "import", help, import_model, json=True)
     parser.add_argument("path", type=Path, metavar="PATH", help=READABLE)
-    parser.add_argument("--name", default="", help="name of the run (default: that of the folder or file)")
+    parser.add_argument("--name", default="", help="name of the run (default: the name of PATH)")
     parser.add_argument("--tokenizer", type=Path, default=None, metavar="PATH", help="take the tokenizer from here")
     parser.add_argument(
         "--context", type=int, default=0, metavar="N", help="shorten the context to N tokens, which saves memory"

@@ -7,17 +7,17 @@ from pathlib import Path
 from typing import Any
 
 from llm.run import Run, find_checkpoint
-from workbench.commands.options import add_command
+from workbench.commands.options import add_checkpoint, add_command, add_run
 from workbench.commands.output import say
 
 
 def register(subparsers: Any) -> None:
     chatting = add_command(subparsers, "chat", "open the workbench on a chat with a model", chat)
-    chatting.add_argument("run", metavar="RUN[@STEP|@last|@best]")
+    add_checkpoint(chatting)
     attaching = add_command(
         subparsers, "attach", "open the workbench on a run, also one that trains in another process", attach
     )
-    attaching.add_argument("run", metavar="RUN")
+    add_run(attaching)
 
 
 def chat(options: argparse.Namespace) -> int:

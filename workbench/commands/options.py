@@ -8,6 +8,8 @@ from typing import Any, NoReturn
 
 from llm.errors import WrongUse
 
+HOME_HELP = "folder of runs and presets (default: $LLM_WORKBENCH_HOME, else ~/llm-workbench)"
+
 
 class Parser(argparse.ArgumentParser):
     """An ArgumentParser whose errors are `WrongUse`.
@@ -43,12 +45,15 @@ def add_command(
     parser.takes_fields = takes_fields
     parser.set_defaults(run_command=run)
     # SUPPRESS: the default must not replace a --home that stands before the command.
-    parser.add_argument(
-        "--home",
-        default=argparse.SUPPRESS,
-        metavar="DIR",
-        help="folder of runs and presets (default: $LLM_WORKBENCH_HOME)",
-    )
+    parser.add_argument("--home", default=argparse.SUPPRESS, metavar="DIR", help=HOME_HELP)
     if json:
         parser.add_argument("--json", action="store_true", help="print the result as JSON")
     return parser
+
+
+def add_run(parser: Parser) -> None:
+    parser.add_argument("run", metavar="RUN", help="name of a run")
+
+
+def add_checkpoint(parser: Parser) -> None:
+    parser.add_argument("run", metavar="RUN[@STEP|@last|@best]", help="a run, at its last checkpoint or another one")

@@ -14,7 +14,7 @@ from workbench.text import clean
 
 def register(subparsers: Any) -> None:
     shown = add_command(subparsers, "presets", "list the presets, or print all fields of one", presets, json=True)
-    shown.add_argument("preset", nargs="?", metavar="PRESET")
+    shown.add_argument("preset", nargs="?", metavar="PRESET", help="print all fields of this preset")
 
 
 def presets(options: argparse.Namespace) -> int:

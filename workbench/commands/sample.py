@@ -18,7 +18,7 @@ from workbench.commands.model_options import (
     prompt_from,
     warn_of_changes,
 )
-from workbench.commands.options import add_command
+from workbench.commands.options import add_checkpoint, add_command
 from workbench.commands.output import print_json, say
 from workbench.text import clean
 
@@ -35,7 +35,7 @@ def register(subparsers: Any) -> None:
         f"{parser.prog} RUN[@STEP|@last|@best] [--prompt TEXT | --prompt-file FILE | --jsonl FILE] "
         "[--home DIR] [--json] [--SAMPLING-PARAMETER VALUE ...]"
     )
-    parser.add_argument("run", metavar="RUN[@STEP|@last|@best]")
+    add_checkpoint(parser)
     prompts = parser.add_mutually_exclusive_group()
     prompt_help = "the prompt; FILE:path reads a file, - reads stdin"
     jsonl_help = 'many prompts: one JSON object per line, like {"prompt": "Once", "seed": 2}; - reads stdin'

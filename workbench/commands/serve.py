@@ -18,12 +18,12 @@ def register(subparsers: Any) -> None:
     help = "answer the OpenAI API over HTTP from a checkpoint, or from the model in training"
     parser = add_command(subparsers, "serve", help, serve, json=True)
     parser.add_argument(
-        "run", nargs="?", default="", metavar="RUN[@STEP|@last|@best|@live]", help="default: newest run"
+        "run", nargs="?", default="", metavar="RUN[@STEP|@last|@best|@live]", help="the model (default: the newest run)"
     )
     parser.add_argument("--host", default="127.0.0.1", help="the address to listen on (default: only this machine)")
     parser.add_argument("--port", type=int, default=8000, help="the port (default: 8000; 0 = any free one)")
     parser.add_argument(
-        "--max-requests", type=int, default=256, metavar="N", help="refuse more requests at once (default: 256)"
+        "--max-requests", type=int, default=256, metavar="N", help="requests at a time; more are refused (default: 256)"
     )
     parser.add_argument("--device", default="auto", help="auto, cpu, cuda, cuda:N or mps")
     parser.epilog = (

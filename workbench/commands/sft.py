@@ -8,7 +8,7 @@ from typing import Any
 from llm.config import check_name, diff
 from llm.memory import memory_errors_as_user_errors
 from llm.run.fork import open_parent
-from workbench.commands.options import add_command
+from workbench.commands.options import add_checkpoint, add_command
 from workbench.commands.output import say
 from workbench.commands.ranks import add_launch_flags, launch_of, with_nproc
 from workbench.commands.train import add_track_option, train_new
@@ -26,7 +26,7 @@ def register(subparsers: Any) -> None:
             f"{command.prog} RUN[@STEP|@last|@best] [--data.corpus FILE] [--name NAME] [--keep-optimizer] [--json] "
             "[--FIELD VALUE ...]"
         )
-        command.add_argument("run", metavar="RUN[@STEP|@last|@best]")
+        add_checkpoint(command)
         command.add_argument("--name", help=f"name of the new run (default: the parent's name, -{stage} and a number)")
         add_track_option(command)
         add_launch_flags(command)

@@ -9,7 +9,7 @@ from typing import Any
 from llm.errors import UserError, WrongUse
 from llm.events import CommandRefused, Finished
 from llm.run import Run
-from workbench.commands.options import add_command
+from workbench.commands.options import add_command, add_run
 from workbench.commands.output import say
 
 POLL_SECONDS = 0.1
@@ -17,7 +17,7 @@ POLL_SECONDS = 0.1
 
 def register(subparsers: Any) -> None:
     command = add_command(subparsers, "stop", "save and stop a run that trains in another process", stop)
-    command.add_argument("run", metavar="RUN")
+    add_run(command)
 
 
 def stop(options: argparse.Namespace) -> int:

@@ -77,17 +77,19 @@ def register(subparsers: Any) -> None:
         f"{command.prog} PRESET|RUN --time LIMIT [--nodes N] [--gpus G] [--nproc P] [--partition NAME] "
         "[--account NAME] [--print-script] [--home DIR] [--json] [--FIELD VALUE ...]"
     )
-    command.add_argument("what", metavar="PRESET|RUN", help="a run to resume, or a preset to make a run of")
+    command.add_argument("what", metavar="PRESET|RUN", help="a run to resume, or a preset to train")
     command.add_argument("--name", help="name of a new run (default: the preset's name and a number)")
     command.add_argument("--nodes", type=int, default=1, metavar="N", help="machines (default: 1)")
     command.add_argument("--gpus", type=int, default=1, metavar="G", help="GPUs of each machine (default: 1; 0: CPU)")
-    command.add_argument("--nproc", type=int, default=0, metavar="P", help="ranks on each machine (default: one a GPU)")
+    command.add_argument(
+        "--nproc", type=int, default=0, metavar="P", help="ranks on each machine (default: one per GPU)"
+    )
     command.add_argument(
         "--time", required=True, metavar="LIMIT", help="time limit of the job: 30, 12:00:00, 2-00:00:00"
     )
-    command.add_argument("--partition", default="", metavar="NAME")
-    command.add_argument("--account", default="", metavar="NAME")
-    help = "only write the script and print its path; also what happens where there is no sbatch"
+    command.add_argument("--partition", default="", metavar="NAME", help="SLURM partition")
+    command.add_argument("--account", default="", metavar="NAME", help="SLURM account")
+    help = "only write the script and print its path; this is the default without sbatch"
     command.add_argument("--print-script", action="store_true", help=help)
 
 

@@ -23,7 +23,7 @@ from llm.run.fork import fork as make_fork
 from llm.run.lock import RunBusy
 from llm.run.log import last_event_of
 from llm.training.batch_plan import resolve_batch_size
-from workbench.commands.options import Parser, add_command
+from workbench.commands.options import Parser, add_checkpoint, add_command, add_run
 from workbench.commands.output import print_json, say
 from workbench.commands.ranks import (
     add_launch_flags,
@@ -53,13 +53,13 @@ def register(subparsers: Any) -> None:
     help = "resume a run; --train.steps N extends it"
     again = add_command(subparsers, "resume", help, resume, json=True, takes_fields=True)
     again.usage = f"{again.prog} RUN [--keep-rate] [--nproc N] [--home DIR] [--json] [--FIELD VALUE ...]"
-    again.add_argument("run", metavar="RUN")
+    add_run(again)
     help = "when extending: keep the last learning rate instead of stretching the schedule"
     again.add_argument("--keep-rate", action="store_true", help=help)
     help = "train a new run from another run's checkpoint"
     split = add_command(subparsers, "fork", help, fork, json=True, takes_fields=True)
     split.usage = f"{split.prog} RUN[@STEP|@last|@best] [--name NAME] [--weights-only] [--json] [--FIELD VALUE ...]"
-    split.add_argument("run", metavar="RUN[@STEP|@last|@best]")
+    add_checkpoint(split)
     split.add_argument("--name", help="name of the new run (default: the parent's name, -fork and a number)")
     help = "start with a new optimizer state, at step 0"
     split.add_argument("--weights-only", action="store_true", help=help)

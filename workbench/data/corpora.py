@@ -1,4 +1,4 @@
-"""The corpora of the Data screen: built-in texts, files of the user, named data sets, and prepared token files.
+"""The corpora of the Data screen: built-in texts, files of the user, named datasets, and prepared token files.
 
 Listing reads small JSON files only. `preview` and `inspect_dataset` read text or tokens: for a thread.
 """
@@ -64,7 +64,7 @@ class Entry:
 
 @dataclass(frozen=True)
 class DatasetSizes:
-    """Sizes of a prepared data set, training and validation together, and the share for validation."""
+    """Sizes of a prepared dataset, training and validation together, and the share for validation."""
 
     tokens: int
     text_bytes: int
@@ -114,7 +114,7 @@ def added_entry(home: Path, path: str, text_field: str, shape: str = "") -> Entr
 
 
 def named_datasets(home: Path) -> Iterator[Entry]:
-    """The named data sets, downloaded or not."""
+    """The named datasets, downloaded or not."""
     from llm.data.text.datasets import CATALOG, local_copy
     from workbench.formatting import format_size
 
@@ -151,7 +151,7 @@ def caution(entry: Entry) -> str:
 
 
 def prepared_datasets(home: Path) -> Iterator[Entry]:
-    """The prepared data sets in `<home>/data`, from their indexes."""
+    """The prepared datasets in `<home>/data`, from their indexes."""
     for index in sorted((home / "data").glob("*/dataset.json")):
         try:
             record = load_json(index)
@@ -166,7 +166,7 @@ def prepared_datasets(home: Path) -> Iterator[Entry]:
 
 
 def dataset_sizes(record: Mapping[str, Any]) -> DatasetSizes:
-    """The sizes in the index of a prepared data set. Raises KeyError or TypeError if it is damaged."""
+    """The sizes in the index of a prepared dataset. Raises KeyError or TypeError if it is damaged."""
     train, held_out = record["splits"]["train"], record["splits"]["validation"]
     text_bytes = int(train["bytes"]) + int(held_out["bytes"])
     tokens = int(train["tokens"]) + int(held_out["tokens"])
@@ -298,7 +298,7 @@ def check_corpus(config: RunConfig, home: Path) -> None:
 
 
 def config_with(entry: Entry, base: RunConfig) -> RunConfig:
-    """`base` with `entry` as its corpus. A prepared data set also sets the recorded tokenizer and data fields."""
+    """`base` with `entry` as its corpus. A prepared dataset also sets the recorded tokenizer and data fields."""
     from llm.data.tokens.fingerprint import DATA_SETTINGS
 
     made_with = entry.record.get("made_with")

@@ -59,7 +59,7 @@ def heading(text: str) -> Content:
 
 
 def prepared_facts(entry: Entry, inspection: Inspection | None) -> list[Content]:
-    """Tokenizer, sizes and shares of a prepared data set."""
+    """Tokenizer, sizes and shares of a prepared dataset."""
     both = dataset_sizes(entry.record)
     splits = entry.record["splits"]
     facts: list[tuple[str, str]] = []

@@ -1,4 +1,4 @@
-"""Background work on data in a thread: preparing a corpus, downloading a data set."""
+"""Background work on data in a thread: preparing a corpus, downloading a dataset."""
 
 from __future__ import annotations
 

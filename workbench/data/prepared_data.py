@@ -24,7 +24,7 @@ COUNT_CHUNK = 1 << 22
 
 @dataclass(frozen=True)
 class PreparedData:
-    """One prepared data set, and the names of the runs that were trained on it."""
+    """One prepared dataset, and the names of the runs that were trained on it."""
 
     fingerprint: str
     path: Path
@@ -34,7 +34,7 @@ class PreparedData:
 
 
 def list_prepared(home: Path) -> list[PreparedData]:
-    """Every prepared data set below `home`, the largest first. Runs in the trash count as users: they can be restored.
+    """Every prepared dataset below `home`, the largest first. Runs in the trash count as users: they can be restored.
 
     Reads one small file per checkpoint; for a thread.
     """
@@ -51,7 +51,7 @@ def list_prepared(home: Path) -> list[PreparedData]:
 
 
 def used_fingerprints(run: Run, home: Path) -> set[str]:
-    """The data sets that the checkpoints of a run name or, if it has none yet, that its configuration needs."""
+    """The datasets that the checkpoints of a run name or, if it has none yet, that its configuration needs."""
     found = set()
     for path in run.checkpoint_directory.glob(f"step-*/{STATE}"):
         try:
@@ -63,7 +63,7 @@ def used_fingerprints(run: Run, home: Path) -> set[str]:
 
 
 def needed_fingerprints(run: Run, home: Path) -> set[str]:
-    """The data set a run without a checkpoint needs: it may be in training, before its first save."""
+    """The dataset a run without a checkpoint needs: it may be in training, before its first save."""
     from llm.data.tokens.prepare import find_tokenized_dataset
 
     try:
@@ -86,7 +86,7 @@ def unused(items: Sequence[PreparedData]) -> list[PreparedData]:
 
 
 def clean(items: Sequence[PreparedData]) -> int:
-    """Delete data sets; returns the number of bytes freed. They are prepared again when a run needs them."""
+    """Delete datasets; returns the number of bytes freed. They are prepared again when a run needs them."""
     for data in items:
         remove_directory(data.path)
     return sum(data.size_bytes for data in items)
@@ -94,7 +94,7 @@ def clean(items: Sequence[PreparedData]) -> int:
 
 @dataclass(frozen=True)
 class Inspection:
-    """The contents of a prepared data set: its first ids, its most and least frequent ids as (id, count) among
+    """The contents of a prepared dataset: its first ids, its most and least frequent ids as (id, count) among
     `counted` tokens, the number of ids that never occur, and its size on disk."""
 
     dataset: Dataset
@@ -107,7 +107,7 @@ class Inspection:
 
 
 def inspect_dataset(folder: Path) -> Inspection:
-    """Open a prepared data set and count its training tokens. Raises UserError if it is damaged."""
+    """Open a prepared dataset and count its training tokens. Raises UserError if it is damaged."""
     import numpy as np
 
     from llm.data.tokens.dataset import load_dataset

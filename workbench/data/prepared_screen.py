@@ -19,7 +19,7 @@ from workbench.ui.notices import attempt
 
 
 class PreparedDataScreen(ListScreen):
-    """Tokenized data sets, and the runs that use them."""
+    """Tokenized datasets, and the runs that use them."""
 
     NAME = "Prepared data"
     GUIDE = (
@@ -38,7 +38,7 @@ class PreparedDataScreen(ListScreen):
         self.say("looking for runs that use the data…")
         self.items = await asyncio.to_thread(prepared_data.list_prepared, self.workbench.home)
         unused = prepared_data.unused(self.items)
-        note = f"{plural(len(self.items), 'data set')}, {total_size(self.items)}; "
+        note = f"{plural(len(self.items), 'dataset')}, {total_size(self.items)}; "
         note += f"unused: {len(unused)}, {total_size(unused)}." if unused else "all in use."
         self.show(
             note if self.items else "No prepared data yet.", [(data.fingerprint, _cells(data)) for data in self.items]
@@ -53,7 +53,7 @@ class PreparedDataScreen(ListScreen):
             return
         corpora = ", ".join(sorted({data.corpus for data in unused}))
         question = (
-            f"Delete {plural(len(unused), 'unused data set')} ({clean(corpora)})? This frees {total_size(unused)}. "
+            f"Delete {plural(len(unused), 'unused dataset')} ({clean(corpora)})? This frees {total_size(unused)}. "
         )
         question += "Data is prepared again when a run needs it."
         answers = (Answer("keep", "Keep"), Answer("clean", "Delete"))

@@ -43,7 +43,7 @@ from workbench.ui.lists import BESIDE, ChoiceList, with_headings
 from workbench.ui.notices import attempt, notify_error
 from workbench.ui.screen import WorkbenchScreen
 
-GROUPS = {"built-in": "built in", "added": "yours", "named": "named data sets", "prepared": "prepared data"}
+GROUPS = {"built-in": "built in", "added": "yours", "named": "named datasets", "prepared": "prepared data"}
 INSPECT_DELAY_SECONDS = 0.2
 
 
@@ -60,7 +60,7 @@ class DataScreen(WorkbenchScreen):
 
     GUIDE = (
         "Corpora to train on. Enter prepares the selected text (trains a tokenizer and writes token files) or "
-        "downloads a data set; u uses it in the selected preset. a adds a file, a folder, a glob or a web address. "
+        "downloads a dataset; u uses it in the selected preset. a adds a file, a folder, a glob or a web address. "
         "t tokenizes any text with the tokenizer of the prepared data selected last; i shows the ids."
     )
     GUIDES: ClassVar[dict[str, str]] = {

@@ -1,4 +1,4 @@
-"""Conversations from the rows of data sets, in the four shapes that people have.
+"""Conversations from the rows of datasets, in the four shapes that people have.
 
     messages       {"messages": [{"role": "user", "content": "…"}, …]} (OpenAI), or the list alone (nanochat)
     conversations  {"conversations": [{"from": "human", "value": "…"}, …], "system": "…"} (ShareGPT)

@@ -231,7 +231,7 @@ def resolve_names(data: DataConfig, home: Path) -> DataConfig:
 def resolve_path(text: str, part: str, home: Path) -> str:
     """The path of one part ("train" or "validation") of the dataset named `text`; `text` itself if it names none.
 
-    The file at a URL is both parts, and so is a data set of the hub.
+    The file at a URL is both parts, and so is a dataset of the hub.
     """
     if is_hub(text):
         return str(saved_hub_dataset(text, home))

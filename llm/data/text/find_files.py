@@ -36,7 +36,7 @@ def find_files(pattern: str) -> list[Path]:
 def search_files(pattern: str) -> FoundFiles:
     """The files of a path, folder (recursively, following links to folders) or glob.
 
-    In a folder, hidden files and files without text are skipped. Of a saved data set of several splits, the training
+    In a folder, hidden files and files without text are skipped. Of a saved dataset of several splits, the training
     split is read.
     """
     path = Path(pattern).expanduser()
@@ -77,7 +77,7 @@ def skip_reason(path: Path) -> str:
     if not path.is_file():
         return "a broken link" if path.is_symlink() else "not a regular file"
     if is_about_data(path):
-        return "about the data set"
+        return "about the dataset"
     return "" if path.suffix.lower() in (".parquet", SUFFIX) else why_not_text(path)
 
 

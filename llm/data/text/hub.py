@@ -1,6 +1,6 @@
-"""Data sets of the Hugging Face hub: `hf:OWNER/NAME` or `hf:OWNER/NAME:CONFIGURATION`.
+"""Datasets of the Hugging Face hub: `hf:OWNER/NAME` or `hf:OWNER/NAME:CONFIGURATION`.
 
-The training split is downloaded with the `datasets` library (an extra), which runs no code of a data set, and saved in
+The training split is downloaded with the `datasets` library (an extra), which runs no code of a dataset, and saved in
 `<home>/datasets` as Arrow files.
 """
 
@@ -21,22 +21,22 @@ MAX_STEM = 60
 
 
 def is_hub(text: str) -> bool:
-    """Whether `text` names a data set of the hub."""
+    """Whether `text` names a dataset of the hub."""
     return text.startswith(PREFIX)
 
 
 def hub_folder(text: str, home: Path) -> Path:
-    """Where the data set is saved."""
+    """Where the dataset is saved."""
     stem = re.sub(r"[^\w.-]+", "_", text.removeprefix(PREFIX))[:MAX_STEM]
     return home / "datasets" / f"hf-{stem}-{short_digest(text)}"
 
 
 def saved_hub_dataset(text: str, home: Path) -> Path:
-    """The folder of a downloaded data set. MissingText, with the command, for one that is not here."""
+    """The folder of a downloaded dataset. MissingText, with the command, for one that is not here."""
     folder = hub_folder(text, home)
     if not folder.is_dir():
         raise MissingText(
-            f"The data set {text} is not downloaded; run: llm-workbench data download {shlex.quote(text)} "
+            f"The dataset {text} is not downloaded; run: llm-workbench data download {shlex.quote(text)} "
             "(or, offline, use --data.corpus stories, pylib, or a local file)."
         )
     return folder
@@ -46,7 +46,7 @@ def download_hub_dataset(text: str, home: Path) -> Path:
     """Download the training split, unless it is here; returns its folder, which appears only when it is complete."""
     match = NAME.fullmatch(text)
     if match is None:
-        raise WrongUse(f"{text} names no data set of the hub; write hf:OWNER/NAME or hf:OWNER/NAME:CONFIGURATION.")
+        raise WrongUse(f"{text} names no dataset of the hub; write hf:OWNER/NAME or hf:OWNER/NAME:CONFIGURATION.")
     folder = hub_folder(text, home)
     if folder.is_dir():
         return folder

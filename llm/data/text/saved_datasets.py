@@ -20,11 +20,11 @@ def is_arrow(name: str, beginning: bytes) -> bool:
 
 
 def train_split(folder: Path) -> Path:
-    """The folder of the training split if `folder` holds a saved data set of several splits, else `folder` itself."""
+    """The folder of the training split if `folder` holds a saved dataset of several splits, else `folder` itself."""
     split = folder / TRAIN
     return split if (folder / "dataset_dict.json").is_file() and split.is_dir() else folder
 
 
 def is_about_data(path: Path) -> bool:
-    """Whether a file describes a saved data set instead of holding its text."""
+    """Whether a file describes a saved dataset instead of holding its text."""
     return path.name in ABOUT and (path.name == "dataset_dict.json" or any(path.parent.glob(f"*{SUFFIX}")))

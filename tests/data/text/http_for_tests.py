@@ -111,5 +111,5 @@ def answer(request: BaseHTTPRequestHandler, site: Site) -> None:
 
 
 def fetched(dataset: NamedDataset, home: Path, retry: RetryPolicy, shards: int = 0) -> DownloadResult:
-    """A data set, downloaded."""
+    """A dataset, downloaded."""
     return result_of(download(dataset, home, shards=shards, retry=retry))

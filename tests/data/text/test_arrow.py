@@ -52,7 +52,7 @@ def test_a_saved_data_set_is_its_training_split(home: Path) -> None:
     corpus = corpus_of(folder, home)
     assert texts_of(corpus) == ["a b", "c d", "e f"]
     assert texts_of(corpus_of(folder / "test", home)) == ["held out"]
-    assert "about the data set" in " ".join(corpus.warnings())
+    assert "about the dataset" in " ".join(corpus.warnings())
     assert corpus.fingerprint() != corpus_of(folder / "test", home).fingerprint()
 
 

@@ -1,4 +1,4 @@
-"""Data sets by name: in a configuration and on the command line."""
+"""Datasets by name: in a configuration and on the command line."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Data sets of the hub, without a network: the library is replaced by one that saves made-up rows, or fails."""
+"""Datasets of the hub, without a network: the library is replaced by one that saves made-up rows, or fails."""
 
 from __future__ import annotations
 
@@ -64,7 +64,7 @@ def test_a_data_set_is_downloaded_once_and_trained_on(
 def test_no_network_and_no_such_name_are_sentences(home: Path, asked: list[Any]) -> None:
     with pytest.raises(UserError, match=r"downloaded \(Couldn't reach the Hub\); check the name and the network"):
         download_hub_dataset("hf:owner/offline", home)
-    with pytest.raises(WrongUse, match="names no data set"):
+    with pytest.raises(WrongUse, match="names no dataset"):
         download_hub_dataset("hf:../../etc", home)
     assert not (home / "datasets").exists() or not list((home / "datasets").iterdir())
 

@@ -1,4 +1,4 @@
-"""From a configuration to a data set in the cache."""
+"""From a configuration to a dataset in the cache."""
 
 from __future__ import annotations
 

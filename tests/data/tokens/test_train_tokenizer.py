@@ -1,4 +1,4 @@
-"""What a tokenizer learns from in a prepared data set, and what is said about it."""
+"""What a tokenizer learns from in a prepared dataset, and what is said about it."""
 
 from __future__ import annotations
 

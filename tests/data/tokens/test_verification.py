@@ -40,7 +40,7 @@ def config(tmp_path: Path) -> RunConfig:
 
 
 def stages(config: RunConfig, home: Path) -> tuple[Dataset, set[str]]:
-    """The data set, and what was done to have it."""
+    """The dataset, and what was done to have it."""
     steps, seen = prepare(config, home), set()
     while True:
         try:
