@@ -140,6 +140,17 @@ class CoreEvaluated(Event):
 
 
 @dataclass(frozen=True, kw_only=True)
+class AnswersEvaluated(Event):
+    """Exact answers to held-out questions: the share of right ones, over all `questions` and by kind."""
+
+    step: int
+    accuracy: float
+    kinds: dict[str, float]
+    questions: int
+    command_id: str = ""
+
+
+@dataclass(frozen=True, kw_only=True)
 class Sampled(Event):
     """A text generated during training."""
 
@@ -242,6 +253,7 @@ TYPES: dict[str, type[Event]] = {
         Evaluated,
         MetricsLogged,
         CoreEvaluated,
+        AnswersEvaluated,
         Sampled,
         Saved,
         KnobSet,

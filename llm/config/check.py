@@ -6,7 +6,7 @@ import re
 from collections.abc import Iterator
 
 from llm.config.fields import fields_of, validate
-from llm.config.resolve import nearest_multiple, resolve_seq_len, shape_problems
+from llm.config.resolve import nearest_multiple, resolve_accumulation, resolve_seq_len, shape_problems
 from llm.config.schema import RunConfig
 from llm.errors import Problem
 
@@ -108,8 +108,33 @@ def _schedule(config: RunConfig) -> Iterator[Problem]:
 
 
 def _stage(config: RunConfig) -> Iterator[Problem]:
-    if config.tune.stage == "dpo" and config.train.sharding != "ddp":
-        message = (
-            f"dpo needs whole weights on every process, which {config.train.sharding} does not have; set it to ddp"
-        )
-        yield Problem("train.sharding", message)
+    if config.evaluate.answers_every and config.tune.stage == "pretrain":
+        yield Problem("evaluate.answers_every", "is for fine-tuning; set tune.stage to sft, or this to 0")
+    if config.tune.stage in ("dpo", "grpo"):
+        yield from _reference(config)
+    if config.tune.stage == "grpo":
+        yield from _groups(config)
+
+
+def _reference(config: RunConfig) -> Iterator[Problem]:
+    """Of the stages that hold the model to a reference."""
+    stage = config.tune.stage
+    if config.train.sharding != "ddp":
+        message = f"{stage} needs whole weights on every process, which {config.train.sharding} does not have"
+        yield Problem("train.sharding", f"{message}; set it to ddp")
+    if stage == "dpo" and not config.tune.beta:
+        yield Problem("tune.beta", "must be above 0 for dpo")
+    if stage == "dpo" and config.train.minutes:
+        yield Problem("train.minutes", "the speed of dpo is not measured in advance; set train.epochs or train.steps")
+
+
+def _groups(config: RunConfig) -> Iterator[Problem]:
+    """Of grpo, whose answers have any length and whose questions no end."""
+    train, group = config.train, config.tune.group
+    if not train.steps:
+        given = next((name for name in LENGTHS if getattr(train, name)), "steps")
+        yield Problem(f"train.{given}", "the length of grpo is given in steps; set train.steps instead")
+    replies = train.batch_size * resolve_accumulation(train, config.model)
+    if replies % group:
+        message = f"{group} answers to each question do not divide the {replies} answers of a step"
+        yield Problem("tune.group", f"{message} (train.batch_size × accumulation); change one of them")

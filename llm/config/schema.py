@@ -288,6 +288,14 @@ class EvaluateConfig:
     core_every: int = setting(0, "Steps between CORE evaluations, and one at the end; 0 = never.", low=0, safe=True)
     core_path: str = setting("", "Folder of the CORE bundle; empty = the downloaded one.", safe=True)
     core_examples: int = setting(500, "Maximum number of questions per CORE task; 0 = all.", low=0, safe=True)
+    answers_every: int = setting(
+        0,
+        "Fine-tuning: steps between evaluations of exact answers, and one at the start and the end; 0 = never. The "
+        "questions are held out of the built-in dialogues.",
+        low=0,
+        live=True,
+    )
+    answers_questions: int = setting(64, "Questions per evaluation of exact answers.", low=1, high=10_000, safe=True)
 
 
 @dataclass(frozen=True)

@@ -9,7 +9,7 @@ the text ends where the context is full.
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 
 import torch
@@ -226,3 +226,15 @@ class ContinuousBatch:
         last = self._rows.pop()
         if index < len(self._rows):
             self._rows[index] = last
+
+
+def run_requests(batch: ContinuousBatch, requests: Iterable[Request]) -> Iterator[NewToken]:
+    """Answer all requests, as many at a time as have room; their tokens as they are generated.
+
+    No request has more samples than `batch.max_rows`.
+    """
+    waiting = deque(requests)
+    while waiting or not batch.is_empty:
+        while waiting and batch.has_room(waiting[0]):
+            batch.add(waiting.popleft())
+        yield from batch.step()

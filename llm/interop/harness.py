@@ -19,7 +19,7 @@ from lm_eval.utils import get_rolling_token_windows, make_disjoint_window
 from llm.config.decode_schema import DecodeConfig
 from llm.core.score import score_targets
 from llm.engine import prompt_ids
-from llm.engine.continuous import ContinuousBatch, NewToken, Request
+from llm.engine.continuous import ContinuousBatch, Request, run_requests
 from llm.errors import UserError
 from llm.model.transformer import Transformer
 from llm.tokenizer import Tokenizer
@@ -102,20 +102,11 @@ class HarnessModel(TemplateLM):  # type: ignore[misc]
 
     def generate_until(self, requests: list[Instance], disable_tqdm: bool = False) -> list[str]:
         """The continuation of each context up to its stop strings, at most `max_gen_toks` tokens; greedy by default."""
-        batch = ContinuousBatch(self._model, self._words)
-        waiting = [self._generation(*request.args) for request in requests][::-1]
-        order = waiting[::-1]
-        texts: dict[int, list[str]] = {id(request): [] for request in order}
-        while waiting or not batch.is_empty:
-            while waiting and batch.has_room(waiting[-1]):
-                batch.add(waiting.pop())
-            for token in batch.step():
-                self._collect(texts, token)
-        return ["".join(texts[id(request)]) for request in order]
-
-    @staticmethod
-    def _collect(texts: dict[int, list[str]], token: NewToken) -> None:
-        texts[id(token.request)].append(token.text)
+        asked = [self._generation(*request.args) for request in requests]
+        texts = {id(request): "" for request in asked}
+        for token in run_requests(ContinuousBatch(self._model, self._words), asked):
+            texts[id(token.request)] += token.text
+        return [texts[id(request)] for request in asked]
 
     def _generation(self, context: str, options: dict[str, Any]) -> Request:
         count = int(options.get("max_gen_toks", options.get("max_new_tokens", DEFAULT_NEW_TOKENS)))

@@ -16,6 +16,7 @@ from llm.run import Run
 from llm.training.batch_plan import BatchPlan
 from llm.training.distributed import Ranks
 from llm.training.dpo import References
+from llm.training.grpo import Rollouts
 from llm.training.state import TrainerState
 
 
@@ -34,12 +35,14 @@ class StepContext:
 @dataclass
 class TrainingContext(StepContext):
     """A training of `run` on `dataset`. `core_tasks` is empty where the run does not measure CORE; `references` are the
-    pairs of preference tuning; `metrics` are the names of the objective's metrics."""
+    pairs of preference tuning, `rollouts` the questions and answers of reinforcement; `metrics` are the names of the
+    objective's metrics."""
 
     run: Run = field(kw_only=True)
     dataset: Dataset = field(kw_only=True)
     core_tasks: Sequence[Task] = ()
     references: References | None = None
+    rollouts: Rollouts | None = None
     metrics: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:

@@ -45,7 +45,7 @@ class Trainer:
             context, commands, self.tasks, self.step_metrics, self.recovery, RankMetrics(context, loss_fn)
         )
         self.cursor_at = context.state.batch_index
-        self.batches: BatchSource = batch_source(
+        self.batches: BatchSource = context.rollouts or batch_source(
             context.dataset,
             context.config,
             rows=context.batch_plan.global_batch_size,
@@ -101,13 +101,15 @@ class Trainer:
     def _step(self, batch: Rows, counted: int) -> Iterator[Event]:
         """One step and the tasks due after it. A stop between two micro-batches abandons the step."""
         began = time.perf_counter()
+        if self.context.rollouts is not None:
+            batch = self.context.rollouts.sample(batch, self.context.state.batch_index)
         result = take_step(self.context, batch, self.loss_fn, self.commands.is_stop_requested, counted)
         while isinstance(result, OutOfMemory):
             yield halve_micro_batch(self.context)
             result = take_step(self.context, batch, self.loss_fn, self.commands.is_stop_requested, counted)
         if result is None:
             return
-        self.threads.add(time.perf_counter() - began)
+        self.threads.add(time.perf_counter() - began, batch)
         yield from self.step_metrics.add(result, batch)
         self._update_cursor()
         if self.context.ranks.is_first and not self.recovery.reason and any(map(self.tasks.is_due, self.tasks.table())):

@@ -7,6 +7,7 @@ import time
 from collections import deque
 from collections.abc import Iterator
 from contextlib import contextmanager
+from typing import NamedTuple
 
 import numpy as np
 
@@ -19,6 +20,14 @@ from llm.training.step import Rows, StepResult
 LOG_SECONDS = 0.1
 SHOWN_ROWS, SHOWN_TOKENS = 8, 100  # logged of a skipped batch
 LOSS_SCALE_STEPS, MAX_LOSS_SCALE = 2000, 2.0**24
+
+
+class LastLog(NamedTuple):
+    """When a step was last logged (`time.perf_counter`, without excluded time), the step, and its tokens seen."""
+
+    seconds: float
+    step: int
+    tokens: int
 
 
 class StepMetrics:
@@ -36,7 +45,7 @@ class StepMetrics:
     def restart(self) -> None:
         """Start measuring anew after the state was restored."""
         self.bad_steps = 0
-        self.last_log = (time.perf_counter(), self.context.state.step)
+        self.last_log = LastLog(time.perf_counter(), self.context.state.step, self.context.state.tokens_seen)
 
     @contextmanager
     def exclude_time(self) -> Iterator[None]:
@@ -46,7 +55,7 @@ class StepMetrics:
             yield
         finally:
             now = time.perf_counter()
-            self.last_log = (min(now, self.last_log[0] + now - start), self.last_log[1])
+            self.last_log = self.last_log._replace(seconds=min(now, self.last_log.seconds + now - start))
 
     def add(self, result: StepResult, batch: Rows) -> Iterator[Event]:
         """Add the result of a step; yields the events of the results that are read now."""
@@ -54,7 +63,7 @@ class StepMetrics:
         if every:
             is_logged = result.step % every == 0
         else:
-            is_logged = time.perf_counter() - self.last_log[0] >= LOG_SECONDS
+            is_logged = time.perf_counter() - self.last_log.seconds >= LOG_SECONDS
         is_logged = is_logged or result.step in (1, self.context.batch_plan.steps)
         self.unread.append((result, is_logged, batch[0]))
         yield from self.read(leave=self.max_unread)
@@ -111,11 +120,10 @@ class StepMetrics:
             state.steps_at_scale = 0
 
     def _log_event(self, result: StepResult) -> Event:
-        context, now = self.context, time.perf_counter()
-        last, last_step = self.last_log
-        self.last_log = (now, result.step)
-        seconds = (now - last) / max(1, result.step - last_step)
-        rate = context.batch_plan.tokens_per_step / seconds
+        context, now, last = self.context, time.perf_counter(), self.last_log
+        self.last_log = LastLog(now, result.step, result.tokens_seen)
+        seconds = (now - last.seconds) / max(1, result.step - last.step)
+        rate = (result.tokens_seen - last.tokens) / (now - last.seconds)
         if math.isfinite(result.loss):  # checkpoints hold finite metrics only
             context.state.metrics["loss"] = result.loss
         return context.event(

@@ -8,8 +8,8 @@ from torch import Tensor
 
 from llm.config import RunConfig
 from llm.model.transformer import Transformer
+from llm.training import dpo, grpo
 from llm.training.distributed import LossFn
-from llm.training.dpo import METRICS, PreferenceLoss
 
 
 class Objective(NamedTuple):
@@ -25,7 +25,9 @@ class Objective(NamedTuple):
 def build_objective(model: Transformer, config: RunConfig) -> Objective:
     """The objective of the configured stage."""
     if config.tune.stage == "dpo":
-        return Objective(PreferenceLoss(model, config.tune.beta), 3, METRICS, is_compiled=False)
+        return Objective(dpo.PreferenceLoss(model, config.tune.beta), 3, dpo.METRICS, is_compiled=False)
+    if config.tune.stage == "grpo":
+        return Objective(grpo.GroupLoss(model, config.tune.beta), 6, grpo.METRICS, is_compiled=False)
     if config.tune.stage == "sft":
         return Objective(AnswerLoss(model), 3 if config.tune.packing == "documents" else 2)
     return Objective(model.loss)

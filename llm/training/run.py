@@ -28,7 +28,6 @@ from llm.training.batch_plan import resolve_batch_plan
 from llm.training.commands import CommandQueue
 from llm.training.context import TrainingContext
 from llm.training.distributed import LossFn, Ranks
-from llm.training.dpo import References, check_pairs
 from llm.training.length import measure_length
 from llm.training.live import LiveWeights
 from llm.training.loop import Trainer
@@ -45,6 +44,7 @@ from llm.training.setup import (
     save_tokenizer,
     thread_warning,
 )
+from llm.training.stages import prepare_stage
 from llm.training.step import is_out_of_memory
 
 SETS_STEP = (Started, StepLogged, Skipped, RolledBack)  # not `Saved`, which comes after its step
@@ -226,8 +226,7 @@ def training_events(
     state.global_batch_size = batch_plan.global_batch_size
     plan = resolve_plan(config, state, dataset, batch_plan, ranks)
     context = TrainingContext(config, state, plan, batch_plan, ranks, core_tasks, run=run, dataset=dataset)
-    if config.tune.stage == "dpo":
-        yield from prepare_references(context)
+    yield from prepare_stage(context)
     loss_fn, warning = compile_loss(context)
     if config.train.minutes and not state.flops_per_second:
         yield from measure_length(context, loss_fn)
@@ -250,18 +249,6 @@ def prepare_on_ranks(
     if is_prepared and not ranks.is_first:
         dataset = yield from prepare_dataset(config, home, commands, known)
     return dataset
-
-
-def prepare_references(context: TrainingContext) -> Generator[Event, None, None]:
-    """Set the reference log-probabilities of preference tuning: computed by rank 0 before the first step, else read."""
-    references = References(context.run, context.dataset, context.batch_plan.seq_len)
-    for message in check_pairs(references, context.batch_plan.seq_len):
-        yield Warned(step=context.state.step, message=message)
-    if context.ranks.is_first and not references.is_saved and context.state.step == 0:
-        yield from references.compute(context.state.model, context.plan, context.config.train.batch_size)
-    context.ranks.broadcast(True)  # the others wait until they are saved
-    references.load()
-    context.references = references
 
 
 def stopped_event(run: Run, commands: CommandQueue) -> Finished:

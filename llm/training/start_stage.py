@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 
 from llm.config import RunConfig, diff, resolve_model, with_overrides
+from llm.config.overrides import merge_overrides
 from llm.errors import ConfigError, Problem, UserError, WrongUse
 from llm.files import published_directory, write_json
 from llm.run import Run
@@ -34,10 +35,20 @@ STAGE_DEFAULTS = (
     ("schedule.warmup_ratio", "0.03"),
     ("evaluate.every", "50"),
     ("evaluate.core_every", "0"),
+    ("evaluate.answers_every", "0"),
     ("sample.every", "50"),
     ("sample.prompt", ""),
 )
 """Settings of a stage where they are not given. The others are the parent's."""
+GRPO_DEFAULTS = (
+    ("train.steps", "100"),
+    ("train.batch_size", "64"),
+    ("train.accumulation", "1"),
+    ("train.total_batch_tokens", "0"),
+    ("tune.beta", "0.04"),
+    ("evaluate.answers_every", "20"),
+)
+"""Those of grpo, after STAGE_DEFAULTS."""
 CONVERSATIONS = Path("conversations", "good.jsonl")
 """The conversations of a home that were marked good in a chat, or corrected."""
 
@@ -65,12 +76,14 @@ def plan_stage(
     stage: str = "sft",
     keep_optimizer: bool = False,
 ) -> Stage:
-    """The stage with `overrides`, checked. Without `data.corpus` it trains on the conversations marked in a chat.
+    """The stage with `overrides`, checked. Without `data.corpus` it trains on the conversations marked in a chat; grpo,
+    which only evaluates on it, takes that of an sft parent, else the embedded dialogues.
 
     ConfigError where the weights of `parent` cannot be trained with it.
     """
-    base = with_overrides(parent.config, [*STAGE_DEFAULTS, ("tune.stage", stage)])
-    config = with_overrides(base, [*corpus_override(home, overrides), *overrides])
+    defaults = merge_overrides(dict(STAGE_DEFAULTS), GRPO_DEFAULTS if stage == "grpo" else ())
+    base = with_overrides(parent.config, [*defaults.items(), ("tune.stage", stage)])
+    config = with_overrides(base, [*corpus_override(home, parent, stage, overrides), *overrides])
     return stage_with(home, parent, config, keep_optimizer=keep_optimizer)
 
 
@@ -92,10 +105,14 @@ def stage_with(home: Path, parent: Parent, config: RunConfig, *, keep_optimizer:
     return Stage(parent, with_vocabulary(home, parent, config, tokenizer), tokenizer, keep_optimizer)
 
 
-def corpus_override(home: Path, overrides: Sequence[tuple[str, str]]) -> list[tuple[str, str]]:
-    """`data.corpus` where it is not given: the replies marked good in the chat. WrongUse if there are none."""
+def corpus_override(
+    home: Path, parent: Parent, stage: str, overrides: Sequence[tuple[str, str]]
+) -> list[tuple[str, str]]:
+    """`data.corpus` where it is not given, as `plan_stage` says. WrongUse if no replies were marked good in a chat."""
     if any(path == "data.corpus" for path, _ in overrides):
         return []
+    if stage == "grpo":
+        return [("data.corpus", parent.config.data.corpus if parent.config.tune.stage == "sft" else "dialogues")]
     marked = home / CONVERSATIONS
     if not marked.exists():
         raise WrongUse(

@@ -5,14 +5,27 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Generator, Iterator
 from dataclasses import dataclass, replace
+from functools import cached_property
 from typing import Literal, TypeVar
 
 from torch import Tensor
 
+from llm.answers import has_right_answer, measure_answers
 from llm.config import RunConfig
 from llm.core.score import evaluate_core
+from llm.data.text.dialogues import Question
 from llm.engine import Engine, Piece
-from llm.events import CommandRefused, CoreEvaluated, Evaluated, Event, MetricsLogged, Progress, Sampled, Saved
+from llm.events import (
+    AnswersEvaluated,
+    CommandRefused,
+    CoreEvaluated,
+    Evaluated,
+    Event,
+    MetricsLogged,
+    Progress,
+    Sampled,
+    Saved,
+)
 from llm.files import directory_size, remove_directory
 from llm.model.transformer import Transformer
 from llm.tokenizer import Tokenizer
@@ -22,6 +35,7 @@ from llm.training.checkpoint import publish_weights
 from llm.training.context import TrainingContext
 from llm.training.dpo import References, evaluate_pairs
 from llm.training.evaluate import Evaluation, evaluate
+from llm.training.rewards import TASKS, held_out_questions
 from llm.training.saver import Saver
 from llm.training.state import whole_weights
 
@@ -84,10 +98,14 @@ class Tasks:
         """
         config, step = self.context.config, self.context.state.step
         core_every = config.evaluate.core_every if self.context.core_tasks else 0
+        answers_every = config.evaluate.answers_every if config.tune.stage != "pretrain" else 0
         samples, only_improved = config.sample.every, config.checkpoint.only_improved
         return {
             "evaluate": Task(self.evaluate, config.evaluate.every, at_start=config.evaluate.at_start, at_end=True),
             "core": Task(self.core, core_every, at_end=core_every > 0, is_command=False),
+            "answers": Task(
+                self.answers, answers_every, at_start=answers_every > 0, at_end=answers_every > 0, is_command=False
+            ),
             "sample": Task(self.sample, samples, at_start=samples > 0, at_end=samples > 0),
             "save": Task(
                 self.save,
@@ -252,6 +270,28 @@ class Tasks:
             yield context.event(
                 CoreEvaluated, core_metric=result.core_metric, tasks=result.accuracy, centred=result.centred
             )
+
+    def answers(self, command_id: str = "") -> Iterator[Event]:
+        """Measure exact answers. A stop request ends it without a result."""
+        context, model = self.context, self._whole_model()
+        tokenizer, tune = context.dataset.tokenizer, context.config.tune
+        judge = TASKS[tune.task].is_solved if tune.stage == "grpo" else has_right_answer
+        template = tokenizer.chat_template
+        assert template is not None, "a stage of fine-tuning has a chat template"
+        model.eval()
+        try:
+            work = measure_answers(Engine(model, tokenizer), template, self._questions, judge)
+            result = yield from self._report_progress(work, self.is_stop_requested)
+        finally:
+            model.train()
+        if result is not None:
+            self.done_at["answers"] = context.state.step
+            yield context.event(AnswersEvaluated, **result.to_record(), questions=result.questions)
+
+    @cached_property
+    def _questions(self) -> list[Question]:
+        """The held-out questions whose exact answers are measured."""
+        return held_out_questions(self.context.config)
 
     def _report_progress(
         self, work: Generator[Progress, None, Result], should_stop: Callable[[], bool] = lambda: False

@@ -19,7 +19,8 @@ from llm.limits import usable_cores
 from llm.load import busy_processes
 from llm.training.context import TrainingContext
 from llm.training.distributed import LossFn
-from llm.training.length import random_batch, time_step
+from llm.training.length import time_step
+from llm.training.step import Rows
 
 CHANGE = 1.25  # ratio of step times from which the number of threads is measured again
 RECENT_STEPS = 20
@@ -35,13 +36,15 @@ class ThreadWatch:
         self.context, self.loss_fn = context, loss_fn
         self.recent: deque[float] = deque(maxlen=RECENT_STEPS)
         self.usual = 0.0
+        self.batch: Rows = ()
         is_alone = context.ranks.world_size == 1 and context.plan.device == "cpu"
         self.is_active = is_alone and usable_cores() > 1 and not context.config.train.threads
 
-    def add(self, seconds: float) -> None:
-        """Record the wall time of a step."""
+    def add(self, seconds: float, batch: Rows) -> None:
+        """Record the wall time of a step, and its batch to measure with."""
         if not self.is_active:
             return
+        self.batch = batch
         self.recent.append(seconds)
         if not self.usual and len(self.recent) == RECENT_STEPS:
             self.usual = statistics.median(self.recent)
@@ -58,8 +61,8 @@ class ThreadWatch:
         slowdown = self.slowdown
         if 1 / CHANGE < slowdown < CHANGE:
             return
-        context, batch, before = self.context, random_batch(self.context), self.context.plan.threads
-        threads = fastest_threads(lambda: time_step(context, batch, self.loss_fn))
+        context, before = self.context, self.context.plan.threads
+        threads = fastest_threads(lambda: time_step(context, self.batch, self.loss_fn))
         torch.set_num_threads(threads)
         self.recent.clear()
         self.usual = 0.0

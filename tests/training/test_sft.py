@@ -15,7 +15,7 @@ from llm.config.resolve import resolve_model
 from llm.data.batches.packing import PackedBatches, PackedRows
 from llm.device import Plan
 from llm.errors import ConfigError, UserError, WrongUse
-from llm.events import Evaluated, Sampled, StepLogged, Warned
+from llm.events import AnswersEvaluated, Evaluated, Sampled, StepLogged, Warned
 from llm.model.transformer import Transformer
 from llm.optim import build_optimizer
 from llm.run import Run
@@ -163,6 +163,21 @@ def test_a_resumed_run_equals_an_uninterrupted_one_bit_for_bit(parent: Run, tmp_
     assert 0 < resumed.checkpoint().step < 8
     run_training(resumed, tmp_path)
     assert_same_end(whole, resumed)
+
+
+def test_exact_answers_are_measured_on_a_schedule_and_change_nothing(parent: Run, tmp_path: Path) -> None:
+    corpus = write_conversations(tmp_path / "rows.jsonl")
+    fields = {"train__steps": "5", "sample__every": "0", "evaluate__answers_questions": "9"}
+    measured, plain = (sft(tmp_path, corpus, **fields, evaluate__answers_every=every) for every in ("2", "0"))
+    run_training(measured, tmp_path)
+    run_training(plain, tmp_path)
+    events = [event for event in measured.events() if isinstance(event, AnswersEvaluated)]
+    assert [event.step for event in events] == [0, 2, 4, 5]
+    assert all(event.questions == len(event.kinds) == 9 for event in events)
+    assert not any(isinstance(event, AnswersEvaluated) for event in plain.events())
+    assert_same_end(measured, plain)
+    with pytest.raises(ConfigError, match="answers_every: is for fine-tuning"):
+        sft(tmp_path, corpus, evaluate__answers_every="2", tune__stage="pretrain")
 
 
 def test_the_optimizer_state_is_kept_on_request(parent: Run, tmp_path: Path) -> None:

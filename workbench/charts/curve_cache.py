@@ -25,6 +25,7 @@ from llm.reader import WRONG_SHAPE, open_file, parse_json
 from llm.run import Run
 from llm.run.log import parse_event
 from workbench.charts.curves import (
+    ANSWER_COLUMNS,
     CORE_COLUMNS,
     METRIC_COLUMNS,
     STEP_COLUMNS,
@@ -34,13 +35,14 @@ from workbench.charts.curves import (
     Table,
 )
 
-FORMAT = 3
+FORMAT = 4
 NOT_NPY = (SyntaxError, tokenize.TokenError, MemoryError, RecursionError)  # numpy at a damaged header
 MAX_HEAD_BYTES = 256 << 20  # samples and warnings of a whole run
 WORTH_BYTES = 8 << 20  # a log shorter than this is read as quickly as its cache
 FINGERPRINT_BYTES = 4096  # bytes of the log by which it is recognized
 SINGLE = ("started", "progress", "last_step", "last_evaluation", "finished")  # events that `RunCurves` keeps one of
 SEVERAL = ("samples", "recent")
+COLUMNS = (STEP_COLUMNS, VALIDATION_COLUMNS, CORE_COLUMNS, METRIC_COLUMNS, ANSWER_COLUMNS)
 
 
 def cache_path(curves: RunCurves) -> Path:
@@ -64,6 +66,7 @@ def save_cache(curves: RunCurves) -> bool:
             validation=curves.validation.array(),
             core=curves.core.array(),
             metrics=curves.metrics.array(),
+            answers=curves.answers.array(),
         )
         path.parent.mkdir(exist_ok=True)
         write_atomic(path, buffer.getvalue())
@@ -81,13 +84,14 @@ def load_cache(run: Run) -> RunCurves:
             head = parse_json(bytes(kept["head"]), MAX_HEAD_BYTES)
             if not belongs(head, curves):
                 return curves
-            names = ("steps", "validation", "core", "metrics")
-            steps, validation, core, metrics = (rows_of(kept[name]) for name in names)
+            names = ("steps", "validation", "core", "metrics", "answers")
+            steps, validation, core, metrics, answers = (rows_of(kept[name]) for name in names)
             restored = with_head(RunCurves(run), head)
         restored.steps = Table(STEP_COLUMNS, steps)
         restored.validation = Table(VALIDATION_COLUMNS, validation)
         restored.core = Table(CORE_COLUMNS, core)
         restored.metrics = Table(METRIC_COLUMNS, metrics)
+        restored.answers = Table(ANSWER_COLUMNS, answers)
     except (OSError, EOFError, zipfile.BadZipFile, zlib.error, NotImplementedError, *NOT_NPY, *WRONG_SHAPE):
         return curves
     return restored
@@ -116,7 +120,7 @@ def head_of(curves: RunCurves, read: int) -> bytes:
     """Everything but the arrays, as JSON."""
     head: dict[str, Any] = {
         "format": FORMAT,
-        "columns": [STEP_COLUMNS, VALIDATION_COLUMNS, CORE_COLUMNS],
+        "columns": COLUMNS,
         "read": read,
         "log": fingerprint(Path(curves.lines.path), read),
         "paused": curves.paused,
@@ -142,7 +146,7 @@ def with_head(curves: RunCurves, head: dict[str, Any]) -> RunCurves:
 
 def belongs(head: dict[str, Any], curves: RunCurves) -> bool:
     """Whether the cache is of this format and was made from this log."""
-    columns = [list(names) for names in (STEP_COLUMNS, VALIDATION_COLUMNS, CORE_COLUMNS)]
+    columns = [list(names) for names in COLUMNS]
     if head["format"] != FORMAT or head["columns"] != columns:
         return False
     return bool(head["log"] == fingerprint(Path(curves.lines.path), int(head["read"])))

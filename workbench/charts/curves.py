@@ -16,6 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from llm.events import (
+    AnswersEvaluated,
     CommandRefused,
     CoreEvaluated,
     Evaluated,
@@ -53,7 +54,8 @@ STEP_COLUMNS = (
 )
 VALIDATION_COLUMNS = ("step", "elapsed", "validation_loss", "perplexity", "bits_per_byte", "train_loss")
 CORE_COLUMNS = ("step", "elapsed", "core_metric")
-METRIC_NAMES = ("reward", "margin", "accuracy")
+ANSWER_COLUMNS = ("step", "elapsed", "accuracy")
+METRIC_NAMES = ("reward", "margin", "accuracy", "kl", "entropy")
 METRIC_COLUMNS = ("step", "elapsed", *METRIC_NAMES)
 
 LONG_STRETCH = 8  # consecutive logged steps that are worth reading as rows
@@ -94,7 +96,7 @@ class Table:
     def __len__(self) -> int:
         return self.rows
 
-    def append(self, event: StepLogged | Evaluated | CoreEvaluated) -> None:
+    def append(self, event: StepLogged | Evaluated | CoreEvaluated | AnswersEvaluated) -> None:
         """Add one row from the event's attributes; None becomes NaN. It replaces the rows from its step on."""
         if self.rows and event.step <= self["step"][-1]:
             self.truncate(event.step - 1)
@@ -145,6 +147,7 @@ class RunCurves:
         self.steps = Table(STEP_COLUMNS)
         self.validation = Table(VALIDATION_COLUMNS)
         self.core = Table(CORE_COLUMNS)
+        self.answers = Table(ANSWER_COLUMNS)
         self.metrics = Table(METRIC_COLUMNS)
         """The metrics of fine-tuning, of training steps."""
         self.marks: list[RunMark] = []
@@ -227,6 +230,11 @@ class RunCurves:
         return self.started.total_steps if self.started is not None else 0
 
     @property
+    def is_reinforced(self) -> bool:
+        """Whether the run learns by reinforcement, and its reward is of more interest than its loss."""
+        return bool(len(self.metrics) and np.isfinite(self.metrics["entropy"][-1]))
+
+    @property
     def is_preparing(self) -> bool:
         """Whether the run is before its first step."""
         waiting = self.progress is not None and self.progress.step == 0
@@ -306,6 +314,9 @@ class RunCurves:
             case CoreEvaluated():
                 self.core.append(event)
                 self.progress = None
+            case AnswersEvaluated():
+                self.answers.append(event)
+                self.progress = None
             case MetricsLogged(is_validation=False):
                 values = [event.metrics.get(name, np.nan) for name in METRIC_NAMES]
                 self.metrics.truncate(event.step - 1)
@@ -332,6 +343,7 @@ class RunCurves:
         self.steps.truncate(step)
         self.validation.truncate(step)
         self.core.truncate(step)
+        self.answers.truncate(step)
         self.metrics.truncate(step)
         self.marks = [mark for mark in self.marks if mark.step <= step]
         if self.last_step is not None and self.last_step.step > step:

@@ -22,7 +22,7 @@ class SeriesSpec:
     """A curve: its name in the legend, and the table and column of `RunCurves` that it draws."""
 
     name: str
-    table: Literal["steps", "validation", "core", "metrics"]
+    table: Literal["steps", "validation", "core", "metrics", "answers"]
     column: str
     color: str
     smooth: bool = True
@@ -34,6 +34,7 @@ class SeriesSpec:
             "validation": curves.validation,
             "core": curves.core,
             "metrics": curves.metrics,
+            "answers": curves.answers,
         }
         table = tables[self.table]
         kind: Literal["line", "points"] = "line" if self.table in ("steps", "metrics") else "points"
@@ -70,7 +71,12 @@ METRICS = (
     SeriesSpec("accuracy", "metrics", "accuracy", "secondary"),
 )
 METRICS_CHART = ChartSpec("core-chart", "implicit reward and accuracy", METRICS)
-"""Takes the place of the CORE chart for a run that has metrics of preference tuning."""
+ANSWERS = SeriesSpec("exact answers", "answers", "accuracy", "warning")
+ANSWERS_CHART = ChartSpec("core-chart", "exact answers", (ANSWERS,))
+REWARD_CHART = ChartSpec("loss-chart", "reward and exact answers", (METRICS[0], ANSWERS), LOSS_MARKS, is_smoothed=True)
+KL = SeriesSpec("KL", "metrics", "kl", "accent")
+ENTROPY = SeriesSpec("entropy", "metrics", "entropy", "secondary")
+KL_CHART = ChartSpec("core-chart", "KL to the reference, entropy (nats per token)", (KL, ENTROPY))
 CHARTS = (
     ChartSpec("loss-chart", "loss (nats per token)", (TRAIN, VALIDATION), LOSS_MARKS, is_smoothed=True),
     ChartSpec("lr-chart", "learning rate", (RATE,), marks=("setting",)),
@@ -86,6 +92,18 @@ OVERLAYS = (
     ChartSpec("grad_norm", "gradient norm", (NORM,)),
     ChartSpec("tokens_per_second", "tokens per second", (SPEED,)),
 )
+
+
+def chart_of_stage(chart: ChartSpec, curves: RunCurves) -> ChartSpec:
+    """What the place of `chart` shows for the stage of a run: reinforcement has a reward instead of a loss, and instead
+    of CORE, which fine-tuning does not measure, there are metrics of the stage and exact answers."""
+    if curves.is_reinforced:
+        return {CHARTS[0]: REWARD_CHART, CORE_CHART: KL_CHART}.get(chart, chart)
+    if chart is not CORE_CHART or not (len(curves.metrics) or len(curves.answers)):
+        return chart
+    if not len(curves.metrics):
+        return ANSWERS_CHART
+    return replace(METRICS_CHART, series=(*METRICS, ANSWERS)) if len(curves.answers) else METRICS_CHART
 
 
 @dataclass(frozen=True)

@@ -1,4 +1,4 @@
-"""`sft` and `dpo`: stages of fine-tuning."""
+"""`sft`, `dpo` and `grpo`: stages of fine-tuning."""
 
 from __future__ import annotations
 
@@ -16,14 +16,21 @@ from workbench.commands.train import add_track_option, train_new
 STAGES = {
     "sft": "teach a run to answer: fine-tune it on conversations",
     "dpo": "tune a run to preferences: rows with a chosen and a rejected answer",
+    "grpo": "reinforce the right answers of a run: sums, counting or format, checked by a function",
 }
+NEEDS = {
+    "sft": "[--data.corpus FILE]",
+    "dpo": "[--data.corpus FILE]",
+    "grpo": "[--tune.task sums|counting|format]",
+}
+"""What each learns from, for the usage line."""
 
 
 def register(subparsers: Any) -> None:
     for stage, help in STAGES.items():
         command = add_command(subparsers, stage, help, tune, json=True, takes_fields=True)
         command.usage = (
-            f"{command.prog} RUN[@STEP|@last|@best] [--data.corpus FILE] [--name NAME] [--keep-optimizer] [--json] "
+            f"{command.prog} RUN[@STEP|@last|@best] {NEEDS[stage]} [--name NAME] [--keep-optimizer] [--json] "
             "[--FIELD VALUE ...]"
         )
         add_checkpoint(command)

@@ -12,7 +12,17 @@ from llm.config import RunConfig, check_name, diff, load_preset, resumed_config,
 from llm.config.check import LENGTHS
 from llm.config.overrides import Overrides
 from llm.errors import UserError, WrongUse
-from llm.events import CoreEvaluated, Evaluated, Event, Finished, MetricsLogged, Progress, Started, StepLogged
+from llm.events import (
+    AnswersEvaluated,
+    CoreEvaluated,
+    Evaluated,
+    Event,
+    Finished,
+    MetricsLogged,
+    Progress,
+    Started,
+    StepLogged,
+)
 from llm.files import remove_directory
 from llm.launch import Launch
 from llm.memory import memory_errors_as_user_errors
@@ -288,6 +298,7 @@ class LastMetrics:
         (Evaluated, ("validation_loss", "perplexity", "bits_per_byte")),
         (CoreEvaluated, ("core_metric",)),
         (MetricsLogged, ("metrics",)),
+        (AnswersEvaluated, ("accuracy", "kinds")),
         (Finished, ("step", "status", "elapsed", "reason")),
     )
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, fields
 
-from llm.events import CoreEvaluated, Evaluated, Event, MetricsLogged, Skipped, StepLogged
+from llm.events import AnswersEvaluated, CoreEvaluated, Evaluated, Event, MetricsLogged, Skipped, StepLogged
 
 MEASURED = (StepLogged, Evaluated, CoreEvaluated, Skipped)
 OMITTED = frozenset({"step", "time", "elapsed", "tokens"})
@@ -24,6 +24,9 @@ def row_of(event: Event) -> Row | None:
     if isinstance(event, MetricsLogged):
         prefix = "validation_" if event.is_validation else ""
         return Row(event.step, event.time, {prefix + name: value for name, value in event.metrics.items()})
+    if isinstance(event, AnswersEvaluated):
+        kinds = {f"exact_answers_{kind}": share for kind, share in event.kinds.items()}
+        return Row(event.step, event.time, {"exact_answers": event.accuracy} | kinds)
     if not isinstance(event, MEASURED):
         return None
     values = {item.name: getattr(event, item.name) for item in fields(event) if item.name not in OMITTED}

@@ -14,7 +14,7 @@ from textual.message import Message
 
 from workbench.charts.chart import Chart
 from workbench.charts.curves import RunCurves
-from workbench.charts.run_charts import CHARTS, CORE_CHART, METRICS_CHART, contents
+from workbench.charts.run_charts import CHARTS, CORE_CHART, chart_of_stage, contents
 from workbench.ui.host import host_of
 
 CHART_KEYS = [
@@ -31,7 +31,7 @@ class ScreenChart(Chart, inherit_bindings=False):
 
 class ChartGrid(Grid):
     """All charts, or only the chosen one where there is room for one. The screen has the classes `one-chart`, and
-    `-core` once there is a CORE metric."""
+    `-core` once there is a CORE metric, exact answers or metrics of a stage."""
 
     class Revealed(Message):
         """Charts have come into view, which were not drawn while they were hidden."""
@@ -62,13 +62,13 @@ class ChartGrid(Grid):
 
     def draw(self, curves: RunCurves, others: Sequence[RunCurves], axis: str, clip: float, empty: str) -> None:
         """Fill the charts in view. Gradients are clipped at norm `clip`; `empty` is shown where there is no data."""
-        if (len(curves.core) or len(curves.metrics)) and not self.screen.has_class("-core"):
+        has_more = len(curves.core) or len(curves.metrics) or len(curves.answers)
+        if has_more and not self.screen.has_class("-core"):
             self.screen.add_class("-core")
-        for spec in CHARTS:
+        for place in CHARTS:
+            spec = chart_of_stage(place, curves)
             chart = self.query_one(f"#{spec.id}", Chart)
-            if spec is CORE_CHART:
-                spec = METRICS_CHART if len(curves.metrics) else CORE_CHART
-                chart.set_title(spec.title)
+            chart.set_title(spec.title)
             if chart.display:
                 shown = contents(spec, curves, axis, clip, others)
                 chart.empty = empty

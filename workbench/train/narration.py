@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from llm.events import (
+    AnswersEvaluated,
     CommandRefused,
     CoreEvaluated,
     Evaluated,
@@ -49,6 +50,9 @@ def describe(event: Event) -> str:
             return ""
         case CoreEvaluated():
             return f"CORE {event.core_metric:.4f} over {len(event.tasks)} tasks"
+        case AnswersEvaluated():
+            kinds = ", ".join(f"{kind} {share:.0%}" for kind, share in event.kinds.items())
+            return f"exact answers {event.accuracy:.1%} of {event.questions:,} questions: {kinds}"
         case Sampled():
             return "sample"
         case Saved():

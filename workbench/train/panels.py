@@ -99,6 +99,10 @@ def figures_line(curves: RunCurves, width: int) -> Content:
         figures.append(("bits/byte", f"{evaluation.bits_per_byte:.3f}"))
     if len(curves.core):
         figures.append(("CORE", f"{curves.core['core_metric'][-1]:.4f}"))
+    if curves.is_reinforced:
+        figures.append(("reward", f"{curves.metrics['reward'][-1]:.2f}"))
+    if len(curves.answers):
+        figures.append(("exact answers", f"{100 * curves.answers['accuracy'][-1]:.0f}%"))
     if step is not None:
         figures.append(("tokens/s", format_count(step.tokens_per_second, digits=3)))
         figures += rank_figures(curves, step)

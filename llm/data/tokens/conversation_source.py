@@ -64,7 +64,7 @@ class ConversationSource:
     stream = None
 
     def __init__(self, config: RunConfig, home: Path) -> None:
-        self.data, self.stage = config.data, config.tune.stage
+        self.data, self.stage = config.data, config.tune.data_stage
         self.training = open_conversations(config.data, home, self.stage)
         other = replace(config.data, corpus=config.data.validation)
         self.validation = open_conversations(other, home, self.stage) if config.data.validation else None

@@ -53,7 +53,7 @@ def training_settings(config: RunConfig) -> dict[str, Any]:
 def index_settings(config: RunConfig) -> dict[str, Any]:
     """The settings of a dataset as its index records them under `made_with`."""
     settings: dict[str, Any] = {"data": asdict(config.data), "tokenizer": asdict(config.tokenizer)}
-    return settings | ({} if config.tune.stage == "pretrain" else {"stage": config.tune.stage})
+    return settings | ({} if config.tune.stage == "pretrain" else {"stage": config.tune.data_stage})
 
 
 def token_settings(made_with: dict[str, Any]) -> str:
