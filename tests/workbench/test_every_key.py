@@ -152,7 +152,7 @@ RUNS = [
     row("runs.curves", "t", lambda app: app.sent[-1:] == [("train", "tiny-1")]),
     row("runs.resume", "r", at(AskSteps), "escape"),
     row("runs.fork", "f", at(ForkScreen), "escape"),
-    row("runs.fine-tune", "F", at(AskText), "escape"),
+    row("runs.fine-tune", "F", at(Ask), "escape"),
     row("runs.overlay", "o", at(OverlayScreen), "escape"),
     row("runs.filter", "slash", focus("runs-filter")),
     row("runs.back", "escape", focus("runs-list")),

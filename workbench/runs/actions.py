@@ -28,6 +28,16 @@ if TYPE_CHECKING:
     from workbench.runs.export_dialog import ExportChoice
 
 LARGE_LOG_BYTES = 20 << 20  # exporting a larger log reports its progress
+STAGES = (
+    Answer("sft", "Teach it to answer, from conversations (sft)"),
+    Answer("dpo", "Prefer some answers to others (dpo)"),
+    Answer("sums", "Reinforce right answers to small sums (grpo)"),
+    Answer("counting", "Reinforce right answers to how many things a story tells of (grpo)"),
+    Answer("format", "Reinforce answers that are one short sentence (grpo)"),
+)
+"""The ways to fine-tune: a stage that reads a file, or a task of grpo."""
+FILES = {"sft": "conversations", "dpo": "preferences, rows with a chosen and a rejected answer"}
+"""What the file of a stage holds."""
 
 
 class RunActions:
@@ -96,20 +106,27 @@ class RunActions:
             self._start(run)
 
     async def fine_tune(self, summary: RunSummary, checkpoint: CheckpointInfo | None) -> None:
-        """Create a run that fine-tunes a checkpoint (None: the newest) on a file of conversations, and train it."""
+        """Create a run that fine-tunes a checkpoint (None: the newest) in a chosen way, and train it."""
         workbench = self.screen.workbench
         reference = f"{summary.name}@{checkpoint.step if checkpoint else 'last'}"
-        question = AskText(
-            f"Fine-tune {reference} on conversations (a JSONL or Parquet file, or a folder):",
-            value=offered_conversations(workbench.home),
-            problem_of=path_problem,
-        )
-        path: str | None = await self.screen.app.push_screen_wait(question)
-        if path is None:
+        choice = await self.screen.app.push_screen_wait(Ask(f"Fine-tune {reference}:", STAGES))
+        if not choice:
             return
+        stage, fields = "grpo", [("tune.task", choice)]
+        if choice in FILES:
+            offered = offered_conversations(workbench.home) if choice == "sft" else ""
+            question = AskText(
+                f"Fine-tune {reference} on {FILES[choice]} (a JSONL or Parquet file, or a folder):",
+                value=offered,
+                problem_of=path_problem,
+            )
+            path: str | None = await self.screen.app.push_screen_wait(question)
+            if path is None:
+                return
+            stage, fields = choice, [("data.corpus", pasted_path(path))]
         self.notify(f"copying {reference}…")
         try:
-            run = await asyncio.to_thread(create_stage, workbench.home, reference, pasted_path(path))
+            run = await asyncio.to_thread(create_stage, workbench.home, reference, stage, fields)
         except (UserError, OSError) as error:
             notify_error(self.screen.app, error)
             return
@@ -236,11 +253,11 @@ def create_fork(home: Path, parent: Parent, config: RunConfig, weights_only: boo
     return fork(home, parent, config, weights_only=weights_only)
 
 
-def create_stage(home: Path, reference: str, corpus: str) -> Run:
+def create_stage(home: Path, reference: str, stage: str, fields: Overrides) -> Run:
     """Create a run that fine-tunes a checkpoint. Copies its weights, which may be large: for a thread."""
     from llm.training.start_stage import plan_stage, start_stage
 
-    return start_stage(home, plan_stage(home, open_parent(home, reference), [("data.corpus", corpus)]))
+    return start_stage(home, plan_stage(home, open_parent(home, reference), fields, stage=stage))
 
 
 def offered_conversations(home: Path) -> str:

@@ -33,7 +33,7 @@ class RunsScreen(WorkbenchScreen):
     GUIDE = (
         "The second table lists the checkpoints of the selected run. Compare runs with different tokenizers by bits "
         "per byte, not by loss. Space marks runs: o overlays the curves of the marked runs, = compares two "
-        "configurations. f starts a new run from a checkpoint; F teaches it to answer, from a file of conversations."
+        "configurations. f starts a new run from a checkpoint; F teaches it to answer, from conversations or by reward."
     )
     GUIDES: ClassVar[dict[str, str]] = {
         "runs-list": (
@@ -345,7 +345,7 @@ class RunsScreen(WorkbenchScreen):
             self._change(lambda summary: self.actions.fork(summary, checkpoint))
 
     def action_fine_tune(self) -> None:
-        """Fine-tune the selected checkpoint, or the newest of the run, on conversations."""
+        """Fine-tune the selected checkpoint, or the newest of the run."""
         if not self._report_damage():
             checkpoint = self.selected_checkpoint
             self._change(lambda summary: self.actions.fine_tune(summary, checkpoint))

@@ -72,6 +72,24 @@ async def test_marked_runs_are_laid_over_each_other(tmp_path):
         assert pilot.app.screen is screen
 
 
+async def test_a_run_is_reinforced_on_a_chosen_task(trained_run, tmp_path, monkeypatch):
+    shutil.copytree(trained_run.path, tmp_path / "runs" / "tiny-1")
+    monkeypatch.setattr(TrainingService, "begin", lambda service, run, overrides=(): True)
+    async with RunsApp(tmp_path).run_test(size=(80, 24)) as pilot:
+        screen = await opened(pilot, 1)
+        await at(pilot, screen, "tiny-1")
+        await pilot.press("F")
+        await until(pilot, lambda: isinstance(pilot.app.screen, Ask) and "small sums" in shown(pilot.app.screen))
+        await pilot.press("j", "j", "j", "enter")
+        await until(pilot, lambda: (tmp_path / "runs" / "tiny-1-grpo-1").exists())
+        tune = Run.open(tmp_path, "tiny-1-grpo-1").config().tune
+        assert (tune.stage, tune.task) == ("grpo", "counting")
+        await pilot.press("F")
+        await until(pilot, lambda: isinstance(pilot.app.screen, Ask))
+        await pilot.press("j", "enter")
+        await until(pilot, lambda: isinstance(pilot.app.screen, AskText) and "chosen" in shown(pilot.app.screen))
+
+
 async def test_two_configurations_are_compared(tmp_path):
     home_with_runs(tmp_path)
     async with RunsApp(tmp_path).run_test(size=(80, 24)) as pilot:

@@ -11,7 +11,7 @@ import pytest
 from textual.widgets import Input, RichLog
 
 from llm.config import RunConfig
-from llm.events import CoreEvaluated, KnobSet, Sampled, Saved, Skipped, to_line
+from llm.events import AnswersEvaluated, CoreEvaluated, KnobSet, MetricsLogged, Sampled, Saved, Skipped, to_line
 from llm.run import Run
 from tests.workbench.scripted import ScriptedTrainer, loss_at, scripted_run, step_event, write_events
 from tests.workbench.waiting import shown, until, was_notified
@@ -337,6 +337,25 @@ async def test_the_core_metric_gets_a_chart_and_a_figure_when_there_is_one(home:
         await until(pilot, lambda: screen.query_one("#core-chart", Chart).has_class("chosen"))
         await pilot.press("m")
         await until(pilot, lambda: "CORE metric" in shown(screen) and "gradient norm" not in shown(screen))
+
+
+async def test_exact_answers_and_a_reward_get_charts_when_there_are_some(home: Path) -> None:
+    run = scripted_run(home, "old-1", 150)
+    app = app_with(home)
+    async with app.run_test(size=(200, 60)) as pilot:
+        screen = await opened(app, pilot, "old-1")
+        log = run.log()
+        log.append(AnswersEvaluated(step=150, accuracy=0.25, kinds={"sum": 0.5, "who": 0.0}, questions=64))
+        await until(pilot, lambda: "exact answers 25%" in shown(screen))
+        assert "exact answers 25.0% of 64 questions: sum 50%, who 0%" in shown(screen)
+        assert screen.query_one("#core-chart", Chart).data.series[0].y.tolist() == [0.25]
+        log.append(MetricsLogged(step=150, metrics={"reward": 0.125, "kl": 0.01, "entropy": 0.5}))
+        log.close()
+        await until(pilot, lambda: "reward and exact answers" in shown(screen) and "reward 0.12" in shown(screen))
+        assert "KL to the reference" in shown(screen)
+        shares = [series.y.tolist() for series in screen.query_one("#loss-chart", Chart).data.series]
+        assert shares == [[0.125], [0.25]]
+        assert [series.y.tolist() for series in screen.query_one("#core-chart", Chart).data.series] == [[0.01], [0.5]]
 
 
 async def test_a_long_log_is_read_beside_the_screen(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
