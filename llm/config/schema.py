@@ -283,15 +283,15 @@ class EvaluateConfig:
     batches: int = setting(
         20, "Batches per evaluation, spread over the validation text; 0 = all of it.", low=0, safe=True
     )
-    at_start: bool = setting(True, "Evaluate before the first step.", safe=True)
+    at_start: bool = setting(True, "Evaluate before the first step, also exact answers.", safe=True)
     train_too: bool = setting(False, "Also evaluate on the same number of training batches.", safe=True)
     core_every: int = setting(0, "Steps between CORE evaluations, and one at the end; 0 = never.", low=0, safe=True)
     core_path: str = setting("", "Folder of the CORE bundle; empty = the downloaded one.", safe=True)
     core_examples: int = setting(500, "Maximum number of questions per CORE task; 0 = all.", low=0, safe=True)
     answers_every: int = setting(
         0,
-        "Fine-tuning: steps between evaluations of exact answers, and one at the start and the end; 0 = never. The "
-        "questions are held out of the built-in dialogues.",
+        "Fine-tuning: steps between evaluations of exact answers to held-out questions of the built-in dialogues, and "
+        "one at the end; 0 = never.",
         low=0,
         live=True,
     )

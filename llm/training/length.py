@@ -66,7 +66,9 @@ def time_step(context: StepContext, batch: Rows, loss_fn: LossFn) -> float:
     loss = accumulate_gradients(context, batch, loss_fn)
     assert loss is not None
     clip_grad_norm(state.model.parameters(), config.train.clip)
-    state.optimizer.step(0.0, torch.zeros_like(loss, dtype=torch.bool), momentum=momentum_at(state.step, config))
+    state.optimizer.step(
+        0.0, torch.zeros((), dtype=torch.bool, device=loss.device), momentum=momentum_at(state.step, config)
+    )
     state.optimizer.zero_grad()
     if loss.is_cuda:
         torch.cuda.synchronize()

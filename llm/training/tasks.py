@@ -104,7 +104,11 @@ class Tasks:
             "evaluate": Task(self.evaluate, config.evaluate.every, at_start=config.evaluate.at_start, at_end=True),
             "core": Task(self.core, core_every, at_end=core_every > 0, is_command=False),
             "answers": Task(
-                self.answers, answers_every, at_start=answers_every > 0, at_end=answers_every > 0, is_command=False
+                self.answers,
+                answers_every,
+                at_start=answers_every > 0 and config.evaluate.at_start,
+                at_end=answers_every > 0,
+                is_command=False,
             ),
             "sample": Task(self.sample, samples, at_start=samples > 0, at_end=samples > 0),
             "save": Task(

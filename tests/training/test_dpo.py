@@ -17,7 +17,7 @@ from llm.config.resolve import resolve_model
 from llm.config.schema import ModelConfig
 from llm.data.batches.pairs import PairRows
 from llm.data.tokens.conversation_tokens import ConversationTokens, ConversationWriter
-from llm.errors import UserError
+from llm.errors import ConfigError, UserError
 from llm.events import Evaluated, MetricsLogged
 from llm.files import remove_directory
 from llm.model.transformer import Transformer
@@ -27,6 +27,7 @@ from llm.tokenizer.chat_template import Message
 from llm.training.dpo import METRICS, PreferenceLoss
 from llm.training.run import run_training
 from llm.training.start_stage import plan_stage, start_stage
+from llm.training.threads import ThreadWatch
 from tests.data.batches.test_packing import TOKENIZER, conversations
 
 from .test_resume import StopAfter, assert_same_end
@@ -143,3 +144,20 @@ def test_a_run_on_pairs_prefers_the_chosen_answers_and_resumes_bit_for_bit(paren
     remove_directory(resumed.path / "reference")
     with pytest.raises(UserError, match="only the first step can compute it"):
         run_training(resumed, tmp_path, overrides=(("train.steps", "14"),))
+
+
+def test_the_number_of_threads_is_measured_on_pairs(
+    parent: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    before, measured = torch.get_num_threads(), []
+    for module in ("llm.device", "llm.training.threads", "llm.training.setup"):
+        monkeypatch.setattr(f"{module}.usable_cores", lambda: 2)
+    monkeypatch.setattr("llm.training.threads.fastest_threads", lambda step: (measured.append(step()), 1)[1])
+    monkeypatch.setattr(ThreadWatch, "slowdown", 2.0)
+    run = dpo(tmp_path, train__steps="3", checkpoint__every="2", train__threads="0")
+    try:
+        assert run_training(run, tmp_path).status == "finished" and measured
+    finally:
+        torch.set_num_threads(before)
+    with pytest.raises(ConfigError, match="the speed of dpo is not measured in advance"):
+        dpo(tmp_path, train__minutes="1")

@@ -54,15 +54,15 @@ def test_a_change_counts_when_it_lasts(seconds: float) -> None:
     context = cast(Any, SimpleNamespace(config=config, plan=plan, ranks=Ranks()))
     watch = ThreadWatch(context, cast(Any, None))
     for _ in range(RECENT_STEPS):
-        watch.add(1.0)
+        watch.add(1.0, ())
     for count in range(RECENT_STEPS):
         assert watch.slowdown == 1.0 or count >= RECENT_STEPS / 2
-        watch.add(seconds)
+        watch.add(seconds, ())
     assert watch.slowdown == seconds
     context.config.train.threads = 2  # stated by the user
     pinned = ThreadWatch(context, cast(Any, None))
     for duration in [1.0] * RECENT_STEPS + [9.0] * RECENT_STEPS:
-        pinned.add(duration)
+        pinned.add(duration, ())
     assert pinned.slowdown == 1.0
 
 
