@@ -7,8 +7,8 @@ One update is made from each batch of answers, so that the ratio of equation 3 i
 from __future__ import annotations
 
 import random
+from collections import defaultdict
 from collections.abc import Sequence
-from dataclasses import replace
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -16,12 +16,11 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from llm.config import RunConfig
-from llm.config.schema import DecodeConfig
+from llm.config import DecodeConfig, RunConfig
 from llm.data.batches.packing import Int64, PackedBatches
 from llm.data.text.dialogues import TRAIN, Question
 from llm.device import Plan
-from llm.engine.continuous import ContinuousBatch, Request, run_requests
+from llm.engine.continuous import ContinuousBatch, NewToken, Request, run_requests
 from llm.engine.weights import reading_model
 from llm.errors import UserError
 from llm.model.loss import IGNORE_INDEX
@@ -126,9 +125,10 @@ class Rollouts:
     ) -> None:
         """`replies`: answers per step over all ranks. UserError if no question fits into `seq_len` tokens."""
         self.config, self.model, self.reference, self.plan = config, model, reference, plan
-        self.tokenizer, self.task = tokenizer, TASKS[config.tune.task]
+        assert tokenizer.chat_template is not None, "a stage of fine-tuning has a chat template"
+        self.tokenizer, self.template, self.task = tokenizer, tokenizer.chat_template, TASKS[config.tune.task]
+        self.stop = tuple(filter(None, [self.template.stop]))
         self.questions, self.prompts = self._find_questions(seq_len)
-        self.rank = ranks.rank
         self.order = PackedBatches(
             QuestionNumbers(len(self.questions)),
             rows=replies // config.tune.group,
@@ -158,43 +158,39 @@ class Rollouts:
         return inputs, targets, advantages.numpy(), rewards.numpy(), sampled, reference
 
     def generate(self, numbers: Sequence[int], i: int) -> list[Reply]:
-        """`tune.group` answers to each question, sampled from the model's own probabilities."""
+        """`tune.group` answers to each question, sampled from the model's probabilities as they are."""
         self.model.eval()
         try:
             model = reading_model(self.model, dtype=self.model.head_weight.dtype)
             batch = ContinuousBatch(model, self.tokenizer)
-            asked = [pair for number in numbers for pair in self._requests(number, i, batch.max_rows)]
-            return self._collect(batch, asked)
+            asked = [request for number in numbers for request in self._requests(number, i, batch.max_rows)]
+            tokens: defaultdict[tuple[int, int], list[NewToken]] = defaultdict(list)
+            for token in run_requests(batch, [request for request, _ in asked]):
+                tokens[id(token.request), token.sample].append(token)
         finally:
             self.model.train()
+        return [
+            self._reply(request, question, tokens[id(request), sample])
+            for request, question in asked
+            for sample in range(request.params.num_samples)
+        ]
 
     def _requests(self, number: int, i: int, most: int) -> list[tuple[Request, Question]]:
         """The requests for the answers to one question, with at most `most` samples each."""
         tune, found = self.config.tune, []
-        template = self.tokenizer.chat_template
-        stop = (template.stop,) if template is not None and template.stop else ()
-        params = DecodeConfig(temperature=1.0, max_tokens=tune.max_tokens, stop=stop)
         for first in range(0, tune.group, most):
             seed = random.Random(f"{self.config.train.seed} {i} {number} {first}").getrandbits(62)
             count = min(most, tune.group - first)
-            request = Request(self.prompts[number], replace(params, num_samples=count, seed=seed))
-            found.append((request, self.questions[number]))
+            params = DecodeConfig(max_tokens=tune.max_tokens, stop=self.stop, num_samples=count, seed=seed)
+            found.append((Request(self.prompts[number], params), self.questions[number]))
         return found
 
-    def _collect(self, batch: ContinuousBatch, asked: Sequence[tuple[Request, Question]]) -> list[Reply]:
-        """The answers to all requests. One that does not end has the reward 0."""
-        tokens = {(id(request), sample): [] for request, _ in asked for sample in range(request.params.num_samples)}
-        for token in run_requests(batch, [request for request, _ in asked]):
-            tokens[id(token.request), token.sample].append(token)
-        replies = []
-        for request, question in asked:
-            for sample in range(request.params.num_samples):
-                own = tokens[id(request), sample]
-                text = "".join(token.text for token in own).strip()
-                reward = self.task.reward(text, question) if own[-1].reason == "stop" else 0.0
-                ids, log_probs = [token.token_id for token in own], [token.logprob for token in own]
-                replies.append(Reply(request.prompt, ids, log_probs, reward))
-        return replies
+    def _reply(self, request: Request, question: Question, tokens: Sequence[NewToken]) -> Reply:
+        """One answer with its reward, which is 0 if it does not end."""
+        text = "".join(token.text for token in tokens).strip()
+        reward = self.task.reward(text, question) if tokens[-1].reason == "stop" else 0.0
+        ids, log_probs = [token.token_id for token in tokens], [token.logprob for token in tokens]
+        return Reply(request.prompt, ids, log_probs, reward)
 
     @torch.no_grad()
     def _reference_log_probs(self, inputs: Int64, targets: Int64) -> NDArray[np.float32]:
@@ -211,10 +207,9 @@ class Rollouts:
 
     def _find_questions(self, seq_len: int) -> tuple[list[Question], list[tuple[int, ...]]]:
         """The questions that fit, and their tokens."""
-        template, tune = self.tokenizer.chat_template, self.config.tune
-        assert template is not None, "a stage of fine-tuning has a chat template"
+        tune = self.config.tune
         questions = task_questions(tune.task, TRAIN, QUESTIONS, self.config.data.seed)
-        prompts = [tuple(template.prompt_ids(self.tokenizer, question.messages)) for question in questions]
+        prompts = [tuple(self.template.prompt_ids(self.tokenizer, question.messages)) for question in questions]
         fitting = [number for number, prompt in enumerate(prompts) if len(prompt) + tune.max_tokens <= seq_len]
         if not fitting:
             raise UserError(

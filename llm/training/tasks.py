@@ -41,7 +41,6 @@ from llm.training.state import whole_weights
 
 Result = TypeVar("Result")
 DEFAULT_QUESTION = "Hello!"
-"""The question of a sample where `sample.prompt` is empty."""
 SplitName = Literal["train", "validation"]
 
 TRAIN_BATCHES = (
@@ -65,12 +64,12 @@ class Task:
     is_command: bool = True
 
 
-def sample_prompt(config: RunConfig, tokenizer: Tokenizer) -> str | list[int]:
-    """The prompt of a sample: `sample.prompt`, as a question once the model is trained on conversations."""
-    template, prompt = tokenizer.chat_template, config.sample.prompt
+def sample_prompt(config: RunConfig, tokenizer: Tokenizer, prompt: str) -> str | list[int]:
+    """The prompt of a sample, as a question once the model is trained on conversations."""
+    template = tokenizer.chat_template
     if template is None or config.tune.stage == "pretrain":
         return prompt
-    return template.prompt_ids(tokenizer, [Message("user", prompt or DEFAULT_QUESTION)])
+    return template.prompt_ids(tokenizer, [Message("user", prompt)])
 
 
 class Tasks:
@@ -315,15 +314,23 @@ class Tasks:
         config, model = self.context.config, self._whole_model()
         params = replace(config.decode, max_tokens=config.sample.max_tokens)
         tokenizer = self.context.dataset.tokenizer
+        prompt = config.sample.prompt or self._default_prompt()
         model.eval()
         try:
             engine = Engine(model, tokenizer)
-            pieces = engine.stream(sample_prompt(config, tokenizer), params, num_samples=1)
+            pieces = engine.stream(sample_prompt(config, tokenizer, prompt), params, num_samples=1)
             text = "".join(piece.text for piece in pieces if isinstance(piece, Piece))
         finally:
             model.train()
         self.done_at["sample"] = self.context.state.step
-        yield self.context.event(Sampled, prompt=config.sample.prompt, text=text, command_id=command_id)
+        yield self.context.event(Sampled, prompt=prompt, text=text, command_id=command_id)
+
+    def _default_prompt(self) -> str:
+        """The prompt of a sample where `sample.prompt` is empty: for grpo a question of its task."""
+        stage = self.context.config.tune.stage
+        if stage == "grpo":
+            return self._questions[0].messages[-1].content
+        return "" if stage == "pretrain" else DEFAULT_QUESTION
 
     def save(self, command_id: str = "", *, at_once: bool = False) -> Iterator[Event]:
         """Start to save in the background; `saver.report` yields the result. The next save due retries a failed one.

@@ -112,7 +112,7 @@ class RunActions:
         choice = await self.screen.app.push_screen_wait(Ask(f"Fine-tune {reference}:", STAGES))
         if not choice:
             return
-        stage, fields = "grpo", [("tune.task", choice)]
+        stage, fields = "grpo", (("tune.task", choice),)
         if choice in FILES:
             offered = offered_conversations(workbench.home) if choice == "sft" else ""
             question = AskText(
@@ -123,7 +123,7 @@ class RunActions:
             path: str | None = await self.screen.app.push_screen_wait(question)
             if path is None:
                 return
-            stage, fields = choice, [("data.corpus", pasted_path(path))]
+            stage, fields = choice, (("data.corpus", pasted_path(path)),)
         self.notify(f"copying {reference}…")
         try:
             run = await asyncio.to_thread(create_stage, workbench.home, reference, stage, fields)
