@@ -25,7 +25,7 @@ from tests.workbench.scripted import ScriptedTrainer, scripted_run
 from tests.workbench.waiting import shown, until
 from workbench.app import WorkbenchApp
 from workbench.charts.export import strips_of
-from workbench.data import corpora
+from workbench.data import prepared_data
 from workbench.presets import estimate
 from workbench.train.machine import Machine, Measurement
 from workbench.train.service import TrainingService
@@ -83,7 +83,7 @@ def still_home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     monkeypatch.setattr(EventLog, "append", lambda log, event: append(log, stamped(event)))
     monkeypatch.setattr(estimate, "available_bytes", lambda: 16 * 10**9)
     monkeypatch.setattr(Machine, "measure", lambda machine: Measurement(42.0, 3 * 10**9, 16 * 10**9))
-    monkeypatch.setattr(corpora, "PREVIEW_TOKENS", 120)
+    monkeypatch.setattr(prepared_data, "PREVIEW_TOKENS", 120)
     for module in [module for name, module in sys.modules.items() if name.startswith("workbench.")]:
         if hasattr(module, "directory_size"):
             monkeypatch.setattr(module, "directory_size", lambda path: 12_345_678)
