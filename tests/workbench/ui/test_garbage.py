@@ -12,9 +12,9 @@ from workbench.ui.garbage import freeze_loaded_objects
 
 
 @pytest.fixture(autouse=True)
-def thawed() -> Iterator[None]:
+def frozen_again() -> Iterator[None]:
     yield
-    gc.unfreeze()
+    freeze_loaded_objects()
 
 
 class Node:
