@@ -18,6 +18,7 @@ from torch import Tensor
 from llm.config.decode_schema import DecodeConfig
 from llm.engine.batch import max_batch_prompts
 from llm.engine.beam import beam_params
+from llm.engine.echo import PromptEcho
 from llm.engine.ragged import RaggedCache
 from llm.engine.reader import BLOCK
 from llm.engine.reply import Reason, Sample, draw_tokens
@@ -51,28 +52,30 @@ share a call of the pipeline."""
 @dataclass(frozen=True)
 class Request:
     """`params.num_samples` texts to generate from the tokens `prompt`; with `top_logprobs`, each token has as many
-    alternatives."""
+    alternatives. With `echo`, the tokens of the prompt come first, and `params.max_tokens` may be 0."""
 
     prompt: tuple[int, ...]
     params: DecodeConfig
     top_logprobs: int = 0
+    echo: bool = False
 
 
 @dataclass(frozen=True)
 class NewToken:
     """One token of one sample of a request, and the whole characters it completed.
 
-    `logprob`: in nats, before the logits pipeline; `top`: the most likely tokens and theirs. `reason` is set on a
-    sample's last token.
+    `logprob`: in nats, before the logits pipeline, None for the first token of a prompt; `top`: the most likely tokens
+    and theirs. `reason` is set on a sample's last token.
     """
 
     request: Request
     sample: int
     token_id: int
     text: str
-    logprob: float
+    logprob: float | None
     top: tuple[tuple[int, float], ...]
     reason: Reason
+    is_prompt: bool = False
 
 
 class Row:
@@ -103,6 +106,8 @@ class ContinuousBatch:
         self._cache = RaggedCache(model.config, self.max_rows, device=device, dtype=dtype)
         self._prefill = KVCache(model.config, 1, device=device, dtype=dtype)
         self._joining: deque[list[Row]] = deque()
+        self._echo: PromptEcho | None = None
+        self._echoed: list[NewToken] = []
         self._rows: list[Row] = []
 
     @property
@@ -135,6 +140,7 @@ class ContinuousBatch:
         """Drop the rows of `request`, if it has not ended."""
         if self._joining and self._joining[0][0].request is request:
             self._prefill.truncate(0)
+            self._echo = None
         self._joining = deque(rows for rows in self._joining if rows[0].request is not request)
         for index in reversed(range(len(self._rows))):
             if self._rows[index].request is request:
@@ -143,9 +149,10 @@ class ContinuousBatch:
     @torch.no_grad()
     def step(self) -> list[NewToken]:
         """Generate a token of every row, and read about `BLOCK` tokens of the prompts that wait."""
+        self._echoed = []
         decoded = self._decode() if self._rows else []
         logits = [*decoded, *self._read_prompts()]
-        return self._sample(torch.cat(logits)[:, : self._vocabulary.size]) if logits else []
+        return self._echoed + (self._sample(torch.cat(logits)[:, : self._vocabulary.size]) if logits else [])
 
     def _decode(self) -> list[Tensor]:
         """Logits (rows, V) after the last token of every row."""
@@ -158,17 +165,33 @@ class ContinuousBatch:
         budget = BLOCK
         while self._joining and budget > 0:
             rows = self._joining[0]
-            prompt, done = rows[0].request.prompt, self._prefill.length
-            block = prompt[done : done + BLOCK]
-            logits = self.model(torch.tensor([block], device=self._vocabulary.device), self._prefill, last_only=True)
+            request, done = rows[0].request, self._prefill.length
+            block = request.prompt[done : done + BLOCK]
+            tokens = torch.tensor([block], device=self._vocabulary.device)
+            logits = self.model(tokens, self._prefill, last_only=not request.echo)
             budget -= len(block)
-            if self._prefill.length == len(prompt):
-                self._joining.popleft()
-                for row in rows:
-                    self._cache.append(self._prefill)
-                    self._rows.append(row)
-                self._prefill.truncate(0)
-                yield logits[:, -1].expand(len(rows), -1)
+            if request.echo:
+                self._echo = self._echo or PromptEcho(self.tokenizer, request.top_logprobs)
+                self._echo.read(block, logits[0, :, : self._vocabulary.size])
+            if self._prefill.length < len(request.prompt):
+                continue
+            self._joining.popleft()
+            self._echo_prompt(rows)
+            running = [row for row in rows if row.limit]
+            for row in running:
+                self._cache.append(self._prefill)
+                self._rows.append(row)
+            self._prefill.truncate(0)
+            if running:
+                yield logits[:, -1].expand(len(running), -1)
+
+    def _echo_prompt(self, rows: Sequence[Row]) -> None:
+        """Report the prompt that was read as the first tokens of `rows`, if its request wants that."""
+        echo, self._echo = self._echo, None
+        for row in rows if echo is not None else ():
+            self._echoed += [NewToken(row.request, row.sample, *token, "", is_prompt=True) for token in echo.tokens]
+            if not row.limit:
+                self._echoed[-1] = replace(self._echoed[-1], reason="length")
 
     def _sample(self, logits: Tensor) -> list[NewToken]:
         """Sample a token of every row from logits (rows, V), and remove the rows that have ended."""

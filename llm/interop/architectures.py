@@ -71,14 +71,21 @@ def nanochat_layout(c: ModelConfig) -> ModelConfig:
     return replace(c, rope_pairs="halves", rope_inverse=True)
 
 
+def gpt_sizes(c: ModelConfig) -> Settings:
+    """The sizes by the names that GPT2Config, nanoGPT and nanochat share."""
+    return {"vocab_size": c.vocab_size, "n_embd": c.d_model, "n_layer": c.n_layer, "n_head": c.n_head}
+
+
+def read_gpt_sizes(s: Mapping[str, Any]) -> Settings:
+    """Fields of `ModelConfig` from the names of `gpt_sizes`. KeyError for a missing one."""
+    sizes = {"vocab_size": s["vocab_size"], "d_model": s["n_embd"], "n_layer": s["n_layer"], "n_head": s["n_head"]}
+    return sizes | {"d_ff": 4 * s["n_embd"]}
+
+
 def gpt2_settings(c: ModelConfig) -> Settings:
     """Arguments of transformers' GPT2Config."""
-    return {
-        "vocab_size": c.vocab_size,
+    return gpt_sizes(c) | {
         "n_positions": c.context,
-        "n_embd": c.d_model,
-        "n_layer": c.n_layer,
-        "n_head": c.n_head,
         "n_inner": c.d_ff,
         "activation_function": ACTIVATIONS[c.mlp],
         "layer_norm_epsilon": c.norm_eps,
@@ -93,15 +100,7 @@ def gpt2_settings(c: ModelConfig) -> Settings:
 
 def nanogpt_settings(c: ModelConfig) -> Settings:
     """Arguments of nanoGPT's GPTConfig."""
-    return {
-        "block_size": c.context,
-        "vocab_size": c.vocab_size,
-        "n_layer": c.n_layer,
-        "n_head": c.n_head,
-        "n_embd": c.d_model,
-        "dropout": c.dropout,
-        "bias": c.bias,
-    }
+    return gpt_sizes(c) | {"block_size": c.context, "dropout": c.dropout, "bias": c.bias}
 
 
 def rotary_settings(c: ModelConfig) -> Settings:
@@ -146,14 +145,11 @@ def read_gpt2(s: Mapping[str, Any]) -> ModelConfig:
     for name in ("scale_attn_by_inverse_layer_idx", "reorder_and_upcast_attn", "add_cross_attention"):
         if s.get(name):
             raise ValueError(f"{name} is on, which this program does not have")
+    sizes = read_gpt_sizes(s) | ({"d_ff": s["n_inner"]} if s.get("n_inner") else {})
     return ModelConfig(
-        n_layer=s["n_layer"],
-        d_model=s["n_embd"],
-        n_head=s["n_head"],
+        **sizes,
         n_kv_head=s["n_head"],
-        d_ff=s.get("n_inner") or 4 * s["n_embd"],
         context=s["n_positions"],
-        vocab_size=s["vocab_size"],
         norm="layernorm",
         norm_eps=s.get("layer_norm_epsilon", 1e-5),
         position="learned",

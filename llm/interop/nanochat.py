@@ -15,6 +15,7 @@ from llm.config.resolve import check_resolved
 from llm.config.schema import ModelConfig
 from llm.errors import UserError
 from llm.events import Progress
+from llm.interop.architectures import read_gpt_sizes
 from llm.interop.hf import check_fields_of, empty_weights
 from llm.interop.imported import (
     Imported,
@@ -74,14 +75,11 @@ def read_shape(path: Path, settings: Any, rows: int) -> ModelConfig:
     try:
         if set(settings.get("window_pattern", "L")) != {"L"}:
             raise ValueError(f"it attends within sliding windows ({settings['window_pattern']!s:.20})")
+        sizes = read_gpt_sizes(settings)
         shape = ModelConfig(
-            n_layer=settings["n_layer"],
-            d_model=settings["n_embd"],
-            n_head=settings["n_head"],
+            **sizes | {"vocab_size": max(rows, sizes["vocab_size"])},
             n_kv_head=settings["n_kv_head"],
-            d_ff=4 * settings["n_embd"],
             context=settings["sequence_len"],
-            vocab_size=max(rows, settings["vocab_size"]),
             norm_eps=EPSILON,
             norm_gain=False,
             embedding_norm=True,

@@ -11,7 +11,7 @@ from llm.config.resolve import check_resolved
 from llm.config.schema import ModelConfig
 from llm.errors import UserError
 from llm.events import Progress
-from llm.interop.architectures import GPT2, nanogpt_settings
+from llm.interop.architectures import GPT2, nanogpt_settings, read_gpt_sizes
 from llm.interop.hf import OWN_TABLE, check_fields_of, empty_weights
 from llm.interop.imported import Imported, check_finite, check_tensors, check_vocabulary, find_tokenizer
 from llm.interop.model_card import RECIPE, model_card, recipe
@@ -120,13 +120,9 @@ def read_shape(path: Path, settings: Any, tensors: int) -> ModelConfig:
     try:
         biased = bool(settings.get("bias", True))
         shape = ModelConfig(
-            n_layer=settings["n_layer"],
-            d_model=settings["n_embd"],
-            n_head=settings["n_head"],
+            **read_gpt_sizes(settings),
             n_kv_head=settings["n_head"],
-            d_ff=4 * settings["n_embd"],
             context=settings["block_size"],
-            vocab_size=settings["vocab_size"],
             norm="layernorm",
             norm_eps=EPSILON,
             position="learned",

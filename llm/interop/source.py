@@ -7,11 +7,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from llm.config import RunConfig, resolve_model, resumed_config
+from llm.config import RunConfig, resolve_model
 from llm.config.schema import ModelConfig
 from llm.errors import UserError
 from llm.run import CheckpointInfo, Run, verify
-from llm.run.checkpoints import MODEL, OPTIMIZER, read_state
+from llm.run.checkpoints import MODEL, OPTIMIZER
+from llm.run.fork import parent_at
 from llm.run.shapes import check_weights
 from llm.tokenizer import Tokenizer, load_tokenizer
 
@@ -47,9 +48,8 @@ class Source:
 def open_source(run: Run, info: CheckpointInfo) -> Source:
     """Everything but the weights of a checkpoint."""
     tokenizer = load_tokenizer(run.path / "tokenizer")
-    state = read_state(info)
-    config = resumed_config(run.config(), state.get("overrides", {}).items())
-    return Source(run, info, config, resolve_model(config.model, tokenizer.vocab_size), tokenizer, state)
+    at = parent_at(run, info)
+    return Source(run, info, at.config, resolve_model(at.config.model, tokenizer.vocab_size), tokenizer, at.state)
 
 
 def torch_dtype(name: str) -> torch.dtype:

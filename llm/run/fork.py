@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from llm.config import RunConfig, check, diff, with_overrides
+from llm.config import RunConfig, check, diff, resumed_config, with_overrides
 from llm.errors import ConfigError, Problem, UserError
 from llm.files import published_directory, write_json
 from llm.run.checkpoints import (
@@ -52,10 +52,13 @@ class Parent:
 
 def open_parent(home: Path, reference: str) -> Parent:
     """The checkpoint called `RUN`, `RUN@last`, `RUN@best` or `RUN@STEP`."""
-    run, info = find_checkpoint(home, reference)
+    return parent_at(*find_checkpoint(home, reference))
+
+
+def parent_at(run: Run, info: CheckpointInfo) -> Parent:
+    """A checkpoint with its configuration. ConfigError if its state changes a field that cannot change."""
     state = read_state(info)
-    overrides = state.get("overrides", {}).items()
-    return Parent(run, info, with_overrides(run.config(), list(overrides)), state)
+    return Parent(run, info, resumed_config(run.config(), state.get("overrides", {}).items()), state)
 
 
 def changed_paths(parent: Parent, config: RunConfig) -> set[str]:

@@ -9,7 +9,7 @@ import torch
 
 from llm.config.decode_schema import DecodeConfig
 from llm.config.schema import ModelConfig
-from llm.engine import Completion, Engine
+from llm.engine import Completion, Engine, continuous
 from llm.engine.continuous import ContinuousBatch, NewToken, Request
 from llm.errors import ConfigError
 from llm.model.packed import PackedTransformer
@@ -96,6 +96,37 @@ def test_the_log_probabilities_are_those_of_the_model() -> None:
         assert [id for id, _ in token.top] == order.tolist()
         assert [value for _, value in token.top] == pytest.approx(values.tolist())
     assert all(token.top == () for token in found if token.request is not asked)
+
+
+@pytest.mark.parametrize("block", [256, 5])
+@pytest.mark.parametrize("max_tokens", [0, 1, 3])
+def test_an_echo_has_the_log_probabilities_of_the_prompt(
+    block: int, max_tokens: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(continuous, "BLOCK", block)
+    model = make_model()
+    batch = ContinuousBatch(model, TOKENIZER)
+    text = "从前, twice upon a time"
+    asked = Request(tuple(TOKENIZER.encode(text)), replace(PARAMS, num_samples=2, max_tokens=max_tokens), 3, echo=True)
+    other = request("The", PARAMS)
+    batch.add(other)
+    batch.add(asked)
+    found: list[NewToken] = []
+    while not batch.is_empty:
+        found += batch.step()
+    with torch.no_grad():
+        log_p = torch.log_softmax(model(torch.tensor([asked.prompt]))[0, :, : TOKENIZER.vocab_size], dim=-1)
+    for sample in range(2):
+        own = [token for token in found if token.request is asked and token.sample == sample]
+        first, *rest = [token for token in own if token.is_prompt]
+        assert (first.logprob, first.top) == (None, ())
+        assert [token.logprob for token in rest] == pytest.approx(
+            [float(row[token]) for row, token in zip(log_p, asked.prompt[1:], strict=False)]
+        )
+        assert [[id for id, _ in token.top] for token in rest] == log_p[:-1].topk(3).indices.tolist()
+        assert "".join(token.text for token in (first, *rest)) == text
+        assert (len(own), own[-1].reason) == (len(asked.prompt) + max_tokens, "length")
+    assert not any(token.is_prompt for token in found if token.request is other)
 
 
 def test_a_text_ends_where_the_context_is_full() -> None:

@@ -46,7 +46,6 @@ CHAT_ONLY, COMPLETION_ONLY = frozenset(("messages", "top_logprobs")), frozenset(
 COMMON = frozenset(("model", "stream", "stream_options", "stop", "seed", "logit_bias", "logprobs"))
 NEUTRAL: dict[str, tuple[Any, ...]] = {
     "best_of": (None, 1),
-    "echo": (None, False),
     "functions": (None, []),
     "modalities": (None, ["text"]),
     "response_format": (None, {"type": "text"}),
@@ -75,13 +74,15 @@ class ModelInfo:
 
 @dataclass(frozen=True)
 class Call:
-    """A checked request: one `Request` per prompt. `logprobs`: whether the answer has them."""
+    """A checked request: one `Request` per prompt. `logprobs`: whether the answer has them; `echo`: whether it begins
+    with the prompt."""
 
     requests: tuple[Request, ...]
     is_chat: bool
     stream: bool
     include_usage: bool
     logprobs: bool
+    echo: bool = False
 
 
 def parse_call(body: bytes, model: ModelInfo, *, is_chat: bool) -> Call:
@@ -90,6 +91,7 @@ def parse_call(body: bytes, model: ModelInfo, *, is_chat: bool) -> Call:
     check_model(fields.get("model"), model)
     check_names(fields, is_chat=is_chat)
     logprobs, top = parse_logprobs(fields, is_chat=is_chat)
+    echo = flag(fields, "echo")
     params = parse_sampling(fields, model.decode)
     if is_chat:
         prompts = [model.encode_chat(parse_messages(fields.get("messages")))]
@@ -97,10 +99,12 @@ def parse_call(body: bytes, model: ModelInfo, *, is_chat: bool) -> Call:
     else:
         prompts = [model.encode(prompt) for prompt in parse_prompts(fields.get("prompt"))]
     where = "messages" if is_chat else "prompt"
-    requests = tuple(make_request(ids, params, top, model.context, where) for ids in prompts)
+    for ids in prompts:
+        check_length(ids, model.context, where)
+    requests = tuple(Request(tuple(ids), params, top, echo) for ids in prompts)
     options = fields.get("stream_options") or {}
     include_usage = isinstance(options, dict) and options.get("include_usage") is True
-    return Call(requests, is_chat, flag(fields, "stream"), include_usage, logprobs)
+    return Call(requests, is_chat, flag(fields, "stream"), include_usage, logprobs, echo)
 
 
 def parse_object(body: bytes) -> Json:
@@ -138,6 +142,9 @@ def parse_sampling(fields: Json, defaults: DecodeConfig) -> DecodeConfig:
     for name, value in fields.items():
         target = RENAMED.get(name, name)
         if value is None or target not in SAMPLING or name in ("stop", "seed", "logit_bias", *FIXED):
+            continue
+        if target == "max_tokens" and value == 0 and fields.get("echo") is True:
+            values[target] = 0  # only the prompt, for its log-probabilities
             continue
         try:
             values[target] = validate(SAMPLING[target], value)
@@ -245,11 +252,11 @@ def parse_message(message: Any, param: str) -> Message:
     return Message("system" if role == "developer" else role, content)
 
 
-def make_request(ids: list[int], params: DecodeConfig, top_logprobs: int, context: int, param: str) -> Request:
+def check_length(ids: list[int], context: int, param: str) -> None:
+    """ApiError for a prompt that leaves no room for a token."""
     if len(ids) >= context:
         message = (
             f"This model's maximum context length is {context} tokens, and the {param} alone have {len(ids)}; "
             "shorten them so that at least one token can be generated."
         )
         raise ApiError(400, message, param=param, code="context_length_exceeded")
-    return Request(tuple(ids), params, top_logprobs)

@@ -40,7 +40,7 @@ class Answer:
             index = self._first[id(token.request)] + token.sample
             found.setdefault(index, []).append(token)
             self._choices[index].append(token)
-        self._tokens += len(tokens)
+        self._tokens += sum(not token.is_prompt for token in tokens)
         return found
 
     def whole(self) -> Json:
@@ -95,7 +95,8 @@ class Answer:
         """The log-probabilities of `tokens`, and why the choice ended."""
         logprobs = None
         if self.call.logprobs:
-            shown = [token for token in tokens if token.token_id not in self.tokenizer.stop_ids]
+            ends = () if self.call.echo else self.tokenizer.stop_ids  # clients that score a prompt count its tokens
+            shown = [token for token in tokens if token.token_id not in ends]
             logprobs = self._chat_logprobs(shown) if self.call.is_chat else self._text_logprobs(index, shown)
         return {"logprobs": logprobs, "finish_reason": (tokens[-1].reason if tokens else "") or None}
 
@@ -115,11 +116,14 @@ class Answer:
         return {
             "tokens": [self._text(token.token_id) for token in tokens],
             "token_logprobs": [token.logprob for token in tokens],
-            "top_logprobs": [{self._text(id): value for id, value in token.top} for token in tokens],
+            "top_logprobs": [
+                None if token.logprob is None else {self._text(id): value for id, value in token.top}
+                for token in tokens
+            ],
             "text_offset": places,
         }
 
-    def _token(self, token: int, logprob: float) -> Json:
+    def _token(self, token: int, logprob: float | None) -> Json:
         return {"token": self._text(token), "logprob": logprob, "bytes": list(self.tokenizer.token_bytes(token))}
 
     def _text(self, token: int) -> str:

@@ -13,6 +13,8 @@ from llm.errors import UserError, WrongUse
 from workbench.chat.weights import LiveModels
 
 if TYPE_CHECKING:
+    import uvicorn
+
     from workbench.serve.parse import ModelInfo
     from workbench.serve.scheduler import Scheduler
     from workbench.serve.weights import Source
@@ -54,43 +56,24 @@ class HttpServer:
         """Load the model and listen. Port 0 is any free one. On another address than the loopback, a `token` is made up
         where none is given. `grace_seconds`: how long a stop waits for answers, None for as long as they take. Raises
         UserError."""
-        try:
-            import uvicorn
-
-            from workbench.serve.scheduler import Scheduler
-            from workbench.serve.web import create_app
-        except ImportError as error:
-            raise UserError(f"{MISSING} ({error}).") from error
+        check_packages()
+        from workbench.serve.scheduler import Scheduler
         from workbench.serve.weights import open_source
 
         is_local = is_loopback(host)
         self.token = token if token or is_local else secrets.token_urlsafe(24)
-        listener = listen(host, port)
+        self._listener = listen(host, port)
         try:
             source = open_source(home, reference, training or NoTraining(), device)
             self._scheduler = Scheduler(source.load, max_open=max_requests, one_thread=one_thread)
         except BaseException:
-            listener.close()
+            self._listener.close()
             raise
         self.name, self.model, self.is_live = source.run.name, reference, source.is_live
         shown_host = f"[{host}]" if ":" in host else host
-        self.url = f"http://{shown_host}:{listener.getsockname()[1]}/v1"
-        app = create_app(
-            model_info(source, reference, self._scheduler), self._scheduler, token=self.token, local_only=is_local
-        )
-        config = uvicorn.Config(
-            app,
-            log_config=None,
-            log_level="critical",
-            access_log=False,
-            server_header=False,
-            proxy_headers=False,
-            lifespan="off",
-            ws="none",
-            limit_concurrency=MAX_CONNECTIONS,
-            timeout_graceful_shutdown=grace_seconds,
-        )
-        self._listener, self._server = listener, uvicorn.Server(config)
+        self.url = f"http://{shown_host}:{self._listener.getsockname()[1]}/v1"
+        info = model_info(source, reference, self._scheduler)
+        self._server = uvicorn_server(info, self._scheduler, self.token, is_local, grace_seconds)
 
     @property
     def open_requests(self) -> int:
@@ -111,6 +94,38 @@ class HttpServer:
     def stop(self) -> None:
         """Ask `run` to end. Safe in any thread."""
         self._server.should_exit = True
+
+
+def check_packages() -> None:
+    """UserError where the packages of the extra are missing."""
+    try:
+        import starlette  # noqa: F401
+        import uvicorn  # noqa: F401
+    except ImportError as error:
+        raise UserError(f"{MISSING} ({error}).") from error
+
+
+def uvicorn_server(
+    model: ModelInfo, scheduler: Scheduler, token: str, local_only: bool, grace_seconds: int | None
+) -> uvicorn.Server:
+    """The ASGI server of the application, which prints nothing."""
+    import uvicorn
+
+    from workbench.serve.web import create_app
+
+    config = uvicorn.Config(
+        create_app(model, scheduler, token=token, local_only=local_only),
+        log_config=None,
+        log_level="critical",
+        access_log=False,
+        server_header=False,
+        proxy_headers=False,
+        lifespan="off",
+        ws="none",
+        limit_concurrency=MAX_CONNECTIONS,
+        timeout_graceful_shutdown=grace_seconds,
+    )
+    return uvicorn.Server(config)
 
 
 def model_info(source: Source, reference: str, scheduler: Scheduler) -> ModelInfo:

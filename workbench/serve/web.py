@@ -173,18 +173,10 @@ async def collect(answer: Answer, first: list[NewToken], rest: AsyncIterator[lis
 
 
 async def read_body(request: HttpRequest) -> bytes:
-    """The body. ApiError if it is larger than `MAX_BODY_BYTES`; it is then read to its end without being kept, since
-    most clients read the answer only after they have sent everything."""
-    parts: list[bytes] = []
-    size = 0
+    """The body. Raises ApiError if it is too large or arrives too slowly, and Disconnected."""
     try:
         async with asyncio.timeout(BODY_SECONDS):
-            async for part in request.stream():
-                size += len(part)
-                if size <= MAX_BODY_BYTES:
-                    parts.append(part)
-                elif size > DISCARDED_BYTES:
-                    break
+            parts, size = await read_parts(request.stream())
     except ClientDisconnect:
         raise Disconnected from None
     except TimeoutError:
@@ -193,6 +185,20 @@ async def read_body(request: HttpRequest) -> bytes:
         message = f"The body of the request is larger than {MAX_BODY_BYTES:,} bytes; shorten the prompt."
         raise ApiError(413, message, code="request_too_large")
     return b"".join(parts)
+
+
+async def read_parts(stream: AsyncIterator[bytes]) -> tuple[list[bytes], int]:
+    """The parts of a body, and its size. Past `MAX_BODY_BYTES` they are not kept, but read, since most clients read the
+    answer only after they have sent everything."""
+    parts: list[bytes] = []
+    size = 0
+    async for part in stream:
+        size += len(part)
+        if size <= MAX_BODY_BYTES:
+            parts.append(part)
+        elif size > DISCARDED_BYTES:
+            break
+    return parts, size
 
 
 async def until_disconnect(receive: Receive, work: Awaitable[AnyResult]) -> AnyResult:

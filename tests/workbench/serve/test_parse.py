@@ -53,6 +53,12 @@ def test_a_prompt_is_a_text_or_ids_or_a_list_of_either() -> None:
     assert [one.prompt for one in parse(prompt=[[97], [98]]).requests] == [(97,), (98,)]
 
 
+def test_an_echo_may_have_no_new_tokens() -> None:
+    call = parse(echo=True, max_tokens=0, logprobs=1)
+    assert (call.echo, call.requests[0].echo, call.requests[0].params.max_tokens) == (True, True, 0)
+    assert not parse().echo
+
+
 def prompt_of(template: ChatTemplate | None, *texts: str) -> str:
     roles = ["user", "assistant"] * len(texts)
     messages = [{"role": role, "content": text} for role, text in zip(roles, texts, strict=False)]
@@ -101,7 +107,8 @@ def test_log_probabilities_are_asked_for_in_two_ways() -> None:
         ({"logit_bias": {"a": 1}}, 400, "logit_bias", None, "token ids"),
         ({"logprobs": 6}, 400, "logprobs", None, "from 0 to 5"),
         ({"stream": "yes"}, 400, "stream", None, "true or false"),
-        ({"echo": True}, 400, "echo", "unsupported_parameter", "not supported"),
+        ({"echo": "yes"}, 400, "echo", None, "true or false"),
+        ({"max_tokens": 0}, 400, "max_tokens", None, "max_tokens"),
         ({"beams": 4}, 400, "beams", "unknown_parameter", "Unrecognized"),
         ({"tmperature": 1}, 400, "tmperature", "unknown_parameter", "Unrecognized request argument"),
     ],

@@ -103,6 +103,20 @@ def test_a_completion_is_the_text_of_the_engine(served: Served, run: Run) -> Non
         logprobs.top_logprobs, logprobs.token_logprobs, strict=True))  # fmt: skip
 
 
+def test_an_echo_begins_with_the_prompt(served: Served) -> None:
+    answer = ask(served, prompt="Ada saw", max_tokens=2, echo=True, logprobs=1, extra_body={"ban_end": True})
+    choice = answer.choices[0]
+    assert choice.text.startswith("Ada saw")
+    assert (answer.usage.prompt_tokens, answer.usage.completion_tokens) == (7, 2)
+    assert "".join(choice.logprobs.tokens[:7]) == "Ada saw"
+    assert choice.logprobs.text_offset[:8] == list(range(8))
+    assert (choice.logprobs.token_logprobs[0], choice.logprobs.top_logprobs[0]) == (None, None)
+    assert len(choice.logprobs.token_logprobs) == 9
+    only = ask(served, prompt="Ada saw", max_tokens=0, echo=True, logprobs=1).choices[0]
+    assert (only.text, only.finish_reason) == ("Ada saw", "length")
+    assert only.logprobs.token_logprobs[1:] == pytest.approx(choice.logprobs.token_logprobs[1:7])
+
+
 def test_a_stream_brings_the_same_text(served: Served) -> None:
     whole = ask(served, seed=7, stop=["a"], max_tokens=200).choices[0]
     chunks = list(ask(served, seed=7, stop=["a"], max_tokens=200, stream=True, stream_options={"include_usage": True}))
