@@ -87,10 +87,11 @@ def download(options: argparse.Namespace) -> int:
 
 
 def download_from_hub(options: argparse.Namespace) -> int:
-    """Download the training split of a dataset of the Hugging Face hub; its library shows the progress."""
+    """Download the training split of a dataset of the Hugging Face hub."""
     from llm.data.text.hub import download_hub_dataset
+    from workbench.commands.progress import with_progress
 
-    folder = download_hub_dataset(options.name, options.home)
+    folder = with_progress(download_hub_dataset(options.name, options.home))
     if options.json:
         print_json({"name": options.name, "path": str(folder)})
     else:

@@ -1,7 +1,8 @@
 """Downloadable datasets, by name or URL: their sources, and their local copies in `<home>/datasets/`.
 
-Nothing is downloaded implicitly: a name or a URL in `data.corpus` means the local copy, or an error with the command
-that downloads it. `download.download(find_dataset(NAME_OR_URL), home)` makes the copy.
+A name or a URL in `data.corpus` means the local copy, or an error with the command that downloads it; only `hf:` names
+are downloaded by training itself (`hub.download_named_in`). `download.download(find_dataset(NAME_OR_URL), home)` makes
+the copy.
 """
 
 from __future__ import annotations

@@ -11,6 +11,7 @@ from typing import Any
 from llm.config.schema import RunConfig
 from llm.data.background import count_megabytes, run_in_background
 from llm.data.text.corpora import check_text
+from llm.data.text.hub import download_named_in
 from llm.data.text.text_files import MissingText
 from llm.data.text.validation_split import count_characters
 from llm.data.tokens.conversation_source import ConversationSource, tokenize_conversations
@@ -44,11 +45,12 @@ from llm.tokenizer.patterns import resolve_pattern
 def prepare(config: RunConfig, home: Path, known: str = "") -> Generator[Progress, None, Dataset]:
     """Find or make the tokenized dataset of `config`; yields progress and returns it.
 
-    If the text is missing, a dataset made from it earlier is used: the one with the fingerprint `known`, else the
-    newest. Raises UserError if the corpus is missing, empty, damaged or too short for one window per split, or if the
-    disk is full.
+    A dataset of the hub is downloaded first. If the text is missing, a dataset made from it earlier is used: the one with
+    the fingerprint `known`, else the newest. Raises UserError if the corpus is missing, empty, damaged or too short for
+    one window per split, or if the disk is full.
     """
     try:
+        yield from download_named_in(config.data, home)
         source, tokenizer, fingerprint = yield from identify(config, home)
     except MissingText as missing:
         return find_earlier_dataset(config, home, missing, known)

@@ -1,12 +1,9 @@
-"""Datasets of the hub, without a network: the library is replaced by one that saves made-up rows, or fails."""
+"""Datasets of the hub, without a network: the library takes a local folder of the same name for one of the hub."""
 
 from __future__ import annotations
 
 import sys
-from dataclasses import replace
 from pathlib import Path
-from types import ModuleType
-from typing import Any
 
 import pytest
 
@@ -16,60 +13,54 @@ from llm.data.text.datasets import resolve_names
 from llm.data.text.hub import download_hub_dataset
 from llm.data.text.text_files import MissingText
 from llm.errors import UserError, WrongUse
-from llm.run import Run
-from tests.conftest import tiny_config
-from tests.data.text.test_arrow import write_arrow
+from tests.conftest import TINY
+from tests.interop.runs_for_tests import finish
 from workbench import cli
 
-
-class Rows:
-    def save_to_disk(self, path: str) -> None:
-        write_arrow(Path(path) / "data-00000-of-00001.arrow", ["from the hub"])
-        (Path(path) / "state.json").write_text("{}")
+NAME = "hf:owner/tales"
 
 
 @pytest.fixture
-def asked(monkeypatch: pytest.MonkeyPatch) -> list[Any]:
-    """What the library was asked for."""
-    calls: list[Any] = []
-    library = ModuleType("datasets")
-
-    def load_dataset(*names: str, split: str) -> Rows:
-        calls.append((*names, split))
-        if "offline" in names[0]:
-            raise ConnectionError("Couldn't reach the Hub\nmore")
-        return Rows()
-
-    library.load_dataset = load_dataset  # type: ignore[attr-defined]
-    monkeypatch.setitem(sys.modules, "datasets", library)
-    return calls
+def hub(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A folder with the dataset owner/tales, in which the library looks first. It can reach nothing else."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+    monkeypatch.setenv("HF_HOME", str(tmp_path / "cache"))
+    folder = tmp_path / "owner" / "tales"
+    folder.mkdir(parents=True)
+    (folder / "train.jsonl").write_text("".join(f'{{"text": "Tale {n}: a cat sat on mat {n}."}}\n' for n in range(300)))
+    return tmp_path
 
 
-def test_a_data_set_is_downloaded_once_and_trained_on(
-    home: Path, asked: list[Any], capsys: pytest.CaptureFixture[str], corpus: Path
-) -> None:
-    name = "hf:owner/tales:small"
-    with pytest.raises(MissingText, match=r"data download hf:owner/tales:small"):
-        resolve_names(DataConfig(corpus=name), home)
-    for _ in range(2):
-        assert cli.main(["--home", str(home), "data", "download", name]) == 0
-        assert f"--data.corpus {name}" in capsys.readouterr().out
-    assert asked == [("owner/tales", "small", "train")]
-    data = resolve_names(DataConfig(corpus=name), home)
-    assert ["".join(document.pieces) for document in open_corpus(data, home).documents()] == ["from the hub"]
-    run = Run.create(home, "a-run", replace(tiny_config(corpus), data=DataConfig(corpus=name)))
-    assert run.config().data.corpus == name
+def test_training_downloads_what_is_named(home: Path, hub: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(MissingText, match=r"data download hf:owner/tales"):
+        resolve_names(DataConfig(corpus=NAME), home)
+    (hub / "tiny.toml").write_text(TINY)
+    command = ["--home", str(home), "train", "tiny.toml", "--name", "taught", "--data.corpus", NAME]
+    assert cli.main([*command, "--train.steps", "2"]) == 0
+    assert f"Downloading {NAME}" in capsys.readouterr().err
+    data = resolve_names(DataConfig(corpus=NAME), home)
+    first, *rest = ["".join(document.pieces) for document in open_corpus(data, home).documents()]
+    assert (first, len(rest)) == ("Tale 0: a cat sat on mat 0.", 299)
+    (hub / "owner" / "tales" / "train.jsonl").unlink()
+    assert cli.main(["--home", str(home), "data", "download", NAME]) == 0, "it is here"
+    assert f"--data.corpus {NAME}" in capsys.readouterr().out
 
 
-def test_no_network_and_no_such_name_are_sentences(home: Path, asked: list[Any]) -> None:
-    with pytest.raises(UserError, match=r"downloaded \(Couldn't reach the Hub\); check the name and the network"):
-        download_hub_dataset("hf:owner/offline", home)
+def test_what_cannot_be_downloaded_is_a_sentence(home: Path, hub: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (hub / "tiny.toml").write_text(TINY)
+    command = ["--home", str(home), "train", "tiny.toml", "--name", "taught", "--data.corpus", "hf:owner/offline"]
+    assert cli.main(command) == 1
+    said = capsys.readouterr().err
+    assert "hf:owner/offline could not be downloaded (Couldn't reach" in said
+    assert "Traceback" not in said
+    assert not (home / "runs" / "taught").exists()
     with pytest.raises(WrongUse, match="names no dataset"):
-        download_hub_dataset("hf:../../etc", home)
+        finish(download_hub_dataset("hf:../../etc", home))
     assert not (home / "datasets").exists() or not list((home / "datasets").iterdir())
 
 
 def test_the_missing_package_is_named(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "datasets", None)
-    with pytest.raises(WrongUse, match=r"llm-workbench\[datasets\]"):
-        download_hub_dataset("hf:owner/tales", home)
+    with pytest.raises(UserError, match=r"llm-workbench\[datasets\]"):
+        finish(download_hub_dataset(NAME, home))
