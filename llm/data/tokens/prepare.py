@@ -45,9 +45,9 @@ from llm.tokenizer.patterns import resolve_pattern
 def prepare(config: RunConfig, home: Path, known: str = "") -> Generator[Progress, None, Dataset]:
     """Find or make the tokenized dataset of `config`; yields progress and returns it.
 
-    A dataset of the hub is downloaded first. If the text is missing, a dataset made from it earlier is used: the one with
-    the fingerprint `known`, else the newest. Raises UserError if the corpus is missing, empty, damaged or too short for
-    one window per split, or if the disk is full.
+    A dataset of the hub is downloaded first. If the text is missing, a dataset made from it earlier is used: the one
+    with the fingerprint `known`, else the newest. Raises UserError if the corpus is missing, empty, damaged or too
+    short for one window per split, or if the disk is full.
     """
     try:
         yield from download_named_in(config.data, home)
