@@ -10,6 +10,7 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import suppress
 from dataclasses import dataclass, replace
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +23,7 @@ from llm.errors import UserError, WrongUse
 from llm.events import Event, Finished, is_unix_time
 from llm.files import read_json, remove_directory, write_atomic, write_json
 from llm.names import did_you_mean
-from llm.reader import Malformed, load_toml
+from llm.reader import Malformed, parse_toml, read_text
 from llm.run.checkpoints import MOST_DIGITS, CheckpointInfo, damaged_checkpoints, list_checkpoints
 from llm.run.lock import Holder, RunLock, holder_of
 from llm.run.log import (
@@ -48,6 +49,7 @@ ITEMS: Kinds = {"pins": int, "tags": str, "prompts": str}
 RESERVED = frozenset({"export", "delete", "trash", "restore", "empty-trash"})  # subcommands of `llm-workbench runs`
 LONGEST_NUMBER = len("-999999")
 ATTEMPTS = 100
+SHORT_WINDOW = 4096  # bytes at the end of a log
 NAMES = frozenset({"stories", "pylib", "dialogues"} | {dataset.name for dataset in CATALOG})
 
 
@@ -152,7 +154,7 @@ class Run:
         """`run.toml`, or the part of its text that `select` returns."""
         path = self.path / "run.toml"
         try:
-            mapping = load_toml(path)
+            mapping = parse_toml(select(read_text(path)))
         except (OSError, Malformed) as error:
             raise UserError(f"{path} cannot be read ({error}); restore it from a backup.") from error
         header = mapping.get("run", {})
@@ -193,7 +195,8 @@ class Run:
         log, holder = self.path / "events.jsonl", self.holder()
         if holder is not None:
             return RunStatus("paused" if paused_after(last_events(log)) else "running", holder)
-        last = next((event for line in newest_lines(log) if (event := parse_event(line)) is not None), None)
+        lines = chain(newest_lines(log, SHORT_WINDOW), newest_lines(log))  # the last line is nearly always an event
+        last = next((event for line in lines if (event := parse_event(line)) is not None), None)
         if last is None:
             return RunStatus("new")
         return RunStatus(last.status if isinstance(last, Finished) else "crashed")

@@ -192,15 +192,18 @@ def last_event_of(path: Path, kind: type[AnyEvent]) -> AnyEvent | None:
     """The last event of `kind` in a log, searched from the end."""
     if not path.exists() or not path.stat().st_size:
         return None  # an empty file cannot be mapped
-    needle = f'{{"type": "{kind.__name__}"'.encode()
     with open_file(path) as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as log:
-        end = len(log)
-        while (start := log.rfind(needle, 0, end)) >= 0:
-            event = parse_event(log[start:stop] if (stop := log.find(b"\n", start)) >= 0 else log[start:])
-            if isinstance(event, kind) and (start == 0 or log[start - 1 : start] == b"\n"):
-                return event
-            end = start
-    return None
+        return next(events_of(log, kind), None)
+
+
+def events_of(log: bytes | mmap.mmap, kind: type[AnyEvent]) -> Iterator[AnyEvent]:
+    """The events of `kind` in the lines of a log, last one first."""
+    needle, end = f'{{"type": "{kind.__name__}"'.encode(), len(log)
+    while (start := log.rfind(needle, 0, end)) >= 0:
+        event = parse_event(log[start:stop] if (stop := log.find(b"\n", start)) >= 0 else log[start:])
+        if isinstance(event, kind) and (start == 0 or log[start - 1 : start] == b"\n"):
+            yield event
+        end = start
 
 
 def parse_event(line: bytes) -> Event | None:

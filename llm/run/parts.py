@@ -23,40 +23,43 @@ def check_parts(run: Path) -> None:
     The run directory itself may be a link. OSError where a folder is not readable.
     """
     for name in FILES:
-        mode = mode_of(run / name)
+        mode = mode_of(f"{run}/{name}")
         if mode and not stat.S_ISREG(mode):
-            raise refusal(run / name, mode, "a file")
+            raise refusal(f"{run}/{name}", mode, "a file")
     for name in FOLDERS:
-        mode = mode_of(run / name)
+        mode = mode_of(f"{run}/{name}")
         if mode and not stat.S_ISDIR(mode):
-            raise refusal(run / name, mode, "a folder")
+            raise refusal(f"{run}/{name}", mode, "a folder")
         if mode:
-            check_folder(run / name, DEPTH)
+            check_folder(f"{run}/{name}", DEPTH)
 
 
-def check_folder(folder: Path, depth: int) -> None:
+def check_folder(folder: str, depth: int) -> None:
     """UserError where `folder`, down to `depth` levels, holds a link, a FIFO or a device."""
+    folders = []
     try:
         with os.scandir(folder) as entries:
-            found = [(Path(entry.path), entry.stat(follow_symlinks=False).st_mode) for entry in entries]
+            for entry in entries:  # whose kinds are known without a call of `stat`
+                if entry.is_dir(follow_symlinks=False):
+                    folders.append(entry.path)
+                elif not entry.is_file(follow_symlinks=False) and (mode := mode_of(entry.path)):
+                    raise refusal(entry.path, mode, "a file or folder")
     except FileNotFoundError:  # pruned or published meanwhile
         return
-    for path, mode in found:
-        if not (stat.S_ISREG(mode) or stat.S_ISDIR(mode)):
-            raise refusal(path, mode, "a file or folder")
-        if stat.S_ISDIR(mode) and depth > 1:
+    if depth > 1:
+        for path in folders:
             check_folder(path, depth - 1)
 
 
-def mode_of(path: Path) -> int:
+def mode_of(path: str) -> int:
     """The mode of `path` itself, without following links; 0 where it does not exist."""
     try:
-        return path.lstat().st_mode
+        return os.lstat(path).st_mode
     except FileNotFoundError:
         return 0
 
 
-def refusal(path: Path, mode: int, expected: str) -> UserError:
+def refusal(path: str, mode: int, expected: str) -> UserError:
     kinds = (
         (stat.S_ISLNK, "a link"),
         (stat.S_ISFIFO, "a FIFO"),

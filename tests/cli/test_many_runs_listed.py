@@ -57,6 +57,9 @@ def test_the_run_table_is_read_alone_only_where_it_is_the_last(tmp_path: Path) -
     text = (run.path / "run.toml").read_text()
     assert run_table(text).startswith("[run]\n") and len(run_table(text)) < len(text) / 2
     assert run.info() == tomllib.loads(text)["run"]
+    (run.path / "run.toml").write_text("not TOML\n" + text)
+    assert run.info() == tomllib.loads(text)["run"], "the rest is not parsed"
+    (run.path / "run.toml").write_text(text)
     assert (run.info()["parent"], run.info()["format"]) == ("b@3", 1)
     moved = run_table(text) + "\n" + text.removesuffix(run_table(text))
     assert run_table(moved) == moved

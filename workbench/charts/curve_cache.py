@@ -40,7 +40,8 @@ NOT_NPY = (SyntaxError, tokenize.TokenError, MemoryError, RecursionError)  # num
 MAX_HEAD_BYTES = 256 << 20  # samples and warnings of a whole run
 WORTH_BYTES = 8 << 20  # a log shorter than this is read as quickly as its cache
 FINGERPRINT_BYTES = 4096  # bytes of the log by which it is recognized
-SINGLE = ("started", "progress", "last_step", "last_evaluation", "finished")  # events that `RunCurves` keeps one of
+SINGLE = ("started", "progress", "last_step", "last_evaluation", "ranks", "finished")
+"""The events that `RunCurves` keeps one of."""
 SEVERAL = ("samples", "recent")
 COLUMNS = (STEP_COLUMNS, VALIDATION_COLUMNS, CORE_COLUMNS, METRIC_COLUMNS, ANSWER_COLUMNS)
 

@@ -1,7 +1,8 @@
 """The event log of a run as growing arrays, for charts and metrics.
 
-A long log is read by `RunCurves.catch_up`, in a thread. Stretches of logged steps, which are nearly all of it, become
-rows without becoming events first. `curve_cache` keeps what was read, so that the next opening reads only newer lines.
+A long log is read by `RunCurves.catch_up`, in a thread. Stretches of logged steps and the like, which are nearly all of
+it, become rows without becoming events first. `curve_cache` keeps what was read, so that the next opening reads only
+newer lines.
 """
 
 from __future__ import annotations
@@ -34,8 +35,8 @@ from llm.events import (
     StepLogged,
 )
 from llm.run import Run
-from llm.run.log import last_event_of, parse_event, paused_after
-from workbench.charts.step_lines import read_rows, stretches
+from llm.run.log import events_of, last_event_of, parse_event, paused_after
+from workbench.charts.log_rows import Rows, stretches
 
 Array = NDArray[np.float64]
 
@@ -57,8 +58,9 @@ CORE_COLUMNS = ("step", "elapsed", "core_metric")
 ANSWER_COLUMNS = ("step", "elapsed", "accuracy")
 METRIC_NAMES = ("reward", "margin", "accuracy", "kl", "entropy")
 METRIC_COLUMNS = ("step", "elapsed", *METRIC_NAMES)
+STEP_FIELDS = tuple((name,) for name in STEP_COLUMNS)
+METRIC_FIELDS = (("step",), ("elapsed",), *(("metrics", name) for name in METRIC_NAMES))
 
-LONG_STRETCH = 8  # consecutive logged steps that are worth reading as rows
 READ_BYTES = 1 << 20  # read at once while catching up: about 10 ms of work
 RECENT_EVENTS = 400  # events other than steps that are kept for the event log
 
@@ -154,7 +156,9 @@ class RunCurves:
         self.samples: deque[Sampled] = deque(maxlen=2)
         self.started: Started | None = None
         self.progress: Progress | None = None
-        self.last_step: StepLogged | None = None
+        self._last_step: StepLogged | None = None
+        self._last_step_lines = b""
+        """Lines with the last logged step, if it is not parsed yet."""
         self.last_evaluation: Evaluated | None = None
         self.ranks: RanksMeasured | None = None
         self.finished: Finished | None = None
@@ -169,18 +173,17 @@ class RunCurves:
             self.started = last_event_of(Path(self.lines.path), Started)  # how long the run is to be
 
     def poll(self, limit: int = 1 << 21) -> list[Event]:
-        """Read what was logged since the last call, at most about `limit` bytes; returns the events, but of a long
-        stretch of logged steps only the last."""
+        """Read what was logged since the last call, at most about `limit` bytes; returns the events, but of
+        those that were read as rows only the last step."""
         events: list[Event] = []
-        parts = list(stretches(self.lines.read(limit)))
-        rows = read_rows(b"".join(part.text for part in parts if part.steps >= LONG_STRETCH), STEP_COLUMNS)
-        for part in parts:
-            lines = part.text
-            if part.steps >= LONG_STRETCH:
-                taken, rows = rows[: part.steps], rows[part.steps :]
-                if self._read_steps(taken[:-1]):
-                    lines = lines[lines.rfind(b"\n", 0, -1) + 1 :]
-            events += self._read_lines(lines.split(b"\n"))
+        has_rows = False
+        for stretch in stretches(self.lines.read(limit), STEP_FIELDS, METRIC_FIELDS):
+            if stretch.rows is not None and self._read_rows(stretch.rows, stretch.text):
+                has_rows = True
+            else:
+                events += self._read_lines(stretch.text.split(b"\n"))
+        if has_rows and self.last_step is not None:
+            events.append(self.last_step)
         return events
 
     @property
@@ -209,14 +212,29 @@ class RunCurves:
                 self.recent.append(event)
         return events
 
-    def _read_steps(self, rows: Array) -> bool:
-        """Add rows of logged steps; False where the steps do not rise and must be read one by one."""
-        before = self.steps["step"][-1] if len(self.steps) else -np.inf
-        if rows[0, 0] <= before or (np.diff(rows[:, 0]) <= 0).any():
+    def _read_rows(self, rows: Rows, lines: bytes) -> bool:
+        """Add rows; False where their steps do not rise and the lines must be read one by one."""
+        if not (rises(self.steps, rows.steps) and rises(self.metrics, rows.metrics)):
             return False
-        self.steps.extend(rows)
-        self.progress = None
+        if len(rows.metrics):
+            self.metrics.extend(rows.metrics)
+        if rows.has_ranks:
+            self.ranks = next(events_of(lines, RanksMeasured), self.ranks)
+        if len(rows.steps):
+            self.steps.extend(rows.steps)
+            self._last_step_lines, self.progress = lines, None
         return True
+
+    @property
+    def last_step(self) -> StepLogged | None:
+        """The last logged step. It is parsed when it is asked for, since most of them are not."""
+        if self._last_step_lines:
+            self._last_step, self._last_step_lines = next(events_of(self._last_step_lines, StepLogged), None), b""
+        return self._last_step
+
+    @last_step.setter
+    def last_step(self, event: StepLogged | None) -> None:
+        self._last_step, self._last_step_lines = event, b""
 
     @property
     def step(self) -> int:
@@ -348,3 +366,11 @@ class RunCurves:
         self.marks = [mark for mark in self.marks if mark.step <= step]
         if self.last_step is not None and self.last_step.step > step:
             self.last_step = None
+
+
+def rises(table: Table, rows: Array) -> bool:
+    """Whether the steps of new rows, their first column, rise and come after those of the table."""
+    if not len(rows):
+        return True
+    steps = rows[:, 0]
+    return bool((not len(table) or steps[0] > table["step"][-1]) and (steps[1:] > steps[:-1]).all())

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from llm.errors import UserError, WrongUse
-from llm.events import Evaluated, Finished, Progress, RolledBack, Saved, Started, StepLogged
+from llm.events import TYPES, Evaluated, Finished, Progress, RolledBack, Saved, Started, StepLogged
 from llm.files import directory_size
 from llm.names import did_you_mean
 from llm.run import Run, list_runs
@@ -20,9 +20,11 @@ from workbench.commands.output import number_text, print_json, print_table, say
 from workbench.formatting import format_age
 
 MANY_RUNS = 1000
-STEP_LINE = b'{"type": "StepLogged"'  # how `llm.events.to_line` begins it
 STEP_EVENTS = (StepLogged, Evaluated, Saved, Finished, Started, RolledBack)  # events that hold the current step
 METRICS = ("loss", "validation_loss", "perplexity", "bits_per_byte")
+OTHER_LINES = tuple(b'{"type": "%s"' % name.encode() for name, kind in TYPES.items() if kind not in STEP_EVENTS)
+"""How `llm.events.to_line` begins lines that need not be parsed: parsing takes most of the time."""
+STEP_LINE, EVALUATED_LINE = (b'{"type": "%s"' % kind.__name__.encode() for kind in (StepLogged, Evaluated))
 
 
 def register(subparsers: Any) -> None:
@@ -91,8 +93,11 @@ def latest_metrics(run: Run) -> dict[str, Any]:
     metrics: dict[str, Any] = {}
     is_found = False
     for line in newest_lines(run.path / "events.jsonl"):
-        if "loss" in metrics and line.startswith(STEP_LINE):
-            continue  # an older step: parsing these, most of the lines, would take most of the time
+        is_older = ("loss" in metrics and line.startswith(STEP_LINE)) or (
+            "validation_loss" in metrics and line.startswith(EVALUATED_LINE)
+        )
+        if is_older or line.startswith(OTHER_LINES):
+            continue
         event = parse_event(line)
         if isinstance(event, StepLogged | Evaluated):
             metrics = {name: getattr(event, name) for name in METRICS if hasattr(event, name)} | metrics

@@ -218,10 +218,10 @@ def same(a: RunCurves, b: RunCurves) -> None:
 
 
 def test_long_stretches_of_steps_become_the_same_rows(home: Path) -> None:
-    run = long_run(home, "long-1", 1009)
+    run = long_run(home, "long-1", 2003)
     curves = RunCurves(run)
     assert len(curves.poll()) < 20
-    assert curves.steps["step"].tolist() == list(range(1, 1010))
+    assert curves.steps["step"].tolist() == list(range(1, 2004))
     assert np.isnan(curves.steps["loss"][6])
     same(curves, one_by_one(run))
 
