@@ -94,6 +94,7 @@ def test_the_gradient_of_a_compiled_embedding_is_the_same_at_every_call_by_two_t
     assert relative_error(first.double(), exact.double()) < 1e-5
 
 
+@needs_compiler
 @pytest.mark.slow
 def test_a_compiled_run_by_two_threads_is_repeatable(make_run: MakeRun, tmp_path: Path) -> None:
     """Batches so large that the threads share them: before, three runs of four steps had three sets of weights."""

@@ -39,7 +39,7 @@ def with_headings(entries: Iterable[tuple[str, Option]]) -> list[Option]:
 
 
 class SafeList(OptionList):
-    """A list that may be paged before it has a layout, and clicked where an option was removed: Textual 8.2 raises."""
+    """A list that may be paged before it has a layout and clicked where an option was removed: Textual 8.2 raises."""
 
     async def _on_click(self, event: events.Click) -> None:
         """Ignore a click on an option that was removed after it was drawn."""

@@ -1,6 +1,7 @@
-"""Fixes for Textual 8.2, in very narrow terminals and with widgets that are being removed.
+"""Fixes for Textual 8.2 (seen with 8.2.8), in very narrow terminals and with widgets that are being removed.
 
-Each function wraps a method of Textual, so that it is called only with arguments it can handle.
+Each function wraps a method of Textual, so that it is called only with arguments it can handle. Its docstring names the
+cause. `docs/reliability.md` lists these and all other workarounds.
 `tests/workbench/ui/test_textual_fixes.py` shows each fault without its fix; remove a fix once its test fails.
 """
 
