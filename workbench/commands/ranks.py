@@ -18,6 +18,12 @@ from workbench.commands.options import Parser
 from workbench.commands.output import say
 
 POLL_SECONDS = 0.1
+UNFOLLOWED = {
+    "--no-start": "only creates the run",
+    "--print-command": "only prints a command",
+    "--detach": "returns at once",
+}
+"""The flags with which a command does not follow a training, and why."""
 
 
 def add_launch_flags(parser: Parser) -> None:
@@ -40,13 +46,28 @@ def with_nproc(options: argparse.Namespace) -> Overrides:
 
 
 def launch_of(options: argparse.Namespace, config: RunConfig) -> Launch:
-    """How many ranks a command line asks for. Raises WrongUse or ConfigError where they cannot train `config`."""
+    """How many ranks a command line asks for. Raises WrongUse or ConfigError where they cannot train `config`, or where
+    flags exclude each other."""
+    check_flags(options)
     launch = Launch(config.train.nproc, options.nnodes, options.rdzv_endpoint, options.max_restarts)
     if launch.nproc > 1:
         from llm.training.distributed import choose_backend  # loads torch
 
         choose_backend(config.train.device, launch.nproc)
     return launch
+
+
+def check_flags(options: argparse.Namespace) -> None:
+    """WrongUse for a flag that another one would make useless."""
+    given = {flag for flag in (*UNFOLLOWED, "--track") if getattr(options, flag[2:].replace("-", "_"), False)}
+    for flag, reason in UNFOLLOWED.items():
+        if flag in given and (others := sorted(given - {flag})):
+            track = (
+                "; to write the metrics later: llm-workbench runs export RUN --to LIST" if "--track" in given else ""
+            )
+            raise WrongUse(
+                f"{flag} {reason}, so {' and '.join(others)} would do nothing: leave one of them out{track}."
+            )
 
 
 def trains_elsewhere(launch: Launch, options: argparse.Namespace) -> bool:
