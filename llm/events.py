@@ -27,7 +27,8 @@ class Event:
 @dataclass(frozen=True, kw_only=True)
 class Started(Event):
     """Training starts or resumes after `step`; later steps logged before this line are discarded. `minutes`: the length
-    of the run if it is given in time, from which `total_steps` was computed."""
+    of the run if it is given in time, from which `total_steps` was computed. `micro_batch`: sequences per micro-batch
+    where `train.batch_size` is 0."""
 
     step: int
     total_steps: int
@@ -43,6 +44,7 @@ class Started(Event):
     changed: Json = field(default_factory=dict)
     world_size: int = 1
     minutes: float = 0.0
+    micro_batch: int = 0
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -26,7 +26,13 @@ from llm.config.presets import (
     shipped_directory,
 )
 from llm.config.renamed import RENAMED, current_path
-from llm.config.resolve import resolve_accumulation, resolve_model, resolve_seq_len
+from llm.config.resolve import (
+    evaluation_batch_size,
+    resolve_accumulation,
+    resolve_model,
+    resolve_seq_len,
+    smallest_micro_batch,
+)
 from llm.config.schema import (
     CheckpointConfig,
     DataConfig,

@@ -6,7 +6,13 @@ import re
 from collections.abc import Iterator
 
 from llm.config.fields import fields_of, validate
-from llm.config.resolve import nearest_multiple, resolve_accumulation, resolve_seq_len, shape_problems
+from llm.config.resolve import (
+    nearest_multiple,
+    resolve_accumulation,
+    resolve_seq_len,
+    shape_problems,
+    smallest_micro_batch,
+)
 from llm.config.schema import RunConfig
 from llm.errors import Problem
 
@@ -78,12 +84,15 @@ def _batch(config: RunConfig) -> Iterator[Problem]:
     if train.seq_len > model.context:
         message = f"{train.seq_len} is longer than model.context = {model.context}; lower it, or raise the context"
         yield Problem("train.seq_len", message)
-    micro = train.batch_size * resolve_seq_len(train, model)
+    if not train.batch_size and not train.total_batch_tokens:
+        yield Problem("train.batch_size", "0 needs the tokens per step; set train.total_batch_tokens, or a batch size")
+    if not train.batch_size and train.sharding != "ddp":
+        yield Problem("train.batch_size", f"0 is not possible with train.sharding = {train.sharding}; set a batch size")
+    micro = smallest_micro_batch(train) * resolve_seq_len(train, model)
     if train.total_batch_tokens % micro:
         near = nearest_multiple(train.total_batch_tokens, micro)
-        message = (
-            f"{train.total_batch_tokens} is not a multiple of batch_size × seq_len = {micro}; the nearest is {near}"
-        )
+        name = "batch_size × seq_len" if train.batch_size else "seq_len"
+        message = f"{train.total_batch_tokens} is not a multiple of {name} = {micro}; the nearest is {near}"
         yield Problem("train.total_batch_tokens", message)
     given = [name for name in LENGTHS if getattr(train, name)]
     if not given:
@@ -134,7 +143,9 @@ def _groups(config: RunConfig) -> Iterator[Problem]:
     if not train.steps:
         given = next((name for name in LENGTHS if getattr(train, name)), "steps")
         yield Problem(f"train.{given}", "the length of grpo is given in steps; set train.steps instead")
-    replies = train.batch_size * resolve_accumulation(train, config.model)
+    if not train.batch_size:
+        yield Problem("train.batch_size", "0 is not possible for grpo; set the answers per micro-batch")
+    replies = smallest_micro_batch(train) * resolve_accumulation(train, config.model)
     if replies % group:
         message = f"{group} answers to each question do not divide the {replies} answers of a step"
         yield Problem("tune.group", f"{message} (train.batch_size × accumulation); change one of them")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from functools import partial
+from typing import Literal
 
 from llm.config.setting import setting
 
@@ -108,4 +109,16 @@ class DecodeConfig:
     )
     num_samples: int = parameter(1, "Number of texts to generate from one prompt.", low=1, high=256)
     separator_first: bool = parameter(False, "Put the separator token before the prompt, as before a document.")
+    lookup: int = parameter(
+        8,
+        "One text by a large model on a CPU: read up to this many tokens ahead that followed the last three tokens "
+        "earlier in the text; 0 = off. The text is the same, and comes sooner where it repeats.",
+        low=0,
+        high=64,
+    )
+    weights: Literal["auto", "int8"] = parameter(
+        "auto",
+        "Matrices while generating: auto = bfloat16 for a large model where the processor multiplies it, else as "
+        "trained; int8 = 8 bits and a scale per output (CPU): faster for a large model, slightly less exact.",
+    )
     seed: int = parameter(1, "Sampling seed; the same seed gives the same text.", low=0, high=2**63 - 1)

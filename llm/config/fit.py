@@ -10,7 +10,7 @@ from dataclasses import dataclass, replace
 
 from llm.config.check import get_value
 from llm.config.parse import diff, with_overrides
-from llm.config.resolve import nearest_multiple, resolve_model
+from llm.config.resolve import nearest_multiple, resolve_model, smallest_micro_batch
 from llm.config.schema import ModelConfig, RunConfig, TokenizerConfig
 from llm.model.counts import Precision, flops_per_token, parameters, training_bytes
 from llm.training.batch_plan import BatchPlan, resolve_batch_plan
@@ -141,9 +141,8 @@ def with_shape(config: RunConfig, shape: Shape, original: BatchPlan, budget: flo
     if steps == original.steps and shape.model == config.model:
         train = config.train
     fitted = replace(with_intervals(config, steps, original.steps), model=shape.model, tokenizer=shape.tokenizer)
-    for size in range(min(rows, config.train.batch_size), 0, -1):
-        if rows % size:
-            continue
+    divisors = [size for size in range(min(rows, config.train.batch_size), 0, -1) if rows % size == 0]
+    for size in divisors or [0]:
         total = rows * seq_len if config.train.total_batch_tokens else 0
         accumulation = config.train.accumulation if total else rows // size
         batch = replace(train, batch_size=size, accumulation=accumulation, total_batch_tokens=total)
@@ -195,7 +194,7 @@ def step_bytes(config: RunConfig, model: ModelConfig, seq_len: int) -> int:
     precision: Precision = "bf16" if config.train.precision == "auto" else config.train.precision
     return training_bytes(
         model,
-        config.train.batch_size,
+        smallest_micro_batch(config.train),
         seq_len,
         precision=precision,
         optimizer=config.optim.kind,

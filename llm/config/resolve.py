@@ -90,7 +90,17 @@ def resolve_accumulation(train: TrainConfig, model: ModelConfig, ranks: int = 1)
     """Micro-batches per step and rank: `train.accumulation`, or derived from `train.total_batch_tokens`."""
     if not train.total_batch_tokens:
         return train.accumulation
-    return train.total_batch_tokens // (train.batch_size * resolve_seq_len(train, model) * ranks)
+    return train.total_batch_tokens // (smallest_micro_batch(train) * resolve_seq_len(train, model) * ranks)
+
+
+def smallest_micro_batch(train: TrainConfig) -> int:
+    """`train.batch_size`, or 1 where a run chooses it by the memory of its machine."""
+    return train.batch_size or 1
+
+
+def evaluation_batch_size(train: TrainConfig) -> int:
+    """Sequences per batch of an evaluation: `train.batch_size`, or the same number on every machine where it is 0."""
+    return train.batch_size or TrainConfig.batch_size
 
 
 def nearest_multiple(value: int, unit: int) -> int:

@@ -227,7 +227,12 @@ class TrainConfig:
         low=0,
         safe=True,
     )
-    batch_size: int = setting(8, "Sequences per micro-batch.", low=1)
+    batch_size: int = setting(
+        8,
+        "Sequences per micro-batch; 0 = the largest number that fits in memory, found at the start (needs "
+        "total_batch_tokens).",
+        low=0,
+    )
     seq_len: int = setting(0, "Tokens per training sequence; 0 = model.context.", low=0)
     accumulation: int = setting(1, "Gradient accumulation: micro-batches per step.", low=1)
     total_batch_tokens: int = setting(0, "Tokens per step; sets the accumulation; 0 = use accumulation.", low=0)

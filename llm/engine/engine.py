@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
+from typing import Literal
 
 import torch
 
@@ -11,6 +12,7 @@ from llm.config.decode_schema import DecodeConfig
 from llm.engine.batch import Completion, group_by_length, max_batch_prompts
 from llm.engine.beam import beam_params, stream_beams
 from llm.engine.inspect import explain_each, explain_next
+from llm.engine.lookup import LookupReader, has_exact_drafts
 from llm.engine.prompts import prompt_ids
 from llm.engine.reader import Reader
 from llm.engine.reply import Done, Piece, Reply
@@ -25,7 +27,8 @@ class Engine:
     """Generates text with one model. Not thread-safe.
 
     A model that is in training mode, on another device or in another dtype is copied and never changed; so is a large
-    model that can be packed for faster inference (`reading_model`). `refresh` updates the copy. `weights_version`
+    model that can be packed for faster inference (`reading_model`), and every model with `weights` "int8"
+    (`decode.weights`). `refresh` updates the copy. `weights_version`
     identifies the weights: the KV cache of earlier prompts is reused until it changes.
     """
 
@@ -36,14 +39,15 @@ class Engine:
         *,
         device: torch.device | str | None = None,
         dtype: torch.dtype | None = None,
+        weights: Literal["auto", "int8"] = "auto",
         weights_version: object = None,
         use_cache: bool = True,
     ) -> None:
-        self.model = reading_model(model, device=device, dtype=dtype)
+        self.model = reading_model(model, device=device, dtype=dtype, weights=weights)
         self.tokenizer = tokenizer
         self.device = self.model.head_weight.device
         self.context = model.config.context
-        self.weights_version = weights_version
+        self.weights, self.weights_version = weights, weights_version
         if tokenizer.vocab_size > model.config.vocab_size:
             raise UserError(
                 f"The tokenizer has {tokenizer.vocab_size} tokens, but the model has {model.config.vocab_size}; "
@@ -99,7 +103,8 @@ class Engine:
         reader = self._take_reader()
         if params.beams > 1:
             return self._run(stream_beams(reader, self._vocabulary, ids, params, count, cancel), reader)
-        reply = Reply(reader, self._vocabulary, [ids], params, count)
+        ahead = params.lookup if count == 1 and self._use_cache and has_exact_drafts(self.model) else 0
+        reply = Reply(LookupReader(reader, ahead) if ahead else reader, self._vocabulary, [ids], params, count)
         return self._run(reply.run(cancel, params_source or (lambda: params)), reader)
 
     def complete(

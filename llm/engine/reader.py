@@ -93,6 +93,25 @@ class Reader:
         cache.advance(1)
         return logits
 
+    def rewind(self, length: int) -> bool:
+        """Drop all positions of the window from `length` on; whether it then holds exactly `length` positions."""
+        if self._cache is None:
+            return False
+        self._cache.truncate(min(length, self._cache.length))
+        return self._cache.length == length
+
+    @torch.no_grad()
+    def read_each(self, block: Tensor) -> Tensor:
+        """Append `block` (1, T) int64 to the cache; the logits (T, V) after each token, with the bits that reading one
+        token after the other gives if the rows of the model are independent. Needs a cache."""
+        assert self._cache is not None
+        self._cache.reads_singly = True
+        try:
+            logits: Tensor = self._model(block, self._cache)
+        finally:
+            self._cache.reads_singly = False
+        return logits[0]
+
     def expand(self, batch_size: int) -> Reader:
         """A reader of `batch_size` copies of the text read here; this reader is unchanged."""
         copy = Reader.__new__(Reader)

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from llm.config.decode_schema import DecodeConfig
+from llm.engine.lookup import LookupReader
 from llm.engine.reader import Cancelled, Reader, window_start
 from llm.sampling import LogitsPipeline, SamplingContext, StopStrings, Uniforms, Vocabulary, build_pipeline, draw
 from llm.sampling.filters import mirostat_update
@@ -157,7 +158,7 @@ class Reply:
 
     def __init__(
         self,
-        reader: Reader,
+        reader: Reader | LookupReader,
         vocabulary: Vocabulary,
         prompts: Sequence[Sequence[int]],
         params: DecodeConfig,
@@ -206,7 +207,7 @@ class Reply:
         if self._num_prompts > 1:
             return self._reader.read(self._tokens, self._start, cancel)
         logits = self._reader.read(self._tokens[:1], self._start, cancel)
-        if len(self._samples) > 1:
+        if len(self._samples) > 1 and isinstance(self._reader, Reader):
             self._reader = self._reader.expand(len(self._samples))
         return logits.expand(len(self._samples), -1)
 

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import copy
+from typing import Literal
 
 import torch
 
 from llm.device import choose_precision
+from llm.errors import WrongUse
 from llm.model.counts import parameters
 from llm.model.kernels import FUSED
 from llm.model.packed import InferenceModel, PackedTransformer, can_pack
@@ -17,15 +19,24 @@ PACKED_FROM = 5_000_000
 
 
 def reading_model(
-    model: Transformer, *, device: torch.device | str | None = None, dtype: torch.dtype | None = None
+    model: Transformer,
+    *,
+    device: torch.device | str | None = None,
+    dtype: torch.dtype | None = None,
+    weights: Literal["auto", "int8"] = "auto",
 ) -> InferenceModel:
     """The model for inference on `device`: `model` itself if it fits, otherwise a copy in evaluation mode.
 
+    `weights` "int8": with matrices in int8 instead of `dtype`. WrongUse where the device is not a CPU.
     Without a `dtype`, a large float32 model runs in bfloat16 if the device supports it. This is a fixed rule and not a
     measurement, so that a reply can be replayed bit for bit on the same machine.
     """
     weight = model.head_weight
     there = torch.empty(0, device=device or weight.device, dtype=dtype or weight.dtype)
+    if weights == "int8":
+        if there.device.type != "cpu":
+            raise WrongUse(f"decode.weights = int8 is for CPUs, not {there.device}; set it to auto, or use the CPU.")
+        return PackedTransformer(model, torch.int8, there.device)
     packable = type(model) is Transformer and model.kernels is FUSED and parameters(model.config) >= PACKED_FROM
     narrow = dtype is None and weight.dtype == torch.float32 and choose_precision("auto", str(there.device)) == "bf16"
     wanted = torch.bfloat16 if narrow else there.dtype

@@ -25,6 +25,9 @@ class KVCache:
     attn_mask: Tensor | None = None
     """The positions returned by `store` that a query attends to, (1, S) bool; None: those up to its own."""
 
+    reads_singly = False
+    """Whether a packed model computes the attention of each query by itself, with the bits of reading one token."""
+
     def __init__(
         self,
         config: ModelConfig,

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import platform
 from collections.abc import Callable, Mapping
+from typing import Literal
 
 import torch
 import torch.nn.functional as F
@@ -18,14 +19,18 @@ from torch import Tensor
 
 from llm.config.resolve import head_width
 from llm.config.schema import ModelConfig
+from llm.errors import WrongUse
 from llm.model.attention import KVCache
 from llm.model.kernels import FUSED
-from llm.model.loss import cap_logits
+from llm.model.loss import IGNORE_INDEX, cap_logits
 from llm.model.rotary import rotary_angles, rows
 from llm.model.transformer import Transformer, check_length
 
 GELU_APPROXIMATIONS = {"gelu": "tanh", "gelu-exact": "none"}
 """PyTorch's name of the GELU of each `model.mlp` that has one."""
+
+INT8_MULTIPLE = 32
+"""The inputs of an int8 product are padded to a multiple of this: the widest vector of torch's kernels."""
 
 Weights = Mapping[str, Tensor]
 """The weights of a model or of a part of it, by their names in `Transformer`."""
@@ -61,16 +66,52 @@ class PackedLinear:
         return y if self.gelu is None else F.gelu(y, approximate=self.gelu)
 
 
+class Int8Linear:
+    """x Wᵀ + b with W in int8 and a scale per output, and x in bfloat16: (..., inputs) → (..., outputs) bfloat16.
+
+    Symmetric round-to-nearest per output channel (Dettmers et al. 2022, LLM.int8(), section 2.1). The scales are
+    bfloat16 numbers, so that the product scales by the numbers that the weights were divided by. torch has a fast
+    kernel for bfloat16 activations on every CPU with AVX2, also without bfloat16 instructions, and none for float32. It
+    crashes unless the inputs are a multiple of its vector (findings/int8-matrix-product-crashes.sh), so that they are
+    padded.
+    """
+
+    is_packed = True
+
+    def __init__(self, weight: Tensor, bias: Tensor | None = None, *, gelu: str | None = None) -> None:
+        self.padding = -weight.shape[1] % INT8_MULTIPLE
+        weight = F.pad(weight, (0, self.padding))
+        self.scales = (weight.abs().amax(dim=1) / 127).clamp_(min=1e-30).bfloat16()
+        self.weight = (weight / self.scales.unsqueeze(1)).round_().clamp_(-127, 127).to(torch.int8)
+        self.bias, self.gelu = None if bias is None else bias.bfloat16(), gelu
+
+    def __call__(self, x: Tensor) -> Tensor:
+        rows = F.pad(x.flatten(0, -2).bfloat16(), (0, self.padding)).contiguous()
+        y = torch._weight_int8pack_mm(rows, self.weight, self.scales)
+        y = y.unflatten(0, x.shape[:-1])
+        if self.bias is not None:
+            y += self.bias
+        return y if self.gelu is None else F.gelu(y, approximate=self.gelu)
+
+
+AnyLinear = PackedLinear | Int8Linear
+
+
 class PackedTransformer:
     """A `Transformer` for inference on `device`: matrices and embeddings in `dtype`, the rest in float32 or wider.
 
+    `dtype` torch.int8: matrices as `Int8Linear`, embeddings in bfloat16.
+
     In bfloat16 the result of each matrix, also the logits, is rounded to 8 bits, as is usual: a float32 head alone
-    would slow a 124M model by a third. It has no gradients, no dropout and no loss.
+    would slow a 124M model by a third. It has no gradients, no dropout and no training mode.
     """
+
+    training = False
 
     def __init__(self, model: Transformer, dtype: torch.dtype, device: torch.device | str = "cpu") -> None:
         self.config, self.dtype, self.device = model.config, dtype, device
-        self.cache_dtype = torch.promote_types(dtype, torch.float32)
+        self.narrow = torch.bfloat16 if dtype == torch.int8 else dtype
+        self.cache_dtype = torch.promote_types(self.narrow, torch.float32)
         self.load_from(model)
 
     @torch.no_grad()
@@ -78,7 +119,7 @@ class PackedTransformer:
         """Copy the weights of `model`, which must have the same configuration."""
         weights = {name: value.to(self.device, self.cache_dtype) for name, value in model.state_dict().items()}
         c = self.config
-        self.embedding = weights["embedding.weight"].to(self.dtype, copy=True)
+        self.embedding = weights["embedding.weight"].to(self.narrow, copy=True)
         self.position = clone_or_none(weights.get("position.weight"))
         self.angles = rotations(c, self.device, self.cache_dtype) if c.position == "rope" else None
         self.embedding_norm = norm(c, weights, "embedding_norm.") if c.embedding_norm else None
@@ -86,12 +127,17 @@ class PackedTransformer:
             PackedBlock(c, layer, weights_under(weights, f"blocks.{layer}."), self.dtype) for layer in range(c.n_layer)
         ]
         self.final_norm = norm(c, weights, "final_norm.")
-        self.head = PackedLinear(model.head_weight.to(self.device, self.dtype, copy=True))
+        self.head = pack_linear({"weight": model.head_weight.detach().to(self.device)}, self.dtype)
 
     @property
     def head_weight(self) -> Tensor:
         """The head's matrix; only its device and dtype are meaningful if it is packed."""
         return self.head.weight
+
+    @property
+    def has_independent_rows(self) -> bool:
+        """Whether the products of a row have the same bits for any number of rows."""
+        return self.head.is_packed
 
     @torch.no_grad()
     def __call__(self, tokens: Tensor, cache: KVCache | None = None, *, last_only: bool = False) -> Tensor:
@@ -112,6 +158,26 @@ class PackedTransformer:
         return cap_logits(
             self.head(self.final_norm(x[:, -1:] if last_only else x)).to(self.cache_dtype), self.config.softcap
         )
+
+    def eval(self) -> PackedTransformer:
+        """Itself: there is no other mode."""
+        return self
+
+    def train(self, mode: bool = True) -> PackedTransformer:
+        """Itself; ValueError for the training mode."""
+        if mode:
+            raise ValueError("A PackedTransformer cannot be trained.")
+        return self
+
+    def loss(
+        self, tokens: Tensor, targets: Tensor, *, reduction: Literal["none"], positions: Tensor | None = None
+    ) -> Tensor:
+        """Nats of each target (B, T), as of `Transformer.loss`. WrongUse for rows that hold several texts."""
+        if positions is not None:
+            raise WrongUse("int8 weights cannot be evaluated on packed conversations; evaluate a checkpoint of text.")
+        logits = self(tokens).flatten(0, 1).float()
+        losses = F.cross_entropy(logits, targets.flatten(), ignore_index=IGNORE_INDEX, reduction=reduction)
+        return losses.view_as(targets)
 
 
 class PackedBlock:
@@ -150,6 +216,8 @@ class PackedBlock:
             kv = cache.store_kv(self.layer, kv)
         key, value = kv.chunk(2, dim=1)
         attn_mask = None if cache is None else cache.attn_mask
+        if cache is not None and cache.reads_singly:
+            return attend_singly(query, key, value).transpose(1, 2).flatten(2)
         return FUSED.attention(query, key, value, 0.0, attn_mask).transpose(1, 2).flatten(2)
 
     def activate(self, hidden: Tensor) -> Tensor:
@@ -158,6 +226,17 @@ class PackedBlock:
             gate, hidden = hidden.chunk(2, dim=-1)
             return F.silu(gate).mul_(hidden)
         return hidden.relu().square() if self.config.mlp == "relu2" else hidden
+
+
+def attend_singly(query: Tensor, key: Tensor, value: Tensor) -> Tensor:
+    """Causal attention (B, n_head, T, head_dim) of the last T positions, one query at a time: a product of another
+    shape would round differently."""
+    count, stop = query.shape[2], key.shape[2]
+    mixed = []
+    for i in range(count):
+        seen = stop - count + i + 1
+        mixed.append(FUSED.attention(query[:, :, i : i + 1], key[:, :, :seen], value[:, :, :seen], 0.0, None))
+    return torch.cat(mixed, dim=2)
 
 
 def weights_under(weights: Weights, prefix: str) -> dict[str, Tensor]:
@@ -175,9 +254,11 @@ def concatenate(parts: list[Tensor | None]) -> Tensor | None:
     return torch.cat(given) if given else None
 
 
-def pack_linear(weights: Mapping[str, Tensor | None], dtype: torch.dtype, *, gelu: str | None = None) -> PackedLinear:
+def pack_linear(weights: Mapping[str, Tensor | None], dtype: torch.dtype, *, gelu: str | None = None) -> AnyLinear:
     matrix, bias = weights["weight"], weights.get("bias")
     assert matrix is not None
+    if dtype == torch.int8:
+        return Int8Linear(matrix.float(), bias, gelu=gelu)
     return PackedLinear(matrix.to(dtype, copy=True), None if bias is None else bias.to(dtype, copy=True), gelu=gelu)
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from llm.config import RunConfig, resolve_accumulation, resolve_model, resolve_seq_len
+from llm.config import RunConfig, resolve_accumulation, resolve_model, resolve_seq_len, smallest_micro_batch
 from llm.errors import ConfigError, Problem
 from llm.model.counts import flops_per_token, parameters
 
@@ -74,24 +74,25 @@ def resolve_batch_size(
     """Sequences per step over all ranks, and the micro-batches per rank in which they are computed.
 
     A resumed run passes the `global_batch_size` it started with, which another number of ranks must divide, and
-    `micro_batch`, the sequences per micro-batch after `train.batch_size` ran out of memory; 0 means "as configured".
+    `micro_batch`, the sequences per micro-batch that were chosen, or that fitted after `train.batch_size` ran out of
+    memory; 0 means "as configured".
     Raises ConfigError where the ranks cannot divide the sequences evenly.
     """
     train, seq_len = config.train, resolve_seq_len(config.train, config.model)
-    configured = train.batch_size * resolve_accumulation(train, config.model, world_size) * world_size
+    configured = smallest_micro_batch(train) * resolve_accumulation(train, config.model, world_size) * world_size
     if train.total_batch_tokens and train.total_batch_tokens != configured * seq_len:
         raise ConfigError(
             [
                 Problem(
                     "train.total_batch_tokens",
                     f"{train.total_batch_tokens} tokens cannot be divided evenly among {world_size} processes of "
-                    f"batch_size × seq_len = {train.batch_size * seq_len}; {nearest(config, world_size)}",
+                    f"batch_size × seq_len = {smallest_micro_batch(train) * seq_len}; {nearest(config, world_size)}",
                 )
             ]
         )
     if not global_batch_size or train.total_batch_tokens:
         global_batch_size = configured
-    size = micro_batch or train.batch_size
+    size = micro_batch or smallest_micro_batch(train)
     grad_accum_steps, rest = divmod(global_batch_size, size * world_size)
     if rest:
         message = (
@@ -105,7 +106,8 @@ def resolve_batch_size(
 
 def nearest(config: RunConfig, world_size: int) -> str:
     """The nearest settings with which `train.total_batch_tokens` can be divided among processes."""
-    train, part = config.train, config.train.batch_size * resolve_seq_len(config.train, config.model)
+    train = config.train
+    part = smallest_micro_batch(train) * resolve_seq_len(train, config.model)
     steps = max(1, round(train.total_batch_tokens / (part * world_size)))
     advice = f"set train.total_batch_tokens to {steps * part * world_size}"
     parts, rest = divmod(train.total_batch_tokens, part)

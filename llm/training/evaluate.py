@@ -16,6 +16,7 @@ from llm.device import Plan
 from llm.errors import UserError
 from llm.events import Progress
 from llm.model.loss import IGNORE_INDEX
+from llm.model.packed import PackedTransformer
 from llm.model.transformer import Transformer
 from llm.tokenizer import Tokenizer
 from llm.tokenizer.textbytes import TextBytes
@@ -41,7 +42,7 @@ class Evaluation:
 
 @torch.no_grad()
 def evaluate(
-    model: Transformer,
+    model: Transformer | PackedTransformer,
     split: TokenSplit,
     tokenizer: Tokenizer,
     plan: Plan,

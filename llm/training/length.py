@@ -48,10 +48,10 @@ def measure_length(context: TrainingContext, loss_fn: LossFn) -> Iterator[Progre
     context.batch_plan = replace(plan, steps=measured.steps)
 
 
-def random_batch(context: TrainingContext) -> Rows:
+def random_batch(context: StepContext) -> Rows:
     """The arrays of a batch of this rank, (sequences, seq_len) each: inputs, targets, and for conversations the
     positions in them."""
-    plan, vocab_size = context.batch_plan, context.dataset.tokenizer.vocab_size
+    plan, vocab_size = context.batch_plan, context.state.model.config.vocab_size
     shape = (plan.global_batch_size // context.ranks.world_size, plan.seq_len + 1)
     tokens = np.random.default_rng(context.config.train.seed).integers(vocab_size, size=shape)
     positions = np.tile(np.arange(plan.seq_len), (shape[0], 1))

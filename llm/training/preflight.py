@@ -26,13 +26,14 @@ from llm.config import RunConfig, from_toml
 from llm.data.batches.source import batch_source, epoch_tokens
 from llm.data.tokens.dataset import Dataset
 from llm.data.tokens.prepare import prepare
-from llm.device import Plan
+from llm.device import Plan, make_plan
 from llm.environment import configure_process
 from llm.errors import UserError
 from llm.events import Progress, to_line
 from llm.training.batch_plan import BatchPlan, resolve_batch_plan
 from llm.training.context import StepContext
 from llm.training.distributed import Ranks
+from llm.training.micro_batch import choose_micro_batch
 from llm.training.objective import build_objective
 from llm.training.setup import build_loss_fn, new_state, resolve_plan
 from llm.training.step import StepResult, take_step
@@ -97,10 +98,13 @@ def preflight(config: RunConfig, home: Path, steps: int = STEPS) -> Generator[Pr
     memory = Memory()
     with memory.watch():
         state = new_state(config, dataset)
-        plan = resolve_plan(config, state, dataset, batch_plan, Ranks())
-        context = StepContext(config, state, plan, batch_plan)
+        context = StepContext(config, state, make_plan(config.train), batch_plan)
+        yield from choose_micro_batch(context)
+        batch_plan = context.batch_plan
+        plan = context.plan = resolve_plan(config, state, dataset, batch_plan, Ranks())
         objective = build_objective(state.model, config)
-        loss_fn, _ = build_loss_fn(state, plan, (config.train.batch_size, batch_plan.seq_len), objective)
+        shape = (batch_plan.global_batch_size // batch_plan.grad_accum_steps, batch_plan.seq_len)
+        loss_fn, _ = build_loss_fn(state, plan, shape, objective)
         batches = batch_source(
             dataset, config, rows=batch_plan.global_batch_size, seq_len=batch_plan.seq_len, start=0, cursor=None
         )

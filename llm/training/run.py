@@ -17,6 +17,7 @@ from llm.config import RunConfig, resumed_config
 from llm.config.overrides import Overrides, merge_overrides
 from llm.data.batches.source import epoch_tokens
 from llm.data.tokens.dataset import Dataset
+from llm.device import make_plan
 from llm.errors import UserError
 from llm.events import Event, Finished, RolledBack, Skipped, Started, StepLogged, Warned
 from llm.files import remove_staging, write_atomic
@@ -26,11 +27,12 @@ from llm.run.lock import RunLock
 from llm.run.log import last_event_of, last_events
 from llm.training.batch_plan import resolve_batch_plan
 from llm.training.commands import CommandQueue
-from llm.training.context import TrainingContext
+from llm.training.context import StepContext, TrainingContext
 from llm.training.distributed import LossFn, Ranks
 from llm.training.length import measure_length
 from llm.training.live import LiveWeights
 from llm.training.loop import Trainer
+from llm.training.micro_batch import choose_micro_batch
 from llm.training.objective import build_objective
 from llm.training.resume_checks import check_resume, check_world_size, load_core_tasks, newest_state
 from llm.training.setup import (
@@ -224,6 +226,9 @@ def training_events(
         flops_per_second=state.flops_per_second,
     )
     state.global_batch_size = batch_plan.global_batch_size
+    sized = StepContext(config, state, make_plan(config.train, state.plan), batch_plan, ranks)
+    yield from choose_micro_batch(sized)
+    batch_plan = sized.batch_plan
     plan = resolve_plan(config, state, dataset, batch_plan, ranks)
     context = TrainingContext(config, state, plan, batch_plan, ranks, core_tasks, run=run, dataset=dataset)
     yield from prepare_stage(context)
@@ -294,6 +299,7 @@ def started_event(context: TrainingContext, restored: bool) -> Started:
         changed=context.state.overrides,
         world_size=context.ranks.world_size,
         minutes=context.config.train.minutes,
+        micro_batch=0 if context.config.train.batch_size else context.state.micro_batch,
     )
 
 

@@ -162,7 +162,7 @@ def resolve_plan(config: RunConfig, state: TrainerState, dataset: Dataset, batch
     if plan.threads == 0 and ranks.world_size > 1:
         plan = replace(plan, threads=max(1, usable_cores() // ranks.per_machine))
     elif plan.threads == 0:
-        rows = config.train.batch_size
+        rows = batch_plan.global_batch_size // batch_plan.grad_accum_steps
         flops = batch_plan.flops_per_token * rows * batch_plan.seq_len
         length = min(batch_plan.seq_len + 1, len(dataset.train))
         window = torch.from_numpy(dataset.train.read(0, length).astype("int64")).repeat(rows, 1)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Generator
 
+from llm.config import evaluation_batch_size
 from llm.errors import ConfigError, Problem, UserError
 from llm.events import Event, Warned
 from llm.files import published_directory
@@ -32,7 +33,7 @@ def prepare_references(context: TrainingContext) -> Generator[Event, None, None]
     for message in check_pairs(references, context.batch_plan.seq_len):
         yield Warned(step=context.state.step, message=message)
     if context.ranks.is_first and not references.is_saved and context.state.step == 0:
-        yield from references.compute(context.state.model, context.plan, context.config.train.batch_size)
+        yield from references.compute(context.state.model, context.plan, evaluation_batch_size(context.config.train))
     context.ranks.broadcast(True)  # the others wait until they are saved
     references.load()
     context.references = references

@@ -28,9 +28,10 @@ class TrainerState:
     `step` counts optimizer steps and `batch_index` the batches drawn; a roll-back restores only `step`. `data_cursor`
     is the position of the next batch in a streamed corpus (`BatchSource.cursor`). `overrides` are the fields that
     differ from `run.toml`, as text by dotted path: live settings and changes on resume. `global_batch_size` is that of
-    the first start, which other numbers of ranks keep. `micro_batch` is the sequences per micro-batch after
-    `train.batch_size` ran out of memory, else 0. `sharding` is that of the tensors, where each rank holds only a part
-    of them. `flops_per_second` is the speed by which `train.minutes` became steps, measured at the first start, else 0.
+    the first start, which other numbers of ranks keep. `micro_batch` is the sequences per micro-batch where
+    `train.batch_size` is 0 or ran out of memory, else 0. `sharding` is that of the tensors, where each rank holds only
+    a part of them. `flops_per_second` is the speed by which `train.minutes` became steps, measured at the first start,
+    else 0.
     `lock` guards the weights and `step`.
 
     `metadata["key"]` is the name of a field in `state.json` where it differs.

@@ -11,7 +11,7 @@ from typing import Literal, TypeVar
 from torch import Tensor
 
 from llm.answers import has_right_answer, measure_answers
-from llm.config import RunConfig
+from llm.config import RunConfig, evaluation_batch_size
 from llm.core.score import evaluate_core
 from llm.data.text.dialogues import Question
 from llm.engine import Engine, Piece
@@ -189,7 +189,7 @@ class Tasks:
             config.tune.beta,
             self.context.plan,
             TextBytes(self.context.dataset.tokenizer),
-            batch_size=config.train.batch_size,
+            batch_size=evaluation_batch_size(config.train),
             batches=config.evaluate.batches,
         )
         result = yield from self._report_progress(work)
@@ -223,7 +223,7 @@ class Tasks:
             context.dataset.tokenizer,
             context.plan,
             seq_len=context.batch_plan.seq_len,
-            batch_size=context.config.train.batch_size,
+            batch_size=evaluation_batch_size(context.config.train),
             batches=batches,
             packing=context.config.tune.packing,
             stage=stage,
@@ -264,7 +264,7 @@ class Tasks:
             context.dataset.tokenizer,
             context.core_tasks,
             context.plan,
-            batch_tokens=context.config.train.batch_size * context.batch_plan.seq_len,
+            batch_tokens=evaluation_batch_size(context.config.train) * context.batch_plan.seq_len,
             max_examples=context.config.evaluate.core_examples,
         )
         result = yield from self._report_progress(scores, self.is_stop_requested)

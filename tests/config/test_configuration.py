@@ -178,6 +178,14 @@ def test_accumulation_from_the_total_batch() -> None:
     assert resolve_accumulation(TrainConfig(accumulation=3), ModelConfig()) == 3
 
 
+def test_a_micro_batch_chosen_by_memory_needs_the_tokens_per_step() -> None:
+    assert "set train.total_batch_tokens" in problems_of({"train": {"batch_size": 0}})["train.batch_size"]
+    sharded = {"batch_size": 0, "total_batch_tokens": 2048, "sharding": "fsdp"}
+    assert "train.sharding = fsdp" in problems_of({"train": sharded})["train.batch_size"]
+    uneven = problems_of({"train": {"batch_size": 0, "total_batch_tokens": 2049}})
+    assert uneven["train.total_batch_tokens"] == "2049 is not a multiple of seq_len = 256; the nearest is 2048"
+
+
 def test_configuration_events_and_runs_do_not_import_torch() -> None:
     code = "import llm.config, llm.events, llm.run, llm.errors, sys; sys.exit('torch' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0

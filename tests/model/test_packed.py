@@ -14,7 +14,7 @@ from llm.config.schema import ModelConfig
 from llm.engine import Engine
 from llm.engine import weights as engine_weights
 from llm.model.attention import KVCache
-from llm.model.packed import PackedLinear, PackedTransformer, can_pack
+from llm.model.packed import Int8Linear, PackedLinear, PackedTransformer, can_pack
 from llm.model.transformer import Transformer
 from llm.tokenizer.byte import ByteTokenizer
 from tests.model.models_for_tests import relative_error, tiny, tokens
@@ -83,6 +83,42 @@ def test_a_row_does_not_depend_on_other_rows(dtype: torch.dtype) -> None:
     torch.set_num_threads(2 if before == 1 else 1)
     assert torch.equal(packed(x), together)
     torch.set_num_threads(before)
+
+
+@torch.no_grad()
+def test_an_int8_matrix_is_the_nearest_one_and_its_rows_are_independent() -> None:
+    generator = torch.Generator().manual_seed(1)
+    weight, x = torch.randn(208, 96, generator=generator), torch.randn(2, 7, 96, generator=generator).bfloat16()
+    weight[3] = 0
+    narrow = Int8Linear(weight, bias=torch.ones(208))
+    restored = narrow.weight.double() * narrow.scales.double().unsqueeze(1)
+    assert (restored - weight).abs().max() <= 0.51 * weight.abs().max() / 127
+    expected = x.double() @ restored.T + 1
+    assert relative_error(narrow(x), expected) < 2**-8, "the result is rounded to bfloat16"
+    assert torch.equal(narrow(x[1, 4:5]), narrow(x)[1, 4:5])
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("options", OPTIONS)
+def test_an_int8_model_is_near_the_original(options: dict[str, Any]) -> None:
+    model = model_of(tiny(**options))
+    packed, text = PackedTransformer(model, torch.int8), tokens(model.config, 3, 13)
+    assert relative_error(packed(text), model(text)) < 0.1
+    nats = packed.loss(text[:, :-1], text[:, 1:], reduction="none")
+    assert nats.shape == (3, 12)
+    assert relative_error(nats, model.loss(text[:, :-1], text[:, 1:], reduction="none")) < 0.1
+
+
+def test_an_engine_generates_with_int8_weights_and_newer_ones() -> None:
+    tokenizer = ByteTokenizer(("<|endoftext|>",))
+    config = tiny(vocab_size=tokenizer.vocab_size, context=32)
+    first, second = model_of(config, 1), model_of(config, 2)
+    engine = Engine(first, tokenizer, weights="int8", weights_version=1)
+    params = DecodeConfig(temperature=0.0, max_tokens=9, ban_end=True)
+    before = list(engine.stream("Ab", params))[:-1]
+    engine.refresh(second, 2)
+    expected = list(Engine(second, tokenizer, weights="int8").stream("Ab", params))[:-1]
+    assert list(engine.stream("Ab", params))[:-1] == expected != before
 
 
 @pytest.mark.parametrize("dtype", DTYPES)

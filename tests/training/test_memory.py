@@ -12,7 +12,7 @@ import pytest
 
 from llm.events import Finished, Started, StepLogged, Warned
 from llm.run import Run
-from llm.run.checkpoints import verify
+from llm.run.checkpoints import read_state, verify
 from llm.training.run import run_training
 
 from .conftest import MakeRun
@@ -58,6 +58,28 @@ def test_a_micro_batch_that_the_kernel_refuses_is_halved_until_it_fits(make_run:
     assert isinstance(events[-1], Finished) and events[-1].step == 4
     for info in run.checkpoints():
         verify(info)
+
+
+def test_the_largest_micro_batch_that_the_kernel_grants_is_chosen(make_run: MakeRun, tmp_path: Path) -> None:
+    """The estimate allows all 64 sequences at once, and the kernel does not."""
+    run = make_run(
+        "chosen",
+        **PLAIN,
+        model__n_layer="4",
+        model__d_model="64",
+        model__context="128",
+        train__batch_size="0",
+        train__total_batch_tokens=str(64 * 128),
+        train__steps="2",
+        data__validation_fraction="0.5",
+    )
+    done = starved(run, 0, 160)
+    assert done.returncode == 0, done.stderr
+    events = list(run.events())
+    (started,) = (event for event in events if isinstance(event, Started))
+    assert 1 < started.micro_batch < 64
+    assert not any(isinstance(event, Warned) and "out of memory" in event.message for event in events)
+    assert read_state(run.checkpoint())["micro_batch"] == started.micro_batch
 
 
 def test_memory_that_ends_in_the_update_is_a_sentence_and_the_checkpoint_is_intact(

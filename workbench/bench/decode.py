@@ -29,7 +29,7 @@ PROMPT_TOKENS = 32
 NEW_TOKENS = 48
 TRIAL_TOKENS = 8
 READ_BYTES, READ_REPEATS = 1 << 28, 5  # to measure the memory's bandwidth; more than any cache holds
-DTYPE_NAMES = {torch.float32: "fp32", torch.bfloat16: "bf16"}
+DTYPE_NAMES = {torch.float32: "fp32", torch.bfloat16: "bf16", torch.int8: "int8"}
 # Memory bandwidth in bytes per second, from the data sheets.
 BANDWIDTH = {"H200": 4.8e12, "H100": 3.35e12, "A100": 2.04e12, "RTX 4090": 1.01e12, "RTX 3090": 0.94e12}
 
@@ -112,8 +112,9 @@ def measure_size(size: str, config: ModelConfig, device: str, rounds: int, threa
     model = model.eval().to(device)
     prompt = torch.randint(config.vocab_size, (PROMPT_TOKENS,), generator=torch.Generator().manual_seed(1)).tolist()
     rivals = make_rivals(model, prompt, threads)
-    ours, ours_fp32, theirs, theirs_bf16, recomputing = rivals
+    ours, ours_fp32, theirs, theirs_bf16, recomputing, *int8 = rivals
     pairs = [(ours, theirs), (ours_fp32, theirs), (ours, theirs_bf16), (ours, recomputing), (ours, ours)]
+    pairs += [(narrow, ours_fp32) for narrow in int8]
     matches = [play(first, second, rounds) for first, second in pairs]
     return {
         "size": size,
@@ -133,7 +134,8 @@ def measure_size(size: str, config: ModelConfig, device: str, rounds: int, threa
 
 
 def make_rivals(model: Transformer, prompt: list[int], threads: int) -> list[Candidate]:
-    """Our engine by default and in float32, transformers in float32 and bfloat16, our engine without a KV cache."""
+    """Our engine by default and in float32, transformers in float32 and bfloat16, our engine without a KV cache, and on
+    a CPU with int8 weights."""
     tokenizer = NumberTokenizer(model.config.vocab_size)
     engine = Engine(model, tokenizer)
     float32 = Engine(model, tokenizer, dtype=torch.float32)
@@ -147,6 +149,9 @@ def make_rivals(model: Transformer, prompt: list[int], threads: int) -> list[Can
         ("transformers", torch.bfloat16, transformers_decode(theirs_bf16, prompt)),
         ("without cache", torch.float32, engine_decode(recomputing, prompt)),
     ]
+    if model.head_weight.device.type == "cpu":
+        int8 = Engine(model, tokenizer, weights="int8")
+        found.append(("engine", torch.int8, engine_decode(int8, prompt)))
     return [
         Candidate(name, DTYPE_NAMES[dtype], dtype.itemsize, threads or best_threads(decode), decode)
         for name, dtype, decode in found

@@ -50,6 +50,14 @@ class ChatModel:
         if self.in_training and (loaded := self._load(cancel)) is not None:
             self.engine, self.weights, self.step, self.sha256 = loaded
 
+    def use_weights(self, params: DecodeConfig) -> None:
+        """Use the kind of weights that `params.weights` names: the engine is built again where it has another."""
+        from llm.engine import Engine
+
+        if params.weights != self.engine.weights:
+            version, tokenizer = self.engine.weights_version, self.engine.tokenizer
+            self.engine = Engine(self.weights, tokenizer, weights=params.weights, weights_version=version)
+
     def save_weights(self) -> None:
         """Save the weights of a run in training as RUN@STEP. Raises OSError."""
         from llm.training.checkpoint import publish_weights
@@ -90,6 +98,7 @@ class ChatModel:
         given: Sequence[int] = (),
     ) -> Iterator[Piece | Done]:
         """Generate from `prompt` followed by the tokens `given`."""
+        self.use_weights(params)
         start = self.prompt_ids(prompt, params, given) if given else prompt
         return self.engine.stream(start, params, cancel=cancel, params_source=params_source)
 
@@ -98,6 +107,7 @@ class ChatModel:
     ) -> list[Stage]:
         """The distribution of the token after `start` and `generated`: the `top` most likely tokens, and those of
         `also`, before and after each logits processor."""
+        self.use_weights(params)
         return self.engine.explain(start, params, generated=generated, also=also, top=top)
 
     def token_texts(self, tokens: Sequence[int]) -> list[str]:

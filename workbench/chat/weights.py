@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple, Protocol
 
 from llm.errors import UserError
 from llm.events import CommandRefused, Saved
@@ -61,8 +61,8 @@ class LocalWeights:
 class RemoteWeights:
     """The weights of a run that trains in another process: requested from its trainer for every reply."""
 
-    def __init__(self, run: Run) -> None:
-        self._run = run
+    def __init__(self, run: Run, kind: Literal["auto", "int8"] | None = None) -> None:
+        self._run, self._kind = run, kind
         self._step: int | None = None
 
     def load(self, cancel: Cancel) -> Loaded | None:
@@ -73,18 +73,22 @@ class RemoteWeights:
         if info.step == self._step:
             return None
         self._step = info.step
-        return load_checkpoint(self._run, info)
+        return load_checkpoint(self._run, info, kind=self._kind)
 
 
-def load_checkpoint(run: Run, info: CheckpointInfo, device: str = "auto") -> Loaded:
-    """Load a checkpoint or a snapshot of `run`, by default to the fastest available device."""
+def load_checkpoint(
+    run: Run, info: CheckpointInfo, device: str = "auto", kind: Literal["auto", "int8"] | None = None
+) -> Loaded:
+    """Load a checkpoint or a snapshot of `run`, by default to the fastest available device. `kind`: that of the weights
+    to generate with, None for the run's `decode.weights`."""
     from llm.device import choose_device
     from llm.engine import Engine
     from llm.weights import load_model
 
     model, tokenizer = load_model(run, info, choose_device(device))
     sha256 = str(read_manifest(info.path)["files"].get(MODEL, {}).get("sha256", ""))
-    return Loaded(Engine(model, tokenizer, weights_version=str(info.path)), model, info.step, sha256)
+    engine = Engine(model, tokenizer, weights=kind or run.config().decode.weights, weights_version=str(info.path))
+    return Loaded(engine, model, info.step, sha256)
 
 
 def request_snapshot(run: Run, cancel: Cancel, timeout: float = SNAPSHOT_TIMEOUT) -> CheckpointInfo:

@@ -63,7 +63,7 @@ def compare(options: argparse.Namespace) -> int:
     params = params_of_options(found[0][0].config(), options)
     refuse_several(params, "compare")
     prompt = prompt_from(options.prompt)
-    first, second = (engine_for(run, info, options.device) for run, info in found)
+    first, second = (engine_for(run, info, options.device, params.weights) for run, info in found)
     warn_of_changes(first.tokenizer, prompt)
     warn_of_changes(second.tokenizer, prompt)
     from llm.engine.compare import compare as compare_engines

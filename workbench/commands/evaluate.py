@@ -4,15 +4,19 @@ from __future__ import annotations
 
 import argparse
 from dataclasses import replace
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from llm.config import resolve_seq_len
+from llm.config import evaluation_batch_size, resolve_seq_len
 from llm.errors import UserError, WrongUse
 from llm.run import find_checkpoint
 from llm.run.checkpoints import read_state
 from workbench.commands.harness import evaluate_harness
 from workbench.commands.options import add_checkpoint, add_command
 from workbench.commands.output import print_json, print_table, say
+
+if TYPE_CHECKING:
+    from llm.model.packed import PackedTransformer
+    from llm.model.transformer import Transformer
 
 
 def register(subparsers: Any) -> None:
@@ -34,6 +38,8 @@ def register(subparsers: Any) -> None:
     help = "with --answers: questions per set (default 500)"
     parser.add_argument("--questions", type=int, default=500, metavar="N", help=help)
     parser.add_argument("--seed", type=int, default=1, metavar="N", help="with --answers: seed of the questions")
+    help = "int8: evaluate the weights as decode.weights = int8 uses them"
+    parser.add_argument("--weights", choices=("auto", "int8"), default="auto", help=help)
     parser.add_argument("--device", default="auto", help="auto, cpu, cuda, cuda:N or mps")
 
 
@@ -73,10 +79,11 @@ def evaluate_loss(options: argparse.Namespace) -> int:
         )
     if trained_on not in ("", dataset.fingerprint):  # "": an imported model
         say(f"warning: the corpus of {run.name} has changed since training; the result is for the current text.")
-    seq_len, batch_size = resolve_seq_len(config.train, config.model), config.train.batch_size
+    seq_len, batch_size = resolve_seq_len(config.train, config.model), evaluation_batch_size(config.train)
     batches = config.evaluate.batches if options.batches is None else options.batches
+    scored = weights_to_evaluate(model, options.weights)
     result = with_progress(
-        measure(model, dataset.validation, tokenizer, plan, seq_len=seq_len, batch_size=batch_size, batches=batches)
+        measure(scored, dataset.validation, tokenizer, plan, seq_len=seq_len, batch_size=batch_size, batches=batches)
     )
     metrics = {
         "validation_loss": result.loss,
@@ -94,6 +101,13 @@ def evaluate_loss(options: argparse.Namespace) -> int:
     return 0
 
 
+def weights_to_evaluate(model: Transformer, weights: str) -> Transformer | PackedTransformer:
+    """`model`, or its copy with int8 matrices. WrongUse where the model is not on a CPU."""
+    from llm.engine.weights import reading_model
+
+    return reading_model(model, weights="int8") if weights == "int8" else model
+
+
 def evaluate_core(options: argparse.Namespace) -> int:
     """Print the CORE metric and the accuracy of each task."""
     run, info = find_checkpoint(options.home, options.run, say)
@@ -108,7 +122,7 @@ def evaluate_core(options: argparse.Namespace) -> int:
     tasks = load_bundle(bundle_folder(options.core, options.home))
     plan = make_plan(replace(config.train, device=options.device))
     model, tokenizer = load_model(run, info, plan.device)
-    tokens = config.train.batch_size * resolve_seq_len(config.train, config.model)
+    tokens = evaluation_batch_size(config.train) * resolve_seq_len(config.train, config.model)
     examples = max(0, options.examples)
     result = with_progress(measure(model, tokenizer, tasks, plan, batch_tokens=tokens, max_examples=examples))
     if options.json:

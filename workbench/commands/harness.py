@@ -7,7 +7,7 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
-from llm.config import resolve_seq_len
+from llm.config import evaluation_batch_size, resolve_seq_len
 from llm.errors import UserError, WrongUse
 from llm.run import find_checkpoint
 from workbench.commands.output import print_json, print_table, say
@@ -37,7 +37,7 @@ def evaluate_harness(options: argparse.Namespace) -> int:
     if not names:
         raise WrongUse(f"there is no task in {options.harness}.")
     model, tokenizer = load_model(run, info, choose_device(options.device))
-    batch_tokens = config.train.batch_size * resolve_seq_len(config.train, config.model)
+    batch_tokens = evaluation_batch_size(config.train) * resolve_seq_len(config.train, config.model)
     adapter = HarnessModel(model, tokenizer, batch_tokens=batch_tokens)
     limit = options.examples or None
     try:

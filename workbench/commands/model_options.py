@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import argparse
 import sys
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 from llm.config import DecodeConfig, RunConfig, fields_of, to_mapping, with_overrides
 from llm.errors import WrongUse
@@ -68,8 +68,8 @@ def refuse_several(params: DecodeConfig, command: str) -> None:
         raise WrongUse(f"{command} writes one text per prompt and checkpoint; leave --num-samples at 1.")
 
 
-def engine_for(run: Run, info: CheckpointInfo, device: str) -> Engine:
-    """An engine on a checkpoint."""
+def engine_for(run: Run, info: CheckpointInfo, device: str, weights: Literal["auto", "int8"] = "auto") -> Engine:
+    """An engine on a checkpoint; `weights` as `decode.weights`."""
     from llm.device import choose_device
     from llm.engine import Engine, use_one_thread
     from llm.weights import load_model
@@ -77,7 +77,7 @@ def engine_for(run: Run, info: CheckpointInfo, device: str) -> Engine:
     model, tokenizer = load_model(run, info, choose_device(device))
     if sum(parameter.numel() for parameter in model.parameters()) < ONE_THREAD_BELOW:
         use_one_thread()
-    return Engine(model, tokenizer)
+    return Engine(model, tokenizer, weights=weights)
 
 
 def params_record(params: DecodeConfig) -> dict[str, Any]:

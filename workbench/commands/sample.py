@@ -58,7 +58,7 @@ def sample(options: argparse.Namespace) -> int:
     if options.jsonl and options.explain:
         raise WrongUse("--explain takes one prompt; leave out --jsonl.")
     prompt = "" if options.jsonl else prompt_from(options.prompt, options.prompt_file)
-    engine = engine_for(run, info, options.device)
+    engine = engine_for(run, info, options.device, params.weights)
     warn_of_changes(engine.tokenizer, prompt)
     if options.jsonl:
         from workbench.commands.sample_jsonl import sample_lines

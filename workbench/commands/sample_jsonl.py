@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from llm.engine import Engine
     from llm.engine.batch import Completion
 
-PARAMETERS = tuple(field.name for field in fields_of(DecodeConfig))
+PARAMETERS = tuple(field.name for field in fields_of(DecodeConfig) if field.name != "weights")
 WINDOW = 256
 """Lines that are read before replies are generated; among them, prompts of equal length form a batch."""
 

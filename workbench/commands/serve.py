@@ -25,6 +25,8 @@ def register(subparsers: Any) -> None:
     parser.add_argument(
         "--max-requests", type=int, default=256, metavar="N", help="requests at a time; more are refused (default: 256)"
     )
+    help = "auto or int8, as decode.weights (default: as in the run)"
+    parser.add_argument("--weights", choices=("auto", "int8"), help=help)
     parser.add_argument("--device", default="auto", help="auto, cpu, cuda, cuda:N or mps")
     parser.epilog = (
         f"Clients must send the token in ${TOKEN_VARIABLE} as their API key, if it is set. On an address that other "
@@ -46,6 +48,7 @@ def serve(options: argparse.Namespace) -> int:
         port=options.port,
         token=os.environ.get(TOKEN_VARIABLE, ""),
         device=options.device,
+        weights=options.weights,
         max_requests=options.max_requests,
     )
     what = f"{server.name}, which is in training" if server.is_live else reference

@@ -69,6 +69,8 @@ def figures(
     shape = f"{model.n_layer} layers × {model.d_model}, {model.n_head} heads, context {model.context}"
     memory = memory_text(guess, speed)
     micro = f" in {plan.grad_accum_steps} micro-batches" if plan.grad_accum_steps > 1 else ""
+    if not config.train.batch_size:
+        micro = " in the largest micro-batches that fit"
     about_steps = "about " if guess.length_is_guess else ""
     steps = f"{about_steps}{plan.steps:,} steps, {format_count(guess.total_tokens)} tokens"
     if config.train.minutes:
@@ -103,7 +105,8 @@ def misfit_text(config: RunConfig, guess: Estimate) -> str:
         return reason
     model = resolve_model(fitted.model, expected_vocab_size(fitted.tokenizer))
     shape = f"{model.n_layer} layers × {model.d_model}, {format_count(parameters(model))} parameters"
-    return f"{reason}. Nearest that fits: {shape}, batch {fitted.train.batch_size} (press f)"
+    batch = fitted.train.batch_size or "as fits"
+    return f"{reason}. Nearest that fits: {shape}, batch {batch} (press f)"
 
 
 def speed_text(guess: Estimate, speed: Speed | None) -> str:

@@ -7,7 +7,7 @@ import ipaddress
 import secrets
 import socket
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
 
 from llm.errors import UserError, WrongUse
 from workbench.chat.weights import LiveModels
@@ -49,13 +49,14 @@ class HttpServer:
         port: int = DEFAULT_PORT,
         token: str = "",
         device: str = "auto",
+        weights: Literal["auto", "int8"] | None = None,
         max_requests: int = DEFAULT_REQUESTS,
         one_thread: bool = False,
         grace_seconds: int | None = None,
     ) -> None:
         """Load the model and listen. Port 0 is any free one. On another address than the loopback, a `token` is made up
-        where none is given. `grace_seconds`: how long a stop waits for answers, None for as long as they take. Raises
-        UserError."""
+        where none is given. `weights`: None for the run's `decode.weights`. `grace_seconds`: how long a stop waits for
+        answers, None for as long as they take. Raises UserError."""
         check_packages()
         from workbench.serve.scheduler import Scheduler
         from workbench.serve.weights import open_source
@@ -64,7 +65,7 @@ class HttpServer:
         self.token = token if token or is_local else secrets.token_urlsafe(24)
         self._listener = listen(host, port)
         try:
-            source = open_source(home, reference, training or NoTraining(), device)
+            source = open_source(home, reference, training or NoTraining(), device, weights)
             self._scheduler = Scheduler(source.load, max_open=max_requests, one_thread=one_thread)
         except BaseException:
             self._listener.close()

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from llm.errors import UserError
 from llm.run import Run, find_checkpoint
@@ -21,20 +21,27 @@ class Source:
         self.run, self.load, self.is_live = run, load, is_live
 
 
-def open_source(home: Path, reference: str, training: LiveModels, device: str = "auto") -> Source:
+def open_source(
+    home: Path,
+    reference: str,
+    training: LiveModels,
+    device: str = "auto",
+    kind: Literal["auto", "int8"] | None = None,
+) -> Source:
     """The model of `RUN`, `RUN@live`, `RUN@last`, `RUN@best` or `RUN@STEP`. A run that is in training is live unless
-    the reference names a checkpoint. Raises UserError."""
+    the reference names a checkpoint. `kind`: that of the weights, None for the run's `decode.weights`. Raises
+    UserError."""
     name, _, which = reference.partition("@")
     if which in ("", LIVE):
         run = Run.open(home, name)
         if training.live_model(name) is not None:
-            return Source(run, LocalSource(run, training), is_live=True)
+            return Source(run, LocalSource(run, training, kind or "auto"), is_live=True)
         holder = run.holder()
         if holder is not None and not holder.is_here:
-            return Source(run, RemoteSource(run), is_live=True)
+            return Source(run, RemoteSource(run, kind), is_live=True)
         reference = name
     run, info = find_checkpoint(home, reference)
-    weights = to_weights(run, load_checkpoint(run, info, device))
+    weights = to_weights(run, load_checkpoint(run, info, device, kind))
     return Source(run, Once(weights), is_live=False)
 
 
@@ -56,8 +63,8 @@ class Once:
 class LocalSource:
     """The weights of a run that trains in this process: a copy for every step at which a request arrives."""
 
-    def __init__(self, run: Run, training: LiveModels) -> None:
-        self._run, self._training = run, training
+    def __init__(self, run: Run, training: LiveModels, kind: Literal["auto", "int8"]) -> None:
+        self._run, self._training, self._kind = run, training, kind
         self._step: int | None = None
 
     def __call__(self) -> Weights | None:
@@ -69,14 +76,14 @@ class LocalSource:
         if live is None or live.step == self._step:
             return None
         model, self._step = live.snapshot()
-        return to_weights(self._run, Loaded(Engine(model, live.tokenizer), model, self._step))
+        return to_weights(self._run, Loaded(Engine(model, live.tokenizer, weights=self._kind), model, self._step))
 
 
 class RemoteSource:
     """The weights of a run that trains in another process: its trainer writes them when a request arrives."""
 
-    def __init__(self, run: Run) -> None:
-        self._run, self._remote = run, RemoteWeights(run)
+    def __init__(self, run: Run, kind: Literal["auto", "int8"] | None) -> None:
+        self._run, self._remote = run, RemoteWeights(run, kind)
 
     def __call__(self) -> Weights | None:
         loaded = self._remote.load(lambda: False)

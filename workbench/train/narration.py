@@ -35,6 +35,8 @@ def describe(event: Event) -> str:
         case Started():
             verb = f"resumed after step {event.step:,}" if event.step else "started"
             shape = f"{format_count(event.parameters)} parameters, {event.tokens_per_step:,} tokens a step"
+            if event.micro_batch:
+                shape += f" in micro-batches of {event.micro_batch}, as many sequences as fit in memory"
             length = (
                 f"; {event.total_steps:,} steps, as many as fit in {event.minutes:g} minutes" if event.minutes else ""
             )
