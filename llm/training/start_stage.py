@@ -45,6 +45,7 @@ GRPO_DEFAULTS = (
     ("train.batch_size", "64"),
     ("train.accumulation", "1"),
     ("train.total_batch_tokens", "0"),
+    ("train.lr_multiplier", "0.05"),
     ("tune.beta", "0.04"),
     ("evaluate.answers_every", "20"),
 )
