@@ -143,10 +143,10 @@ class CoreEvaluated(Event):
 
 @dataclass(frozen=True, kw_only=True)
 class AnswersEvaluated(Event):
-    """Exact answers to held-out questions: the share of right ones, over all `questions` and by kind."""
+    """The share of exact answers to held-out questions, over all `questions` and by kind."""
 
     step: int
-    accuracy: float
+    exact_answers: float
     kinds: dict[str, float]
     questions: int
     command_id: str = ""

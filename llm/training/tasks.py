@@ -289,7 +289,10 @@ class Tasks:
             model.train()
         if result is not None:
             self.done_at["answers"] = context.state.step
-            yield context.event(AnswersEvaluated, **result.to_record(), questions=result.questions)
+            kinds = {kind: result.accuracy_of(kind) for kind in result.asked}
+            yield context.event(
+                AnswersEvaluated, exact_answers=result.accuracy, kinds=kinds, questions=result.questions
+            )
 
     @cached_property
     def _questions(self) -> list[Question]:

@@ -55,7 +55,7 @@ STEP_COLUMNS = (
 )
 VALIDATION_COLUMNS = ("step", "elapsed", "validation_loss", "perplexity", "bits_per_byte", "train_loss")
 CORE_COLUMNS = ("step", "elapsed", "core_metric")
-ANSWER_COLUMNS = ("step", "elapsed", "accuracy")
+ANSWER_COLUMNS = ("step", "elapsed", "exact_answers")
 METRIC_NAMES = ("reward", "margin", "accuracy", "kl", "entropy")
 METRIC_COLUMNS = ("step", "elapsed", *METRIC_NAMES)
 STEP_FIELDS = tuple((name,) for name in STEP_COLUMNS)

@@ -71,7 +71,7 @@ METRICS = (
     SeriesSpec("accuracy", "metrics", "accuracy", "secondary"),
 )
 METRICS_CHART = ChartSpec("core-chart", "implicit reward and accuracy", METRICS)
-ANSWERS = SeriesSpec("exact answers", "answers", "accuracy", "warning")
+ANSWERS = SeriesSpec("exact answers", "answers", "exact_answers", "warning")
 ANSWERS_CHART = ChartSpec("core-chart", "exact answers", (ANSWERS,))
 REWARD_CHART = ChartSpec("loss-chart", "reward and exact answers", (METRICS[0], ANSWERS), LOSS_MARKS, is_smoothed=True)
 KL = SeriesSpec("KL", "metrics", "kl", "accent")

@@ -298,7 +298,7 @@ class LastMetrics:
         (Evaluated, ("validation_loss", "perplexity", "bits_per_byte")),
         (CoreEvaluated, ("core_metric",)),
         (MetricsLogged, ("metrics",)),
-        (AnswersEvaluated, ("accuracy", "kinds")),
+        (AnswersEvaluated, ("exact_answers", "kinds")),
         (Finished, ("step", "status", "elapsed", "reason")),
     )
 

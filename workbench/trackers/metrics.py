@@ -26,7 +26,7 @@ def row_of(event: Event) -> Row | None:
         return Row(event.step, event.time, {prefix + name: value for name, value in event.metrics.items()})
     if isinstance(event, AnswersEvaluated):
         kinds = {f"exact_answers_{kind}": share for kind, share in event.kinds.items()}
-        return Row(event.step, event.time, {"exact_answers": event.accuracy} | kinds)
+        return Row(event.step, event.time, {"exact_answers": event.exact_answers} | kinds)
     if not isinstance(event, MEASURED):
         return None
     values = {item.name: getattr(event, item.name) for item in fields(event) if item.name not in OMITTED}

@@ -54,7 +54,7 @@ def describe(event: Event) -> str:
             return f"CORE {event.core_metric:.4f} over {len(event.tasks)} tasks"
         case AnswersEvaluated():
             kinds = ", ".join(f"{kind} {share:.0%}" for kind, share in event.kinds.items())
-            return f"exact answers {event.accuracy:.1%} of {event.questions:,} questions: {kinds}"
+            return f"exact answers {event.exact_answers:.1%} of {event.questions:,} questions: {kinds}"
         case Sampled():
             return "sample"
         case Saved():

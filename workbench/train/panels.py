@@ -102,7 +102,7 @@ def figures_line(curves: RunCurves, width: int) -> Content:
     if curves.is_reinforced:
         figures.append(("reward", f"{curves.metrics['reward'][-1]:.2f}"))
     if len(curves.answers):
-        figures.append(("exact answers", f"{100 * curves.answers['accuracy'][-1]:.0f}%"))
+        figures.append(("exact answers", f"{100 * curves.answers['exact_answers'][-1]:.0f}%"))
     if step is not None:
         figures.append(("tokens/s", format_count(step.tokens_per_second, digits=3)))
         figures += rank_figures(curves, step)

@@ -253,15 +253,15 @@ def test_what_was_read_is_recalled_and_only_the_rest_is_read(home: Path, monkeyp
     with (run.path / "events.jsonl").open("ab") as file:
         file.write(line[50:])
         file.write(to_line(CoreEvaluated(step=1010, core_metric=0.25, tasks={"a": 0.5}, centred={"a": 0.25})))
-        file.write(to_line(AnswersEvaluated(step=1010, accuracy=0.75, kinds={"who": 0.75}, questions=4)))
+        file.write(to_line(AnswersEvaluated(step=1010, exact_answers=0.75, kinds={"who": 0.75}, questions=4)))
     again = curve_cache.load_cache(run)
     assert len(again.steps) == 1009
     again.catch_up()
     assert again.steps["step"][-1] == 1010
     assert again.core["core_metric"].tolist() == [0.25]
-    assert again.answers["accuracy"].tolist() == [0.75]
+    assert again.answers["exact_answers"].tolist() == [0.75]
     assert curve_cache.save_cache(again)
-    assert curve_cache.load_cache(run).answers["accuracy"].tolist() == [0.75]
+    assert curve_cache.load_cache(run).answers["exact_answers"].tolist() == [0.75]
     same(again, one_by_one(run))
 
 

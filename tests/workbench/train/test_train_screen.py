@@ -345,7 +345,7 @@ async def test_exact_answers_and_a_reward_get_charts_when_there_are_some(home: P
     async with app.run_test(size=(200, 60)) as pilot:
         screen = await opened(app, pilot, "old-1")
         log = run.log()
-        log.append(AnswersEvaluated(step=150, accuracy=0.25, kinds={"sum": 0.5, "who": 0.0}, questions=64))
+        log.append(AnswersEvaluated(step=150, exact_answers=0.25, kinds={"sum": 0.5, "who": 0.0}, questions=64))
         await until(pilot, lambda: "exact answers 25%" in shown(screen))
         assert "exact answers 25.0% of 64 questions: sum 50%, who 0%" in shown(screen)
         assert screen.query_one("#core-chart", Chart).data.series[0].y.tolist() == [0.25]
