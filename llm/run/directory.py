@@ -30,6 +30,7 @@ from llm.run.log import (
     CommandTail,
     EventLog,
     EventTail,
+    last_event_of,
     last_events,
     newest_lines,
     parse_event,
@@ -197,6 +198,7 @@ class Run:
             return RunStatus("paused" if paused_after(last_events(log)) else "running", holder)
         lines = chain(newest_lines(log, SHORT_WINDOW), newest_lines(log))  # the last line is nearly always an event
         last = next((event for line in lines if (event := parse_event(line)) is not None), None)
+        last = last or last_event_of(log, Event)  # many damaged lines follow it
         if last is None:
             return RunStatus("new")
         return RunStatus(last.status if isinstance(last, Finished) else "crashed")

@@ -197,8 +197,8 @@ def last_event_of(path: Path, kind: type[AnyEvent]) -> AnyEvent | None:
 
 
 def events_of(log: bytes | mmap.mmap, kind: type[AnyEvent]) -> Iterator[AnyEvent]:
-    """The events of `kind` in the lines of a log, last one first."""
-    needle, end = f'{{"type": "{kind.__name__}"'.encode(), len(log)
+    """The events of `kind`, or all if it is `Event`, in the lines of a log, last one first."""
+    needle, end = (f'{{"type": "{kind.__name__}"' if kind is not Event else '{"type": "').encode(), len(log)
     while (start := log.rfind(needle, 0, end)) >= 0:
         event = parse_event(log[start:stop] if (stop := log.find(b"\n", start)) >= 0 else log[start:])
         if isinstance(event, kind) and (start == 0 or log[start - 1 : start] == b"\n"):

@@ -45,6 +45,7 @@ class LogDigest:
         size = path.stat().st_size if path.exists() else 0
         digest = cls(EventTail(path, size))
         digest.update(last_events(path))
+        digest.last = digest.last or last_event_of(path, Event)  # many damaged lines follow it
         digest.started = digest.started or last_event_of(path, Started)
         digest.step = digest.step or last_event_of(path, StepLogged)
         digest.evaluated = digest.evaluated or last_event_of(path, Evaluated)

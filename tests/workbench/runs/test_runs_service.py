@@ -97,6 +97,15 @@ def test_a_torn_tail_and_a_damaged_configuration(tmp_path):
     assert rows["bad-1"].status == "unreadable" and "run.toml" in rows["bad-1"].reason
 
 
+@pytest.mark.parametrize("damage", [b"\0", b"["], ids=["NUL", "deep"])
+def test_a_status_is_found_before_a_long_damaged_tail(tmp_path, damage):
+    run = make_run(tmp_path, "a-1", steps=30)
+    with (run.path / "events.jsonl").open("ab") as file:
+        file.write(damage * (1 << 17))
+    (summary,) = RunCatalog(tmp_path).refresh()
+    assert (run.status().name, summary.status, summary.step) == ("finished", "finished", 30)
+
+
 META = ('{"tags": null}', '{"tags": [1]}', '{"pins": null}', '{"pins": [[]]}', '{"notes": 5}', "[1, 2]", "[" * 99_999)
 HEADER = ('created = "yesterday"', "id = 5", "format = true_or_false", 'format = "new"', "parent = []", "")
 
