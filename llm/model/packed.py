@@ -30,7 +30,7 @@ GELU_APPROXIMATIONS = {"gelu": "tanh", "gelu-exact": "none"}
 """PyTorch's name of the GELU of each `model.mlp` that has one."""
 
 INT8_MULTIPLE = 32
-"""The inputs of an int8 product are padded to a multiple of this: the widest vector of torch's kernels."""
+"""The inputs of an int8 product are padded to a multiple of this, the widest vector of torch's kernels."""
 
 Weights = Mapping[str, Tensor]
 """The weights of a model or of a part of it, by their names in `Transformer`."""
@@ -71,9 +71,7 @@ class Int8Linear:
 
     Symmetric round-to-nearest per output channel (Dettmers et al. 2022, LLM.int8(), section 2.1). The scales are
     bfloat16 numbers, so that the product scales by the numbers that the weights were divided by. torch has a fast
-    kernel for bfloat16 activations on every CPU with AVX2, also without bfloat16 instructions, and none for float32. It
-    crashes unless the inputs are a multiple of its vector (findings/int8-matrix-product-crashes.sh), so that they are
-    padded.
+    kernel for bfloat16 activations on every CPU with AVX2, also without bfloat16 instructions, and none for float32.
     """
 
     is_packed = True
