@@ -88,7 +88,7 @@ def test_a_run_made_to_fit_is_trained_on_two_ranks(
     assert (run.status().name, run.config().model.n_layer, run.config().optim.eps_inside) == ("new", 2, True)
     shell("train", "cs336-assignment", "--fit", "0", status=2)
     assert "--fit must be a number of minutes above 0" in shell.said
-    words = ("resume", "small", "--nproc", "2", "--train.steps", "3", "--train.sharding", "fsdp")
+    words = ("resume", "small", "--nproc", "2", "--train.steps", "3")
     assert shell.data(*words)["status"] == "finished"
     assert (run.status().name, run.checkpoint().step) == ("finished", 3)
     started = next(event for event in run.events() if isinstance(event, Started))

@@ -5,8 +5,6 @@ from __future__ import annotations
 import os
 import pty
 import signal
-import subprocess
-import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import replace
@@ -19,6 +17,7 @@ from llm.engine import Completion, Engine
 from llm.run import Run
 from llm.weights import load_model
 from tests.cli.test_cli_real import Shell
+from tests.forking import NOTHING, ForkedProgram, run_workbench
 
 PATIENCE = 120.0
 EVERY_KNOB = {
@@ -66,17 +65,17 @@ def test_the_reply_is_that_of_the_engine_with_these_knobs(shell: Shell, trained_
 
 
 @contextmanager
-def in_a_terminal(home: Path, *words: str) -> Iterator[tuple[int, subprocess.Popen[bytes]]]:
-    """`sample tiny-1` with a terminal of its own; yields what can be read of it, and the process."""
+def in_a_terminal(home: Path, errors: Path, *words: str) -> Iterator[tuple[int, ForkedProgram]]:
+    """`sample tiny-1` writing to a terminal; yields what can be read of it, and the process."""
     ours, theirs = pty.openpty()
-    command = [sys.executable, "-m", "workbench", "sample", "tiny-1", "--home", str(home), *words]
-    process = subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=theirs, stderr=subprocess.PIPE)
+    streams = (NOTHING, os.ttyname(theirs), errors)
+    process = ForkedProgram(run_workbench, "sample", "tiny-1", "--home", str(home), *words, streams=streams)
     os.close(theirs)
     try:
         yield ours, process
     finally:
         process.kill()
-        process.communicate()
+        process.wait()
         os.close(ours)
 
 
@@ -93,21 +92,21 @@ def rest_of(terminal: int) -> bytes:
         parts.append(part)
 
 
-def test_it_streams_and_ctrl_c_ends_it(shell: Shell) -> None:
+def test_it_streams_and_ctrl_c_ends_it(shell: Shell, tmp_path: Path) -> None:
     endless = ("--prompt", "Ada", "--max-tokens", "100000000", "--ban-end", "--temperature", "1")
-    with in_a_terminal(shell.home, *endless) as (terminal, process):
+    with in_a_terminal(shell.home, tmp_path / "errors", *endless) as (terminal, process):
         assert os.read(terminal, 65536), "something is shown long before the end"
         process.send_signal(signal.SIGINT)
         shown = rest_of(terminal)
-        said = process.communicate(timeout=PATIENCE)[1].decode()
+        said = process.communicate(timeout=PATIENCE)[1]
     assert process.returncode == 130
     assert said == "interrupted.\n"
     assert b"Traceback" not in shown
 
 
-def test_a_terminal_is_shown_nothing_it_could_obey(shell: Shell) -> None:
+def test_a_terminal_is_shown_nothing_it_could_obey(shell: Shell, tmp_path: Path) -> None:
     words = ("--prompt", "Ada", "--logit-bias", "27=1000", "--max-tokens", "3")
-    with in_a_terminal(shell.home, *words) as (terminal, process):
+    with in_a_terminal(shell.home, tmp_path / "errors", *words) as (terminal, process):
         shown = rest_of(terminal).decode()
         assert process.wait(PATIENCE) == 0
     assert shown == "␛␛␛\r\n"

@@ -96,7 +96,13 @@ def test_a_fork_that_cannot_begin_goes_to_the_trash(trained_run: Run, home: Path
 
 
 @pytest.mark.parametrize(
-    "streams", ["2>/dev/full", pytest.param("2>&-", marks=pytest.mark.slow), ">&- --json", ">&- 2>&- <&-"]
+    "streams",
+    [
+        "2>/dev/full",
+        pytest.param("2>&-", marks=pytest.mark.slow),
+        pytest.param(">&- --json", marks=pytest.mark.slow),
+        ">&- 2>&- <&-",
+    ],
 )
 def test_narration_that_cannot_be_written_ends_no_training(home: Path, tiny_preset: Path, streams: str) -> None:
     line = f'exec "$0" -m workbench train "$1" --name own --home "$2" {streams}'

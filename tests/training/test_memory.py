@@ -44,8 +44,8 @@ def test_a_micro_batch_that_the_kernel_refuses_is_halved_until_it_fits(make_run:
         model__context="128",
         train__batch_size="64",
         train__accumulation="1",
-        train__steps="4",
-        checkpoint__every="2",
+        train__steps="2",
+        checkpoint__every="1",
         data__order="random",
         data__validation_fraction="0.5",
     )
@@ -55,7 +55,7 @@ def test_a_micro_batch_that_the_kernel_refuses_is_halved_until_it_fits(make_run:
     halved = [event.message for event in events if isinstance(event, Warned)]
     assert halved and halved[0].startswith("out of memory: from now on 2 micro-batches of 32 sequences instead of 64")
     assert {event.tokens_seen / event.step for event in events if isinstance(event, StepLogged)} == {64 * 128}
-    assert isinstance(events[-1], Finished) and events[-1].step == 4
+    assert isinstance(events[-1], Finished) and events[-1].step == 2
     for info in run.checkpoints():
         verify(info)
 

@@ -103,7 +103,7 @@ def test_skipping_is_the_same_after_any_stop(make_run: MakeRun, tmp_path: Path, 
     skipped = [event.step for event in of(Skipped, train(whole, tmp_path))]  # type: ignore[attr-defined]
     assert skipped == [SPIKE + 1, SPIKE + 7, SPIKE + 8]
     chance = random.Random(8)
-    for number in range(5):
+    for number in range(2):
         run = make_run(f"stopped-{number}", **settings)
         while run_training(run, tmp_path, commands=StopAfter(chance.randint(20, 90))).status == "stopped":
             pass

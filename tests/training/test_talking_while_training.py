@@ -17,7 +17,7 @@ from llm.training.run import run_training
 from .conftest import MakeRun
 from .test_resume import assert_same_end
 
-STEPS = 200
+STEPS = 100
 PATIENCE = 120.0
 
 
@@ -57,7 +57,7 @@ def test_the_weights_are_those_of_a_run_alone(
     make_run: MakeRun, tmp_path: Path, packed_from: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(engine_weights, "PACKED_FROM", packed_from)
-    settings = {"train__steps": str(STEPS), "sample__every": "0", "checkpoint__every": "100"}
+    settings = {"train__steps": str(STEPS), "sample__every": "0", "checkpoint__every": "50"}
     alone, talked = make_run("alone", **settings), make_run("talked-to", **settings)
     assert run_training(alone, tmp_path).status == "finished"
     chatters: list[Chatter] = []

@@ -11,7 +11,9 @@ from textual.binding import Binding
 from textual.pilot import Pilot
 from textual.widgets import Input, RichLog
 
-from llm.config import RunConfig
+from llm.config import RunConfig, get_value
+from llm.errors import ConfigError
+from llm.training.commands import set_live_field
 from tests.workbench.runs_for_tests import make_run
 from tests.workbench.scripted import ScriptedTrainer, scripted_run, write_events
 from tests.workbench.waiting import shown, until
@@ -271,6 +273,7 @@ LIVE_SETTINGS = [
     ("train.log_every", "7", "-3"),
     ("evaluate.every", "40", "1.5"),
     ("checkpoint.every", "30", "-2"),
+    ("evaluate.answers_every", "0", "-1"),
     ("checkpoint.keep", "5", "-1"),
     ("sample.every", "20", "-1"),
     ("sample.max_tokens", "33", "0"),
@@ -279,9 +282,18 @@ LIVE_SETTINGS = [
 """Each with a new value, and one that is refused."""
 
 
-async def test_every_live_setting_is_checked_sent_and_logged(home: Path) -> None:
+@pytest.mark.parametrize(("path", "value", "wrong"), LIVE_SETTINGS)
+def test_every_live_setting_takes_a_value_and_refuses_a_wrong_one(path: str, value: str, wrong: str) -> None:
+    _, config, new = set_live_field(RunConfig(), path, value)
+    assert get_value(config, path) == new and str(new) == value
+    if wrong:
+        with pytest.raises(ConfigError, match="must be"):
+            set_live_field(RunConfig(), path, wrong)
+
+
+async def test_a_live_setting_is_checked_sent_and_logged(home: Path) -> None:
     async with running_run(home) as (pilot, screen, trainer):
-        for path, value, wrong in LIVE_SETTINGS:
+        for path, value, wrong in LIVE_SETTINGS[::3]:
             await change_setting(pilot, path, value, wrong)
             change = ("set", {"key": path, "value": value})
             await until(pilot, lambda change=change: trainer.commands[-1:] == [change])  # type: ignore[misc]
