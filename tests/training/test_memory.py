@@ -90,14 +90,14 @@ def test_memory_that_ends_in_the_update_is_a_sentence_and_the_checkpoint_is_inta
         "greedy-update",
         **PLAIN,
         model__d_model="256",
-        model__d_ff="32768",
+        model__d_ff="16384",
         model__mlp="gelu",
         optim__fused="off",
         train__accumulation="1",
         train__steps="4",
         checkpoint__every="2",
     )
-    done = starved(run, 3, 120)
+    done = starved(run, 3, 60)
     assert done.returncode == 1
     assert "the memory ran out" in done.stderr and "lower train.batch_size" in done.stderr
     assert "Traceback" not in done.stderr
