@@ -12,7 +12,7 @@ import pytest
 from llm.run import Run
 from tests.cli.test_cli_real import Shell
 
-KNOBS = ("--max-tokens", "9", "--seed", "3", "--temperature", "1", "--num-samples", "2")
+PARAMS = ("--max-tokens", "9", "--seed", "3", "--temperature", "1", "--num-samples", "2")
 
 
 @pytest.fixture
@@ -29,16 +29,16 @@ def test_many_prompts_give_what_each_gives_alone_in_their_order(shell: Shell, tm
     path = tmp_path / "prompts.jsonl"
     written = [json.dumps({"prompt": prompt, "id": index, "kept": -1}) for index, prompt in enumerate(prompts)]
     path.write_text("\n\n".join(written) + "\n")
-    found = lines_of(shell("sample", "tiny-1", "--jsonl", str(path), *KNOBS))
+    found = lines_of(shell("sample", "tiny-1", "--jsonl", str(path), *PARAMS))
     assert [line["id"] for line in found] == list(range(7))
     for line, prompt in zip(found, prompts, strict=True):
-        alone = shell.data("sample", "tiny-1", "--prompt", prompt, *KNOBS)
+        alone = shell.data("sample", "tiny-1", "--prompt", prompt, *PARAMS)
         assert line["samples"] == alone["samples"]
         assert (line["prompt"], line["run"], line["step"], line["seed"]) == (prompt, "tiny-1", 20, 3)
         assert (line["tokens"], line["prompt_tokens"]) == (alone["tokens"], alone["prompt_tokens"])
 
 
-def test_a_line_may_have_knobs_of_its_own(shell: Shell, tmp_path: Path) -> None:
+def test_a_line_may_have_other_sampling_parameters(shell: Shell, tmp_path: Path) -> None:
     lines = [
         {"prompt": "Ada saw"},
         {"prompt": "Chen", "seed": 8, "temperature": 0, "max_tokens": 3, "num_samples": 1},
@@ -47,13 +47,13 @@ def test_a_line_may_have_knobs_of_its_own(shell: Shell, tmp_path: Path) -> None:
     ]
     path = tmp_path / "prompts.jsonl"
     path.write_text("".join(json.dumps(line) + "\n" for line in lines))
-    found = lines_of(shell("sample", "tiny-1", "--jsonl", str(path), *KNOBS))
+    found = lines_of(shell("sample", "tiny-1", "--jsonl", str(path), *PARAMS))
     own = ("--seed", "8", "--temperature", "0", "--max-tokens", "3")
     alone = [
-        shell.data("sample", "tiny-1", "--prompt", "Ada saw", *KNOBS),
+        shell.data("sample", "tiny-1", "--prompt", "Ada saw", *PARAMS),
         shell.data("sample", "tiny-1", "--prompt", "Chen", *own),
-        shell.data("sample", "tiny-1", "--prompt", "Dora saw", *KNOBS, "--stop", "."),
-        shell.data("sample", "tiny-1", "--prompt", "Ada", *KNOBS),
+        shell.data("sample", "tiny-1", "--prompt", "Dora saw", *PARAMS, "--stop", "."),
+        shell.data("sample", "tiny-1", "--prompt", "Ada", *PARAMS),
     ]
     assert [line["samples"] for line in found] == [one["samples"] for one in alone]
     assert [line["seed"] for line in found] == [3, 8, 3, 3]
@@ -61,7 +61,7 @@ def test_a_line_may_have_knobs_of_its_own(shell: Shell, tmp_path: Path) -> None:
 
 def test_lines_from_stdin_may_be_bare_texts(shell: Shell, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("sys.stdin", io.StringIO('"Ada"\n{"prompt": "\\ud800 Chen"}\n'))
-    found = lines_of(shell("sample", "tiny-1", "--jsonl", "-", *KNOBS))
+    found = lines_of(shell("sample", "tiny-1", "--jsonl", "-", *PARAMS))
     assert [line["prompt"] for line in found] == ["Ada", "\ufffd Chen"]
 
 
@@ -110,11 +110,11 @@ def test_a_prompt_that_is_no_text_is_refused(shell: Shell) -> None:
 def test_a_prompt_from_a_file_or_stdin(shell: Shell, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     path = tmp_path / "prompt.txt"
     path.write_text("Béla saw")
-    typed = shell("sample", "tiny-1", "--prompt", "Béla saw", *KNOBS)
-    assert shell("sample", "tiny-1", "--prompt-file", str(path), *KNOBS) == typed
+    typed = shell("sample", "tiny-1", "--prompt", "Béla saw", *PARAMS)
+    assert shell("sample", "tiny-1", "--prompt-file", str(path), *PARAMS) == typed
     for flag in ("--prompt", "--prompt-file"):
         monkeypatch.setattr("sys.stdin", io.StringIO("Béla saw"))
-        assert shell("sample", "tiny-1", flag, "-", *KNOBS) == typed
+        assert shell("sample", "tiny-1", flag, "-", *PARAMS) == typed
 
 
 @pytest.mark.parametrize(

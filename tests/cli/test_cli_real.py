@@ -114,7 +114,7 @@ def test_sample_prints_the_continuation_alone_and_again_the_same(shell: Shell) -
     assert shell(*words[:-3], "4", *words[-2:]) != first
 
 
-def test_sampling_knobs_reach_the_engine(shell: Shell) -> None:
+def test_sampling_parameters_reach_the_engine(shell: Shell) -> None:
     words = ("sample", "tiny-1@10", "--prompt", "Chen", "--max-tokens", "12")
     greedy = shell(*words, "--greedy")
     assert shell(*words, "--top-k", "1", "--seed", "9") == greedy
@@ -138,7 +138,7 @@ def test_prompts_from_a_file(shell: Shell, tmp_path: Path) -> None:
     assert "/no/such" in shell.said
 
 
-def test_every_knob_has_its_flag(capsys: pytest.CaptureFixture[str]) -> None:
+def test_every_sampling_parameter_has_a_flag(capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit):
         cli.main(["sample", "--help"])
     helped = capsys.readouterr().out
@@ -232,7 +232,7 @@ def test_presets(shell: Shell) -> None:
     assert "[train]" in shell("presets", "quickstart")
 
 
-def test_a_preset_in_full_begins_with_its_notes_and_is_a_preset_itself(shell: Shell, tmp_path: Path) -> None:
+def test_a_preset_in_full_starts_with_its_notes_and_is_a_preset_itself(shell: Shell, tmp_path: Path) -> None:
     written = shell("presets", "gpt2-124m")
     assert written.startswith('# "Building a large model from scratch')
     assert "\n# - a checkpoint is saved every 500" in written

@@ -1,4 +1,4 @@
-"""`sample` with every knob, and into a real terminal: as it is written, safe, and stopped by Ctrl+C."""
+"""`sample` with every sampling parameter, and into a real terminal: as it is written, safe, and stopped by Ctrl+C."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from tests.cli.test_cli_real import Shell
 from tests.forking import NOTHING, ForkedProgram, run_workbench
 
 PATIENCE = 120.0
-EVERY_KNOB = {
+EVERY_PARAMETER = {
     "temperature": "0.9", "dynamic_range": "0.2", "dynamic_exponent": "1.5", "top_k": "90", "top_p": "0.98",
     "min_p": "0.001", "typical_p": "0.99", "top_n_sigma": "6", "epsilon_cutoff": "1e-5", "eta_cutoff": "1e-5",
     "xtc_probability": "0.2", "xtc_threshold": "0.3", "mirostat_tau": "6", "mirostat_eta": "0.2",
@@ -42,17 +42,19 @@ def flags(params: dict[str, str]) -> list[str]:
     return [word for name, value in params.items() for word in (f"--{name.replace('_', '-')}", value)]
 
 
-def test_the_list_has_every_knob_at_another_value_than_usual(shell: Shell) -> None:
-    assert set(EVERY_KNOB) == set(DecodeConfig.__dataclass_fields__)
-    used = shell.data("sample", "tiny-1", "--prompt", "Ada", *flags(EVERY_KNOB))["decode"]
+def test_the_list_has_every_parameter_at_another_value_than_usual(shell: Shell) -> None:
+    assert set(EVERY_PARAMETER) == set(DecodeConfig.__dataclass_fields__)
+    used = shell.data("sample", "tiny-1", "--prompt", "Ada", *flags(EVERY_PARAMETER))["decode"]
     usual = to_mapping(RunConfig())["decode"]
-    assert [name for name in EVERY_KNOB if used[name] == usual[name]] == []
+    assert [name for name in EVERY_PARAMETER if used[name] == usual[name]] == []
 
 
 @pytest.mark.parametrize("without", [(), ("beams",), ("beams", "num_samples"), ("beams", "dynamic_range")])
-def test_the_reply_is_that_of_the_engine_with_these_knobs(shell: Shell, trained_run: Run, without: tuple[str]) -> None:
-    """All knobs at once: beam search, several drawn samples, one, and with the fixed temperature."""
-    given = {name: value for name, value in EVERY_KNOB.items() if name not in without}
+def test_the_reply_is_that_of_the_engine_with_these_parameters(
+    shell: Shell, trained_run: Run, without: tuple[str]
+) -> None:
+    """All parameters at once: beam search, several drawn samples, one, and with the fixed temperature."""
+    given = {name: value for name, value in EVERY_PARAMETER.items() if name not in without}
     found = shell.data("sample", "tiny-1", "--prompt", "Ada", *flags(given))
     lists = {name: tuple(value) if isinstance(value, list) else value for name, value in found["decode"].items()}
     params = replace(DecodeConfig(), **lists)

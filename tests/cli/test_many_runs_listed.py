@@ -66,7 +66,7 @@ def test_the_run_table_is_read_alone_only_where_it_is_the_last(tmp_path: Path) -
     assert run_table("nothing of the kind") == "nothing of the kind"
 
 
-def test_of_many_runs_it_is_told_how_far_the_reading_is(
+def test_reading_many_runs_shows_progress(
     home: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     for name in ("a", "b", "c"):

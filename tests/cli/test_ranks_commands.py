@@ -91,7 +91,7 @@ def test_submit_without_sbatch_says_what_to_do(
     assert "submit it with: sbatch" in captured.err
 
 
-def test_what_sbatch_refuses_is_told(
+def test_what_sbatch_refuses_is_reported(
     home: Path, tiny_preset: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     fake_sbatch(tmp_path, monkeypatch, "echo 'invalid partition' >&2; exit 1")

@@ -51,7 +51,7 @@ def training(home: Path, preset: Path) -> tuple[Run, ForkedProgram]:
     return run, process
 
 
-def test_a_removed_event_log_is_begun_anew_and_nothing_is_lost(home: Path, tiny_preset: Path) -> None:
+def test_a_removed_event_log_is_started_again_and_nothing_is_lost(home: Path, tiny_preset: Path) -> None:
     run, process = training(home, tiny_preset)
     (run.path / "events.jsonl").unlink()
     wait_for(lambda: any(isinstance(event, StepLogged) for event in run.events()), process)

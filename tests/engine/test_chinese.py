@@ -63,18 +63,18 @@ def pieces_of(engine: Engine, prompt: str | list[int], params: DecodeConfig) -> 
     return [piece for piece in pieces if isinstance(piece, Piece)]
 
 
-KNOBS = DecodeConfig(temperature=1.0, max_tokens=200)
+PARAMS = DecodeConfig(temperature=1.0, max_tokens=200)
 
 
 def test_a_prompt_becomes_the_tokens_of_its_text(tokenizer: Tokenizer) -> None:
-    ids = random_engine(tokenizer).prompt_ids(PROMPT, KNOBS)
+    ids = random_engine(tokenizer).prompt_ids(PROMPT, PARAMS)
     assert ids == tokenizer.encode(PROMPT)
     assert tokenizer.decode(ids) == PROMPT
     assert len(ids) > len(PROMPT) / 2
 
 
 def test_only_whole_characters_are_streamed(tokenizer: Tokenizer) -> None:
-    pieces = pieces_of(reciting(tokenizer, PROMPT, REPLY), PROMPT, KNOBS)
+    pieces = pieces_of(reciting(tokenizer, PROMPT, REPLY), PROMPT, PARAMS)
     assert "".join(piece.text for piece in pieces) == REPLY
     assert any(piece.text == "" and not piece.reason for piece in pieces), "a character was waited for"
     assert not any("\ufffd" in piece.text for piece in pieces)
@@ -83,7 +83,7 @@ def test_only_whole_characters_are_streamed(tokenizer: Tokenizer) -> None:
 
 @pytest.mark.parametrize("stop", ["很难", "😀", "龘"])
 def test_a_stop_string_within_split_characters(tokenizer: Tokenizer, stop: str) -> None:
-    pieces = pieces_of(reciting(tokenizer, PROMPT, REPLY), PROMPT, replace(KNOBS, stop=(stop,)))
+    pieces = pieces_of(reciting(tokenizer, PROMPT, REPLY), PROMPT, replace(PARAMS, stop=(stop,)))
     assert "".join(piece.text for piece in pieces) == REPLY[: REPLY.index(stop)]
     assert pieces[-1].reason == "stop"
 
@@ -91,7 +91,7 @@ def test_a_stop_string_within_split_characters(tokenizer: Tokenizer, stop: str) 
 def test_a_reply_that_ends_in_half_a_character_says_so_once(tokenizer: Tokenizer) -> None:
     ids = tokenizer.encode("龘")
     assert len(ids) > 1
-    pieces = pieces_of(reciting(tokenizer, PROMPT, "龘"), PROMPT, replace(KNOBS, max_tokens=len(ids) - 1))
+    pieces = pieces_of(reciting(tokenizer, PROMPT, "龘"), PROMPT, replace(PARAMS, max_tokens=len(ids) - 1))
     assert "".join(piece.text for piece in pieces) == "\ufffd"
     assert pieces[-1].reason == "length"
 
@@ -102,7 +102,7 @@ def test_an_edited_reply_continues_like_a_generated_one(tokenizer: Tokenizer) ->
     begun = tokenizer.encode(PROMPT)
     for kept in range(len(reply)):
         engine = Engine(Recital(tokenizer, reply, len(begun)), tokenizer)
-        pieces = pieces_of(engine, [*begun, *reply[:kept]], KNOBS)
+        pieces = pieces_of(engine, [*begun, *reply[:kept]], PARAMS)
         text = "".join(piece.text for piece in pieces)
         whole = b"".join(map(tokenizer.token_bytes, reply[:kept]))
         shown = whole.decode(errors="ignore")
@@ -111,7 +111,7 @@ def test_an_edited_reply_continues_like_a_generated_one(tokenizer: Tokenizer) ->
 
 def test_an_edited_prompt_is_read_from_the_change_on(tokenizer: Tokenizer) -> None:
     """What the cache holds of another prompt, different in the middle of a character's bytes, is not taken for this."""
-    engine, params = random_engine(tokenizer), replace(KNOBS, max_tokens=12)
+    engine, params = random_engine(tokenizer), replace(PARAMS, max_tokens=12)
     pieces_of(engine, PROMPT, params)
     edited = PROMPT.replace("狐狸", "狐狼")
     again = pieces_of(engine, edited, params)
@@ -120,7 +120,7 @@ def test_an_edited_prompt_is_read_from_the_change_on(tokenizer: Tokenizer) -> No
 
 def test_a_reply_is_replayed_from_prompt_parameters_and_seed(tokenizer: Tokenizer) -> None:
     for seed in range(5):
-        params = replace(KNOBS, seed=seed, max_tokens=60, top_k=50)
+        params = replace(PARAMS, seed=seed, max_tokens=60, top_k=50)
         first = pieces_of(random_engine(tokenizer), PROMPT, params)
         again = pieces_of(random_engine(tokenizer), PROMPT, params)
         assert first == again

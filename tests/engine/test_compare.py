@@ -19,7 +19,7 @@ from llm.tokenizer.byte import ByteTokenizer
 from llm.weights import load_model
 from tests.engine.test_engine import TOKENIZER, collect, make_model
 
-KNOBS = DecodeConfig(temperature=0.7, max_tokens=61, seed=3, ban_end=True)
+PARAMS = DecodeConfig(temperature=0.7, max_tokens=61, seed=3, ban_end=True)
 
 
 def test_kl_is_torchs() -> None:
@@ -31,7 +31,7 @@ def test_kl_is_torchs() -> None:
 
 
 def test_a_model_compared_with_itself() -> None:
-    found = compare((Engine(make_model(), TOKENIZER), Engine(make_model(), TOKENIZER)), "Once", KNOBS)
+    found = compare((Engine(make_model(), TOKENIZER), Engine(make_model(), TOKENIZER)), "Once", PARAMS)
     assert found.sides[0] == found.sides[1] and found.same_tokenizer
     assert (found.first_token, found.first_character) == (None, None)
     assert found.sides[0].divergence == (0.0,) * 61 and found.sides[0].mean_divergence == 0
@@ -44,13 +44,13 @@ def test_two_models_part_at_the_first_token_that_differs() -> None:
         near.head_weight.add_(0.004 * torch.randn(near.head_weight.shape, generator=torch.Generator().manual_seed(1)))
     seen: list[tuple[int, Piece]] = []
     engines = (Engine(model, TOKENIZER), Engine(near, TOKENIZER))
-    found = compare(engines, "Once", KNOBS, on_piece=lambda side, piece: seen.append((side, piece)))
+    found = compare(engines, "Once", PARAMS, on_piece=lambda side, piece: seen.append((side, piece)))
     first, second = found.sides
     place = found.first_token
     assert place is not None and 0 < place < 61
     assert first.tokens[:place] == second.tokens[:place] and first.tokens[place] != second.tokens[place]
     assert first.text == "".join(piece.text for side, piece in seen if side == 0)
-    assert list(first.tokens) == collect(Engine(model, TOKENIZER), "Once", KNOBS)[0][0], "the seed's own text"
+    assert list(first.tokens) == collect(Engine(model, TOKENIZER), "Once", PARAMS)[0][0], "the seed's own text"
     ids = [*TOKENIZER.encode("Once"), *first.tokens[:7]]
     logits = [one(torch.tensor([ids]))[:, -1, : TOKENIZER.vocab_size] for one in (model, near)]
     assert first.divergence is not None and second.divergence is not None
@@ -62,19 +62,19 @@ def test_two_models_part_at_the_first_token_that_differs() -> None:
 
 def test_different_tokenizers_are_compared_by_characters() -> None:
     other = ByteTokenizer(("<|end|>",))
-    found = compare((Engine(make_model(), TOKENIZER), Engine(make_model(), other)), "Once", KNOBS)
+    found = compare((Engine(make_model(), TOKENIZER), Engine(make_model(), other)), "Once", PARAMS)
     assert not found.same_tokenizer and found.first_token is None and found.sides[0].divergence is None
     assert found.first_character is None, "the same bytes all the same"
 
 
 def test_a_comparison_can_be_stopped() -> None:
     engines = (Engine(make_model(), TOKENIZER), Engine(make_model(1), TOKENIZER))
-    found = compare(engines, "Once", KNOBS, cancel=lambda: True)
+    found = compare(engines, "Once", PARAMS, cancel=lambda: True)
     assert [side.reason for side in found.sides] == ["cancelled"] * 2
 
 
 def test_time_lapse(trained_run: Run, tmp_path: Path) -> None:
-    params = replace(KNOBS, max_tokens=13, ban_end=False)
+    params = replace(PARAMS, max_tokens=13, ban_end=False)
     frames = list(timelapse(trained_run, ["Ada", "Chen"], params, device="cpu"))
     assert [(frame.step, frame.prompt) for frame in frames] == [(10, "Ada"), (10, "Chen"), (20, "Ada"), (20, "Chen")]
     model, tokenizer = load_model(trained_run, trained_run.checkpoint("10"))

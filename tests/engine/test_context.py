@@ -56,7 +56,7 @@ def test_cache_or_not_the_logits_are_the_same_at_every_position(
 
 
 @pytest.mark.parametrize("shape", list(SHAPES))
-def test_expanded_and_selected_rows_go_on_from_what_was_read(shape: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_expanded_and_selected_rows_continue_from_what_was_read(shape: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(reading, "BLOCK", 4)
     model = make_model(shape)
     prompt = texts(1, 6)

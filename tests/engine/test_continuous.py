@@ -139,7 +139,7 @@ def test_a_text_ends_where_the_context_is_full() -> None:
     assert (len(found), found[-1].reason) == (CONFIG.context - 140, "length")
 
 
-def test_a_cancelled_request_frees_its_rows_and_changes_no_other() -> None:
+def test_a_canceled_request_frees_its_rows_and_changes_no_other() -> None:
     model = make_model()
     batch = ContinuousBatch(model, TOKENIZER)
     batch.max_rows = 4

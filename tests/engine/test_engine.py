@@ -111,7 +111,7 @@ def test_pieces_carry_the_models_logprob() -> None:
         text.append(piece.token_id)
 
 
-def test_several_samples_differ_and_each_is_that_of_its_own_seed() -> None:
+def test_several_samples_differ_and_each_is_that_of_its_seed() -> None:
     engine = Engine(make_model(), TOKENIZER)
     tokens, texts, done = collect(engine, "Once", PLAIN, num_samples=3)
     assert len(set(texts)) == 3
@@ -225,7 +225,7 @@ def test_total_length() -> None:
         scripted("x").stream("Q" * 5, replace(PLAIN, max_total_tokens=5))
 
 
-def test_cancelled_within_one_token() -> None:
+def test_canceled_within_one_token() -> None:
     stopped = False
     stream = Engine(make_model(), TOKENIZER).stream("Once", replace(PLAIN, max_tokens=10_000), cancel=lambda: stopped)
     for _ in range(3):
@@ -237,7 +237,7 @@ def test_cancelled_within_one_token() -> None:
     assert rest[-1].tokens == 3
 
 
-def test_cancelled_while_reading_a_long_prompt() -> None:
+def test_canceled_while_reading_a_long_prompt() -> None:
     engine = Engine(make_model(context=1024), TOKENIZER)
     piece, done = engine.stream("x" * 1000, PLAIN, cancel=lambda: True)
     assert (piece.text, piece.reason, done.reason, done.tokens) == ("", "cancelled", "cancelled", 0)
@@ -285,7 +285,7 @@ def test_nothing_touches_training() -> None:
     assert collect(engine, "Once", PLAIN)[0] == collect(Engine(snapshot_model(model), TOKENIZER), "Once", PLAIN)[0]
 
 
-def test_half_precision_is_a_copy_of_its_own() -> None:
+def test_half_precision_is_a_separate_copy() -> None:
     model = make_model()
     engine = Engine(model, TOKENIZER, dtype=torch.bfloat16)
     assert collect(engine, "Once", PLAIN)[2].tokens == 20
@@ -297,7 +297,7 @@ def test_half_precision_is_a_copy_of_its_own() -> None:
     assert Engine(model, TOKENIZER, device="cpu", dtype=torch.float32).model is model
 
 
-def test_an_empty_prompt_begins_a_document() -> None:
+def test_an_empty_prompt_starts_a_document() -> None:
     engine = Engine(make_model(), TOKENIZER)
     assert engine.prompt_ids("", PLAIN) == [END]
     assert engine.prompt_ids("hi", replace(PLAIN, separator_first=True)) == [END, *b"hi"]

@@ -12,7 +12,7 @@ from llm.engine import Engine, Piece
 from llm.engine.inspect import next_logits
 from tests.engine.test_engine import TOKENIZER, make_model
 
-KNOBS = DecodeConfig(temperature=0.9, top_k=40, max_tokens=71, seed=5, ban_end=True)  # past the context of 48
+PARAMS = DecodeConfig(temperature=0.9, top_k=40, max_tokens=71, seed=5, ban_end=True)  # past the context of 48
 
 
 @pytest.mark.parametrize(
@@ -25,7 +25,7 @@ KNOBS = DecodeConfig(temperature=0.9, top_k=40, max_tokens=71, seed=5, ban_end=T
     ],
 )
 def test_explained_distribution_is_the_sampled_one(changes: dict[str, float]) -> None:
-    params = replace(KNOBS, **changes)
+    params = replace(PARAMS, **changes)
     engine = Engine(make_model(), TOKENIZER)
     pieces = [item for item in engine.stream("Once upon", params) if isinstance(item, Piece)]
     tokens = [piece.token_id for piece in pieces if piece.token_id is not None]
@@ -40,7 +40,7 @@ def test_explained_distribution_is_the_sampled_one(changes: dict[str, float]) ->
 
 @pytest.mark.parametrize("changes", [{}, {"mirostat_tau": 3.0}])
 def test_all_tokens_explained_in_one_go_are_as_each_alone(changes: dict[str, float]) -> None:
-    params = replace(KNOBS, max_tokens=50, **changes)
+    params = replace(PARAMS, max_tokens=50, **changes)
     engine = Engine(make_model(), TOKENIZER)
     pieces = [item for item in engine.stream("Once upon", params) if isinstance(item, Piece)]
     tokens = [piece.token_id for piece in pieces if piece.token_id is not None]
@@ -55,9 +55,9 @@ def test_all_tokens_explained_in_one_go_are_as_each_alone(changes: dict[str, flo
 def test_next_logits_are_those_of_the_reply() -> None:
     model = make_model()
     engine = Engine(model, TOKENIZER)
-    pieces = [item for item in engine.stream("Once upon", KNOBS) if isinstance(item, Piece)]
+    pieces = [item for item in engine.stream("Once upon", PARAMS) if isinstance(item, Piece)]
     tokens = [piece.token_id for piece in pieces if piece.token_id is not None]
-    logits = next_logits(model, engine.prompt_ids("Once upon", KNOBS), tokens, TOKENIZER.vocab_size)
+    logits = next_logits(model, engine.prompt_ids("Once upon", PARAMS), tokens, TOKENIZER.vocab_size)
     assert logits.shape == (71, TOKENIZER.vocab_size)
     logprobs = torch.log_softmax(logits, dim=-1).gather(1, torch.tensor(tokens).unsqueeze(1)).squeeze(1)
     assert logprobs.tolist() == pytest.approx([piece.logprob for piece in pieces], abs=1e-3)

@@ -251,7 +251,7 @@ def test_sgd_and_muon_are_torchs() -> None:
         assert float((one - other).detach().norm() / other.detach().norm()) < 0.02  # both orthogonalize in bfloat16
 
 
-def test_groups_have_hyperparameters_of_their_own_and_schedulers_set_them() -> None:
+def test_groups_have_separate_hyperparameters_and_schedulers_set_them() -> None:
     model = network()
     groups = [
         {"params": model[0].parameters(), "lr": 0.5},
@@ -294,7 +294,7 @@ def test_hyperparameters_out_of_range_are_refused(wrong: dict[str, Any]) -> None
         Muon(network().parameters())
 
 
-def test_a_state_of_torchs_own_goes_on_here() -> None:
+def test_a_state_of_torchs_optimizer_continues_here() -> None:
     ours, mine = optimize(lambda model: AdamW(model.parameters(), **ADAMW), steps=10)
     theirs, others = optimize(lambda model: torch.optim.AdamW(model.parameters(), **ADAMW), steps=10)
     assert mine.state_dict()["state"][0].keys() == others.state_dict()["state"][0].keys()

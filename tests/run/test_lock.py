@@ -41,7 +41,7 @@ def start(program: str, path: Path) -> tuple[subprocess.Popen[str], str]:
     return process, process.stdout.readline().strip()
 
 
-def test_the_second_trainer_is_refused_and_told_the_first_ones_pid(tmp_path: Path) -> None:
+def test_the_second_trainer_is_refused_with_the_pid_of_the_first(tmp_path: Path) -> None:
     path = tmp_path / "run" / "lock"
     path.parent.mkdir()
     process, _ = start(HOLD, path)

@@ -137,7 +137,7 @@ def test_without_locks_the_record_keeps_trainers_apart(folder: Path) -> None:
 
 
 @pytest.mark.usefixtures("no_locks")
-def test_everything_works_without_locks_and_it_is_said_once(home: Path, corpus: Path) -> None:
+def test_everything_works_without_locks_with_one_warning(home: Path, corpus: Path) -> None:
     run = Run.create(home, "no-locks-1", tiny_config(corpus))
     RunQueue(home).add(run)
     assert RunQueue(home).names() == ["no-locks-1"]

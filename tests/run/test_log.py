@@ -178,7 +178,7 @@ def test_the_note_of_a_gap_comes_before_the_end_of_the_run(tmp_path: Path) -> No
     assert [type(event) for event in run.events()] == [Warned, Finished]
 
 
-def test_a_paused_run_is_said_to_be_paused(tmp_path: Path) -> None:
+def test_a_paused_run_is_listed_as_paused(tmp_path: Path) -> None:
     run = Run(tmp_path)
     log = run.log()
     log.append(Paused(step=7))

@@ -27,7 +27,7 @@ DRAWS, SAMPLES = 100_000, 100
 
 @dataclass(frozen=True)
 class Case:
-    """Knobs, and the processors that do the same, in the same order."""
+    """Parameters, and the processors that do the same, in the same order."""
 
     params: dict[str, Any]
     theirs: tuple[hf.LogitsProcessor, ...]

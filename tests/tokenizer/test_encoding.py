@@ -115,7 +115,7 @@ def test_ids_outside_the_vocabulary_say_nothing(tokenizers: dict[str, Tokenizer]
         assert tokenizer.decode([10**9]) == ""
 
 
-def test_the_vocabulary_counts_special_tokens_and_what_was_learnt() -> None:
+def test_the_vocabulary_counts_special_tokens_and_what_was_learned() -> None:
     specials = ("<|endoftext|>", "<|user|>", "<|reply|>")
     assert build_tokenizer(TokenizerConfig(vocab_size=300, special_tokens=specials), ["abc abd " * 99]).vocab_size < 300
     full = build_tokenizer(TokenizerConfig(vocab_size=262, special_tokens=specials), ["the theatre is there"])
@@ -135,7 +135,7 @@ def test_empty_and_repeated_special_tokens_are_refused(texts: tuple[str, ...]) -
         build_tokenizer(TokenizerConfig(special_tokens=texts), ["text"])
 
 
-def test_training_reads_only_as_much_text_as_it_is_told() -> None:
+def test_training_reads_only_the_requested_amount_of_text() -> None:
     config = TokenizerConfig(vocab_size=400, train_mb=1e-5, train_sample="beginning", special_tokens=())
     assert (
         build_tokenizer(config, ["ab" * 5, "zz" * 1000]).fingerprint()
@@ -196,7 +196,7 @@ def test_a_character_appears_with_its_last_byte() -> None:
     assert stream.feed(0xE4) + stream.finish() == "\ufffd"
 
 
-def test_characters_that_a_character_vocabulary_lacks_are_said() -> None:
+def test_characters_that_a_character_vocabulary_lacks_are_reported() -> None:
     tokenizer = build_tokenizer(TokenizerConfig(kind="char"), ["hello world"])
     assert tokenizer.prompt_changes("hello<|endoftext|>") == ""
     assert "1 character that the training text does not have ('é')" in tokenizer.prompt_changes("héllé")

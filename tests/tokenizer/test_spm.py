@@ -32,7 +32,7 @@ def library_model(**options: Any) -> bytes:
     return model.getvalue()
 
 
-def test_ids_are_laid_out_as_llama_has_them(tokenizers: dict[str, Tokenizer]) -> None:
+def test_ids_are_arranged_as_in_llama(tokenizers: dict[str, Tokenizer]) -> None:
     tokenizer = tokenizers["sentencepiece"]
     assert tokenizer.special_tokens == {"<s>": 1, "</s>": 2}
     assert (tokenizer.separator, tokenizer.stop_ids) == (1, {1, 2})
@@ -67,7 +67,7 @@ def test_the_dummy_prefix_goes_at_the_start_and_after_a_separator_only(tokenizer
     assert "".join(map(continued.feed, story)) == " The fox"
 
 
-def test_the_vocabulary_is_written_beside_the_model(tokenizers: dict[str, Tokenizer], tmp_path: Path) -> None:
+def test_the_vocabulary_is_written_next_to_the_model(tokenizers: dict[str, Tokenizer], tmp_path: Path) -> None:
     """A line for each piece, with its score, as SentencePiece's own trainer writes it."""
     tokenizer = tokenizers["sentencepiece"]
     tokenizer.save(tmp_path)

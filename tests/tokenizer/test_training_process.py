@@ -44,7 +44,7 @@ def test_it_is_the_tokenizer_that_is_learned_here(kind: str, tmp_path: Path) -> 
     assert children() == []
 
 
-def test_it_says_how_far_it_is_and_ends_when_it_is_told_to(tmp_path: Path) -> None:
+def test_it_reports_progress_and_ends_on_request(tmp_path: Path) -> None:
     """Text without spaces, which would take minutes: the reports keep coming, and what one raises ends it."""
     seen: list[float] = []
 

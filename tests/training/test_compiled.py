@@ -47,7 +47,7 @@ def test_a_compiled_run_has_the_losses_of_an_eager_one(make_run: MakeRun, tmp_pa
 @pytest.mark.parametrize(
     "backend", ["eager", pytest.param("inductor", marks=[pytest.mark.slow, needs_compiler])], ids=str
 )
-def test_a_compiled_run_can_be_stopped_and_goes_on_compiled(
+def test_a_compiled_run_can_be_stopped_and_continues_compiled(
     make_run: MakeRun, tmp_path: Path, backend: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Traced and run by torch, which takes seconds; and as it is used, compiled to C++, which takes a minute."""

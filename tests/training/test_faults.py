@@ -358,7 +358,7 @@ def test_a_run_that_is_removed_while_it_trains_ends_and_leaves_nothing(make_run:
     assert not run.path.exists()
 
 
-def test_a_save_that_begins_after_its_run_was_removed_does_not_bring_the_run_back(tmp_path: Path) -> None:
+def test_a_save_that_starts_after_its_run_was_removed_does_not_bring_the_run_back(tmp_path: Path) -> None:
     with pytest.raises(FileNotFoundError), published_directory(tmp_path / "removed" / "checkpoints" / "step-00000010"):
         pytest.fail("there is nothing to write it in")
     assert not (tmp_path / "removed").exists()

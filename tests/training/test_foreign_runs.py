@@ -121,7 +121,7 @@ def test_a_state_of_other_kinds_with_right_checksums_is_passed_over(run: Run, tm
     assert starts_at(events) == 21
 
 
-def test_optimiser_state_that_no_manifest_names_is_not_read(run: Run, tmp_path: Path) -> None:
+def test_optimizer_state_that_no_manifest_names_is_not_read(run: Run, tmp_path: Path) -> None:
     newest = run.checkpoint().path
     change_json(newest / "manifest.json", lambda manifest: manifest["files"].pop("optimizer.safetensors"))
     (newest / "optimizer.safetensors").write_bytes(b"not verified")
@@ -172,7 +172,7 @@ def test_files_of_any_size_are_not_read_for_nothing(run: Run, tmp_path: Path) ->
         (newest / "manifest.json").write_bytes(described)
 
 
-def test_another_text_is_not_tokenised_for_a_run_that_knew_its_own(
+def test_another_text_is_not_tokenized_for_a_run_that_knew_its_own(
     make_run: MakeRun, tmp_path: Path, corpus: Path
 ) -> None:
     run = make_run("theirs")

@@ -52,7 +52,7 @@ def test_an_unchanged_fork_ends_as_its_parent_bit_for_bit(parent_run: Run, tmp_p
     )
 
 
-def test_live_knobs_of_the_parent_are_in_the_fork(make_run: MakeRun, tmp_path: Path) -> None:
+def test_live_settings_of_the_parent_are_in_the_fork(make_run: MakeRun, tmp_path: Path) -> None:
     run, same = make_run("short", train__steps="7", schedule__kind="constant"), make_run("other")
     run_training(run, tmp_path)
     run_training(run, tmp_path, overrides=(("train.steps", "12"), ("train.lr_multiplier", "0.5")))
@@ -82,7 +82,7 @@ def test_the_rows_of_a_step_are_the_parents_until_the_batch_is_changed(parent_ru
     assert begun(child).tokens_per_step == 3 * 3 * 16
 
 
-def test_another_optimiser_takes_the_weights_alone(parent_run: Run, tmp_path: Path) -> None:
+def test_another_optimizer_takes_the_weights_alone(parent_run: Run, tmp_path: Path) -> None:
     parent = open_parent(tmp_path, "whole@21")
     config = with_fields(parent.config, optim__kind="sgd", train__steps="3")
     assert not keeps_optimizer_state(parent, config)
@@ -109,7 +109,7 @@ def test_shape_and_tokenizer_are_refused_by_name(parent_run: Run, tmp_path: Path
     assert len(parent_run.checkpoints()) == 4
 
 
-def test_other_text_keeps_the_tokenizer_that_was_learnt(make_run: MakeRun, tmp_path: Path) -> None:
+def test_other_text_keeps_the_tokenizer_that_was_learned(make_run: MakeRun, tmp_path: Path) -> None:
     run = make_run("chars", tokenizer__kind="char", train__steps="7")
     run_training(run, tmp_path)
     other = tmp_path / "other.txt"

@@ -90,7 +90,7 @@ def size_of(directory: Path) -> int:
         return 0
 
 
-def test_killed_in_the_middle_of_saves_a_run_is_always_whole_and_goes_on(home: Path, corpus: Path) -> None:
+def test_killed_in_the_middle_of_saves_a_run_is_always_whole_and_continues(home: Path, corpus: Path) -> None:
     fields = SETTINGS | {"data.corpus": str(corpus)}
     run = Run.create(home, "killed", with_overrides(RunConfig(), list(fields.items())))
     chance, in_a_save, newest = random.Random(5), 0, 0

@@ -22,7 +22,7 @@ def train(run: Run, home: Path) -> list[Event]:
     return events
 
 
-def test_too_little_memory_is_said_before_the_first_step(
+def test_too_little_memory_is_reported_before_the_first_step(
     make_run: MakeRun, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     held = Memory(2_000_000, 1_000_000, "the control group's memory.max")
@@ -49,7 +49,7 @@ def test_no_room_for_a_copy_is_known_without_taking_any(
     assert run.status().name == "finished"
 
 
-def test_more_threads_than_processors_are_said(
+def test_more_threads_than_processors_are_reported(
     make_run: MakeRun, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(llm.training.setup, "usable_cores", lambda: 1)

@@ -104,7 +104,7 @@ def test_what_the_program_does_not_understand_is_refused_in_a_sentence(
     assert run.status().name == "new", "a slip of the hand is no failure of the run"
 
 
-def test_a_folder_without_a_run_is_said_to_be_none(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_folder_without_a_run_is_reported(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main([str(tmp_path / "nope")]) == 2
     assert capsys.readouterr().err.startswith(f"there is no run in {tmp_path / 'nope'}; give the folder of one")
 

@@ -77,12 +77,12 @@ def test_the_training_text_is_evaluated_too_where_asked(make_run: MakeRun, tmp_p
     assert plain and all(event.train_loss is None for event in plain)
 
 
-def test_a_sample_goes_on_from_the_prompt_that_was_asked_for(make_run: MakeRun, tmp_path: Path) -> None:
+def test_a_sample_continues_from_the_prompt_that_was_asked_for(make_run: MakeRun, tmp_path: Path) -> None:
     asked = {"sample__every": "8", "sample__prompt": "the cat", "sample__max_tokens": "11"}
     run = make_run("telling", train__steps="8", decode__temperature="1.0", **asked)
     told = [event for event in trained(run, tmp_path) if isinstance(event, Sampled)]
-    knobs = replace(run.config().decode, max_tokens=11)
-    pieces = list(Engine(*load_model(run, run.checkpoint())).stream("the cat", knobs))
+    params = replace(run.config().decode, max_tokens=11)
+    pieces = list(Engine(*load_model(run, run.checkpoint())).stream("the cat", params))
     assert [(event.step, event.prompt) for event in told] == [(0, "the cat"), (8, "the cat")]
     assert told[-1].text == "".join(piece.text for piece in pieces if isinstance(piece, Piece))
     assert len(pieces) <= 11 + 1
@@ -169,7 +169,7 @@ def test_weights_that_do_not_fit_exactly_are_refused(make_run: MakeRun, tmp_path
 
 
 @pytest.mark.parametrize(("name", "can_be_read"), [(OPTIMIZER, True), (MODEL, False)])
-def test_to_talk_to_a_model_its_weights_must_be_whole_and_no_more(
+def test_to_chat_with_a_model_its_weights_must_be_complete_and_no_more(
     make_run: MakeRun, tmp_path: Path, name: str, can_be_read: bool
 ) -> None:
     run = make_run("harmed", train__steps="2")

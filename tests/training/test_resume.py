@@ -93,7 +93,7 @@ def test_a_finished_run_can_be_extended(make_run: MakeRun, tmp_path: Path) -> No
     assert started.changed == {"train.steps": "17"} and started.step == 10
 
 
-def test_a_length_of_another_kind_replaces_what_an_earlier_resume_said(make_run: MakeRun, tmp_path: Path) -> None:
+def test_a_length_of_another_kind_replaces_that_of_an_earlier_resume(make_run: MakeRun, tmp_path: Path) -> None:
     run = make_run("twice", train__steps="2")
     assert run_training(run, tmp_path, overrides=(("train.steps", "3"),)).step == 3
     assert run_training(run, tmp_path, overrides=(("train.tokens", str(5 * 2 * 3 * 16)),)).step == 5
@@ -166,7 +166,7 @@ def test_a_refused_resume_leaves_a_finished_run_as_it_was(
     assert run.status().name == "finished" and run.holder() is None
 
 
-def test_what_fails_while_a_finished_run_is_prepared_anew_is_logged_and_it_stays_finished(
+def test_a_failure_while_a_finished_run_is_prepared_again_is_logged_and_it_stays_finished(
     make_run: MakeRun, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     run = make_run("done", train__steps="4")

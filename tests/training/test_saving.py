@@ -35,7 +35,7 @@ def same_files(one: CheckpointInfo, other: CheckpointInfo) -> bool:
     return all((one.path / name).read_bytes() == (other.path / name).read_bytes() for name in names)
 
 
-def test_training_goes_on_while_a_save_is_written_and_the_save_is_of_its_step(
+def test_training_continues_while_a_save_is_written_and_the_save_is_of_its_step(
     make_run: MakeRun, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     whole, run = make_run("whole", train__steps="30"), make_run("slow", train__steps="30")
@@ -87,7 +87,9 @@ def test_a_stop_waits_until_the_save_is_on_the_disk(
     verify(run.checkpoint())
 
 
-def test_a_save_that_fails_is_told_at_a_later_step_and_nothing_points_at_it(make_run: MakeRun, tmp_path: Path) -> None:
+def test_a_save_that_fails_is_reported_at_a_later_step_and_nothing_points_at_it(
+    make_run: MakeRun, tmp_path: Path
+) -> None:
     run = make_run("no-place")
     aside = tmp_path / "aside"
     events: list[Event] = []

@@ -49,7 +49,7 @@ def train(run: Run, home: Path, ranks: int, *flags: str) -> None:
         assert ended.returncode == 0, ended.stderr
 
 
-def test_fsdp_with_muon_trains_like_one_rank_and_its_checkpoint_goes_on_alone(
+def test_fsdp_with_muon_trains_like_one_rank_and_its_checkpoint_continues_alone(
     make_run: MakeRun, tmp_path: Path
 ) -> None:
     """Two ranks with FSDP2, then one process without: evaluated, sampled, saved, and resumed."""

@@ -155,7 +155,7 @@ def test_a_roll_back_that_a_stop_came_before_is_made_up_for(
         assert (whole.checkpoint().path / name).read_bytes() == (run.checkpoint().path / name).read_bytes()
 
 
-def test_without_a_checkpoint_from_before_the_spike_training_goes_on(
+def test_without_a_checkpoint_from_before_the_spike_training_continues(
     make_run: MakeRun, tmp_path: Path, bad_batch: Callable[..., None]
 ) -> None:
     bad_batch(SPIKE)

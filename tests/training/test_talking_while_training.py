@@ -39,8 +39,8 @@ class Chatter(threading.Thread):
             if self.live.step != engine.weights_version:
                 model, step = self.live.snapshot()
                 engine.refresh(model, step)
-            knobs = DecodeConfig(temperature=1.0, top_p=0.9, seed=len(self.versions), max_tokens=6, num_samples=2)
-            *_, done = engine.stream("the cat", knobs)
+            params = DecodeConfig(temperature=1.0, top_p=0.9, seed=len(self.versions), max_tokens=6, num_samples=2)
+            *_, done = engine.stream("the cat", params)
             assert isinstance(done, Done)
             with self.replied:
                 self.versions.append(step)

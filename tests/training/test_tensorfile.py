@@ -38,7 +38,7 @@ def test_the_library_reads_what_is_written(tmp_path: Path) -> None:
         assert file.get_slice("transposed").get_shape() == [6, 4]
 
 
-def test_a_file_nobody_wants_any_more_is_broken_off(tmp_path: Path) -> None:
+def test_a_canceled_download_ends_in_the_middle_of_a_file(tmp_path: Path) -> None:
     unwanted = threading.Event()
     unwanted.set()
     with pytest.raises(WriteCancelled):

@@ -115,7 +115,7 @@ def test_the_last_step_is_sampled_once(make_run: MakeRun, tmp_path: Path) -> Non
     assert [event.step for event in of(Sampled, events)] == [0]
 
 
-def test_a_rate_that_no_group_uses_is_told_of(make_run: MakeRun, tmp_path: Path) -> None:
+def test_a_rate_that_no_group_uses_is_reported(make_run: MakeRun, tmp_path: Path) -> None:
     own = {
         "train__steps": "1",
         "optim__kind": "muon",
@@ -156,16 +156,16 @@ def test_commands_are_answered_by_id(make_run: MakeRun, tmp_path: Path) -> None:
     snapshot = answers["3-3"]
     assert isinstance(snapshot, Saved) and snapshot.kind == "snapshot"
     assert (run.path / snapshot.path / "model.safetensors").exists()
-    knob = answers["3-4"]
-    assert isinstance(knob, KnobSet) and (knob.value, knob.previous) == (0.5, 1.0)
+    change = answers["3-4"]
+    assert isinstance(change, KnobSet) and (change.value, change.previous) == (0.5, 1.0)
     assert all(isinstance(answers[f"3-{n}"], CommandRefused) for n in (5, 6, 7))
     assert isinstance(answers["3-8"], Paused) and isinstance(answers["3-10"], Resumed)
     assert events.index(answers["3-8"]) < events.index(answers["3-9"]) < events.index(answers["3-10"])
     assert isinstance(events[-1], Finished)
 
 
-def test_a_knob_set_while_training_survives_a_stop(make_run: MakeRun, tmp_path: Path) -> None:
-    run = make_run("knob", schedule__kind="constant")
+def test_a_setting_changed_while_training_survives_a_stop(make_run: MakeRun, tmp_path: Path) -> None:
+    run = make_run("setting", schedule__kind="constant")
     train(run, tmp_path, {5: [("set", {"key": "train.lr_multiplier", "value": "0.5"}), ("stop", {})]})
     rates = {(event.lr, event.lr_multiplier) for event in of(StepLogged, train(run, tmp_path))}  # type: ignore[attr-defined]
     assert rates == {(0.5e-2, 0.5)}

@@ -142,7 +142,7 @@ async def test_the_queue_waits_for_a_training_in_another_process(home: Path) -> 
         app.training.shutdown()
 
 
-async def test_the_queue_waits_for_whatever_trains_when_its_turn_has_come(home: Path) -> None:
+async def test_the_queue_waits_for_any_training_that_is_active(home: Path) -> None:
     trainer = ScriptedTrainer(steps=5)
     trainer.prepared.set()
     other = scripted_run(home, "other-1", 5)
@@ -222,7 +222,7 @@ async def test_leaving_it_in_a_process_stops_the_thread_first(home: Path) -> Non
     assert begun == ["quickstart-1 None"]
 
 
-async def test_a_failed_training_is_told_as_plain_text(home: Path) -> None:
+async def test_a_failed_training_is_reported_as_plain_text(home: Path) -> None:
     trainer = ScriptedTrainer()
     trainer.problem = "the corpus [bold]x[/] is \x1b[31mempty; give more text."
     app = app_with(home, trainer)
@@ -243,7 +243,7 @@ async def test_every_theme(home: Path) -> None:
             await until(pilot, lambda: "step 120 of 600" in shown(app.screen))
 
 
-async def test_no_colour_is_respected(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_no_color_is_respected(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("NO_COLOR", "1")
     app = app_with(home)
     async with app.run_test(size=(80, 24)) as pilot:

@@ -114,7 +114,7 @@ def test_a_lost_terminal_loses_nothing(terminal: Terminal, tiny_home: Path) -> N
     stop(run)
 
 
-def test_killed_with_a_run_in_its_thread_it_goes_on_from_the_last_checkpoint(
+def test_killed_with_a_run_in_its_thread_it_continues_from_the_last_checkpoint(
     open_terminal: Callable[..., Terminal], tiny_home: Path
 ) -> None:
     terminal = open_terminal()
@@ -213,7 +213,7 @@ def test_a_storm_of_resizes_down_to_one_cell_while_it_trains(terminal: Terminal,
     assert run.checkpoint("last").step == list(run.events())[-1].step  # type: ignore[attr-defined]
 
 
-def test_a_terminal_that_cannot_be_drawn_on_is_told(open_terminal: Callable[..., Terminal]) -> None:
+def test_a_terminal_that_cannot_be_drawn_on_is_reported(open_terminal: Callable[..., Terminal]) -> None:
     terminal = open_terminal(TERM="dumb")
     assert terminal.exit_status() == 2
     assert b"(TERM=dumb); use a command instead" in terminal.output

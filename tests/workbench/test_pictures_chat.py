@@ -115,7 +115,7 @@ async def params(pilot: Pilot[int], screen: Any) -> None:
     await pilot.press("f2", "down", *"40")
 
 
-async def wrong_knob(pilot: Pilot[int], screen: Any) -> None:
+async def wrong_value(pilot: Pilot[int], screen: Any) -> None:
     await pilot.press("f2", *"hot")
 
 
@@ -152,7 +152,7 @@ STATES: dict[Act, tuple[str, ...]] = {
     questions: ("Who saw the moon?", "A fox.", "And who else?"),
     failed: ("FILE:not-there.txt",),
     params: ("40", "top k"),
-    wrong_knob: ("hot",),
+    wrong_value: ("hot",),
     presets: ("calm", "wild", "temperature 0.3"),
     models: ("quick-1@100", "quick-1@200", "quick-1@300"),
     past: ("The", "moon", "2 of 2"),
@@ -181,7 +181,7 @@ def test_chat(
     look(app, size, chatting(app, act), *STATES[act], picture=size == SMALL and act in PICTURED)
 
 
-def test_all_knobs(still_home: Path, chat_model: FakeModel, look: Look) -> None:
+def test_all_sampling_parameters(still_home: Path, chat_model: FakeModel, look: Look) -> None:
     app = app_with(still_home)
     look(app, HUGE, chatting(app, nothing_yet))
 

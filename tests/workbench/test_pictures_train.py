@@ -106,7 +106,7 @@ def test_one_chart_maximised_with_the_cursor_on_it(size: tuple[int, int], still_
 
 
 @both_sizes
-def test_other_runs_beside_it(size: tuple[int, int], still_home: Path, look: Look) -> None:
+def test_other_runs_overlaid(size: tuple[int, int], still_home: Path, look: Look) -> None:
     for name, steps in (("old-1", 330), ("older-1", 200), ("oldest-1", 90)):
         scripted_run(still_home, name, steps, end="stopped")
     app = app_with(still_home)

@@ -134,7 +134,7 @@ def test_what_was_being_prepared_is_prepared_on(open_home: Callable[[str], Pseud
     assert pid_of_trainer(run) != terminal.process.pid
 
 
-def test_a_training_is_saved_and_goes_on_though_the_loop_answers_nothing(
+def test_a_training_is_saved_and_continues_though_the_loop_answers_nothing(
     open_home: Callable[[str], PseudoTerminal], home: Path
 ) -> None:
     on_request = BUSY.replace(

@@ -129,7 +129,7 @@ def test_seeds_and_batches_differ() -> None:
     assert len({tuple(batches.starts(i)) for batches in (one, other) for i in (0, 1, 2)}) == 6
 
 
-def test_sequential_goes_on_in_order_and_begins_again() -> None:
+def test_sequential_continues_in_order_and_starts_again() -> None:
     batches = Batches(Counting(31), rows=4, seq_len=5, seed=0, order="sequential")
     assert batches.starts(0).tolist() == [0, 5, 10, 15]
     assert batches.starts(1).tolist() == [20, 25, 0, 5]

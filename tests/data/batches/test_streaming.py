@@ -86,7 +86,7 @@ def row_group_texts(path: Path) -> list[list[str | None]]:
 
 
 @pytest.mark.parametrize("streams", [1, 2, 5])
-def test_resumed_anywhere_the_batches_go_on_exactly(tmp_path: Path, streams: int) -> None:
+def test_resumed_anywhere_the_batches_continue_exactly(tmp_path: Path, streams: int) -> None:
     text = corpus_of(write_shards(tmp_path)).train
     whole = batches_of(text, rows=10, seq_len=23, streams=streams)
     expected, cursors = [], [whole.cursor(0)]
@@ -148,7 +148,7 @@ def test_streams_left_open_are_as_many_as_the_ranks_at_the_first_step(tmp_path: 
         batches_of(text, rows=8, start=3, cursor=cursor, ranks=4)
 
 
-def test_streams_that_ranks_cannot_share_are_told_before_anything_is_prepared(tmp_path: Path) -> None:
+def test_streams_that_ranks_cannot_share_are_reported_before_anything_is_prepared(tmp_path: Path) -> None:
     from llm.run import Run
     from llm.training.resume_checks import check_world_size
 
@@ -222,7 +222,7 @@ def test_prepared_stream_holds_validation_and_a_sample(tmp_path: Path) -> None:
     assert prepared(stream_config(str(tmp_path / "shards")), tmp_path).fingerprint != dataset.fingerprint
 
 
-def test_validation_text_of_its_own_leaves_all_row_groups_for_training(tmp_path: Path) -> None:
+def test_separate_validation_text_leaves_all_row_groups_for_training(tmp_path: Path) -> None:
     write_shards(tmp_path / "shards")
     (tmp_path / "valid.txt").write_text("Held out. " * 20)
     config = stream_config(str(tmp_path / "shards"), data={"validation": str(tmp_path / "valid.txt")})
@@ -231,7 +231,7 @@ def test_validation_text_of_its_own_leaves_all_row_groups_for_training(tmp_path:
     assert dataset.tokenizer.decode(dataset.validation.read(0, len(dataset.validation)).tolist()) == "Held out. " * 20
 
 
-def test_a_learnt_tokenizer_reads_the_stream(tmp_path: Path) -> None:
+def test_a_learned_tokenizer_reads_the_stream(tmp_path: Path) -> None:
     write_shards(tmp_path / "shards")
     tokenizer = {"kind": "bpe", "vocab_size": 300}
     dataset = prepared(stream_config(str(tmp_path / "shards"), tokenizer=tokenizer), tmp_path)
@@ -290,7 +290,7 @@ def test_an_interrupted_run_on_a_stream_ends_like_a_whole_one(tmp_path: Path) ->
     assert all(one[name].equal(other[name]) for name in one)
 
 
-def test_two_ranks_on_a_stream_train_as_one_and_one_goes_on_where_they_stopped(tmp_path: Path) -> None:
+def test_two_ranks_on_a_stream_train_as_one_and_one_continues_where_they_stopped(tmp_path: Path) -> None:
     """Two processes, each reading row groups of its own; then the run is resumed by one."""
     from llm.events import StepLogged
     from llm.run import Run

@@ -47,7 +47,7 @@ def test_pylib_is_source_of_this_python_in_a_fixed_order(tmp_path: Path) -> None
     assert corpus.fingerprint() != opened("pylib", tmp_path, size_mb=2).fingerprint()
 
 
-def test_text_file_is_one_document_whatever_it_holds(tmp_path: Path) -> None:
+def test_text_file_is_one_document_for_any_content(tmp_path: Path) -> None:
     path = tmp_path / "日本語 [x] 🙂.txt"
     path.write_bytes("\ufeffEinst\n\nwar 海\r\n".encode())
     assert texts(opened(path, tmp_path)) == ["Einst\n\nwar 海\r\n"]

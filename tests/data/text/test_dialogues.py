@@ -26,7 +26,7 @@ def exam(request: pytest.FixtureRequest) -> list[Question]:
     return dialogues.questions(request.param, ASKED, seed=3)
 
 
-def test_same_seed_same_dialogues_and_more_begins_alike() -> None:
+def test_same_seed_same_dialogues_and_more_starts_alike() -> None:
     few, more = (list(dialogues.dialogues(7, size)) for size in (20_000, 60_000))
     assert more[: len(few)] == few
     assert next(iter(dialogues.dialogues(8, 1000))) != few[0]

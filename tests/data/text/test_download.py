@@ -112,7 +112,7 @@ def test_a_redirect_from_https_to_http_is_refused() -> None:
     assert upgraded is not None and upgraded.full_url == "https://example.org/a"
 
 
-def test_a_redirect_to_another_host_is_said(site: Site, home: Path, retry: RetryPolicy) -> None:
+def test_a_redirect_to_another_host_is_reported(site: Site, home: Path, retry: RetryPolicy) -> None:
     with serving() as other:
         other.files["/moved.txt"] = BODY
         site.script = [Behaviour(status=302, headers={"Location": f"{other.url}/moved.txt"})]
@@ -152,7 +152,7 @@ def test_a_file_that_trickles_in_ends_after_the_time_there_is(site: Site, home: 
 # --- what goes wrong on the way
 
 
-def test_a_dropped_connection_goes_on_where_it_was(
+def test_a_dropped_connection_continues_where_it_was(
     site: Site, home: Path, retry: RetryPolicy, waits: list[float]
 ) -> None:
     site.script = [Behaviour(drop_after=300_000), Behaviour(drop_after=100_000)]
@@ -166,7 +166,7 @@ def test_a_dropped_connection_goes_on_where_it_was(
     assert waits == [1.0, 1.0]  # each brought something new
 
 
-def test_an_interrupted_download_goes_on_in_another_process(site: Site, home: Path, retry: RetryPolicy) -> None:
+def test_an_interrupted_download_continues_in_another_process(site: Site, home: Path, retry: RetryPolicy) -> None:
     site.script = [Behaviour(drop_after=300_000)]
     generator = download(text_set(site), home, retry=RetryPolicy(attempts=1))
     with pytest.raises(UserError, match="the partial download is kept"):
@@ -187,7 +187,7 @@ def test_a_closed_generator_leaves_what_came(site: Site, home: Path, retry: Retr
     assert content(home) == BODY
 
 
-def test_a_file_that_changed_meanwhile_is_begun_anew(site: Site, home: Path, retry: RetryPolicy) -> None:
+def test_a_file_that_changed_meanwhile_is_started_again(site: Site, home: Path, retry: RetryPolicy) -> None:
     new = BODY[::-1]
     site.script = [Behaviour(drop_after=300_000)]
     with pytest.raises(UserError):
@@ -248,7 +248,7 @@ def test_bytes_that_stay_corrupt_are_never_published(site: Site, home: Path, ret
     assert local_copy(text_set(site), home) is None
 
 
-def test_a_checksum_nobody_published_is_noted_and_then_holds(site: Site, home: Path, retry: RetryPolicy) -> None:
+def test_an_unpublished_checksum_is_stored_and_then_required(site: Site, home: Path, retry: RetryPolicy) -> None:
     unknown = text_set(site, sha256="")
     assert fetched(unknown, home, retry).first_seen == {"text.txt": SHA256}
     (home / "datasets" / "plays" / "text.txt").unlink()
@@ -278,7 +278,7 @@ def test_without_a_length_the_end_is_the_end(site: Site, home: Path, retry: Retr
 
 
 @pytest.mark.parametrize("status", [401, 403, 404, 410])
-def test_a_refusal_for_good_is_told_at_once(
+def test_a_refusal_for_good_is_reported_at_once(
     site: Site, home: Path, retry: RetryPolicy, waits: list[float], status: int
 ) -> None:
     site.script = [Behaviour(status=status)]
@@ -308,7 +308,7 @@ def test_a_server_that_says_nothing_is_not_waited_for(site: Site, home: Path, wa
         fetched(text_set(site), home, RetryPolicy(attempts=2, timeout=0.1, sleep=waits.append))
 
 
-def test_a_server_that_says_nothing_keeps_nobody_who_gives_up(site: Site, home: Path) -> None:
+def test_a_download_from_a_silent_server_can_be_canceled(site: Site, home: Path) -> None:
     site.script = [Behaviour(hang=True)]
     steps = download(text_set(site), home, retry=RetryPolicy(timeout=600.0))
     began = time.monotonic()
@@ -329,7 +329,7 @@ def test_offline_it_says_what_to_do(home: Path, retry: RetryPolicy) -> None:
 # --- this machine
 
 
-def test_too_small_a_disk_is_told_before_anything_is_fetched(
+def test_too_small_a_disk_is_reported_before_anything_is_fetched(
     site: Site, home: Path, retry: RetryPolicy, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(fetch.shutil, "disk_usage", lambda path: SimpleNamespace(free=64_700_000))
@@ -458,7 +458,9 @@ def test_an_archive_cannot_write_outside_its_folder(
     [b"not a zip", zipped({"a.txt": b"a" * 5000})[:-30], b"", zipped({"ä.txt": b"a"}).replace(b"\xc3", b"\xff")],
     ids=["text", "cut", "empty", "bad name"],
 )
-def test_a_broken_archive_is_told_and_fetched_anew(site: Site, home: Path, retry: RetryPolicy, body: bytes) -> None:
+def test_a_broken_archive_is_reported_and_fetched_again(
+    site: Site, home: Path, retry: RetryPolicy, body: bytes
+) -> None:
     dataset = archive_set(site, body)
     with pytest.raises(UserError, match=r"run the download again|did not deliver"):
         fetched(dataset, home, retry)

@@ -225,7 +225,7 @@ def test_lists_of_objects_inside_rows_are_no_rows(tmp_path: Path, name: str) -> 
         texts(opened(path))
 
 
-def test_sentences_stay_short_whatever_the_fields_are(tmp_path: Path) -> None:
+def test_sentences_stay_short_for_any_fields(tmp_path: Path) -> None:
     (tmp_path / "vocab.json").write_text(json.dumps({f"word {n}": n for n in range(50_000)}))
     (tmp_path / "a.txt").write_text("Text.")
     (tmp_path / "b.jsonl").write_text(json.dumps({"k" * 9999: 1, **{f"f{n}": n for n in range(999)}}))
@@ -276,7 +276,7 @@ def test_rows_without_text_are_left_out_and_counted(tmp_path: Path) -> None:
     assert "skipped 2 rows without text in the field 'text' (null)" in warning
 
 
-def test_rows_that_lack_the_field_are_refused_and_never_learnt_as_markup(tmp_path: Path) -> None:
+def test_rows_that_lack_the_field_are_refused_and_never_learned_as_markup(tmp_path: Path) -> None:
     rows = [{"id": n, "content": "a text"} for n in range(3)]
     for name, text in {
         "a.json": lines(rows),
@@ -291,7 +291,7 @@ def test_rows_that_lack_the_field_are_refused_and_never_learnt_as_markup(tmp_pat
         assert texts(opened(tmp_path / name, format="text")) == [text]
 
 
-def test_other_files_between_texts_are_read_as_text_which_is_said(tmp_path: Path) -> None:
+def test_other_files_between_texts_are_read_as_text_with_a_warning(tmp_path: Path) -> None:
     """A folder of source code holds such files."""
     (tmp_path / "a.py").write_text("print()\n")
     (tmp_path / "package.json").write_text('{"name": "x", "version": "1"}')
@@ -318,7 +318,7 @@ def test_other_files_between_texts_are_read_as_text_which_is_said(tmp_path: Path
         "[",
     ],
 )
-def test_text_that_begins_like_json_is_text(tmp_path: Path, text: str) -> None:
+def test_text_that_starts_like_json_is_text(tmp_path: Path, text: str) -> None:
     (tmp_path / "a.txt").write_text(text)
     (tmp_path / "b.txt").write_text("More.")
     assert texts(opened(tmp_path)) == [text, "More."]

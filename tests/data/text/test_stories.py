@@ -27,7 +27,7 @@ def test_ten_megabytes_without_two_alike(ten_mb: list[str]) -> None:
     assert len(set(documents)) == len(documents) > 10_000
 
 
-def test_same_seed_same_text_and_more_begins_alike() -> None:
+def test_same_seed_same_text_and_more_starts_alike() -> None:
     few, more = list(stories.stories(7, 20_000)), list(stories.stories(7, 60_000))
     assert more[: len(few)] == few
     assert list(stories.stories(8, 20_000))[:5] != few[:5]

@@ -83,7 +83,7 @@ def test_paths_and_names_are_no_addresses() -> None:
     assert not any(map(is_url, ("stories", "a/b.txt", "C:/text", "://x", "texts//a.txt", "~/x")))
 
 
-def test_it_is_fetched_over_dropped_connections_and_learnt_from(
+def test_it_is_fetched_over_dropped_connections_and_learned_from(
     site: Site, address: str, home: Path, retry: RetryPolicy
 ) -> None:
     site.script = [Behaviour(drop_after=100_000), Behaviour(drop_after=20_000)]
@@ -127,7 +127,7 @@ def test_without_a_length_no_share_is_made_up(site: Site, address: str, home: Pa
     assert coming[-1].done > 0
 
 
-def test_an_address_that_changed_is_told_and_can_be_taken(
+def test_an_address_that_changed_is_reported_and_can_be_taken(
     site: Site, address: str, home: Path, retry: RetryPolicy
 ) -> None:
     dataset = find_dataset(address)
@@ -157,7 +157,9 @@ def test_the_command_line_fetches_and_lists_it(
     assert json.loads(capsys.readouterr().out)["bytes"] == len(TEXT)
 
 
-def test_a_web_page_in_the_place_of_a_text_is_told(site: Site, home: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_web_page_in_the_place_of_a_text_is_reported(
+    site: Site, home: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     page = "<!DOCTYPE html>\n<html><body>\n" + "<p>To be, or not to be.</p>\n" * 400
     site.files["/hamlet"] = page.encode()
     assert main(["data", "download", site.url + "/hamlet", "--home", str(home)]) == 0

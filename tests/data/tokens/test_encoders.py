@@ -52,7 +52,7 @@ def test_batches_come_back_in_order(saved: tuple[Tokenizer, Path]) -> None:
         assert all(part.dtype == np.uint32 for part in ids)
 
 
-def test_an_error_comes_back_and_a_lost_process_is_told(tmp_path: Path) -> None:
+def test_an_error_comes_back_and_a_lost_process_is_reported(tmp_path: Path) -> None:
     CharTokenizer.train(["abc"], ()).save(tmp_path)
     before = set(multiprocessing.active_children())
     encoder = ProcessEncoder(tmp_path, 2)

@@ -59,7 +59,7 @@ def lecture_chunks(folder: Path, ids: np.ndarray, size: int) -> Path:
 
 
 @pytest.mark.parametrize("kind", ["npy", "npy-int64", "bin", "header", "own"])
-def test_every_kind_is_recognised_and_read(tmp_path: Path, kind: str) -> None:
+def test_every_kind_is_recognized_and_read(tmp_path: Path, kind: str) -> None:
     path = save(tmp_path / "train", kind)
     file = TokenFile(path, 257)
     assert len(file) == len(IDS)
@@ -289,7 +289,7 @@ def test_chunks_asked_for_are_prepared_and_can_be_a_corpus_themselves(tmp_path: 
         load_dataset(chunked.path)
 
 
-def test_text_for_validation_of_its_own(tmp_path: Path) -> None:
+def test_separate_validation_text(tmp_path: Path) -> None:
     train, valid = tmp_path / "train.txt", tmp_path / "valid.jsonl"
     train.write_text("To learn from. " * 20)
     valid.write_text("\n".join(json.dumps({"text": f"Held out {n}. "}) for n in range(3)))

@@ -89,7 +89,7 @@ def test_one_side_alone_is_a_corpus_of_which_a_share_is_held_out(tmp_path: Path)
         (("a.bin", "val.bin"), "a.bin and val.bin"),
     ],
 )
-def test_sides_that_cannot_be_told_are_refused(tmp_path: Path, names: tuple[str, ...], told: str) -> None:
+def test_splits_that_cannot_be_recognized_are_refused(tmp_path: Path, names: tuple[str, ...], told: str) -> None:
     folder = folder_of(tmp_path / "tokens", *names)
     with pytest.raises(UserError, match=rf"holds {told}, and the split is ambiguous; name those for training in"):
         prepared(config(folder), tmp_path)
@@ -135,7 +135,7 @@ def test_no_file_outside_the_cache_is_to_be_deleted(tmp_path: Path) -> None:
     assert "delete" not in str(caught.value)
 
 
-def test_a_chunk_that_the_glob_leaves_out_is_told_from_one_that_is_lost(tmp_path: Path) -> None:
+def test_a_chunk_outside_the_glob_differs_from_a_lost_one(tmp_path: Path) -> None:
     folder = folder_of(tmp_path / "lecture", *(f"encoded_tokens_chunk_{number}.dat" for number in range(4)))
     with pytest.raises(UserError, match=r"does not match encoded_tokens_chunk_0\.dat, which exists.*name the folder"):
         token_paths(str(folder / "*_[13].dat"), "data.corpus")
@@ -148,7 +148,7 @@ FOREIGN = (b"PK\x03\x04\0\0", b"\x80\x02\x8a\nl\xfc\x9cF\xf9 ", b"\x7fELF\2\1", 
 
 
 @pytest.mark.parametrize("beginning", FOREIGN)
-def test_text_beside_a_foreign_bin_is_a_corpus_of_text(tmp_path: Path, beginning: bytes) -> None:
+def test_text_next_to_a_foreign_bin_is_a_corpus_of_text(tmp_path: Path, beginning: bytes) -> None:
     """torch, compilers and llama.cpp write .bin, too; three bytes are no whole ids."""
     folder = folder_of(tmp_path / "texts", "a.txt")
     (folder / "model.bin").write_bytes(beginning)
@@ -156,7 +156,7 @@ def test_text_beside_a_foreign_bin_is_a_corpus_of_text(tmp_path: Path, beginning
     assert [path.name for path in find_files(str(folder))] == ["a.txt"]
 
 
-def test_text_beside_what_may_be_tokens_is_meant_where_a_tokenizer_is_to_be_learnt(tmp_path: Path) -> None:
+def test_a_trained_tokenizer_reads_the_text_next_to_possible_tokens(tmp_path: Path) -> None:
     for number, names in enumerate((("a.txt", "ids.bin"), ("a.txt", "b.md", "ids.bin"))):
         folder = folder_of(tmp_path / str(number), *names)
         assert not is_token_corpus(config(folder).data, trains_tokenizer=True)

@@ -69,7 +69,7 @@ def test_a_folder_sorted_by_language_is_learned_from_everywhere(folder: Path, tm
     assert stages[1:3] == ["Reading text for the tokenizer", "Training the tokenizer"]
 
 
-def test_fewer_ids_than_asked_for_are_said(tmp_path: Path) -> None:
+def test_fewer_ids_than_asked_for_are_reported(tmp_path: Path) -> None:
     path = tmp_path / "short.txt"
     path.write_text("the theatre is there\n" * 200)
     dataset, _ = prepared(config_of(path, {"vocab_size": 1000}), tmp_path)

@@ -209,7 +209,7 @@ async def test_hostile_names_are_shown_as_text():
 
 
 @pytest.mark.parametrize("no_color", [False, True])
-async def test_lines_differ_without_colour(no_color, monkeypatch):
+async def test_lines_differ_without_color(no_color, monkeypatch):
     if no_color:
         monkeypatch.setenv("NO_COLOR", "1")
     else:

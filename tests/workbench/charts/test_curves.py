@@ -177,7 +177,7 @@ def test_the_time_left_does_not_follow_every_swing_of_the_pace(home: Path) -> No
 
 
 def long_run(home: Path, name: str, steps: int) -> Run:
-    """Logged steps without anything between them, but for an evaluation, a knob and a value that is not finite."""
+    """Logged steps without anything between them, but for an evaluation, a setting and a value that is not finite."""
     run = Run.create(home, name, RunConfig())
     lines = [to_line(started_event())]
     for step in range(1, steps + 1):

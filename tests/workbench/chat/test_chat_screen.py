@@ -360,7 +360,7 @@ async def test_a_long_reply_stays_where_it_was_scrolled_to(home, chat_model):
         assert screen.transcript.scroll_offset.y == 5
 
 
-async def test_a_trained_model_is_chosen_and_talked_to(trained_run):
+async def test_a_trained_model_is_chosen_and_chatted_with(trained_run):
     app = ChatApp(trained_run.path.parent.parent)
     async with app.run_test(size=(120, 40)) as pilot:
         screen = app.screen

@@ -303,7 +303,7 @@ def test_live_of_a_run_that_is_over_is_its_last_checkpoint(trained_run):
     assert open_model(home, NoTraining(), "tiny-1@live", lambda: False).name == "tiny-1@20"
 
 
-def test_the_model_in_training_is_copied_anew_for_every_reply(trained_run):
+def test_the_model_in_training_is_copied_again_for_every_reply(trained_run):
     home = trained_run.path.parent.parent
     kept = open_model(home, NoTraining(), "tiny-1@10", lambda: False)
 

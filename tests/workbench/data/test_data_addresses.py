@@ -79,7 +79,7 @@ async def test_an_address_is_fetched_shown_used_and_forgotten(app: WorkbenchApp,
             assert dataset_folder(find_dataset(address), home).exists() is not gone
 
 
-async def test_the_way_is_shown_cancelled_and_gone_on_from_there(app: WorkbenchApp, site: Site, home: Path) -> None:
+async def test_a_download_shows_progress_is_canceled_and_resumes(app: WorkbenchApp, site: Site, home: Path) -> None:
     address = f"{site.url}/moon.txt"
     site.script = [Behaviour(drop_after=4000), Behaviour(hang=True)]
     async with app.run_test(size=(120, 40)) as pilot:
@@ -102,7 +102,7 @@ async def test_the_way_is_shown_cancelled_and_gone_on_from_there(app: WorkbenchA
     assert text.read_text(encoding="utf-8") == LINES
 
 
-async def test_what_went_wrong_is_told(app: WorkbenchApp, site: Site) -> None:
+async def test_what_went_wrong_is_reported(app: WorkbenchApp, site: Site) -> None:
     async with app.run_test(size=(120, 40)) as pilot:
         screen = await opened(app, pilot)
         await ask_for(app, pilot, f"{site.url}/absent.txt")

@@ -185,7 +185,7 @@ def test_each_token_has_its_place() -> None:
     assert [text for _, text in pieces(tokenizer, tokenizer.encode("e\u0301"))] == ["e", "░", "◌\u0301"]
 
 
-def test_a_job_is_cancelled_at_its_next_report() -> None:
+def test_a_job_is_canceled_at_its_next_report() -> None:
     ended: list[tuple[object, str]] = []
     closed = threading.Event()
 

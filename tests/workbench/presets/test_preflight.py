@@ -51,7 +51,7 @@ def measured(name: str, key: str, machine: str = "", flops: float = 1e9) -> Meas
     return Measurement(machine or machine_name(), key, name, "cpu", "fp32", 1, 0.1, 100.0, flops, 10, 20)
 
 
-def test_real_steps_are_measured_in_a_process_of_their_own(home: Path, corpus: Path) -> None:
+def test_real_steps_are_measured_in_a_separate_process(home: Path, corpus: Path) -> None:
     heard, config = Heard(), tiny_config(corpus)
     PreflightJob(config, "tiny", home, heard.note, heard.end)
     assert heard.ended.wait(120), "it did not end"
@@ -66,7 +66,7 @@ def test_real_steps_are_measured_in_a_process_of_their_own(home: Path, corpus: P
     assert not (home / "runs").exists() or not any((home / "runs").iterdir())
 
 
-def test_it_can_be_cancelled_at_once(home: Path, corpus: Path) -> None:
+def test_it_can_be_canceled_at_once(home: Path, corpus: Path) -> None:
     heard = Heard()
     job = PreflightJob(tiny_config(corpus), "tiny", home, heard.note, heard.end)
     job.cancel()
@@ -74,7 +74,7 @@ def test_it_can_be_cancelled_at_once(home: Path, corpus: Path) -> None:
     assert (heard.result, heard.problem) == (None, "canceled")
 
 
-def test_what_a_person_can_mend_is_said(home: Path, corpus: Path) -> None:
+def test_what_a_person_can_fix_is_reported(home: Path, corpus: Path) -> None:
     config = tiny_config(corpus)
     config = replace(config, data=replace(config.data, corpus=str(home / "nothing.txt")))
     heard = Heard()

@@ -42,7 +42,7 @@ async def test_the_first_preset_is_marked_and_explained(home: Path) -> None:
         assert "optim.kind" in page
 
 
-async def test_what_a_presets_file_says_follows_or_stands_beside_its_figures(home: Path) -> None:
+async def test_what_a_presets_file_says_is_below_or_next_to_its_figures(home: Path) -> None:
     app = app_with(home)
     async with app.run_test(size=(120, 40)) as pilot:
         await until(pilot, lambda: "About it" in shown(app.screen))
@@ -201,7 +201,7 @@ async def test_what_is_typed_is_neither_dropped_nor_trained_with_when_it_cannot_
         assert Run.open(home, "quickstart-1").config().train.steps == 78
 
 
-async def test_beside_the_form_stands_what_training_would_take(home: Path) -> None:
+async def test_next_to_the_form_is_what_training_would_need(home: Path) -> None:
     app = app_with(home)
     async with app.run_test(size=(120, 40)) as pilot:
         await until(pilot, lambda: "quickstart" in shown(app.screen))
@@ -309,7 +309,7 @@ async def test_preflight_is_run_shown_and_remembered(home: Path, corpus: Path) -
     assert [one.name for one in measurements(home)] == ["aa-tiny"]
 
 
-async def test_preflight_can_be_cancelled_and_the_keys_work_meanwhile(home: Path, corpus: Path) -> None:
+async def test_preflight_can_be_canceled_and_the_keys_work_meanwhile(home: Path, corpus: Path) -> None:
     save_preset(home, "aa-tiny", tiny_config(corpus))
     app = app_with(home)
     async with app.run_test(size=(80, 24)) as pilot:
@@ -364,7 +364,7 @@ async def test_a_preflight_gives_way_to_a_training(home: Path, key: str, monkeyp
         app.training.shutdown()
 
 
-async def test_beside_a_training_in_another_process(home: Path) -> None:
+async def test_while_another_process_trains(home: Path) -> None:
     other = scripted_run(home, "other-1", 3)
     trainer = ScriptedTrainer(steps=3)
     trainer.prepared.set()
@@ -385,7 +385,7 @@ async def test_beside_a_training_in_another_process(home: Path) -> None:
         app.training.shutdown()
 
 
-def test_what_does_not_fit_is_told_with_the_nearest_that_will(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_what_does_not_fit_is_reported_with_the_nearest_that_will(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     config = load_preset("quickstart", home)
     monkeypatch.setattr("workbench.presets.estimate.available_bytes", lambda: 40_000_000)
     page = preset_page("quickstart", config, config, None, 80).plain

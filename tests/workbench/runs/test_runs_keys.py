@@ -38,7 +38,7 @@ async def at(pilot, screen, name):
     await until(pilot, lambda: screen.checkpoint_table.run_name == name)
 
 
-async def test_marked_runs_are_laid_over_each_other(tmp_path):
+async def test_marked_runs_are_overlaid(tmp_path):
     for place, name in enumerate(("a-1", "b-1", "c-1")):
         scripted_run(tmp_path, name, 200 + 100 * place, end="stopped")
     async with RunsApp(tmp_path).run_test(size=(80, 24)) as pilot:
@@ -261,7 +261,7 @@ def trained_home(trained_run: Run, home: Path) -> Path:
     return home
 
 
-async def test_a_fork_is_edited_and_begun(trained_home):
+async def test_a_fork_is_edited_and_started(trained_home):
     app = RunsApp(trained_home)
     begun = []
     app.training.begin = lambda run, overrides=(): begun.append(run.name) or True

@@ -132,7 +132,7 @@ async def test_long_names_and_a_long_status_leave_room_for_what_was_measured(tmp
             assert screen.runs_table.virtual_size.width <= screen.runs_table.outer_size.width
 
 
-async def test_where_there_is_room_the_checkpoints_are_beside_the_runs(tmp_path):
+async def test_where_there_is_room_the_checkpoints_are_next_to_the_runs(tmp_path):
     run = make_run(tmp_path, "alpha-1", steps=4)
     save_fake(run, 4, 2.0)
     async with RunsApp(tmp_path).run_test(size=(160, 50)) as pilot:

@@ -240,7 +240,7 @@ def test_verification_names_what_is_damaged(tmp_path):
     assert "weights.bin" in verify_checkpoint(info)
 
 
-def test_what_is_lost_is_said_plainly(tmp_path):
+def test_what_is_lost_is_reported_plainly(tmp_path):
     run = make_run(tmp_path, "x-1", steps=3)
     infos = [save_fake(run, step, 1.0) for step in (1, 2, 3)]
     summary = RunSummary("x-1", run.path, "finished", step=1234, notes="mine", size_bytes=5_000_000)

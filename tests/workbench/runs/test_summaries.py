@@ -9,7 +9,7 @@ from pathlib import Path
 from workbench.runs.summaries import RunSummary, load_summaries, save_summaries
 
 
-def test_rows_are_kept_as_strict_json_whatever_the_losses_are(tmp_path: Path) -> None:
+def test_rows_are_strict_json_for_any_losses(tmp_path: Path) -> None:
     summary = RunSummary("a", tmp_path / "runs" / "a", "failed", loss=math.nan, validation_loss=math.inf, tags=("x",))
     save_summaries(tmp_path, {"a": (((1, 2),), summary)})
     text = (tmp_path / "cache" / "runs.json").read_text()

@@ -56,7 +56,7 @@ def test_deleted_and_renamed_runs_and_a_damaged_file(tmp_path):
     assert queue.names() == ["better"]
 
 
-def test_the_next_begins_when_the_one_before_has_ended(tmp_path):
+def test_the_next_starts_when_the_one_before_has_ended(tmp_path):
     queue, begun, busy = three_waiting(tmp_path), [], {"now-1"}
 
     def begin(run):

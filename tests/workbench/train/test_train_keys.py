@@ -153,7 +153,7 @@ async def test_tab_and_the_keys_for_the_next_chart_the_axis_and_all_charts(home:
         await until(pilot, lambda: not screen.has_class("one-chart") and "300 apples" in shown(screen))
 
 
-async def test_other_runs_are_laid_beside_it_and_taken_away(home: Path) -> None:
+async def test_other_runs_are_overlaid_and_removed(home: Path) -> None:
     scripted_run(home, "other-1", 200, end="stopped")
     async with ended_run(home) as (pilot, screen):
         charts = {chart.id: chart for chart in screen.query(Chart)}

@@ -82,7 +82,7 @@ async def test_a_run_that_grows_is_followed(home: Path) -> None:
         log.close()
 
 
-async def test_pause_go_on_and_stop(home: Path) -> None:
+async def test_pause_resume_and_stop(home: Path) -> None:
     trainer = ScriptedTrainer(steps=30)
     trainer.prepared.set()
     app = app_with(home, trainer)
@@ -154,7 +154,7 @@ async def test_a_finished_run_can_be_extended(home: Path) -> None:
         app.training.shutdown()
 
 
-async def test_a_knob_is_pending_until_it_has_taken_effect(home: Path) -> None:
+async def test_a_setting_is_pending_until_it_has_taken_effect(home: Path) -> None:
     trainer = ScriptedTrainer(steps=30)
     trainer.prepared.set()
     app = app_with(home, trainer)
@@ -225,7 +225,7 @@ async def test_hostile_text_is_shown_and_not_obeyed(home: Path) -> None:
         )
 
 
-async def test_a_run_directory_that_vanishes_is_said_to_be_gone(home: Path) -> None:
+async def test_a_run_directory_that_vanishes_is_reported(home: Path) -> None:
     run = scripted_run(home, "old-1", 60)
     app = app_with(home)
     async with app.run_test(size=(80, 24)) as pilot:
@@ -304,7 +304,7 @@ async def test_the_axis_is_steps_tokens_or_time(home: Path) -> None:
         await until(pilot, lambda: loss.extent() == (1, 330))
 
 
-async def test_saves_knobs_skipped_steps_and_the_best_evaluation_are_marked(home: Path) -> None:
+async def test_saves_settings_skipped_steps_and_the_best_evaluation_are_marked(home: Path) -> None:
     run = scripted_run(home, "old-1", 330)
     log = run.log()
     log.append(KnobSet(step=330, key="train.clip", value=0.5, previous=1.0))
@@ -358,7 +358,7 @@ async def test_exact_answers_and_a_reward_get_charts_when_there_are_some(home: P
         assert [series.y.tolist() for series in screen.query_one("#core-chart", Chart).data.series] == [[0.01], [0.5]]
 
 
-async def test_a_long_log_is_read_beside_the_screen(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_a_long_log_is_read_in_the_background(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("workbench.train.run_view.LONG_LOG_BYTES", 1)
     monkeypatch.setattr("workbench.charts.curve_cache.WORTH_BYTES", 1)
     run = scripted_run(home, "old-1", 330, end="stopped")
@@ -387,7 +387,7 @@ async def test_the_log_is_wrapped_for_the_width_it_has(home: Path) -> None:
         await until(pilot, lambda: len(log.lines) > 10)
 
 
-async def test_a_run_whose_log_cannot_be_read_is_told_of(home: Path) -> None:
+async def test_a_run_whose_log_cannot_be_read_is_reported(home: Path) -> None:
     scripted_run(home, "good-1", 30, end="stopped")
     bad = scripted_run(home, "bad-1", 0)
     (bad.path / "events.jsonl").unlink()

@@ -43,7 +43,7 @@ async def running_run(
         app.training.shutdown()
 
 
-async def test_it_goes_on_in_sight_under_one_window_and_under_two(home: Path) -> None:
+async def test_it_continues_visibly_under_one_window_and_under_two(home: Path) -> None:
     async with running_run(home) as (pilot, app, _):
         log = Run.open(home, "quick-1").log()
         await pilot.press("t")
@@ -57,7 +57,7 @@ async def test_it_goes_on_in_sight_under_one_window_and_under_two(home: Path) ->
         log.close()
 
 
-async def test_what_happens_under_a_window_is_told(home: Path) -> None:
+async def test_what_happens_under_a_window_is_reported(home: Path) -> None:
     async with running_run(home) as (pilot, app, _):
         await until(pilot, lambda: "quick-1 5%" in app.training_line)  # from now on what happens is news
         await pilot.press("x")
@@ -68,7 +68,7 @@ async def test_what_happens_under_a_window_is_told(home: Path) -> None:
         await until(pilot, lambda: was_notified(app, "the disk is nearly full"))
 
 
-async def test_a_knob_set_after_the_end_is_refused_and_nothing_stays_asked(home: Path) -> None:
+async def test_a_setting_changed_after_the_end_is_refused_and_nothing_stays_pending(home: Path) -> None:
     async with running_run(home) as (pilot, app, screen):
         await pilot.press("t", "enter")
         await until(pilot, lambda: isinstance(app.screen, AskText))
@@ -115,7 +115,7 @@ async def test_what_a_window_asks_concerns_the_run_it_was_opened_on(home: Path) 
 
 
 @pytest.mark.parametrize("size", [(80, 24), (120, 40)])
-async def test_the_knobs_are_all_in_sight_with_help_and_keys_of_their_own(home: Path, size: tuple[int, int]) -> None:
+async def test_all_sampling_parameters_are_visible_with_help_and_keys(home: Path, size: tuple[int, int]) -> None:
     async with running_run(home, size) as (pilot, app, _):
         await pilot.press("t")
         await until(pilot, lambda: isinstance(app.screen, LiveSettingsDialog))
@@ -129,7 +129,7 @@ async def test_the_knobs_are_all_in_sight_with_help_and_keys_of_their_own(home: 
         await until(pilot, lambda: isinstance(app.screen, Help) and "while the run trains" in shown(app.screen))
 
 
-async def test_choosing_runs_has_help_and_keys_of_its_own(home: Path) -> None:
+async def test_choosing_runs_has_help_and_keys(home: Path) -> None:
     for name in ("other-1", "old-1"):
         scripted_run(home, name, 50, end="stopped")
     app = WorkbenchApp(home, training=TrainingService(home, trainer=ScriptedTrainer()), watch="old-1")
@@ -143,7 +143,9 @@ async def test_choosing_runs_has_help_and_keys_of_its_own(home: Path) -> None:
         await until(pilot, lambda: isinstance(app.screen, Help) and "Space selects a run" in shown(app.screen))
 
 
-async def test_the_screen_goes_on_while_other_runs_are_looked_for(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_the_screen_continues_while_other_runs_are_looked_for(
+    home: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     for name in ("other-1", "old-1"):
         scripted_run(home, name, 50, end="stopped")
     go_on, has_curves = threading.Event(), run_view.has_curves

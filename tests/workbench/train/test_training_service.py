@@ -75,7 +75,7 @@ def test_a_run_in_training_elsewhere_is_refused_with_its_holder(home: Path) -> N
         TrainingService(home, trainer=ScriptedTrainer()).begin(run)
 
 
-def test_what_ends_a_training_is_told(home: Path) -> None:
+def test_what_ends_a_training_is_reported(home: Path) -> None:
     ends: list[tuple[str, str]] = []
     trainer = ScriptedTrainer()
     trainer.problem = "the corpus is empty; give more text."
@@ -86,7 +86,7 @@ def test_what_ends_a_training_is_told(home: Path) -> None:
     assert ends == [("quick-1", "the corpus is empty; give more text.")]
 
 
-def test_an_unforeseen_error_is_told_and_logged(home: Path, capfd: pytest.CaptureFixture[str]) -> None:
+def test_an_unforeseen_error_is_reported_and_logged(home: Path, capfd: pytest.CaptureFixture[str]) -> None:
     ends: list[str] = []
 
     def broken(run: Run, home: Path, **_arguments: object) -> object:
@@ -100,7 +100,7 @@ def test_an_unforeseen_error_is_told_and_logged(home: Path, capfd: pytest.Captur
     assert "Traceback" in capfd.readouterr().err
 
 
-def test_what_a_process_is_refused_is_told(home: Path, tmp_path: Path) -> None:
+def test_what_a_process_is_refused_is_reported(home: Path, tmp_path: Path) -> None:
     """A refused resume writes nothing into the log, where the screens would read it."""
     from llm.training.run import run_training
     from tests.conftest import tiny_config, write_corpus

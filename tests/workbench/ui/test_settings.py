@@ -47,14 +47,14 @@ def test_without_a_file_there_are_the_defaults(home: Path) -> None:
         ("smoothing = \n", "line 1"),
     ],
 )
-def test_what_is_wrong_is_told_with_its_line(home: Path, text: str, what: str) -> None:
+def test_what_is_wrong_is_reported_with_its_line(home: Path, text: str, what: str) -> None:
     (home / FILE).write_text(text, encoding="utf-8")
     with pytest.raises(UserError) as told:
         load_settings(home)
     assert what in str(told.value)
 
 
-async def test_a_bad_file_is_told_and_kept_when_another_is_written(home: Path) -> None:
+async def test_a_bad_file_is_reported_and_kept_when_another_is_written(home: Path) -> None:
     (home / FILE).write_text("smoothing = 3\n", encoding="utf-8")
     app = app_with(home)
     async with app.run_test(size=(160, 40), notifications=True) as pilot:
@@ -148,7 +148,7 @@ async def test_redraws_and_smoothing_are_those_of_the_settings(home: Path) -> No
         assert app.screen.view.redraw_seconds == 2.0
 
 
-async def test_an_id_that_nothing_has_is_told(home: Path) -> None:
+async def test_an_id_that_nothing_has_is_reported(home: Path) -> None:
     save_settings(home, Settings(keys={"train.savee": "z"}))
     app = app_with(home)
     async with app.run_test(size=(100, 30)) as pilot:
@@ -174,7 +174,7 @@ def test_no_key_has_two_uses_in_one_place_from_the_start() -> None:
     assert clashes == []
 
 
-def test_keys_are_listed_room_by_room_whatever_was_loaded_first() -> None:
+def test_keys_are_listed_screen_by_screen_in_any_order_of_loading() -> None:
     places = [identity.partition(".")[0] for identity in all_bindings()]
     rooms = [room for room, _ in itertools.groupby(places)]
     assert rooms[:3] == ["app", "screen", "list"] and len(rooms) == len(set(rooms)), "each room once"

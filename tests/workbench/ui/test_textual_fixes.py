@@ -83,7 +83,7 @@ async def test_the_newest_size_is_taken(app: WorkbenchApp) -> None:
         assert app.screen.size == Size(119, 30)
 
 
-async def test_an_error_in_a_handler_is_told_and_the_widget_goes_on(
+async def test_an_error_in_a_handler_is_reported_and_the_widget_continues(
     app: WorkbenchApp, capfd: pytest.CaptureFixture[str]
 ) -> None:
     app.survives_errors = True
