@@ -107,7 +107,7 @@ def dry_written_out(
     return result
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=60, deadline=None)
 @given(
     text=st.lists(st.integers(0, 3), min_size=1, max_size=40),
     breakers=st.sets(st.integers(0, 3), max_size=2),

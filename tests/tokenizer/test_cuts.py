@@ -38,7 +38,7 @@ def by_pattern() -> dict[str, RankTokenizer]:
 
 @pytest.mark.parametrize("name", PATTERNS)
 @given(long_text)
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=60, deadline=None)
 def test_every_cut_called_safe_is_safe(by_pattern: dict[str, RankTokenizer], name: str, text: str) -> None:
     tokenizer = by_pattern[name]
     whole = tokenizer.encode(text)
@@ -49,7 +49,7 @@ def test_every_cut_called_safe_is_safe(by_pattern: dict[str, RankTokenizer], nam
 
 
 @given(st.lists(long_text, max_size=6), st.integers(min_value=1, max_value=40))
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=60, deadline=None)
 def test_chunks_are_the_text(pieces: list[str], size: int) -> None:
     found = list(chunks(pieces, last_safe_cut, size))
     assert "".join(found) == "".join(pieces)
@@ -57,7 +57,7 @@ def test_chunks_are_the_text(pieces: list[str], size: int) -> None:
 
 
 @given(st.lists(long_text, max_size=6), st.integers(min_value=1, max_value=40))
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=40, deadline=None)
 def test_small_chunks_have_the_ids_of_the_whole(tokenizers: dict[str, Tokenizer], pieces: list[str], size: int) -> None:
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(chunks, "__defaults__", (size,))

@@ -22,7 +22,7 @@ any_text = awkward_text() | st.text(st.characters(exclude_categories=[]))
 
 
 @given(any_text)
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=60, deadline=None)
 def test_any_text_comes_back_from_bytes_and_bpe(tokenizers: dict[str, Tokenizer], text: str) -> None:
     for kind in ("byte", "bpe"):
         ids = tokenizers[kind].encode(text)
@@ -58,7 +58,7 @@ def test_the_alphabet_is_that_of_the_whole_training_text() -> None:
 
 
 @given(any_text)
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=40, deadline=None)
 def test_any_text_comes_back_from_sentencepiece(tokenizers: dict[str, Tokenizer], text: str) -> None:
     tokenizer = tokenizers["sentencepiece"]
     text = well_formed(text).replace("▁", "_")
@@ -66,7 +66,7 @@ def test_any_text_comes_back_from_sentencepiece(tokenizers: dict[str, Tokenizer]
 
 
 @given(st.lists(st.sampled_from([*AWKWARD, "the", " fox", "ing", "从前", "狐狸"]), max_size=60).map("".join))
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=60, deadline=None)
 def test_tiktoken_encodes_as_the_definition_does(tokenizers: dict[str, Tokenizer], text: str) -> None:
     tokenizer = tokenizers["bpe"]
     assert isinstance(tokenizer, RankTokenizer)
@@ -168,7 +168,7 @@ ids_of_500 = st.lists(
 
 
 @given(ids_of_500)
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=60, deadline=None)
 def test_streaming_gives_the_same_text_as_decoding_at_once(tokenizers: dict[str, Tokenizer], ids: list[int]) -> None:
     for tokenizer in tokenizers.values():
         stream = StreamDecoder(tokenizer)
@@ -177,7 +177,7 @@ def test_streaming_gives_the_same_text_as_decoding_at_once(tokenizers: dict[str,
 
 
 @given(any_text)
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=40, deadline=None)
 def test_streaming_never_shows_half_a_character(tokenizers: dict[str, Tokenizer], text: str) -> None:
     text = well_formed(text).replace("\ufffd", "").replace("▁", "")
     for kind in ("byte", "bpe", "sentencepiece"):

@@ -64,7 +64,7 @@ def test_fewer_windows_than_a_batch_are_refused_where_the_last_batch_is_left_out
         Batches(Counting(40), rows=4, seq_len=13, seed=1, order="epoch", drop_last=True)
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=30, deadline=None)
 @given(st.integers(20, 500), st.integers(1, 19), st.integers(1, 40), st.integers(1, 11), st.integers(0, 2**40))
 def test_epoch_has_every_window_exactly_once(length: int, seq_len: int, stride: int, rows: int, seed: int) -> None:
     batches = Batches(Counting(length), rows=rows, seq_len=seq_len, seed=seed, order="epoch", stride=stride)
@@ -79,7 +79,7 @@ def test_epoch_has_every_window_exactly_once(length: int, seq_len: int, stride: 
         assert list(first) != list(second)
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=30, deadline=None)
 @given(st.integers(1, 5000), st.integers(0, 2**63), st.integers(0, 2**31))
 def test_permutation_is_a_bijection(size: int, seed: int, epoch: int) -> None:
     assert sorted(permute(np.arange(size), size, seed, epoch)) == list(range(size))
