@@ -151,7 +151,8 @@ def accumulate_gradients(
             return None
         rows = slice(micro * size, (micro + 1) * size)
         # Seeded per micro-batch, so that a resumed run draws the same dropout masks as an uninterrupted one.
-        torch.manual_seed(micro_batch_seed(context.config.train.seed, state.batch_index, micro, context.ranks.rank))
+        seed = micro_batch_seed(context.config.train.seed, state.batch_index, micro, context.ranks.rank)
+        seed_generators(seed, plan.device)
         with no_reduction_unless_last(loss_fn, last=micro == count - 1):
             with plan.autocast():
                 micro_loss = loss_fn(*(to_device(array[rows], plan.device) for array in batch))
@@ -176,6 +177,18 @@ def is_out_of_memory(error: BaseException) -> bool:
         return error.errno == errno.ENOMEM
     messages = ("out of memory", "can't allocate memory", "not enough memory", "bad_alloc")
     return isinstance(error, torch.OutOfMemoryError | MemoryError) or any(part in str(error) for part in messages)
+
+
+def seed_generators(seed: int, device: str) -> None:
+    """Seed the default generator of the CPU, and those of all other devices unless `device` is the CPU.
+
+    `torch.manual_seed` seeds all of them at once, and formats the stack three times where there is no GPU: a third of
+    a millisecond.
+    """
+    if device == "cpu":
+        torch.default_generator.manual_seed(seed)
+    else:
+        torch.manual_seed(seed)
 
 
 def micro_batch_seed(seed: int, batch_index: int, micro: int, rank: int) -> int:

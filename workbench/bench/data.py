@@ -33,7 +33,7 @@ from llm.limits import usable_cores
 from llm.tokenizer import build_tokenizer
 from llm.tokenizer.bpe import SPLIT_PATTERN, train_bpe
 from llm.tokenizer.ranks import RankTokenizer
-from workbench.bench.report import Result, Speed
+from workbench.bench.report import Result, Speed, ratio_text
 
 VOCABULARY = 32_768
 TEXT_BYTES = 8_000_000
@@ -217,7 +217,4 @@ def comparison_line(match: Result) -> str:
     """One comparison as a line."""
     ratio = match["ratio"]
     ours, theirs = (match[f"{side}_megabytes_per_second"]["median"] for side in ("our", "their"))
-    return (
-        f"{ours:.1f} MB/s, {match['rival']} {theirs:.1f} MB/s; "
-        f"{ratio['median']:.2f} times as fast ({ratio['low']:.2f}–{ratio['high']:.2f})"
-    )
+    return f"{ours:.1f} MB/s, {match['rival']} {theirs:.1f} MB/s; our speed to theirs {ratio_text(ratio)}"

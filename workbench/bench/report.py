@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import platform
 import statistics
 from collections.abc import Sequence
@@ -14,17 +15,51 @@ from llm.limits import usable_cores
 Result = dict[str, Any]
 
 
+CONFIDENCE = 0.95
+
+
 @dataclass(frozen=True)
 class Speed:
-    """Median, lowest and highest of some speeds or ratios."""
+    """Median, lowest and highest of some speeds or ratios, and an interval (`median_interval`) for the true median with
+    its confidence, which is below CONFIDENCE for fewer than six values."""
 
     median: float
     low: float
     high: float
+    interval: tuple[float, float]
+    confidence: float
+    values: tuple[float, ...]
 
     @classmethod
     def of(cls, values: Sequence[float]) -> Speed:
-        return cls(statistics.median(values), min(values), max(values))
+        interval, confidence = median_interval(values)
+        return cls(statistics.median(values), min(values), max(values), interval, confidence, tuple(values))
+
+
+def median_interval(values: Sequence[float]) -> tuple[tuple[float, float], float]:
+    """The narrowest interval between two order statistics, equally far from both ends, that contains the median of the
+    distribution with CONFIDENCE, and its confidence; without assumptions about the distribution.
+
+    The number of values below the median is binomial with p = 1/2 (Conover 1999, Practical Nonparametric Statistics,
+    section 3.2). Of too few values it is the whole range.
+    """
+    ordered, count = sorted(values), len(values)
+    tail, rank = 0.0, 0  # probability that fewer than `rank` values are below the median
+    while rank < (count - 1) // 2 and 2 * (tail + math.comb(count, rank) / 2**count) <= 1 - CONFIDENCE:
+        tail += math.comb(count, rank) / 2**count
+        rank += 1
+    place = max(rank - 1, 0)
+    outside = tail if rank else 1 / 2**count
+    return (ordered[place], ordered[count - 1 - place]), 1 - 2 * outside
+
+
+def ratio_text(ratio: Result) -> str:
+    """A ratio for people: its median, the interval of the median, and the range."""
+    low, high = ratio["interval"]
+    return (
+        f"{ratio['median']:.2f} [{low:.2f}–{high:.2f}, {ratio['confidence']:.0%}] "
+        f"({ratio['low']:.2f}–{ratio['high']:.2f})"
+    )
 
 
 def spread(values: Sequence[float]) -> Result:

@@ -34,7 +34,7 @@ from llm.training.context import StepContext
 from llm.training.state import TrainerState
 from llm.training.step import Rows, StepResult, take_step, to_device
 from workbench.bench.peers import GPT2_124M, nanogpt_model, nanogpt_optimizer, peer_machine, transformers_model
-from workbench.bench.report import Result, Speed
+from workbench.bench.report import Result, Speed, ratio_text
 
 BATCHES = 4
 LR, BETAS, WEIGHT_DECAY, CLIP = 1e-3, (0.9, 0.99), 0.1, 1.0
@@ -289,8 +289,5 @@ def lines_of(result: Result) -> list[str]:
             f"loss differs by at most {rival['largest_loss_gap']:.3%} from ours"
         )
     for each in result["ratios"]:
-        lines.append(
-            f"  ours {each['ours']} / {each['rival']} {each['rival_precision']}: {each['median']:.2f} "
-            f"({each['low']:.2f}–{each['high']:.2f})"
-        )
+        lines.append(f"  ours {each['ours']} / {each['rival']} {each['rival_precision']}: {ratio_text(each)}")
     return lines

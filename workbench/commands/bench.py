@@ -9,14 +9,15 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from llm.errors import WrongUse
+from llm.errors import UserError, WrongUse
+from llm.files import write_json
 from workbench.commands.options import add_command
 from workbench.commands.output import print_json, print_table, say
 
 Result = dict[str, Any]
 COUNTS = (
     ("seeds", 20, "quickstart: number of replies"),
-    ("rounds", 3, "decode, ui, save, serve: repetitions"),
+    ("rounds", 3, "decode, ui, save, serve, cost: repetitions"),
     ("pairs", 8, "train, data: repetitions of each side"),
     ("megabytes", 200, "data: size of the large file"),
 )
@@ -35,7 +36,8 @@ def register(subparsers: Any) -> None:
         "decode: decoding throughput compared with transformers' generate on the same weights; "
         "ui: response times of the screens, and their cost during training; "
         "save: cost of saving a 124M model during training, compared with torch.save; "
-        "serve: 32 clients of serve at once, compared with one after the other",
+        "serve: 32 clients of serve at once, compared with one after the other; "
+        "cost: CPU time by model size, context, batch, corpus size and run length",
     )
     for name, default, help in COUNTS:
         parser.add_argument(f"--{name}", type=int, default=default, metavar="N", help=f"{help} (default {default})")
@@ -47,6 +49,7 @@ def register(subparsers: Any) -> None:
     parser.add_argument("--text", type=Path, metavar="FILE", help="data: the text (default: Python's standard library)")
     help = "decode, train: threads (default: the fastest number; train: all)"
     parser.add_argument("--threads", type=int, default=0, metavar="N", help=help)
+    parser.add_argument("--output", type=Path, metavar="FILE", help="also write the results to a file, as JSON")
     parser.add_argument("--device", default="cpu", help="decode, train: cpu, cuda, cuda:N or auto (default cpu)")
 
 
@@ -131,6 +134,16 @@ def bench_decode(options: argparse.Namespace) -> None:
     print_end(options, about, {"results": found})
 
 
+def bench_cost(options: argparse.Namespace) -> None:
+    """Measure how costs grow with the size of the work, in a temporary home."""
+    from workbench.bench.cost import about, lines_of, measure
+
+    say("measuring costs by size; this takes about two minutes on an idle core")
+    with temporary_home() as home:
+        found = print_each(options, measure(home, options.rounds), lambda named: print("\n".join(lines_of(*named))))
+    print_end(options, about(), dict(found))
+
+
 BENCHES: dict[str, Callable[[argparse.Namespace], None]] = {
     "quickstart": bench_quickstart,
     "train": bench_train,
@@ -139,6 +152,7 @@ BENCHES: dict[str, Callable[[argparse.Namespace], None]] = {
     "ui": bench_ui,
     "save": bench_save,
     "serve": bench_serve,
+    "cost": bench_cost,
 }
 
 
@@ -158,10 +172,21 @@ def parse_names(option: str, given: str, known: Iterable[str]) -> list[str]:
 
 
 def print_result(options: argparse.Namespace, result: Result, lines_of: Callable[[Result], list[str]]) -> None:
+    save_result(options, result)
     if options.json:
         print_json(result)
     else:
         print("\n".join(lines_of(result)))
+
+
+def save_result(options: argparse.Namespace, result: Result) -> None:
+    """Write `result` as JSON to the file of `--output`. UserError where it cannot be written."""
+    if options.output is None:
+        return
+    try:
+        write_json(options.output, result)
+    except OSError as error:
+        raise UserError(f"{options.output} cannot be written ({error.strerror}); name another file.") from error
 
 
 def print_each(options: argparse.Namespace, results: Iterable[Any], show: Callable[[Any], object]) -> list[Any]:
@@ -176,6 +201,7 @@ def print_each(options: argparse.Namespace, results: Iterable[Any], show: Callab
 
 def print_end(options: argparse.Namespace, about: Result, results: Result) -> None:
     """Print the machine below the results, or everything as JSON."""
+    save_result(options, {"machine": about, **results})
     if options.json:
         print_json({"machine": about, **results})
     else:
@@ -184,17 +210,17 @@ def print_end(options: argparse.Namespace, about: Result, results: Result) -> No
 
 def print_decode(result: Result) -> None:
     """Print the comparisons of one size: medians, lowest and highest."""
+    from workbench.bench.report import ratio_text
+
     print(f"{result['size']}: {result['parameters']:,} parameters, batch 1, tokens per second")
     rows = []
     for match in result["matches"]:
-        speeds = [match["first_speed"], match["second_speed"], match["ratio"]]
-        digits = (1, 1, 2)
-        first, second, ratio = (
-            f"{speed['median']:.{n}f} ({speed['low']:.{n}f}–{speed['high']:.{n}f})"
-            for speed, n in zip(speeds, digits, strict=True)
+        first, second = (
+            f"{speed['median']:.1f} ({speed['low']:.1f}–{speed['high']:.1f})"
+            for speed in (match["first_speed"], match["second_speed"])
         )
-        rows.append([match["first"], first, match["second"], second, ratio])
-    print_table(["first", "median (low–high)", "second", "median (low–high)", "ratio"], rows)
+        rows.append([match["first"], first, match["second"], second, ratio_text(match["ratio"])])
+    print_table(["first", "median (low–high)", "second", "median (low–high)", "ratio [interval] (range)"], rows)
     threads = ", ".join(f"{rival['name']} {rival['dtype']}: {rival['threads']}" for rival in result["rivals"])
     print(f"threads  {threads}\nfp32 tokens equal to transformers'  {result['same_tokens_in_fp32']}")
     if result["bandwidth_use"] is not None:
