@@ -188,8 +188,12 @@ class ContinuousBatch:
     def _echo_prompt(self, rows: Sequence[Row]) -> None:
         """Report the prompt that was read as the first tokens of `rows`, if its request wants that."""
         echo, self._echo = self._echo, None
-        for row in rows if echo is not None else ():
-            self._echoed += [NewToken(row.request, row.sample, *token, "", is_prompt=True) for token in echo.tokens]
+        if echo is None:
+            return
+        for row in rows:
+            for token_id, text, logprob, top in echo.tokens:
+                token = NewToken(row.request, row.sample, token_id, text, logprob, top, "", is_prompt=True)
+                self._echoed.append(token)
             if not row.limit:
                 self._echoed[-1] = replace(self._echoed[-1], reason="length")
 

@@ -189,7 +189,8 @@ class Rollouts:
         """One answer with its reward, which is 0 if it does not end."""
         text = "".join(token.text for token in tokens).strip()
         reward = self.task.reward(text, question) if tokens[-1].reason == "stop" else 0.0
-        ids, log_probs = [token.token_id for token in tokens], [token.logprob for token in tokens]
+        ids = [token.token_id for token in tokens]
+        log_probs = [token.logprob for token in tokens if token.logprob is not None]  # only a prompt's first has none
         return Reply(request.prompt, ids, log_probs, reward)
 
     @torch.no_grad()
