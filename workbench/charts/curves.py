@@ -1,8 +1,7 @@
 """The event log of a run as growing arrays, for charts and metrics.
 
-A long log is read by `RunCurves.catch_up`, in a thread. Stretches of logged steps and the like, which are nearly all of
-it, become rows without becoming events first. `curve_cache` keeps what was read, so that the next opening reads only
-newer lines.
+A long log is read by `RunCurves.catch_up`, in a thread. Logged steps and the like, which are nearly all of it, become
+rows without becoming events first. `curve_cache` keeps what was read, so that the next opening reads only newer lines.
 """
 
 from __future__ import annotations
@@ -36,7 +35,7 @@ from llm.events import (
 )
 from llm.run import Run
 from llm.run.log import events_of, last_event_of, parse_event, paused_after
-from workbench.charts.log_rows import Rows, stretches
+from workbench.charts.log_rows import Block, read_block
 
 Array = NDArray[np.float64]
 
@@ -61,6 +60,8 @@ METRIC_COLUMNS = ("step", "elapsed", *METRIC_NAMES)
 STEP_FIELDS = tuple((name,) for name in STEP_COLUMNS)
 METRIC_FIELDS = (("step",), ("elapsed",), *(("metrics", name) for name in METRIC_NAMES))
 
+CHANGE_ROWS = (Started, RolledBack, StepLogged, MetricsLogged, RanksMeasured)
+"""Events that change what the rows before or after them mean."""
 READ_BYTES = 1 << 20  # read at once while catching up: about 10 ms of work
 RECENT_EVENTS = 400  # events other than steps that are kept for the event log
 
@@ -156,9 +157,7 @@ class RunCurves:
         self.samples: deque[Sampled] = deque(maxlen=2)
         self.started: Started | None = None
         self.progress: Progress | None = None
-        self._last_step: StepLogged | None = None
-        self._last_step_lines = b""
-        """Lines with the last logged step, if it is not parsed yet."""
+        self.last_step: StepLogged | None = None
         self.last_evaluation: Evaluated | None = None
         self.ranks: RanksMeasured | None = None
         self.finished: Finished | None = None
@@ -175,16 +174,12 @@ class RunCurves:
     def poll(self, limit: int = 1 << 21) -> list[Event]:
         """Read what was logged since the last call, at most about `limit` bytes; returns the events, but of
         those that were read as rows only the last step."""
-        events: list[Event] = []
-        has_rows = False
-        for stretch in stretches(self.lines.read(limit), STEP_FIELDS, METRIC_FIELDS):
-            if stretch.rows is not None and self._read_rows(stretch.rows, stretch.text):
-                has_rows = True
-            else:
-                events += self._read_lines(stretch.text.split(b"\n"))
-        if has_rows and self.last_step is not None:
-            events.append(self.last_step)
-        return events
+        text = self.lines.read(limit)
+        block = read_block(text, STEP_FIELDS, METRIC_FIELDS)
+        if block is None:
+            return self._read_events(parse_lines(text.split(b"\n")))
+        events = self._read_events(parse_lines(block.head.split(b"\n")))
+        return [*events, *self._read_block(block)]
 
     @property
     def unread_bytes(self) -> int:
@@ -203,8 +198,7 @@ class RunCurves:
             if self.lines.offset == before:
                 return
 
-    def _read_lines(self, lines: Iterable[bytes]) -> list[Event]:
-        events = [event for line in lines if (event := parse_event(line)) is not None]
+    def _read_events(self, events: list[Event]) -> list[Event]:
         self.paused = paused_after(events, self.paused)
         for event in events:
             self._apply(event)
@@ -212,29 +206,23 @@ class RunCurves:
                 self.recent.append(event)
         return events
 
-    def _read_rows(self, rows: Rows, lines: bytes) -> bool:
-        """Add rows; False where their steps do not rise and the lines must be read one by one."""
-        if not (rises(self.steps, rows.steps) and rises(self.metrics, rows.metrics)):
-            return False
-        if len(rows.metrics):
-            self.metrics.extend(rows.metrics)
-        if rows.has_ranks:
-            self.ranks = next(events_of(lines, RanksMeasured), self.ranks)
-        if len(rows.steps):
-            self.steps.extend(rows.steps)
-            self._last_step_lines, self.progress = lines, None
-        return True
-
-    @property
-    def last_step(self) -> StepLogged | None:
-        """The last logged step. It is parsed when it is asked for, since most of them are not."""
-        if self._last_step_lines:
-            self._last_step, self._last_step_lines = next(events_of(self._last_step_lines, StepLogged), None), b""
-        return self._last_step
-
-    @last_step.setter
-    def last_step(self, event: StepLogged | None) -> None:
-        self._last_step, self._last_step_lines = event, b""
+    def _read_block(self, block: Block) -> list[Event]:
+        """Add rows and apply the other events, or read the lines one by one where events between the rows change what
+        these mean, or where steps do not rise."""
+        between, after = parse_lines(block.between), parse_lines(block.after)
+        has_breaks = any(isinstance(event, CHANGE_ROWS) and not is_validation(event) for event in between)
+        if has_breaks or not (rises(self.steps, block.steps) and rises(self.metrics, block.metrics)):
+            return self._read_events(parse_lines(block.text.split(b"\n")))
+        self._read_events(between)
+        self.metrics.extend(block.metrics)
+        if block.has_ranks:
+            self.ranks = next(events_of(block.text, RanksMeasured), self.ranks)
+        if len(block.steps):
+            self.steps.extend(block.steps)
+            self.last_step = next(events_of(block.text, StepLogged), None)
+            self.progress = None
+        self._read_events(after)
+        return [*between, *([self.last_step] if self.last_step is not None else []), *after]
 
     @property
     def step(self) -> int:
@@ -374,3 +362,13 @@ def rises(table: Table, rows: Array) -> bool:
         return True
     steps = rows[:, 0]
     return bool((not len(table) or steps[0] > table["step"][-1]) and (steps[1:] > steps[:-1]).all())
+
+
+def parse_lines(lines: Iterable[bytes]) -> list[Event]:
+    """The events of those lines that hold one."""
+    return [event for line in lines if (event := parse_event(line)) is not None]
+
+
+def is_validation(event: Event) -> bool:
+    """Whether an event holds metrics of an evaluation, which no curve shows."""
+    return isinstance(event, MetricsLogged) and event.is_validation

@@ -9,9 +9,8 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
-from itertools import pairwise
 from typing import Any
 
 import numpy as np
@@ -27,9 +26,8 @@ Field = tuple[str, ...]
 """The name of a field of an event, and a name in the table that it holds."""
 
 NUMBER = re.compile(rb'"([^"]*)": (-?\d[\d.e+-]*)')  # with its name, in a line without backslashes
-LONG_STRETCH = 8  # consecutive lines that are worth reading as rows
 LONG_BYTES = 1 << 19  # of a text: for a shorter one it is not worth importing pyarrow
-MAX_FORMS = 4  # of a kind in one text
+MAX_FORMS = 16  # of a kind in one text: numbers that are not finite are strings
 MAX_WIDTH = 40  # characters of a number; `repr` writes at most 24 for a float
 FIELD_KINDS = {
     kind: {(name, annotation) for name, annotation, _, _ in layout} for kind, layout in FIELD_LAYOUTS.items()
@@ -39,21 +37,21 @@ COLON, NEWLINE, MINUS, ZERO, DOT, SMALL_E, LARGE_E = b":\n-0.eE"
 
 
 @dataclass(frozen=True)
-class Rows:
-    """The numbers of logged steps and of metrics, shape (rows, fields) each; `has_ranks`: whether measurements of ranks
-    are among the lines."""
+class Block:
+    """Complete lines of a log: `head`, then from the first row on `text`.
 
+    `steps` and `metrics` hold the numbers of logged steps and of metrics, shape (rows, fields). Lines `between` the
+    rows and `after` the last one must be read one by one. Of the measurements of ranks, which are rows too, only the
+    last one is of interest.
+    """
+
+    head: bytes
+    text: bytes
     steps: Array
     metrics: Array
     has_ranks: bool
-
-
-@dataclass(frozen=True)
-class Stretch:
-    """Consecutive lines of a log; `rows` is None for lines that must be read one by one."""
-
-    text: bytes
-    rows: Rows | None = None
+    between: list[bytes]
+    after: list[bytes]
 
 
 @dataclass(frozen=True)
@@ -72,30 +70,24 @@ class Form:
     places: tuple[int, ...]
 
 
-def stretches(text: bytes, step_fields: Sequence[Field], metric_fields: Sequence[Field]) -> Iterator[Stretch]:
-    """Split complete lines into stretches of rows, which hold these fields, and other lines, in order."""
+def read_block(text: bytes, step_fields: Sequence[Field], metric_fields: Sequence[Field]) -> Block | None:
+    """The rows of complete lines, which hold these fields; None for a text that is too short to be worth it."""
     if len(text) < LONG_BYTES:
-        yield Stretch(text)
-        return
+        return None
     lines = Lines(text)
     steps, is_step = lines.rows(StepLogged, step_fields)
     metrics, is_metrics = lines.rows(MetricsLogged, metric_fields)
     _, is_ranks = lines.rows(RanksMeasured, ())
     is_row = is_step | is_metrics | is_ranks
-    borders = [0, *(np.flatnonzero(is_row[1:] != is_row[:-1]) + 1).tolist(), len(is_row)]
-    before = [[0, *np.cumsum(kind).tolist()] for kind in (is_step, is_metrics, is_ranks)]  # lines of a kind, by line
-    start = 0  # of the lines that are not yielded yet
-    for first, last in pairwise(borders):
-        if not is_row[first] or last - first < LONG_STRETCH:
-            continue
-        if start < first:
-            yield Stretch(lines.text(start, first))
-        of_steps, of_metrics, of_ranks = (slice(count[first], count[last]) for count in before)
-        rows = Rows(steps[of_steps], metrics[of_metrics], of_ranks.stop > of_ranks.start)
-        yield Stretch(lines.text(first, last), rows)
-        start = last
-    if start < len(is_row):
-        yield Stretch(lines.text(start, len(is_row)))
+    if not is_row.any():
+        return None
+    rows = np.flatnonzero(is_row)
+    others = np.flatnonzero(~is_row)
+    others = others[others > rows[0]]
+    last = int(np.searchsorted(others, rows[-1]))
+    between, after = ([lines.text(place) for place in some.tolist()] for some in (others[:last], others[last:]))
+    start = lines.start(int(rows[0]))
+    return Block(text[:start], text[start:], steps, metrics, bool(is_ranks.any()), between, after)
 
 
 class Lines:
@@ -113,9 +105,13 @@ class Lines:
         self._first_colon = np.searchsorted(self._colons, self._starts)
         self._colon_count = np.diff(self._first_colon, append=len(self._colons))
 
-    def text(self, first: int, last: int) -> bytes:
-        """Lines `first` to `last`, without the latter."""
-        return self._text[self._starts[first] : self._ends[last - 1] + 1]
+    def start(self, place: int) -> int:
+        """Where a line begins."""
+        return int(self._starts[place])
+
+    def text(self, place: int) -> bytes:
+        """A line, without its newline."""
+        return self._text[self._starts[place] : self._ends[place]]
 
     def rows(self, kind: type[Event], fields: Sequence[Field]) -> tuple[Array, Booleans]:
         """The `fields` of the lines of this kind that have one of its common forms, shape (rows, fields), and which
@@ -124,9 +120,9 @@ class Lines:
         is_known = np.zeros(len(self._starts), np.bool_)
         left = np.flatnonzero(self._has(b'{"type": "%s", ' % kind.__name__.encode(), self._starts))
         for _ in range(MAX_FORMS):
-            if len(left) < LONG_STRETCH:
+            if not len(left):
                 break
-            form = form_of(self.text(left[0], left[0] + 1)[:-1], kind)
+            form = form_of(self.text(left[0]), kind)
             if form is not None:
                 known, begins, ends = self._fit(form, left)
                 if fields:

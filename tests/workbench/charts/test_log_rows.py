@@ -30,7 +30,7 @@ from llm.run import Run
 from llm.run.log import parse_event
 from workbench.charts import log_rows
 from workbench.charts.curves import METRIC_FIELDS, READ_BYTES, STEP_FIELDS, RunCurves
-from workbench.charts.log_rows import LONG_STRETCH, Rows, stretches
+from workbench.charts.log_rows import Block, read_block
 
 FLOATS = st.one_of(
     st.floats(),
@@ -70,9 +70,11 @@ STATE = (
 )  # fmt: skip
 
 
-def rows_in(text: bytes) -> list[tuple[bytes, Rows | None]]:
-    with patch.object(log_rows, "LONG_BYTES", 300):
-        return [(one.text, one.rows) for one in stretches(text, STEP_FIELDS, METRIC_FIELDS)]
+def block_of(text: bytes) -> Block:
+    with patch.object(log_rows, "LONG_BYTES", 1):
+        block = read_block(text, STEP_FIELDS, METRIC_FIELDS)
+    assert block is not None
+    return block
 
 
 def curves_of(run: Run, limit: int, *, one_by_one: bool = False) -> RunCurves:
@@ -106,9 +108,7 @@ def test_numbers_are_those_of_the_general_reader(lines: list[bytes]) -> None:
     for line in lines:
         event = parse_event(line.strip())
         expected = [np.nan if (value := getattr(event, name)) is None else value for (name,) in STEP_FIELDS]
-        ((_, rows),) = rows_in(line * LONG_STRETCH)
-        assert rows is not None
-        assert rows.steps.tobytes() == np.array([expected] * LONG_STRETCH, np.float64).tobytes()
+        assert block_of(line * 3).steps.tobytes() == np.array([expected] * 3, np.float64).tobytes()
 
 
 class Log:
@@ -219,7 +219,7 @@ def test_a_value_of_any_form_is_read_as_by_the_general_reader(home: Path, name: 
     """In one line among many of the usual form, or in all of them."""
     run = Run.create(home, "odd", RunConfig())
     log = Log()
-    for _ in range(LONG_STRETCH * 3):
+    for _ in range(24):
         log.add(0, 1, 3, 3)
     kind = {"reward": 1, "is_validation": 1}.get(name, 0)
     for value in VALUES:
@@ -244,9 +244,10 @@ def test_the_reader_knows_the_lines_that_are_written(extra: int) -> None:
     log = Log()
     for _ in range(100):
         log.add(0, 1, 3, extra)
-    text = b"".join(line for line in log.lines if b'"is_validation": true' not in line)
-    assert {rows is not None for _, rows in rows_in(text)} == {True}
-    assert b"".join(text for text, _ in rows_in(text)) == text
+    block = block_of(b"".join(log.lines))
+    assert block.head == b""
+    left = [line[:-1] for line in log.lines if b'"is_validation": true' in line]
+    assert [*block.between, *block.after] == left
 
 
 def test_a_long_log_is_read_in_pieces(tmp_path: Path) -> None:
