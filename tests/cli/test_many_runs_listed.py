@@ -66,6 +66,19 @@ def test_the_run_table_is_read_alone_only_where_it_is_the_last(tmp_path: Path) -
     assert run_table("nothing of the kind") == "nothing of the kind"
 
 
+def test_the_table_reads_no_manifest_of_a_run_with_a_log(
+    home: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    run = Run.create(home, "a", RunConfig())
+    (run.path / "events.jsonl").write_bytes(step(7, 2.5))
+    damaged = Run.create(home, "b", RunConfig())
+    (damaged.path / "meta.json").write_text("[")
+    monkeypatch.setattr(Run, "checkpoints", lambda run: pytest.fail("not needed"))
+    assert cli.main(["runs", "--home", str(home)]) == 0
+    rows = dict(line.split()[:2] for line in capsys.readouterr().out.splitlines())
+    assert (rows["a"], rows["b"]) == ("crashed", "unreadable")
+
+
 def test_reading_many_runs_shows_progress(
     home: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
