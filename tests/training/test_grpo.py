@@ -159,11 +159,14 @@ def test_loss_metrics_and_gradients_are_those_of_trl() -> None:
             self.top_entropy_quantile, self.off_policy_mask_threshold = 1.0, None
             self.current_gradient_accumulation_steps = 1
 
+        def loss(self, arguments: dict[str, torch.Tensor]) -> torch.Tensor:
+            return self._compute_loss(model, arguments)
+
     answers = aligned(targets)
     mask = aligned(torch.ones_like(targets))
     arguments = {"prompt_ids": answers, "prompt_mask": mask, "completion_ids": answers, "completion_mask": mask}
     arguments |= {"advantages": advantages, "old_per_token_logps": aligned(sampled)}
-    theirs = LossOnly()._compute_loss(model, arguments | {"ref_per_token_logps": aligned(of_reference)})
+    theirs = LossOnly().loss(arguments | {"ref_per_token_logps": aligned(of_reference)})
     theirs.backward()
     assert found["train"]["clip_ratio/region_mean"][0] > 0.1
     assert float(ours[0].detach()) == pytest.approx(float(theirs.detach()), abs=1e-5)
