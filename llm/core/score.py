@@ -4,22 +4,22 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Generator, Iterable, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 
 import torch
-from torch import Tensor
 
 from llm.core.bundle import Task
 from llm.core.questions import Prompt, Question, questions
 from llm.device import Plan
 from llm.events import Progress
+from llm.model.loss import IGNORE_INDEX
 from llm.model.transformer import Transformer
 from llm.tokenizer import Tokenizer
-from llm.training.evaluate import SECONDS_BETWEEN_PROGRESS
+from llm.training.distributed import Ranks
+from llm.training.evaluate import SECONDS_BETWEEN_PROGRESS, evaluation_mode, share_batches
 
 BATCHES_IN_GROUP = 8
-LOGITS_AT_ONCE = 256
 
 
 @dataclass(frozen=True)
@@ -53,28 +53,31 @@ def evaluate_core(
     *,
     batch_tokens: int,
     max_examples: int = 0,
-) -> Generator[Progress, None, CoreResult]:
+    ranks: Ranks | None = None,
+    should_stop: Callable[[], bool] = lambda: False,
+) -> Generator[Progress, None, CoreResult | None]:
     """Evaluate `tasks` on at most `max_examples` questions each (0: all), with about `batch_tokens` tokens per batch.
 
-    Yields progress about twice a second and returns the result. Uses no random generator of PyTorch and restores the
-    model's mode, also when closed early.
+    Yields progress about twice a second and returns the result, or None once `should_stop` is true on a rank. Uses no
+    random generator of PyTorch and restores the model's mode, also when closed early. Several `ranks` share the
+    batches, and all get the same result; they must all run to the end.
     """
+    ranks = ranks or Ranks()
     counts = {task.label: min(len(task.examples), max_examples or len(task.examples)) for task in tasks}
     total, done, reported = sum(counts.values()), 0, -math.inf
     right = dict.fromkeys(counts, 0)
-    was_training = model.training
-    model.eval()
-    try:
+    in_group = math.ceil(BATCHES_IN_GROUP / ranks.world_size) * ranks.world_size  # so that no rank waits
+    with evaluation_mode(model):
         for task in tasks:
             task_questions = questions(task, tokenizer, model.config.context + 1, max_examples)
-            for group in group_questions(task_questions, BATCHES_IN_GROUP * batch_tokens):
-                right[task.label] += sum(check_answers(model, plan, task, group, batch_tokens))
+            for group in group_questions(task_questions, in_group * batch_tokens):
+                if ranks.sum(torch.tensor(int(should_stop()))):
+                    return None
+                right[task.label] += sum(check_answers(model, plan, task, group, batch_tokens, ranks))
                 done += len(group)
                 if time.monotonic() - reported > SECONDS_BETWEEN_PROGRESS:
                     reported = time.monotonic()
                     yield Progress(stage=f"CORE: {task.label}", done=done, total=total, unit="questions")
-    finally:
-        model.train(was_training)
     accuracy = {label: right[label] / count for label, count in counts.items()}
     centred = {task.label: (accuracy[task.label] - task.baseline) / (1 - task.baseline) for task in tasks}
     return CoreResult(accuracy, centred, total)
@@ -95,12 +98,11 @@ def group_questions(task_questions: Iterable[Question], tokens: int) -> Iterator
 
 
 def check_answers(
-    model: Transformer, plan: Plan, task: Task, group: Sequence[Question], batch_tokens: int
+    model: Transformer, plan: Plan, task: Task, group: Sequence[Question], batch_tokens: int, ranks: Ranks
 ) -> Iterator[bool]:
     """Whether each question of `group` is answered correctly; of equally likely options the first is the answer."""
-    scores = iter(
-        score_prompts(model, plan, [prompt for question in group for prompt in question.prompts], batch_tokens)
-    )
+    prompts = [prompt for question in group for prompt in question.prompts]
+    scores = iter(score_prompts(model, plan, prompts, batch_tokens, ranks))
     for question in group:
         of_options = [next(scores) for _ in question.prompts]
         if task.kind == "language_modeling":
@@ -110,15 +112,27 @@ def check_answers(
             yield losses.index(min(losses)) == question.gold
 
 
-def score_prompts(model: Transformer, plan: Plan, prompts: Sequence[Prompt], batch_tokens: int) -> list[Score]:
-    """The scores of `prompts`, in their order; prompts of similar length share a batch."""
+def score_prompts(
+    model: Transformer, plan: Plan, prompts: Sequence[Prompt], batch_tokens: int, ranks: Ranks | None = None
+) -> list[Score]:
+    """The scores of `prompts`, in their order. The `ranks` share the batches; their number does not change a score."""
+    ranks = ranks or Ranks()
+    batches = list(batch_prompts(prompts, batch_tokens))
+    found = torch.zeros((len(prompts), 2), dtype=torch.float64)
+    for number, is_own in share_batches(len(batches), ranks):
+        scores = score_batch(model, plan, [prompts[index] for index in batches[number]])
+        if is_own:
+            found[batches[number]] = torch.tensor([(score.loss, score.exact) for score in scores], dtype=torch.float64)
+    return [Score(loss, bool(exact)) for loss, exact in ranks.sum(found).tolist()]
+
+
+def batch_prompts(prompts: Sequence[Prompt], batch_tokens: int) -> Iterator[list[int]]:
+    """The numbers of the prompts of each batch; prompts of similar length share one."""
     order = sorted(range(len(prompts)), key=lambda index: -len(prompts[index].tokens))
-    scores: dict[int, Score] = {}
     while order:
-        rows = max(1, batch_tokens // len(prompts[order[0]].tokens))
-        batch, order = order[:rows], order[rows:]
-        scores |= zip(batch, score_batch(model, plan, [prompts[index] for index in batch]), strict=True)
-    return [scores[index] for index in range(len(prompts))]
+        rows = max(1, batch_tokens // max(1, len(prompts[order[0]].tokens)))
+        yield order[:rows]
+        order = order[rows:]
 
 
 @torch.no_grad()
@@ -126,31 +140,16 @@ def score_batch(model: Transformer, plan: Plan, prompts: Sequence[Prompt]) -> li
     """The scores of one batch of prompts, padded on the right, which causal attention ignores."""
     width = max(2, *(len(prompt.tokens) for prompt in prompts))
     tokens = torch.zeros((len(prompts), width), dtype=torch.int64)
-    wanted = torch.zeros((len(prompts), width - 1), dtype=torch.bool)
+    targets = torch.full((len(prompts), width - 1), IGNORE_INDEX)
     for row, prompt in enumerate(prompts):
         tokens[row, : len(prompt.tokens)] = torch.tensor(prompt.tokens)
-        wanted[row, prompt.start - 1 : len(prompt.tokens[1:])] = True  # position i predicts token i + 1
-    tokens, wanted = tokens.to(plan.device), wanted.to(plan.device)
+        last = len(prompt.tokens[1:])
+        targets[row, prompt.start - 1 : last] = tokens[row, prompt.start : last + 1]  # position i predicts token i + 1
     with plan.autocast():
-        hidden = model.hidden(tokens[:, :-1])[wanted]
-        losses, likeliest = score_targets(model, hidden, tokens[:, 1:][wanted])
+        losses, likeliest = model.score(tokens[:, :-1].to(plan.device), targets.to(plan.device))
     counts = [max(0, len(prompt.tokens) - prompt.start) for prompt in prompts]
     parts = zip(losses.cpu().double().split(counts), likeliest.cpu().split(counts), strict=True)
     # Without a token to score (an empty text) an option is never chosen.
     return [
         Score(float(loss.mean()), bool(exact.all())) if len(loss) else Score(math.inf, False) for loss, exact in parts
     ]
-
-
-def score_targets(model: Transformer, hidden: Tensor, targets: Tensor) -> tuple[Tensor, Tensor]:
-    """Loss in nats (n,) of each target (n,) after its hidden state (n, d_model), and whether it was the likeliest.
-
-    The logits are computed in chunks, to save memory.
-    """
-    losses, likeliest = [], []
-    for states, wanted in zip(hidden.split(LOGITS_AT_ONCE), targets.split(LOGITS_AT_ONCE), strict=True):
-        logits = model.logits(states)
-        chosen = logits.gather(-1, wanted[:, None])[:, 0]
-        losses.append(logits.logsumexp(-1) - chosen)
-        likeliest.append(logits.argmax(-1) == wanted)
-    return torch.cat(losses), torch.cat(likeliest)

@@ -17,10 +17,10 @@ from lm_eval.api.model import TemplateLM
 from lm_eval.utils import get_rolling_token_windows, make_disjoint_window
 
 from llm.config.decode_schema import DecodeConfig
-from llm.core.score import score_targets
 from llm.engine import prompt_ids
 from llm.engine.continuous import ContinuousBatch, Request, run_requests
 from llm.errors import UserError
+from llm.model.loss import IGNORE_INDEX
 from llm.model.transformer import Transformer
 from llm.tokenizer import Tokenizer
 
@@ -90,12 +90,12 @@ class HarnessModel(TemplateLM):  # type: ignore[misc]
         device = self._model.head_weight.device
         width = max(2, *(len(tokens) for tokens, _ in rows))
         tokens = torch.zeros((len(rows), width), dtype=torch.int64)
-        wanted = torch.zeros((len(rows), width - 1), dtype=torch.bool)
+        targets = torch.full((len(rows), width - 1), IGNORE_INDEX)
         for index, (row, count) in enumerate(rows):
             tokens[index, : len(row)] = torch.tensor(row)
-            wanted[index, len(row) - 1 - count : len(row) - 1] = True  # position i predicts token i + 1
-        hidden = self._model.hidden(tokens[:, :-1].to(device))[wanted.to(device)]
-        losses, likeliest = score_targets(self._model, hidden, tokens[:, 1:][wanted].to(device))
+            scored = slice(len(row) - 1 - count, len(row) - 1)  # position i predicts token i + 1
+            targets[index, scored] = tokens[index, 1:][scored]
+        losses, likeliest = self._model.score(tokens[:, :-1].to(device), targets.to(device))
         counts = [count for _, count in rows]
         parts = zip(losses.cpu().double().split(counts), likeliest.cpu().split(counts), strict=True)
         return [(-float(loss.sum()), bool(exact.all())) for loss, exact in parts]

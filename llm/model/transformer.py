@@ -24,6 +24,8 @@ from llm.model.mlp import FeedForward
 from llm.model.recompute import recompute_if
 from llm.model.rotary import Rotary, rows
 
+SCORED_AT_ONCE = 256  # targets whose logits `Transformer.score` holds
+
 
 class Block(nn.Module):
     """x + attention(norm(x)), then x + feed-forward(norm(x)): (B, T, d_model) → the same.
@@ -149,6 +151,18 @@ class Transformer(Layer):
             is_learned = targets != IGNORE_INDEX
             hidden, targets = hidden[is_learned], targets[is_learned]
         return linear_cross_entropy(hidden, self.head_weight, targets, softcap=self.config.softcap, reduction=reduction)
+
+    def score(self, tokens: Tensor, targets: Tensor) -> tuple[Tensor, Tensor]:
+        """Of each int64 target (B, T) that is not −1, row by row: its loss in nats (n,), and whether it was the
+        likeliest token (n,). The logits are computed in chunks, to save memory."""
+        is_scored = targets != IGNORE_INDEX
+        hidden, targets = self.hidden(tokens)[is_scored], targets[is_scored]
+        losses, likeliest = [], []
+        for states, wanted in zip(hidden.split(SCORED_AT_ONCE), targets.split(SCORED_AT_ONCE), strict=True):
+            logits = self.logits(states)
+            losses.append(logits.logsumexp(-1) - logits.gather(-1, wanted[:, None])[:, 0])
+            likeliest.append(logits.argmax(-1) == wanted)
+        return torch.cat(losses), torch.cat(likeliest)
 
     def init_weights(self, generator: torch.Generator) -> None:
         """Fill every parameter by the scheme `config.init`, drawing only from `generator`, which is on the CPU.

@@ -3,6 +3,7 @@ model before this stage, which is the reference."""
 
 from __future__ import annotations
 
+import math
 from collections.abc import Generator
 from typing import NamedTuple
 
@@ -22,6 +23,8 @@ from llm.model.loss import IGNORE_INDEX
 from llm.model.transformer import Transformer
 from llm.run import Run
 from llm.tokenizer.textbytes import TextBytes
+from llm.training.distributed import Ranks
+from llm.training.evaluate import evaluation_mode, share_batches
 from llm.training.tensor_file import read_tensors, write_tensors
 
 METRICS = ("reward", "margin", "accuracy")
@@ -65,47 +68,53 @@ def compute_reference(
     model: Transformer, pairs: PairRows, plan: Plan, batch_size: int
 ) -> Generator[Progress, None, None]:
     """Set `pairs.reference` to the log-probabilities under `model`."""
-    was_training = model.training
-    model.eval()
-    try:
+    with evaluation_mode(model):
         for first in range(0, pairs.rows, batch_size):
             rows = np.arange(first, min(first + batch_size, pairs.rows))
             inputs, targets, _ = (torch.from_numpy(array).to(plan.device) for array in pairs.read(rows))
             with plan.autocast():
                 pairs.reference[rows] = log_probabilities(model, inputs, targets).float().cpu().numpy()
             yield Progress(stage="Computing reference log-probabilities", done=first, total=pairs.rows, unit="pairs")
-    finally:
-        model.train(was_training)
 
 
 @torch.no_grad()
 def evaluate_pairs(
-    model: Transformer, pairs: PairRows, beta: float, plan: Plan, text: TextBytes, *, batch_size: int, batches: int
+    model: Transformer,
+    pairs: PairRows,
+    beta: float,
+    plan: Plan,
+    text: TextBytes,
+    *,
+    batch_size: int,
+    batches: int,
+    ranks: Ranks | None = None,
 ) -> Generator[Progress, None, PairEvaluation]:
-    """Evaluate `model` on `batches` of pairs spread evenly over the split (0: on all of them)."""
+    """Evaluate `model` on `batches` of pairs spread evenly over the split (0: on all of them). Several `ranks` share
+    the batches, as in `evaluate`."""
+    ranks = ranks or Ranks()
     count = min(batches * batch_size, pairs.rows) or pairs.rows
     numbers = np.arange(count, dtype=np.int64) * pairs.rows // count
     loss_fn = PreferenceLoss(model, beta)
-    total = torch.zeros(1 + len(METRICS))
-    nats, tokens, text_bytes = 0.0, 0, 0
-    was_training = model.training
-    model.eval()
-    try:
-        for first in range(0, count, batch_size):
-            rows = numbers[first : first + batch_size]
+    total = torch.zeros(1 + len(METRICS), dtype=torch.float64)
+    chosen = torch.zeros(3, dtype=torch.float64)  # nats, tokens, bytes of text
+    with evaluation_mode(model):
+        for index, is_own in share_batches(math.ceil(count / batch_size), ranks):
+            if not is_own:
+                continue
+            rows = numbers[index * batch_size : (index + 1) * batch_size]
             arrays = pairs.read(rows)
             inputs, targets, reference = (torch.from_numpy(array).to(plan.device) for array in arrays)
             with plan.autocast():
-                total += loss_fn(inputs, targets, reference).float().cpu() * len(rows)
-                nats += float(model.loss(inputs[:, 0], targets[:, 0], "sum"))
+                total += loss_fn(inputs, targets, reference).double().cpu() * len(rows)
+                nats = float(model.loss(inputs[:, 0], targets[:, 0], "sum"))
             is_counted = arrays[1][:, 0] != IGNORE_INDEX
-            tokens += int(is_counted.sum())
-            text_bytes += int(text.counts(arrays[1][:, 0][is_counted], arrays[0][:, 0][is_counted]).sum())
-            yield Progress(stage="Evaluating held-out preferences", done=first, total=count, unit="pairs")
-    finally:
-        model.train(was_training)
-    loss, *metrics = (total / count).tolist()
-    return PairEvaluation(loss, dict(zip(METRICS, metrics, strict=True)), nats, tokens, text_bytes)
+            size = int(text.counts(arrays[1][:, 0][is_counted], arrays[0][:, 0][is_counted]).sum())
+            chosen += torch.tensor([nats, int(is_counted.sum()), size], dtype=torch.float64)
+            done = index * batch_size
+            yield Progress(stage="Evaluating held-out preferences", done=done, total=count, unit="pairs")
+    loss, *metrics = (ranks.sum(total) / count).tolist()
+    nats, tokens, text_bytes = ranks.sum(chosen).tolist()
+    return PairEvaluation(loss, dict(zip(METRICS, metrics, strict=True)), nats, int(tokens), int(text_bytes))
 
 
 class References:

@@ -5,9 +5,13 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Callable, Generator, Iterator
-from dataclasses import dataclass
+from contextlib import contextmanager
+from dataclasses import astuple, dataclass
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
+from torch import Tensor
 
 from llm.data.batches.packing import Packing
 from llm.data.batches.source import evaluation_batches
@@ -40,6 +44,39 @@ class Evaluation:
         return math.exp(min(self.loss, 700.0))
 
 
+@dataclass
+class Totals:
+    """Sums over evaluated targets: of their nats, of the nats and bytes of those that are text, and their number."""
+
+    nats: float = 0.0
+    text_nats: float = 0.0
+    text_bytes: float = 0.0
+    tokens: float = 0.0
+
+    def add(self, losses: Tensor, inputs: NDArray[np.int64], targets: NDArray[np.int64], text: TextBytes) -> None:
+        """Add a batch: the loss (B, T) of each target (B, T) after its input; targets of −1 do not count."""
+        is_counted = targets != IGNORE_INDEX
+        losses = losses.cpu().double()[torch.from_numpy(is_counted)]  # summed here: not every device has float64
+        before, targets = inputs[is_counted], targets[is_counted]
+        self.nats += float(losses.sum())
+        self.text_nats += float(losses[torch.from_numpy(text.lengths[targets] > 0)].sum())
+        self.text_bytes += int(text.counts(targets, before).sum())
+        self.tokens += len(targets)
+
+    def over(self, ranks: Ranks) -> Totals:
+        """The sums over all ranks."""
+        return Totals(*ranks.sum(torch.tensor(astuple(self), dtype=torch.float64)).tolist())
+
+    def evaluation(self, bytes_scale: float) -> Evaluation:
+        """UserError where there is no target."""
+        if not self.tokens:
+            raise UserError(
+                "the held-out text is shorter than one window; give more text or a larger validation_fraction."
+            )
+        bits = self.text_nats / (math.log(2) * self.text_bytes * bytes_scale) if self.text_bytes else math.nan
+        return Evaluation(self.nats / self.tokens, bits, int(self.tokens))
+
+
 @torch.no_grad()
 def evaluate(
     model: Transformer | PackedTransformer,
@@ -64,48 +101,40 @@ def evaluate(
     ranks = ranks or Ranks()
     rows, read_batch = evaluation_batches(split, packing, seq_len=seq_len, rows=batch_size, batches=batches)
     last_progress = time.monotonic()
-    text = TextBytes(tokenizer)
-    nats = torch.zeros((), dtype=torch.float64)
-    text_nats = torch.zeros((), dtype=torch.float64)
-    tokens = text_bytes = read = 0
-    was_training = model.training
-    model.eval()
-    try:
+    text, totals, read = TextBytes(tokenizer), Totals(), 0
+    with evaluation_mode(model):
         for index, is_own in share_batches(math.ceil(rows / batch_size), ranks):
             inputs, targets, *positions = read_batch(index)
-            tokens_in, wanted, *places = (
-                torch.from_numpy(array).to(plan.device) for array in (inputs, targets, *positions)
-            )
+            arrays = (torch.from_numpy(array).to(plan.device) for array in (inputs, targets, *positions))
             with plan.autocast():
-                losses = model.loss(tokens_in, wanted, reduction="none", positions=places[0] if places else None)
-            if not is_own:
-                continue
-            is_counted = targets != IGNORE_INDEX
-            losses = losses.cpu().double()[torch.from_numpy(is_counted)]  # summed here: not every device has float64
-            before, targets = inputs[is_counted], targets[is_counted]
-            nats += losses.sum()
-            text_nats += losses[torch.from_numpy(text.lengths[targets] > 0)].sum()
-            text_bytes += int(text.counts(targets, before).sum())
-            tokens += len(targets)
-            read += len(inputs)
+                losses = token_losses(model, *arrays)
+            if is_own:
+                totals.add(losses, inputs, targets, text)
+                read += len(inputs)
             if time.monotonic() - last_progress > SECONDS_BETWEEN_PROGRESS:
                 last_progress = time.monotonic()
                 done = min(rows, read * ranks.world_size) * seq_len
                 yield Progress(stage=stage, done=done, total=rows * seq_len, unit="tokens")
+    return totals.over(ranks).evaluation(split.bytes_scale)
+
+
+def token_losses(model: Transformer, inputs: Tensor, targets: Tensor, positions: Tensor | None = None) -> Tensor:
+    """The loss (B, T) of each target, in nats."""
+    return model.loss(inputs, targets, reduction="none", positions=positions)
+
+
+@contextmanager
+def evaluation_mode(model: Transformer) -> Iterator[None]:
+    """The model in evaluation mode within the block, and then in the mode that it had."""
+    was_training = model.training
+    model.eval()
+    try:
+        yield
     finally:
         model.train(was_training)
         reshard: Callable[[], object] | None = getattr(model, "reshard", None)
         if reshard is not None:  # FSDP2 keeps the weights outside of blocks after a forward pass
             reshard()
-    counted = torch.tensor([float(nats), float(text_nats), text_bytes, tokens], dtype=torch.float64)
-    all_nats, all_text_nats, all_bytes, all_tokens = ranks.sum(counted).tolist()
-    if all_tokens == 0:
-        raise UserError("the held-out text is shorter than one window; give more text or a larger validation_fraction.")
-    return Evaluation(
-        loss=all_nats / all_tokens,
-        bits_per_byte=all_text_nats / (math.log(2) * all_bytes * split.bytes_scale) if all_bytes else math.nan,
-        tokens=int(all_tokens),
-    )
 
 
 def share_batches(batches: int, ranks: Ranks) -> Iterator[tuple[int, bool]]:

@@ -94,7 +94,8 @@ def shard_model(model: Transformer, sharding: Sharding, precision: str) -> None:
     for block in model.blocks:
         fully_shard(block, mesh=sharding.mesh, mp_policy=policy)
     fully_shard(model, mesh=sharding.mesh, mp_policy=MixedPrecisionPolicy())
-    register_fsdp_forward_method(model, "loss")
+    for method in ("loss", "score"):
+        register_fsdp_forward_method(model, method)
 
 
 @torch.no_grad()

@@ -4,15 +4,16 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Generator, Iterator
+from contextlib import closing, contextmanager
 from dataclasses import dataclass, replace
 from functools import cached_property
-from typing import Literal, TypeVar
+from typing import Any, Literal, TypeVar, cast
 
 from torch import Tensor
 
 from llm.answers import has_right_answer, measure_answers
 from llm.config import RunConfig, evaluation_batch_size
-from llm.core.score import evaluate_core
+from llm.core.score import CoreResult, evaluate_core
 from llm.data.text.dialogues import Question
 from llm.engine import Engine, Piece
 from llm.events import (
@@ -33,10 +34,11 @@ from llm.tokenizer.chat_template import Message
 from llm.tokenizer.textbytes import TextBytes
 from llm.training.checkpoint import publish_weights
 from llm.training.context import TrainingContext
-from llm.training.dpo import References, evaluate_pairs
-from llm.training.evaluate import Evaluation, evaluate
+from llm.training.dpo import PairEvaluation, evaluate_pairs
+from llm.training.evaluate import Evaluation, evaluate, evaluation_mode
 from llm.training.rewards import TASKS, held_out_questions
 from llm.training.saver import Saver
+from llm.training.sharded_sampling import ShardedReader, next_token_logits
 from llm.training.state import whole_weights
 
 Result = TypeVar("Result")
@@ -70,6 +72,20 @@ def sample_prompt(config: RunConfig, tokenizer: Tokenizer, prompt: str) -> str |
     if template is None or config.tune.stage == "pretrain":
         return prompt
     return template.prompt_ids(tokenizer, [Message("user", prompt)])
+
+
+def until_stopped(
+    work: Generator[Progress, None, Result], should_stop: Callable[[], bool]
+) -> Generator[Progress, None, Result | None]:
+    """The progress of `work` and its result, or None once `should_stop` is true."""
+    with closing(work):
+        while not should_stop():
+            try:
+                yield next(work)
+            except StopIteration as end:
+                result: Result = end.value
+                return result
+    return None
 
 
 class Tasks:
@@ -152,13 +168,12 @@ class Tasks:
     def evaluate(self, command_id: str = "") -> Iterator[Event]:
         context, settings = self.context, self.context.config.evaluate
         if context.references is not None:
-            yield from self._evaluate_pairs(context.references, command_id)
+            yield from self._evaluate_pairs(command_id)
             return
-        result = yield from self._evaluate_split("validation", settings.batches, "Evaluating held-out text")
+        result = yield from self._evaluate_split("validation", settings.batches)
         train_loss = None
         if settings.train_too:
-            batches = settings.batches or TRAIN_BATCHES
-            train_loss = (yield from self._evaluate_split("train", batches, "Evaluating training text")).loss
+            train_loss = (yield from self._evaluate_split("train", settings.batches or TRAIN_BATCHES)).loss
         metrics = {
             "validation_loss": result.loss,
             "perplexity": result.perplexity,
@@ -180,20 +195,10 @@ class Tasks:
         self.done_at["evaluate"] = state.step
         return best
 
-    def _evaluate_pairs(self, references: References, command_id: str) -> Iterator[Event]:
+    def _evaluate_pairs(self, command_id: str) -> Iterator[Event]:
         """Evaluate preference tuning: the loss of held-out pairs; perplexity and bits are those of a chosen token."""
-        config = self.context.config
-        work = evaluate_pairs(
-            self.context.state.model,
-            references.validation,
-            config.tune.beta,
-            self.context.plan,
-            TextBytes(self.context.dataset.tokenizer),
-            batch_size=evaluation_batch_size(config.train),
-            batches=config.evaluate.batches,
-        )
-        result = yield from self._report_progress(work)
-        assert result is not None
+        batches = self.context.config.evaluate.batches
+        result = yield from self._run_on_all("evaluate pairs", self._pair_evaluation, batches=batches)
         metrics = {
             "validation_loss": result.loss,
             "perplexity": math.exp(min(result.chosen_nats / result.tokens, 700.0)),
@@ -203,19 +208,24 @@ class Tasks:
         yield self.context.event(Evaluated, **metrics, tokens=result.tokens, best=best, command_id=command_id)
         yield self.context.event(MetricsLogged, metrics=result.metrics, is_validation=True)
 
-    def _evaluate_split(self, split: SplitName, batches: int, stage: str) -> Generator[Event, None, Evaluation]:
-        """Evaluate on all ranks, each on its share of the batches."""
-        ranks = self.context.ranks
-        evaluation = ranks.run_on_all(
-            "evaluate", lambda: self._evaluation(split, batches, stage), split=split, batches=batches
+    def _pair_evaluation(self, batches: int) -> Generator[Progress, None, PairEvaluation]:
+        context = self.context
+        assert context.references is not None
+        return evaluate_pairs(
+            context.state.model,
+            context.references.validation,
+            context.config.tune.beta,
+            context.plan,
+            TextBytes(context.dataset.tokenizer),
+            batch_size=evaluation_batch_size(context.config.train),
+            batches=batches,
+            ranks=context.ranks,
         )
-        result = yield from self._report_progress(evaluation)
-        assert result is not None
-        return result
 
-    def _evaluation(
-        self, split: SplitName, batches: int, stage: str = "Evaluating"
-    ) -> Generator[Progress, None, Evaluation]:
+    def _evaluate_split(self, split: SplitName, batches: int) -> Generator[Event, None, Evaluation]:
+        return (yield from self._run_on_all("evaluate", self._evaluation, split=split, batches=batches))
+
+    def _evaluation(self, split: SplitName, batches: int) -> Generator[Progress, None, Evaluation]:
         context = self.context
         return evaluate(
             context.state.model,
@@ -226,15 +236,35 @@ class Tasks:
             batch_size=evaluation_batch_size(context.config.train),
             batches=batches,
             packing=context.config.tune.packing,
-            stage=stage,
+            stage=f"Evaluating {'held-out' if split == 'validation' else 'training'} text",
             ranks=context.ranks,
         )
+
+    def _run_on_all(
+        self, name: str, work: Callable[..., Generator[Progress, None, Result]], **arguments: Any
+    ) -> Generator[Event, None, Result]:
+        """Do `work`, which is the handler of that name, on all ranks, each its share of it; yields its progress as
+        events of this step, and returns its result."""
+        progress = self.context.ranks.run_on_all(name, lambda: work(**arguments), **arguments)
+        return (yield from self._report_progress(progress))
+
+    def _report_progress(self, work: Generator[Progress, None, Result]) -> Generator[Event, None, Result]:
+        """Yield the progress of `work` as events of this step; its result."""
+        while True:
+            try:
+                yield replace(next(work), step=self.context.state.step)
+            except StopIteration as end:
+                result: Result = end.value
+                return result
 
     def handlers(self) -> dict[str, Callable[..., object]]:
         """What other ranks do for the tasks of rank 0, by name (`Ranks.run_on_all`)."""
         state = self.context.state
         return {
             "evaluate": lambda split, batches: list(self._evaluation(split, batches)),
+            "evaluate pairs": lambda batches: list(self._pair_evaluation(batches)),
+            "core": lambda examples: list(self._core_scores(examples)),
+            "forward": lambda tokens: next_token_logits(state.model, self.context.plan, tokens),
             "save": self.saver.write_part,
             "gather weights": lambda: list(whole_weights(state)),
         }
@@ -258,21 +288,26 @@ class Tasks:
 
     def core(self, command_id: str = "") -> Iterator[Event]:
         """Measure the CORE metric, which takes minutes. A stop request ends it without a result."""
+        examples = self.context.config.evaluate.core_examples
+        result = yield from self._run_on_all("core", self._core_scores, examples=examples)
+        if result is not None:
+            self.done_at["core"] = self.context.state.step
+            yield self.context.event(
+                CoreEvaluated, core_metric=result.core_metric, tasks=result.accuracy, centred=result.centred
+            )
+
+    def _core_scores(self, examples: int) -> Generator[Progress, None, CoreResult | None]:
         context = self.context
-        scores = evaluate_core(
-            self._whole_model(),
+        return evaluate_core(
+            context.state.model,
             context.dataset.tokenizer,
             context.core_tasks,
             context.plan,
             batch_tokens=evaluation_batch_size(context.config.train) * context.batch_plan.seq_len,
-            max_examples=context.config.evaluate.core_examples,
+            max_examples=examples,
+            ranks=context.ranks,
+            should_stop=self.is_stop_requested,
         )
-        result = yield from self._report_progress(scores, self.is_stop_requested)
-        if result is not None:
-            self.done_at["core"] = context.state.step
-            yield context.event(
-                CoreEvaluated, core_metric=result.core_metric, tasks=result.accuracy, centred=result.centred
-            )
 
     def answers(self, command_id: str = "") -> Iterator[Event]:
         """Measure exact answers. A stop request ends it without a result."""
@@ -281,12 +316,9 @@ class Tasks:
         judge = TASKS[tune.task].is_solved if tune.stage == "grpo" else has_right_answer
         template = tokenizer.chat_template
         assert template is not None, "a stage of fine-tuning has a chat template"
-        model.eval()
-        try:
+        with evaluation_mode(model):
             work = measure_answers(Engine(model, tokenizer), template, self._questions, judge)
-            result = yield from self._report_progress(work, self.is_stop_requested)
-        finally:
-            model.train()
+            result = yield from self._report_progress(until_stopped(work, self.is_stop_requested))
         if result is not None:
             self.done_at["answers"] = context.state.step
             kinds = {kind: result.accuracy_of(kind) for kind in result.asked}
@@ -299,32 +331,14 @@ class Tasks:
         """The held-out questions whose exact answers are measured."""
         return held_out_questions(self.context.config)
 
-    def _report_progress(
-        self, work: Generator[Progress, None, Result], should_stop: Callable[[], bool] = lambda: False
-    ) -> Generator[Event, None, Result | None]:
-        """Yield the progress of `work` as events of this step; its result, or None once `should_stop` is true."""
-        try:
-            while not should_stop():
-                yield replace(next(work), step=self.context.state.step)
-        except StopIteration as end:
-            result: Result = end.value
-            return result
-        finally:
-            work.close()
-        return None
-
     def sample(self, command_id: str = "") -> Iterator[Event]:
-        config, model = self.context.config, self._whole_model()
+        config = self.context.config
         params = replace(config.decode, max_tokens=config.sample.max_tokens)
         tokenizer = self.context.dataset.tokenizer
         prompt = config.sample.prompt or self._default_prompt()
-        model.eval()
-        try:
-            engine = Engine(model, tokenizer)
+        with self._engine() as engine:
             pieces = engine.stream(sample_prompt(config, tokenizer, prompt), params, num_samples=1)
             text = "".join(piece.text for piece in pieces if isinstance(piece, Piece))
-        finally:
-            model.train()
         self.done_at["sample"] = self.context.state.step
         yield self.context.event(Sampled, prompt=prompt, text=text, command_id=command_id)
 
@@ -334,6 +348,17 @@ class Tasks:
         if stage == "grpo":
             return self._questions[0].messages[-1].content
         return "" if stage == "pretrain" else DEFAULT_QUESTION
+
+    @contextmanager
+    def _engine(self) -> Iterator[Engine]:
+        """An engine with the present weights."""
+        context, model = self.context, self.context.state.model
+        if context.state.sharding is None:
+            with evaluation_mode(model):
+                yield Engine(model, context.dataset.tokenizer)
+        else:
+            reader = cast(Transformer, ShardedReader(model, context.plan, context.ranks))
+            yield Engine(reader, context.dataset.tokenizer, use_cache=False)
 
     def save(self, command_id: str = "", *, at_once: bool = False) -> Iterator[Event]:
         """Start to save in the background; `saver.report` yields the result. The next save due retries a failed one.

@@ -8,6 +8,7 @@ from types import SimpleNamespace
 from typing import Any
 
 import torch
+import torch.nn.functional as F
 
 from llm.core.questions import Prompt
 from llm.device import Plan
@@ -93,8 +94,13 @@ class TableModel:
     def train(self, mode: bool) -> None:
         self.training = mode
 
-    def hidden(self, tokens: torch.Tensor) -> torch.Tensor:
-        """The logits themselves, (B, T, V): 20 for the token that follows in the table, 0 for all others."""
+    def score(self, tokens: torch.Tensor, targets: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        """As `Transformer.score`."""
+        logits, wanted = self.logits(tokens)[targets >= 0], targets[targets >= 0]
+        return F.cross_entropy(logits, wanted, reduction="none"), logits.argmax(-1) == wanted
+
+    def logits(self, tokens: torch.Tensor) -> torch.Tensor:
+        """(B, T, V): 20 for the token that follows in the table, 0 for all others."""
         assert not self.training
         self.longest = max(self.longest, tokens.shape[1])
         logits = torch.zeros((*tokens.shape, self.vocab_size))
@@ -103,9 +109,6 @@ class TableModel:
                 if tuple(ids[:end]) in self.next:
                     logits[row, end - 1, self.next[tuple(ids[:end])]] = 20.0
         return logits
-
-    def logits(self, hidden: torch.Tensor) -> torch.Tensor:
-        return hidden
 
 
 def result_of(generator: Any) -> Any:

@@ -125,6 +125,7 @@ def evaluate_core(options: argparse.Namespace) -> int:
     tokens = evaluation_batch_size(config.train) * resolve_seq_len(config.train, config.model)
     examples = max(0, options.examples)
     result = with_progress(measure(model, tokenizer, tasks, plan, batch_tokens=tokens, max_examples=examples))
+    assert result is not None  # nothing stops it
     if options.json:
         metrics = {"core_metric": result.core_metric, "tasks": result.accuracy, "centred": result.centred}
         print_json({"name": run.name, "step": info.step} | metrics | {"questions": result.examples})
