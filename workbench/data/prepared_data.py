@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from llm.data.tokens.staging import abandoned_folders
 from llm.errors import UserError
 from llm.files import directory_size, read_json, remove_directory
 from llm.run import Run, list_runs
@@ -34,7 +35,8 @@ class PreparedData:
 
 
 def list_prepared(home: Path) -> list[PreparedData]:
-    """Every prepared dataset below `home`, the largest first. Runs in the trash count as users: they can be restored.
+    """Every prepared dataset below `home`, the largest first, also one whose preparation was interrupted. Runs in the
+    trash count as users: they can be restored.
 
     Reads one small file per checkpoint; for a thread.
     """
@@ -47,6 +49,8 @@ def list_prepared(home: Path) -> list[PreparedData]:
         folder = path.parent
         used_by = tuple(sorted(users.get(folder.name, ())))
         found.append(PreparedData(folder.name, folder, corpus_of(path), directory_size(folder), used_by))
+    for folder in abandoned_folders(home / "data"):
+        found.append(PreparedData(folder.name, folder, "(preparation interrupted)", directory_size(folder), ()))
     return sorted(found, key=lambda data: -data.size_bytes)
 
 

@@ -22,17 +22,16 @@ from llm.data.tokens.dataset import (
     all_token_files,
     check_lengths,
     load_dataset,
-    load_split,
     verify_dataset,
 )
 from llm.data.tokens.encoders import make_encoder
 from llm.data.tokens.fingerprint import VERSION, dataset_fingerprint, index_settings, token_settings
 from llm.data.tokens.shards import write_synced
 from llm.data.tokens.sources import Source, StreamSource, TextSource, open_source, trains_tokenizer
-from llm.data.tokens.staging import staging_folder
-from llm.data.tokens.token_files import TokenCorpus, decoded_bytes, needs_tokenizer
-from llm.data.tokens.tokenize import SplitWriter, tokenize
-from llm.data.tokens.train_tokenizer import train_tokenizer
+from llm.data.tokens.staging import empty_folder, staging_folder
+from llm.data.tokens.token_files import TokenCorpus, needs_tokenizer
+from llm.data.tokens.tokenizing import Tokenizing, resume_tokenizing, skip_units
+from llm.data.tokens.train_tokenizer import TrainedTokenizer, train_tokenizer
 from llm.data.tokens.verification import record_written
 from llm.errors import UserError
 from llm.events import Progress
@@ -71,6 +70,16 @@ def prepare(config: RunConfig, home: Path, known: str = "") -> Generator[Progres
     dataset = load_dataset(target, source)
     yield from verify_dataset(dataset)
     return replace(dataset, warnings=(*dataset.warnings, *check_lengths(dataset, config)))
+
+
+def open_prepared(config: RunConfig, home: Path, name: str) -> Dataset:
+    """The dataset in the folder `name`, which another process has just prepared and verified from `config`: neither its
+    tokens nor the text are read in full again."""
+    try:
+        source = open_source(config, home)
+    except MissingText:
+        source = None
+    return load_dataset(home / "data" / name, source)
 
 
 def identify(config: RunConfig, home: Path) -> Generator[Progress, None, tuple[Source, Tokenizer | None, str]]:
@@ -154,7 +163,10 @@ def make_from_conversations(
 def make_from_text(
     config: RunConfig, source: TextSource | StreamSource, tokenizer: Tokenizer | None, folder: Path
 ) -> Generator[Progress, None, dict[str, Any]]:
-    """Tokenize a text into `folder`, training the tokenizer first if it is None; returns the entries of the index."""
+    """Tokenize a text into `folder`, training the tokenizer first if it is None; returns the entries of the index.
+
+    Continues what an interrupted process has begun in `folder`.
+    """
     characters = 0
     if isinstance(source, TextSource):
         yield from run_in_background(lambda report: check_text(source.corpus), "Reading the corpus")
@@ -162,29 +174,22 @@ def make_from_text(
             characters = yield from run_in_background(
                 lambda report: count_characters(source.corpus), "Measuring the corpus"
             )
-    notes: list[str] = []
-    warnings: list[str] = []
-    if tokenizer is None:
-        trained = yield from train_tokenizer(config, source, characters, folder)
-        tokenizer, notes, warnings = trained.tokenizer, trained.notes, trained.warnings
-    tokenizer.save(folder / "tokenizer")
-    chunk_tokens = config.data.chunk_tokens
-    train = SplitWriter(folder, "train", tokenizer, chunk_tokens=chunk_tokens)
-    validation = SplitWriter(folder, "validation", tokenizer, folder / VALIDATION_TEXT, chunk_tokens)
-    encoder = make_encoder(tokenizer, folder / "tokenizer", source.size_bytes, config.data.processes)
-    units = source.units(characters)
-    yield from tokenize(units, tokenizer, encoder, config.data.boundary, train, validation, source.size_bytes)
-    if not train.tokens or not validation.tokens:
+    begun = yield from resume_tokenizing(folder)
+    if begun is None:
+        empty_folder(folder)
+        trained = TrainedTokenizer(tokenizer, [], []) if tokenizer else None
+        trained = trained or (yield from train_tokenizer(config, source, characters, folder))
+        trained.tokenizer.save(folder / "tokenizer")
+        begun = Tokenizing(folder, trained, config.data.chunk_tokens)
+    encoder = make_encoder(begun.tokenizer, folder / "tokenizer", source.size_bytes, config.data.processes)
+    units = skip_units(source.units(characters), begun.units)
+    yield from begun.tokenize(units, encoder, config.data.boundary, source.size_bytes)
+    if not begun.train.tokens or not begun.validation.tokens:
         raise UserError(
             f"The corpus {source.name} ({source.size_bytes:,} bytes) is too short to split off a share of "
             f"{config.data.validation_fraction} for validation; give more text or a larger data.validation_fraction."
         )
-    index: dict[str, Any] = {"warnings": warnings + source.warnings(), "notes": notes}
-    index["splits"] = {"train": train.record(), "validation": validation.record()}
-    if tokenizer.text_changes():
-        for name, record in index["splits"].items():
-            record["spelled"] = decoded_bytes(load_split(folder, index, name, tokenizer), tokenizer)
-    return index
+    return begun.index(source.warnings())
 
 
 def make_from_tokens(

@@ -9,10 +9,10 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import BinaryIO, Protocol
+from typing import Any, BinaryIO, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -131,6 +131,39 @@ class ShardWriter:
     def record(self) -> dict[str, list[str]]:
         """The entries of the index that name the files."""
         return {"shards": self.names}
+
+    @property
+    def finished(self) -> int:
+        """The number of complete shards."""
+        return len(self.names) - (self._file is not None)
+
+    def state(self) -> dict[str, Any]:
+        """What `resume` needs to continue here, as plain JSON; what was written so far is then on disk."""
+        if self._file is not None:
+            self._file.flush()
+            os.fsync(self._file.fileno())
+        return {"names": list(self.names), "count": self._count, "sha256": self._digest.hexdigest()}
+
+    def resume(self, state: Mapping[str, Any], advance: Callable[[int], object] = lambda size: None) -> None:
+        """Continue a writer of the same arguments where it had `state`, after reading all that it wrote; `advance` is
+        called with the number of bytes read. UserError or an error of WRONG_SHAPE where that is not intact."""
+        self.names, self._count = [str(name) for name in state["names"]], int(state["count"])
+        complete = self.names[:-1] if self._count else self.names
+        for name in complete:
+            shard = Shard(self.directory / f"{name}{self.suffix}")
+            shard.verify(advance)
+            if shard.header.vocabulary != self.vocabulary:
+                raise ValueError("another tokenizer")
+            self.total += len(shard)
+        if self._count:
+            self._file = self._path(self.suffix).open("r+b")
+            written = self._file.read(self._count * self.dtype.itemsize)
+            self._digest.update(written)
+            if self._digest.hexdigest() != state["sha256"]:
+                raise ValueError("an incomplete shard that differs from what was written")
+            self._file.truncate(len(written))
+            self.total += self._count
+            advance(len(written))
 
     def _finish(self) -> None:
         assert self._file is not None

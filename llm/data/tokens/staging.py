@@ -1,7 +1,8 @@
 """A temporary folder that is renamed to its final name when it is complete.
 
 Two processes may make the same folder at once: the first to finish wins. A process holds a lock (flock) on its
-temporary folder, so that leftovers of interrupted processes can be told from folders in use, and removed.
+temporary folder, so that leftovers of interrupted processes can be told from folders in use, and removed. One that
+holds a record of unfinished work is kept for STALE_SECONDS, and used by the next process that makes the same folder.
 """
 
 from __future__ import annotations
@@ -17,31 +18,47 @@ from llm.errors import UserError
 from llm.file_locks import try_lock
 from llm.files import STAGING, staging_path, sync_directory, sync_file
 
+UNFINISHED = "unfinished.json"
 STALE_SECONDS = 7 * 86_400.0
 
 
 @contextmanager
 def staging_folder(target: Path, last_file: str) -> Iterator[Path]:
-    """A folder that becomes `target` if the block succeeds, and is removed otherwise. A `target` that holds `last_file`
-    is complete. Raises UserError where the disk refuses."""
+    """A folder that becomes `target` if the block succeeds, and is removed otherwise, unless it holds UNFINISHED: then
+    the next call gets it again. A `target` that holds `last_file` is complete. Raises UserError where the disk
+    refuses."""
     try:
         target.parent.mkdir(parents=True, exist_ok=True)
         remove_leftovers(target.parent)
-        folder, lock = make_locked_folder(target)
+        folder, lock = unfinished_folder(target) or make_locked_folder(target)
         try:
             yield folder
+            (folder / UNFINISHED).unlink(missing_ok=True)
             for path in folder.rglob("*"):
                 if path.is_file():
                     sync_file(path)
             publish(folder, target, last_file)
+        except OSError:
+            (folder / UNFINISHED).unlink(missing_ok=True)  # a full disk needs the room
+            raise
         finally:
-            shutil.rmtree(folder, ignore_errors=True)
+            if not (folder / UNFINISHED).exists():
+                shutil.rmtree(folder, ignore_errors=True)
             os.close(lock)
     except OSError as error:
         reason = error.strerror or str(error)
         raise UserError(
             f"The data cannot be prepared in {target.parent} ({reason}); free some space there or give another --home."
         ) from error
+
+
+def empty_folder(folder: Path) -> None:
+    """Remove what is in a folder."""
+    for path in folder.iterdir():
+        if path.is_dir():
+            shutil.rmtree(path)
+        else:
+            path.unlink()
 
 
 def publish(folder: Path, target: Path, last_file: str) -> None:
@@ -52,6 +69,35 @@ def publish(folder: Path, target: Path, last_file: str) -> None:
         if not (target / last_file).exists():
             raise
     sync_directory(target.parent)
+
+
+def unfinished_folder(target: Path) -> tuple[Path, int] | None:
+    """The temporary folder in which an interrupted process has begun `target`, and the descriptor that holds its lock;
+    None if there is none that no other process uses."""
+    for record in target.parent.glob(f"{STAGING}*-{target.name}/{UNFINISHED}"):
+        lock = os.open(record.parent, os.O_RDONLY)
+        try:
+            if try_lock(lock) and record.exists():
+                return record.parent, lock
+        except BlockingIOError:
+            pass
+        os.close(lock)
+    return None
+
+
+def abandoned_folders(directory: Path) -> list[Path]:
+    """The temporary folders of unfinished work in `directory` that no process uses."""
+    found = []
+    for record in directory.glob(f"{STAGING}*/{UNFINISHED}"):
+        lock = os.open(record.parent, os.O_RDONLY)
+        try:
+            if try_lock(lock):
+                found.append(record.parent)
+        except BlockingIOError:
+            continue
+        finally:
+            os.close(lock)
+    return found
 
 
 def make_locked_folder(target: Path) -> tuple[Path, int]:
@@ -67,7 +113,8 @@ def make_locked_folder(target: Path) -> tuple[Path, int]:
 
 
 def remove_leftovers(directory: Path) -> None:
-    """Remove temporary folders that no running process holds; without file locks, those older than STALE_SECONDS."""
+    """Remove temporary folders that no running process holds; without file locks, or with a record of unfinished work,
+    those older than STALE_SECONDS."""
     for folder in directory.glob(f"{STAGING}*"):
         if not folder.is_dir():
             continue
@@ -76,7 +123,8 @@ def remove_leftovers(directory: Path) -> None:
         except FileNotFoundError:
             continue
         try:
-            if try_lock(lock) or time.time() - folder.stat().st_mtime > STALE_SECONDS:
+            is_stale = time.time() - folder.stat().st_mtime > STALE_SECONDS
+            if (try_lock(lock) and not (folder / UNFINISHED).exists()) or is_stale:
                 shutil.rmtree(folder, ignore_errors=True)
         except (BlockingIOError, FileNotFoundError):
             continue

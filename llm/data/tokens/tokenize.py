@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import os
 import time
 from collections import deque
-from collections.abc import Generator, Iterable, Iterator
+from collections.abc import Callable, Generator, Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, BinaryIO, Literal, NamedTuple
 
@@ -13,7 +14,7 @@ import numpy as np
 from llm.data.background import progress
 from llm.data.text.validation_split import Unit
 from llm.data.tokens.encoders import Encoder, Ids, PendingIds
-from llm.data.tokens.shards import ShardWriter
+from llm.data.tokens.shards import SHARD_TOKENS, ShardWriter
 from llm.data.tokens.token_files import ChunkWriter
 from llm.events import Progress
 from llm.tokenizer import Tokenizer
@@ -36,10 +37,10 @@ class SplitWriter:
         self.shards: ShardWriter = (
             ChunkWriter(folder / stem, vocab_size=vocab_size, vocabulary=vocabulary, shard_tokens=chunk_tokens)
             if chunk_tokens
-            else ShardWriter(folder, stem, vocab_size=vocab_size, vocabulary=vocabulary)
+            else ShardWriter(folder, stem, vocab_size=vocab_size, vocabulary=vocabulary, shard_tokens=SHARD_TOKENS)
         )
         self.text_bytes = 0
-        self._text: BinaryIO | None = text_path.open("wb") if text_path else None
+        self._text: BinaryIO | None = open_text(text_path) if text_path else None
 
     @property
     def tokens(self) -> int:
@@ -52,6 +53,23 @@ class SplitWriter:
         if self._text is not None:
             self._text.write(raw)
 
+    def state(self) -> dict[str, Any]:
+        """What `resume` needs to continue here, as plain JSON; what was written so far is then on disk."""
+        if self._text is not None:
+            self._text.flush()
+            os.fsync(self._text.fileno())
+        return {"shards": self.shards.state(), "bytes": self.text_bytes}
+
+    def resume(self, state: Mapping[str, Any], advance: Callable[[int], object]) -> None:
+        """Continue where a writer had `state`; arguments and errors as in `ShardWriter.resume`."""
+        self.shards.resume(state["shards"], advance)
+        self.text_bytes = int(state["bytes"])
+        if self._text is not None:
+            if self._text.seek(0, os.SEEK_END) < self.text_bytes:
+                raise ValueError("the text is incomplete")
+            self._text.seek(self.text_bytes)
+            self._text.truncate()
+
     def close(self) -> None:
         self.shards.close()
         if self._text is not None:
@@ -62,6 +80,11 @@ class SplitWriter:
         return {**self.shards.record(), "tokens": self.tokens, "bytes": self.text_bytes}
 
 
+def open_text(path: Path) -> BinaryIO:
+    """A file to write, with what it holds already."""
+    return path.open("r+b" if path.exists() else "w+b")
+
+
 def tokenize(
     units: Iterable[Unit],
     tokenizer: Tokenizer,
@@ -70,13 +93,20 @@ def tokenize(
     train: SplitWriter,
     validation: SplitWriter,
     total_bytes: int,
+    record: Callable[[int], object] = lambda units: None,
 ) -> Generator[Progress, None, None]:
-    """Encode every unit to its split, with separator tokens between documents; close everything."""
+    """Encode every unit to its split, with separator tokens between documents; close everything.
+
+    `record` is called with the number of units written whenever shards have been completed and no unit is half written.
+    """
     separator = [] if tokenizer.separator is None or boundary == "none" else [tokenizer.separator]
     borders = Borders(separator if boundary == "before" else [], separator if boundary == "after" else [])
-    reported = 0.0
+    reported, finished = 0.0, train.shards.finished + validation.shards.finished
     try:
-        for _ in encode_units(units, tokenizer, encoder, borders, {False: train, True: validation}):
+        for written in encode_units(units, tokenizer, encoder, borders, {False: train, True: validation}):
+            if written is not None and train.shards.finished + validation.shards.finished > finished:
+                finished = train.shards.finished + validation.shards.finished
+                record(written)
             if time.monotonic() - reported >= REPORT_SECONDS:
                 reported = time.monotonic()
                 yield progress("Tokenizing", (train.text_bytes + validation.text_bytes) / 1e6, total_bytes / 1e6)
@@ -96,22 +126,32 @@ class Borders(NamedTuple):
 
 def encode_units(
     units: Iterable[Unit], tokenizer: Tokenizer, encoder: Encoder, borders: Borders, sides: dict[bool, SplitWriter]
-) -> Iterator[None]:
-    """Encode and write everything in order; yields after each part of bounded size.
+) -> Iterator[int | None]:
+    """Encode and write everything in order; yields after each part of bounded size: the number of units written so far,
+    or None in the middle of one.
 
     Texts in memory go to the encoder in batches, up to `encoder.depth` ahead; long ones are encoded as a stream.
     """
     pending: deque[tuple[Batch, PendingIds]] = deque()
+    written = 0
+
+    def write_oldest() -> int:
+        batch, ids = pending.popleft()
+        write_batch(batch, ids, borders, sides)
+        return len(batch)
+
     for batch, long in group_units(units):
         pending.append((batch, encoder.submit([text for _, text in batch])))
         while len(pending) > (0 if long else encoder.depth):
-            write_batch(*pending.popleft(), borders, sides)
-            yield
+            written += write_oldest()
+            yield written
         if long:
             yield from write_stream(long, tokenizer, borders, sides[long.is_validation])
+            written += 1
+            yield written
     while pending:
-        write_batch(*pending.popleft(), borders, sides)
-        yield
+        written += write_oldest()
+        yield written
 
 
 def group_units(units: Iterable[Unit]) -> Iterator[tuple[Batch, Unit | None]]:
