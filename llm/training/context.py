@@ -36,7 +36,7 @@ class StepContext:
 class TrainingContext(StepContext):
     """A training of `run` on `dataset`. `core_tasks` is empty where the run does not measure CORE; `references` are the
     pairs of preference tuning, `rollouts` the questions and answers of reinforcement; `metrics` are the names of the
-    objective's metrics."""
+    objective's metrics; `is_resumed`: from a checkpoint."""
 
     run: Run = field(kw_only=True)
     dataset: Dataset = field(kw_only=True)
@@ -44,6 +44,7 @@ class TrainingContext(StepContext):
     references: References | None = None
     rollouts: Rollouts | None = None
     metrics: tuple[str, ...] = ()
+    is_resumed: bool = False
 
     def __post_init__(self) -> None:
         self.started = time.perf_counter() - self.state.elapsed

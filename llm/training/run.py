@@ -17,6 +17,7 @@ from llm.config import RunConfig, resumed_config
 from llm.config.overrides import Overrides, merge_overrides
 from llm.data.batches.source import epoch_tokens
 from llm.data.tokens.dataset import Dataset
+from llm.data.tokens.prepare import open_prepared
 from llm.device import make_plan
 from llm.errors import UserError
 from llm.events import Event, Finished, RolledBack, Skipped, Started, StepLogged, Warned
@@ -25,7 +26,7 @@ from llm.optim import unused_lr_warning
 from llm.run import EventLog, Run
 from llm.run.lock import RunLock
 from llm.run.log import last_event_of, last_events
-from llm.training.batch_plan import resolve_batch_plan
+from llm.training.batch_plan import BatchPlan, resolve_batch_plan
 from llm.training.commands import CommandQueue
 from llm.training.context import StepContext, TrainingContext
 from llm.training.distributed import LossFn, Ranks
@@ -47,6 +48,7 @@ from llm.training.setup import (
     thread_warning,
 )
 from llm.training.stages import prepare_stage
+from llm.training.state import TrainerState
 from llm.training.step import is_out_of_memory
 
 SETS_STEP = (Started, StepLogged, Skipped, RolledBack)  # not `Saved`, which comes after its step
@@ -76,7 +78,7 @@ def run_training(
     with run.lock() as lock:
         queue.tail = run.commands()
         if run.checkpoints() and (stopped := check_before_resume(run, home, queue, overrides, on_event, ranks)):
-            ranks.broadcast(False)  # the others wait for this: there is no dataset
+            ranks.broadcast("")  # the others wait for this: there is no dataset
             return stopped
         for place in (run.path, run.checkpoint_directory, run.path / "live"):
             remove_staging(place)
@@ -200,6 +202,28 @@ def training_events(
     warnings: Sequence[str] = (),
 ) -> Generator[Event, None, None]:
     """All events of a training, from preparing the data to its end; `warnings` are logged once it has started."""
+    context = yield from prepare_training(run, home, commands, overrides, ranks)
+    if context is None:
+        yield stopped_event(run, commands)
+        return
+    loss_fn, warning = compile_loss(context)
+    if context.config.train.minutes and not context.state.flops_per_second:
+        yield from measure_length(context, loss_fn)
+    on_live(LiveWeights(run.name, context.state, context.dataset.tokenizer, context.plan))
+    started = started_event(context)
+    changes = change_warning(run, started) if ranks.is_first else ""
+    yield started
+    unused_lr = unused_lr_warning(context.state.optimizer, context.config)
+    more = filter(None, (changes, warning, thread_warning(context.plan, ranks), unused_lr))
+    for message in (*warnings, *context.dataset.warnings, *more):
+        yield Warned(step=context.state.step, message=message)
+    yield from Trainer(context, commands, loss_fn).events()
+
+
+def prepare_training(
+    run: Run, home: Path, commands: CommandQueue, overrides: Overrides, ranks: Ranks
+) -> Generator[Event, None, TrainingContext | None]:
+    """The data, the state and the plan of a training, or None after a stop."""
     newest = newest_state(run)
     changed = merge_overrides(newest.get("overrides", {}), overrides)
     config = resumed_config(run.config(), changed.items())
@@ -208,14 +232,25 @@ def training_events(
     core_tasks = load_core_tasks(config, home)  # before the data, so that a missing bundle is reported at once
     dataset = yield from prepare_on_ranks(config, home, commands, ranks, str(newest.get("data_fingerprint", "")))
     if dataset is None:
-        yield stopped_event(run, commands)
-        return
+        return None
     if ranks.is_first:
         save_tokenizer(run, dataset)
     if message := memory_warning(config, dataset.tokenizer.vocab_size):
         yield Warned(step=last_step(run), message=message)
-    state, is_restored = yield from restore_or_init(run, config, dataset, ranks)
+    state, is_resumed = yield from restore_or_init(run, config, dataset, ranks)
     state.overrides = changed
+    batch_plan = yield from choose_batch_plan(config, dataset, state, ranks)
+    plan = resolve_plan(config, state, dataset, batch_plan, ranks)
+    context = TrainingContext(config, state, plan, batch_plan, ranks, core_tasks, run=run, dataset=dataset)
+    context.is_resumed = is_resumed
+    yield from prepare_stage(context)
+    return context
+
+
+def choose_batch_plan(
+    config: RunConfig, dataset: Dataset, state: TrainerState, ranks: Ranks
+) -> Generator[Event, None, BatchPlan]:
+    """The batch plan of a state, with micro-batches that fit in memory."""
     batch_plan = resolve_batch_plan(
         config,
         dataset.tokenizer.vocab_size,
@@ -228,32 +263,16 @@ def training_events(
     state.global_batch_size = batch_plan.global_batch_size
     sized = StepContext(config, state, make_plan(config.train, state.plan), batch_plan, ranks)
     yield from choose_micro_batch(sized)
-    batch_plan = sized.batch_plan
-    plan = resolve_plan(config, state, dataset, batch_plan, ranks)
-    context = TrainingContext(config, state, plan, batch_plan, ranks, core_tasks, run=run, dataset=dataset)
-    yield from prepare_stage(context)
-    loss_fn, warning = compile_loss(context)
-    if config.train.minutes and not state.flops_per_second:
-        yield from measure_length(context, loss_fn)
-    on_live(LiveWeights(run.name, state, dataset.tokenizer, context.plan))
-    started = started_event(context, is_restored)
-    changes = change_warning(run, started) if ranks.is_first else ""
-    yield started
-    more = (changes, warning, thread_warning(plan, ranks), unused_lr_warning(state.optimizer, config))
-    for message in (*warnings, *dataset.warnings, *filter(None, more)):
-        yield Warned(step=state.step, message=message)
-    yield from Trainer(context, commands, loss_fn).events()
+    return sized.batch_plan
 
 
 def prepare_on_ranks(
     config: RunConfig, home: Path, commands: CommandQueue, ranks: Ranks, known: str
 ) -> Generator[Event, None, Dataset | None]:
-    """The dataset, or None after a stop. Rank 0 prepares it; the others then open it."""
+    """The dataset, or None after a stop. Rank 0 prepares and verifies it; the others then open it."""
     dataset = (yield from prepare_dataset(config, home, commands, known)) if ranks.is_first else None
-    is_prepared = ranks.broadcast(dataset is not None)
-    if is_prepared and not ranks.is_first:
-        dataset = yield from prepare_dataset(config, home, commands, known)
-    return dataset
+    name = ranks.broadcast(dataset.path.name if dataset else "")
+    return open_prepared(config, home, name) if name and not ranks.is_first else dataset
 
 
 def stopped_event(run: Run, commands: CommandQueue) -> Finished:
@@ -283,7 +302,7 @@ def compile_loss(context: TrainingContext) -> tuple[LossFn, str]:
     return loss_fn, warning
 
 
-def started_event(context: TrainingContext, restored: bool) -> Started:
+def started_event(context: TrainingContext) -> Started:
     return Started(
         step=context.state.step,
         total_steps=context.batch_plan.steps,
@@ -295,7 +314,7 @@ def started_event(context: TrainingContext, restored: bool) -> Started:
         compiled=context.plan.compiled,
         pid=os.getpid(),
         host=socket.gethostname(),
-        resumed_from=f"step-{context.state.step:08d}" if restored else "",
+        resumed_from=f"step-{context.state.step:08d}" if context.is_resumed else "",
         changed=context.state.overrides,
         world_size=context.ranks.world_size,
         minutes=context.config.train.minutes,
