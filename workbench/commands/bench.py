@@ -18,7 +18,7 @@ Result = dict[str, Any]
 COUNTS = (
     ("seeds", 20, "quickstart: number of replies"),
     ("rounds", 3, "decode, ui, save, serve, cost: repetitions"),
-    ("pairs", 8, "train, data: repetitions of each side"),
+    ("pairs", 8, "train, data, ranks: repetitions of each side"),
     ("megabytes", 200, "data: size of the large file"),
 )
 
@@ -37,12 +37,14 @@ def register(subparsers: Any) -> None:
         "ui: response times of the screens, and their cost during training; "
         "save: cost of saving a 124M model during training, compared with torch.save; "
         "serve: 32 clients of serve at once, compared with one after the other; "
-        "cost: CPU time by model size, context, batch, corpus size and run length",
+        "cost: CPU time by model size, context, batch, corpus size and run length; "
+        "ranks: memory, speed and control traffic of several ranks, and recomputation",
     )
     for name, default, help in COUNTS:
         parser.add_argument(f"--{name}", type=int, default=default, metavar="N", help=f"{help} (default {default})")
     parser.add_argument("--sizes", default="10M,124M", metavar="LIST", help="decode: model sizes (default 10M,124M)")
-    help = "ui: first-screen, long-run, keys, memory, training; data: bpe, tokenize, prepare (default: all)"
+    help = "ui: first-screen, long-run, keys, memory, training; data: bpe, tokenize, prepare; "
+    help += "ranks: memory, speed, host, recompute, control (default: all)"
     parser.add_argument("--part", default="", metavar="LIST", help=help)
     parser.add_argument("--shapes", default="char", metavar="LIST", help="train: char, 6x384, gpt2-124m (default char)")
     parser.add_argument("--nanogpt", type=Path, metavar="DIR", help="train: a checkout of nanoGPT to compare with")
@@ -144,6 +146,19 @@ def bench_cost(options: argparse.Namespace) -> None:
     print_end(options, about(), dict(found))
 
 
+def bench_ranks(options: argparse.Namespace) -> None:
+    """Measure several ranks on this machine, in a temporary home."""
+    from workbench.bench.ranks import PARTS, lines_of, measure
+    from workbench.bench.report import device_name, machine
+
+    parts = parse_names("--part", options.part, PARTS) or PARTS
+    say("training on several ranks; memory needs 12 GB, and all parts take about twenty minutes on two idle cores")
+    with temporary_home() as home:
+        results = measure(home, parts, options.pairs)
+        found = print_each(options, results, lambda named: print("\n".join([named[0], *lines_of(*named), ""])))
+    print_end(options, machine("torch", device=device_name("cpu")), dict(found))
+
+
 BENCHES: dict[str, Callable[[argparse.Namespace], None]] = {
     "quickstart": bench_quickstart,
     "train": bench_train,
@@ -153,6 +168,7 @@ BENCHES: dict[str, Callable[[argparse.Namespace], None]] = {
     "save": bench_save,
     "serve": bench_serve,
     "cost": bench_cost,
+    "ranks": bench_ranks,
 }
 
 

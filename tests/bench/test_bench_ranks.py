@@ -1,0 +1,32 @@
+"""`bench ranks` on fewer ranks and smaller models."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from workbench.bench import control, ranks, recompute
+from workbench.bench.report import Speed
+
+
+def test_control_traffic_reaches_every_rank() -> None:
+    result = control.measure_control(5, 3)
+    assert result["ranks"] == 5 and result["bytes_per_broadcast"] >= 4 * 1024, "the message to each of the others"
+    assert result["bytes_per_gathering"] >= 4 * 3 * 8
+    assert "seconds per broadcast" in "\n".join(ranks.lines_of("control", result))
+
+
+def test_recomputed_blocks_keep_less(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(recompute, "SHAPE", replace(recompute.SHAPE, d_model=32, n_head=2, context=64))
+    result = recompute.measure_recompute(1)
+    assert result["blocks_kept"] < result["attention_kept"] < 1
+    assert isinstance(result["blocks_processor_time"], Speed)
+
+
+def test_the_memory_of_a_process_is_read(tmp_path: Path) -> None:
+    run = ranks.create(tmp_path, "small", ranks.SHORT_STEPS | {"train.steps": "3"})
+    (peak,) = ranks.run_ranks(run, tmp_path, 1).values()
+    assert peak > 100e6, "a process with torch"
+    assert ranks.tokens_per_second(run) > 0
