@@ -8,6 +8,7 @@ from __future__ import annotations
 import argparse
 import os
 import signal
+import socket
 import sys
 import threading
 from collections.abc import Iterator, Sequence
@@ -102,6 +103,9 @@ def parse(arguments: Sequence[str]) -> tuple[Run, Path, Overrides]:
     options = parser.parse_args(own)
     run = Run(options.run.resolve())
     if not (run.path / "run.toml").is_file():
+        if os.environ.get("RANK", "0") != "0":
+            host = socket.gethostname()
+            raise WrongUse(f"{host} does not see {run.path}; put the home on a file system that all machines share.")
         raise WrongUse(f"there is no run in {run.path}; give the folder of one, which llm-workbench runs --json lists.")
     return run, options.home or run.path.parent.parent, overrides
 

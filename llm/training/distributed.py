@@ -25,7 +25,7 @@ from torch.distributed.rendezvous import rendezvous
 from torch.nn.parallel import DistributedDataParallel
 
 from llm.device import choose_device
-from llm.errors import WrongUse
+from llm.errors import UserError, WrongUse
 from llm.files import STAGING
 from llm.model.transformer import Transformer
 from llm.run.directory import versions
@@ -33,10 +33,12 @@ from llm.training.rank_watch import Peer, RankLost, RankWatch
 
 Result = TypeVar("Result")
 RECORD_BYTES = 1024  # of what a rank says of itself
+MESSAGE_BYTES, LENGTH_BYTES = 1024, 8  # of a broadcast; the decisions of a step take about 100
 SHARED_SECONDS = 5.0  # a network file system caches directories for seconds
 LossFn = Callable[..., Tensor]
 """The mean loss of a micro-batch, given its arrays as tensors: inputs, targets, and what a stage adds."""
 TIMEOUT = timedelta(hours=2)  # ranks wait while rank 0 prepares data or measures CORE; a dead rank is noticed at once
+JOIN_TIMEOUT = timedelta(minutes=5)  # torchrun starts its ranks together; one that is missing has ended
 CONNECTION_ERRORS = ("gloo", "NCCL", "Connection closed by peer", "Connection reset by peer", "Broken pipe")
 """Parts of the messages of torch's RuntimeErrors when a collective fails because a rank is gone."""
 
@@ -80,16 +82,7 @@ class Ranks:
         return work()
 
     def _broadcast_once(self, value: Any) -> Any:
-        if self.world_size == 1:
-            return value
-        data = json.dumps(value).encode() if self.is_first else b""
-        size = torch.tensor([len(data)])
-        dist.broadcast(size, 0, group=self.control)
-        buffer = torch.empty(int(size), dtype=torch.uint8)
-        if self.is_first:
-            buffer.copy_(torch.frombuffer(bytearray(data), dtype=torch.uint8))
-        dist.broadcast(buffer, 0, group=self.control)
-        return json.loads(bytes(buffer.tolist()))
+        return value if self.world_size == 1 else broadcast_json(self.control, value, self.is_first)
 
     def all_gather(self, rows: list[list[int]]) -> list[list[int]]:
         """The rows of all ranks in rank order; every rank passes rows of the same number and length."""
@@ -97,8 +90,17 @@ class Ranks:
             return rows
         mine = torch.tensor(rows, dtype=torch.int64)
         parts = [torch.empty_like(mine) for _ in range(self.world_size)]
-        dist.all_gather(parts, mine, group=self.control)
+        self.control.allgather(parts, mine).wait()
         return [row for part in parts for row in part.tolist()]
+
+    def gather(self, row: list[int]) -> list[list[int]]:
+        """The rows of all ranks in rank order, on rank 0; none elsewhere. They all have the same length."""
+        if self.world_size == 1:
+            return [row]
+        mine = torch.tensor(row, dtype=torch.int64)
+        parts = [torch.empty_like(mine) for _ in range(self.world_size)] if self.is_first else []
+        self.control.gather(parts, mine, 0).wait()
+        return [part.tolist() for part in parts]
 
     def to_rank_lost(self, error: Exception) -> RankLost | None:
         """The error that names the rank whose death made a collective fail with `error`; None for other errors."""
@@ -109,7 +111,7 @@ class Ranks:
     def sum(self, values: Tensor) -> Tensor:
         """The sum of a host tensor over ranks, in place."""
         if self.world_size > 1:
-            dist.all_reduce(values, group=self.control)
+            self.control.allreduce(values).wait()
         return values
 
     def mean(self, value: Tensor) -> Tensor:
@@ -126,6 +128,28 @@ class Ranks:
         module = LossModule(model, loss_fn)
         devices = [torch.cuda.current_device()] if model.head_weight.is_cuda else None
         return DistributedDataParallel(module, device_ids=devices)
+
+
+def broadcast_json(group: Any, value: Any, is_first: bool) -> Any:
+    """The JSON value of rank 0 of a gloo group, on all its ranks: in one message up to MESSAGE_BYTES, else in two."""
+    data = json.dumps(value).encode() if is_first else b""
+    message = torch.zeros(MESSAGE_BYTES, dtype=torch.uint8)
+    if is_first:
+        write_bytes(message, len(data).to_bytes(LENGTH_BYTES, "little") + data[: MESSAGE_BYTES - LENGTH_BYTES])
+    group.broadcast(message, 0).wait()
+    received = message.numpy().tobytes()
+    length, beginning = int.from_bytes(received[:LENGTH_BYTES], "little"), received[LENGTH_BYTES:]
+    rest = torch.zeros(max(0, length - len(beginning)), dtype=torch.uint8)
+    if len(rest):
+        if is_first:
+            write_bytes(rest, data[len(beginning) :])
+        group.broadcast(rest, 0).wait()
+    return json.loads(beginning[:length] + rest.numpy().tobytes())
+
+
+def write_bytes(target: Tensor, data: bytes) -> None:
+    """Write `data` to the beginning of a uint8 tensor."""
+    target[: len(data)] = torch.frombuffer(bytearray(data), dtype=torch.uint8)
 
 
 class LossModule(nn.Module):
@@ -182,6 +206,7 @@ def join_ranks(device: str) -> Iterator[Ranks]:
     # After a restart torchrun offers the same store again, where gloo would find addresses of the ranks before.
     store, rank, _ = next(rendezvous("env://", timeout=TIMEOUT))
     store = PrefixStore(f"attempt {os.environ.get('TORCHELASTIC_RESTART_COUNT', '0')}", store)
+    wait_for_ranks(store, rank, world_size)
     dist.init_process_group(backend, store=store, rank=rank, world_size=world_size, timeout=TIMEOUT)
     try:
         control = dist.new_group(backend="gloo", timeout=TIMEOUT)
@@ -190,6 +215,21 @@ def join_ranks(device: str) -> Iterator[Ranks]:
         yield Ranks(rank, world_size, per_machine, control, watch, launcher=launcher)
     finally:
         dist.destroy_process_group()
+
+
+def wait_for_ranks(store: Any, rank: int, world_size: int, timeout: timedelta = JOIN_TIMEOUT) -> None:
+    """Wait until all ranks have started. UserError names those that have not, which end before they say why here."""
+    store.set(f"rank {rank} is here", socket.gethostname())
+    names = [f"rank {other} is here" for other in range(world_size)]
+    try:
+        store.wait(names, timeout)
+    except RuntimeError as error:
+        missing = [str(other) for other, name in enumerate(names) if not store.check([name])]
+        ranks = f"rank {missing[0]}" if len(missing) == 1 else f"ranks {', '.join(missing[:8])}"
+        raise UserError(
+            f"{ranks} of {world_size} did not start within {timeout.total_seconds():.0f} s; the output of torchrun "
+            "there says why."
+        ) from error
 
 
 def gather_peers(control: Any) -> list[Peer]:

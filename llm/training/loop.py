@@ -41,8 +41,9 @@ class Trainer:
         self.step_metrics = StepMetrics(context)
         self.recovery = Recovery(context, self.step_metrics)
         context.ranks.handlers.update(self.tasks.handlers())
+        self.rank_metrics = RankMetrics(context, loss_fn)
         self.handler = CommandHandler(
-            context, commands, self.tasks, self.step_metrics, self.recovery, RankMetrics(context, loss_fn)
+            context, commands, self.tasks, self.step_metrics, self.recovery, self.rank_metrics
         )
         self.cursor_at = context.state.batch_index
         self.batches: BatchSource = context.rollouts or batch_source(
@@ -103,7 +104,8 @@ class Trainer:
         began = time.perf_counter()
         if self.context.rollouts is not None:
             batch = self.context.rollouts.sample(batch, self.context.state.batch_index)
-        result = take_step(self.context, batch, self.loss_fn, self.commands.is_stop_requested, counted)
+        with self.rank_metrics.step():
+            result = take_step(self.context, batch, self.loss_fn, self.commands.is_stop_requested, counted)
         while isinstance(result, OutOfMemory):
             yield halve_micro_batch(self.context)
             result = take_step(self.context, batch, self.loss_fn, self.commands.is_stop_requested, counted)

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterator
-from typing import Any
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Any
 
 from torch.nn.parallel import DistributedDataParallel
 
@@ -12,6 +13,9 @@ from llm.device import memory_in_use
 from llm.events import Event, RanksMeasured
 from llm.training.context import TrainingContext
 from llm.training.distributed import LossFn
+
+if TYPE_CHECKING:
+    from llm.training.communication import Clock
 
 SECONDS = 10.0  # between two measurements: each is a collective
 NANOSECONDS = 1e6  # in a millisecond
@@ -24,6 +28,21 @@ class RankMetrics:
         self.context = context
         self.loss_fn = loss_fn
         self.measured_at = time.monotonic()
+        self.clock: Clock | None = None
+        is_timed = context.state.sharding is not None and context.plan.device == "cpu"
+        if is_timed:
+            from llm.training.communication import measure_communication  # takes a second to import
+
+            self.clock = measure_communication(context.state.model)
+        self.steps: list[tuple[float, float]] = []  # seconds of each step since the last measurement, and of waiting
+
+    @contextmanager
+    def step(self) -> Iterator[None]:
+        """Measures one step, where DDP does not."""
+        began, waited = time.perf_counter(), self.clock.seconds if self.clock else 0.0
+        yield
+        if self.clock:
+            self.steps.append((time.perf_counter() - began, self.clock.seconds - waited))
 
     @property
     def is_due(self) -> bool:
@@ -33,7 +52,7 @@ class RankMetrics:
     def collect(self) -> Iterator[Event]:
         """Gather the measurements; rank 0 yields them."""
         self.measured_at = time.monotonic()
-        rows = self.context.ranks.all_gather([self._measure()])
+        rows = self.context.ranks.gather(self._measure())
         if self.context.ranks.is_first:
             yield self.context.event(
                 RanksMeasured,
@@ -45,13 +64,21 @@ class RankMetrics:
     def _measure(self) -> list[int]:
         """Nanoseconds of computation in one micro-batch, nanoseconds of communication that it does not hide, bytes.
 
-        DDP measures the first two itself, in every hundredth step or so; there are none with FSDP.
+        DDP measures the first two itself, in every hundredth step or so. With FSDP on a GPU they are not measured.
         """
         memory = memory_in_use(self.context.plan.device)
-        if not isinstance(self.loss_fn, DistributedDataParallel):
-            return [0, 0, memory]
-        read: Callable[[], dict[str, Any]] = self.loss_fn._get_ddp_logging_data  # torch has no public name for it
-        data = read()
-        compute = data.get("avg_forward_compute_time", 0) + data.get("avg_backward_compute_time", 0)
-        waiting = data.get("avg_backward_comm_time", 0) - data.get("avg_backward_compute_comm_overlap_time", 0)
-        return [int(compute), max(0, int(waiting)), memory]
+        if isinstance(self.loss_fn, DistributedDataParallel):
+            return [*measured_by_ddp(self.loss_fn), memory]
+        seconds, waiting = map(sum, zip(*self.steps, strict=True)) if self.steps else (0.0, 0.0)
+        parts = max(1, len(self.steps) * self.context.batch_plan.grad_accum_steps)
+        self.steps.clear()
+        return [int(1e9 * (seconds - waiting) / parts), int(1e9 * waiting / parts), memory]
+
+
+def measured_by_ddp(module: DistributedDataParallel) -> tuple[int, int]:
+    """Nanoseconds of computation in one micro-batch, and of communication that it does not hide."""
+    read: Callable[[], dict[str, Any]] = module._get_ddp_logging_data  # torch has no public name for it
+    data = read()
+    compute = data.get("avg_forward_compute_time", 0) + data.get("avg_backward_compute_time", 0)
+    waiting = data.get("avg_backward_comm_time", 0) - data.get("avg_backward_compute_comm_overlap_time", 0)
+    return int(compute), max(0, int(waiting))

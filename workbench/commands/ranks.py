@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import socket
 import subprocess
 import time
 from collections.abc import Callable, Mapping
@@ -50,6 +51,8 @@ def launch_of(options: argparse.Namespace, config: RunConfig) -> Launch:
     flags exclude each other."""
     check_flags(options)
     launch = Launch(config.train.nproc, options.nnodes, options.rdzv_endpoint, options.max_restarts)
+    if launch.nodes > 1:
+        check_endpoint(launch.endpoint)
     if launch.nproc > 1:
         from llm.training.distributed import choose_backend  # loads torch
 
@@ -68,6 +71,18 @@ def check_flags(options: argparse.Namespace) -> None:
             raise WrongUse(
                 f"{flag} {reason}, so {' and '.join(others)} would do nothing: leave one of them out{track}."
             )
+
+
+def check_endpoint(endpoint: str) -> None:
+    """WrongUse unless HOST:PORT is an address; whether something listens there is found out when the machines meet."""
+    host, _, port = endpoint.rpartition(":")
+    try:
+        socket.getaddrinfo(host.strip("[]"), int(port))
+    except (OSError, ValueError, OverflowError) as error:
+        raise WrongUse(
+            f"--rdzv-endpoint {endpoint}: this is no address known here; give the name or address of one of the "
+            "machines, and a free port."
+        ) from error
 
 
 def trains_elsewhere(launch: Launch, options: argparse.Namespace) -> bool:

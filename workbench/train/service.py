@@ -183,10 +183,12 @@ class TrainingService:
         process = start_detached(training_command(run, self.home, launch, overrides), run)
         self._processes[run.name] = process
         self.on_begin(run.name)
-        threading.Thread(target=self._reap, args=(run, process, began), name=f"reap {run.name}", daemon=True).start()
+        threading.Thread(
+            target=self._reap, args=(run, process, began, launch.world_size), name=f"reap {run.name}", daemon=True
+        ).start()
         return process.pid
 
-    def _reap(self, run: Run, process: subprocess.Popen[bytes], began: float) -> None:
+    def _reap(self, run: Run, process: subprocess.Popen[bytes], began: float, world_size: int) -> None:
         """Wait for a background process to end. Report a failure that is not in the log of the run, such as a refused
         resume."""
         if process.wait() not in (1, 2):
@@ -194,7 +196,7 @@ class TrainingService:
         with suppress(OSError):
             ends = [event for event in last_events(run.path / "events.jsonl") if isinstance(event, Finished)]
             if not any(event.status == "failed" and event.time >= began for event in ends):
-                self.on_end(run.name, explain_end(run, run.config().train.nproc))
+                self.on_end(run.name, explain_end(run, world_size))
 
     def send(self, run_name: str, command: str, **arguments: Any) -> str:
         """Send a command to the trainer of a run; returns the id of the command, which its answer has."""
