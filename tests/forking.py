@@ -126,17 +126,19 @@ def complete(target: Callable[..., object], *arguments: object, **settings: str)
         return subprocess.CompletedProcess(arguments, program.wait(), output, errors)
 
 
-def complete_on_ranks(count: int, *words: str) -> list[subprocess.CompletedProcess[str]]:
-    """Run `python -m llm.train words` on `count` ranks to the end, with the environment that torchrun gives them."""
+def complete_on_ranks(
+    count: int, *words: str, per_machine: int = 0, program: Callable[..., object] | None = None
+) -> list[subprocess.CompletedProcess[str]]:
+    """Run `python -m llm.train words`, or `program`, on `count` ranks to the end, with the environment that torchrun
+    gives them, as if each machine had `per_machine` of them (0: all)."""
     with socket.create_server(("127.0.0.1", 0)) as server:
         port = server.getsockname()[1]
     shared = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
-    shared |= {"WORLD_SIZE": str(count), "LOCAL_WORLD_SIZE": str(count)}
+    per_machine = per_machine or count
+    shared |= {"WORLD_SIZE": str(count), "LOCAL_WORLD_SIZE": str(per_machine)}
+    own = [{"RANK": str(rank), "LOCAL_RANK": str(rank % per_machine)} for rank in range(count)]
     with ThreadPoolExecutor(count) as threads:
-        ranks = [
-            threads.submit(complete, run_trainer, *words, **shared, RANK=str(rank), LOCAL_RANK=str(rank))
-            for rank in range(count)
-        ]
+        ranks = [threads.submit(complete, program or run_trainer, *words, **shared, **one) for one in own]
         return [rank.result() for rank in ranks]
 
 

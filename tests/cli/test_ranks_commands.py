@@ -45,6 +45,16 @@ def test_a_wrong_launch_is_refused(values: dict[str, int], message: str) -> None
         Launch(**values)  # type: ignore[arg-type]
 
 
+@pytest.mark.parametrize("endpoint", ["no-such-host.invalid:29500", "127.0.0.1:port"])
+def test_an_endpoint_that_is_no_address_makes_no_run(
+    home: Path, tiny_preset: Path, capsys: pytest.CaptureFixture[str], endpoint: str
+) -> None:
+    words = ("train", str(tiny_preset), "--nnodes", "2", "--rdzv-endpoint", endpoint, "--train.device", "cpu")
+    assert run_cli(home, *words) == 2
+    assert f"--rdzv-endpoint {endpoint}: this is no address" in capsys.readouterr().err
+    assert not (home / "runs").exists()
+
+
 def test_a_batch_that_the_ranks_cannot_divide_makes_no_run(
     home: Path, tiny_preset: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

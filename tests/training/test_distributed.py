@@ -5,6 +5,7 @@ from pathlib import Path
 import pytest
 import torch
 import torch.distributed as dist
+from safetensors.torch import load_file
 from torch.nn.parallel import DistributedDataParallel
 
 from llm.config import RunConfig, with_overrides
@@ -14,6 +15,7 @@ from llm.errors import ConfigError, WrongUse
 from llm.events import StepLogged
 from llm.model.transformer import Transformer
 from llm.optim import build_optimizer
+from llm.run.checkpoints import MODEL
 from llm.training.batch_plan import BatchPlan, resolve_batch_plan, resolve_batch_size
 from llm.training.context import StepContext
 from llm.training.distributed import LossModule, choose_backend
@@ -52,6 +54,29 @@ def test_two_ranks_train_as_one_and_a_run_may_change_their_number(make_run: Make
     message = "the 4 sequences per step this run started with cannot be divided evenly among 4 processes"
     with pytest.raises(ConfigError, match=message):
         resolve_batch_plan(changing.config(), 257, 10_000, world_size=4, global_batch_size=4)
+
+
+def test_a_run_moves_from_a_thread_to_a_process_to_two_ranks_and_back(make_run: MakeRun, tmp_path: Path) -> None:
+    """Bit for bit while the number of ranks stays the same, and to rounding after it has changed."""
+    plain = {"train__batch_size": "2", "train__accumulation": "2", "model__dropout": "0", "evaluate__every": "0"}
+    plain |= {
+        "evaluate__at_start": "false",
+        "sample__every": "0",
+        "checkpoint__every": "3",
+        "schedule__kind": "constant",
+    }
+    resting, moving = make_run("resting", **plain, train__steps="12"), make_run("moving", **plain, train__steps="3")
+    run_training(resting, tmp_path)
+    run_training(moving, tmp_path)
+    for ranks, steps in ((1, "6"), (2, "9")):
+        for ended in complete_on_ranks(ranks, str(moving.path), "--train.steps", steps):
+            assert ended.returncode == 0, ended.stderr
+    run_training(moving, tmp_path, overrides=(("train.steps", "12"),))
+    for step in range(3, 13, 3):
+        one, other = (load_file(run.checkpoint(str(step)).path / MODEL) for run in (resting, moving))
+        assert step > 6 or all(torch.equal(one[name], other[name]) for name in one)
+        assert all(torch.allclose(one[name], other[name], atol=1e-5) for name in one)
+    assert losses(moving) == pytest.approx(losses(resting), rel=1e-4)
 
 
 def test_a_micro_batch_that_was_halved_is_shared_by_its_size() -> None:

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+from datetime import timedelta
 from pathlib import Path
 
 import pytest
+from torch.distributed import HashStore  # type: ignore[attr-defined]
 
-from llm.errors import WrongUse
+from llm.errors import UserError, WrongUse
 from llm.training.batch_plan import nearest_divisors
-from llm.training.distributed import check_seen, check_versions
+from llm.training.distributed import check_seen, check_versions, wait_for_ranks
 
 
 def test_other_versions_are_refused_by_rank_and_host() -> None:
@@ -27,3 +29,13 @@ def test_a_directory_that_is_not_shared_is_refused_by_rank_and_host() -> None:
 @pytest.mark.parametrize(("number", "wanted", "found"), [(8, 3, [2, 4]), (8, 9, [8]), (8, 4, [4, 4]), (7, 2, [1, 7])])
 def test_the_nearest_numbers_of_ranks(number: int, wanted: int, found: list[int]) -> None:
     assert nearest_divisors(number, wanted) == found
+
+
+def test_ranks_that_do_not_start_are_named() -> None:
+    """As where a machine does not see the run, and its rank ends before it could say so to the others."""
+    store, soon = HashStore(), timedelta(milliseconds=50)
+    with pytest.raises(UserError, match=r"ranks 1, 2 of 3 did not start within 0 s; the output of torchrun there says"):
+        wait_for_ranks(store, 0, 3, soon)
+    with pytest.raises(UserError, match="rank 1 of 3 did not start"):
+        wait_for_ranks(store, 2, 3, soon)
+    wait_for_ranks(store, 1, 3, soon)

@@ -21,6 +21,7 @@ from llm.training.rank_watch import Peer, RankWatch, describe_wait_status
 from .conftest import MakeRun
 from .ranks_for_tests import SETTINGS, finish, last_event, rank_processes, running, torchrun
 
+KILLS_WITHIN = 3000.0
 ENDS_WITHIN = 300.0  # on a busy machine; torchrun kills ranks 30 s after one has died
 
 
@@ -40,6 +41,22 @@ def test_sigterm_to_torchrun_or_to_any_rank_saves_and_stops_all(make_run: MakeRu
     assert run.checkpoint().step == end.step >= 5
     verify(run.checkpoint())
     assert process.returncode == (1 if target == "torchrun" else 0)
+
+
+@SLOW
+def test_each_of_ten_sigterms_to_torchrun_saves(make_run: MakeRun) -> None:
+    """Stopped and resumed ten times; torchrun ends with status 1 each time, whatever its ranks do (torch 2.13.0)."""
+    run = make_run("terminated", **SETTINGS)
+    saved = 0
+    for _ in range(10):
+        with running(run, 2, step=saved + 3) as process:
+            process.terminate()
+            said = finish(process, ENDS_WITHIN)
+        end = last_event(run)
+        assert process.returncode == 1 and isinstance(end, Finished) and end.status == "stopped", said
+        assert run.checkpoint().step == end.step > saved
+        verify(run.checkpoint())
+        saved = end.step
 
 
 @pytest.mark.parametrize("which", ["the first", pytest.param("another", marks=SLOW)])
@@ -65,7 +82,7 @@ def test_after_a_restart_the_ranks_resume_from_what_was_saved(make_run: MakeRun)
     run = make_run("again", **SETTINGS | {"train__steps": "400"})
     with running(run, 2, launcher=("--max-restarts=1",)) as process:
         rank_processes(run, process)[1][0].kill()
-        said = finish(process, 120)
+        said = finish(process, ENDS_WITHIN)
     assert process.returncode == 0, said
     starts = [event for event in run.events() if isinstance(event, Started)]
     assert len(starts) == 2 and starts[1].resumed_from == f"step-{starts[1].step:08d}" and starts[1].step >= 5
@@ -80,7 +97,7 @@ def test_ranks_whose_torchrun_was_killed_say_so_and_are_stopped_by_a_command(mak
         pids = [child.pid for child in psutil.Process(process.pid).children()]
         tail = run.tail()
         process.kill()
-        deadline = time.monotonic() + 60
+        deadline = time.monotonic() + ENDS_WITHIN
         while not any(isinstance(event, Warned) and "torchrun was killed" in event.message for event in tail.poll()):
             assert time.monotonic() < deadline
             time.sleep(0.02)
@@ -120,13 +137,13 @@ def test_twenty_kills_at_random_moments_leave_the_same_weights(make_run: MakeRun
     }
     quiet, disturbed = make_run("quiet", **settings), make_run("disturbed", **settings)
     process = torchrun(quiet, 2)
-    assert process.wait(600) == 0
+    assert process.wait(KILLS_WITHIN) == 0
     chance = random.Random(5)
     process = torchrun(disturbed, 2, launcher=(f"--max-restarts={kills}",))
     killed = 0
     try:
         while process.poll() is None and killed < kills:
-            tail, deadline = disturbed.tail(), time.monotonic() + 60
+            tail, deadline = disturbed.tail(), time.monotonic() + ENDS_WITHIN
             tail.poll()
             while process.poll() is None and time.monotonic() < deadline:
                 if any(isinstance(event, StepLogged) for event in tail.poll()):
@@ -137,8 +154,8 @@ def test_twenty_kills_at_random_moments_leave_the_same_weights(make_run: MakeRun
             if len(ranks) == 2:
                 chance.choice(ranks).kill()
                 killed += 1
-                psutil.wait_procs(ranks, timeout=60)
-        process.communicate(timeout=600)
+                psutil.wait_procs(ranks, timeout=ENDS_WITHIN)
+        process.communicate(timeout=KILLS_WITHIN)
     finally:
         if process.poll() is None:
             process.terminate()

@@ -6,12 +6,16 @@ import math
 from pathlib import Path
 
 import pytest
+import torch
+from safetensors.torch import load_file
 
-from llm.events import Evaluated, Saved
+from llm.events import CoreEvaluated, Evaluated, Sampled, Saved
 from llm.optim.matrices import assign
 from llm.run import Run
+from llm.run.checkpoints import MODEL
 from llm.shards import rows_of
 from llm.training.run import run_training
+from tests.core.bundles_for_tests import write_bundle
 from tests.forking import complete_on_ranks
 
 from .conftest import MakeRun
@@ -39,13 +43,13 @@ def settings(ranks: int, accumulation: int, **more: str) -> dict[str, str]:
     return PLAIN | {"train__batch_size": str(batch), "train__accumulation": str(accumulation)} | more
 
 
-def train(run: Run, home: Path, ranks: int, *flags: str) -> None:
-    """Train on `ranks` processes, or in this one."""
+def train(run: Run, home: Path, ranks: int, *flags: str, per_machine: int = 0) -> None:
+    """Train on `ranks` processes, or in this one; `per_machine` as in `complete_on_ranks`."""
     if ranks == 1:
         pairs = dict(zip(flags[::2], flags[1::2], strict=True))
         run_training(run, home, overrides=tuple((path.removeprefix("--"), value) for path, value in pairs.items()))
         return
-    for ended in complete_on_ranks(ranks, str(run.path), *flags):
+    for ended in complete_on_ranks(ranks, str(run.path), *flags, per_machine=per_machine):
         assert ended.returncode == 0, ended.stderr
 
 
@@ -53,8 +57,10 @@ def test_fsdp_with_muon_trains_like_one_rank_and_its_checkpoint_continues_alone(
     make_run: MakeRun, tmp_path: Path
 ) -> None:
     """Two ranks with FSDP2, then one process without: evaluated, sampled, saved, and resumed."""
+    bundle = write_bundle(tmp_path / "bundle")
     more = {"optim__kind": "muon", "evaluate__every": "6", "sample__every": "6", "train__steps": "12"}
     more |= {"evaluate__batches": "0"}  # all of the text, whatever the size of a batch
+    more |= {"evaluate__core_every": "6", "evaluate__core_path": str(bundle), "decode__temperature": "0"}
     alone = make_run("alone", **settings(1, 2, **more))
     sharded = make_run("sharded", **settings(2, 2, **more | {"train__steps": "6", "train__sharding": "fsdp"}))
     train(alone, tmp_path, 1)
@@ -62,8 +68,37 @@ def test_fsdp_with_muon_trains_like_one_rank_and_its_checkpoint_continues_alone(
     train(sharded, tmp_path, 1, "--train.steps", "12")
     assert losses(sharded) == pytest.approx(losses(alone), rel=1e-4)
     one, two = ([e.validation_loss for e in run.events() if isinstance(e, Evaluated)] for run in (alone, sharded))
-    assert two[-1] == pytest.approx(one[-1], rel=1e-4)
+    assert len(one) == 2 and two == pytest.approx(one, rel=1e-4)
+    scores, shared = ([e.tasks for e in run.events() if isinstance(e, CoreEvaluated)] for run in (alone, sharded))
+    assert len(scores) == 2 and shared == scores
+    texts, joint = ([e.text for e in run.events() if isinstance(e, Sampled)] for run in (alone, sharded))
+    assert len(texts) >= 2 and joint[-2:] == texts[-2:]
     assert [event.step for event in sharded.events() if isinstance(event, Saved)] == [6, 12]
+
+
+@pytest.mark.parametrize("optimizer", ["adamw", pytest.param("muon", marks=SLOW)])
+def test_hsdp_in_two_groups_of_two_trains_like_one_rank(make_run: MakeRun, tmp_path: Path, optimizer: str) -> None:
+    more = {"optim__kind": optimizer, "train__steps": "6", "evaluate__every": "6", "evaluate__batches": "0"}
+    alone = make_run("alone", **settings(1, 1, **more))
+    grouped = make_run("grouped", **settings(4, 1, **more, train__sharding="hsdp"))
+    train(alone, tmp_path, 1)
+    train(grouped, tmp_path, 4, per_machine=2)
+    assert losses(grouped) == pytest.approx(losses(alone), rel=ROUNDING)
+    whole, joined = (load_file(run.checkpoint().path / MODEL) for run in (alone, grouped))
+    assert all(torch.allclose(joined[name], whole[name], atol=1e-5) for name in whole)
+    train(grouped, tmp_path, 1, "--train.steps", "8")
+    assert len(losses(grouped)) == 8
+
+
+@SLOW
+def test_weights_that_are_gathered_as_bf16_train_like_those_of_one_rank(make_run: MakeRun, tmp_path: Path) -> None:
+    """The policy of mixed precision: to the precision of bf16, from weights, gradients and optimizer in fp32."""
+    more = {"train__steps": "20", "train__precision": "bf16"}
+    alone, sharded = make_run("alone", **settings(1, 1, **more)), make_run("sharded", **settings(2, 1, **more))
+    train(alone, tmp_path, 1)
+    train(sharded, tmp_path, 2, "--train.sharding", "fsdp")
+    assert losses(sharded) == pytest.approx(losses(alone), rel=5e-3)
+    assert {tensor.dtype for tensor in load_file(sharded.checkpoint().path / MODEL).values()} == {torch.float32}
 
 
 @SLOW

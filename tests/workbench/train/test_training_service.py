@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import subprocess
 import threading
 import time
 from collections.abc import Callable
@@ -9,9 +10,10 @@ from pathlib import Path
 
 import pytest
 
-from llm.config import RunConfig
+from llm.config import RunConfig, with_overrides
 from llm.errors import UserError
 from llm.events import Finished
+from llm.launch import HEADING, LOG
 from llm.run import Run
 from tests.workbench.scripted import ScriptedTrainer, scripted_run
 from workbench.train.service import TrainingService
@@ -128,3 +130,24 @@ def test_the_real_trainer_in_the_thread(home: Path, corpus: Path) -> None:
     last = list(run.events())[-1]
     assert isinstance(last, Finished)
     assert (last.status, last.step) == ("finished", 20)
+
+
+def test_several_processes_are_started_with_torchrun_and_their_refusal_is_shown(
+    home: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """`train.nproc` of the Presets form, also where nothing else trains; the sentence is that of a rank."""
+    asked: list[list[str]] = []
+
+    def refuse(command: list[str], run: Run) -> subprocess.Popen[bytes]:
+        asked.append(command)
+        (run.path / LOG).write_text(f"{HEADING}now\nrank 1: no room\nTraceback of torchrun\n")
+        return subprocess.Popen(["false"])
+
+    monkeypatch.setattr("workbench.train.service.start_detached", refuse)
+    ends: list[tuple[str, str]] = []
+    service = TrainingService(home, trainer=ScriptedTrainer())
+    service.on_end = lambda name, reason: ends.append((name, reason))
+    service.start(with_overrides(RunConfig(), [("train.nproc", "2")]), "far")
+    wait_for(lambda: ends)
+    assert asked[0][1:3] == ["-m", "torch.distributed.run"] and "--nproc-per-node=2" in asked[0]
+    assert service.active is None and ends == [("far-1", "no room")]
