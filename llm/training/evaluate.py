@@ -20,8 +20,7 @@ from llm.device import Plan
 from llm.errors import UserError
 from llm.events import Progress
 from llm.model.loss import IGNORE_INDEX
-from llm.model.packed import PackedTransformer
-from llm.model.transformer import Transformer
+from llm.model.packed import InferenceModel
 from llm.tokenizer import Tokenizer
 from llm.tokenizer.textbytes import TextBytes
 from llm.training.distributed import Ranks
@@ -79,7 +78,7 @@ class Totals:
 
 @torch.no_grad()
 def evaluate(
-    model: Transformer | PackedTransformer,
+    model: InferenceModel,
     split: TokenSplit,
     tokenizer: Tokenizer,
     plan: Plan,
@@ -118,13 +117,13 @@ def evaluate(
     return totals.over(ranks).evaluation(split.bytes_scale)
 
 
-def token_losses(model: Transformer, inputs: Tensor, targets: Tensor, positions: Tensor | None = None) -> Tensor:
+def token_losses(model: InferenceModel, inputs: Tensor, targets: Tensor, positions: Tensor | None = None) -> Tensor:
     """The loss (B, T) of each target, in nats."""
     return model.loss(inputs, targets, reduction="none", positions=positions)
 
 
 @contextmanager
-def evaluation_mode(model: Transformer) -> Iterator[None]:
+def evaluation_mode(model: InferenceModel) -> Iterator[None]:
     """The model in evaluation mode within the block, and then in the mode that it had."""
     was_training = model.training
     model.eval()

@@ -73,7 +73,7 @@ class Span(NamedTuple):
 
 def connect(store: Any, rank: int, world_size: int) -> Ranks:
     """A rank whose connections are made when they are first used: all at once would be 130,000."""
-    options = ProcessGroupGloo._Options()
+    options = ProcessGroupGloo._Options()  # type: ignore[attr-defined]
     options._devices = [ProcessGroupGloo.create_device(hostname="127.0.0.1", lazy_init=True)]
     options._threads, options._timeout = 1, TIMEOUT
     return Ranks(rank, world_size, world_size, ProcessGroupGloo(store, rank, world_size, options))
