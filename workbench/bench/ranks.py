@@ -11,6 +11,7 @@ import statistics
 import subprocess
 import time
 from collections.abc import Iterator, Sequence
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +22,7 @@ from llm.errors import UserError
 from llm.events import StepLogged
 from llm.launch import LOG, Launch, training_command
 from llm.run import Run
-from workbench.bench.report import Result, Speed
+from workbench.bench.report import Result, Speed, ratio_text
 
 PARTS = ("memory", "speed", "host", "recompute", "control")
 PLAIN = {
@@ -103,7 +104,8 @@ def measure_speed(home: Path, pairs: int) -> Result:
             run_ranks(run, home, ranks)
             speeds[ranks].append(tokens_per_second(run))
     ratios = [two / one for one, two in zip(speeds[1], speeds[2], strict=True)]
-    return {"one_process": Speed.of(speeds[1]), "two_ranks": Speed.of(speeds[2]), "ratio": Speed.of(ratios)}
+    found = {"one_process": speeds[1], "two_ranks": speeds[2], "ratio": ratios}
+    return {name: asdict(Speed.of(values)) for name, values in found.items()}
 
 
 def measure_host(home: Path, pairs: int) -> Result:
@@ -118,7 +120,7 @@ def measure_host(home: Path, pairs: int) -> Result:
                 milliseconds = line.split()[3:5]
                 wall.append(float(milliseconds[0]))
                 processor.append(float(milliseconds[1]))
-    return {"wall_ms": Speed.of(wall), "processor_ms": Speed.of(processor)}
+    return {"wall_ms": asdict(Speed.of(wall)), "processor_ms": asdict(Speed.of(processor))}
 
 
 def create(home: Path, name: str, fields: dict[str, str]) -> Run:
@@ -181,4 +183,4 @@ def lines_of(part: str, result: Result) -> list[str]:
 
 
 def show(value: Any) -> str:
-    return f"{value.median:.3g} ({value.low:.3g} to {value.high:.3g})" if isinstance(value, Speed) else f"{value:.3g}"
+    return ratio_text(value) if isinstance(value, dict) else f"{value:.3g}"

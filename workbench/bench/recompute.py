@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from dataclasses import replace
+from dataclasses import asdict, replace
 
 import torch
 from torch import Tensor
@@ -35,7 +35,7 @@ def measure_recompute(pairs: int) -> Result:
     for kind in KINDS[1:]:
         result[f"{kind}_kept"] = kept[kind] / kept["none"]
         ratios = [one / plain for one, plain in zip(seconds[kind], seconds["none"], strict=True)]
-        result[f"{kind}_processor_time"] = Speed.of(ratios)
+        result[f"{kind}_processor_time"] = asdict(Speed.of(ratios))
     return result
 
 
