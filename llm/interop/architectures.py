@@ -167,7 +167,7 @@ def read_activation(name: str) -> Any:
     return READ_ACTIVATIONS[name]
 
 
-def read_rotary(s: Mapping[str, Any], activation: str, theta: float = 10000.0) -> ModelConfig:
+def read_rotary(s: Mapping[str, Any], activation: str) -> ModelConfig:
     """What Llama, Qwen3 and NanoChat share. KeyError for a missing setting, ValueError for one that we lack."""
     rope = s.get("rope_parameters") or {}
     scaling = s.get("rope_scaling") or {}
@@ -193,7 +193,7 @@ def read_rotary(s: Mapping[str, Any], activation: str, theta: float = 10000.0) -
         norm="rmsnorm",
         norm_eps=s.get("rms_norm_eps", 1e-6),
         position="rope",
-        rope_theta=rope.get("rope_theta") or s.get("rope_theta") or theta,
+        rope_theta=rope.get("rope_theta") or s.get("rope_theta") or 10000.0,
         rope_pairs="halves",
         tied_head=s.get("tie_word_embeddings", False),
         dropout=s.get("attention_dropout", 0.0),

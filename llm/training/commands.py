@@ -15,8 +15,8 @@ STOP = frozenset({"stop", "detach"})
 class CommandQueue:
     """Commands in the order of arrival. `inject` is safe in a signal handler and on any thread."""
 
-    def __init__(self, tail: CommandTail | None = None) -> None:
-        self.tail = tail
+    def __init__(self) -> None:
+        self.tail: CommandTail | None = None
         self.injected: deque[Command] = deque()
         self.waiting: deque[Command] = deque()
 

@@ -25,6 +25,7 @@ FORMAT = 1
 FOLDER = "transcripts"
 EXPORTS = "exports"
 MAX_BYTES = 256 << 20
+MOST_LISTED = 2000
 
 
 @dataclass(frozen=True)
@@ -106,10 +107,10 @@ def load(file: Path) -> Conversation:
     return conversation
 
 
-def list_conversations(home: Path, limit: int = 2000) -> list[PastConversation]:
+def list_conversations(home: Path) -> list[PastConversation]:
     """The conversations of `home`, newest first. Unreadable files are skipped."""
     found = []
-    for file in sorted((home / FOLDER).glob("*.jsonl"), reverse=True)[:limit]:
+    for file in sorted((home / FOLDER).glob("*.jsonl"), reverse=True)[:MOST_LISTED]:
         try:
             conversation = load(file)
         except UserError:

@@ -34,6 +34,6 @@ def print_table(headings: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
         print("  ".join(padded).rstrip())
 
 
-def number_text(value: float | None, decimals: int = 4) -> str:
-    """`value` with fixed decimals, or a dash for None."""
-    return "–" if value is None else f"{value:.{decimals}f}"
+def number_text(value: float | None) -> str:
+    """`value` with four decimals, or a dash for None."""
+    return "–" if value is None else f"{value:.4f}"

@@ -94,7 +94,6 @@ class PreflightJob:
         home: Path,
         on_progress: Callable[[Progress], object],
         on_end: Callable[[Measurement | None, str], object],
-        program: tuple[str, ...] = (sys.executable, "-m", "llm.training.preflight"),
     ) -> None:
         self.config = config
         self.name = name
@@ -106,7 +105,7 @@ class PreflightJob:
         path = Path(self._folder.name) / "config.toml"
         path.write_text(to_toml(config), encoding="utf-8")
         self._process = subprocess.Popen(
-            [*program, str(path), "--home", str(home)],
+            [sys.executable, "-m", "llm.training.preflight", str(path), "--home", str(home)],
             stdin=subprocess.DEVNULL,
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,

@@ -27,9 +27,9 @@ class MachineLine(Static):
 
         measurement: Measurement
 
-    def __init__(self, machine: Machine | None = None, *, id: str | None = None) -> None:
+    def __init__(self, *, id: str | None = None) -> None:
         super().__init__(id=id, markup=False)
-        self.machine = machine or Machine()
+        self.machine = Machine()
         self._is_measuring = False
 
     def on_mount(self) -> None:
