@@ -136,7 +136,7 @@ class Lines:
         """Whether `piece` stands at each of these places, which may lie outside of the text."""
         count = len(self._text) - len(piece) + 1
         windows: NDArray[np.void] = np.ndarray((count,), f"V{len(piece)}", self._text, strides=(1,))
-        found = windows[np.clip(places, 0, count - 1)]
+        found = windows[np.minimum(np.maximum(places, 0), count - 1)]
         if found.tobytes() == piece * len(places):  # nearly always; 14 times as fast as comparing one by one
             return (places >= 0) & (places < count)
         one_by_one: Booleans = (found == np.void(piece)) & (places >= 0) & (places < count)

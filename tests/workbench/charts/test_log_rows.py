@@ -253,7 +253,7 @@ def test_the_reader_knows_the_lines_that_are_written(extra: int) -> None:
 def test_a_long_log_is_read_in_pieces(tmp_path: Path) -> None:
     """Of the text no more than a piece is held at a time."""
     run = Run.create(tmp_path, "long", RunConfig())
-    lines = (step_line(step, [1.0, 1e-4, 2.0, 3.0, 4.0, 5.0], 0.5) for step in range(1, 20_001))
+    lines = (step_line(step, [1.0, 1e-4, 2.0, 3.0, 4.0, 5.0], 0.5) for step in range(1, 40_001))
     (run.path / "events.jsonl").write_bytes(b"".join(lines))
     curves, pieces = RunCurves(run), []
     read = curves.lines.read
@@ -270,6 +270,6 @@ def test_a_long_log_is_read_in_pieces(tmp_path: Path) -> None:
         return True
 
     curves.catch_up(note_share)
-    assert len(curves.steps) == 20_000
+    assert len(curves.steps) == 40_000
     assert max(pieces) <= READ_BYTES + 1000
-    assert shares == sorted(shares) and len(shares) > 3
+    assert shares == sorted(shares) and len(shares) > 2
