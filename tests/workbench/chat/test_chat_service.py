@@ -14,6 +14,7 @@ from llm.config import DecodeConfig
 from llm.engine import Done, Piece
 from llm.errors import UserError
 from llm.events import CommandRefused, Saved
+from llm.model.packed import PackedTransformer
 from llm.run import Holder, Run
 from llm.tokenizer.chat_template import STORIES_TEMPLATE
 from workbench.chat.conversation import Exchange
@@ -31,6 +32,7 @@ from workbench.chat.reply import (
 )
 from workbench.chat.service import ChatService, ModelOpened, ModelRefused
 from workbench.chat.weights import request_snapshot
+from workbench.serve.weights import open_source
 
 UNCHANGED = ParamsRecorder(DecodeConfig(), DecodeConfig, lambda params: None)
 
@@ -296,6 +298,19 @@ def test_a_real_checkpoint_says_the_same_twice(trained_run):
         return "".join(item.text for item in items if isinstance(item, Piece))
 
     assert text() == text() != ""
+
+
+def test_a_reply_uses_the_weights_of_its_parameters(trained_run):
+    home = trained_run.path.parent.parent
+    chat_model = open_model(home, NoTraining(), "tiny-1@10", lambda: False)
+    kinds = []
+    for weights in ("int8", "auto"):
+        params = replace(chat_model.decode, max_tokens=5, weights=weights)
+        list(chat_model.stream("Ada", params, cancel=lambda: False, params_source=lambda params=params: params))
+        kinds.append((chat_model.engine.weights, isinstance(chat_model.engine.model, PackedTransformer)))
+    assert kinds == [("int8", True), ("auto", False)]
+    served = open_source(home, "tiny-1@10", NoTraining(), kind="int8").load()
+    assert isinstance(served.model, PackedTransformer)
 
 
 def test_live_of_a_run_that_is_over_is_its_last_checkpoint(trained_run):
