@@ -26,6 +26,7 @@ from llm.run import Run
 from llm.run.checkpoints import MODEL
 from llm.tokenizer import load_tokenizer
 from llm.tokenizer.byte import ByteTokenizer
+from llm.tokenizer.char import CharTokenizer
 from llm.tokenizer.chat_template import Message, default_template
 from llm.tokenizer.spm import SentencePieceTokenizer
 from llm.weights import load_model
@@ -270,6 +271,23 @@ def test_the_tokenizer_of_every_architecture_gives_our_ids(name: str, home: Path
     text = text_of_all_kinds() + END + "12345"
     assert theirs(text).input_ids == tokenizer.encode(text, special=True)
     assert theirs.eos_token_id == tokenizer.separator
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("kind", ["byte", "char", "sentencepiece", "ours", "gpt2", "gpt4"])
+def test_a_megabyte_of_text_has_our_ids_in_transformers(kind: str, home: Path, tmp_path: Path) -> None:
+    """Code, Chinese, emoji, runs of blanks, and special tokens everywhere in it."""
+    tokenizer = {
+        "byte": lambda: ByteTokenizer((END,)),
+        "char": lambda: CharTokenizer.train([text_of_all_kinds(seed=2)], (END,)),
+        "sentencepiece": lambda: SentencePieceTokenizer.train([text_of_all_kinds(seed=2)], 700),
+    }.get(kind, lambda: bpe_tokenizer(600, kind))()
+    folder = export_run(make_run(home, SHAPE, tokenizer), tmp_path / "out")
+    theirs = transformers.AutoTokenizer.from_pretrained(folder)
+    special = next(iter(tokenizer.special_tokens))
+    text = special.join(text_of_all_kinds(10_000, seed) for seed in range(100))
+    assert len(text.encode()) > 1_000_000
+    assert theirs(text, add_special_tokens=False).input_ids == tokenizer.encode(text, special=True)
 
 
 def test_a_chat_template_goes_out_and_comes_back(home: Path, tmp_path: Path) -> None:

@@ -18,7 +18,7 @@ Result = dict[str, Any]
 COUNTS = (
     ("seeds", 20, "quickstart: number of replies"),
     ("rounds", 3, "decode, ui, save, serve, cost: repetitions"),
-    ("pairs", 8, "train, data, ranks: repetitions of each side"),
+    ("pairs", 8, "train, data, ranks, track: repetitions of each side"),
     ("megabytes", 200, "data: size of the large file"),
 )
 
@@ -38,13 +38,17 @@ def register(subparsers: Any) -> None:
         "save: cost of saving a 124M model during training, compared with torch.save; "
         "serve: 32 clients of serve at once, compared with one after the other; "
         "cost: CPU time by model size, context, batch, corpus size and run length; "
-        "ranks: memory, speed and control traffic of several ranks, and recomputation",
+        "ranks: memory, speed and control traffic of several ranks, and recomputation; "
+        "track: steps per second of quickstart with trackers, compared with none",
     )
     for name, default, help in COUNTS:
         parser.add_argument(f"--{name}", type=int, default=default, metavar="N", help=f"{help} (default {default})")
     parser.add_argument("--sizes", default="10M,124M", metavar="LIST", help="decode: model sizes (default 10M,124M)")
-    help = "ui: first-screen, long-run, keys, memory, training; data: bpe, tokenize, prepare; "
-    help += "ranks: memory, speed, host, recompute, control (default: all)"
+    help = (
+        "ui: first-screen, long-run, keys, memory, training; data: bpe, tokenize, prepare; "
+        "ranks: memory, speed, host, recompute, control (default: all); "
+        "track: trackers (default: tensorboard,trackio,csv)"
+    )
     parser.add_argument("--part", default="", metavar="LIST", help=help)
     parser.add_argument("--shapes", default="char", metavar="LIST", help="train: char, 6x384, gpt2-124m (default char)")
     parser.add_argument("--nanogpt", type=Path, metavar="DIR", help="train: a checkout of nanoGPT to compare with")
@@ -89,6 +93,17 @@ def bench_serve(options: argparse.Namespace) -> None:
 
     with temporary_home() as home:
         print_result(options, measure(home, options.rounds), lines_of)
+
+
+def bench_track(options: argparse.Namespace) -> None:
+    """Measure tracking, in a temporary home."""
+    from workbench.bench.track import DEFAULT_TRACKERS, lines_of, measure
+    from workbench.trackers.tracker import TRACKERS
+
+    trackers = parse_names("--part", options.part, TRACKERS) or list(DEFAULT_TRACKERS)
+    say(f"training quickstart {2 * options.pairs} times, about two minutes each on two idle cores")
+    with temporary_home() as home:
+        print_result(options, measure(home, trackers, options.pairs, options.overrides), lines_of)
 
 
 def bench_quickstart(options: argparse.Namespace) -> None:
@@ -169,6 +184,7 @@ BENCHES: dict[str, Callable[[argparse.Namespace], None]] = {
     "serve": bench_serve,
     "cost": bench_cost,
     "ranks": bench_ranks,
+    "track": bench_track,
 }
 
 

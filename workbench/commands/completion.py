@@ -54,9 +54,14 @@ fi
 FISH = """\
 function __llm_workbench
     set -l words (commandline -opc) (commandline -ct)
-    llm-workbench completion words $words[2..-1] 2>/dev/null
+    set -l found (llm-workbench completion words $words[2..-1] 2>/dev/null)
+    if set -q found[1]
+        printf '%s\\n' $found
+    else
+        __fish_complete_path (commandline -ct)
+    end
 end
-complete -c llm-workbench -a '(__llm_workbench)'
+complete -c llm-workbench -f -k -a '(__llm_workbench)'
 """
 SUBCOMMANDS = {"runs": tuple(VERBS), "data": ("download",)}
 SCRIPTS = {"bash": BASH, "zsh": ZSH, "fish": FISH}
