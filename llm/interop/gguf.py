@@ -24,7 +24,7 @@ from llm.interop.tokenizer_json import FOREIGN_PATTERNS, byte_names, find_merges
 from llm.model.counts import q_width
 from llm.tokenizer import RankTokenizer, Tokenizer
 from llm.tokenizer.byte import ByteTokenizer
-from llm.tokenizer.patterns import CL100K_PATTERN, GPT2_PATTERN, O200K_PATTERN
+from llm.tokenizer.patterns import GPT2_PATTERN, GPT4_PATTERN
 from llm.tokenizer.spm import SentencePieceTokenizer
 
 if TYPE_CHECKING:
@@ -35,12 +35,12 @@ KINDS = (GPT2, LLAMA, QWEN3)
 WAY_OUT = "export to hf, which holds every text and model as it is"
 PRE_TOKENIZERS = {
     GPT2_PATTERN: "gpt-2",
-    CL100K_PATTERN: "llama-bpe",
-    O200K_PATTERN: "gpt-4o",
+    GPT4_PATTERN: "llama-bpe",
     FOREIGN_PATTERNS["GPT-4"]: "llama-bpe",
     FOREIGN_PATTERNS["Qwen"]: "qwen2",
 }
-"""Split pattern -> llama.cpp's name of it."""
+"""Split pattern -> llama.cpp's name of it. tiktoken's cl100k has none: llama.cpp ends a piece at the last line break
+before a special token or the end of a text. Its "gpt-4o" knows neither combining marks nor capitals beyond A to Z."""
 PARTS = {
     "embedding.weight": "token_embd.weight",
     "position.weight": "position_embd.weight",

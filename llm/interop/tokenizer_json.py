@@ -19,7 +19,7 @@ from llm.tokenizer import RankTokenizer, Tokenizer
 from llm.tokenizer.byte import ByteTokenizer
 from llm.tokenizer.char import CharTokenizer
 from llm.tokenizer.gpt2files import printable_bytes
-from llm.tokenizer.patterns import CL100K_PATTERN, GPT2_PATTERN, O200K_PATTERN, OWN_PATTERN
+from llm.tokenizer.patterns import GPT2_PATTERN, KNOWN_PATTERNS
 from llm.tokenizer.spm import SPACE, SentencePieceTokenizer
 
 Json = dict[str, Any]
@@ -46,7 +46,7 @@ def portable_pattern(pattern: str) -> str:
     return POSSESSIVE_COUNT.sub(r"\1", pattern)
 
 
-READABLE = {portable_pattern(ours): ours for ours in (OWN_PATTERN, GPT2_PATTERN, CL100K_PATTERN, O200K_PATTERN)}
+READABLE = {portable_pattern(ours): ours for ours in KNOWN_PATTERNS}
 READABLE |= {theirs: theirs for theirs in FOREIGN_PATTERNS.values()} | {GPT2_ORIGINAL: GPT2_PATTERN}
 """Split pattern in a file → that of our tokenizer."""
 

@@ -27,15 +27,17 @@ regex engine would keep a state per character and fail on a million spaces."""
 GPT2_PATTERN = r"'(?:[sdmt]|ll|ve|re)| ?\p{L}++| ?\p{N}++| ?[^\s\p{L}\p{N}]++|\s++$|\s+(?!\S)|\s"
 """GPT-2's pattern with possessive repeats; the pieces are the same."""
 
-CL100K_PATTERN = "|".join(
-    [
-        r"'(?i:[sdmt]|ll|ve|re)",
-        r"[^\r\n\p{L}\p{N}]?+\p{L}++",
-        r"\p{N}{1,3}+",
-        r" ?[^\s\p{L}\p{N}]++[\r\n]*+",
-        r"\s++$|\s*[\r\n]|\s+(?!\S)|\s",
-    ]
-)
+_GPT4_TEXT = [
+    r"'(?i:[sdmt]|ll|ve|re)",
+    r"[^\r\n\p{L}\p{N}]?+\p{L}++",
+    r"\p{N}{1,3}+",
+    r" ?[^\s\p{L}\p{N}]++[\r\n]*+",
+]
+GPT4_PATTERN = "|".join([*_GPT4_TEXT, r"\s*[\r\n]|\s+(?!\S)|\s"])
+"""GPT-4's pattern with possessive repeats, as Llama 3 has it: also at the end of a text, a line break ends a piece."""
+
+CL100K_PATTERN = "|".join([*_GPT4_TEXT, r"\s++$|\s*[\r\n]|\s+(?!\S)|\s"])
+"""The pattern of tiktoken's cl100k_base: the whitespace at the end of a text is one piece."""
 
 _UPPER = r"[\p{Lu}\p{Lt}\p{Lm}\p{Lo}\p{M}]"
 _LOWER = r"[\p{Ll}\p{Lm}\p{Lo}\p{M}]"
@@ -50,8 +52,8 @@ O200K_PATTERN = "|".join(
     ]
 )
 
-NAMED_PATTERNS: Mapping[str, str] = {"ours": OWN_PATTERN, "gpt2": GPT2_PATTERN, "gpt4": CL100K_PATTERN}
-KNOWN_PATTERNS = frozenset({OWN_PATTERN, GPT2_PATTERN, CL100K_PATTERN, O200K_PATTERN})
+NAMED_PATTERNS: Mapping[str, str] = {"ours": OWN_PATTERN, "gpt2": GPT2_PATTERN, "gpt4": GPT4_PATTERN}
+KNOWN_PATTERNS = frozenset({OWN_PATTERN, GPT2_PATTERN, GPT4_PATTERN, CL100K_PATTERN, O200K_PATTERN})
 """The patterns for which the rules of `cuts` hold."""
 
 ANYTHING = r"|[\s\S]"

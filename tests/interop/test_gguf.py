@@ -16,11 +16,13 @@ from llm.engine import Engine
 from llm.errors import UserError
 from llm.interop.export import export
 from llm.interop.formats import FORMATS
+from llm.interop.tokenizer_json import FOREIGN_PATTERNS
 from llm.model.kernels import FUSED
 from llm.model.layers import use_kernels
 from llm.run import Run
 from llm.tokenizer.byte import ByteTokenizer
 from llm.tokenizer.char import CharTokenizer
+from llm.tokenizer.patterns import CL100K_PATTERN, O200K_PATTERN
 from llm.tokenizer.spm import SentencePieceTokenizer
 from llm.weights import load_model
 from tests.interop.llama_cpp_for_tests import LlamaCpp
@@ -84,7 +86,7 @@ def tokenizer_of(kind: str) -> Any:
 
 
 @pytest.mark.parametrize(("size", "count"), [(10_000, 40), LONG])
-@pytest.mark.parametrize("kind", ["byte", "sentencepiece", "gpt2", "gpt4"])
+@pytest.mark.parametrize("kind", ["byte", "sentencepiece", "gpt2", "gpt4", FOREIGN_PATTERNS["Qwen"]])
 def test_ids_and_greedy_text(kind: str, size: int, count: int, home: Path, tmp_path: Path) -> None:
     """The embedding has more rows than there are tokens."""
     tokenizer = tokenizer_of(kind)
@@ -93,7 +95,7 @@ def test_ids_and_greedy_text(kind: str, size: int, count: int, home: Path, tmp_p
     text = text_of_all_kinds(size)
     assert theirs.tokenize(text, special=False) == tokenizer.encode(text)
     special = next(iter(tokenizer.special_tokens))
-    mixed = f"a b{special}c{special}"
+    mixed = special.join(text_of_all_kinds(size // 100, seed) for seed in range(100))
     assert theirs.tokenize(mixed, special=True) == tokenizer.encode(mixed, special=True)
     model, _ = load_model(run, run.checkpoint())
     prompt = tokenizer.encode("Once upon a time")
@@ -126,6 +128,8 @@ def test_perplexity_of_a_trained_model(
         (NANOCHAT, ByteTokenizer((END,)), "no architecture for this model: .*export to hf"),
         (SHAPES["gpt2 without biases"], ByteTokenizer((END,)), "model.mlp = gelu, not gelu-exact"),
         (SHAPE, bpe_tokenizer(300, "ours"), "no name for this tokenizer's split pattern"),
+        (SHAPE, bpe_tokenizer(300, CL100K_PATTERN), "no name for this tokenizer's split pattern"),
+        (SHAPE, bpe_tokenizer(300, O200K_PATTERN), "no name for this tokenizer's split pattern"),
         (SHAPE, CharTokenizer("abc", (END,)), "no tokenizer of kind char"),
         (SHAPE, SentencePieceTokenizer.train([text_of_all_kinds(2000)], 500, "unigram"), "is a unigram model"),
     ],

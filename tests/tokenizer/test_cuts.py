@@ -12,12 +12,18 @@ from llm.tokenizer import Tokenizer
 from llm.tokenizer.bpe import SPLIT_PATTERN, train_bpe
 from llm.tokenizer.cuts import chunks, last_cut_between_words, last_safe_cut
 from llm.tokenizer.gpt2files import GPT2_PATTERN
-from llm.tokenizer.pretrained import CL100K_PATTERN, O200K_PATTERN
+from llm.tokenizer.patterns import CL100K_PATTERN, GPT4_PATTERN, O200K_PATTERN
 from llm.tokenizer.ranks import RankTokenizer
 
 from .conftest import AWKWARD, CORPUS
 
-PATTERNS = {"own": SPLIT_PATTERN, "gpt2": GPT2_PATTERN, "cl100k": CL100K_PATTERN, "o200k": O200K_PATTERN}
+PATTERNS = {
+    "own": SPLIT_PATTERN,
+    "gpt2": GPT2_PATTERN,
+    "gpt4": GPT4_PATTERN,
+    "cl100k": CL100K_PATTERN,
+    "o200k": O200K_PATTERN,
+}
 
 fragments = st.sampled_from(
     [*AWKWARD, "the", "'ll", "  ", "\n\n", ".\n", "/\n/", "从前", "LL", "12345", " a b", "\r\n"]

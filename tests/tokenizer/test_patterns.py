@@ -9,13 +9,13 @@ from llm.config import load_preset
 from llm.config.schema import TokenizerConfig
 from llm.errors import ConfigError
 from llm.tokenizer import RankTokenizer, build_tokenizer
-from llm.tokenizer.patterns import CL100K_PATTERN, GPT2_PATTERN, OWN_PATTERN, resolve_pattern
+from llm.tokenizer.patterns import GPT2_PATTERN, GPT4_PATTERN, OWN_PATTERN, resolve_pattern
 
 COURSE_PATTERN = r"""'(?:[sdmt]|ll|ve|re)| ?\p{L}+| ?\p{N}+| ?[^\s\p{L}\p{N}]+|\s+(?!\S)|\s+"""
 
 
 def test_names_and_expressions() -> None:
-    assert [resolve_pattern(name) for name in ("ours", "gpt2", "gpt4")] == [OWN_PATTERN, GPT2_PATTERN, CL100K_PATTERN]
+    assert [resolve_pattern(name) for name in ("ours", "gpt2", "gpt4")] == [OWN_PATTERN, GPT2_PATTERN, GPT4_PATTERN]
     assert resolve_pattern(r"\w+") == r"\w+|[\s\S]"
     assert resolve_pattern(r"\w+|[\s\S]") == r"\w+|[\s\S]"
 
