@@ -5,18 +5,16 @@ Trains the preset with and without `--track` in alternating pairs, as a user doe
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
+from dataclasses import asdict
 from pathlib import Path
-from statistics import median
 
 from llm.config.overrides import Overrides
-from workbench.bench.report import Result, machine, spread
+from workbench.bench.report import Result, Speed, machine, spread
 from workbench.bench.ui import headless_rate
 
 PRESET = "quickstart"
 DEFAULT_TRACKERS = ("tensorboard", "trackio", "csv")
-COVERAGE = 0.95
 
 
 def measure(home: Path, trackers: Sequence[str], pairs: int, overrides: Overrides) -> Result:
@@ -24,7 +22,8 @@ def measure(home: Path, trackers: Sequence[str], pairs: int, overrides: Override
     fields = [word for path, text in overrides for word in (f"--{path}", text)]
     track = ["--track", ",".join(trackers)]
     headless_rate(home, PRESET, *fields, "--train.minutes", "0", "--train.steps", "1")  # prepares the data
-    plain, tracked = [], []
+    plain: list[float] = []
+    tracked: list[float] = []
     for pair in range(pairs):
         for is_tracked in (False, True) if pair % 2 == 0 else (True, False):
             rates, more = (tracked, track) if is_tracked else (plain, [])
@@ -34,35 +33,19 @@ def measure(home: Path, trackers: Sequence[str], pairs: int, overrides: Override
         "trackers": list(trackers),
         "steps_per_second": spread(plain),
         "tracked_steps_per_second": spread(tracked),
-        "ratio": median(ratios),
-        "interval": median_interval(ratios),
-        "ratios": ratios,
+        "ratio": asdict(Speed.of(ratios)),
         "machine": machine("torch"),
     }
 
 
-def median_interval(values: Sequence[float], coverage: float = COVERAGE) -> tuple[float, float]:
-    """An interval that holds the median of the distribution with at least `coverage`, or the whole range where the
-    values are too few (fewer than 6 for 95 %). From order statistics: each value lies below the median with probability
-    1/2 (Conover 1999, section 3.2)."""
-    ordered, count = sorted(values), len(values)
-    outside, cut = 0.0, 0
-    while cut < count // 2:
-        outside += 2 * math.comb(count, cut) / 2**count
-        if outside > 1 - coverage:
-            break
-        cut += 1
-    first = max(0, cut - 1)
-    return ordered[first], ordered[count - 1 - first]
-
-
 def lines_of(result: Result) -> list[str]:
     """The result as text."""
-    low, high = result["interval"]
+    ratio = result["ratio"]
+    low, high = ratio["interval"]
     sides = (("without tracking", "steps_per_second"), (", ".join(result["trackers"]), "tracked_steps_per_second"))
     lines = []
     for name, key in sides:
         rate = result[key]
         lines.append(f"{name:<28} {rate['median']:.2f} ({rate['least']:.2f}–{rate['most']:.2f}) steps/s")
-    ratio = f"{result['ratio']:.4f} ({low:.4f}–{high:.4f})"
-    return [*lines, f"{'ratio, median of pairs':<28} {ratio}, {len(result['ratios'])} pairs"]
+    shown = f"{ratio['median']:.4f} [{low:.4f}–{high:.4f}, {ratio['confidence']:.0%}]"
+    return [*lines, f"{'ratio, median of pairs':<28} {shown}, {len(ratio['values'])} pairs"]
