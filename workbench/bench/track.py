@@ -21,7 +21,7 @@ def measure(home: Path, trackers: Sequence[str], pairs: int, overrides: Override
     """Steps per second of both sides, and the ratio of tracked to untracked with its interval."""
     fields = [word for path, text in overrides for word in (f"--{path}", text)]
     track = ["--track", ",".join(trackers)]
-    headless_rate(home, PRESET, *fields, "--train.minutes", "0", "--train.steps", "1")  # prepares the data
+    headless_rate(home, PRESET, *fields, "--train.minutes", "0", "--train.steps", "20")  # prepares the data
     plain: list[float] = []
     tracked: list[float] = []
     for pair in range(pairs):
