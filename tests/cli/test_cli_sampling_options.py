@@ -30,6 +30,7 @@ EVERY_PARAMETER = {
     "banned_tokens": '["q", "120"]', "ban_end": "on", "min_tokens": "3", "max_tokens": "40", "max_total_tokens": "60",
     "length_penalty": "1.01", "length_penalty_start": "10", "stop": '["zzz", "\\n\\n"]', "order": '["top_p", "top_k"]',
     "beams": "2", "beam_length_penalty": "0.7", "num_samples": "2", "separator_first": "on", "seed": "12",
+    "lookup": "4", "weights": "int8",
 }  # fmt: skip
 
 
@@ -58,7 +59,8 @@ def test_the_reply_is_that_of_the_engine_with_these_parameters(
     found = shell.data("sample", "tiny-1", "--prompt", "Ada", *flags(given))
     lists = {name: tuple(value) if isinstance(value, list) else value for name, value in found["decode"].items()}
     params = replace(DecodeConfig(), **lists)
-    reply = Engine(*load_model(trained_run, trained_run.checkpoint())).stream("Ada", params)
+    model, tokenizer = load_model(trained_run, trained_run.checkpoint())
+    reply = Engine(model, tokenizer, weights=params.weights).stream("Ada", params)
     expected = Completion.from_reply(reply)[0]
     assert [sample["text"] for sample in found["samples"]] == list(expected.texts)
     assert all(expected.texts)

@@ -87,6 +87,8 @@ def test_every_parameter_that_shapes_logits_is_described() -> None:
         "separator_first",
         "beams",
         "beam_length_penalty",
+        "lookup",
+        "weights",
     }
     shown = {name for item in PROCESSORS for name in item.fields}
     assert shown | elsewhere == set(DecodeConfig.__dataclass_fields__)

@@ -38,7 +38,17 @@ IGNORED = frozenset(
 RENAMED = {"max_completion_tokens": "max_tokens", "n": "num_samples"}
 """Fields of the API that are sampling parameters of another name."""
 FIXED = frozenset(
-    ("beams", "beam_length_penalty", "max_total_tokens", "num_samples", "order", "separator_first", "stop", "weights")
+    (
+        "beams",
+        "beam_length_penalty",
+        "lookup",
+        "max_total_tokens",
+        "num_samples",
+        "order",
+        "separator_first",
+        "stop",
+        "weights",
+    )
 )
 """Sampling parameters that a request cannot set by their own name."""
 SAMPLING = {field.name: field for field in fields_of(DecodeConfig)}
