@@ -41,11 +41,11 @@ STAGE_DEFAULTS = (
 )
 """Settings of a stage where they are not given. The others are the parent's."""
 GRPO_DEFAULTS = (
-    ("train.steps", "100"),
+    ("train.steps", "200"),
     ("train.batch_size", "64"),
     ("train.accumulation", "1"),
     ("train.total_batch_tokens", "0"),
-    ("train.lr_multiplier", "0.05"),
+    ("train.lr_multiplier", "0.1"),
     ("tune.beta", "0.04"),
     ("evaluate.answers_every", "20"),
 )
