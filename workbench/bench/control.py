@@ -21,7 +21,7 @@ TIMEOUT = timedelta(minutes=10)
 
 
 def measure_control(world_size: int = RANKS, steps: int = STEPS) -> Result:
-    """Seconds of a broadcast and of a gathering of measurements, and bytes over the loopback interface, between
+    """Seconds and bytes over the loopback interface of `steps` broadcasts and one gathering of measurements between
     `world_size` ranks. One machine does the work of all, so real ones are faster."""
     store, found, failures = HashStore(), [], []
 
@@ -39,14 +39,15 @@ def measure_control(world_size: int = RANKS, steps: int = STEPS) -> Result:
         thread.join()
     if failures:
         raise failures[0]
-    result: Result = {"ranks": world_size, "broadcasts": steps}
-    for name, count in (("broadcast", steps), ("gathering", 1)):
-        first, last = min(one[name].began for one in found), max(one[name].ended for one in found)
-        result[f"seconds_per_{name}"] = round((last.seconds - first.seconds) / count, 4)
-        result[f"bytes_per_{name}"] = (last.loopback_bytes - first.loopback_bytes) // count
-    return result | {
-        "seconds_in_all": round(time.perf_counter() - began, 1),
-        "processor_seconds_in_all": round(time.process_time() - processor, 1),
+    first, last = min(span.began for span in found), max(span.ended for span in found)
+    return {
+        "ranks": world_size,
+        "broadcasts": steps,
+        "gatherings": 1,
+        "seconds": round(last.seconds - first.seconds, 2),
+        "bytes": last.loopback_bytes - first.loopback_bytes,
+        "seconds_with_connecting": round(time.perf_counter() - began, 1),
+        "processor_seconds_with_connecting": round(time.process_time() - processor, 1),
     }
 
 
@@ -79,21 +80,13 @@ def connect(store: Any, rank: int, world_size: int) -> Ranks:
     return Ranks(rank, world_size, world_size, ProcessGroupGloo(store, rank, world_size, options))
 
 
-def exchange(ranks: Ranks, steps: int) -> dict[str, Span]:
-    """Broadcast decisions `steps` times, and gather measurements as `RankMetrics` does, once all are connected."""
-    measurements = [ranks.rank, 0, 1 << 30]
-    meet(ranks)
+def exchange(ranks: Ranks, steps: int) -> Span:
+    """Broadcast decisions `steps` times and gather measurements once as `RankMetrics` does, after connecting."""
+    value, measurements = DECISIONS if ranks.is_first else None, [ranks.rank, 0, 1 << 30]
+    ranks.broadcast(value)
+    ranks.gather(measurements)
     began = Moment.now()
     for _ in range(steps):
-        assert ranks.broadcast(DECISIONS if ranks.is_first else None) == DECISIONS
-    sent = Span(began, Moment.now())
-    meet(ranks)
-    began = Moment.now()
+        assert ranks.broadcast(value) == DECISIONS
     assert len(ranks.gather(measurements)) == (ranks.world_size if ranks.is_first else 0)
-    return {"broadcast": sent, "gathering": Span(began, Moment.now())}
-
-
-def meet(ranks: Ranks) -> None:
-    """Return when all ranks have called this."""
-    ranks.gather([ranks.rank])
-    ranks.broadcast(True)
+    return Span(began, Moment.now())
