@@ -38,6 +38,8 @@ class Piece(NamedTuple):
 class ChatTemplate:
     """A conversation is `begin`, then each message's content between `before[role]` and `after[role]`.
 
+    Spaces at the end of `before` begin the message, so that its first word is the token it is within a sentence. Those
+    of an answer are learned and generated.
     `special_tokens` are those of these texts. A template without special tokens ends an answer at the string `stop`.
     Where `before` lacks "system", the system message is put before the first question.
     """
@@ -66,8 +68,10 @@ class ChatTemplate:
         found = self._control(self.begin)
         for message in self._with_system(messages):
             is_counted = message.role == "assistant" and not reply
-            found += self._control(self.before[message.role])
-            found.append(Piece(escape(message.content, reserved), False, is_counted))
+            before = self.before[message.role].rstrip(" ")
+            space = self.before[message.role][len(before) :]
+            found += self._control(before)
+            found.append(Piece(space + escape(message.content, reserved), False, is_counted))
             found += self._ending(self.after[message.role], is_counted)
         if reply:
             found += self._control(self.before["assistant"].rstrip(" "))
@@ -148,12 +152,18 @@ STORIES_TEMPLATE = ChatTemplate(
 
 
 def default_template(tokenizer: Tokenizer) -> ChatTemplate:
-    """The template that fine-tuning adds to a tokenizer: a token for each role, and one that ends a turn."""
+    """The template that fine-tuning adds to a tokenizer: a token for each role, and one that ends a turn.
+
+    A message begins with a space, unless the tokenizer adds one itself: the words of most vocabularies hold the space
+    before them, and a small one has no other token for a name.
+    """
     names = {token_id: name for name, token_id in tokenizer.special_tokens.items()}
     begin = "" if tokenizer.separator is None else names[tokenizer.separator]
-    roles: dict[str, str] = {role: f"<|{role}|>" for role in ROLES}
+    roles = {role: f"<|{role}|>" for role in ROLES}
     tokens = (*([begin] if begin else []), *roles.values(), "<|end|>")
-    return ChatTemplate(begin, roles, dict.fromkeys(roles, "<|end|>"), tokens)
+    space = "" if tokenizer.dummy_prefix else " "
+    before = {role: token + space for role, token in roles.items()}
+    return ChatTemplate(begin, before, dict.fromkeys(ROLES, "<|end|>"), tokens)
 
 
 def chat_template(tokenizer: Tokenizer, corpus: str) -> ChatTemplate | None:

@@ -49,10 +49,10 @@ def test_only_answers_and_their_ends_are_counted() -> None:
     messages = [Message("system", "s"), Message("user", "u"), Message("assistant", "a"), Message("user", "v")]
     ids, counted = template.encode(tokenizer, messages)
     assert tokenizer.decode(ids, special=True) == (
-        "<|endoftext|><|system|>s<|end|><|user|>u<|end|><|assistant|>a<|end|><|user|>v<|end|>"
+        "<|endoftext|><|system|> s<|end|><|user|> u<|end|><|assistant|> a<|end|><|user|> v<|end|>"
     )
     end = tokenizer.special_tokens["<|end|>"]
-    assert [token for token, is_counted in zip(ids, counted, strict=True) if is_counted] == [ord("a"), end]
+    assert [token for token, is_counted in zip(ids, counted, strict=True) if is_counted] == [ord(" "), ord("a"), end]
     assert template.prompt_ids(tokenizer, messages) == [*ids, tokenizer.special_tokens["<|assistant|>"]]
     assert tokenizer.stop_ids == {256, end}
 
@@ -66,7 +66,7 @@ def test_special_tokens_in_a_message_are_text() -> None:
         messages = random_conversation(chance)
         ids, _ = template.encode(tokenizer, messages)
         assert sum(token >= 256 for token in ids) == 1 + 2 * len(messages)
-        contents = "".join(message.content for message in messages)
+        contents = "".join(f" {message.content}" for message in messages)
         assert tokenizer.decode(ids).replace("< |", "<|") == contents.replace("< |", "<|")
 
 

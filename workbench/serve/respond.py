@@ -31,6 +31,7 @@ class Answer:
         count = sum(request.params.num_samples for request in call.requests)
         self._choices: list[list[NewToken]] = [[] for _ in range(count)]
         self._lengths = [0] * count
+        self._has_text = [False] * count
         self._tokens = 0
 
     def add(self, tokens: Sequence[NewToken]) -> dict[int, list[NewToken]]:
@@ -82,14 +83,22 @@ class Answer:
         return body | {"system_fingerprint": self.weights}
 
     def _choice(self, index: int, tokens: list[NewToken]) -> Json:
-        text = "".join(token.text for token in tokens)
+        text = self._join(index, tokens)
         said: Json = {"message": {"role": "assistant", "content": text, "refusal": None}}
         return {"index": index} | (said if self.call.is_chat else {"text": text}) | self._facts(index, tokens)
 
     def _delta(self, index: int, tokens: list[NewToken]) -> Json:
-        text = "".join(token.text for token in tokens)
+        text = self._join(index, tokens)
         said: Json = {"delta": {"content": text}} if self.call.is_chat else {"text": text}
         return {"index": index} | said | self._facts(index, tokens)
+
+    def _join(self, index: int, tokens: list[NewToken]) -> str:
+        """The text of `tokens`; in a chat without the space that the template has before every message."""
+        text = "".join(token.text for token in tokens)
+        if self.call.is_chat and not self._has_text[index]:
+            text = text.lstrip()
+            self._has_text[index] = bool(text)
+        return text
 
     def _facts(self, index: int, tokens: list[NewToken]) -> Json:
         """The log-probabilities of `tokens`, and why the choice ended."""

@@ -57,11 +57,11 @@ def test_no_wording_is_both_known_and_held_out() -> None:
 def test_no_question_of_a_test_is_trained_on(training: list[list[str]], exam: list[Question]) -> None:
     """Neither its scene nor, where it needs none, its text."""
     asked = {content for contents in training for content in contents[::2]}
-    scenes = {content.rpartition("\n")[0] for content in asked if "\n" in content}
-    assert scenes and not scenes & {question.messages[0].content.rpartition("\n")[0] for question in exam} - {""}
+    scenes = {content.rpartition(". ")[0] for content in asked if ". " in content}
+    assert scenes and not scenes & {question.messages[0].content.rpartition(". ")[0] for question in exam} - {""}
     alone = [question for question in exam if question.kind in ("sum", "fact")]
-    last = {question.messages[-1].content.rpartition("\n")[2] for question in alone}
-    assert last and not last & {content.rpartition("\n")[2] for content in asked}
+    last = {question.messages[-1].content.rpartition(". ")[2] for question in alone}
+    assert last and not last & {content.rpartition(". ")[2] for content in asked}
 
 
 def test_new_wordings_do_not_occur_in_training(training: list[list[str]]) -> None:
@@ -71,7 +71,7 @@ def test_new_wordings_do_not_occur_in_training(training: list[list[str]]) -> Non
     slots = re.compile("|".join(rf"\b{re.escape(word)}\b" for word in sorted(words, key=len, reverse=True)) + r"|\d+")
 
     def bare(text: str) -> str:
-        return slots.sub("_", text.rpartition("\n")[2])
+        return slots.sub("_", text.rpartition(". ")[2])
 
     known = {bare(content) for contents in training for content in contents[::2]}
     new = {bare(question.messages[-1].content) for question in dialogues.questions(NEW_WORDINGS, ASKED, seed=3)}
@@ -90,8 +90,8 @@ def test_answers_follow_from_the_scene(exam: list[Question]) -> None:
     seen = set()
     for question in exam:
         scene, last = (
-            question.messages[0].content.rpartition("\n")[0],
-            question.messages[-1].content.rpartition("\n")[2],
+            question.messages[0].content.rpartition(". ")[0] + ".",
+            question.messages[-1].content.rpartition(". ")[2],
         )
         short = question.answers[-1]
         if question.kind == "sum":

@@ -133,7 +133,7 @@ def test_a_chat_with_log_probabilities(served: Served) -> None:
     )
     tokens = whole.choices[0].logprobs.content
     assert (
-        bytes(byte for token in tokens for byte in token.bytes).decode(errors="replace")
+        bytes(byte for token in tokens for byte in token.bytes).decode(errors="replace").lstrip()
         == whole.choices[0].message.content
     )
     assert all(len(token.top_logprobs) == 3 for token in tokens)

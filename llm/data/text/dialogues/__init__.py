@@ -29,7 +29,7 @@ from llm.data.text.stories import tell
 from llm.data.text.stories.cast import Draw
 from llm.tokenizer.chat_template import Message
 
-VERSION = 1
+VERSION = 2
 TEST_SHARE = 8  # one in so many
 SCENES = 0.8  # share of dialogues about a scene
 
@@ -114,7 +114,7 @@ def draw_dialogue(draw: Draw, split: Split) -> list[Turn]:
     for _ in range(4 + int(draw() * 7)):
         ask, text = draw_question(turns[-1].ask if turns else None, scene, split, draw)
         if all(ask != turn.ask for turn in turns):
-            turns.append(Turn(f"{scene.text}\n{text}" if scene is not None and not turns else text, ask))
+            turns.append(Turn(f"{scene.text} {text}" if scene is not None and not turns else text, ask))
     return turns
 
 
