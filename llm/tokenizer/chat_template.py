@@ -154,14 +154,14 @@ STORIES_TEMPLATE = ChatTemplate(
 def default_template(tokenizer: Tokenizer) -> ChatTemplate:
     """The template that fine-tuning adds to a tokenizer: a token for each role, and one that ends a turn.
 
-    A message begins with a space, unless the tokenizer adds one itself: the words of most vocabularies hold the space
-    before them, and a small one has no other token for a name.
+    A message begins with a space where words hold the space before them: a small vocabulary has no other token for a
+    name. A tokenizer with a `dummy_prefix` adds it itself, and for bytes and characters it would be one more token.
     """
     names = {token_id: name for name, token_id in tokenizer.special_tokens.items()}
     begin = "" if tokenizer.separator is None else names[tokenizer.separator]
     roles = {role: f"<|{role}|>" for role in ROLES}
     tokens = (*([begin] if begin else []), *roles.values(), "<|end|>")
-    space = "" if tokenizer.dummy_prefix else " "
+    space = "" if tokenizer.dummy_prefix or tokenizer.kind in ("byte", "char") else " "
     before = {role: token + space for role, token in roles.items()}
     return ChatTemplate(begin, before, dict.fromkeys(ROLES, "<|end|>"), tokens)
 

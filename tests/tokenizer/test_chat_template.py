@@ -49,12 +49,30 @@ def test_only_answers_and_their_ends_are_counted() -> None:
     messages = [Message("system", "s"), Message("user", "u"), Message("assistant", "a"), Message("user", "v")]
     ids, counted = template.encode(tokenizer, messages)
     assert tokenizer.decode(ids, special=True) == (
-        "<|endoftext|><|system|> s<|end|><|user|> u<|end|><|assistant|> a<|end|><|user|> v<|end|>"
+        "<|endoftext|><|system|>s<|end|><|user|>u<|end|><|assistant|>a<|end|><|user|>v<|end|>"
     )
     end = tokenizer.special_tokens["<|end|>"]
-    assert [token for token, is_counted in zip(ids, counted, strict=True) if is_counted] == [ord(" "), ord("a"), end]
+    assert [token for token, is_counted in zip(ids, counted, strict=True) if is_counted] == [ord("a"), end]
     assert template.prompt_ids(tokenizer, messages) == [*ids, tokenizer.special_tokens["<|assistant|>"]]
     assert tokenizer.stop_ids == {256, end}
+
+
+def test_a_word_is_the_same_token_at_the_start_of_a_message_as_within(tmp_path: Path) -> None:
+    """Learned and generated with its space, where words hold the space before them."""
+    merges = train_bpe(["I saw Tom and Tom saw me. " * 9], 300)
+    ranks = {token: rank for rank, token in enumerate([*(bytes([value]) for value in range(256)), *merges])}
+    tokenizer = with_template(RankTokenizer("bpe", ranks, {"<|endoftext|>": len(ranks)}, GPT2_PATTERN))
+    template = tokenizer.chat_template
+    assert template is not None
+    (tom,) = tokenizer.encode(" Tom")
+    messages = [Message("user", "Tom saw Tom"), Message("assistant", "Tom")]
+    ids, counted = template.encode(tokenizer, messages)
+    assert ids.count(tom) == 3
+    end, prompt = tokenizer.special_tokens["<|end|>"], template.prompt_ids(tokenizer, messages[:1])
+    assert [*prompt, tom, end] == ids
+    assert [token for token, is_counted in zip(ids, counted, strict=True) if is_counted] == [tom, end]
+    tokenizer.save(tmp_path)
+    assert load_tokenizer(tmp_path).chat_template == template
 
 
 def test_special_tokens_in_a_message_are_text() -> None:
@@ -66,7 +84,7 @@ def test_special_tokens_in_a_message_are_text() -> None:
         messages = random_conversation(chance)
         ids, _ = template.encode(tokenizer, messages)
         assert sum(token >= 256 for token in ids) == 1 + 2 * len(messages)
-        contents = "".join(f" {message.content}" for message in messages)
+        contents = "".join(message.content for message in messages)
         assert tokenizer.decode(ids).replace("< |", "<|") == contents.replace("< |", "<|")
 
 

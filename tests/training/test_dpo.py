@@ -52,7 +52,7 @@ def test_only_the_last_answer_counts(tmp_path: Path) -> None:
     inputs, targets, _ = pairs.read(np.arange(pairs.rows))
     assert pairs.rows + pairs.dropped == 20 and pairs.rows > 10
     answers = [TOKENIZER.decode(row[row >= 0].tolist(), special=True) for row in targets[:, 1]]
-    assert all(answer.startswith(" no ") and answer.endswith("<|end|>") for answer in answers)
+    assert all(answer.startswith("no ") and answer.endswith("<|end|>") for answer in answers)
     assert all(TOKENIZER.decode(row[row >= 0].tolist(), special=True).count("<|end|>") == 1 for row in targets[:, 0])
     assert (inputs[:, 0, :3] == inputs[:, 1, :3]).all()
 

@@ -91,12 +91,12 @@ def test_long_conversations_are_cut_after_a_whole_answer(tmp_path: Path) -> None
     later = (Message("user", "c" * 20), Message("assistant", "d" * 20))
     split = written(tmp_path, [fits, fits + later, later + fits, fits + fits])
     spans = conversation_spans(split.read_marks(), 20)
-    assert (spans.cut, spans.dropped) == (1, 1) and spans.lengths.tolist() == [9, 9, 17]
+    assert (spans.cut, spans.dropped) == (1, 1) and spans.lengths.tolist() == [7, 7, 13]
     end = TOKENIZER.special_tokens["<|end|>"]
     for start, length in zip(spans.starts, spans.lengths, strict=True):
         ids = split.read(int(start), int(start + length))
         assert ids[0] == 256 and ids[-1] == end
-    assert spans.counted.tolist() == [3, 3, 6]
+    assert spans.counted.tolist() == [2, 2, 4]
     assert len(conversation_spans(split.read_marks(), 3).starts) == 0
 
 
