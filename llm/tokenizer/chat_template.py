@@ -159,11 +159,11 @@ def default_template(tokenizer: Tokenizer) -> ChatTemplate:
     """
     names = {token_id: name for name, token_id in tokenizer.special_tokens.items()}
     begin = "" if tokenizer.separator is None else names[tokenizer.separator]
-    roles = {role: f"<|{role}|>" for role in ROLES}
+    roles: dict[str, str] = {role: f"<|{role}|>" for role in ROLES}
     tokens = (*([begin] if begin else []), *roles.values(), "<|end|>")
     space = "" if tokenizer.dummy_prefix or tokenizer.kind in ("byte", "char") else " "
     before = {role: token + space for role, token in roles.items()}
-    return ChatTemplate(begin, before, dict.fromkeys(ROLES, "<|end|>"), tokens)
+    return ChatTemplate(begin, before, dict.fromkeys(roles, "<|end|>"), tokens)
 
 
 def chat_template(tokenizer: Tokenizer, corpus: str) -> ChatTemplate | None:
