@@ -18,12 +18,12 @@ from llm.model.counts import (
     Precision,
     activation_bytes_per_token,
     flops_per_token,
-    group_parameters,
     inner_matrices,
     kv_width,
     matrix_parameters,
     parameters,
     q_width,
+    trained_parameters,
 )
 
 FP32, BF16 = 4, 2
@@ -117,22 +117,22 @@ def needs(config: RunConfig, model: ModelConfig, gpus: int, machine: Machine, mi
     precision: Precision = "bf16" if train.precision == "auto" else train.precision
     narrow, count = FP32 if precision == "fp32" else BF16, parameters(model)
     shards = shard_count(train.sharding, gpus, machine)
-    optimizer = optimizer_bytes(model, config.optim.kind)
-    state = (2 * FP32 * count + optimizer) / shards
+    trained, optimizer = sum(trained_parameters(model, config.tune).values()), optimizer_bytes(model, config)
+    state = (FP32 * (count + trained) + optimizer) / shards
     if shards > 1:
         state += gathered_bytes(model, narrow)
     else:
-        state += (narrow * count if precision != "fp32" else 0) + (FP32 * count if gpus > 1 else 0)  # DDP's buckets
+        state += (narrow * count if precision != "fp32" else 0) + (FP32 * trained if gpus > 1 else 0)  # DDP's buckets
     per_token = activation_bytes_per_token(model, seq_len, precision, train.recompute)
     logits = min(LOGIT_BYTES_GPU, 3 * FP32 * max(MIN_LOGIT_ROWS, micro_batch * seq_len) * model.vocab_size)
     activations = micro_batch * seq_len * per_token + logits
     accumulation = rows // micro_batch
     again = {"none": 0.0, "attention": 0.1, "blocks": 1 / 3}[train.recompute]  # of forward and backward together
-    work = rows * seq_len * flops_per_token(model, seq_len) * (1 + again)
-    if config.optim.kind == "muon":
+    work = rows * seq_len * flops_per_token(model, seq_len, config.tune) * (1 + again)
+    if config.optim.kind == "muon" and not config.tune.lora_rank:
         work += newton_schulz_flops(model) / gpus
-    moved, seconds = communication(train.sharding, count, narrow, gpus, shards, accumulation, machine)
-    checkpoint = FP32 * count + optimizer
+    moved, seconds = communication(train.sharding, trained, narrow, gpus, shards, accumulation, machine)
+    checkpoint = FP32 * trained + optimizer
     return Needs(
         gpus=gpus,
         sharding=train.sharding if gpus > 1 else "none",
@@ -159,11 +159,11 @@ def shard_count(sharding: str, gpus: int, machine: Machine) -> int:
     return gpus if sharding == "fsdp" else min(gpus, machine.per_machine)
 
 
-def optimizer_bytes(model: ModelConfig, kind: str) -> int:
+def optimizer_bytes(model: ModelConfig, config: RunConfig) -> int:
     """Bytes of the optimizer's state."""
     return sum(
-        FP32 * OPTIMIZER_INFO[optimizer_of_group(kind, group)].state_tensors * count
-        for group, count in group_parameters(model).items()
+        FP32 * OPTIMIZER_INFO[optimizer_of_group(config.optim.kind, group)].state_tensors * count
+        for group, count in trained_parameters(model, config.tune).items()
     )
 
 

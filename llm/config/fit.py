@@ -60,7 +60,7 @@ def fit(
     for shape in shapes(config):
         fitted = with_shape(config, shape, original, budget, memory_bytes)
         model, seq_len = shape.resolved, min(original.seq_len, shape.model.context)
-        affordable = budget / flops_per_token(model, seq_len)
+        affordable = budget / flops_per_token(model, seq_len, config.tune)
         if affordable >= enough * parameters(model) and step_bytes(fitted, model, seq_len) <= memory_bytes:
             break
     overrides = overrides_between(config, fitted)
@@ -120,7 +120,7 @@ def with_shape(config: RunConfig, shape: Shape, original: BatchPlan, budget: flo
     """`config` with that model, as many steps as a budget of operations allows (at most the original number), and the
     largest micro-batch that fits."""
     seq_len = min(original.seq_len, shape.model.context)
-    tokens = budget / flops_per_token(shape.resolved, seq_len)
+    tokens = budget / flops_per_token(shape.resolved, seq_len, config.tune)
     rows = max(1, original.tokens_per_step // seq_len)
     streams = max(1, config.data.streams)
     while rows % (2 * streams) == 0 and tokens / (rows * seq_len) < min(MIN_STEPS, original.steps):
@@ -199,6 +199,7 @@ def step_bytes(config: RunConfig, model: ModelConfig, seq_len: int) -> int:
         precision=precision,
         optimizer=config.optim.kind,
         recompute=config.train.recompute,
+        tune=config.tune,
     )
 
 

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-GROUPS = ("embedding", "head", "matrices", "vectors")
-"""Parameter groups: token and position embeddings, an untied head, the blocks' matrices, gains and biases."""
+GROUPS = ("embedding", "head", "matrices", "vectors", "adapters")
+"""Parameter groups: token and position embeddings, an untied head, the blocks' matrices, gains and biases, and the
+adapters of LoRA."""
 
 
 @dataclass(frozen=True)

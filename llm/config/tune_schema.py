@@ -36,6 +36,22 @@ class TuneConfig:
     )
     group: int = setting(8, "grpo: answers sampled to each question.", low=2, high=1024)
     max_tokens: int = setting(24, "grpo: tokens of an answer, at most.", low=1, high=100_000)
+    lora_rank: int = setting(
+        0,
+        "sft, dpo: train low-rank adapters of this rank (LoRA) and leave the weights as they are; 0 = train the "
+        "weights.",
+        low=0,
+        high=4096,
+    )
+    lora_alpha: float = setting(16.0, "LoRA: adapters are multiplied by lora_alpha / lora_rank.", above=0)
+    lora_matrices: Literal["all", "attention", "query-value", "mlp"] = setting(
+        "all", "LoRA: the matrices of each block that get an adapter; query-value: as in the paper."
+    )
+    lora_rows: int = setting(
+        0,
+        "LoRA: last rows of the vocabulary that are trained too, those of new special tokens; set when a stage starts.",
+        low=0,
+    )
     base: str = setting(
         "",
         "sft: the preset whose run a preset starts from; it is trained first if there is none. Empty: none.",

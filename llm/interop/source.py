@@ -10,10 +10,8 @@ from typing import TYPE_CHECKING, Any
 from llm.config import RunConfig, resolve_model
 from llm.config.schema import ModelConfig
 from llm.errors import UserError
-from llm.run import CheckpointInfo, Run, verify
-from llm.run.checkpoints import MODEL, OPTIMIZER
+from llm.run import CheckpointInfo, Run
 from llm.run.fork import parent_at
-from llm.run.shapes import check_weights
 from llm.tokenizer import Tokenizer, load_tokenizer
 
 if TYPE_CHECKING:
@@ -37,12 +35,10 @@ class Source:
         return f"{self.run.name}@{self.info.step}"
 
     def weights(self) -> dict[str, Tensor]:
-        """The weights by our names, read from the checkpoint and verified."""
-        from llm.training.tensor_file import read_tensors
+        """The weights by our names, read from the checkpoint and verified; adapters are merged."""
+        from llm.weights import read_weights
 
-        check_weights(self.info.path / MODEL, self.config, self.tokenizer.vocab_size)
-        verify(self.info, without={OPTIMIZER})
-        return read_tensors(self.info.path / MODEL)
+        return read_weights(self.info, self.config, self.tokenizer.vocab_size)
 
 
 def open_source(run: Run, info: CheckpointInfo) -> Source:

@@ -7,6 +7,7 @@ from typing import Literal
 from llm.config.optimizers import OPTIMIZER_INFO, optimizer_of_group
 from llm.config.resolve import head_width
 from llm.config.schema import ModelConfig
+from llm.config.tune_schema import TuneConfig
 
 Precision = Literal["fp32", "bf16", "fp16"]
 Recompute = Literal["none", "blocks", "attention"]
@@ -14,6 +15,7 @@ WEIGHT_BYTES = 4  # training keeps float32 weights
 MIN_LOGIT_ROWS = 256  # the fewest rows whose logits the loss computes at once
 BLOCK_ROWS = 128  # queries per block of attention on a CPU: fastest in measurements for texts of 64 to 1024 tokens
 MAX_SAVED_POSITIONS = 256  # for longer texts a CPU recomputes the attention weights in the backward pass
+NO_TUNING = TuneConfig()
 
 
 def parameters(config: ModelConfig) -> int:
@@ -35,6 +37,30 @@ def group_parameters(config: ModelConfig) -> dict[str, int]:
         "vectors": config.n_layer * (biases + gains)
         + norm_parameters(config) * (2 * config.n_layer + 1 + config.embedding_norm),
     }
+
+
+def trained_parameters(config: ModelConfig, tune: TuneConfig) -> dict[str, int]:
+    """Numbers that training changes, by parameter group: all weights, or the adapters of LoRA."""
+    if not tune.lora_rank:
+        return group_parameters(config)
+    rows = tune.lora_rows * config.d_model
+    return {
+        "embedding": rows,
+        "head": 0 if config.tied_head else rows,
+        "adapters": tune.lora_rank * sum(sum(shape) for shape in adapted_matrices(config, tune).values()),
+    }
+
+
+def adapted_matrices(config: ModelConfig, tune: TuneConfig) -> dict[str, tuple[int, int]]:
+    """The layers that get an adapter, by name, with the shape (outputs, inputs) of their matrix."""
+    d, queries, keys = config.d_model, q_width(config), kv_width(config)
+    shapes = {"attn.q": (queries, d), "attn.k": (keys, d), "attn.v": (keys, d), "attn.out": (d, queries)}
+    if tune.lora_matrices == "query-value":
+        shapes = {name: shapes[name] for name in ("attn.q", "attn.v")}
+    inner = ("mlp.gate", "mlp.up") if config.mlp == "swiglu" else ("mlp.up",)
+    feed_forward = dict.fromkeys(inner, (config.d_ff, d)) | {"mlp.down": (d, config.d_ff)}
+    shapes = {"all": shapes | feed_forward, "mlp": feed_forward}.get(tune.lora_matrices, shapes)
+    return {f"blocks.{layer}.{name}": shape for layer in range(config.n_layer) for name, shape in shapes.items()}
 
 
 def matrix_parameters(config: ModelConfig) -> int:
@@ -72,16 +98,21 @@ def lookup_parameters(config: ModelConfig) -> int:
     return rows * config.d_model
 
 
-def flops_per_token(config: ModelConfig, seq_len: int) -> float:
+def flops_per_token(config: ModelConfig, seq_len: int, tune: TuneConfig = NO_TUNING) -> float:
     """Floating-point operations of forward and backward for one token of a sequence of `seq_len`.
 
     6·N + 12·L·d·T, as in PaLM (Chowdhery et al. 2022, appendix B). N counts all parameters except the embeddings,
     which are looked up; the head counts, tied or not. Each parameter costs a multiplication and an addition forward and
-    twice that backward. Attention is counted as if it were not causal, as is usual for model-FLOPs utilization.
+    twice that backward, but a frozen one (LoRA) has no gradient: 4 instead of 6. Attention is counted as if it were not
+    causal, as is usual for model-FLOPs utilization.
     """
-    head = config.vocab_size * config.d_model if config.tied_head else 0
-    multiplied = parameters(config) - lookup_parameters(config) + head
-    return 6.0 * multiplied + 12.0 * config.n_layer * q_width(config) * seq_len
+    head = config.vocab_size * config.d_model
+    multiplied = parameters(config) - lookup_parameters(config) + (head if config.tied_head else 0)
+    attention = 12.0 * config.n_layer * q_width(config) * seq_len
+    if not tune.lora_rank:
+        return 6.0 * multiplied + attention
+    head_gradient = 2.0 * head if tune.lora_rows else 0.0
+    return 4.0 * multiplied + head_gradient + 6.0 * trained_parameters(config, tune)["adapters"] + attention
 
 
 def kv_cache_bytes(config: ModelConfig, batch_size: int = 1, length: int = 0, bytes_per_number: int = 4) -> int:
@@ -97,21 +128,24 @@ def training_bytes(
     precision: Precision = "fp32",
     optimizer: str = "adamw",
     recompute: Recompute = "none",
+    tune: TuneConfig = NO_TUNING,
 ) -> int:
     """Estimated peak memory of one training step, accurate to about 25%, without PyTorch itself.
 
     Weights, gradients, optimizer state, activations saved for the backward pass, and the logits of one chunk
-    (`llm.model.loss`). Half precision adds a narrow copy of the weights.
+    (`llm.model.loss`). Half precision adds a narrow copy of the weights. With LoRA only the adapters have gradients and
+    optimizer state.
     """
-    all_weights = parameters(config)
+    trained = trained_parameters(config, tune)
+    all_weights = parameters(config) + (sum(trained.values()) if tune.lora_rank else 0)
     state = sum(
         OPTIMIZER_INFO[optimizer_of_group(optimizer, group)].state_tensors * numbers
-        for group, numbers in group_parameters(config).items()
+        for group, numbers in trained.items()
     )
     narrow_copy = 0 if precision == "fp32" else 2 * all_weights
     logits = 3 * MIN_LOGIT_ROWS * config.vocab_size
     return (
-        WEIGHT_BYTES * (2 * all_weights + state + logits)
+        WEIGHT_BYTES * (all_weights + sum(trained.values()) + state + logits)
         + narrow_copy
         + batch_size * seq_len * activation_bytes_per_token(config, seq_len, precision, recompute)
     )

@@ -7,6 +7,7 @@ them.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import TypeVar
 
 import torch
@@ -32,6 +33,37 @@ def use_kernels(module: AnyModule, kernels: Kernels) -> AnyModule:
     return module
 
 
+@dataclass(frozen=True)
+class Lora:
+    """How adapters change a model (`llm.model.adapters`): the factor of BA, and the rows of the vocabulary that are
+    trained."""
+
+    scale: float
+    rows: slice
+
+
+class Adapter(Layer):
+    """scale · B A x, what LoRA adds to a matrix (`llm.model.adapters`): a (rank, inputs), b (outputs, rank)."""
+
+    def __init__(self, a: Tensor, b: Tensor, scale: float) -> None:
+        super().__init__()
+        self.a, self.b, self.scale = nn.Parameter(a), nn.Parameter(b), scale
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.kernels.linear(self.kernels.linear(x, self.a, None) * self.scale, self.b, None)
+
+
+class TrainedRows(nn.Module):
+    """Rows that replace some of a frozen matrix."""
+
+    def __init__(self, values: Tensor, rows: slice) -> None:
+        super().__init__()
+        self.values, self.rows = nn.Parameter(values), rows
+
+    def forward(self, weight: Tensor) -> Tensor:
+        return torch.cat([weight[: self.rows.start], self.values, weight[self.rows.stop :]])
+
+
 class Linear(Layer):
     """y = x Wᵀ + b: (..., inputs) → (..., outputs). `weight` is (outputs, inputs), as in torch."""
 
@@ -39,14 +71,29 @@ class Linear(Layer):
         super().__init__()
         self.weight = nn.Parameter(torch.empty(outputs, inputs))
         self.bias = nn.Parameter(torch.empty(outputs)) if bias else None
+        self.adapter: Adapter | None = None
+        self.rows: TrainedRows | None = None
+
+    @property
+    def matrix(self) -> Tensor:
+        """`weight`, with the rows that are trained apart."""
+        return self.weight if self.rows is None else self.rows(self.weight)
 
     def forward(self, x: Tensor) -> Tensor:
-        return self.kernels.linear(x, self.weight, self.bias)
+        y = self.kernels.linear(x, self.matrix, self.bias)
+        return y if self.adapter is None else y + self.adapter(x)
 
 
 def joint_linear(layers: Sequence[Linear], x: Tensor) -> Tensor:
     """The results of several layers for one input, side by side: (..., inputs) → (..., sum of all outputs)."""
-    return layers[0].kernels.joint_linear(x, [layer.weight for layer in layers], [layer.bias for layer in layers])
+    y = layers[0].kernels.joint_linear(x, [layer.weight for layer in layers], [layer.bias for layer in layers])
+    if all(layer.adapter is None for layer in layers):
+        return y
+    parts = y.split([len(layer.weight) for layer in layers], dim=-1)
+    changed = [
+        part if layer.adapter is None else part + layer.adapter(x) for layer, part in zip(layers, parts, strict=True)
+    ]
+    return torch.cat(changed, dim=-1)
 
 
 class Embedding(Layer):
@@ -55,9 +102,15 @@ class Embedding(Layer):
     def __init__(self, rows: int, width: int) -> None:
         super().__init__()
         self.weight = nn.Parameter(torch.empty(rows, width))
+        self.rows: TrainedRows | None = None
+
+    @property
+    def matrix(self) -> Tensor:
+        """`weight`, with the rows that are trained apart."""
+        return self.weight if self.rows is None else self.rows(self.weight)
 
     def forward(self, ids: Tensor) -> Tensor:
-        return self.kernels.embedding(ids, self.weight)
+        return self.kernels.embedding(ids, self.matrix)
 
 
 class RMSNorm(Layer):

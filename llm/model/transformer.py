@@ -18,7 +18,7 @@ from llm.model.counts import Recompute
 from llm.model.documents import Documents
 from llm.model.initialize import initialize_parameters
 from llm.model.kernels import KERNELS
-from llm.model.layers import Embedding, Layer, Linear, make_norm, use_kernels
+from llm.model.layers import Embedding, Layer, Linear, Lora, make_norm, use_kernels
 from llm.model.loss import IGNORE_INDEX, cap_logits, linear_cross_entropy
 from llm.model.mlp import FeedForward
 from llm.model.recompute import recompute_if
@@ -76,6 +76,7 @@ class Transformer(Layer):
         super().__init__()
         check_resolved(config)
         self.config = config
+        self.lora: Lora | None = None  # of a model whose adapters alone are trained
         self.embedding = Embedding(config.vocab_size, config.d_model)
         learned = config.position == "learned"
         self.position = Embedding(config.context, config.d_model) if learned else None
@@ -90,7 +91,7 @@ class Transformer(Layer):
     @property
     def head_weight(self) -> Tensor:
         """(V, d_model): the output head's matrix, which is the embedding's where the head is tied."""
-        return self.embedding.weight if self.head is None else self.head.weight
+        return self.embedding.matrix if self.head is None else self.head.matrix
 
     @property
     def cache_dtype(self) -> torch.dtype:

@@ -84,6 +84,8 @@ def unused_lr_warning(optimizer: Optimizer, config: RunConfig) -> str:
 
 def group_of(name: str, dimensions: int) -> str:
     """The parameter group of a parameter."""
+    if ".adapter." in name:
+        return "adapters"
     if dimensions < 2:
         return "vectors"
     if name.startswith("blocks."):

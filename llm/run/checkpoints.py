@@ -15,6 +15,8 @@ from llm.reader import MAX_JSON_BYTES
 
 FORMAT = 1
 MODEL, OPTIMIZER, STATE, MANIFEST = "model.safetensors", "optimizer.safetensors", "state.json", "manifest.json"
+ADAPTER, BASE = "adapter.safetensors", "base"
+"""In a checkpoint of adapters (LoRA) instead of MODEL; the run's folder of the weights that they change."""
 PRECISIONS = ("fp32", "bf16", "fp16")
 MAX_THREADS = 1 << 12
 MOST_DIGITS = 19
@@ -36,18 +38,24 @@ class CheckpointInfo:
 
 
 def write_manifest(
-    directory: Path, step: int, metrics: dict[str, float], sums: Mapping[str, str] | None = None
+    directory: Path,
+    step: int,
+    metrics: dict[str, float],
+    sums: Mapping[str, str] | None = None,
+    base: Mapping[str, str] | None = None,
 ) -> None:
     """Write the manifest of `directory`, which describes every file. Write it last: it makes the folder a checkpoint.
 
-    `sums` are checksums by file name, computed from the data before it was written; other files are read.
+    `sums` are checksums by file name, computed from the data before it was written; other files are read. `base`: the
+    name and the sha256 of the weights that adapters change.
     """
     known = sums or {}
     files = {
         path.name: {"size": path.stat().st_size, "sha256": known.get(path.name) or sha256_of(path)}
         for path in sorted(directory.iterdir())
     }
-    write_json(directory / MANIFEST, {"format": FORMAT, "step": step, "metrics": metrics, "files": files})
+    manifest = {"format": FORMAT, "step": step, "metrics": metrics, "files": files}
+    write_json(directory / MANIFEST, manifest | ({"base": dict(base)} if base else {}))
 
 
 def read_manifest(directory: Path) -> dict[str, Any]:
@@ -70,6 +78,8 @@ def manifest_problem(manifest: Any) -> str:
         return "its step or format is not a whole number"
     if not isinstance(metrics, dict) or not all(map(is_number, metrics.values())):
         return "its metrics are not numbers"
+    if not is_table_with(is_text)(manifest.get("base", {})):
+        return "its base is not described in text"
     if not isinstance(files, dict):
         return "it does not describe its files"
     for name, entry in files.items():
@@ -232,10 +242,10 @@ def verify(
 def max_size(name: str, files: Mapping[str, Any]) -> float:
     """The largest allowed size in bytes of a checkpoint file, since it is read in full. The size of the weights is
     checked against the configuration when they are loaded."""
-    if name == MODEL:
+    if name in (MODEL, ADAPTER):
         return math.inf
     if name == OPTIMIZER:
-        weights: int = files[MODEL]["size"] if MODEL in files else 0
+        weights: int = files.get(MODEL, files.get(ADAPTER, {"size": 0}))["size"]
         return MAX_STATE_PER_WEIGHT * weights + MAX_JSON_BYTES
     return MAX_JSON_BYTES
 
@@ -243,6 +253,32 @@ def max_size(name: str, files: Mapping[str, Any]) -> float:
 def has_file(info: CheckpointInfo, name: str) -> bool:
     """Whether the manifest of a checkpoint names a file; others are not used."""
     return name in read_manifest(info.path)["files"]
+
+
+def weights_file(info: CheckpointInfo) -> str:
+    """The name of the file of weights: ADAPTER in a checkpoint of adapters, else MODEL."""
+    return ADAPTER if has_file(info, ADAPTER) else MODEL
+
+
+def base_of(info: CheckpointInfo) -> CheckpointInfo:
+    """The weights that a checkpoint's adapters change, kept in `base/` of its run. UserError unless they are those that
+    the adapters were trained on. Their files are not read."""
+    wanted = read_manifest(info.path).get("base", {})
+    path = info.path.parent.parent / BASE
+    base = read_checkpoint_info(path)
+    if base is None or read_manifest(path)["files"].get(MODEL, {}).get("sha256") != wanted.get("sha256"):
+        raise UserError(
+            f"{info.path} holds adapters of {wanted.get('name', 'another model')}, whose weights are not in {path}; "
+            "restore that folder."
+        )
+    return base
+
+
+def verify_weights(info: CheckpointInfo) -> None:
+    """`verify` all that a model is loaded from: everything but the optimizer state, and the base of adapters."""
+    verify(info, without={OPTIMIZER})
+    if has_file(info, ADAPTER):
+        verify(base_of(info))
 
 
 def is_whole(info: CheckpointInfo) -> bool:

@@ -16,14 +16,17 @@ from llm.config import RunConfig, check, diff, resumed_config, with_overrides
 from llm.errors import ConfigError, Problem, UserError
 from llm.files import published_directory, write_json
 from llm.run.checkpoints import (
-    MODEL,
+    ADAPTER,
+    BASE,
     OPTIMIZER,
     STATE,
     CheckpointInfo,
+    base_of,
     has_file,
     read_manifest,
     read_state,
     verify,
+    weights_file,
     write_manifest,
 )
 from llm.run.directory import Run, find_checkpoint
@@ -83,12 +86,15 @@ def fork_problems(parent: Parent, config: RunConfig, *, weights_only: bool = Fal
     problems = [
         Problem(path, f"cannot change from {before} to {after} in a fork: {why}; start a new run instead")
         for path, before, after in diff(parent.config, config)
-        if (why := why_unchangeable(path, parent.config))
+        if (why := why_unchangeable(path, parent.config) or why_not_in_fork(path))
     ]
     step = parent.checkpoint.step
     if keeps_optimizer_state(parent, config) and not weights_only and 0 < config.train.steps <= step:
         reason = f"must be above {step}, where the fork continues (or take weights only)"
         problems.append(Problem("train.steps", reason))
+    if parent.config.tune.lora_rank and not has_file(parent.checkpoint, ADAPTER):
+        reason = f"is set, but {parent.reference} holds merged weights; fork another checkpoint, or use sft"
+        problems.append(Problem("tune.lora_rank", reason))
     return problems or check(config)
 
 
@@ -99,6 +105,11 @@ def why_unchangeable(path: str, config: RunConfig) -> str:
     if path == "model.dropout" or (path == "model.context" and config.model.position == "rope"):
         return ""
     return "the weights have the parent's shape" if path.startswith("model.") else ""
+
+
+def why_not_in_fork(path: str) -> str:
+    """Why a fork, unlike a stage of fine-tuning, cannot change the field at `path`; "" if it can."""
+    return "the adapters have the parent's shape (sft and dpo start new ones)" if path.startswith("tune.lora_") else ""
 
 
 def fork(home: Path, parent: Parent, config: RunConfig, *, name: str = "", weights_only: bool = False) -> Run:
@@ -137,13 +148,19 @@ def copy_checkpoint(parent: Parent, run: Run, changed: set[str], continues: bool
     source, step = parent.checkpoint.path, parent.checkpoint.step if continues else 0
     scalars = state_of_fork(parent.state, changed) if continues else {"format": parent.state.get("format", 1)}
     metrics = parent.checkpoint.metrics if continues and not changes_data(changed) else {}
-    files = (MODEL, OPTIMIZER) if continues else (MODEL,)
-    described = read_manifest(source)["files"]
+    weights, manifest = weights_file(parent.checkpoint), read_manifest(source)
+    files = (weights, OPTIMIZER) if continues else (weights,)
+    described = manifest["files"]
+    if weights == ADAPTER:
+        with published_directory(run.path / BASE) as staging:
+            shutil.copytree(base_of(parent.checkpoint).path, staging, dirs_exist_ok=True)
+            verify(CheckpointInfo(0, staging, 0, {}))
     with published_directory(run.checkpoint_directory / f"step-{step:08d}") as staging:
         for file in files:
             shutil.copyfile(source / file, staging / file)
         write_json(staging / STATE, scalars)
-        write_manifest(staging, step, metrics, {file: described[file]["sha256"] for file in files})
+        sums = {file: described[file]["sha256"] for file in files}
+        write_manifest(staging, step, metrics, sums, manifest.get("base"))
         verify(CheckpointInfo(step, staging, 0, metrics))  # against the checksums of the parent
 
 

@@ -13,7 +13,7 @@ from pathlib import Path
 from llm.errors import UserError
 
 FILES = ("run.toml", "meta.json", "events.jsonl", "commands.jsonl", "lock", "crash.txt")
-FOLDERS = ("tokenizer", "checkpoints", "live", "reference", "kept", ".cache")
+FOLDERS = ("tokenizer", "base", "checkpoints", "live", "reference", "kept", ".cache")
 DEPTH = 2  # folders below `checkpoints/`, `live/`, `kept/`: a checkpoint, and its files
 
 

@@ -12,8 +12,9 @@ from typing import Any
 
 from llm.config import RunConfig, resolve_model
 from llm.errors import UserError
-from llm.model.counts import parameters
+from llm.model.counts import parameters, trained_parameters
 from llm.reader import WRONG_SHAPE, Malformed, open_file, parse_json
+from llm.run.checkpoints import ADAPTER, MODEL, CheckpointInfo, base_of, has_file
 
 LENGTH_BYTES = 8
 MAX_HEADER_BYTES = 64 << 20
@@ -64,6 +65,22 @@ def entry_of(value: Any) -> TensorEntry:
     if len(shape) > 8 or value["dtype"] not in BITS:
         raise TypeError("no tensor of a model")
     return TensorEntry(value["dtype"], tuple(shape))
+
+
+def check_checkpoint(info: CheckpointInfo, config: RunConfig, vocab_size: int) -> None:
+    """UserError unless the weights of a checkpoint, or its adapters and their base, have the sizes of `config`."""
+    if not has_file(info, ADAPTER):
+        check_weights(info.path / MODEL, config, vocab_size)
+        return
+    check_weights(base_of(info).path / MODEL, config, vocab_size)
+    trained = trained_parameters(resolve_model(config.model, vocab_size), config.tune)
+    found = sum(entry.count for entry in read_header(info.path / ADAPTER).values())
+    if not config.tune.lora_rank or found != (expected := sum(trained.values())):
+        wanted = f"{expected:,} numbers" if config.tune.lora_rank else "no adapters"
+        raise UserError(
+            f"{info.path / ADAPTER} does not fit this configuration: it holds {found:,} numbers, not {wanted}; restore "
+            "run.toml."
+        )
 
 
 def check_weights(path: Path, config: RunConfig, vocab_size: int) -> None:

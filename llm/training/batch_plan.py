@@ -56,7 +56,7 @@ def resolve_batch_plan(
         config, world_size, global_batch_size=global_batch_size, micro_batch=micro_batch
     )
     count = parameters(model)
-    flops = flops_per_token(model, seq_len)
+    flops = flops_per_token(model, seq_len, config.tune)
     tokens = (
         train.tokens
         or train.epochs * train_tokens

@@ -12,7 +12,18 @@ import torch
 from llm.errors import UserError
 from llm.files import drop_from_page_cache, published_directory, remove_directory, write_json
 from llm.run import CheckpointInfo, Run, verify
-from llm.run.checkpoints import MODEL, OPTIMIZER, STATE, has_file, read_checkpoint_info, read_state, write_manifest
+from llm.run.checkpoints import (
+    ADAPTER,
+    MODEL,
+    OPTIMIZER,
+    STATE,
+    has_file,
+    read_checkpoint_info,
+    read_manifest,
+    read_state,
+    weights_file,
+    write_manifest,
+)
 from llm.training.state import StateCopy, TrainerState
 from llm.training.tensor_file import read_tensors, write_tensors
 from llm.weights import check_size, load_weights
@@ -38,11 +49,12 @@ def publish(
     target = run.checkpoint_directory / f"step-{state.step:08d}"
     with published_directory(target) as staging:
         write_json(staging / STATE, {"format": FORMAT} | state.scalars)
+        weights = ADAPTER if state.base else MODEL
         sums = {
-            MODEL: write_tensors(staging / MODEL, state.weights, cancelled),
+            weights: write_tensors(staging / weights, state.weights, cancelled),
             OPTIMIZER: write_tensors(staging / OPTIMIZER, state.optimizer, cancelled),
         }
-        write_manifest(staging, state.step, state.metrics, sums)
+        write_manifest(staging, state.step, state.metrics, sums, state.base)
     info = read_checkpoint_info(target)
     if info is None:
         raise OSError(f"{target} could not be read back")
@@ -92,19 +104,21 @@ def restore_state(state: TrainerState, info: CheckpointInfo) -> None:
 
     Where the checkpoint holds no optimizer state (a fork that took only the weights), that of `state` stays.
     """
-    check_size(info.path / MODEL, state.model)
+    weights = weights_file(info)
+    check_size(info.path / weights, state.model)
     verify(info)
     scalars = read_state(info) if has_file(info, STATE) else {}
-    if not has_file(info, MODEL):
+    if not has_file(info, weights):
         raise UserError(f"{info.path} holds no weights; use another checkpoint of this run.")
     with state.lock:
         if state.sharding is not None:
             load_sharded(state, info)
         else:
-            load_weights(state.model, info.path)
+            load_weights(state.model, info)
             if has_file(info, OPTIMIZER):
                 state.optimizer.load_state_tensors(read_tensors(info.path / OPTIMIZER))
         state.load_scalars(scalars)
+        state.base = read_manifest(info.path).get("base", {})
 
 
 def load_sharded(state: TrainerState, info: CheckpointInfo) -> None:

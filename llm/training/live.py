@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from llm.device import Plan
+from llm.model.adapters import merged_weights
 from llm.model.transformer import Transformer
 from llm.tokenizer import Tokenizer
 from llm.training.state import TrainerState
@@ -29,7 +30,7 @@ class LiveWeights:
         model = self.state.model
         with self.state.lock:
             step = self.state.step
-            weights = {name: tensor.detach().clone() for name, tensor in model.state_dict().items()}
+            weights = {name: tensor.detach().clone() for name, tensor in merged_weights(model).items()}
         model_copy = Transformer(model.config)
         model_copy.load_state_dict(weights)
         return model_copy.to(self.plan.device).eval(), step

@@ -18,12 +18,13 @@ from llm.errors import UserError
 from llm.events import Event, Saved, Warned
 from llm.files import published_directory
 from llm.limits import memory, usable_cores
+from llm.model.adapters import add_adapters
 from llm.optim import build_optimizer
 from llm.optim.build import Spread
 from llm.optim.matrices import Replicated, Sharded
 from llm.run import Run
-from llm.run.checkpoints import MODEL, newest_step, read_state
-from llm.run.shapes import check_weights
+from llm.run.checkpoints import newest_step, read_state
+from llm.run.shapes import check_checkpoint
 from llm.tokenizer import load_tokenizer
 from llm.training.batch_plan import BatchPlan
 from llm.training.checkpoint import restore_state
@@ -43,13 +44,17 @@ def check_checkpoints(run: Run, config: RunConfig) -> None:
     """UserError unless a checkpoint's tensors fit the run's configuration and tokenizer. Runs before the text is read
     and a model is built, which in a run from an untrusted source can cost any amount of time and memory."""
     infos = run.checkpoints()
+    if config.tune.lora_rank and not infos and not run.damaged_checkpoints():
+        raise UserError(
+            f"{run.name} has no model to add adapters to (tune.lora_rank); start it from a run: llm-workbench sft RUN."
+        )
     if not infos or not (run.path / "tokenizer").is_dir():
         return
     vocab_size = load_tokenizer(run.path / "tokenizer").vocab_size
     problems = []
     for info in reversed(infos):
         try:
-            check_weights(info.path / MODEL, config, vocab_size)
+            check_checkpoint(info, config, vocab_size)
         except UserError as error:
             problems.append(str(error))
         else:
@@ -101,6 +106,8 @@ def new_state(config: RunConfig, dataset: Dataset, ranks: Ranks | None = None) -
         shard_model(model, sharding, choose_precision(config.train.precision, device))
     model.to(device)
     model.init_weights(torch.Generator().manual_seed(config.train.seed))
+    if config.tune.lora_rank:
+        add_adapters(model, config.tune, dataset.tokenizer.vocab_size, config.train.seed)
     optimizer = build_optimizer(model, config, muon_of(ranks, sharding))
     return TrainerState(model, optimizer, sharding=sharding)
 

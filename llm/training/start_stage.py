@@ -5,7 +5,7 @@ The new run counts its steps from 0. The special tokens of the chat template get
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -16,15 +16,16 @@ from llm.config import RunConfig, diff, resolve_model, with_overrides
 from llm.config.overrides import merge_overrides
 from llm.errors import ConfigError, Problem, UserError, WrongUse
 from llm.files import published_directory, write_json
+from llm.model.adapters import VOCABULARY_WEIGHTS, initial_values
 from llm.run import Run
-from llm.run.checkpoints import MODEL, OPTIMIZER, STATE, has_file, verify, write_manifest
+from llm.run.checkpoints import ADAPTER, BASE, MODEL, OPTIMIZER, STATE, has_file, verify, write_manifest
 from llm.run.fork import Parent, stem_of, why_unchangeable
 from llm.tokenizer import Tokenizer, load_tokenizer
 from llm.tokenizer.chat_template import default_template
 from llm.training.checkpoint import FORMAT
 from llm.training.tensor_file import read_tensors, write_tensors
+from llm.weights import read_weights
 
-VOCABULARY_WEIGHTS = ("embedding.weight", "head.weight")
 ROW_SEED = 1
 STAGE_DEFAULTS = (
     ("data.order", "epoch"),
@@ -103,7 +104,9 @@ def stage_with(home: Path, parent: Parent, config: RunConfig, *, keep_optimizer:
     tokenizer = load_tokenizer(parent.run.path / "tokenizer")
     if tokenizer.chat_template is None:
         tokenizer = tokenizer.with_chat_template(default_template(tokenizer))
-    return Stage(parent, with_vocabulary(home, parent, config, tokenizer), tokenizer, keep_optimizer)
+    stage = Stage(parent, with_vocabulary(home, parent, config, tokenizer), tokenizer, keep_optimizer)
+    rows = stage.new_tokens if config.tune.lora_rank else 0
+    return replace(stage, config=replace(stage.config, tune=replace(config.tune, lora_rows=rows)))
 
 
 def corpus_override(
@@ -126,6 +129,8 @@ def check_optimizer(parent: Parent, config: RunConfig) -> None:
     """WrongUse unless the optimizer state of `parent` fits `config`."""
     if not has_file(parent.checkpoint, OPTIMIZER):
         raise WrongUse(f"{parent.reference} has no optimizer state to keep; leave out --keep-optimizer.")
+    if parent.config.tune.lora_rank or config.tune.lora_rank:
+        raise WrongUse("Adapters start with a new optimizer state; leave out --keep-optimizer.")
     changed = [path for path, _, _ in diff(parent.config, config) if path.startswith("optim.")]
     if changed:
         raise WrongUse(f"{changed[0]} changes the optimizer, so its state cannot be kept; leave out --keep-optimizer.")
@@ -148,7 +153,8 @@ def start_stage(home: Path, stage: Stage, *, name: str = "", stem: str = "") -> 
     """Create the run, whole, with its first checkpoint. `name` defaults to `stem` with a number, and that to the name
     of the parent with the stage."""
     parent, config = stage.parent, stage.config
-    verify(parent.checkpoint)
+    if stage.keep_optimizer:
+        verify(parent.checkpoint)
 
     def fill(run: Run) -> None:
         stage.tokenizer.save(run.path / "tokenizer")
@@ -169,23 +175,41 @@ def start_stage(home: Path, stage: Stage, *, name: str = "", stem: str = "") -> 
 
 
 def write_first_checkpoint(stage: Stage, run: Run) -> None:
-    """Publish the parent's weights, and its optimizer state if that is kept, with rows for all tokens, as step 0."""
-    source, old = stage.parent.checkpoint.path, load_tokenizer(stage.parent.run.path / "tokenizer").vocab_size
-    rows = resolve_model(stage.config.model, stage.tokenizer.vocab_size).vocab_size
+    """Publish the parent's weights, and its optimizer state if that is kept, with rows for all tokens, as step 0. With
+    LoRA the weights are written once, as the base of the run, and step 0 holds the adapters."""
+    parent, tune, vocab_size = stage.parent, stage.config.tune, stage.tokenizer.vocab_size
+    known = load_tokenizer(parent.run.path / "tokenizer").vocab_size
+    model = resolve_model(stage.config.model, vocab_size)
     weights = {
-        name: with_rows(tensor, rows, old) if name in VOCABULARY_WEIGHTS else tensor
-        for name, tensor in read_tensors(source / MODEL).items()
+        name: with_rows(tensor, model.vocab_size, known) if name in VOCABULARY_WEIGHTS else tensor
+        for name, tensor in read_weights(parent.checkpoint, parent.config, known).items()
     }
+    file, base = MODEL, {}
+    if tune.lora_rank:
+        file, base = ADAPTER, {"name": parent.reference, "sha256": write_base(run, parent, weights)}
+        weights = initial_values(model, tune, weights, vocab_size, stage.config.train.seed)
     with published_directory(run.checkpoint_directory / "step-00000000") as staging:
-        sums = {MODEL: write_tensors(staging / MODEL, weights)}
+        sums = {file: write_tensors(staging / file, weights)}
         if stage.keep_optimizer:
             state = {
-                name: pad_rows(tensor, rows) if name.endswith(VOCABULARY_WEIGHTS) else tensor
-                for name, tensor in read_tensors(source / OPTIMIZER).items()
+                name: pad_rows(tensor, model.vocab_size) if name.endswith(VOCABULARY_WEIGHTS) else tensor
+                for name, tensor in read_tensors(parent.checkpoint.path / OPTIMIZER).items()
             }
             sums[OPTIMIZER] = write_tensors(staging / OPTIMIZER, state)
         write_json(staging / STATE, {"format": FORMAT})
-        write_manifest(staging, 0, {}, sums)
+        write_manifest(staging, 0, {}, sums, base)
+
+
+def write_base(run: Run, parent: Parent, weights: Mapping[str, Tensor]) -> str:
+    """Write the weights that the adapters of `run` change; returns the sha256 of the file.
+
+    A copy, so that the run can be opened when the parent has been deleted or moved elsewhere. Not a hard link: rows of
+    new tokens make it another file, and run directories are copied between disks.
+    """
+    with published_directory(run.path / BASE) as staging:
+        sha256 = write_tensors(staging / MODEL, weights)
+        write_manifest(staging, parent.checkpoint.step, {}, {MODEL: sha256})
+    return sha256
 
 
 def with_rows(weight: Tensor, rows: int, known: int) -> Tensor:

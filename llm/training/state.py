@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from llm.limits import memory
+from llm.model.adapters import trained_weights
 from llm.model.transformer import Transformer
 from llm.optim import Optimizer
 from llm.training.spikes import SpikeDetector
@@ -31,7 +32,8 @@ class TrainerState:
     the first start, which other numbers of ranks keep. `micro_batch` is the sequences per micro-batch where
     `train.batch_size` is 0 or ran out of memory, else 0. `sharding` is that of the tensors, where each rank holds only
     a part of them. `flops_per_second` is the speed by which `train.minutes` became steps, measured at the first start,
-    else 0.
+    else 0. `base` is the name and the sha256 of the weights that adapters change; empty where all weights are
+    trained.
     `lock` guards the weights and `step`.
 
     `metadata["key"]` is the name of a field in `state.json` where it differs.
@@ -55,6 +57,7 @@ class TrainerState:
     data_fingerprint: str = ""
     data_cursor: Any = None
     spikes: SpikeDetector = field(default_factory=SpikeDetector, metadata=NOT_SCALAR)
+    base: dict[str, str] = field(default_factory=dict, metadata=NOT_SCALAR)
     sharding: Sharding | None = field(default=None, metadata=NOT_SCALAR)
     lock: threading.Lock = field(default_factory=threading.Lock, metadata=NOT_SCALAR)
 
@@ -77,7 +80,7 @@ def scalar_fields() -> dict[str, Field[Any]]:
 
 
 class HostMemory:
-    """Host memory for one copy of the weights and optimizer state.
+    """Host memory for one copy of the trained weights and optimizer state.
 
     It is allocated once and reused, since touching new pages costs ten times the copy. For CUDA tensors it is pinned,
     which the bus fills several times faster; torch rounds each pinned tensor up to a power of two. MemoryError where
@@ -85,17 +88,17 @@ class HostMemory:
     """
 
     def __init__(self, state: TrainerState) -> None:
-        tensors = (*state.model.state_dict().values(), *state.optimizer.state_tensors().values())
+        tensors = (*trained_weights(state.model).values(), *state.optimizer.state_tensors().values())
         needed = sum(tensor.numel() * tensor.element_size() for tensor in tensors)
         if needed > memory().available:
             raise MemoryError(f"a copy of the state needs {needed} bytes")
-        self.weights = allocate_like(state.model.state_dict())
+        self.weights = allocate_like(trained_weights(state.model))
         self.optimizer = allocate_like(state.optimizer.state_tensors())
 
     def copy_from(self, state: TrainerState) -> None:
         """Copy the present state; returns when the copy is complete."""
         for target, tensors in (
-            (self.weights, state.model.state_dict()),
+            (self.weights, trained_weights(state.model)),
             (self.optimizer, state.optimizer.state_tensors()),
         ):
             for name, tensor in tensors.items():
@@ -129,6 +132,7 @@ class StateCopy:
     scalars: dict[str, Any]
     weights: dict[str, torch.Tensor]
     optimizer: dict[str, torch.Tensor]
+    base: dict[str, str] = field(default_factory=dict)
 
 
 def copy_state(state: TrainerState, memory: HostMemory | None) -> StateCopy:
@@ -139,6 +143,7 @@ def copy_state(state: TrainerState, memory: HostMemory | None) -> StateCopy:
         state.step,
         dict(state.metrics),
         copy.deepcopy(state.scalars()),
-        state.model.state_dict() if memory is None else memory.weights,
+        trained_weights(state.model) if memory is None else memory.weights,
         state.optimizer.state_tensors() if memory is None else memory.optimizer,
+        dict(state.base),
     )

@@ -28,6 +28,7 @@ from llm.events import (
     Saved,
 )
 from llm.files import directory_size, remove_directory
+from llm.model.adapters import merged_weights
 from llm.model.transformer import Transformer
 from llm.tokenizer import Tokenizer
 from llm.tokenizer.chat_template import Message
@@ -270,17 +271,18 @@ class Tasks:
         }
 
     def _whole_weights(self) -> dict[str, Tensor]:
-        """The weights; of a sharded state gathered from all ranks."""
+        """The weights, with adapters merged; of a sharded state gathered from all ranks."""
         state = self.context.state
         if state.sharding is None:
-            return state.model.state_dict()
+            return merged_weights(state.model)
         gathered = self.context.ranks.run_on_all("gather weights", lambda: list(whole_weights(state)))
         return {name: tensor for name, tensor in gathered if tensor is not None}
 
     def _whole_model(self) -> Transformer:
-        """The model in training; of a sharded one, a copy with all weights, which rank 0 alone can run."""
+        """The model in training; of a sharded one a copy with all weights, which rank 0 alone can run, and of one with
+        adapters a copy in which they are merged."""
         state = self.context.state
-        if state.sharding is None:
+        if state.sharding is None and state.model.lora is None:
             return state.model
         model = Transformer(state.model.config, kernels=self.context.config.train.kernels)
         model.load_state_dict(self._whole_weights())

@@ -12,6 +12,7 @@ import llm.training.run
 from llm.errors import ConfigError, UserError
 from llm.events import Event, Finished, Started, StepLogged, Warned
 from llm.run import Command, Run
+from llm.run.checkpoints import weights_file
 from llm.training.commands import CommandQueue
 from llm.training.distributed import Ranks
 from llm.training.run import run_training
@@ -45,7 +46,7 @@ def losses(run: Run) -> dict[int, float]:
 
 
 def assert_same_end(one: Run, other: Run) -> None:
-    for name in ("model.safetensors", "optimizer.safetensors"):
+    for name in (weights_file(one.checkpoint()), "optimizer.safetensors"):
         first, second = (load_file(run.checkpoint().path / name) for run in (one, other))
         assert first.keys() == second.keys()
         assert all(first[key].equal(second[key]) for key in first), name

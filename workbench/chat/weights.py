@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, Literal, NamedTuple, Protocol
 from llm.errors import UserError
 from llm.events import CommandRefused, Saved
 from llm.run import CheckpointInfo, EventTail, Run
-from llm.run.checkpoints import MODEL, read_checkpoint_info, read_manifest
+from llm.run.checkpoints import read_checkpoint_info, read_manifest, weights_file
 
 if TYPE_CHECKING:
     from llm.engine import Engine
@@ -86,7 +86,7 @@ def load_checkpoint(
     from llm.weights import load_model
 
     model, tokenizer = load_model(run, info, choose_device(device))
-    sha256 = str(read_manifest(info.path)["files"].get(MODEL, {}).get("sha256", ""))
+    sha256 = str(read_manifest(info.path)["files"].get(weights_file(info), {}).get("sha256", ""))
     engine = Engine(model, tokenizer, weights=kind or run.config().decode.weights, weights_version=str(info.path))
     return Loaded(engine, model, info.step, sha256)
 
