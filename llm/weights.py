@@ -29,7 +29,7 @@ def load_model(run: Run, info: CheckpointInfo, device: str = "cpu") -> tuple[Tra
     tokenizer, config = load_tokenizer(run.path / "tokenizer"), run.config()
     weights = read_weights(info, config, tokenizer.vocab_size)
     model = build_model(config, tokenizer.vocab_size)
-    fill_model(model, weights, info)
+    fill_model(model, weights, info.path / weights_file(info))
     return model.eval().to(device), tokenizer
 
 
@@ -51,16 +51,15 @@ def load_weights(model: Transformer, info: CheckpointInfo) -> None:
         base = base_of(info)
         verify(base)
         tensors |= read_tensors(base.path / MODEL)
-    fill_model(model, tensors, info)
+    fill_model(model, tensors, info.path / weights_file(info))
 
 
-def fill_model(model: Transformer, tensors: Mapping[str, Tensor], info: CheckpointInfo) -> None:
-    """Load `tensors`, those of `info`. UserError unless their names and shapes are those of the model."""
+def fill_model(model: Transformer, tensors: Mapping[str, Tensor], path: Path) -> None:
+    """Load `tensors`, which were read from `path`. UserError unless their names and shapes are those of the model."""
     try:
         model.load_state_dict(tensors, strict=True)
     except RuntimeError as error:
         reason = str(error).splitlines()[-1].strip()
-        path = info.path / weights_file(info)
         raise UserError(f"{path} does not fit this configuration: {reason}") from error
 
 

@@ -119,8 +119,8 @@ def _schedule(config: RunConfig) -> Iterator[Problem]:
 def _stage(config: RunConfig) -> Iterator[Problem]:
     if config.evaluate.answers_every and config.tune.stage == "pretrain":
         yield Problem("evaluate.answers_every", "is for fine-tuning; set tune.stage to sft, or this to 0")
-    if config.tune.lora_rank and config.tune.stage == "pretrain":
-        yield Problem("tune.lora_rank", "is for fine-tuning; set tune.stage to sft or dpo, or this to 0")
+    if config.tune.lora_rank and config.tune.stage not in ("sft", "dpo"):
+        yield Problem("tune.lora_rank", "is for tune.stage sft and dpo; set this to 0, or the stage to one of them")
     if config.tune.lora_rank and config.train.sharding != "ddp":
         message = f"LoRA trains few weights, which {config.train.sharding} cannot divide among ranks; set it to ddp"
         yield Problem("train.sharding", message)

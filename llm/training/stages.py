@@ -14,8 +14,8 @@ from llm.run.shapes import check_weights
 from llm.training.context import TrainingContext
 from llm.training.dpo import FOLDER, References, check_pairs
 from llm.training.grpo import Rollouts
-from llm.training.tensor_file import write_tensors
-from llm.weights import build_model, load_weights
+from llm.training.tensor_file import read_tensors, write_tensors
+from llm.weights import build_model, fill_model
 
 
 def prepare_stage(context: TrainingContext) -> Generator[Event, None, None]:
@@ -71,5 +71,5 @@ def reference_model(context: TrainingContext) -> Transformer:
     vocab_size = context.dataset.tokenizer.vocab_size
     check_weights(path, context.config, vocab_size)
     model = build_model(context.config, vocab_size)
-    load_weights(model, folder)
+    fill_model(model, read_tensors(path), path)
     return model.requires_grad_(False).eval().to(context.plan.device)

@@ -33,8 +33,7 @@ class TrainerState:
     `train.batch_size` is 0 or ran out of memory, else 0. `sharding` is that of the tensors, where each rank holds only
     a part of them. `flops_per_second` is the speed by which `train.minutes` became steps, measured at the first start,
     else 0. `base` is the name and the sha256 of the weights that adapters change; empty where all weights are
-    trained.
-    `lock` guards the weights and `step`.
+    trained. `lock` guards the weights and `step`.
 
     `metadata["key"]` is the name of a field in `state.json` where it differs.
     """

@@ -11,7 +11,7 @@ import torch
 from safetensors.torch import load_file
 from transformers import AutoModelForCausalLM
 
-from llm.config import with_overrides
+from llm.config import DecodeConfig, with_overrides
 from llm.engine import Engine
 from llm.errors import ConfigError, UserError, WrongUse
 from llm.files import sha256_of
@@ -68,7 +68,7 @@ def test_a_run_trains_adapters_of_a_base_that_it_keeps(parent: Run, talk: Path, 
     assert all(value.equal(kept[name]) for name, value in unmerged.state_dict().items() if name in kept)
     snapshot, _ = lives[0].snapshot()
     assert all(value.equal(merged.state_dict()[name]) for name, value in snapshot.state_dict().items())
-    assert Engine(merged, tokenizer).generate("a")
+    assert list(Engine(merged, tokenizer).stream("a", DecodeConfig(max_tokens=3)))
 
 
 def test_an_interrupted_run_equals_an_uninterrupted_one(parent: Run, talk: Path, tmp_path: Path) -> None:
@@ -134,7 +134,7 @@ def test_what_does_not_fit_adapters_is_refused_with_a_sentence(parent: Run, talk
         sft(tmp_path, talk, train__sharding="fsdp", **LORA)
     with pytest.raises(WrongUse, match=r"new optimizer state; leave out --keep-optimizer"):
         sft(tmp_path, talk, keep_optimizer=True, **LORA)
-    with pytest.raises(ConfigError, match=r"tune.lora_rank: is for fine-tuning"):
+    with pytest.raises(ConfigError, match=r"tune.lora_rank: is for tune.stage sft and dpo"):
         with_overrides(parent.config(), [("tune.lora_rank", "4")])
     config = with_overrides(
         parent.config(), [("tune.stage", "sft"), ("data.corpus", str(talk)), ("tune.lora_rank", "4")]
