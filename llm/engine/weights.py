@@ -37,7 +37,8 @@ def reading_model(
         if there.device.type != "cpu":
             raise WrongUse(f"decode.weights = int8 is for CPUs, not {there.device}; set it to auto, or use the CPU.")
         return PackedTransformer(model, torch.int8, there.device)
-    packable = type(model) is Transformer and model.kernels is FUSED and parameters(model.config) >= PACKED_FROM
+    is_plain = type(model) is Transformer and model.kernels is FUSED and model.lora is None
+    packable = is_plain and parameters(model.config) >= PACKED_FROM
     narrow = dtype is None and weight.dtype == torch.float32 and choose_precision("auto", str(there.device)) == "bf16"
     wanted = torch.bfloat16 if narrow else there.dtype
     if packable and (there.is_cuda or can_pack(there.device, wanted)):
