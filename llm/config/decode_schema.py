@@ -108,6 +108,13 @@ class DecodeConfig:
         1.0, "Beam search: divide a text's log-probability by its length to this power; higher favors longer texts."
     )
     num_samples: int = parameter(1, "Number of texts to generate from one prompt.", low=1, high=256)
+    best_of: int = parameter(
+        1,
+        "Generate this many texts at once and return num_samples of them, those with the highest mean log-probability "
+        "per token; 1 = off.",
+        low=1,
+        high=256,
+    )
     separator_first: bool = parameter(False, "Put the separator token before the prompt, as before a document.")
     lookup: int = parameter(
         8,

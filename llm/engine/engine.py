@@ -11,6 +11,7 @@ import torch
 from llm.config.decode_schema import DecodeConfig
 from llm.engine.batch import Completion, group_by_length, max_batch_prompts
 from llm.engine.beam import beam_params, stream_beams
+from llm.engine.best import best_first
 from llm.engine.inspect import explain_each, explain_next
 from llm.engine.lookup import LookupReader, has_exact_drafts
 from llm.engine.prompts import prompt_ids
@@ -96,16 +97,19 @@ class Engine:
 
         `cancel` is called before every token and between the blocks of a long prompt. `params_source`, if given, is
         called for the parameters of every token; seed, separator and number of samples do not change during a reply.
-        Beam search (`params.beams`) yields all pieces at the end. UserError for an invalid prompt or parameter.
+        Beam search (`params.beams`) and `params.best_of` yield all tokens at the end. UserError for an invalid prompt
+        or parameter.
         """
         count = num_samples or params.num_samples
         ids = self.validate_prompt(prompt, replace(params, num_samples=count))
         reader = self._take_reader()
         if params.beams > 1:
             return self._run(stream_beams(reader, self._vocabulary, ids, params, count, cancel), reader)
-        ahead = params.lookup if count == 1 and self._use_cache and has_exact_drafts(self.model) else 0
-        reply = Reply(LookupReader(reader, ahead) if ahead else reader, self._vocabulary, [ids], params, count)
-        return self._run(reply.run(cancel, params_source or (lambda: params)), reader)
+        drawn = max(count, params.best_of)
+        ahead = params.lookup if drawn == 1 and self._use_cache and has_exact_drafts(self.model) else 0
+        reply = Reply(LookupReader(reader, ahead) if ahead else reader, self._vocabulary, [ids], params, drawn)
+        pieces = reply.run(cancel, params_source or (lambda: params))
+        return self._run(best_first(pieces, count) if params.best_of > 1 else pieces, reader)
 
     def complete(
         self,
@@ -120,7 +124,7 @@ class Engine:
         """
         count = params.num_samples
         ids = [self.validate_prompt(prompt, params) for prompt in prompts]
-        max_prompts = 1 if params.beams > 1 else max_batch_prompts(self.model, count)
+        max_prompts = 1 if params.beams > 1 or params.best_of > 1 else max_batch_prompts(self.model, count)
         found: dict[int, Completion] = {}
         for group in group_by_length([len(row) for row in ids], max_prompts):
             if len(group) == 1:
@@ -167,6 +171,8 @@ class Engine:
             raise WrongUse(
                 f"Beam search with {params.beams} beams cannot return {params.num_samples} samples; raise beams."
             )
+        if params.beams > 1 and params.best_of > 1:
+            raise WrongUse("Beam search returns the likeliest texts already; set best_of to 1, or beams to 1.")
         if 0 < params.max_total_tokens <= len(ids):
             raise WrongUse(
                 f"max_total_tokens is {params.max_total_tokens} and the prompt alone takes {len(ids)}: "

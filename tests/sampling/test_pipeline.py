@@ -84,6 +84,7 @@ def test_every_parameter_that_shapes_logits_is_described() -> None:
         "order",
         "seed",
         "num_samples",
+        "best_of",
         "separator_first",
         "beams",
         "beam_length_penalty",

@@ -23,17 +23,18 @@ ParamsChanges = tuple[tuple[int, DecodeConfig], ...]
 class Exchange:
     """A prompt and its reply.
 
-    `parent` is the number of the previous exchange, 0 for none. `file_text` is the text of the file that `prompt`
-    names. `context` is the whole text given to the model, and `begun` its tokens if encoding the text would give
-    others. `tokens` are the ids of the reply; the user chose the first `given`. `model` is RUN@STEP, `sha256` that of
-    its file ("" without one), `params` those of the first token. `problem` says why there is no reply. `dropped_turns`
-    did not fit into the context, and `dropped` tokens left it during the reply.
+    `parent` is the number of the previous exchange, 0 for none. `system` is the system prompt of a turn. `file_text` is
+    the text of the file that `prompt` names. `context` is the whole text given to the model, and `begun` its tokens if
+    encoding the text would give others. `tokens` are the ids of the reply; the user chose the first `given`. `model` is
+    RUN@STEP, `sha256` that of its file ("" without one), `params` those of the first token. `problem` says why there is
+    no reply. `dropped_turns` did not fit into the context, and `dropped` tokens left it during the reply.
     """
 
     number: int
     parent: int
     kind: Kind
     prompt: str
+    system: str = ""
     file_text: str = ""
     context: str = ""
     begun: list[int] = field(default_factory=list)
@@ -97,7 +98,7 @@ class Exchange:
             known[name] = [int(token) for token in record.get(name, ())]
         known["others"] = tuple(str(text) for text in record.get("others", ()))
         exchange = cls(**known)
-        names = ("prompt", "file_text", "context", "reply", "model", "sha256", "device", "reason", "problem")
+        names = ("prompt", "system", "file_text", "context", "reply", "model", "sha256", "device", "reason", "problem")
         texts = [getattr(exchange, name) for name in names]
         numbers = (exchange.number, exchange.parent, exchange.given, exchange.dropped_turns, exchange.dropped)
         if exchange.kind not in ("text", "turn", "on") or not 0 <= exchange.parent < exchange.number:
@@ -129,19 +130,22 @@ class Mark:
 class Conversation:
     """A tree of exchanges; the visible branch is the path from the first to `leaf`.
 
-    `file` is its transcript, once it is saved. `marks` are those on its replies, by the number of the exchange.
+    `system` is the system prompt of the next turn. `file` is its transcript, once it is saved. `marks` are those on its
+    replies, by the number of the exchange.
     """
 
     def __init__(self) -> None:
         self.exchanges: dict[int, Exchange] = {}
         self.leaf = 0
+        self.system = ""
         self.marks: dict[int, Mark] = {}
         self.file: Path | None = None
         self.created = time.time()
 
     def add(self, kind: Kind, prompt: str, parent: int) -> Exchange:
         """Add an exchange after the one numbered `parent`, and show it."""
-        exchange = Exchange(max(self.exchanges, default=0) + 1, parent, kind, prompt)
+        system = self.system if kind == "turn" else ""
+        exchange = Exchange(max(self.exchanges, default=0) + 1, parent, kind, prompt, system)
         self.insert(exchange)
         return exchange
 
@@ -150,7 +154,7 @@ class Conversation:
         if exchange.parent and exchange.parent not in self.exchanges:
             raise ValueError(f"exchange {exchange.number} follows {exchange.parent}, which is missing")
         self.exchanges[exchange.number] = exchange
-        self.leaf = exchange.number
+        self.leaf, self.system = exchange.number, exchange.system
 
     def path(self) -> list[Exchange]:
         """The visible branch, from the first exchange to the leaf."""

@@ -24,6 +24,7 @@ class ConversationView(Transcript):
         Binding("n", "pick(1)", "Next exchange", id="conversation.next", group=PICK),
         Binding("left", "turn(-1)", "Previous branch", id="conversation.branch-before", group=TURN),
         Binding("right", "turn(1)", "Next branch", id="conversation.branch-next", group=TURN),
+        Binding("o", "others", "Other replies", id="conversation.others"),
         Binding("h", "turn(-1)", "Previous branch", id="conversation.branch-before", show=False),
         Binding("l", "turn(1)", "Next branch", id="conversation.branch-next", show=False),
     ]
@@ -36,6 +37,7 @@ class ConversationView(Transcript):
         self.conversation = Conversation()
         self.locked = False
         """During a reply, the branch cannot change."""
+        self._shows_others = False  # those of the best of n
         self._picked = 0  # number of the selected exchange, 0 for the last
         self._begins: dict[int, int] = {}  # offset of each exchange in the text
 
@@ -46,11 +48,13 @@ class ConversationView(Transcript):
         return next((one for one in path if one.number == self._picked), path[-1] if path else None)
 
     def check_action(self, action: str, parameters: tuple[object, ...]) -> bool | None:
-        """Whether there is an exchange to select, or another branch."""
+        """Whether there is an exchange to select, another branch, or another reply of the best of n."""
         if action == "pick":
             return bool(self.conversation.leaf) and not self.locked
         if action == "turn":
             return self.picked is not None and not self.locked and len(self.conversation.siblings(self.picked)) > 1
+        if action == "others":
+            return any(is_best_of(one) for one in self.conversation.path()) and not self.locked
         return True
 
     def show(self, conversation: Conversation) -> None:
@@ -100,6 +104,11 @@ class ConversationView(Transcript):
             self.pick(self.conversation.sibling(exchange, by))
             self.post_message(self.Turned())
 
+    def action_others(self) -> None:
+        """Show or hide the other replies of the best of n."""
+        self._shows_others = not self._shows_others
+        self.redraw()
+
     def _write_prompt(self, exchange: Exchange) -> None:
         place, count = self.conversation.place(exchange)
         if exchange.kind != "on" and self.text:
@@ -111,6 +120,7 @@ class ConversationView(Transcript):
             self.write(f"{place}/{count} ", "label")
         style = "chosen" if exchange.number == self._picked else "prompt"
         if exchange.is_turn:
+            self._write_system(exchange)
             self.write("you    ", "label")
             self.write(exchange.prompt + "\n", style)
             self.write("model  ", "label")
@@ -132,6 +142,22 @@ class ConversationView(Transcript):
         if mark is not None:
             self.write(f"\n{MARKS[mark.verdict]}", "label")
             self.write(f" {mark.answer}" if mark.answer else "", "reply")
+        is_best = is_best_of(exchange)
+        if is_best and not self._shows_others:
+            self.write(f"\nthe best of {1 + len(exchange.others)} (esc, then o: the others)", "note")
+            return
         for number, text in enumerate(exchange.others, 2):
-            self.write(f"\n\nsample {number}\n", "label")
+            self.write(f"\n\n{'reply' if is_best else 'sample'} {number}\n", "label")
             self.write(text, "reply")
+
+    def _write_system(self, exchange: Exchange) -> None:
+        """Show the system prompt of a turn where it differs from that before."""
+        before = self.conversation.exchanges.get(exchange.parent)
+        if exchange.system != (before.system if before is not None else ""):
+            self.write("system ", "label")
+            self.write(f"{exchange.system or '(none)'}\n", "note")
+
+
+def is_best_of(exchange: Exchange) -> bool:
+    """Whether a reply is the best of several, and the others are its further samples, in order."""
+    return exchange.params.best_of > 1 and bool(exchange.others)

@@ -88,7 +88,8 @@ def identity(conversation: Conversation, exchange: Exchange) -> str:
 def record_of(conversation: Conversation, exchange: Exchange, mark: Mark) -> dict[str, Any]:
     """The conversation up to a reply, or to its correction, and where it is from."""
     turns = [*conversation.history(exchange), (exchange.question, mark.answer or exchange.reply.strip())]
-    messages = [
+    messages = [{"role": "system", "content": exchange.system}] if exchange.system else []
+    messages += [
         {"role": role, "content": content}
         for turn in turns
         for role, content in zip(("user", "assistant"), turn, strict=True)

@@ -97,10 +97,11 @@ class ChatModel:
         params_source: Callable[[], DecodeConfig],
         given: Sequence[int] = (),
     ) -> Iterator[Piece | Done]:
-        """Generate from `prompt` followed by the tokens `given`."""
+        """Generate from `prompt` followed by the tokens `given`; all of the best of n, the best one first."""
         self.use_weights(params)
         start = self.prompt_ids(prompt, params, given) if given else prompt
-        return self.engine.stream(start, params, cancel=cancel, params_source=params_source)
+        count = max(params.num_samples, params.best_of)
+        return self.engine.stream(start, params, num_samples=count, cancel=cancel, params_source=params_source)
 
     def explain(
         self, start: Sequence[int], params: DecodeConfig, *, generated: Sequence[int], also: Sequence[int], top: int

@@ -28,7 +28,8 @@ Post = Callable[[Message], object]
 
 @dataclass
 class Request:
-    """A request for a reply. In chat mode, `prompt` is a question, and `history` the turns before it.
+    """A request for a reply. In chat mode, `prompt` is a question, `history` the turns before it, and `system` the
+    system prompt, if there is one.
 
     `file_text` is the text of the file that `prompt` names, if it was read before. `like` starts from the same text as
     another exchange, `continues` from the end of another reply; both replace prompt and history. The reply begins with
@@ -44,6 +45,7 @@ class Request:
     like: Exchange | None = None
     continues: Exchange | None = None
     given: Sequence[int] = ()
+    system: str = ""
     requested: float = field(default_factory=time.monotonic)
     cancelled: threading.Event = field(default_factory=threading.Event)
 
@@ -121,15 +123,19 @@ def write_reply(chat_model: ChatModel, request: Request, params_source: Callable
     chat_model.update(cancelled)
     start = resolve_start(chat_model, request)
     template = request.template
-    params = ParamsRecorder(
-        with_stop(request.params, template), lambda: with_stop(params_source(), template), chat_model.validate
-    )
+    prompt = list(start.begun) or start.context
+    length = len(chat_model.prompt_ids(prompt, request.params)) + len(request.given)
+
+    def adjust(params: DecodeConfig) -> DecodeConfig:
+        """For a turn: end at the template's stop string, and before the oldest tokens would leave the context."""
+        return params if template is None else within(with_stop(params, template), length, chat_model.context)
+
+    params = ParamsRecorder(adjust(request.params), lambda: adjust(params_source()), chat_model.validate)
     weights = (chat_model.sha256, chat_model.in_training, chat_model.device)
     warning = "" if start.begun else chat_model.prompt_changes(start.file_text or request.prompt)
     post(ReplyBegan(request.number, chat_model.name, start, params.first, *weights, warning))
     poster = ReplyPoster(request.number, post, requested=request.requested, params=params)
     poster.begin(request.given, chat_model.text_of(request.given))
-    prompt = list(start.begun) or start.context
     for item in chat_model.stream(prompt, params.first, cancel=cancelled, params_source=params, given=request.given):
         if isinstance(item, Done):
             poster.end(item)
@@ -172,9 +178,15 @@ class ParamsRecorder:
             self.changes.append((self._tokens, params))
 
 
-def with_stop(params: DecodeConfig, template: ChatTemplate | None) -> DecodeConfig:
+def within(params: DecodeConfig, length: int, context: int) -> DecodeConfig:
+    """`params` with which a reply to a prompt of `length` tokens ends at the latest when the context is full."""
+    total = params.max_total_tokens
+    return params if length >= context else replace(params, max_total_tokens=min(total or context, context))
+
+
+def with_stop(params: DecodeConfig, template: ChatTemplate) -> DecodeConfig:
     """`params` with the stop string of a chat template without special tokens, where it ends an answer."""
-    if template is None or not template.stop or template.stop in params.stop:
+    if not template.stop or template.stop in params.stop:
         return params
     return replace(params, stop=(*params.stop, template.stop))
 
@@ -196,14 +208,15 @@ def resolve_start(chat_model: ChatModel, request: Request) -> Start:
 
 
 def turn_start(chat_model: ChatModel, request: Request, template: ChatTemplate, text: str, file_text: str) -> Start:
-    """The start of an answer to the question `text`: as many of the last turns as leave room for it."""
+    """The start of an answer to the question `text`: the system prompt, and as many of the last turns as leave room."""
     from llm.tokenizer.chat_template import Message
 
     room = chat_model.context - min(request.params.max_tokens, chat_model.context // 4)
+    system = [Message("system", request.system)] if request.system else []
     turns = [(Message("user", question), Message("assistant", answer)) for question, answer in request.history]
     dropped = 0
     while True:
-        messages = [*(message for turn in turns[dropped:] for message in turn), Message("user", text)]
+        messages = [*system, *(message for turn in turns[dropped:] for message in turn), Message("user", text)]
         ids = chat_model.conversation_ids(messages)
         if len(ids) <= room or dropped == len(turns):
             break
@@ -239,7 +252,7 @@ class ReplyPoster:
         self.reply, self.post, self.params, self.clock = reply, post, params, clock
         self.requested = requested
         self.first = 0.0
-        self.tokens = 0
+        self.tokens = self.drafted = 0  # drafted: of replies of which the best is not chosen yet
         self.posted = -POST_EVERY
         self.text = ""
         self.ids: list[int] = []
@@ -253,8 +266,10 @@ class ReplyPoster:
     def add(self, piece: Piece) -> None:
         """Add a piece."""
         now = self.clock() - self.requested
-        if piece.token_id is not None:
-            self.tokens += 1
+        is_token, is_draft = piece.token_id is not None, piece.token_id is None and not piece.reason
+        self.tokens += is_token
+        self.drafted += is_draft
+        if is_token or is_draft:
             self.first = self.first or now
         if piece.sample:
             self.others.setdefault(piece.sample, []).append(piece.text)
@@ -274,8 +289,9 @@ class ReplyPoster:
 
     def _flush(self, context_used: int, dropped: int) -> None:
         now = self.clock() - self.requested
-        speed = (self.tokens - 1) / (now - self.first) if self.tokens > 1 and now > self.first else 0.0
-        pace = Pace(self.tokens, speed, self.first, context_used, dropped)
+        tokens = max(self.tokens, self.drafted)
+        speed = (tokens - 1) / (now - self.first) if tokens > 1 and now > self.first else 0.0
+        pace = Pace(tokens, speed, self.first, context_used, dropped)
         changes, problem = tuple(self.params.changes), self.params.problem
         self.post(ReplyGrew(self.reply, self.text, tuple(self.ids), pace, changes, problem))
         self.text, self.ids = "", []

@@ -28,29 +28,41 @@ class ReplyDisplay:
     def _status(self) -> ChatStatus:
         return self._screen.query_one(ChatStatus)
 
-    def begin(self, current: Exchange, event: ReplyBegan) -> None:
+    def begin(self, event: ReplyBegan) -> None:
         """The model starts to reply."""
+        current = self._session.exchange_of(event)
+        if current is None or self._session.model is None:
+            return
         self._session.begin(current, event)
         self._transcript.show_context(current)
+        if event.params.best_of > 1:
+            self._status.say(f"Generating {event.params.best_of} replies to choose the best …")
         if event.warning:
             self._screen.notify(clean(event.warning), severity="warning", markup=False)
 
-    def grow(self, current: Exchange, event: ReplyGrew) -> None:
+    def grow(self, event: ReplyGrew) -> None:
         """There is more text."""
+        current = self._session.exchange_of(event)
+        if current is None:
+            return
         text = current.extend(event.text, event.ids)
         current.changes = event.changes
         self._transcript.write(text, "reply")
         self._meter(event.pace)
         self._status.show_pace(event.pace, current.dropped_turns, event.problem)
 
-    def end(self, current: Exchange, event: ReplyEnded) -> None:
-        """The reply is complete, or failed."""
+    def end(self, event: ReplyEnded) -> bool:
+        """The reply is complete, or failed; False for an earlier reply."""
+        current = self._session.exchange_of(event)
+        if current is None:
+            return False
         current.others, current.problem, current.dropped = event.others, event.problem, event.pace.dropped
         self._transcript.write_end(current)
         self._meter(event.pace)
         more = "ctrl+g: continue" if current.kind != "turn" and event.reason == "length" else ""
         keep = "esc, then K: save these weights" if current.live and event.pace.tokens else ""
         self._status.show_end(event.pace, current.dropped_turns, event.reason, more, keep)
+        return True
 
     def _meter(self, pace: Pace) -> None:
         if self._session.model is not None and pace.tokens:

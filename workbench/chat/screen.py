@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import ClassVar, Literal
+from typing import ClassVar
 
 from textual import on, work
 from textual.app import ComposeResult
@@ -12,6 +12,7 @@ from textual.containers import Horizontal, Vertical
 from llm.config import DecodeConfig
 from workbench.chat.conversation import Conversation, Exchange, Verdict
 from workbench.chat.conversation_view import ConversationView
+from workbench.chat.escape import Escape, Exit, Way
 from workbench.chat.keys import CHAT_KEYS, is_possible
 from workbench.chat.marking import Marker
 from workbench.chat.model_dialog import ChooseModel
@@ -30,8 +31,6 @@ from workbench.chat.tools import ReplyTools
 from workbench.chat.transcripts import recent_prompts
 from workbench.chat.tuning import Tuner
 from workbench.ui.screen import WorkbenchScreen
-
-Escape = Literal["stop", "cancel send", "cancel edit", "cancel correction", "conversation", "prompt"]
 
 
 class ChatScreen(WorkbenchScreen):
@@ -71,6 +70,14 @@ class ChatScreen(WorkbenchScreen):
         self.sender = Sender(self, self.session, self._note)
         self.tuner = Tuner(self, self.session, self._note)
         self.marker = Marker(self, self.session, self._note)
+        self.escape = Escape(
+            Exit("stop", lambda: self.session.is_busy, self.session.stop),
+            Exit("cancel correction", lambda: self.marker.correcting is not None, self.marker.cancel_correction),
+            Exit("cancel send", lambda: self.sender.held is not None, self.sender.cancel_held),
+            Exit("cancel edit", lambda: self.sender.editing is not None, self.sender.cancel_edit),
+            Exit("conversation", lambda: isinstance(self.focused, PromptArea), lambda: self.transcript.focus()),
+            Exit("prompt", lambda: True, self._focus_prompt),
+        )
 
     def body(self) -> ComposeResult:
         yield ModelLine(id="chat-model")
@@ -139,7 +146,9 @@ class ChatScreen(WorkbenchScreen):
             case "past" | "timelapse" | "tune":
                 return not writing
             case "leave":
-                return parameters == (self._escape,)
+                return parameters == (self.escape.way,)
+            case "system":
+                return self.session.chat_mode and not writing
             case "undo":
                 return self.marker.can_undo and not writing
         return is_possible(action, self.picked, writing)
@@ -188,6 +197,11 @@ class ChatScreen(WorkbenchScreen):
         if self.tools.is_ready():
             self.models.toggle_mode()
 
+    @work
+    async def action_system(self) -> None:
+        """Edit the system prompt of the conversation."""
+        await self.tools.edit_system()
+
     # --- sending a prompt
 
     @on(PromptArea.Sent)
@@ -203,22 +217,16 @@ class ChatScreen(WorkbenchScreen):
 
     @on(ReplyBegan)
     def _began(self, event: ReplyBegan) -> None:
-        current = self.session.exchange_of(event)
-        if current is not None and self.session.model is not None:
-            self.reply_display.begin(current, event)
-            self.models.show()
+        self.reply_display.begin(event)
+        self.models.show()
 
     @on(ReplyGrew)
     def _grew(self, event: ReplyGrew) -> None:
-        current = self.session.exchange_of(event)
-        if current is not None:
-            self.reply_display.grow(current, event)
+        self.reply_display.grow(event)
 
     @on(ReplyEnded)
     def _ended(self, event: ReplyEnded) -> None:
-        current = self.session.exchange_of(event)
-        if current is not None:
-            self.reply_display.end(current, event)
+        if self.reply_display.end(event):
             self._finish(event.reason)
 
     def _finish(self, reason: str) -> None:
@@ -289,7 +297,7 @@ class ChatScreen(WorkbenchScreen):
 
     def action_new(self) -> None:
         """Start a new conversation."""
-        self._stop()
+        self.session.stop()
         self._finish("cancelled")
         self._show(Conversation())
         self._note("")
@@ -385,35 +393,6 @@ class ChatScreen(WorkbenchScreen):
         self.remove_class("with-sampling")
         self.prompt.focus()
 
-    @property
-    def _escape(self) -> Escape:
-        """What esc does now."""
-        service = self.session.service
-        if self.session.writing or (service is not None and service.is_busy):
-            return "stop"
-        if self.marker.correcting is not None:
-            return "cancel correction"
-        if self.sender.held is not None:
-            return "cancel send"
-        if self.sender.editing is not None:
-            return "cancel edit"
-        return "conversation" if isinstance(self.focused, PromptArea) else "prompt"
-
-    def action_leave(self, way: Escape) -> None:
+    def action_leave(self, way: Way) -> None:
         """Stop or cancel what is in progress, else move between the prompt and the conversation."""
-        if way == "stop":
-            self._stop()
-        elif way == "cancel correction":
-            self.marker.cancel_correction()
-        elif way == "cancel send":
-            self.sender.cancel_held()
-        elif way == "cancel edit":
-            self.sender.cancel_edit()
-        elif way == "conversation":
-            self.transcript.focus()
-        else:
-            self._focus_prompt()
-
-    def _stop(self) -> None:
-        if self.session.service is not None:
-            self.session.service.stop()
+        self.escape.leave()

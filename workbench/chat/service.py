@@ -109,12 +109,12 @@ class ChatService:
         like: Exchange | None = None,
         continues: Exchange | None = None,
         given: Sequence[int] = (),
+        system: str = "",
     ) -> int:
         """Generate a reply with the current parameters (see Request); returns its number."""
-        number = next(self._numbers)
-        self._queue(
-            Request(number, prompt, self.params, tuple(history), template, file_text, like, continues, tuple(given))
-        )
+        number, turns = next(self._numbers), tuple(history)
+        params = self.params
+        self._queue(Request(number, prompt, params, turns, template, file_text, like, continues, tuple(given), system))
         return number
 
     def do(self, work: Work, post: Post | None = None) -> None:

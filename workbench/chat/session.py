@@ -51,6 +51,16 @@ class ChatSession:
         self.chat_mode = model.template is not None and (model.is_tuned or self.chat_mode)
 
     @property
+    def is_busy(self) -> bool:
+        """Whether a reply is being generated or a job is running."""
+        return bool(self.writing) or (self.service is not None and self.service.is_busy)
+
+    def stop(self) -> None:
+        """Stop the reply and the jobs."""
+        if self.service is not None:
+            self.service.stop()
+
+    @property
     def obstacle(self) -> str:
         """Why no reply can start now, or ""."""
         if self.writing:
@@ -78,6 +88,8 @@ class ChatSession:
         assert self.service is not None and self.model is not None
         exchange = self.current = self.conversation.add(kind, prompt, parent)
         exchange.given = len(given)
+        if like is not None:
+            exchange.system = like.system
         self.service.params = params
         self.writing = self.service.ask(
             prompt,
@@ -87,6 +99,7 @@ class ChatSession:
             like=like,
             continues=self.conversation.exchanges[parent] if kind == "on" else None,
             given=given,
+            system=exchange.system,
         )
         return exchange
 

@@ -20,6 +20,7 @@ from workbench.chat.timelapse_screen import TimeLapse
 from workbench.chat.transcripts import export, load
 from workbench.chat.transcripts_dialog import PastConversations
 from workbench.text import one_line
+from workbench.ui.dialogs import AskText
 from workbench.ui.screen import WorkbenchScreen
 
 
@@ -122,6 +123,15 @@ class ReplyTools:
         except UserError as error:
             self._note(str(error), True)
             return None
+
+    async def edit_system(self) -> None:
+        """Ask for the system prompt of the next turns."""
+        conversation = self._session.conversation
+        question = "System prompt, which the model reads before the conversation (empty: none):"
+        text = await self._screen.app.push_screen_wait(AskText(question, value=conversation.system, optional=True))
+        if text is not None and conversation is self._session.conversation:
+            conversation.system = text.strip()
+            self._note("It applies from your next question on." if text.strip() else "No system prompt.", False)
 
     async def choose_params(self, panel: SamplingPanel) -> None:
         """Load or save a named set of sampling parameters."""

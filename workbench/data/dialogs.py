@@ -2,11 +2,8 @@
 
 from __future__ import annotations
 
-from typing import ClassVar
-
 from textual import on
 from textual.app import ComposeResult
-from textual.binding import Binding, BindingType
 from textual.containers import Vertical
 from textual.content import Content
 from textual.widgets import Input, OptionList, Static
@@ -18,7 +15,7 @@ from llm.errors import problem_of
 from workbench.data.corpora import BUILT_IN
 from workbench.data.fields import FieldNeeded
 from workbench.text import clean, one_line
-from workbench.ui.dialogs import Answer, Ask, Modal
+from workbench.ui.dialogs import Answer, Ask, Form
 from workbench.ui.lists import ChoiceList
 
 KINDS = {
@@ -31,7 +28,7 @@ SIZED = ("bpe", "sentencepiece")
 CHOSEN = "field "  # prefix of a field name in an answer, which distinguishes it from no answer
 
 
-class PrepareDialog(Modal[RunConfig]):
+class PrepareDialog(Form[RunConfig]):
     """Asks for a tokenizer; returns the configuration to prepare, or None if canceled."""
 
     NAME = "Prepare"
@@ -39,14 +36,9 @@ class PrepareDialog(Modal[RunConfig]):
         "How to tokenize the text. bpe and sentencepiece train a vocabulary of the given size on the text; char and "
         "byte need no training. Preparing runs in the background, and can be canceled."
     )
-    BINDINGS: ClassVar[list[BindingType]] = [
-        Binding("escape", "dismiss(None)", "Cancel", id="dialog.cancel"),
-        Binding("tab", "app.focus_next", "Next pane", id="screen.next", show=False),
-        Binding("shift+tab", "app.focus_previous", "Previous pane", id="screen.previous", show=False),
-    ]
 
     def __init__(self, config: RunConfig) -> None:
-        super().__init__(classes="dialog")
+        super().__init__()
         self.config = config
 
     def compose(self) -> ComposeResult:
@@ -86,7 +78,7 @@ class PrepareDialog(Modal[RunConfig]):
     def _check(self) -> None:
         problem = problem_of(self.chosen)
         self.query_one("#vocabulary").disabled = self.kind not in SIZED
-        self.query_one(".dialog-problem", Static).update(Content(clean(problem)))
+        self.show_problem(problem)
 
     @on(Input.Submitted)
     @on(OptionList.OptionSelected)

@@ -20,12 +20,12 @@ from workbench.presets.estimate import fitting_overrides
 from workbench.presets.preflight import Speed
 from workbench.presets.summary import change_lines
 from workbench.text import clean
-from workbench.ui.dialogs import Modal
+from workbench.ui.dialogs import Form
 
 MINUTES = 10
 
 
-class FitDialog(Modal[RunConfig | None]):
+class FitDialog(Form[RunConfig | None]):
     """Asks for a time limit in minutes, shows the changes it needs, and returns the changed configuration."""
 
     NAME = "Fit"
@@ -34,13 +34,12 @@ class FitDialog(Modal[RunConfig | None]):
         "applies them to the preset, which can still be edited."
     )
     BINDINGS: ClassVar[list[BindingType]] = [
-        Binding("escape", "dismiss(None)", "Cancel", id="dialog.cancel"),
         Binding("down", "scroll_changes(1)", "Down", id="fit.down", show=False),
         Binding("up", "scroll_changes(-1)", "Up", id="fit.up", show=False),
     ]
 
     def __init__(self, name: str, config: RunConfig, speed: Speed | None) -> None:
-        super().__init__(classes="dialog")
+        super().__init__()
         self.preset_name = name
         self.config = config
         self.speed = speed
@@ -63,7 +62,7 @@ class FitDialog(Modal[RunConfig | None]):
     @on(Input.Changed)
     def _minutes_changed(self, event: Input.Changed) -> None:
         self.fitted, problem = self._fit(event.value)
-        self.query_one(".dialog-problem", Static).update(Content(clean(problem)))
+        self.show_problem(problem)
         shown = change_lines(self.config, self.fitted) if self.fitted is not None else []
         nothing = [] if problem else [Content("No change is needed: it already fits.")]
         self.query_one("#fit-changes", Static).update(Content("\n").join(shown or nothing))

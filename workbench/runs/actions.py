@@ -10,13 +10,12 @@ from llm.config import RunConfig
 from llm.errors import UserError, problem_of
 from llm.run import CheckpointInfo, Run
 from llm.run.fork import Parent, fork, open_parent
-from workbench.data.corpora import added_corpora, path_problem
-from workbench.data.pasted import pasted_path
 from workbench.formatting import format_size, plural
 from workbench.runs.operations import check_new_name, delete_checkpoint, describe_deletion, rename
 from workbench.runs.summaries import RunSummary
 from workbench.runs.trash import move_to_trash
 from workbench.train.extend_dialog import ask_extension
+from workbench.train.fine_tuning import fine_tune
 from workbench.train.service import Overrides
 from workbench.ui.dialogs import Answer, Ask, AskText
 from workbench.ui.notices import attempt, notify_error
@@ -28,16 +27,6 @@ if TYPE_CHECKING:
     from workbench.runs.export_dialog import ExportChoice
 
 LARGE_LOG_BYTES = 20 << 20  # exporting a larger log reports its progress
-STAGES = (
-    Answer("sft", "Teach it to answer, from conversations (sft)"),
-    Answer("dpo", "Prefer some answers to others (dpo)"),
-    Answer("sums", "Reinforce right answers to small sums (grpo)"),
-    Answer("counting", "Reinforce right answers to how many things a story tells of (grpo)"),
-    Answer("format", "Reinforce answers that are one short sentence (grpo)"),
-)
-"""The ways to fine-tune: a stage that reads a file, or a task of grpo."""
-FILES = {"sft": "conversations", "dpo": "preferences, rows with a chosen and a rejected answer"}
-"""What the file of a stage holds."""
 
 
 class RunActions:
@@ -107,30 +96,9 @@ class RunActions:
 
     async def fine_tune(self, summary: RunSummary, checkpoint: CheckpointInfo | None) -> None:
         """Create a run that fine-tunes a checkpoint (None: the newest) in a chosen way, and train it."""
-        workbench = self.screen.workbench
-        reference = f"{summary.name}@{checkpoint.step if checkpoint else 'last'}"
-        choice = await self.screen.app.push_screen_wait(Ask(f"Fine-tune {reference}:", STAGES))
-        if not choice:
-            return
-        stage, fields = "grpo", (("tune.task", choice),)
-        if choice in FILES:
-            offered = offered_conversations(workbench.home) if choice == "sft" else ""
-            question = AskText(
-                f"Fine-tune {reference} on {FILES[choice]} (a JSONL or Parquet file, or a folder):",
-                value=offered,
-                problem_of=path_problem,
-            )
-            path: str | None = await self.screen.app.push_screen_wait(question)
-            if path is None:
-                return
-            stage, fields = choice, (("data.corpus", pasted_path(path)),)
-        self.notify(f"copying {reference}…")
-        try:
-            run = await asyncio.to_thread(create_stage, workbench.home, reference, stage, fields)
-        except (UserError, OSError) as error:
-            notify_error(self.screen.app, error)
-            return
-        self._start(run)
+        run = await fine_tune(self.screen, f"{summary.name}@{checkpoint.step if checkpoint else 'last'}")
+        if run is not None:
+            self._start(run)
 
     async def edit_notes(self, summary: RunSummary) -> None:
         question = AskText(f"Notes on {summary.name}:", value=summary.notes, optional=True)
@@ -251,19 +219,3 @@ def create_fork(home: Path, parent: Parent, config: RunConfig, weights_only: boo
     for _ in check_fork(parent, config, home):
         pass
     return fork(home, parent, config, weights_only=weights_only)
-
-
-def create_stage(home: Path, reference: str, stage: str, fields: Overrides) -> Run:
-    """Create a run that fine-tunes a checkpoint. Copies its weights, which may be large: for a thread."""
-    from llm.training.start_stage import plan_stage, start_stage
-
-    return start_stage(home, plan_stage(home, open_parent(home, reference), fields, stage=stage))
-
-
-def offered_conversations(home: Path) -> str:
-    """The conversations to offer: replies marked good, else the last file that was added, else ""."""
-    marked = home / "conversations" / "good.jsonl"
-    if marked.exists():
-        return str(marked)
-    added = [entry.corpus for entry in added_corpora(home) if entry.shape]
-    return added[-1] if added else ""

@@ -4,11 +4,10 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, ClassVar
+from typing import TYPE_CHECKING
 
 from textual import on, work
 from textual.app import ComposeResult
-from textual.binding import Binding, BindingType
 from textual.containers import Vertical
 from textual.content import Content
 from textual.widgets import Input, OptionList, Static
@@ -18,7 +17,7 @@ from llm.errors import UserError
 from llm.interop.formats import FORMATS, Format
 from llm.run import CheckpointInfo, Run
 from workbench.text import clean
-from workbench.ui.dialogs import Modal
+from workbench.ui.dialogs import Form
 from workbench.ui.lists import ChoiceList
 from workbench.ui.notices import notify_error
 
@@ -36,7 +35,7 @@ class ExportChoice:
     folder: Path
 
 
-class ExportDialog(Modal[ExportChoice]):
+class ExportDialog(Form[ExportChoice]):
     """Asks for a format, a dtype and a new folder; returns None if canceled."""
 
     NAME = "Export model"
@@ -44,17 +43,12 @@ class ExportDialog(Modal[ExportChoice]):
         "Writes the checkpoint in a format of other programs. A mark says whether the model fits a format; select one "
         "that does not fit to see why. The folder must be new; nothing is uploaded."
     )
-    BINDINGS: ClassVar[list[BindingType]] = [
-        Binding("escape", "dismiss(None)", "Cancel", id="dialog.cancel"),
-        Binding("tab", "app.focus_next", "Next pane", id="screen.next", show=False),
-        Binding("shift+tab", "app.focus_previous", "Previous pane", id="screen.previous", show=False),
-    ]
     DEFAULT_CSS = """
     ExportDialog { #export-dtypes { height: auto; max-height: 5; } #export-formats { height: auto; max-height: 5; } }
     """
 
     def __init__(self, home: Path, run: Run, info: CheckpointInfo) -> None:
-        super().__init__(classes="dialog")
+        super().__init__()
         self.home, self.run_to_export, self.info = home, run, info
         self.source: Source | None = None
         self.problems: dict[str, str] = {}
@@ -127,7 +121,7 @@ class ExportDialog(Modal[ExportChoice]):
     @on(Input.Changed)
     def _check(self) -> None:
         problem = self.problems.get(self.format.name, "") or self._folder_problem()
-        self.query_one(".dialog-problem", Static).update(Content(clean(problem)))
+        self.show_problem(problem)
 
     def _folder_problem(self) -> str:
         folder = self.query_one("#export-folder", Input).value.strip()

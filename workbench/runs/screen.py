@@ -8,7 +8,7 @@ from typing import ClassVar
 
 from textual import on, work
 from textual.app import ComposeResult
-from textual.binding import Binding, BindingType
+from textual.binding import BindingType
 from textual.containers import Horizontal, Vertical, VerticalScroll
 from textual.content import Content
 from textual.widgets import Input, Static
@@ -17,6 +17,7 @@ from llm.errors import UserError
 from llm.run import CheckpointInfo, Run
 from workbench.runs.actions import RunActions
 from workbench.runs.checkpoint_table import CheckpointTable
+from workbench.runs.keys import RUNS_KEYS
 from workbench.runs.loader import RunLoader
 from workbench.runs.operations import pin
 from workbench.runs.rows import details_of
@@ -47,37 +48,7 @@ class RunsScreen(WorkbenchScreen):
         "runs-filter": "Words in the name, status, corpus, notes or tags. Enter keeps the filter, Esc clears it.",
     }
     AUTO_FOCUS = "LiveTable"  # not the filter: it is hidden, and would take every key
-    # The key line leaves out what does not fit: the most used keys come first.
-    BINDINGS: ClassVar[list[BindingType]] = [
-        Binding("r", "resume", "Resume", id="runs.resume"),
-        Binding("f", "fork", "Fork", id="runs.fork"),
-        Binding("F", "fine_tune", "Fine-tune", id="runs.fine-tune"),
-        Binding("c", "chat", "Chat", id="runs.chat"),
-        Binding("t", "curves", "Curves", id="runs.curves"),
-        Binding("space", "mark", "Mark", id="runs.mark", key_display="␣"),
-        Binding("o", "overlay", "Overlay", id="runs.overlay"),
-        Binding("equals_sign", "compare", "Compare", id="runs.compare", key_display="="),
-        Binding("slash", "filter", "Filter", id="runs.filter", key_display="/"),
-        Binding("d,delete", "delete", "Delete", id="runs.delete", key_display="d"),
-        Binding("s", "sort", "Sort", id="runs.sort"),
-        Binding("S", "reverse", "Reverse", id="runs.reverse"),
-        Binding("l", "lineage", "Tree", id="runs.lineage"),
-        Binding("Q", "enqueue", "Enqueue", id="runs.queue"),
-        Binding("v", "verify", "Verify", id="runs.verify"),
-        Binding("p", "pin", "Pin", id="runs.pin"),
-        Binding("n", "notes", "Notes", id="runs.notes"),
-        Binding("T", "tags", "Tags", id="runs.tags"),
-        Binding("R", "rename", "Rename", id="runs.rename"),
-        Binding("e", "export", "Export CSV", id="runs.export"),
-        Binding("E", "export_model", "Export model", id="runs.export-model"),
-        Binding("I", "import_model", "Import model", id="runs.import"),
-        Binding("y", "copy_path", "Copy path", id="runs.copy-path"),
-        Binding("w", "queue", "Queue", id="runs.waiting"),
-        Binding("x", "trash", "Trash", id="runs.trash"),
-        Binding("A", "serve", "Serve API", id="runs.serve"),
-        Binding("D", "cached_data", "Prepared data", id="runs.data"),
-        Binding("escape", "back", "Back", id="runs.back", show=False),
-    ]
+    BINDINGS: ClassVar[list[BindingType]] = RUNS_KEYS
     DEFAULT_CSS = """
     RunsScreen {
         #runs-filter { display: none; height: 3; }

@@ -41,6 +41,7 @@ FIXED = frozenset(
     (
         "beams",
         "beam_length_penalty",
+        "best_of",
         "lookup",
         "max_total_tokens",
         "num_samples",
@@ -163,7 +164,7 @@ def parse_sampling(fields: Json, defaults: DecodeConfig) -> DecodeConfig:
     values["stop"] = (*defaults.stop, *parse_stops(fields.get("stop")))
     values["logit_bias"] = (*defaults.logit_bias, *parse_bias(fields.get("logit_bias")))
     values["seed"] = parse_seed(fields.get("seed"))
-    return replace(replace(defaults, beams=1, max_total_tokens=0, num_samples=1), **values)
+    return replace(replace(defaults, beams=1, best_of=1, max_total_tokens=0, num_samples=1), **values)
 
 
 def parse_stops(value: Any) -> tuple[str, ...]:

@@ -36,10 +36,10 @@ class Numbers(Static):
     def __init__(self, *, id: str | None = None) -> None:
         super().__init__("No run yet. Press 1, choose a preset and press Enter.", id=id, markup=False)
 
-    def show(self, curves: RunCurves, state: str, pending: list[str]) -> None:
-        """Update all lines; `pending` are commands without an answer yet."""
+    def show(self, curves: RunCurves, state: str, pending: list[str], hint: str = "") -> None:
+        """Update all lines; `pending` are commands without an answer yet, `hint` is what could be done next."""
         width = max(20, self.content_size.width)
-        lines = [headline(curves, state, pending), progress_line(curves, width), figures_line(curves, width)]
+        lines = [headline(curves, state, pending, hint), progress_line(curves, width), figures_line(curves, width)]
         self.update(Content("\n").join(lines), layout=False)
 
     def say_reading(self, name: str, share: float) -> None:
@@ -48,7 +48,7 @@ class Numbers(Static):
         self.update(Content("\n").join([Content.styled(clean(name), "bold"), reading, Content("")]), layout=False)
 
 
-def headline(curves: RunCurves, state: str, pending: list[str]) -> Content:
+def headline(curves: RunCurves, state: str, pending: list[str], hint: str = "") -> Content:
     sign, style = SIGNS.get(state, ("", ""))
     words = WORDS.get(state, state)
     if state == "ended" and curves.finished is not None:
@@ -58,6 +58,8 @@ def headline(curves: RunCurves, state: str, pending: list[str]) -> Content:
         (clean(curves.run.name), "bold"),
         f"  {words}",
     ]
+    if hint:
+        parts.append((f"  {hint}", "$text-accent"))
     if pending:
         parts.append((f"  sent: {clean(', '.join(pending))}…", "$text-warning"))
     if curves.started is not None:

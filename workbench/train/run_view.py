@@ -305,7 +305,9 @@ class RunView(Vertical):
         began = time.thread_time()
         for other in self.others:
             other.poll()
-        self.query_one(Numbers).show(self.curves, self.state, list(self.pending.values()))
+        is_base = self.config.tune.stage == "pretrain" and self.curves.step > 0
+        hint = "press F to teach it to answer" if is_base and self.state == "ended" else ""
+        self.query_one(Numbers).show(self.curves, self.state, list(self.pending.values()), hint)
         self.workbench.show_training(self.curves)
         empty = "waiting for the first step" if self.state in ("preparing", "running") else "nothing was logged"
         self.charts.draw(self.curves, self.others, self.axis, float(str(self.value_of("train.clip"))), empty)

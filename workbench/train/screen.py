@@ -14,6 +14,7 @@ from workbench.charts.curves import RunCurves
 from workbench.text import clean
 from workbench.train.chart_grid import CHART_KEYS
 from workbench.train.extend_dialog import ask_extension
+from workbench.train.fine_tuning import fine_tune
 from workbench.train.run_view import RunState, RunView
 from workbench.train.service import Overrides
 from workbench.train.settings_dialog import LiveSettingsDialog
@@ -28,6 +29,7 @@ WHEN: dict[str, tuple[RunState, ...]] = {
     "stop": ("preparing", "running", "paused"),
     "detach": ("running", "paused"),
     "resume": ("ended",),
+    "fine_tune": ("ended",),
     "chat": ("running", "paused", "ended"),
 }
 """The states of a run in which an action works; all others always do."""
@@ -41,8 +43,9 @@ class TrainScreen(WorkbenchScreen):
         "or the last one used: + and - zoom, arrows pan, comma and full stop move a cursor that shows values, y "
         "toggles a log axis, [ and ] change the smoothing, m maximizes the chart, u changes the x axis (tokens, time), "
         "o compares with other runs, v selects the next chart. Marks: ▪ saved, ● evaluated, ★ best, ◆ setting changed, "
-        "✗ step skipped, ↶ rolled back. Stop saves first; r resumes a stopped or finished run. d continues it "
-        "in a background process, which outlives the workbench. b shows the run in training."
+        "✗ step skipped, ↶ rolled back. Stop saves first; r resumes a stopped or finished run, F teaches its model "
+        "to answer. d continues it in a background process, which outlives the workbench. b shows the run in "
+        "training."
     )
     GUIDES: ClassVar[dict[str, str]] = {
         "samples": "The latest sample and the previous one. Where only one fits, Enter shows the other."
@@ -64,6 +67,7 @@ class TrainScreen(WorkbenchScreen):
         Binding("t", "tune", "Tune", id="train.tune"),
         Binding("x", "stop", "Stop", id="train.stop"),
         Binding("r", "resume", "Resume", id="train.resume"),
+        Binding("F", "fine_tune", "Fine-tune", id="train.fine-tune"),
         Binding("c", "chat", "Chat", id="train.chat"),
         Binding("d", "detach", "Detach", id="train.detach", show=False),
     ]
@@ -194,6 +198,14 @@ class TrainScreen(WorkbenchScreen):
         overrides = await ask_extension(self.app, run, finished.step, 2 * finished.step)
         if overrides is not None:
             self._start(run, overrides)
+
+    @work
+    async def action_fine_tune(self) -> None:
+        """Teach the model of the run to answer, or to answer better, in a new run."""
+        run = await fine_tune(self, f"{self.subject}@last")
+        if run is not None:
+            self._start(run, ())
+            self.view.open_run(run.name)
 
     def _start(self, run: Run, overrides: Overrides) -> None:
         try:

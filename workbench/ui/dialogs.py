@@ -62,6 +62,24 @@ class Modal(ModalScreen[ScreenResultType], ClosesOnce[ScreenResultType]):
         self.dismiss(None)
 
 
+class Form(Modal[ScreenResultType]):
+    """A window with fields. Tab moves between them, esc closes it without a result; a line of the class
+    `dialog-problem` says what is wrong with them."""
+
+    BINDINGS: ClassVar[list[BindingType]] = [
+        Binding("escape", "dismiss(None)", "Cancel", id="dialog.cancel"),
+        Binding("tab", "app.focus_next", "Next pane", id="screen.next", show=False),
+        Binding("shift+tab", "app.focus_previous", "Previous pane", id="screen.previous", show=False),
+    ]
+
+    def __init__(self) -> None:
+        super().__init__(classes="dialog")
+
+    def show_problem(self, problem: str) -> None:
+        """Show what is wrong, "" for nothing."""
+        self.query_one(".dialog-problem", Static).update(Content(clean(problem)))
+
+
 class Ask(Modal[str]):
     """A question with a few answers; the first is preselected. Returns the chosen value, "" for none."""
 
@@ -105,11 +123,9 @@ class QuitDialog(Ask):
         )
 
 
-class AskText(Modal[str]):
+class AskText(Form[str]):
     """A question answered by typing. `problem_of(text)` is what is wrong with the text, or ""; with `optional` the text
     may be empty. Returns None for cancel."""
-
-    BINDINGS: ClassVar[list[BindingType]] = [Binding("escape", "dismiss(None)", "Cancel", id="dialog.cancel")]
 
     def __init__(
         self,
@@ -119,7 +135,7 @@ class AskText(Modal[str]):
         problem_of: Callable[[str], str] = lambda text: "",
         optional: bool = False,
     ) -> None:
-        super().__init__(classes="dialog")
+        super().__init__()
         self.question = question
         self.value = value
         self.problem_of = problem_of
@@ -137,8 +153,7 @@ class AskText(Modal[str]):
 
     @on(Input.Changed)
     def _check(self, event: Input.Changed) -> None:
-        problem = self.problem_of(event.value) if event.value else ""
-        self.query_one(".dialog-problem", Static).update(Content(problem))
+        self.show_problem(self.problem_of(event.value) if event.value else "")
 
     @on(Input.Submitted)
     def _accept(self, event: Input.Submitted) -> None:

@@ -16,6 +16,7 @@ import workbench.chat.sampling_panel as panel_module
 import workbench.chat.screen as screen_module
 import workbench.chat.transcripts_dialog as past_module
 from llm.config import DecodeConfig, parse_value
+from llm.engine import Done, Piece
 from llm.errors import UserError
 from tests.workbench.chat.test_chat_service import FakeModel
 from workbench.app import WorkbenchApp
@@ -472,3 +473,41 @@ async def test_a_dialog_closed_while_loading(home, chat_model, monkeypatch):
         read.set()
         await pilot.pause(0.2)
         assert pilot.app.is_running and pilot.app.screen is screen
+
+
+async def test_a_system_prompt_is_sent_with_every_question_and_shown_once(home, chat_model):
+    async with ChatApp(home).run_test(size=(100, 24)) as pilot:
+        screen = await opened(pilot)
+        await pilot.press("ctrl+t", "f9", *"Be brief.", "enter")
+        assert "from your next question on" in text_of(screen, "#chat-status")
+        for question in ("Who?", "Where?"):
+            await pilot.press(*question, "enter")
+            await until(lambda: screen.session.exchanges and not screen.session.writing)
+        assert [prompt.startswith("Question: Be brief.\n\nWho?") for prompt, _ in chat_model.prompts] == [True, True]
+        assert screen.transcript.text.count("system Be brief.") == 1
+        past = load(screen.session.conversation.file)
+        assert past.system == "Be brief." == past.exchanges[1].system
+        await pilot.press("f9", *["backspace"] * 9, "enter", *"Why?", "enter")
+        await until(lambda: len(screen.session.exchanges) == 3 and not screen.session.writing)
+        assert "system (none)" in screen.transcript.text and "Be brief." not in chat_model.prompts[-1][0]
+
+
+async def test_the_best_of_several_replies_is_shown_and_the_others_are_one_key_away(home, chat_model, monkeypatch):
+    def stream(prompt, params, *, cancel, params_source, given=()):
+        yield Piece(0, None, "", context_used=5)
+        for sample, word in enumerate(("best", "second", "third")):
+            yield Piece(sample, sample, word, context_used=6)
+        yield Done(("stop",) * 3, 3, 4, 1.0, 0.1, 20.0, 6, 0, 0)
+
+    monkeypatch.setattr(chat_model, "stream", stream)
+    async with ChatApp(home).run_test(size=(100, 24)) as pilot:
+        screen = await opened(pilot)
+        screen.panel.set_value("best_of", 3)
+        await pilot.press(*"Who?", "enter")
+        await until(lambda: screen.session.exchanges and not screen.session.writing)
+        assert "best" in screen.transcript.text and "second" not in screen.transcript.text
+        assert "the best of 3" in screen.transcript.text
+        await pilot.press("escape", "o")
+        assert "reply 2\nsecond" in screen.transcript.text and "third" in screen.transcript.text
+        await pilot.press("o")
+        assert "second" not in screen.transcript.text

@@ -29,6 +29,7 @@ from workbench.chat.reply import (
     Request,
     Start,
     resolve_start,
+    write_reply,
 )
 from workbench.chat.service import ChatService, ModelOpened, ModelRefused
 from workbench.chat.weights import request_snapshot
@@ -225,6 +226,20 @@ def test_the_oldest_turns_are_dropped_first():
     chat_model.context = 150
     start = resolve_start(chat_model, Request(1, "now", DecodeConfig(), history, STORIES_TEMPLATE))
     assert start.dropped_turns == 1 and start.context.startswith("Question: q1\n")
+    request = Request(1, "now", DecodeConfig(), history, STORIES_TEMPLATE, system="Be brief.")
+    start = resolve_start(chat_model, request)
+    assert start.dropped_turns == 2 and start.context.startswith("Question: Be brief.\n\nq2\n"), "it is never dropped"
+
+
+def test_an_answer_ends_before_the_oldest_tokens_leave_the_context():
+    chat_model = FakeModel()
+    chat_model.context = 40
+    post = []
+    write_reply(chat_model, Request(1, "q", DecodeConfig(), template=STORIES_TEMPLATE), DecodeConfig, post.append)
+    assert chat_model.params_used[-1].max_total_tokens == 40
+    write_reply(chat_model, Request(2, "q" * 80, DecodeConfig(), template=STORIES_TEMPLATE), DecodeConfig, post.append)
+    write_reply(chat_model, Request(3, "a text", DecodeConfig()), DecodeConfig, post.append)
+    assert [params.max_total_tokens for params in chat_model.params_used[-2:]] == [0, 0]
 
 
 def test_prompts_from_a_file(tmp_path):

@@ -47,6 +47,13 @@ def test_a_good_reply_is_a_conversation_with_its_origin(home):
     assert row["id"] == "20260101-000000-abcdef/2" and row["time"] > 0
 
 
+def test_a_marked_reply_keeps_its_system_prompt(home):
+    conversation = saved_conversation()
+    conversation.exchanges[2].system = "Be brief."
+    write_mark(home, conversation, conversation.exchanges[2], Mark("good"))
+    assert lines(home, "good.jsonl")[0]["messages"][0] == {"role": "system", "content": "Be brief."}
+
+
 def test_a_reply_has_one_mark(home):
     conversation = saved_conversation()
     first, second = conversation.exchanges.values()

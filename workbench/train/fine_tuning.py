@@ -1,0 +1,83 @@
+"""Fine-tuning a checkpoint from the Runs and the Train screen: the choices, and the run that is created."""
+
+from __future__ import annotations
+
+import asyncio
+from pathlib import Path
+
+from llm.errors import UserError
+from llm.run import Run
+from llm.run.fork import open_parent
+from workbench.data.corpora import added_corpora, path_problem
+from workbench.data.pasted import pasted_path
+from workbench.train.service import Overrides
+from workbench.ui.dialogs import Answer, Ask, AskText
+from workbench.ui.notices import notify_error
+from workbench.ui.screen import WorkbenchScreen
+
+LORA_RANK = 8
+WAYS = (
+    Answer("sft", "Teach it to answer, from conversations (sft)"),
+    Answer("lora", "The same with small adapters, for a large model (sft with LoRA)"),
+    Answer("dpo", "Prefer some answers to others (dpo)"),
+    Answer("sums", "Reinforce right answers to small sums (grpo)"),
+    Answer("counting", "Reinforce right answers to how many things a story tells of (grpo)"),
+    Answer("format", "Reinforce answers that are one short sentence (grpo)"),
+)
+"""The ways to fine-tune: a stage that reads a file, or a task of grpo."""
+BUILT_IN = "dialogues"
+BUILT_IN_LENGTH = [("train.epochs", "0"), ("train.minutes", "3")]  # as quickstart-chat: there is more than needed
+CONVERSATIONS = "conversations"
+FILES = {"sft": CONVERSATIONS, "lora": CONVERSATIONS, "dpo": "preferences, rows with a chosen and a rejected answer"}
+"""What the file of a way holds."""
+
+
+async def fine_tune(screen: WorkbenchScreen, reference: str) -> Run | None:
+    """Ask how to fine-tune a checkpoint, and create the run; None if that was canceled or failed, which is shown."""
+    home = screen.workbench.home
+    way = await screen.app.push_screen_wait(Ask(f"Fine-tune {reference}:", WAYS))
+    if not way:
+        return None
+    stage, fields = "grpo", [("tune.task", way)]
+    if way in FILES:
+        corpus = await ask_corpus(screen, reference, FILES[way])
+        if not corpus:
+            return None
+        stage, fields = "dpo" if way == "dpo" else "sft", [("data.corpus", corpus)]
+        fields += [("tune.lora_rank", str(LORA_RANK))] if way == "lora" else []
+        fields += BUILT_IN_LENGTH if corpus == BUILT_IN else []
+    screen.app.notify(f"copying {reference}…", markup=False)
+    try:
+        return await asyncio.to_thread(create_stage, home, reference, stage, tuple(fields))
+    except (UserError, OSError) as error:
+        notify_error(screen.app, error)
+        return None
+
+
+async def ask_corpus(screen: WorkbenchScreen, reference: str, kind: str) -> str:
+    """The conversations or preferences to train on, "" for none."""
+    has_built_in = kind == CONVERSATIONS
+    built_in = f"; {BUILT_IN}: the built-in ones" if has_built_in else ""
+    question = AskText(
+        f"Fine-tune {reference} on {kind} (a JSONL or Parquet file, or a folder{built_in}):",
+        value=offered_conversations(screen.workbench.home) if has_built_in else "",
+        problem_of=lambda text: "" if has_built_in and text.strip() == BUILT_IN else path_problem(text),
+    )
+    text: str | None = await screen.app.push_screen_wait(question)
+    return pasted_path(text) if text else ""
+
+
+def create_stage(home: Path, reference: str, stage: str, fields: Overrides) -> Run:
+    """Create a run that fine-tunes a checkpoint. Copies its weights, which may be large: for a thread."""
+    from llm.training.start_stage import plan_stage, start_stage
+
+    return start_stage(home, plan_stage(home, open_parent(home, reference), fields, stage=stage))
+
+
+def offered_conversations(home: Path) -> str:
+    """The conversations to offer: replies marked good, else the last file that was added, else the built-in ones."""
+    marked = home / "conversations" / "good.jsonl"
+    if marked.exists():
+        return str(marked)
+    added = [entry.corpus for entry in added_corpora(home) if entry.shape]
+    return added[-1] if added else BUILT_IN
