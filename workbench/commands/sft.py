@@ -7,6 +7,7 @@ from typing import Any
 
 from llm.config import check_name, diff
 from llm.memory import memory_errors_as_user_errors
+from llm.run.checkpoints import BASE
 from llm.run.fork import open_parent
 from workbench.commands.options import add_checkpoint, add_command
 from workbench.commands.output import say
@@ -59,4 +60,6 @@ def tune(options: argparse.Namespace) -> int:
     state = "with its optimizer state" if stage.keep_optimizer else "with a new optimizer state"
     tokens = f" and {stage.new_tokens} new special tokens" if stage.new_tokens else ""
     say(f"starts at step 0 with the weights of {parent.reference}, {state}{tokens}")
+    if rank := stage.config.tune.lora_rank:
+        say(f"trains adapters of rank {rank} (LoRA); the weights stay as they are, and are kept in {run.path / BASE}")
     return train_new(run, options, launch)

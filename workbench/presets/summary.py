@@ -10,7 +10,7 @@ from textual.content import Content
 from llm.config import RunConfig, diff, resolve_model, with_overrides
 from llm.config.fit import expected_vocab_size
 from llm.errors import UserError
-from llm.model.counts import parameters
+from llm.model.counts import parameters, trained_parameters
 from workbench.formatting import format_count, format_duration, format_size
 from workbench.presets.estimate import (
     PROGRAM_BYTES,
@@ -67,6 +67,7 @@ def figures(
     model, plan = guess.model, guess.batch_plan
     about = "about " if guess.vocab_is_guess else ""
     shape = f"{model.n_layer} layers × {model.d_model}, {model.n_head} heads, context {model.context}"
+    trained = trained_text(config, guess)
     memory = memory_text(guess, speed)
     micro = f" in {plan.grad_accum_steps} micro-batches" if plan.grad_accum_steps > 1 else ""
     if not config.train.batch_size:
@@ -78,7 +79,7 @@ def figures(
     if data is not None and data.is_prepared:
         steps += f", {guess.total_tokens / data.train_tokens:.2g} epochs"
     return [
-        ("Model", f"{about}{format_count(guess.parameters)} parameters: {shape}", ""),
+        ("Model", f"{about}{format_count(guess.parameters)} parameters{trained}: {shape}", ""),
         ("Memory", memory, "" if guess.fits else "$text-error"),
         *([] if guess.fits else [("", misfit_text(config, guess), "$text-error")]),
         ("Each step", f"{plan.tokens_per_step:,} tokens ({plan.global_batch_size} × {plan.seq_len}){micro}", ""),
@@ -86,6 +87,13 @@ def figures(
         ("Speed", speed_text(guess, speed), ""),
         ("Tokenizer", tokenizer_text(config, guess), ""),
     ]
+
+
+def trained_text(config: RunConfig, guess: Estimate) -> str:
+    """How many of the numbers LoRA trains, "" without it."""
+    if not config.tune.lora_rank:
+        return ""
+    return f" and {format_count(sum(trained_parameters(guess.model, config.tune).values()))} of adapters, trained alone"
 
 
 def memory_text(guess: Estimate, speed: Speed | None) -> str:

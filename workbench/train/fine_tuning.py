@@ -18,7 +18,7 @@ from workbench.ui.screen import WorkbenchScreen
 LORA_RANK = 8
 WAYS = (
     Answer("sft", "Teach it to answer, from conversations (sft)"),
-    Answer("lora", "The same with small adapters, for a large model (sft with LoRA)"),
+    Answer("lora", "The same, training small adapters only (LoRA)"),
     Answer("dpo", "Prefer some answers to others (dpo)"),
     Answer("sums", "Reinforce right answers to small sums (grpo)"),
     Answer("counting", "Reinforce right answers to how many things a story tells of (grpo)"),

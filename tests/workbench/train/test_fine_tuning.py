@@ -1,0 +1,32 @@
+"""F on the Train screen: a base run that has ended is taught to answer."""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+
+from llm.run import Run
+from tests.workbench.pictures_for_tests import app_with
+from tests.workbench.scripted import ScriptedTrainer
+from tests.workbench.waiting import shown, until
+from workbench.ui.dialogs import Ask, AskText
+
+
+async def test_a_base_run_that_ended_is_fine_tuned_on_the_built_in_dialogues(trained_run: Run, home: Path) -> None:
+    shutil.copytree(trained_run.path.parent.parent, home, dirs_exist_ok=True)
+    trainer = ScriptedTrainer(steps=5)
+    trainer.prepared.set()
+    app = app_with(home, trainer)
+    async with app.run_test(size=(80, 24)) as pilot:
+        app.open_train("tiny-1")
+        await until(pilot, lambda: "press F to teach it to answer" in shown(app.screen))
+        await pilot.press("F")
+        await until(pilot, lambda: type(app.screen) is Ask and "training small adapters only" in shown(app.screen))
+        await pilot.press("down", "enter")
+        await until(pilot, lambda: type(app.screen) is AskText and "dialogues: the built-in ones" in shown(app.screen))
+        await pilot.press("enter")
+        await until(pilot, lambda: len(app.screen_stack) == 1 and app.training.must_be_waited_for)
+        await until(pilot, lambda: "tiny-1-sft-1" in shown(app.screen) and "press F" not in shown(app.screen))
+        app.training.shutdown()
+    config = Run.open(home, "tiny-1-sft-1").config()
+    assert (config.data.corpus, config.train.minutes, config.tune.lora_rank) == ("dialogues", 3, 8)
