@@ -18,11 +18,11 @@ from workbench.ui.screen import WorkbenchScreen
 LORA_RANK = 8
 WAYS = (
     Answer("sft", "Teach it to answer, from conversations (sft)"),
-    Answer("lora", "The same, training small adapters only (LoRA)"),
     Answer("dpo", "Prefer some answers to others (dpo)"),
     Answer("sums", "Reinforce right answers to small sums (grpo)"),
     Answer("counting", "Reinforce right answers to how many things a story tells of (grpo)"),
     Answer("format", "Reinforce answers that are one short sentence (grpo)"),
+    Answer("lora", "Teach it to answer, training small adapters only (LoRA)"),
 )
 """The ways to fine-tune: a stage that reads a file, or a task of grpo."""
 BUILT_IN = "dialogues"

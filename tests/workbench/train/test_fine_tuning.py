@@ -22,7 +22,7 @@ async def test_a_base_run_that_ended_is_fine_tuned_on_the_built_in_dialogues(tra
         await until(pilot, lambda: "press F to teach it to answer" in shown(app.screen))
         await pilot.press("F")
         await until(pilot, lambda: type(app.screen) is Ask and "training small adapters only" in shown(app.screen))
-        await pilot.press("down", "enter")
+        await pilot.press("end", "enter")
         await until(pilot, lambda: type(app.screen) is AskText and "dialogues: the built-in ones" in shown(app.screen))
         await pilot.press("enter")
         await until(pilot, lambda: len(app.screen_stack) == 1 and app.training.must_be_waited_for)
