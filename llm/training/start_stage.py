@@ -49,8 +49,11 @@ GRPO_DEFAULTS = (
     ("train.lr_multiplier", "0.1"),
     ("tune.beta", "0.04"),
     ("evaluate.answers_every", "20"),
+    ("tune.lora_rank", "0"),
 )
 """Those of grpo, after STAGE_DEFAULTS."""
+LORA_DEFAULTS = (("train.lr_multiplier", "1"),)
+"""Those of sft with LoRA: adapters need a higher rate than all weights (docs/performance.md)."""
 CONVERSATIONS = Path("conversations", "good.jsonl")
 """The conversations of a home that were marked good in a chat, or corrected."""
 
@@ -83,7 +86,9 @@ def plan_stage(
 
     ConfigError where the weights of `parent` cannot be trained with it.
     """
-    defaults = merge_overrides(dict(STAGE_DEFAULTS), GRPO_DEFAULTS if stage == "grpo" else ())
+    rank = dict(overrides).get("tune.lora_rank", str(parent.config.tune.lora_rank))
+    more = {"grpo": GRPO_DEFAULTS, "sft": LORA_DEFAULTS if rank != "0" else ()}.get(stage, ())
+    defaults = merge_overrides(dict(STAGE_DEFAULTS), more)
     base = with_overrides(parent.config, [*defaults.items(), ("tune.stage", stage)])
     config = with_overrides(base, [*corpus_override(home, parent, stage, overrides), *overrides])
     return stage_with(home, parent, config, keep_optimizer=keep_optimizer)

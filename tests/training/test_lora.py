@@ -32,7 +32,7 @@ from .test_resume import StopAfter, assert_same_end
 from .test_sft import parent as parent
 from .test_sft import sft, write_conversations
 
-LORA = {"tune__lora_rank": "3", "train__epochs": "0", "train__steps": "6", "train__lr": "0.01"}
+LORA = {"tune__lora_rank": "3", "train__epochs": "0", "train__steps": "6", "train__lr": "0.003"}
 
 
 @pytest.fixture
@@ -53,7 +53,7 @@ def test_a_run_trains_adapters_of_a_base_that_it_keeps(parent: Run, talk: Path, 
     assert sorted(manifest["files"]) == [ADAPTER, OPTIMIZER, "state.json"]
     adapters = load_file(checkpoint.path / ADAPTER)
     tune, counted = run.config().tune, sum(tensor.numel() for tensor in adapters.values())
-    assert tune.lora_rows == 4
+    assert tune.lora_rows == 4 and run.config().train.lr_multiplier == 1
     assert counted == sum(trained_parameters(started.config, tune).values())
     state = load_file(checkpoint.path / OPTIMIZER)
     assert sum(tensor.numel() for tensor in state.values()) - 1 == 2 * counted

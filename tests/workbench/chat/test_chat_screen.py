@@ -24,6 +24,7 @@ from workbench.chat.model_dialog import ChooseModel
 from workbench.chat.sampling_panel import ParameterRow, format_value, parameter_fields
 from workbench.chat.service import ChatService
 from workbench.chat.transcripts import load
+from workbench.ui.dialogs import AskText
 
 
 class ChatApp(WorkbenchApp):
@@ -478,16 +479,23 @@ async def test_a_dialog_closed_while_loading(home, chat_model, monkeypatch):
 async def test_a_system_prompt_is_sent_with_every_question_and_shown_once(home, chat_model):
     async with ChatApp(home).run_test(size=(100, 24)) as pilot:
         screen = await opened(pilot)
-        await pilot.press("ctrl+t", "f9", *"Be brief.", "enter")
-        assert "from your next question on" in text_of(screen, "#chat-status")
+        await pilot.press("ctrl+t", "f9")
+        await until(lambda: isinstance(pilot.app.screen, AskText))
+        await pilot.press(*"Be brief.", "enter")
+        await until(lambda: "from your next question on" in text_of(screen, "#chat-status"))
         for question in ("Who?", "Where?"):
+            count = len(screen.session.exchanges) + 1
             await pilot.press(*question, "enter")
-            await until(lambda: screen.session.exchanges and not screen.session.writing)
+            await until(lambda count=count: len(screen.session.exchanges) == count and not screen.session.writing)
         assert [prompt.startswith("Question: Be brief.\n\nWho?") for prompt, _ in chat_model.prompts] == [True, True]
         assert screen.transcript.text.count("system Be brief.") == 1
         past = load(screen.session.conversation.file)
         assert past.system == "Be brief." == past.exchanges[1].system
-        await pilot.press("f9", *["backspace"] * 9, "enter", *"Why?", "enter")
+        await pilot.press("f9")
+        await until(lambda: isinstance(pilot.app.screen, AskText))
+        await pilot.press(*["backspace"] * 9, "enter")
+        await until(lambda: "No system prompt" in text_of(screen, "#chat-status"))
+        await pilot.press(*"Why?", "enter")
         await until(lambda: len(screen.session.exchanges) == 3 and not screen.session.writing)
         assert "system (none)" in screen.transcript.text and "Be brief." not in chat_model.prompts[-1][0]
 
