@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import multiprocessing
 import os
-from collections.abc import Iterator
+from collections.abc import Generator
 from dataclasses import replace
 from itertools import pairwise
 from pathlib import Path
@@ -212,15 +212,15 @@ def test_publishing_second_keeps_the_first(text_file: Path, tmp_path: Path, monk
     """Both found nothing in the cache; the other one finishes while this one still writes."""
     from llm.data.tokens import prepare as module
 
-    tokenize = module.tokenize
+    make = module.make_from_text
 
-    def overtaken(*arguments: Any) -> Iterator[Progress]:
-        monkeypatch.setattr(module, "tokenize", tokenize)
+    def overtaken(*arguments: Any) -> Generator[Progress, None, dict[str, Any]]:
+        monkeypatch.setattr(module, "make_from_text", make)
         first.append(prepared(config(text_file), tmp_path)[0].path.stat().st_ino)
-        yield from tokenize(*arguments)
+        return (yield from make(*arguments))
 
     first: list[int] = []
-    monkeypatch.setattr(module, "tokenize", overtaken)
+    monkeypatch.setattr(module, "make_from_text", overtaken)
     dataset, _ = prepared(config(text_file), tmp_path)
     assert dataset.path.stat().st_ino == first[0]
     assert len(list((tmp_path / "data").iterdir())) == 1
