@@ -163,9 +163,10 @@ def test_weights_that_do_not_fit_exactly_are_refused(make_run: MakeRun, tmp_path
         del tensors["blocks.0.attn.q.weight"]
     else:
         tensors["another" if change == "more" else "final_norm.gain"] = torch.ones(5)
-    save_file(tensors, tmp_path / "model.safetensors")
+    copy = Path(shutil.copytree(run.checkpoint().path, tmp_path / "changed"))
+    save_file(tensors, copy / "model.safetensors")
     with pytest.raises(UserError, match="does not fit this configuration"):
-        load_weights(model, tmp_path)
+        load_weights(model, replace(run.checkpoint(), path=copy))
 
 
 @pytest.mark.parametrize(("name", "can_be_read"), [(OPTIMIZER, True), (MODEL, False)])

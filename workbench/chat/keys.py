@@ -71,7 +71,7 @@ CHAT_KEYS: list[BindingType] = [
     key("knobs", "f2", "knobs", "Sampling", "To the sampling parameters, and back"),
     key("new", "ctrl+n", "new", "New", "New conversation"),
     key("view", "ctrl+t", "view", "Chat mode", "Switch between completion and chat"),
-    key("system", "f9", "system", "System", "The system prompt: what the model reads before the conversation"),
+    key("system", "f12", "system", "System", "The system prompt: what the model reads before the conversation"),
     key("past", "f3,slash", "past", "History", "Past conversations"),
     key("branch", "b", "branch", "Branch", "Start a branch after this exchange"),
     key("replay", "R", "replay", "Replay", "Generate the reply again, and compare"),

@@ -14,7 +14,7 @@ from workbench.chat.session import ChatSession
 from workbench.ui.screen import WorkbenchScreen
 
 NO_MODEL = "No model yet: press 1, choose a preset and press Enter. Come back after the first training steps."
-PLACEHOLDERS = {"completion": "Text to complete", "chat": "A question (f9: a system prompt)"}
+PLACEHOLDERS = {"completion": "Text to complete", "chat": "A question (f12: a system prompt)"}
 
 
 class ModelSwitch:

@@ -141,7 +141,7 @@ async def test_every_key_of_the_chat(own_home):
         await until(lambda: screen.prompt.has_focus)
         await press("ctrl+n")
         assert screen.transcript.text == "" and not screen.session.conversation.exchanges
-        assert press.misses(ChatScreen) == {"f9"}, "in test_chat_screen.py"
+        assert press.misses(ChatScreen) == {"f12"}, "in test_chat_screen.py"
 
 
 async def test_escape_stops_a_reply_and_a_job(own_home):

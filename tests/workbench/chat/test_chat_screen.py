@@ -479,7 +479,7 @@ async def test_a_dialog_closed_while_loading(home, chat_model, monkeypatch):
 async def test_a_system_prompt_is_sent_with_every_question_and_shown_once(home, chat_model):
     async with ChatApp(home).run_test(size=(100, 24)) as pilot:
         screen = await opened(pilot)
-        await pilot.press("ctrl+t", "f9")
+        await pilot.press("ctrl+t", "f12")
         await until(lambda: isinstance(pilot.app.screen, AskText))
         await pilot.press(*"Be brief.", "enter")
         await until(lambda: "from your next question on" in text_of(screen, "#chat-status"))
@@ -491,7 +491,7 @@ async def test_a_system_prompt_is_sent_with_every_question_and_shown_once(home, 
         assert screen.transcript.text.count("system Be brief.") == 1
         past = load(screen.session.conversation.file)
         assert past.system == "Be brief." == past.exchanges[1].system
-        await pilot.press("f9")
+        await pilot.press("f12")
         await until(lambda: isinstance(pilot.app.screen, AskText))
         await pilot.press(*["backspace"] * 9, "enter")
         await until(lambda: "No system prompt" in text_of(screen, "#chat-status"))
