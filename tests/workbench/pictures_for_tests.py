@@ -47,7 +47,11 @@ MUST_BE_STILL: ContextVar[bool] = ContextVar("MUST_BE_STILL", default=True)
 
 
 @pytest.fixture
-def look(request: pytest.FixtureRequest) -> Look:
+def look(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> Look:
+    # Else the charts of a training would be drawn once a second, which is longer than `settle` waits for a change.
+    monkeypatch.setattr("workbench.train.run_view.DRAW_SECONDS", 0.0)
+    monkeypatch.setattr("workbench.train.run_view.DRAW_SHARE", 1.0)
+
     def see(app: WorkbenchApp, size: tuple[int, int], step: Step, *texts: str, picture: bool | None = None) -> None:
         pictured = size in (SMALL, HUGE) if picture is None else picture
 
