@@ -36,19 +36,21 @@ def check_parts(run: Path) -> None:
 
 def check_folder(folder: str, depth: int) -> None:
     """UserError where `folder`, down to `depth` levels, holds a link, a FIFO or a device."""
-    folders = []
+    for entry in entries_of(folder):  # whose kinds are known without a call of `stat`
+        if entry.is_dir(follow_symlinks=False):
+            if depth > 1:
+                check_folder(entry.path, depth - 1)
+        elif not entry.is_file(follow_symlinks=False) and (mode := mode_of(entry.path)):
+            raise refusal(entry.path, mode, "a file or folder")
+
+
+def entries_of(folder: str) -> list[os.DirEntry[str]]:
+    """What `folder` holds; nothing where it was pruned or published meanwhile."""
     try:
         with os.scandir(folder) as entries:
-            for entry in entries:  # whose kinds are known without a call of `stat`
-                if entry.is_dir(follow_symlinks=False):
-                    folders.append(entry.path)
-                elif not entry.is_file(follow_symlinks=False) and (mode := mode_of(entry.path)):
-                    raise refusal(entry.path, mode, "a file or folder")
-    except FileNotFoundError:  # pruned or published meanwhile
-        return
-    if depth > 1:
-        for path in folders:
-            check_folder(path, depth - 1)
+            return list(entries)
+    except FileNotFoundError:
+        return []
 
 
 def mode_of(path: str) -> int:

@@ -1,6 +1,6 @@
 """How long a rank waits in the collectives of FSDP2 on the CPU, where they block the thread that trains.
 
-On a GPU they run beside it, and a host clock does not see them.
+On a GPU they run at the same time as it, and a host clock does not see them.
 """
 
 from __future__ import annotations

@@ -45,7 +45,7 @@ def test_sigterm_to_torchrun_or_to_any_rank_saves_and_stops_all(make_run: MakeRu
 
 @SLOW
 def test_each_of_ten_sigterms_to_torchrun_saves(make_run: MakeRun) -> None:
-    """Stopped and resumed ten times; torchrun ends with status 1 each time, whatever its ranks do (torch 2.13.0)."""
+    """Stopped and resumed ten times; torchrun, which got the signal, ends with status 1 (torch 2.13.0)."""
     run = make_run("terminated", **SETTINGS)
     saved = 0
     for _ in range(10):

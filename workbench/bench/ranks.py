@@ -128,7 +128,7 @@ def create(home: Path, name: str, fields: dict[str, str]) -> Run:
 
 
 def run_ranks(run: Run, home: Path, ranks: int, program: str = "llm.train") -> dict[int, int]:
-    """Train `run` to its end; the peak resident bytes of each rank's process. UserError where it fails."""
+    """Train `run` until it finishes; the peak resident bytes of each rank's process. UserError where it fails."""
     command = [program if word == "llm.train" else word for word in training_command(run, home, Launch(ranks), ())]
     peaks: dict[int, int] = {}
     with (run.path / LOG).open("wb") as log:

@@ -27,20 +27,23 @@ from workbench.charts.curves import RunCurves
 from workbench.formatting import format_count, format_duration, format_number, format_size
 
 
+def describe_start(event: Started) -> str:
+    """On what a run starts, with how many parameters, tokens and steps."""
+    verb = f"resumed after step {event.step:,}" if event.step else "started"
+    shape = f"{format_count(event.parameters)} parameters, {event.tokens_per_step:,} tokens a step"
+    if event.micro_batch:
+        shape += f" in micro-batches of {event.micro_batch}, as many sequences as fit in memory"
+    length = f"; {event.total_steps:,} steps, as many as fit in {event.minutes:g} minutes" if event.minutes else ""
+    return f"{verb} on {event.device} in {event.precision}, {event.threads} threads: {shape}{length}"
+
+
 def describe(event: Event) -> str:
     """One line for the event log; "" for events that only move numbers."""
     match event:
         case StepLogged() | RanksMeasured() | Progress():
             return ""
         case Started():
-            verb = f"resumed after step {event.step:,}" if event.step else "started"
-            shape = f"{format_count(event.parameters)} parameters, {event.tokens_per_step:,} tokens a step"
-            if event.micro_batch:
-                shape += f" in micro-batches of {event.micro_batch}, as many sequences as fit in memory"
-            length = (
-                f"; {event.total_steps:,} steps, as many as fit in {event.minutes:g} minutes" if event.minutes else ""
-            )
-            return f"{verb} on {event.device} in {event.precision}, {event.threads} threads: {shape}{length}"
+            return describe_start(event)
         case Evaluated():
             best = ", best so far" if event.best else ""
             train = f", training loss {format_number(event.train_loss)}" if event.train_loss is not None else ""

@@ -22,12 +22,12 @@ from llm.events import (
     Progress,
     RanksMeasured,
     RolledBack,
-    Started,
     StepLogged,
     to_line,
 )
 from llm.run import Run
 from llm.run.log import parse_event
+from tests.workbench.runs_for_tests import started
 from workbench.charts import log_rows
 from workbench.charts.curves import METRIC_FIELDS, READ_BYTES, STEP_FIELDS, RunCurves
 from workbench.charts.log_rows import Block, read_block
@@ -169,22 +169,7 @@ class Log:
             self.lines[-1] = json.dumps(record | dict([names[place % 4]]), **forms[place % 3]).encode() + b"\n"
 
     def start(self, place: int) -> None:
-        self.lines.append(to_line(started(max(0, self.step - place))))
-
-
-def started(step: int) -> Started:
-    return Started(
-        step=step,
-        total_steps=100,
-        parameters=1,
-        tokens_per_step=1,
-        device="cpu",
-        precision="fp32",
-        threads=1,
-        compiled=False,
-        pid=1,
-        host="here",
-    )
+        self.lines.append(to_line(started(max(0, self.step - place), total_steps=100)))
 
 
 CHOICES = st.lists(
