@@ -114,7 +114,8 @@ class Terminal(PseudoTerminal):
         self.until(lambda: all(self.shows(text) for text in texts))
 
     def until_shown_after(self, keys: bytes, *texts: str) -> None:
-        """Type `keys` about once a second until all of `texts` are shown."""
+        """Type `keys` about once a second until all of `texts` are shown, once what showed them before is gone."""
+        self.until(lambda: not all(self.shows(text) for text in texts))
         typed = 0.0
 
         def shown() -> bool:
