@@ -63,6 +63,7 @@ METRIC_FIELDS = (("step",), ("elapsed",), *(("metrics", name) for name in METRIC
 CHANGE_ROWS = (Started, RolledBack, StepLogged, MetricsLogged, RanksMeasured)
 """Events that change what the rows before or after them mean."""
 READ_BYTES = 4 << 20  # read at once while catching up: about 40 ms of work
+MAX_RESERVED = 1 << 22  # rows of memory allocated before they are read
 RECENT_EVENTS = 400  # events other than steps that are kept for the event log
 
 PACE_SECONDS, PACE_SHARE = 30.0, 0.05
@@ -110,11 +111,16 @@ class Table:
         """Add rows, shape (rows, columns)."""
         needed = self.rows + len(rows)
         if needed > self._values.shape[1]:
-            grown = np.empty((len(self.columns), max(needed, 2 * self._values.shape[1])))
-            grown[:, : self.rows] = self._values[:, : self.rows]
-            self._values = grown
+            self.reserve(max(needed, 2 * self._values.shape[1]))
         self._values[:, self.rows : needed] = rows.T
         self.rows = needed
+
+    def reserve(self, rows: int) -> None:
+        """Allocate memory for this many rows in all, so that growing to them copies nothing."""
+        if rows > self._values.shape[1]:
+            grown = np.empty((len(self.columns), rows))
+            grown[:, : self.rows] = self._values[:, : self.rows]
+            self._values = grown
 
     def __getitem__(self, column: str) -> Array:
         """One column, as a view: shape (rows,)."""
@@ -174,12 +180,7 @@ class RunCurves:
     def poll(self, limit: int = 1 << 21) -> list[Event]:
         """Read what was logged since the last call, at most about `limit` bytes; returns the events, but of
         those that were read as rows only the last step."""
-        text = self.lines.read(limit)
-        block = read_block(text, STEP_FIELDS, METRIC_FIELDS)
-        if block is None:
-            return self._read_events(parse_lines(text.split(b"\n")))
-        events = self._read_events(parse_lines(block.head.split(b"\n")))
-        return [*events, *self._read_block(block)]
+        return self._read_text(self.lines.read(limit))
 
     @property
     def unread_bytes(self) -> int:
@@ -191,12 +192,23 @@ class RunCurves:
 
     def catch_up(self, progress: Callable[[float], bool] = lambda share: True) -> None:
         """Read the whole log. `progress` gets the share that is done, and returns whether to continue."""
-        total = self.unread_bytes
+        start, total = self.lines.offset, self.unread_bytes
         while self.unread_bytes and progress(1 - min(1.0, self.unread_bytes / total)):
             before = self.lines.offset
             self.poll(READ_BYTES)
             if self.lines.offset == before:
                 return
+            if before == start:
+                expected = len(self.steps) * total // (self.lines.offset - before)
+                self.steps.reserve(min(expected + expected // 20, MAX_RESERVED))
+
+    def _read_text(self, text: bytes) -> list[Event]:
+        """Read complete lines, as rows where possible; returns what `poll` does."""
+        block = read_block(text, STEP_FIELDS, METRIC_FIELDS)
+        if block is None:
+            return self._read_events(parse_lines(text.split(b"\n")))
+        events = self._read_events(parse_lines(block.head.split(b"\n")))
+        return [*events, *self._read_block(block)]
 
     def _read_events(self, events: list[Event]) -> list[Event]:
         self.paused = paused_after(events, self.paused)
@@ -207,12 +219,15 @@ class RunCurves:
         return events
 
     def _read_block(self, block: Block) -> list[Event]:
-        """Add rows and apply the other events, or read the lines one by one where events between the rows change what
-        these mean, or where steps do not rise."""
+        """Add rows and apply the other events. Where events between the rows change what these mean, or where steps do
+        not rise, the halves of the text are read instead, until they are so short that lines are read one by one."""
         between, after = parse_lines(block.between), parse_lines(block.after)
         has_breaks = any(isinstance(event, CHANGE_ROWS) and not is_validation(event) for event in between)
         if has_breaks or not (rises(self.steps, block.steps) and rises(self.metrics, block.metrics)):
-            return self._read_events(parse_lines(block.text.split(b"\n")))
+            half = block.text.find(b"\n", len(block.text) // 2) + 1
+            if half == len(block.text):  # a very long line
+                return self._read_events(parse_lines(block.text.split(b"\n")))
+            return [*self._read_text(block.text[:half]), *self._read_text(block.text[half:])]
         self._read_events(between)
         self.metrics.extend(block.metrics)
         if block.has_ranks:

@@ -33,6 +33,7 @@ FIELD_KINDS = {
     kind: {(name, annotation) for name, annotation, _, _ in layout} for kind, layout in FIELD_LAYOUTS.items()
 }
 PADDING = b"\n" * 4  # so that places shortly after a line exist
+EVERY_SECOND = 0b01010101  # bits of a byte, the lowest one first
 COLON, NEWLINE, MINUS, ZERO, DOT, SMALL_E, LARGE_E = b":\n-0.eE"
 
 
@@ -179,7 +180,7 @@ class Lines:
             for of_kind, kind in ((is_integer, pyarrow.int64()), (~is_integer, pyarrow.float64())):
                 texts = self._slices(begins[:, of_kind], ends[:, of_kind])
                 parsed = np.frombuffer(texts.cast(kind).buffers()[1], kind.to_pandas_dtype(), len(texts))
-                numbers[of_kind] = parsed.reshape(len(lines), -1).T
+                numbers[of_kind] = parsed[::2].reshape(len(lines), -1).T
         except pyarrow.ArrowInvalid:
             return lines[:0], numbers[:, :0]
         times = numbers[form.fields.index(("time",))]
@@ -187,18 +188,16 @@ class Lines:
         return lines[is_valid], numbers[:, is_valid]
 
     def _slices(self, begins: Integers, ends: Integers) -> Any:
-        """Pieces of the text in ascending order, as an array of pyarrow without copies by numpy.
+        """Pieces of the text in ascending order, as every second string of an array of pyarrow; nothing is copied.
 
-        The offsets make every piece and every gap between two a string, and every second one is taken.
+        The offsets make every gap between two pieces a string as well, which is marked as null.
         """
-        from pyarrow import Array, StringArray, int64, py_buffer
+        from pyarrow import StringArray, py_buffer
 
-        offsets = np.stack((begins, ends), axis=2).astype(np.int32).ravel()
-        if not len(offsets):
-            return StringArray.from_buffers(0, py_buffer(np.zeros(1, np.int32)), py_buffer(self._text))
-        texts = StringArray.from_buffers(len(offsets) - 1, py_buffer(offsets), py_buffer(self._text))
-        places = np.arange(0, len(offsets), 2)
-        return texts.take(Array.from_buffers(int64(), len(places), [None, py_buffer(places)]))
+        offsets = np.append(np.stack((begins, ends), axis=2).astype(np.int32), np.int32(len(self._text)))
+        is_piece = np.full(len(offsets) // 8 + 1, EVERY_SECOND, np.uint8)
+        buffers = (py_buffer(values) for values in (offsets, self._text, is_piece))
+        return StringArray.from_buffers(len(offsets) - 1, *buffers)
 
 
 def form_of(line: bytes, kind: type[Event]) -> Form | None:

@@ -235,6 +235,27 @@ def test_the_reader_knows_the_lines_that_are_written(extra: int) -> None:
     assert [*block.between, *block.after] == left
 
 
+def test_a_rollback_between_many_steps_leaves_most_of_them_rows(home: Path) -> None:
+    run = Run.create(home, "rolled-back", RunConfig())
+    log = [step_line(step, [1.0] * 6, 0.5) for step in (*range(1, 400), *range(396, 800))]
+    log.insert(399, to_line(RolledBack(time=1.7e9, step=395, from_step=399, reason="a spike")))
+    (run.path / "events.jsonl").write_bytes(b"".join(log))
+    curves = RunCurves(run)
+    with patch.object(log_rows, "LONG_BYTES", 8 * len(log[0])):
+        events = curves.poll()
+    assert sum(isinstance(event, StepLogged) for event in events) < 40
+    assert curves.steps["step"].tolist() == list(range(1, 800))
+    check_same(run, 1 << 30)
+
+
+def test_a_repeated_step_in_a_very_long_line(home: Path) -> None:
+    run = Run.create(home, "long-line", RunConfig())
+    lines = [step_line(step, [1.0] * 6, 0.5) for step in (1, 2, 2, 3)]
+    lines[2] = lines[2].replace(b'{"type": "StepLogged"', b'{"type": "StepLogged", "note": "' + b"a" * 2000 + b'"')
+    (run.path / "events.jsonl").write_bytes(b"".join(lines))
+    check_same(run, 1 << 30)
+
+
 def test_a_long_log_is_read_in_pieces(tmp_path: Path) -> None:
     """Of the text no more than a piece is held at a time."""
     run = Run.create(tmp_path, "long", RunConfig())
