@@ -7,7 +7,7 @@ requested, it takes only the weights and counts its steps from 0. The tokenizer 
 from __future__ import annotations
 
 import shutil
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -124,12 +124,23 @@ def fork(home: Path, parent: Parent, config: RunConfig, *, name: str = "", weigh
         copy_checkpoint(parent, run, changed, continues)
 
     config = keep_tokenizer(home, parent, config, changed)
-    extra = {"parent_id": str(parent.run.info().get("id", ""))}
+    return create_child(home, parent, config, fill, name=name, stem=stem_of(parent.run.name), suffix="-fork")
+
+
+def create_child(
+    home: Path, parent: Parent, config: RunConfig, fill: Callable[[Run], None], *, name: str, stem: str, suffix: str
+) -> Run:
+    """Create a run that starts from `parent`; `fill` writes its files. Without a `name` it is called `stem` and
+    `suffix` with a number. UserError where files cannot be copied."""
+    more: dict[str, Any] = {
+        "parent": parent.reference,
+        "extra": {"parent_id": str(parent.run.info().get("id", ""))},
+        "fill": fill,
+    }
     try:
         if name:
-            return Run.create(home, name, config, parent=parent.reference, extra=extra, fill=fill)
-        stem = stem_of(parent.run.name)
-        return Run.create_numbered(home, stem, config, suffix="-fork", parent=parent.reference, extra=extra, fill=fill)
+            return Run.create(home, name, config, **more)
+        return Run.create_numbered(home, stem, config, suffix=suffix, **more)
     except OSError as error:
         raise UserError(
             f"{parent.reference} could not be copied ({error.strerror or error}); "

@@ -31,6 +31,10 @@ class BatchPlan:
     def tokens_per_step(self) -> int:
         return self.global_batch_size * self.seq_len
 
+    def micro_batch(self, world_size: int = 1) -> int:
+        """Sequences per micro-batch of each rank."""
+        return self.global_batch_size // world_size // self.grad_accum_steps
+
 
 def resolve_batch_plan(
     config: RunConfig,

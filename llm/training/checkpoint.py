@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 
 import numpy as np
@@ -55,36 +55,35 @@ def publish(
             OPTIMIZER: write_tensors(staging / OPTIMIZER, state.optimizer, cancelled),
         }
         write_manifest(staging, state.step, state.metrics, sums, state.base)
-    info = read_checkpoint_info(target)
-    if info is None:
-        raise OSError(f"{target} could not be read back")
-    hurry = hurry or threading.Event()
-    if not hurry.is_set():
-        for name in sums:
-            drop_from_page_cache(target / name)
-        verify_or_remove(info, hurry)
-    return info
+    return read_back(target, sums, hurry or threading.Event())
 
 
 class Hurry(Exception):
     """There is no time to read back."""
 
 
-def verify_or_remove(info: CheckpointInfo, hurry: threading.Event) -> None:
-    """Read a new checkpoint until `hurry` is set; one that is not as it was written is removed, and its `UserError`
-    raised."""
+def read_back(directory: Path, tensor_files: Iterable[str], hurry: threading.Event) -> CheckpointInfo:
+    """Read a new checkpoint from the disk until `hurry` is set. One that is not as it was written is removed, and its
+    `UserError` raised; `OSError` where it has no valid manifest."""
+    info = read_checkpoint_info(directory)
+    if info is None:
+        raise OSError(f"{directory} could not be read back")
 
     def check_time(_: int) -> None:
         if hurry.is_set():
             raise Hurry
 
     try:
+        check_time(0)
+        for name in tensor_files:
+            drop_from_page_cache(directory / name)
         verify(info, check_time)
     except Hurry:
         pass
     except UserError:
-        remove_directory(info.path)
+        remove_directory(directory)
         raise
+    return info
 
 
 def is_finite(tensor: torch.Tensor) -> bool:

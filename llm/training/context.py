@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from llm.config import RunConfig
@@ -30,6 +30,11 @@ class StepContext:
     plan: Plan
     batch_plan: BatchPlan
     ranks: Ranks = field(default_factory=Ranks)
+
+    def change_plan(self, **changes: Any) -> None:
+        """Change fields of `plan`, also in the state, so that a resumed run keeps them."""
+        self.plan = replace(self.plan, **changes)
+        self.state.plan = self.plan.as_json()
 
 
 @dataclass

@@ -30,6 +30,7 @@ from llm.device import Plan, make_plan
 from llm.environment import configure_process
 from llm.errors import UserError
 from llm.events import Progress, to_line
+from llm.generators import drain
 from llm.training.batch_plan import BatchPlan, resolve_batch_plan
 from llm.training.context import StepContext
 from llm.training.distributed import Ranks
@@ -103,7 +104,7 @@ def preflight(config: RunConfig, home: Path, steps: int = STEPS) -> Generator[Pr
         batch_plan = context.batch_plan
         plan = context.plan = resolve_plan(config, state, dataset, batch_plan, Ranks())
         objective = build_objective(state.model, config)
-        shape = (batch_plan.global_batch_size // batch_plan.grad_accum_steps, batch_plan.seq_len)
+        shape = (batch_plan.micro_batch(), batch_plan.seq_len)
         loss_fn, _ = build_loss_fn(state, plan, shape, objective)
         batches = batch_source(
             dataset, config, rows=batch_plan.global_batch_size, seq_len=batch_plan.seq_len, start=0, cursor=None
@@ -156,12 +157,9 @@ def main() -> int:
     options = parser.parse_args()
     try:
         steps = preflight(from_toml(options.config.read_text(encoding="utf-8")), options.home, options.steps)
-        while True:
-            try:
-                report(to_line(next(steps)))
-            except StopIteration as end:
-                report({"type": "Preflight", **asdict(end.value)})
-                return 0
+        measured = drain(steps, lambda progress: report(to_line(progress)))
+        report({"type": "Preflight", **asdict(measured)})
+        return 0
     except UserError as error:
         report({"type": "Problem", "message": str(error)})
     except MemoryError:

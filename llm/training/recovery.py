@@ -78,7 +78,7 @@ class Recovery:
 def halve_micro_batch(context: TrainingContext) -> Event:
     """Halve the micro-batch that ran out of memory; the global batch size stays. UserError if it cannot be halved."""
     batch_plan, ranks = context.batch_plan, context.ranks.world_size
-    size = batch_plan.global_batch_size // ranks // batch_plan.grad_accum_steps
+    size = batch_plan.micro_batch(ranks)
     if size % 2 or ranks > 1:
         advice = "lower train.batch_size, train.seq_len or the size of the model"
         raise UserError(f"a micro-batch of {size} × {batch_plan.seq_len} tokens does not fit in memory; {advice}.")

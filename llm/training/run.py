@@ -10,18 +10,18 @@ import socket
 import traceback
 from collections.abc import Callable, Generator, Sequence
 from contextlib import closing, suppress
-from dataclasses import replace
 from pathlib import Path
 
 from llm.config import RunConfig, resumed_config
 from llm.config.overrides import Overrides, merge_overrides
 from llm.data.batches.source import epoch_tokens
 from llm.data.tokens.dataset import Dataset
-from llm.data.tokens.prepare import open_prepared
+from llm.data.tokens.prepare import open_prepared, prepare
 from llm.device import make_plan
 from llm.errors import UserError
 from llm.events import Event, Finished, RolledBack, Skipped, Started, StepLogged, Warned
 from llm.files import remove_staging, write_atomic
+from llm.generators import until_stopped
 from llm.optim import unused_lr_warning
 from llm.run import EventLog, Run
 from llm.run.lock import RunLock
@@ -41,7 +41,6 @@ from llm.training.setup import (
     check_checkpoints,
     last_step,
     memory_warning,
-    prepare_dataset,
     resolve_plan,
     restore_or_init,
     save_tokenizer,
@@ -270,7 +269,9 @@ def prepare_on_ranks(
     config: RunConfig, home: Path, commands: CommandQueue, ranks: Ranks, known: str
 ) -> Generator[Event, None, Dataset | None]:
     """The dataset, or None after a stop. Rank 0 prepares and verifies it; the others then open it."""
-    dataset = (yield from prepare_dataset(config, home, commands, known)) if ranks.is_first else None
+    dataset = None
+    if ranks.is_first:
+        dataset = yield from until_stopped(prepare(config, home, known), commands.is_stop_requested)
     name = ranks.broadcast(dataset.path.name if dataset else "")
     return open_prepared(config, home, name) if name and not ranks.is_first else dataset
 
@@ -287,16 +288,12 @@ def stopped_event(run: Run, commands: CommandQueue) -> Finished:
 def compile_loss(context: TrainingContext) -> tuple[LossFn, str]:
     """The loss function, which averages gradients over ranks, and a warning if it could not be compiled, else ""."""
     batch_plan, ranks = context.batch_plan, context.ranks
-    micro_batch = (batch_plan.global_batch_size // ranks.world_size // batch_plan.grad_accum_steps, batch_plan.seq_len)
+    shape = (batch_plan.micro_batch(ranks.world_size), batch_plan.seq_len)
     objective = build_objective(context.state.model, context.config)
     context.metrics = objective.metrics
-    if not objective.is_compiled:
-        context.plan = replace(context.plan, compiled=False)
-        context.state.plan = context.plan.as_json()
-    loss_fn, warning = build_loss_fn(context.state, context.plan, micro_batch, objective)
-    if warning:
-        context.plan = replace(context.plan, compiled=False)
-        context.state.plan = context.plan.as_json()
+    loss_fn, warning = build_loss_fn(context.state, context.plan, shape, objective)
+    if warning or not objective.is_compiled:
+        context.change_plan(compiled=False)
     if context.state.sharding is None:
         loss_fn = ranks.wrap(context.state.model, loss_fn)
     return loss_fn, warning

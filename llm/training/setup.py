@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Generator
 from dataclasses import replace
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 import torch
@@ -12,7 +11,6 @@ import torch
 from llm.config import RunConfig, resolve_model, resolve_seq_len, resumed_config
 from llm.config.fit import step_bytes
 from llm.data.tokens.dataset import Dataset
-from llm.data.tokens.prepare import prepare
 from llm.device import Plan, choose_device, choose_precision, choose_threads, make_plan
 from llm.errors import UserError
 from llm.events import Event, Saved, Warned
@@ -28,7 +26,6 @@ from llm.run.shapes import check_checkpoint
 from llm.tokenizer import load_tokenizer
 from llm.training.batch_plan import BatchPlan
 from llm.training.checkpoint import restore_state
-from llm.training.commands import CommandQueue
 from llm.training.distributed import LossFn, Ranks
 from llm.training.objective import Objective
 from llm.training.resume_checks import text_changed_error
@@ -60,21 +57,6 @@ def check_checkpoints(run: Run, config: RunConfig) -> None:
         else:
             return
     raise UserError(f"no checkpoint of {run.name} can be used: {problems[0]}")
-
-
-def prepare_dataset(
-    config: RunConfig, home: Path, commands: CommandQueue, known: str = ""
-) -> Generator[Event, None, Dataset | None]:
-    """The dataset of `config`, prepared if it does not exist; None after a stop. `known` as in `prepare`."""
-    steps = prepare(config, home, known)
-    try:
-        while not commands.is_stop_requested():
-            yield next(steps)
-    except StopIteration as end:
-        dataset: Dataset = end.value
-        return dataset
-    steps.close()
-    return None
 
 
 def save_tokenizer(run: Run, dataset: Dataset) -> None:
@@ -169,7 +151,7 @@ def resolve_plan(config: RunConfig, state: TrainerState, dataset: Dataset, batch
     if plan.threads == 0 and ranks.world_size > 1:
         plan = replace(plan, threads=max(1, usable_cores() // ranks.per_machine))
     elif plan.threads == 0:
-        rows = batch_plan.global_batch_size // batch_plan.grad_accum_steps
+        rows = batch_plan.micro_batch()
         flops = batch_plan.flops_per_token * rows * batch_plan.seq_len
         length = min(batch_plan.seq_len + 1, len(dataset.train))
         window = torch.from_numpy(dataset.train.read(0, length).astype("int64")).repeat(rows, 1)
@@ -214,15 +196,9 @@ def thread_warning(plan: Plan, ranks: Ranks) -> str:
     )
 
 
-def build_loss_fn(
-    state: TrainerState, plan: Plan, shape: tuple[int, int], objective: Objective | None = None
-) -> tuple[LossFn, str]:
-    """The loss of arrays of `shape`, compiled if the plan says so, and a warning if compilation fails.
-
-    `objective`: by default the loss of text, whose arrays are inputs and targets.
-    """
+def build_loss_fn(state: TrainerState, plan: Plan, shape: tuple[int, int], objective: Objective) -> tuple[LossFn, str]:
+    """The loss of arrays of `shape`, compiled if the plan says so, and a warning if compilation fails."""
     state.model.train()
-    objective = objective or Objective(state.model.loss, 2)
     if not plan.compiled or not objective.is_compiled:
         return objective.loss_fn, ""
     try:

@@ -23,11 +23,11 @@ from torch.distributed.checkpoint.state_dict_saver import save
 from torch.distributed.tensor import DTensor
 
 from llm.errors import UserError
-from llm.files import drop_from_page_cache, published_directory, write_json
+from llm.files import published_directory, write_json
 from llm.run import CheckpointInfo, Run
-from llm.run.checkpoints import MODEL, OPTIMIZER, STATE, read_checkpoint_info, write_manifest
+from llm.run.checkpoints import MODEL, OPTIMIZER, STATE, write_manifest
 from llm.shards import is_sharded, local_part
-from llm.training.checkpoint import FORMAT, is_finite, verify_or_remove
+from llm.training.checkpoint import FORMAT, is_finite, read_back
 from llm.training.state import TrainerState
 
 
@@ -120,11 +120,4 @@ def publish_parts(
         overwrite_single_values(staging / OPTIMIZER, single)
         write_manifest(staging, step, metrics)
     shutil.rmtree(directory, ignore_errors=True)
-    info = read_checkpoint_info(target)
-    if info is None:
-        raise OSError(f"{target} could not be read back")
-    if not hurry.is_set():
-        for name in (MODEL, OPTIMIZER):
-            drop_from_page_cache(target / name)
-        verify_or_remove(info, hurry)
-    return info
+    return read_back(target, (MODEL, OPTIMIZER), hurry)

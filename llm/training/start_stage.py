@@ -14,12 +14,12 @@ from torch import Tensor
 
 from llm.config import RunConfig, diff, resolve_model, with_overrides
 from llm.config.overrides import merge_overrides
-from llm.errors import ConfigError, Problem, UserError, WrongUse
+from llm.errors import ConfigError, Problem, WrongUse
 from llm.files import published_directory, write_json
 from llm.model.adapters import VOCABULARY_WEIGHTS, initial_values
 from llm.run import Run
 from llm.run.checkpoints import ADAPTER, BASE, MODEL, OPTIMIZER, STATE, has_file, verify, write_manifest
-from llm.run.fork import Parent, stem_of, why_unchangeable
+from llm.run.fork import Parent, create_child, stem_of, why_unchangeable
 from llm.tokenizer import Tokenizer, load_tokenizer
 from llm.tokenizer.chat_template import default_template
 from llm.training.checkpoint import FORMAT
@@ -165,18 +165,8 @@ def start_stage(home: Path, stage: Stage, *, name: str = "", stem: str = "") -> 
         stage.tokenizer.save(run.path / "tokenizer")
         write_first_checkpoint(stage, run)
 
-    extra = {"parent_id": str(parent.run.info().get("id", ""))}
-    try:
-        if name:
-            return Run.create(home, name, config, parent=parent.reference, extra=extra, fill=fill)
-        suffix = "" if stem else f"-{config.tune.stage}"
-        stem = stem or stem_of(parent.run.name)
-        return Run.create_numbered(home, stem, config, suffix=suffix, parent=parent.reference, extra=extra, fill=fill)
-    except OSError as error:
-        raise UserError(
-            f"{parent.reference} could not be copied ({error.strerror or error}); "
-            "see that there is room on the disk and that the checkpoint is still there."
-        ) from error
+    suffix = "" if stem else f"-{config.tune.stage}"
+    return create_child(home, parent, config, fill, name=name, stem=stem or stem_of(parent.run.name), suffix=suffix)
 
 
 def write_first_checkpoint(stage: Stage, run: Run) -> None:

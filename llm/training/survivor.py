@@ -12,6 +12,7 @@ from contextlib import suppress
 
 from llm.errors import UserError
 from llm.events import Event, Finished
+from llm.generators import drain
 from llm.run.checkpoints import newest_step
 from llm.training.context import TrainingContext
 from llm.training.rank_watch import RankLost
@@ -35,20 +36,10 @@ def save_in_place_of_first(context: TrainingContext, lost: RankLost, save: Save)
     with context.run.lock():
         log = context.run.log()
         try:
-            saving = save()
-            failure = yield_to_log(saving, log.append)
+            failure = drain(save(), log.append)
             log.append(context.event(Finished, status="failed", reason=describe(context, lost, failure)))
         finally:
             log.close()
-
-
-def yield_to_log(events: Generator[Event, None, str], append: Callable[[Event], None]) -> str:
-    """Append all events; their result."""
-    while True:
-        try:
-            append(next(events))
-        except StopIteration as end:
-            return str(end.value)
 
 
 def describe(context: TrainingContext, lost: RankLost, failure: str) -> str:

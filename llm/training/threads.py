@@ -9,7 +9,6 @@ from __future__ import annotations
 import statistics
 from collections import deque
 from collections.abc import Iterator
-from dataclasses import replace
 
 import torch
 
@@ -68,8 +67,7 @@ class ThreadWatch:
         self.usual = 0.0
         if threads == before:
             return
-        context.plan = replace(context.plan, threads=threads)
-        context.state.plan = context.plan.as_json()
+        context.change_plan(threads=threads)
         change = f"{slowdown:.1f} times slower" if slowdown > 1 else f"{1 / slowdown:.1f} times faster"
         others = "".join(f"; {one}" for one in busy_processes()[:1])
         plural = "s" * (threads != 1)

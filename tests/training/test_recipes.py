@@ -12,8 +12,8 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
+import llm.training.measurements
 import llm.training.metrics
-import llm.training.tasks
 from llm.data.tokens.prepare import find_tokenized_dataset
 from llm.device import Plan
 from llm.engine import Engine, Piece
@@ -57,7 +57,7 @@ def test_saved_only_when_the_validation_loss_improved(
         yield Progress(stage="Evaluating", done=1, total=2)
         return Evaluation(next(losses), 1.0, 100)
 
-    monkeypatch.setattr(llm.training.tasks, "evaluate", scripted)
+    monkeypatch.setattr(llm.training.measurements, "evaluate", scripted)
     options = {"evaluate__every": "4", "checkpoint__every": "4", "sample__every": "0"}
     events = trained(make_run("improving", checkpoint__only_improved=only_improved, **options), tmp_path)
     assert [event.step for event in events if isinstance(event, Saved)] == saved

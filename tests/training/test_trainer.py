@@ -13,8 +13,8 @@ import numpy as np
 import pytest
 import torch
 
+import llm.training.measurements
 import llm.training.saver
-import llm.training.tasks
 from llm.errors import UserError
 from llm.events import (
     CommandRefused,
@@ -273,15 +273,15 @@ def test_evaluations_and_saves_do_not_count_as_the_time_of_a_step(
 ) -> None:
     """Before the first step, after each, and once more where it was asked for."""
     run = make_run("slow-1", train__steps="6", evaluate__every="1", checkpoint__every="1")
-    evaluate, rest, rests = llm.training.tasks.Tasks.evaluate, 0.2, 0
+    evaluate, rest, rests = llm.training.measurements.Measurements.evaluate, 0.2, 0
 
-    def slowly(tasks: llm.training.tasks.Tasks, command_id: str = "") -> Iterator[Event]:
+    def slowly(measurements: llm.training.measurements.Measurements, command_id: str = "") -> Iterator[Event]:
         nonlocal rests
         rests += 1
         time.sleep(rest)
-        yield from evaluate(tasks, command_id)
+        yield from evaluate(measurements, command_id)
 
-    monkeypatch.setattr(llm.training.tasks.Tasks, "evaluate", slowly)
+    monkeypatch.setattr(llm.training.measurements.Measurements, "evaluate", slowly)
     began = time.perf_counter()
     steps = of(StepLogged, train(run, tmp_path, at={2: [("evaluate", {})]}))
     taken = time.perf_counter() - began

@@ -11,12 +11,12 @@ import re
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import Any
 
 from llm.config import load_preset, with_overrides
 from llm.data.text.stories import vocabulary, words
 from llm.data.text.stories.library import library
 from llm.events import Evaluated, Event, Progress, Started, StepLogged
+from llm.generators import drain
 from llm.run import Run
 from workbench.bench.report import Result
 
@@ -81,7 +81,7 @@ def measure(home: Path, overrides: Sequence[tuple[str, str]], seeds: int) -> Res
     logged = [event for event in events if isinstance(event, StepLogged)]
     started = next(event for event in events if isinstance(event, Started))
     first_progress = next(event for event in events if isinstance(event, Progress))
-    dataset = result_of(prepare(config, home))
+    dataset = drain(prepare(config, home))
     replies = [score_reply(text) for text in generate_replies(run, seeds)]
     total = sum(reply.words for reply in replies)
     return {
@@ -111,15 +111,6 @@ def generate_replies(run: Run, seeds: int) -> list[str]:
         pieces = engine.stream(PROMPT, replace(params, seed=seed))
         texts.append(PROMPT + "".join(piece.text for piece in pieces if isinstance(piece, Piece)))
     return texts
-
-
-def result_of(steps: Any) -> Any:
-    """The value that a generator returns."""
-    while True:
-        try:
-            next(steps)
-        except StopIteration as end:
-            return end.value
 
 
 def lines_of(result: Result) -> list[str]:

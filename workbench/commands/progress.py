@@ -14,6 +14,7 @@ from rich.text import Text
 
 from llm.events import Event, Finished, Sampled, Started, StepLogged
 from llm.events import Progress as Preparing
+from llm.generators import drain
 from workbench.commands.output import say
 from workbench.formatting import format_duration
 from workbench.text import clean, one_line
@@ -44,12 +45,7 @@ def progress_reporter() -> ProgressReporter:
 def with_progress(work: Generator[Preparing, None, Result]) -> Result:
     """The result of a generator of progress, which is printed. An interruption closes the generator."""
     with closing(work), progress_reporter() as reporter:
-        while True:
-            try:
-                reporter.report(next(work))
-            except StopIteration as end:
-                result: Result = end.value
-                return result
+        return drain(work, reporter.report)
 
 
 def event_line(event: Event) -> str:

@@ -10,6 +10,7 @@ from typing import Any
 
 from llm.errors import UserError
 from llm.events import Progress
+from llm.generators import drain, until_stopped
 from workbench.terminal import write_log
 
 Work = Callable[[], Generator[Progress, None, Any]]
@@ -71,12 +72,4 @@ class DataJob:
 
     def _run_work(self) -> Any:
         """The return value of the generator; None if it was canceled."""
-        steps = self._work()
-        try:
-            while not self.canceled.is_set():
-                self._update(next(steps))
-        except StopIteration as end:
-            return end.value
-        finally:
-            steps.close()
-        return None
+        return drain(until_stopped(self._work(), self.canceled.is_set), self._update)

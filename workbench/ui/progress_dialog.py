@@ -5,7 +5,6 @@ from __future__ import annotations
 import threading
 import time
 from collections.abc import Callable, Generator
-from contextlib import closing
 from typing import Any, ClassVar
 
 from textual import work
@@ -17,6 +16,7 @@ from textual.widgets import ProgressBar, Static
 
 from llm.errors import UserError
 from llm.events import Progress
+from llm.generators import drain, until_stopped
 from workbench.formatting import format_count, format_size
 from workbench.text import clean
 from workbench.ui.dialogs import Modal
@@ -40,6 +40,7 @@ class ProgressDialog(Modal[Any]):
         self.error: Exception | None = None
         self._cancelled, self._done = threading.Event(), threading.Event()
         self._progress: Progress | None = None
+        self._noted = 0.0
 
     def compose(self) -> ComposeResult:
         with Vertical(classes="dialog-box"):
@@ -57,19 +58,17 @@ class ProgressDialog(Modal[Any]):
         from llm.engine.weights import use_one_thread
 
         use_one_thread()
-        shown = 0.0
         try:
-            with closing(self.start()) as steps:
-                while not self._cancelled.is_set():
-                    event = next(steps)
-                    if time.monotonic() - shown > SECONDS_BETWEEN_UPDATES:
-                        shown, self._progress = time.monotonic(), event
-        except StopIteration as end:
-            self.result = end.value
+            self.result = drain(until_stopped(self.start(), self._cancelled.is_set), self._note)
         except (UserError, OSError) as error:
             self.error = error
         finally:
             self._done.set()
+
+    def _note(self, progress: Progress) -> None:
+        """Keep the newest progress, a few times a second."""
+        if time.monotonic() - self._noted > SECONDS_BETWEEN_UPDATES:
+            self._noted, self._progress = time.monotonic(), progress
 
     def _update(self) -> None:
         """Show the progress; close when the work is done and no window is in front."""

@@ -50,39 +50,34 @@ def batch_source(
 
     Each rank gets its share of the rows of every batch. `pairs` are the preferences to train on, with their reference.
     """
+    share = {"rows": rows, "rank": rank, "ranks": ranks}
     if isinstance(dataset.train, ConversationTokens):
         return PackedBatches(
             pairs or PackedRows(dataset.train, seq_len, config.tune.packing),
-            rows=rows,
             seed=config.train.seed,
             order=config.data.order,
             drop_last=config.data.drop_last,
-            rank=rank,
-            ranks=ranks,
+            **share,
         )
     if dataset.stream is not None:
         return StreamedBatches(
             dataset.stream,
             dataset.tokenizer,
             config.data.boundary,
-            rows=rows,
             seq_len=seq_len,
             streams=config.data.streams,
             start=start,
             cursor=cursor,
-            rank=rank,
-            ranks=ranks,
+            **share,
         )
     return Batches(
         dataset.train,
-        rows=rows,
         seq_len=seq_len,
         seed=config.train.seed,
         order=config.data.order,
         stride=config.data.stride,
         drop_last=config.data.drop_last,
-        rank=rank,
-        ranks=ranks,
+        **share,
     )
 
 
