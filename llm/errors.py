@@ -37,6 +37,11 @@ class ConfigError(WrongUse):
         super().__init__("\n".join(str(problem) for problem in self.problems))
 
 
+def reason_of(error: Exception) -> str:
+    """The message of an error about a file, without the name of the file."""
+    return (error.strerror if isinstance(error, OSError) else "") or str(error)
+
+
 def problem_of(call: Callable[[], object]) -> str:
     """The message of the UserError or ValueError that `call` raises; "" if it raises none."""
     try:

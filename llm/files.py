@@ -12,7 +12,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from llm.errors import UserError
+from llm.errors import UserError, reason_of
 from llm.reader import MAX_JSON_BYTES, Malformed, load_json, open_file
 
 STAGING = ".tmp-"
@@ -57,8 +57,7 @@ def read_json(path: Path, max_bytes: int = MAX_JSON_BYTES) -> Any:
     except FileNotFoundError:
         raise UserError(f"{path} is missing; restore it from a backup, or use another run or checkpoint.") from None
     except (OSError, Malformed) as error:
-        reason = (error.strerror if isinstance(error, OSError) else "") or error
-        raise UserError(f"{path} cannot be read ({reason}); restore it from a backup.") from error
+        raise UserError(f"{path} cannot be read ({reason_of(error)}); restore it from a backup.") from error
 
 
 @contextmanager

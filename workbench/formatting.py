@@ -1,8 +1,10 @@
-"""Numbers, sizes, durations and ages as text. Headless: screens and commands share it."""
+"""Numbers, sizes, durations, ages and progress as text. Headless: screens and commands share it."""
 
 from __future__ import annotations
 
 import math
+
+from llm.events import Progress
 
 
 def format_number(value: float) -> str:
@@ -67,3 +69,23 @@ def format_age(seconds: float) -> str:
 def plural(count: int, noun: str) -> str:
     """A count and its noun: 1 token, 2 tokens."""
     return f"{count:,} {noun}" + ("" if count == 1 else "s")
+
+
+def describe_progress(progress: Progress) -> str:
+    """A stage of work, how much of it is done, and its rate."""
+    if not progress.total:
+        return f"{progress.stage} {amount(progress.done, progress.unit)}" if progress.done else progress.stage
+    share = f"{100 * progress.done / progress.total:.0f}%"
+    done = amount(progress.done, "MB" if progress.unit == "MB" else "")
+    text = f"{progress.stage} {share} ({done} of {amount(progress.total, progress.unit)})"
+    if not progress.rate:
+        return text
+    left = format_duration(round((progress.total - progress.done) / progress.rate))
+    return f"{text}, {amount(progress.rate, progress.unit)}/s, {left} left"
+
+
+def amount(value: float, unit: str) -> str:
+    """A number with its unit; megabytes in the fitting unit of bytes."""
+    if unit == "MB":
+        return format_size(value * 1e6)
+    return f"{format_count(value)} {unit}" if unit else format_count(value)

@@ -15,8 +15,8 @@ Report: TypeAlias = "Callable[[float], None]"
 POLL_SECONDS = 0.1
 
 
-class Cancelled(Exception):
-    """Raised inside the function, at its next report, after the caller cancelled."""
+class Canceled(Exception):
+    """Raised inside the function, at its next report, after the caller canceled."""
 
 
 def run_in_background(
@@ -24,18 +24,18 @@ def run_in_background(
 ) -> Generator[Progress, None, T]:
     """Returns work(report), yielding Progress about ten times a second. `report(done)` sets the progress.
 
-    Closing the generator makes the next `report` raise Abandoned, and waits for the thread.
+    Closing the generator makes the next `report` raise Canceled, and waits for the thread.
     """
     done = 0.0
     result: list[T] = []
     failure: list[BaseException] = []
-    cancelled = threading.Event()
+    canceled = threading.Event()
 
     def report(now_done: float) -> None:
         nonlocal done
         done = now_done
-        if cancelled.is_set():
-            raise Cancelled
+        if canceled.is_set():
+            raise Canceled
 
     def run() -> None:
         try:
@@ -50,7 +50,7 @@ def run_in_background(
             yield progress(stage, done, total, unit)
             thread.join(POLL_SECONDS)
     finally:
-        cancelled.set()
+        canceled.set()
         thread.join()
     if failure:
         raise failure[0]

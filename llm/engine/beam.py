@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from llm.config.decode_schema import DecodeConfig
-from llm.engine.reader import Cancelled, Reader, window_start
+from llm.engine.reader import Canceled, Reader, window_start
 from llm.engine.reply import Done, Piece, Sample, token_limit
 from llm.sampling import LogitsPipeline, SamplingContext, Vocabulary, build_pipeline
 
@@ -77,7 +77,7 @@ def beam_search(
 
     Log-probabilities are those after the logits pipeline. A continuation that ends (end of text or a stop string) is
     finished if it ranks among the best `beams` of its step. The search ends when `beams` are finished and the best
-    running one, scored at its current length, is no better than the worst of them. If cancelled, it returns the best
+    running one, scored at its current length, is no better than the worst of them. If canceled, it returns the best
     continuations so far.
     """
     search = _Search(vocabulary, build_pipeline(beam_params(params), vocabulary), prompt, params)
@@ -94,7 +94,7 @@ def beam_search(
             reader.select(rows)
             tokens = search.texts()
             logits = reader.read(tokens, window_start(tokens.shape[1], len(prompt), reader.context), cancel)
-    except Cancelled:
+    except Canceled:
         pass  # the best continuations so far are the result
     return search.best()
 

@@ -71,35 +71,14 @@ def sampling_contexts(
         uniform = uniforms.next()[:, 1]
         if count < first:
             continue
-        logits, ctx = _sampling_context(reader, vocabulary, prompt, text, count, uniform, mu)
+        length = len(prompt) + count
+        start, so_far = window_start(length, len(prompt), reader.context), text[:, :length]
+        reader.begin(so_far[0].tolist(), start)
+        logits, ctx = reader.read(so_far, start)[:, : vocabulary.size], SamplingContext(so_far, count, uniform, mu)
         yield logits, ctx
         if params.mirostat_tau > 0 and token is not None:
-            mu = mirostat_update(
-                mu, _probability(pipeline, logits, ctx, token), params.mirostat_tau, params.mirostat_eta
-            )
-
-
-def _sampling_context(
-    reader: Reader,
-    vocabulary: Vocabulary,
-    prompt: Sequence[int],
-    text: Tensor,
-    count: int,
-    uniform: Tensor,
-    mu: Tensor,
-) -> tuple[Tensor, SamplingContext]:
-    """Logits (1, V) after `count` new tokens of `text` (1, T), and the context of the logits processors."""
-    length = len(prompt) + count
-    start = window_start(length, len(prompt), reader.context)
-    so_far = text[:, :length]
-    reader.begin(so_far[0].tolist(), start)
-    logits = reader.read(so_far, start)[:, : vocabulary.size]
-    return logits, SamplingContext(so_far, count, uniform, mu)
-
-
-def _probability(pipeline: LogitsPipeline, logits: Tensor, ctx: SamplingContext, token: int) -> Tensor:
-    """The probability (1,) of `token` after the pipeline."""
-    return torch.softmax(pipeline(logits, ctx), dim=-1)[:, token]
+            probability = torch.softmax(pipeline(logits, ctx), dim=-1)[:, token]
+            mu = mirostat_update(mu, probability, params.mirostat_tau, params.mirostat_eta)
 
 
 @torch.no_grad()

@@ -24,7 +24,7 @@ from llm.model.packed import InferenceModel
 BLOCK = 128
 
 
-class Cancelled(Exception):
+class Canceled(Exception):
     """Raised between two blocks when the caller cancels."""
 
 
@@ -64,7 +64,7 @@ class Reader:
     def read(self, tokens: Tensor, start: int, cancel: Callable[[], bool] = lambda: False) -> Tensor:
         """Logits (B, V) of the token after `tokens` (B, T) int64, whose window begins at `start`.
 
-        With a cache, `tokens` must continue the text read before, unless `start` changed. Raises Cancelled.
+        With a cache, `tokens` must continue the text read before, unless `start` changed. Raises Canceled.
         """
         logits: Tensor
         if self._cache is None:
@@ -80,7 +80,7 @@ class Reader:
             if start + self._cache.length == tokens.shape[1]:
                 return logits
             if cancel():
-                raise Cancelled
+                raise Canceled
 
     def _read_block(self, block: Tensor, cache: KVCache) -> Tensor:
         """Append `block` (B, T) to the cache; returns the logits (B, V) after it."""

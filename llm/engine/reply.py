@@ -12,13 +12,14 @@ from torch import Tensor
 
 from llm.config.decode_schema import DecodeConfig
 from llm.engine.lookup import LookupReader
-from llm.engine.reader import Cancelled, Reader, window_start
+from llm.engine.reader import Canceled, Reader, window_start
 from llm.sampling import LogitsPipeline, SamplingContext, StopStrings, Uniforms, Vocabulary, build_pipeline, draw
 from llm.sampling.filters import mirostat_update
 from llm.tokenizer.base import Tokenizer
 from llm.tokenizer.stream import StreamDecoder
 
 Reason = Literal["", "stop", "length", "cancelled"]
+"""Why a text ends. "cancelled" is spelled as in saved conversations."""
 
 LONGEST_CHARACTER = 4
 """Bytes of the longest character in UTF-8."""
@@ -30,7 +31,7 @@ class Piece:
 
     `logprob`: its log-probability in nats before the logits pipeline; `probability`: after it. `context_used` tokens
     were in the model's window, and `dropped` older ones were not. `reason` is set on a sample's last piece. `token_id`
-    is None on a piece that carries only the buffered text of a cancelled reply.
+    is None on a piece that carries only the buffered text of a canceled reply.
     """
 
     sample: int
@@ -189,8 +190,8 @@ class Reply:
                     break
                 if not cancel():
                     logits = self._reader.read(self._tokens, self._start, cancel)
-        except Cancelled:
-            pass  # the unfinished samples end as cancelled
+        except Canceled:
+            pass  # the unfinished samples end as canceled
         yield from self._cancel_unfinished()
         seconds, length = time.perf_counter() - began, self._tokens.shape[1]
         yield Done.of(

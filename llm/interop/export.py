@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Generator
 from pathlib import Path
 
-from llm.errors import UserError, WrongUse
+from llm.errors import UserError, WrongUse, reason_of
 from llm.events import Progress
 from llm.files import published_directory
 from llm.interop.formats import Format
@@ -26,5 +26,5 @@ def export(source: Source, format: Format, dtype: str, target: Path) -> Generato
         with published_directory(target) as staging:
             yield from module.write(source, staging, dtype)
     except OSError as error:
-        raise UserError(f"{target} cannot be written ({error.strerror or error}); choose another folder.") from error
+        raise UserError(f"{target} cannot be written ({reason_of(error)}); choose another folder.") from error
     return target

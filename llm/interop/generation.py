@@ -52,20 +52,20 @@ def generation_config(decode: DecodeConfig, tokenizer: Tokenizer) -> Json:
 
 def read_decode(folder: Path) -> DecodeConfig:
     """The sampling parameters of generation_config.json; the defaults where there is none, or a value is unusable."""
-    from llm.config import RunConfig, fields_of
+    from llm.config import fields_of
     from llm.config.fields import validate
 
     path = folder / "generation_config.json"
     record = read_json_file(path) if path.is_file() else {}
     decode = DecodeConfig()
-    known = {field.path: field for field in fields_of(RunConfig)}
+    known = {field.name: field for field in fields_of(DecodeConfig)}
     for theirs, ours in DECODE_NAMES.items():
         value = record.get(theirs)
         kind = type(getattr(decode, ours))
         if type(value) not in (int, float) or (kind is int and type(value) is not int):
             continue
         try:
-            validate(known[f"decode.{ours}"], kind(value))
+            validate(known[ours], kind(value))
         except ValueError:
             continue
         decode = replace(decode, **{ours: kind(value)})

@@ -13,7 +13,6 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from llm.config.resolve import check_resolved
 from llm.config.schema import ModelConfig
 from llm.errors import UserError
 from llm.events import Progress
@@ -29,8 +28,10 @@ from llm.interop.generation import generation_config, read_decode
 from llm.interop.imported import (
     Imported,
     check_finite,
+    check_shape,
     check_tensors,
     check_vocabulary,
+    expected_shapes,
     find_tokenizer,
     read_headers,
     read_json_file,
@@ -185,7 +186,7 @@ def is_folder(path: Path) -> bool:
 
 def read(folder: Path, tokenizer_path: Path | None) -> Generator[Progress, None, Imported]:
     """The model in `folder`. UserError names what is missing, damaged or not supported."""
-    from llm.interop.weights import NAMINGS, convert, from_names, to_names, weight_shapes
+    from llm.interop.weights import NAMINGS, convert, from_names, weight_shapes
 
     settings = read_json_file(folder / "config.json")
     kind = find_architecture(folder, settings)
@@ -200,7 +201,7 @@ def read(folder: Path, tokenizer_path: Path | None) -> Generator[Progress, None,
     prefix = "" if any(name.startswith(("transformer.", "model.")) for name in entries) else "transformer."
     ignored = IGNORED.get(kind.name, ())
     found = {prefix + name: entry.shape for name, entry in entries.items() if not name.endswith(ignored)}
-    expected = {name: tuple(value.shape) for name, value in to_names(empty_weights(shape), NAMINGS[kind.name]).items()}
+    expected = expected_shapes(shape, NAMINGS[kind.name])
     absent = absent_biases(settings) if kind is LLAMA else ()
     absent_names = {name for name in expected if name.endswith("bias") and any(part in name for part in absent)}
     if shape.tied_head:
@@ -236,39 +237,12 @@ def read_shape(folder: Path, kind: Architecture, settings: Json) -> ModelConfig:
         raise UserError(f"{path} describes a quantized model; import one of float weights.")
     try:
         shape = kind.read(settings)
-        check_fields_of(shape)
-        check_resolved(shape)
+        check_shape(shape)
     except KeyError as error:
         raise UserError(f"{path} has no {error.args[0]}; get it again from its source.") from error
     except WRONG_SHAPE as error:
         raise UserError(f"{path} cannot be used: {error}.") from error
     return shape
-
-
-def check_fields_of(shape: ModelConfig) -> None:
-    """ValueError for a value of another type or out of bounds, as a file of the configuration would raise it."""
-    from llm.config import RunConfig, fields_of
-    from llm.config.fields import validate
-
-    for field in fields_of(RunConfig):
-        group, _, name = field.path.partition(".")
-        if group == "model":
-            try:
-                validate(field, getattr(shape, name))
-            except (TypeError, ValueError) as error:
-                raise ValueError(f"{name} {error}") from error
-
-
-def empty_weights(shape: ModelConfig) -> dict[str, Tensor]:
-    """Our weights without memory, for their names and shapes. UserError where a size is absurd."""
-    import torch
-
-    from llm.interop.weights import weight_shapes
-
-    try:
-        return {name: torch.empty(size, device="meta") for name, size in weight_shapes(shape).items()}
-    except (OverflowError, RuntimeError) as error:  # sizes beyond 64 bits
-        raise UserError("the configuration describes a model that no memory holds; get it again.") from error
 
 
 def weight_files(folder: Path) -> list[Path]:
@@ -324,8 +298,7 @@ def original_shape(settings: Json, kind: Architecture, shape: ModelConfig) -> Mo
     """The model before our export, if config.json names one that exports to the same settings."""
     try:
         original = ModelConfig(**settings[OWN_TABLE]["model"])
-        check_fields_of(original)
-        check_resolved(original)
+        check_shape(original)
         same = not kind.misfits(original) and kind.settings(kind.layout(original)) == kind.settings(shape)
     except WRONG_SHAPE:
         return None

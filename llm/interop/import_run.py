@@ -9,7 +9,7 @@ from pathlib import Path
 
 from llm.config import NAME_LENGTH, RunConfig, check_name
 from llm.config.schema import DataConfig, SampleConfig, TokenizerConfig
-from llm.errors import UserError, WrongUse
+from llm.errors import UserError, WrongUse, reason_of
 from llm.events import Finished, Progress
 from llm.files import published_directory, write_json
 from llm.interop import hf, llama2c, nanochat, nanogpt
@@ -18,6 +18,7 @@ from llm.interop.imported import Imported
 from llm.run import Run, free_name
 from llm.run.checkpoints import MODEL, STATE, write_manifest
 from llm.run.directory import check_run_name
+from llm.run.fork import keep_tokenizer
 
 LONGEST_CONTEXT = 1 << 20
 IMPORTED = "imported"
@@ -83,10 +84,7 @@ def create_run(home: Path, name: str, path: Path, model: Imported) -> Run:
 
     def fill(run: Run) -> None:
         model.tokenizer.save(run.path / "tokenizer")
-        if not kept.exists():
-            kept.parent.mkdir(parents=True, exist_ok=True)
-            with published_directory(kept) as staging:
-                model.tokenizer.save(staging)
+        keep_tokenizer(home, kept.name, model.tokenizer.save)
         with published_directory(run.checkpoint_directory / "step-00000000") as staging:
             write_json(staging / STATE, {"format": 1})
             sums = {MODEL: write_tensors(staging / MODEL, model.weights)}
@@ -100,9 +98,7 @@ def create_run(home: Path, name: str, path: Path, model: Imported) -> Run:
             home, name, run_config(model, path, kept), extra={"imported_from": origin_of(path)}, fill=fill
         )
     except OSError as error:
-        raise UserError(
-            f"the run {name} cannot be written ({error.strerror or error}); make room, try again."
-        ) from error
+        raise UserError(f"the run {name} cannot be written ({reason_of(error)}); make room, try again.") from error
 
 
 def run_config(model: Imported, path: Path, kept: Path) -> RunConfig:

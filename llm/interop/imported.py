@@ -7,7 +7,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from llm.config import DecodeConfig
+from llm.config import DecodeConfig, fields_of
+from llm.config.fields import validate
+from llm.config.resolve import check_resolved
 from llm.config.schema import ModelConfig
 from llm.errors import UserError
 from llm.files import read_json
@@ -19,6 +21,8 @@ from llm.tokenizer.spm import SentencePieceTokenizer
 
 if TYPE_CHECKING:
     from torch import Tensor
+
+    from llm.interop.weights import Naming
 
 MAX_TOKENIZER_BYTES = 64 << 20
 FLOATS = ("F64", "F32", "F16", "BF16")
@@ -35,6 +39,34 @@ class Imported:
     tokenizer: Tokenizer
     decode: DecodeConfig = field(default_factory=DecodeConfig)
     warnings: tuple[str, ...] = ()
+
+
+def check_shape(shape: ModelConfig) -> None:
+    """ValueError for a value of another type or out of bounds, as a file of the configuration would raise it, and for
+    sizes that do not fit together."""
+    for item in fields_of(ModelConfig):
+        try:
+            validate(item, getattr(shape, item.name))
+        except (TypeError, ValueError) as error:
+            raise ValueError(f"{item.name} {error}") from error
+    check_resolved(shape)
+
+
+def shapes_of(weights: Mapping[str, Tensor]) -> dict[str, tuple[int, ...]]:
+    return {name: tuple(value.shape) for name, value in weights.items()}
+
+
+def expected_shapes(shape: ModelConfig, naming: Naming) -> dict[str, tuple[int, ...]]:
+    """The shape of every weight by its name in another program. UserError where a size is absurd."""
+    import torch
+
+    from llm.interop.weights import to_names, weight_shapes
+
+    try:
+        weights = {name: torch.empty(size, device="meta") for name, size in weight_shapes(shape).items()}
+        return shapes_of(to_names(weights, naming))
+    except (OverflowError, RuntimeError) as error:  # sizes beyond 64 bits
+        raise UserError("the configuration describes a model that no memory holds; get it again.") from error
 
 
 def check_tensors(path: Path, found: Mapping[str, tuple[int, ...]], expected: Mapping[str, tuple[int, ...]]) -> None:

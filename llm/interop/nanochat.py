@@ -11,19 +11,20 @@ from collections.abc import Generator
 from pathlib import Path
 from typing import Any
 
-from llm.config.resolve import check_resolved
 from llm.config.schema import ModelConfig
 from llm.errors import UserError
 from llm.events import Progress
 from llm.interop.architectures import read_gpt_sizes
-from llm.interop.hf import check_fields_of, empty_weights
 from llm.interop.imported import (
     Imported,
     check_finite,
+    check_shape,
     check_tensors,
     check_vocabulary,
+    expected_shapes,
     find_tokenizer,
     read_json_file,
+    shapes_of,
 )
 from llm.interop.torch_file import load_checkpoint, plain_weights
 from llm.reader import WRONG_SHAPE
@@ -41,7 +42,7 @@ def find_model(path: Path) -> Path | None:
 
 def read(path: Path, tokenizer_path: Path | None) -> Generator[Progress, None, Imported]:
     """The model in a checkpoint. UserError names what is missing or not supported."""
-    from llm.interop.weights import NANOCHAT_CHECKPOINT_NAMING, from_names, to_names, weight_shapes
+    from llm.interop.weights import NANOCHAT_CHECKPOINT_NAMING, from_names, weight_shapes
 
     file = find_model(path)
     assert file is not None, "find_model is asked first"
@@ -53,12 +54,7 @@ def read(path: Path, tokenizer_path: Path | None) -> Generator[Progress, None, I
     shape = read_shape(meta_path, settings, rows=len(embedding) if embedding is not None and embedding.dim() else 0)
     if shape.n_layer > len(tensors):
         raise UserError(f"{file} holds {len(tensors)} tensors, but {meta_path.name} describes {shape.n_layer} layers.")
-    named = to_names(empty_weights(shape), NANOCHAT_CHECKPOINT_NAMING)
-    check_tensors(
-        file,
-        {name: tuple(value.shape) for name, value in tensors.items()},
-        {name: tuple(value.shape) for name, value in named.items()},
-    )
+    check_tensors(file, shapes_of(tensors), expected_shapes(shape, NANOCHAT_CHECKPOINT_NAMING))
     check_finite(file, tensors)
     if tokenizer_path is None:
         raise UserError(
@@ -91,8 +87,7 @@ def read_shape(path: Path, settings: Any, rows: int) -> ModelConfig:
             tied_head=False,
             softcap=SOFTCAP,
         )
-        check_fields_of(shape)
-        check_resolved(shape)
+        check_shape(shape)
     except WRONG_SHAPE as error:
         raise UserError(f"{path} cannot be used: its model_config is incomplete or not supported ({error}).") from error
     return shape

@@ -7,13 +7,21 @@ from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
-from llm.config.resolve import check_resolved
 from llm.config.schema import ModelConfig
 from llm.errors import UserError
 from llm.events import Progress
 from llm.interop.architectures import GPT2, nanogpt_settings, read_gpt_sizes
-from llm.interop.hf import OWN_TABLE, check_fields_of, empty_weights
-from llm.interop.imported import Imported, check_finite, check_tensors, check_vocabulary, find_tokenizer
+from llm.interop.hf import OWN_TABLE
+from llm.interop.imported import (
+    Imported,
+    check_finite,
+    check_shape,
+    check_tensors,
+    check_vocabulary,
+    expected_shapes,
+    find_tokenizer,
+    shapes_of,
+)
 from llm.interop.model_card import RECIPE, model_card, recipe
 from llm.interop.source import Source, to_dtype
 from llm.interop.torch_file import load_checkpoint, plain_weights
@@ -95,7 +103,7 @@ def is_file(path: Path) -> bool:
 
 def read(path: Path, tokenizer_path: Path | None) -> Generator[Progress, None, Imported]:
     """The model in a ckpt.pt. The tokenizer is `tokenizer_path`, the folder `tokenizer` of our export, or GPT-2's."""
-    from llm.interop.weights import NANOGPT_NAMING, convert, from_names, to_names, weight_shapes
+    from llm.interop.weights import NANOGPT_NAMING, convert, from_names, weight_shapes
 
     yield Progress(stage="Reading weights", done=0, total=0)
     content = load_checkpoint(path)
@@ -104,8 +112,7 @@ def read(path: Path, tokenizer_path: Path | None) -> Generator[Progress, None, I
     tensors = plain_weights(path, content["model"])
     tensors = {name: value for name, value in tensors.items() if not name.endswith(".attn.bias")}  # a mask, no weight
     shape = read_shape(path, content["model_args"], len(tensors))
-    expected = {name: tuple(value.shape) for name, value in to_names(empty_weights(shape), NANOGPT_NAMING).items()}
-    check_tensors(path, {name: tuple(value.shape) for name, value in tensors.items()}, expected)
+    check_tensors(path, shapes_of(tensors), expected_shapes(shape, NANOGPT_NAMING))
     check_finite(path, tensors)
     tokenizer, warnings = read_tokenizer(path, shape, tokenizer_path)
     weights = from_names(tensors, NANOGPT_NAMING, weight_shapes(shape))
@@ -131,8 +138,7 @@ def read_shape(path: Path, settings: Any, tensors: int) -> ModelConfig:
             qkv_bias=biased,
             dropout=settings.get("dropout", 0.0),
         )
-        check_fields_of(shape)
-        check_resolved(shape)
+        check_shape(shape)
     except WRONG_SHAPE as error:
         raise UserError(f"{path} cannot be used: its model_args are incomplete or wrong ({error}).") from error
     if shape.n_layer > tensors:
@@ -144,8 +150,7 @@ def original_shape(config: Any, shape: ModelConfig) -> ModelConfig | None:
     """The model before our export, if the checkpoint names one that exports to this one."""
     try:
         original = ModelConfig(**config[OWN_TABLE])
-        check_fields_of(original)
-        check_resolved(original)
+        check_shape(original)
         same = not problem_of_shape(original) and nanogpt_settings(layout(original)) == nanogpt_settings(shape)
     except WRONG_SHAPE:
         return None

@@ -115,9 +115,9 @@ def flops_per_token(config: ModelConfig, seq_len: int, tune: TuneConfig = NO_TUN
     return 4.0 * multiplied + head_gradient + 6.0 * trained_parameters(config, tune)["adapters"] + attention
 
 
-def kv_cache_bytes(config: ModelConfig, batch_size: int = 1, length: int = 0, bytes_per_number: int = 4) -> int:
-    """Bytes of the keys and values of `length` positions (0 = the context) of `batch_size` sequences."""
-    return batch_size * 2 * config.n_layer * kv_width(config) * (length or config.context) * bytes_per_number
+def kv_cache_bytes(config: ModelConfig, bytes_per_number: int) -> int:
+    """Bytes of the keys and values of one sequence as long as the context."""
+    return 2 * config.n_layer * kv_width(config) * config.context * bytes_per_number
 
 
 def training_bytes(

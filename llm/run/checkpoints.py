@@ -36,6 +36,11 @@ class CheckpointInfo:
     last: bool = False
     pinned: bool = False
 
+    @property
+    def tags(self) -> list[str]:
+        """Which of best, last and pinned it is."""
+        return [name for name in ("best", "last", "pinned") if getattr(self, name)]
+
 
 def write_manifest(
     directory: Path,

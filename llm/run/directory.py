@@ -122,8 +122,13 @@ class Run:
         return run
 
     @classmethod
-    def create_numbered(cls, home: Path, stem: str, config: RunConfig, *, suffix: str = "", **more: Any) -> Run:
-        """`create` under the first free name of `stem` and `suffix`; tries the next one if another process takes it."""
+    def create_numbered(
+        cls, home: Path, stem: str, config: RunConfig, *, name: str = "", suffix: str = "", **more: Any
+    ) -> Run:
+        """`create` under `name` or, without one, the first free name of `stem` and `suffix`; tries the next one if
+        another process takes it."""
+        if name:
+            return cls.create(home, name, config, **more)
         for _ in range(ATTEMPTS):
             with suppress(NameTaken):
                 return cls.create(home, free_name(home, stem, suffix), config, **more)

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from llm.config import RunConfig, check, diff, resumed_config, with_overrides
-from llm.errors import ConfigError, Problem, UserError
+from llm.errors import ConfigError, Problem, UserError, reason_of
 from llm.files import published_directory, write_json
 from llm.run.checkpoints import (
     ADAPTER,
@@ -123,7 +123,7 @@ def fork(home: Path, parent: Parent, config: RunConfig, *, name: str = "", weigh
         shutil.copytree(parent.run.path / "tokenizer", run.path / "tokenizer")
         copy_checkpoint(parent, run, changed, continues)
 
-    config = keep_tokenizer(home, parent, config, changed)
+    config = with_kept_tokenizer(home, parent, config, changed)
     return create_child(home, parent, config, fill, name=name, stem=stem_of(parent.run.name), suffix="-fork")
 
 
@@ -132,18 +132,14 @@ def create_child(
 ) -> Run:
     """Create a run that starts from `parent`; `fill` writes its files. Without a `name` it is called `stem` and
     `suffix` with a number. UserError where files cannot be copied."""
-    more: dict[str, Any] = {
-        "parent": parent.reference,
-        "extra": {"parent_id": str(parent.run.info().get("id", ""))},
-        "fill": fill,
-    }
+    extra = {"parent_id": str(parent.run.info().get("id", ""))}
     try:
-        if name:
-            return Run.create(home, name, config, **more)
-        return Run.create_numbered(home, stem, config, suffix=suffix, **more)
+        return Run.create_numbered(
+            home, stem, config, name=name, suffix=suffix, parent=parent.reference, extra=extra, fill=fill
+        )
     except OSError as error:
         raise UserError(
-            f"{parent.reference} could not be copied ({error.strerror or error}); "
+            f"{parent.reference} could not be copied ({reason_of(error)}); "
             "check that the disk has room and that the checkpoint still exists."
         ) from error
 
@@ -194,13 +190,23 @@ def changes_data(changed: Sequence[str] | set[str]) -> bool:
     return any(path.startswith("data.") and path not in SAFE_DATA_FIELDS for path in changed)
 
 
-def keep_tokenizer(home: Path, parent: Parent, config: RunConfig, changed: set[str]) -> RunConfig:
+def with_kept_tokenizer(home: Path, parent: Parent, config: RunConfig, changed: set[str]) -> RunConfig:
     """`config` for a fork on other text, with the tokenizer that was trained on the parent's text."""
     if not changes_data(changed) or config.tokenizer.path or config.tokenizer.kind not in TRAINED_TOKENIZERS:
         return config
     identity = str(parent.run.info().get("id", ""))[:8]
-    kept = home / "tokenizers" / f"{parent.run.name}-{identity}"
-    if not kept.exists():
-        with published_directory(kept) as staging:
-            shutil.copytree(parent.run.path / "tokenizer", staging, dirs_exist_ok=True)
+    own = parent.run.path / "tokenizer"
+    kept = keep_tokenizer(
+        home, f"{parent.run.name}-{identity}", lambda folder: shutil.copytree(own, folder, dirs_exist_ok=True)
+    )
     return with_overrides(config, [("tokenizer.path", str(kept.resolve()))])
+
+
+def keep_tokenizer(home: Path, name: str, save: Callable[[Path], object]) -> Path:
+    """`<home>/tokenizers/NAME`, for runs whose tokenizer cannot be trained from their text; `save` fills it once."""
+    kept = home / "tokenizers" / name
+    if not kept.exists():
+        kept.parent.mkdir(parents=True, exist_ok=True)
+        with published_directory(kept) as staging:
+            save(staging)
+    return kept

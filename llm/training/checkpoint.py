@@ -32,7 +32,7 @@ FORMAT = 1
 
 
 def publish(
-    run: Run, state: StateCopy, cancelled: threading.Event | None = None, hurry: threading.Event | None = None
+    run: Run, state: StateCopy, canceled: threading.Event | None = None, hurry: threading.Event | None = None
 ) -> CheckpointInfo:
     """Write `checkpoints/step-…` to a staging directory, rename it, and read it back.
 
@@ -40,7 +40,7 @@ def publish(
     is set nothing is read back: the files are checked when the checkpoint is used, as they always are.
 
     Raises `OSError` when the disk refuses, `UserError` when weights are not finite or the files do not read back as
-    written, and `WriteCancelled` soon after `cancelled` is set; no file remains then. Safe on any thread: it uses
+    written, and `WriteCanceled` soon after `canceled` is set; no file remains then. Safe on any thread: it uses
     nothing of torch that starts threads.
     """
     bad = next((name for name, tensor in state.weights.items() if not is_finite(tensor)), None)
@@ -51,8 +51,8 @@ def publish(
         write_json(staging / STATE, {"format": FORMAT} | state.scalars)
         weights = ADAPTER if state.base else MODEL
         sums = {
-            weights: write_tensors(staging / weights, state.weights, cancelled),
-            OPTIMIZER: write_tensors(staging / OPTIMIZER, state.optimizer, cancelled),
+            weights: write_tensors(staging / weights, state.weights, canceled),
+            OPTIMIZER: write_tensors(staging / OPTIMIZER, state.optimizer, canceled),
         }
         write_manifest(staging, state.step, state.metrics, sums, state.base)
     return read_back(target, sums, hurry or threading.Event())

@@ -42,6 +42,11 @@ class Evaluation:
     def perplexity(self) -> float:
         return math.exp(min(self.loss, 700.0))
 
+    @property
+    def metrics(self) -> dict[str, float]:
+        """By the names of the events."""
+        return {"validation_loss": self.loss, "perplexity": self.perplexity, "bits_per_byte": self.bits_per_byte}
+
 
 @dataclass
 class Totals:

@@ -62,14 +62,9 @@ class Measurements:
         train_loss = None
         if settings.train_too:
             train_loss = (yield from self._evaluate_split("train", settings.batches or TRAIN_BATCHES)).loss
-        metrics = {
-            "validation_loss": result.loss,
-            "perplexity": result.perplexity,
-            "bits_per_byte": result.bits_per_byte,
-        }
-        best = self._record_evaluation(metrics)
+        best = self._record_evaluation(result.metrics)
         yield context.event(
-            Evaluated, **metrics, tokens=result.tokens, train_loss=train_loss, best=best, command_id=command_id
+            Evaluated, **result.metrics, tokens=result.tokens, train_loss=train_loss, best=best, command_id=command_id
         )
 
     def _record_evaluation(self, metrics: dict[str, float]) -> bool:

@@ -47,7 +47,7 @@ class Saver:
         self.context = context
         self.thread = ThreadPoolExecutor(max_workers=1, thread_name_prefix="save")
         self.memory: Future[HostMemory] | None = None
-        self.cancelled = threading.Event()
+        self.canceled = threading.Event()
         self.hurry = threading.Event()
         self.in_progress: Save | None = None
         self.saved_step = -1
@@ -139,7 +139,7 @@ class Saver:
 
     def _write(self, state_copy: StateCopy, keep: int) -> tuple[CheckpointInfo, str]:
         """On the thread: publish a checkpoint and prune older ones; the error of pruning, or ""."""
-        info = publish(self.context.run, state_copy, self.cancelled, self.hurry)
+        info = publish(self.context.run, state_copy, self.canceled, self.hurry)
         return info, self._prune(keep)
 
     def _prune(self, keep: int) -> str:
@@ -180,5 +180,5 @@ class Saver:
 
     def close(self) -> None:
         """Cancel a save in progress, of which nothing remains, and end the thread."""
-        self.cancelled.set()
+        self.canceled.set()
         self.thread.shutdown(cancel_futures=True)

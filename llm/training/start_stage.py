@@ -19,7 +19,7 @@ from llm.files import published_directory, write_json
 from llm.model.adapters import VOCABULARY_WEIGHTS, initial_values
 from llm.run import Run
 from llm.run.checkpoints import ADAPTER, BASE, MODEL, OPTIMIZER, STATE, has_file, verify, write_manifest
-from llm.run.fork import Parent, create_child, stem_of, why_unchangeable
+from llm.run.fork import Parent, create_child, keep_tokenizer, stem_of, why_unchangeable
 from llm.tokenizer import Tokenizer, load_tokenizer
 from llm.tokenizer.chat_template import default_template
 from llm.training.checkpoint import FORMAT
@@ -144,11 +144,7 @@ def check_optimizer(parent: Parent, config: RunConfig) -> None:
 def with_vocabulary(home: Path, parent: Parent, config: RunConfig, tokenizer: Tokenizer) -> RunConfig:
     """`config` with the tokenizer saved in the home, and a model with a row for each of its tokens."""
     identity = str(parent.run.info().get("id", ""))[:8]
-    kept = home / "tokenizers" / f"{parent.run.name}-{identity}-{tokenizer.fingerprint()[:8]}"
-    if not kept.exists():
-        kept.parent.mkdir(parents=True, exist_ok=True)
-        with published_directory(kept) as staging:
-            tokenizer.save(staging)
+    kept = keep_tokenizer(home, f"{parent.run.name}-{identity}-{tokenizer.fingerprint()[:8]}", tokenizer.save)
     grows = 0 < config.model.vocab_size < tokenizer.vocab_size
     model = replace(config.model, vocab_size=0) if grows else config.model
     return replace(config, tokenizer=replace(config.tokenizer, path=str(kept.resolve())), model=model)

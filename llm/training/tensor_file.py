@@ -1,7 +1,7 @@
 """Write and read safetensors files.
 
 Our writer takes the checksum of the bytes in memory, so that reading back detects a disk that changed them. It also
-releases the GIL, and can be cancelled.
+releases the GIL, and can be canceled.
 """
 
 from __future__ import annotations
@@ -35,26 +35,26 @@ DTYPES = {
 ALIGNMENT = 8  # of the first tensor in the file, for readers that map it
 
 
-class WriteCancelled(Exception):
-    """The write was cancelled."""
+class WriteCanceled(Exception):
+    """The write was canceled."""
 
 
 def write_tensors(
     path: Path,
     tensors: Mapping[str, Tensor],
-    cancelled: threading.Event | None = None,
+    canceled: threading.Event | None = None,
     metadata: Mapping[str, str] | None = None,
 ) -> str:
     """Write and fsync the file; returns the sha256 of its content.
 
-    Tensors on other devices are copied one at a time. Raises `OSError`, and `WriteCancelled` soon after `cancelled` is
+    Tensors on other devices are copied one at a time. Raises `OSError`, and `WriteCanceled` soon after `canceled` is
     set.
     """
     digest = hashlib.sha256()
     with path.open("wb", buffering=0) as file:
         for piece in file_chunks(tensors, metadata):
-            if cancelled is not None and cancelled.is_set():
-                raise WriteCancelled
+            if canceled is not None and canceled.is_set():
+                raise WriteCanceled
             written = 0
             while written < len(piece):  # a write may be partial, for example on a full disk
                 written += file.write(piece[written:])

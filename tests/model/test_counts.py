@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 import subprocess
 import sys
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -68,7 +69,7 @@ def test_flops_do_not_depend_on_whether_the_head_is_tied() -> None:
 def test_cache_bytes() -> None:
     config = tiny(n_head=2, n_kv_head=1)
     cache = KVCache(config, 3, dtype=torch.bfloat16, length=11)
-    assert counts.kv_cache_bytes(config, 3, 11, 2) == cache.keys.nbytes + cache.values.nbytes
+    assert 3 * counts.kv_cache_bytes(replace(config, context=11), 2) == cache.keys.nbytes + cache.values.nbytes
 
 
 @pytest.mark.parametrize("precision", ["fp32", "bf16"])

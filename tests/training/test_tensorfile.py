@@ -12,7 +12,7 @@ from safetensors import safe_open
 from safetensors.torch import load_file
 
 from llm.errors import UserError
-from llm.training.tensor_file import DTYPES, WriteCancelled, read_tensors, write_tensors
+from llm.training.tensor_file import DTYPES, WriteCanceled, read_tensors, write_tensors
 
 
 def tensors() -> dict[str, torch.Tensor]:
@@ -41,7 +41,7 @@ def test_the_library_reads_what_is_written(tmp_path: Path) -> None:
 def test_a_canceled_download_ends_in_the_middle_of_a_file(tmp_path: Path) -> None:
     unwanted = threading.Event()
     unwanted.set()
-    with pytest.raises(WriteCancelled):
+    with pytest.raises(WriteCanceled):
         write_tensors(tmp_path / "x.safetensors", tensors(), unwanted)
 
 

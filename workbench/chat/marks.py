@@ -15,7 +15,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from llm.errors import UserError
+from llm.errors import UserError, reason_of
 from llm.file_locks import try_lock
 from llm.files import write_atomic
 from llm.reader import Malformed, parse_json, read_bytes
@@ -129,8 +129,7 @@ def read_lines(file: Path) -> Iterator[tuple[bytes, Any]]:
     except FileNotFoundError:
         return
     except (OSError, Malformed) as error:
-        reason = (error.strerror if isinstance(error, OSError) else "") or error
-        raise UserError(f"{file} cannot be read ({reason}); move it away, and mark again.") from error
+        raise UserError(f"{file} cannot be read ({reason_of(error)}); move it away, and mark again.") from error
     for line in data.splitlines():
         try:
             yield line, parse_json(line)

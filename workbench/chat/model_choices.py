@@ -40,9 +40,8 @@ def choices(home: Path, max_runs: int = 200) -> list[Choice]:
 
 def checkpoint_facts(info: CheckpointInfo) -> str:
     """Validation loss and tags of a checkpoint, as one line."""
-    tags = [tag for tag, is_set in (("best", info.best), ("last", info.last), ("pinned", info.pinned)) if is_set]
     loss = info.metrics.get("validation_loss")
-    return "  ".join(([f"validation {loss:.3f}"] if loss is not None else []) + tags)
+    return "  ".join(([f"validation {loss:.3f}"] if loss is not None else []) + info.tags)
 
 
 def is_in_training(home: Path, reference: str) -> bool:

@@ -9,7 +9,7 @@ from pathlib import Path
 from textual.message import Message
 
 from llm.config import DecodeConfig
-from llm.errors import UserError
+from llm.errors import UserError, reason_of
 from llm.run import Run
 from workbench.chat.conversation import Exchange
 from workbench.chat.model import ChatModel
@@ -82,7 +82,7 @@ def save_step(home: Path, model: str, chat_model: ChatModel | None) -> StepSaved
         try:
             chat_model.save_weights()
         except OSError as error:
-            raise UserError(f"{model} cannot be saved ({error.strerror or error}); free some disk space.") from error
+            raise UserError(f"{model} cannot be saved ({reason_of(error)}); free some disk space.") from error
     return StepSaved(f"{model} is saved; its replies can be replayed.")
 
 

@@ -47,7 +47,7 @@ class Request:
     given: Sequence[int] = ()
     system: str = ""
     requested: float = field(default_factory=time.monotonic)
-    cancelled: threading.Event = field(default_factory=threading.Event)
+    canceled: threading.Event = field(default_factory=threading.Event)
 
 
 @dataclass(frozen=True)
@@ -102,7 +102,7 @@ class ReplyGrew(Message):
 
 @dataclass
 class ReplyEnded(Message):
-    """The end of a reply. `reason`: stop, length, cancelled or failed; `others`: the texts of further samples."""
+    """The end of a reply. `reason`: a `Reason`, or failed; `others`: the texts of further samples."""
 
     reply: int
     reason: str
@@ -114,13 +114,13 @@ class ReplyEnded(Message):
 def write_reply(chat_model: ChatModel, request: Request, params_source: Callable[[], DecodeConfig], post: Post) -> None:
     """Generate a reply with the parameters that `params_source` returns for every token, and post its messages.
     UserError for an invalid prompt or parameter."""
-    cancelled = request.cancelled.is_set
-    if cancelled():
+    canceled = request.canceled.is_set
+    if canceled():
         post(ReplyEnded(request.number, "cancelled"))
         return
     from llm.engine import Done
 
-    chat_model.update(cancelled)
+    chat_model.update(canceled)
     start = resolve_start(chat_model, request)
     template = request.template
     prompt = list(start.begun) or start.context
@@ -136,7 +136,7 @@ def write_reply(chat_model: ChatModel, request: Request, params_source: Callable
     post(ReplyBegan(request.number, chat_model.name, start, params.first, *weights, warning))
     poster = ReplyPoster(request.number, post, requested=request.requested, params=params)
     poster.begin(request.given, chat_model.text_of(request.given))
-    for item in chat_model.stream(prompt, params.first, cancel=cancelled, params_source=params, given=request.given):
+    for item in chat_model.stream(prompt, params.first, cancel=canceled, params_source=params, given=request.given):
         if isinstance(item, Done):
             poster.end(item)
         else:

@@ -67,7 +67,7 @@ class Opening:
     """A request to open a model."""
 
     reference: str
-    cancelled: threading.Event = field(default_factory=threading.Event)
+    canceled: threading.Event = field(default_factory=threading.Event)
 
 
 @dataclass
@@ -76,7 +76,7 @@ class Job:
 
     work: Work
     post: Post
-    cancelled: threading.Event = field(default_factory=threading.Event)
+    canceled: threading.Event = field(default_factory=threading.Event)
 
 
 class ChatService:
@@ -152,7 +152,7 @@ class ChatService:
     def stop(self) -> None:
         """Cancel everything that is running or queued, within one token."""
         for job in list(self._waiting):
-            job.cancelled.set()
+            job.canceled.set()
 
     def close(self) -> None:
         """End the worker thread after its current token."""
@@ -195,7 +195,7 @@ class ChatService:
             elif isinstance(job, Request):
                 self._reply(job)
             else:
-                job.post(job.work(self, job.cancelled.is_set))
+                job.post(job.work(self, job.canceled.is_set))
         except UserError as error:
             return str(error)
         except ImportError as error:
@@ -206,10 +206,10 @@ class ChatService:
         return ""
 
     def _open(self, job: Opening) -> None:
-        if job.cancelled.is_set():
+        if job.canceled.is_set():
             return
         self._model = self._other = None  # frees the previous weights
-        chat_model = self._model = self._opener(self.home, self.training, job.reference, job.cancelled.is_set)
+        chat_model = self._model = self._opener(self.home, self.training, job.reference, job.canceled.is_set)
         facts = (chat_model.parameters, chat_model.context, chat_model.decode, chat_model.template, chat_model.is_tuned)
         self._post(ModelOpened(job.reference, chat_model.name, *facts))
 

@@ -14,7 +14,7 @@ from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
-from llm.errors import UserError
+from llm.errors import UserError, reason_of
 from llm.events import is_unix_time
 from llm.files import write_atomic
 from llm.reader import WRONG_SHAPE, Malformed, parse_json, read_bytes
@@ -78,8 +78,7 @@ def records(file: Path) -> Iterator[dict[str, Any]]:
     try:
         data = read_bytes(file, MAX_BYTES)
     except (OSError, Malformed) as error:
-        reason = (error.strerror if isinstance(error, OSError) else "") or error
-        raise UserError(f"{file} cannot be read ({reason}); choose another conversation.") from error
+        raise UserError(f"{file} cannot be read ({reason_of(error)}); choose another conversation.") from error
     for line in data.splitlines():
         try:
             record = parse_json(line)

@@ -10,11 +10,11 @@ from typing import TYPE_CHECKING, Any
 
 from llm.events import Progress
 from llm.run import Run, find_checkpoint
+from workbench.chat.conversation import params_to_mapping
 from workbench.commands.model_options import (
     add_sampling_options,
     engine_for,
     params_of_options,
-    params_record,
     prompt_from,
     refuse_several,
     warn_of_changes,
@@ -52,8 +52,6 @@ def add_prompt(parser: Parser, *, several: bool = False) -> None:
         parser.add_argument("--prompt", action="append", metavar="TEXT", help=help)
     else:
         parser.add_argument("--prompt", default="", metavar="TEXT", help=help)
-    parser.add_argument("--device", default="auto", help="auto, cpu, cuda, cuda:N or mps")
-    parser.add_argument("--greedy", action="store_true", help="always take the most likely token (temperature 0)")
     add_sampling_options(parser)
 
 
@@ -71,7 +69,7 @@ def compare(options: argparse.Namespace) -> int:
     result = compare_engines((first, second), prompt, params)
     names = [f"{run.name}@{info.step}" for run, info in found]
     if options.json:
-        print_json(comparison_record(result, names) | {"decode": params_record(params)})
+        print_json(comparison_record(result, names) | {"decode": params_to_mapping(params)})
         return 0
     show = clean if sys.stdout.isatty() else str
     for name, side in zip(names, result.sides, strict=True):
@@ -119,7 +117,7 @@ def timelapse(options: argparse.Namespace) -> int:
     frames = frames_of(run, prompts, params, device=options.device)
     if options.json:
         records = collected(frames, len(prompts) * len(run.checkpoints()))
-        print_json({"run": run.name, "decode": params_record(params), "frames": records})
+        print_json({"run": run.name, "decode": params_to_mapping(params), "frames": records})
         return 0
     show = clean if sys.stdout.isatty() else str
     for frame in frames:

@@ -4,17 +4,19 @@ from __future__ import annotations
 
 import argparse
 from dataclasses import replace
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from llm.config import evaluation_batch_size, resolve_seq_len
+from llm.config import RunConfig, evaluation_batch_size, resolve_seq_len
 from llm.errors import UserError, WrongUse
-from llm.run import find_checkpoint
+from llm.run import CheckpointInfo, Run, find_checkpoint
 from llm.run.checkpoints import read_state
 from workbench.commands.harness import evaluate_harness
-from workbench.commands.options import add_checkpoint, add_command
+from workbench.commands.options import add_checkpoint, add_command, add_device
 from workbench.commands.output import print_json, print_table, say
 
 if TYPE_CHECKING:
+    from llm.data.tokens.dataset import Dataset
     from llm.model.packed import PackedTransformer
     from llm.model.transformer import Transformer
 
@@ -40,7 +42,7 @@ def register(subparsers: Any) -> None:
     parser.add_argument("--seed", type=int, default=1, metavar="N", help="with --answers: seed of the questions")
     help = "int8: evaluate the weights as decode.weights = int8 uses them"
     parser.add_argument("--weights", choices=("auto", "int8"), default="auto", help=help)
-    parser.add_argument("--device", default="auto", help="auto, cpu, cuda, cuda:N or mps")
+    add_device(parser)
 
 
 def evaluate(options: argparse.Namespace) -> int:
@@ -62,43 +64,53 @@ def evaluate_loss(options: argparse.Namespace) -> int:
     run, info = find_checkpoint(options.home, options.run, say)
     config = run.config()
 
-    from llm.data.tokens.prepare import prepare
     from llm.device import make_plan
     from llm.training.evaluate import evaluate as measure
     from llm.weights import load_model
     from workbench.commands.progress import with_progress
 
-    trained_on = str(read_state(info).get("data_fingerprint", ""))
-    dataset = with_progress(prepare(config, options.home, trained_on))
+    dataset = dataset_of(run, info, config, options.home)
     plan = make_plan(replace(config.train, device=options.device))
     model, tokenizer = load_model(run, info, plan.device)
-    if dataset.tokenizer.fingerprint() != tokenizer.fingerprint():
-        raise UserError(
-            f"the corpus of {run.name} ({config.data.corpus}) has changed since training, and with it the tokenizer; "
-            "restore the old text."
-        )
-    if trained_on not in ("", dataset.fingerprint):  # "": an imported model
-        say(f"warning: the corpus of {run.name} has changed since training; the result is for the current text.")
-    seq_len, batch_size = resolve_seq_len(config.train, config.model), evaluation_batch_size(config.train)
-    batches = config.evaluate.batches if options.batches is None else options.batches
-    scored = weights_to_evaluate(model, options.weights)
     result = with_progress(
-        measure(scored, dataset.validation, tokenizer, plan, seq_len=seq_len, batch_size=batch_size, batches=batches)
+        measure(
+            weights_to_evaluate(model, options.weights),
+            dataset.validation,
+            tokenizer,
+            plan,
+            seq_len=resolve_seq_len(config.train, config.model),
+            batch_size=evaluation_batch_size(config.train),
+            batches=config.evaluate.batches if options.batches is None else options.batches,
+            packing=config.tune.packing,
+        )
     )
-    metrics = {
-        "validation_loss": result.loss,
-        "perplexity": result.perplexity,
-        "bits_per_byte": result.bits_per_byte,
-        "tokens": result.tokens,
-    }
     if options.json:
-        print_json({"name": run.name, "step": info.step} | metrics)
+        print_json({"name": run.name, "step": info.step} | result.metrics | {"tokens": result.tokens})
     else:
         print(f"{run.name} at step {info.step}, {result.tokens:,} validation tokens")
         print(f"validation loss  {result.loss:.4f} nats per token")
         print(f"perplexity       {result.perplexity:.2f}")
         print(f"bits per byte    {result.bits_per_byte:.4f}")
     return 0
+
+
+def dataset_of(run: Run, info: CheckpointInfo, config: RunConfig, home: Path) -> Dataset:
+    """The data of a run, prepared if it is not there. UserError where its tokenizer would be another one than that of
+    the run; a warning where only the text has changed."""
+    from llm.data.tokens.prepare import prepare
+    from llm.tokenizer import load_tokenizer
+    from workbench.commands.progress import with_progress
+
+    trained_on = str(read_state(info).get("data_fingerprint", ""))
+    dataset = with_progress(prepare(config, home, trained_on))
+    if dataset.tokenizer.fingerprint() != load_tokenizer(run.path / "tokenizer").fingerprint():
+        raise UserError(
+            f"the corpus of {run.name} ({config.data.corpus}) has changed since training, and with it the tokenizer; "
+            "restore the old text."
+        )
+    if trained_on not in ("", dataset.fingerprint):  # "": an imported model
+        say(f"warning: the corpus of {run.name} has changed since training; the result is for the current text.")
+    return dataset
 
 
 def weights_to_evaluate(model: Transformer, weights: str) -> Transformer | PackedTransformer:

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 from llm.config import DecodeConfig
 from llm.errors import WrongUse
 from llm.run import CheckpointInfo, Run
-from workbench.commands.model_options import params_record
+from workbench.chat.conversation import params_to_mapping
 from workbench.commands.output import print_json
 from workbench.text import one_line
 
@@ -41,7 +41,7 @@ def explain(
                 print(stage_line(stage, engine))
     if as_json:
         record = {"run": run.name, "step": info.step, "prompt": prompt, "tokens": found}
-        print_json(record | {"decode": params_record(params)})
+        print_json(record | {"decode": params_to_mapping(params)})
 
 
 def stage_record(stage: Stage, engine: Engine) -> dict[str, Any]:

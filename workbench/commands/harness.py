@@ -21,21 +21,12 @@ def evaluate_harness(options: argparse.Namespace) -> int:
     config = run.config()
 
     from lm_eval.evaluator import simple_evaluate
-    from lm_eval.tasks import TaskManager
 
     from llm.device import choose_device
     from llm.interop.harness import HarnessModel
     from llm.weights import load_model
 
-    names, folders = split_tasks(options.harness)
-    manager = TaskManager(include_path=[str(folder) for folder in folders] or None, include_defaults=bool(names))
-    if unknown := [name for name in names if name not in manager.all_tasks]:
-        raise WrongUse(f'the harness has no task "{unknown[0]}"; lm_eval ls tasks lists them.')
-    if folders:
-        own = TaskManager(include_path=[str(folder) for folder in folders], include_defaults=False)
-        names += own.all_tasks
-    if not names:
-        raise WrongUse(f"there is no task in {options.harness}.")
+    names, manager = find_tasks(options.harness)
     model, tokenizer = load_model(run, info, choose_device(options.device))
     batch_tokens = evaluation_batch_size(config.train) * resolve_seq_len(config.train, config.model)
     adapter = HarnessModel(model, tokenizer, batch_tokens=batch_tokens)
@@ -58,8 +49,19 @@ def evaluate_harness(options: argparse.Namespace) -> int:
     return 0
 
 
-def split_tasks(text: str) -> tuple[list[str], list[Path]]:
-    """The names and the folders in a comma-separated list."""
+def find_tasks(text: str) -> tuple[list[str], Any]:
+    """The tasks in a comma-separated list of names and folders, and the manager that loads them. WrongUse for an
+    unknown one."""
+    from lm_eval.tasks import TaskManager
+
     words = [word.strip() for word in text.split(",") if word.strip()]
-    folders = [Path(word) for word in words if Path(word).is_dir()]
-    return [word for word in words if not Path(word).is_dir()], folders
+    folders = [word for word in words if Path(word).is_dir()]
+    names = [word for word in words if word not in folders]
+    manager = TaskManager(include_path=folders or None, include_defaults=bool(names))
+    if unknown := [name for name in names if name not in manager.all_tasks]:
+        raise WrongUse(f'the harness has no task "{unknown[0]}"; lm_eval ls tasks lists them.')
+    if folders:
+        names += TaskManager(include_path=folders, include_defaults=False).all_tasks
+    if not names:
+        raise WrongUse(f"there is no task in {text}.")
+    return names, manager

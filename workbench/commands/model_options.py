@@ -6,10 +6,10 @@ import argparse
 import sys
 from typing import TYPE_CHECKING, Any, Literal
 
-from llm.config import DecodeConfig, RunConfig, fields_of, to_mapping, with_overrides
+from llm.config import DecodeConfig, RunConfig, fields_of, with_overrides
 from llm.errors import WrongUse
 from llm.run import CheckpointInfo, Run
-from workbench.commands.options import Parser
+from workbench.commands.options import Parser, add_device
 from workbench.commands.output import say
 
 if TYPE_CHECKING:
@@ -21,7 +21,9 @@ ONE_THREAD_BELOW = 20_000_000  # parameters; smaller models decode fastest on on
 
 
 def add_sampling_options(parser: Parser) -> None:
-    """A flag for each sampling parameter; the defaults are those of the run."""
+    """The device, and a flag for each sampling parameter; the defaults are those of the run."""
+    add_device(parser)
+    parser.add_argument("--greedy", action="store_true", help="always take the most likely token (temperature 0)")
     params = parser.add_argument_group("sampling parameters (default: as in the run)")
     for field in fields_of(DecodeConfig):
         flag = "--" + field.name.replace("_", "-")
@@ -78,8 +80,3 @@ def engine_for(run: Run, info: CheckpointInfo, device: str, weights: Literal["au
     if sum(parameter.numel() for parameter in model.parameters()) < ONE_THREAD_BELOW:
         use_one_thread()
     return Engine(model, tokenizer, weights=weights)
-
-
-def params_record(params: DecodeConfig) -> dict[str, Any]:
-    mapping: dict[str, Any] = to_mapping(RunConfig(decode=params))["decode"]
-    return mapping

@@ -55,5 +55,9 @@ def add_run(parser: Parser) -> None:
     parser.add_argument("run", metavar="RUN", help="name of a run")
 
 
+def add_device(parser: Parser) -> None:
+    parser.add_argument("--device", default="auto", help="auto, cpu, cuda, cuda:N or mps")
+
+
 def add_checkpoint(parser: Parser) -> None:
     parser.add_argument("run", metavar="RUN[@STEP|@last|@best]", help="a run, at its last checkpoint or another one")

@@ -16,9 +16,9 @@ from llm.events import Event, Finished, Sampled, Started, StepLogged
 from llm.events import Progress as Preparing
 from llm.generators import drain
 from workbench.commands.output import say
-from workbench.formatting import format_duration
+from workbench.formatting import describe_progress, format_duration
 from workbench.text import clean, one_line
-from workbench.train.narration import describe, preparation
+from workbench.train.narration import describe
 
 Result = TypeVar("Result")
 
@@ -148,7 +148,7 @@ class LiveReporter:
             self._console.print(Text(clean(line)))
         if isinstance(event, Preparing):
             self._bar(event.stage, event.total)
-            self._advance(event.done, preparation(event).removeprefix(event.stage).strip())
+            self._advance(event.done, describe_progress(event).removeprefix(event.stage).strip())
         elif isinstance(event, Started):
             self._total_steps = event.total_steps
             self._bar("training", event.total_steps, event.step)

@@ -138,8 +138,7 @@ def checkpoints(run: Run, *, as_json: bool) -> int:
 
     rows = []
     for info in found:
-        marks = [name for name in ("best", "last", "pinned") if getattr(info, name)]
         numbers = (number_text(info.metrics.get(name)) for name in ("loss", "validation_loss", "bits_per_byte"))
-        rows.append((str(info.step), *numbers, format_size(info.size_bytes), ", ".join(marks)))
+        rows.append((str(info.step), *numbers, format_size(info.size_bytes), ", ".join(info.tags)))
     print_table(("step", "loss", "validation", "bits/byte", "size", ""), rows)
     return 0

@@ -10,11 +10,11 @@ from typing import TYPE_CHECKING, Any
 from llm.config import DecodeConfig
 from llm.errors import WrongUse
 from llm.run import CheckpointInfo, Run, find_checkpoint
+from workbench.chat.conversation import params_to_mapping
 from workbench.commands.model_options import (
     add_sampling_options,
     engine_for,
     params_of_options,
-    params_record,
     prompt_from,
     warn_of_changes,
 )
@@ -43,8 +43,6 @@ def register(subparsers: Any) -> None:
     prompts.add_argument("--prompt-file", default="", metavar="FILE", help="read the prompt from a file; - reads stdin")
     prompts.add_argument("--jsonl", default="", metavar="FILE", help=jsonl_help)
     parser.flags += ["--prompt", "--prompt-file", "--jsonl"]
-    parser.add_argument("--device", default="auto", help="auto, cpu, cuda, cuda:N or mps")
-    parser.add_argument("--greedy", action="store_true", help="always take the most likely token (temperature 0)")
     parser.add_argument(
         "--explain", action="store_true", help="show the distribution of every token after each sampling step"
     )
@@ -125,5 +123,5 @@ def described(
         "seconds": end.seconds,
         "time_to_first_token": end.time_to_first_token,
         "tokens_per_second": end.tokens_per_second,
-        "decode": params_record(params),
+        "decode": params_to_mapping(params),
     }

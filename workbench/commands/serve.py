@@ -8,7 +8,7 @@ from typing import Any
 
 from llm.errors import UserError, WrongUse
 from llm.run import list_runs
-from workbench.commands.options import add_command
+from workbench.commands.options import add_command, add_device
 from workbench.commands.output import print_json, say
 
 TOKEN_VARIABLE = "LLM_WORKBENCH_TOKEN"
@@ -27,7 +27,7 @@ def register(subparsers: Any) -> None:
     )
     help = "auto or int8, as decode.weights (default: as in the run)"
     parser.add_argument("--weights", choices=("auto", "int8"), help=help)
-    parser.add_argument("--device", default="auto", help="auto, cpu, cuda, cuda:N or mps")
+    add_device(parser)
     parser.epilog = (
         f"Clients must send the token in ${TOKEN_VARIABLE} as their API key, if it is set. On an address that other "
         "machines can reach, a token is always needed; without the variable, a new one is printed."

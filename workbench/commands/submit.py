@@ -137,9 +137,7 @@ def find_or_create(options: argparse.Namespace, job: Job) -> Run:
         return run
     config = load_preset(options.what, options.home, options.overrides)
     resolve_batch_size(config, job.nodes * job.nproc)
-    if options.name:
-        return Run.create(options.home, options.name, config)
-    return Run.create_numbered(options.home, Path(options.what).stem, config)
+    return Run.create_numbered(options.home, Path(options.what).stem, config, name=options.name or "")
 
 
 def call_sbatch(script: Path) -> str:

@@ -92,10 +92,7 @@ def train(options: argparse.Namespace) -> int:
     if options.fit is not None:
         config = fit_to_machine(config, options)
     resolve_batch_size(config, launch.world_size)  # ConfigError before there is a run
-    if options.name:
-        run = Run.create(options.home, options.name, config)
-    else:
-        run = Run.create_numbered(options.home, Path(options.preset).stem, config)
+    run = Run.create_numbered(options.home, Path(options.preset).stem, config, name=options.name or "")
     return print_new_run(run, options) if options.no_start else train_new(run, options, launch)
 
 

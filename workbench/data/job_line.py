@@ -9,9 +9,8 @@ from textual.message import Message
 from textual.widgets import Static
 
 from workbench.data.jobs import DataJob, Work
-from workbench.formatting import format_duration
+from workbench.formatting import describe_progress, format_duration
 from workbench.text import clean
-from workbench.train.narration import preparation
 from workbench.train.panels import bar
 from workbench.ui.notices import notify_error
 
@@ -66,7 +65,7 @@ class JobLine(Static):
         if self.job is None or not self.screen.is_current:
             return
         progress, left = self.job.progress, self.job.seconds_left
-        text = "canceling…" if self.job.canceled.is_set() else preparation(progress)
+        text = "canceling…" if self.job.canceled.is_set() else describe_progress(progress)
         ahead = f", {format_duration(round(left))} left" if left is not None and not progress.rate else ""
         share = progress.done / progress.total if progress.total else 0.0
         self.update(bar(share, clean(f" {text}{ahead}"), self.content_size.width))

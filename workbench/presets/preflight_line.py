@@ -11,7 +11,7 @@ from textual.widgets import Static
 
 from llm.config import RunConfig
 from llm.events import Progress
-from workbench.formatting import format_count, format_size
+from workbench.formatting import describe_progress, format_count, format_size
 from workbench.presets.preflight import Measurement, PreflightJob, save_measurements
 from workbench.text import clean
 from workbench.ui.notices import notify_error
@@ -68,9 +68,8 @@ class PreflightLine(Static):
             self.app.notify(clean(text), markup=False)
 
     def on_preflight_line_progressed(self, message: Progressed) -> None:
-        from workbench.train.narration import preparation
 
-        self._show(preparation(message.progress))
+        self._show(describe_progress(message.progress))
 
     def on_preflight_line_ended(self, message: Ended) -> None:
         job, self.job = self.job, None

@@ -164,14 +164,13 @@ def run_cells(row: RunSummary, now: float, branch: str = "", mark: int = 0) -> l
 
 def checkpoint_cells(info: CheckpointInfo, check: Text) -> list[Text]:
     """The cells of a checkpoint."""
-    tags = [word for word, holds in (("best", info.best), ("last", info.last), ("pinned", info.pinned)) if holds]
     metrics = info.metrics
     return [
         Text(f"{info.step:,}"),
         _measured(metrics.get("loss")),
         _measured(metrics.get("validation_loss")),
         _measured(metrics.get("bits_per_byte")),
-        Text(" ".join(tags), style="bold" if info.best else ""),
+        Text(" ".join(info.tags), style="bold" if info.best else ""),
         check,
         Text(format_size(info.size_bytes).rjust(7)),
     ]

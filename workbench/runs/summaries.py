@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
-from types import NoneType
 from typing import Any
 
 from llm.config.presets import NAME
@@ -50,14 +49,6 @@ class RunSummary:
         return self.status.startswith(("running", "paused"))
 
 
-KINDS: dict[str, tuple[type, ...]] = {
-    "str": (str,),
-    "int": (int,),
-    "float": (int, float),
-    "float | None": (int, float, NoneType),
-}
-"""Annotation → the types its JSON values may have."""
-
 CachedSummaries = dict[str, tuple[tuple[Stamp, ...], RunSummary]]
 """Run name → the stamps of the files a summary was made from, and the summary."""
 
@@ -84,9 +75,6 @@ def stamps_from(row: dict[str, Any]) -> tuple[Stamp, ...]:
 def summary_from(record: dict[str, Any], home: Path) -> RunSummary:
     """The summary in a record. Raises ValueError if a field has the wrong type: a list could not sort or format it."""
     record = {field.name: to_field_value(record[field.name], field.type) for field in fields(RunSummary)}
-    for item in fields(RunSummary):
-        if item.type in KINDS and type(record[item.name]) not in KINDS[str(item.type)]:
-            raise ValueError(f"{item.name} has the wrong type")
     if not NAME.fullmatch(record["name"]) or not all(isinstance(tag, str) for tag in record["tags"]):
         raise ValueError("invalid run name or tags")
     return RunSummary(**(record | {"path": home / "runs" / record["name"], "tags": tuple(record["tags"])}))

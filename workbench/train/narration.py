@@ -24,7 +24,7 @@ from llm.events import (
     Warned,
 )
 from workbench.charts.curves import RunCurves
-from workbench.formatting import format_count, format_duration, format_number, format_size
+from workbench.formatting import describe_progress, format_count, format_duration, format_number, format_size
 
 
 def describe_start(event: Started) -> str:
@@ -81,33 +81,13 @@ def describe(event: Event) -> str:
     return type(event).__name__
 
 
-def preparation(progress: Progress) -> str:
-    """A stage of the preparation, its progress and its rate."""
-    if not progress.total:
-        return f"{progress.stage} {amount(progress.done, progress.unit)}" if progress.done else progress.stage
-    share = f"{100 * progress.done / progress.total:.0f}%"
-    done = amount(progress.done, "MB" if progress.unit == "MB" else "")
-    text = f"{progress.stage} {share} ({done} of {amount(progress.total, progress.unit)})"
-    if not progress.rate:
-        return text
-    left = format_duration(round((progress.total - progress.done) / progress.rate))
-    return f"{text}, {amount(progress.rate, progress.unit)}/s, {left} left"
-
-
-def amount(value: float, unit: str) -> str:
-    """A number with its unit; megabytes in the fitting unit of bytes."""
-    if unit == "MB":
-        return format_size(value * 1e6)
-    return f"{format_count(value)} {unit}" if unit else format_count(value)
-
-
 def status_line(curves: RunCurves, *, here: bool) -> str:
     """The state of a run, its parts separated by " · ", most important first; `here`: it trains in this program."""
     name = curves.run.name
     if curves.finished is not None:
         return f"{name} {curves.finished.status} at step {curves.finished.step:,}"
     if curves.progress is not None:
-        return f"{name}: {preparation(curves.progress)}"
+        return f"{name}: {describe_progress(curves.progress)}"
     if curves.last_step is None:
         return f"{name} is starting" if here else f"{name} has ended"
     loss, left = f"loss {format_number(curves.last_step.loss)}", curves.seconds_left

@@ -16,9 +16,8 @@ from textual.widgets import Static
 
 from llm.events import Event, Sampled, StepLogged
 from workbench.charts.curves import RunCurves
-from workbench.formatting import format_count, format_duration, format_number, format_size
+from workbench.formatting import describe_progress, format_count, format_duration, format_number, format_size
 from workbench.text import clean
-from workbench.train.narration import preparation
 
 SIGNS = {
     "preparing": ("○", "$text-accent"),
@@ -73,7 +72,7 @@ def progress_line(curves: RunCurves, width: int) -> Content:
     """A progress bar with the step and the time left, or the stage of the preparation."""
     if curves.progress is not None:
         share = curves.progress.done / curves.progress.total if curves.progress.total else 0.0
-        return bar(share, f" {clean(preparation(curves.progress))}", width)
+        return bar(share, f" {clean(describe_progress(curves.progress))}", width)
     if not curves.total_steps:
         return Content("")
     share = min(1.0, curves.step / curves.total_steps)

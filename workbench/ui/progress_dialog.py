@@ -17,7 +17,7 @@ from textual.widgets import ProgressBar, Static
 from llm.errors import UserError
 from llm.events import Progress
 from llm.generators import drain, until_stopped
-from workbench.formatting import format_count, format_size
+from workbench.formatting import describe_progress
 from workbench.text import clean
 from workbench.ui.dialogs import Modal
 from workbench.ui.notices import notify_error
@@ -38,7 +38,7 @@ class ProgressDialog(Modal[Any]):
         self.start = start
         self.result: Any = None
         self.error: Exception | None = None
-        self._cancelled, self._done = threading.Event(), threading.Event()
+        self._canceled, self._done = threading.Event(), threading.Event()
         self._progress: Progress | None = None
         self._noted = 0.0
 
@@ -59,7 +59,7 @@ class ProgressDialog(Modal[Any]):
 
         use_one_thread()
         try:
-            self.result = drain(until_stopped(self.start(), self._cancelled.is_set), self._note)
+            self.result = drain(until_stopped(self.start(), self._canceled.is_set), self._note)
         except (UserError, OSError) as error:
             self.error = error
         finally:
@@ -73,7 +73,7 @@ class ProgressDialog(Modal[Any]):
     def _update(self) -> None:
         """Show the progress; close when the work is done and no window is in front."""
         if (progress := self._progress) is not None:
-            self.query_one("#progress-stage", Static).update(clean(stage_text(progress)))
+            self.query_one("#progress-stage", Static).update(clean(describe_progress(progress)))
             self.query_one(ProgressBar).update(total=progress.total or None, progress=progress.done)
         if self._done.is_set() and self.is_active:
             if self.error is not None:
@@ -82,14 +82,5 @@ class ProgressDialog(Modal[Any]):
 
     def action_cancel(self) -> None:
         """Stop at the next step."""
-        self._cancelled.set()
+        self._canceled.set()
         self.query_one(".dialog-hint", Static).update("Canceling…")
-
-
-def stage_text(progress: Progress) -> str:
-    """What is being done, and how much of it."""
-    if not progress.total:
-        return progress.stage
-    if progress.unit == "MB":
-        return f"{progress.stage}: {format_size(progress.done * 1e6)} of {format_size(progress.total * 1e6)}"
-    return f"{progress.stage}: {format_count(progress.done)} of {format_count(progress.total)} {progress.unit}"

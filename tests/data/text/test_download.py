@@ -26,7 +26,7 @@ from llm.errors import UserError, WrongUse
 from llm.events import Progress
 from tests.core.bundles_for_tests import write_bundle
 from tests.data.text.http_for_tests import Behaviour, Site, fetched, serving
-from workbench.train.narration import preparation
+from workbench.formatting import describe_progress
 
 BODY = random.Random(3).randbytes(700_001)
 SHA256 = hashlib.sha256(BODY).hexdigest()
@@ -87,7 +87,7 @@ def test_progress_tells_bytes_rate_and_time_left(site: Site, home: Path, retry: 
     assert events[-1].done == events[-1].total == pytest.approx(len(BODY) / 1e6)
     assert events[-1].unit == "MB"
     assert events[-1].rate > 0
-    told = preparation(Progress(stage="Downloading plays", done=500.0, total=2227.75, unit="MB", rate=12.5))
+    told = describe_progress(Progress(stage="Downloading plays", done=500.0, total=2227.75, unit="MB", rate=12.5))
     assert told == "Downloading plays 22% (500 MB of 2.23 GB), 12.5 MB/s, 2m 18s left"
 
 

@@ -206,7 +206,7 @@ def test_a_job_is_canceled_at_its_next_report() -> None:
     assert ended == [(None, "canceled")]
 
 
-async def test_cancelling_leaves_nothing_behind(home: Path) -> None:
+async def test_canceling_leaves_nothing_behind(home: Path) -> None:
     app = app_with(home)
     async with app.run_test(size=(80, 24)) as pilot:
         screen = await opened(app, pilot)

@@ -330,7 +330,7 @@ async def test_preflight_can_be_canceled_and_the_keys_work_meanwhile(home: Path,
 
 
 class LatePreflight:
-    """Stands in for the process that measures: it has its result at the very moment it is cancelled."""
+    """Stands in for the process that measures: it has its result at the very moment it is canceled."""
 
     def __init__(self, config: RunConfig, name: str, home: Path, on_progress: Any, on_end: Any) -> None:
         self.config, self.name, self.on_end = config, name, on_end
