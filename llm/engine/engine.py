@@ -156,11 +156,11 @@ class Engine:
         return stages
 
     def explain_each(
-        self, prompt: str | Sequence[int], params: DecodeConfig, generated: Sequence[int], *, top: int = 10
+        self, prompt: str | Sequence[int], params: DecodeConfig, generated: Sequence[int]
     ) -> Iterator[list[Stage]]:
-        """The stages of `explain` for each token of `generated`."""
+        """The stages of `explain` for each token of `generated`, with ten tokens each."""
         reader = self._take_reader()
-        yield from explain_each(reader, self._vocabulary, self.prompt_ids(prompt, params), generated, params, top)
+        yield from explain_each(reader, self._vocabulary, self.prompt_ids(prompt, params), generated, params, top=10)
         self._reader = reader
 
     def validate_prompt(self, prompt: str | Sequence[int], params: DecodeConfig) -> list[int]:

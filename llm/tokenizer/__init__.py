@@ -28,36 +28,17 @@ from llm.tokenizer.stream import StreamDecoder
 if TYPE_CHECKING:
     from llm.config.schema import TokenizerConfig
 
-READING_SHARE = 0.5
-"""Share of the progress of `build_tokenizer` for reading the text."""
 
-
-def build_tokenizer(config: TokenizerConfig, texts: Iterable[str], progress: Progress | None = None) -> Tokenizer:
+def build_tokenizer(config: TokenizerConfig, texts: Iterable[str]) -> Tokenizer:
     """The tokenizer of `config`: loaded from `config.path`, or trained on `texts` in this process.
 
     BPE and SentencePiece train on a sample of `train_mb` megabytes, characters on all text, the others on none. A
     pretrained vocabulary keeps its special tokens, and the configured ones are added; SentencePiece has <s> and </s>
     only. A small text may yield fewer than `vocab_size` tokens.
-    `progress` is called with (done, 1.0).
     """
-    if is_trained_on_sample(config):
-        budget = config.train_mb * 1e6
-
-        def read(size: int) -> None:
-            if progress:
-                progress(READING_SHARE * min(1.0, size / budget), 1.0)
-
-        def learned(done: float, total: float) -> None:
-            if progress:
-                progress(READING_SHARE + (1 - READING_SHARE) * done / total, 1.0)
-
-        sample = take_sample(texts, config.train_mb, config.train_sample, read)
-        tokenizer = train_tokenizer(config, sample.texts, learned)
-    else:
-        tokenizer = _build_without_sample(config, texts)
-    if progress:
-        progress(1.0, 1.0)
-    return tokenizer
+    if not is_trained_on_sample(config):
+        return _build_without_sample(config, texts)
+    return train_tokenizer(config, take_sample(texts, config.train_mb, config.train_sample).texts)
 
 
 def is_trained_on_sample(config: TokenizerConfig) -> bool:

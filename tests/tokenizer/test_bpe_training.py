@@ -101,14 +101,10 @@ def test_a_vocabulary_smaller_than_the_bytes_is_refused() -> None:
         train_bpe(["text"], 255)
 
 
-@pytest.mark.parametrize("native", [True, False])
-def test_progress_rises_to_the_end(native: bool) -> None:
-    from llm.config.schema import TokenizerConfig
-    from llm.tokenizer import build_tokenizer
-
+def test_progress_rises_to_the_end() -> None:
     seen: list[tuple[float, float]] = []
     texts = [f"word{number} and some more words" for number in range(100)]
-    build_tokenizer(TokenizerConfig(vocab_size=300), texts, lambda done, total: seen.append((done, total)))
+    train_bpe(texts, 300, progress=lambda done, total: seen.append((done, total)), native=False)
     assert [done for done, _ in seen] == sorted(done for done, _ in seen)
     assert seen[-1] == (1.0, 1.0)
     assert len(seen) > 50

@@ -46,15 +46,20 @@ class PackedRows:
             filled = 0
             for index in self.bins[int(row)]:
                 start, length = int(self.spans.starts[index]), int(self.spans.lengths[index])
-                ids = self.split.read(start, start + length).astype(np.int64)
-                is_counted = self._marks[start + 1 : start + length] & COUNTED > 0
                 stop = filled + length - 1
-                inputs[place, filled:stop] = ids[:-1]
-                targets[place, filled:stop] = np.where(is_counted, ids[1:], IGNORE_INDEX)
+                read = read_conversation(self.split, self._marks, start, length)
+                inputs[place, filled:stop], targets[place, filled:stop] = read
                 positions[place, filled:stop] = np.arange(length - 1)
                 filled = stop
             positions[place, filled:] = np.arange(self.seq_len - filled)
         return (inputs, targets, positions) if self.packing == "documents" else (inputs, targets)
+
+
+def read_conversation(split: ConversationTokens, marks: NDArray[Any], start: int, length: int) -> tuple[Int64, Int64]:
+    """Inputs and targets, int64 (length - 1,) each, of the conversation of `length` tokens at `start`."""
+    ids = split.read(start, start + length).astype(np.int64)
+    is_counted = marks[start + 1 : start + length] & COUNTED > 0
+    return ids[:-1], np.where(is_counted, ids[1:], IGNORE_INDEX)
 
 
 class Rows(Protocol):

@@ -7,8 +7,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from llm.data.batches.packing import IGNORE_INDEX, Int64
-from llm.data.tokens.conversation_tokens import COUNTED, START, ConversationTokens
+from llm.data.batches.packing import IGNORE_INDEX, Int64, read_conversation
+from llm.data.tokens.conversation_tokens import START, ConversationTokens
 
 Float32 = NDArray[np.float32]
 
@@ -47,8 +47,6 @@ class PairRows:
         for place, row in enumerate(rows):
             for side in range(2):
                 start, length = int(self._starts[row, side]), int(self._lengths[row, side])
-                ids = self.split.read(start, start + length).astype(np.int64)
-                is_counted = self._marks[start + 1 : start + length] & COUNTED > 0
-                inputs[place, side, : length - 1] = ids[:-1]
-                targets[place, side, : length - 1] = np.where(is_counted, ids[1:], IGNORE_INDEX)
+                read = read_conversation(self.split, self._marks, start, length)
+                inputs[place, side, : length - 1], targets[place, side, : length - 1] = read
         return inputs, targets, self.reference[rows]

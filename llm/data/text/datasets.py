@@ -250,6 +250,5 @@ def resolve_path(text: str, part: str, home: Path) -> str:
         raise MissingText(
             f"{text if is_url(text) else f'The dataset {text}'} is not downloaded; run: llm-workbench data "
             f"download {shlex.quote(text)} (or, offline, use --data.corpus stories, pylib, or a local file)."
-            ""
         )
     return str(here.folder / inside)
