@@ -4,15 +4,17 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from llm.config import RunConfig
+from llm.config import RunConfig, diff
 from llm.config.check import LENGTHS
 from llm.config.overrides import Overrides
 from llm.events import Started, StepLogged
 from llm.run import Run
 from llm.run.checkpoints import newest_step
+from llm.run.fork import Parent, keeps_optimizer_state
 from llm.run.log import last_event_of
 from llm.training.resume_checks import config_for_resume
 
+LENGTH_FIELDS = frozenset(f"train.{name}" for name in LENGTHS)
 MIN_CHANGE = 1.01  # smaller ratios occur between steps of a schedule
 SAMPLES = 1000  # future steps at which the rate is computed
 
@@ -57,9 +59,7 @@ class RateChange:
 def rate_change(run: Run, overrides: Overrides) -> RateChange | None:
     """How the rate changes when `run` is resumed with `overrides`; None where they set no new length, where that length
     is not known in advance, or where the run has no checkpoint. UserError for overrides that are refused."""
-    from llm.optim.schedule import lr_at  # its package loads torch
-
-    if not any(path in {f"train.{name}" for name in LENGTHS} for path, _ in overrides):
+    if not any(path in LENGTH_FIELDS for path, _ in overrides):
         return None
     log = run.path / "events.jsonl"
     started, logged, step = (
@@ -70,12 +70,32 @@ def rate_change(run: Run, overrides: Overrides) -> RateChange | None:
     if started is None or logged is None or step <= 0:
         return None
     before, config = config_for_resume(run, ()), config_for_resume(run, overrides)
-    total = new_total(started, before, config)
+    return change_at(step, started.total_steps, before, new_total(started, before, config), config)
+
+
+def fork_rate_change(parent: Parent, config: RunConfig) -> RateChange | None:
+    """How the rate changes in a fork of `parent` that continues at its step with another length; None as above."""
+    if not keeps_optimizer_state(parent, config):
+        return None
+    started = last_event_of(parent.run.path / "events.jsonl", Started)
+    if started is None or not any(path in LENGTH_FIELDS for path, _, _ in diff(parent.config, config)):
+        return None
+    before = new_total(started, parent.config, parent.config)  # the parent may have been extended after this step
+    total = new_total(started, parent.config, config)
+    return change_at(parent.checkpoint.step, before or started.total_steps, parent.config, total, config)
+
+
+def change_at(
+    step: int, total_before: int, before: RunConfig, total: int | None, config: RunConfig
+) -> RateChange | None:
+    """The change after `step`, from a schedule over `total_before` steps to that of `config` over `total`."""
+    from llm.optim.schedule import lr_at  # its package loads torch
+
     if total is None or total <= step:
         return None
     steps = [*range(step, total, max(1, (total - step) // SAMPLES)), total - 1]
     rates = [lr_at(index, total, config) for index in steps]
-    last = lr_at(step - 1, started.total_steps, before)
+    last = lr_at(step - 1, total_before, before)
     return RateChange(step, total, last, rates[0], max(rates), rates[-1], config.train.lr)
 
 

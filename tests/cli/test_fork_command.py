@@ -9,7 +9,9 @@ from pathlib import Path
 
 import pytest
 
+from llm.events import StepLogged
 from llm.run import Run
+from llm.run.log import events_of
 from tests.cli.test_cli_real import Shell
 from tests.forking import complete, run_workbench
 
@@ -27,6 +29,9 @@ def test_fork(trained_run: Run, home: Path, capsys: pytest.CaptureFixture[str]) 
     result = json.loads(done.stdout)
     assert (result["name"], result["step"], result["status"]) == ("child", 12, "finished")
     assert "train.lr: 0.01 → 0.005" in done.stderr and "continues at step 10" in done.stderr
+    assert (
+        "from 5.78e-03, where the run stands, to " in done.stderr and "--keep-rate keeps the last rate" in done.stderr
+    )
     assert Run.open(home, "child").info()["parent"] == "tiny-1@10"
     shell = Shell(home, capsys)
     assert shell("fork", "tiny-1", "--model.n-layer", "2", "--tokenizer.kind", "char", status=2) == ""
@@ -36,6 +41,10 @@ def test_fork(trained_run: Run, home: Path, capsys: pytest.CaptureFixture[str]) 
         "train.steps",
     ]
     assert sorted(path.name for path in (home / "runs").iterdir()) == ["child", "tiny-1"]
+    assert workbench(home, "fork", "tiny-1", "--train.steps", "30", "--keep-rate").returncode == 0
+    child = Run.open(home, "tiny-1-fork-1")
+    last = next(events_of((child.path / "events.jsonl").read_bytes(), StepLogged))
+    assert last.step == 30 and last.lr == pytest.approx(6.16e-5, rel=1e-2)
     shell("attach", "chld", status=2)
     assert "did you mean child?" in shell.said
     shell("attach", "child", status=2)

@@ -6,7 +6,7 @@ import argparse
 from collections.abc import Sequence
 from contextlib import suppress
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from llm.config import RunConfig, check_name, diff, load_preset, resumed_config, with_overrides
 from llm.config.check import LENGTHS
@@ -47,6 +47,9 @@ from workbench.runs.trash import move_to_trash
 from workbench.trackers.process import tracking
 from workbench.trackers.tracker import parse_trackers
 
+if TYPE_CHECKING:
+    from llm.training.extension import RateChange
+
 
 def register(subparsers: Any) -> None:
     new = add_command(subparsers, "train", "train a new run from a preset", train, json=True, takes_fields=True)
@@ -64,15 +67,18 @@ def register(subparsers: Any) -> None:
     again = add_command(subparsers, "resume", help, resume, json=True, takes_fields=True)
     again.usage = f"{again.prog} RUN [--keep-rate] [--nproc N] [--home DIR] [--json] [--FIELD VALUE ...]"
     add_run(again)
-    help = "when extending: keep the last learning rate instead of stretching the schedule"
-    again.add_argument("--keep-rate", action="store_true", help=help)
     help = "train a new run from another run's checkpoint"
     split = add_command(subparsers, "fork", help, fork, json=True, takes_fields=True)
-    split.usage = f"{split.prog} RUN[@STEP|@last|@best] [--name NAME] [--weights-only] [--json] [--FIELD VALUE ...]"
+    split.usage = (
+        f"{split.prog} RUN[@STEP|@last|@best] [--name NAME] [--weights-only] [--keep-rate] [--json] [--FIELD VALUE ...]"
+    )
     add_checkpoint(split)
     split.add_argument("--name", help="name of the new run (default: the parent's name, -fork and a number)")
     help = "start with a new optimizer state, at step 0"
     split.add_argument("--weights-only", action="store_true", help=help)
+    help = "with a new length: keep the last learning rate instead of stretching the schedule"
+    for parser in (again, split):
+        parser.add_argument("--keep-rate", action="store_true", help=help)
     for parser in (new, again, split):
         add_track_option(parser)
         add_launch_flags(parser)
@@ -155,6 +161,7 @@ def print_new_run(run: Run, options: argparse.Namespace) -> int:
 
 def fork(options: argparse.Namespace) -> int:
     """Create a run from another run's checkpoint and train it."""
+    from llm.training.extension import fork_rate_change
     from llm.training.resume_checks import check_fork
     from workbench.commands.progress import with_progress
 
@@ -165,6 +172,8 @@ def fork(options: argparse.Namespace) -> int:
         check_name(options.name)
     check_fields(parent, config, weights_only=options.weights_only)
     with_progress(check_fork(parent, config, options.home))
+    change = None if options.weights_only else fork_rate_change(parent, config)
+    config = with_overrides(config, rate_overrides(change, options))
     run = make_fork(options.home, parent, config, name=options.name or "", weights_only=options.weights_only)
     for path, before, after in diff(parent.config, run.config()):
         say(f"{path}: {before} → {after}")
@@ -201,26 +210,24 @@ def resume(options: argparse.Namespace) -> int:
     run = Run.open(options.home, options.run)
     overrides = with_nproc(options)
     check_length(run, resumed_config(run.config(), overrides), overrides)
-    from llm.training.resume_checks import config_for_resume  # loads torch
-
-    launch = launch_of(options, config_for_resume(run, overrides))
-    say(f"resuming {run.name} in {run.path}")
-    return train_to_the_end(run, options, (*overrides, *rate_overrides(run, options)), LastMetrics(), launch)
-
-
-def rate_overrides(run: Run, options: argparse.Namespace) -> tuple[tuple[str, str], ...]:
-    """Print what a new length does to the learning rate; returns the overrides of `--keep-rate`."""
     with memory_errors_as_user_errors():
         from llm.training.extension import rate_change
+        from llm.training.resume_checks import config_for_resume
+    launch = launch_of(options, config_for_resume(run, overrides))
+    say(f"resuming {run.name} in {run.path}")
+    overrides = (*overrides, *rate_overrides(rate_change(run, options.overrides), options))
+    return train_to_the_end(run, options, overrides, LastMetrics(), launch)
 
-        change = rate_change(run, options.overrides)
+
+def rate_overrides(change: RateChange | None, options: argparse.Namespace) -> Overrides:
+    """Print what a new length does to the learning rate; returns the overrides of `--keep-rate`."""
     if options.keep_rate:
         if change is None:
             raise WrongUse("--keep-rate needs a new length in steps; set it with --train.steps N.")
         say(f"the learning rate stays at {change.last:.2e} until the last step, {change.total}")
         return change.keeping()
     if change is not None and change.is_jump:
-        say(f"{change.describe()}; to keep the last rate, interrupt and add --keep-rate")
+        say(f"{change.describe()}; --keep-rate keeps the last rate")
     return ()
 
 

@@ -6,7 +6,7 @@ import asyncio
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from llm.config import RunConfig
+from llm.config import RunConfig, with_overrides
 from llm.errors import UserError, problem_of
 from llm.run import CheckpointInfo, Run
 from llm.run.fork import Parent, fork, open_parent
@@ -14,7 +14,7 @@ from workbench.formatting import format_size, plural
 from workbench.runs.operations import check_new_name, delete_checkpoint, describe_deletion, rename
 from workbench.runs.summaries import RunSummary
 from workbench.runs.trash import move_to_trash
-from workbench.train.extend_dialog import ask_extension
+from workbench.train.extend_dialog import ask_extension, ask_rate, fork_rate_change_of
 from workbench.train.fine_tuning import fine_tune
 from workbench.train.service import Overrides
 from workbench.ui.dialogs import Answer, Ask, AskText
@@ -82,9 +82,15 @@ class RunActions:
         self.fork_edits[parent.reference] = result.config
         if not isinstance(result, ForkResult):
             return
+        config, rate = result.config, None
+        if not result.weights_only:
+            rate = await ask_rate(self.screen.app, lambda: fork_rate_change_of(parent, config))
+            if rate is None:
+                return
         self.notify(f"copying {parent.reference}…")
         try:
-            run = await asyncio.to_thread(create_fork, workbench.home, parent, result.config, result.weights_only)
+            config = with_overrides(config, rate or ())
+            run = await asyncio.to_thread(create_fork, workbench.home, parent, config, result.weights_only)
         except UserError as error:
             notify_error(self.screen.app, error)
             return

@@ -1,4 +1,4 @@
-"""Asking how to train a finished run for longer."""
+"""Asking how to train a finished run, or a fork of it, for longer."""
 
 from __future__ import annotations
 
@@ -12,8 +12,12 @@ from workbench.train.service import Overrides
 from workbench.ui.dialogs import Answer, Ask, AskSteps
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from textual.app import App
 
+    from llm.config import RunConfig
+    from llm.run.fork import Parent
     from llm.training.extension import RateChange
 
 
@@ -25,9 +29,15 @@ async def ask_extension(app: App[object], run: Run, done: int, offered: int) -> 
     if not answer:
         return None
     overrides = (("train.steps", answer),)
-    change = await asyncio.to_thread(rate_change_or_none, run, overrides)
+    rate = await ask_rate(app, lambda: rate_change_of(run, overrides))
+    return None if rate is None else overrides + rate
+
+
+async def ask_rate(app: App[object], compute: Callable[[], RateChange | None]) -> Overrides | None:
+    """If the learning rate changes, ask whether to keep it; returns the overrides for that, None for cancel."""
+    change = await asyncio.to_thread(change_or_none, compute)
     if change is None or not change.is_jump:
-        return overrides
+        return ()
     sentence = change.describe()
     answers = (
         Answer("follow", f"Follow the schedule, from {change.first:.2e}"),
@@ -37,14 +47,24 @@ async def ask_extension(app: App[object], run: Run, done: int, offered: int) -> 
     choice = await app.push_screen_wait(Ask(f"{sentence[:1].upper()}{sentence[1:]}.", answers))
     if not choice:
         return None
-    return overrides + change.keeping() if choice == "keep" else overrides
+    return change.keeping() if choice == "keep" else ()
 
 
-def rate_change_or_none(run: Run, overrides: Overrides) -> RateChange | None:
+def change_or_none(compute: Callable[[], RateChange | None]) -> RateChange | None:
     """How the learning rate changes; None where that is unknown. A run that is refused is refused when it starts."""
     try:
-        from llm.training.extension import rate_change
-
-        return rate_change(run, overrides)
+        return compute()
     except (UserError, ImportError, OSError):
         return None
+
+
+def rate_change_of(run: Run, overrides: Overrides) -> RateChange | None:
+    from llm.training.extension import rate_change  # loads torch
+
+    return rate_change(run, overrides)
+
+
+def fork_rate_change_of(parent: Parent, config: RunConfig) -> RateChange | None:
+    from llm.training.extension import fork_rate_change  # loads torch
+
+    return fork_rate_change(parent, config)

@@ -297,9 +297,12 @@ async def test_a_fork_is_edited_and_started(trained_home):
         await pilot.press("f")
         await until(pilot, lambda: isinstance(app.screen, ForkScreen))
         await pilot.press("ctrl+r")
+        await until(pilot, lambda: type(app.screen) is Ask and "to 5.00e-03 at step 21" in app.screen.question)
+        await pilot.press("down", "enter")  # keep the rate
         await until(pilot, lambda: begun == ["tiny-1-fork-1"] and app.sent == [("train", "tiny-1-fork-1")])
         child = Run.open(trained_home, "tiny-1-fork-1")
         assert child.info()["parent"] == "tiny-1@20" and child.config().train.steps == 40
+        assert child.config().schedule.kind == "constant"
         await pilot.press("enter", "j", "f")
         await until(pilot, lambda: isinstance(app.screen, ForkScreen))
         assert "tiny-1" in app.screen.preset_name
