@@ -22,6 +22,7 @@ from llm.environment import configure_process
 from llm.errors import UserError, WrongUse
 from llm.memory import check_memory_for_torch, to_memory_shortage
 from llm.names import did_you_mean
+from llm.reader import TooManyOpenFiles
 from llm.streams import repair_streams
 from workbench.commands import (
     bench,
@@ -94,6 +95,8 @@ def report_failure(error: Exception, given: Sequence[str]) -> int:
             os.dup2(os.open(os.devnull, os.O_WRONLY), 1)  # drop buffered output, which would be written again at exit
         if error.errno in FULL:
             say(f"no space left on the disk for {error.filename or 'the output'}; free some space, then try again.")
+        elif error.errno in (errno.EMFILE, errno.ENFILE):
+            say(str(TooManyOpenFiles(Path(error.filename or "a file"))))
         else:
             say(f"{error.filename or 'a file'} cannot be used ({error.strerror}); fix that, then try again.")
     else:

@@ -7,8 +7,12 @@ match.
 from __future__ import annotations
 
 from collections.abc import Mapping
+from typing import TYPE_CHECKING
 
 from llm.errors import ConfigError, Problem
+
+if TYPE_CHECKING:
+    import regex
 
 OWN_PATTERN = "|".join(
     [
@@ -57,7 +61,8 @@ KNOWN_PATTERNS = frozenset({OWN_PATTERN, GPT2_PATTERN, GPT4_PATTERN, CL100K_PATT
 """The patterns for which the rules of `cuts` hold."""
 
 ANYTHING = r"|[\s\S]"
-PROBE = "Don't  stop 12.5%,\n\n\té 海!\n"
+PROBE = "".join(map(chr, range(128))) + "aé中א \n\n  12'll A. Don't  stop 12.5%,\n\n\té 海!\n"
+"""Characters of every kind that a pattern may match."""
 
 
 def resolve_pattern(name: str) -> str:
@@ -83,8 +88,13 @@ def _compile(pattern: str) -> None:
     import tiktoken
 
     compiled = regex.compile(pattern)
-    if compiled.match("") or any(not match.group() for match in compiled.finditer(PROBE)):
+    if matches_empty_text(compiled):
         raise ValueError("it matches the empty text")
     tiktoken.Encoding(
         "check", pat_str=pattern, mergeable_ranks={bytes([value]): value for value in range(256)}, special_tokens={}
     )
+
+
+def matches_empty_text(pattern: regex.Pattern[str]) -> bool:
+    """Whether a pattern matches the empty text, alone or within a text with all kinds of characters."""
+    return any(not match.group() for text in ("", PROBE) for match in pattern.finditer(text))

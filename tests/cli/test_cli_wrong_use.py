@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import subprocess
 import sys
@@ -170,3 +171,8 @@ def test_no_space_for_the_output_is_a_sentence(home: Path) -> None:
     assert done.returncode == 1
     assert done.stderr == "no space left on the disk for the output; free some space, then try again.\n"
     assert not (home / "logs").exists()
+
+
+def test_too_many_open_files_are_named_as_what_they_are(capsys: pytest.CaptureFixture[str]) -> None:
+    assert cli.report_failure(OSError(errno.EMFILE, "Too many open files", "/proc/7/stat"), ()) == 1
+    assert "/proc/7/stat could not be opened" in (said := capsys.readouterr().err) and "ulimit -n" in said

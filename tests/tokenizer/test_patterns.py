@@ -31,7 +31,7 @@ def test_what_is_no_pattern_is_refused(pattern: str) -> None:
         resolve_pattern(pattern)
 
 
-@pytest.mark.parametrize("pattern", ["ours", "gpt2", "gpt4", r"\w+", r"[a-z]+", r"( ?)(\w+)"])
+@pytest.mark.parametrize("pattern", ["ours", "gpt2", "gpt4", r"\w+", r"[a-z]+", r"( ?)(\w+)", "(a+)+b", "(x)?y"])
 def test_no_pattern_loses_text(pattern: str, corpus: list[str]) -> None:
     tokenizer = build_tokenizer(TokenizerConfig(vocab_size=400, pattern=pattern), corpus)
     assert isinstance(tokenizer, RankTokenizer)
