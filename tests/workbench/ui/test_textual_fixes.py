@@ -50,6 +50,20 @@ async def test_the_lines_of_removed_widgets_are_released(app: WorkbenchApp) -> N
         assert count() - before < 5
 
 
+async def test_a_widget_that_was_removed_but_is_still_drawn_can_be_clicked(app: WorkbenchApp) -> None:
+    async with app.run_test(size=(80, 24)) as pilot:
+        widget = Static("some words")
+        await app.screen.mount(widget, before=0)
+        await pilot.pause()
+        x, y = widget.region.offset
+        with app.batch_update():
+            await widget.remove()
+            await pilot.mouse_down(offset=(x + 1, y))
+            await pilot.hover(offset=(x + 4, y))
+            await pilot.mouse_up(offset=(x + 4, y))
+    assert notifications(app) == []
+
+
 async def test_old_sizes_do_not_keep_a_screen_laying_out(app: WorkbenchApp) -> None:
     """Two sizes in the queue of a screen, with something between them, as a storm of resizes leaves them."""
     async with app.run_test(size=(80, 24)) as pilot:
