@@ -166,6 +166,11 @@ def default_template(tokenizer: Tokenizer) -> ChatTemplate:
     return ChatTemplate(begin, before, dict.fromkeys(roles, "<|end|>"), tokens)
 
 
+def with_template(tokenizer: Tokenizer) -> Tokenizer:
+    """`tokenizer` with a chat template: its own, or the default one."""
+    return tokenizer if tokenizer.chat_template else tokenizer.with_chat_template(default_template(tokenizer))
+
+
 def chat_template(tokenizer: Tokenizer, corpus: str) -> ChatTemplate | None:
     """The tokenizer's template, or that in which `corpus` writes its turns; None for plain text."""
     if tokenizer.chat_template is not None:

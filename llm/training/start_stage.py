@@ -21,7 +21,7 @@ from llm.run import Run
 from llm.run.checkpoints import ADAPTER, BASE, MODEL, OPTIMIZER, STATE, has_file, verify, write_manifest
 from llm.run.fork import Parent, create_child, keep_tokenizer, stem_of, why_unchangeable
 from llm.tokenizer import Tokenizer, load_tokenizer
-from llm.tokenizer.chat_template import default_template
+from llm.tokenizer.chat_template import with_template
 from llm.training.checkpoint import FORMAT
 from llm.training.tensor_file import read_tensors, write_tensors
 from llm.weights import read_weights
@@ -106,9 +106,7 @@ def stage_with(home: Path, parent: Parent, config: RunConfig, *, keep_optimizer:
         raise ConfigError(problems)
     if keep_optimizer:
         check_optimizer(parent, config)
-    tokenizer = load_tokenizer(parent.run.path / "tokenizer")
-    if tokenizer.chat_template is None:
-        tokenizer = tokenizer.with_chat_template(default_template(tokenizer))
+    tokenizer = with_template(load_tokenizer(parent.run.path / "tokenizer"))
     stage = Stage(parent, with_vocabulary(home, parent, config, tokenizer), tokenizer, keep_optimizer)
     rows = stage.new_tokens if config.tune.lora_rank else 0
     return replace(stage, config=replace(stage.config, tune=replace(config.tune, lora_rows=rows)))

@@ -30,6 +30,7 @@ from workbench.train.machine_line import MachineLine
 from workbench.train.narration import describe
 from workbench.train.panels import Numbers, Samples, event_line
 from workbench.ui.host import Host, host_of
+from workbench.ui.notices import notify_error
 
 POLL_SECONDS = 0.1
 DRAW_SECONDS = 1.0  # while a thread of this program trains: drawing costs training steps
@@ -129,7 +130,7 @@ class RunView(Vertical):
             self.config = run.config()
             run.status()  # so that it is known whether its log can be read
         except (UserError, OSError) as error:
-            self.notify(clean(why_unreadable(error)), severity="error", markup=False)
+            notify_error(self.app, why_unreadable(error))
             return
         self._show_run(RunCurves(run))
 

@@ -19,6 +19,7 @@ from workbench.train.run_view import RunState, RunView
 from workbench.train.service import Overrides
 from workbench.train.settings_dialog import LiveSettingsDialog
 from workbench.ui.dialogs import Answer, Ask
+from workbench.ui.notices import notify_error
 from workbench.ui.screen import WorkbenchScreen
 
 WHEN: dict[str, tuple[RunState, ...]] = {
@@ -149,7 +150,7 @@ class TrainScreen(WorkbenchScreen):
         try:
             identity = self.workbench.training.send(name, command, **arguments)
         except (UserError, OSError) as error:
-            self.notify(clean(str(error)), severity="error", markup=False)
+            notify_error(self.app, error)
             return
         if name == self.subject:
             self.view.add_pending(identity, label)
@@ -212,7 +213,7 @@ class TrainScreen(WorkbenchScreen):
             if not self.workbench.training.begin(run, overrides):
                 self.notify("started in a background process, since another run is training here", markup=False)
         except (UserError, OSError) as error:
-            self.notify(clean(str(error)), severity="error", markup=False)
+            notify_error(self.app, error)
         self.view.check_soon()
 
     def action_detach(self) -> None:

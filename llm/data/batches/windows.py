@@ -53,11 +53,6 @@ class Batches:
             self.per_pass -= self.windows % rows
             check_rows(self.windows, rows)
 
-    @property
-    def per_epoch(self) -> int:
-        """Complete batches in one epoch; at least 1."""
-        return max(1, self.windows // self.rows_per_batch)
-
     def rows(self, i: int, start: int, stop: int) -> tuple[Int64, Int64]:
         """Rows [start, stop) of batch i: inputs and targets, int64 (stop - start, seq_len)."""
         return read_windows(self.split, self.starts(i)[start:stop], self.seq_len)

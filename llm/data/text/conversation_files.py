@@ -95,8 +95,8 @@ def first_rows(path: Path) -> Iterator[Any]:
     if is_parquet(path):
         yield from (value for _, value in itertools.islice(parquet_rows(path), SNIFFED_ROWS))
         return
-    pieces = read_text(path, lambda path, count: None)
-    if JsonText(read_text(path, lambda path, count: None)).peek() not in ("{", "["):
+    pieces = read_text(path)
+    if JsonText(read_text(path)).peek() not in ("{", "["):
         return
     if is_json_list(path):
         yield from itertools.islice(json_values(JsonText(pieces), "list"), SNIFFED_ROWS)
@@ -118,7 +118,7 @@ def read_rows(path: Path, skipped: list[str]) -> Iterator[tuple[str, Any]]:
     if is_parquet(path):
         yield from parquet_rows(path)
         return
-    pieces = read_text(path, lambda path, count: None)
+    pieces = read_text(path)
     if is_json_list(path):
         yield from list_rows(path, JsonText(pieces))
         return
@@ -140,7 +140,7 @@ def read_rows(path: Path, skipped: list[str]) -> Iterator[tuple[str, Any]]:
 def is_json_list(path: Path) -> bool:
     """Whether a file is one list of rows, and not one object, or one list of messages, per line."""
     try:
-        text = JsonText(read_text(path, lambda path, count: None))
+        text = JsonText(read_text(path))
         if text.peek() != "[":
             return False
         text.take("[")

@@ -109,7 +109,7 @@ def json_kind(path: Path, beginning: str, text_field: str, *, named: bool) -> Fi
 
 
 def json_text(path: Path) -> JsonText:
-    return JsonText(read_text(path, lambda *_: None))
+    return JsonText(read_text(path))
 
 
 def rows_kind(shape: str, row: dict[str, Any], text_field: str, *, certain: bool) -> FileKind:

@@ -142,7 +142,7 @@ def is_web_page(path: Path) -> bool:
     return decode_beginning(read_beginning(path)).lstrip().lower().startswith(("<!doctype html", "<html"))
 
 
-def read_text(path: Path, on_replaced: OnReplaced) -> Iterator[str]:
+def read_text(path: Path, on_replaced: OnReplaced = lambda path, count: None) -> Iterator[str]:
     """A text file in pieces of about a megabyte. A byte order mark selects UTF-8, UTF-16 or UTF-32 and is dropped.
 
     Invalid bytes become U+FFFD; when reading ends, `on_replaced` is called with their number so far.
@@ -183,7 +183,7 @@ def read_text_documents(path: Path, separator: str, on_replaced: OnReplaced) -> 
 def contains(path: Path, separator: str) -> bool:
     """Whether a text file contains `separator`; reads up to the first occurrence."""
     end = ""
-    for piece in read_text(path, lambda *_: None):
+    for piece in read_text(path):
         if separator in end + piece:
             return True
         end = (end + piece)[-len(separator) :]

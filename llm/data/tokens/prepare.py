@@ -37,7 +37,7 @@ from llm.errors import UserError
 from llm.events import Progress
 from llm.reader import WRONG_SHAPE, load_json
 from llm.tokenizer import Tokenizer, build_tokenizer
-from llm.tokenizer.chat_template import default_template
+from llm.tokenizer.chat_template import with_template
 from llm.tokenizer.patterns import resolve_pattern
 
 
@@ -138,11 +138,6 @@ def existing_tokenizer(config: RunConfig, source: Source) -> Tokenizer | None:
         raise needs_tokenizer()
     resolve_pattern(config.tokenizer.pattern)  # an unknown pattern is refused before the corpus is read
     return None
-
-
-def with_template(tokenizer: Tokenizer) -> Tokenizer:
-    """`tokenizer` with a chat template: its own, or the default one."""
-    return tokenizer if tokenizer.chat_template else tokenizer.with_chat_template(default_template(tokenizer))
 
 
 def make_from_conversations(
