@@ -61,7 +61,7 @@ def text_pieces(file: Path | None) -> list[str]:
     if file is None:
         whole: Iterator[str] = (piece for document in PylibCorpus(TEXT_BYTES).documents() for piece in document.pieces)
     else:
-        whole = read_text(file, lambda path, count: None)
+        whole = read_text(file)
     pieces, size = [], 0
     for piece in blocks(whole, MAX_BLOCK):
         if size >= TEXT_BYTES:

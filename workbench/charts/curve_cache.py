@@ -24,16 +24,7 @@ from llm.files import write_atomic
 from llm.reader import WRONG_SHAPE, open_file, parse_json
 from llm.run import Run
 from llm.run.log import parse_event
-from workbench.charts.curves import (
-    ANSWER_COLUMNS,
-    CORE_COLUMNS,
-    METRIC_COLUMNS,
-    STEP_COLUMNS,
-    VALIDATION_COLUMNS,
-    RunCurves,
-    RunMark,
-    Table,
-)
+from workbench.charts.curves import TABLES, RunCurves, RunMark
 
 FORMAT = 4
 NOT_NPY = (SyntaxError, tokenize.TokenError, MemoryError, RecursionError)  # numpy at a damaged header
@@ -43,7 +34,6 @@ FINGERPRINT_BYTES = 4096  # bytes of the log by which it is recognized
 SINGLE = ("started", "progress", "last_step", "last_evaluation", "ranks", "finished")
 """The events that `RunCurves` keeps one of."""
 SEVERAL = ("samples", "recent")
-COLUMNS = (STEP_COLUMNS, VALIDATION_COLUMNS, CORE_COLUMNS, METRIC_COLUMNS, ANSWER_COLUMNS)
 
 
 def cache_path(curves: RunCurves) -> Path:
@@ -60,15 +50,8 @@ def save_cache(curves: RunCurves) -> bool:
     buffer = io.BytesIO()
     try:
         head = head_of(curves, read)
-        np.savez(
-            buffer,
-            head=np.frombuffer(head, dtype=np.uint8),
-            steps=curves.steps.array(),
-            validation=curves.validation.array(),
-            core=curves.core.array(),
-            metrics=curves.metrics.array(),
-            answers=curves.answers.array(),
-        )
+        arrays: dict[str, Any] = {name: table.array() for name, table in curves.tables.items()}
+        np.savez(buffer, head=np.frombuffer(head, dtype=np.uint8), **arrays)
         path.parent.mkdir(exist_ok=True)
         write_atomic(path, buffer.getvalue())
     except OSError:  # a full or read-only disk
@@ -85,14 +68,9 @@ def load_cache(run: Run) -> RunCurves:
             head = parse_json(bytes(kept["head"]), MAX_HEAD_BYTES)
             if not belongs(head, curves):
                 return curves
-            names = ("steps", "validation", "core", "metrics", "answers")
-            steps, validation, core, metrics, answers = (rows_of(kept[name]) for name in names)
             restored = with_head(RunCurves(run), head)
-        restored.steps = Table(STEP_COLUMNS, steps)
-        restored.validation = Table(VALIDATION_COLUMNS, validation)
-        restored.core = Table(CORE_COLUMNS, core)
-        restored.metrics = Table(METRIC_COLUMNS, metrics)
-        restored.answers = Table(ANSWER_COLUMNS, answers)
+            for name, table in restored.tables.items():
+                table.extend(rows_of(kept[name]))
     except (OSError, EOFError, zipfile.BadZipFile, zlib.error, NotImplementedError, *NOT_NPY, *WRONG_SHAPE):
         return curves
     return restored
@@ -121,7 +99,7 @@ def head_of(curves: RunCurves, read: int) -> bytes:
     """Everything but the arrays, as JSON."""
     head: dict[str, Any] = {
         "format": FORMAT,
-        "columns": COLUMNS,
+        "columns": list(TABLES.values()),
         "read": read,
         "log": fingerprint(Path(curves.lines.path), read),
         "paused": curves.paused,
@@ -147,7 +125,7 @@ def with_head(curves: RunCurves, head: dict[str, Any]) -> RunCurves:
 
 def belongs(head: dict[str, Any], curves: RunCurves) -> bool:
     """Whether the cache is of this format and was made from this log."""
-    columns = [list(names) for names in COLUMNS]
+    columns = [list(names) for names in TABLES.values()]
     if head["format"] != FORMAT or head["columns"] != columns:
         return False
     return bool(head["log"] == fingerprint(Path(curves.lines.path), int(head["read"])))

@@ -52,11 +52,15 @@ STEP_COLUMNS = (
     "mfu",
     "memory_bytes",
 )
-VALIDATION_COLUMNS = ("step", "elapsed", "validation_loss", "perplexity", "bits_per_byte", "train_loss")
-CORE_COLUMNS = ("step", "elapsed", "core_metric")
-ANSWER_COLUMNS = ("step", "elapsed", "exact_answers")
 METRIC_NAMES = ("reward", "margin", "accuracy", "kl", "entropy")
-METRIC_COLUMNS = ("step", "elapsed", *METRIC_NAMES)
+TABLES = {
+    "steps": STEP_COLUMNS,
+    "validation": ("step", "elapsed", "validation_loss", "perplexity", "bits_per_byte", "train_loss"),
+    "core": ("step", "elapsed", "core_metric"),
+    "metrics": ("step", "elapsed", *METRIC_NAMES),
+    "answers": ("step", "elapsed", "exact_answers"),
+}
+"""The tables of `RunCurves`, with their columns."""
 STEP_FIELDS = tuple((name,) for name in STEP_COLUMNS)
 METRIC_FIELDS = (("step",), ("elapsed",), *(("metrics", name) for name in METRIC_NAMES))
 
@@ -89,13 +93,10 @@ AXES = {
 class Table:
     """Rows of float64 that grow at the end and are cut at a step; the first column is the step and never falls."""
 
-    def __init__(self, columns: tuple[str, ...], rows: Array | None = None) -> None:
-        """`rows` has shape (rows, columns); none where it is not given."""
+    def __init__(self, columns: tuple[str, ...]) -> None:
         self.columns = columns
         self.rows = 0
         self._values: Array = np.empty((len(columns), 64))
-        if rows is not None:
-            self.extend(rows)
 
     def __len__(self) -> int:
         return self.rows
@@ -153,12 +154,9 @@ class RunCurves:
     def __init__(self, run: Run, *, last_bytes: int | None = None) -> None:
         """`last_bytes`: start that far before the end of the log, where only new events matter."""
         self.run = run
-        self.steps = Table(STEP_COLUMNS)
-        self.validation = Table(VALIDATION_COLUMNS)
-        self.core = Table(CORE_COLUMNS)
-        self.answers = Table(ANSWER_COLUMNS)
-        self.metrics = Table(METRIC_COLUMNS)
-        """The metrics of fine-tuning, of training steps."""
+        self.tables = {name: Table(columns) for name, columns in TABLES.items()}
+        """`metrics` are those of fine-tuning, of training steps."""
+        self.steps, self.validation, self.core, self.metrics, self.answers = self.tables.values()
         self.marks: list[RunMark] = []
         self.samples: deque[Sampled] = deque(maxlen=2)
         self.started: Started | None = None
@@ -361,11 +359,8 @@ class RunCurves:
         self.marks.append(RunMark(step, kind, text))
 
     def _discard_after(self, step: int) -> None:
-        self.steps.truncate(step)
-        self.validation.truncate(step)
-        self.core.truncate(step)
-        self.answers.truncate(step)
-        self.metrics.truncate(step)
+        for table in self.tables.values():
+            table.truncate(step)
         self.marks = [mark for mark in self.marks if mark.step <= step]
         if self.last_step is not None and self.last_step.step > step:
             self.last_step = None

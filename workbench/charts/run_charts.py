@@ -29,14 +29,7 @@ class SeriesSpec:
 
     def of(self, curves: RunCurves, axis: str) -> Series:
         """The curve of one run; evaluations are single points."""
-        tables = {
-            "steps": curves.steps,
-            "validation": curves.validation,
-            "core": curves.core,
-            "metrics": curves.metrics,
-            "answers": curves.answers,
-        }
-        table = tables[self.table]
+        table = curves.tables[self.table]
         kind: Literal["line", "points"] = "line" if self.table in ("steps", "metrics") else "points"
         return Series(self.name, curves.x_of(table, axis), table[self.column], self.color, kind, self.smooth)
 

@@ -5,7 +5,8 @@ from __future__ import annotations
 import asyncio
 import secrets
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine
+from collections.abc import AsyncIterator, Awaitable, Callable
+from functools import partial
 from typing import Any, TypeVar
 
 from starlette.applications import Starlette
@@ -30,6 +31,7 @@ DISCARDED_BYTES = 256 << 20
 LOCAL_NAMES = ["localhost", "127.0.0.1", "[::1]", "::1"]
 
 AnyResult = TypeVar("AnyResult")
+Respond = Callable[[HttpRequest], Awaitable[Response]]
 
 
 class Disconnected(Exception):
@@ -41,10 +43,10 @@ def create_app(model: ModelInfo, scheduler: Scheduler, *, token: str = "", local
     loopback, and answers to its names only, so that no web page can reach it through a name of its own."""
     api = Api(model, scheduler, token)
     routes = [
-        Route("/v1/models", api.models, methods=["GET"]),
-        Route("/v1/models/{name:path}", api.model_by_name, methods=["GET"]),
-        Route("/v1/completions", api.completions, methods=["POST"]),
-        Route("/v1/chat/completions", api.chat, methods=["POST"]),
+        Route("/v1/models", api.endpoint(api.list_models), methods=["GET"]),
+        Route("/v1/models/{name:path}", api.endpoint(api.show_model), methods=["GET"]),
+        Route("/v1/completions", api.endpoint(partial(api.generate, is_chat=False)), methods=["POST"]),
+        Route("/v1/chat/completions", api.endpoint(partial(api.generate, is_chat=True)), methods=["POST"]),
     ]
     guards = [Middleware(TrustedHostMiddleware, allowed_hosts=LOCAL_NAMES)] if local_only else []
     return Starlette(routes=routes, middleware=guards, exception_handlers={HTTPException: unknown_url})
@@ -57,39 +59,30 @@ class Api:
         self._model, self._scheduler, self._token = model, scheduler, token
         self._created = int(time.time())
 
-    async def models(self, request: HttpRequest) -> Response:
-        return await self._answer(request, self._list_models)
+    def endpoint(self, respond: Respond) -> Respond:
+        """`respond` behind the check of the token, with errors as answers. Nothing escapes to the server, which would
+        print a traceback."""
 
-    async def model_by_name(self, request: HttpRequest) -> Response:
-        return await self._answer(request, self._show_model)
+        async def answer(request: HttpRequest) -> Response:
+            try:
+                self._check_token(request)
+                return await respond(request)
+            except Disconnected:
+                return Response(status_code=499)  # is sent to nobody
+            except Exception as error:  # noqa: BLE001 - every fault is an answer
+                return to_response(to_api_error(error))
 
-    async def completions(self, request: HttpRequest) -> Response:
-        return await self._answer(request, self._generate)
-
-    async def chat(self, request: HttpRequest) -> Response:
-        return await self._answer(request, self._generate_chat)
-
-    async def _answer(
-        self, request: HttpRequest, respond: Callable[[HttpRequest], Coroutine[Any, Any, Response]]
-    ) -> Response:
-        """The response of an endpoint, or its error. Nothing escapes to the server, which would print a traceback."""
-        try:
-            self._check_token(request)
-            return await respond(request)
-        except Disconnected:
-            return Response(status_code=499)  # is sent to nobody
-        except Exception as error:  # noqa: BLE001 - every fault is an answer
-            return to_response(to_api_error(error))
+        return answer
 
     def _check_token(self, request: HttpRequest) -> None:
         given = request.headers.get("authorization", "").removeprefix("Bearer ")
         if self._token and not secrets.compare_digest(given.encode(), self._token.encode()):
             raise ApiError(401, "Incorrect API key provided.", code="invalid_api_key")
 
-    async def _list_models(self, request: HttpRequest) -> Response:
+    async def list_models(self, request: HttpRequest) -> Response:
         return JSONResponse({"object": "list", "data": [self._described()]})
 
-    async def _show_model(self, request: HttpRequest) -> Response:
+    async def show_model(self, request: HttpRequest) -> Response:
         name = request.path_params["name"]
         if name != self._model.name and name not in self._model.aliases:
             raise ApiError(404, f"The model {name!r} does not exist.", param="model", code="model_not_found")
@@ -104,13 +97,7 @@ class Api:
             "max_model_len": self._model.context,
         }
 
-    async def _generate(self, request: HttpRequest) -> Response:
-        return await self._run(request, is_chat=False)
-
-    async def _generate_chat(self, request: HttpRequest) -> Response:
-        return await self._run(request, is_chat=True)
-
-    async def _run(self, request: HttpRequest, *, is_chat: bool) -> Response:
+    async def generate(self, request: HttpRequest, *, is_chat: bool) -> Response:
         body = await read_body(request)
         call = await asyncio.to_thread(parse_call, body, self._model, is_chat=is_chat)
         job = self._scheduler.submit(call.requests)
