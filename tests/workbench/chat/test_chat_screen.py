@@ -53,6 +53,7 @@ def chat_model(monkeypatch):
         return ChatService(home, training, post, opener=lambda *arguments: chat_model)
 
     monkeypatch.setattr(screen_module, "ChatService", service)
+    monkeypatch.setattr("workbench.chat.reply.POST_EVERY", 0.0)  # else a reply held at its gate may keep its last words
     return chat_model
 
 
