@@ -39,8 +39,9 @@ WAITING_FOR_A_PERSON = ("default", "hand over", "leaving")
 
 Step = Callable[[Pilot[int]], Awaitable[None]]
 Look = Callable[..., None]
-"""look(app, size, step, *texts, picture): play `step` on the app at a size and wait until all of `texts` are shown.
-With a picture, which is the default at 80×24 and 200×60, what is shown is also compared with the one that is kept."""
+"""look(app, size, step, *texts, picture, also): play `step` on the app at a size and wait until all `texts` are shown,
+then the same at the size `also`, and back again. With a picture, which is the default at 80×24 and 200×60, what is
+shown in the end is also compared with the one that is kept."""
 
 MUST_BE_STILL: ContextVar[bool] = ContextVar("MUST_BE_STILL", default=True)
 """Whether `settle` waits until nothing moves, as a picture needs it, or only until what was asked for is done."""
@@ -52,14 +53,24 @@ def look(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> Loo
     monkeypatch.setattr("workbench.train.run_view.DRAW_SECONDS", 0.0)
     monkeypatch.setattr("workbench.train.run_view.DRAW_SHARE", 1.0)
 
-    def see(app: WorkbenchApp, size: tuple[int, int], step: Step, *texts: str, picture: bool | None = None) -> None:
+    def see(
+        app: WorkbenchApp,
+        size: tuple[int, int],
+        step: Step,
+        *texts: str,
+        picture: bool | None = None,
+        also: tuple[int, int] | None = None,
+    ) -> None:
         pictured = size in (SMALL, HUGE) if picture is None else picture
 
         async def play(pilot: Pilot[int]) -> None:
             MUST_BE_STILL.set(pictured)
             await step(pilot)
-            for text in texts:
-                await until(pilot, lambda text=text: text in shown(pilot.app.screen))  # type: ignore[misc]
+            for shape in (size, also, size) if also else (size,):
+                if app.size != shape:
+                    await pilot.resize_terminal(*shape)
+                    await settle(pilot)
+                await until(pilot, lambda: all(text in shown(app.screen) for text in texts))
 
         if pictured:
             assert request.getfixturevalue("snap_compare")(app, terminal_size=size, run_before=play)

@@ -17,7 +17,6 @@ from llm.config import RunConfig
 from llm.data.tokens.prepare import prepare
 from tests.workbench.pictures_for_tests import (
     HUGE,
-    LARGE,
     SMALL,
     Look,
     app_with,
@@ -31,7 +30,7 @@ from workbench.data.corpora import add_corpus
 from workbench.data.screen import DataScreen
 from workbench.train.screen import TrainScreen
 
-SIZES = pytest.mark.parametrize("size", [SMALL, LARGE, HUGE], ids=["80x24", "160x50", "200x60"])
+SIZES = pytest.mark.parametrize("size", [SMALL, HUGE], ids=["80x24", "200x60"])
 
 
 @pytest.mark.parametrize("mode", ["train", "runs", "chat"])

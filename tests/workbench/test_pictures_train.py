@@ -24,7 +24,7 @@ from tests.workbench.waiting import shown, until
 from workbench.app import WorkbenchApp
 from workbench.train.screen import TrainScreen
 
-both_sizes = pytest.mark.parametrize("size", [SMALL, LARGE], ids=["80x24", "160x50"])
+SIZE = pytest.mark.parametrize("size", [SMALL], ids=["80x24"])
 
 
 def showing(app: WorkbenchApp, run: str, *texts: str, keys: str = "") -> Callable[[Pilot[int]], Awaitable[None]]:
@@ -41,7 +41,7 @@ def showing(app: WorkbenchApp, run: str, *texts: str, keys: str = "") -> Callabl
     return go
 
 
-@both_sizes
+@SIZE
 def test_preparing(size: tuple[int, int], still_home: Path, look: Look) -> None:
     trainer = ScriptedTrainer()
     app = app_with(still_home, trainer)
@@ -52,12 +52,12 @@ def test_preparing(size: tuple[int, int], still_home: Path, look: Look) -> None:
         await until(pilot, lambda: "quick-1: Tokenizing" in app.training_line)
         await settle(pilot)
 
-    look(app, size, prepare)
+    look(app, size, prepare, "preparing", "Tokenizing 40%", also=LARGE)
     trainer.prepared.set()
     app.training.shutdown()
 
 
-@both_sizes
+@SIZE
 def test_paused_with_something_asked(size: tuple[int, int], still_home: Path, look: Look) -> None:
     trainer = ScriptedTrainer()
     trainer.prepared.set()
@@ -72,11 +72,11 @@ def test_paused_with_something_asked(size: tuple[int, int], still_home: Path, lo
         await until(pilot, lambda: "sent: sample" in shown(app.screen))
         await settle(pilot)
 
-    look(app, size, pause, "paused", "x Stop", picture=False)
+    look(app, size, pause, "paused", "x Stop", picture=False, also=LARGE)
     app.training.shutdown()
 
 
-@both_sizes
+@SIZE
 def test_losses_that_are_no_numbers(size: tuple[int, int], still_home: Path, look: Look) -> None:
     run = scripted_run(still_home, "wild-1", 120)
     log = run.log()
@@ -94,27 +94,27 @@ def test_losses_that_are_no_numbers(size: tuple[int, int], still_home: Path, loo
     log.close()
     app = app_with(still_home)
     step = showing(app, "wild-1", "failed", "loss —", "r Resume")
-    look(app, size, step, "step 130 of 600", "loss (nats", picture=False)
+    look(app, size, step, "step 130 of 600", "loss (nats", picture=False, also=LARGE)
 
 
-@both_sizes
+@SIZE
 def test_one_chart_maximised_with_the_cursor_on_it(size: tuple[int, int], still_home: Path, look: Look) -> None:
     scripted_run(still_home, "old-1", 330, end="stopped")
     app = app_with(still_home)
     step = showing(app, "old-1", "step 3", "r Resume", keys="m y plus comma")
-    look(app, size, step)
+    look(app, size, step, "step 3", "r Resume", also=LARGE)
 
 
-@both_sizes
+@SIZE
 def test_other_runs_overlaid(size: tuple[int, int], still_home: Path, look: Look) -> None:
     for name, steps in (("old-1", 330), ("older-1", 200), ("oldest-1", 90)):
         scripted_run(still_home, name, steps, end="stopped")
     app = app_with(still_home)
     step = showing(app, "old-1", "older-1", "oldest-1", keys="o space j space enter")
-    look(app, size, step)
+    look(app, size, step, "older-1", "oldest-1", also=LARGE)
 
 
-@both_sizes
+@SIZE
 def test_a_run_that_ended_before_its_first_step(size: tuple[int, int], still_home: Path, look: Look) -> None:
     run = Run.create(still_home, "short-1", RunConfig())
     log = run.log()
@@ -123,7 +123,7 @@ def test_a_run_that_ended_before_its_first_step(size: tuple[int, int], still_hom
     log.close()
     app = app_with(still_home)
     step = showing(app, "short-1", "failed", "nothing was logged")
-    look(app, size, step, "short-1  failed", picture=False)
+    look(app, size, step, "short-1  failed", picture=False, also=LARGE)
 
 
 def test_a_run_that_was_deleted_meanwhile(still_home: Path, look: Look) -> None:

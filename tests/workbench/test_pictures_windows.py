@@ -144,11 +144,11 @@ def test_a_preflight(size: Size, still_home: Path, look: Look, monkeypatch: pyte
 # --- Runs
 
 
-@SIZES
+@SIZE
 def test_the_tree_of_forks(size: Size, still_home: Path, look: Look) -> None:
     family(still_home)
     step = steps("runs", "deeper-1", "l", "g", until_shown="└ deeper-1")
-    look(app_with(still_home), size, step, "├", "└ deeper-1", "first-1-fork-2")
+    look(app_with(still_home), size, step, "├", "└ deeper-1", "first-1-fork-2", also=LARGE)
 
 
 @SIZE
@@ -180,7 +180,7 @@ def test_what_is_damaged(size: Size, still_home: Path, look: Look) -> None:
     look(app_with(still_home), size, verify, "unreadable", "damaged", "intact", picture=False)
 
 
-@SIZES
+@SIZE
 def test_an_overlay(size: Size, still_home: Path, look: Look) -> None:
     for place, name in enumerate(("first-1", "second-1", "third-1")):
         scripted_run(still_home, name, 300 + 100 * place, end="stopped")
@@ -191,10 +191,10 @@ def test_an_overlay(size: Size, still_home: Path, look: Look) -> None:
         await until(pilot, lambda: [len(one.x) for one in chart.data.series] == [300, 400, 500])
         await settle(pilot)
 
-    look(app_with(still_home), size, overlay, "first-1", "second-1", "third-1")
+    look(app_with(still_home), size, overlay, "first-1", "second-1", "third-1", also=LARGE)
 
 
-@SIZES
+@SIZE
 def test_a_comparison(size: Size, still_home: Path, look: Look) -> None:
     family(still_home)
 
@@ -206,7 +206,7 @@ def test_a_comparison(size: Size, still_home: Path, look: Look) -> None:
         await until(pilot, lambda: at(CompareScreen)(pilot.app))
         await settle(pilot)
 
-    look(app_with(still_home), size, compare, "first-1", "deeper-1", "train.lr", "pylib")
+    look(app_with(still_home), size, compare, "first-1", "deeper-1", "train.lr", "pylib", also=LARGE)
 
 
 @SIZE
@@ -371,14 +371,14 @@ def test_a_key_is_asked_for(size: Size, still_home: Path, look: Look) -> None:
 
 
 @SIZE
-@pytest.mark.parametrize("theme", ["terminal-dark", "workbench-light", "high-contrast", "colour-blind-safe"])
-def test_themes(size: Size, theme: str, still_home: Path, look: Look) -> None:
+def test_themes(size: Size, still_home: Path, look: Look) -> None:
     old_runs(still_home)
     app = app_with(still_home)
 
     async def change(pilot: Pilot[int]) -> None:
-        app.theme = theme
-        await steps("runs", "third-1")(pilot)
-        assert isinstance(app.screen, RunsScreen)
+        for theme in ("terminal-dark", "workbench-light", "colour-blind-safe", "high-contrast"):
+            app.theme = theme
+            await steps("runs", "third-1")(pilot)
+            assert isinstance(app.screen, RunsScreen)
 
-    look(app, size, change, "first-1", "third-1", picture=theme == "high-contrast")
+    look(app, size, change, "first-1", "third-1")
