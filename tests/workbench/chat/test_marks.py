@@ -92,9 +92,8 @@ def test_a_file_that_cannot_be_written_is_named(home):
         write_mark(home, conversation, conversation.exchanges[1], Mark("good"))
 
 
-@pytest.mark.parametrize("size", [(80, 24), (200, 60)])
-async def test_marks_are_shown_and_found_again(size, home, chat_model):  # noqa: F811
-    async with ChatApp(home).run_test(size=size) as pilot:
+async def test_marks_are_shown_and_found_again(home, chat_model):  # noqa: F811
+    async with ChatApp(home).run_test(size=(80, 24)) as pilot:
         screen = await opened(pilot)
         await pilot.press(*"Once ", "enter")
         await until(lambda: screen.session.exchanges and not screen.session.writing)

@@ -4,17 +4,8 @@ from __future__ import annotations
 
 import gc
 import weakref
-from collections.abc import Iterator
-
-import pytest
 
 from workbench.ui.garbage import freeze_loaded_objects
-
-
-@pytest.fixture(autouse=True)
-def frozen_again() -> Iterator[None]:
-    yield
-    freeze_loaded_objects()
 
 
 class Node:
