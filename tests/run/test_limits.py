@@ -211,13 +211,9 @@ def test_a_real_control_group(groups: list[Path]) -> None:
     assert (cores, threads) == (1, 1)
 
 
-@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="only Linux holds a process to its address space")
-def test_a_real_limit_of_the_address_space() -> None:
-    total, available, *_ = reported("ulimit -v 4000000")
+@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="only Linux holds a process to both")
+def test_a_real_limit_of_the_address_space_and_a_real_affinity() -> None:
+    total, available, _, *processors = reported("ulimit -v 4000000", f"taskset -pc {FIRST_PROCESSOR} $$ > /dev/null")
     assert total == 4_000_000 * 1024
     assert 1_000 * MB < available < total
-
-
-@pytest.mark.skipif(not hasattr(os, "sched_setaffinity"), reason="this system sets no affinity")
-def test_a_real_affinity() -> None:
-    assert reported(f"taskset -pc {FIRST_PROCESSOR} $$ > /dev/null")[3:] == [1, 1]
+    assert processors == [1, 1]
