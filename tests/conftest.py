@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gc
+import os
 import signal
 import sys
 from pathlib import Path
@@ -13,6 +14,8 @@ from llm.config import RunConfig, from_toml, to_toml
 from llm.environment import configure_threads
 from llm.run import Run
 
+if "PYTEST_XDIST_WORKER" in os.environ:
+    os.environ.setdefault("OMP_NUM_THREADS", "1")  # threads of several workers wait for each other: twice the time
 configure_threads()  # before any test imports torch
 sys.dont_write_bytecode = False  # each process that the tests start would compile the program again (0.5 s)
 if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:  # started in the background by a shell
