@@ -18,9 +18,6 @@ if "PYTEST_XDIST_WORKER" in os.environ:
     os.environ.setdefault("OMP_NUM_THREADS", "1")  # threads of several workers wait for each other: twice the time
 configure_threads()  # before any test imports torch
 sys.dont_write_bytecode = False  # each process that the tests start would compile the program again (0.5 s)
-if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:  # started in the background by a shell
-    signal.signal(signal.SIGINT, signal.default_int_handler)  # the programs that the tests interrupt inherit it
-
 # A shell starts background jobs with SIGINT ignored, and every program that a test starts would inherit that.
 signal.signal(signal.SIGINT, signal.default_int_handler)
 
