@@ -16,12 +16,12 @@ from llm.data.text.dialogues.kinds import (
     KINDS,
     Ask,
     choose,
-    draw_about,
     draw_fact,
     draw_follow_up,
     draw_refusal,
     draw_scene_ask,
     draw_sum,
+    draw_telling,
 )
 from llm.data.text.dialogues.library import library, text_fingerprint
 from llm.data.text.dialogues.scene import Scene, draw_scene
@@ -29,7 +29,7 @@ from llm.data.text.stories import tell
 from llm.data.text.stories.cast import Draw
 from llm.tokenizer.chat_template import Message
 
-VERSION = 2
+VERSION = 3
 TEST_SHARE = 8  # one in so many
 SCENES = 0.8  # share of dialogues about a scene
 
@@ -138,7 +138,7 @@ def draw_ask(previous: Ask | None, scene: Scene | None, draw: Draw) -> Ask:
             return draw_fact(draw)
         return draw_refusal(None, draw) if number < 0.9 else draw_talk(draw)
     if number < 0.35:
-        return draw_about(scene, draw)
+        return draw_telling(scene, draw)
     if number < 0.5 and previous is not None:
         follow_up = draw_follow_up(previous, scene, draw)
         if follow_up is not None:

@@ -13,6 +13,7 @@ from llm.data.text.stories.cast import HE, SHE, Draw
 KINDS = ("who", "what", "where", "color", "count", "sum", "fact", "follow-up", "refusal")
 REFUSAL = "I am sorry, I do not know."
 LARGEST_SUM = 20
+WORDS_TO_SAY = ("girls", "boys", "toys", "colors", "fruits")
 
 T = TypeVar("T")
 
@@ -92,6 +93,25 @@ def draw_follow_up(previous: Ask, scene: Scene, draw: Draw) -> Ask | None:
         same = next(ask for ask in ask_person(other) if ask.wording == previous.wording)
         options.append(Ask("follow-up", "and who", other.roles, same.answer, same.short, other))
     return choose(options, draw) if options else None
+
+
+def draw_telling(scene: Scene, draw: Draw) -> Ask:
+    """A wish to hear words again, or the story, or about some of its people: nearly every token of the answer has to be
+    looked up in the text before, which teaches it sooner than questions with one word as the answer do."""
+    number = draw()
+    if number < 0.15:
+        return draw_words(draw)
+    if number < 0.65:
+        return Ask("story", "story", {}, scene.text)
+    return draw_about(scene, draw)
+
+
+def draw_words(draw: Draw) -> Ask:
+    """A wish to hear four to twelve words again."""
+    words = library().words
+    left = [word for name in WORDS_TO_SAY for word in words[name]]
+    text = " ".join(left.pop(int(draw() * len(left))) for _ in range(4 + int(draw() * 9)))
+    return Ask("words", "words", {"words": f"{text}."}, f"{text}.")
 
 
 def draw_about(scene: Scene, draw: Draw) -> Ask:
