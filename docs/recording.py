@@ -57,19 +57,20 @@ def record(target: Path) -> None:
     """Play `SCRIPT` and write the cast to `target`."""
     os.environ["COLORTERM"] = "truecolor"
     keys = list(SCRIPT)
-    with tempfile.TemporaryDirectory() as home, PseudoTerminal(Path(home), COLUMNS, LINES) as terminal:
-        with target.open("w", encoding="utf-8") as cast:
-            header = {"version": 2, "width": COLUMNS, "height": LINES, "title": "llm-workbench: the first two minutes"}
-            cast.write(json.dumps(header) + "\n")
-            decoder = codecs.getincrementaldecoder("utf-8")("replace")  # a read may end within a character
-            start = time.monotonic()
-            while (now := time.monotonic() - start) < END_SECONDS:
-                if keys and now >= keys[0][0]:
-                    terminal.press(keys.pop(0)[1])
-                if written := terminal.read(0.1):
-                    cast.write(json.dumps([round(now, 3), "o", decoder.decode(written)]) + "\n")
-        terminal.press(b"\x11")  # ctrl+q; the temporary home goes with the block
-        terminal.drain(0.5)
+    with (
+        tempfile.TemporaryDirectory() as home,
+        PseudoTerminal(Path(home), COLUMNS, LINES) as terminal,
+        target.open("w", encoding="utf-8") as cast,
+    ):
+        header = {"version": 2, "width": COLUMNS, "height": LINES, "title": "llm-workbench: the first two minutes"}
+        cast.write(json.dumps(header) + "\n")
+        decoder = codecs.getincrementaldecoder("utf-8")("replace")  # a read may end within a character
+        start = time.monotonic()
+        while (now := time.monotonic() - start) < END_SECONDS:
+            if keys and now >= keys[0][0]:
+                terminal.press(keys.pop(0)[1])
+            if written := terminal.read(0.1):
+                cast.write(json.dumps([round(now, 3), "o", decoder.decode(written)]) + "\n")
 
 
 def read_cast(path: Path) -> Iterator[tuple[float, str]]:

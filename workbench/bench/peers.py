@@ -37,7 +37,7 @@ def import_transformers() -> Any:
         raise UserError(
             "This benchmark compares with transformers, which is not installed; pip install 'llm-workbench[dev]'."
         ) from error
-    transformers.logging.set_verbosity_error()  # type: ignore[no-untyped-call]
+    transformers.logging.set_verbosity_error()
     return transformers
 
 

@@ -17,12 +17,12 @@ import psutil
 
 
 class PseudoTerminal:
-    """`llm-workbench --home HOME` on a terminal of 80 by 24; a context manager that ends it."""
+    """`llm-workbench --home HOME` on a terminal of this size; a context manager that ends it."""
 
-    def __init__(self, home: Path) -> None:
+    def __init__(self, home: Path, columns: int = 80, lines: int = 24) -> None:
         self.begun = time.perf_counter()
         self.fd, inside = pty.openpty()
-        fcntl.ioctl(self.fd, termios.TIOCSWINSZ, struct.pack("HHHH", 24, 80, 0, 0))
+        fcntl.ioctl(self.fd, termios.TIOCSWINSZ, struct.pack("HHHH", lines, columns, 0, 0))
         self.process = subprocess.Popen(
             [sys.executable, "-m", "workbench", "--home", str(home)],
             stdin=inside,
