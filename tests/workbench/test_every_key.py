@@ -351,7 +351,7 @@ FORK = [
     row("edit.next", "space", lambda app: app.screen.config.optim.kind == "sgd"),
     row("fork.reset", "d", lambda app: app.screen.config.optim.kind == "adamw"),
     row("fork.queue", "Q", lambda app: (app.home / "runs" / "tiny-1-fork-1" / "run.toml").exists()),
-    row("fork.train", "ctrl+r", lambda app: app.sent[-1:] == [("train", "tiny-1-fork-2")]),
+    row("fork.train", "ctrl+r", at(Ask)),  # what becomes of the learning rate
 ]
 
 
@@ -370,6 +370,8 @@ async def test_the_form_of_a_fork(trained_home: Path) -> None:
         await pilot.press("f")
         await until(pilot, lambda: at(ForkScreen)(app))
         await press_all(pilot, FORK[-1:])
+        await pilot.press("enter")
+        await until(pilot, lambda: app.sent[-1:] == [("train", "tiny-1-fork-2")])
 
 
 FIT = [
