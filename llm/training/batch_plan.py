@@ -10,8 +10,8 @@ from llm.model.counts import flops_per_token, parameters
 
 TYPICAL_FLOPS = 5e10  # FLOP/s of training on two CPU cores; used until a machine has been measured
 TRAINING_TIME_SHARE = 0.85
-"""Of train.minutes. The rest is for evaluations, samples and checkpoints, and because steps in training take
-17 to 30 % longer than those measured alone before it (docs/performance.md)."""
+"""Of train.minutes. The rest is for evaluations, samples and checkpoints, and for processors that become
+slower after the measurement (docs/performance.md)."""
 
 
 @dataclass(frozen=True)

@@ -42,7 +42,7 @@ class Measurements:
         self.is_stop_requested = is_stop_requested
         self.done_at = done_at
         self.improved_at = -1
-        if "validation_loss" in context.state.metrics:  # of a checkpoint, whose result is that of its own step
+        if "validation_loss" in context.state.metrics:  # of a checkpoint, which was evaluated at its step
             done_at["evaluate"] = context.state.step
 
     def handlers(self) -> dict[str, Callable[..., object]]:

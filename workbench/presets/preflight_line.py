@@ -68,7 +68,6 @@ class PreflightLine(Static):
             self.app.notify(clean(text), markup=False)
 
     def on_preflight_line_progressed(self, message: Progressed) -> None:
-
         self._show(describe_progress(message.progress))
 
     def on_preflight_line_ended(self, message: Ended) -> None:
