@@ -18,7 +18,7 @@ def split_overrides(arguments: Sequence[str], own_flags: Sequence[str]) -> tuple
     """(arguments of the command, (dotted path, text) of each configuration field).
 
     Every `--flag` that is not one of `own_flags` is read as a field, so that a mistyped one is reported with all other
-    problems of the configuration. A boolean field without a value means true.
+    problems of the configuration, whether a value follows or not. A boolean field without a value means true.
     """
     own: list[str] = []
     overrides: list[tuple[str, str]] = []
@@ -31,13 +31,20 @@ def split_overrides(arguments: Sequence[str], own_flags: Sequence[str]) -> tuple
             own.append(argument)
             continue
         path = current_path(flag.removeprefix("--").replace("-", "_"))
+        field = next((field for field in fields_of(RunConfig) if field.path == path), None)
         has_no_value = not queue or queue[0].startswith("--")
         if assigned:
             overrides.append((path, value))
-        elif is_boolean(path) and (has_no_value or queue[0].lower() not in TRUE_WORDS + FALSE_WORDS):
+        elif (
+            field is not None
+            and field.type is bool
+            and (has_no_value or queue[0].lower() not in TRUE_WORDS + FALSE_WORDS)
+        ):
             overrides.append((path, "true"))
-        elif has_no_value:
+        elif has_no_value and field is not None:
             missing.append(Problem(path, f"needs a value: --{path} VALUE"))
+        elif has_no_value:
+            overrides.append((path, ""))
         else:
             overrides.append((path, queue.popleft()))
     if missing:
@@ -51,8 +58,3 @@ def merge_overrides(kept: Mapping[str, str], overrides: Overrides) -> dict[str, 
     if any(path in lengths for path, _ in overrides):
         kept = {path: text for path, text in kept.items() if path not in lengths}
     return {**kept, **dict(overrides)}
-
-
-def is_boolean(path: str) -> bool:
-    """Whether the field at `path` is a boolean."""
-    return any(field.path == path and field.type is bool for field in fields_of(RunConfig))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pytest
 
+from llm.config import RunConfig, with_overrides
 from llm.config.overrides import split_overrides
 from llm.errors import ConfigError
 
@@ -35,6 +36,13 @@ def test_negative_and_empty_values() -> None:
         ("sample.prompt", ""),
         ("sample.prompt", "--x"),
     ]
+
+
+def test_an_unknown_flag_is_a_field_that_does_not_exist_with_or_without_a_value() -> None:
+    for words in ("--no-start", "--no-start 1"):
+        _, overrides = split_overrides(words.split(), OWN)
+        with pytest.raises(ConfigError, match="no_start: there is no such field"):
+            with_overrides(RunConfig(), overrides)
 
 
 def test_every_missing_value_is_reported() -> None:
