@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from llm.errors import UserError, reason_of
+from llm.events import finite
 from llm.reader import MAX_JSON_BYTES, Malformed, load_json, open_file
 
 STAGING = ".tmp-"
@@ -42,7 +43,11 @@ def write_atomic(path: Path, data: bytes) -> None:
 
 
 def write_json(path: Path, value: Any) -> None:
-    """Write `value` as JSON, atomically. Lone surrogates, which UTF-8 cannot hold, are escaped."""
+    """Write `value` as JSON, atomically. Lone surrogates, which UTF-8 cannot hold, are escaped.
+
+    Non-finite numbers, which JSON lacks but an edited file may hold, become strings, as in the event log.
+    """
+    value = finite(value)
     try:
         data = json.dumps(value, indent=2, ensure_ascii=False, allow_nan=False).encode()
     except UnicodeEncodeError:

@@ -129,7 +129,7 @@ def with_other_values(data: bytes, chance: random.Random) -> bytes | None:
             value = with_another_value(value, chance)
         try:
             return str(write(value)).encode("utf-8", "surrogatepass")
-        except (TypeError, ValueError):  # TOML has no null
+        except (AttributeError, TypeError, ValueError):  # TOML has no null, and is always a table
             return None
     return None
 

@@ -46,3 +46,10 @@ def test_a_lock_that_cannot_be_written_is_refused_and_not_kept(tmp_path: Path) -
     (run.path / "lock").rmdir()
     with run.lock():
         pass
+
+
+def test_notes_can_be_changed_where_meta_json_holds_numbers_that_json_does_not_have(tmp_path: Path) -> None:
+    run = Run.create(tmp_path, "noted", RunConfig())
+    (run.path / "meta.json").write_text('{"tags": ["a"], "of a newer version": [NaN, 1e999]}')
+    run.update_meta(notes="mine")
+    assert run.meta() == {"pins": [], "tags": ["a"], "notes": "mine", "of a newer version": ["NaN", "Infinity"]}
