@@ -90,7 +90,7 @@ class DataScreen(WorkbenchScreen):
     class ContentsRead(Message):
         """The contents of an entry have been read."""
 
-        key: str
+        entry: Entry
         contents: Contents
 
     @dataclass
@@ -189,11 +189,14 @@ class DataScreen(WorkbenchScreen):
 
     @work(thread=True, group="read corpora")
     def _read_contents(self, entry: Entry) -> None:
-        self.post_message(self.ContentsRead(entry.key, read_contents(entry, self.workbench.home)))
+        self.post_message(self.ContentsRead(entry, read_contents(entry, self.workbench.home)))
 
     def on_data_screen_contents_read(self, message: ContentsRead) -> None:
-        self.contents[message.key] = message.contents
-        if message.key == self.current:
+        key = message.entry.key
+        if self.entries.get(key) != message.entry:  # listed anew meanwhile, for example since its file was deleted
+            return
+        self.contents[key] = message.contents
+        if key == self.current:
             self._show()
             if message.contents.inspection is not None:
                 tokenizer = message.contents.inspection.dataset.tokenizer

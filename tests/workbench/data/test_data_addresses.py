@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import threading
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -10,12 +11,13 @@ import pytest
 from textual.pilot import Pilot
 from textual.widgets import Input
 
+import workbench.data.screen
 from llm.data.text.datasets import dataset_folder, find_dataset
 from tests.data.text.http_for_tests import Behaviour, Site, serving
 from tests.workbench.scripted import ScriptedTrainer
 from tests.workbench.waiting import shown, until, was_notified
 from workbench.app import WorkbenchApp
-from workbench.data.corpora import add_corpus, list_corpora, path_problem, read_added
+from workbench.data.corpora import Contents, Entry, add_corpus, list_corpora, path_problem, read_added
 from workbench.data.screen import DataScreen
 from workbench.presets.screen import PresetsScreen
 from workbench.train.service import TrainingService
@@ -124,6 +126,36 @@ async def test_what_is_not_here_any_more_is_fetched_again(app: WorkbenchApp, sit
         await until(pilot, lambda: isinstance(app.screen, Ask))
         await pilot.press("down", "enter")
         await until(pilot, lambda: screen.entry is not None and screen.entry.here)
+
+
+async def test_contents_that_were_read_before_the_list_changed_are_not_shown(
+    app: WorkbenchApp, site: Site, home: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    address = f"{site.url}/moon.txt"
+    begun, go_on, done = threading.Event(), threading.Event(), threading.Event()
+    read = workbench.data.screen.read_contents
+
+    def read_slowly(entry: Entry, home: Path) -> Contents:
+        if entry.corpus != address or not entry.here:
+            return read(entry, home)
+        begun.set()
+        go_on.wait(30)
+        contents = read(entry, home)
+        done.set()
+        return contents
+
+    monkeypatch.setattr(workbench.data.screen, "read_contents", read_slowly)
+    async with app.run_test(size=(120, 40)) as pilot:
+        screen = await opened(app, pilot)
+        await ask_for(app, pilot, address)
+        await until(pilot, begun.is_set)
+        (dataset_folder(find_dataset(address), home) / "moon.txt").unlink()
+        await pilot.press("1", "5")
+        await until(pilot, lambda: "Not downloaded. Press Enter to download it." in shown(screen))
+        go_on.set()
+        await until(pilot, done.is_set)
+        await pilot.pause(0.3)
+        assert "Not downloaded. Press Enter to download it." in shown(screen)
 
 
 def test_the_field_of_rows_from_the_web_is_found(site: Site, home: Path) -> None:
