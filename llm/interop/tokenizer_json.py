@@ -20,6 +20,7 @@ from llm.tokenizer.byte import ByteTokenizer
 from llm.tokenizer.char import CharTokenizer
 from llm.tokenizer.gpt2files import printable_bytes
 from llm.tokenizer.patterns import GPT2_PATTERN, KNOWN_PATTERNS
+from llm.tokenizer.ranks import Normalization
 from llm.tokenizer.spm import SPACE, SentencePieceTokenizer
 
 Json = dict[str, Any]
@@ -79,7 +80,8 @@ def added_tokens(tokenizer: Tokenizer) -> list[Json]:
 
 def rank_parts(tokenizer: RankTokenizer) -> Json:
     split = {"type": "Split", "pattern": {"Regex": portable_pattern(tokenizer.pattern)}, "behavior": "Isolated"}
-    return byte_level_parts(tokenizer.ranks, find_merges(tokenizer.ranks), [split | {"invert": False}])
+    parts = byte_level_parts(tokenizer.ranks, find_merges(tokenizer.ranks), [split | {"invert": False}])
+    return parts | ({"normalizer": {"type": tokenizer.normalization}} if tokenizer.normalization else {})
 
 
 def byte_level_parts(ranks: Mapping[bytes, int], merges: list[tuple[bytes, bytes]], before: list[Json]) -> Json:
@@ -195,7 +197,7 @@ def sentencepiece_merges(pieces: Sequence[tuple[str, float, int]]) -> list[list[
 
 
 def parse_tokenizer_json(record: Any, end: str = "") -> tuple[Tokenizer, str]:
-    """The tokenizer of a parsed tokenizer.json, and a warning ("" for none) where it changes text before it splits it.
+    """The tokenizer of a parsed tokenizer.json, and a warning ("" for none) where its special tokens need more.
 
     `end` is the special token that ends a text; it comes first. UserError names what is not read here.
     """
@@ -220,7 +222,9 @@ def read_record(record: Json, end: str) -> tuple[Tokenizer, str]:
     if is_bytes and list(special.values()) == list(range(256, 256 + len(special))) and len(kinds) == 1:
         return ByteTokenizer(list(special)), ""
     check_merges(ranks, model["merges"])
-    return RankTokenizer("bpe", ranks, special, split_pattern(kinds)), normalizer_warning(record.get("normalizer"))
+    normalization = read_normalization(record.get("normalizer"))
+    tokenizer = RankTokenizer("bpe", ranks, special, split_pattern(kinds), normalization)
+    return tokenizer, special_warning(record.get("added_tokens") or [])
 
 
 def read_char(vocab: Mapping[str, int], unknown: str, special: Mapping[str, int]) -> CharTokenizer:
@@ -277,9 +281,18 @@ def split_pattern(kinds: Sequence[Json]) -> str:
     return READABLE[patterns[0]]
 
 
-def normalizer_warning(normalizer: Json | None) -> str:
-    if not normalizer:
-        return ""
-    if normalizer.get("type") != "NFC":
-        raise UserError(f"tokenizer.json normalizes text by {normalizer.get('type')}, which is not supported.")
-    return "the tokenizer normalizes text to NFC; this program does not, so text in other forms gets other ids."
+def read_normalization(normalizer: Json | None) -> Normalization:
+    """The Unicode form of a normalizer; UserError names one that is not supported."""
+    steps = [] if normalizer is None else normalizer.get("normalizers", [normalizer])
+    names = [step["type"] for step in steps]
+    if names in ([], ["NFC"]):
+        return "NFC" if names else ""
+    raise UserError(
+        f"tokenizer.json normalizes text by {', '.join(map(str, names)):.200}, which is not supported; NFC is."
+    )
+
+
+def special_warning(added: Sequence[Json]) -> str:
+    """A warning for special tokens that match more or less than their text."""
+    names = [str(token["content"]) for token in added if any(token.get(flag) for flag in ("lstrip", "rstrip"))]
+    return f"{', '.join(names):.200}: the blanks next to it are part of the token elsewhere, not here." if names else ""

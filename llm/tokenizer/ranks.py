@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import hashlib
 import re
+import unicodedata
 from collections.abc import Mapping, Sequence
 from functools import cached_property
 from itertools import pairwise
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal, get_args
 
 import tiktoken
 
@@ -19,6 +20,10 @@ from llm.tokenizer.cuts import FindCut, last_safe_cut, no_cut
 from llm.tokenizer.patterns import GPT2_PATTERN, KNOWN_PATTERNS, matches_empty_text
 from llm.tokenizer.saved import RANKS, dump_ranks, parse_ranks, read_special_tokens
 
+Normalization = Literal["", "NFC"]
+"""The Unicode form in which text is encoded; "" for text as it is. Other forms differ between versions of Unicode: of
+NFKC, the package `tokenizers` and Python map 72 characters differently."""
+
 MAX_TABLE_BYTES = 64 << 20
 LONGEST_BLANK = 500_000
 """The longest run of whitespace that is encoded at once: near a million, tiktoken's regex engine fails with the
@@ -26,11 +31,24 @@ patterns of GPT-2 and GPT-4. Longer runs are cut; only there do ids differ from 
 
 
 class RankTokenizer(BaseTokenizer):
-    """Byte-level BPE. `ranks` maps the bytes of a token to its id; among merges the lower id goes first."""
+    """Byte-level BPE. `ranks` maps the bytes of a token to its id; among merges the lower id goes first.
 
-    def __init__(self, kind: str, ranks: Mapping[bytes, int], special_tokens: Mapping[str, int], pattern: str) -> None:
+    Only imported tokenizers have a `normalization`.
+    """
+
+    def __init__(
+        self,
+        kind: str,
+        ranks: Mapping[bytes, int],
+        special_tokens: Mapping[str, int],
+        pattern: str,
+        normalization: Normalization = "",
+    ) -> None:
         """ValueError if the table lacks a byte, or two tokens share an id."""
         check_pattern(pattern)
+        if normalization not in get_args(Normalization):
+            raise ValueError(f"its normalization {normalization!r} is unknown")
+        self.normalization: Normalization = normalization
         self.kind = kind
         self.pattern = pattern
         self.ranks = dict(ranks)
@@ -45,7 +63,8 @@ class RankTokenizer(BaseTokenizer):
         content = read_bytes(directory / RANKS, MAX_TABLE_BYTES)
         if hashlib.sha256(content).hexdigest() != record["ranks_sha256"]:
             raise ValueError(f"{RANKS} is not the table it was saved with")
-        return cls(record["kind"], parse_ranks(content), read_special_tokens(record), record["pattern"])
+        special_tokens, normalization = read_special_tokens(record), record.get("normalization", "")
+        return cls(record["kind"], parse_ranks(content), special_tokens, record["pattern"], normalization)
 
     @classmethod
     def from_merges(
@@ -75,9 +94,11 @@ class RankTokenizer(BaseTokenizer):
         return cls("bpe", {token: ids[token] for token in reachable}, specials, pattern)
 
     def find_cut(self) -> FindCut:
-        return last_safe_cut if self.pattern in KNOWN_PATTERNS else no_cut
+        # A normalization may join characters on both sides of a cut.
+        return last_safe_cut if self.pattern in KNOWN_PATTERNS and not self.normalization else no_cut
 
     def encode_ordinary(self, text: str) -> list[int]:
+        text = self._normalize(text)
         if len(text) <= LONGEST_BLANK:
             return self._encoding.encode_ordinary(text)
         ends = [0, *(blank.end() for blank in self._long_blank.finditer(text)), len(text)]
@@ -87,14 +108,29 @@ class RankTokenizer(BaseTokenizer):
     def encode_batch(self, texts: Sequence[str]) -> list[list[int]]:
         if any(len(text) > LONGEST_BLANK for text in texts):
             return super().encode_batch(texts)
-        return self._encoding.encode_ordinary_batch(list(texts), num_threads=usable_cores())
+        return self._encoding.encode_ordinary_batch(list(map(self._normalize, texts)), num_threads=usable_cores())
+
+    def _normalize(self, text: str) -> str:
+        return unicodedata.normalize(self.normalization, text) if self.normalization else text
+
+    def text_changes(self, *, bytes_known: bool = True) -> str:
+        if not self.normalization:
+            return ""
+        counted = f"the {'original' if bytes_known else 'normalized'} text"
+        return f"The tokenizer normalizes text to {self.normalization}. Bits per byte count the bytes of {counted}."
+
+    def prompt_changes(self, prompt: str) -> str:
+        if self._normalize(prompt) == prompt:
+            return ""
+        return f"The tokenizer normalizes the prompt to {self.normalization}."
 
     def record(self) -> dict[str, Any]:
-        return {
+        record = {
             "special_tokens": dict(self.special_tokens),
             "pattern": self.pattern,
             "ranks_sha256": hashlib.sha256(self._content).hexdigest(),
         }
+        return record | ({"normalization": self.normalization} if self.normalization else {})
 
     def files(self) -> dict[str, bytes]:
         return {RANKS: self._content}

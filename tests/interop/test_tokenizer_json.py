@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import json
 import random
+import unicodedata
+from itertools import chain
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -11,6 +14,7 @@ from tokenizers import Regex, Tokenizer, decoders, models, pre_tokenizers, train
 
 from llm.errors import UserError
 from llm.interop.tokenizer_json import FOREIGN_PATTERNS, dump_tokenizer_json, parse_tokenizer_json
+from llm.tokenizer import load_tokenizer
 from llm.tokenizer.byte import ByteTokenizer
 from llm.tokenizer.char import CharTokenizer
 from llm.tokenizer.spm import SentencePieceTokenizer
@@ -18,6 +22,7 @@ from tests.interop.runs_for_tests import END, bpe_tokenizer, text_of_all_kinds
 
 TEXT = text_of_all_kinds(15_000)
 LONG = pytest.param(1_000_000, marks=pytest.mark.slow)
+COMPOSED = "é ﬁ Å 각 Ａ ① ṩ ệ"
 SPECIAL = (END, "<|user|>")
 
 
@@ -114,6 +119,11 @@ FAULTS: dict[str, tuple[dict[str, Any], str]] = {
         r"splits text by \\w\+",
     ),
     "normalizer": ({"normalizer": {"type": "Lowercase"}}, "normalizes text by Lowercase"),
+    "another form": ({"normalizer": {"type": "NFKC"}}, "normalizes text by NFKC"),
+    "normalizers": (
+        {"normalizer": {"type": "Sequence", "normalizers": [{"type": "NFC"}, {"type": "Lowercase"}]}},
+        "normalizes text by NFC, Lowercase",
+    ),
     "prefix": ({"pre_tokenizer": {"type": "ByteLevel", "add_prefix_space": True}}, "add_prefix_space"),
     "no vocabulary": ({"model": {"type": "BPE"}}, "is damaged"),
     "order of merges": ({"model": RECORD["model"] | {"merges": RECORD["model"]["merges"][::-1]}}, "out of the order"),
@@ -128,5 +138,22 @@ def test_what_is_not_supported_is_named(fault: str) -> None:
         parse_tokenizer_json(RECORD | changes)
 
 
-def test_nfc_is_a_warning() -> None:
-    assert "NFC" in parse_tokenizer_json(RECORD | {"normalizer": {"type": "NFC"}})[1]
+def test_a_normalization_is_applied_and_kept(tmp_path: Path) -> None:
+    """`tokenizers` gives the same ids for composed and decomposed text, before and after a round trip."""
+    record = RECORD | {"normalizer": {"type": "Sequence", "normalizers": [{"type": "NFC"}]}}
+    theirs = Tokenizer.from_str(json.dumps(record))
+    read, warning = parse_tokenizer_json(record, END)
+    read.save(tmp_path)
+    for ours in (read, load_tokenizer(tmp_path), parse_tokenizer_json(json.loads(dump_tokenizer_json(read)), END)[0]):
+        assert (ours.fingerprint(), warning) == (read.fingerprint(), "")
+        for text in (COMPOSED, unicodedata.normalize("NFD", COMPOSED), TEXT):
+            assert ours.encode(f"{text}{END}x", special=True) == theirs.encode(f"{text}{END}x").ids
+            assert [*chain(*ours.encode_stream(text)), *ours.encode_batch([text])[0]] == 2 * ours.encode(text)
+    assert "normalizes the prompt to NFC" in read.prompt_changes("e\u0301 é")
+    assert not read.prompt_changes("plain")
+    assert "normalizes text to NFC" in read.text_changes()
+
+
+def test_special_tokens_that_take_blanks_are_a_warning() -> None:
+    token = RECORD["added_tokens"][0] | {"lstrip": True}
+    assert parse_tokenizer_json(RECORD | {"added_tokens": [token]})[1].startswith("<|endoftext|>: the blanks")
