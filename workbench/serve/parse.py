@@ -131,6 +131,8 @@ def parse_object(body: bytes) -> Json:
 def check_model(name: Any, model: ModelInfo) -> None:
     if name is None:
         raise ApiError(400, f'you must provide a model parameter: "model": "{model.name}"', param="model")
+    if not isinstance(name, str):
+        raise ApiError(400, "model must be a string.", param="model")
     if name != model.name and name not in model.aliases:
         message = f"The model {name!r} does not exist; this server has {model.name!r}."
         raise ApiError(404, message, param="model", code="model_not_found")

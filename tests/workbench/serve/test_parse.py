@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import json
+import math
+from contextlib import suppress
+from itertools import product
 from typing import Any
 
 import pytest
@@ -12,7 +15,17 @@ from llm.tokenizer.byte import ByteTokenizer
 from llm.tokenizer.chat_template import STORIES_TEMPLATE, ChatTemplate
 from workbench.serve.chat_prompt import encode_chat
 from workbench.serve.errors import ApiError
-from workbench.serve.parse import Call, ModelInfo, parse_call
+from workbench.serve.parse import (
+    CHAT_ONLY,
+    COMMON,
+    COMPLETION_ONLY,
+    NEUTRAL,
+    RENAMED,
+    SAMPLING,
+    Call,
+    ModelInfo,
+    parse_call,
+)
 
 TOKENIZER = ByteTokenizer()
 HELLO = [{"role": "user", "content": "Hi"}]
@@ -95,6 +108,7 @@ def test_log_probabilities_are_asked_for_in_two_ways() -> None:
     [
         ({"model": None}, 400, "model", None, "you must provide a model"),
         ({"model": "gpt-4"}, 404, "model", "model_not_found", "'gpt-4' does not exist"),
+        ({"model": ["a-run"]}, 400, "model", None, "must be a string"),
         ({"prompt": "x" * 60}, 400, "prompt", "context_length_exceeded", "maximum context length is 60 tokens"),
         ({"prompt": 5}, 400, "prompt", None, "must be a string"),
         ({"prompt": ["a"] * 33}, 400, "prompt", None, "at most 32"),
@@ -137,3 +151,16 @@ def test_errors_of_chats(fields: dict[str, Any], param: str) -> None:
     with pytest.raises(ApiError) as caught:
         parse(True, **fields)
     assert (caught.value.status, caught.value.param) == (400, param)
+
+
+@pytest.mark.parametrize("is_chat", [False, True])
+def test_no_value_of_a_field_is_a_fault_of_the_server(is_chat: bool) -> None:
+    """Values of every kind for every field are accepted, or refused with an error of the API."""
+    values = [
+        None, True, -1, 3.5, math.nan, 10**30, "", "\ud800", [], [1], ["a"], [None], [[]], [{"type": ["x"]}],
+        {}, {"a": [1]}, {"1": None}, [{"role": ["user"], "content": "x"}], [{"role": "user", "content": [{}]}],
+    ]  # fmt: skip
+    fields = COMMON | CHAT_ONLY | COMPLETION_ONLY | NEUTRAL.keys() | RENAMED.keys() | SAMPLING.keys()
+    for name, value in product(sorted(fields), values):
+        with suppress(ApiError):
+            parse(is_chat, **{name: value})
