@@ -6,6 +6,8 @@ import json
 import os
 import pickle
 import shutil
+import subprocess
+import sys
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -15,6 +17,8 @@ import pytest
 import torch
 import transformers
 
+from llm.config import DecodeConfig
+from llm.engine import Engine
 from llm.errors import UserError
 from llm.interop.architectures import nanochat_settings
 from llm.interop.export import export
@@ -77,6 +81,33 @@ def test_nanogpts_own_model_loads_it(home: Path, tmp_path: Path) -> None:
     ours, _ = load_model(run, run.checkpoint())
     text = torch.randint(0, 257, (2, 50), generator=torch.Generator().manual_seed(1))
     assert (theirs.eval()(text, text)[0] - ours(text)).abs().max() <= 1e-5
+
+
+STUB = """
+class Bytes:
+    def encode(self, text, allowed_special): return list(text.encode())
+    def decode(self, ids): return " ".join(map(str, ids))
+def get_encoding(name): return Bytes()
+"""
+"""In place of tiktoken, whose file of GPT-2 is a download: the ids of the run's tokenizer."""
+
+
+@pytest.mark.skipif(not CHECKOUT, reason="NANOGPT names a checkout of nanoGPT")
+@pytest.mark.parametrize("biased", [True, False])
+def test_sample_py_writes_our_greedy_text(biased: bool, home: Path, tmp_path: Path) -> None:
+    run = make_run(home, replace(NANOGPT, bias=biased, qkv_bias=biased), TOKENIZER)
+    folder = exported(run, tmp_path / "out").parent
+    (tmp_path / "tiktoken.py").write_text(STUB)
+    settings = {"out_dir": folder, "device": "cpu", "dtype": "float32", "start": "Once", "num_samples": 1, "top_k": 1}
+    command = [sys.executable, "sample.py", *(f"--{name}={value}" for name, value in settings.items())]
+    written = subprocess.run(
+        [*command, "--max_new_tokens=200"], cwd=CHECKOUT, env=os.environ | {"PYTHONPATH": str(tmp_path)},
+        capture_output=True, text=True, check=True,
+    ).stdout  # fmt: skip
+    model, tokenizer = load_model(run, run.checkpoint())
+    greedy = DecodeConfig(temperature=0.0, max_tokens=200, ban_end=True)
+    ids = [piece.token_id for piece in list(Engine(model, tokenizer).stream("Once", greedy))[:-1]]
+    assert " ".join(map(str, [*b"Once", *ids])) in written.splitlines()
 
 
 def test_a_checkpoint_of_train_py_is_read(home: Path, tmp_path: Path) -> None:
