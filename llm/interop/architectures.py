@@ -145,6 +145,8 @@ def read_gpt2(s: Mapping[str, Any]) -> ModelConfig:
     for name in ("scale_attn_by_inverse_layer_idx", "reorder_and_upcast_attn", "add_cross_attention"):
         if s.get(name):
             raise ValueError(f"{name} is on, which this program does not have")
+    if not s.get("scale_attn_weights", True):
+        raise ValueError("scale_attn_weights is off, which this program does not have")
     sizes = read_gpt_sizes(s) | ({"d_ff": s["n_inner"]} if s.get("n_inner") else {})
     return ModelConfig(
         **sizes,
@@ -171,9 +173,13 @@ def read_rotary(s: Mapping[str, Any], activation: str) -> ModelConfig:
     """What Llama, Qwen3 and NanoChat share. KeyError for a missing setting, ValueError for one that we lack."""
     rope = s.get("rope_parameters") or {}
     scaling = s.get("rope_scaling") or {}
-    kind = rope.get("rope_type") or scaling.get("rope_type") or scaling.get("type") or "default"
-    if kind != "default":
-        raise ValueError(f"the positions are scaled by {kind} (rope_scaling), which this program does not have")
+    kinds = [table[name] for table in (scaling, rope) for name in ("rope_type", "type") if table.get(name)]
+    for kind in kinds:
+        if kind != "default":
+            raise ValueError(f"the positions are scaled by {kind} (rope_scaling), which this program does not have")
+    part = rope.get("partial_rotary_factor") or s.get("partial_rotary_factor") or 1
+    if part != 1:
+        raise ValueError(f"only a part of each head is rotated (partial_rotary_factor {part}), which is not supported")
     if s.get("hidden_act", activation) != activation:
         raise ValueError(f"the activation is {s['hidden_act']}, not {activation}")
     layers = s.get("layer_types") or []

@@ -241,7 +241,7 @@ def read_shape(folder: Path, kind: Architecture, settings: Json) -> ModelConfig:
     except KeyError as error:
         raise UserError(f"{path} has no {error.args[0]}; get it again from its source.") from error
     except WRONG_SHAPE as error:
-        raise UserError(f"{path} cannot be used: {error}.") from error
+        raise UserError(f"{path} cannot be used: {str(error).rstrip('.')}.") from error
     return shape
 
 

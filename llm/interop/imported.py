@@ -13,7 +13,7 @@ from llm.config.resolve import check_resolved
 from llm.config.schema import ModelConfig
 from llm.errors import UserError
 from llm.files import read_json
-from llm.run.shapes import TensorEntry, read_header
+from llm.run.shapes import BITS, OTHER_BITS, TensorEntry, read_header
 from llm.tokenizer import Tokenizer, load_tokenizer
 from llm.tokenizer.gpt2files import FILE_NAMES, load_gpt2_files
 from llm.tokenizer.saved import is_saved_here
@@ -112,7 +112,7 @@ def read_headers(paths: Iterable[Path]) -> dict[str, TensorEntry]:
     """The tensors in all files by name. UserError for a damaged file, and for dtypes that are not weights."""
     entries: dict[str, TensorEntry] = {}
     for path in paths:
-        entries |= (header := read_header(path, advice="get it again from its source"))
+        entries |= (header := read_header(path, "get it again from its source", BITS | OTHER_BITS))
         for name, entry in header.items():
             if entry.dtype not in FLOATS:
                 raise UserError(f"{path}: {name} is {entry.dtype}, a quantized model; import one of float weights.")

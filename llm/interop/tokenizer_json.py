@@ -228,6 +228,7 @@ def read_record(record: Json, end: str) -> tuple[Tokenizer, str]:
 
 
 def read_char(vocab: Mapping[str, int], unknown: str, special: Mapping[str, int]) -> CharTokenizer:
+    "".join(vocab).encode()  # ValueError for lone surrogates, which could not be saved
     tokenizer = CharTokenizer("".join(text for text in vocab if text != unknown), list(special))
     expected = {character: index for index, character in enumerate(tokenizer.alphabet)}
     if vocab != expected | {unknown: tokenizer.unknown_id} or dict(tokenizer.special_tokens) != dict(special):

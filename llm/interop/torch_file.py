@@ -45,4 +45,21 @@ def plain_weights(path: Path, content: Any) -> dict[str, Tensor]:
     )
     if not is_sound:
         raise UserError(f"{path} does not hold weights by name; name another file.")
+    for name, value in content.items():
+        if not is_plain(value):
+            raise UserError(f"{path}: {name} is not a plain tensor of floats; import a model of float weights.")
     return {name.removeprefix(COMPILED): value.contiguous() for name, value in content.items()}
+
+
+def is_plain(value: Tensor) -> bool:
+    """Whether a tensor holds one float for each of its places. An expanded one could take any amount of memory."""
+    import torch
+
+    if value.layout != torch.strided or value.dtype not in (
+        torch.float64,
+        torch.float32,
+        torch.float16,
+        torch.bfloat16,
+    ):
+        return False
+    return value.device.type == "cpu" and value.untyped_storage().nbytes() >= value.numel() * value.element_size()

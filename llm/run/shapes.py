@@ -6,6 +6,7 @@ Format: 8 bytes, the length of the header (little-endian); the header, JSON; the
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -20,6 +21,8 @@ LENGTH_BYTES = 8
 MAX_HEADER_BYTES = 64 << 20
 BITS = {"F64": 64, "F32": 32, "F16": 16, "BF16": 16, "I64": 64, "I32": 32, "U8": 8, "BOOL": 8}
 """Bits per number, for the dtypes that a checkpoint may hold."""
+OTHER_BITS = {"U64": 64, "U32": 32, "I16": 16, "U16": 16, "I8": 8, "F8_E4M3": 8, "F8_E5M2": 8, "F8_E8M0": 8, "F4": 4}
+"""Of dtypes that only files of other programs hold."""
 
 
 @dataclass(frozen=True)
@@ -35,8 +38,11 @@ class TensorEntry:
         return math.prod(self.shape)
 
 
-def read_header(path: Path, advice: str = "use another checkpoint of this run") -> dict[str, TensorEntry]:
-    """The tensors of a safetensors file by name. UserError where the header is invalid or does not fit the file."""
+def read_header(
+    path: Path, advice: str = "use another checkpoint of this run", bits_of: Mapping[str, int] = BITS
+) -> dict[str, TensorEntry]:
+    """The tensors of a safetensors file by name. UserError where the header is invalid, does not fit the file, or has a
+    dtype that is not in `bits_of`."""
     try:
         with open_file(path) as file:
             size = file.seek(0, 2)
@@ -45,8 +51,8 @@ def read_header(path: Path, advice: str = "use another checkpoint of this run") 
             if not 0 < length <= min(MAX_HEADER_BYTES, size - LENGTH_BYTES):
                 raise Malformed("its header is cut off or too long")
             record = parse_json(file.read(length), MAX_HEADER_BYTES)
-        entries = {name: entry_of(value) for name, value in record.items() if name != "__metadata__"}
-        bits = sum(BITS[entry.dtype] * entry.count for entry in entries.values())
+        entries = {name: entry_of(value, bits_of) for name, value in record.items() if name != "__metadata__"}
+        bits = sum(bits_of[entry.dtype] * entry.count for entry in entries.values())
         if size != LENGTH_BYTES + length + bits // 8:
             raise Malformed(f"its header describes {bits // 8:,} bytes of tensors, but there are {size - length - 8:,}")
     except OSError as error:
@@ -57,12 +63,12 @@ def read_header(path: Path, advice: str = "use another checkpoint of this run") 
     return entries
 
 
-def entry_of(value: Any) -> TensorEntry:
+def entry_of(value: Any, bits_of: Mapping[str, int]) -> TensorEntry:
     """The tensor of a header entry. Raises one of `WRONG_SHAPE` for an invalid entry."""
     shape = value["shape"]
     if not isinstance(shape, list) or not all(type(size) is int and 0 <= size < 1 << 48 for size in shape):
         raise TypeError("no shape")
-    if len(shape) > 8 or value["dtype"] not in BITS:
+    if len(shape) > 8 or value["dtype"] not in bits_of:
         raise TypeError("no tensor of a model")
     return TensorEntry(value["dtype"], tuple(shape))
 

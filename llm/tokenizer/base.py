@@ -201,8 +201,11 @@ class BaseTokenizer(ABC):
 def special_pattern(special_tokens: Iterable[str]) -> re.Pattern[str] | None:
     """A pattern with one group that matches a special token; None without any.
 
-    Of two special tokens with the same beginning, the longer one matches.
+    Of two special tokens with the same beginning, the longer one matches. ValueError for text that UTF-8 cannot hold,
+    which could not be saved.
     """
+    for text in special_tokens:
+        text.encode()
     alternatives = sorted(special_tokens, key=len, reverse=True)
     return re.compile("(" + "|".join(map(re.escape, alternatives)) + ")") if alternatives else None
 

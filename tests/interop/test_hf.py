@@ -185,6 +185,16 @@ FAULTS: dict[str, tuple[Any, str]] = {
         lambda folder: change_tensors(folder, **{NORM: torch.zeros(24, dtype=torch.uint8)}),
         "quantized",
     ),
+    "8 bits": (
+        lambda folder: change_tensors(folder, **{NORM: torch.zeros(24, dtype=torch.int8)}),
+        "I8, a quantized model",
+    ),
+    "scaled in the older form": (
+        lambda folder: change_config(folder, rope_scaling={"type": "linear", "factor": 2.0}),
+        "scaled by linear",
+    ),
+    "half a rotation": (lambda folder: change_config(folder, partial_rotary_factor=0.5), "only a part of each head"),
+    "heads": (lambda folder: change_config(folder, num_attention_heads=5, head_dim=4), r"divide model\.n_head\.$"),
     "scaled positions": (
         lambda folder: change_config(folder, rope_parameters={"rope_type": "llama3", "rope_theta": 1e4}),
         "scaled by llama3",

@@ -124,6 +124,10 @@ FAULTS: dict[str, tuple[dict[str, Any], str]] = {
         {"normalizer": {"type": "Sequence", "normalizers": [{"type": "NFC"}, {"type": "Lowercase"}]}},
         "normalizes text by NFC, Lowercase",
     ),
+    "surrogates": (
+        {"added_tokens": [{"id": 299, "content": "\ud800"}]},
+        "is damaged .*surrogates not allowed",
+    ),
     "prefix": ({"pre_tokenizer": {"type": "ByteLevel", "add_prefix_space": True}}, "add_prefix_space"),
     "no vocabulary": ({"model": {"type": "BPE"}}, "is damaged"),
     "order of merges": ({"model": RECORD["model"] | {"merges": RECORD["model"]["merges"][::-1]}}, "out of the order"),

@@ -145,6 +145,15 @@ FAULTS: dict[str, tuple[Any, str]] = {
         r"transformer\.h\.0\.mlp\.c_fc\.weight has the shape 24×96 instead of 96×24",
     ),
     "NaN": (lambda path: save(path, lambda c: c["model"]["lm_head.weight"].fill_(torch.nan)), "NaN"),
+    "sparse": (
+        lambda path: save(path, lambda c: c["model"].update(a=torch.zeros(2, 2).to_sparse())),
+        "a is not a plain",
+    ),
+    "integers": (lambda path: save(path, lambda c: c["model"].update(a=torch.zeros(2, dtype=torch.int8))), "a is not"),
+    "expanded": (
+        lambda path: save(path, lambda c: c["model"].update(a=torch.zeros(1).expand(1 << 20, 1 << 20))),
+        "a is not a plain tensor",
+    ),
     "many layers": (lambda path: save(path, lambda c: c["model_args"].update(n_layer=10**9)), "1000000000 layers"),
     "bad sizes": (lambda path: save(path, lambda c: c["model_args"].update(n_embd="x")), "model_args are incomplete"),
 }
