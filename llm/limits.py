@@ -73,6 +73,13 @@ def memory(root: Path = ROOT) -> Memory:
     return min(found, key=lambda one: one.available)
 
 
+def swap_bytes() -> int:
+    """The machine's swap space, which a process may use in addition to `Memory.total`."""
+    import psutil
+
+    return int(psutil.swap_memory().total)
+
+
 def find_group(controller: str, root: Path = ROOT) -> Group | None:
     """The cgroup that limits `controller` ("cpu" or "memory") for this process; None without one."""
     try:

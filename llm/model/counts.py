@@ -136,19 +136,29 @@ def training_bytes(
     (`llm.model.loss`). Half precision adds a narrow copy of the weights. With LoRA only the adapters have gradients and
     optimizer state.
     """
-    trained = trained_parameters(config, tune)
-    all_weights = parameters(config) + (sum(trained.values()) if tune.lora_rank else 0)
-    state = sum(
-        OPTIMIZER_INFO[optimizer_of_group(optimizer, group)].state_tensors * numbers
-        for group, numbers in trained.items()
-    )
-    narrow_copy = 0 if precision == "fp32" else 2 * all_weights
+    narrow_copy = 0 if precision == "fp32" else 2 * all_parameters(config, tune)
     logits = 3 * MIN_LOGIT_ROWS * config.vocab_size
     return (
-        WEIGHT_BYTES * (all_weights + sum(trained.values()) + state + logits)
+        state_bytes(config, optimizer, tune)
+        + WEIGHT_BYTES * logits
         + narrow_copy
         + batch_size * seq_len * activation_bytes_per_token(config, seq_len, precision, recompute)
     )
+
+
+def state_bytes(config: ModelConfig, optimizer: str = "adamw", tune: TuneConfig = NO_TUNING) -> int:
+    """Bytes of weights, gradients and optimizer state, which training cannot do without."""
+    trained = trained_parameters(config, tune)
+    optimizer_state = sum(
+        OPTIMIZER_INFO[optimizer_of_group(optimizer, group)].state_tensors * numbers
+        for group, numbers in trained.items()
+    )
+    return WEIGHT_BYTES * (all_parameters(config, tune) + sum(trained.values()) + optimizer_state)
+
+
+def all_parameters(config: ModelConfig, tune: TuneConfig) -> int:
+    """The model's numbers, and those of its adapters."""
+    return parameters(config) + (sum(trained_parameters(config, tune).values()) if tune.lora_rank else 0)
 
 
 def activation_bytes_per_token(

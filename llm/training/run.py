@@ -39,6 +39,7 @@ from llm.training.resume_checks import check_resume, check_world_size, load_core
 from llm.training.setup import (
     build_loss_fn,
     check_checkpoints,
+    check_memory,
     last_step,
     memory_warning,
     resolve_plan,
@@ -226,6 +227,7 @@ def prepare_training(
     newest = newest_state(run)
     changed = merge_overrides(newest.get("overrides", {}), overrides)
     config = resumed_config(run.config(), changed.items())
+    check_memory(config, 1, ranks)  # before the text is read, whose vocabulary is not known yet
     check_checkpoints(run, config)
     check_world_size(config, home, ranks.world_size, newest)
     core_tasks = load_core_tasks(config, home)  # before the data, so that a missing bundle is reported at once
@@ -234,6 +236,7 @@ def prepare_training(
         return None
     if ranks.is_first:
         save_tokenizer(run, dataset)
+    check_memory(config, dataset.tokenizer.vocab_size, ranks)
     if message := memory_warning(config, dataset.tokenizer.vocab_size):
         yield Warned(step=last_step(run), message=message)
     state, is_resumed = yield from restore_or_init(run, config, dataset, ranks)

@@ -8,7 +8,8 @@ import pytest
 
 import llm.training.setup
 import llm.training.state
-from llm.events import Event, Started, Warned
+from llm.errors import UserError
+from llm.events import Event, Finished, Started, Warned
 from llm.limits import Memory
 from llm.run import Run
 from llm.training.run import run_training
@@ -31,6 +32,25 @@ def test_too_little_memory_is_reported_before_the_first_step(
     warning = next(event for event in events if isinstance(event, Warned))
     assert "1 MB are free within the control group's memory.max" in warning.message
     assert events.index(warning) < next(place for place, event in enumerate(events) if isinstance(event, Started))
+
+
+@pytest.mark.parametrize("field", ["d_model", "d_ff", "n_layer"])
+def test_a_model_that_no_memory_here_can_hold_is_refused_before_the_text_is_read(
+    make_run: MakeRun, tmp_path: Path, field: str
+) -> None:
+    run = make_run("wide", **{f"model.{field}": "10000000000", "train.device": "cpu"})
+    events: list[Event] = []
+    with pytest.raises(
+        UserError, match=r"cannot train here: its weights, gradients and optimizer state take [\d,.]+ GB"
+    ):
+        run_training(run, tmp_path, on_event=events.append)
+    assert [type(event) for event in events] == [Finished] and not (tmp_path / "data").exists()
+
+
+def test_a_vocabulary_that_no_memory_here_can_hold_is_refused(make_run: MakeRun, tmp_path: Path) -> None:
+    run = make_run("vocabulary", **{"model.vocab_size": "10000000000", "train.device": "cpu"})
+    with pytest.raises(UserError, match="cannot train here"):
+        run_training(run, tmp_path)
 
 
 def test_no_room_for_a_copy_is_known_without_taking_any(

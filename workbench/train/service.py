@@ -28,6 +28,9 @@ from workbench.terminal import write_log
 from workbench.train.stages import Stages
 from workbench.ui.garbage import freeze_loaded_objects
 
+PREPARATION_SECONDS = 2.0
+"""How long a run that is being prepared may take to stop when the program ends."""
+
 Overrides = tuple[tuple[str, str], ...]
 
 
@@ -253,10 +256,11 @@ class TrainingService:
 
     def shutdown(self, timeout: float = 600.0) -> bool:
         """Stop the training of this program and wait for its end, at most `timeout` seconds; returns whether it is
-        saved."""
+        saved. A run that is still being prepared has nothing to save and gets `PREPARATION_SECONDS` to log its stop;
+        without that it would be listed as crashed."""
         self.request_stop("the workbench was closed")
-        limit = time.monotonic() + timeout
-        while self.must_be_waited_for and time.monotonic() < limit:
+        began = time.monotonic()
+        while self.active and time.monotonic() - began < (timeout if self.must_be_waited_for else PREPARATION_SECONDS):
             time.sleep(0.05)
         return not self.must_be_waited_for and not self.unsaved
 

@@ -54,6 +54,15 @@ def test_a_stop_asked_for_while_preparing_is_not_lost(home: Path) -> None:
     assert trainer.obeyed == ["stop"]
 
 
+def test_a_run_that_is_being_prepared_when_the_program_ends_is_stopped_and_not_crashed(home: Path) -> None:
+    trainer = ScriptedTrainer()
+    service = TrainingService(home, trainer=trainer)
+    run = service.start(RunConfig(), "quick")
+    threading.Timer(0.2, trainer.prepared.set).start()  # a preparation looks at its commands about that often
+    assert service.shutdown()
+    assert service.active is None and run.status().name == "stopped"
+
+
 def test_commands_reach_the_thread_and_other_processes_alike(home: Path) -> None:
     trainer = ScriptedTrainer(steps=3)
     trainer.prepared.set()
