@@ -18,7 +18,8 @@ from workbench.commands.output import print_json
 PACKAGES = (
     *("torch", "numpy", "textual", "rich", "plotext", "textual-plotext", "tiktoken", "rustbpe", "regex"),
     *("safetensors", "sentencepiece", "pyarrow", "PyYAML", "zstandard", "psutil", "nvidia-ml-py", "triton"),
-    *("transformers", "tokenizers", "starlette", "uvicorn", "tensorboard", "wandb", "trackio", "lm_eval", "datasets"),
+    *("transformers", "tokenizers", "gguf", "starlette", "uvicorn", "tensorboard", "wandb", "trackio"),
+    *("lm_eval", "datasets"),
 )
 VARIABLES = (
     *("TERM", "COLORTERM", "TERM_PROGRAM", "TERM_PROGRAM_VERSION", "NO_COLOR", "TMUX", "SSH_TTY", "LANG", "LC_ALL"),

@@ -6,8 +6,8 @@ Its rows cannot be taken back, so it gets final steps only.
 from __future__ import annotations
 
 import os
-import sys
 from contextlib import redirect_stdout
+from io import StringIO
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -30,7 +30,7 @@ class TrackioTracker:
         import trackio
 
         self._last = LastStep(self._folder / f"{run.name}.json", str(run.info().get("id", run.name)))
-        with redirect_stdout(sys.stderr):
+        with redirect_stdout(StringIO()):  # its greeting names the command without TRACKIO_DIR
             self._run: Any = trackio.init(
                 project=PROJECT,
                 name=run.name,
@@ -57,6 +57,6 @@ class TrackioTracker:
         """trackio writes by itself."""
 
     def close(self) -> None:
-        with redirect_stdout(sys.stderr):
+        with redirect_stdout(StringIO()):
             self._run.finish()
         self._last.save()

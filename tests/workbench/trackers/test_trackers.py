@@ -133,23 +133,25 @@ def test_a_tracker_that_fails_is_dropped(home: Path) -> None:
     assert [row.step for row in recorder.rows] == [1, 2, 3, 3]
 
 
-def export(home: Path, names: str, **environment: str) -> None:
-    """`runs export` in a process of its own, whose modules the tests do not keep."""
+def export(home: Path, names: str, **environment: str) -> str:
+    """What `runs export` writes to stderr, in another process, so that the tests do not keep its modules."""
     words = ["--home", str(home), "runs", "export", "a-run", "--to", names]
     root = Path(__file__).parents[3]
-    subprocess.run(
+    return subprocess.run(
         [sys.executable, "-m", "workbench", *words],
         check=True,
         env=os.environ | environment,
         cwd=root,
         capture_output=True,
-    )
+        text=True,
+    ).stderr
 
 
 def test_trackio_holds_the_curve_once(home: Path) -> None:
     run = make_run(home, "a-run")
     append(run, started(), *steps(1, 4), Skipped(step=5, reason="NaN", loss=math.nan, grad_norm=1.0), evaluated(5, 1.5))
-    export(home, "trackio,csv")
+    shown = export(home, "trackio,csv").splitlines()
+    assert [line.partition(": ")[0] for line in shown] == ["trackio", "csv"], "not the greeting of the package"
     append(run, *steps(6, 8), Finished(step=8, status="finished"))
     export(home, "trackio,csv")
     with sqlite3.connect(home / "exports" / "trackio" / "llm-workbench.db") as database:
