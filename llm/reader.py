@@ -32,6 +32,8 @@ TOML_NAME = r"""(?:[\w-]++|"[^"\n]*+"|'[^'\n]*+')[ \t]*+"""
 DEEP_KEY = re.compile(rf"^[ \t]*+\[*+[ \t]*+{TOML_NAME}(?:\.[ \t]*+{TOML_NAME}){{{MAX_DEPTH},}}", re.MULTILINE)
 """A dotted TOML key with too many tables: tomllib visits all of them for every line below it."""
 
+DECODER = json.JSONDecoder()
+
 WRONG_SHAPE = (AttributeError, IndexError, KeyError, OverflowError, TypeError, ValueError)
 """Exceptions of code that takes fields from a parsed value of an unexpected shape."""
 
@@ -61,6 +63,11 @@ def parse_json(data: bytes | str, max_bytes: int = MAX_JSON_BYTES) -> Any:
     try:
         if MANY_ZEROS in raw.translate(ZEROS):  # a long number
             return json.loads(data, parse_int=parse_whole_number)
+        if raw.startswith(b'{"') and raw.endswith(b"}"):  # a line of a log, for which json.loads takes longer
+            text = raw.decode("utf-8", "surrogatepass")
+            value, end = DECODER.raw_decode(text)
+            if end == len(text):
+                return value
         return json.loads(data)
     except RecursionError:
         raise Malformed("it is nested too deeply") from None

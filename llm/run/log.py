@@ -173,8 +173,13 @@ def newest_lines(path: Path, window: int = 64 * 1024) -> Iterator[bytes]:
     except FileNotFoundError:
         return
     start = max(0, size - window)
-    lines = LineTail(path, start).poll()
-    yield from reversed(lines[1:] if start else lines)
+    text = LineTail(path, start).read()
+    first = text.find(b"\n") + 1 if start else 0
+    end = len(text) - 1
+    while end >= first:
+        begin = max(first, text.rfind(b"\n", first, end) + 1)
+        yield text[begin:end]
+        end = begin - 1
 
 
 def paused_after(events: Iterable[Event], paused: bool = False) -> bool:

@@ -9,9 +9,10 @@ from pathlib import Path
 import pytest
 
 from llm.config import RunConfig
-from llm.events import Evaluated, Finished, RolledBack, StepLogged, to_line
+from llm.events import Evaluated, Finished, RolledBack, Saved, StepLogged, to_line
 from llm.run import Run
 from llm.run.directory import run_table
+from llm.run.log import newest_lines
 from workbench import cli
 from workbench.commands import runs
 from workbench.commands.runs import latest_metrics
@@ -50,6 +51,27 @@ def test_the_newest_of_each_metric(tmp_path: Path) -> None:
         file.write(step(101, 9.0))
     assert latest_metrics(run) == expected | {"step": 101, "loss": 9.0}
     assert run.status().name == "crashed"
+
+
+def test_a_checkpoint_that_was_saved_later_does_not_turn_back_the_step(tmp_path: Path) -> None:
+    run = Run.create(tmp_path, "a", RunConfig())
+    saved = to_line(Saved(step=20, path="checkpoints/step-00000020", size_bytes=1))
+    foreign = evaluated(20, 2.0).replace(b'"type": "Evaluated", ', b"").replace(b"}", b', "type": "Evaluated"}')
+    (run.path / "events.jsonl").write_bytes(foreign + step(30, 2.5) + step(31, 2.25) + saved)
+    assert latest_metrics(run) == {
+        "loss": 2.25, "validation_loss": 2.0, "perplexity": 4.0, "bits_per_byte": 0.5, "step": 31,
+    }  # fmt: skip
+    (run.path / "events.jsonl").write_bytes(foreign + saved)
+    assert latest_metrics(run)["step"] == 20
+
+
+@pytest.mark.parametrize("window", [1, 7, 8, 9, 15, 16, 17, 1000])
+def test_the_newest_lines_are_those_of_the_window_last_one_first(tmp_path: Path, window: int) -> None:
+    log = tmp_path / "log"
+    for text in (b"", b"\n", b"cut", b"one\n", b"\n\none\n\ntwo\ncut", b"a first line\nthe last\n"):
+        log.write_bytes(text)
+        lines = text[-window:].split(b"\n")[:-1]
+        assert list(newest_lines(log, window)) == lines[1 if window < len(text) else 0 :][::-1]
 
 
 def test_the_run_table_is_read_alone_only_where_it_is_the_last(tmp_path: Path) -> None:

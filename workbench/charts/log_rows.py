@@ -32,9 +32,11 @@ MAX_WIDTH = 40  # characters of a number; `repr` writes at most 24 for a float
 FIELD_KINDS = {
     kind: {(name, annotation) for name, annotation, _, _ in layout} for kind, layout in FIELD_LAYOUTS.items()
 }
-PADDING = b"\n" * 4  # so that places shortly after a line exist
+TYPE = b'{"type": '
+PADDING = b"\n" * (len(TYPE) + 8)  # so that places shortly after the beginning of a line exist
 EVERY_SECOND = 0b01010101  # bits of a byte, the lowest one first
-COLON, NEWLINE, MINUS, ZERO, DOT, SMALL_E, LARGE_E = b":\n-0.eE"
+COLON, NEWLINE, MINUS, ZERO, DOT, SMALL_E = b":\n-0.e"
+LOWER = 0x20  # the bit that makes a letter small
 
 
 @dataclass(frozen=True)
@@ -97,14 +99,18 @@ class Lines:
     def __init__(self, text: bytes) -> None:
         self._text = text + PADDING
         self._signs = np.frombuffer(self._text, np.uint8)
-        self._ends = np.flatnonzero(self._signs[: len(text)] == NEWLINE)
+        signs = self._signs[: len(text)]
+        self._stops = np.flatnonzero((signs == COLON) | (signs == NEWLINE))
+        newlines = np.flatnonzero(signs[self._stops] == NEWLINE)
+        self._ends = self._stops[newlines]
         self._starts = np.append(0, self._ends[:-1] + 1)
-        self._colons = np.flatnonzero(self._signs == COLON)
-        cut = np.flatnonzero((self._signs[:-1] == DOT) & ((self._signs[1:] == SMALL_E) | (self._signs[1:] == LARGE_E)))
+        self._first_colon = np.append(0, newlines[:-1] + 1)
+        self._colon_count = newlines - self._first_colon
+        words: NDArray[np.uint64] = np.ndarray((len(self._text) - 7,), np.uint64, self._text, strides=(1,))
+        self._kinds = words[self._starts + len(TYPE)]
+        cut = np.flatnonzero((signs[:-1] == DOT) & ((signs[1:] | LOWER) == SMALL_E))
         self._has_cut = np.searchsorted(cut, self._starts) < np.searchsorted(cut, self._ends)
         """Lines that may hold a number as "1.e5", which pyarrow takes though JSON does not."""
-        self._first_colon = np.searchsorted(self._colons, self._starts)
-        self._colon_count = np.diff(self._first_colon, append=len(self._colons))
 
     def start(self, place: int) -> int:
         """Where a line begins."""
@@ -117,9 +123,10 @@ class Lines:
     def rows(self, kind: type[Event], fields: Sequence[Field]) -> tuple[Array, Booleans]:
         """The `fields` of the lines of this kind that have one of its common forms, shape (rows, fields), and which
         lines these are, shape (lines,)."""
-        table = np.empty((len(fields), len(self._starts)))  # by column, as the curves are kept
         is_known = np.zeros(len(self._starts), np.bool_)
-        left = np.flatnonzero(self._has(b'{"type": "%s", ' % kind.__name__.encode(), self._starts))
+        tables, places = [np.empty((len(fields), 0))], [np.empty(0, np.int64)]
+        begin = np.frombuffer(b'"%s", ' % kind.__name__.encode(), np.uint64, 1)
+        left = np.flatnonzero(self._kinds == begin)
         for _ in range(MAX_FORMS):
             if not len(left):
                 break
@@ -128,46 +135,51 @@ class Lines:
                 known, begins, ends = self._fit(form, left)
                 if fields:
                     known, numbers = self._numbers(form, known, begins, ends)
-                    table[:, known] = values_of(form, numbers, fields)
+                    tables.append(values_of(form, numbers, fields))
+                    places.append(known)
                 is_known[known] = True
             left = left[1:][~is_known[left[1:]]]
-        return table[:, is_known].T, is_known
+        table = np.concatenate(tables, axis=1)
+        if len(tables) > 2:  # several forms: in the order of the lines
+            table = table[:, np.argsort(np.concatenate(places))]
+        return table.T, is_known
 
     def _has(self, piece: bytes, places: Integers) -> Booleans:
-        """Whether `piece` stands at each of these places, which may lie outside of the text."""
-        count = len(self._text) - len(piece) + 1
-        windows: NDArray[np.void] = np.ndarray((count,), f"V{len(piece)}", self._text, strides=(1,))
-        found = windows[np.minimum(np.maximum(places, 0), count - 1)]
+        """Whether `piece` stands at each of these places."""
+        windows: NDArray[np.void] = np.ndarray(
+            (len(self._text) - len(piece) + 1,), f"V{len(piece)}", self._text, strides=(1,)
+        )
+        found = windows[places]
         if found.tobytes() == piece * len(places):  # nearly always; 14 times as fast as comparing one by one
-            return (places >= 0) & (places < count)
-        one_by_one: Booleans = (found == np.void(piece)) & (places >= 0) & (places < count)
+            return np.ones(len(places), np.bool_)
+        one_by_one: Booleans = found == np.void(piece)
         return one_by_one
 
     def _fit(self, form: Form, lines: Integers) -> tuple[Integers, Integers, Integers]:
-        """Those of `lines` that have this form, and where each of their numbers begins and ends: shape (lines,
-        numbers). What stands there may be anything that has no colon and begins and ends as a number does."""
+        """Those of `lines` that have this form, and where each of their numbers begins and ends: shape (numbers,
+        lines). What stands there may be anything that has no colon and begins and ends as a number does."""
         lines = lines[(self._colon_count[lines] == form.colons) & ~self._has_cut[lines]]
-        begins = self._colons[self._first_colon[lines][:, None] + np.array(form.places, np.int64)] + 2
-        pieces = begins - np.array([len(piece) for piece in form.before])
-        ends = np.concatenate((pieces[:, 1:], (self._ends[lines] - len(form.end))[:, None]), axis=1)
-        fits = (pieces[:, 0] == self._starts[lines]) & self._has(form.end, ends[:, -1])
-        for place, piece in enumerate(form.before):
-            fits &= self._has(piece, pieces[:, place])
+        begins = self._stops[self._first_colon[lines] + np.array(form.places, np.int64)[:, None]] + 2
+        pieces = begins - np.array([len(piece) for piece in form.before])[:, None]
+        ends = np.concatenate((pieces[1:], self._ends[lines][None] - len(form.end)))
         widths = ends - begins
-        fits &= ((widths > 0) & (widths <= MAX_WIDTH)).all(axis=1)
-        lines, begins, ends = lines[fits], begins[fits], ends[fits]
-        fits = self._look_like_numbers(begins, ends).all(axis=1)
-        return lines[fits], begins[fits], ends[fits]
+        fits = (pieces[0] == self._starts[lines]) & ((widths > 0) & (widths <= MAX_WIDTH)).all(axis=0)
+        lines, begins, ends = keep(fits, lines, begins, ends)
+        fits = self._has(form.end, ends[-1]) & self._has(form.before[0], self._starts[lines])
+        for place, piece in enumerate(form.before[1:]):
+            fits &= self._has(piece, ends[place])
+        fits &= self._look_like_numbers(begins, ends)
+        lines, begins, ends = keep(fits, lines, begins, ends)
+        return lines, begins, ends
 
     def _look_like_numbers(self, begins: Integers, ends: Integers) -> Booleans:
-        """Whether texts begin and end as JSON numbers do. pyarrow, which parses them, also takes "01" and "nan"."""
-        is_negative = self._signs[begins] == MINUS
-        first = begins + is_negative
+        """For which lines all texts begin and end as JSON numbers do. pyarrow, which parses them, also takes "01" and
+        "nan"."""
+        first = begins + (self._signs[begins] == MINUS)
+        sign, following = self._signs[first], self._signs[first + 1]
+        begins_well = (sign != ZERO) | (ends - first == 1) | (following == DOT) | ((following | LOWER) == SMALL_E)
         ends_well = is_digit(self._signs[ends - 1]) & (first < ends)
-        begins_well = (self._signs[first] != ZERO) | (ends - first == 1)
-        following = self._signs[first + 1]
-        begins_well |= (following == DOT) | (following == SMALL_E) | (following == LARGE_E)
-        look_well: Booleans = ends_well & begins_well & is_digit(self._signs[first])
+        look_well: Booleans = (begins_well & ends_well & is_digit(sign)).all(axis=0)
         return look_well
 
     def _numbers(self, form: Form, lines: Integers, begins: Integers, ends: Integers) -> tuple[Integers, Array]:
@@ -175,26 +187,29 @@ class Lines:
         import pyarrow
 
         is_integer = np.array([(*field, "int") in FIELD_KINDS[type(form.event)] for field in form.fields])
-        numbers = np.empty(begins.shape[::-1])
+        numbers = np.empty(begins.shape)
         try:
             for of_kind, kind in ((is_integer, pyarrow.int64()), (~is_integer, pyarrow.float64())):
-                texts = self._slices(begins[:, of_kind], ends[:, of_kind])
+                texts = self._slices(begins[of_kind], ends[of_kind])
                 parsed = np.frombuffer(texts.cast(kind).buffers()[1], kind.to_pandas_dtype(), len(texts))
                 numbers[of_kind] = parsed[::2].reshape(len(lines), -1).T
         except pyarrow.ArrowInvalid:
             return lines[:0], numbers[:, :0]
         times = numbers[form.fields.index(("time",))]
-        is_valid = (times >= 0) & (times < LATEST)
-        return lines[is_valid], numbers[:, is_valid]
+        lines, numbers = keep((times >= 0) & (times < LATEST), lines, numbers)
+        return lines, numbers
 
     def _slices(self, begins: Integers, ends: Integers) -> Any:
-        """Pieces of the text in ascending order, as every second string of an array of pyarrow; nothing is copied.
+        """Pieces of the text, shape (pieces of a line, lines), line by line as every second string of an array of
+        pyarrow; nothing is copied.
 
         The offsets make every gap between two pieces a string as well, which is marked as null.
         """
         from pyarrow import StringArray, py_buffer
 
-        offsets = np.append(np.stack((begins, ends), axis=2).astype(np.int32), np.int32(len(self._text)))
+        offsets = np.full(2 * begins.size + 1, len(self._text), np.int32)
+        borders = offsets[:-1].reshape(begins.shape[1], len(begins), 2)
+        borders[..., 0], borders[..., 1] = begins.T, ends.T
         is_piece = np.full(len(offsets) // 8 + 1, EVERY_SECOND, np.uint8)
         buffers = (py_buffer(values) for values in (offsets, self._text, is_piece))
         return StringArray.from_buffers(len(offsets) - 1, *buffers)
@@ -243,6 +258,11 @@ def values_of(form: Form, numbers: Array, fields: Sequence[Field]) -> Array:
             value = value.get(field[1]) if len(field) > 1 else value
             table[place] = np.nan if value is None else value
     return table
+
+
+def keep(fits: Booleans, *arrays: Any) -> Any:
+    """The arrays, of which only those places on the last axis are kept that fit."""
+    return arrays if fits.all() else tuple(array[..., fits] for array in arrays)
 
 
 def is_number(value: Any) -> bool:

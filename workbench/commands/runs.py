@@ -22,9 +22,10 @@ from workbench.formatting import format_age
 MANY_RUNS = 1000
 STEP_EVENTS = (StepLogged, Evaluated, Saved, Finished, Started, RolledBack)  # events that hold the current step
 METRICS = ("loss", "validation_loss", "perplexity", "bits_per_byte")
-OTHER_LINES = tuple(b'{"type": "%s"' % name.encode() for name, kind in TYPES.items() if kind not in STEP_EVENTS)
-"""How `llm.events.to_line` begins lines that need not be parsed: parsing takes most of the time."""
-STEP_LINE, EVALUATED_LINE = (b'{"type": "%s"' % kind.__name__.encode() for kind in (StepLogged, Evaluated))
+BEGINS = {kind: b'{"type": "%s"' % name.encode() for name, kind in TYPES.items()}
+"""How `llm.events.to_line` begins the lines of a kind: parsing takes most of the time."""
+OTHER_LINES = tuple(begin for kind, begin in BEGINS.items() if kind not in STEP_EVENTS)
+NOT_EVALUATED = tuple(begin for kind, begin in BEGINS.items() if kind is not Evaluated)
 
 
 def register(subparsers: Any) -> None:
@@ -96,17 +97,17 @@ def latest_metrics(run: Run) -> dict[str, Any]:
     metrics: dict[str, Any] = {}
     is_found = False
     for line in newest_lines(run.path / "events.jsonl"):
-        is_older = ("loss" in metrics and line.startswith(STEP_LINE)) or (
-            "validation_loss" in metrics and line.startswith(EVALUATED_LINE)
-        )
-        if is_older or line.startswith(OTHER_LINES):
+        if line.startswith(NOT_EVALUATED if "loss" in metrics else OTHER_LINES):
             continue
         event = parse_event(line)
         if isinstance(event, StepLogged | Evaluated):
             metrics = {name: getattr(event, name) for name in METRICS if hasattr(event, name)} | metrics
         if isinstance(event, STEP_EVENTS) and not is_found:
             metrics["step"] = max(event.step, metrics.get("step", 0))
-            is_found = isinstance(event, Started | RolledBack)  # earlier lines may hold steps that were discarded
+            # older lines hold no later step, or one that was discarded
+            is_found = isinstance(event, Started | RolledBack | StepLogged)
+        if "loss" in metrics and "validation_loss" in metrics:
+            break
     return metrics
 
 
