@@ -127,6 +127,8 @@ def log_events(
     step, is_started, previous = last_step(run), False, previous_end(run)
 
     def log_end(end: Event) -> None:
+        if log.lines.is_gone and not log.folder_is_gone:  # removed since the last event
+            log.restart(step)
         log.append(end)
         if previous is not None and not is_started:
             log.append(previous)

@@ -358,6 +358,19 @@ def test_a_run_that_is_removed_while_it_trains_ends_and_leaves_nothing(make_run:
     assert not run.path.exists()
 
 
+def test_a_run_that_fails_just_after_its_log_was_removed_is_listed_as_failed(make_run: MakeRun, tmp_path: Path) -> None:
+    run = make_run("failing")
+
+    def fail(event: Event) -> None:
+        if isinstance(event, StepLogged):
+            (run.path / "events.jsonl").unlink()
+            raise UserError("the token file was cut")
+
+    with pytest.raises(UserError, match="the token file was cut"):
+        run_training(run, tmp_path, on_event=fail)
+    assert run.status().name == "failed" and isinstance(next(iter(run.events())), Started)
+
+
 def test_a_save_that_starts_after_its_run_was_removed_does_not_bring_the_run_back(tmp_path: Path) -> None:
     with pytest.raises(FileNotFoundError), published_directory(tmp_path / "removed" / "checkpoints" / "step-00000010"):
         pytest.fail("there is nothing to write it in")
