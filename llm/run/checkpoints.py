@@ -198,7 +198,10 @@ def read_state(info: CheckpointInfo) -> dict[str, Any]:
     state = read_json(path)
     if isinstance(state, dict) and is_whole_number(format := state.get("format", 0)) and format > FORMAT:
         raise UserError(f"{info.path} was written by a newer llm-workbench; upgrade to read it.")
-    if wrong := state_problem(state):
+    wrong = state_problem(state)
+    if not wrong and (step := state.get("step", 0)) != info.step:  # a run would silently start from there
+        wrong = f"it is the state of step {step}, not of {info.step}"
+    if wrong:
         raise UserError(f"{path} is damaged ({wrong}); use another checkpoint of this run.")
     return dict(state)
 

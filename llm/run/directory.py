@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import platform
 import re
 import secrets
@@ -138,9 +139,11 @@ class Run:
     def open(cls, home: Path, name: str) -> Run:
         """The run named `name`, or the run directory at that path."""
         path = Path(name).expanduser() if "/" in name else home / "runs" / name
-        if (path / "run.toml").is_file():
+        if os.path.lexists(path / "run.toml"):
             check_parts(path)
             return cls(path)
+        if (path / "checkpoints").is_dir():
+            raise UserError(f"{path} has lost its run.toml, without which it is not a run; restore it from a backup.")
         names = [run.name for run in list_runs(home)]
         advice = did_you_mean(name, names) or ("see llm-workbench runs." if names else "train one first.")
         raise WrongUse(f"there is no run named {name} in {home / 'runs'}; {advice}")

@@ -49,6 +49,21 @@ def test_a_part_that_is_a_link_is_refused_by_name(run: Run, tmp_path: Path, plac
     assert outside.is_dir() or outside.read_bytes() in (b"", b"{}") or place == "run.toml"
 
 
+@pytest.mark.parametrize("kind", ["FIFO", "folder"])
+def test_a_run_toml_of_another_kind_is_named(run: Run, tmp_path: Path, kind: str) -> None:
+    path = run.path / "run.toml"
+    path.unlink()
+    os.mkfifo(path) if kind == "FIFO" else path.mkdir()
+    with pytest.raises(UserError, match=rf"run\.toml is a {kind}, but must be a file"):
+        Run.open(tmp_path, "theirs")
+
+
+def test_a_run_that_has_lost_its_run_toml_is_named(run: Run, tmp_path: Path) -> None:
+    (run.path / "run.toml").unlink()
+    with pytest.raises(UserError, match=r"theirs has lost its run\.toml"):
+        Run.open(tmp_path, "theirs")
+
+
 def test_a_link_that_appears_later_is_neither_locked_nor_appended_to(run: Run, tmp_path: Path) -> None:
     outside = tmp_path / "outside"
     outside.write_text("precious")

@@ -108,6 +108,7 @@ STATES: dict[str, Any] = {
     "spikes": {"seen": [["x"]], "due": 0},
     "best_validation_loss": "low",
     "loss_scale": {},
+    "step that is another": 21,
 }
 
 
@@ -119,6 +120,13 @@ def test_a_state_of_other_kinds_with_right_checksums_is_passed_over(run: Run, tm
     events = resumed(run, tmp_path)
     assert [event.step for event in events if isinstance(event, Warned)] == [24]
     assert starts_at(events) == 21
+
+
+def test_an_empty_state_with_right_checksums_is_passed_over(run: Run, tmp_path: Path) -> None:
+    newest = run.checkpoint().path
+    change_json(newest / "state.json", lambda state: state.clear())
+    settle(newest)
+    assert starts_at(resumed(run, tmp_path)) == 21
 
 
 def test_optimizer_state_that_no_manifest_names_is_not_read(run: Run, tmp_path: Path) -> None:
