@@ -34,6 +34,11 @@ def test_a_model_goes_out_and_comes_in(
         texts.append(capsys.readouterr().out)
     assert texts[0] == texts[1]
     corpus = Run.open(trained_home, name).config().data.corpus
+    losses = []
+    for run in (f"{name}@10", "theirs"):
+        assert main(["eval", *home, run, "--corpus", corpus, "--batches", "0", "--json"]) == 0
+        losses.append(json.loads(capsys.readouterr().out)["validation_loss"])
+    assert losses[0] == pytest.approx(losses[1], rel=1e-3), "one is in float32, the other in bfloat16"
     fields = ["--data.corpus", corpus, "--train.steps", "2", "--train.device", "cpu", "--train.threads", "1"]
     assert main(["fork", *home, "theirs", "--name", "continued", *fields, "--evaluate.every", "0"]) == 0
     assert Run.open(trained_home, "continued").status().name == "finished"

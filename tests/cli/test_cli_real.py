@@ -159,6 +159,18 @@ def test_eval_agrees_with_training(shell: Shell, trained_run: Run) -> None:
     assert "warning" not in shell.said
 
 
+def test_eval_on_another_corpus(own_shell: Shell, trained_run: Run, tmp_path: Path) -> None:
+    other = tmp_path / "other.txt"
+    other.write_text("".join(f"zq{n * 7919 % 1000}xj " for n in range(3000)))
+    loss = own_shell.data("eval", "tiny-1")["validation_loss"]
+    assert own_shell.data("eval", "tiny-1", "--corpus", str(other))["validation_loss"] > loss + 0.5
+    assert f"validation tokens of {other}" in own_shell("eval", "tiny-1", "--corpus", str(other))
+    assert "warning" not in own_shell.said
+    own = own_shell.data("eval", "tiny-1", "--corpus", trained_run.config().data.corpus)
+    assert own["validation_loss"] == pytest.approx(loss, rel=1e-6)
+    own_shell("eval", "tiny-1", "--corpus", "x", "--answers", status=2)
+
+
 def test_eval_says_when_the_text_has_changed(own_shell: Shell, corpus: Path, tmp_path: Path) -> None:
     run_file = own_shell.home / "runs" / "tiny-1" / "run.toml"
     other = tmp_path / "other.txt"

@@ -14,6 +14,7 @@ from llm.run.checkpoints import read_state
 from workbench.commands.harness import evaluate_harness
 from workbench.commands.options import add_checkpoint, add_command, add_device
 from workbench.commands.output import print_json, print_table, say
+from workbench.text import one_line
 
 if TYPE_CHECKING:
     from llm.data.tokens.dataset import Dataset
@@ -29,6 +30,8 @@ def register(subparsers: Any) -> None:
     parser.add_argument(
         "--batches", type=int, default=None, metavar="N", help="validation batches (default: as in training; 0 = all)"
     )
+    help = "measure on the validation part of this corpus, given as data.corpus, instead of that of the run"
+    parser.add_argument("--corpus", default="", metavar="CORPUS", help=help)
     help = "measure the CORE metric on the eval bundle in PATH (default: the downloaded one)"
     parser.add_argument("--core", nargs="?", const="", default=None, metavar="PATH", help=help)
     help = "run these tasks of the lm-evaluation-harness: names, or folders of task files, separated by commas"
@@ -50,6 +53,8 @@ def evaluate(options: argparse.Namespace) -> int:
         raise WrongUse("--batches and --examples must be 0 (all) or more.")
     if (options.core is not None) + options.answers + bool(options.harness) > 1:
         raise WrongUse("--core, --answers and --harness are different measurements; run eval once for each.")
+    if options.corpus and (options.core is not None or options.answers or options.harness):
+        raise WrongUse("--corpus is for the validation loss; --core, --answers and --harness have their own texts.")
     if options.core is not None:
         return evaluate_core(options)
     if options.answers:
@@ -69,7 +74,9 @@ def evaluate_loss(options: argparse.Namespace) -> int:
     from llm.weights import load_model
     from workbench.commands.progress import with_progress
 
-    dataset = dataset_of(run, info, config, options.home)
+    if options.corpus:
+        config = with_corpus(config, options.corpus, run)
+    dataset = dataset_of(run, info, config, options.home, is_own=not options.corpus)
     plan = make_plan(replace(config.train, device=options.device))
     model, tokenizer = load_model(run, info, plan.device)
     result = with_progress(
@@ -87,21 +94,34 @@ def evaluate_loss(options: argparse.Namespace) -> int:
     if options.json:
         print_json({"name": run.name, "step": info.step} | result.metrics | {"tokens": result.tokens})
     else:
-        print(f"{run.name} at step {info.step}, {result.tokens:,} validation tokens")
+        print(f"{run.name} at step {info.step}, {result.tokens:,} validation tokens of {one_line(config.data.corpus)}")
         print(f"validation loss  {result.loss:.4f} nats per token")
         print(f"perplexity       {result.perplexity:.2f}")
         print(f"bits per byte    {result.bits_per_byte:.4f}")
     return 0
 
 
-def dataset_of(run: Run, info: CheckpointInfo, config: RunConfig, home: Path) -> Dataset:
-    """The data of a run, prepared if it is not there. UserError where its tokenizer would be another one than that of
-    the run; a warning where only the text has changed."""
+def with_corpus(config: RunConfig, corpus: str, run: Run) -> RunConfig:
+    """`config` with another text, for the tokenizer of the run."""
+    from llm.tokenizer import load_tokenizer
+
+    folder = run.path / "tokenizer"
+    kind: Any = load_tokenizer(folder).kind
+    return replace(
+        config,
+        data=replace(config.data, corpus=corpus, validation="", format="auto", order="random"),
+        tokenizer=replace(config.tokenizer, kind=kind, path=str(folder.absolute())),
+    )
+
+
+def dataset_of(run: Run, info: CheckpointInfo, config: RunConfig, home: Path, *, is_own: bool) -> Dataset:
+    """The data of a run (`is_own`) or of another corpus, prepared if it is not there. UserError where its tokenizer
+    would be another one than that of the run; a warning where only the text has changed."""
     from llm.data.tokens.prepare import prepare
     from llm.tokenizer import load_tokenizer
     from workbench.commands.progress import with_progress
 
-    trained_on = str(read_state(info).get("data_fingerprint", ""))
+    trained_on = str(read_state(info).get("data_fingerprint", "")) if is_own else ""
     dataset = with_progress(prepare(config, home, trained_on))
     if dataset.tokenizer.fingerprint() != load_tokenizer(run.path / "tokenizer").fingerprint():
         raise UserError(
