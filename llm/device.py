@@ -79,8 +79,13 @@ def choose_precision(wanted: str, device: str) -> str:
 
 
 def cpu_multiplies_bf16() -> bool:
-    """Whether this CPU has bf16 matrix instructions."""
-    return bool(torch.backends.mkldnn.is_available() and torch.cpu._is_avx512_bf16_supported())
+    """Whether this CPU has bf16 matrix instructions, and oneDNN may use them.
+
+    `ONEDNN_MAX_CPU_ISA` can forbid them; bf16 products then take 80 times as long as those of fp32.
+    """
+    if not torch.backends.mkldnn.is_available() or not torch.ops.mkldnn._is_mkldnn_bf16_supported():
+        return False
+    return bool(torch.cpu._is_avx512_bf16_supported())
 
 
 def make_plan(config: TrainConfig, stored: dict[str, Any] | None = None) -> Plan:

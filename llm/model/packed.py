@@ -19,6 +19,7 @@ from torch import Tensor
 
 from llm.config.resolve import head_width
 from llm.config.schema import ModelConfig
+from llm.device import cpu_multiplies_bf16
 from llm.errors import WrongUse
 from llm.model.attention import KVCache
 from llm.model.kernels import FUSED
@@ -42,7 +43,7 @@ def can_pack(device: torch.device, dtype: torch.dtype) -> bool:
         return False
     if not torch.backends.mkldnn.is_available() or not hasattr(torch.ops.mkldnn, "_reorder_linear_weight"):
         return False
-    return dtype == torch.float32 or (dtype == torch.bfloat16 and torch.cpu._is_avx512_bf16_supported())
+    return dtype == torch.float32 or (dtype == torch.bfloat16 and cpu_multiplies_bf16())
 
 
 class PackedLinear:

@@ -11,6 +11,7 @@ import torch.nn.functional as F
 
 from llm.config.decode_schema import DecodeConfig
 from llm.config.schema import ModelConfig
+from llm.device import choose_precision
 from llm.engine import Engine
 from llm.engine import weights as engine_weights
 from llm.model.attention import KVCache
@@ -140,3 +141,12 @@ def test_an_engine_packs_a_large_model_and_loads_newer_weights(
     assert list(engine.stream("Ab", params))[:-1] == expected != before
     double = model_of(config).double()
     assert Engine(double, tokenizer).model is double
+
+
+def test_bfloat16_that_onednn_may_not_multiply_is_not_chosen(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As with ONEDNN_MAX_CPU_ISA=AVX2 on a processor that has the instructions."""
+    monkeypatch.setattr(torch.cpu, "_is_avx512_bf16_supported", lambda: True)
+    monkeypatch.setattr(torch.ops.mkldnn, "_is_mkldnn_bf16_supported", lambda: False)
+    assert choose_precision("auto", "cpu") == "fp32"
+    assert not can_pack(CPU, torch.bfloat16)
+    assert not PackedLinear(torch.ones(2, 3, dtype=torch.bfloat16)).is_packed
