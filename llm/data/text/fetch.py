@@ -30,6 +30,7 @@ SPARE_BYTES = 64 << 20
 TEMPORARY_STATUS = frozenset({408, 425, 429, 500, 502, 503, 504})
 MAX_WAIT_SECONDS = 60.0
 MAX_SIZE_DIGITS = 18
+MAX_REASON = 120
 
 
 @dataclass(frozen=True)
@@ -248,12 +249,17 @@ def http_failure(url: str, error: urllib.error.HTTPError) -> tuple[str, float]:
     """The reason of a temporary failure and the seconds to wait (Retry-After); UserError if it is permanent."""
     if error.code not in TEMPORARY_STATUS:
         raise UserError(
-            f"{url} cannot be downloaded (HTTP {error.code} {error.reason}); check the URL, or get the file elsewhere "
-            "and name its path in data.corpus."
+            f"{url} cannot be downloaded (HTTP {error.code} {in_a_line(error.reason)}); check the URL, or get the file "
+            "elsewhere and name its path in data.corpus."
         ) from error
     wait = error.headers.get("Retry-After", "")
     seconds = float(wait) if re.fullmatch("[0-9]{1,9}", wait) else 0.0
-    return f"HTTP {error.code} {error.reason}", seconds
+    return f"HTTP {error.code} {in_a_line(error.reason)}", seconds
+
+
+def in_a_line(text: object) -> str:
+    """The beginning of what a server sent, which may be any number of lines of any length."""
+    return " ".join(str(text).split())[:MAX_REASON]
 
 
 def network_reason(url: str, error: Exception) -> str:
@@ -266,4 +272,7 @@ def network_reason(url: str, error: Exception) -> str:
         ) from error
     if isinstance(cause, TimeoutError):
         return "it did not answer in time"
-    return (cause.strerror if isinstance(cause, OSError) and cause.strerror else str(cause)) or type(cause).__name__
+    if isinstance(cause, http.client.BadStatusLine) and str(cause):  # its message is all that was sent
+        return f"it does not answer in HTTP: {in_a_line(ascii(str(cause)))}"
+    reason = cause.strerror if isinstance(cause, OSError) and cause.strerror else str(cause)
+    return in_a_line(reason) or type(cause).__name__

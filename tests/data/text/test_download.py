@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import http.client
 import io
 import random
 import socket
@@ -127,6 +128,19 @@ def test_a_redirect_to_no_address_is_a_sentence(site: Site, home: Path, retry: R
     site.script = [Behaviour(status=302, headers={"Location": target}) for _ in range(9)]
     with pytest.raises(UserError):
         fetched(text_set(site), home, retry)
+
+
+def test_a_redirect_to_itself_is_one_line(site: Site, home: Path, retry: RetryPolicy) -> None:
+    site.script = [Behaviour(status=302, headers={"Location": f"{site.url}/text.txt"}) for _ in range(40)]
+    with pytest.raises(UserError, match="infinite loop") as caught:
+        fetched(text_set(site), home, retry)
+    assert "\n" not in str(caught.value)
+
+
+def test_of_an_answer_that_is_not_http_the_beginning_is_shown() -> None:
+    reason = fetch.network_reason("http://example.org/", http.client.BadStatusLine("\0\xff" * 30_000))
+    assert reason.startswith("it does not answer in HTTP: '\\x00\\xff") and len(reason) < 200
+    assert len(fetch.in_a_line("no spaces".replace(" ", "") * 1000)) <= 120
 
 
 def test_a_length_of_thousands_of_digits_is_a_sentence(site: Site, home: Path, retry: RetryPolicy) -> None:
