@@ -11,7 +11,7 @@ import threading
 import time
 import traceback
 from collections.abc import Callable
-from contextlib import suppress
+from contextlib import closing, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Protocol
@@ -256,13 +256,21 @@ class TrainingService:
 
     def shutdown(self, timeout: float = 600.0) -> bool:
         """Stop the training of this program and wait for its end, at most `timeout` seconds; returns whether it is
-        saved. A run that is still being prepared has nothing to save and gets `PREPARATION_SECONDS` to log its stop;
-        without that it would be listed as crashed."""
+        saved. A run that is still being prepared has nothing to save and gets `PREPARATION_SECONDS` to log its stop.
+        Without an entry in its log it would be listed as crashed."""
         self.request_stop("the workbench was closed")
         began = time.monotonic()
         while self.active and time.monotonic() - began < (timeout if self.must_be_waited_for else PREPARATION_SECONDS):
             time.sleep(0.05)
+        if self.active and not self.must_be_waited_for:
+            self._log_stop()
         return not self.must_be_waited_for and not self.unsaved
+
+    def _log_stop(self) -> None:
+        """Log the stop of a run whose preparation does not end in time, as where a large model is built."""
+        if self._current is not None and not (run := self._current.run).checkpoints():
+            with suppress(OSError), closing(run.log()) as log:
+                log.append(Finished(step=0, status="stopped", reason="the workbench was closed before the first step"))
 
     def _train(self, current: ThreadTraining) -> None:
         """The training thread. Errors go to `on_end`, with the traceback in the log."""

@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 
+import workbench.train.service
 from llm.config import RunConfig, with_overrides
 from llm.errors import UserError
 from llm.events import Finished
@@ -61,6 +62,21 @@ def test_a_run_that_is_being_prepared_when_the_program_ends_is_stopped_and_not_c
     threading.Timer(0.2, trainer.prepared.set).start()  # a preparation looks at its commands about that often
     assert service.shutdown()
     assert service.active is None and run.status().name == "stopped"
+
+
+def test_a_preparation_that_does_not_end_in_time_is_logged_as_stopped(
+    home: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(workbench.train.service, "PREPARATION_SECONDS", 0.1)
+    trainer = ScriptedTrainer()
+    service = TrainingService(home, trainer=trainer)
+    run = service.start(RunConfig(), "quick")
+    wait_for(lambda: list(run.events()))
+    assert service.shutdown()
+    last = list(run.events())[-1]
+    assert isinstance(last, Finished) and (last.status, last.step) == ("stopped", 0)
+    trainer.prepared.set()
+    wait_for(lambda: service.active is None)
 
 
 def test_commands_reach_the_thread_and_other_processes_alike(home: Path) -> None:
