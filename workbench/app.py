@@ -340,7 +340,7 @@ def run_app(home: Path, open: str | None = None, watch: str | None = None) -> in
                 saved = app.training.shutdown()
         status = app.return_code or 0
         if not saved:
-            print(clean(app.training.unsaved or "the run could not be saved in time."), file=sys.stderr)
+            print(clean(app.training.unsaved or "the last steps of the run were not saved."), file=sys.stderr)
             status = max(status if status < 128 else 0, 1)
         if app.return_code == 1:
             print(f"llm-workbench stopped because of an internal error; see {log}.", file=sys.stderr)

@@ -16,6 +16,8 @@ from workbench.train.service import TrainingService
 from workbench.ui.dialogs import QuitDialog, Waiting
 
 SECONDS_BETWEEN_SAVES = 10.0  # between the attempts to save after the terminal is lost
+SECONDS_TO_ABANDON = 5.0
+"""How long quitting waits before it can be cut short: one micro-batch of a large model can take many minutes."""
 POLL_SECONDS = 0.1
 DETACHED, CLOSED = "training continues in a background process", "the workbench was closed"
 
@@ -30,9 +32,13 @@ class Shutdown:
         self.is_quitting = False
         self.is_handing_over = False
         self._is_terminated = False
+        self._may_abandon = False
 
     async def ask(self) -> None:
-        """Quit; asks first if a run trains in this program."""
+        """Quit; asks first if a run trains in this program. Quits at once where the training takes long to stop."""
+        if self.is_quitting and self._may_abandon:
+            self.training.is_abandoned = True
+            self.app.exit(0)
         if self.is_quitting or isinstance(self.app.screen, QuitDialog):
             return
         name = self.training.active
@@ -124,7 +130,9 @@ class Shutdown:
             await self.app.push_screen(waiting)
 
             def report(seconds: float) -> None:
-                waiting.say(f"Saving {name}… {seconds:.0f}s")
+                self._may_abandon = seconds >= SECONDS_TO_ABANDON
+                how = "\n\nPress ^q to quit now and lose the steps since the last checkpoint." * self._may_abandon
+                waiting.say(f"Saving {name}… {seconds:.0f}s{how}")
 
             while refusal := await self._stop_saved(name, DETACHED if detach else CLOSED, report):
                 if not retry:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import subprocess
 import sys
+import threading
 from pathlib import Path
 
 import pytest
@@ -12,8 +13,10 @@ from textual.events import Resize
 from textual.geometry import Region
 from textual.widgets import OptionList
 
+import workbench.shutdown
 from llm.config import load_preset
-from llm.run import Run
+from llm.run import EventLog, Run
+from llm.training.commands import CommandQueue
 from tests.workbench.scripted import ScriptedTrainer, scripted_run
 from tests.workbench.waiting import shown, until, was_notified
 from workbench.app import WorkbenchApp
@@ -106,6 +109,34 @@ async def test_quitting_with_a_training_asks_once_and_saves(home: Path) -> None:
         await until(pilot, lambda: not app.is_running)
     assert trainer.obeyed == ["stop"]
     assert app.return_code == 0
+
+
+async def test_quitting_again_ends_a_training_that_takes_long_to_stop(
+    home: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(workbench.shutdown, "SECONDS_TO_ABANDON", 0.0)
+    micro_batch = threading.Event()
+
+    class SlowTrainer(ScriptedTrainer):
+        def _obey(self, commands: CommandQueue, log: EventLog) -> None:
+            micro_batch.wait(30)
+            super()._obey(commands, log)
+
+    trainer = SlowTrainer(steps=5)
+    trainer.prepared.set()
+    app = app_with(home, trainer)
+    async with app.run_test(size=(80, 24)) as pilot:
+        await until(pilot, lambda: app.focused is not None)
+        await pilot.press("enter")
+        await until(pilot, lambda: app.training.must_be_waited_for)
+        await pilot.press("ctrl+q")
+        await until(pilot, lambda: isinstance(app.screen, QuitDialog))
+        await pilot.press("enter")
+        await until(pilot, lambda: "Press ^q to quit now" in shown(app.screen))
+        await pilot.press("ctrl+q")
+        await until(pilot, lambda: not app.is_running)
+    assert not app.training.shutdown() and not app.training.must_be_waited_for
+    micro_batch.set()
 
 
 async def test_the_queue_waits_for_a_training_in_another_process(home: Path) -> None:

@@ -119,6 +119,8 @@ class TrainingService:
         self._trainer = trainer
         self._current: ThreadTraining | None = None
         self._processes: dict[str, subprocess.Popen[bytes]] = {}
+        self.is_abandoned = False
+        """Whether the program ends without waiting until the training is saved."""
 
     @property
     def active(self) -> str | None:
@@ -252,12 +254,14 @@ class TrainingService:
     def must_be_waited_for(self) -> bool:
         """Whether a training thread runs that has something to save: it is past the preparation."""
         current = self._current
-        return current is not None and current.is_alive and current.has_started
+        return not self.is_abandoned and current is not None and current.is_alive and current.has_started
 
     def shutdown(self, timeout: float = 600.0) -> bool:
         """Stop the training of this program and wait for its end, at most `timeout` seconds; returns whether it is
         saved. A run that is still being prepared has nothing to save and gets `PREPARATION_SECONDS` to log its stop.
         Without an entry in its log it would be listed as crashed."""
+        if self.is_abandoned:
+            return False
         self.request_stop("the workbench was closed")
         began = time.monotonic()
         while self.active and time.monotonic() - began < (timeout if self.must_be_waited_for else PREPARATION_SECONDS):
