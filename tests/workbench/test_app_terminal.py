@@ -213,6 +213,18 @@ def test_a_storm_of_resizes_down_to_one_cell_while_it_trains(terminal: Terminal,
     assert run.checkpoint("last").step == list(run.events())[-1].step  # type: ignore[attr-defined]
 
 
+def test_a_terminal_that_shrank_and_grew_back_at_once_is_painted_again(terminal: Terminal) -> None:
+    """The app sees only the last size, which it had before."""
+    texts = ("cs336-assignment", "Model ", "q Quit")
+    terminal.until_shown(*texts)
+    for _ in range(5):  # until the rest is drawn
+        terminal.read(0.1)
+    terminal.set_size(3, 2)
+    terminal.set_size(80, 24)
+    assert not any(terminal.shows(text) for text in texts)
+    terminal.until(lambda: all(terminal.shows(text) for text in texts), seconds=10)
+
+
 def test_a_terminal_that_cannot_be_drawn_on_is_reported(open_terminal: Callable[..., Terminal]) -> None:
     terminal = open_terminal(TERM="dumb")
     assert terminal.exit_status() == 2
