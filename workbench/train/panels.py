@@ -41,9 +41,10 @@ class Numbers(Static):
         lines = [headline(curves, state, pending, hint), progress_line(curves, width), figures_line(curves, width)]
         self.update(Content("\n").join(lines), layout=False)
 
-    def say_reading(self, name: str, share: float) -> None:
-        """A long log is being read; `share` of it is done."""
-        reading = bar(share, f" reading the log {100 * share:.0f}%", max(20, self.content_size.width))
+    def say_reading(self, name: str, share: float, seconds: float) -> None:
+        """A long log is being read; `share` of it is done, which took `seconds`."""
+        left = f"  {format_duration(round(seconds / share - seconds))} left" if share > 0 and seconds > 0 else ""
+        reading = bar(share, f" reading the log {100 * share:.0f}%{left}", max(20, self.content_size.width))
         self.update(Content("\n").join([Content.styled(clean(name), "bold"), reading, Content("")]), layout=False)
 
 

@@ -59,10 +59,11 @@ class RunView(Vertical):
 
     @dataclass
     class Reading(Message):
-        """A long log is being read; `share` of it is done."""
+        """A long log is being read; `share` of it is done, which took `seconds`."""
 
         name: str
         share: float
+        seconds: float = 0.0
 
     @dataclass
     class OthersListed(Message):
@@ -167,10 +168,10 @@ class RunView(Vertical):
     @work(thread=True, exclusive=True, group="read a long log")
     def _catch_up(self, run: Run) -> None:
         """Read a long log from where its cache ends."""
-        worker = get_current_worker()
+        worker, began = get_current_worker(), time.monotonic()
 
         def progress(share: float) -> bool:
-            self.post_message(self.Reading(run.name, share))
+            self.post_message(self.Reading(run.name, share, time.monotonic() - began))
             return not worker.is_cancelled
 
         curves = read_curves(run, progress)
@@ -179,7 +180,7 @@ class RunView(Vertical):
 
     def on_run_view_reading(self, message: Reading) -> None:
         if self._reading and self.subject == message.name:
-            self.query_one(Numbers).say_reading(message.name, message.share)
+            self.query_one(Numbers).say_reading(message.name, message.share, message.seconds)
 
     def on_run_view_caught_up(self, message: CaughtUp) -> None:
         """Show the log that was read, and follow it."""

@@ -3,7 +3,11 @@
 from __future__ import annotations
 
 import math
+import re
 import shutil
+import threading
+import time
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
@@ -17,6 +21,7 @@ from tests.workbench.scripted import ScriptedTrainer, loss_at, scripted_run, ste
 from tests.workbench.waiting import shown, until, was_notified
 from workbench.app import WorkbenchApp
 from workbench.charts.chart import Chart
+from workbench.charts.curves import RunCurves
 from workbench.train.panels import Numbers
 from workbench.train.screen import TrainScreen
 from workbench.train.service import TrainingService
@@ -372,6 +377,26 @@ async def test_a_long_log_is_read_in_the_background(home: Path, monkeypatch: pyt
             )
             assert "stopped" in "\n".join(line.text for line in screen.query_one("#event-log", RichLog).lines)
             await until(pilot, cache.exists)
+
+
+async def test_the_time_left_is_shown_while_a_long_log_is_read(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("workbench.train.run_view.LONG_LOG_BYTES", 1)
+    scripted_run(home, "old-1", 330, end="stopped")
+    catch_up, go_on = RunCurves.catch_up, threading.Event()
+
+    def slowly(curves: RunCurves, progress: Callable[[float], bool]) -> None:
+        time.sleep(0.01)
+        progress(0.25)
+        go_on.wait(30)
+        catch_up(curves, progress)
+
+    monkeypatch.setattr(RunCurves, "catch_up", slowly)
+    app = app_with(home)
+    async with app.run_test(size=(80, 24)) as pilot:
+        await app.action_show("train")
+        await until(pilot, lambda: re.search(r"reading the log 25%  [\d.]+s left", shown(app.screen)))
+        go_on.set()
+        await until(pilot, lambda: "step 330 of 600" in shown(app.screen))
 
 
 async def test_the_log_is_wrapped_for_the_width_it_has(home: Path) -> None:
