@@ -261,6 +261,11 @@ class RunView(Vertical):
         """Update the state of the run, which decides which keys work."""
         assert self.curves is not None
         run = self.curves.run
+        for identity in [*self.pending]:
+            if refusal := self.workbench.training.refusal(identity):  # which a log on a full disk does not hold
+                self.pending.pop(identity)
+                self._drawn_at = 0.0
+                self.notify(clean(refusal), title=clean(run.name), severity="error", markup=False)
         if self.workbench.training.active == run.name or run.holder() is not None:
             self._set_state("paused" if self.curves.paused else "preparing" if self.curves.is_preparing else "running")
         else:

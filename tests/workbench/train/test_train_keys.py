@@ -16,7 +16,7 @@ from llm.errors import ConfigError
 from llm.training.commands import set_live_field
 from tests.workbench.runs_for_tests import make_run
 from tests.workbench.scripted import ScriptedTrainer, scripted_run, write_events
-from tests.workbench.waiting import shown, until
+from tests.workbench.waiting import shown, until, was_notified
 from workbench.app import WorkbenchApp
 from workbench.charts.chart import Chart
 from workbench.train.chart_grid import CHART_KEYS
@@ -230,6 +230,17 @@ async def test_the_other_steering_keys(home: Path) -> None:
         assert not {"pause", "go_on", "command", "tune", "stop", "detach"} & {
             active.binding.action.partition("(")[0] for active in screen.active_bindings.values()
         }
+
+
+async def test_a_refused_command_is_reported_though_the_log_cannot_hold_it(home: Path) -> None:
+    """As on a full disk: the answer of the trainer reaches this program, but not the log that the screen reads."""
+    async with running_run(home) as (pilot, screen, *_):
+        training, reason = screen.workbench.training, "step 3 could not be saved; training continues"
+        training.refusal = lambda request: reason if request == "1" else ""  # type: ignore[method-assign]
+        screen.view.add_pending("1", "stop")
+        screen.view.check_soon()
+        await until(pilot, lambda: was_notified(pilot.app, reason))
+        assert not screen.view.pending
 
 
 @pytest.mark.parametrize("running", [True, False], ids=["running", "ended"])
