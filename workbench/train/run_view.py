@@ -264,7 +264,7 @@ class RunView(Vertical):
         for identity in [*self.pending]:
             if refusal := self.workbench.training.refusal(identity):  # which a log on a full disk does not hold
                 self.pending.pop(identity)
-                self._drawn_at = 0.0
+                self.draw_again()
                 self.notify(clean(refusal), title=clean(run.name), severity="error", markup=False)
         if self.workbench.training.active == run.name or run.holder() is not None:
             self._set_state("paused" if self.curves.paused else "preparing" if self.curves.is_preparing else "running")

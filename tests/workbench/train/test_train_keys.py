@@ -240,6 +240,7 @@ async def test_a_refused_command_is_reported_though_the_log_cannot_hold_it(home:
         screen.view.add_pending("1", "stop")
         screen.view.check_soon()
         await until(pilot, lambda: was_notified(pilot.app, reason))
+        await until(pilot, lambda: "sent: stop" not in shown(screen))
         assert not screen.view.pending
 
 
