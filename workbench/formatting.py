@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import re
 
 from llm.events import Progress
 
@@ -33,6 +34,12 @@ def format_count(value: float, digits: int = 4) -> str:
         if abs(value) >= factor:
             return f"{value / factor:g}{letter}"
     return f"{value:g}"
+
+
+def format_flops(flops_per_second: float) -> str:
+    """A speed to two digits: 50 GFLOP/s."""
+    text = format_count(flops_per_second, digits=2)
+    return re.sub(r"([A-Z]?)$", r" \1FLOP/s", text, count=1)
 
 
 def format_size(size_bytes: float) -> str:

@@ -22,6 +22,7 @@ from llm.config.presets import (
     list_presets,
     load_preset,
     preset_notes,
+    preset_sizes,
     save_preset,
     shipped_directory,
 )

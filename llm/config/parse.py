@@ -134,6 +134,11 @@ def check_or_raise(config: RunConfig, problems: Iterable[Problem] = ()) -> RunCo
     return config
 
 
+def with_values(config: RunConfig, values: Mapping[str, Any]) -> RunConfig:
+    """`config` with valid values by dotted path."""
+    return _assign(config, values)
+
+
 def _by_path() -> dict[str, Field]:
     return {field.path: field for field in fields_of(RunConfig)}
 

@@ -15,6 +15,7 @@ import tomli_w
 from llm.config.fields import quote
 from llm.config.parse import check_or_raise, diff, parse_toml, read_mapping, read_overrides, to_mapping
 from llm.config.schema import RunConfig
+from llm.config.sizes import MEDIUM, SIZE_TABLE, Size, names_of, read_sizes
 from llm.errors import ConfigError, Problem, UserError, WrongUse
 from llm.files import write_atomic
 from llm.names import did_you_mean
@@ -31,6 +32,7 @@ class Preset:
     """One entry of the list of presets. `problem` says why it cannot be used; empty if it can.
 
     `notes` is the comment at the head of its file: what it follows, what it needs, how it differs from its source.
+    `sizes` are the names of its sizes, "medium" alone for most.
     """
 
     name: str
@@ -40,15 +42,18 @@ class Preset:
     mine: bool
     problem: str
     notes: str
+    sizes: tuple[str, ...] = (MEDIUM,)
 
 
 @dataclass(frozen=True)
 class PresetFile:
-    """A TOML file and its tables without `extends`."""
+    """A TOML file, its tables without `extends` and `size`, and its sizes with their problems."""
 
     path: Path
     text: str
     tables: dict[str, Any]
+    sizes: Sequence[Size] = ()
+    problems: Sequence[Problem] = ()
 
 
 def default_home() -> Path:
@@ -77,12 +82,14 @@ def check_own_name(name: str) -> None:
         raise WrongUse(f"{name} is the name of a shipped preset; choose another name.")
 
 
-def load_preset(name: str, home: Path, overrides: Iterable[tuple[str, str]] = ()) -> RunConfig:
-    """The configuration of a preset, by name or by the path of a .toml file, with dotted overrides applied.
+def load_preset(name: str, home: Path, overrides: Iterable[tuple[str, str]] = (), *, size: str = MEDIUM) -> RunConfig:
+    """The configuration of a preset, by name or by the path of a .toml file, in one of its sizes, with dotted overrides
+    applied.
 
-    Raises WrongUse if there is no such preset, and ConfigError with all problems of files and overrides together.
+    Raises WrongUse if there is no such preset or size, and ConfigError with all problems of files and overrides
+    together.
     """
-    config, problems = merge(read_files(find_preset(name, home), home))
+    config, problems = merge(read_files(find_preset(name, home), home), size)
     config, more = read_overrides(config, overrides)
     return check_or_raise(config, [*problems, *more])
 
@@ -100,6 +107,12 @@ def find_preset(name: str, home: Path) -> Path:
     raise WrongUse(f"there is no preset named {quote(name)}; {advice}")
 
 
+def preset_sizes(name: str, home: Path) -> Sequence[Size]:
+    """The sizes of a preset besides medium. Those of a preset that it extends are not its own: they change fields that
+    it may have set."""
+    return read_files(find_preset(name, home), home)[0].sizes
+
+
 def preset_paths(folder: Path) -> list[Path]:
     return sorted(folder.glob("*.toml"), key=lambda path: path.stem)
 
@@ -115,7 +128,7 @@ def read_files(path: Path, home: Path, children: Sequence[Path] = ()) -> list[Pr
         text = read_preset_text(path)
         tables = parse_toml(text, path.name)
         parent = tables.pop("extends", None)
-        files.append(PresetFile(path, text, tables))
+        files.append(PresetFile(path, text, tables, *read_sizes(tables.pop(SIZE_TABLE, {}))))
         if parent is None:
             return files
         if not isinstance(parent, str):
@@ -136,16 +149,29 @@ def read_preset_text(path: Path) -> str:
         raise UserError(f"{path} cannot be read ({error.strerror}); check its permissions.") from error
 
 
-def merge(files: Sequence[PresetFile]) -> tuple[RunConfig, list[Problem]]:
-    """The configuration of the first file on top of those it extends, and the problems of all files.
+def merge(files: Sequence[PresetFile], size: str = MEDIUM) -> tuple[RunConfig, list[Problem]]:
+    """The configuration of the first file, in one of its sizes, on top of those it extends, and the problems of all
+    files. Raises WrongUse if it has no such size.
 
-    Purpose and group are not inherited.
+    Purpose, group and sizes are not inherited.
     """
     config, problems = RunConfig(), []
     for file in reversed(files):
         config, found = read_mapping(file.tables, without_description(config))
-        problems += [Problem(problem.path, f"{problem.message} (in {file.path.name})") for problem in found]
-    return config, problems
+        problems += in_file(file, [*file.problems, *found])
+    if size == MEDIUM:
+        return config, problems
+    file = files[0]
+    chosen = next((one for one in file.sizes if one.name == size), None)
+    if chosen is None:
+        sizes = f"its sizes are {', '.join(names_of(file.sizes))}" if file.sizes else f"its only size is {MEDIUM}"
+        raise WrongUse(f"{file.path.stem} has no size {quote(size)}; {sizes}.")
+    config, found = read_mapping(chosen.tables, config)
+    return config, [*problems, *in_file(file, [replace(one, path=f"size.{size}.{one.path}") for one in found])]
+
+
+def in_file(file: PresetFile, problems: Iterable[Problem]) -> list[Problem]:
+    return [Problem(problem.path, f"{problem.message} (in {file.path.name})") for problem in problems]
 
 
 def without_description(config: RunConfig) -> RunConfig:
@@ -166,11 +192,15 @@ def describe(path: Path, home: Path, *, mine: bool) -> Preset:
     try:
         files = read_files(path, home)
         config = check_or_raise(*merge(files))
+        for size in files[0].sizes:
+            check_or_raise(*merge(files, size.name))
     except UserError as error:
         group = OWN_GROUP if mine else FIRST_GROUP
         return Preset(path.stem, path, "", group, mine, "; ".join(str(error).splitlines()), "")
     group = OWN_GROUP if mine else config.group
-    return Preset(path.stem, path, config.purpose, group, mine, "", head_comment(files[0].text))
+    return Preset(
+        path.stem, path, config.purpose, group, mine, "", head_comment(files[0].text), tuple(names_of(files[0].sizes))
+    )
 
 
 def name_is_taken(path: Path) -> str:

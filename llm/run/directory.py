@@ -44,7 +44,7 @@ from llm.run.parts import check_parts
 FORMAT = 1
 HEADING = re.compile(r"^\[.*", re.MULTILINE)
 Kinds = dict[str, type | tuple[type, ...]]
-HEADER: Kinds = {"format": int, "id": str, "created": (int, float), "parent": str, "parent_id": str}
+HEADER: Kinds = {"format": int, "id": str, "created": (int, float), "parent": str, "parent_id": str, "size": str}
 """Fields of the [run] table of `run.toml` that are read."""
 META: Kinds = {"pins": list, "notes": str, "tags": list, "prompts": list}
 ITEMS: Kinds = {"pins": int, "tags": str, "prompts": str}

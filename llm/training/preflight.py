@@ -98,7 +98,7 @@ def preflight(config: RunConfig, home: Path, steps: int = STEPS) -> Generator[Pr
     yield Progress(stage="Building the model", done=0, total=0)
     memory = Memory()
     with memory.watch():
-        state = new_state(config, dataset)
+        state = new_state(config, dataset.tokenizer.vocab_size)
         context = StepContext(config, state, make_plan(config.train), batch_plan)
         yield from choose_micro_batch(context)
         batch_plan = context.batch_plan

@@ -77,10 +77,10 @@ def last_step(run: Run) -> int:
     return max(0, newest_step(run.checkpoint_directory))
 
 
-def new_state(config: RunConfig, dataset: Dataset, ranks: Ranks | None = None) -> TrainerState:
-    """The state at step 0: weights drawn from the run's seed, optimizer state of zeros. With `train.sharding` other
-    than ddp each of several `ranks` holds its part of it."""
-    model, ranks = build_model(config, dataset.tokenizer.vocab_size), ranks or Ranks()
+def new_state(config: RunConfig, vocab_size: int, ranks: Ranks | None = None) -> TrainerState:
+    """The state at step 0 with a tokenizer of `vocab_size` ids: weights drawn from the run's seed, optimizer state of
+    zeros. With `train.sharding` other than ddp each of several `ranks` holds its part of it."""
+    model, ranks = build_model(config, vocab_size), ranks or Ranks()
     device, sharding = choose_device(config.train.device), None
     if ranks.world_size > 1 and config.train.sharding != "ddp":
         from llm.training.sharding import make_sharding, shard_model  # takes a second to import
@@ -90,7 +90,7 @@ def new_state(config: RunConfig, dataset: Dataset, ranks: Ranks | None = None) -
     model.to(device)
     model.init_weights(torch.Generator().manual_seed(config.train.seed))
     if config.tune.lora_rank:
-        add_adapters(model, config.tune, dataset.tokenizer.vocab_size, config.train.seed)
+        add_adapters(model, config.tune, vocab_size, config.train.seed)
     optimizer = build_optimizer(model, config, muon_of(ranks, sharding))
     return TrainerState(model, optimizer, sharding=sharding)
 
@@ -108,7 +108,7 @@ def restore_or_init(
     run: Run, config: RunConfig, dataset: Dataset, ranks: Ranks
 ) -> Generator[Event, None, tuple[TrainerState, bool]]:
     """The state of the newest intact checkpoint, or that of step 0; and whether it is that of a checkpoint."""
-    state = new_state(config, dataset, ranks)
+    state = new_state(config, dataset.tokenizer.vocab_size, ranks)
     is_restored = yield from restore_newest(run, state)
     if state.data_fingerprint not in ("", dataset.fingerprint):  # "": a fork that continues on another text
         raise text_changed_error(run.name, config)

@@ -9,6 +9,7 @@ import pytest
 from textual.css import stylesheet
 from textual.css.model import RuleSet
 
+from llm.config.sizes import MachineSpeed
 from tests.workbench.pictures_for_tests import look, still_home
 from tests.workbench.waiting import record_notifications
 
@@ -28,6 +29,12 @@ def _cheap_starts(monkeypatch: pytest.MonkeyPatch, parsed_styles: ParsedStyles) 
     monkeypatch.setattr("workbench.app.freeze_loaded_objects", lambda: None)
     monkeypatch.setattr("workbench.train.service.freeze_loaded_objects", lambda: None)
     monkeypatch.setattr(stylesheet, "parse", parsed_styles.parse)
+
+
+@pytest.fixture(autouse=True)
+def _usual_machine(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A machine of the speed for which presets are made: what is trained does not depend on the one that tests."""
+    monkeypatch.setattr("workbench.presets.screen.measure_with_torch", lambda config: MachineSpeed(1e11, 1e11))
 
 
 @pytest.fixture(scope="session")

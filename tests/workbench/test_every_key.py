@@ -297,6 +297,7 @@ class NoPreflight:
 PRESETS = [
     row("presets.edit", "e", at(EditScreen), "escape"),
     row("presets.fit", "f", at(FitDialog), "escape"),
+    row("presets.size", "z", lambda app: app.screen.sizes.size_of("quickstart") == "small"),
     row("presets.needs", "w", at(NeedsDialog), "escape"),
     row("presets.preflight", "p", lambda app: app.screen.preflight.job is not None),
     row("presets.cancel-preflight", "escape", lambda app: app.screen.preflight.job is None),
@@ -313,9 +314,9 @@ async def test_presets(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     async with app.run_test(size=(120, 40)) as pilot:
         screen: Any = app.screen
         await until(pilot, lambda: isinstance(app.screen, PresetsScreen) and screen.current == "quickstart")
-        await press_all(pilot, PRESETS[:2])
+        await press_all(pilot, PRESETS[:3])
         screen.edited["quickstart"] = screen.config()
-        await press_all(pilot, PRESETS[2:])
+        await press_all(pilot, PRESETS[3:])
         app.queue.remove("quickstart-2")
         app.training.shutdown()
 

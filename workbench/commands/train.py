@@ -8,9 +8,10 @@ from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from llm.config import RunConfig, check_name, diff, load_preset, resumed_config, with_overrides
+from llm.config import RunConfig, check_name, diff, load_preset, preset_sizes, resumed_config, with_overrides
 from llm.config.check import LENGTHS
 from llm.config.overrides import Overrides
+from llm.config.sizes import MEDIUM
 from llm.errors import UserError, WrongUse
 from llm.events import (
     AnswersEvaluated,
@@ -43,6 +44,7 @@ from workbench.commands.ranks import (
     trains_elsewhere,
     with_nproc,
 )
+from workbench.presets.sizes import choose_by_speed, measure_with_torch, other_sizes, size_entry, sized_preset
 from workbench.runs.trash import move_to_trash
 from workbench.trackers.process import tracking
 from workbench.trackers.tracker import parse_trackers
@@ -54,11 +56,13 @@ if TYPE_CHECKING:
 def register(subparsers: Any) -> None:
     new = add_command(subparsers, "train", "train a new run from a preset", train, json=True, takes_fields=True)
     new.usage = (
-        f"{new.prog} PRESET [--name NAME] [--fit MINUTES] [--nproc N] [--no-start] [--track LIST] [--home DIR] "
-        "[--json] [--FIELD VALUE ...]"
+        f"{new.prog} PRESET [--name NAME] [--size NAME] [--fit MINUTES] [--nproc N] [--no-start] [--track LIST] "
+        "[--home DIR] [--json] [--FIELD VALUE ...]"
     )
     new.add_argument("preset", metavar="PRESET", help="a preset's name, or a .toml file")
     new.add_argument("--name", help="name of the run (default: the preset's name and a number)")
+    help = "size of the preset, such as small, medium or large (default: by the measured speed of this machine)"
+    new.add_argument("--size", default="", metavar="NAME", help=help)
     help = "shrink the run so that this machine trains it in MINUTES, and list the changes"
     new.add_argument("--fit", type=float, metavar="MINUTES", help=help)
     help = "only create the run, to be trained later or on another machine"
@@ -95,11 +99,27 @@ def train(options: argparse.Namespace) -> int:
     launch = launch_of(options, config)
     if config.tune.base:
         return train_from_base(config, options, launch)
+    if size := options.size or choose_size(config, options):
+        config = load_preset(options.preset, options.home, with_nproc(options), size=size)
     if options.fit is not None:
         config = fit_to_machine(config, options)
     resolve_batch_size(config, launch.world_size)  # ConfigError before there is a run
-    run = Run.create_numbered(options.home, Path(options.preset).stem, config, name=options.name or "")
+    stem, extra = Path(options.preset).stem, size_entry(size)
+    run = Run.create_numbered(options.home, stem, config, name=options.name or "", extra=extra)
     return print_new_run(run, options) if options.no_start else train_new(run, options, launch)
+
+
+def choose_size(config: RunConfig, options: argparse.Namespace) -> str:
+    """The size of the preset, or of that of its base, for the speed of this machine, which is measured; "" where it has
+    no sizes, or where the run is fitted to this machine or trained elsewhere."""
+    preset = sized_preset(options.preset, options.home, config)
+    if not preset or options.no_start or options.fit is not None:
+        return ""
+    with memory_errors_as_user_errors():
+        chosen = choose_by_speed(preset, options.home, config.train, measure_with_torch)
+    others = other_sizes(preset_sizes(preset, options.home), chosen.name)
+    say(f"{chosen.reason}; --size {others} for another one")
+    return chosen.name
 
 
 def train_from_base(config: RunConfig, options: argparse.Namespace, launch: Launch) -> int:
@@ -113,9 +133,12 @@ def train_from_base(config: RunConfig, options: argparse.Namespace, launch: Laun
         check_name(options.name)
     with memory_errors_as_user_errors():
         from llm.training.base_run import find_base_run, is_complete, start_from_base
-    base = find_base_run(options.home, config)
+    if options.size:
+        load_preset(config.tune.base, options.home, size=options.size)  # WrongUse where it has no such size
+    base = find_base_run(options.home, config, options.size)
     if base is None or not is_complete(base):
-        status, base = train_base(base, config.tune.base, options, launch)
+        size = options.size or ("" if base else choose_size(config, options))
+        status, base = train_base(base, config.tune.base, size, options, launch)
         if status or not is_complete(base):
             return status
     say(f"{options.preset} starts from {base.name}")
@@ -124,13 +147,16 @@ def train_from_base(config: RunConfig, options: argparse.Namespace, launch: Laun
     return train_new(run, options, launch)
 
 
-def train_base(base: Run | None, preset: str, options: argparse.Namespace, launch: Launch) -> tuple[int, Run]:
-    """Train a new run of `preset`, or resume `base`; returns the exit status and the run."""
+def train_base(
+    base: Run | None, preset: str, size: str, options: argparse.Namespace, launch: Launch
+) -> tuple[int, Run]:
+    """Train a new run of `preset` in `size`, or resume `base`; returns the exit status and the run."""
     quiet = argparse.Namespace(**vars(options) | {"json": False})
     if base is not None:
         say(f"resuming {base.name} first, from which {options.preset} starts")
         return train_to_the_end(base, quiet, (), LastMetrics(), launch), base
-    base = Run.create_numbered(options.home, preset, load_preset(preset, options.home))
+    config = load_preset(preset, options.home, size=size or MEDIUM)
+    base = Run.create_numbered(options.home, preset, config, extra=size_entry(size))
     return train_new(base, quiet, launch), base
 
 

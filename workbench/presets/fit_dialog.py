@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from typing import ClassVar
 
 from textual import on
@@ -15,7 +14,7 @@ from textual.widgets import Input, Static
 from llm.config import RunConfig, with_overrides
 from llm.errors import UserError
 from llm.training.batch_plan import TYPICAL_FLOPS
-from workbench.formatting import format_count
+from workbench.formatting import format_flops
 from workbench.presets.estimate import fitting_overrides
 from workbench.presets.preflight import Speed
 from workbench.presets.summary import change_lines
@@ -87,9 +86,3 @@ class FitDialog(Form[RunConfig | None]):
 
     def action_scroll_changes(self, lines: int) -> None:
         self.query_one("#fit-scroll").scroll_relative(y=lines, animate=False)
-
-
-def format_flops(flops_per_second: float) -> str:
-    """A speed to two digits: 50 GFLOP/s."""
-    text = format_count(flops_per_second, digits=2)
-    return re.sub(r"([A-Z]?)$", r" \1FLOP/s", text, count=1)

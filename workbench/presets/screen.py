@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import threading
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, ClassVar
 
@@ -16,10 +18,12 @@ from textual.widgets import OptionList, Static
 from textual.widgets.option_list import Option
 
 from llm.config import Preset, RunConfig, check, list_presets, load_preset
+from llm.config.sizes import MEDIUM
 from llm.errors import ConfigError, UserError
 from workbench.presets.preflight import expected_speed, measure_recent_runs
 from workbench.presets.preflight_line import PreflightLine
 from workbench.presets.prepared import DataState, find_data_state
+from workbench.presets.sizes import ChosenSize, SelectedSizes, choose_by_speed, measure_with_torch, sized_preset
 from workbench.presets.summary import preset_page
 from workbench.text import clean
 from workbench.ui.dialogs import Answer, Ask
@@ -48,7 +52,8 @@ class PresetsScreen(WorkbenchScreen):
     GUIDE = (
         "Choose what to train. Enter trains the selected preset; e edits its fields first; Q adds it to the queue. "
         "f shrinks it to fit this machine and a time limit, and shows the changes first; p runs a few steps and "
-        "measures memory and speed; w shows what it would need on many GPUs."
+        "measures memory and speed; z selects another size, where a preset has several; w shows what it would need on "
+        "many GPUs."
     )
     GUIDES: ClassVar[dict[str, str]] = {
         "preset-list": "The presets by group, your own last; * marks edited ones. Enter trains the selected one.",
@@ -60,6 +65,7 @@ class PresetsScreen(WorkbenchScreen):
         Binding("u", "undo", "Discard edits", id="presets.undo"),
         Binding("f", "fit", "Fit", id="presets.fit"),
         Binding("p", "preflight", "Preflight", id="presets.preflight"),
+        Binding("z", "size", "Size", id="presets.size", show=False),
         Binding("w", "needs", "On GPUs", id="presets.needs", show=False),
         Binding("escape", "cancel_preflight", "Cancel", id="presets.cancel-preflight"),
     ]
@@ -71,8 +77,19 @@ class PresetsScreen(WorkbenchScreen):
         config: RunConfig
         state: DataState
 
+    @dataclass
+    class SizeFound(Message):
+        """The size of `preset` for this machine is known; `proceed` starts what waited for it on `page`."""
+
+        preset: str
+        size: ChosenSize
+        proceed: Callable[[], object]
+        page: str
+
     def __init__(self, *, id: str | None = None) -> None:
         super().__init__(id=id)
+        self.sizes = SelectedSizes()
+        self.is_measuring = False
         self.preflight = PreflightLine(id="preflight-line")
         self.presets: dict[str, Preset] = {}
         self.edited: dict[str, RunConfig] = {}
@@ -142,12 +159,16 @@ class PresetsScreen(WorkbenchScreen):
         if self.current in self.edited:
             return self.edited[self.current]
         try:
-            return load_preset(self.current, self.workbench.home)
+            return self.base_config()
         except UserError as error:
             self.query_one("#preset-meaning", Static).update(
                 Content.assemble((clean(self.current), "bold"), "\n\n", (clean(str(error)), "$text-error"))
             )
             return None
+
+    def base_config(self) -> RunConfig:
+        """The selected preset without edits. Raises UserError."""
+        return load_preset(self.current, self.workbench.home, size=self.sizes.size_of(self.current) or MEDIUM)
 
     def _valid_config(self) -> RunConfig | None:
         """The selected preset with its edits; None, with a notification, if it cannot be trained."""
@@ -164,11 +185,11 @@ class PresetsScreen(WorkbenchScreen):
         self.query_one("#preset-notes", Static).update(about)
         if config is None:
             return
-        base = load_preset(self.current, self.workbench.home)
+        base = self.base_config()
         state = self.data.get(config)
         width = self.query_one("#preset-meaning").content_region.width
         speed = expected_speed(self.workbench.home, config)
-        page = preset_page(self.current, config, base, state, width, speed)
+        page = preset_page(self.current, config, base, state, width, speed, self._size_text())
         self.query_one("#preset-meaning", Static).update(page)
         if state is None and self._check_timer is None:
             self._check_timer = self.set_timer(CHECK_DELAY_SECONDS, self._check_data)
@@ -198,8 +219,8 @@ class PresetsScreen(WorkbenchScreen):
 
         config = self.config()
         if config is not None:
-            base = load_preset(self.current, self.workbench.home)
-            self.app.push_screen(EditScreen(self.workbench.home, self.current, base, config), self._after_edit)
+            screen = EditScreen(self.workbench.home, self.current, self.base_config(), config)
+            self.app.push_screen(screen, self._after_edit)
 
     def _after_edit(self, result: EditResult | None) -> None:
         if result is None:
@@ -210,7 +231,7 @@ class PresetsScreen(WorkbenchScreen):
             self.notify(f"Saved as preset {result.saved_as}.", markup=False)
         else:
             self.edited[self.current] = result.config
-            if result.config == load_preset(self.current, self.workbench.home):
+            if result.config == self.base_config():
                 del self.edited[self.current]
             self._fill(self.current)
         if result.start:
@@ -235,6 +256,59 @@ class PresetsScreen(WorkbenchScreen):
             return
         self._fill(self.current)
         self.notify(clean(f"{self.current} now uses {entry.corpus}. Press Enter to train."), markup=False)
+
+    # --- sizes
+
+    def action_size(self) -> None:
+        """Select the next size of the preset, after the last one that which the measurement chooses."""
+        preset = self.presets[self.current]
+        if len(preset.sizes) == 1:
+            self.notify(clean(f"{self.current} has one size."), markup=False)
+        elif self.current in self.edited:
+            self.notify("Discard the edits first (u): another size has other fields.", markup=False)
+        else:
+            self.sizes.select_next(self.current, preset.sizes)
+            self._show()
+
+    def _size_text(self) -> str:
+        preset = self.presets[self.current]
+        is_plain = self.current not in self.edited and len(preset.sizes) > 1
+        return self.sizes.describe(self.current) if is_plain else ""
+
+    def _run_size(self) -> str:
+        """The size that a new run of the selected preset records; "" for none."""
+        config = self.config()
+        if config is None or (self.current in self.edited and not config.tune.base):
+            return ""
+        return self.sizes.size_of(sized_preset(self.current, self.workbench.home, config) or self.current)
+
+    def _with_size(self, proceed: Callable[[], object]) -> None:
+        """Call `proceed`, after a measurement of this machine's speed if it decides what is trained."""
+        config, home, training = self.config(), self.workbench.home, self.workbench.training
+        preset = sized_preset(self.current, home, config) if config is not None else ""
+        is_set = not preset or self.sizes.size_of(preset) or (self.current in self.edited and preset == self.current)
+        if config is None or is_set or training.active or training.elsewhere():  # a training would distort it
+            proceed()
+            return
+        if self.is_measuring:
+            return
+        self.is_measuring = True
+        train, page = config.train, self.current
+
+        def measure() -> None:
+            size = choose_by_speed(preset, home, train, measure_with_torch)
+            self.post_message(self.SizeFound(preset, size, proceed, page))
+
+        self.notify("Measuring the speed of this machine…", markup=False)
+        # Not a worker: their threads stay, and so would the idle OpenMP threads that belong to this one.
+        threading.Thread(target=measure, name="measure speed", daemon=True).start()
+
+    def on_presets_screen_size_found(self, message: SizeFound) -> None:
+        self.is_measuring = False
+        self.sizes.measured[message.preset] = message.size
+        self.notify(clean(f"{message.size.reason[0].upper()}{message.size.reason[1:]}."), markup=False)
+        if self.current == message.page:
+            message.proceed()
 
     # --- fitting
 
@@ -294,7 +368,7 @@ class PresetsScreen(WorkbenchScreen):
         if self._valid_config() is None:
             return
         if active is None:
-            self._start("alone")
+            self._with_size(lambda: self._start("alone"))
         else:
             answers = [
                 Answer("", "Cancel"),
@@ -304,9 +378,13 @@ class PresetsScreen(WorkbenchScreen):
 
     def action_enqueue(self) -> None:
         """Create a run of the selected preset and add it to the queue; it starts at once if nothing is training."""
-        config = self._valid_config()
-        if config is not None:
-            attempt(self.app, lambda: self.workbench.enqueue(self.workbench.training.create(config, self.current)))
+        if self._valid_config() is not None:
+            self._with_size(lambda: attempt(self.app, self._enqueue))
+
+    def _enqueue(self) -> None:
+        if (config := self.config()) is not None:
+            run = self.workbench.training.create(config, self.current, self._run_size())
+            self.workbench.enqueue(run)
 
     def _start(self, answer: str | None) -> None:
         config = self.config()
@@ -314,7 +392,7 @@ class PresetsScreen(WorkbenchScreen):
             return
         other = self.workbench.training.elsewhere()
         try:
-            run = self.workbench.training.start(config, self.current)
+            run = self.workbench.training.start(config, self.current, self._run_size())
         except (UserError, OSError) as error:
             notify_error(self.app, error)
             return

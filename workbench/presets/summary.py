@@ -32,13 +32,21 @@ ANY_SPEED = 1e9  # FLOP/s; any value will do where only memory matters
 
 
 def preset_page(
-    name: str, config: RunConfig, base: RunConfig, data: DataState | None, width: int, speed: Speed | None = None
+    name: str,
+    config: RunConfig,
+    base: RunConfig,
+    data: DataState | None,
+    width: int,
+    speed: Speed | None = None,
+    size: str = "",
 ) -> Content:
     """The page next to the list, `width` columns wide: what would be trained, its costs, and its changes.
 
-    `base` is the preset before it was edited; `data` is None until it was checked, `speed` until it was measured.
+    `base` is the preset before it was edited; `data` is None until it was checked, `speed` until it was measured;
+    `size` says how the size was chosen, "" for a preset without sizes.
     """
     lines = [Content.styled(clean(name), "bold"), Content(clean(config.purpose)), Content("")]
+    lines += row("Size", size, "", width) if size else []
     lines += costs(config, data, width, speed)
     lines += row("Data", *data_text(config, data), width)
     edited = change_lines(base, config)

@@ -24,6 +24,7 @@ from llm.memory import check_memory_for_torch, memory_errors_as_user_errors
 from llm.run import Command, Run, list_runs
 from llm.run.log import last_events
 from llm.training.commands import CommandQueue
+from workbench.presets.sizes import size_entry
 from workbench.terminal import write_log
 from workbench.train.stages import Stages
 from workbench.ui.garbage import freeze_loaded_objects
@@ -147,18 +148,18 @@ class TrainingService:
         held = (run.name for run in list_runs(self.home) if run.name != self.active and run.holder() is not None)
         return next(own, "") or next(held, "")
 
-    def start(self, config: RunConfig, stem: str) -> Run:
+    def start(self, config: RunConfig, stem: str, size: str = "") -> Run:
         """Create a run of `config` (see `create`) and start its training."""
-        run = self.create(config, stem)
+        run = self.create(config, stem, size)
         self.begin(run)
         return run
 
-    def create(self, config: RunConfig, stem: str) -> Run:
+    def create(self, config: RunConfig, stem: str, size: str = "") -> Run:
         """Create a run of `config`, named `stem` with the next free number. For a preset with a base, it is the base
-        run unless that is complete."""
+        run unless that is complete. `size` is the size of the preset, or of that of its base, "" if it has none."""
         if config.tune.base:
-            return self.stages.first_run(config, stem)
-        return Run.create_numbered(self.home, stem, config)
+            return self.stages.first_run(config, stem, size)
+        return Run.create_numbered(self.home, stem, config, extra=size_entry(size))
 
     def begin(self, run: Run, overrides: Overrides = ()) -> bool:
         """Start or resume `run`: in a thread of this program if none trains, else in a background process. Several

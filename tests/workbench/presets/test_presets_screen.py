@@ -10,6 +10,7 @@ from textual.widgets import Input, OptionList
 
 from llm.config import fields_of, load_preset, save_preset, with_overrides
 from llm.config.schema import RunConfig
+from llm.config.sizes import MachineSpeed
 from llm.run import Run
 from tests.conftest import tiny_config
 from tests.workbench.scripted import ScriptedTrainer, scripted_run
@@ -44,7 +45,7 @@ async def test_the_first_preset_is_marked_and_explained(home: Path) -> None:
 
 async def test_what_a_presets_file_says_is_below_or_next_to_its_figures(home: Path) -> None:
     app = app_with(home)
-    async with app.run_test(size=(120, 40)) as pilot:
+    async with app.run_test(size=(120, 44)) as pilot:
         await until(pilot, lambda: "About it" in shown(app.screen))
         meaning, notes = app.screen.query_one("#preset-meaning"), app.screen.query_one("#preset-notes")
         assert notes.region.y >= meaning.region.bottom
@@ -65,6 +66,54 @@ async def test_enter_trains_the_marked_preset_at_once(home: Path) -> None:
         assert Run.open(home, "quickstart-1").config() == load_preset("quickstart", home)
         trainer.prepared.set()
         await until(pilot, lambda: app.training.must_be_waited_for)
+        app.training.shutdown()
+
+
+async def test_a_slow_machine_trains_the_small_size(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Starting measures the machine first, once."""
+    measured: list[RunConfig] = []
+
+    def measure(config: RunConfig) -> MachineSpeed:
+        measured.append(config)
+        return MachineSpeed(1e9, 2e10)
+
+    monkeypatch.setattr("workbench.presets.screen.measure_with_torch", measure)
+    trainer = ScriptedTrainer(steps=3)
+    trainer.prepared.set()
+    app = app_with(home, trainer)
+    async with app.run_test(size=(120, 44)) as pilot:
+        await until(pilot, lambda: "by the speed of this machine" in shown(app.screen))
+        await pilot.press("Q")
+        await until(pilot, lambda: (home / "runs" / "quickstart-1" / "run.toml").exists())
+        small, run = load_preset("quickstart", home, size="small"), Run.open(home, "quickstart-1")
+        assert run.config() == small != load_preset("quickstart", home)
+        assert run.info()["size"] == "small"
+        assert measured == [load_preset("quickstart", home)]
+        assert was_notified(app, "This machine trains at about 20 GFLOP/s: size small.")
+        await pilot.press("1")
+        await until(pilot, lambda: "small, by speed: 20 GFLOP/s" in shown(app.screen))
+        await pilot.press("Q")
+        await until(pilot, lambda: "quickstart-2" in app.queue.names())
+        assert Run.open(home, "quickstart-2").config() == small and len(measured) == 1
+        app.training.shutdown()
+
+
+async def test_z_selects_a_size(home: Path) -> None:
+    trainer = ScriptedTrainer(steps=3)
+    trainer.prepared.set()
+    app = app_with(home, trainer)
+    async with app.run_test(size=(120, 44)) as pilot:
+        await until(pilot, lambda: "by the speed of this machine" in shown(app.screen))
+        for size in ("small", "medium", "large"):
+            await pilot.press("z")
+            await until(pilot, lambda size=size: f"{size} (z selects another)" in shown(app.screen))  # type: ignore[misc]
+        screen = await edit_screen(app, pilot)
+        assert screen.config == screen.base == load_preset("quickstart", home, size="large")
+        await pilot.press("escape")
+        await until(pilot, lambda: isinstance(app.screen, PresetsScreen))
+        await pilot.press("enter")
+        await until(pilot, lambda: (home / "runs" / "quickstart-1" / "run.toml").exists())
+        assert Run.open(home, "quickstart-1").info()["size"] == "large"
         app.training.shutdown()
 
 
