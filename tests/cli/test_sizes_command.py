@@ -9,6 +9,7 @@ import pytest
 from llm.config import RunConfig, load_preset
 from llm.config.sizes import MachineSpeed
 from llm.run import Run
+from llm.training.base_run import find_base_run
 from workbench import cli
 
 from .test_chat_preset import BASE, CHAT
@@ -99,9 +100,16 @@ def test_a_stage_takes_the_shape_of_its_base_of_any_size(presets: Path, measured
     chat = Run.open(presets, "tiny-chat-1")
     assert (chat.config().model.n_layer, chat.config().model.d_model) == (2, 32)
     assert (chat.config().train.batch_size, chat.config().data.size_mb) == (4, 0.02)
-    assert train(presets, "tiny-chat") == 0
-    assert Run.open(presets, "tiny-chat-2").info()["parent"].startswith("tiny-1@") and len(measured) == 1
+    config = load_preset("tiny-chat", presets)
+    found = find_base_run(presets, config)
+    assert found is not None and found.name == "tiny-1"
+    assert find_base_run(presets, config, "large") is not None and find_base_run(presets, config, "small") is None
+
+
+def test_a_base_of_another_size_is_trained_where_that_is_given(presets: Path, measured: list[RunConfig]) -> None:
+    base = Run.create(presets, "tiny-1", load_preset("tiny", presets, size="large"))
     assert train(presets, "tiny-chat", "--size", "small") == 0
-    small = Run.open(presets, "tiny-chat-3")
-    assert small.info()["parent"].startswith("tiny-2@") and len(measured) == 1
-    assert (small.config().model.d_model, small.config().optim.matrix_lr) == (8, 0.5)
+    assert not measured and not base.checkpoints()
+    chat = Run.open(presets, "tiny-chat-1")
+    assert chat.info()["parent"].startswith("tiny-2@") and Run.open(presets, "tiny-2").info()["size"] == "small"
+    assert (chat.config().model.d_model, chat.config().optim.matrix_lr) == (8, 0.5)

@@ -47,7 +47,7 @@ class SelectedSizes:
             return f"{selected} (z selects another)"
         if measured := self.measured.get(preset):
             return f"{measured.name}, by speed: {measured.rate or 'not measured'} (z selects another)"
-        return "by the speed of this machine (z selects one)"
+        return "by measured speed (z selects one)"
 
 
 def sized_preset(preset: str, home: Path, config: RunConfig) -> str:

@@ -82,7 +82,7 @@ async def test_a_slow_machine_trains_the_small_size(home: Path, monkeypatch: pyt
     trainer.prepared.set()
     app = app_with(home, trainer)
     async with app.run_test(size=(120, 44)) as pilot:
-        await until(pilot, lambda: "by the speed of this machine" in shown(app.screen))
+        await until(pilot, lambda: "by measured speed" in shown(app.screen))
         await pilot.press("Q")
         await until(pilot, lambda: (home / "runs" / "quickstart-1" / "run.toml").exists())
         small, run = load_preset("quickstart", home, size="small"), Run.open(home, "quickstart-1")
@@ -103,7 +103,7 @@ async def test_z_selects_a_size(home: Path) -> None:
     trainer.prepared.set()
     app = app_with(home, trainer)
     async with app.run_test(size=(120, 44)) as pilot:
-        await until(pilot, lambda: "by the speed of this machine" in shown(app.screen))
+        await until(pilot, lambda: "by measured speed" in shown(app.screen))
         for size in ("small", "medium", "large"):
             await pilot.press("z")
             await until(pilot, lambda size=size: f"{size} (z selects another)" in shown(app.screen))  # type: ignore[misc]
