@@ -81,11 +81,12 @@ def test_nothing_is_measured_where_the_size_is_given_or_the_length_is_not_in_min
         assert Run.open(presets, name).config().model.d_model == 16 and "size" not in Run.open(presets, name).info()
 
 
+@pytest.mark.parametrize("kind", [RuntimeError, OSError])
 def test_a_speed_that_cannot_be_measured_leaves_the_usual_size(
-    presets: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    presets: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], kind: type[Exception]
 ) -> None:
     def measure(config: RunConfig) -> MachineSpeed:
-        raise RuntimeError("CUDA out of memory.\nTried to allocate")
+        raise kind("CUDA out of memory.\nTried to allocate")
 
     monkeypatch.setattr("workbench.commands.train.measure_with_torch", measure)
     assert train(presets, "tiny") == 0
