@@ -6,10 +6,10 @@ from pathlib import Path
 
 import pytest
 
-from llm.config import RunConfig, load_preset
+from llm.config import RunConfig, check, load_preset
 from llm.config.sizes import MachineSpeed
 from llm.run import Run
-from llm.training.base_run import find_base_run
+from llm.training.base_run import find_base_run, with_size_of
 from workbench import cli
 
 from .test_chat_preset import BASE, CHAT
@@ -114,3 +114,13 @@ def test_a_base_of_another_size_is_trained_where_that_is_given(presets: Path, me
     chat = Run.open(presets, "tiny-chat-1")
     assert chat.info()["parent"].startswith("tiny-2@") and Run.open(presets, "tiny-2").info()["size"] == "small"
     assert (chat.config().model.d_model, chat.config().optim.matrix_lr) == (8, 0.5)
+
+
+@pytest.mark.parametrize("size", ["small", "large"])
+def test_quickstart_chat_takes_the_shape_of_either_size(home: Path, size: str) -> None:
+    base, chat = load_preset("quickstart", home, size=size), load_preset("quickstart-chat", home)
+    config = with_size_of(chat, load_preset("quickstart", home), base)
+    assert check(config) == []
+    assert config.model == base.model != chat.model
+    assert config.train.batch_size == base.train.batch_size
+    assert (config.train.lr, config.train.minutes, config.data) == (chat.train.lr, chat.train.minutes, chat.data)

@@ -156,7 +156,7 @@ def run_kinds(home: Path) -> list[Kind]:
         config = config_for_resume(run, ())
         check_checkpoints(run, config)
         newest_state(run)
-        state = new_state(config, 256)
+        state = new_state(config, known.tokenizer.vocab_size)
         for _ in restore_newest(run, state):
             pass
         batch_plan = resolve_batch_plan(
