@@ -285,7 +285,11 @@ class PresetsScreen(WorkbenchScreen):
     def _with_size(self, proceed: Callable[[], object]) -> None:
         """Call `proceed`, after a measurement of this machine's speed if it decides what is trained."""
         config, home, training = self.config(), self.workbench.home, self.workbench.training
-        preset = sized_preset(self.current, home, config) if config is not None else ""
+        try:
+            preset = sized_preset(self.current, home, config) if config is not None else ""
+        except UserError as error:
+            notify_error(self.app, error)
+            return
         is_set = not preset or self.sizes.size_of(preset) or (self.current in self.edited and preset == self.current)
         if config is None or is_set or training.active or training.elsewhere():  # a training would distort it
             proceed()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -453,3 +454,14 @@ def test_every_field_can_be_typed_as_it_is_shown() -> None:
         value = get_value(RunConfig(), field.path)
         assert parse_value(field, input_text(value)) == value or field.path == "decode.dry_breakers"
         assert with_field(RunConfig(), field, value) == RunConfig()
+
+
+async def test_a_base_that_does_not_exist_is_an_error_and_no_crash(home: Path) -> None:
+    app = app_with(home)
+    async with app.run_test(size=(120, 44)) as pilot:
+        await until(pilot, lambda: "by measured speed" in shown(app.screen))
+        config = load_preset("quickstart-chat", home)
+        edited = replace(config, tune=replace(config.tune, base="gone"))
+        app.screen.edited["quickstart"] = edited  # type: ignore[attr-defined]
+        await pilot.press("enter")
+        await until(pilot, lambda: was_notified(app, 'no preset named "gone"'))
