@@ -65,19 +65,19 @@ def measure(name: str, nanogpt: Path | None) -> Iterator[Line]:
         theirs = transformers.AutoModelForCausalLM.from_pretrained(hf).eval()
         yield name, "hf", "export", "transformers", difference(theirs(text).logits, expected)
         yield name, "hf", "import", "the run", difference(logits_of(read(home, hf, "a"), text), expected)
-        if not FORMATS["gguf"].load().problem(source_of(run).shape, tokenizer):
+        if not FORMATS["gguf"].problem(source_of(run).shape, tokenizer):
             path = next(write(run, "gguf", home / "gguf").glob("*.gguf"))
             rows = source_of(run).shape.vocab_size
             found = LlamaCpp(path, 256, tokenizer.encode("e")[0]).log_probabilities(prompt, rows)
             yield name, "gguf f32", "export", "llama.cpp", difference(found, torch.log_softmax(expected[0, -1], -1))
-        if not FORMATS["nanogpt"].load().problem(source_of(run).shape, tokenizer):
+        if not FORMATS["nanogpt"].problem(source_of(run).shape, tokenizer):
             path = write(run, "nanogpt", home / "nanogpt") / "ckpt.pt"
             if nanogpt is not None:
                 found = nanogpt_logits(nanogpt, path, text)
                 yield name, "nanogpt", "export", "nanoGPT", difference(found, expected)
             yield name, "nanogpt", "import", "the run", difference(logits_of(read(home, path, "b"), text), expected)
         pieces = SentencePieceTokenizer.train([text_of_all_kinds(seed=2)], 600)
-        if not FORMATS["llama2c"].load().problem(source_of(run).shape, pieces):
+        if not FORMATS["llama2c"].problem(source_of(run).shape, pieces):
             other = make_run(home, shape, pieces, "pieces")
             text = torch.tensor([pieces.encode(text_of_all_kinds(400))[:60]])
             path = write(other, "llama2c", home / "llama2c") / "model.bin"

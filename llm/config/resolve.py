@@ -52,6 +52,8 @@ def shape_problems(model: ModelConfig) -> list[Problem]:
     elif model.position == "rope" and size % 2:
         name = "model.head_dim" if model.head_dim else "model.n_head"
         problems.append(Problem(name, f"gives heads of width {size}; rotary positions need an even width"))
+    if model.embedding_conv == 1:
+        problems.append(Problem("model.embedding_conv", "1 would add no other token; the least is 2, and 0 is none"))
     if model.qk_gain and not model.qk_norm:
         problems.append(Problem("model.qk_gain", "is the gain of qk_norm; set model.qk_norm too"))
     if model.n_kv_head and model.n_head % model.n_kv_head:

@@ -119,6 +119,13 @@ class ModelConfig:
     norm_eps: float = setting(1e-5, "Epsilon of the normalization.", above=0)
     norm_gain: bool = setting(True, "Give normalizations a learned gain.")
     embedding_norm: bool = setting(False, "Normalize the embeddings before the first block.")
+    embedding_conv: int = setting(
+        0,
+        "Width of a causal depthwise convolution over the embeddings, which adds weighted embeddings of the "
+        "width - 1 tokens before to each; 0 = none.",
+        low=0,
+        high=16,
+    )
     position: Literal["rope", "learned"] = setting(
         "rope", "Rotary position embedding (RoPE), or a learned embedding per position."
     )

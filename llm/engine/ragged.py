@@ -36,6 +36,7 @@ class RaggedCache(KVCache):
     def append(self, cache: KVCache) -> None:
         """Add a row with the text of `cache`, which holds a single one."""
         self.kv[:, self.rows, :, : cache.length] = cache.kv[:, 0, :, : cache.length]
+        self.tokens[self.rows, : cache.length] = cache.tokens[0, : cache.length]
         self.lengths.append(cache.length)
 
     def remove(self, row: int) -> None:
@@ -43,6 +44,7 @@ class RaggedCache(KVCache):
         last, length = self.rows - 1, self.lengths[-1]
         if row != last:
             self.kv[:, row, :, :length] = self.kv[:, last, :, :length]
+            self.tokens[row, :length] = self.tokens[last, :length]
             self.lengths[row] = length
         self.lengths.pop()
 
@@ -62,6 +64,12 @@ class RaggedCache(KVCache):
         stored = self.kv[layer, : self.rows, :, : self.length + 1]
         at = self.at.view(-1, 1, 1, 1).expand(-1, kv.shape[1], 1, kv.shape[3])
         return stored.scatter_(2, at, kv.to(stored.dtype))
+
+    def store_tokens(self, tokens: Tensor, before: int) -> Tensor:
+        stored, at = self.tokens[: self.rows], self.at.unsqueeze(-1)
+        stored.scatter_(1, at, tokens)
+        places = at + torch.arange(-before, 0, device=at.device)
+        return stored.gather(1, places.clamp(min=0)).where(places >= 0, -1)
 
     def advance(self, count: int) -> None:
         """Mark one more position of every row as filled."""

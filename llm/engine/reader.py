@@ -122,7 +122,5 @@ class Reader:
 
     def select(self, rows: Tensor) -> None:
         """Reorder the batch: row i takes the text of row `rows[i]`; rows (B,) int64."""
-        if self._cache is None:
-            return
-        filled = slice(0, self._cache.length)
-        self._cache.kv[:, :, :, filled] = self._cache.kv[:, rows, :, filled]
+        if self._cache is not None:
+            self._cache.select(rows)

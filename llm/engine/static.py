@@ -34,7 +34,7 @@ class StaticCache(KVCache):
 
     def __init__(self, cache: KVCache) -> None:
         self.config, self.capacity, self.length = cache.config, cache.capacity, 0
-        self.kv, self.keys, self.values = cache.kv, cache.keys, cache.values
+        self.kv, self.keys, self.values, self.tokens = cache.kv, cache.keys, cache.values, cache.tokens
         self.kv[..., cache.length :, :] = 0  # masked values must be finite: 0 * inf is NaN
         self.at = torch.zeros(1, dtype=torch.int64, device=self.kv.device)
         self.positions = torch.arange(self.capacity, device=self.kv.device).unsqueeze(0)
@@ -56,6 +56,11 @@ class StaticCache(KVCache):
     def store_kv(self, layer: int, kv: Tensor) -> Tensor:
         self.kv[layer].index_copy_(2, self.at, kv.to(self.kv.dtype))
         return self.kv[layer]
+
+    def store_tokens(self, tokens: Tensor, before: int) -> Tensor:
+        self.tokens.index_copy_(1, self.at, tokens)
+        places = self.at + torch.arange(-before, 0, device=self.at.device)
+        return self.tokens.index_select(1, places.clamp(min=0)).where(places >= 0, -1)
 
     def advance(self, count: int) -> None:
         """Does nothing: the caller sets `at`."""

@@ -16,15 +16,14 @@ def export(source: Source, format: Format, dtype: str, target: Path) -> Generato
     """Write `source` to the new folder `target`, which is returned. UserError where the model does not fit."""
     if dtype not in format.dtypes:
         raise WrongUse(f"{format.name} has no dtype {dtype}; use one of {', '.join(format.dtypes)}.")
-    module = format.load()
-    if reason := module.problem(source.shape, source.tokenizer):
+    if reason := format.problem(source.shape, source.tokenizer):
         raise UserError(f"{source.title} does not fit the format {format.name}: {reason}.")
     if target.exists():
         raise WrongUse(f"{target} exists already; choose another folder with --out, or delete it.")
     try:
         target.parent.mkdir(parents=True, exist_ok=True)
         with published_directory(target) as staging:
-            yield from module.write(source, staging, dtype)
+            yield from format.load().write(source, staging, dtype)
     except OSError as error:
         raise UserError(f"{target} cannot be written ({reason_of(error)}); choose another folder.") from error
     return target

@@ -38,6 +38,13 @@ class Format:
     def load(self) -> FormatModule:
         return cast(FormatModule, importlib.import_module(f"llm.interop.{self.module}"))
 
+    def problem(self, shape: ModelConfig, tokenizer: Tokenizer) -> str:
+        """Why a model does not fit the format; "" where it does."""
+        if shape.embedding_conv and self.module != "plain":
+            field = f"model.embedding_conv is {shape.embedding_conv}"
+            return f"{field}, and no other program has that; export to safetensors, or train with it at 0"
+        return self.load().problem(shape, tokenizer)
+
 
 FLOATS = ("f32", "f16", "bf16")
 FORMATS = {

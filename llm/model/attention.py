@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from llm.config.resolve import check_resolved, head_width
@@ -18,7 +19,8 @@ class KVCache:
     """Keys and values of the positions read so far, in memory allocated once.
 
     `keys` and `values` are (n_layer, B, n_kv_head, capacity, head_dim), halves of one tensor `kv`, whose third axis
-    holds the heads of the keys and then those of the values. The first `length` positions are filled, the others are
+    holds the heads of the keys and then those of the values. `tokens` are the ids (B, capacity) that a model with
+    `embedding_conv` has read. The first `length` positions are filled, the others are
     uninitialized. The length is a Python integer: reading it needs no device synchronization.
     """
 
@@ -47,6 +49,7 @@ class KVCache:
         shape = (config.n_layer, batch_size, 2 * config.n_kv_head, self.capacity, head_width(config))
         self.kv = torch.empty(shape, device=device, dtype=dtype)
         self.keys, self.values = self.kv.chunk(2, dim=2)
+        self.tokens = torch.empty(batch_size, self.capacity, device=device, dtype=torch.int64)
         self.length = 0
 
     @property
@@ -81,6 +84,12 @@ class KVCache:
         self.kv[layer, :, :, self.length : stop] = kv
         return self.kv[layer, :, :, :stop]
 
+    def store_tokens(self, tokens: Tensor, before: int) -> Tensor:
+        """Write ids (B, T) after the filled positions; the `before` ids before them, (B, before), −1 for none."""
+        self.tokens[:, self.length : self.length + tokens.shape[1]] = tokens
+        known = self.tokens[:, max(0, self.length - before) : self.length]
+        return F.pad(known, (before - known.shape[1], 0), value=-1)
+
     def advance(self, count: int) -> None:
         """Mark `count` stored positions as filled."""
         self.length += count
@@ -97,8 +106,14 @@ class KVCache:
             raise ValueError(f"Only a KV cache of one sequence can be expanded; this one has {self.batch_size}.")
         copy = KVCache(self.config, batch_size, device=self.keys.device, dtype=self.keys.dtype, length=self.capacity)
         copy.kv[..., : self.length, :] = self.kv[..., : self.length, :]
+        copy.tokens[:, : self.length] = self.tokens[:, : self.length]
         copy.length = self.length
         return copy
+
+    def select(self, rows: Tensor) -> None:
+        """Reorder the batch: row i takes the text of row `rows[i]`; rows (B,) int64."""
+        self.kv[..., : self.length, :] = self.kv[:, rows, :, : self.length]
+        self.tokens[:, : self.length] = self.tokens[rows, : self.length]
 
 
 class Attention(Layer):

@@ -35,7 +35,8 @@ def group_parameters(config: ModelConfig) -> dict[str, int]:
         "head": 0 if config.tied_head else config.vocab_size * d,
         "matrices": matrix_parameters(config),
         "vectors": config.n_layer * (biases + gains)
-        + norm_parameters(config) * (2 * config.n_layer + 1 + config.embedding_norm),
+        + norm_parameters(config) * (2 * config.n_layer + 1 + config.embedding_norm)
+        + max(0, config.embedding_conv - 1) * d,
     }
 
 
@@ -185,4 +186,4 @@ def activation_bytes_per_token(
         "attention": (inputs + feed_forward, attention),
         "blocks": (inputs, attention + feed_forward),
     }[recompute]
-    return config.n_layer * kept + once + norm + 8 * d
+    return config.n_layer * kept + once + norm + 8 * d + (4 * d if config.embedding_conv else 0)

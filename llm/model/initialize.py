@@ -18,7 +18,8 @@ OUTPUT_PROJECTIONS = ("attn.out.weight", "mlp.down.weight")
 def initialize_parameters(
     parameters: Iterable[tuple[str, nn.Parameter]], config: ModelConfig, generator: torch.Generator
 ) -> None:
-    """Fill every parameter in place, in the given order. Gains start at 1 and biases at 0 under every scheme.
+    """Fill every parameter in place, in the given order. Under every scheme gains start at 1, biases at 0, and a
+    convolution of width k over the embeddings uniform in ±1/√k, as torch's Conv1d.
 
     normal: N(0, init_std) for matrices and embeddings (GPT-2).
     residual-scaled: the same, but the projections into the residual stream (attention's and the feed-forward's last)
@@ -41,6 +42,9 @@ def initialize_parameters(
 def initial_values(name: str, shape: torch.Size, config: ModelConfig, generator: torch.Generator) -> Tensor:
     """Initial float32 values, on the CPU, of the matrix or embedding `name`."""
     values = torch.empty(shape)
+    if name == "embedding_conv.weight":
+        bound = 1 / math.sqrt(config.embedding_conv)
+        return values.uniform_(-bound, bound, generator=generator)
     is_embedding = name.startswith(("embedding.", "position."))
     is_output = name.endswith(OUTPUT_PROJECTIONS)
     if config.init == "xavier-truncated":

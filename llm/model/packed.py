@@ -22,6 +22,7 @@ from llm.config.schema import ModelConfig
 from llm.device import cpu_multiplies_bf16
 from llm.errors import WrongUse
 from llm.model.attention import KVCache
+from llm.model.embedding_conv import add_earlier_tokens, read_earlier_tokens
 from llm.model.kernels import FUSED
 from llm.model.loss import IGNORE_INDEX, cap_logits
 from llm.model.rotary import rotary_angles, rows
@@ -121,6 +122,7 @@ class PackedTransformer:
         self.embedding = weights["embedding.weight"].to(self.narrow, copy=True)
         self.position = clone_or_none(weights.get("position.weight"))
         self.angles = rotations(c, self.device, self.cache_dtype) if c.position == "rope" else None
+        self.embedding_conv = clone_or_none(weights.get("embedding_conv.weight"))
         self.embedding_norm = norm(c, weights, "embedding_norm.") if c.embedding_norm else None
         self.blocks = [
             PackedBlock(c, layer, weights_under(weights, f"blocks.{layer}."), self.dtype) for layer in range(c.n_layer)
@@ -144,7 +146,10 @@ class PackedTransformer:
         count = tokens.shape[1]
         check_length(self.config, cache, count)
         start = 0 if cache is None else cache.start
-        x = F.embedding(tokens, self.embedding).to(self.cache_dtype)
+        x = self.embed(tokens)
+        if self.embedding_conv is not None:
+            earlier = read_earlier_tokens(self.embed, tokens, cache, len(self.embedding_conv))
+            x = add_earlier_tokens(x, earlier, self.embedding_conv)
         if self.position is not None:
             x = x + rows(self.position, start, count)
         if self.embedding_norm is not None:
@@ -157,6 +162,10 @@ class PackedTransformer:
         return cap_logits(
             self.head(self.final_norm(x[:, -1:] if last_only else x)).to(self.cache_dtype), self.config.softcap
         )
+
+    def embed(self, tokens: Tensor) -> Tensor:
+        """The embeddings of int64 tokens (...): (..., d_model) in `cache_dtype`."""
+        return F.embedding(tokens, self.embedding).to(self.cache_dtype)
 
     def eval(self) -> PackedTransformer:
         """Itself: there is no other mode."""

@@ -16,6 +16,7 @@ from llm.model.activations import at_least_float32
 from llm.model.attention import Attention, KVCache
 from llm.model.counts import Recompute
 from llm.model.documents import Documents
+from llm.model.embedding_conv import EmbeddingConvolution, read_earlier_tokens
 from llm.model.initialize import initialize_parameters
 from llm.model.kernels import KERNELS
 from llm.model.layers import Embedding, Layer, Linear, Lora, make_norm, use_kernels
@@ -80,6 +81,8 @@ class Transformer(Layer):
         self.embedding = Embedding(config.vocab_size, config.d_model)
         learned = config.position == "learned"
         self.position = Embedding(config.context, config.d_model) if learned else None
+        conv = config.embedding_conv
+        self.embedding_conv = EmbeddingConvolution(conv, config.d_model) if conv else None
         self.embedding_norm = make_norm(config) if config.embedding_norm else None
         self.dropout = nn.Dropout(config.dropout) if config.dropout else nn.Identity()
         self.rotary = None if learned else make_rotary(config)
@@ -114,6 +117,9 @@ class Transformer(Layer):
         count = tokens.shape[1]
         check_length(self.config, cache, count)
         x: Tensor = self.embedding(tokens)
+        if self.embedding_conv is not None:
+            earlier = read_earlier_tokens(self.embedding, tokens, cache, self.config.embedding_conv - 1)
+            x = self.embedding_conv(x, earlier, positions)
         if self.position is not None:
             start = 0 if cache is None else cache.start
             x = x + rows(self.position.weight, start if positions is None else positions, count)

@@ -86,7 +86,7 @@ def group_of(name: str, dimensions: int) -> str:
     """The parameter group of a parameter."""
     if ".adapter." in name:
         return "adapters"
-    if dimensions < 2:
+    if dimensions < 2 or name.startswith("embedding_conv."):
         return "vectors"
     if name.startswith("blocks."):
         return "matrices"

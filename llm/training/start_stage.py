@@ -1,6 +1,7 @@
 """Start a stage of fine-tuning: a new run from another run's checkpoint, whose tokenizer and weights know a chat.
 
-The new run counts its steps from 0. The special tokens of the chat template get rows in the embedding and the head.
+The new run counts its steps from 0. The special tokens of the chat template get rows in the embedding and the head, and
+`model.embedding_conv` may add a convolution to a model without one.
 """
 
 from __future__ import annotations
@@ -12,11 +13,13 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from llm.config import RunConfig, diff, resolve_model, with_overrides
+from llm.config import ModelConfig, RunConfig, diff, resolve_model, with_overrides
 from llm.config.overrides import merge_overrides
 from llm.errors import ConfigError, Problem, WrongUse
 from llm.files import published_directory, write_json
-from llm.model.adapters import VOCABULARY_WEIGHTS, initial_values
+from llm.model.adapters import VOCABULARY_WEIGHTS
+from llm.model.adapters import initial_values as initial_adapters
+from llm.model.initialize import initial_values
 from llm.run import Run
 from llm.run.checkpoints import ADAPTER, BASE, MODEL, OPTIMIZER, STATE, has_file, verify, write_manifest
 from llm.run.fork import Parent, create_child, keep_tokenizer, stem_of, why_unchangeable
@@ -27,6 +30,7 @@ from llm.training.tensor_file import read_tensors, write_tensors
 from llm.weights import read_weights
 
 ROW_SEED = 1
+CONVOLUTION = "model.embedding_conv"
 STAGE_DEFAULTS = (
     ("data.order", "epoch"),
     ("data.format", "auto"),
@@ -100,7 +104,7 @@ def stage_with(home: Path, parent: Parent, config: RunConfig, *, keep_optimizer:
     problems = [
         Problem(path, f"cannot change from {before} to {after}: {why}; start a new run for that")
         for path, before, after in diff(parent.config, config)
-        if (why := why_unchangeable(path, parent.config))
+        if (why := why_unchangeable(path, parent.config)) and not adds_convolution(parent, config, path)
     ]
     if problems:
         raise ConfigError(problems)
@@ -110,6 +114,12 @@ def stage_with(home: Path, parent: Parent, config: RunConfig, *, keep_optimizer:
     stage = Stage(parent, with_vocabulary(home, parent, config, tokenizer), tokenizer, keep_optimizer)
     rows = stage.new_tokens if config.tune.lora_rank else 0
     return replace(stage, config=replace(stage.config, tune=replace(config.tune, lora_rows=rows)))
+
+
+def adds_convolution(parent: Parent, config: RunConfig, path: str) -> bool:
+    """Whether the field is `model.embedding_conv`, and the stage can give the parent's model its first convolution:
+    with new weights, which neither a kept optimizer state nor adapters know."""
+    return path == CONVOLUTION and not parent.config.model.embedding_conv and not config.tune.lora_rank
 
 
 def corpus_override(
@@ -134,6 +144,8 @@ def check_optimizer(parent: Parent, config: RunConfig) -> None:
         raise WrongUse(f"{parent.reference} has no optimizer state to keep; leave out --keep-optimizer.")
     if parent.config.tune.lora_rank or config.tune.lora_rank:
         raise WrongUse("Adapters start with a new optimizer state; leave out --keep-optimizer.")
+    if parent.config.model.embedding_conv != config.model.embedding_conv:
+        raise WrongUse(f"{CONVOLUTION} adds weights without an optimizer state; leave out --keep-optimizer.")
     changed = [path for path, _, _ in diff(parent.config, config) if path.startswith("optim.")]
     if changed:
         raise WrongUse(f"{changed[0]} changes the optimizer, so its state cannot be kept; leave out --keep-optimizer.")
@@ -173,10 +185,12 @@ def write_first_checkpoint(stage: Stage, run: Run) -> None:
         name: with_rows(tensor, model.vocab_size, known) if name in VOCABULARY_WEIGHTS else tensor
         for name, tensor in read_weights(parent.checkpoint, parent.config, known).items()
     }
+    if model.embedding_conv and not parent.config.model.embedding_conv:
+        weights |= new_convolution(model, stage.config.train.seed)
     file, base = MODEL, {}
     if tune.lora_rank:
         file, base = ADAPTER, {"name": parent.reference, "sha256": write_base(run, parent, weights)}
-        weights = initial_values(model, tune, weights, vocab_size, stage.config.train.seed)
+        weights = initial_adapters(model, tune, weights, vocab_size, stage.config.train.seed)
     with published_directory(run.checkpoint_directory / "step-00000000") as staging:
         sums = {file: write_tensors(staging / file, weights)}
         if stage.keep_optimizer:
@@ -187,6 +201,12 @@ def write_first_checkpoint(stage: Stage, run: Run) -> None:
             sums[OPTIMIZER] = write_tensors(staging / OPTIMIZER, state)
         write_json(staging / STATE, {"format": FORMAT})
         write_manifest(staging, 0, {}, sums, base)
+
+
+def new_convolution(model: ModelConfig, seed: int) -> dict[str, Tensor]:
+    """Initial weights of a convolution over the embeddings, by their name."""
+    name, size = "embedding_conv.weight", torch.Size((model.embedding_conv - 1, model.d_model))
+    return {name: initial_values(name, size, model, torch.Generator().manual_seed(seed))}
 
 
 def write_base(run: Run, parent: Parent, weights: Mapping[str, Tensor]) -> str:

@@ -54,7 +54,8 @@ def texts(tokens: list[NewToken], wanted: Request) -> tuple[list[str], list[str]
 
 @pytest.mark.parametrize("packed", [False, True])
 @pytest.mark.parametrize(
-    "changes", [{}, {"position": "learned"}, {"rope_pairs": "halves", "n_kv_head": 1, "qk_norm": True}]
+    "changes",
+    [{}, {"position": "learned"}, {"rope_pairs": "halves", "n_kv_head": 1, "qk_norm": True}, {"embedding_conv": 4}],
 )
 @pytest.mark.parametrize("max_rows", [3, 32])
 def test_each_is_as_it_would_be_alone(changes: dict[str, object], max_rows: int, packed: bool) -> None:

@@ -21,6 +21,7 @@ from llm.interop import hf
 from llm.interop.export import export
 from llm.interop.formats import FORMATS
 from llm.interop.import_run import import_run
+from llm.interop.source import open_source
 from llm.interop.tokenizer_json import dump_tokenizer_json
 from llm.run import Run
 from llm.run.checkpoints import MODEL
@@ -249,6 +250,19 @@ def test_a_model_that_transformers_lacks_is_refused_with_the_field(home: Path, t
     with pytest.raises(UserError, match=r"model\.embedding_norm is off, NanoChatForCausalLM has on"):
         export_run(run, tmp_path / "out")
     assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize("name", ["hf", "gguf", "llama2c", "nanogpt"])
+def test_a_convolution_over_the_embeddings_fits_safetensors_only(name: str, home: Path, tmp_path: Path) -> None:
+    run = make_run(home, replace(SHAPE, embedding_conv=4), TOKENIZER)
+    source = open_source(run, run.checkpoint())
+    for _ in export(source, FORMATS["safetensors"], "f32", tmp_path / "ours"):
+        pass
+    with pytest.raises(
+        UserError, match=r"model.embedding_conv is 4, and no other program has that; .*train with it at 0"
+    ):
+        next(export(source, FORMATS[name], FORMATS[name].dtypes[0], tmp_path / "out"))
+    assert [path.name for path in tmp_path.iterdir() if path.name in ("ours", "out")] == ["ours"]
 
 
 def test_a_value_that_float16_cannot_hold_is_named(home: Path, tmp_path: Path) -> None:

@@ -50,7 +50,7 @@ def test_parameters_of_every_architecture() -> None:
         for chosen in values:
             config = tiny(n_layer=1, **dict(zip(names, chosen, strict=True)))
             assert counts.parameters(config) == sum(p.numel() for p in Transformer(config).parameters())
-        config = tiny(head_dim=14, qk_norm=True, qk_gain=True, qkv_bias=True)
+        config = tiny(head_dim=14, qk_norm=True, qk_gain=True, qkv_bias=True, embedding_conv=3)
         assert counts.parameters(config) == sum(p.numel() for p in Transformer(config).parameters())
 
 

@@ -14,14 +14,18 @@ LENGTHS = (7, 1, 13, 5)
 
 
 @pytest.mark.parametrize("kernels", ["fused", "reference"])
+@pytest.mark.parametrize("conv", [0, 4])
 @pytest.mark.parametrize(("position", "pairs"), [("rope", "even-odd"), ("rope", "halves"), ("learned", "halves")])
-def test_a_packed_document_has_the_logits_of_the_same_document_alone(position: str, pairs: str, kernels: str) -> None:
+def test_a_packed_document_has_the_logits_of_the_same_document_alone(
+    position: str, pairs: str, conv: int, kernels: str
+) -> None:
     config = ModelConfig(
         n_layer=2,
         d_model=24,
         n_head=4,
         n_kv_head=2,
         context=29,
+        embedding_conv=conv,
         position=position,
         rope_pairs=pairs,
         qk_norm=True,  # type: ignore[arg-type]

@@ -15,6 +15,7 @@ OPTIONS: list[dict[str, Any]] = [
     {},
     {"rope_pairs": "halves", "qk_norm": True, "softcap": 4.0},
     {"position": "learned", "n_kv_head": 2, "norm": "layernorm", "bias": True},
+    {"embedding_conv": 4},
 ]
 
 
@@ -41,8 +42,9 @@ def test_equals_the_whole_text(options: dict[str, Any], pieces: list[int], batch
 
 
 @torch.no_grad()
-def test_a_shared_prefix_is_read_once() -> None:
-    model = built(tiny())
+@pytest.mark.parametrize("options", OPTIONS[::3])
+def test_a_shared_prefix_is_read_once(options: dict[str, Any]) -> None:
+    model = built(tiny(**options))
     first, second = tokens(model.config, 1, 13), tokens(model.config, 1, 13, seed=12)
     second[:, :5] = first[:, :5]
     cache = KVCache(model.config, 1, dtype=torch.float64)
@@ -52,14 +54,19 @@ def test_a_shared_prefix_is_read_once() -> None:
 
 
 @torch.no_grad()
-def test_one_prompt_continued_in_several_ways() -> None:
-    model = built(tiny())
+@pytest.mark.parametrize("options", OPTIONS[::3])
+def test_one_prompt_continued_in_several_ways(options: dict[str, Any]) -> None:
+    model = built(tiny(**options))
     texts = tokens(model.config, 5, 11)
     texts[:, :6] = texts[0, :6]
     prompt = KVCache(model.config, 1, dtype=torch.float64, length=12)
     model(texts[:1, :6], prompt)
     cache = prompt.expand(5)
-    assert relative_error(model(texts[:, 6:], cache), model(texts)[:, 6:]) < 1e-9
+    assert relative_error(model(texts[:, 6:9], cache), model(texts)[:, 6:9]) < 1e-9
+    rows = torch.tensor([3, 0, 0, 4, 1])
+    cache.select(rows)
+    texts = torch.cat((texts[rows, :9], texts[:, 9:]), dim=1)
+    assert relative_error(model(texts[:, 9:], cache), model(texts)[:, 9:]) < 1e-9
     assert (prompt.length, prompt.batch_size, cache.length, cache.batch_size) == (6, 1, 11, 5)
 
 

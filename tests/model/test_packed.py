@@ -33,6 +33,7 @@ OPTIONS: list[dict[str, Any]] = [
     {"qk_norm": True, "qk_gain": True, "head_dim": 14},
     {"qk_norm": True, "qk_gain": True, "rope_pairs": "halves", "n_kv_head": 2},
     {"mlp": "gelu-exact", "bias": True, "rope_inverse": True, "n_kv_head": 2},
+    {"embedding_conv": 3},
 ]
 
 

@@ -29,6 +29,7 @@ OPTIONS = [
 ] + [
     {"tied_head": False, "qk_norm": True, "norm_gain": False, "softcap": 3.0, "embedding_norm": True, "mlp": "relu2"},
     {"norm": "layernorm", "norm_gain": False, "bias": True, "embedding_norm": True, "rope_pairs": "halves"},
+    {"embedding_conv": 4, "embedding_norm": True},
     {"n_kv_head": 2, "softcap": 0.5, "mlp": "gelu-exact", "rope_inverse": True},
 ]
 

@@ -155,6 +155,24 @@ def test_fine_tuning_from_a_base_run(parent: Run, tmp_path: Path) -> None:
     assert again.name == "base-sft-2" and again.config().tokenizer == run.config().tokenizer
 
 
+def test_a_stage_can_add_a_convolution(parent: Run, tmp_path: Path) -> None:
+    corpus = write_conversations(tmp_path / "rows.jsonl")
+    run = sft(tmp_path, corpus, train__steps="4", model__embedding_conv="4")
+    weights = [load_file(run.checkpoint().path / "model.safetensors")["embedding_conv.weight"]]
+    assert run_training(run, tmp_path).status == "finished"
+    weights.append(load_file(run.checkpoint().path / "model.safetensors")["embedding_conv.weight"])
+    assert weights[0].shape == (3, parent.config().model.d_model)
+    assert 0.4 < weights[0].abs().max() <= 0.5 and not weights[0].equal(weights[1]), "drawn, then trained"
+    with pytest.raises(ConfigError, match=r"model.embedding_conv: cannot change from 4 to 0"):
+        plan_stage(
+            tmp_path, open_parent(tmp_path, run.name), [("data.corpus", str(corpus)), ("model.embedding_conv", "0")]
+        )
+    with pytest.raises(ConfigError, match=r"model.embedding_conv: cannot change from 0 to 4"):
+        sft(tmp_path, corpus, model__embedding_conv="4", tune__lora_rank="2")
+    with pytest.raises(WrongUse, match=r"model.embedding_conv adds weights without an optimizer state"):
+        sft(tmp_path, corpus, keep_optimizer=True, model__embedding_conv="4")
+
+
 def test_a_resumed_run_equals_an_uninterrupted_one_bit_for_bit(parent: Run, tmp_path: Path) -> None:
     corpus = write_conversations(tmp_path / "rows.jsonl")
     whole, resumed = (sft(tmp_path, corpus, train__steps="8", checkpoint__every="3") for _ in range(2))

@@ -75,7 +75,7 @@ class ExportDialog(Form[ExportChoice]):
 
         try:
             source = open_source(self.run_to_export, self.info)
-            problems = {name: format.load().problem(source.shape, source.tokenizer) for name, format in FORMATS.items()}
+            problems = {name: format.problem(source.shape, source.tokenizer) for name, format in FORMATS.items()}
         except (UserError, OSError) as error:
             self.app.call_from_thread(self._fail, error)
             return
