@@ -29,7 +29,7 @@ from llm.data.text.stories import tell
 from llm.data.text.stories.cast import Draw
 from llm.tokenizer.chat_template import Message
 
-VERSION = 3
+VERSION = 4
 TEST_SHARE = 8  # one in so many
 SCENES = 0.8  # share of dialogues about a scene
 

@@ -13,7 +13,7 @@ from llm.data.text.stories.cast import HE, SHE, Draw
 KINDS = ("who", "what", "where", "color", "count", "sum", "fact", "follow-up", "refusal")
 REFUSAL = "I am sorry, I do not know."
 LARGEST_SUM = 20
-WORDS_TO_SAY = ("girls", "boys", "toys", "colors", "fruits")
+STORY_SHARE = 0.1
 
 T = TypeVar("T")
 
@@ -36,13 +36,14 @@ def ask_person(person: Person) -> list[Ask]:
     """All questions about one person of a scene."""
     roles, name = person.roles, person.name
     asks = [
-        Ask("who", f"who {person.kind}", roles, f"It was {name}.", name, person),
-        Ask("who", "who place", roles, f"It was {name}.", name, person),
+        Ask("who", f"who {person.kind}", roles, f"The one with the {person.noun} was {name}.", name, person),
+        Ask("who", "who place", roles, f"The one {person.place} was {name}.", name, person),
         Ask("what", "what", roles, f"{name} had {with_article(person.things)}.", person.things, person),
         Ask("where", "where", roles, f"{name} was {person.place}.", person.place, person),
     ]
     if person.count:
-        return [*asks, Ask("count", "count", roles, f"There were {person.things}.", str(person.count), person)]
+        count = str(person.count)
+        return [*asks, Ask("count", "count", roles, f"The number of {person.noun} was {count}.", count, person)]
     return [*asks, Ask("color", "color", roles, f"The {person.noun} was {person.color}.", person.color, person)]
 
 
@@ -96,22 +97,8 @@ def draw_follow_up(previous: Ask, scene: Scene, draw: Draw) -> Ask | None:
 
 
 def draw_telling(scene: Scene, draw: Draw) -> Ask:
-    """A wish to hear words again, or the story, or about some of its people: nearly every token of the answer has to be
-    looked up in the text before, which teaches it sooner than questions with one word as the answer do."""
-    number = draw()
-    if number < 0.15:
-        return draw_words(draw)
-    if number < 0.65:
-        return Ask("story", "story", {}, scene.text)
-    return draw_about(scene, draw)
-
-
-def draw_words(draw: Draw) -> Ask:
-    """A wish to hear four to twelve words again."""
-    words = library().words
-    left = [word for name in WORDS_TO_SAY for word in words[name]]
-    text = " ".join(left.pop(int(draw() * len(left))) for _ in range(4 + int(draw() * 9)))
-    return Ask("words", "words", {"words": f"{text}."}, f"{text}.")
+    """A wish to hear the story again, or about some of its people."""
+    return Ask("story", "story", {}, scene.text) if draw() < STORY_SHARE else draw_about(scene, draw)
 
 
 def draw_about(scene: Scene, draw: Draw) -> Ask:
