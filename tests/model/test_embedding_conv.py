@@ -25,7 +25,7 @@ def test_is_a_causal_depthwise_convolution_with_a_residual() -> None:
 
 def test_starts_as_torchs_convolution_and_is_trained_as_a_vector() -> None:
     weight = built(tiny(d_model=200, embedding_conv=5), spread=False).embedding_conv.weight  # type: ignore[union-attr]
-    bound = float(torch.nn.Conv1d(200, 200, 5, groups=200).weight.abs().max())
+    bound = float(torch.nn.Conv1d(200, 200, 5, groups=200).weight.detach().abs().max())
     assert weight.shape == (4, 200)
     assert 0.95 * bound < float(weight.abs().max()) <= 5**-0.5
     assert group_of("embedding_conv.weight", 2) == "vectors"

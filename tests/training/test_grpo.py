@@ -214,6 +214,7 @@ def speaker(parent: Run, tmp_path: Path) -> Run:
 def test_a_run_learns_what_is_rewarded_and_resumes_bit_for_bit(speaker: Run, tmp_path: Path) -> None:
     fields = {"tune__task": "format", "tune__beta": "0.01", "train__steps": "14", "checkpoint__every": "4"}
     fields |= {"data__corpus": "dialogues", "evaluate__answers_every": "7", "model__context": "64"}
+    fields |= {"data__size_mb": "0.1"}
     whole = grpo(tmp_path, speaker.name, **fields)
     assert whole.name == f"{speaker.name}-grpo-1"
     assert run_training(whole, tmp_path).status == "finished"
@@ -244,6 +245,6 @@ def test_what_cannot_be_reinforced_is_refused(parent: Run, tmp_path: Path) -> No
     ):
         with pytest.raises(ConfigError, match=message):
             plan_stage(tmp_path, open_parent(tmp_path, "base"), list(fields.items()), stage="grpo")
-    long = grpo(tmp_path, "base", tune__task="counting")
+    long = grpo(tmp_path, "base", tune__task="counting", data__size_mb="0.1")
     with pytest.raises(UserError, match="No question of counting fits into 48 tokens with 12 for the answer"):
         run_training(long, tmp_path)

@@ -260,7 +260,7 @@ async def test_next_to_the_form_is_what_training_would_need(home: Path) -> None:
         side = app.screen.query_one("#edit-side")
         assert not side.display or not side.region
         await pilot.resize_terminal(160, 50)
-        await until(pilot, lambda: "Costs" in shown(app.screen) and "1.672M parameters" in shown(app.screen))
+        await until(pilot, lambda: "Costs" in shown(app.screen) and "1.673M parameters" in shown(app.screen))
         await pilot.press("slash", *"n_layer", "enter")
         await until(pilot, lambda: app.screen.field is not None and app.screen.field.path == "model.n_layer")
         await pilot.press("enter")
@@ -307,8 +307,9 @@ async def test_a_broken_preset_is_listed_with_its_problem(home: Path) -> None:
 
 def test_estimates_follow_from_the_configuration(home: Path) -> None:
     guess = estimate(load_preset("quickstart", home, [("train.steps", "1600")]), train_tokens=1_000_000)
-    # embedding 2048·192; a block: q, k, v, o 4·192² and SwiGLU 3·192·512; a gain for each of 2·2+1 normalisations
-    assert guess.parameters == 2 * 2048 * 192 + 2 * (4 * 192 * 192 + 3 * 192 * 512) + 5 * 192
+    # embedding 2048·192; a block: q, k, v, o 4·192² and SwiGLU 3·192·512; a gain for each of 2·2+1 normalisations, and
+    # a weight for each of the 4 tokens before
+    assert guess.parameters == 2 * 2048 * 192 + 2 * (4 * 192 * 192 + 3 * 192 * 512) + (5 + 4) * 192
     assert guess.total_tokens == 1600 * 8 * 256
     in_time = estimate(load_preset("quickstart", home), flops_per_second=1e10)
     seconds = in_time.total_tokens * in_time.batch_plan.flops_per_token / 1e10
