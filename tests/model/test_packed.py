@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import os
+import subprocess
+import sys
 from dataclasses import replace
 from typing import Any
 
@@ -11,7 +14,6 @@ import torch.nn.functional as F
 
 from llm.config.decode_schema import DecodeConfig
 from llm.config.schema import ModelConfig
-from llm.device import choose_precision
 from llm.engine import Engine
 from llm.engine import weights as engine_weights
 from llm.model.attention import KVCache
@@ -144,10 +146,12 @@ def test_an_engine_packs_a_large_model_and_loads_newer_weights(
     assert Engine(double, tokenizer).model is double
 
 
-def test_bfloat16_that_onednn_may_not_multiply_is_not_chosen(monkeypatch: pytest.MonkeyPatch) -> None:
-    """As with ONEDNN_MAX_CPU_ISA=AVX2 on a processor that has the instructions."""
-    monkeypatch.setattr(torch.cpu, "_is_avx512_bf16_supported", lambda: True)
-    monkeypatch.setattr(torch.ops.mkldnn, "_is_mkldnn_bf16_supported", lambda: False)
-    assert choose_precision("auto", "cpu") == "fp32"
-    assert not can_pack(CPU, torch.bfloat16)
-    assert not PackedLinear(torch.ones(2, 3, dtype=torch.bfloat16)).is_packed
+def test_bfloat16_that_onednn_may_not_multiply_is_not_chosen() -> None:
+    """oneDNN reads the variable when it is loaded, hence another process."""
+    program = (
+        "import torch; from llm.device import choose_precision; from llm.model.packed import PackedLinear\n"
+        "print(choose_precision('auto', 'cpu'), PackedLinear(torch.ones(2, 3, dtype=torch.bfloat16)).is_packed)"
+    )
+    masked = os.environ | {"ONEDNN_MAX_CPU_ISA": "AVX2"}
+    done = subprocess.run([sys.executable, "-c", program], env=masked, capture_output=True, text=True, check=True)
+    assert done.stdout.split() == ["fp32", "False"]

@@ -143,11 +143,11 @@ class ScriptedTrainer:
                 on_event(event)
             write_events(log, 1, self.steps)
             on_live(object())
-            self._obey(commands, log)
+            self.obey(commands, log)
             log.close()
         return None
 
-    def _obey(self, commands: CommandQueue, log: EventLog) -> None:
+    def obey(self, commands: CommandQueue, log: EventLog) -> None:
         waiting = threading.Event()
         while True:
             waiting.wait(0.01)

@@ -118,9 +118,9 @@ async def test_quitting_again_ends_a_training_that_takes_long_to_stop(
     micro_batch = threading.Event()
 
     class SlowTrainer(ScriptedTrainer):
-        def _obey(self, commands: CommandQueue, log: EventLog) -> None:
+        def obey(self, commands: CommandQueue, log: EventLog) -> None:
             micro_batch.wait(30)
-            super()._obey(commands, log)
+            super().obey(commands, log)
 
     trainer = SlowTrainer(steps=5)
     trainer.prepared.set()
