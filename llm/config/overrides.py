@@ -33,13 +33,10 @@ def split_overrides(arguments: Sequence[str], own_flags: Sequence[str]) -> tuple
         path = current_path(flag.removeprefix("--").replace("-", "_"))
         field = next((field for field in fields_of(RunConfig) if field.path == path), None)
         has_no_value = not queue or queue[0].startswith("--")
+        is_switch = field is not None and field.type is bool
         if assigned:
             overrides.append((path, value))
-        elif (
-            field is not None
-            and field.type is bool
-            and (has_no_value or queue[0].lower() not in TRUE_WORDS + FALSE_WORDS)
-        ):
+        elif is_switch and (has_no_value or queue[0].lower() not in TRUE_WORDS + FALSE_WORDS):
             overrides.append((path, "true"))
         elif has_no_value and field is not None:
             missing.append(Problem(path, f"needs a value: --{path} VALUE"))
