@@ -11,6 +11,7 @@ import pytest
 from textual.color import Color
 from textual.events import Resize
 from textual.geometry import Region
+from textual.pilot import Pilot
 from textual.widgets import OptionList
 
 import workbench.shutdown
@@ -86,14 +87,18 @@ async def test_quitting_without_a_training_asks_nothing(home: Path) -> None:
     assert app.return_code == 0
 
 
+async def train_first_preset(app: WorkbenchApp, pilot: Pilot[int]) -> None:
+    await until(pilot, lambda: app.focused is not None)
+    await pilot.press("enter")
+    await until(pilot, lambda: app.training.must_be_waited_for)
+
+
 async def test_quitting_with_a_training_asks_once_and_saves(home: Path) -> None:
     trainer = ScriptedTrainer(steps=5)
     trainer.prepared.set()
     app = app_with(home, trainer)
     async with app.run_test(size=(80, 24)) as pilot:
-        await until(pilot, lambda: app.focused is not None)
-        await pilot.press("enter")
-        await until(pilot, lambda: app.training.must_be_waited_for)
+        await train_first_preset(app, pilot)
         await pilot.press("ctrl+q", "ctrl+q")
         await until(pilot, lambda: isinstance(app.screen, QuitDialog))
         assert sum(isinstance(screen, QuitDialog) for screen in app.screen_stack) == 1
@@ -126,9 +131,7 @@ async def test_quitting_again_ends_a_training_that_takes_long_to_stop(
     trainer.prepared.set()
     app = app_with(home, trainer)
     async with app.run_test(size=(80, 24)) as pilot:
-        await until(pilot, lambda: app.focused is not None)
-        await pilot.press("enter")
-        await until(pilot, lambda: app.training.must_be_waited_for)
+        await train_first_preset(app, pilot)
         await pilot.press("ctrl+q")
         await until(pilot, lambda: isinstance(app.screen, QuitDialog))
         await pilot.press("enter")
@@ -242,9 +245,7 @@ async def test_leaving_it_in_a_process_stops_the_thread_first(home: Path) -> Non
     app = app_with(home, trainer)
     app.training.begin_process = lambda run, overrides=(): begun.append(f"{run.name} {run.holder()}") or 1  # type: ignore[method-assign,func-returns-value]
     async with app.run_test(size=(80, 24)) as pilot:
-        await until(pilot, lambda: app.focused is not None)
-        await pilot.press("enter")
-        await until(pilot, lambda: app.training.must_be_waited_for)
+        await train_first_preset(app, pilot)
         await pilot.press("ctrl+q")
         await until(pilot, lambda: isinstance(app.screen, QuitDialog))
         app.screen.query_one(OptionList).highlighted = 1
