@@ -207,7 +207,7 @@ def test_a_real_control_group(groups: list[Path]) -> None:
     total, available, for_a_run, cores, threads = reported(*(f"echo $$ > {group}/cgroup.procs" for group in groups))
     assert total == 700 << 20
     assert 400 * MB < available < total
-    assert for_a_run <= available
+    assert for_a_run <= available + 10 * MB  # measured a moment later, and the group's usage changes meanwhile
     assert (cores, threads) == (1, 1)
 
 
