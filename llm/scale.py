@@ -128,6 +128,7 @@ def needs(config: RunConfig, model: ModelConfig, gpus: int, machine: Machine, mi
     activations = micro_batch * seq_len * per_token + logits
     accumulation = rows // micro_batch
     again = {"none": 0.0, "attention": 0.1, "blocks": 1 / 3}[train.recompute]  # of forward and backward together
+    again *= 1 - 1 / model.n_layer  # the last block is not computed again
     work = rows * seq_len * flops_per_token(model, seq_len, config.tune) * (1 + again)
     if config.optim.kind == "muon" and not config.tune.lora_rank:
         work += newton_schulz_flops(model) / gpus

@@ -271,7 +271,7 @@ class TrainConfig:
     recompute: Literal["none", "blocks", "attention"] = setting(
         "none",
         "Activations to compute again in the backward pass instead of keeping them: less memory for more time, with "
-        "the same gradients. blocks: all within a block; attention: those of attention.",
+        "the same gradients. blocks: all within a block; attention: those of attention. The last block keeps its own.",
         safe=True,
     )
     compile: Literal["auto", "on", "off"] = setting("auto", "torch.compile: auto is on for CUDA and off for CPU.")

@@ -62,9 +62,9 @@ class Transformer(Layer):
     """A language model. `config` must be resolved (`llm.config.resolve_model`): every size stated.
 
     `kernels`: the arithmetic of every layer, a key of `llm.model.kernels.KERNELS`. `recompute`: the activations that
-    the backward pass computes again (`llm.model.recompute`). Normalizations, softmax and the loss
-    are computed in float32 or wider also under autocast. Nothing here reads a value back from a device. The parameters
-    are uninitialized memory until `init_weights` or `load_state_dict`.
+    the backward pass computes again, in all blocks but the last (`llm.model.recompute`). Normalizations, softmax and
+    the loss are computed in float32 or wider also under autocast. Nothing here reads a value back from a device. The
+    parameters are uninitialized memory until `init_weights` or `load_state_dict`.
     """
 
     def __init__(
@@ -86,7 +86,10 @@ class Transformer(Layer):
         self.embedding_norm = make_norm(config) if config.embedding_norm else None
         self.dropout = nn.Dropout(config.dropout) if config.dropout else nn.Identity()
         self.rotary = None if learned else make_rotary(config)
-        self.blocks = nn.ModuleList(Block(config, layer, recompute) for layer in range(config.n_layer))
+        last = config.n_layer - 1  # its activations are read first: computing them again would save no memory
+        self.blocks = nn.ModuleList(
+            Block(config, layer, recompute if layer < last else "none") for layer in range(config.n_layer)
+        )
         self.final_norm = make_norm(config)
         self.head = None if config.tied_head else Linear(config.d_model, config.vocab_size, bias=False)
         use_kernels(self, KERNELS[kernels])

@@ -34,9 +34,9 @@ def test_gradients_with_dropout_are_equal(recompute: Recompute) -> None:
     assert all(map(torch.equal, gradients, recomputed))
 
 
-def saved_bytes(recompute: Recompute) -> int:
+def saved_bytes(recompute: Recompute, layers: int = 6) -> int:
     """Bytes that the blocks keep from the forward pass until the backward pass; weights are not counted."""
-    config = tiny(n_layer=6, d_model=64, n_head=4, n_kv_head=4, d_ff=256, context=128)
+    config = tiny(n_layer=layers, d_model=64, n_head=4, n_kv_head=4, d_ff=256, context=128)
     model = Transformer(config, recompute=recompute)
     model.load_state_dict(built(config).state_dict())
     own = {parameter.untyped_storage().data_ptr() for parameter in model.parameters()}
@@ -61,6 +61,11 @@ def test_recomputed_blocks_keep_little() -> None:
     kept = saved_bytes("none")
     assert saved_bytes("blocks") <= BLOCKS_KEEP * kept
     assert saved_bytes("attention") <= ATTENTION_KEEPS * kept
+
+
+def test_the_last_block_is_not_recomputed() -> None:
+    """Its backward pass is the first, when nothing has been freed: computing it again would save no memory."""
+    assert saved_bytes("blocks", layers=1) == saved_bytes("attention", layers=1) == saved_bytes("none", layers=1)
 
 
 def test_the_estimate_knows_what_is_recomputed() -> None:
