@@ -19,7 +19,7 @@ def initialize_parameters(
     parameters: Iterable[tuple[str, nn.Parameter]], config: ModelConfig, generator: torch.Generator
 ) -> None:
     """Fill every parameter in place, in the given order. Under every scheme gains start at 1, biases at 0, and a
-    convolution of width k over the embeddings uniform in ±1/√k, as torch's Conv1d.
+    convolution over the embeddings at random signs, so that a token sees the few before it as clearly as itself.
 
     normal: N(0, init_std) for matrices and embeddings (GPT-2).
     residual-scaled: the same, but the projections into the residual stream (attention's and the feed-forward's last)
@@ -43,8 +43,7 @@ def initial_values(name: str, shape: torch.Size, config: ModelConfig, generator:
     """Initial float32 values, on the CPU, of the matrix or embedding `name`."""
     values = torch.empty(shape)
     if name == "embedding_conv.weight":
-        bound = 1 / math.sqrt(config.embedding_conv)
-        return values.uniform_(-bound, bound, generator=generator)
+        return values.uniform_(-1.0, 1.0, generator=generator).sign_()
     is_embedding = name.startswith(("embedding.", "position."))
     is_output = name.endswith(OUTPUT_PROJECTIONS)
     if config.init == "xavier-truncated":

@@ -23,9 +23,8 @@ def test_is_a_causal_depthwise_convolution_with_a_residual() -> None:
     assert relative_error(add_earlier_tokens(x, None, weight), expected) < 1e-12
 
 
-def test_starts_as_torchs_convolution_and_is_trained_as_a_vector() -> None:
+def test_starts_as_random_signs_and_is_trained_as_a_vector() -> None:
     weight = built(tiny(d_model=200, embedding_conv=5), spread=False).embedding_conv.weight  # type: ignore[union-attr]
-    bound = float(torch.nn.Conv1d(200, 200, 5, groups=200).weight.detach().abs().max())
     assert weight.shape == (4, 200)
-    assert 0.95 * bound < float(weight.abs().max()) <= 5**-0.5
+    assert torch.equal(weight.abs(), torch.ones(4, 200)) and float(weight.mean().abs()) < 0.15
     assert group_of("embedding_conv.weight", 2) == "vectors"
