@@ -90,7 +90,7 @@ def measure_memory(home: Path, pairs: int) -> Result:
     for ranks in (1, 2, 4):
         fields = {"train.sharding": "fsdp", "train.batch_size": "1", "train.accumulation": str(4 // ranks)}
         run = create(home, f"memory-{ranks}", GPT2_124M | fields)
-        peaks[ranks] = max(run_ranks(run, home, ranks).values())
+        peaks[ranks] = max(run_ranks(run, home, ranks, watches_memory=True).values())
     return {"peak_bytes": peaks, "shares": {ranks: peaks[ranks] / peaks[1] for ranks in LIMITS}}
 
 
@@ -127,17 +127,21 @@ def create(home: Path, name: str, fields: dict[str, str]) -> Run:
     return Run.create(home, name, with_overrides(RunConfig(), list(fields.items())))
 
 
-def run_ranks(run: Run, home: Path, ranks: int, program: str = "llm.train") -> dict[int, int]:
-    """Train `run` until it finishes; the peak resident bytes of each rank's process. UserError where it fails."""
+def run_ranks(
+    run: Run, home: Path, ranks: int, program: str = "llm.train", *, watches_memory: bool = False
+) -> dict[int, int]:
+    """Train `run` until it finishes; with `watches_memory`, which takes half a core, the peak resident bytes of each
+    rank's process. UserError where it fails."""
     command = [program if word == "llm.train" else word for word in training_command(run, home, Launch(ranks), ())]
     peaks: dict[int, int] = {}
     with (run.path / LOG).open("wb") as log:
         process = subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=log, stderr=log)
-        while process.poll() is None:
+        while watches_memory and process.poll() is None:
             for pid in [process.pid] if ranks == 1 else children(process.pid):
                 peaks[pid] = max(peaks.get(pid, 0), peak_bytes(pid))
             time.sleep(0.02)
-    if process.returncode:
+        status = process.wait()
+    if status:
         raise UserError(f"the run of the benchmark failed; {run.path / LOG} says why.")
     return peaks
 
