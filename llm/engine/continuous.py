@@ -90,6 +90,8 @@ class Row:
         self.mu = torch.full((1,), 2 * params.mirostat_tau, device=words.device)
         shaping = replace(params, seed=0, num_samples=1, max_tokens=1, max_total_tokens=0, stop=())
         active = {name for name, is_active, _ in pipeline.describe() if is_active}
+        if params.ban_end:
+            active.discard("min_tokens")  # which bans the end then, however many tokens there are
         self.group: object = shaping if active <= ROWWISE else self
         """Rows of equal groups are sampled together."""
 

@@ -29,6 +29,8 @@ REQUESTS = [
     ("Two", replace(PARAMS, mirostat_tau=4.0, xtc_probability=0.5, xtc_threshold=0.05, num_samples=2)),
     ("Here", replace(PARAMS, stop=("e", "a"), top_p=0.9, presence_penalty=0.5)),
     ("x", PARAMS),
+    ("End", replace(PARAMS, ban_end=True)),
+    ("less", replace(PARAMS, ban_end=True, max_tokens=14, seed=8)),
 ]
 
 
