@@ -42,6 +42,11 @@ def write_atomic(path: Path, data: bytes) -> None:
     sync_directory(path.parent)
 
 
+def is_filled(path: Path) -> bool:
+    """Whether there is such a file with any content."""
+    return path.is_file() and path.stat().st_size > 0
+
+
 def write_json(path: Path, value: Any) -> None:
     """Write `value` as JSON, atomically. Lone surrogates, which UTF-8 cannot hold, are escaped.
 

@@ -14,7 +14,7 @@ class TuneConfig:
 
     stage: Literal["pretrain", "sft", "dpo", "grpo"] = setting(
         "pretrain",
-        "pretrain: text; sft: the answers in conversations (data.corpus: JSONL or Parquet with messages); dpo: "
+        "pretrain: text; sft: the answers in conversations (data.corpus: JSONL, Parquet or Arrow with messages); dpo: "
         "preferences (rows with chosen and rejected); grpo: its own answers to the questions of tune.task, by reward "
         "(data.corpus: conversations to evaluate on).",
     )

@@ -193,7 +193,7 @@ def read(folder: Path, tokenizer_path: Path | None) -> Generator[Progress, None,
     shape = read_shape(folder, kind, settings)
     found_tokenizer, warnings = find_tokenizer(tokenizer_path or folder, separator_token(folder))
     tokenizer = with_own_template(found_tokenizer, settings)
-    warnings += check_vocabulary(folder, shape, tokenizer)
+    warnings += (*check_vocabulary(folder, shape, tokenizer), *template_warnings(folder, tokenizer))
     files = weight_files(folder)
     entries = read_headers(files)
     if shape.n_layer > len(entries):  # before a model of any size is built
@@ -312,6 +312,18 @@ def with_own_template(tokenizer: Tokenizer, settings: Json) -> Tokenizer:
         return tokenizer.with_chat_template(template)
     except (UserError, *WRONG_SHAPE):
         return tokenizer
+
+
+def template_warnings(folder: Path, tokenizer: Tokenizer) -> list[str]:
+    """A warning where the folder has a chat template of another program."""
+    if tokenizer.chat_template is not None:
+        return []
+    path = folder / "tokenizer_config.json"
+    has_template = (folder / "chat_template.jinja").is_file() or (
+        path.is_file() and bool(read_json_file(path).get("chat_template"))
+    )
+    sentence = "The chat template is a program (Jinja) and is not read: the model completes text; sft adds a template."
+    return [sentence] if has_template else []
 
 
 def separator_token(folder: Path) -> str:

@@ -20,10 +20,11 @@ ROLES: tuple[Role, ...] = ("system", "user", "assistant")
 
 
 class Message(NamedTuple):
-    """One message of a conversation."""
+    """One message of a conversation. `is_learned`: an answer counts in the loss."""
 
     role: Role
     content: str
+    is_learned: bool = True
 
 
 class Piece(NamedTuple):
@@ -67,7 +68,7 @@ class ChatTemplate:
         """
         found = self._control(self.begin)
         for message in self._with_system(messages):
-            is_counted = message.role == "assistant" and not reply
+            is_counted = message.role == "assistant" and message.is_learned and not reply
             before = self.before[message.role].rstrip(" ")
             space = self.before[message.role][len(before) :]
             found += self._control(before)

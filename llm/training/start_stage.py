@@ -16,7 +16,7 @@ from torch import Tensor
 from llm.config import ModelConfig, RunConfig, diff, resolve_model, with_overrides
 from llm.config.overrides import merge_overrides
 from llm.errors import ConfigError, Problem, WrongUse
-from llm.files import published_directory, write_json
+from llm.files import is_filled, published_directory, write_json
 from llm.model.adapters import VOCABULARY_WEIGHTS
 from llm.model.adapters import initial_values as initial_adapters
 from llm.model.initialize import initial_values
@@ -58,8 +58,9 @@ GRPO_DEFAULTS = (
 """Those of grpo, after STAGE_DEFAULTS."""
 LORA_DEFAULTS = (("train.lr_multiplier", "1"),)
 """Those of sft with LoRA: adapters need a higher rate than all weights (docs/performance.md)."""
-CONVERSATIONS = Path("conversations", "good.jsonl")
-"""The conversations of a home that were marked good in a chat, or corrected."""
+CONVERSATIONS = {"sft": Path("conversations", "good.jsonl"), "dpo": Path("conversations", "preferences.jsonl")}
+"""Where a home has what was marked in a chat: the replies marked good or corrected, and the corrections as
+preferences."""
 
 
 @dataclass(frozen=True)
@@ -85,8 +86,8 @@ def plan_stage(
     stage: str = "sft",
     keep_optimizer: bool = False,
 ) -> Stage:
-    """The stage with `overrides`, checked. Without `data.corpus` it trains on the conversations marked in a chat; grpo,
-    which only evaluates on it, takes that of an sft parent, else the embedded dialogues.
+    """The stage with `overrides`, checked. Without `data.corpus` it trains on what was marked in a chat; grpo, which
+    only evaluates on it, takes that of an sft parent, else the embedded dialogues.
 
     ConfigError where the weights of `parent` cannot be trained with it.
     """
@@ -125,15 +126,16 @@ def adds_convolution(parent: Parent, config: RunConfig, path: str) -> bool:
 def corpus_override(
     home: Path, parent: Parent, stage: str, overrides: Sequence[tuple[str, str]]
 ) -> list[tuple[str, str]]:
-    """`data.corpus` where it is not given, as `plan_stage` says. WrongUse if no replies were marked good in a chat."""
+    """`data.corpus` where it is not given, as `plan_stage` says. WrongUse if no replies were marked in a chat."""
     if any(path == "data.corpus" for path, _ in overrides):
         return []
     if stage == "grpo":
         return [("data.corpus", parent.config.data.corpus if parent.config.tune.stage == "sft" else "dialogues")]
-    marked = home / CONVERSATIONS
-    if not marked.exists():
+    marked = home / CONVERSATIONS[stage]
+    if not is_filled(marked):
+        what, how = ("preferences", "correct") if stage == "dpo" else ("conversations", "mark")
         raise WrongUse(
-            "There are no conversations to train on; mark replies in the chat, or name a file with --data.corpus FILE."
+            f"There are no {what} to train on; {how} replies in the chat, or name a file with --data.corpus FILE."
         )
     return [("data.corpus", str(marked))]
 

@@ -333,6 +333,21 @@ def test_a_chat_template_goes_out_and_comes_back(home: Path, tmp_path: Path) -> 
     assert back.fingerprint() == tokenizer.fingerprint()
 
 
+def test_a_chat_template_of_another_program_is_not_dropped_in_silence(home: Path, tmp_path: Path) -> None:
+    folder = export_run(make_run(home, SHAPE, TOKENIZER), tmp_path / "out")
+
+    def warnings() -> str:
+        return " ".join(finish(hf.read(folder, None)).warnings)
+
+    assert "chat template" not in warnings()
+    (folder / "chat_template.jinja").write_text("{{ messages[0]['content'] }}")
+    assert "The chat template is a program (Jinja) and is not read" in warnings()
+    (folder / "chat_template.jinja").unlink()
+    settings = json.loads((folder / "tokenizer_config.json").read_text())
+    (folder / "tokenizer_config.json").write_text(json.dumps(settings | {"chat_template": "{{ messages }}"}))
+    assert "is not read" in warnings()
+
+
 def test_sentencepiece_goes_out_in_both_forms(home: Path, tmp_path: Path) -> None:
     tokenizer = SentencePieceTokenizer.train([text_of_all_kinds(seed=2)], 600)
     folder = export_run(make_run(home, SHAPE, tokenizer), tmp_path / "out")
@@ -357,7 +372,7 @@ def test_the_chat_template_of_the_export_gives_our_ids_for_1000_conversations(ho
     for _ in range(1000):
         messages = random_conversation(chance)
         ids, _ = template.encode(tokenizer, messages)
-        dicts = [{"role": role, "content": content} for role, content in messages]
+        dicts = [{"role": one.role, "content": one.content} for one in messages]
         assert theirs.apply_chat_template(dicts, return_dict=False) == ids
     prompt = theirs.apply_chat_template(dicts[:-1], add_generation_prompt=True, return_dict=False)
     assert prompt == template.prompt_ids(tokenizer, messages[:-1])

@@ -54,6 +54,8 @@ def test_only_answers_and_their_ends_are_counted() -> None:
     end = tokenizer.special_tokens["<|end|>"]
     assert [token for token, is_counted in zip(ids, counted, strict=True) if is_counted] == [ord("a"), end]
     assert template.prompt_ids(tokenizer, messages) == [*ids, tokenizer.special_tokens["<|assistant|>"]]
+    messages[2] = messages[2]._replace(is_learned=False)
+    assert template.encode(tokenizer, messages) == (ids, [False] * len(ids))
     assert tokenizer.stop_ids == {256, end}
 
 
@@ -139,7 +141,7 @@ def test_transformers_gives_the_same_ids() -> None:
     chance = random.Random(7)
     for _ in range(100):
         messages = random_conversation(chance)
-        dicts = [{"role": role, "content": content} for role, content in messages]
+        dicts = [{"role": one.role, "content": one.content} for one in messages]
         assert theirs.apply_chat_template(dicts, return_dict=False) == template.encode(ours, messages)[0]
         prompt = theirs.apply_chat_template(dicts[:-1], add_generation_prompt=True, return_dict=False)
         assert prompt == template.prompt_ids(ours, messages[:-1])

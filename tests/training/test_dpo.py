@@ -17,7 +17,7 @@ from llm.config.resolve import resolve_model
 from llm.config.schema import ModelConfig
 from llm.data.batches.pairs import PairRows
 from llm.data.tokens.conversation_tokens import ConversationTokens, ConversationWriter
-from llm.errors import ConfigError, UserError
+from llm.errors import ConfigError, UserError, WrongUse
 from llm.events import Evaluated, MetricsLogged
 from llm.files import remove_directory
 from llm.model.transformer import Transformer
@@ -121,6 +121,17 @@ def dpo(home: Path, **fields: str) -> Run:
     overrides = [("data.corpus", str(corpus)), ("data.validation_fraction", "0.2"), ("train.lr_multiplier", "1")]
     overrides += [(path.replace("__", "."), text) for path, text in fields.items()]
     return start_stage(home, plan_stage(home, open_parent(home, "base"), overrides, stage="dpo"))
+
+
+def test_without_a_file_it_reads_the_corrections_of_the_chat(parent: Run, tmp_path: Path) -> None:
+    marked = tmp_path / "conversations" / "preferences.jsonl"
+    marked.parent.mkdir()
+    for content in ("", "{}"):
+        with pytest.raises(WrongUse, match="There are no preferences to train on; correct replies in the chat"):
+            plan_stage(tmp_path, open_parent(tmp_path, "base"), [], stage="dpo")
+        marked.write_text(content)
+    stage = plan_stage(tmp_path, open_parent(tmp_path, "base"), [], stage="dpo")
+    assert stage.config.data.corpus == str(marked)
 
 
 def test_a_run_on_pairs_prefers_the_chosen_answers_and_resumes_bit_for_bit(parent: Run, tmp_path: Path) -> None:

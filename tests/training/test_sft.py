@@ -41,7 +41,7 @@ def write_conversations(path: Path, count: int = 30, longest: int = 2) -> Path:
     with path.open("w") as file:
         for conversation in conversations(count, longest=longest):
             file.write(
-                json.dumps({"messages": [{"role": role, "content": content} for role, content in conversation]}) + "\n"
+                json.dumps({"messages": [{"role": one.role, "content": one.content} for one in conversation]}) + "\n"
             )
     return path
 

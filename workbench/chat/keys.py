@@ -11,7 +11,7 @@ from workbench.chat.conversation import Exchange
 
 NEEDS_EXCHANGE = {"regenerate", "edit", "branch", "new", "export"}
 """Actions that need an exchange."""
-NEEDS_REPLY = {"go_on", "replay", "microscope", "split", "pin_prompt", "copy_reply", "keep", "mark", "correct"}
+NEEDS_REPLY = {"go_on", "replay", "microscope", "split", "pin_prompt", "copy_reply", "keep", "mark"}
 """Actions that need a reply with tokens."""
 
 
@@ -19,6 +19,8 @@ def is_possible(action: str, picked: Exchange | None, writing: bool) -> bool:
     """Whether an action has an effect on the selected exchange, `writing`: while a reply is being generated."""
     if action in NEEDS_EXCHANGE:
         return picked is not None and (not writing or action == "new")
+    if action == "correct":  # an empty reply too
+        return picked is not None and bool(picked.model) and not writing and suits(action, picked)
     if action in NEEDS_REPLY:
         return picked is not None and bool(picked.tokens) and not writing and suits(action, picked)
     return True
@@ -31,8 +33,10 @@ def suits(action: str, picked: Exchange) -> bool:
             return not picked.is_turn
         case "keep":
             return picked.live
-        case "mark" | "correct":
-            return picked.kind != "on" and bool(picked.question.strip()) and bool(picked.reply.strip())
+        case "mark":
+            return suits("correct", picked) and bool(picked.reply.strip())
+        case "correct":
+            return picked.kind != "on" and bool(picked.question.strip())
     return True
 
 

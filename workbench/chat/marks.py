@@ -1,9 +1,10 @@
 """Marks on replies, collected as conversations to train on: `<home>/conversations/*.jsonl`, a reply per line.
 
 `good.jsonl` holds the replies marked good and the corrected ones, `bad.jsonl` those marked bad, and
-`preferences.jsonl` each corrected reply as the better of two. The "messages" of a line end with the reply. The other
-fields say where it is from: "id" (transcript and number), "mark", "model", "sha256", "prompt", "sampling" (all
-parameters) and "time"; a correction also has the original "reply".
+`preferences.jsonl` each corrected reply as the better of two. The "messages" of a line end with the reply; the replies
+before it have the weight 0, so that only the marked one is learned. The other fields say where it is from: "id"
+(transcript and number), "mark", "model", "sha256", "prompt", "sampling" (all parameters) and "time"; a correction also
+has the original "reply".
 """
 
 from __future__ import annotations
@@ -29,6 +30,11 @@ GOOD, BAD, PREFERENCES = "good.jsonl", "bad.jsonl", "preferences.jsonl"
 def good_file(home: Path) -> Path:
     """The conversations to fine-tune on."""
     return home / FOLDER / GOOD
+
+
+def preferences_file(home: Path) -> Path:
+    """The corrections as preferences."""
+    return home / FOLDER / PREFERENCES
 
 
 def count_good(home: Path) -> int:
@@ -67,7 +73,7 @@ def write_mark(home: Path, conversation: Conversation, exchange: Exchange, mark:
     if mark is not None:
         record = {"id": name} | record_of(conversation, exchange, mark)
         lines[BAD if mark.verdict == "bad" else GOOD] = record
-        if mark.verdict == "corrected":
+        if mark.verdict == "corrected" and exchange.reply.strip():
             lines[PREFERENCES] = {"id": name} | preference_of(record, exchange)
     folder = home / FOLDER
     try:
@@ -88,12 +94,12 @@ def identity(conversation: Conversation, exchange: Exchange) -> str:
 def record_of(conversation: Conversation, exchange: Exchange, mark: Mark) -> dict[str, Any]:
     """The conversation up to a reply, or to its correction, and where it is from."""
     turns = [*conversation.history(exchange), (exchange.question, mark.answer or exchange.reply.strip())]
-    messages = [{"role": "system", "content": exchange.system}] if exchange.system else []
-    messages += [
-        {"role": role, "content": content}
-        for turn in turns
-        for role, content in zip(("user", "assistant"), turn, strict=True)
-    ]
+    messages: list[dict[str, Any]] = []
+    if exchange.system:
+        messages.append({"role": "system", "content": exchange.system})
+    for question, answer in turns:
+        messages += [{"role": "user", "content": question}, {"role": "assistant", "content": answer, "weight": 0}]
+    del messages[-1]["weight"]
     record = {
         "messages": messages,
         "mark": mark.verdict,

@@ -22,6 +22,7 @@ from workbench.data.prepared_data import Inspection, inspect_dataset
 
 if TYPE_CHECKING:
     from llm.data.text.corpora import Corpus
+    from llm.data.tokens.conversation_source import Row
 
 ADDED = "corpora.json"
 BUILT_IN = {
@@ -30,6 +31,8 @@ BUILT_IN = {
     "dialogues": "questions about short scenes, sums and facts with their answers, generated to any size",
 }
 BUILT_IN_SHAPES = {"dialogues": "messages"}
+PREFERENCE = "preference"
+"""The shape of the rows that dpo reads; all others are for sft."""
 PREVIEW_MB = 0.1
 PREVIEW_CHARACTERS = 3000
 PREVIEW_DOCUMENTS = 8
@@ -97,7 +100,8 @@ def added_corpora(home: Path) -> Iterator[Entry]:
 
 def added_entry(home: Path, path: str, text_field: str, shape: str = "") -> Entry:
     """A text or conversations of the user, or a downloaded web address."""
-    about = f"your conversations ({shape})" if shape else "your text"
+    about = f"your {rows_called(shape)}" if shape else "your text"
+    about += f" ({shape})" if shape not in ("", PREFERENCE) else ""
     entry = Entry("added", path, about, corpus=path, text_field=text_field, shape=shape)
     if not is_url(path):
         return entry
@@ -222,7 +226,7 @@ def add_corpus(home: Path, text: str, text_field: str = "") -> Entry:
     shape = "" if text_field else shape_of_files(here.corpus)
     field = text_field or ("text" if shape else text_field_of(path, here.corpus))
     if shape:
-        read_conversations(here.corpus, home)
+        read_conversations(here.corpus, home, shape)
     else:
         check_corpus(replace(RunConfig(), data=replace(here, text_field=field)), home)
     records = [record for record in read_added(home) if record["path"] != path]
@@ -240,22 +244,42 @@ def shape_of_files(pattern: str) -> str:
     return conversation_shape(paths[0]) if paths else ""
 
 
-def read_conversations(corpus: str, home: Path) -> tuple[str, list[str]]:
-    """The first conversations of a corpus as text, and warnings about the rows that were skipped, of files up to
-    MOST_READ_BYTES all of them. UserError if there is none."""
-    from llm.data.tokens.conversation_source import conversations_in, open_conversations
+def stage_of(shape: str) -> str:
+    """The stage of training that reads rows of a shape."""
+    return {"": "pretrain", PREFERENCE: "dpo"}.get(shape, "sft")
 
-    found = open_conversations(DataConfig(corpus=corpus, size_mb=PREVIEW_MB), home)
+
+def rows_called(shape: str) -> str:
+    return "preferences" if shape == PREFERENCE else "conversations"
+
+
+def read_conversations(corpus: str, home: Path, shape: str) -> tuple[str, list[str]]:
+    """The first conversations or preferences of a corpus as text, and warnings about the rows that were skipped, of
+    files up to MOST_READ_BYTES all of them. UserError if there is none."""
+    from llm.data.tokens.conversation_source import open_conversations
+
+    found = open_conversations(DataConfig(corpus=corpus, size_mb=PREVIEW_MB), home, stage_of(shape))
     shown: list[str] = []
     count = 0
     for row in found.rows():
         count += 1
         if count <= PREVIEW_DOCUMENTS:
-            shown.append("\n".join(f"{message.role}: {message.content}" for message in conversations_in(row)[0]))
+            shown.append("\n".join(lines_of_row(row)))
         elif found.size_bytes > MOST_READ_BYTES:
             break
-    total = "" if found.size_bytes > MOST_READ_BYTES else f"{count:,} conversations\n\n"
+    total = "" if found.size_bytes > MOST_READ_BYTES else f"{count:,} {rows_called(shape)}\n\n"
     return (total + "\n\n".join(shown))[:PREVIEW_CHARACTERS], found.warnings()
+
+
+def lines_of_row(row: Row) -> list[str]:
+    """A line for each message; of a preference, the common ones and then both answers."""
+    from llm.data.text.conversations import Preference
+
+    if isinstance(row, Preference):
+        *common, chosen = row.chosen
+        answers = [f"chosen: {chosen.content}", f"rejected: {row.rejected[-1].content}"]
+        return [*(f"{message.role}: {message.content}" for message in common), *answers]
+    return [f"{message.role}: {message.content}" for message in row]
 
 
 def download_corpus(home: Path, address: str) -> Generator[Progress, None, Entry | FieldNeeded]:
@@ -313,7 +337,7 @@ def config_with(entry: Entry, base: RunConfig) -> RunConfig:
         "format": "auto",
         "text_field": entry.text_field,
     }
-    return from_mapping({"data": data, "tune": {"stage": "sft" if entry.shape else "pretrain"}}, base)
+    return from_mapping({"data": data, "tune": {"stage": stage_of(entry.shape)}}, base)
 
 
 def preview(entry: Entry, home: Path) -> tuple[str, list[str]]:
@@ -325,7 +349,7 @@ def preview(entry: Entry, home: Path) -> tuple[str, list[str]]:
 
     data = resolve_names(config_with(entry, RunConfig()).data, home)
     if entry.shape:
-        return read_conversations(data.corpus, home)
+        return read_conversations(data.corpus, home, entry.shape)
     if is_token_corpus(data, trains_tokenizer=True):
         return "(token files: ids without text)", []
     corpus = open_corpus(data, home, "<|endoftext|>")

@@ -17,5 +17,5 @@ def encode_chat(tokenizer: Tokenizer, template: ChatTemplate | None, messages: S
     """
     if template is not None:
         return template.prompt_ids(tokenizer, messages)
-    parts = (text if role == "assistant" else f"\n\n{text}" for role, text in messages)
+    parts = (one.content if one.role == "assistant" else f"\n\n{one.content}" for one in messages)
     return prompt_ids(tokenizer, "".join(parts).removeprefix("\n\n"))

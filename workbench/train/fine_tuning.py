@@ -6,9 +6,11 @@ import asyncio
 from pathlib import Path
 
 from llm.errors import UserError
+from llm.files import is_filled
 from llm.run import Run
 from llm.run.fork import open_parent
-from workbench.data.corpora import added_corpora, path_problem
+from workbench.chat.marks import good_file, preferences_file
+from workbench.data.corpora import added_corpora, path_problem, stage_of
 from workbench.data.pasted import pasted_path
 from workbench.train.service import Overrides
 from workbench.ui.dialogs import Answer, Ask, AskText
@@ -27,9 +29,9 @@ WAYS = (
 """The ways to fine-tune: a stage that reads a file, or a task of grpo."""
 BUILT_IN = "dialogues"
 BUILT_IN_LENGTH = [("train.epochs", "0"), ("train.minutes", "3")]  # as quickstart-chat: there is more than needed
-CONVERSATIONS = "conversations"
-FILES = {"sft": CONVERSATIONS, "lora": CONVERSATIONS, "dpo": "preferences, rows with a chosen and a rejected answer"}
-"""What the file of a way holds."""
+READS_FILE = ("sft", "lora", "dpo")
+FILES = {"sft": "conversations", "dpo": "preferences, rows with a chosen and a rejected answer"}
+"""What the file of a stage holds."""
 
 
 async def fine_tune(screen: WorkbenchScreen, reference: str) -> Run | None:
@@ -39,8 +41,8 @@ async def fine_tune(screen: WorkbenchScreen, reference: str) -> Run | None:
     if not way:
         return None
     stage, fields = "grpo", [("tune.task", way)]
-    if way in FILES:
-        corpus = await ask_corpus(screen, reference, FILES[way])
+    if way in READS_FILE:
+        corpus = await ask_corpus(screen, reference, "dpo" if way == "dpo" else "sft")
         if not corpus:
             return None
         stage, fields = "dpo" if way == "dpo" else "sft", [("data.corpus", corpus)]
@@ -54,13 +56,13 @@ async def fine_tune(screen: WorkbenchScreen, reference: str) -> Run | None:
         return None
 
 
-async def ask_corpus(screen: WorkbenchScreen, reference: str, kind: str) -> str:
+async def ask_corpus(screen: WorkbenchScreen, reference: str, stage: str) -> str:
     """The conversations or preferences to train on, "" for none."""
-    has_built_in = kind == CONVERSATIONS
+    has_built_in = stage == "sft"
     built_in = f"; {BUILT_IN}: the built-in ones" if has_built_in else ""
     question = AskText(
-        f"Fine-tune {reference} on {kind} (a JSONL or Parquet file, or a folder{built_in}):",
-        value=offered_conversations(screen.workbench.home) if has_built_in else "",
+        f"Fine-tune {reference} on {FILES[stage]} (a JSONL or Parquet file, or a folder{built_in}):",
+        value=offered_corpus(screen.workbench.home, stage),
         problem_of=lambda text: "" if has_built_in and text.strip() == BUILT_IN else path_problem(text),
     )
     text: str | None = await screen.app.push_screen_wait(question)
@@ -74,10 +76,11 @@ def create_stage(home: Path, reference: str, stage: str, fields: Overrides) -> R
     return start_stage(home, plan_stage(home, open_parent(home, reference), fields, stage=stage))
 
 
-def offered_conversations(home: Path) -> str:
-    """The conversations to offer: replies marked good, else the last file that was added, else the built-in ones."""
-    marked = home / "conversations" / "good.jsonl"
-    if marked.exists():
+def offered_corpus(home: Path, stage: str) -> str:
+    """The file to offer for a stage: what was marked in a chat, else the last file that was added; for sft else the
+    built-in conversations."""
+    marked = preferences_file(home) if stage == "dpo" else good_file(home)
+    if is_filled(marked):
         return str(marked)
-    added = [entry.corpus for entry in added_corpora(home) if entry.shape]
-    return added[-1] if added else BUILT_IN
+    added = [entry.corpus for entry in added_corpora(home) if entry.shape and stage_of(entry.shape) == stage]
+    return added[-1] if added else BUILT_IN if stage == "sft" else ""

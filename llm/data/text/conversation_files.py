@@ -1,4 +1,4 @@
-"""Files of conversations: JSONL, lists in JSON, and Parquet. Every bad row is named, and the others are used."""
+"""Files of conversations: JSONL, lists in JSON, Parquet and Arrow. Every bad row is named, and the others are used."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Generic, TypeVar
 
+from llm.data.text.arrow import batches_of, open_arrow
 from llm.data.text.compressed import plain_name
 from llm.data.text.conversations import BadRow, shape_of
 from llm.data.text.corpora import Advance, digest, no_files_error
@@ -16,6 +17,7 @@ from llm.data.text.find_files import describe_skipped, search_files
 from llm.data.text.json_text import JsonText, split_lines
 from llm.data.text.parquet import open_table
 from llm.data.text.rows import json_values
+from llm.data.text.saved_datasets import is_arrow
 from llm.data.text.text_files import PARQUET_MAGIC, FileHashes, content_size, read_beginning, read_text
 from llm.errors import UserError
 from llm.reader import Malformed, parse_json
@@ -24,6 +26,8 @@ NAMED_ROWS = 5
 """Bad rows that a warning names; all are in the list `skipped`."""
 MAX_LINE = 64 << 20
 SNIFFED_ROWS = 20
+TABLE_ROWS = 256
+"""Rows of a table that are in memory as objects at once."""
 
 T = TypeVar("T")
 
@@ -92,8 +96,8 @@ def conversation_shape(path: Path) -> str:
 
 def first_rows(path: Path) -> Iterator[Any]:
     """The first rows of a file, of those that are JSON. Reads only its beginning."""
-    if is_parquet(path):
-        yield from (value for _, value in itertools.islice(parquet_rows(path), SNIFFED_ROWS))
+    if is_table(path):
+        yield from (value for _, value in itertools.islice(table_rows(path), SNIFFED_ROWS))
         return
     pieces = read_text(path)
     if JsonText(read_text(path)).peek() not in ("{", "["):
@@ -106,6 +110,11 @@ def first_rows(path: Path) -> Iterator[Any]:
             yield parse_json(line, MAX_LINE)
 
 
+def is_table(path: Path) -> bool:
+    """Whether a file holds columns: Parquet or Arrow."""
+    return is_parquet(path) or is_arrow(path.name, read_beginning(path))
+
+
 def is_parquet(path: Path) -> bool:
     return Path(plain_name(path)).suffix.lower() == ".parquet" or read_beginning(path).startswith(PARQUET_MAGIC)
 
@@ -115,8 +124,8 @@ def read_rows(path: Path, skipped: list[str]) -> Iterator[tuple[str, Any]]:
 
     UserError for a file that cannot be read, and for a JSON list that is invalid.
     """
-    if is_parquet(path):
-        yield from parquet_rows(path)
+    if is_table(path):
+        yield from table_rows(path)
         return
     pieces = read_text(path)
     if is_json_list(path):
@@ -159,11 +168,22 @@ def list_rows(path: Path, text: JsonText) -> Iterator[tuple[str, Any]]:
         raise UserError(f"{path} is invalid JSON after item {number} ({error}); fix it there.") from error
 
 
-def parquet_rows(path: Path) -> Iterator[tuple[str, Any]]:
-    """The rows of a Parquet file as objects; null columns are left out."""
+def table_rows(path: Path) -> Iterator[tuple[str, Any]]:
+    """The rows of a Parquet or Arrow file as objects; null columns are left out."""
     number = 0
+    for batch in parquet_batches(path) if is_parquet(path) else arrow_batches(path):
+        for row in batch.to_pylist():
+            number += 1
+            yield f"{path} row {number}", {name: value for name, value in row.items() if value is not None}
+
+
+def parquet_batches(path: Path) -> Iterator[Any]:
     with open_table(path) as table:
-        for batch in table.iter_batches(batch_size=256):
-            for row in batch.to_pylist():
-                number += 1
-                yield f"{path} row {number}", {name: value for name, value in row.items() if value is not None}
+        yield from table.iter_batches(batch_size=TABLE_ROWS)
+
+
+def arrow_batches(path: Path) -> Iterator[Any]:
+    """Record batches of at most TABLE_ROWS rows: those of a file may be large."""
+    with open_arrow(path) as table:
+        for batch in batches_of(table):
+            yield from (batch.slice(start, TABLE_ROWS) for start in range(0, batch.num_rows, TABLE_ROWS))

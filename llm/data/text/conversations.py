@@ -1,6 +1,7 @@
 """Conversations from the rows of datasets, in the four shapes that people have.
 
-    messages       {"messages": [{"role": "user", "content": "…"}, …]} (OpenAI), or the list alone (nanochat)
+    messages       {"messages": [{"role": "user", "content": "…"}, …]} (OpenAI), or the list alone (nanochat); an
+                   answer with "weight": 0 is read and not learned
     conversations  {"conversations": [{"from": "human", "value": "…"}, …], "system": "…"} (ShareGPT)
     instruction    {"instruction": "…", "input": "…", "output": "…"} (Alpaca)
     prompt         {"prompt": "…", "completion": "…"}; both may be lists of messages (TRL)
@@ -46,6 +47,7 @@ def shape_of(row: Any) -> str:
         return "messages" if row and all(isinstance(item, dict) and "role" in item for item in row) else ""
     if not isinstance(row, dict):
         return ""
+    row = {name: value for name, value in row.items() if value is not None}
     if "chosen" in row and "rejected" in row:
         return "preference"
     for name in LISTS:
@@ -74,7 +76,8 @@ def preference_from_row(row: Any) -> Preference:
     both = []
     for name in ("chosen", "rejected"):
         try:
-            both.append(check_conversation([*prompt, *messages_in(row[name], "assistant")]))
+            messages = [*prompt, *messages_in(row[name], "assistant")]
+            both.append(check_conversation([message._replace(is_learned=True) for message in messages]))
         except BadRow as error:
             raise BadRow(f"{error} (in {name})") from None
     chosen, rejected = both
@@ -98,8 +101,7 @@ def messages_of(row: Any, shape: str) -> list[Message]:
         parts = [text_in(row["instruction"], "instruction"), text_in(row.get("input") or "", "input")]
         question = "\n\n".join(filter(None, parts))
         return [*system, Message("user", question), Message("assistant", text_in(row["output"], "output"))]
-    answer = next(name for name in ANSWERS if name in row)
-    return [*system, *messages_in(row["prompt"], "user"), *messages_in(row[answer], "assistant")]
+    return [*system, *messages_in(row["prompt"], "user"), *messages_in(first_given(row, *ANSWERS), "assistant")]
 
 
 def messages_in(value: Any, role: Role) -> list[Message]:
@@ -113,13 +115,22 @@ def message_of(item: Any, number: int) -> Message:
     """One message; roles and contents under the names of OpenAI or ShareGPT."""
     if not isinstance(item, dict):
         raise BadRow(f"has a message {number} that is not an object")
-    role = item.get("role", item.get("from"))
+    role = first_given(item, "role", "from")
     if role is None:
         raise BadRow(f"has no role in message {number}")
     if not isinstance(role, str) or role.lower() not in ROLE_NAMES:
         raise BadRow(f"has the unknown role {str(role)[:30]!r} in message {number}")
-    content = item.get("content", item.get("value"))
-    return Message(ROLE_NAMES[role.lower()], text_in(content, f"message {number}"))
+    content = first_given(item, "content", "value")
+    weight = item.get("weight")
+    if weight not in (None, 0, 1):
+        raise BadRow(f"has the weight {str(weight)[:30]} in message {number}; it must be 0 or 1")
+    return Message(ROLE_NAMES[role.lower()], text_in(content, f"message {number}"), weight != 0)
+
+
+def first_given(item: Mapping[str, Any], *names: str) -> Any:
+    """The value of the first of these fields that is there and not null; None if there is none. Tables have a column
+    for every field of any row, and null where a row lacks it."""
+    return next((item[name] for name in names if item.get(name) is not None), None)
 
 
 def text_in(value: Any, name: str) -> str:
@@ -154,6 +165,8 @@ def check_conversation(messages: Sequence[Message]) -> Conversation:
         messages = messages[:-1]
     if not any(message.role == "assistant" for message in messages):
         raise BadRow("has no answer")
+    if not any(message.role == "assistant" and message.is_learned for message in messages):
+        raise BadRow("has no answer to learn: the weight of each is 0")
     return tuple(messages)
 
 
@@ -161,7 +174,7 @@ def why_no_conversation(row: Any) -> str:
     """Why a row has none of the known shapes."""
     if not isinstance(row, dict):
         return "is not an object with messages"
-    names = ", ".join(str(name)[:30] for name in list(row)[:8]) or "none"
+    names = ", ".join([str(name)[:30] for name, value in row.items() if value is not None][:8]) or "none"
     return (
         f"has none of the fields messages, conversations, instruction and output, prompt and completion (but: {names})"
     )

@@ -68,6 +68,55 @@ def test_system_messages_and_inputs() -> None:
     assert asked == (Message("user", "Add.\n\n1 2"), Message("assistant", "3"))
 
 
+def test_an_answer_of_weight_0_is_read_and_not_learned() -> None:
+    """As in the files that OpenAI fine-tunes on."""
+    messages = [{"role": one.role, "content": one.content} for one in TURN * 2]
+    messages[1]["weight"] = 0  # type: ignore[assignment]
+    messages[3]["weight"] = 1  # type: ignore[assignment]
+    found = conversation_from_row({"messages": messages})
+    assert found == (TURN[0], TURN[1]._replace(is_learned=False), *TURN)
+    messages[3]["weight"] = 0  # type: ignore[assignment]
+    with pytest.raises(BadRow, match="has no answer to learn: the weight of each is 0"):
+        conversation_from_row({"messages": messages})
+    messages[3]["weight"] = 0.5  # type: ignore[assignment]
+    with pytest.raises(BadRow, match=r"has the weight 0\.5 in message 4"):
+        conversation_from_row({"messages": messages})
+    pair = preference_from_row(
+        {"chosen": messages[:2], "rejected": [messages[0], {"role": "assistant", "content": "-"}]}
+    )
+    assert pair.chosen == TURN  # the last answers are compared, and no others
+
+
+def test_null_fields_are_absent() -> None:
+    """A table has every column in every row: a file of two shapes has nulls in both."""
+    message = dict.fromkeys(("role", "content", "from", "value"))
+    theirs = [message | {"from": "human", "value": "Who?"}, message | {"from": "gpt", "value": "A cat."}]
+    assert conversation_from_row({"messages": theirs, "prompt": None}) == TURN
+    assert conversation_from_row(SAME["prompt"] | {"completion": None, "response": "A cat."}) == TURN  # type: ignore[operator]
+    assert conversation_from_row(SAME["alpaca"] | {"chosen": None, "rejected": None}) == TURN  # type: ignore[operator]
+    with pytest.raises(BadRow, match=r"\(but: prompt\)"):
+        conversation_from_row({"prompt": "Who?", "completion": None})
+
+
+@pytest.mark.parametrize("as_file", [False, True])
+def test_saved_datasets_hold_conversations_too(as_file: bool, tmp_path: Path) -> None:
+    """As `datasets` saves what it has downloaded: Arrow in folders, with nulls."""
+    import pyarrow as arrow
+
+    folder = tmp_path / "saved" / "train"
+    folder.mkdir(parents=True)
+    (folder.parent / "dataset_dict.json").write_text('{"splits": ["train"]}')
+    (folder / "state.json").write_text("{}")
+    path = folder / "data-00000-of-00001.arrow"
+    table = arrow.Table.from_pylist([*[SAME["messages"]] * 300, {"messages": None}, SAME["messages"]])
+    make = arrow.ipc.new_file if as_file else arrow.ipc.new_stream
+    with arrow.OSFile(str(path), "wb") as sink, make(sink, table.schema) as writer:
+        writer.write_table(table)
+    found = files(folder.parent, tmp_path)
+    assert list(found.rows()) == [TURN] * 301 and conversation_shape(path) == "messages"
+    assert [sentence for sentence in found.skipped if "row 301 has none of the fields" in sentence]
+
+
 @pytest.mark.parametrize("suffix", [".jsonl", ".json", ".parquet"])
 def test_files_of_every_format(suffix: str, tmp_path: Path) -> None:
     rows = [
@@ -134,7 +183,7 @@ def test_preferences() -> None:
     found = preference_from_row(row)
     assert found.chosen == TURN and found.rejected == (TURN[0], Message("assistant", "No."))
     lists = {
-        name: [{"role": role, "content": content} for role, content in conversation]
+        name: [{"role": one.role, "content": one.content} for one in conversation]
         for name, conversation in (("chosen", found.chosen), ("rejected", found.rejected))
     }
     assert preference_from_row(lists) == found and shape_of(lists) == "preference"

@@ -9,12 +9,14 @@ from pathlib import Path
 import pytest
 
 from llm.config import DecodeConfig
+from llm.data.text.conversations import conversation_from_row
 from llm.errors import UserError
 from llm.run import Run
 from tests.workbench.chat.test_chat_screen import ChatApp, chat_model, opened, text_of, until  # noqa: F401
 from tests.workbench.chat.test_transcripts import HOSTILE
 from tests.workbench.scripted import ScriptedTrainer
 from workbench.chat.conversation import Conversation, Mark
+from workbench.chat.keys import is_possible
 from workbench.chat.marks import count_good, read_marks, write_mark
 from workbench.train.service import TrainingService
 from workbench.ui.dialogs import Ask
@@ -42,6 +44,7 @@ def test_a_good_reply_is_a_conversation_with_its_origin(home):
     assert [(one["role"], one["content"]) for one in row["messages"]] == [
         ("user", "Who had the ball?"), ("assistant", "It was Tom."), ("user", HOSTILE), ("assistant", "Red."),
     ]  # fmt: skip
+    assert [message.is_learned for message in conversation_from_row(row)] == [True, False, True, True]
     assert (row["mark"], row["model"], row["prompt"]) == ("good", "chat-1@30", HOSTILE)
     assert (row["sampling"]["temperature"], row["sampling"]["seed"]) == (0.5, 7)
     assert row["id"] == "20260101-000000-abcdef/2" and row["time"] > 0
@@ -69,6 +72,18 @@ def test_a_reply_has_one_mark(home):
     assert count_good(home) == 1 and not lines(home, "preferences.jsonl") and len(lines(home, "bad.jsonl")) == 1
     write_mark(home, conversation, first, None)
     assert read_marks(home, conversation) == {2: Mark("good")}
+
+
+def test_an_empty_reply_can_be_corrected(home):
+    """A model that ends its turn at once says nothing: there is nothing to mark, and no rejected answer."""
+    conversation = saved_conversation()
+    exchange = conversation.exchanges[1]
+    exchange.reply, exchange.tokens = "\n", [3]
+    assert is_possible("correct", exchange, False) and not is_possible("mark", exchange, False)
+    assert not is_possible("correct", exchange, True) and not is_possible("correct", None, False)
+    write_mark(home, conversation, exchange, Mark("corrected", "It was Mia."))
+    assert lines(home, "good.jsonl")[0]["messages"][-1] == {"role": "assistant", "content": "It was Mia."}
+    assert not lines(home, "preferences.jsonl")
 
 
 def test_lines_of_others_are_left_as_they_are(home):

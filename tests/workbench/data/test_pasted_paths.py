@@ -158,6 +158,18 @@ def test_conversations_are_recognized_and_previewed(home: Path, tmp_path: Path) 
         add_corpus(home, str(tmp_path / "bad.jsonl"))
 
 
+def test_preferences_are_recognized_and_previewed(home: Path, tmp_path: Path) -> None:
+    path = tmp_path / "pairs.jsonl"
+    rows = [{"prompt": f"Name fox {number}.", "chosen": "Reynard.", "rejected": "No."} for number in range(3)]
+    path.write_text("\n".join(map(json.dumps, [*rows, {"prompt": "a", "chosen": "b", "rejected": "b"}])))
+    entry = add_corpus(home, str(path))
+    assert (entry.shape, entry.about) == ("preference", "your preferences")
+    text, warnings = preview(entry, home)
+    assert text.startswith("3 preferences\n\nuser: Name fox 0.\nchosen: Reynard.\nrejected: No.\n\nuser: Name fox 1.")
+    assert "line 4 has the same answer as chosen and rejected" in warnings[1]
+    assert config_with(entry, RunConfig()).tune.stage == "dpo"
+
+
 async def test_the_preview_lists_what_is_skipped(home: Path, tmp_path: Path) -> None:
     folder = tmp_path / "texts"
     folder.mkdir()

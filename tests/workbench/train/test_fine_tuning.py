@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import shutil
 from pathlib import Path
 
@@ -9,6 +10,8 @@ from llm.run import Run
 from tests.workbench.pictures_for_tests import app_with
 from tests.workbench.scripted import ScriptedTrainer
 from tests.workbench.waiting import shown, until
+from workbench.data.corpora import add_corpus
+from workbench.train.fine_tuning import offered_corpus
 from workbench.ui.dialogs import Ask, AskText
 
 
@@ -30,3 +33,17 @@ async def test_a_base_run_that_ended_is_fine_tuned_on_the_built_in_dialogues(tra
         app.training.shutdown()
     config = Run.open(home, "tiny-1-sft-1").config()
     assert (config.data.corpus, config.train.minutes, config.tune.lora_rank) == ("dialogues", 3, 8)
+
+
+def test_each_stage_is_offered_what_it_can_read(home: Path, tmp_path: Path) -> None:
+    assert (offered_corpus(home, "sft"), offered_corpus(home, "dpo")) == ("dialogues", "")
+    for name, row in (("talk", {"prompt": "a", "completion": "b"}), ("pairs", {"chosen": "a", "rejected": "b"})):
+        (tmp_path / f"{name}.jsonl").write_text(json.dumps(row | {"prompt": "a"}) + "\n")
+        add_corpus(home, str(tmp_path / f"{name}.jsonl"))
+    assert offered_corpus(home, "sft") == str(tmp_path / "talk.jsonl")
+    assert offered_corpus(home, "dpo") == str(tmp_path / "pairs.jsonl")
+    (home / "conversations").mkdir()
+    for name in ("good", "preferences"):
+        (home / "conversations" / f"{name}.jsonl").write_text("{}\n")
+    assert offered_corpus(home, "sft").endswith("good.jsonl")
+    assert offered_corpus(home, "dpo").endswith("preferences.jsonl")
