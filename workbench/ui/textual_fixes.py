@@ -10,6 +10,7 @@ from __future__ import annotations
 from functools import lru_cache, partial, wraps
 from typing import Any
 
+from textual._context import visible_screen_stack
 from textual._styles_cache import StylesCache
 from textual.color import Color
 from textual.content import Content
@@ -27,6 +28,7 @@ def apply_fixes() -> None:
         (Content, "_wrap_and_format", wrap_in_one_cell),
         (Screen, "get_widget_and_offset_at", skip_removed_widgets),
         (Screen, "_on_resize", skip_old_sizes),
+        (Screen, "render", draw_on_screen_below),
     ):
         method = getattr(owner, name)
         if not hasattr(method, "__wrapped__"):
@@ -82,5 +84,19 @@ def skip_removed_widgets(get_widget_and_offset_at: Any) -> Any:
         if widget is None or widget is screen or widget.parent is not None:
             return widget, offset
         return None, None
+
+    return fixed
+
+
+def draw_on_screen_below(render: Any) -> Any:
+    """Draw a translucent screen on the one below it. Textual takes the background from a list from which each screen in
+    turn removes the last, so when only some screens are drawn again, two can become the background of each other, and
+    drawing them never ends."""
+
+    @wraps(render)
+    def fixed(screen: Screen[Any]) -> Any:
+        stack = screen.app.screen_stack
+        visible_screen_stack.set(stack[: stack.index(screen)][-1:] if screen in stack else [])
+        return render(screen)
 
     return fixed

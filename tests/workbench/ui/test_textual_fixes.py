@@ -9,15 +9,18 @@ from pathlib import Path
 
 import pytest
 from textual import events
+from textual._context import visible_screen_stack
 from textual._styles_cache import StylesCache
 from textual.content import Content
 from textual.geometry import Size
+from textual.renderables.background_screen import BackgroundScreen
 from textual.widgets import Static
 
 from tests.workbench.scripted import ScriptedTrainer
 from tests.workbench.waiting import notifications
 from workbench.app import WorkbenchApp
 from workbench.train.service import TrainingService
+from workbench.ui.dialogs import AskText
 from workbench.ui.faults import errors_contained
 from workbench.ui.textual_fixes import apply_fixes
 
@@ -63,6 +66,19 @@ async def test_a_widget_that_was_removed_but_is_still_drawn_can_be_clicked(app: 
             await pilot.hover(offset=(x + 4, y))
             await pilot.mouse_up(offset=(x + 4, y))
     assert notifications(app) == []
+
+
+async def test_each_window_is_drawn_on_the_screen_below_it_in_any_order(app: WorkbenchApp) -> None:
+    """Two windows that are the background of each other are drawn without end."""
+    async with app.run_test(size=(80, 24)) as pilot:
+        for number in range(3):
+            app.push_screen(AskText(f"question {number}"))
+            await pilot.pause()
+        stack = app.screen_stack
+        for place in (1, 3, 2):
+            visible_screen_stack.set(stack[:-1])  # as before the top one is drawn
+            drawn = stack[place].render()
+            assert isinstance(drawn, BackgroundScreen) and drawn.screen is stack[place - 1]
 
 
 async def test_old_sizes_do_not_keep_a_screen_laying_out(app: WorkbenchApp) -> None:
