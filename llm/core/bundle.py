@@ -25,7 +25,7 @@ Kind = Literal["multiple_choice", "schema", "language_modeling"]
 
 @dataclass(frozen=True)
 class Example:
-    """One question: (context, continuation) pairs; `gold` is the index of the correct one.
+    """One question: (context, continuation) pairs, of which that with index `gold` is correct.
 
     multiple_choice: one context, several continuations; schema: several contexts, one continuation; language_modeling:
     one pair, whose continuation the model must predict.
@@ -49,7 +49,7 @@ class Task:
 
 
 def bundle_folder(path: str, home: Path) -> Path:
-    """The folder of the bundle at `path`; empty: the downloaded one. UserError if there is none."""
+    """The folder of the bundle at `path`, or of the downloaded one if `path` is empty. UserError if there is none."""
     folder = Path(path).expanduser() if path else home / "datasets" / DATASET
     for place in (folder, folder / FOLDER_IN_ARCHIVE):
         if (place / INDEX).is_file():
@@ -89,7 +89,7 @@ def read_index(path: Path) -> Iterator[tuple[dict[str, Any], int]]:
         reason = getattr(error, "problem", None) or str(error)
         raise UserError(f"{where} is not YAML ({reason}); correct it or restore it from the bundle.") from error
     if not entries:
-        raise UserError(f"{path} lists no tasks; it add a list under icl_tasks.")
+        raise UserError(f"{path} lists no tasks; add a list under icl_tasks.")
     for entry, line in entries:
         if not isinstance(entry, dict):
             raise UserError(f"{path} line {line}: a task must be a mapping of label, dataset_uri, icl_task_type, ….")
@@ -165,7 +165,7 @@ def schema(record: dict[str, Any]) -> Example:
 
 
 def language_modeling(record: dict[str, Any]) -> Example:
-    """Drops white space around the context: some published datasets have it by accident."""
+    """The example of a record. Whitespace around the context, which some datasets have by accident, is removed."""
     return Example(((as_text(record["context"]).strip(), as_text(record["continuation"])),), 0)
 
 

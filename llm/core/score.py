@@ -24,8 +24,8 @@ BATCHES_IN_GROUP = 8
 
 @dataclass(frozen=True)
 class CoreResult:
-    """`accuracy`: task → share of correct answers. `centred`: task → 0 for guessing, 1 for all correct, less than 0
-    for worse than guessing. `examples`: the number of questions."""
+    """By task label: `accuracy` is the share of correct answers, `centred` is (accuracy − baseline) / (1 − baseline),
+    which is 0 for guessing and negative below it. `examples`: the number of questions."""
 
     accuracy: dict[str, float]
     centred: dict[str, float]
@@ -39,7 +39,7 @@ class CoreResult:
 
 @dataclass(frozen=True)
 class Score:
-    """Mean loss in nats of a prompt's scored tokens, and whether each was the likeliest."""
+    """Mean cross-entropy of a prompt's scored tokens in nats, and whether greedy decoding gives all of them."""
 
     loss: float
     exact: bool
@@ -58,9 +58,9 @@ def evaluate_core(
 ) -> Generator[Progress, None, CoreResult | None]:
     """Evaluate `tasks` on at most `max_examples` questions each (0: all), with about `batch_tokens` tokens per batch.
 
-    Yields progress about twice a second and returns the result, or None once `should_stop` is true on a rank. Uses no
-    random generator of PyTorch and restores the model's mode, also when closed early. Several `ranks` share the
-    batches, and all get the same result; they must all run to the end.
+    Yields progress at most twice a second and returns the result, or None once `should_stop` is true on any rank. Does
+    not use torch's random generators, and restores the model's mode even if the generator is closed early. With several
+    `ranks`, each evaluates some of the batches, and all get the same result; all must run the generator to its end.
     """
     ranks = ranks or Ranks()
     counts = {task.label: min(len(task.examples), max_examples or len(task.examples)) for task in tasks}
@@ -84,7 +84,7 @@ def evaluate_core(
 
 
 def group_questions(task_questions: Iterable[Question], tokens: int) -> Iterator[list[Question]]:
-    """Questions in lists of about `tokens` tokens: enough to sort by length, without reading all."""
+    """Lists of questions with about `tokens` tokens each: enough to sort by length without reading all questions."""
     group: list[Question] = []
     size = 0
     for question in task_questions:
@@ -100,34 +100,36 @@ def group_questions(task_questions: Iterable[Question], tokens: int) -> Iterator
 def check_answers(
     model: Transformer, plan: Plan, task: Task, group: Sequence[Question], batch_tokens: int, ranks: Ranks
 ) -> Iterator[bool]:
-    """Whether each question of `group` is answered correctly; of equally likely options the first is the answer."""
+    """Whether each question of `group` is answered correctly; the first of equally likely options is the answer."""
     prompts = [prompt for question in group for prompt in question.prompts]
     scores = iter(score_prompts(model, plan, prompts, batch_tokens, ranks))
     for question in group:
-        of_options = [next(scores) for _ in question.prompts]
+        options = [next(scores) for _ in question.prompts]
         if task.kind == "language_modeling":
-            yield of_options[0].exact
+            yield options[0].exact
         else:
-            losses = [score.loss for score in of_options]
+            losses = [score.loss for score in options]
             yield losses.index(min(losses)) == question.gold
 
 
 def score_prompts(
     model: Transformer, plan: Plan, prompts: Sequence[Prompt], batch_tokens: int, ranks: Ranks | None = None
 ) -> list[Score]:
-    """The scores of `prompts`, in their order. The `ranks` share the batches; their number does not change a score."""
+    """The scores of `prompts`, in their order. Each of the `ranks` computes some batches; a score does not depend on
+    the number of ranks."""
     ranks = ranks or Ranks()
     batches = list(batch_prompts(prompts, batch_tokens))
-    found = torch.zeros((len(prompts), 2), dtype=torch.float64)
+    results = torch.zeros((len(prompts), 2), dtype=torch.float64)
     for number, is_own in share_batches(len(batches), ranks):
         scores = score_batch(model, plan, [prompts[index] for index in batches[number]])
         if is_own:
-            found[batches[number]] = torch.tensor([(score.loss, score.exact) for score in scores], dtype=torch.float64)
-    return [Score(loss, bool(exact)) for loss, exact in ranks.sum(found).tolist()]
+            rows = [(score.loss, score.exact) for score in scores]
+            results[batches[number]] = torch.tensor(rows, dtype=torch.float64)
+    return [Score(loss, bool(exact)) for loss, exact in ranks.sum(results).tolist()]
 
 
 def batch_prompts(prompts: Sequence[Prompt], batch_tokens: int) -> Iterator[list[int]]:
-    """The numbers of the prompts of each batch; prompts of similar length share one."""
+    """The indices of the prompts of each batch; prompts of similar length share one."""
     order = sorted(range(len(prompts)), key=lambda index: -len(prompts[index].tokens))
     while order:
         rows = max(1, batch_tokens // max(1, len(prompts[order[0]].tokens)))
@@ -149,7 +151,7 @@ def score_batch(model: Transformer, plan: Plan, prompts: Sequence[Prompt]) -> li
         losses, likeliest = model.score(tokens[:, :-1].to(plan.device), targets.to(plan.device))
     counts = [max(0, len(prompt.tokens) - prompt.start) for prompt in prompts]
     parts = zip(losses.cpu().double().split(counts), likeliest.cpu().split(counts), strict=True)
-    # Without a token to score (an empty text) an option is never chosen.
+    # An option without a token to score (an empty text) is never chosen.
     return [
         Score(float(loss.mean()), bool(exact.all())) if len(loss) else Score(math.inf, False) for loss, exact in parts
     ]

@@ -51,9 +51,9 @@ def test_a_missing_bundle_says_how_to_get_it(tmp_path: Path) -> None:
 INDEX_FAULTS = {
     "icl_tasks: [": r"core\.yaml line \d+ is not YAML",
     "icl_tasks: \t- x": r"core\.yaml line 1 is not YAML",
-    "tasks: []": r"core\.yaml lists no tasks",
-    "icl_tasks: 7": r"core\.yaml lists no tasks",
-    "": r"core\.yaml lists no tasks",
+    "tasks: []": r"core\.yaml lists no tasks; add a list under icl_tasks",
+    "icl_tasks: 7": r"core\.yaml lists no tasks; add a list under icl_tasks",
+    "": r"core\.yaml lists no tasks; add a list under icl_tasks",
     "\x00": r"core\.yaml is not YAML",
     "icl_tasks:\n- just text": r"core\.yaml line 2: a task must be a mapping",
     "icl_tasks:\n- {dataset_uri: x.jsonl, icl_task_type: schema}": r"line 2: label is missing",
