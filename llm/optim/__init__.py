@@ -1,4 +1,4 @@
-"""Optimizers, clipping and schedules, written by hand."""
+"""Optimizers, gradient clipping and learning-rate schedules."""
 
 from llm.optim.build import build_optimizer, unused_lr_warning
 from llm.optim.clipping import clip_grad_norm

@@ -15,10 +15,11 @@ from llm.optim.optimizer import State, Step
 
 @dataclass(frozen=True)
 class AdamW:
-    """θ ← θ − lr·λ·θ − lr·(m/c₁) / (√(v/c₂) + ε), as in PyTorch; m and v are running means of g and g².
+    """θ ← θ − lr·λ·θ − lr·(m/c₁) / (√(v/c₂) + ε), as in PyTorch.
 
-    c₁ = 1 − β₁ᵗ and c₂ = 1 − β₂ᵗ correct their bias. With `eps_inside` the last term is lr·(√c₂/c₁)·m / (√v + ε), as in
-    CS336. With `decay_after` the decay is applied to the updated θ. `fused` updates whole lists of tensors at once.
+    m and v are exponential moving averages of g and g²; c₁ = 1 − β₁ᵗ and c₂ = 1 − β₂ᵗ correct their bias. With
+    `eps_inside` the last term is lr·(√c₂/c₁)·m / (√v + ε), as in CS336 (Kingma & Ba 2015, end of section 2). With
+    `decay_after` the decay is applied to the updated θ. `fused` updates whole lists of tensors at once.
     """
 
     beta1: float
@@ -68,7 +69,7 @@ class AdamW:
         )
 
     def _update_lists(self, weights: list[Tensor], gradients: list[Tensor], state: State, step: Step) -> None:
-        """The same on whole lists. If not ok, gradients and rate are 0, and the factors of decay and moments are 1."""
+        """The same on whole lists. If `step.ok` is False, gradients and rate are 0, and all factors are 1."""
         m, v, ok, like = state["m"], state["v"], step.ok, step.count.to(weights[0].dtype)
         gradients = zero_unless(gradients, ok)
         rate, eps = self._rate_and_eps(step, like.dtype)
@@ -91,11 +92,11 @@ class AdamW:
     def _rate_and_eps(self, step: Step, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
         """α and ε of α·m/(√v + ε); PyTorch's form is that of CS336 with ε·√c₂ instead of ε."""
         steps = step.count.to(dtype)
-        root = correction(self.beta2, steps).sqrt()
+        root = bias_correction(self.beta2, steps).sqrt()
         eps = torch.full_like(root, self.eps) if self.eps_inside else self.eps * root
-        return step.lr * root / correction(self.beta1, steps), eps
+        return step.lr * root / bias_correction(self.beta1, steps), eps
 
 
-def correction(beta: float, steps: Tensor) -> Tensor:
-    """1 − βᵗ, by expm1: in float32 the direct form loses four digits in the first steps with β = 0.999."""
+def bias_correction(beta: float, steps: Tensor) -> Tensor:
+    """The bias correction 1 − βᵗ, by expm1: in float32 the direct form loses four digits at first with β = 0.999."""
     return -torch.expm1(steps * (math.log(beta) if beta else -math.inf))

@@ -1,4 +1,4 @@
-"""From a model and a configuration to an optimizer."""
+"""Builds the optimizer of a configuration: parameter groups, their update rules and learning rates."""
 
 from __future__ import annotations
 
@@ -9,25 +9,25 @@ from llm.config import get_value
 from llm.config.optimizers import GROUPS, OPTIMIZER_INFO, optimizer_of_group
 from llm.config.schema import RunConfig
 from llm.model.transformer import Transformer
-from llm.optim.matrices import Matrices
 from llm.optim.muon import Muon
 from llm.optim.optimizer import Group, Optimizer
+from llm.optim.placement import Placement
 from llm.optim.registry import OPTIMIZERS
 
 FOREACH_DEVICES = ("cpu", "cuda", "mps")  # where torch has kernels for whole lists of tensors
-REFERENCE_WIDTH = 768  # width at which width_scaled_lr leaves the rates unchanged
+REFERENCE_WIDTH = 768  # the d_model at which width_scaled_lr changes nothing (as in nanochat)
+
+MakePlacement = Callable[[Sequence[tuple[int, ...]], bool], Placement]
+"""(full shapes of the matrices, batched) → how ranks share the work of Muon."""
 
 
-Spread = Callable[[Sequence[tuple[int, ...]], bool], Matrices]
-"""(shapes of the matrices, whether to compute those of one shape together) → how ranks share the work of Muon."""
+def build_optimizer(model: Transformer, config: RunConfig, make_placement: MakePlacement | None = None) -> Optimizer:
+    """The optimizer that `config.optim` describes, for the trainable parameters of `model`.
 
-
-def build_optimizer(model: Transformer, config: RunConfig, spread: Spread | None = None) -> Optimizer:
-    """The optimizer that `config.optim` describes, over the parameters of `model`, which must be on its device.
-
-    One parameter group for each of `llm.config.optimizers.GROUPS` that has parameters. Vectors are decayed only with
-    `decay_all`. With `width_scaled_lr` AdamW's learning rates are multiplied by (d_model/768)^−½.
-    `spread` shares the work of Muon among ranks.
+    The model must be on its device: the state is allocated there. There is one parameter group for each of
+    `llm.config.optimizers.GROUPS` that has parameters. Weight decay applies to the group "vectors" only with
+    `decay_all`. With `width_scaled_lr` AdamW's learning rates are multiplied by (d_model/768)^−½. With several ranks,
+    `make_placement` shares the work of Muon.
     """
     optim = config.optim
     named = [(name, weight) for name, weight in model.named_parameters() if weight.requires_grad]
@@ -40,8 +40,8 @@ def build_optimizer(model: Transformer, config: RunConfig, spread: Spread | None
             lr *= (model.config.d_model / REFERENCE_WIDTH) ** -0.5
         members = [(name, weight) for name, weight in named if group_of(name, weight.ndim) == label]
         rule = OPTIMIZERS[kind](optim, fused)
-        if isinstance(rule, Muon) and spread is not None and members:
-            rule = replace(rule, matrices=spread([tuple(weight.shape) for _, weight in members], fused))
+        if isinstance(rule, Muon) and make_placement is not None and members:
+            rule = replace(rule, placement=make_placement([tuple(weight.shape) for _, weight in members], fused))
         groups.append(
             Group(
                 label=label,
@@ -71,7 +71,7 @@ def peak_lr(config: RunConfig, group: str) -> float:
 
 
 def unused_lr_warning(optimizer: Optimizer, config: RunConfig) -> str:
-    """A sentence where `train.lr` is the learning rate of no parameter group; "" otherwise."""
+    """A sentence if no parameter group uses `train.lr`; "" otherwise."""
     labels = [group.label for group in optimizer.groups]
     if config.train.lr in [peak_lr(config, label) for label in labels]:
         return ""

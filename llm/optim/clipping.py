@@ -11,18 +11,17 @@ from torch import Tensor
 
 from llm.shards import local_part
 
-SOFTENING = 1e-6
+EPS = 1e-6  # of torch.nn.utils.clip_grad_norm_
 
 
 @torch.no_grad()
 def clip_grad_norm(parameters: Iterable[Tensor], max_norm: float, group: Any = None) -> Tensor:
-    """Scale the gradients down to `max_norm` if their joint Euclidean norm exceeds it; return the norm before scaling.
+    """Scale the gradients by max_norm/(norm + 1e-6) if the Euclidean norm of all of them exceeds `max_norm`.
 
-    The factor is max_norm/(norm + 1e-6). max_norm 0 only measures. A non-finite norm leaves the gradients unchanged.
-    Parameters without a gradient are skipped. The norm is a 0-D tensor on the device, in float32 or wider; nothing here
-    waits for its value.
+    Returns the norm before scaling, a 0-D tensor on the device, without synchronizing with the host. `max_norm` 0 only
+    measures. A non-finite norm leaves the gradients unchanged. Parameters without a gradient are skipped.
 
-    group: the ranks that share the parameters, of which each holds parts (`llm.shards`); the norm is over all parts.
+    group: the process group over which the parameters are sharded (`llm.shards`); the norm is that of whole gradients.
     """
     gradients = [local_part(parameter.grad) for parameter in parameters if parameter.grad is not None]
     if not gradients:
@@ -34,5 +33,5 @@ def clip_grad_norm(parameters: Iterable[Tensor], max_norm: float, group: Any = N
         norm = total.sqrt()
     if max_norm:
         exceeds = torch.isfinite(norm) & (norm > max_norm)
-        torch._foreach_mul_(gradients, torch.where(exceeds, max_norm / (norm + SOFTENING), 1.0))
+        torch._foreach_mul_(gradients, torch.where(exceeds, max_norm / (norm + EPS), 1.0))
     return norm

@@ -1,6 +1,7 @@
-"""Updates that a boolean on the device enables or disables, without reading it back.
+"""Updates that a boolean on the device enables or disables, without synchronizing with the host.
 
-`ok` is a 0-D bool tensor, or None for "always". `torch.where` selects, not multiplication: NaN·0 is NaN.
+`ok` is a 0-D bool tensor, or None for "always". The functions select with `torch.where` instead of multiplying by `ok`,
+because NaN·0 is NaN.
 """
 
 from __future__ import annotations
@@ -20,7 +21,7 @@ def zero_unless(gradients: list[Tensor], ok: Tensor | None) -> list[Tensor]:
 
 
 def scalar_where(value: float, idle: float, ok: Tensor | None, like: Tensor) -> Tensor | float:
-    """`value` if ok, otherwise `idle`: a 0-D tensor of the device and dtype of `like`, or a number if ok is None."""
+    """`value` if ok, otherwise `idle`: a 0-D tensor with device and dtype of `like`, or a number if `ok` is None."""
     if ok is None:
         return value
     return torch.where(ok, torch.full_like(like, value), torch.full_like(like, idle))

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Protocol
 
@@ -48,7 +48,7 @@ class Rule(Protocol):
 class Group:
     """Parameters that share a rule, a peak learning rate and a weight decay.
 
-    Of sharded parameters (`llm.shards`) the state and the update are those of this rank's part.
+    For sharded parameters (`llm.shards`), the state and the update cover only this rank's part.
     """
 
     label: str
@@ -66,7 +66,7 @@ class Group:
 
 
 class Optimizer:
-    """Updates the weights of its groups, without reading a value back from the device.
+    """Updates the weights of its groups, without synchronizing with the host.
 
     `step_count` (0-D float32 on the device) counts the applied steps, not the skipped ones.
     """
@@ -79,8 +79,9 @@ class Optimizer:
     def step(self, lr_scale: float, finite: Tensor | None = None, *, momentum: float | None = None) -> None:
         """Update the weights by their gradients, with every learning rate multiplied by `lr_scale`.
 
-        momentum: that of this step, if it differs from the rules' (`llm.optim.schedule.momentum_at`).
         finite: a 0-D bool tensor on the device; if False, neither weights nor state change.
+        momentum: overrides the momentum of the rules in this step (`llm.optim.schedule.momentum_at`).
+        ValueError if a weight has no gradient.
         """
         count = self.step_count + 1
         for group in self.groups:
@@ -90,32 +91,29 @@ class Optimizer:
         self.step_count.copy_(count if finite is None else torch.where(finite, count, self.step_count))
 
     def zero_grad(self) -> None:
-        """Drop all gradients."""
+        """Set all gradients to None."""
         for group in self.groups:
             for weight in group.weights:
                 weight.grad = None
 
     def state_tensors(self) -> dict[str, Tensor]:
         """The live state by name: "step", and "rule.slot.parameter", such as "adamw.m.blocks.0.attn.q.weight"."""
-        named = {"step": self.step_count}
-        for group in self.groups:
-            for slot, tensors in group.state.items():
-                prefix = f"{group.rule.name}.{slot}."
-                named |= {prefix + name: tensor for name, tensor in zip(group.names, tensors, strict=True)}
-        return named
+        return {"step": self.step_count} | {name: tensor for name, _, tensor in self._named_state()}
 
     def state_owners(self) -> dict[str, Tensor]:
-        """The weight of each tensor of `state_tensors` but "step"."""
-        return {
-            f"{group.rule.name}.{slot}.{name}": weight
-            for group in self.groups
-            for slot in group.state
-            for name, weight in zip(group.names, group.weights, strict=True)
-        }
+        """The weight that each tensor of `state_tensors` belongs to, by the name of the tensor; "step" has none."""
+        return {name: weight for name, weight, _ in self._named_state()}
+
+    def _named_state(self) -> Iterator[tuple[str, Tensor, Tensor]]:
+        """(name, weight, state tensor) for each slot of each weight."""
+        for group in self.groups:
+            for slot, tensors in group.state.items():
+                for name, weight, tensor in zip(group.names, group.weights, tensors, strict=True):
+                    yield f"{group.rule.name}.{slot}.{name}", weight, tensor
 
     @torch.no_grad()
     def load_state_tensors(self, tensors: Mapping[str, Tensor]) -> None:
-        """Copy a saved state in. UserError, with nothing changed, unless names and shapes match exactly."""
+        """Copy saved values into the state. UserError, with nothing changed, unless names and shapes match exactly."""
         own = self.state_tensors()
         for name in sorted(own.keys() | tensors.keys()):
             if name not in tensors:
@@ -129,7 +127,7 @@ class Optimizer:
 
 
 def gradients_of(group: Group) -> list[Tensor]:
-    """The gradients of a group's weights, all of which must have one; of sharded ones, this rank's part."""
+    """The gradients of a group's weights, for sharded ones this rank's part. ValueError if a weight has none."""
     gradients = [local_part(weight.grad) for weight in group.weights if weight.grad is not None]
     if len(gradients) < len(group.weights):
         missing = next(name for name, weight in zip(group.names, group.weights, strict=True) if weight.grad is None)

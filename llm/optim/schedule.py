@@ -8,8 +8,8 @@ from llm.config.schema import RunConfig
 
 
 def lr_multiplier_at(step: int, total_steps: int, config: RunConfig) -> float:
-    """Factor that step `step` (counted from 0) out of `total_steps` applies to the learning rate of every group."""
-    # Not simplified: with another order of operations a resumed run differs in the last bit from its first part.
+    """Factor on the learning rate of every group at step `step` (counted from 0) out of `total_steps`."""
+    # In another order of operations, a run resumed with this version would differ from its first part in the last bit.
     return lr_at(step, total_steps, config) / config.train.lr
 
 
@@ -18,10 +18,12 @@ def lr_at(step: int, total_steps: int, config: RunConfig) -> float:
 
     A linear warm-up over W steps reaches `train.lr`. The rate stays there until the decay starts, at the later of W and
     `hold_steps` (or the fraction `hold_until`), and falls to `lr_min` at `decay_steps` (or the fraction `decay_until`).
+    Kind "sqrt" decays as train.lr/√(t + 1), t steps after the decay started, but not below `lr_min`; "constant" does
+    not decay.
 
-    `warmup_from` sets how steps are counted: "zero" and "next" count the decay from 0, so that a decay over the whole
-    run ends one step above `lr_min`; "first" counts from 1 and ends exactly at `lr_min`. "sqrt" is train.lr/√(t + 1),
-    t steps after the decay started, and at least `lr_min`.
+    `warmup_from` sets how steps are counted. In the warm-up, "zero" gives step s the fraction s/W of `train.lr`, the
+    others (s + 1)/W. In the decay, "zero" and "next" count from 0, so that a decay over the whole run ends one step
+    above `lr_min`; "first" counts from 1 and ends exactly at `lr_min`.
     """
     return unscaled_lr(step, total_steps, config) * config.train.lr_multiplier
 
@@ -50,8 +52,8 @@ def momentum_at(step: int, config: RunConfig) -> float:
     optim = config.optim
     if step >= optim.momentum_warmup_steps:
         return optim.momentum
-    share = step / optim.momentum_warmup_steps
-    return (1 - share) * optim.momentum_start + share * optim.momentum
+    progress = step / optim.momentum_warmup_steps
+    return (1 - progress) * optim.momentum_start + progress * optim.momentum
 
 
 def decay_factor(kind: str, progress: float) -> float:

@@ -19,8 +19,8 @@ from llm.limits import memory, swap_bytes, usable_cores
 from llm.model.adapters import add_adapters
 from llm.model.counts import parameters, state_bytes
 from llm.optim import build_optimizer
-from llm.optim.build import Spread
-from llm.optim.matrices import Replicated, Sharded
+from llm.optim.build import MakePlacement
+from llm.optim.placement import Replicated, Sharded
 from llm.run import Run
 from llm.run.checkpoints import newest_step, read_state
 from llm.run.shapes import check_checkpoint
@@ -91,17 +91,17 @@ def new_state(config: RunConfig, vocab_size: int, ranks: Ranks | None = None) ->
     model.init_weights(torch.Generator().manual_seed(config.train.seed))
     if config.tune.lora_rank:
         add_adapters(model, config.tune, vocab_size, config.train.seed)
-    optimizer = build_optimizer(model, config, muon_of(ranks, sharding))
+    optimizer = build_optimizer(model, config, placement_of(ranks, sharding))
     return TrainerState(model, optimizer, sharding=sharding)
 
 
-def muon_of(ranks: Ranks, sharding: Sharding | None) -> Spread | None:
+def placement_of(ranks: Ranks, sharding: Sharding | None) -> MakePlacement | None:
     """How ranks share the work of Muon; None for one rank."""
     if ranks.world_size == 1:
         return None
     if sharding is None:
-        return lambda shapes, together: Replicated(ranks.rank, ranks.world_size, together)
-    return lambda shapes, together: Sharded(sharding.group, sharding.rank, sharding.size, shapes, together)
+        return lambda shapes, batched: Replicated(ranks.rank, ranks.world_size, batched)
+    return lambda shapes, batched: Sharded(sharding.group, sharding.rank, sharding.size, shapes, batched)
 
 
 def restore_or_init(

@@ -10,7 +10,7 @@ import torch
 from safetensors.torch import load_file
 
 from llm.events import CoreEvaluated, Evaluated, Sampled, Saved
-from llm.optim.matrices import assign
+from llm.optim.placement import assign_owners
 from llm.run import Run
 from llm.run.checkpoints import MODEL
 from llm.shards import rows_of
@@ -137,7 +137,7 @@ def test_a_checkpoint_of_four_sharded_ranks_continues_on_any_number(make_run: Ma
 def test_the_work_of_muon_is_spread_evenly() -> None:
     """GPT-2's matrices on 8 ranks: none has more than 1.1 of the mean."""
     shapes = [(768, 768), (768, 768), (768, 768), (768, 768), (3072, 768), (768, 3072)] * 12
-    owners = assign(shapes, 8)
+    owners = assign_owners(shapes, 8)
     work = [sum(math.prod(s) * min(s) for s, o in zip(shapes, owners, strict=True) if o == rank) for rank in range(8)]
     assert max(work) <= 1.1 * sum(work) / 8
 
