@@ -1,7 +1,7 @@
-"""Sampling a token: one uniform number per row and step, and inverse transform sampling.
+"""Sampling a token: inverse transform sampling with one uniform number per row and step.
 
-Every sample has its own CPU generator: sample i of a seed is the same text in any batch, and torch's default generator,
-which training uses, is never touched.
+Every sample has its own CPU generator, so that sample i of a seed is the same text in any batch. torch's default
+generator, which training uses, is not touched.
 """
 
 from __future__ import annotations
@@ -14,10 +14,10 @@ BELOW_ONE = 1 - 1e-12
 
 
 class Uniforms:
-    """Uniform numbers in [0, 1) for `num_samples` rows: `next()` returns (rows, 2), generated in chunks.
+    """Uniform numbers in [0, 1) for `num_samples` rows, generated in chunks.
 
-    The first column samples the token; the second is for processors that need a random number (XTC). `copies` repeats
-    the rows, with the same numbers, for a batch of several prompts. `first` is the sample of the first row.
+    `copies` repeats the rows, with the same numbers, for a batch of several prompts. `first` is the index of the first
+    row's sample.
     """
 
     def __init__(self, seed: int, num_samples: int, device: torch.device, *, copies: int = 1, first: int = 0) -> None:
@@ -28,6 +28,10 @@ class Uniforms:
         self._chunk = torch.empty(0)
 
     def next(self) -> Tensor:
+        """The numbers of the next step, (num_samples · copies, 2) in `accumulation_dtype`.
+
+        The first column samples the token; the second is for processors that need a random number (XTC).
+        """
         if self._used == CHUNK:
             rows = [torch.rand(CHUNK, 2, generator=one, dtype=torch.float64) for one in self._generators]
             chunk = torch.stack(rows * self._copies, dim=1).clamp_(max=BELOW_ONE)
@@ -43,12 +47,11 @@ def generator(seed: int, sample: int) -> torch.Generator:
 
 
 def draw(probabilities: Tensor, uniform: Tensor) -> Tensor:
-    """Sample one token per row of `probabilities` (B, V), not necessarily normalized, with `uniform` (B,) in [0, 1):
-    (B,) int64.
+    """Sample one token per row of `probabilities` (B, V), which need not sum to 1, with `uniform` (B,) in [0, 1).
 
-    Inverse transform sampling: the first token whose cumulative probability exceeds uniform · total. A token of
-    probability 0 is never sampled. One number decides, so similar distributions give the same token for the same seed,
-    which makes two checkpoints comparable.
+    Returns (B,) int64: the first token whose cumulative probability exceeds uniform · total (inverse transform
+    sampling). A token of probability 0 is never sampled. With the same number, similar distributions give the same
+    token, which makes two checkpoints comparable.
     """
     cumulative = probabilities.cumsum(dim=-1, dtype=accumulation_dtype(probabilities.device))
     target = uniform.unsqueeze(-1).to(cumulative.dtype) * cumulative[:, -1:]

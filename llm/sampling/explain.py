@@ -29,15 +29,15 @@ class Stage:
 def explain(
     pipeline: LogitsPipeline, logits: Tensor, ctx: SamplingContext, *, top: int = 10, also: Sequence[int] = ()
 ) -> list[Stage]:
-    """The distribution of one position, before and after each active processor; logits (1, V).
+    """The distribution of one position from logits (1, V), before and after each active processor.
 
-    Every stage lists its own `top` most likely tokens, those of the first stage, so that they can be followed, and the
-    tokens `also`.
+    Every stage lists the `top` most likely tokens after its processor and before any, so that a reader can follow them,
+    and the tokens `also`.
     """
     stages = pipeline.trace(logits, ctx)
-    first = torch.topk(logits[0], min(top, logits.shape[-1])).indices.tolist()
-    first += [token for token in also if token not in first]
-    return [_stage(name, values, first, top) for name, values in stages]
+    always = torch.topk(logits[0], min(top, logits.shape[-1])).indices.tolist()
+    always += [token for token in also if token not in always]
+    return [_stage(name, values, always, top) for name, values in stages]
 
 
 def _stage(name: str, logits: Tensor, always: list[int], top: int) -> Stage:

@@ -16,12 +16,12 @@ PARTIAL_SORT = 256
 
 def remove(logits: Tensor, removed: Tensor) -> Tensor:
     """Set the tokens of `removed` (B, V) or (V,) bool to -inf, except in rows that would lose all tokens."""
-    left = (~removed & (logits > -torch.inf)).any(dim=-1, keepdim=True)
-    return logits.masked_fill(removed & left, -torch.inf)
+    has_rest = (~removed & (logits > -torch.inf)).any(dim=-1, keepdim=True)
+    return logits.masked_fill(removed & has_rest, -torch.inf)
 
 
 def ban(logits: Tensor, ids: Tensor) -> Tensor:
-    """Remove the tokens `ids` (N,) int64: banned tokens, or the end of text before `min_tokens`."""
+    """Remove the tokens `ids` (N,) int64: banned tokens, or the stop tokens before `min_tokens`."""
     removed = torch.zeros(logits.shape[-1], dtype=torch.bool, device=logits.device).index_fill_(0, ids, True)
     return remove(logits, removed)
 
@@ -48,7 +48,8 @@ def min_p(logits: Tensor, p: float) -> Tensor:
 
 
 def typical(logits: Tensor, mass: float) -> Tensor:
-    """Locally typical sampling: keep tokens of surprisal near the entropy, up to `mass` (Meister et al. 2023)."""
+    """Locally typical sampling (Meister et al. 2023): keep the tokens with a surprisal nearest to the entropy, up to a
+    total probability of `mass`."""
     log_p = torch.log_softmax(logits, dim=-1)
     distance = (-log_p - entropy(log_p)).abs()
     order = torch.sort(distance, dim=-1).indices
@@ -60,7 +61,7 @@ def typical(logits: Tensor, mass: float) -> Tensor:
 def top_n_sigma(logits: Tensor, n: float) -> Tensor:
     """Keep logits within `n` standard deviations of the largest (Tang et al. 2024).
 
-    Only tokens above -inf count, so that a ban does not make the deviation infinite.
+    The deviation is that of the logits above -inf: a removed token would make it infinite.
     """
     inside = logits > -torch.inf
     count = inside.sum(dim=-1, keepdim=True)
@@ -94,22 +95,23 @@ def xtc(logits: Tensor, threshold: float, probability: float, uniform: Tensor) -
 
 
 def mirostat(logits: Tensor, mu: Tensor) -> Tensor:
-    """Mirostat 2.0 (Basu et al. 2021, Algorithm 2): keep tokens with surprisal ≤ `mu` (B,) bits and the best."""
+    """Mirostat 2.0 (Basu et al. 2021, algorithm 2): keep the most likely token, and those with a surprisal of at most
+    `mu` (B,) bits."""
     surprisal = -torch.log_softmax(logits, dim=-1) / math.log(2)
     return _keep_top(logits, surprisal > mu.to(logits.dtype).unsqueeze(-1))
 
 
 def mirostat_update(mu: Tensor, probability: Tensor, tau: float, eta: float) -> Tensor:
-    """The next `mu` (B,): reduced by `eta` times the difference of the sampled token's surprisal from `tau` bits.
+    """The next `mu` (B,) in bits: μ − η·(S − τ), where S is the surprisal of the sampled token (Mirostat 2.0).
 
-    `probability` (B,): of the sampled token, after the pipeline.
+    `probability` (B,): that of the sampled token after the pipeline.
     """
     surprisal = -torch.log2(probability.to(mu.dtype))
     return mu - eta * (surprisal - tau)
 
 
 def no_repeat_ngram(logits: Tensor, history: Tensor, n: int) -> Tensor:
-    """Remove tokens that would complete a sequence of `n` already in `history` (B, T) (Paulus et al. 2017)."""
+    """Remove tokens that would repeat an n-gram of `history` (B, T) int64 (Paulus et al. 2017)."""
     length = history.shape[1]
     if length < n:
         return logits

@@ -34,8 +34,8 @@ def dynamic_temperature(logits: Tensor, t: float, spread: float, exponent: float
     """
     lowest, highest = max(0.0, t - spread), t + spread
     highest_entropy = (logits > -torch.inf).sum(dim=-1, keepdim=True).to(logits.dtype).log().clamp(min=1e-10)
-    share = (entropy(torch.log_softmax(logits, dim=-1)) / highest_entropy).clamp(0, 1)
-    return logits / (lowest + (highest - lowest) * share**exponent).clamp(min=MIN_TEMPERATURE)
+    relative = (entropy(torch.log_softmax(logits, dim=-1)) / highest_entropy).clamp(0, 1)
+    return logits / (lowest + (highest - lowest) * relative**exponent).clamp(min=MIN_TEMPERATURE)
 
 
 def logit_bias(logits: Tensor, ids: Tensor, bias: Tensor) -> Tensor:
@@ -44,7 +44,7 @@ def logit_bias(logits: Tensor, ids: Tensor, bias: Tensor) -> Tensor:
 
 
 def repetition_penalty(logits: Tensor, history: Tensor, penalty: float) -> Tensor:
-    """CTRL (Keskar et al. 2019): divide the positive and multiply the negative logits of the tokens in `history`."""
+    """Divide the positive and multiply the negative logits of the tokens in `history` (CTRL, Keskar et al. 2019)."""
     seen = logits.gather(1, history)
     return logits.scatter(1, history, torch.where(seen < 0, seen * penalty, seen / penalty))
 
@@ -83,9 +83,10 @@ def dry(
 
 
 def repeated_passages(history: Tensor, breakers: Tensor) -> tuple[Tensor, Tensor]:
-    """Matches of the end of `history` (B, T) with earlier positions; two tensors (B, T - 1) int64.
+    """Matches of the end of `history` (B, T) with its earlier positions: two tensors (B, T - 1) int64.
 
-    Per earlier position: the number of tokens up to it that equal the last ones of the text, and the token after it.
+    For each earlier position: how many tokens up to it equal the last tokens of `history` (at most `MAX_MATCH`), and
+    the token that follows it.
     """
     length = history.shape[1]
     depth = min(MAX_MATCH, length - 1)
@@ -100,13 +101,14 @@ def repeated_passages(history: Tensor, breakers: Tensor) -> tuple[Tensor, Tensor
 
 
 def length_penalty(logits: Tensor, stop_ids: Tensor, factor: float, excess: int) -> Tensor:
-    """Raise the end of text exponentially: logit += |logit| · (factor^excess - 1) for the tokens `stop_ids` (N,).
+    """Add |logit| · (factor^excess - 1) to the logits of the tokens `stop_ids` (N,) int64, to end the text.
 
-    `excess`: new tokens since the start of the penalty; 0 or less changes nothing.
+    `excess`: new tokens since the start of the penalty; 0 or less changes nothing. This is the formula of transformers'
+    `exponential_decay_length_penalty`; the penalty of beam search is `beam_length_penalty`.
     """
     if excess <= 0:
         return logits
-    ends = logits[:, stop_ids]
+    before = logits[:, stop_ids]
     growth = math.exp(min(excess * math.log(factor), 60.0))
-    grown = ends + ends.abs() * (growth - 1)
-    return logits.index_copy(1, stop_ids, torch.where(ends > -torch.inf, grown, ends))
+    raised = before + before.abs() * (growth - 1)
+    return logits.index_copy(1, stop_ids, torch.where(before > -torch.inf, raised, before))

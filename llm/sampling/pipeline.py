@@ -21,10 +21,10 @@ from llm.sampling.vocabulary import NamedTokens, Vocabulary
 
 @dataclass(frozen=True)
 class SamplingContext:
-    """Inputs of a processor besides the logits.
+    """Inputs of a processor other than the logits.
 
-    `history` (B, T) int64: all tokens so far, including the prompt; `generated`: number of new tokens; `uniform` (B,):
-    random numbers in [0, 1); `mu` (B,) float: mirostat's state in bits, which the caller updates.
+    `history` (B, T) int64: all tokens so far, including the prompt; `generated`: number of new tokens; `uniform` (B,)
+    float: random numbers in [0, 1); `mu` (B,) float: mirostat's state in bits, which the caller updates.
     """
 
     history: Tensor
@@ -35,8 +35,11 @@ class SamplingContext:
 
 @dataclass(frozen=True)
 class LogitsProcessor:
-    """One entry of `PROCESSORS`. `params` are the fields it reads, of which the first has the default that turns it
-    off, unless `active` says when it is on; by default the one field of its name."""
+    """One entry of `PROCESSORS`.
+
+    `params`: the fields of `DecodeConfig` it reads; by default the field with its name. It is active if the first of
+    them differs from its default, or, if `active` is given, where `active(params)` is true.
+    """
 
     name: str
     apply: Callable[[Tensor, DecodeConfig, NamedTokens, SamplingContext], Tensor]
@@ -48,96 +51,97 @@ class LogitsProcessor:
         return self.params or (self.name,)
 
     def is_active(self, params: DecodeConfig) -> bool:
-        """Whether it changes anything with these values."""
+        """Whether `params` turn the processor on."""
         if self.active is not None:
             return self.active(params)
-        return bool(getattr(params, self.fields[0]) != getattr(OFF, self.fields[0]))
+        return bool(getattr(params, self.fields[0]) != getattr(DEFAULTS, self.fields[0]))
 
     def parameters(self, params: DecodeConfig) -> dict[str, Any]:
+        """The values of the fields it reads."""
         return {name: getattr(params, name) for name in self.fields}
 
 
-OFF = DecodeConfig()
+DEFAULTS = DecodeConfig()
 PROCESSORS: tuple[LogitsProcessor, ...] = (
-    LogitsProcessor("banned_tokens", lambda logits, k, tokens, ctx: filters.ban(logits, tokens.banned)),
+    LogitsProcessor("banned_tokens", lambda logits, p, tokens, ctx: filters.ban(logits, tokens.banned)),
     LogitsProcessor(
         "min_tokens",
-        lambda logits, k, tokens, ctx: (
-            filters.ban(logits, tokens.ends) if k.ban_end or ctx.generated < k.min_tokens else logits
+        lambda logits, p, tokens, ctx: (
+            filters.ban(logits, tokens.stop_ids) if p.ban_end or ctx.generated < p.min_tokens else logits
         ),
         ("min_tokens", "ban_end"),
-        active=lambda k: k.ban_end or k.min_tokens > 0,
+        active=lambda p: p.ban_end or p.min_tokens > 0,
     ),
     LogitsProcessor(
         "no_repeat_ngram",
-        lambda logits, k, tokens, ctx: filters.no_repeat_ngram(logits, ctx.history, k.no_repeat_ngram),
+        lambda logits, p, tokens, ctx: filters.no_repeat_ngram(logits, ctx.history, p.no_repeat_ngram),
     ),
     LogitsProcessor(
         "repetition_penalty",
-        lambda logits, k, tokens, ctx: penalties.repetition_penalty(
-            logits, last(ctx.history, k.repetition_window), k.repetition_penalty
+        lambda logits, p, tokens, ctx: penalties.repetition_penalty(
+            logits, last(ctx.history, p.repetition_window), p.repetition_penalty
         ),
         ("repetition_penalty", "repetition_window"),
     ),
     LogitsProcessor(
         "presence_penalty",
-        lambda logits, k, tokens, ctx: penalties.presence_penalty(
-            logits, last(ctx.history, k.penalty_window), k.presence_penalty
+        lambda logits, p, tokens, ctx: penalties.presence_penalty(
+            logits, last(ctx.history, p.penalty_window), p.presence_penalty
         ),
         ("presence_penalty", "penalty_window"),
     ),
     LogitsProcessor(
         "frequency_penalty",
-        lambda logits, k, tokens, ctx: penalties.frequency_penalty(
-            logits, last(ctx.history, k.penalty_window), k.frequency_penalty
+        lambda logits, p, tokens, ctx: penalties.frequency_penalty(
+            logits, last(ctx.history, p.penalty_window), p.frequency_penalty
         ),
         ("frequency_penalty", "penalty_window"),
     ),
     LogitsProcessor(
         "dry",
-        lambda logits, k, tokens, ctx: penalties.dry(
-            logits, last(ctx.history, k.dry_window), tokens.breakers, k.dry_multiplier, k.dry_base, k.dry_allowed_length
+        lambda logits, p, tokens, ctx: penalties.dry(
+            logits, last(ctx.history, p.dry_window), tokens.breakers, p.dry_multiplier, p.dry_base, p.dry_allowed_length
         ),
         ("dry_multiplier", "dry_base", "dry_allowed_length", "dry_window", "dry_breakers"),
     ),
     LogitsProcessor(
-        "logit_bias", lambda logits, k, tokens, ctx: penalties.logit_bias(logits, tokens.biased, tokens.bias)
+        "logit_bias", lambda logits, p, tokens, ctx: penalties.logit_bias(logits, tokens.biased, tokens.bias)
     ),
     LogitsProcessor(
         "length_penalty",
-        lambda logits, k, tokens, ctx: penalties.length_penalty(
-            logits, tokens.ends, k.length_penalty, ctx.generated - k.length_penalty_start
+        lambda logits, p, tokens, ctx: penalties.length_penalty(
+            logits, tokens.stop_ids, p.length_penalty, ctx.generated - p.length_penalty_start
         ),
         ("length_penalty", "length_penalty_start"),
     ),
     LogitsProcessor(
         "dynamic_temperature",
-        lambda logits, k, tokens, ctx: penalties.dynamic_temperature(
-            logits, k.temperature, k.dynamic_range, k.dynamic_exponent
+        lambda logits, p, tokens, ctx: penalties.dynamic_temperature(
+            logits, p.temperature, p.dynamic_range, p.dynamic_exponent
         ),
         ("temperature", "dynamic_range", "dynamic_exponent"),
-        active=lambda k: k.dynamic_range > 0 and k.temperature > 0,
+        active=lambda p: p.dynamic_range > 0 and p.temperature > 0,
     ),
     LogitsProcessor(
         "temperature",
-        lambda logits, k, tokens, ctx: penalties.temperature(logits, k.temperature),
-        active=lambda k: k.temperature != 1 and (k.dynamic_range == 0 or k.temperature == 0),
+        lambda logits, p, tokens, ctx: penalties.temperature(logits, p.temperature),
+        active=lambda p: p.temperature != 1 and (p.dynamic_range == 0 or p.temperature == 0),
     ),
-    LogitsProcessor("top_k", lambda logits, k, tokens, ctx: filters.top_k(logits, k.top_k)),
-    LogitsProcessor("top_n_sigma", lambda logits, k, tokens, ctx: filters.top_n_sigma(logits, k.top_n_sigma)),
-    LogitsProcessor("typical_p", lambda logits, k, tokens, ctx: filters.typical(logits, k.typical_p)),
-    LogitsProcessor("top_p", lambda logits, k, tokens, ctx: filters.top_p(logits, k.top_p)),
-    LogitsProcessor("min_p", lambda logits, k, tokens, ctx: filters.min_p(logits, k.min_p)),
-    LogitsProcessor("epsilon_cutoff", lambda logits, k, tokens, ctx: filters.epsilon_cutoff(logits, k.epsilon_cutoff)),
-    LogitsProcessor("eta_cutoff", lambda logits, k, tokens, ctx: filters.eta_cutoff(logits, k.eta_cutoff)),
+    LogitsProcessor("top_k", lambda logits, p, tokens, ctx: filters.top_k(logits, p.top_k)),
+    LogitsProcessor("top_n_sigma", lambda logits, p, tokens, ctx: filters.top_n_sigma(logits, p.top_n_sigma)),
+    LogitsProcessor("typical_p", lambda logits, p, tokens, ctx: filters.typical(logits, p.typical_p)),
+    LogitsProcessor("top_p", lambda logits, p, tokens, ctx: filters.top_p(logits, p.top_p)),
+    LogitsProcessor("min_p", lambda logits, p, tokens, ctx: filters.min_p(logits, p.min_p)),
+    LogitsProcessor("epsilon_cutoff", lambda logits, p, tokens, ctx: filters.epsilon_cutoff(logits, p.epsilon_cutoff)),
+    LogitsProcessor("eta_cutoff", lambda logits, p, tokens, ctx: filters.eta_cutoff(logits, p.eta_cutoff)),
     LogitsProcessor(
         "xtc",
-        lambda logits, k, tokens, ctx: filters.xtc(logits, k.xtc_threshold, k.xtc_probability, ctx.uniform),
+        lambda logits, p, tokens, ctx: filters.xtc(logits, p.xtc_threshold, p.xtc_probability, ctx.uniform),
         ("xtc_probability", "xtc_threshold"),
     ),
     LogitsProcessor(
         "mirostat",
-        lambda logits, k, tokens, ctx: filters.mirostat(logits, ctx.mu),
+        lambda logits, p, tokens, ctx: filters.mirostat(logits, ctx.mu),
         ("mirostat_tau", "mirostat_eta"),
     ),
 )
@@ -147,7 +151,7 @@ BANS = ("banned_tokens", "min_tokens")
 
 
 class LogitsPipeline:
-    """Applies the active processors of `params`, in order, to logits (B, V)."""
+    """Applies the active processors of `params`, in order, to logits (B, V); returns logits (B, V)."""
 
     def __init__(self, params: DecodeConfig, tokens: NamedTokens) -> None:
         by_name = {item.name: item for item in PROCESSORS}
@@ -175,14 +179,14 @@ class LogitsPipeline:
 
 
 def build_pipeline(params: DecodeConfig, vocabulary: Vocabulary) -> LogitsPipeline:
-    """The pipeline of `params`. ConfigError for an unknown token, or an unknown name in the order."""
+    """The pipeline of `params`. ConfigError for an unknown token, or for an unknown or repeated name in the order."""
     return LogitsPipeline(params, vocabulary.resolve(params))
 
 
 def resolve_order(names: Sequence[str]) -> tuple[str, ...]:
     """The bans, then `names`, then all other processors in the default order.
 
-    Bans come first: a filter before them could leave only banned tokens.
+    Bans come first: a filter before them could leave only banned tokens. ConfigError for an unknown or repeated name.
     """
     known = tuple(item.name for item in PROCESSORS)
     unknown = [name for name in names if name not in known]

@@ -8,8 +8,8 @@ from collections.abc import Sequence
 class StopStrings:
     """Buffers text that may begin a stop string, and ends the text before the first complete one.
 
-    `feed(piece)` returns the text that is safe to show; once `found` is true, it returns nothing. Of several stop
-    strings the first complete one counts, however the text was split. `finish()` returns the rest of the buffer.
+    `feed(piece)` returns the text that is safe to show; once `found` is true, it returns nothing. The stop string that
+    is complete first counts, no matter how the text is split into pieces. `finish()` returns the rest of the buffer.
     """
 
     def __init__(self, stops: Sequence[str]) -> None:
@@ -34,7 +34,7 @@ class StopStrings:
         return rest
 
     def set_stops(self, stops: Sequence[str]) -> None:
-        """Use other stop strings from the next piece on."""
+        """Search the following pieces for other stop strings."""
         self._stops = tuple(stop for stop in stops if stop)
 
     def _partial_match(self, text: str) -> int:

@@ -20,10 +20,10 @@ MAX_BIAS = 1e6  # larger than any logit, and no sum with it overflows
 
 @dataclass(frozen=True)
 class NamedTokens:
-    """Ids (N,) int64 of banned, end-of-text and biased tokens; biases (N,); DRY's sequence breakers (V,) bool."""
+    """Ids (N,) int64 of banned, stop and biased tokens; biases (N,) float; DRY's sequence breakers (V,) bool."""
 
     banned: Tensor
-    ends: Tensor
+    stop_ids: Tensor
     biased: Tensor
     bias: Tensor
     breakers: Tensor
@@ -47,7 +47,7 @@ class Vocabulary:
             raise ConfigError(problems)
         return NamedTokens(
             banned=self._ids(banned),
-            ends=self._ids(sorted(self.tokenizer.stop_ids)),
+            stop_ids=self._ids(sorted(self.tokenizer.stop_ids)),
             biased=self._ids([token for token, _ in biases]),
             bias=torch.tensor([value for _, value in biases], device=self.device),
             breakers=self._containing(params.dry_breakers if params.dry_multiplier > 0 else ()),
@@ -95,5 +95,5 @@ class Vocabulary:
         """Mask (V,) bool of the tokens that contain one of `texts`."""
         wanted = [text.encode("utf-8", "surrogatepass") for text in texts if text]
         token_bytes = self.tokenizer.token_bytes
-        found = [bool(wanted) and any(text in token_bytes(id) for text in wanted) for id in range(self.size)]
-        return torch.tensor(found, dtype=torch.bool, device=self.device)
+        mask = [any(text in token_bytes(id) for text in wanted) for id in range(self.size)]
+        return torch.tensor(mask, dtype=torch.bool, device=self.device)
