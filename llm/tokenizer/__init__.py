@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from llm.errors import ConfigError, Problem, UserError, WrongUse
 from llm.reader import WRONG_SHAPE
-from llm.tokenizer.base import Progress, Tokenizer, number_special_tokens
+from llm.tokenizer.base import Progress, Tokenizer
 from llm.tokenizer.bpe import train_bpe, train_merges
 from llm.tokenizer.byte import ByteTokenizer
 from llm.tokenizer.char import CharTokenizer
@@ -22,6 +22,7 @@ from llm.tokenizer.pretrained import load_encoding
 from llm.tokenizer.ranks import RankTokenizer
 from llm.tokenizer.sampling import Sample, take_sample
 from llm.tokenizer.saved import RECORD, TEMPLATE, is_saved_here, read_record
+from llm.tokenizer.special_tokens import number_special_tokens
 from llm.tokenizer.spm import SentencePieceTokenizer
 from llm.tokenizer.stream import StreamDecoder
 

@@ -1,7 +1,7 @@
-"""The interface of all tokenizers (`Tokenizer`), and their common base (`BaseTokenizer`).
+"""The interface of all tokenizers (`Tokenizer`), and their common base class (`BaseTokenizer`).
 
-Every id stands for bytes, a special token for none. Decoding joins the bytes and reads them as UTF-8, so an id may be a
-part of a character. The kinds differ only in how they encode.
+Every id has its bytes; those of a special token are empty. Decoding joins the bytes and reads them as UTF-8, so an id
+may be a part of a character. The kinds of tokenizers differ only in how they encode.
 """
 
 from __future__ import annotations
@@ -9,17 +9,16 @@ from __future__ import annotations
 import copy
 import hashlib
 import json
-import re
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Protocol, Self
 
-from llm.errors import WrongUse
 from llm.files import write_atomic, write_json
 from llm.tokenizer.chat_template import ChatTemplate
 from llm.tokenizer.cuts import FindCut, chunks, last_safe_cut
 from llm.tokenizer.saved import FORMAT_VERSION, RECORD, TEMPLATE
+from llm.tokenizer.special_tokens import number_special_tokens, special_pattern
 from llm.tokenizer.stream import StreamDecoder
 
 Progress = Callable[[float, float], None]
@@ -34,13 +33,13 @@ class Tokenizer(Protocol):
     special_tokens: Mapping[str, int]
     """Text of each special token -> its id."""
     separator: int | None
-    """The id between documents: the first special token, None without one."""
+    """The id between documents (GPT-2's <|endoftext|>): the first special token, None without one."""
     stop_ids: frozenset[int]
-    """Ids that end a generated text."""
+    """Ids that end a generated text (transformers' `eos_token_id`)."""
     dummy_prefix: bytes
-    """Bytes that encoding adds before every text and decoding removes (SentencePiece: one space)."""
+    """Bytes that encoding adds before every text and decoding removes (SentencePiece's `add_dummy_prefix`: a space)."""
     chat_template: ChatTemplate | None
-    """How conversations are written; None for a tokenizer of plain text."""
+    """How conversations become tokens; None for a tokenizer of plain text."""
 
     def encode(self, text: str, *, special: bool = False) -> list[int]:
         """Ids of `text`; with `special`, the text of a special token becomes its id."""
@@ -58,10 +57,13 @@ class Tokenizer(Protocol):
         """The bytes of one id; none for special tokens."""
 
     def text_changes(self, *, bytes_known: bool = True) -> str:
-        """How encoding changes text, so that decoding does not restore it, as a sentence; "" where it is lossless."""
+        """A sentence that says what decoding does not restore in any text; "" if encoding is lossless.
+
+        `bytes_known`: whether the size of the original text is known, not only that of the decoded tokens.
+        """
 
     def prompt_changes(self, prompt: str) -> str:
-        """How encoding changes `prompt`, as a sentence; "" where it is lossless."""
+        """A sentence that says how encoding changes `prompt`; "" if it does not."""
 
     def with_chat_template(self, template: ChatTemplate) -> Tokenizer:
         """A copy with `template`, whose new special tokens get the ids after the last."""
@@ -99,14 +101,14 @@ class BaseTokenizer(ABC):
 
     @abstractmethod
     def record(self) -> dict[str, Any]:
-        """Everything that determines the encoding, as JSON values; large tables by their sha256."""
+        """Everything that determines the encoding, as JSON values; large tables as their sha256."""
 
     def files(self) -> dict[str, bytes]:
         """The other files of the saved form: name -> content."""
         return {}
 
     def find_cut(self) -> FindCut:
-        """The function that finds where a text can be cut without changing its ids."""
+        """The function that finds where a text can be cut without changing its ids (`cuts`)."""
         return last_safe_cut
 
     def encode(self, text: str, *, special: bool = False) -> list[int]:
@@ -125,7 +127,7 @@ class BaseTokenizer(ABC):
         return ids
 
     def encode_batch(self, texts: Sequence[str]) -> list[list[int]]:
-        """`encode_ordinary` of every text, on several threads where the encoder allows it."""
+        """`encode_ordinary` of every text; subclasses use several threads if the encoder supports it."""
         return [self.encode_ordinary(text) for text in texts]
 
     def encode_stream(self, pieces: Iterable[str]) -> Iterator[list[int]]:
@@ -156,15 +158,15 @@ class BaseTokenizer(ABC):
         return b"".join(map(self.token_bytes, ids)).decode(errors="replace")
 
     def text_changes(self, *, bytes_known: bool = True) -> str:
-        """What encoding does to any text so that it does not come back, in a sentence; "" where it does.
-
-        `bytes_known`: whether the size of the original text is known, not only that of the decoded tokens.
-        """
+        """A sentence that says what decoding does not restore in any text; "" if encoding is lossless."""
         return ""
 
     def prompt_changes(self, prompt: str) -> str:
-        """How encoding changes `prompt`, as a sentence; "" where it is lossless."""
+        """A sentence that says how encoding changes `prompt`; "" if it does not."""
         return ""
+
+    def _without_special_tokens(self, text: str) -> str:
+        return self._special.sub("", text) if self._special else text
 
     def token_bytes(self, token_id: int) -> bytes:
         """The bytes of an id: none for special tokens and for ids outside the vocabulary."""
@@ -198,35 +200,10 @@ class BaseTokenizer(ABC):
         return {"kind": self.kind, **self.record(), **template}
 
 
-def special_pattern(special_tokens: Iterable[str]) -> re.Pattern[str] | None:
-    """A pattern with one group that matches a special token; None without any.
-
-    Of two special tokens with the same beginning, the longer one matches. ValueError for text that UTF-8 cannot hold,
-    which could not be saved.
-    """
-    for text in special_tokens:
-        text.encode()
-    alternatives = sorted(special_tokens, key=len, reverse=True)
-    return re.compile("(" + "|".join(map(re.escape, alternatives)) + ")") if alternatives else None
-
-
 def well_formed(text: str) -> str:
-    """`text` as UTF-8 can hold it: surrogate pairs joined, lone surrogates replaced by U+FFFD.
-
-    The rule of tiktoken, applied by all kinds.
-    """
+    """`text` as UTF-8 can hold it: surrogate pairs joined, lone surrogates replaced by U+FFFD, as in tiktoken."""
     try:
         text.encode()
     except UnicodeEncodeError:
         return text.encode("utf-16", "surrogatepass").decode("utf-16", "replace")
     return text
-
-
-def number_special_tokens(texts: Sequence[str], first_id: int) -> dict[str, int]:
-    """Ids of special tokens in order, from `first_id` on. WrongUse for empty and repeated ones."""
-    for position, text in enumerate(texts):
-        if not text:
-            raise WrongUse("A special token is empty; give it a text such as <|endoftext|>.")
-        if text in texts[:position]:
-            raise WrongUse(f"The special token {text!r} is listed twice; list each one once.")
-    return {text: first_id + position for position, text in enumerate(texts)}

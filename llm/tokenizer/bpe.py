@@ -1,8 +1,8 @@
-"""Byte-level byte-pair encoding: training.
+"""Training of byte-level byte-pair encoding (BPE).
 
-Sennrich et al. 2016 (arXiv:1508.07909), on bytes as GPT-2 does (Radford et al. 2019). Text is first split into
-pre-tokens by a regular expression; then the most frequent pair of neighboring tokens is merged into a new token,
-repeatedly. A token's id is its rank: 0 to 255 are the bytes, then the merges in the order of training.
+Sennrich et al. 2016 (arXiv:1508.07909), on bytes as in GPT-2 (Radford et al. 2019). A regular expression splits text
+into pre-tokens; then the most frequent pair of adjacent tokens is merged into a new token, repeatedly. A token's id is
+its rank: 0 to 255 are the bytes, then the merges in the order of training.
 """
 
 from __future__ import annotations
@@ -15,12 +15,13 @@ from llm.errors import WrongUse
 from llm.tokenizer.base import Progress, well_formed
 from llm.tokenizer.merging import Ties, learn_merges
 from llm.tokenizer.patterns import OWN_PATTERN
+from llm.tokenizer.special_tokens import special_pattern
 
 SPLIT_PATTERN = OWN_PATTERN
 Merge = tuple[bytes, bytes]
 
 COUNTING_SHARE = 0.3
-"""Share of the progress for counting pre-tokens; merging has the rest."""
+"""The fraction of the progress that counting pre-tokens takes; merging takes the rest."""
 
 LONG_PRE_TOKEN = 200
 """Bytes. rustbpe rewrites a whole pre-token at each merge. For longer pre-tokens (text without spaces), the Python
@@ -44,8 +45,8 @@ def train_bpe(
     Returns the bytes of each new token in training order, at most `vocab_size - 256`; token i has id 256 + i. Among
     equally frequent pairs, the one with smaller ids is merged (ties "ids"), or the one with greater bytes, as in CS336
     (ties "bytes"), so the result does not depend on the order of the texts. The text of `special_tokens` is removed
-    first. With `native`, the compiled trainer `rustbpe` is used if it is installed and suitable; both trainers return
-    the same list.
+    first, and no merge crosses its place. With `native`, the compiled trainer `rustbpe` is used if it is installed and
+    suitable; both trainers return the same list. WrongUse if `vocab_size` is below 256.
     """
     if vocab_size < 256:
         raise WrongUse(f"A byte-level vocabulary of {vocab_size} is too small; ask for 256 or more.")
@@ -65,7 +66,7 @@ def train_merges(
     pattern: str = SPLIT_PATTERN,
     ties: Ties = "ids",
 ) -> list[Merge]:
-    """Like `train_bpe`, but returns the merges as (left token, right token) in training order."""
+    """`train_bpe` in Python, which returns the merges as (left token, right token) in training order."""
     if vocab_size < 256:
         raise WrongUse(f"A byte-level vocabulary of {vocab_size} is too small; ask for 256 or more.")
     return _train_in_python([well_formed(text) for text in texts], vocab_size, pattern, ties, None)
@@ -73,15 +74,12 @@ def train_merges(
 
 def _split_at(special_tokens: Sequence[str], texts: Iterable[str]) -> Iterator[str]:
     """The stretches of `texts` between special tokens."""
-    if not special_tokens:
+    pattern = special_pattern(special_tokens)
+    if pattern is None:
         yield from texts
         return
-    import regex
-
-    longest_first = sorted(special_tokens, key=len, reverse=True)
-    between = regex.compile("|".join(map(regex.escape, longest_first)))
     for text in texts:
-        yield from filter(None, between.split(text))
+        yield from filter(None, pattern.split(text)[::2])  # the pattern is one group, so its matches have odd indices
 
 
 def _has_long_pre_tokens(texts: Sequence[str], pattern: str) -> bool:

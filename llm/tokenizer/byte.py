@@ -6,9 +6,10 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from llm.tokenizer.base import BaseTokenizer, number_special_tokens, well_formed
+from llm.tokenizer.base import BaseTokenizer, well_formed
 from llm.tokenizer.cuts import FindCut, last_cut_between_characters
 from llm.tokenizer.saved import read_special_tokens
+from llm.tokenizer.special_tokens import number_special_tokens
 
 
 class ByteTokenizer(BaseTokenizer):

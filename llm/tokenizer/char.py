@@ -6,17 +6,18 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from llm.tokenizer.base import BaseTokenizer, number_special_tokens, well_formed
+from llm.tokenizer.base import BaseTokenizer, well_formed
 from llm.tokenizer.cuts import FindCut, last_cut_between_characters
 from llm.tokenizer.saved import read_special_tokens
+from llm.tokenizer.special_tokens import number_special_tokens
 
 UNKNOWN = "\ufffd"
 NAMED_AT_MOST = 8
 
 
 class CharTokenizer(BaseTokenizer):
-    """Ids of the characters in the order of their code points, then one for unknown characters, then the special
-    tokens. The unknown id decodes to U+FFFD, so that any prompt can be encoded.
+    """The ids are the characters in the order of their code points, then one for all other characters, then the special
+    tokens. Any text can be encoded; the id of other characters decodes to U+FFFD.
     """
 
     kind = "char"
@@ -49,8 +50,8 @@ class CharTokenizer(BaseTokenizer):
         return [ids.get(character, unknown) for character in well_formed(text)]
 
     def prompt_changes(self, prompt: str) -> str:
-        specials = self._special.sub("", prompt) if self._special else prompt
-        unknown = list(dict.fromkeys(character for character in well_formed(specials) if character not in self._ids))
+        text = well_formed(self._without_special_tokens(prompt))
+        unknown = list(dict.fromkeys(character for character in text if character not in self._ids))
         if not unknown:
             return ""
         named = ", ".join(map(repr, unknown[:NAMED_AT_MOST])) + (", …" if len(unknown) > NAMED_AT_MOST else "")

@@ -1,16 +1,18 @@
 """Chat templates: how the messages of a conversation become tokens, and where a reply ends.
 
-One template belongs to a tokenizer and is saved with it. Training, chat, serving and export all use it. The text of a
-message is never control: a special token that appears in it is written with a space after its first character, here and
-in the Jinja form, so that every program reads the same ids.
+The template belongs to a tokenizer and is saved with it. Training, chat, serving and export all use it. The content of
+a message never becomes a special token: the name of a special token in it is written with a space after its first
+character, here and in the Jinja form, so that every program gets the same ids.
 """
 
 from __future__ import annotations
 
-import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
+from itertools import groupby
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple
+
+from llm.tokenizer.special_tokens import special_pattern
 
 if TYPE_CHECKING:
     from llm.tokenizer.base import Tokenizer
@@ -20,7 +22,7 @@ ROLES: tuple[Role, ...] = ("system", "user", "assistant")
 
 
 class Message(NamedTuple):
-    """One message of a conversation. `is_learned`: an answer counts in the loss."""
+    """One message of a conversation. `is_learned`: whether an assistant message counts in the loss."""
 
     role: Role
     content: str
@@ -28,7 +30,7 @@ class Message(NamedTuple):
 
 
 class Piece(NamedTuple):
-    """A special token, or a text that is encoded as a whole. `is_counted`: part of an answer, which is learned."""
+    """A special token, or a text that is encoded as a whole. `is_counted`: whether its tokens count in the loss."""
 
     text: str
     is_special: bool
@@ -37,12 +39,12 @@ class Piece(NamedTuple):
 
 @dataclass(frozen=True)
 class ChatTemplate:
-    """A conversation is `begin`, then each message's content between `before[role]` and `after[role]`.
+    """A conversation is `begin`, then the content of each message between `before[role]` and `after[role]`.
 
-    Spaces at the end of `before` begin the message, so that its first word is the token it is within a sentence. Those
-    of an answer are learned and generated.
-    `special_tokens` are those of these texts. A template without special tokens ends an answer at the string `stop`.
-    Where `before` lacks "system", the system message is put before the first question.
+    Spaces at the end of `before` are encoded with the content, so that its first word has the same token as within a
+    sentence. In an assistant message they count in the loss, and the model generates them.
+    `special_tokens` are those in these texts. Without any, an assistant message ends at the string `stop`. If `before`
+    lacks "system", the system message is put before the first user message.
     """
 
     begin: str
@@ -53,38 +55,41 @@ class ChatTemplate:
 
     @property
     def end_tokens(self) -> tuple[str, ...]:
-        """The special tokens that end an answer."""
-        return tuple(piece.text for piece in self._control(self.after["assistant"]) if piece.is_special)[:1]
+        """The special token that ends an assistant message, if there is one."""
+        return tuple(piece.text for piece in self._split(self.after["assistant"]) if piece.is_special)[:1]
 
     def render_prompt(self, messages: Sequence[Message]) -> str:
-        """The messages up to where the next answer begins, as text for display."""
-        return "".join(piece.text for piece in self.pieces(messages, reply=True))
+        """The prompt for the next assistant message, as text for display."""
+        return "".join(piece.text for piece in self.pieces(messages, add_generation_prompt=True))
 
-    def pieces(self, messages: Sequence[Message], *, reply: bool = False, reserved: Iterable[str] = ()) -> list[Piece]:
-        """The conversation in pieces, up to where the next answer begins if `reply` is true.
+    def pieces(
+        self, messages: Sequence[Message], *, add_generation_prompt: bool = False, reserved: Iterable[str] = ()
+    ) -> list[Piece]:
+        """The conversation in pieces; with `add_generation_prompt`, the prompt for the next assistant message.
 
-        `reserved`: the special tokens of the tokenizer, which the messages cannot contain. The pieces of a prompt are
-        not counted.
+        `reserved`: the special tokens of the tokenizer, which are escaped in the messages. In a prompt, no piece counts
+        in the loss.
         """
-        found = self._control(self.begin)
+        pieces = self._split(self.begin)
         for message in self._with_system(messages):
-            is_counted = message.role == "assistant" and message.is_learned and not reply
+            is_counted = message.role == "assistant" and message.is_learned and not add_generation_prompt
             before = self.before[message.role].rstrip(" ")
             space = self.before[message.role][len(before) :]
-            found += self._control(before)
-            found.append(Piece(space + escape(message.content, reserved), False, is_counted))
-            found += self._ending(self.after[message.role], is_counted)
-        if reply:
-            found += self._control(self.before["assistant"].rstrip(" "))
-        return list(join_texts(found))
+            pieces += self._split(before)
+            pieces.append(Piece(space + escape(message.content, reserved), False, is_counted))
+            pieces += self._turn_end(self.after[message.role], is_counted)
+        if add_generation_prompt:
+            pieces += self._split(self.before["assistant"].rstrip(" "))
+        return list(join_texts(pieces))
 
     def encode(self, tokenizer: Tokenizer, messages: Sequence[Message]) -> tuple[list[int], list[bool]]:
-        """The ids of a complete conversation, and whether each is counted in the loss."""
+        """The ids of a complete conversation, and whether each counts in the loss."""
         return encode_pieces(tokenizer, self.pieces(messages, reserved=tokenizer.special_tokens))
 
     def prompt_ids(self, tokenizer: Tokenizer, messages: Sequence[Message]) -> list[int]:
-        """The ids of the messages up to where the next answer begins."""
-        return encode_pieces(tokenizer, self.pieces(messages, reply=True, reserved=tokenizer.special_tokens))[0]
+        """The ids of the prompt for the next assistant message."""
+        pieces = self.pieces(messages, add_generation_prompt=True, reserved=tokenizer.special_tokens)
+        return encode_pieces(tokenizer, pieces)[0]
 
     def to_jinja(self, reserved: Iterable[str]) -> str:
         """The template as Hugging Face's `chat_template`; `reserved` as in `pieces`."""
@@ -127,19 +132,17 @@ class ChatTemplate:
         system, *rest = messages
         if not rest:
             return [Message("user", system.content)]
-        return [Message(rest[0].role, f"{system.content}\n\n{rest[0].content}"), *rest[1:]]
+        return [rest[0]._replace(content=f"{system.content}\n\n{rest[0].content}"), *rest[1:]]
 
-    def _control(self, text: str) -> list[Piece]:
-        """The special tokens and texts of a part of the template."""
-        if not self.special_tokens:
-            return [Piece(text, False, False)]
-        pattern = "(" + "|".join(map(re.escape, sorted(self.special_tokens, key=len, reverse=True))) + ")"
-        parts = enumerate(re.split(pattern, text))
-        return [Piece(part, index % 2 == 1, False) for index, part in parts if part]
+    def _split(self, text: str) -> list[Piece]:
+        """Split a part of the template into special tokens and texts, none of which count in the loss."""
+        pattern = special_pattern(self.special_tokens)
+        parts = pattern.split(text) if pattern else [text]
+        return [Piece(part, index % 2 == 1, False) for index, part in enumerate(parts) if part]
 
-    def _ending(self, text: str, is_counted: bool) -> list[Piece]:
-        """The pieces after a message: counted up to the first special token, which ends the turn."""
-        pieces = self._control(text)
+    def _turn_end(self, text: str, is_counted: bool) -> list[Piece]:
+        """The pieces after a message: those up to the first special token, which ends the turn, count in the loss."""
+        pieces = self._split(text)
         last = next((index for index, piece in enumerate(pieces) if piece.is_special), len(pieces) - 1)
         return [piece._replace(is_counted=is_counted and index <= last) for index, piece in enumerate(pieces)]
 
@@ -155,8 +158,9 @@ STORIES_TEMPLATE = ChatTemplate(
 def default_template(tokenizer: Tokenizer) -> ChatTemplate:
     """The template that fine-tuning adds to a tokenizer: a token for each role, and one that ends a turn.
 
-    A message begins with a space where words hold the space before them: a small vocabulary has no other token for a
-    name. A tokenizer with a `dummy_prefix` adds it itself, and for bytes and characters it would be one more token.
+    A message begins with a space if the tokens of words include the space before them: a small vocabulary has tokens
+    for names only in this form. A tokenizer with a `dummy_prefix` adds the space itself, and for bytes and characters
+    it would be one more token.
     """
     names = {token_id: name for name, token_id in tokenizer.special_tokens.items()}
     begin = "" if tokenizer.separator is None else names[tokenizer.separator]
@@ -173,7 +177,7 @@ def with_template(tokenizer: Tokenizer) -> Tokenizer:
 
 
 def chat_template(tokenizer: Tokenizer, corpus: str) -> ChatTemplate | None:
-    """The tokenizer's template, or that in which `corpus` writes its turns; None for plain text."""
+    """The tokenizer's template, or that of the turns in `corpus`; None for plain text."""
     if tokenizer.chat_template is not None:
         return tokenizer.chat_template
     return STORIES_TEMPLATE if corpus == "stories" else None
@@ -187,23 +191,16 @@ def escape(text: str, reserved: Iterable[str]) -> str:
 
 
 def join_texts(pieces: Iterable[Piece]) -> Iterator[Piece]:
-    """The pieces, with adjacent texts of the same kind joined: a tokenizer may merge across their border."""
-    waiting: Piece | None = None
-    for piece in pieces:
-        if not piece.text:
-            continue
-        if waiting is not None and not piece.is_special and piece[1:] == waiting[1:]:
-            waiting = waiting._replace(text=waiting.text + piece.text)
-            continue
-        if waiting is not None:
-            yield waiting
-        waiting = piece
-    if waiting is not None:
-        yield waiting
+    """Join adjacent texts of the same kind: a tokenizer may merge across their border. Drops empty pieces."""
+    for (is_special, is_counted), group in groupby((piece for piece in pieces if piece.text), lambda piece: piece[1:]):
+        if is_special:
+            yield from group
+        else:
+            yield Piece("".join(piece.text for piece in group), False, is_counted)
 
 
 def encode_pieces(tokenizer: Tokenizer, pieces: Sequence[Piece]) -> tuple[list[int], list[bool]]:
-    """The ids of the pieces, and whether each is counted."""
+    """The ids of the pieces, and whether each counts in the loss."""
     ids: list[int] = []
     counted: list[bool] = []
     for piece in pieces:

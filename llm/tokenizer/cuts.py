@@ -1,8 +1,8 @@
-"""Safe cuts: where a long text may be cut so that its pieces encode to the same ids as the whole.
+"""Safe cuts: positions at which a long text can be cut so that the parts encode to the same ids as the whole.
 
-Byte-pair encoders split text with a regular expression and never merge across the pieces ("pre-tokens"). A cut is safe
-where a pre-token ends in any context. These rules hold for the pattern of this project and for those of GPT-2, GPT-4
-(cl100k) and GPT-4o (o200k):
+BPE splits text into pre-tokens with a regular expression and never merges across them. A cut is safe where a pre-token
+ends in any context. These rules hold for the pattern of this project and for those of GPT-2, GPT-4 (cl100k) and GPT-4o
+(o200k):
 
 - a space after anything that is not whitespace: no pattern continues from a visible character into a space;
 - whitespace after a letter or digit: only punctuation includes a following line break;
@@ -46,7 +46,7 @@ def no_cut(text: str, start: int) -> int:
 
 
 def last_safe_cut(text: str, start: int) -> int:
-    """For encoders with one of the patterns named above."""
+    """For BPE with one of the patterns named above."""
     for position in range(len(text) - 1, max(start, 1) - 1, -1):
         if _pre_token_ends(text[position - 1], text[position]):
             return position
@@ -65,7 +65,7 @@ def _pre_token_ends(left: str, right: str) -> bool:
 
 
 def last_cut_between_characters(text: str, start: int) -> int:
-    """For encoders without context: anywhere but between the halves of a surrogate pair."""
+    """For encoders of single characters or bytes: anywhere but between the halves of a surrogate pair."""
     return len(text) - 1 if "\ud800" <= text[-1] <= "\udbff" else len(text)
 
 

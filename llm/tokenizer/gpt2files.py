@@ -1,25 +1,28 @@
-"""GPT-2's own files: vocab.json (token -> id) and merges.txt, in which bytes are written as printable characters."""
+"""GPT-2's tokenizer files: vocab.json (token -> id) and merges.txt, in which bytes are printable characters."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from itertools import pairwise
 from pathlib import Path
 
 from llm.errors import UserError
 from llm.reader import parse_json, read_bytes
 from llm.tokenizer.patterns import GPT2_PATTERN
-from llm.tokenizer.ranks import RankTokenizer, with_special_tokens
+from llm.tokenizer.ranks import RankTokenizer, check_merges
+from llm.tokenizer.special_tokens import with_special_tokens
 
 FILE_NAMES = (("vocab.json", "merges.txt"), ("encoder.json", "vocab.bpe"))
-"""The names of the two files at Hugging Face, and at OpenAI."""
+"""The names of the two files: Hugging Face's, and OpenAI's."""
 
 MAX_VOCABULARY_BYTES = 64 << 20
 
 
 def printable_bytes() -> dict[str, int]:
-    """GPT-2's alphabet: a visible character for each byte. Visible Latin-1 characters stand for themselves, the others
-    are numbered from U+0100 on: a space is Ġ and a line break is Ċ."""
+    """GPT-2's alphabet: printable character -> byte (`bytes_to_unicode` in transformers, inverted).
+
+    Printable Latin-1 characters stand for themselves. The other bytes have the characters from U+0100 on: a space is Ġ
+    and a line break is Ċ.
+    """
     visible = [value for value in range(256) if chr(value).isprintable() and chr(value) != " "]
     hidden = [value for value in range(256) if value not in visible]
     return {chr(value): value for value in visible} | {chr(256 + index): value for index, value in enumerate(hidden)}
@@ -48,20 +51,15 @@ def load_gpt2_files(path: Path, special_tokens: Sequence[str] = ()) -> RankToken
 def parse_gpt2_files(vocab: bytes, merges: bytes) -> tuple[dict[bytes, int], dict[str, int]]:
     """(token bytes -> id, special token -> id) from the contents of the two files.
 
-    Entries of vocab.json that are neither a byte nor the result of a merge are special tokens. ValueError if the files
-    do not belong together, or if ids do not rise in the order of the merges, which encoding by rank requires.
+    Entries of vocab.json that are neither a byte nor the result of a merge are special tokens. ValueError if a file is
+    damaged, or as in `check_merges`.
     """
     ids = parse_json(vocab, MAX_VOCABULARY_BYTES)
     if not isinstance(ids, dict) or not all(type(value) is int for value in ids.values()):
         raise ValueError("the vocabulary is not a table of ids")
     alphabet = printable_bytes()
     merged = list(dict.fromkeys(_merged_names(merges.decode())))
-    for name in [*alphabet, *merged]:
-        if name not in ids or not alphabet.keys() >= set(name):
-            raise ValueError(f"the token {name!r} of the merges is not in the vocabulary")
-    for earlier, later in pairwise(merged):
-        if ids[earlier] >= ids[later]:
-            raise ValueError(f"the id of {later!r} is out of the order of the merges")
+    check_merges({name: ids[name] for name in ids if alphabet.keys() >= set(name)}, alphabet, merged)
     ranks = {bytes(alphabet[character] for character in name): ids[name] for name in [*alphabet, *merged]}
     known = set(ranks.values())
     return ranks, {name: token_id for name, token_id in ids.items() if token_id not in known}

@@ -1,7 +1,7 @@
 """BPE training with arrays: the cost of a merge is proportional to the occurrences of its pair.
 
 All distinct pre-tokens are stored in one array of symbols, each followed by a border. A merge replaces the left symbol
-of its pair by the new one and removes the right one from a doubly linked list; only the counts of the pairs around it
+of its pair by the new one and removes the right one from a doubly linked list; only the counts of the adjacent pairs
 change. So a pre-token of a million characters (Chinese, Thai, base64) costs no more than a million short ones.
 """
 
@@ -44,10 +44,10 @@ def learn_merges(
 
 
 class _Symbols:
-    """The symbols of all words, the count of every pair of neighbors, and a heap of the pairs.
+    """The symbols of all words, the count of every pair of adjacent symbols, and a heap of the pairs.
 
-    `_positions[id]` are the ascending positions of a symbol, some of them outdated; outdated ones are dropped when they
-    are read. Counts in the heap are current or too high.
+    `_positions[id]` are the positions of a symbol in ascending order, some of them outdated; those are dropped when
+    they are read. Counts in the heap are current or too high.
     """
 
     def __init__(self, words: Mapping[bytes, int], ties: Ties) -> None:
@@ -143,7 +143,7 @@ class _Symbols:
         return changes
 
     def _replace_many(self, pair: Pair, new_id: int, left: Positions) -> dict[Pair, int]:
-        """The same, for all positions at once."""
+        """The same for all positions at once."""
         ids, weights = self._ids, self._weights[left]
         right = self._next[left]
         before, after = self._previous[left], self._next[right]

@@ -1,7 +1,7 @@
-"""Regular expressions that split text into pre-tokens: of this project, GPT-2 and GPT-4, or a custom one.
+"""Pre-tokenization: the regular expressions that split text into pre-tokens.
 
-No merge crosses a pre-token. Every pattern must match all text: tiktoken silently drops text that its pattern does not
-match.
+No merge crosses the border of a pre-token. Every pattern must match all text: tiktoken silently drops text that its
+pattern does not match.
 """
 
 from __future__ import annotations
@@ -62,19 +62,20 @@ KNOWN_PATTERNS = frozenset({OWN_PATTERN, GPT2_PATTERN, GPT4_PATTERN, CL100K_PATT
 
 ANYTHING = r"|[\s\S]"
 PROBE = "".join(map(chr, range(128))) + "aé中א \n\n  12'll A. Don't  stop 12.5%,\n\n\té 海!\n"
-"""Characters of every kind that a pattern may match."""
+"""Characters of every kind, to find patterns that match the empty text between some of them."""
 
 
 def resolve_pattern(name: str) -> str:
     """The pattern of `tokenizer.pattern`, a name or a regular expression, extended to match all text.
 
-    ConfigError where the engines that train and encode cannot compile it.
+    ConfigError if one of the two regex engines, that of training and that of tiktoken, cannot compile it.
     """
     if name in NAMED_PATTERNS:
         return NAMED_PATTERNS[name]
     pattern = name if name in KNOWN_PATTERNS or name.endswith(ANYTHING) else name + ANYTHING
     try:
-        _compile(pattern)
+        compile_pattern(pattern)
+        _compile_in_tiktoken(pattern)
     except Exception as error:
         names = ", ".join(NAMED_PATTERNS)
         message = f"is neither {names} nor a valid regular expression ({str(error).splitlines()[0]})"
@@ -82,19 +83,19 @@ def resolve_pattern(name: str) -> str:
     return pattern
 
 
-def _compile(pattern: str) -> None:
-    """Compile with both engines, and refuse a pattern that matches the empty text."""
+def compile_pattern(pattern: str) -> regex.Pattern[str]:
+    """Compile a pattern. regex.error if it is invalid; ValueError if it matches the empty text, as tiktoken crashes."""
     import regex
-    import tiktoken
 
     compiled = regex.compile(pattern)
-    if matches_empty_text(compiled):
-        raise ValueError("it matches the empty text")
+    if any(not match.group() for text in ("", PROBE) for match in compiled.finditer(text)):
+        raise ValueError("the pattern matches the empty text")
+    return compiled
+
+
+def _compile_in_tiktoken(pattern: str) -> None:
+    import tiktoken
+
     tiktoken.Encoding(
         "check", pat_str=pattern, mergeable_ranks={bytes([value]): value for value in range(256)}, special_tokens={}
     )
-
-
-def matches_empty_text(pattern: regex.Pattern[str]) -> bool:
-    """Whether a pattern matches the empty text, alone or within a text with all kinds of characters."""
-    return any(not match.group() for text in ("", PROBE) for match in pattern.finditer(text))

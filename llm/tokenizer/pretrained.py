@@ -1,4 +1,4 @@
-"""tiktoken's encodings, read from its cache on this machine. Nothing is downloaded."""
+"""tiktoken's encodings, read from its cache on this computer. Nothing is downloaded."""
 
 from __future__ import annotations
 
@@ -14,22 +14,23 @@ from llm.names import did_you_mean
 from llm.reader import read_bytes
 from llm.tokenizer.gpt2files import parse_gpt2_files
 from llm.tokenizer.patterns import CL100K_PATTERN, GPT2_PATTERN, O200K_PATTERN
-from llm.tokenizer.ranks import MAX_TABLE_BYTES, RankTokenizer, with_special_tokens
+from llm.tokenizer.ranks import MAX_TABLE_BYTES, RankTokenizer
 from llm.tokenizer.saved import parse_ranks
+from llm.tokenizer.special_tokens import with_special_tokens
 
 END_OF_TEXT = "<|endoftext|>"
 
 
 @dataclass(frozen=True)
 class CachedFile:
-    """A file in tiktoken's cache, where its name is the sha1 of its URL."""
+    """A file in tiktoken's cache; its name there is the sha1 of its URL."""
 
-    address: str
+    url: str
     sha256: str
 
     def read(self, cache: Path) -> bytes | None:
         """The content; None if it is not in the cache. ValueError if it cannot be read or is damaged."""
-        path = cache / hashlib.sha1(self.address.encode()).hexdigest()
+        path = cache / hashlib.sha1(self.url.encode()).hexdigest()
         try:
             content = read_bytes(path, MAX_TABLE_BYTES)
         except (FileNotFoundError, NotADirectoryError):
@@ -93,7 +94,10 @@ ENCODINGS: Mapping[str, Encoding] = {
 
 
 def load_encoding(name: str, special_tokens: Sequence[str] = ()) -> RankTokenizer:
-    """The tiktoken encoding `name`, from tiktoken's cache on this machine. Missing `special_tokens` are added."""
+    """The tiktoken encoding `name`, with missing `special_tokens` added.
+
+    WrongUse for an unknown name; UserError if tiktoken's cache does not have the files, or has damaged ones.
+    """
     encoding = ENCODINGS.get(name)
     if encoding is None:
         hint = did_you_mean(name, ENCODINGS) or f"use one of {', '.join(ENCODINGS)}"
@@ -127,7 +131,7 @@ def download_advice(name: str) -> str:
 
 
 def cache_directory() -> Path:
-    """The folder of tiktoken's cache, by tiktoken's rules."""
+    """The folder in which tiktoken looks for its cache."""
     for variable in ("TIKTOKEN_CACHE_DIR", "DATA_GYM_CACHE_DIR"):
         if os.environ.get(variable):
             return Path(os.environ[variable])

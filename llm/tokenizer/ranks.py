@@ -5,24 +5,27 @@ from __future__ import annotations
 import hashlib
 import re
 import unicodedata
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from functools import cached_property
 from itertools import pairwise
 from pathlib import Path
-from typing import Any, Literal, get_args
+from typing import Any, Literal, TypeVar, get_args
 
 import tiktoken
 
 from llm.limits import usable_cores
 from llm.reader import read_bytes
-from llm.tokenizer.base import BaseTokenizer, number_special_tokens
+from llm.tokenizer.base import BaseTokenizer
 from llm.tokenizer.cuts import FindCut, last_safe_cut, no_cut
-from llm.tokenizer.patterns import GPT2_PATTERN, KNOWN_PATTERNS, matches_empty_text
+from llm.tokenizer.patterns import GPT2_PATTERN, KNOWN_PATTERNS, compile_pattern
 from llm.tokenizer.saved import RANKS, dump_ranks, parse_ranks, read_special_tokens
+from llm.tokenizer.special_tokens import with_special_tokens
+
+Token = TypeVar("Token", bytes, str)
 
 Normalization = Literal["", "NFC"]
-"""The Unicode form in which text is encoded; "" for text as it is. Other forms differ between versions of Unicode: of
-NFKC, the package `tokenizers` and Python map 72 characters differently."""
+"""The Unicode normalization form of encoded text; "" for none. NFKC is not supported, because its result depends on the
+version of Unicode: the package `tokenizers` and Python map 72 characters differently."""
 
 MAX_TABLE_BYTES = 64 << 20
 LONGEST_BLANK = 500_000
@@ -31,9 +34,8 @@ patterns of GPT-2 and GPT-4. Longer runs are cut; only there do ids differ from 
 
 
 class RankTokenizer(BaseTokenizer):
-    """Byte-level BPE. `ranks` maps the bytes of a token to its id; among merges the lower id goes first.
-
-    Only imported tokenizers have a `normalization`.
+    """Byte-level BPE. `ranks` maps the bytes of a token to its id; of the possible merges, that with the lowest id is
+    applied first. Only imported tokenizers have a `normalization`.
     """
 
     def __init__(
@@ -44,7 +46,7 @@ class RankTokenizer(BaseTokenizer):
         pattern: str,
         normalization: Normalization = "",
     ) -> None:
-        """ValueError if the table lacks a byte, or two tokens share an id."""
+        """ValueError if `ranks` lacks a byte, two tokens share an id, or the pattern or normalization is invalid."""
         check_pattern(pattern)
         if normalization not in get_args(Normalization):
             raise ValueError(f"its normalization {normalization!r} is unknown")
@@ -77,21 +79,16 @@ class RankTokenizer(BaseTokenizer):
         """A tokenizer from a vocabulary (id -> bytes) and its merges in order, as from `train_merges` or GPT-2's files.
 
         Entries that are neither a byte nor the result of a merge are special tokens; missing `special_tokens` get the
-        next ids. ValueError if the two do not belong together, or if ids do not rise in the order of the merges, which
-        encoding by rank requires.
+        next ids. ValueError as in `check_merges`.
         """
         ids = {token: token_id for token_id, token in sorted(vocabulary.items(), reverse=True)}
-        made = [left + right for left, right in merges]
-        reachable = dict.fromkeys([*(bytes([value]) for value in range(256)), *made])
-        missing = next((token for token in reachable if token not in ids), None)
-        if missing is not None:
-            raise ValueError(f"the token {missing!r} of the merges is not in the vocabulary")
-        for earlier, later in pairwise(dict.fromkeys(made)):
-            if ids[earlier] >= ids[later]:
-                raise ValueError(f"the id of {later!r} is out of the order of the merges")
-        defined = {token.decode(): token_id for token, token_id in ids.items() if token not in reachable}
+        single = [bytes([value]) for value in range(256)]
+        merged = list(dict.fromkeys(left + right for left, right in merges))
+        check_merges(ids, single, merged)
+        ranks = {token: ids[token] for token in [*single, *merged]}
+        defined = {token.decode(): token_id for token, token_id in ids.items() if token not in ranks}
         specials = with_special_tokens(defined, special_tokens, max(vocabulary) + 1)
-        return cls("bpe", {token: ids[token] for token in reachable}, specials, pattern)
+        return cls("bpe", ranks, specials, pattern)
 
     def find_cut(self) -> FindCut:
         # A normalization may join characters on both sides of a cut.
@@ -141,15 +138,26 @@ class RankTokenizer(BaseTokenizer):
 
 
 def check_pattern(pattern: str) -> None:
-    """ValueError if a pattern matches the empty text, on which tiktoken crashes."""
+    """ValueError if a pattern is not a regular expression, or matches the empty text."""
     import regex
 
     try:
-        compiled = regex.compile(pattern)
+        compile_pattern(pattern)
     except (regex.error, TypeError) as error:
         raise ValueError(f"its pattern is not a regular expression ({error})") from None
-    if matches_empty_text(compiled):
-        raise ValueError("its pattern matches the empty text")
+
+
+def check_merges(ids: Mapping[Token, int], single: Iterable[Token], merged: Sequence[Token]) -> None:
+    """ValueError if a single byte or the result of a merge has no id, or if ids do not rise in the order of the merges.
+
+    Encoding by rank requires both. Tokens are bytes, or GPT-2's printable characters for them.
+    """
+    for token in [*single, *merged]:
+        if token not in ids:
+            raise ValueError(f"the token {token!r} of the merges is not in the vocabulary")
+    for earlier, later in pairwise(merged):
+        if ids[earlier] >= ids[later]:
+            raise ValueError(f"the id of {later!r} is out of the order of the merges")
 
 
 def _table(ranks: Mapping[bytes, int], special_tokens: Mapping[str, int]) -> list[bytes]:
@@ -166,10 +174,3 @@ def _table(ranks: Mapping[bytes, int], special_tokens: Mapping[str, int]) -> lis
     for token, rank in ranks.items():
         table[rank] = token
     return table
-
-
-def with_special_tokens(defined: Mapping[str, int], wanted: Sequence[str], next_id: int) -> dict[str, int]:
-    """The special tokens of a vocabulary, `wanted` ones first; those it lacks get ids from `next_id` on."""
-    added = number_special_tokens([text for text in wanted if text not in defined], next_id)
-    ids = {**defined, **added}
-    return {text: ids[text] for text in wanted} | ids

@@ -1,4 +1,4 @@
-"""The part of a corpus that a tokenizer is trained on: pieces evenly spread over all of it, or its beginning."""
+"""The sample of a corpus that a tokenizer is trained on: blocks evenly spread over all of it, or its beginning."""
 
 from __future__ import annotations
 
@@ -37,7 +37,8 @@ def take_sample(
 ) -> Sample:
     """About `megabytes` (10^6 bytes) of `texts`, or all of them unchanged if they are smaller. Deterministic.
 
-    "beginning" stops reading there, "spread" reads everything. `report` is called with the bytes read so far.
+    "beginning" stops reading at the end of the sample, "spread" reads all texts. `report` is called with the number of
+    bytes read so far.
     """
     return _take_beginning(texts, megabytes, report) if which == "beginning" else _take_spread(texts, megabytes, report)
 
@@ -59,10 +60,10 @@ def _take_beginning(texts: Iterable[str], megabytes: float, report: Callable[[in
 
 
 def _take_spread(texts: Iterable[str], megabytes: float, report: Callable[[int], None]) -> Sample:
-    """The blocks of text with the smallest priorities.
+    """The blocks of text with the lowest priorities.
 
-    The priority of block n is the fractional part of n times the golden ratio. The blocks below any bound are almost
-    evenly spaced, so one pass over a text of unknown length gives every part of it the same share.
+    The priority of block n is the fractional part of n times the golden ratio. The blocks with a priority below any
+    bound are almost evenly spaced, so one pass over a corpus of unknown length samples all parts of it equally.
     """
     budget, read, taken = megabytes * 1e6, 0, 0
     block_size = int(min(max(budget / MIN_BLOCKS, MIN_BLOCK), MAX_BLOCK))
@@ -105,5 +106,5 @@ def _join_blocks(blocks: list[tuple[float, int, int, str]]) -> Iterator[str]:
 
 
 def byte_length(text: str) -> int:
-    """Bytes of `text` in UTF-8, a lone surrogate counted as one."""
+    """Bytes of `text` in UTF-8; a lone surrogate counts as one."""
     return len(text) if text.isascii() else len(text.encode(errors="replace"))

@@ -15,8 +15,8 @@ FORMAT_VERSION = 1
 RECORD = "tokenizer.json"
 RANKS = "ranks.tiktoken"
 TEMPLATE = "chat_template"
-"""The entry of the record that holds the chat template."""
-MAX_RECORD_BYTES = 64 << 20  # Hugging Face's file of the same name is large
+"""The key of the chat template in the record."""
+MAX_RECORD_BYTES = 64 << 20  # Hugging Face's file of the same name can be large
 
 
 def is_saved_here(directory: Path) -> bool:

@@ -33,7 +33,7 @@ PROBES = {
     "capital letters become lower case": "aAb",
     "characters are replaced by compatible ones (Ａ by A, ﬁ by fi, ① by 1)": "aＡﬁ①",
 }
-"""What normalization may do to a text -> a text that shows it."""
+"""What normalization may do to a text -> a text that it changes if it does."""
 
 
 class SentencePieceTokenizer(BaseTokenizer):
@@ -145,14 +145,14 @@ class SentencePieceTokenizer(BaseTokenizer):
         )
 
     def prompt_changes(self, prompt: str) -> str:
-        text = self._special.sub("", prompt) if self._special else prompt
+        text = self._without_special_tokens(prompt)
         if not self.rewrites or self._normalized(text) == well_formed(text):
             return ""
         return f"The SentencePiece model rewrites the prompt: {', '.join(self.rewrites)}."
 
     @cached_property
     def rewrites(self) -> tuple[str, ...]:
-        """What the model's normalization does to text, in words; empty if it changes nothing."""
+        """What the model's normalization does to text, in words; empty if it does nothing."""
         return tuple(name for name, probe in PROBES.items() if self._normalized(probe) != probe)
 
     def _normalized(self, text: str) -> str:

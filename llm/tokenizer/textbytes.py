@@ -1,4 +1,4 @@
-"""The bytes of text that tokens stand for."""
+"""The bytes of text behind tokens, which bits per byte counts."""
 
 from __future__ import annotations
 
@@ -13,8 +13,8 @@ Ids = NDArray[np.integer]
 class TextBytes:
     """The bytes of text of each token, given the token before it.
 
-    `Tokenizer.dummy_prefix`, which encoding adds, is not text: it is not counted in a token that follows a special
-    token or `beginning`, the id that stands for no token.
+    `Tokenizer.dummy_prefix`, which encoding adds, is not text: it does not count in a token after a special token or
+    after `beginning`, the id to use where no token precedes.
     """
 
     def __init__(self, tokenizer: Tokenizer) -> None:
@@ -28,12 +28,12 @@ class TextBytes:
         self._starts_text[[*tokenizer.special_tokens.values(), self.beginning]] = True
 
     def counts(self, tokens: Ids, before: Ids) -> NDArray[np.int64]:
-        """Bytes of text of each of `tokens`, given the id before each; of any shape."""
+        """Bytes of text of each of `tokens`, given the ids `before` them. All three arrays have the same shape."""
         counts: NDArray[np.int64] = self.lengths[tokens] - self._prefix_lengths[tokens] * self._starts_text[before]
         return counts
 
     def text(self, tokens: Ids, before: Ids) -> bytes:
-        """The text itself; `tokens` and `before` are one row each."""
+        """The text of `tokens`, a row of ids, given the ids `before` them."""
         parts = [self._tokenizer.token_bytes(token) for token in tokens.tolist()]
         for place in np.flatnonzero(self.counts(tokens, before) < self.lengths[tokens]):
             parts[place] = parts[place].removeprefix(self._tokenizer.dummy_prefix)

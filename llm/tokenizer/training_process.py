@@ -1,8 +1,8 @@
-"""Train a tokenizer in a separate process: the compiled trainers hold the interpreter until they are done.
+"""Train a tokenizer in a separate process, because the compiled trainers hold the GIL until they are done.
 
 The parent writes a folder with `request.json` and `texts`, runs `python -m llm.tokenizer.training_process FOLDER
-PARENT`, and reads lines of JSON from its output: {"done": share}, and {"error": sentence} if it fails. The result is
-FOLDER/tokenizer. The process is killed when the parent cancels, and (on Linux) when the parent dies.
+PARENT`, and reads lines of JSON from its output: {"done": fraction}, and {"error": sentence} if it fails. The result is
+FOLDER/tokenizer. The process is killed when the parent cancels and, on Linux, when the parent dies.
 """
 
 from __future__ import annotations
@@ -35,13 +35,13 @@ POLL_SECONDS = 0.1
 PR_SET_PDEATHSIG = 1  # <linux/prctl.h>
 
 
-def train_in_process(
+def train_in_subprocess(
     config: TokenizerConfig, texts: Sequence[str], directory: Path, report: Callable[[float], None]
 ) -> Tokenizer:
-    """`train_tokenizer(config, texts)` in another process, in a temporary folder in `directory`.
+    """`train_tokenizer(config, texts)` in a subprocess, with a temporary folder in `directory`.
 
-    `report` is called about ten times a second with the share done; an exception in it kills the process. UserError if
-    the tokenizer cannot be trained or the process ends early.
+    `report` is called about ten times a second with the fraction done; an exception in it kills the process. Small
+    texts are trained in this process. UserError if the tokenizer cannot be trained or the process ends early.
     """
     from llm.tokenizer import train_tokenizer
 
@@ -85,14 +85,14 @@ def _follow(process: subprocess.Popen[bytes], report: Callable[[float], None]) -
     assert process.stdout is not None
     output = process.stdout.fileno()
     os.set_blocking(output, False)
-    waiting, done, problem, ended = b"", 0.0, "", False
+    partial_line, done, problem, ended = b"", 0.0, "", False
     while not ended:
         try:
             process.wait(POLL_SECONDS)
             ended = True  # all its output is in the pipe now
         except subprocess.TimeoutExpired:
             pass
-        *lines, waiting = (waiting + _read_available(output)).split(b"\n")
+        *lines, partial_line = (partial_line + _read_available(output)).split(b"\n")
         for record in map(json.loads, lines):
             done, problem = float(record.get("done", done)), str(record.get("error", problem))
         report(done)
@@ -133,11 +133,11 @@ def _read_texts(file: BinaryIO) -> Iterator[str]:
         yield file.read(int.from_bytes(length, "little")).decode("utf-8", "surrogatepass")
 
 
-# --- the process itself
+# --- The subprocess
 
 
 def main() -> int:
-    """Train the tokenizer that the request in the folder describes."""
+    """Train the tokenizer that `request.json` in the folder describes."""
     folder, parent = Path(sys.argv[1]), int(sys.argv[2])
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches all processes; the parent handles it
     die_with(parent)
@@ -151,14 +151,14 @@ def main() -> int:
         texts = list(_read_texts(file))
     reported = 0.0
 
-    def report_share(done: float, total: float) -> None:
+    def report(done: float, total: float) -> None:
         nonlocal reported
         if time.monotonic() - reported > POLL_SECONDS:
             reported = time.monotonic()
             write_record({"done": done / total})
 
     try:
-        train_tokenizer(config, texts, report_share).save(folder / RESULT)
+        train_tokenizer(config, texts, report).save(folder / RESULT)
     except UserError as error:
         write_record({"error": str(error)})
     return 0

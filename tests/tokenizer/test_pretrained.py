@@ -49,7 +49,7 @@ def test_a_missing_copy_is_refused_without_opening_a_socket(
 
 def test_a_damaged_copy_is_refused_and_left_alone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("TIKTOKEN_CACHE_DIR", str(tmp_path))
-    copy = tmp_path / hashlib.sha1(ENCODINGS["r50k_base"].files[0].address.encode()).hexdigest()
+    copy = tmp_path / hashlib.sha1(ENCODINGS["r50k_base"].files[0].url.encode()).hexdigest()
     copy.write_bytes(b"IQ== 0\n")
     with pytest.raises(UserError, match=rf"'r50k_base' cannot be used \({copy} is damaged.*run  python -c") as caught:
         load_encoding("r50k_base")
@@ -90,7 +90,7 @@ def test_every_encoding_is_defined_as_tiktoken_defines_it(name: str, monkeypatch
     theirs = definitions.ENCODING_CONSTRUCTORS[name]()
     assert ENCODINGS[name].pattern == theirs["pat_str"]
     assert ENCODINGS[name].special_tokens == theirs["special_tokens"]
-    assert [(file.address, file.sha256) for file in ENCODINGS[name].files] == asked
+    assert [(file.url, file.sha256) for file in ENCODINGS[name].files] == asked
 
 
 def test_a_table_of_ranks_is_read_from_the_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -100,7 +100,7 @@ def test_a_table_of_ranks_is_read_from_the_cache(tmp_path: Path, monkeypatch: py
     small = Encoding(GPT2_PATTERN, {"<|endoftext|>": 300}, (file,))
     monkeypatch.setattr("llm.tokenizer.pretrained.ENCODINGS", {"small": small})
     monkeypatch.setenv("TIKTOKEN_CACHE_DIR", str(tmp_path))
-    (tmp_path / hashlib.sha1(file.address.encode()).hexdigest()).write_bytes(table)
+    (tmp_path / hashlib.sha1(file.url.encode()).hexdigest()).write_bytes(table)
     tokenizer = load_encoding("small", ["<|user|>", "<|endoftext|>"])
     assert tokenizer.encode("abc") == [256, 255 - ord("c")]
     assert tokenizer.special_tokens == {"<|user|>": 301, "<|endoftext|>": 300}

@@ -1,4 +1,4 @@
-"""A tokenizer learned in a process of its own: real processes, ended in every way."""
+"""A tokenizer trained in a subprocess: real processes, ended in every way."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ import pytest
 from llm.config.schema import TokenizerConfig
 from llm.errors import UserError
 from llm.tokenizer import train_tokenizer, training_process
-from llm.tokenizer.training_process import SMALL_TEXT_CHARACTERS, train_in_process
+from llm.tokenizer.training_process import SMALL_TEXT_CHARACTERS, train_in_subprocess
 
 WORDS = ["Anna", "bruised", "Karl's", "cat,", "the", "17th", "of", "it,", "and", "the", "theatre", "is", "there."]
 LONG = [" ".join(random.Random(seed).choices(WORDS, k=6000)) for seed in range(8)]
@@ -37,7 +37,7 @@ def test_it_is_the_tokenizer_that_is_learned_here(kind: str, tmp_path: Path) -> 
     assert sum(map(len, LONG)) > SMALL_TEXT_CHARACTERS
     config = TokenizerConfig(kind=kind, vocab_size=330, special_tokens=("<|endoftext|>", "<|é|>"))  # type: ignore[arg-type]
     seen: list[float] = []
-    apart = train_in_process(config, [*LONG, "a\ud800b"], tmp_path, seen.append)
+    apart = train_in_subprocess(config, [*LONG, "a\ud800b"], tmp_path, seen.append)
     assert apart.fingerprint() == train_tokenizer(config, [*LONG, "a\ud800b"]).fingerprint()
     assert seen == sorted(seen)
     assert list(tmp_path.iterdir()) == []
@@ -55,7 +55,7 @@ def test_it_reports_progress_and_ends_on_request(tmp_path: Path) -> None:
             raise Enough
 
     with pytest.raises(Enough):
-        train_in_process(TokenizerConfig(vocab_size=30_000), ENDLESS, tmp_path, report)
+        train_in_subprocess(TokenizerConfig(vocab_size=30_000), ENDLESS, tmp_path, report)
     assert 0 < seen[-1] < 1
     assert children() == []
     assert list(tmp_path.iterdir()) == []
@@ -63,7 +63,7 @@ def test_it_reports_progress_and_ends_on_request(tmp_path: Path) -> None:
 
 def test_what_cannot_be_learned_is_a_sentence(tmp_path: Path) -> None:
     with pytest.raises(UserError, match="too many different characters"):
-        train_in_process(TokenizerConfig(kind="sentencepiece", vocab_size=300), ENDLESS, tmp_path, lambda done: None)
+        train_in_subprocess(TokenizerConfig(kind="sentencepiece", vocab_size=300), ENDLESS, tmp_path, lambda done: None)
 
 
 def test_a_process_that_is_killed_is_a_sentence(tmp_path: Path) -> None:
@@ -72,13 +72,13 @@ def test_a_process_that_is_killed_is_a_sentence(tmp_path: Path) -> None:
             child.kill()
 
     with pytest.raises(UserError, match=r"ended by signal 9 \(out of memory\?\)"):
-        train_in_process(TokenizerConfig(vocab_size=30_000), ENDLESS, tmp_path, kill)
+        train_in_subprocess(TokenizerConfig(vocab_size=30_000), ENDLESS, tmp_path, kill)
 
 
 def test_a_process_that_fails_says_its_last_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(training_process, "TEXTS", "elsewhere")
     with pytest.raises(UserError, match="with status 1: FileNotFoundError"):
-        train_in_process(TokenizerConfig(), LONG, tmp_path, lambda done: None)
+        train_in_subprocess(TokenizerConfig(), LONG, tmp_path, lambda done: None)
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="the system ends it with its parent only on Linux")
@@ -86,7 +86,7 @@ def test_it_dies_with_its_parent(tmp_path: Path) -> None:
     program = (
         "from pathlib import Path; import sys; from tests.tokenizer.test_training_process import *; "
         "config = TokenizerConfig(vocab_size=30_000); "
-        "train_in_process(config, ENDLESS, Path(sys.argv[1]), lambda done: print(done, flush=True))"
+        "train_in_subprocess(config, ENDLESS, Path(sys.argv[1]), lambda done: print(done, flush=True))"
     )
     parent = subprocess.Popen([sys.executable, "-c", program, str(tmp_path)], stdout=subprocess.PIPE)
     assert parent.stdout is not None

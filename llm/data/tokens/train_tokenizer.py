@@ -13,7 +13,7 @@ from llm.data.tokens.conversation_source import ConversationSource
 from llm.data.tokens.sources import StreamSource, TextSource
 from llm.events import Progress
 from llm.tokenizer import Sample, Tokenizer, build_tokenizer, is_trained_on_sample, take_sample
-from llm.tokenizer.training_process import train_in_process
+from llm.tokenizer.training_process import train_in_subprocess
 
 
 @dataclass(frozen=True)
@@ -49,7 +49,7 @@ def train_tokenizer(
         min(size, megabytes) if which == "beginning" else size,
     )
     tokenizer = yield from run_in_background(
-        lambda report: train_in_process(config.tokenizer, sample.texts, folder, lambda done: report(100 * done)),
+        lambda report: train_in_subprocess(config.tokenizer, sample.texts, folder, lambda done: report(100 * done)),
         "Training the tokenizer",
         100,
         "%",
