@@ -120,6 +120,8 @@ def test_a_template_is_saved_with_its_tokenizer(kind: str, tmp_path: Path) -> No
 def test_a_system_message_joins_the_first_question_where_the_template_has_none() -> None:
     prompt = STORIES_TEMPLATE.render_prompt([Message("system", "Be brief."), Message("user", "Who?")])
     assert prompt == "Question: Be brief.\n\nWho?\nAnswer:"
+    unlearned = [Message("system", "Be brief."), Message("assistant", "Hello.", is_learned=False)]
+    assert not any(piece.is_counted for piece in STORIES_TEMPLATE.pieces(unlearned))
 
 
 def test_transformers_gives_the_same_ids() -> None:
