@@ -40,7 +40,7 @@ from llm.interop.model_card import RECIPE, model_card, recipe
 from llm.interop.source import Source, end_token_id, to_dtype
 from llm.interop.tokenizer_json import dump_tokenizer_json
 from llm.reader import WRONG_SHAPE
-from llm.run.checkpoints import PLAIN_NAME
+from llm.run.checkpoints import FILE_NAME
 from llm.tokenizer import Tokenizer
 from llm.tokenizer.chat_template import ChatTemplate
 from llm.tokenizer.spm import SentencePieceTokenizer
@@ -250,7 +250,7 @@ def weight_files(folder: Path) -> list[Path]:
     if (folder / INDEX).is_file():
         places = read_json_file(folder / INDEX).get("weight_map")
         names = sorted(set(places.values())) if isinstance(places, dict) else []
-        if not names or not all(isinstance(name, str) and PLAIN_NAME.fullmatch(name) for name in names):
+        if not names or not all(isinstance(name, str) and FILE_NAME.fullmatch(name) for name in names):
             raise UserError(f"{folder / INDEX} does not name files of its folder; get it again from its source.")
         return [folder / name for name in names]
     if (folder / "model.safetensors").is_file():

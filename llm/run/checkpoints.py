@@ -16,12 +16,12 @@ from llm.reader import MAX_JSON_BYTES
 FORMAT = 1
 MODEL, OPTIMIZER, STATE, MANIFEST = "model.safetensors", "optimizer.safetensors", "state.json", "manifest.json"
 ADAPTER, BASE = "adapter.safetensors", "base"
-"""In a checkpoint of adapters (LoRA) instead of MODEL; the run's folder of the weights that they change."""
+"""The weights file of a LoRA checkpoint, which has no MODEL; the folder of a run for the base model of its adapters."""
 PRECISIONS = ("fp32", "bf16", "fp16")
 MAX_THREADS = 1 << 12
-MOST_DIGITS = 19
-MAX_STATE_PER_WEIGHT = 4  # numbers of optimizer state per weight; AdamW has two
-PLAIN_NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9._-]{0,99}")
+MAX_STEP_DIGITS = 18  # a step fits in 64 bits
+MAX_OPTIMIZER_RATIO = 4  # bytes of optimizer state per byte of weights; AdamW has 2
+FILE_NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9._-]{0,99}")
 
 
 @dataclass(frozen=True)
@@ -38,7 +38,7 @@ class CheckpointInfo:
 
     @property
     def tags(self) -> list[str]:
-        """Which of best, last and pinned it is."""
+        """The ones of "best", "last" and "pinned" that apply."""
         return [name for name in ("best", "last", "pinned") if getattr(self, name)]
 
 
@@ -49,10 +49,11 @@ def write_manifest(
     sums: Mapping[str, str] | None = None,
     base: Mapping[str, str] | None = None,
 ) -> None:
-    """Write the manifest of `directory`, which describes every file. Write it last: it makes the folder a checkpoint.
+    """Write the manifest of `directory`: step, metrics, and the size and sha256 of every file. Call it last, since the
+    manifest makes the folder a checkpoint.
 
-    `sums` are checksums by file name, computed from the data before it was written; other files are read. `base`: the
-    name and the sha256 of the weights that adapters change.
+    `sums`: sha256 by file name, for files that need not be read again. `base`: name and sha256 of the base model of
+    adapters.
     """
     known = sums or {}
     files = {
@@ -64,8 +65,7 @@ def write_manifest(
 
 
 def read_manifest(directory: Path) -> dict[str, Any]:
-    """The manifest of a checkpoint. UserError if it is missing, damaged or invalid, or names files outside its
-    folder."""
+    """The manifest of a checkpoint. UserError if it is missing or invalid, or was written by a newer version."""
     manifest = read_json(directory / MANIFEST)
     if isinstance(manifest, dict) and is_whole_number(format := manifest.get("format", 0)) and format > FORMAT:
         raise UserError(f"{directory} was written by a newer llm-workbench; upgrade with pip install -U llm-workbench.")
@@ -83,12 +83,12 @@ def manifest_problem(manifest: Any) -> str:
         return "its step or format is not a whole number"
     if not isinstance(metrics, dict) or not all(map(is_number, metrics.values())):
         return "its metrics are not numbers"
-    if not is_table_with(is_text)(manifest.get("base", {})):
+    if not is_mapping_of(is_string)(manifest.get("base", {})):
         return "its base is not described in text"
     if not isinstance(files, dict):
         return "it does not describe its files"
     for name, entry in files.items():
-        if not PLAIN_NAME.fullmatch(name):
+        if not FILE_NAME.fullmatch(name):
             return f"it names {name!r:.40}, which is not a file of this folder"
         described = isinstance(entry, dict) and is_whole_number(entry.get("size"))
         if not described or not isinstance(entry.get("sha256"), str):
@@ -100,8 +100,8 @@ def state_problem(state: Any) -> str:
     """What is wrong with the content of `state.json`; "" if it is valid. Fields may be missing."""
     if not isinstance(state, dict):
         return "it is not an object"
-    for name, is_right in STATE_KINDS.items():
-        if name in state and not is_right(state[name]):
+    for name, is_valid in STATE_FIELDS.items():
+        if name in state and not is_valid(state[name]):
             return f"{name} is {state[name]!r:.40}"
     return ""
 
@@ -114,12 +114,12 @@ def is_number(value: Any) -> bool:
     return type(value) in (int, float) and math.isfinite(value)
 
 
-def is_table_with(is_right: Callable[[Any], bool]) -> Callable[[Any], bool]:
-    """A function that tells whether a value is an object whose values are all `is_right`."""
-    return lambda value: isinstance(value, dict) and all(map(is_right, value.values()))
+def is_mapping_of(is_valid: Callable[[Any], bool]) -> Callable[[Any], bool]:
+    """A predicate: whether a value is an object and `is_valid` holds for each of its values."""
+    return lambda value: isinstance(value, dict) and all(map(is_valid, value.values()))
 
 
-def is_text(value: Any) -> bool:
+def is_string(value: Any) -> bool:
     return isinstance(value, str)
 
 
@@ -135,7 +135,7 @@ def is_plan(value: Any) -> bool:
 
 
 def is_spike_record(value: Any) -> bool:
-    """Whether a value is a `llm.training.spikes.SpikeDetector` or `SpikeWatch` as JSON."""
+    """Whether a value is a `llm.training.spikes.SpikeDetector` as JSON."""
     if not isinstance(value, dict) or not is_whole_number(value.get("due", 0)):
         return False
     seen = value.get("seen", [])
@@ -145,7 +145,7 @@ def is_spike_record(value: Any) -> bool:
     )
 
 
-STATE_KINDS: Mapping[str, Callable[[Any], bool]] = {
+STATE_FIELDS: Mapping[str, Callable[[Any], bool]] = {
     "format": is_whole_number,
     "step": is_whole_number,
     "batch_index": is_whole_number,
@@ -155,14 +155,14 @@ STATE_KINDS: Mapping[str, Callable[[Any], bool]] = {
     "steps_at_scale": is_whole_number,
     "rows": is_whole_number,
     "micro_batch": is_whole_number,
-    "metrics": is_table_with(is_number),
+    "metrics": is_mapping_of(is_number),
     "best_validation_loss": lambda value: value is None or is_number(value),
-    "overrides": is_table_with(is_text),
+    "overrides": is_mapping_of(is_string),
     "plan": is_plan,
-    "data_fingerprint": is_text,
+    "data_fingerprint": is_string,
     "spikes": is_spike_record,
 }
-"""Field of `state.json` -> whether a value is valid for it. The stream checks its own `data_cursor`."""
+"""Field of `state.json` → predicate for its values. `data_cursor` is checked by the stream that it belongs to."""
 
 
 def read_checkpoint_info(directory: Path) -> CheckpointInfo | None:
@@ -176,22 +176,23 @@ def read_checkpoint_info(directory: Path) -> CheckpointInfo | None:
 
 
 def damaged_checkpoints(directory: Path) -> dict[int, str]:
-    """Step → problem, of the checkpoint folders below `directory` without a valid manifest.
+    """Step → problem, for each checkpoint folder below `directory` without a valid manifest; 0 if the name has no step.
 
-    A folder gets such a name only once it is complete, so each of these was damaged later.
+    A folder is renamed to `step-…` when it is complete, so an invalid manifest means later damage.
     """
-    found = {}
+    problems = {}
     for path in directory.glob("step-*"):
         try:
             read_manifest(path)
         except UserError as error:
             digits = path.name.removeprefix("step-")
-            found[int(digits) if digits.isdecimal() and len(digits) < MOST_DIGITS else 0] = str(error)
-    return found
+            problems[int(digits) if digits.isdecimal() and len(digits) <= MAX_STEP_DIGITS else 0] = str(error)
+    return problems
 
 
 def read_state(info: CheckpointInfo) -> dict[str, Any]:
-    """The content of `state.json`; empty for weights from elsewhere, which have none. UserError if it is damaged."""
+    """The content of `state.json`; empty where there is none, as for imported weights. UserError if it is damaged, of
+    another step, or written by a newer version."""
     path = info.path / STATE
     if not path.exists():
         return {}
@@ -199,7 +200,7 @@ def read_state(info: CheckpointInfo) -> dict[str, Any]:
     if isinstance(state, dict) and is_whole_number(format := state.get("format", 0)) and format > FORMAT:
         raise UserError(f"{info.path} was written by a newer llm-workbench; upgrade to read it.")
     wrong = state_problem(state)
-    if not wrong and (step := state.get("step", 0)) != info.step:  # a run would silently start from there
+    if not wrong and (step := state.get("step", 0)) != info.step:  # the run would continue at the wrong step
         wrong = f"it is the state of step {step}, not of {info.step}"
     if wrong:
         raise UserError(f"{path} is damaged ({wrong}); use another checkpoint of this run.")
@@ -207,9 +208,9 @@ def read_state(info: CheckpointInfo) -> dict[str, Any]:
 
 
 def list_checkpoints(directory: Path, pins: Iterable[int] = ()) -> list[CheckpointInfo]:
-    """The published checkpoints below `directory`, oldest first, with best, last and pinned marked."""
-    found = (read_checkpoint_info(path) for path in directory.glob("step-*"))
-    infos = sorted((info for info in found if info is not None), key=lambda info: info.step)
+    """The published checkpoints below `directory` in the order of their steps, with best, last and pinned marked."""
+    readable = (read_checkpoint_info(path) for path in directory.glob("step-*"))
+    infos = sorted((info for info in readable if info is not None), key=lambda info: info.step)
     if not infos:
         return []
     scored = [info for info in infos if "validation_loss" in info.metrics]
@@ -248,61 +249,61 @@ def verify(
 
 
 def max_size(name: str, files: Mapping[str, Any]) -> float:
-    """The largest allowed size in bytes of a checkpoint file, since it is read in full. The size of the weights is
-    checked against the configuration when they are loaded."""
+    """The largest size in bytes at which a checkpoint file is read. Weights have no limit here: loading checks their
+    size against the configuration."""
     if name in (MODEL, ADAPTER):
         return math.inf
     if name == OPTIMIZER:
         weights: int = files.get(MODEL, files.get(ADAPTER, {"size": 0}))["size"]
-        return MAX_STATE_PER_WEIGHT * weights + MAX_JSON_BYTES
+        return MAX_OPTIMIZER_RATIO * weights + MAX_JSON_BYTES
     return MAX_JSON_BYTES
 
 
 def has_file(info: CheckpointInfo, name: str) -> bool:
-    """Whether the manifest of a checkpoint names a file; others are not used."""
+    """Whether the manifest of a checkpoint lists a file. Unlisted files are ignored."""
     return name in read_manifest(info.path)["files"]
 
 
 def weights_file(info: CheckpointInfo) -> str:
-    """The name of the file of weights: ADAPTER in a checkpoint of adapters, else MODEL."""
+    """The name of the weights file: ADAPTER in a LoRA checkpoint, else MODEL."""
     return ADAPTER if has_file(info, ADAPTER) else MODEL
 
 
 def base_of(info: CheckpointInfo) -> CheckpointInfo:
-    """The weights that a checkpoint's adapters change, kept in `base/` of its run. UserError unless they are those that
-    the adapters were trained on. Their files are not read."""
-    wanted = read_manifest(info.path).get("base", {})
+    """The base model of a checkpoint's adapters, in `base/` of its run. UserError unless its manifest has the sha256
+    that the adapters were trained on. The weights are not read."""
+    expected = read_manifest(info.path).get("base", {})
     path = info.path.parent.parent / BASE
     base = read_checkpoint_info(path)
-    if base is None or read_manifest(path)["files"].get(MODEL, {}).get("sha256") != wanted.get("sha256"):
+    if base is None or read_manifest(path)["files"].get(MODEL, {}).get("sha256") != expected.get("sha256"):
         raise UserError(
-            f"{info.path} holds adapters of {wanted.get('name', 'another model')}, whose weights are not in {path}; "
+            f"{info.path} holds adapters of {expected.get('name', 'another model')}, whose weights are not in {path}; "
             "restore that folder."
         )
     return base
 
 
 def verify_weights(info: CheckpointInfo) -> None:
-    """`verify` all that a model is loaded from: everything but the optimizer state, and the base of adapters."""
+    """`verify` the files that loading a model reads: all but the optimizer state, and the base model of adapters."""
     verify(info, without={OPTIMIZER})
     if has_file(info, ADAPTER):
         verify(base_of(info))
 
 
-def is_whole(info: CheckpointInfo) -> bool:
-    """Whether `verify` finds a checkpoint intact."""
+def is_intact(info: CheckpointInfo) -> bool:
+    """Whether a checkpoint passes `verify`."""
     return not problem_of(lambda: verify(info))
 
 
 def prune(directory: Path, keep: int, pins: Iterable[int]) -> list[CheckpointInfo]:
     """Delete all but the newest `keep` (0 = keep all), the best and the pinned checkpoints; returns the deleted ones.
 
-    Call it only after the newest one was verified.
+    Call it only after `verify` has passed for the newest one.
     """
     infos = list_checkpoints(directory, pins)
     if keep <= 0:
         return []
-    doomed = [info for info in infos[:-keep] if not (info.best or info.pinned)]
-    for info in doomed:
+    deleted = [info for info in infos[:-keep] if not (info.best or info.pinned)]
+    for info in deleted:
         remove_directory(info.path)
-    return doomed
+    return deleted

@@ -25,7 +25,7 @@ from llm.events import Event, Finished, is_unix_time
 from llm.files import read_json, remove_directory, write_atomic, write_json
 from llm.names import did_you_mean
 from llm.reader import Malformed, parse_toml, read_text
-from llm.run.checkpoints import MOST_DIGITS, CheckpointInfo, damaged_checkpoints, list_checkpoints
+from llm.run.checkpoints import MAX_STEP_DIGITS, CheckpointInfo, damaged_checkpoints, list_checkpoints
 from llm.run.lock import Holder, RunLock, holder_of
 from llm.run.log import (
     CommandTail,
@@ -42,17 +42,18 @@ from llm.run.log import (
 from llm.run.parts import check_parts
 
 FORMAT = 1
-HEADING = re.compile(r"^\[.*", re.MULTILINE)
-Kinds = dict[str, type | tuple[type, ...]]
-HEADER: Kinds = {"format": int, "id": str, "created": (int, float), "parent": str, "parent_id": str, "size": str}
+TABLE_HEADER = re.compile(r"^\[.*", re.MULTILINE)
+FieldTypes = dict[str, type | tuple[type, ...]]
+HEADER: FieldTypes = {"format": int, "id": str, "created": (int, float), "parent": str, "parent_id": str, "size": str}
 """Fields of the [run] table of `run.toml` that are read."""
-META: Kinds = {"pins": list, "notes": str, "tags": list, "prompts": list}
-ITEMS: Kinds = {"pins": int, "tags": str, "prompts": str}
+META: FieldTypes = {"pins": list, "notes": str, "tags": list, "prompts": list}
+META_ITEMS: FieldTypes = {"pins": int, "tags": str, "prompts": str}
+"""Fields of `meta.json`, and the types of the items of its lists."""
 RESERVED = frozenset({"export", "delete", "trash", "restore", "empty-trash"})  # subcommands of `llm-workbench runs`
-LONGEST_NUMBER = len("-999999")
-ATTEMPTS = 100
+NUMBER_LENGTH = len("-999999")  # characters of a name that are left for its number
+ATTEMPTS = 100  # names to try while other processes take them
 SHORT_WINDOW = 4096  # bytes at the end of a log
-NAMES = frozenset({"stories", "pylib", "dialogues"} | {dataset.name for dataset in CATALOG})
+CORPUS_NAMES = frozenset({"stories", "pylib", "dialogues"} | {dataset.name for dataset in CATALOG})
 
 
 @dataclass(frozen=True)
@@ -69,7 +70,7 @@ class RunStatus:
 
 
 class NameTaken(WrongUse):
-    """A run of that name exists."""
+    """A run with that name already exists."""
 
 
 class Run:
@@ -98,8 +99,9 @@ class Run:
     ) -> Run:
         """Create `<home>/runs/<name>` with its frozen configuration; `parent` is `RUN@STEP` for a fork.
 
-        `fill` may add files first: the directory becomes a run when `run.toml`, the last file, is written. Paths in the
-        configuration become absolute, so that the run can be resumed from any directory.
+        `fill` adds files before `run.toml`, which makes the directory a run, is written. On an error the directory is
+        removed. `extra` are more fields of the [run] table. Paths in the configuration become absolute, so that the run
+        can be resumed from any directory. `NameTaken` if the run exists, `UserError` if it cannot be created.
         """
         check_run_name(name)
         run = cls(home / "runs" / name)
@@ -112,10 +114,10 @@ class Run:
                 f"{run.path} cannot be created ({error.strerror}); choose another folder with --home."
             ) from error
         header = {"format": FORMAT, "id": secrets.token_hex(8), "created": time.time(), "parent": parent}
-        described = {"run": header | {"versions": versions(), "host": socket.gethostname()} | (extra or {})}
+        run_fields = {"run": header | {"versions": versions(), "host": socket.gethostname()} | (extra or {})}
         try:
             fill(run)
-            content = tomli_w.dumps(to_mapping(with_absolute_paths(config)) | described)
+            content = tomli_w.dumps(to_mapping(with_absolute_paths(config)) | run_fields)
             write_atomic(run.path / "run.toml", content.encode())
         except BaseException:
             remove_directory(run.path)
@@ -126,8 +128,8 @@ class Run:
     def create_numbered(
         cls, home: Path, stem: str, config: RunConfig, *, name: str = "", suffix: str = "", **more: Any
     ) -> Run:
-        """`create` under `name` or, without one, the first free name of `stem` and `suffix`; tries the next one if
-        another process takes it."""
+        """`create` under `name`, or without one under the next `free_name` of `stem` and `suffix`; tries again if
+        another process takes that name first."""
         if name:
             return cls.create(home, name, config, **more)
         for _ in range(ATTEMPTS):
@@ -137,7 +139,8 @@ class Run:
 
     @classmethod
     def open(cls, home: Path, name: str) -> Run:
-        """The run named `name`, or the run directory at that path."""
+        """The run named `name`, or at the path `name` if it contains a slash. `WrongUse` if there is none, `UserError`
+        if it is damaged."""
         path = Path(name).expanduser() if "/" in name else home / "runs" / name
         if os.path.lexists(path / "run.toml"):
             check_parts(path)
@@ -182,7 +185,7 @@ class Run:
         """Pins, notes and tags."""
         path = self.path / "meta.json"
         stored = read_json(path) if path.exists() else {}
-        if wrong := type_error(stored, META, ITEMS):
+        if wrong := type_error(stored, META, META_ITEMS):
             raise UserError(f"{path} is damaged ({wrong}); fix it, or delete it to continue without pins and notes.")
         return {"pins": [], "notes": "", "tags": []} | stored
 
@@ -192,21 +195,22 @@ class Run:
     # --- the lock
 
     def lock(self) -> RunLock:
-        """A context manager. `RunBusy` where another process trains the run; UserError where a part of it is a link or
-        a special file."""
+        """The lock that a trainer holds, a context manager: entering raises `RunBusy` where another process trains the
+        run. UserError where a part of the run directory is a link or a special file."""
         check_parts(self.path)
         return RunLock(self.path / "lock")
 
     def holder(self) -> Holder | None:
+        """The process that trains the run, or None."""
         return holder_of(self.path / "lock")
 
     def status(self) -> RunStatus:
         log, holder = self.path / "events.jsonl", self.holder()
         if holder is not None:
             return RunStatus("paused" if paused_after(last_events(log)) else "running", holder)
-        lines = chain(newest_lines(log, SHORT_WINDOW), newest_lines(log))  # the last line is nearly always an event
+        lines = chain(newest_lines(log, SHORT_WINDOW), newest_lines(log))  # the short window nearly always has one
         last = next((event for line in lines if (event := parse_event(line)) is not None), None)
-        last = last or last_event_of(log, Event)  # many damaged lines follow it
+        last = last or last_event_of(log, Event)  # none in these windows: it is followed by damaged lines
         if last is None:
             return RunStatus("new")
         return RunStatus(last.status if isinstance(last, Finished) else "crashed")
@@ -254,14 +258,17 @@ class Run:
         return list_checkpoints(self.kept_directory)
 
     def checkpoint(self, which: str = "last") -> CheckpointInfo:
-        """The checkpoint `last`, `best`, or of a step; a step also finds weights saved from a chat."""
+        """The checkpoint "last", "best" (the last one if none was evaluated) or of a step, which may also be that of
+        weights saved from a chat. `WrongUse` if there is no such checkpoint, `UserError` if there is none at all or it
+        is damaged.
+        """
         infos = self.checkpoints()
         if which.isdecimal():
             found = next((info for info in (*infos, *self.kept()) if which == str(info.step)), None)
             if found is not None:
                 return found
         damaged = self.damaged_checkpoints()
-        if which.isdecimal() and len(which) < MOST_DIGITS and int(which) in damaged:
+        if which.isdecimal() and len(which) <= MAX_STEP_DIGITS and int(which) in damaged:
             raise UserError(damaged[int(which)])
         if not infos and damaged:
             raise UserError(f"all checkpoints of run {self.name} are damaged: {damaged[max(damaged)]}")
@@ -276,23 +283,24 @@ class Run:
 
 
 def run_table(text: str) -> str:
-    """The [run] table of a `run.toml`, which `Run.create` writes last: parsing it alone takes a tenth of the time. The
-    whole text where other tables follow it."""
-    place = text.rfind("\n[run]\n")
-    table = text[place + 1 :] if place >= 0 else ""
-    return table if table and all(line.startswith(("[run]", "[run.")) for line in HEADING.findall(table)) else text
+    """The [run] table of a `run.toml`, which `Run.create` writes last; the whole text if another table follows it.
+    Parsing the table alone takes a tenth of the time."""
+    start = text.rfind("\n[run]\n")
+    table = text[start + 1 :] if start >= 0 else ""
+    return table if table and all(line.startswith(("[run]", "[run.")) for line in TABLE_HEADER.findall(table)) else text
 
 
-def type_error(stored: Any, kinds: Kinds, items: Kinds | None = None) -> str:
-    """The first value of `stored` that does not have its type in `kinds` (items of lists: `items`); "" if all have."""
+def type_error(stored: Any, types: FieldTypes, item_types: FieldTypes | None = None) -> str:
+    """A description of the first field of `stored` that is not of its type in `types`, or a list with an item that is
+    not of its type in `item_types`; "" if there is none."""
     if not isinstance(stored, dict):
         return f"it is not a table but {stored!r:.40}"
-    for name, kind in kinds.items():
+    for name, field_type in types.items():
         value = stored.get(name)
-        if name in stored and not isinstance(value, kind):
+        if name in stored and not isinstance(value, field_type):
             return f"{name} is {value!r:.40}"
-        inner = (items or {}).get(name)
-        if value and inner is not None and not all(isinstance(item, inner) for item in value):
+        item_type = (item_types or {}).get(name)
+        if value and item_type is not None and not all(isinstance(item, item_type) for item in value):
             return f"{name} is {value!r:.40}"
     return ""
 
@@ -309,7 +317,7 @@ def to_absolute(text: str) -> str:
     """The absolute path of `text`; `text` itself where it is empty, a URL, or the name of a corpus or dataset."""
     path = Path(text).expanduser()
     is_path = "/" in text or path.suffix or any(sign in text for sign in "*?[") or path.exists()
-    is_name = text in NAMES or is_url(text) or text.startswith("hf:")
+    is_name = text in CORPUS_NAMES or is_url(text) or text.startswith("hf:")
     return str(path.absolute()) if text and is_path and not is_name else text
 
 
@@ -330,7 +338,7 @@ def installed_version(package: str) -> str:
 
 
 def list_runs(home: Path) -> list[Run]:
-    """All runs below `home`, newest first; a run that vanishes meanwhile is skipped."""
+    """All runs below `home`, the most recently modified first. Runs deleted during the listing are skipped."""
     found: list[tuple[float, Path]] = []
     for path in (home / "runs").glob("*/run.toml"):
         with suppress(FileNotFoundError):
@@ -347,7 +355,7 @@ def check_run_name(name: str) -> None:
 
 def free_name(home: Path, stem: str, suffix: str = "") -> str:
     """`stem` + `suffix` + `-N`, with N one above the highest number in use; a long stem is cut to fit."""
-    stem = stem[: NAME_LENGTH - len(suffix) - LONGEST_NUMBER] + suffix
+    stem = stem[: NAME_LENGTH - len(suffix) - NUMBER_LENGTH] + suffix
     pattern = re.compile(re.escape(stem) + r"-(\d+)")
     taken = [int(match[1]) for path in (home / "runs").glob("*") if (match := pattern.fullmatch(path.name))]
     return f"{stem}-{max(taken, default=0) + 1}"
@@ -356,8 +364,8 @@ def free_name(home: Path, stem: str, suffix: str = "") -> str:
 def find_checkpoint(
     home: Path, reference: str, on_damage: Callable[[str], object] = lambda message: None
 ) -> tuple[Run, CheckpointInfo]:
-    """`RUN`, `RUN@last`, `RUN@best` or `RUN@STEP`. `on_damage` is called with a message for every newer
-    checkpoint that is skipped because its manifest is damaged."""
+    """The run and checkpoint of `reference`: `RUN`, `RUN@last`, `RUN@best` or `RUN@STEP`. `on_damage` receives a
+    message for each newer checkpoint that is skipped because its manifest is damaged."""
     name, _, which = reference.rpartition("@") if "@" in reference else (reference, "", "last")
     run = Run.open(home, name)
     info = run.checkpoint(which or "last")

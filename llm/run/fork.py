@@ -1,7 +1,7 @@
 """A fork: a new run that starts from another run's checkpoint. No torch.
 
-It continues at the parent's step with the optimizer state if no field of the optimizer changes. Otherwise, or when
-requested, it takes only the weights and counts its steps from 0. The tokenizer and the model's shape cannot change.
+If no `optim` field changes, it continues at the parent's step with the parent's optimizer state. Otherwise, or with
+`weights_only`, it starts at step 0 with a new optimizer. The tokenizer and the model's shape cannot change.
 """
 
 from __future__ import annotations
@@ -32,11 +32,15 @@ from llm.run.checkpoints import (
 from llm.run.directory import Run, find_checkpoint
 
 TRAINED_TOKENIZERS = ("char", "bpe", "sentencepiece")
+"""Kinds of tokenizers that are trained on the run's text."""
 PLAN_FIELDS = frozenset(f"train.{name}" for name in ("device", "precision", "compile", "threads", "kernels"))
+"""If one of these changes, the fork resolves its plan (device, precision, threads) again."""
 BATCH_FIELDS = frozenset(
     f"train.{name}" for name in ("batch_size", "seq_len", "accumulation", "total_batch_tokens", "seed")
 )
+"""If one of these changes, so do the batches: the fork reads a streamed corpus from its beginning."""
 SAFE_DATA_FIELDS = frozenset({"data.processes"})
+"""Fields of `data` that do not change the tokenized text."""
 
 
 @dataclass(frozen=True)
@@ -54,12 +58,12 @@ class Parent:
 
 
 def open_parent(home: Path, reference: str) -> Parent:
-    """The checkpoint called `RUN`, `RUN@last`, `RUN@best` or `RUN@STEP`."""
+    """The checkpoint of `RUN`, `RUN@last`, `RUN@best` or `RUN@STEP`, as in `find_checkpoint`."""
     return parent_at(*find_checkpoint(home, reference))
 
 
 def parent_at(run: Run, info: CheckpointInfo) -> Parent:
-    """A checkpoint with its configuration. ConfigError if its state changes a field that cannot change."""
+    """A checkpoint with its configuration. ConfigError if its state overrides a field that a run cannot change."""
     state = read_state(info)
     return Parent(run, info, resumed_config(run.config(), state.get("overrides", {}).items()), state)
 
@@ -113,7 +117,11 @@ def why_not_in_fork(path: str) -> str:
 
 
 def fork(home: Path, parent: Parent, config: RunConfig, *, name: str = "", weights_only: bool = False) -> Run:
-    """Create the run with its first checkpoint, or nothing. `name` defaults to the parent's name with a number."""
+    """Create the fork with its first checkpoint. `name` defaults to the parent's name with `-fork-N`.
+
+    ConfigError if `config` does not fit the parent, UserError if the checkpoint is damaged or cannot be copied. No
+    files remain after an error.
+    """
     check_fields(parent, config, weights_only=weights_only)
     continues = keeps_optimizer_state(parent, config) and not weights_only
     changed = changed_paths(parent, config)
@@ -130,8 +138,8 @@ def fork(home: Path, parent: Parent, config: RunConfig, *, name: str = "", weigh
 def create_child(
     home: Path, parent: Parent, config: RunConfig, fill: Callable[[Run], None], *, name: str, stem: str, suffix: str
 ) -> Run:
-    """Create a run that starts from `parent`; `fill` writes its files. Without a `name` it is called `stem` and
-    `suffix` with a number. UserError where files cannot be copied."""
+    """Create a run that starts from `parent`; `fill` writes its files. `name` defaults to `stem` + `suffix` + `-N`.
+    UserError if files cannot be copied."""
     extra = {"parent_id": str(parent.run.info().get("id", ""))}
     try:
         return Run.create_numbered(
@@ -145,13 +153,14 @@ def create_child(
 
 
 def stem_of(name: str) -> str:
-    """A run's name without the number of a fork, so that forks of forks continue its numbering."""
+    """A run's name without `-fork-N`, so that a fork of a fork gets the next number instead of a second suffix."""
     head, _, number = name.rpartition("-fork-")
     return head if head and number.isdecimal() else name
 
 
 def copy_checkpoint(parent: Parent, run: Run, changed: set[str], continues: bool) -> None:
-    """Publish the fork's first checkpoint."""
+    """Publish the fork's first checkpoint: at the parent's step with optimizer and state if `continues`, else the
+    weights alone at step 0."""
     source, step = parent.checkpoint.path, parent.checkpoint.step if continues else 0
     scalars = state_of_fork(parent.state, changed) if continues else {"format": parent.state.get("format", 1)}
     metrics = parent.checkpoint.metrics if continues and not changes_data(changed) else {}
@@ -172,7 +181,7 @@ def copy_checkpoint(parent: Parent, run: Run, changed: set[str], continues: bool
 
 
 def state_of_fork(state: dict[str, Any], changed: set[str]) -> dict[str, Any]:
-    """The parent's `state.json` without what the changes invalidate."""
+    """The parent's `state.json`, with the fields reset that the changes invalidate."""
     kept = state | {"overrides": {}}
     if changed & PLAN_FIELDS:
         kept["plan"] = None
@@ -191,19 +200,21 @@ def changes_data(changed: Sequence[str] | set[str]) -> bool:
 
 
 def with_kept_tokenizer(home: Path, parent: Parent, config: RunConfig, changed: set[str]) -> RunConfig:
-    """`config` for a fork on other text, with the tokenizer that was trained on the parent's text."""
+    """`config` with `tokenizer.path` set to a copy of the parent's tokenizer, if the fork trains on other text: a
+    tokenizer trained on that text would not fit the weights."""
     if not changes_data(changed) or config.tokenizer.path or config.tokenizer.kind not in TRAINED_TOKENIZERS:
         return config
     identity = str(parent.run.info().get("id", ""))[:8]
-    own = parent.run.path / "tokenizer"
+    source = parent.run.path / "tokenizer"
     kept = keep_tokenizer(
-        home, f"{parent.run.name}-{identity}", lambda folder: shutil.copytree(own, folder, dirs_exist_ok=True)
+        home, f"{parent.run.name}-{identity}", lambda folder: shutil.copytree(source, folder, dirs_exist_ok=True)
     )
     return with_overrides(config, [("tokenizer.path", str(kept.resolve()))])
 
 
 def keep_tokenizer(home: Path, name: str, save: Callable[[Path], object]) -> Path:
-    """`<home>/tokenizers/NAME`, for runs whose tokenizer cannot be trained from their text; `save` fills it once."""
+    """The folder `<home>/tokenizers/NAME`, which outlives the run it comes from; `save` fills it if it does not
+    exist."""
     kept = home / "tokenizers" / name
     if not kept.exists():
         kept.parent.mkdir(parents=True, exist_ok=True)

@@ -2,8 +2,8 @@
 
 The lock is an flock on the file `<run>/lock` and on the folder of the run; it ends with the process. The file names the
 holder and is never deleted; the folder stays locked if the file is deleted. On a file system without locks, the
-record in the file replaces the lock: it resolves two simultaneous starts, a crashed trainer on this machine is
-detected by its process, and a record from another machine counts until the file is deleted.
+record in the file replaces the lock: of two simultaneous starts, the one whose record remains wins; a record of this
+machine counts while its process runs; a record of another machine counts until the file is deleted.
 """
 
 from __future__ import annotations
@@ -22,14 +22,14 @@ from llm.errors import UserError
 from llm.file_locks import try_lock
 from llm.reader import WRONG_SHAPE, parse_json
 
-OWN_FILE = os.O_NOFOLLOW | os.O_NONBLOCK
-"""Open a lock without following links (another file would be overwritten) and without blocking on a FIFO."""
+SAFE_OPEN = os.O_NOFOLLOW | os.O_NONBLOCK
+"""Flags to open a lock without following links (another file would be overwritten) or blocking on a FIFO."""
 TRIES, TRY_SECONDS = 20, 0.05
-"""`holder_of` takes the lock briefly, so a lock counts as held only after a second."""
+"""A lock counts as held only after a second of attempts, since `holder_of` in another process takes it briefly."""
 CLOCK_SECONDS = 2.0  # tolerance between two readings of a start time
 UNKNOWN = "unknown host"
 SETTLE_SECONDS = 0.3
-"""Without locks: seconds between writing the record and reading back whose record is there."""
+"""Without locks: seconds between writing the record and reading it back, in which another start may overwrite it."""
 NO_LOCKS_WARNING = (
     "the file system of this run has no file locks (flock), so two trainers of one run cannot be prevented reliably; "
     "do not resume it from two places at once."
@@ -76,7 +76,7 @@ class RunLock:
 
     def __enter__(self) -> RunLock:
         try:
-            self._take_folder()  # first: the file may be new, and then hold no record of another trainer
+            self._take_folder()  # first: a new lock file would not show that another trainer holds the folder
             self._take_file()
         except OSError as error:
             self._close()
@@ -103,7 +103,7 @@ class RunLock:
         return () if self.has_locks else (NO_LOCKS_WARNING,)
 
     def renew(self) -> None:
-        """Lock the file again if it was deleted. `RunBusy` if another trainer has locked it since, `OSError` if it
+        """Create and lock the file again if it was deleted. `RunBusy` if another trainer holds it now, `OSError` if it
         cannot be written."""
         with suppress(FileNotFoundError):
             if self.descriptor >= 0 and os.path.samestat(os.fstat(self.descriptor), self.path.stat()):
@@ -114,7 +114,7 @@ class RunLock:
         self._take_file()
 
     def _take_file(self) -> None:
-        self.descriptor = os.open(self.path, os.O_RDWR | os.O_CREAT | OWN_FILE, 0o644)
+        self.descriptor = os.open(self.path, os.O_RDWR | os.O_CREAT | SAFE_OPEN, 0o644)
         self.has_locks = self._try_lock(self.descriptor)
         other = None if self.has_locks else read_record(self.descriptor)
         if other is not None and is_alive(other):
@@ -130,7 +130,7 @@ class RunLock:
         self._try_lock(self.folder)
 
     def _try_lock(self, descriptor: int) -> bool:
-        """Lock `descriptor`; returns whether the file system has locks. `RunBusy` where another process has it."""
+        """Lock `descriptor`; returns whether the file system has locks. `RunBusy` if another process holds the lock."""
         for attempt in range(TRIES):
             try:
                 return try_lock(descriptor)
@@ -153,13 +153,13 @@ def _close_in_child(reference: weakref.ref[RunLock]) -> None:
 
 
 def holder_of(path: Path) -> Holder | None:
-    """The holder of the lock file `path` or of its folder, None without one. Needs no write permission."""
+    """The process that holds the lock file `path` or its folder, or None. Needs no write permission."""
     recorded = None
-    with suppress(OSError), open_descriptor(path, os.O_RDONLY | OWN_FILE) as descriptor:
+    with suppress(OSError), open_descriptor(path, os.O_RDONLY | SAFE_OPEN) as descriptor:
         try:
             has_locks = try_lock(descriptor, shared=True)
         except BlockingIOError:
-            return read_record(descriptor) or Holder(0, UNKNOWN)  # none: the holder has not written its record yet
+            return read_record(descriptor) or Holder(0, UNKNOWN)  # None: it has not written its record yet
         recorded = read_record(descriptor)
         if not has_locks:
             return recorded if recorded is not None and is_alive(recorded) else None
@@ -200,9 +200,9 @@ def read_record(descriptor: int) -> Holder | None:
 
 
 def is_alive(holder: Holder) -> bool:
-    """Whether the holder of a record without a lock still runs; True for another machine."""
+    """Whether the process of a record still trains, on a file system without locks; True for another machine."""
     if holder.locked:
-        return False  # a lock of another file system has ended
+        return False  # written where locks work: this file is a copy, and the copy is not locked
     return holder.host != socket.gethostname() or abs(start_time_of(holder.pid) - holder.began) < CLOCK_SECONDS
 
 

@@ -22,9 +22,9 @@ AnyEvent = TypeVar("AnyEvent", bound=Event)
 
 
 class LineAppender:
-    """Appends lines, each with one `os.write`. After an incomplete line, the next one starts on a new line.
+    """Appends lines, each with one `os.write`. If the last line is incomplete, it is terminated before the next one.
 
-    `OSError` for a link or anything else that is not a regular file.
+    `OSError` unless the file is a regular file, not a link.
     """
 
     def __init__(self, path: Path) -> None:
@@ -62,7 +62,7 @@ class LineAppender:
 
 
 class EventLog:
-    """Writes `events.jsonl`. Lines lost to a full disk are counted, and reported once there is space."""
+    """Writes `events.jsonl`. Counts the lines that a full disk rejects, and logs a warning once there is space."""
 
     def __init__(self, path: Path) -> None:
         self.lines = LineAppender(path)
@@ -106,7 +106,7 @@ class EventLog:
 
 
 class LineTail:
-    """Reads the complete lines that were appended since the last call. An incomplete last line waits."""
+    """Reads the complete lines appended since the last call. An incomplete last line is kept for the next call."""
 
     def __init__(self, path: Path, offset: int = 0) -> None:
         self.path = path
@@ -114,11 +114,11 @@ class LineTail:
         self.rest = b""
 
     def poll(self, limit: int = 1 << 30) -> list[bytes]:
-        """New complete lines, from at most about `limit` bytes; empty while the file does not exist."""
+        """New complete lines, without newlines, from at most `limit` new bytes; empty while the file does not exist."""
         return self.read(limit).split(b"\n")[:-1]
 
     def read(self, limit: int = 1 << 30) -> bytes:
-        """The same as bytes in which every line ends with a newline."""
+        """`poll` as one bytes object, in which each line ends with a newline."""
         try:
             size = self.path.stat().st_size
         except FileNotFoundError:
@@ -152,10 +152,10 @@ class EventTail:
 
 
 def read_events(path: Path) -> Iterator[Event]:
-    """All events of a log, read in chunks; a last line without newline counts if it is complete."""
-    tail, before = LineTail(path), -1
-    while tail.offset != before:  # a chunk without a complete line need not be the last
-        before = tail.offset
+    """All events of a log, read in chunks. A last line without newline is read if it parses."""
+    tail, previous_offset = LineTail(path), -1
+    while tail.offset != previous_offset:  # not "while lines": one line may be longer than a chunk
+        previous_offset = tail.offset
         yield from (event for line in tail.poll(CHUNK) if (event := parse_event(line)) is not None)
     if (event := parse_event(tail.rest)) is not None:
         yield event
@@ -183,8 +183,8 @@ def newest_lines(path: Path, window: int = 64 * 1024) -> Iterator[bytes]:
 
 
 def paused_after(events: Iterable[Event], paused: bool = False) -> bool:
-    """Whether a training is paused after these events; `paused`: whether it was before. A training that restarts after
-    it was killed while paused is not."""
+    """Whether a run is paused after `events`; `paused` is its state before them. A run that was killed while paused and
+    is started again is not paused."""
     for event in events:
         if isinstance(event, Paused | Resumed | Started | Finished):
             paused = isinstance(event, Paused)
@@ -194,7 +194,7 @@ def paused_after(events: Iterable[Event], paused: bool = False) -> bool:
 
 
 def last_event_of(path: Path, kind: type[AnyEvent]) -> AnyEvent | None:
-    """The last event of `kind` in a log, searched from the end."""
+    """The last event of `kind` in a log, or None; searched from the end."""
     if not path.exists() or not path.stat().st_size:
         return None  # an empty file cannot be mapped
     with open_file(path) as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as log:
@@ -212,6 +212,7 @@ def events_of(log: bytes | mmap.mmap, kind: type[AnyEvent]) -> Iterator[AnyEvent
 
 
 def parse_event(line: bytes) -> Event | None:
+    """The event of a line; None if it is not a known event."""
     record = parse_record(line)
     return from_record(record) if record is not None else None
 
@@ -236,7 +237,7 @@ class Command:
 
 
 def send_command(path: Path, name: str, arguments: dict[str, Any]) -> str:
-    """Append a command; returns its id, which the answering event repeats."""
+    """Append a command; returns its id, which the event that answers it repeats. OSError if it cannot be written."""
     identity = secrets.token_hex(6)
     record = {"command": name, "id": identity, "time": time.time(), "arguments": arguments}
     appender = LineAppender(path)
@@ -256,13 +257,13 @@ class CommandTail:
         self.lines = LineTail(path, path.stat().st_size if path.exists() else 0)
 
     def poll(self) -> list[Command]:
-        """The new commands. Costs one `stat` without any."""
+        """The new commands. Costs one `stat` if there are none."""
         records = (parse_record(line) for line in self.lines.poll())
         return [command_from(record) for record in records if record is not None]
 
 
 def command_from(record: dict[str, Any]) -> Command:
-    """The command of a parsed line, whose fields may have any type."""
+    """A command from a JSON object whose fields may have any type."""
     arguments = record.get("arguments")
     known = arguments if isinstance(arguments, dict) else {}
     return Command(str(record.get("command", "")), str(record.get("id", "")), known)

@@ -35,8 +35,8 @@ def check_parts(run: Path) -> None:
 
 
 def check_folder(folder: str, depth: int) -> None:
-    """UserError where `folder`, down to `depth` levels, holds a link, a FIFO or a device."""
-    for entry in entries_of(folder):  # whose kinds are known without a call of `stat`
+    """UserError if `folder` contains a link, a FIFO or a device, down to `depth` levels."""
+    for entry in entries_of(folder):  # scandir knows the types without a call of `stat`
         if entry.is_dir(follow_symlinks=False):
             if depth > 1:
                 check_folder(entry.path, depth - 1)
@@ -45,7 +45,7 @@ def check_folder(folder: str, depth: int) -> None:
 
 
 def entries_of(folder: str) -> list[os.DirEntry[str]]:
-    """What `folder` holds; nothing where it was pruned or published meanwhile."""
+    """The entries of `folder`; empty if it was just pruned, or renamed when published."""
     try:
         with os.scandir(folder) as entries:
             return list(entries)

@@ -22,7 +22,7 @@ MAX_HEADER_BYTES = 64 << 20
 BITS = {"F64": 64, "F32": 32, "F16": 16, "BF16": 16, "I64": 64, "I32": 32, "U8": 8, "BOOL": 8}
 """Bits per number, for the dtypes that a checkpoint may hold."""
 OTHER_BITS = {"U64": 64, "U32": 32, "I16": 16, "U16": 16, "I8": 8, "F8_E4M3": 8, "F8_E5M2": 8, "F8_E8M0": 8, "F4": 4}
-"""Of dtypes that only files of other programs hold."""
+"""Bits per number, for dtypes that occur only in files of other programs."""
 
 
 @dataclass(frozen=True)
@@ -33,7 +33,7 @@ class TensorEntry:
     shape: tuple[int, ...]
 
     @property
-    def count(self) -> int:
+    def numel(self) -> int:
         """Number of elements."""
         return math.prod(self.shape)
 
@@ -52,7 +52,7 @@ def read_header(
                 raise Malformed("its header is cut off or too long")
             record = parse_json(file.read(length), MAX_HEADER_BYTES)
         entries = {name: entry_of(value, bits_of) for name, value in record.items() if name != "__metadata__"}
-        bits = sum(bits_of[entry.dtype] * entry.count for entry in entries.values())
+        bits = sum(bits_of[entry.dtype] * entry.numel for entry in entries.values())
         if size != LENGTH_BYTES + length + bits // 8:
             raise Malformed(f"its header describes {bits // 8:,} bytes of tensors, but there are {size - length - 8:,}")
     except OSError as error:
@@ -79,27 +79,27 @@ def check_checkpoint(info: CheckpointInfo, config: RunConfig, vocab_size: int) -
         check_weights(info.path / MODEL, config, vocab_size)
         return
     check_weights(base_of(info).path / MODEL, config, vocab_size)
-    trained = trained_parameters(resolve_model(config.model, vocab_size), config.tune)
-    found = sum(entry.count for entry in read_header(info.path / ADAPTER).values())
-    if not config.tune.lora_rank or found != (expected := sum(trained.values())):
-        wanted = f"{expected:,} numbers" if config.tune.lora_rank else "no adapters"
+    expected = sum(trained_parameters(resolve_model(config.model, vocab_size), config.tune).values())
+    numel = sum(entry.numel for entry in read_header(info.path / ADAPTER).values())
+    if not config.tune.lora_rank or numel != expected:
+        needed = f"{expected:,} numbers" if config.tune.lora_rank else "no adapters"
         raise UserError(
-            f"{info.path / ADAPTER} does not fit this configuration: it holds {found:,} numbers, not {wanted}; restore "
+            f"{info.path / ADAPTER} does not fit this configuration: it holds {numel:,} numbers, not {needed}; restore "
             "run.toml."
         )
 
 
 def check_weights(path: Path, config: RunConfig, vocab_size: int) -> None:
-    """UserError unless the weights in `path` have the number of layers and of parameters of `config`.
+    """UserError unless the weights in `path` have as many layers and parameters as `config`.
 
-    One small read, before a model of any size is built.
+    Reads only the header, before the model is allocated.
     """
     model = resolve_model(config.model, vocab_size)
     entries = read_header(path)
     layers = len({name.split(".")[1] for name in entries if name.startswith("blocks.") and name.count(".") > 1})
-    found, expected = sum(entry.count for entry in entries.values()), parameters(model)
-    if layers != model.n_layer or found != expected:
+    numel, expected = sum(entry.numel for entry in entries.values()), parameters(model)
+    if layers != model.n_layer or numel != expected:
         raise UserError(
-            f"{path} does not fit this configuration: it holds {found:,} numbers in {layers:,} layers, not "
+            f"{path} does not fit this configuration: it holds {numel:,} numbers in {layers:,} layers, not "
             f"{expected:,} in {model.n_layer:,}; restore run.toml and the tokenizer."
         )

@@ -10,7 +10,7 @@ import torch
 from llm.errors import UserError
 from llm.events import Event, RolledBack, Warned
 from llm.run import CheckpointInfo
-from llm.run.checkpoints import is_whole
+from llm.run.checkpoints import is_intact
 from llm.training.checkpoint import restore_state
 from llm.training.context import TrainingContext
 from llm.training.metrics import StepMetrics
@@ -38,7 +38,7 @@ class Recovery:
 
     def roll_back(self, reason: Reason) -> Event:
         """Roll back to an intact checkpoint. No save may be in progress, and no result unread."""
-        intact = [info for info in self.context.run.checkpoints() if is_whole(info)]
+        intact = [info for info in self.context.run.checkpoints() if is_intact(info)]
         return self._after_spike(intact) if reason == "spike" else self._after_bad_steps(intact)
 
     def _after_bad_steps(self, intact: list[CheckpointInfo]) -> Event:
