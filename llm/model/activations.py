@@ -1,9 +1,9 @@
-"""Activations for training on a CPU in which the forward pass also computes the derivative.
+"""Activation functions for training on a CPU whose forward pass also computes the derivative.
 
-The derivative overwrites the input, which nothing else needs, and the backward pass multiplies the gradient into it, so
-that each takes one pass over memory and allocates nothing; PyTorch raises an error if the input is used elsewhere. The
-numbers are computed in float32 or wider, in blocks that stay in a CPU's cache. PyTorch's tanh takes three times as long
-on a CPU as its exponential, which this GELU uses.
+The derivative overwrites the input, and the backward pass multiplies it by the gradient in place: each takes one pass
+over memory, and the backward pass allocates nothing. PyTorch raises an error if another operation has saved the input
+for its own backward pass. Values are computed in float32 or wider, in blocks that stay in a CPU's cache. GELU uses the
+sigmoid, since PyTorch's tanh takes three times as long as its exponential on a CPU.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
-BLOCK_NUMBERS = 1 << 17  # numbers computed at once, of which a few blocks fit in a core's cache
+BLOCK_SIZE = 1 << 17  # elements computed at once; a few such blocks fit in a core's cache
 SCALE, CUBIC = 2 * math.sqrt(2 / math.pi), 0.044715
 
 
@@ -55,8 +55,8 @@ class Gelu(torch.autograd.Function):
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, gradient: Tensor) -> Tensor:
-        (slope,) = ctx.saved_tensors
-        result: Tensor = slope.detach().mul_(gradient)
+        (derivative,) = ctx.saved_tensors
+        result: Tensor = derivative.detach().mul_(gradient)
         return result
 
 
@@ -80,8 +80,8 @@ class SwiGLU(torch.autograd.Function):
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, gradient: Tensor) -> Tensor:
-        (slopes,) = ctx.saved_tensors
-        result: Tensor = slopes.detach()
+        (derivatives,) = ctx.saved_tensors
+        result: Tensor = derivatives.detach()
         result.unflatten(-1, (2, -1)).mul_(gradient.unsqueeze(-2))
         return result
 
@@ -92,6 +92,6 @@ def at_least_float32(x: Tensor) -> Tensor:
 
 
 def blocks(x: Tensor, y: Tensor) -> Iterator[tuple[Tensor, Tensor]]:
-    """The rows of two contiguous tensors (..., width), a block at a time: (rows, width) each."""
-    size = max(1, BLOCK_NUMBERS // x.shape[-1])
+    """Blocks of rows of two contiguous tensors (..., width), as views (rows, width)."""
+    size = max(1, BLOCK_SIZE // x.shape[-1])
     return zip(*(tensor.view(-1, tensor.shape[-1]).split(size) for tensor in (x, y)), strict=True)

@@ -16,19 +16,21 @@ HEADS = ("d_model", "n_head", "n_kv_head")
 
 
 class KVCache:
-    """Keys and values of the positions read so far, in memory allocated once.
+    """Keys and values of the positions read so far, in preallocated memory.
 
-    `keys` and `values` are (n_layer, B, n_kv_head, capacity, head_dim), halves of one tensor `kv`, whose third axis
-    holds the heads of the keys and then those of the values. `tokens` are the ids (B, capacity) that a model with
-    `embedding_conv` has read. The first `length` positions are filled, the others are
-    uninitialized. The length is a Python integer: reading it needs no device synchronization.
+    `keys` and `values` are views (n_layer, B, n_kv_head, capacity, head_dim) of one tensor `kv`, whose third axis holds
+    the key heads and then the value heads. `tokens`, int64 (B, capacity), are the ids read, stored only for a model
+    with `embedding_conv`. The first `length` positions are filled, the others are uninitialized. `length` is a Python
+    integer, so reading it does not synchronize with the device.
     """
 
     attn_mask: Tensor | None = None
-    """The positions returned by `store` that a query attends to, (1, S) bool; None: those up to its own."""
+    """The positions returned by `store` that a query attends to: bool, broadcastable to (B, n_head, T, S). None:
+    causal."""
 
     reads_singly = False
-    """Whether a packed model computes the attention of each query by itself, with the bits of reading one token."""
+    """Whether a `PackedTransformer` computes attention one query at a time, so that reading several tokens at once
+    gives the same bits as reading them one by one."""
 
     def __init__(
         self,
@@ -41,7 +43,7 @@ class KVCache:
     ) -> None:
         """Allocate `length` positions (default: the model's context).
 
-        ValueError if the configuration's shape is not resolved.
+        ValueError if a size of `config` is not resolved (`llm.config.resolve_model`).
         """
         check_resolved(config, (*HEADS, "n_layer", "context"))
         self.config = config
@@ -58,7 +60,7 @@ class KVCache:
 
     @property
     def start(self) -> int | Tensor:
-        """The position of the next token."""
+        """The position of the next token, as an integer or, in subclasses, a tensor on the device."""
         return self.length
 
     def check_capacity(self, count: int) -> None:
@@ -69,9 +71,10 @@ class KVCache:
             )
 
     def store(self, layer: int, key: Tensor, value: Tensor) -> tuple[Tensor, Tensor]:
-        """Write (B, n_kv_head, T, head_dim) after the filled positions; return all keys and values of that layer.
+        """Write key and value (B, n_kv_head, T, head_dim) after the filled positions; return all keys and values of
+        that layer, (B, n_kv_head, length + T, head_dim), in the dtypes of `key` and `value`.
 
-        Call `advance` once all layers have stored theirs; only that changes `length`.
+        `length` does not change: call `advance` after the last layer.
         """
         stop = self.length + key.shape[2]
         self.keys[layer, :, :, self.length : stop] = key
@@ -79,13 +82,15 @@ class KVCache:
         return self.keys[layer, :, :, :stop].to(key.dtype), self.values[layer, :, :, :stop].to(value.dtype)
 
     def store_kv(self, layer: int, kv: Tensor) -> Tensor:
-        """`store` for keys and values in one tensor, (B, 2·n_kv_head, T, head_dim)."""
+        """`store` for keys and values in one tensor, (B, 2·n_kv_head, T, head_dim); the result has the cache's
+        dtype."""
         stop = self.length + kv.shape[2]
         self.kv[layer, :, :, self.length : stop] = kv
         return self.kv[layer, :, :, :stop]
 
     def store_tokens(self, tokens: Tensor, before: int) -> Tensor:
-        """Write ids (B, T) after the filled positions; the `before` ids before them, (B, before), −1 for none."""
+        """Write ids (B, T) after the filled positions; return the `before` ids that precede them, (B, before), padded
+        with −1 on the left."""
         self.tokens[:, self.length : self.length + tokens.shape[1]] = tokens
         known = self.tokens[:, max(0, self.length - before) : self.length]
         return F.pad(known, (before - known.shape[1], 0), value=-1)
@@ -95,13 +100,13 @@ class KVCache:
         self.length += count
 
     def truncate(self, length: int) -> None:
-        """Drop all positions from `length` on, to continue from a shared prefix."""
+        """Keep only the first `length` positions, to continue from a shared prefix. ValueError if there are fewer."""
         if not 0 <= length <= self.length:
             raise ValueError(f"A KV cache of {self.length} positions cannot be truncated to {length}.")
         self.length = length
 
     def expand(self, batch_size: int) -> KVCache:
-        """A copy of this cache of one sequence for `batch_size` sequences that share its prefix."""
+        """A copy with this cache's one sequence repeated `batch_size` times. ValueError if it has several."""
         if self.batch_size != 1:
             raise ValueError(f"Only a KV cache of one sequence can be expanded; this one has {self.batch_size}.")
         copy = KVCache(self.config, batch_size, device=self.keys.device, dtype=self.keys.dtype, length=self.capacity)
@@ -117,9 +122,10 @@ class KVCache:
 
 
 class Attention(Layer):
-    """Project to queries, keys and values, rotate, normalize, attend, project back: (B, T, d_model) → the same.
+    """Causal self-attention: (B, T, d_model) → (B, T, d_model).
 
-    With `qk_gain`, queries and keys are normalized with a gain before they are rotated (Qwen3); without, after.
+    With `qk_gain`, queries and keys are normalized per head with a gain before the rotary embedding (Qwen3); with
+    `qk_norm` alone, without a gain after it (nanochat).
     ValueError if the configuration's heads and width are not resolved (`llm.config.resolve_model`).
     """
 
@@ -158,8 +164,8 @@ class Attention(Layer):
             key, value = cache.store(self.layer, key, value)
         attn_mask = None if cache is None else cache.attn_mask
         attn_mask = attn_mask if documents is None else documents.attn_mask
-        mixed = self.kernels.attention(query, key, value, self.dropout if self.training else 0.0, attn_mask)
-        y: Tensor = self.out(mixed.transpose(1, 2).flatten(2))
+        heads = self.kernels.attention(query, key, value, self.dropout if self.training else 0.0, attn_mask)
+        y: Tensor = self.out(heads.transpose(1, 2).flatten(2))
         return y
 
     def project(self, x: Tensor) -> tuple[Tensor, Tensor, Tensor]:

@@ -4,7 +4,7 @@ PyTorch's kernels are slow here: in bfloat16 both passes take two to four times 
 three tensors of T² numbers per head. This backward pass recomputes the attention weights of long texts and draws the
 dropout mask again from its seed, so that memory grows linearly with T (Dao et al. 2022, section 3.1).
 
-Shapes: N texts times key heads, M query heads per key head, T positions, D head width.
+Shapes: N batch size times key heads, M query heads per key head, T positions, D head_dim.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ MAX_PART_WEIGHTS = 1 << 20  # attention weights computed at once: few enough for
 LEVELS = 1 << 16  # a dropout probability is rounded to a multiple of 1/LEVELS
 
 Part = tuple[slice, int, int]
-"""A slice of N, and the first and the last query + 1."""
+"""A slice of N, the first query, and the end of the queries (exclusive)."""
 
 
 def blockwise_attention(query: Tensor, key: Tensor, value: Tensor, dropout: float) -> Tensor:
@@ -36,7 +36,8 @@ def blockwise_attention(query: Tensor, key: Tensor, value: Tensor, dropout: floa
 
 
 class BlockwiseAttention(torch.autograd.Function):
-    """Attention with a custom backward pass. Only the weights of short texts are saved for it."""
+    """Attention with a custom backward pass. The attention weights are saved for it up to MAX_SAVED_POSITIONS
+    positions, and recomputed for longer sequences."""
 
     @staticmethod
     def forward(ctx: Any, query: Tensor, key: Tensor, value: Tensor, dropout: float) -> Tensor:
@@ -44,7 +45,7 @@ class BlockwiseAttention(torch.autograd.Function):
         scaled = torch.mul(query, width**-0.5, out=query.new_empty(query.shape))
         keys, values = (x.reshape(-1, count, width) for x in (key, value))
         queries = scaled.view(len(keys), -1, count, width)
-        mixed = torch.empty_like(queries)
+        output = torch.empty_like(queries)
         ctx.dropout = round(dropout * LEVELS) / LEVELS
         ctx.seed = int(torch.empty((), dtype=torch.int64).random_()) if dropout else 0
         masks = DropoutMasks(ctx.dropout, ctx.seed)
@@ -56,49 +57,48 @@ class BlockwiseAttention(torch.autograd.Function):
                 saved.append(weights)
             if dropout:
                 weights = weights * masks.next_like(weights)
-            mixed[heads, :, start:stop] = (weights @ values[heads, :stop]).unflatten(1, (-1, stop - start))
+            output[heads, :, start:stop] = (weights @ values[heads, :stop]).unflatten(1, (-1, stop - start))
         if dropout:
-            mixed /= 1 - ctx.dropout
-        ctx.save_for_backward(queries, keys, values, mixed, *saved)
-        return mixed.view(query.shape)
+            output /= 1 - ctx.dropout
+        ctx.save_for_backward(queries, keys, values, output, *saved)
+        return output.view(query.shape)
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, Tensor, Tensor, None]:
-        """The gradient of the scores is P∘(dP − Σ dP∘P), with weights P, dropout mask M and dP = M∘(dY Vᵀ).
-
-        Σ dP∘P equals Σ dY∘Y, since both contain the dropout.
+        """The gradient of the scores is P∘(dP − Σ dP∘P), with weights P, dropout mask M (0 or 1/(1 − p)),
+        output Y and dP = M∘(dY Vᵀ). Σ dP∘P equals Σ dY∘Y, where Y includes the dropout.
         """
-        queries, keys, values, mixed, *saved = ctx.saved_tensors
+        queries, keys, values, output, *saved = ctx.saved_tensors
         (gradient,) = gradients
         batch, width = len(gradient), queries.shape[-1]
-        grad_mixed = gradient.reshape(queries.shape)
-        sums = (grad_mixed * mixed).sum(-1, keepdim=True)
+        grad_output = gradient.reshape(queries.shape)
+        sums = (grad_output * output).sum(-1, keepdim=True)
         if ctx.dropout:
-            grad_mixed = grad_mixed / (1 - ctx.dropout)
+            grad_output = grad_output / (1 - ctx.dropout)
         grad_query, grad_key, grad_value = torch.empty_like(queries), torch.zeros_like(keys), torch.zeros_like(values)
         masks = DropoutMasks(ctx.dropout, ctx.seed)
         for number, part in enumerate(parts(queries)):
             heads, start, stop = part
             weights = saved[number] if saved else attention_weights(queries, keys, part)
-            grad_rows = grad_mixed[heads, :, start:stop].flatten(1, 2)
-            scores = grad_rows @ values[heads, :stop].mT
-            used = weights
+            grad_rows = grad_output[heads, :, start:stop].flatten(1, 2)
+            grad_scores = grad_rows @ values[heads, :stop].mT
+            dropped = weights
             if ctx.dropout:
                 mask = masks.next_like(weights)
-                scores *= mask
-                used = mask.mul_(weights)
-            grad_value[heads, :stop] += used.mT @ grad_rows
-            scores -= sums[heads, :, start:stop].flatten(1, 2)
-            scores *= weights
-            grad_query[heads, :, start:stop] = (scores @ keys[heads, :stop]).unflatten(1, (-1, stop - start))
-            grad_key[heads, :stop] += scores.mT @ queries[heads, :, start:stop].flatten(1, 2)
+                grad_scores *= mask
+                dropped = mask.mul_(weights)
+            grad_value[heads, :stop] += dropped.mT @ grad_rows
+            grad_scores -= sums[heads, :, start:stop].flatten(1, 2)
+            grad_scores *= weights
+            grad_query[heads, :, start:stop] = (grad_scores @ keys[heads, :stop]).unflatten(1, (-1, stop - start))
+            grad_key[heads, :stop] += grad_scores.mT @ queries[heads, :, start:stop].flatten(1, 2)
         grad_query *= width**-0.5
         return grad_query.view(gradient.shape), *(x.unflatten(0, (batch, -1)) for x in (grad_key, grad_value)), None
 
 
 def parts(queries: Tensor) -> Iterator[Part]:
-    """The parts of (N, M, T, D), in the order in which both passes compute them and draw the dropout."""
+    """The parts of queries (N, M, T, D), in the order in which both passes compute them and draw dropout masks."""
     total, shared, count, _ = queries.shape
     for start in range(0, count, BLOCK_ROWS):
         stop = min(start + BLOCK_ROWS, count)
@@ -112,8 +112,8 @@ def attention_weights(queries: Tensor, keys: Tensor, part: Part) -> Tensor:
     heads, start, stop = part
     size = stop - start
     scores = queries[heads, :, start:stop].flatten(1, 2) @ keys[heads, :stop].mT
-    later = torch.full((size, size), -torch.inf, dtype=scores.dtype).triu(1)
-    scores.unflatten(1, (-1, size))[..., start:] += later
+    causal_bias = torch.full((size, size), -torch.inf, dtype=scores.dtype).triu(1)
+    scores.unflatten(1, (-1, size))[..., start:] += causal_bias
     return torch.softmax(scores, dim=-1)
 
 
@@ -124,7 +124,7 @@ class DropoutMasks:
     """
 
     def __init__(self, dropout: float, seed: int) -> None:
-        self.lowest = round(dropout * LEVELS) - LEVELS // 2
+        self.threshold = round(dropout * LEVELS) - LEVELS // 2
         self.generator = torch.Generator().manual_seed(seed)
 
     def next_like(self, weights: Tensor) -> Tensor:
@@ -133,4 +133,4 @@ class DropoutMasks:
             -(2**63), None, generator=self.generator
         )
         bits = words.view(torch.int16)[: weights.numel()].view(weights.shape)
-        return torch.ge(bits, self.lowest, out=torch.empty_like(weights))
+        return torch.ge(bits, self.threshold, out=torch.empty_like(weights))

@@ -19,12 +19,12 @@ NO_TUNING = TuneConfig()
 
 
 def parameters(config: ModelConfig) -> int:
-    """Trainable numbers; a tied head counts once."""
+    """The number of parameters of the model without adapters; a tied head counts once."""
     return sum(group_parameters(config).values())
 
 
 def group_parameters(config: ModelConfig) -> dict[str, int]:
-    """Numbers in each parameter group (`llm.config.optimizers.GROUPS`)."""
+    """The number of parameters in each group (`llm.config.optimizers.GROUPS`)."""
     d, kv = config.d_model, kv_width(config)
     biases = (q_width(config) + 2 * kv if config.qkv_bias else 0) + (
         inner_matrices(config) * config.d_ff + 2 * d if config.bias else 0
@@ -41,7 +41,8 @@ def group_parameters(config: ModelConfig) -> dict[str, int]:
 
 
 def trained_parameters(config: ModelConfig, tune: TuneConfig) -> dict[str, int]:
-    """Numbers that training changes, by parameter group: all weights, or the adapters of LoRA."""
+    """The number of trainable parameters by group: all of them or, with LoRA, those of the adapters and trained
+    rows."""
     if not tune.lora_rank:
         return group_parameters(config)
     rows = tune.lora_rows * config.d_model
@@ -53,7 +54,7 @@ def trained_parameters(config: ModelConfig, tune: TuneConfig) -> dict[str, int]:
 
 
 def adapted_matrices(config: ModelConfig, tune: TuneConfig) -> dict[str, tuple[int, int]]:
-    """The layers that get an adapter, by name, with the shape (outputs, inputs) of their matrix."""
+    """The layers with an adapter, by name, and the shape (outputs, inputs) of their matrix."""
     d, queries, keys = config.d_model, q_width(config), kv_width(config)
     shapes = {"attn.q": (queries, d), "attn.k": (keys, d), "attn.v": (keys, d), "attn.out": (d, queries)}
     if tune.lora_matrices == "query-value":
@@ -65,7 +66,7 @@ def adapted_matrices(config: ModelConfig, tune: TuneConfig) -> dict[str, tuple[i
 
 
 def matrix_parameters(config: ModelConfig) -> int:
-    """Numbers in the matrices of all blocks."""
+    """The number of parameters in the matrices of all blocks."""
     d = config.d_model
     attention = 2 * d * (q_width(config) + kv_width(config))
     feed_forward = (inner_matrices(config) + 1) * d * config.d_ff
@@ -83,18 +84,18 @@ def kv_width(config: ModelConfig) -> int:
 
 
 def inner_matrices(config: ModelConfig) -> int:
-    """The number of matrices that lead into the feed-forward's hidden layer."""
+    """The number of matrices from d_model to d_ff in a feed-forward: gate and up for SwiGLU, else up."""
     return 2 if config.mlp == "swiglu" else 1
 
 
 def norm_parameters(config: ModelConfig) -> int:
-    """Numbers in the gain and bias of one normalization."""
+    """The number of parameters in the gain and bias of one normalization."""
     biased = config.norm == "layernorm" and config.bias
     return config.d_model * (config.norm_gain + biased)
 
 
 def lookup_parameters(config: ModelConfig) -> int:
-    """Numbers in the token embedding and in a learned position embedding."""
+    """The number of parameters in the token embedding and in a learned position embedding."""
     rows = config.vocab_size + (config.context if config.position == "learned" else 0)
     return rows * config.d_model
 
@@ -103,9 +104,9 @@ def flops_per_token(config: ModelConfig, seq_len: int, tune: TuneConfig = NO_TUN
     """Floating-point operations of forward and backward for one token of a sequence of `seq_len`.
 
     6·N + 12·L·d·T, as in PaLM (Chowdhery et al. 2022, appendix B). N counts all parameters except the embeddings,
-    which are looked up; the head counts, tied or not. Each parameter costs a multiplication and an addition forward and
-    twice that backward, but a frozen one (LoRA) has no gradient: 4 instead of 6. Attention is counted as if it were not
-    causal, as is usual for model-FLOPs utilization.
+    which are looked up; the head counts, tied or not. Each parameter costs 2 operations forward and 4 backward, or 2
+    backward if it is frozen (LoRA) and has no gradient. Attention is counted as if it were not causal, as is usual for
+    model FLOPs utilization (MFU).
     """
     head = config.vocab_size * config.d_model
     multiplied = parameters(config) - lookup_parameters(config) + (head if config.tied_head else 0)
@@ -131,7 +132,7 @@ def training_bytes(
     recompute: Recompute = "none",
     tune: TuneConfig = NO_TUNING,
 ) -> int:
-    """Estimated peak memory of one training step, accurate to about 25%, without PyTorch itself.
+    """Estimated peak memory of one training step in bytes, accurate to about 25%, without PyTorch itself.
 
     Weights, gradients, optimizer state, activations saved for the backward pass, and the logits of one chunk
     (`llm.model.loss`). Half precision adds a narrow copy of the weights. With LoRA only the adapters have gradients and
@@ -148,7 +149,7 @@ def training_bytes(
 
 
 def state_bytes(config: ModelConfig, optimizer: str = "adamw", tune: TuneConfig = NO_TUNING) -> int:
-    """Bytes of weights, gradients and optimizer state, which training cannot do without."""
+    """Bytes of weights, gradients and optimizer state, which do not depend on the batch size."""
     trained = trained_parameters(config, tune)
     optimizer_state = sum(
         OPTIMIZER_INFO[optimizer_of_group(optimizer, group)].state_tensors * numbers
@@ -158,7 +159,7 @@ def state_bytes(config: ModelConfig, optimizer: str = "adamw", tune: TuneConfig 
 
 
 def all_parameters(config: ModelConfig, tune: TuneConfig) -> int:
-    """The model's numbers, and those of its adapters."""
+    """The number of parameters of the model and its adapters."""
     return parameters(config) + (sum(trained_parameters(config, tune).values()) if tune.lora_rank else 0)
 
 
@@ -168,7 +169,7 @@ def activation_bytes_per_token(
     """Bytes that the forward pass saves for the backward pass, per token.
 
     The residual stream and the normalizations are float32; matrix products and the operations between them are narrow
-    in half precision. A recomputed part keeps its input in each layer, and all of its activations in one layer at a
+    in half precision. A recomputed part saves its input in each layer, and all of its activations in one layer at a
     time. Attention in bfloat16 or with dropout is counted as on a CPU (`llm.model.blockwise`), which saves a little
     more than a GPU.
     """
@@ -181,9 +182,9 @@ def activation_bytes_per_token(
     hidden = {"swiglu": 4, "gelu": 2, "gelu-exact": 2, "relu2": 3}[config.mlp] * narrow * config.d_ff
     dropout = 3 * narrow * d if config.dropout else 0
     inputs, attention, feed_forward = 4 * d, norm + attention + dropout // 3, norm + hidden + 2 * dropout // 3
-    kept, once = {
+    per_layer, recomputed = {
         "none": (attention + feed_forward, 0),
         "attention": (inputs + feed_forward, attention),
         "blocks": (inputs, attention + feed_forward),
     }[recompute]
-    return config.n_layer * kept + once + norm + 8 * d + (4 * d if config.embedding_conv else 0)
+    return config.n_layer * per_layer + recomputed + norm + 8 * d + (4 * d if config.embedding_conv else 0)

@@ -8,15 +8,15 @@ from torch import Tensor
 
 
 class Documents(NamedTuple):
-    """`positions` int64 (B, T): of each token in its document. `attn_mask` bool (B, 1, T, T): query i attends to the
-    keys of its document up to itself."""
+    """`positions`, int64 (B, T): the position of each token in its document. `attn_mask`, bool (B, 1, T, T): True where
+    query i attends to key j, that is, j ≤ i and both are in one document."""
 
     positions: Tensor
     attn_mask: Tensor
 
     @classmethod
     def from_positions(cls, positions: Tensor) -> Self:
-        """The documents of (B, T) positions; each begins at a position 0."""
-        number = (positions == 0).cumsum(-1)
-        same = number.unsqueeze(-1) == number.unsqueeze(-2)
-        return cls(positions, same.tril().unsqueeze(1))
+        """The documents of positions (B, T): a position of 0 begins a new one."""
+        document_ids = (positions == 0).cumsum(-1)
+        is_same = document_ids.unsqueeze(-1) == document_ids.unsqueeze(-2)
+        return cls(positions, is_same.tril().unsqueeze(1))

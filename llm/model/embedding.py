@@ -17,7 +17,8 @@ from torch import Tensor
 
 @torch.library.custom_op("llm_workbench::embedding_gradient", mutates_args=())
 def embedding_gradient(gradient: Tensor, tokens: Tensor, rows: int) -> Tensor:
-    """Sum of the gradients (..., width) of each row's tokens, int64 (...): (rows, width)."""
+    """The gradient of the weight (rows, width): for each row, the sum of `gradient` (..., width) over the positions
+    where `tokens`, int64 (...), is that row."""
     result: Tensor = torch.ops.aten.embedding_dense_backward(gradient, tokens, rows, -1, False)
     return result
 
@@ -27,7 +28,7 @@ def _(gradient: Tensor, tokens: Tensor, rows: int) -> Tensor:
     return gradient.new_empty(rows, gradient.shape[-1])
 
 
-class RepeatableEmbedding(torch.autograd.Function):
+class DeterministicEmbedding(torch.autograd.Function):
     """`F.embedding` whose backward pass is one custom operation."""
 
     @staticmethod
@@ -43,7 +44,7 @@ class RepeatableEmbedding(torch.autograd.Function):
         return None, embedding_gradient(gradient, tokens, ctx.rows)
 
 
-def repeatable_embedding(tokens: Tensor, weight: Tensor) -> Tensor:
+def deterministic_embedding(tokens: Tensor, weight: Tensor) -> Tensor:
     """Row `tokens[...]` of weight (rows, width): int64 (...) → (..., width), with a deterministic gradient."""
-    y: Tensor = RepeatableEmbedding.apply(tokens, weight)  # type: ignore[no-untyped-call]
+    y: Tensor = DeterministicEmbedding.apply(tokens, weight)  # type: ignore[no-untyped-call]
     return y

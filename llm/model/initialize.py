@@ -18,8 +18,8 @@ OUTPUT_PROJECTIONS = ("attn.out.weight", "mlp.down.weight")
 def initialize_parameters(
     parameters: Iterable[tuple[str, nn.Parameter]], config: ModelConfig, generator: torch.Generator
 ) -> None:
-    """Fill every parameter in place, in the given order. Under every scheme gains start at 1, biases at 0, and a
-    convolution over the embeddings at random signs, so that a token sees the few before it as clearly as itself.
+    """Fill every parameter in place, in the given order, by the scheme `config.init`. Under every scheme gains start at
+    1, biases at 0, and a convolution over the embeddings at ±1 at random, which adds earlier tokens at full magnitude.
 
     normal: N(0, init_std) for matrices and embeddings (GPT-2).
     residual-scaled: the same, but the projections into the residual stream (attention's and the feed-forward's last)
@@ -40,7 +40,7 @@ def initialize_parameters(
 
 
 def initial_values(name: str, shape: torch.Size, config: ModelConfig, generator: torch.Generator) -> Tensor:
-    """Initial float32 values, on the CPU, of the matrix or embedding `name`."""
+    """Initial values of the matrix or embedding `name`: float32, on the CPU."""
     values = torch.empty(shape)
     if name == "embedding_conv.weight":
         return values.uniform_(-1.0, 1.0, generator=generator).sign_()

@@ -2,7 +2,7 @@
 
 `REFERENCE` is the definition, `FUSED` the fast path; tests/model/test_kernels.py compares them.
 
-Shapes: B batch, T query positions, S key positions, H query heads, G key/value heads, D width of a head.
+Shapes: B batch, T query positions, S key positions, H query heads, G key/value heads, D head_dim.
 """
 
 from __future__ import annotations
@@ -18,9 +18,11 @@ from torch import Tensor
 
 from llm.model.activations import at_least_float32, gelu_for_training, swiglu_for_training
 from llm.model.blockwise import blockwise_attention
-from llm.model.embedding import repeatable_embedding
+from llm.model.embedding import deterministic_embedding
 
 Pairs = Literal["even-odd", "halves"]
+"""Which coordinates of a head are rotated together: 2i and 2i+1 (RoFormer, GPT-J), or i and i + D/2 (GPT-NeoX, Llama in
+transformers)."""
 
 
 @dataclass(frozen=True)
@@ -46,8 +48,8 @@ def linear(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
 
 
 def joint_linear(x: Tensor, weights: Sequence[Tensor], biases: Sequence[Tensor | None]) -> Tensor:
-    """`linear` with each matrix, side by side: x (..., in), weights (out, in) → (..., sum of all out). All biases or
-    none are None."""
+    """The outputs of `linear` for each matrix, concatenated: x (..., in), weights (out, in) → (..., sum of all out).
+    All biases are None, or none is."""
     return torch.cat([linear(x, weight, bias) for weight, bias in zip(weights, biases, strict=True)], dim=-1)
 
 
@@ -98,8 +100,8 @@ def gelu_exact(x: Tensor) -> Tensor:
 def rotate(x: Tensor, cos: Tensor, sin: Tensor, pairs: Pairs) -> Tensor:
     """Rotate each pair of coordinates of x (..., T, D) by its position's angle (Su et al. 2021, eq. 34).
 
-    cos and sin (T, D/2). "even-odd" pairs coordinates 2i and 2i+1, "halves" pairs i and i + D/2. Computed in the wider
-    dtype of x and the tables, rerotated in the dtype of x.
+    cos and sin are (T, D/2) or (B, 1, T, D/2). Computed in the wider dtype of x and the tables; the result has the
+    dtype of x.
     """
     if pairs == "halves":
         first, second = x.chunk(2, dim=-1)
@@ -111,18 +113,18 @@ def rotate(x: Tensor, cos: Tensor, sin: Tensor, pairs: Pairs) -> Tensor:
 
 
 def causal_mask(queries: int, keys: int, device: torch.device) -> Tensor:
-    """bool (T, S): query i, at position S−T+i of the text, attends to the positions up to its own."""
+    """bool (T, S): True where query i, at position S−T+i, may attend to key j: j ≤ S−T+i."""
     return torch.ones(queries, keys, dtype=torch.bool, device=device).tril(keys - queries)
 
 
 def attention(query: Tensor, key: Tensor, value: Tensor, dropout: float, attn_mask: Tensor | None = None) -> Tensor:
-    """Causal softmax(QKᵀ/√D)·V (Vaswani et al. 2017, eq. 1), each key head shared by H/G query heads.
+    """Causal softmax(QKᵀ/√D)·V (Vaswani et al. 2017, eq. 1), with each key/value head shared by H/G query heads.
 
-    query (B, H, T, D), key and value (B, G, S, D) → (B, H, T, D). The queries are the last T of S positions,
-    unless `attn_mask` (T, S) bool says which positions each attends to.
+    query (B, H, T, D), key and value (B, G, S, D) → (B, H, T, D). The queries are the last T of S positions.
+    `attn_mask` replaces the causal mask: bool, broadcastable to (B, H, T, S), True where a query attends to a key.
     """
-    share = query.shape[1] // key.shape[1]
-    key, value = key.repeat_interleave(share, dim=1), value.repeat_interleave(share, dim=1)
+    group_size = query.shape[1] // key.shape[1]
+    key, value = key.repeat_interleave(group_size, dim=1), value.repeat_interleave(group_size, dim=1)
     scores = query @ key.mT / math.sqrt(query.shape[-1])
     attn_mask = causal_mask(query.shape[2], key.shape[2], query.device) if attn_mask is None else attn_mask
     weights = softmax(scores.masked_fill(~attn_mask, -math.inf))
@@ -134,19 +136,20 @@ def attention(query: Tensor, key: Tensor, value: Tensor, dropout: float, attn_ma
 def fused_joint_linear(x: Tensor, weights: Sequence[Tensor], biases: Sequence[Tensor | None]) -> Tensor:
     """`joint_linear` as one matrix product, which reads x and writes its gradient once.
 
-    For fewer rows than columns of x, as in decoding, joining the matrices would cost more than it saves.
+    If x has fewer rows than columns, as in decoding, the products stay separate: concatenating the matrices would cost
+    more than it saves.
     """
     if x.numel() < x.shape[-1] ** 2:
         parts = [F.linear(x, weight, bias) for weight, bias in zip(weights, biases, strict=True)]
         return torch.cat(parts, dim=-1)
-    given = [bias for bias in biases if bias is not None]
-    return F.linear(x, torch.cat(list(weights)), torch.cat(given) if given else None)
+    joined = [bias for bias in biases if bias is not None]
+    return F.linear(x, torch.cat(list(weights)), torch.cat(joined) if joined else None)
 
 
 def fused_embedding(tokens: Tensor, weight: Tensor) -> Tensor:
     """`embedding`, with a deterministic gradient also when compiled for a CPU (`llm.model.embedding`)."""
     if torch.compiler.is_compiling() and weight.device.type == "cpu":
-        return repeatable_embedding(tokens, weight)
+        return deterministic_embedding(tokens, weight)
     return F.embedding(tokens, weight)
 
 
@@ -172,14 +175,14 @@ def fused_swiglu(x: Tensor) -> Tensor:
 
 
 def trains_on_cpu(x: Tensor) -> bool:
-    """Whether the gradient of x will be computed on a CPU, without torch.compile."""
+    """Whether x is on a CPU and requires a gradient, in eager mode."""
     return x.requires_grad and x.device.type == "cpu" and not torch.compiler.is_compiling()
 
 
 def fused_rotate(x: Tensor, cos: Tensor, sin: Tensor, pairs: Pairs) -> Tensor:
-    """`rotate`; "even-odd" pairs as a multiplication of complex numbers, in a third of the time.
+    """`rotate`; "even-odd" pairs as a product of complex numbers, which takes a third of the time.
 
-    Compiled graphs fuse the written-out form and cannot fuse complex numbers; MPS lacks some complex operations.
+    torch.compile fuses the written-out form but not complex operations; MPS lacks some of them.
     """
     if pairs == "halves" or x.device.type == "mps" or torch.compiler.is_compiling():
         return rotate(x, cos, sin, pairs)
@@ -190,12 +193,12 @@ def fused_rotate(x: Tensor, cos: Tensor, sin: Tensor, pairs: Pairs) -> Tensor:
 def fused_attention(
     query: Tensor, key: Tensor, value: Tensor, dropout: float, attn_mask: Tensor | None = None
 ) -> Tensor:
-    """`attention` by PyTorch's scaled_dot_product_attention; by `llm.model.blockwise` for training on a CPU in bfloat16
-    or with dropout."""
+    """`attention` by PyTorch's scaled_dot_product_attention, or by `llm.model.blockwise` for eager training on a CPU in
+    bfloat16 or with dropout, without `attn_mask`."""
     queries, keys = query.shape[2], key.shape[2]
     trains = query.requires_grad and 1 < queries == keys and attn_mask is None
-    by_blocks = trains and query.device.type == "cpu" and (dropout > 0 or query.dtype == torch.bfloat16)
-    if by_blocks and not torch.compiler.is_compiling():
+    is_blockwise = trains and query.device.type == "cpu" and (dropout > 0 or query.dtype == torch.bfloat16)
+    if is_blockwise and not torch.compiler.is_compiling():
         return blockwise_attention(query, key, value, dropout)
     if attn_mask is None and 1 < queries < keys:
         attn_mask = causal_mask(queries, keys, query.device)
@@ -235,4 +238,4 @@ FUSED = Kernels(
     attention=fused_attention,
 )
 KERNELS = {"fused": FUSED, "reference": REFERENCE}
-"""By the value of `train.kernels`."""
+"""The kernels for each value of `train.kernels`."""

@@ -1,7 +1,6 @@
 """Basic layers: linear, embedding, normalizations.
 
-Their parameters are uninitialized, so that building a model draws no random numbers; `Transformer.init_weights` fills
-them.
+Constructors leave parameters uninitialized and draw no random numbers; `Transformer.init_weights` fills them.
 """
 
 from __future__ import annotations
@@ -26,7 +25,7 @@ class Layer(nn.Module):
 
 
 def use_kernels(module: AnyModule, kernels: Kernels) -> AnyModule:
-    """Compute with `kernels` in `module` and in every layer inside it. Returns `module`."""
+    """Set the kernels of `module` and of every layer inside it. Returns `module`."""
     for part in module.modules():
         if isinstance(part, Layer):
             part.kernels = kernels
@@ -35,15 +34,15 @@ def use_kernels(module: AnyModule, kernels: Kernels) -> AnyModule:
 
 @dataclass(frozen=True)
 class Lora:
-    """How adapters change a model (`llm.model.adapters`): the factor of BA, and the rows of the vocabulary that are
-    trained."""
+    """The LoRA settings of a model (`llm.model.adapters`): `scale` = α/r, the factor of BA, and the vocabulary rows
+    that are trained."""
 
     scale: float
     rows: slice
 
 
 class Adapter(Layer):
-    """scale · B A x, what LoRA adds to a matrix (`llm.model.adapters`): a (rank, inputs), b (outputs, rank)."""
+    """scale · B A x, the LoRA update of a linear layer (`llm.model.adapters`): a (rank, inputs), b (outputs, rank)."""
 
     def __init__(self, a: Tensor, b: Tensor, scale: float) -> None:
         super().__init__()
@@ -54,7 +53,7 @@ class Adapter(Layer):
 
 
 class TrainedRows(nn.Module):
-    """Rows that replace some of a frozen matrix."""
+    """Trainable values of a slice of rows of a frozen matrix; `forward` returns the matrix with these rows replaced."""
 
     def __init__(self, values: Tensor, rows: slice) -> None:
         super().__init__()
@@ -85,15 +84,15 @@ class Linear(Layer):
 
 
 def joint_linear(layers: Sequence[Linear], x: Tensor) -> Tensor:
-    """The results of several layers for one input, side by side: (..., inputs) → (..., sum of all outputs)."""
+    """The concatenated outputs of several layers for one input: (..., inputs) → (..., sum of all outputs)."""
     y = layers[0].kernels.joint_linear(x, [layer.weight for layer in layers], [layer.bias for layer in layers])
     if all(layer.adapter is None for layer in layers):
         return y
     parts = y.split([len(layer.weight) for layer in layers], dim=-1)
-    changed = [
+    outputs = [
         part if layer.adapter is None else part + layer.adapter(x) for layer, part in zip(layers, parts, strict=True)
     ]
-    return torch.cat(changed, dim=-1)
+    return torch.cat(outputs, dim=-1)
 
 
 class Embedding(Layer):

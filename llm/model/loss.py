@@ -27,10 +27,10 @@ def cross_entropy(logits: Tensor, targets: Tensor, reduction: Reduction = "mean"
 
 def token_losses(logits: Tensor, targets: Tensor) -> Tensor:
     """log Σ exp(x) − x[target], shifted by the maximum; 0 where the target is −1."""
-    highest = logits.detach().amax(-1, keepdim=True)
-    log_sum = (logits - highest).exp().sum(-1).log() + highest.squeeze(-1)
-    chosen = logits.gather(-1, targets.clamp_min(0).unsqueeze(-1)).squeeze(-1)
-    return (log_sum - chosen).masked_fill(targets == IGNORE_INDEX, 0.0)
+    maximum = logits.detach().amax(-1, keepdim=True)
+    log_sum = (logits - maximum).exp().sum(-1).log() + maximum.squeeze(-1)
+    target_logits = logits.gather(-1, targets.clamp_min(0).unsqueeze(-1)).squeeze(-1)
+    return (log_sum - target_logits).masked_fill(targets == IGNORE_INDEX, 0.0)
 
 
 def reduce(losses: Tensor, targets: Tensor, reduction: Reduction) -> Tensor:
@@ -51,30 +51,30 @@ def linear_cross_entropy(
 ) -> Tensor:
     """`cross_entropy` of softcap·tanh(hidden weightᵀ/softcap), or of hidden weightᵀ where softcap is 0.
 
-    hidden (..., d), weight (V, d), targets int64 (...). The logits are computed in chunks of rows, to save memory; for
-    "sum" and "mean" also when gradients are needed. Under autocast the matrix products have its dtype, everything
-    between them is float32.
+    hidden (..., d), weight (V, d), targets int64 (...). The logits are computed in chunks of rows, and for "sum" and
+    "mean" so is their gradient, so that only one chunk of them is in memory. Under autocast the matrix products have
+    its dtype, everything between them is float32.
     """
-    rows, wanted = hidden.flatten(0, -2), targets.flatten()
+    rows, row_targets = hidden.flatten(0, -2), targets.flatten()
     if reduction != "none" and torch.is_grad_enabled():
-        total: Tensor = LinearCrossEntropy.apply(rows, weight, wanted, softcap, weight.requires_grad)  # type: ignore[no-untyped-call]
+        total: Tensor = LinearCrossEntropy.apply(rows, weight, row_targets, softcap, weight.requires_grad)  # type: ignore[no-untyped-call]
         return total / target_count(targets) if reduction == "mean" else total
     size = chunk_rows(weight)
     losses = [
-        token_losses(capped_logits(part, weight, softcap), of)
-        for part, of in zip(torch.split(rows, size), torch.split(wanted, size), strict=True)
+        token_losses(capped_logits(part, weight, softcap), part_targets)
+        for part, part_targets in zip(torch.split(rows, size), torch.split(row_targets, size), strict=True)
     ]
     return reduce(torch.cat(losses).view(targets.shape), targets, reduction)
 
 
 def chunk_rows(weight: Tensor) -> int:
-    """Rows per chunk of logits: few enough for a CPU's cache or a GPU's memory."""
+    """Rows per chunk of logits, so that a chunk fits in a CPU's cache or a GPU's memory; at least MIN_LOGIT_ROWS."""
     on_cpu = weight.device.type == "cpu"
     return max(MIN_LOGIT_ROWS, (CPU_CHUNK_LOGITS if on_cpu else GPU_CHUNK_LOGITS) // weight.shape[0])
 
 
 def capped_logits(hidden: Tensor, weight: Tensor, softcap: float) -> Tensor:
-    """(N, d) and (V, d) → (N, V), float32 or wider."""
+    """Logits of hidden (N, d) and weight (V, d): (N, V), float32 or wider."""
     return cap_logits(at_least_float32(hidden @ weight.mT), softcap)
 
 
@@ -87,8 +87,8 @@ class LinearCrossEntropy(torch.autograd.Function):
     """Summed cross entropy of a linear map. The gradient, softmax − one-hot, is formed in the forward pass.
 
     Autocast is disabled inside: on a CPU it would run log_softmax, logsumexp and sum in bfloat16 (torch 2.13.0).
-    The gradient is scaled in the backward pass: divided by the number of tokens it would underflow in float16.
-    A weight that is not trained has none, which saves a third of the products.
+    The gradient is scaled in the backward pass: divided by the number of tokens, it would underflow in float16.
+    Unless `is_trained`, the weight's gradient is not computed, which saves a third of the products.
     """
 
     @staticmethod
@@ -101,9 +101,9 @@ class LinearCrossEntropy(torch.autograd.Function):
         hidden_gradients = []
         size = chunk_rows(weight)
         with torch.autocast(device, enabled=False):
-            for part, of in zip(torch.split(hidden, size), torch.split(targets, size), strict=True):
-                rows, ignored = part.to(dtype), (of == IGNORE_INDEX).unsqueeze(-1)
-                losses, gradient = losses_and_gradient(rows @ narrow_weight.mT, of, softcap)
+            for part, part_targets in zip(torch.split(hidden, size), torch.split(targets, size), strict=True):
+                rows, ignored = part.to(dtype), (part_targets == IGNORE_INDEX).unsqueeze(-1)
+                losses, gradient = losses_and_gradient(rows @ narrow_weight.mT, part_targets, softcap)
                 total += losses.sum()
                 hidden_gradients.append((gradient @ narrow_weight).masked_fill_(ignored, 0.0))
                 if weight_gradient is not None:

@@ -1,4 +1,4 @@
-"""The position-wise feed-forward."""
+"""The position-wise feed-forward network (MLP)."""
 
 from __future__ import annotations
 
@@ -10,9 +10,9 @@ from llm.model.layers import Layer, Linear, joint_linear
 
 
 class FeedForward(Layer):
-    """down(activation(up(x))): (..., d_model) → (..., d_ff) → (..., d_model).
+    """down(activation(up(x))): (..., d_model) → (..., d_ff) → (..., d_model). The activation is `config.mlp`:
 
-    gelu: the tanh approximation, GPT-2's; gelu-exact: with the error function, nanoGPT's; relu2: max(0, x)² (So et al.
+    gelu: the tanh approximation (GPT-2); gelu-exact: the error function (nanoGPT); relu2: max(0, x)² (So et al.
     2021, Primer); swiglu: silu(gate(x))·up(x) (Shazeer 2020, eq. 6).
     """
 

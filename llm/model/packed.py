@@ -1,10 +1,10 @@
 """A model for inference on a CPU: few operations per token, on matrices packed for the matrix-vector product.
 
-Generating a token reads every weight once and is limited by memory; a small model also spends time on launching some
-hundred operations. Therefore queries, keys and values are projected, rotated and stored together, and matrices are
-packed once if oneDNN can: on an AVX-512 CPU of 2024 a bfloat16 product takes a third to a half of `F.linear`'s time, a
-float32 one two thirds. Row i of such a product has the same bits for any number of rows and threads
-(tests/model/test_packed.py), which `F.linear` does not guarantee.
+Decoding a token reads every weight once and is limited by memory bandwidth; in a small model the launch of some hundred
+operations takes time too. Therefore queries, keys and values are projected, rotated and stored together, and matrices
+are packed once if oneDNN can: on an AVX-512 CPU of 2024 a bfloat16 product takes a third to a half of `F.linear`'s
+time, a float32 one two thirds. Such a product is batch-invariant: row i has the same bits for any number of rows and
+threads (tests/model/test_packed.py), which `F.linear` does not guarantee.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ from llm.model.rotary import rotary_angles, rows
 from llm.model.transformer import Transformer, check_length
 
 GELU_APPROXIMATIONS = {"gelu": "tanh", "gelu-exact": "none"}
-"""PyTorch's name of the GELU of each `model.mlp` that has one."""
+"""The `approximate` argument of `F.gelu` for each `model.mlp` with a GELU."""
 
 INT8_MULTIPLE = 32
 """The inputs of an int8 product are padded to a multiple of this, the widest vector of torch's kernels."""
@@ -50,7 +50,7 @@ def can_pack(device: torch.device, dtype: torch.dtype) -> bool:
 class PackedLinear:
     """x Wᵀ + b, in the dtype of W and b, with W packed if possible: (..., inputs) in any dtype → (..., outputs).
 
-    With `gelu`, the GELU of the result: PyTorch's "tanh" approximation, or "none" (exact).
+    With `gelu`, a GELU follows: "tanh" (approximation) or "none" (exact), as `approximate` of `F.gelu`.
     """
 
     def __init__(self, weight: Tensor, bias: Tensor | None = None, *, gelu: str | None = None) -> None:
@@ -72,8 +72,9 @@ class Int8Linear:
     """x Wᵀ + b with W in int8 and a scale per output, and x in bfloat16: (..., inputs) → (..., outputs) bfloat16.
 
     Symmetric round-to-nearest per output channel (Dettmers et al. 2022, LLM.int8(), section 2.1). The scales are
-    bfloat16 numbers, so that the product scales by the numbers that the weights were divided by. torch has a fast
-    kernel for bfloat16 activations on every CPU with AVX2, also without bfloat16 instructions, and none for float32.
+    rounded to bfloat16 before the weights are divided by them, since the kernel multiplies by bfloat16 scales. torch
+    has a fast kernel for bfloat16 activations on every CPU with AVX2, also without bfloat16 instructions, and none for
+    float32.
     """
 
     is_packed = True
@@ -137,12 +138,12 @@ class PackedTransformer:
 
     @property
     def has_independent_rows(self) -> bool:
-        """Whether the products of a row have the same bits for any number of rows."""
+        """Whether matrix products are batch-invariant: a row has the same bits for any number of rows."""
         return self.head.is_packed
 
     @torch.no_grad()
     def __call__(self, tokens: Tensor, cache: KVCache | None = None, *, last_only: bool = False) -> Tensor:
-        """Logits as of `Transformer.forward`."""
+        """Logits as in `Transformer.forward`."""
         count = tokens.shape[1]
         check_length(self.config, cache, count)
         start = 0 if cache is None else cache.start
@@ -168,11 +169,11 @@ class PackedTransformer:
         return F.embedding(tokens, self.embedding).to(self.cache_dtype)
 
     def eval(self) -> PackedTransformer:
-        """Itself: there is no other mode."""
+        """Return the model itself, which is always in evaluation mode."""
         return self
 
     def train(self, mode: bool = True) -> PackedTransformer:
-        """Itself; ValueError for the training mode."""
+        """Return the model itself. ValueError if `mode` is True."""
         if mode:
             raise ValueError("A PackedTransformer cannot be trained.")
         return self
@@ -180,7 +181,7 @@ class PackedTransformer:
     def loss(
         self, tokens: Tensor, targets: Tensor, *, reduction: Literal["none"], positions: Tensor | None = None
     ) -> Tensor:
-        """Nats of each target (B, T), as of `Transformer.loss`. WrongUse for rows that hold several texts."""
+        """The loss (B, T) of each target in nats, as `Transformer.loss`. WrongUse for rows of several documents."""
         if positions is not None:
             raise WrongUse("int8 weights cannot be evaluated on packed conversations; evaluate a checkpoint of text.")
         logits = self(tokens).flatten(0, 1).float()
@@ -204,12 +205,13 @@ class PackedBlock:
         self.down = pack_linear(weights_under(weights, "mlp.down."), dtype)
 
     def __call__(self, x: Tensor, angles: Tensor | None, cache: KVCache | None) -> Tensor:
-        """x (B, T, d_model); `angles` (T, 1, head_dim/2) complex, which rotate the queries and keys."""
+        """x (B, T, d_model) → (B, T, d_model); `angles` (T, 1, head_dim/2), complex: the rotations of queries and
+        keys."""
         x = x + self.out(self.attend(self.qkv(self.attn_norm(x)).to(x.dtype), angles, cache))
         return x + self.down(self.activate(self.up(self.mlp_norm(x))))
 
     def attend(self, qkv: Tensor, angles: Tensor | None, cache: KVCache | None) -> Tensor:
-        """(B, T, all heads · head_dim), which may be overwritten → (B, T, n_head · head_dim)."""
+        """(B, T, (n_head + 2·n_kv_head) · head_dim), which may be overwritten → (B, T, n_head · head_dim)."""
         heads, key_heads = self.config.n_head, self.config.n_kv_head
         qkv = qkv.unflatten(-1, (heads + 2 * key_heads, -1))
         rotated = qkv[:, :, : heads + key_heads]
@@ -229,7 +231,7 @@ class PackedBlock:
         return FUSED.attention(query, key, value, 0.0, attn_mask).transpose(1, 2).flatten(2)
 
     def activate(self, hidden: Tensor) -> Tensor:
-        """Input of the feed-forward's second matrix, in the dtype of the first one's result."""
+        """The activation function, except a GELU, which `up` applies: (B, T, outputs of `up`) → (B, T, d_ff)."""
         if self.config.mlp == "swiglu":
             gate, hidden = hidden.chunk(2, dim=-1)
             return F.silu(gate).mul_(hidden)
@@ -237,14 +239,14 @@ class PackedBlock:
 
 
 def attend_singly(query: Tensor, key: Tensor, value: Tensor) -> Tensor:
-    """Causal attention (B, n_head, T, head_dim) of the last T positions, one query at a time: a product of another
-    shape would round differently."""
+    """Causal attention (B, n_head, T, head_dim) of the last T positions, one query at a time, since products of other
+    shapes round differently."""
     count, stop = query.shape[2], key.shape[2]
-    mixed = []
+    outputs = []
     for i in range(count):
-        seen = stop - count + i + 1
-        mixed.append(FUSED.attention(query[:, :, i : i + 1], key[:, :, :seen], value[:, :, :seen], 0.0, None))
-    return torch.cat(mixed, dim=2)
+        end = stop - count + i + 1
+        outputs.append(FUSED.attention(query[:, :, i : i + 1], key[:, :, :end], value[:, :, :end], 0.0, None))
+    return torch.cat(outputs, dim=2)
 
 
 def weights_under(weights: Weights, prefix: str) -> dict[str, Tensor]:
@@ -257,9 +259,9 @@ def clone_or_none(weight: Tensor | None) -> Tensor | None:
 
 
 def concatenate(parts: list[Tensor | None]) -> Tensor | None:
-    """The rows of all matrices or biases that are not None; None if all are."""
-    given = [weight for weight in parts if weight is not None]
-    return torch.cat(given) if given else None
+    """The concatenation of the matrices or biases that are not None; None if all are."""
+    weights = [weight for weight in parts if weight is not None]
+    return torch.cat(weights) if weights else None
 
 
 def pack_linear(weights: Mapping[str, Tensor | None], dtype: torch.dtype, *, gelu: str | None = None) -> AnyLinear:
@@ -279,9 +281,9 @@ def norm(config: ModelConfig, weights: Weights, prefix: str) -> Callable[[Tensor
 
 
 def projection(config: ModelConfig, weights: Weights, kind: str) -> Tensor | None:
-    """The matrices (or biases) of queries, keys and values as one, with "even-odd" rotary pairs.
+    """The query, key and value matrices (or biases) as one, reordered to "even-odd" rotary pairs.
 
-    Reordering the coordinates of queries and keys alike does not change their products.
+    The same order of coordinates in queries and keys leaves their dot products unchanged.
     """
     parts = [weights.get(f"attn.{name}.{kind}") for name in "qkv"]
     if config.position == "rope" and config.rope_pairs == "halves":
@@ -304,10 +306,11 @@ def interleave_halves(rows: Tensor, width: int) -> Tensor:
 
 
 def rotations(config: ModelConfig, device: torch.device | str, dtype: torch.dtype) -> Tensor:
-    """exp(i·angle) of every position and pair, (context, 1, head_dim/2) complex, its parts in `dtype`."""
+    """exp(i·angle) of every position and pair: (context, 1, head_dim/2), complex, with real and imaginary parts in
+    `dtype`."""
     angles = rotary_angles(head_width(config), config.context, config.rope_theta, inverse=config.rope_inverse)
     return torch.complex(angles.cos().to(dtype), angles.sin().to(dtype)).unsqueeze(1).to(device)
 
 
 InferenceModel = Transformer | PackedTransformer
-"""A model that can read a text and predict the next token."""
+"""A model that returns the logits of the next token."""

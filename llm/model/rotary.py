@@ -27,8 +27,8 @@ def rotary_angles(
 
 
 def rows(table: Tensor, start: int | Tensor, count: int) -> Tensor:
-    """Rows start .. start+count−1 of `table`; the single row `start` if that is a tensor (1,) on the device; the row of
-    each position if it is one (B, T): (B, T, ...)."""
+    """The rows of `table` for `count` tokens. `start` is the first of consecutive positions; or a tensor (1,) on the
+    device with the position of a single token; or a tensor (B, T) with the position of each token → (B, T, ...)."""
     if isinstance(start, int):
         return table[start : start + count]
     return table.index_select(0, start) if start.dim() == 1 else table[start]
@@ -37,8 +37,8 @@ def rows(table: Tensor, start: int | Tensor, count: int) -> Tensor:
 class Rotary(Layer):
     """Rotates queries and keys by their positions, with `inverse` by the negative angles (`rotary_angles`).
 
-    The tables are buffers that follow the module's device and are not saved. In a half-precision module they stay
-    float32, since distant positions would be equal in half precision; in float64 they are exact.
+    The tables cos and sin, (positions, head_dim/2), are non-persistent buffers. In a half-precision module they stay
+    float32, since half precision cannot tell distant positions apart; in a float64 module they are float64.
     """
 
     cos: Tensor
@@ -53,7 +53,7 @@ class Rotary(Layer):
         self._fill()
 
     def forward(self, x: Tensor, start: int | Tensor) -> Tensor:
-        """x (B, heads, T, head_dim), rotated: at positions start .. start+T−1, or at those of a tensor (B, T)."""
+        """Rotate x (B, heads, T, head_dim) by the positions start .. start+T−1, or those of a tensor (`rows`)."""
         count = x.shape[-2]
         cos, sin = rows(self.cos, start, count), rows(self.sin, start, count)
         if cos.dim() == 3:

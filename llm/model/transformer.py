@@ -25,13 +25,13 @@ from llm.model.mlp import FeedForward
 from llm.model.recompute import recompute_if
 from llm.model.rotary import Rotary, rows
 
-SCORED_AT_ONCE = 256  # targets whose logits `Transformer.score` holds
+SCORE_CHUNK = 256  # targets whose logits `Transformer.score` computes at once
 
 
 class Block(nn.Module):
     """x + attention(norm(x)), then x + feed-forward(norm(x)): (B, T, d_model) → the same.
 
-    recompute: which activations the backward pass computes again instead of reading them.
+    recompute: the activations that the backward pass recomputes (`llm.model.recompute`).
     """
 
     def __init__(self, config: ModelConfig, layer: int, recompute: Recompute = "none") -> None:
@@ -59,11 +59,11 @@ class Block(nn.Module):
 
 
 class Transformer(Layer):
-    """A language model. `config` must be resolved (`llm.config.resolve_model`): every size stated.
+    """A decoder-only language model. ValueError unless every size of `config` is resolved (`llm.config.resolve_model`).
 
     `kernels`: the arithmetic of every layer, a key of `llm.model.kernels.KERNELS`. `recompute`: the activations that
-    the backward pass computes again, in all blocks but the last (`llm.model.recompute`). Normalizations, softmax and
-    the loss are computed in float32 or wider also under autocast. Nothing here reads a value back from a device. The
+    the backward pass recomputes in all blocks but the last (`llm.model.recompute`). Normalizations, softmax and the
+    loss are computed in float32 or wider also under autocast. `forward` and `loss` do not synchronize with a GPU. The
     parameters are uninitialized memory until `init_weights` or `load_state_dict`.
     """
 
@@ -77,7 +77,7 @@ class Transformer(Layer):
         super().__init__()
         check_resolved(config)
         self.config = config
-        self.lora: Lora | None = None  # of a model whose adapters alone are trained
+        self.lora: Lora | None = None  # set by `add_adapters`
         self.embedding = Embedding(config.vocab_size, config.d_model)
         learned = config.position == "learned"
         self.position = Embedding(config.context, config.d_model) if learned else None
@@ -86,7 +86,7 @@ class Transformer(Layer):
         self.embedding_norm = make_norm(config) if config.embedding_norm else None
         self.dropout = nn.Dropout(config.dropout) if config.dropout else nn.Identity()
         self.rotary = None if learned else make_rotary(config)
-        last = config.n_layer - 1  # its activations are read first: computing them again would save no memory
+        last = config.n_layer - 1  # the backward pass starts with it, so recomputing it would save no memory
         self.blocks = nn.ModuleList(
             Block(config, layer, recompute if layer < last else "none") for layer in range(config.n_layer)
         )
@@ -96,7 +96,7 @@ class Transformer(Layer):
 
     @property
     def head_weight(self) -> Tensor:
-        """(V, d_model): the output head's matrix, which is the embedding's where the head is tied."""
+        """The matrix of the output head, (V, d_model); the embedding's if the head is tied."""
         return self.embedding.matrix if self.head is None else self.head.matrix
 
     @property
@@ -107,15 +107,15 @@ class Transformer(Layer):
     def forward(self, tokens: Tensor, cache: KVCache | None = None, *, last_only: bool = False) -> Tensor:
         """Logits (B, T, V), float32 or wider, of the token after each position; (B, 1, V) with `last_only`.
 
-        tokens: int64 (B, T). With a cache they continue the cached text and are added to it.
+        tokens: int64 (B, T). With a cache they follow its positions and are added to it. ValueError if they do not fit.
         """
         hidden = self.hidden(tokens, cache)
         return self.logits(hidden[:, -1:] if last_only else hidden)
 
     def hidden(self, tokens: Tensor, cache: KVCache | None = None, positions: Tensor | None = None) -> Tensor:
-        """The residual stream after the last normalization: int64 (B, T) → (B, T, d_model).
+        """The residual stream after the final normalization: int64 (B, T) → (B, T, d_model).
 
-        positions: int64 (B, T), of each token in its document, where a row holds several (`Documents`).
+        positions: int64 (B, T), the position of each token in its document, if rows hold several (`Documents`).
         """
         count = tokens.shape[1]
         check_length(self.config, cache, count)
@@ -138,7 +138,7 @@ class Transformer(Layer):
         return y
 
     def logits(self, hidden: Tensor) -> Tensor:
-        """(..., d_model) → (..., V), float32 or wider, with the configured soft cap."""
+        """The output head with the configured soft cap: (..., d_model) → (..., V), float32 or wider."""
         return cap_logits(at_least_float32(self.kernels.linear(hidden, self.head_weight, None)), self.config.softcap)
 
     def loss(
@@ -153,8 +153,8 @@ class Transformer(Layer):
         """Cross entropy in nats of int64 targets (B, T), where −1 is ignored: a scalar, or (B, T) for "none".
 
         The mean is over the targets that are not ignored. The logits are computed in chunks of positions. `positions`
-        as in `hidden`. With `skips_ignored`, those of ignored targets are not computed, which is faster, for "mean" and
-        "sum" on a CPU; a GPU would have to read their number back first.
+        as in `hidden`. `skips_ignored`, for "mean" and "sum": do not compute the logits of ignored targets. It applies
+        to eager mode on a CPU; a GPU would have to synchronize to know how many targets remain.
         """
         hidden = self.hidden(tokens, positions=positions)
         if skips_ignored and hidden.device.type == "cpu" and not torch.compiler.is_compiling():
@@ -163,16 +163,18 @@ class Transformer(Layer):
         return linear_cross_entropy(hidden, self.head_weight, targets, softcap=self.config.softcap, reduction=reduction)
 
     def score(self, tokens: Tensor, targets: Tensor) -> tuple[Tensor, Tensor]:
-        """Of each int64 target (B, T) that is not −1, row by row: its loss in nats (n,), and whether it was the
-        likeliest token (n,). The logits are computed in chunks, to save memory."""
+        """For the n targets (int64, (B, T)) that are not −1, in row-major order: the loss in nats (n,), float32 or
+        wider, and whether the target is the most probable token (n,), bool. The logits are computed in chunks, to save
+        memory.
+        """
         is_scored = targets != IGNORE_INDEX
         hidden, targets = self.hidden(tokens)[is_scored], targets[is_scored]
-        losses, likeliest = [], []
-        for states, wanted in zip(hidden.split(SCORED_AT_ONCE), targets.split(SCORED_AT_ONCE), strict=True):
+        losses, is_greedy = [], []
+        for states, ids in zip(hidden.split(SCORE_CHUNK), targets.split(SCORE_CHUNK), strict=True):
             logits = self.logits(states)
-            losses.append(logits.logsumexp(-1) - logits.gather(-1, wanted[:, None])[:, 0])
-            likeliest.append(logits.argmax(-1) == wanted)
-        return torch.cat(losses), torch.cat(likeliest)
+            losses.append(logits.logsumexp(-1) - logits.gather(-1, ids[:, None])[:, 0])
+            is_greedy.append(logits.argmax(-1) == ids)
+        return torch.cat(losses), torch.cat(is_greedy)
 
     def init_weights(self, generator: torch.Generator) -> None:
         """Fill every parameter by the scheme `config.init`, drawing only from `generator`, which is on the CPU.
@@ -183,7 +185,7 @@ class Transformer(Layer):
 
 
 def make_rotary(config: ModelConfig) -> Rotary:
-    """The configured rotary embedding, for every position of the context."""
+    """The rotary embedding of `config`, for every position of the context."""
     return Rotary(
         head_width(config),
         config.context,
