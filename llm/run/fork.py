@@ -119,8 +119,8 @@ def why_not_in_fork(path: str) -> str:
 def fork(home: Path, parent: Parent, config: RunConfig, *, name: str = "", weights_only: bool = False) -> Run:
     """Create the fork with its first checkpoint. `name` defaults to the parent's name with `-fork-N`.
 
-    ConfigError if `config` does not fit the parent, UserError if the checkpoint is damaged or cannot be copied. No
-    files remain after an error.
+    ConfigError if `config` does not fit the parent, UserError if the checkpoint is damaged or cannot be copied. No run
+    remains after an error.
     """
     check_fields(parent, config, weights_only=weights_only)
     continues = keeps_optimizer_state(parent, config) and not weights_only

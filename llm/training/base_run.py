@@ -1,4 +1,4 @@
-"""Presets that fine-tune: the run of the base preset (`tune.base`) they start from."""
+"""The run that a fine-tuning preset starts from: a run of its base preset (`tune.base`)."""
 
 from __future__ import annotations
 
@@ -18,15 +18,16 @@ SHAPE_SECTIONS = ("model", "tokenizer", "optim", "train")
 
 
 def find_base_run(home: Path, config: RunConfig, size: str = "") -> Run | None:
-    """The newest run of the base preset with its settings, in `size` or any, a complete one if there is one."""
+    """The most recent run of the base preset in `size` (default: any size), complete runs first; None if there is
+    none."""
     sizes = [size] if size else names_of(preset_sizes(config.tune.base, home))
     bases = [load_preset(config.tune.base, home, size=one) for one in sizes]
-    found = [run for run in list_runs(home) if any(is_run_of(run, base) for base in bases)]
-    return next((run for run in found if is_complete(run)), found[0] if found else None)
+    runs = [run for run in list_runs(home) if any(is_run_of(run, base) for base in bases)]
+    return next((run for run in runs if is_complete(run)), runs[0] if runs else None)
 
 
 def is_run_of(run: Run, base: RunConfig) -> bool:
-    """Whether a run has the settings of a preset, whatever it is called; a fork has not."""
+    """Whether a run has no parent and has the settings of the preset `base`, except `purpose` and `group`."""
     with suppress(UserError):  # a damaged run
         own = replace(run.config(), purpose=base.purpose, group=base.group)
         return not run.info().get("parent") and not diff(own, base)
@@ -34,7 +35,7 @@ def is_run_of(run: Run, base: RunConfig) -> bool:
 
 
 def is_complete(run: Run) -> bool:
-    """Whether a run has reached its end and has a checkpoint."""
+    """Whether a run is finished and has a checkpoint."""
     return run.status().name == "finished" and any(run.checkpoint_directory.glob("step-*"))
 
 
@@ -46,11 +47,12 @@ def start_from_base(home: Path, config: RunConfig, base: Run, *, name: str = "",
     return start_stage(home, stage_with(home, parent, config), name=name, stem=stem)
 
 
-def with_size_of(config: RunConfig, usual: RunConfig, base: RunConfig) -> RunConfig:
-    """`config` with what the size of `base` changes of the `usual` base, except for fields that `config` has set."""
+def with_size_of(config: RunConfig, default: RunConfig, base: RunConfig) -> RunConfig:
+    """`config` in the size of `base`: with the fields of SHAPE_SECTIONS that differ between `base` and `default`, the
+    base preset in its default size. Fields in which `config` differs from `default` stay."""
     changed = {
         path: value
-        for path, before, value in diff(usual, base)
+        for path, before, value in diff(default, base)
         if path.partition(".")[0] in SHAPE_SECTIONS and get_value(config, path) == before
     }
     return with_values(config, changed)

@@ -10,8 +10,8 @@ from llm.model.counts import flops_per_token, parameters
 
 TYPICAL_FLOPS = 5e10  # FLOP/s of training on two CPU cores; used until a machine has been measured
 TRAINING_TIME_SHARE = 0.85
-"""Of train.minutes. The rest is for evaluations, samples and checkpoints, and for processors that become
-slower after the measurement (docs/performance.md)."""
+"""The part of train.minutes that is for steps. The rest is for evaluations, samples and checkpoints, and for processors
+that become slower after the measurement (docs/performance.md)."""
 
 
 @dataclass(frozen=True)
@@ -122,10 +122,10 @@ def nearest(config: RunConfig, world_size: int) -> str:
     return f"{advice}, or use a number of processes that divides {parts}{such_as(nearest_divisors(parts, world_size))}"
 
 
-def nearest_divisors(number: int, wanted: int) -> list[int]:
-    """The divisors of `number` next to `wanted`, the smaller one first."""
-    smaller = next((value for value in range(min(wanted, number), 0, -1) if number % value == 0), 0)
-    larger = next((value for value in range(max(1, wanted), number + 1) if number % value == 0), 0)
+def nearest_divisors(number: int, target: int) -> list[int]:
+    """The largest divisor of `number` up to `target`, and the smallest from `target` on."""
+    smaller = next((value for value in range(min(target, number), 0, -1) if number % value == 0), 0)
+    larger = next((value for value in range(max(1, target), number + 1) if number % value == 0), 0)
     return [value for value in (smaller, larger) if value]
 
 

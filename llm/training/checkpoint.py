@@ -36,12 +36,12 @@ def publish(
 ) -> CheckpointInfo:
     """Write `checkpoints/step-…` to a staging directory, rename it, and read it back.
 
-    It gets its name first, since a process that is killed while it reads back has then saved its state. Once `hurry`
-    is set nothing is read back: the files are checked when the checkpoint is used, as they always are.
+    It is renamed before it is read back, so that a process that is killed while reading has saved its state. Once
+    `hurry` is set, nothing more is read back: loading a checkpoint verifies its files in any case.
 
-    Raises `OSError` when the disk refuses, `UserError` when weights are not finite or the files do not read back as
-    written, and `WriteCanceled` soon after `canceled` is set; no file remains then. Safe on any thread: it uses
-    nothing of torch that starts threads.
+    Raises `OSError` if writing fails, `UserError` if weights are not finite or the files differ from what was written,
+    and `WriteCanceled` soon after `canceled` is set. An unfinished or damaged checkpoint is removed. Safe on any
+    thread: it calls no torch function that starts threads.
     """
     bad = next((name for name, tensor in state.weights.items() if not is_finite(tensor)), None)
     if bad is not None:
@@ -59,12 +59,12 @@ def publish(
 
 
 class Hurry(Exception):
-    """There is no time to read back."""
+    """Reading back is to end, since the process may be killed soon."""
 
 
 def read_back(directory: Path, tensor_files: Iterable[str], hurry: threading.Event) -> CheckpointInfo:
-    """Read a new checkpoint from the disk until `hurry` is set. One that is not as it was written is removed, and its
-    `UserError` raised; `OSError` where it has no valid manifest."""
+    """Read a new checkpoint from the disk and verify it, until `hurry` is set. `UserError` if a file differs from what
+    was written: the checkpoint is removed. `OSError` if it has no valid manifest."""
     info = read_checkpoint_info(directory)
     if info is None:
         raise OSError(f"{directory} could not be read back")
@@ -99,9 +99,9 @@ def publish_weights(directory: Path, weights: Mapping[str, torch.Tensor], step: 
 
 
 def restore_state(state: TrainerState, info: CheckpointInfo) -> None:
-    """Set `state` to a checkpoint after verifying all its files.
+    """Load a checkpoint into `state` after verifying all its files. UserError if it is damaged or does not fit.
 
-    Where the checkpoint holds no optimizer state (a fork that took only the weights), that of `state` stays.
+    If the checkpoint has no optimizer state (a fork of weights only), the optimizer of `state` does not change.
     """
     weights = weights_file(info)
     check_size(info.path / weights, state.model)

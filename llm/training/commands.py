@@ -35,7 +35,7 @@ class CommandQueue:
         return self.requested_stop() is not None
 
     def requested_stop(self) -> Command | None:
-        """The waiting stop command, which stays in the queue, or None."""
+        """The first stop command in the queue, which stays there, or None."""
         self.poll()
         return next((command for command in self.waiting if command.name in STOP), None)
 
@@ -44,7 +44,10 @@ class CommandQueue:
 
 
 def set_live_field(config: RunConfig, key: str, text: str) -> tuple[Any, RunConfig, Any]:
-    """The previous value, the configuration with live field `key` set from `text`, and the new value."""
+    """Set live field `key` from `text`; returns its previous value, the new configuration, and the new value.
+
+    ConfigError if the field is not live or the value is invalid.
+    """
     live = {field.path for field in fields_of(RunConfig) if field.live}
     if key not in live:
         raise ConfigError(

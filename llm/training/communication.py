@@ -1,6 +1,6 @@
-"""How long a rank waits in the collectives of FSDP2 on the CPU, where they block the thread that trains.
+"""The time that a rank spends in the collectives of FSDP2 on a CPU, where they block the training thread.
 
-On a GPU they run at the same time as it, and a host clock does not see them.
+On a GPU they overlap with computation, and a host clock cannot measure them.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from llm.model.transformer import Transformer
 
 
 class Clock:
-    """Adds up the `seconds` of what `measure` calls."""
+    """Accumulates the wall time of the functions that `measure` calls, in `seconds`."""
 
     def __init__(self) -> None:
         self.seconds = 0.0
@@ -38,7 +38,7 @@ class TimedCollective:
         self.collective, self.clock = collective, clock
 
     def allocate(self, size: Sequence[int], *, dtype: torch.dtype, device: torch.device) -> Tensor:
-        """A buffer for its input or output, as FSDP2 makes it by default."""
+        """A buffer for its input or output, allocated as by FSDP2's default."""
         return torch.empty(*size, dtype=dtype, device=device)
 
     def __call__(self, output_tensor: Tensor, input_tensor: Tensor, group: Any, **options: Any) -> Any:

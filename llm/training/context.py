@@ -1,4 +1,4 @@
-"""The state of one training that the loop and its parts share."""
+"""The context that the training loop and its parts share."""
 
 from __future__ import annotations
 
@@ -40,8 +40,8 @@ class StepContext:
 @dataclass
 class TrainingContext(StepContext):
     """A training of `run` on `dataset`. `core_tasks` is empty where the run does not measure CORE; `references` are the
-    pairs of preference tuning, `rollouts` the questions and answers of reinforcement; `metrics` are the names of the
-    objective's metrics; `is_resumed`: from a checkpoint."""
+    preference pairs of dpo, `rollouts` the source of questions and answers of grpo, None in other stages. `metrics` are
+    the names of the objective's metrics. `is_resumed`: whether the state is that of a checkpoint."""
 
     run: Run = field(kw_only=True)
     dataset: Dataset = field(kw_only=True)
@@ -55,7 +55,7 @@ class TrainingContext(StepContext):
         self.started = time.perf_counter() - self.state.elapsed
 
     def event(self, kind: type[Event], /, **values: Any) -> Event:
-        """An event of the current step and second, unless `values` say otherwise."""
+        """An event with the current step and elapsed time, and `values`, which may override them."""
         return kind(**({"step": self.state.step, "elapsed": self.update_elapsed()} | values))
 
     def update_elapsed(self) -> float:

@@ -32,8 +32,8 @@ from llm.run.directory import versions
 from llm.training.rank_watch import Peer, RankLost, RankWatch
 
 Result = TypeVar("Result")
-RECORD_BYTES = 1024  # of what a rank says of itself
-MESSAGE_BYTES, LENGTH_BYTES = 1024, 8  # of a broadcast; the decisions of a step take about 100
+RECORD_BYTES = 1024  # size of a value in `gather_records`
+MESSAGE_BYTES, LENGTH_BYTES = 1024, 8  # first message of a broadcast, and its length field; a step needs about 100
 SHARED_SECONDS = 5.0  # a network file system caches directories for seconds
 LossFn = Callable[..., Tensor]
 """The mean loss of a micro-batch, given its arrays as tensors: inputs, targets, and what a stage adds."""
@@ -45,7 +45,8 @@ CONNECTION_ERRORS = ("gloo", "NCCL", "Connection closed by peer", "Connection re
 
 @dataclass(frozen=True)
 class Ranks:
-    """The rank of this process. With a world size of 1 every method is the identity."""
+    """The rank of this process among the `world_size` ranks of a training. With a world size of 1 every method is the
+    identity. `control` is the gloo group for JSON and host tensors."""
 
     rank: int = 0
     world_size: int = 1
@@ -53,7 +54,7 @@ class Ranks:
     control: Any = None
     watch: RankWatch | None = None
     handlers: dict[str, Callable[..., object]] = field(default_factory=dict)
-    """What the other ranks do when rank 0 calls `run_on_all`, by name."""
+    """The functions that the other ranks call when rank 0 calls `run_on_all`, by name."""
     launcher: int = 0
     """Process id of the torchrun that started this rank; 0 without one."""
 
@@ -67,7 +68,8 @@ class Ranks:
         return self.rank == 0
 
     def broadcast(self, value: Any = None) -> Any:
-        """The JSON value that rank 0 passes, on every rank. Until it comes, the others do what `run_on_all` asks."""
+        """Broadcast a JSON value from rank 0; returns it on every rank. While the other ranks wait for it, they call
+        the handlers that `run_on_all` requests."""
         while True:
             received = self._broadcast_once(value)
             if self.is_first or not (isinstance(received, dict) and "run" in received):
@@ -75,8 +77,8 @@ class Ranks:
             self.handlers[received["run"]](**received["arguments"])
 
     def run_on_all(self, name: str, work: Callable[[], Result], **arguments: Any) -> Result:
-        """Do `work` on rank 0 while every other rank, which waits in `broadcast`, runs its handler of that name with
-        `arguments`; both take part in the same collectives."""
+        """Call `work` on rank 0, and on all other ranks, which wait in `broadcast`, the handler `name` with
+        `arguments`, so that all ranks take part in the same collectives. Returns the result of `work`."""
         if self.world_size > 1:
             self._broadcast_once({"run": name, "arguments": arguments})
         return work()
@@ -94,7 +96,7 @@ class Ranks:
         return [row for part in parts for row in part.tolist()]
 
     def gather(self, row: list[int]) -> list[list[int]]:
-        """The rows of all ranks in rank order, on rank 0; none elsewhere. They all have the same length."""
+        """The rows of all ranks in rank order on rank 0, an empty list elsewhere. All rows have the same length."""
         if self.world_size == 1:
             return [row]
         mine = torch.tensor(row, dtype=torch.int64)
@@ -109,20 +111,20 @@ class Ranks:
         return RankLost(self.watch.first_death() or "the connection to a rank on another machine was lost")
 
     def sum(self, values: Tensor) -> Tensor:
-        """The sum of a host tensor over ranks, in place."""
+        """All-reduce a host tensor to its sum over ranks, in place."""
         if self.world_size > 1:
             self.control.allreduce(values).wait()
         return values
 
     def mean(self, value: Tensor) -> Tensor:
-        """The mean of a device tensor over ranks, computed in place and without waiting."""
+        """All-reduce a device tensor to its mean over ranks, in place. On a GPU this does not block the host."""
         if self.world_size > 1:
             dist.all_reduce(value)
             value /= self.world_size
         return value
 
     def wrap(self, model: Transformer, loss_fn: LossFn) -> LossFn:
-        """`loss_fn` with a backward pass that averages gradients over ranks."""
+        """`loss_fn` in DistributedDataParallel, whose backward pass averages gradients over ranks."""
         if self.world_size == 1:
             return loss_fn
         module = LossModule(model, loss_fn)
@@ -164,8 +166,8 @@ class LossModule(nn.Module):
         return self.loss_fn(*arrays)
 
 
-def no_reduction_unless_last(loss_fn: LossFn, last: bool) -> AbstractContextManager[Any]:
-    """A context that accumulates gradients locally, without reduction, except for the `last` micro-batch."""
+def no_sync_unless_last(loss_fn: LossFn, last: bool) -> AbstractContextManager[Any]:
+    """DDP's `no_sync`, except for the `last` micro-batch: gradients are accumulated locally until then."""
     if last or not isinstance(loss_fn, DistributedDataParallel):
         return nullcontext()
     no_sync: AbstractContextManager[Any] = loss_fn.no_sync()
@@ -203,7 +205,7 @@ def join_ranks(device: str) -> Iterator[Ranks]:
     backend = choose_backend(device, per_machine)
     if backend == "nccl":
         torch.cuda.set_device(int(os.environ["LOCAL_RANK"]))
-    # After a restart torchrun offers the same store again, where gloo would find addresses of the ranks before.
+    # Ranks that torchrun restarts get the same store, where gloo would find the addresses of the previous attempt.
     store, rank, _ = next(rendezvous("env://", timeout=TIMEOUT))
     store = PrefixStore(f"attempt {os.environ.get('TORCHELASTIC_RESTART_COUNT', '0')}", store)
     wait_for_ranks(store, rank, world_size)
@@ -218,7 +220,7 @@ def join_ranks(device: str) -> Iterator[Ranks]:
 
 
 def wait_for_ranks(store: Any, rank: int, world_size: int, timeout: timedelta = JOIN_TIMEOUT) -> None:
-    """Wait until all ranks have started. UserError names those that have not, which end before they say why here."""
+    """Wait until all ranks are registered in the store. UserError names those that are not after `timeout`."""
     store.set(f"rank {rank} is here", socket.gethostname())
     names = [f"rank {other} is here" for other in range(world_size)]
     try:
@@ -286,7 +288,8 @@ def check_seen(seen: Sequence[tuple[bool, str]], directory: Path) -> None:
 
 
 def write_mark(path: Path) -> bool:
-    """Create an empty file; whether that worked (a full disk is reported later, by what needs the space)."""
+    """Create an empty file; returns whether that succeeded. A full disk is reported later, when a file needs the
+    space."""
     try:
         path.touch()
     except OSError:
@@ -295,7 +298,7 @@ def write_mark(path: Path) -> bool:
 
 
 def wait_for(path: Path) -> bool:
-    """Whether a file appears within the time that a network file system may take to show it."""
+    """Whether a file appears within SHARED_SECONDS."""
     limit = time.monotonic() + SHARED_SECONDS
     while not path.exists():
         if time.monotonic() > limit:
@@ -305,7 +308,7 @@ def wait_for(path: Path) -> bool:
 
 
 def is_connection_error(error: Exception) -> bool:
-    """Whether a collective failed since another rank did not take part in it."""
+    """Whether a collective failed because another rank did not take part in it."""
     return isinstance(error, dist.DistError) or (
         isinstance(error, RuntimeError) and any(part in str(error) for part in CONNECTION_ERRORS)
     )

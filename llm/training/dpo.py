@@ -1,5 +1,5 @@
-"""Direct preference optimization (Rafailov et al. 2023, eq. 7): preferred answers become more probable, relative to the
-model before this stage, which is the reference."""
+"""Direct preference optimization (Rafailov et al. 2023, eq. 7): raise the probability of chosen answers over rejected
+ones, relative to the reference model, which is the model before this stage."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ FOLDER, TENSORS = "reference", "log_probabilities.safetensors"
 
 
 class PairEvaluation(NamedTuple):
-    """The mean loss and METRICS over pairs; of the chosen answers, all nats, tokens and bytes of text."""
+    """The mean loss and METRICS over pairs; and the sums of nats, tokens and bytes of text over the chosen answers."""
 
     loss: float
     metrics: dict[str, float]
@@ -42,19 +42,20 @@ class PairEvaluation(NamedTuple):
 
 
 class PreferenceLoss:
-    """The loss of pairs, with the mean implicit reward of the chosen answers, its margin over that of the rejected
-    ones, and the share of pairs in which it is higher."""
+    """The mean loss of pairs, and METRICS: the mean implicit reward of chosen answers, its mean margin over that of the
+    rejected ones, and the accuracy, the fraction of pairs with a positive margin."""
 
     def __init__(self, model: Transformer, beta: float) -> None:
         self.model, self.beta = model, beta
 
     def __call__(self, inputs: Tensor, targets: Tensor, reference: Tensor) -> Tensor:
-        """int64 (B, 2, T) inputs and targets, float32 (B, 2) reference → (1 + 3,): the loss and METRICS."""
+        """Inputs and targets, int64 (B, 2, T) with the chosen answer first; reference log-probabilities, float32 (B, 2)
+        → (1 + 3,): the loss and METRICS, which have no gradient."""
         rewards = self.beta * (log_probabilities(self.model, inputs, targets) - reference)
         margin = rewards[:, 0] - rewards[:, 1]
         loss = -F.logsigmoid(margin).mean()
-        found = (rewards[:, 0].mean(), margin.mean(), (margin > 0).float().mean())
-        return torch.stack([loss, *(value.detach() for value in found)])
+        metrics = (rewards[:, 0].mean(), margin.mean(), (margin > 0).float().mean())
+        return torch.stack([loss, *(value.detach() for value in metrics)])
 
 
 def log_probabilities(model: Transformer, inputs: Tensor, targets: Tensor) -> Tensor:
@@ -67,7 +68,7 @@ def log_probabilities(model: Transformer, inputs: Tensor, targets: Tensor) -> Te
 def compute_reference(
     model: Transformer, pairs: PairRows, plan: Plan, batch_size: int
 ) -> Generator[Progress, None, None]:
-    """Set `pairs.reference` to the log-probabilities under `model`."""
+    """Set `pairs.reference`, float32 (pairs, 2), to the log-probabilities under `model`."""
     with evaluation_mode(model):
         for first in range(0, pairs.rows, batch_size):
             rows = np.arange(first, min(first + batch_size, pairs.rows))
@@ -143,7 +144,7 @@ class References:
         return (self.path / TENSORS).exists()
 
     def compute(self, model: Transformer, plan: Plan, batch_size: int) -> Generator[Progress, None, None]:
-        """Compute and save them; `model` is the one before this stage."""
+        """Compute and save the reference log-probabilities; `model` is the one before this stage."""
         for pairs in self.splits.values():
             yield from compute_reference(model, pairs, plan, batch_size)
         with published_directory(self.path) as staging:
@@ -151,7 +152,7 @@ class References:
             write_tensors(staging / TENSORS, tensors)
 
     def load(self) -> None:
-        """Read the saved ones. UserError if they are not there, or belong to other pairs."""
+        """Read the saved reference log-probabilities. UserError if they are missing or belong to other pairs."""
         if not self.is_saved:
             raise UserError(f"{self.path} is missing, and only the first step can compute it; start the stage again.")
         tensors = read_tensors(self.path / TENSORS)
@@ -163,14 +164,14 @@ class References:
 
 def check_pairs(references: References, seq_len: int) -> list[str]:
     """Warnings about pairs that are too long; UserError if a split has none that fits."""
-    found = []
+    warnings = []
     for name, pairs in references.splits.items():
         if not pairs.rows:
             raise UserError(
                 f"No {name} pair fits into {seq_len:,} tokens; give shorter answers, or a model with a longer context."
             )
         if pairs.dropped:
-            found.append(
+            warnings.append(
                 f"{pairs.dropped:,} {name} pairs were left out: longer than {seq_len:,} tokens (model.context)."
             )
-    return found
+    return warnings

@@ -1,4 +1,4 @@
-"""How well a model predicts held-out text: loss, perplexity, bits per byte."""
+"""Evaluate a model on held-out text: loss, perplexity, bits per byte."""
 
 from __future__ import annotations
 
@@ -30,9 +30,9 @@ SECONDS_BETWEEN_PROGRESS = 0.5
 
 @dataclass(frozen=True)
 class Evaluation:
-    """Result on `tokens` targets. `loss` is nats per token, weighted by tokens; special tokens count in it, but
-    neither their nats nor any bytes enter `bits_per_byte`, nor the space that SentencePiece puts before a text. Where
-    a tokenizer rewrites text, the bytes are those of the text itself. It therefore compares across tokenizers."""
+    """The result on `tokens` targets. `loss` is the mean in nats per token, special tokens included. `bits_per_byte`
+    leaves out special tokens and the space that SentencePiece adds before a text, and counts the bytes of the original
+    text where a tokenizer rewrites it, so it is comparable across tokenizers."""
 
     loss: float
     bits_per_byte: float
@@ -44,13 +44,13 @@ class Evaluation:
 
     @property
     def metrics(self) -> dict[str, float]:
-        """By the names of the events."""
+        """The metrics by their names in the event `Evaluated`."""
         return {"validation_loss": self.loss, "perplexity": self.perplexity, "bits_per_byte": self.bits_per_byte}
 
 
 @dataclass
 class Totals:
-    """Sums over evaluated targets: of their nats, of the nats and bytes of those that are text, and their number."""
+    """Sums over evaluated targets: nats of all, nats and bytes of those that are text, and their number."""
 
     nats: float = 0.0
     text_nats: float = 0.0
@@ -61,10 +61,10 @@ class Totals:
         """Add a batch: the loss (B, T) of each target (B, T) after its input; targets of −1 do not count."""
         is_counted = targets != IGNORE_INDEX
         losses = losses.cpu().double()[torch.from_numpy(is_counted)]  # summed here: not every device has float64
-        before, targets = inputs[is_counted], targets[is_counted]
+        previous, targets = inputs[is_counted], targets[is_counted]
         self.nats += float(losses.sum())
         self.text_nats += float(losses[torch.from_numpy(text.lengths[targets] > 0)].sum())
-        self.text_bytes += int(text.counts(targets, before).sum())
+        self.text_bytes += int(text.counts(targets, previous).sum())
         self.tokens += len(targets)
 
     def over(self, ranks: Ranks) -> Totals:
@@ -72,7 +72,7 @@ class Totals:
         return Totals(*ranks.sum(torch.tensor(astuple(self), dtype=torch.float64)).tolist())
 
     def evaluation(self, bytes_scale: float) -> Evaluation:
-        """UserError where there is no target."""
+        """The means over all targets. UserError if there are none."""
         if not self.tokens:
             raise UserError(
                 "the held-out text is shorter than one window; give more text or a larger validation_fraction."
@@ -95,12 +95,12 @@ def evaluate(
     stage: str = "Evaluating",
     ranks: Ranks | None = None,
 ) -> Generator[Progress, None, Evaluation]:
-    """Evaluate `model` on `batches` of fixed windows spread over the whole split, the same at every call (0: on all of
-    it, window after window). Draws nothing from any random generator, and leaves the model in its mode, also when it is
-    closed early. Of conversations, only the answers count; `packing` is `tune.packing`. Yields progress about twice a
-    second, under the name of `stage`, and returns the result.
+    """Evaluate `model` on `batches` of windows of `seq_len` tokens spread evenly over the split, the same at every call
+    (0: on all windows). In conversations only the answers count; `packing` is `tune.packing`. Yields progress about
+    twice a second, under the name `stage`, and returns the result. UserError if the split is shorter than one window.
 
-    Several `ranks` share the batches, and all get the same result. They must all run to the end.
+    Draws no random numbers, and restores the mode of the model, also when the generator is closed early. Several
+    `ranks` share the batches and get the same result; all must run the generator to its end.
     """
     ranks = ranks or Ranks()
     rows, read_batch = evaluation_batches(split, packing, seq_len=seq_len, rows=batch_size, batches=batches)
@@ -129,7 +129,7 @@ def token_losses(model: InferenceModel, inputs: Tensor, targets: Tensor, positio
 
 @contextmanager
 def evaluation_mode(model: InferenceModel) -> Iterator[None]:
-    """The model in evaluation mode within the block, and then in the mode that it had."""
+    """A context in which the model is in evaluation mode; its previous mode is restored afterwards."""
     was_training = model.training
     model.eval()
     try:
@@ -142,11 +142,11 @@ def evaluation_mode(model: InferenceModel) -> Iterator[None]:
 
 
 def share_batches(batches: int, ranks: Ranks) -> Iterator[tuple[int, bool]]:
-    """The batches that this rank evaluates, by number, and whether they count.
+    """The indices of the batches that this rank evaluates, each with whether its result counts.
 
-    All ranks evaluate equally many, since under FSDP2 each forward pass is a collective; the last ones may evaluate a
-    batch that does not count.
+    All ranks evaluate the same number of batches, since under FSDP2 each forward pass is a collective: where batches
+    run out, a rank evaluates batch 0 without counting it.
     """
     for start in range(0, batches, ranks.world_size):
-        place = start + ranks.rank
-        yield (place, True) if place < batches else (0, False)
+        index = start + ranks.rank
+        yield (index, True) if index < batches else (0, False)

@@ -21,8 +21,9 @@ SAMPLES = 1000  # future steps at which the rate is computed
 
 @dataclass(frozen=True)
 class RateChange:
-    """The learning rate at step `step` (`last`), at the next step (`first`), at its highest, and at the last step,
-    `total`; each times the live multiplier."""
+    """How the learning rate changes: `last` is the rate of step `step`, the last one trained; `first`, `highest` and
+    `final` are the first, highest and last rate of the steps up to `total`. All include `train.lr_multiplier`; `peak`
+    is `train.lr`."""
 
     step: int
     total: int
@@ -47,7 +48,7 @@ class RateChange:
         )
 
     def keeping(self) -> tuple[tuple[str, str], ...]:
-        """Overrides that keep the last rate to the end."""
+        """Overrides under which all further steps have the rate `last`."""
         return (
             ("schedule.kind", "constant"),
             ("schedule.warmup_steps", "0"),
@@ -74,7 +75,8 @@ def rate_change(run: Run, overrides: Overrides) -> RateChange | None:
 
 
 def fork_rate_change(parent: Parent, config: RunConfig) -> RateChange | None:
-    """How the rate changes in a fork of `parent` that continues at its step with another length; None as above."""
+    """How the rate changes in a fork of `parent` that continues at its step with another length; None as for
+    `rate_change`."""
     if not keeps_optimizer_state(parent, config):
         return None
     started = last_event_of(parent.run.path / "events.jsonl", Started)

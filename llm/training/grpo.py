@@ -31,16 +31,17 @@ from llm.training.rewards import TASKS, task_questions
 
 METRICS = ("reward", "kl", "entropy")
 CLIP = 0.2
-"""How far the ratio of the probabilities may be from 1 (TRL's default)."""
-QUESTIONS = 4096
-"""Different questions of a run, at most."""
-SMALLEST_SPREAD = 1e-4  # added to the standard deviation of a group, as TRL does
+"""The ε of the clipped objective: how far the probability ratio may be from 1 (TRL's default)."""
+MAX_QUESTIONS = 4096
+"""The number of different questions in a run, at most."""
+ADVANTAGE_EPS = 1e-4  # added to the standard deviation of a group, as in TRL
 
 Rows = tuple[NDArray[Any], ...]
 
 
 class Reply(NamedTuple):
-    """One answer: the tokens of its question, its own tokens with their log-probabilities when sampled, its reward."""
+    """One sampled answer: prompt tokens, answer tokens and their log-probabilities under the sampling policy,
+    reward."""
 
     prompt: Sequence[int]
     tokens: Sequence[int]
@@ -49,8 +50,8 @@ class Reply(NamedTuple):
 
 
 class GroupLoss:
-    """The loss of answers, with the mean reward, the mean KL divergence to the reference, and the mean entropy, in nats
-    per token."""
+    """The GRPO loss of answers, and METRICS: the mean reward, and the mean KL divergence to the reference model and
+    mean entropy, both in nats per token."""
 
     def __init__(self, model: Transformer, beta: float) -> None:
         self.model, self.beta = model, beta
@@ -58,8 +59,9 @@ class GroupLoss:
     def __call__(
         self, inputs: Tensor, targets: Tensor, advantages: Tensor, rewards: Tensor, sampled: Tensor, reference: Tensor
     ) -> Tensor:
-        """int64 (B, T) inputs and targets (-1: not of the answer), float32 (B,) advantages and rewards, float32 (B, T)
-        log-probabilities when sampled and under the reference → (1 + 3,): the loss and METRICS.
+        """Inputs and targets, int64 (B, T) (-1: not part of the answer); advantages and rewards, float32 (B,);
+        log-probabilities of the targets under the sampling policy and the reference, float32 (B, T) → (1 + 3,): the
+        loss and METRICS, which have no gradient.
 
         The loss is that of equation 3: the mean over answers of the mean over their tokens, with the estimator of
         equation 4 for the KL divergence.
@@ -69,33 +71,33 @@ class GroupLoss:
         row = is_answer.nonzero()[:, 0]
         ratio = (log_probs - sampled[is_answer]).exp()
         advantage = advantages[row]
-        gain = torch.minimum(ratio * advantage, ratio.clamp(1 - CLIP, 1 + CLIP) * advantage)
+        surrogate = torch.minimum(ratio * advantage, ratio.clamp(1 - CLIP, 1 + CLIP) * advantage)
         difference = reference[is_answer] - log_probs
         kl = difference.exp() - difference - 1
-        losses = (self.beta * kl - gain) / is_answer.sum(-1)[row]
+        losses = (self.beta * kl - surrogate) / is_answer.sum(-1)[row]
         loss = losses.sum() / len(inputs)
         return torch.stack([loss, rewards.mean(), kl.detach().mean(), entropy.mean()])
 
 
 def answer_statistics(model: Transformer, inputs: Tensor, targets: Tensor) -> tuple[Tensor, Tensor]:
-    """The log-probability of every target that is not ignored, and the entropy of the distribution there (without
-    gradient): float32 or wider (N,) each, row by row."""
+    """For the N targets that are not ignored, in row-major order: the log-probability, and the entropy of the predicted
+    distribution (without gradient). Both (N,), float32 or wider."""
     is_answer = targets != IGNORE_INDEX
     logits = model.logits(model.hidden(inputs)[is_answer])
     with torch.autocast(inputs.device.type, enabled=False):  # on a CPU it would run log_softmax in bfloat16
         log_probs = torch.log_softmax(logits, -1)
-        every = log_probs.detach()
-        return log_probs.gather(-1, targets[is_answer].unsqueeze(-1)).squeeze(-1), -(every.exp() * every).sum(-1)
+        detached = log_probs.detach()
+        return log_probs.gather(-1, targets[is_answer].unsqueeze(-1)).squeeze(-1), -(detached.exp() * detached).sum(-1)
 
 
 def group_advantages(rewards: Tensor) -> Tensor:
-    """Rewards (groups, answers) minus the mean of their group, divided by its standard deviation."""
-    spread = rewards.std(-1, keepdim=True) + SMALLEST_SPREAD
-    return (rewards - rewards.mean(-1, keepdim=True)) / spread
+    """Advantages (groups, answers): rewards minus the mean of their group, over its standard deviation."""
+    std = rewards.std(-1, keepdim=True) + ADVANTAGE_EPS
+    return (rewards - rewards.mean(-1, keepdim=True)) / std
 
 
-class QuestionNumbers:
-    """The questions as rows of batches: each is its number."""
+class QuestionIndices:
+    """Rows for `PackedBatches`, each of which is the index of a question."""
 
     def __init__(self, rows: int) -> None:
         self.rows = rows
@@ -130,7 +132,7 @@ class Rollouts:
         self.stop = tuple(filter(None, [self.template.stop]))
         self.questions, self.prompts = self._find_questions(seq_len)
         self.order = PackedBatches(
-            QuestionNumbers(len(self.questions)),
+            QuestionIndices(len(self.questions)),
             rows=replies // config.tune.group,
             seed=config.train.seed,
             rank=ranks.rank,
@@ -149,7 +151,7 @@ class Rollouts:
         """None: the questions of batch i are a function of i."""
 
     def sample(self, batch: Rows, i: int) -> Rows:
-        """The arguments of the loss for answers of the present model to the questions of batch i."""
+        """Sample answers to the questions of `batch`, which is batch i; returns the arguments of `GroupLoss`."""
         replies = self.generate(batch[0].tolist(), i)
         inputs, targets, sampled = arrays_of(replies)
         rewards = torch.tensor([reply.reward for reply in replies])
@@ -158,32 +160,32 @@ class Rollouts:
         return inputs, targets, advantages.numpy(), rewards.numpy(), sampled, reference
 
     def generate(self, numbers: Sequence[int], i: int) -> list[Reply]:
-        """`tune.group` answers to each question, sampled from the model's probabilities as they are."""
+        """`tune.group` answers to each question, sampled at temperature 1 without truncation."""
         self.model.eval()
         try:
             model = reading_model(self.model, dtype=self.model.head_weight.dtype)
             batch = ContinuousBatch(model, self.tokenizer)
-            asked = [request for number in numbers for request in self._requests(number, i, batch.max_rows)]
+            requests = [request for number in numbers for request in self._requests(number, i, batch.max_rows)]
             tokens: defaultdict[tuple[int, int], list[NewToken]] = defaultdict(list)
-            for token in run_requests(batch, [request for request, _ in asked]):
+            for token in run_requests(batch, [request for request, _ in requests]):
                 tokens[id(token.request), token.sample].append(token)
         finally:
             self.model.train()
         return [
             self._reply(request, question, tokens[id(request), sample])
-            for request, question in asked
+            for request, question in requests
             for sample in range(request.params.num_samples)
         ]
 
-    def _requests(self, number: int, i: int, most: int) -> list[tuple[Request, Question]]:
-        """The requests for the answers to one question, with at most `most` samples each."""
-        tune, found = self.config.tune, []
-        for first in range(0, tune.group, most):
+    def _requests(self, number: int, i: int, max_samples: int) -> list[tuple[Request, Question]]:
+        """The requests for the answers to one question, with at most `max_samples` samples each."""
+        tune, requests = self.config.tune, []
+        for first in range(0, tune.group, max_samples):
             seed = random.Random(f"{self.config.train.seed} {i} {number} {first}").getrandbits(62)
-            count = min(most, tune.group - first)
+            count = min(max_samples, tune.group - first)
             params = DecodeConfig(max_tokens=tune.max_tokens, stop=self.stop, num_samples=count, seed=seed)
-            found.append((Request(self.prompts[number], params), self.questions[number]))
-        return found
+            requests.append((Request(self.prompts[number], params), self.questions[number]))
+        return requests
 
     def _reply(self, request: Request, question: Question, tokens: Sequence[NewToken]) -> Reply:
         """One answer with its reward, which is 0 if it does not end."""
@@ -209,7 +211,7 @@ class Rollouts:
     def _find_questions(self, seq_len: int) -> tuple[list[Question], list[tuple[int, ...]]]:
         """The questions that fit, and their tokens."""
         tune = self.config.tune
-        questions = task_questions(tune.task, TRAIN, QUESTIONS, self.config.data.seed)
+        questions = task_questions(tune.task, TRAIN, MAX_QUESTIONS, self.config.data.seed)
         prompts = [tuple(self.template.prompt_ids(self.tokenizer, question.messages)) for question in questions]
         fitting = [number for number, prompt in enumerate(prompts) if len(prompt) + tune.max_tokens <= seq_len]
         if not fitting:

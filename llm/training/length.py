@@ -30,8 +30,8 @@ def measure_length(context: TrainingContext, loss_fn: LossFn) -> Iterator[Progre
     state, plan = context.state, context.batch_plan
     batch = random_batch(context)
     time_step(context, batch, loss_fn)
-    wanted = int(MEASURED_SECONDS / time_step(context, batch, loss_fn))
-    count = context.ranks.broadcast(min(max(wanted, MIN_STEPS), MAX_STEPS))
+    steps = int(MEASURED_SECONDS / time_step(context, batch, loss_fn))
+    count = context.ranks.broadcast(min(max(steps, MIN_STEPS), MAX_STEPS))
     seconds = []
     for done in range(count):
         yield Progress(stage="Measuring the speed of a step", done=done, total=count, unit="steps", step=state.step)

@@ -30,7 +30,7 @@ from llm.training.threads import ThreadWatch
 
 
 class Trainer:
-    """Trains to the last step of the batch plan, or until a stop; `events()` is the whole training."""
+    """Trains to the last step of the batch plan, or until a stop, by iterating over `events()`."""
 
     def __init__(self, context: TrainingContext, commands: CommandQueue, loss_fn: LossFn) -> None:
         self.context = context
@@ -59,7 +59,7 @@ class Trainer:
         )
 
     def events(self) -> Iterator[Event]:
-        """Train until the last step or a stop; all events in the order in which they happen."""
+        """Train until the last step or a stop; yields all events in order."""
         try:
             with Prefetcher(self._read_batch, start=self.context.state.batch_index) as prefetcher:
                 with self.step_metrics.exclude_time():
@@ -86,7 +86,7 @@ class Trainer:
                 yield from self.tasks.run_at_start()
 
     def _read_batch(self, i: int) -> tuple[Rows, int]:
-        """Batch i and its learned targets over all ranks."""
+        """Batch i, and the number of its targets over all ranks that are not ignored."""
         return self.batches.batch(i), self.batches.counted(i)
 
     def _train_until_stop(self, prefetcher: Prefetcher[tuple[Rows, int]]) -> Iterator[Event]:
@@ -171,7 +171,7 @@ class Trainer:
         return (yield from self._save_last(at_once=True))
 
     def _save_last(self, *, at_once: bool) -> Generator[Event, None, str]:
-        """Save the present step unless it is saved; returns why it could not be saved, or ""."""
+        """Save the current step unless it is saved; returns why it could not be saved, or ""."""
         saver = self.tasks.saver
         if at_once:
             saver.hurry.set()

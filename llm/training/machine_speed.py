@@ -1,4 +1,4 @@
-"""The training speed of this machine, measured in about a second: which size of a preset it is given."""
+"""Measure the training speed of this machine in about a second, to choose the size of a preset."""
 
 from __future__ import annotations
 
@@ -20,11 +20,12 @@ from llm.training.setup import new_state
 
 MEASURED_SECONDS, MIN_STEPS = 0.8, 2
 GPU_BATCHES = 16
-"""Batches in one on a GPU: of a small one it would measure how fast kernels are launched."""
+"""Factor of the batch size on a GPU: with a small batch the time of kernel launches would be measured."""
 
 
 def measure_machine(config: RunConfig) -> MachineSpeed:
-    """The speed of this machine at steps of `config` on random tokens, with all its processors: the best of several.
+    """The speed of this machine at steps of `config` on random tokens, on all its processors; the fastest of several
+    steps counts.
 
     Raises UserError where the device is not available; RuntimeError or MemoryError where its memory is too small.
     """

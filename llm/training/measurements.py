@@ -1,4 +1,4 @@
-"""What is measured between steps: the loss of held-out text or preferences, the CORE metric, exact answers."""
+"""Measurements between steps: the loss on held-out text or preferences, the CORE metric, exact answers."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ from llm.training.rewards import TASKS, held_out_questions
 Result = TypeVar("Result")
 SplitName = Literal["train", "validation"]
 
-TRAIN_BATCHES = 20  # of training text, where `evaluate.batches` is 0: all of the held-out text
+TRAIN_BATCHES = 20  # of training text, where `evaluate.batches` is 0 (all of the held-out text)
 
 
 class Measurements:
@@ -46,7 +46,7 @@ class Measurements:
             done_at["evaluate"] = context.state.step
 
     def handlers(self) -> dict[str, Callable[..., object]]:
-        """What other ranks do when rank 0 measures, by name (`Ranks.run_on_all`)."""
+        """The handlers of the other ranks for measurements of rank 0, by name (`Ranks.run_on_all`)."""
         return {
             "evaluate": lambda split, batches: list(self._evaluation(split, batches)),
             "evaluate pairs": lambda batches: list(self._pair_evaluation(batches)),
@@ -79,7 +79,7 @@ class Measurements:
         return best
 
     def _evaluate_pairs(self, command_id: str) -> Iterator[Event]:
-        """Evaluate preference tuning: the loss of held-out pairs; perplexity and bits are those of a chosen token."""
+        """Evaluate held-out pairs: the DPO loss, and perplexity and bits per byte of the chosen answers."""
         batches = self.context.config.evaluate.batches
         result = yield from self._run_on_all("evaluate pairs", self._pair_evaluation, batches=batches)
         metrics = {
@@ -171,8 +171,8 @@ class Measurements:
     def _run_on_all(
         self, name: str, work: Callable[..., Generator[Progress, None, Result]], **arguments: Any
     ) -> Generator[Event, None, Result]:
-        """Do `work`, which is the handler of that name, on all ranks, each its share of it; yields its progress as
-        events of this step, and returns its result."""
+        """Run `work`, which is also the handler `name`, on all ranks, which share it; yields its progress as events of
+        this step, and returns its result."""
         progress = self.context.ranks.run_on_all(name, lambda: work(**arguments), **arguments)
         return (yield from self._report_progress(progress))
 

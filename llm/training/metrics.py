@@ -18,7 +18,7 @@ from llm.training.spikes import LAG
 from llm.training.step import Rows, StepResult
 
 LOG_SECONDS = 0.1
-SHOWN_ROWS, SHOWN_TOKENS = 8, 100  # logged of a skipped batch
+SHOWN_ROWS, SHOWN_TOKENS = 8, 100  # rows of a skipped batch that are logged, and tokens of each
 LOSS_SCALE_STEPS, MAX_LOSS_SCALE = 2000, 2.0**24
 
 

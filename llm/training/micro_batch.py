@@ -18,15 +18,15 @@ from llm.training.objective import build_objective
 from llm.training.step import is_out_of_memory
 
 CPU_SHARE = 0.8  # of the available memory: a process above its limit is killed, and the estimate is within 25 %
-GPU_SHARE = 1.5  # of the free memory: too large an estimate there costs a probe that is refused
+GPU_SHARE = 1.5  # of the free memory: there, a candidate that is too large costs only a failed probe
 
 
 def choose_micro_batch(context: StepContext) -> Iterator[Progress]:
     """Set `state.micro_batch` and the batch plan to the largest micro-batch that fits, unless one is set.
 
-    The estimate of memory chooses the first candidate; a training step whose update is disabled then runs with it, and
-    with the next smaller divisor of the sequences of a rank where memory runs out. All ranks use the size that fits on
-    each. The size is kept in the checkpoints. UserError where not even one sequence fits.
+    The candidates are the divisors of a rank's sequences, from the largest one that fits by estimate. A training step
+    with a disabled update tries them in turn until one does not run out of memory. All ranks use the smallest size that
+    one of them found. Checkpoints store it. UserError if not even one sequence fits.
     """
     state, plan, ranks = context.state, context.batch_plan, context.ranks
     if context.config.train.batch_size or state.micro_batch:

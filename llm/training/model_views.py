@@ -1,4 +1,4 @@
-"""The model in training as a task needs it: all its weights, a model that one rank can run, an engine."""
+"""Views of the model in training for tasks: its full weights, a model that one rank can run, an engine."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from llm.training.state import whole_weights
 
 
 def view_handlers(context: TrainingContext) -> dict[str, Callable[..., object]]:
-    """What other ranks do when rank 0 uses a sharded model, by name (`Ranks.run_on_all`)."""
+    """The handlers of the other ranks while rank 0 uses a sharded model, by name (`Ranks.run_on_all`)."""
     return {
         "forward": lambda tokens: next_token_logits(context.state.model, context.plan, tokens),
         "gather weights": lambda: list(whole_weights(context.state)),
@@ -26,7 +26,7 @@ def view_handlers(context: TrainingContext) -> dict[str, Callable[..., object]]:
 
 
 def all_weights(context: TrainingContext) -> dict[str, Tensor]:
-    """The weights, with adapters merged; of a sharded state gathered from all ranks."""
+    """The full weights by name, with adapters merged; gathered from all ranks if the state is sharded."""
     state = context.state
     if state.sharding is None:
         return merged_weights(state.model)
@@ -35,8 +35,8 @@ def all_weights(context: TrainingContext) -> dict[str, Tensor]:
 
 
 def whole_model(context: TrainingContext) -> Transformer:
-    """The model in training; of a sharded one a copy with all weights, which rank 0 alone can run, and of one with
-    adapters a copy in which they are merged."""
+    """The model in training; a copy with the full weights, which rank 0 alone can run, if it is sharded; a copy with
+    merged weights if it has adapters."""
     state = context.state
     if state.sharding is None and state.model.lora is None:
         return state.model
@@ -47,7 +47,7 @@ def whole_model(context: TrainingContext) -> Transformer:
 
 @contextmanager
 def sampling_engine(context: TrainingContext) -> Iterator[Engine]:
-    """An engine with the present weights."""
+    """An engine with the current weights."""
     model, tokenizer = context.state.model, context.dataset.tokenizer
     if context.state.sharding is None:
         with evaluation_mode(model):

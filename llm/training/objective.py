@@ -1,4 +1,4 @@
-"""What a stage minimizes: the loss of a micro-batch."""
+"""The objective of a stage: the loss of a micro-batch."""
 
 from __future__ import annotations
 
@@ -13,8 +13,10 @@ from llm.training.distributed import LossFn
 
 
 class Objective(NamedTuple):
-    """`loss_fn` takes `arrays` tensors, one entry per sequence each, and returns their mean loss; with `metrics`, a
-    vector of the loss and the mean of each metric, which has no gradient. `is_compiled`: whether it can be compiled."""
+    """`loss_fn` takes `arrays` tensors with one entry per sequence and returns the mean loss, a scalar; with `metrics`,
+    a vector of the loss and the mean of each metric, which have no gradient. `is_compiled`: whether torch.compile
+    applies.
+    """
 
     loss_fn: LossFn
     arrays: int = 2
@@ -40,6 +42,6 @@ class AnswerLoss:
         self.model = model
 
     def __call__(self, tokens: Tensor, targets: Tensor, positions: Tensor | None = None) -> Tensor:
-        """int64 (B, T) each: inputs, targets (-1: not learned), positions in the conversation where rows hold several
-        that do not see each other."""
+        """int64 (B, T) each: inputs, targets (-1: ignored), and, if rows hold several conversations, the position of
+        each token in its conversation, outside of which attention is masked."""
         return self.model.loss(tokens, targets, positions=positions, skips_ignored=True)

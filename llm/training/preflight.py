@@ -124,9 +124,9 @@ def preflight(config: RunConfig, home: Path, steps: int = STEPS) -> Generator[Pr
 def summary(plan: Plan, batch_plan: BatchPlan, dataset: Dataset, seconds: list[float], memory: Memory) -> Preflight:
     step_seconds = statistics.median(seconds)
     rate = batch_plan.tokens_per_step / step_seconds
-    grown = memory.peak - memory.before
+    training_bytes = memory.peak - memory.before
     if plan.device.startswith("cuda"):
-        grown = int(torch.cuda.max_memory_allocated(plan.device))
+        training_bytes = int(torch.cuda.max_memory_allocated(plan.device))
     return Preflight(
         device=plan.device,
         precision=plan.precision,
@@ -135,7 +135,7 @@ def summary(plan: Plan, batch_plan: BatchPlan, dataset: Dataset, seconds: list[f
         step_seconds=step_seconds,
         tokens_per_second=rate,
         flops_per_second=rate * batch_plan.flops_per_token,
-        training_bytes=grown,
+        training_bytes=training_bytes,
         peak_bytes=memory.peak,
         total_steps=batch_plan.steps,
         total_tokens=batch_plan.steps * batch_plan.tokens_per_step,

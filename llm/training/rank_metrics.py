@@ -1,4 +1,4 @@
-"""What each rank measures of itself: its own computation, how long it waits for the others, its memory."""
+"""Metrics of each rank: time of computation, time waiting for communication, memory."""
 
 from __future__ import annotations
 
@@ -18,11 +18,11 @@ if TYPE_CHECKING:
     from llm.training.communication import Clock
 
 SECONDS = 10.0  # between two measurements: each is a collective
-NANOSECONDS = 1e6  # in a millisecond
+NANOSECONDS_PER_MS = 1e6
 
 
 class RankMetrics:
-    """Collects the measurements of all ranks, from time to time. All ranks call `collect` together."""
+    """Gathers the measurements of all ranks every SECONDS. `collect` is a collective: all ranks call it together."""
 
     def __init__(self, context: TrainingContext, loss_fn: LossFn) -> None:
         self.context = context
@@ -34,11 +34,11 @@ class RankMetrics:
             from llm.training.communication import measure_communication  # takes a second to import
 
             self.clock = measure_communication(context.state.model)
-        self.steps: list[tuple[float, float]] = []  # seconds of each step since the last measurement, and of waiting
+        self.steps: list[tuple[float, float]] = []  # per step since the last measurement: seconds, and those waiting
 
     @contextmanager
     def step(self) -> Iterator[None]:
-        """Measures one step, where DDP does not."""
+        """A context that measures one step with FSDP2 on a CPU; DDP measures itself."""
         began, waited = time.perf_counter(), self.clock.seconds if self.clock else 0.0
         yield
         if self.clock:
@@ -56,8 +56,8 @@ class RankMetrics:
         if self.context.ranks.is_first:
             yield self.context.event(
                 RanksMeasured,
-                compute_ms={str(rank): row[0] / NANOSECONDS for rank, row in enumerate(rows)},
-                waiting_ms={str(rank): row[1] / NANOSECONDS for rank, row in enumerate(rows)},
+                compute_ms={str(rank): row[0] / NANOSECONDS_PER_MS for rank, row in enumerate(rows)},
+                waiting_ms={str(rank): row[1] / NANOSECONDS_PER_MS for rank, row in enumerate(rows)},
                 memory_bytes={str(rank): float(row[2]) for rank, row in enumerate(rows)},
             )
 
@@ -68,14 +68,14 @@ class RankMetrics:
         """
         memory = memory_in_use(self.context.plan.device)
         if isinstance(self.loss_fn, DistributedDataParallel):
-            return [*measured_by_ddp(self.loss_fn), memory]
+            return [*ddp_times(self.loss_fn), memory]
         seconds, waiting = map(sum, zip(*self.steps, strict=True)) if self.steps else (0.0, 0.0)
         parts = max(1, len(self.steps) * self.context.batch_plan.grad_accum_steps)
         self.steps.clear()
         return [int(1e9 * (seconds - waiting) / parts), int(1e9 * waiting / parts), memory]
 
 
-def measured_by_ddp(module: DistributedDataParallel) -> tuple[int, int]:
+def ddp_times(module: DistributedDataParallel) -> tuple[int, int]:
     """Nanoseconds of computation in one micro-batch, and of communication that it does not hide."""
     read: Callable[[], dict[str, Any]] = module._get_ddp_logging_data  # torch has no public name for it
     data = read()

@@ -1,8 +1,8 @@
-"""Notice when a rank on this machine dies, and say how.
+"""Detect the death of a rank on this machine, and its cause.
 
 A collective that fails says only that a connection was closed. Each rank therefore watches the processes of the other
 ranks on its machine through file descriptors (pidfd_open(2)), and reads a dead one's exit status from `/proc` before
-torchrun reaps it. Without pidfd (macOS) a death is found by process id, and how it ended stays unknown.
+torchrun reaps it. Without pidfd (macOS) a death is detected by process id, and its cause is unknown.
 """
 
 from __future__ import annotations
@@ -56,12 +56,13 @@ class RankWatch:
             threading.Thread(target=self._watch, name="watch ranks", daemon=True).start()
 
     def first_death(self) -> str:
-        """What ended the first rank that died, waiting a second for it; "" for none on this machine."""
+        """A description of the first death of a rank on this machine, after waiting up to DEATH_SECONDS for one; "" if
+        there is none."""
         self._has_died.wait(DEATH_SECONDS)
         if not self.deaths:
             for peer in self.peers:
                 if not is_running(peer.pid):
-                    self._note(peer, "")
+                    self._record(peer, "")
         return self.deaths[0] if self.deaths else ""
 
     def _watch(self) -> None:
@@ -70,25 +71,25 @@ class RankWatch:
             try:
                 descriptor = os.pidfd_open(peer.pid)
             except OSError:
-                continue  # dead already: `first_death` finds it by its pid
+                continue  # it has died already: `first_death` detects that by its pid
             watched[descriptor] = peer
             poll.register(descriptor, select.POLLIN)
         while watched:
             for descriptor, _ in poll.poll():
                 peer = watched.pop(descriptor)
-                self._note(peer, how_it_ended(peer.pid))
+                self._record(peer, exit_reason(peer.pid))
                 poll.unregister(descriptor)
                 os.close(descriptor)
 
-    def _note(self, peer: Peer, how: str) -> None:
+    def _record(self, peer: Peer, reason: str) -> None:
         who = f"rank {peer.rank} of {self.world_size} (process {peer.pid} on {peer.host})"
-        self.deaths.append(f"{who} {how or 'has died'}")
+        self.deaths.append(f"{who} {reason or 'has died'}")
         self._has_died.set()
 
 
-def how_it_ended(pid: int) -> str:
-    """What ended a process that its parent has not reaped yet, by its wait status in `/proc` (proc(5), field 52); "" if
-    unknown."""
+def exit_reason(pid: int) -> str:
+    """How a process ended that its parent has not reaped yet, from its wait status in `/proc` (proc(5), field 52); ""
+    if unknown."""
     with suppress(OSError, ValueError, IndexError):
         for _ in range(20):  # the descriptor may be readable shortly before the status is
             fields = Path(f"/proc/{pid}/stat").read_text(errors="replace").rpartition(")")[2].split()

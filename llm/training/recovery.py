@@ -37,7 +37,7 @@ class Recovery:
         return "spike" if must_undo else ""
 
     def roll_back(self, reason: Reason) -> Event:
-        """Roll back to an intact checkpoint. No save may be in progress, and no result unread."""
+        """Roll back to an intact checkpoint. Call it with no save in progress and all step results read."""
         intact = [info for info in self.context.run.checkpoints() if is_intact(info)]
         return self._after_spike(intact) if reason == "spike" else self._after_bad_steps(intact)
 
@@ -51,7 +51,8 @@ class Recovery:
         return self._restore(intact[-1], "the loss was not finite several steps in a row")
 
     def _after_spike(self, intact: list[CheckpointInfo]) -> Event:
-        """Roll back to before the spike, and mark it as known, so that the run cannot roll back in a loop."""
+        """Roll back to before the spike and record it in the detector, so that a second one there does not roll back
+        again."""
         detector = self.context.state.spikes
         spike = next(entry for entry in detector.seen if entry[0] == detector.due)
         detector.due = 0

@@ -28,7 +28,7 @@ def config_for_resume(run: Run, overrides: Overrides) -> RunConfig:
 
 
 def newest_state(run: Run) -> dict[str, Any]:
-    """The scalars of the newest checkpoint that can be read; empty where there is none."""
+    """The content of `state.json` of the newest readable checkpoint; empty if there is none."""
     for info in reversed(run.checkpoints()):
         with suppress(UserError):  # restoring reports a damaged one
             state = read_state(info)

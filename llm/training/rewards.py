@@ -1,6 +1,6 @@
-"""The tasks of reinforcement: questions whose answers a function checks, and the reward of a reply.
+"""The tasks of reinforcement learning with verifiable rewards: questions, and a function that scores a reply.
 
-The questions come from the world of the embedded dialogues. Those for training and for tests are apart as there.
+The questions are those of the embedded dialogues, with the same division into training and held-out questions.
 """
 
 from __future__ import annotations
@@ -18,15 +18,15 @@ from llm.data.text.dialogues.scene import draw_scene
 from llm.data.text.stories.cast import Draw
 from llm.tokenizer.chat_template import Message
 
-MOST_WORDS = 10
+MAX_WORDS = 10
 QUESTION_SEED = 0  # of the questions asked during training; measure the result with others (`eval --answers --seed`)
-ATTEMPTS = 20  # draws per question: not all drawn are new, and of the right side of the split
+ATTEMPTS = 20  # draws per question, since a draw may repeat a question or belong to the other split
 
 
 @dataclass(frozen=True)
 class RewardTask:
-    """`draw` makes a question, or None if what it drew is of the other side of the split. `reward` is that of a reply,
-    from 0 to 1."""
+    """`draw` returns a question, or None if the one it drew belongs to the other split. `reward` scores a reply from 0
+    to 1."""
 
     draw: Callable[[Split, Draw], Question | None]
     reward: Callable[[str, Question], float]
@@ -72,12 +72,12 @@ def exact_reward(reply: str, question: Question) -> float:
 
 def format_reward(reply: str, question: Question) -> float:
     """The share of rules that hold: begins with a capital letter or digit; ends with a period; is one sentence; has at
-    most `MOST_WORDS` words."""
+    most `MAX_WORDS` words."""
     rules = (
         re.match(r"[A-Z0-9]", reply) is not None,
         reply.endswith("."),
         len(re.findall(r"[.!?]", reply)) == 1 and "\n" not in reply,
-        0 < len(reply.split()) <= MOST_WORDS,
+        0 < len(reply.split()) <= MAX_WORDS,
     )
     return sum(rules) / len(rules)
 
@@ -93,14 +93,14 @@ TASKS = {
 def task_questions(name: str, split: Split, count: int, seed: int) -> list[Question]:
     """`count` different questions of a task; fewer where it has no more."""
     draw = random.Random(f"{name} {seed}").random
-    found: dict[str, Question] = {}
+    drawn: dict[str, Question] = {}
     for _ in range(ATTEMPTS * count):
         question = TASKS[name].draw(split, draw)
         if question is not None:
-            found.setdefault(question.messages[-1].content, question)
-        if len(found) == count:
+            drawn.setdefault(question.messages[-1].content, question)
+        if len(drawn) == count:
             break
-    return list(found.values())
+    return list(drawn.values())
 
 
 def held_out_questions(config: RunConfig) -> list[Question]:

@@ -69,7 +69,7 @@ def run_training(
 
     `overrides` change fields that are `safe` in the schema. `on_event` receives every event after it is logged, and
     `on_live` access to the weights once they exist. Raises `UserError` for errors that the user can correct. The log
-    ends with `Finished` unless the process is killed. Ranks other than the first only train.
+    ends with `Finished` unless the process is killed. Ranks other than 0 train, but take no commands and log nothing.
     """
     ranks, queue = ranks or Ranks(), commands or CommandQueue()
     if not ranks.is_first:
@@ -78,7 +78,7 @@ def run_training(
     with run.lock() as lock:
         queue.tail = run.commands()
         if run.checkpoints() and (stopped := check_before_resume(run, home, queue, overrides, on_event, ranks)):
-            ranks.broadcast("")  # the others wait for this: there is no dataset
+            ranks.broadcast("")  # the other ranks wait for the name of the dataset: there is none
             return stopped
         for place in (run.path, run.checkpoint_directory, run.path / "live"):
             remove_staging(place)
@@ -122,7 +122,8 @@ def log_events(
 ) -> Finished:
     """Log every event and pass it to `on_event`; an error is logged as `Finished` and raised.
 
-    Where training does not start, a run that had ended before keeps that end as the last line of its log.
+    If training does not start, the previous `Finished` of the run is appended again, so that its status does not
+    change.
     """
     step, is_started, previous = last_step(run), False, previous_end(run)
 
@@ -265,9 +266,9 @@ def choose_batch_plan(
         flops_per_second=state.flops_per_second,
     )
     state.global_batch_size = batch_plan.global_batch_size
-    sized = StepContext(config, state, make_plan(config.train, state.plan), batch_plan, ranks)
-    yield from choose_micro_batch(sized)
-    return sized.batch_plan
+    context = StepContext(config, state, make_plan(config.train, state.plan), batch_plan, ranks)
+    yield from choose_micro_batch(context)
+    return context.batch_plan
 
 
 def prepare_on_ranks(
@@ -325,7 +326,8 @@ def started_event(context: TrainingContext) -> Started:
 
 
 def change_warning(run: Run, started: Started) -> str:
-    """What differs from the last time this run was trained, and changes results by rounding; "" for nothing."""
+    """A warning if ranks, threads, precision or device differ from the last start of the run, since results then differ
+    by rounding; "" if none does."""
     before = last_event_of(run.path / "events.jsonl", Started)
     if before is None or not started.resumed_from:
         return ""

@@ -59,10 +59,10 @@ class Saver:
         return self.memory
 
     def start(self, best: bool, command_id: str, *, at_once: bool = False) -> Iterator[Event]:
-        """Wait for the previous save, copy the present state, and start to write it.
+        """Wait for the previous save, copy the current state, and start to write it.
 
-        at_once: this process may be killed soon, and trains no more until the save has ended: neither copy the state
-        nor read back what was written.
+        at_once: the process may be killed soon, and does not train until the save has ended. The state is not copied,
+        and the files are not read back.
         """
         if at_once:
             self.hurry.set()
@@ -92,9 +92,9 @@ class Saver:
         except OSError as error:
             yield self._fail(state.step, error)
             return
-        from llm.training.sharded_save import single_values  # takes a second to import
+        from llm.training.sharded_save import copy_scalar_tensors  # takes a second to import
 
-        metrics, scalars, single = dict(state.metrics), copy.deepcopy(state.scalars()), single_values(state)
+        metrics, scalars, single = dict(state.metrics), copy.deepcopy(state.scalars()), copy_scalar_tensors(state)
         written = context.ranks.run_on_all("save", lambda: self.write_part(directory.name), directory=directory.name)
         step, keep = state.step, context.config.checkpoint.keep
         result = self.thread.submit(self._publish_parts, written, step, metrics, scalars, single, directory, keep)
@@ -128,7 +128,7 @@ class Saver:
         return info, self._prune(keep)
 
     def _host_memory(self) -> HostMemory | None:
-        """Memory for a copy; None without it, and training has to wait while its own tensors are written."""
+        """Memory for a copy of the state; None if there is too little, so that training waits for the save."""
         try:
             return (self.memory or self.reserve_memory()).result()
         except (MemoryError, RuntimeError) as error:
@@ -174,11 +174,11 @@ class Saver:
             )
 
     def _fail(self, step: int, error: Exception) -> Event:
-        """Note why a save failed."""
+        """Record why a save failed; returns a warning."""
         self.failure = getattr(error, "strerror", None) or str(error) or "out of memory"
         return self.context.event(Warned, step=step, message=f"not saved: {self.failure}")
 
     def close(self) -> None:
-        """Cancel a save in progress, of which nothing remains, and end the thread."""
+        """Cancel a save in progress, whose files are removed, and end the thread."""
         self.canceled.set()
         self.thread.shutdown(cancel_futures=True)

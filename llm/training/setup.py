@@ -96,7 +96,7 @@ def new_state(config: RunConfig, vocab_size: int, ranks: Ranks | None = None) ->
 
 
 def placement_of(ranks: Ranks, sharding: Sharding | None) -> MakePlacement | None:
-    """How ranks share the work of Muon; None for one rank."""
+    """How ranks divide the work of Muon; None for one rank."""
     if ranks.world_size == 1:
         return None
     if sharding is None:
@@ -107,7 +107,7 @@ def placement_of(ranks: Ranks, sharding: Sharding | None) -> MakePlacement | Non
 def restore_or_init(
     run: Run, config: RunConfig, dataset: Dataset, ranks: Ranks
 ) -> Generator[Event, None, tuple[TrainerState, bool]]:
-    """The state of the newest intact checkpoint, or that of step 0; and whether it is that of a checkpoint."""
+    """The state of the newest intact checkpoint, or a new one at step 0; and whether it was restored."""
     state = new_state(config, dataset.tokenizer.vocab_size, ranks)
     is_restored = yield from restore_newest(run, state)
     if state.data_fingerprint not in ("", dataset.fingerprint):  # "": a fork that continues on another text

@@ -33,7 +33,8 @@ from llm.training.state import TrainerState
 
 @dataclass(frozen=True)
 class Parts:
-    """A copy of what this rank holds of a state, on the host; `group` connects all ranks beside training."""
+    """A host copy of this rank's part of a state. `group` connects all ranks, apart from the collectives of
+    training."""
 
     weights: dict[str, Tensor]
     optimizer: dict[str, Tensor]
@@ -47,7 +48,7 @@ def copy_parts(state: TrainerState) -> Parts:
     assert sharding is not None
     owners = state.optimizer.state_owners()
 
-    def copied(tensor: Tensor, owner: Any) -> Tensor:
+    def copy_part(tensor: Tensor, owner: Any) -> Tensor:
         part = local_part(tensor).detach().to("cpu", copy=True)
         if not is_sharded(owner):
             return part
@@ -55,15 +56,15 @@ def copy_parts(state: TrainerState) -> Parts:
             part, sharding.host_mesh, owner.placements, run_check=False, shape=owner.shape, stride=owner.stride()
         )
 
-    weights = {name: copied(tensor, tensor) for name, tensor in state.model.state_dict().items()}
-    optimizer = {name: copied(tensor, owners.get(name)) for name, tensor in state.optimizer.state_tensors().items()}
+    weights = {name: copy_part(tensor, tensor) for name, tensor in state.model.state_dict().items()}
+    optimizer = {name: copy_part(tensor, owners.get(name)) for name, tensor in state.optimizer.state_tensors().items()}
     return Parts(weights, optimizer, sharding.host_group)
 
 
 def write_parts(parts: Parts, directory: Path) -> None:
     """Write this rank's parts below `directory`, which exists and all ranks share; all ranks call it together.
 
-    Raises `UserError` on all ranks where a weight is not finite on one, and what the disk refuses.
+    Raises `UserError` on all ranks if a weight of any rank is not finite, and `OSError` if a rank cannot write.
     """
     bad = torch.tensor([int(any(not is_finite(local_part(tensor)) for tensor in parts.weights.values()))])
     dist.all_reduce(bad, group=parts.group)
@@ -73,22 +74,21 @@ def write_parts(parts: Parts, directory: Path) -> None:
         for name, tensors in ((MODEL, parts.weights), (OPTIMIZER, parts.optimizer)):
             writer = HuggingFaceStorageWriter(str(directory / name), save_distributed=True, enable_consolidation=True)
             save(dict(tensors), storage_writer=writer, process_group=parts.group)
-    except CheckpointException as error:  # of the ranks that failed
+    except CheckpointException as error:  # its `failures` are by rank
         rank, (cause, _) = next(iter(error.failures.items()))
         raise OSError(f"rank {rank}: {cause}") from error
     except RuntimeError as error:
         raise OSError("a rank did not write its part") from error
 
 
-def single_values(state: TrainerState) -> dict[str, Tensor]:
-    """A copy of the optimizer's tensors without dimensions."""
+def copy_scalar_tensors(state: TrainerState) -> dict[str, Tensor]:
+    """A host copy of the optimizer's 0-dim tensors."""
     tensors = state.optimizer.state_tensors()
     return {name: tensor.detach().cpu().clone() for name, tensor in tensors.items() if tensor.ndim == 0}
 
 
-def overwrite_single_values(path: Path, values: Mapping[str, Tensor]) -> None:
-    """Write tensors without dimensions into a safetensors file: where DCP joins files, it leaves them 0
-    (torch 2.13.0)."""
+def overwrite_scalar_tensors(path: Path, values: Mapping[str, Tensor]) -> None:
+    """Write 0-dim tensors into a safetensors file. DCP leaves them 0 when it consolidates files (torch 2.13.0)."""
     with path.open("r+b") as file:
         length = int.from_bytes(file.read(8), "little")
         header = json.loads(file.read(length))
@@ -108,7 +108,7 @@ def publish_parts(
 ) -> CheckpointInfo:
     """On rank 0, after all ranks have written: make the checkpoint of the joined files in `directory`.
 
-    single: the optimizer's tensors without dimensions (`single_values`). The checkpoint is read back from the disk
+    single: the optimizer's 0-dim tensors (`copy_scalar_tensors`). The checkpoint is read back from the disk
     unless `hurry` is set, as `llm.training.checkpoint.publish` does.
     """
     target = run.checkpoint_directory / f"step-{step:08d}"
@@ -117,7 +117,7 @@ def publish_parts(
         for name in (MODEL, OPTIMIZER):
             (joined,) = (directory / name).glob("*.safetensors")
             joined.rename(staging / name)
-        overwrite_single_values(staging / OPTIMIZER, single)
+        overwrite_scalar_tensors(staging / OPTIMIZER, single)
         write_manifest(staging, step, metrics)
     shutil.rmtree(directory, ignore_errors=True)
     return read_back(target, (MODEL, OPTIMIZER), hurry)

@@ -1,4 +1,4 @@
-"""What the stages of fine-tuning need before the first step, besides the data."""
+"""Prepare what a fine-tuning stage needs before the first step, in addition to the data."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ def prepare_stage(context: TrainingContext) -> Generator[Event, None, None]:
 
 
 def prepare_references(context: TrainingContext) -> Generator[Event, None, None]:
-    """Set the reference log-probabilities of preference tuning: computed before the first step, else read."""
+    """Set the reference log-probabilities of dpo, which are computed before the first step and read on resume."""
     references = References(context.run, context.dataset, context.batch_plan.seq_len)
     for message in check_pairs(references, context.batch_plan.seq_len):
         yield Warned(step=context.state.step, message=message)
@@ -40,7 +40,7 @@ def prepare_references(context: TrainingContext) -> Generator[Event, None, None]
 
 
 def prepare_rollouts(context: TrainingContext) -> None:
-    """Set the source of questions and answers of reinforcement. ConfigError unless every rank answers whole groups."""
+    """Set the rollouts of grpo. ConfigError unless every rank gets whole groups of answers."""
     config, ranks, replies = context.config, context.ranks, context.batch_plan.global_batch_size
     if replies % (config.tune.group * ranks.world_size):
         message = f"{config.tune.group} answers to each question do not divide the {replies} answers of a step"

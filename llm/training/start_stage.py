@@ -1,7 +1,7 @@
-"""Start a stage of fine-tuning: a new run from another run's checkpoint, whose tokenizer and weights know a chat.
+"""Start a fine-tuning stage: a new run from another run's checkpoint, with the special tokens of the chat template.
 
-The new run counts its steps from 0. The special tokens of the chat template get rows in the embedding and the head, and
-`model.embedding_conv` may add a convolution to a model without one.
+The new run starts at step 0. The new tokens get rows in the embedding and the head, and `model.embedding_conv` may add
+a convolution to a model without one.
 """
 
 from __future__ import annotations
@@ -44,7 +44,7 @@ STAGE_DEFAULTS = (
     ("sample.every", "50"),
     ("sample.prompt", ""),
 )
-"""Settings of a stage where they are not given. The others are the parent's."""
+"""Default settings of a stage. All other settings default to those of the parent."""
 GRPO_DEFAULTS = (
     ("train.steps", "200"),
     ("train.batch_size", "64"),
@@ -55,12 +55,12 @@ GRPO_DEFAULTS = (
     ("evaluate.answers_every", "20"),
     ("tune.lora_rank", "0"),
 )
-"""Those of grpo, after STAGE_DEFAULTS."""
+"""Default settings of grpo, which override STAGE_DEFAULTS."""
 LORA_DEFAULTS = (("train.lr_multiplier", "1"),)
-"""Those of sft with LoRA: adapters need a higher rate than all weights (docs/performance.md)."""
+"""Default settings of sft with LoRA, which override STAGE_DEFAULTS: adapters need a higher learning rate than full
+fine-tuning (docs/performance.md)."""
 CONVERSATIONS = {"sft": Path("conversations", "good.jsonl"), "dpo": Path("conversations", "preferences.jsonl")}
-"""Where a home has what was marked in a chat: the replies marked good or corrected, and the corrections as
-preferences."""
+"""Where the home stores what was marked in a chat: replies marked good or corrected, and corrections as preferences."""
 
 
 @dataclass(frozen=True)
@@ -86,8 +86,8 @@ def plan_stage(
     stage: str = "sft",
     keep_optimizer: bool = False,
 ) -> Stage:
-    """The stage with `overrides`, checked. Without `data.corpus` it trains on what was marked in a chat; grpo, which
-    only evaluates on it, takes that of an sft parent, else the embedded dialogues.
+    """The stage with `overrides`, checked. `data.corpus` defaults to what was marked in a chat; for grpo, which uses the
+    corpus only for evaluation, to that of an sft parent, else to the embedded dialogues.
 
     ConfigError where the weights of `parent` cannot be trained with it.
     """
@@ -163,8 +163,8 @@ def with_vocabulary(home: Path, parent: Parent, config: RunConfig, tokenizer: To
 
 
 def start_stage(home: Path, stage: Stage, *, name: str = "", stem: str = "") -> Run:
-    """Create the run, whole, with its first checkpoint. `name` defaults to `stem` with a number, and that to the name
-    of the parent with the stage."""
+    """Create the run with its first checkpoint. `name` defaults to `stem` + `-N`, and `stem` to the names of the parent
+    and the stage. No run remains after an error."""
     parent, config = stage.parent, stage.config
     if stage.keep_optimizer:
         verify(parent.checkpoint)
@@ -212,10 +212,10 @@ def new_convolution(model: ModelConfig, seed: int) -> dict[str, Tensor]:
 
 
 def write_base(run: Run, parent: Parent, weights: Mapping[str, Tensor]) -> str:
-    """Write the weights that the adapters of `run` change; returns the sha256 of the file.
+    """Write the base model of the adapters of `run`; returns the sha256 of the file.
 
-    A copy, so that the run can be opened when the parent has been deleted or moved elsewhere. Not a hard link: rows of
-    new tokens make it another file, and run directories are copied between disks.
+    A copy, so that the run does not depend on the parent, which may be deleted. Not a hard link: the rows of new tokens
+    make it another file, and run directories are copied between disks.
     """
     with published_directory(run.path / BASE) as staging:
         sha256 = write_tensors(staging / MODEL, weights)
@@ -224,17 +224,18 @@ def write_base(run: Run, parent: Parent, weights: Mapping[str, Tensor]) -> str:
 
 
 def with_rows(weight: Tensor, rows: int, known: int) -> Tensor:
-    """`weight` (V, d) with `rows` rows. Those from `known` on are new: the mean of the known ones, and noise of a tenth
-    of their spread, so that no two are equal (Hewitt 2021, "Initializing New Word Embeddings")."""
-    grown = pad_rows(weight, rows)
-    mean, spread = weight[:known].mean(0), weight[:known].std(0, correction=0)
+    """`weight` (V, d) extended to `rows` rows. Those from `known` on are new: the mean of the first `known` rows, plus
+    noise of a tenth of their standard deviation, so that no two are equal (Hewitt 2021, "Initializing New Word
+    Embeddings")."""
+    padded = pad_rows(weight, rows)
+    mean, std = weight[:known].mean(0), weight[:known].std(0, correction=0)
     noise = torch.randn(rows - known, weight.shape[1], generator=torch.Generator().manual_seed(ROW_SEED))
-    grown[known:] = mean + 0.1 * spread * noise.to(weight.dtype)
-    return grown
+    padded[known:] = mean + 0.1 * std * noise.to(weight.dtype)
+    return padded
 
 
 def pad_rows(tensor: Tensor, rows: int) -> Tensor:
-    """A copy of `tensor` with zeros after its rows, `rows` in all; never fewer than it has."""
-    grown = tensor.new_zeros(max(rows, len(tensor)), *tensor.shape[1:])
-    grown[: len(tensor)] = tensor
-    return grown
+    """A copy of `tensor`, padded with rows of zeros to `rows` rows if it has fewer."""
+    padded = tensor.new_zeros(max(rows, len(tensor)), *tensor.shape[1:])
+    padded[: len(tensor)] = tensor
+    return padded

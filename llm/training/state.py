@@ -24,14 +24,14 @@ NOT_SCALAR = {"scalar": False}
 
 @dataclass
 class TrainerState:
-    """All that changes during training, and what a checkpoint holds.
+    """Everything that changes during training. A checkpoint stores all fields but `sharding` and `lock`.
 
     `step` counts optimizer steps and `batch_index` the batches drawn; a roll-back restores only `step`. `data_cursor`
     is the position of the next batch in a streamed corpus (`BatchSource.cursor`). `overrides` are the fields that
     differ from `run.toml`, as text by dotted path: live settings and changes on resume. `global_batch_size` is that of
     the first start, which other numbers of ranks keep. `micro_batch` is the sequences per micro-batch where
-    `train.batch_size` is 0 or ran out of memory, else 0. `sharding` is that of the tensors, where each rank holds only
-    a part of them. `flops_per_second` is the speed by which `train.minutes` became steps, measured at the first start,
+    `train.batch_size` is 0 or ran out of memory, else 0. `sharding` is set where each rank holds only a part of the
+    tensors. `flops_per_second` is the speed by which `train.minutes` became steps, measured at the first start,
     else 0. `base` is the name and the sha256 of the weights that adapters change; empty where all weights are
     trained. `lock` guards the weights and `step`.
 
@@ -61,12 +61,13 @@ class TrainerState:
     lock: threading.Lock = field(default_factory=threading.Lock, metadata=NOT_SCALAR)
 
     def scalars(self) -> dict[str, Any]:
-        """All but the tensors, as JSON values."""
+        """The fields of `state.json`, as JSON values."""
         scalars = {key: getattr(self, item.name) for key, item in scalar_fields().items()}
         return scalars | {"spikes": self.spikes.as_json()}
 
     def load_scalars(self, scalars: Mapping[str, Any]) -> None:
-        """Set what `scalars` returned; a field that it lacks stays as it is."""
+        """Set the fields from what `scalars` returned. Fields that are missing there keep their values,
+        but `spikes` is reset."""
         for key, item in scalar_fields().items():
             if key in scalars:
                 setattr(self, item.name, scalars[key])
@@ -82,8 +83,8 @@ class HostMemory:
     """Host memory for one copy of the trained weights and optimizer state.
 
     It is allocated once and reused, since touching new pages costs ten times the copy. For CUDA tensors it is pinned,
-    which the bus fills several times faster; torch rounds each pinned tensor up to a power of two. MemoryError where
-    too little is available, found out in advance: a process over the limit of its control group is killed.
+    which makes copies several times faster; torch rounds each pinned tensor up to a power of two. MemoryError if too
+    little is available. This is checked in advance, since a process above its cgroup limit is killed.
     """
 
     def __init__(self, state: TrainerState) -> None:
@@ -95,7 +96,7 @@ class HostMemory:
         self.optimizer = allocate_like(state.optimizer.state_tensors())
 
     def copy_from(self, state: TrainerState) -> None:
-        """Copy the present state; returns when the copy is complete."""
+        """Copy the current state; returns when the copy is complete."""
         for target, tensors in (
             (self.weights, trained_weights(state.model)),
             (self.optimizer, state.optimizer.state_tensors()),
@@ -107,7 +108,8 @@ class HostMemory:
 
 
 def whole_weights(state: TrainerState) -> Iterable[tuple[str, torch.Tensor | None]]:
-    """The weights by name, one after the other; of a sharded state whole on rank 0, and None elsewhere."""
+    """The name and full tensor of each weight, one at a time. If the state is sharded, all ranks must iterate together;
+    rank 0 gets the tensors, the others None."""
     if state.sharding is None:
         return state.model.state_dict().items()
     return state.sharding.gather_all(state.model.state_dict())
@@ -135,7 +137,8 @@ class StateCopy:
 
 
 def copy_state(state: TrainerState, memory: HostMemory | None) -> StateCopy:
-    """The state copied into `memory`; or without it the state's own tensors, which must not change until written."""
+    """A copy of the state in `memory`. Without `memory`, the result shares the tensors of `state`, which must not
+    change until they are written."""
     if memory is not None:
         memory.copy_from(state)
     return StateCopy(

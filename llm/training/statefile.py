@@ -36,10 +36,10 @@ def save_state(model: nn.Module, optimizer: torch.optim.Optimizer, iteration: in
 
 
 def load_state(src: Target, model: nn.Module, optimizer: torch.optim.Optimizer | None = None) -> int:
-    """Bring back what `save_state` wrote; the number of steps.
+    """Load what `save_state` wrote into `model` and `optimizer`; returns the iteration.
 
-    Tensors go to the devices of `model`. UserError where `src` is no such file, or its weights have other names or
-    shapes than the model's.
+    Tensors are copied to the devices of `model`. UserError if `src` is not such a file, or does not fit the model or
+    optimizer.
     """
     try:
         state: Any = torch.load(src, map_location="cpu", weights_only=True)

@@ -13,7 +13,7 @@ import torch
 from llm.model.loss import IGNORE_INDEX
 from llm.optim import clip_grad_norm, lr_at, lr_multiplier_at, momentum_at
 from llm.training.context import StepContext
-from llm.training.distributed import LossFn, no_reduction_unless_last
+from llm.training.distributed import LossFn, no_sync_unless_last
 
 Rows = tuple[np.ndarray, ...]
 """The arguments of the loss: inputs, targets (-1: not learned), and what a stage adds; one entry per sequence."""
@@ -22,7 +22,8 @@ Rows = tuple[np.ndarray, ...]
 @dataclass(frozen=True)
 class StepResult:
     """The measurements of a step: `loss` (nats per token) and `grad_norm` (before clipping), read from the device on
-    access. `lr` is the scheduled `train.lr`, and `lr_multiplier` its ratio to `train.lr`."""
+    access. `lr` is the scheduled learning rate including `train.lr_multiplier`, and `lr_multiplier` its ratio to
+    `train.lr`. A loss above `loss_limit` is a spike whose update was skipped."""
 
     step: int
     tokens_seen: int
@@ -153,7 +154,7 @@ def accumulate_gradients(
         # Seeded per micro-batch, so that a resumed run draws the same dropout masks as an uninterrupted one.
         seed = micro_batch_seed(context.config.train.seed, state.batch_index, micro, context.ranks.rank)
         seed_generators(seed, plan.device)
-        with no_reduction_unless_last(loss_fn, last=micro == count - 1):
+        with no_sync_unless_last(loss_fn, last=micro == count - 1):
             with plan.autocast():
                 micro_loss = loss_fn(*(to_device(array[rows], plan.device) for array in batch))
             micro_loss = micro_loss / divisors[micro]

@@ -43,7 +43,7 @@ def save_in_place_of_first(context: TrainingContext, lost: RankLost, save: Save)
 
 
 def describe(context: TrainingContext, lost: RankLost, failure: str) -> str:
-    """The reason that the run shows."""
+    """The reason in the `Finished` event of the run."""
     name, newest = context.run.name, newest_step(context.run.checkpoint_directory)
     if not failure:
         return f"{lost}; step {context.state.step} is saved, and llm-workbench resume {name} continues from there."

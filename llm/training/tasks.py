@@ -1,4 +1,4 @@
-"""What a run does between steps, on a schedule or on command: measure, sample, save, take a snapshot."""
+"""The tasks between steps, on a schedule or on command: evaluate, sample, save, publish a snapshot."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ class Task:
 
 
 def sample_prompt(config: RunConfig, tokenizer: Tokenizer, prompt: str) -> str | list[int]:
-    """The prompt of a sample, as a question once the model is trained on conversations."""
+    """`prompt`, or in a fine-tuning stage the tokens of a chat with `prompt` as the user's message."""
     template = tokenizer.chat_template
     if template is None or config.tune.stage == "pretrain":
         return prompt
@@ -57,7 +57,7 @@ class Tasks:
         self.measurements = Measurements(context, is_stop_requested, self.done_at)
 
     def handlers(self) -> dict[str, Callable[..., object]]:
-        """What other ranks do for the tasks of rank 0, by name (`Ranks.run_on_all`)."""
+        """The handlers of the other ranks for the tasks of rank 0, by name (`Ranks.run_on_all`)."""
         return {
             **self.measurements.handlers(),
             **view_handlers(self.context),
@@ -65,7 +65,7 @@ class Tasks:
         }
 
     def table(self) -> dict[str, Task]:
-        """Every task with its schedule under the present settings, in the order in which they run.
+        """Every task with its schedule under the current settings, in the order in which they run.
 
         A save comes last, so that a checkpoint holds the evaluation of its step. The save after the last step is not in
         the table, since the end of training depends on its success.
@@ -111,7 +111,7 @@ class Tasks:
                 yield from self.table()[name].run("")
 
     def is_due(self, name: str) -> bool:
-        """Whether the schedule asks for a task after the present step."""
+        """Whether a task is scheduled after the current step."""
         task, step = self.table()[name], self.context.state.step
         if name == "save" and step >= self.context.batch_plan.steps:
             return False
@@ -123,7 +123,7 @@ class Tasks:
 
     @property
     def is_saved(self) -> bool:
-        """Whether a checkpoint of the present step exists."""
+        """Whether the current step is saved."""
         return self.saver.saved_step == self.context.state.step
 
     def sample(self, command_id: str = "") -> Iterator[Event]:
@@ -159,7 +159,7 @@ class Tasks:
         yield from self.saver.start(best, command_id, at_once=at_once)
 
     def snapshot(self, command_id: str = "") -> Iterator[Event]:
-        """Publish the present weights, for a chat in another process."""
+        """Publish the current weights, for a chat in another process."""
         context, live = self.context, self.context.run.path / "live"
         target = live / f"step-{context.state.step:08d}"
         try:

@@ -1,7 +1,7 @@
 """Write and read safetensors files.
 
-Our writer takes the checksum of the bytes in memory, so that reading back detects a disk that changed them. It also
-releases the GIL, and can be canceled.
+The writer computes the checksum from the bytes in memory, so that reading the file back detects errors of the disk. It
+releases the GIL and can be canceled.
 """
 
 from __future__ import annotations
@@ -80,6 +80,7 @@ def file_chunks(tensors: Mapping[str, Tensor], metadata: Mapping[str, str] | Non
 
 
 def read_tensors(path: Path) -> dict[str, Tensor]:
+    """The tensors of a safetensors file by name, on the CPU. UserError if it cannot be read."""
     try:
         return load_file(path)
     except (OSError, SafetensorError) as error:

@@ -1,6 +1,6 @@
-"""The number of CPU threads, chosen again where steps have become much slower or faster.
+"""Choose the number of CPU threads again when steps have become much slower or faster.
 
-Two threads beside another busy process are slower than one, and one thread is slow once that process has ended. A
+While another process is busy, two threads are slower than one; when it has ended, one thread is slower than two. A
 change takes effect before a checkpoint is saved, so that a run resumed from it uses the same number.
 """
 
@@ -26,15 +26,15 @@ RECENT_STEPS = 20
 
 
 class ThreadWatch:
-    """Follows the time of the steps, and chooses `plan.threads` again where it has changed for RECENT_STEPS.
+    """Tracks the time of steps, and chooses `plan.threads` again when it has changed over RECENT_STEPS.
 
-    Only for a single process on a CPU with several cores, and not where `train.threads` states the number.
+    Active only in a single process on a CPU with several cores, and if `train.threads` does not set the number.
     """
 
     def __init__(self, context: TrainingContext, loss_fn: LossFn) -> None:
         self.context, self.loss_fn = context, loss_fn
         self.recent: deque[float] = deque(maxlen=RECENT_STEPS)
-        self.usual = 0.0
+        self.baseline = 0.0
         self.batch: Rows = ()
         is_alone = context.ranks.world_size == 1 and context.plan.device == "cpu"
         self.is_active = is_alone and usable_cores() > 1 and not context.config.train.threads
@@ -45,18 +45,18 @@ class ThreadWatch:
             return
         self.batch = batch
         self.recent.append(seconds)
-        if not self.usual and len(self.recent) == RECENT_STEPS:
-            self.usual = statistics.median(self.recent)
+        if not self.baseline and len(self.recent) == RECENT_STEPS:
+            self.baseline = statistics.median(self.recent)
 
     @property
     def slowdown(self) -> float:
-        """The time of the recent steps relative to the usual ones; 1 while too few are known."""
-        if not self.usual or len(self.recent) < RECENT_STEPS:
+        """The median time of the recent steps over that of the first ones; 1 while there are too few."""
+        if not self.baseline or len(self.recent) < RECENT_STEPS:
             return 1.0
-        return statistics.median(self.recent) / self.usual
+        return statistics.median(self.recent) / self.baseline
 
     def choose_again(self) -> Iterator[Event]:
-        """Measure the number of threads if the speed has changed; an event if another one is faster."""
+        """If the speed has changed, measure steps with other numbers of threads; yields a warning if one is faster."""
         slowdown = self.slowdown
         if 1 / CHANGE < slowdown < CHANGE:
             return
@@ -64,7 +64,7 @@ class ThreadWatch:
         threads = fastest_threads(lambda: time_step(context, self.batch, self.loss_fn))
         torch.set_num_threads(threads)
         self.recent.clear()
-        self.usual = 0.0
+        self.baseline = 0.0
         if threads == before:
             return
         context.change_plan(threads=threads)
