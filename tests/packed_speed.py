@@ -53,11 +53,11 @@ def stepper(config: RunConfig, plan: Plan, batch: tuple[np.ndarray, ...]) -> Cal
     rows, seq_len = batch[0].shape
     context = StepContext(config, state, plan, BatchPlan(10**6, rows, seq_len, 1, 0.0, 0))
     loss_fn = build_objective(model, config).loss_fn
-    counted = int((batch[1] != -1).sum())
+    num_targets = int((batch[1] != -1).sum())
 
     def step() -> float:
         began = time.process_time()
-        result = take_step(context, batch, loss_fn, counted=counted)
+        result = take_step(context, batch, loss_fn, num_targets=num_targets)
         assert isinstance(result, StepResult) and np.isfinite(result.loss)
         return time.process_time() - began
 

@@ -101,7 +101,7 @@ class QuestionIndices:
 
     def __init__(self, rows: int) -> None:
         self.rows = rows
-        self.counted: Int64 = np.zeros(rows, np.int64)
+        self.num_targets: Int64 = np.zeros(rows, np.int64)
 
     def read(self, rows: Int64) -> Rows:
         return (rows,)
@@ -143,7 +143,7 @@ class Rollouts:
         """The numbers of the questions of batch i of this rank."""
         return self.order.batch(i)
 
-    def counted(self, i: int) -> int:
+    def num_targets(self, i: int) -> int:
         """0: the loss is a mean over answers."""
         return 0
 

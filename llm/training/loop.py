@@ -87,7 +87,7 @@ class Trainer:
 
     def _read_batch(self, i: int) -> tuple[Rows, int]:
         """Batch i, and the number of its targets over all ranks that are not ignored."""
-        return self.batches.batch(i), self.batches.counted(i)
+        return self.batches.batch(i), self.batches.num_targets(i)
 
     def _train_until_stop(self, prefetcher: Prefetcher[tuple[Rows, int]]) -> Iterator[Event]:
         while self.context.state.step < self.context.batch_plan.steps:
@@ -99,16 +99,16 @@ class Trainer:
             else:
                 yield from self._step(*prefetcher.get(self.context.state.batch_index))
 
-    def _step(self, batch: Rows, counted: int) -> Iterator[Event]:
+    def _step(self, batch: Rows, num_targets: int) -> Iterator[Event]:
         """One step and the tasks due after it. A stop between two micro-batches abandons the step."""
         began = time.perf_counter()
         if self.context.rollouts is not None:
             batch = self.context.rollouts.sample(batch, self.context.state.batch_index)
         with self.rank_metrics.step():
-            result = take_step(self.context, batch, self.loss_fn, self.commands.is_stop_requested, counted)
+            result = take_step(self.context, batch, self.loss_fn, self.commands.is_stop_requested, num_targets)
         while isinstance(result, OutOfMemory):
             yield halve_micro_batch(self.context)
-            result = take_step(self.context, batch, self.loss_fn, self.commands.is_stop_requested, counted)
+            result = take_step(self.context, batch, self.loss_fn, self.commands.is_stop_requested, num_targets)
         if result is None:
             return
         self.threads.add(time.perf_counter() - began, batch)

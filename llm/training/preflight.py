@@ -113,7 +113,7 @@ def preflight(config: RunConfig, home: Path, steps: int = STEPS) -> Generator[Pr
         for index in range(WARM_UP + steps):
             yield Progress(stage="Measuring steps", done=index, total=WARM_UP + steps, unit="steps")
             began = time.perf_counter()
-            result = take_step(context, batches.batch(index), loss_fn, counted=batches.counted(index))
+            result = take_step(context, batches.batch(index), loss_fn, num_targets=batches.num_targets(index))
             if not isinstance(result, StepResult):
                 raise UserError("a step does not fit into memory; lower train.batch_size, or fit it to this machine.")
             float(result.loss)  # waits for the device

@@ -16,7 +16,7 @@ from llm.training.context import StepContext
 from llm.training.distributed import LossFn, no_sync_unless_last
 
 Rows = tuple[np.ndarray, ...]
-"""The arguments of the loss: inputs, targets (-1: not learned), and what a stage adds; one entry per sequence."""
+"""The arguments of the loss: inputs, targets (-1: ignored), and what a stage adds; one entry per sequence."""
 
 
 @dataclass(frozen=True)
@@ -82,9 +82,10 @@ def take_step(
     batch: Rows,
     loss_fn: LossFn,
     should_abandon: Callable[[], bool] = lambda: False,
-    counted: int = 0,
+    num_targets: int = 0,
 ) -> StepResult | OutOfMemory | None:
-    """Train on one batch: this rank's (sequences, seq_len) inputs and targets. `counted` as in `accumulate_gradients`.
+    """Train on one batch: this rank's (sequences, seq_len) inputs and targets. `num_targets` as in
+    `accumulate_gradients`.
 
     Returns None when `should_abandon` is true between two micro-batches, and `OutOfMemory` when one does not fit; both
     discard the partial gradients and leave the state unchanged. A loss that is not finite, or is above the spike limit
@@ -94,7 +95,7 @@ def take_step(
     values: torch.Tensor | None = None
     fits = True
     try:
-        values = accumulate_gradients(context, batch, loss_fn, should_abandon, counted)
+        values = accumulate_gradients(context, batch, loss_fn, should_abandon, num_targets)
     except (RuntimeError, MemoryError) as error:
         if not is_out_of_memory(error):
             raise
@@ -129,22 +130,23 @@ def accumulate_gradients(
     batch: Rows,
     loss_fn: LossFn,
     should_abandon: Callable[[], bool] = lambda: False,
-    counted: int = 0,
+    num_targets: int = 0,
 ) -> torch.Tensor | None:
-    """Add the gradients of a batch, times `state.loss_scale`, to the parameters; its mean loss, or None if abandoned.
+    """Add the gradients of a batch, times `state.loss_scale`, to the parameters; returns its mean loss, or None if
+    abandoned.
 
     Where the loss function returns a vector, only its first value has a gradient, and the result is the mean vector.
 
-    The mean is over the targets of the batch. Where some are not learned, `counted` is the number of the others, over
-    all ranks; 0 means that all are learned. Gradients are averaged over ranks with the last micro-batch. ValueError
-    unless `grad_accum_steps` micro-batches of equal size make up the batch.
+    The mean is over the targets of the batch that are not ignored; `num_targets` is their number over all ranks, 0 if
+    none is ignored (`num_items_in_batch` in transformers). Gradients are averaged over ranks with the last micro-batch.
+    ValueError unless `grad_accum_steps` micro-batches of equal size make up the batch.
     """
     state, plan, count = context.state, context.plan, context.batch_plan.grad_accum_steps
     inputs, targets = batch[:2]
     if count < 1 or len(inputs) < count or len(inputs) % count:
         raise ValueError(f"{len(inputs)} sequences cannot be split into {count} equal micro-batches")
     size = len(inputs) // count
-    divisors = micro_batch_divisors(targets, count, counted, context.ranks.world_size)
+    divisors = micro_batch_divisors(targets, count, num_targets, context.ranks.world_size)
     loss: torch.Tensor | None = None
     for micro in range(count):
         # Several ranks stop only between steps: all must take part in the reduction of the gradients.
@@ -163,13 +165,13 @@ def accumulate_gradients(
     return loss
 
 
-def micro_batch_divisors(targets: np.ndarray, count: int, counted: int, world_size: int) -> list[float]:
+def micro_batch_divisors(targets: np.ndarray, count: int, num_targets: int, world_size: int) -> list[float]:
     """What to divide the mean loss of each of `count` micro-batches by, so that the sum over micro-batches and the mean
-    over ranks is the mean over all `counted` targets; inf for a micro-batch without any."""
-    if not counted:
+    over ranks is the mean over all `num_targets` targets; inf for a micro-batch in which all are ignored."""
+    if not num_targets:
         return [count] * count
-    learned = [np.count_nonzero(part != IGNORE_INDEX) for part in np.split(targets, count)]
-    return [counted / (part * world_size) if part else math.inf for part in learned]
+    counts = [np.count_nonzero(part != IGNORE_INDEX) for part in np.split(targets, count)]
+    return [num_targets / (part_targets * world_size) if part_targets else math.inf for part_targets in counts]
 
 
 def is_out_of_memory(error: BaseException) -> bool:

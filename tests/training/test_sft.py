@@ -101,7 +101,7 @@ def test_the_loss_equals_a_loop_over_single_conversations(packing: str, tmp_path
             plan = BatchPlan(1, ROWS, SEQ_LEN, micro_batches, 0.0, 0)
             state = TrainerState(model, build_optimizer(model, config))
             context = StepContext(config, state, Plan("cpu", "fp32", 1, False), plan, Ranks(world_size=ranks))
-            loss = accumulate_gradients(context, mine.batch(0), objective.loss_fn, counted=mine.counted(0))
+            loss = accumulate_gradients(context, mine.batch(0), objective.loss_fn, num_targets=mine.num_targets(0))
             assert loss is not None
             found_loss += float(loss) / ranks
             for sum_of_ranks, parameter in zip(found, model.parameters(), strict=True):
@@ -123,7 +123,7 @@ def test_a_micro_batch_without_learned_targets_counts_as_nothing() -> None:
     targets[2:] = -1
     state = TrainerState(model, build_optimizer(model, config))
     context = StepContext(config, state, Plan("cpu", "fp32", 1, False), BatchPlan(1, 4, 8, 2, 0.0, 0))
-    loss = accumulate_gradients(context, (inputs, targets), AnswerLoss(model), counted=16)
+    loss = accumulate_gradients(context, (inputs, targets), AnswerLoss(model), num_targets=16)
     gradient = model.embedding.weight.grad
     assert loss is not None and gradient is not None
     model.embedding.weight.grad = None

@@ -1,7 +1,7 @@
 """Batches of conversations: several per row, packed once, so that batch i is a function of (seed, i).
 
 A conversation of n tokens takes n - 1 positions of a row: inputs are all tokens but the last, targets all but the
-first, with -1 where the target is not learned. The rest of a row is padding, whose targets are -1.
+first, with -1 where the target is ignored. The rest of a row is padding, whose targets are -1.
 """
 
 from __future__ import annotations
@@ -22,7 +22,8 @@ Int64 = NDArray[np.int64]
 
 
 class PackedRows:
-    """The rows of a split of conversations. `rows` is their number and `counted` the learned targets of each row."""
+    """The rows of a split of conversations. `rows` is their number, and `num_targets` the number of targets of
+    each row that are not ignored."""
 
     def __init__(self, split: ConversationTokens, seq_len: int, packing: Packing) -> None:
         self.split, self.seq_len, self.packing = split, seq_len, packing
@@ -30,7 +31,7 @@ class PackedRows:
         self.spans = conversation_spans(self._marks, seq_len)
         sizes = self.spans.lengths - 1
         self.bins = [[index] for index in range(len(sizes))] if packing == "off" else pack(sizes.tolist(), seq_len)
-        self.counted = np.array([self.spans.counted[row].sum() for row in self.bins], dtype=np.int64)
+        self.num_targets = np.array([self.spans.counted[row].sum() for row in self.bins], dtype=np.int64)
 
     @property
     def rows(self) -> int:
@@ -70,8 +71,9 @@ class Rows(Protocol):
         """Their number."""
 
     @property
-    def counted(self) -> Int64:
-        """The learned targets of each row, int64 (rows,); 0 where the loss is not a mean over targets."""
+    def num_targets(self) -> Int64:
+        """The number of targets of each row that are not ignored, int64 (rows,); 0 where the loss is not a mean over
+        targets."""
 
     def read(self, rows: Int64) -> tuple[NDArray[Any], ...]:
         """The arguments of the loss for these rows."""
@@ -102,9 +104,9 @@ class PackedBatches:
         """The arguments of the loss for the rows of batch i of this rank."""
         return self.packed.read(self.numbers(i)[self.rank_rows])
 
-    def counted(self, i: int) -> int:
-        """The learned targets of batch i, of all ranks."""
-        return int(self.packed.counted[self.numbers(i)].sum())
+    def num_targets(self, i: int) -> int:
+        """The number of targets of batch i over all ranks that are not ignored."""
+        return int(self.packed.num_targets[self.numbers(i)].sum())
 
     def cursor(self, i: int) -> None:
         """None: batch i is a function of i."""

@@ -35,7 +35,7 @@ class PairRows:
         return len(self._starts)
 
     @property
-    def counted(self) -> Int64:
+    def num_targets(self) -> Int64:
         """0 for every row: the loss is a mean over pairs, not over targets."""
         return np.zeros(self.rows, np.int64)
 

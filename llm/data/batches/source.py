@@ -18,7 +18,7 @@ from llm.data.tokens.dataset import Dataset
 from llm.data.tokens.shards import TokenSplit
 
 Arrays = tuple[NDArray[Any], ...]
-"""The arguments of the loss, one entry per row each: inputs, targets (-1: not learned), and what a stage adds."""
+"""The arguments of the loss, one entry per row each: inputs, targets (-1: ignored), and what a stage adds."""
 
 
 class BatchSource(Protocol):
@@ -27,8 +27,8 @@ class BatchSource(Protocol):
     def batch(self, i: int) -> Arrays:
         """Batch i of this rank."""
 
-    def counted(self, i: int) -> int:
-        """The targets of batch i that are learned, of all ranks; 0 means all targets."""
+    def num_targets(self, i: int) -> int:
+        """The number of targets of batch i over all ranks that are not ignored; 0 if none is ignored."""
 
     def cursor(self, i: int) -> Any:
         """The start of batch i as plain JSON, to resume from; None if i is enough."""

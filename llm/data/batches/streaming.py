@@ -147,8 +147,8 @@ class StreamedBatches:
         targets = np.concatenate([tokens[1:] for tokens in taken]).reshape(-1, self.seq_len)
         return inputs, targets
 
-    def counted(self, i: int) -> int:
-        """0: all targets are learned."""
+    def num_targets(self, i: int) -> int:
+        """0: no target is ignored."""
         return 0
 
     def cursor(self, i: int) -> list[list[int]]:

@@ -61,8 +61,8 @@ class Batches:
         """The rows of batch i of this rank: inputs and targets, int64 (rows, seq_len)."""
         return self.rows(i, *self.rank_rows)
 
-    def counted(self, i: int) -> int:
-        """0: all targets are learned."""
+    def num_targets(self, i: int) -> int:
+        """0: no target is ignored."""
         return 0
 
     def cursor(self, i: int) -> None:

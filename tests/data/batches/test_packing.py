@@ -63,7 +63,7 @@ def test_an_epoch_holds_every_conversation_once_with_its_mask(packing: str, tmp_
                 pairs.pop()
             found.append(pairs)
     assert sorted(found) == sorted(expected)
-    assert packed.counted.tolist() == (targets != -1).sum(1).tolist()
+    assert packed.num_targets.tolist() == (targets != -1).sum(1).tolist()
 
 
 def test_positions_restart_at_every_conversation(tmp_path: Path) -> None:
@@ -82,7 +82,7 @@ def test_batches_are_a_function_of_seed_and_number_and_ranks_share_them(tmp_path
     parts = [PackedBatches(packed, rows=4, seed=3, rank=rank, ranks=2).batch(7) for rank in range(2)]
     for array, halves in zip(whole.batch(7), zip(*parts, strict=True), strict=True):
         assert (array == np.concatenate(halves)).all()
-    assert whole.counted(7) == (whole.batch(7)[1] != -1).sum()
+    assert whole.num_targets(7) == (whole.batch(7)[1] != -1).sum()
     assert PackedBatches(packed, rows=1000, seed=3).batch(0)[0].shape == (1000, SEQ_LEN)
 
 
