@@ -23,8 +23,8 @@ REFUSALS = {"pause": "it is paused already", "resume": "it is not paused"}
 class CommandHandler:
     """Executes commands between two steps. Rank 0 alone receives them, and broadcasts what affects the other ranks.
 
-    `stop` is the command that ends the training, once received, and `roll_back_reason` why to roll back before the next
-    step.
+    `stop` is the command that ends the training, or None; `roll_back_reason` is why to roll back before the next step,
+    or "".
     """
 
     def __init__(

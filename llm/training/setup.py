@@ -117,7 +117,8 @@ def restore_or_init(
 
 
 def restore_newest(run: Run, state: TrainerState) -> Generator[Event, None, bool]:
-    """Restore the newest intact checkpoint, with a warning for each damaged one; False where there is none."""
+    """Restore the newest intact checkpoint, with a warning for each damaged one; returns False if there is none.
+    UserError if all are damaged, or have disappeared."""
     damaged = []
     unlisted = run.damaged_checkpoints()
     for info in reversed(run.checkpoints()):
@@ -214,7 +215,8 @@ def thread_warning(plan: Plan, ranks: Ranks) -> str:
 
 
 def build_loss_fn(state: TrainerState, plan: Plan, shape: tuple[int, int], objective: Objective) -> tuple[LossFn, str]:
-    """The loss of arrays of `shape`, compiled if the plan says so, and a warning if compilation fails."""
+    """The loss function for arrays of `shape`, compiled if the plan says so; and a warning if compilation failed, else
+    ""."""
     state.model.train()
     if not plan.compiled or not objective.is_compiled:
         return objective.loss_fn, ""

@@ -45,7 +45,8 @@ class SpikeDetector:
     due: int = 0
 
     def baseline(self, step: int) -> Baseline:
-        """What the loss of `step` is compared with."""
+        """The baseline for the loss of `step`; without steps if there are too few, or after ACCEPTED_AFTER spikes in a
+        row."""
         known = [(loss, spike) for at, loss, spike in self.seen if at < step - LAG][-WINDOW:]
         losses = [loss for loss, spike in known if not spike]
         accepted = all(spike for _, spike in known[-ACCEPTED_AFTER:])
@@ -54,7 +55,7 @@ class SpikeDetector:
         return Baseline(sum(losses) / len(losses), noise_std(losses), len(losses))
 
     def update(self, step: int, loss: float) -> str:
-        """Add the loss of the next step; a description of it if it is a spike, else ""."""
+        """Add the loss of `step`, the next one; returns a description if it is a spike, else ""."""
         baseline = self.baseline(step)
         is_spike = loss > baseline.limit
         self.seen.append((step, loss, is_spike))
