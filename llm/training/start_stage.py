@@ -86,8 +86,8 @@ def plan_stage(
     stage: str = "sft",
     keep_optimizer: bool = False,
 ) -> Stage:
-    """The stage with `overrides`, checked. `data.corpus` defaults to what was marked in a chat; for grpo, which uses the
-    corpus only for evaluation, to that of an sft parent, else to the embedded dialogues.
+    """The stage with `overrides`, checked. `data.corpus` defaults to what was marked in a chat; for grpo, which uses
+    the corpus only for evaluation, to that of an sft parent, else to the embedded dialogues.
 
     ConfigError where the weights of `parent` cannot be trained with it.
     """
