@@ -87,7 +87,7 @@ class Shutdown:
 
     def _continue_in_process(self, name: str) -> None:
         """Continue a run that was stopped and saved here in a background process."""
-        if not self.training.can_move:
+        if not self.training.can_detach:
             return  # it has finished or failed meanwhile, which has been shown
         try:
             self.training.begin_process(Run(self.training.home / "runs" / name))
@@ -125,7 +125,7 @@ class Shutdown:
     async def _quit(self, detach: bool, status: int, retry: bool) -> None:
         name = self.training.active
         is_hangup = status == 128 + signal.SIGHUP  # then `SignalListener` continues a run that is still being prepared
-        if name is not None and (self.training.must_be_waited_for or (detach and not is_hangup)):
+        if name is not None and (self.training.has_work_to_save or (detach and not is_hangup)):
             waiting = Waiting(f"Saving {name}…")
             await self.app.push_screen(waiting)
 

@@ -87,7 +87,7 @@ class SignalListener:
             self._quit(self.received)
         except Exception as error:  # noqa: BLE001 - the program must end
             write_log(f"quitting after {self.received.name}: {error!r}\n")
-        self.end(1 if self.training.must_be_waited_for else 128 + self.received)
+        self.end(1 if self.training.has_work_to_save else 128 + self.received)
 
     def _quit(self, number: signal.Signals) -> None:
         """Ask the app to quit; return when its time is over, or when the training is saved without it."""
@@ -97,7 +97,7 @@ class SignalListener:
             self._call_in_loop(self._note_answer)
             time.sleep(POLL_SECONDS)
             now = time.monotonic()
-            if self.training.must_be_waited_for:
+            if self.training.has_work_to_save:
                 began = now  # the app waits for it
                 if now - self._answered > GRACE_SECONDS:
                     self.training.shutdown(SAVE_TIMEOUT)
@@ -128,7 +128,7 @@ class SignalListener:
                 restoring = threading.Thread(target=self._restore_terminal, daemon=True)
                 restoring.start()
                 restoring.join(1.0)  # a terminal may take nothing
-            to_continue = self.training.active is not None or self.training.can_move
+            to_continue = self.training.active is not None or self.training.can_detach
             if self.received == signal.SIGHUP and to_continue and not self.training.has_process(self._active):
                 self.training.begin_process(Run(self.training.home / "runs" / self._active))
         finally:

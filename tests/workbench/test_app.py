@@ -90,7 +90,7 @@ async def test_quitting_without_a_training_asks_nothing(home: Path) -> None:
 async def train_first_preset(app: WorkbenchApp, pilot: Pilot[int]) -> None:
     await until(pilot, lambda: app.focused is not None)
     await pilot.press("enter")
-    await until(pilot, lambda: app.training.must_be_waited_for)
+    await until(pilot, lambda: app.training.has_work_to_save)
 
 
 async def test_quitting_with_a_training_asks_once_and_saves(home: Path) -> None:
@@ -138,7 +138,7 @@ async def test_quitting_again_ends_a_training_that_takes_long_to_stop(
         await until(pilot, lambda: "Press ^q to quit now" in shown(app.screen))
         await pilot.press("ctrl+q")
         await until(pilot, lambda: not app.is_running)
-    assert not app.training.shutdown() and not app.training.must_be_waited_for
+    assert not app.training.shutdown() and not app.training.has_work_to_save
     micro_batch.set()
 
 
@@ -172,7 +172,7 @@ async def test_the_queue_waits_for_a_training_in_another_process(home: Path) -> 
             assert app.queue.names() == ["quickstart-1"] and app.training.active is None
         await until(pilot, lambda: app.training.active == "quickstart-1")
         assert app.queue.names() == []
-        await until(pilot, lambda: app.training.must_be_waited_for)
+        await until(pilot, lambda: app.training.has_work_to_save)
         app.training.shutdown()
 
 
@@ -184,7 +184,7 @@ async def test_the_queue_waits_for_any_training_that_is_active(home: Path) -> No
     async with app.run_test(size=(120, 30)) as pilot:
         await until(pilot, lambda: app.focused is not None)
         await pilot.press("Q")
-        await until(pilot, lambda: app.training.must_be_waited_for)
+        await until(pilot, lambda: app.training.has_work_to_save)
         app.queue.add(Run.create(home, "later-1", load_preset("quickstart", home)))
         with other.lock():
             app.post_message(TrainingEnded("another-1"))  # looks after the queue at once
@@ -193,7 +193,7 @@ async def test_the_queue_waits_for_any_training_that_is_active(home: Path) -> No
             await until(pilot, lambda: app.waits_for_other == "other-1")
             assert app.queue.names() == ["later-1"] and app.training.active is None
         await until(pilot, lambda: app.training.active == "later-1")
-        await until(pilot, lambda: app.training.must_be_waited_for)
+        await until(pilot, lambda: app.training.has_work_to_save)
         app.training.shutdown()
 
 

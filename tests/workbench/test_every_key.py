@@ -192,8 +192,8 @@ async def test_runs(trained_home: Path) -> None:
 
 
 OVERLAY = [
-    row("overlay.quantity", "v", lambda app: app.screen.quantity.id == "loss"),
-    row("overlay.quantity-before", "V", lambda app: app.screen.quantity.id == "validation_loss"),
+    row("overlay.quantity", "v", lambda app: app.screen.metric.id == "loss"),
+    row("overlay.quantity-before", "V", lambda app: app.screen.metric.id == "validation_loss"),
     row("overlay.unit", "u", lambda app: app.screen.unit == "tokens"),
     row("overlay.back", "q", at(RunsScreen), "o"),
     row("overlay.back", "escape", at(RunsScreen)),

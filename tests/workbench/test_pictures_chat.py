@@ -35,7 +35,7 @@ from workbench.chat.microscope import Explained
 from workbench.chat.reply import Pace
 from workbench.chat.sampling_presets import save_sampling_preset
 from workbench.chat.service import ChatService
-from workbench.chat.split import FrameCame, LapseBegan, LapseEnded, SideNamed, SplitDone
+from workbench.chat.split import CurvesLoaded, FrameReady, SideStarted, SplitDone, TimeLapseEnded
 
 SIZE = pytest.mark.parametrize("size", [SMALL], ids=["80x24"])
 WORDS = [f"{word} " for word in ["there", "was", "a", "fox", "who", "had", "never", "seen", "the", "moon", "."]]
@@ -301,19 +301,19 @@ def done(monkeypatch: pytest.MonkeyPatch) -> None:
         return found
 
     def compare(exchange: Any, other: str, service: Any, stop: Any, post: Any) -> SplitDone:
-        post(SideNamed(1, other, ""))
+        post(SideStarted(1, other, ""))
         return SplitDone(comparison())
 
-    def scrub(run: Run, prompts: Any, params: Any, stop: Any, post: Any) -> LapseEnded:
+    def scrub(run: Run, prompts: Any, params: Any, stop: Any, post: Any) -> TimeLapseEnded:
         steps = np.arange(1.0, 301.0)
-        post(LapseBegan(steps, 1.0 + 6 * np.exp(-steps / 90), steps[99::100], np.array([3.2, 1.9, 1.4])))
+        post(CurvesLoaded(steps, 1.0 + 6 * np.exp(-steps / 90), steps[99::100], np.array([3.2, 1.9, 1.4])))
         for step, text in ((100, "the the"), (200, "a fox was"), (300, "there was a fox.")):
-            post(FrameCame(Frame(step, "Once ", text, {"validation_loss": step / 100})))
-        return LapseEnded()
+            post(FrameReady(Frame(step, "Once ", text, {"validation_loss": step / 100})))
+        return TimeLapseEnded()
 
     monkeypatch.setattr(microscope_module, "explain_token", explain)
     monkeypatch.setattr(split_module, "split", compare)
-    monkeypatch.setattr(lapse_module, "lapse", scrub)
+    monkeypatch.setattr(lapse_module, "run_timelapse", scrub)
 
 
 @pytest.fixture
@@ -325,7 +325,7 @@ def gone(monkeypatch: pytest.MonkeyPatch) -> None:
 
     monkeypatch.setattr(microscope_module, "explain_token", refuse)
     monkeypatch.setattr(split_module, "split", refuse)
-    monkeypatch.setattr(lapse_module, "lapse", refuse)
+    monkeypatch.setattr(lapse_module, "run_timelapse", refuse)
 
 
 @pytest.mark.parametrize(("state", "size"), [("done", SMALL), ("gone", SMALL)], ids=name_of)

@@ -69,7 +69,7 @@ def test_paused_with_something_asked(size: tuple[int, int], still_home: Path, lo
         await pilot.press("p")
         await until(pilot, lambda: "paused" in app.training_line and "p Continue" in shown(app.screen))
         await pilot.press("a")  # the script never answers that one
-        await until(pilot, lambda: "sent: sample" in shown(app.screen))
+        await until(pilot, lambda: "pending: sample" in shown(app.screen))
         await settle(pilot)
 
     look(app, size, pause, "paused", "x Stop", picture=False, also=LARGE)
@@ -122,7 +122,7 @@ def test_a_run_that_ended_before_its_first_step(size: tuple[int, int], still_hom
     log.append(Finished(step=0, status="failed", reason="the corpus is empty"))
     log.close()
     app = app_with(still_home)
-    step = showing(app, "short-1", "failed", "nothing was logged")
+    step = showing(app, "short-1", "failed", "no data logged")
     look(app, size, step, "short-1  failed", picture=False, also=LARGE)
 
 

@@ -306,7 +306,7 @@ def test_something_is_prepared(size: Size, still_home: Path, look: Look) -> None
         await steps("data", "Beginning")(pilot)
         screen: Any = pilot.app.screen
         assert isinstance(screen, DataScreen)
-        screen.jobs.start("preparing stories", half)
+        screen.jobs.start("Preparing stories", half)
         await until(pilot, lambda: "Tokenizing" in shown(screen))
         await settle(pilot)
 

@@ -24,10 +24,11 @@ class Exchange:
     """A prompt and its reply.
 
     `parent` is the number of the previous exchange, 0 for none. `system` is the system prompt of a turn. `file_text` is
-    the text of the file that `prompt` names. `context` is the whole text given to the model, and `begun` its tokens if
-    encoding the text would give others. `tokens` are the ids of the reply; the user chose the first `given`. `model` is
-    RUN@STEP, `sha256` that of its file ("" without one), `params` those of the first token. `problem` says why there is
-    no reply. `dropped_turns` did not fit into the context, and `dropped` tokens left it during the reply.
+    the text of the file that `prompt` names. `context` is the whole text given to the model, and `begun` its exact
+    tokens if encoding the text would give different ones. `tokens` are the ids of the reply; the user chose the first
+    `given`. `model` is RUN@STEP, `sha256` that of its file ("" without one), `params` those of the first token.
+    `problem` says why there is no reply. `dropped_turns` did not fit into the context, and `dropped` tokens left it
+    during the reply.
     """
 
     number: int
@@ -121,7 +122,7 @@ def params_from(mapping: dict[str, Any]) -> DecodeConfig:
 
 @dataclass(frozen=True)
 class Mark:
-    """What the user thinks of a reply; `answer` is what a corrected one should have been."""
+    """The user's rating of a reply; `answer` is the correction of a corrected one."""
 
     verdict: Verdict
     answer: str = ""
@@ -164,12 +165,12 @@ class Conversation:
         """All exchanges with the same parent, including this one, oldest first."""
         return [one for one in self.exchanges.values() if one.parent == exchange.parent]
 
-    def place(self, exchange: Exchange) -> tuple[int, int]:
+    def position(self, exchange: Exchange) -> tuple[int, int]:
         """(index from 1, number of siblings)."""
         siblings = self.siblings(exchange)
         return siblings.index(exchange) + 1, len(siblings)
 
-    def turn_to(self, exchange: Exchange) -> None:
+    def switch_to(self, exchange: Exchange) -> None:
         """Show `exchange` and its newest descendants."""
         number = exchange.number
         while below := [one.number for one in self.exchanges.values() if one.parent == number]:
@@ -180,7 +181,7 @@ class Conversation:
         """Show the next (1) or previous (-1) sibling, cyclically, and return it."""
         siblings = self.siblings(exchange)
         chosen = siblings[(siblings.index(exchange) + by) % len(siblings)]
-        self.turn_to(chosen)
+        self.switch_to(chosen)
         return chosen
 
     def before(self, exchange: Exchange) -> list[Exchange]:

@@ -110,7 +110,7 @@ class ConversationView(Transcript):
         self.redraw()
 
     def _write_prompt(self, exchange: Exchange) -> None:
-        place, count = self.conversation.place(exchange)
+        place, count = self.conversation.position(exchange)
         if exchange.kind != "on" and self.text:
             self.write("\n\n", "note")
         self._begins[exchange.number] = len(self.text)
@@ -144,7 +144,7 @@ class ConversationView(Transcript):
             self.write(f" {mark.answer}" if mark.answer else "", "reply")
         is_best = is_best_of(exchange)
         if is_best and not self._shows_others:
-            self.write(f"\nthe best of {1 + len(exchange.others)} (esc, then o: the others)", "note")
+            self.write(f"\nthe best of {1 + len(exchange.others)} (esc, then o: show the others)", "note")
             return
         for number, text in enumerate(exchange.others, 2):
             self.write(f"\n\n{'reply' if is_best else 'sample'} {number}\n", "label")

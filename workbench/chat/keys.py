@@ -11,12 +11,12 @@ from workbench.chat.conversation import Exchange
 
 NEEDS_EXCHANGE = {"regenerate", "edit", "branch", "new", "export"}
 """Actions that need an exchange."""
-NEEDS_REPLY = {"go_on", "replay", "microscope", "split", "pin_prompt", "copy_reply", "keep", "mark"}
+NEEDS_REPLY = {"continue_reply", "replay", "microscope", "split", "pin_prompt", "copy_reply", "keep", "mark"}
 """Actions that need a reply with tokens."""
 
 
 def is_possible(action: str, picked: Exchange | None, writing: bool) -> bool:
-    """Whether an action has an effect on the selected exchange, `writing`: while a reply is being generated."""
+    """Whether an action has an effect on the selected exchange. `writing`: a reply is being generated."""
     if action in NEEDS_EXCHANGE:
         return picked is not None and (not writing or action == "new")
     if action == "correct":  # an empty reply too
@@ -29,7 +29,7 @@ def is_possible(action: str, picked: Exchange | None, writing: bool) -> bool:
 def suits(action: str, picked: Exchange) -> bool:
     """Whether an action makes sense for a reply of this kind."""
     match action:
-        case "go_on":
+        case "continue_reply":
             return not picked.is_turn
         case "keep":
             return picked.live
@@ -54,7 +54,7 @@ EXPORT = ("export", "Export", "Export as Markdown and JSONL")
 
 CHAT_KEYS: list[BindingType] = [
     key("escape", "escape", "leave('stop')", "Stop", "Stop the reply or the running job"),
-    key("escape", "escape", "leave('cancel send')", "Cancel send", "Return the waiting prompt to the field"),
+    key("escape", "escape", "leave('cancel send')", "Cancel send", "Do not send the prompt; return it to the field"),
     key("escape", "escape", "leave('cancel edit')", "Cancel edit", "Leave the prompt unchanged"),
     key("escape", "escape", "leave('conversation')", "Browse", "To the conversation, where single-letter keys work"),
     key("escape", "escape", "leave('prompt')", "Prompt", "Back to the prompt"),
@@ -62,7 +62,7 @@ CHAT_KEYS: list[BindingType] = [
     key("edit", "e", "edit", "Edit", "Edit the prompt, as a new branch"),
     key("good", "plus", "mark('good')", "Good", "Mark the reply good: fine-tuning trains on it"),
     key("bad", "minus", "mark('bad')", "Bad", "Mark the reply bad"),
-    key("correct", "c", "correct", "Correct", "Write what the reply should have been"),
+    key("correct", "c", "correct", "Correct", "Correct the reply: fine-tuning trains on the correction"),
     key("undo", "u", "undo", "Undo", "Undo the last mark"),
     key("tune", "T", "tune", "Fine-tune", "Fine-tune the model on the replies marked good"),
     key("microscope", "m", *MICROSCOPE),
@@ -70,7 +70,7 @@ CHAT_KEYS: list[BindingType] = [
     key("timelapse", "t", *TIMELAPSE),
     key("keep", "K", "keep", "Save weights", "Save the weights that wrote the reply"),
     key("regenerate", "ctrl+r", "regenerate", "Regenerate", "Generate another reply, with the next seed"),
-    key("go-on", "ctrl+g", "go_on", "Continue", "Continue the reply"),
+    key("go-on", "ctrl+g", "continue_reply", "Continue", "Continue the reply"),
     key("model", "ctrl+o", "model", "Model", "Open another model"),
     key("knobs", "f2", "knobs", "Sampling", "To the sampling parameters, and back"),
     key("new", "ctrl+n", "new", "New", "New conversation"),

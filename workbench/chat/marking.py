@@ -28,8 +28,8 @@ class Marker:
     def can_undo(self) -> bool:
         return bool(self._changes)
 
-    def forget(self) -> None:
-        """Another conversation is shown: there is nothing to undo in it."""
+    def reset(self) -> None:
+        """Cancel the correction and clear the undo history, for another conversation."""
         self.correcting = None
         self._changes.clear()
 
@@ -43,7 +43,7 @@ class Marker:
             self._note(f"{verb}; saved in {good_file(self._screen.workbench.home).parent}. u: undo", False)
 
     def undo(self) -> None:
-        """Take back the last change of a mark."""
+        """Undo the last change of a mark."""
         picked, before = self._changes[-1]
         if self._save(picked, before):
             self._changes.pop()
@@ -54,7 +54,7 @@ class Marker:
         mark = self._session.conversation.marks.get(picked.number)
         self.correcting = picked
         self._screen.query_one(PromptArea).edit_earlier((mark.answer if mark else "") or picked.reply.strip())
-        self._note("Write the reply it should have been: Enter saves it, esc cancels.", False)
+        self._note("Correct the reply: Enter saves it, esc cancels.", False)
         self._screen.refresh_bindings()
 
     def finish_correction(self, text: str) -> None:

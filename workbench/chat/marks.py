@@ -78,7 +78,7 @@ def write_mark(home: Path, conversation: Conversation, exchange: Exchange, mark:
     folder = home / FOLDER
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        with locked(folder):
+        with lock_folder(folder):
             for file in (GOOD, BAD, PREFERENCES):
                 replace_line(folder / file, name, lines.get(file))
     except OSError as error:
@@ -144,8 +144,8 @@ def read_lines(file: Path) -> Iterator[tuple[bytes, Any]]:
 
 
 @contextmanager
-def locked(folder: Path) -> Iterator[None]:
-    """Wait until no other program changes the files of a folder, and keep it so."""
+def lock_folder(folder: Path) -> Iterator[None]:
+    """Hold the lock of a folder, so that no other process changes its files."""
     descriptor = os.open(folder, os.O_RDONLY)
     try:
         try_lock(descriptor, wait=True)

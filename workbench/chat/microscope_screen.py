@@ -44,8 +44,8 @@ class Microscope(Modal[tuple[int, int] | None]):
     NAME = "Microscope"
     GUIDE = (
         "The distribution of one token of the reply. The first column is the model's; each further column is the "
-        "distribution after one more logits processor, and the last is the one the token was sampled from. A dash is a "
-        "removed token. Enter on another token starts a branch with that token."
+        "distribution after one more logits processor, and the last is the one the token was sampled from. A dash "
+        "marks a removed token. Enter starts a branch with the selected token."
     )
     BINDINGS: ClassVar[list[BindingType]] = [
         Binding("left,h", "move(-1)", "Previous token", id="microscope.before", priority=True, group=TOKEN),
@@ -67,8 +67,8 @@ class Microscope(Modal[tuple[int, int] | None]):
         super().__init__()
         self.service, self.exchange = service, exchange
         self.at = 0
-        self.seen: Explained | None = None
-        self._asked: int | None = None  # the index that is being computed
+        self.explained: Explained | None = None
+        self._requested: int | None = None  # the index that is being computed
 
     def compose(self) -> ComposeResult:
         with Vertical(id="microscope"):
@@ -88,10 +88,10 @@ class Microscope(Modal[tuple[int, int] | None]):
 
     def _explain(self) -> None:
         """Explain the current token; only one job is queued at a time."""
-        if self._asked is not None:
+        if self._requested is not None:
             return
         exchange, at, top = self.exchange, self.at, max(MIN_ROWS, self.size.height - OTHER_ROWS)
-        self._asked = at
+        self._requested = at
         self.service.do(
             lambda service, stop: explain_token(
                 exchange, at, service.model_for(exchange.model, exchange.sha256, stop, keep=True), top
@@ -101,16 +101,16 @@ class Microscope(Modal[tuple[int, int] | None]):
 
     @on(JobFailed)
     def _failed(self, event: JobFailed) -> None:
-        self._asked = None
+        self._requested = None
         self.query_one("#microscope-head", Static).update(Content.styled(one_line(event.problem), "$error"))
 
     @on(Explained)
     def _explained(self, event: Explained) -> None:
-        self._asked = None
+        self._requested = None
         if event.at != self.at:
             self._explain()
             return
-        self.seen = event
+        self.explained = event
         token = self.exchange.tokens[event.at]
         last = dict(event.stages[-1].top)[token]
         chosen = "chosen by you" if event.at < self.exchange.given else f"probability {percent(last)}"
@@ -133,8 +133,8 @@ class Microscope(Modal[tuple[int, int] | None]):
         table.add_columns(Text("token"), *(Text(stage.name.replace("_", " ")) for stage in event.stages))
         kept = [Text(f"{stage.kept:,}", "dim", justify="right") for stage in event.stages]
         bits = [Text(f"{max(0.0, stage.entropy_bits):.2f}", "dim", justify="right") for stage in event.stages]
-        table.add_row(Text("tokens", "dim"), *kept, key="left")
-        table.add_row(Text("entropy, bits", "dim"), *bits, key="bits")
+        table.add_row(Text("tokens left", "dim"), *kept, key="left")
+        table.add_row(Text("entropy (bits)", "dim"), *bits, key="bits")
         tops = [dict(stage.top) for stage in event.stages]
         ids = sorted(event.names, key=lambda token: (-tops[0].get(token, 0.0), token))
         for token in ids:
@@ -144,7 +144,7 @@ class Microscope(Modal[tuple[int, int] | None]):
 
     @on(DataTable.RowSelected)
     def _choose(self, event: DataTable.RowSelected) -> None:
-        if self.seen is not None and self.seen.at == self.at and event.row_key.value not in ("left", "bits"):
+        if self.explained is not None and self.explained.at == self.at and event.row_key.value not in ("left", "bits"):
             self.dismiss((self.at, int(event.row_key.value or 0)))
 
 

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 from llm.config import DecodeConfig
 from llm.errors import UserError
 from llm.run import Run, find_checkpoint
-from workbench.chat.tokens import pieces, quoted
+from workbench.chat.tokens import quote_token, token_texts
 from workbench.chat.weights import LIVE, Cancel, LiveModels, Loaded, LocalWeights, RemoteWeights, load_checkpoint
 
 if TYPE_CHECKING:
@@ -51,7 +51,7 @@ class ChatModel:
             self.engine, self.weights, self.step, self.sha256 = loaded
 
     def use_weights(self, params: DecodeConfig) -> None:
-        """Use the kind of weights that `params.weights` names: the engine is built again where it has another."""
+        """Use the kind of weights that `params.weights` names; rebuild the engine if it has another."""
         from llm.engine import Engine
 
         if params.weights != self.engine.weights:
@@ -113,11 +113,11 @@ class ChatModel:
 
     def token_texts(self, tokens: Sequence[int]) -> list[str]:
         """The tokens of a text, each as it is displayed."""
-        return [text for _, text in pieces(self.engine.tokenizer, tokens)]
+        return [text for _, text in token_texts(self.engine.tokenizer, tokens)]
 
     def quote(self, token: int) -> str:
         """A single token as it is displayed."""
-        return quoted(self.engine.tokenizer, token)
+        return quote_token(self.engine.tokenizer, token)
 
 
 def open_model(home: Path, training: LiveModels, reference: str, cancel: Cancel) -> ChatModel:

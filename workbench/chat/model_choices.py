@@ -11,7 +11,7 @@ from workbench.chat.weights import LIVE
 
 
 @dataclass(frozen=True)
-class Choice:
+class ModelChoice:
     """A model the chat can open."""
 
     reference: str
@@ -23,19 +23,19 @@ def run_name(reference: str) -> str:
     return reference.rpartition("@")[0] or reference
 
 
-def choices(home: Path, max_runs: int = 200) -> list[Choice]:
+def list_models(home: Path, max_runs: int = 200) -> list[ModelChoice]:
     """The models of the newest runs: those in training first, then checkpoints, newest first."""
-    found: list[Choice] = []
+    models: list[ModelChoice] = []
     for run in list_runs(home)[:max_runs]:
         try:
             infos, kept, holder = run.checkpoints(), run.kept(), run.holder()
         except (UserError, OSError):
             continue  # a damaged run, or one that was deleted meanwhile
         if holder is not None:
-            found.append(Choice(f"{run.name}@{LIVE}", "in training"))
-        found += [Choice(f"{run.name}@{info.step}", checkpoint_facts(info)) for info in reversed(infos)]
-        found += [Choice(f"{run.name}@{info.step}", "saved from chat") for info in reversed(kept)]
-    return sorted(found, key=lambda choice: not choice.reference.endswith(f"@{LIVE}"))
+            models.append(ModelChoice(f"{run.name}@{LIVE}", "in training"))
+        models += [ModelChoice(f"{run.name}@{info.step}", checkpoint_facts(info)) for info in reversed(infos)]
+        models += [ModelChoice(f"{run.name}@{info.step}", "saved from chat") for info in reversed(kept)]
+    return sorted(models, key=lambda choice: not choice.reference.endswith(f"@{LIVE}"))
 
 
 def checkpoint_facts(info: CheckpointInfo) -> str:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from workbench.chat.model_choices import choices
+from workbench.chat.model_choices import list_models
 from workbench.ui.chooser import Chooser, Entry
 
 
@@ -12,7 +12,7 @@ class ChooseModel(Chooser[str]):
     """The models of all runs. Returns a reference, or None."""
 
     NAME = "Models"
-    GUIDE = "Type part of a run's name, a step, best, last or training to filter; Enter opens the selected model."
+    GUIDE = "Type part of a run's name, a step, best, last or training to filter. Enter opens the selected model."
     PLACEHOLDER = "Filter, or RUN, RUN@best, RUN@STEP, RUN@live"
     EMPTY = "No run has saved a checkpoint yet"
 
@@ -21,9 +21,9 @@ class ChooseModel(Chooser[str]):
         self.home, self.question = home, question
 
     def load(self) -> list[Entry[str]]:
-        found = choices(self.home)
         return [
-            Entry(one.reference, one.reference, one.description, f"{one.reference} {one.description}") for one in found
+            Entry(one.reference, one.reference, one.description, f"{one.reference} {one.description}")
+            for one in list_models(self.home)
         ]
 
     def submit(self) -> None:

@@ -6,7 +6,7 @@ from collections.abc import Callable
 
 from workbench.chat.model_choices import default_reference, is_in_training
 from workbench.chat.model_line import ModelLine
-from workbench.chat.pipeline_order import in_order
+from workbench.chat.pipeline_order import processors_in_order
 from workbench.chat.prompt import PromptArea
 from workbench.chat.sampling_panel import SamplingPanel
 from workbench.chat.service import ModelOpened
@@ -14,7 +14,7 @@ from workbench.chat.session import ChatSession
 from workbench.ui.screen import WorkbenchScreen
 
 NO_MODEL = "No model yet: press 1, choose a preset and press Enter. Come back after the first training steps."
-PLACEHOLDERS = {"completion": "Text to complete", "chat": "A question (f12: a system prompt)"}
+PLACEHOLDERS = {"completion": "Text to complete", "chat": "Ask a question (f12: system prompt)"}
 
 
 class ModelSwitch:
@@ -47,7 +47,7 @@ class ModelSwitch:
         self._session.use(event)
         panel = self._screen.query_one(SamplingPanel)
         panel.set_defaults(event.decode)
-        panel.show_order(in_order)
+        panel.show_order(processors_in_order)
         self.show()
         self.empty_meter()
         self._screen.refresh_bindings()

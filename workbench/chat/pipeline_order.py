@@ -8,7 +8,7 @@ from llm.config import DecodeConfig
 
 
 @dataclass(frozen=True)
-class Place:
+class ProcessorInfo:
     """One logits processor: its parameters, and whether it is active."""
 
     name: str
@@ -16,10 +16,10 @@ class Place:
     active: bool
 
 
-def in_order(params: DecodeConfig) -> list[Place]:
+def processors_in_order(params: DecodeConfig) -> list[ProcessorInfo]:
     """All processors in order. ConfigError for an unknown name in `params.order`."""
     from llm.sampling.pipeline import PROCESSORS, resolve_order
 
     by_name = {item.name: item for item in PROCESSORS}
     ordered = [by_name[name] for name in resolve_order(params.order)]
-    return [Place(item.name.replace("_", " "), item.fields, item.is_active(params)) for item in ordered]
+    return [ProcessorInfo(item.name.replace("_", " "), item.fields, item.is_active(params)) for item in ordered]

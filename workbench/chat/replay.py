@@ -22,7 +22,7 @@ class Replayed(Message):
 
     number: int
     same: bool
-    words: str
+    text: str
 
 
 def recorded_params(exchange: Exchange) -> Callable[[], DecodeConfig]:
@@ -63,7 +63,7 @@ def replay(exchange: Exchange, chat_model: ChatModel, cancel: Cancel) -> Replaye
 class StepSaved(Message):
     """The weights that wrote a reply are saved or pinned."""
 
-    words: str
+    text: str
 
 
 def save_step(home: Path, model: str, chat_model: ChatModel | None) -> StepSaved:

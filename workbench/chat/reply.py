@@ -62,8 +62,8 @@ class Start:
 
 @dataclass(frozen=True)
 class Pace:
-    """Progress of a reply: `tokens` of all samples; `first`, seconds from the request to the first token. The model's
-    window has `context_used` tokens; the `dropped` oldest are outside it."""
+    """Progress of a reply: `tokens` of all samples; `first`, the time to first token in seconds. `context_used` tokens
+    are in the context window; the `dropped` oldest ones no longer fit."""
 
     tokens: int = 0
     tokens_per_second: float = 0.0
@@ -73,7 +73,7 @@ class Pace:
 
 
 @dataclass
-class ReplyBegan(Message):
+class ReplyStarted(Message):
     """The model `name` starts a reply with `params`."""
 
     reply: int
@@ -88,7 +88,7 @@ class ReplyBegan(Message):
 
 
 @dataclass
-class ReplyGrew(Message):
+class ReplyUpdated(Message):
     """New `text` and its tokens `ids`. `changes`: all parameter changes so far; `problem`: why the current ones are
     invalid."""
 
@@ -128,12 +128,16 @@ def write_reply(chat_model: ChatModel, request: Request, params_source: Callable
 
     def adjust(params: DecodeConfig) -> DecodeConfig:
         """For a turn: end at the template's stop string, and before the oldest tokens would leave the context."""
-        return params if template is None else within(with_stop(params, template), length, chat_model.context)
+        return (
+            params
+            if template is None
+            else limit_to_context(add_stop_string(params, template), length, chat_model.context)
+        )
 
     params = ParamsRecorder(adjust(request.params), lambda: adjust(params_source()), chat_model.validate)
     weights = (chat_model.sha256, chat_model.in_training, chat_model.device)
     warning = "" if start.begun else chat_model.prompt_changes(start.file_text or request.prompt)
-    post(ReplyBegan(request.number, chat_model.name, start, params.first, *weights, warning))
+    post(ReplyStarted(request.number, chat_model.name, start, params.first, *weights, warning))
     poster = ReplyPoster(request.number, post, requested=request.requested, params=params)
     poster.begin(request.given, chat_model.text_of(request.given))
     for item in chat_model.stream(prompt, params.first, cancel=canceled, params_source=params, given=request.given):
@@ -178,14 +182,14 @@ class ParamsRecorder:
             self.changes.append((self._tokens, params))
 
 
-def within(params: DecodeConfig, length: int, context: int) -> DecodeConfig:
-    """`params` with which a reply to a prompt of `length` tokens ends at the latest when the context is full."""
+def limit_to_context(params: DecodeConfig, length: int, context: int) -> DecodeConfig:
+    """`params` limited so that the reply to a prompt of `length` tokens ends when the context is full."""
     total = params.max_total_tokens
     return params if length >= context else replace(params, max_total_tokens=min(total or context, context))
 
 
-def with_stop(params: DecodeConfig, template: ChatTemplate) -> DecodeConfig:
-    """`params` with the stop string of a chat template without special tokens, where it ends an answer."""
+def add_stop_string(params: DecodeConfig, template: ChatTemplate) -> DecodeConfig:
+    """`params` with the stop string of a chat template that has no special token for the end of an answer."""
     if not template.stop or template.stop in params.stop:
         return params
     return replace(params, stop=(*params.stop, template.stop))
@@ -227,9 +231,9 @@ def turn_start(chat_model: ChatModel, request: Request, template: ChatTemplate, 
 
 
 def continuation(chat_model: ChatModel, before: Exchange) -> Start:
-    """The end of the reply `before`: its exact tokens, of which the last may be an incomplete character.
+    """Continue the reply `before`: its exact tokens, since the last may be an incomplete character.
 
-    Its text, if the model is of another run, or if the reply ended with the end of text or a stop string.
+    Its text if the model is of another run, or if the reply ended with the end of text or a stop string.
     """
     text = before.context + before.reply
     if before.reason not in ("length", "cancelled") or run_name(before.model) != run_name(chat_model.name):
@@ -238,7 +242,7 @@ def continuation(chat_model: ChatModel, before: Exchange) -> Start:
 
 
 class ReplyPoster:
-    """Collects pieces and posts them in one message every NEWS_EVERY seconds; the first at once."""
+    """Collects pieces and posts them in one message every POST_EVERY seconds; the first at once."""
 
     def __init__(
         self,
@@ -252,7 +256,7 @@ class ReplyPoster:
         self.reply, self.post, self.params, self.clock = reply, post, params, clock
         self.requested = requested
         self.first = 0.0
-        self.tokens = self.drafted = 0  # drafted: of replies of which the best is not chosen yet
+        self.tokens = self.drafted = 0  # drafted: tokens of all replies before the best one is chosen
         self.posted = -POST_EVERY
         self.text = ""
         self.ids: list[int] = []
@@ -293,5 +297,5 @@ class ReplyPoster:
         speed = (tokens - 1) / (now - self.first) if tokens > 1 and now > self.first else 0.0
         pace = Pace(tokens, speed, self.first, context_used, dropped)
         changes, problem = tuple(self.params.changes), self.params.problem
-        self.post(ReplyGrew(self.reply, self.text, tuple(self.ids), pace, changes, problem))
+        self.post(ReplyUpdated(self.reply, self.text, tuple(self.ids), pace, changes, problem))
         self.text, self.ids = "", []

@@ -7,7 +7,7 @@ from textual.screen import Screen
 from workbench.chat.conversation import Conversation, Exchange
 from workbench.chat.conversation_view import ConversationView
 from workbench.chat.model_line import ModelLine
-from workbench.chat.reply import Pace, ReplyBegan, ReplyEnded, ReplyGrew
+from workbench.chat.reply import Pace, ReplyEnded, ReplyStarted, ReplyUpdated
 from workbench.chat.session import ChatSession
 from workbench.chat.status_line import ChatStatus
 from workbench.formatting import plural
@@ -28,7 +28,7 @@ class ReplyDisplay:
     def _status(self) -> ChatStatus:
         return self._screen.query_one(ChatStatus)
 
-    def begin(self, event: ReplyBegan) -> None:
+    def begin(self, event: ReplyStarted) -> None:
         """The model starts to reply."""
         current = self._session.exchange_of(event)
         if current is None or self._session.model is None:
@@ -40,7 +40,7 @@ class ReplyDisplay:
         if event.warning:
             self._screen.notify(clean(event.warning), severity="warning", markup=False)
 
-    def grow(self, event: ReplyGrew) -> None:
+    def grow(self, event: ReplyUpdated) -> None:
         """There is more text."""
         current = self._session.exchange_of(event)
         if current is None:
@@ -71,7 +71,7 @@ class ReplyDisplay:
 
 def facts_of(conversation: Conversation, exchange: Exchange) -> str:
     """Who wrote a reply and how, in one line."""
-    place, count = conversation.place(exchange)
+    place, count = conversation.position(exchange)
     facts = [
         exchange.model or "no model",
         f"seed {exchange.params.seed}",

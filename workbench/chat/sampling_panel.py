@@ -19,7 +19,7 @@ from textual.widgets import Input, Label, Static
 
 from llm.config import DecodeConfig, Field, fields_of, parse_value
 from llm.errors import UserError
-from workbench.chat.pipeline_order import Place
+from workbench.chat.pipeline_order import ProcessorInfo
 
 FIRST = (
     "temperature",
@@ -33,7 +33,7 @@ FIRST = (
 )
 """The parameters shown first, in this order; the others follow in the order of the schema."""
 
-TYPING_SECONDS = 0.7
+DEBOUNCE_SECONDS = 0.7
 LINES_BELOW = 11  # lines of the order and the help
 
 
@@ -103,10 +103,10 @@ class SamplingPanel(Vertical):
         super().__init__(id=id)
         self.params = params
         self.defaults = params
-        self.patient = False
-        """Whether `Changed` waits for Enter or a pause in typing: an incomplete number is another number."""
+        self.debounced = False
+        """Whether `Changed` waits for Enter or a pause in typing, since an incomplete number is often valid."""
         self._typing: Timer | None = None
-        self._in_order: Callable[[DecodeConfig], Sequence[Place]] | None = None
+        self._processors_in_order: Callable[[DecodeConfig], Sequence[ProcessorInfo]] | None = None
 
     def compose(self) -> ComposeResult:
         with VerticalScroll(can_focus=False):
@@ -139,17 +139,17 @@ class SamplingPanel(Vertical):
         self._apply(params)
         self._fill()
 
-    def show_order(self, in_order: Callable[[DecodeConfig], Sequence[Place]]) -> None:
-        """Show the order of the logits processors, which `in_order` returns."""
-        self._in_order = in_order
+    def show_order(self, processors_in_order: Callable[[DecodeConfig], Sequence[ProcessorInfo]]) -> None:
+        """Show the order of the logits processors, which `processors_in_order` returns."""
+        self._processors_in_order = processors_in_order
         self._draw_order()
 
     def _draw_order(self) -> None:
         """Show the active processors in order."""
-        if self._in_order is None:
+        if self._processors_in_order is None:
             return
         try:
-            names = [place.name for place in self._in_order(self.params) if place.active]
+            names = [one.name for one in self._processors_in_order(self.params) if one.active]
             content = Content.assemble(
                 ("logits → ", "dim"), " → ".join(names), (" → " if names else "", ""), ("sample", "dim")
             )
@@ -157,14 +157,14 @@ class SamplingPanel(Vertical):
             content = Content.styled(str(error), "$error")
         self.query_one("#sampling-order", Static).update(content)
 
-    def _place_of(self, name: str) -> str:
+    def _position_of(self, name: str) -> str:
         """The positions in the order of the processors that use a parameter."""
         try:
-            places = self._in_order(self.params) if self._in_order is not None else []
+            processors = self._processors_in_order(self.params) if self._processors_in_order is not None else []
         except UserError:
             return ""
-        found = [str(number) for number, place in enumerate(places, 1) if name in place.params]
-        return f" (step {' and '.join(found)} of {len(places)})" if found else ""
+        found = [str(number) for number, one in enumerate(processors, 1) if name in one.params]
+        return f" (step {' and '.join(found)} of {len(processors)})" if found else ""
 
     def action_default(self) -> None:
         """Reset the focused parameter to its default."""
@@ -188,7 +188,7 @@ class SamplingPanel(Vertical):
             self._draw_order()
             if self._typing is not None:
                 self._typing.stop()
-            self._typing = self.set_timer(TYPING_SECONDS, self._emit) if self.patient else None
+            self._typing = self.set_timer(DEBOUNCE_SECONDS, self._emit) if self.debounced else None
             if self._typing is None:
                 self._emit()
 
@@ -240,7 +240,7 @@ class SamplingPanel(Vertical):
             self._explain(row.field)
 
     def _explain(self, field: Field) -> None:
-        self._help(field.help + self._place_of(field.name), wrong=False)
+        self._help(field.help + self._position_of(field.name), wrong=False)
 
     def _help(self, text: str, *, wrong: bool) -> None:
         label = self.query_one("#sampling-help", Static)

@@ -20,11 +20,11 @@ from workbench.chat.model_line import ModelLine
 from workbench.chat.model_switch import ModelSwitch
 from workbench.chat.prompt import PromptArea
 from workbench.chat.replay import Replayed, StepSaved
-from workbench.chat.reply import ReplyBegan, ReplyEnded, ReplyGrew
+from workbench.chat.reply import ReplyEnded, ReplyStarted, ReplyUpdated
 from workbench.chat.reply_display import ReplyDisplay, facts_of
 from workbench.chat.sampling_panel import SamplingPanel
 from workbench.chat.sending import Sender
-from workbench.chat.service import ChatService, JobDone, JobFailed, ModelOpened, ModelRefused
+from workbench.chat.service import ChatService, JobDone, JobFailed, ModelOpened, ModelOpenFailed
 from workbench.chat.session import ChatSession
 from workbench.chat.status_line import ChatStatus
 from workbench.chat.tools import ReplyTools
@@ -37,16 +37,16 @@ class ChatScreen(WorkbenchScreen):
     """Shows a `ChatSession`: passes prompts to it, and its events to the widgets."""
 
     GUIDE = (
-        "Type a prompt and press Enter: the model completes your text. ctrl+t switches to questions and answers, for "
-        "models trained on a corpus with a chat template. The same checkpoint, prompt, parameters and seed give the "
-        "same text. Every conversation is saved: / or f3 opens the history."
+        "Type a prompt and press Enter: the model completes your text. ctrl+t switches to chat mode, for models "
+        "trained with a chat template. The same checkpoint, prompt, parameters and seed give the same text. Every "
+        "conversation is saved: / or f3 opens the history."
     )
     GUIDES: ClassVar[dict[str, str]] = {
         "chat-prompt": "An empty prompt starts a new document; FILE:path reads the prompt from a file. ↑ and ↓ recall "
         "earlier prompts. esc moves to the conversation.",
         "chat-transcript": "p and n select an exchange, ← and → switch between its branches. Keys apply to the "
         "selected exchange, or to the last one. + marks its reply good and - bad, c corrects it, u undoes a mark. "
-        "Marked replies are collected in the folder conversations of the home, and T fine-tunes the model on them.",
+        "Marks are saved in the folder conversations of the home; T fine-tunes the model on the good replies.",
         "sampling-panel": "Changes apply from the next token on, also during a reply. The order of the logits "
         "processors is shown below; `order` changes it.",
     }
@@ -170,8 +170,8 @@ class ChatScreen(WorkbenchScreen):
         self.models.use(event)
         self.sender.send_held()
 
-    @on(ModelRefused)
-    def _refused(self, event: ModelRefused) -> None:
+    @on(ModelOpenFailed)
+    def _open_failed(self, event: ModelOpenFailed) -> None:
         if event.reference == self.session.reference:
             self.models.refuse(event.problem)
             self.sender.cancel_held()
@@ -215,23 +215,23 @@ class ChatScreen(WorkbenchScreen):
 
     # --- the reply
 
-    @on(ReplyBegan)
-    def _began(self, event: ReplyBegan) -> None:
+    @on(ReplyStarted)
+    def _reply_started(self, event: ReplyStarted) -> None:
         self.reply_display.begin(event)
         self.models.show()
 
-    @on(ReplyGrew)
-    def _grew(self, event: ReplyGrew) -> None:
+    @on(ReplyUpdated)
+    def _reply_updated(self, event: ReplyUpdated) -> None:
         self.reply_display.grow(event)
 
     @on(ReplyEnded)
-    def _ended(self, event: ReplyEnded) -> None:
+    def _reply_ended(self, event: ReplyEnded) -> None:
         if self.reply_display.end(event):
             self._finish(event.reason)
 
     def _finish(self, reason: str) -> None:
         """Save the finished reply and unlock the widgets."""
-        self.transcript.locked = self.panel.patient = False
+        self.transcript.locked = self.panel.debounced = False
         problem = self.session.finish(self.workbench.home, reason)
         if problem:
             self._note(problem, warn=True)
@@ -247,7 +247,7 @@ class ChatScreen(WorkbenchScreen):
         if self.tools.is_ready():
             self.sender.regenerate(self._selected)
 
-    def action_go_on(self) -> None:
+    def action_continue_reply(self) -> None:
         """Continue the reply."""
         if self.tools.is_ready():
             self.sender.begin("on", "", self._selected.number)
@@ -305,7 +305,7 @@ class ChatScreen(WorkbenchScreen):
 
     def _show(self, conversation: Conversation) -> None:
         self.sender.editing = None
-        self.marker.forget()
+        self.marker.reset()
         self.session.conversation = conversation
         self.transcript.show(conversation)
         self.models.empty_meter()
@@ -360,11 +360,11 @@ class ChatScreen(WorkbenchScreen):
 
     @on(Replayed)
     def _replayed(self, event: Replayed) -> None:
-        self._note(event.words, warn=not event.same)
+        self._note(event.text, warn=not event.same)
 
     @on(StepSaved)
     def _step_saved(self, event: StepSaved) -> None:
-        self._note(event.words)
+        self._note(event.text)
 
     @on(JobFailed)
     def _job_failed(self, event: JobFailed) -> None:

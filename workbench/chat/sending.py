@@ -81,7 +81,7 @@ class Sender:
         params = self._panel.params
         exchange = self._session.ask(params, kind, prompt, parent, file_text=file_text, like=like, given=given)
         transcript = self._screen.query_one(ConversationView)
-        transcript.locked = self._panel.patient = True
+        transcript.locked = self._panel.debounced = True
         transcript.begin(exchange)
         self._note("Reading the prompt …", False)
         self._screen.refresh_bindings()

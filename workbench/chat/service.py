@@ -43,7 +43,7 @@ class ModelOpened(Message):
 
 
 @dataclass
-class ModelRefused(Message):
+class ModelOpenFailed(Message):
     """The model `reference` cannot be opened."""
 
     reference: str
@@ -95,7 +95,7 @@ class ChatService:
         self._numbers = itertools.count(1)
 
     def open(self, reference: str) -> None:
-        """Open a model; posts ModelOpened or ModelRefused. Stops the current reply."""
+        """Open a model; posts ModelOpened or ModelOpenFailed. Stops the current reply."""
         self.stop()
         self._queue(Opening(reference))
 
@@ -131,7 +131,7 @@ class ChatService:
                 return chat_model
         chat_model = self._opener(self.home, self.training, model, cancel)
         if sha256 and chat_model.sha256 != sha256:
-            raise UserError(f"{model} now has other weights than those that wrote this reply.")
+            raise UserError(f"{model} no longer has the weights that generated this reply.")
         self._other = chat_model if keep else None
         return chat_model
 
@@ -176,7 +176,7 @@ class ChatService:
 
     def _report_end(self, job: Request | Opening | Job, problem: str) -> None:
         if problem and isinstance(job, Opening):
-            self._post(ModelRefused(job.reference, problem))
+            self._post(ModelOpenFailed(job.reference, problem))
         if problem and isinstance(job, Request):
             self._post(ReplyEnded(job.number, "failed", problem=problem))
         if problem and isinstance(job, Job):

@@ -9,7 +9,7 @@ from llm.config import DecodeConfig
 from llm.errors import UserError
 from workbench.chat.conversation import Conversation, Exchange, Kind
 from workbench.chat.model_choices import run_name
-from workbench.chat.reply import ReplyBegan, ReplyEnded, ReplyGrew
+from workbench.chat.reply import ReplyEnded, ReplyStarted, ReplyUpdated
 from workbench.chat.service import ChatService, ModelOpened
 from workbench.chat.transcripts import save_exchange
 
@@ -103,11 +103,11 @@ class ChatSession:
         )
         return exchange
 
-    def exchange_of(self, event: ReplyBegan | ReplyGrew | ReplyEnded) -> Exchange | None:
+    def exchange_of(self, event: ReplyStarted | ReplyUpdated | ReplyEnded) -> Exchange | None:
         """The current exchange; None for an event of an earlier reply."""
         return self.current if event.reply == self.writing else None
 
-    def begin(self, exchange: Exchange, event: ReplyBegan) -> None:
+    def begin(self, exchange: Exchange, event: ReplyStarted) -> None:
         """Record which weights reply, and to what."""
         assert self.model is not None
         start = event.start

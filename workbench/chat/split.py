@@ -28,8 +28,8 @@ if TYPE_CHECKING:
 
 
 @dataclass
-class SideNamed(Message):
-    """The model of a side; both replies begin with the text `given`."""
+class SideStarted(Message):
+    """The model of a side is loaded; both replies begin with the text `given`."""
 
     side: int
     name: str
@@ -37,7 +37,7 @@ class SideNamed(Message):
 
 
 @dataclass
-class SideGrew(Message):
+class SideUpdated(Message):
     """New text on a side."""
 
     side: int
@@ -60,14 +60,14 @@ def split(exchange: Exchange, other: str, service: ChatService, cancel: Cancel, 
     against = service.open_other(other, cancel)
     chosen = exchange.tokens[: exchange.given]
     given = own.text_of(chosen)
-    post(SideNamed(0, own.name, given))
-    post(SideNamed(1, against.name, given))
+    post(SideStarted(0, own.name, given))
+    post(SideStarted(1, against.name, given))
 
     def grew(side: int, piece: Piece) -> None:
         if piece.text:
-            post(SideGrew(side, piece.text))
+            post(SideUpdated(side, piece.text))
 
-    found = compare(
+    comparison = compare(
         (own.engine, against.engine),
         exchange.context + given,
         exchange.params,
@@ -76,11 +76,11 @@ def split(exchange: Exchange, other: str, service: ChatService, cancel: Cancel, 
         cancel=cancel,
         on_piece=grew,
     )
-    return SplitDone(found)
+    return SplitDone(comparison)
 
 
 @dataclass
-class LapseBegan(Message):
+class CurvesLoaded(Message):
     """The loss curves of a run: steps and losses of training and validation, each (N,)."""
 
     steps: NDArray[np.float64]
@@ -90,18 +90,18 @@ class LapseBegan(Message):
 
 
 @dataclass
-class FrameCame(Message):
+class FrameReady(Message):
     """The text of one checkpoint."""
 
     frame: Frame
 
 
 @dataclass
-class LapseEnded(Message):
+class TimeLapseEnded(Message):
     """All frames are complete."""
 
 
-def lapse(run: Run, prompts: Sequence[str], params: DecodeConfig, cancel: Cancel, post: Post) -> LapseEnded:
+def run_timelapse(run: Run, prompts: Sequence[str], params: DecodeConfig, cancel: Cancel, post: Post) -> TimeLapseEnded:
     """Post the loss curves of `run`, then a frame per checkpoint and prompt. Raises UserError."""
     from llm.engine.timelapse import timelapse
 
@@ -110,21 +110,21 @@ def lapse(run: Run, prompts: Sequence[str], params: DecodeConfig, cancel: Cancel
         pass  # the log is read in pieces
     training, checks = curves.steps, curves.validation
     columns = (training["step"], training["loss"], checks["step"], checks["validation_loss"])
-    post(LapseBegan(*(column.copy() for column in columns)))
+    post(CurvesLoaded(*(column.copy() for column in columns)))
     for frame in timelapse(run, prompts, params, cancel=cancel):
-        post(FrameCame(frame))
-    return LapseEnded()
+        post(FrameReady(frame))
+    return TimeLapseEnded()
 
 
-def lapse_prompts(run: Run, picked: Exchange | None) -> list[str]:
+def timelapse_prompts(run: Run, picked: Exchange | None) -> list[str]:
     """The prompts of a time-lapse: the selected one, then the pinned ones; without any, the run's sample prompt."""
     from llm.engine.timelapse import pinned_prompts
 
     first = [picked.context] if picked is not None else []
-    found = [*first, *pinned_prompts(run)] or [run.config().sample.prompt]
-    return list(dict.fromkeys(found))
+    prompts = [*first, *pinned_prompts(run)] or [run.config().sample.prompt]
+    return list(dict.fromkeys(prompts))
 
 
-def run_of(home: Path, reference: str) -> Run:
+def open_run(home: Path, reference: str) -> Run:
     """The run of `RUN` or `RUN@STEP`. Raises UserError."""
     return Run.open(home, run_name(reference))

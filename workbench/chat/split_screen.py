@@ -13,7 +13,7 @@ from textual.widgets import Static
 
 from workbench.chat.conversation import Exchange
 from workbench.chat.service import ChatService, JobFailed
-from workbench.chat.split import SideGrew, SideNamed, SplitDone, split
+from workbench.chat.split import SideStarted, SideUpdated, SplitDone, split
 from workbench.chat.transcript_view import Transcript
 from workbench.text import one_line
 from workbench.ui.dialogs import Modal
@@ -30,8 +30,8 @@ class Split(Modal[None]):
     NAME = "Split"
     GUIDE = (
         "The replies of two checkpoints to the same prompt, with the same sampling parameters and seed. The first "
-        "different token is underlined. The background of a token shows the KL divergence of the two models before it, "
-        "in nats."
+        "different token is underlined. The background of a token shows the KL divergence, in nats, between the two "
+        "models' predictions of it."
     )
     BINDINGS: ClassVar[list[BindingType]] = [
         Binding("left,h", "move(-1)", "Previous token", id="split.before", priority=True, group=TOKEN),
@@ -83,14 +83,14 @@ class Split(Modal[None]):
     def _texts(self) -> list[Transcript]:
         return [self.query_one(f"#split-text-{side}", Transcript) for side in (0, 1)]
 
-    @on(SideNamed)
-    def _named(self, event: SideNamed) -> None:
+    @on(SideStarted)
+    def _side_started(self, event: SideStarted) -> None:
         self.names[event.side] = event.name
         self._texts[event.side].write(event.given, "prompt")
         self.query_one(f"#split-name-{event.side}", Static).update(Content(one_line(event.name)))
 
-    @on(SideGrew)
-    def _grew(self, event: SideGrew) -> None:
+    @on(SideUpdated)
+    def _side_updated(self, event: SideUpdated) -> None:
         self._texts[event.side].write(event.text)
         self._say(f"{self.names[event.side]} is generating …")
 
@@ -138,21 +138,21 @@ class Split(Modal[None]):
             return "chosen"
         if number == first:
             return "differs"
-        far = divergence[number] if divergence is not None else 0.0
-        return next((style for limit, style in KL_STYLES if far >= limit), "reply")
+        kl = divergence[number] if divergence is not None else 0.0
+        return next((style for limit, style in KL_STYLES if kl >= limit), "reply")
 
     def _summary(self) -> str:
         assert self.done is not None
         comparison = self.done.comparison
         if comparison.first_token is not None:
-            parting = f"first difference at token {comparison.first_token + 1}"
+            difference = f"first difference at token {comparison.first_token + 1}"
         elif comparison.first_character is not None:
-            parting = f"first difference at character {comparison.first_character + 1} (different tokenizers, no KL)"
+            difference = f"first difference at character {comparison.first_character + 1} (different tokenizers, no KL)"
         else:
-            parting = "identical texts"
+            difference = "identical texts"
         means = [side.mean_divergence for side in comparison.sides]
         shown = " and ".join(f"{mean:.2f}" for mean in means if mean is not None)
-        return parting + (f" · mean KL {shown} nats · marked above 0.1" if shown else "")
+        return difference + (f" · mean KL {shown} nats · marked above 0.1" if shown else "")
 
     def _token_facts(self, number: int) -> str:
         """Log-probability and KL divergence of the selected token of one side."""
@@ -160,9 +160,9 @@ class Split(Modal[None]):
         side = self.done.comparison.sides[number]
         if self.at >= len(side.tokens):
             return "ended"
-        far = f" · KL {side.divergence[self.at]:.3f} nats" if side.divergence is not None else ""
+        kl = f" · KL {side.divergence[self.at]:.3f} nats" if side.divergence is not None else ""
         logprob = side.logprobs[self.at]
-        return f"token {self.at + 1}: {side.texts[self.at]!r} · log-probability {logprob:.2f}{far}"
+        return f"token {self.at + 1}: {side.texts[self.at]!r} · log-probability {logprob:.2f}{kl}"
 
     def _say(self, text: str) -> None:
         self.query_one("#split-facts", Static).update(Content(one_line(text)))

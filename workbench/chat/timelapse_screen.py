@@ -17,7 +17,7 @@ from llm.run import Run
 from workbench.charts.chart import Chart
 from workbench.charts.chart_data import Mark, Series
 from workbench.chat.service import ChatService, JobFailed
-from workbench.chat.split import FrameCame, LapseBegan, LapseEnded, lapse
+from workbench.chat.split import CurvesLoaded, FrameReady, TimeLapseEnded, run_timelapse
 from workbench.chat.transcript_view import Transcript
 from workbench.text import one_line
 from workbench.ui.dialogs import Modal
@@ -77,14 +77,14 @@ class TimeLapse(Modal[None]):
     def on_mount(self) -> None:
         self.query_one(Transcript).focus()
         run, prompts, params, post = self.run_directory, self.prompts, self.params, self.post_message
-        self.service.do(lambda service, stop: lapse(run, prompts, params, stop, post), post)
+        self.service.do(lambda service, stop: run_timelapse(run, prompts, params, stop, post), post)
 
     def action_leave(self) -> None:
         self.service.stop()
         self.dismiss(None)
 
-    @on(LapseBegan)
-    def _curves(self, event: LapseBegan) -> None:
+    @on(CurvesLoaded)
+    def _curves(self, event: CurvesLoaded) -> None:
         checkpoints = self.run_directory.checkpoints()
         marks = [Mark(info.step, f"step {info.step}", "best" if info.best else "save") for info in checkpoints]
         series = [
@@ -93,8 +93,8 @@ class TimeLapse(Modal[None]):
         ]
         self.query_one(Chart).set_data(series, marks=marks)
 
-    @on(FrameCame)
-    def _came(self, event: FrameCame) -> None:
+    @on(FrameReady)
+    def _frame_ready(self, event: FrameReady) -> None:
         """Frames arrive ordered by checkpoint, then by prompt."""
         frames = self.frames[self._arrived % len(self.prompts)]
         self._arrived += 1
@@ -104,7 +104,7 @@ class TimeLapse(Modal[None]):
         else:
             self._say()
 
-    @on(LapseEnded)
+    @on(TimeLapseEnded)
     def _finished(self) -> None:
         self.ended = True
         self._say()

@@ -22,7 +22,7 @@ DRAWN = str.maketrans({" ": "·", "\n": "↵\n", "\t": "⇥"})
 CARRIER = "◌"  # carries a combining mark at the start of a token
 
 
-def pieces(tokenizer: Tokenizer, ids: Iterable[int]) -> Iterator[tuple[int, str]]:
+def token_texts(tokenizer: Tokenizer, ids: Iterable[int]) -> Iterator[tuple[int, str]]:
     """Each id with its text, safe for a terminal and never empty; white space is unchanged.
 
     A character whose bytes span several tokens is shown with the last one; the others are `PART`.
@@ -43,7 +43,7 @@ def color_tokens(
 ) -> Content:
     """The tokens in color; `monochrome` separates them with bars instead."""
     parts: list[tuple[str, str | Style]] = []
-    for place, (token, text) in enumerate(pieces(tokenizer, ids)):
+    for place, (token, text) in enumerate(token_texts(tokenizer, ids)):
         style = f"$text on ${BACKGROUNDS[place % len(BACKGROUNDS)]} 35%" if not monochrome else ""
         shown, line_end = text.translate(DRAWN), ""
         while shown.endswith("\n"):  # the background ends with the token, not with the line
@@ -57,7 +57,7 @@ def color_tokens(
     return Content.assemble(*(part for part in parts if part[0]))
 
 
-def quoted(tokenizer: Tokenizer, token: int) -> str:
+def quote_token(tokenizer: Tokenizer, token: int) -> str:
     """A single token, safe for a terminal: visible white space, invalid bytes as \\xNN."""
     special = {number: text for text, number in tokenizer.special_tokens.items()}
     text = special.get(token) or tokenizer.token_bytes(token).decode("utf-8", "backslashreplace")

@@ -1,4 +1,4 @@
-"""What the Chat screen does with a reply: windows over it, jobs in the chat's thread, export."""
+"""The tools of the Chat screen: dialogs about a reply, jobs in the chat's thread, export."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from workbench.chat.sampling_panel import SamplingPanel
 from workbench.chat.sampling_presets_dialog import SamplingPresetsDialog
 from workbench.chat.service import Work
 from workbench.chat.session import ChatSession
-from workbench.chat.split import lapse_prompts, run_of
+from workbench.chat.split import open_run, timelapse_prompts
 from workbench.chat.split_screen import Split
 from workbench.chat.timelapse_screen import TimeLapse
 from workbench.chat.transcripts import export, load
@@ -60,7 +60,7 @@ class ReplyTools:
         if chosen is None or not self.is_ready():
             return None
         if not self._session.same_run(picked):
-            self._note(f"{picked.model} wrote this reply: open it with ctrl+o, then choose the token again.", True)
+            self._note(f"{picked.model} generated this reply: open it with ctrl+o, then choose the token again.", True)
             return None
         place, token = chosen
         return [*picked.tokens[:place], token]
@@ -81,8 +81,8 @@ class ReplyTools:
             self.is_ready()
             return
         try:
-            run = run_of(self._screen.workbench.home, reference)
-            prompts = lapse_prompts(run, picked)
+            run = open_run(self._screen.workbench.home, reference)
+            prompts = timelapse_prompts(run, picked)
         except UserError as error:
             self._note(str(error), True)
             return
@@ -94,7 +94,7 @@ class ReplyTools:
         from llm.engine.timelapse import toggle_pin
 
         try:
-            pinned = toggle_pin(run_of(self._screen.workbench.home, picked.model), picked.context)
+            pinned = toggle_pin(open_run(self._screen.workbench.home, picked.model), picked.context)
         except UserError as error:
             self._note(str(error), True)
             return
@@ -127,11 +127,13 @@ class ReplyTools:
     async def edit_system(self) -> None:
         """Ask for the system prompt of the next turns."""
         conversation = self._session.conversation
-        question = "System prompt, which the model reads before the conversation (empty: none):"
+        question = "System prompt, the instructions before the conversation (empty: none):"
         text = await self._screen.app.push_screen_wait(AskText(question, value=conversation.system, optional=True))
         if text is not None and conversation is self._session.conversation:
             conversation.system = text.strip()
-            self._note("It applies from your next question on." if text.strip() else "No system prompt.", False)
+            self._note(
+                "The system prompt applies from the next question on." if text.strip() else "No system prompt.", False
+            )
 
     async def choose_params(self, panel: SamplingPanel) -> None:
         """Load or save a named set of sampling parameters."""

@@ -167,18 +167,18 @@ def as_markdown(conversation: Conversation) -> str:
         seed = f"seed {exchange.params.seed}, temperature {exchange.params.temperature:g}"
         live = ", in training" if exchange.live else ""
         if exchange.kind != "on":
-            file = f"{fenced(exchange.prompt)}\n\n" if exchange.file_text else ""
-            parts.append(f"**Prompt**\n\n{file}{fenced(exchange.question)}\n")
+            file = f"{code_block(exchange.prompt)}\n\n" if exchange.file_text else ""
+            parts.append(f"**Prompt**\n\n{file}{code_block(exchange.question)}\n")
         parts.append(f"**{exchange.model or 'no model'}**{live} ({seed})\n")
         if exchange.reply or not exchange.problem:
-            parts.append(f"{fenced(exchange.reply)}\n")
-        parts += [f"sample {number}:\n\n{fenced(text)}\n" for number, text in enumerate(exchange.others, 2)]
+            parts.append(f"{code_block(exchange.reply)}\n")
+        parts += [f"sample {number}:\n\n{code_block(text)}\n" for number, text in enumerate(exchange.others, 2)]
         if exchange.problem:
-            parts.append(f"failed:\n\n{fenced(exchange.problem)}\n")
+            parts.append(f"failed:\n\n{code_block(exchange.problem)}\n")
     return "\n".join(parts)
 
 
-def fenced(text: str) -> str:
+def code_block(text: str) -> str:
     """A Markdown code block with a fence longer than any in the text."""
     fence = "```"
     while fence in text:

@@ -38,7 +38,8 @@ class Tuner:
             count = count_good(workbench.home)
             if count < FEWEST:
                 self._note(
-                    f"Mark at least {FEWEST} replies good (+) or correct them (c) first: there are {count}.", True
+                    f"Fine-tuning needs at least {FEWEST} replies marked good (+) or corrected (c); there are {count}.",
+                    True,
                 )
                 return ""
             question = f"Fine-tune {one_line(reference)} on {count:,} marked replies?"
@@ -50,7 +51,7 @@ class Tuner:
         except (UserError, OSError) as error:
             self._note(str(error), True)
             return ""
-        self._note(f"{run.name} trains on the marked replies; 2 shows its curves.", False)
+        self._note(f"{run.name} trains on the marked replies; press 2 to see its curves.", False)
         return f"{run.name}@live"
 
 

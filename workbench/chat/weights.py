@@ -16,19 +16,19 @@ if TYPE_CHECKING:
     from llm.model.transformer import Transformer
 
 LIVE = "live"
-SNAPSHOT_TIMEOUT = 60.0
+SNAPSHOT_TIMEOUT = 60.0  # seconds
 
 Cancel = Callable[[], bool]
 
 
 class Loaded(NamedTuple):
-    """Weights ready to generate with: `weights` as loaded, of which the engine may use a packed copy."""
+    """An engine and the weights it was built from; the engine may use a packed copy of them."""
 
     engine: Engine
     weights: Transformer
     step: int
     sha256: str = ""
-    """Of the weights' file; "" without a file."""
+    """Checksum of the weights file; "" without a file."""
 
 
 class LiveModels(Protocol):
@@ -102,7 +102,7 @@ def request_snapshot(run: Run, cancel: Cancel, timeout: float = SNAPSHOT_TIMEOUT
             if isinstance(event, Saved) and event.command_id == identity:
                 return snapshot_info(run, event)
             if isinstance(event, CommandRefused) and event.command_id == identity:
-                raise UserError(f"{run.name} refused a snapshot ({event.reason}); open {run.name}@last instead.")
+                raise UserError(f"{run.name} cannot write a snapshot ({event.reason}); open {run.name}@last instead.")
         if run.holder() is None:
             raise UserError(f"The training of {run.name} has just ended; open {run.name}@last.")
         time.sleep(0.05)

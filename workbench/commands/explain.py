@@ -23,7 +23,7 @@ def explain(
 ) -> None:
     """Print a reply token by token, with the distribution before and after each logits processor."""
     from llm.engine import Piece
-    from workbench.chat.tokens import quoted
+    from workbench.chat.tokens import quote_token
 
     if params.num_samples > 1 or params.beams > 1:
         raise WrongUse("--explain needs a single sample; leave --num-samples and --beams at 1.")
@@ -36,7 +36,7 @@ def explain(
             probability = piece.probability
             found.append({"token": tokens[at], "text": piece.text, "probability": probability, "stages": named})
         else:
-            print(f"{at + 1}  {quoted(engine.tokenizer, tokens[at])}  probability {100 * piece.probability:.2f} %")
+            print(f"{at + 1}  {quote_token(engine.tokenizer, tokens[at])}  probability {100 * piece.probability:.2f} %")
             for stage in stages:
                 print(stage_line(stage, engine))
     if as_json:
@@ -45,18 +45,20 @@ def explain(
 
 
 def stage_record(stage: Stage, engine: Engine) -> dict[str, Any]:
-    from workbench.chat.tokens import quoted
+    from workbench.chat.tokens import quote_token
 
     top = [
-        {"token": token, "text": quoted(engine.tokenizer, token), "probability": probability}
+        {"token": token, "text": quote_token(engine.tokenizer, token), "probability": probability}
         for token, probability in stage.top
     ]
     return {"name": stage.name, "kept": stage.kept, "entropy_bits": stage.entropy_bits, "top": top}
 
 
 def stage_line(stage: Stage, engine: Engine) -> str:
-    from workbench.chat.tokens import quoted
+    from workbench.chat.tokens import quote_token
 
-    top = [(quoted(engine.tokenizer, token), probability) for token, probability in stage.top[:SHOWN] if probability]
+    top = [
+        (quote_token(engine.tokenizer, token), probability) for token, probability in stage.top[:SHOWN] if probability
+    ]
     likeliest = "  ".join(f"{one_line(text)} {100 * probability:.1f}%" for text, probability in top)
     return f"   {stage.name:<20} {stage.kept:>7,} left {stage.entropy_bits:6.2f} bits  {likeliest}"

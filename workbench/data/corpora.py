@@ -36,7 +36,7 @@ PREFERENCE = "preference"
 PREVIEW_MB = 0.1
 PREVIEW_CHARACTERS = 3000
 PREVIEW_DOCUMENTS = 8
-MOST_READ_BYTES = 32 << 20
+MAX_READ_BYTES = 32 << 20
 """A larger file of conversations is not read to its end for a preview."""
 
 Kind = Literal["built-in", "added", "named", "prepared"]
@@ -139,8 +139,8 @@ def named_datasets(home: Path) -> Iterator[Entry]:
                 folder=found.folder,
             )
         else:
-            wanted = dataset.files[:1] if dataset.sharded else dataset.files
-            about = f"{dataset.about}; not downloaded, {format_size(sum(file.size_bytes for file in wanted))}"
+            files = dataset.files[:1] if dataset.sharded else dataset.files
+            about = f"{dataset.about}; not downloaded, {format_size(sum(file.size_bytes for file in files))}"
             yield replace(entry, about=about)
 
 
@@ -213,7 +213,7 @@ def path_problem(text: str) -> str:
 
 
 def add_corpus(home: Path, text: str, text_field: str = "") -> Entry:
-    """Add a file, folder, glob or web address to the list. Of rows, the text is in the field `text_field`.
+    """Add a file, folder, glob or web address to the list. `text_field` is the field of its rows with the text.
 
     Raises FieldNeeded if no field is given and the text could be in several; UserError if it contains no text, or if
     the address was not downloaded. Opens every file of a folder or glob.
@@ -254,8 +254,8 @@ def rows_called(shape: str) -> str:
 
 
 def read_conversations(corpus: str, home: Path, shape: str) -> tuple[str, list[str]]:
-    """The first conversations or preferences of a corpus as text, and warnings about the rows that were skipped, of
-    files up to MOST_READ_BYTES all of them. UserError if there is none."""
+    """The first conversations or preferences of a corpus as text, and warnings about skipped rows (of all rows in files
+    up to MAX_READ_BYTES). UserError if there is none."""
     from llm.data.tokens.conversation_source import open_conversations
 
     found = open_conversations(DataConfig(corpus=corpus, size_mb=PREVIEW_MB), home, stage_of(shape))
@@ -265,9 +265,9 @@ def read_conversations(corpus: str, home: Path, shape: str) -> tuple[str, list[s
         count += 1
         if count <= PREVIEW_DOCUMENTS:
             shown.append("\n".join(lines_of_row(row)))
-        elif found.size_bytes > MOST_READ_BYTES:
+        elif found.size_bytes > MAX_READ_BYTES:
             break
-    total = "" if found.size_bytes > MOST_READ_BYTES else f"{count:,} {rows_called(shape)}\n\n"
+    total = "" if found.size_bytes > MAX_READ_BYTES else f"{count:,} {rows_called(shape)}\n\n"
     return (total + "\n\n".join(shown))[:PREVIEW_CHARACTERS], found.warnings()
 
 

@@ -7,13 +7,13 @@ from typing import Any
 from textual.content import Content
 
 from llm.data.text.urls import is_url
-from workbench.chat.tokens import color_tokens, quoted
+from workbench.chat.tokens import color_tokens, quote_token
 from workbench.data.corpora import Contents, Entry, dataset_sizes
 from workbench.data.prepared_data import Inspection
 from workbench.formatting import format_size
 from workbench.text import clean
 
-MOST_LINES = 3  # of each table of tokens
+MAX_LINES = 3  # of each table of tokens
 HINTS = {
     "built-in": "Press Enter to prepare it, u to use it in a preset.",
     "added": "Press Enter to prepare it, u to use it in a preset, d to remove it from the list (the files stay).",
@@ -48,7 +48,7 @@ def corpus_page(entry: Entry, contents: Contents | None, width: int, *, with_ids
             Content.styled(clean(note), "$text-warning") for note in (contents.warnings if contents is not None else ())
         ]
         lines.append(heading("Beginning"))
-        lines.append(Content(clean(contents.text)) if contents is not None else Content.styled("reading…", "dim"))
+        lines.append(Content(clean(contents.text)) if contents is not None else Content.styled("Reading…", "dim"))
     else:
         lines.append(Content("Questions for evaluation; no text to train on."))
     return Content("\n").join(lines)
@@ -84,7 +84,7 @@ def prepared_facts(entry: Entry, inspection: Inspection | None) -> list[Content]
 
 
 def split_text(record: Any) -> str:
-    """What the validation text is, if the index records it."""
+    """How the validation text was split off, if the index records it."""
     data = record.get("made_with", {}).get("data", {})
     if data.get("validation"):
         return ", a separate text"
@@ -107,13 +107,15 @@ def token_tables(inspection: Inspection, width: int) -> list[Content]:
 def token_columns(inspection: Inspection, pairs: list[tuple[int, int]], width: int) -> Content:
     """`token count` pairs in columns of equal width."""
     cells = [
-        Content.assemble((quoted(inspection.dataset.tokenizer, token), "bold"), (f" {count:,}", "$foreground-muted"))
+        Content.assemble(
+            (quote_token(inspection.dataset.tokenizer, token), "bold"), (f" {count:,}", "$foreground-muted")
+        )
         for token, count in pairs
     ]
     if not cells:
         return Content("")
     column = min(max(cell.cell_length for cell in cells) + 2, max(width, 12))
     across = max(1, width // column)
-    rows = [cells[start : start + across] for start in range(0, min(len(cells), across * MOST_LINES), across)]
+    rows = [cells[start : start + across] for start in range(0, min(len(cells), across * MAX_LINES), across)]
     padded = (Content("").join(cell.pad_right(max(0, column - cell.cell_length)) for cell in row) for row in rows)
     return Content("\n").join(padded)

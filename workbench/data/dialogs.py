@@ -49,7 +49,7 @@ class PrepareDialog(Form[RunConfig]):
             yield Input(str(tokenizer.vocab_size), id="vocabulary")
             yield Input(f"{data.size_mb:g}", id="megabytes")
             yield Static("", classes="dialog-problem", markup=False)
-            yield Static(Content("Enter prepares it, Tab moves to the next field."), classes="dialog-hint")
+            yield Static(Content("Press Enter to prepare, Tab for the next field."), classes="dialog-hint")
 
     def on_mount(self) -> None:
         self.query_one("#vocabulary").border_title = "vocabulary size"
@@ -64,8 +64,8 @@ class PrepareDialog(Form[RunConfig]):
     def kind(self) -> str:
         return list(KINDS)[self.query_one(OptionList).highlighted or 0]
 
-    def chosen(self) -> RunConfig:
-        """The configuration as filled in. Raises ConfigError if it is invalid."""
+    def to_config(self) -> RunConfig:
+        """The configuration from the fields. Raises ConfigError if it is invalid."""
         overrides = [("tokenizer.kind", self.kind), ("model.context", "1")]  # accepts a text of any length
         if self.kind in SIZED:
             overrides.append(("tokenizer.vocab_size", self.query_one("#vocabulary", Input).value))
@@ -76,15 +76,15 @@ class PrepareDialog(Form[RunConfig]):
     @on(Input.Changed)
     @on(OptionList.OptionHighlighted)
     def _check(self) -> None:
-        problem = problem_of(self.chosen)
+        problem = problem_of(self.to_config)
         self.query_one("#vocabulary").disabled = self.kind not in SIZED
         self.show_problem(problem)
 
     @on(Input.Submitted)
     @on(OptionList.OptionSelected)
     def _accept(self) -> None:
-        if not problem_of(self.chosen):  # a problem is already shown
-            self.dismiss(self.chosen())
+        if not problem_of(self.to_config):  # a problem is already shown
+            self.dismiss(self.to_config())
 
 
 class AskField(Ask):

@@ -1,4 +1,4 @@
-"""Which field of the rows contains the text: found where that is certain, otherwise an error to ask the user."""
+"""Detects which field of the rows contains the text, or raises an error that lets the user choose."""
 
 from __future__ import annotations
 
@@ -15,8 +15,8 @@ EXAMPLE_CHARACTERS = 60
 
 
 class FieldNeeded(UserError):
-    """The text of the rows in `path` could be in several fields, or in none. `fields`: name → example, of those with
-    text; `others`: the names of the rest."""
+    """The text of the rows in `path` could be in several fields, or in none. `fields` maps the text fields to
+    examples; `others` are the names of the other fields."""
 
     def __init__(self, path: str, fields: dict[str, str], others: list[str]) -> None:
         self.path, self.fields, self.others = path, fields, others

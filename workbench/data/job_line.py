@@ -15,7 +15,7 @@ from workbench.train.panels import bar
 from workbench.ui.notices import notify_error
 
 REFRESH_SECONDS = 0.25
-RESUMABLE = {"downloading": "; the part that was downloaded is kept, and the next download continues there"}
+RESUMABLE = {"Downloading": "; download it again to resume"}
 
 
 class JobLine(Static):
@@ -42,7 +42,7 @@ class JobLine(Static):
         return self.job is not None and self.job.is_running
 
     def report_running(self) -> bool:
-        """Whether a job is running; if so, says how to cancel it."""
+        """Whether a job is running; if so, shows how to cancel it."""
         if self.job is not None and self.job.is_running:
             self.notify(f"{self.job.title} is still running; press x to cancel it.", markup=False)
         return self.is_running
@@ -65,7 +65,7 @@ class JobLine(Static):
         if self.job is None or not self.screen.is_current:
             return
         progress, left = self.job.progress, self.job.seconds_left
-        text = "canceling…" if self.job.canceled.is_set() else describe_progress(progress)
+        text = "Canceling…" if self.job.canceled.is_set() else describe_progress(progress)
         ahead = f", {format_duration(round(left))} left" if left is not None and not progress.rate else ""
         share = progress.done / progress.total if progress.total else 0.0
         self.update(bar(share, clean(f" {text}{ahead}"), self.content_size.width))

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 INDEX = "dataset.json"
 PREVIEW_TOKENS = 600
 LISTED_TOKENS = 24
-MOST_COUNTED_TOKENS = 1 << 26
+MAX_COUNTED_TOKENS = 1 << 26
 COUNT_CHUNK = 1 << 22
 
 
@@ -35,7 +35,7 @@ class PreparedData:
 
 
 def list_prepared(home: Path) -> list[PreparedData]:
-    """Every prepared dataset below `home`, the largest first, also one whose preparation was interrupted. Runs in the
+    """Every prepared dataset below `home`, including interrupted ones, the largest first. Runs in the
     trash count as users: they can be restored.
 
     Reads one small file per checkpoint; for a thread.
@@ -55,7 +55,7 @@ def list_prepared(home: Path) -> list[PreparedData]:
 
 
 def used_fingerprints(run: Run, home: Path) -> set[str]:
-    """The datasets that the checkpoints of a run name or, if it has none yet, that its configuration needs."""
+    """The datasets named by the checkpoints of a run; without a checkpoint, the one that its configuration needs."""
     found = set()
     for path in run.checkpoint_directory.glob(f"step-*/{STATE}"):
         try:
@@ -117,7 +117,7 @@ def inspect_dataset(folder: Path) -> Inspection:
     from llm.data.tokens.dataset import load_dataset
 
     dataset = load_dataset(folder)
-    counted = min(len(dataset.train), MOST_COUNTED_TOKENS)
+    counted = min(len(dataset.train), MAX_COUNTED_TOKENS)
     counts = np.zeros(dataset.tokenizer.vocab_size, np.int64)
     for start in range(0, counted, COUNT_CHUNK):
         ids = dataset.train.read(start, min(start + COUNT_CHUNK, counted))

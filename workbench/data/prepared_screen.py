@@ -23,8 +23,8 @@ class PreparedDataScreen(ListScreen):
 
     NAME = "Prepared data"
     GUIDE = (
-        "Tokenized text is kept and shared by all runs that need it. C deletes what no run uses, including runs in the "
-        "trash; it is prepared again when a run needs it."
+        "Tokenized datasets, shared by all runs that need them. C deletes datasets that no run uses; runs in the trash "
+        "count. A deleted dataset is prepared again when a run needs it."
     )
     HEADINGS = ("corpus", "size", "used by", "data")
     BINDINGS: ClassVar[list[BindingType]] = [Binding("C", "clean", "Delete unused data", id="cached.clean")]
@@ -35,7 +35,7 @@ class PreparedDataScreen(ListScreen):
 
     @work(exclusive=True, group="list prepared data")
     async def reload(self) -> None:
-        self.say("looking for runs that use the data…")
+        self.say("Searching for runs that use the data…")
         self.items = await asyncio.to_thread(prepared_data.list_prepared, self.workbench.home)
         unused = prepared_data.unused(self.items)
         note = f"{plural(len(self.items), 'dataset')}, {total_size(self.items)}; "
@@ -46,7 +46,7 @@ class PreparedDataScreen(ListScreen):
 
     @work
     async def action_clean(self) -> None:
-        """Delete the data that no run uses, once confirmed."""
+        """Delete the data that no run uses, after a confirmation."""
         unused = prepared_data.unused(self.items)
         if not unused:
             self.notify("All prepared data is in use.", markup=False)
@@ -58,7 +58,7 @@ class PreparedDataScreen(ListScreen):
         question += "Data is prepared again when a run needs it."
         answers = (Answer("keep", "Keep"), Answer("clean", "Delete"))
         if await self.app.push_screen_wait(Ask(question, answers)) == "clean":
-            self.say("deleting…")
+            self.say("Deleting…")
             await asyncio.to_thread(attempt, self.app, lambda: prepared_data.clean(unused))
             self.reload()
 

@@ -59,9 +59,9 @@ class DataScreen(WorkbenchScreen):
     """The list of corpora on the left; on the right, the selected corpus and the tokenizer preview."""
 
     GUIDE = (
-        "Corpora to train on. Enter prepares the selected text (trains a tokenizer and writes token files) or "
+        "Corpora to train on. Enter prepares the selected text (trains a tokenizer and tokenizes the text) or "
         "downloads a dataset; u uses it in the selected preset. a adds a file, a folder, a glob or a web address. "
-        "t tokenizes any text with the tokenizer of the prepared data selected last; i shows the ids."
+        "t tokenizes any text with the tokenizer of the last selected prepared data; i shows token ids."
     )
     GUIDES: ClassVar[dict[str, str]] = {
         "corpus-list": "All corpora; ↓ marks those that must be downloaded first.",
@@ -94,7 +94,7 @@ class DataScreen(WorkbenchScreen):
         contents: Contents
 
     @dataclass
-    class FieldAsked(Message):
+    class FieldRequested(Message):
         """The user must choose which field of the rows in `path` contains the text."""
 
         path: str
@@ -123,7 +123,7 @@ class DataScreen(WorkbenchScreen):
         self.listing.focus()
 
     def on_screen_resume(self) -> None:
-        self.look_again()
+        self.reload()
 
     @property
     def listing(self) -> CorpusList:
@@ -137,7 +137,7 @@ class DataScreen(WorkbenchScreen):
     # --- the list
 
     @work(thread=True, group="list corpora")
-    def look_again(self, mark: str = "") -> None:
+    def reload(self, mark: str = "") -> None:
         """List the corpora again, and select `mark`, or the same entry as before."""
         with self._list_lock:  # or an older list could arrive after a newer one
             try:
@@ -160,9 +160,9 @@ class DataScreen(WorkbenchScreen):
     def _fill(self, mark: str) -> None:
         options = [(GROUPS[entry.kind], Option(self._label(entry), id=entry.key)) for entry in self.entries.values()]
         self.listing.set_options(with_headings(options))
-        wanted = mark if mark in self.entries else next(iter(self.entries), "")
-        if wanted:
-            self.listing.highlighted = self.listing.get_option_index(wanted)
+        selected = mark if mark in self.entries else next(iter(self.entries), "")
+        if selected:
+            self.listing.highlighted = self.listing.get_option_index(selected)
 
     def _label(self, entry: Entry) -> Content:
         name = entry.name[:8] if entry.kind == "prepared" else entry.name
@@ -193,7 +193,7 @@ class DataScreen(WorkbenchScreen):
 
     def on_data_screen_contents_read(self, message: ContentsRead) -> None:
         key = message.entry.key
-        if self.entries.get(key) != message.entry:  # listed anew meanwhile, for example since its file was deleted
+        if self.entries.get(key) != message.entry:  # the list changed meanwhile, as when its file is deleted
             return
         self.contents[key] = message.contents
         if key == self.current:
@@ -240,23 +240,23 @@ class DataScreen(WorkbenchScreen):
 
     def _download_address(self, address: str) -> None:
         home = self.workbench.home
-        self.jobs.start(f"downloading {address}", lambda: download_corpus(home, address))
+        self.jobs.start(f"Downloading {address}", lambda: download_corpus(home, address))
 
     @work(thread=True, group="add a corpus")
     def _add_path(self, path: str, text_field: str = "") -> None:
         try:
             entry = add_corpus(self.workbench.home, path, text_field)
         except FieldNeeded as needed:
-            self.post_message(self.FieldAsked(path, needed))
+            self.post_message(self.FieldRequested(path, needed))
             return
         except (UserError, OSError) as error:
             notify_error(self.app, error)
             return
         if entry.text_field != "text":
             self.app.notify(clean(f"Using the text in the field {entry.text_field}."), markup=False)
-        self.look_again(entry.key)
+        self.reload(entry.key)
 
-    def on_data_screen_field_asked(self, message: FieldAsked) -> None:
+    def on_data_screen_field_requested(self, message: FieldRequested) -> None:
         """Ask which field contains the text."""
         if not message.needed.fields:
             notify_error(self.app, message.needed)
@@ -269,7 +269,7 @@ class DataScreen(WorkbenchScreen):
         self.app.push_screen(AskField(message.needed), add)
 
     def action_forget(self) -> None:
-        """Remove a text from the list. Files of the user stay; a downloaded copy is deleted, once confirmed."""
+        """Remove a text from the list. Files of the user stay; a downloaded copy is deleted after a confirmation."""
         entry = self.entry
         if entry is None:
             return
@@ -284,7 +284,7 @@ class DataScreen(WorkbenchScreen):
 
     def _remove(self, entry: Entry) -> None:
         attempt(self.app, lambda: remove_corpus(self.workbench.home, entry.corpus))
-        self.look_again()
+        self.reload()
 
     # --- preparing and downloading
 
@@ -318,7 +318,7 @@ class DataScreen(WorkbenchScreen):
             from llm.data.tokens.prepare import prepare
 
             home = self.workbench.home
-            self.jobs.start(f"preparing {config.data.corpus}", lambda: prepare(config, home))
+            self.jobs.start(f"Preparing {config.data.corpus}", lambda: prepare(config, home))
 
     def _download(self, answer: str | None) -> None:
         if answer and self.entry is not None and self.entry.kind == "added":
@@ -328,16 +328,16 @@ class DataScreen(WorkbenchScreen):
             from llm.data.text.download import download
 
             dataset, home = find_dataset(self.entry.name), self.workbench.home
-            self.jobs.start(f"downloading {dataset.name}", lambda: download(dataset, home))
+            self.jobs.start(f"Downloading {dataset.name}", lambda: download(dataset, home))
 
     def action_cancel(self) -> None:
         """Cancel preparing or downloading."""
         self.jobs.cancel()
 
     def on_job_line_ended(self, message: JobLine.Ended) -> None:
-        self.look_again(entry_key(message.result) or self.current)
+        self.reload(entry_key(message.result) or self.current)
         if isinstance(message.result, FieldNeeded):
-            self.on_data_screen_field_asked(self.FieldAsked(message.result.path, message.result))
+            self.on_data_screen_field_requested(self.FieldRequested(message.result.path, message.result))
 
     # --- using it in a preset
 

@@ -17,7 +17,7 @@ from workbench.formatting import plural
 if TYPE_CHECKING:
     from llm.tokenizer import Tokenizer
 
-MOST_CHARACTERS = 5000  # of the text that are tokenized
+MAX_CHARACTERS = 5000  # longer text is cut before tokenizing
 
 
 class TokenPreview(Vertical):
@@ -63,10 +63,10 @@ class TokenPreview(Vertical):
             from llm.tokenizer.byte import ByteTokenizer
 
             self.tokenizer = ByteTokenizer(RunConfig().tokenizer.special_tokens)
-        text = typed[:MOST_CHARACTERS]
+        text = typed[:MAX_CHARACTERS]
         ids = self.tokenizer.encode(text, special=True)
         size = len(text.encode("utf-8", "replace"))
-        cut = f", of the first {MOST_CHARACTERS:,} characters" if len(typed) > MOST_CHARACTERS else ""
+        cut = f", of the first {MAX_CHARACTERS:,} characters" if len(typed) > MAX_CHARACTERS else ""
         head = f"{plural(len(ids), 'token')} ({self.source}), {size / max(1, len(ids)):.2f} bytes each{cut}\n"
         tokens = color_tokens(self.tokenizer, ids, with_ids=self.with_ids, monochrome=self.app.no_color)
         target.update(Content.assemble((head, "$foreground-muted"), tokens))

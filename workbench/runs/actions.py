@@ -30,8 +30,8 @@ LARGE_LOG_BYTES = 20 << 20  # exporting a larger log reports its progress
 
 
 class RunActions:
-    """Changes to a run. Each method asks what it needs to know on top of `screen`, and reports errors there; coroutines
-    are called from a worker."""
+    """Changes to a run. Each method opens its dialogs over `screen` and reports errors there. Call coroutines from a
+    worker."""
 
     def __init__(self, screen: WorkbenchScreen) -> None:
         self.screen = screen
@@ -87,7 +87,7 @@ class RunActions:
             rate = await ask_rate(self.screen.app, lambda: fork_rate_change_of(parent, config))
             if rate is None:
                 return
-        self.notify(f"copying {parent.reference}…")
+        self.notify(f"Copying {parent.reference}…")
         try:
             config = with_overrides(config, rate or ())
             run = await asyncio.to_thread(create_fork, workbench.home, parent, config, result.weights_only)
@@ -146,7 +146,7 @@ class RunActions:
             nonlocal quarters
             if is_large and share >= quarters / 4:
                 quarters = int(share * 4) + 1
-                self.notify(f"exporting {run.name}: {share:.0%}")
+                self.notify(f"Exporting {run.name}: {share:.0%}")
 
         log = run.path / "events.jsonl"
         is_large = log.exists() and log.stat().st_size > LARGE_LOG_BYTES
@@ -156,7 +156,7 @@ class RunActions:
         except (UserError, OSError) as error:
             notify_error(self.screen.app, error)
             return
-        self.notify(f"wrote {plural(steps, 'step')} to {target}")
+        self.notify(f"Exported {plural(steps, 'step')} to {target}")
 
     async def export_model(self, summary: RunSummary, checkpoint: CheckpointInfo | None) -> None:
         """Write a checkpoint (None: the newest) in a format of other programs, chosen in a form."""
@@ -176,7 +176,7 @@ class RunActions:
         title = f"Exporting {choice.source.title} to {choice.format.name}"
         dialog = ProgressDialog(title, lambda: export(choice.source, choice.format, choice.dtype, choice.folder))
         if (folder := await self.screen.app.push_screen_wait(dialog)) is not None:
-            self.notify(f"wrote {folder}")
+            self.notify(f"Exported to {folder}")
 
     async def import_model(self) -> None:
         """Make a run from a model of another program."""
@@ -191,23 +191,27 @@ class RunActions:
         dialog = ProgressDialog(f"Importing {path.name}", lambda: import_run(self.screen.workbench.home, path))
         if (result := await self.screen.app.push_screen_wait(dialog)) is not None:
             run, warnings = result
-            self.notify(" ".join([f"imported {run.name}.", *warnings]))
+            self.notify(" ".join([f"Imported {run.name}.", *warnings]))
 
     async def delete_run(self, summary: RunSummary, checkpoints: list[CheckpointInfo]) -> None:
-        """Move a run to the trash, once confirmed."""
+        """Move a run to the trash after a confirmation."""
         if self._is_idle(summary) and await self._confirm(describe_deletion(summary, checkpoints)):
             attempt(self.screen.app, lambda: move_to_trash(self.screen.workbench.home, Run(summary.path)))
 
     async def delete_checkpoint(self, summary: RunSummary, info: CheckpointInfo, others: int) -> None:
-        """Delete one checkpoint, once confirmed; `others` is how many the run has besides."""
+        """Delete one checkpoint after a confirmation; `others` is the number of the run's other checkpoints."""
         rest = f"{plural(others, 'checkpoint')} remain{'s' * (others == 1)}" if others else "it is the only one"
-        question = f"Deleting checkpoint {info.step} of {summary.name} frees {format_size(info.size_bytes)}; {rest}."
+        question = (
+            f"Delete checkpoint {info.step} of {summary.name}? This frees {format_size(info.size_bytes)}; {rest}."
+        )
         if self._is_idle(summary) and await self._confirm(question):
             attempt(self.screen.app, lambda: delete_checkpoint(Run(summary.path), info))
 
     def _is_idle(self, summary: RunSummary) -> bool:
         if summary.is_running:
-            notify_error(self.screen.app, f"{summary.name} is in training; stop it before you delete anything of it.")
+            notify_error(
+                self.screen.app, f"{summary.name} is in training; stop it before you delete it or a checkpoint."
+            )
         return not summary.is_running
 
     async def _confirm(self, question: str) -> bool:

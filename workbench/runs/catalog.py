@@ -25,13 +25,13 @@ PARTS = ("run.toml", "events.jsonl", "checkpoints", "meta.json", "lock")
 
 MISSING: Stamp = (0, 0)
 FORBIDDEN: Stamp = (-1, 0)  # of a file that may exist, but cannot be accessed
-SAVE_SECONDS = 10.0  # least time between two writes of the cache
+SAVE_SECONDS = 10.0  # minimum time between two writes of the cache
 
 
 @dataclass
 class LogDigest:
-    """The last event of each kind a summary needs. Of a long log only the end is read, then searched backwards for
-    what is missing; later only what was appended is read."""
+    """The last event of each kind that a summary needs. Reads only the end of a long log, searches backwards for other
+    kinds, and later reads only what was appended."""
 
     tail: EventTail
     started: Started | None = None

@@ -18,15 +18,15 @@ from workbench.ui.dialogs import Modal
 from workbench.ui.key_line import KeyLine
 from workbench.ui.tables import BAR, PADDING, Heading, LiveTable, Row, cut
 
-LEAST_WIDTH = 8
-"""The least width of a value in cells; the arrow keys scroll to what is cut off."""
+MIN_WIDTH = 8
+"""The minimum width of a value in cells; the arrow keys scroll to what is cut off."""
 
 
 class CompareScreen(Modal[None]):
     """A table of three columns: field and both values. Equal values are hidden at first."""
 
     NAME = "Comparison"
-    GUIDE = "Where two runs differ: first their results, then their configurations. a shows every field."
+    GUIDE = "Where two runs differ: first their results, then their configurations. a shows all fields."
     BINDINGS: ClassVar[list[BindingType]] = [
         Binding("escape,q", "dismiss", "Back", id="compare.back", key_display="esc"),
         Binding("a", "everything", "All fields", id="compare.all"),
@@ -73,7 +73,7 @@ class CompareScreen(Modal[None]):
         names = max(cells[0].cell_len for _, cells in rows)
         longest = max(cell.cell_len for cells in (titles, *(cells[1:] for _, cells in rows)) for cell in cells)
         half = (self.size.width - BAR - names - 3 * PADDING) // 2
-        width = max(LEAST_WIDTH, min(longest, half))
+        width = max(MIN_WIDTH, min(longest, half))
         headings = [Heading("field", "", names)]
         headings += [Heading(key, cut(title, width).plain, width) for key, title in zip("ab", titles, strict=True)]
         fitted = [(key, [name, *(cut(cell, width) for cell in values)]) for key, (name, *values) in rows]

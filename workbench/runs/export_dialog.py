@@ -1,4 +1,4 @@
-"""The form to export a model: the formats, which of them fit and why not, the dtype and the folder."""
+"""The form to export a model: format, dtype and folder."""
 
 from __future__ import annotations
 
@@ -40,8 +40,8 @@ class ExportDialog(Form[ExportChoice]):
 
     NAME = "Export model"
     GUIDE = (
-        "Writes the checkpoint in a format of other programs. A mark says whether the model fits a format; select one "
-        "that does not fit to see why. The folder must be new; nothing is uploaded."
+        "Writes the checkpoint in a format of other programs. ✓ marks formats that can represent the model; "
+        "select a format with ✗ to see why not. The folder must be new; nothing is uploaded."
     )
     DEFAULT_CSS = """
     ExportDialog { #export-dtypes { height: auto; max-height: 5; } #export-formats { height: auto; max-height: 5; } }
@@ -60,7 +60,7 @@ class ExportDialog(Form[ExportChoice]):
             yield ChoiceList(id="export-formats")
             yield ChoiceList(id="export-dtypes")
             yield Input(id="export-folder")
-            yield Static("reading the checkpoint…", classes="dialog-problem", markup=False)
+            yield Static("Reading the checkpoint…", classes="dialog-problem", markup=False)
             yield Static(Content("Press Enter to export, Tab for the next field."), classes="dialog-hint")
 
     def on_mount(self) -> None:
@@ -126,8 +126,8 @@ class ExportDialog(Form[ExportChoice]):
     def _folder_problem(self) -> str:
         folder = self.query_one("#export-folder", Input).value.strip()
         if not folder:
-            return "name a new folder"
-        return "this folder exists already; name a new one" if Path(folder).expanduser().exists() else ""
+            return "enter a path for the new folder"
+        return "this folder exists already; choose another path" if Path(folder).expanduser().exists() else ""
 
     @on(Input.Submitted)
     @on(OptionList.OptionSelected)

@@ -1,4 +1,4 @@
-"""Reads the summaries of all runs again and again, in a thread."""
+"""Reads the summaries of all runs periodically, in a thread."""
 
 from __future__ import annotations
 
@@ -15,13 +15,13 @@ from workbench.runs.summaries import RunSummary
 from workbench.ui.host import host_of
 
 REFRESH_SECONDS = 1.5
-LONGEST_PAUSE_SECONDS = 6.0
+MAX_PAUSE_SECONDS = 6.0
 NO_RUNS = "No runs yet. Press 1, choose a preset, and press Enter to train it."
 
 
 class RunLoader(Static):
-    """Shown instead of the table while there are no runs (the screen has the class `empty`): why there are none, or how
-    many have been read."""
+    """Reads the runs. Without runs, it replaces the table (the screen has the class `empty`) and shows what to do, or
+    the progress of reading."""
 
     @dataclass
     class Loaded(Message):
@@ -65,14 +65,14 @@ class RunLoader(Static):
         try:
             summaries = catalog.refresh(progress)
         finally:
-            self._next_read = time.monotonic() + min(9 * (time.monotonic() - began), LONGEST_PAUSE_SECONDS)
+            self._next_read = time.monotonic() + min(9 * (time.monotonic() - began), MAX_PAUSE_SECONDS)
             self._is_reading = False
         self.post_message(self.Loaded(summaries))
 
     def _show_progress(self, done: int, total: int) -> None:
         if not self.has_runs:
             self.screen.add_class("empty")
-            self.update(f"reading {total:,} runs: {done / total:.0%}")
+            self.update(f"Reading {total:,} runs: {done / total:.0%}")
 
     def on_run_loader_loaded(self, message: Loaded) -> None:
         self.has_runs = bool(message.summaries)

@@ -52,7 +52,7 @@ def delete_checkpoint(run: Run, info: CheckpointInfo) -> None:
 
 
 def describe_deletion(summary: RunSummary, checkpoints: Sequence[CheckpointInfo]) -> str:
-    """What is lost with a run, in one sentence."""
+    """The question before a run is deleted, which lists what is lost."""
     parts = []
     if checkpoints:
         steps = ", ".join(str(info.step) for info in checkpoints[-5:])
@@ -63,6 +63,5 @@ def describe_deletion(summary: RunSummary, checkpoints: Sequence[CheckpointInfo]
         parts.append("your notes")
     listed = parts[0] if len(parts) == 1 else ", ".join(parts[:-1]) + " and " + parts[-1]
     size = format_size(summary.size_bytes)
-    return (
-        f"Deleting {summary.name} ({size}) moves {listed} to the trash. It can be restored until the trash is emptied."
-    )
+    effect = f"This moves {listed} to the trash. It can be restored until the trash is emptied."
+    return f"Delete {summary.name} ({size})? {effect}"

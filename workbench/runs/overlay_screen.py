@@ -22,23 +22,23 @@ from workbench.charts.run_charts import OVERLAYS, overlay
 from workbench.ui.dialogs import Modal
 from workbench.ui.key_line import KeyLine
 
-MOST = len(COLORS)
-READING = "reading the logs"
+MAX_RUNS = len(COLORS)
+READING = "Reading the logs"
 REFRESH_SECONDS = 1.0
 
 
 class OverlayScreen(Modal[None]):
-    """One chart; keys change the quantity and the x axis."""
+    """One chart; keys change the metric and the x axis."""
 
     NAME = "Overlay"
     GUIDE = (
-        "The marked runs on the same axes. v shows the next quantity, u the next x axis. Compare runs with different "
+        "The marked runs on the same axes. v shows the next metric, u changes the x axis. Compare runs with different "
         "tokenizers by bits per byte, not by loss. Runs in training are updated."
     )
     BINDINGS: ClassVar[list[BindingType]] = [
         Binding("escape,q", "dismiss", "Back", id="overlay.back", key_display="esc"),
-        Binding("v", "quantity(1)", "Next quantity", id="overlay.quantity"),
-        Binding("V", "quantity(-1)", "Previous quantity", id="overlay.quantity-before", show=False),
+        Binding("v", "metric(1)", "Next metric", id="overlay.quantity"),
+        Binding("V", "metric(-1)", "Previous metric", id="overlay.quantity-before", show=False),
         Binding("u", "unit", "X axis", id="overlay.unit"),
     ]
     DEFAULT_CSS = """
@@ -55,15 +55,15 @@ class OverlayScreen(Modal[None]):
 
     def __init__(self, runs: Sequence[Run]) -> None:
         super().__init__()
-        self.curves = [RunCurves(run) for run in runs[:MOST]]
-        self.quantity = OVERLAYS[0]
+        self.curves = [RunCurves(run) for run in runs[:MAX_RUNS]]
+        self.metric = OVERLAYS[0]
         self.unit = "step"
         self.all_read = False
         """Whether everything logged before the window opened has been read."""
         self._read = threading.Lock()
 
     def compose(self) -> ComposeResult:
-        yield Chart(self.quantity.title, smoothing=0.8, empty=READING, alone=True, id="overlay-chart")
+        yield Chart(self.metric.title, smoothing=0.8, empty=READING, alone=True, id="overlay-chart")
         yield Static(id="overlay-note", markup=False)
         yield KeyLine()
 
@@ -115,10 +115,10 @@ class OverlayScreen(Modal[None]):
     def show(self) -> None:
         """Draw the curves read so far."""
         chart = self.chart
-        chart.border_title = self.quantity.title
+        chart.border_title = self.metric.title
         if self.all_read:
-            chart.empty = "no events logged"
-        chart.set_data(overlay(self.quantity, self.curves, self.unit, COLORS), x_unit=self.unit)
+            chart.empty = "No events logged"
+        chart.set_data(overlay(self.metric, self.curves, self.unit, COLORS), x_unit=self.unit)
         self._say()
 
     def _say(self) -> None:
@@ -131,8 +131,8 @@ class OverlayScreen(Modal[None]):
             note += f"; no curve yet: {', '.join(empty)}"
         self.query_one("#overlay-note", Static).update(note)
 
-    def action_quantity(self, by: int) -> None:
-        self.quantity = OVERLAYS[(OVERLAYS.index(self.quantity) + by) % len(OVERLAYS)]
+    def action_metric(self, by: int) -> None:
+        self.metric = OVERLAYS[(OVERLAYS.index(self.metric) + by) % len(OVERLAYS)]
         self.show()
 
     def action_unit(self) -> None:

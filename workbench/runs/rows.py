@@ -48,15 +48,15 @@ HEADINGS = {
     "corpus": "corpus",
 }
 PROGRESS_SECONDS = 0.2  # between two updates of a progress display
-NEEDED = ("name", "status", "step", "validation", "bits", "loss", "age")
-WANTED = (*NEEDED, "size", "parameters", "corpus")
+REQUIRED_COLUMNS = ("name", "status", "step", "validation", "bits", "loss", "age")
+COLUMN_PRIORITY = (*REQUIRED_COLUMNS, "size", "parameters", "corpus")
 """The columns of runs, the most important first."""
 SHORT_STATUS = len("▶ running…")
-LEAST = [
+MIN_WIDTHS = [
     {"name": 32, "corpus": 12},
     *({"name": name, "status": SHORT_STATUS, "corpus": 12} for name in (32, 24, 16)),
 ]
-"""The widths that columns may be cut to. The first set with which all needed columns fit is used."""
+"""The widths that columns may be cut to. The first set with which all required columns fit is used."""
 CHECKPOINT_HEADINGS = {
     "step": "step",
     "loss": "loss",
@@ -66,7 +66,7 @@ CHECKPOINT_HEADINGS = {
     "checked": "checked",
     "size": "size",
 }
-CHECKPOINT_WANTED = ("step", "tags", "validation", "bits", "checked", "size", "loss")
+CHECKPOINT_COLUMN_PRIORITY = ("step", "tags", "validation", "bits", "checked", "size", "loss")
 
 
 class RunRows:
@@ -99,9 +99,9 @@ class RunRows:
         labels = HEADINGS | {sort_by: f"{HEADINGS[sort_by]} {'▲' if backwards else '▼'}"}
         natural = _natural(labels, (lengths for _, lengths in full))
         widths: dict[str, int] = {}
-        for least in LEAST:
-            widths = widths_that_fit(natural, room, dict.fromkeys(("name", sort_by, *WANTED)), least)
-            if widths.keys() >= {*NEEDED}:
+        for least in MIN_WIDTHS:
+            widths = widths_that_fit(natural, room, dict.fromkeys(("name", sort_by, *COLUMN_PRIORITY)), least)
+            if widths.keys() >= {*REQUIRED_COLUMNS}:
                 break
         headings = [Heading(key, labels[key], width) for key, width in widths.items()]
         return [
@@ -131,7 +131,7 @@ class RunRows:
 def checkpoint_columns(rows: Sequence[Row], room: int) -> tuple[list[Row], list[Heading]]:
     """Rows of checkpoints (with all cells), reduced to the columns that fit into `room` cells."""
     natural = _natural(CHECKPOINT_HEADINGS, ([cell.cell_len for cell in cells] for _, cells in rows))
-    widths = widths_that_fit(natural, room, CHECKPOINT_WANTED, {})
+    widths = widths_that_fit(natural, room, CHECKPOINT_COLUMN_PRIORITY, {})
     places = [place for place, key in enumerate(CHECKPOINT_HEADINGS) if key in widths]
     headings = [Heading(key, CHECKPOINT_HEADINGS[key], width) for key, width in widths.items()]
     return [(key, [cells[place] for place in places]) for key, cells in rows], headings

@@ -34,7 +34,7 @@ class RunsScreen(WorkbenchScreen):
     GUIDE = (
         "The second table lists the checkpoints of the selected run. Compare runs with different tokenizers by bits "
         "per byte, not by loss. Space marks runs: o overlays the curves of the marked runs, = compares two "
-        "configurations. f starts a new run from a checkpoint; F teaches it to answer, from conversations or by reward."
+        "configurations. f forks: a new run starts from a checkpoint. F fine-tunes a checkpoint (SFT, DPO, GRPO, LoRA)."
     )
     GUIDES: ClassVar[dict[str, str]] = {
         "runs-list": (
@@ -79,7 +79,7 @@ class RunsScreen(WorkbenchScreen):
         self.loader = RunLoader(id="runs-empty")
 
     def body(self) -> ComposeResult:
-        yield Input(placeholder="words in the name, status, corpus, notes or tags", id="runs-filter")
+        yield Input(placeholder="Words in the name, status, corpus, notes or tags", id="runs-filter")
         yield self.loader
         with Vertical(id="runs-body"):
             yield RunTable(id="runs-list")
@@ -100,7 +100,7 @@ class RunsScreen(WorkbenchScreen):
         self.runs_table.focus()
 
     def on_screen_resume(self) -> None:
-        self.look_again()
+        self.reload()
 
     def on_resize(self) -> None:
         self.call_after_refresh(self._show_all)  # the widths of the tables are known after layout
@@ -109,9 +109,9 @@ class RunsScreen(WorkbenchScreen):
         self.runs_table.show_runs()
         self.list_checkpoints()
 
-    # --- what is shown
+    # --- the tables
 
-    def look_again(self) -> None:
+    def reload(self) -> None:
         """Read the runs again, in a thread."""
         self.loader.read()
 
@@ -141,7 +141,7 @@ class RunsScreen(WorkbenchScreen):
         return self.checkpoint_table.selected if self.checkpoint_table.has_focus else None
 
     def _report_damage(self) -> bool:
-        """Whether a damaged checkpoint is selected, which is reported."""
+        """Report the damage of the selected checkpoint; False if it is intact."""
         damage = self.checkpoint_table.selected_damage if self.checkpoint_table.has_focus else ""
         if damage:
             notify_error(self.app, damage)
@@ -155,7 +155,7 @@ class RunsScreen(WorkbenchScreen):
         text = details_of(summary, time.time(), self.runs_table.widths, damaged) if summary else Content("")
         self.query_one("#run-details", Static).update(text)
 
-    # --- finding
+    # --- filtering and sorting
 
     def action_filter(self) -> None:
         """Type words to filter by."""
@@ -207,12 +207,12 @@ class RunsScreen(WorkbenchScreen):
 
     def action_overlay(self) -> None:
         """Overlay the curves of the marked runs, or show those of the run under the cursor."""
-        from workbench.runs.overlay_screen import MOST, OverlayScreen
+        from workbench.runs.overlay_screen import MAX_RUNS, OverlayScreen
 
         table = self.runs_table
         runs = [Run(row.path) for row in table.named(table.marked or [table.current])]
-        if len(runs) > MOST:
-            self.notify(f"Only the first {MOST} of {len(runs)} marked runs are shown.", markup=False)
+        if len(runs) > MAX_RUNS:
+            self.notify(f"Only the first {MAX_RUNS} of {len(runs)} marked runs are shown.", markup=False)
         if runs:
             self.app.push_screen(OverlayScreen(runs))
 
@@ -247,7 +247,7 @@ class RunsScreen(WorkbenchScreen):
         self.action_chat()
 
     def action_chat(self) -> None:
-        """Chat with the selected checkpoint, or with the newest of the run; with a run in training as it learns."""
+        """Chat with the selected checkpoint, else with the model in training, else with the newest checkpoint."""
         summary, checkpoint = self.current, self.selected_checkpoint
         if summary is None or self._report_damage():
             return
@@ -302,7 +302,7 @@ class RunsScreen(WorkbenchScreen):
         """Change the run under the cursor, and show the result."""
         if (summary := self.current) is not None:
             await change(summary)
-            self.look_again()
+            self.reload()
             self.list_checkpoints()
 
     def action_resume(self) -> None:
@@ -352,7 +352,7 @@ class RunsScreen(WorkbenchScreen):
     async def action_import_model(self) -> None:
         """Make a run from a model of another program."""
         await self.actions.import_model()
-        self.look_again()
+        self.reload()
 
     def action_delete(self) -> None:
         """Delete the selected checkpoint or, from the upper table, the whole run."""
@@ -366,7 +366,7 @@ class RunsScreen(WorkbenchScreen):
             self._change(lambda summary: self.actions.delete_run(summary, checkpoints))
 
     def action_pin(self) -> None:
-        """Pin the checkpoint under the cursor, which keeps it for good, or unpin it."""
+        """Pin the checkpoint under the cursor, so that it is never deleted automatically, or unpin it."""
         run, checkpoint = self.selected_run, self.checkpoint_table.selected
         if run is not None and checkpoint is not None:
             attempt(self.app, lambda: pin(run, checkpoint.step))
@@ -382,4 +382,4 @@ class RunsScreen(WorkbenchScreen):
         chosen: Run | CheckpointInfo | None = self.selected_checkpoint or self.selected_run
         if chosen is not None:
             self.app.copy_to_clipboard(str(chosen.path))
-            self.notify(f"copied {chosen.path}", markup=False)
+            self.notify(f"Copied {chosen.path}", markup=False)

@@ -39,7 +39,7 @@ class TrashScreen(ListScreen):
 
     @work(exclusive=True, group="list trash")
     async def reload(self) -> None:
-        self.say("measuring the size of the trash…")
+        self.say("Measuring the size of the trash…")
         self._take(await asyncio.to_thread(trash.list_trash, self.workbench.home))
 
     def _take(self, items: list[Trashed]) -> None:
@@ -73,7 +73,7 @@ class TrashScreen(ListScreen):
 
     def _restore(self, item: Trashed) -> None:
         run = trash.restore(self.workbench.home, item)
-        self.notify(f"restored {run.name}", markup=False)
+        self.notify(f"Restored {run.name}", markup=False)
 
     def action_delete(self) -> None:
         """Delete the selected run permanently."""
@@ -90,6 +90,6 @@ class TrashScreen(ListScreen):
         answers = (Answer("keep", "Keep"), Answer("delete", "Delete permanently"))
         if await self.app.push_screen_wait(Ask(trash.describe_emptying(items), answers)) == "delete":
             self._hide(items)
-            self.say("deleting…")
+            self.say("Deleting…")
             await asyncio.to_thread(attempt, self.app, lambda: trash.empty(items))
             self.reload()

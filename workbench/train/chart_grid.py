@@ -34,7 +34,7 @@ class ChartGrid(Grid):
     `-core` once there is a CORE metric, exact answers or metrics of a stage."""
 
     class Revealed(Message):
-        """Charts have come into view, which were not drawn while they were hidden."""
+        """Hidden charts, which are not kept up to date, became visible."""
 
     def compose(self) -> ComposeResult:
         smoothing = host_of(self).settings.smoothing
@@ -49,7 +49,7 @@ class ChartGrid(Grid):
 
     @property
     def draw_cost(self) -> float:
-        """Seconds of work that the pictures now shown have taken."""
+        """Seconds spent drawing the visible charts."""
         return sum(chart.draw_cost for chart in self.query(Chart) if chart.display)
 
     def clear(self) -> None:

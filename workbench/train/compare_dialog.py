@@ -19,7 +19,7 @@ from workbench.ui.dialogs import Modal
 from workbench.ui.key_line import KeyLine
 from workbench.ui.lists import ChoiceList
 
-MOST_OTHERS = len(OTHER_COLORS)
+MAX_OTHERS = len(OTHER_COLORS)
 HINT = "Space selects, Enter compares, Esc cancels."
 
 
@@ -28,7 +28,7 @@ class ChooseRuns(Modal[list[str] | None]):
 
     NAME = "Compare"
     GUIDE = (
-        f"Space selects a run to compare with, or deselects it; at most {MOST_OTHERS}. Enter draws the curves of the "
+        f"Space selects a run to compare with, or deselects it; at most {MAX_OTHERS}. Enter draws the curves of the "
         "selected runs with those of the shown one."
     )
     BINDINGS: ClassVar[list[BindingType]] = [
@@ -43,7 +43,7 @@ class ChooseRuns(Modal[list[str] | None]):
 
     def compose(self) -> ComposeResult:
         with Vertical(classes="dialog-box"):
-            question = f"Compare with which runs (at most {MOST_OTHERS})?"
+            question = f"Compare with which runs (at most {MAX_OTHERS})?"
             yield Static(question, classes="dialog-question", markup=False)
             yield ChoiceList(*(Option(self._entry(name), id=name) for name in self.names))
             yield Static(HINT, id="compare-note", markup=False)
@@ -65,12 +65,10 @@ class ChooseRuns(Modal[list[str] | None]):
         self.marked ^= {option.id}
         listing.replace_option_prompt(option.id, self._entry(option.id))
         count = len(self.marked)
-        note = (
-            f"{count} are selected; deselect some, at most {MOST_OTHERS} can be drawn." if count > MOST_OTHERS else HINT
-        )
+        note = f"{count} selected; at most {MAX_OTHERS} can be drawn. Deselect some." if count > MAX_OTHERS else HINT
         self.query_one("#compare-note", Static).update(note)
 
     @on(OptionList.OptionSelected)
     def _accept(self) -> None:
-        if len(self.marked) <= MOST_OTHERS:
+        if len(self.marked) <= MAX_OTHERS:
             self.dismiss([name for name in self.names if name in self.marked])

@@ -1,4 +1,4 @@
-"""Asking how to train a finished run, or a fork of it, for longer."""
+"""Dialogs to extend a finished run, or a fork of it."""
 
 from __future__ import annotations
 
@@ -51,7 +51,7 @@ async def ask_rate(app: App[object], compute: Callable[[], RateChange | None]) -
 
 
 def change_or_none(compute: Callable[[], RateChange | None]) -> RateChange | None:
-    """How the learning rate changes; None where that is unknown. A run that is refused is refused when it starts."""
+    """How the learning rate changes; None where that is unknown. Errors are reported when the run starts."""
     try:
         return compute()
     except (UserError, ImportError, OSError):

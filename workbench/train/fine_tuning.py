@@ -18,37 +18,37 @@ from workbench.ui.notices import notify_error
 from workbench.ui.screen import WorkbenchScreen
 
 LORA_RANK = 8
-WAYS = (
-    Answer("sft", "Teach it to answer, from conversations (sft)"),
-    Answer("dpo", "Prefer some answers to others (dpo)"),
-    Answer("sums", "Reinforce right answers to small sums (grpo)"),
-    Answer("counting", "Reinforce right answers to how many things a story tells of (grpo)"),
-    Answer("format", "Reinforce answers that are one short sentence (grpo)"),
-    Answer("lora", "Teach it to answer, training small adapters only (LoRA)"),
+METHODS = (
+    Answer("sft", "Supervised fine-tuning (SFT): learn from conversations"),
+    Answer("dpo", "Preference tuning (DPO): learn from chosen and rejected answers"),
+    Answer("sums", "Reinforcement learning (GRPO): answer small sums"),
+    Answer("counting", "Reinforcement learning (GRPO): count the things in a story"),
+    Answer("format", "Reinforcement learning (GRPO): answer in one short sentence"),
+    Answer("lora", "LoRA: supervised fine-tuning of small adapters only"),
 )
-"""The ways to fine-tune: a stage that reads a file, or a task of grpo."""
+"""The methods of fine-tuning: a stage that reads a file, or a task of GRPO."""
 BUILT_IN = "dialogues"
-BUILT_IN_LENGTH = [("train.epochs", "0"), ("train.minutes", "3")]  # as quickstart-chat: there is more than needed
+BUILT_IN_LENGTH = [("train.epochs", "0"), ("train.minutes", "3")]  # as in quickstart-chat
 READS_FILE = ("sft", "lora", "dpo")
 FILES = {"sft": "conversations", "dpo": "preferences, rows with a chosen and a rejected answer"}
-"""What the file of a stage holds."""
+"""The contents of a stage's file."""
 
 
 async def fine_tune(screen: WorkbenchScreen, reference: str) -> Run | None:
-    """Ask how to fine-tune a checkpoint, and create the run; None if that was canceled or failed, which is shown."""
+    """Ask how to fine-tune a checkpoint, and create the run; None if canceled or failed (the error is shown)."""
     home = screen.workbench.home
-    way = await screen.app.push_screen_wait(Ask(f"Fine-tune {reference}:", WAYS))
-    if not way:
+    method = await screen.app.push_screen_wait(Ask(f"Fine-tune {reference}:", METHODS))
+    if not method:
         return None
-    stage, fields = "grpo", [("tune.task", way)]
-    if way in READS_FILE:
-        corpus = await ask_corpus(screen, reference, "dpo" if way == "dpo" else "sft")
+    stage, fields = "grpo", [("tune.task", method)]
+    if method in READS_FILE:
+        corpus = await ask_corpus(screen, reference, "dpo" if method == "dpo" else "sft")
         if not corpus:
             return None
-        stage, fields = "dpo" if way == "dpo" else "sft", [("data.corpus", corpus)]
-        fields += [("tune.lora_rank", str(LORA_RANK))] if way == "lora" else []
+        stage, fields = "dpo" if method == "dpo" else "sft", [("data.corpus", corpus)]
+        fields += [("tune.lora_rank", str(LORA_RANK))] if method == "lora" else []
         fields += BUILT_IN_LENGTH if corpus == BUILT_IN else []
-    screen.app.notify(f"copying {reference}…", markup=False)
+    screen.app.notify(f"Copying {reference}…", markup=False)
     try:
         return await asyncio.to_thread(create_stage, home, reference, stage, tuple(fields))
     except (UserError, OSError) as error:

@@ -61,7 +61,7 @@ class Machine:
                 self._devices = [nvml.nvmlDeviceGetHandleByIndex(at) for at in range(nvml.nvmlDeviceGetCount())]
             return tuple(gpu(nvml, index, device) for index, device in enumerate(self._devices))
         except nvml.NVMLError:
-            self._nvml = None  # no driver, or it went away: from now on there are none
+            self._nvml = None  # no driver, or it failed: report no GPUs from now on
             return ()
 
 

@@ -28,7 +28,7 @@ from workbench.formatting import describe_progress, format_count, format_duratio
 
 
 def describe_start(event: Started) -> str:
-    """On what a run starts, with how many parameters, tokens and steps."""
+    """The device of a run, and its number of parameters, tokens and steps."""
     verb = f"resumed after step {event.step:,}" if event.step else "started"
     shape = f"{format_count(event.parameters)} parameters, {event.tokens_per_step:,} tokens a step"
     if event.micro_batch:
@@ -38,7 +38,7 @@ def describe_start(event: Started) -> str:
 
 
 def describe(event: Event) -> str:
-    """One line for the event log; "" for events that only move numbers."""
+    """One line for the event log; "" for events that only change numbers."""
     match event:
         case StepLogged() | RanksMeasured() | Progress():
             return ""

@@ -36,12 +36,12 @@ class Numbers(Static):
         super().__init__("No run yet. Press 1, choose a preset and press Enter.", id=id, markup=False)
 
     def show(self, curves: RunCurves, state: str, pending: list[str], hint: str = "") -> None:
-        """Update all lines; `pending` are commands without an answer yet, `hint` is what could be done next."""
+        """Update all lines; `pending` are commands without an answer yet, `hint` is a suggestion for the next step."""
         width = max(20, self.content_size.width)
         lines = [headline(curves, state, pending, hint), progress_line(curves, width), figures_line(curves, width)]
         self.update(Content("\n").join(lines), layout=False)
 
-    def say_reading(self, name: str, share: float, seconds: float) -> None:
+    def show_reading(self, name: str, share: float, seconds: float) -> None:
         """A long log is being read; `share` of it is done, which took `seconds`."""
         left = f"  {format_duration(round(seconds / share - seconds))} left" if share > 0 and seconds > 0 else ""
         reading = bar(share, f" reading the log {100 * share:.0f}%{left}", max(20, self.content_size.width))
@@ -61,11 +61,11 @@ def headline(curves: RunCurves, state: str, pending: list[str], hint: str = "") 
     if hint:
         parts.append((f"  {hint}", "$text-accent"))
     if pending:
-        parts.append((f"  sent: {clean(', '.join(pending))}…", "$text-warning"))
+        parts.append((f"  pending: {clean(', '.join(pending))}…", "$text-warning"))
     if curves.started is not None:
-        begun = curves.started
-        place = f"{begun.device} {begun.precision}{' compiled' if begun.compiled else ''}"
-        parts.append((f"  {format_count(begun.parameters)} parameters on {place}", "$foreground-muted"))
+        started = curves.started
+        place = f"{started.device} {started.precision}{' compiled' if started.compiled else ''}"
+        parts.append((f"  {format_count(started.parameters)} parameters on {place}", "$foreground-muted"))
     return Content.assemble(*parts)
 
 
@@ -83,14 +83,14 @@ def progress_line(curves: RunCurves, width: int) -> Content:
 
 
 def bar(share: float, text: str, width: int) -> Content:
-    """A bar in the width that the text leaves, at most 60 columns."""
+    """A progress bar followed by `text`, in `width` columns; the bar has at most 60."""
     room = max(0, min(60, width - len(text)))
     filled = round(room * min(max(share, 0.0), 1.0))
     return Content.assemble(("━" * filled, "$text-success"), ("─" * (room - filled), "$foreground-muted"), text)
 
 
 def figures_line(curves: RunCurves, width: int) -> Content:
-    """The metrics of the command line's log line: as many as fit into `width` columns."""
+    """The metrics of the command line's log line, as many as fit into `width` columns."""
     figures: list[tuple[str, str]] = []
     step, evaluation, best = curves.last_step, curves.last_evaluation, curves.best_validation
     if step is not None:

@@ -25,7 +25,7 @@ class RunQueue:
 
     def names(self) -> list[str]:
         """The queued runs, the next one first, without deleted ones."""
-        return [name for name in self._read() if self._is_there(name)]
+        return [name for name in self._read() if self._exists(name)]
 
     def add(self, run: Run) -> int:
         """Append a run; returns its position, from 1. `WrongUse` for a run that is queued, in training or finished."""
@@ -59,10 +59,10 @@ class RunQueue:
     def take(self) -> Run | None:
         """Remove and return the next run."""
         with self._edit() as names:
-            names[:] = [name for name in names if self._is_there(name)]
+            names[:] = [name for name in names if self._exists(name)]
             return Run(self.home / "runs" / names.pop(0)) if names else None
 
-    def _is_there(self, name: str) -> bool:
+    def _exists(self, name: str) -> bool:
         return (self.home / "runs" / name / "run.toml").is_file()
 
     def _read(self) -> list[str]:
@@ -88,7 +88,7 @@ class RunQueue:
             before = self._read()
             names = list(before)
             yield names
-            names = [name for name in names if self._is_there(name)]
+            names = [name for name in names if self._exists(name)]
             if names != before:
                 write_json(self.path, {"format": FORMAT, "runs": names})
         finally:

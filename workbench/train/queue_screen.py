@@ -35,9 +35,9 @@ class QueueScreen(ListScreen):
         if not names:
             note = "The queue is empty. Press Q on a preset or on a run to add it."
         elif other := self.workbench.waits_for_other:
-            note = f"The next run starts when {other}, which trains in another process, has ended."
+            note = f"The next run starts when {other} ends, which trains in another process."
         else:
-            note = "The next run starts when the current training has ended."
+            note = "The next run starts when the current training ends."
         self.show(note, [(name, self._cells(place, name)) for place, name in enumerate(names, 1)])
 
     def _cells(self, place: int, name: str) -> list[Text]:

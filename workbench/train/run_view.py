@@ -25,7 +25,7 @@ from workbench.charts.curves import AXES, RunCurves
 from workbench.runs.catalog import has_curves, why_unreadable
 from workbench.text import clean
 from workbench.train.chart_grid import ChartGrid
-from workbench.train.compare_dialog import MOST_OTHERS, ChooseRuns
+from workbench.train.compare_dialog import MAX_OTHERS, ChooseRuns
 from workbench.train.machine_line import MachineLine
 from workbench.train.narration import describe
 from workbench.train.panels import Numbers, Samples, event_line
@@ -36,7 +36,7 @@ POLL_SECONDS = 0.1
 DRAW_SECONDS = 1.0  # while a thread of this program trains: drawing costs training steps
 DRAW_SECONDS_ELSEWHERE = 0.25
 DRAW_SHARE = 0.01  # at most, of the time of a thread that trains in this program
-DRAW_SECONDS_MOST = 5.0
+MAX_DRAW_SECONDS = 5.0
 HOLDER_SECONDS = 1.0
 CLOCK_FROM = 160  # columns of the terminal from which the log shows the time of day
 FIRST_EVENTS = 400  # lines of history in the event log when a run is opened
@@ -152,8 +152,8 @@ class RunView(Vertical):
             self._tick(at_once=True)
 
     def _open_something(self) -> None:
-        """Where no run is shown, open the one in training here, else the newest. When the screen is shown again and its
-        run has ended, open a run that was started since."""
+        """Open the run in training here, else the newest run, if no run is shown. If the shown run has ended when the
+        screen is shown again, open a run that was started since."""
         active = self.workbench.training.active
         if self.curves is None:
             newest = next(iter(list_runs(self.workbench.home)), None)
@@ -180,7 +180,7 @@ class RunView(Vertical):
 
     def on_run_view_reading(self, message: Reading) -> None:
         if self._reading and self.subject == message.name:
-            self.query_one(Numbers).say_reading(message.name, message.share, message.seconds)
+            self.query_one(Numbers).show_reading(message.name, message.share, message.seconds)
 
     def on_run_view_caught_up(self, message: CaughtUp) -> None:
         """Show the log that was read, and follow it."""
@@ -200,14 +200,14 @@ class RunView(Vertical):
         self._tick(at_once=True)
 
     def _tick(self, at_once: bool = False) -> None:
-        """Read new events. Draw seldom, only what is visible, and only if something changed."""
+        """Read new events. Draw rarely, only what is visible, and only if something changed."""
         self._check_other_training()
         if self.curves is None or self._reading or not (self.screen.is_current or at_once):
             return
         events = self.curves.poll()
         self._stale = self._stale or bool(events)
         for event in events[-FIRST_EVENTS:]:
-            self._notice(event)
+            self._handle_event(event)
         now = time.monotonic()
         if now - self._checked_at >= HOLDER_SECONDS or any(isinstance(event, Finished) for event in events):
             self._checked_at = now
@@ -224,15 +224,15 @@ class RunView(Vertical):
         if self.workbench.training.active != self.subject:
             return DRAW_SECONDS_ELSEWHERE
         cost = self._draw_cost + self.charts.draw_cost
-        return min(max(DRAW_SECONDS, cost / DRAW_SHARE), DRAW_SECONDS_MOST)
+        return min(max(DRAW_SECONDS, cost / DRAW_SHARE), MAX_DRAW_SECONDS)
 
     @property
     def subject(self) -> str:
         """The name of the run that is shown, "" for none."""
         return self.curves.run.name if self.curves is not None else ""
 
-    def _notice(self, event: Event) -> None:
-        """Show an event in the log and the samples; a pending command may be answered by it."""
+    def _handle_event(self, event: Event) -> None:
+        """Show an event in the log and the samples, and remove the pending command that it answers."""
         answered = self.pending.pop(getattr(event, "command_id", ""), None)
         if isinstance(event, CommandRefused) and event.command == "stop":  # detaching stops the run, too
             self.pending.pop("detach", None)
@@ -313,10 +313,10 @@ class RunView(Vertical):
         for other in self.others:
             other.poll()
         is_base = self.config.tune.stage == "pretrain" and self.curves.step > 0
-        hint = "press F to teach it to answer" if is_base and self.state == "ended" else ""
+        hint = "press F to fine-tune" if is_base and self.state == "ended" else ""
         self.query_one(Numbers).show(self.curves, self.state, list(self.pending.values()), hint)
         self.workbench.show_training(self.curves)
-        empty = "waiting for the first step" if self.state in ("preparing", "running") else "nothing was logged"
+        empty = "waiting for the first step" if self.state in ("preparing", "running") else "no data logged"
         self.charts.draw(self.curves, self.others, self.axis, float(str(self.value_of("train.clip"))), empty)
         self._draw_cost = time.thread_time() - began
 
@@ -358,7 +358,7 @@ class RunView(Vertical):
             if run.name != subject and has_curves(run):
                 names.append(run.name)
             if time.monotonic() > notify_at:
-                self.notify("looking for runs with curves…", markup=False)
+                self.notify("Searching for runs with curves…", markup=False)
                 notify_at = math.inf
         self.post_message(self.OthersListed(names))
 
@@ -366,14 +366,14 @@ class RunView(Vertical):
         if not self.screen.is_current:  # another screen or window was opened meanwhile
             return
         if not message.names:
-            self.notify("there is no other run with curves to compare with", markup=False)
+            self.notify("No other run has curves to compare with", markup=False)
             return
         self.app.push_screen(ChooseRuns(message.names, [other.run.name for other in self.others]), self._compare_with)
 
     def _compare_with(self, names: Sequence[str] | None) -> None:
         if names is not None:
             home = self.workbench.home
-            self._read_others([Run(home / "runs" / name) for name in names[:MOST_OTHERS]])
+            self._read_others([Run(home / "runs" / name) for name in names[:MAX_OTHERS]])
 
     @work(thread=True, exclusive=True, group="read other runs")
     def _read_others(self, runs: Sequence[Run]) -> None:

@@ -1,4 +1,4 @@
-"""The Train screen: one run, and the keys that steer it."""
+"""The Train screen: one run, and the keys that control it."""
 
 from __future__ import annotations
 
@@ -22,9 +22,9 @@ from workbench.ui.dialogs import Answer, Ask
 from workbench.ui.notices import notify_error
 from workbench.ui.screen import WorkbenchScreen
 
-WHEN: dict[str, tuple[RunState, ...]] = {
+ALLOWED_STATES: dict[str, tuple[RunState, ...]] = {
     "pause": ("running",),
-    "go_on": ("paused",),
+    "unpause": ("paused",),
     "command": ("running", "paused"),
     "tune": ("running", "paused"),
     "stop": ("preparing", "running", "paused"),
@@ -44,9 +44,9 @@ class TrainScreen(WorkbenchScreen):
         "or the last one used: + and - zoom, arrows pan, comma and full stop move a cursor that shows values, y "
         "toggles a log axis, [ and ] change the smoothing, m maximizes the chart, u changes the x axis (tokens, time), "
         "o compares with other runs, v selects the next chart. Marks: ▪ saved, ● evaluated, ★ best, ◆ setting changed, "
-        "✗ step skipped, ↶ rolled back. Stop saves first; r resumes a stopped or finished run, F teaches its model "
-        "to answer. d continues it in a background process, which outlives the workbench. b shows the run in "
-        "training."
+        "✗ step skipped, ↶ rolled back. x saves and stops; r resumes a stopped or finished run, F fine-tunes its "
+        "model. d detaches: training continues in a background process after the workbench closes. b shows the "
+        "active run."
     )
     GUIDES: ClassVar[dict[str, str]] = {
         "samples": "The latest sample and the previous one. Where only one fits, Enter shows the other."
@@ -61,7 +61,7 @@ class TrainScreen(WorkbenchScreen):
         *CHART_KEYS,
         Binding("b", "training", "Active run", id="train.active"),
         Binding("p", "pause", "Pause", id="train.pause"),
-        Binding("p", "go_on", "Continue", id="train.pause"),
+        Binding("p", "unpause", "Continue", id="train.pause"),
         Binding("s", "command('save')", "Save", id="train.save"),
         Binding("e", "command('evaluate')", "Evaluate", id="train.evaluate"),
         Binding("a", "command('sample')", "Sample", id="train.sample"),
@@ -82,7 +82,7 @@ class TrainScreen(WorkbenchScreen):
 
     @property
     def curves(self) -> RunCurves | None:
-        """What is logged of the shown run; None where there is none."""
+        """The curves of the shown run; None without a run."""
         return self.view.curves
 
     @property
@@ -108,7 +108,7 @@ class TrainScreen(WorkbenchScreen):
         """Only the actions that work in the state of the run."""
         if action == "training":
             return bool(self.view.other_training)
-        return self.state in WHEN.get(action, (self.state,))
+        return self.state in ALLOWED_STATES.get(action, (self.state,))
 
     # --- the charts
 
@@ -128,7 +128,7 @@ class TrainScreen(WorkbenchScreen):
         """Pass a chart key on to the chosen chart."""
         await self.view.charts.chosen.run_action(action)
 
-    # --- asking the trainer
+    # --- commands to the trainer
 
     def action_command(self, command: str) -> None:
         """Send a command to the trainer; it is shown as pending until the answer comes."""
@@ -137,13 +137,13 @@ class TrainScreen(WorkbenchScreen):
     def action_pause(self) -> None:
         self._send(self.subject, "pause", "pause")
 
-    def action_go_on(self) -> None:
+    def action_unpause(self) -> None:
         self._send(self.subject, "resume", "continue")
 
     def _send(self, name: str, command: str, label: str, **arguments: object) -> None:
         """Send a command to the trainer of a run, which may have ended while a dialog was open."""
         if not self.workbench.training.is_busy(name):
-            text = f"{clean(name)} has ended before {clean(label)}; resume it first."
+            text = f"{clean(name)} has ended: {clean(label)} is not possible; resume the run first."
             self.notify(text, severity="warning", markup=False)
             self.view.check_soon()
             return
@@ -202,7 +202,7 @@ class TrainScreen(WorkbenchScreen):
 
     @work
     async def action_fine_tune(self) -> None:
-        """Teach the model of the run to answer, or to answer better, in a new run."""
+        """Fine-tune the model of the run, in a new run."""
         run = await fine_tune(self, f"{self.subject}@last")
         if run is not None:
             self._start(run, ())
@@ -211,7 +211,7 @@ class TrainScreen(WorkbenchScreen):
     def _start(self, run: Run, overrides: Overrides) -> None:
         try:
             if not self.workbench.training.begin(run, overrides):
-                self.notify("started in a background process, since another run is training here", markup=False)
+                self.notify("Started in a background process, since another run is training here", markup=False)
         except (UserError, OSError) as error:
             notify_error(self.app, error)
         self.view.check_soon()
@@ -219,7 +219,7 @@ class TrainScreen(WorkbenchScreen):
     def action_detach(self) -> None:
         """Continue the training in a background process."""
         if self.workbench.training.active != self.subject:
-            self.notify("it trains in a background process already", markup=False)
+            self.notify("This run already trains in a background process", markup=False)
             return
         self.view.add_pending("detach", "detach")
         self.workbench.hand_over()

@@ -1,4 +1,4 @@
-"""Starting, steering and stopping training, in a thread of this program or in a background process.
+"""Start, control and stop training, in a thread of this program or in a background process.
 
 Both write the same run directory and read the same `commands.jsonl`, so other code need not know where a run trains.
 """
@@ -89,7 +89,7 @@ class ThreadTraining:
     def is_alive(self) -> bool:
         return self.thread is not None and self.thread.is_alive()
 
-    def note(self, event: Event) -> None:
+    def handle_event(self, event: Event) -> None:
         """Handle an event of the trainer, in its thread."""
         if isinstance(event, Started):
             self.has_started = True
@@ -121,7 +121,7 @@ class TrainingService:
         self._current: ThreadTraining | None = None
         self._processes: dict[str, subprocess.Popen[bytes]] = {}
         self.is_abandoned = False
-        """Whether the program ends without waiting until the training is saved."""
+        """Whether the program exits without saving the training."""
 
     @property
     def active(self) -> str | None:
@@ -244,16 +244,16 @@ class TrainingService:
         return current.unsaved if current.is_alive else current.problem
 
     @property
-    def can_move(self) -> bool:
-        """Whether the last training of this program was stopped before its end, and is saved."""
+    def can_detach(self) -> bool:
+        """Whether the last training of this program stopped early and is saved: another process can resume it."""
         current = self._current
         if current is None or current.is_alive or current.problem:
             return False
         return current.end is None or current.end.status == "stopped"
 
     @property
-    def must_be_waited_for(self) -> bool:
-        """Whether a training thread runs that has something to save: it is past the preparation."""
+    def has_work_to_save(self) -> bool:
+        """Whether a training thread runs and is past the preparation, so that it has something to save."""
         current = self._current
         return not self.is_abandoned and current is not None and current.is_alive and current.has_started
 
@@ -265,11 +265,11 @@ class TrainingService:
             return False
         self.request_stop("the workbench was closed")
         began = time.monotonic()
-        while self.active and time.monotonic() - began < (timeout if self.must_be_waited_for else PREPARATION_SECONDS):
+        while self.active and time.monotonic() - began < (timeout if self.has_work_to_save else PREPARATION_SECONDS):
             time.sleep(0.05)
-        if self.active and not self.must_be_waited_for:
+        if self.active and not self.has_work_to_save:
             self._log_stop()
-        return not self.must_be_waited_for and not self.unsaved
+        return not self.has_work_to_save and not self.unsaved
 
     def _log_stop(self) -> None:
         """Log the stop of a run whose preparation does not end in time, as where a large model is built."""
@@ -289,12 +289,12 @@ class TrainingService:
                 self.home,
                 commands=current.commands,
                 overrides=current.overrides,
-                on_event=current.note,
+                on_event=current.handle_event,
                 on_live=share,
             )
         except UserError as error:
             current.problem = str(error)
-        except Exception as error:  # noqa: BLE001 - the end of a thread: the error must reach the person, not vanish
+        except Exception as error:  # noqa: BLE001 - the end of a thread: report the error to the user
             write_log(traceback.format_exc())
             current.problem = (
                 f"training {current.run.name} failed ({type(error).__name__}: {error}); see its crash.txt."

@@ -11,8 +11,8 @@ from workbench.presets.sizes import size_entry
 
 
 class Stages:
-    """The stages of one home that wait for their base run. They are kept in memory: without them, the base is found
-    again when its preset is started."""
+    """The stages of one home that wait for their base run, in memory only. After a restart, starting the preset finds
+    the base again."""
 
     def __init__(self, home: Path) -> None:
         self.home = home

@@ -16,7 +16,7 @@ from tests.workbench.chat.test_chat_screen import ChatApp, chat_model, opened, t
 from tests.workbench.chat.test_chat_service import FakeModel, NoTraining, Trainer, elsewhere
 from workbench.chat.conversation import Exchange
 from workbench.chat.model import open_model
-from workbench.chat.model_choices import choices
+from workbench.chat.model_choices import list_models
 from workbench.chat.replay import replay, save_step
 from workbench.chat.transcripts import load
 from workbench.chat.transcripts_dialog import PastConversations
@@ -66,7 +66,7 @@ async def test_escape_cancels_editing(home, chat_model):  # noqa: F811
         await pilot.press("x", "enter")
         await until(lambda: len(chat_model.prompts) == 2 and not screen.session.writing)
         assert screen.prompt.text == "draft" and screen.session.exchanges[0].prompt == "ax"
-        screen.session.conversation.turn_to(screen.session.conversation.exchanges[1])
+        screen.session.conversation.switch_to(screen.session.conversation.exchanges[1])
         screen.prompt.text = ""
         await say(pilot, screen, "b")
         assert [one.prompt for one in screen.session.exchanges] == ["a", "b"]
@@ -140,7 +140,7 @@ async def test_a_reply_of_a_trained_model_is_replayed_exactly(trained_run, monke
         await until(lambda: "differs from token 5" in status(screen))
         exchange.sha256 = "0" * 64
         await pilot.press("R")
-        await until(lambda: "other weights" in status(screen))
+        await until(lambda: "no longer has the weights" in status(screen))
         exchange.model, exchange.sha256 = "tiny-1@13", ""
         await pilot.press("R")
         await until(lambda: "no checkpoint 13" in status(screen))
@@ -186,7 +186,7 @@ async def test_a_replay_can_be_stopped(home, chat_model):  # noqa: F811
 
 def test_a_step_that_is_a_checkpoint_is_pinned(trained_run, tmp_path):
     shutil.copytree(trained_run.path, tmp_path / "runs" / "tiny-1")
-    assert save_step(tmp_path, "tiny-1@10", None).words == "tiny-1@10 is a checkpoint; it is now pinned."
+    assert save_step(tmp_path, "tiny-1@10", None).text == "tiny-1@10 is a checkpoint; it is now pinned."
     assert Run.open(tmp_path, "tiny-1").meta()["pins"] == [10]
     with pytest.raises(UserError, match="newer weights"):
         save_step(tmp_path, "tiny-1@11", None)
@@ -205,12 +205,12 @@ def test_saved_weights_of_a_live_reply_replay_it(trained_run, tmp_path, monkeypa
         if isinstance(piece, Piece):
             reply.tokens.append(piece.token_id)
             reply.reply += piece.text
-    assert save_step(tmp_path, "tiny-1@13", live).words.startswith("tiny-1@13 is saved")
+    assert save_step(tmp_path, "tiny-1@13", live).text.startswith("tiny-1@13 is saved")
     assert [info.step for info in run.kept()] == [13] and [info.step for info in run.checkpoints()] == [10, 20]
-    assert "tiny-1@13" in [choice.reference for choice in choices(tmp_path)]
+    assert "tiny-1@13" in [choice.reference for choice in list_models(tmp_path)]
     kept = open_model(tmp_path, NoTraining(), "tiny-1@13", lambda: False)
     reply.device = kept.device
-    assert replay(reply, kept, lambda: False).words == "Replay: all 20 tokens are identical."
+    assert replay(reply, kept, lambda: False).text == "Replay: all 20 tokens are identical."
     assert run.checkpoint("last").step == 20, "training does not continue from what a chat saved"
 
 

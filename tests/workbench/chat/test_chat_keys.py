@@ -93,7 +93,7 @@ async def test_every_key_of_the_chat(own_home):
         assert screen.sender.editing is None and screen.prompt.text == ""
         await press("escape")
         for key in ("m", "f4"):
-            await opens(key, Microscope, lambda window: window.seen is not None)
+            await opens(key, Microscope, lambda window: window.explained is not None)
         for key in ("s", "f5", "ctrl+o"):
             await opens(key, ChooseModel, lambda window: window.entries)
         for key in ("t", "f6"):
@@ -226,15 +226,15 @@ async def test_every_key_of_the_microscope(own_home):
         await say(press, screen, "Ada ")
         for close in ("q", "escape"):
             await press("f4")
-            await until(lambda: isinstance(app.screen, Microscope) and app.screen.seen is not None)
+            await until(lambda: isinstance(app.screen, Microscope) and app.screen.explained is not None)
             await press(close)
             await until(lambda: app.screen is screen)
         await press("f4")
-        await until(lambda: isinstance(app.screen, Microscope) and app.screen.seen is not None)
+        await until(lambda: isinstance(app.screen, Microscope) and app.screen.explained is not None)
         scope = app.screen
         for key, place in (("right", 1), ("l", 2), ("left", 1), ("h", 0), ("end", 11), ("home", 0)):
             await press(key)
-            await until(lambda place=place: scope.seen.at == place, key)
+            await until(lambda place=place: scope.explained.at == place, key)
         table = scope.query_one(DataTable)
         row = table.cursor_row
         await press("j")

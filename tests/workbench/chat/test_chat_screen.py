@@ -248,7 +248,7 @@ async def test_the_last_seed_is_followed_by_the_first(home, chat_model):
 
 
 async def test_incomplete_input_does_not_reach_the_reply(home, chat_model, monkeypatch):
-    monkeypatch.setattr(panel_module, "TYPING_SECONDS", 3600.0)
+    monkeypatch.setattr(panel_module, "DEBOUNCE_SECONDS", 3600.0)
     chat_model.words, chat_model.gate = ["w "] * 99, threading.Semaphore(0)
     async with ChatApp(home).run_test(size=(120, 40)) as pilot:
         screen = await opened(pilot)
@@ -261,7 +261,7 @@ async def test_incomplete_input_does_not_reach_the_reply(home, chat_model, monke
         assert screen.session.service.params.max_tokens == 200, "more may be typed"
         await pilot.press("enter")
         await until(lambda: screen.session.service.params.max_tokens == 90)
-        monkeypatch.setattr(panel_module, "TYPING_SECONDS", 0.05)
+        monkeypatch.setattr(panel_module, "DEBOUNCE_SECONDS", 0.05)
         field.value = "900"
         await until(lambda: screen.session.service.params.max_tokens == 900)
         chat_model.gate.release(200)
@@ -483,7 +483,7 @@ async def test_a_system_prompt_is_sent_with_every_question_and_shown_once(home, 
         await pilot.press("ctrl+t", "f12")
         await until(lambda: isinstance(pilot.app.screen, AskText))
         await pilot.press(*"Be brief.", "enter")
-        await until(lambda: "from your next question on" in text_of(screen, "#chat-status"))
+        await until(lambda: "from the next question on" in text_of(screen, "#chat-status"))
         for question in ("Who?", "Where?"):
             count = len(screen.session.exchanges) + 1
             await pilot.press(*question, "enter")

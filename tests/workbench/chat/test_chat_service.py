@@ -19,19 +19,19 @@ from llm.run import Holder, Run
 from llm.tokenizer.chat_template import STORIES_TEMPLATE
 from workbench.chat.conversation import Exchange
 from workbench.chat.model import open_model
-from workbench.chat.model_choices import choices, default_reference
+from workbench.chat.model_choices import default_reference, list_models
 from workbench.chat.reply import (
     ParamsRecorder,
-    ReplyBegan,
     ReplyEnded,
-    ReplyGrew,
     ReplyPoster,
+    ReplyStarted,
+    ReplyUpdated,
     Request,
     Start,
     resolve_start,
     write_reply,
 )
-from workbench.chat.service import ChatService, ModelOpened, ModelRefused
+from workbench.chat.service import ChatService, ModelOpened, ModelOpenFailed
 from workbench.chat.weights import request_snapshot
 from workbench.serve.weights import open_source
 
@@ -148,8 +148,8 @@ def test_a_reply_from_beginning_to_end(chat):
     assert (opened.name, opened.parameters, opened.context, opened.decode.temperature) == ("fake@1", 1234, 64, 0.5)
     number = one.service.ask("Once")
     messages = one.until_end()
-    assert isinstance(messages[0], ReplyBegan) and messages[0].reply == number
-    assert "".join(message.text for message in messages if isinstance(message, ReplyGrew)) == "one two three"
+    assert isinstance(messages[0], ReplyStarted) and messages[0].reply == number
+    assert "".join(message.text for message in messages if isinstance(message, ReplyUpdated)) == "one two three"
     end = messages[-1]
     pace = end.pace
     assert (end.reason, pace.tokens, pace.tokens_per_second, pace.context_used) == ("length", 3, 20.0, 7)
@@ -184,7 +184,7 @@ def test_stopping_ends_a_reply_within_one_token(chat):
     one = chat(FakeModel(words=["w"] * 100, gate=gate))
     one.service.open("fake")
     one.service.ask("Once")
-    one.next(ReplyGrew)
+    one.next(ReplyUpdated)
     one.service.stop()
     gate.release(2)
     end = one.next(ReplyEnded)
@@ -199,7 +199,7 @@ def test_parameters_apply_from_the_next_token(chat):
     one.service.open("fake")
     one.service.ask("Once")
     gate.release()
-    one.next(ReplyGrew)
+    one.next(ReplyUpdated)
     one.service.params = replace(one.service.params, temperature=0.25)
     gate.release()
     one.next(ReplyEnded)
@@ -283,7 +283,7 @@ def test_a_model_that_cannot_be_opened(chat, error, words, monkeypatch):
     monkeypatch.setattr("workbench.chat.service.write_log", lambda text: None)
     one = chat(error)
     one.service.open("gone")
-    assert words in one.next(ModelRefused).problem
+    assert words in one.next(ModelOpenFailed).problem
     one.service.ask("Once")
     end = one.next(ReplyEnded)
     assert end.reason == "failed" and "No model is open" in end.problem
@@ -411,9 +411,9 @@ def test_a_trainer_that_does_not_answer(trained_run, tmp_path, monkeypatch):
         request_snapshot(run, lambda: False)
 
 
-def test_choices(trained_run, tmp_path):
+def test_list_models(trained_run, tmp_path):
     home = trained_run.path.parent.parent
-    assert [choice.reference for choice in choices(home)] == ["tiny-1@20", "tiny-1@10"]
-    assert "last" in choices(home)[0].description
+    assert [choice.reference for choice in list_models(home)] == ["tiny-1@20", "tiny-1@10"]
+    assert "last" in list_models(home)[0].description
     assert default_reference(home, None) == "tiny-1" and default_reference(home, "x") == "x@live"
-    assert default_reference(tmp_path, None) == "" and choices(tmp_path) == []
+    assert default_reference(tmp_path, None) == "" and list_models(tmp_path) == []

@@ -68,8 +68,8 @@ async def test_chinese_is_typed_streamed_wrapped_edited_and_replayed(chinese_run
         await pilot.press("escape", "R")
         await until(lambda: "all 183 tokens are identical" in text_of(screen, "#chat-status"))
         await pilot.press("m")
-        await until(lambda: isinstance(app.screen, Microscope) and app.screen.seen is not None)
-        assert app.screen.seen.texts[:6] == [PART, PART, "见", PART, PART, "月"]
+        await until(lambda: isinstance(app.screen, Microscope) and app.screen.explained is not None)
+        assert app.screen.explained.texts[:6] == [PART, PART, "见", PART, PART, "月"]
         assert "\\xe8" in str(app.screen.query_one("#microscope-head", Static).render())
 
 

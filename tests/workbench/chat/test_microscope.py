@@ -23,20 +23,20 @@ async def test_every_token_is_explained_and_another_starts_a_branch(trained_run)
         screen = await ask(pilot)
         first = screen.session.exchanges[0]
         await pilot.press("f4")
-        await until(lambda: isinstance(app.screen, Microscope) and app.screen.seen is not None)
+        await until(lambda: isinstance(app.screen, Microscope) and app.screen.explained is not None)
         scope = app.screen
         assert "Token 1 of" in str(scope.query_one("#microscope-head", Static).render())
         await pilot.press("right", "right", "right")
-        await until(lambda: scope.seen.at == 3)
+        await until(lambda: scope.explained.at == 3)
         table = scope.query_one(DataTable)
         names = [column.label.plain for column in table.columns.values()]
         assert names[:2] == ["token", "model"] and "temperature" in names
         drawn = table.coordinate_to_cell_key(table.cursor_coordinate).row_key.value
         assert drawn == str(first.tokens[3]), "the cursor is on the token that was drawn"
         await pilot.press("end")
-        await until(lambda: scope.seen.at == len(first.tokens) - 1)
+        await until(lambda: scope.explained.at == len(first.tokens) - 1)
         await pilot.press("home", "right")
-        await until(lambda: scope.seen.at == 1)
+        await until(lambda: scope.explained.at == 1)
         rows = [key.value for key in table.rows][2:]
         other = next(int(row) for row in rows if int(row) != first.tokens[1])
         table.move_cursor(row=2 + rows.index(str(other)))

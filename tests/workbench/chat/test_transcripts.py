@@ -42,7 +42,7 @@ def test_branches_and_turning_between_them():
 
 def test_the_history_of_a_question_are_the_questions_right_before_it():
     conversation = tree()
-    conversation.turn_to(conversation.exchanges[2])
+    conversation.switch_to(conversation.exchanges[2])
     assert conversation.history(conversation.exchanges[3]) == [("b", "B")]
     assert conversation.history(conversation.exchanges[2]) == [], "a text is no question"
     conversation.exchanges[2].reply = " "

@@ -94,7 +94,7 @@ async def test_a_download_shows_progress_is_canceled_and_resumes(app: WorkbenchA
         await pilot.press("x")
         site.released.set()
         await until(pilot, lambda: screen.jobs.job is None)
-        await until(pilot, lambda: was_notified(app, "continues there"))
+        await until(pilot, lambda: was_notified(app, "download it again to resume"))
         assert f"added {address}" not in screen.entries
         await ask_for(app, pilot, address)
         await until(pilot, lambda: screen.current == f"added {address}")

@@ -20,7 +20,7 @@ from tests.draining import result_of
 from tests.workbench.scripted import ScriptedTrainer
 from tests.workbench.waiting import shown, until
 from workbench.app import WorkbenchApp
-from workbench.chat.tokens import color_tokens, pieces, quoted
+from workbench.chat.tokens import color_tokens, quote_token, token_texts
 from workbench.data.corpora import add_corpus, list_corpora, path_problem, read_added
 from workbench.data.dialogs import PrepareDialog
 from workbench.data.jobs import DataJob
@@ -102,7 +102,7 @@ async def test_what_was_added_is_marked_whichever_list_brought_it(home: Path, tm
         await pilot.press("1", "5")  # listed again
         await until(pilot, lambda: added in screen.entries)
         assert screen.current == before != added
-        screen.look_again(added)
+        screen.reload(added)
         await until(pilot, lambda: screen.current == added)
 
 
@@ -176,13 +176,13 @@ def test_counts_are_those_of_the_tokens(home: Path, corpus: Path) -> None:
 def test_each_token_has_its_place() -> None:
     tokenizer = ByteTokenizer(("<|end|>",))
     ids = [*tokenizer.encode("é \n"), 256]
-    assert list(pieces(tokenizer, ids)) == [(195, "░"), (169, "é"), (32, " "), (10, "\n"), (256, "<|end|>")]
+    assert list(token_texts(tokenizer, ids)) == [(195, "░"), (169, "é"), (32, " "), (10, "\n"), (256, "<|end|>")]
     assert color_tokens(tokenizer, ids).plain == "░é·↵\n<|end|>"
     assert color_tokens(tokenizer, ids, monochrome=True).plain == "░|é|·|↵|\n<|end|>|"
     backgrounds = [span.style for span in color_tokens(tokenizer, ids).spans]
     assert all(one != other for one, other in itertools.pairwise(backgrounds))
-    assert quoted(tokenizer, 195) == "\\xc3"
-    assert [text for _, text in pieces(tokenizer, tokenizer.encode("e\u0301"))] == ["e", "░", "◌\u0301"]
+    assert quote_token(tokenizer, 195) == "\\xc3"
+    assert [text for _, text in token_texts(tokenizer, tokenizer.encode("e\u0301"))] == ["e", "░", "◌\u0301"]
 
 
 def test_a_job_is_canceled_at_its_next_report() -> None:
@@ -196,7 +196,7 @@ def test_a_job_is_canceled_at_its_next_report() -> None:
         finally:
             closed.set()
 
-    job = DataJob("preparing x", work, lambda result, problem: ended.append((result, problem)))
+    job = DataJob("Preparing x", work, lambda result, problem: ended.append((result, problem)))
     job.start()
     job.cancel()
     assert closed.wait(120)

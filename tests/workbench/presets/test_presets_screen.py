@@ -66,7 +66,7 @@ async def test_enter_trains_the_marked_preset_at_once(home: Path) -> None:
         assert app.training.active == "quickstart-1"
         assert Run.open(home, "quickstart-1").config() == load_preset("quickstart", home)
         trainer.prepared.set()
-        await until(pilot, lambda: app.training.must_be_waited_for)
+        await until(pilot, lambda: app.training.has_work_to_save)
         app.training.shutdown()
 
 
@@ -411,7 +411,7 @@ async def test_a_preflight_gives_way_to_a_training(home: Path, key: str, monkeyp
         ended = "Preflight of quickstart canceled, because quickstart-1 starts training."
         assert notifications(app).count(ended) == 1
         assert measurements(home) == []
-        await until(pilot, lambda: app.training.must_be_waited_for)
+        await until(pilot, lambda: app.training.has_work_to_save)
         app.training.shutdown()
 
 
@@ -432,7 +432,7 @@ async def test_while_another_process_trains(home: Path) -> None:
             await pilot.press("enter")
             await until(pilot, lambda: was_notified(app, "other-1 is also training, in another process"))
             assert app.training.active == "quickstart-1"
-        await until(pilot, lambda: app.training.must_be_waited_for)
+        await until(pilot, lambda: app.training.has_work_to_save)
         app.training.shutdown()
 
 

@@ -42,14 +42,14 @@ async def test_export_and_import(trained_home: Path) -> None:
         expected = trained_home / "exports" / f"{name}-20-hf-f32"
         await until(pilot, lambda: folder.value == str(expected))
         await pilot.press("enter")
-        await until(pilot, lambda: was_notified(app, "wrote"))
+        await until(pilot, lambda: was_notified(app, "Exported to"))
         assert (expected / "model.safetensors").is_file()
 
         await pilot.press("I")
         await until(pilot, lambda: isinstance(app.screen, AskText))
         app.screen.query_one(Input).value = str(expected)
         await pilot.press("enter")
-        await until(pilot, lambda: was_notified(app, "imported"))
+        await until(pilot, lambda: was_notified(app, "Imported"))
         await until(pilot, lambda: len(screen.runs_table.summaries) == 2)
         assert Run.open(trained_home, expected.name).status().name == "imported"
 

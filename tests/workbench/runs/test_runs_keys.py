@@ -57,7 +57,7 @@ async def test_marked_runs_are_overlaid(tmp_path):
         await until(pilot, lambda: [len(one.x) for one in chart.data.series] == [2, 4])
         await until(pilot, lambda: "a-1" in shown(overlay) and "c-1" in shown(overlay))
         await pilot.press("v")
-        assert overlay.quantity.id == "loss" and len(chart.data.series[1].x) == 400
+        assert overlay.metric.id == "loss" and len(chart.data.series[1].x) == 400
         await pilot.press("u")
         assert chart.x_unit == "tokens" and chart.extent()[1] == 400 * 2048
         await pilot.press("V", "u")
@@ -225,13 +225,13 @@ async def test_what_takes_long_in_the_trash_keeps_no_key_waiting(tmp_path, monke
     async with RunsApp(tmp_path).run_test(size=(80, 24)) as pilot:
         await opened(pilot, 1)
         await pilot.press("x")
-        await until(pilot, lambda: "measuring the size" in shown(pilot.app.screen))
+        await until(pilot, lambda: "Measuring the size" in shown(pilot.app.screen))
         measured.set()
         await until(pilot, lambda: "In the trash: 1 run, " in shown(pilot.app.screen))
         await pilot.press("E")
         await until(pilot, lambda: isinstance(pilot.app.screen, Ask))
         await pilot.press("down", "enter")
-        await until(pilot, lambda: "deleting" in shown(pilot.app.screen))
+        await until(pilot, lambda: "Deleting" in shown(pilot.app.screen))
         assert pilot.app.screen.items == [] and list((tmp_path / "trash").iterdir())
         removed.set()
         await until(pilot, lambda: "The trash is empty." in shown(pilot.app.screen))
@@ -250,7 +250,7 @@ async def test_taking_prepared_data_away_keeps_no_key_waiting(tmp_path, monkeypa
         await pilot.press("C")
         await until(pilot, lambda: isinstance(pilot.app.screen, Ask))
         await pilot.press("down", "enter")
-        await until(pilot, lambda: "deleting" in shown(pilot.app.screen))
+        await until(pilot, lambda: "Deleting" in shown(pilot.app.screen))
         removed.set()
         await until(pilot, lambda: "No prepared data yet." in shown(pilot.app.screen))
 
@@ -397,7 +397,7 @@ async def test_an_overlay_says_how_far_it_has_read_and_reads_a_log_once(tmp_path
         await at(pilot, screen, "a-1")
         await pilot.press("space", "space", "o")
         await until(pilot, lambda: isinstance(pilot.app.screen, OverlayScreen))
-        await until(pilot, lambda: shown(pilot.app.screen).count("reading the logs, 25%") == 2)
+        await until(pilot, lambda: shown(pilot.app.screen).count("Reading the logs, 25%") == 2)
         go_on.set()
         chart = pilot.app.screen.query_one(Chart)
         await until(pilot, lambda: [len(one.x) for one in chart.data.series] == [2, 2])

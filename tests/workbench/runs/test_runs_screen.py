@@ -339,7 +339,7 @@ async def test_a_run_deleted_under_the_screen(tmp_path):
         assert not run.path.exists(), "nothing of it is made again"
         assert not was_notified(app, "Traceback")
         del screen.loader.read
-        screen.look_again()
+        screen.reload()
         await until(lambda: names(screen) == ["beta-1"])
         assert screen.checkpoint_table.run_name == "beta-1"
 
@@ -370,6 +370,6 @@ async def test_reading_slowly_leaves_the_cursor_on_the_list(tmp_path, monkeypatc
         await pilot.pause(0.3)
         assert screen.runs_table.has_focus and "No runs yet" not in shown(screen), "that is not known yet"
         report.set()
-        await until(lambda: "reading 900 runs" in shown(screen))
+        await until(lambda: "Reading 900 runs" in shown(screen))
         go_on.set()
         await until(lambda: "alone-1" in shown(screen) and screen.runs_table.has_focus)

@@ -245,8 +245,8 @@ def test_what_is_lost_is_reported_plainly(tmp_path):
     infos = [save_fake(run, step, 1.0) for step in (1, 2, 3)]
     summary = RunSummary("x-1", run.path, "finished", step=1234, notes="mine", size_bytes=5_000_000)
     assert describe_deletion(summary, infos) == (
-        "Deleting x-1 (5 MB) moves all 3 checkpoints (step 1, 2, 3), the record of 1,234 steps and your notes to the "
-        "trash. It can be restored until the trash is emptied."
+        "Delete x-1 (5 MB)? This moves all 3 checkpoints (step 1, 2, 3), the record of 1,234 steps and your notes "
+        "to the trash. It can be restored until the trash is emptied."
     )
 
 

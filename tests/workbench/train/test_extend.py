@@ -48,7 +48,7 @@ async def test_the_rate_is_asked_for_before_training(
         if kept is None:
             assert app.training.active is None
             return
-        await until(pilot, lambda: app.training.must_be_waited_for)
+        await until(pilot, lambda: app.training.has_work_to_save)
         app.training.shutdown()
     overrides = dict(trainer.overrides)
     assert overrides["train.steps"] == "40" and ("schedule.kind" in overrides) == kept

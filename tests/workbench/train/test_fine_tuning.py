@@ -1,4 +1,4 @@
-"""F on the Train screen: a base run that has ended is taught to answer."""
+"""F on the Train screen: fine-tune a base run that has ended."""
 
 from __future__ import annotations
 
@@ -22,13 +22,15 @@ async def test_a_base_run_that_ended_is_fine_tuned_on_the_built_in_dialogues(tra
     app = app_with(home, trainer)
     async with app.run_test(size=(80, 24)) as pilot:
         app.open_train("tiny-1")
-        await until(pilot, lambda: "press F to teach it to answer" in shown(app.screen))
+        await until(pilot, lambda: "press F to fine-tune" in shown(app.screen))
         await pilot.press("F")
-        await until(pilot, lambda: type(app.screen) is Ask and "training small adapters only" in shown(app.screen))
+        await until(
+            pilot, lambda: type(app.screen) is Ask and "supervised fine-tuning of small adapters" in shown(app.screen)
+        )
         await pilot.press("end", "enter")
         await until(pilot, lambda: type(app.screen) is AskText and "dialogues: the built-in ones" in shown(app.screen))
         await pilot.press("enter")
-        await until(pilot, lambda: len(app.screen_stack) == 1 and app.training.must_be_waited_for)
+        await until(pilot, lambda: len(app.screen_stack) == 1 and app.training.has_work_to_save)
         await until(pilot, lambda: "tiny-1-sft-1" in shown(app.screen) and "press F" not in shown(app.screen))
         app.training.shutdown()
     config = Run.open(home, "tiny-1-sft-1").config()

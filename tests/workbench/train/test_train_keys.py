@@ -187,7 +187,7 @@ async def test_more_runs_than_colors_are_not_accepted(home: Path) -> None:
         await pilot.press("o")
         await until(pilot, lambda: isinstance(pilot.app.screen, ChooseRuns))
         await pilot.press("space", "j", "space", "j", "space", "j", "space", "j", "space")
-        await until(pilot, lambda: "5 are selected; deselect some, at most 4" in shown(pilot.app.screen))
+        await until(pilot, lambda: "5 selected; at most 4 can be drawn" in shown(pilot.app.screen))
         await pilot.press("enter")
         await pilot.pause(0.1)
         assert isinstance(pilot.app.screen, ChooseRuns)
@@ -199,7 +199,7 @@ async def test_there_may_be_no_other_run_with_curves(home: Path) -> None:
     make_run(home, "new-1")
     async with ended_run(home) as (pilot, screen):
         await pilot.press("o")
-        await until(pilot, lambda: "there is no other run with curves" in shown(screen))
+        await until(pilot, lambda: "No other run has curves" in shown(screen))
 
 
 async def test_steering_keys_reach_the_trainer_and_are_shown(home: Path) -> None:
@@ -227,7 +227,7 @@ async def test_the_other_steering_keys(home: Path) -> None:
         await until(pilot, lambda: isinstance(pilot.app.screen, Ask))
         await pilot.press("enter")
         await until(pilot, lambda: screen.state == "ended" and trainer.obeyed[-1] == "stop")
-        assert not {"pause", "go_on", "command", "tune", "stop", "detach"} & {
+        assert not {"pause", "unpause", "command", "tune", "stop", "detach"} & {
             active.binding.action.partition("(")[0] for active in screen.active_bindings.values()
         }
 
@@ -240,7 +240,7 @@ async def test_a_refused_command_is_reported_though_the_log_cannot_hold_it(home:
         screen.view.add_pending("1", "stop")
         screen.view.check_soon()
         await until(pilot, lambda: was_notified(pilot.app, reason))
-        await until(pilot, lambda: "sent: stop" not in shown(screen))
+        await until(pilot, lambda: "pending: stop" not in shown(screen))
         assert not screen.view.pending
 
 
@@ -276,7 +276,7 @@ async def test_detaching_what_another_process_trains_says_so(home: Path) -> None
         with screen.curves.run.lock():
             await until(pilot, lambda: screen.state == "running")
             await pilot.press("d")
-            await until(pilot, lambda: "in a background process already" in shown(screen))
+            await until(pilot, lambda: "already trains in a background process" in shown(screen))
 
 
 LIVE_SETTINGS = [

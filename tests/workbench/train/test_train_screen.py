@@ -155,7 +155,7 @@ async def test_a_finished_run_can_be_extended(home: Path) -> None:
         await until(pilot, lambda: app.training.active == "old-1")
         trainer.prepared.set()
         await until(pilot, lambda: trainer.overrides == (("train.steps", "50"),))
-        await until(pilot, lambda: app.training.must_be_waited_for)
+        await until(pilot, lambda: app.training.has_work_to_save)
         app.training.shutdown()
 
 
@@ -191,12 +191,12 @@ async def test_a_command_that_is_not_answered_yet_is_shown_as_asked(home: Path) 
             await until(pilot, lambda: screen.state == "running")
             tail = run.commands()
             await pilot.press("s")
-            await until(pilot, lambda: "sent: save" in shown(screen))
+            await until(pilot, lambda: "pending: save" in shown(screen))
             (command,) = tail.poll()
             log = run.log()
             log.append(Saved(step=50, path="checkpoints/step-00000050", size_bytes=9, command_id=command.id))
             log.close()
-            await until(pilot, lambda: "asked" not in shown(screen))
+            await until(pilot, lambda: "pending:" not in shown(screen))
 
 
 async def test_charts_by_key(home: Path) -> None:
@@ -424,4 +424,4 @@ async def test_a_run_whose_log_cannot_be_read_is_reported(home: Path) -> None:
         app.open_train("bad-1")
         await until(pilot, lambda: was_notified(app, "events.jsonl is a folder"))
         await pilot.press("o")
-        await until(pilot, lambda: was_notified(app, "no other run with curves"))
+        await until(pilot, lambda: was_notified(app, "No other run has curves"))

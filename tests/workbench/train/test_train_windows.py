@@ -91,13 +91,13 @@ async def test_what_was_asked_and_never_answered_goes_with_the_end(home: Path) -
         with run.lock():
             await until(pilot, lambda: isinstance(app.screen, TrainScreen) and app.screen.state == "running")
             await pilot.press("s")
-            await until(pilot, lambda: "sent: save" in shown(app.screen))
-        await until(pilot, lambda: "Resume" in shown(app.screen) and "sent:" not in shown(app.screen))
+            await until(pilot, lambda: "pending: save" in shown(app.screen))
+        await until(pilot, lambda: "Resume" in shown(app.screen) and "pending:" not in shown(app.screen))
         screen = app.screen
         assert isinstance(screen, TrainScreen)
         screen.view.pending["late"] = "save"  # as one that was asked just before the end was noticed
         screen.view.draw_again()
-        await until(pilot, lambda: "sent: save" not in shown(screen))
+        await until(pilot, lambda: "pending: save" not in shown(screen))
 
 
 async def test_what_a_window_asks_concerns_the_run_it_was_opened_on(home: Path) -> None:

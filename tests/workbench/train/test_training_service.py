@@ -34,10 +34,10 @@ def test_a_run_trains_in_a_daemon_thread_until_it_is_stopped(home: Path) -> None
     assert run.name == "quick-1"
     assert service.active == "quick-1"
     assert all(thread.daemon for thread in threading.enumerate() if thread.name.startswith("train "))
-    assert not service.must_be_waited_for
+    assert not service.has_work_to_save
     trainer.prepared.set()
     wait_for(lambda: service.live_model("quick-1"))
-    assert service.must_be_waited_for
+    assert service.has_work_to_save
     assert service.shutdown()
     assert trainer.obeyed == ["stop"]
     assert isinstance(list(run.events())[-1], Finished)

@@ -76,8 +76,8 @@ async def test_what_is_chosen_is_done(home: Path) -> None:
             await until(pilot, lambda: app.screen.id == "runs")
         await choose(pilot, "Overlay")
         await until(pilot, lambda: isinstance(app.screen, OverlayScreen))
-        await choose(pilot, "Next quantity")
-        await until(pilot, lambda: app.screen.quantity.id == "loss")  # type: ignore[attr-defined]
+        await choose(pilot, "Next metric")
+        await until(pilot, lambda: app.screen.metric.id == "loss")  # type: ignore[attr-defined]
         await choose(pilot, "Settings")
         await until(pilot, lambda: isinstance(app.screen, SettingsScreen))
         await choose(pilot, "Curves of old")

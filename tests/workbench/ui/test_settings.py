@@ -131,7 +131,7 @@ async def test_pausing_and_going_on_keep_sharing_a_key(home: Path) -> None:
         await until(pilot, lambda: isinstance(app.screen, TrainScreen) and app.screen.state == "ended")
         screen = app.screen
         assert isinstance(screen, TrainScreen)
-        for state, action in (("running", "pause"), ("paused", "go_on")):
+        for state, action in (("running", "pause"), ("paused", "unpause")):
             screen.view.state = state  # type: ignore[assignment]
             screen.refresh_bindings()
             assert screen.active_bindings["z"].binding.action == action
