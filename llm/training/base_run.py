@@ -29,8 +29,8 @@ def find_base_run(home: Path, config: RunConfig, size: str = "") -> Run | None:
 def is_run_of(run: Run, base: RunConfig) -> bool:
     """Whether a run has no parent and has the settings of the preset `base`, except `purpose` and `group`."""
     with suppress(UserError):  # a damaged run
-        own = replace(run.config(), purpose=base.purpose, group=base.group)
-        return not run.info().get("parent") and not diff(own, base)
+        config = replace(run.config(), purpose=base.purpose, group=base.group)
+        return not run.info().get("parent") and not diff(config, base)
     return False
 
 

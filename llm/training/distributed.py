@@ -90,18 +90,18 @@ class Ranks:
         """The rows of all ranks in rank order; every rank passes rows of the same number and length."""
         if self.world_size == 1:
             return rows
-        mine = torch.tensor(rows, dtype=torch.int64)
-        parts = [torch.empty_like(mine) for _ in range(self.world_size)]
-        self.control.allgather(parts, mine).wait()
+        local = torch.tensor(rows, dtype=torch.int64)
+        parts = [torch.empty_like(local) for _ in range(self.world_size)]
+        self.control.allgather(parts, local).wait()
         return [row for part in parts for row in part.tolist()]
 
     def gather(self, row: list[int]) -> list[list[int]]:
         """The rows of all ranks in rank order on rank 0, an empty list elsewhere. All rows have the same length."""
         if self.world_size == 1:
             return [row]
-        mine = torch.tensor(row, dtype=torch.int64)
-        parts = [torch.empty_like(mine) for _ in range(self.world_size)] if self.is_first else []
-        self.control.gather(parts, mine, 0).wait()
+        local = torch.tensor(row, dtype=torch.int64)
+        parts = [torch.empty_like(local) for _ in range(self.world_size)] if self.is_first else []
+        self.control.gather(parts, local, 0).wait()
         return [part.tolist() for part in parts]
 
     def to_rank_lost(self, error: Exception) -> RankLost | None:
@@ -236,8 +236,8 @@ def wait_for_ranks(store: Any, rank: int, world_size: int, timeout: timedelta = 
 
 def gather_peers(control: Any) -> list[Peer]:
     """The processes of all ranks, this one included. WrongUse where their versions differ."""
-    own = versions()
-    programs = f"llm-workbench {own.get('llm-workbench', '(source)')} with torch {torch.__version__}"
+    packages = versions()
+    programs = f"llm-workbench {packages.get('llm-workbench', '(source)')} with torch {torch.__version__}"
     records = gather_records([os.getpid(), socket.gethostname(), programs], control)
     check_versions(records)
     return [Peer(rank, pid, host) for rank, (pid, host, _) in enumerate(records)]

@@ -198,15 +198,15 @@ class Rollouts:
     @torch.no_grad()
     def _reference_log_probs(self, inputs: Int64, targets: Int64) -> NDArray[np.float32]:
         """The log-probabilities of the answers under the reference, float32 (B, T), 0 elsewhere."""
-        found = np.zeros(inputs.shape, np.float32)
+        result = np.zeros(inputs.shape, np.float32)
         size = self.config.train.batch_size
         for start in range(0, len(inputs), size):
             rows = slice(start, start + size)
-            tokens, wanted = (torch.from_numpy(array[rows]).to(self.plan.device) for array in (inputs, targets))
+            tokens, answers = (torch.from_numpy(array[rows]).to(self.plan.device) for array in (inputs, targets))
             with self.plan.autocast():
-                log_probs, _ = answer_statistics(self.reference, tokens, wanted)
-            found[rows][targets[rows] != IGNORE_INDEX] = log_probs.float().cpu().numpy()
-        return found
+                log_probs, _ = answer_statistics(self.reference, tokens, answers)
+            result[rows][targets[rows] != IGNORE_INDEX] = log_probs.float().cpu().numpy()
+        return result
 
     def _find_questions(self, seq_len: int) -> tuple[list[Question], list[tuple[int, ...]]]:
         """The questions that fit, and their tokens."""

@@ -1,4 +1,5 @@
-"""The length of a run in minutes: how many steps this machine takes in that time, measured on the run's own step."""
+"""The length of a run given in minutes: the number of steps that this machine takes in that time, from measured
+steps."""
 
 from __future__ import annotations
 

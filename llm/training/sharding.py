@@ -2,8 +2,8 @@
 
 PyTorch's FSDP2 (`torch.distributed.fsdp.fully_shard`) gathers the weights of one block at a time for its forward and
 backward pass, and reduces its gradients to the parts. The optimizer works on the parts alone; only Muon exchanges
-matrices (`llm.optim.placement`). Checkpoints hold whole tensors (`llm.training.sharded_save`), and any number of ranks
-reads its own rows of them, or one process all.
+matrices (`llm.optim.placement`). Checkpoints hold full tensors (`llm.training.sharded_save`), so any number of
+ranks, or one process, can load them.
 """
 
 from __future__ import annotations

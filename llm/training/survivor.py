@@ -18,7 +18,7 @@ from llm.training.context import TrainingContext
 from llm.training.rank_watch import RankLost
 
 Save = Callable[[], Generator[Event, None, str]]
-"""Saves the present step, and returns why it could not be saved, or ""."""
+"""Saves the current step, and returns why it could not be saved, or ""."""
 
 
 def save_after_loss(context: TrainingContext, lost: RankLost, save: Save) -> Iterator[Event]:
