@@ -1,4 +1,4 @@
-"""Text generation: a KV cache, several samples per prompt, streaming, and cancellation within one token."""
+"""Text generation with a KV cache: streaming, several samples per prompt, cancellation between two tokens."""
 
 from llm.engine.batch import Completion
 from llm.engine.engine import Engine

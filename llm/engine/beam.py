@@ -1,4 +1,4 @@
-"""Beam search: the most likely continuations instead of random ones (Graves 2012; Sutskever et al. 2014)."""
+"""Beam search: find likely continuations instead of sampling them (Graves 2012; Sutskever et al. 2014)."""
 
 from __future__ import annotations
 
@@ -18,7 +18,8 @@ from llm.sampling import LogitsPipeline, SamplingContext, Vocabulary, build_pipe
 
 @dataclass(frozen=True)
 class Beam:
-    """A continuation: its new tokens (including the end of text), their log-probabilities, and whether it ended."""
+    """A continuation: its new tokens, including a stop token, their log-probabilities in nats, the sum of these, and
+    whether it ends with a stop token."""
 
     tokens: tuple[int, ...] = ()
     logprobs: tuple[float, ...] = ()
@@ -26,7 +27,7 @@ class Beam:
     ended: bool = False
 
     def score(self, length_penalty: float) -> float:
-        """log P / length^length_penalty."""
+        """log P / length^length_penalty, as in transformers; lengths and log P are those of the new tokens."""
         return self.total / math.pow(max(1, len(self.tokens)), length_penalty)
 
     def with_token(self, token: int, logprob: float, ended: bool) -> Beam:
@@ -46,7 +47,7 @@ def stream_beams(
     num_samples: int,
     cancel: Callable[[], bool],
 ) -> Iterator[Piece | Done]:
-    """Run the search, then yield the pieces of the best `num_samples` continuations, then Done."""
+    """Run beam search, then yield the pieces of the best `num_samples` continuations, then Done."""
     began = time.perf_counter()
     limit = token_limit(params, len(prompt))
     beams = beam_search(reader, vocabulary, prompt, params, limit, cancel)[:num_samples]
@@ -111,8 +112,10 @@ class _Search:
 
     @torch.no_grad()
     def step(self, logits: Tensor, *, last: bool) -> Tensor:
-        """Extend the beams by one token, from logits (beams, V); returns the row that each new beam continues, (beams,)
-        int64."""
+        """Extend the running beams by one token, from logits (beams, V).
+
+        Returns the row that each new beam continues, (beams,) int64.
+        """
         width, size, alive = self._params.beams, self._vocabulary.size, len(self._running)
         none = torch.zeros(alive, device=logits.device)
         ctx = SamplingContext(self.texts()[:alive], len(self._running[0].tokens), none, none)

@@ -1,4 +1,4 @@
-"""Best of n: several replies to one prompt, the likeliest first."""
+"""Best of n: sample several replies to one prompt and keep the most likely ones."""
 
 from __future__ import annotations
 
@@ -9,8 +9,10 @@ from llm.engine.reply import Done, Piece
 
 
 def best_first(items: Iterator[Piece | Done], keep: int) -> Iterator[Piece | Done]:
-    """The pieces of the `keep` samples with the highest mean log-probability per token, best first, once all samples
-    have ended. Until then each piece is replaced by one without a token, which shows progress."""
+    """Yield the pieces of the `keep` samples with the highest mean log-probability per token, best first, then Done.
+
+    They come when all samples have ended. Until then, each piece is replaced by one without a token, to show progress.
+    """
     samples: dict[int, list[Piece]] = {}
     for item in items:
         if isinstance(item, Piece):

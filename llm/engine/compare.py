@@ -1,14 +1,13 @@
 """Compare two models on one prompt and seed: the first difference of their texts, and the KL divergence per token.
 
-Each token is sampled by inverting the cumulative distribution at one uniform number (`llm.sampling.draw`). With one
-seed, similar distributions give the same token, so the first difference comes from the models and not from chance.
+Each token is sampled with one uniform number by inverse transform sampling (`llm.sampling.draw`). With the same seed,
+similar distributions give the same token, so the first difference comes from the models and not from chance.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
-from itertools import takewhile
 
 import torch
 from torch import Tensor
@@ -16,14 +15,15 @@ from torch import Tensor
 from llm.config.decode_schema import DecodeConfig
 from llm.engine import Engine, Piece
 from llm.engine.inspect import next_logits
+from llm.engine.reader import shared_length
 
 
 @dataclass(frozen=True)
 class Side:
     """One model's reply. `logprobs`: log-probabilities of its tokens in nats, before the logits pipeline.
 
-    `divergence`: KL(this ‖ other) in nats before each of its tokens, both models conditioned on this text. None if the
-    tokenizers differ.
+    `divergence`: for each of its tokens, KL(this ‖ other) in nats of the two models' distributions given this text up
+    to the token. None if the tokenizers differ.
     """
 
     text: str
@@ -133,4 +133,4 @@ def _first_difference(one: tuple[int, ...] | str, other: tuple[int, ...] | str) 
     """The first index at which two sequences differ or one ends; None if they are equal."""
     if one == other:
         return None
-    return sum(1 for _ in takewhile(lambda pair: pair[0] == pair[1], zip(one, other, strict=False)))
+    return shared_length(one, other)

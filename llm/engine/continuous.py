@@ -1,9 +1,9 @@
 """Continuous batching: requests of different lengths and parameters share every forward pass.
 
-A request joins between two tokens of the others and leaves when it has ended (Yu et al. 2022, Orca, section 3.2). A
-decode step of a small model takes about as long for many rows as for one. Each row gets the text that `Engine.stream`
-generates from its prompt, parameters and seed, up to the rounding of matrix products of another shape. Unlike there,
-the text ends where the context is full.
+A request joins between two tokens of the others and leaves when it has ended (Yu et al. 2022, "Orca", section 3.2). Its
+prompt is read in blocks between the decode steps (chunked prefill). A decode step of a small model takes about as long
+for many rows as for one. Each row gets the text that `Engine.stream` generates from its prompt, parameters and seed, up
+to the rounding of matrix products of different shapes. Unlike there, the text ends when the context is full.
 """
 
 from __future__ import annotations
@@ -45,14 +45,17 @@ ROWWISE = frozenset(
         "mirostat",
     }
 )
-"""Logits processors that read neither the history nor the number of new tokens: rows of equal parameters and any length
-share a call of the pipeline."""
+"""Logits processors that read neither the history nor the number of new tokens. Rows of any length that use only these,
+with equal parameters, share a call of the pipeline."""
 
 
 @dataclass(frozen=True)
 class Request:
-    """`params.num_samples` texts to generate from the tokens `prompt`; with `top_logprobs`, each token has as many
-    alternatives. With `echo`, the tokens of the prompt come first, and `params.max_tokens` may be 0."""
+    """`params.num_samples` texts to generate from the tokens `prompt`.
+
+    `top_logprobs`: how many of the most likely tokens to report with each token. With `echo`, the tokens of the prompt
+    are reported first, and `params.max_tokens` may be 0.
+    """
 
     prompt: tuple[int, ...]
     params: DecodeConfig
@@ -62,10 +65,10 @@ class Request:
 
 @dataclass(frozen=True)
 class NewToken:
-    """One token of one sample of a request, and the whole characters it completed.
+    """One token of one sample of a request, and the whole characters it completes.
 
-    `logprob`: in nats, before the logits pipeline, None for the first token of a prompt; `top`: the most likely tokens
-    and theirs. `reason` is set on a sample's last token.
+    `logprob`: its log-probability in nats before the logits pipeline, None for the first token of a prompt; `top`: the
+    most likely tokens and their log-probabilities. `reason` is set on a sample's last token.
     """
 
     request: Request
@@ -81,23 +84,25 @@ class NewToken:
 class Row:
     """One sample of a request while it is generated."""
 
-    def __init__(self, request: Request, sample: int, limit: int, pipeline: LogitsPipeline, words: Vocabulary) -> None:
+    def __init__(
+        self, request: Request, sample: int, limit: int, pipeline: LogitsPipeline, vocabulary: Vocabulary
+    ) -> None:
         params = request.params
         self.request, self.sample, self.limit, self.pipeline = request, sample, limit, pipeline
         self.tokens = list(request.prompt)
-        self.text = Sample(words.tokenizer, request.prompt, params)
-        self.uniforms = Uniforms(params.seed, 1, words.device, first=sample)
-        self.mu = torch.full((1,), 2 * params.mirostat_tau, device=words.device)
-        shaping = replace(params, seed=0, num_samples=1, max_tokens=1, max_total_tokens=0, stop=())
+        self.text = Sample(vocabulary.tokenizer, request.prompt, params)
+        self.uniforms = Uniforms(params.seed, 1, vocabulary.device, first=sample)
+        self.mu = torch.full((1,), 2 * params.mirostat_tau, device=vocabulary.device)
+        pipeline_params = replace(params, seed=0, num_samples=1, max_tokens=1, max_total_tokens=0, stop=())
         active = {name for name, is_active, _ in pipeline.describe() if is_active}
         if params.ban_end:
-            active.discard("min_tokens")  # which bans the end then, however many tokens there are
-        self.group: object = shaping if active <= ROWWISE else self
+            active.discard("min_tokens")  # it bans the stop tokens at any number of new tokens
+        self.group: object = pipeline_params if active <= ROWWISE else self
         """Rows of equal groups are sampled together."""
 
 
 class ContinuousBatch:
-    """The requests that one model answers at the same time. Not thread-safe."""
+    """Answers requests with one model at the same time. Not thread-safe."""
 
     def __init__(self, model: InferenceModel, tokenizer: Tokenizer) -> None:
         self.model, self.tokenizer = model, tokenizer
@@ -123,14 +128,14 @@ class ContinuousBatch:
         return list({id(row.request): row.request for row in rows}.values())
 
     def has_room(self, request: Request) -> bool:
-        """Whether the rows of `request` fit beside the others."""
+        """Whether the rows of `request` fit into the batch."""
         waiting = sum(len(rows) for rows in self._joining)
         return len(self._rows) + waiting + request.params.num_samples <= self.max_rows
 
     def add(self, request: Request) -> None:
-        """Answer `request`, for which there must be room.
+        """Answer `request` in the following steps. There must be room, and its prompt must be shorter than the context.
 
-        Its prompt is shorter than the context. ConfigError where its parameters name an unknown token or processor.
+        ConfigError if its parameters name an unknown token or processor.
         """
         request_params = beam_params(request.params) if request.params.beams > 1 else request.params
         pipeline = build_pipeline(request_params, self._vocabulary)
@@ -150,7 +155,7 @@ class ContinuousBatch:
 
     @torch.no_grad()
     def step(self) -> list[NewToken]:
-        """Generate a token of every row, and read about `BLOCK` tokens of the prompts that wait."""
+        """Generate one token for every row, and prefill about `BLOCK` tokens of the waiting prompts."""
         self._echoed = []
         decoded = self._decode() if self._rows else []
         logits = [*decoded, *self._read_prompts()]
@@ -163,7 +168,7 @@ class ContinuousBatch:
         return [self.model(tokens, self._cache, last_only=True)[:, -1]]
 
     def _read_prompts(self) -> Iterator[Tensor]:
-        """Read waiting prompts, block by block as `Reader` does; yields the logits of the rows of each that is read."""
+        """Prefill waiting prompts in blocks, as `Reader` does. Yields the logits (rows, V) of each completed one."""
         budget = BLOCK
         while self._joining and budget > 0:
             rows = self._joining[0]
@@ -188,7 +193,7 @@ class ContinuousBatch:
                 yield logits[:, -1].expand(len(running), -1)
 
     def _echo_prompt(self, rows: Sequence[Row]) -> None:
-        """Report the prompt that was read as the first tokens of `rows`, if its request wants that."""
+        """Report the tokens of the prompt as the first ones of `rows`, if their request has `echo`."""
         echo, self._echo = self._echo, None
         if echo is None:
             return
@@ -210,14 +215,14 @@ class ContinuousBatch:
         log_p = torch.log_softmax(logits, dim=-1)
         logprobs = log_p.gather(1, tokens.unsqueeze(-1)).squeeze(-1).tolist()
         tops = self._most_likely(log_p)
-        found = [
-            self._accept(row, token, logprob, tops[index])
-            for index, (row, token, logprob) in enumerate(zip(self._rows, tokens.tolist(), logprobs, strict=True))
+        new_tokens = [
+            self._accept(row, token, logprob, top)
+            for row, token, logprob, top in zip(self._rows, tokens.tolist(), logprobs, tops, strict=True)
         ]
-        for index in reversed(range(len(found))):
-            if found[index].reason:
+        for index in reversed(range(len(new_tokens))):
+            if new_tokens[index].reason:
                 self._remove(index)
-        return found
+        return new_tokens
 
     def _draw(self, rows: Sequence[Row], logits: Tensor) -> Tensor:
         """Tokens (rows,) of rows of one group from logits (rows, V)."""
@@ -236,7 +241,7 @@ class ContinuousBatch:
         return tokens
 
     def _most_likely(self, log_p: Tensor) -> list[tuple[tuple[int, float], ...]]:
-        """The most likely tokens of each row, from log-probabilities (rows, V); as many as its request asks for."""
+        """The `top_logprobs` most likely tokens of each row, from log-probabilities (rows, V)."""
         wanted = [min(row.request.top_logprobs, log_p.shape[-1]) for row in self._rows]
         if not any(wanted):
             return [()] * len(wanted)
@@ -258,9 +263,9 @@ class ContinuousBatch:
 
 
 def run_requests(batch: ContinuousBatch, requests: Iterable[Request]) -> Iterator[NewToken]:
-    """Answer all requests, as many at a time as have room; their tokens as they are generated.
+    """Answer all requests, as many at a time as have room. Yields their tokens as they are generated.
 
-    No request has more samples than `batch.max_rows`.
+    No request may have more samples than `batch.max_rows`.
     """
     waiting = deque(requests)
     while waiting or not batch.is_empty:

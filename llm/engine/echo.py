@@ -13,8 +13,8 @@ from llm.tokenizer.stream import StreamDecoder
 
 
 class EchoedToken(NamedTuple):
-    """One token of a prompt, the whole characters it completed, and its log-probability in nats (None for the first,
-    which nothing precedes). `top`: the most likely tokens in its place, and theirs."""
+    """One token of a prompt, the whole characters it completes, and its log-probability in nats (None for the first
+    token). `top`: the most likely tokens at its position, and their log-probabilities."""
 
     token_id: int
     text: str
@@ -23,7 +23,7 @@ class EchoedToken(NamedTuple):
 
 
 class PromptEcho:
-    """Collects `tokens` block by block. `top_logprobs`: the number of alternatives per token."""
+    """Collects `tokens` block by block. `top_logprobs`: how many of the most likely tokens to report with each."""
 
     def __init__(self, tokenizer: Tokenizer, top_logprobs: int) -> None:
         self.tokens: list[EchoedToken] = []
@@ -32,7 +32,7 @@ class PromptEcho:
         self._next: Tensor | None = None
 
     def read(self, block: Sequence[int], logits: Tensor) -> None:
-        """Add the tokens of `block`, after which the model gives `logits` (T, V)."""
+        """Add the tokens of `block` (T of them); `logits` (T, V) are those after each."""
         log_p = torch.log_softmax(logits, dim=-1)
         if self._next is None:
             first, *rest = block

@@ -13,11 +13,11 @@ from llm.engine.batch import Completion, group_by_length, max_batch_prompts
 from llm.engine.beam import beam_params, stream_beams
 from llm.engine.best import best_first
 from llm.engine.inspect import explain_each, explain_next
-from llm.engine.lookup import LookupReader, has_exact_drafts
+from llm.engine.lookup import LookupReader, supports_lookup
 from llm.engine.prompts import prompt_ids
 from llm.engine.reader import Reader
 from llm.engine.reply import Done, Piece, Reply
-from llm.engine.weights import copy_weights, reading_model, snapshot_model
+from llm.engine.weights import copy_weights, inference_model, snapshot_model
 from llm.errors import UserError, WrongUse
 from llm.model.transformer import Transformer
 from llm.sampling import LogitsPipeline, Stage, Vocabulary, build_pipeline
@@ -27,10 +27,9 @@ from llm.tokenizer.base import Tokenizer
 class Engine:
     """Generates text with one model. Not thread-safe.
 
-    A model that is in training mode, on another device or in another dtype is copied and never changed; so is a large
-    model that can be packed for faster inference (`reading_model`), and every model with `weights` "int8"
-    (`decode.weights`). `refresh` updates the copy. `weights_version`
-    identifies the weights: the KV cache of earlier prompts is reused until it changes.
+    The engine uses `model` itself or a copy for inference (`inference_model` says when, `weights` is `decode.weights`)
+    and never changes `model`. `refresh` takes over new weights. `weights_version` identifies the weights: the KV cache
+    of earlier prompts is reused until it changes. UserError if `tokenizer` has more tokens than the model.
     """
 
     def __init__(
@@ -44,7 +43,7 @@ class Engine:
         weights_version: object = None,
         use_cache: bool = True,
     ) -> None:
-        self.model = reading_model(model, device=device, dtype=dtype, weights=weights)
+        self.model = inference_model(model, device=device, dtype=dtype, weights=weights)
         self.tokenizer = tokenizer
         self.device = self.model.head_weight.device
         self.context = model.config.context
@@ -61,7 +60,7 @@ class Engine:
         self._refreshes = 0
 
     def refresh(self, model: Transformer, weights_version: object) -> None:
-        """Copy the weights of `model`, unless the engine already has `weights_version`.
+        """Copy the weights of `model`, unless the engine already has `weights_version`; None always copies.
 
         If another thread trains `model`, hold its weight lock during the call. Do not call it during a reply.
         """
@@ -93,21 +92,22 @@ class Engine:
         cancel: Callable[[], bool] = lambda: False,
         params_source: Callable[[], DecodeConfig] | None = None,
     ) -> Iterator[Piece | Done]:
-        """Generate text from `prompt`: yields a Piece per token and sample as it is sampled, then one Done.
+        """Generate text from `prompt`: yields a Piece for each token of each sample, then one Done.
 
         `cancel` is called before every token and between the blocks of a long prompt. `params_source`, if given, is
         called for the parameters of every token; seed, separator and number of samples do not change during a reply.
         Beam search (`params.beams`) and `params.best_of` yield all tokens at the end. UserError for an invalid prompt
-        or parameter.
+        or parameter, before the first item.
         """
         count = num_samples or params.num_samples
         ids = self.validate_prompt(prompt, replace(params, num_samples=count))
         reader = self._take_reader()
         if params.beams > 1:
             return self._run(stream_beams(reader, self._vocabulary, ids, params, count, cancel), reader)
-        drawn = max(count, params.best_of)
-        ahead = params.lookup if drawn == 1 and self._use_cache and has_exact_drafts(self.model) else 0
-        reply = Reply(LookupReader(reader, ahead) if ahead else reader, self._vocabulary, [ids], params, drawn)
+        rows = max(count, params.best_of)
+        max_drafts = params.lookup if rows == 1 and self._use_cache and supports_lookup(self.model) else 0
+        source = LookupReader(reader, max_drafts) if max_drafts else reader
+        reply = Reply(source, self._vocabulary, [ids], params, rows)
         pieces = reply.run(cancel, params_source or (lambda: params))
         return self._run(best_first(pieces, count) if params.best_of > 1 else pieces, reader)
 
@@ -118,14 +118,14 @@ class Engine:
         *,
         report: Callable[[int], object] = lambda done: None,
     ) -> list[Completion]:
-        """The texts that `stream` generates from each of `prompts`, in batches of equal length; the same errors.
+        """The texts that `stream` generates from each of `prompts`, with prompts of equal length in one batch.
 
-        `report` is called with the number of finished prompts.
+        `report` is called with the number of finished prompts. UserError as in `stream`.
         """
         count = params.num_samples
         ids = [self.validate_prompt(prompt, params) for prompt in prompts]
         max_prompts = 1 if params.beams > 1 or params.best_of > 1 else max_batch_prompts(self.model, count)
-        found: dict[int, Completion] = {}
+        completions: dict[int, Completion] = {}
         for group in group_by_length([len(row) for row in ids], max_prompts):
             if len(group) == 1:
                 items = self.stream(ids[group[0]], params)
@@ -133,9 +133,9 @@ class Engine:
                 reader = Reader(self.model, len(group) * count, use_cache=self._use_cache)
                 reply = Reply(reader, self._vocabulary, [ids[index] for index in group], params, count)
                 items = reply.run(lambda: False, lambda: params)
-            found |= zip(group, Completion.from_reply(items, len(group)), strict=True)
-            report(len(found))
-        return [found[index] for index in range(len(ids))]
+            completions |= zip(group, Completion.from_reply(items, len(group)), strict=True)
+            report(len(completions))
+        return [completions[index] for index in range(len(ids))]
 
     def explain(
         self,
@@ -147,7 +147,7 @@ class Engine:
         also: Sequence[int] = (),
     ) -> list[Stage]:
         """The distribution of the next token after `prompt` and the new tokens `generated`, before and after each
-        logits processor. Every stage lists its `top` most likely tokens and the tokens `also`."""
+        logits processor (`llm.sampling.explain`)."""
         ids = self.prompt_ids(prompt, params)
         params = beam_params(params) if params.beams > 1 else params
         reader = self._take_reader()
@@ -158,7 +158,7 @@ class Engine:
     def explain_each(
         self, prompt: str | Sequence[int], params: DecodeConfig, generated: Sequence[int]
     ) -> Iterator[list[Stage]]:
-        """The stages of `explain` for each token of `generated`, with ten tokens each."""
+        """The stages of `explain` for each token of `generated`, with the ten most likely tokens of each stage."""
         reader = self._take_reader()
         yield from explain_each(reader, self._vocabulary, self.prompt_ids(prompt, params), generated, params, top=10)
         self._reader = reader

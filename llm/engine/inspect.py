@@ -27,8 +27,8 @@ def explain_next(
 ) -> list[Stage]:
     """The distribution after `prompt` and the new tokens `generated`, before and after each logits processor.
 
-    It is exactly the one the reply samples its next token from: same context window, same uniform numbers of the seed,
-    same mirostat state. Every stage lists its `top` most likely tokens and the tokens `also`.
+    It is exactly the one that the reply samples its next token from: same context window, same uniform numbers of the
+    seed, same mirostat state. `top` and `also` as in `llm.sampling.explain`.
     """
     pipeline = build_pipeline(params, vocabulary)
     first = 0 if params.mirostat_tau > 0 else len(generated)
@@ -62,7 +62,8 @@ def sampling_contexts(
     pipeline: LogitsPipeline,
     first: int,
 ) -> Iterator[tuple[Tensor, SamplingContext]]:
-    """Logits and context of each token of `generated` from index `first` on; the last may be None: not yet sampled."""
+    """Logits (1, V) and context of each token of `generated` from index `first` on. The last token may be None: it is
+    not sampled yet."""
     uniforms = Uniforms(params.seed, 1, vocabulary.device)
     tokens = [*prompt, *(token for token in generated if token is not None)]
     text = torch.tensor([tokens], device=vocabulary.device)
@@ -85,17 +86,18 @@ def sampling_contexts(
 def next_logits(model: InferenceModel, prompt: Sequence[int], generated: Sequence[int], size: int) -> Tensor:
     """The model's logits (len(generated), size) before each token of `generated`.
 
-    The text is read once per context window that its tokens were sampled in: once, if it fits into the context.
+    There is one forward pass per context window in which the tokens were sampled: one, if the text fits into the
+    context.
     """
     text = [*prompt, *generated]
     device = model.head_weight.device
-    found: list[Tensor] = []
+    parts: list[Tensor] = []
     starts = [window_start(len(prompt) + at, len(prompt), model.config.context) for at in range(len(generated))]
     first = 0
     while first < len(generated):
         start = starts[first]
         last = max(at for at in range(first, len(generated)) if starts[at] == start)
         window = torch.tensor([text[start : len(prompt) + last]], device=device)
-        found.append(model(window)[0, len(prompt) + first - 1 - start :, :size])
+        parts.append(model(window)[0, len(prompt) + first - 1 - start :, :size])
         first = last + 1
-    return torch.cat(found) if found else torch.empty(0, size, device=device)
+    return torch.cat(parts) if parts else torch.empty(0, size, device=device)

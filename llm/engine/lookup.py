@@ -1,10 +1,10 @@
-"""Speculative decoding without a second model: drafts are copied from earlier in the text (prompt lookup).
+"""Speculative decoding without a draft model: draft tokens are copied from earlier in the text (prompt lookup).
 
-Where the last tokens occurred before, the tokens that followed them there are read together with the last one, in one
-pass over the weights (Leviathan et al. 2022, "Fast inference from transformers via speculative decoding"; Saxena 2023,
-"Prompt lookup decoding"). The logits after each draft are used only if the sampler, which draws one uniform number per
-token, has chosen that draft. Each row of a packed model has the same bits in any batch, so the text is the same as
-without drafts, to the last bit.
+If the last tokens occurred before, the tokens that followed them there are read together with the last one, in one
+forward pass (Leviathan et al. 2022, "Fast inference from transformers via speculative decoding"; Saxena 2023, "Prompt
+lookup decoding"). A draft token is accepted if it is the token that the sampler draws at its place; there is no
+rejection sampling. The rows of a packed model have the same bits in any batch, so the text is the same as without
+drafts, to the last bit.
 """
 
 from __future__ import annotations
@@ -17,11 +17,11 @@ from llm.engine.reader import Reader
 from llm.model.packed import InferenceModel, PackedTransformer
 
 NGRAM = 3
-"""Tokens that must occur earlier in the text for a draft."""
+"""The number of last tokens that must occur earlier in the text."""
 
 
-def has_exact_drafts(model: InferenceModel) -> bool:
-    """Whether reading several tokens at once gives the same bits as reading one after the other."""
+def supports_lookup(model: InferenceModel) -> bool:
+    """Whether `model` gives the same bits for several tokens at once as for one after the other."""
     return isinstance(model, PackedTransformer) and model.has_independent_rows
 
 
@@ -40,21 +40,21 @@ class NgramIndex:
             self.tokens.append(token)
 
     def draft(self, count: int) -> list[int]:
-        """At most `count` tokens that may come next; none where the last tokens are new."""
+        """At most `count` draft tokens to follow the text; none if the last tokens did not occur before."""
         place = self._following.get(tuple(self.tokens[-NGRAM:]))
         return [] if place is None else self.tokens[place : place + count]
 
 
 class LookupReader:
-    """A `Reader` of one text that reads up to `longest` drafted tokens ahead.
+    """Wraps a `Reader` of one text, and reads up to `max_drafts` draft tokens ahead.
 
-    A draft is one token longer than twice what was accepted of the last one, so that text that does not repeat costs
-    little. `reader` stays the caller's.
+    After a draft of which n tokens were accepted, the next one has at most 2n + 1, so that text that does not repeat
+    costs little. The caller keeps `reader`.
     """
 
-    def __init__(self, reader: Reader, longest: int) -> None:
+    def __init__(self, reader: Reader, max_drafts: int) -> None:
         self.context = reader.context
-        self._reader, self._longest = reader, longest
+        self._reader, self._max_drafts = reader, max_drafts
         self._index = NgramIndex()
         self._start = 0
         self._drafts: list[int] = []
@@ -62,11 +62,11 @@ class LookupReader:
         self._accepted = 0
 
     def begin(self, prompt: Sequence[int], start: int) -> int:
-        """As `Reader.begin`."""
+        """`Reader.begin`."""
         return self._reader.begin(prompt, start)
 
     def read(self, tokens: Tensor, start: int, cancel: Callable[[], bool] = lambda: False) -> Tensor:
-        """Logits (1, V) of the token after `tokens` (1, T) int64, as of `Reader.read`; each call appends one token."""
+        """`Reader.read`: logits (1, V) after `tokens` (1, T) int64, which each call extends by one token."""
         self._index.extend(tokens[0, len(self._index.tokens) :].tolist())
         if self._drafts and start == self._start and self._drafts[0] == self._index.tokens[-1]:
             self._accepted += 1
@@ -76,11 +76,11 @@ class LookupReader:
 
     def _read_ahead(self, tokens: Tensor, start: int, cancel: Callable[[], bool]) -> Tensor:
         length = tokens.shape[1]
-        longest = min(self._longest, 2 * self._accepted + 1, self.context - (length - start))
+        count = min(self._max_drafts, 2 * self._accepted + 1, self.context - (length - start))
         self._drafts, self._rows, self._accepted = [], [], 0
         is_continued = start == self._start and self._reader.rewind(length - 1 - start)
         self._start = start
-        drafts = self._index.draft(longest) if is_continued else []
+        drafts = self._index.draft(count) if is_continued else []
         if not drafts:
             return self._reader.read(tokens, start, cancel)
         block = tokens.new_tensor([[self._index.tokens[-1], *drafts]])

@@ -10,7 +10,7 @@ from llm.model.attention import KVCache
 
 
 class RaggedCache(KVCache):
-    """Keys and values of up to `max_rows` texts, each of its own length; rows 0 .. `rows`−1 are in use.
+    """Keys and values of up to `max_rows` texts of different lengths; rows 0 to `rows` − 1 are in use.
 
     A forward pass reads one token per row. Call `prepare` before it; `append` and `remove` change the rows between two
     passes. `length` is that of the longest row.
@@ -34,7 +34,7 @@ class RaggedCache(KVCache):
         return self.at.unsqueeze(-1)
 
     def append(self, cache: KVCache) -> None:
-        """Add a row with the text of `cache`, which holds a single one."""
+        """Add a row with a copy of `cache`, which holds one text."""
         self.kv[:, self.rows, :, : cache.length] = cache.kv[:, 0, :, : cache.length]
         self.tokens[self.rows, : cache.length] = cache.tokens[0, : cache.length]
         self.lengths.append(cache.length)
@@ -49,7 +49,7 @@ class RaggedCache(KVCache):
         self.lengths.pop()
 
     def prepare(self) -> None:
-        """Let the next forward pass read one token of every row."""
+        """Set the positions and the mask for a forward pass that reads one token of every row."""
         self.length = max(self.lengths)
         self.at = torch.tensor(self.lengths, device=self.kv.device)
         used = self.positions[: self.length + 1]
@@ -60,7 +60,8 @@ class RaggedCache(KVCache):
         return keys.to(key.dtype), values.to(value.dtype)
 
     def store_kv(self, layer: int, kv: Tensor) -> Tensor:
-        """Write (rows, 2·n_kv_head, 1, head_dim) at each row's position; return all of that layer up to the longest."""
+        """Write (rows, 2·n_kv_head, 1, head_dim) at each row's next position; return those of the layer, (rows,
+        2·n_kv_head, length + 1, head_dim)."""
         stored = self.kv[layer, : self.rows, :, : self.length + 1]
         at = self.at.view(-1, 1, 1, 1).expand(-1, kv.shape[1], 1, kv.shape[3])
         return stored.scatter_(2, at, kv.to(stored.dtype))

@@ -1,18 +1,17 @@
-"""Prefill and decoding with a KV cache: the window of the context, and blocks that make results reproducible.
+"""Prefill and decoding with a KV cache: the context window, and blocks that make results reproducible.
 
 **Context window.** A prompt longer than the context keeps its last tokens. When the text then grows past the context,
-its oldest half is dropped and the rest is read again from position 0. The window depends on the two lengths only, so it
-is the same with and without a cache, and for rotary and learned positions.
+its oldest half is dropped and the rest is read again from position 0. The window depends only on the lengths of prompt
+and text, so it is the same with and without a cache, and for rotary and learned positions.
 
 **Reproducibility.** Prompts are read in blocks that begin at multiples of `BLOCK`, and a later prompt reuses the cache
-in whole blocks. Matrix products of other shapes round differently; with fixed blocks, a reply does not depend on
+in whole blocks. Matrix products of different shapes round differently. With fixed blocks, a reply does not depend on
 earlier prompts, to the last bit, and can be replayed.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from itertools import takewhile
 
 import torch
 from torch import Tensor
@@ -36,8 +35,17 @@ def window_start(length: int, prompt_length: int, context: int) -> int:
     return start if overflow <= 0 else start + half * -(-overflow // half)
 
 
+def shared_length(one: Sequence[object], other: Sequence[object]) -> int:
+    """The length of the longest common prefix."""
+    pairs = zip(one, other, strict=False)
+    return next((index for index, (a, b) in enumerate(pairs) if a != b), min(len(one), len(other)))
+
+
 class Reader:
-    """A model with the KV cache of `batch_size` texts of equal length."""
+    """Computes logits with the KV cache of `batch_size` texts of equal length.
+
+    Call `begin` with a prompt, then `read` with the whole text each time it has grown.
+    """
 
     def __init__(self, model: InferenceModel, batch_size: int = 1, *, use_cache: bool = True) -> None:
         device, dtype = model.head_weight.device, model.cache_dtype
@@ -49,11 +57,14 @@ class Reader:
         self._blocks: tuple[int, ...] = ()
 
     def begin(self, prompt: Sequence[int], start: int) -> int:
-        """Prepare to read `prompt` from token `start` on; returns how many of its tokens the cache already holds."""
+        """Prepare to read `prompt` from token `start` on.
+
+        Keeps the blocks of the cache that begin the prompt, and returns the number of tokens in them.
+        """
         if self._cache is None:
             return 0
         window = tuple(prompt[start:])
-        shared = sum(1 for _ in takewhile(lambda pair: pair[0] == pair[1], zip(self._blocks, window, strict=False)))
+        shared = shared_length(self._blocks, window)
         shared = min(shared, self._cache.length, len(window) - 1) // BLOCK * BLOCK
         self._cache.truncate(shared)
         self._start = start
@@ -62,9 +73,10 @@ class Reader:
 
     @torch.no_grad()
     def read(self, tokens: Tensor, start: int, cancel: Callable[[], bool] = lambda: False) -> Tensor:
-        """Logits (B, V) of the token after `tokens` (B, T) int64, whose window begins at `start`.
+        """Logits (B, V) of the token after `tokens` (B, T) int64, whose window begins at index `start`.
 
-        With a cache, `tokens` must continue the text read before, unless `start` changed. Raises Canceled.
+        With a cache, `tokens` must continue the text read before, unless `start` changed. `cancel` is called between
+        two blocks; Canceled if it returns true.
         """
         logits: Tensor
         if self._cache is None:
@@ -94,7 +106,7 @@ class Reader:
         return logits
 
     def rewind(self, length: int) -> bool:
-        """Drop all positions of the window from `length` on; whether it then holds exactly `length` positions."""
+        """Truncate the cache to `length` positions; returns whether it then holds exactly so many."""
         if self._cache is None:
             return False
         self._cache.truncate(min(length, self._cache.length))
@@ -102,8 +114,10 @@ class Reader:
 
     @torch.no_grad()
     def read_each(self, block: Tensor) -> Tensor:
-        """Append `block` (1, T) int64 to the cache; the logits (T, V) after each token, with the bits that reading one
-        token after the other gives if the rows of the model are independent. Needs a cache."""
+        """Append `block` (1, T) int64 to the cache, which must be in use; returns the logits (T, V) after each token.
+
+        If the rows of the model are independent, they have the same bits as with one token after the other.
+        """
         assert self._cache is not None
         self._cache.reads_singly = True
         try:
@@ -113,7 +127,7 @@ class Reader:
         return logits[0]
 
     def expand(self, batch_size: int) -> Reader:
-        """A reader of `batch_size` copies of the text read here; this reader is unchanged."""
+        """A new reader with `batch_size` copies of the one text that this reader has read."""
         copy = Reader.__new__(Reader)
         copy._model, copy.context, copy._start, copy._blocks = self._model, self.context, self._start, ()
         copy._step = None

@@ -1,4 +1,4 @@
-"""Replies: generating the tokens of one or several rows, and the text of each."""
+"""Replies: sample the tokens of one or several rows, and decode the text of each."""
 
 from __future__ import annotations
 
@@ -21,17 +21,18 @@ from llm.tokenizer.stream import StreamDecoder
 Reason = Literal["", "stop", "length", "cancelled"]
 """Why a text ends. "cancelled" is spelled as in saved conversations."""
 
-LONGEST_CHARACTER = 4
-"""Bytes of the longest character in UTF-8."""
+MAX_CHARACTER_BYTES = 4
+"""The longest character in UTF-8."""
 
 
 @dataclass(frozen=True)
 class Piece:
-    """One token of one sample, and the whole characters it completed.
+    """One token of one sample, and the whole characters it completes.
 
-    `logprob`: its log-probability in nats before the logits pipeline; `probability`: after it. `context_used` tokens
-    were in the model's window, and `dropped` older ones were not. `reason` is set on a sample's last piece. `token_id`
-    is None on a piece that carries only the buffered text of a canceled reply.
+    `logprob`: its log-probability in nats before the logits pipeline, `probability`: after it; beam search reports both
+    after it. `context_used` tokens are in the model's window, `dropped` older ones are not. `reason` is set on a
+    sample's last piece. `token_id` is None on a piece without a token: the buffered text of a canceled reply, or the
+    progress of `best_of`.
     """
 
     sample: int
@@ -48,7 +49,8 @@ class Piece:
 class Done:
     """The end of a reply. `tokens`: new tokens of all samples; `reused`: prompt tokens found in the KV cache.
 
-    `tokens_per_second` excludes the first token, whose time includes the prefill (`time_to_first_token`, seconds).
+    `tokens_per_second` excludes the first token of each sample, whose time includes the prefill
+    (`time_to_first_token`, in seconds). `context_used` and `dropped` as in `Piece`, for the longest sample.
     """
 
     reasons: tuple[Reason, ...]
@@ -78,7 +80,7 @@ class Done:
         first: float,
         reused: int,
     ) -> Done:
-        """The end of a reply whose longest row has `length` tokens, the first of them after `first` seconds."""
+        """The end of a reply whose longest row has `length` tokens. `first`: seconds to the first new token."""
         tokens = sum(sample.tokens for sample in samples)
         later = max(0, tokens - len(samples))
         dropped = window_start(length, prompt_tokens, context)
@@ -98,15 +100,17 @@ class Done:
 def draw_tokens(
     pipeline: LogitsPipeline, logits: Tensor, ctx: SamplingContext, draw_uniform: Tensor
 ) -> tuple[Tensor, Tensor]:
-    """A token per row of `logits` (B, V), with `draw_uniform` (B,): tokens (B,) int64, and their probabilities (B,)
-    after the pipeline."""
+    """Sample a token per row of `logits` (B, V) with `draw_uniform` (B,) in [0, 1).
+
+    Returns tokens (B,) int64, and their probabilities (B,) after the pipeline.
+    """
     probabilities = torch.softmax(pipeline(logits, ctx), dim=-1)
     tokens = draw(probabilities, draw_uniform)
     return tokens, probabilities.gather(1, tokens.unsqueeze(-1)).squeeze(-1)
 
 
 def token_limit(params: DecodeConfig, prompt_tokens: int) -> int:
-    """The largest number of new tokens."""
+    """The maximum number of new tokens."""
     total = params.max_total_tokens
     return min(params.max_tokens, total - prompt_tokens) if total else params.max_tokens
 
@@ -117,14 +121,14 @@ class Sample:
     def __init__(self, tokenizer: Tokenizer, prompt: Sequence[int], params: DecodeConfig) -> None:
         self._stop_ids = tokenizer.stop_ids
         self._decoder = StreamDecoder(tokenizer, continuing=True)
-        for token in prompt[-LONGEST_CHARACTER:]:
+        for token in prompt[-MAX_CHARACTER_BYTES:]:
             self._decoder.feed(token)  # the prompt may end in an incomplete character
         self._stops = StopStrings(params.stop)
         self.tokens = 0
         self.reason: Reason = ""
 
     def accept(self, token: int, params: DecodeConfig, limit: int) -> str:
-        """Append a token, at most `limit` in all; returns the text that can now be shown."""
+        """Append a token; returns the text that can now be shown. The sample ends with `limit` tokens."""
         self.tokens += 1
         text = ""
         if token in self._stop_ids:
@@ -150,11 +154,11 @@ class Sample:
 
 
 class Reply:
-    """Generates `num_samples` rows for each of one or several prompts of equal length.
+    """Generates `num_samples` samples for each of one or several prompts of equal length.
 
-    Row i belongs to prompt i // num_samples; sample i of a prompt does not depend on the batch.
-    `reader` holds one row for a single prompt, which is read once, and all rows for several. It stays the caller's.
-    ConfigError where `params` name an unknown token or logits processor.
+    Row i belongs to prompt i // num_samples. Sample i of a prompt does not depend on the batch. `reader` has one row
+    for a single prompt, which it reads once, and all rows for several prompts. The caller keeps it. ConfigError if
+    `params` name an unknown token or logits processor.
     """
 
     def __init__(
@@ -176,6 +180,7 @@ class Reply:
         self._generated = 0
 
     def run(self, cancel: Callable[[], bool], params_source: Callable[[], DecodeConfig]) -> Iterator[Piece | Done]:
+        """Yield a Piece per token and row as it is sampled, then Done; the arguments are those of `Engine.stream`."""
         began = time.perf_counter()
         first = 0.0
         reused = self._reader.begin(self._prompt, self._start)
@@ -222,7 +227,10 @@ class Reply:
 
     @torch.no_grad()
     def _sample(self, logits: Tensor) -> list[tuple[int, float, float]]:
-        """Sample and append a token per row: (token, logprob, probability). The only host synchronization."""
+        """Sample and append a token per row; returns (token, logprob, probability) of each.
+
+        This is the only synchronization with the host per token.
+        """
         logits = logits[:, : self._vocabulary.size]
         draw_uniform, uniform = self._uniforms.next().unbind(-1)
         ctx = SamplingContext(self._tokens, self._generated, uniform, self._mu)

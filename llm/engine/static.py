@@ -1,8 +1,8 @@
 """Decoding one token with static memory, so that a GPU can capture the step as a CUDA graph and replay it.
 
-One token of a few texts needs about a hundred small kernels, and launching them takes a GPU longer than running them. A
-CUDA graph launches them all at once. A captured step must not depend on numbers that Python knows: the position is a
-tensor on the device, keys and values are stored at that position, and queries attend to the whole cache through a mask.
+One token of a few texts needs about a hundred small kernels, and launching them takes longer than running them. A CUDA
+graph launches them all at once. A captured step must not depend on Python numbers that change: the position is a tensor
+on the device, keys and values are stored at that position, and queries attend to the whole cache through a mask.
 
 tests/engine/test_static.py compares this step with ordinary decoding on a CPU, and checks that every position runs the
 same operations. **The capture itself has not been run on a GPU yet.**
@@ -25,7 +25,7 @@ WARMUP_CALLS = 3
 
 
 def is_supported(device: torch.device) -> bool:
-    """Whether `device` decodes with a static step. On a CPU, attending to the whole cache costs time and saves none."""
+    """Whether to decode with a static step on `device`. On a CPU, it would only add attention to the whole cache."""
     return device.type == "cuda"
 
 

@@ -1,4 +1,4 @@
-"""The model an engine uses: the given one, or a copy that is packed or that training does not change."""
+"""The model that an engine runs: the given one, or a copy, which training does not change and which may be packed."""
 
 from __future__ import annotations
 
@@ -18,33 +18,35 @@ PACKED_FROM = 5_000_000
 """Parameters: packing a smaller model costs more time than it saves (measured by `llm-workbench bench decode`)."""
 
 
-def reading_model(
+def inference_model(
     model: Transformer,
     *,
     device: torch.device | str | None = None,
     dtype: torch.dtype | None = None,
     weights: Literal["auto", "int8"] = "auto",
 ) -> InferenceModel:
-    """The model for inference on `device`: `model` itself if it fits, otherwise a copy in evaluation mode.
+    """The model for inference on `device` in `dtype` (default: those of `model`), in evaluation mode.
 
-    `weights` "int8": with matrices in int8 instead of `dtype`. WrongUse where the device is not a CPU.
-    Without a `dtype`, a large float32 model runs in bfloat16 if the device supports it. This is a fixed rule and not a
-    measurement, so that a reply can be replayed bit for bit on the same machine.
+    A large model is packed for faster decoding (`PackedTransformer`) where the device supports it; without a `dtype`, a
+    float32 one then runs in bfloat16 if the device multiplies it. With `weights` "int8", every model is packed with its
+    matrices in int8; WrongUse if the device is not a CPU. Otherwise the result is `model` itself, or a copy if it is in
+    training mode, on another device or in another dtype. These are fixed rules and not measurements, so that a reply
+    can be replayed bit for bit on the same machine.
     """
     weight = model.head_weight
-    there = torch.empty(0, device=device or weight.device, dtype=dtype or weight.dtype)
+    target = torch.empty(0, device=device or weight.device, dtype=dtype or weight.dtype)
     if weights == "int8":
-        if there.device.type != "cpu":
-            raise WrongUse(f"decode.weights = int8 is for CPUs, not {there.device}; set it to auto, or use the CPU.")
-        return PackedTransformer(model, torch.int8, there.device)
+        if target.device.type != "cpu":
+            raise WrongUse(f"decode.weights = int8 is for CPUs, not {target.device}; set it to auto, or use the CPU.")
+        return PackedTransformer(model, torch.int8, target.device)
     is_plain = type(model) is Transformer and model.kernels is FUSED and model.lora is None
-    packable = is_plain and parameters(model.config) >= PACKED_FROM
-    narrow = dtype is None and weight.dtype == torch.float32 and choose_precision("auto", str(there.device)) == "bf16"
-    wanted = torch.bfloat16 if narrow else there.dtype
-    if packable and (there.is_cuda or can_pack(there.device, wanted)):
-        return PackedTransformer(model, wanted, there.device)
-    as_wanted = (weight.device, weight.dtype) == (there.device, there.dtype)
-    return model if as_wanted and not model.training else snapshot_model(model, device=device, dtype=dtype)
+    is_large = parameters(model.config) >= PACKED_FROM
+    to_bf16 = dtype is None and weight.dtype == torch.float32 and choose_precision("auto", str(target.device)) == "bf16"
+    packed_dtype = torch.bfloat16 if to_bf16 else target.dtype
+    if is_plain and is_large and (target.is_cuda or can_pack(target.device, packed_dtype)):
+        return PackedTransformer(model, packed_dtype, target.device)
+    fits = (weight.device, weight.dtype) == (target.device, target.dtype)
+    return model if fits and not model.training else snapshot_model(model, device=device, dtype=dtype)
 
 
 def snapshot_model(
@@ -52,23 +54,23 @@ def snapshot_model(
 ) -> Transformer:
     """A copy of `model` in evaluation mode, without gradients, on `device` and in `dtype` if given.
 
-    `model` is not changed. If another thread trains it, hold that thread's weight lock during the call.
+    If another thread trains `model`, hold its weight lock during the call.
     """
-    twin = copy.deepcopy(model)
-    twin.requires_grad_(False)
-    twin.eval()
-    return twin.to(device=device, dtype=dtype)
+    return copy.deepcopy(model).requires_grad_(False).eval().to(device=device, dtype=dtype)
 
 
 @torch.no_grad()
 def copy_weights(source: Transformer, target: InferenceModel) -> None:
-    """Copy the weights of `source` to `target`, converting device and dtype. Hold the weight lock as above."""
+    """Copy the weights of `source` to `target`, converting device and dtype.
+
+    If another thread trains `source`, hold its weight lock during the call.
+    """
     if isinstance(target, PackedTransformer):
         target.load_from(source)
         return
-    ours, theirs = target.state_dict(), source.state_dict()
-    for name, value in theirs.items():
-        ours[name].copy_(value)
+    tensors = target.state_dict()
+    for name, value in source.state_dict().items():
+        tensors[name].copy_(value)
 
 
 def use_one_thread() -> None:

@@ -21,7 +21,7 @@ from llm.data.batches.packing import Int64, PackedBatches
 from llm.data.text.dialogues import TRAIN, Question
 from llm.device import Plan
 from llm.engine.continuous import ContinuousBatch, NewToken, Request, run_requests
-from llm.engine.weights import reading_model
+from llm.engine.weights import inference_model
 from llm.errors import UserError
 from llm.model.loss import IGNORE_INDEX
 from llm.model.transformer import Transformer
@@ -163,7 +163,7 @@ class Rollouts:
         """`tune.group` answers to each question, sampled at temperature 1 without truncation."""
         self.model.eval()
         try:
-            model = reading_model(self.model, dtype=self.model.head_weight.dtype)
+            model = inference_model(self.model, dtype=self.model.head_weight.dtype)
             batch = ContinuousBatch(model, self.tokenizer)
             requests = [request for number in numbers for request in self._requests(number, i, batch.max_rows)]
             tokens: defaultdict[tuple[int, int], list[NewToken]] = defaultdict(list)

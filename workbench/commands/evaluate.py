@@ -135,9 +135,9 @@ def dataset_of(run: Run, info: CheckpointInfo, config: RunConfig, home: Path, *,
 
 def weights_to_evaluate(model: Transformer, weights: str) -> Transformer | PackedTransformer:
     """`model`, or its copy with int8 matrices. WrongUse where the model is not on a CPU."""
-    from llm.engine.weights import reading_model
+    from llm.engine.weights import inference_model
 
-    return reading_model(model, weights="int8") if weights == "int8" else model
+    return inference_model(model, weights="int8") if weights == "int8" else model
 
 
 def evaluate_core(options: argparse.Namespace) -> int:
