@@ -129,7 +129,7 @@ async def test_every_key_of_the_chat(own_home):
             await until(lambda: list((own_home / "exports").glob("*.md")) and "Exported to " in status(screen))
         await press("ctrl+r")
         await until(lambda: len(screen.session.conversation.exchanges) == 3 and not screen.session.writing)
-        assert screen.session.conversation.place(screen.session.exchanges[1]) == (2, 2)
+        assert screen.session.conversation.position(screen.session.exchanges[1]) == (2, 2)
         await press("ctrl+g")
         await until(lambda: len(screen.session.exchanges) == 3 and not screen.session.writing)
         assert screen.session.exchanges[2].kind == "on"
@@ -180,7 +180,7 @@ async def test_every_key_of_the_conversation(home, chat_model):  # noqa: F811
         assert view.picked.prompt == "a" and "branch 2 of 2" in status(screen)
         for key, place in (("left", 1), ("right", 2), ("h", 1), ("l", 2)):
             await press(key)
-            assert screen.session.conversation.place(view.picked)[0] == place, key
+            assert screen.session.conversation.position(view.picked)[0] == place, key
         await press("n")
         assert view.picked.prompt == "b"
         assert press.misses(Transcript, ConversationView) == {"o"}, "in test_chat_screen.py"

@@ -46,11 +46,12 @@ async def test_every_token_is_explained_and_another_starts_a_branch(trained_run)
         )
         second = screen.session.exchanges[-1]
         assert second.tokens[:2] == [first.tokens[0], other] and second.given == 2
-        assert len(second.tokens) > 2 and screen.session.conversation.place(second) == (2, 2)
+        assert len(second.tokens) > 2 and screen.session.conversation.position(second) == (2, 2)
         await pilot.press("ctrl+r")
         await until(
             lambda: (
-                screen.session.conversation.place(screen.session.exchanges[-1])[1] == 3 and not screen.session.writing
+                screen.session.conversation.position(screen.session.exchanges[-1])[1] == 3
+                and not screen.session.writing
             )
         )
         third = screen.session.exchanges[-1]

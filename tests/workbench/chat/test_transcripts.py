@@ -34,9 +34,9 @@ def test_branches_and_turning_between_them():
     conversation = tree()
     assert shown(conversation) == "ad"
     last = conversation.exchanges[4]
-    assert conversation.place(last) == (2, 2)
+    assert conversation.position(last) == (2, 2)
     other = conversation.sibling(last, 1)
-    assert (other.prompt, conversation.place(other), shown(conversation)) == ("b", (1, 2), "abc")
+    assert (other.prompt, conversation.position(other), shown(conversation)) == ("b", (1, 2), "abc")
     assert conversation.sibling(other, -1) is last and shown(conversation) == "ad"
 
 
