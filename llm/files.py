@@ -22,6 +22,21 @@ CLOCK_SECONDS = 2.0  # tolerance between process start times and file times
 CHUNK = 1 << 22  # bytes per read of a checksum
 
 
+def expand_user(path: str | Path) -> Path:
+    """`path` with ~ replaced as a shell does; unchanged if there is no such user or no home directory (where
+    `Path.expanduser` raises RuntimeError)."""
+    return Path(os.path.expanduser(path))  # noqa: PTH111
+
+
+def is_utf8(text: str) -> bool:
+    """Whether UTF-8 can hold `text`."""
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        return False
+    return True
+
+
 def staging_path(target: Path) -> Path:
     """A new name in the folder of `target`: on the same file system, so that a rename can publish it."""
     return target.with_name(f"{STAGING}{os.getpid()}-{secrets.token_hex(4)}-{target.name}"[:200])
@@ -68,6 +83,14 @@ def read_json(path: Path, max_bytes: int = MAX_JSON_BYTES) -> Any:
         raise UserError(f"{path} is missing; restore it from a backup, or use another run or checkpoint.") from None
     except (OSError, Malformed) as error:
         raise UserError(f"{path} cannot be read ({reason_of(error)}); restore it from a backup.") from error
+
+
+def copy_files(source: Path, target: Path) -> None:
+    """Copy the files of a folder without subfolders into `target`, which is created. OSError names the file that cannot
+    be copied (`shutil.copytree` raises one without a reason)."""
+    target.mkdir(exist_ok=True)
+    for path in sorted(source.iterdir()):
+        shutil.copyfile(path, target / path.name)
 
 
 @contextmanager

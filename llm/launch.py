@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 import shlex
 import subprocess
@@ -13,14 +14,16 @@ from pathlib import Path
 
 from llm.config.overrides import Overrides
 from llm.errors import WrongUse
+from llm.reader import open_file
 from llm.run import Run
+from llm.run.log import LineAppender
 
 SAVE_SECONDS = 600
 """torchrun's --shutdown-timeout: seconds that the ranks may take to save after a signal to torchrun. When a rank dies,
 the others get 30 s, whatever is set (torch 2.13.0)."""
 LOG = "process.log"
 HEADING = "--- started "  # before the output of each start
-READ_CHARACTERS = 100_000  # of the end of the log
+READ_BYTES = 400_000  # of the end of the log
 RANK_ERROR = re.compile(r"^rank \d+: (.+)$", re.MULTILINE)
 """A sentence that `llm.train` prints under torchrun."""
 RENDEZVOUS_ERRORS = ("RendezvousConnectionError", "RendezvousTimeoutError", "The client socket has timed out")
@@ -73,17 +76,23 @@ def to_shell(command: Sequence[str]) -> str:
 
 
 def start_detached(command: Sequence[str], run: Run) -> subprocess.Popen[bytes]:
-    """Start `command` in its own session, which outlives this program; its output goes to the run's log."""
-    with (run.path / LOG).open("ab") as log:
-        log.write(f"{HEADING}{time.strftime('%Y-%m-%d %H:%M:%S')}\n".encode())
-        log.flush()
-        return subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=log, stderr=log, start_new_session=True)
+    """Start `command` in its own session, which outlives this program; its output goes to the run's log, also on a full
+    disk. OSError where that is a link or cannot be opened."""
+    log = LineAppender(run.path / LOG)
+    try:
+        log.append(f"{HEADING}{time.strftime('%Y-%m-%d %H:%M:%S')}\n".encode())
+        output = log.descriptor
+        return subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=output, stderr=output, start_new_session=True)
+    finally:
+        log.close()
 
 
 def explain_end(run: Run, world_size: int) -> str:
     """Why what `start_detached` started ended before training began, by what it printed."""
     log = run.path / LOG
-    text = log.read_text(errors="replace")[-READ_CHARACTERS:].rpartition(HEADING)[2]
+    with open_file(log) as file:
+        file.seek(max(0, file.seek(0, os.SEEK_END) - READ_BYTES))
+        text = file.read(READ_BYTES).decode(errors="replace").rpartition(HEADING)[2]
     if error := RANK_ERROR.search(text):
         return error[1]
     if any(part in text for part in RENDEZVOUS_ERRORS):

@@ -62,7 +62,7 @@ def forward_signals(run: Run, rank: int) -> None:
         while number := os.read(reader, 1)[0]:
             if number in (signal.SIGINT, signal.SIGTERM):
                 reason = f"interrupted by {signal.Signals(number).name}, sent to rank {rank}"
-                with suppress(OSError):
+                with suppress(UserError):
                     run.send("stop", reason=reason, at_once=True)
                 return
 

@@ -19,7 +19,8 @@ from pathlib import Path
 from llm.config import default_home
 from llm.config.overrides import split_overrides
 from llm.environment import configure_process
-from llm.errors import UserError, WrongUse
+from llm.errors import UserError, WrongUse, reason_of
+from llm.files import expand_user, is_utf8
 from llm.memory import check_memory_for_torch, to_memory_shortage
 from llm.names import did_you_mean
 from llm.reader import TooManyOpenFiles
@@ -90,7 +91,7 @@ def report_failure(error: Exception, given: Sequence[str]) -> int:
     """Print what went wrong (disk, memory, or a bug); returns 1."""
     if (shortage := to_memory_shortage(error)) is not None:
         say(str(shortage))
-    elif isinstance(error, OSError) and error.errno is not None:
+    elif isinstance(error, OSError):  # a few have no number, such as those of pyarrow and shutil
         if error.errno in DISK_ERRORS:
             os.dup2(os.open(os.devnull, os.O_WRONLY), 1)  # drop buffered output, which would be written again at exit
         if error.errno in FULL:
@@ -98,7 +99,7 @@ def report_failure(error: Exception, given: Sequence[str]) -> int:
         elif error.errno in (errno.EMFILE, errno.ENFILE):
             say(str(TooManyOpenFiles(Path(error.filename or "a file"))))
         else:
-            say(f"{error.filename or 'a file'} cannot be used ({error.strerror}); fix that, then try again.")
+            say(f"{error.filename or 'a file'} cannot be used ({reason_of(error)}); fix that, then try again.")
     else:
         report_bug(error, given)
     return 1
@@ -134,9 +135,8 @@ def run_command(given: list[str]) -> int:
     if unknown:
         raise WrongUse(unknown_flag(unknown[0], command, commands[command].flags if command else parser.flags))
     options.overrides = overrides
-    options.home = Path(options.home).expanduser() if options.home else default_home()
-    if options.home.exists() and not options.home.is_dir():
-        raise WrongUse(f"the home {options.home} is a file; set a folder with --home or $LLM_WORKBENCH_HOME.")
+    options.home = expand_user(options.home) if options.home else default_home()
+    check_home(options.home)
     if command is None:
         return open_app.open_workbench(options.home, None)
     if command in TORCH_COMMANDS:
@@ -145,15 +145,25 @@ def run_command(given: list[str]) -> int:
     return status
 
 
+def check_home(home: Path) -> None:
+    """WrongUse where nothing can be kept in `home`."""
+    advice = "set a folder with --home or $LLM_WORKBENCH_HOME."
+    if home.exists() and not home.is_dir():
+        raise WrongUse(f"the home {home} is a file; {advice}")
+    if not is_utf8(str(home.absolute())):  # torch, safetensors and TOML take no other paths
+        raise WrongUse(f"the home {home.absolute()} is a name that is not UTF-8 text; {advice}")
+
+
 def set_encodings() -> None:
-    """Files and pipes are UTF-8 in any locale; a terminal replaces what it cannot show."""
+    """Files and pipes are UTF-8 in any locale, but for bytes of paths, which stay as they are; a terminal replaces what
+    it cannot show."""
     if isinstance(sys.stdin, io.TextIOWrapper) and not sys.stdin.isatty():
         sys.stdin.reconfigure(encoding="utf-8", errors="strict")
     if isinstance(sys.stdout, io.TextIOWrapper):
         if sys.stdout.isatty():
             sys.stdout.reconfigure(errors="replace")
         else:
-            sys.stdout.reconfigure(encoding="utf-8")
+            sys.stdout.reconfigure(encoding="utf-8", errors="surrogateescape")
 
 
 def build_parser() -> tuple[Parser, dict[str, Parser]]:
@@ -187,10 +197,13 @@ def home_of(given: Sequence[str]) -> Path:
     """The home of a command line, without parsing the rest of it."""
     for at, argument in enumerate(given):
         if argument == "--home" and at + 1 < len(given):
-            return Path(given[at + 1]).expanduser()
+            return expand_user(given[at + 1])
         if argument.startswith("--home="):
-            return Path(argument.removeprefix("--home=")).expanduser()
-    return default_home()
+            return expand_user(argument.removeprefix("--home="))
+    try:
+        return default_home()
+    except WrongUse:
+        return Path(tempfile.gettempdir())
 
 
 def save_traceback(home: Path) -> Path:

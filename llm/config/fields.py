@@ -138,6 +138,8 @@ def _choice(field: Field, value: Any) -> str:
     if field.choices and value not in field.choices:
         fault = f"must be one of {', '.join(field.choices)}, not {quote(value)}"
         raise ValueError("; ".join(filter(None, (fault, did_you_mean(value, field.choices)))))
+    if "\0" in value:  # which no path can hold
+        raise ValueError("holds a NUL byte")
     return _text(value)
 
 

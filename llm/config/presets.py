@@ -17,7 +17,7 @@ from llm.config.parse import check_or_raise, diff, parse_toml, read_mapping, rea
 from llm.config.schema import RunConfig
 from llm.config.sizes import MEDIUM, SIZE_TABLE, Size, names_of, read_sizes
 from llm.errors import ConfigError, Problem, UserError, WrongUse
-from llm.files import write_atomic
+from llm.files import expand_user, write_atomic
 from llm.names import did_you_mean
 from llm.reader import Malformed, read_text
 
@@ -58,7 +58,10 @@ class PresetFile:
 
 def default_home() -> Path:
     """The directory of runs, presets and prepared data: $LLM_WORKBENCH_HOME, else ~/llm-workbench."""
-    return Path(os.environ.get("LLM_WORKBENCH_HOME") or "~/llm-workbench").expanduser()
+    home = expand_user(os.environ.get("LLM_WORKBENCH_HOME") or "~/llm-workbench")
+    if home.parts[:1] == ("~",):
+        raise WrongUse("this user has no home directory; set a folder with --home or $LLM_WORKBENCH_HOME.")
+    return home
 
 
 def shipped_directory() -> Path:
@@ -97,7 +100,7 @@ def load_preset(name: str, home: Path, overrides: Iterable[tuple[str, str]] = ()
 def find_preset(name: str, home: Path) -> Path:
     """The file of a preset. Raises WrongUse if there is none of this name; the path of a .toml file is not checked."""
     if name.endswith(".toml"):
-        return Path(name).expanduser()
+        return expand_user(name)
     known = [*preset_paths(shipped_directory()), *preset_paths(home / "presets")]
     for path in known:
         if path.stem == name and NAME.fullmatch(name):

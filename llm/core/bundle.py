@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any, Literal, cast, get_args
 
 from llm.errors import UserError
+from llm.files import expand_user
 from llm.reader import WRONG_SHAPE, Malformed, parse_json, read_bytes
 
 INDEX, DATA, BASELINES = "core.yaml", "eval_data", "eval_meta_data.csv"
@@ -50,7 +51,7 @@ class Task:
 
 def bundle_folder(path: str, home: Path) -> Path:
     """The folder of the bundle at `path`, or of the downloaded one if `path` is empty. UserError if there is none."""
-    folder = Path(path).expanduser() if path else home / "datasets" / DATASET
+    folder = expand_user(path) if path else home / "datasets" / DATASET
     for place in (folder, folder / FOLDER_IN_ARCHIVE):
         if (place / INDEX).is_file():
             return place

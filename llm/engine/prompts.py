@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from pathlib import Path
 
 from llm.errors import UserError, WrongUse
+from llm.files import expand_user
 from llm.tokenizer.base import Tokenizer
 
 FILE_PREFIX = "FILE:"
@@ -16,7 +16,7 @@ def resolve_prompt(text: str) -> str:
     if not text.startswith(FILE_PREFIX):
         return text
     name = text.removeprefix(FILE_PREFIX).strip()
-    path = Path(name).expanduser()
+    path = expand_user(name)
     if not name or not path.is_file():
         problem = "is not a file" if name and path.exists() else "does not exist"
         raise WrongUse(f"The prompt names the file {name!r}, which {problem}; check the path after FILE:.")

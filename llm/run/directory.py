@@ -17,12 +17,12 @@ from typing import Any
 
 import tomli_w
 
-from llm.config import NAME_LENGTH, RunConfig, check_name, defaults_of_0_1_0, from_mapping, to_mapping
+from llm.config import NAME_LENGTH, RunConfig, check_name, defaults_of_0_1_0, diff, from_mapping, to_mapping
 from llm.data.text.datasets import CATALOG
 from llm.data.text.urls import is_url
-from llm.errors import UserError, WrongUse
+from llm.errors import ConfigError, Problem, UserError, WrongUse
 from llm.events import Event, Finished, is_unix_time
-from llm.files import read_json, remove_directory, write_atomic, write_json
+from llm.files import expand_user, is_utf8, read_json, remove_directory, write_atomic, write_json
 from llm.names import did_you_mean
 from llm.reader import Malformed, parse_toml, read_text
 from llm.run.checkpoints import MAX_STEP_DIGITS, CheckpointInfo, damaged_checkpoints, list_checkpoints
@@ -104,6 +104,7 @@ class Run:
         can be resumed from any directory. `NameTaken` if the run exists, `UserError` if it cannot be created.
         """
         check_run_name(name)
+        config = with_absolute_paths(config)
         run = cls(home / "runs" / name)
         try:
             run.path.mkdir(parents=True)
@@ -117,7 +118,7 @@ class Run:
         run_fields = {"run": header | {"versions": versions(), "host": socket.gethostname()} | (extra or {})}
         try:
             fill(run)
-            content = tomli_w.dumps(to_mapping(with_absolute_paths(config)) | run_fields)
+            content = tomli_w.dumps(to_mapping(config) | run_fields)
             write_atomic(run.path / "run.toml", content.encode())
         except BaseException:
             remove_directory(run.path)
@@ -141,7 +142,7 @@ class Run:
     def open(cls, home: Path, name: str) -> Run:
         """The run named `name`, or at the path `name` if it contains a slash. `WrongUse` if there is none, `UserError`
         if it is damaged."""
-        path = Path(name).expanduser() if "/" in name else home / "runs" / name
+        path = expand_user(name) if "/" in name else home / "runs" / name
         if os.path.lexists(path / "run.toml"):
             check_parts(path)
             return cls(path)
@@ -306,16 +307,21 @@ def type_error(stored: Any, types: FieldTypes, item_types: FieldTypes | None = N
 
 
 def with_absolute_paths(config: RunConfig) -> RunConfig:
-    """`config` with relative paths made absolute."""
+    """`config` with relative paths made absolute. ConfigError where one is then not UTF-8 text, as TOML needs."""
     data = replace(config.data, corpus=to_absolute(config.data.corpus), validation=to_absolute(config.data.validation))
     tokenizer = replace(config.tokenizer, path=to_absolute(config.tokenizer.path))
     core = replace(config.evaluate, core_path=to_absolute(config.evaluate.core_path))
-    return replace(config, data=data, tokenizer=tokenizer, evaluate=core)
+    made = replace(config, data=data, tokenizer=tokenizer, evaluate=core)
+    reason = "is in a folder with a name that is not UTF-8 text; rename it, or move the file"
+    changed = ((path, value) for path, _, value in diff(config, made))
+    if problems := [Problem(path, reason) for path, value in changed if not is_utf8(value)]:
+        raise ConfigError(problems)
+    return made
 
 
 def to_absolute(text: str) -> str:
     """The absolute path of `text`; `text` itself where it is empty, a URL, or the name of a corpus or dataset."""
-    path = Path(text).expanduser()
+    path = expand_user(text)
     is_path = "/" in text or path.suffix or any(sign in text for sign in "*?[") or path.exists()
     is_name = text in CORPUS_NAMES or is_url(text) or text.startswith("hf:")
     return str(path.absolute()) if text and is_path and not is_name else text

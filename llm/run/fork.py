@@ -14,7 +14,7 @@ from typing import Any
 
 from llm.config import RunConfig, check, diff, resumed_config, with_overrides
 from llm.errors import ConfigError, Problem, UserError, reason_of
-from llm.files import published_directory, write_json
+from llm.files import copy_files, published_directory, write_json
 from llm.run.checkpoints import (
     ADAPTER,
     BASE,
@@ -128,7 +128,7 @@ def fork(home: Path, parent: Parent, config: RunConfig, *, name: str = "", weigh
     verify(parent.checkpoint)
 
     def fill(run: Run) -> None:
-        shutil.copytree(parent.run.path / "tokenizer", run.path / "tokenizer")
+        copy_files(parent.run.path / "tokenizer", run.path / "tokenizer")
         copy_checkpoint(parent, run, changed, continues)
 
     config = with_kept_tokenizer(home, parent, config, changed)
@@ -169,7 +169,7 @@ def copy_checkpoint(parent: Parent, run: Run, changed: set[str], continues: bool
     described = manifest["files"]
     if weights == ADAPTER:
         with published_directory(run.path / BASE) as staging:
-            shutil.copytree(base_of(parent.checkpoint).path, staging, dirs_exist_ok=True)
+            copy_files(base_of(parent.checkpoint).path, staging)
             verify(CheckpointInfo(0, staging, 0, {}))
     with published_directory(run.checkpoint_directory / f"step-{step:08d}") as staging:
         for file in files:
@@ -206,9 +206,7 @@ def with_kept_tokenizer(home: Path, parent: Parent, config: RunConfig, changed: 
         return config
     identity = str(parent.run.info().get("id", ""))[:8]
     source = parent.run.path / "tokenizer"
-    kept = keep_tokenizer(
-        home, f"{parent.run.name}-{identity}", lambda folder: shutil.copytree(source, folder, dirs_exist_ok=True)
-    )
+    kept = keep_tokenizer(home, f"{parent.run.name}-{identity}", lambda folder: copy_files(source, folder))
     return with_overrides(config, [("tokenizer.path", str(kept.resolve()))])
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import mmap
 import os
@@ -12,6 +13,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, TypeVar
 
+from llm.errors import UserError
 from llm.events import Event, Finished, Paused, Progress, Resumed, Started, Warned, finite, from_record, to_line
 from llm.reader import Malformed, check_regular, open_file, parse_json
 
@@ -29,6 +31,7 @@ class LineAppender:
 
     def __init__(self, path: Path) -> None:
         self.path = path
+        self.failure: OSError | None = None
         flags = os.O_RDWR | os.O_CREAT | os.O_APPEND | os.O_NOFOLLOW | os.O_NONBLOCK
         self.descriptor = os.open(path, flags, 0o644)
         try:
@@ -40,11 +43,12 @@ class LineAppender:
         self.is_incomplete = size > 0 and os.pread(self.descriptor, 1, size - 1) != b"\n"
 
     def append(self, line: bytes) -> bool:
-        """Append a line. Returns whether all of it was written; a full disk raises no error."""
+        """Append a line. Returns whether all of it was written; a full disk raises no error, but sets `failure`."""
         data = b"\n" + line if self.is_incomplete else line
         try:
             written = os.write(self.descriptor, data)
-        except OSError:
+        except OSError as error:
+            self.failure = error
             return False
         self.is_incomplete = written < len(data)
         return not self.is_incomplete
@@ -237,16 +241,22 @@ class Command:
 
 
 def send_command(path: Path, name: str, arguments: dict[str, Any]) -> str:
-    """Append a command; returns its id, which the event that answers it repeats. OSError if it cannot be written."""
+    """Append a command; returns its id, which the event that answers it repeats. UserError if it cannot be written."""
     identity = secrets.token_hex(6)
     record = {"command": name, "id": identity, "time": time.time(), "arguments": arguments}
-    appender = LineAppender(path)
+    line = json.dumps(finite(record), ensure_ascii=False, allow_nan=False).encode("utf-8", "surrogatepass")
     try:
-        line = json.dumps(finite(record), ensure_ascii=False, allow_nan=False).encode("utf-8", "surrogatepass")
-        if not appender.append(line + b"\n"):
-            raise OSError(f"{path} could not be written; check for free disk space.")
-    finally:
-        appender.close()
+        appender = LineAppender(path)
+        try:
+            if not appender.append(line + b"\n"):
+                raise appender.failure or OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        finally:
+            appender.close()
+    except OSError as error:
+        raise UserError(
+            f"{path} cannot be written ({error.strerror}), so the trainer did not get the command {name}; free some "
+            "space there, or allow writing, and try again."
+        ) from error
     return identity
 
 

@@ -12,7 +12,7 @@ from pathlib import Path
 
 from llm.errors import UserError
 
-FILES = ("run.toml", "meta.json", "events.jsonl", "commands.jsonl", "lock", "crash.txt")
+FILES = ("run.toml", "meta.json", "events.jsonl", "commands.jsonl", "lock", "crash.txt", "process.log")
 FOLDERS = ("tokenizer", "base", "checkpoints", "live", "reference", "kept", ".cache")
 DEPTH = 2  # folders below `checkpoints/`, `live/`, `kept/`: a checkpoint, and its files
 

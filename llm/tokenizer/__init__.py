@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from llm.errors import ConfigError, Problem, UserError, WrongUse
+from llm.files import expand_user
 from llm.reader import WRONG_SHAPE
 from llm.tokenizer.base import Progress, Tokenizer
 from llm.tokenizer.bpe import train_bpe, train_merges
@@ -80,7 +81,7 @@ def load_tokenizer(directory: Path) -> Tokenizer:
 
 
 def _load_existing(config: TokenizerConfig) -> Tokenizer:
-    path = Path(config.path).expanduser()
+    path = expand_user(config.path)
     if not path.exists():
         raise WrongUse(f"There is no tokenizer at {path}; check tokenizer.path, or leave it empty to train one.")
     if path.is_dir() and is_saved_here(path):

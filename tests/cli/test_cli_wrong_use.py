@@ -3,15 +3,19 @@
 from __future__ import annotations
 
 import errno
+import json
 import os
+import resource
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
 
+from llm.files import copy_files
 from workbench import cli
 from workbench.commands import runs
+from workbench.commands.output import print_json
 
 COMMANDS = ("train", "resume", "sample", "chat", "eval", "runs", "presets", "data", "tokenizer", "doctor")
 
@@ -176,3 +180,87 @@ def test_no_space_for_the_output_is_a_sentence(home: Path) -> None:
 def test_too_many_open_files_are_named_as_what_they_are(capsys: pytest.CaptureFixture[str]) -> None:
     assert cli.report_failure(OSError(errno.EMFILE, "Too many open files", "/proc/7/stat"), ()) == 1
     assert "/proc/7/stat could not be opened" in (said := capsys.readouterr().err) and "ulimit -n" in said
+
+
+def test_an_error_of_the_system_without_a_number_is_a_sentence(capsys: pytest.CaptureFixture[str]) -> None:
+    """As pyarrow and shutil raise them."""
+    assert cli.report_failure(OSError("Couldn't deserialize thrift"), ()) == 1
+    assert "a file cannot be used (Couldn't deserialize thrift); fix that" in capsys.readouterr().err
+
+
+def test_copying_on_a_full_disk_is_a_sentence(tmp_path: Path) -> None:
+    source, target = tmp_path / "tokenizer", tmp_path / "copy"
+    source.mkdir()
+    (source / "tokenizer.json").write_text("{}")
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (0, before[1]))  # as on a full disk, for this process
+    try:
+        with pytest.raises(OSError, match="File too large") as caught:
+            copy_files(source, target)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+    assert caught.value.errno == errno.EFBIG
+    copy_files(source, target)
+    assert (target / "tokenizer.json").read_text() == "{}"
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        "--home ~nosuch/home runs",
+        "train quickstart --no-start --size small --data.corpus ~nosuch/text.txt",
+        "train quickstart --no-start --size small --tokenizer.path ~nosuch/tokenizer",
+        "train quickstart --no-start --size small --evaluate.core-path ~nosuch/core",
+        "train ~nosuch/preset.toml --no-start",
+        "runs ~nosuch/run",
+        "sample nothing --prompt-file ~nosuch/prompts.txt",
+    ],
+)
+def test_the_home_of_an_unknown_user_is_a_name_like_any_other(
+    home: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], words: str
+) -> None:
+    """As a shell leaves it."""
+    monkeypatch.setenv("LLM_WORKBENCH_HOME", str(home))
+    monkeypatch.chdir(tmp_path)
+    assert cli.main(words.split()) in (0, 1, 2)
+    assert "bug" not in capsys.readouterr().err
+    assert not (home / "logs").exists()
+
+
+def test_without_a_home_directory_a_home_is_asked_for(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """As in a container with a user that has no entry in /etc/passwd."""
+    monkeypatch.delenv("LLM_WORKBENCH_HOME", raising=False)
+    monkeypatch.setattr(os.path, "expanduser", os.fspath)
+    assert cli.main(["runs"]) == 2
+    assert "this user has no home directory; set a folder with --home" in capsys.readouterr().err
+    assert cli.main(["--version"]) == 0
+
+
+def test_a_home_that_is_not_utf8_is_refused(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    home = os.fsdecode(os.fsencode(tmp_path) + b"/h\xe9")
+    for words in (["runs", "--json"], ["train", "quickstart", "--no-start"]):
+        assert cli.main(["--home", home, *words]) == 2
+        assert "is a name that is not UTF-8 text; set a folder with --home" in capsys.readouterr().err
+    assert cli.main(["--home", home, "--version", "--json"]) == 0
+
+
+def test_a_corpus_in_a_folder_that_is_not_utf8_is_refused(
+    home: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    folder = Path(os.fsdecode(os.fsencode(tmp_path) + b"/f\xe9"))
+    folder.mkdir()
+    (folder / "text.txt").write_text("a text")
+    monkeypatch.chdir(folder)
+    words = ["--home", str(home), "train", "quickstart", "--no-start", "--size", "small", "--data.corpus", "text.txt"]
+    assert cli.main(words) == 2
+    assert "data.corpus: is in a folder with a name that is not UTF-8 text" in capsys.readouterr().err
+    assert not list((home / "runs").glob("*"))
+
+
+def test_bytes_of_a_path_are_printed_as_escapes_in_json(capsys: pytest.CaptureFixture[str]) -> None:
+    print_json({"path": os.fsdecode(b"caf\xe9"), "other": "é"})
+    printed = capsys.readouterr().out
+    printed.encode()
+    assert os.fsencode(json.loads(printed)["path"]) == b"caf\xe9"

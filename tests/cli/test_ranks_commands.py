@@ -4,14 +4,18 @@ from __future__ import annotations
 
 import json
 import os
+import signal
+import subprocess
 from pathlib import Path
 
 import pytest
 
-from llm.errors import WrongUse
-from llm.launch import Launch, explain_end, to_shell, training_command
+from llm.errors import UserError, WrongUse
+from llm.launch import LOG, Launch, explain_end, start_detached, to_shell, training_command
 from llm.run import Run
+from llm.run.parts import FILES
 from workbench.cli import main
+from workbench.commands.ranks import follow_ranks
 
 
 def run_cli(home: Path, *words: str) -> int:
@@ -127,3 +131,36 @@ def test_why_ranks_did_not_start_is_found_in_what_they_printed(tmp_path: Path) -
     assert explain_end(run, 2).endswith("has what its processes printed.")
     log.write_text("--- started now\nthe home is a file.\n")
     assert explain_end(run, 1) == "the home is a file."
+
+
+def test_ranks_are_stopped_by_a_signal_where_no_command_can_be_written(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "commands.jsonl").mkdir()
+    (tmp_path / LOG).touch()
+    process = subprocess.Popen(["sleep", "60"])
+    with pytest.raises(UserError, match="could not be trained"):
+        follow_ranks(Run(tmp_path), Launch(nproc=2), process, lambda event: None, {"signal": signal.SIGINT})
+    assert process.returncode == -signal.SIGTERM
+    assert "commands.jsonl cannot be written (Is a directory)" in capsys.readouterr().err
+
+
+def test_what_a_detached_process_prints_is_never_appended_to_a_link(tmp_path: Path) -> None:
+    outside = tmp_path / "outside"
+    outside.write_text("precious")
+    (tmp_path / LOG).symlink_to(outside)
+    with pytest.raises(OSError):
+        start_detached(["true"], Run(tmp_path))
+    assert outside.read_text() == "precious"
+    (tmp_path / LOG).unlink()
+    assert start_detached(["echo", "rank 0: done."], Run(tmp_path)).wait() == 0
+    assert explain_end(Run(tmp_path), 2) == "done."
+    assert LOG in FILES, "a run of somebody else is refused with such a link"
+
+
+def test_of_a_log_of_any_length_the_end_is_read(tmp_path: Path) -> None:
+    with (tmp_path / LOG).open("wb") as log:
+        log.truncate(1 << 33)
+        log.seek(0, os.SEEK_END)
+        log.write(b"--- started now\nrank 1: too many.\n")
+    assert explain_end(Run(tmp_path), 2) == "too many."

@@ -48,6 +48,7 @@ def test_valid_text(path: str, text: str, value: Any) -> None:
         ("model.norm_gain", "maybe", 'must be true or false (on/off, yes/no), not "maybe"'),
         ("optim.kind", "adam", 'must be one of adamw, sgd, muon, not "adam"; did you mean adamw?'),
         ("sample.prompt", "\udcff", "holds bytes that are not UTF-8 text"),
+        ("data.corpus", "text\0.txt", "holds a NUL byte"),
         ("tokenizer.special_tokens", "[1, 2]", "must be a list of strings, not [1, 2]"),
         ("tokenizer.special_tokens", '["a', "is not a list"),
     ],

@@ -6,10 +6,12 @@ import errno
 import json
 import math
 import os
+import resource
 from pathlib import Path
 
 import pytest
 
+from llm.errors import UserError
 from llm.events import Evaluated, Event, Finished, Paused, Progress, Resumed, StepLogged, Warned, from_record, to_line
 from llm.run import Run
 from llm.run.log import CommandTail, EventLog, EventTail, last_events, parse_record, read_events, send_command
@@ -224,3 +226,21 @@ def test_commands_are_strict_json(tmp_path: Path) -> None:
     arguments = json.loads(path.read_text(), parse_constant=refuse)["arguments"]
     assert (arguments["value"], arguments["more"]) == ("NaN", ["-Infinity"])
     assert tail.poll()[0].arguments["value"] == "NaN"
+
+
+def test_a_command_that_cannot_be_written_is_a_sentence(tmp_path: Path) -> None:
+    path = tmp_path / "commands.jsonl"
+    path.touch()
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (0, before[1]))  # as on a full disk, for this process
+    try:
+        with pytest.raises(
+            UserError, match=r"commands\.jsonl cannot be written \(File too large\), so the trainer did"
+        ):
+            send_command(path, "stop", {})
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+    path.unlink()
+    path.mkdir()
+    with pytest.raises(UserError, match=r"commands\.jsonl cannot be written \(Is a directory\)"):
+        send_command(path, "stop", {})

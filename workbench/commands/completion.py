@@ -14,6 +14,7 @@ from typing import Any
 from llm.config import RunConfig, default_home, fields_of
 from llm.config.presets import preset_paths, shipped_directory
 from llm.errors import UserError
+from llm.files import expand_user
 from llm.run import Run
 from workbench.commands.manage_runs import VERBS
 from workbench.commands.options import Parser, add_command
@@ -101,7 +102,7 @@ def candidates(before: Sequence[str], current: str, commands: Mapping[str, Parse
     words: list[str] = []  # without --home DIR
     for word in before:
         if words[-1:] == ["--home"]:
-            home = Path(word).expanduser()
+            home = expand_user(word)
             words.pop()
         else:
             words.append(word)

@@ -6,6 +6,7 @@ import argparse
 from pathlib import Path
 from typing import Any
 
+from llm.files import expand_user
 from llm.interop.formats import FORMATS, READABLE
 from workbench.commands.options import add_checkpoint, add_command
 from workbench.commands.output import print_json, say
@@ -42,7 +43,7 @@ def export(options: argparse.Namespace) -> int:
     format = FORMATS[options.to]
     dtype = options.dtype or format.dtypes[0]
     target = options.out or default_folder(options.home, source, format.name, dtype)
-    folder = with_progress(write(source, format, dtype, target.expanduser()))
+    folder = with_progress(write(source, format, dtype, expand_user(target)))
     if options.json:
         print_json({"name": source.run.name, "step": source.info.step, "format": format.name, "path": str(folder)})
     else:
@@ -55,8 +56,8 @@ def import_model(options: argparse.Namespace) -> int:
     from llm.interop.import_run import import_run
     from workbench.commands.progress import with_progress
 
-    path, tokenizer = options.path.expanduser(), options.tokenizer
-    work = import_run(options.home, path, options.name, tokenizer and tokenizer.expanduser(), options.context)
+    path, tokenizer = expand_user(options.path), options.tokenizer
+    work = import_run(options.home, path, options.name, tokenizer and expand_user(tokenizer), options.context)
     run, warnings = with_progress(work)
     for warning in warnings:
         say(f"warning: {warning}")

@@ -9,6 +9,7 @@ from contextlib import suppress
 from typing import Any
 
 from llm.events import finite
+from llm.files import is_utf8
 from workbench.text import clean, one_line
 
 
@@ -19,8 +20,10 @@ def say(message: str) -> None:
 
 
 def print_json(value: Any) -> None:
-    """Print a result as strict JSON; non-finite numbers become strings."""
-    print(json.dumps(finite(value), ensure_ascii=False, allow_nan=False, indent=2), flush=True)
+    """Print a result as strict JSON; non-finite numbers become strings, bytes of paths that are not UTF-8
+    escapes."""
+    text = json.dumps(finite(value), ensure_ascii=False, allow_nan=False, indent=2)
+    print(text if is_utf8(text) else json.dumps(finite(value), allow_nan=False, indent=2), flush=True)
 
 
 def print_table(headings: Sequence[str], rows: Sequence[Sequence[str]]) -> None:

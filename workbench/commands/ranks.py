@@ -113,10 +113,19 @@ def follow_ranks(
         if seen and not is_stopping:
             is_stopping = True
             say("saving and stopping…")
-            run.send("stop", reason="interrupted on the command line", at_once=True)
+            request_stop(run, process)
         time.sleep(POLL_SECONDS)
     if end is None or end.status == "failed":
         raise UserError(end.reason if end is not None else explain_end(run, launch.world_size))
+
+
+def request_stop(run: Run, process: subprocess.Popen[bytes]) -> None:
+    """Ask the trainer in `process` to save and stop: by a command, or by a signal where that cannot be written."""
+    try:
+        run.send("stop", reason="interrupted on the command line", at_once=True)
+    except UserError as error:
+        say(str(error))
+        process.terminate()
 
 
 def start_ranks(

@@ -10,12 +10,12 @@ import sys
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import asdict, dataclass
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from llm.config import DecodeConfig, fields_of, from_mapping
 from llm.errors import UserError, WrongUse
 from llm.events import Progress, finite
+from llm.files import expand_user
 from llm.reader import Malformed, parse_json
 from llm.run import CheckpointInfo, Run
 from workbench.commands.output import say
@@ -105,7 +105,7 @@ def report_prompts(report: Callable[[Progress], object]) -> Callable[[int], obje
 
 
 def open_source(source: str) -> Any:
-    path = Path(source).expanduser()
+    path = expand_user(source)
     if not path.is_file():
         problem = "is not a file" if path.exists() else "does not exist"
         raise WrongUse(f"--jsonl: {source!r} {problem}; name a file with one JSON value per line, or - for stdin.")

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from llm.errors import WrongUse
+from llm.files import expand_user
 from llm.run import Run
 from workbench.commands.data import prepare_dataset
 from workbench.commands.options import add_command
@@ -63,7 +64,7 @@ def open_tokenizer(options: argparse.Namespace) -> Tokenizer:
     """The tokenizer of a folder or a run."""
     from llm.tokenizer import load_tokenizer
 
-    folder = Path(options.source).expanduser()
+    folder = expand_user(options.source)
     if folder.is_dir() and not (folder / "run.toml").exists():
         return load_tokenizer(folder)
     return load_tokenizer(Run.open(options.home, options.source).path / "tokenizer")

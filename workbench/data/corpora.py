@@ -14,7 +14,7 @@ from llm.config import DataConfig, RunConfig, defaults_of_0_1_0, from_mapping
 from llm.data.text.urls import is_url, normalize_url
 from llm.errors import UserError, problem_of
 from llm.events import Progress
-from llm.files import read_json, remove_directory, write_json
+from llm.files import expand_user, read_json, remove_directory, write_json
 from llm.reader import WRONG_SHAPE, load_json
 from workbench.data.fields import FieldNeeded, text_field_of
 from workbench.data.pasted import pasted_path
@@ -202,7 +202,7 @@ def path_problem(text: str) -> str:
     text = pasted_path(text)
     if is_url(text):
         return problem_of(lambda: normalize_url(text))
-    path = Path(text).expanduser()
+    path = expand_user(text)
     if path.exists():
         return ""
     named = next((place for place, part in enumerate(path.parts) if set(part) & set("*?[")), None)
@@ -221,7 +221,7 @@ def add_corpus(home: Path, text: str, text_field: str = "") -> Entry:
     from llm.data.text.datasets import resolve_names
 
     text = pasted_path(text)
-    path = normalize_url(text) if is_url(text) else str(Path(text).expanduser().absolute())
+    path = normalize_url(text) if is_url(text) else str(expand_user(text).absolute())
     here = resolve_names(DataConfig(corpus=path), home)
     shape = "" if text_field else shape_of_files(here.corpus)
     field = text_field or ("text" if shape else text_field_of(path, here.corpus))

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import re
 import shlex
-from pathlib import Path
 from urllib.parse import unquote
+
+from llm.files import expand_user
 
 FILE_ADDRESS = re.compile(r"file:(//(localhost)?)?(?=/)", re.IGNORECASE)
 
@@ -40,6 +41,6 @@ def one_word(text: str) -> str:
 
 def exists(text: str) -> bool:
     try:
-        return bool(text) and Path(text).expanduser().exists()
+        return bool(text) and expand_user(text).exists()
     except (OSError, ValueError, RuntimeError):  # too long; a NUL byte; ~ of a user without a home
         return False

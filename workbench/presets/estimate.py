@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import sys
 from dataclasses import dataclass
-from pathlib import Path
 
 from llm.config import ModelConfig, RunConfig, resolve_model
 from llm.config.fit import Overrides, expected_vocab_size, fit, step_bytes
+from llm.files import expand_user
 from llm.limits import memory
 from llm.model.counts import parameters
 from llm.training.batch_plan import BatchPlan, resolve_batch_plan
@@ -70,7 +70,7 @@ def expected_tokens(config: RunConfig) -> int:
 
 
 def corpus_bytes(config: RunConfig) -> float:
-    path = Path(config.data.corpus).expanduser()
+    path = expand_user(config.data.corpus)
     if path.is_file():
         return path.stat().st_size
     return config.data.size_mb * 1e6

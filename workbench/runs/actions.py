@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 from llm.config import RunConfig, with_overrides
 from llm.errors import UserError, problem_of
+from llm.files import expand_user
 from llm.run import CheckpointInfo, Run
 from llm.run.fork import Parent, fork, open_parent
 from workbench.formatting import format_size, plural
@@ -187,7 +188,7 @@ class RunActions:
         answer = await self.screen.app.push_screen_wait(question)
         if not answer:
             return
-        path = Path(answer.strip()).expanduser()
+        path = expand_user(answer.strip())
         dialog = ProgressDialog(f"Importing {path.name}", lambda: import_run(self.screen.workbench.home, path))
         if (result := await self.screen.app.push_screen_wait(dialog)) is not None:
             run, warnings = result

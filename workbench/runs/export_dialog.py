@@ -14,6 +14,7 @@ from textual.widgets import Input, OptionList, Static
 from textual.widgets.option_list import Option
 
 from llm.errors import UserError
+from llm.files import expand_user
 from llm.interop.formats import FORMATS, Format
 from llm.run import CheckpointInfo, Run
 from workbench.text import clean
@@ -127,12 +128,12 @@ class ExportDialog(Form[ExportChoice]):
         folder = self.query_one("#export-folder", Input).value.strip()
         if not folder:
             return "enter a path for the new folder"
-        return "this folder exists already; choose another path" if Path(folder).expanduser().exists() else ""
+        return "this folder exists already; choose another path" if expand_user(folder).exists() else ""
 
     @on(Input.Submitted)
     @on(OptionList.OptionSelected)
     def _accept(self) -> None:
         if self.source is None or self.problems[self.format.name] or self._folder_problem():
             return  # the problem is already shown
-        folder = Path(self.query_one("#export-folder", Input).value.strip()).expanduser()
+        folder = expand_user(self.query_one("#export-folder", Input).value.strip())
         self.dismiss(ExportChoice(self.source, self.format, self.dtype, folder))

@@ -30,6 +30,7 @@ from llm.data.text.text_files import (
     read_text_documents,
 )
 from llm.errors import UserError
+from llm.files import expand_user
 
 WELL_MIXED = ("stories", "pylib")
 """Corpora whose beginning is a fair sample: stories are independent, and the files of pylib are shuffled."""
@@ -258,7 +259,7 @@ def limit_sentences(sentences: Iterable[str]) -> list[str]:
 
 def no_files_error(pattern: str, skipped: list[SkippedFile]) -> UserError:
     """The error of a pattern that matches no file with text."""
-    if not os.access(Path(pattern).expanduser(), os.R_OK):
+    if not os.access(expand_user(pattern), os.R_OK):
         return MissingText(
             f"There is no corpus {pattern}: it is neither stories nor pylib, and no file or folder has that name; "
             "check data.corpus."

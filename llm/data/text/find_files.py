@@ -10,6 +10,7 @@ from typing import NamedTuple
 
 from llm.data.text.saved_datasets import SUFFIX, is_about_data, train_split
 from llm.data.text.text_files import why_not_text
+from llm.files import expand_user
 
 MAX_NAMES = 5  # files per reason in a sentence
 
@@ -39,7 +40,7 @@ def search_files(pattern: str) -> FoundFiles:
     In a folder, hidden files and files without text are skipped. Of a saved dataset of several splits, the training
     split is read.
     """
-    path = Path(pattern).expanduser()
+    path = expand_user(pattern)
     if not os.access(path, os.F_OK):
         return match_glob(str(path))
     if not path.is_dir():

@@ -71,7 +71,8 @@ def open_table(path: Path) -> Iterator[Any]:
     from pyarrow import parquet
 
     try:
-        with parquet.ParquetFile(path) as table:
+        # A path of bytes: as text, pyarrow refuses a name that is not UTF-8.
+        with arrow.OSFile(os.fsencode(path)) as file, parquet.ParquetFile(file) as table:
             yield table
     except (OSError, arrow.ArrowException, UnicodeDecodeError) as error:  # the last: a damaged column name
         raise UserError(f"{path} cannot be read as Parquet ({error}); check the file.") from error

@@ -258,7 +258,7 @@ def make_document(name: str, text: str | None) -> Document | None:
 
 
 class FileHashes:
-    """sha256 of files. Those of large files are recorded in a JSON file by path, size and modification time."""
+    """sha256 of files. Those of large files are recorded in a JSON file by path, size, inode and time of change."""
 
     def __init__(self, record: Path) -> None:
         self.record = record
@@ -266,15 +266,15 @@ class FileHashes:
     def of(self, path: Path, advance: Callable[[int], None]) -> str:
         """sha256 of the content, hexadecimal. `advance` is called with the number of bytes read."""
         status = path.stat()
-        key, stamp = os.fsencode(path.absolute()).hex(), [status.st_size, status.st_mtime_ns]
+        key, stamp = os.fsencode(path.absolute()).hex(), [status.st_size, status.st_ctime_ns, status.st_ino]
         if status.st_size < MIN_RECORDED_BYTES:
             return hash_file(path, advance)
         known = self._known()
-        if known.get(key, [])[:2] == stamp:
+        if known.get(key, [])[:-1] == stamp:
             advance(status.st_size)
-            return str(known[key][2])
+            return str(known[key][-1])
         digest = hash_file(path, advance)
-        if time.time() - status.st_mtime > SETTLED_SECONDS:
+        if time.time() - status.st_ctime > SETTLED_SECONDS:
             self.record.parent.mkdir(parents=True, exist_ok=True)
             write_json(self.record, self._known() | {key: [*stamp, digest]})
         return digest
@@ -284,7 +284,8 @@ class FileHashes:
             known = load_json(self.record)
         except (OSError, Malformed):
             return {}  # a lost or damaged record only costs hashing again
-        return known if isinstance(known, dict) else {}
+        entries = known.items() if isinstance(known, dict) else ()
+        return {key: entry for key, entry in entries if isinstance(entry, list) and entry}
 
 
 def hash_file(path: Path, advance: Callable[[int], None]) -> str:

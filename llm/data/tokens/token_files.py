@@ -39,6 +39,7 @@ from llm.data.tokens.shards import (
 )
 from llm.data.tokens.token_paths import CHUNK, HEADER_MAGIC, token_file_splits
 from llm.errors import ConfigError, Problem, UserError
+from llm.files import expand_user
 from llm.tokenizer import Tokenizer
 from llm.tokenizer.textbytes import TextBytes
 
@@ -156,7 +157,7 @@ class TokenCorpus:
 
     def record(self) -> dict[str, Any]:
         """The input of `from_record`, as plain JSON."""
-        corpus, validation = (str(Path(name).expanduser().absolute()) if name else "" for name in self.names)
+        corpus, validation = (str(expand_user(name).absolute()) if name else "" for name in self.names)
         return {"corpus": corpus, "validation": validation, "validation_fraction": self.fraction}
 
     @property

@@ -13,6 +13,7 @@ from llm.data.text.compressed import MAGIC_BYTES, compression_of
 from llm.data.text.find_files import find_files
 from llm.data.text.text_files import NOT_TEXT, open_binary
 from llm.errors import UserError
+from llm.files import expand_user
 
 CHUNK = re.compile(r"encoded_tokens_chunk_(\d+)\.dat")
 SUFFIXES = (".npy", ".bin")
@@ -78,7 +79,7 @@ def is_foreign(path: Path) -> bool:
 
 def candidates(pattern: str) -> list[Path]:
     """The files directly in a folder, without hidden ones, or those of a path or glob."""
-    path = Path(pattern).expanduser()
+    path = expand_user(pattern)
     if not path.is_dir():
         return find_files(pattern)
     return sorted(item for item in path.iterdir() if item.is_file() and not item.name.startswith("."))
@@ -140,7 +141,7 @@ def token_paths(pattern: str, field: str) -> list[Path]:
 
     Raises UserError if there are none, a chunk is missing, or a chunk other than the last differs in length.
     """
-    folder = Path(pattern).expanduser().is_dir()
+    folder = expand_user(pattern).is_dir()
     every = candidates(pattern)
     named = [file for file in every if is_token_name(file.name)]
     found = named or ([] if folder else every)

@@ -1,7 +1,8 @@
 """Which token files of a dataset were read in full and found to be as written.
 
-A file is verified once per identity (size, modification time, inode, device). A copied or modified file is read again;
-an untouched one costs one `stat`. The record is `verified.json` in the folder of the dataset.
+A file is verified once per identity (size, time of change, inode, device). A copied or modified file is read again;
+an untouched one costs one `stat`. The time of change (ctime) cannot be set, unlike that of modification, which copying
+and restoring tools keep. The record is `verified.json` in the folder of the dataset.
 """
 
 from __future__ import annotations
@@ -68,9 +69,9 @@ def is_identity(entry: Any) -> bool:
 
 
 def identity_of(path: Path) -> Identity:
-    """Size, modification time in ns, inode and device. Raises OSError if there is no such file."""
+    """Size, time of change in ns, inode and device. Raises OSError if there is no such file."""
     status = path.stat()
-    return [status.st_size, status.st_mtime_ns, status.st_ino, status.st_dev]
+    return [status.st_size, status.st_ctime_ns, status.st_ino, status.st_dev]
 
 
 def name_in(folder: Path, path: Path) -> str:

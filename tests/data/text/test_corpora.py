@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import os
-import time
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -186,6 +185,16 @@ def test_parquet(tmp_path: Path) -> None:
         texts(opened(path, tmp_path))
 
 
+def test_parquet_with_a_name_that_is_not_utf8(tmp_path: Path) -> None:
+    import pyarrow as arrow
+    from pyarrow import parquet
+
+    path = Path(os.fsdecode(os.fsencode(tmp_path) + b"/caf\xe9.parquet"))
+    parquet.write_table(arrow.table({"text": ["words"]}), tmp_path / "a.parquet")
+    (tmp_path / "a.parquet").rename(path)
+    assert texts(opened(tmp_path, tmp_path)) == ["words"]
+
+
 def test_a_damaged_column_name_in_parquet_is_reported(tmp_path: Path) -> None:
     import pyarrow as arrow
     from pyarrow import parquet
@@ -264,21 +273,40 @@ def test_fingerprint_is_the_content_wherever_it_lies(tmp_path: Path) -> None:
     assert a == b != c
 
 
-def test_hashes_of_large_files_are_remembered_until_they_change(tmp_path: Path) -> None:
+def test_hashes_of_large_files_are_remembered_until_they_change(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     path = tmp_path / "large.txt"
     path.write_bytes(b"x" * text_files.MIN_RECORDED_BYTES)
-    long_ago = time.time() - 100
-    os.utime(path, (long_ago, long_ago))
     hashes = FileHashes(tmp_path / "data" / "files.json")
     first = hashes.of(path, lambda size: None)
+    assert not hashes.record.exists(), "it may change again with the same time stamp"
+    monkeypatch.setattr(text_files, "SETTLED_SECONDS", -1.0)
     assert first == hashes.of(path, lambda size: None)
     record = json.loads(hashes.record.read_text())
-    hashes.record.write_text(json.dumps({key: [*value[:2], "remembered"] for key, value in record.items()}))
+    hashes.record.write_text(json.dumps({key: [*value[:-1], "remembered"] for key, value in record.items()}))
     assert hashes.of(path, lambda size: None) == "remembered"
-    os.utime(path, (long_ago + 5, long_ago + 5))
+    os.utime(path)
     assert hashes.of(path, lambda size: None) == first
-    hashes.record.write_text("{")
-    assert hashes.of(path, lambda size: None) == first
+    for damaged in ("{", "[]", json.dumps(dict.fromkeys(record, 7)), json.dumps({key: [] for key in record})):
+        hashes.record.write_text(damaged)
+        assert hashes.of(path, lambda size: None) == first
+
+
+def test_a_change_that_keeps_size_and_modification_time_changes_the_hash(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As rsync --inplace --times and touch -d leave it."""
+    monkeypatch.setattr(text_files, "SETTLED_SECONDS", -1.0)
+    path = tmp_path / "large.txt"
+    path.write_bytes(b"x" * text_files.MIN_RECORDED_BYTES)
+    hashes = FileHashes(tmp_path / "data" / "files.json")
+    first, before = hashes.of(path, lambda size: None), path.stat()
+    with path.open("r+b") as file:
+        file.write(b"y" * 1000)
+    os.utime(path, ns=(before.st_atime_ns, before.st_mtime_ns))
+    assert (path.stat().st_size, path.stat().st_mtime_ns) == (before.st_size, before.st_mtime_ns)
+    assert hashes.of(path, lambda size: None) != first
 
 
 def test_embedded_names_win_over_files_unless_written_as_a_path(

@@ -91,6 +91,20 @@ def test_changed_tokens_are_named(config: RunConfig, tmp_path: Path) -> None:
         stages(config, tmp_path)
 
 
+def test_changed_tokens_are_named_if_the_time_of_modification_was_kept(config: RunConfig, tmp_path: Path) -> None:
+    dataset, _ = stages(config, tmp_path)
+    shard = dataset.path / "train-00000.bin"
+    before, tokens = shard.stat(), np.fromfile(shard, dtype="<u2")
+    tokens[::50] = tokens[0]
+    with shard.open("r+b") as file:
+        file.write(tokens.tobytes())
+    os.utime(shard, ns=(before.st_atime_ns, before.st_mtime_ns))
+    after = shard.stat()
+    assert (after.st_size, after.st_mtime_ns, after.st_ino) == (before.st_size, before.st_mtime_ns, before.st_ino)
+    with pytest.raises(UserError, match=r"train-00000\.bin differs from what was written"):
+        stages(config, tmp_path)
+
+
 def test_an_id_past_the_vocabulary_is_named_with_its_place(config: RunConfig, tmp_path: Path) -> None:
     dataset, _ = stages(config, tmp_path)
     shard = dataset.path / "train-00000.bin"
