@@ -138,6 +138,8 @@ def open_file(path: Path, *, follow: bool = True) -> BinaryIO:
         if error.errno in (errno.EMFILE, errno.ENFILE):
             raise TooManyOpenFiles(path) from error
         raise
+    except ValueError as error:
+        raise OSError(errno.EINVAL, f"its name cannot be used: {error}", str(path)) from error
     try:
         check_regular(descriptor, path)
     except BaseException:

@@ -112,8 +112,12 @@ def read_task(folder: Path, entry: dict[str, Any], line: int, baselines: dict[st
         raise UserError(f"{where}: continuation_delimiter of {label} must be text; put it in quotes.")
     if label not in baselines:
         raise UserError(f"{folder / BASELINES} has no row for {label}; add one with its random baseline in percent.")
-    data = (folder / DATA / uri).resolve()
-    if not data.is_relative_to((folder / DATA).resolve()):
+    try:
+        data = (folder / DATA / uri).resolve()
+        is_inside = data.is_relative_to((folder / DATA).resolve())
+    except (OSError, RuntimeError, ValueError) as error:  # a circle of links, a NUL byte
+        raise UserError(f"{where}: dataset_uri {uri} of {label} is not the name of a file ({error}).") from error
+    if not is_inside:
         raise UserError(f"{where}: dataset_uri {uri} of {label} is outside {DATA}; give a file inside it.")
     examples = tuple(read_examples(data, cast(Kind, kind)))
     if len(examples) <= shots:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import socket
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -196,17 +197,29 @@ def choose_backend(device: str, processes: int) -> Literal["gloo", "nccl"]:
 @contextmanager
 def join_ranks(device: str) -> Iterator[Ranks]:
     """Connect the ranks that torchrun started (`WORLD_SIZE`) to train on `device`; a single rank without torchrun."""
-    world_size = int(os.environ.get("WORLD_SIZE", "1"))
+    world_size = number_from_torchrun("WORLD_SIZE", "1")
     if world_size == 1:
         yield Ranks()
         return
-    per_machine = int(os.environ.get("LOCAL_WORLD_SIZE", world_size))
+    per_machine = number_from_torchrun("LOCAL_WORLD_SIZE", str(world_size))
+    number_from_torchrun("MASTER_PORT")
+    if number_from_torchrun("RANK") >= world_size:
+        raise not_from_torchrun("RANK")
+    if not os.environ.get("MASTER_ADDR"):
+        raise not_from_torchrun("MASTER_ADDR")
     launcher = os.getppid() if "TORCHELASTIC_RUN_ID" in os.environ else 0
     backend = choose_backend(device, per_machine)
     if backend == "nccl":
-        torch.cuda.set_device(int(os.environ["LOCAL_RANK"]))
+        torch.cuda.set_device(number_from_torchrun("LOCAL_RANK"))
     # Ranks that torchrun restarts get the same store, where gloo would find the addresses of the previous attempt.
-    store, rank, _ = next(rendezvous("env://", timeout=TIMEOUT))
+    try:
+        store, rank, _ = next(rendezvous("env://", timeout=TIMEOUT))
+    except (RuntimeError, ValueError) as error:
+        place = f"{os.environ['MASTER_ADDR']}:{os.environ['MASTER_PORT']}"
+        reason = str(error).partition("\n")[0]
+        raise UserError(
+            f"the ranks cannot meet at {place}, the MASTER_ADDR and MASTER_PORT ({reason}); start them with torchrun."
+        ) from error
     store = PrefixStore(f"attempt {os.environ.get('TORCHELASTIC_RESTART_COUNT', '0')}", store)
     wait_for_ranks(store, rank, world_size)
     dist.init_process_group(backend, store=store, rank=rank, world_size=world_size, timeout=TIMEOUT)
@@ -217,6 +230,23 @@ def join_ranks(device: str) -> Iterator[Ranks]:
         yield Ranks(rank, world_size, per_machine, control, watch, launcher=launcher)
     finally:
         dist.destroy_process_group()
+
+
+def number_from_torchrun(name: str, default: str = "") -> int:
+    """The environment variable `name`, a whole number. WrongUse where it is not, or is missing without a `default`."""
+    text = os.environ.get(name, default)
+    if not re.fullmatch("[0-9]{1,9}", text):
+        raise not_from_torchrun(name)
+    return int(text)
+
+
+def not_from_torchrun(name: str) -> WrongUse:
+    """The error of variables that another program set, or of which some are missing."""
+    found = f"is {os.environ[name]!r}" if name in os.environ else "is missing"
+    return WrongUse(
+        f"the environment variable {name} {found}, though WORLD_SIZE is {os.environ.get('WORLD_SIZE', '')!r}; start "
+        "the ranks with torchrun, or unset WORLD_SIZE to train in one process."
+    )
 
 
 def wait_for_ranks(store: Any, rank: int, world_size: int, timeout: timedelta = JOIN_TIMEOUT) -> None:

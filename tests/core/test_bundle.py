@@ -68,6 +68,8 @@ INDEX_FAULTS = {
     "icl_tasks:\n- {label: colours, dataset_uri: ../../x.jsonl, icl_task_type: schema}": r"is outside eval_data",
     "icl_tasks:\n- {label: colours, dataset_uri: /etc/passwd, icl_task_type: schema}": r"is outside eval_data",
     "icl_tasks:\n- {label: colours, dataset_uri: x.jsonl, icl_task_type: schema}": r"x\.jsonl is missing",
+    'icl_tasks:\n- {label: colours, dataset_uri: "a\\0b", icl_task_type: schema}': r"is not the name of a file",
+    "icl_tasks:\n- {label: colours, dataset_uri: circle, icl_task_type: schema}": r"is not the name of a file",
     "icl_tasks:\n- !!python/object/apply:os.system ['true']": r"is not YAML",
     INDEX + INDEX.partition("icl_tasks:\n")[2]: r"lists the task colours twice",
 }
@@ -75,6 +77,7 @@ INDEX_FAULTS = {
 
 @pytest.mark.parametrize("text", INDEX_FAULTS, ids=range(len(INDEX_FAULTS)))
 def test_a_fault_in_the_index_is_named(bundle: Path, text: str) -> None:
+    (bundle / "eval_data" / "circle").symlink_to("circle")
     (bundle / "core.yaml").write_text(text)
     with pytest.raises(UserError, match=INDEX_FAULTS[text]):
         load_bundle(bundle)

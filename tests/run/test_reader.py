@@ -107,3 +107,9 @@ def test_too_many_open_files_is_called_so(tmp_path: Path) -> None:
 def test_a_value_that_utf_8_cannot_hold_is_written_and_read_again(tmp_path: Path) -> None:
     write_json(tmp_path / "a.json", {"notes": "\ud800"})
     assert read_json(tmp_path / "a.json") == {"notes": "\ud800"}
+
+
+@pytest.mark.parametrize("name", ["a\0b", "\ud800"])
+def test_a_name_that_no_file_can_have_is_an_error_of_the_file(tmp_path: Path, name: str) -> None:
+    with pytest.raises(OSError, match="its name cannot be used"):
+        open_file(tmp_path / name)

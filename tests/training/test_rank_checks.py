@@ -10,7 +10,7 @@ from torch.distributed import HashStore  # type: ignore[attr-defined]
 
 from llm.errors import UserError, WrongUse
 from llm.training.batch_plan import nearest_divisors
-from llm.training.distributed import check_seen, check_versions, wait_for_ranks
+from llm.training.distributed import check_seen, check_versions, join_ranks, wait_for_ranks
 
 
 def test_other_versions_are_refused_by_rank_and_host() -> None:
@@ -39,3 +39,28 @@ def test_ranks_that_do_not_start_are_named() -> None:
     with pytest.raises(UserError, match="rank 1 of 3 did not start"):
         wait_for_ranks(store, 2, 3, soon)
     wait_for_ranks(store, 1, 3, soon)
+
+
+@pytest.mark.parametrize(
+    ("variables", "name"),
+    [
+        ({"WORLD_SIZE": "two"}, "WORLD_SIZE is 'two'"),
+        ({"WORLD_SIZE": ""}, "WORLD_SIZE is ''"),
+        ({"WORLD_SIZE": "-1"}, "WORLD_SIZE is '-1'"),
+        ({"WORLD_SIZE": "2", "LOCAL_WORLD_SIZE": "x"}, "LOCAL_WORLD_SIZE is 'x'"),
+        ({"WORLD_SIZE": "2"}, "MASTER_PORT is missing"),
+        ({"WORLD_SIZE": "2", "MASTER_PORT": "29500"}, "RANK is missing"),
+        ({"WORLD_SIZE": "2", "MASTER_PORT": "29500", "RANK": "2"}, "RANK is '2'"),
+        ({"WORLD_SIZE": "2", "MASTER_PORT": "29500", "RANK": "1"}, "MASTER_ADDR is missing"),
+    ],
+)
+def test_variables_that_torchrun_did_not_set_are_named(
+    monkeypatch: pytest.MonkeyPatch, variables: dict[str, str], name: str
+) -> None:
+    """As a batch system leaves some of them."""
+    for variable in ("WORLD_SIZE", "LOCAL_WORLD_SIZE", "RANK", "MASTER_PORT", "MASTER_ADDR"):
+        monkeypatch.delenv(variable, raising=False)
+    for variable, value in variables.items():
+        monkeypatch.setenv(variable, value)
+    with pytest.raises(WrongUse, match=f"the environment variable {name}, though"), join_ranks("cpu"):
+        pass
