@@ -1,4 +1,4 @@
-"""`bench cost`: every part has a number for each of its sizes, and the page of plots shows them."""
+"""`bench cost`: each part has a number for each of its sizes, and the plots show all parts."""
 
 from __future__ import annotations
 

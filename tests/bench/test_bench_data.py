@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from workbench.bench import data
-from workbench.bench.data import lines_of, measure, peak_memory, text_pieces, turns
+from workbench.bench.data import lines_of, measure, peak_memory, text_pieces
 
 
 @pytest.fixture
@@ -26,26 +26,19 @@ def test_every_part_on_a_small_text(text: Path) -> None:
     assert 60_000 <= results["text"]["bytes"] < 400_000
     for match in (results["bpe"], *results["tokenize"].values()):
         assert match["ratio"]["median"] > 0
-    made = results["prepare"]
-    assert made["bytes"] >= 1_000_000
-    assert made["peak_bytes"] > 10_000_000  # a Python process
-    assert "1 MB" in lines_of("prepare", made)[0]
+    prepared = results["prepare"]
+    assert prepared["bytes"] >= 1_000_000
+    assert prepared["peak_bytes"] > 10_000_000  # a Python process
+    assert "1 MB" in lines_of("prepare", prepared)[0]
     assert "tiktoken alone on all cores" in lines_of("tokenize", results["tokenize"])[1]
 
 
-def test_the_text_is_cut_from_the_file(text: Path) -> None:
+def test_the_pieces_are_the_start_of_the_file(text: Path) -> None:
     pieces = text_pieces(text)
     assert text.read_text().startswith("".join(pieces))
 
 
-def test_turns() -> None:
-    called: list[str] = []
-    first, second = turns(lambda: called.append("a"), lambda: called.append("b"), 3)
-    assert "".join(called) == "ab" + "abbaab"
-    assert len(first) == len(second) == 3
-
-
-def test_memory_of_a_family_of_processes_is_counted_together() -> None:
+def test_peak_memory_includes_child_processes() -> None:
     child = "import time; x = bytearray(60_000_000); print('there', flush=True); time.sleep(60)"
     parent = (
         f"import subprocess, sys; c = subprocess.Popen([sys.executable, '-c', {child!r}], stdout=subprocess.PIPE);"

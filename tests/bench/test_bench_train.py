@@ -1,4 +1,4 @@
-"""`bench train` on a model small enough to train here: what it compares is the same, and it says so when it is not."""
+"""`bench train` on a small model: the candidates compute the same, and it is an error if they do not."""
 
 from __future__ import annotations
 
@@ -95,7 +95,7 @@ def small(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(SHAPES, "small", SMALL)
 
 
-def test_all_rivals_have_the_same_losses(
+def test_all_candidates_have_the_same_losses(
     small: None, nanogpt: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setattr(train, "choose_precision", lambda wanted, device: "bf16")
@@ -127,7 +127,7 @@ def test_all_rivals_have_the_same_losses(
     assert "differs by at most 0.000% from ours" in "\n".join(lines_of(result))
 
 
-def test_different_losses_are_refused() -> None:
+def test_different_losses_are_an_error() -> None:
     ours, other = (Candidate(name, "fp32", lambda batch: torch.zeros(()), losses) for name, losses in
                    [("llm-workbench", (4.0, 3.0)), ("transformers", (4.0, 3.3))])  # fmt: skip
     assert loss_gap(ours, other) == pytest.approx(0.1)
@@ -137,23 +137,23 @@ def test_different_losses_are_refused() -> None:
         check_losses(ours, replace(other, losses=(4.0, float("nan"))))
 
 
-def test_another_learning_rate_is_found(small: None, nanogpt: Path) -> None:
+def test_a_different_learning_rate_is_an_error(small: None, nanogpt: Path) -> None:
     (nanogpt / "model.py").write_text(STAND_IN.replace("lr=learning_rate", "lr=learning_rate * 5"))
     with pytest.raises(UserError, match="llm-workbench and nanoGPT"):
         list(measure("cpu", ["small"], pairs=1, threads=1, nanogpt=nanogpt))
 
 
-def test_turns_go_forwards_and_backwards() -> None:
+def test_candidates_are_measured_in_alternating_order() -> None:
     called: list[str] = []
 
-    def rival(name: str) -> Candidate:
+    def candidate(name: str) -> Candidate:
         def step(batch: object) -> torch.Tensor:
             called.append(name)
             return torch.zeros(())
 
         return Candidate(name, "fp32", step, ())
 
-    speeds = measure_speeds([rival("a"), rival("b"), rival("c")], SMALL, train.random_batches(SMALL), 3)
+    speeds = measure_speeds([candidate(name) for name in "abc"], SMALL, train.random_batches(SMALL), 3)
     assert "".join(called) == "abccbaabc"
     assert [len(speed) for speed in speeds] == [3, 3, 3]
 
@@ -166,7 +166,7 @@ def test_turns_go_forwards_and_backwards() -> None:
         ("x = 1", "has no GPT and GPTConfig"),
     ],
 )
-def test_a_folder_that_is_not_nanogpt(text: str | None, sentence: str, tmp_path: Path) -> None:
+def test_a_folder_without_nanogpt_is_an_error(text: str | None, sentence: str, tmp_path: Path) -> None:
     if text is not None:
         (tmp_path / "model.py").write_text(text)
     model = train.Transformer(SMALL.model)

@@ -1,5 +1,5 @@
-"""What many ranks send each other between two steps, simulated in one process: each rank is a thread with its own gloo
-group member, connected over the loopback interface, and calls what a real rank calls."""
+"""Control traffic between many ranks, simulated in one process: each rank is a thread with its own gloo process group
+over the loopback interface, and calls the functions that a real rank calls."""
 
 from __future__ import annotations
 
@@ -21,25 +21,25 @@ TIMEOUT = timedelta(minutes=10)
 
 
 def measure_control(world_size: int = RANKS, steps: int = STEPS) -> Result:
-    """Seconds and bytes over the loopback interface of `steps` broadcasts and one gathering of measurements between
-    `world_size` ranks. One machine does the work of all, so real ones are faster."""
-    store, found, failures = HashStore(), [], []
+    """Seconds and bytes over the loopback interface of `steps` broadcasts and one gather of measurements between
+    `world_size` ranks. One machine does the work of all ranks, so real ranks are faster."""
+    store, spans, failures = HashStore(), [], []
 
     def run(rank: int) -> None:
         try:
-            found.append(exchange(connect(store, rank, world_size), steps))
+            spans.append(exchange(connect(store, rank, world_size), steps))
         except RuntimeError as error:
             failures.append(error)
 
     threads = [threading.Thread(target=run, args=(rank,), daemon=True) for rank in range(world_size)]
-    began, processor = time.perf_counter(), time.process_time()
+    began, cpu_began = time.perf_counter(), time.process_time()
     for thread in threads:
         thread.start()
     for thread in threads:
         thread.join()
     if failures:
         raise failures[0]
-    first, last = min(span.began for span in found), max(span.ended for span in found)
+    first, last = min(span.began for span in spans), max(span.ended for span in spans)
     return {
         "ranks": world_size,
         "broadcasts": steps,
@@ -47,18 +47,18 @@ def measure_control(world_size: int = RANKS, steps: int = STEPS) -> Result:
         "seconds": round(last.seconds - first.seconds, 2),
         "bytes": last.loopback_bytes - first.loopback_bytes,
         "seconds_with_connecting": round(time.perf_counter() - began, 1),
-        "processor_seconds_with_connecting": round(time.process_time() - processor, 1),
+        "processor_seconds_with_connecting": round(time.process_time() - cpu_began, 1),
     }
 
 
-class Moment(NamedTuple):
-    """Seconds of a clock, and the bytes received over the loopback interface so far, by all programs."""
+class Counters(NamedTuple):
+    """Seconds of a clock, and the bytes that all programs have received over the loopback interface so far."""
 
     seconds: float
     loopback_bytes: int
 
     @classmethod
-    def now(cls) -> Moment:
+    def read(cls) -> Counters:
         """See proc(5), /proc/net/dev."""
         lines = Path("/proc/net/dev").read_text().splitlines()
         line = next(line for line in lines if line.strip().startswith("lo:"))
@@ -66,14 +66,14 @@ class Moment(NamedTuple):
 
 
 class Span(NamedTuple):
-    """When a rank began something, and when it had ended."""
+    """The counters before and after the traffic of a rank."""
 
-    began: Moment
-    ended: Moment
+    began: Counters
+    ended: Counters
 
 
 def connect(store: Any, rank: int, world_size: int) -> Ranks:
-    """A rank whose connections are made when they are first used: all at once would be 130,000."""
+    """A rank that opens each connection when it is first used: all connections of 512 ranks would be 130,000."""
     options = ProcessGroupGloo._Options()  # type: ignore[attr-defined]
     options._devices = [ProcessGroupGloo.create_device(hostname="127.0.0.1", lazy_init=True)]
     options._threads, options._timeout = 1, TIMEOUT
@@ -81,12 +81,13 @@ def connect(store: Any, rank: int, world_size: int) -> Ranks:
 
 
 def exchange(ranks: Ranks, steps: int) -> Span:
-    """Broadcast decisions `steps` times and gather measurements once as `RankMetrics` does, after connecting."""
+    """Broadcast decisions `steps` times and gather measurements once, as `RankMetrics` does. An untimed broadcast and
+    gather open the connections first."""
     value, measurements = DECISIONS if ranks.is_first else None, [ranks.rank, 0, 1 << 30]
     ranks.broadcast(value)
     ranks.gather(measurements)
-    began = Moment.now()
+    began = Counters.read()
     for _ in range(steps):
         assert ranks.broadcast(value) == DECISIONS
     assert len(ranks.gather(measurements)) == (ranks.world_size if ranks.is_first else 0)
-    return Span(began, Moment.now())
+    return Span(began, Counters.read())

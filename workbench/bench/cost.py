@@ -1,8 +1,7 @@
-"""`llm-workbench bench cost`: what training, decoding, preparing and opening cost as one size grows.
+"""`llm-workbench bench cost`: CPU time of training, decoding, data preparation and opening a run, by size.
 
-Each part varies one size and keeps the others. The sizes take turns, forwards and backwards, so that a busy moment does
-not fall on one of them. CPU seconds of this process, on one thread, since they depend least on other processes.
-`docs/cost_plots.py` draws the result.
+Each part varies one size and keeps the others fixed. Times are CPU seconds of this process on one thread, which depend
+least on other processes. `docs/cost_plots.py` draws the result.
 """
 
 from __future__ import annotations
@@ -23,7 +22,7 @@ from llm.engine import Engine
 from llm.model.counts import parameters
 from llm.model.transformer import Transformer
 from workbench.bench.decode import NumberTokenizer
-from workbench.bench.report import Result, Speed, machine
+from workbench.bench.report import Result, Stats, alternate, machine, torch_threads
 from workbench.bench.train import Shape, our_step, random_batches
 from workbench.bench.ui import write_long_run
 from workbench.charts.curve_cache import load_cache
@@ -34,45 +33,39 @@ WIDTHS, CONTEXTS, BATCHES = (64, 128, 192, 256, 384), (32, 64, 128, 256, 512), (
 CORPUS_MB, LOGGED_STEPS = (1, 2, 4, 8), (1_000, 10_000, 100_000)
 NEW_TOKENS, PROMPT = 32, 8
 
-Works = dict[float, Callable[[], object]]
-"""The work of each size, by its size."""
+Workloads = dict[float, Callable[[], object]]
+"""What to measure at each size."""
 
 
 def measure(home: Path, rounds: int) -> Iterator[tuple[str, Result]]:
-    """Name and result of each part; a result has the unit of its sizes and CPU seconds by size."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    try:
+    """Yield the name and result of each part: the unit of its sizes, and CPU seconds by size."""
+    with torch_threads(1):
         for name, (unit, per, make) in PARTS.items():
-            works = make(home)
-            yield name, {"unit": unit, "per": per, "seconds": take_turns(works, rounds)}
-    finally:
-        torch.set_num_threads(before)
+            yield name, {"unit": unit, "per": per, "seconds": measure_sizes(make(home), rounds)}
 
 
-def take_turns(works: Works, rounds: int) -> list[Result]:
-    """CPU seconds of each size after one call to warm up; the order is reversed every time."""
-    seconds: dict[float, list[float]] = {size: [] for size in works}
-    for work in works.values():
+def measure_sizes(workloads: Workloads, rounds: int) -> list[Result]:
+    """CPU seconds of each size, after one warm-up of each."""
+    seconds: dict[float, list[float]] = {size: [] for size in workloads}
+    for work in workloads.values():
         work()
-    for turn in range(rounds):
-        for size in works if turn % 2 == 0 else reversed(works):
-            began = time.process_time()
-            works[size]()
-            seconds[size].append(time.process_time() - began)
-    return [{"size": size, **vars(Speed.of(values))} for size, values in seconds.items()]
+    for size in alternate(list(workloads), rounds):
+        began = time.process_time()
+        workloads[size]()
+        seconds[size].append(time.process_time() - began)
+    return [{"size": size, **vars(Stats.of(values))} for size, values in seconds.items()]
 
 
-def of_model_sizes(home: Path) -> Works:
+def steps_by_model_size(home: Path) -> Workloads:
     """A training step by the number of parameters."""
     return dict(training_step(with_width(width), BATCH) for width in WIDTHS)
 
 
-def of_contexts(home: Path) -> Works:
+def steps_by_context(home: Path) -> Workloads:
     return {context: training_step(replace(BASE, context=context), BATCH)[1] for context in CONTEXTS}
 
 
-def of_batches(home: Path) -> Works:
+def steps_by_batch_size(home: Path) -> Workloads:
     return {rows: training_step(BASE, rows)[1] for rows in BATCHES}
 
 
@@ -89,14 +82,14 @@ def training_step(model: ModelConfig, rows: int) -> tuple[int, Callable[[], obje
     return parameters(model), lambda: step(batch)
 
 
-def of_decoding(home: Path) -> Works:
+def decoding_by_model_size(home: Path) -> Workloads:
     """NEW_TOKENS tokens of one text by the number of parameters."""
-    works: Works = {}
+    workloads: Workloads = {}
     for width in WIDTHS:
         model = Transformer(with_width(width))
         model.init_weights(torch.Generator().manual_seed(0))
-        works[parameters(model.config)] = decoding(Engine(model.eval(), NumberTokenizer(model.config.vocab_size)))
-    return works
+        workloads[parameters(model.config)] = decoding(Engine(model.eval(), NumberTokenizer(model.config.vocab_size)))
+    return workloads
 
 
 def decoding(engine: Engine) -> Callable[[], object]:
@@ -104,8 +97,8 @@ def decoding(engine: Engine) -> Callable[[], object]:
     return lambda: list(engine.stream(list(range(PROMPT)), params))
 
 
-def of_corpora(home: Path) -> Works:
-    """Preparing a corpus of that many megabytes, its tokenizer included; each call in a new home."""
+def preparation_by_corpus_size(home: Path) -> Workloads:
+    """Prepare a corpus and its tokenizer, by megabytes; each call in a new home."""
     counter = iter(range(10**6))
 
     def work(megabytes: int) -> Callable[[], object]:
@@ -115,8 +108,8 @@ def of_corpora(home: Path) -> Works:
     return {megabytes: work(megabytes) for megabytes in CORPUS_MB}
 
 
-def of_run_lengths(home: Path) -> Works:
-    """Reading the log of a run with that many logged steps, without a cache."""
+def opening_by_run_length(home: Path) -> Workloads:
+    """Read the log of a run without a cache, by the number of logged steps."""
 
     def work(steps: int) -> Callable[[], object]:
         run = write_long_run(home, steps, f"steps-{steps}")
@@ -125,13 +118,13 @@ def of_run_lengths(home: Path) -> Works:
     return {steps: work(steps) for steps in LOGGED_STEPS}
 
 
-PARTS: Mapping[str, tuple[str, str, Callable[[Path], Works]]] = {
-    "model size": ("parameters", "training step", of_model_sizes),
-    "context": ("tokens of context", "training step", of_contexts),
-    "batch": ("sequences per step", "training step", of_batches),
-    "decoding": ("parameters", f"{NEW_TOKENS} tokens of one text", of_decoding),
-    "corpus size": ("MB", "preparing the corpus", of_corpora),
-    "run length": ("logged steps", "opening the curves", of_run_lengths),
+PARTS: Mapping[str, tuple[str, str, Callable[[Path], Workloads]]] = {
+    "model size": ("parameters", "training step", steps_by_model_size),
+    "context": ("tokens of context", "training step", steps_by_context),
+    "batch": ("sequences per step", "training step", steps_by_batch_size),
+    "decoding": ("parameters", f"{NEW_TOKENS} tokens of one text", decoding_by_model_size),
+    "corpus size": ("MB", "preparing the corpus", preparation_by_corpus_size),
+    "run length": ("logged steps", "opening the curves", opening_by_run_length),
 }
 
 

@@ -1,8 +1,8 @@
 """`llm-workbench bench data`: BPE training compared with rustbpe, tokenization with tiktoken, and a large file.
 
 The text is Python's standard library, or a given file. Both sides of a comparison run in one process in the order
-A B B A. The large file repeats the text; `llm-workbench data` prepares it in another process, whose memory is
-the sum over its child processes, with shared pages counted once.
+A B B A. The large file repeats the text; `llm-workbench data` prepares it in another process. Its peak memory includes
+its child processes and counts shared pages once.
 """
 
 from __future__ import annotations
@@ -33,11 +33,11 @@ from llm.limits import usable_cores
 from llm.tokenizer import build_tokenizer
 from llm.tokenizer.bpe import SPLIT_PATTERN, train_bpe
 from llm.tokenizer.ranks import RankTokenizer
-from workbench.bench.report import Result, Speed, ratio_text
+from workbench.bench.report import Result, Stats, alternate, ratio_text, ratios
 
 VOCABULARY = 32_768
 TEXT_BYTES = 8_000_000
-POLL_SECONDS = 0.05  # between two readings of the memory
+POLL_SECONDS = 0.05  # between two measurements of the memory
 PARTS = ("bpe", "tokenize", "prepare")
 
 Work = Callable[[], object]
@@ -57,7 +57,7 @@ def measure(file: Path | None, parts: Sequence[str], pairs: int, megabytes: int)
 
 
 def text_pieces(file: Path | None) -> list[str]:
-    """The first `TEXT_BYTES` of a text file, or of Python's library, in the blocks that are tokenized."""
+    """The first `TEXT_BYTES` of a text file, or of Python's library, split into the blocks that are tokenized."""
     if file is None:
         whole: Iterator[str] = (piece for document in PylibCorpus(TEXT_BYTES).documents() for piece in document.pieces)
     else:
@@ -79,7 +79,7 @@ def train_tokenizer(pieces: list[str]) -> RankTokenizer:
 
 
 def bench_bpe(pieces: list[str], pairs: int) -> Result:
-    """BPE training: ours, and rustbpe called directly."""
+    """BPE training: ours, compared with rustbpe called directly."""
 
     def ours() -> object:
         return train_bpe(pieces, VOCABULARY)
@@ -90,12 +90,12 @@ def bench_bpe(pieces: list[str], pairs: int) -> Result:
         return trainer
 
     size = sum(len(piece.encode()) for piece in pieces)
-    return comparison("rustbpe alone", *turns(ours, alone, pairs), size=size)
+    return compare("rustbpe alone", ours, alone, pairs, size)
 
 
 def bench_tokenize(pieces: list[str], tokenizer: RankTokenizer, pairs: int) -> Result:
-    """From text to token files in this process, compared with tiktoken from text to lists of ids, on one thread and on
-    one thread per core."""
+    """Tokenization: ours from text to token files, compared with tiktoken's from text to lists of ids, on one thread
+    and on one thread per core."""
     size = sum(len(piece.encode()) for piece in pieces)
     ranks = {tokenizer.token_bytes(i): i for i in range(tokenizer.vocab_size)}
     encoding = tiktoken.Encoding("alone", pat_str=tokenizer.pattern, mergeable_ranks=ranks, special_tokens={})
@@ -104,8 +104,8 @@ def bench_tokenize(pieces: list[str], tokenizer: RankTokenizer, pairs: int) -> R
     def ours() -> object:
         with TemporaryDirectory(prefix="llm-workbench-bench-") as name:
             folder = Path(name)
-            sides = SplitWriter(folder, "train", tokenizer), SplitWriter(folder, "held-out", tokenizer)
-            return list(tokenize(units, tokenizer, SerialEncoder(tokenizer), "none", *sides, size))
+            splits = SplitWriter(folder, "train", tokenizer), SplitWriter(folder, "held-out", tokenizer)
+            return list(tokenize(units, tokenizer, SerialEncoder(tokenizer), "none", *splits, size))
 
     def one_thread() -> object:
         return [encoding.encode_ordinary(piece) for piece in pieces]
@@ -114,36 +114,31 @@ def bench_tokenize(pieces: list[str], tokenizer: RankTokenizer, pairs: int) -> R
         return encoding.encode_ordinary_batch(pieces, num_threads=usable_cores())
 
     return {
-        "one_thread": comparison("tiktoken alone on one thread", *turns(ours, one_thread, pairs), size=size),
-        "all_threads": comparison("tiktoken alone on all cores", *turns(ours, all_threads, pairs), size=size),
+        "one_thread": compare("tiktoken alone on one thread", ours, one_thread, pairs, size),
+        "all_threads": compare("tiktoken alone on all cores", ours, all_threads, pairs, size),
     }
 
 
-def turns(first: Work, second: Work, pairs: int) -> tuple[list[float], list[float]]:
-    """Seconds of both, `pairs` times each in the order A B B A, after one warm-up of each."""
-    works, seconds = (first, second), ([], [])  # type: tuple[Work, Work], tuple[list[float], list[float]]
-    for work in works:
+def compare(rival: str, ours: Work, theirs: Work, pairs: int, size: int) -> Result:
+    """Megabytes per second of both on a text of `size` bytes, and the ratio of our speed to theirs, after one warm-up
+    of each."""
+    speeds: dict[Work, list[float]] = {ours: [], theirs: []}
+    for work in speeds:
         work()
-    for pair in range(pairs):
-        for index in (0, 1) if pair % 2 == 0 else (1, 0):
-            began = time.perf_counter()
-            works[index]()
-            seconds[index].append(time.perf_counter() - began)
-    return seconds
-
-
-def comparison(rival: str, ours: list[float], theirs: list[float], *, size: int) -> Result:
-    """Megabytes of text per second of both, and the ratio of our speed to theirs, pair by pair."""
+    for work in alternate((ours, theirs), pairs):
+        began = time.perf_counter()
+        work()
+        speeds[work].append(size / 1e6 / (time.perf_counter() - began))
     return {
         "rival": rival,
-        "our_megabytes_per_second": asdict(Speed.of([size / 1e6 / seconds for seconds in ours])),
-        "their_megabytes_per_second": asdict(Speed.of([size / 1e6 / seconds for seconds in theirs])),
-        "ratio": asdict(Speed.of([b / a for a, b in zip(ours, theirs, strict=True)])),
+        "our_megabytes_per_second": asdict(Stats.of(speeds[ours])),
+        "their_megabytes_per_second": asdict(Stats.of(speeds[theirs])),
+        "ratio": asdict(Stats.of(ratios(speeds[ours], speeds[theirs]))),
     }
 
 
 def bench_prepare(pieces: list[str], tokenizer: RankTokenizer, megabytes: int) -> Result:
-    """Prepare a file of that many megabytes with the command: total seconds, and peak memory."""
+    """Seconds and peak memory of the command that prepares a file of that many megabytes."""
     with TemporaryDirectory(prefix="llm-workbench-bench-") as name:
         folder = Path(name)
         tokenizer.save(folder / "tokenizer")
@@ -169,12 +164,12 @@ def bench_prepare(pieces: list[str], tokenizer: RankTokenizer, megabytes: int) -
 
 
 def write_large(path: Path, pieces: list[str], size: int) -> int:
-    """Write the pieces repeatedly until there are `size` bytes; returns the number of bytes."""
+    """Write the pieces repeatedly until there are at least `size` bytes. Returns the number of bytes."""
+    endless = itertools.cycle(pieces)
     with path.open("wb") as file:
-        for piece in itertools.cycle(pieces):
-            if file.write(piece.encode()) and file.tell() >= size:
-                return file.tell()
-    raise AssertionError("a cycle ended")
+        while file.tell() < size:
+            file.write(next(endless).encode())
+        return file.tell()
 
 
 def peak_memory(process: subprocess.Popen[bytes]) -> int:
@@ -193,7 +188,8 @@ def with_children(first: psutil.Process) -> list[psutil.Process]:
 
 
 def memory_of(process: psutil.Process) -> int:
-    """Memory of a process in bytes, a shared page counted in parts where the system reports it; 0 once it ended."""
+    """Bytes of a process: PSS, which divides shared pages among the processes, or USS where the system has no PSS; 0
+    after the process has ended."""
     with suppress(psutil.NoSuchProcess, psutil.ZombieProcess):
         memory = process.memory_full_info()
         return int(getattr(memory, "pss", memory.uss))
@@ -214,7 +210,7 @@ def lines_of(part: str, result: Result) -> list[str]:
 
 
 def comparison_line(match: Result) -> str:
-    """One comparison as a line."""
+    """A comparison as one line."""
     ratio = match["ratio"]
     ours, theirs = (match[f"{side}_megabytes_per_second"]["median"] for side in ("our", "their"))
-    return f"{ours:.1f} MB/s, {match['rival']} {theirs:.1f} MB/s; our speed to theirs {ratio_text(ratio)}"
+    return f"ours {ours:.1f} MB/s, {match['rival']} {theirs:.1f} MB/s; ratio {ratio_text(ratio)}"

@@ -1,4 +1,4 @@
-"""Models that others wrote, with the weights of ours: what `bench train` and `bench decode` compare with."""
+"""transformers and nanoGPT with the weights of our model: what `bench train` and `bench decode` compare with."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ SIZES = {"10M": LLAMA_10M, "124M": GPT2_124M}
 
 
 def import_transformers() -> Any:
-    """The package. UserError where it is not installed: only measuring needs it."""
+    """Import transformers. Raises UserError if it is not installed."""
     try:
         import transformers
     except ImportError as error:
@@ -42,7 +42,7 @@ def import_transformers() -> Any:
 
 
 def peer_machine(device: str, **facts: Any) -> Result:
-    """Versions and hardware. UserError where transformers is not installed."""
+    """Versions and hardware. Raises UserError if transformers is not installed."""
     import_transformers()
     return machine("torch", "transformers", device=device_name(device), **facts)
 
@@ -70,7 +70,7 @@ def nanogpt_model(model: Transformer, folder: Path) -> nn.Module:
 
 
 def nanogpt_source(folder: Path) -> ModuleType:
-    """nanoGPT's module `model`, run from `folder`. UserError where it is not there, or is something else."""
+    """nanoGPT's module `model`, imported from `folder`. Raises UserError if it is missing or is not nanoGPT's."""
     path = folder / "model.py"
     if not path.is_file():
         raise UserError(
@@ -90,6 +90,6 @@ def nanogpt_source(folder: Path) -> ModuleType:
 
 
 def nanogpt_optimizer(model: Any, lr: float, betas: tuple[float, float], weight_decay: float, device: str) -> Any:
-    """AdamW as nanoGPT sets it up."""
+    """AdamW as nanoGPT configures it."""
     with contextlib.redirect_stdout(io.StringIO()):
         return model.configure_optimizers(weight_decay, lr, betas, device.split(":")[0])

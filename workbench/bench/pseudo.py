@@ -1,4 +1,4 @@
-"""The workbench as a child of this process, on a pseudo-terminal."""
+"""The workbench as a child process on a pseudo-terminal."""
 
 from __future__ import annotations
 
@@ -17,21 +17,21 @@ import psutil
 
 
 class PseudoTerminal:
-    """`llm-workbench --home HOME` on a terminal of this size; a context manager that ends it."""
+    """`llm-workbench --home HOME` on a terminal of this size. A context manager, which kills the process on exit."""
 
     def __init__(self, home: Path, columns: int = 80, lines: int = 24) -> None:
-        self.begun = time.perf_counter()
-        self.fd, inside = pty.openpty()
+        self.started = time.perf_counter()
+        self.fd, child_fd = pty.openpty()
         fcntl.ioctl(self.fd, termios.TIOCSWINSZ, struct.pack("HHHH", lines, columns, 0, 0))
         self.process = subprocess.Popen(
             [sys.executable, "-m", "workbench", "--home", str(home)],
-            stdin=inside,
-            stdout=inside,
-            stderr=inside,
+            stdin=child_fd,
+            stdout=child_fd,
+            stderr=child_fd,
             start_new_session=True,
             env=os.environ | {"TERM": "xterm-256color"},
         )
-        os.close(inside)
+        os.close(child_fd)
 
     def __enter__(self) -> PseudoTerminal:
         return self
@@ -46,13 +46,13 @@ class PseudoTerminal:
         ready, _, _ = select.select([self.fd], [], [], seconds)
         return os.read(self.fd, 1 << 16) if ready else b""
 
-    def until(self, text: bytes, seconds: float = 60.0) -> float:
-        """Read until `text` is written; returns the seconds since the start."""
+    def wait_for(self, text: bytes, seconds: float = 60.0) -> float:
+        """Read until `text` is written. Returns the seconds since the start of the process."""
         self._read_until(text, seconds)
-        return time.perf_counter() - self.begun
+        return time.perf_counter() - self.started
 
-    def answer(self, keys: bytes, text: bytes, seconds: float = 10.0) -> float:
-        """Press `keys` once the output is quiet; returns the seconds until `text` is written."""
+    def response_time(self, keys: bytes, text: bytes, seconds: float = 10.0) -> float:
+        """Press `keys` once the output is quiet. Returns the seconds until `text` is written."""
         self.drain()
         pressed = time.perf_counter()
         self.press(keys)

@@ -1,4 +1,4 @@
-"""`llm-workbench bench quickstart`: quality of the first preset after its two minutes.
+"""`llm-workbench bench quickstart`: quality of the model of the first preset after its two minutes.
 
 Trains it in a temporary home, compares its bits per byte with `xz -9e` on the same validation text, and scores
 replies of many seeds: the share of words that occur in the corpus, and whether the characters keep their names.
@@ -21,7 +21,7 @@ from llm.run import Run
 from workbench.bench.report import Result
 
 PROMPT = "Once"
-MOST_NAMES = 2  # no story of the corpus has more than a hero and a friend
+MAX_NAMES = 2  # each story of the corpus has a hero and at most one friend
 CAPITALIZED = re.compile(r"\b[A-Z][a-z]+\b")
 
 
@@ -38,9 +38,9 @@ class Reply:
     def is_consistent(self) -> bool:
         """Whether it has one hero, named at least twice, and at most one friend, of the other gender, as in every story
         of the corpus."""
-        if not 1 <= len(self.names) <= MOST_NAMES or story_of(self.text).count(self.names[0]) < 2:
+        if not 1 <= len(self.names) <= MAX_NAMES or story_of(self.text).count(self.names[0]) < 2:
             return False
-        return len({name in women() for name in self.names}) == len(self.names)
+        return len({name in female_names() for name in self.names}) == len(self.names)
 
 
 def story_of(text: str) -> str:
@@ -48,15 +48,15 @@ def story_of(text: str) -> str:
     return text.split("\n\nQuestion:")[0]
 
 
-def women() -> frozenset[str]:
-    """The names that go with "she"."""
+def female_names() -> frozenset[str]:
+    """The names of the characters that the corpus calls "she"."""
     return frozenset((*library().words["girls"], *library().words["she_animals"]))
 
 
 def score_reply(text: str) -> Reply:
     """Score a reply, including its prompt."""
     found = words(text)
-    people = {*women(), *library().words["boys"], *library().words["he_animals"]}
+    people = {*female_names(), *library().words["boys"], *library().words["he_animals"]}
     named = [name for name in CAPITALIZED.findall(story_of(text)) if name in people]
     known = vocabulary()
     return Reply(text, len(found), sum(word in known for word in found), tuple(dict.fromkeys(named)))
@@ -114,7 +114,7 @@ def generate_replies(run: Run, seeds: int) -> list[str]:
 
 
 def lines_of(result: Result) -> list[str]:
-    """The printed result: each number, and a typical reply."""
+    """The printed result: each number, and the reply of seed 1."""
     numbers = {name: value for name, value in result.items() if name != "replies"}
     lines = [f"{name:<22} {f'{value:.4f}' if isinstance(value, float) else value}" for name, value in numbers.items()]
-    return [*lines, "", "a typical reply, seed 1:", result["replies"][0]["text"]]
+    return [*lines, "", "reply of seed 1:", result["replies"][0]["text"]]

@@ -1,4 +1,4 @@
-"""`llm.train` that prints, at its end, what the loop took per step besides the step itself (`bench ranks`, host)."""
+"""`llm.train` that prints the overhead of the training loop at the end (`bench ranks --part host`)."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ import time
 from typing import Any
 
 WARM_UP = 50  # steps
+LABEL = "overhead of the training loop per step in ms (wall, CPU):"
 
 
 def main() -> int:
@@ -17,17 +18,17 @@ def main() -> int:
     began: list[tuple[float, float]] = []
     ended: list[tuple[float, float]] = []
 
-    def timed(*arguments: Any, **options: Any) -> Any:
+    def time_step(*arguments: Any, **options: Any) -> Any:
         began.append((time.perf_counter(), time.thread_time()))
         result = take_step(*arguments, **options)
         ended.append((time.perf_counter(), time.thread_time()))
         return result
 
-    vars(loop)["take_step"] = timed
+    vars(loop)["take_step"] = time_step
     status = train()
     between = list(zip(ended[WARM_UP:-1], began[WARM_UP + 1 :], strict=True))
-    wall, processor = (sum(later[at] - earlier[at] for earlier, later in between) / len(between) for at in (0, 1))
-    print(f"besides the step {1000 * wall:.3f} {1000 * processor:.3f} ms of time, of a processor")
+    wall, cpu = (sum(later[at] - earlier[at] for earlier, later in between) / len(between) for at in (0, 1))
+    print(f"{LABEL} {1000 * wall:.3f} {1000 * cpu:.3f}")
     return status
 
 

@@ -1,8 +1,8 @@
-"""`llm-workbench bench ranks`: what several ranks cost, measured on the processors of this machine with gloo.
+"""`llm-workbench bench ranks`: the cost of several ranks, measured on the CPU of this machine with gloo.
 
-memory: the largest resident memory of a rank under FSDP2. speed: tokens/s of two ranks and of one process with two
-threads, in turns. host: what the loop takes per step on two ranks, besides the step itself. recompute: memory and time
-of recomputed activations. control: decisions and measurements sent between many ranks.
+memory: peak resident memory of a rank under FSDP2. speed: tokens/s of two ranks compared with one process with two
+threads. host: overhead of the training loop per step on two ranks. recompute: memory and time of activation
+recomputation. control: time and bytes of the control traffic between many ranks.
 """
 
 from __future__ import annotations
@@ -22,10 +22,11 @@ from llm.errors import UserError
 from llm.events import StepLogged
 from llm.launch import LOG, Launch, training_command
 from llm.run import Run
-from workbench.bench.report import Result, Speed, ratio_text
+from workbench.bench import rank_program
+from workbench.bench.report import Result, Stats, alternate, ratio_text, ratios
 
 PARTS = ("memory", "speed", "host", "recompute", "control")
-PLAIN = {
+BASE = {  # nothing but training steps
     "tokenizer.kind": "byte",
     "data.size_mb": "1",
     "model.dropout": "0",
@@ -37,7 +38,7 @@ PLAIN = {
     "sample.every": "0",
     "checkpoint.every": "0",
 }
-GPT2_124M = PLAIN | {
+GPT2_124M = BASE | {
     "model.vocab_size": "50304",
     "model.n_layer": "12",
     "model.d_model": "768",
@@ -47,14 +48,14 @@ GPT2_124M = PLAIN | {
     "train.seq_len": "64",
     "train.threads": "1",
 }
-SECOND_STEPS = PLAIN | {  # about a second a step on two cores
+LONG_STEPS = BASE | {  # about one second each on two cores
     "model.n_layer": "6",
     "model.d_model": "384",
     "model.n_head": "6",
     "model.context": "256",
     "train.steps": "6",
 }
-SHORT_STEPS = PLAIN | {
+SHORT_STEPS = BASE | {
     "model.n_layer": "2",
     "model.d_model": "64",
     "model.n_head": "2",
@@ -64,12 +65,12 @@ SHORT_STEPS = PLAIN | {
     "train.steps": "400",
     "train.threads": "1",
 }
-LIMITS = {2: 0.65, 4: 0.45}
-"""The largest share of one process's memory that a rank may take, by number of ranks."""
+GOALS = {2: 0.65, 4: 0.45}
+"""The goal by number of ranks: the most memory that a rank may use, relative to a single process."""
 
 
 def measure(home: Path, parts: Sequence[str], pairs: int) -> Iterator[tuple[str, Result]]:
-    """The name and the result of each part."""
+    """Yield the name and the result of each part."""
     measures = {"memory": measure_memory, "speed": measure_speed, "host": measure_host}
     for part in parts:
         if part in measures:
@@ -85,58 +86,57 @@ def measure(home: Path, parts: Sequence[str], pairs: int) -> Iterator[tuple[str,
 
 
 def measure_memory(home: Path, pairs: int) -> Result:
-    """Peak resident bytes of the largest of 1, 2 and 4 ranks that train GPT-2 124M with AdamW and FSDP2."""
+    """Peak resident bytes of a rank when 1, 2 and 4 ranks train GPT-2 124M with AdamW and FSDP2; the largest rank
+    counts."""
     peaks = {}
     for ranks in (1, 2, 4):
         fields = {"train.sharding": "fsdp", "train.batch_size": "1", "train.accumulation": str(4 // ranks)}
-        run = create(home, f"memory-{ranks}", GPT2_124M | fields)
-        peaks[ranks] = max(run_ranks(run, home, ranks, watches_memory=True).values())
-    return {"peak_bytes": peaks, "shares": {ranks: peaks[ranks] / peaks[1] for ranks in LIMITS}}
+        run = create_run(home, f"memory-{ranks}", GPT2_124M | fields)
+        peaks[ranks] = max(run_ranks(run, home, ranks, watch_memory=True).values())
+    return {"peak_bytes": peaks, "shares": {ranks: peaks[ranks] / peaks[1] for ranks in GOALS}}
 
 
 def measure_speed(home: Path, pairs: int) -> Result:
-    """Tokens per second of one process with two threads and of two ranks with one each, on the same global batch."""
+    """Tokens per second of one process with two threads and of two ranks with one thread each, on the same global
+    batch."""
     speeds: dict[int, list[float]] = {1: [], 2: []}
-    for pair in range(pairs):
-        for ranks in (1, 2) if pair % 2 == 0 else (2, 1):
-            fields = {"train.batch_size": str(8 // ranks), "train.accumulation": "1", "train.threads": str(2 // ranks)}
-            run = create(home, f"speed-{ranks}-{pair}", SECOND_STEPS | fields)
-            run_ranks(run, home, ranks)
-            speeds[ranks].append(tokens_per_second(run))
-    ratios = [two / one for one, two in zip(speeds[1], speeds[2], strict=True)]
-    found = {"one_process": speeds[1], "two_ranks": speeds[2], "ratio": ratios}
-    return {name: asdict(Speed.of(values)) for name, values in found.items()}
+    for ranks in alternate((1, 2), pairs):
+        fields = {"train.batch_size": str(8 // ranks), "train.accumulation": "1", "train.threads": str(2 // ranks)}
+        run = create_run(home, f"speed-{ranks}-{len(speeds[ranks])}", LONG_STEPS | fields)
+        run_ranks(run, home, ranks)
+        speeds[ranks].append(tokens_per_second(run))
+    results = {"one_process": speeds[1], "two_ranks": speeds[2], "ratio": ratios(speeds[2], speeds[1])}
+    return {name: asdict(Stats.of(values)) for name, values in results.items()}
 
 
 def measure_host(home: Path, pairs: int) -> Result:
-    """Milliseconds per step that the loop of each of two ranks takes besides the step itself, as it says on its
-    standard output (`workbench.bench.rank_program`)."""
-    wall, processor = [], []
+    """Milliseconds per step of the training loop of two ranks, without the step itself."""
+    wall, cpu = [], []
     for pair in range(pairs):
-        run = create(home, f"host-{pair}", SHORT_STEPS)
-        run_ranks(run, home, 2, program="workbench.bench.rank_program")
+        run = create_run(home, f"host-{pair}", SHORT_STEPS)
+        run_ranks(run, home, 2, program=rank_program.__name__)
         for line in (run.path / LOG).read_text().splitlines():
-            if line.startswith("besides the step "):
-                milliseconds = line.split()[3:5]
+            if line.startswith(rank_program.LABEL):
+                milliseconds = line.removeprefix(rank_program.LABEL).split()
                 wall.append(float(milliseconds[0]))
-                processor.append(float(milliseconds[1]))
-    return {"wall_ms": asdict(Speed.of(wall)), "processor_ms": asdict(Speed.of(processor))}
+                cpu.append(float(milliseconds[1]))
+    return {"wall_ms": asdict(Stats.of(wall)), "processor_ms": asdict(Stats.of(cpu))}
 
 
-def create(home: Path, name: str, fields: dict[str, str]) -> Run:
+def create_run(home: Path, name: str, fields: dict[str, str]) -> Run:
     return Run.create(home, name, with_overrides(RunConfig(), list(fields.items())))
 
 
 def run_ranks(
-    run: Run, home: Path, ranks: int, program: str = "llm.train", *, watches_memory: bool = False
+    run: Run, home: Path, ranks: int, program: str = "llm.train", *, watch_memory: bool = False
 ) -> dict[int, int]:
-    """Train `run` until it finishes; with `watches_memory`, which takes half a core, the peak resident bytes of each
-    rank's process. UserError where it fails."""
+    """Train `run` to its end. With `watch_memory`, which takes half a core, returns the peak resident bytes of each rank
+    by process id. Raises UserError if training fails."""
     command = [program if word == "llm.train" else word for word in training_command(run, home, Launch(ranks), ())]
     peaks: dict[int, int] = {}
     with (run.path / LOG).open("wb") as log:
         process = subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=log, stderr=log)
-        while watches_memory and process.poll() is None:
+        while watch_memory and process.poll() is None:
             for pid in [process.pid] if ranks == 1 else children(process.pid):
                 peaks[pid] = max(peaks.get(pid, 0), peak_bytes(pid))
             time.sleep(0.02)
@@ -154,7 +154,7 @@ def children(pid: int) -> list[int]:
 
 
 def peak_bytes(pid: int) -> int:
-    """The largest resident size of a process so far, from /proc (proc(5), VmHWM); 0 once it has ended."""
+    """Peak resident bytes of a process so far (proc(5), VmHWM); 0 after it has ended."""
     try:
         lines = Path(f"/proc/{pid}/status").read_text().splitlines()
     except OSError:
@@ -163,22 +163,18 @@ def peak_bytes(pid: int) -> int:
 
 
 def tokens_per_second(run: Run) -> float:
-    """The median over steps, without the first two."""
-    steps = [event for event in run.events() if isinstance(event, StepLogged)][2:]
-    return statistics.median(1000 * run_tokens(run) / event.step_ms for event in steps)
-
-
-def run_tokens(run: Run) -> int:
-    first = next(event for event in run.events() if isinstance(event, StepLogged))
-    return first.tokens_seen // first.step
+    """The median of all steps but the first two."""
+    first, _, *steps = [event for event in run.events() if isinstance(event, StepLogged)]
+    tokens = first.tokens_seen // first.step
+    return statistics.median(1000 * tokens / event.step_ms for event in steps)
 
 
 def lines_of(part: str, result: Result) -> list[str]:
-    """A result as text."""
+    """The printed result of one part."""
     if part == "memory":
         peaks, shares = result["peak_bytes"], result["shares"]
         return [f"one process  {peaks[1] / 1e9:.2f} GB"] + [
-            f"{ranks} ranks      {peaks[ranks] / 1e9:.2f} GB, {share:.2f} of it (at most {LIMITS[ranks]})"
+            f"{ranks} ranks      {peaks[ranks] / 1e9:.2f} GB each, {share:.2f} of one process (goal {GOALS[ranks]})"
             for ranks, share in shares.items()
         ]
     if part == "control":

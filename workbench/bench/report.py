@@ -5,23 +5,24 @@ from __future__ import annotations
 import math
 import platform
 import statistics
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from importlib import metadata
-from typing import Any
+from typing import Any, TypeVar
 
 from llm.limits import usable_cores
 
 Result = dict[str, Any]
-
+Item = TypeVar("Item")
 
 CONFIDENCE = 0.95
 
 
 @dataclass(frozen=True)
-class Speed:
-    """Median, lowest and highest of some speeds or ratios, and an interval (`median_interval`) for the true median with
-    its confidence, which is below CONFIDENCE for fewer than six values."""
+class Stats:
+    """Median, lowest and highest of some speeds or ratios, and the confidence interval of the median
+    (`median_interval`). The confidence is below CONFIDENCE for fewer than six values."""
 
     median: float
     low: float
@@ -31,9 +32,34 @@ class Speed:
     values: tuple[float, ...]
 
     @classmethod
-    def of(cls, values: Sequence[float]) -> Speed:
+    def of(cls, values: Sequence[float]) -> Stats:
         interval, confidence = median_interval(values)
         return cls(statistics.median(values), min(values), max(values), interval, confidence, tuple(values))
+
+
+def alternate(items: Sequence[Item], turns: int) -> Iterator[Item]:
+    """All items, `turns` times, in an order that is reversed every time (A B, B A, …): a machine that becomes slower or
+    busier affects all of them alike."""
+    for turn in range(turns):
+        yield from items if turn % 2 == 0 else reversed(items)
+
+
+def ratios(first: Sequence[float], second: Sequence[float]) -> list[float]:
+    """`first` divided by `second`, pair by pair."""
+    return [a / b for a, b in zip(first, second, strict=True)]
+
+
+@contextmanager
+def torch_threads(count: int) -> Iterator[None]:
+    """Run torch on `count` threads inside the block."""
+    import torch
+
+    before = torch.get_num_threads()
+    torch.set_num_threads(count)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
 
 
 def median_interval(values: Sequence[float]) -> tuple[tuple[float, float], float]:
@@ -41,7 +67,7 @@ def median_interval(values: Sequence[float]) -> tuple[tuple[float, float], float
     distribution with CONFIDENCE, and its confidence; without assumptions about the distribution.
 
     The number of values below the median is binomial with p = 1/2 (Conover 1999, Practical Nonparametric Statistics,
-    section 3.2). Of too few values it is the whole range.
+    section 3.2). With too few values it is the whole range.
     """
     ordered, count = sorted(values), len(values)
     tail, rank = 0.0, 0  # probability that fewer than `rank` values are below the median
@@ -54,7 +80,7 @@ def median_interval(values: Sequence[float]) -> tuple[tuple[float, float], float
 
 
 def ratio_text(ratio: Result) -> str:
-    """A ratio for people: its median, the interval of the median, and the range."""
+    """A ratio as text: its median, the confidence interval of the median, and the range."""
     low, high = ratio["interval"]
     return (
         f"{ratio['median']:.2f} [{low:.2f}–{high:.2f}, {ratio['confidence']:.0%}] "

@@ -1,7 +1,7 @@
 """`llm-workbench bench save`: cost of saving a 124M model with its optimizer state, compared with torch.save.
 
-Trains a real run with `run_training`. Between plain steps it alternately receives the command `save`, and calls
-`torch.save` on the same tensors at the end of a step, without fsync or reading back.
+Trains a run with `run_training`. After some plain steps it sends the command `save`; after some more it calls
+`torch.save` on the same tensors, which neither syncs nor verifies the file.
 """
 
 from __future__ import annotations
@@ -23,9 +23,9 @@ from llm.training.run import run_training
 from llm.training.state import HostMemory, TrainerState, copy_state
 from workbench.bench.report import Result, device_name, machine, spread
 
-PLAIN_STEPS = 4  # before every save, as the baseline
+PLAIN_STEPS = 4  # before each save; their median is the baseline
 
-# GPT-2's shape with few tokens per step: the cost of saving does not depend on them.
+# GPT-2's shape. The cost of saving does not depend on the number of tokens per step, so they are few.
 FIELDS = {
     "tokenizer.kind": "byte",
     "data.size_mb": "1",
@@ -48,14 +48,14 @@ FIELDS = {
 
 @dataclass
 class Schedule:
-    """Receives the events of the training and decides when to save; all times in seconds.
+    """Receives the events of the training and decides when to save. All times are in seconds.
 
-    For our save, `total` is the time until it is on the disk, and `lost` the extra time of the steps meanwhile.
-    torch.save blocks the training for all of its time.
+    For our save, `total` is the time until it is on disk, `lost` the extra time of all steps meanwhile, and `first` the
+    extra time of the first one. `theirs` is the time of torch.save, which blocks training.
     """
 
     rounds: int
-    place: Path
+    path: Path
     commands: CommandQueue = field(default_factory=CommandQueue)
     plain: list[float] = field(default_factory=list)
     lost: list[float] = field(default_factory=list)
@@ -66,56 +66,55 @@ class Schedule:
     state: TrainerState = field(init=False)
 
     def __post_init__(self) -> None:
-        self.turns = self.plan()
-        self.wanted = next(self.turns)
+        self.phases = self.plan()
+        self.phase = next(self.phases)
         self.last = time.perf_counter()
 
     def plan(self) -> Iterator[str]:
-        """The purpose of each step."""
+        """The phases of the measurement. "save" takes several steps, each other phase one."""
         yield "warm up"
         for _ in range(self.rounds):
-            for kind in ("ours", "theirs"):
+            for kind in ("save", "torch.save"):
                 yield from ["plain"] * PLAIN_STEPS
                 yield kind
         yield "stop"
 
     def on_event(self, event: Event) -> None:
         now = time.perf_counter()
-        if isinstance(event, Saved) and self.wanted == "ours":
-            self.total.append(now - self.asked)
+        if isinstance(event, Saved) and self.phase == "save":
+            self.total.append(now - self.requested)
             self.lost.append(sum(self.during) - len(self.during) * statistics.median(self.plain))
             self.first.append(self.during[0] - statistics.median(self.plain))
-            self.wanted = "finish the step"
+            self.phase = "after save"
         if isinstance(event, StepLogged):
-            self.step_ended(now - self.last)
+            self.end_step(now - self.last)
             self.last = time.perf_counter()
 
-    def step_ended(self, seconds: float) -> None:
-        if self.wanted == "ours":
+    def end_step(self, seconds: float) -> None:
+        if self.phase == "save":
             self.during.append(seconds)
             return
-        if self.wanted == "plain":
+        if self.phase == "plain":
             self.plain.append(seconds)
-        self.wanted = next(self.turns)
-        if self.wanted == "ours":
-            self.during: list[float] = []
-            self.asked = time.perf_counter()
+        self.phase = next(self.phases)
+        if self.phase == "save":
+            self.during: list[float] = []  # seconds of the steps during the save
+            self.requested = time.perf_counter()
             self.commands.inject(Command("save", "bench"))
-        elif self.wanted == "theirs":
+        elif self.phase == "torch.save":
             self.save_with_torch()
-            self.wanted = "after theirs"
-        elif self.wanted == "stop":
+        elif self.phase == "stop":
             self.time_copies()
             self.commands.inject(Command("stop", "bench"))
 
     def save_with_torch(self) -> None:
         state = self.state
         began = time.perf_counter()
-        torch.save({"model": state.model.state_dict(), "optimizer": state.optimizer.state_tensors()}, self.place)
+        torch.save({"model": state.model.state_dict(), "optimizer": state.optimizer.state_tensors()}, self.path)
         self.theirs.append(time.perf_counter() - began)
 
     def time_copies(self) -> None:
-        """The part of our save that blocks a step: the copy into allocated memory."""
+        """Measure the part of our save that blocks a step: the copy into allocated memory."""
         memory = HostMemory(self.state)
         for _ in range(max(5, self.rounds)):
             began = time.perf_counter()
@@ -124,7 +123,7 @@ class Schedule:
 
 
 def measure(home: Path, rounds: int, overrides: tuple[tuple[str, str], ...] = ()) -> Result:
-    """Train in `home`, with alternating saves; each list of seconds as median, least and most."""
+    """Train in `home` with alternating saves. The result has the median, least and most seconds of each cost."""
     config = with_overrides(RunConfig(), [*FIELDS.items(), *overrides])
     run = Run.create(home, "bench-save", config)
     schedule = Schedule(rounds, home / "state.pt")

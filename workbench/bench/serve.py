@@ -1,6 +1,6 @@
-"""`llm-workbench bench serve`: tokens per second of many clients at once, compared with one after the other.
+"""`llm-workbench bench serve`: throughput of the server with concurrent requests, compared with sequential ones.
 
-The server is a separate process with a model of quickstart's size; the clients are threads of this one, which send
+The server is a separate process with a model of quickstart's size. The clients are threads of this process that send
 requests over sockets. The weights are nearly random, and every reply has the same length.
 """
 
@@ -26,25 +26,33 @@ NEW_TOKENS = 128
 
 
 def measure(home: Path, rounds: int) -> dict[str, Any]:
-    """Tokens per second in `rounds` rounds of each way, and the ratio of the medians."""
+    """Tokens per second of each kind of requests in each of `rounds` rounds, and the ratio of the medians."""
     command = [sys.executable, "-m", "workbench", "--home", str(home)]
     train = [*command, "train", "quickstart", "--name", "served", "--train.steps", "1", "--evaluate.every", "0"]
     if subprocess.run(train, capture_output=True, check=False).returncode:
         raise UserError("the model to serve could not be trained; run llm-workbench train quickstart to see why.")
-    found: dict[str, list[float]] = {"one after the other": [], "at once": [], "at once, streaming": []}
-    with serving([*command, "serve", "served", "--port", "0", "--json"]) as url:
+    sequential, concurrent, streaming = [], [], []
+    with run_server([*command, "serve", "served", "--port", "0", "--json"]) as url:
         complete(url, False)
         for _ in range(rounds):
-            found["one after the other"].append(speed(url, workers=1, stream=False))
-            found["at once"].append(speed(url, workers=CLIENTS, stream=False))
-            found["at once, streaming"].append(speed(url, workers=CLIENTS, stream=True))
-    ratio = median(found["at once"]) / median(found["one after the other"])
-    return {"clients": CLIENTS, "new_tokens": NEW_TOKENS, "tokens_per_second": found, "ratio": ratio}
+            sequential.append(tokens_per_second(url, workers=1, stream=False))
+            concurrent.append(tokens_per_second(url, workers=CLIENTS, stream=False))
+            streaming.append(tokens_per_second(url, workers=CLIENTS, stream=True))
+    return {
+        "clients": CLIENTS,
+        "new_tokens": NEW_TOKENS,
+        "tokens_per_second": {
+            "one after the other": sequential,
+            "at once": concurrent,
+            "at once, streaming": streaming,
+        },
+        "ratio": median(concurrent) / median(sequential),
+    }
 
 
 @contextmanager
-def serving(command: list[str]) -> Iterator[str]:
-    """The URL of a server process, which ends with the block."""
+def run_server(command: list[str]) -> Iterator[str]:
+    """Run a server process inside the block; yields its URL."""
     process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL)
     try:
         assert process.stdout is not None
@@ -60,12 +68,12 @@ def serving(command: list[str]) -> Iterator[str]:
         process.wait()
 
 
-def speed(url: str, *, workers: int, stream: bool) -> float:
+def tokens_per_second(url: str, *, workers: int, stream: bool) -> float:
     """Tokens per second of `CLIENTS` requests from `workers` threads."""
     began = time.perf_counter()
     with ThreadPoolExecutor(workers) as pool:
-        for job in [pool.submit(complete, url, stream, seed) for seed in range(CLIENTS)]:
-            job.result()
+        for request in [pool.submit(complete, url, stream, seed) for seed in range(CLIENTS)]:
+            request.result()
     return CLIENTS * NEW_TOKENS / (time.perf_counter() - began)
 
 
@@ -86,7 +94,7 @@ def complete(url: str, stream: bool, seed: int = 0) -> None:
 
 
 def lines_of(result: dict[str, Any]) -> list[str]:
-    """The result as text: median, lowest and highest."""
+    """The printed result: median, lowest and highest."""
     lines = [f"{result['clients']} requests of {result['new_tokens']} tokens, tokens per second"]
     for name, values in result["tokens_per_second"].items():
         lines.append(f"{name:<22} {median(values):,.0f} ({min(values):,.0f}–{max(values):,.0f})")

@@ -10,7 +10,7 @@ from dataclasses import asdict
 from pathlib import Path
 
 from llm.config.overrides import Overrides
-from workbench.bench.report import Result, Speed, machine, spread
+from workbench.bench.report import Result, Stats, alternate, machine, ratios, spread
 from workbench.bench.ui import headless_rate
 
 PRESET = "quickstart"
@@ -18,28 +18,25 @@ DEFAULT_TRACKERS = ("tensorboard", "trackio", "csv")
 
 
 def measure(home: Path, trackers: Sequence[str], pairs: int, overrides: Overrides) -> Result:
-    """Steps per second of both sides, and the ratio of tracked to untracked with its interval."""
+    """Steps per second without and with trackers, and the ratio of the second to the first."""
     fields = [word for path, text in overrides for word in (f"--{path}", text)]
     track = ["--track", ",".join(trackers)]
     headless_rate(home, PRESET, *fields, "--train.minutes", "0", "--train.steps", "20")  # prepares the data
     plain: list[float] = []
     tracked: list[float] = []
-    for pair in range(pairs):
-        for is_tracked in (False, True) if pair % 2 == 0 else (True, False):
-            rates, more = (tracked, track) if is_tracked else (plain, [])
-            rates.append(headless_rate(home, PRESET, *fields, *more))
-    ratios = [with_ / without for with_, without in zip(tracked, plain, strict=True)]
+    for rates, options in alternate(((plain, []), (tracked, track)), pairs):
+        rates.append(headless_rate(home, PRESET, *fields, *options))
     return {
         "trackers": list(trackers),
         "steps_per_second": spread(plain),
         "tracked_steps_per_second": spread(tracked),
-        "ratio": asdict(Speed.of(ratios)),
+        "ratio": asdict(Stats.of(ratios(tracked, plain))),
         "machine": machine("torch"),
     }
 
 
 def lines_of(result: Result) -> list[str]:
-    """The result as text."""
+    """The printed result."""
     ratio = result["ratio"]
     low, high = ratio["interval"]
     sides = (("without tracking", "steps_per_second"), (", ".join(result["trackers"]), "tracked_steps_per_second"))

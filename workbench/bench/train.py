@@ -1,8 +1,8 @@
 """`llm-workbench bench train`: training throughput compared with transformers and nanoGPT.
 
 All candidates start from the same weights and train on the same few batches of random tokens. First their loss curves
-are compared with ours; where one differs, the computation differs, and no speed is measured. Then all run in one
-process in the order A B C, C B A. Our own step runs twice: the ratio of the two shows the noise.
+are compared with ours. If one differs, the computation differs, and no speed is measured. Then all run in one process
+in the order A B C, C B A. Our own step is measured twice: the ratio of the two shows the noise.
 """
 
 from __future__ import annotations
@@ -34,12 +34,12 @@ from llm.training.context import StepContext
 from llm.training.state import TrainerState
 from llm.training.step import Rows, StepResult, take_step, to_device
 from workbench.bench.peers import GPT2_124M, nanogpt_model, nanogpt_optimizer, peer_machine, transformers_model
-from workbench.bench.report import Result, Speed, ratio_text
+from workbench.bench.report import Result, Stats, alternate, ratio_text, ratios, torch_threads
 
 BATCHES = 4
 LR, BETAS, WEIGHT_DECAY, CLIP = 1e-3, (0.9, 0.99), 0.1, 1.0
 TOLERANCE = {"fp32": 2e-4, "bf16": 1e-2, "fp16": 1e-2}
-NANOGPT_TOLERANCE = 1e-2  # its GELU is the exact one, ours is GPT-2's approximation
+NANOGPT_TOLERANCE = 1e-2  # nanoGPT has the exact GELU, our model GPT-2's tanh approximation
 
 TrainStep = Callable[[Rows], Tensor]
 """Trains on one batch; returns its loss, a scalar on the device."""
@@ -47,7 +47,7 @@ TrainStep = Callable[[Rows], Tensor]
 
 @dataclass(frozen=True)
 class Shape:
-    """A model, its batch size, and the number of steps whose losses are compared and that make one timing."""
+    """A model, its batch size, and two numbers of steps: those whose losses are compared, and those in one timing."""
 
     model: ModelConfig
     batch_size: int
@@ -87,24 +87,20 @@ def machine(device: str, threads: int) -> Result:
 def measure(device: str, shapes: Sequence[str], pairs: int, threads: int, nanogpt: Path | None) -> Iterator[Result]:
     """Yield one result per shape. `threads` 0 means one per core."""
     device = choose_device(device)
-    before = torch.get_num_threads()
-    torch.set_num_threads(threads or usable_cores())
-    try:
+    with torch_threads(threads or usable_cores()):
         for name in shapes:
             yield {"shape": name, **measure_shape(SHAPES[name], device, pairs, nanogpt)}
-    finally:
-        torch.set_num_threads(before)
 
 
 def measure_shape(shape: Shape, device: str, pairs: int, nanogpt: Path | None) -> Result:
     """Compare the loss curves, then the speeds."""
     batches = random_batches(shape)
-    rivals = make_rivals(shape, device, nanogpt, batches)
-    ours = {rival.precision: rival for rival in rivals if rival.name == "llm-workbench"}
-    for rival in rivals:
-        check_losses(ours[rival.precision], rival)
-    speeds = measure_speeds(rivals, shape, batches, pairs)
-    by_name = dict(zip([(rival.name, rival.precision) for rival in rivals], speeds, strict=True))
+    candidates = build_candidates(shape, device, nanogpt, batches)
+    ours = {each.precision: each for each in candidates if each.name == "llm-workbench"}
+    for candidate in candidates:
+        check_losses(ours[candidate.precision], candidate)
+    speeds = measure_speeds(candidates, shape, batches, pairs)
+    by_name = dict(zip([(each.name, each.precision) for each in candidates], speeds, strict=True))
     default = choose_precision("auto", device)
     return {
         "parameters": parameters(shape.model),
@@ -112,17 +108,17 @@ def measure_shape(shape: Shape, device: str, pairs: int, nanogpt: Path | None) -
         "gflop_per_token": flops_per_token(shape.model, shape.model.context) / 1e9,
         "rivals": [
             {
-                "name": rival.name,
-                "precision": rival.precision,
-                "losses": rival.losses,
-                "largest_loss_gap": loss_gap(ours[rival.precision], rival),
-                "tokens_per_second": asdict(Speed.of(speed)),
+                "name": candidate.name,
+                "precision": candidate.precision,
+                "losses": candidate.losses,
+                "largest_loss_gap": loss_gap(ours[candidate.precision], candidate),
+                "tokens_per_second": asdict(Stats.of(speed)),
             }
-            for rival, speed in zip(rivals, speeds, strict=True)
+            for candidate, speed in zip(candidates, speeds, strict=True)
         ],
         "ratios": [
             {"ours": precision, "rival": name, "rival_precision": theirs,
-             **asdict(ratio(by_name["llm-workbench", precision], speed))}
+             **asdict(Stats.of(ratios(by_name["llm-workbench", precision], speed)))}
             for (name, theirs), speed in by_name.items()
             for precision in dict.fromkeys((theirs, default))
             if name != "llm-workbench"
@@ -137,12 +133,12 @@ def random_batches(shape: Shape) -> list[Rows]:
     return [(rows[:, :-1], rows[:, 1:]) for rows in drawn.integers(shape.model.vocab_size, size=size)]
 
 
-def make_rivals(shape: Shape, device: str, nanogpt: Path | None, batches: list[Rows]) -> list[Candidate]:
+def build_candidates(shape: Shape, device: str, nanogpt: Path | None, batches: list[Rows]) -> list[Candidate]:
     """All candidates, in float32 and in the default precision, after their compared steps from the same weights."""
     model = Transformer(shape.model)
     model.init_weights(torch.Generator().manual_seed(0))
     compiled = device.startswith("cuda")
-    rivals = []
+    candidates = []
     for precision in dict.fromkeys((choose_precision("auto", device), "fp32")):
         plan = Plan(device, precision, torch.get_num_threads(), compiled)
         makers: dict[str, Callable[[], TrainStep]] = {
@@ -155,8 +151,8 @@ def make_rivals(shape: Shape, device: str, nanogpt: Path | None, batches: list[R
             makers["llm-workbench again"] = makers["llm-workbench"]
         for name, make in makers.items():
             step = make()
-            rivals.append(Candidate(name, precision, step, first_losses(step, shape, batches)))
-    return rivals
+            candidates.append(Candidate(name, precision, step, first_losses(step, shape, batches)))
+    return candidates
 
 
 def first_losses(step: TrainStep, shape: Shape, batches: list[Rows]) -> tuple[float, ...]:
@@ -236,13 +232,13 @@ def plain_step(
 
 
 def loss_gap(ours: Candidate, other: Candidate) -> float:
-    """The largest difference between two loss curves, relative to ours; NaN where a loss is."""
+    """The largest difference between two loss curves, relative to ours; NaN if a loss is NaN."""
     a, b = np.array(ours.losses), np.array(other.losses)
     return float(np.max(np.abs(b - a) / a))
 
 
 def check_losses(ours: Candidate, other: Candidate) -> None:
-    """UserError where two loss curves differ: then their speeds cannot be compared."""
+    """Raise UserError if two loss curves differ: their speeds cannot be compared."""
     tolerance = NANOGPT_TOLERANCE if other.name == "nanoGPT" else TOLERANCE[other.precision]
     gap = loss_gap(ours, other)
     if not gap <= tolerance:
@@ -252,17 +248,15 @@ def check_losses(ours: Candidate, other: Candidate) -> None:
         )
 
 
-def measure_speeds(rivals: Sequence[Candidate], shape: Shape, batches: list[Rows], pairs: int) -> list[list[float]]:
-    """Tokens per second of each candidate, `pairs` values each; the order is reversed every time."""
-    speeds: list[list[float]] = [[] for _ in rivals]
-    for turn in range(pairs):
-        order = range(len(rivals)) if turn % 2 == 0 else reversed(range(len(rivals)))
-        for index in order:
-            speeds[index].append(speed_of(rivals[index].step, shape, batches))
+def measure_speeds(candidates: Sequence[Candidate], shape: Shape, batches: list[Rows], pairs: int) -> list[list[float]]:
+    """Tokens per second of each candidate, `pairs` values each, in alternating order."""
+    speeds: list[list[float]] = [[] for _ in candidates]
+    for index in alternate(range(len(candidates)), pairs):
+        speeds[index].append(tokens_per_second(candidates[index].step, shape, batches))
     return speeds
 
 
-def speed_of(step: TrainStep, shape: Shape, batches: list[Rows]) -> float:
+def tokens_per_second(step: TrainStep, shape: Shape, batches: list[Rows]) -> float:
     """Tokens per second over one timing, including the work still queued on the device."""
     began = time.perf_counter()
     for i in range(shape.steps_per_turn):
@@ -271,11 +265,6 @@ def speed_of(step: TrainStep, shape: Shape, batches: list[Rows]) -> float:
     if loss.is_cuda or torch.cuda.is_initialized():
         torch.cuda.synchronize()
     return shape.steps_per_turn * shape.tokens / (time.perf_counter() - began)
-
-
-def ratio(ours: Sequence[float], theirs: Sequence[float]) -> Speed:
-    """Our speed divided by theirs, pair by pair."""
-    return Speed.of([a / b for a, b in zip(ours, theirs, strict=True)])
 
 
 def lines_of(result: Result) -> list[str]:

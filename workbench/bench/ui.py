@@ -11,7 +11,7 @@ import sys
 import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import psutil
 
@@ -19,7 +19,7 @@ from llm.config import from_mapping, load_preset, save_preset, with_overrides
 from llm.events import Started, StepLogged, to_line
 from llm.run import Run
 from workbench.bench.pseudo import PseudoTerminal
-from workbench.bench.report import Result, machine, spread
+from workbench.bench.report import Result, alternate, machine, ratios, spread
 
 LOGGED_STEPS = 1_000_000
 EVENTS = 100_000
@@ -27,44 +27,48 @@ KEY_PRESSES = 500
 TRAINING_STEPS = 120
 FIRST_PRESET = b"quickstart"
 
+Value = TypeVar("Value")
+
 
 def first_screen(home: Path, rounds: int) -> Result:
     """Seconds from the command to the list of presets on the terminal."""
     seconds, cpu = [], []
     for _ in range(max(3, 2 * rounds)):
         with PseudoTerminal(home) as terminal:
-            seconds.append(terminal.until(FIRST_PRESET))
+            seconds.append(terminal.wait_for(FIRST_PRESET))
             cpu.append(terminal.cpu_seconds())
     return {"seconds": spread(seconds), "cpu_seconds": spread(cpu)}
 
 
 def long_run(home: Path, rounds: int) -> Result:
-    """A run of a million logged steps: seconds to open it first, to open it again, and to redraw it."""
+    """Seconds to open a run of a million logged steps without and with a cache, and to redraw its charts."""
     from workbench.charts.curve_cache import cache_path, load_cache, save_cache
+    from workbench.charts.curves import RunCurves
 
     run = write_long_run(home, LOGGED_STEPS)
-    first, again = [], []
+    uncached, cached = [], []
+
+    def open_run() -> RunCurves:
+        curves = load_cache(run)
+        curves.catch_up()
+        return curves
+
     for _ in range(rounds):
         cache_path(load_cache(run)).unlink(missing_ok=True)
-        curves, seconds = timed(lambda: catch_up(load_cache(run)))
-        first.append(seconds)
+        curves, seconds = time_call(open_run)
+        uncached.append(seconds)
         save_cache(curves)
-        again.append(timed(lambda: catch_up(load_cache(run)))[1])
-    redraw = asyncio.run(redraws(home, run.name, max(5, rounds)))
+        cached.append(time_call(open_run)[1])
+    redraw = asyncio.run(redraw_seconds(home, run.name, max(5, rounds)))
     return {
         "log_bytes": (run.path / "events.jsonl").stat().st_size,
-        "first_open_seconds": spread(first),
-        "cached_open_seconds": spread(again),
+        "first_open_seconds": spread(uncached),
+        "cached_open_seconds": spread(cached),
         "redraw_seconds": spread(redraw),
     }
 
 
-def catch_up(curves: Any) -> Any:
-    curves.catch_up()
-    return curves
-
-
-async def redraws(home: Path, name: str, count: int) -> list[float]:
+async def redraw_seconds(home: Path, name: str, count: int) -> list[float]:
     """Seconds to fill and draw every visible chart of the Train screen."""
     from workbench.app import WorkbenchApp
     from workbench.charts.chart import Chart
@@ -84,23 +88,23 @@ async def redraws(home: Path, name: str, count: int) -> list[float]:
 
         redraw()
         for _ in range(count):
-            seconds.append(timed(redraw)[1])
+            seconds.append(time_call(redraw)[1])
             await pilot.pause(0)
     return seconds
 
 
 def keys(home: Path, rounds: int) -> Result:
-    """Seconds from a key to its effect on the terminal while a model trains in the workbench: on the list of presets,
-    and on the axis of a chart."""
+    """Seconds from a key to its effect on the terminal while a model trains in the workbench: on the axis of a chart,
+    and on the list of presets."""
     save_preset(home, "zz-bench", bench_config(home, 1_000_000))
     found: Result = {}
     with PseudoTerminal(home) as terminal:
         start_training(terminal)
-        found |= percentiles("train", [terminal.answer(b"y", b"smooth") for _ in range(KEY_PRESSES)])
+        found |= percentiles("train", [terminal.response_time(b"y", b"smooth") for _ in range(KEY_PRESSES)])
         terminal.press(b"1")
-        terminal.until(b"zz-bench")
+        terminal.wait_for(b"zz-bench")
         presses = (b"k" if press % 2 == 0 else b"j" for press in range(KEY_PRESSES))
-        found |= percentiles("presets", [terminal.answer(key, b"zz-bench") for key in presses])
+        found |= percentiles("presets", [terminal.response_time(key, b"zz-bench") for key in presses])
     return found
 
 
@@ -148,20 +152,18 @@ def training(home: Path, rounds: int) -> Result:
     """Steps per second in the workbench relative to the same run without it, in alternating pairs."""
     save_preset(home, "zz-bench", bench_config(home, TRAINING_STEPS))
     headless_rate(home)  # prepares the data and warms up
-    shares, alone, inside, screens = [], [], [], []
-    for pair in range(rounds):
-        if pair % 2 == 0:
-            alone.append(headless_rate(home))
-        rate, screen = workbench_rate(home)
-        inside.append(rate)
-        screens.append(screen)
-        if pair % 2 == 1:
-            alone.append(headless_rate(home))
-        shares.append(inside[-1] / alone[-1])
+    headless, with_screens, screens = [], [], []
+    for is_headless in alternate((True, False), rounds):
+        if is_headless:
+            headless.append(headless_rate(home))
+        else:
+            rate, screen = workbench_rate(home)
+            with_screens.append(rate)
+            screens.append(screen)
     return {
-        "share": spread(shares),
-        "headless_steps_per_second": spread(alone),
-        "workbench_steps_per_second": spread(inside),
+        "share": spread(ratios(with_screens, headless)),
+        "headless_steps_per_second": spread(headless),
+        "workbench_steps_per_second": spread(with_screens),
         "screens_share_of_one_core": spread(screens),
     }
 
@@ -189,12 +191,12 @@ def workbench_rate(home: Path) -> tuple[float, float]:
 
 def start_training(terminal: PseudoTerminal) -> None:
     """Start the last preset of the list and wait for its first steps."""
-    terminal.until(FIRST_PRESET)
+    terminal.wait_for(FIRST_PRESET)
     terminal.drain(0.5)
     terminal.press(b"G")
     terminal.drain(0.5)
     terminal.press(b"\r")
-    terminal.until(b"tokens/s")
+    terminal.wait_for(b"tokens/s")
 
 
 def new_run(home: Path, before: set[Path]) -> Run:
@@ -270,7 +272,8 @@ def measure(home: Path, parts: Sequence[str], rounds: int) -> Result:
     return {"machine": about} | {part: PARTS[part](home, rounds) for part in parts}
 
 
-def timed(work: Callable[[], Any]) -> tuple[Any, float]:
+def time_call(work: Callable[[], Value]) -> tuple[Value, float]:
+    """The result of `work`, and its seconds."""
     began = time.perf_counter()
     result = work()
     return result, time.perf_counter() - began

@@ -36,9 +36,9 @@ def register(subparsers: Any) -> None:
         "decode: decoding throughput compared with transformers' generate on the same weights; "
         "ui: response times of the screens, and their cost during training; "
         "save: cost of saving a 124M model during training, compared with torch.save; "
-        "serve: 32 clients of serve at once, compared with one after the other; "
+        "serve: throughput of 32 concurrent requests, compared with sequential ones; "
         "cost: CPU time by model size, context, batch, corpus size and run length; "
-        "ranks: memory, speed and control traffic of several ranks, and recomputation; "
+        "ranks: memory, speed and control traffic of several ranks, and activation recomputation; "
         "track: steps per second of quickstart with trackers, compared with none",
     )
     for name, default, help in COUNTS:
@@ -195,7 +195,7 @@ def temporary_home() -> Iterator[Path]:
 
 
 def parse_names(option: str, given: str, known: Iterable[str]) -> list[str]:
-    """The names in a comma-separated list. WrongUse for an unknown one."""
+    """The names in a comma-separated list. Raises WrongUse for an unknown one."""
     names = [name for name in given.split(",") if name]
     unknown = next((name for name in names if name not in known), None)
     if unknown is not None:
@@ -212,7 +212,7 @@ def print_result(options: argparse.Namespace, result: Result, lines_of: Callable
 
 
 def save_result(options: argparse.Namespace, result: Result) -> None:
-    """Write `result` as JSON to the file of `--output`. UserError where it cannot be written."""
+    """Write `result` as JSON to the file of `--output`. Raises UserError if that fails."""
     if options.output is None:
         return
     try:
@@ -222,7 +222,7 @@ def save_result(options: argparse.Namespace, result: Result) -> None:
 
 
 def print_each(options: argparse.Namespace, results: Iterable[Any], show: Callable[[Any], object]) -> list[Any]:
-    """All results; without `--json`, each is shown as soon as it is measured."""
+    """All results. Without `--json`, shows each as soon as it is measured."""
     found = []
     for result in results:
         found.append(result)
