@@ -28,7 +28,7 @@ class NeedsDialog(Modal[None]):
     NAME = "On GPUs"
     GUIDE = (
         "What the preset would need on this many GPUs, by formula: memory, bytes moved, time, checkpoints. Nothing is "
-        "measured. llm-workbench plan computes it for other GPUs and numbers."
+        "measured. llm-workbench plan computes it for other kinds and numbers of GPUs."
     )
     BINDINGS: ClassVar[list[BindingType]] = [
         Binding("escape", "dismiss(None)", "Close", id="dialog.cancel"),
@@ -50,7 +50,7 @@ class NeedsDialog(Modal[None]):
 
 
 def needs_text(config: RunConfig) -> Content:
-    """The table and its assumptions; a sentence for a number of GPUs that cannot divide the batch."""
+    """The table, its assumptions, and a sentence about each number of GPUs that cannot divide the batch."""
     found, problems = [], []
     for gpus in GPUS:
         try:
