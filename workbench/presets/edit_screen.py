@@ -66,7 +66,7 @@ class EditScreen(Modal[EditResult]):
     ]
 
     BASE = "preset"
-    """Where the unchanged values come from."""
+    """What the screen calls the configuration before the edits."""
 
     def __init__(self, home: Path, name: str, base: RunConfig, config: RunConfig) -> None:
         super().__init__()
@@ -123,9 +123,9 @@ class EditScreen(Modal[EditResult]):
 
     # --- showing
 
-    def _fill(self, *, mark_first: bool = False) -> None:
-        """List the fields that match the filter. The same field stays selected, or the first one with `mark_first`."""
-        marked = self.field if not mark_first else None
+    def _fill(self, *, select_first: bool = False) -> None:
+        """List the fields that match the filter. Keep the selected field, or select the first one."""
+        selected = self.field if not select_first else None
         words = self.query_one("#edit-filter", Input).value.lower().split()
         options = with_headings(
             (field.section, Option(self._entry(field), id=field.path)) for field in self._matching(words)
@@ -134,9 +134,9 @@ class EditScreen(Modal[EditResult]):
             options = [Option(Content.styled(f"no {'changed ' * self.changed_only}fields", "dim"), disabled=True)]
         self.listing.set_options(options)
         paths = [option.id for option in options]
-        wanted = marked.path if marked is not None and marked.path in paths else next(filter(None, paths), None)
-        if wanted is not None:
-            self.listing.highlighted = paths.index(wanted)
+        path = selected.path if selected is not None and selected.path in paths else next(filter(None, paths), None)
+        if path is not None:
+            self.listing.highlighted = paths.index(path)
             self.call_after_refresh(self.listing.scroll_to_highlight)  # the list has its height after layout
         self._show_title()
 
@@ -148,8 +148,8 @@ class EditScreen(Modal[EditResult]):
         return Content.assemble((f"● {field.name:<22} {format_value(value)}", "bold"), (was, BESIDE))
 
     def _matching(self, words: list[str]) -> list[Field]:
-        """The fields that contain all words, those with the words in their path first. Only changed ones if
-        `changed_only`."""
+        """The fields whose path or help contains all words; those whose path contains them come first. Only changed
+        fields if `changed_only`."""
         fields = [field for field in self.fields.values() if not self.changed_only or self._is_changed(field)]
         found = [field for field in fields if all(word in f"{field.path} {field.help}".lower() for word in words)]
         return sorted(found, key=lambda field: not all(word in field.path for word in words))
@@ -218,8 +218,7 @@ class EditScreen(Modal[EditResult]):
             self.listing.focus()
 
     def _assign(self, field: Field, text: str) -> None:
-        """Set the field; a length replaces one of another kind. Other contradictions are shown, and can be corrected
-        there."""
+        """Set the field. A length (steps, minutes, …) replaces the others; other contradictions become problems."""
         value = parse_value(field, text)
         self.config = with_field(self.config, field, value)
         if value and field.path in {f"train.{name}" for name in LENGTHS}:
@@ -244,8 +243,8 @@ class EditScreen(Modal[EditResult]):
         if field is None or not (field.choices or field.type is bool):
             return
         choices = field.choices or ("false", "true")
-        place = choices.index(input_text(get_value(self.config, field.path)))
-        self._assign(field, choices[(place + 1) % len(choices)])
+        index = choices.index(input_text(get_value(self.config, field.path)))
+        self._assign(field, choices[(index + 1) % len(choices)])
 
     def action_reset(self) -> None:
         """Reset the field to the value of the preset."""
@@ -266,14 +265,14 @@ class EditScreen(Modal[EditResult]):
 
     @on(Input.Changed, "#edit-filter")
     def _filter_changed(self, event: Input.Changed) -> None:
-        self._fill(mark_first=bool(event.value))
+        self._fill(select_first=bool(event.value))
 
     @on(Input.Submitted, "#edit-filter")
     def _filter_done(self) -> None:
         self.listing.focus()
 
     def action_back(self) -> None:
-        """Go back: from an input to the list, from the filtered list to all fields, from there to the presets."""
+        """Go from the input to the list, from the filtered list to all fields, and from there to the presets."""
         line = self.query_one("#edit-filter", Input)
         if self.value_line.has_focus:
             self._highlighted()
@@ -298,7 +297,7 @@ class EditScreen(Modal[EditResult]):
             self.dismiss(EditResult(self.config, start=True))
 
     def action_save_as(self) -> None:
-        """Save as a preset of the user."""
+        """Save the configuration as a preset of the user."""
         if self._apply_input() and not self.problems():
             name = f"my-{self.preset_name}"
             dialog = AskText(

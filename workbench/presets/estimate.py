@@ -14,13 +14,13 @@ from llm.training.batch_plan import BatchPlan, resolve_batch_plan
 
 BYTES_PER_TOKEN = {"byte": 1.0, "char": 1.0}  # of text; 4 for tokenizers with subwords
 PROGRAM_BYTES = 400_000_000  # memory of torch and the workbench without a model, measured on a CPU
-MEMORY_SHARE = 0.9  # of the free memory; the rest is left to other programs
+MEMORY_SHARE = 0.9  # of the free memory; other programs get the rest
 UNLIMITED_MINUTES = 1e9
 
 
 @dataclass(frozen=True)
 class Estimate:
-    """Sizes of a run. `vocab_is_guess`: the size of an alphabet is unknown until the text has been read."""
+    """Sizes of a run. `vocab_is_guess`: the size of a character vocabulary is unknown until the text is read."""
 
     model: ModelConfig
     parameters: int
@@ -42,8 +42,8 @@ class Estimate:
 def estimate(
     config: RunConfig, *, vocab_size: int = 0, train_tokens: int = 0, flops_per_second: float = 0.0
 ) -> Estimate:
-    """Sizes of a run of `config`. `vocab_size` and `train_tokens` are those of prepared data, and `flops_per_second`
-    was measured on this machine; 0 if unknown.
+    """Sizes of a run of `config`. `vocab_size` and `train_tokens` come from prepared data, `flops_per_second` from a
+    measurement on this machine; 0 if unknown.
 
     Raises ConfigError if fields contradict each other.
     """
@@ -77,8 +77,8 @@ def corpus_bytes(config: RunConfig) -> float:
 
 
 def available_bytes() -> int:
-    """Memory in bytes that a run could use: free GPU memory if torch has found a GPU, else free memory without the
-    program itself."""
+    """Bytes of memory that a run could use: the free GPU memory if torch has found a GPU, else the free memory minus
+    that of the program itself."""
     torch = sys.modules.get("torch")
     if torch is not None and hasattr(torch, "cuda") and torch.cuda.is_available():
         return int(torch.cuda.mem_get_info()[0])
@@ -88,5 +88,5 @@ def available_bytes() -> int:
 def fitting_overrides(config: RunConfig, flops_per_second: float, minutes: float = 0.0) -> Overrides:
     """The overrides that make `config` fit into the memory of this machine and, unless 0, into `minutes`; empty if it
     already fits."""
-    memory, minutes = available_bytes() * MEMORY_SHARE, minutes or UNLIMITED_MINUTES
-    return fit(config, memory, flops_per_second, minutes, expected_tokens(config))
+    budget = available_bytes() * MEMORY_SHARE
+    return fit(config, budget, flops_per_second, minutes or UNLIMITED_MINUTES, expected_tokens(config))

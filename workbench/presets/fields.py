@@ -1,4 +1,4 @@
-"""Fields of a configuration in a form: their values as text, checked and changed."""
+"""Fields of a configuration in a form: show, check and change their values as text."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from llm.errors import problem_of
 
 
 def value_problem(field: Field, text: str) -> str:
-    """Why `text` is no value of `field`; "" if it is one."""
+    """Why `text` is not a valid value of `field`; "" if it is."""
     return problem_of(lambda: parse_value(field, text))
 
 
@@ -32,7 +32,7 @@ def allowed_values(field: Field) -> str:
 
 
 def input_text(value: Any) -> str:
-    """A value as it is typed into the input."""
+    """A value as one types it into the input."""
     if isinstance(value, bool):
         return "true" if value else "false"
     return ", ".join(value) if isinstance(value, tuple) else str(value)

@@ -25,7 +25,7 @@ MINUTES = 10
 
 
 class FitDialog(Form[RunConfig | None]):
-    """Asks for a time limit in minutes, shows the changes it needs, and returns the changed configuration."""
+    """Asks for a time limit in minutes, shows the necessary changes, and returns the changed configuration."""
 
     NAME = "Fit"
     GUIDE = (
@@ -42,12 +42,12 @@ class FitDialog(Form[RunConfig | None]):
         self.preset_name = name
         self.config = config
         self.speed = speed
+        self.flops_per_second = speed.flops_per_second if speed is not None else TYPICAL_FLOPS
         self.fitted: RunConfig | None = None
 
     def compose(self) -> ComposeResult:
-        flops = self.speed.flops_per_second if self.speed is not None else TYPICAL_FLOPS
         source = f"measured with {self.speed.name}" if self.speed is not None else "an estimate; p measures it"
-        question = f"Fit {self.preset_name} to this machine ({format_flops(flops)}, {source}).\n"
+        question = f"Fit {self.preset_name} to this machine ({format_flops(self.flops_per_second)}, {source}).\n"
         with Vertical(classes="dialog-box dialog-tall"):
             yield Static(Content(clean(question) + "Time limit in minutes; Enter applies the changes below:"))
             yield Input(str(MINUTES), id="fit-minutes")
@@ -73,9 +73,8 @@ class FitDialog(Form[RunConfig | None]):
             minutes = 0.0
         if not 0 < minutes < 1e7:
             return None, "must be a number of minutes greater than 0"
-        flops = self.speed.flops_per_second if self.speed is not None else TYPICAL_FLOPS
         try:
-            return with_overrides(self.config, fitting_overrides(self.config, flops, minutes)), ""
+            return with_overrides(self.config, fitting_overrides(self.config, self.flops_per_second, minutes)), ""
         except UserError as error:
             return None, str(error)
 

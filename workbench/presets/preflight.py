@@ -1,4 +1,4 @@
-"""Preflights in a separate process, and the measurements that later estimates use."""
+"""Preflights in a separate process, and the measured speeds that later estimates use."""
 
 from __future__ import annotations
 
@@ -30,25 +30,20 @@ from workbench.presets.estimate import expected_tokens
 from workbench.runs.catalog import LogDigest
 
 FORMAT = 1
-MOST_MEASUREMENTS = 200  # the newest are kept
-RECENT_RUNS = 10  # the runs to measure by their logs
-FIRST_STEPS, ENOUGH_STEPS, ENOUGH_SECONDS = 3, 8, 3.0  # of a run: to skip, and to measure at least
+MAX_MEASUREMENTS = 200  # the newest are kept
+RECENT_RUNS = 10  # whose logs are measured
+SKIPPED_STEPS, MIN_STEPS, MIN_SECONDS = 3, 8, 3.0  # of a run: not measured at its start; enough for a measurement
 LONG_STEP_SECONDS, SIMILAR_WORK = 0.05, 0.25  # see `Measurement.predicts`
-PLAUSIBLE = (1e-12, 1e30)  # the limits of any measured value, in its unit
-NO_WORK = (
-    *LENGTHS,
-    "lr",
-    "lr_multiplier",
-    "seed",
-    "log_every",
-)  # fields of `train` that do not change the work of a step
+PLAUSIBLE = (1e-12, 1e30)  # lower and upper limit of any measured value, in its unit
+NO_WORK = (*LENGTHS, "lr", "lr_multiplier", "seed", "log_every")
+"""Fields of `train` that do not change the work of a step."""
 
 
 @dataclass(frozen=True)
 class Measurement:
-    """What a preflight measured on one machine at `time` (Unix seconds): the fields of
-    `llm.training.preflight.Preflight` that do not depend on the length of a run. One from the log of a run has 0 bytes,
-    which means unknown."""
+    """Speed and memory of a training step on one machine, from a preflight or from the log of a run: the fields of
+    `llm.training.preflight.Preflight` that do not depend on the length of a run. `time` is in Unix seconds. Bytes are 0
+    if unknown, as in logs."""
 
     machine: str
     key: str
@@ -64,8 +59,8 @@ class Measurement:
     time: float = 0.0
 
     def predicts(self, step_flops: float) -> bool:
-        """Whether the FLOP/s hold for other work, of `step_flops` a step. Short steps are mostly overhead, so that
-        their FLOP/s say nothing about steps with more work."""
+        """Whether the FLOP/s hold for other work of `step_flops` per step. Short steps are mostly overhead, so their
+        FLOP/s say nothing about steps with more work."""
         own_flops = self.step_seconds * self.flops_per_second
         return self.step_seconds >= LONG_STEP_SECONDS or own_flops >= SIMILAR_WORK * step_flops
 
@@ -149,7 +144,7 @@ class PreflightJob:
 
 
 def machine_name() -> str:
-    """A name for this machine and its cores: several machines may share a home directory."""
+    """The name of this machine with its number of cores: several machines may share a home directory."""
     return f"{platform.node()} {platform.machine()} {usable_cores()} cores"
 
 
@@ -163,15 +158,16 @@ def work_key(config: RunConfig) -> str:
 
 def measurement(record: dict[str, Any], config: RunConfig, name: str) -> Measurement:
     own: dict[str, Any] = {"machine": machine_name(), "key": work_key(config), "name": name, "time": time.time()}
-    return Measurement(**{item.name: (own | record)[item.name] for item in fields(Measurement)} | own)
+    values = record | own
+    return Measurement(**{field.name: values[field.name] for field in fields(Measurement)})
 
 
 def save_measurements(home: Path, *measured: Measurement) -> None:
-    """Add measurements to `<home>/measured.json`. Each replaces the one of the same work and machine. A failed
-    write is ignored."""
+    """Add measurements to `<home>/measured.json`. Each replaces the one of the same work and machine. Ignores a failed
+    write."""
     replaced = {(one.machine, one.key) for one in measured}
     others = [one for one in measurements(home) if (one.machine, one.key) not in replaced]
-    kept = sorted([*others, *measured], key=lambda one: one.time)[-MOST_MEASUREMENTS:]
+    kept = sorted([*others, *measured], key=lambda one: one.time)[-MAX_MEASUREMENTS:]
     try:
         write_json(home / "measured.json", {"format": FORMAT, "measured": [asdict(one) for one in kept]})
     except OSError:
@@ -179,10 +175,8 @@ def save_measurements(home: Path, *measured: Measurement) -> None:
 
 
 def measure_recent_runs(home: Path) -> None:
-    """Save the speed of the newest runs on this machine, except where the same work was measured before.
-
-    Reads the ends of their logs; for a thread.
-    """
+    """Save the speed of the newest runs on this machine, unless the same work is already measured. Reads the ends of
+    their logs: run it in a thread."""
     known = {one.key for one in measurements(home) if one.machine == machine_name()}
     found: dict[str, Measurement] = {}
     for run in list_runs(home)[:RECENT_RUNS]:
@@ -197,18 +191,18 @@ def measure_recent_runs(home: Path) -> None:
 
 
 def measurement_of_run(run: Run) -> Measurement | None:
-    """The median speed of the last steps of a run, without the first ones; None if it trained on another machine, or
-    too few steps or seconds."""
+    """The median speed of the last steps of a run, without the first ones; None if the run trained on another machine,
+    or for too few steps or seconds."""
     log = run.path / "events.jsonl"
     started = LogDigest.from_log(log).started
     if started is None or started.host != platform.node():
         return None
-    first = started.step + FIRST_STEPS
+    first = started.step + SKIPPED_STEPS
     logged = (event for event in last_events(log) if isinstance(event, StepLogged) and event.step > first)
     steps = [event for event in logged if event.tokens_per_second > 0]
-    if len(steps) < ENOUGH_STEPS or not steps[-1].total_flops:
+    if len(steps) < MIN_STEPS or not steps[-1].total_flops:
         return None
-    if steps[-1].elapsed - steps[0].elapsed < ENOUGH_SECONDS:
+    if steps[-1].elapsed - steps[0].elapsed < MIN_SECONDS:
         return None
     rate = statistics.median(step.tokens_per_second for step in steps)
     return Measurement(
@@ -248,27 +242,32 @@ def _measurement_from(entry: Any) -> Measurement | None:
 
 @dataclass(frozen=True)
 class Speed:
-    """The expected FLOP/s of a run on this machine: `exact` if the same work was measured, else taken from `name`, a
-    preflight or a run."""
+    """The measurement that predicts the speed of a run: of the same work if `exact`, else of other work."""
 
-    flops_per_second: float
-    name: str
-    exact: bool
     measured: Measurement
+    exact: bool
+
+    @property
+    def flops_per_second(self) -> float:
+        return self.measured.flops_per_second
+
+    @property
+    def name(self) -> str:
+        """The preset or run that was measured."""
+        return self.measured.name
 
 
 def expected_speed(home: Path, config: RunConfig) -> Speed | None:
-    """The speed measured on this machine for the same work or, failing that, the newest one that predicts it; None
-    without any."""
+    """The speed measured on this machine for the same work, else the newest measurement that predicts it, else None."""
     here = [one for one in measurements(home) if one.machine == machine_name()]
     key = work_key(config)
     for one in here:
         if one.key == key:
-            return Speed(one.flops_per_second, one.name, True, one)
+            return Speed(one, exact=True)
     try:
         plan = resolve_batch_plan(config, expected_vocab_size(config.tokenizer), expected_tokens(config))
     except ConfigError:
         return None
     step_flops = plan.flops_per_token * plan.tokens_per_step
     others = [one for one in here if one.predicts(step_flops)]
-    return Speed(others[-1].flops_per_second, others[-1].name, False, others[-1]) if others else None
+    return Speed(others[-1], exact=False) if others else None

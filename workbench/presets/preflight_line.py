@@ -28,7 +28,7 @@ class PreflightLine(Static):
 
     @dataclass
     class Ended(Message):
-        """The preflight has ended; `problem` is "" after success."""
+        """The end of the preflight; `problem` is "" after success."""
 
         result: Measurement | None
         problem: str
@@ -45,7 +45,7 @@ class PreflightLine(Static):
         self.cancel()
 
     def start(self, config: RunConfig, name: str, home: Path) -> None:
-        """Run a few steps of `config`, the preset `name`."""
+        """Run a few steps of `config`, which is the preset `name`."""
         self.home = home
         self.job = PreflightJob(
             config,
@@ -73,7 +73,7 @@ class PreflightLine(Static):
     def on_preflight_line_ended(self, message: Ended) -> None:
         job, self.job = self.job, None
         self.display = False
-        if job is None or job.canceled:  # it may end at the moment it is canceled
+        if job is None or job.canceled:  # it may have ended before the cancellation
             return
         if message.result is not None:
             save_measurements(self.home, message.result)

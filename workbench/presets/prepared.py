@@ -1,4 +1,4 @@
-"""Whether the data of a configuration is prepared. May read and hash a corpus file: for a thread."""
+"""Whether the data of a configuration is prepared. May read and hash a corpus file: run it in a thread."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from workbench.terminal import write_log
 
 @dataclass(frozen=True)
 class DataState:
-    """The data of a configuration. `train_tokens` is 0 until it is prepared; `problem` says why it cannot be."""
+    """The data of a configuration. `train_tokens` is 0 until it is prepared; `problem` says why that is impossible."""
 
     vocab_size: int = 0
     train_tokens: int = 0

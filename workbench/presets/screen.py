@@ -15,19 +15,18 @@ from textual.content import Content
 from textual.message import Message
 from textual.timer import Timer
 from textual.widgets import OptionList, Static
-from textual.widgets.option_list import Option
 
 from llm.config import Preset, RunConfig, check, list_presets, load_preset
 from llm.config.sizes import MEDIUM
 from llm.errors import ConfigError, UserError
 from workbench.presets.preflight import expected_speed, measure_recent_runs
 from workbench.presets.preflight_line import PreflightLine
+from workbench.presets.preset_list import PresetList
 from workbench.presets.prepared import DataState, find_data_state
 from workbench.presets.sizes import ChosenSize, SelectedSizes, choose_by_speed, measure_with_torch, sized_preset
 from workbench.presets.summary import preset_page
 from workbench.text import clean
 from workbench.ui.dialogs import Answer, Ask
-from workbench.ui.lists import BESIDE, ChoiceList, with_headings
 from workbench.ui.notices import attempt, notify_error
 from workbench.ui.screen import WorkbenchScreen
 
@@ -38,21 +37,13 @@ if TYPE_CHECKING:  # imported when needed, so that the first screen opens fast
 CHECK_DELAY_SECONDS = 0.3
 
 
-class PresetList(ChoiceList):
-    """The list of presets; Enter trains one."""
-
-    BINDINGS: ClassVar[list[BindingType]] = [
-        Binding("enter", "select", "Train", id="presets.start", key_display="⏎"),
-    ]
-
-
 class PresetsScreen(WorkbenchScreen):
     """A list of presets on the left, a page about the selected one on the right."""
 
     GUIDE = (
         "Choose what to train. Enter trains the selected preset; e edits its fields first; Q adds it to the queue. "
         "f shrinks it to fit this machine and a time limit, and shows the changes first; p runs a few steps and "
-        "measures memory and speed; z selects another size, where a preset has several; w shows what it would need on "
+        "measures memory and speed; z selects another size, if the preset has several; w shows what it would need on "
         "many GPUs."
     )
     GUIDES: ClassVar[dict[str, str]] = {
@@ -79,12 +70,13 @@ class PresetsScreen(WorkbenchScreen):
 
     @dataclass
     class SizeFound(Message):
-        """The size of `preset` for this machine is known; `proceed` starts what waited for it on `page`."""
+        """The size of `preset` for this machine is known. `proceed` continues the action that waits for it, if
+        `selected` is still the selected preset."""
 
         preset: str
         size: ChosenSize
         proceed: Callable[[], object]
-        page: str
+        selected: str
 
     def __init__(self, *, id: str | None = None) -> None:
         super().__init__(id=id)
@@ -107,39 +99,23 @@ class PresetsScreen(WorkbenchScreen):
 
     def on_mount(self) -> None:
         self.workbench.training.on_begin = self.preflight.cancel_for
-        self._fill()
-        self.query_one(OptionList).focus()
+        self._reload()
+        self.query_one(PresetList).focus()
 
     def on_resize(self) -> None:
         if self.current:
             self.call_after_refresh(self._show)
 
     def on_screen_resume(self) -> None:
-        self.look_again()
-
-    def look_again(self) -> None:
-        self.data.clear()  # a run or a preflight may have prepared data
-        if self.current:
-            self._show()
+        self._check_data_again()
 
     # --- the list
 
-    def _fill(self, mark: str = "") -> None:
-        """Read the presets again and select `mark`, or the first usable one."""
+    def _reload(self, selected: str = "") -> None:
+        """Read the presets again and select one."""
         presets = list_presets(self.workbench.home)
         self.presets = {preset.name: preset for preset in presets}
-        listing = self.query_one(OptionList)
-        options = [(preset.group, Option(self._entry(preset), id=preset.name)) for preset in presets]
-        listing.set_options(with_headings(options))
-        wanted = mark or next((preset.name for preset in presets if not preset.problem), "")
-        if wanted:
-            listing.highlighted = listing.get_option_index(wanted)
-
-    def _entry(self, preset: Preset) -> Content:
-        name = f"{preset.name} *" if preset.name in self.edited else preset.name
-        if preset.problem:
-            return Content.assemble((clean(name), "bold"), "\n", ("Cannot be read", "$text-error"))
-        return Content.assemble((clean(name), "bold"), "\n", (clean(preset.purpose), BESIDE))
+        self.query_one(PresetList).show_presets(presets, self.edited, selected)
 
     @on(OptionList.OptionHighlighted)
     def _highlighted(self, event: OptionList.OptionHighlighted) -> None:
@@ -194,6 +170,12 @@ class PresetsScreen(WorkbenchScreen):
         if state is None and self._check_timer is None:
             self._check_timer = self.set_timer(CHECK_DELAY_SECONDS, self._check_data)
 
+    def _check_data_again(self) -> None:
+        """Forget the state of the data: a run or a preflight may have prepared it."""
+        self.data.clear()
+        if self.current:
+            self._show()
+
     def _check_data(self) -> None:
         """Check whether the data is prepared. Delayed, because that imports numpy and the tokenizers."""
         self._check_timer = None
@@ -227,20 +209,20 @@ class PresetsScreen(WorkbenchScreen):
             return
         if result.saved_as:
             self.edited.pop(self.current, None)
-            self._fill(result.saved_as)
+            self._reload(result.saved_as)
             self.notify(f"Saved as preset {result.saved_as}.", markup=False)
         else:
             self.edited[self.current] = result.config
             if result.config == self.base_config():
                 del self.edited[self.current]
-            self._fill(self.current)
+            self._reload(self.current)
         if result.start:
             self.action_start()
 
     def action_undo(self) -> None:
         """Discard the edits of the selected preset."""
         if self.edited.pop(self.current, None) is not None:
-            self._fill(self.current)
+            self._reload(self.current)
 
     def use_corpus(self, entry: Entry) -> None:
         """Use a corpus of the Data screen in the selected preset."""
@@ -254,13 +236,13 @@ class PresetsScreen(WorkbenchScreen):
         except UserError as error:
             notify_error(self.app, error)
             return
-        self._fill(self.current)
+        self._reload(self.current)
         self.notify(clean(f"{self.current} now uses {entry.corpus}. Press Enter to train."), markup=False)
 
     # --- sizes
 
     def action_size(self) -> None:
-        """Select the next size of the preset, after the last one that which the measurement chooses."""
+        """Select the next size of the preset. After the last one, the measured speed chooses the size."""
         preset = self.presets[self.current]
         if len(preset.sizes) == 1:
             self.notify(clean(f"{self.current} has one size."), markup=False)
@@ -283,35 +265,35 @@ class PresetsScreen(WorkbenchScreen):
         return self.sizes.size_of(sized_preset(self.current, self.workbench.home, config) or self.current)
 
     def _with_size(self, proceed: Callable[[], object]) -> None:
-        """Call `proceed`, after a measurement of this machine's speed if it decides what is trained."""
+        """Call `proceed` when the size is known. Measures the speed of this machine first if the size depends on it."""
         config, home, training = self.config(), self.workbench.home, self.workbench.training
         try:
             preset = sized_preset(self.current, home, config) if config is not None else ""
         except UserError as error:
             notify_error(self.app, error)
             return
-        is_set = not preset or self.sizes.size_of(preset) or (self.current in self.edited and preset == self.current)
-        if config is None or is_set or training.active or training.elsewhere():  # a training would distort it
+        is_known = not preset or self.sizes.size_of(preset) or (self.current in self.edited and preset == self.current)
+        if config is None or is_known or training.active or training.elsewhere():  # a training distorts the speed
             proceed()
             return
         if self.is_measuring:
             return
         self.is_measuring = True
-        train, page = config.train, self.current
+        train, selected = config.train, self.current
 
         def measure() -> None:
             size = choose_by_speed(preset, home, train, measure_with_torch)
-            self.post_message(self.SizeFound(preset, size, proceed, page))
+            self.post_message(self.SizeFound(preset, size, proceed, selected))
 
         self.notify("Measuring the speed of this machine…", markup=False)
-        # Not a worker: their threads stay, and so would the idle OpenMP threads that belong to this one.
+        # Not a Textual worker: the threads of its pool stay alive, and with them the OpenMP threads that torch starts.
         threading.Thread(target=measure, name="measure speed", daemon=True).start()
 
     def on_presets_screen_size_found(self, message: SizeFound) -> None:
         self.is_measuring = False
         self.sizes.measured[message.preset] = message.size
         self.notify(clean(f"{message.size.reason[0].upper()}{message.size.reason[1:]}."), markup=False)
-        if self.current == message.page:
+        if self.current == message.selected:
             message.proceed()
 
     # --- fitting
@@ -324,7 +306,7 @@ class PresetsScreen(WorkbenchScreen):
         if config is None:
             return
         speed = expected_speed(self.workbench.home, config)
-        self.app.push_screen(FitDialog(self.current, config, speed), self._fitted)
+        self.app.push_screen(FitDialog(self.current, config, speed), self._apply_fit)
 
     def action_needs(self) -> None:
         """Show what the selected preset would need on many GPUs."""
@@ -334,10 +316,10 @@ class PresetsScreen(WorkbenchScreen):
         if config is not None:
             self.app.push_screen(NeedsDialog(self.current, config))
 
-    def _fitted(self, config: RunConfig | None) -> None:
+    def _apply_fit(self, config: RunConfig | None) -> None:
         if config is not None:
             self.edited[self.current] = config
-            self._fill(self.current)
+            self._reload(self.current)
 
     # --- preflight
 
@@ -357,12 +339,12 @@ class PresetsScreen(WorkbenchScreen):
         self.preflight.cancel()
 
     def check_action(self, action: str, parameters: tuple[object, ...]) -> bool | None:
-        """Cancel only while a preflight runs."""
+        """`Cancel` is active only while a preflight runs."""
         return action != "cancel_preflight" or self.preflight.job is not None
 
     def on_preflight_line_ended(self) -> None:
         self.refresh_bindings()
-        self.look_again()  # the preflight may have prepared data
+        self._check_data_again()
 
     # --- starting
 
@@ -381,7 +363,7 @@ class PresetsScreen(WorkbenchScreen):
             self.app.push_screen(Ask(f"{active} is already training.", answers), self._start)
 
     def action_enqueue(self) -> None:
-        """Create a run of the selected preset and add it to the queue; it starts at once if nothing is training."""
+        """Add a run of the selected preset to the queue. It starts at once if nothing is training."""
         if self._valid_config() is not None:
             self._with_size(lambda: attempt(self.app, self._enqueue))
 

@@ -1,4 +1,4 @@
-"""Which size of a preset this machine is given, and the sentences about it."""
+"""Sizes of presets: the choice by hand or by the speed of this machine, and its description."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ Measure = Callable[[RunConfig], MachineSpeed]
 
 @dataclass(frozen=True)
 class ChosenSize:
-    """A size of a preset and how it was chosen, in one sentence; `rate` is the measured speed, "" for none."""
+    """A size of a preset, the reason for it as a sentence, and the measured speed ("" for none)."""
 
     name: str
     reason: str
@@ -24,7 +24,7 @@ class ChosenSize:
 
 @dataclass
 class SelectedSizes:
-    """The sizes of presets on the Presets screen, by name: `selected` by hand, or `measured` on this machine."""
+    """The sizes on the Presets screen, by preset: `selected` by hand, or `measured` on this machine."""
 
     selected: dict[str, str] = field(default_factory=dict)
     measured: dict[str, ChosenSize] = field(default_factory=dict)
@@ -37,8 +37,7 @@ class SelectedSizes:
     def select_next(self, preset: str, sizes: Sequence[str]) -> None:
         """Select the size after the selected one, or none after the last."""
         cycle = ["", *sizes]
-        following = cycle[(cycle.index(self.selected.get(preset, "")) + 1) % len(cycle)]
-        self.selected[preset] = following
+        self.selected[preset] = cycle[(cycle.index(self.selected.get(preset, "")) + 1) % len(cycle)]
 
     def describe(self, preset: str) -> str:
         """The size of a preset and how it was chosen."""
@@ -50,8 +49,8 @@ class SelectedSizes:
 
 
 def sized_preset(preset: str, home: Path, config: RunConfig) -> str:
-    """The preset whose size the speed of the machine chooses for a run of `config`: `preset` or its base, which may
-    train first; "" for none. A length that is not in minutes is the same work on every machine."""
+    """The preset whose size depends on the speed of the machine in a run of `config`: `preset`, or its base, which may
+    train first; "" for none. A length in another unit than minutes is the same work on every machine."""
     name = config.tune.base or preset
     train = load_preset(name, home).train if config.tune.base else config.train
     return name if train.minutes and preset_sizes(name, home) else ""
@@ -59,11 +58,11 @@ def sized_preset(preset: str, home: Path, config: RunConfig) -> str:
 
 def choose_by_speed(preset: str, home: Path, train: TrainConfig, measure: Measure) -> ChosenSize:
     """The size for this machine, measured with steps of the preset in size medium on the device of `train`."""
-    usual = load_preset(preset, home)
-    measured = replace(usual.train, device=train.device, precision=train.precision, threads=train.threads)
+    medium = load_preset(preset, home)
+    measured = replace(medium.train, device=train.device, precision=train.precision, threads=train.threads)
     try:
-        speed = measure(replace(usual, train=measured))
-    except Exception as error:  # noqa: BLE001 - if it is a fault, training says so; the Presets screen waits for a size
+        speed = measure(replace(medium, train=measured))
+    except Exception as error:  # noqa: BLE001 - training reports the fault; the Presets screen waits for a size
         reason = (str(error).splitlines() or [type(error).__name__])[0].rstrip(".")
         return ChosenSize(MEDIUM, f"the speed of this machine cannot be measured ({reason}): size {MEDIUM}")
     sizes = preset_sizes(preset, home)
@@ -79,12 +78,12 @@ def other_sizes(sizes: Iterable[Size], chosen: str) -> str:
 
 
 def size_entry(size: str) -> dict[str, str]:
-    """The entry of the table `run` of `run.toml`; empty for a preset without sizes."""
+    """The entry of the table `run` in `run.toml`; empty for a preset without sizes."""
     return {"size": size} if size else {}
 
 
 def measure_with_torch(config: RunConfig) -> MachineSpeed:
-    """`measure_machine`, which loads torch. Tests replace it: they must not depend on the machine."""
+    """Call `measure_machine`, which loads torch. Tests replace this function, to be independent of the machine."""
     from llm.training.machine_speed import measure_machine
 
     return measure_machine(config)

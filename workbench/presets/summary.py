@@ -12,23 +12,15 @@ from llm.config.fit import expected_vocab_size
 from llm.errors import UserError
 from llm.model.counts import parameters, trained_parameters
 from workbench.formatting import format_count, format_duration, format_size
-from workbench.presets.estimate import (
-    PROGRAM_BYTES,
-    Estimate,
-    corpus_bytes,
-    estimate,
-    fitting_overrides,
-)
+from workbench.presets.estimate import PROGRAM_BYTES, Estimate, corpus_bytes, estimate, fitting_overrides
 from workbench.presets.preflight import Speed
 from workbench.presets.prepared import DataState
 from workbench.text import clean
 
 LABEL_WIDTH = 11
 GENERATED = ("stories", "pylib", "dialogues")
-DESCRIPTIONS = ("purpose", "group")  # fields that describe a preset, and do not affect the run
-
-
-ANY_SPEED = 1e9  # FLOP/s; any value will do where only memory matters
+DESCRIPTIONS = ("purpose", "group")  # fields that describe a preset and do not affect the run
+ANY_SPEED = 1e9  # FLOP/s; has no effect without a time limit
 
 
 def preset_page(
@@ -40,24 +32,23 @@ def preset_page(
     speed: Speed | None = None,
     size: str = "",
 ) -> Content:
-    """The page next to the list, `width` columns wide: what would be trained, its costs, and its changes.
+    """The page next to the list, `width` columns wide: purpose, costs, data, and changes.
 
-    `base` is the preset before it was edited; `data` is None until it was checked, `speed` until it was measured;
-    `size` says how the size was chosen, "" for a preset without sizes.
+    `base` is the preset before the edits; `data` is None until it is checked, `speed` until it is measured; `size` says
+    how the size is chosen, "" for a preset without sizes.
     """
     lines = [Content.styled(clean(name), "bold"), Content(clean(config.purpose)), Content("")]
     lines += row("Size", size, "", width) if size else []
     lines += costs(config, data, width, speed)
     lines += row("Data", *data_text(config, data), width)
-    edited = change_lines(base, config)
-    if edited:
-        lines += [Content(""), Content.styled("Your changes", "bold $text-warning"), *edited]
+    if changed := change_lines(base, config):
+        lines += [Content(""), Content.styled("Your changes", "bold $text-warning"), *changed]
     lines += [Content(""), Content.styled("Differs from the defaults", "bold"), *change_lines(RunConfig(), config)]
     return Content("\n").join(lines)
 
 
 def costs(config: RunConfig, data: DataState | None, width: int, speed: Speed | None = None) -> list[Content]:
-    """The costs of training, `width` columns wide, or why it is impossible."""
+    """The costs of training, `width` columns wide, or why training is impossible."""
     state = data or DataState()
     try:
         rate = speed.flops_per_second if speed is not None else 0.0
@@ -71,7 +62,7 @@ def costs(config: RunConfig, data: DataState | None, width: int, speed: Speed | 
 def figures(
     config: RunConfig, guess: Estimate, data: DataState | None, speed: Speed | None = None
 ) -> list[tuple[str, str, str]]:
-    """Label, text and style of every line: model, memory, step, length, speed, tokenizer."""
+    """Label, text and style of each line: model, memory, step, length, speed, tokenizer."""
     model, plan = guess.model, guess.batch_plan
     about = "about " if guess.vocab_is_guess else ""
     shape = f"{model.n_layer} layers × {model.d_model}, {model.n_head} heads, context {model.context}"
@@ -98,14 +89,15 @@ def figures(
 
 
 def trained_text(config: RunConfig, guess: Estimate) -> str:
-    """How many of the numbers LoRA trains, "" without it."""
+    """The number of trainable LoRA parameters; "" without LoRA."""
     if not config.tune.lora_rank:
         return ""
-    return f" and {format_count(sum(trained_parameters(guess.model, config.tune).values()))} of adapters, trained alone"
+    count = sum(trained_parameters(guess.model, config.tune).values())
+    return f" and {format_count(count)} trainable LoRA parameters"
 
 
 def memory_text(guess: Estimate, speed: Speed | None) -> str:
-    """The memory that training needs: measured or, failing that, by formula."""
+    """The memory that training needs: measured, else by formula."""
     if speed is not None and speed.exact and speed.measured.peak_bytes:
         training, peak = speed.measured.training_bytes, speed.measured.peak_bytes
         return f"{format_size(training)} for training, {format_size(peak)} in total (measured)"
@@ -113,7 +105,7 @@ def memory_text(guess: Estimate, speed: Speed | None) -> str:
 
 
 def misfit_text(config: RunConfig, guess: Estimate) -> str:
-    """Why it does not fit into memory, and the nearest model that does."""
+    """Why the run does not fit into memory, and the nearest model that does."""
     reason = f"does not fit: {format_size(guess.available_bytes)} free"
     try:
         fitted = with_overrides(config, fitting_overrides(config, ANY_SPEED))

@@ -32,7 +32,7 @@ def app_with(home: Path, trainer: ScriptedTrainer | None = None) -> WorkbenchApp
     return WorkbenchApp(home, training=TrainingService(home, trainer=trainer or ScriptedTrainer()))
 
 
-async def test_the_first_preset_is_marked_and_explained(home: Path) -> None:
+async def test_the_first_preset_is_selected_and_described(home: Path) -> None:
     app = app_with(home)
     async with app.run_test(size=(120, 40)) as pilot:
         await until(pilot, lambda: "optim.kind" in shown(app.screen))
@@ -44,7 +44,7 @@ async def test_the_first_preset_is_marked_and_explained(home: Path) -> None:
         assert "optim.kind" in page
 
 
-async def test_what_a_presets_file_says_is_below_or_next_to_its_figures(home: Path) -> None:
+async def test_notes_are_below_the_costs_or_next_to_them(home: Path) -> None:
     app = app_with(home)
     async with app.run_test(size=(120, 44)) as pilot:
         await until(pilot, lambda: "About it" in shown(app.screen))
@@ -55,7 +55,7 @@ async def test_what_a_presets_file_says_is_below_or_next_to_its_figures(home: Pa
         assert "It follows no document" in shown(app.screen)
 
 
-async def test_enter_trains_the_marked_preset_at_once(home: Path) -> None:
+async def test_enter_trains_the_selected_preset_at_once(home: Path) -> None:
     trainer = ScriptedTrainer(steps=3)
     app = app_with(home, trainer)
     async with app.run_test(size=(80, 24)) as pilot:
@@ -118,7 +118,7 @@ async def test_z_selects_a_size(home: Path) -> None:
         app.training.shutdown()
 
 
-async def test_a_second_training_is_asked_about(home: Path) -> None:
+async def test_a_second_training_needs_confirmation(home: Path) -> None:
     begun: list[str] = []
     trainer = ScriptedTrainer(steps=3)
     trainer.prepared.set()
@@ -150,7 +150,7 @@ async def edit_screen(app: WorkbenchApp, pilot: object) -> EditScreen:
     return app.screen
 
 
-def mark(screen: EditScreen, path: str) -> None:
+def select(screen: EditScreen, path: str) -> None:
     listing = screen.query_one("#edit-fields", OptionList)
     listing.highlighted = listing.get_option_index(path)
 
@@ -159,7 +159,7 @@ async def test_a_value_is_checked_while_it_is_typed(home: Path) -> None:
     app = app_with(home)
     async with app.run_test(size=(100, 30)) as pilot:
         screen = await edit_screen(app, pilot)
-        mark(screen, "train.steps")
+        select(screen, "train.steps")
         await pilot.press("enter")
         line = screen.query_one("#edit-value", Input)
         await until(pilot, lambda: line.has_focus)
@@ -180,11 +180,11 @@ async def test_a_value_is_checked_while_it_is_typed(home: Path) -> None:
         assert Run.open(home, "quickstart-1").config().train.steps == 77
 
 
-async def test_choices_are_gone_through_and_put_back(home: Path) -> None:
+async def test_space_selects_the_next_choice_and_d_resets_it(home: Path) -> None:
     app = app_with(home)
     async with app.run_test(size=(100, 30)) as pilot:
         screen = await edit_screen(app, pilot)
-        mark(screen, "optim.kind")
+        select(screen, "optim.kind")
         before = screen.config.optim.kind
         await pilot.press("space")
         await until(pilot, lambda: screen.config.optim.kind != before)
@@ -192,11 +192,11 @@ async def test_choices_are_gone_through_and_put_back(home: Path) -> None:
         await until(pilot, lambda: screen.config.optim.kind == before)
 
 
-async def test_contradictions_are_shown_and_keep_it_from_training(home: Path) -> None:
+async def test_contradictions_are_shown_and_prevent_training(home: Path) -> None:
     app = app_with(home)
     async with app.run_test(size=(100, 30)) as pilot:
         screen = await edit_screen(app, pilot)
-        mark(screen, "model.n_head")
+        select(screen, "model.n_head")
         await pilot.press("enter")
         screen.query_one("#edit-value", Input).value = "7"
         await pilot.press("enter")
@@ -217,7 +217,7 @@ async def test_the_filter_finds_fields_by_their_help(home: Path) -> None:
         await until(pilot, lambda: len(screen.listing.options) > len(fields_of(RunConfig)))
 
 
-async def test_a_field_of_that_name_comes_before_one_whose_help_has_the_word(home: Path) -> None:
+async def test_the_filter_lists_matching_names_before_matching_help(home: Path) -> None:
     app = app_with(home)
     async with app.run_test(size=(80, 24)) as pilot:
         screen = await edit_screen(app, pilot)
@@ -227,16 +227,16 @@ async def test_a_field_of_that_name_comes_before_one_whose_help_has_the_word(hom
         assert "tokenizer.train_mb" in [option.id for option in screen.listing.options]
         await pilot.press("escape")
         await until(pilot, lambda: len(screen.listing.options) > len(fields_of(RunConfig)))
-        assert screen.field is not None and screen.field.path == "data.corpus", "the mark stays"
+        assert screen.field is not None and screen.field.path == "data.corpus", "the field stays selected"
 
 
-async def test_what_is_typed_is_neither_dropped_nor_trained_with_when_it_cannot_be(home: Path) -> None:
+async def test_an_invalid_value_is_kept_and_prevents_training_and_saving(home: Path) -> None:
     trainer = ScriptedTrainer(steps=3)
     trainer.prepared.set()
     app = app_with(home, trainer)
     async with app.run_test(size=(80, 24)) as pilot:
         screen = await edit_screen(app, pilot)
-        mark(screen, "train.steps")
+        select(screen, "train.steps")
         await pilot.press("enter")
         await until(pilot, lambda: screen.value_line.has_focus)
         screen.value_line.value = "many"
@@ -251,7 +251,7 @@ async def test_what_is_typed_is_neither_dropped_nor_trained_with_when_it_cannot_
         assert Run.open(home, "quickstart-1").config().train.steps == 78
 
 
-async def test_next_to_the_form_is_what_training_would_need(home: Path) -> None:
+async def test_a_wide_form_shows_the_costs_of_training(home: Path) -> None:
     app = app_with(home)
     async with app.run_test(size=(120, 40)) as pilot:
         await until(pilot, lambda: "quickstart" in shown(app.screen))
@@ -270,11 +270,11 @@ async def test_next_to_the_form_is_what_training_would_need(home: Path) -> None:
         await until(pilot, lambda: "4 layers × 192" in shown(app.screen) and "2 → 4" in shown(app.screen))
 
 
-async def test_saved_as_a_preset_of_ones_own(home: Path) -> None:
+async def test_edits_are_saved_as_a_preset_of_the_user(home: Path) -> None:
     app = app_with(home)
     async with app.run_test(size=(100, 30)) as pilot:
         screen = await edit_screen(app, pilot)
-        mark(screen, "train.steps")
+        select(screen, "train.steps")
         await pilot.press("enter")
         screen.query_one("#edit-value", Input).value = "77"
         await pilot.press("enter", "ctrl+s")
@@ -317,7 +317,7 @@ def test_estimates_follow_from_the_configuration(home: Path) -> None:
     assert guess.training_bytes > 12 * guess.parameters  # weights, gradients, Muon's momentum, and more
 
 
-async def test_fit_shows_what_would_change_before_it_does(home: Path) -> None:
+async def test_fit_shows_the_changes_before_it_applies_them(home: Path) -> None:
     app = app_with(home)
     async with app.run_test(size=(80, 24)) as pilot:
         await until(pilot, lambda: "parameters" in shown(app.screen))
@@ -342,7 +342,7 @@ async def test_fit_shows_what_would_change_before_it_does(home: Path) -> None:
         await until(pilot, lambda: app.screen is screen)
 
 
-async def test_preflight_is_run_shown_and_remembered(home: Path, corpus: Path) -> None:
+async def test_a_preflight_is_shown_and_its_measurement_saved(home: Path, corpus: Path) -> None:
     save_preset(home, "aa-tiny", tiny_config(corpus))
     app = app_with(home)
     async with app.run_test(size=(120, 40)) as pilot:
@@ -360,7 +360,7 @@ async def test_preflight_is_run_shown_and_remembered(home: Path, corpus: Path) -
     assert [one.name for one in measurements(home)] == ["aa-tiny"]
 
 
-async def test_preflight_can_be_canceled_and_the_keys_work_meanwhile(home: Path, corpus: Path) -> None:
+async def test_a_preflight_can_be_canceled_and_the_keys_work_meanwhile(home: Path, corpus: Path) -> None:
     save_preset(home, "aa-tiny", tiny_config(corpus))
     app = app_with(home)
     async with app.run_test(size=(80, 24)) as pilot:
@@ -381,7 +381,7 @@ async def test_preflight_can_be_canceled_and_the_keys_work_meanwhile(home: Path,
 
 
 class LatePreflight:
-    """Stands in for the process that measures: it has its result at the very moment it is canceled."""
+    """Replaces PreflightJob; has its result at the moment it is canceled."""
 
     def __init__(self, config: RunConfig, name: str, home: Path, on_progress: Any, on_end: Any) -> None:
         self.config, self.name, self.on_end = config, name, on_end
@@ -394,7 +394,7 @@ class LatePreflight:
 
 
 @pytest.mark.parametrize("key", ["enter", "Q"])
-async def test_a_preflight_gives_way_to_a_training(home: Path, key: str, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_a_training_cancels_the_preflight(home: Path, key: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("workbench.presets.preflight_line.PreflightJob", LatePreflight)
     trainer = ScriptedTrainer(steps=3)
     trainer.prepared.set()
@@ -415,7 +415,7 @@ async def test_a_preflight_gives_way_to_a_training(home: Path, key: str, monkeyp
         app.training.shutdown()
 
 
-async def test_while_another_process_trains(home: Path) -> None:
+async def test_no_preflight_while_another_process_trains(home: Path) -> None:
     other = scripted_run(home, "other-1", 3)
     trainer = ScriptedTrainer(steps=3)
     trainer.prepared.set()
@@ -436,7 +436,7 @@ async def test_while_another_process_trains(home: Path) -> None:
         app.training.shutdown()
 
 
-def test_what_does_not_fit_is_reported_with_the_nearest_that_will(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_page_names_the_nearest_model_that_fits(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     config = load_preset("quickstart", home)
     monkeypatch.setattr("workbench.presets.estimate.available_bytes", lambda: 40_000_000)
     page = preset_page("quickstart", config, config, None, 80).plain
@@ -448,7 +448,7 @@ def test_what_does_not_fit_is_reported_with_the_nearest_that_will(home: Path, mo
     assert "does not fit" not in preset_page("quickstart", config, config, None, 80).plain
 
 
-def test_every_field_can_be_typed_as_it_is_shown() -> None:
+def test_every_field_accepts_its_own_text() -> None:
     from llm.config import get_value, parse_value
 
     for field in fields_of(RunConfig):
@@ -457,7 +457,7 @@ def test_every_field_can_be_typed_as_it_is_shown() -> None:
         assert with_field(RunConfig(), field, value) == RunConfig()
 
 
-async def test_a_base_that_does_not_exist_is_an_error_and_no_crash(home: Path) -> None:
+async def test_a_missing_base_is_an_error(home: Path) -> None:
     app = app_with(home)
     async with app.run_test(size=(120, 44)) as pilot:
         await until(pilot, lambda: "by measured speed" in shown(app.screen))
