@@ -21,8 +21,8 @@ from llm.config.sizes import MEDIUM
 from llm.errors import ConfigError, UserError
 from workbench.presets.preflight import expected_speed, measure_recent_runs
 from workbench.presets.preflight_line import PreflightLine
-from workbench.presets.preset_list import PresetList
 from workbench.presets.prepared import DataState, find_data_state
+from workbench.presets.preset_list import PresetList
 from workbench.presets.sizes import ChosenSize, SelectedSizes, choose_by_speed, measure_with_torch, sized_preset
 from workbench.presets.summary import preset_page
 from workbench.text import clean
