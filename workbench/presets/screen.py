@@ -292,6 +292,7 @@ class PresetsScreen(WorkbenchScreen):
     def on_presets_screen_size_found(self, message: SizeFound) -> None:
         self.is_measuring = False
         self.sizes.measured[message.preset] = message.size
+        self._show()
         self.notify(clean(f"{message.size.reason[0].upper()}{message.size.reason[1:]}."), markup=False)
         if self.current == message.selected:
             message.proceed()

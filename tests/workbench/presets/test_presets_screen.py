@@ -84,6 +84,7 @@ async def test_a_slow_machine_trains_the_small_size(home: Path, monkeypatch: pyt
     app = app_with(home, trainer)
     async with app.run_test(size=(120, 44)) as pilot:
         await until(pilot, lambda: "by measured speed" in shown(app.screen))
+        await until(pilot, lambda: "will be generated" in shown(app.screen))  # no later message draws the page again
         await pilot.press("Q")
         await until(pilot, lambda: (home / "runs" / "quickstart-1" / "run.toml").exists())
         small, run = load_preset("quickstart", home, size="small"), Run.open(home, "quickstart-1")
