@@ -30,6 +30,10 @@ LISTED = 20  # tensors that are named in an error
 TOKENIZER_FILES = "tokenizer.model, tokenizer.json or vocab.json with merges.txt"
 
 
+class TokenizerNeeded(UserError):
+    """The model's own files hold no tokenizer that can be read: another must be named."""
+
+
 @dataclass(frozen=True)
 class Imported:
     """`weights` are by our names, in the dtype of the file. `decode` holds the sampling parameters of the folder."""
@@ -101,7 +105,7 @@ def check_vocabulary(path: Path, shape: ModelConfig, tokenizer: Tokenizer) -> tu
     """UserError where the tokenizer has more ids than the model has rows. A warning for rows without a token."""
     rows, ids = shape.vocab_size, tokenizer.vocab_size
     if ids > rows:
-        raise UserError(
+        raise TokenizerNeeded(
             f"the tokenizer of {path} has {ids:,} ids, but the model only {rows:,} rows; it belongs to another model. "
             "Name the right one with --tokenizer."
         )
@@ -135,7 +139,7 @@ def find_tokenizer(path: Path, end: str = "") -> tuple[Tokenizer, tuple[str, ...
         return tokenizer, (warning,) if warning else ()
     if any((folder / vocab).is_file() and (folder / merges).is_file() for vocab, merges in FILE_NAMES):
         return load_gpt2_files(folder, (end,) if end else ()), ()
-    raise UserError(f"{folder} holds no tokenizer ({TOKENIZER_FILES}); name one with --tokenizer.")
+    raise TokenizerNeeded(f"{folder} holds no tokenizer ({TOKENIZER_FILES}); name one with --tokenizer.")
 
 
 def read_json_file(path: Path) -> dict[str, Any]:

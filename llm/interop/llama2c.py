@@ -21,7 +21,7 @@ from llm.config.schema import ModelConfig
 from llm.errors import UserError
 from llm.events import Progress
 from llm.interop.architectures import LLAMA
-from llm.interop.imported import Imported, check_finite, check_vocabulary, find_tokenizer
+from llm.interop.imported import Imported, TokenizerNeeded, check_finite, check_vocabulary, find_tokenizer
 from llm.interop.model_card import RECIPE, model_card, recipe
 from llm.interop.sentencepiece_model import BPE, BYTE, CONTROL, NORMAL, UNKNOWN, UNUSED, dump_model, parse_model
 from llm.interop.source import Source
@@ -244,7 +244,7 @@ def read_tokenizer(path: Path, rows: int) -> SentencePieceTokenizer:
     try:
         content = read_bytes(path, MAX_MODEL_BYTES)
     except FileNotFoundError:
-        raise UserError(f"there is no {path}; name the tokenizer with --tokenizer.") from None
+        raise TokenizerNeeded(f"there is no {path}; name the tokenizer with --tokenizer.") from None
     pieces, place = [], 4
     for row in range(rows):
         score, size = struct.unpack("<fI", content[place : place + 8].ljust(8, b"\0"))

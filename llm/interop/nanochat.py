@@ -17,6 +17,7 @@ from llm.events import Progress
 from llm.interop.architectures import read_gpt_sizes
 from llm.interop.imported import (
     Imported,
+    TokenizerNeeded,
     check_finite,
     check_shape,
     check_tensors,
@@ -57,7 +58,7 @@ def read(path: Path, tokenizer_path: Path | None) -> Generator[Progress, None, I
     check_tensors(file, shapes_of(tensors), expected_shapes(shape, NANOCHAT_CHECKPOINT_NAMING))
     check_finite(file, tensors)
     if tokenizer_path is None:
-        raise UserError(
+        raise TokenizerNeeded(
             f"the tokenizer of {file} is a pickle, which may run code, and is not read; name its tokenizer.json with "
             "--tokenizer."
         )

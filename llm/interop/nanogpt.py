@@ -14,6 +14,7 @@ from llm.interop.architectures import GPT2, nanogpt_settings, read_gpt_sizes
 from llm.interop.hf import OWN_TABLE
 from llm.interop.imported import (
     Imported,
+    TokenizerNeeded,
     check_finite,
     check_shape,
     check_tensors,
@@ -164,7 +165,7 @@ def read_tokenizer(path: Path, shape: ModelConfig, given: Path | None) -> tuple[
         return find_tokenizer(folder)
     if shape.vocab_size in GPT2_ROWS:
         return load_encoding("gpt2"), ()
-    raise UserError(
+    raise TokenizerNeeded(
         f"{path} does not say how text becomes its {shape.vocab_size} ids (meta.pkl is a pickle, which may run code, "
         "and is not read); name the tokenizer with --tokenizer."
     )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -11,6 +12,8 @@ from llm.errors import UserError, problem_of
 from llm.files import expand_user
 from llm.run import CheckpointInfo, Run
 from llm.run.fork import Parent, fork, open_parent
+from workbench.data.corpora import path_problem
+from workbench.data.pasted import pasted_path
 from workbench.formatting import format_size, plural
 from workbench.runs.operations import check_new_name, delete_checkpoint, describe_deletion, rename
 from workbench.runs.summaries import RunSummary
@@ -183,16 +186,26 @@ class RunActions:
         """Make a run from a model of another program."""
         from llm.interop.formats import READABLE
         from llm.interop.import_run import import_run
+        from llm.interop.imported import TokenizerNeeded
 
-        question = AskText(f"Import {READABLE}. Its path:")
-        answer = await self.screen.app.push_screen_wait(question)
-        if not answer:
-            return
-        path = expand_user(answer.strip())
-        dialog = ProgressDialog(f"Importing {path.name}", lambda: import_run(self.screen.workbench.home, path))
-        if (result := await self.screen.app.push_screen_wait(dialog)) is not None:
-            run, warnings = result
-            self.notify(" ".join([f"Imported {run.name}.", *warnings]))
+        path = await self._ask_path(f"Import {READABLE}. Its path:")
+        tokenizer: Path | None = None
+        while path is not None:
+            work = partial(import_run, self.screen.workbench.home, path, tokenizer=tokenizer)
+            dialog = ProgressDialog(f"Importing {path.name}", work)
+            if (result := await self.screen.app.push_screen_wait(dialog)) is not None:
+                run, warnings = result
+                self.notify(" ".join([f"Imported {run.name}.", *warnings]))
+            if not isinstance(dialog.error, TokenizerNeeded):
+                return
+            tokenizer = await self._ask_path("Its tokenizer, a folder or a file:")
+            if tokenizer is None:
+                return
+
+    async def _ask_path(self, question: str) -> Path | None:
+        """A typed or pasted path; None if that was canceled."""
+        answer = await self.screen.app.push_screen_wait(AskText(question, problem_of=path_problem))
+        return expand_user(pasted_path(answer)) if answer else None
 
     async def delete_run(self, summary: RunSummary, checkpoints: list[CheckpointInfo]) -> None:
         """Move a run to the trash after a confirmation."""

@@ -8,7 +8,11 @@ from pathlib import Path
 import pytest
 from textual.widgets import Input, OptionList
 
-from llm.run import Run
+from llm.interop.export import export
+from llm.interop.formats import FORMATS
+from llm.interop.source import open_source
+from llm.run import Run, find_checkpoint
+from tests.draining import result_of
 from tests.workbench.runs.test_runs_screen import RunsApp, opened
 from tests.workbench.waiting import shown, until, was_notified
 from workbench.runs.export_dialog import ExportDialog
@@ -52,6 +56,26 @@ async def test_export_and_import(trained_home: Path) -> None:
         await until(pilot, lambda: was_notified(app, "Imported"))
         await until(pilot, lambda: len(screen.runs_table.summaries) == 2)
         assert Run.open(trained_home, expected.name).status().name == "imported"
+
+
+async def test_a_model_without_a_tokenizer_is_imported_with_another(trained_home: Path, tmp_path: Path) -> None:
+    (run,) = (trained_home / "runs").iterdir()
+    source = open_source(*find_checkpoint(trained_home, run.name))
+    result_of(export(source, FORMATS["hf"], "f32", tmp_path / "theirs"))
+    (tmp_path / "theirs" / "tokenizer.json").unlink()
+    app = RunsApp(trained_home)
+    async with app.run_test(size=(80, 24)) as pilot:
+        screen = await opened(pilot, 1)
+        await pilot.press("I")
+        await until(pilot, lambda: isinstance(app.screen, AskText))
+        app.screen.query_one(Input).value = f"'{tmp_path / 'theirs'}' "
+        await pilot.press("enter")
+        await until(pilot, lambda: isinstance(app.screen, AskText) and "Its tokenizer" in shown(app.screen))
+        assert was_notified(app, "holds no tokenizer")
+        app.screen.query_one(Input).value = str(run / "tokenizer")
+        await pilot.press("enter")
+        await until(pilot, lambda: was_notified(app, "imported theirs"))
+        await until(pilot, lambda: app.screen is screen)
 
 
 async def test_an_error_of_an_import_is_shown_and_leaves_nothing(trained_home: Path, tmp_path: Path) -> None:
