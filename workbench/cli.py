@@ -54,7 +54,21 @@ MODULES = (
     *(interop, bench, doctor, completion),
 )
 TORCH_COMMANDS = frozenset(
-    ("train", "resume", "fork", "sft", "dpo", "sample", "serve", "compare", "timelapse", "eval", "bench", "doctor")
+    (
+        "train",
+        "resume",
+        "fork",
+        "sft",
+        "dpo",
+        "grpo",
+        "sample",
+        "serve",
+        "compare",
+        "timelapse",
+        "eval",
+        "bench",
+        "doctor",
+    )
 ) | {"export", "import"}
 FULL = frozenset({errno.ENOSPC, errno.EDQUOT})
 DISK_ERRORS = FULL | {errno.EROFS, errno.EIO}

@@ -169,7 +169,7 @@ def test_a_fork_of_a_long_name_finds_a_name(trained_run: Run, home: Path) -> Non
 
 
 @pytest.mark.parametrize("megabytes", [300, 600])
-@pytest.mark.parametrize("words", ["train quickstart", "doctor"])
+@pytest.mark.parametrize("words", ["train quickstart", "doctor", "grpo none"])
 def test_too_little_memory_is_a_sentence(home: Path, words: str, megabytes: int) -> None:
     def limit() -> None:
         resource.setrlimit(resource.RLIMIT_AS, (megabytes << 20, megabytes << 20))

@@ -74,7 +74,7 @@ async def test_a_model_without_a_tokenizer_is_imported_with_another(trained_home
         assert was_notified(app, "holds no tokenizer")
         app.screen.query_one(Input).value = str(run / "tokenizer")
         await pilot.press("enter")
-        await until(pilot, lambda: was_notified(app, "imported theirs"))
+        await until(pilot, lambda: was_notified(app, "Imported theirs"))
         await until(pilot, lambda: app.screen is screen)
 
 
