@@ -162,9 +162,7 @@ async def test_the_queue_waits_for_a_training_in_another_process(home: Path) -> 
             await pilot.press("w")
             await until(
                 pilot,
-                lambda: (
-                    "The next run starts when other-1, which trains in another process, has ended" in shown(app.screen)
-                ),
+                lambda: "The next run starts when other-1 ends, which trains in another process." in shown(app.screen),
             )
             await pilot.press("escape")
             app.post_message(TrainingEnded("another-1"))  # looks after the queue at once

@@ -18,6 +18,10 @@ from workbench.ui.key_line import KeyLine
 
 REFRESH_SECONDS = 0.5
 
+COMPLETION_EXAMPLE = ("completions", '"prompt": "Once"')
+CHAT_EXAMPLE = ("chat/completions", '"messages": [{"role": "user", "content": "What is 2 plus 3?"}]')
+"""The end of the address, and the prompt as JSON."""
+
 
 class ServeScreen(Modal[None]):
     """Shows the server of the workbench; starts and stops it."""
@@ -26,7 +30,7 @@ class ServeScreen(Modal[None]):
     GUIDE = (
         "Programs that speak the OpenAI API can use the served model at this address. Only this machine can reach it. "
         "A run in training answers every request with its newest weights. The server stops with the workbench; "
-        "llm-workbench serve runs one of its own."
+        "llm-workbench serve runs a separate one."
     )
     BINDINGS: ClassVar[list[BindingType]] = [
         Binding("s", "start_or_stop", "Start/stop", id="serve.start"),
@@ -70,6 +74,7 @@ class ServeScreen(Modal[None]):
         server = serving.server
         if server is None:
             return [f"Loading {serving.reference}…"]
+        path, prompt = CHAT_EXAMPLE if server.has_chat_template else COMPLETION_EXAMPLE
         which = "the model in training, with its newest weights" if server.is_live else "a checkpoint"
         return [
             f"Serving {server.model}: {which}.",
@@ -79,8 +84,8 @@ class ServeScreen(Modal[None]):
             "API key    none needed",
             f"Requests   {plural(server.open_requests, 'request')} open",
             "",
-            f"curl {server.url}/completions -H 'content-type: application/json' \\",
-            f'  -d \'{{"model": "{server.model}", "prompt": "Once"}}\'',
+            f"curl {server.url}/{path} -H 'content-type: application/json' \\",
+            f'  -d \'{{"model": "{server.model}", {prompt}}}\'',
         ]
 
     def _default(self) -> str:

@@ -71,6 +71,7 @@ class HttpServer:
             self._listener.close()
             raise
         self.name, self.model, self.is_live = source.run.name, reference, source.is_live
+        self.has_chat_template = self._scheduler.tokenizer.chat_template is not None
         shown_host = f"[{host}]" if ":" in host else host
         self.url = f"http://{shown_host}:{self._listener.getsockname()[1]}/v1"
         info = model_info(source, reference, self._scheduler)

@@ -66,7 +66,7 @@ def test_a_corpus_larger_than_memory_is_recognized_without_reading_it(tmp_path: 
     corpus.write_text("The cat sat on the mat.\n" * 1000)
     os.truncate(corpus, 2 * psutil.virtual_memory().total)
     status = corpus.stat()
-    record = {os.fsencode(corpus).hex(): [status.st_size, status.st_mtime_ns, "0" * 64]}
+    record = {os.fsencode(corpus).hex(): [status.st_size, status.st_ctime_ns, status.st_ino, "0" * 64]}
     (tmp_path / "data").mkdir()
     (tmp_path / "data" / "files.json").write_text(json.dumps(record))
     config = with_overrides(RunConfig(), [("data.corpus", str(corpus)), ("tokenizer.kind", "byte")])

@@ -79,7 +79,7 @@ async def test_tokens_of_another_run_are_not_continued(home, chat_model, monkeyp
         screen.session.exchanges[0].given, screen.session.exchanges[0].model = 1, "other-1@20"
         monkeypatch.setattr(pilot.app, "push_screen_wait", lambda window: chosen())
         screen.action_microscope()
-        await until(lambda: "other-1@20 wrote this" in status(screen))
+        await until(lambda: "other-1@20 generated this" in status(screen))
         assert len(chat_model.prompts) == 1
         await pilot.press("ctrl+r")
         await until(lambda: len(chat_model.prompts) == 2 and not screen.session.writing)

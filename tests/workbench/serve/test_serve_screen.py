@@ -44,6 +44,9 @@ async def test_a_key_serves_a_run_until_the_app_ends(trained_run: Run, home: Pat
             assert server is not None
             await until(pilot, lambda: server.url in shown(app.screen))
             assert str(DEFAULT_PORT) not in server.url
+            assert f"curl {server.url}/completions" in shown(app.screen)
+            server.has_chat_template = True  # as of a model that was fine-tuned on conversations
+            await until(pilot, lambda: f"curl {server.url}/chat/completions" in shown(app.screen))
             assert models_at(server.url) == ["tiny-1"]
             await pilot.press("y")
             assert app.clipboard == server.url
