@@ -53,23 +53,10 @@ MODULES = (
     *(train, sft, stop, submit, plan, sample, open_app, serve, compare, evaluate, runs, presets, data, tokenizer),
     *(interop, bench, doctor, completion),
 )
-TORCH_COMMANDS = frozenset(
-    (
-        "train",
-        "resume",
-        "fork",
-        "sft",
-        "dpo",
-        "grpo",
-        "sample",
-        "serve",
-        "compare",
-        "timelapse",
-        "eval",
-        "bench",
-        "doctor",
-    )
-) | {"export", "import"}
+TORCH_COMMANDS = frozenset({
+    "train", "resume", "fork", "sft", "dpo", "grpo", "sample", "serve", "compare", "timelapse", "eval", "bench",
+    "doctor", "export", "import",
+})  # fmt: skip
 FULL = frozenset({errno.ENOSPC, errno.EDQUOT})
 DISK_ERRORS = FULL | {errno.EROFS, errno.EIO}
 DESCRIPTION = "Train a language model from scratch in your terminal, watch it learn, and talk to it."

@@ -60,7 +60,7 @@ def evaluate_core(
 
     Yields progress at most twice a second and returns the result, or None once `should_stop` is true on any rank. Does
     not use torch's random generators, and restores the model's mode even if the generator is closed early. With several
-    `ranks`, each evaluates some of the batches, and all get the same result; all must run the generator to its end.
+    `ranks`, each evaluates some of the batches, and all get the same result; all must exhaust the generator.
     """
     ranks = ranks or Ranks()
     counts = {task.label: min(len(task.examples), max_examples or len(task.examples)) for task in tasks}

@@ -100,7 +100,7 @@ def evaluate(
     twice a second, under the name `stage`, and returns the result. UserError if the split is shorter than one window.
 
     Draws no random numbers, and restores the mode of the model, also when the generator is closed early. Several
-    `ranks` share the batches and get the same result; all must run the generator to its end.
+    `ranks` share the batches and get the same result; all must exhaust the generator.
     """
     ranks = ranks or Ranks()
     rows, read_batch = evaluation_batches(split, packing, seq_len=seq_len, rows=batch_size, batches=batches)

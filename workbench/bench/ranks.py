@@ -130,8 +130,8 @@ def create_run(home: Path, name: str, fields: dict[str, str]) -> Run:
 def run_ranks(
     run: Run, home: Path, ranks: int, program: str = "llm.train", *, watch_memory: bool = False
 ) -> dict[int, int]:
-    """Train `run` to its end. With `watch_memory`, which takes half a core, returns the peak resident bytes of each
-    rank by process id. Raises UserError if training fails."""
+    """Train `run` until it finishes. With `watch_memory`, which takes half a core, returns the peak resident bytes of
+    each rank by process id. Raises UserError if training fails."""
     command = [program if word == "llm.train" else word for word in training_command(run, home, Launch(ranks), ())]
     peaks: dict[int, int] = {}
     with (run.path / LOG).open("wb") as log:
