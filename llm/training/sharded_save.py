@@ -19,7 +19,9 @@ import torch.distributed as dist
 from torch import Tensor
 from torch.distributed.checkpoint.api import CheckpointException
 from torch.distributed.checkpoint.hf_storage import HuggingFaceStorageWriter
+from torch.distributed.checkpoint.metadata import Metadata
 from torch.distributed.checkpoint.state_dict_saver import save
+from torch.distributed.checkpoint.storage import WriteResult
 from torch.distributed.tensor import DTensor
 
 from llm.errors import UserError
@@ -61,6 +63,33 @@ def copy_parts(state: TrainerState) -> Parts:
     return Parts(weights, optimizer, sharding.host_group)
 
 
+MAX_FILES = 8
+MIN_FILE_BYTES = 16 * 2**20
+"""A rank writes its part in several files: torch 2.13.0 serializes a whole file in memory, in two copies, before it
+writes it. Rank 0 opens the files of all ranks at once to join them, so they are few."""
+
+
+class PartsWriter(HuggingFaceStorageWriter):
+    """Writes this rank's tensors to several files; rank 0 joins those of all ranks to a single file."""
+
+    def __init__(self, directory: Path, tensors: Mapping[str, Tensor]) -> None:
+        super().__init__(str(directory), numbers_of_files(tensors), save_distributed=True, enable_consolidation=True)
+
+    def finish(self, metadata: Metadata, results: list[list[WriteResult]]) -> None:
+        self.fqn_to_index_mapping = None  # of the joined files: None for a single one
+        super().finish(metadata, results)
+
+
+def numbers_of_files(tensors: Mapping[str, Tensor]) -> dict[str, int]:
+    """The number, from 1, of the file that each tensor is written to."""
+    size = max(MIN_FILE_BYTES, -(-sum(local_part(tensor).nbytes for tensor in tensors.values()) // MAX_FILES))
+    numbers, written = {}, 0
+    for name, tensor in tensors.items():
+        numbers[name] = 1 + written // size
+        written += local_part(tensor).nbytes
+    return numbers
+
+
 def write_parts(parts: Parts, directory: Path) -> None:
     """Write this rank's parts below `directory`, which exists and all ranks share; all ranks call it together.
 
@@ -72,8 +101,7 @@ def write_parts(parts: Parts, directory: Path) -> None:
         raise UserError("the weights hold values that are not finite, so the step is not saved.")
     try:
         for name, tensors in ((MODEL, parts.weights), (OPTIMIZER, parts.optimizer)):
-            writer = HuggingFaceStorageWriter(str(directory / name), save_distributed=True, enable_consolidation=True)
-            save(dict(tensors), storage_writer=writer, process_group=parts.group)
+            save(dict(tensors), storage_writer=PartsWriter(directory / name, tensors), process_group=parts.group)
     except CheckpointException as error:  # its `failures` are by rank
         rank, (cause, _) = next(iter(error.failures.items()))
         raise OSError(f"rank {rank}: {cause}") from error

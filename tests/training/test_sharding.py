@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections import Counter
 from pathlib import Path
 
 import pytest
@@ -15,6 +16,7 @@ from llm.run import Run
 from llm.run.checkpoints import MODEL
 from llm.shards import rows_of
 from llm.training.run import run_training
+from llm.training.sharded_save import numbers_of_files
 from tests.core.bundles_for_tests import write_bundle
 from tests.forking import complete_on_ranks
 
@@ -132,6 +134,14 @@ def test_a_checkpoint_of_four_sharded_ranks_continues_on_any_number(make_run: Ma
     for steps, ranks, sharding in ((12, 2, "ddp"), (18, 1, "ddp"), (24, 3, "fsdp"), (30, 4, "fsdp")):
         train(moving, tmp_path, ranks, "--train.steps", str(steps), "--train.sharding", sharding)
     assert losses(moving) == pytest.approx(losses(alone), rel=1e-4)
+
+
+def test_a_part_is_written_in_a_few_files_none_of_which_is_large() -> None:
+    """torch holds a whole file in memory, twice (findings/dcp-safetensors-takes-twice-the-tensors.sh)."""
+    tensors = {f"w{number}": torch.empty(1 << 20, device="meta") for number in range(40)}  # 4 MiB each
+    files = Counter(numbers_of_files(tensors).values())
+    assert len(files) == 8 and max(files.values()) == 5
+    assert set(numbers_of_files({"a": torch.empty(1000), "b": torch.empty(1)}).values()) == {1}
 
 
 def test_the_work_of_muon_is_spread_evenly() -> None:
