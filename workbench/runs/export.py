@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from pathlib import Path
-from typing import TextIO
+from typing import Any, TextIO
 
 import numpy as np
 from numpy.typing import NDArray
@@ -74,14 +74,25 @@ def columns_of(curves: RunCurves, steps: Array) -> dict[str, Array]:
 
 def rows_text(columns: dict[str, Array]) -> str:
     """The columns as lines of CSV: the shortest numbers that read back exactly, nothing for NaN."""
-    from pyarrow import BufferOutputStream, array, csv, table
+    from pyarrow import BufferOutputStream, csv, table
 
     values = {name: integers(column) if name in INTEGER_COLUMNS else column for name, column in columns.items()}
-    rows = table({name: array(values[name], mask=np.isnan(column)) for name, column in columns.items()})
+    rows = table({name: arrow_array(values[name], ~np.isnan(column)) for name, column in columns.items()})
     stream = BufferOutputStream()
     csv.write_csv(rows, stream, csv.WriteOptions(include_header=False))
     text: str = stream.getvalue().to_pybytes().decode()
     return text
+
+
+def arrow_array(values: NDArray[Any], is_valid: NDArray[np.bool_]) -> Any:
+    """The values, null where not valid. pyarrow.array (26.0.1) would import pandas, where
+    it is installed: half a second."""
+    from pyarrow import Array, float64, int64, py_buffer
+
+    kind = int64() if values.dtype == np.int64 else float64()
+    return Array.from_buffers(
+        kind, len(values), [py_buffer(np.packbits(is_valid, bitorder="little")), py_buffer(values)]
+    )
 
 
 def integers(values: Array) -> NDArray[np.int64] | Array:

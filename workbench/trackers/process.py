@@ -1,7 +1,8 @@
 """Tracking a training from a separate process: `runs export --follow`.
 
 The trackers import for seconds and write when they like; here they cannot slow a step or end a training. The process
-reads the event log until its stdin is closed, which also happens if the trainer is killed.
+reads the event log until its stdin is closed, which also happens if the trainer is killed. It stays in the trainer's
+session: Linux compares the niceness of processes only within a session (sched(7), autogroups).
 """
 
 from __future__ import annotations
@@ -20,7 +21,7 @@ from workbench.trackers.follower import Follower
 POLL_SECONDS = 1.0
 END_SECONDS = 120.0
 """How long the end of a training waits for the trackers; W&B uploads what is left."""
-NICENESS = 10
+NICENESS = 19
 
 
 @contextmanager
@@ -35,8 +36,9 @@ def tracking(run: Run, home: Path, names: Sequence[str], say: Callable[[str], ob
             [sys.executable, "-m", "workbench", *words],
             stdin=subprocess.PIPE,
             stdout=subprocess.DEVNULL,
-            start_new_session=True,  # ctrl+c is for the trainer
+            process_group=0,  # ctrl+c is for the trainer
         )
+        os.setpriority(os.PRIO_PROCESS, process.pid, NICENESS)  # before its imports, which take two seconds of CPU time
     except OSError as error:
         say(f"warning: tracking could not be started ({error.strerror}); export the run later with runs export.")
         yield
@@ -55,8 +57,6 @@ def tracking(run: Run, home: Path, names: Sequence[str], say: Callable[[str], ob
 
 def follow(follower: Follower) -> None:
     """Hand on what a training logs until stdin is closed."""
-    with suppress(OSError):
-        os.nice(NICENESS)
     while not select.select([sys.stdin], [], [], POLL_SECONDS)[0] or os.read(sys.stdin.fileno(), 1 << 10):
         follower.poll()
     follower.poll()

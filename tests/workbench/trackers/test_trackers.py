@@ -13,14 +13,17 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import psutil
 import pytest
 
 from llm.events import Event, Finished, RolledBack, Saved, Skipped
 from llm.run import Run
 from tests.workbench.runs_for_tests import evaluated, make_run, started, step_logged
 from workbench import cli
+from workbench.runs.export import HEADINGS
 from workbench.trackers.follower import Follower
 from workbench.trackers.metrics import Row
+from workbench.trackers.process import tracking
 from workbench.trackers.tensorboard_tracker import TensorBoardTracker
 from workbench.trackers.tracker import places
 
@@ -219,6 +222,28 @@ def test_train_tracks_what_it_logs(tiny_preset: Path, home: Path, capsys: pytest
     assert cli.main([*words[:-1], "tensorbord"]) == 2
     assert "did you mean tensorboard?" in capsys.readouterr().err
     assert not (home / "runs" / "tiny-2").exists()
+
+
+def test_the_process_of_the_trackers_gives_way_to_the_trainer(home: Path) -> None:
+    """From its first import on, and in the same session, since Linux weighs niceness within a session only."""
+    run, before = make_run(home, "a-run"), {child.pid for child in psutil.Process().children()}
+    with tracking(run, home, ["csv"], pytest.fail):
+        (process,) = (child for child in psutil.Process().children() if child.pid not in before)
+        assert process.nice() == 19
+        assert os.getsid(process.pid) == os.getsid(0)
+        assert os.getpgid(process.pid) == process.pid, "ctrl+c is for the trainer"
+
+
+def test_writing_csv_does_not_import_pandas() -> None:
+    """pyarrow 26.0.1 imports it for any numpy array: half a second."""
+    code = (
+        "import sys, numpy as np\n"
+        "from workbench.runs.export import HEADINGS, rows_text\n"
+        "sys.stdout.write(rows_text({name: np.array([1.0, np.nan]) for name in HEADINGS}))\n"
+        "sys.exit('pandas' in sys.modules)"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.splitlines() == [",".join(["1"] * len(HEADINGS)), "," * (len(HEADINGS) - 1)]
 
 
 def test_a_reader_of_an_older_file_starts_again(home: Path) -> None:
