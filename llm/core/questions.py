@@ -62,7 +62,7 @@ def question(task: Task, example: Example, shots: str, tokenizer: Tokenizer, max
     if task.kind == "language_modeling":
         texts.append(shots + join_option(task, example.options[0][0], "").rstrip())
     first = [] if tokenizer.separator is None else [tokenizer.separator]
-    sequences = [first + ids for ids in tokenizer.encode_batch(texts)]
+    sequences = [first + ids.tolist() for ids in tokenizer.encode_batch(texts)]
     if task.kind == "schema":
         same = common_length([ids[::-1] for ids in sequences])
         starts = [len(ids) - same for ids in sequences]

@@ -14,6 +14,9 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Protocol, Self
 
+import numpy as np
+from numpy.typing import NDArray
+
 from llm.files import write_atomic, write_json
 from llm.tokenizer.chat_template import ChatTemplate
 from llm.tokenizer.cuts import FindCut, chunks, last_safe_cut
@@ -21,6 +24,7 @@ from llm.tokenizer.saved import FORMAT_VERSION, RECORD, TEMPLATE
 from llm.tokenizer.special_tokens import number_special_tokens, special_pattern
 from llm.tokenizer.stream import StreamDecoder
 
+Ids = NDArray[np.uint32]
 Progress = Callable[[float, float], None]
 """progress(done, total)."""
 
@@ -44,8 +48,8 @@ class Tokenizer(Protocol):
     def encode(self, text: str, *, special: bool = False) -> list[int]:
         """Ids of `text`; with `special`, the text of a special token becomes its id."""
 
-    def encode_batch(self, texts: Sequence[str]) -> list[list[int]]:
-        """Ids of each text; special tokens are ordinary text."""
+    def encode_batch(self, texts: Sequence[str], *, threads: int = 0) -> list[Ids]:
+        """Ids of each text; special tokens are ordinary text. `threads` 0: one per core, if the encoder has threads."""
 
     def encode_stream(self, pieces: Iterable[str]) -> Iterator[list[int]]:
         """The ids of `"".join(pieces)`, list by list, with bounded memory."""
@@ -126,9 +130,9 @@ class BaseTokenizer(ABC):
                 ids.extend(self.encode_ordinary(part))
         return ids
 
-    def encode_batch(self, texts: Sequence[str]) -> list[list[int]]:
-        """`encode_ordinary` of every text; subclasses use several threads if the encoder supports it."""
-        return [self.encode_ordinary(text) for text in texts]
+    def encode_batch(self, texts: Sequence[str], *, threads: int = 0) -> list[Ids]:
+        """`encode_ordinary` of every text; subclasses use several `threads` if the encoder supports it."""
+        return [np.array(self.encode_ordinary(text), dtype=np.uint32) for text in texts]
 
     def encode_stream(self, pieces: Iterable[str]) -> Iterator[list[int]]:
         """The ids of `"".join(pieces)`, list by list.

@@ -6,16 +6,18 @@ import hashlib
 import re
 import unicodedata
 from collections.abc import Iterable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from functools import cached_property
 from itertools import pairwise
 from pathlib import Path
 from typing import Any, Literal, TypeVar, get_args
 
+import numpy as np
 import tiktoken
 
 from llm.limits import usable_cores
 from llm.reader import read_bytes
-from llm.tokenizer.base import BaseTokenizer
+from llm.tokenizer.base import BaseTokenizer, Ids, well_formed
 from llm.tokenizer.cuts import FindCut, last_safe_cut, no_cut
 from llm.tokenizer.patterns import GPT2_PATTERN, KNOWN_PATTERNS, compile_pattern
 from llm.tokenizer.saved import RANKS, dump_ranks, parse_ranks, read_special_tokens
@@ -95,17 +97,26 @@ class RankTokenizer(BaseTokenizer):
         return last_safe_cut if self.pattern in KNOWN_PATTERNS and not self.normalization else no_cut
 
     def encode_ordinary(self, text: str) -> list[int]:
-        text = self._normalize(text)
-        if len(text) <= LONGEST_BLANK:
-            return self._encoding.encode_ordinary(text)
-        ends = [0, *(blank.end() for blank in self._long_blank.finditer(text)), len(text)]
-        parts = (text[start:end] for start, end in pairwise(ends))
+        parts = self._parts(self._normalize(text))
         return [token_id for part in parts for token_id in self._encoding.encode_ordinary(part)]
 
-    def encode_batch(self, texts: Sequence[str]) -> list[list[int]]:
-        if any(len(text) > LONGEST_BLANK for text in texts):
-            return super().encode_batch(texts)
-        return self._encoding.encode_ordinary_batch(list(map(self._normalize, texts)), num_threads=usable_cores())
+    def encode_batch(self, texts: Sequence[str], *, threads: int = 0) -> list[Ids]:
+        count = min(threads or usable_cores(), len(texts))
+        if count <= 1:
+            return list(map(self._encode_to_numpy, texts))
+        with ThreadPoolExecutor(count) as pool:
+            return list(pool.map(self._encode_to_numpy, texts))
+
+    def _encode_to_numpy(self, text: str) -> Ids:
+        """`encode_ordinary` without the list, which takes a fifth of the time."""
+        parts = self._parts(well_formed(self._normalize(text)))
+        arrays = [self._encoding.encode_to_numpy(part, disallowed_special=()) for part in parts]
+        return arrays[0] if len(arrays) == 1 else np.concatenate(arrays)
+
+    def _parts(self, text: str) -> list[str]:
+        """`text`, cut after runs of `LONGEST_BLANK` characters."""
+        ends = [blank.end() for blank in self._long_blank.finditer(text)] if len(text) > LONGEST_BLANK else []
+        return [text[start:end] for start, end in pairwise([0, *ends, len(text)])]
 
     def _normalize(self, text: str) -> str:
         return unicodedata.normalize(self.normalization, text) if self.normalization else text

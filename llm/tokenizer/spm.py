@@ -13,10 +13,12 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any, Literal
 
+import numpy as np
+
 from llm.errors import UserError, WrongUse
 from llm.limits import usable_cores
 from llm.reader import read_bytes
-from llm.tokenizer.base import BaseTokenizer, well_formed
+from llm.tokenizer.base import BaseTokenizer, Ids, well_formed
 from llm.tokenizer.cuts import FindCut, chunks, last_cut_between_words, no_cut
 
 MODEL_FILE = "sentencepiece.model"
@@ -119,9 +121,10 @@ class SentencePieceTokenizer(BaseTokenizer):
         ids: list[int] = self._model.encode(well_formed(text))
         return ids
 
-    def encode_batch(self, texts: Sequence[str]) -> list[list[int]]:
-        ids: list[list[int]] = self._model.encode([well_formed(text) for text in texts], num_threads=usable_cores())
-        return ids
+    def encode_batch(self, texts: Sequence[str], *, threads: int = 0) -> list[Ids]:
+        texts = [well_formed(text) for text in texts]
+        encoded = self._model.encode(texts, num_threads=threads or usable_cores())
+        return [np.array(ids, dtype=np.uint32) for ids in encoded]
 
     def encode_stream(self, pieces: Iterable[str]) -> Iterator[list[int]]:
         for number, chunk in enumerate(chunks(pieces, self.find_cut())):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -78,7 +79,10 @@ def test_tiktoken_encodes_as_the_definition_does(tokenizers: dict[str, Tokenizer
 @settings(max_examples=40, deadline=None)
 def test_a_batch_is_each_text_by_itself(tokenizers: dict[str, Tokenizer], texts: list[str]) -> None:
     for tokenizer in tokenizers.values():
-        assert tokenizer.encode_batch(texts) == [tokenizer.encode(text) for text in texts]
+        for threads in (0, 1):
+            batch = tokenizer.encode_batch(texts, threads=threads)
+            assert [ids.tolist() for ids in batch] == [tokenizer.encode(text) for text in texts]
+            assert all(ids.dtype == np.uint32 for ids in batch)
 
 
 @pytest.mark.parametrize("kind", ["byte", "char", "bpe"])
@@ -152,7 +156,7 @@ def test_a_million_times_the_same_is_encoded(tokenizers: dict[str, Tokenizer], u
 
 def test_long_blanks_do_not_defeat_the_pattern_of_gpt2(gpt2: Tokenizer) -> None:
     text = " \n" * LONGEST_BLANK + "b"
-    assert gpt2.decode(gpt2.encode(text)) == gpt2.decode(gpt2.encode_batch([text])[0]) == text
+    assert gpt2.decode(gpt2.encode(text)) == gpt2.decode(gpt2.encode_batch([text])[0].tolist()) == text
 
 
 def test_decoding_bytes_that_are_not_utf8(tokenizers: dict[str, Tokenizer]) -> None:

@@ -26,7 +26,7 @@ from llm.config.schema import TokenizerConfig
 from llm.data.text.corpora import PylibCorpus
 from llm.data.text.text_files import read_text
 from llm.data.text.validation_split import MAX_BLOCK, Unit, blocks
-from llm.data.tokens.encoders import SerialEncoder
+from llm.data.tokens.encoders import Encoder, ProcessEncoder, SerialEncoder
 from llm.data.tokens.tokenize import SplitWriter, tokenize
 from llm.errors import UserError
 from llm.limits import usable_cores
@@ -37,6 +37,7 @@ from workbench.bench.report import Result, Stats, alternate, ratio_text, ratios
 
 VOCABULARY = 32_768
 TEXT_BYTES = 8_000_000
+COPIES = 8  # of the text, for two processes
 POLL_SECONDS = 0.05  # between two measurements of the memory
 PARTS = ("bpe", "tokenize", "prepare")
 
@@ -95,25 +96,39 @@ def bench_bpe(pieces: list[str], pairs: int) -> Result:
 
 def bench_tokenize(pieces: list[str], tokenizer: RankTokenizer, pairs: int) -> Result:
     """Tokenization: ours from text to token files, compared with tiktoken's from text to lists of ids, on one thread
-    and on one thread per core."""
+    and on one thread per core. A corpus that is large enough for two processes, whose start is included, is the text
+    eight times."""
     size = sum(len(piece.encode()) for piece in pieces)
     ranks = {tokenizer.token_bytes(i): i for i in range(tokenizer.vocab_size)}
     encoding = tiktoken.Encoding("alone", pat_str=tokenizer.pattern, mergeable_ranks=ranks, special_tokens={})
     units = [Unit(False, False, False, (piece,)) for piece in pieces]
 
-    def ours() -> object:
+    def to_files(copies: int, make_encoder: Callable[[Path], Encoder]) -> object:
         with TemporaryDirectory(prefix="llm-workbench-bench-") as name:
             folder = Path(name)
             splits = SplitWriter(folder, "train", tokenizer), SplitWriter(folder, "held-out", tokenizer)
-            return list(tokenize(units, tokenizer, SerialEncoder(tokenizer), "none", *splits, size))
+            return list(tokenize(units * copies, tokenizer, make_encoder(folder), "none", *splits, size * copies))
 
-    def one_thread() -> object:
-        return [encoding.encode_ordinary(piece) for piece in pieces]
+    def ours() -> object:
+        return to_files(1, lambda folder: SerialEncoder(tokenizer))
+
+    def two_processes() -> object:
+        return to_files(COPIES, lambda folder: ProcessEncoder(save_tokenizer(folder), 2))
+
+    def save_tokenizer(folder: Path) -> Path:
+        tokenizer.save(folder / "tokenizer")
+        return folder / "tokenizer"
+
+    def one_thread(copies: int = 1) -> object:
+        return sum(len(encoding.encode_ordinary(piece)) for _ in range(copies) for piece in pieces)
 
     def all_threads() -> object:
         return encoding.encode_ordinary_batch(pieces, num_threads=usable_cores())
 
     return {
+        "two_processes": compare(
+            "tiktoken alone on one thread", two_processes, lambda: one_thread(COPIES), pairs, size * COPIES
+        ),
         "one_thread": compare("tiktoken alone on one thread", ours, one_thread, pairs, size),
         "all_threads": compare("tiktoken alone on all cores", ours, all_threads, pairs, size),
     }
@@ -205,8 +220,8 @@ def lines_of(part: str, result: Result) -> list[str]:
             f"preparing {result['bytes'] / 1e6:.0f} MB: {result['seconds']:.1f} s, "
             f"{result['megabytes_per_second']:.1f} MB/s, at most {result['peak_bytes'] / 1e6:.0f} MB of memory"
         ]
-    matches = [result] if "ratio" in result else list(result.values())
-    return [f"{part}: {comparison_line(match)}" for match in matches]
+    matches = {part: result} if "ratio" in result else {f"{part}, {name}": one for name, one in result.items()}
+    return [f"{name.replace('_', ' ')}: {comparison_line(match)}" for name, match in matches.items()]
 
 
 def comparison_line(match: Result) -> str:

@@ -52,6 +52,7 @@ def register(subparsers: Any) -> None:
     parser.add_argument("--part", default="", metavar="LIST", help=help)
     parser.add_argument("--shapes", default="char", metavar="LIST", help="train: char, 6x384, gpt2-124m (default char)")
     parser.add_argument("--nanogpt", type=Path, metavar="DIR", help="train: a checkout of nanoGPT to compare with")
+    parser.add_argument("--compile", action="store_true", help="train: also nanoGPT compiled (needs a C++ compiler)")
     parser.add_argument("--text", type=Path, metavar="FILE", help="data: the text (default: Python's standard library)")
     help = "decode, train: threads (default: the fastest number; train: all)"
     parser.add_argument("--threads", type=int, default=0, metavar="N", help=help)
@@ -122,7 +123,9 @@ def bench_train(options: argparse.Namespace) -> None:
     shapes = parse_names("--shapes", options.shapes, SHAPES) or ["char"]
     about = machine(options.device, options.threads)
     say("comparing training; on two idle cores this takes a minute or two per shape, ten for gpt2-124m")
-    results = measure(options.device, shapes, options.pairs, options.threads, options.nanogpt)
+    results = measure(
+        options.device, shapes, options.pairs, options.threads, options.nanogpt, compile_nanogpt=options.compile
+    )
     found = print_each(options, results, lambda result: print("\n".join(lines_of(result))))
     print_end(options, about, {"results": found})
 

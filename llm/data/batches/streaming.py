@@ -93,12 +93,9 @@ class Stream:
 
     def _tokenize(self, number: int) -> Int64:
         texts = ["".join(document.pieces) for document in self._text.documents(number)]
-        ids: list[int] = []
-        for encoded in self._tokenizer.encode_batch(texts):
-            ids += self._before
-            ids += encoded
-            ids += self._after
-        return np.array(ids, dtype=np.int64)
+        before, after = (np.array(ids, dtype=np.int64) for ids in (self._before, self._after))
+        parts = [part for ids in self._tokenizer.encode_batch(texts) for part in (before, ids, after)]
+        return np.concatenate(parts, dtype=np.int64) if parts else before[:0]
 
 
 class StreamedBatches:

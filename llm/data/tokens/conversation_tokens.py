@@ -39,7 +39,7 @@ class ConversationWriter:
         assert template is not None, "the tokenizer has a chat template"
         pieces = [template.pieces(conversation, reserved=reserved) for conversation in conversations]
         texts = [piece.text for row in pieces for piece in row if not piece.is_special]
-        encoded = iter(self.tokenizer.encode_batch(texts))
+        encoded = (ids.tolist() for ids in self.tokenizer.encode_batch(texts))
         for row in pieces:
             ids: list[int] = []
             marks: list[int] = []

@@ -10,13 +10,12 @@ from pathlib import Path
 from typing import Protocol, TypeAlias
 
 import numpy as np
-from numpy.typing import NDArray
 
 from llm.errors import UserError
 from llm.limits import usable_cores
 from llm.tokenizer import Tokenizer, load_tokenizer
+from llm.tokenizer.base import Ids
 
-Ids = NDArray[np.uint32]
 PendingIds: TypeAlias = "Callable[[], list[Ids]]"
 LARGE_CORPUS_BYTES = 64 << 20  # a smaller one is tokenized faster without starting processes
 MAX_PROCESSES = 32
@@ -54,7 +53,7 @@ class SerialEncoder:
         self._tokenizer = tokenizer
 
     def submit(self, texts: Sequence[str]) -> PendingIds:
-        return lambda: [np.array(ids, dtype=np.uint32) for ids in self._tokenizer.encode_batch(texts)]
+        return lambda: self._tokenizer.encode_batch(texts)
 
     def close(self) -> None:
         """Nothing to free."""
@@ -125,7 +124,7 @@ def run_encoder_process(pipe: Connection, saved: Path) -> None:
         while True:
             texts = pipe.recv()
             try:
-                encoded = [np.array(tokenizer.encode(text), dtype=np.uint32) for text in texts]
+                encoded = tokenizer.encode_batch(texts, threads=1)
                 answer: object = (np.concatenate(encoded), [len(ids) for ids in encoded]) if encoded else ([], [])
             except Exception as error:  # noqa: BLE001  raised in the parent
                 answer = error

@@ -13,12 +13,12 @@ import numpy as np
 
 from llm.data.background import progress
 from llm.data.text.validation_split import Unit
-from llm.data.tokens.encoders import Encoder, Ids, PendingIds
+from llm.data.tokens.encoders import Encoder, PendingIds
 from llm.data.tokens.shards import SHARD_TOKENS, ShardWriter
 from llm.data.tokens.token_files import ChunkWriter
 from llm.events import Progress
 from llm.tokenizer import Tokenizer
-from llm.tokenizer.base import well_formed
+from llm.tokenizer.base import Ids, well_formed
 
 BATCH_CHARACTERS = 1 << 20
 REPORT_SECONDS = 0.1
