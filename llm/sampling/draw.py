@@ -10,7 +10,8 @@ import torch
 from torch import Tensor
 
 CHUNK = 256
-BELOW_ONE = 1 - 1e-12
+BELOW_ONE = {torch.float64: 1 - 1e-12, torch.float32: 1 - 2**-22}
+"""The largest uniform number of each dtype: far enough below 1 that its product with a sum rounds to less than it."""
 
 
 class Uniforms:
@@ -34,11 +35,16 @@ class Uniforms:
         """
         if self._used == CHUNK:
             rows = [torch.rand(CHUNK, 2, generator=one, dtype=torch.float64) for one in self._generators]
-            chunk = torch.stack(rows * self._copies, dim=1).clamp_(max=BELOW_ONE)
-            self._chunk = chunk.to(self._device, accumulation_dtype(self._device))
+            chunk = to_uniforms(torch.stack(rows * self._copies, dim=1), accumulation_dtype(self._device))
+            self._chunk = chunk.to(self._device)
             self._used = 0
         self._used += 1
         return self._chunk[self._used - 1]
+
+
+def to_uniforms(numbers: Tensor, dtype: torch.dtype) -> Tensor:
+    """float64 numbers in [0, 1) as `dtype`, at most `BELOW_ONE`: rounding to float32 makes 1 of a number just below."""
+    return numbers.to(dtype).clamp(max=BELOW_ONE[dtype])
 
 
 def generator(seed: int, sample: int) -> torch.Generator:

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import pytest
 import torch
 
 from llm.sampling import Uniforms, draw
+from llm.sampling.draw import to_uniforms
 
 CPU = torch.device("cpu")
 
@@ -36,6 +38,15 @@ def test_impossible_tokens_are_never_sampled() -> None:
     for uniform in (0.0, 0.5 - 1e-15, 0.5, 1 - 1e-12):
         token = int(draw(probabilities, torch.tensor([uniform], dtype=torch.float64)))
         assert token == (1 if uniform < 0.5 else 3)
+
+
+@pytest.mark.parametrize("dtype", [torch.float64, torch.float32])
+def test_uniform_numbers_stay_below_one_in_every_dtype(dtype: torch.dtype) -> None:
+    """Also their products with a sum: `draw` looks for the first cumulative probability above the product, and there is
+    none above the sum."""
+    largest = to_uniforms(torch.tensor([1 - 2**-53], dtype=torch.float64), dtype)
+    sums = torch.linspace(0.1, 100, 99_991, dtype=torch.float64).to(dtype)
+    assert largest.dtype == dtype and bool((largest < 1).all()) and bool((largest * sums < sums).all())
 
 
 def test_probabilities_need_not_sum_to_one() -> None:

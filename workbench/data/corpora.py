@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from llm.config import DataConfig, RunConfig, defaults_of_0_1_0, from_mapping
 from llm.data.text.urls import is_url, normalize_url
-from llm.errors import UserError, problem_of
+from llm.errors import UserError, problem_of, reason_of
 from llm.events import Progress
 from llm.files import expand_user, read_json, remove_directory, write_json
 from llm.reader import WRONG_SHAPE, load_json
@@ -203,6 +203,14 @@ def path_problem(text: str) -> str:
     if is_url(text):
         return problem_of(lambda: normalize_url(text))
     path = expand_user(text)
+    try:
+        return missing_part(path)
+    except OSError as error:  # such as a name that is too long
+        return reason_of(error).lower()
+
+
+def missing_part(path: Path) -> str:
+    """What does not exist of a path or glob, or ""."""
     if path.exists():
         return ""
     named = next((place for place, part in enumerate(path.parts) if set(part) & set("*?[")), None)

@@ -17,24 +17,23 @@ def pasted_path(text: str) -> str:
     The name of an existing file is returned unchanged. Otherwise surrounding white space, quotes, shell escapes and a
     file:// prefix are removed.
     """
-    if exists(text):
-        return text
-    stripped = text.strip()
-    if exists(stripped):
-        return stripped
-    unquoted = one_word(stripped)
+    for found in (text, text.strip("\r\n"), text.strip()):
+        if exists(found):
+            return found
+    unquoted = one_word(text)
     address = FILE_ADDRESS.match(unquoted)
     return unquote(unquoted[address.end() :]) if address else unquoted
 
 
 def one_word(text: str) -> str:
-    """`text` as a shell reads it if that is one word, else without surrounding quotes."""
+    """`text` as a shell reads it if that is one word, else without surrounding white space and quotes."""
     try:
         words = shlex.split(text)
     except ValueError:  # an unclosed quote, such as an apostrophe in a name
         words = []
     if len(words) == 1:
         return words[0]
+    text = text.strip()
     quoted = len(text) > 1 and text[0] == text[-1] and text[0] in "'\""
     return text[1:-1] if quoted else text
 

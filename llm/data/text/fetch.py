@@ -127,13 +127,21 @@ def request_once(url: str, part: Path, timeout: float) -> Generator[tuple[int, i
         have, total = place_response(response, part, have)
         if have < 0:
             return False
+        if not have and response.length == 0:
+            raise empty_file(url)
         ensure_room(part.parent, total - have)
         with open_part(part, "ab" if have else "wb") as file:
             for chunk in pieces:
                 write_chunk(file, chunk or b"", part)
                 have += len(chunk or b"")
                 yield have, total
+    if not have and response.chunked:  # it ended as it should, with nothing in it
+        raise empty_file(url)
     return have == total if total else have > 0
+
+
+def empty_file(url: str) -> UserError:
+    return UserError(f"{url} is empty (0 bytes); check the URL, or get the file elsewhere.")
 
 
 class Redirects(urllib.request.HTTPRedirectHandler):

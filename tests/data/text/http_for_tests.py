@@ -27,6 +27,7 @@ class Behaviour:
     extra_length: int = 0
     hang: bool = False
     no_length: bool = False
+    chunked: bool = False
     range_shift: int = 0
     headers: dict[str, str] = field(default_factory=dict)
 
@@ -102,7 +103,10 @@ def answer(request: BaseHTTPRequestHandler, site: Site) -> None:
         request.send_header("Content-Range", f"bytes {first}-{len(whole) - 1}/{len(whole)}")
     if etag:
         request.send_header("ETag", etag)
-    if not how.no_length:
+    if how.chunked:
+        request.send_header("Transfer-Encoding", "chunked")
+        body = b"%x\r\n%b\r\n0\r\n\r\n" % (len(body), body) if body else b"0\r\n\r\n"
+    elif not how.no_length:
         request.send_header("Content-Length", str(len(body) + how.extra_length))
     for name, value in how.headers.items():
         request.send_header(name, value)

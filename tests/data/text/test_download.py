@@ -143,6 +143,22 @@ def test_of_an_answer_that_is_not_http_the_beginning_is_shown() -> None:
     assert len(fetch.in_a_line("no spaces".replace(" ", "") * 1000)) <= 120
 
 
+@pytest.mark.parametrize("how", [Behaviour(body=b""), Behaviour(body=b"", chunked=True), Behaviour(status=204)])
+def test_an_empty_file_is_refused_at_the_first_answer(
+    site: Site, home: Path, retry: RetryPolicy, how: Behaviour
+) -> None:
+    site.script = [how] * 9
+    with pytest.raises(UserError, match=r"/text\.txt is empty \(0 bytes\); check the URL"):
+        fetched(text_set(site), home, retry)
+    assert len(site.requests) == 1
+
+
+def test_a_file_in_chunks_arrives_whole(site: Site, home: Path, retry: RetryPolicy) -> None:
+    site.script = [Behaviour(chunked=True)]
+    fetched(text_set(site), home, retry)
+    assert content(home) == BODY
+
+
 def test_a_length_of_thousands_of_digits_is_a_sentence(site: Site, home: Path, retry: RetryPolicy) -> None:
     site.script = [Behaviour(no_length=True, headers={"Content-Length": "9" * 6_000})]
     with pytest.raises(UserError, match="promises a size of 6,000 digits, which is impossible"):
@@ -476,7 +492,7 @@ def test_a_broken_archive_is_reported_and_fetched_again(
     site: Site, home: Path, retry: RetryPolicy, body: bytes
 ) -> None:
     dataset = archive_set(site, body)
-    with pytest.raises(UserError, match=r"run the download again|did not deliver"):
+    with pytest.raises(UserError, match=r"run the download again|is empty"):
         fetched(dataset, home, retry)
     site.files["/bundle.zip"] = zipped({"a.txt": b"a"})
     assert list(fetched(dataset, home, retry).here.files) == ["a.txt"]

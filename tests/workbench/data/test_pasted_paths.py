@@ -63,10 +63,25 @@ def test_quotes_around_what_is_not_there_yet_or_a_pattern(tmp_path: Path, quote:
     assert pasted_path("") == pasted_path(" ") == ""
 
 
+@pytest.mark.parametrize(
+    "text", ["x" * 5_000, "~" + "x" * 300, "file:///" + "x" * 300, "*" * 300, "x" * 300 + "/*.txt"]
+)
+def test_a_name_that_is_too_long_is_a_problem_of_the_field(text: str) -> None:
+    assert path_problem(text) == "file name too long"
+
+
 def test_a_name_that_ends_in_a_space_or_has_quotes_is_taken_as_it_is(tmp_path: Path) -> None:
     for name in ("a ", "'b'", "c\\ d"):
         (tmp_path / name).write_text("text")
         assert pasted_path(str(tmp_path / name)) == str(tmp_path / name)
+    for pasted in (
+        f"{tmp_path}/a \n",
+        f"{tmp_path}/a\\ ",
+        f"{tmp_path}/a\\  ",
+        f"'{tmp_path}/a '",
+        f"file://{tmp_path}/a%20",
+    ):
+        assert pasted_path(pasted) == f"{tmp_path}/a "
 
 
 async def test_a_pasted_path_is_added(home: Path, tmp_path: Path) -> None:
