@@ -17,6 +17,8 @@ from llm.config.schema import RunConfig
 from llm.errors import Problem
 
 PATTERNS = ("ours", "gpt2", "gpt4")
+PATHS = ("data.corpus", "data.validation", "tokenizer.path", "evaluate.core_path")
+MAX_PATH_BYTES, MAX_NAME_BYTES = 4095, 255  # of Linux, and no smaller elsewhere
 LENGTHS = ("steps", "tokens", "epochs", "tokens_per_parameter", "flops", "minutes")
 OWN_TOKENIZERS = ("byte", "char", "bpe")  # their only special tokens are the configured ones
 
@@ -25,6 +27,7 @@ def check(config: RunConfig) -> list[Problem]:
     """Every problem of `config`: values out of bounds first, then fields that contradict each other."""
     return [
         *_values(config),
+        *_paths(config),
         *shape_problems(config.model),
         *_tokenizer(config),
         *_batch(config),
@@ -55,6 +58,16 @@ def _values(config: RunConfig) -> Iterator[Problem]:
         yield Problem("data.corpus", "is dialogues, which are for fine-tuning; set tune.stage to sft, or name a text")
     if config.tune.base and config.tune.stage == "pretrain":
         yield Problem("tune.base", "is for fine-tuning; set tune.stage to sft, or leave it empty")
+
+
+def _paths(config: RunConfig) -> Iterator[Problem]:
+    """Of texts that no path can be. A web address may have longer parts."""
+    for path in PATHS:
+        encoded = str(get_value(config, path)).encode("utf-8", "surrogatepass")
+        longest = 0 if b"://" in encoded else max(map(len, encoded.split(b"/")))
+        if len(encoded) > MAX_PATH_BYTES or longest > MAX_NAME_BYTES:
+            what = f"a path of {len(encoded):,} bytes" if longest <= MAX_NAME_BYTES else f"a name of {longest:,} bytes"
+            yield Problem(path, f"holds {what}, which no file can have; check it")
 
 
 def _tokenizer(config: RunConfig) -> Iterator[Problem]:

@@ -107,6 +107,15 @@ def test_a_prompt_that_is_no_text_is_refused(shell: Shell) -> None:
     assert "the prompt is not UTF-8 text" in shell.said
 
 
+@pytest.mark.parametrize("words", [("sample", "tiny-1", "--prompt", "-"), ("tokenizer", "encode", "tiny-1", "-")])
+def test_bytes_on_stdin_that_are_no_text_are_refused(
+    shell: Shell, words: tuple[str, ...], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("sys.stdin", io.TextIOWrapper(io.BytesIO(b"a\xff"), encoding="utf-8"))
+    shell(*words, status=2)
+    assert "from stdin is not UTF-8 text" in shell.said
+
+
 def test_a_prompt_from_a_file_or_stdin(shell: Shell, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     path = tmp_path / "prompt.txt"
     path.write_text("Béla saw")

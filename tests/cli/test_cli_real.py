@@ -336,7 +336,7 @@ def test_tokenizers(own_shell: Shell, tiny_preset: Path, tmp_path: Path) -> None
     encoded = own_shell.data("tokenizer", "encode", "tiny-1", "Béla")
     assert encoded["ids"] == list("Béla".encode())
     assert encoded["tokens"] == ["B", "\\xc3", "\\xa9", "l", "a"]
-    no_text = own_shell.data("tokenizer", "encode", "tiny-1", "a\udcff")  # what stdin makes of a byte that is no text
+    no_text = own_shell.data("tokenizer", "encode", "tiny-1", "a\udcff")  # what Python makes of a byte that is no text
     assert no_text["bytes"] == len("a\ufffd".encode())
     target = str(tmp_path / "made")
     fields = ("--tokenizer.kind", "bpe", "--tokenizer.vocab-size", "300")

@@ -44,6 +44,8 @@ COMMANDS = ("train", "resume", "sample", "chat", "eval", "runs", "presets", "dat
         ("tokenizer train quickstart", "needs --output DIR"),
         ("tokenizer shwo x", "invalid choice"),
         ("--hoem x", "llm-workbench does not take"),
+        ("serve nothing --host \udcff", "give one of this machine with --host."),
+        ("data download http://x/\udcff", "is not a URL (it is not UTF-8 text)"),
     ],
 )
 def test_wrong_use(words: str, sentence: str, home: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -53,6 +55,16 @@ def test_wrong_use(words: str, sentence: str, home: Path, capsys: pytest.Capture
     assert said.out == ""
     assert "Traceback" not in said.err
     assert list(home.iterdir()) == []
+
+
+def test_words_that_are_too_long(home: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    for words, sentence in (
+        (f"plan quickstart --gpus {'9' * 5000}", "--gpus takes numbers such as 8,512"),
+        (f"serve nothing --host {'x' * 64}", "give one of this machine with --host."),
+        (f"train quickstart --data.corpus {'x' * 256}", "data.corpus: holds a name of 256 bytes, which no file can"),
+        (f"train quickstart --tokenizer.path {'é/' * 1366}", "tokenizer.path: holds a path of 4,098 bytes"),
+    ):
+        test_wrong_use(words, sentence, home, capsys)
 
 
 def test_a_home_that_is_a_file(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -47,14 +47,21 @@ def prompt_from(text: str, file: str = "") -> str:
     """The prompt: `text` itself, stdin for "-", or the content of `file` or of the file in "FILE:path"."""
     from llm.engine import resolve_prompt
 
+    if "-" in (text, file):
+        return read_stdin("the prompt")
     try:
-        if "-" in (text, file):
-            return sys.stdin.read()
         text.encode()
-    except (UnicodeDecodeError, UnicodeEncodeError) as error:
-        where = "the prompt from stdin" if "-" in (text, file) else "the prompt"
-        raise WrongUse(f"{where} is not UTF-8 text ({error.reason}); convert it first.") from error
+    except UnicodeEncodeError as error:
+        raise WrongUse(f"the prompt is not UTF-8 text ({error.reason}); convert it first.") from error
     return resolve_prompt(f"FILE:{file}" if file else text)
+
+
+def read_stdin(what: str) -> str:
+    """The text on stdin, which is called `what` in an error."""
+    try:
+        return sys.stdin.read()
+    except UnicodeDecodeError as error:
+        raise WrongUse(f"{what} from stdin is not UTF-8 text ({error.reason}); convert it first.") from error
 
 
 def warn_of_changes(tokenizer: Tokenizer, *prompts: str) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import re
 from dataclasses import asdict, replace
 from typing import Any
 
@@ -53,7 +54,7 @@ def machine_of(name: str, mfu: float) -> Machine:
 def numbers_of(text: str) -> list[int]:
     """Numbers of GPUs, as in "8,512"."""
     parts = text.split(",")
-    if not all(part.strip().isdecimal() and 0 < int(part) <= 1_000_000 for part in parts):
+    if not all(re.fullmatch(r"\s*[0-9]{1,7}\s*", part) and 0 < int(part) <= 1_000_000 for part in parts):
         raise WrongUse(f"--gpus takes numbers such as 8,512, not {text!r}.")
     return [int(part) for part in parts]
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -11,6 +10,7 @@ from llm.errors import WrongUse
 from llm.files import expand_user
 from llm.run import Run
 from workbench.commands.data import prepare_dataset
+from workbench.commands.model_options import read_stdin
 from workbench.commands.options import add_command
 from workbench.commands.output import print_json, print_table, say
 
@@ -44,7 +44,7 @@ def tokenizer(options: argparse.Namespace) -> int:
     elif options.text is None:
         raise WrongUse("tokenizer encode needs a text: llm-workbench tokenizer encode RUN TEXT (or - for stdin).")
     else:
-        show_tokens(found, sys.stdin.read() if options.text == "-" else options.text, as_json=options.json)
+        show_tokens(found, read_stdin("the text") if options.text == "-" else options.text, as_json=options.json)
     return 0
 
 
@@ -88,7 +88,7 @@ def show_tokenizer(found: Tokenizer, *, as_json: bool) -> None:
 def show_tokens(found: Tokenizer, text: str, *, as_json: bool) -> None:
     from llm.tokenizer.base import well_formed
 
-    text = well_formed(text)  # stdin may hold bytes that are not UTF-8
+    text = well_formed(text)  # an argument may hold bytes that are not UTF-8
     if changes := found.prompt_changes(text):
         say(f"warning: {changes}")
     ids = found.encode(text, special=True)

@@ -9,7 +9,7 @@ import socket
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
-from llm.errors import UserError, WrongUse
+from llm.errors import UserError, WrongUse, reason_of
 from workbench.chat.weights import LiveModels
 
 if TYPE_CHECKING:
@@ -165,9 +165,9 @@ def listen(host: str, port: int) -> socket.socket:
     try:
         family, *_, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)[0]
         listener = socket.socket(family, socket.SOCK_STREAM)
-    except OSError as error:
+    except (OSError, UnicodeError) as error:  # UnicodeError: a name that is too long, or not UTF-8 text
         raise WrongUse(
-            f"there is no address {host} ({error.strerror}); give one of this machine with --host."
+            f"there is no address {host} ({reason_of(error)}); give one of this machine with --host."
         ) from error
     try:
         listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)

@@ -26,6 +26,11 @@ def normalize_url(text: str) -> str:
         parts = urlsplit(text.strip())
         host = (parts.hostname or "").encode("idna").decode()
         place = f"{host}:{parts.port}" if parts.port else host
+        path, query = (quote(part, safe=SAFE) for part in (parts.path or "/", parts.query))
+    except UnicodeEncodeError as error:
+        raise WrongUse(
+            f"{text} is not a URL (it is not UTF-8 text); give one like https://example.org/text.txt."
+        ) from error
     except ValueError as error:
         raise WrongUse(f"{text} is not a URL ({error}); give one like https://example.org/text.txt.") from error
     if parts.scheme not in ("http", "https") or not host or parts.username is not None:
@@ -33,7 +38,6 @@ def normalize_url(text: str) -> str:
             f"{text} cannot be downloaded; give a URL that begins with https:// or http:// and has no password, or a "
             "local file."
         )
-    path, query = (quote(part, safe=SAFE) for part in (parts.path or "/", parts.query))
     return urlunsplit((parts.scheme, place, path, query, ""))
 
 
