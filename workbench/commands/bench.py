@@ -39,7 +39,7 @@ def register(subparsers: Any) -> None:
         "serve: throughput of 32 concurrent requests, compared with sequential ones; "
         "cost: CPU time by model size, context, batch, corpus size and run length; "
         "ranks: memory, speed and control traffic of several ranks, and activation recomputation; "
-        "track: steps per second of quickstart with trackers, compared with none",
+        "track: steps per second of quickstart with trackers at work, compared with suspended ones",
     )
     for name, default, help in COUNTS:
         parser.add_argument(f"--{name}", type=int, default=default, metavar="N", help=f"{help} (default {default})")
@@ -102,7 +102,7 @@ def bench_track(options: argparse.Namespace) -> None:
     from workbench.trackers.tracker import TRACKERS
 
     trackers = parse_names("--part", options.part, TRACKERS) or list(DEFAULT_TRACKERS)
-    say(f"training quickstart {2 * options.pairs} times, about two minutes each on two idle cores")
+    say(f"training quickstart {2 * options.pairs + 1} times, about ten minutes in all on two idle cores")
     with temporary_home() as home:
         print_result(options, measure(home, trackers, options.pairs, options.overrides), lines_of)
 
