@@ -35,16 +35,28 @@ LOADED_ONCE = ("torch._dynamo", "torch._inductor.compile_fx", "pyarrow.parquet",
 """What some actions load, 150 MB in all. It is loaded early, so that it is not taken for a leak."""
 
 START = (
-    "import faulthandler, fcntl, pathlib, signal, sys, termios, threading\n"
+    "import asyncio, faulthandler, fcntl, gc, pathlib, signal, sys, termios, threading\n"
     "from importlib import import_module\n"
     "fcntl.ioctl(0, termios.TIOCSCTTY, 0)\n"
     f"loading = threading.Timer(5, lambda: [import_module(name) for name in {LOADED_ONCE}])\n"
     "loading.daemon = True; loading.start()\n"
-    "faulthandler.register(signal.SIGUSR1, file=open(pathlib.Path(sys.argv[1], 'stacks.log'), 'a'))\n"
+    "stacks = open(pathlib.Path(sys.argv[1], 'stacks.log'), 'a')\n"
+    "faulthandler.register(signal.SIGUSR1, file=stacks)\n"
+    "def describe(*_):\n"
+    "    from textual.app import App\n"
+    "    app = next(one for one in gc.get_objects() if isinstance(one, App))\n"
+    "    print('size', app.size, 'focus', app.focused, file=stacks)\n"
+    "    for one in app.screen_stack:\n"
+    "        print(one, one.size, one.is_running, one.is_attached, one.is_current, one.children, file=stacks)\n"
+    "    for task in asyncio.all_tasks():\n"
+    "        task.print_stack(limit=4, file=stacks)\n"
+    "    stacks.flush()\n"
+    "signal.signal(signal.SIGUSR2, describe)\n"
     "from workbench.cli import main\n"
     "sys.exit(main(['--home', sys.argv[1]]))"
 )
-"""The workbench as a person starts it. On SIGUSR1 it writes where its threads are to HOME/stacks.log."""
+"""The workbench as a person starts it. It writes to HOME/stacks.log where its threads are (SIGUSR1), and its screens and
+tasks (SIGUSR2)."""
 
 NO_NETWORK = {"http_proxy": "http://127.0.0.1:9", "https_proxy": "http://127.0.0.1:9"}  # port 9 answers nobody
 TRACEBACK = re.compile(r"^Traceback \(most recent call last\):\n(?:[ \t][^\n]*\n)*[^\n]*", re.MULTILINE)
@@ -310,9 +322,10 @@ class Soak:
         while (took := time.monotonic() - began) < ANSWER_SECONDS:
             if self._read(0.05) < 0.05 or self._terminal.process.poll() is not None:
                 return took
-        self._terminal.process.send_signal(signal.SIGUSR1)
-        time.sleep(1.0)
-        self.report.stuck.append((self.home / "stacks.log").read_text(encoding="utf-8", errors="replace")[-6000:])
+        for asked in (signal.SIGUSR1, signal.SIGUSR2):
+            self._terminal.process.send_signal(asked)
+            time.sleep(1.0)
+        self.report.stuck.append((self.home / "stacks.log").read_text(encoding="utf-8", errors="replace")[-30_000:])
         return took
 
 

@@ -28,6 +28,7 @@ from workbench.charts.curves import TABLES, RunCurves, RunMark
 
 FORMAT = 4
 NOT_NPY = (SyntaxError, tokenize.TokenError, MemoryError, RecursionError)  # numpy at a damaged header
+NOT_ZIP = (zipfile.BadZipFile, zlib.error, EOFError, RuntimeError)  # the last for encrypted and unknown compression
 MAX_HEAD_BYTES = 256 << 20  # samples and warnings of a whole run
 WORTH_BYTES = 8 << 20  # a log shorter than this is read as quickly as its cache
 FINGERPRINT_BYTES = 4096  # bytes of the log by which it is recognized
@@ -71,7 +72,7 @@ def load_cache(run: Run) -> RunCurves:
             restored = with_head(RunCurves(run), head)
             for name, table in restored.tables.items():
                 table.extend(rows_of(kept[name]))
-    except (OSError, EOFError, zipfile.BadZipFile, zlib.error, NotImplementedError, *NOT_NPY, *WRONG_SHAPE):
+    except (OSError, *NOT_ZIP, *NOT_NPY, *WRONG_SHAPE):
         return curves
     return restored
 

@@ -27,7 +27,7 @@ from workbench.text import clean
 from workbench.ui.closing import ClosesOnce
 from workbench.ui.dialogs import Modal, Waiting
 from workbench.ui.host import Destination, Host, host_of
-from workbench.ui.keys import EVERYWHERE, working_keys
+from workbench.ui.keys import EVERYWHERE, Working, working_keys
 from workbench.ui.lists import SafeList
 
 
@@ -92,8 +92,15 @@ def screen_commands(screen: Screen[Any]) -> Iterator[SystemCommand]:
     """The actions of the screen and of the focused widget, each with its key."""
     for working in sorted(working_keys(screen), key=lambda working: working.moves):
         if working.place != EVERYWHERE and working.is_own:
-            run = partial(screen.app.run_action, working.action, working.node)
+            run = partial(run_if_open, screen, working)
             yield SystemCommand(working.text, f"{working.keys}: {working.place.lower()}", run)
+
+
+async def run_if_open(screen: Screen[Any], working: Working) -> None:
+    """Run the action of a key, unless its widget or window has been closed: Textual runs a command only after the
+    palette, and keys that were typed with it may close what was below."""
+    if working.node.is_attached:
+        await screen.app.run_action(working.action, working.node)
 
 
 async def go_to(screen: Screen[Any], mode: str) -> None:

@@ -273,7 +273,9 @@ def test_another_log_or_a_damaged_cache_is_not_recalled(home: Path, monkeypatch:
     assert curve_cache.save_cache(curves)
     path = curve_cache.cache_path(curves)
     whole = path.read_bytes()
-    for damaged in (b"", whole[:-500], b"PK" + bytes(300), pickle.dumps({"head": 1})):
+    last = whole.rindex(b"PK\x01\x02") + 8  # the flags of the last member
+    encrypted = whole[:last] + bytes([whole[last] | 1]) + whole[last + 1 :]
+    for damaged in (b"", whole[:-500], b"PK" + bytes(300), encrypted, pickle.dumps({"head": 1})):
         path.write_bytes(damaged)
         assert len(curve_cache.load_cache(run).steps) == 0
     path.write_bytes(whole)

@@ -47,6 +47,18 @@ def offered(app: WorkbenchApp) -> set[str]:
     return {command.title for command in Everything(app.screen).commands()}
 
 
+async def test_a_command_of_a_window_that_has_been_closed_does_nothing(home: Path) -> None:
+    """Enter twice in the palette over the help: the second closes the help before its command runs."""
+    app = app_with(home)
+    async with app.run_test() as pilot:
+        await pilot.press("question_mark")
+        await until(pilot, lambda: isinstance(app.screen, Help))
+        commands = {command.title: command.callback for command in Everything(app.screen).commands()}
+        await pilot.press("escape")
+        await until(pilot, lambda: not isinstance(app.screen, Help))
+        await commands["Down"]()
+
+
 async def test_every_key_of_a_screen_and_every_place_is_in_it(home: Path) -> None:
     scripted_run(home, "old-1", 60, end="stopped")
     app = app_with(home)
