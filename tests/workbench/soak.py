@@ -55,8 +55,8 @@ START = (
     "from workbench.cli import main\n"
     "sys.exit(main(['--home', sys.argv[1]]))"
 )
-"""The workbench as a person starts it. It writes to HOME/stacks.log where its threads are (SIGUSR1), and its screens and
-tasks (SIGUSR2)."""
+"""The workbench as a person starts it. It writes to HOME/stacks.log where its threads are (SIGUSR1), and its screens
+and tasks (SIGUSR2)."""
 
 NO_NETWORK = {"http_proxy": "http://127.0.0.1:9", "https_proxy": "http://127.0.0.1:9"}  # port 9 answers nobody
 TRACEBACK = re.compile(r"^Traceback \(most recent call last\):\n(?:[ \t][^\n]*\n)*[^\n]*", re.MULTILINE)
