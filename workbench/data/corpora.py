@@ -17,6 +17,7 @@ from llm.events import Progress
 from llm.files import expand_user, read_json, remove_directory, write_json
 from llm.reader import WRONG_SHAPE, load_json
 from workbench.data.fields import FieldNeeded, text_field_of
+from workbench.data.index import check_index
 from workbench.data.pasted import pasted_path
 from workbench.data.prepared_data import Inspection, inspect_dataset
 
@@ -63,19 +64,6 @@ class Entry:
     @property
     def key(self) -> str:
         return f"{self.kind} {self.name}"
-
-
-@dataclass(frozen=True)
-class DatasetSizes:
-    """Sizes of a prepared dataset, training and validation together, and the share for validation."""
-
-    tokens: int
-    text_bytes: int
-    validation_share: float
-
-    @property
-    def bytes_per_token(self) -> float:
-        return self.text_bytes / self.tokens if self.tokens else 0.0
 
 
 def list_corpora(home: Path) -> list[Entry]:
@@ -160,21 +148,13 @@ def prepared_datasets(home: Path) -> Iterator[Entry]:
         try:
             record = load_json(index)
             corpus = str(record["corpus"])
-            dataset_sizes(record)
+            check_index(record)
         except (OSError, *WRONG_SHAPE) as error:
             problem = f"{index} is damaged ({error}); delete that folder to prepare it again."
             yield Entry("prepared", index.parent.name, "damaged", problem=problem, folder=index.parent)
             continue
         about = f"tokens of {corpus}"
         yield Entry("prepared", index.parent.name, about, corpus=corpus, folder=index.parent, record=record)
-
-
-def dataset_sizes(record: Mapping[str, Any]) -> DatasetSizes:
-    """The sizes in the index of a prepared dataset. Raises KeyError or TypeError if it is damaged."""
-    train, held_out = record["splits"]["train"], record["splits"]["validation"]
-    text_bytes = int(train["bytes"]) + int(held_out["bytes"])
-    tokens = int(train["tokens"]) + int(held_out["tokens"])
-    return DatasetSizes(tokens, text_bytes, int(held_out["tokens"]) / tokens if tokens else 0.0)
 
 
 # --- files of the user

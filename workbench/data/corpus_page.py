@@ -8,7 +8,8 @@ from textual.content import Content
 
 from llm.data.text.urls import is_url
 from workbench.chat.tokens import color_tokens, quote_token
-from workbench.data.corpora import Contents, Entry, dataset_sizes
+from workbench.data.corpora import Contents, Entry
+from workbench.data.index import dataset_sizes
 from workbench.data.prepared_data import Inspection
 from workbench.formatting import format_size
 from workbench.text import clean

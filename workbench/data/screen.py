@@ -307,11 +307,19 @@ class DataScreen(WorkbenchScreen):
         elif self.jobs.report_running():
             return
         elif entry.here and entry.corpus:
-            self.app.push_screen(PrepareDialog(config_with(entry, RunConfig())), self._prepare)
+            self._ask_to_prepare(entry)
         elif not entry.here:
             question = f"Download {entry.name}? {entry.about[:1].upper()}{entry.about[1:]}. {caution(entry)}".strip()
             answers = [Answer("", "Cancel"), Answer("yes", "Download")]
             self.app.push_screen(Ask(clean(question), answers), self._download)
+
+    def _ask_to_prepare(self, entry: Entry) -> None:
+        try:
+            config = config_with(entry, RunConfig())
+        except UserError as error:  # a path that cannot be one, in an edited list
+            notify_error(self.app, error)
+            return
+        self.app.push_screen(PrepareDialog(config), self._prepare)
 
     def _prepare(self, config: RunConfig | None) -> None:
         if config is not None:

@@ -70,6 +70,38 @@ async def test_what_is_here_and_what_can_be_downloaded(home: Path) -> None:
         await until(pilot, lambda: "is not known" in " ".join(shown(app.screen).split()))
 
 
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"made_with": 5},
+        {"made_with": None},
+        {"made_with": {"data": 5, "tokenizer": {}}},
+        {"notes": 5},
+        {"warnings": [1]},
+        {"splits": {"train": {"tokens": "9", "bytes": 9}, "validation": {"tokens": 1, "bytes": 1}}},
+    ],
+)
+async def test_a_damaged_index_is_a_problem_of_its_entry(home: Path, corpus: Path, changes: dict[str, object]) -> None:
+    name = prepared(home, corpus)
+    index = home / "data" / name / "dataset.json"
+    index.write_text(json.dumps(json.loads(index.read_text()) | changes))
+    app = app_with(home)
+    async with app.run_test(size=(120, 40)) as pilot:
+        screen = await opened(app, pilot)
+        mark(screen, f"prepared {name}")
+        await until(pilot, lambda: "is damaged" in " ".join(shown(screen).split()))
+
+
+async def test_an_edited_list_with_a_path_that_cannot_be_one(home: Path) -> None:
+    (home / "corpora.json").write_text(json.dumps([{"path": "a\0b", "text_field": "text"}]))
+    app = app_with(home)
+    async with app.run_test(size=(80, 24)) as pilot:
+        screen = await opened(app, pilot)
+        mark(screen, "added a\0b")
+        await pilot.press("enter")
+        await until(pilot, lambda: "holds a NUL byte" in " ".join(shown(app.screen).split()))
+
+
 async def test_a_text_of_ones_own_is_checked_added_shown_and_forgotten(home: Path, tmp_path: Path) -> None:
     mine = tmp_path / "mine.txt"
     mine.write_text("Erste Zeile\x1b]0;title\x07 [bold]ok[/]\n日本語 text\n", encoding="utf-8")
