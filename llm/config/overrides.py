@@ -31,22 +31,29 @@ def split_overrides(arguments: Sequence[str], own_flags: Sequence[str]) -> tuple
             own.append(argument)
             continue
         path = current_path(flag.removeprefix("--").replace("-", "_"))
-        field = next((field for field in fields_of(RunConfig) if field.path == path), None)
-        has_no_value = not queue or queue[0].startswith("--")
-        is_switch = field is not None and field.type is bool
-        if assigned:
-            overrides.append((path, value))
-        elif is_switch and (has_no_value or queue[0].lower() not in TRUE_WORDS + FALSE_WORDS):
-            overrides.append((path, "true"))
-        elif has_no_value and field is not None:
+        text = value if assigned else take_value(path, queue)
+        if text is None:
             missing.append(Problem(path, f"needs a value: --{path} VALUE"))
-        elif has_no_value:
-            overrides.append((path, ""))
         else:
-            overrides.append((path, queue.popleft()))
+            overrides.append((path, text))
     if missing:
         raise ConfigError(missing)
     return own, overrides
+
+
+def take_value(path: str, queue: deque[str]) -> str | None:
+    """The value of the field at `path`, taken from the front of `queue`; None if it is missing.
+
+    A boolean field without a value is true. A field that does not exist needs none: it is an error in any case.
+    """
+    field = next((field for field in fields_of(RunConfig) if field.path == path), None)
+    has_value = bool(queue) and not queue[0].startswith("--")
+    if field is not None and field.type is bool:
+        is_given = has_value and queue[0].lower() in TRUE_WORDS + FALSE_WORDS
+        return queue.popleft() if is_given else "true"
+    if has_value:
+        return queue.popleft()
+    return "" if field is None else None
 
 
 def merge_overrides(kept: Mapping[str, str], overrides: Overrides) -> dict[str, str]:

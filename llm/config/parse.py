@@ -103,7 +103,7 @@ def read_mapping(mapping: Mapping[str, Any], base: RunConfig) -> tuple[RunConfig
             values[path] = validate(_field(path, known), current_value(path, value))
         except ValueError as error:
             problems.append(Problem(path, str(error)))
-    return _assign(base, _with_one_length(values)), problems
+    return with_values(base, _with_one_length(values)), problems
 
 
 def read_overrides(config: RunConfig, overrides: Iterable[tuple[str, str]]) -> tuple[RunConfig, list[Problem]]:
@@ -117,7 +117,7 @@ def read_overrides(config: RunConfig, overrides: Iterable[tuple[str, str]]) -> t
             values[path] = parse_value(_field(path, known), current_value(path, text))
         except ValueError as error:
             problems.append(Problem(path, str(error)))
-    return _assign(config, _with_one_length(values)), problems
+    return with_values(config, _with_one_length(values)), problems
 
 
 def check_or_raise(config: RunConfig, problems: Iterable[Problem] = ()) -> RunConfig:
@@ -132,11 +132,6 @@ def check_or_raise(config: RunConfig, problems: Iterable[Problem] = ()) -> RunCo
     if found:
         raise ConfigError(found)
     return config
-
-
-def with_values(config: RunConfig, values: Mapping[str, Any]) -> RunConfig:
-    """`config` with valid values by dotted path."""
-    return _assign(config, values)
 
 
 def _by_path() -> dict[str, Field]:
@@ -162,7 +157,8 @@ def _with_one_length(values: dict[str, Any]) -> dict[str, Any]:
     return values
 
 
-def _assign(config: RunConfig, values: Mapping[str, Any]) -> RunConfig:
+def with_values(config: RunConfig, values: Mapping[str, Any]) -> RunConfig:
+    """`config` with valid values by dotted path."""
     tables: dict[str, dict[str, Any]] = {}
     for path, value in values.items():
         section, _, name = path.rpartition(".")

@@ -235,7 +235,7 @@ def save_preset(home: Path, name: str, config: RunConfig, extends: str | None = 
     tables: dict[str, Any] = to_mapping(config)
     if extends is not None:
         base = check_or_raise(*merge(read_files(find_preset(extends, home), home, [path])))
-        tables = {"extends": extends} | nested(diff(without_description(base), config))
+        tables = {"extends": extends} | to_tables(diff(without_description(base), config))
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         write_atomic(path, tomli_w.dumps(tables).encode())
@@ -244,7 +244,7 @@ def save_preset(home: Path, name: str, config: RunConfig, extends: str | None = 
     return path
 
 
-def nested(differences: Iterable[tuple[str, Any, Any]]) -> dict[str, Any]:
+def to_tables(differences: Iterable[tuple[str, Any, Any]]) -> dict[str, Any]:
     """Tables of the second value of each (dotted path, value, value)."""
     tables: dict[str, Any] = {}
     for path, _, value in differences:
