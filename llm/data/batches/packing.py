@@ -13,7 +13,7 @@ from typing import Any, Literal, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from llm.data.batches.windows import Order, check_rows, random_starts
+from llm.data.batches.windows import Order, batch_indices, check_rows, random_starts, share_of_rank
 from llm.data.tokens.conversation_tokens import COUNTED, ConversationTokens, conversation_spans
 
 IGNORE_INDEX = -1  # as in llm.model.loss, which imports torch
@@ -94,7 +94,7 @@ class PackedBatches:
         ranks: int = 1,
     ) -> None:
         self.packed, self.rows_per_batch, self.seed, self.order = packed, rows, seed, order
-        self.rank_rows = slice(rank * rows // ranks, (rank + 1) * rows // ranks)
+        self.rank_rows = share_of_rank(rows, rank, ranks)
         self.per_pass = packed.rows
         if drop_last and order == "epoch":
             self.per_pass -= packed.rows % rows
@@ -115,17 +115,15 @@ class PackedBatches:
         """The numbers of the packed rows of batch i, int64 (rows,)."""
         if self.order == "random":
             return random_starts(self.seed, i, self.rows_per_batch, self.packed.rows)
-        position = i * self.rows_per_batch + np.arange(self.rows_per_batch, dtype=np.int64)
-        index = position % self.per_pass
-        if self.order == "epoch":
-            for number in np.unique(position // self.per_pass):
-                in_epoch = position // self.per_pass == number
-                index[in_epoch] = shuffled(self.packed.rows, self.seed, int(number))[index[in_epoch]]
-        return index
+        reorder = self._reorder if self.order == "epoch" else None
+        return batch_indices(i, self.rows_per_batch, self.per_pass, reorder)
+
+    def _reorder(self, index: Int64, epoch: int) -> Int64:
+        return permutation(self.packed.rows, self.seed, epoch)[index]
 
 
 @lru_cache(maxsize=4)
-def shuffled(count: int, seed: int, epoch: int) -> Int64:
+def permutation(count: int, seed: int, epoch: int) -> Int64:
     """A permutation of [0, count), drawn from Philox keyed by the seed with the epoch in its counter."""
     raw = np.random.Philox(key=seed, counter=[0, 0, 1, epoch]).random_raw(count)
     return np.argsort(raw, kind="stable")

@@ -8,6 +8,7 @@ from typing import Any, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
+from llm.config.resolve import resolve_seq_len
 from llm.config.schema import RunConfig
 from llm.data.batches.packing import PackedBatches, PackedRows, Packing
 from llm.data.batches.pairs import PairRows
@@ -85,7 +86,7 @@ def epoch_tokens(dataset: Dataset, config: RunConfig) -> int:
     """The tokens of one pass over the training data; of conversations: of their packed rows, padding included."""
     if not isinstance(dataset.train, ConversationTokens):
         return len(dataset.train)
-    seq_len = config.train.seq_len or config.model.context
+    seq_len = resolve_seq_len(config.train, config.model)
     if config.tune.stage == "dpo":
         return PairRows(dataset.train, seq_len).rows * seq_len
     return PackedRows(dataset.train, seq_len, config.tune.packing).rows * seq_len

@@ -9,12 +9,14 @@ again gives the same tokens.
 from __future__ import annotations
 
 from collections import deque
-from typing import Any, Literal, NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
+from llm.data.batches.windows import share_of_rank
 from llm.data.text.parquet import RowGroups
+from llm.data.tokens.tokenize import Boundary, borders_of
 from llm.errors import ConfigError, Problem, UserError
 from llm.tokenizer import Tokenizer
 
@@ -36,7 +38,7 @@ class Stream:
         self,
         text: RowGroups,
         tokenizer: Tokenizer,
-        boundary: Literal["after", "before", "none"],
+        boundary: Boundary,
         *,
         first: int,
         step: int,
@@ -44,9 +46,7 @@ class Stream:
     ) -> None:
         self._text, self._tokenizer = text, tokenizer
         self._numbers = range(first, len(text.groups), step)
-        separator = [] if tokenizer.separator is None or boundary == "none" else [tokenizer.separator]
-        self._before = separator if boundary == "before" else []
-        self._after = separator if boundary == "after" else []
+        self._borders = borders_of(tokenizer, boundary)
         self._next = position.group
         self._skip = position.taken
         self._buffer: deque[tuple[int, Int64]] = deque()  # (row group, its remaining tokens)
@@ -93,7 +93,7 @@ class Stream:
 
     def _tokenize(self, number: int) -> Int64:
         texts = ["".join(document.pieces) for document in self._text.documents(number)]
-        before, after = (np.array(ids, dtype=np.int64) for ids in (self._before, self._after))
+        before, after = (np.array(ids, dtype=np.int64) for ids in self._borders)
         parts = [part for ids in self._tokenizer.encode_batch(texts) for part in (before, ids, after)]
         return np.concatenate(parts, dtype=np.int64) if parts else before[:0]
 
@@ -110,7 +110,7 @@ class StreamedBatches:
         self,
         text: RowGroups,
         tokenizer: Tokenizer,
-        boundary: Literal["after", "before", "none"],
+        boundary: Boundary,
         *,
         rows: int,
         seq_len: int,
@@ -122,7 +122,7 @@ class StreamedBatches:
     ) -> None:
         streams = resolve_streams(streams, cursor, ranks)
         check_streams(text, rows, streams, ranks)
-        mine = range(rank * streams // ranks, (rank + 1) * streams // ranks)
+        mine = range(streams)[share_of_rank(streams, rank, ranks)]
         positions = positions_from_cursor(cursor, streams)
         self.seq_len = seq_len
         self.rows_per_stream = rows // streams

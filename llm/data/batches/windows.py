@@ -7,7 +7,8 @@ window of T tokens at start s is read as T + 1 tokens: inputs [s, s + T) and tar
 from __future__ import annotations
 
 import hashlib
-from typing import Literal
+from collections.abc import Callable
+from typing import Literal, TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
@@ -17,6 +18,8 @@ from llm.errors import UserError
 
 Order = Literal["random", "epoch", "sequential", "stream"]
 Int64 = NDArray[np.int64]
+Reorder: TypeAlias = "Callable[[Int64, int], Int64]"
+"""A permutation of the items of an epoch, applied to some of their indices: (indices, epoch) → indices."""
 FEISTEL_ROUNDS = 6
 
 
@@ -45,7 +48,7 @@ class Batches:
         check_length(split, seq_len)
         self.split, self.seq_len, self.seed, self.order = split, seq_len, seed, order
         self.rows_per_batch = rows
-        self.rank_rows = (rank * rows // ranks, (rank + 1) * rows // ranks)
+        self.rank_rows = share_of_rank(rows, rank, ranks)
         self.stride = stride or seq_len
         self.windows = (len(split) - seq_len - 1) // self.stride + 1
         self.per_pass = self.windows
@@ -53,13 +56,9 @@ class Batches:
             self.per_pass -= self.windows % rows
             check_rows(self.windows, rows)
 
-    def rows(self, i: int, start: int, stop: int) -> tuple[Int64, Int64]:
-        """Rows [start, stop) of batch i: inputs and targets, int64 (stop - start, seq_len)."""
-        return read_windows(self.split, self.starts(i)[start:stop], self.seq_len)
-
     def batch(self, i: int) -> tuple[Int64, Int64]:
         """The rows of batch i of this rank: inputs and targets, int64 (rows, seq_len)."""
-        return self.rows(i, *self.rank_rows)
+        return read_windows(self.split, self.starts(i)[self.rank_rows], self.seq_len)
 
     def num_targets(self, i: int) -> int:
         """0: no target is ignored."""
@@ -72,14 +71,27 @@ class Batches:
         """The starts of the windows of batch i, int64 (rows,)."""
         if self.order == "random":
             return random_starts(self.seed, i, self.rows_per_batch, len(self.split) - self.seq_len)
-        position = i * self.rows_per_batch + np.arange(self.rows_per_batch, dtype=np.int64)
-        index = position % self.per_pass
-        if self.order == "epoch":
-            epoch = position // self.per_pass
-            for number in np.unique(epoch):
-                in_epoch = epoch == number
-                index[in_epoch] = permute(index[in_epoch], self.windows, self.seed, int(number))
-        return index * self.stride
+        reorder = self._reorder if self.order == "epoch" else None
+        return batch_indices(i, self.rows_per_batch, self.per_pass, reorder) * self.stride
+
+    def _reorder(self, index: Int64, epoch: int) -> Int64:
+        return permute(index, self.windows, self.seed, epoch)
+
+
+def share_of_rank(count: int, rank: int, ranks: int) -> slice:
+    """The part of `count` rows or streams that belongs to one of `ranks` ranks."""
+    return slice(rank * count // ranks, (rank + 1) * count // ranks)
+
+
+def batch_indices(i: int, rows: int, per_pass: int, reorder: Reorder | None) -> Int64:
+    """The indices of batch i, int64 (rows,), among `per_pass` items that are repeated endlessly; `reorder` permutes
+    those of each epoch."""
+    position = i * rows + np.arange(rows, dtype=np.int64)
+    index, epochs = position % per_pass, position // per_pass
+    if reorder is not None:
+        for epoch in np.unique(epochs):
+            index[epochs == epoch] = reorder(index[epochs == epoch], int(epoch))
+    return index
 
 
 def check_rows(windows: int, rows: int) -> None:

@@ -85,6 +85,19 @@ def open_text(path: Path) -> BinaryIO:
     return path.open("r+b" if path.exists() else "w+b")
 
 
+class Borders(NamedTuple):
+    """The ids before and after each document."""
+
+    before: list[int]
+    after: list[int]
+
+
+def borders_of(tokenizer: Tokenizer, boundary: Boundary) -> Borders:
+    """Where the separator token goes; nowhere if the tokenizer has none."""
+    separator = [] if tokenizer.separator is None else [tokenizer.separator]
+    return Borders(separator if boundary == "before" else [], separator if boundary == "after" else [])
+
+
 def tokenize(
     units: Iterable[Unit],
     tokenizer: Tokenizer,
@@ -99,8 +112,7 @@ def tokenize(
 
     `record` is called with the number of units written whenever shards have been completed and no unit is half written.
     """
-    separator = [] if tokenizer.separator is None or boundary == "none" else [tokenizer.separator]
-    borders = Borders(separator if boundary == "before" else [], separator if boundary == "after" else [])
+    borders = borders_of(tokenizer, boundary)
     reported, finished = 0.0, train.shards.finished + validation.shards.finished
     try:
         for written in encode_units(units, tokenizer, encoder, borders, {False: train, True: validation}):
@@ -115,13 +127,6 @@ def tokenize(
         train.close()
         validation.close()
     yield progress("Tokenizing", total_bytes / 1e6, total_bytes / 1e6)
-
-
-class Borders(NamedTuple):
-    """The ids before and after each document."""
-
-    before: list[int]
-    after: list[int]
 
 
 def encode_units(
@@ -184,13 +189,13 @@ def write_batch(batch: Batch, pending: PendingIds, borders: Borders, sides: dict
 def write_stream(unit: Unit, tokenizer: Tokenizer, borders: Borders, side: SplitWriter) -> Iterator[None]:
     """Encode one long text piece by piece."""
 
-    def noted() -> Iterator[str]:
+    def counted_pieces() -> Iterator[str]:
         for piece in unit.pieces:
             side.add_text(piece)
             yield piece
 
     side.shards.write(borders.before if unit.starts_document else [])
-    for ids in tokenizer.encode_stream(noted()):
+    for ids in tokenizer.encode_stream(counted_pieces()):
         side.shards.write(ids)
         yield
     side.shards.write(borders.after if unit.ends_document else [])
