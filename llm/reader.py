@@ -1,6 +1,7 @@
 """Read untrusted JSON and TOML files, with limits of size and depth.
 
-All parsing goes through this module. A text that is too long, nested too deeply, or invalid raises `Malformed` (a
+All parsing of such files goes through this module; the rows of a corpus, which may be larger, are read by
+`llm.data.text.json_text`. A text that is too long, nested too deeply, or invalid raises `Malformed` (a
 `ValueError`) with the reason; a file that is not regular (a FIFO, a device, a folder) raises `OSError` at once.
 """
 

@@ -120,8 +120,14 @@ def token_file_kinds(folder: Path) -> Iterator[Kind]:
         return Kind(path.name, path, read)
 
     yield from map(reader, (folder / "a.npy", folder / "encoded_tokens_chunk_0.dat", folder / "b.bin"))
+
+    def verify_and_read() -> None:
+        shard = Shard(folder / "own-00000.bin")
+        shard.verify()
+        shard.read(0, 50)
+
     for name in ("own-00000.json", "own-00000.bin"):
-        yield Kind(name, folder / name, lambda: Shard(folder / "own-00000.bin", verify=True).read(0, 50))
+        yield Kind(name, folder / name, verify_and_read)
 
 
 def text_kinds(home: Path, folder: Path) -> Iterator[Kind]:

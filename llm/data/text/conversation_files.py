@@ -16,7 +16,7 @@ from llm.data.text.corpora import Advance, digest, no_files_error
 from llm.data.text.find_files import describe_skipped, search_files
 from llm.data.text.json_text import JsonText, split_lines
 from llm.data.text.parquet import open_table
-from llm.data.text.rows import json_values
+from llm.data.text.rows import json_items, json_values, numbered_lines
 from llm.data.text.saved_datasets import is_arrow
 from llm.data.text.text_files import PARQUET_MAGIC, FileHashes, content_size, read_beginning, read_text
 from llm.errors import UserError
@@ -129,21 +129,15 @@ def read_rows(path: Path, skipped: list[str]) -> Iterator[tuple[str, Any]]:
         return
     pieces = read_text(path)
     if is_json_list(path):
-        yield from list_rows(path, JsonText(pieces))
+        yield from json_items(path, pieces, "list")
         return
-    number = 0
-    try:
-        for number, line in enumerate(split_lines(pieces), 1):
-            if not line.strip():
-                continue
-            try:
-                value = parse_json(line, MAX_LINE)
-            except Malformed as error:
-                skipped.append(f"{path} line {number} is not JSON ({error}).")
-                continue
-            yield f"{path} line {number}", value
-    except ValueError as error:  # a line too long to be held in memory
-        raise UserError(f"{path} line {number + 1} cannot be read ({error}); fix or remove the line.") from error
+    for number, line in numbered_lines(path, pieces):
+        try:
+            value = parse_json(line, MAX_LINE)
+        except Malformed as error:
+            skipped.append(f"{path} line {number} is not JSON ({error}).")
+            continue
+        yield f"{path} line {number}", value
 
 
 def is_json_list(path: Path) -> bool:
@@ -156,16 +150,6 @@ def is_json_list(path: Path) -> bool:
         return text.peek() != "{" or shape_of(text.value()) != ""
     except ValueError:
         return False
-
-
-def list_rows(path: Path, text: JsonText) -> Iterator[tuple[str, Any]]:
-    """The items of a JSON list."""
-    number = 0
-    try:
-        for number, value in enumerate(json_values(text, "list"), 1):
-            yield f"{path} item {number}", value
-    except ValueError as error:
-        raise UserError(f"{path} is invalid JSON after item {number} ({error}); fix it there.") from error
 
 
 def table_rows(path: Path) -> Iterator[tuple[str, Any]]:

@@ -32,8 +32,9 @@ from llm.data.text.text_files import (
 from llm.errors import UserError
 from llm.files import expand_user
 
-WELL_MIXED = ("stories", "pylib")
-"""Corpora whose beginning is a fair sample: stories are independent, and the files of pylib are shuffled."""
+BUILT_IN = ("stories", "pylib")
+"""Corpora without files of the user. Their beginning is a fair sample: stories are independent, and the files of pylib
+are shuffled."""
 Advance = Callable[[int], None]
 CACHED_BYTES = 32 << 20
 PYLIB_SUFFIXES = (".py", ".txt", ".rst")
@@ -258,12 +259,14 @@ def limit_sentences(sentences: Iterable[str]) -> list[str]:
 
 
 def no_files_error(pattern: str, skipped: list[SkippedFile]) -> UserError:
-    """The error of a pattern that matches no file with text."""
-    if not os.access(expand_user(pattern), os.R_OK):
+    """The error of a pattern that matches no file with text, or of a folder that may not be read."""
+    if not os.access(expand_user(pattern), os.F_OK):
         return MissingText(
             f"There is no corpus {pattern}: it is neither stories nor pylib, and no file or folder has that name; "
             "check data.corpus."
         )
+    if not os.access(expand_user(pattern), os.R_OK):
+        return MissingText(f"{pattern} may not be read; allow that, or give another folder or file in data.corpus.")
     reasons = " ".join(describe_skipped(skipped))
     return MissingText(
         f"{pattern} holds no text files; give another folder or file in data.corpus.{f' {reasons}' if reasons else ''}"

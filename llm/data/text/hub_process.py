@@ -37,7 +37,7 @@ def say(record: dict[str, Any]) -> None:
 
 
 def size_of(folder: Path) -> int:
-    """The bytes of the files below `folder`; a link counts as nothing."""
+    """The bytes of the files below `folder`; links are not followed."""
     size = 0
     for place, _, names in os.walk(folder):
         for name in names:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import csv
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -53,16 +53,17 @@ def json_records(path: Path, shape: str, on_replaced: OnReplaced) -> Iterator[tu
     UserError names the position of invalid JSON.
     """
     pieces = read_text(path, on_replaced)
-    if shape == "lines":
-        yield from records_in_lines(path, pieces)
-        return
-    found = 0
+    return records_in_lines(path, pieces) if shape == "lines" else json_items(path, pieces, shape)
+
+
+def json_items(path: Path, pieces: Iterable[str], shape: str) -> Iterator[tuple[str, Any]]:
+    """The rows of JSON that is not one value per line, each with its position in words; `shape` as in FileKind."""
+    number = 0
     try:
-        for value in json_values(JsonText(pieces), shape):
-            found += 1
-            yield f"{path} item {found}", value
+        for number, value in enumerate(json_values(JsonText(pieces), shape), 1):
+            yield f"{path} item {number}", value
     except ValueError as error:
-        raise UserError(f"{path} is invalid JSON after item {found} ({error}); fix it there.") from error
+        raise UserError(f"{path} is invalid JSON after item {number} ({error}); fix it there.") from error
 
 
 def json_values(text: JsonText, shape: str) -> Iterator[Any]:
@@ -83,15 +84,25 @@ def json_values(text: JsonText, shape: str) -> Iterator[Any]:
             text.value()
 
 
-def records_in_lines(path: Path, pieces: Iterator[str]) -> Iterator[tuple[str, Any]]:
+def records_in_lines(path: Path, pieces: Iterable[str]) -> Iterator[tuple[str, Any]]:
     """One value per line; blank lines are skipped."""
+    for number, line in numbered_lines(path, pieces):
+        try:
+            value = parse_json(line)
+        except ValueError as error:
+            raise UserError(f"{path} line {number} is not JSON ({error}); fix or remove the line.") from error
+        yield f"{path} line {number}", value
+
+
+def numbered_lines(path: Path, pieces: Iterable[str]) -> Iterator[tuple[int, str]]:
+    """The lines that are not blank, counted from 1. UserError names one that is too long to be held in memory."""
     number = 0
     try:
         for number, line in enumerate(split_lines(pieces), 1):
             if line.strip():
-                yield f"{path} line {number}", parse_json(line)
+                yield number, line
     except ValueError as error:
-        raise UserError(f"{path} line {number} is not JSON ({error}); fix or remove the line.") from error
+        raise UserError(f"{path} line {number + 1} cannot be read ({error}); fix or remove the line.") from error
 
 
 def read_csv_documents(
@@ -123,5 +134,7 @@ def csv_records(path: Path, kind: FileKind, on_replaced: OnReplaced) -> Iterator
     try:
         next(rows, None)
         yield from ((f"{path} line {rows.line_num}", row) for row in rows if row)
-    except (csv.Error, ValueError) as error:
+    except csv.Error as error:
         raise UserError(f"{path} line {rows.line_num} is not CSV ({error}); fix it there.") from error
+    except ValueError as error:  # a line too long to be held in memory
+        raise UserError(f"{path} line {rows.line_num + 1} cannot be read ({error}); fix or remove the line.") from error

@@ -1,6 +1,6 @@
 """Folders that `save_to_disk` of Hugging Face's `datasets` writes, and the Arrow files in them.
 
-Such a folder holds `data-00000-of-00001.arrow`, … in Arrow's streaming format, beside `state.json` and
+Such a folder holds `data-00000-of-00001.arrow`, … in Arrow's streaming format, with `state.json` and
 `dataset_info.json`; one of several splits holds `dataset_dict.json` and a folder for each.
 """
 

@@ -17,12 +17,12 @@ from llm.data.text.dialogues.corpus import EmbeddedDialogues
 from llm.data.text.text_files import FileHashes
 from llm.data.text.validation_split import Spread
 from llm.data.tokens.conversation_tokens import ConversationWriter
+from llm.data.tokens.tokenize import BATCH_CHARACTERS, REPORT_SECONDS
 from llm.errors import UserError
 from llm.events import Progress
 from llm.tokenizer import Tokenizer
 
 Row: TypeAlias = Conversation | Preference
-BATCH_CHARACTERS = 1 << 20
 SKIPPED = "skipped.txt"
 
 
@@ -30,19 +30,25 @@ class Conversations(Protocol):
     """Conversations that can be read repeatedly, with the same result."""
 
     @property
-    def name(self) -> str: ...
+    def name(self) -> str:
+        """Its name in messages."""
 
     @property
-    def size_bytes(self) -> int: ...
+    def size_bytes(self) -> int:
+        """Approximate bytes of text."""
 
     @property
-    def skipped(self) -> list[str]: ...
+    def skipped(self) -> list[str]:
+        """A sentence for each row that the last reading skipped."""
 
-    def rows(self) -> Iterator[Row]: ...
+    def rows(self) -> Iterator[Row]:
+        """Every usable row, in a fixed order."""
 
-    def fingerprint(self, advance: Advance = ...) -> str: ...
+    def fingerprint(self, advance: Advance = ...) -> str:
+        """Hexadecimal digest of what decides the rows. `advance` is called with the number of bytes read."""
 
-    def warnings(self) -> list[str]: ...
+    def warnings(self) -> list[str]:
+        """Problems in the rows read so far, one sentence each."""
 
 
 def open_conversations(data: DataConfig, home: Path, stage: str = "sft") -> Conversations:
@@ -60,8 +66,6 @@ def conversations_in(row: Row) -> tuple[Conversation, ...]:
 
 class ConversationSource:
     """The conversations of a configuration, with a share of them or another file for validation."""
-
-    stream = None
 
     def __init__(self, config: RunConfig, home: Path) -> None:
         self.data, self.stage = config.data, config.tune.data_stage
@@ -124,16 +128,18 @@ def tokenize_conversations(
 ) -> Generator[Progress, None, dict[str, Any]]:
     """Tokenize all conversations into `folder`; returns the entries of the index."""
     tokenizer.save(folder / "tokenizer")
-    last = source.stage == "dpo"
-    sides = {False: ConversationWriter(folder, "train", tokenizer, last_answer_only=last)}
-    sides[True] = ConversationWriter(folder, "validation", tokenizer, last_answer_only=last)
+    last_only = source.stage == "dpo"
+    sides = {
+        is_validation: ConversationWriter(folder, stem, tokenizer, last_answer_only=last_only)
+        for is_validation, stem in ((False, "train"), (True, "validation"))
+    }
     reported, total = 0.0, source.size_bytes / 1e6
     with validation_text.open("w", encoding="utf-8", errors="replace") as text:
         for batch in batches_of_sides(source.rows()):
             for is_validation, conversations in batch.items():
                 sides[is_validation].write(conversations)
             text.writelines(f"{message.content}\n" for row in batch[True] for message in row)
-            if time.monotonic() - reported >= 0.1:
+            if time.monotonic() - reported >= REPORT_SECONDS:
                 reported = time.monotonic()
                 yield progress("Tokenizing", sum(side.text_bytes for side in sides.values()) / 1e6, total)
     for side in sides.values():

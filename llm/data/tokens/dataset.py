@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from llm.config.resolve import resolve_seq_len
 from llm.config.schema import RunConfig
 from llm.data.background import count_megabytes, run_in_background
 from llm.data.text.parquet import RowGroups
@@ -67,7 +68,9 @@ def load_dataset(path: Path, source: Source | None = None) -> Dataset:
         warnings, fingerprint = tuple(map(str, index["warnings"])), str(index["fingerprint"])
         notes = tuple(map(str, index.get("notes", ())))
     except OSError as error:
-        raise UserError(f"{error.filename or path} cannot be read ({error.strerror}); allow that.") from error
+        raise UserError(
+            f"{error.filename or path} cannot be read ({error.strerror}); check that it is there and may be read."
+        ) from error
     except WRONG_SHAPE as error:
         raise UserError(f"The prepared data in {path} is damaged; delete that folder and it is made again.") from error
     stream = source.stream if isinstance(source, StreamSource) else None
@@ -150,11 +153,11 @@ def verify_dataset(dataset: Dataset) -> Generator[Progress, None, None]:
 def check_lengths(dataset: Dataset, config: RunConfig) -> list[str]:
     """Warnings about conversations longer than the sequences of `config`. UserError if a split is too short for one
     sequence."""
+    if config.tune.stage == "dpo":
+        return []  # the lengths of pairs are checked when they are read
+    seq_len = resolve_seq_len(config.train, config.model)
     warnings = []
-    seq_len = config.train.seq_len or config.model.context
     for split in (dataset.train, dataset.validation):
-        if config.tune.stage == "dpo":
-            continue  # the lengths of pairs are checked when they are read
         if isinstance(split, ConversationTokens):
             warnings += check_conversations(split, seq_len)
         else:

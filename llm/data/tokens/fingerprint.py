@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from llm.config import defaults_of_0_1_0
 from llm.config.schema import DataConfig, RunConfig
-from llm.data.text.corpora import WELL_MIXED, digest, separator_of
+from llm.data.text.corpora import BUILT_IN, digest, separator_of
 
 if TYPE_CHECKING:
     from llm.tokenizer import Tokenizer
@@ -45,7 +45,7 @@ def dataset_fingerprint(corpus: str, config: RunConfig, tokenizer: Tokenizer | N
 def training_settings(config: RunConfig) -> dict[str, Any]:
     """The settings that decide a tokenizer trained on the text. Later fields with the 0.1.0 value are left out."""
     settings = asdict(config.tokenizer)
-    if config.data.corpus in WELL_MIXED or config.tokenizer.kind == "char":
+    if config.data.corpus in BUILT_IN or config.tokenizer.kind == "char":
         settings["train_sample"] = "beginning"
     return {name: value for name, value in settings.items() if ADDED_FIELDS.get(name) != value}
 

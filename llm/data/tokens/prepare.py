@@ -172,8 +172,10 @@ def make_from_text(
     begun = yield from resume_tokenizing(folder)
     if begun is None:
         empty_folder(folder)
-        trained = TrainedTokenizer(tokenizer, [], []) if tokenizer else None
-        trained = trained or (yield from train_tokenizer(config, source, characters, folder))
+        if tokenizer is None:
+            trained = yield from train_tokenizer(config, source, characters, folder)
+        else:
+            trained = TrainedTokenizer(tokenizer, [], [])
         trained.tokenizer.save(folder / "tokenizer")
         begun = Tokenizing(folder, trained, config.data.chunk_tokens)
     encoder = make_encoder(begun.tokenizer, folder / "tokenizer", source.size_bytes, config.data.processes)

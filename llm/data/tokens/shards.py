@@ -188,10 +188,10 @@ class Shard:
     """One token file, its size checked against its header.
 
     UserError names the file and the lengths if the file is missing, empty, truncated, has extra bytes or an unknown
-    format. With `verify`, every id is checked against the vocabulary and the file against its sha256.
+    format.
     """
 
-    def __init__(self, path: Path, *, verify: bool = False, files: OpenFiles | None = None) -> None:
+    def __init__(self, path: Path, files: OpenFiles | None = None) -> None:
         self.path, self.remedy = path, remedy(path.parent)
         self._files = files or OpenFiles()
         self.header = read_header(path.with_suffix(".json"), self.remedy)
@@ -202,8 +202,6 @@ class Shard:
         except OSError as error:
             raise UserError(f"The token file {path} cannot be read ({error.strerror}); {self.remedy}") from error
         self._check_size(size)
-        if verify:
-            self.verify()
 
     def __len__(self) -> int:
         return self.header.count
@@ -223,7 +221,8 @@ class Shard:
             )
 
     def verify(self, advance: Callable[[int], object] = lambda size: None) -> None:
-        """Check every id and the sha256; `advance` is called with the number of bytes read."""
+        """Check every id against the vocabulary and the file against its sha256; `advance` is called with the number of
+        bytes read."""
         blocks = (self.read(start, start + BLOCK_TOKENS) for start in range(0, len(self), BLOCK_TOKENS))
         verify_tokens(self.path, blocks, self.header.vocab_size, self.header.sha256, self.remedy, advance)
 
@@ -270,9 +269,9 @@ class JoinedTokens:
 class ShardedTokens(JoinedTokens):
     """The shards that a ShardWriter wrote, as one sequence."""
 
-    def __init__(self, name: str, paths: Sequence[Path], text_bytes: int, *, verify: bool = False) -> None:
+    def __init__(self, name: str, paths: Sequence[Path], text_bytes: int) -> None:
         files = OpenFiles()
-        shards = [Shard(path, verify=verify, files=files) for path in paths]
+        shards = [Shard(path, files) for path in paths]
         if len({(shard.header.vocabulary, shard.dtype) for shard in shards}) > 1:
             raise UserError(
                 f"The token files in {paths[0].parent} come from different tokenizers; {remedy(paths[0].parent)}"

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TypeAlias
 
 from llm.config.schema import RunConfig
-from llm.data.text.corpora import Advance, Corpus, digest, open_corpus, separator_of
+from llm.data.text.corpora import BUILT_IN, Advance, Corpus, digest, open_corpus, separator_of
 from llm.data.text.datasets import resolve_names
 from llm.data.text.file_kinds import kind_of
 from llm.data.text.find_files import describe_skipped, find_files, search_files
@@ -28,8 +28,6 @@ SAMPLE_BYTES = 1 << 20  # of a streamed corpus, tokenized before training: for p
 
 class TextSource:
     """A corpus that is tokenized before training, with a share of it or another corpus for validation."""
-
-    stream: RowGroups | None = None
 
     def __init__(self, config: RunConfig, home: Path) -> None:
         self.data = config.data
@@ -144,7 +142,7 @@ def trains_tokenizer(config: RunConfig) -> bool:
 
 def is_streamed(config: RunConfig) -> bool:
     """Whether the corpus is read during training: data.order is stream and the files are Parquet."""
-    if config.data.order != "stream" or config.data.corpus in ("stories", "pylib"):
+    if config.data.order != "stream" or config.data.corpus in BUILT_IN:
         return False
     paths = find_files(config.data.corpus)
     kinds = (kind_of(path, config.data.format, config.data.text_field) for path in paths)

@@ -1,8 +1,9 @@
 """A temporary folder that is renamed to its final name when it is complete.
 
 Two processes may make the same folder at once: the first to finish wins. A process holds a lock (flock) on its
-temporary folder, so that leftovers of interrupted processes can be told from folders in use, and removed. One that
-holds a record of unfinished work is kept for STALE_SECONDS, and used by the next process that makes the same folder.
+temporary folder, which distinguishes folders in use from leftovers of interrupted processes; these are removed. One
+that holds a record of unfinished work is kept for STALE_SECONDS, and used by the next process that makes the same
+folder.
 """
 
 from __future__ import annotations

@@ -10,6 +10,7 @@ from pathlib import Path
 
 from llm.config.schema import DataConfig
 from llm.data.text.compressed import MAGIC_BYTES, compression_of
+from llm.data.text.corpora import BUILT_IN
 from llm.data.text.find_files import find_files
 from llm.data.text.text_files import NOT_TEXT, open_binary
 from llm.errors import UserError
@@ -40,7 +41,7 @@ def is_token_corpus(data: DataConfig, *, trains_tokenizer: bool = False) -> bool
     With `trains_tokenizer`, text next to a file that only has the suffix of a token file means the text. UserError if
     token files and other files are mixed and either may be meant.
     """
-    if data.format != "auto" or data.corpus in ("stories", "pylib"):
+    if data.format != "auto" or data.corpus in BUILT_IN:
         return data.format == "tokens"
     found = candidates(data.corpus)
     tokens = [file for file in found if is_token_name(file.name)]

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from llm.config.schema import RunConfig
 from llm.data.background import Report, count_megabytes, run_in_background
-from llm.data.text.corpora import WELL_MIXED
+from llm.data.text.corpora import BUILT_IN
 from llm.data.tokens.conversation_source import ConversationSource
 from llm.data.tokens.sources import StreamSource, TextSource
 from llm.events import Progress
@@ -38,7 +38,7 @@ def train_tokenizer(
             lambda report: train_char_tokenizer(config, source, characters, report), "Training the tokenizer", 100, "%"
         )
         return TrainedTokenizer(tokenizer, [], [])
-    if config.data.corpus in WELL_MIXED:
+    if config.data.corpus in BUILT_IN:
         config = replace(config, tokenizer=replace(config.tokenizer, train_sample="beginning"))
     megabytes, which = config.tokenizer.train_mb, config.tokenizer.train_sample
     texts = source.texts_to_sample(characters, megabytes * 1e6 if which == "spread" else None)

@@ -266,6 +266,13 @@ def test_missing_empty_and_binary_are_refused(tmp_path: Path) -> None:
         opened("/dev/zero", tmp_path)
 
 
+def test_a_folder_that_may_not_be_read_is_not_called_missing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "private").mkdir()
+    monkeypatch.setattr(os, "access", lambda path, mode: mode == os.F_OK)  # as for a folder without permissions
+    with pytest.raises(UserError, match="private may not be read; allow that"):
+        opened(tmp_path / "private", tmp_path)
+
+
 def test_fingerprint_is_the_content_wherever_it_lies(tmp_path: Path) -> None:
     for name, content in {"a.txt": "same", "b.txt": "same", "c.txt": "other"}.items():
         (tmp_path / name).write_text(content)

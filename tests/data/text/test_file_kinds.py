@@ -14,7 +14,7 @@ import pytest
 import zstandard
 
 from llm.config.schema import DataConfig
-from llm.data.text import text_files
+from llm.data.text import json_text, text_files
 from llm.data.text.corpora import Corpus, open_corpus
 from llm.errors import UserError
 
@@ -266,6 +266,16 @@ def test_csv_that_cannot_be_read_is_named(tmp_path: Path, content: str, told: st
     (tmp_path / "a.csv").write_text(content)
     with pytest.raises(UserError, match=told):
         texts(opened(tmp_path / "a.csv"))
+
+
+@pytest.mark.parametrize("name", ["a.jsonl", "a.csv"])
+def test_a_line_too_long_to_be_held_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str) -> None:
+    monkeypatch.setattr(json_text, "MAX_LINE", 30)
+    monkeypatch.setattr(text_files, "PIECE_BYTES", 20)
+    row = "text\n" if name == "a.csv" else '{"text": "one"}\n'
+    (tmp_path / name).write_text(row + "x" * 40 + "\n")
+    with pytest.raises(UserError, match="line 2 cannot be read"):
+        texts(opened(tmp_path / name))
 
 
 def test_rows_without_text_are_left_out_and_counted(tmp_path: Path) -> None:

@@ -28,7 +28,9 @@ def test_reads_back_any_range_across_shards(
     tmp_path_factory: pytest.TempPathFactory, ids: list[int], data: st.DataObject
 ) -> None:
     paths = written(tmp_path_factory.mktemp("shards"), ids)
-    tokens = ShardedTokens("training", paths, 0, verify=True)
+    tokens = ShardedTokens("training", paths, 0)
+    for path in paths:
+        Shard(path).verify()
     assert len(tokens) == len(ids)
     assert len(paths) == -(-len(ids) // 7)
     start = data.draw(st.integers(0, len(ids)))
@@ -48,7 +50,8 @@ def test_dtype_follows_the_vocabulary(tmp_path: Path) -> None:
     assert dtype_for(65536) == np.dtype("<u2")
     assert dtype_for(65537) == np.dtype("<u4")
     (path,) = written(tmp_path, [65536, 7], vocab_size=65537)
-    assert ShardedTokens("x", [path], 0, verify=True).read(0, 2).tolist() == [65536, 7]
+    Shard(path).verify()
+    assert ShardedTokens("x", [path], 0).read(0, 2).tolist() == [65536, 7]
 
 
 def test_outside_is_an_error_never_a_short_answer(tmp_path: Path) -> None:
@@ -68,7 +71,7 @@ def test_id_outside_the_vocabulary_is_found_when_verified(tmp_path: Path) -> Non
     (path,) = written(tmp_path, [1, 2, 3])
     path.write_bytes(b"\x01\x00\xff\xff\x03\x00")
     with pytest.raises(UserError, match=r"train-00000.bin holds the id 65535 at offset 1"):
-        Shard(path, verify=True)
+        Shard(path).verify()
 
 
 def test_flipped_bit_is_found_when_verified(tmp_path: Path) -> None:
@@ -76,7 +79,7 @@ def test_flipped_bit_is_found_when_verified(tmp_path: Path) -> None:
     path.write_bytes(b"\x01\x00\x02\x00\x02\x00")
     Shard(path)
     with pytest.raises(UserError, match="differs from what was written"):
-        Shard(path, verify=True)
+        Shard(path).verify()
 
 
 @pytest.mark.parametrize(
@@ -115,7 +118,7 @@ def test_wrong_headers_are_refused_by_name(tmp_path: Path, change: dict[str, obj
     header = path.with_suffix(".json")
     header.write_text(json.dumps(json.loads(header.read_text()) | change))
     with pytest.raises(UserError, match=r"train-00000.json|differs"):
-        Shard(path, verify=True)
+        Shard(path).verify()
 
 
 def test_missing_and_damaged_headers(tmp_path: Path) -> None:

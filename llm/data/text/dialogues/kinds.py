@@ -64,7 +64,7 @@ def choose(items: Sequence[T], draw: Draw) -> T:
 
 
 def draw_refusal(scene: Scene | None, draw: Draw) -> Ask:
-    """A question that cannot be answered: about somebody or something that does not occur, or that no story tells."""
+    """A question that cannot be answered: about a person or thing that does not occur, or that no story mentions."""
     if scene is None or draw() < 0.3:
         words = library().words
         name = choose(scene.people, draw).name if scene is not None else choose(words["girls"] + words["boys"], draw)
@@ -97,12 +97,12 @@ def draw_follow_up(previous: Ask, scene: Scene, draw: Draw) -> Ask | None:
 
 
 def draw_telling(scene: Scene, draw: Draw) -> Ask:
-    """A wish to hear the story again, or about some of its people."""
+    """A request to hear the story again, or about some of its people."""
     return Ask("story", "story", {}, scene.text) if draw() < STORY_SHARE else draw_about(scene, draw)
 
 
 def draw_about(scene: Scene, draw: Draw) -> Ask:
-    """A wish to hear about some of the people, in an order of its own: each sentence of the answer is a question."""
+    """A request to hear about some of the people, in random order: each sentence of the answer answers a question."""
     left, chosen = list(scene.people), []
     for _ in range(1 + int(draw() * len(scene.people))):
         chosen.append(left.pop(int(draw() * len(left))))

@@ -1,4 +1,4 @@
-"""The sentences, wordings and facts of the dialogues as they lie in `text/*.txt`, read and parsed."""
+"""The sentences, wordings and facts of the dialogues in `text/*.txt`, read and parsed."""
 
 from __future__ import annotations
 

@@ -14,7 +14,7 @@ MOST_FRUIT = 12
 
 @dataclass(frozen=True)
 class Person:
-    """Somebody in a scene, who has a toy with a `color` or a `count` of fruit; `noun` is "ball" or "apples"."""
+    """A person in a scene, who has a toy with a `color` or a `count` of fruit; `noun` is "ball" or "apples"."""
 
     name: str
     is_girl: bool
@@ -103,7 +103,7 @@ def tell_scene(people: list[Person], draw: Draw) -> str:
 
 
 def tell_person(person: Person, draw: Draw) -> list[str]:
-    """Where somebody was and with what, in either order."""
+    """Where a person was and with what, in either order."""
     sentences = [tell_sentence(name, person.roles, draw) for name in ("place", person.kind)]
     return sentences if draw() < 0.5 else sentences[::-1]
 
