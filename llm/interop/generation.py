@@ -2,17 +2,18 @@
 
 from __future__ import annotations
 
+from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from llm.config import DecodeConfig
+from llm.config import DecodeConfig, fields_of
+from llm.config.fields import validate
 from llm.interop.imported import read_json_file
-from llm.interop.source import end_token_id
+from llm.interop.source import end_token_id, eos_token_ids
 from llm.tokenizer import Tokenizer
 
 Json = dict[str, Any]
-
 
 DECODE_NAMES = {
     "temperature": "temperature",
@@ -31,10 +32,9 @@ DECODE_NAMES = {
 
 def generation_config(decode: DecodeConfig, tokenizer: Tokenizer) -> Json:
     """The run's sampling parameters that transformers has too."""
-    ends = sorted(tokenizer.stop_ids)
     record: Json = {
         "bos_token_id": tokenizer.separator,
-        "eos_token_id": ends[0] if len(ends) == 1 else ends or None,
+        "eos_token_id": eos_token_ids(tokenizer),
         "pad_token_id": end_token_id(tokenizer),
         "max_new_tokens": decode.max_tokens,
         "do_sample": decode.temperature > 0,
@@ -52,21 +52,11 @@ def generation_config(decode: DecodeConfig, tokenizer: Tokenizer) -> Json:
 
 def read_decode(folder: Path) -> DecodeConfig:
     """The sampling parameters of generation_config.json; the defaults where there is none, or a value is unusable."""
-    from llm.config import fields_of
-    from llm.config.fields import validate
-
     path = folder / "generation_config.json"
     record = read_json_file(path) if path.is_file() else {}
     decode = DecodeConfig()
     known = {field.name: field for field in fields_of(DecodeConfig)}
     for theirs, ours in DECODE_NAMES.items():
-        value = record.get(theirs)
-        kind = type(getattr(decode, ours))
-        if type(value) not in (int, float) or (kind is int and type(value) is not int):
-            continue
-        try:
-            validate(known[ours], kind(value))
-        except ValueError:
-            continue
-        decode = replace(decode, **{ours: kind(value)})
+        with suppress(ValueError):
+            decode = replace(decode, **{ours: validate(known[ours], record.get(theirs))})
     return replace(decode, temperature=0.0) if record.get("do_sample") is False else decode

@@ -184,33 +184,14 @@ def add_settings(gguf: Any, writer: Any, source: Source, kind: Architecture, dty
 def add_tokenizer(gguf: Any, writer: Any, source: Source) -> None:
     """Add the tokenizer, with as many tokens as the embedding has rows."""
     tokenizer, rows = source.tokenizer, source.shape.vocab_size
-    types = gguf.TokenType
     texts = [f"[PAD{row}]" for row in range(rows)]
-    kinds = [types.UNUSED] * rows
+    kinds = [gguf.TokenType.UNUSED] * rows
     if isinstance(tokenizer, SentencePieceTokenizer):
-        model = parse_model(tokenizer.model_bytes)
-        writer.add_tokenizer_model("llama")
-        writer.add_tokenizer_pre("default")
-        scores = [0.0] * rows
-        for row, (text, score, kind) in enumerate(model.pieces):
-            texts[row], scores[row], kinds[row] = text, score, types(kind)
-        writer.add_token_scores(scores)
-        writer.add_add_space_prefix(bool(tokenizer.dummy_prefix))
-        unknown = next((row for row, piece in enumerate(model.pieces) if piece[2] == UNKNOWN), None)
-        if unknown is not None:
-            writer.add_unk_token_id(unknown)
+        add_pieces(gguf, writer, tokenizer, texts, kinds)
     else:
-        names = byte_names()
-        ranks = tokenizer.ranks if isinstance(tokenizer, RankTokenizer) else {bytes([row]): row for row in range(256)}
-        for token, row in ranks.items():
-            texts[row], kinds[row] = printable(token, names), types.NORMAL
-        writer.add_tokenizer_model("gpt2")
-        pre = PRE_TOKENIZERS[tokenizer.pattern] if isinstance(tokenizer, RankTokenizer) else "gpt-2"
-        writer.add_tokenizer_pre(pre)
-        merges = [f"{printable(left, names)} {printable(right, names)}" for left, right in find_merges(ranks)]
-        writer.add_token_merges(merges or [NO_MERGE])
+        add_byte_tokens(gguf, writer, tokenizer, texts, kinds)
     for text, row in tokenizer.special_tokens.items():
-        texts[row], kinds[row] = text, types.CONTROL
+        texts[row], kinds[row] = text, gguf.TokenType.CONTROL
     if tokenizer.chat_template is not None:
         writer.add_chat_template(tokenizer.chat_template.to_jinja(tokenizer.special_tokens))
     writer.add_token_list(texts)
@@ -220,3 +201,31 @@ def add_tokenizer(gguf: Any, writer: Any, source: Source) -> None:
     if tokenizer.separator is not None:
         writer.add_bos_token_id(tokenizer.separator)
         writer.add_eos_token_id(end_token_id(tokenizer))
+
+
+def add_pieces(gguf: Any, writer: Any, tokenizer: SentencePieceTokenizer, texts: list[str], kinds: list[Any]) -> None:
+    """Add the scores of a SentencePiece model, and put the text and the type of each piece into `texts` and `kinds`."""
+    pieces = parse_model(tokenizer.model_bytes).pieces
+    scores = [0.0] * len(texts)
+    for row, (text, score, kind) in enumerate(pieces):
+        texts[row], scores[row], kinds[row] = text, score, gguf.TokenType(kind)
+    writer.add_tokenizer_model("llama")
+    writer.add_tokenizer_pre("default")
+    writer.add_token_scores(scores)
+    writer.add_add_space_prefix(bool(tokenizer.dummy_prefix))
+    unknown = next((row for row, (_, _, kind) in enumerate(pieces) if kind == UNKNOWN), None)
+    if unknown is not None:
+        writer.add_unk_token_id(unknown)
+
+
+def add_byte_tokens(gguf: Any, writer: Any, tokenizer: Tokenizer, texts: list[str], kinds: list[Any]) -> None:
+    """Add the merges of byte-level BPE, none for bytes, and put the text and the type of each token into `texts` and
+    `kinds`."""
+    names = byte_names()
+    ranks = tokenizer.ranks if isinstance(tokenizer, RankTokenizer) else {bytes([row]): row for row in range(256)}
+    for token, row in ranks.items():
+        texts[row], kinds[row] = printable(token, names), gguf.TokenType.NORMAL
+    writer.add_tokenizer_model("gpt2")
+    writer.add_tokenizer_pre(PRE_TOKENIZERS[tokenizer.pattern] if isinstance(tokenizer, RankTokenizer) else "gpt-2")
+    merges = [f"{printable(left, names)} {printable(right, names)}" for left, right in find_merges(ranks)]
+    writer.add_token_merges(merges or [NO_MERGE])

@@ -8,7 +8,6 @@ separator takes its place, as for an empty one.
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import replace
 from typing import Any
 
 import torch
@@ -35,20 +34,20 @@ class HarnessModel(TemplateLM):  # type: ignore[misc]
 
     def __init__(self, model: Transformer, tokenizer: Tokenizer, *, batch_tokens: int = 8192) -> None:
         super().__init__()
-        self._model, self._words, self._batch_tokens = model, tokenizer, batch_tokens
+        self._model, self._tokenizer, self._batch_tokens = model, tokenizer, batch_tokens
         self._context = model.config.context
 
     @property
     def eot_token_id(self) -> int:
         """The token before an empty context: the separator, or the first token of a line break without one."""
-        return prompt_ids(self._words, "")[0]
+        return prompt_ids(self._tokenizer, "")[0]
 
     @property
     def tokenizer_name(self) -> str:
-        return str(self._words.fingerprint())
+        return str(self._tokenizer.fingerprint())
 
     def tok_encode(self, string: str, add_special_tokens: bool | None = None, **options: Any) -> list[int]:
-        return self._words.encode(string)
+        return self._tokenizer.encode(string)
 
     def loglikelihood_rolling(self, requests: list[Instance], disable_tqdm: bool = False) -> list[float]:
         """The log-probability of each whole text, in windows of the context, each token once."""
@@ -102,11 +101,11 @@ class HarnessModel(TemplateLM):  # type: ignore[misc]
 
     def generate_until(self, requests: list[Instance], disable_tqdm: bool = False) -> list[str]:
         """The continuation of each context up to its stop strings, at most `max_gen_toks` tokens; greedy by default."""
-        asked = [self._generation(*request.args) for request in requests]
-        texts = {id(request): "" for request in asked}
-        for token in run_requests(ContinuousBatch(self._model, self._words), asked):
+        submitted = [self._generation(*request.args) for request in requests]
+        texts = {id(request): "" for request in submitted}
+        for token in run_requests(ContinuousBatch(self._model, self._tokenizer), submitted):
             texts[id(token.request)] += token.text
-        return [texts[id(request)] for request in asked]
+        return [texts[id(request)] for request in submitted]
 
     def _generation(self, context: str, options: dict[str, Any]) -> Request:
         count = int(options.get("max_gen_toks", options.get("max_new_tokens", DEFAULT_NEW_TOKENS)))
@@ -119,7 +118,8 @@ class HarnessModel(TemplateLM):  # type: ignore[misc]
             temperature=float(options.get("temperature", 1.0)) if options.get("do_sample") else 0.0,
             top_p=float(options.get("top_p", 1.0)),
             stop=(until,) if isinstance(until, str) else tuple(until),
+            top_k=int(options.get("top_k", 0) or 0),
             max_tokens=count,
         )
-        tokens = prompt_ids(self._words, context)[count - self._context :]
-        return Request(tuple(tokens), replace(params, top_k=int(options.get("top_k", 0) or 0)))
+        tokens = prompt_ids(self._tokenizer, context)[count - self._context :]
+        return Request(tuple(tokens), params)

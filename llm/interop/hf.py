@@ -6,7 +6,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Generator, Iterator, Mapping
 from contextlib import suppress
 from dataclasses import asdict
@@ -16,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 from llm.config.schema import ModelConfig
 from llm.errors import UserError
 from llm.events import Progress
+from llm.files import write_json
 from llm.interop.architectures import (
     ARCHITECTURES,
     LLAMA,
@@ -37,7 +37,7 @@ from llm.interop.imported import (
     read_json_file,
 )
 from llm.interop.model_card import RECIPE, model_card, recipe
-from llm.interop.source import Source, end_token_id, to_dtype
+from llm.interop.source import Source, end_token_id, eos_token_ids, to_dtype
 from llm.interop.tokenizer_json import dump_tokenizer_json
 from llm.reader import WRONG_SHAPE
 from llm.run.checkpoints import FILE_NAME
@@ -84,15 +84,11 @@ def write(source: Source, folder: Path, dtype: str, shard_bytes: int = SHARD_BYT
     if source.shape.tied_head:
         del weights["lm_head.weight"]
     write_tokenizer(source, folder)
-    write_text(folder / "config.json", config_json(source, kind, dtype))
-    write_text(folder / "generation_config.json", generation_config(source.config.decode, source.tokenizer))
+    write_json(folder / "config.json", config_json(source, kind, dtype))
+    write_json(folder / "generation_config.json", generation_config(source.config.decode, source.tokenizer))
     (folder / "README.md").write_bytes(model_card(source, "transformers", USAGE))
     (folder / RECIPE).write_bytes(recipe(source.config))
     yield from write_shards(weights, folder, dtype, shard_bytes)
-
-
-def write_text(path: Path, value: Any) -> None:
-    path.write_text(json.dumps(value, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
 
 
 def write_shards(weights: Mapping[str, Tensor], folder: Path, dtype: str, shard_bytes: int) -> Iterator[Progress]:
@@ -121,7 +117,7 @@ def write_shards(weights: Mapping[str, Tensor], folder: Path, dtype: str, shard_
         places |= dict.fromkeys(names, part)
         done += sum(value.nbytes for value in tensors.values())
     if len(shards) > 1:
-        write_text(folder / "model.safetensors.index.json", {"metadata": {"total_size": total}, "weight_map": places})
+        write_json(folder / "model.safetensors.index.json", {"metadata": {"total_size": total}, "weight_map": places})
     yield Progress(stage="Writing weights", done=total / 1e6, total=total / 1e6, unit="MB")
 
 
@@ -130,13 +126,12 @@ def config_json(source: Source, kind: Architecture, dtype: str) -> Json:
     settings = kind.settings(kind.layout(source.shape))
     if "rope_parameters" in settings:
         settings["rope_theta"] = source.shape.rope_theta
-    ends = sorted(source.tokenizer.stop_ids)
     return {
         "architectures": [kind.name],
         "model_type": kind.model_type,
         **settings,
         "bos_token_id": source.tokenizer.separator,
-        "eos_token_id": ends[0] if len(ends) == 1 else ends or None,
+        "eos_token_id": eos_token_ids(source.tokenizer),
         "torch_dtype": TORCH_NAMES[dtype],
         OWN_TABLE: {"model": asdict(source.shape)} | own_template(source.tokenizer),
     }
@@ -168,7 +163,7 @@ def write_tokenizer(source: Source, folder: Path) -> None:
     if isinstance(tokenizer, SentencePieceTokenizer):
         (folder / "tokenizer.model").write_bytes(tokenizer.model_bytes)
         settings |= {"add_bos_token": False, "add_eos_token": False}
-    write_text(folder / "tokenizer_config.json", {key: value for key, value in settings.items() if value is not None})
+    write_json(folder / "tokenizer_config.json", {key: value for key, value in settings.items() if value is not None})
     (folder / "tokenizer.json").write_bytes(dump_tokenizer_json(tokenizer))
 
 
@@ -196,12 +191,10 @@ def read(folder: Path, tokenizer_path: Path | None) -> Generator[Progress, None,
     warnings += (*check_vocabulary(folder, shape, tokenizer), *template_warnings(folder, tokenizer))
     files = weight_files(folder)
     entries = read_headers(files)
-    if shape.n_layer > len(entries):  # before a model of any size is built
-        raise UserError(f"{folder} holds {len(entries)} tensors, but its config.json describes {shape.n_layer} layers.")
     prefix = "" if any(name.startswith(("transformer.", "model.")) for name in entries) else "transformer."
     ignored = IGNORED.get(kind.name, ())
     found = {prefix + name: entry.shape for name, entry in entries.items() if not name.endswith(ignored)}
-    expected = expected_shapes(shape, NAMINGS[kind.name])
+    expected = expected_shapes(folder, shape, NAMINGS[kind.name], len(entries))
     absent = absent_biases(settings) if kind is LLAMA else ()
     absent_names = {name for name in expected if name.endswith("bias") and any(part in name for part in absent)}
     if shape.tied_head:

@@ -27,6 +27,7 @@ if TYPE_CHECKING:
 MAX_TOKENIZER_BYTES = 64 << 20
 FLOATS = ("F64", "F32", "F16", "BF16")
 LISTED = 20  # tensors that are named in an error
+GPT2_NAMES = frozenset(name for names in FILE_NAMES for name in names)
 TOKENIZER_FILES = "tokenizer.model, tokenizer.json or vocab.json with merges.txt"
 
 
@@ -60,17 +61,20 @@ def shapes_of(weights: Mapping[str, Tensor]) -> dict[str, tuple[int, ...]]:
     return {name: tuple(value.shape) for name, value in weights.items()}
 
 
-def expected_shapes(shape: ModelConfig, naming: Naming) -> dict[str, tuple[int, ...]]:
-    """The shape of every weight by its name in another program. UserError where a size is absurd."""
+def expected_shapes(path: Path, shape: ModelConfig, naming: Naming, tensors: int) -> dict[str, tuple[int, ...]]:
+    """The shape of every weight by its name in another program. UserError for more layers than the `tensors` in `path`,
+    and for sizes that no memory holds."""
     import torch
 
     from llm.interop.weights import to_names, weight_shapes
 
+    if shape.n_layer > tensors:  # before a model of any size is built
+        raise UserError(f"{path} holds {tensors} tensors, but its configuration describes {shape.n_layer} layers.")
     try:
         weights = {name: torch.empty(size, device="meta") for name, size in weight_shapes(shape).items()}
         return shapes_of(to_names(weights, naming))
     except (OverflowError, RuntimeError) as error:  # sizes beyond 64 bits
-        raise UserError("the configuration describes a model that no memory holds; get it again.") from error
+        raise UserError(f"{path}: the configuration describes a model that no memory holds; get it again.") from error
 
 
 def check_tensors(path: Path, found: Mapping[str, tuple[int, ...]], expected: Mapping[str, tuple[int, ...]]) -> None:
@@ -78,7 +82,7 @@ def check_tensors(path: Path, found: Mapping[str, tuple[int, ...]], expected: Ma
     faults = [f"{name} is missing" for name in expected if name not in found]
     faults += [f"{name} is unexpected" for name in found if name not in expected]
     faults += [
-        f"{name} has the shape {shown(found[name])} instead of {shown(shape)}"
+        f"{name} has the shape {size_text(found[name])} instead of {size_text(shape)}"
         for name, shape in expected.items()
         if name in found and tuple(found[name]) != tuple(shape)
     ]
@@ -88,7 +92,7 @@ def check_tensors(path: Path, found: Mapping[str, tuple[int, ...]], expected: Ma
         raise UserError(f"{path} does not hold the weights that its configuration describes: {listed}.")
 
 
-def shown(shape: Iterable[int]) -> str:
+def size_text(shape: Iterable[int]) -> str:
     return "×".join(map(str, shape)) or "a number"
 
 
@@ -127,18 +131,26 @@ def find_tokenizer(path: Path, end: str = "") -> tuple[Tokenizer, tuple[str, ...
     """The tokenizer in a folder or file, and warnings. `end` is the token that ends a text, where it is known."""
     from llm.interop.tokenizer_json import parse_tokenizer_json
 
-    folder = path if path.is_dir() else path.parent
     if path.is_dir() and is_saved_here(path):
         return load_tokenizer(path), ()
-    models = [path] if path.suffix == ".model" else sorted(folder.glob("tokenizer.model"))
-    if models:
-        return SentencePieceTokenizer.from_file(models[0]), ()
-    record_path = path if path.suffix == ".json" and path.is_file() else folder / "tokenizer.json"
-    if record_path.is_file():
-        tokenizer, warning = parse_tokenizer_json(read_json(record_path, MAX_TOKENIZER_BYTES), end)
-        return tokenizer, (warning,) if warning else ()
-    if any((folder / vocab).is_file() and (folder / merges).is_file() for vocab, merges in FILE_NAMES):
-        return load_gpt2_files(folder, (end,) if end else ()), ()
+    file = tokenizer_file(path)
+    if file.suffix == ".model":
+        return SentencePieceTokenizer.from_file(file), ()
+    if file.name in GPT2_NAMES:
+        return load_gpt2_files(file, (end,) if end else ()), ()
+    tokenizer, warning = parse_tokenizer_json(read_json(file, MAX_TOKENIZER_BYTES), end)
+    return tokenizer, (warning,) if warning else ()
+
+
+def tokenizer_file(path: Path) -> Path:
+    """`path` itself if it is a tokenizer's file, else the first such file in the folder. Raises TokenizerNeeded."""
+    if path.is_file() and (path.suffix in (".model", ".json") or path.name in GPT2_NAMES):
+        return path
+    folder = path if path.is_dir() else path.parent
+    gpt2_files = [vocab for vocab, merges in FILE_NAMES if (folder / merges).is_file()]
+    for name in ("tokenizer.model", "tokenizer.json", *gpt2_files):
+        if (folder / name).is_file():
+            return folder / name
     raise TokenizerNeeded(f"{folder} holds no tokenizer ({TOKENIZER_FILES}); name one with --tokenizer.")
 
 

@@ -18,14 +18,14 @@ import numpy as np
 from numpy.typing import NDArray
 
 from llm.config.schema import ModelConfig
-from llm.errors import UserError
+from llm.errors import UserError, reason_of
 from llm.events import Progress
 from llm.interop.architectures import LLAMA
 from llm.interop.imported import Imported, TokenizerNeeded, check_finite, check_vocabulary, find_tokenizer
 from llm.interop.model_card import RECIPE, model_card, recipe
 from llm.interop.sentencepiece_model import BPE, BYTE, CONTROL, NORMAL, UNKNOWN, UNUSED, dump_model, parse_model
 from llm.interop.source import Source
-from llm.reader import read_bytes
+from llm.reader import Malformed, read_bytes
 from llm.tokenizer import Tokenizer
 from llm.tokenizer.spm import MAX_MODEL_BYTES, SPACE, SentencePieceTokenizer
 
@@ -112,12 +112,10 @@ def write_version_0(file: BinaryIO, c: ModelConfig, weights: Mapping[str, Array]
     """Header, weights in float32, and the place of two tables of angles that run.c skips. A negative vocabulary size
     says that the head follows."""
     file.write(numbers(c, c.vocab_size if c.tied_head else -c.vocab_size))
-    file.write(weights["embedding.weight"].tobytes())
-    for part in ORDER:
-        for layer in range(c.n_layer):
-            file.write(weights[f"blocks.{layer}.{part}"].tobytes())
-    file.write(weights["final_norm.gain"].tobytes())
-    file.write(bytes(2 * 4 * c.context * (c.d_model // c.n_head // 2)))
+    for name, _ in file_order(c):
+        if name != "head.weight":
+            file.write(weights[name].tobytes())
+    file.write(bytes(4 * angle_numbers(c)))
     if not c.tied_head:
         file.write(weights["head.weight"].tobytes())
 
@@ -212,11 +210,12 @@ def read_shape(path: Path) -> ModelConfig:
 
 
 def angle_numbers(c: ModelConfig) -> int:
+    """How many numbers the two tables of angles hold."""
     return 2 * c.context * (c.d_model // c.n_head // 2)
 
 
 def file_order(c: ModelConfig) -> list[tuple[str, tuple[int, ...]]]:
-    """Name and shape of every weight in the order of version 0; the tables of angles lie before the head."""
+    """Name and shape of every weight in the order of version 0; the tables of angles are before the head."""
     d, kv = c.d_model, c.n_kv_head * (c.d_model // c.n_head)
     sizes: dict[str, tuple[int, ...]] = dict.fromkeys(ORDER, (d, d))
     sizes |= {"attn_norm.gain": (d,), "mlp_norm.gain": (d,), "attn.k.weight": (kv, d), "attn.v.weight": (kv, d)}
@@ -245,6 +244,10 @@ def read_tokenizer(path: Path, rows: int) -> SentencePieceTokenizer:
         content = read_bytes(path, MAX_MODEL_BYTES)
     except FileNotFoundError:
         raise TokenizerNeeded(f"there is no {path}; name the tokenizer with --tokenizer.") from None
+    except (OSError, Malformed) as error:
+        raise TokenizerNeeded(
+            f"{path} cannot be read ({reason_of(error)}); name the tokenizer with --tokenizer."
+        ) from error
     pieces, place = [], 4
     for row in range(rows):
         score, size = struct.unpack("<fI", content[place : place + 8].ljust(8, b"\0"))

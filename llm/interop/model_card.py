@@ -24,7 +24,7 @@ def model_card(source: Source, library: str, usage: str) -> bytes:
     metrics = {**source.info.metrics, **state.get("metrics", {})}
     rows = [("checkpoint", source.title), ("parameters", f"{parameters(c):,}"), ("context", f"{c.context:,} tokens")]
     rows += [("tokenizer", f"{source.tokenizer.kind}, {source.tokenizer.vocab_size:,} ids")]
-    rows += [("training data", shown_path(source.config.data.corpus))]
+    rows += [("training data", without_folder(source.config.data.corpus))]
     if state.get("tokens_seen"):
         rows += [("tokens seen", f"{state['tokens_seen']:,} in {source.info.step:,} steps")]
     rows += [(label, f"{metrics[name]:.4f}") for name, label in METRICS.items() if name in metrics]
@@ -64,12 +64,13 @@ def reproduction(source: Source) -> str:
 
 def recipe(config: RunConfig) -> bytes:
     """The configuration as a preset, with the names of files instead of their places on this machine."""
-    data = replace(config.data, corpus=shown_path(config.data.corpus), validation=shown_path(config.data.validation))
-    tokenizer = replace(config.tokenizer, path=shown_path(config.tokenizer.path))
-    core = replace(config.evaluate, core_path=shown_path(config.evaluate.core_path))
+    data = config.data
+    data = replace(data, corpus=without_folder(data.corpus), validation=without_folder(data.validation))
+    tokenizer = replace(config.tokenizer, path=without_folder(config.tokenizer.path))
+    core = replace(config.evaluate, core_path=without_folder(config.evaluate.core_path))
     return to_toml(replace(config, data=data, tokenizer=tokenizer, evaluate=core)).encode()
 
 
-def shown_path(text: str) -> str:
+def without_folder(text: str) -> str:
     """The last part of an absolute path; any other text as it is."""
     return Path(text).name if Path(text).is_absolute() else text

@@ -53,9 +53,8 @@ def read(path: Path, tokenizer_path: Path | None) -> Generator[Progress, None, I
     tensors = plain_weights(file, load_checkpoint(file))
     embedding = tensors.get("transformer.wte.weight")
     shape = read_shape(meta_path, settings, rows=len(embedding) if embedding is not None and embedding.dim() else 0)
-    if shape.n_layer > len(tensors):
-        raise UserError(f"{file} holds {len(tensors)} tensors, but {meta_path.name} describes {shape.n_layer} layers.")
-    check_tensors(file, shapes_of(tensors), expected_shapes(shape, NANOCHAT_CHECKPOINT_NAMING))
+    expected = expected_shapes(file, shape, NANOCHAT_CHECKPOINT_NAMING, len(tensors))
+    check_tensors(file, shapes_of(tensors), expected)
     check_finite(file, tensors)
     if tokenizer_path is None:
         raise TokenizerNeeded(

@@ -112,8 +112,8 @@ def read(path: Path, tokenizer_path: Path | None) -> Generator[Progress, None, I
         raise UserError(f"{path} is not a checkpoint of nanoGPT: it has no model and model_args.")
     tensors = plain_weights(path, content["model"])
     tensors = {name: value for name, value in tensors.items() if not name.endswith(".attn.bias")}  # a mask, no weight
-    shape = read_shape(path, content["model_args"], len(tensors))
-    check_tensors(path, shapes_of(tensors), expected_shapes(shape, NANOGPT_NAMING))
+    shape = read_shape(path, content["model_args"])
+    check_tensors(path, shapes_of(tensors), expected_shapes(path, shape, NANOGPT_NAMING, len(tensors)))
     check_finite(path, tensors)
     tokenizer, warnings = read_tokenizer(path, shape, tokenizer_path)
     weights = from_names(tensors, NANOGPT_NAMING, weight_shapes(shape))
@@ -123,8 +123,8 @@ def read(path: Path, tokenizer_path: Path | None) -> Generator[Progress, None, I
     return Imported(shape, weights, tokenizer, warnings=warnings + check_vocabulary(path, shape, tokenizer))
 
 
-def read_shape(path: Path, settings: Any, tensors: int) -> ModelConfig:
-    """The model of `model_args`. UserError where it is incomplete, or describes more layers than there are tensors."""
+def read_shape(path: Path, settings: Any) -> ModelConfig:
+    """The model of `model_args`. UserError where they are incomplete."""
     try:
         biased = bool(settings.get("bias", True))
         shape = ModelConfig(
@@ -142,8 +142,6 @@ def read_shape(path: Path, settings: Any, tensors: int) -> ModelConfig:
         check_shape(shape)
     except WRONG_SHAPE as error:
         raise UserError(f"{path} cannot be used: its model_args are incomplete or wrong ({error}).") from error
-    if shape.n_layer > tensors:
-        raise UserError(f"{path} holds {tensors} tensors, but its model_args describe {shape.n_layer} layers.")
     return shape
 
 

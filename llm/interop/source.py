@@ -74,6 +74,12 @@ def end_token_id(tokenizer: Tokenizer) -> int | None:
     return min(others, default=tokenizer.separator)
 
 
+def eos_token_ids(tokenizer: Tokenizer) -> int | list[int] | None:
+    """`eos_token_id` of transformers: all ids that end a text or an answer, as a list where there are several."""
+    ids = sorted(tokenizer.stop_ids)
+    return ids[0] if len(ids) == 1 else ids or None
+
+
 def default_folder(home: Path, source: Source, format: str, dtype: str) -> Path:
-    """Where an export goes unless told otherwise."""
+    """The default folder of an export."""
     return home / "exports" / f"{source.run.name}-{source.info.step}-{format}-{dtype}"

@@ -28,7 +28,7 @@ from llm.model.transformer import Transformer
 from llm.run import Run
 from llm.run.checkpoints import MODEL
 from llm.tokenizer.byte import ByteTokenizer
-from llm.tokenizer.spm import SentencePieceTokenizer
+from llm.tokenizer.spm import MAX_MODEL_BYTES, SentencePieceTokenizer
 from llm.weights import load_model
 from tests.interop.runs_for_tests import (
     END,
@@ -134,6 +134,11 @@ def damaged(path: Path, start: int, new: bytes) -> None:
     path.write_bytes(content[:start] + new + content[start + len(new) :])
 
 
+def folder_instead_of_tokenizer(path: Path) -> None:
+    path.with_name("tokenizer.bin").unlink()
+    path.with_name("tokenizer.bin").mkdir()
+
+
 @pytest.mark.parametrize(
     ("damage", "message"),
     [
@@ -145,6 +150,11 @@ def damaged(path: Path, start: int, new: bytes) -> None:
         (lambda path: damaged(path, 40, struct.pack("<f", math.nan)), "embedding.weight holds values that are NaN"),
         (lambda path: damaged(path.with_name("tokenizer.bin"), 8, b"\xff\xff\xff"), "ends at token 0 of"),
         (lambda path: path.with_name("tokenizer.bin").unlink(), "name the tokenizer with --tokenizer"),
+        (
+            lambda path: os.truncate(path.with_name("tokenizer.bin"), MAX_MODEL_BYTES + 1),
+            r"cannot be read \(it is long",
+        ),
+        (folder_instead_of_tokenizer, r"cannot be read \(Is a directory\); name the tokenizer with --tokenizer"),
     ],
 )
 def test_files_that_lie(damage: Any, message: str, whole: Path, home: Path, tmp_path: Path) -> None:

@@ -13,10 +13,12 @@ import pytest
 from tokenizers import Regex, Tokenizer, decoders, models, pre_tokenizers, trainers
 
 from llm.errors import UserError
+from llm.interop.imported import find_tokenizer
 from llm.interop.tokenizer_json import FOREIGN_PATTERNS, dump_tokenizer_json, parse_tokenizer_json
 from llm.tokenizer import load_tokenizer
 from llm.tokenizer.byte import ByteTokenizer
 from llm.tokenizer.char import CharTokenizer
+from llm.tokenizer.gpt2files import printable_bytes
 from llm.tokenizer.spm import SentencePieceTokenizer
 from tests.interop.runs_for_tests import END, bpe_tokenizer, text_of_all_kinds
 
@@ -161,3 +163,13 @@ def test_a_normalization_is_applied_and_kept(tmp_path: Path) -> None:
 def test_special_tokens_that_take_blanks_are_a_warning() -> None:
     token = RECORD["added_tokens"][0] | {"lstrip": True}
     assert parse_tokenizer_json(RECORD | {"added_tokens": [token]})[1].startswith("<|endoftext|>: the blanks")
+
+
+def test_the_named_file_is_read_and_not_another_of_its_folder(tmp_path: Path) -> None:
+    (tmp_path / "tokenizer.model").write_bytes(ours("sentencepiece-bpe").model_bytes)
+    (tmp_path / "tokenizer.json").write_bytes(dump_tokenizer_json(ours("byte")))
+    (tmp_path / "vocab.json").write_text(json.dumps(printable_bytes()))
+    (tmp_path / "merges.txt").write_text("#version: 0.2\n")
+    names = {"": "sentencepiece", "tokenizer.json": "byte", "vocab.json": "gpt2-files", "merges.txt": "gpt2-files"}
+    for name, kind in names.items():
+        assert find_tokenizer(tmp_path / name)[0].kind == kind
