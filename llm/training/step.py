@@ -14,6 +14,7 @@ from llm.model.loss import IGNORE_INDEX
 from llm.optim import clip_grad_norm, lr_at, lr_multiplier_at, momentum_at
 from llm.training.context import StepContext
 from llm.training.distributed import LossFn, no_sync_unless_last
+from llm.training.state import TrainerState
 
 Rows = tuple[np.ndarray, ...]
 """The arguments of the loss: inputs, targets (-1: ignored), and what a stage adds; one entry per sequence."""
@@ -92,22 +93,12 @@ def take_step(
     where `train.on_spike` is "skip", counts as a step but moves no weight: the device decides.
     """
     state, train, step = context.state, context.config.train, context.state.step
-    values: torch.Tensor | None = None
-    fits = True
-    try:
-        values = accumulate_gradients(context, batch, loss_fn, should_abandon, num_targets)
-    except (RuntimeError, MemoryError) as error:
-        if not is_out_of_memory(error):
-            raise
-        fits = False
-    if values is None:  # outside `except`: the exception's frames, which hold the memory, are gone here
+    values = accumulate_if_it_fits(context, batch, loss_fn, should_abandon, num_targets)
+    if not isinstance(values, torch.Tensor):
         state.optimizer.zero_grad()
-        return None if fits else OutOfMemory()
+        return values
     loss, *metrics = context.ranks.mean(values).reshape(-1).unbind()
-    if state.loss_scale != 1.0:
-        for parameter in state.model.parameters():
-            if parameter.grad is not None:
-                parameter.grad /= state.loss_scale
+    unscale_gradients(state)
     group = None if state.sharding is None else state.sharding.group
     grad_norm = clip_grad_norm(state.model.parameters(), train.clip, group)
     loss_limit = state.spikes.baseline(step + 1).limit if train.on_spike == "skip" else math.inf
@@ -123,6 +114,27 @@ def take_step(
     return StepResult(
         state.step, state.tokens_seen, lr, multiplier, loss_limit, AsyncScalars((loss, grad_norm, *metrics))
     )
+
+
+def unscale_gradients(state: TrainerState) -> None:
+    """Divide the gradients by `state.loss_scale`."""
+    if state.loss_scale != 1.0:
+        for parameter in state.model.parameters():
+            if parameter.grad is not None:
+                parameter.grad /= state.loss_scale
+
+
+def accumulate_if_it_fits(
+    context: StepContext, batch: Rows, loss_fn: LossFn, should_abandon: Callable[[], bool], num_targets: int
+) -> torch.Tensor | OutOfMemory | None:
+    """As `accumulate_gradients`, but OutOfMemory where a micro-batch does not fit. When this returns, the frames of the
+    exception, which hold the memory, are gone."""
+    try:
+        return accumulate_gradients(context, batch, loss_fn, should_abandon, num_targets)
+    except (RuntimeError, MemoryError) as error:
+        if not is_out_of_memory(error):
+            raise
+        return OutOfMemory()
 
 
 def accumulate_gradients(
