@@ -175,7 +175,7 @@ class BaseApp(App[int]):
         chart, kind = message.chart, message.kind
         stem = f"{message.subject}-{chart.name_for_files}".strip("-")
         if kind == "csv":
-            data, unit, smoothing = chart.data.frozen(), chart.x_unit, chart.smoothing
+            data, unit, smoothing = chart.data.copy(), chart.x_unit, chart.smoothing
             self._export(lambda: write_export(self.home, stem, ".csv", table(data, unit, smoothing)))
         else:
             strips = chart.render_lines(Region(0, 0, *chart.outer_size))

@@ -200,13 +200,13 @@ class Chart(Widget, can_focus=True):
     def _draw(self) -> list[Strip]:
         width, height = self.size
         if self.data.is_empty:
-            return self._painted(centered_text(self.empty, width, height))
+            return self._paint(centered_text(self.empty, width, height))
         glyphs = self.data.glyphs(self.app.no_color)
         look = {"log": self.log_axis, "unit": self.x_unit, "cursor": self.cursor}
         scene = self.data.scene(self.view or self.extent(), self.smoothing, glyphs, **look)
         legend = self._legend(width, height // 3, glyphs) if height >= 6 and width >= 16 else []
         self._frame = draw(scene, width, height - len(legend))
-        return legend + self._painted(self._frame.rows)
+        return legend + self._paint(self._frame.rows)
 
     def _legend(self, width: int, most: int, glyphs: Sequence[str]) -> list[Strip]:
         low, high = self.view or self.extent()
@@ -215,7 +215,7 @@ class Chart(Widget, can_focus=True):
         lines = lines_of(entries, width, most)
         return [self._strip(line).adjust_cell_length(width, self.rich_style) for line in lines]
 
-    def _painted(self, rows: Sequence[Row]) -> list[Strip]:
+    def _paint(self, rows: Sequence[Row]) -> list[Strip]:
         return [
             self._strip(
                 [("".join(cell.glyph for cell in run), style) for style, run in groupby(row, attrgetter("style"))]

@@ -20,7 +20,7 @@ COLORS = ("primary", "accent", "success", "secondary", "error", "warning")
 """The colors of series, by their names in the theme, in the order in which an overlay uses them."""
 
 LINE_GLYPHS = ("", "+", "x", "o", "*", "#")  # distinguish lines with NO_COLOR
-MARK_GLYPHS = {"save": "▪", "evaluate": "●", "best": "★", "setting": "◆", "skip": "✗", "rollback": "↶", "start": "▸"}
+MARK_GLYPHS = {"save": "▪", "best": "★", "setting": "◆", "skip": "✗", "rollback": "↶"}
 MARK_STYLES = {"best": "success", "setting": "accent", "skip": "error", "rollback": "error"}
 
 
@@ -74,7 +74,7 @@ class ChartData:
         self.marks, self.levels = tuple(marks), tuple(levels)
         self._smoothed.clear()
 
-    def frozen(self) -> ChartData:
+    def copy(self) -> ChartData:
         """A copy for another thread."""
         copy = ChartData()
         copy.series, copy.marks, copy.levels = list(self.series), self.marks, self.levels

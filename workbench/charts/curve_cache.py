@@ -32,7 +32,7 @@ NOT_ZIP = (zipfile.BadZipFile, zlib.error, EOFError, RuntimeError)  # the last f
 MAX_HEAD_BYTES = 256 << 20  # samples and warnings of a whole run
 WORTH_BYTES = 8 << 20  # a log shorter than this is read as quickly as its cache
 FINGERPRINT_BYTES = 4096  # bytes of the log by which it is recognized
-SINGLE = ("started", "progress", "last_step", "last_evaluation", "ranks", "finished")
+SINGLE = ("started", "progress", "last_step", "ranks", "finished")
 """The events that `RunCurves` keeps one of."""
 SEVERAL = ("samples", "recent")
 

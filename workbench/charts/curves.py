@@ -69,6 +69,7 @@ CHANGE_ROWS = (Started, RolledBack, StepLogged, MetricsLogged, RanksMeasured)
 READ_BYTES = 1 << 20  # read at once while catching up: fits the cache of a core, through which it passes many times
 MAX_RESERVED = 1 << 22  # rows of memory allocated before they are read
 RECENT_EVENTS = 400  # events other than steps that are kept for the event log
+SAMPLES = 2  # texts that are kept: the newest, and the previous one
 
 PACE_SECONDS, PACE_SHARE = 30.0, 0.05
 """The time left is estimated from the last half minute, or from this share of all steps if longer."""
@@ -161,11 +162,10 @@ class RunCurves:
         """`metrics` are those of fine-tuning, of training steps."""
         self.steps, self.validation, self.core, self.metrics, self.answers = self.tables.values()
         self.marks: list[RunMark] = []
-        self.samples: deque[Sampled] = deque(maxlen=2)
+        self.samples: deque[Sampled] = deque(maxlen=SAMPLES)
         self.started: Started | None = None
         self.progress: Progress | None = None
         self.last_step: StepLogged | None = None
-        self.last_evaluation: Evaluated | None = None
         self.ranks: RanksMeasured | None = None
         self.finished: Finished | None = None
         self.paused = False
@@ -332,7 +332,7 @@ class RunCurves:
                 self.ranks = event
             case Evaluated():
                 self.validation.append(event)
-                self.last_evaluation, self.progress = event, None
+                self.progress = None
             case CoreEvaluated():
                 self.core.append(event)
                 self.progress = None
@@ -365,6 +365,7 @@ class RunCurves:
         for table in self.tables.values():
             table.truncate(step)
         self.marks = [mark for mark in self.marks if mark.step <= step]
+        self.samples = deque((sample for sample in self.samples if sample.step <= step), maxlen=SAMPLES)
         if self.last_step is not None and self.last_step.step > step:
             self.last_step = None
 

@@ -92,13 +92,14 @@ def bar(share: float, text: str, width: int) -> Content:
 def figures_line(curves: RunCurves, width: int) -> Content:
     """The metrics of the command line's log line, as many as fit into `width` columns."""
     figures: list[tuple[str, str]] = []
-    step, evaluation, best = curves.last_step, curves.last_evaluation, curves.best_validation
+    step, best = curves.last_step, curves.best_validation
     if step is not None:
         figures.append(("loss", format_number(step.loss)))
-    if evaluation is not None:
-        suffix = f" (best {format_number(best)})" if best is not None and best < evaluation.validation_loss else ""
-        figures.append(("validation", format_number(evaluation.validation_loss) + suffix))
-        figures.append(("bits/byte", f"{evaluation.bits_per_byte:.3f}"))
+    if len(curves.validation):
+        loss = curves.validation["validation_loss"][-1]
+        suffix = f" (best {format_number(best)})" if best is not None and best < loss else ""
+        figures.append(("validation", format_number(loss) + suffix))
+        figures.append(("bits/byte", f"{curves.validation['bits_per_byte'][-1]:.3f}"))
     if len(curves.core):
         figures.append(("CORE", f"{curves.core['core_metric'][-1]:.4f}"))
     if curves.is_reinforced:

@@ -18,7 +18,7 @@ from textual.worker import get_current_worker
 
 from llm.config import RunConfig, get_value
 from llm.errors import UserError
-from llm.events import CommandRefused, Event, Finished, Sampled, Skipped, Warned
+from llm.events import CommandRefused, Event, Finished, RolledBack, Sampled, Skipped, Started, Warned
 from llm.run import Run, list_runs
 from workbench.charts.curve_cache import read_curves
 from workbench.charts.curves import AXES, RunCurves
@@ -239,7 +239,7 @@ class RunView(Vertical):
         if answered is not None:
             self._drawn_at = 0.0
         self._log(event)
-        if isinstance(event, Sampled):
+        if isinstance(event, Sampled | Started | RolledBack):  # the last two discard later samples
             self._show_samples()
 
     def _log(self, event: Event) -> None:

@@ -27,6 +27,8 @@ from llm.run import Run
 from tests.workbench.scripted import TOTAL, loss_at, scripted_run, started_event, step_event, write_events
 from workbench.charts import curve_cache
 from workbench.charts.curves import RunCurves
+from workbench.formatting import format_number
+from workbench.train.panels import figures_line
 
 
 def test_steps_and_evaluations_arrive_as_arrays(home: Path) -> None:
@@ -86,6 +88,20 @@ def test_rolling_back_voids_later_steps_and_is_marked(home: Path) -> None:
     curves.poll()
     assert curves.steps["step"][-1] == 100
     assert curves.marks[-1].kind == "rollback"
+
+
+def test_rolling_back_voids_the_last_evaluation_and_sample(home: Path) -> None:
+    run = scripted_run(home, "a-1", 250)
+    curves = RunCurves(run)
+    curves.poll()
+    first, second = (f"validation {format_number(loss)}" for loss in curves.validation["validation_loss"])
+    assert second in figures_line(curves, 200).plain
+    log = run.log()
+    log.append(RolledBack(step=150, from_step=250, reason="not finite"))
+    log.close()
+    curves.poll()
+    assert first in figures_line(curves, 200).plain
+    assert [sample.step for sample in curves.samples] == [100]
 
 
 def test_values_that_are_not_finite_stay_in_the_arrays(home: Path) -> None:
@@ -208,7 +224,6 @@ def same(a: RunCurves, b: RunCurves) -> None:
         "samples",
         "started",
         "last_step",
-        "last_evaluation",
         "finished",
         "settings",
         "recent",

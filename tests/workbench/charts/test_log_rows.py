@@ -65,7 +65,7 @@ STEPS = st.builds(
 )
 ALL = ("steps", "validation", "core", "metrics")
 STATE = (
-    "marks", "samples", "started", "last_step", "last_evaluation", "ranks", "finished", "progress", "paused",
+    "marks", "samples", "started", "last_step", "ranks", "finished", "progress", "paused",
     "settings", "recent", "step",
 )  # fmt: skip
 
