@@ -79,7 +79,7 @@ class Follower:
     def _attempt(self, name: str, action: Callable[[], object]) -> None:
         try:
             action()
-        except Exception as error:  # noqa: BLE001 - the packages raise what they like, and the others go on
+        except Exception as error:  # noqa: BLE001 - the packages raise any exception, and the other trackers continue
             self.trackers.pop(name, None)
             reason = (str(error) or type(error).__name__).splitlines()[0]
             self._say(f"warning: tracking in {name} has stopped ({reason}); training is not affected.")

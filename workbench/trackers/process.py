@@ -1,8 +1,8 @@
 """Tracking a training from a separate process: `runs export --follow`.
 
-The trackers import for seconds and write when they like; here they cannot slow a step or end a training. The process
-reads the event log until its stdin is closed, which also happens if the trainer is killed. It stays in the trainer's
-session: Linux compares the niceness of processes only within a session (sched(7), autogroups).
+The packages take seconds to import and write at any time; in another process they cannot slow a step or end a
+training. The process reads the event log until its stdin is closed, which also happens if the trainer is killed. It
+stays in the trainer's session: Linux compares the niceness of processes only within a session (sched(7), autogroups).
 """
 
 from __future__ import annotations
@@ -52,7 +52,7 @@ def tracking(run: Run, home: Path, names: Sequence[str], say: Callable[[str], ob
         try:
             process.wait(END_SECONDS)
         except subprocess.TimeoutExpired:
-            say(f"the trackers of {run.name} are still at work, in process {process.pid}.")
+            say(f"the trackers of {run.name} are still writing, in process {process.pid}.")
 
 
 def follow(follower: Follower) -> None:

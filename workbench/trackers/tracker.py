@@ -89,7 +89,7 @@ def parse_trackers(text: str) -> list[str]:
 
 
 def default_folder(home: Path, name: str) -> Path:
-    """Where a tracker writes unless told otherwise."""
+    """The default folder of a tracker."""
     return home / "exports" / name
 
 

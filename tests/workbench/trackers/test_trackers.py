@@ -100,7 +100,7 @@ class Recorder:
     def close(self) -> None: ...
 
 
-def test_a_tracker_without_a_way_back_gets_final_steps_once(home: Path) -> None:
+def test_a_tracker_that_cannot_discard_steps_gets_final_steps_once(home: Path) -> None:
     run = make_run(home, "a-run")
     follower, recorder = Follower(run, {}, pytest.fail), Recorder()
     follower.trackers["recorder"] = recorder
