@@ -39,6 +39,7 @@ def test_every_word_of_a_command_line(trained_run: Run, capsys: pytest.CaptureFi
     assert words(capsys, home, "sample", "tiny-1@") == ["tiny-1@last", "tiny-1@best", "tiny-1@10", "tiny-1@20"]
     assert words(capsys, home, "runs", "ex") == ["export"]
     assert words(capsys, home, "runs", "export", "t") == ["tiny-1"]
+    assert words(capsys, home, "data", "cl") == ["clean"]
     assert words(capsys, home, "bench", "dec") == ["decode"]
     assert words(capsys, home, "train", "quickstart", "--train.bat") == ["--train.batch-size"]
     assert words(capsys, home, "train", "quickstart", "--model.bias", "t") == ["true"]

@@ -64,7 +64,7 @@ function __llm_workbench
 end
 complete -c llm-workbench -f -k -a '(__llm_workbench)'
 """
-SUBCOMMANDS = {"runs": tuple(VERBS), "data": ("download",)}
+SUBCOMMANDS = {"runs": tuple(VERBS), "data": ("download", "clean")}
 SCRIPTS = {"bash": BASH, "zsh": ZSH, "fish": FISH}
 INSTALL = {
     "bash": 'eval "$(llm-workbench completion bash)" in ~/.bashrc',
