@@ -5,4 +5,4 @@ from llm.engine.engine import Engine
 from llm.engine.prompts import prompt_ids, resolve_prompt
 from llm.engine.reader import window_start
 from llm.engine.reply import Done, Piece, Reason
-from llm.engine.weights import snapshot_model, use_one_thread
+from llm.engine.weights import is_fastest_on_one_thread, snapshot_model, use_one_thread

@@ -16,6 +16,8 @@ from llm.model.transformer import Transformer
 
 PACKED_FROM = 5_000_000
 """Parameters: packing a smaller model costs more time than it saves (measured by `llm-workbench bench decode`)."""
+ONE_THREAD_BELOW = 20_000_000
+"""Parameters: a smaller model generates fastest on one thread (measured, docs/performance.md)."""
 
 
 def inference_model(
@@ -71,6 +73,10 @@ def copy_weights(source: Transformer, target: InferenceModel) -> None:
     tensors = target.state_dict()
     for name, value in source.state_dict().items():
         tensors[name].copy_(value)
+
+
+def is_fastest_on_one_thread(model: InferenceModel) -> bool:
+    return parameters(model.config) < ONE_THREAD_BELOW
 
 
 def use_one_thread() -> None:

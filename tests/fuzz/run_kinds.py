@@ -29,7 +29,7 @@ from workbench.charts.curve_cache import load_cache
 from workbench.charts.curves import RunCurves
 from workbench.chat.sampling_presets import load_sampling_presets
 from workbench.chat.transcripts import as_markdown, list_conversations, load, recent_prompts
-from workbench.commands.runs import described
+from workbench.commands.runs import run_record
 from workbench.data.prepared_data import list_prepared
 from workbench.presets.preflight import expected_speed, measurements
 from workbench.runs.catalog import RunCatalog
@@ -130,7 +130,7 @@ def run_kinds(home: Path) -> list[Kind]:
         rows = RunCatalog(home).refresh()
         for sort in SORTS:
             select_runs(rows, "tiny", sort)
-        described(run)
+        run_record(run)
 
     def log() -> None:
         list(read_events(run.path / "events.jsonl"))

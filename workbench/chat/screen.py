@@ -57,7 +57,7 @@ class ChatScreen(WorkbenchScreen):
         #chat-left { width: 1fr; }
         &.-narrow SamplingPanel { display: none; }
         &.-narrow.with-sampling SamplingPanel { display: block; }
-        &.-beside SamplingPanel { width: 48; }
+        &.-columns SamplingPanel { width: 48; }
     }
     """
 

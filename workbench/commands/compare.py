@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import sys
 from collections.abc import Iterator
 from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
@@ -12,6 +11,7 @@ from llm.events import Progress
 from llm.run import Run, find_checkpoint
 from workbench.chat.conversation import params_to_mapping
 from workbench.commands.model_options import (
+    PROMPT_HELP,
     add_sampling_options,
     engine_for,
     params_of_options,
@@ -20,8 +20,8 @@ from workbench.commands.model_options import (
     warn_of_changes,
 )
 from workbench.commands.options import Parser, add_command, add_run
-from workbench.commands.output import number_text, print_json, say
-from workbench.text import clean, one_line
+from workbench.commands.output import for_stdout, number_text, print_json, say
+from workbench.text import one_line
 
 if TYPE_CHECKING:
     from llm.engine.compare import Comparison, Side
@@ -45,13 +45,11 @@ def register(subparsers: Any) -> None:
 
 
 def add_prompt(parser: Parser, *, several: bool = False) -> None:
-    help = "the prompt; FILE:path reads a file, - reads stdin" + (
-        "; repeat for several (default: the pinned prompts)" if several else ""
-    )
     if several:
+        help = f"{PROMPT_HELP}; repeat for several (default: the pinned prompts)"
         parser.add_argument("--prompt", action="append", metavar="TEXT", help=help)
     else:
-        parser.add_argument("--prompt", default="", metavar="TEXT", help=help)
+        parser.add_argument("--prompt", default="", metavar="TEXT", help=PROMPT_HELP)
     add_sampling_options(parser)
 
 
@@ -71,9 +69,8 @@ def compare(options: argparse.Namespace) -> int:
     if options.json:
         print_json(comparison_record(result, names) | {"decode": params_to_mapping(params)})
         return 0
-    show = clean if sys.stdout.isatty() else str
     for name, side in zip(names, result.sides, strict=True):
-        print(f"--- {name} ({side_facts(side)})\n{show(side.text)}")
+        print(f"--- {name} ({side_facts(side)})\n{for_stdout(side.text)}")
     print("--- " + first_difference(result))
     return 0
 
@@ -116,19 +113,18 @@ def timelapse(options: argparse.Namespace) -> int:
     warn_of_changes(load_tokenizer(run.path / "tokenizer"), *prompts)
     frames = frames_of(run, prompts, params, device=options.device)
     if options.json:
-        records = collected(frames, len(prompts) * len(run.checkpoints()))
+        records = collect_frames(frames, len(prompts) * len(run.checkpoints()))
         print_json({"run": run.name, "decode": params_to_mapping(params), "frames": records})
         return 0
-    show = clean if sys.stdout.isatty() else str
     for frame in frames:
         loss = frame.metrics.get("validation_loss")
         facts = f" (validation loss {number_text(loss)})" if loss is not None else ""
         text = f"({frame.problem})" if frame.problem else frame.prompt + frame.text
-        print(f"--- {run.name}@{frame.step}{facts}\n{show(text)}", flush=True)
+        print(f"--- {run.name}@{frame.step}{facts}\n{for_stdout(text)}", flush=True)
     return 0
 
 
-def collected(frames: Iterator[Frame], total: int) -> list[dict[str, Any]]:
+def collect_frames(frames: Iterator[Frame], total: int) -> list[dict[str, Any]]:
     """All `total` frames as records, with progress on stderr."""
     from workbench.commands.progress import progress_reporter
 

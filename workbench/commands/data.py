@@ -43,7 +43,7 @@ def data(options: argparse.Namespace) -> int:
     if options.name is not None or options.shards is not None or "://" in (options.preset or ""):
         raise WrongUse("to download a dataset or a URL: llm-workbench data download NAME|URL [--shards N].")
     if options.preset:
-        show_dataset(prepare_dataset(options), as_json=options.json)
+        show_dataset(prepare_dataset(options.preset, options), as_json=options.json)
         return 0
     if options.overrides:
         raise WrongUse(
@@ -64,9 +64,9 @@ def data(options: argparse.Namespace) -> int:
     return 0
 
 
-def prepare_dataset(options: argparse.Namespace) -> Dataset:
-    """Prepare the data of the preset on the command line."""
-    config = load_preset(options.preset if "preset" in options else options.source, options.home, options.overrides)
+def prepare_dataset(preset: str, options: argparse.Namespace) -> Dataset:
+    """Prepare the data of a preset, with the fields of the command line."""
+    config = load_preset(preset, options.home, options.overrides)
 
     from llm.data.tokens.prepare import prepare
     from workbench.commands.progress import with_progress
@@ -129,12 +129,14 @@ def clean_data(options: argparse.Namespace) -> int:
     from workbench.formatting import format_size
 
     cached = list_prepared(options.home)
-    doomed = unused(cached)
+    deletable = unused(cached)
     if options.json:
-        users = [vars(data) | {"path": str(data.path), "removed": options.yes and data in doomed} for data in cached]
+        records = [
+            vars(data) | {"path": str(data.path), "removed": options.yes and data in deletable} for data in cached
+        ]
         if options.yes:
-            clean(doomed)
-        print_json(users)
+            clean(deletable)
+        print_json(records)
         return 0
     rows = [
         (data.fingerprint[:12], data.corpus, format_size(data.size_bytes), ", ".join(data.used_by) or "no run")
@@ -142,11 +144,11 @@ def clean_data(options: argparse.Namespace) -> int:
     ]
     if rows:
         print_table(("data", "corpus", "size", "used by"), rows)
-    if not doomed:
+    if not deletable:
         say("All prepared data is in use.")
     elif options.yes:
-        say(f"freed {format_size(clean(doomed))}; runs prepare data again when they need it.")
+        say(f"freed {format_size(clean(deletable))}; runs prepare data again when they need it.")
     else:
-        total = format_size(sum(data.size_bytes for data in doomed))
-        say(f"{len(doomed)} unused, {total}; to delete: llm-workbench data clean --yes")
+        total = format_size(sum(data.size_bytes for data in deletable))
+        say(f"{len(deletable)} unused, {total}; to delete: llm-workbench data clean --yes")
     return 0

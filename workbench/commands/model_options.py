@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from llm.tokenizer import Tokenizer
 
 METAVARS = {bool: "on|off", int: "N", float: "X", str: "TEXT", tuple: "LIST"}
-ONE_THREAD_BELOW = 20_000_000  # parameters; smaller models decode fastest on one thread (measured, see performance.md)
+PROMPT_HELP = "the prompt; FILE:path reads a file, - reads stdin"
 
 
 def add_sampling_options(parser: Parser) -> None:
@@ -80,10 +80,10 @@ def refuse_several(params: DecodeConfig, command: str) -> None:
 def engine_for(run: Run, info: CheckpointInfo, device: str, weights: Literal["auto", "int8"] = "auto") -> Engine:
     """An engine on a checkpoint; `weights` as `decode.weights`."""
     from llm.device import choose_device
-    from llm.engine import Engine, use_one_thread
+    from llm.engine import Engine, is_fastest_on_one_thread, use_one_thread
     from llm.weights import load_model
 
     model, tokenizer = load_model(run, info, choose_device(device))
-    if sum(parameter.numel() for parameter in model.parameters()) < ONE_THREAD_BELOW:
+    if is_fastest_on_one_thread(model):
         use_one_thread()
     return Engine(model, tokenizer, weights=weights)

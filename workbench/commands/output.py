@@ -26,6 +26,11 @@ def print_json(value: Any) -> None:
     print(text if is_utf8(text) else json.dumps(finite(value), allow_nan=False, indent=2), flush=True)
 
 
+def for_stdout(text: str) -> str:
+    """`text` as it is printed: cleaned for a terminal, unchanged for a pipe or a file."""
+    return clean(text) if sys.stdout.isatty() else text
+
+
 def print_table(headings: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
     """Print left-aligned columns."""
     from rich.cells import cell_len

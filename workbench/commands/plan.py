@@ -34,7 +34,7 @@ def run_plan(options: argparse.Namespace) -> int:
     machine = machine_of(options.gpu, options.mfu)
     found = [plan(config, gpus, machine) for gpus in numbers_of(options.gpus)]
     if options.json:
-        print_json([asdict(each) | derived(each) for each in found])
+        print_json([asdict(each) | more_numbers(each) for each in found])
         return 0
     print_table(("", *(f"{each.gpus} × {machine.gpu}" for each in found)), table_rows(found))
     say(assumptions(machine))
@@ -59,7 +59,7 @@ def numbers_of(text: str) -> list[int]:
     return [int(part) for part in parts]
 
 
-def derived(needs: Needs) -> dict[str, float]:
+def more_numbers(needs: Needs) -> dict[str, float]:
     return {
         "memory_bytes": needs.memory_bytes,
         "step_seconds": needs.step_seconds,

@@ -153,7 +153,7 @@ class LiveReporter:
             self._total_steps = event.total_steps
             self._bar("training", event.total_steps, event.step)
         elif isinstance(event, StepLogged):
-            self._bar("training", self._total_steps, event.step)  # an evaluation has a bar of its own in between
+            self._bar("training", self._total_steps, event.step)  # an evaluation has shown another bar
             share = f"{100 * event.step / self._total_steps:.0f}% · " if self._total_steps else ""
             numbers = f"step {event.step} · loss {event.loss:.4f} · {event.tokens_per_second:,.0f} tok/s"
             self._advance(event.step, share + numbers)

@@ -22,6 +22,7 @@ from workbench.formatting import format_age
 MANY_RUNS = 1000
 STEP_EVENTS = (StepLogged, Evaluated, Saved, Finished, Started, RolledBack)  # events that hold the current step
 METRICS = ("loss", "validation_loss", "perplexity", "bits_per_byte")
+LISTED_METRICS = ("loss", "validation_loss", "bits_per_byte")
 BEGINS = {kind: b'{"type": "%s"' % name.encode() for name, kind in TYPES.items()}
 """How `llm.events.to_line` begins the lines of a kind: parsing takes most of the time."""
 OTHER_LINES = tuple(begin for kind, begin in BEGINS.items() if kind not in STEP_EVENTS)
@@ -60,7 +61,7 @@ def run_records(home: Path, *, with_checkpoints: bool) -> list[dict[str, Any]]:
     """The records of the runs below `home`, newest first; reading many shows progress."""
     found = list_runs(home)
     if len(found) < MANY_RUNS:
-        return [described(run, with_checkpoints=with_checkpoints) for run in found]
+        return [run_record(run, with_checkpoints=with_checkpoints) for run in found]
     from workbench.commands.progress import progress_reporter
 
     records: list[dict[str, Any]] = []
@@ -69,11 +70,11 @@ def run_records(home: Path, *, with_checkpoints: bool) -> list[dict[str, Any]]:
             if len(records) % (MANY_RUNS // 10) == 0:
                 done, total = len(records), len(found)
                 reporter.report(Progress(stage="Reading the runs", done=done, total=total, unit="runs"))
-            records.append(described(run, with_checkpoints=with_checkpoints))
+            records.append(run_record(run, with_checkpoints=with_checkpoints))
     return records
 
 
-def described(run: Run, *, with_checkpoints: bool = True) -> dict[str, Any]:
+def run_record(run: Run, *, with_checkpoints: bool = True) -> dict[str, Any]:
     """A run as a record; one with damaged files has a "problem". `with_checkpoints`: with the steps of the checkpoints,
     whose manifests take nearly half of the time."""
     record: dict[str, Any] = {"name": run.name, "path": str(run.path)}
@@ -112,7 +113,7 @@ def latest_metrics(run: Run) -> dict[str, Any]:
 
 
 def run_row(run: dict[str, Any]) -> tuple[str, ...]:
-    numbers = (number_text(run.get(name)) for name in ("loss", "validation_loss", "bits_per_byte"))
+    numbers = (number_text(run.get(name)) for name in LISTED_METRICS)
     created = run.get("created")
     return (
         run["name"],
@@ -130,7 +131,7 @@ def checkpoints(run: Run, *, as_json: bool) -> int:
         say(reason)
     if as_json:
         kept = [vars(info) | {"path": str(info.path)} for info in found]
-        print_json(described(run) | {"size_bytes": directory_size(run.path), "checkpoints": kept})
+        print_json(run_record(run) | {"size_bytes": directory_size(run.path), "checkpoints": kept})
         return 0
     if not found:
         say(f"{run.name} has no checkpoint yet.")
@@ -139,7 +140,7 @@ def checkpoints(run: Run, *, as_json: bool) -> int:
 
     rows = []
     for info in found:
-        numbers = (number_text(info.metrics.get(name)) for name in ("loss", "validation_loss", "bits_per_byte"))
+        numbers = (number_text(info.metrics.get(name)) for name in LISTED_METRICS)
         rows.append((str(info.step), *numbers, format_size(info.size_bytes), ", ".join(info.tags)))
     print_table(("step", "loss", "validation", "bits/byte", "size", ""), rows)
     return 0

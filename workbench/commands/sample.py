@@ -12,6 +12,7 @@ from llm.errors import WrongUse
 from llm.run import CheckpointInfo, Run, find_checkpoint
 from workbench.chat.conversation import params_to_mapping
 from workbench.commands.model_options import (
+    PROMPT_HELP,
     add_sampling_options,
     engine_for,
     params_of_options,
@@ -19,8 +20,7 @@ from workbench.commands.model_options import (
     warn_of_changes,
 )
 from workbench.commands.options import add_checkpoint, add_command
-from workbench.commands.output import print_json, say
-from workbench.text import clean
+from workbench.commands.output import for_stdout, print_json, say
 
 if TYPE_CHECKING:
     from llm.engine import Done, Piece
@@ -37,9 +37,8 @@ def register(subparsers: Any) -> None:
     )
     add_checkpoint(parser)
     prompts = parser.add_mutually_exclusive_group()
-    prompt_help = "the prompt; FILE:path reads a file, - reads stdin"
     jsonl_help = 'many prompts: one JSON object per line, like {"prompt": "Once", "seed": 2}; - reads stdin'
-    prompts.add_argument("--prompt", default="", metavar="TEXT", help=prompt_help)
+    prompts.add_argument("--prompt", default="", metavar="TEXT", help=PROMPT_HELP)
     prompts.add_argument("--prompt-file", default="", metavar="FILE", help="read the prompt from a file; - reads stdin")
     prompts.add_argument("--jsonl", default="", metavar="FILE", help=jsonl_help)
     parser.flags += ["--prompt", "--prompt-file", "--jsonl"]
@@ -70,30 +69,28 @@ def sample(options: argparse.Namespace) -> int:
         return 0
     reply = engine.stream(prompt, params)
     if options.json:
-        print_json(described(run, info, prompt, params, reply))
+        print_json(reply_record(run, info, prompt, params, reply))
     elif params.num_samples == 1:
         print_streaming(reply)
     else:
-        texts = collected(reply)[0]
-        show = clean if sys.stdout.isatty() else str
-        sys.stdout.write(BETWEEN_SAMPLES.join(show(text) for text in texts) + "\n")
+        texts = collect_texts(reply)[0]
+        sys.stdout.write(BETWEEN_SAMPLES.join(map(for_stdout, texts)) + "\n")
     return 0
 
 
 def print_streaming(reply: Iterator[Piece | Done]) -> None:
-    """Print one sample while it is generated: cleaned for a terminal, unchanged for a pipe or a file."""
+    """Print one sample while it is generated."""
     from llm.engine import Piece
 
-    terminal = sys.stdout.isatty()
     for piece in reply:
         if isinstance(piece, Piece) and piece.text:
-            sys.stdout.write(clean(piece.text) if terminal else piece.text)
+            sys.stdout.write(for_stdout(piece.text))
             sys.stdout.flush()
-    if terminal:
+    if sys.stdout.isatty():
         sys.stdout.write("\n")
 
 
-def collected(reply: Iterator[Piece | Done]) -> tuple[list[str], Done]:
+def collect_texts(reply: Iterator[Piece | Done]) -> tuple[list[str], Done]:
     """The texts of all samples, and the end of the reply. A beam search may return fewer than `num_samples`."""
     from llm.engine import Piece
 
@@ -108,11 +105,11 @@ def collected(reply: Iterator[Piece | Done]) -> tuple[list[str], Done]:
     return [texts.get(sample, "") for sample in range(len(end.reasons))], end
 
 
-def described(
+def reply_record(
     run: Run, info: CheckpointInfo, prompt: str, params: DecodeConfig, reply: Iterator[Piece | Done]
 ) -> dict[str, Any]:
     """A reply as a record, with everything needed to reproduce it."""
-    texts, end = collected(reply)
+    texts, end = collect_texts(reply)
     return {
         "run": run.name,
         "step": info.step,

@@ -10,6 +10,7 @@ from llm.errors import UserError, WrongUse
 from llm.run import list_runs
 from workbench.commands.options import add_command, add_device
 from workbench.commands.output import print_json, say
+from workbench.serve.server import DEFAULT_HOST, DEFAULT_PORT, DEFAULT_REQUESTS, HttpServer
 
 TOKEN_VARIABLE = "LLM_WORKBENCH_TOKEN"
 
@@ -20,11 +21,11 @@ def register(subparsers: Any) -> None:
     parser.add_argument(
         "run", nargs="?", default="", metavar="RUN[@STEP|@last|@best|@live]", help="the model (default: the newest run)"
     )
-    parser.add_argument("--host", default="127.0.0.1", help="the address to listen on (default: only this machine)")
-    parser.add_argument("--port", type=int, default=8000, help="the port (default: 8000; 0 = any free one)")
-    parser.add_argument(
-        "--max-requests", type=int, default=256, metavar="N", help="requests at a time; more are refused (default: 256)"
-    )
+    parser.add_argument("--host", default=DEFAULT_HOST, help="the address to listen on (default: only this machine)")
+    help = f"the port (default: {DEFAULT_PORT}; 0 = any free one)"
+    parser.add_argument("--port", type=int, default=DEFAULT_PORT, help=help)
+    help = f"requests at a time; more are refused (default: {DEFAULT_REQUESTS})"
+    parser.add_argument("--max-requests", type=int, default=DEFAULT_REQUESTS, metavar="N", help=help)
     help = "auto or int8, as decode.weights (default: as in the run)"
     parser.add_argument("--weights", choices=("auto", "int8"), help=help)
     add_device(parser)
@@ -36,8 +37,6 @@ def register(subparsers: Any) -> None:
 
 def serve(options: argparse.Namespace) -> int:
     """Print the base URL once the server listens, and answer until an interrupt."""
-    from workbench.serve.server import HttpServer
-
     if options.max_requests < 1:
         raise WrongUse("--max-requests must be at least 1.")
     reference = options.run or newest_run(options)

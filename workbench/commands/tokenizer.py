@@ -53,7 +53,7 @@ def train_tokenizer(options: argparse.Namespace) -> int:
         raise WrongUse("tokenizer train needs --output DIR, the folder to save the tokenizer in.")
     if options.output.exists():
         raise WrongUse(f"{options.output} exists already; name a new folder.")
-    dataset = prepare_dataset(options)
+    dataset = prepare_dataset(options.source, options)
     dataset.tokenizer.save(options.output)
     say(f"saved in {options.output}; use it with --tokenizer.path {options.output}")
     show_tokenizer(dataset.tokenizer, as_json=options.json)

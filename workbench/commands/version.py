@@ -13,6 +13,7 @@ from typing import Any
 
 from llm.errors import WrongUse
 from llm.limits import allowed_processors, cpu_quota, memory, usable_cores
+from workbench.commands.doctor import nearest_existing
 from workbench.commands.output import print_json
 
 PACKAGES = (
@@ -34,7 +35,7 @@ def print_version(words: Sequence[str], home: Path) -> int:
     if words:
         print_json(describe(home))
     else:
-        print(f"llm-workbench {installed('llm-workbench') or '(not installed: running from its source)'}")
+        print(f"llm-workbench {installed_version('llm-workbench') or '(not installed: running from its source)'}")
     return 0
 
 
@@ -43,7 +44,7 @@ def describe(home: Path) -> dict[str, Any]:
     limits = memory()
     columns, lines = shutil.get_terminal_size()
     return {
-        "llm-workbench": installed("llm-workbench"),
+        "llm-workbench": installed_version("llm-workbench"),
         "installed_in": shorten(Path(__file__).parents[2]),
         "home": shorten(home),
         "python": sys.version,
@@ -54,8 +55,8 @@ def describe(home: Path) -> dict[str, Any]:
         "processor": processor(),
         "cores": {"usable": usable_cores(), "allowed": allowed_processors(), "quota": cpu_quota()},
         "memory": vars(limits),
-        "disk_free_bytes": free_bytes(home),
-        "packages": {name: found for name in PACKAGES if (found := installed(name))},
+        "disk_free_bytes": shutil.disk_usage(nearest_existing(home)).free,
+        "packages": {name: found for name in PACKAGES if (found := installed_version(name))},
         "encoding": {"stdout": sys.stdout.encoding, "preferred": locale.getpreferredencoding(False)},
         "terminal": {"is_terminal": sys.stdout.isatty(), "columns": columns, "lines": lines},
         "environment": {name: os.environ[name] for name in VARIABLES if name in os.environ},
@@ -63,7 +64,7 @@ def describe(home: Path) -> dict[str, Any]:
     }
 
 
-def installed(package: str) -> str | None:
+def installed_version(package: str) -> str | None:
     from importlib.metadata import PackageNotFoundError, version  # slow, and not needed for the first screen
 
     try:
@@ -84,12 +85,6 @@ def processor() -> str:
         if line.startswith("model name"):
             return line.partition(":")[2].strip()
     return platform.processor()
-
-
-def free_bytes(home: Path) -> int | None:
-    """Free space of the disk that holds `home` or will hold it."""
-    there = next((path for path in (home, *home.absolute().parents) if path.is_dir()), None)
-    return shutil.disk_usage(there).free if there is not None else None
 
 
 def first_line(path: Path) -> str:

@@ -39,7 +39,7 @@ from workbench.data.pasted import pasted_path
 from workbench.data.token_preview import TokenPreview
 from workbench.text import clean, one_line
 from workbench.ui.dialogs import Answer, Ask, AskText
-from workbench.ui.lists import BESIDE, ChoiceList, with_headings
+from workbench.ui.lists import DETAIL, ChoiceList, with_headings
 from workbench.ui.notices import attempt, notify_error
 from workbench.ui.screen import WorkbenchScreen
 
@@ -167,7 +167,7 @@ class DataScreen(WorkbenchScreen):
     def _label(self, entry: Entry) -> Content:
         name = entry.name[:8] if entry.kind == "prepared" else entry.name
         about = entry.problem or entry.about
-        style = "$text-error" if entry.problem else BESIDE
+        style = "$text-error" if entry.problem else DETAIL
         mark = "" if entry.here else "↓ "
         return Content.assemble((mark + one_line(name), "bold"), "\n", (one_line(about), style))
 

@@ -33,7 +33,7 @@ from workbench.presets.summary import change_lines, costs, format_value
 from workbench.text import clean
 from workbench.ui.dialogs import AskText, Modal
 from workbench.ui.key_line import KeyLine
-from workbench.ui.lists import BESIDE, ChoiceList, with_headings
+from workbench.ui.lists import DETAIL, ChoiceList, with_headings
 from workbench.ui.notices import notify_error
 
 
@@ -54,7 +54,7 @@ class EditScreen(Modal[EditResult]):
         "Enter edits the selected field; the value is checked as you type. Space selects the next choice of a field "
         "with choices. ● marks changed fields; c shows only those. Escape goes back and keeps your changes."
     )
-    HORIZONTAL_BREAKPOINTS = [(0, "-narrow"), (150, "-beside")]  # noqa: RUF012 - as Textual declares it
+    HORIZONTAL_BREAKPOINTS = [(0, "-narrow"), (150, "-columns")]  # noqa: RUF012 - as Textual declares it
     BINDINGS: ClassVar[list[BindingType]] = [
         Binding("escape", "back", "Back", id="edit.back"),
         Binding("ctrl+s", "save_as", "Save as", id="edit.save"),
@@ -145,7 +145,7 @@ class EditScreen(Modal[EditResult]):
         if not self._is_changed(field):
             return Content.assemble(f"  {field.name:<22} ", format_value(value))
         was = f"  ({self.BASE}: {format_value(before)})"
-        return Content.assemble((f"● {field.name:<22} {format_value(value)}", "bold"), (was, BESIDE))
+        return Content.assemble((f"● {field.name:<22} {format_value(value)}", "bold"), (was, DETAIL))
 
     def _matching(self, words: list[str]) -> list[Field]:
         """The fields whose path or help contains all words; those whose path contains them come first. Only changed

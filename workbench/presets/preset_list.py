@@ -11,7 +11,7 @@ from textual.widgets.option_list import Option
 
 from llm.config import Preset
 from workbench.text import clean
-from workbench.ui.lists import BESIDE, ChoiceList, with_headings
+from workbench.ui.lists import DETAIL, ChoiceList, with_headings
 
 
 class PresetList(ChoiceList):
@@ -37,4 +37,4 @@ def entry(preset: Preset, is_edited: bool) -> Content:
     name = (clean(f"{preset.name} *" if is_edited else preset.name), "bold")
     if preset.problem:
         return Content.assemble(name, "\n", ("Cannot be read", "$text-error"))
-    return Content.assemble(name, "\n", (clean(preset.purpose), BESIDE))
+    return Content.assemble(name, "\n", (clean(preset.purpose), DETAIL))

@@ -64,7 +64,7 @@ class RunsScreen(WorkbenchScreen):
         &.-narrow #run-details-scroll { width: 22; }
         #run-details-scroll { width: 2fr; border-top: solid $panel-lighten-2; padding: 0 1; }
         LiveTable { background: $surface; }
-        &.-beside {
+        &.-columns {
             #runs-body { layout: horizontal; }
             #runs-list { width: 1fr; height: 1fr; }
             #run-lower { layout: vertical; width: 66; height: 1fr; border-left: solid $panel-lighten-2; }

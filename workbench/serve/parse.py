@@ -206,14 +206,14 @@ def parse_logprobs(fields: Json, *, is_chat: bool) -> tuple[bool, int]:
     if not is_chat:
         if value is None or value is False:
             return False, 0
-        return True, bounded(value, "logprobs", 5)
+        return True, parse_count(value, "logprobs", 5)
     top, wanted = fields.get("top_logprobs"), flag(fields, "logprobs")
     if top is not None and not wanted:
         raise ApiError(400, "top_logprobs needs logprobs to be true.", param="top_logprobs")
-    return wanted, bounded(top or 0, "top_logprobs", 20)
+    return wanted, parse_count(top or 0, "top_logprobs", 20)
 
 
-def bounded(value: Any, name: str, most: int) -> int:
+def parse_count(value: Any, name: str, most: int) -> int:
     if not isinstance(value, int) or not 0 <= value <= most:
         raise ApiError(400, f"{name} must be a whole number from 0 to {most}.", param=name)
     return int(value)

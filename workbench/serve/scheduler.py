@@ -10,16 +10,13 @@ from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import suppress
 from typing import NamedTuple
 
-from llm.engine import use_one_thread
+from llm.engine import is_fastest_on_one_thread, use_one_thread
 from llm.engine.continuous import ContinuousBatch, NewToken, Request
 from llm.errors import UserError
-from llm.model.counts import parameters
 from llm.model.packed import InferenceModel
 from llm.tokenizer import Tokenizer
 from workbench.serve.errors import ApiError
 
-ONE_THREAD_BELOW = 20_000_000
-"""Parameters: smaller models generate fastest on one thread."""
 MAX_VERSIONS = 2
 """Weights that are in memory at once, while the model is in training."""
 
@@ -74,7 +71,7 @@ class Scheduler:
         assert first is not None, "the first load returns weights"
         self.tokenizer, self.max_open = first.tokenizer, max_open
         self._load = load
-        self._one_thread = one_thread or parameters(first.model.config) < ONE_THREAD_BELOW
+        self._one_thread = one_thread or is_fastest_on_one_thread(first.model)
         self._batches = [(first.name, ContinuousBatch(first.model, first.tokenizer))]
         self.max_rows, self.context = self._batches[0][1].max_rows, self._batches[0][1].context
         self._commands: queue.SimpleQueue[tuple[str, Job | None]] = queue.SimpleQueue()

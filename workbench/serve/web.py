@@ -40,7 +40,7 @@ class Disconnected(Exception):
 
 def create_app(model: ModelInfo, scheduler: Scheduler, *, token: str = "", local_only: bool = True) -> Starlette:
     """The ASGI application. With a `token`, every request must carry it. `local_only`: the server listens on the
-    loopback, and answers to its names only, so that no web page can reach it through a name of its own."""
+    loopback, and answers to its names only, so that no web page can reach it through another name."""
     api = Api(model, scheduler, token)
     routes = [
         Route("/v1/models", api.endpoint(api.list_models), methods=["GET"]),
@@ -68,7 +68,7 @@ class Api:
                 self._check_token(request)
                 return await respond(request)
             except Disconnected:
-                return Response(status_code=499)  # is sent to nobody
+                return Response(status_code=499)  # nothing receives it: the connection is closed
             except Exception as error:  # noqa: BLE001 - every fault is an answer
                 return to_response(to_api_error(error))
 
@@ -80,15 +80,15 @@ class Api:
             raise ApiError(401, "Incorrect API key provided.", code="invalid_api_key")
 
     async def list_models(self, request: HttpRequest) -> Response:
-        return JSONResponse({"object": "list", "data": [self._described()]})
+        return JSONResponse({"object": "list", "data": [self._model_record()]})
 
     async def show_model(self, request: HttpRequest) -> Response:
         name = request.path_params["name"]
         if name != self._model.name and name not in self._model.aliases:
             raise ApiError(404, f"The model {name!r} does not exist.", param="model", code="model_not_found")
-        return JSONResponse(self._described())
+        return JSONResponse(self._model_record())
 
-    def _described(self) -> dict[str, Any]:
+    def _model_record(self) -> dict[str, Any]:
         return {
             "id": self._model.name,
             "object": "model",

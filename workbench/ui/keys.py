@@ -16,7 +16,7 @@ HERE, SCREEN, EVERYWHERE = "Focused pane", "This screen", "Everywhere"
 
 
 @dataclass(frozen=True)
-class Working:
+class WorkingKey:
     """A key binding that works now: its keys, its description, its action and its node. `is_own`: declared by this
     project, not by Textual. `moves`: it only moves a cursor or the focus."""
 
@@ -29,10 +29,10 @@ class Working:
     moves: bool
 
 
-def working_keys(screen: Screen[Any]) -> list[Working]:
+def working_keys(screen: Screen[Any]) -> list[WorkingKey]:
     """Every key that works on `screen` now, from the focused widget outwards. Keys of the same action are one entry;
     Textual's own keys come last."""
-    found: dict[tuple[str, str], Working] = {}
+    found: dict[tuple[str, str], WorkingKey] = {}
     for active in screen.active_bindings.values():
         binding, node = active.binding, active.node
         if not (active.enabled and binding.description):
@@ -42,7 +42,7 @@ def working_keys(screen: Screen[Any]) -> list[Working]:
         if before is None:
             own, moves = is_own(binding, node), (binding.id or "").partition(".")[0] in MOVING
             text = binding.tooltip or binding.description
-            found[identity] = Working(key, text, binding.action, node, place_of(node), own, moves)
+            found[identity] = WorkingKey(key, text, binding.action, node, place_of(node), own, moves)
         elif key not in before.keys.split():
             found[identity] = replace(before, keys=f"{before.keys} {key}")
     return sorted(found.values(), key=lambda working: (not working.is_own, working.moves))

@@ -15,7 +15,7 @@ from textual.widgets.option_list import Option
 
 from workbench.text import clean
 
-BESIDE = "auto 80%"
+DETAIL = "auto 80%"
 """The style of the text after the name of an entry: black or white, whichever is legible."""
 
 

@@ -35,7 +35,7 @@ class SettingsScreen(Modal[None]):
     )
     BINDINGS: ClassVar[list[BindingType]] = [
         Binding("escape", "dismiss", "Back", id="settings.back"),
-        Binding("backspace", "usual", "Reset", id="settings.usual"),
+        Binding("backspace", "reset", "Reset", id="settings.usual"),
     ]
 
     def __init__(self) -> None:
@@ -112,7 +112,7 @@ class SettingsScreen(Modal[None]):
         self.workbench.change_settings(settings)
         self._fill()
 
-    def action_usual(self) -> None:
+    def action_reset(self) -> None:
         """Reset the selected key or setting to its default."""
         if self.marked in self.bindings:
             self._set_key(self.marked, "")

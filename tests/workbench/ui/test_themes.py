@@ -21,7 +21,7 @@ from tests.workbench.waiting import shown, until
 from workbench.app import WorkbenchApp
 from workbench.charts.chart import COLORS
 from workbench.charts.export import strips_of
-from workbench.ui.lists import BESIDE
+from workbench.ui.lists import DETAIL
 from workbench.ui.themes import DEFAULT, THEMES, named_colors
 
 OWN = [theme for theme in THEMES if not theme.ansi]
@@ -110,7 +110,7 @@ def test_the_marked_line_can_be_read(theme: Theme) -> None:
     colors = colors_of(theme)
     below = Color.parse(colors["block-cursor-background"])
     assert contrast(on(below, colors["block-cursor-foreground"]), below) >= 4.5
-    assert contrast(on(below, BESIDE), below) >= 4.5
+    assert contrast(on(below, DETAIL), below) >= 4.5
 
 
 @pytest.mark.parametrize("theme", OWN, ids=lambda theme: theme.name)
