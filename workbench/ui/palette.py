@@ -27,7 +27,7 @@ from workbench.text import clean
 from workbench.ui.closing import ClosesOnce
 from workbench.ui.dialogs import Modal, Waiting
 from workbench.ui.host import Destination, Host, host_of
-from workbench.ui.keys import EVERYWHERE, Working, working_keys
+from workbench.ui.keys import EVERYWHERE, WorkingKey, working_keys
 from workbench.ui.lists import SafeList
 
 
@@ -96,7 +96,7 @@ def screen_commands(screen: Screen[Any]) -> Iterator[SystemCommand]:
             yield SystemCommand(working.text, f"{working.keys}: {working.place.lower()}", run)
 
 
-async def run_if_open(screen: Screen[Any], working: Working) -> None:
+async def run_if_open(screen: Screen[Any], working: WorkingKey) -> None:
     """Run the action of a key, unless its widget or window has been closed: Textual runs a command only after the
     palette, and keys that were typed with it may close what was below."""
     if working.node.is_attached:
