@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from dataclasses import replace
 from typing import Any
 
@@ -36,9 +37,22 @@ def texts(batch: int, length: int) -> Tensor:
     return torch.randint(0, VOCAB, (batch, length), generator=torch.Generator().manual_seed(batch * 31 + length))
 
 
-@pytest.mark.parametrize("shape", list(SHAPES))
-@pytest.mark.parametrize("batch", [1, 7])
-@pytest.mark.parametrize("prompt_length", [1, 5, CONTEXT - 1, CONTEXT, CONTEXT + 1, 3 * CONTEXT + 2])
+LENGTHS = (1, 5, CONTEXT - 1, CONTEXT, CONTEXT + 1, 3 * CONTEXT + 2)
+USUAL = {
+    *(("rope", 7, length) for length in LENGTHS),
+    *((shape, 7, length) for shape in SHAPES for length in (5, LENGTHS[-1])),
+    ("learned", 1, CONTEXT + 1),
+}
+"""Every kind of model and every length of a prompt, not all of them together."""
+
+
+@pytest.mark.parametrize(
+    ("shape", "batch", "prompt_length"),
+    [
+        pytest.param(*case, marks=() if case in USUAL else pytest.mark.slow)
+        for case in itertools.product(SHAPES, (1, 7), LENGTHS)
+    ],
+)
 def test_cache_or_not_the_logits_are_the_same_at_every_position(
     shape: str, batch: int, prompt_length: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:

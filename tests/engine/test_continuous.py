@@ -54,12 +54,19 @@ def texts(tokens: list[NewToken], wanted: Request) -> tuple[list[str], list[str]
     )
 
 
-@pytest.mark.parametrize("packed", [False, True])
+@pytest.mark.parametrize(
+    ("max_rows", "packed"),
+    [
+        (3, True),
+        (32, False),
+        pytest.param(3, False, marks=pytest.mark.slow),
+        pytest.param(32, True, marks=pytest.mark.slow),
+    ],
+)
 @pytest.mark.parametrize(
     "changes",
     [{}, {"position": "learned"}, {"rope_pairs": "halves", "n_kv_head": 1, "qk_norm": True}, {"embedding_conv": 4}],
 )
-@pytest.mark.parametrize("max_rows", [3, 32])
 def test_each_is_as_it_would_be_alone(changes: dict[str, object], max_rows: int, packed: bool) -> None:
     model = make_model(**changes)
     batch = ContinuousBatch(PackedTransformer(model, torch.float64) if packed else model, TOKENIZER)

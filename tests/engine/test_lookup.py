@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import itertools
+from collections.abc import Iterator
 from typing import Any
 
 import pytest
@@ -39,8 +41,15 @@ def pieces(engine: Engine, params: DecodeConfig) -> list[Piece]:
     return [piece for piece in engine.stream(PROMPT, params) if isinstance(piece, Piece)]
 
 
-@pytest.mark.parametrize("dtype", [*DTYPES, torch.int8])
-@pytest.mark.parametrize("options", OPTIONS)
+def cases() -> Iterator[Any]:
+    """By default every kind of model in the first dtype, and one kind of model in the others."""
+    for options, dtype in itertools.product(OPTIONS, (*DTYPES, pytest.param(torch.int8))):
+        is_usual = dtype is DTYPES[0] or options is OPTIONS[0]
+        marks = [*dtype.marks] if is_usual else [*dtype.marks, pytest.mark.slow]
+        yield pytest.param(options, *dtype.values, marks=marks)
+
+
+@pytest.mark.parametrize(("options", "dtype"), cases())
 def test_the_text_is_the_same_to_the_last_bit(options: dict[str, Any], dtype: torch.dtype, passes: list[int]) -> None:
     """Also where the window of the context moves on; greedy, and sampled with every uniform number in its place."""
     model = model_of(tiny(**options | {"vocab_size": TOKENIZER.vocab_size, "context": 100}))

@@ -49,7 +49,14 @@ def test_all_presets_are_here() -> None:
 
 @torch.no_grad()
 @pytest.mark.parametrize("name", PRESETS)
-@pytest.mark.parametrize(("batch", "prompt_length"), [(7, 5), (1, CONTEXT), (7, 2 * CONTEXT + 3)])
+@pytest.mark.parametrize(
+    ("batch", "prompt_length"),
+    [
+        (7, 5),
+        pytest.param(1, CONTEXT, marks=pytest.mark.slow),
+        pytest.param(7, 2 * CONTEXT + 3, marks=pytest.mark.slow),  # test_context.py has every length
+    ],
+)
 def test_cache_or_not_the_logits_are_the_same_at_every_position(
     name: str, batch: int, prompt_length: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:

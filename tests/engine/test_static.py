@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import warnings
 from collections.abc import Callable
 from dataclasses import replace
@@ -27,6 +28,15 @@ KINDS: dict[str, Callable[[Transformer], InferenceModel]] = {
     "packed": lambda model: PackedTransformer(model, torch.float64),
 }
 SEVERAL = ("cs336-assignment", "gpt2-124m", "nanochat-base")
+SIZES = ((7, 1), (1, 5), (1, CONTEXT), (7, 2 * CONTEXT + 3))
+"""Batches, and lengths of a prompt."""
+USUAL = {
+    (True, "module"): (SIZES[0], SIZES[3]),
+    (True, "packed"): (SIZES[1], SIZES[2], SIZES[3]),
+    (False, "module"): (),
+    (False, "packed"): (SIZES[1],),
+}
+"""Those tested by default, by whether a preset is one of `SEVERAL`, and by the kind of model."""
 
 
 @pytest.fixture
@@ -38,9 +48,13 @@ def everywhere(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @torch.no_grad()
 @pytest.mark.usefixtures("everywhere")
-@pytest.mark.parametrize("kind", list(KINDS))
-@pytest.mark.parametrize("name", PRESETS)
-@pytest.mark.parametrize(("batch", "prompt_length"), [(7, 1), (1, 5), (1, CONTEXT), (7, 2 * CONTEXT + 3)])
+@pytest.mark.parametrize(
+    ("name", "kind", "batch", "prompt_length"),
+    [
+        pytest.param(name, kind, *size, marks=() if size in USUAL[name in SEVERAL, kind] else pytest.mark.slow)
+        for name, kind, size in itertools.product(PRESETS, KINDS, SIZES)
+    ],
+)
 def test_the_logits_are_the_same_at_every_position(name: str, batch: int, prompt_length: int, kind: str) -> None:
     model = small_model(name)
     text = tokens(model.config, batch, prompt_length + 2 * CONTEXT)
