@@ -16,7 +16,7 @@ from tests.fuzz.data_kinds import data_kinds
 from tests.fuzz.mutations import damaged
 from tests.fuzz.run_kinds import Kind, run_kinds, trained_home
 
-SMOKE, FULL = 20, 10_000
+SMOKE, FULL = 8, 10_000
 KINDS = (
     "curves.npz", "events.jsonl", "commands.jsonl", "run.toml", "meta.json", "lock", "manifest.json", "state.json",
     "model.safetensors", "optimizer.safetensors", "tokenizer.json", "transcript", "preset", "settings.toml",

@@ -1,4 +1,4 @@
-"""AdamW, SGD and Muon against PyTorch's and against formulas, over 200 steps in float64."""
+"""AdamW, SGD and Muon against PyTorch's and against formulas, over 100 steps in float64."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from llm.optim import Group, Optimizer, build_optimizer
 from llm.optim.muon import Muon, orthogonalize
 from llm.optim.registry import OPTIMIZERS
 
-STEPS = 200
+STEPS = 100
 LR = 3e-3
 MODEL = ModelConfig(
     n_layer=2, d_model=10, n_head=1, n_kv_head=1, d_ff=23, context=7, vocab_size=29, tied_head=False, mlp="relu2"

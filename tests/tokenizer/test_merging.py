@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import random
 from collections import Counter
 from itertools import pairwise
@@ -60,12 +61,19 @@ def spelled_out(pairs: list[tuple[int, int]]) -> list[tuple[bytes, bytes]]:
 def test_merges_are_those_of_the_definition(few: int, ties: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(merging, "FEW_POSITIONS", few)
     for seed in range(150):
-        draw = random.Random(seed)
-        alphabet = draw.choice(["ab", "aab", "abc", "abcdefgh", "a", "\x00\xff"])
-        words = Counter(
-            "".join(draw.choices(alphabet, k=draw.randrange(60))).encode("latin-1") for _ in range(draw.randrange(12))
-        )
-        assert spelled_out(learn_merges(words, 40, ties)) == naive_merges(words, 40, ties), seed
+        words, expected = words_with_merges(seed, ties)
+        assert spelled_out(learn_merges(words, 40, ties)) == expected, seed
+
+
+@functools.cache
+def words_with_merges(seed: int, ties: str) -> tuple[Counter[bytes], list[tuple[bytes, bytes]]]:
+    """Random words, and their merges by definition."""
+    draw = random.Random(seed)
+    alphabet = draw.choice(["ab", "aab", "abc", "abcdefgh", "a", "\x00\xff"])
+    words = Counter(
+        "".join(draw.choices(alphabet, k=draw.randrange(60))).encode("latin-1") for _ in range(draw.randrange(12))
+    )
+    return words, naive_merges(words, 40, ties)
 
 
 def test_the_example_of_the_course() -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+import shutil
 from pathlib import Path
 
 import pytest
@@ -116,28 +117,26 @@ def test_changed_text_is_refused(make_run: MakeRun, tmp_path: Path, corpus: Path
         run_training(run, tmp_path, overrides=(("train.steps", "4"),))
 
 
-@pytest.mark.parametrize("harm", ["flip", "missing", "empty"])
-def test_a_damaged_newest_checkpoint_is_named_and_the_one_before_is_used(
-    make_run: MakeRun, tmp_path: Path, harm: str
-) -> None:
-    whole, run = make_run("whole"), make_run("harmed")
+def test_a_damaged_newest_checkpoint_is_named_and_the_one_before_is_used(make_run: MakeRun, tmp_path: Path) -> None:
+    whole, stopped = make_run("whole"), make_run("stopped")
     run_training(whole, tmp_path)
-    run_training(run, tmp_path, commands=StopAfter(60))
-    newest = run.checkpoint().path
-    path = newest / "optimizer.safetensors"
-    if harm == "missing":
-        path.unlink()
-    elif harm == "empty":
-        path.write_bytes(b"")
-    else:
-        data = bytearray(path.read_bytes())
-        data[len(data) // 2] ^= 4
-        path.write_bytes(data)
-    events: list[Event] = []
-    run_training(run, tmp_path, on_event=events.append)
-    assert any(isinstance(event, Warned) and "optimizer.safetensors" in event.message for event in events)
-    assert isinstance(events[-1], Finished)
-    assert_same_end(whole, run)
+    run_training(stopped, tmp_path, commands=StopAfter(60))
+    for harm in ("flip", "missing", "empty"):
+        run = Run(shutil.copytree(stopped.path, stopped.path.with_name(harm)))
+        path = run.checkpoint().path / "optimizer.safetensors"
+        if harm == "missing":
+            path.unlink()
+        elif harm == "empty":
+            path.write_bytes(b"")
+        else:
+            data = bytearray(path.read_bytes())
+            data[len(data) // 2] ^= 4
+            path.write_bytes(data)
+        events: list[Event] = []
+        run_training(run, tmp_path, on_event=events.append)
+        assert any(isinstance(event, Warned) and "optimizer.safetensors" in event.message for event in events), harm
+        assert isinstance(events[-1], Finished)
+        assert_same_end(whole, run)
 
 
 def contents(run: Run) -> dict[str, bytes]:

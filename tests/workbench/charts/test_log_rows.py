@@ -177,7 +177,7 @@ CHOICES = st.lists(
 )
 
 
-@settings(max_examples=80, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=40, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(CHOICES, st.integers(200, 20_000))
 def test_any_log_gives_the_same_curves(
     tmp_path_factory: pytest.TempPathFactory, choices: list[tuple[int, int, int, int]], limit: int
@@ -199,7 +199,10 @@ VALUES = (
 )  # fmt: skip
 
 
-@pytest.mark.parametrize("name", ["time", "step", "loss", "memory_bytes", "mfu", "reward", "is_validation", "type"])
+OTHERS = [pytest.param(name, marks=pytest.mark.slow) for name in ("time", "memory_bytes", "mfu", "is_validation")]
+
+
+@pytest.mark.parametrize("name", ["step", "loss", "reward", "type", *OTHERS])
 def test_a_value_of_any_form_is_read_as_by_the_general_reader(home: Path, name: str) -> None:
     """In one line among many of the usual form, or in all of them."""
     run = Run.create(home, "odd", RunConfig())
