@@ -24,6 +24,7 @@ def test_recomputation_saves_fewer_activations(monkeypatch: pytest.MonkeyPatch) 
     assert "blocks processor time" in "\n".join(ranks.lines_of("recompute", result))
 
 
+@pytest.mark.slow
 def test_a_run_is_trained_and_measured(tmp_path: Path) -> None:
     run = ranks.create_run(tmp_path, "small", ranks.SHORT_STEPS | {"train.steps": "3"})
     (peak,) = ranks.run_ranks(run, tmp_path, 1, watch_memory=True).values()

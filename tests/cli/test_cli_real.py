@@ -74,26 +74,34 @@ def test_train_prints_one_object(tiny_preset: Path, home: Path, capsys: pytest.C
     assert "exists already" in shell.said
 
 
-def test_a_run_made_to_fit_is_trained_on_two_ranks(
-    home: Path, capsys: pytest.CaptureFixture[str], corpus: Path
-) -> None:
-    """From a preset of a true size to two ranks, as a person types it."""
+@pytest.fixture
+def fitted(home: Path, capsys: pytest.CaptureFixture[str], corpus: Path) -> Shell:
+    """A shell with a run that was made from a preset of a true size, and not started."""
     shell = Shell(home, capsys)
     fields = ("--data.corpus", str(corpus), "--train.steps", "400", "--train.device", "cpu")
     made = shell("train", "cs336-assignment", "--fit", "0.05", "--no-start", "--name", "small", *fields).strip()
     assert made == str(home / "runs" / "small")
     assert "to fit: --model.n_layer 2" in shell.said
     assert "llm-workbench resume small (--nproc N: on N GPUs of this machine)" in shell.said
-    run = Run.open(home, "small")
+    return shell
+
+
+@pytest.mark.slow
+def test_a_run_made_to_fit_is_trained_on_two_ranks(fitted: Shell) -> None:
+    """From a preset of a true size to two ranks, as a person types it."""
+    result = fitted.data("resume", "small", "--nproc", "2", "--train.steps", "3")
+    run = Run.open(fitted.home, "small")
+    assert result["status"] == run.status().name == "finished" and run.checkpoint().step == 3
+    started = next(event for event in run.events() if isinstance(event, Started))
+    assert started.world_size == 2
+
+
+def test_the_command_of_two_ranks_is_printed_for_a_run_made_to_fit(fitted: Shell) -> None:
+    shell, run = fitted, Run.open(fitted.home, "small")
     assert (run.status().name, run.config().model.n_layer, run.config().optim.eps_inside) == ("new", 2, True)
     shell("train", "cs336-assignment", "--fit", "0", status=2)
     assert "--fit must be a number of minutes above 0" in shell.said
-    words = ("resume", "small", "--nproc", "2", "--train.steps", "3")
-    assert shell.data(*words)["status"] == "finished"
-    assert (run.status().name, run.checkpoint().step) == ("finished", 3)
-    started = next(event for event in run.events() if isinstance(event, Started))
-    assert started.world_size == 2
-    printed = shell("resume", "small", *words[2:4], "--train.steps", "6", "--print-command")
+    printed = shell("resume", "small", "--nproc", "2", "--train.steps", "6", "--print-command")
     assert printed.startswith("torchrun --standalone --nnodes=1 --nproc-per-node=2 --shutdown-timeout=600 -m llm.train")
     shell("stop", "small", status=2)
     assert "small is not in training" in shell.said

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import os
 import pty
 import resource
@@ -98,7 +99,7 @@ def test_a_fork_that_cannot_begin_goes_to_the_trash(trained_run: Run, home: Path
 @pytest.mark.parametrize(
     "streams",
     [
-        "2>/dev/full",
+        pytest.param("2>/dev/full", marks=pytest.mark.slow),
         pytest.param("2>&-", marks=pytest.mark.slow),
         pytest.param(">&- --json", marks=pytest.mark.slow),
         ">&- 2>&- <&-",
@@ -113,9 +114,15 @@ def test_narration_that_cannot_be_written_ends_no_training(home: Path, tiny_pres
     assert not (home / "logs").exists()
 
 
+def test_narration_without_space_ends_no_training(home: Path, tiny_preset: Path) -> None:
+    """As `2>/dev/full`, without the start of a Python."""
+    assert start(home, tiny_preset, errors="/dev/full").wait(300) == 0
+    assert Run(home / "runs" / "own").status().name == "finished"
+
+
 def test_a_lost_terminal_under_the_narration_ends_no_training(home: Path, tiny_preset: Path) -> None:
     outside, inside = pty.openpty()
-    process = start(home, tiny_preset, "--train.steps", "400", errors=os.ttyname(inside))
+    process = start(home, tiny_preset, "--train.steps", "150", errors=os.ttyname(inside))
     os.close(inside)
     run = Run(home / "runs" / "own")
     wait_for(lambda: run.path.exists() and any(isinstance(event, StepLogged) for event in run.events()), process)
@@ -168,8 +175,16 @@ def test_a_fork_of_a_long_name_finds_a_name(trained_run: Run, home: Path) -> Non
         assert Run(home / "runs" / ("x" * 52 + f"-fork-{number}")).status().name == "finished"
 
 
-@pytest.mark.parametrize("megabytes", [300, 600])
-@pytest.mark.parametrize("words", ["train quickstart", "doctor", "grpo none"])
+USUAL = (("train quickstart", 600), ("doctor", 300), ("grpo none", 300))
+
+
+@pytest.mark.parametrize(
+    ("words", "megabytes"),
+    [
+        pytest.param(*case, marks=() if case in USUAL else pytest.mark.slow)
+        for case in itertools.product(("train quickstart", "doctor", "grpo none"), (300, 600))
+    ],
+)
 def test_too_little_memory_is_a_sentence(home: Path, words: str, megabytes: int) -> None:
     def limit() -> None:
         resource.setrlimit(resource.RLIMIT_AS, (megabytes << 20, megabytes << 20))

@@ -203,6 +203,7 @@ def reported(*join: str) -> list[int]:
     return found
 
 
+@pytest.mark.slow
 def test_a_real_control_group(groups: list[Path]) -> None:
     total, available, for_a_run, cores, threads = reported(*(f"echo $$ > {group}/cgroup.procs" for group in groups))
     assert total == 700 << 20

@@ -7,7 +7,9 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator
+from concurrent.futures import Future
 from contextlib import contextmanager
+from typing import Any
 
 import psutil
 
@@ -63,10 +65,11 @@ def running(run: Run, ranks: int, step: int = 5, **options: tuple[str, ...]) -> 
                 psutil.Process(pid).kill()
 
 
-def wait_for_step(run: Run, step: int, process: subprocess.Popen[bytes], seconds: float = 300) -> None:
+def wait_for_step(run: Run, step: int, ranks: subprocess.Popen[bytes] | Future[Any], seconds: float = 300) -> None:
     tail, deadline = run.tail(), time.monotonic() + seconds
     while not any(isinstance(event, StepLogged) and event.step >= step for event in tail.poll()):
-        assert process.poll() is None and time.monotonic() < deadline, f"step {step} was not reached"
+        have_ended = ranks.done() if isinstance(ranks, Future) else ranks.poll() is not None
+        assert not have_ended and time.monotonic() < deadline, f"step {step} was not reached"
         time.sleep(0.01)
 
 

@@ -56,6 +56,7 @@ def test_two_ranks_train_as_one_and_a_run_may_change_their_number(make_run: Make
         resolve_batch_plan(changing.config(), 257, 10_000, world_size=4, global_batch_size=4)
 
 
+@pytest.mark.slow
 def test_a_run_moves_from_a_thread_to_a_process_to_two_ranks_and_back(make_run: MakeRun, tmp_path: Path) -> None:
     """Bit for bit while the number of ranks stays the same, and to rounding after it has changed."""
     plain = {"train__batch_size": "2", "train__accumulation": "2", "model__dropout": "0", "evaluate__every": "0"}

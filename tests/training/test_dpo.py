@@ -31,6 +31,7 @@ from llm.training.threads import ThreadWatch
 from tests.data.batches.test_packing import TOKENIZER, conversations
 
 from .test_resume import StopAfter, assert_same_end
+from .test_sft import base_home as base_home
 from .test_sft import parent as parent
 
 SEQ_LEN = 47

@@ -31,6 +31,7 @@ from llm.training.start_stage import plan_stage, start_stage
 from tests.data.batches.test_packing import TOKENIZER
 
 from .test_resume import StopAfter, assert_same_end
+from .test_sft import base_home as base_home
 from .test_sft import parent as parent
 from .test_sft import sft
 

@@ -42,7 +42,7 @@ SETTINGS = TINY | {
 }
 
 
-@pytest.fixture(params=["the temporary file system", "another file system"])
+@pytest.fixture(params=["the temporary file system", pytest.param("another file system", marks=pytest.mark.slow)])
 def home(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Path]:
     if request.param == "the temporary file system":
         yield tmp_path

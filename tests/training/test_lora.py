@@ -29,6 +29,7 @@ from llm.weights import load_model
 from tests.interop.runs_for_tests import finish
 
 from .test_resume import StopAfter, assert_same_end
+from .test_sft import base_home as base_home
 from .test_sft import parent as parent
 from .test_sft import sft, write_conversations
 

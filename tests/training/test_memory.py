@@ -2,15 +2,20 @@
 
 from __future__ import annotations
 
+import itertools
 import os
 import platform
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
+import torch
 
+from llm.errors import UserError
 from llm.events import Finished, Started, StepLogged, Warned
+from llm.optim import Optimizer
 from llm.run import Run
 from llm.run.checkpoints import read_state, verify
 from llm.training.run import run_training
@@ -60,6 +65,7 @@ def test_a_micro_batch_that_the_kernel_refuses_is_halved_until_it_fits(make_run:
         verify(info)
 
 
+@pytest.mark.slow
 def test_the_largest_micro_batch_that_the_kernel_grants_is_chosen(make_run: MakeRun, tmp_path: Path) -> None:
     """The estimate allows all 64 sequences at once, and the kernel does not."""
     run = make_run(
@@ -82,6 +88,7 @@ def test_the_largest_micro_batch_that_the_kernel_grants_is_chosen(make_run: Make
     assert read_state(run.checkpoint())["micro_batch"] == started.micro_batch
 
 
+@pytest.mark.slow
 def test_memory_that_ends_in_the_update_is_a_sentence_and_the_checkpoint_is_intact(
     make_run: MakeRun, tmp_path: Path
 ) -> None:
@@ -107,6 +114,27 @@ def test_memory_that_ends_in_the_update_is_a_sentence_and_the_checkpoint_is_inta
     assert run_training(run, tmp_path).status == "finished"
     started = [event for event in run.events() if isinstance(event, Started)][-1]
     assert started.step == 2
+
+
+def test_memory_that_torch_says_has_ended_in_the_update_is_the_same_sentence(
+    make_run: MakeRun, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    step, calls = Optimizer.step, itertools.count(1)
+
+    def step_with_little_memory(optimizer: Optimizer, *arguments: Any, **options: Any) -> None:
+        if next(calls) == 4:
+            raise torch.OutOfMemoryError("CUDA out of memory.")
+        step(optimizer, *arguments, **options)
+
+    run = make_run("greedy-update", **PLAIN, train__steps="4", checkpoint__every="2")
+    with monkeypatch.context() as patch:
+        patch.setattr(Optimizer, "step", step_with_little_memory)
+        with pytest.raises(UserError, match=r"the memory ran out; .*lower train\.batch_size"):
+            run_training(run, tmp_path)
+    last = list(run.events())[-1]
+    assert isinstance(last, Finished) and (last.status, last.step) == ("failed", 3)
+    assert run.checkpoint().step == 2 and not (run.path / "crash.txt").exists()
+    assert run_training(run, tmp_path).status == "finished"
 
 
 HOLE = """

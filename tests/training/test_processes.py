@@ -62,11 +62,11 @@ def test_a_signal_saves_first(make_run: MakeRun, number: signal.Signals, status:
 
 
 def test_killed_again_and_again_it_ends_as_if_it_had_not_been(make_run: MakeRun, tmp_path: Path) -> None:
-    settings = {"train__steps": "200", "checkpoint__every": "5", "checkpoint__keep": "2", "sample__every": "0"}
+    settings = {"train__steps": "120", "checkpoint__every": "5", "checkpoint__keep": "2", "sample__every": "0"}
     whole, run = make_run("whole", **settings), make_run("killed", **settings)
     assert fork(whole).wait(120) == 0
     chance, target = random.Random(3), 0
-    for _ in range(3):
+    for _ in range(2):
         process = fork(run)
         target += chance.randint(20, 50)
         wait_for_step(run, target, process)

@@ -8,6 +8,7 @@ import signal
 import socket
 import subprocess
 import time
+from concurrent.futures import ThreadPoolExecutor
 
 import psutil
 import pytest
@@ -17,9 +18,10 @@ from safetensors.torch import load_file
 from llm.events import Finished, Started, StepLogged, Warned
 from llm.run.checkpoints import MODEL, verify
 from llm.training.rank_watch import Peer, RankWatch, describe_wait_status
+from tests.forking import complete_on_ranks
 
 from .conftest import MakeRun
-from .ranks_for_tests import SETTINGS, finish, last_event, rank_processes, running, torchrun
+from .ranks_for_tests import SETTINGS, finish, last_event, rank_processes, running, torchrun, wait_for_step
 
 KILLS_WITHIN = 3000.0
 ENDS_WITHIN = 300.0  # on a busy machine; torchrun kills ranks 30 s after one has died
@@ -28,7 +30,25 @@ ENDS_WITHIN = 300.0  # on a busy machine; torchrun kills ranks 30 s after one ha
 SLOW = pytest.mark.slow
 
 
-@pytest.mark.parametrize("target", [pytest.param("torchrun", marks=SLOW), pytest.param("rank 0", marks=SLOW), "rank 1"])
+def test_sigterm_to_one_rank_saves_and_stops_all(make_run: MakeRun) -> None:
+    """Without torchrun, whose start takes seconds."""
+    run = make_run("signaled", **SETTINGS)
+    with ThreadPoolExecutor(1) as thread:
+        ranks = thread.submit(complete_on_ranks, 2, str(run.path))
+        wait_for_step(run, 5, ranks)
+        holder = run.holder()
+        assert holder is not None
+        (other,) = (rank for rank in psutil.Process(holder.pid).parent().children() if rank.pid != holder.pid)
+        other.terminate()
+        assert [ended.returncode for ended in ranks.result()] == [0, 0]
+    end = last_event(run)
+    assert isinstance(end, Finished) and end.status == "stopped" and "SIGTERM" in end.reason
+    assert run.checkpoint().step == end.step >= 5
+    verify(run.checkpoint())
+
+
+@SLOW
+@pytest.mark.parametrize("target", ["torchrun", "rank 0", "rank 1"])
 def test_sigterm_to_torchrun_or_to_any_rank_saves_and_stops_all(make_run: MakeRun, target: str) -> None:
     run = make_run("signaled", **SETTINGS)
     with running(run, 2) as process:

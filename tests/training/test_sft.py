@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import itertools
 import json
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -31,7 +33,7 @@ from llm.training.step import accumulate_gradients
 from llm.weights import load_model
 from tests.data.batches.test_packing import TOKENIZER, conversations, written
 
-from .conftest import MakeRun
+from .conftest import create_run, write_corpus
 from .test_resume import StopAfter, assert_same_end, losses
 
 SEQ_LEN, ROWS = 47, 8
@@ -46,11 +48,19 @@ def write_conversations(path: Path, count: int = 30, longest: int = 2) -> Path:
     return path
 
 
+@pytest.fixture(scope="session")
+def base_home(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A home with a run to fine-tune. Only to be copied."""
+    home = tmp_path_factory.mktemp("base-home")
+    run = create_run(home, "base", write_corpus(home), train__steps="4", model__dropout="0", model__context="48")
+    run_training(run, home)
+    return home
+
+
 @pytest.fixture
-def parent(make_run: MakeRun, tmp_path: Path) -> Run:
-    run = make_run("base", train__steps="4", model__dropout="0", model__context="48")
-    run_training(run, tmp_path)
-    return run
+def parent(base_home: Path, tmp_path: Path) -> Run:
+    shutil.copytree(base_home, tmp_path, dirs_exist_ok=True)
+    return Run.open(tmp_path, "base")
 
 
 def sft(home: Path, corpus: Path, *, keep_optimizer: bool = False, **fields: str) -> Run:
@@ -210,9 +220,17 @@ def test_the_optimizer_state_is_kept_on_request(parent: Run, tmp_path: Path) -> 
         sft(tmp_path, corpus, keep_optimizer=True, optim__beta1="0.8")
 
 
-@pytest.mark.parametrize("precision", ["fp32", "bf16", "fp16"])
-@pytest.mark.parametrize("batch_size", ["1", "7", "24"])
-def test_ten_conversations_stay_finite(parent: Run, tmp_path: Path, precision: str, batch_size: str) -> None:
+USUAL = (("1", "fp16"), ("7", "fp32"), ("24", "bf16"))
+
+
+@pytest.mark.parametrize(
+    ("batch_size", "precision"),
+    [
+        pytest.param(*case, marks=() if case in USUAL else pytest.mark.slow)
+        for case in itertools.product(("1", "7", "24"), ("fp32", "bf16", "fp16"))
+    ],
+)
+def test_ten_conversations_stay_finite(parent: Run, tmp_path: Path, batch_size: str, precision: str) -> None:
     corpus = write_conversations(tmp_path / "rows.jsonl", 10)
     fields = {"train__batch_size": batch_size, "train__precision": precision, "train__steps": "6"}
     run = sft(tmp_path, corpus, **fields, sample__every="0", train__accumulation="1")
