@@ -12,9 +12,11 @@ import pytest
 
 from llm.config import RunConfig, from_toml, to_toml
 from llm.environment import configure_threads
+from llm.limits import usable_cores
 from llm.run import Run
 
 if "PYTEST_XDIST_WORKER" in os.environ:
+    gc.disable()  # until all is imported and collected, of which nothing is garbage
     os.environ.setdefault("OMP_NUM_THREADS", "1")  # threads of several workers wait for each other: twice the time
 configure_threads()  # before any test imports torch
 sys.dont_write_bytecode = False  # each process that the tests start would compile the program again (0.5 s)
@@ -22,11 +24,17 @@ sys.dont_write_bytecode = False  # each process that the tests start would compi
 signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
+def pytest_xdist_auto_num_workers() -> int:
+    """One worker more than there are processors: a test of a screen waits for a third of its time."""
+    return usable_cores() + 1
+
+
 def pytest_collection_finish() -> None:
     """Leave what the imports made out of garbage collections: they took a fifth of the time of the screens' tests."""
     gc.collect()
     gc.freeze()
     gc.set_threshold(10_000, 10, 10)
+    gc.enable()
 
 
 TINY = """
