@@ -20,6 +20,8 @@ from typing import Any
 from llm.errors import UserError
 
 DUMB_TERMINALS = {"dumb", "unknown"}
+COLOR_SYSTEMS = ("auto", "standard", "256", "truecolor", "windows")
+"""The values of $TEXTUAL_COLOR_SYSTEM; with another, the app ends in a KeyError."""
 RESTORE_SEQUENCE = (
     b"\x1b[?2004l\x1b[?7h\x1b[?2048l\x1b[?1000l\x1b[?1003l\x1b[?1015l\x1b[?1006l\x1b[?1016l"  # pastes, wrapping, mouse
     b"\x1b[<u\x1b[?1049l\x1b[?25h\x1b[?1004l"  # keys, the other screen, the cursor, focus
@@ -32,6 +34,8 @@ def why_unusable() -> str:
         problem = "llm-workbench needs a terminal, but input or output is redirected"
     elif os.environ.get("TERM", "").lower() in DUMB_TERMINALS:
         problem = f"llm-workbench cannot draw on this terminal (TERM={os.environ['TERM']})"
+    elif (colors := os.environ.get("TEXTUAL_COLOR_SYSTEM", "auto")) not in COLOR_SYSTEMS:
+        return f"TEXTUAL_COLOR_SYSTEM is {colors!r}; set it to {', '.join(COLOR_SYSTEMS[:-1])}, or unset it."
     else:
         return ""
     return f"{problem}; use a command instead (see llm-workbench --help)."

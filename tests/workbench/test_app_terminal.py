@@ -231,6 +231,12 @@ def test_a_terminal_that_cannot_be_drawn_on_is_reported(open_terminal: Callable[
     assert b"(TERM=dumb); use a command instead" in terminal.output
 
 
+def test_a_color_system_that_does_not_exist_is_a_sentence(open_terminal: Callable[..., Terminal]) -> None:
+    terminal = open_terminal(TEXTUAL_COLOR_SYSTEM="foo")
+    assert terminal.exit_status() == 2
+    assert b"TEXTUAL_COLOR_SYSTEM is 'foo'; set it to auto, standard" in terminal.output
+
+
 @pytest.fixture
 def read_only_home(tiny_home: Path) -> Iterator[Path]:
     """The home with one finished run, on a file system that refuses to be written to."""
