@@ -33,7 +33,7 @@ from workbench.train.service import TrainingService
 NOW = 1_800_000_000.0
 SMALL, LARGE, HUGE = (80, 24), (160, 50), (200, 60)
 
-STILL_LOOKS = 5
+STILL_LOOKS, LOOK_SECONDS = 3, 0.05
 WAITING_FOR_A_PERSON = ("default", "hand over", "leaving")
 """Groups of workers that run as long as the dialog they have opened."""
 
@@ -139,7 +139,7 @@ async def settle(pilot: Pilot[int]) -> None:
     before: object = None
     still = 0
     for _ in range(400):
-        await pilot.pause(0.03)
+        await pilot.pause(LOOK_SECONDS)
         now = [strips_of(screen) for screen in app.screen_stack]
         busy = any(worker.is_running and worker.group not in WAITING_FOR_A_PERSON for worker in app.workers)
         still = 0 if busy or now != before or "looking…" in shown(app.screen) else still + 1

@@ -47,6 +47,8 @@ from workbench.ui.dialogs import Ask, AskSteps, AskText, Help
 from workbench.ui.key_map import all_bindings
 from workbench.ui.settings_screen import SettingsScreen
 
+SWEEP = pytest.mark.slow
+"""What a key of these does is also seen, for most keys, by the tests of their screens."""
 Holds = Callable[[Any], object]
 Row = tuple[str, str, Holds, tuple[str, ...]]
 ROOMS = (
@@ -205,6 +207,7 @@ COMPARE = [
 ]
 
 
+@SWEEP
 async def test_curves_and_configurations_of_several(trained_home: Path) -> None:
     app, _ = runs_app(trained_home)
     async with app.run_test(size=(120, 40)) as pilot:
@@ -261,6 +264,7 @@ TRASH = [
 ]
 
 
+@SWEEP
 async def test_the_trash_and_the_data(home: Path) -> None:
     for name in ("a-1", "b-1", "c-1"):
         move_to_trash(home, make_run(home, name))
@@ -308,6 +312,7 @@ PRESETS = [
 ]
 
 
+@SWEEP
 async def test_presets(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(preflight_module, "PreflightJob", NoPreflight)
     app = app_with(home)
@@ -332,6 +337,7 @@ EDIT = [
 ]
 
 
+@SWEEP
 async def test_the_form(home: Path) -> None:
     app = app_with(home)
     async with app.run_test(size=(120, 40)) as pilot:
@@ -356,6 +362,7 @@ FORK = [
 ]
 
 
+@SWEEP
 async def test_the_form_of_a_fork(trained_home: Path) -> None:
     app, begun = runs_app(trained_home)
     async with app.run_test(size=(120, 40)) as pilot:
@@ -382,6 +389,7 @@ FIT = [
 ]
 
 
+@SWEEP
 async def test_fitting(home: Path) -> None:
     app = app_with(home)
     async with app.run_test(size=(80, 16)) as pilot:
@@ -415,6 +423,7 @@ DATA = [
 ]
 
 
+@SWEEP
 async def test_data(home: Path, corpus: Path) -> None:
     add_corpus(home, str(corpus))
     app = app_with(home)
@@ -436,6 +445,7 @@ SETTINGS = [
 ]
 
 
+@SWEEP
 async def test_settings(home: Path) -> None:
     app = app_with(home)
     async with app.run_test(size=(120, 40)) as pilot:
@@ -460,6 +470,7 @@ HELP = [
 ]
 
 
+@SWEEP
 async def test_help(home: Path) -> None:
     app, _ = runs_app(home)
     async with app.run_test(size=(80, 24)) as pilot:

@@ -159,12 +159,18 @@ STATES: dict[Act, tuple[str, ...]] = {
     no_past: ("No conversations yet",),
 }
 """What the chat can be like, and texts that are shown then."""
+SELDOM = (questions, failed, wrong_value, no_past)
+"""What tests of the keys and the screen see too: tested with `-m slow`."""
 PICTURED = (branches, params, models)
 WIDE = (nothing_yet, branches, params)
 """Laid out differently where there is room."""
 
 
-@pytest.mark.parametrize(("act", "size"), [(act, SMALL) for act in STATES], ids=name_of)
+@pytest.mark.parametrize(
+    ("act", "size"),
+    [pytest.param(act, SMALL, marks=pytest.mark.slow if act in SELDOM else ()) for act in STATES],
+    ids=name_of,
+)
 def test_chat(
     act: Act,
     size: tuple[int, int],
@@ -328,8 +334,15 @@ def gone(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(lapse_module, "run_timelapse", refuse)
 
 
-@pytest.mark.parametrize(("state", "size"), [("done", SMALL), ("gone", SMALL)], ids=name_of)
-@pytest.mark.parametrize("act", [microscope, split, lapse], ids=name_of)
+@pytest.mark.parametrize(
+    ("act", "state", "size"),
+    [
+        *((act, "done", SMALL) for act in SHOWN),
+        (microscope, "gone", SMALL),
+        *(pytest.param(act, "gone", SMALL, marks=pytest.mark.slow) for act in (split, lapse)),
+    ],
+    ids=name_of,
+)
 def test_windows(
     act: Act,
     state: str,

@@ -44,6 +44,8 @@ from workbench.ui.settings_screen import PressKey, SettingsScreen
 SIZE = pytest.mark.parametrize("size", [SMALL], ids=["80x24"])
 SIZES = pytest.mark.parametrize("size", [SMALL, LARGE], ids=["80x24", "160x50"])
 """For what is laid out differently where there is room."""
+SELDOM = pytest.mark.slow
+"""Without a picture, of what the tests of the keys and of the screen see too."""
 Size = tuple[int, int]
 
 
@@ -115,6 +117,7 @@ def test_the_form_with_what_was_changed(size: Size, still_home: Path, look: Look
     look(app_with(still_home), size, change, "77", "3 changed", "train.steps", picture=True)
 
 
+@SELDOM
 @SIZE
 def test_the_difference_alone(size: Size, still_home: Path, look: Look) -> None:
     async def change(pilot: Pilot[int]) -> None:
@@ -151,6 +154,7 @@ def test_the_tree_of_forks(size: Size, still_home: Path, look: Look) -> None:
     look(app_with(still_home), size, step, "├", "└ deeper-1", "first-1-fork-2", also=LARGE)
 
 
+@SELDOM
 @SIZE
 def test_a_run_in_training_among_others(size: Size, still_home: Path, look: Look) -> None:
     old_runs(still_home)
@@ -160,6 +164,7 @@ def test_a_run_in_training_among_others(size: Size, still_home: Path, look: Look
         look(app_with(still_home), size, step, "busy-1", "running here", picture=False)
 
 
+@SELDOM
 @SIZE
 def test_what_is_damaged(size: Size, still_home: Path, look: Look) -> None:
     family(still_home)
@@ -250,6 +255,7 @@ def test_what_deleting_loses(size: Size, still_home: Path, look: Look) -> None:
     look(app_with(still_home), size, delete, "all 2 checkpoints")
 
 
+@SELDOM
 @SIZE
 def test_notes_are_asked_for(size: Size, still_home: Path, look: Look) -> None:
     old_runs(still_home)
@@ -266,6 +272,7 @@ def test_the_queue(size: Size, still_home: Path, look: Look) -> None:
     look(app, size, step, "wait-1", "wait-2")
 
 
+@SELDOM
 @SIZE
 def test_the_trash(size: Size, still_home: Path, look: Look) -> None:
     old_runs(still_home)
@@ -275,6 +282,7 @@ def test_the_trash(size: Size, still_home: Path, look: Look) -> None:
     look(app_with(still_home), size, step, "first-1", "second-1", "In the trash", picture=False)
 
 
+@SELDOM
 @SIZE
 def test_prepared_data(size: Size, still_home: Path, look: Look) -> None:
     run = make_run(still_home, "a-1", steps=4)
@@ -370,6 +378,7 @@ def test_a_key_is_asked_for(size: Size, still_home: Path, look: Look) -> None:
     look(app_with(still_home), size, ask, "r is used by runs.resume")
 
 
+@SELDOM
 @SIZE
 def test_themes(size: Size, still_home: Path, look: Look) -> None:
     old_runs(still_home)

@@ -28,6 +28,9 @@ from workbench.chat.transcript_view import Transcript
 from workbench.chat.transcripts_dialog import PastConversations
 from workbench.ui.chooser import Chooser
 
+SWEEP = pytest.mark.slow
+"""What a key of these windows does is also seen, for most keys, by the tests of the windows."""
+
 
 class Keyboard:
     """Presses keys, and remembers which."""
@@ -186,7 +189,9 @@ async def test_every_key_of_the_conversation(home, chat_model):  # noqa: F811
         assert press.misses(Transcript, ConversationView) == {"o"}, "in test_chat_screen.py"
 
 
-@pytest.mark.parametrize("newline", ["ctrl+j", "shift+enter", "alt+enter"])
+@pytest.mark.parametrize(
+    "newline", ["ctrl+j", *(pytest.param(key, marks=pytest.mark.slow) for key in ("shift+enter", "alt+enter"))]
+)
 async def test_every_key_of_the_prompt(newline, home, chat_model):  # noqa: F811
     async with ChatApp(home).run_test(size=(80, 24)) as pilot:
         press, screen = Keyboard(pilot), await opened(pilot)
@@ -201,6 +206,7 @@ async def test_every_key_of_the_prompt(newline, home, chat_model):  # noqa: F811
         assert press.misses(PromptArea) <= {"ctrl+j", "shift+enter", "alt+enter"} - {newline}
 
 
+@SWEEP
 async def test_every_key_of_the_sampling_panel(home, chat_model):  # noqa: F811
     async with ChatApp(home).run_test(size=(120, 40)) as pilot:
         press, screen = Keyboard(pilot), await opened(pilot)
@@ -219,6 +225,7 @@ async def test_every_key_of_the_sampling_panel(home, chat_model):  # noqa: F811
         assert not press.misses(ParameterRow, SamplingPanel)
 
 
+@SWEEP
 async def test_every_key_of_the_microscope(own_home):
     app = ChatApp(own_home)
     async with app.run_test(size=(80, 24)) as pilot:
@@ -247,6 +254,7 @@ async def test_every_key_of_the_microscope(own_home):
         assert not press.misses(Microscope, Choices)
 
 
+@SWEEP
 async def test_every_key_of_the_split(own_home):
     app = ChatApp(own_home)
     async with app.run_test(size=(80, 24)) as pilot:
@@ -266,6 +274,7 @@ async def test_every_key_of_the_split(own_home):
         assert not press.misses(Split)
 
 
+@SWEEP
 async def test_every_key_of_the_time_lapse(own_home):
     app = ChatApp(own_home)
     async with app.run_test(size=(80, 24)) as pilot:
@@ -286,6 +295,7 @@ async def test_every_key_of_the_time_lapse(own_home):
         assert not press.misses(TimeLapse)
 
 
+@SWEEP
 async def test_every_key_of_a_chooser(home, chat_model):  # noqa: F811
     for number in range(25):
         save_sampling_preset(home, f"set-{number:02}", DecodeConfig(top_k=number + 1))

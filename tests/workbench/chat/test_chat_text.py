@@ -48,13 +48,13 @@ async def test_chinese_is_typed_streamed_wrapped_edited_and_replayed(chinese_run
         screen = app.screen
         await until(lambda: screen.session.model is not None)
         screen.panel.set_value("temperature", 0.0)
-        screen.panel.set_value("max_tokens", 15 + 8 * 21)
+        screen.panel.set_value("max_tokens", 15 + 3 * 21)
         await pilot.press("小", "猫")
         assert screen.prompt.text == "小猫"
         await pilot.press("enter")
         await until(lambda: screen.session.exchanges and not screen.session.writing)
         first = screen.session.exchanges[0]
-        assert first.reply == "看见月亮。" + "小猫看见月亮。" * 8
+        assert first.reply == "看见月亮。" + "小猫看见月亮。" * 3
         assert len(first.tokens) == len(first.reply.encode()), "three tokens a character"
         view = screen.transcript
         rows = [view.render_line(y).text for y in range(view.size.height)]
@@ -66,7 +66,7 @@ async def test_chinese_is_typed_streamed_wrapped_edited_and_replayed(chinese_run
         assert second.prompt == "小猫看" and second.reply.startswith("见月亮。小猫看")
         assert load(screen.session.conversation.file).exchanges[2].reply == second.reply
         await pilot.press("escape", "R")
-        await until(lambda: "all 183 tokens are identical" in text_of(screen, "#chat-status"))
+        await until(lambda: "all 78 tokens are identical" in text_of(screen, "#chat-status"))
         await pilot.press("m")
         await until(lambda: isinstance(app.screen, Microscope) and app.screen.explained is not None)
         assert app.screen.explained.texts[:6] == [PART, PART, "见", PART, PART, "月"]

@@ -358,7 +358,11 @@ async def test_a_preflight_is_shown_and_its_measurement_saved(home: Path, corpus
         assert "Preflight of aa-tiny" not in shown(app.screen)
         listing.highlighted = listing.get_option_index("quickstart")
         await until(pilot, lambda: "not measured yet" in shown(app.screen))  # its steps are too short to predict others
-    assert [one.name for one in measurements(home)] == ["aa-tiny"]
+    (found,) = measurements(home)
+    assert (found.name, found.device, found.precision, found.threads) == ("aa-tiny", "cpu", "fp32", 1)
+    assert abs(found.tokens_per_second * found.step_seconds - 4 * 32) < 1e-6
+    assert found.peak_bytes > found.training_bytes > 0
+    assert not (home / "runs").exists() or not any((home / "runs").iterdir())
 
 
 async def test_a_preflight_can_be_canceled_and_the_keys_work_meanwhile(home: Path, corpus: Path) -> None:

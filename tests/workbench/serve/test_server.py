@@ -1,4 +1,4 @@
-"""The server as a process, asked over sockets by the official client."""
+"""The server as a process, asked over sockets by the official client, which takes a second to import."""
 
 from __future__ import annotations
 
@@ -15,7 +15,6 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
-import openai
 import pytest
 
 from llm.config import from_toml
@@ -58,6 +57,8 @@ class Served:
             assert line, self.process.communicate()[1].decode()
             text += line
         self.url: str = json.loads(text)["url"]
+        import openai
+
         self.client = openai.OpenAI(base_url=self.url, api_key="none", max_retries=0, timeout=60)
 
     def connect(self) -> http.client.HTTPConnection:
@@ -145,6 +146,8 @@ def test_a_chat_with_log_probabilities(served: Served) -> None:
 
 
 def test_errors_have_the_shape_of_the_api(served: Served) -> None:
+    import openai
+
     with pytest.raises(openai.NotFoundError) as caught:
         ask(served, model="gpt-4")
     assert (caught.value.code, caught.value.param) == ("model_not_found", "model")
@@ -185,6 +188,8 @@ sys.stdin.read()
 
 
 def test_a_killed_client_frees_its_place(served: Served) -> None:
+    import openai
+
     port = str(urlsplit(served.url).port)
     clients = [
         subprocess.Popen(
@@ -213,6 +218,8 @@ def until(condition: Any, seconds: float = 30.0) -> None:
 
 def is_free(served: Served) -> bool:
     """Whether all three places can be taken at once."""
+    import openai
+
     found: list[bool] = []
 
     def take() -> None:

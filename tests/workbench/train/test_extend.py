@@ -18,7 +18,7 @@ from workbench.ui.dialogs import Ask, AskSteps
     ("mode", "presses", "kept"),
     [
         ("train", ("enter",), False),
-        ("train", ("down", "enter"), True),
+        pytest.param("train", ("down", "enter"), True, marks=pytest.mark.slow),
         ("runs", ("down", "enter"), True),
         ("runs", ("escape",), None),
     ],

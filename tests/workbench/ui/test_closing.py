@@ -116,7 +116,7 @@ async def close_all(pilot: Pilot[int]) -> None:
     assert len(pilot.app.screen_stack) == 1
 
 
-@pytest.mark.parametrize("width", [1, 3])
+@pytest.mark.parametrize("width", [1, pytest.param(3, marks=pytest.mark.slow)])
 async def test_windows_in_terminals_a_few_columns_wide(home: Path, width: int) -> None:
     app = app_with(home)
     answers = [Answer("", "Keep it"), Answer("delete", "Delete")]
