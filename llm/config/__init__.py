@@ -1,7 +1,7 @@
 """The configuration of a run: its fields (`schema`), and how it is parsed, checked, resolved and saved."""
 
 from llm.config.check import check, get_value
-from llm.config.decode_schema import DecodeConfig
+from llm.config.decode_schema import DecodeConfig, WeightFormat
 from llm.config.fields import Field, fields_of, parse_value
 from llm.config.parse import (
     defaults_of_0_1_0,

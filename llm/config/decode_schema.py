@@ -8,6 +8,9 @@ from typing import Literal
 
 from llm.config.setting import setting
 
+WeightFormat = Literal["auto", "int8", "int4"]
+"""The format of a model's matrices while it generates: `DecodeConfig.weights`."""
+
 parameter = partial(setting, live=True)  # a chat applies a change from the next token on
 
 
@@ -123,9 +126,10 @@ class DecodeConfig:
         low=0,
         high=64,
     )
-    weights: Literal["auto", "int8"] = parameter(
+    weights: WeightFormat = parameter(  # noqa: RUF009 (ruff does not see that the alias is immutable)
         "auto",
         "Matrices while generating: auto = bfloat16 for a large model where the processor multiplies it, else as "
-        "trained; int8 = 8 bits and a scale per output (CPU): faster for a large model, slightly less exact.",
+        "trained; int8 = 8 bits (CPU): faster for a large model, slightly less exact; int4 = 4 bits and a scale per 32 "
+        "inputs (CPU): the least memory, less exact.",
     )
     seed: int = parameter(1, "Sampling seed; the same seed gives the same text.", low=0, high=2**63 - 1)

@@ -4,11 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
-from typing import Literal
 
 import torch
 
-from llm.config.decode_schema import DecodeConfig
+from llm.config.decode_schema import DecodeConfig, WeightFormat
 from llm.engine.batch import Completion, group_by_length, max_batch_prompts
 from llm.engine.beam import beam_params, stream_beams
 from llm.engine.best import best_first
@@ -39,7 +38,7 @@ class Engine:
         *,
         device: torch.device | str | None = None,
         dtype: torch.dtype | None = None,
-        weights: Literal["auto", "int8"] = "auto",
+        weights: WeightFormat = "auto",
         weights_version: object = None,
         use_cache: bool = True,
     ) -> None:

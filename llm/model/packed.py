@@ -25,14 +25,12 @@ from llm.model.attention import KVCache
 from llm.model.embedding_conv import add_earlier_tokens, read_earlier_tokens
 from llm.model.kernels import FUSED
 from llm.model.loss import IGNORE_INDEX, cap_logits
+from llm.model.quantized import Int4Linear, Int8Linear, Int8WeightLinear, has_fbgemm
 from llm.model.rotary import rotary_angles, rows
 from llm.model.transformer import Transformer, check_length
 
 GELU_APPROXIMATIONS = {"gelu": "tanh", "gelu-exact": "none"}
 """The `approximate` argument of `F.gelu` for each `model.mlp` with a GELU."""
-
-INT8_MULTIPLE = 32
-"""The inputs of an int8 product are padded to a multiple of this, the widest vector of torch's kernels."""
 
 Weights = Mapping[str, Tensor]
 """The weights of a model or of a part of it, by their names in `Transformer`."""
@@ -68,40 +66,15 @@ class PackedLinear:
         return y if self.gelu is None else F.gelu(y, approximate=self.gelu)
 
 
-class Int8Linear:
-    """x Wᵀ + b with W in int8 and a scale per output, and x in bfloat16: (..., inputs) → (..., outputs) bfloat16.
-
-    Symmetric round-to-nearest per output channel (Dettmers et al. 2022, LLM.int8(), section 2.1). The scales are
-    rounded to bfloat16 before the weights are divided by them, since the kernel multiplies by bfloat16 scales. torch
-    has a fast kernel for bfloat16 activations on every CPU with AVX2, also without bfloat16 instructions, and none for
-    float32.
-    """
-
-    is_packed = True
-
-    def __init__(self, weight: Tensor, bias: Tensor | None = None, *, gelu: str | None = None) -> None:
-        self.padding = -weight.shape[1] % INT8_MULTIPLE
-        weight = F.pad(weight, (0, self.padding))
-        self.scales = (weight.abs().amax(dim=1) / 127).clamp_(min=1e-30).bfloat16()
-        self.weight = (weight / self.scales.unsqueeze(1)).round_().clamp_(-127, 127).to(torch.int8)
-        self.bias, self.gelu = None if bias is None else bias.bfloat16(), gelu
-
-    def __call__(self, x: Tensor) -> Tensor:
-        rows = F.pad(x.flatten(0, -2).bfloat16(), (0, self.padding)).contiguous()
-        y = torch._weight_int8pack_mm(rows, self.weight, self.scales)
-        y = y.unflatten(0, x.shape[:-1])
-        if self.bias is not None:
-            y += self.bias
-        return y if self.gelu is None else F.gelu(y, approximate=self.gelu)
-
-
-AnyLinear = PackedLinear | Int8Linear
+QuantizedLinear = Int8Linear | Int8WeightLinear | Int4Linear
+AnyLinear = PackedLinear | QuantizedLinear
 
 
 class PackedTransformer:
     """A `Transformer` for inference on `device`: matrices and embeddings in `dtype`, the rest in float32 or wider.
 
-    `dtype` torch.int8: matrices as `Int8Linear`, embeddings in bfloat16.
+    `dtype` torch.int8: matrices as `Int8Linear`, embeddings in bfloat16. torch.quint4x2: blocks as
+    `Int4Linear`, the head as in int8.
 
     In bfloat16 the result of each matrix, also the logits, is rounded to 8 bits, as is usual: a float32 head alone
     would slow a 124M model by a third. It has no gradients, no dropout and no training mode.
@@ -111,7 +84,7 @@ class PackedTransformer:
 
     def __init__(self, model: Transformer, dtype: torch.dtype, device: torch.device | str = "cpu") -> None:
         self.config, self.dtype, self.device = model.config, dtype, device
-        self.narrow = torch.bfloat16 if dtype == torch.int8 else dtype
+        self.narrow = torch.bfloat16 if dtype in (torch.int8, torch.quint4x2) else dtype
         self.cache_dtype = torch.promote_types(self.narrow, torch.float32)
         self.load_from(model)
 
@@ -129,7 +102,8 @@ class PackedTransformer:
             PackedBlock(c, layer, weights_under(weights, f"blocks.{layer}."), self.dtype) for layer in range(c.n_layer)
         ]
         self.final_norm = norm(c, weights, "final_norm.")
-        self.head = pack_linear({"weight": model.head_weight.detach().to(self.device)}, self.dtype)
+        dtype = torch.int8 if self.dtype == torch.quint4x2 else self.dtype
+        self.head = pack_linear({"weight": model.head_weight.detach().to(self.device)}, dtype)
 
     @property
     def head_weight(self) -> Tensor:
@@ -183,7 +157,7 @@ class PackedTransformer:
     ) -> Tensor:
         """The loss (B, T) of each target in nats, as `Transformer.loss`. WrongUse for rows of several documents."""
         if positions is not None:
-            raise WrongUse("int8 weights cannot be evaluated on packed conversations; evaluate a checkpoint of text.")
+            raise WrongUse("int8 and int4 cannot be evaluated on packed conversations; evaluate a checkpoint of text.")
         logits = self(tokens).flatten(0, 1).float()
         losses = F.cross_entropy(logits, targets.flatten(), ignore_index=IGNORE_INDEX, reduction=reduction)
         return losses.view_as(targets)
@@ -267,9 +241,19 @@ def concatenate(parts: list[Tensor | None]) -> Tensor | None:
 def pack_linear(weights: Mapping[str, Tensor | None], dtype: torch.dtype, *, gelu: str | None = None) -> AnyLinear:
     matrix, bias = weights["weight"], weights.get("bias")
     assert matrix is not None
-    if dtype == torch.int8:
-        return Int8Linear(matrix.float(), bias, gelu=gelu)
+    quantized = quantized_class(dtype)
+    if quantized is not None:
+        return quantized(matrix, bias, gelu=gelu)
     return PackedLinear(matrix.to(dtype, copy=True), None if bias is None else bias.to(dtype, copy=True), gelu=gelu)
+
+
+def quantized_class(dtype: torch.dtype) -> type[QuantizedLinear] | None:
+    """The class of a matrix in `dtype`; None if it is multiplied as a tensor of that dtype."""
+    if dtype == torch.int8:
+        return Int8Linear if has_fbgemm() else Int8WeightLinear
+    if dtype == torch.quint4x2:
+        return Int4Linear
+    return None
 
 
 def norm(config: ModelConfig, weights: Weights, prefix: str) -> Callable[[Tensor], Tensor]:

@@ -15,7 +15,7 @@ from llm.engine import weights as engine_weights
 from llm.engine.lookup import NGRAM, NgramIndex
 from llm.model.packed import PackedTransformer
 from tests.model.models_for_tests import tiny
-from tests.model.test_packed import DTYPES, OPTIONS, model_of
+from tests.model.test_packed import DTYPES, NEEDS_INT4, OPTIONS, model_of
 
 from .test_engine import TOKENIZER
 
@@ -41,9 +41,12 @@ def pieces(engine: Engine, params: DecodeConfig) -> list[Piece]:
     return [piece for piece in engine.stream(PROMPT, params) if isinstance(piece, Piece)]
 
 
+INT4 = pytest.param(torch.quint4x2, marks=NEEDS_INT4)
+
+
 def cases() -> Iterator[Any]:
     """By default every kind of model in the first dtype, and one kind of model in the others."""
-    for options, dtype in itertools.product(OPTIONS, (*DTYPES, pytest.param(torch.int8))):
+    for options, dtype in itertools.product(OPTIONS, (*DTYPES, pytest.param(torch.int8), INT4)):
         is_usual = dtype is DTYPES[0] or options is OPTIONS[0]
         marks = [*dtype.marks] if is_usual else [*dtype.marks, pytest.mark.slow]
         yield pytest.param(options, *dtype.values, marks=marks)
@@ -53,7 +56,8 @@ def cases() -> Iterator[Any]:
 def test_the_text_is_the_same_to_the_last_bit(options: dict[str, Any], dtype: torch.dtype, passes: list[int]) -> None:
     """Also where the window of the context moves on; greedy, and sampled with every uniform number in its place."""
     model = model_of(tiny(**options | {"vocab_size": TOKENIZER.vocab_size, "context": 100}))
-    narrow = {"weights": "int8"} if dtype == torch.int8 else {"dtype": dtype}
+    integers = {torch.int8: "int8", torch.quint4x2: "int4"}
+    narrow = {"weights": integers[dtype]} if dtype in integers else {"dtype": dtype}
     engine = Engine(model, TOKENIZER, **narrow)  # type: ignore[arg-type]
     for sampling in ({"temperature": 0.0}, {"temperature": 0.3, "repetition_penalty": 1.1, "seed": 3}):
         params = {"max_tokens": 90, "ban_end": True, **sampling}

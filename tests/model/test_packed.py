@@ -17,7 +17,8 @@ from llm.config.schema import ModelConfig
 from llm.engine import Engine
 from llm.engine import weights as engine_weights
 from llm.model.attention import KVCache
-from llm.model.packed import Int8Linear, PackedLinear, PackedTransformer, can_pack
+from llm.model.packed import PackedLinear, PackedTransformer, can_pack
+from llm.model.quantized import has_int4
 from llm.model.transformer import Transformer
 from llm.tokenizer.byte import ByteTokenizer
 from tests.model.models_for_tests import relative_error, tiny, tokens
@@ -27,6 +28,7 @@ DTYPES = [
     pytest.param(dtype, marks=pytest.mark.skipif(not can_pack(CPU, dtype), reason="torch cannot pack this here"))
     for dtype in (torch.float32, torch.bfloat16)
 ]
+NEEDS_INT4 = pytest.mark.skipif(not has_int4(), reason="torch has no int4 product here")
 PLAIN = pytest.param(torch.float64)  # which no machine packs: the same layout, multiplied as usual
 OPTIONS: list[dict[str, Any]] = [
     {"dropout": 0.1},
@@ -90,27 +92,15 @@ def test_a_row_does_not_depend_on_other_rows(dtype: torch.dtype) -> None:
 
 
 @torch.no_grad()
-def test_an_int8_matrix_is_the_nearest_one_and_its_rows_are_independent() -> None:
-    generator = torch.Generator().manual_seed(1)
-    weight, x = torch.randn(208, 96, generator=generator), torch.randn(2, 7, 96, generator=generator).bfloat16()
-    weight[3] = 0
-    narrow = Int8Linear(weight, bias=torch.ones(208))
-    restored = narrow.weight.double() * narrow.scales.double().unsqueeze(1)
-    assert (restored - weight).abs().max() <= 0.51 * weight.abs().max() / 127
-    expected = x.double() @ restored.T + 1
-    assert relative_error(narrow(x), expected) < 2**-8, "the result is rounded to bfloat16"
-    assert torch.equal(narrow(x[1, 4:5]), narrow(x)[1, 4:5])
-
-
-@torch.no_grad()
+@pytest.mark.parametrize(("dtype", "error"), [(torch.int8, 0.15), pytest.param(torch.quint4x2, 0.9, marks=NEEDS_INT4)])
 @pytest.mark.parametrize("options", OPTIONS)
-def test_an_int8_model_is_near_the_original(options: dict[str, Any]) -> None:
+def test_an_integer_model_is_near_the_original(options: dict[str, Any], dtype: torch.dtype, error: float) -> None:
     model = model_of(tiny(**options))
-    packed, text = PackedTransformer(model, torch.int8), tokens(model.config, 3, 13)
-    assert relative_error(packed(text), model(text)) < 0.1
+    packed, text = PackedTransformer(model, dtype), tokens(model.config, 3, 13)
+    assert relative_error(packed(text), model(text)) < error
     nats = packed.loss(text[:, :-1], text[:, 1:], reduction="none")
     assert nats.shape == (3, 12)
-    assert relative_error(nats, model.loss(text[:, :-1], text[:, 1:], reduction="none")) < 0.1
+    assert relative_error(nats, model.loss(text[:, :-1], text[:, 1:], reduction="none")) < error
 
 
 def test_an_engine_generates_with_int8_weights_and_newer_ones() -> None:

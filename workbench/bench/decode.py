@@ -14,7 +14,7 @@ from typing import Any
 
 import torch
 
-from llm.config.decode_schema import DecodeConfig
+from llm.config.decode_schema import DecodeConfig, WeightFormat
 from llm.config.schema import ModelConfig
 from llm.device import choose_device, choose_threads, time_call
 from llm.engine import Engine, Piece
@@ -29,7 +29,9 @@ PROMPT_TOKENS = 32
 NEW_TOKENS = 48
 TRIAL_TOKENS = 8
 READ_BYTES, READ_REPEATS = 1 << 28, 5  # to measure memory bandwidth; larger than any cache
-DTYPE_NAMES = {torch.float32: "fp32", torch.bfloat16: "bf16", torch.int8: "int8"}
+DTYPE_NAMES = {torch.float32: "fp32", torch.bfloat16: "bf16"}
+INTEGERS: tuple[tuple[WeightFormat, float], ...] = (("int8", 1), ("int4", 5 / 8))
+"""The integer formats and the bytes of a weight in them; int4 has 32 bits of scale and zero point per 32 weights."""
 # Memory bandwidth in bytes per second, from the data sheets.
 BANDWIDTH = {"H200": 4.8e12, "H100": 3.35e12, "A100": 2.04e12, "RTX 4090": 1.01e12, "RTX 3090": 0.94e12}
 
@@ -43,7 +45,7 @@ class Candidate:
 
     name: str
     dtype: str
-    bytes_per_weight: int
+    bytes_per_weight: float
     threads: int
     decode: Decode
 
@@ -109,9 +111,9 @@ def measure_size(size: str, config: ModelConfig, device: str, rounds: int, threa
     model = model.eval().to(device)
     prompt = torch.randint(config.vocab_size, (PROMPT_TOKENS,), generator=torch.Generator().manual_seed(1)).tolist()
     candidates = build_candidates(model, prompt, threads)
-    ours, ours_fp32, theirs, theirs_bf16, uncached, *int8 = candidates
+    ours, ours_fp32, theirs, theirs_bf16, uncached, *integers = candidates
     pairs = [(ours, theirs), (ours_fp32, theirs), (ours, theirs_bf16), (ours, uncached), (ours, ours)]
-    pairs += [(quantized, ours_fp32) for quantized in int8]
+    pairs += [(quantized, ours_fp32) for quantized in integers]
     comparisons = [compare(first, second, rounds) for first, second in pairs]
     return {
         "size": size,
@@ -132,26 +134,27 @@ def measure_size(size: str, config: ModelConfig, device: str, rounds: int, threa
 
 def build_candidates(model: Transformer, prompt: list[int], threads: int) -> list[Candidate]:
     """Our engine in its default dtype and in float32, transformers in float32 and bfloat16, our engine without a KV
-    cache, and on a CPU our engine with int8 weights."""
+    cache, and on a CPU our engine with int8 and int4 weights."""
     tokenizer = NumberTokenizer(model.config.vocab_size)
     engine = Engine(model, tokenizer)
     float32 = Engine(model, tokenizer, dtype=torch.float32)
     uncached = Engine(model, tokenizer, dtype=torch.float32, use_cache=False)
     theirs = transformers_model(model)
     theirs_bf16 = transformers_model(model).to(torch.bfloat16)
-    found: list[tuple[str, torch.dtype, Decode]] = [
-        ("engine", engine.model.head_weight.dtype, engine_decode(engine, prompt)),
-        ("engine", torch.float32, engine_decode(float32, prompt)),
-        ("transformers", torch.float32, transformers_decode(theirs, prompt)),
-        ("transformers", torch.bfloat16, transformers_decode(theirs_bf16, prompt)),
-        ("without cache", torch.float32, engine_decode(uncached, prompt)),
+    own = engine.model.head_weight.dtype
+    found: list[tuple[str, str, float, Decode]] = [
+        ("engine", DTYPE_NAMES[own], own.itemsize, engine_decode(engine, prompt)),
+        ("engine", "fp32", 4, engine_decode(float32, prompt)),
+        ("transformers", "fp32", 4, transformers_decode(theirs, prompt)),
+        ("transformers", "bf16", 2, transformers_decode(theirs_bf16, prompt)),
+        ("without cache", "fp32", 4, engine_decode(uncached, prompt)),
     ]
     if model.head_weight.device.type == "cpu":
-        int8 = Engine(model, tokenizer, weights="int8")
-        found.append(("engine", torch.int8, engine_decode(int8, prompt)))
+        for weights, size in INTEGERS:
+            decode = engine_decode(Engine(model, tokenizer, weights=weights), prompt)
+            found.append(("engine", weights, size, decode))
     return [
-        Candidate(name, DTYPE_NAMES[dtype], dtype.itemsize, threads or best_threads(decode), decode)
-        for name, dtype, decode in found
+        Candidate(name, dtype, size, threads or best_threads(decode), decode) for name, dtype, size, decode in found
     ]
 
 

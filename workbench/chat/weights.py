@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Any, Literal, NamedTuple, Protocol
+from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 
+from llm.config import WeightFormat
 from llm.errors import UserError
 from llm.events import CommandRefused, Saved
 from llm.run import CheckpointInfo, EventTail, Run
@@ -61,7 +62,7 @@ class LocalWeights:
 class RemoteWeights:
     """The weights of a run that trains in another process: requested from its trainer for every reply."""
 
-    def __init__(self, run: Run, kind: Literal["auto", "int8"] | None = None) -> None:
+    def __init__(self, run: Run, kind: WeightFormat | None = None) -> None:
         self._run, self._kind = run, kind
         self._step: int | None = None
 
@@ -76,9 +77,7 @@ class RemoteWeights:
         return load_checkpoint(self._run, info, kind=self._kind)
 
 
-def load_checkpoint(
-    run: Run, info: CheckpointInfo, device: str = "auto", kind: Literal["auto", "int8"] | None = None
-) -> Loaded:
+def load_checkpoint(run: Run, info: CheckpointInfo, device: str = "auto", kind: WeightFormat | None = None) -> Loaded:
     """Load a checkpoint or a snapshot of `run`, by default to the fastest available device. `kind`: that of the weights
     to generate with, None for the run's `decode.weights`."""
     from llm.device import choose_device

@@ -5,9 +5,9 @@ from __future__ import annotations
 import argparse
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, get_args
 
-from llm.config import RunConfig, evaluation_batch_size, resolve_seq_len
+from llm.config import RunConfig, WeightFormat, evaluation_batch_size, resolve_seq_len
 from llm.errors import UserError, WrongUse
 from llm.run import CheckpointInfo, Run, find_checkpoint
 from llm.run.checkpoints import read_state
@@ -43,8 +43,8 @@ def register(subparsers: Any) -> None:
     help = "with --answers: questions per set (default 500)"
     parser.add_argument("--questions", type=int, default=500, metavar="N", help=help)
     parser.add_argument("--seed", type=int, default=1, metavar="N", help="with --answers: seed of the questions")
-    help = "int8: evaluate the weights as decode.weights = int8 uses them"
-    parser.add_argument("--weights", choices=("auto", "int8"), default="auto", help=help)
+    help = "int8, int4: evaluate the weights as decode.weights uses them"
+    parser.add_argument("--weights", choices=get_args(WeightFormat), default="auto", help=help)
     add_device(parser)
 
 
@@ -133,11 +133,11 @@ def dataset_of(run: Run, info: CheckpointInfo, config: RunConfig, home: Path, *,
     return dataset
 
 
-def weights_to_evaluate(model: Transformer, weights: str) -> Transformer | PackedTransformer:
-    """`model`, or its copy with int8 matrices. WrongUse where the model is not on a CPU."""
+def weights_to_evaluate(model: Transformer, weights: WeightFormat) -> Transformer | PackedTransformer:
+    """`model`, or its copy with matrices in `weights`. WrongUse where the device has no such matrices."""
     from llm.engine.weights import inference_model
 
-    return inference_model(model, weights="int8") if weights == "int8" else model
+    return model if weights == "auto" else inference_model(model, weights=weights)
 
 
 def evaluate_core(options: argparse.Namespace) -> int:

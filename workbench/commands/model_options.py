@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import argparse
 import sys
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any
 
-from llm.config import DecodeConfig, RunConfig, fields_of, with_overrides
+from llm.config import DecodeConfig, RunConfig, WeightFormat, fields_of, with_overrides
 from llm.errors import WrongUse
 from llm.run import CheckpointInfo, Run
 from workbench.commands.options import Parser, add_device
@@ -77,7 +77,7 @@ def refuse_several(params: DecodeConfig, command: str) -> None:
         raise WrongUse(f"{command} writes one text per prompt and checkpoint; leave --num-samples at 1.")
 
 
-def engine_for(run: Run, info: CheckpointInfo, device: str, weights: Literal["auto", "int8"] = "auto") -> Engine:
+def engine_for(run: Run, info: CheckpointInfo, device: str, weights: WeightFormat = "auto") -> Engine:
     """An engine on a checkpoint; `weights` as `decode.weights`."""
     from llm.device import choose_device
     from llm.engine import Engine, is_fastest_on_one_thread, use_one_thread

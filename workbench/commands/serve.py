@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import argparse
 import os
-from typing import Any
+from typing import Any, get_args
 
+from llm.config import WeightFormat
 from llm.errors import UserError, WrongUse
 from llm.run import list_runs
 from workbench.commands.options import add_command, add_device
@@ -26,8 +27,8 @@ def register(subparsers: Any) -> None:
     parser.add_argument("--port", type=int, default=DEFAULT_PORT, help=help)
     help = f"requests at a time; more are refused (default: {DEFAULT_REQUESTS})"
     parser.add_argument("--max-requests", type=int, default=DEFAULT_REQUESTS, metavar="N", help=help)
-    help = "auto or int8, as decode.weights (default: as in the run)"
-    parser.add_argument("--weights", choices=("auto", "int8"), help=help)
+    help = "auto, int8 or int4, as decode.weights (default: as in the run)"
+    parser.add_argument("--weights", choices=get_args(WeightFormat), help=help)
     add_device(parser)
     parser.epilog = (
         f"Clients must send the token in ${TOKEN_VARIABLE} as their API key, if it is set. On an address that other "

@@ -7,8 +7,9 @@ import ipaddress
 import secrets
 import socket
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING
 
+from llm.config import WeightFormat
 from llm.errors import UserError, WrongUse, reason_of
 from workbench.chat.weights import LiveModels
 
@@ -49,7 +50,7 @@ class HttpServer:
         port: int = DEFAULT_PORT,
         token: str = "",
         device: str = "auto",
-        weights: Literal["auto", "int8"] | None = None,
+        weights: WeightFormat | None = None,
         max_requests: int = DEFAULT_REQUESTS,
         one_thread: bool = False,
         grace_seconds: int | None = None,

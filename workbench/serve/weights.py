@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
+from llm.config import WeightFormat
 from llm.errors import UserError
 from llm.run import Run, find_checkpoint
 from workbench.chat.weights import LIVE, LiveModels, Loaded, RemoteWeights, load_checkpoint
@@ -26,7 +27,7 @@ def open_source(
     reference: str,
     training: LiveModels,
     device: str = "auto",
-    kind: Literal["auto", "int8"] | None = None,
+    kind: WeightFormat | None = None,
 ) -> Source:
     """The model of `RUN`, `RUN@live`, `RUN@last`, `RUN@best` or `RUN@STEP`. A run that is in training is live unless
     the reference names a checkpoint. `kind`: that of the weights, None for the run's `decode.weights`. Raises
@@ -63,7 +64,7 @@ class Once:
 class LocalSource:
     """The weights of a run that trains in this process: a copy for every step at which a request arrives."""
 
-    def __init__(self, run: Run, training: LiveModels, kind: Literal["auto", "int8"]) -> None:
+    def __init__(self, run: Run, training: LiveModels, kind: WeightFormat) -> None:
         self._run, self._training, self._kind = run, training, kind
         self._step: int | None = None
 
@@ -82,7 +83,7 @@ class LocalSource:
 class RemoteSource:
     """The weights of a run that trains in another process: its trainer writes them when a request arrives."""
 
-    def __init__(self, run: Run, kind: Literal["auto", "int8"] | None) -> None:
+    def __init__(self, run: Run, kind: WeightFormat | None) -> None:
         self._run, self._remote = run, RemoteWeights(run, kind)
 
     def __call__(self) -> Weights | None:

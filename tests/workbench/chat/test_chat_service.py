@@ -319,11 +319,11 @@ def test_a_reply_uses_the_weights_of_its_parameters(trained_run):
     home = trained_run.path.parent.parent
     chat_model = open_model(home, NoTraining(), "tiny-1@10", lambda: False)
     kinds = []
-    for weights in ("int8", "auto"):
+    for weights in ("int8", "int4", "auto"):
         params = replace(chat_model.decode, max_tokens=5, weights=weights)
         list(chat_model.stream("Ada", params, cancel=lambda: False, params_source=lambda params=params: params))
         kinds.append((chat_model.engine.weights, isinstance(chat_model.engine.model, PackedTransformer)))
-    assert kinds == [("int8", True), ("auto", False)]
+    assert kinds == [("int8", True), ("int4", True), ("auto", False)]
     served = open_source(home, "tiny-1@10", NoTraining(), kind="int8").load()
     assert isinstance(served.model, PackedTransformer)
 
