@@ -64,7 +64,8 @@ def choose_device(wanted: str) -> str:
     except RuntimeError:
         raise WrongUse(f"there is no device {wanted}; use auto, cpu, cuda, cuda:N or mps.") from None
     available = {"cpu": True, "cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available()}
-    if not available.get(kind, False):
+    is_missing = kind == "cuda" and (torch.device(wanted).index or 0) >= torch.cuda.device_count()
+    if is_missing or not available.get(kind, False):
         raise WrongUse(f"the device {wanted} is not available on this machine; use auto or cpu.")
     return wanted
 

@@ -6,7 +6,9 @@ import gc
 import os
 import signal
 import sys
+from collections.abc import Iterator
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import pytest
 
@@ -14,6 +16,9 @@ from llm.config import RunConfig, from_toml, to_toml
 from llm.environment import configure_threads
 from llm.limits import usable_cores
 from llm.run import Run
+
+if TYPE_CHECKING:
+    from tests.cuda_for_tests import Gpu
 
 if "PYTEST_XDIST_WORKER" in os.environ:
     gc.disable()  # until all is imported and collected, of which nothing is garbage
@@ -108,3 +113,12 @@ def trained_run(corpus: Path, tmp_path_factory: pytest.TempPathFactory) -> Run:
     run = Run.create(home, "tiny-1", tiny_config(corpus))
     run_training(run, home)
     return run
+
+
+@pytest.fixture
+def gpu(monkeypatch: pytest.MonkeyPatch) -> Iterator[Gpu]:
+    """Two GPUs, of which nothing is real (`tests/cuda_for_tests.py`)."""
+    from tests.cuda_for_tests import pretend_cuda
+
+    with pretend_cuda(monkeypatch) as pretended:
+        yield pretended

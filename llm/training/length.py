@@ -72,5 +72,5 @@ def time_step(context: StepContext, batch: Rows, loss_fn: LossFn) -> float:
     )
     state.optimizer.zero_grad()
     if loss.is_cuda:
-        torch.cuda.synchronize()
+        torch.cuda.synchronize(loss.device)
     return time.perf_counter() - began

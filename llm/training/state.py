@@ -104,7 +104,7 @@ class HostMemory:
             for name, tensor in tensors.items():
                 target[name].copy_(tensor, non_blocking=True)
         if state.optimizer.step_count.is_cuda:
-            torch.cuda.current_stream().synchronize()
+            torch.cuda.current_stream(state.optimizer.step_count.device).synchronize()
 
 
 def whole_weights(state: TrainerState) -> Iterable[tuple[str, torch.Tensor | None]]:

@@ -70,7 +70,7 @@ class AsyncScalars:
             pinned.copy_(packed, non_blocking=True)
             self.host = list(pinned)
             self.copied = torch.cuda.Event()
-            self.copied.record()
+            self.copied.record(torch.cuda.current_stream(packed.device))  # not that of the thread's current device
 
     def values(self) -> list[float]:
         if self.copied is not None:
@@ -187,10 +187,11 @@ def micro_batch_divisors(targets: np.ndarray, count: int, num_targets: int, worl
 
 
 def is_out_of_memory(error: BaseException) -> bool:
-    """Whether an allocation failed. CUDA raises a type of its own; other allocators are recognized by their message."""
+    """Whether an allocation failed. CUDA raises a type of its own; other allocators are recognized by their message,
+    also cuBLAS and cuDNN, which allocate workspaces."""
     if isinstance(error, OSError):
         return error.errno == errno.ENOMEM
-    messages = ("out of memory", "can't allocate memory", "not enough memory", "bad_alloc")
+    messages = ("out of memory", "can't allocate memory", "not enough memory", "bad_alloc", "STATUS_ALLOC_FAILED")
     return isinstance(error, torch.OutOfMemoryError | MemoryError) or any(part in str(error) for part in messages)
 
 
