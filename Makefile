@@ -33,4 +33,5 @@ gpu: ## tests that need an NVIDIA GPU, then the benchmarks on it, into gpu.json;
 	set -e; { \
 	printf '{"train": '; \
 	$(BIN)llm-workbench bench train --device cuda --shapes char,6x384,gpt2-124m $(if $(NANOGPT),--nanogpt $(NANOGPT)) --json; \
-	printf ', "decode": '; $(BIN)llm-workbench bench decode --device cuda --json; printf '}\n'; } > gpu.json
+	printf ', "decode": '; $(BIN)llm-workbench bench decode --device cuda --json; printf '}\n'; } > gpu.json.part; \
+	mv gpu.json.part gpu.json

@@ -41,8 +41,8 @@ LR, BETAS, WEIGHT_DECAY, CLIP = 1e-3, (0.9, 0.99), 0.1, 1.0
 TOLERANCE = {"fp32": 2e-4, "bf16": 1e-2, "fp16": 1e-2}
 NANOGPT_TOLERANCE = 1e-2  # nanoGPT has the exact GELU, our model GPT-2's tanh approximation
 
-TrainStep = Callable[[Rows], Tensor]
-"""Trains on one batch; returns its loss, a scalar on the device."""
+TrainStep = Callable[[Rows], Callable[[], float]]
+"""Trains on one batch; returns a function that reads its loss, for which it waits until the device is done."""
 
 
 @dataclass(frozen=True)
@@ -162,7 +162,7 @@ def build_candidates(
 
 
 def first_losses(step: TrainStep, shape: Shape, batches: list[Rows]) -> tuple[float, ...]:
-    return tuple(float(step(batches[i % BATCHES])) for i in range(shape.compared_steps))
+    return tuple(step(batches[i % BATCHES])() for i in range(shape.compared_steps))
 
 
 def our_step(model: Transformer, plan: Plan) -> TrainStep:
@@ -173,11 +173,11 @@ def our_step(model: Transformer, plan: Plan) -> TrainStep:
     context = StepContext(config, state, plan, resolve_batch_plan(config, model.config.vocab_size, train_tokens=0))
     loss_fn = torch.compile(model.loss, dynamic=False) if plan.compiled else model.loss
 
-    def step(batch: Rows) -> Tensor:
+    def step(batch: Rows) -> Callable[[], float]:
         result = take_step(context, batch, loss_fn)
         if not isinstance(result, StepResult):
             raise UserError("a step does not fit into memory; choose a smaller model with --shapes.")
-        return result.scalars.host[0]
+        return lambda: result.loss
 
     return step
 
@@ -224,7 +224,7 @@ def plain_step(
 ) -> TrainStep:
     """A plain PyTorch step: forward, backward, clip, update."""
 
-    def step(batch: Rows) -> Tensor:
+    def step(batch: Rows) -> Callable[[], float]:
         inputs, targets = (to_device(part, plan.device) for part in batch)
         with plan.autocast() if plan.precision != "fp32" else nullcontext():
             loss = loss_fn(inputs, targets)
@@ -232,7 +232,7 @@ def plain_step(
         nn.utils.clip_grad_norm_(model.parameters(), CLIP)
         optimizer.step()
         optimizer.zero_grad(set_to_none=True)
-        return loss.detach()
+        return loss.item
 
     return step
 
@@ -266,10 +266,8 @@ def tokens_per_second(step: TrainStep, shape: Shape, batches: list[Rows]) -> flo
     """Tokens per second over one timing, including the work still queued on the device."""
     began = time.perf_counter()
     for i in range(shape.steps_per_turn):
-        loss = step(batches[i % BATCHES])
-    float(loss)
-    if loss.is_cuda or torch.cuda.is_initialized():
-        torch.cuda.synchronize()
+        read_loss = step(batches[i % BATCHES])
+    read_loss()
     return shape.steps_per_turn * shape.tokens / (time.perf_counter() - began)
 
 
