@@ -33,7 +33,9 @@ from torch.utils._python_dispatch import TorchDispatchMode
 aten = torch.ops.aten
 FACTORIES = ("empty", "zeros", "ones", "full", "arange", "tensor")
 """Functions of torch that the product calls with a device."""
-READS = {aten._local_scalar_dense, aten.nonzero, aten.equal, aten.masked_select, aten._unique2, aten.bincount}
+READS = {
+    f"aten.{name}" for name in ["_local_scalar_dense", "nonzero", "equal", "masked_select", "_unique2", "bincount"]
+}
 INDEXING = {aten.index, aten.index_put, aten.index_put_}
 REAL_DEVICE: Any = Tensor.device
 ATTENTION, AUTOCAST = F.scaled_dot_product_attention, torch.autocast
@@ -115,7 +117,7 @@ class Gpu(TorchDispatchMode):
             if len(devices) > 1 or (is_mixed and packet not in INDEXING):
                 raise RuntimeError(f"{packet}: Expected all tensors to be on the same device")
             has_mask = packet in INDEXING and any(index.dtype == torch.bool for index in tensors_in(args[1]))
-            if devices and (packet in READS or has_mask):
+            if devices and (str(packet) in READS or has_mask):
                 self.wait(str(packet))
             result = function(*args, **kwargs)
             for tensor in tensors_in(result):
@@ -257,7 +259,7 @@ class Gpu(TorchDispatchMode):
             "stream": enter,
             "Stream": self.stream,
             "Event": lambda: Event(self),
-            "CUDAGraph": lambda: Graph(self),
+            "CUDAGraph": type("CUDAGraph", (Graph,), {"gpu": self}),  # transformers has it in annotations
             "graph": self.graph,
         }
 
@@ -265,8 +267,9 @@ class Gpu(TorchDispatchMode):
 class Graph:
     """`torch.cuda.CUDAGraph`: the captured operations, with their arguments and results."""
 
-    def __init__(self, gpu: Gpu) -> None:
-        self.gpu = gpu
+    gpu: Gpu
+
+    def __init__(self) -> None:
         self.work: list[Any] = []
 
     def replay(self) -> None:

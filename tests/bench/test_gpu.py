@@ -6,6 +6,7 @@ import json
 import os
 import subprocess
 from dataclasses import replace
+from importlib import import_module
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +21,12 @@ from workbench.commands.doctor import compiler, devices
 from workbench.presets.estimate import available_bytes
 
 ROOT = Path(__file__).parents[2]
+
+
+@pytest.fixture(scope="module", autouse=True)
+def peers() -> None:
+    """transformers has classes of `torch.cuda` in its annotations: it is imported before they are replaced."""
+    import_module("transformers.models.gpt2.modeling_gpt2")
 
 
 @pytest.mark.parametrize("device", ["cuda", "cuda:1"])
