@@ -101,7 +101,7 @@ def stage_run(stage: str, home: Path, device: str) -> Run:
     return sft(home, write_conversations(home / "talk.jsonl"), **fields, **rank, train__epochs="0")
 
 
-@pytest.mark.parametrize("stage", ["sft", "lora", "dpo", "grpo"])
+@pytest.mark.parametrize("stage", ["sft", "lora", "dpo", pytest.param("grpo", marks=pytest.mark.slow)])
 def test_every_stage_trains_on_a_gpu(gpu: Gpu, parent: Run, tmp_path: Path, stage: str) -> None:
     on_gpu, on_cpu = (stage_run(stage, tmp_path, device) for device in ("cuda:1", "cpu"))
     for run in (on_gpu, on_cpu):
