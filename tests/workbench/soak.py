@@ -65,6 +65,7 @@ SAMPLE_SECONDS = 10.0
 ANSWER_SECONDS = 60.0
 """How long the workbench may take to repaint after a resize before it counts as stuck."""
 
+ALTERNATE_SCREEN = b"\x1b[?1049h"
 NARROW = ((1, 1), (2, 1), (3, 2), (5, 10), (20, 80), (79, 5))
 MOVES = (b"\x1b[A", b"\x1b[B", b"\x1b[C", b"\x1b[D", b"\x1b[5~", b"\x1b[6~", b"\x1b[H", b"\x1b[F", b"\t", b"\x1b[Z")
 ENDS = (b"\r", b"\r", b"\r\r", b"\x1b", b"\x1b\x1b", b"\x1b\r", b" ", b"\x7f", b"q", b"\x1bq", b"y", b"?", b"\x1bOP")
@@ -235,7 +236,7 @@ class Soak:
         """Use the workbench for so long; with `train` a training of the tiny preset is begun first."""
         began = time.monotonic()
         try:
-            self._read(3.0)
+            self._wait_for_screen()
             if train:
                 for keys in (b"1", b"G", b"\r"):
                     self._type(keys)
@@ -269,8 +270,15 @@ class Soak:
             self.report.ends.append(f"exit status {status}:\n{readable(self._tail)}")
         os.close(self._terminal.fd)
         self._terminal = self._open()
-        self._read(3.0)
+        self._wait_for_screen()
         return False
+
+    def _wait_for_screen(self) -> None:
+        """Type nothing before the workbench has the terminal: until then ctrl+c ends it, as it ends any program."""
+        self._tail, began = b"", time.monotonic()
+        while ALTERNATE_SCREEN not in self._tail and time.monotonic() - began < ANSWER_SECONDS:
+            self._read(0.1)
+        self._read(1.0)
 
     def _act(self) -> None:
         self._actions += 1
