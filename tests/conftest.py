@@ -30,7 +30,7 @@ signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 def pytest_xdist_auto_num_workers() -> int:
-    """One worker more than there are processors: a test of a screen waits for a third of its time."""
+    """One worker more than there are processors: tests of screens wait for timers and other processes."""
     return usable_cores() + 1
 
 

@@ -35,8 +35,13 @@ def test_minutes_choose_the_steps_and_change_nothing_else(make_run: MakeRun, tmp
     assert_same_end(plain, timed)
     plan = resolve_batch_plan(timed.config(), 257, 1, flops_per_second=state["flops_per_second"])
     assert plan.steps == steps
-    seconds = steps * plan.tokens_per_step * plan.flops_per_token / state["flops_per_second"]
-    assert seconds == pytest.approx(0.005 * 60 * TRAINING_TIME_SHARE, rel=0.6 / steps)
+    flops = plan.tokens_per_step * plan.flops_per_token
+    assert steps == pytest.approx(steps_in(0.005, state["flops_per_second"] / flops), abs=0.51)
+
+
+def steps_in(minutes: float, steps_per_second: float) -> float:
+    """Before rounding; at least one, which is all that a very busy machine takes."""
+    return max(1.0, minutes * 60 * TRAINING_TIME_SHARE * steps_per_second)
 
 
 def test_a_run_extended_in_minutes_keeps_the_speed_that_was_measured(make_run: MakeRun, tmp_path: Path) -> None:
@@ -45,7 +50,9 @@ def test_a_run_extended_in_minutes_keeps_the_speed_that_was_measured(make_run: M
     first = read_state(run.checkpoint())
     run_training(run, tmp_path, overrides=(("train.minutes", "0.01"),), on_event=events.append)
     assert read_state(run.checkpoint())["flops_per_second"] == first["flops_per_second"]
-    assert read_state(run.checkpoint())["step"] == pytest.approx(2 * first["step"], abs=1)
+    plan = resolve_batch_plan(run.config(), 257, 1)
+    steps_per_second = first["flops_per_second"] / (plan.tokens_per_step * plan.flops_per_token)
+    assert read_state(run.checkpoint())["step"] == pytest.approx(steps_in(0.01, steps_per_second), abs=0.51)
     assert any(isinstance(event, StepLogged) for event in events)
 
 
