@@ -26,6 +26,7 @@ from .test_cuda_step import make_context
 from .test_dpo import dpo
 from .test_grpo import grpo
 from .test_resume import StopAfter, assert_same_end, losses
+from .test_sft import base_home as base_home
 from .test_sft import parent as parent
 from .test_sft import sft, write_conversations
 

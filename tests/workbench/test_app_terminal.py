@@ -133,7 +133,7 @@ def test_killed_with_a_run_in_its_thread_it_continues_from_the_last_checkpoint(
     again.until(lambda: len(begun(run)) == 2)
     assert begun(run)[1].step == saved
     again.until(lambda: last_step(run) > saved + 10)
-    assert again.shows("running")
+    again.until_shown("running")
     again.process.terminate()
     assert again.exit_status() == 128 + signal.SIGTERM
 

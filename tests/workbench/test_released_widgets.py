@@ -18,7 +18,7 @@ from tests.workbench.waiting import until
 from workbench.app import WorkbenchApp
 from workbench.train.service import TrainingService
 
-ROUNDS = 2
+ROUNDS = 3
 WINDOWS = {
     "1": ("e", "f", "ctrl+p"),
     "2": ("question_mark",),
