@@ -14,7 +14,6 @@ import pytest
 
 from llm.config import RunConfig, from_toml, to_toml
 from llm.environment import configure_threads
-from llm.limits import usable_cores
 from llm.run import Run
 
 if TYPE_CHECKING:
@@ -27,11 +26,6 @@ configure_threads()  # before any test imports torch
 sys.dont_write_bytecode = False  # each process that the tests start would compile the program again (0.5 s)
 # A shell starts background jobs with SIGINT ignored, and every program that a test starts would inherit that.
 signal.signal(signal.SIGINT, signal.default_int_handler)
-
-
-def pytest_xdist_auto_num_workers() -> int:
-    """One worker more than there are processors: tests of screens wait for timers and other processes."""
-    return usable_cores() + 1
 
 
 def pytest_collection_finish() -> None:
