@@ -65,8 +65,8 @@ def test_sigterm_to_torchrun_or_to_any_rank_saves_and_stops_all(make_run: MakeRu
 
 @SLOW
 def test_each_of_ten_sigterms_to_torchrun_saves(make_run: MakeRun) -> None:
-    """Stopped and resumed ten times; torchrun, which got the signal, ends with status 1 (torch 2.13.0). On a busy machine
-    it aborted once in eight times after its ranks had saved and ended ("terminate called without an active exception").
+    """Stopped and resumed ten times; torchrun, which got the signal, ends with status 1 (torch 2.13.0). On a busy
+    machine it aborted once, after its ranks had saved and ended ("terminate called without an active exception").
     """
     run = make_run("terminated", **SETTINGS)
     saved = 0
