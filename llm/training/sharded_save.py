@@ -32,6 +32,12 @@ from llm.shards import is_sharded, local_part
 from llm.training.checkpoint import FORMAT, is_finite, read_back
 from llm.training.state import TrainerState
 
+MAX_FILES = 8
+MIN_FILE_BYTES = 16 * 2**20
+"""A rank writes its part in several files: torch 2.13.0 serializes a whole file in memory, in two copies, before it
+writes it (findings/dcp-safetensors-takes-twice-the-tensors.sh). Rank 0 opens the files of all ranks at once to join
+them, so they are few."""
+
 
 @dataclass(frozen=True)
 class Parts:
@@ -61,12 +67,6 @@ def copy_parts(state: TrainerState) -> Parts:
     weights = {name: copy_part(tensor, tensor) for name, tensor in state.model.state_dict().items()}
     optimizer = {name: copy_part(tensor, owners.get(name)) for name, tensor in state.optimizer.state_tensors().items()}
     return Parts(weights, optimizer, sharding.host_group)
-
-
-MAX_FILES = 8
-MIN_FILE_BYTES = 16 * 2**20
-"""A rank writes its part in several files: torch 2.13.0 serializes a whole file in memory, in two copies, before it
-writes it. Rank 0 opens the files of all ranks at once to join them, so they are few."""
 
 
 class PartsWriter(HuggingFaceStorageWriter):

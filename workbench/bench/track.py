@@ -1,9 +1,9 @@
 """`llm-workbench bench track`: the cost of tracking quickstart.
 
-Two runs of two minutes differ by more than the cost, so it is measured in two parts. start: seconds of the first steps
-with and without `--track`, in alternating pairs, while the trackers are imported. training: steps per second of one run
-in alternating windows of time, in every second of which the process of the trackers is suspended; afterwards it catches
-up, so that its work is all in the other windows.
+Two runs of two minutes differ by more than the cost, so it is measured in two parts. Start: seconds of the first steps
+with and without `--track`, in alternating pairs, while the trackers are imported. Training: steps per second of one run
+in windows of time. In every other window the process of the trackers is suspended; afterwards it catches up, so that
+all of its work is in the windows between.
 """
 
 from __future__ import annotations
@@ -35,11 +35,10 @@ TRAINING_SECONDS = 120.0
 
 
 class Window(NamedTuple):
-    """A window of time, in seconds since the epoch, and whether the trackers ran in it."""
+    """A window of time, in seconds since the epoch."""
 
     begin: float
     end: float
-    is_tracked: bool
 
 
 def measure(home: Path, trackers: Sequence[str], pairs: int, overrides: Overrides) -> Result:
@@ -83,13 +82,13 @@ def suspended_ratios(home: Path, options: Sequence[str]) -> list[float]:
     windows: list[Window] = []
     while process.poll() is None:
         follower = find_follower(process.pid)
-        begin, is_tracked = time.time(), len(windows) % 2 == 0
+        begin, is_suspended = time.time(), len(windows) % 2 == 1
         with suppress(psutil.NoSuchProcess):
-            if follower is not None and not is_tracked:
+            if follower is not None and is_suspended:
                 follower.suspend()
             time.sleep(WINDOW_SECONDS)
             if follower is not None:
-                windows.append(Window(begin, time.time(), is_tracked))
+                windows.append(Window(begin, time.time()))
                 follower.resume()
     if process.returncode:
         raise UserError(f"llm-workbench train {PRESET} failed; run it to see why.")

@@ -85,8 +85,7 @@ def rows_text(columns: dict[str, Array]) -> str:
 
 
 def arrow_array(values: NDArray[Any], is_valid: NDArray[np.bool_]) -> Any:
-    """The values, null where not valid. pyarrow.array (26.0.1) would import pandas, where
-    it is installed: half a second."""
+    """The values, null where not valid. pyarrow.array (26.0.1) would import pandas if it can: half a second."""
     from pyarrow import Array, float64, int64, py_buffer
 
     kind = int64() if values.dtype == np.int64 else float64()

@@ -38,11 +38,11 @@ def tracking(run: Run, home: Path, names: Sequence[str], say: Callable[[str], ob
             stdout=subprocess.DEVNULL,
             process_group=0,  # ctrl+c is for the trainer
         )
-        os.setpriority(os.PRIO_PROCESS, process.pid, NICENESS)  # before its imports, which take two seconds of CPU time
     except OSError as error:
         say(f"warning: tracking could not be started ({error.strerror}); export the run later with runs export.")
         yield
         return
+    os.setpriority(os.PRIO_PROCESS, process.pid, NICENESS)  # before its imports, which take two seconds of CPU time
     try:
         yield
     finally:
