@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gc
 import os
+import shutil
 import signal
 import sys
 from collections.abc import Iterator
@@ -107,6 +108,13 @@ def trained_run(corpus: Path, tmp_path_factory: pytest.TempPathFactory) -> Run:
     run = Run.create(home, "tiny-1", tiny_config(corpus))
     run_training(run, home)
     return run
+
+
+@pytest.fixture
+def trained_home(trained_run: Run, home: Path) -> Path:
+    """A home with a copy of `trained_run`, to be changed."""
+    shutil.copytree(trained_run.path.parent.parent, home, dirs_exist_ok=True)
+    return home
 
 
 @pytest.fixture

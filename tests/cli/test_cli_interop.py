@@ -3,19 +3,12 @@
 from __future__ import annotations
 
 import json
-import shutil
 from pathlib import Path
 
 import pytest
 
 from llm.run import Run
 from workbench.cli import main
-
-
-@pytest.fixture
-def trained_home(trained_run: Run, home: Path) -> Path:
-    shutil.copytree(trained_run.path.parent.parent, home, dirs_exist_ok=True)
-    return home
 
 
 def test_a_model_goes_out_and_comes_in(

@@ -14,13 +14,8 @@ import torch
 from llm.config import ModelConfig, RunConfig, list_presets, load_preset, resolve_model, shipped_directory
 from llm.model.transformer import Transformer
 from llm.optim import build_optimizer, lr_at
+from tests.config.seed_presets import HOME, preset
 from tests.draining import result_of
-
-HOME = Path("/nonexistent")
-
-
-def preset(name: str, **overrides: str) -> RunConfig:
-    return load_preset(name, HOME, [(path.replace("__", "."), text) for path, text in overrides.items()])
 
 
 def flags_in(text: str) -> list[tuple[str, str]]:

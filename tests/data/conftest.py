@@ -7,7 +7,7 @@ from collections.abc import Iterator
 import pytest
 
 from llm.data.text.fetch import RetryPolicy
-from tests.data.text.http_for_tests import Site, serving
+from tests.data.text.http_for_tests import BODY, Site, serving
 
 
 @pytest.fixture
@@ -28,3 +28,10 @@ def waits() -> list[float]:
 def retry(waits: list[float]) -> RetryPolicy:
     """Notes how long it would have waited, and does not."""
     return RetryPolicy(attempts=4, first_wait=1.0, timeout=5.0, sleep=waits.append)
+
+
+@pytest.fixture
+def text(site: Site) -> None:
+    """The server has the file that most tests of downloads fetch."""
+    site.files["/text.txt"] = BODY
+    site.etags["/text.txt"] = '"one"'

@@ -21,14 +21,13 @@ from textual.widgets import Input, TextArea
 import workbench.runs.screen  # noqa: F401 - loaded before the home is made the same everywhere
 from llm.events import Event, Finished
 from llm.run import EventLog
-from tests.workbench.scripted import ScriptedTrainer, scripted_run
+from tests.workbench.scripted import scripted_run
 from tests.workbench.waiting import shown, until
 from workbench.app import WorkbenchApp
 from workbench.charts.export import strips_of
 from workbench.data import prepared_data
 from workbench.presets import estimate
 from workbench.train.machine import Machine, Measurement
-from workbench.train.service import TrainingService
 
 NOW = 1_800_000_000.0
 SMALL, LARGE, HUGE = (80, 24), (160, 50), (200, 60)
@@ -110,10 +109,6 @@ def still_home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 def stamped(event: Event) -> Event:
     """The event as if it had happened an hour ago."""
     return replace(event, time=NOW - 3600)
-
-
-def app_with(home: Path, trainer: ScriptedTrainer | None = None) -> WorkbenchApp:
-    return WorkbenchApp(home, training=TrainingService(home, trainer=trainer or ScriptedTrainer()))
 
 
 def going(mode: str, *texts: str) -> Step:

@@ -1,4 +1,7 @@
-"""A trainer that follows a script: it writes events, obeys commands and holds the lock of a run, with no model."""
+"""Stand-ins for processes: a trainer that follows a script, and a preflight that never ends.
+
+The trainer writes events, obeys commands and holds the lock of a run, with no model.
+"""
 
 from __future__ import annotations
 
@@ -167,3 +170,22 @@ class ScriptedTrainer:
                     log.append(KnobSet(key=path, value=get_value(config, path), previous=previous, **where))
                 elif command.name in ("pause", "resume"):
                     log.append((Paused if command.name == "pause" else Resumed)(**where))
+
+
+def prepared_trainer(steps: int = 3) -> ScriptedTrainer:
+    """A trainer that takes its steps at once."""
+    trainer = ScriptedTrainer(steps=steps)
+    trainer.prepared.set()
+    return trainer
+
+
+class NoPreflight:
+    """Stands in for the process that measures; the real one is tested elsewhere."""
+
+    def __init__(self, config: Any, name: str, home: Path, on_progress: Any, on_end: Any) -> None:
+        self.name, self.on_end = name, on_end
+        self.canceled = False
+
+    def cancel(self) -> None:
+        self.canceled = True
+        self.on_end(None, "canceled")

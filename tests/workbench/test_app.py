@@ -18,18 +18,14 @@ import workbench.shutdown
 from llm.config import load_preset
 from llm.run import EventLog, Run
 from llm.training.commands import CommandQueue
-from tests.workbench.scripted import ScriptedTrainer, scripted_run
+from tests.workbench.opening import app_with
+from tests.workbench.scripted import ScriptedTrainer, prepared_trainer, scripted_run
 from tests.workbench.waiting import shown, until, was_notified
 from workbench.app import WorkbenchApp
 from workbench.charts.export import strips_of
-from workbench.train.service import TrainingService
 from workbench.ui.dialogs import Help, QuitDialog
 from workbench.ui.messages import TrainingEnded
 from workbench.ui.themes import THEMES
-
-
-def app_with(home: Path, trainer: ScriptedTrainer | None = None) -> WorkbenchApp:
-    return WorkbenchApp(home, training=TrainingService(home, trainer=trainer or ScriptedTrainer()))
 
 
 def test_opening_needs_no_torch() -> None:
@@ -94,8 +90,7 @@ async def train_first_preset(app: WorkbenchApp, pilot: Pilot[int]) -> None:
 
 
 async def test_quitting_with_a_training_asks_once_and_saves(home: Path) -> None:
-    trainer = ScriptedTrainer(steps=5)
-    trainer.prepared.set()
+    trainer = prepared_trainer(5)
     app = app_with(home, trainer)
     async with app.run_test(size=(80, 24)) as pilot:
         await train_first_preset(app, pilot)
@@ -143,8 +138,7 @@ async def test_quitting_again_ends_a_training_that_takes_long_to_stop(
 
 
 async def test_the_queue_waits_for_a_training_in_another_process(home: Path) -> None:
-    trainer = ScriptedTrainer(steps=5)
-    trainer.prepared.set()
+    trainer = prepared_trainer(5)
     other = scripted_run(home, "other-1", 5)
     app = app_with(home, trainer)
     async with app.run_test(size=(120, 30)) as pilot:
@@ -175,8 +169,7 @@ async def test_the_queue_waits_for_a_training_in_another_process(home: Path) -> 
 
 
 async def test_the_queue_waits_for_any_training_that_is_active(home: Path) -> None:
-    trainer = ScriptedTrainer(steps=5)
-    trainer.prepared.set()
+    trainer = prepared_trainer(5)
     other = scripted_run(home, "other-1", 5)
     app = app_with(home, trainer)
     async with app.run_test(size=(120, 30)) as pilot:
@@ -196,8 +189,7 @@ async def test_the_queue_waits_for_any_training_that_is_active(home: Path) -> No
 
 
 async def test_what_ends_while_the_app_closes_is_no_trouble(home: Path) -> None:
-    trainer = ScriptedTrainer(steps=5)
-    trainer.prepared.set()
+    trainer = prepared_trainer(5)
     app = app_with(home, trainer)
     async with app.run_test(size=(80, 24)) as pilot:
         app.training.start(load_preset("quickstart", home), "late")
@@ -238,8 +230,7 @@ async def test_a_long_message_leaves_the_screen_to_be_read(home: Path) -> None:
 
 async def test_leaving_it_in_a_process_stops_the_thread_first(home: Path) -> None:
     begun: list[str] = []
-    trainer = ScriptedTrainer(steps=5)
-    trainer.prepared.set()
+    trainer = prepared_trainer(5)
     app = app_with(home, trainer)
     app.training.begin_process = lambda run, overrides=(): begun.append(f"{run.name} {run.holder()}") or 1  # type: ignore[method-assign,func-returns-value]
     async with app.run_test(size=(80, 24)) as pilot:

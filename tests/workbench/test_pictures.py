@@ -15,16 +15,9 @@ from textual.widgets import TextArea
 
 from llm.config import RunConfig
 from llm.data.tokens.prepare import prepare
-from tests.workbench.pictures_for_tests import (
-    HUGE,
-    SMALL,
-    Look,
-    app_with,
-    going,
-    old_runs,
-    settle,
-)
-from tests.workbench.scripted import ScriptedTrainer
+from tests.workbench.opening import app_with
+from tests.workbench.pictures_for_tests import HUGE, SMALL, Look, going, old_runs, settle
+from tests.workbench.scripted import prepared_trainer
 from tests.workbench.waiting import shown, until
 from workbench.data.corpora import add_corpus
 from workbench.data.screen import DataScreen
@@ -59,8 +52,7 @@ def test_a_preset_that_cannot_be_read(still_home: Path, look: Look) -> None:
 
 @SIZES
 def test_a_run_in_training(size: tuple[int, int], still_home: Path, look: Look) -> None:
-    trainer = ScriptedTrainer(steps=250)
-    trainer.prepared.set()
+    trainer = prepared_trainer(250)
     app = app_with(still_home, trainer)
 
     async def train(pilot: Pilot[int]) -> None:

@@ -26,8 +26,9 @@ from llm.engine.timelapse import Frame
 from llm.errors import UserError
 from llm.run import Run
 from llm.sampling import Stage
-from tests.workbench.chat.test_chat_service import FakeModel
-from tests.workbench.pictures_for_tests import HUGE, LARGE, SMALL, Look, app_with, settle
+from tests.workbench.chat.chat_for_tests import FakeModel
+from tests.workbench.opening import app_with
+from tests.workbench.pictures_for_tests import HUGE, LARGE, SMALL, Look, settle
 from tests.workbench.runs_for_tests import make_run, save_fake
 from tests.workbench.waiting import shown, until
 from workbench.app import WorkbenchApp

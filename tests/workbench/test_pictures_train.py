@@ -18,7 +18,8 @@ from textual.pilot import Pilot
 from llm.config import RunConfig
 from llm.events import Finished, RolledBack, Skipped, Warned
 from llm.run import Run
-from tests.workbench.pictures_for_tests import LARGE, SMALL, Look, app_with, settle
+from tests.workbench.opening import app_with
+from tests.workbench.pictures_for_tests import LARGE, SMALL, Look, settle
 from tests.workbench.scripted import ScriptedTrainer, scripted_run, started_event, step_event
 from tests.workbench.waiting import shown, until
 from workbench.app import WorkbenchApp

@@ -18,10 +18,11 @@ from llm.config import from_mapping
 from llm.events import Progress
 from llm.files import write_json
 from llm.run import Run
-from tests.workbench.pictures_for_tests import LARGE, SMALL, Look, Step, app_with, old_runs, settle
+from tests.workbench.key_rows import at
+from tests.workbench.opening import app_with
+from tests.workbench.pictures_for_tests import LARGE, SMALL, Look, Step, old_runs, settle
 from tests.workbench.runs_for_tests import make_run, save_fake
-from tests.workbench.scripted import scripted_run
-from tests.workbench.test_every_key import NoPreflight, at
+from tests.workbench.scripted import NoPreflight, scripted_run
 from tests.workbench.waiting import shown, until
 from workbench.charts.chart import Chart
 from workbench.data.dialogs import PrepareDialog

@@ -13,10 +13,9 @@ from textual.pilot import Pilot
 from textual.widget import Widget
 
 from llm.run import Run
-from tests.workbench.scripted import ScriptedTrainer
+from tests.workbench.opening import app_with
 from tests.workbench.waiting import until
 from workbench.app import WorkbenchApp
-from workbench.train.service import TrainingService
 
 ROUNDS = 3
 WINDOWS = {
@@ -50,7 +49,7 @@ async def open_and_close(app: WorkbenchApp, pilot: Pilot[int], place: str, keys:
 
 async def test_closed_windows_are_released(trained_run: Run, home: Path) -> None:
     shutil.copytree(trained_run.path.parent.parent, home, dirs_exist_ok=True)
-    app = WorkbenchApp(home, training=TrainingService(home, trainer=ScriptedTrainer()))
+    app = app_with(home)
     async with app.run_test(size=(120, 40)) as pilot:
         await pilot.pause(0.3)
         for place, keys in WINDOWS.items():

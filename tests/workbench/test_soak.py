@@ -6,7 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from tests.workbench.soak import Person, Report, Sample, Soak, make_home, tracebacks_in
+from tests.workbench.soak import Report, Sample, Soak, make_home, tracebacks_in
+from tests.workbench.soak_person import Person
 
 
 @pytest.mark.slow

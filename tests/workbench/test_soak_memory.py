@@ -12,7 +12,8 @@ from pathlib import Path
 
 import pytest
 
-from tests.workbench.soak import Person, Report, Sample, Soak, make_home, print_last
+from tests.workbench.soak import Report, Sample, Soak, make_home, print_last
+from tests.workbench.soak_person import Person
 
 MINUTES = float(os.environ.get("SOAK_MINUTES", "30"))
 SEED = int(os.environ.get("SOAK_SEED", "31"))

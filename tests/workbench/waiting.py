@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import time
 from collections.abc import Callable
 from typing import Any
@@ -25,6 +26,14 @@ async def until(
         assert time.monotonic() < limit, f"{what} did not come true on\n" + shown(pilot.app.screen)
         await pilot.pause(wait)
         wait = min(0.1, wait * 1.3)  # a condition that draws the screen costs what the app needs to make it true
+
+
+async def until_true(condition: Callable[[], object], what: str = "the condition", seconds: float = 120.0) -> None:
+    """Let the event loop run until `condition()` holds, without a pilot; fails after `seconds`."""
+    limit = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < limit, f"{what} did not come true"
+        await asyncio.sleep(0.02)
 
 
 def shown(screen: Screen[Any]) -> str:

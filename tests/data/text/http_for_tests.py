@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import hashlib
+import random
 import re
 import threading
 from collections.abc import Iterator
@@ -10,7 +12,7 @@ from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
-from llm.data.text.datasets import NamedDataset
+from llm.data.text.datasets import NamedDataset, RemoteFile
 from llm.data.text.download import DownloadResult, download
 from llm.data.text.fetch import RetryPolicy
 from tests.draining import result_of
@@ -117,3 +119,21 @@ def answer(request: BaseHTTPRequestHandler, site: Site) -> None:
 def fetched(dataset: NamedDataset, home: Path, retry: RetryPolicy, shards: int = 0) -> DownloadResult:
     """A dataset, downloaded."""
     return result_of(download(dataset, home, shards=shards, retry=retry))
+
+
+BODY = random.Random(3).randbytes(700_001)
+"""The file that most tests fetch, at `/text.txt`."""
+
+SHA256 = hashlib.sha256(BODY).hexdigest()
+
+
+def text_set(site: Site, sha256: str = SHA256, size: int = len(BODY)) -> NamedDataset:
+    """A data set of that one file."""
+    return NamedDataset(
+        "plays", "a test", (RemoteFile("text.txt", site.url + "/text.txt", size, sha256),), train="text.txt"
+    )
+
+
+def content(home: Path) -> bytes:
+    """What has arrived of it."""
+    return (home / "datasets" / "plays" / "text.txt").read_bytes()

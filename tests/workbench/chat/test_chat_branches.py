@@ -12,8 +12,8 @@ from llm.config import DecodeConfig
 from llm.engine import Piece
 from llm.errors import UserError
 from llm.run import Run
-from tests.workbench.chat.test_chat_screen import ChatApp, chat_model, opened, text_of, until  # noqa: F401
-from tests.workbench.chat.test_chat_service import FakeModel, NoTraining, Trainer, elsewhere
+from tests.workbench.chat.chat_for_tests import ChatApp, FakeModel, NoTraining, Trainer, elsewhere, opened, text_of
+from tests.workbench.waiting import until_true
 from workbench.chat.conversation import Exchange
 from workbench.chat.model import open_model
 from workbench.chat.model_choices import list_models
@@ -25,14 +25,14 @@ from workbench.chat.transcripts_dialog import PastConversations
 async def say(pilot, screen, text):
     screen.prompt.focus()
     await pilot.press(*text, "enter")
-    await until(lambda: not screen.prompt.text and not screen.session.writing and screen.session.exchanges)
+    await until_true(lambda: not screen.prompt.text and not screen.session.writing and screen.session.exchanges)
 
 
 def status(screen):
     return text_of(screen, "#chat-status")
 
 
-async def test_editing_an_earlier_prompt_makes_a_branch(home, chat_model):  # noqa: F811
+async def test_editing_an_earlier_prompt_makes_a_branch(home, chat_model):
     async with ChatApp(home).run_test(size=(80, 24)) as pilot:
         screen = await opened(pilot)
         await say(pilot, screen, "a")
@@ -40,12 +40,12 @@ async def test_editing_an_earlier_prompt_makes_a_branch(home, chat_model):  # no
         await pilot.press("escape", "p", "p")
         assert screen.transcript.picked.prompt == "a" and "▸ a" in screen.transcript.text
         await pilot.press("e")
-        await until(lambda: screen.prompt.has_focus and screen.prompt.text == "a")
+        await until_true(lambda: screen.prompt.has_focus and screen.prompt.text == "a")
         await pilot.press("x", "enter")
-        await until(lambda: len(chat_model.prompts) == 3 and not screen.session.writing)
+        await until_true(lambda: len(chat_model.prompts) == 3 and not screen.session.writing)
         assert screen.transcript.text == "2/2 axone two three"
         await pilot.press("escape", "left")
-        await until(lambda: "1/2 a" in screen.transcript.text)
+        await until_true(lambda: "1/2 a" in screen.transcript.text)
         assert screen.transcript.text.endswith("bone two three"), "what followed the first is there again"
         assert "branch 1 of 2" in status(screen)
         await pilot.press("p", "b")
@@ -53,18 +53,18 @@ async def test_editing_an_earlier_prompt_makes_a_branch(home, chat_model):  # no
         assert [one.prompt for one in screen.session.exchanges] == ["a", "c"]
 
 
-async def test_escape_cancels_editing(home, chat_model):  # noqa: F811
+async def test_escape_cancels_editing(home, chat_model):
     async with ChatApp(home).run_test(size=(80, 24)) as pilot:
         screen = await opened(pilot)
         await say(pilot, screen, "a")
         await pilot.press(*"draft", "escape", "e")
-        await until(lambda: screen.prompt.text == "a")
+        await until_true(lambda: screen.prompt.text == "a")
         await pilot.press("escape")
         assert screen.sender.editing is None and screen.prompt.text == "draft", "what was being typed is there again"
         await pilot.press("escape", "e")
-        await until(lambda: screen.prompt.text == "a")
+        await until_true(lambda: screen.prompt.text == "a")
         await pilot.press("x", "enter")
-        await until(lambda: len(chat_model.prompts) == 2 and not screen.session.writing)
+        await until_true(lambda: len(chat_model.prompts) == 2 and not screen.session.writing)
         assert screen.prompt.text == "draft" and screen.session.exchanges[0].prompt == "ax"
         screen.session.conversation.switch_to(screen.session.conversation.exchanges[1])
         screen.prompt.text = ""
@@ -72,17 +72,17 @@ async def test_escape_cancels_editing(home, chat_model):  # noqa: F811
         assert [one.prompt for one in screen.session.exchanges] == ["a", "b"]
 
 
-async def test_tokens_of_another_run_are_not_continued(home, chat_model, monkeypatch):  # noqa: F811
+async def test_tokens_of_another_run_are_not_continued(home, chat_model, monkeypatch):
     async with ChatApp(home).run_test(size=(100, 24)) as pilot:
         screen = await opened(pilot)
         await say(pilot, screen, "a")
         screen.session.exchanges[0].given, screen.session.exchanges[0].model = 1, "other-1@20"
         monkeypatch.setattr(pilot.app, "push_screen_wait", lambda window: chosen())
         screen.action_microscope()
-        await until(lambda: "other-1@20 generated this" in status(screen))
+        await until_true(lambda: "other-1@20 generated this" in status(screen))
         assert len(chat_model.prompts) == 1
         await pilot.press("ctrl+r")
-        await until(lambda: len(chat_model.prompts) == 2 and not screen.session.writing)
+        await until_true(lambda: len(chat_model.prompts) == 2 and not screen.session.writing)
         assert chat_model.given == () and chat_model.prompts[1][0] == "a", "from the prompt, without the other's tokens"
 
 
@@ -90,7 +90,7 @@ async def chosen():
     return 0, 1
 
 
-async def test_a_conversation_is_saved_found_and_continued(home, chat_model):  # noqa: F811
+async def test_a_conversation_is_saved_found_and_continued(home, chat_model):
     async with ChatApp(home).run_test(size=(80, 24)) as pilot:
         screen = await opened(pilot)
         await say(pilot, screen, "moon ")
@@ -101,23 +101,25 @@ async def test_a_conversation_is_saved_found_and_continued(home, chat_model):  #
         await say(pilot, screen, "sun ")
         assert screen.session.conversation.file != file
         await pilot.press("f3")
-        await until(lambda: isinstance(pilot.app.screen, PastConversations) and pilot.app.screen.entries is not None)
+        await until_true(
+            lambda: isinstance(pilot.app.screen, PastConversations) and pilot.app.screen.entries is not None
+        )
         assert len(pilot.app.screen.shown) == 2
         await pilot.press(*"moon")
-        await until(lambda: len(pilot.app.screen.shown) == 1)
+        await until_true(lambda: len(pilot.app.screen.shown) == 1)
         await pilot.press("enter")
-        await until(lambda: pilot.app.screen is screen and screen.session.conversation.file == file)
+        await until_true(lambda: pilot.app.screen is screen and screen.session.conversation.file == file)
         assert screen.transcript.text == "moon one two three"
         await say(pilot, screen, "on ")
         assert len(load(file).exchanges) == 2
 
 
-async def test_an_export(home, chat_model):  # noqa: F811
+async def test_an_export(home, chat_model):
     async with ChatApp(home).run_test(size=(80, 24)) as pilot:
         screen = await opened(pilot)
         await say(pilot, screen, "a")
         await pilot.press("f7")
-        await until(lambda: "Exported to " in status(screen))
+        await until_true(lambda: "Exported to " in status(screen))
         assert len(list((home / "exports").iterdir())) == 2
 
 
@@ -125,38 +127,38 @@ async def test_a_reply_of_a_trained_model_is_replayed_exactly(trained_run, monke
     app = ChatApp(trained_run.path.parent.parent)
     async with app.run_test(size=(120, 40)) as pilot:
         screen = app.screen
-        await until(lambda: screen.session.model is not None)
+        await until_true(lambda: screen.session.model is not None)
         await say(pilot, screen, "Ada ")
         exchange = screen.session.exchanges[0]
         manifest = json.loads((trained_run.path / "checkpoints/step-00000020/manifest.json").read_text())
         assert exchange.sha256 == manifest["files"]["model.safetensors"]["sha256"] and exchange.model == "tiny-1@20"
         screen.open_reference("tiny-1@10")
-        await until(lambda: screen.session.model is not None)
+        await until_true(lambda: screen.session.model is not None)
         await pilot.press("escape", "R")
-        await until(lambda: "Replay" in status(screen) and "…" not in status(screen))
+        await until_true(lambda: "Replay" in status(screen) and "…" not in status(screen))
         assert f"Replay: all {len(exchange.tokens)} tokens are identical" in status(screen)
         exchange.tokens[4] += 1
         await pilot.press("R")
-        await until(lambda: "differs from token 5" in status(screen))
+        await until_true(lambda: "differs from token 5" in status(screen))
         exchange.sha256 = "0" * 64
         await pilot.press("R")
-        await until(lambda: "no longer has the weights" in status(screen))
+        await until_true(lambda: "no longer has the weights" in status(screen))
         exchange.model, exchange.sha256 = "tiny-1@13", ""
         await pilot.press("R")
-        await until(lambda: "no checkpoint 13" in status(screen))
+        await until_true(lambda: "no checkpoint 13" in status(screen))
 
 
-async def test_which_steps_can_be_saved(trained_run, home, chat_model):  # noqa: F811
+async def test_which_steps_can_be_saved(trained_run, home, chat_model):
     chat_model.in_training = True
     async with ChatApp(home).run_test(size=(100, 24)) as pilot:
         screen = await opened(pilot)
         await say(pilot, screen, "a")
         assert screen.session.exchanges[0].live and "K: save these weights" in status(screen)
         await pilot.press("escape", "K")
-        await until(lambda: "no run named fake" in status(screen))
+        await until_true(lambda: "no run named fake" in status(screen))
 
 
-async def test_dropped_turns_are_shown_and_recorded(home, chat_model):  # noqa: F811
+async def test_dropped_turns_are_shown_and_recorded(home, chat_model):
     chat_model.words, chat_model.context = [" A", " cat."], 90
     async with ChatApp(home).run_test(size=(100, 24)) as pilot:
         screen = await opened(pilot)
@@ -172,16 +174,16 @@ async def test_dropped_turns_are_shown_and_recorded(home, chat_model):  # noqa: 
         )
 
 
-async def test_a_replay_can_be_stopped(home, chat_model):  # noqa: F811
+async def test_a_replay_can_be_stopped(home, chat_model):
     async with ChatApp(home).run_test(size=(100, 24)) as pilot:
         screen = await opened(pilot)
         await say(pilot, screen, "a")
         chat_model.gate = threading.Semaphore(1)
         await pilot.press("escape", "R")
-        await until(lambda: screen.session.service.is_busy and len(chat_model.prompts) == 2)
+        await until_true(lambda: screen.session.service.is_busy and len(chat_model.prompts) == 2)
         await pilot.press("escape")
         chat_model.gate.release(9)
-        await until(lambda: "Replay stopped" in status(screen))
+        await until_true(lambda: "Replay stopped" in status(screen))
 
 
 def test_a_step_that_is_a_checkpoint_is_pinned(trained_run, tmp_path):

@@ -13,7 +13,8 @@ from textual.widgets import DataTable, Input
 
 from llm.config import DecodeConfig
 from llm.run import Run
-from tests.workbench.chat.test_chat_screen import ChatApp, chat_model, opened, text_of, until  # noqa: F401
+from tests.workbench.chat.chat_for_tests import ChatApp, opened, text_of
+from tests.workbench.waiting import until_true
 from workbench.chat.conversation_view import ConversationView
 from workbench.chat.microscope_screen import Choices, Microscope
 from workbench.chat.model_dialog import ChooseModel
@@ -48,16 +49,9 @@ class Keyboard:
         return {binding.key for binding in bindings} - self.pressed
 
 
-@pytest.fixture
-def own_home(trained_run, tmp_path):
-    """A home with the trained run in it, to be changed."""
-    shutil.copytree(trained_run.path, tmp_path / "runs" / "tiny-1")
-    return tmp_path
-
-
 async def with_model(app):
     screen = app.screen
-    await until(lambda: screen.session.model is not None)
+    await until_true(lambda: screen.session.model is not None)
     screen.panel.set_value("max_tokens", 12)
     return screen
 
@@ -66,23 +60,23 @@ async def say(press, screen, text):
     count = len(screen.session.conversation.exchanges)
     screen.prompt.focus()
     await press(*text, "enter")
-    await until(lambda: len(screen.session.conversation.exchanges) == count + 1 and not screen.session.writing)
+    await until_true(lambda: len(screen.session.conversation.exchanges) == count + 1 and not screen.session.writing)
 
 
 def status(screen):
     return text_of(screen, "#chat-status")
 
 
-async def test_every_key_of_the_chat(own_home):
-    app = ChatApp(own_home)
+async def test_every_key_of_the_chat(trained_home):
+    app = ChatApp(trained_home)
     async with app.run_test(size=(120, 40)) as pilot:
         press, screen = Keyboard(pilot), await with_model(app)
 
         async def opens(key, window, ready=lambda window: True):
             await press(key)
-            await until(lambda: isinstance(app.screen, window) and ready(app.screen))
+            await until_true(lambda: isinstance(app.screen, window) and ready(app.screen))
             await press("escape")
-            await until(lambda: app.screen is screen and not screen.session.service.is_busy)
+            await until_true(lambda: app.screen is screen and not screen.session.service.is_busy)
 
         await press("ctrl+t")
         assert "plain text" in status(screen)
@@ -106,11 +100,11 @@ async def test_every_key_of_the_chat(own_home):
         await opens("f8", SamplingPresetsDialog)
         screen.session.exchanges[1].live = True
         await press("K")
-        await until(lambda: "now pinned" in status(screen))
-        assert Run.open(own_home, "tiny-1").meta()["pins"] == [20]
+        await until_true(lambda: "now pinned" in status(screen))
+        assert Run.open(trained_home, "tiny-1").meta()["pins"] == [20]
         for pinned in (["Chen "], []):
             await press("P")
-            await until(lambda pinned=pinned: Run.open(own_home, "tiny-1").meta()["prompts"] == pinned)
+            await until_true(lambda pinned=pinned: Run.open(trained_home, "tiny-1").meta()["prompts"] == pinned)
         await press("plus")
         assert "✓ good" in screen.transcript.text and "Marked good" in status(screen)
         await press("minus")
@@ -121,64 +115,64 @@ async def test_every_key_of_the_chat(own_home):
         await press("u", "u", "u")
         assert not screen.session.conversation.marks and "✓" not in screen.transcript.text
         await press("T")
-        await until(lambda: "at least 2 replies" in status(screen))
+        await until_true(lambda: "at least 2 replies" in status(screen))
         await press("R")
-        await until(lambda: "all 12 tokens are identical" in status(screen))
+        await until_true(lambda: "all 12 tokens are identical" in status(screen))
         await press("y")
         assert app.clipboard == screen.session.exchanges[1].reply
         for key in ("x", "f7"):
-            shutil.rmtree(own_home / "exports", ignore_errors=True)
+            shutil.rmtree(trained_home / "exports", ignore_errors=True)
             await press(key)
-            await until(lambda: list((own_home / "exports").glob("*.md")) and "Exported to " in status(screen))
+            await until_true(lambda: list((trained_home / "exports").glob("*.md")) and "Exported to " in status(screen))
         await press("ctrl+r")
-        await until(lambda: len(screen.session.conversation.exchanges) == 3 and not screen.session.writing)
+        await until_true(lambda: len(screen.session.conversation.exchanges) == 3 and not screen.session.writing)
         assert screen.session.conversation.position(screen.session.exchanges[1]) == (2, 2)
         await press("ctrl+g")
-        await until(lambda: len(screen.session.exchanges) == 3 and not screen.session.writing)
+        await until_true(lambda: len(screen.session.exchanges) == 3 and not screen.session.writing)
         assert screen.session.exchanges[2].kind == "on"
         await press("p", "p", "p", "b")
         assert [one.prompt for one in screen.session.exchanges] == ["Ada "] and screen.prompt.has_focus
         await press("f2")
-        await until(lambda: screen.panel.has_focus_within)
+        await until_true(lambda: screen.panel.has_focus_within)
         await press("f2")
-        await until(lambda: screen.prompt.has_focus)
+        await until_true(lambda: screen.prompt.has_focus)
         await press("ctrl+n")
         assert screen.transcript.text == "" and not screen.session.conversation.exchanges
         assert press.misses(ChatScreen) == {"f12"}, "in test_chat_screen.py"
 
 
-async def test_escape_stops_a_reply_and_a_job(own_home):
-    app = ChatApp(own_home)
+async def test_escape_stops_a_reply_and_a_job(trained_home):
+    app = ChatApp(trained_home)
     async with app.run_test(size=(120, 40)) as pilot:
         press, screen = Keyboard(pilot), await with_model(app)
         screen.panel.set_value("max_tokens", 100_000)
         screen.panel.set_value("ban_end", True)
         await press("A", "enter")
-        await until(lambda: len(screen.transcript.text) > 50)
+        await until_true(lambda: len(screen.transcript.text) > 50)
         assert "leave" in {active.binding.action.split("(")[0] for active in screen.active_bindings.values()}
         await press("escape")
-        await until(lambda: not screen.session.writing)
+        await until_true(lambda: not screen.session.writing)
         assert "stopped" in status(screen) and screen.session.exchanges[0].reason == "cancelled"
 
 
-async def test_every_key_of_the_conversation(home, chat_model):  # noqa: F811
+async def test_every_key_of_the_conversation(home, chat_model):
     chat_model.words = [f"line {number}\n" for number in range(60)]
     async with ChatApp(home).run_test(size=(80, 24)) as pilot:
         press, screen = Keyboard(pilot), await opened(pilot)
         await say(press, screen, "a")
         await press("ctrl+r")
-        await until(lambda: len(chat_model.prompts) == 2 and not screen.session.writing)
+        await until_true(lambda: len(chat_model.prompts) == 2 and not screen.session.writing)
         await say(press, screen, "b")
         await press("escape")
         view = screen.transcript
         await press("g")
         assert view.scroll_offset.y == 0
         await press("j")
-        await until(lambda: view.scroll_offset.y == 1)
+        await until_true(lambda: view.scroll_offset.y == 1)
         await press("k")
-        await until(lambda: view.scroll_offset.y == 0)
+        await until_true(lambda: view.scroll_offset.y == 0)
         await press("G")
-        await until(lambda: view.is_vertical_scroll_end)
+        await until_true(lambda: view.is_vertical_scroll_end)
         await press("p", "p")
         assert view.picked.prompt == "a" and "branch 2 of 2" in status(screen)
         for key, place in (("left", 1), ("right", 2), ("h", 1), ("l", 2)):
@@ -192,13 +186,13 @@ async def test_every_key_of_the_conversation(home, chat_model):  # noqa: F811
 @pytest.mark.parametrize(
     "newline", ["ctrl+j", *(pytest.param(key, marks=pytest.mark.slow) for key in ("shift+enter", "alt+enter"))]
 )
-async def test_every_key_of_the_prompt(newline, home, chat_model):  # noqa: F811
+async def test_every_key_of_the_prompt(newline, home, chat_model):
     async with ChatApp(home).run_test(size=(80, 24)) as pilot:
         press, screen = Keyboard(pilot), await opened(pilot)
         await press("a", newline, "b")
         assert screen.prompt.text == "a\nb"
         await press("enter")
-        await until(lambda: chat_model.prompts and not screen.session.writing)
+        await until_true(lambda: chat_model.prompts and not screen.session.writing)
         await press("c", "up")
         assert screen.prompt.text == "a\nb"
         await press("down")
@@ -207,41 +201,41 @@ async def test_every_key_of_the_prompt(newline, home, chat_model):  # noqa: F811
 
 
 @SWEEP
-async def test_every_key_of_the_sampling_panel(home, chat_model):  # noqa: F811
+async def test_every_key_of_the_sampling_panel(home, chat_model):
     async with ChatApp(home).run_test(size=(120, 40)) as pilot:
         press, screen = Keyboard(pilot), await opened(pilot)
         await pilot.press("f2")
         await press("down")
         assert screen.query_one("#param-top-k Input", Input).has_focus
         await press("7")
-        await until(lambda: screen.session.service.params.top_k == 7)
+        await until_true(lambda: screen.session.service.params.top_k == 7)
         assert "top k" in text_of(screen, "#sampling-order")
         await press("ctrl+l")
-        await until(lambda: screen.session.service.params.top_k == 0)
+        await until_true(lambda: screen.session.service.params.top_k == 0)
         await press("up")
         assert screen.query_one("#param-temperature Input", Input).has_focus
         await press("f8")
-        await until(lambda: isinstance(pilot.app.screen, SamplingPresetsDialog))
+        await until_true(lambda: isinstance(pilot.app.screen, SamplingPresetsDialog))
         assert not press.misses(ParameterRow, SamplingPanel)
 
 
 @SWEEP
-async def test_every_key_of_the_microscope(own_home):
-    app = ChatApp(own_home)
+async def test_every_key_of_the_microscope(trained_home):
+    app = ChatApp(trained_home)
     async with app.run_test(size=(80, 24)) as pilot:
         press, screen = Keyboard(pilot), await with_model(app)
         await say(press, screen, "Ada ")
         for close in ("q", "escape"):
             await press("f4")
-            await until(lambda: isinstance(app.screen, Microscope) and app.screen.explained is not None)
+            await until_true(lambda: isinstance(app.screen, Microscope) and app.screen.explained is not None)
             await press(close)
-            await until(lambda: app.screen is screen)
+            await until_true(lambda: app.screen is screen)
         await press("f4")
-        await until(lambda: isinstance(app.screen, Microscope) and app.screen.explained is not None)
+        await until_true(lambda: isinstance(app.screen, Microscope) and app.screen.explained is not None)
         scope = app.screen
         for key, place in (("right", 1), ("l", 2), ("left", 1), ("h", 0), ("end", 11), ("home", 0)):
             await press(key)
-            await until(lambda place=place: scope.explained.at == place, key)
+            await until_true(lambda place=place: scope.explained.at == place, key)
         table = scope.query_one(DataTable)
         row = table.cursor_row
         await press("j")
@@ -249,20 +243,20 @@ async def test_every_key_of_the_microscope(own_home):
         await press("k")
         assert table.cursor_row == row
         await press("down", "enter")
-        await until(lambda: len(screen.session.conversation.exchanges) == 2 and not screen.session.writing)
+        await until_true(lambda: len(screen.session.conversation.exchanges) == 2 and not screen.session.writing)
         assert screen.session.exchanges[0].given == 1
         assert not press.misses(Microscope, Choices)
 
 
 @SWEEP
-async def test_every_key_of_the_split(own_home):
-    app = ChatApp(own_home)
+async def test_every_key_of_the_split(trained_home):
+    app = ChatApp(trained_home)
     async with app.run_test(size=(80, 24)) as pilot:
         press, screen = Keyboard(pilot), await with_model(app)
         await say(press, screen, "Ada ")
         for close in ("q", "escape"):
             app.push_screen(Split(screen.session.service, screen.session.exchanges[0], "tiny-1@10"))
-            await until(lambda: isinstance(app.screen, Split) and app.screen.done is not None)
+            await until_true(lambda: isinstance(app.screen, Split) and app.screen.done is not None)
             split = app.screen
             for key, at in (("right", 0), ("l", 1), ("left", 0), ("right", 1), ("h", 0)):
                 await press(key)
@@ -270,19 +264,19 @@ async def test_every_key_of_the_split(own_home):
             await press("d")
             assert split.at == split.done.comparison.first_token
             await press(close)
-            await until(lambda: app.screen is screen)
+            await until_true(lambda: app.screen is screen)
         assert not press.misses(Split)
 
 
 @SWEEP
-async def test_every_key_of_the_time_lapse(own_home):
-    app = ChatApp(own_home)
+async def test_every_key_of_the_time_lapse(trained_home):
+    app = ChatApp(trained_home)
     async with app.run_test(size=(80, 24)) as pilot:
         press, screen = Keyboard(pilot), await with_model(app)
-        run = Run.open(own_home, "tiny-1")
+        run = Run.open(trained_home, "tiny-1")
         for close in ("q", "escape"):
             app.push_screen(TimeLapse(screen.session.service, run, ["Ada ", "Chen "], DecodeConfig(max_tokens=5)))
-            await until(lambda: isinstance(app.screen, TimeLapse) and app.screen.ended)
+            await until_true(lambda: isinstance(app.screen, TimeLapse) and app.screen.ended)
             lapse = app.screen
             for key, at in (("right", 1), ("left", 0), ("l", 1), ("h", 0), ("end", 1), ("home", 0)):
                 await press(key)
@@ -291,18 +285,18 @@ async def test_every_key_of_the_time_lapse(own_home):
                 await press(key)
                 assert lapse.which == which and lapse.query_one(Transcript).text.startswith(lapse.prompts[which]), key
             await press(close)
-            await until(lambda: app.screen is screen)
+            await until_true(lambda: app.screen is screen)
         assert not press.misses(TimeLapse)
 
 
 @SWEEP
-async def test_every_key_of_a_chooser(home, chat_model):  # noqa: F811
+async def test_every_key_of_a_chooser(home, chat_model):
     for number in range(25):
         save_sampling_preset(home, f"set-{number:02}", DecodeConfig(top_k=number + 1))
     async with ChatApp(home).run_test(size=(80, 24)) as pilot:
         press, screen = Keyboard(pilot), await opened(pilot)
         await pilot.press("f8")
-        await until(lambda: isinstance(pilot.app.screen, SamplingPresetsDialog) and pilot.app.screen.marked)
+        await until_true(lambda: isinstance(pilot.app.screen, SamplingPresetsDialog) and pilot.app.screen.marked)
         window = pilot.app.screen
         for key, at in (("down", 1), ("up", 0), ("up", 24), ("pageup", 14), ("pagedown", 24), ("pagedown", 24)):
             await press(key)
@@ -310,5 +304,5 @@ async def test_every_key_of_a_chooser(home, chat_model):  # noqa: F811
         await press("ctrl+d")
         assert "set-24" not in load_sampling_presets(home) and window.listing.option_count == 24
         await press("escape")
-        await until(lambda: pilot.app.screen is screen)
+        await until_true(lambda: pilot.app.screen is screen)
         assert not press.misses(Chooser, SamplingPresetsDialog)

@@ -5,7 +5,6 @@ from __future__ import annotations
 import queue
 import shutil
 import threading
-import time
 from dataclasses import replace
 
 import pytest
@@ -13,10 +12,10 @@ import pytest
 from llm.config import DecodeConfig
 from llm.engine import Done, Piece
 from llm.errors import UserError
-from llm.events import CommandRefused, Saved
 from llm.model.packed import PackedTransformer
-from llm.run import Holder, Run
+from llm.run import Run
 from llm.tokenizer.chat_template import STORIES_TEMPLATE
+from tests.workbench.chat.chat_for_tests import FakeModel, NoTraining, Trainer, elsewhere
 from workbench.chat.conversation import Exchange
 from workbench.chat.model import open_model
 from workbench.chat.model_choices import default_reference, list_models
@@ -36,65 +35,6 @@ from workbench.chat.weights import request_snapshot
 from workbench.serve.weights import open_source
 
 UNCHANGED = ParamsRecorder(DecodeConfig(), DecodeConfig, lambda params: None)
-
-
-class FakeModel:
-    """Says the words it was given; waits at `gate` before each, if there is one."""
-
-    parameters, context = 1234, 64
-    decode = DecodeConfig(temperature=0.5)
-    template = STORIES_TEMPLATE
-    is_tuned, in_training, sha256, device = False, False, "", "cpu"
-
-    def __init__(self, words=("one ", "two ", "three"), gate=None):
-        self.words, self.gate = words, gate
-        self.name = "fake@1"
-        self.updates = 0
-        self.prompts = []
-        self.params_used = []
-
-    def update(self, cancelled):
-        self.updates += 1
-
-    def save_weights(self):
-        raise OSError(28, "No space left on device")
-
-    def validate(self, params):
-        if any(name not in ("top_k", "temperature") for name in params.order):
-            raise UserError("'t' is not a logits processor")
-
-    def prompt_ids(self, prompt, params):
-        return [0] * len(prompt) if isinstance(prompt, str) else list(prompt)
-
-    def conversation_ids(self, messages):
-        return [0] * len(self.template.render_prompt(messages))
-
-    def prompt_changes(self, prompt):
-        return ""
-
-    def text_of(self, tokens):
-        return "".join(self.words[token] for token in tokens)
-
-    def stream(self, prompt, params, *, cancel, params_source, given=()):
-        self.given = tuple(given)
-        self.prompts.append((prompt, params))
-        reason = "length"
-        tokens = 0
-        for number, word in enumerate(self.words):
-            if self.gate is not None:
-                self.gate.acquire()
-            if cancel():
-                reason = "cancelled"
-                break
-            self.params_used.append(params_source())
-            tokens += 1
-            yield Piece(0, number, word, context_used=5 + number)
-        yield Done((reason,), tokens, 4, 1.0, 0.1, 20.0, 4 + tokens, 0, 0)
-
-
-class NoTraining:
-    def live_model(self, run_name):
-        return None
 
 
 class Chat:
@@ -359,33 +299,6 @@ def test_the_model_in_training_is_copied_again_for_every_reply(trained_run):
     training.live.step = 4
     chat_model.update(lambda: False)
     assert chat_model.name == "tiny-1@4" and training.live.snapshots == 2
-
-
-class Trainer(threading.Thread):
-    """Stands for a trainer in another process: answers the first `snapshot` with the weights of a checkpoint."""
-
-    def __init__(self, run, reason=""):
-        super().__init__(daemon=True)
-        self.run_directory, self.reason = run, reason
-        self.commands = run.commands()
-
-    def run(self):
-        run = self.run_directory
-        while not (orders := self.commands.poll()):
-            time.sleep(0.01)
-        order = orders[0]
-        log = run.log()
-        if self.reason:
-            log.append(CommandRefused(step=10, command=order.name, reason=self.reason, command_id=order.id))
-        else:
-            log.append(
-                Saved(step=10, path="checkpoints/step-00000010", size_bytes=1, kind="snapshot", command_id=order.id)
-            )
-        log.close()
-
-
-def elsewhere(monkeypatch):
-    monkeypatch.setattr(Run, "holder", lambda run: Holder(1, "another-host"))
 
 
 def test_a_model_in_another_process_is_asked_for_its_weights(trained_run, tmp_path, monkeypatch):

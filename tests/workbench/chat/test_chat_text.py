@@ -13,8 +13,8 @@ from textual.widgets import Static
 from llm.config import from_toml
 from llm.run import Run
 from tests.conftest import TINY
-from tests.workbench.chat.test_chat_screen import ChatApp, chat_model, opened, text_of, until  # noqa: F401
-from tests.workbench.waiting import shown
+from tests.workbench.chat.chat_for_tests import ChatApp, opened, text_of
+from tests.workbench.waiting import shown, until_true
 from workbench.charts.export import strips_of
 from workbench.chat.microscope_screen import Microscope
 from workbench.chat.prompt import PromptArea
@@ -46,13 +46,13 @@ async def test_chinese_is_typed_streamed_wrapped_edited_and_replayed(chinese_run
     app = ChatApp(chinese_run.path.parent.parent)
     async with app.run_test(size=(31, 24)) as pilot:
         screen = app.screen
-        await until(lambda: screen.session.model is not None)
+        await until_true(lambda: screen.session.model is not None)
         screen.panel.set_value("temperature", 0.0)
         screen.panel.set_value("max_tokens", 15 + 3 * 21)
         await pilot.press("小", "猫")
         assert screen.prompt.text == "小猫"
         await pilot.press("enter")
-        await until(lambda: screen.session.exchanges and not screen.session.writing)
+        await until_true(lambda: screen.session.exchanges and not screen.session.writing)
         first = screen.session.exchanges[0]
         assert first.reply == "看见月亮。" + "小猫看见月亮。" * 3
         assert len(first.tokens) == len(first.reply.encode()), "three tokens a character"
@@ -61,28 +61,28 @@ async def test_chinese_is_typed_streamed_wrapped_edited_and_replayed(chinese_run
         assert all(cell_len(row) == view.scrollable_content_region.width for row in rows)
         assert "".join(row.rstrip() for row in rows) == "小猫" + first.reply
         await pilot.press("escape", "e", "看", "enter")
-        await until(lambda: len(screen.session.conversation.exchanges) == 2 and not screen.session.writing)
+        await until_true(lambda: len(screen.session.conversation.exchanges) == 2 and not screen.session.writing)
         second = screen.session.exchanges[0]
         assert second.prompt == "小猫看" and second.reply.startswith("见月亮。小猫看")
         assert load(screen.session.conversation.file).exchanges[2].reply == second.reply
         await pilot.press("escape", "R")
-        await until(lambda: "all 78 tokens are identical" in text_of(screen, "#chat-status"))
+        await until_true(lambda: "all 78 tokens are identical" in text_of(screen, "#chat-status"))
         await pilot.press("m")
-        await until(lambda: isinstance(app.screen, Microscope) and app.screen.explained is not None)
+        await until_true(lambda: isinstance(app.screen, Microscope) and app.screen.explained is not None)
         assert app.screen.explained.texts[:6] == [PART, PART, "见", PART, PART, "月"]
         assert "\\xe8" in str(app.screen.query_one("#microscope-head", Static).render())
 
 
-async def test_hostile_text_in_a_prompt_a_reply_and_a_file(home, chat_model):  # noqa: F811
+async def test_hostile_text_in_a_prompt_a_reply_and_a_file(home, chat_model):
     chat_model.words = [HOSTILE[:9], HOSTILE[9:]]
     (home / "\u202eevil\x1b[2J.txt").write_text(HOSTILE, encoding="utf-8")
     async with ChatApp(home).run_test(size=(80, 24)) as pilot:
         screen = await opened(pilot)
         pilot.app.post_message(events.Paste(HOSTILE))
-        await until(lambda: screen.prompt.text == HOSTILE)
+        await until_true(lambda: screen.prompt.text == HOSTILE)
         assert clean(HOSTILE) in shown(screen), "in the field"
         await pilot.press("enter")
-        await until(lambda: screen.session.exchanges and not screen.session.writing)
+        await until_true(lambda: screen.session.exchanges and not screen.session.writing)
         assert chat_model.prompts[0][0] == HOSTILE, "what was pasted is what the model reads"
         assert clean(HOSTILE) * 2 in screen.transcript.shown_text.replace("\n", "")
         await pilot.press("escape", "e")
@@ -92,22 +92,22 @@ async def test_hostile_text_in_a_prompt_a_reply_and_a_file(home, chat_model):  #
         screen.prompt.text = f"FILE:{home}/\u202eevil\x1b[2J.txt"
         screen.prompt.focus()
         await pilot.press("enter")
-        await until(lambda: len(screen.session.exchanges) == 2 and not screen.session.writing)
+        await until_true(lambda: len(screen.session.exchanges) == 2 and not screen.session.writing)
         assert screen.session.exchanges[1].context == HOSTILE
         await pilot.press("f3")
-        await until(lambda: "2 replies" in shown(pilot.app.screen))
+        await until_true(lambda: "2 replies" in shown(pilot.app.screen))
         assert not set(shown(pilot.app.screen)) & set("\x1b\x07\x9b\u202e\u200b\ufeff\ufe0f")
 
 
-async def test_a_line_of_100_000_characters(home, chat_model):  # noqa: F811
+async def test_a_line_of_100_000_characters(home, chat_model):
     long = "日" * 50_000 + "x" * 50_000
     chat_model.words = [long]
     async with ChatApp(home).run_test(size=(80, 24)) as pilot:
         screen = await opened(pilot)
         pilot.app.post_message(events.Paste(long))
-        await until(lambda: screen.prompt.text == long)
+        await until_true(lambda: screen.prompt.text == long)
         await pilot.press("enter")
-        await until(lambda: screen.session.exchanges and not screen.session.writing)
+        await until_true(lambda: screen.session.exchanges and not screen.session.writing)
         assert screen.transcript.text == long * 2
         await pilot.press("escape", "y")
         assert pilot.app.clipboard == long
@@ -124,7 +124,7 @@ async def test_what_the_field_shows_is_as_wide_as_it_counts():
         field = pilot.app.query_one(PromptArea)
         field.focus()
         pilot.app.post_message(events.Paste(text))
-        await until(lambda: field.text == text)
+        await until_true(lambda: field.text == text)
         await pilot.pause()
         rows = [strip.text for strip in strips_of(pilot.app.screen)]
         assert sum(row.count("�") for row in rows) == 60 and sum(row.count("👍") for row in rows) == 20

@@ -12,9 +12,10 @@ from llm.config import DecodeConfig
 from llm.data.text.conversations import conversation_from_row
 from llm.errors import UserError
 from llm.run import Run
-from tests.workbench.chat.test_chat_screen import ChatApp, chat_model, opened, text_of, until  # noqa: F401
+from tests.workbench.chat.chat_for_tests import ChatApp, opened, text_of
 from tests.workbench.chat.test_transcripts import HOSTILE
-from tests.workbench.scripted import ScriptedTrainer
+from tests.workbench.scripted import prepared_trainer
+from tests.workbench.waiting import until_true
 from workbench.chat.conversation import Conversation, Mark
 from workbench.chat.keys import is_possible
 from workbench.chat.marks import count_good, read_marks, write_mark
@@ -107,11 +108,11 @@ def test_a_file_that_cannot_be_written_is_named(home):
         write_mark(home, conversation, conversation.exchanges[1], Mark("good"))
 
 
-async def test_marks_are_shown_and_found_again(home, chat_model):  # noqa: F811
+async def test_marks_are_shown_and_found_again(home, chat_model):
     async with ChatApp(home).run_test(size=(80, 24)) as pilot:
         screen = await opened(pilot)
         await pilot.press(*"Once ", "enter")
-        await until(lambda: screen.session.exchanges and not screen.session.writing)
+        await until_true(lambda: screen.session.exchanges and not screen.session.writing)
         await pilot.press("escape")
         assert "undo" not in {active.binding.action for active in screen.active_bindings.values() if active.enabled}
         await pilot.press("plus")
@@ -121,21 +122,21 @@ async def test_marks_are_shown_and_found_again(home, chat_model):  # noqa: F811
         await pilot.press("escape")
         assert screen.prompt.text == "" and screen.transcript.has_focus
         await pilot.press("c", *" four", "enter")
-        await until(lambda: screen.transcript.text.endswith("\n✎ corrected: one two three four"))
+        await until_true(lambda: screen.transcript.text.endswith("\n✎ corrected: one two three four"))
         assert count_good(home) == 1 and "conversations" in text_of(screen, "#chat-status")
         await pilot.press("ctrl+n")
         assert screen.transcript.text == ""
         await pilot.press("f3")
-        await until(lambda: pilot.app.screen is not screen and pilot.app.screen.entries)
+        await until_true(lambda: pilot.app.screen is not screen and pilot.app.screen.entries)
         await pilot.press("enter")
-        await until(lambda: "✎ corrected: one two three four" in screen.transcript.text)
+        await until_true(lambda: "✎ corrected: one two three four" in screen.transcript.text)
 
 
-async def test_an_empty_correction_is_refused(home, chat_model):  # noqa: F811
+async def test_an_empty_correction_is_refused(home, chat_model):
     async with ChatApp(home).run_test(size=(80, 24)) as pilot:
         screen = await opened(pilot)
         await pilot.press(*"Once ", "enter")
-        await until(lambda: screen.session.exchanges and not screen.session.writing)
+        await until_true(lambda: screen.session.exchanges and not screen.session.writing)
         await pilot.press("escape", "c")
         screen.prompt.text = " "
         await pilot.press("enter")
@@ -145,27 +146,26 @@ async def test_an_empty_correction_is_refused(home, chat_model):  # noqa: F811
 
 async def test_marked_replies_are_trained_on(trained_run, home):
     shutil.copytree(trained_run.path, home / "runs" / "tiny-1")
-    trainer = ScriptedTrainer(steps=3)
-    trainer.prepared.set()
+    trainer = prepared_trainer()
     app = ChatApp(home, training=TrainingService(home, trainer=trainer))
     async with app.run_test(size=(80, 24)) as pilot:
         screen = app.screen
-        await until(lambda: screen.session.model is not None)
+        await until_true(lambda: screen.session.model is not None)
         screen.panel.set_value("max_tokens", 4)
         for count, prompt in enumerate(("Ada ", "Chen "), 1):
             screen.prompt.focus()
             await pilot.press(*prompt, "enter")
-            await until(lambda count=count: len(screen.session.exchanges) == count and not screen.session.writing)
+            await until_true(lambda count=count: len(screen.session.exchanges) == count and not screen.session.writing)
             await pilot.press("escape")
             if count == 1:
                 await pilot.press("T")
-                await until(lambda: "at least 2 replies" in text_of(screen, "#chat-status"))
+                await until_true(lambda: "at least 2 replies" in text_of(screen, "#chat-status"))
             await pilot.press("c", "a", "enter")
-            await until(lambda count=count: count_good(home) == count)
+            await until_true(lambda count=count: count_good(home) == count)
         await pilot.press("T")
-        await until(lambda: isinstance(app.screen, Ask) and "2 marked replies" in app.screen.question)
+        await until_true(lambda: isinstance(app.screen, Ask) and "2 marked replies" in app.screen.question)
         await pilot.press("enter")
-        await until(lambda: (home / "runs" / "tiny-1-sft-1" / "events.jsonl").exists())
+        await until_true(lambda: (home / "runs" / "tiny-1-sft-1" / "events.jsonl").exists())
         run = Run.open(home, "tiny-1-sft-1")
         assert run.info()["parent"] == "tiny-1@20" and run.config().tune.stage == "sft"
         assert run.config().data.corpus == str(home / "conversations" / "good.jsonl")

@@ -4,16 +4,17 @@ from __future__ import annotations
 
 from textual.widgets import DataTable, Static
 
-from tests.workbench.chat.test_chat_screen import ChatApp, until
+from tests.workbench.chat.chat_for_tests import ChatApp
+from tests.workbench.waiting import until_true
 from workbench.chat.microscope_screen import Microscope, percent
 
 
 async def ask(pilot):
     screen = pilot.app.screen
-    await until(lambda: screen.session.model is not None)
+    await until_true(lambda: screen.session.model is not None)
     screen.panel.set_value("temperature", 0.8)
     await pilot.press(*"Ada ", "enter")
-    await until(lambda: screen.session.exchanges and not screen.session.writing)
+    await until_true(lambda: screen.session.exchanges and not screen.session.writing)
     return screen
 
 
@@ -23,32 +24,32 @@ async def test_every_token_is_explained_and_another_starts_a_branch(trained_run)
         screen = await ask(pilot)
         first = screen.session.exchanges[0]
         await pilot.press("f4")
-        await until(lambda: isinstance(app.screen, Microscope) and app.screen.explained is not None)
+        await until_true(lambda: isinstance(app.screen, Microscope) and app.screen.explained is not None)
         scope = app.screen
         assert "Token 1 of" in str(scope.query_one("#microscope-head", Static).render())
         await pilot.press("right", "right", "right")
-        await until(lambda: scope.explained.at == 3)
+        await until_true(lambda: scope.explained.at == 3)
         table = scope.query_one(DataTable)
         names = [column.label.plain for column in table.columns.values()]
         assert names[:2] == ["token", "model"] and "temperature" in names
         drawn = table.coordinate_to_cell_key(table.cursor_coordinate).row_key.value
         assert drawn == str(first.tokens[3]), "the cursor is on the token that was drawn"
         await pilot.press("end")
-        await until(lambda: scope.explained.at == len(first.tokens) - 1)
+        await until_true(lambda: scope.explained.at == len(first.tokens) - 1)
         await pilot.press("home", "right")
-        await until(lambda: scope.explained.at == 1)
+        await until_true(lambda: scope.explained.at == 1)
         rows = [key.value for key in table.rows][2:]
         other = next(int(row) for row in rows if int(row) != first.tokens[1])
         table.move_cursor(row=2 + rows.index(str(other)))
         await pilot.press("enter")
-        await until(
+        await until_true(
             lambda: app.screen is screen and screen.session.exchanges[-1] is not first and not screen.session.writing
         )
         second = screen.session.exchanges[-1]
         assert second.tokens[:2] == [first.tokens[0], other] and second.given == 2
         assert len(second.tokens) > 2 and screen.session.conversation.position(second) == (2, 2)
         await pilot.press("ctrl+r")
-        await until(
+        await until_true(
             lambda: (
                 screen.session.conversation.position(screen.session.exchanges[-1])[1] == 3
                 and not screen.session.writing
@@ -59,7 +60,7 @@ async def test_every_token_is_explained_and_another_starts_a_branch(trained_run)
             "another seed, the same beginning"
         )
         await pilot.press("escape", "R")
-        await until(lambda: "tokens are identical" in str(screen.query_one("#chat-status", Static).render()))
+        await until_true(lambda: "tokens are identical" in str(screen.query_one("#chat-status", Static).render()))
 
 
 async def test_weights_that_are_gone(trained_run):
@@ -68,12 +69,12 @@ async def test_weights_that_are_gone(trained_run):
         screen = await ask(pilot)
         screen.session.exchanges[0].model = "tiny-1@13"
         await pilot.press("f4")
-        await until(lambda: isinstance(app.screen, Microscope))
+        await until_true(lambda: isinstance(app.screen, Microscope))
         scope = app.screen
-        await until(lambda: scope.query("#microscope-head"))
-        await until(lambda: "no checkpoint 13" in str(scope.query_one("#microscope-head", Static).render()))
+        await until_true(lambda: scope.query("#microscope-head"))
+        await until_true(lambda: "no checkpoint 13" in str(scope.query_one("#microscope-head", Static).render()))
         await pilot.press("right", "enter", "escape")
-        await until(lambda: app.screen is screen)
+        await until_true(lambda: app.screen is screen)
 
 
 def test_percent():

@@ -9,7 +9,8 @@ import pytest
 
 from llm.config import DecodeConfig
 from llm.errors import UserError, WrongUse
-from tests.workbench.chat.test_chat_screen import ChatApp, chat_model, opened, until  # noqa: F401
+from tests.workbench.chat.chat_for_tests import ChatApp, opened
+from tests.workbench.waiting import until_true
 from workbench.chat.sampling_presets import load_sampling_presets, save_sampling_preset, summary
 from workbench.chat.sampling_presets_dialog import SamplingPresetsDialog
 
@@ -42,16 +43,16 @@ def test_a_wrong_name(home):
         save_sampling_preset(home, "../x", CALM)
 
 
-async def test_saving_and_using(home, chat_model):  # noqa: F811
+async def test_saving_and_using(home, chat_model):
     async with ChatApp(home).run_test(size=(80, 24)) as pilot:
         screen = await opened(pilot)
         screen.panel.set_all(CALM)
         await pilot.press("f8")
-        await until(lambda: isinstance(pilot.app.screen, SamplingPresetsDialog))
+        await until_true(lambda: isinstance(pilot.app.screen, SamplingPresetsDialog))
         await pilot.press(*"calm", "enter")
-        await until(lambda: pilot.app.screen is screen and load_sampling_presets(home))
+        await until_true(lambda: pilot.app.screen is screen and load_sampling_presets(home))
         screen.panel.set_all(DecodeConfig(seed=3))
         await pilot.press("f8")
-        await until(lambda: isinstance(pilot.app.screen, SamplingPresetsDialog) and pilot.app.screen.entries)
+        await until_true(lambda: isinstance(pilot.app.screen, SamplingPresetsDialog) and pilot.app.screen.entries)
         await pilot.press("enter")
-        await until(lambda: screen.panel.params == replace(CALM, seed=3))
+        await until_true(lambda: screen.panel.params == replace(CALM, seed=3))

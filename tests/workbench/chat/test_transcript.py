@@ -11,7 +11,7 @@ from textual.geometry import Offset
 from textual.selection import Selection
 
 import workbench.chat.transcript_view as transcript_module
-from tests.workbench.chat.test_chat_screen import until
+from tests.workbench.waiting import until_true
 from workbench.chat.transcript_view import Transcript, wrap
 from workbench.text import clean
 
@@ -158,10 +158,10 @@ async def test_a_resize_does_not_lead_away_from_the_end():
         log.write("\n".join(f"line {number} of some length" for number in range(40)))
         for size in ((40, 6), (12, 6), (60, 20), (1, 1), (30, 9)):
             await pilot.resize_terminal(*size)
-            await until(lambda size=size: log.size.height == size[1] and log.is_vertical_scroll_end)
+            await until_true(lambda size=size: log.size.height == size[1] and log.is_vertical_scroll_end)
         log.scroll_to(y=3, animate=False, immediate=True)
         await pilot.resize_terminal(30, 6)
-        await until(lambda: log.size.height == 6)
+        await until_true(lambda: log.size.height == 6)
         log.write("\nmore")
         await pilot.pause()
         assert log.scroll_offset.y == 3

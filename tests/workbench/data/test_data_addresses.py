@@ -14,13 +14,12 @@ from textual.widgets import Input
 import workbench.data.screen
 from llm.data.text.datasets import dataset_folder, find_dataset
 from tests.data.text.http_for_tests import Behaviour, Site, serving
-from tests.workbench.scripted import ScriptedTrainer
+from tests.workbench.opening import app_with, open_data_screen
 from tests.workbench.waiting import shown, until, was_notified
 from workbench.app import WorkbenchApp
 from workbench.data.corpora import Contents, Entry, add_corpus, list_corpora, path_problem, read_added
 from workbench.data.screen import DataScreen
 from workbench.presets.screen import PresetsScreen
-from workbench.train.service import TrainingService
 from workbench.ui.dialogs import Ask, AskText
 
 LINES = "Ada saw the moon, and the moon saw Ada.\n" * 500
@@ -38,14 +37,7 @@ def site(monkeypatch: pytest.MonkeyPatch) -> Iterator[Site]:
 
 @pytest.fixture
 def app(home: Path) -> WorkbenchApp:
-    return WorkbenchApp(home, training=TrainingService(home, trainer=ScriptedTrainer()))
-
-
-async def opened(app: WorkbenchApp, pilot: Pilot[int]) -> DataScreen:
-    await pilot.press("5")
-    await until(pilot, lambda: app.current_mode == "data" and "stories" in shown(app.screen))
-    assert isinstance(app.screen, DataScreen)
-    return app.screen
+    return app_with(home)
 
 
 async def ask_for(app: WorkbenchApp, pilot: Pilot[int], address: str) -> None:
@@ -60,7 +52,7 @@ async def ask_for(app: WorkbenchApp, pilot: Pilot[int], address: str) -> None:
 async def test_an_address_is_fetched_shown_used_and_forgotten(app: WorkbenchApp, site: Site, home: Path) -> None:
     address = f"{site.url}/moon.txt"
     async with app.run_test(size=(120, 40)) as pilot:
-        screen = await opened(app, pilot)
+        screen = await open_data_screen(app, pilot)
         await ask_for(app, pilot, address)
         await until(pilot, lambda: screen.current == f"added {address}")
         await until(
@@ -85,7 +77,7 @@ async def test_a_download_shows_progress_is_canceled_and_resumes(app: WorkbenchA
     address = f"{site.url}/moon.txt"
     site.script = [Behaviour(drop_after=4000), Behaviour(hang=True)]
     async with app.run_test(size=(120, 40)) as pilot:
-        screen = await opened(app, pilot)
+        screen = await open_data_screen(app, pilot)
         await ask_for(app, pilot, address)
         await until(pilot, lambda: "Downloading moon" in shown(screen) and "x Cancel" in shown(screen))
         await until(pilot, lambda: len(site.requests) == 2)
@@ -106,7 +98,7 @@ async def test_a_download_shows_progress_is_canceled_and_resumes(app: WorkbenchA
 
 async def test_what_went_wrong_is_reported(app: WorkbenchApp, site: Site) -> None:
     async with app.run_test(size=(120, 40)) as pilot:
-        screen = await opened(app, pilot)
+        screen = await open_data_screen(app, pilot)
         await ask_for(app, pilot, f"{site.url}/absent.txt")
         await until(pilot, lambda: was_notified(app, "404"))
         assert screen.jobs.job is None and not any(key.startswith("added") for key in screen.entries)
@@ -115,7 +107,7 @@ async def test_what_went_wrong_is_reported(app: WorkbenchApp, site: Site) -> Non
 async def test_what_is_not_here_any_more_is_fetched_again(app: WorkbenchApp, site: Site, home: Path) -> None:
     address = f"{site.url}/moon.txt"
     async with app.run_test(size=(120, 40)) as pilot:
-        screen = await opened(app, pilot)
+        screen = await open_data_screen(app, pilot)
         await ask_for(app, pilot, address)
         await until(pilot, lambda: screen.current == f"added {address}")
         (dataset_folder(find_dataset(address), home) / "moon.txt").unlink()
@@ -146,7 +138,7 @@ async def test_contents_that_were_read_before_the_list_changed_are_not_shown(
 
     monkeypatch.setattr(workbench.data.screen, "read_contents", read_slowly)
     async with app.run_test(size=(120, 40)) as pilot:
-        screen = await opened(app, pilot)
+        screen = await open_data_screen(app, pilot)
         await ask_for(app, pilot, address)
         await until(pilot, begun.is_set)
         (dataset_folder(find_dataset(address), home) / "moon.txt").unlink()

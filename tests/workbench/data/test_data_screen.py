@@ -17,9 +17,8 @@ from llm.data.tokens.prepare import prepare
 from llm.events import Progress
 from llm.tokenizer.byte import ByteTokenizer
 from tests.draining import result_of
-from tests.workbench.scripted import ScriptedTrainer
+from tests.workbench.opening import app_with, open_data_screen
 from tests.workbench.waiting import shown, until
-from workbench.app import WorkbenchApp
 from workbench.chat.tokens import color_tokens, quote_token, token_texts
 from workbench.data.corpora import add_corpus, list_corpora, path_problem, read_added
 from workbench.data.dialogs import PrepareDialog
@@ -27,19 +26,7 @@ from workbench.data.jobs import DataJob
 from workbench.data.prepared_data import inspect_dataset
 from workbench.data.screen import DataScreen
 from workbench.presets.screen import PresetsScreen
-from workbench.train.service import TrainingService
 from workbench.ui.dialogs import Ask, AskText
-
-
-def app_with(home: Path) -> WorkbenchApp:
-    return WorkbenchApp(home, training=TrainingService(home, trainer=ScriptedTrainer()))
-
-
-async def opened(app: WorkbenchApp, pilot: object) -> DataScreen:
-    await pilot.press("5")  # type: ignore[attr-defined]
-    await until(pilot, lambda: app.current_mode == "data" and "stories" in shown(app.screen))  # type: ignore[arg-type]
-    assert isinstance(app.screen, DataScreen)
-    return app.screen
 
 
 def mark(screen: DataScreen, key: str) -> None:
@@ -55,7 +42,7 @@ def prepared(home: Path, corpus: Path) -> str:
 async def test_what_is_here_and_what_can_be_downloaded(home: Path) -> None:
     app = app_with(home)
     async with app.run_test(size=(80, 24)) as pilot:
-        screen = await opened(app, pilot)
+        screen = await open_data_screen(app, pilot)
         await until(pilot, lambda: "Beginning" in shown(screen) and "said" in shown(screen))
         mark(screen, "named tinystories")
         await until(pilot, lambda: "Not downloaded. Press Enter to download it." in shown(screen))
@@ -87,7 +74,7 @@ async def test_a_damaged_index_is_a_problem_of_its_entry(home: Path, corpus: Pat
     index.write_text(json.dumps(json.loads(index.read_text()) | changes))
     app = app_with(home)
     async with app.run_test(size=(120, 40)) as pilot:
-        screen = await opened(app, pilot)
+        screen = await open_data_screen(app, pilot)
         mark(screen, f"prepared {name}")
         await until(pilot, lambda: "is damaged" in " ".join(shown(screen).split()))
 
@@ -96,7 +83,7 @@ async def test_an_edited_list_with_a_path_that_cannot_be_one(home: Path) -> None
     (home / "corpora.json").write_text(json.dumps([{"path": "a\0b", "text_field": "text"}]))
     app = app_with(home)
     async with app.run_test(size=(80, 24)) as pilot:
-        screen = await opened(app, pilot)
+        screen = await open_data_screen(app, pilot)
         mark(screen, "added a\0b")
         await pilot.press("enter")
         await until(pilot, lambda: "holds a NUL byte" in " ".join(shown(app.screen).split()))
@@ -107,7 +94,7 @@ async def test_a_text_of_ones_own_is_checked_added_shown_and_forgotten(home: Pat
     mine.write_text("Erste Zeile\x1b]0;title\x07 [bold]ok[/]\n日本語 text\n", encoding="utf-8")
     app = app_with(home)
     async with app.run_test(size=(120, 40)) as pilot:
-        screen = await opened(app, pilot)
+        screen = await open_data_screen(app, pilot)
         await pilot.press("a")
         await until(pilot, lambda: isinstance(app.screen, AskText))
         line = app.screen.query_one(Input)
@@ -129,7 +116,7 @@ async def test_what_was_added_is_marked_whichever_list_brought_it(home: Path, tm
     mine.write_text("a text", encoding="utf-8")
     app = app_with(home)
     async with app.run_test(size=(120, 40)) as pilot:
-        screen = await opened(app, pilot)
+        screen = await open_data_screen(app, pilot)
         before, added = screen.current, add_corpus(home, str(mine)).key
         await pilot.press("1", "5")  # listed again
         await until(pilot, lambda: added in screen.entries)
@@ -158,7 +145,7 @@ async def test_preparing_a_text_and_taking_it_to_the_presets(home: Path, corpus:
     add_corpus(home, str(corpus))
     app = app_with(home)
     async with app.run_test(size=(120, 40)) as pilot:
-        screen = await opened(app, pilot)
+        screen = await open_data_screen(app, pilot)
         mark(screen, f"added {corpus}")
         await until(pilot, lambda: "Ada saw" in shown(screen))
         await pilot.press("enter")
@@ -183,7 +170,7 @@ async def test_text_typed_in_is_shown_as_tokens(home: Path, corpus: Path) -> Non
     name = prepared(home, corpus)
     app = app_with(home)
     async with app.run_test(size=(120, 40)) as pilot:
-        screen = await opened(app, pilot)
+        screen = await open_data_screen(app, pilot)
         mark(screen, f"prepared {name}")
         await until(pilot, lambda: "Least frequent" in shown(screen))
         await pilot.press("t", *"a b")
@@ -241,7 +228,7 @@ def test_a_job_is_canceled_at_its_next_report() -> None:
 async def test_canceling_leaves_nothing_behind(home: Path) -> None:
     app = app_with(home)
     async with app.run_test(size=(80, 24)) as pilot:
-        screen = await opened(app, pilot)
+        screen = await open_data_screen(app, pilot)
         await pilot.press("enter")
         await until(pilot, lambda: isinstance(app.screen, PrepareDialog))
         await until(pilot, lambda: [one.highlighted for one in app.screen.query(OptionList)] == [0])  # it has its list

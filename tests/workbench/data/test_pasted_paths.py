@@ -12,7 +12,7 @@ from textual.widgets import Input
 
 from llm.config import RunConfig
 from llm.errors import UserError
-from tests.workbench.data.test_data_screen import app_with, opened
+from tests.workbench.opening import app_with, open_data_screen
 from tests.workbench.waiting import shown, until
 from workbench.data.corpora import add_corpus, config_with, list_corpora, path_problem, preview, read_added
 from workbench.data.fields import FieldNeeded
@@ -89,7 +89,7 @@ async def test_a_pasted_path_is_added(home: Path, tmp_path: Path) -> None:
     mine.write_text("a text", encoding="utf-8")
     app = app_with(home)
     async with app.run_test(size=(120, 40)) as pilot:
-        screen = await opened(app, pilot)
+        screen = await open_data_screen(app, pilot)
         await pilot.press("a")
         await until(pilot, lambda: isinstance(app.screen, AskText))
         app.screen.query_one(Input).value = f"'{mine}' "
@@ -140,7 +140,7 @@ async def test_the_fields_are_offered(home: Path, tmp_path: Path) -> None:
     path.write_text("".join(json.dumps(row) + "\n" for row in rows * 2))
     app = app_with(home)
     async with app.run_test(size=(120, 40)) as pilot:
-        screen = await opened(app, pilot)
+        screen = await open_data_screen(app, pilot)
         for answer in (["escape"], ["end", "enter"], ["down", "enter"]):
             await pilot.press("a")
             await until(pilot, lambda: isinstance(app.screen, AskText))
@@ -193,7 +193,7 @@ async def test_the_preview_lists_what_is_skipped(home: Path, tmp_path: Path) -> 
     add_corpus(home, str(folder))
     app = app_with(home)
     async with app.run_test(size=(120, 40)) as pilot:
-        screen = await opened(app, pilot)
+        screen = await open_data_screen(app, pilot)
         screen.listing.highlighted = screen.listing.get_option_index(f"added {folder}")
         await until(pilot, lambda: "the text" in shown(screen))
         assert "1 file or folder skipped (it holds NUL bytes)" in " ".join(shown(screen).split())

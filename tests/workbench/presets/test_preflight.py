@@ -47,7 +47,7 @@ def make_measurement(name: str, key: str, machine: str = "", flops: float = 1e9)
     return Measurement(machine or machine_name(), key, name, "cpu", "fp32", 1, 0.1, 100.0, flops, 10, 20)
 
 
-@pytest.mark.slow  # by default the one in test_presets_screen.py, whose result is the same
+@pytest.mark.slow  # by default the one in test_preflight_keys.py, whose result is the same
 def test_a_preflight_measures_real_steps_in_a_separate_process(home: Path, corpus: Path) -> None:
     reports, config = Reports(), tiny_config(corpus)
     PreflightJob(config, "tiny", home, reports.progress.append, reports.end)

@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import shutil
 from pathlib import Path
 
-import pytest
 from textual.widgets import Input, OptionList
 
 from llm.interop.export import export
@@ -13,16 +11,10 @@ from llm.interop.formats import FORMATS
 from llm.interop.source import open_source
 from llm.run import Run, find_checkpoint
 from tests.draining import result_of
-from tests.workbench.runs.test_runs_screen import RunsApp, opened
+from tests.workbench.runs.screen_for_tests import RunsApp, opened
 from tests.workbench.waiting import shown, until, was_notified
 from workbench.runs.export_dialog import ExportDialog
 from workbench.ui.dialogs import AskText
-
-
-@pytest.fixture
-def trained_home(trained_run: Run, home: Path) -> Path:
-    shutil.copytree(trained_run.path.parent.parent, home, dirs_exist_ok=True)
-    return home
 
 
 async def test_export_and_import(trained_home: Path) -> None:

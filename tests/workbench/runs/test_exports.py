@@ -8,12 +8,11 @@ from xml.etree import ElementTree
 
 import numpy as np
 
-from tests.workbench.scripted import ScriptedTrainer, loss_at, scripted_run
+from tests.workbench.opening import app_with
+from tests.workbench.scripted import loss_at, scripted_run
 from tests.workbench.waiting import shown, until
-from workbench.app import WorkbenchApp
 from workbench.charts.chart_data import ChartData, Series
 from workbench.charts.export import free_path, table
-from workbench.train.service import TrainingService
 from workbench.ui.palette import screen_commands
 
 
@@ -42,7 +41,7 @@ def test_names_of_files_are_plain_and_never_taken_twice(home: Path) -> None:
 
 async def test_a_chart_is_saved_as_table_and_as_picture(home: Path) -> None:
     scripted_run(home, "old-1", 120, end="stopped")
-    app = WorkbenchApp(home, training=TrainingService(home, trainer=ScriptedTrainer()))
+    app = app_with(home)
     async with app.run_test(size=(160, 40), notifications=True) as pilot:
         await pilot.press("2")
         await until(pilot, lambda: "step 120 of 600" in shown(app.screen))

@@ -14,7 +14,7 @@ from pathlib import Path
 import pytest
 
 from llm.run import Run
-from tests.workbench.runs.test_runs_screen import RunsApp, names
+from tests.workbench.runs.screen_for_tests import RunsApp, names
 from tests.workbench.runs_for_tests import make_run, step_logged
 from tests.workbench.waiting import shown, until
 from workbench.runs.catalog import RunCatalog

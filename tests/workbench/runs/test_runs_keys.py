@@ -2,40 +2,29 @@
 
 from __future__ import annotations
 
-import pkgutil
 import shutil
 import threading
-from pathlib import Path
 
 import pytest
 from textual.widgets import Input, Static
 
-from llm.files import write_json
 from llm.run import Run
-from tests.workbench.runs.test_runs_screen import RunsApp, home_with_runs, names, opened
-from tests.workbench.runs_for_tests import make_run, save_fake
-from tests.workbench.scripted import ScriptedTrainer, scripted_run
+from tests.workbench.opening import app_with
+from tests.workbench.runs.screen_for_tests import RunsApp, home_with_runs, names, opened, select_run
+from tests.workbench.runs_for_tests import make_run
+from tests.workbench.scripted import prepared_trainer, scripted_run
 from tests.workbench.waiting import shown, until, was_notified
-from workbench.app import WorkbenchApp
 from workbench.charts import curve_cache
 from workbench.charts.chart import Chart
 from workbench.charts.curves import RunCurves
-from workbench.data.prepared_screen import PreparedDataScreen
 from workbench.presets.screen import PresetsScreen
 from workbench.runs.compare_dialog import CompareScreen
 from workbench.runs.fork_screen import ForkScreen
 from workbench.runs.overlay_screen import OverlayScreen
-from workbench.runs.trash import move_to_trash
-from workbench.runs.trash_screen import TrashScreen
 from workbench.train.queue_screen import QueueScreen
 from workbench.train.service import TrainingService
 from workbench.ui.dialogs import Ask, AskText
 from workbench.ui.messages import TrainingEnded
-
-
-async def at(pilot, screen, name):
-    screen.runs_table.select_key(name)
-    await until(pilot, lambda: screen.checkpoint_table.run_name == name)
 
 
 async def test_marked_runs_are_overlaid(tmp_path):
@@ -44,7 +33,7 @@ async def test_marked_runs_are_overlaid(tmp_path):
     async with RunsApp(tmp_path).run_test(size=(80, 24)) as pilot:
         screen = await opened(pilot, 3)
         await pilot.press("s")
-        await at(pilot, screen, "a-1")
+        await select_run(pilot, screen, "a-1")
         await pilot.press("space", "space")
         assert screen.runs_table.marked == ["a-1", "b-1"] and screen.runs_table.current == "c-1"
         assert "●2 b-1" in shown(screen)
@@ -77,7 +66,7 @@ async def test_a_run_is_reinforced_on_a_chosen_task(trained_run, tmp_path, monke
     monkeypatch.setattr(TrainingService, "begin", lambda service, run, overrides=(): True)
     async with RunsApp(tmp_path).run_test(size=(80, 24)) as pilot:
         screen = await opened(pilot, 1)
-        await at(pilot, screen, "tiny-1")
+        await select_run(pilot, screen, "tiny-1")
         await pilot.press("F")
         await until(pilot, lambda: isinstance(pilot.app.screen, Ask) and "small sums" in shown(pilot.app.screen))
         await pilot.press("j", "j", "j", "enter")
@@ -96,9 +85,9 @@ async def test_two_configurations_are_compared(tmp_path):
         screen = await opened(pilot, 2)
         await pilot.press("equals_sign")
         assert pilot.app.screen is screen, "there is nothing to compare with"
-        await at(pilot, screen, "alpha-1")
+        await select_run(pilot, screen, "alpha-1")
         await pilot.press("space")
-        await at(pilot, screen, "beta-1")
+        await select_run(pilot, screen, "beta-1")
         await pilot.press("equals_sign")
         await until(pilot, lambda: isinstance(pilot.app.screen, CompareScreen))
         await until(pilot, lambda: "1 field differs" in shown(pilot.app.screen))
@@ -118,9 +107,9 @@ async def test_both_values_stand_side_by_side_however_long(tmp_path, width, show
     make_run(tmp_path, "beta-1", steps=3, corpus="pylib")
     async with RunsApp(tmp_path).run_test(size=(width, 24)) as pilot:
         screen = await opened(pilot, 2)
-        await at(pilot, screen, "alpha-1")
+        await select_run(pilot, screen, "alpha-1")
         await pilot.press("space")
-        await at(pilot, screen, "beta-1")
+        await select_run(pilot, screen, "beta-1")
         await pilot.press("equals_sign")
         await until(pilot, lambda: isinstance(pilot.app.screen, CompareScreen))
         await until(pilot, lambda: "data.corpus" in shown(pilot.app.screen))
@@ -138,7 +127,7 @@ async def test_forks_below_their_parents_tags_and_export(tmp_path):
         await pilot.press("s", "l")
         assert names(screen) == ["alpha-1", "child-1", "beta-1"]
         assert "└ child-1" in shown(screen)
-        await at(pilot, screen, "beta-1")
+        await select_run(pilot, screen, "beta-1")
         await pilot.press("T")
         await until(pilot, lambda: isinstance(pilot.app.screen, AskText))
         await pilot.press(*"good, best", "enter")
@@ -149,116 +138,6 @@ async def test_forks_below_their_parents_tags_and_export(tmp_path):
         assert len(target.read_text().splitlines()) == 10
         await pilot.press("l")
         assert names(screen) == ["alpha-1", "beta-1", "child-1"]
-
-
-async def test_the_trash(tmp_path):
-    run = home_with_runs(tmp_path)
-    async with RunsApp(tmp_path).run_test(size=(80, 24)) as pilot:
-        screen = await opened(pilot, 2)
-        await at(pilot, screen, "alpha-1")
-        await pilot.press("d")
-        await until(pilot, lambda: isinstance(pilot.app.screen, Ask))
-        await pilot.press("down", "enter")
-        await until(pilot, lambda: names(screen) == ["beta-1"])
-        await pilot.press("x")
-        await until(pilot, lambda: isinstance(pilot.app.screen, TrashScreen))
-        bin_ = pilot.app.screen
-        await until(pilot, lambda: "In the trash: 1 run, " in shown(bin_))
-        await pilot.press("r")
-        await until(pilot, lambda: "empty" in shown(bin_))
-        assert len(run.checkpoints()) == 2
-        await pilot.press("escape")
-        await until(pilot, lambda: len(names(screen)) == 2)
-        await at(pilot, screen, "alpha-1")
-        await pilot.press("d")
-        await until(pilot, lambda: isinstance(pilot.app.screen, Ask))
-        await pilot.press("down", "enter")
-        await until(pilot, lambda: names(screen) == ["beta-1"])
-        await pilot.press("x")
-        await until(pilot, lambda: isinstance(pilot.app.screen, TrashScreen))
-        for key, answer in (("d", ("enter",)), ("E", ("down", "enter"))):
-            await until(pilot, lambda: "In the trash: 1 run, " in shown(pilot.app.screen))
-            await pilot.press(key)
-            await until(pilot, lambda: isinstance(pilot.app.screen, Ask))
-            assert "cannot be undone" in pilot.app.screen.question
-            await pilot.press(*answer)
-        await until(pilot, lambda: not list((tmp_path / "trash").iterdir()))
-
-
-async def test_prepared_data_that_no_run_uses(tmp_path):
-    info = save_fake(make_run(tmp_path, "a-1", steps=4), 4, 1.0)
-    write_json(info.path / "state.json", {"data_fingerprint": "aa"})
-    for name in ("aa", "bb"):
-        (tmp_path / "data" / name).mkdir(parents=True)
-        write_json(tmp_path / "data" / name / "dataset.json", {"corpus": f"corpus-{name}"})
-    async with RunsApp(tmp_path).run_test(size=(80, 24)) as pilot:
-        await opened(pilot, 1)
-        await pilot.press("D")
-        await until(pilot, lambda: isinstance(pilot.app.screen, PreparedDataScreen))
-        await until(pilot, lambda: "unused: 1" in shown(pilot.app.screen))
-        await pilot.press("C")
-        await until(pilot, lambda: isinstance(pilot.app.screen, Ask))
-        assert "corpus-bb" in pilot.app.screen.question
-        await pilot.press("down", "enter")
-        await until(pilot, lambda: not (tmp_path / "data" / "bb").exists())
-        assert (tmp_path / "data" / "aa").exists()
-
-
-def held_up(monkeypatch, name):
-    """Lets a function of a service wait until the event that is returned is set; in the screen's thread it fails."""
-    go_on, real = threading.Event(), pkgutil.resolve_name(name)
-
-    def slow(path):
-        assert threading.current_thread() is not threading.main_thread()
-        assert go_on.wait(60)
-        return real(path)
-
-    monkeypatch.setattr(name, slow)
-    return go_on
-
-
-async def test_what_takes_long_in_the_trash_keeps_no_key_waiting(tmp_path, monkeypatch):
-    move_to_trash(tmp_path, make_run(tmp_path, "a-1", steps=4))
-    make_run(tmp_path, "b-1", steps=4)
-    measured = held_up(monkeypatch, "workbench.runs.trash.directory_size")
-    removed = held_up(monkeypatch, "workbench.runs.trash.remove_directory")
-    async with RunsApp(tmp_path).run_test(size=(80, 24)) as pilot:
-        await opened(pilot, 1)
-        await pilot.press("x")
-        await until(pilot, lambda: "Measuring the size" in shown(pilot.app.screen))
-        measured.set()
-        await until(pilot, lambda: "In the trash: 1 run, " in shown(pilot.app.screen))
-        await pilot.press("E")
-        await until(pilot, lambda: isinstance(pilot.app.screen, Ask))
-        await pilot.press("down", "enter")
-        await until(pilot, lambda: "Deleting" in shown(pilot.app.screen))
-        assert pilot.app.screen.items == [] and list((tmp_path / "trash").iterdir())
-        removed.set()
-        await until(pilot, lambda: "The trash is empty." in shown(pilot.app.screen))
-        assert not list((tmp_path / "trash").iterdir())
-
-
-async def test_taking_prepared_data_away_keeps_no_key_waiting(tmp_path, monkeypatch):
-    make_run(tmp_path, "a-1")
-    (tmp_path / "data" / "bb").mkdir(parents=True)
-    write_json(tmp_path / "data" / "bb" / "dataset.json", {"corpus": "corpus-bb"})
-    removed = held_up(monkeypatch, "workbench.data.prepared_data.remove_directory")
-    async with RunsApp(tmp_path).run_test(size=(80, 24)) as pilot:
-        await opened(pilot, 1)
-        await pilot.press("D")
-        await until(pilot, lambda: "unused: 1" in shown(pilot.app.screen))
-        await pilot.press("C")
-        await until(pilot, lambda: isinstance(pilot.app.screen, Ask))
-        await pilot.press("down", "enter")
-        await until(pilot, lambda: "Deleting" in shown(pilot.app.screen))
-        removed.set()
-        await until(pilot, lambda: "No prepared data yet." in shown(pilot.app.screen))
-
-
-@pytest.fixture
-def trained_home(trained_run: Run, home: Path) -> Path:
-    shutil.copytree(trained_run.path.parent.parent, home, dirs_exist_ok=True)
-    return home
 
 
 async def test_a_fork_is_edited_and_started(trained_home):
@@ -321,9 +200,8 @@ async def test_a_fork_of_a_run_without_checkpoints_is_explained(tmp_path):
 
 
 async def test_the_queue_is_served_while_the_workbench_is_open(home):
-    trainer = ScriptedTrainer(steps=5)
-    trainer.prepared.set()
-    app = WorkbenchApp(home, training=TrainingService(home, trainer=trainer))
+    trainer = prepared_trainer(5)
+    app = app_with(home, trainer)
     async with app.run_test(size=(80, 24)) as pilot:
         await until(pilot, lambda: isinstance(app.screen, PresetsScreen) and app.screen.current)
         preset = app.screen.current
@@ -334,7 +212,7 @@ async def test_the_queue_is_served_while_the_workbench_is_open(home):
         make_run(home, "z-1", steps=3, end="stopped")
         await pilot.press("3")
         screen = await opened_in(pilot, app, 3)
-        await at(pilot, screen, "z-1")
+        await select_run(pilot, screen, "z-1")
         await pilot.press("Q", "Q", "w")
         await until(pilot, lambda: isinstance(app.screen, QueueScreen))
         waiting = app.screen
@@ -394,7 +272,7 @@ async def test_an_overlay_says_how_far_it_has_read_and_reads_a_log_once(tmp_path
     async with RunsApp(tmp_path).run_test(size=(80, 24)) as pilot:
         screen = await opened(pilot, 2)
         await pilot.press("s")
-        await at(pilot, screen, "a-1")
+        await select_run(pilot, screen, "a-1")
         await pilot.press("space", "space", "o")
         await until(pilot, lambda: isinstance(pilot.app.screen, OverlayScreen))
         await until(pilot, lambda: shown(pilot.app.screen).count("Reading the logs, 25%") == 2)

@@ -2,73 +2,24 @@
 
 from __future__ import annotations
 
-import asyncio
 import threading
-import time
-from pathlib import Path
 
 from textual.widgets import Input, Static
 
-import workbench.app as app_module
+from tests.workbench.runs.screen_for_tests import RunsApp, home_with_runs, names, opened
 from tests.workbench.runs_for_tests import make_run, save_fake, step_logged
-from tests.workbench.waiting import shown, was_notified
-from workbench.app import WorkbenchApp
+from tests.workbench.waiting import shown, until_true, was_notified
 from workbench.runs.catalog import RunCatalog
-from workbench.runs.screen import RunsScreen
 from workbench.ui.dialogs import Ask, AskText
-
-
-async def until(condition, what="the condition", seconds=120.0):
-    limit = time.monotonic() + seconds
-    while not condition():
-        assert time.monotonic() < limit, f"{what} did not come true"
-        await asyncio.sleep(0.02)
-
-
-class RunsApp(WorkbenchApp):
-    """The app, opened on the Runs screen, noting where it is sent."""
-
-    CSS_PATH = Path(app_module.__file__).with_name("app.tcss")
-    DEFAULT_MODE = "runs"
-
-    def __init__(self, home, training=None):
-        super().__init__(home, training=training)
-        self.sent = []
-
-    def open_chat(self, reference):
-        self.sent.append(("chat", reference))
-
-    def open_train(self, run_name):
-        self.sent.append(("train", run_name))
-
-
-def names(screen):
-    return screen.runs_table.keys
-
-
-async def opened(pilot, count):
-    screen = pilot.app.screen
-    assert isinstance(screen, RunsScreen)
-    await until(lambda: len(names(screen)) == count, f"{count} runs in the table")
-    await pilot.pause()
-    return screen
-
-
-def home_with_runs(tmp_path):
-    first = make_run(tmp_path, "alpha-1", steps=4, loss=2.0, corpus="pylib")
-    save_fake(first, 2, 2.5)
-    save_fake(first, 4, 2.0)
-    make_run(tmp_path, "beta-1", steps=9, loss=1.0, end="stopped")
-    return first
 
 
 async def test_no_runs_says_what_to_do(tmp_path):
     async with RunsApp(tmp_path).run_test(size=(80, 24)) as pilot:
-        await until(lambda: pilot.app.screen.has_class("empty"))
+        await until_true(lambda: pilot.app.screen.has_class("empty"))
         assert "No runs yet" in str(pilot.app.screen.query_one("#runs-empty", Static).render())
         make_run(tmp_path, "first-1", steps=2)
         screen = await opened(pilot, 1)
-        await until(lambda: screen.runs_table.has_focus, "the keys of the table")
+        await until_true(lambda: screen.runs_table.has_focus, "the keys of the table")
 
 
 async def test_runs_and_checkpoints_are_listed(tmp_path):
@@ -76,7 +27,7 @@ async def test_runs_and_checkpoints_are_listed(tmp_path):
     async with RunsApp(tmp_path).run_test(size=(120, 30)) as pilot:
         screen = await opened(pilot, 2)
         screen.runs_table.select_key("alpha-1")
-        await until(lambda: screen.checkpoint_table.run_name == "alpha-1")
+        await until_true(lambda: screen.checkpoint_table.run_name == "alpha-1")
         assert screen.checkpoint_table.keys == ["4", "2"]
         row = first_line_with(screen, "✓ finished").split()
         assert row[:7] == ["alpha-1", "✓", "finished", "4/500", "2.000", "2.100", "1.050"]
@@ -100,9 +51,11 @@ async def test_columns_are_shown_whole_or_not_at_all(tmp_path):
     save_fake(run, 4, 2.0)
     async with RunsApp(tmp_path).run_test(size=(80, 24)) as pilot:
         screen = await opened(pilot, 1)
-        await until(lambda: "checkpoints of shakespeare" in shown(screen) and "bits/B" in shown(screen), "both tables")
+        await until_true(
+            lambda: "checkpoints of shakespeare" in shown(screen) and "bits/B" in shown(screen), "both tables"
+        )
         headings = ["run", "status", "step", "loss", "val", "bits/B", "age", "▼"]
-        await until(lambda: first_line_with(screen, "run  ").split() == headings, "the columns that are needed")
+        await until_true(lambda: first_line_with(screen, "run  ").split() == headings, "the columns that are needed")
         cells = first_line_with(screen, "✓").split()
         assert cells[:-1] == ["shakespeare-…with-rope-12", "✓", "finished", "400/500", "2.000", "2.100", "1.050"]
         details = str(screen.query_one("#run-details", Static).render())
@@ -111,12 +64,12 @@ async def test_columns_are_shown_whole_or_not_at_all(tmp_path):
             assert table.virtual_size.width <= table.outer_size.width
         await pilot.press("s", "s", "s", "s", "s", "s", "s")
         assert screen.runs_table.sort_by == "parameters"
-        await until(lambda: "params ▼" in shown(screen), "the column that is sorted by")
+        await until_true(lambda: "params ▼" in shown(screen), "the column that is sorted by")
         await pilot.resize_terminal(120, 40)
-        await until(lambda: "shakespeare.txt" in first_line_with(screen, "✓"), "the end of the corpus")
+        await until_true(lambda: "shakespeare.txt" in first_line_with(screen, "✓"), "the end of the corpus")
         assert "…" in first_line_with(screen, "✓") and "/home" not in first_line_with(screen, "✓")
         await pilot.resize_terminal(240, 60)
-        await until(lambda: corpus in first_line_with(screen, "✓"), "the whole of the corpus")
+        await until_true(lambda: corpus in first_line_with(screen, "✓"), "the whole of the corpus")
         assert "corpus" not in str(screen.query_one("#run-details", Static).render())
 
 
@@ -126,7 +79,7 @@ async def test_long_names_and_a_long_status_leave_room_for_what_was_measured(tmp
     async with RunsApp(tmp_path).run_test(size=(80, 24)) as pilot:
         screen = await opened(pilot, 3)
         with run.lock():
-            await until(lambda: "▶ running" in shown(screen), "the run in training")
+            await until_true(lambda: "▶ running" in shown(screen), "the run in training")
             line = first_line_with(screen, "▶ running")
             assert line.split()[-5:-1] == ["400/500", "2.000", "2.100", "1.050"] and "uon-3" in line
             assert screen.runs_table.virtual_size.width <= screen.runs_table.outer_size.width
@@ -138,11 +91,11 @@ async def test_where_there_is_room_the_checkpoints_are_next_to_the_runs(tmp_path
     async with RunsApp(tmp_path).run_test(size=(160, 50)) as pilot:
         screen = await opened(pilot, 1)
         runs, checkpoints = screen.runs_table, screen.checkpoint_table
-        await until(lambda: runs.region.bottom <= checkpoints.region.y, "one above the other")
+        await until_true(lambda: runs.region.bottom <= checkpoints.region.y, "one above the other")
         await pilot.resize_terminal(180, 50)
-        await until(lambda: runs.region.right <= checkpoints.region.x, "one beside the other")
+        await until_true(lambda: runs.region.right <= checkpoints.region.x, "one beside the other")
         assert runs.outer_size.height > 40
-        await until(lambda: "corpus" in shown(screen) and "checked" in shown(screen), "all columns of both")
+        await until_true(lambda: "corpus" in shown(screen) and "checked" in shown(screen), "all columns of both")
         for table in (runs, checkpoints):
             assert table.virtual_size.width <= table.outer_size.width
 
@@ -155,11 +108,11 @@ async def test_a_run_in_training_moves(tmp_path):
             log = run.log()
             log.append(step_logged(4, 0.5))
             log.close()
-            await until(lambda: screen.current.step == 4, "the fourth step")
+            await until_true(lambda: screen.current.step == 4, "the fourth step")
             assert screen.current.status == "running here"
             await pilot.press("c", "d", "R")
             stop_first = "stop it before you rename it"
-            await until(lambda: was_notified(pilot.app, stop_first), stop_first)
+            await until_true(lambda: was_notified(pilot.app, stop_first), stop_first)
             assert pilot.app.sent == [("chat", "a-1@live")], "and a run in training is not deleted"
             assert not isinstance(pilot.app.screen, Ask | AskText)
 
@@ -169,19 +122,19 @@ async def test_filter_sort_and_keys(tmp_path):
     async with RunsApp(tmp_path).run_test(size=(120, 30)) as pilot:
         screen = await opened(pilot, 2)
         await pilot.press("slash", *"pylib", "enter")
-        await until(lambda: names(screen) == ["alpha-1"])
+        await until_true(lambda: names(screen) == ["alpha-1"])
         assert screen.runs_table.has_focus
         await pilot.press("escape")
-        await until(lambda: len(names(screen)) == 2)
+        await until_true(lambda: len(names(screen)) == 2)
         assert screen.query_one("#runs-filter", Input).value == ""
         await pilot.press("s")
         assert screen.runs_table.sort_by == "name" and names(screen) == ["alpha-1", "beta-1"]
         await pilot.press("S")
         assert names(screen) == ["beta-1", "alpha-1"]
         await pilot.press("G")
-        await until(lambda: screen.runs_table.current == "alpha-1")
+        await until_true(lambda: screen.runs_table.current == "alpha-1")
         await pilot.press("k")
-        await until(lambda: screen.runs_table.current == "beta-1")
+        await until_true(lambda: screen.runs_table.current == "beta-1")
 
 
 async def test_enter_goes_to_checkpoints_and_to_the_chat(tmp_path):
@@ -189,12 +142,12 @@ async def test_enter_goes_to_checkpoints_and_to_the_chat(tmp_path):
     async with RunsApp(tmp_path).run_test(size=(80, 24)) as pilot:
         screen = await opened(pilot, 2)
         screen.runs_table.select_key("alpha-1")
-        await until(lambda: screen.checkpoint_table.run_name == "alpha-1")
+        await until_true(lambda: screen.checkpoint_table.run_name == "alpha-1")
         await pilot.press("c", "t")
         await pilot.press("enter")
-        await until(lambda: screen.checkpoint_table.has_focus)
+        await until_true(lambda: screen.checkpoint_table.has_focus)
         await pilot.press("j", "enter")
-        await until(lambda: len(pilot.app.sent) == 3)
+        await until_true(lambda: len(pilot.app.sent) == 3)
         assert pilot.app.sent == [("chat", "alpha-1"), ("train", "alpha-1"), ("chat", "alpha-1@2")]
         await pilot.press("escape")
         assert screen.runs_table.has_focus
@@ -206,13 +159,13 @@ async def test_pin_verify_copy(tmp_path):
     async with RunsApp(tmp_path).run_test(size=(120, 30)) as pilot:
         screen = await opened(pilot, 2)
         screen.runs_table.select_key("alpha-1")
-        await until(lambda: screen.checkpoint_table.run_name == "alpha-1")
+        await until_true(lambda: screen.checkpoint_table.run_name == "alpha-1")
         await pilot.press("v")
         checkpoints = lambda: lines_of(screen.checkpoint_table)  # noqa: E731
-        await until(lambda: "intact" in checkpoints()["4"] and "damaged" in checkpoints()["2"], "both checked")
+        await until_true(lambda: "intact" in checkpoints()["4"] and "damaged" in checkpoints()["2"], "both checked")
         await pilot.press("enter", "p")
         assert run.meta()["pins"] == [4]
-        await until(lambda: "pinned" in checkpoints()["4"], "the pin")
+        await until_true(lambda: "pinned" in checkpoints()["4"], "the pin")
         await pilot.press("y")
         assert pilot.app.clipboard.endswith("step-00000004")
 
@@ -223,12 +176,12 @@ async def test_a_damaged_checkpoint_is_listed_with_the_reason(tmp_path):
     async with RunsApp(tmp_path).run_test(size=(120, 30)) as pilot:
         screen = await opened(pilot, 2)
         screen.runs_table.select_key("alpha-1")
-        await until(lambda: screen.checkpoint_table.run_name == "alpha-1")
+        await until_true(lambda: screen.checkpoint_table.run_name == "alpha-1")
         assert screen.checkpoint_table.keys == ["damaged 4", "2"]
         assert "damaged" in lines_of(screen.checkpoint_table)["damaged 4"]
         assert "checkpoint 4: " in str(screen.query_one("#run-details", Static).render())
         await pilot.press("enter", "c", "f", "d", "v")
-        await until(lambda: was_notified(pilot.app, "manifest.json"))
+        await until_true(lambda: was_notified(pilot.app, "manifest.json"))
         assert pilot.app.screen is screen and pilot.app.sent == [], "nothing is done with it"
 
 
@@ -237,17 +190,17 @@ async def test_deleting_asks_and_says_what_is_lost(tmp_path):
     async with RunsApp(tmp_path).run_test(size=(80, 24)) as pilot:
         screen = await opened(pilot, 2)
         screen.runs_table.select_key("alpha-1")
-        await until(lambda: screen.checkpoint_table.run_name == "alpha-1")
+        await until_true(lambda: screen.checkpoint_table.run_name == "alpha-1")
         await pilot.press("d")
-        await until(lambda: isinstance(pilot.app.screen, Ask))
+        await until_true(lambda: isinstance(pilot.app.screen, Ask))
         assert "all 2 checkpoints" in pilot.app.screen.question
         await pilot.press("enter")
-        await until(lambda: pilot.app.screen is screen)
+        await until_true(lambda: pilot.app.screen is screen)
         assert run.path.exists(), "the answer that is preselected keeps it"
         await pilot.press("d")
-        await until(lambda: isinstance(pilot.app.screen, Ask))
+        await until_true(lambda: isinstance(pilot.app.screen, Ask))
         await pilot.press("down", "enter")
-        await until(lambda: names(screen) == ["beta-1"], "one run left")
+        await until_true(lambda: names(screen) == ["beta-1"], "one run left")
         assert not run.path.exists()
 
 
@@ -256,9 +209,9 @@ async def test_deleting_a_checkpoint_says_how_many_are_left(tmp_path):
     async with RunsApp(tmp_path).run_test(size=(80, 24)) as pilot:
         screen = await opened(pilot, 2)
         screen.runs_table.select_key("alpha-1")
-        await until(lambda: screen.checkpoint_table.run_name == "alpha-1")
+        await until_true(lambda: screen.checkpoint_table.run_name == "alpha-1")
         await pilot.press("enter", "d")
-        await until(lambda: isinstance(pilot.app.screen, Ask))
+        await until_true(lambda: isinstance(pilot.app.screen, Ask))
         assert pilot.app.screen.question.endswith("; 1 checkpoint remains.")
 
 
@@ -267,13 +220,13 @@ async def test_exporting_again_keeps_the_table_of_before(tmp_path):
     async with RunsApp(tmp_path).run_test(size=(80, 24)) as pilot:
         screen = await opened(pilot, 2)
         screen.runs_table.select_key("alpha-1")
-        await until(lambda: screen.checkpoint_table.run_name == "alpha-1")
+        await until_true(lambda: screen.checkpoint_table.run_name == "alpha-1")
         first, second = (tmp_path / "exports" / f"alpha-1{number}.csv" for number in ("", "-2"))
         await pilot.press("e")
-        await until(first.exists, "the first table")
+        await until_true(first.exists, "the first table")
         first.write_text("mine")
         await pilot.press("e")
-        await until(second.exists, "the second table")
+        await until_true(second.exists, "the second table")
         assert first.read_text() == "mine"
 
 
@@ -285,35 +238,35 @@ async def test_notes_rename_resume(tmp_path):
     async with app.run_test(size=(120, 30)) as pilot:
         screen = await opened(pilot, 2)
         screen.runs_table.select_key("beta-1")
-        await until(lambda: screen.checkpoint_table.run_name == "beta-1")
+        await until_true(lambda: screen.checkpoint_table.run_name == "beta-1")
         await pilot.press("n")
-        await until(lambda: isinstance(app.screen, AskText))
+        await until_true(lambda: isinstance(app.screen, AskText))
         await pilot.press(*"[b]x", "enter")
-        await until(lambda: screen.current is not None and screen.current.notes == "[b]x")
+        await until_true(lambda: screen.current is not None and screen.current.notes == "[b]x")
         await pilot.press("r")
-        await until(lambda: started == [("beta-1", ())])
+        await until_true(lambda: started == [("beta-1", ())])
         screen.runs_table.select_key("alpha-1")
-        await until(lambda: screen.checkpoint_table.run_name == "alpha-1")
+        await until_true(lambda: screen.checkpoint_table.run_name == "alpha-1")
         await pilot.press("r")
-        await until(lambda: isinstance(app.screen, AskText))
+        await until_true(lambda: isinstance(app.screen, AskText))
         await pilot.press("enter")
-        await until(lambda: len(started) == 2 or type(app.screen) is Ask)  # torch is loaded meanwhile
+        await until_true(lambda: len(started) == 2 or type(app.screen) is Ask)  # torch is loaded meanwhile
         if len(started) < 2:
             await pilot.press("enter")
-        await until(lambda: len(started) == 2)
+        await until_true(lambda: len(started) == 2)
         assert started[1] == ("alpha-1", (("train.steps", "1000"),))
         await pilot.press("R")
-        await until(lambda: isinstance(app.screen, AskText))
+        await until_true(lambda: isinstance(app.screen, AskText))
         for wrong, problem in (("beta-1", "exists already"), ("../x", "../x")):
             app.screen.query_one(Input).value = wrong
-            await until(
+            await until_true(
                 lambda problem=problem: problem in str(app.screen.query_one(".dialog-problem").render()), problem
             )
             await pilot.press("enter")
             assert isinstance(app.screen, AskText)
         app.screen.query_one(Input).value = "gamma"
         await pilot.press("enter")
-        await until(lambda: "gamma" in names(screen))
+        await until_true(lambda: "gamma" in names(screen))
 
 
 async def test_a_run_deleted_under_the_screen(tmp_path):
@@ -324,23 +277,23 @@ async def test_a_run_deleted_under_the_screen(tmp_path):
         screen = await opened(pilot, 2)
         screen.loader.read = lambda: None  # the screen does not notice
         screen.runs_table.select_key("alpha-1")
-        await until(lambda: screen.checkpoint_table.run_name == "alpha-1")
+        await until_true(lambda: screen.checkpoint_table.run_name == "alpha-1")
         run.path.rename(tmp_path / "elsewhere")
         for key in ("p", "v", "y", "c", "t", "Q", "f", "e", "space", "o", "escape", "r", "escape"):
             await pilot.press(key)
             await pilot.pause()
         for key, answer in (("n", "a note"), ("T", "tag"), ("R", "other"), ("d", "")):
             await pilot.press(key)
-            await until(lambda: isinstance(app.screen, Ask | AskText))
+            await until_true(lambda: isinstance(app.screen, Ask | AskText))
             if answer:
                 app.screen.query_one(Input).value = answer
             await pilot.press(*([] if answer else ["down"]), "enter")
-            await until(lambda: app.screen is screen)
+            await until_true(lambda: app.screen is screen)
         assert not run.path.exists(), "nothing of it is made again"
         assert not was_notified(app, "Traceback")
         del screen.loader.read
         screen.reload()
-        await until(lambda: names(screen) == ["beta-1"])
+        await until_true(lambda: names(screen) == ["beta-1"])
         assert screen.checkpoint_table.run_name == "beta-1"
 
 
@@ -370,6 +323,6 @@ async def test_reading_slowly_leaves_the_cursor_on_the_list(tmp_path, monkeypatc
         await pilot.pause(0.3)
         assert screen.runs_table.has_focus and "No runs yet" not in shown(screen), "that is not known yet"
         report.set()
-        await until(lambda: "Reading 900 runs" in shown(screen))
+        await until_true(lambda: "Reading 900 runs" in shown(screen))
         go_on.set()
-        await until(lambda: "alone-1" in shown(screen) and screen.runs_table.has_focus)
+        await until_true(lambda: "alone-1" in shown(screen) and screen.runs_table.has_focus)

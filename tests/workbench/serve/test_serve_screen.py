@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 
 from llm.run import Run
-from tests.workbench.runs.test_runs_screen import RunsApp
+from tests.workbench.runs.screen_for_tests import RunsApp
 from tests.workbench.waiting import shown, until
 from workbench.runs.screen import RunsScreen
 from workbench.serve.screen import ServeScreen

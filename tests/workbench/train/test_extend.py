@@ -8,8 +8,8 @@ from pathlib import Path
 import pytest
 
 from llm.run import Run
-from tests.workbench.pictures_for_tests import app_with
-from tests.workbench.scripted import ScriptedTrainer
+from tests.workbench.opening import app_with
+from tests.workbench.scripted import prepared_trainer
 from tests.workbench.waiting import shown, until
 from workbench.ui.dialogs import Ask, AskSteps
 
@@ -27,8 +27,7 @@ async def test_the_rate_is_asked_for_before_training(
     trained_run: Run, home: Path, mode: str, presses: tuple[str, ...], kept: bool | None
 ) -> None:
     shutil.copytree(trained_run.path.parent.parent, home, dirs_exist_ok=True)
-    trainer = ScriptedTrainer(steps=5)
-    trainer.prepared.set()
+    trainer = prepared_trainer(5)
     app = app_with(home, trainer)
     async with app.run_test(size=(120, 40)) as pilot:
         if mode == "train":

@@ -7,8 +7,8 @@ import shutil
 from pathlib import Path
 
 from llm.run import Run
-from tests.workbench.pictures_for_tests import app_with
-from tests.workbench.scripted import ScriptedTrainer
+from tests.workbench.opening import app_with
+from tests.workbench.scripted import prepared_trainer
 from tests.workbench.waiting import shown, until
 from workbench.data.corpora import add_corpus
 from workbench.train.fine_tuning import offered_corpus
@@ -17,8 +17,7 @@ from workbench.ui.dialogs import Ask, AskText
 
 async def test_a_base_run_that_ended_is_fine_tuned_on_the_built_in_dialogues(trained_run: Run, home: Path) -> None:
     shutil.copytree(trained_run.path.parent.parent, home, dirs_exist_ok=True)
-    trainer = ScriptedTrainer(steps=5)
-    trainer.prepared.set()
+    trainer = prepared_trainer(5)
     app = app_with(home, trainer)
     async with app.run_test(size=(80, 24)) as pilot:
         app.open_train("tiny-1")

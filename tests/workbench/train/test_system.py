@@ -6,12 +6,11 @@ from pathlib import Path
 from types import ModuleType, SimpleNamespace
 from typing import Any
 
-from tests.workbench.scripted import ScriptedTrainer, scripted_run
+from tests.workbench.opening import app_with
+from tests.workbench.scripted import scripted_run
 from tests.workbench.waiting import shown, until
-from workbench.app import WorkbenchApp
 from workbench.train.machine import Gpu, Machine, Measurement, describe_machine
 from workbench.train.machine_line import MachineLine
-from workbench.train.service import TrainingService
 
 
 class NVMLError(Exception):
@@ -92,7 +91,7 @@ def test_a_reading_in_words() -> None:
 
 async def test_it_is_shown_where_there_is_room(home: Path) -> None:
     scripted_run(home, "old-1", 60, end="stopped")
-    app = WorkbenchApp(home, training=TrainingService(home, trainer=ScriptedTrainer()))
+    app = app_with(home)
     async with app.run_test(size=(160, 50)) as pilot:
         await pilot.press("2")
         await until(pilot, lambda: "old-1" in shown(app.screen))

@@ -7,8 +7,8 @@ from dataclasses import replace
 from pathlib import Path
 
 from llm.events import AnswersEvaluated, CoreEvaluated, KnobSet, MetricsLogged, Skipped
+from tests.workbench.opening import app_with, open_train_screen
 from tests.workbench.scripted import loss_at, scripted_run, step_event
-from tests.workbench.train.test_train_screen import app_with, opened
 from tests.workbench.waiting import shown, until
 from workbench.charts.chart import Chart
 
@@ -17,7 +17,7 @@ async def test_charts_by_key(home: Path) -> None:
     scripted_run(home, "old-1", 120, end="stopped")
     app = app_with(home)
     async with app.run_test(size=(80, 24)) as pilot:
-        screen = await opened(app, pilot, "old-1")
+        screen = await open_train_screen(app, pilot, "old-1")
         loss = screen.query_one("#loss-chart", Chart)
         await pilot.press("y", "right_square_bracket")
         await until(pilot, lambda: loss.log_axis and loss.smoothing > 0.8)
@@ -33,7 +33,7 @@ async def test_losses_that_are_no_numbers_are_shown_as_what_they_are(home: Path)
     run = scripted_run(home, "old-1", 60)
     app = app_with(home)
     async with app.run_test(size=(120, 40)) as pilot:
-        screen = await opened(app, pilot, "old-1")
+        screen = await open_train_screen(app, pilot, "old-1")
         log = run.log()
         log.append(replace(step_event(61), loss=math.nan, grad_norm=math.inf))
         await until(pilot, lambda: "loss —" in shown(screen) and "train —" in shown(screen))
@@ -50,7 +50,7 @@ async def test_the_axis_is_steps_tokens_or_time(home: Path) -> None:
     scripted_run(home, "old-1", 330, end="stopped")
     app = app_with(home)
     async with app.run_test(size=(80, 24)) as pilot:
-        screen = await opened(app, pilot, "old-1")
+        screen = await open_train_screen(app, pilot, "old-1")
         loss = screen.query_one("#loss-chart", Chart)
         await until(pilot, lambda: not loss.data.is_empty)
         assert loss.extent() == (1, 330)
@@ -71,7 +71,7 @@ async def test_saves_settings_skipped_steps_and_the_best_evaluation_are_marked(h
     log.close()
     app = app_with(home)
     async with app.run_test(size=(200, 60)) as pilot:
-        screen = await opened(app, pilot, "old-1")
+        screen = await open_train_screen(app, pilot, "old-1")
         loss = screen.query_one("#loss-chart", Chart)
         await until(pilot, lambda: not loss.data.is_empty)
         assert [mark.kind for mark in loss.data.marks] == ["save"] * 3 + ["setting", "best", "skip"]
@@ -85,7 +85,7 @@ async def test_the_core_metric_gets_a_chart_and_a_figure_when_there_is_one(home:
     run = scripted_run(home, "old-1", 150)
     app = app_with(home)
     async with app.run_test(size=(200, 60)) as pilot:
-        screen = await opened(app, pilot, "old-1")
+        screen = await open_train_screen(app, pilot, "old-1")
         await until(pilot, lambda: "1.279M" in shown(screen))
         assert "CORE" not in shown(screen)
         log = run.log()
@@ -102,7 +102,7 @@ async def test_exact_answers_and_a_reward_get_charts_when_there_are_some(home: P
     run = scripted_run(home, "old-1", 150)
     app = app_with(home)
     async with app.run_test(size=(200, 60)) as pilot:
-        screen = await opened(app, pilot, "old-1")
+        screen = await open_train_screen(app, pilot, "old-1")
         log = run.log()
         log.append(AnswersEvaluated(step=150, exact_answers=0.25, kinds={"sum": 0.5, "who": 0.0}, questions=64))
         await until(pilot, lambda: "exact answers 25%" in shown(screen))

@@ -6,17 +6,15 @@ import shutil
 from pathlib import Path
 
 from llm.config import RunConfig
-from tests.workbench.scripted import ScriptedTrainer, scripted_run
+from tests.workbench.opening import app_with
+from tests.workbench.scripted import prepared_trainer, scripted_run
 from tests.workbench.waiting import shown, until
 from workbench.app import WorkbenchApp
 from workbench.train.screen import TrainScreen
-from workbench.train.service import TrainingService
 
 
-def app_with(home: Path, watch: str | None = None) -> WorkbenchApp:
-    trainer = ScriptedTrainer(steps=30)
-    trainer.prepared.set()
-    return WorkbenchApp(home, training=TrainingService(home, trainer=trainer), watch=watch)
+def following_app(home: Path, watch: str | None = None) -> WorkbenchApp:
+    return app_with(home, prepared_trainer(30), watch)
 
 
 def shows(app: WorkbenchApp, name: str) -> bool:
@@ -25,7 +23,7 @@ def shows(app: WorkbenchApp, name: str) -> bool:
 
 async def test_a_training_that_began_since_takes_the_place_of_a_run_that_has_ended(home: Path) -> None:
     scripted_run(home, "old-1", 60, end="finished")
-    app = app_with(home, watch="old-1")
+    app = following_app(home, watch="old-1")
     async with app.run_test(size=(80, 24)) as pilot:
         await until(pilot, lambda: shows(app, "old-1"))
         await pilot.press("1")
@@ -38,7 +36,7 @@ async def test_a_training_that_began_since_takes_the_place_of_a_run_that_has_end
 
 async def test_the_same_old_run_asked_for_again_stays_too(home: Path) -> None:
     scripted_run(home, "old-1", 60, end="finished")
-    app = app_with(home, watch="old-1")
+    app = following_app(home, watch="old-1")
     async with app.run_test(size=(80, 24)) as pilot:
         await until(pilot, lambda: shows(app, "old-1"))
         await pilot.press("1")
@@ -51,7 +49,7 @@ async def test_the_same_old_run_asked_for_again_stays_too(home: Path) -> None:
 
 async def test_an_old_run_that_was_opened_during_a_training_stays(home: Path) -> None:
     scripted_run(home, "old-1", 60, end="finished")
-    app = app_with(home)
+    app = following_app(home)
     async with app.run_test(size=(80, 24)) as pilot:
         app.training.start(RunConfig(), "quick")
         app.open_train("old-1")
@@ -71,7 +69,7 @@ async def test_an_old_run_that_was_opened_during_a_training_stays(home: Path) ->
 
 async def test_a_run_that_is_gone_gives_way(home: Path) -> None:
     old = scripted_run(home, "old-1", 60, end="finished")
-    app = app_with(home)
+    app = following_app(home)
     async with app.run_test(size=(80, 24)) as pilot:
         app.training.start(RunConfig(), "quick")
         app.open_train("old-1")
@@ -86,7 +84,7 @@ async def test_a_run_that_is_gone_gives_way(home: Path) -> None:
 
 async def test_a_window_that_closes_changes_nothing(home: Path) -> None:
     scripted_run(home, "old-1", 60, end="finished")
-    app = app_with(home, watch="old-1")
+    app = following_app(home, watch="old-1")
     async with app.run_test(size=(80, 24)) as pilot:
         await until(pilot, lambda: shows(app, "old-1") and "r Resume" in shown(app.screen))
         await pilot.press("question_mark")

@@ -14,15 +14,14 @@ from textual.widgets import Input, RichLog
 from llm.config import RunConfig, get_value
 from llm.errors import ConfigError
 from llm.training.commands import set_live_field
+from tests.workbench.opening import app_with
 from tests.workbench.runs_for_tests import make_run
-from tests.workbench.scripted import ScriptedTrainer, scripted_run, write_events
+from tests.workbench.scripted import ScriptedTrainer, prepared_trainer, scripted_run, write_events
 from tests.workbench.waiting import shown, until, was_notified
-from workbench.app import WorkbenchApp
 from workbench.charts.chart import Chart
 from workbench.train.chart_grid import CHART_KEYS
 from workbench.train.compare_dialog import ChooseRuns
 from workbench.train.screen import TrainScreen
-from workbench.train.service import TrainingService
 from workbench.train.settings_dialog import LiveSettingsDialog
 from workbench.ui.dialogs import Ask, AskText
 
@@ -33,7 +32,7 @@ Effect = Callable[[TrainScreen, Chart], object]
 async def ended_run(home: Path, size: tuple[int, int] = (160, 50)) -> AsyncIterator[tuple[Pilot[int], TrainScreen]]:
     """The screen on a run that has ended, nothing focused."""
     scripted_run(home, "old-1", 330, end="stopped")
-    app = WorkbenchApp(home, training=TrainingService(home, trainer=ScriptedTrainer()), watch="old-1")
+    app = app_with(home, watch="old-1")
     async with app.run_test(size=size, notifications=True) as pilot:
         await until(pilot, lambda: isinstance(app.screen, TrainScreen) and app.screen.state == "ended")
         assert isinstance(app.screen, TrainScreen)
@@ -45,9 +44,8 @@ async def ended_run(home: Path, size: tuple[int, int] = (160, 50)) -> AsyncItera
 @asynccontextmanager
 async def running_run(home: Path) -> AsyncIterator[tuple[Pilot[int], TrainScreen, ScriptedTrainer]]:
     """The screen on a run that trains in this program."""
-    trainer = ScriptedTrainer(steps=120)
-    trainer.prepared.set()
-    app = WorkbenchApp(home, training=TrainingService(home, trainer=trainer))
+    trainer = prepared_trainer(120)
+    app = app_with(home, trainer)
     async with app.run_test(size=(120, 40)) as pilot:
         app.training.start(RunConfig(), "quick")
         app.open_train("quick-1")

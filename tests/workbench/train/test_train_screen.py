@@ -16,32 +16,19 @@ from textual.widgets import Input, RichLog
 from llm.config import RunConfig
 from llm.events import Sampled, Saved, to_line
 from llm.run import Run
-from tests.workbench.scripted import ScriptedTrainer, scripted_run, step_event, write_events
+from tests.workbench.opening import app_with, open_train_screen
+from tests.workbench.scripted import ScriptedTrainer, prepared_trainer, scripted_run, step_event, write_events
 from tests.workbench.waiting import shown, until, was_notified
-from workbench.app import WorkbenchApp
 from workbench.charts.curves import RunCurves
 from workbench.train.panels import Numbers
-from workbench.train.screen import TrainScreen
-from workbench.train.service import TrainingService
 from workbench.ui.dialogs import Ask, AskText
-
-
-def app_with(home: Path, trainer: ScriptedTrainer | None = None) -> WorkbenchApp:
-    return WorkbenchApp(home, training=TrainingService(home, trainer=trainer or ScriptedTrainer()))
-
-
-async def opened(app: WorkbenchApp, pilot: object, name: str) -> TrainScreen:
-    app.open_train(name)
-    await until(pilot, lambda: app.current_mode == "train" and name in shown(app.screen))  # type: ignore[arg-type]
-    assert isinstance(app.screen, TrainScreen)
-    return app.screen
 
 
 async def test_a_finished_run_is_shown_whole(home: Path) -> None:
     scripted_run(home, "old-1", 330, end="stopped")
     app = app_with(home)
     async with app.run_test(size=(80, 24)) as pilot:
-        screen = await opened(app, pilot, "old-1")
+        screen = await open_train_screen(app, pilot, "old-1")
         await until(pilot, lambda: "step 330 of 600" in shown(screen) and "r Resume" in shown(screen))
         page = shown(screen)
         for text in ("stopped", "55%", "validation 1.804", "who found 300 apples", "r Resume", "1.279M parameters"):
@@ -50,12 +37,11 @@ async def test_a_finished_run_is_shown_whole(home: Path) -> None:
 
 
 async def test_at_80_by_24_every_key_of_a_running_run_is_in_the_footer(home: Path) -> None:
-    trainer = ScriptedTrainer(steps=30)
-    trainer.prepared.set()
+    trainer = prepared_trainer(30)
     app = app_with(home, trainer)
     async with app.run_test(size=(80, 24)) as pilot:
         app.training.start(RunConfig(), "quick")
-        screen = await opened(app, pilot, "quick-1")
+        screen = await open_train_screen(app, pilot, "quick-1")
         await until(pilot, lambda: "p Pause" in shown(screen))
         footer = shown(screen).splitlines()[-1]
         for key in ("s Save", "e Evaluate", "a Sample", "t Tune", "x Stop", "c Chat", "^q Quit", "? Help"):
@@ -67,7 +53,7 @@ async def test_wide_terminals_show_all_charts_and_both_samples(home: Path) -> No
     scripted_run(home, "old-1", 330, end="stopped")
     app = app_with(home)
     async with app.run_test(size=(200, 60)) as pilot:
-        screen = await opened(app, pilot, "old-1")
+        screen = await open_train_screen(app, pilot, "old-1")
         await until(pilot, lambda: "300 apples" in shown(screen))
         page = shown(screen)
         for text in ("loss", "learning rate", "gradient norm", "tokens per second", "clip 1.000", "200 apples"):
@@ -78,7 +64,7 @@ async def test_a_run_that_grows_is_followed(home: Path) -> None:
     run = scripted_run(home, "old-1", 50)
     app = app_with(home)
     async with app.run_test(size=(120, 40)) as pilot:
-        screen = await opened(app, pilot, "old-1")
+        screen = await open_train_screen(app, pilot, "old-1")
         log = run.log()
         write_events(log, 51, 105)
         await until(pilot, lambda: "step 105 of 600" in shown(screen) and "100 apples" in shown(screen))
@@ -86,12 +72,11 @@ async def test_a_run_that_grows_is_followed(home: Path) -> None:
 
 
 async def test_pause_resume_and_stop(home: Path) -> None:
-    trainer = ScriptedTrainer(steps=30)
-    trainer.prepared.set()
+    trainer = prepared_trainer(30)
     app = app_with(home, trainer)
     async with app.run_test(size=(80, 24)) as pilot:
         app.training.start(RunConfig(), "quick")
-        screen = await opened(app, pilot, "quick-1")
+        screen = await open_train_screen(app, pilot, "quick-1")
         await until(pilot, lambda: screen.state == "running")
         await pilot.press("p")
         await until(pilot, lambda: screen.state == "paused" and "p Continue" in shown(screen))
@@ -109,13 +94,12 @@ async def test_pause_resume_and_stop(home: Path) -> None:
 
 
 async def test_the_line_on_top_and_the_numbers_tell_the_same(home: Path) -> None:
-    trainer = ScriptedTrainer(steps=30)
-    trainer.prepared.set()
+    trainer = prepared_trainer(30)
     app = app_with(home, trainer)
     app.settings = replace(app.settings, redraws_per_second=20)
     async with app.run_test(size=(160, 40)) as pilot:
         app.training.start(RunConfig(), "quick")
-        screen = await opened(app, pilot, "quick-1")
+        screen = await open_train_screen(app, pilot, "quick-1")
         await until(pilot, lambda: "quick-1 5%" in app.training_line)
         log = Run.open(home, "quick-1").log()
         for step in range(31, 61):
@@ -135,7 +119,7 @@ async def test_a_finished_run_can_be_extended(home: Path) -> None:
     trainer = ScriptedTrainer(steps=50)
     app = app_with(home, trainer)
     async with app.run_test(size=(80, 24)) as pilot:
-        screen = await opened(app, pilot, "old-1")
+        screen = await open_train_screen(app, pilot, "old-1")
         await until(pilot, lambda: screen.state == "ended")
         await pilot.press("r")
         await until(pilot, lambda: isinstance(app.screen, AskText))
@@ -158,12 +142,11 @@ async def test_a_finished_run_can_be_extended(home: Path) -> None:
 
 
 async def test_a_setting_is_pending_until_it_has_taken_effect(home: Path) -> None:
-    trainer = ScriptedTrainer(steps=30)
-    trainer.prepared.set()
+    trainer = prepared_trainer(30)
     app = app_with(home, trainer)
     async with app.run_test(size=(120, 30)) as pilot:
         app.training.start(RunConfig(), "quick")
-        screen = await opened(app, pilot, "quick-1")
+        screen = await open_train_screen(app, pilot, "quick-1")
         await until(pilot, lambda: screen.state == "running")
         await pilot.press("t", "enter")
         await until(pilot, lambda: isinstance(app.screen, AskText))
@@ -185,7 +168,7 @@ async def test_a_command_that_is_not_answered_yet_is_shown_as_asked(home: Path) 
     app = app_with(home)
     async with app.run_test(size=(100, 30)) as pilot:
         with run.lock():
-            screen = await opened(app, pilot, "other-1")
+            screen = await open_train_screen(app, pilot, "other-1")
             await until(pilot, lambda: screen.state == "running")
             tail = run.commands()
             await pilot.press("s")
@@ -204,7 +187,7 @@ async def test_hostile_text_is_shown_and_not_obeyed(home: Path) -> None:
     log.close()
     app = app_with(home)
     async with app.run_test(size=(100, 30)) as pilot:
-        screen = await opened(app, pilot, "old-1")
+        screen = await open_train_screen(app, pilot, "old-1")
         await until(pilot, lambda: "␛]52;c;eA==␇[/bold]" in shown(screen))
         assert "[red]" in shown(screen)
         assert not any(
@@ -216,7 +199,7 @@ async def test_a_run_directory_that_vanishes_is_reported(home: Path) -> None:
     run = scripted_run(home, "old-1", 60)
     app = app_with(home)
     async with app.run_test(size=(80, 24)) as pilot:
-        screen = await opened(app, pilot, "old-1")
+        screen = await open_train_screen(app, pilot, "old-1")
         await until(pilot, lambda: screen.state == "ended")
         shutil.rmtree(run.path)
         await until(pilot, lambda: "deleted or moved" in shown(screen) and "Resume" not in shown(screen))
@@ -235,7 +218,7 @@ async def test_a_torn_last_line_is_not_there_yet(home: Path) -> None:
         log.write(line[:70])
         app = app_with(home)
         async with app.run_test(size=(80, 24)) as pilot:
-            screen = await opened(app, pilot, "old-1")
+            screen = await open_train_screen(app, pilot, "old-1")
             await until(pilot, lambda: "step 60 of 600" in shown(screen))
             await pilot.pause(0.3)
             assert "step 60 of 600" in shown(screen)
@@ -247,7 +230,7 @@ async def test_the_log_tells_what_happened_and_not_every_step(home: Path) -> Non
     scripted_run(home, "old-1", 250, end="finished")
     app = app_with(home)
     async with app.run_test(size=(240, 50)) as pilot:
-        screen = await opened(app, pilot, "old-1")
+        screen = await open_train_screen(app, pilot, "old-1")
         log = screen.query_one("#event-log", RichLog)
         await until(pilot, lambda: len(log.lines) >= 8)
         text = "\n".join(line.text for line in log.lines)
@@ -265,7 +248,7 @@ async def test_a_long_log_is_read_in_the_background(home: Path, monkeypatch: pyt
     for _ in range(2):
         app = app_with(home)
         async with app.run_test(size=(80, 24)) as pilot:
-            screen = await opened(app, pilot, "old-1")
+            screen = await open_train_screen(app, pilot, "old-1")
             await until(
                 pilot, lambda screen=screen: "step 330 of 600" in shown(screen) and "300 apples" in shown(screen)
             )
@@ -297,7 +280,7 @@ async def test_the_log_is_wrapped_for_the_width_it_has(home: Path) -> None:
     scripted_run(home, "old-1", 250, end="stopped")
     app = app_with(home)
     async with app.run_test(size=(80, 24)) as pilot:
-        screen = await opened(app, pilot, "old-1")
+        screen = await open_train_screen(app, pilot, "old-1")
         log = screen.query_one("#event-log", RichLog)
         await until(pilot, lambda: len(log.lines) > 10)
         await pilot.resize_terminal(240, 60)
@@ -314,7 +297,7 @@ async def test_a_run_whose_log_cannot_be_read_is_reported(home: Path) -> None:
     (bad.path / "events.jsonl" / "x").touch()
     app = app_with(home)
     async with app.run_test(size=(120, 30)) as pilot:
-        await opened(app, pilot, "good-1")
+        await open_train_screen(app, pilot, "good-1")
         app.open_train("bad-1")
         await until(pilot, lambda: was_notified(app, "events.jsonl is a folder"))
         await pilot.press("o")

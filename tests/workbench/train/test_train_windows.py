@@ -14,14 +14,14 @@ from textual.widgets import Input, OptionList
 from llm.config import RunConfig
 from llm.events import Warned
 from llm.run import Run
-from tests.workbench.scripted import ScriptedTrainer, scripted_run, write_events
+from tests.workbench.opening import app_with
+from tests.workbench.scripted import prepared_trainer, scripted_run, write_events
 from tests.workbench.waiting import shown, until, was_notified
 from workbench.app import WorkbenchApp
 from workbench.charts.chart import Chart
 from workbench.train import run_view
 from workbench.train.compare_dialog import ChooseRuns
 from workbench.train.screen import TrainScreen
-from workbench.train.service import TrainingService
 from workbench.train.settings_dialog import LiveSettingsDialog
 from workbench.ui.dialogs import Ask, AskText, Help
 
@@ -31,9 +31,8 @@ async def running_run(
     home: Path, size: tuple[int, int] = (120, 40)
 ) -> AsyncIterator[tuple[Pilot[int], WorkbenchApp, TrainScreen]]:
     """The screen on a run that trains in this program and has taken 30 steps."""
-    trainer = ScriptedTrainer(steps=30)
-    trainer.prepared.set()
-    app = WorkbenchApp(home, training=TrainingService(home, trainer=trainer))
+    trainer = prepared_trainer(30)
+    app = app_with(home, trainer)
     async with app.run_test(size=size, notifications=True) as pilot:
         app.training.start(RunConfig(), "quick")
         app.open_train("quick-1")
@@ -86,7 +85,7 @@ async def test_a_setting_changed_after_the_end_is_refused_and_nothing_stays_pend
 
 async def test_what_was_asked_and_never_answered_goes_with_the_end(home: Path) -> None:
     run = scripted_run(home, "other-1", 50)
-    app = WorkbenchApp(home, training=TrainingService(home, trainer=ScriptedTrainer()), watch="other-1")
+    app = app_with(home, watch="other-1")
     async with app.run_test(size=(120, 40), notifications=True) as pilot:
         with run.lock():
             await until(pilot, lambda: isinstance(app.screen, TrainScreen) and app.screen.state == "running")
@@ -132,7 +131,7 @@ async def test_all_sampling_parameters_are_visible_with_help_and_keys(home: Path
 async def test_choosing_runs_has_help_and_keys(home: Path) -> None:
     for name in ("other-1", "old-1"):
         scripted_run(home, name, 50, end="stopped")
-    app = WorkbenchApp(home, training=TrainingService(home, trainer=ScriptedTrainer()), watch="old-1")
+    app = app_with(home, watch="old-1")
     async with app.run_test(size=(80, 24)) as pilot:
         await until(pilot, lambda: isinstance(app.screen, TrainScreen) and app.screen.state == "ended")
         await pilot.press("o")
@@ -150,7 +149,7 @@ async def test_the_screen_continues_while_other_runs_are_looked_for(
         scripted_run(home, name, 50, end="stopped")
     go_on, has_curves = threading.Event(), run_view.has_curves
     monkeypatch.setattr(run_view, "has_curves", lambda run: go_on.wait(30) and has_curves(run))
-    app = WorkbenchApp(home, training=TrainingService(home, trainer=ScriptedTrainer()), watch="old-1")
+    app = app_with(home, watch="old-1")
     async with app.run_test(size=(80, 24), notifications=True) as pilot:
         await until(pilot, lambda: isinstance(app.screen, TrainScreen) and app.screen.state == "ended")
         await pilot.press("o", "y")

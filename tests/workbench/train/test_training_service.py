@@ -16,7 +16,7 @@ from llm.errors import UserError
 from llm.events import Finished
 from llm.launch import HEADING, LOG
 from llm.run import Run
-from tests.workbench.scripted import ScriptedTrainer, scripted_run
+from tests.workbench.scripted import ScriptedTrainer, prepared_trainer, scripted_run
 from workbench.train.service import TrainingService
 
 
@@ -80,8 +80,7 @@ def test_a_preparation_that_does_not_end_in_time_is_logged_as_stopped(
 
 
 def test_commands_reach_the_thread_and_other_processes_alike(home: Path) -> None:
-    trainer = ScriptedTrainer(steps=3)
-    trainer.prepared.set()
+    trainer = prepared_trainer()
     service = TrainingService(home, trainer=trainer)
     service.start(RunConfig(), "quick")
     first = service.send("quick-1", "pause")

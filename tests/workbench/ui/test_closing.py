@@ -9,17 +9,13 @@ from textual import events
 from textual.pilot import Pilot
 from textual.widgets import Input, OptionList
 
-from tests.workbench.scripted import ScriptedTrainer, scripted_run
+from tests.workbench.opening import app_with
+from tests.workbench.scripted import scripted_run
 from tests.workbench.waiting import until
 from workbench.app import WorkbenchApp
 from workbench.chat.model_dialog import ChooseModel
-from workbench.train.service import TrainingService
 from workbench.ui.dialogs import Answer, Ask, AskText
 from workbench.ui.palette import Palette
-
-
-def app_with(home: Path) -> WorkbenchApp:
-    return WorkbenchApp(home, training=TrainingService(home, trainer=ScriptedTrainer()))
 
 
 def press_at_once(app: WorkbenchApp, *keys: str) -> None:

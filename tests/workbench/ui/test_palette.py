@@ -8,7 +8,8 @@ from typing import Any
 from textual.command import CommandInput, CommandPalette
 from textual.pilot import Pilot
 
-from tests.workbench.scripted import ScriptedTrainer, scripted_run
+from tests.workbench.opening import app_with
+from tests.workbench.scripted import scripted_run
 from tests.workbench.waiting import shown, until
 from workbench.app import WorkbenchApp
 from workbench.data.prepared_screen import PreparedDataScreen
@@ -16,15 +17,10 @@ from workbench.presets.edit_screen import EditScreen
 from workbench.runs.overlay_screen import OverlayScreen
 from workbench.runs.trash_screen import TrashScreen
 from workbench.train.queue_screen import QueueScreen
-from workbench.train.service import TrainingService
 from workbench.ui.dialogs import Help, Waiting
 from workbench.ui.keys import EVERYWHERE, working_keys
 from workbench.ui.palette import Everything
 from workbench.ui.settings_screen import SettingsScreen
-
-
-def app_with(home: Path) -> WorkbenchApp:
-    return WorkbenchApp(home, training=TrainingService(home, trainer=ScriptedTrainer()))
 
 
 async def choose(pilot: Pilot[int], text: str, expected: str = "") -> None:

@@ -10,20 +10,15 @@ from textual.binding import Binding
 from textual.widgets import Input, OptionList
 
 from llm.errors import UserError
-from tests.workbench.scripted import ScriptedTrainer, scripted_run
+from tests.workbench.opening import app_with
+from tests.workbench.scripted import scripted_run
 from tests.workbench.waiting import shown, until, was_notified
-from workbench.app import WorkbenchApp
 from workbench.charts.chart import Chart
 from workbench.train.screen import TrainScreen
-from workbench.train.service import TrainingService
 from workbench.ui.dialogs import Ask, AskText
 from workbench.ui.key_map import all_bindings, clash, classes_with_keys, keys_of
 from workbench.ui.settings import FILE, SET_ASIDE, Settings, load_settings, save_settings
 from workbench.ui.settings_screen import PressKey, SettingsScreen
-
-
-def app_with(home: Path) -> WorkbenchApp:
-    return WorkbenchApp(home, training=TrainingService(home, trainer=ScriptedTrainer()))
 
 
 def test_what_is_written_is_read_again(home: Path) -> None:

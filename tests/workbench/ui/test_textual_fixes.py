@@ -16,10 +16,9 @@ from textual.geometry import Size
 from textual.renderables.background_screen import BackgroundScreen
 from textual.widgets import Static
 
-from tests.workbench.scripted import ScriptedTrainer
+from tests.workbench.opening import app_with
 from tests.workbench.waiting import notifications
 from workbench.app import WorkbenchApp
-from workbench.train.service import TrainingService
 from workbench.ui.dialogs import AskText
 from workbench.ui.faults import errors_contained
 from workbench.ui.textual_fixes import apply_fixes
@@ -29,7 +28,7 @@ apply_fixes()
 
 @pytest.fixture
 def app(home: Path) -> WorkbenchApp:
-    return WorkbenchApp(home, training=TrainingService(home, trainer=ScriptedTrainer()))
+    return app_with(home)
 
 
 @pytest.mark.parametrize("width", [0, 1, 2])
