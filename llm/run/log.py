@@ -4,14 +4,13 @@ from __future__ import annotations
 
 import errno
 import json
-import mmap
 import os
 import secrets
 import time
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, BinaryIO, TypeVar
 
 from llm.errors import UserError
 from llm.events import Event, Finished, Paused, Progress, Resumed, Started, Warned, finite, from_record, to_line
@@ -19,7 +18,12 @@ from llm.reader import Malformed, check_regular, open_file, parse_json
 
 CHUNK = 1 << 20
 MAX_LINE = 16 << 20  # bytes; a longer line is skipped
-UNREADABLE = b"\0"  # replaces the beginning of a line that is too long
+UNREADABLE = b"\0"  # replaces a part of a line that is too long or holds a NUL, which no JSON does
+MAX_PIECE = 16 << 20  # bytes read at once
+HOLE_BYTES = 16 << 20
+"""Holes of a sparse file are skipped from this length on. Some file systems call data a hole until it is on the disk, but
+a live log never has that much of it."""
+MAX_SEARCHED = 1 << 32  # bytes at the end of a log in which an event is searched, holes not counted
 AnyEvent = TypeVar("AnyEvent", bound=Event)
 
 
@@ -131,16 +135,21 @@ class LineTail:
             self.offset, self.rest = size, b""
         if size == self.offset:
             return b""
+        texts: list[bytes] = []
         with open_file(self.path) as file:
-            file.seek(self.offset)
-            data = file.read(min(size - self.offset, limit))
-        self.offset += len(data)
-        text = self.rest + data if self.rest else data
-        end = text.rfind(b"\n") + 1
-        self.rest = text[end:]
-        if len(self.rest) > MAX_LINE:
-            self.rest = UNREADABLE
-        return text[:end]
+            stop = min(size, self.offset + limit)
+            while self.offset < stop:
+                if (start := end_of_hole(file, self.offset, size)) > self.offset:
+                    self.offset, self.rest = start, UNREADABLE
+                elif data := os.pread(file.fileno(), min(stop - self.offset, MAX_PIECE), self.offset):
+                    self.offset += len(data)
+                    text = self.rest + data if self.rest else data
+                    end = text.rfind(b"\n") + 1
+                    texts.append(text[:end])
+                    self.rest = readable(text[end:])
+                else:  # cut short just now
+                    break
+        return b"".join(texts)
 
 
 class EventTail:
@@ -198,14 +207,51 @@ def paused_after(events: Iterable[Event], paused: bool = False) -> bool:
 
 
 def last_event_of(path: Path, kind: type[AnyEvent]) -> AnyEvent | None:
-    """The last event of `kind` in a log, or None; searched from the end."""
-    if not path.exists() or not path.stat().st_size:
-        return None  # an empty file cannot be mapped
-    with open_file(path) as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as log:
-        return next(events_of(log, kind), None)
+    """The last event of `kind` in the last MAX_SEARCHED bytes of a log, or None; searched from the end."""
+    if not path.exists():
+        return None
+    with open_file(path) as file:
+        return next((event for text in texts_from_end(file) for event in events_of(text, kind)), None)
 
 
-def events_of(log: bytes | mmap.mmap, kind: type[AnyEvent]) -> Iterator[AnyEvent]:
+def texts_from_end(file: BinaryIO) -> Iterator[bytes]:
+    """The last MAX_SEARCHED bytes of a log, not counting holes, as texts of whole lines, last ones first."""
+    end = os.fstat(file.fileno()).st_size
+    rest = b""  # the end of a line that begins before `end`
+    left, stride = MAX_SEARCHED, HOLE_BYTES
+    while end and left > 0:
+        start = max(0, end - stride)
+        if end_of_hole(file, start, end) == end:
+            end, rest, stride = start, UNREADABLE, 2 * stride
+        elif stride > HOLE_BYTES:
+            stride = HOLE_BYTES
+        else:
+            start = max(0, end - CHUNK)
+            text = os.pread(file.fileno(), end - start, start) + rest
+            first = text.find(b"\n") + 1 if start else 0
+            if first or not start:
+                yield text[first:]
+            left -= end - start
+            end, rest = start, readable(text[:first] if first else text)
+
+
+def end_of_hole(file: BinaryIO, start: int, end: int) -> int:
+    """Where the hole of a sparse file at `start` ends, at most at `end`; `start` where there is no long hole."""
+    if end - start < HOLE_BYTES:
+        return start
+    try:
+        data = min(end, os.lseek(file.fileno(), start, os.SEEK_DATA))
+    except OSError as error:  # ENXIO: the file ends with this hole; EINVAL: the file system does not tell
+        data = end if error.errno == errno.ENXIO else start
+    return data if data - start >= HOLE_BYTES else start
+
+
+def readable(part: bytes) -> bytes:
+    """A part of a line; UNREADABLE if that line cannot be read, so that not all of it must be kept in memory."""
+    return UNREADABLE if len(part) > MAX_LINE or b"\0" in part else part
+
+
+def events_of(log: bytes, kind: type[AnyEvent]) -> Iterator[AnyEvent]:
     """The events of `kind`, or all if it is `Event`, in the lines of a log, last one first."""
     needle, end = (f'{{"type": "{kind.__name__}"' if kind is not Event else '{"type": "').encode(), len(log)
     while (start := log.rfind(needle, 0, end)) >= 0:

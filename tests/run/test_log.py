@@ -14,7 +14,16 @@ import pytest
 from llm.errors import UserError
 from llm.events import Evaluated, Event, Finished, Paused, Progress, Resumed, StepLogged, Warned, from_record, to_line
 from llm.run import Run
-from llm.run.log import CommandTail, EventLog, EventTail, last_events, parse_record, read_events, send_command
+from llm.run.log import (
+    CommandTail,
+    EventLog,
+    EventTail,
+    last_event_of,
+    last_events,
+    parse_record,
+    read_events,
+    send_command,
+)
 
 
 def warned(step: int) -> Warned:
@@ -200,6 +209,36 @@ def test_a_long_stretch_without_a_line_is_not_the_end(tmp_path: Path) -> None:
     path = tmp_path / "events.jsonl"
     path.write_bytes(to_line(warned(1)) + b"\0" * (3 << 20) + b"\n" + to_line(warned(2)))
     assert steps(list(read_events(path))) == [1, 2]
+
+
+def test_a_log_of_holes_is_read_without_them(tmp_path: Path) -> None:
+    """2⁴² bytes of NULs, which take no room on the disk: reading them would take an hour."""
+    path = tmp_path / "events.jsonl"
+    path.write_bytes(to_line(warned(1)))
+    os.truncate(path, 1 << 42)
+    assert last_event_of(path, Warned) == warned(1)
+    assert last_event_of(path, Finished) is None
+    assert Run(tmp_path).status().name == "crashed"
+    log = EventLog(path)
+    log.append(warned(2))
+    assert steps(list(read_events(path))) == [1, 2]
+    tail = EventTail(path)
+    assert steps(tail.poll() + tail.poll()) == [1, 2]
+    log.append(warned(3))
+    assert tail.poll() == [warned(3)]
+    assert last_event_of(path, Warned) == warned(3)
+
+
+def test_the_last_event_of_a_kind_is_found_across_long_lines(tmp_path: Path) -> None:
+    """A log of several megabytes is searched in pieces, and a line may be longer than a piece."""
+    path = tmp_path / "events.jsonl"
+    long = Warned(step=7, message="x" * (3 << 20), time=1.5, elapsed=0.25)
+    lines = [to_line(Finished(step=1, status="finished")), to_line(long), b"\0" * (20 << 20), b"\n"]
+    path.write_bytes(b"".join([*lines, *(to_line(Resumed(step=step)) for step in range(30_000))]))
+    assert last_event_of(path, Warned) == long
+    found = last_event_of(path, Finished)
+    assert found is not None and found.step == 1
+    assert last_event_of(path, Paused) is None
 
 
 @pytest.mark.parametrize(
