@@ -14,7 +14,7 @@ import torch
 
 from llm.config import TrainConfig
 from llm.errors import WrongUse
-from llm.limits import usable_cores
+from llm.limits import machine_processors, usable_cores
 
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 
@@ -90,13 +90,21 @@ def cpu_multiplies_bf16() -> bool:
 
 
 def make_plan(config: TrainConfig, stored: dict[str, Any] | None = None) -> Plan:
-    """Resolve `auto`; the plan `stored` in a checkpoint is reused on the same device. `threads` may stay 0."""
+    """Resolve `auto`; the plan `stored` in a checkpoint is reused on the same device. `threads` may stay 0.
+
+    They are at most the processors of this machine: with the 4,000 that a file may ask for, a step takes a minute, or
+    they cannot be started, which ends the process.
+    """
     device = choose_device(config.device)
     if stored is not None and stored["device"] == device:
-        return Plan(**stored)
+        return Plan(**(stored | {"threads": at_most_processors(stored["threads"])}))
     precision = choose_precision(config.precision, device)
     compiled = config.compile == "on" or (config.compile == "auto" and device.startswith("cuda"))
-    return Plan(device, precision, config.threads, compiled)
+    return Plan(device, precision, at_most_processors(config.threads), compiled)
+
+
+def at_most_processors(threads: int) -> int:
+    return min(threads, machine_processors())
 
 
 def choose_threads(step: Callable[[], object], flops: float) -> int:

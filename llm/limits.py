@@ -50,6 +50,11 @@ def allowed_processors() -> int:
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
+def machine_processors() -> int:
+    """Processors of this machine, also those that this process may not use."""
+    return os.cpu_count() or 1
+
+
 def cpu_quota(root: Path = ROOT) -> float | None:
     """CPU seconds per second that the cgroup of this process may use; None without a limit."""
     group = find_group("cpu", root)

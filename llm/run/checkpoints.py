@@ -155,6 +155,7 @@ STATE_FIELDS: Mapping[str, Callable[[Any], bool]] = {
     "steps_at_scale": is_whole_number,
     "rows": is_whole_number,
     "micro_batch": is_whole_number,
+    "flops_per_second": is_number,
     "metrics": is_mapping_of(is_number),
     "best_validation_loss": lambda value: value is None or is_number(value),
     "overrides": is_mapping_of(is_string),

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from llm.config import RunConfig, check, diff, resumed_config, with_overrides
+from llm.config import RunConfig, check, diff, with_overrides
 from llm.errors import ConfigError, Problem, UserError, reason_of
 from llm.files import copy_files, published_directory, write_json
 from llm.run.checkpoints import (
@@ -24,12 +24,12 @@ from llm.run.checkpoints import (
     base_of,
     has_file,
     read_manifest,
-    read_state,
     verify,
     weights_file,
     write_manifest,
 )
 from llm.run.directory import Run, find_checkpoint
+from llm.run.states import state_and_config
 
 TRAINED_TOKENIZERS = ("char", "bpe", "sentencepiece")
 """Kinds of tokenizers that are trained on the run's text."""
@@ -64,8 +64,8 @@ def open_parent(home: Path, reference: str) -> Parent:
 
 def parent_at(run: Run, info: CheckpointInfo) -> Parent:
     """A checkpoint with its configuration. ConfigError if its state overrides a field that a run cannot change."""
-    state = read_state(info)
-    return Parent(run, info, resumed_config(run.config(), state.get("overrides", {}).items()), state)
+    state, config = state_and_config(run, info)
+    return Parent(run, info, config, state)
 
 
 def changed_paths(parent: Parent, config: RunConfig) -> set[str]:

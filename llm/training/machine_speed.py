@@ -30,7 +30,7 @@ def measure_machine(config: RunConfig) -> MachineSpeed:
     Raises UserError where the device is not available; RuntimeError or MemoryError where its memory is too small.
     """
     plan = replace(make_plan(config.train), compiled=False)
-    vocab_size, cores = expected_vocab_size(config.tokenizer), config.train.threads or usable_cores()
+    vocab_size, cores = expected_vocab_size(config.tokenizer), plan.threads or usable_cores()
     batch_plan = resolve_batch_plan(config, vocab_size, 1)
     if plan.device != "cpu":
         batch_plan = replace(batch_plan, global_batch_size=GPU_BATCHES * batch_plan.global_batch_size)

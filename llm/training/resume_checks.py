@@ -16,8 +16,8 @@ from llm.data.tokens.sources import StreamSource, open_source
 from llm.errors import UserError
 from llm.events import Progress
 from llm.run import Run
-from llm.run.checkpoints import read_state
 from llm.run.fork import Parent, changed_paths, changes_data
+from llm.run.states import state_and_config
 from llm.training.batch_plan import resolve_batch_size
 
 
@@ -31,9 +31,7 @@ def newest_state(run: Run) -> dict[str, Any]:
     """The content of `state.json` of the newest readable checkpoint; empty if there is none."""
     for info in reversed(run.checkpoints()):
         with suppress(UserError):  # restoring reports a damaged one
-            state = read_state(info)
-            resumed_config(run.config(), state.get("overrides", {}).items())
-            return state
+            return state_and_config(run, info)[0]
     return {}
 
 

@@ -40,6 +40,7 @@ from llm.training.setup import (
     build_loss_fn,
     check_checkpoints,
     check_memory,
+    fewer_threads_warning,
     last_step,
     memory_warning,
     resolve_plan,
@@ -245,7 +246,10 @@ def prepare_training(
     state, is_resumed = yield from restore_or_init(run, config, dataset, ranks)
     state.overrides = changed
     batch_plan = yield from choose_batch_plan(config, dataset, state, ranks)
+    threads = (state.plan or {}).get("threads", 0) or config.train.threads
     plan = resolve_plan(config, state, dataset, batch_plan, ranks)
+    if message := fewer_threads_warning(threads, plan):
+        yield Warned(step=state.step, message=message)
     context = TrainingContext(config, state, plan, batch_plan, ranks, core_tasks, run=run, dataset=dataset)
     context.is_resumed = is_resumed
     yield from prepare_stage(context)

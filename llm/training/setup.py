@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 import torch
 
-from llm.config import RunConfig, resolve_model, resolve_seq_len, resumed_config
+from llm.config import RunConfig, resolve_model, resolve_seq_len
 from llm.config.fit import step_bytes
 from llm.data.tokens.dataset import Dataset
 from llm.device import Plan, choose_device, choose_precision, choose_threads, make_plan
@@ -22,8 +22,9 @@ from llm.optim import build_optimizer
 from llm.optim.build import MakePlacement
 from llm.optim.placement import Replicated, Sharded
 from llm.run import Run
-from llm.run.checkpoints import newest_step, read_state
+from llm.run.checkpoints import newest_step
 from llm.run.shapes import check_checkpoint
+from llm.run.states import state_and_config
 from llm.tokenizer import load_tokenizer
 from llm.training.batch_plan import BatchPlan
 from llm.training.checkpoint import restore_state
@@ -126,7 +127,7 @@ def restore_newest(run: Run, state: TrainerState) -> Generator[Event, None, bool
             damaged.append(unlisted[step])
             yield Warned(step=step, message=f"skipping checkpoint {step}: {unlisted.pop(step)}")
         try:
-            resumed_config(run.config(), read_state(info).get("overrides", {}).items())
+            state_and_config(run, info)
             restore_state(state, info)
         except UserError as error:
             damaged.append(str(error))
@@ -203,8 +204,16 @@ def memory_warning(config: RunConfig, vocab_size: int) -> str:
     )
 
 
+def fewer_threads_warning(wanted: int, plan: Plan) -> str:
+    """A warning where a run uses fewer threads than the configuration or a checkpoint says, else ""."""
+    if plan.device != "cpu" or wanted <= plan.threads:
+        return ""
+    here = f"{plan.threads} processor{'s' * (plan.threads > 1)}"
+    return f"the run was to use {wanted:,} threads, and this machine has {here}: results differ by rounding."
+
+
 def thread_warning(plan: Plan, ranks: Ranks) -> str:
-    """A warning where a run uses more threads than there are processors, else ""."""
+    """A warning where a run uses more threads than the process may use processors, else ""."""
     cores = usable_cores()
     if plan.device != "cpu" or plan.threads * ranks.per_machine <= max(cores, ranks.per_machine):
         return ""

@@ -8,6 +8,8 @@ import subprocess
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import pytest
 import torch
@@ -21,8 +23,11 @@ from llm.model.transformer import Transformer
 from llm.run import Command, Run
 from llm.run.checkpoints import verify
 from llm.tokenizer.base import BaseTokenizer
+from llm.training.batch_plan import resolve_batch_plan
 from llm.training.commands import CommandQueue
+from llm.training.distributed import Ranks
 from llm.training.live import LiveWeights
+from llm.training.recovery import halve_micro_batch
 from llm.training.run import run_training
 from llm.training.state import TrainerState
 from llm.weights import load_model
@@ -175,6 +180,14 @@ def test_out_of_memory_with_one_sequence_is_a_sentence(
     out_of_memory_above(0, monkeypatch)
     with pytest.raises(UserError, match=r"micro-batch of 1 × 16 tokens does not fit in memory; lower"):
         train(make_run("huge"), tmp_path)
+
+
+def test_out_of_memory_with_several_ranks_is_a_sentence(make_run: MakeRun) -> None:
+    config = make_run("huge", train__batch_size="4").config()
+    batch_plan = resolve_batch_plan(config, 257, 1000, 2)
+    context: Any = SimpleNamespace(config=config, batch_plan=batch_plan, ranks=Ranks(0, 2))
+    with pytest.raises(UserError, match=r"micro-batch of 4 × 16 tokens does not fit in memory; lower"):
+        halve_micro_batch(context)
 
 
 def test_a_compiler_that_fails_in_the_backward_pass_is_a_warning(

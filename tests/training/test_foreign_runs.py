@@ -101,6 +101,11 @@ STATES: dict[str, Any] = {
     "batch_index": -1,
     "tokens_seen": None,
     "rows": 1e300,
+    "rows that no memory holds": 10**15,
+    "rows that are not divided": 10**15 + 37,
+    "micro_batch": 5,
+    "batch_index of no batch": 1 << 60,
+    "flops_per_second": "fast",
     "metrics": [],
     "overrides": {"train.lr": 3},
     "overrides of no field": {"train.nothing": "3"},
@@ -120,6 +125,20 @@ def test_a_state_of_other_kinds_with_right_checksums_is_passed_over(run: Run, tm
     events = resumed(run, tmp_path)
     assert [event.step for event in events if isinstance(event, Warned)] == [24]
     assert starts_at(events) == 21
+
+
+def test_a_state_asks_for_no_more_threads_than_the_machine_has(
+    run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("llm.device.machine_processors", lambda: 1)
+    newest = run.checkpoint().path
+    change_json(newest / "state.json", lambda state: state["plan"].update(threads=4000))
+    settle(newest)
+    events = resumed(run, tmp_path)
+    assert [event.threads for event in events if isinstance(event, Started)] == [1]
+    assert [event.message for event in events if isinstance(event, Warned)] == [
+        "the run was to use 4,000 threads, and this machine has 1 processor: results differ by rounding."
+    ]
 
 
 def test_an_empty_state_with_right_checksums_is_passed_over(run: Run, tmp_path: Path) -> None:

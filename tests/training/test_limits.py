@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 
+import llm.device
 import llm.training.setup
 import llm.training.state
 from llm.errors import UserError
@@ -73,6 +74,7 @@ def test_more_threads_than_processors_are_reported(
     make_run: MakeRun, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(llm.training.setup, "usable_cores", lambda: 1)
+    monkeypatch.setattr(llm.device, "machine_processors", lambda: 2)
     run = make_run("threads", **{"train.threads": "2"})
     said = [event.message for event in train(run, tmp_path) if isinstance(event, Warned)]
     assert [message for message in said if "threads" in message] == [
@@ -80,3 +82,14 @@ def test_more_threads_than_processors_are_reported(
         "slow until it gets more."
     ]
     assert not [event for event in train(make_run("one"), tmp_path) if isinstance(event, Warned)]
+
+
+def test_no_configuration_asks_for_more_threads_than_the_machine_has(
+    make_run: MakeRun, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(llm.device, "machine_processors", lambda: 1)
+    events = train(make_run("threads", **{"train.threads": "4000", "train.steps": "2"}), tmp_path)
+    assert [event.threads for event in events if isinstance(event, Started)] == [1]
+    assert [event.message for event in events if isinstance(event, Warned)] == [
+        "the run was to use 4,000 threads, and this machine has 1 processor: results differ by rounding."
+    ]
