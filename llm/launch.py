@@ -20,7 +20,7 @@ from llm.run.log import LineAppender
 
 SAVE_SECONDS = 600
 """torchrun's --shutdown-timeout: seconds that the ranks may take to save after a signal to torchrun. When a rank dies,
-the others get 30 s, whatever is set (torch 2.13.0)."""
+the others get 30 s in any case; a signal to one rank reaches the others only once it has exited (torch 2.13.0)."""
 LOG = "process.log"
 HEADING = "--- started "  # before the output of each start
 READ_BYTES = 400_000  # of the end of the log

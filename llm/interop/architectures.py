@@ -104,7 +104,8 @@ def nanogpt_settings(c: ModelConfig) -> Settings:
 
 
 def rotary_settings(c: ModelConfig) -> Settings:
-    """The arguments that Llama, Qwen3 and NanoChat share."""
+    """The arguments that Llama, Qwen3 and NanoChat share. Token ids are stated as None: the defaults of transformers
+    (5.24.0) are LlamaConfig's bos 1 and eos 2, and NanoChatConfig's pad = eos = 1."""
     return {
         "vocab_size": c.vocab_size,
         "hidden_size": c.d_model,

@@ -1,4 +1,4 @@
-"""A model of ours for EleutherAI's lm-evaluation-harness (`lm_eval`, 0.4).
+"""A model of ours for EleutherAI's lm-evaluation-harness (`lm_eval`, 0.4.13).
 
 Scores are sums of log-probabilities in nats, computed in float32. A context that is too long loses its first tokens.
 The harness moves all white space at the end of a context into the continuation; where nothing is left of a context, the

@@ -1,8 +1,8 @@
 """karpathy/llama2.c: model files that run.c (version 0) and runq.c (version 2, int8) read, and tokenizer.bin.
 
 The programs fix θ = 10000, ε = 1e-5, heads of width d_model / n_head, even and odd coordinates that rotate together,
-and a SentencePiece vocabulary with <s> 1, </s> 2 and the bytes from 3 on. Sources: export.py, tokenizer.py, run.c and
-runq.c of karpathy/llama2.c.
+and a SentencePiece vocabulary with <s> 1, </s> 2 and the bytes from 3 on. They end a text at <s> only, and neither
+reads version 1. Sources: export.py, tokenizer.py, run.c and runq.c of karpathy/llama2.c.
 """
 
 from __future__ import annotations

@@ -13,7 +13,7 @@ from llm.errors import UserError
 if TYPE_CHECKING:
     from torch import Tensor
 
-COMPILED = "_orig_mod."  # what torch.compile(model) puts before every name
+COMPILED = "_orig_mod."  # what torch.compile(model) puts before every name, and module.compile() does not
 
 
 def load_checkpoint(path: Path) -> dict[str, Any]:

@@ -54,6 +54,9 @@ def linear_cross_entropy(
     hidden (..., d), weight (V, d), targets int64 (...). The logits are computed in chunks of rows, and for "sum" and
     "mean" so is their gradient, so that only one chunk of them is in memory. Under autocast the matrix products have
     its dtype, everything between them is float32.
+
+    torch's `F.linear_cross_entropy` computes in chunks on request only, and its loss in bf16 is then 1 to 2.5 % too low
+    (torch 2.13.0).
     """
     rows, row_targets = hidden.flatten(0, -2), targets.flatten()
     if reduction != "none" and torch.is_grad_enabled():

@@ -1,7 +1,7 @@
 """Pre-tokenization: the regular expressions that split text into pre-tokens.
 
 No merge crosses the border of a pre-token. Every pattern must match all text: tiktoken silently drops text that its
-pattern does not match.
+pattern does not match (0.14.0).
 """
 
 from __future__ import annotations

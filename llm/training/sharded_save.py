@@ -70,7 +70,11 @@ def copy_parts(state: TrainerState) -> Parts:
 
 
 class PartsWriter(HuggingFaceStorageWriter):
-    """Writes this rank's tensors to several files; rank 0 joins those of all ranks to a single file."""
+    """Writes this rank's tensors to several files; rank 0 joins those of all ranks to a single file.
+
+    With the default arguments of torch 2.13.0, all ranks write the same file: it holds the part of one of them, and an
+    index that names all, without an error.
+    """
 
     def __init__(self, directory: Path, tensors: Mapping[str, Tensor]) -> None:
         super().__init__(str(directory), numbers_of_files(tensors), save_distributed=True, enable_consolidation=True)

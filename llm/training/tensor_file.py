@@ -64,7 +64,11 @@ def write_tensors(
 
 
 def file_chunks(tensors: Mapping[str, Tensor], metadata: Mapping[str, str] | None = None) -> Iterator[memoryview]:
-    """The bytes of the file in chunks: length of the header, header (JSON), tensors."""
+    """The bytes of the file in chunks: length of the header, header (JSON), tensors.
+
+    They are the same for the same tensors. safetensors' own writer (0.8.0) puts two or more entries of `metadata` in
+    another order at every save.
+    """
     described: dict[str, Any] = {"__metadata__": dict(metadata)} if metadata else {}
     end = 0
     for name, tensor in tensors.items():

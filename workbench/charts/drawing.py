@@ -167,6 +167,7 @@ def _limits(curves: Sequence[Curve], scene: Scene) -> tuple[float, float]:
 
 
 def _y_position(value: float, log: bool) -> float | None:
+    """Where a value is drawn; None for one that is not: plotext 5.3.2 raises at infinity, and at 0 or less if `log`."""
     if not math.isfinite(value) or (log and value <= 0):
         return None
     return math.log10(value) if log else value
