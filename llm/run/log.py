@@ -21,8 +21,8 @@ MAX_LINE = 16 << 20  # bytes; a longer line is skipped
 UNREADABLE = b"\0"  # replaces a part of a line that is too long or holds a NUL, which no JSON does
 MAX_PIECE = 16 << 20  # bytes read at once
 HOLE_BYTES = 16 << 20
-"""Holes of a sparse file are skipped from this length on. Some file systems call data a hole until it is on the disk, but
-a live log never has that much of it."""
+"""Holes of a sparse file are skipped from this length on. Some file systems call data a hole until it is on the
+disk, but a live log never has that much of it."""
 MAX_SEARCHED = 1 << 32  # bytes at the end of a log in which an event is searched, holes not counted
 AnyEvent = TypeVar("AnyEvent", bound=Event)
 
