@@ -22,6 +22,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
+from statistics import fmean
 
 import psutil
 
@@ -79,6 +80,8 @@ class Sample:
     threads: int
     actions: int
     silence: float
+    start: int = 0
+    """How often the workbench had been started again."""
 
     def __str__(self) -> str:
         return (
@@ -103,15 +106,22 @@ class Report:
     def is_clean(self) -> bool:
         return not (self.tracebacks or self.ends or self.stuck)
 
+    def settled(self) -> list[list[Sample]]:
+        """The samples of each start of the workbench without its first ones, a third of the whole: until then it loads
+        what it uses."""
+        starts = [
+            [one for one in self.samples if one.start == start] for start in range(self.quits + len(self.ends) + 1)
+        ]
+        return [samples[len(self.samples) // 3 :] for samples in starts]
+
     def slope(self) -> float:
-        """The growth of the memory in MB a minute: a least-squares line through the samples after the first third."""
-        late = self.samples[len(self.samples) // 3 :]
-        if len(late) < 2:
-            return 0.0
-        mean_x = sum(one.seconds for one in late) / len(late)
-        mean_y = sum(one.rss_mb for one in late) / len(late)
-        spread = sum((one.seconds - mean_x) ** 2 for one in late)
-        return 60 * sum((one.seconds - mean_x) * (one.rss_mb - mean_y) for one in late) / spread
+        """The growth of the memory in MB a minute: parallel least-squares lines through the settled samples."""
+        above = spread = 0.0
+        for samples in self.settled():
+            x, y = [one.seconds for one in samples], [one.rss_mb for one in samples]
+            above += sum((a - fmean(x)) * (b - fmean(y)) for a, b in zip(x, y, strict=True))
+            spread += sum((a - fmean(x)) ** 2 for a in x)
+        return 60 * above / spread if spread else 0.0
 
     def summary(self) -> str:
         actions = self.samples[-1].actions if self.samples else 0
@@ -234,7 +244,8 @@ class Soak:
                 threads = self.process.num_threads()
         except psutil.Error:
             return
-        self.report.samples.append(Sample(seconds, rss / 1e6, descriptors, threads, self._actions, silence))
+        start = self.report.quits + len(self.report.ends)
+        self.report.samples.append(Sample(seconds, rss / 1e6, descriptors, threads, self._actions, silence, start))
         end_trainers(self.home, self._terminal.process.pid)
         self._tick(self.report)
 

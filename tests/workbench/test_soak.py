@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -33,6 +34,16 @@ def test_the_report_tells_how_memory_grows() -> None:
     samples = [Sample(10.0 * n, 100.0 + 2.0 * n, 9, 5, n, 0.0) for n in range(30)]
     assert Report(1, samples).slope() == pytest.approx(12.0)
     assert Report(1, samples[:1]).slope() == 0.0
+
+
+def test_a_start_after_it_was_quit_is_no_growth() -> None:
+    samples = [Sample(10.0 * n, 100.0 if n < 12 else 400.0, 9, 5, n, 0.0, start=n // 12) for n in range(24)]
+    report = Report(1, samples, quits=1)
+    assert [len(one) for one in report.settled()] == [4, 4]
+    assert report.slope() == 0.0
+    assert Report(
+        1, [replace(one, rss_mb=one.rss_mb + one.seconds / 30) for one in samples], quits=1
+    ).slope() == pytest.approx(2.0)
 
 
 def test_tracebacks_are_found_in_the_logs(tmp_path: Path) -> None:

@@ -38,7 +38,9 @@ def test_half_an_hour_of_random_use_while_training(tmp_path: Path) -> None:
     report = soak.run(60 * MINUTES, train=True)
     print(report.summary())
     assert report.is_clean, "\n".join([*report.ends, *report.tracebacks, *report.stuck])
-    assert len(report.samples) >= MINUTES
+    assert sum(map(len, report.settled())) >= MINUTES, (
+        "it was quit too often to tell how its memory grows; another SOAK_SEED"
+    )
     assert report.slope() < MB_A_MINUTE
     assert growth(report.samples, "descriptors") <= DESCRIPTORS
     assert growth(report.samples, "threads") <= THREADS
