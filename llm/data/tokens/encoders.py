@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import multiprocessing
 import signal
+import threading
 from collections.abc import Callable, Sequence
 from multiprocessing.connection import Connection
 from pathlib import Path
+from queue import Queue
 from typing import Protocol, TypeAlias
 
 import numpy as np
@@ -62,14 +64,15 @@ class SerialEncoder:
 class ProcessEncoder:
     """Encodes in `count` processes that load the tokenizer from `saved`; batch k goes to process k mod count.
 
-    A process has one batch at a time, so that memory is bounded. The processes exit when this process dies, because
+    A process has two batches at most, so that memory is bounded: it receives the second while it encodes the first, and
+    need not wait for the parent, which takes the results in order. The processes exit when this process dies, because
     their pipes close. They are spawned, not forked, because this process has threads. A program that replaces the
     standard streams must call `multiprocessing.resource_tracker.ensure_running` first.
     """
 
     def __init__(self, saved: Path, count: int) -> None:
         context = multiprocessing.get_context("spawn")
-        self.depth = count - 1
+        self.depth = 2 * count - 1
         self._pipes: list[Connection] = []
         self._processes = []
         self._next_process = 0
@@ -119,15 +122,25 @@ def lost_process_error() -> UserError:
 def run_encoder_process(pipe: Connection, saved: Path) -> None:
     """The loop of a process: receives texts, sends (ids, lengths) or an exception, until the pipe closes."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches all processes; the parent handles it
-    try:
-        tokenizer = load_tokenizer(saved)
-        while True:
-            texts = pipe.recv()
-            try:
-                encoded = tokenizer.encode_batch(texts, threads=1)
-                answer: object = (np.concatenate(encoded), [len(ids) for ids in encoded]) if encoded else ([], [])
-            except Exception as error:  # noqa: BLE001  raised in the parent
-                answer = error
+    batches: Queue[list[str] | None] = Queue(1)
+    threading.Thread(target=receive_batches, args=(pipe, batches), daemon=True).start()
+    tokenizer = load_tokenizer(saved)
+    while (texts := batches.get()) is not None:
+        try:
+            encoded = tokenizer.encode_batch(texts, threads=1)
+            answer: object = (np.concatenate(encoded), [len(ids) for ids in encoded]) if encoded else ([], [])
+        except Exception as error:  # noqa: BLE001  raised in the parent
+            answer = error
+        try:
             pipe.send(answer)
+        except OSError:
+            return  # the parent closed the pipe
+
+
+def receive_batches(pipe: Connection, batches: Queue[list[str] | None]) -> None:
+    """Receive the next batch while one is encoded; None once the parent has closed the pipe."""
+    try:
+        while True:
+            batches.put(pipe.recv())
     except (EOFError, OSError):
-        return  # the parent closed the pipe
+        batches.put(None)

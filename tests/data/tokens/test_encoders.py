@@ -52,6 +52,18 @@ def test_batches_come_back_in_order(saved: tuple[Tokenizer, Path]) -> None:
         assert all(part.dtype == np.uint32 for part in ids)
 
 
+def test_all_batches_that_may_be_pending_are_taken_before_any_result(saved: tuple[Tokenizer, Path]) -> None:
+    encoder = ProcessEncoder(saved[1], 2)
+    larger_than_a_pipe = ["A long text. " * 50_000]
+    promises = [encoder.submit(larger_than_a_pipe) for _ in range(encoder.depth + 1)]
+    assert len(promises) == 4
+    (expected,) = saved[0].encode_batch(larger_than_a_pipe)
+    for promise in promises:
+        (ids,) = promise()
+        assert np.array_equal(ids, expected)
+    encoder.close()
+
+
 def test_an_error_comes_back_and_a_lost_process_is_reported(tmp_path: Path) -> None:
     CharTokenizer.train(["abc"], ()).save(tmp_path)
     before = set(multiprocessing.active_children())
