@@ -31,7 +31,8 @@ PEAK_FLOPS = {
 
 # Above this much work in a micro-batch more threads are always faster, and measuring would take long.
 MEASURED_BELOW_FLOPS = 2e11
-THREAD_ROUNDS = 4
+MIN_TURNS, MAX_TURNS, TURNS_SECONDS = 2, 4, 2.0  # of each number of threads that is tried
+CLEARLY_FASTER = 0.1  # less time a step, from which a change of the number of threads is worth it
 
 
 @dataclass(frozen=True)
@@ -113,18 +114,26 @@ def choose_threads(step: Callable[[], object], flops: float) -> int:
     return cores if cores == 1 or flops > MEASURED_BELOW_FLOPS else fastest_threads(step)
 
 
-def fastest_threads(step: Callable[[], object]) -> int:
-    """The number of CPU threads with which the fastest of several calls of `step` is fastest.
+def fastest_threads(step: Callable[[], object], current: int = 0) -> int:
+    """The number of CPU threads with which the fastest of several calls of `step` is fastest; `current` unless another
+    number is clearly faster.
 
-    The numbers take turns, so that a moment in which another process is busy slows all of them.
+    The numbers take turns, so that a moment in which another process is busy slows all of them. A slow `step` has fewer
+    turns.
     """
     cores = usable_cores()
     seconds = dict.fromkeys(sorted({1, max(1, cores // 2), cores}), math.inf)
-    for _ in range(THREAD_ROUNDS):
+    began = time.perf_counter()
+    for turn in range(MAX_TURNS):
+        if turn >= MIN_TURNS and time.perf_counter() - began > TURNS_SECONDS:
+            break
         for threads in seconds:
             torch.set_num_threads(threads)
-            step()
+            if turn == 0:
+                step()  # the first step starts the threads
             seconds[threads] = min(seconds[threads], time_call(step))
+    if current in seconds:
+        seconds[current] *= 1 - CLEARLY_FASTER
     return min(seconds, key=lambda threads: seconds[threads])
 
 

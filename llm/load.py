@@ -48,3 +48,11 @@ def processor_seconds() -> dict[tuple[int, str], float]:
         if process.pid != os.getpid() and times is not None:
             used[process.pid, process.info["name"] or "?"] = times.user + times.system
     return used
+
+
+def idle_core_seconds() -> float:
+    """Seconds that the processors of this machine have been idle, of all together, since it was started."""
+    import psutil
+
+    times = psutil.cpu_times()
+    return float(times.idle + getattr(times, "iowait", 0.0))

@@ -114,12 +114,20 @@ class Trainer:
         self.threads.add(time.perf_counter() - began, batch)
         yield from self.step_metrics.add(result, batch)
         self._update_cursor()
-        if self.context.ranks.is_first and not self.recovery.reason and any(map(self.tasks.is_due, self.tasks.table())):
-            yield from self.step_metrics.read()  # tasks use the metrics of all steps before them
-            with self.step_metrics.exclude_time():
-                if self.tasks.is_due("save"):
-                    yield from self.threads.choose_again()
-                yield from self.tasks.run_due()
+        if self.context.ranks.is_first and not self.recovery.reason:
+            yield from self._run_tasks()
+
+    def _run_tasks(self) -> Iterator[Event]:
+        """The tasks that are due after this step. Another number of threads is chosen before a save, or saved."""
+        is_due = self.threads.is_due
+        if not is_due and not any(map(self.tasks.is_due, self.tasks.table())):
+            return
+        yield from self.step_metrics.read()  # tasks use the metrics of all steps before them
+        with self.step_metrics.exclude_time():
+            has_changed = is_due and (yield from self.threads.choose_again())
+            yield from self.tasks.run_due()
+            if has_changed and self.tasks.saves_unasked and not self.tasks.is_due("save"):
+                yield from self.tasks.save()
 
     def _update_cursor(self) -> None:
         """Record where the next batch starts in a streamed corpus: the streams of all ranks, for the next save."""

@@ -126,6 +126,11 @@ class Tasks:
         """Whether the current step is saved."""
         return self.saver.saved_step == self.context.state.step
 
+    @property
+    def saves_unasked(self) -> bool:
+        """Whether checkpoints are saved on a schedule, and not only at the end or with a better evaluation."""
+        return self.context.config.checkpoint.every > 0 and not self.context.config.checkpoint.only_improved
+
     def sample(self, command_id: str = "") -> Iterator[Event]:
         config = self.context.config
         params = replace(config.decode, max_tokens=config.sample.max_tokens)

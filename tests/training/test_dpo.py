@@ -164,7 +164,8 @@ def test_the_number_of_threads_is_measured_on_pairs(
     before, measured = torch.get_num_threads(), []
     for module in ("llm.device", "llm.training.threads", "llm.training.setup"):
         monkeypatch.setattr(f"{module}.usable_cores", lambda: 2)
-    monkeypatch.setattr("llm.training.threads.fastest_threads", lambda step: (measured.append(step()), 1)[1])
+    monkeypatch.setattr("llm.training.threads.fastest_threads", lambda step, current: (measured.append(step()), 1)[1])
+    monkeypatch.setattr("llm.training.threads.MIN_WAIT", 0.0)
     monkeypatch.setattr(ThreadWatch, "slowdown", 2.0)
     run = dpo(tmp_path, train__steps="3", checkpoint__every="2", train__threads="0")
     try:
