@@ -9,6 +9,7 @@ threads (tests/model/test_packed.py), which `F.linear` does not guarantee.
 
 from __future__ import annotations
 
+import math
 import platform
 from collections.abc import Callable, Mapping
 from typing import Literal
@@ -173,7 +174,7 @@ class PackedBlock:
         gate = ("mlp.gate.", "mlp.up.") if config.mlp == "swiglu" else ("mlp.up.",)
         up = {kind: concatenate([weights.get(name + kind) for name in gate]) for kind in ("weight", "bias")}
         self.qkv = pack_linear(qkv, dtype)
-        self.qk_gain = head_gains(config, weights) if config.qk_gain else None
+        self.qk_norm = head_norm(config, weights)
         self.out = pack_linear(weights_under(weights, "attn.out."), dtype)
         self.up = pack_linear(up, dtype, gelu=GELU_APPROXIMATIONS.get(config.mlp))
         self.down = pack_linear(weights_under(weights, "mlp.down."), dtype)
@@ -189,12 +190,12 @@ class PackedBlock:
         heads, key_heads = self.config.n_head, self.config.n_kv_head
         qkv = qkv.unflatten(-1, (heads + 2 * key_heads, -1))
         rotated = qkv[:, :, : heads + key_heads]
-        if self.qk_gain is not None:
-            rotated.copy_(FUSED.rms_norm(rotated, None, self.config.norm_eps) * self.qk_gain)
+        if self.config.qk_gain:
+            rotated.copy_(self.qk_norm(rotated))
         if angles is not None:
             torch.view_as_complex(rotated.unflatten(-1, (-1, 2))).mul_(angles)
-        if self.config.qk_norm and self.qk_gain is None:
-            rotated.copy_(FUSED.rms_norm(rotated, None, self.config.norm_eps))
+        if self.config.qk_norm and not self.config.qk_gain:
+            rotated.copy_(self.qk_norm(rotated))
         query, kv = qkv.transpose(1, 2).tensor_split((heads,), dim=1)
         if cache is not None:
             kv = cache.store_kv(self.layer, kv)
@@ -261,7 +262,31 @@ def norm(config: ModelConfig, weights: Weights, prefix: str) -> Callable[[Tensor
     gain, bias = clone_or_none(weights.get(f"{prefix}gain")), clone_or_none(weights.get(f"{prefix}bias"))
     if config.norm == "layernorm":
         return lambda x: FUSED.layer_norm(x, gain, bias, config.norm_eps)
-    return lambda x: FUSED.rms_norm(x, gain, config.norm_eps)
+    return rms_norm(gain, config.d_model, config.norm_eps)
+
+
+def head_norm(config: ModelConfig, weights: Weights) -> Callable[[Tensor], Tensor]:
+    """The normalization of each query and key head."""
+    gain = head_gains(config, weights) if config.qk_gain else None
+    return rms_norm(gain, head_width(config), config.norm_eps)
+
+
+def rms_norm(gain: Tensor | None, width: int, eps: float) -> Callable[[Tensor], Tensor]:
+    """x / √(mean(x²) + ε) · gain = x / √(Σx² + width·ε) · (√width · gain), with `gain` broadcastable to x (..., width).
+
+    On a CPU these are four operations, where `F.rms_norm` of torch 2.13.0 consists of nine.
+    """
+    scaled = math.sqrt(width) if gain is None else gain * math.sqrt(width)
+    floor = torch.tensor(math.sqrt(width * eps), dtype=torch.float64)  # a scalar, so the result has the dtype of x
+
+    def apply(x: Tensor) -> Tensor:
+        if x.device.type != "cpu":
+            y = FUSED.rms_norm(x, None, eps)
+            return y if gain is None else y * gain
+        length = torch.linalg.vector_norm(x, dim=-1, keepdim=True).hypot(floor)
+        return x.div(length).mul_(scaled)
+
+    return apply
 
 
 def projection(config: ModelConfig, weights: Weights, kind: str) -> Tensor | None:
