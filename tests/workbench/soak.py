@@ -67,6 +67,9 @@ SAMPLE_SECONDS = 10.0
 ANSWER_SECONDS = 60.0
 """How long the workbench may take to repaint after a resize before it counts as stuck."""
 
+ABANDONED = b"the last steps of the run were not saved"
+"""What it says when it was quit by its keys while a save took long."""
+
 ALTERNATE_SCREEN = b"\x1b[?1049h"
 
 
@@ -192,7 +195,7 @@ class Soak:
         if status is None:
             return True
         self._read(0.5)
-        if status == 0:
+        if status == 0 or (status == 1 and ABANDONED in self._tail):
             self.report.quits += 1
         else:
             self.report.ends.append(f"exit status {status}:\n{readable(self._tail)}")
