@@ -75,6 +75,26 @@ def test_the_base_is_trained_first_and_reused(presets: Path, capsys: pytest.Capt
     assert "follow-up" in table and table.splitlines()[-1].startswith("all")
 
 
+def test_the_shape_reaches_the_base(presets: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """The base has the fields that fine-tuning cannot change, and is found again; the others are of the stage only."""
+    wide = ["--model.d_model", "32", "--tokenizer.special_tokens", "<s>", "--train.lr", "0.001"]
+    for name in ("a", "b"):
+        assert run_cli(presets, "train", "tiny-chat", "--name", name, *wide) == 0
+        assert Run.open(presets, name).info()["parent"] == "tiny-1@3"
+    base = Run.open(presets, "tiny-1").config()
+    assert (base.model.d_model, base.tokenizer.special_tokens) == (32, ("<s>",)) and base.train.lr != 0.001
+    assert run_cli(presets, "train", "tiny-chat") == 0
+    assert Run.open(presets, "tiny-chat-1").info()["parent"] == "tiny-2@3"
+
+
+def test_a_convolution_is_added_after_the_base_and_removed_before_it(presets: Path) -> None:
+    assert run_cli(presets, "train", "tiny-chat", "--model.embedding_conv", "3") == 0
+    assert Run.open(presets, "tiny-1").config().model.embedding_conv == 0
+    (presets / "presets" / "tiny.toml").write_text(BASE.replace("n_layer = 1", "n_layer = 1\nembedding_conv = 2"))
+    assert run_cli(presets, "train", "tiny-chat", "--model.embedding_conv", "0", "--name", "plain") == 0
+    assert Run.open(presets, "plain").info()["parent"] == "tiny-1@3"
+
+
 def test_an_unfinished_base_is_resumed(presets: Path) -> None:
     assert run_cli(presets, "train", "tiny", "--train.steps", "1") == 0  # other settings: not the base
     assert run_cli(presets, "train", "tiny", "--no-start") == 0

@@ -138,7 +138,7 @@ def train_from_base(config: RunConfig, options: argparse.Namespace, launch: Laun
     base = find_base_run(options.home, config, options.size)
     if base is None or not is_complete(base):
         size = options.size or ("" if base else choose_size(config, options))
-        status, base = train_base(base, config.tune.base, size, options, launch)
+        status, base = train_base(base, config, size, options, launch)
         if status or not is_complete(base):
             return status
     say(f"{options.preset} starts from {base.name}")
@@ -148,15 +148,17 @@ def train_from_base(config: RunConfig, options: argparse.Namespace, launch: Laun
 
 
 def train_base(
-    base: Run | None, preset: str, size: str, options: argparse.Namespace, launch: Launch
+    base: Run | None, config: RunConfig, size: str, options: argparse.Namespace, launch: Launch
 ) -> tuple[int, Run]:
-    """Train a new run of `preset` in `size`, or resume `base`; returns the exit status and the run."""
+    """Train a new base run for `config` in `size`, or resume `base`; returns the exit status and the run."""
+    from llm.training.base_run import base_config
+
     quiet = argparse.Namespace(**vars(options) | {"json": False})
     if base is not None:
         say(f"resuming {base.name} first, from which {options.preset} starts")
         return train_to_the_end(base, quiet, (), LastMetrics(), launch), base
-    config = load_preset(preset, options.home, size=size or MEDIUM)
-    base = Run.create_numbered(options.home, preset, config, extra=size_entry(size))
+    own = base_config(options.home, config, size or MEDIUM)
+    base = Run.create_numbered(options.home, config.tune.base, own, extra=size_entry(size))
     return train_new(base, quiet, launch), base
 
 

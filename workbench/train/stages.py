@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from llm.config import RunConfig, load_preset
+from llm.config import RunConfig
 from llm.config.sizes import MEDIUM
 from llm.run import Run
 from workbench.presets.sizes import size_entry
@@ -21,13 +21,13 @@ class Stages:
     def first_run(self, config: RunConfig, stem: str, size: str) -> Run:
         """The run to train now for a preset with a base: its own if the base is complete, else the base run, a new one
         in `size`. Raises UserError."""
-        from llm.training.base_run import find_base_run, is_complete, start_from_base
+        from llm.training.base_run import base_config, find_base_run, is_complete, start_from_base
 
         base = find_base_run(self.home, config)
         if base is not None and is_complete(base):
             return start_from_base(self.home, config, base, stem=stem)
         if base is None:
-            preset = load_preset(config.tune.base, self.home, size=size or MEDIUM)
+            preset = base_config(self.home, config, size or MEDIUM)
             base = Run.create_numbered(self.home, config.tune.base, preset, extra=size_entry(size))
         self._waiting[base.name] = config, stem
         return base
