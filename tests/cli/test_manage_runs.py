@@ -41,7 +41,7 @@ def test_export(shell: Shell, tmp_path: Path) -> None:
     assert target.read_text() == out
     assert shell("runs", "export", "tiny-1")[::2] == (
         2,
-        "runs export needs a format: llm-workbench runs export tiny-1 --csv.\n",
+        "runs export needs a format: --csv, or --to tensorboard, wandb, trackio or csv.\n",
     )
     for place in ("missing/x.csv", "curves.csv/x.csv"):
         status, _, said = shell("runs", "export", "tiny-1", "--csv", "--output", str(tmp_path / place))

@@ -60,7 +60,7 @@ def export(options: argparse.Namespace) -> int:
     if options.to:
         return export_to_trackers(options)
     if not options.csv:
-        raise WrongUse(f"runs export needs a format: llm-workbench runs export {options.words[1]} --csv.")
+        raise WrongUse("runs export needs a format: --csv, or --to tensorboard, wandb, trackio or csv.")
     run = Run.open(options.home, options.words[1])
 
     from workbench.commands.progress import progress_reporter
