@@ -122,7 +122,7 @@ class ModelConfig:
     embedding_conv: int = setting(
         0,
         "Width of a causal depthwise convolution over the embeddings, which adds weighted embeddings of the "
-        "width - 1 tokens before to each; 0 = none.",
+        "width - 1 tokens before to each; 0 = none. No other program has it.",
         low=0,
         high=16,
     )

@@ -8,7 +8,7 @@ from pathlib import Path
 from llm.errors import UserError, WrongUse, reason_of
 from llm.events import Progress
 from llm.files import published_directory
-from llm.interop.formats import Format
+from llm.interop.formats import Format, fitting_formats, in_words
 from llm.interop.source import Source
 
 
@@ -17,7 +17,8 @@ def export(source: Source, format: Format, dtype: str, target: Path) -> Generato
     if dtype not in format.dtypes:
         raise WrongUse(f"{format.name} has no dtype {dtype}; use one of {', '.join(format.dtypes)}.")
     if reason := format.problem(source.shape, source.tokenizer):
-        raise UserError(f"{source.title} does not fit the format {format.name}: {reason}.")
+        fitting = in_words(fitting_formats(source.shape, source.tokenizer))
+        raise UserError(f"{source.title} does not fit the format {format.name}: {reason}. It fits {fitting}.")
     if target.exists():
         raise WrongUse(f"{target} exists already; choose another folder with --out, or delete it.")
     try:

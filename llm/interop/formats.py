@@ -4,8 +4,8 @@ is used, and no torch."""
 from __future__ import annotations
 
 import importlib
-from collections.abc import Iterator
-from dataclasses import dataclass
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Protocol, cast
 
@@ -39,11 +39,13 @@ class Format:
         return cast(FormatModule, importlib.import_module(f"llm.interop.{self.module}"))
 
     def problem(self, shape: ModelConfig, tokenizer: Tokenizer) -> str:
-        """Why a model does not fit the format; "" where it does."""
-        if shape.embedding_conv and self.module != "plain":
-            field = f"model.embedding_conv is {shape.embedding_conv}"
-            return f"{field}, and no other program has that; export to safetensors, or train with it at 0"
-        return self.load().problem(shape, tokenizer)
+        """Why a model does not fit the format, and the field that would change that; "" where it fits."""
+        width = shape.embedding_conv
+        reason = self.load().problem(replace(shape, embedding_conv=0), tokenizer)
+        if not width or self.module == "plain":
+            return reason
+        found = f"model.embedding_conv is {width}, and no other program has that"
+        return f"{found}; {reason}" if reason else f"{found}; train a new model with --model.embedding_conv 0"
 
 
 FLOATS = ("f32", "f16", "bf16")
@@ -58,6 +60,18 @@ FORMATS = {
     )
 }
 """By name."""
+
+
+def fitting_formats(shape: ModelConfig, tokenizer: Tokenizer) -> list[str]:
+    """The names of the formats that a model fits."""
+    return [name for name, format in FORMATS.items() if not format.problem(shape, tokenizer)]
+
+
+def in_words(names: Sequence[str]) -> str:
+    """ "hf, gguf and safetensors"."""
+    *others, last = names
+    return f"{', '.join(others)} and {last}" if others else last
+
 
 READABLE = (
     "a Hugging Face folder (config.json), a checkpoint of nanoGPT (ckpt.pt) or nanochat (a folder with model_STEP.pt), "

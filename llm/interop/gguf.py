@@ -32,7 +32,6 @@ if TYPE_CHECKING:
 
 BLOCK = 32  # numbers that q8_0 and q4_0 store together; a row is made of whole blocks
 KINDS = (GPT2, LLAMA, QWEN3)
-WAY_OUT = "export to hf, which holds every text and model as it is"
 PRE_TOKENIZERS = {
     GPT2_PATTERN: "gpt-2",
     GPT4_PATTERN: "llama-bpe",
@@ -70,26 +69,30 @@ USAGE = """## Use
 
 def problem(shape: ModelConfig, tokenizer: Tokenizer) -> str:
     """Why llama.cpp cannot run a model; "" where it can."""
+    return shape_problem(shape) or tokenizer_problem(tokenizer)
+
+
+def shape_problem(shape: ModelConfig) -> str:
     if reason := nearest_misfit(shape, KINDS):
-        return f"llama.cpp has no architecture for this model: {reason}; {WAY_OUT}"
+        return f"llama.cpp has no architecture for this model: {reason}"
     if shape.position == "learned" and shape.mlp != "gelu":
-        return f"llama.cpp computes GPT-2 with model.mlp = gelu, not {shape.mlp}; {WAY_OUT}"
-    return tokenizer_problem(tokenizer)
+        return f"llama.cpp computes GPT-2 with model.mlp = gelu, not {shape.mlp} (train with --model.mlp gelu)"
+    return ""
 
 
 def tokenizer_problem(tokenizer: Tokenizer) -> str:
     if isinstance(tokenizer, RankTokenizer) and tokenizer.pattern not in PRE_TOKENIZERS:
         return (
-            "llama.cpp has no name for this tokenizer's split pattern, and would split text otherwise; train with "
-            f"--tokenizer.pattern gpt2 or gpt4, or {WAY_OUT}"
+            "llama.cpp has no name for this tokenizer's split pattern, and would split text otherwise (train with "
+            "--tokenizer.kind bpe --tokenizer.pattern gpt4)"
         )
     if isinstance(tokenizer, SentencePieceTokenizer):
         if tokenizer.rewrites:
-            return f"the SentencePiece model rewrites text before it splits it; {WAY_OUT}"
+            return "the SentencePiece model rewrites text before it splits it"
         if parse_model(tokenizer.model_bytes).model_type != BPE:
-            return f"the SentencePiece model is a unigram model, only BPE can be written; {WAY_OUT}"
+            return "the SentencePiece model is a unigram model, only BPE can be written"
     if not isinstance(tokenizer, RankTokenizer | ByteTokenizer | SentencePieceTokenizer):
-        return f"llama.cpp has no tokenizer of kind {tokenizer.kind}; train with byte or bpe, or {WAY_OUT}"
+        return f"llama.cpp has no tokenizer of kind {tokenizer.kind} (train with --tokenizer.kind byte)"
     return ""
 
 

@@ -66,12 +66,11 @@ model = AutoModelForCausalLM.from_pretrained(".")
 
 def problem(shape: ModelConfig, tokenizer: Tokenizer) -> str:
     """Why a model cannot be a Hugging Face folder; "" where it can."""
-    if reason := nearest_misfit(shape):
-        return f"transformers has no class for this model: {reason}; export to safetensors"
+    reasons = [f"transformers has no class for this model: {reason}"] if (reason := nearest_misfit(shape)) else []
     if isinstance(tokenizer, SentencePieceTokenizer) and tokenizer.rewrites:
         rewrites = ", ".join(tokenizer.rewrites)
-        return f"tokenizer.json cannot express how the SentencePiece model rewrites text ({rewrites})"
-    return ""
+        reasons.append(f"tokenizer.json cannot express how the SentencePiece model rewrites text ({rewrites})")
+    return "; ".join(reasons)
 
 
 def write(source: Source, folder: Path, dtype: str, shard_bytes: int = SHARD_BYTES) -> Iterator[Progress]:

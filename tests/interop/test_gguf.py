@@ -129,7 +129,7 @@ def test_perplexity_of_a_trained_model(
 @pytest.mark.parametrize(
     ("shape", "tokenizer", "message"),
     [
-        (NANOCHAT, ByteTokenizer((END,)), "no architecture for this model: .*export to hf"),
+        (NANOCHAT, ByteTokenizer((END,)), "no architecture for this model: .*It fits hf"),
         (SHAPES["gpt2 without biases"], ByteTokenizer((END,)), "model.mlp = gelu, not gelu-exact"),
         (SHAPE, bpe_tokenizer(300, "ours"), "no name for this tokenizer's split pattern"),
         (SHAPE, bpe_tokenizer(300, CL100K_PATTERN), "no name for this tokenizer's split pattern"),

@@ -1,4 +1,7 @@
-"""Whether the data of a configuration is prepared. May read and hash a corpus file: run it in a thread."""
+"""Whether the data of a configuration is prepared, and to what its model can be exported.
+
+May read and hash a corpus file: run it in a thread.
+"""
 
 from __future__ import annotations
 
@@ -13,11 +16,13 @@ from workbench.terminal import write_log
 
 @dataclass(frozen=True)
 class DataState:
-    """The data of a configuration. `train_tokens` is 0 until it is prepared; `problem` says why that is impossible."""
+    """The data of a configuration. `train_tokens` is 0 until it is prepared; `problem` says why that is impossible.
+    `formats` says to which formats a model of it can be exported; "" where that is not known."""
 
     vocab_size: int = 0
     train_tokens: int = 0
     problem: str = ""
+    formats: str = ""
 
     @property
     def is_prepared(self) -> bool:
@@ -27,14 +32,18 @@ class DataState:
 def find_data_state(config: RunConfig, home: Path) -> DataState:
     """The state of the data that `config` needs. Prepares nothing."""
     from llm.data.tokens.prepare import find_tokenized_dataset
+    from llm.interop.preset_formats import describe_formats
 
+    formats = ""
     try:
+        formats = describe_formats(config)
         dataset, tokenizer = find_tokenized_dataset(config, home)
         if dataset is None:
-            return DataState(vocab_size=tokenizer.vocab_size if tokenizer is not None else 0)
-        return DataState(dataset.tokenizer.vocab_size, len(dataset.train))
+            vocab_size = tokenizer.vocab_size if tokenizer is not None else 0
+            return DataState(vocab_size=vocab_size, formats=formats)
+        return DataState(dataset.tokenizer.vocab_size, len(dataset.train), formats=formats)
     except UserError as error:
-        return DataState(problem=str(error))
+        return DataState(problem=str(error), formats=formats)
     except Exception as error:  # noqa: BLE001 - a failed check must not end the app
         write_log(traceback.format_exc())
         return DataState(problem=f"the check failed ({type(error).__name__}: {error}); see workbench.log.")

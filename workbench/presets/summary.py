@@ -41,6 +41,8 @@ def preset_page(
     lines += row("Size", size, "", width) if size else []
     lines += costs(config, data, width, speed)
     lines += row("Data", *data_text(config, data), width)
+    formats = "checking…" if data is None else data.formats
+    lines += row("Export to", formats, "", width) if formats else []
     if changed := change_lines(base, config):
         lines += [Content(""), Content.styled("Your changes", "bold $text-warning"), *changed]
     lines += [Content(""), Content.styled("Differs from the defaults", "bold"), *change_lines(RunConfig(), config)]

@@ -17,6 +17,7 @@ from tests.workbench.scripted import ScriptedTrainer, prepared_trainer
 from tests.workbench.waiting import shown, until, was_notified
 from workbench.presets.estimate import estimate, fitting_overrides
 from workbench.presets.fit_dialog import FitDialog
+from workbench.presets.prepared import find_data_state
 from workbench.presets.screen import PresetsScreen
 from workbench.presets.summary import preset_page
 from workbench.ui.dialogs import Ask
@@ -32,6 +33,16 @@ async def test_the_first_preset_is_selected_and_described(home: Path) -> None:
         assert f"{config.train.minutes:g} minutes" in page
         assert "2,048 tokens (8 × 256)" in page
         assert "optim.kind" in page
+
+
+async def test_the_page_says_to_which_formats_a_model_can_be_exported(home: Path) -> None:
+    config = load_preset("quickstart", home)
+    state = find_data_state(config, home)
+    page = preset_page("quickstart", config, config, state, 100).plain
+    assert "Export to  safetensors; with model.embedding_conv 0 also hf and gguf" in page
+    app = app_with(home)
+    async with app.run_test(size=(120, 44)) as pilot:
+        await until(pilot, lambda: "Export to  safetensors; with" in shown(app.screen))
 
 
 async def test_notes_are_below_the_costs_or_next_to_them(home: Path) -> None:
