@@ -28,3 +28,14 @@ def test_resume_and_eval_do_without_the_text(make_run: MakeRun, tmp_path: Path, 
     notes = [event.message for event in run.events() if isinstance(event, Warned)]
     assert any("is missing; the dataset tokenized from it earlier is used" in note for note in notes)
     assert main(["eval", "stopped", "--home", str(tmp_path)]) == 0
+
+
+def test_a_copy_of_the_text_was_prepared_first(make_run: MakeRun, tmp_path: Path, corpus: Path) -> None:
+    """Both have the same tokens, in a folder that was made for the other."""
+    copy = tmp_path / "copy.txt"
+    copy.write_text(corpus.read_text())
+    result_of(prepare(make_run("other", data__corpus=str(copy)).config(), tmp_path))
+    run = make_run("stopped")
+    assert run_training(run, tmp_path, commands=StopAfter(30)).status == "stopped"
+    corpus.unlink()
+    assert run_training(run, tmp_path).status == "finished"

@@ -6,6 +6,7 @@ Datasets of earlier versions must be found again: the fingerprint of a given con
 from __future__ import annotations
 
 import json
+from collections.abc import Collection
 from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
@@ -22,6 +23,7 @@ DATA_SETTINGS = (
     "chunk_tokens",
 )  # fmt: skip
 """The fields of DataConfig that decide the tokens."""
+PATH_SETTINGS = ("corpus", "validation")  # the same text under another name has the same dataset
 ADDED_FIELDS = {"train_sample": "beginning", "pattern": "ours", "ties": "ids"}
 """Tokenizer fields added after 0.1.0, with the value that means what 0.1.0 did."""
 
@@ -56,10 +58,10 @@ def index_settings(config: RunConfig) -> dict[str, Any]:
     return settings | ({} if config.tune.stage == "pretrain" else {"stage": config.tune.data_stage})
 
 
-def token_settings(made_with: dict[str, Any]) -> str:
-    """The settings that decide the tokens, out of those in an index, as one text to compare. A setting that is not
-    recorded had its default."""
+def token_settings(made_with: dict[str, Any], without: Collection[str] = ()) -> str:
+    """The settings that decide the tokens, out of those in an index, as one text to compare; `without` these fields of
+    DataConfig. A setting that is not recorded had its default."""
     data = asdict(DataConfig()) | made_with["data"]
     tokenizer = asdict(defaults_of_0_1_0().tokenizer) | made_with["tokenizer"]
     stage = made_with.get("stage", "pretrain")
-    return json.dumps([[data[name] for name in DATA_SETTINGS], tokenizer, stage], sort_keys=True)
+    return json.dumps([[data[name] for name in DATA_SETTINGS if name not in without], tokenizer, stage], sort_keys=True)

@@ -25,7 +25,13 @@ from llm.data.tokens.dataset import (
     verify_dataset,
 )
 from llm.data.tokens.encoders import make_encoder
-from llm.data.tokens.fingerprint import VERSION, dataset_fingerprint, index_settings, token_settings
+from llm.data.tokens.fingerprint import (
+    PATH_SETTINGS,
+    VERSION,
+    dataset_fingerprint,
+    index_settings,
+    token_settings,
+)
 from llm.data.tokens.shards import write_synced
 from llm.data.tokens.sources import Source, StreamSource, TextSource, open_source, trains_tokenizer
 from llm.data.tokens.staging import empty_folder, staging_folder
@@ -108,16 +114,19 @@ def find_tokenized_dataset(config: RunConfig, home: Path) -> tuple[Dataset | Non
 
 
 def find_earlier_dataset(config: RunConfig, home: Path, missing: MissingText, known: str = "") -> Dataset:
-    """The dataset made with the same settings from a text that is missing now: `known`, or the newest.
+    """The dataset `known`, which a run was trained on, or else the newest one made with the same settings from a text
+    that is missing now. The index of `known` may name another copy of the text, from which it was made.
 
     Raises `missing` if there is none, or if the text itself is read during training.
     """
-    wanted = token_settings(index_settings(config))
+    settings = index_settings(config)
     found = [] if config.data.order == "stream" else list((home / "data").glob(f"*/{INDEX}"))
     for index in sorted(found, key=lambda path: (path.parent.name == known, path.stat().st_mtime_ns), reverse=True):
         try:
             record = load_json(index)
-            fits = "files" not in record and token_settings(record["made_with"]) == wanted
+            without = PATH_SETTINGS if index.parent.name == known else ()
+            is_wanted = token_settings(record["made_with"], without) == token_settings(settings, without)
+            fits = "files" not in record and is_wanted
         except (UserError, OSError, *WRONG_SHAPE):
             continue  # damaged, or older than recorded settings
         if fits:
