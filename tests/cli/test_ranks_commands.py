@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import signal
 import subprocess
 from pathlib import Path
@@ -68,6 +69,16 @@ def test_a_batch_that_the_ranks_cannot_divide_makes_no_run(
     assert "1024 tokens cannot be divided evenly among 3 processes" in said
     assert "set train.total_batch_tokens to 1152, or use a number of processes that divides 8 (2 or 4)" in said
     assert not (home / "runs").exists()
+
+
+def test_ranks_that_cannot_divide_the_batch_of_a_run_are_refused_before_any_is_started(
+    trained_run: Run, home: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    shutil.copytree(trained_run.path, home / "runs" / "own")
+    before = {path: path.read_bytes() for path in home.rglob("*") if path.is_file()}
+    assert run_cli(home, "resume", "own", "--nproc", "3", "--train.steps", "40") == 2
+    assert "the 4 sequences per step this run started with cannot be divided evenly among 3" in capsys.readouterr().err
+    assert {path: path.read_bytes() for path in home.rglob("*") if path.is_file()} == before
 
 
 def fake_sbatch(folder: Path, monkeypatch: pytest.MonkeyPatch, script: str) -> None:

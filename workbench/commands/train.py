@@ -240,8 +240,10 @@ def resume(options: argparse.Namespace) -> int:
     check_length(run, resumed_config(run.config(), overrides), overrides)
     with memory_errors_as_user_errors():
         from llm.training.extension import rate_change
-        from llm.training.resume_checks import config_for_resume
-    launch = launch_of(options, config_for_resume(run, overrides))
+        from llm.training.resume_checks import check_world_size, config_for_resume, newest_state
+    config = config_for_resume(run, overrides)
+    launch = launch_of(options, config)
+    check_world_size(config, options.home, launch.world_size, newest_state(run))
     say(f"resuming {run.name} in {run.path}")
     overrides = (*overrides, *rate_overrides(rate_change(run, options.overrides), options))
     return train_to_the_end(run, options, overrides, LastMetrics(), launch)
