@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, cast, get_args
 
-from llm.errors import UserError
+from llm.errors import UserError, reason_of
 from llm.files import expand_user
 from llm.reader import WRONG_SHAPE, Malformed, parse_json, read_bytes
 
@@ -116,7 +116,9 @@ def read_task(folder: Path, entry: dict[str, Any], line: int, baselines: dict[st
         data = (folder / DATA / uri).resolve()
         is_inside = data.is_relative_to((folder / DATA).resolve())
     except (OSError, RuntimeError, ValueError) as error:  # a circle of links, a NUL byte
-        raise UserError(f"{where}: dataset_uri {uri} of {label} is not the name of a file ({error}).") from error
+        raise UserError(
+            f"{where}: dataset_uri {uri} of {label} is not the name of a file ({reason_of(error)})."
+        ) from error
     if not is_inside:
         raise UserError(f"{where}: dataset_uri {uri} of {label} is outside {DATA}; give a file inside it.")
     examples = tuple(read_examples(data, cast(Kind, kind)))
@@ -207,4 +209,6 @@ def read_text(path: Path) -> str:
     except FileNotFoundError:
         raise UserError(f"{path} is missing from the CORE bundle; restore it or download the bundle again.") from None
     except (OSError, Malformed, UnicodeDecodeError) as error:
-        raise UserError(f"{path} cannot be read ({error}); restore it or download the bundle again.") from error
+        raise UserError(
+            f"{path} cannot be read ({reason_of(error)}); restore it or download the bundle again."
+        ) from error

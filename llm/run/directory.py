@@ -20,7 +20,7 @@ import tomli_w
 from llm.config import NAME_LENGTH, RunConfig, check_name, defaults_of_0_1_0, diff, from_mapping, to_mapping
 from llm.data.text.datasets import CATALOG
 from llm.data.text.urls import is_url
-from llm.errors import ConfigError, Problem, UserError, WrongUse
+from llm.errors import ConfigError, Problem, UserError, WrongUse, reason_of
 from llm.events import Event, Finished, is_unix_time
 from llm.files import expand_user, is_utf8, read_json, remove_directory, write_atomic, write_json
 from llm.names import did_you_mean
@@ -169,7 +169,7 @@ class Run:
         try:
             mapping = parse_toml(select(read_text(path)))
         except (OSError, Malformed) as error:
-            raise UserError(f"{path} cannot be read ({error}); restore it from a backup.") from error
+            raise UserError(f"{path} cannot be read ({reason_of(error)}); restore it from a backup.") from error
         header = mapping.get("run", {})
         wrong = type_error(header, HEADER)
         if not wrong and not is_unix_time(header.get("created", 0)):

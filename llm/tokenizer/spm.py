@@ -15,7 +15,7 @@ from typing import Any, Literal
 
 import numpy as np
 
-from llm.errors import UserError, WrongUse
+from llm.errors import UserError, WrongUse, reason_of
 from llm.limits import usable_cores
 from llm.reader import read_bytes
 from llm.tokenizer.base import BaseTokenizer, Ids, well_formed
@@ -109,7 +109,9 @@ class SentencePieceTokenizer(BaseTokenizer):
         try:
             return cls(read_bytes(path, MAX_MODEL_BYTES))
         except (OSError, ValueError) as error:
-            raise UserError(f"{path} cannot be loaded ({error}); name a .model file of SentencePiece.") from error
+            raise UserError(
+                f"{path} cannot be loaded ({reason_of(error)}); name a .model file of SentencePiece."
+            ) from error
 
     @classmethod
     def from_saved(cls, record: Mapping[str, Any], directory: Path) -> SentencePieceTokenizer:

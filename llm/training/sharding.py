@@ -20,7 +20,7 @@ from torch import Tensor
 from torch.distributed.device_mesh import init_device_mesh
 from torch.distributed.fsdp import MixedPrecisionPolicy, fully_shard, register_fsdp_forward_method
 
-from llm.errors import UserError
+from llm.errors import UserError, reason_of
 from llm.model.transformer import Transformer
 from llm.shards import held_rows, is_sharded, local_part
 
@@ -117,4 +117,4 @@ def load_parts(path: Path, tensors: Mapping[str, Tensor], owners: Mapping[str, T
                     )
                 local_part(tensor).copy_(part[held_rows(owner)] if owner.ndim else file.get_tensor(name))
     except (OSError, SafetensorError) as error:
-        raise UserError(f"{path} cannot be read ({error}); use another checkpoint of this run.") from error
+        raise UserError(f"{path} cannot be read ({reason_of(error)}); use another checkpoint of this run.") from error

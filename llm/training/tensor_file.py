@@ -19,7 +19,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor
 
-from llm.errors import UserError
+from llm.errors import UserError, reason_of
 from llm.files import CHUNK
 
 DTYPES = {
@@ -88,4 +88,4 @@ def read_tensors(path: Path) -> dict[str, Tensor]:
     try:
         return load_file(path)
     except (OSError, SafetensorError) as error:
-        raise UserError(f"{path} cannot be read ({error}); use another checkpoint of this run.") from error
+        raise UserError(f"{path} cannot be read ({reason_of(error)}); use another checkpoint of this run.") from error

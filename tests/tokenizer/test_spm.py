@@ -193,3 +193,9 @@ def test_bits_per_byte_count_the_bytes_of_the_text_itself(tmp_path: Path) -> Non
         del record["spelled"]  # as data that were prepared before have it
     (dataset.path / "dataset.json").write_text(json.dumps(index))
     assert load_dataset(dataset.path).validation.bytes_scale == pytest.approx(dataset.validation.bytes_scale)
+
+
+def test_a_folder_in_the_place_of_a_model_is_named_once(tmp_path: Path) -> None:
+    with pytest.raises(UserError) as caught:
+        build_tokenizer(TokenizerConfig(kind="sentencepiece", path=str(tmp_path)), ())
+    assert str(caught.value) == f"{tmp_path} cannot be loaded (Is a directory); name a .model file of SentencePiece."

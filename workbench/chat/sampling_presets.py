@@ -9,7 +9,7 @@ from typing import Any
 import tomli_w
 
 from llm.config import DecodeConfig, check_name
-from llm.errors import UserError
+from llm.errors import UserError, reason_of
 from llm.files import write_atomic
 from llm.reader import Malformed, load_toml
 from workbench.chat.conversation import params_from, params_to_mapping
@@ -25,7 +25,7 @@ def load_sampling_presets(home: Path) -> dict[str, DecodeConfig]:
     except FileNotFoundError:
         return {}
     except (OSError, Malformed) as error:
-        raise UserError(f"{path} cannot be read ({error}); correct or delete it.") from error
+        raise UserError(f"{path} cannot be read ({reason_of(error)}); correct or delete it.") from error
     found = {}
     for name, table in tables.items():
         if not isinstance(table, dict):

@@ -18,7 +18,7 @@ from typing import Any
 
 import tomli_w
 
-from llm.errors import UserError
+from llm.errors import UserError, reason_of
 from llm.files import write_atomic
 from llm.names import did_you_mean
 from llm.reader import Malformed, parse_toml, read_text
@@ -49,7 +49,9 @@ def load_settings(home: Path) -> Settings:
     except FileNotFoundError:
         return Settings()
     except (OSError, Malformed) as error:
-        raise UserError(f"{path} cannot be read ({error}); fix it. The defaults are used until then.") from error
+        raise UserError(
+            f"{path} cannot be read ({reason_of(error)}); fix it. The defaults are used until then."
+        ) from error
     for name, value in record.items():
         problem = problem_with(name, value)
         if problem:

@@ -11,7 +11,7 @@ from llm.data.text.parquet import check_column, read_columns
 from llm.data.text.rows import OnEmpty
 from llm.data.text.saved_datasets import FILE_MAGIC
 from llm.data.text.text_files import Document, OnReplaced, open_binary
-from llm.errors import UserError
+from llm.errors import UserError, reason_of
 
 
 def read_arrow(
@@ -36,7 +36,7 @@ def open_arrow(path: Path) -> Iterator[Any]:
             source.seek(0)
             yield arrow.ipc.open_file(source) if is_file else arrow.ipc.open_stream(source)
     except (OSError, arrow.ArrowException, UnicodeDecodeError) as error:
-        raise UserError(f"{path} cannot be read as Arrow ({error}); check the file.") from error
+        raise UserError(f"{path} cannot be read as Arrow ({reason_of(error)}); check the file.") from error
 
 
 def batches_of(table: Any) -> Iterator[Any]:

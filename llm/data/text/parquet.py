@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 
 from llm.data.text.rows import OnEmpty
 from llm.data.text.text_files import PARQUET_MAGIC, Document, OnReplaced, make_document, open_binary
-from llm.errors import UserError
+from llm.errors import UserError, reason_of
 
 TEXT_TYPES = ("string", "large_string", "string_view", "binary", "large_binary", "binary_view")  # as pyarrow calls them
 
@@ -75,7 +75,7 @@ def open_table(path: Path) -> Iterator[Any]:
         with arrow.OSFile(os.fsencode(path)) as file, parquet.ParquetFile(file) as table:
             yield table
     except (OSError, arrow.ArrowException, UnicodeDecodeError) as error:  # the last: a damaged column name
-        raise UserError(f"{path} cannot be read as Parquet ({error}); check the file.") from error
+        raise UserError(f"{path} cannot be read as Parquet ({reason_of(error)}); check the file.") from error
 
 
 def check_column(path: Path, schema: Any, text_field: str) -> None:
