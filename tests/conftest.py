@@ -37,6 +37,13 @@ def pytest_collection_finish() -> None:
     gc.enable()
 
 
+def pytest_make_parametrize_id(val: object) -> str | None:
+    """Name a case by the beginning of a long text: names of a million characters went to every worker and back."""
+    if isinstance(val, str | bytes) and len(val) > 200:
+        return f"{val[:40]!a} of {len(val):,}"
+    return None
+
+
 TINY = """
 purpose = "A model small enough to train in a second."
 [tokenizer]
