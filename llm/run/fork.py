@@ -57,9 +57,9 @@ class Parent:
         return f"{self.run.name}@{self.checkpoint.step}"
 
 
-def open_parent(home: Path, reference: str) -> Parent:
+def open_parent(home: Path, reference: str, on_damage: Callable[[str], object] = lambda message: None) -> Parent:
     """The checkpoint of `RUN`, `RUN@last`, `RUN@best` or `RUN@STEP`, as in `find_checkpoint`."""
-    return parent_at(*find_checkpoint(home, reference))
+    return parent_at(*find_checkpoint(home, reference, on_damage))
 
 
 def parent_at(run: Run, info: CheckpointInfo) -> Parent:

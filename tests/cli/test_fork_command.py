@@ -49,3 +49,14 @@ def test_fork(trained_run: Run, home: Path, capsys: pytest.CaptureFixture[str]) 
     assert "did you mean child?" in shell.said
     shell("attach", "child", status=2)
     assert "needs a terminal" in shell.said
+
+
+@pytest.mark.parametrize("command", ["fork", "sft"])
+def test_a_damaged_manifest_is_not_passed_over_in_silence(
+    trained_run: Run, home: Path, capsys: pytest.CaptureFixture[str], command: str
+) -> None:
+    shutil.copytree(trained_run.path.parent.parent, home, dirs_exist_ok=True)
+    (home / "runs" / "tiny-1" / "checkpoints" / "step-00000020" / "manifest.json").write_text("{")
+    shell = Shell(home, capsys)
+    shell(command, "tiny-1", "--model.n-layer", "2", status=2)
+    assert shell.said.startswith("skipping checkpoint 20: ") and "manifest.json" in shell.said

@@ -21,8 +21,10 @@ if TYPE_CHECKING:
 class ChatModel:
     """A model of `run`, whose weights come from `load`: called at once and, in training, before every reply.
 
-    `load` returns None if the weights have not changed.
+    `load` returns None if the weights have not changed. `warnings` are to be shown once the model is open.
     """
+
+    warnings: tuple[str, ...] = ()
 
     def __init__(self, run: Run, load: Callable[[Cancel], Loaded | None], cancel: Cancel, *, in_training: bool) -> None:
         from llm.model.counts import parameters
@@ -135,5 +137,8 @@ def open_model(home: Path, training: LiveModels, reference: str, cancel: Cancel)
         if holder is not None:
             return ChatModel(run, RemoteWeights(run).load, cancel, in_training=True)
         reference = name
-    run, info = find_checkpoint(home, reference)
-    return ChatModel(run, lambda cancel: load_checkpoint(run, info), cancel, in_training=False)
+    skipped: list[str] = []
+    run, info = find_checkpoint(home, reference, skipped.append)
+    model = ChatModel(run, lambda cancel: load_checkpoint(run, info), cancel, in_training=False)
+    model.warnings = tuple(skipped)
+    return model

@@ -51,6 +51,8 @@ class ModelSwitch:
         self.show()
         self.empty_meter()
         self._screen.refresh_bindings()
+        for warning in event.warnings:
+            self._note(warning, True)
 
     def refuse(self, problem: str) -> None:
         """The model cannot be opened."""

@@ -40,6 +40,7 @@ class ModelOpened(Message):
     decode: DecodeConfig
     template: ChatTemplate | None
     is_tuned: bool
+    warnings: tuple[str, ...] = ()
 
 
 @dataclass
@@ -211,7 +212,7 @@ class ChatService:
         self._model = self._other = None  # frees the previous weights
         chat_model = self._model = self._opener(self.home, self.training, job.reference, job.canceled.is_set)
         facts = (chat_model.parameters, chat_model.context, chat_model.decode, chat_model.template, chat_model.is_tuned)
-        self._post(ModelOpened(job.reference, chat_model.name, *facts))
+        self._post(ModelOpened(job.reference, chat_model.name, *facts, warnings=chat_model.warnings))
 
     def _reply(self, request: Request) -> None:
         if self._model is None:

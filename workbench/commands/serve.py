@@ -50,6 +50,7 @@ def serve(options: argparse.Namespace) -> int:
         device=options.device,
         weights=options.weights,
         max_requests=options.max_requests,
+        on_damage=say,
     )
     what = f"{server.name}, which is in training" if server.is_live else reference
     say(f"serving {what}; press ctrl+c to stop. API key: {server.token or 'none needed'}")

@@ -49,7 +49,7 @@ def tune(options: argparse.Namespace) -> int:
         check_name(options.name)
     with memory_errors_as_user_errors():
         from llm.training.start_stage import plan_stage, start_stage
-    parent = open_parent(options.home, options.run)
+    parent = open_parent(options.home, options.run, say)
     stage = plan_stage(
         options.home, parent, with_nproc(options), stage=options.stage, keep_optimizer=options.keep_optimizer
     )

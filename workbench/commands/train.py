@@ -193,7 +193,7 @@ def fork(options: argparse.Namespace) -> int:
     from llm.training.resume_checks import check_fork
     from workbench.commands.progress import with_progress
 
-    parent = open_parent(options.home, options.run)
+    parent = open_parent(options.home, options.run, say)
     config = with_overrides(parent.config, with_nproc(options))
     launch = launch_of(options, config)
     if options.name:

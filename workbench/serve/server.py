@@ -6,6 +6,7 @@ import errno
 import ipaddress
 import secrets
 import socket
+from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -54,10 +55,11 @@ class HttpServer:
         max_requests: int = DEFAULT_REQUESTS,
         one_thread: bool = False,
         grace_seconds: int | None = None,
+        on_damage: Callable[[str], object] = lambda message: None,
     ) -> None:
         """Load the model and listen. Port 0 is any free one. On another address than the loopback, a `token` is made up
         where none is given. `weights`: None for the run's `decode.weights`. `grace_seconds`: how long a stop waits for
-        answers, None for as long as they take. Raises UserError."""
+        answers, None for as long as they take. `on_damage`: as in `find_checkpoint`. Raises UserError."""
         check_packages()
         from workbench.serve.scheduler import Scheduler
         from workbench.serve.weights import open_source
@@ -66,7 +68,7 @@ class HttpServer:
         self.token = token if token or is_local else secrets.token_urlsafe(24)
         self._listener = listen(host, port)
         try:
-            source = open_source(home, reference, training or NoTraining(), device, weights)
+            source = open_source(home, reference, training or NoTraining(), device, weights, on_damage)
             self._scheduler = Scheduler(source.load, max_open=max_requests, one_thread=one_thread)
         except BaseException:
             self._listener.close()

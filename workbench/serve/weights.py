@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -28,10 +29,11 @@ def open_source(
     training: LiveModels,
     device: str = "auto",
     kind: WeightFormat | None = None,
+    on_damage: Callable[[str], object] = lambda message: None,
 ) -> Source:
     """The model of `RUN`, `RUN@live`, `RUN@last`, `RUN@best` or `RUN@STEP`. A run that is in training is live unless
-    the reference names a checkpoint. `kind`: that of the weights, None for the run's `decode.weights`. Raises
-    UserError."""
+    the reference names a checkpoint. `kind`: that of the weights, None for the run's `decode.weights`.
+    `on_damage`: as in `find_checkpoint`. Raises UserError."""
     name, _, which = reference.partition("@")
     if which in ("", LIVE):
         run = Run.open(home, name)
@@ -41,7 +43,7 @@ def open_source(
         if holder is not None and not holder.is_here:
             return Source(run, RemoteSource(run, kind), is_live=True)
         reference = name
-    run, info = find_checkpoint(home, reference)
+    run, info = find_checkpoint(home, reference, on_damage)
     weights = to_weights(run, load_checkpoint(run, info, device, kind))
     return Source(run, Once(weights), is_live=False)
 

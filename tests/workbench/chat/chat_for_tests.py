@@ -26,7 +26,7 @@ class FakeModel:
     parameters, context = 1234, 64
     decode = DecodeConfig(temperature=0.5)
     template = STORIES_TEMPLATE
-    is_tuned, in_training, sha256, device = False, False, "", "cpu"
+    is_tuned, in_training, sha256, device, warnings = False, False, "", "cpu", ()
 
     def __init__(self, words=("one ", "two ", "three"), gate=None):
         self.words, self.gate = words, gate

@@ -339,3 +339,10 @@ async def test_a_system_prompt_is_sent_with_every_question_and_shown_once(home, 
         await pilot.press(*"Why?", "enter")
         await until_true(lambda: len(screen.session.exchanges) == 3 and not screen.session.writing)
         assert "system (none)" in screen.transcript.text and "Be brief." not in chat_model.prompts[-1][0]
+
+
+async def test_a_checkpoint_that_was_skipped_is_reported(home, chat_model):
+    chat_model.warnings = ("skipping checkpoint 20: its manifest.json is damaged",)
+    async with ChatApp(home).run_test(size=(120, 24)) as pilot:
+        pilot.app.screen.open_reference("fake")
+        await until_true(lambda: "skipping checkpoint 20" in text_of(pilot.app.screen, "#chat-status"))
