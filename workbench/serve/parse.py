@@ -269,7 +269,7 @@ def check_length(ids: list[int], context: int, param: str) -> None:
     """ApiError for a prompt that leaves no room for a token."""
     if len(ids) >= context:
         message = (
-            f"This model's maximum context length is {context} tokens, and the {param} alone have {len(ids)}; "
-            "shorten them so that at least one token can be generated."
+            f"This model's maximum context length is {context} tokens, but the {param} resulted in {len(ids)}; "
+            f"at least one must remain to be generated. Shorten the {param}."
         )
         raise ApiError(400, message, param=param, code="context_length_exceeded")
