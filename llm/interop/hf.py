@@ -27,6 +27,7 @@ from llm.interop.architectures import (
 from llm.interop.generation import generation_config, read_decode
 from llm.interop.imported import (
     Imported,
+    TokenizerNeeded,
     check_finite,
     check_shape,
     check_tensors,
@@ -132,7 +133,7 @@ def config_json(source: Source, kind: Architecture, dtype: str) -> Json:
         "bos_token_id": source.tokenizer.separator,
         "eos_token_id": eos_token_ids(source.tokenizer),
         "torch_dtype": TORCH_NAMES[dtype],
-        OWN_TABLE: {"model": asdict(source.shape)} | own_template(source.tokenizer),
+        OWN_TABLE: {"model": asdict(source.shape), "ids": source.tokenizer.vocab_size} | own_template(source.tokenizer),
     }
 
 
@@ -188,6 +189,8 @@ def read(folder: Path, tokenizer_path: Path | None) -> Generator[Progress, None,
     found_tokenizer, warnings = find_tokenizer(tokenizer_path or folder, separator_token(folder))
     tokenizer = with_own_template(found_tokenizer, settings)
     warnings += (*check_vocabulary(folder, shape, tokenizer), *template_warnings(folder, tokenizer))
+    if tokenizer_path is None:
+        check_own_vocabulary(folder, settings, shape, tokenizer)
     files = weight_files(folder)
     entries = read_headers(files)
     prefix = "" if any(name.startswith(("transformer.", "model.")) for name in entries) else "transformer."
@@ -304,6 +307,18 @@ def with_own_template(tokenizer: Tokenizer, settings: Json) -> Tokenizer:
         return tokenizer.with_chat_template(template)
     except (UserError, *WRONG_SHAPE):
         return tokenizer
+
+
+def check_own_vocabulary(folder: Path, settings: Json, shape: ModelConfig, tokenizer: Tokenizer) -> None:
+    """TokenizerNeeded where the tokenizer in the folder has another number of ids than the one of our export, or, in a
+    folder of another program, leaves more than half of the rows without a token."""
+    own, rows, ids = settings.get(OWN_TABLE), shape.vocab_size, tokenizer.vocab_size
+    expected = own.get("ids", ids) if isinstance(own, dict) else max(ids, rows // 2)
+    if ids != expected:
+        raise TokenizerNeeded(
+            f"the tokenizer of {folder} has {ids:,} ids, and the model {rows:,} rows; it belongs to another model. "
+            "Name the right one with --tokenizer."
+        )
 
 
 def template_warnings(folder: Path, tokenizer: Tokenizer) -> list[str]:

@@ -223,6 +223,17 @@ FAULTS: dict[str, tuple[Any, str]] = {
         lambda folder: (folder / "tokenizer.json").write_bytes(dump_tokenizer_json(bpe_tokenizer())),
         "has 400 ids, but the model only 257 rows",
     ),
+    "smaller vocabulary": (
+        lambda folder: (folder / "tokenizer.json").write_bytes(dump_tokenizer_json(CharTokenizer("abc", (END,)))),
+        "has 5 ids, and the model 257 rows",
+    ),
+    "smaller vocabulary of another program": (
+        lambda folder: (
+            change_config(folder, llm_workbench=None),
+            (folder / "tokenizer.json").write_bytes(dump_tokenizer_json(CharTokenizer("abc", (END,)))),
+        ),
+        "has 5 ids, and the model 257 rows",
+    ),
     "no tokenizer": (lambda folder: (folder / "tokenizer.json").unlink(), "holds no tokenizer"),
 }
 
