@@ -34,6 +34,13 @@ def configure_malloc() -> None:
         mallopt(TRIM_THRESHOLD, KEPT_BYTES)
 
 
+def return_free_memory() -> None:
+    """Return to the system what glibc keeps of freed memory. It may keep `KEPT_BYTES` for each thread."""
+    trim = getattr(ctypes.CDLL(None), "malloc_trim", None)
+    if trim is not None:
+        trim(0)
+
+
 def configure_threads() -> None:
     """Make idle OpenMP threads spin only briefly before they sleep. Has no effect once torch is loaded.
 

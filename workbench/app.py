@@ -18,6 +18,7 @@ from textual.reactive import var
 from textual.screen import Screen
 from textual.theme import ThemeProvider
 
+from llm.environment import return_free_memory
 from llm.errors import UserError
 from llm.events import Event, Finished, RolledBack, Warned
 from llm.run import Run
@@ -55,6 +56,7 @@ SWITCH_SECONDS = 0.0005
 drawing costs it."""
 WATCHED_BYTES = 1 << 16
 """As much is read of the end of an existing log for the status line."""
+SECONDS_BETWEEN_TRIMS = 60.0
 PRELOAD_AFTER_SECONDS = 0.3  # by then the first screen is drawn, and its keys respond
 
 
@@ -117,6 +119,7 @@ class WorkbenchApp(BaseApp):
             self._quitting.obey(self.signals)
         self.set_interval(1.0, self._watch_training)
         self.set_interval(1.0, self.repaint_windows_between)
+        self.set_interval(SECONDS_BETWEEN_TRIMS, return_free_memory)
         self.apply_settings()
         if self._preload:
             self.set_timer(PRELOAD_AFTER_SECONDS, self._load_torch)

@@ -164,3 +164,24 @@ def test_large_tensors_leave_no_holes() -> None:
 
     assert left("as it is") > 15e6, "else there is nothing to mend any more"
     assert left("settled") < 5e6
+
+
+HOLES = """
+import psutil
+from llm.environment import configure_malloc, return_free_memory
+
+configure_malloc()
+process = psutil.Process()
+small = [bytearray(b"x" * 100_000) for _ in range(1000)]
+kept = small[::10]
+del small
+before = process.memory_info().rss
+return_free_memory()
+print(before - process.memory_info().rss)
+"""
+
+
+@pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="speaks of glibc's allocator")
+def test_memory_between_allocations_is_returned() -> None:
+    found = subprocess.run([sys.executable, "-c", HOLES], capture_output=True, text=True, check=True)
+    assert int(found.stdout) > 60e6  # of 90 MB that were freed
