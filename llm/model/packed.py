@@ -262,13 +262,22 @@ def norm(config: ModelConfig, weights: Weights, prefix: str) -> Callable[[Tensor
     gain, bias = clone_or_none(weights.get(f"{prefix}gain")), clone_or_none(weights.get(f"{prefix}bias"))
     if config.norm == "layernorm":
         return lambda x: FUSED.layer_norm(x, gain, bias, config.norm_eps)
+    if device_type(weights) != "cpu":
+        return lambda x: FUSED.rms_norm(x, gain, config.norm_eps)
     return rms_norm(gain, config.d_model, config.norm_eps)
 
 
 def head_norm(config: ModelConfig, weights: Weights) -> Callable[[Tensor], Tensor]:
     """The normalization of each query and key head."""
     gain = head_gains(config, weights) if config.qk_gain else None
-    return rms_norm(gain, head_width(config), config.norm_eps)
+    if device_type(weights) == "cpu":
+        return rms_norm(gain, head_width(config), config.norm_eps)
+    scale = 1.0 if gain is None else gain
+    return lambda x: FUSED.rms_norm(x, None, config.norm_eps) * scale
+
+
+def device_type(weights: Weights) -> str:
+    return next(iter(weights.values())).device.type
 
 
 def rms_norm(gain: Tensor | None, width: int, eps: float) -> Callable[[Tensor], Tensor]:
@@ -278,15 +287,7 @@ def rms_norm(gain: Tensor | None, width: int, eps: float) -> Callable[[Tensor], 
     """
     scaled = math.sqrt(width) if gain is None else gain * math.sqrt(width)
     floor = torch.tensor(math.sqrt(width * eps), dtype=torch.float64)  # a scalar, so the result has the dtype of x
-
-    def apply(x: Tensor) -> Tensor:
-        if x.device.type != "cpu":
-            y = FUSED.rms_norm(x, None, eps)
-            return y if gain is None else y * gain
-        length = torch.linalg.vector_norm(x, dim=-1, keepdim=True).hypot(floor)
-        return x.div(length).mul_(scaled)
-
-    return apply
+    return lambda x: x.div(torch.linalg.vector_norm(x, dim=-1, keepdim=True).hypot(floor)).mul_(scaled)
 
 
 def projection(config: ModelConfig, weights: Weights, kind: str) -> Tensor | None:

@@ -22,7 +22,6 @@ from llm.run.checkpoints import (
     STATE,
     CheckpointInfo,
     base_of,
-    has_file,
     read_manifest,
     verify,
     weights_file,
@@ -45,12 +44,14 @@ SAFE_DATA_FIELDS = frozenset({"data.processes"})
 
 @dataclass(frozen=True)
 class Parent:
-    """The checkpoint a fork starts from. `config` is the one in effect there, with live settings and extensions."""
+    """The checkpoint a fork starts from, which the run's trainer may remove at any time. `config` is the one in effect
+    there, with live settings and extensions; `files` are the names in its manifest."""
 
     run: Run
     checkpoint: CheckpointInfo
     config: RunConfig
     state: dict[str, Any]
+    files: frozenset[str]
 
     @property
     def reference(self) -> str:
@@ -65,7 +66,7 @@ def open_parent(home: Path, reference: str, on_damage: Callable[[str], object] =
 def parent_at(run: Run, info: CheckpointInfo) -> Parent:
     """A checkpoint with its configuration. ConfigError if its state overrides a field that a run cannot change."""
     state, config = state_and_config(run, info)
-    return Parent(run, info, config, state)
+    return Parent(run, info, config, state, frozenset(read_manifest(info.path)["files"]))
 
 
 def changed_paths(parent: Parent, config: RunConfig) -> set[str]:
@@ -74,9 +75,7 @@ def changed_paths(parent: Parent, config: RunConfig) -> set[str]:
 
 def keeps_optimizer_state(parent: Parent, config: RunConfig) -> bool:
     """Whether a fork with `config` can keep the optimizer state, and with it the step count."""
-    return has_file(parent.checkpoint, OPTIMIZER) and not any(
-        path.startswith("optim.") for path in changed_paths(parent, config)
-    )
+    return OPTIMIZER in parent.files and not any(path.startswith("optim.") for path in changed_paths(parent, config))
 
 
 def check_fields(parent: Parent, config: RunConfig, *, weights_only: bool = False) -> None:
@@ -96,7 +95,7 @@ def fork_problems(parent: Parent, config: RunConfig, *, weights_only: bool = Fal
     if keeps_optimizer_state(parent, config) and not weights_only and 0 < config.train.steps <= step:
         reason = f"must be above {step}, where the fork continues (or take weights only)"
         problems.append(Problem("train.steps", reason))
-    if parent.config.tune.lora_rank and not has_file(parent.checkpoint, ADAPTER):
+    if parent.config.tune.lora_rank and ADAPTER not in parent.files:
         reason = f"is set, but {parent.reference} holds merged weights; fork another checkpoint, or use sft"
         problems.append(Problem("tune.lora_rank", reason))
     return problems or check(config)

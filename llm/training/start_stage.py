@@ -21,7 +21,7 @@ from llm.model.adapters import VOCABULARY_WEIGHTS
 from llm.model.adapters import initial_values as initial_adapters
 from llm.model.initialize import initial_values
 from llm.run import Run
-from llm.run.checkpoints import ADAPTER, BASE, MODEL, OPTIMIZER, STATE, has_file, verify, write_manifest
+from llm.run.checkpoints import ADAPTER, BASE, MODEL, OPTIMIZER, STATE, verify, write_manifest
 from llm.run.fork import Parent, create_child, keep_tokenizer, stem_of, why_unchangeable
 from llm.tokenizer import Tokenizer, load_tokenizer
 from llm.tokenizer.chat_template import with_template
@@ -142,7 +142,7 @@ def corpus_override(
 
 def check_optimizer(parent: Parent, config: RunConfig) -> None:
     """WrongUse unless the optimizer state of `parent` fits `config`."""
-    if not has_file(parent.checkpoint, OPTIMIZER):
+    if OPTIMIZER not in parent.files:
         raise WrongUse(f"{parent.reference} has no optimizer state to keep; leave out --keep-optimizer.")
     if parent.config.tune.lora_rank or config.tune.lora_rank:
         raise WrongUse("Adapters start with a new optimizer state; leave out --keep-optimizer.")

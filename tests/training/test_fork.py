@@ -11,7 +11,7 @@ from llm.config import RunConfig, with_overrides
 from llm.errors import ConfigError, UserError, WrongUse
 from llm.events import Started
 from llm.files import read_json, remove_directory
-from llm.run import Run
+from llm.run import Run, list_runs
 from llm.run.fork import fork, fork_problems, keeps_optimizer_state, open_parent
 from llm.training.run import run_training
 
@@ -50,6 +50,18 @@ def test_an_unchanged_fork_ends_as_its_parent_bit_for_bit(parent_run: Run, tmp_p
     assert fork(tmp_path, open_parent(tmp_path, child.name), with_fields(child.config(), train__steps="30")).name == (
         "whole-fork-2"
     )
+
+
+def test_a_checkpoint_that_its_trainer_removes_meanwhile_is_named_when_it_is_copied(
+    parent_run: Run, tmp_path: Path
+) -> None:
+    """Until then the form of a fork, which checks every change, does not need its files."""
+    parent = open_parent(tmp_path, "whole@14")
+    remove_directory(parent.checkpoint.path)
+    assert fork_problems(parent, parent.config) == [] and keeps_optimizer_state(parent, parent.config)
+    with pytest.raises(UserError, match="step-00000014"):
+        fork(tmp_path, parent, parent.config)
+    assert [run.name for run in list_runs(tmp_path)] == ["whole"]
 
 
 def test_live_settings_of_the_parent_are_in_the_fork(make_run: MakeRun, tmp_path: Path) -> None:
