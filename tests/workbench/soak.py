@@ -21,8 +21,9 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from itertools import combinations
 from pathlib import Path
-from statistics import fmean
+from statistics import median
 
 import psutil
 
@@ -118,13 +119,14 @@ class Report:
         return [samples[len(self.samples) // 3 :] for samples in starts]
 
     def slope(self) -> float:
-        """The growth of the memory in MB a minute: parallel least-squares lines through the settled samples."""
-        above = spread = 0.0
-        for samples in self.settled():
-            x, y = [one.seconds for one in samples], [one.rss_mb for one in samples]
-            above += sum((a - fmean(x)) * (b - fmean(y)) for a, b in zip(x, y, strict=True))
-            spread += sum((a - fmean(x)) ** 2 for a in x)
-        return 60 * above / spread if spread else 0.0
+        """The growth of the memory in MB a minute: the median over all pairs of settled samples of a start (Theil and
+        Sen's estimate), which a model that trains for a while hardly moves."""
+        slopes = [
+            60 * (later.rss_mb - sooner.rss_mb) / (later.seconds - sooner.seconds)
+            for samples in self.settled()
+            for sooner, later in combinations(samples, 2)
+        ]
+        return median(slopes) if slopes else 0.0
 
     def summary(self) -> str:
         actions = self.samples[-1].actions if self.samples else 0

@@ -36,6 +36,11 @@ def test_the_report_tells_how_memory_grows() -> None:
     assert Report(1, samples[:1]).slope() == 0.0
 
 
+def test_a_model_that_trains_for_a_while_is_no_growth() -> None:
+    samples = [Sample(10.0 * n, 700.0 if 80 <= n < 100 else 500.0, 9, 5, n, 0.0) for n in range(100)]
+    assert Report(1, samples).slope() == 0.0
+
+
 def test_a_start_after_it_was_quit_is_no_growth() -> None:
     samples = [Sample(10.0 * n, 100.0 if n < 12 else 400.0, 9, 5, n, 0.0, start=n // 12) for n in range(24)]
     report = Report(1, samples, quits=1)
