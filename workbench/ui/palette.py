@@ -18,7 +18,8 @@ from textual.command import (
     SearchIcon,
 )
 from textual.containers import Horizontal, Vertical
-from textual.events import Mount
+from textual.errors import NoWidget
+from textual.events import Click, Mount
 from textual.screen import Screen
 from textual.widgets import LoadingIndicator
 
@@ -51,6 +52,13 @@ class Palette(CommandPalette, ClosesOnce[None]):
     def on_mount(self, event: Mount) -> None:
         """Textual looks for the commands of the second screen from the top, which must be the one below."""
         if not self.is_active:
+            event.prevent_default()
+
+    def on_click(self, event: Click) -> None:
+        """Textual asks what is at the place of the click, which raises where nothing is after a resize."""
+        try:
+            self.get_widget_at(event.screen_x, event.screen_y)
+        except NoWidget:
             event.prevent_default()
 
 

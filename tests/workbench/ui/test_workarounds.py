@@ -51,6 +51,18 @@ async def test_a_palette_may_close_before_it_is_mounted(home: Path) -> None:
         assert len(app.screen_stack) == 1
 
 
+async def test_a_click_where_no_palette_is_any_more_is_ignored(home: Path) -> None:
+    """It was made before the terminal became smaller."""
+    app = WorkbenchApp(home)
+    async with app.run_test(size=(80, 24)) as pilot:
+        await pilot.pause(0.1)
+        palette = Palette()
+        await app.push_screen(palette)
+        palette.post_message(Click(palette, 90, 8, 0, 0, 1, False, False, False, screen_x=90, screen_y=8))
+        await pilot.pause(0.1)
+        assert app.screen is palette
+
+
 async def test_an_option_that_was_removed_can_be_clicked() -> None:
     app = ListApp()
     async with app.run_test() as pilot:
