@@ -24,12 +24,12 @@ def model_card(source: Source, library: str, usage: str) -> bytes:
     metrics = {**source.info.metrics, **state.get("metrics", {})}
     rows = [("checkpoint", source.title), ("parameters", f"{parameters(c):,}"), ("context", f"{c.context:,} tokens")]
     rows += [("tokenizer", f"{source.tokenizer.kind}, {source.tokenizer.vocab_size:,} ids")]
-    rows += [("training data", without_folder(source.config.data.corpus))]
+    origin = source.run.info().get("imported_from", "")
+    rows += [] if origin else [("training data", without_folder(source.config.data.corpus))]
     if state.get("tokens_seen"):
         rows += [("tokens seen", f"{state['tokens_seen']:,} in {source.info.step:,} steps")]
     rows += [(label, f"{metrics[name]:.4f}") for name, label in METRICS.items() if name in metrics]
     table = "\n".join(f"| {name} | {value} |" for name, value in rows)
-    origin = source.run.info().get("imported_from", "")
     made = f"It was imported from {origin}." if origin else reproduction(source)
     return f"""---
 library_name: {library}

@@ -148,6 +148,8 @@ def test_the_folder_says_what_the_model_is(home: Path, tmp_path: Path) -> None:
     assert "random@7" in card and "llm-workbench train run.toml" in card
     back = import_folder(home, folder, name="back")
     assert back.config().decode == decode
+    again = (export_run(back, tmp_path / "again") / "README.md").read_text()
+    assert "training data" in card and "training data" not in again and "imported from out" in again
     assert "BF16" in str(json.loads((back.checkpoint().path / MODEL).read_bytes()[8:2000].split(b"}")[0] + b"}}"))
 
 

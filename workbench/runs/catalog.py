@@ -150,17 +150,18 @@ class RunCatalog:
     def _summarize(self, run: Run, known: _CachedRun) -> RunSummary:
         digest, started = known.digest, known.digest.started
         created = float(known.info.get("created", 0.0))
+        was_imported = "imported_from" in known.info  # its settings of data and length are defaults without a meaning
         return RunSummary(
             name=run.name,
             path=run.path,
             status=status_of(run.holder(), digest.last, paused=digest.paused),
             step=digest.steps_done,
-            total_steps=started.total_steps if started else known.config.train.steps,
+            total_steps=started.total_steps if started else 0 if was_imported else known.config.train.steps,
             loss=digest.step.loss if digest.step else None,
             validation_loss=digest.evaluated.validation_loss if digest.evaluated else None,
             bits_per_byte=digest.evaluated.bits_per_byte if digest.evaluated else None,
             parameters=started.parameters if started else 0,
-            corpus=known.config.data.corpus,
+            corpus="" if was_imported else known.config.data.corpus,
             size_bytes=known.size_bytes,
             created=created,
             touched=digest.last.time if digest.last else created,

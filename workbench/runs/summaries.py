@@ -13,7 +13,7 @@ from llm.events import finite, to_field_value
 from llm.files import read_json, write_atomic
 from llm.reader import WRONG_SHAPE
 
-FORMAT = 1
+FORMAT = 2
 
 Stamp = tuple[int, int]
 """Size and modification time (ns) of a file; zeros if it is missing."""

@@ -48,6 +48,8 @@ async def test_export_and_import(trained_home: Path) -> None:
         await until(pilot, lambda: was_notified(app, "Imported"))
         await until(pilot, lambda: len(screen.runs_table.summaries) == 2)
         assert Run.open(trained_home, expected.name).status().name == "imported"
+        imported = screen.runs_table.summaries[0]
+        assert (imported.name, imported.corpus, imported.total_steps) == (expected.name, "", 0)
 
 
 async def test_a_model_without_a_tokenizer_is_imported_with_another(trained_home: Path, tmp_path: Path) -> None:
