@@ -5,14 +5,13 @@ from __future__ import annotations
 import asyncio
 import secrets
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from functools import partial
 from typing import Any, TypeVar
+from urllib.parse import urlsplit
 
 from starlette.applications import Starlette
 from starlette.exceptions import HTTPException
-from starlette.middleware import Middleware
-from starlette.middleware.trustedhost import TrustedHostMiddleware
 from starlette.requests import ClientDisconnect
 from starlette.requests import Request as HttpRequest
 from starlette.responses import JSONResponse, Response
@@ -28,7 +27,7 @@ from workbench.serve.scheduler import Job, Scheduler
 BODY_SECONDS = 60.0
 DISCARDED_BYTES = 256 << 20
 """Of a body that is too large, as much is read and dropped, so that the client gets to read the answer."""
-LOCAL_NAMES = ["localhost", "127.0.0.1", "[::1]", "::1"]
+LOCAL_NAMES = ("localhost", "127.0.0.1", "::1")
 
 AnyResult = TypeVar("AnyResult")
 Respond = Callable[[HttpRequest], Awaitable[Response]]
@@ -41,30 +40,30 @@ class Disconnected(Exception):
 def create_app(model: ModelInfo, scheduler: Scheduler, *, token: str = "", local_only: bool = True) -> Starlette:
     """The ASGI application. With a `token`, every request must carry it. `local_only`: the server listens on the
     loopback, and answers to its names only, so that no web page can reach it through another name."""
-    api = Api(model, scheduler, token)
+    api = Api(model, scheduler, token, LOCAL_NAMES if local_only else ())
     routes = [
         Route("/v1/models", api.endpoint(api.list_models), methods=["GET"]),
         Route("/v1/models/{name:path}", api.endpoint(api.show_model), methods=["GET"]),
         Route("/v1/completions", api.endpoint(partial(api.generate, is_chat=False)), methods=["POST"]),
         Route("/v1/chat/completions", api.endpoint(partial(api.generate, is_chat=True)), methods=["POST"]),
     ]
-    guards = [Middleware(TrustedHostMiddleware, allowed_hosts=LOCAL_NAMES)] if local_only else []
-    return Starlette(routes=routes, middleware=guards, exception_handlers={HTTPException: unknown_url})
+    return Starlette(routes=routes, exception_handlers={HTTPException: unknown_url})
 
 
 class Api:
-    """The endpoints."""
+    """The endpoints. `names` are those that the server answers to; empty: all."""
 
-    def __init__(self, model: ModelInfo, scheduler: Scheduler, token: str) -> None:
-        self._model, self._scheduler, self._token = model, scheduler, token
+    def __init__(self, model: ModelInfo, scheduler: Scheduler, token: str, names: Sequence[str]) -> None:
+        self._model, self._scheduler, self._token, self._names = model, scheduler, token, names
         self._created = int(time.time())
 
     def endpoint(self, respond: Respond) -> Respond:
-        """`respond` behind the check of the token, with errors as answers. Nothing escapes to the server, which would
-        print a traceback."""
+        """`respond` behind the checks of host and token, with errors as answers. Nothing escapes to the server, which
+        would print a traceback."""
 
         async def answer(request: HttpRequest) -> Response:
             try:
+                self._check_host(request)
                 self._check_token(request)
                 return await respond(request)
             except Disconnected:
@@ -73,6 +72,11 @@ class Api:
                 return to_response(to_api_error(error))
 
         return answer
+
+    def _check_host(self, request: HttpRequest) -> None:
+        host = request.headers.get("host", "")
+        if self._names and host_name(host) not in self._names:
+            raise ApiError(400, f"This server does not answer to the host {host[:80]!r}; use localhost or 127.0.0.1.")
 
     def _check_token(self, request: HttpRequest) -> None:
         given = request.headers.get("authorization", "").removeprefix("Bearer ")
@@ -113,6 +117,14 @@ class Api:
         self._scheduler.cancel(job)
         answer.weights = job.weights
         return JSONResponse(answer.whole())
+
+
+def host_name(header: str) -> str:
+    """The name in a Host header, without the port; "" for one that is malformed."""
+    try:
+        return urlsplit(f"//{header}").hostname or ""
+    except ValueError:
+        return ""
 
 
 class EventStream(Response):

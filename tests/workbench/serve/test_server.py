@@ -166,9 +166,14 @@ def test_errors_have_the_shape_of_the_api(served: Served) -> None:
 
 
 def test_only_names_of_this_machine_are_answered(served: Served) -> None:
-    connection = served.connect()
-    connection.request("GET", "/v1/models", headers={"host": "evil.example"})
-    assert connection.getresponse().status == 400
+    foreign = ("evil.example", "evil.example:80", "localhost.evil.example", "[", "")
+    for host, status in {**dict.fromkeys(foreign, 400), "localhost:9": 200, "[::1]": 200}.items():
+        connection = served.connect()
+        connection.request("GET", "/v1/models", headers={"host": host})
+        answer = connection.getresponse()
+        body = json.loads(answer.read())
+        assert answer.status == status, host
+        assert status == 200 or body["error"]["type"] == "invalid_request_error"
 
 
 CLIENT = """
