@@ -38,6 +38,13 @@ class ClosesOnce(Screen[ScreenResultType]):
         """Whether it is open; threads and timers check it before they update the screen."""
         return not self.is_closed and super().is_attached
 
+    def check_action(self, action: str, parameters: tuple[object, ...]) -> bool | None:
+        """Only closing is possible before the window has its widgets, and nothing after it has closed: the app may
+        have looked up the action of a key in it before."""
+        if self.is_closed or not (self.children or action == "dismiss"):
+            return False
+        return super().check_action(action, parameters)
+
     async def _dispatch_message(self, message: Message) -> None:
         """Handle a message; after closing, only those that Textual needs to remove the window."""
         if not (self.is_closed and is_for_open_windows(message)):

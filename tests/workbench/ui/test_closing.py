@@ -53,6 +53,18 @@ async def test_a_line_is_taken_once(home: Path) -> None:
         assert len(app.screen_stack) == 1
 
 
+async def test_a_key_that_was_looked_up_in_a_window_without_widgets_does_nothing(home: Path) -> None:
+    app = app_with(home)
+    async with app.run_test(size=(80, 24)) as pilot:
+        window = ChooseModel(home)
+        assert not window.check_action("page", (5,)) and window.check_action("dismiss", (None,))
+        await app.push_screen(window)
+        assert window.check_action("page", (5,))
+        await window.dismiss()
+        assert not await app.run_action("page(5)", window) and not window.check_action("dismiss", (None,))
+        await pilot.pause()
+
+
 async def test_two_dismissals_close_one_window(home: Path) -> None:
     app = app_with(home)
     async with app.run_test(size=(80, 24)) as pilot:
