@@ -105,6 +105,7 @@ def make_plan(config: TrainConfig, stored: dict[str, Any] | None = None) -> Plan
 
 
 def at_most_processors(threads: int) -> int:
+    """`threads`, or the number of this machine's processors if there are fewer."""
     return min(threads, machine_processors())
 
 

@@ -93,7 +93,7 @@ async def test_where_there_is_room_the_checkpoints_are_next_to_the_runs(tmp_path
         runs, checkpoints = screen.runs_table, screen.checkpoint_table
         await until_true(lambda: runs.region.bottom <= checkpoints.region.y, "one above the other")
         await pilot.resize_terminal(180, 50)
-        await until_true(lambda: runs.region.right <= checkpoints.region.x, "one beside the other")
+        await until_true(lambda: runs.region.right <= checkpoints.region.x, "one to the left of the other")
         assert runs.outer_size.height > 40
         await until_true(lambda: "corpus" in shown(screen) and "checked" in shown(screen), "all columns of both")
         for table in (runs, checkpoints):
